@@ -1,0 +1,1 @@
+"""From scenes to tiles, and from tiles to files."""
