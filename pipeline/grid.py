@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import shapely
 from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.errors import Wrong
+from catalogs.scene import Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +95,177 @@ class Grid:
     def from_dict(cls, values: Mapping[str, Any]) -> Grid:
         """Build a grid from :meth:`to_dict`'s values."""
         return cls(**values)
+    def origin_index(self) -> tuple[int, int]:
+        """Return the (row, column) of the first pixel, counted from the origin of the CRS.
+
+        Two grids of one resolution and one phase number the same ground pixel alike, wherever
+        they begin: windows and warp blocks are anchored to these numbers.
+        """
+        return (
+            math.floor(-self.top / self.resolution + PHASE_TOLERANCE),
+            math.floor(self.left / self.resolution + PHASE_TOLERANCE),
+        )
+
+
+PHASE_TOLERANCE = 1e-6
+"""Pixels: differences below come from writing coordinates as decimal numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """The unit of work and of failure: a rectangle of grid pixels."""
+
+    id: str
+    """Name of the tile: row and column of the tile on its grid, ``r003c001``."""
+
+    row: int
+    """First grid row."""
+
+    column: int
+    """First grid column."""
+
+    height: int
+    """Rows."""
+
+    width: int
+    """Columns."""
+
+
+def tiles(grid: Grid, size: int) -> tuple[Tile, ...]:
+    """Cut a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
+    return tuple(
+        Tile(
+            id=f"r{row // size:03d}c{column // size:03d}",
+            row=row,
+            column=column,
+            height=min(size, grid.height - row),
+            width=min(size, grid.width - column),
+        )
+        for row in range(0, grid.height, size)
+        for column in range(0, grid.width, size)
+    )
+
+
+def utm_epsg(longitude: float, latitude: float) -> int:
+    """Return the EPSG code of the UTM zone of a place, with the exceptions of Norway and Svalbard.
+
+    Raises:
+        Wrong: the place lies beyond 84° N or 80° S, where UTM ends.
+
+    Source: DMA Technical Manual 8358.2, The Universal Grids, § 2-2.
+    """
+    if not -80.0 <= latitude <= 84.0:
+        raise Wrong(
+            f"UTM ends at 84° N and 80° S, and the region lies at {latitude:.1f}°. "
+            "Name a polar grid in the job, e.g. grid: {crs: EPSG:3413}."
+        )
+    zone = int((longitude + 180.0) // 6.0) % 60 + 1
+    if 56.0 <= latitude < 64.0 and 3.0 <= longitude < 12.0:
+        zone = 32
+    elif latitude >= 72.0 and 0.0 <= longitude < 42.0:
+        zone = 31 if longitude < 9 else 33 if longitude < 21 else 35 if longitude < 33 else 37
+    return (32600 if latitude >= 0 else 32700) + zone
+
+
+def epsg_of(crs: str, region: BaseGeometry) -> int:
+    """Return the EPSG code that a job asks for: ``utm`` (the zone of the region's centre) or a code.
+
+    Raises:
+        Wrong: the code is unknown, or its unit is not the metre.
+    """
+    if crs.lower() == "utm":
+        centre = region.centroid
+        return utm_epsg(centre.x, centre.y)
+    try:
+        parsed = CRS.from_user_input(crs)
+    except CRSError as error:
+        raise Wrong(
+            f"grid.crs {crs!r} is not a known coordinate system. "
+            "Write utm, or a code such as EPSG:3035."
+        ) from error
+    code = parsed.to_epsg()
+    if code is None or not parsed.is_projected or parsed.axis_info[0].unit_name != "metre":
+        raise Wrong(
+            f"grid.crs {crs!r} is not a projected system in metres with an EPSG code, "
+            "and resolutions are given in metres. Write utm, or a code such as EPSG:3035."
+        )
+    return int(code)
+
+
+def phase(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
+    """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
+
+    The optical scenes decide where there are any. Zero, the multiples of the resolution, where
+    the scenes do not share one grid or do not say.
+    """
+    optical = [scene for scene in scenes if scene.modality == "S2L2A"]
+    radar = [scene for scene in scenes if scene.modality.startswith("S1")]
+    corners = set()
+    for scene in optical or radar:
+        finest = min(
+            (a for a in scene.assets.values() if a.transform is not None and a.epsg is not None),
+            key=lambda asset: abs(asset.transform[0]) if asset.transform else math.inf,
+            default=None,
+        )
+        if finest is None or finest.transform is None or finest.epsg != epsg:
+            return (0.0, 0.0)
+        corners.add(
+            (_phase(finest.transform[2], resolution), _phase(finest.transform[5], resolution))
+        )
+    reference = min(corners, default=(0.0, 0.0))
+    shared = all(
+        abs(x - reference[0]) < PHASE_TOLERANCE * resolution
+        and abs(y - reference[1]) < PHASE_TOLERANCE * resolution
+        for x, y in corners
+    )
+    return reference if shared else (0.0, 0.0)
+
+
+def _phase(coordinate: float, resolution: float) -> float:
+    value = math.fmod(coordinate, resolution)
+    if value < 0:
+        value += resolution
+    return 0.0 if resolution - value < PHASE_TOLERANCE * resolution else value
+
+
+def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
+    """Project a region from longitude and latitude, its straight edges kept straight in degrees."""
+    transformer = Transformer.from_crs(4326, epsg, always_xy=True)
+    dense = shapely.segmentize(region, max_segment_length=0.01)
+    # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
+    return shapely.transform(dense, transformer.transform, interleaved=False)
+
+
+def covering(
+    region: BaseGeometry, epsg: int, resolution: float, phase: tuple[float, float]
+) -> Grid:
+    """Return the smallest grid of the given phase that covers a region (longitude, latitude)."""
+    west, south, east, north = project(region, epsg).bounds
+    if not all(math.isfinite(value) for value in (west, south, east, north)):
+        raise Wrong(
+            f"The region does not project to EPSG:{epsg}. Name another grid.crs in the job."
+        )
+    x, y = phase
+    first = math.floor((west - x) / resolution)
+    last = math.ceil((east - x) / resolution)
+    upper = math.ceil((north - y) / resolution)
+    lower = math.floor((south - y) / resolution)
+    return Grid(
+        epsg=epsg,
+        resolution=resolution,
+        left=first * resolution + x,
+        top=upper * resolution + y,
+        height=max(upper - lower, 1),
+        width=max(last - first, 1),
+    )
+
+
+def inside(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+    """Return which pixel centres lie in a projected region: (height, width)."""
+    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
+    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    shapely.prepare(region)
+    left, bottom, right, top = grid.bounds
+    if shapely.contains_properly(region, shapely.box(left, bottom, right, top)):
+        return np.ones(grid.shape, dtype=np.bool_)
+    return np.stack([shapely.contains_xy(region, xs, np.full_like(xs, y)) for y in ys])

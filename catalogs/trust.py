@@ -1,0 +1,209 @@
+"""What may be opened: hrefs from foreign catalogs are checked against a short list."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+
+from catalogs.errors import Wrong
+
+if TYPE_CHECKING:
+    from catalogs.providers import Provider
+
+RASTERS = (".tif", ".tiff", ".jp2")
+"""Endings of the files we read; anything else could be a description that names other files."""
+
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")
+# ^ wider than a URL's: GDAL has prefixes such as GTIFF_DIR:
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\<>\"]")
+_VIRTUAL = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
+_HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?|localhost(?::\d+)?")
+
+
+class Untrusted(Wrong):
+    """An href points where the job has not allowed us to look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """The places that hrefs of one catalog may point to."""
+
+    provider: Provider
+
+    origin: str | None = None
+    """Catalog file or address as the user named it; its folder or host is trusted."""
+
+    allow: tuple[str, ...] = ()
+    """More folders, hosts, or s3 buckets ("s3://name"), named by the user."""
+
+    def settle(self, href: str, base: str) -> str:
+        """Return href as an absolute path or address, if it may be opened.
+
+        Args:
+            href: As the catalog wrote it.
+            base: Path or address of the document that holds it.
+
+        Raises:
+            Untrusted: It may not.
+        """
+        _refuse_tricks(href)
+        for start, mirror in self.provider.mirrors.items():
+            if href.startswith(start):
+                return self._settle_url(mirror + href.removeprefix(start), href)
+        if is_remote(href):
+            return self._settle_url(href, href)
+        if href.startswith("file://"):
+            return self._settle_path(Path(unquote(_path_of_file_url(href))))
+        if _SCHEME.match(href):
+            raise Untrusted(
+                f"{redact(href)!r} uses a scheme that is never opened: https, or a path beside "
+                "the catalog, is."
+            )
+        if is_remote(base):
+            return self._settle_url(urljoin(base, href), href)
+        return self._settle_path(Path(base).parent / href)
+
+    def settle_raster(self, href: str, base: str) -> str:
+        """Settle the href of a raster, whose name must end like one (see RASTERS)."""
+        settled = self.settle(href, base)
+        path = urlsplit(settled).path if is_remote(settled) else settled
+        if not path.lower().endswith(RASTERS):
+            raise Untrusted(f"{redact(href)!r} is no raster by its name ({', '.join(RASTERS)}).")
+        return settled
+
+    def _settle_url(self, url: str, href: str) -> str:
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None or parts.fragment:
+            raise Untrusted(f"{redact(href)!r} carries a user name or a fragment.")
+        if ".." in unquote(parts.path).split("/"):
+            raise Untrusted(f"{redact(href)!r} climbs out of its folder.")
+        if parts.scheme == "s3":
+            return self._settle_bucket(parts, href)
+        if self._is_origin(parts):
+            return urlunsplit(parts)
+        place = _place(parts, href)
+        if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
+            raise Untrusted(f"{redact(href)!r} is not https.")
+        if place not in self._hosts():
+            raise Untrusted(
+                f"{redact(href)!r} lies on {place}, which is not a host of "
+                f"{self.provider.name}: add {place} to the job's allow list if you trust it."
+            )
+        return urlunsplit(parts)
+
+    def _settle_bucket(self, parts: SplitResult, href: str) -> str:
+        allowed = {
+            *self.provider.buckets,
+            *(entry[5:].strip("/") for entry in self.allow if entry.startswith("s3://")),
+        }
+        if parts.netloc not in allowed:
+            raise Untrusted(
+                f"{redact(href)!r} lies in a bucket that is not one of {self.provider.name}: "
+                f"add s3://{parts.netloc} to the job's allow list if you trust it."
+            )
+        return urlunsplit(parts)
+
+    def _settle_path(self, path: Path) -> str:
+        real = path.resolve()
+        # ^ also follows links, so that a link cannot lead out
+        if any(real.is_relative_to(folder) for folder in self._folders()):
+            return str(real)
+        raise Untrusted(
+            f"{real} lies outside of the catalog's own folder: add {self._wider(real)} to the "
+            "job's allow list if you trust it."
+        )
+
+    def _wider(self, real: Path) -> Path:
+        """Return the folder to advise: what the file shares with the catalog, else its own."""
+        if self.origin is None or is_remote(self.origin):
+            return real.parent
+        shared = Path(os.path.commonpath([real, Path(self.origin).resolve()]))
+        return real.parent if shared == Path(shared.anchor) else shared
+
+    def _is_origin(self, parts: SplitResult) -> bool:
+        if self.origin is None or not is_remote(self.origin):
+            return False
+        own = urlsplit(self.origin)
+        return (parts.scheme, parts.netloc.lower()) == (own.scheme, own.netloc.lower())
+
+    def _hosts(self) -> set[str]:
+        return {*self.provider.hosts, *(name for entry in self.allow if (name := host_of(entry)))}
+
+    def _folders(self) -> list[Path]:
+        folders = [Path(entry).resolve() for entry in self.allow if not host_of(entry)]
+        if self.origin is not None and not is_remote(self.origin):
+            folders.append(Path(self.origin).resolve().parent)
+        return folders
+
+
+def is_remote(href: str) -> bool:
+    """Return whether href is an address rather than a path."""
+    return href.lower().startswith(("https://", "http://", "s3://"))
+
+
+def host_of(entry: str) -> str | None:
+    """Return the host that an entry of an allow list names, or None where it names a folder."""
+    if entry.startswith(("https://", "http://", "s3://")):
+        return urlsplit(entry).netloc.lower()
+    if _HOST.fullmatch(entry) and not Path(entry).exists():
+        return entry.lower()
+    return None
+
+
+def redact(href: str) -> str:
+    """Return href without its query, fragment and user, fit for a log or an error."""
+    if not _SCHEME.match(href):
+        return href.split("?", 1)[0]
+    parts = urlsplit(href)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def safe_key(foreign: str) -> str:
+    """Return a file name for a foreign id: 1 to 128 of A-Z a-z 0-9 _ . -, not starting with a dot.
+
+    Ids that had to be changed get a digest at the end, so that two of them never meet.
+    """
+    key = re.sub(r"[^A-Za-z0-9_.-]", "_", foreign).lstrip(".")
+    if key == foreign and 0 < len(key) <= 128:
+        return key
+    digest = hashlib.sha256(foreign.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{key[:111]}-{digest}" if key else digest
+
+
+def _refuse_tricks(href: str) -> None:
+    if not isinstance(href, str) or not href:
+        raise Untrusted(f"{href!r} is no href.")
+    if _UNPRINTABLE.search(href):
+        raise Untrusted(f"{href[:80]!r} holds blanks, control signs, brackets or backslashes.")
+    if _VIRTUAL.search(href):
+        raise Untrusted(f"{redact(href)!r} names a virtual file system.")
+
+
+def _path_of_file_url(href: str) -> str:
+    parts = urlsplit(href)
+    if parts.netloc not in ("", "localhost"):
+        raise Untrusted(f"{href!r} names a file on another machine.")
+    return parts.path
+
+
+def _place(parts: SplitResult, href: str) -> str:
+    """Return host, or host:port where the port is not https's own."""
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise Untrusted(f"{redact(href)!r} has no port that exists.") from error
+    host = (parts.hostname or "").lower()
+    return host if port in (None, 443) else f"{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,394 @@
+"""The command ``terramosaic``: verbs, exit codes, and what is printed where.
+
+Nothing heavy is imported before a verb runs: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from catalogs import errors
+
+if TYPE_CHECKING:
+    from flows.progress import Progress
+
+Result = Mapping[str, Any]
+Work = Callable[["Progress"], Result]
+Say = Callable[[Result], Iterable[str]]
+Judge = Callable[[Result], int]
+
+DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+
+PATH = click.Path(path_type=Path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; the process is left to the caller."""
+    try:
+        code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
+    except click.ClickException as error:
+        return _misused(error, sys.argv[1:] if arguments is None else arguments)
+    except (click.Abort, KeyboardInterrupt):
+        return _interrupted()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # ^ `| head` has gone; Python would complain once more when it flushes at exit
+        return FAILED
+    return code if isinstance(code, int) else DONE
+
+
+def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None:
+        print(f"{context.get_usage()}\nMore: {context.command_path} --help", file=sys.stderr)
+    _fail(message, USAGE, as_json="--json" in arguments)
+    return USAGE
+
+
+def _fail(message: str, code: int, *, as_json: bool) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}), flush=True)
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib import metadata
+
+    try:
+        click.echo(f"terramosaic {metadata.version('terramosaic')}")
+    except metadata.PackageNotFoundError:
+        click.echo("terramosaic (not installed: running from its source folder)")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def command() -> None:
+    """Map land cover from Sentinel-1 and Sentinel-2, resumably and wall to wall.
+
+    Exit codes: 0 done, 1 some tile failed or a gate refused, 2 the request is wrong, 3 nothing
+    found, 130 interrupted (run the same command again to resume).
+    """
+
+
+@command.group()
+def models() -> None:
+    """List the models that a job can name."""
+
+
+def verb(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
+    """Register a verb with the two options that all of them share."""
+
+    def register(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def call(*, as_json: bool, debug: bool, **options: Any) -> int:
+            console = Console(as_json=as_json, debug=debug)
+            return console.run(functools.partial(function, console, **options))
+
+        decorated = click.option(
+            "--debug", is_flag=True, envvar="TERRAMOSAIC_DEBUG", help="Show tracebacks."
+        )(call)
+        decorated = click.option(
+            "--json", "as_json", is_flag=True, help="One JSON object on stdout, logs on stderr."
+        )(decorated)
+        return group.command(name)(decorated)
+
+    return register
+
+
+class Console:
+    """Where a verb's result and its errors go."""
+
+    def __init__(self, *, as_json: bool, debug: bool) -> None:
+        self._as_json = as_json
+        self._debug = debug
+
+    def run(self, verb: Callable[[], int]) -> int:
+        """Run a verb; whatever it raises becomes one message and an exit code."""
+        try:
+            return verb()
+        except (KeyboardInterrupt, click.Abort):
+            return _interrupted()
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # ^ the last line of defence: a person reads what follows, never a traceback
+            return self._report(error)
+
+    def show(self, work: Work, say: Say, judge: Judge = lambda _: DONE) -> int:
+        """Do the work, show its result, and return its exit code."""
+        from flows import progress as watches
+
+        watch = watches.watch(sys.stderr)
+        with _stdout_kept_clean(self._as_json):
+            try:
+                result = work(watch)
+            finally:
+                watch.finish()
+        code = judge(result)
+        if self._as_json:
+            print(json.dumps(_plain(result), allow_nan=False), flush=True)
+        else:
+            for line in say(result):
+                print(line, flush=True)
+        return code
+
+    def _report(self, error: Exception) -> int:
+        if self._debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        _fail(_redacted(message), code, as_json=self._as_json)
+        return code
+
+
+def _interrupted() -> int:
+    print("interrupted; run the same command again to resume", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, errors.TerramosaicError):
+        return str(error), error.exit_code
+    if _is_of_model(error):
+        return str(error), USAGE
+    if isinstance(error, MemoryError):
+        return "out of memory: lower execution.tile, execution.batch or execution.workers.", FAILED
+    said = str(error) or "no message"
+    advice = "run it again with --debug for the traceback, and report it if it seems to be ours."
+    if isinstance(error, OSError):
+        advice = "set this right and run the same command again; --debug shows the traceback."
+    return f"unexpected {type(error).__name__}: {said}; {advice}", FAILED
+
+
+def _is_of_model(error: Exception) -> bool:
+    module = sys.modules.get("model.errors")
+    # ^ what is not imported cannot have been raised
+    return module is not None and isinstance(error, module.ModelError)
+
+
+def _redacted(text: str) -> str:
+    """Cut the query off every URL: it may hold a signature."""
+    return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean(wanted: bool) -> Iterator[None]:
+    """Send what libraries and child processes print to stderr meanwhile."""
+    if not wanted:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        if sys.__stdout__ is not None and not sys.__stdout__.closed:
+            sys.__stdout__.flush()
+            stack.enter_context(_descriptor_redirected(1, 2))
+            stack.callback(sys.__stdout__.flush)
+            # ^ before the descriptor is put back: what was printed behind our back goes to stderr
+        yield
+
+
+@contextlib.contextmanager
+def _descriptor_redirected(source: int, target: int) -> Iterator[None]:
+    kept = os.dup(source)
+    try:
+        os.dup2(target, source)
+        yield
+    finally:
+        os.dup2(kept, source)
+        os.close(kept)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON's own types: paths as text, NumPy's numbers as numbers, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _load(path: Path) -> Any:
+    from flows import job
+
+    return job.load(path)
+
+
+def _judge_run(allow_partial: bool) -> Judge:
+    def judge(result: Result) -> int:
+        declared = allow_partial and result["status"] == "partial" and result["item"]
+        return DONE if result["status"] in ("complete", "unchanged") or declared else FAILED
+
+    return judge
+
+
+def _check_tile(size: int | None) -> None:
+    if size is not None and (size <= 0 or size % 16):
+        raise errors.Wrong(f"--tile-size {size} is not a multiple of 16, a model's patch.")
+
+
+@verb(command, "demo")
+@click.argument("folder", type=PATH, default=Path("terramosaic-demo"), metavar="[DIR]")
+@click.option("--seed", type=click.IntRange(min=0), help="Another country than the shipped one.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Side of a granule.")
+@click.option("--tile-size", type=int, metavar="PX", help="Side of a tile, a multiple of 16.")
+def demo(
+    console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
+) -> int:
+    """Make the embedded country, map it, and compare the map with the truth."""
+    _check_tile(tile_size)
+    from flows import demo, summary
+
+    return console.show(
+        lambda watch: demo.run(folder, seed=seed, size=size, tile_size=tile_size, progress=watch),
+        summary.run,
+        _judge_run(allow_partial=False),
+    )
+
+
+@verb(command, "search")
+@click.argument("job", type=PATH)
+def search(console: Console, job: Path) -> int:
+    """List the scenes of a job, and what is left out and why."""
+    loaded = _load(job)
+    from flows import land_cover, summary
+
+    return console.show(
+        lambda watch: land_cover.search(loaded, watch),
+        summary.search,
+        lambda result: DONE if result["used"] else NOTHING,
+    )
+
+
+@verb(command, "plan")
+@click.argument("job", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Where the plan is written.")
+def plan(console: Console, job: Path, output: Path | None) -> int:
+    """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
+    loaded = _load(job)
+    from flows import land_cover, summary
+
+    return console.show(lambda watch: land_cover.plan(loaded, watch, output), summary.plan)
+
+
+@verb(command, "run")
+@click.argument("job", type=PATH, metavar="JOB|PLAN")
+@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
+@click.option("--max-cost", type=click.FloatRange(min=0), metavar="N", help="Refuse above this.")
+def run(console: Console, job: Path, allow_partial: bool, max_cost: float | None) -> int:
+    """Run or resume a job or a plan; what is finished is not computed again."""
+    if job.suffix != ".json":
+        _load(job)
+        # ^ a wrong job is refused before the slow imports, and before anything is written
+    elif not job.is_file():
+        raise errors.Wrong(f"There is no plan {job}: check the path, or make it with `plan -o`.")
+    from flows import land_cover, summary
+
+    return console.show(
+        lambda watch: land_cover.run(
+            job, allow_partial=allow_partial, max_cost=max_cost, progress=watch
+        ),
+        summary.run,
+        _judge_run(allow_partial),
+    )
+
+
+@verb(command, "verify")
+@click.argument("out", type=PATH)
+def verify(console: Console, out: Path) -> int:
+    """Compare every stored byte with its receipt."""
+    if not out.exists():
+        raise errors.Wrong(
+            f"There is nothing at {out}: give the output folder, a product folder or its item.json."
+        )
+    from flows import land_cover, summary
+
+    return console.show(
+        lambda watch: land_cover.verify(out, watch),
+        summary.verify,
+        lambda result: DONE if result["ok"] else FAILED,
+    )
+
+
+@verb(models, "list")
+def models_list(console: Console) -> int:
+    """List known models: size, purpose, and whether their weights are here."""
+    from flows import registry, summary
+
+    return console.show(lambda _: {"models": registry.rows()}, summary.models)
+
+
+def _seeds(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
+        raise click.BadParameter(f"{text!r} is not a list as in 1,2,5-8")
+    spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
+    if any(span[-1] - span[0] > 10_000 for span in spans):
+        raise click.BadParameter(f"{text!r} is too long a list")
+    return tuple(seed for span in spans for seed in range(span[0], span[-1] + 1))
+
+
+@verb(command, "train")
+@click.argument("job", type=PATH, required=False)
+@click.option("--out", type=PATH, metavar="DIR", help="Where weights and card are written.")
+@click.option("--seeds", callback=_seeds, metavar="LIST", help="Countries to learn from: 1,2,5-8.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimiser steps.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Stop by then."
+)
+def train(
+    console: Console,
+    job: Path | None,
+    out: Path | None,
+    seeds: tuple[int, ...] | None,
+    steps: int | None,
+    device: str,
+    minutes: float | None,
+) -> int:
+    """Train the small model on demo countries; without a job, by the shipped recipe."""
+    if job is not None and not job.is_file():
+        raise errors.Wrong(f"There is no file {job}: check the path, or leave it out.")
+    from flows import summary, train
+
+    return console.show(
+        lambda watch: train.run(
+            job,
+            out=out,
+            seeds=seeds,
+            steps=steps,
+            device=device,
+            minutes=minutes,
+            progress=watch,
+        ),
+        summary.facts,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Where tiles are computed: threads of this process, a local dask cluster, or a cluster at hand.
+
+A tile is one task; what travels is the path of a plan, the tile's id and, back, a few numbers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catalogs.errors import TerramosaicError, Wrong
+from pipeline import tile
+from pipeline.plan import Plan
+
+if TYPE_CHECKING:
+    from pipeline.grid import Tile
+    from pipeline.predict import Predictor
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Tiles submitted per worker: enough to keep it busy, few enough for any scheduler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one tile."""
+
+    tile: str
+    reason: str | None
+    """Why it failed; None = it is finished."""
+
+    seconds: dict[str, float]
+
+
+@functools.lru_cache(maxsize=2)
+def _plan(path: str, _changed: int) -> Plan:
+    return Plan.read(Path(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(path: str, changed: int) -> Predictor | None:
+    """Load the plan's model: once per process, and only the one that the plan names."""
+    plan = _plan(path, changed)
+    if plan.model is None:
+        return None
+    from model import known  # noqa: PLC0415
+
+    # ^ composites need no torch
+    choice, execution = plan.job["model"], plan.job["execution"]
+    predictor = known.load(
+        **choice,
+        inputs=tuple(plan.model.inputs),
+        device=execution["device"],
+        precision=plan.model.precision,
+    )
+    if predictor.digest != plan.model.digest:
+        raise Wrong(
+            f"The model {plan.model.name} now has the digest {predictor.digest[:12]}, and the "
+            f"plan was made for {plan.model.digest[:12]}. Plan again, or put the weights back."
+        )
+    return predictor
+
+
+def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:
+    """Make one tile of a plan file, in whatever process this is."""
+    path = Path(plan_path)
+    changed = path.stat().st_mtime_ns
+    plan = _plan(plan_path, changed)
+    unit = next(one for one in plan.tiles if one.id == tile_id)
+    try:
+        done = tile.finish(
+            plan, unit, _predictor(plan_path, changed), path.parent, threads=threads
+        )
+    except TerramosaicError as error:
+        log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
+        # ^ the message is meant for people; the traceback says nothing more
+        return Outcome(tile=tile_id, reason=str(error), seconds={})
+    log.info("tile=%s done seconds=%s", tile_id, dict(done.seconds))
+    return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
+
+
+def run(
+    plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int
+) -> Iterator[Outcome]:
+    """Make tiles, and tell of each as it ends; one that fails does not stop the others.
+
+    Args:
+        plan_path: the plan file, in the plan's folder.
+        tiles: the tiles to make.
+        engine: ``threads``, ``distributed`` (a cluster of processes on this machine) or the
+            address of a dask scheduler.
+        workers: tiles at a time.
+    """
+    names = [one.id for one in tiles]
+    with _pool(engine, workers) as (submit, wait):
+        waiting: set[Any] = set()
+        while names or waiting:
+            while names and len(waiting) < AHEAD * workers:
+                waiting.add(submit(finish, str(plan_path), names.pop(0), workers))
+            done, waiting = wait(waiting)
+            for future in done:
+                yield future.result()
+
+
+Wait = Callable[[set[Any]], tuple[set[Any], set[Any]]]
+
+
+@contextmanager
+def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], Wait]]:
+    if engine == "threads":
+        pool = futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="tile")
+        try:
+            yield pool.submit, _first_of_threads
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        return
+    import distributed  # noqa: PLC0415
+
+    # ^ slow to import, and not needed by threads
+    cluster = (
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            # ^ a dashboard runs what it is sent: nothing is opened unasked
+        )
+        if engine == "distributed"
+        else engine
+    )
+    with distributed.Client(cluster, timeout="30s", set_as_default=False) as client:
+        try:
+            yield functools.partial(client.submit, pure=False, retries=1), _first_of_dask
+        finally:
+            if not isinstance(cluster, str):
+                cluster.close()
+
+
+def _first_of_threads(waiting: set[Any]) -> tuple[set[Any], set[Any]]:
+    done, rest = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
+    return done, rest
+
+
+def _first_of_dask(waiting: set[Any]) -> tuple[set[Any], set[Any]]:
+    import distributed  # noqa: PLC0415
+
+    done, rest = distributed.wait(waiting, return_when="FIRST_COMPLETED")
+    return done, rest

@@ -1,0 +1,122 @@
+"""The job: what a person writes, checked to the last key before anything is searched or read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from shapely import MultiPolygon, Polygon
+
+from catalogs.errors import Wrong
+from flows import document, refusal, section
+from flows import period as periods
+
+
+class Job(section.Part):
+    """One product to make."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?$",
+        description="letters, digits, dot, dash and underscore, as it names a folder",
+        examples=["jutland-2024"],
+    )
+    region: section.Region = Field(
+        description="{bbox: [west, south, east, north]} or {file: region.geojson}",
+        examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
+    )
+    period: InstanceOf[periods.Period] = Field(
+        description=periods.FORMS, examples=["2024-05-01/2024-09-30"]
+    )
+    catalog: section.Catalog = Field(
+        description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
+        examples=["planetary-computer"],
+    )
+    allow: Annotated[tuple[str, ...], section.Listed] = Field(
+        default=(), description="a list of folders or host names"
+    )
+    inputs: Annotated[tuple[str, ...], section.Listed] = Field(
+        default=("S2L2A", "S1RTC", "DEM"),
+        min_length=1,
+        description=f"a list out of {', '.join(section.INPUTS)}",
+    )
+    grid: section.GridChoice = section.GridChoice()
+    mask: section.Mask = section.Mask()
+    composite: section.Composite = section.Composite()
+    model: section.ModelChoice = section.ModelChoice()
+    output: section.Output = section.Output()
+    execution: section.Execution = section.Execution()
+
+    _geometry: Polygon | MultiPolygon = PrivateAttr()
+
+    @field_validator("period", mode="before")
+    @classmethod
+    def _days(cls, value: Any) -> periods.Period:
+        if isinstance(value, periods.Period):
+            return value
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(  # noqa: TRY004
+                # ^ pydantic turns only a ValueError into a finding
+                f"the period {value!r} is not a date: write {periods.FORMS}."
+            )
+        try:
+            return periods.parse(str(value))
+        except Wrong as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("allow")
+    @classmethod
+    def _places(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return section.unique(tuple(section.place(text, info) for text in value))
+
+    @field_validator("inputs")
+    @classmethod
+    def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return section.unique(tuple(section.known(name, section.INPUTS, "input") for name in value))
+
+    @property
+    def geometry(self) -> Polygon | MultiPolygon:
+        """Return the region in longitude and latitude."""
+        return self._geometry
+
+
+def load(path: Path) -> Job:
+    """Read a job file and check it; paths in it are relative to its folder.
+
+    Raises:
+        Wrong: There is no such file, or something in it is wrong: what, why and what to write.
+    """
+    values = document.read(path)
+    values.setdefault("name", path.stem)
+    return parse(values, folder=path.resolve().parent, label=str(path))
+
+
+def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") -> Job:
+    """Check a job's keys; relative paths start at ``folder``.
+
+    Raises:
+        Wrong: Something is wrong in them: what, why and what to write.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    # ^ a section whose keys are all commented out is one that was not given
+    given.setdefault("output", {})
+    if isinstance(given["output"], dict):
+        given["output"] = {"path": "out", **given["output"]}
+    # ^ so that the default is relative to the job file as well
+    try:
+        job = Job.model_validate(given, context={"folder": folder})
+    except ValidationError as error:
+        raise Wrong(refusal.explain(error, Job, label)) from error
+    try:
+        job._geometry = job.region.geometry()  # noqa: SLF001
+    except Wrong as error:
+        raise Wrong(f"{label}: region: {error}") from error
+    return job

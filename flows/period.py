@@ -1,0 +1,86 @@
+"""The stretch of days that one product describes."""
+
+from __future__ import annotations
+
+import calendar
+import datetime as dt
+import re
+from dataclasses import dataclass
+
+from catalogs.errors import Wrong
+
+FORMS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
+"""How a period can be written."""
+
+_SIDE = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """Whole days in UTC, from the first to the last, both inclusive."""
+
+    start: dt.date
+    """First day."""
+
+    end: dt.date
+    """Last day, inclusive."""
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise Wrong(
+                f"The period ends ({self.end}) before it starts ({self.start}): "
+                f"swap the two dates, as in {self.end}/{self.start}."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.start}/{self.end}"
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the period's product folder."""
+        return f"{self.start}_{self.end}"
+
+    @property
+    def interval(self) -> tuple[dt.datetime, dt.datetime]:
+        """Return the first and the last instant, aware, in UTC."""
+        return (
+            dt.datetime.combine(self.start, dt.time.min, dt.UTC),
+            dt.datetime.combine(self.end, dt.time(23, 59, 59), dt.UTC),
+            # ^ whole seconds: STAC APIs differ in the fractions that they accept
+        )
+
+
+def parse(text: str) -> Period:
+    """Read a period; a month or a year stands for all of its days.
+
+    Raises:
+        Wrong: The text has another form, a date does not exist, or the end precedes the start.
+    """
+    sides = [side.strip() for side in text.strip().split("/")]
+    if len(sides) > 2:
+        raise Wrong(f"The period {text!r} has {len(sides)} parts: write {FORMS}.")
+    start, _ = _days(sides[0], text)
+    _, end = _days(sides[-1], text)
+    return Period(start=start, end=end)
+
+
+def _days(side: str, text: str) -> tuple[dt.date, dt.date]:
+    found = _SIDE.fullmatch(side)
+    if found is None:
+        raise Wrong(f"The period {text!r} cannot be read at {side!r}: write {FORMS}.")
+    year, month, day = (int(part) if part else None for part in found.groups())
+    try:
+        return _span(year or 0, month, day)
+    except ValueError as error:
+        raise Wrong(
+            f"The period {text!r} names {side!r}, a date that does not exist: write {FORMS}."
+        ) from error
+
+
+def _span(year: int, month: int | None, day: int | None) -> tuple[dt.date, dt.date]:
+    if month is None:
+        return dt.date(year, 1, 1), dt.date(year, 12, 31)
+    first = dt.date(year, month, day or 1)
+    if day is not None:
+        return dt.date(year, month, day), dt.date(year, month, day)
+    return first, first.replace(day=calendar.monthrange(year, month)[1])

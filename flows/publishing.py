@@ -1,0 +1,266 @@
+"""From finished tiles to a product: COGs, pictures, report, and the STAC item last."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from catalogs.errors import Wrong
+from pipeline import cog, files, layers, publish, quicklook, report, store, styles, tile
+from pipeline.accuracy import Agreement
+from pipeline.plan import Plan, geometry
+from pipeline.publish import Document, Hole, Product, Provenance, Raster
+
+THUMBNAIL = 760
+"""Pixels: longest side of each picture in the quicklook."""
+
+NOTICES = (
+    (
+        "Sentinel data legal notice",
+        "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice",
+    ),
+    ("Copernicus DEM licence", "https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model"),
+)
+
+
+def publish_product(
+    plan: Plan,
+    home: Path,
+    *,
+    holes: Sequence[Hole] = (),
+    accuracy: Agreement | None = None,
+    formats: Sequence[str] = ("cog", "zarr"),
+    on_layer: Any = None,
+) -> Path:
+    """Write everything that a product has and return its item.
+
+    Args:
+        plan: the plan, all of whose tiles are finished or declared as holes.
+        home: the product's folder, where ``item.json`` goes.
+        holes: tiles that are missing.
+        accuracy: agreement with a truth, where one is known.
+        formats: ``cog``, ``zarr`` or both.
+        on_layer: called with the name of each finished COG.
+    """
+    folder = home / plan.short
+    rasters = tuple(_rasters(plan, home, folder, on_layer)) if "cog" in formats else ()
+    documents = list(_documents(plan, home, folder, rasters, formats))
+    pictures = _pictures(plan, home, rasters)
+    if pictures is not None:
+        look, page = folder / "quicklook.png", folder / "report.html"
+        files.write_atomic(look, pictures.quicklook)
+        documents.append(Document.of(look, beside=home, kind="quicklook"))
+        product = _product(plan, rasters, documents, holes, accuracy)
+        files.write_atomic(page, report.html(product, pictures).encode())
+        documents.append(Document.of(page, beside=home, kind="report"))
+    product = _product(plan, rasters, documents, holes, accuracy)
+    files.write_json(home / "item.json", publish.item(product))
+    items = publish.items_in(home.parent)
+    collection = publish.collection(items, title=plan.name, license=product.license)
+    files.write_json(home.parent / "collection.json", collection)
+    return home / "item.json"
+
+
+def _rasters(plan: Plan, home: Path, folder: Path, on_layer: Any) -> Any:
+    for name, bands in tile.variables(plan).items():
+        layer = layers.get(name)
+        path = folder / str(plan.grid.epsg) / f"{name}.tif"
+        info = cog.write(
+            path,
+            plan.grid,
+            layer,
+            functools.partial(_rows, folder / store.NAME, name, plan.grid.width),
+            bands=bands,
+            tags=_tags(plan),
+        )
+        if on_layer is not None:
+            on_layer(name)
+        href = path.relative_to(home).as_posix()
+        yield Raster(key=name, href=href, layer=layer, grid=plan.grid, bands=bands, info=info)
+
+
+def _rows(path: Path, name: str, width: int, start: int, stop: int) -> NDArray[Any]:
+    values = store.read(path, name, slice(start, stop), slice(0, width))
+    return values if values.ndim == 3 else values[np.newaxis]
+
+
+def _tags(plan: Plan) -> Mapping[str, str]:
+    return {
+        "TERRAMOSAIC_PLAN": plan.digest,
+        "TERRAMOSAIC_PERIOD": "/".join(plan.period),
+        "TIFFTAG_SOFTWARE": f"terramosaic {importlib.metadata.version('terramosaic')}",
+    }
+
+
+def _documents(
+    plan: Plan, home: Path, folder: Path, rasters: Sequence[Raster], formats: Sequence[str]
+) -> Any:
+    yield Document.of(folder / "plan.json", beside=home, kind="plan")
+    if "zarr" in formats:
+        yield Document.of(folder / store.NAME, beside=home, kind="zarr")
+    if not any(raster.key == "land_cover" for raster in rasters):
+        return
+    style = folder / "land_cover.qml"
+    files.write_atomic(style, styles.qml().encode())
+    yield Document.of(style, beside=home, kind="style")
+    sld = folder / "land_cover.sld"
+    files.write_atomic(sld, styles.sld(layers.get("land_cover")).encode())
+    yield Document.of(sld, beside=home, kind="sld")
+
+
+def _pictures(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | None:
+    """Draw what the report shows; None where there is nothing to draw."""
+    held = {raster.key: home / raster.href for raster in rasters}
+
+    def shrunk(name: str, bands: Sequence[str] = ()) -> quicklook.Thumbnail:
+        return quicklook.thumbnail(held[name], layers.get(name), THUMBNAIL, bands)
+
+    colours = "composite_S2L2A" in held and set(quicklook.TRUE_COLOR) <= set(plan.bands("S2L2A"))
+    composite = shrunk("composite_S2L2A", quicklook.TRUE_COLOR) if colours else None
+    if "land_cover" not in held:
+        if composite is None:
+            return None
+        return report.Pictures(quicklook=quicklook.png(quicklook.true_color(composite)))
+    observations, confidence = shrunk("observations"), shrunk("confidence")
+    known = observations.values[observations.values != layers.get("observations").nodata]
+    most = max(int(known.max(initial=0)), 1)
+    view = quicklook.View(
+        title=plan.name,
+        subtitle=f"{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
+        f"{plan.grid.resolution:g} m",
+        land_cover=shrunk("land_cover"),
+        observations=observations,
+        composite=composite,
+    )
+    return report.Pictures(
+        quicklook=quicklook.compose(view),
+        confidence=quicklook.png(quicklook.graded(confidence, "confidence", 0, 100)),
+        observations=quicklook.png(quicklook.graded(observations, "count", 0, most)),
+        most=most,
+    )
+
+
+def _product(
+    plan: Plan,
+    rasters: Sequence[Raster],
+    documents: Sequence[Document],
+    holes: Sequence[Hole],
+    accuracy: Agreement | None,
+) -> Product:
+    software = {name: version for name, version in tile.versions().items() if name != "terramosaic"}
+    west, south, east, north = shapely.bounds(geometry(plan.region))
+    return Product(
+        name=plan.name,
+        title=plan.name,
+        start=dt.date.fromisoformat(plan.period[0]),
+        end=dt.date.fromisoformat(plan.period[1]),
+        created=dt.datetime.now(dt.UTC),
+        region=plan.region,
+        bbox=(float(west), float(south), float(east), float(north)),
+        grids=(plan.grid,),
+        rasters=tuple(rasters),
+        documents=tuple(documents),
+        scenes=plan.snapshot.scenes,
+        refused=plan.snapshot.refused,
+        provenance=Provenance(
+            plan=plan.digest,
+            model=plan.model.name if plan.model else None,
+            model_digest=plan.model.digest if plan.model else None,
+            s2_convention="offset-free",
+            version=importlib.metadata.version("terramosaic"),
+            software=software,
+            recipe=plan.recipe.to_dict(),
+        ),
+        holes=tuple(holes),
+        accuracy=accuracy,
+        reference="the truth of the embedded country" if accuracy else "",
+        notices=NOTICES,
+    )
+
+
+def stands(item: Path, plan: Plan) -> bool:
+    """Tell whether an item is the complete product of a plan, with all its files."""
+    values = _read(item)
+    if values is None or values["properties"].get("terramosaic:plan") != plan.digest:
+        return False
+    if values["properties"].get("terramosaic:holes"):
+        return False
+    return all((item.parent / asset["href"]).exists() for asset in values["assets"].values())
+
+
+def accuracy_in(item: Path) -> dict[str, Any] | None:
+    """Return the accuracy that an item states."""
+    values = _read(item)
+    stated = (values or {"properties": {}})["properties"].get("terramosaic:accuracy")
+    if not stated:
+        return None
+    return {key: stated[key] for key in ("overall", "macro_f1", "n")}
+
+
+def holes_in(home: Path) -> set[str]:
+    """Return the tiles that a product declares as missing."""
+    values = _read(home / "item.json") or {"properties": {}}
+    return {hole["tile"] for hole in values["properties"].get("terramosaic:holes", [])}
+
+
+def homes(out: Path) -> list[Path]:
+    """Return the products' folders under an output folder, a product folder or an item.
+
+    Raises:
+        Wrong: there is no product.
+    """
+    if out.name == "item.json" and out.is_file():
+        return [out.parent]
+    found = sorted(path.parent for path in out.rglob("item.json")) if out.is_dir() else []
+    if not found:
+        raise Wrong(
+            f"There is no product at {out}: no item.json in it. "
+            "Give the output folder, a product's folder or its item.json."
+        )
+    return found
+
+
+def current(home: Path) -> tuple[Plan, Path]:
+    """Return the plan that an item points at, and its folder.
+
+    Raises:
+        Wrong: the item or the plan cannot be read.
+    """
+    values = _read(home / "item.json")
+    if values is None or "plan" not in values["assets"]:
+        raise Wrong(f"{home / 'item.json'} is not the item of a product of ours.")
+    path = home / values["assets"]["plan"]["href"]
+    return Plan.read(path), path.parent
+
+
+def damaged_files(home: Path) -> list[dict[str, str]]:
+    """Compare each published file with the checksum in the item."""
+    bad = []
+    for asset in (_read(home / "item.json") or {"assets": {}})["assets"].values():
+        path, stated = home / asset["href"], asset.get("file:checksum")
+        if not path.exists():
+            bad.append({"tile": "", "file": asset["href"], "reason": "the file is missing"})
+        elif stated and not stated.endswith(files.sha256(path)):
+            bad.append(
+                {"tile": "", "file": asset["href"], "reason": "the file is not what was published"}
+            )
+    return bad
+
+
+def _read(item: Path) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads(item.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Wrong(f"{item} is not JSON: {error}") from error
+    return values

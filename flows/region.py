@@ -1,0 +1,173 @@
+"""The region that a job maps, as one valid geometry in longitude and latitude."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely import MultiPolygon, Polygon
+
+from catalogs.errors import Wrong
+
+AREAL = ("Polygon", "MultiPolygon")
+"""The geometry types that cover ground."""
+
+LON_LAT = ("CRS84", "EPSG::4326", "EPSG:4326")
+"""Endings of the CRS names that an old GeoJSON file may carry."""
+
+
+def from_bbox(bbox: Sequence[float]) -> Polygon:
+    """Return the rectangle (west, south, east, north), degrees.
+
+    Raises:
+        Wrong: It is empty, reversed, outside of longitude and latitude, or crosses 180°.
+    """
+    west, south, east, north = bbox
+    where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
+    for lon, lat in ((west, south), (east, north)):
+        _check_range(lon, lat, where)
+    if south >= north:
+        raise Wrong(f"{where} has south >= north: write [west, south, east, north].")
+    if west == east:
+        raise Wrong(f"{where} has no width: write [west, south, east, north].")
+    if west > east:
+        raise Wrong(
+            f"{where} has west > east. If it is meant to cross the antimeridian: that is not "
+            f"supported yet, write two jobs, [{west:g}, {south:g}, 180, {north:g}] and "
+            f"[-180, {south:g}, {east:g}, {north:g}]. Else swap west and east."
+        )
+    return shapely.box(west, south, east, north)
+
+
+def from_file(path: Path) -> Polygon | MultiPolygon:
+    """Read a GeoJSON file; several features become their union.
+
+    Raises:
+        Wrong: It is no GeoJSON, holds no area, or an area that is not valid.
+    """
+    document = _document(path)
+    _check_crs(document, path)
+    parts = [_part(geometry, f"{path}: {where}") for where, geometry in _geometries(document, path)]
+    if not parts:
+        raise Wrong(f"{path} holds no geometry: draw at least one polygon in it.")
+    union = shapely.union_all(parts)
+    west, _, east, _ = union.bounds
+    if east - west > 180:
+        raise Wrong(
+            f"{path} spans {east - west:.1f}° of longitude, from {west:g} to {east:g}. Crossing "
+            "the antimeridian is not supported yet: write one job for each side of it."
+        )
+    return union
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Wrong(f"The region file {path} cannot be read: {error}.") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Wrong(
+            f"The region file {path} is not JSON ({error}): save the region as GeoJSON."
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+        raise Wrong(
+            f"The region file {path} is JSON but not GeoJSON (it has no 'type'): give a "
+            f"FeatureCollection, a Feature, a {AREAL[0]} or a {AREAL[1]}."
+        )
+    return document
+
+
+def _check_crs(document: Mapping[str, Any], path: Path) -> None:
+    crs = document.get("crs")
+    if crs is None:
+        return
+    properties = crs.get("properties") if isinstance(crs, dict) else None
+    name = str(properties.get("name") if isinstance(properties, dict) else crs)
+    if not name.endswith(LON_LAT):
+        raise Wrong(
+            f"The region file {path} is in {name}; GeoJSON is in longitude and latitude: "
+            "reproject it to EPSG:4326."
+        )
+
+
+def _geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+    kind = document["type"]
+    if kind == "FeatureCollection":
+        features = document.get("features")
+        if not isinstance(features, list):
+            raise Wrong(f"The FeatureCollection in {path} has no list of 'features'.")
+        for number, feature in enumerate(features, start=1):
+            geometry = feature.get("geometry") if isinstance(feature, dict) else None
+            yield f"feature {number}", geometry
+    elif kind == "Feature":
+        yield "the feature", document.get("geometry")
+    else:
+        yield "the geometry", document
+
+
+def _part(geometry: Any, where: str) -> Polygon | MultiPolygon:
+    if not isinstance(geometry, dict):
+        raise Wrong(f"{where} has no geometry: draw a polygon, or remove the feature.")
+    kind = geometry.get("type")
+    if kind not in AREAL:
+        raise Wrong(f"{where} is a {kind}; a region wants a Polygon or a MultiPolygon.")
+    for lon, lat in _positions(geometry.get("coordinates"), where):
+        _check_range(lon, lat, where)
+    try:
+        shape = shapely.force_2d(shapely.geometry.shape(geometry))
+    except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError) as error:
+        raise Wrong(f"{where} is not a {kind} as GeoJSON writes it: {error}.") from error
+    if shape.is_empty:
+        raise Wrong(f"{where} is an empty {kind}: draw an area.")
+    parts = shapely.get_parts(shape)
+    for part in parts:
+        if not part.is_valid:
+            raise Wrong(_invalid(part, where))
+    shape = shapely.union_all(parts)
+    # ^ parts that overlap or share an edge are clear in meaning, though not "simple"
+    if shape.area == 0:
+        raise Wrong(f"{where} is a {kind} without any area: draw at least a small one.")
+    return shape
+
+
+def _invalid(shape: Polygon, where: str) -> str:
+    reason, _, place = shapely.is_valid_reason(shape).partition("[")
+    at = f" at longitude, latitude {place.rstrip(']').replace(' ', ', ')}" if place else ""
+    crossed = "is self-intersecting" if "elf-inter" in reason else "is not a valid area"
+    return (
+        f"{where} {crossed} ({reason.strip()}{at}): untangle its outline there, for instance "
+        "with QGIS's 'Fix geometries'."
+    )
+
+
+def _positions(coordinates: Any, where: str) -> Iterator[tuple[float, float]]:
+    """Walk nested coordinate lists down to their positions; rings and depth are shapely's."""
+    if not isinstance(coordinates, list):
+        raise Wrong(f"{where} has no list of 'coordinates'.")
+    if coordinates and not isinstance(coordinates[0], list):
+        if len(coordinates) < 2 or not all(_is_number(value) for value in coordinates[:2]):
+            raise Wrong(f"{where} has a position that is not two numbers: {coordinates!r:.60}.")
+        yield coordinates[0], coordinates[1]
+        return
+    for inner in coordinates:
+        yield from _positions(inner, where)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_range(lon: float, lat: float, where: str) -> None:
+    if math.isfinite(lon) and math.isfinite(lat) and abs(lon) <= 180 and abs(lat) <= 90:
+        return
+    if abs(lat) <= 180 and abs(lon) <= 90:
+        advice = "latitude seems to stand before longitude: swap them."
+    elif math.isfinite(lon) and math.isfinite(lat) and max(abs(lon), abs(lat)) > 360:
+        advice = "these look like projected metres: reproject to EPSG:4326."
+    else:
+        advice = "longitude lies within -180..180 and latitude within -90..90."
+    raise Wrong(f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}")

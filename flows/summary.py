@@ -1,0 +1,185 @@
+"""What a verb found, in a few lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+"""Statuses of a product with every tile in it."""
+
+
+def size(count: float) -> str:
+    """Return bytes in the largest decimal unit that keeps a digit before the point."""
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the words of a clock."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Align columns: numbers to the right, texts to the left."""
+    columns = list(zip(*([head, *rows]), strict=True))
+    widths = [max(len(_cell(value)) for value in column) for column in columns]
+    right = [bool(rows) and all(_is_number(value) for value in column[1:]) for column in columns]
+    return [
+        "  ".join(
+            _cell(value).rjust(width) if is_right else _cell(value).ljust(width)
+            for value, width, is_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def run(result: Mapping[str, Any]) -> Iterator[str]:
+    """Describe a run: what was done, where it lies, how long it took, how good it is."""
+    tiles, status = result["tiles"], result["status"]
+    yield _headline(status, result.get("item"), tiles)
+    yield from _listed(
+        ("map", result.get("map")),
+        ("quicklook", result.get("quicklook")),
+        ("item", result.get("item")),
+        ("tiles", _tiles(tiles)),
+        ("scenes", result.get("scenes")),
+        ("seconds", _stages(result.get("seconds") or {})),
+        ("accuracy", _accuracy(result.get("accuracy"))),
+    )
+    for failed in tiles["failed"]:
+        yield f"  failed     {failed['tile']}: {failed['reason']}"
+
+
+def _headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
+    lost = len(tiles["failed"])
+    if status == "unchanged":
+        return "nothing to do: the product is complete, and neither scenes nor recipe changed"
+    if status == "complete":
+        return "complete"
+    if item:
+        return f"{status}: {lost} of {tiles['total']} tiles are declared holes in what is published"
+    return (
+        f"{status}: {lost} of {tiles['total']} tiles failed and nothing is published; run the "
+        "same command again to try them again, or publish with --allow-partial"
+    )
+
+
+def _listed(*pairs: tuple[str, object]) -> Iterator[str]:
+    for name, value in pairs:
+        if value not in (None, ""):
+            yield f"  {name:<10} {value}"
+
+
+def _tiles(tiles: Mapping[str, Any]) -> str:
+    return (
+        f"{tiles['total']} ({tiles['done']} computed, {tiles['skipped']} already there, "
+        f"{len(tiles['failed'])} failed)"
+    )
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+
+
+def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
+    if not accuracy:
+        return ""
+    return (
+        f"overall {accuracy['overall']:.3f}, macro-F1 {accuracy['macro_f1']:.3f} "
+        f"on {accuracy['n']} pixels whose truth is known"
+    )
+
+
+def search(result: Mapping[str, Any]) -> Iterator[str]:
+    """List the scenes, then what was left out and why."""
+    used, refused = result["used"], result["refused"]
+    yield f"{len(used)} scenes are used, {len(refused)} are left out"
+    rows = [
+        (_date(scene.get("datetime")), scene.get("modality"), scene["id"], scene.get("cloud_cover"))
+        for scene in used
+    ]
+    if rows:
+        yield from ("  " + line for line in table(("date", "input", "scene", "cloud %"), rows))
+    if refused:
+        yield "left out:"
+        rows_out = [(scene["id"], scene["reason"]) for scene in refused]
+        yield from ("  " + line for line in table(("scene", "why"), rows_out))
+
+
+def _date(moment: object) -> str | None:
+    return None if moment is None else str(moment)[:16].replace("T", " ")
+
+
+def plan(result: Mapping[str, Any]) -> Iterator[str]:
+    """Describe what a run would do, and at what price."""
+    tiles = result["tiles"]
+    count = sum(tiles[key] for key in ("new", "skip", "recompute"))
+    yield f"{count} tiles: {tiles['new']} new, {tiles['skip']} done, {tiles['recompute']} to redo"
+    yield from _listed(
+        ("scenes", result.get("scenes")),
+        ("to read", _maybe(size, result.get("bytes"))),
+        ("requests", result.get("requests")),
+        ("memory", _maybe(size, result.get("peak_memory_bytes"))),
+        ("time", _maybe(duration, result.get("seconds"))),
+        ("cost", result.get("cost")),
+        ("plan", result.get("plan")),
+    )
+
+
+def _maybe(say: Any, value: Any) -> str | None:
+    return None if value is None else str(say(value))
+
+
+def verify(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say whether every stored byte is the one that was written."""
+    bad = result["bad"]
+    if result["ok"]:
+        yield "sound: every tile matches its receipt"
+    elif bad:
+        yield f"{len(bad)} findings; run the job again to recompute exactly these tiles:"
+        rows = [(entry["tile"], entry["file"], entry["reason"]) for entry in bad]
+        yield from ("  " + line for line in table(("tile", "file", "why"), rows))
+    else:
+        yield "the files match their receipts, but a gate is not passed"
+    yield from _listed(("seam", _facts(result.get("seam"))))
+
+
+def _facts(values: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {_cell(value)}" for key, value in (values or {}).items())
+
+
+def models(result: Mapping[str, Any]) -> Iterator[str]:
+    """List the models that a job can name."""
+    rows = [
+        (entry["name"], _maybe(_count, entry["parameters"]), entry["about"], entry["weights"])
+        for entry in result["models"]
+    ]
+    yield from table(("name", "parameters", "what it is", "weights"), rows)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M"
+
+
+def facts(result: Mapping[str, Any]) -> Iterator[str]:
+    """List keys and values as they are."""
+    for key, value in result.items():
+        yield f"{key:<12} {_facts(value) if isinstance(value, Mapping) else _cell(value)}"

@@ -1,0 +1,184 @@
+"""The card of a model: everything that its numbers depend on, and where they come from.
+
+A card is a JSON or YAML mapping; beside the demo's weights lies one, and a user's own model is
+described by one. Reading a card costs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from model.config import Architecture, architecture, read_mapping
+from model.errors import ModelError, listed
+from model.modalities import (
+    IMAGE_SIZE,
+    LAND_COVER,
+    PATCH,
+    Statistics,
+    band_indices,
+    get,
+    statistics_of,
+)
+
+TASKS = ("land_cover",)
+
+CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
+"""What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a segmenter is, in plain values."""
+
+    name: str
+    architecture: Architecture
+    inputs: Mapping[str, tuple[str, ...]]
+    """Bands by modality, in the order of the channels."""
+
+    statistics: Mapping[str, Statistics]
+    class_names: tuple[str, ...] = CLASSES
+    """Names of the probabilities, in order."""
+
+    task: str = "land_cover"
+    layers: tuple[int, ...] = ()
+    """Encoder layers that the head reads, shallow to deep; empty = spread evenly."""
+
+    width: int = 48
+    """Channels of the head."""
+
+    window: int = IMAGE_SIZE
+    """Side of one input, px."""
+
+    weights: Mapping[str, Any] | str | None = None
+    """Where the weights are: {path, sha256} relative to the card, or any other source."""
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made and how good it is; for people, not for the digest."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ModelError(f"unknown task {self.task!r}; known are {listed(TASKS)}")
+        if self.window < PATCH or self.window % PATCH:
+            raise ModelError(f"window {self.window} is not a multiple of {PATCH}")
+        if not self.inputs:
+            raise ModelError("a card needs at least one input")
+        check_classes(self.class_names)
+        for name, bands in self.inputs.items():
+            band_indices(get(name), bands)
+        object.__setattr__(self, "statistics", statistics_of(self.inputs, self.statistics))
+        if not self.layers:
+            object.__setattr__(self, "layers", self.architecture.taps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the output depends on, besides the weights: plain values, sorted keys."""
+        plain = self.to_mapping()
+        return {key: plain[key] for key in sorted(plain) if key not in ("training", "weights")}
+
+    def digest(self, state_digest: str) -> str:
+        """Return the sha256 over configuration, statistics and the digest of the weights."""
+        text = json.dumps({"card": self.identity(), "state": state_digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values, as a file holds them."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "architecture": self.architecture.to_mapping(),
+            "inputs": {name: list(bands) for name, bands in self.inputs.items()},
+            "statistics": {name: entry.to_mapping() for name, entry in self.statistics.items()},
+            "class_names": list(self.class_names),
+            "layers": list(self.layers),
+            "width": self.width,
+            "window": self.window,
+            "weights": self.weights,
+            "training": dict(self.training),
+        }
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Refuse class names that the legend does not know, or one twice.
+
+    Raises:
+        ModelError: which.
+    """
+    unknown = [name for name in names if name not in LAND_COVER]
+    if unknown or len(set(names)) != len(names) or len(names) < 2:
+        raise ModelError(
+            f"class names {listed(names, 10)}: at least two different ones of "
+            f"{listed(LAND_COVER, 10)}"
+        )
+
+
+def read(path: str | Path) -> Card:
+    """Read a card from JSON or YAML.
+
+    Raises:
+        ModelError: absent, not parseable, or with an unknown or missing entry.
+    """
+    options = read_mapping(path)
+    try:
+        return from_mapping(options, Path(path).stem)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
+    """Build a card from plain values.
+
+    Raises:
+        ModelError: an unknown or missing entry, or one of the wrong kind.
+    """
+    known = [entry.name for entry in fields(Card)]
+    wrong = [key for key in options if key not in known]
+    if wrong:
+        raise ModelError(f"unknown entry {listed(wrong)}; a model card has {listed(known, 12)}")
+    lacking = [key for key in ("architecture", "inputs") if key not in options]
+    if lacking:
+        raise ModelError(f"the card lacks {listed(lacking)}")
+    try:
+        return Card(**_converted({"name": name, **options}))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
+
+
+def write(path: str | Path, card: Card) -> None:
+    """Write a card as JSON, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    text = json.dumps(card.to_mapping(), indent=1, ensure_ascii=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
+    done = dict(options)
+    done["architecture"] = architecture(options["architecture"])
+    done["inputs"] = _inputs(options["inputs"])
+    done["statistics"] = {
+        name: Statistics(mean=_floats(entry["mean"]), std=_floats(entry["std"]))
+        for name, entry in dict(options.get("statistics") or {}).items()
+    }
+    for key in ("class_names", "layers"):
+        if key in done:
+            done[key] = tuple(done[key])
+    return done
+
+
+def _inputs(given: object) -> dict[str, tuple[str, ...]]:
+    if isinstance(given, Mapping):
+        return {get(name).name: tuple(bands) for name, bands in given.items()}
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return {get(name).name: get(name).bands for name in given}
+    raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

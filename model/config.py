@@ -1,0 +1,140 @@
+"""Sizes of the TerraMind family: a dict of small dicts, or a mapping, or a YAML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError, listed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Size and style of an encoder and, for the whole family, of its decoder."""
+
+    dim: int
+    """Width of a token."""
+
+    heads: int
+    depth: int
+    """Number of encoder blocks."""
+
+    decoder_depth: int = 0
+    """Number of decoder blocks of the generative variant; the backbone has none."""
+
+    gated: bool = True
+    """Gated MLP (SiLU) of base and large, or the plain one (GELU) of tiny and small."""
+
+    bias: bool = False
+    """Biases in attention and MLP."""
+
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "heads", "depth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ModelError(f"{name} must be a positive whole number, not {value!r}")
+        if self.dim % self.heads or self.dim % 4:
+            raise ModelError(
+                f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 "
+                "(the position table has four parts)"
+            )
+
+    @property
+    def hidden(self) -> int:
+        """Width inside the MLP: two thirds of the plain one where it is gated."""
+        full = self.mlp_ratio * self.dim
+        return int(2 * full / 3) if self.gated else int(full)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Four layers, evenly spread to the last: what a segmentation head reads by default."""
+        count = min(4, self.depth)
+        return tuple((i + 1) * self.depth // count - 1 for i in range(count))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values, as a card holds them."""
+        return asdict(self)
+
+
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "terramind_v1_tiny": {"dim": 192, "heads": 3, "depth": 12, "decoder_depth": 4}
+    | {"gated": False, "bias": True},
+    "terramind_v1_small": {"dim": 384, "heads": 6, "depth": 12, "decoder_depth": 6}
+    | {"gated": False, "bias": True},
+    "terramind_v1_base": {"dim": 768, "heads": 12, "depth": 12, "decoder_depth": 12},
+    "terramind_v1_large": {"dim": 1024, "heads": 16, "depth": 24, "decoder_depth": 24},
+}
+
+
+def architecture(source: str | Path | Mapping[str, Any] | Architecture) -> Architecture:
+    """Resolve a name, a mapping or a YAML/JSON file to an architecture.
+
+    Raises:
+        ModelError: unknown name, unknown or missing option, unreadable file.
+    """
+    if isinstance(source, Architecture):
+        return source
+    if isinstance(source, Mapping):
+        return _from_mapping(source)
+    if str(source) in ARCHITECTURES:
+        return _from_mapping(ARCHITECTURES[str(source)])
+    if is_file_name(source):
+        options = read_mapping(source)
+        return architecture(options.get("architecture", options))
+    raise ModelError(
+        f"unknown model {str(source)!r}; known are {listed(ARCHITECTURES)}, "
+        "or give a mapping or a .yaml file with dim, heads and depth"
+    )
+
+
+def is_file_name(source: str | Path) -> bool:
+    """Tell a configuration file from the name of a model."""
+    return Path(source).suffix.lower() in {".yaml", ".yml", ".json"}
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a YAML or JSON file that holds one mapping.
+
+    Raises:
+        ModelError: absent, not parseable, or not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the configuration {path}: {error}") from error
+    content = _parsed(text, path)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {type(content).__name__}, not a mapping of options")
+    return content
+
+
+def _parsed(text: str, path: str | Path) -> object:
+    if Path(path).suffix.lower() == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"{path} is not JSON: {error}") from error
+    import yaml  # noqa: PLC0415
+
+    # ^ only needed for YAML: the rest of model/ works without it
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ModelError(f"{path} is not YAML: {error}") from error
+
+
+def _from_mapping(options: Mapping[str, Any]) -> Architecture:
+    known = [field.name for field in fields(Architecture)]
+    wrong = [name for name in options if name not in known]
+    if wrong:
+        raise ModelError(f"unknown option {listed(wrong)}; an architecture has {listed(known)}")
+    lacking = [name for name in ("dim", "heads", "depth") if name not in options]
+    if lacking:
+        raise ModelError(f"the architecture lacks {listed(lacking)}")
+    return Architecture(**options)

@@ -1,0 +1,238 @@
+"""Segmentation on top of the encoder: tokens say what is there, pixels say where it ends.
+
+    tokens of several layers -> 1/16 -> 1/8 -> 1/4 -> 1/2 <- raw pixels at half resolution
+                                                      1/2 -> logits of the 2 x 2 pixels below
+
+Tokens of 16 px alone lose the edges of parcels. The raw pixels mend the edges, and no more: their
+path sees six pixels across, so that context can only come from the encoder. Notable: normalisation
+is over channels, pixel by pixel, so the result depends neither on the batch nor on statistics of
+the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model.encoder import Encoder
+from model.errors import ModelError
+from model.layers import EPSILON, Family
+from model.modalities import PATCH
+
+TokenUse = Literal["encoder", "zero"]
+_STAGES = 4
+"""Resolutions 1/16, 1/8, 1/4 and 1/2."""
+
+
+class ChannelNorm(nn.Module):
+    """Normalise over the channels of (B, C, H, W), pixel by pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised, same shape."""
+        last = x.permute(0, 2, 3, 1)
+        # ^ free in channels_last memory, which the head uses throughout
+        return F.layer_norm(last, (x.shape[1],), self.weight, self.bias, EPSILON).permute(
+            0, 3, 1, 2
+        )
+
+
+class Mix(nn.Module):
+    """Look at the 3 x 3 neighbourhood and add what was seen."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus a function of its neighbourhood."""
+        out: Tensor = x + F.gelu(self.conv(self.norm(x)))
+        return out
+
+
+class Lateral(nn.Module):
+    """Spread each token over the cells of a finer grid."""
+
+    def __init__(self, dim: int, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.norm = nn.LayerNorm(dim, eps=EPSILON)
+        self.linear = nn.Linear(dim, channels * factor * factor)
+
+    def forward(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """Return tokens (B, rows * columns, D) as (B, channels, rows * f, columns * f)."""
+        spread: Tensor = self.linear(self.norm(tokens))
+        grid = spread.transpose(1, 2).reshape(tokens.shape[0], -1, rows, columns)
+        return F.pixel_shuffle(grid, self.factor)
+
+
+class Widen(nn.Module):
+    """Double the resolution with learned weights."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, 2 H, 2 W)."""
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class Pointwise(nn.Module):
+    """Think about each cell by itself and add the result."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.rise = nn.Conv2d(channels, 2 * channels, 1)
+        self.fall = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus a function of each cell."""
+        out: Tensor = x + self.fall(F.gelu(self.rise(self.norm(x))))
+        return out
+
+
+class PixelStem(nn.Module):
+    """See the raw pixels of every modality at half resolution."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.fold = nn.Conv2d(4 * channels, width, 1)
+        self.near = nn.Conv2d(width, width, 3, padding=1)
+        self.think = Pointwise(width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (B, width, H / 2, W / 2): each cell knows its four pixels and their neighbours."""
+        folded = F.pixel_unshuffle(pixels, 2).contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.think(self.near(F.gelu(self.fold(folded))))
+        return out
+
+
+class PixelHead(nn.Module):
+    """From tokens and pixels to logits at full resolution."""
+
+    def __init__(
+        self, dim: int, layers: int, channels: Mapping[str, int], classes: int, width: int = 48
+    ) -> None:
+        super().__init__()
+        if not 1 <= layers <= _STAGES:
+            raise ModelError(f"the head reads one to {_STAGES} encoder layers, not {layers}")
+        if classes < 2 or width < 1:
+            raise ModelError(f"{classes} classes and width {width}: at least 2 and 1")
+        self.channels = dict(channels)
+        self.classes, self.width = classes, width
+        factors = [2**stage for stage in range(layers)]
+        self.laterals = nn.ModuleList(Lateral(dim, width, factor) for factor in factors)
+        self.widen = nn.ModuleList(Widen(width) for _ in range(_STAGES - 1))
+        self.mix = nn.ModuleList(Mix(width) for _ in range(_STAGES - 1))
+        seen = sum(self.channels.values()) + len(self.channels)
+        self.stem = PixelStem(seen, width)
+        self.refine = nn.Sequential(Pointwise(width), Pointwise(width), ChannelNorm(width))
+        self.logits = nn.Conv2d(width, 4 * classes, 1)
+
+    def forward(
+        self, tokens: Sequence[Tensor], pixels: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """Return logits (B, K, H, W).
+
+        Args:
+            tokens: one (B, N, D) per layer, shallow to deep.
+            pixels: (B, bands and validities of all modalities, H, W), without NaN.
+            seen: (B,) weight of the raw pixels' path, one if not given.
+        """
+        rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+        deep_first = list(reversed(tokens))
+        x: Tensor = self.mix[0](self.laterals[0](deep_first[0], rows, columns))
+        for stage in range(1, _STAGES):
+            x = self.widen[stage - 1](x)
+            if stage < len(deep_first):
+                x = x + self.laterals[stage](deep_first[stage], rows, columns)
+            if stage < len(self.mix):
+                x = self.mix[stage](x.contiguous(memory_format=torch.channels_last))
+        stem: Tensor = self.stem(pixels)
+        x = x + (stem if seen is None else stem * seen.to(stem).view(-1, 1, 1, 1))
+        return F.pixel_shuffle(self.logits(self.refine(x)), 2).contiguous()
+
+
+class Segmenter(Family):
+    """Encoder and head: standardised rasters with holes in, logits out."""
+
+    def __init__(self, encoder: Encoder, head: PixelHead, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.head, self.layers = encoder, head, tuple(layers)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of the model."""
+        return tuple(self.head.channels)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        tokens: TokenUse = "encoder",
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, K, H, W).
+
+        Args:
+            inputs: standardised (B, C, H, W) by modality. NaN = missing, taken as the mean; an
+                absent modality stays out of the encoder's sequence.
+            tokens: "zero" blanks what the encoder says, to measure how much it matters.
+            seen: (B,) weight of the raw pixels' path; training hides it from some samples.
+
+        Raises:
+            ModelError: unknown or no modality, or a wrong shape.
+        """
+        unknown = [name for name in inputs if name not in self.head.channels]
+        if unknown or not inputs:
+            raise ModelError(f"inputs {list(inputs)}: some of {list(self.modalities)} expected")
+        if tokens not in ("encoder", "zero"):
+            raise ModelError(f"tokens {tokens!r}: encoder or zero")
+        filled = {name: torch.nan_to_num(inputs[name], 0.0, 0.0, 0.0) for name in self._in(inputs)}
+        read = self._tokens(filled, tokens)
+        return self._logits(read, self._pixels(inputs, filled), seen)
+
+    def optional_keys(self) -> set[str]:
+        """Return the keys that a checkpoint may lack."""
+        return {f"encoder.{key}" for key in self.encoder.optional_keys()}
+
+    def loaded(self) -> None:
+        """Take note that parameters and buffers have changed."""
+        self.encoder.loaded()
+
+    def _in(self, inputs: Mapping[str, Tensor]) -> list[str]:
+        return [name for name in self.modalities if name in inputs]
+        # ^ the model's order, whatever the caller's: the order of the sequence changes bits
+
+    def _tokens(self, filled: Mapping[str, Tensor], use: TokenUse) -> list[Tensor]:
+        found = self.encoder.run(filled, self.layers)
+        maps = [value for value in found if isinstance(value, Tensor)]
+        if len(maps) != len(found):
+            raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")
+        return [torch.zeros_like(value) for value in maps] if use == "zero" else maps
+
+    def _pixels(self, inputs: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> Tensor:
+        parts: list[Tensor] = []
+        like = next(iter(filled.values()))
+        for name, count in self.head.channels.items():
+            if name in filled:
+                valid = torch.isfinite(inputs[name]).to(like.dtype).mean(dim=1, keepdim=True)
+                parts += [filled[name], valid]
+            else:
+                parts.append(like.new_zeros(like.shape[0], count + 1, *like.shape[2:]))
+        return torch.cat(parts, dim=1)
+
+    def _logits(self, tokens: Sequence[Tensor], pixels: Tensor, seen: Tensor | None) -> Tensor:
+        dtype = self.head.logits.weight.dtype
+        logits: Tensor = self.head([value.to(dtype) for value in tokens], pixels.to(dtype), seen)
+        return logits

@@ -1,0 +1,286 @@
+"""What each input of TerraMind is: bands in order, unit, statistics, and its official key.
+
+Band order and version 1 statistics are those that the published weights were trained with; the
+keys are the ones of the official state dicts ("untok" = pixels, "tok" = token ids).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from model.errors import ModelError, listed
+
+PATCH = 16
+"""Side of one token's patch, px."""
+
+IMAGE_SIZE = 224
+"""Side for which the position tables of the published weights were made, px."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Mean and standard deviation per band, in the modality's own unit."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ModelError(f"{len(self.mean)} means but {len(self.std)} deviations")
+        if not all(value > 0 for value in self.std):
+            raise ModelError(f"standard deviations must be positive, not {self.std}")
+
+    def to_mapping(self) -> dict[str, list[float]]:
+        """Return plain lists, as a card holds them."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modality:
+    """One raster input, fed to the encoder as pixels."""
+
+    name: str
+    key: str
+    """Name of its embedding in the official state dicts."""
+
+    bands: tuple[str, ...]
+    """Names as the products use them, in the order of the channels."""
+
+    aliases: tuple[str, ...]
+    """TerraMind's own names of the same bands, in the same order."""
+
+    unit: str
+    """DN (reflectance x 10 000), dB, m, or count (8-bit display values)."""
+
+    statistics: Statistics
+    """Version 1 statistics over the pre-training data."""
+
+    def index(self, band: str) -> int:
+        """Find a band by either of its names, in any case.
+
+        Raises:
+            ModelError: no such band; nothing is guessed.
+        """
+        wanted = band.upper()
+        for names in (self.bands, self.aliases):
+            upper = [name.upper() for name in names]
+            if wanted in upper:
+                return upper.index(wanted)
+        raise ModelError(
+            f"{self.name} has no band {band!r}; it has {listed(self.bands, 13)} "
+            f"(or {listed(self.aliases, 13)})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenModality:
+    """An input given as token ids."""
+
+    name: str
+    key: str
+    vocabulary: int
+    sequence: bool = False
+    """True for ids in a row (coordinates), False for ids on the patch grid."""
+
+
+_L2A_BANDS = (
+    *("B01", "B02", "B03", "B04", "B05", "B06"),
+    *("B07", "B08", "B8A", "B09", "B11", "B12"),
+)
+
+_L2A_ALIASES = (
+    "COASTAL_AEROSOL",
+    "BLUE",
+    "GREEN",
+    "RED",
+    "RED_EDGE_1",
+    "RED_EDGE_2",
+    "RED_EDGE_3",
+    "NIR_BROAD",
+    "NIR_NARROW",
+    "WATER_VAPOR",
+    "SWIR_1",
+    "SWIR_2",
+)
+
+_S2L2A = Modality(
+    name="S2L2A",
+    key="untok_sen2l2a@224",
+    bands=_L2A_BANDS,
+    aliases=_L2A_ALIASES,
+    unit="DN",
+    statistics=Statistics(
+        mean=(
+            *(1390.458, 1503.317, 1718.197, 1853.910, 2199.100, 2779.975),
+            *(2987.011, 3083.234, 3132.220, 3162.988, 2424.884, 1857.648),
+        ),
+        std=(
+            *(2106.761, 2141.107, 2038.973, 2134.138, 2085.321, 1889.926),
+            *(1820.257, 1871.918, 1753.829, 1797.379, 1434.261, 1334.311),
+        ),
+    ),
+)
+
+_S2L1C = Modality(
+    name="S2L1C",
+    key="untok_sen2l1c@224",
+    bands=(*_L2A_BANDS[:10], "B10", *_L2A_BANDS[10:]),
+    aliases=(*_L2A_ALIASES[:10], "CIRRUS", *_L2A_ALIASES[10:]),
+    unit="DN",
+    statistics=Statistics(
+        mean=(
+            *(2357.089, 2137.385, 2018.788, 2082.986, 2295.651, 2854.537, 3122.849),
+            *(3040.560, 3306.481, 1473.847, 506.070, 2472.825, 1838.929),
+        ),
+        std=(
+            *(1624.683, 1675.806, 1557.708, 1833.702, 1823.738, 1733.977, 1732.131),
+            *(1679.732, 1727.260, 1024.687, 442.165, 1331.411, 1160.419),
+        ),
+    ),
+)
+
+_RGB = Modality(
+    name="RGB",
+    key="untok_sen2rgb@224",
+    bands=("B04", "B03", "B02"),
+    aliases=("RED", "GREEN", "BLUE"),
+    # ^ the guide of the reference lists BLUE first; its code and the means say red first
+    unit="count",
+    statistics=Statistics(mean=(87.271, 80.931, 66.667), std=(58.767, 47.663, 42.631)),
+)
+
+_S1GRD = Modality(
+    name="S1GRD",
+    key="untok_sen1grd@224",
+    bands=("VV", "VH"),
+    aliases=("VV", "VH"),
+    unit="dB",
+    statistics=Statistics(mean=(-12.599, -20.293), std=(5.195, 5.890)),
+)
+
+_S1RTC = Modality(
+    name="S1RTC",
+    key="untok_sen1rtc@224",
+    bands=("VV", "VH"),
+    aliases=("VV", "VH"),
+    unit="dB",
+    statistics=Statistics(mean=(-10.930, -17.329), std=(4.391, 4.459)),
+)
+
+_DEM = Modality(
+    name="DEM",
+    key="untok_dem@224",
+    bands=("DEM",),
+    aliases=("DEM",),
+    unit="m",
+    statistics=Statistics(mean=(670.665,), std=(951.272,)),
+)
+
+RAW: Mapping[str, Modality] = {
+    entry.name: entry for entry in (_S2L2A, _S2L1C, _RGB, _S1GRD, _S1RTC, _DEM)
+}
+"""Inputs given as pixels, by our names."""
+
+TOKENS: Mapping[str, TokenModality] = {
+    entry.name: entry
+    for entry in (
+        TokenModality(name="LULC", key="tok_lulc@224", vocabulary=4375),
+        TokenModality(name="NDVI", key="tok_ndvi@224", vocabulary=15360),
+        TokenModality(name="Coords", key="coords", vocabulary=30000, sequence=True),
+    )
+}
+"""Inputs given as token ids, by our names."""
+
+LAND_COVER = (
+    "nodata",
+    "water",
+    "trees",
+    "flooded_vegetation",
+    "crops",
+    "built",
+    "bare",
+    "snow_ice",
+    "clouds",
+    "rangeland",
+)
+"""Classes of the LULC modality, in the order of its indices."""
+
+KEYS: Mapping[str, Modality | TokenModality] = {
+    **{entry.key: entry for entry in RAW.values()},
+    **{entry.key: entry for entry in TOKENS.values()},
+}
+
+_RULES = (
+    ("sen2l2a", "untok_sen2l2a@224"),
+    ("sen2l1c", "untok_sen2l1c@224"),
+    ("sen1rtc", "untok_sen1rtc@224"),
+    ("sen1", "untok_sen1grd@224"),
+    ("rgb", "untok_sen2rgb@224"),
+    ("dem", "untok_dem@224"),
+    ("lulc", "tok_lulc@224"),
+    ("ndvi", "tok_ndvi@224"),
+    ("coord", "coords"),
+)
+# ^ first match wins; the order is part of the published interface
+
+
+def key_of(name: str) -> str | None:
+    """Return the official key that a user's name stands for, or None if it stands for none."""
+    if name in KEYS:
+        return name
+    plain = name.lower().replace("s2", "sen2").replace("s1", "sen1").replace("location", "coords")
+    return next((key for part, key in _RULES if part in plain), None)
+
+
+def get(name: str) -> Modality:
+    """Return the raster modality with this name.
+
+    Raises:
+        ModelError: the name stands for no raster modality.
+    """
+    found = KEYS.get(key_of(name) or "")
+    if not isinstance(found, Modality):
+        raise ModelError(f"unknown input {name!r}; known are {listed(RAW)}")
+    return found
+
+
+def band_indices(modality: Modality, bands: Iterable[str]) -> tuple[int, ...]:
+    """Return where the bands stand among the modality's channels.
+
+    Raises:
+        ModelError: none, an unknown one, or one twice.
+    """
+    chosen = tuple(modality.index(band) for band in bands)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise ModelError(f"{modality.name}: give each wanted band once, at least one")
+    return chosen
+
+
+def statistics_of(
+    inputs: Mapping[str, Sequence[str]], given: Mapping[str, Statistics] | None = None
+) -> dict[str, Statistics]:
+    """Return statistics for the bands of every input: those given, else version 1.
+
+    Raises:
+        ModelError: given statistics have another number of bands than the input.
+    """
+    found: dict[str, Statistics] = {}
+    for name, bands in inputs.items():
+        if given and name in given:
+            found[name] = given[name]
+        else:
+            found[name] = _subset(get(name), bands)
+        if len(found[name].mean) != len(bands):
+            raise ModelError(
+                f"{name}: statistics of {len(found[name].mean)} bands, but {len(bands)} bands"
+            )
+    return found
+
+
+def _subset(modality: Modality, bands: Sequence[str]) -> Statistics:
+    chosen = band_indices(modality, bands)
+    full = modality.statistics
+    return Statistics(
+        mean=tuple(full.mean[i] for i in chosen), std=tuple(full.std[i] for i in chosen)
+    )

@@ -1,0 +1,89 @@
+"""Map whole mosaics with a segmenter and score them, with its tokens or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.errors import ModelError
+from model.heads import Segmenter, TokenUse
+from model.modalities import IMAGE_SIZE, Statistics, statistics_of
+from model.predictor import device_of
+from model.train.metrics import Scores, scores
+from model.train.mosaics import Mosaic, standardised
+
+MARGIN = 32
+"""Width of a window's rim that is taken from the neighbouring window, px."""
+
+
+def evaluate(
+    segmenter: Segmenter,
+    chips: Sequence[Mosaic],
+    *,
+    statistics: Mapping[str, Statistics] | None = None,
+    device: str = "auto",
+    tokens: TokenUse = "encoder",
+    window: int = IMAGE_SIZE,
+) -> Scores:
+    """Score the maps of all mosaics as one; `tokens="zero"` blanks the encoder."""
+    answers = [
+        probabilities(
+            segmenter, chip, statistics=statistics, device=device, tokens=tokens, window=window
+        ).argmax(axis=0)
+        for chip in chips
+    ]
+    return scores([chip.labels for chip in chips], answers, segmenter.head.classes)
+
+
+def probabilities(
+    segmenter: Segmenter,
+    chip: Mosaic,
+    *,
+    statistics: Mapping[str, Statistics] | None = None,
+    device: str = "auto",
+    tokens: TokenUse = "encoder",
+    window: int = IMAGE_SIZE,
+) -> NDArray[np.float32]:
+    """Return (K, H, W) for a whole mosaic: overlapping windows, each giving its middle."""
+    place = device_of(device)
+    channels = segmenter.head.channels
+    bands = {name: segmenter.encoder.bands_of(name) for name in segmenter.modalities}
+    height, width = chip.labels.shape
+    if min(height, width) < window:
+        raise ModelError(f"a mosaic of {height} x {width} is smaller than a window of {window}")
+    planes = standardised(chip, channels, statistics_of(bands, statistics)).to(place)
+    segmenter = segmenter.to(place).eval()
+    result = np.zeros((segmenter.head.classes, height, width), np.float32)
+    with torch.inference_mode():
+        for rows, inner_rows in _strips(height, window):
+            for columns, inner_columns in _strips(width, window):
+                given = _present(planes[:, rows, columns][None], channels)
+                if not given:
+                    continue
+                answer = segmenter(given, tokens=tokens).float().softmax(dim=1)[0].cpu().numpy()
+                local = (_within(inner_rows, rows), _within(inner_columns, columns))
+                result[:, inner_rows, inner_columns] = answer[:, local[0], local[1]]
+    segmenter.to("cpu")
+    return result
+
+
+def _present(planes: torch.Tensor, channels: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    parts = torch.split(planes, list(channels.values()), dim=1)
+    found = zip(channels, parts, strict=True)
+    return {name: part for name, part in found if bool(torch.isfinite(part).any())}
+
+
+def _strips(size: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """Yield windows along one axis with the part that each of them answers for."""
+    starts = [*range(0, size - window, window - 2 * MARGIN), size - window]
+    for index, start in enumerate(starts):
+        first = 0 if index == 0 else start + MARGIN
+        last = size if index == len(starts) - 1 else start + window - MARGIN
+        yield slice(start, start + window), slice(first, last)
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    return slice(inner.start - outer.start, inner.stop - outer.start)

@@ -1,0 +1,245 @@
+"""Fit a segmenter to mosaics: seeded, on any device, in a few minutes or as long as you like."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from model.errors import ModelError
+from model.heads import Segmenter
+from model.modalities import IMAGE_SIZE, PATCH, Statistics, statistics_of
+from model.predictor import device_of
+from model.train.augmentation import Augmentation, augmented
+from model.train.mosaics import IGNORE, Crops, Mosaic, Pool, check_sizes
+
+_WARM_UP = 0.05
+_LAST_RATE = 0.01
+_CLIP = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How a training went, for the card."""
+
+    steps: int
+    seconds: float
+    batch: int
+    crop: int
+    seed: int
+    device: str
+    threads: int
+    losses: tuple[float, ...]
+    """Mean over each twentieth of the steps."""
+
+    def to_mapping(self) -> dict[str, object]:
+        """Return plain values."""
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "losses": [round(value, 4) for value in self.losses]
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is rarely changed."""
+
+    crop: int = IMAGE_SIZE
+    """Side of a crop, px: the window's, so that positions mean the same in training and use."""
+
+    weight_decay: float = 0.05
+    smoothing: float = 0.03
+    """Share of the target that is spread over all classes: edges are not that certain."""
+
+    class_power: float = 0.35
+    """Classes weigh share ** -power: 0 follows the area, 1 makes all equal."""
+
+    balanced: float = 0.5
+    """Share of the crops that are centred on a class drawn evenly."""
+
+    augmentation: Augmentation = Augmentation()  # noqa: RUF009
+    # ^ frozen, so the one instance can be shared
+    half: bool = False
+    """Multiply in bfloat16 (autocast); for CUDA, and for CPUs that can."""
+
+
+def fit(  # noqa: PLR0913
+    # ^ a recipe is read as one call, so its settings stand in one list
+    segmenter: Segmenter,
+    chips: Sequence[Mosaic],
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    time_budget: float | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
+    options: Options | None = None,
+) -> Record:
+    """Train a segmenter in place and leave it in evaluation mode on the CPU.
+
+    Args:
+        segmenter: with any weights; what it starts from matters as much as the seed.
+        chips: mosaics with their truth, all kept on the device.
+        steps: number of batches.
+        batch: crops per step.
+        learning_rate: at its highest, after warming up.
+        seed: of the crops and of everything else that is drawn.
+        device: auto, cpu, cuda or cuda:N.
+        progress: called after every step.
+        time_budget: seconds after which the training ends, its schedule compressed to fit; then
+            the result depends on the speed of the machine. None = all steps, reproducible on the
+            same CPU with the same number of threads.
+        statistics: to standardise with; default those of TerraMind v1.
+        options: all else.
+
+    Raises:
+        ModelError: unusable material or settings, or a loss that is not finite.
+    """
+    how, place = options or Options(), device_of(device)
+    _check(steps, batch, learning_rate, how)
+    check_sizes(chips, how.crop)
+    scales = statistics_of(_bands(segmenter), statistics)
+    rng = np.random.default_rng(seed)
+    channels = segmenter.head.channels
+    pool = Pool(chips, channels, scales, segmenter.head.classes, place, rng)
+    trainer = _Trainer(segmenter.to(place).train(), pool, how, learning_rate)
+    clock = _Clock(steps, time_budget)
+    losses: list[float] = []
+    while (part := clock.part(len(losses))) < 1:
+        crops = pool.draw(batch, how.crop, how.balanced)
+        inputs = augmented(crops.planes, channels, scales, how.augmentation, rng)
+        seen = how.augmentation.seen(batch, rng)
+        loss = trainer.step(inputs, crops, seen, part)
+        losses.append(loss)
+        if progress is not None:
+            rate = learning_rate * rate_at(part)
+            progress(
+                Progress(
+                    step=len(losses), steps=steps, loss=loss, rate=rate, seconds=clock.seconds()
+                )
+            )
+    segmenter.to("cpu").eval().loaded()
+    return Record(
+        steps=len(losses),
+        seconds=round(clock.seconds(), 1),
+        batch=batch,
+        crop=how.crop,
+        seed=seed,
+        device=_device_name(place),
+        threads=torch.get_num_threads(),
+        losses=_twentieths(losses),
+    )
+
+
+def rate_at(part: float) -> float:
+    """Return the learning rate at a part of the training, relative to its highest: up, then down.
+
+    A short linear rise and a cosine to almost nothing (Loshchilov and Hutter 2017).
+    """
+    if part < _WARM_UP:
+        return max(part / _WARM_UP, 0.02)
+    fall = (part - _WARM_UP) / (1 - _WARM_UP)
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+
+
+class _Clock:
+    """How much of the training is over, by steps or by time."""
+
+    def __init__(self, steps: int, budget: float | None) -> None:
+        self.steps, self.budget = steps, budget
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def part(self, done: int) -> float:
+        by_steps = done / self.steps
+        if self.budget is None:
+            return by_steps
+        return max(by_steps, self.seconds() / self.budget) if done else 0.0
+
+
+class _Trainer:
+    """Model, loss and optimiser."""
+
+    def __init__(self, segmenter: Segmenter, pool: Pool, how: Options, rate: float) -> None:
+        self.segmenter, self.how, self.rate = segmenter, how, rate
+        self.weights = pool.class_weights(how.class_power).to(pool.device)
+        self.optimiser = torch.optim.AdamW(_parameter_groups(segmenter, how.weight_decay), lr=rate)
+        self.cast = torch.autocast(pool.device.type, torch.bfloat16, enabled=how.half)
+
+    def step(self, inputs: Mapping[str, Tensor], crops: Crops, seen: Tensor, part: float) -> float:
+        """Take one step and return its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * rate_at(part)
+        with self.cast:
+            logits = self.segmenter(inputs, seen=seen)
+        loss = F.cross_entropy(
+            logits.float(),
+            crops.labels,
+            weight=self.weights,
+            ignore_index=IGNORE,
+            label_smoothing=self.how.smoothing,
+        )
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ModelError(
+                f"the loss is {value}: the inputs are not in the expected units, or "
+                f"the learning rate {self.rate} is too high"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.segmenter.parameters(), _CLIP)
+        self.optimiser.step()
+        return value
+
+
+def _parameter_groups(segmenter: Segmenter, decay: float) -> list[dict[str, object]]:
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in segmenter.named_parameters():
+        plain = parameter.ndim > 1 and "mod_emb" not in name
+        (matrices if plain else others).append(parameter)
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _bands(segmenter: Segmenter) -> dict[str, tuple[str, ...]]:
+    return {name: segmenter.encoder.bands_of(name) for name in segmenter.modalities}
+
+
+def _check(steps: int, batch: int, rate: float, how: Options) -> None:
+    if steps < 1 or batch < 1 or not rate > 0:
+        raise ModelError(f"steps {steps}, batch {batch}, learning rate {rate}: all above zero")
+    if how.crop < PATCH or how.crop % PATCH:
+        raise ModelError(f"crop {how.crop} is not a multiple of {PATCH}")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _twentieths(losses: Sequence[float]) -> tuple[float, ...]:
+    parts = np.array_split(np.asarray(losses), min(20, len(losses)))
+    return tuple(float(part.mean()) for part in parts)

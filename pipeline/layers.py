@@ -1,0 +1,259 @@
+"""What a product is made of: one line per layer, for the Zarr, the COGs and the STAC item alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from catalogs import classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Overview = Literal["mode", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One raster of a product: what its pixels mean and how they are stored."""
+
+    name: str
+    """Asset key, Zarr variable and file stem."""
+
+    title: str
+    """Name for people."""
+
+    description: str
+    """One sentence for people."""
+
+    dtype: str
+    """NumPy name of the stored type."""
+
+    nodata: float
+    """Stored value of a pixel without an answer; NaN for floating point."""
+
+    scale: float = 1.0
+    """Physical value = stored value * scale."""
+
+    unit: str | None = None
+    """Unit of the physical value."""
+
+    overview: Overview
+    """How coarser levels are made: ``mode`` wherever a mean of two values has no meaning."""
+
+    bands: tuple[str, ...] = ()
+    """Names of the bands; empty where only the run knows them."""
+
+    legend: bool = False
+    """Whether the values are codes of :mod:`catalogs.classes`."""
+
+    bits: tuple[tuple[int, str], ...] = ()
+    """(value of the bit, its machine name) where the values are bit fields."""
+
+    def __post_init__(self) -> None:
+        kind = np.dtype(self.dtype).kind
+        if kind not in "uif":
+            raise ValueError(f"Layer {self.name!r} cannot store {self.dtype!r}.")
+        if np.isnan(self.nodata) != (kind == "f"):
+            raise ValueError(
+                f"Layer {self.name!r} of type {self.dtype} cannot have nodata {self.nodata}: "
+                "NaN belongs to floating point, a number to integers."
+            )
+        if not self.scale > 0:
+            raise ValueError(f"Layer {self.name!r} needs a positive scale, not {self.scale}.")
+
+    @property
+    def fill(self) -> np.generic:
+        """Return nodata as a scalar of the stored type, as Zarr and NumPy want it."""
+        fill: np.generic = np.dtype(self.dtype).type(self.nodata)
+        return fill
+
+    @property
+    def categorical(self) -> bool:
+        """Tell whether the values are labels: no mean, no predictor."""
+        return self.overview == "mode"
+
+    @property
+    def planar(self) -> bool:
+        """Tell whether the layer is one (y, x) array rather than (band, y, x)."""
+        return len(self.bands) == 1
+
+    def valid(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return where stored ``values`` are not nodata."""
+        known: NDArray[np.bool_] = (
+            ~np.isnan(values) if np.isnan(self.nodata) else values != self.fill
+        )
+        return known
+
+    def named(self, bands: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the names of the bands: the layer's own, else those handed over.
+
+        Raises:
+            ValueError: the layer has names of its own and other ones are handed over, or
+                has none and none are handed over.
+        """
+        if self.bands and bands and tuple(bands) != self.bands:
+            raise ValueError(f"Layer {self.name!r} has the bands {self.bands}, not {tuple(bands)}.")
+        if not self.bands and not bands:
+            raise ValueError(f"Layer {self.name!r} does not know its bands: name them.")
+        return self.bands or tuple(bands)
+
+
+S2 = 1
+"""Bit of :data:`inputs_used`: Sentinel-2 was seen."""
+
+S1 = 2
+"""Bit of :data:`inputs_used`: Sentinel-1 was seen."""
+
+DEM = 4
+"""Bit of :data:`inputs_used`: a terrain model was seen."""
+
+GENERATED = 8
+"""Bit of :data:`inputs_used`: at least one input was imagined by the model."""
+
+COMPOSITE_NODATA = -32768
+"""Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and below are data."""
+
+LAYERS: tuple[Layer, ...] = (
+    Layer(
+        name="land_cover",
+        title="Land cover",
+        description="Most probable land-cover class; 0 outside the region or not observed.",
+        dtype="uint8",
+        nodata=classes.NODATA,
+        overview="mode",
+        bands=("land_cover",),
+        legend=True,
+    ),
+    Layer(
+        name="confidence",
+        title="Confidence",
+        description="Probability that the model gives to the mapped class, in percent. "
+        "It is not an accuracy: a confident pixel can be wrong.",
+        dtype="uint8",
+        nodata=255,
+        unit="%",
+        overview="average",
+        bands=("confidence",),
+    ),
+    Layer(
+        name="second_class",
+        title="Second class",
+        description="Second most probable land-cover class.",
+        dtype="uint8",
+        nodata=classes.NODATA,
+        overview="mode",
+        bands=("second_class",),
+        legend=True,
+    ),
+    Layer(
+        name="margin",
+        title="Margin",
+        description="Probability of the mapped class less that of the second one, in percent.",
+        dtype="uint8",
+        nodata=255,
+        unit="%",
+        overview="average",
+        bands=("margin",),
+    ),
+    Layer(
+        name="observations",
+        title="Clear observations",
+        description="Days with a clear Sentinel-2 observation (Sentinel-1 where the product has "
+        "no Sentinel-2); 0 inside the region means not observed.",
+        dtype="uint16",
+        nodata=65535,
+        unit="d",
+        overview="average",
+        bands=("observations",),
+    ),
+    Layer(
+        name="last_observed",
+        title="Last observed",
+        description="Day of the newest clear observation, in days since 1970-01-01.",
+        dtype="uint16",
+        nodata=0,
+        unit="days since 1970-01-01",
+        overview="mode",
+        bands=("last_observed",),
+    ),
+    Layer(
+        name="inputs_used",
+        title="Inputs used",
+        description="Bit field of what the model saw: 1 Sentinel-2, 2 Sentinel-1, 4 terrain, "
+        "8 an input that the model itself generated.",
+        dtype="uint8",
+        nodata=0,
+        overview="mode",
+        bands=("inputs_used",),
+        bits=((S2, "sentinel_2"), (S1, "sentinel_1"), (DEM, "dem"), (GENERATED, "generated")),
+    ),
+    Layer(
+        name="probabilities",
+        title="Class probabilities",
+        description="Probability of each class, one band per class.",
+        dtype="uint8",
+        nodata=255,
+        scale=1 / 200,
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="composite_S2L2A",
+        title="Sentinel-2 composite",
+        description="Median of the clear surface reflectances, offset removed; "
+        "slightly negative values are data.",
+        dtype="int16",
+        nodata=COMPOSITE_NODATA,
+        scale=1e-4,
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="composite_S1RTC",
+        title="Sentinel-1 composite",
+        description="Mean backscatter per orbit direction, in linear power.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="composite_S1GRD",
+        title="Sentinel-1 GRD composite",
+        description="Mean backscatter per orbit direction, in linear power.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="composite_DEM",
+        title="Terrain",
+        description="Height of the surface above the geoid.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="m",
+        overview="average",
+        bands=("DEM",),
+    ),
+)
+
+BY_NAME = {layer.name: layer for layer in LAYERS}
+
+
+def get(name: str) -> Layer:
+    """Return the layer of that name.
+
+    Raises:
+        ValueError: no layer has that name; the message lists those that there are.
+    """
+    try:
+        return BY_NAME[name]
+    except KeyError:
+        known = ", ".join(BY_NAME)
+        raise ValueError(f"No layer is called {name!r}; there are: {known}.") from None

@@ -1,0 +1,302 @@
+"""The frozen plan: scenes, grids, recipe and model, cut into tiles. A run executes a plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+from rasterio.warp import transform_bounds
+from shapely.geometry import mapping, shape
+
+from catalogs.errors import Wrong
+from catalogs.scene import BANDS, Scene
+from catalogs.select import Refusal
+from catalogs.snapshot import Snapshot
+from pipeline import files, grid, windows
+from pipeline.grid import Grid, Tile
+from pipeline.windows import Lattice
+
+NUMERICS = 1
+"""Raised whenever the same scenes, recipe and model give other numbers than before."""
+
+FORMAT = 1
+"""Layout of the plan file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything between scenes and layers that is not the model."""
+
+    inputs: tuple[str, ...]
+    """Modalities, in the order the job names them."""
+
+    clear_scl: tuple[int, ...]
+    """Scene classes of Sentinel-2 that count as clear."""
+
+    dilate_m: float
+    """Metres by which clouds and shadows are widened."""
+
+    method: str
+    """How Sentinel-2 observations are composed."""
+
+    stride: int
+    """Pixels between neighbouring model windows."""
+
+    margin: int
+    """Pixels of a window that only serve as context."""
+
+    probabilities: bool
+    composites: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"inputs": list(self.inputs), "clear_scl": list(self.clear_scl)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from :meth:`to_dict`'s values."""
+        lists = {"inputs": tuple(values["inputs"]), "clear_scl": tuple(values["clear_scl"])}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the plan must know of the model to cut windows, and to know it again."""
+
+    name: str
+    digest: str
+    window: int
+    inputs: Mapping[str, tuple[str, ...]]
+    class_names: tuple[str, ...]
+    precision: str
+    batch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
+        return values | {"class_names": list(self.class_names)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Model:
+        """Build a model from :meth:`to_dict`'s values."""
+        inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
+        return cls(
+            **{**values, "inputs": inputs, "class_names": tuple(values["class_names"])},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One product, frozen."""
+
+    name: str
+    period: tuple[str, str]
+    """First and last day, YYYY-MM-DD, both inclusive."""
+
+    region: Mapping[str, Any]
+    """GeoJSON geometry in longitude and latitude."""
+
+    grid: Grid
+    tile: int
+    """Side of a tile, pixels."""
+
+    snapshot: Snapshot
+    recipe: Recipe
+    model: Model | None
+    """None: composites only."""
+
+    job: Mapping[str, Any]
+    """How to run it again: the job as it was written. Not part of the identity."""
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """Return the tiles, row by row."""
+        return grid.tiles(self.grid, self.tile)
+
+    @property
+    def lattice(self) -> Lattice | None:
+        """Return the lattice of the model's windows."""
+        if self.model is None:
+            return None
+        return Lattice(
+            window=self.model.window, stride=self.recipe.stride, margin=self.recipe.margin
+        )
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of everything that decides the product's pixels."""
+        return digest(
+            {
+                "numerics": NUMERICS,
+                "period": list(self.period),
+                "region": json.loads(json.dumps(self.region)),
+                "grids": [self.grid.to_dict()],
+                "tile": self.tile,
+                "snapshot": self.snapshot.digest,
+                "recipe": self.recipe.to_dict(),
+                "model": self.model.to_dict() if self.model else None,
+            }
+        )
+
+    @property
+    def short(self) -> str:
+        """Return the first twelve digits of the digest: the name of the product's folder."""
+        return self.digest[:12]
+
+    def bands(self, modality: str) -> tuple[str, ...]:
+        """Return the bands of a modality that are composed: the model's, or all that exist."""
+        if self.model is not None:
+            return self.model.inputs[modality]
+        held = {
+            band
+            for scene in self.snapshot.scenes
+            if scene.modality == modality
+            for band in scene.assets
+        }
+        return tuple(band for band in BANDS[modality] if band in held and band != "SCL")
+
+    def context(self, tile: Tile) -> Grid:
+        """Return the grid that must be read for a tile: its windows, or the tile itself."""
+        if self.lattice is None:
+            return self.grid.window(
+                row=tile.row, column=tile.column, height=tile.height, width=tile.width
+            )
+        return windows.place(self.grid, tile, self.lattice).context
+
+    def scenes(self, tile: Tile) -> tuple[Scene, ...]:
+        """Return the scenes that may touch a tile or its context."""
+        return touching(self.snapshot.scenes, self.context(tile))
+
+    def key(self, tile: Tile) -> str:
+        """Return the sha256 of everything that decides a tile's pixels; no path, no engine."""
+        return digest(
+            {
+                "numerics": NUMERICS,
+                "grid": self.grid.window(
+                    row=tile.row, column=tile.column, height=tile.height, width=tile.width
+                ).to_dict(),
+                "region": json.loads(json.dumps(self.region)),
+                "scenes": sorted(
+                    (scene.identity() for scene in self.scenes(tile)), key=lambda s: str(s["id"])
+                ),
+                "recipe": self.recipe.to_dict(),
+                "model": self.model.to_dict() if self.model else None,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values, its digest included."""
+        return {
+            "format": FORMAT,
+            "plan": self.digest,
+            "name": self.name,
+            "period": list(self.period),
+            "region": self.region,
+            "grids": [self.grid.to_dict()],
+            "tile": self.tile,
+            "tiles": [tile.id for tile in self.tiles],
+            "recipe": self.recipe.to_dict(),
+            "model": self.model.to_dict() if self.model else None,
+            "scenes": [scene.to_dict() for scene in self.snapshot.scenes],
+            "refused": [asdict(refusal) for refusal in self.snapshot.refused],
+            "job": self.job,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Build a plan from :meth:`to_dict`'s values.
+
+        Raises:
+            Wrong: the values are not those of a plan, or were changed after it was frozen.
+        """
+        try:
+            plan = cls(
+                name=values["name"],
+                period=(values["period"][0], values["period"][1]),
+                region=values["region"],
+                grid=Grid.from_dict(values["grids"][0]),
+                tile=values["tile"],
+                snapshot=Snapshot(
+                    scenes=tuple(Scene.from_dict(scene) for scene in values["scenes"]),
+                    refused=tuple(Refusal(**refusal) for refusal in values["refused"]),
+                ),
+                recipe=Recipe.from_dict(values["recipe"]),
+                model=Model.from_dict(values["model"]) if values["model"] else None,
+                job=values["job"],
+            )
+            claimed = values["plan"]
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise Wrong(
+                f"The plan cannot be read ({type(error).__name__}: {error}). "
+                "Make a new one with: terramosaic plan JOB -o plan.json"
+            ) from error
+        if plan.digest != claimed:
+            raise Wrong(
+                f"The plan's content has the digest {plan.digest[:12]}, but it says "
+                f"{str(claimed)[:12]}: it was edited, or made by another version. "
+                "Make a new one with: terramosaic plan JOB -o plan.json"
+            )
+        return plan
+
+    def write(self, path: Path) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        files.write_json(path, self.to_dict())
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            Wrong: there is no such file, or it is not a plan.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Wrong(f"{path} is not a plan that can be read: {error}") from error
+        return cls.from_dict(values)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """Return the sha256 of JSON-ready values, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def touching(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
+    """Return the scenes whose rasters, or whose footprints where the catalog is silent, meet a grid."""
+    outline = shapely.box(*area.bounds)
+    lonlat = shapely.box(*transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds))
+    return tuple(scene for scene in scenes if _meets(scene, area.epsg, outline, lonlat))
+
+
+def _meets(scene: Scene, epsg: int, outline: Any, lonlat: Any) -> bool:
+    known = next(
+        (a for a in scene.assets.values() if a.epsg and a.transform and a.shape),
+        None,
+    )
+    if known is not None and known.epsg == epsg and known.transform and known.shape:
+        a, _, left, _, e, top = known.transform
+        raster = shapely.box(left, top + e * known.shape[0], left + a * known.shape[1], top)
+        return bool(raster.intersects(outline))
+    west, _, east, _ = scene.bbox
+    if west > east:
+        return True
+        # ^ across the antimeridian: the reader finds out
+    return bool(shapely.box(*scene.bbox).buffer(0.01).intersects(lonlat))
+
+
+def geometry(region: Mapping[str, Any]) -> Any:
+    """Return a GeoJSON geometry as a shapely one."""
+    return shape(region)
+
+
+def geojson(region: Any) -> dict[str, Any]:
+    """Return a shapely geometry as GeoJSON."""
+    return json.loads(json.dumps(mapping(region)))  # type: ignore[no-any-return]

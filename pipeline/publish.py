@@ -1,0 +1,601 @@
+"""Say what a product is: a STAC 1.1 item beside its files, and the collection of all periods.
+
+Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs are relative
+and nothing of the machine that made them is inside: a product can be moved, or put on the web.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pipeline import files, styles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from catalogs.scene import Scene
+    from catalogs.select import Refusal
+    from pipeline.accuracy import Agreement
+    from pipeline.cog import BandStatistics, CogInfo
+    from pipeline.grid import Grid
+    from pipeline.layers import Layer
+
+STAC_VERSION = "1.1.0"
+
+PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+RASTER = "https://stac-extensions.github.io/raster/v1.1.0/schema.json"
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
+    "zarr": ("Analysis copy", "application/vnd.zarr; version=3", ("data",)),
+    "report": ("Report", "text/html", ("metadata",)),
+    "style": ("QGIS style", "application/xml", ("style", "metadata")),
+    "sld": ("OGC style (SLD)", "application/vnd.ogc.sld+xml", ("style", "metadata")),
+    "plan": ("Plan", "application/json", ("metadata",)),
+}
+"""Kind of document -> title, media type, roles."""
+
+_MULTIHASH = "1220"
+"""Multihash prefix: SHA-256 (0x12), 32 bytes (0x20)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """One COG of a product."""
+
+    key: str
+    """Asset key: the layer's name, with ``_<epsg>`` where there are several grids."""
+
+    href: str
+    """Path relative to the item."""
+
+    layer: Layer
+    grid: Grid
+
+    bands: tuple[str, ...]
+    """Names of the bands, in their order in the file."""
+
+    info: CogInfo
+
+    def __post_init__(self) -> None:
+        _relative(self.href)
+        if len(self.bands) != len(self.info.statistics):
+            raise ValueError(
+                f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Any other file of a product."""
+
+    key: str
+    """Asset key."""
+
+    href: str
+    """Path relative to the item."""
+
+    kind: str
+    """quicklook, zarr, report, style, sld or plan."""
+
+    sha256: str | None = None
+    """Hexadecimal digest; None for a folder."""
+
+    size: int | None = None
+    """Bytes; None for a folder."""
+
+    def __post_init__(self) -> None:
+        _relative(self.href)
+        if self.kind not in _KINDS:
+            raise ValueError(f"No kind of document is {self.kind!r}; there are: {list(_KINDS)}.")
+
+    @classmethod
+    def of(cls, path: Path, *, beside: Path, kind: str, key: str | None = None) -> Document:
+        """Describe a file or folder that lies under the item's folder ``beside``."""
+        href = path.relative_to(beside).as_posix()
+        if path.is_dir():
+            return cls(key=key or kind, href=href, kind=kind)
+        size, digest = path.stat().st_size, files.sha256(path)
+        return cls(key=key or kind, href=href, kind=kind, sha256=digest, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hole:
+    """A tile that is missing from a product published as partial."""
+
+    tile: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made the product."""
+
+    plan: str
+    """Hash of the plan."""
+
+    model: str | None
+    """Name of the model; None for a product of composites only."""
+
+    model_digest: str | None
+    """SHA-256 over the model's configuration, weights and statistics."""
+
+    s2_convention: str
+    """How Sentinel-2 numbers reach the model, such as ``offset-free``."""
+
+    version: str
+    """Version of terramosaic."""
+
+    software: Mapping[str, str] = field(default_factory=dict)
+    """Name -> version of everything else that decides the numbers."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The choices of the job, JSON-ready."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Everything that is said about a product, in its item and in its report."""
+
+    name: str
+
+    title: str
+
+    start: dt.date
+    """First day."""
+
+    end: dt.date
+    """Last day, inclusive."""
+
+    created: dt.datetime
+    """When it was published, with a time zone."""
+
+    region: Mapping[str, Any]
+    """GeoJSON Polygon or MultiPolygon, longitude and latitude."""
+
+    bbox: tuple[float, float, float, float]
+    """(west, south, east, north) in degrees."""
+
+    grids: tuple[Grid, ...]
+    """One per zone, or one."""
+
+    rasters: tuple[Raster, ...]
+    """Empty for a product without COGs."""
+
+    documents: tuple[Document, ...]
+
+    scenes: tuple[Scene, ...]
+    """Those that were used."""
+
+    refused: tuple[Refusal, ...]
+    provenance: Provenance
+    holes: tuple[Hole, ...] = ()
+    """Empty unless the product is declared partial."""
+
+    accuracy: Agreement | None = None
+    """Agreement with a truth, where one is known."""
+
+    reference: str = ""
+    """What the truth is, for people."""
+
+    license: str = "other"
+    """SPDX identifier, or ``other`` with links that explain it."""
+
+    notices: tuple[tuple[str, str], ...] = ()
+    """(title, URL) of the licences and legal notices of the inputs and the model."""
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(f"The period {self.start} to {self.end} ends before it begins.")
+        if self.created.tzinfo is None:
+            raise ValueError(f"The time of publication {self.created} needs a time zone.")
+        if not self.grids:
+            raise ValueError("A product needs at least one grid.")
+        names = [raster.key for raster in self.rasters]
+        keys = Counter([*names, *(document.key for document in self.documents)])
+        if twice := [key for key, times in keys.items() if times > 1]:
+            raise ValueError(f"Asset keys must differ; these come twice: {twice}.")
+
+    @property
+    def id(self) -> str:
+        """Return the item's id."""
+        return f"{self.name}_{self.folder}"
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the period's folder: both days, as YYYY-MM-DD."""
+        return f"{self.start.isoformat()}_{self.end.isoformat()}"
+
+    @property
+    def without_scl(self) -> tuple[str, ...]:
+        """Return the ids of Sentinel-2 scenes without a scene classification: all of it clear."""
+        return tuple(
+            scene.id
+            for scene in self.scenes
+            if scene.modality == "S2L2A" and "SCL" not in scene.assets
+        )
+
+    def of(self, layer: str) -> tuple[Raster, ...]:
+        """Return the rasters of a layer, one per grid."""
+        return tuple(raster for raster in self.rasters if raster.layer.name == layer)
+
+
+def item(product: Product) -> dict[str, Any]:
+    """Return the STAC item of a product, to be written as ``item.json`` when all else stands."""
+    assets = {raster.key: _raster_asset(raster) for raster in product.rasters}
+    assets |= {document.key: _document_asset(document) for document in product.documents}
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": _extensions(assets),
+        "id": product.id,
+        "collection": product.name,
+        "geometry": _plain(product.region),
+        "bbox": list(product.bbox),
+        "properties": _properties(product),
+        "links": _item_links(product),
+        "assets": assets,
+    }
+
+
+def collection(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[str, Any]:  # noqa: A002
+    """Return the STAC collection over all periods of a product.
+
+    Args:
+        items: the items, at least one, of one product.
+        title: name for people.
+        license: as :attr:`Product.license`.
+
+    Raises:
+        ValueError: there is no item, or they belong to different products.
+    """
+    names = {entry["collection"] for entry in items}
+    if len(names) != 1:
+        raise ValueError(f"A collection needs the items of one product, not of {sorted(names)}.")
+    ordered = sorted(items, key=lambda entry: str(entry["properties"]["start_datetime"]))
+    name = ordered[0]["collection"]
+    item_assets = _item_assets(ordered)
+    return {
+        "type": "Collection",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": _extensions(item_assets, always=()),
+        "id": name,
+        "title": title,
+        "description": f"Land cover maps of {title}, one item per period, made by terramosaic.",
+        "license": license,
+        "keywords": ["land cover", "Sentinel-1", "Sentinel-2", "TerraMind"],
+        "providers": [{"name": "terramosaic", "roles": ["processor"]}],
+        "extent": _extent(ordered),
+        "summaries": _summaries(ordered),
+        "item_assets": item_assets,
+        "links": _collection_links(ordered),
+    }
+
+
+def items_in(folder: Path) -> list[dict[str, Any]]:
+    """Read the items of a product's folder, oldest period first."""
+    paths = sorted(folder.glob("*/item.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def counts(rasters: Iterable[Raster]) -> dict[int, int]:
+    """Return the pixels per value over the first bands of several rasters.
+
+    Where grids overlap, a place is counted once per grid.
+    """
+    total: Counter[int] = Counter()
+    for raster in rasters:
+        total.update(raster.info.statistics[0].counts or {})
+    return dict(sorted(total.items()))
+
+
+def limits(product: Product) -> list[str]:
+    """Return what a reader must know before trusting the product, one sentence each."""
+    notes = []
+    if product.holes:
+        notes.append(
+            f"This product is partial: {len(product.holes)} tile(s) are missing and declared as "
+            "holes. Their pixels are no data, and not a statement about the ground."
+        )
+    if product.without_scl:
+        notes.append(
+            f"{len(product.without_scl)} Sentinel-2 scene(s) came without a scene classification "
+            "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
+            "entered the map."
+        )
+    if product.of("land_cover"):
+        notes.extend(_MAP_LIMITS)
+    return notes
+
+
+_MAP_LIMITS = (
+    (
+        "Confidence is the probability that the model gives to its own answer. It is not an "
+        "accuracy: a confident pixel can be wrong."
+    ),
+    "Clouds and no data are never mapped as land cover; such pixels count as not observed.",
+    (
+        "The map shows the period as a whole, from a composite of its clear observations; it is "
+        "not the state on any one day."
+    ),
+    (
+        "Areas are counted pixels at their nominal size, not bias-adjusted estimates: for "
+        "statistics, adjust them with reference data (Olofsson et al. 2014)."
+    ),
+)
+
+
+def scrub(text: str) -> str:
+    """Take folders of this machine and the queries of URLs out of a message.
+
+    A file's own name stays; a query may hold a token.
+    """
+    text = re.sub(r"((?:https?|s3|gs)://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
+    text = re.sub(r"file://", "", text)
+    return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":,;]+/)+", "", text)
+
+
+def _relative(href: str) -> None:
+    """Refuse an href that leaves the item's folder or names this machine."""
+    if href.startswith(("/", "~")) or ".." in href.split("/") or ":" in href or "\\" in href:
+        raise ValueError(f"An asset lies beside its item, under a relative path; not at {href!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON would give it back: lists for tuples."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _time(value: dt.datetime) -> str:
+    """Return a time as RFC 3339, in UTC and whole seconds."""
+    return value.astimezone(dt.UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def _properties(product: Product) -> dict[str, Any]:
+    """Return the item's properties."""
+    provenance = product.provenance
+    return {
+        "title": f"{product.title}, {product.start} to {product.end}",
+        "datetime": None,
+        "start_datetime": f"{product.start}T00:00:00Z",
+        "end_datetime": f"{product.end}T23:59:59Z",
+        "created": _time(product.created),
+        "license": product.license,
+        "gsd": min(grid.resolution for grid in product.grids),
+        **_projections(product.grids),
+        "processing:lineage": _lineage(product),
+        "processing:software": {"terramosaic": provenance.version, **provenance.software},
+        "processing:version": provenance.version,
+        **_own_properties(product),
+    }
+
+
+def _own_properties(product: Product) -> dict[str, Any]:
+    """Return what no extension has a word for."""
+    provenance = product.provenance
+    values: dict[str, Any] = {
+        "plan": provenance.plan,
+        "model": provenance.model,
+        "model_digest": provenance.model_digest,
+        "s2_convention": provenance.s2_convention,
+        "recipe": _plain(dict(provenance.recipe)),
+        "scenes": [_scene(scene) for scene in product.scenes],
+        "refused": [{"id": entry.id, "reason": scrub(entry.reason)} for entry in product.refused],
+        "inputs_without_scl": list(product.without_scl),
+        "notes": limits(product),
+    }
+    if product.holes:
+        values["partial"] = True
+        values["holes"] = [
+            {"tile": hole.tile, "reason": scrub(hole.reason)} for hole in product.holes
+        ]
+    if product.accuracy is not None and product.accuracy.n:
+        values["accuracy"] = asdict(product.accuracy) | {"reference": product.reference}
+    return {f"terramosaic:{key}": value for key, value in values.items() if value is not None}
+
+
+def _scene(scene: Scene) -> dict[str, Any]:
+    """Return what tells a scene from all others."""
+    return {
+        "id": scene.id,
+        "collection": scene.collection,
+        "modality": scene.modality,
+        "datetime": None if scene.datetime is None else _time(scene.datetime),
+    }
+
+
+def _lineage(product: Product) -> str:
+    """Tell in two sentences how the product came about."""
+    used = Counter(scene.modality for scene in product.scenes)
+    inputs = ", ".join(f"{count} {modality}" for modality, count in sorted(used.items()))
+    first = (
+        f"Composites of the period {product.start} to {product.end} from {inputs or 'no'} "
+        f"scene(s); {len(product.refused)} scene(s) refused."
+    )
+    if product.provenance.model is None:
+        return first
+    return (
+        f"{first} Land cover predicted by {product.provenance.model} on overlapping windows, "
+        "probabilities blended before the most probable class was taken."
+    )
+
+
+def _projection(grid: Grid) -> dict[str, Any]:
+    """Return the projection extension's fields of a grid."""
+    return {
+        "proj:code": f"EPSG:{grid.epsg}",
+        "proj:shape": [grid.height, grid.width],
+        "proj:transform": [grid.resolution, 0.0, grid.left, 0.0, -grid.resolution, grid.top],
+        "proj:bbox": list(grid.bounds),
+    }
+
+
+def _projections(grids: Sequence[Grid]) -> dict[str, Any]:
+    """Return the item's own projection: all of it for one grid, none for several."""
+    return _projection(grids[0]) if len(grids) == 1 else {"proj:code": None}
+
+
+def _raster_asset(raster: Raster) -> dict[str, Any]:
+    """Return the asset of a COG."""
+    layer = raster.layer
+    asset: dict[str, Any] = {
+        "href": f"./{quote(raster.href)}",
+        "type": COG,
+        "title": layer.title,
+        "description": layer.description,
+        "roles": ["data"],
+        "gsd": raster.grid.resolution,
+        **_projection(raster.grid),
+        "bands": [{"name": name} for name in raster.bands],
+        "raster:bands": [_raster_band(layer, raster.grid, band) for band in raster.info.statistics],
+        **_checksum(raster.info.sha256, raster.info.size),
+    }
+    if layer.legend:
+        asset["classification:classes"] = styles.classification(raster.info.statistics[0].counts)
+    if layer.bits:
+        asset["classification:bitfields"] = styles.bitfields(layer)
+    return asset
+
+
+def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, Any]:
+    """Return a band in the raster extension's words; its statistics are of stored values."""
+    values: dict[str, Any] = {
+        "data_type": layer.dtype,
+        "nodata": "nan" if layer.nodata != layer.nodata else layer.nodata,
+        "sampling": "area",
+        "spatial_resolution": grid.resolution,
+        "statistics": _statistics(band),
+    }
+    if layer.scale != 1.0:
+        values |= {"scale": layer.scale, "offset": 0.0}
+    if layer.unit is not None:
+        values["unit"] = layer.unit
+    return values
+
+
+def _statistics(band: BandStatistics) -> dict[str, float]:
+    """Return a band's statistics without those that nothing is known of."""
+    named = {
+        "minimum": band.minimum,
+        "maximum": band.maximum,
+        "mean": band.mean,
+        "stddev": band.stddev,
+        "valid_percent": band.valid_percent,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _document_asset(document: Document) -> dict[str, Any]:
+    """Return the asset of any other file."""
+    title, media_type, roles = _KINDS[document.kind]
+    asset: dict[str, Any] = {
+        "href": f"./{quote(document.href)}",
+        "type": media_type,
+        "title": title,
+        "roles": list(roles),
+    }
+    if document.sha256 is not None and document.size is not None:
+        asset |= _checksum(document.sha256, document.size)
+    return asset
+
+
+def _checksum(sha256: str, size: int) -> dict[str, Any]:
+    """Return the file extension's fields."""
+    return {"file:checksum": _MULTIHASH + sha256, "file:size": size}
+
+
+def _extensions(
+    assets: Mapping[str, Mapping[str, Any]], always: tuple[str, ...] = (PROCESSING, PROJECTION)
+) -> list[str]:
+    """Return the extensions whose fields are really there, and those that always are."""
+    fields = {name.split(":")[0] for asset in assets.values() for name in asset if ":" in name}
+    used = {"raster": RASTER, "classification": CLASSIFICATION, "file": FILE, "proj": PROJECTION}
+    return sorted({*always, *(uri for prefix, uri in used.items() if prefix in fields)})
+
+
+def _item_links(product: Product) -> list[dict[str, Any]]:
+    """Return the links of an item: upwards, to its inputs, and to the fine print.
+
+    There is no root link: with one, pystac cannot read the item from a dict alone.
+    """
+    up = {"href": "../collection.json", "type": "application/json"}
+    links: list[dict[str, Any]] = [
+        {"rel": "parent", **up},
+        {"rel": "collection", **up},
+    ]
+    links += [
+        {"rel": "derived_from", "href": quote(scene.id), "title": f"{scene.collection}: {scene.id}"}
+        for scene in product.scenes
+    ]
+    links += [{"rel": "license", "href": href, "title": title} for title, href in product.notices]
+    return links
+
+
+def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the union of the items' boxes and periods."""
+    boxes = [entry["bbox"] for entry in items]
+    west, south = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    east, north = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    if any(box[0] > box[2] for box in boxes) and len({tuple(box) for box in boxes}) > 1:
+        west, east = -180.0, 180.0
+        # ^ boxes over the antimeridian have no union but the whole circle
+    elif boxes[0][0] > boxes[0][2]:
+        west, east = boxes[0][0], boxes[0][2]
+    start = min(entry["properties"]["start_datetime"] for entry in items)
+    end = max(entry["properties"]["end_datetime"] for entry in items)
+    return {
+        "spatial": {"bbox": [[west, south, east, north]]},
+        "temporal": {"interval": [[start, end]]},
+    }
+
+
+def _summaries(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what holds for all items."""
+    models = {entry["properties"].get("terramosaic:model") for entry in items} - {None}
+    return {
+        "gsd": sorted({entry["properties"]["gsd"] for entry in items}),
+        **({"terramosaic:model": sorted(models)} if models else {}),
+    }
+
+
+def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a reader may expect in any item."""
+    found: dict[str, Any] = {}
+    for entry in items:
+        for key, asset in entry["assets"].items():
+            kept = ("type", "title", "description", "roles", "bands")
+            found[key] = {name: asset[name] for name in kept if name in asset}
+            if "classification:classes" in asset:
+                found[key]["classification:classes"] = styles.classification()
+    return found
+
+
+def _collection_links(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the links of a collection: its items, the fine print."""
+    links: list[dict[str, Any]] = []
+    for entry in items:
+        folder = str(entry["id"]).removeprefix(f"{entry['collection']}_")
+        links.append(
+            {
+                "rel": "item",
+                "href": f"./{folder}/item.json",
+                "type": "application/geo+json",
+                "title": entry["properties"]["title"],
+            }
+        )
+    notices = {
+        link["href"]: link for entry in items for link in entry["links"] if link["rel"] == "license"
+    }
+    return [*links, *notices.values()]

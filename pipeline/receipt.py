@@ -1,0 +1,72 @@
+"""Proof that a tile is finished: written last, checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.grid import Tile
+from pipeline.plan import Plan
+
+FOLDER = "receipts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was made of one tile, of what, and how long it took."""
+
+    tile: str
+    key: str
+    """sha256 of everything that decides the tile's pixels."""
+
+    scenes: tuple[str, ...]
+    """Ids of the scenes that were read."""
+
+    digests: Mapping[str, str]
+    """Layer → sha256 of the tile's stored values, row by row, band by band."""
+
+    coverage: Mapping[str, float]
+    """Shares of the tile's pixels inside the region, and of those the observed ones."""
+
+    versions: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as JSON-ready values."""
+        return asdict(self) | {"scenes": list(self.scenes)}
+
+
+def path(folder: Path, tile: Tile) -> Path:
+    """Return where the receipt of a tile lies in a plan's folder."""
+    return folder / FOLDER / f"{tile.id}.json"
+
+
+def write(folder: Path, tile: Tile, receipt: Receipt) -> None:
+    """Write a receipt, whole or not at all. Call it after the tile's bytes are on disk."""
+    files.write_json(path(folder, tile), receipt.to_dict())
+
+
+def read(folder: Path, tile: Tile) -> Receipt | None:
+    """Read a tile's receipt; None where there is none that can be read."""
+    try:
+        values = json.loads(path(folder, tile).read_text(encoding="utf-8"))
+        return Receipt(**{**values, "scenes": tuple(values["scenes"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+        # ^ a damaged receipt proves nothing: the tile is made again
+
+
+def finished(folder: Path, plan: Plan) -> dict[str, Receipt]:
+    """Return the receipts of a plan's finished tiles by tile id; those of other keys do not count."""
+    found = {}
+    for tile in plan.tiles:
+        receipt = read(folder, tile)
+        if receipt is not None and receipt.key == plan.key(tile):
+            found[tile.id] = receipt
+    return found

@@ -1,0 +1,280 @@
+"""The Zarr of a product: made once, written by whole shards, every byte checkable."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pyproj import CRS
+from zarr.codecs import ZstdCodec
+
+from catalogs.errors import TerramosaicError
+from pipeline import files, layers
+from pipeline.grid import Grid, Tile
+from pipeline.layers import Layer
+
+NAME = "cube.zarr"
+LARGEST_CHUNK = 512
+
+
+def variables(
+    bands: Mapping[str, Sequence[str]], *, probabilities: bool, composites: bool, mapped: bool
+) -> dict[str, tuple[str, ...]]:
+    """Return the layers of a product and their band names.
+
+    Args:
+        bands: ``classes`` → class names, and each modality → its composed bands.
+        probabilities: whether the class probabilities are kept.
+        composites: whether the composites are kept.
+        mapped: whether there is a model, hence a map.
+    """
+    names: list[str] = []
+    if mapped:
+        names += ["land_cover", "confidence", "second_class", "margin"]
+    names += ["observations", "last_observed", "inputs_used"]
+    result = {name: layers.get(name).named() for name in names}
+    if mapped and probabilities:
+        result["probabilities"] = tuple(bands["classes"])
+    if composites:
+        for modality, held in bands.items():
+            if modality != "classes" and held:
+                result[f"composite_{modality}"] = tuple(held)
+    return result
+
+
+def chunk(tile: int) -> int:
+    """Return the side of a chunk: the largest divisor of the tile that is not above 512."""
+    return next(size for size in range(min(tile, LARGEST_CHUNK), 0, -1) if tile % size == 0)
+
+
+def create(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
+    """Make an empty store under ``path``: whole, or not at all. One shard is one tile.
+
+    Nothing is erased: a store that stands there stays as it is.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary.chmod(0o755)
+    # ^ mkdtemp makes folders that only their owner can enter
+    try:
+        _template(temporary, grid, tile, names)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+            # ^ another run made the same empty store in this instant
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    files.sync(path.parent)
+
+
+def _template(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
+    root = zarr.create_group(path, zarr_format=3)
+    _write_coordinates(root, grid)
+    side = chunk(tile)
+    for name, bands in names.items():
+        layer = layers.get(name)
+        shape, dims, depth = _shape(layer, bands, grid)
+        root.create_array(
+            name,
+            shape=shape,
+            dtype=layer.dtype,
+            chunks=(*(1,) * len(depth), side, side),
+            shards=(*depth, tile, tile),
+            compressors=[ZstdCodec(level=3, checksum=True)],
+            # ^ without the checksum a flipped bit decodes to another map
+            fill_value=layer.fill,
+            dimension_names=dims,
+            attributes=_attributes(layer, bands),
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        # ^ not in the format's text yet, and what xarray.open_zarr looks for first all the same
+        zarr.consolidate_metadata(path)
+
+
+def _shape(
+    layer: Layer, bands: Sequence[str], grid: Grid
+) -> tuple[tuple[int, ...], tuple[str, ...], tuple[int, ...]]:
+    if layer.planar:
+        return grid.shape, ("y", "x"), ()
+    dimension = f"band_{layer.name.removeprefix('composite_')}"
+    # ^ one name per layer: xarray wants one length per dimension
+    return (len(bands), *grid.shape), (dimension, "y", "x"), (len(bands),)
+
+
+def _attributes(layer: Layer, bands: Sequence[str]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "long_name": layer.title,
+        "description": layer.description,
+        "grid_mapping": "spatial_ref",
+        "coordinates": "spatial_ref",
+    }
+    if not np.isnan(layer.nodata):
+        attributes["nodata"] = layer.nodata
+    if layer.unit:
+        attributes["unit"] = layer.unit
+        # ^ not units: xarray would turn "days" into times
+    if layer.scale != 1.0:
+        attributes["scale"] = layer.scale
+        # ^ not scale_factor: values stay as stored, exact
+    if not layer.planar:
+        attributes["bands"] = list(bands)
+    return attributes
+
+
+def _write_coordinates(root: zarr.Group, grid: Grid) -> None:
+    crs = CRS.from_epsg(grid.epsg)
+    transform = " ".join(repr(value) for value in grid.transform.to_gdal())
+    georeference = {**crs.to_cf(), "spatial_ref": crs.to_wkt(), "GeoTransform": transform}
+    root.create_array("spatial_ref", data=np.array(0), attributes=georeference)
+    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
+    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    for name, values in (("x", xs), ("y", ys)):
+        root.create_array(
+            name,
+            data=values,
+            dimension_names=(name,),
+            attributes={
+                "standard_name": f"projection_{name}_coordinate",
+                "units": "m",
+                "axis": name.upper(),
+            },
+        )
+
+
+def write(path: Path, tile: Tile, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Write a tile's layers, each a whole shard.
+
+    Args:
+        path: the store.
+        tile: where on the grid.
+        values: layer → (tile.height, tile.width) or (band, tile.height, tile.width).
+
+    Returns:
+        Layer → sha256 of its values.
+    """
+    root = zarr.open_group(path, mode="r+")
+    digests = {}
+    with zarr.config.set({"array.write_empty_chunks": True, "threading.max_workers": 2}):
+        # ^ an unwritten chunk reads as fill: lost, empty and not done would look the same
+        for name, data in values.items():
+            array = _array(root, name)
+            stored = np.ascontiguousarray(data, dtype=array.dtype)
+            array[_place(array, tile)] = stored
+            digests[name] = hashlib.sha256(stored.tobytes()).hexdigest()
+    _sync_shards(path, values, tile, root)
+    return digests
+
+
+def _sync_shards(path: Path, names: Mapping[str, Any], tile: Tile, root: zarr.Group) -> None:
+    """Force the tile's shards onto the disk, before a receipt says that they are there."""
+    for name in names:
+        for file in _shard_files(path, name, tile, root):
+            files.sync(file)
+
+
+def _shard_files(path: Path, name: str, tile: Tile, root: zarr.Group) -> list[Path]:
+    array = _array(root, name)
+    rows, columns = (array.shards or array.chunks)[-2:]
+    leading = ["0"] * (array.ndim - 2)
+    return [path.joinpath(name, "c", *leading, str(tile.row // rows), str(tile.column // columns))]
+
+
+def read(path: Path, name: str, rows: slice, columns: slice) -> NDArray[Any]:
+    """Read a part of a layer: (rows, columns) or (band, rows, columns).
+
+    Raises:
+        TerramosaicError: the bytes do not decode, so the store is damaged.
+    """
+    root = zarr.open_group(path, mode="r")
+    try:
+        return np.asarray(_array(root, name)[(..., rows, columns)])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise TerramosaicError(
+            f"{path.name}/{name} is damaged in rows {rows.start}-{rows.stop}, columns "
+            f"{columns.start}-{columns.stop} ({error}). "
+            "terramosaic verify names the tiles; run the job again to make them anew."
+        ) from error
+
+
+def check(path: Path, tile: Tile, digests: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Compare a tile's stored values with their digests.
+
+    Returns:
+        (file, reason) of each layer that is not what was written; empty = all is well.
+    """
+    try:
+        root = zarr.open_group(path, mode="r")
+    except (OSError, ValueError, KeyError) as error:
+        return [(path.name, f"the store cannot be opened: {type(error).__name__}")]
+    bad = []
+    for name, expected in digests.items():
+        reason = _damage(root, path, name, tile, expected)
+        if reason:
+            bad.append((f"{path.name}/{name}", reason))
+    return bad
+
+
+def _damage(root: zarr.Group, path: Path, name: str, tile: Tile, expected: str) -> str | None:
+    try:
+        array = _array(root, name)
+        if not all(file.exists() for file in _shard_files(path, name, tile, root)):
+            return "the shard is missing"
+        values = np.ascontiguousarray(array[_place(array, tile)])
+    except KeyError:
+        return "the layer is missing"
+    except (ValueError, RuntimeError, OSError) as error:
+        return f"the shard does not decode: {error}"
+    if hashlib.sha256(values.tobytes()).hexdigest() != expected:
+        return "the values are not those that the receipt vouches for"
+    return None
+
+
+def _array(root: zarr.Group, name: str) -> zarr.Array[Any]:
+    member = root[name]
+    if not isinstance(member, zarr.Array):
+        raise KeyError(name)
+    return member
+
+
+def _place(array: zarr.Array[Any], tile: Tile) -> tuple[Any, ...]:
+    sides = (array.shards or array.chunks)[-2:]
+    if tile.row % sides[0] or tile.column % sides[1]:
+        raise AssertionError(f"tile {tile.id} does not begin at a shard")
+        # ^ two writers in one shard lose each other's pixels without a word
+    return (
+        ...,
+        slice(tile.row, tile.row + tile.height),
+        slice(tile.column, tile.column + tile.width),
+    )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left behind: names that begin with a dot and hold ``.tmp``."""
+    for leftover in folder.glob(".*.tmp*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Return the bytes below a folder."""
+    return sum(
+        (Path(folder) / name).stat().st_size
+        for folder, _, names in os.walk(path)
+        for name in names
+    )

@@ -1,0 +1,242 @@
+"""The scene record: what cannot be built, and what survives a file."""
+
+import copy
+import datetime as dt
+import json
+import math
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.scene import BANDS, UNITS, Asset, Radiometry, Scene
+
+NOON = dt.datetime(2024, 6, 1, 12, tzinfo=dt.UTC)
+NAIVE = NOON.replace(tzinfo=None)
+SQUARE = {"type": "Polygon", "coordinates": [[[9, 56], [10, 56], [10, 57], [9, 57], [9, 56]]]}
+REFLECTANCE = Radiometry(scale=0.0001, offset=-0.1, unit="reflectance")
+
+
+def an_asset(band="B02", **changed):
+    return Asset(**{"band": band, "href": f"/data/{band}.tif", "radiometry": REFLECTANCE} | changed)
+
+
+def a_scene(**changed):
+    values = {
+        "id": "S2A_1",
+        "collection": "sentinel-2-l2a",
+        "provider": "demo",
+        "modality": "S2L2A",
+        "datetime": NOON,
+        "footprint": SQUARE,
+        "bbox": (9, 56, 10, 57),
+        "assets": {"B02": an_asset()},
+    }
+    return Scene(**values | changed)
+
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+texts = st.text(min_size=1, max_size=8)
+times = st.datetimes(
+    min_value=NAIVE.replace(year=1990),
+    max_value=NAIVE.replace(year=2100),
+    timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=9, minutes=30))]),
+)
+radiometries = st.builds(
+    Radiometry,
+    scale=numbers.filter(lambda value: value != 0),
+    offset=numbers,
+    unit=st.sampled_from(UNITS),
+)
+
+
+@st.composite
+def assets(draw, band):
+    return Asset(
+        band=band,
+        href=draw(texts),
+        radiometry=draw(radiometries),
+        epsg=draw(st.none() | st.integers(2000, 33000)),
+        transform=draw(st.none() | st.tuples(*[numbers] * 6)),
+        shape=draw(st.none() | st.tuples(st.integers(1, 20000), st.integers(1, 20000))),
+        nodata=draw(st.none() | st.floats(width=32)),
+        checksum=draw(st.none() | texts),
+    )
+
+
+@st.composite
+def scenes(draw):
+    modality = draw(st.sampled_from(sorted(BANDS)))
+    bands = draw(st.sets(st.sampled_from(BANDS[modality])))
+    moment = draw(st.none() | times) if modality == "DEM" else draw(times)
+    west, south = draw(st.floats(-180, 178)), draw(st.floats(-89, 88))
+    ring = [[west, south], [west + 1, south], [west, south + 1], [west, south]]
+    return Scene(
+        id=draw(texts),
+        collection=draw(texts),
+        provider=draw(texts),
+        modality=modality,
+        datetime=moment,
+        footprint={"type": "Polygon", "coordinates": [ring]},
+        bbox=(west, south, west + 1, south + 1),
+        platform=draw(st.none() | texts),
+        datatake=draw(st.none() | texts),
+        tile=draw(st.none() | texts),
+        baseline=draw(st.none() | texts),
+        processed=draw(st.none() | times),
+        orbit_state=draw(st.sampled_from([None, "ascending", "descending"])),
+        relative_orbit=draw(st.none() | st.integers(1, 175)),
+        cloud_cover=draw(st.none() | st.floats(0, 100)),
+        assets={band: draw(assets(band)) for band in bands},
+    )
+
+
+@given(scenes())
+def test_a_scene_survives_json(scene):
+    written = json.dumps(scene.to_dict(), allow_nan=False)
+    again = Scene.from_dict(json.loads(written))
+    assert again == scene
+    assert json.dumps(again.to_dict()) == written
+    assert again.identity() == scene.identity()
+
+
+@given(scenes(), st.text(min_size=1))
+def test_identity_does_not_know_where_files_lie(scene, elsewhere):
+    moved = scene.to_dict()
+    for asset in moved["assets"].values():
+        asset["href"] = elsewhere
+    moved = Scene.from_dict(moved)
+    assert moved.identity() == scene.identity()
+    assert all("href" not in asset for asset in scene.identity()["assets"].values())
+
+
+def test_identity_knows_everything_else():
+    plain = a_scene()
+    others = [
+        a_scene(id="S2A_2"),
+        a_scene(baseline="05.10"),
+        a_scene(datetime=NOON + dt.timedelta(milliseconds=1)),
+        a_scene(assets={"B02": an_asset(nodata=0)}),
+        a_scene(assets={"B02": an_asset(checksum="1220ab")}),
+        a_scene(
+            assets={
+                "B02": an_asset(
+                    radiometry=Radiometry(scale=0.0001, offset=0, unit="reflectance"),
+                )
+            }
+        ),
+        a_scene(assets={"B02": an_asset(transform=(10, 0, 5, 0, -10, 5))}),
+    ]
+    seen = {json.dumps(scene.identity(), sort_keys=True) for scene in [plain, *others]}
+    assert len(seen) == len(others) + 1
+
+
+def test_a_scene_can_be_sent_to_a_worker():
+    scene = a_scene(assets={"B02": an_asset(nodata=math.nan)})
+    assert pickle.loads(pickle.dumps(scene)).to_dict() == scene.to_dict()
+    assert copy.deepcopy(scene).to_dict() == scene.to_dict()
+
+
+def test_later_changes_outside_do_not_reach_a_scene():
+    footprint = copy.deepcopy(SQUARE)
+    bands = {"B02": an_asset()}
+    scene = a_scene(footprint=footprint, assets=bands)
+    footprint["coordinates"][0][0][0] = 0
+    bands.clear()
+    assert scene.footprint == SQUARE
+    assert list(scene.assets) == ["B02"]
+
+
+def test_times_are_brought_to_utc_and_assets_into_order():
+    east = dt.timezone(dt.timedelta(hours=2))
+    scene = a_scene(
+        datetime=dt.datetime(2024, 6, 1, 14, tzinfo=east),
+        assets={band: an_asset(band) for band in ("SCL", "B12", "B01")},
+    )
+    assert scene.datetime == NOON
+    assert scene.datetime.tzinfo is dt.UTC
+    assert list(scene.assets) == ["B01", "B12", "SCL"]
+    assert list(scene.only(["SCL", "B01"]).assets) == ["B01", "SCL"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"datetime": NAIVE}, "no time with a zone"),
+        ({"datetime": None}, "needs a time of sensing"),
+        ({"processed": NAIVE}, "no time with a zone"),
+        ({"id": ""}, "needs an id"),
+        ({"modality": "S3"}, "unknown modality 'S3'"),
+        ({"footprint": {"type": "Point", "coordinates": [9, 56]}}, "no polygon"),
+        ({"footprint": {"type": "Polygon", "coordinates": []}}, "no polygon"),
+        ({"bbox": (9, 57, 10, 56)}, "upside down"),
+        ({"bbox": (9, 57, 10, math.nan)}, "four finite numbers"),
+        ({"bbox": (9, 57, 0, 10, 58, 100)}, "four finite numbers"),
+        ({"assets": {"B02": an_asset("B03")}}, "under the key 'B02'"),
+        ({"assets": {"VV": an_asset("VV")}}, "the bands of S2L2A are"),
+        ({"orbit_state": "sideways"}, "unknown orbit state"),
+        ({"cloud_cover": 101}, "cloud cover of 101"),
+    ],
+)
+def test_what_cannot_be_a_scene(changed, reason):
+    with pytest.raises(ValueError, match=reason):
+        a_scene(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"href": ""}, "empty href"),
+        ({"transform": (10, 0, 0, 0, -10)}, "six finite numbers"),
+        ({"transform": (10, 0, 0, 0, -10, math.inf)}, "six finite numbers"),
+        ({"shape": (0, 5)}, r"\(rows, columns\)"),
+    ],
+)
+def test_what_cannot_be_an_asset(changed, reason):
+    with pytest.raises(ValueError, match=reason):
+        an_asset(**changed)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"scale": 0, "offset": 0, "unit": "m"},
+        {"scale": math.nan, "offset": 0, "unit": "m"},
+        {"scale": 1, "offset": math.inf, "unit": "m"},
+        {"scale": 1, "offset": 0, "unit": "feet"},
+    ],
+)
+def test_what_cannot_be_a_radiometry(values):
+    with pytest.raises(ValueError, match=r"unit|finite"):
+        Radiometry(**values)
+
+
+def test_a_pandas_nat_is_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="no time with a zone"):
+        a_scene(datetime=pandas.NaT)
+
+
+def test_elevation_needs_no_time():
+    height = Radiometry(scale=1, offset=0, unit="m")
+    dem = a_scene(modality="DEM", datetime=None, assets={"DEM": an_asset("DEM", radiometry=height)})
+    assert dem.datetime is None
+    with pytest.raises(ValueError, match="has no time"):
+        _ = dem.solar_day
+
+
+@pytest.mark.parametrize(
+    ("ring", "hour", "day"),
+    [
+        ([[9, 56], [10, 56], [10, 57], [9, 56]], 12, 1),
+        ([[178, 60], [179, 60], [179, 61], [178, 60]], 22, 2),
+        ([[-179, 60], [-178, 60], [-178, 61], [-179, 60]], 2, 31),
+        ([[179, 60], [-179.5, 60], [-179.5, 61], [179, 60]], 22, 2),
+    ],
+)
+def test_the_solar_day_follows_the_sun(ring, hour, day):
+    scene = a_scene(
+        datetime=NOON.replace(hour=hour), footprint={"type": "Polygon", "coordinates": [ring]}
+    )
+    assert scene.solar_day.day == day

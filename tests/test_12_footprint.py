@@ -1,0 +1,106 @@
+"""Footprints: valid areas within the world, also where they cross 180 degrees."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs import footprint
+
+REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
+
+
+FLAT = [[0, 0], [1, 1], [2, 2], [0, 0]]
+
+
+def a_ring(west, south, width=2.0, height=1.0):
+    east, north = west + width, south + height
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+def wrapped(ring):
+    return [[(x + 180) % 360 - 180, y] for x, y in ring]
+
+
+@given(st.floats(-180, 180), st.floats(-85, 84), st.floats(0.1, 20))
+def test_the_same_ground_wherever_the_seam_lies(west, south, width):
+    ring = a_ring(west, south, width)
+    styles = [ring, wrapped(ring)]
+    areas = [
+        footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [style]}})
+        for style in styles
+    ]
+    for area in areas:
+        assert area.is_valid
+        assert footprint.WORLD.covers(area)
+        assert area.area == pytest.approx(width, rel=1e-6)
+    assert areas[0].symmetric_difference(areas[1]).area < 1e-6
+
+
+def test_three_styles_of_one_granule_across_the_seam():
+    polygons = [a_ring(178.5, 65, 1.5), a_ring(-180, 65, 1.0)]
+    split = {"geometry": {"type": "MultiPolygon", "coordinates": [[ring] for ring in polygons]}}
+    jumping = {"geometry": {"type": "Polygon", "coordinates": [wrapped(a_ring(178.5, 65, 2.5))]}}
+    boxed = {"geometry": None, "bbox": [178.5, 65, -179, 66]}
+    areas = [footprint.of_item(item) for item in (split, jumping, boxed)]
+    for area in areas:
+        assert area.area == pytest.approx(2.5)
+        assert area.intersects(shapely.Point(179, 65.5))
+        assert area.intersects(shapely.Point(-179.5, 65.5))
+        assert not area.intersects(shapely.Point(0, 65.5))
+        assert footprint.geojson(area)["type"] == "MultiPolygon"
+
+
+def test_a_ring_round_the_pole_becomes_a_cap():
+    ring = [[-150, 84], [-60, 84], [60, 84], [150, 84], [-150, 84]]
+    item = {"geometry": {"type": "Polygon", "coordinates": [ring]}}
+    assert footprint.of_item(item).bounds == (-180, 84, 180, 90)
+
+
+def test_a_bow_tie_is_untied():
+    bow = [[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]
+    area = footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [bow]}})
+    assert area.is_valid
+    assert area.area == pytest.approx(2)
+
+
+def test_heights_are_dropped():
+    item = {"geometry": None, "bbox": [9, 56, 0, 10, 57, 120]}
+    assert footprint.box_of(item) == (9, 56, 10, 57)
+    assert footprint.of_item(item).bounds == (9, 56, 10, 57)
+    ring = [[x, y, 5.0] for x, y in a_ring(9, 56)]
+    assert not footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [ring]}}).has_z
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ({"geometry": None}, "neither a geometry nor a bbox"),
+        ({"geometry": {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}}, "LineString"),
+        ({"geometry": {"type": "Polygon", "coordinates": [FLAT]}}, "no area"),
+    ],
+)  # fmt: skip
+def test_what_is_no_footprint(item, reason):
+    with pytest.raises(ValueError, match=reason):
+        footprint.of_item(item)
+
+
+@pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
+def test_real_footprints_across_the_seam():
+    items = [
+        json.loads(path.read_text())
+        for path in Path(REALDATA or "").glob(
+            "stac/stactools-from-real-SAFE/sentinel-2-l2a/*_T01*.json"
+        )
+    ]
+    assert len(items) == 3
+    for item in items:
+        area = footprint.of_item(item)
+        assert area.is_valid
+        assert footprint.WORLD.covers(area)
+        assert 0 < area.area < 6
+        # ^ a granule is at most some 4 degrees wide and 1 high, never a belt round the world

@@ -1,0 +1,242 @@
+"""Trust: a corpus of hostile hrefs and ids, and signing at the last moment."""
+
+import builtins
+import re
+import sys
+import types
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs import providers, sign, trust
+from catalogs.errors import Transient, Wrong
+
+BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"
+
+HOSTILE = [
+    "",
+    "/etc/passwd",
+    "/etc/passwd.tif",
+    "../../../../etc/passwd.tif",
+    "./a/../../../secret.tif",
+    "file:///etc/passwd.tif",
+    "file://otherhost/catalog/a.tif",
+    "FILE:///etc/passwd.tif",
+    "file:/etc/passwd.tif",
+    "/vsicurl/https://evil.example/a.tif",
+    "/vsicurl?url=https://evil.example/a.tif",
+    "/VSIS3/bucket/a.tif",
+    "/vsisubfile/0_100,/etc/passwd.tif",
+    "/vsizip//vsicurl/https://evil.example/a.zip/a.tif",
+    "./x/vsitar/a.tif",
+    "vrt:///etc/passwd.tif?bands=1",
+    "vrt:///catalog/a.tif",
+    "<VRTDataset><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>.tif",
+    "GTIFF_DIR:1:/etc/passwd.tif",
+    "NETCDF:/etc/passwd.tif",
+    "data:image/tiff;base64,AAAA.tif",
+    "ftp://sentinel2l2a01.blob.core.windows.net/a.tif",
+    "http://sentinel2l2a01.blob.core.windows.net/a.tif",
+    "https://evil.example/a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net.evil.example/a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net@evil.example/a.tif",
+    "https://user:word@sentinel2l2a01.blob.core.windows.net/a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net:8443/a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net:99999/a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net./a.tif",
+    "https://sentinel2l2a01.blob.core.windows.net/a/../../b.tif",
+    "https://sentinel2l2a01.blob.core.windows.net/a/%2e%2e/b.tif",
+    "https://sentinel2l2a01.blob.core.windows.net/a.tif#b.tif",
+    "https://sentinel2l2a01.blob.core.windows.net/a.vrt",
+    "https://sentinel2l2a01.blob.core.windows.net/a.zip?x=.tif",
+    "https://127.0.0.1/a.tif",
+    "https://localhost/a.tif",
+    "https://[::1]/a.tif",
+    "https://10.0.0.1/a.tif",
+    "https://169.254.169.254/latest/meta-data.tif",
+    "https://2130706433/a.tif",
+    "https://0x7f.1/a.tif",
+    "s3://someone-elses/a.tif",
+    "//evil.example/a.tif",
+    "./a.vrt",
+    "./a.xml",
+    "./a.tif.zip",
+    "./a b.tif",
+    "./a\nb.tif",
+    "./a\x00.tif",
+    ".\\..\\a.tif",
+]
+
+
+def a_trust(origin="/catalog/catalog.json", provider="planetary-computer", allow=()):
+    return trust.Trust(provider=providers.get(provider), origin=origin, allow=tuple(allow))
+
+
+@pytest.mark.parametrize("href", HOSTILE)
+def test_hostile_hrefs_are_refused(href):
+    for origin, base in [
+        ("/catalog/catalog.json", "/catalog/c/item.json"),
+        (None, "https://planetarycomputer.microsoft.com/api/stac/v1/collections/c/items/i"),
+    ]:
+        with pytest.raises(trust.Untrusted):
+            a_trust(origin).settle_raster(href, base)
+
+
+@pytest.mark.parametrize(
+    ("href", "settled"),
+    [
+        ("./a.tif", "/catalog/c/a.tif"),
+        ("a.TIFF", "/catalog/c/a.TIFF"),
+        ("../d/./a.jp2", "/catalog/d/a.jp2"),
+        ("/catalog/a.tif", "/catalog/a.tif"),
+        ("file:///catalog/a%20b.tif", "/catalog/a b.tif"),
+        (BLOB, BLOB),
+        (BLOB.replace(".net/", ".net:443/"), BLOB.replace(".net/", ".net:443/")),
+    ],
+)
+def test_honest_hrefs_are_settled(href, settled):
+    assert a_trust().settle_raster(href, "/catalog/c/item.json") == settled
+
+
+def test_links_cannot_lead_out(tmp_path):
+    inside, outside = tmp_path / "catalog", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "a.tif").write_bytes(b"secret")
+    (inside / "link.tif").symlink_to(outside / "a.tif")
+    (inside / "folder").symlink_to(outside)
+    trusted = a_trust(str(inside / "catalog.json"))
+    for href in ("./link.tif", "./folder/a.tif"):
+        with pytest.raises(trust.Untrusted, match="outside of the catalog"):
+            trusted.settle_raster(href, str(inside / "item.json"))
+    allowed = a_trust(str(inside / "catalog.json"), allow=[str(outside)])
+    assert allowed.settle_raster("./link.tif", str(inside / "item.json")) == str(outside / "a.tif")
+
+
+def test_a_neighbour_with_a_longer_name_is_outside():
+    with pytest.raises(trust.Untrusted):
+        a_trust().settle_raster("/catalog-2/a.tif", "/catalog/item.json")
+
+
+def test_the_allow_list_opens_hosts_folders_and_buckets(tmp_path):
+    allow = [str(tmp_path), "cdn.example", "127.0.0.1:9000", "s3://mine", "https://other.example/x"]
+    trusted = a_trust(allow=allow)
+    base = "/catalog/item.json"
+    for href in (
+        f"{tmp_path}/a.tif",
+        "https://cdn.example/a.tif",
+        "http://127.0.0.1:9000/a.tif",
+        "https://other.example/y/a.tif",
+        "s3://mine/a.tif",
+    ):
+        assert trusted.settle_raster(href, base) == href
+    for href in (
+        "http://cdn.example/a.tif",
+        "https://www.cdn.example/a.tif",
+        "http://127.0.0.1:9001/a.tif",
+        "s3://mine-too/a.tif",
+    ):
+        with pytest.raises(trust.Untrusted):
+            trusted.settle_raster(href, base)
+
+
+def test_a_remote_catalog_is_trusted_on_its_own_host_only():
+    trusted = a_trust("http://127.0.0.1:8080/stac/catalog.json", "demo")
+    base = "http://127.0.0.1:8080/stac/c/item.json"
+    assert trusted.settle_raster("../a.tif", base) == "http://127.0.0.1:8080/stac/a.tif"
+    assert trusted.settle_raster("/b/a.tif", base) == "http://127.0.0.1:8080/b/a.tif"
+    for href in ("http://127.0.0.1:8081/a.tif", "https://127.0.0.1:8080/a.tif", "file:///a.tif"):
+        with pytest.raises(trust.Untrusted):
+            trusted.settle_raster(href, base)
+
+
+def test_public_buckets_are_read_over_https():
+    settled = a_trust(provider="earth-search").settle_raster(
+        "s3://copernicus-dem-30m/T/T.tif", "https://earth-search.aws.element84.com/v1/x"
+    )
+    assert settled == "https://copernicus-dem-30m.s3.eu-central-1.amazonaws.com/T/T.tif"
+    eodata = a_trust(provider="cdse").settle_raster("s3://eodata/S/B02_10m.jp2", "https://x/y")
+    assert eodata == "s3://eodata/S/B02_10m.jp2"
+
+
+def test_secrets_stay_out_of_messages():
+    signed = "https://evil.example/a.tif?sig=SECRET&se=1"
+    for href in (signed, "https://me:SECRET@evil.example/a.tif", "weird:x?SECRET"):
+        with pytest.raises(trust.Untrusted) as raised:
+            a_trust().settle_raster(href, "/catalog/item.json")
+        assert "SECRET" not in str(raised.value)
+    assert trust.redact(signed) == "https://evil.example/a.tif"
+    assert trust.redact("/data/a.tif?sig=x") == "/data/a.tif"
+
+
+@given(st.text())
+def test_keys_are_safe_file_names(foreign):
+    key = trust.safe_key(foreign)
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", key)
+
+
+@given(st.text(), st.text())
+def test_two_ids_never_share_a_key(first, second):
+    if first != second:
+        assert trust.safe_key(first) != trust.safe_key(second)
+
+
+@pytest.mark.parametrize("foreign", ["", ".", "..", "../../evil", "a/b", ".hidden", "x" * 300, "ä"])
+def test_hostile_ids(foreign):
+    key = trust.safe_key(foreign)
+    assert key not in (".", "..", foreign)
+    assert "/" not in key
+    assert len(key) <= 128
+
+
+def test_honest_ids_are_kept():
+    name = "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_20230630T033416"
+    assert trust.safe_key(name) == name
+
+
+def test_what_needs_no_signature_stays(monkeypatch):
+    monkeypatch.setitem(sys.modules, "planetary_computer", None)
+    for provider in ("demo", "earth-search", "cdse"):
+        assert sign.sign(BLOB, provider) == BLOB
+    assert sign.sign("/data/B02.tif", "planetary-computer") == "/data/B02.tif"
+    assert sign.sign("https://x.example/a.tif", "planetary-computer") == "https://x.example/a.tif"
+
+
+def test_signing_asks_the_package_each_time(monkeypatch):
+    asked = []
+
+    def sign_url(href):
+        asked.append(href)
+        return f"{href}?sig={len(asked)}"
+
+    fake = types.SimpleNamespace(sign_url=sign_url)
+    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
+    provider = providers.get("planetary-computer")
+    assert sign.sign(BLOB, provider) == f"{BLOB}?sig=1"
+    assert sign.sign(BLOB, "planetary-computer") == f"{BLOB}?sig=2"
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    imported = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name == "planetary_computer":
+            raise ImportError(name)
+        return imported(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(Wrong, match="pip install planetary-computer"):
+        sign.sign(BLOB, "planetary-computer")
+
+
+def test_a_failed_token_is_transient_and_tells_no_secret(monkeypatch):
+    def sign_url(href):
+        raise requests.ConnectionError("https://x/token?sig=SECRET")
+
+    fake = types.SimpleNamespace(sign_url=sign_url)
+    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
+    with pytest.raises(Transient, match=r"No token for .*B02.tif \(ConnectionError\)") as raised:
+        sign.sign(BLOB + "?old=SECRET", "planetary-computer")
+    assert "SECRET" not in str(raised.value)

@@ -1,0 +1,72 @@
+"""The lattice of windows and its blending."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import windows
+from pipeline.grid import Grid, Tile
+from pipeline.windows import Lattice
+
+lattices = st.builds(
+    lambda margin, ramp, flat: Lattice(
+        window=2 * margin + 2 * ramp + flat, stride=ramp + flat, margin=margin
+    ),
+    st.integers(0, 8),
+    st.integers(0, 20),
+    st.integers(1, 40),
+)
+
+
+@given(lattices, st.integers(-500, 500), st.integers(1, 200))
+def test_the_weights_sum_to_one_everywhere(lattice, first, count):
+    total = np.zeros(count)
+    for start in lattice.starts(first, count):
+        for index, weight in enumerate(lattice.profile()):
+            if first <= start + index < first + count:
+                total[start + index - first] += weight
+    assert total == pytest.approx(1.0, abs=1e-6)
+
+
+@given(lattices, st.integers(-500, 500), st.integers(1, 200))
+def test_every_window_of_a_tile_gives_it_weight(lattice, first, count):
+    for start in lattice.starts(first, count):
+        assert start % lattice.stride == 0
+        given = np.flatnonzero(lattice.profile()) + start
+        assert ((given >= first) & (given < first + count)).any()
+
+
+def test_a_lattice_with_gaps_cannot_be_made():
+    with pytest.raises(ValueError, match="left out"):
+        Lattice(window=64, stride=60, margin=4)
+
+
+@given(st.integers(-30, 30), st.integers(-30, 30))
+def test_tiles_and_crops_share_their_windows(row, column):
+    lattice = Lattice(window=32, stride=20, margin=2)
+    grid = Grid(epsg=32633, resolution=10.0, left=503.25, top=907.5, height=90, width=80)
+    crop = grid.window(row=row, column=column, height=40, width=40)
+
+    def seen(area):
+        tile = Tile(id="t", row=0, column=0, height=area.height, width=area.width)
+        placed = windows.place(area, tile, lattice)
+        first = placed.context.origin_index()
+        return {(first[0] + r, first[1] + c) for r, c in placed.origins}
+
+    whole = seen(grid.window(row=-30, column=-30, height=160, width=160))
+    assert seen(crop) <= whole
+
+
+def test_the_context_holds_every_window():
+    lattice = Lattice(window=32, stride=20, margin=2)
+    grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
+    placed = windows.place(grid, Tile(id="t", row=16, column=16, height=16, width=16), lattice)
+    for row, column in placed.origins:
+        assert 0 <= row <= placed.context.height - 32
+        assert 0 <= column <= placed.context.width - 32
+    x = placed.context.left + placed.offset[1] * 10
+    y = placed.context.top - placed.offset[0] * 10
+    assert (x, y) == (160.0, -160.0)

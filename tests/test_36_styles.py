@@ -1,0 +1,82 @@
+"""Styles: every dialect says the same legend, with names."""
+
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pystac.extensions.classification import Classification
+
+from catalogs import classes
+from pipeline import layers, styles
+
+MAPPED = [entry for entry in classes.CLASSES if entry.code != classes.NODATA]
+
+
+def test_qgis_gets_a_palette_with_labels_and_full_opacity():
+    root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.qml()))
+    renderer = root.find("pipe/rasterrenderer")
+    assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
+    assert float(renderer.get("opacity")) == 1
+    entries = renderer.findall("colorPalette/paletteEntry")
+    assert [(int(e.get("value")), e.get("color"), e.get("label")) for e in entries] == [
+        (entry.code, f"#{entry.color_hint.lower()}", entry.title) for entry in MAPPED
+    ]
+    assert {entry.get("alpha") for entry in entries} == {"255"}
+
+
+def test_sld_names_and_colours_every_code():
+    root = ET.fromstring(styles.sld(layers.get("land_cover")).encode())
+    space = {"sld": "http://www.opengis.net/sld"}
+    color_map = root.find(".//sld:ColorMap", space)
+    assert color_map.get("type") == "values"
+    found = {
+        int(entry.get("quantity")): (entry.get("color"), entry.get("label"), entry.get("opacity"))
+        for entry in color_map
+    }
+    assert found == {
+        entry.code: (f"#{entry.color_hint}", entry.title, "1" if entry.code else "0")
+        for entry in classes.CLASSES
+    }
+
+
+def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
+    entries = styles.classification({0: 5, 1: 1, 5: 3})
+    read = [Classification(entry) for entry in entries]
+    assert [(entry.value, entry.name, entry.color_hint) for entry in read] == [
+        (entry.code, entry.name, entry.color_hint) for entry in classes.CLASSES
+    ]
+    by_value = {entry["value"]: entry for entry in entries}
+    assert by_value[0]["nodata"] is True
+    assert "percentage" not in by_value[0]
+    assert (by_value[1]["percentage"], by_value[5]["percentage"]) == (25.0, 75.0)
+    assert (by_value[0]["count"], by_value[5]["count"], by_value[2]["count"]) == (5, 3, 0)
+    assert all("count" not in entry for entry in styles.classification())
+
+
+@given(st.dictionaries(st.sampled_from([e.code for e in classes.CLASSES]), st.integers(0, 10**12)))
+def test_shares_of_the_mapped_pixels_add_up(counts):
+    shares = styles.percentages(counts)
+    mapped = sum(count for code, count in counts.items() if code != classes.NODATA)
+    assert sum(shares.values()) == pytest.approx(100 if mapped else 0)
+    assert set(shares) == {entry.code for entry in MAPPED}
+
+
+def test_bits_stand_where_the_contract_puts_them():
+    fields = styles.bitfields(layers.get("inputs_used"))
+    assert {field["name"]: 1 << field["offset"] for field in fields} == {
+        "sentinel_2": 1,
+        "sentinel_1": 2,
+        "dem": 4,
+        "generated": 8,
+    }
+    assert all(field["length"] == 1 for field in fields)
+
+
+def test_gdal_palette_is_the_table_with_nodata_transparent():
+    table = styles.colormap()
+    assert table[0][3] == 0
+    assert {code: color[:3] for code, color in table.items()} == {
+        entry.code: entry.color for entry in classes.CLASSES
+    }

@@ -1,0 +1,532 @@
+"""The job, its region and its period: what is taken, and what each refusal says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shapely
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.errors import Wrong
+from flows import document, job, period, refusal, region, registry, section
+from model import config
+
+SMALL = """
+name: jutland-2024
+region: {bbox: [9.0, 56.5, 10.5, 57.5]}
+period: 2024-05-01/2024-09-30
+catalog: planetary-computer
+"""
+
+
+def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(Wrong) as caught:
+        job.load(write(folder, text))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def geojson(folder: Path, document_: object) -> Path:
+    path = folder / "region.geojson"
+    text = document_ if isinstance(document_, str) else json.dumps(document_)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def polygon(*ring: tuple[float, float]) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [[*map(list, ring), list(ring[0])]]}
+
+
+SQUARE = polygon((9, 56), (10, 56), (10, 57), (9, 57))
+
+
+# --- the job ---------------------------------------------------------------------------------
+
+
+def test_small_job_has_every_default(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL))
+    assert loaded.inputs == ("S2L2A", "S1RTC", "DEM")
+    assert (loaded.model.name, loaded.model.task) == ("demo", "land_cover")
+    assert loaded.model.wanted.source == "shipped"
+    assert loaded.model.wanted.to_source() is None
+    assert (loaded.grid.crs, loaded.grid.epsg, loaded.grid.resolution) == ("utm", None, 10.0)
+    assert loaded.mask.clear_scl == (2, 4, 5, 6, 7, 11)
+    assert loaded.output.folder == tmp_path / "out"
+    assert loaded.output.formats == ("cog", "zarr")
+    assert loaded.execution.tile == 2048
+    assert loaded.catalog.location is None
+    assert loaded.geometry.bounds == (9.0, 56.5, 10.5, 57.5)
+
+
+FULL = """
+name: jutland-2024
+region: {file: region.geojson}
+period: 2024-05/2024-09
+catalog: {path: catalog.json, provider: planetary-computer}
+allow: [data, tiles.example.com, s3://bucket]
+inputs: [S2L2A]
+grid: {crs: EPSG:32632, resolution: 60, align: auto}
+mask: {clear_scl: [4, 5], dilate_m: 0}
+composite: {method: median, max_cloud_cover: 30}
+model: {name: model.yaml, task: land_cover, weights: {random: 7}}
+output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
+execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
+  batch: 8}
+"""
+
+
+def test_every_key_of_the_design_is_taken_and_relative_to_the_job(tmp_path: Path) -> None:
+    home = tmp_path / "jobs"
+    (home / "data").mkdir(parents=True)
+    geojson(home, SQUARE)
+    write(home, "{}", "catalog.json")
+    write(home, "{}", "model.yaml")
+    loaded = job.load(write(home, FULL))
+    assert loaded.region.file == home / "region.geojson"
+    assert loaded.catalog.location == str(home / "catalog.json")
+    assert loaded.allow == (str(home / "data"), "tiles.example.com", "s3://bucket")
+    assert loaded.grid.epsg == 32632
+    assert loaded.model.config == home / "model.yaml"
+    assert loaded.model.wanted.to_source() == {"random": 7}
+    assert loaded.output.folder == tmp_path / "maps"
+    assert loaded.execution.batch == 8
+    assert loaded.period.end == dt.date(2024, 9, 30)
+
+
+def test_every_key_of_the_example_is_a_field() -> None:
+    example = yaml.safe_load(FULL)
+    fields = job.Job.model_fields
+    assert set(example) == set(fields)
+    for name, part in section_types().items():
+        assert set(example[name]) <= set(part.model_fields), name
+
+
+def section_types() -> dict[str, type[section.Part]]:
+    return {
+        "grid": section.GridChoice,
+        "mask": section.Mask,
+        "composite": section.Composite,
+        "model": section.ModelChoice,
+        "output": section.Output,
+        "execution": section.Execution,
+    }
+
+
+def test_defaults_hold_when_a_section_is_commented_out(tmp_path: Path) -> None:
+    assert job.load(write(tmp_path, SMALL + "grid:\n  # resolution: 20\n")).grid.resolution == 10
+
+
+def test_name_is_the_file_where_none_is_given(tmp_path: Path) -> None:
+    text = SMALL.replace("name: jutland-2024", "")
+    assert job.load(write(tmp_path, text, "skagen.yaml")).name == "skagen"
+
+
+def test_s3_output_is_kept_and_is_no_folder(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL + "output: {path: s3://maps/out}\n"))
+    assert loaded.output.path == "s3://maps/out"
+    with pytest.raises(Wrong, match="no local folder"):
+        _ = loaded.output.folder
+
+
+def test_weights_with_a_pinned_digest(tmp_path: Path) -> None:
+    write(tmp_path, "", "head.safetensors")
+    digest = "a" * 64
+    weights = f"model: {{weights: {{path: head.safetensors, sha256: {digest}}}}}\n"
+    source = job.load(write(tmp_path, SMALL + weights)).model.wanted.to_source()
+    assert source == {"path": str(tmp_path / "head.safetensors"), "sha256": digest}
+
+
+def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "", "tuned.ckpt")
+    write(tmp_path, "S2L2A: {mean: [1000, 900.5], std: [1, 2]}", "stats.yaml")
+    model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: stats.yaml}\n"
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.stats is not None
+    assert chosen.stats["S2L2A"].mean == (1000.0, 900.5)
+    assert chosen.classes == ("water", "trees")
+
+
+def test_job_is_frozen(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL))
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.grid.resolution = 20.0  # type: ignore[misc]
+
+
+WRONG = [
+    # key, YAML that is added or that replaces, words that the message must hold
+    ("unknown-key", "resolution: 10", ["unknown key 'resolution'", "Known keys: name"]),
+    ("near-key", "modell: {name: demo}", ["Did you mean 'model'?"]),
+    ("inner-key", "grid: {rezolution: 10}", ["in grid", "Did you mean 'resolution'?"]),
+    ("number-key", "mask: {1: 2}", ["unknown key '1' in mask"]),
+    ("text-for-number", "grid: {resolution: ten}", ["grid.resolution is 'ten'", "above 0"]),
+    ("quoted-number", "grid: {resolution: '10'}", ["grid.resolution is '10'"]),
+    ("infinite", "grid: {resolution: .inf}", ["grid.resolution is inf"]),
+    ("negative", "grid: {resolution: -10}", ["grid.resolution is -10"]),
+    ("section", "grid: 10", ["grid is 10", "crs, resolution, align"]),
+    ("crs", "grid: {crs: wgs84}", ["'wgs84' is neither utm"]),
+    ("degrees", "grid: {crs: 'EPSG:4326'}", ["EPSG:4326", "not projected in metres"]),
+    ("feet", "grid: {crs: 'EPSG:2263'}", ["not projected in metres"]),
+    ("no-crs", "grid: {crs: 'EPSG:99999'}", ["EPSG:99999 does not exist"]),
+    ("scl", "mask: {clear_scl: [4, 12]}", ["mask.clear_scl[1] is 12", "0 to 11"]),
+    ("scl-none", "mask: {clear_scl: []}", ["mask.clear_scl is []"]),
+    ("scl-twice", "mask: {clear_scl: [4, 4]}", ["4 is listed twice"]),
+    ("dilate", "mask: {dilate_m: -1}", ["mask.dilate_m is -1"]),
+    ("method", "composite: {method: mode}", ["composite.method is 'mode'", "median"]),
+    ("cloud", "composite: {max_cloud_cover: 101}", ["101", "0 to 100"]),
+    ("model", "model: {name: terramind_v1_bas}", ["unknown model", "'terramind_v1_base'?"]),
+    ("model-file", "model: {name: mine.yaml}", ["model.name", "no file", "mine.yaml"]),
+    ("task", "model: {task: landcover}", ["unknown task", "'land_cover'?"]),
+    ("weights", "model: {weights: lost.pt}", ["no weights at", "lost.pt"]),
+    ("seed", "model: {weights: {random: -1}}", ["{'random': -1} is not hub"]),
+    ("seed-true", "model: {weights: {random: true}}", ["is not hub"]),
+    ("digest", "model: {weights: {path: job.yaml, sha256: abc}}", ["'abc' is not 64 hex"]),
+    ("hub-demo", "model: {name: demo, weights: hub}", ["shipped, not on the hub"]),
+    ("none-weights", "model: {name: none, weights: hub}", ["'none' runs nothing"]),
+    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
+    ("both", "model: {checkpoint: job.yaml, weights: hub, classes: [water, trees], stats: s.yaml}",
+     ["not both"]),
+    ("class", "model: {classes: [water, wood]}", ["unknown class 'wood'"]),
+    ("stats-input", "model: {stats: {S3: {mean: [1], std: [1]}}}", ["unknown input 'S3'"]),
+    ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means and 1"]),
+    ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),
+    ("format", "output: {formats: [geotiff]}", ["unknown format 'geotiff'", "cog, zarr"]),
+    ("scheme", "output: {path: 'gs://maps'}", ["'gs://maps' is neither a folder nor"]),
+    ("output-file", "output: {path: job.yaml}", ["is a file; the output wants a folder"]),
+    ("flag", "output: {probabilities: 1}", ["output.probabilities is 1", "true or false"]),
+    ("tile", "execution: {tile: 100}", ["100 is not a multiple of 16", "96 or 112"]),
+    ("tile-zero", "execution: {tile: 0}", ["execution.tile is 0", "multiple of 16"]),
+    ("workers", "execution: {workers: 0}", ["execution.workers is 0"]),
+    ("engine", "execution: {engine: thread}", ["Did you mean 'threads'?"]),
+    ("device", "execution: {device: gpu}", ["unknown device 'gpu'", "cuda:N"]),
+    ("precision", "execution: {precision: fp16}", ["execution.precision is 'fp16'", "bf16"]),
+    ("batch", "execution: {batch: 0}", ["0 is neither auto nor"]),
+    ("batch-true", "execution: {batch: true}", ["True is neither auto nor"]),
+    ("allow", "allow: [../nowhere]", ["'../nowhere' is neither a host nor a folder"]),
+    ("input", "inputs: [S2L2A, S2]", ["unknown input 'S2'", "S1RTC"]),
+    ("input-twice", "inputs: [DEM, DEM]", ["'DEM' is listed twice"]),
+    ("input-text", "inputs: S2L2A", ["inputs is 'S2L2A'", "a list out of"]),
+    ("no-input", "inputs: []", ["inputs is []"]),
+    ("name", "name: Jütland 2024!", ["name is 'Jütland 2024!'", '"jutland-2024"']),
+    ("name-path", "name: ../maps", ["name is '../maps'"]),
+    ("name-dot", "name: .hidden", ["name is '.hidden'"]),
+    ("name-line", 'name: "maps\\n"', ["name is"]),
+    ("name-number", "name: 2024", ["name is 2024", '"2024"']),
+    ("provider", "catalog: planetary", ["unknown catalog provider", "'planetary-computer'?"]),
+    ("bare-demo", "catalog: demo", ["'demo' has no address", "path: catalog.json"]),
+    ("bare-path", "catalog: data/catalog.json", ["{path: data/catalog.json, provider: NAME}"]),
+    ("bare-url", "catalog: 'https://a.example/v1'", ["{url: https://a.example/v1, provider"]),
+    ("lost-catalog", "catalog: {path: c.json, provider: cdse}", ["catalog.path", "no file"]),
+    ("no-provider", "catalog: {url: 'https://a.example'}", ["catalog.provider is missing"]),
+    ("ftp", "catalog: {url: 'ftp://a.example', provider: cdse}", ["an https:// address"]),
+    ("no-catalog", "catalog:", ["catalog is missing", "planetary-computer"]),
+    ("no-region", "region:", ["region is missing", "bbox"]),
+    ("region-text", "region: jutland", ["region is 'jutland'"]),
+    ("region-empty", "region: {}", ["give one of two"]),
+    ("three", "region: {bbox: [1, 2, 3]}", ["region.bbox is [1, 2, 3]", "four numbers"]),
+    ("five", "region: {bbox: [1, 2, 3, 4, 5]}", ["region.bbox is [1, 2, 3, 4, 5]"]),
+    ("bbox-text", "region: {bbox: [1, 2, 3, x]}", ["region.bbox[3] is 'x'"]),
+    ("lost-region", "region: {file: r.geojson}", ["region.file", "no file"]),
+    ("antimeridian", "region: {bbox: [170, 2, -170, 3]}", ["[170, 2, 180, 3]", "two jobs"]),
+    ("south", "region: {bbox: [1, 4, 3, 2]}", ["south >= north"]),
+    ("thin", "region: {bbox: [1, 2, 1, 3]}", ["no width"]),
+    ("metres", "region: {bbox: [500000, 6200000, 510000, 6210000]}", ["projected metres"]),
+    ("swapped", "region: {bbox: [56, 100, 57, 110]}", ["latitude seems to stand before"]),
+    ("no-period", "period:", ["period is missing", "2024-05-01/2024-09-30"]),
+    ("reversed", "period: 2024-09-30/2024-05-01", ["ends (2024-05-01) before it starts"]),
+    ("february", "period: 2024-02-30", ["'2024-02-30', a date that does not exist"]),
+    ("month-13", "period: 2024-13", ["does not exist"]),
+    ("words", "period: last summer", ["cannot be read", "YYYY-MM-DD/YYYY-MM-DD"]),
+    ("three-dates", "period: 2024/2025/2026", ["3 parts"]),
+    ("open", "period: 2024-01-01/..", ["cannot be read at '..'"]),
+    ("period-number", "period: 20240501", ["cannot be read at '20240501'"]),
+    ("period-true", "period: true", ["True is not a date"]),
+    ("period-list", "period: [2024]", ["[2024] is not a date"]),
+]  # fmt: skip
+
+
+def changed(text: str, change: str) -> str:
+    key = change.partition(":")[0]
+    kept = [line for line in text.strip().splitlines() if not line.startswith(f"{key}:")]
+    return "\n".join([*kept, change, ""])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG]
+)
+def test_wrong_key_is_refused_with_its_name(tmp_path: Path, change: str, words: list[str]) -> None:
+    write(tmp_path, "DEM: {mean: [1], std: [1]}", "s.yaml")
+    message = refused(tmp_path, changed(SMALL, change))
+    assert message.startswith(str(tmp_path / "job.yaml") + ": ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_several_wrong_keys_stand_in_one_message(tmp_path: Path) -> None:
+    message = refused(tmp_path, changed(changed(SMALL, "grid: {resolution: x}"), "inputs: [S9]"))
+    assert "2 keys are wrong" in message
+    assert "grid.resolution" in message
+    assert "S9" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "is not YAML"),
+        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
+        ("? [a, b]\n: 1\n? {c: d}\n: 2", "is not YAML"),
+        ("", "holds nothing"),
+        ("- name: x", "holds a list"),
+        ("just words", "holds a str"),
+    ],
+)
+def test_what_is_not_yaml_keys(tmp_path: Path, text: str, words: str) -> None:
+    message = refused(tmp_path, text)
+    assert words in message
+    assert "job.yaml" in message
+    assert "\n" not in message
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(Wrong, match=r"no file .*lost\.yaml"):
+        job.load(tmp_path / "lost.yaml")
+    with pytest.raises(Wrong, match="cannot be read"):
+        job.load(tmp_path)
+    (tmp_path / "job.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(Wrong, match="cannot be read"):
+        job.load(tmp_path / "job.yaml")
+
+
+def test_dates_stay_text(tmp_path: Path) -> None:
+    assert document.read(write(tmp_path, "a: 2024-05-01\nb: 2024"))["a"] == "2024-05-01"
+
+
+def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL)
+    code = (
+        "import sys, pathlib; from flows import job; job.load(pathlib.Path(sys.argv[1]));"
+        "print([m for m in ('torch', 'rasterio', 'xarray', 'prefect', 'dask', 'rich', 'pyproj')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_nearest_name_keeps_its_own_spelling() -> None:
+    assert refusal.nearest("s2l2a", section.INPUTS) == " Did you mean 'S2L2A'?"
+    assert refusal.nearest("zzzzzz", section.INPUTS) == ""
+
+
+# --- the period ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2024-05-01/2024-09-30", "2024-05-01", "2024-09-30"),
+        ("2024-05/2024-09", "2024-05-01", "2024-09-30"),
+        ("2024-02/2024-02", "2024-02-01", "2024-02-29"),
+        ("2023-02", "2023-02-01", "2023-02-28"),
+        ("2024", "2024-01-01", "2024-12-31"),
+        ("2023/2024", "2023-01-01", "2024-12-31"),
+        ("2024-05-01", "2024-05-01", "2024-05-01"),
+        (" 2024-05-01 / 2024-06 ", "2024-05-01", "2024-06-30"),
+    ],
+)
+def test_period_forms(text: str, start: str, end: str) -> None:
+    assert str(period.parse(text)) == f"{start}/{end}"
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-05-01", "2024-05/2024-06"])
+def test_period_in_a_job_without_quotes(tmp_path: Path, text: str) -> None:
+    loaded = job.load(write(tmp_path, changed(SMALL, f"period: {text}")))
+    assert loaded.period == period.parse(text)
+
+
+@given(a=st.dates(), b=st.dates())
+def test_period_round_trip(a: dt.date, b: dt.date) -> None:
+    first, last = sorted((a, b))
+    read = period.parse(f"{first.isoformat()}/{last.isoformat()}")
+    assert (read.start, read.end) == (first, last)
+    assert read.folder == f"{first.isoformat()}_{last.isoformat()}"
+    start, end = read.interval
+    assert start.tzinfo is dt.UTC
+    assert end.date() == last
+    assert (end - start).total_seconds() == ((last - first).days + 1) * 86_400 - 1
+
+
+@given(st.text(max_size=30))
+def test_period_never_fails_otherwise(text: str) -> None:
+    try:
+        read = period.parse(text)
+    except Wrong:
+        return
+    assert read.start <= read.end
+
+
+# --- the region ------------------------------------------------------------------------------
+
+
+def feature(geometry: object) -> dict[str, object]:
+    return {"type": "Feature", "properties": {}, "geometry": geometry}
+
+
+def collection(*geometries: object) -> dict[str, object]:
+    return {"type": "FeatureCollection", "features": [feature(g) for g in geometries]}
+
+
+def named(crs: str) -> dict[str, object]:
+    return {"type": "name", "properties": {"name": crs}}
+
+
+FAR = polygon((20, 56), (21, 56), (21, 57), (20, 57))
+EAST = polygon((10, 56), (11, 56), (11, 57), (10, 57))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "bounds", "area"),
+    [
+        (SQUARE, (9, 56, 10, 57), 1),
+        (feature(SQUARE), (9, 56, 10, 57), 1),
+        (collection(SQUARE), (9, 56, 10, 57), 1),
+        (collection(SQUARE, EAST), (9, 56, 11, 57), 2),
+        (collection(SQUARE, SQUARE), (9, 56, 10, 57), 1),
+        (polygon((9, 56, 5), (10, 56, 5), (10, 57, 5), (9, 57, 5)), (9, 56, 10, 57), 1),
+        ({**SQUARE, "crs": named("urn:ogc:def:crs:OGC:1.3:CRS84")}, (9, 56, 10, 57), 1),
+        ({"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], EAST["coordinates"]]},
+         (9, 56, 11, 57), 2),
+    ],
+)  # fmt: skip
+def test_region_from_a_file(
+    tmp_path: Path, drawn: object, bounds: tuple[float, ...], area: float
+) -> None:
+    shape = region.from_file(geojson(tmp_path, drawn))
+    assert shape.bounds == bounds
+    assert shape.area == pytest.approx(area)
+    assert shape.is_valid
+    assert not shape.has_z
+
+
+def test_region_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert region.from_file(geojson(tmp_path, "\ufeff" + json.dumps(SQUARE))).area == 1
+
+
+BAD_REGIONS = [
+    ("not-json", "{", "is not JSON"),
+    ("shapefile", "PK\x03\x04", "is not JSON"),
+    ("deep", "[" * 100_000, "is not JSON"),
+    ("json", {"bbox": [1, 2, 3, 4]}, "not GeoJSON"),
+    ("list", [1, 2], "not GeoJSON"),
+    ("number", "5", "not GeoJSON"),
+    ("topology", {"type": "Topology", "objects": {}}, "is a Topology"),
+    ("no-features", {"type": "FeatureCollection"}, "no list of 'features'"),
+    ("empty", collection(), "holds no geometry"),
+    ("null", collection(None), "feature 1 has no geometry"),
+    ("second-null", collection(SQUARE, None), "feature 2 has no geometry"),
+    ("odd-feature", {"type": "FeatureCollection", "features": [7]}, "feature 1 has no geometry"),
+    ("point", feature({"type": "Point", "coordinates": [9, 56]}), "is a Point"),
+    ("line", {"type": "LineString", "coordinates": [[9, 56], [10, 57]]}, "is a LineString"),
+    ("bag", {"type": "GeometryCollection", "geometries": [SQUARE]}, "is a GeometryCollection"),
+    ("no-rings", {"type": "Polygon", "coordinates": []}, "is an empty Polygon"),
+    ("no-parts", {"type": "MultiPolygon", "coordinates": []}, "is an empty MultiPolygon"),
+    ("no-coordinates", {"type": "Polygon"}, "no list of 'coordinates'"),
+    ("two-points", {"type": "Polygon", "coordinates": [[[9, 56], [10, 57]]]}, "not a Polygon as"),
+    ("flat", {"type": "Polygon", "coordinates": [9, 56, 10, 57]}, "not a Polygon as"),
+    ("text", {"type": "Polygon", "coordinates": [[["9", "56"]]]}, "not two numbers"),
+    ("bow-tie", polygon((9, 56), (10, 57), (10, 56), (9, 57)),
+     "is self-intersecting (Self-intersection at longitude, latitude 9.5, 56.5)"),
+    ("hole", {**SQUARE, "coordinates": [*SQUARE["coordinates"], *FAR["coordinates"]]},
+     "is not a valid area"),
+    ("line-like", polygon((9, 56), (10, 57), (9, 56)), "is not a valid area"),
+    ("metres", polygon((5e5, 6.2e6), (5.1e5, 6.2e6), (5.1e5, 6.3e6)), "projected metres"),
+    ("swapped", polygon((56, 100), (57, 100), (57, 101)), "latitude seems to stand before"),
+    ("infinite", '{"type": "Polygon", "coordinates": [[[NaN, 1], [2, 3]]]}', "not on Earth"),
+    ("wide", polygon((-179, 1), (179, 1), (179, 2), (-179, 2)), "antimeridian"),
+    ("crs", {**SQUARE, "crs": named("EPSG:32632")}, "is in EPSG:32632"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"), [c[1:] for c in BAD_REGIONS], ids=[c[0] for c in BAD_REGIONS]
+)
+def test_bad_region_file(tmp_path: Path, drawn: object, words: str) -> None:
+    path = geojson(tmp_path, drawn)
+    with pytest.raises(Wrong) as caught:
+        region.from_file(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    message = refused(tmp_path, changed(SMALL, "region: {file: region.geojson}"))
+    assert "region: " in message
+    assert words in message
+
+
+@given(
+    st.floats(-180, 180), st.floats(-90, 90), st.floats(-180, 180), st.floats(-90, 90)
+)  # fmt: skip
+def test_bbox_is_a_box_or_refused(a: float, b: float, c: float, d: float) -> None:
+    try:
+        shape = region.from_bbox((a, b, c, d))
+    except Wrong:
+        assert a >= c or b >= d
+    else:
+        assert shape.equals(shapely.box(a, b, c, d))
+        assert a < c
+        assert b < d
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_bbox_of_no_number(value: float) -> None:
+    with pytest.raises(Wrong, match="not on Earth"):
+        region.from_bbox((value, 1, 2, 3))
+
+
+# --- the registry ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.ARCHITECTURES)
+def test_parameters_are_those_of_the_module(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    import model
+
+    with torch.device("meta"):
+        module = model.backbone(name, list(registry.RASTERS))
+    counted = sum(parameter.numel() for parameter in module.parameters())
+    assert registry.parameters(config.architecture(name)) == counted
+
+
+def test_registry_names_what_a_job_can_name() -> None:
+    assert {row["name"] for row in registry.rows()} == set(section.MODELS)
+
+
+def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    states = {row["name"]: row["weights"] for row in registry.rows()}
+    assert states["terramind_v1_base"] == "on the hub"
+    snapshot = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "TerraMind_v1_base.pt").touch()
+    states = {row["name"]: row["weights"] for row in registry.rows()}
+    assert states["terramind_v1_base"] == "fetched"
+    assert states["terramind_v1_tiny"] == "on the hub"
