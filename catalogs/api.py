@@ -25,8 +25,9 @@ LARGEST_OUTLINE = 500
 _LOG = logging.getLogger(__name__)
 
 
-def connect(address: str) -> Client:
-    """Return a client of the API at that address.
+@contextmanager
+def connect(address: str) -> Iterator[Client]:
+    """Open a client of the API at that address, for a with statement.
 
     Raises:
         Wrong: There is no STAC API with a search.
@@ -38,18 +39,19 @@ def connect(address: str) -> Client:
 
     guard = _Guard(urlsplit(address).netloc)
     io = StacApiIO(max_retries=static.retries())
-    io.session.hooks["response"].append(guard.check_answer)
-    try:
-        with _quiet():
-            client = Client.open(
-                address, stac_io=io, timeout=static.TIMEOUT, request_modifier=guard.check
-            )
-            # ^ what was set on the io itself is overwritten by open
-    except APIError as error:
-        raise _understood(error, address) from error
-    if not client.conforms_to(ConformanceClasses.ITEM_SEARCH):
-        raise Wrong(f"{trust.redact(address)} is a STAC API without item search.")
-    return client
+    with io.session as web:
+        web.hooks["response"].append(guard.check_answer)
+        try:
+            with _quiet():
+                client = Client.open(
+                    address, stac_io=io, timeout=static.TIMEOUT, request_modifier=guard.check
+                )
+                # ^ what was set on the io itself is overwritten by open
+        except APIError as error:
+            raise _understood(error, address) from error
+        if not client.conforms_to(ConformanceClasses.ITEM_SEARCH):
+            raise Wrong(f"{trust.redact(address)} is a STAC API without item search.")
+        yield client
 
 
 def items(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from catalogs import footprint, providers
@@ -50,7 +50,13 @@ def time_of(item: Mapping[str, Any]) -> dt.datetime | None:
 
 
 def parse(
-    item: Mapping[str, Any], *, provider: Provider, modality: str, trust: Trust, base: str
+    item: Mapping[str, Any],
+    *,
+    provider: Provider,
+    modality: str,
+    trust: Trust,
+    base: str,
+    area: Any = None,
 ) -> Parsed:
     """Return the scene that an item describes.
 
@@ -60,6 +66,7 @@ def parse(
         modality: What its collection holds, a key of BANDS.
         trust: Where its hrefs may point to.
         base: Path or address of the item's own document, for relative hrefs.
+        area: Its footprint, where that is already known from footprint.of_item.
 
     Raises:
         Unusable: It cannot be used, with the reason.
@@ -71,33 +78,24 @@ def parse(
     if moment is None and modality not in TIMELESS:
         raise Unusable("it has neither datetime nor start_datetime")
     baseline = _baseline(item)
-    found = dict(_named_assets(item, provider.names[modality]))
-    if not found:
+    described = [
+        _asset(item, band, asset, modality=modality, provider=provider, baseline=baseline)
+        for band, asset in _named_assets(item, provider.names[modality])
+    ]
+    if not described:
         raise Unusable(_nothing_usable(item, provider, modality))
-    assets, doubts = {}, []
-    for band, asset in found.items():
-        radiometry, doubt = _radiometry(
-            item, asset, band=band, modality=modality, provider=provider, baseline=baseline
-        )
-        doubts.append(doubt)
-        assets[band] = Asset(
-            band=band,
-            href=trust.settle_raster(asset["href"], base),
-            radiometry=radiometry,
-            epsg=_epsg(item, asset),
-            transform=_transform(_either(item, asset, "proj:transform")),
-            shape=_shape(_either(item, asset, "proj:shape")),
-            nodata=_nodata(asset, band=band, modality=modality, provider=provider),
-            checksum=asset.get("file:checksum"),
-        )
-    _refuse_without_grid(modality, assets)
+    _refuse_without_grid(modality, [asset for asset, _ in described])
+    assets = {
+        asset.band: replace(asset, href=trust.settle_raster(asset.href, base))
+        for asset, _ in described
+    }
     scene = Scene(
         id=item["id"],
         collection=str(item.get("collection", "")),
         provider=provider.name,
         modality=modality,
         datetime=moment,
-        footprint=footprint.geojson(footprint.of_item(item)),
+        footprint=footprint.geojson(footprint.of_item(item) if area is None else area),
         bbox=footprint.box_of(item),
         platform=_lower(properties.get("platform")),
         datatake=_first(properties, "s2:datatake_id", "eopf:datatake_id", "s1:datatake_id"),
@@ -109,7 +107,34 @@ def parse(
         cloud_cover=_cloud_cover(properties),
         assets=assets,
     )
-    return Parsed(scene=scene, doubts=tuple(sorted({doubt for doubt in doubts if doubt})))
+    doubts = {doubt for _, doubt in described if doubt}
+    return Parsed(scene=scene, doubts=tuple(sorted(doubts)))
+
+
+def _asset(
+    item: Mapping[str, Any],
+    band: str,
+    asset: Mapping[str, Any],
+    *,
+    modality: str,
+    provider: Provider,
+    baseline: str | None,
+) -> tuple[Asset, str | None]:
+    """Return an asset with its href as the catalog wrote it, and a doubt about its numbers."""
+    radiometry, doubt = _radiometry(
+        item, asset, band=band, modality=modality, provider=provider, baseline=baseline
+    )
+    described = Asset(
+        band=band,
+        href=asset["href"],
+        radiometry=radiometry,
+        epsg=_epsg(item, asset),
+        transform=_transform(_either(item, asset, "proj:transform")),
+        shape=_shape(_either(item, asset, "proj:shape")),
+        nodata=_nodata(asset, band=band, modality=modality, provider=provider),
+        checksum=asset.get("file:checksum"),
+    )
+    return described, doubt
 
 
 def _named_assets(
@@ -218,18 +243,15 @@ def _shape(values: Sequence[int] | None) -> tuple[int, int] | None:
     return None if values is None else (values[0], values[1])
 
 
-def _refuse_without_grid(modality: str, assets: Mapping[str, Asset]) -> None:
+def _refuse_without_grid(modality: str, assets: Sequence[Asset]) -> None:
     """Refuse radar geometry, and rasters without a stated coordinate system."""
-    codes = {asset.epsg for asset in assets.values()}
-    if modality == "S1GRD" and (codes & {None, 4326} or _any_without_transform(assets)):
+    codes = {asset.epsg for asset in assets}
+    unplaced = any(asset.transform is None for asset in assets)
+    if modality == "S1GRD" and (codes & {None, 4326} or unplaced):
         # ^ catalogs claim EPSG:4326 for GRD whose pixels still lie along the orbit
         raise Unusable("not geocoded (GRD in radar geometry): use S1RTC")
     if None in codes:
         raise Unusable("it states no coordinate system (proj:epsg or proj:code)")
-
-
-def _any_without_transform(assets: Mapping[str, Asset]) -> bool:
-    return any(asset.transform is None for asset in assets.values())
 
 
 def _moment(stamp: str) -> dt.datetime:

@@ -135,30 +135,31 @@ class _Sieve:
         self.seen += 1
         name = str(entry.item.get("id") or entry.base)
         try:
-            if self._asked_for(entry.item):
-                self._keep(entry)
+            area = footprint.of_item(entry.item)
+            if self._asked_for(entry.item, area):
+                self._keep(entry, area)
         except Wrong as error:
             self.refused[name] = Refusal(id=name, reason=str(error).rstrip("."))
         except MALFORMED as error:
             reason = f"malformed item: {type(error).__name__} {error}"
             self.refused[name] = Refusal(id=name, reason=reason.rstrip("."))
 
-    def _asked_for(self, document: Mapping[str, Any]) -> bool:
+    def _asked_for(self, document: Mapping[str, Any], area: Any) -> bool:
         """Return whether an item lies over the region and in the period."""
-        area = footprint.of_item(document)
         moment = item.time_of(document)
         self.bounds.append(area.bounds)
         if moment is not None:
             self.times.append(moment)
-        if not shapely.intersects(area, self.region):
+        if not shapely.intersects(self.region, area):
             return False
         if moment is not None:
             self.over_region.append(moment)
         return self.span is None or moment is None or self.span[0] <= moment <= self.span[1]
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry, area: Any) -> None:
         parsed = item.parse(
             entry.item,
+            area=area,
             provider=self.provider,
             modality=self.modality,
             trust=self.trusted,
@@ -236,16 +237,16 @@ def _read(place: str, trusted: Trust, sieves: Sequence[_Sieve]) -> None:
 def _ask(place: str, trusted: Trust, sieves: Sequence[_Sieve]) -> None:
     """Fill the sieves from a STAC API."""
     del trusted
-    client = api.connect(place)
-    for sieve in sieves:
-        sieve.place = place
-        when = None if sieve.span is None else "/".join(map(_stamp, sieve.span))
-        for document in api.items(client, sieve.collections, sieve.region, when):
-            base = f"{place.rstrip('/')}/collections/{document.get('collection')}/items/"
-            sieve.take(static.Entry(item=document, base=base))
-        if not sieve.scenes:
-            told = api.extents(client, sieve.collections)
-            sieve.told = "".join(f" {name} runs {extent}." for name, extent in told.items())
+    with api.connect(place) as client:
+        for sieve in sieves:
+            sieve.place = place
+            when = None if sieve.span is None else "/".join(map(_stamp, sieve.span))
+            for document in api.items(client, sieve.collections, sieve.region, when):
+                base = f"{place.rstrip('/')}/collections/{document.get('collection')}/items/"
+                sieve.take(static.Entry(item=document, base=base))
+            if not sieve.scenes:
+                told = api.extents(client, sieve.collections)
+                sieve.told = "".join(f" {name} runs {extent}." for name, extent in told.items())
 
 
 def _stamp(moment: dt.datetime) -> str:

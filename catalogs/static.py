@@ -97,7 +97,13 @@ def read(location: str, web: requests.Session | None = None) -> Mapping[str, Any
         Wrong: It is missing or is no JSON object.
         Transient: Its server does not answer properly.
     """
-    text = _download(location, web or session()) if trust.is_remote(location) else _load(location)
+    if not trust.is_remote(location):
+        text = _load(location)
+    elif web is not None:
+        text = _download(location, web)
+    else:
+        with session() as opened:
+            text = _download(location, opened)
     try:
         document = json.loads(text)
     except ValueError as error:
@@ -119,8 +125,9 @@ def walk(location: str, trusted: Trust, wanted: Collection[str]) -> Walk:
         Wrong: A document is missing, broken, outside of the trusted places, or its own ancestor.
         Transient: A server does not answer properly.
     """
-    walker = _Walker(trusted=trusted, wanted=frozenset(wanted), web=session())
-    walker.enter(location, read(location, walker.web), ancestors=())
+    with session() as web:
+        walker = _Walker(trusted=trusted, wanted=frozenset(wanted), web=web)
+        walker.enter(location, read(location, web), ancestors=())
     return walker.done
 
 

@@ -1,5 +1,8 @@
 """What may be opened: hrefs from foreign catalogs are checked against a short list."""
 
+# ruff: noqa: PTH114, PTH118, PTH120
+# ^ a catalog has hrefs by the ten thousand, and pathlib takes three times as long for them
+
 from __future__ import annotations
 
 import hashlib
@@ -7,6 +10,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
@@ -23,6 +27,10 @@ _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")
 # ^ wider than a URL's: GDAL has prefixes such as GTIFF_DIR:
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\<>\"]")
 _VIRTUAL = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
+_BLANK = re.compile(r"\s")
+_USER = re.compile(r"(\w+://)[^\s/@'\"]*@")
+_QUERY = re.compile(r"(?<=[\w/.)])\?[^\s'\"]+")
+_SECRET = re.compile(r"(?i)\b(sig|signature|token|password|secret|key)=[^\s&'\"]+")
 _HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?|localhost(?::\d+)?")
 
 
@@ -59,7 +67,7 @@ class Trust:
         if is_remote(href):
             return self._settle_url(href, href)
         if href.startswith("file://"):
-            return self._settle_path(Path(unquote(_path_of_file_url(href))))
+            return self._settle_path(unquote(_path_of_file_url(href)))
         if _SCHEME.match(href):
             raise Untrusted(
                 f"{redact(href)!r} uses a scheme that is never opened: https, or a path beside "
@@ -67,7 +75,7 @@ class Trust:
             )
         if is_remote(base):
             return self._settle_url(urljoin(base, href), href)
-        return self._settle_path(Path(base).parent / href)
+        return self._settle_path(os.path.join(os.path.dirname(base), href))
 
     def settle_raster(self, href: str, base: str) -> str:
         """Settle the href of a raster, whose name must end like one (see RASTERS)."""
@@ -109,22 +117,24 @@ class Trust:
             )
         return urlunsplit(parts)
 
-    def _settle_path(self, path: Path) -> str:
-        real = path.resolve()
-        # ^ also follows links, so that a link cannot lead out
-        if any(real.is_relative_to(folder) for folder in self._folders()):
-            return str(real)
+    def _settle_path(self, path: str) -> str:
+        real = _real(path)
+        # ^ follows links, so that a link cannot lead out
+        folders = _folders(self.origin, self.allow)
+        if any(real.startswith(folder) for folder in folders):
+            return real
         raise Untrusted(
             f"{real} lies outside of the catalog's own folder: add {self._wider(real)} to the "
             "job's allow list if you trust it."
         )
 
-    def _wider(self, real: Path) -> Path:
+    def _wider(self, real: str) -> str:
         """Return the folder to advise: what the file shares with the catalog, else its own."""
+        own = str(Path(real).parent)
         if self.origin is None or is_remote(self.origin):
-            return real.parent
-        shared = Path(os.path.commonpath([real, Path(self.origin).resolve()]))
-        return real.parent if shared == Path(shared.anchor) else shared
+            return own
+        shared = os.path.commonpath([real, Path(self.origin).resolve()])
+        return own if shared == os.sep else shared
 
     def _is_origin(self, parts: SplitResult) -> bool:
         if self.origin is None or not is_remote(self.origin):
@@ -135,11 +145,28 @@ class Trust:
     def _hosts(self) -> set[str]:
         return {*self.provider.hosts, *(name for entry in self.allow if (name := host_of(entry)))}
 
-    def _folders(self) -> list[Path]:
-        folders = [Path(entry).resolve() for entry in self.allow if not host_of(entry)]
-        if self.origin is not None and not is_remote(self.origin):
-            folders.append(Path(self.origin).resolve().parent)
-        return folders
+
+@lru_cache(maxsize=64)
+def _folders(origin: str | None, allow: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the trusted folders, without links and with a slash at the end."""
+    folders = [entry for entry in allow if not host_of(entry)]
+    if origin is not None and not is_remote(origin):
+        folders.append(os.path.dirname(os.path.realpath(origin)))
+    return tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
+
+
+def _real(path: str) -> str:
+    """Return a path without links; the folder's part is remembered, for thousands share it."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        return os.path.realpath(path)
+    real = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(real) if os.path.islink(real) else real
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def is_remote(href: str) -> bool:
@@ -156,12 +183,12 @@ def host_of(entry: str) -> str | None:
     return None
 
 
-def redact(href: str) -> str:
-    """Return href without its query, fragment and user, fit for a log or an error."""
-    if not _SCHEME.match(href):
-        return href.split("?", 1)[0]
-    parts = urlsplit(href)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+def redact(text: str) -> str:
+    """Return an href, or a message with hrefs in it, fit for a log: no query, fragment or user."""
+    bare = _USER.sub(r"\1", text)
+    if not _BLANK.search(bare):
+        return re.split(r"[?#]", bare, maxsplit=1)[0]
+    return _SECRET.sub(r"\1=...", _QUERY.sub("", bare))
 
 
 def safe_key(foreign: str) -> str:

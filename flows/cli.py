@@ -275,10 +275,10 @@ def demo(
 def search(console: Console, job: Path) -> int:
     """List the scenes of a job, and what is left out and why."""
     loaded = _load(job)
-    from flows import land_cover, summary
+    from flows import product, summary
 
     return console.show(
-        lambda watch: land_cover.search(loaded, watch),
+        lambda watch: product.search(loaded, watch),
         summary.search,
         lambda result: DONE if result["used"] else NOTHING,
     )
@@ -290,9 +290,9 @@ def search(console: Console, job: Path) -> int:
 def plan(console: Console, job: Path, output: Path | None) -> int:
     """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
     loaded = _load(job)
-    from flows import land_cover, summary
+    from flows import product, summary
 
-    return console.show(lambda watch: land_cover.plan(loaded, watch, output), summary.plan)
+    return console.show(lambda watch: product.plan(loaded, watch, output), summary.plan)
 
 
 @verb(command, "run")
@@ -306,10 +306,10 @@ def run(console: Console, job: Path, allow_partial: bool, max_cost: float | None
         # ^ a wrong job is refused before the slow imports, and before anything is written
     elif not job.is_file():
         raise errors.Wrong(f"There is no plan {job}: check the path, or make it with `plan -o`.")
-    from flows import land_cover, summary
+    from flows import product, summary
 
     return console.show(
-        lambda watch: land_cover.run(
+        lambda watch: product.run(
             job, allow_partial=allow_partial, max_cost=max_cost, progress=watch
         ),
         summary.run,
@@ -325,10 +325,10 @@ def verify(console: Console, out: Path) -> int:
         raise errors.Wrong(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
-    from flows import land_cover, summary
+    from flows import product, summary
 
     return console.show(
-        lambda watch: land_cover.verify(out, watch),
+        lambda watch: product.verify(out, watch),
         summary.verify,
         lambda result: DONE if result["ok"] else FAILED,
     )

@@ -75,9 +75,7 @@ def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:
     plan = _plan(plan_path, changed)
     unit = next(one for one in plan.tiles if one.id == tile_id)
     try:
-        done = tile.finish(
-            plan, unit, _predictor(plan_path, changed), path.parent, threads=threads
-        )
+        done = tile.finish(plan, unit, _predictor(plan_path, changed), path.parent, threads=threads)
     except TerramosaicError as error:
         log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
         # ^ the message is meant for people; the traceback says nothing more
@@ -86,9 +84,7 @@ def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:
     return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
 
 
-def run(
-    plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int
-) -> Iterator[Outcome]:
+def run(plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int) -> Iterator[Outcome]:
     """Make tiles, and tell of each as it ends; one that fails does not stop the others.
 
     Args:

@@ -63,9 +63,7 @@ def ask(job: Job, *, context_m: float) -> Answer:
     found = search.find(source, job.inputs, wider, job.period.interval)
     _meets(found, region, job)
     wanted = {"S2L2A": ("B02", "B03", "B04", "B08")} if job.model.name == "none" else {}
-    selection = select.choose(
-        found.scenes, wider, job.composite.max_cloud_cover, bands=wanted
-    )
+    selection = select.choose(found.scenes, wider, job.composite.max_cloud_cover, bands=wanted)
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
         reasons = "; ".join(f"{one.id}: {one.reason}" for one in selection.refused[:5])
         raise NothingFound(

@@ -28,7 +28,10 @@ NOTICES = (
         "Sentinel data legal notice",
         "https://sentinels.copernicus.eu/documents/247904/690755/Sentinel_Data_Legal_Notice",
     ),
-    ("Copernicus DEM licence", "https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model"),
+    (
+        "Copernicus DEM licence",
+        "https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model",
+    ),
 )
 
 

@@ -19,6 +19,7 @@ from model.modalities import (
     IMAGE_SIZE,
     LAND_COVER,
     PATCH,
+    RAW,
     Statistics,
     band_indices,
     get,
@@ -38,7 +39,7 @@ class Card:
     name: str
     architecture: Architecture
     inputs: Mapping[str, tuple[str, ...]]
-    """Bands by modality, in the order of the channels."""
+    """Bands by modality, in the order of the channels; the modalities in the order of RAW."""
 
     statistics: Mapping[str, Statistics]
     class_names: tuple[str, ...] = CLASSES
@@ -70,6 +71,9 @@ class Card:
         check_classes(self.class_names)
         for name, bands in self.inputs.items():
             band_indices(get(name), bands)
+        ordered = {name: tuple(self.inputs[name]) for name in RAW if name in self.inputs}
+        object.__setattr__(self, "inputs", ordered)
+        # ^ the weights depend on the order, and a mapping in a file may come back in another one
         object.__setattr__(self, "statistics", statistics_of(self.inputs, self.statistics))
         if not self.layers:
             object.__setattr__(self, "layers", self.architecture.taps)

@@ -154,7 +154,7 @@ class SegmentationPredictor:
         names = [name for name in self.inputs if name in chips]
         there = np.zeros((count, len(names)), bool)
         for column, name in enumerate(names):
-            there[:, column] = np.isfinite(chips[name]).reshape(count, -1).any(axis=1)
+            there[:, column] = np.isfinite(chips[name]).any(axis=(1, 2, 3))
         for pattern in np.unique(there, axis=0):
             if pattern.any():
                 chosen = tuple(name for name, here in zip(names, pattern, strict=True) if here)

@@ -101,8 +101,7 @@ def optical(
             np.float32,
             days=days,
             radiometries=[
-                scene.assets[band].radiometry if band in scene.assets else None
-                for scene in ordered
+                scene.assets[band].radiometry if band in scene.assets else None for scene in ordered
             ],
         )
         for band in bands
@@ -130,8 +129,7 @@ def radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composit
             np.float32,
             orbits=orbits,
             radiometries=[
-                scene.assets[band].radiometry if band in scene.assets else None
-                for scene in ordered
+                scene.assets[band].radiometry if band in scene.assets else None for scene in ordered
             ],
         )
         for band in bands
@@ -153,8 +151,7 @@ def elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Comp
             [stored.sel(band=band).data],
             np.float32,
             radiometries=[
-                scene.assets[band].radiometry if band in scene.assets else None
-                for scene in ordered
+                scene.assets[band].radiometry if band in scene.assets else None for scene in ordered
             ],
         )
         for band in bands

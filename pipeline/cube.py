@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import stackstac
 import xarray as xr
@@ -93,10 +94,11 @@ def stack(
     kernels = {band: _resampling(scenes[0].modality, band, scenes, grid) for band in bands}
     parts = []
     for kernel in dict.fromkeys(kernels.values()):
+        wanted = [band for band in bands if kernels[band] == kernel]
         parts.append(
             stackstac.stack(
                 [_item(scene, bands) for scene in scenes],
-                assets=[band for band in bands if kernels[band] == kernel],
+                assets=wanted,
                 epsg=grid.epsg,
                 resolution=grid.resolution,
                 bounds=grid.bounds,
@@ -114,9 +116,36 @@ def stack(
                 errors_as_nodata=(),
                 # ^ the default turns a missing file into nodata
                 reader=functools.partial(reading.AssetReader, sources=sources),
-            )
+            ).assign_attrs(wanted=wanted)
         )
-    joined = parts[0] if len(parts) == 1 else xr.concat(parts, dim="band", join="exact")
-    if joined.shape[-2:] != grid.shape:
-        raise AssertionError(f"stackstac made {joined.shape[-2:]} of the grid {grid.shape}")
-    return joined.sel(band=list(bands)).drop_attrs().rename(None)
+    whole = [_completed(part, scenes, grid, kind.type(fill)) for part in parts]
+    joined = whole[0] if len(whole) == 1 else xr.concat(whole, dim="band", join="exact")
+    return joined.sel(band=list(bands))
+
+
+def _completed(part: xr.DataArray, scenes: Sequence[Scene], grid: Grid, fill: Any) -> xr.DataArray:
+    """Put back the scenes and bands that stackstac drops when they do not meet the grid."""
+    if part.shape[-2:] != grid.shape:
+        raise AssertionError(f"stackstac made {part.shape[-2:]} of the grid {grid.shape}")
+    wanted = part.attrs.pop("wanted")
+    rows = {name: index for index, name in enumerate(part["id"].values.tolist())}
+    columns = {name: index for index, name in enumerate(part["band"].values.tolist())}
+    empty = da.full(grid.shape, fill, dtype=part.dtype, chunks=grid.shape)
+    layers = [
+        da.stack(
+            [
+                part.data[rows[scene.id], columns[band]]
+                if scene.id in rows and band in columns
+                else empty
+                for band in wanted
+            ]
+        )
+        for scene in scenes
+    ]
+    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
+    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    return xr.DataArray(
+        da.stack(layers),
+        dims=("time", "band", "y", "x"),
+        coords={"id": ("time", [scene.id for scene in scenes]), "band": wanted, "y": ys, "x": xs},
+    )

@@ -65,5 +65,3 @@ def of(plan: Plan, *, workers: int) -> Estimate:
         peak_memory_bytes=peak * max(workers, 1),
         seconds=round(seconds, 1),
     )
-
-

@@ -95,6 +95,7 @@ class Grid:
     def from_dict(cls, values: Mapping[str, Any]) -> Grid:
         """Build a grid from :meth:`to_dict`'s values."""
         return cls(**values)
+
     def origin_index(self) -> tuple[int, int]:
         """Return the (row, column) of the first pixel, counted from the origin of the CRS.
 

@@ -44,8 +44,6 @@ BLOCK = 512
 """Pixels: side of the lattice blocks in which assets of another grid are warped."""
 
 
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """What the reader must know of an asset beside its href."""
@@ -221,12 +219,15 @@ def _warp(
                 resampling=resampling,
                 src_nodata=nodata,
                 nodata=nodata,
+                add_alpha=nodata is None,
+                # ^ without nodata GDAL would write zeros where the source has no pixel
                 warp_mem_limit=256,
             ) as warped:
-                masked = warped.read(1, masked=True)
-            missing = np.ma.getmaskarray(masked)
-            values = _cast(masked.data, nodata, result.dtype, fill)
-            values[missing] = fill
+                stored = warped.read(1)
+                missing = warped.read(2) == 0 if nodata is None else None
+            values = _cast(stored, nodata, result.dtype, fill)
+            if missing is not None:
+                values[missing] = fill
             into = (
                 slice(max(row, 0), min(row + BLOCK, grid.height)),
                 slice(max(column, 0), min(column + BLOCK, grid.width)),

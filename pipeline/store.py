@@ -274,7 +274,5 @@ def sweep(folder: Path) -> None:
 def size(path: Path) -> int:
     """Return the bytes below a folder."""
     return sum(
-        (Path(folder) / name).stat().st_size
-        for folder, _, names in os.walk(path)
-        for name in names
+        (Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names
     )

@@ -112,10 +112,7 @@ def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
     with dask.config.set(scheduler="threads", num_workers=threads):
         names = list(lazy)
         arrays = dask.compute(
-            *(
-                (lazy[name].values, lazy[name].observations, lazy[name].last)
-                for name in names
-            )
+            *((lazy[name].values, lazy[name].observations, lazy[name].last) for name in names)
         )
         computed = [
             Composite(values=values, observations=count, last=last)
@@ -225,18 +222,14 @@ def _percent(share: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np
     return np.where(there, np.rint(share * 100), 255).astype(np.uint8)
 
 
-def _bits(
-    seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+def _bits(seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_]) -> NDArray[np.uint8]:
     bits = np.zeros(observed.shape, dtype=np.uint8)
     for modality, values in seen.values.items():
         bits[np.isfinite(values[(slice(None), *part)]).any(axis=0)] |= BITS[modality]
     return np.where(observed, bits, 0).astype(np.uint8)
 
 
-def _composites(
-    plan: Plan, seen: Seen, part: tuple[slice, slice]
-) -> dict[str, NDArray[Any]]:
+def _composites(plan: Plan, seen: Seen, part: tuple[slice, slice]) -> dict[str, NDArray[Any]]:
     result: dict[str, NDArray[Any]] = {}
     height, width = part[0].stop - part[0].start, part[1].stop - part[1].start
     for modality in plan.recipe.inputs:

@@ -89,9 +89,7 @@ def place(grid: Grid, tile: Tile, lattice: Lattice) -> Placement:
     )
 
 
-def batches(
-    items: tuple[tuple[int, int], ...], size: int
-) -> Iterator[tuple[tuple[int, int], ...]]:
+def batches(items: tuple[tuple[int, int], ...], size: int) -> Iterator[tuple[tuple[int, int], ...]]:
     """Cut a sequence into batches, always at the same places."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -599,9 +599,8 @@ def test_a_storm_that_lasts_is_transient():
 
 
 def test_every_request_has_a_timeout():
-    with Api(FIVE) as server:
-        client = api.connect(server.url)
-    assert client._stac_io.timeout == static.TIMEOUT
+    with Api(FIVE) as server, api.connect(server.url) as client:
+        assert client._stac_io.timeout == static.TIMEOUT
     assert all(seconds is not None and seconds <= 60 for seconds in static.TIMEOUT)
 
 

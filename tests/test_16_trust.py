@@ -1,16 +1,19 @@
 """Trust: a corpus of hostile hrefs and ids, and signing at the last moment."""
 
-import builtins
+import datetime as dt
+import itertools
 import re
-import sys
+import traceback
 import types
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import format_datetime
 
 import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import providers, sign, trust
+from catalogs import providers, sign, static, trust
 from catalogs.errors import Transient, Wrong
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"
@@ -171,6 +174,22 @@ def test_secrets_stay_out_of_messages():
     assert trust.redact("/data/a.tif?sig=x") == "/data/a.tif"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'/vsicurl/https://a.example/x.tif?sig=SECRET&se=1' not recognized as a file",
+        "HTTP response code: 403 on https://a.example/x.tif?st=1&sig=SECRET",
+        "CURL error: https://me:SECRET@a.example/x.tif refused",
+        "cannot open token=SECRET at x.tif",
+    ],
+)
+def test_secrets_stay_out_of_foreign_messages(message):
+    redacted = trust.redact(message)
+    assert "SECRET" not in redacted
+    assert "x.tif" in redacted
+    assert trust.redact("why? nobody knows") == "why? nobody knows"
+
+
 @given(st.text())
 def test_keys_are_safe_file_names(foreign):
     key = trust.safe_key(foreign)
@@ -196,47 +215,105 @@ def test_honest_ids_are_kept():
     assert trust.safe_key(name) == name
 
 
-def test_what_needs_no_signature_stays(monkeypatch):
-    monkeypatch.setitem(sys.modules, "planetary_computer", None)
+class Answer:
+    """What the token service says."""
+
+    def __init__(self, status=200, minutes=45, skew=0, document=None):
+        now = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=skew)
+        self.status_code = status
+        self.headers = {"Date": format_datetime(now, usegmt=True)}
+        self.document = document or {
+            "msft:expiry": (now + dt.timedelta(minutes=minutes)).isoformat(),
+            "token": f"se=1&sig=SECRET{next(COUNT)}",
+        }
+
+    def json(self):
+        return self.document
+
+
+COUNT = itertools.count()
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """Answer token requests from a list, repeating the last; remember what was asked."""
+    monkeypatch.setattr(sign, "_tokens", {})
+    answers, asked = [Answer()], []
+
+    def get(_self, address, *, headers, timeout, allow_redirects):
+        assert timeout == static.TIMEOUT
+        assert not allow_redirects
+        asked.append((address, headers))
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    return types.SimpleNamespace(answers=answers, asked=asked)
+
+
+def test_what_needs_no_signature_stays(service):
     for provider in ("demo", "earth-search", "cdse"):
         assert sign.sign(BLOB, provider) == BLOB
-    assert sign.sign("/data/B02.tif", "planetary-computer") == "/data/B02.tif"
-    assert sign.sign("https://x.example/a.tif", "planetary-computer") == "https://x.example/a.tif"
+    for href in ("/data/B02.tif", "https://x.example/a.tif", BLOB.replace("https", "http")):
+        assert sign.sign(href, "planetary-computer") == href
+    assert service.asked == []
 
 
-def test_signing_asks_the_package_each_time(monkeypatch):
-    asked = []
-
-    def sign_url(href):
-        asked.append(href)
-        return f"{href}?sig={len(asked)}"
-
-    fake = types.SimpleNamespace(sign_url=sign_url)
-    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
-    provider = providers.get("planetary-computer")
-    assert sign.sign(BLOB, provider) == f"{BLOB}?sig=1"
-    assert sign.sign(BLOB, "planetary-computer") == f"{BLOB}?sig=2"
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    imported = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "planetary_computer":
-            raise ImportError(name)
-        return imported(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(Wrong, match="pip install planetary-computer"):
-        sign.sign(BLOB, "planetary-computer")
+def test_one_token_serves_a_container(service, monkeypatch):
+    monkeypatch.delenv(sign.SUBSCRIPTION, raising=False)
+    service.answers[:] = [Answer(), Answer()]
+    first = sign.sign(BLOB, providers.get("planetary-computer"))
+    assert re.fullmatch(re.escape(BLOB) + r"\?se=1&sig=SECRET\d+", first)
+    assert sign.sign(BLOB.replace("B02", "B03"), "planetary-computer") == first.replace(
+        "B02", "B03"
+    )
+    assert service.asked == [(f"{sign.TOKENS}/sentinel2l2a01/sentinel2-l2", {})]
+    assert sign.sign(first, "planetary-computer") == first
+    sign.forget(first)
+    assert sign.sign(BLOB, "planetary-computer") != first
 
 
-def test_a_failed_token_is_transient_and_tells_no_secret(monkeypatch):
-    def sign_url(href):
-        raise requests.ConnectionError("https://x/token?sig=SECRET")
+def test_many_threads_fetch_once(service):
+    with ThreadPoolExecutor(8) as pool:
+        signed = set(pool.map(lambda _: sign.sign(BLOB, "planetary-computer"), range(64)))
+    assert len(signed) == len(service.asked) == 1
 
-    fake = types.SimpleNamespace(sign_url=sign_url)
-    monkeypatch.setitem(sys.modules, "planetary_computer", fake)
-    with pytest.raises(Transient, match=r"No token for .*B02.tif \(ConnectionError\)") as raised:
-        sign.sign(BLOB + "?old=SECRET", "planetary-computer")
-    assert "SECRET" not in str(raised.value)
+
+@pytest.mark.parametrize("skew", [-20, 0, 20])
+def test_a_wrong_clock_neither_keeps_nor_loses_tokens(service, skew):
+    service.answers[:] = [Answer(skew=skew), Answer(skew=skew)]
+    assert sign.sign(BLOB, "planetary-computer") == sign.sign(BLOB, "planetary-computer")
+    assert len(service.asked) == 1
+
+
+def test_a_token_about_to_end_is_replaced(service):
+    service.answers[:] = [Answer(minutes=0.9), Answer(minutes=0.9), Answer()]
+    signed = {sign.sign(BLOB, "planetary-computer") for _ in range(3)}
+    assert len(signed) == len(service.asked) == 3
+
+
+def test_a_subscription_is_used(service, monkeypatch):
+    monkeypatch.setenv(sign.SUBSCRIPTION, "mine")
+    sign.sign(BLOB, "planetary-computer")
+    assert service.asked[0][1] == {"Ocp-Apim-Subscription-Key": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (requests.ConnectionError("https://x/token?sig=SECRET"), Transient, "ConnectionError"),
+        (Answer(status=503), Transient, "answers 503"),
+        (Answer(status=404), Wrong, r"answers 404.*public container"),
+        (Answer(document={"token": "sig=SECRET"}), Transient, "KeyError"),
+        (Answer(document=["SECRET"]), Transient, "TypeError"),
+    ],
+)
+def test_a_failed_token_is_told_without_secrets(service, answer, error, message):
+    service.answers[:] = [answer]
+    signed_before = f"{BLOB}?old=SECRET"
+    with pytest.raises(error, match=message) as raised:
+        sign.sign(signed_before, "planetary-computer")
+    assert "sentinel2l2a01/sentinel2-l2" in str(raised.value)
+    assert "SECRET" not in "".join(traceback.format_exception(raised.value))

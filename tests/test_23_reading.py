@@ -94,6 +94,24 @@ def test_interpolation_never_mixes_nodata_in(tmp_path):
     assert set(np.unique(found)) == {0, 1000}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
+    values = np.full((50, 50), 9, dtype)
+    path = worlds.raster(
+        tmp_path / "DEM.tif", values, epsg=4326, left=15.0, top=46.95, resolution=1e-4
+    )
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=499_900.0, top=5_199_700.0, height=90, width=80
+    )
+    source = reading.Source(scene="S", provider="planetary-computer", nodata=None)
+    found = _read(
+        path, grid, source=source, resampling=Resampling.bilinear, dtype="float32", fill=np.nan
+    )
+    assert set(np.unique(found[np.isfinite(found)])) == {9.0}
+    assert np.isnan(found).any()
+    assert np.isfinite(found).sum() > 1000
+
+
 def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
     values = np.array([[1.0, np.nan], [-32768.0, 2.0]], np.float32)
     path = worlds.raster(tmp_path / "vv.tif", values)

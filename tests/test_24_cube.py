@@ -83,6 +83,25 @@ def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
     assert (values[0].sel(band="B02") > 0).all()
 
 
+@pytest.mark.parametrize("away", [["far"], ["near", "far"], ["far", "near"]])
+def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
+    values = np.full((40, 40), 7, np.uint16)
+    scenes = [
+        worlds.optical(
+            tmp_path,
+            name,
+            {"B02": values},
+            left=worlds.LEFT + (90_000 if name == "far" else 0),
+        )
+        for name in away
+    ]
+    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill=0)
+    assert stack["id"].values.tolist() == away
+    sums = stack.sum(("y", "x")).compute(scheduler="synchronous")
+    assert [bool(one) for one in sums.sel(band="B02")] == [name == "near" for name in away]
+    assert (sums.sel(band="B11") == 0).all()
+
+
 def test_no_signature_in_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr("catalogs.sign.sign", lambda href, _: f"{href}?sig=CANARY")
     stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)

@@ -226,7 +226,7 @@ def test_training_works_after_inference_at_the_same_size():
 def test_pixels_that_are_not_finite_are_refused(bad):
     x = rasters()
     x["S1RTC"][0, 0, 3, 3] = bad
-    with pytest.raises(ModelError, match="S1RTC.*fill"):
+    with pytest.raises(ModelError, match=r"S1RTC.*fill"):
         make()(x)
 
 

@@ -103,11 +103,11 @@ class Flows:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
-    verbs = {"land_cover": ("search", "plan", "run", "verify"), "demo": ("run",), "train": ("run",)}
+    verbs = {"product": ("search", "plan", "run", "verify"), "demo": ("run",), "train": ("run",)}
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
         for function in functions:
-            key = function if name == "land_cover" else name
+            key = function if name == "product" else name
             setattr(module, function, told.verb(key))
         monkeypatch.setitem(sys.modules, f"flows.{name}", module)
         monkeypatch.setattr(flows, name, module, raising=False)
@@ -159,9 +159,9 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys, types, flows\n"
-        "module = types.ModuleType('flows.land_cover')\n"
+        "module = types.ModuleType('flows.product')\n"
         "module.search = lambda job, progress: {'used': [], 'refused': []}\n"
-        "sys.modules['flows.land_cover'] = flows.land_cover = module\n"
+        "sys.modules['flows.product'] = flows.product = module\n"
         "from flows import cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -418,12 +418,12 @@ SLEEPER = """
 import signal, sys, time, types, flows
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
-module = types.ModuleType("flows.land_cover")
+module = types.ModuleType("flows.product")
 def run(job, *, allow_partial, max_cost, progress):
     progress.stage("tiles", 4)
     time.sleep(60)
 module.run = run
-sys.modules["flows.land_cover"] = flows.land_cover = module
+sys.modules["flows.product"] = flows.product = module
 from flows import cli
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -559,7 +559,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys, types, flows
-module = types.ModuleType("flows.land_cover")
+module = types.ModuleType("flows.product")
 def search(job, progress):
     progress.stage("search")
     print("python noise")
@@ -568,7 +568,7 @@ def search(job, progress):
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return {"used": [{"id": "a", "datetime": None}], "refused": []}
 module.search = search
-sys.modules["flows.land_cover"] = flows.land_cover = module
+sys.modules["flows.product"] = flows.product = module
 from flows import cli
 sys.exit(cli.main(sys.argv[1:]))
 """

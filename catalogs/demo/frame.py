@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 from pyproj import Transformer
 from rasterio.transform import Affine
-from shapely import ops
 from shapely.geometry import Polygon, box
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class Frame:
 
     def outline(self) -> Polygon:
         """Return the union of the granules in longitude and latitude."""
-        shapes = [ops.transform(inverse(g.epsg).transform, g.outline()) for g in self.granules]
-        return ops.unary_union(shapes)
+        shapes = [turn(g.outline(), inverse(g.epsg)) for g in self.granules]
+        return shapely.unary_union(shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,11 @@ def inverse(epsg: int) -> Transformer:
     return Transformer.from_crs(epsg, 4326, always_xy=True)
 
 
+def turn(outline: Polygon, transformer: Transformer) -> Polygon:
+    """Map a polygon's corners."""
+    return shapely.transform(outline, transformer.transform, interleaved=False)
+
+
 def rectangle(plan: Frame) -> Polygon:
     """Return the canvas' outline in the main zone."""
     right, bottom = plan.transform @ (plan.width, plan.height)
@@ -163,7 +168,7 @@ def rectangle(plan: Frame) -> Polygon:
 
 def outline_lonlat(outline: Polygon) -> Polygon:
     """Return a polygon of the main zone in longitude and latitude."""
-    return ops.transform(inverse(MAIN).transform, outline)
+    return turn(outline, inverse(MAIN))
 
 
 def _snap(value: float) -> int:
@@ -196,8 +201,8 @@ def lay_out(size: int) -> Frame:
 def _canvas(size: int, granules: tuple[Granule, Granule, Granule]) -> Frame:
     third = granules[2]
     to_main = Transformer.from_crs(third.epsg, MAIN, always_xy=True)
-    west, south, east, north = ops.unary_union(
-        [*(g.outline() for g in granules[:2]), ops.transform(to_main.transform, third.outline())]
+    west, south, east, north = shapely.unary_union(
+        [*(g.outline() for g in granules[:2]), turn(third.outline(), to_main)]
     ).bounds
     left = _snap(west) - MARGIN * PIXEL
     top = granules[0].top + (_snap(max(0.0, north - granules[0].top)) + MARGIN * PIXEL)

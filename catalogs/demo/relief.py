@@ -72,7 +72,8 @@ def shape_land(frame: Frame, seed: int) -> Relief:
 def _land(frame: Frame, seed: int) -> tuple[Field, Field, np.float32]:
     """Return the height and its rank before any river, and the level of the lake."""
     rng = noise.stream(seed, "land")
-    level = np.float32(rng.uniform(60, 640))
+    level = np.float32(rng.uniform(20, 1100))
+    scale = np.float32(rng.uniform(0.65, 1.25))
     direction = rng.uniform(0, 2 * np.pi)
     y = (np.arange(frame.height, dtype=np.float32)[:, None] / frame.size) - 0.95
     x = (np.arange(frame.width, dtype=np.float32)[None] / frame.size) - 0.85
@@ -84,10 +85,10 @@ def _land(frame: Frame, seed: int) -> tuple[Field, Field, np.float32]:
     r = np.clip((rank - LAKE_SHARE) / (1 - LAKE_SHARE), 0, None)
     hills = noise.fractal(rng, frame.shape, wavelength=128, roughness=0.45)
     ridges = 1 - 1.6 * np.abs(noise.fractal(rng, frame.shape, wavelength=128, roughness=0.5))
-    height = level + 55 * r + 230 * r**3 + 800 * r**7 + 9 * r * hills
-    height += 170 * noise.smoothstep(r, 0.55, 1.0) * ridges
-    height += np.maximum(base - np.quantile(sample, 1.0), 0) * 60
-    return height.astype(np.float32), rank, level
+    rise = 55 * r + 230 * r**3 + 800 * r**7 + 9 * r * hills
+    rise += 170 * noise.smoothstep(r, 0.55, 1.0) * ridges
+    rise += np.maximum(base - np.quantile(sample, 1.0), 0) * 60
+    return (level + scale * rise).astype(np.float32), rank, level
 
 
 def _lakes(rank: Field) -> NDArray[np.bool_]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from shapely import ops
 from shapely.geometry import Polygon, mapping
 
 from catalogs.demo import clouds, cog, frame, landcover, noise, optical, passes, radar, relief
@@ -301,8 +300,7 @@ def _store(
 
 def lonlat(outline: Polygon, epsg: int) -> dict[str, Any]:
     """Return a polygon of a zone as GeoJSON in longitude and latitude."""
-    turned = ops.transform(frame.inverse(epsg).transform, outline)
-    return dict(mapping(turned))
+    return dict(mapping(frame.turn(outline, frame.inverse(epsg))))
 
 
 # -- Sentinel-1 ---------------------------------------------------------------------------------

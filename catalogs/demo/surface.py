@@ -71,6 +71,13 @@ SEGMENTS = sum(kind.count for kind in KINDS.values())
 
 _PIGMENT = np.array([1.0, 1.0, 0.9, 1.2, 0.5, -0.2, -0.35, -0.4, -0.4, -0.2, 0.3, 0.6], np.float32)
 _WETNESS = np.array([0.1, 0.1, 0.15, 0.25, 0.2, 0.1, 0.1, 0.1, 0.1, 0.2, 0.8, 1.0], np.float32)
+_CENTRES = np.log(
+    np.array([443, 490, 560, 665, 704, 740, 783, 842, 865, 945, 1610, 2190], np.float32)
+)
+_CORRELATED = np.linalg.cholesky(
+    np.exp(-(((_CENTRES[:, None] - _CENTRES) / 0.2) ** 2) / 2) + 0.02 * np.eye(len(_CENTRES))
+).T.astype(np.float32)
+# ^ turns independent numbers into a wobble of the spectrum that is smooth in wavelength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,12 +215,8 @@ class Materials:
         self._draw = rng.random((SEGMENTS, 3), np.float32)
         self._shift = rng.normal(0, 6, SEGMENTS).astype(np.float32)
         lot = _spread("lot")
-        bright = np.exp(lot * rng.standard_normal(SEGMENTS, dtype=np.float32))
-        pigment = 0.6 * lot * rng.standard_normal(SEGMENTS, dtype=np.float32)
-        wetness = 0.7 * lot * rng.standard_normal(SEGMENTS, dtype=np.float32)
-        self._factor = bright[:, None] * np.exp(
-            pigment[:, None] * _PIGMENT - wetness[:, None] * _WETNESS
-        )
+        noises = rng.standard_normal((SEGMENTS, len(spectra.BANDS) + 1), dtype=np.float32)
+        self._factor = np.exp(lot[:, None] * (0.7 * noises[:, -1:] + noises[:, :-1] @ _CORRELATED))
         self._radar = rng.standard_normal((SEGMENTS, 2), dtype=np.float32)
         self._crop = np.searchsorted(np.cumsum(phenology.CROP_SHARES)[:-1], self._part("field")[:, 0])
 

@@ -16,7 +16,7 @@ from model.train.metrics import Scores, scores
 from model.train.mosaics import Mosaic, standardised
 
 MARGIN = 32
-"""Width of a window's rim that is taken from the neighbouring window, px."""
+"""Width of a window's rim that is left to the neighbouring window, px; a quarter at most."""
 
 
 def evaluate(
@@ -78,10 +78,11 @@ def _present(planes: torch.Tensor, channels: Mapping[str, int]) -> dict[str, tor
 
 def _strips(size: int, window: int) -> Iterator[tuple[slice, slice]]:
     """Yield windows along one axis with the part that each of them answers for."""
-    starts = [*range(0, size - window, window - 2 * MARGIN), size - window]
+    margin = min(MARGIN, window // 4)
+    starts = [*range(0, size - window, window - 2 * margin), size - window]
     for index, start in enumerate(starts):
-        first = 0 if index == 0 else start + MARGIN
-        last = size if index == len(starts) - 1 else start + window - MARGIN
+        first = 0 if index == 0 else start + margin
+        last = size if index == len(starts) - 1 else start + window - margin
         yield slice(start, start + window), slice(first, last)
 
 

@@ -1,0 +1,209 @@
+"""What the verbs do: search, plan, run and verify products.
+
+Only a run that has something to do imports the flow, and with it Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from catalogs.errors import Wrong
+from flows import job as jobs
+from flows import planning, publishing
+from flows.job import Job
+from flows.progress import Progress, Silence
+from pipeline import estimate, lock, receipt, store
+from pipeline.accuracy import Agreement
+from pipeline.plan import Plan
+
+Truth = Callable[[Path, Plan], Agreement | None]
+"""Compares a finished store with a known truth."""
+
+
+class Watch:
+    """Who is told how far the run of this process has come: Prefect's tasks cannot carry it."""
+
+    progress: Progress = Silence()
+    truth: Truth | None = None
+
+
+@contextmanager
+def _watched(progress: Progress, truth: Truth | None) -> Iterator[None]:
+    before = (Watch.progress, Watch.truth)
+    Watch.progress, Watch.truth = progress, truth
+    try:
+        yield
+    finally:
+        Watch.progress, Watch.truth = before
+
+
+def frozen(path: Path) -> Plan:
+    """Return the plan of a plan file or of a job file."""
+    return Plan.read(path) if path.suffix == ".json" else planning.freeze(jobs.load(path))
+
+
+def settle(plan: Plan) -> Path:
+    """Write the plan into its folder, where everything that belongs to it will lie."""
+    folder = planning.folder(plan) / plan.short
+    path = folder / "plan.json"
+    plan.write(path)
+    return path
+
+
+def damages(plan: Plan, folder: Path) -> list[dict[str, str]]:
+    """Return tile, file and reason of everything stored that a receipt does not vouch for.
+
+    The receipt of a damaged tile is taken away, so that the next run makes the tile anew.
+    """
+    bad = []
+    for one in plan.tiles:
+        proof = receipt.read(folder, one)
+        if proof is None or proof.key != plan.key(one):
+            continue
+        found = store.check(folder / store.NAME, one, proof.digests)
+        bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
+        if found:
+            receipt.path(folder, one).unlink(missing_ok=True)
+    return bad
+
+
+def run(
+    job: Path,
+    *,
+    allow_partial: bool,
+    max_cost: float | None,
+    progress: Progress,
+    truth: Truth | None = None,
+) -> dict[str, Any]:
+    """Run or resume a job or a plan; a finished product is left as it is."""
+    if max_cost is not None:
+        raise Wrong(
+            "--max-cost: no prices are known, so no cost can be compared. Leave the option out."
+        )
+    with _watched(progress, truth):
+        started = time.perf_counter()
+        progress.stage("plan")
+        ready = frozen(job)
+        planned = round(time.perf_counter() - started, 3)
+        result = _finished(ready)
+        if result is None:
+            progress.stage("start")
+            from flows import land_cover  # noqa: PLC0415
+
+            # ^ Prefect takes seconds to import
+            result = land_cover.land_cover(job=str(settle(ready)), allow_partial=allow_partial)
+        result["seconds"]["plan"] = planned
+    return result
+
+
+def _finished(plan: Plan) -> dict[str, Any] | None:
+    """Return the result of a product that already stands, or None: no server is started for it."""
+    item = planning.folder(plan) / "item.json"
+    folder = item.parent / plan.short
+    done = receipt.finished(folder, plan)
+    if len(done) < len(plan.tiles) or not publishing.stands(item, plan):
+        return None
+    Watch.progress.finish()
+    tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
+    return result_of(plan, "unchanged", str(item), tiles, {})
+
+
+def result_of(
+    plan: Plan,
+    status: str,
+    item: str | None,
+    tiles: Mapping[str, Any],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    folder = planning.folder(plan) / plan.short
+    return {
+        "status": status,
+        "item": item,
+        "map": _where(item, folder / str(plan.grid.epsg) / "land_cover.tif"),
+        "quicklook": _where(item, folder / "quicklook.png"),
+        "tiles": dict(tiles),
+        "scenes": len(plan.snapshot.scenes),
+        "seconds": dict(seconds),
+        "accuracy": publishing.accuracy_in(Path(item)) if item else None,
+    }
+
+
+def _where(item: str | None, path: Path) -> str | None:
+    return str(path) if item and path.exists() else None
+
+
+def search(job: Job, progress: Progress) -> dict[str, Any]:
+    """Return the scenes of a job, used and refused."""
+    progress.stage("search")
+    answer = planning.ask(job, context_m=0.0)
+    progress.finish()
+    return {
+        "used": [
+            {
+                "id": scene.id,
+                "datetime": scene.datetime.isoformat() if scene.datetime else None,
+                "modality": scene.modality,
+                "platform": scene.platform,
+                "tile": scene.tile,
+                "baseline": scene.baseline,
+                "cloud_cover": scene.cloud_cover,
+                "orbit_state": scene.orbit_state,
+            }
+            for scene in answer.selection.used
+        ],
+        "refused": [{"id": one.id, "reason": one.reason} for one in answer.selection.refused],
+    }
+
+
+def plan(job: Job, progress: Progress, output: Path | None) -> dict[str, Any]:
+    """Freeze a job and say what running it would take."""
+    progress.stage("plan")
+    ready = planning.freeze(job)
+    path = output or planning.folder(ready) / ready.short / "plan.json"
+    ready.write(path)
+    done = receipt.finished(planning.folder(ready) / ready.short, ready)
+    progress.finish()
+    need = estimate.of(ready, workers=job.execution.workers)
+    return {
+        "plan": str(path),
+        "tiles": {
+            "total": len(ready.tiles),
+            "new": len(ready.tiles) - len(done),
+            "skip": len(done),
+            "recompute": 0,
+        },
+        "scenes": len(ready.snapshot.scenes),
+        "bytes": need.bytes,
+        "requests": need.requests,
+        "peak_memory_bytes": need.peak_memory_bytes,
+        "seconds": need.seconds,
+        "cost": None,
+    }
+
+
+def verify(out: Path, progress: Progress) -> dict[str, Any]:
+    """Check every byte of the products under a folder, or of one product."""
+    homes = publishing.homes(out)
+    progress.stage("verify", len(homes))
+    bad: list[dict[str, str]] = []
+    for home in homes:
+        ready, folder = publishing.current(home)
+        with lock.held(folder):
+            bad += damages(ready, folder)
+            bad += publishing.damaged_files(home)
+            proofs = receipt.finished(folder, ready)
+        holes = publishing.holes_in(home)
+        bad += [
+            {"tile": one.id, "file": "receipts", "reason": "the tile has no receipt"}
+            for one in ready.tiles
+            if one.id not in proofs
+            and one.id not in holes
+            and one.id not in {entry["tile"] for entry in bad}
+        ]
+        progress.advance(1, home.name)
+    progress.finish()
+    return {"ok": not bad, "bad": bad, "seam": {}}
