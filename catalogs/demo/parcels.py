@@ -42,12 +42,13 @@ def divide(shape: tuple[int, int], seed: int) -> Parcels:
     district, gap = noise.voronoi(rng, shape, DISTRICT)
     field, border = _rows(rng, shape, district)
     block, _ = noise.voronoi(rng, shape, BLOCK)
-    bend = (
-        5 * noise.fractal(rng, shape, wavelength=16),
-        5 * noise.fractal(rng, shape, wavelength=16),
+    bend, fringe = (
+        tuple(make(rng, shape) for _ in range(2)) for make in (_bend, noise.white)
     )
-    stand, _ = noise.voronoi(rng, shape, STAND, bend)
-    pasture, _ = noise.voronoi(rng, shape, PASTURE, bend)
+    stand, _ = noise.voronoi(rng, shape, STAND, (bend[0] + fringe[0], bend[1] + fringe[1]))
+    loose = (2 * bend[0] + 3 * fringe[0], 2 * bend[1] + 3 * fringe[1])
+    pasture, _ = noise.voronoi(rng, shape, PASTURE, loose)
+    # ^ what grows by itself has no sharp borders
     return Parcels(
         field=field,
         margin=border,
@@ -56,6 +57,10 @@ def divide(shape: tuple[int, int], seed: int) -> Parcels:
         stand=stand,
         pasture=pasture,
     )
+
+
+def _bend(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
+    return 5 * noise.fractal(rng, shape, wavelength=16)
 
 
 def _rows(

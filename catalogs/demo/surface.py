@@ -57,7 +57,7 @@ KINDS = _kinds(
     house=(1024, 0.28, 0.34, 0.14, 2.6),
     street=(64, 0.15, 0.22, 0.08, 1.2),
     garden=(256, 0.15, 0.24, 0.13, 1.5),
-    bare=(512, 0.22, 0.18, 0.08, 1.0),
+    bare=(512, 0.17, 0.18, 0.08, 1.0),
     snow=(64, 0.06, 0.08, 0.03, 0.6),
     grass=(2048, 0.15, 0.16, 0.11, 0.7),
     road=(16, 0.15, 0.15, 0.06, 0.8),
@@ -149,7 +149,7 @@ def _segments(land: LandCover, relief: Relief) -> NDArray[np.uint16]:
         kind = KINDS[name]
         segment[mask] = kind.first + number[mask] % kind.count
 
-    put("water", code == landcover.WATER, np.where(relief.lake, 1 + division.block % 3, 4).astype(np.int32))
+    put("water", code == landcover.WATER, np.where(relief.lake, 0, 4).astype(np.int32))
     put("wood", code == landcover.TREES, division.stand)
     put("marsh", code == landcover.FLOODED, division.stand)
     put("field", code == landcover.CROPS, division.field)
