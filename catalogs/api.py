@@ -175,6 +175,7 @@ class _Guard:
     def check_answer(self, answer: Any, *_args: object, **_kwargs: object) -> None:
         """Refuse a redirection to any other host."""
         if answer.is_redirect:
+            answer.close()
             self._refuse(urljoin(answer.url, answer.headers["location"]))
 
     def _refuse(self, address: str) -> None:

@@ -48,7 +48,13 @@ def of_country(
 
 
 def of_place(
-    catalog: Path, allow: Path, *, reference: Path, name: str, bbox: Sequence[float], day: str,
+    catalog: Path,
+    allow: Path,
+    *,
+    reference: Path,
+    name: str,
+    bbox: Sequence[float],
+    day: str,
     names: Sequence[str],
 ) -> Mosaic:
     """Compose a real place and read its land cover.
@@ -87,9 +93,7 @@ def places(realdata: Path, names: Sequence[str]) -> dict[str, Mosaic]:
     catalog = root / "planetary-computer" / "catalog.json"
     world = shapely.box(-180, -90, 180, 90)
     found = search.find(
-        Source(
-            provider="planetary-computer", location=str(catalog), allow=(str(realdata),)
-        ),
+        Source(provider="planetary-computer", location=str(catalog), allow=(str(realdata),)),
         ("DEM",),
         world,
         None,

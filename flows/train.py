@@ -134,9 +134,7 @@ def run(
     }
 
 
-def countries(
-    out: Path, seeds: Sequence[int], size: int, progress: Progress
-) -> list[Mosaic]:
+def countries(out: Path, seeds: Sequence[int], size: int, progress: Progress) -> list[Mosaic]:
     """Build and compose countries; what lies in the folder is used again."""
     progress.stage("countries", len(seeds))
     made = []

@@ -184,18 +184,19 @@ def _clear(
         clear = codes.map_blocks(masks.clear, classes=tuple(clear_scl), dilate=reach, dtype=bool)
         clear = clear[:, pad : pad + grid.height, pad : pad + grid.width]
         classified = {scene.id: clear[index] for index, scene in enumerate(with_scl)}
-    return da.stack(
-        [
-            classified[scene.id]
-            if scene.id in classified
-            else (stored.isel(time=index).data != 0).any(axis=0)
-            for index, scene in enumerate(scenes)
-        ]
-    )
+    layers: list[da.Array] = [
+        classified[scene.id]
+        if scene.id in classified
+        else (stored.isel(time=index).data != 0).any(axis=0)
+        for index, scene in enumerate(scenes)
+    ]
+    stacked: da.Array = da.stack(layers)
+    return stacked
 
 
 def _finite(stored: da.Array) -> da.Array:
-    return da.isfinite(stored)
+    finite: da.Array = da.isfinite(stored)
+    return finite
 
 
 def _per_pixel(
@@ -203,7 +204,8 @@ def _per_pixel(
 ) -> da.Array:
     """Apply a function of whole (time, y, x) stacks that returns (y, x)."""
     whole = [array.rechunk({0: -1}) for array in arrays]
-    return da.map_blocks(function, *whole, drop_axis=0, dtype=dtype, **kwargs)
+    planes: da.Array = da.map_blocks(function, *whole, drop_axis=0, dtype=dtype, **kwargs)
+    return planes
 
 
 def _stacked(
@@ -248,9 +250,10 @@ def _median_of_days(
 
 
 def _first_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    result = values[0]
+    result: NDArray[np.float32] = values[0].copy()
     for later in values[1:]:
-        result = np.where(np.isnan(result), later, result)
+        missing = np.isnan(result)
+        result[missing] = later[missing]
     return result
 
 
@@ -277,11 +280,15 @@ def _mean_of_orbits(
 
 def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(values) == 1:
-        return values[0]
+        only: NDArray[np.float32] = values[0].copy()
+        return only
     there = ~np.isnan(values)
     count = there.sum(axis=0)
     total = np.where(there, values, 0).sum(axis=0, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    mean: NDArray[np.float32] = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(
+        np.float32
+    )
+    return mean
 
 
 def _first(stored: NDArray[np.float32], *, radiometries: Sequence[Any]) -> NDArray[np.float32]:
@@ -289,7 +296,7 @@ def _first(stored: NDArray[np.float32], *, radiometries: Sequence[Any]) -> NDArr
 
 
 def _any(seen: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    return seen.any(axis=0).astype(np.uint16)
+    return np.asarray(seen.any(axis=0), dtype=np.uint16)
 
 
 def _count_days(seen: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
@@ -302,6 +309,6 @@ def _count_days(seen: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[
 def _last_day(seen: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
     last = np.zeros(seen.shape[1:], dtype=np.uint16)
     for day, indices in _runs(days):
-        number = (day - EPOCH).days
-        last = np.where(seen[indices].any(axis=0), np.maximum(last, number), last)
-    return last.astype(np.uint16)
+        there = seen[indices].any(axis=0)
+        last[there] = np.maximum(last[there], (day - EPOCH).days)
+    return last

@@ -146,7 +146,7 @@ def _same_lattice(transform: Any, grid: Grid) -> bool:
         return False
     columns = (grid.left - transform.c) / size
     rows = (transform.f - grid.top) / size
-    return (
+    return bool(
         abs(columns - round(columns)) < PHASE_TOLERANCE * 100
         and abs(rows - round(rows)) < PHASE_TOLERANCE * 100
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.base
 import numpy as np
 from numpy.typing import NDArray
 
@@ -111,7 +112,7 @@ def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
     computed: list[Composite] = []
     with dask.config.set(scheduler="threads", num_workers=threads):
         names = list(lazy)
-        arrays = dask.compute(
+        arrays = dask.base.compute(
             *((lazy[name].values, lazy[name].observations, lazy[name].last) for name in names)
         )
         computed = [

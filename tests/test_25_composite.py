@@ -123,9 +123,7 @@ def test_a_scene_without_classification_counts_where_it_has_data(tmp_path):
 def _radar(folder, name, value, *, orbit, when="2024-06-01T05:00:00+00:00", number=1):
     path = worlds.raster(folder / f"{name}.tif", np.full((20, 20), value, np.float32))
     assets = {"VV": worlds.asset(path, "VV", worlds.POWER, None)}
-    return worlds.scene(
-        name, "S1RTC", assets, when=when, orbit_state=orbit, relative_orbit=number
-    )
+    return worlds.scene(name, "S1RTC", assets, when=when, orbit_state=orbit, relative_orbit=number)
 
 
 def test_radar_is_averaged_in_power_and_orbits_weigh_alike(tmp_path):

@@ -70,7 +70,9 @@ def publish(root: Path, records: dict[str, Sequence[Record]]) -> Path:
     }
     for collection, members in records.items():
         folder = root / collection
-        items = [_item(record, collection) | describe[collection](record, folder) for record in members]
+        items = [
+            _item(record, collection) | describe[collection](record, folder) for record in members
+        ]
         items.sort(key=lambda item: (item["properties"]["datetime"], item["id"]))
         for item in items:
             _write(folder / f"{item['id']}.json", item)
@@ -107,9 +109,7 @@ def _item(record: Record, collection: str) -> Document:
 
 
 def _rounded(geometry: Document) -> Document:
-    rings = [
-        [[round(x, 8), round(y, 8)] for x, y in ring] for ring in geometry["coordinates"]
-    ]
+    rings = [[[round(x, 8), round(y, 8)] for x, y in ring] for ring in geometry["coordinates"]]
     return {"type": geometry["type"], "coordinates": rings}
 
 

@@ -90,7 +90,9 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 
 def _check(seed: int, size: int) -> None:
     if seed < 0:
-        raise Wrong(f"seed {seed}: a country's seed is a whole number from 0; choose one, like {SEED}")
+        raise Wrong(
+            f"seed {seed}: a country's seed is a whole number from 0; choose one, like {SEED}"
+        )
     if not _SMALLEST <= size <= _LARGEST or size % _MULTIPLE:
         raise Wrong(
             f"size {size}: a granule has {_SMALLEST} to {_LARGEST} pixels a side in steps of "
@@ -159,7 +161,12 @@ def _write_truth(path: Path, plan: frame.Frame, scenery: scenes.Scenery) -> None
     truth = np.where(plan.covered, scenery.land.code, classes.NODATA).astype(np.uint8)
     palette = {entry.code: entry.color for entry in classes.CLASSES}
     cog.write(
-        path, truth, epsg=frame.MAIN, transform=plan.transform, nodata=classes.NODATA, palette=palette
+        path,
+        truth,
+        epsg=frame.MAIN,
+        transform=plan.transform,
+        nodata=classes.NODATA,
+        palette=palette,
     )
 
 

@@ -64,7 +64,12 @@ def _tile(
 ) -> Record:
     first, last, top, bottom = window
     transform = Affine(
-        _STEP, 0.0, longitude + (first - 0.5) * _STEP, 0.0, -_STEP, latitude + 1 - (top - 0.5) * _STEP
+        _STEP,
+        0.0,
+        longitude + (first - 0.5) * _STEP,
+        0.0,
+        -_STEP,
+        latitude + 1 - (top - 0.5) * _STEP,
     )
     # ^ whole arc seconds are the middles of pixels
     shape = (bottom - top, last - first)

@@ -186,13 +186,19 @@ def lay_out(size: int) -> Frame:
     left = _snap(edge_main[0] - (1 - OVERLAP) * side)
     half = _snap(OVERLAP / 2 * side)
     upper = Granule(
-        tile="32UQU", epsg=MAIN, left=left, size=size,
+        tile="32UQU",
+        epsg=MAIN,
+        left=left,
+        size=size,
         top=MIDDLE_NORTHING + side - (side % LATTICE) - half + 40,
     )
     lower = Granule(tile="32TQT", epsg=MAIN, left=left, size=size, top=MIDDLE_NORTHING + half + 40)
     third = Granule(
-        tile="33TTN", epsg=NEIGHBOUR, size=size,
-        left=_snap(edge_next[0] - OVERLAP * side), top=_snap(edge_next[1] + side / 2),
+        tile="33TTN",
+        epsg=NEIGHBOUR,
+        size=size,
+        left=_snap(edge_next[0] - OVERLAP * side),
+        top=_snap(edge_next[1] + side / 2),
     )
     # ^ + 40: northings that are multiples of 60 m, like those of the real tiles (5 300 040)
     return _canvas(size, (upper, lower, third))
@@ -206,5 +212,7 @@ def _canvas(size: int, granules: tuple[Granule, Granule, Granule]) -> Frame:
     ).bounds
     left = _snap(west) - MARGIN * PIXEL
     top = granules[0].top + (_snap(max(0.0, north - granules[0].top)) + MARGIN * PIXEL)
-    height, width = ((-(-round(span) // (PIXEL * 24)) + 2) * 24 for span in (top - south, east - left))
+    height, width = (
+        (-(-round(span) // (PIXEL * 24)) + 2) * 24 for span in (top - south, east - left)
+    )
     return Frame(size=size, left=left, top=top, height=height, width=width, granules=granules)

@@ -136,9 +136,7 @@ def _pits(layout: _Layout, relief: Relief, share: float, rng: np.random.Generato
         left -= int(pit.sum())
 
 
-def _flood(
-    layout: _Layout, relief: Relief, slope: Field, rng: np.random.Generator
-) -> None:
+def _flood(layout: _Layout, relief: Relief, slope: Field, rng: np.random.Generator) -> None:
     """Lay marsh and swamp into the flats beside water."""
     patch = noise.fractal(rng, slope.shape, wavelength=64, roughness=0.55)
     wet = 1.3 * patch - 0.3 * relief.above - 0.06 * relief.distance - 8 * slope

@@ -18,8 +18,9 @@ def stream(seed: int, *name: int | str) -> np.random.Generator:
     Each field draws from a stream of its own, so that neither the order of the work nor the
     number of threads changes a value.
     """
-    words = [int.from_bytes(part.encode(), "little") if isinstance(part, str) else part
-             for part in name]
+    words = [
+        int.from_bytes(part.encode(), "little") if isinstance(part, str) else part for part in name
+    ]
     return np.random.Generator(np.random.SFC64([seed, *words]))
 
 
@@ -115,8 +116,12 @@ def voronoi(
 
     """
     rows, columns = shape[0] // spacing + 4, shape[1] // spacing + 4
-    centre_y = (np.arange(rows)[:, None] - 1.5 + rng.uniform(-0.42, 0.42, (rows, columns))) * spacing
-    centre_x = (np.arange(columns)[None] - 1.5 + rng.uniform(-0.42, 0.42, (rows, columns))) * spacing
+    centre_y = (
+        np.arange(rows)[:, None] - 1.5 + rng.uniform(-0.42, 0.42, (rows, columns))
+    ) * spacing
+    centre_x = (
+        np.arange(columns)[None] - 1.5 + rng.uniform(-0.42, 0.42, (rows, columns))
+    ) * spacing
     y = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
     x = np.broadcast_to(np.arange(shape[1], dtype=np.float32)[None], shape)
     if warp is not None:

@@ -42,9 +42,7 @@ def divide(shape: tuple[int, int], seed: int) -> Parcels:
     district, gap = noise.voronoi(rng, shape, DISTRICT)
     field, border = _rows(rng, shape, district)
     block, _ = noise.voronoi(rng, shape, BLOCK)
-    bend, fringe = (
-        tuple(make(rng, shape) for _ in range(2)) for make in (_bend, noise.white)
-    )
+    bend, fringe = (tuple(make(rng, shape) for _ in range(2)) for make in (_bend, noise.white))
     stand, _ = noise.voronoi(rng, shape, STAND, (bend[0] + fringe[0], bend[1] + fringe[1]))
     loose = (2 * bend[0] + 3 * fringe[0], 2 * bend[1] + 3 * fringe[1])
     pasture, _ = noise.voronoi(rng, shape, PASTURE, loose)

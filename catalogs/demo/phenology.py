@@ -83,6 +83,6 @@ def leaves(shift: Values, day: int) -> Values:
 def reeds(shift: Values, day: int) -> Values:
     """Return the green share of marsh plants, which start late."""
     late = np.float32(day) - shift
-    return (
-        0.15 + 0.8 / (1 + np.exp(-(late - 140) / 9)) / (1 + np.exp((late - 272) / 10))
-    ).astype(np.float32)
+    return (0.15 + 0.8 / (1 + np.exp(-(late - 140) / 9)) / (1 + np.exp((late - 272) / 10))).astype(
+        np.float32
+    )

@@ -79,7 +79,7 @@ def _land(frame: Frame, seed: int) -> tuple[Field, Field, np.float32]:
     x = (np.arange(frame.width, dtype=np.float32)[None] / frame.size) - 0.85
     tilt = (np.cos(direction) * y + np.sin(direction) * x).astype(np.float32)
     base = 1.5 * tilt + 0.75 * noise.fractal(rng, frame.shape, wavelength=512, roughness=0.45)
-    sample = base[frame.covered][:: 37]
+    sample = base[frame.covered][::37]
     rank = np.interp(base, np.quantile(sample, np.linspace(0, 1, 513)), np.linspace(0, 1, 513))
     rank = rank.astype(np.float32)
     r = np.clip((rank - LAKE_SHARE) / (1 - LAKE_SHARE), 0, None)

@@ -91,7 +91,9 @@ class Scenery:
         self.materials = surface.Materials(seed)
         self._sampler = _Sampler(plan, plan.granules[2])
 
-    def granule(self, canvas: NDArray[Any], granule: Granule, *, classes: bool = False) -> NDArray[Any]:
+    def granule(
+        self, canvas: NDArray[Any], granule: Granule, *, classes: bool = False
+    ) -> NDArray[Any]:
         """Return a granule's pixels of 10 m, up to the end of its last pixel of 60 m."""
         if granule.epsg == frame.MAIN:
             row, column = self.plan.offset(granule)
@@ -134,7 +136,8 @@ def photograph(
             records[-1].facts["sun"] = zenith
             (folder / records[-1].id).mkdir(parents=True)
     jobs = [
-        pool.submit(_expose, scenery, view, band, records, folder) for band in range(len(spectra.BANDS))
+        pool.submit(_expose, scenery, view, band, records, folder)
+        for band in range(len(spectra.BANDS))
     ]
     jobs.append(pool.submit(_classify, scenery, view, records, folder))
     for job in jobs:
@@ -204,8 +207,15 @@ def _record(
     return Record(
         id=f"{short}_MSIL2A_{sensed}_R{flight.orbit:03d}_T{granule.tile}_{done}",
         footprint=lonlat(outline, granule.epsg),
-        facts={"flight": flight, "granule": granule, "edition": edition, "outside": outside,
-               "sensed": sensed, "done": done, "seed": scenery.seed},
+        facts={
+            "flight": flight,
+            "granule": granule,
+            "edition": edition,
+            "outside": outside,
+            "sensed": sensed,
+            "done": done,
+            "seed": scenery.seed,
+        },
     )
 
 
@@ -216,7 +226,12 @@ def _swath(granule: Granule, outside: NDArray[np.bool_]) -> Polygon:
     rows = np.arange(size)
     slope, start = np.polyfit(rows, inside, 1)
     ends = [(0.0, start), (float(size), start + slope * size)]
-    corners = [(-size, -1.0), (ends[0][1], ends[0][0]), (ends[1][1], ends[1][0]), (-size, size + 1.0)]
+    corners = [
+        (-size, -1.0),
+        (ends[0][1], ends[0][0]),
+        (ends[1][1], ends[1][0]),
+        (-size, size + 1.0),
+    ]
     return Polygon([granule.transform() @ corner for corner in corners])
 
 
@@ -256,22 +271,27 @@ def _centres(mask: NDArray[np.bool_], granule: Granule, resolution: int) -> NDAr
     return mask[factor // 2 :: factor, factor // 2 :: factor][:side, :side]
 
 
-def _classify(
-    scenery: Scenery, view: optical.View, records: list[Record], folder: Path
-) -> None:
+def _classify(scenery: Scenery, view: optical.View, records: list[Record], folder: Path) -> None:
     """Write the scene classification of every record, and keep its shares."""
     red, infrared = (view.clear(_NUMBER[name]) for name in ("B04", "B08"))
     greenness = (infrared - red) / (infrared + red)
     sky = view.sky
-    layers = {"greenness": greenness, "light": view.light, "opacity": sky.opacity,
-              "veil": sky.veil, "shadow": sky.shadow}
+    layers = {
+        "greenness": greenness,
+        "light": view.light,
+        "opacity": sky.opacity,
+        "veil": sky.veil,
+        "shadow": sky.shadow,
+    }
     for index, record in enumerate(records):
         granule = record.facts["granule"]
         code = scenery.granule(scenery.land.code, granule, classes=True)
         ground = optical.Ground(
             code=code[::2, ::2][: granule.side(20), : granule.side(20)],
-            **{name: at_resolution(scenery.granule(layer, granule), granule, 20)
-               for name, layer in layers.items()},
+            **{
+                name: at_resolution(scenery.granule(layer, granule), granule, 20)
+                for name, layer in layers.items()
+            },
         )
         scl = optical.classify(ground, noise.stream(view.seed, "scl", view.number, index))
         outside = record.facts["outside"]
@@ -316,7 +336,13 @@ def illuminate(scenery: Scenery, number: int, folder: Path) -> Record:
         line = 0.3 * plan.width
         y, x = np.ogrid[: plan.height, : plan.width]
         hidden = hidden | (x + 1.4 * y < line)
-        corners = [(0, line / 1.4), (line, 0), (plan.width, 0), (plan.width, plan.height), (0, plan.height)]
+        corners = [
+            (0, line / 1.4),
+            (line, 0),
+            (plan.width, 0),
+            (plan.width, plan.height),
+            (0, plan.height),
+        ]
         outline = Polygon([plan.transform @ corner for corner in corners])
     stamp = f"{flight.start:%Y%m%dT%H%M%S}_{flight.stop:%Y%m%dT%H%M%S}"
     take = (flight.absolute * 7 + 0x3A00) & 0xFFFFF
@@ -331,5 +357,7 @@ def illuminate(scenery: Scenery, number: int, folder: Path) -> Record:
         pixels = radar.power(scenery.surface.scatter(level), change, hidden, rng)
         path = folder / name / f"iw-{key}.rtc.tiff"
         cog.write(path, pixels, epsg=frame.MAIN, transform=plan.transform, nodata=radar.NODATA)
-        record.files[key] = File(path=path, epsg=frame.MAIN, transform=plan.transform, shape=plan.shape)
+        record.files[key] = File(
+            path=path, epsg=frame.MAIN, transform=plan.transform, shape=plan.shape
+        )
     return record

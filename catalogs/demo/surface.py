@@ -51,15 +51,15 @@ def _kinds(**rows: tuple[int, float, float, float, float]) -> dict[str, _Kind]:
 
 KINDS = _kinds(
     water=(64, 0.16, 0.08, 0.04, 0.4),
-    wood=(4096, 0.13, 0.20, 0.12, 0.8),
-    marsh=(512, 0.15, 0.20, 0.12, 0.8),
-    field=(8192, 0.14, 0.13, 0.09, 0.6),
+    wood=(4096, 0.16, 0.20, 0.12, 0.8),
+    marsh=(512, 0.17, 0.20, 0.12, 0.8),
+    field=(8192, 0.19, 0.13, 0.09, 0.6),
     house=(1024, 0.28, 0.34, 0.14, 2.6),
     street=(64, 0.15, 0.22, 0.08, 1.2),
     garden=(256, 0.15, 0.24, 0.13, 1.5),
     bare=(512, 0.17, 0.18, 0.08, 1.0),
     snow=(64, 0.06, 0.08, 0.03, 0.6),
-    grass=(2048, 0.15, 0.16, 0.11, 0.7),
+    grass=(2048, 0.19, 0.16, 0.11, 0.7),
     road=(16, 0.15, 0.15, 0.06, 0.8),
     hedge=(64, 0.12, 0.15, 0.10, 0.8),
 )
@@ -120,7 +120,9 @@ def cover(land: LandCover, relief: Relief, seed: int) -> Surface:
     patch = noise.fractal(rng, shape, wavelength=64, roughness=0.6)
     mix = _mixture(segment, relief, land, (fine, blotch, patch))
     grain = 0.75 * noise.white(rng, shape) + 0.66 * blotch
-    pigment = 0.8 * noise.white(rng, shape) + 0.6 * noise.fractal(rng, shape, wavelength=8, finest=1)
+    pigment = 0.8 * noise.white(rng, shape) + 0.6 * noise.fractal(
+        rng, shape, wavelength=8, finest=1
+    )
     wetness = 0.07 * noise.fractal(rng, shape, wavelength=128) + 0.08 * noise.white(rng, shape)
     clutter = 0.8 * fine + 0.6 * noise.white(rng, shape)
     return Surface(
@@ -218,7 +220,9 @@ class Materials:
         noises = rng.standard_normal((SEGMENTS, len(spectra.BANDS) + 1), dtype=np.float32)
         self._factor = np.exp(lot[:, None] * (0.7 * noises[:, -1:] + noises[:, :-1] @ _CORRELATED))
         self._radar = rng.standard_normal((SEGMENTS, 2), dtype=np.float32)
-        self._crop = np.searchsorted(np.cumsum(phenology.CROP_SHARES)[:-1], self._part("field")[:, 0])
+        self._crop = np.searchsorted(
+            np.cumsum(phenology.CROP_SHARES)[:-1], self._part("field")[:, 0]
+        )
 
     def _part(self, name: str) -> Table:
         kind = KINDS[name]
@@ -240,7 +244,10 @@ class Materials:
     def backscatter(self, day: int) -> tuple[Table, Table]:
         """Return the levels of VV and VH of each segment in decibels."""
         levels = np.concatenate(
-            [getattr(self, f"_{name}_db")(self._part(name), self._late(name), day) for name in KINDS]
+            [
+                getattr(self, f"_{name}_db")(self._part(name), self._late(name), day)
+                for name in KINDS
+            ]
         )
         common, apart = self._radar.T
         spread = np.concatenate(
@@ -261,7 +268,7 @@ class Materials:
         deciduous = _blend(spectra.WOOD_BARE, spectra.BROADLEAF * np.float32(1.12), leaves)
         conifer = np.clip((draw[:, 0] - 0.35) * 4, 0, 1)
         canopy = _mix(deciduous, np.broadcast_to(spectra.CONIFER, deciduous.shape), conifer)
-        thin = np.clip((draw[:, 1] - 0.72) * 3, 0, 0.8)
+        thin = _thin(draw)
         ground = _blend(spectra.SHRUB, spectra.GRASS_GREEN, 0.6 * leaves * draw[:, 2])
         return _mix(canopy, ground, thin), _mix(ground, canopy, np.full(len(draw), 0.3, np.float32))
 
@@ -270,8 +277,11 @@ class Materials:
         reed = _blend(spectra.MARSH_DRY, spectra.MARSH_GREEN, green)
         meadow = _blend(spectra.GRASS_DRY, spectra.GRASS_GREEN, green)
         willow = _blend(spectra.WOOD_BARE, spectra.BROADLEAF, green)
-        first = _mix(_mix(reed, meadow * np.float32(0.9), np.clip(draw[:, 0] * 2 - 1, 0, 0.8)),
-                     willow, np.clip(draw[:, 1] * 3 - 2, 0, 0.8))
+        first = _mix(
+            _mix(reed, meadow * np.float32(0.9), np.clip(draw[:, 0] * 2 - 1, 0, 0.8)),
+            willow,
+            np.clip(draw[:, 1] * 3 - 2, 0, 0.8),
+        )
         return first, _blend(spectra.WATER_DARK, spectra.MARSH_DRY, 0.3 + 0.5 * draw[:, 2])
 
     def _field(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
@@ -288,8 +298,11 @@ class Materials:
 
     def _house(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
         roof = _blend(spectra.ASPHALT, spectra.ROOF_MID, np.clip(draw[:, 0] * 1.6, 0, 1))
-        roof = _mix(roof, np.broadcast_to(spectra.ROOF_BRIGHT, roof.shape),
-                    np.clip(draw[:, 1] * 3 - 2, 0, 1))
+        roof = _mix(
+            roof,
+            np.broadcast_to(spectra.ROOF_BRIGHT, roof.shape),
+            np.clip(draw[:, 1] * 3 - 2, 0, 1),
+        )
         return roof, self._green_lot(draw, late, day)
 
     def _street(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
@@ -306,7 +319,9 @@ class Materials:
         lawn = _blend(spectra.GRASS_DRY, spectra.GRASS_GREEN, phenology.grass_green(late, day))
         trees = _blend(spectra.WOOD_BARE, spectra.BROADLEAF, phenology.leaves(late, day))
         both = _mix(lawn, trees, draw[:, 2])
-        return _mix(both, np.broadcast_to(spectra.GARDEN, both.shape), np.full(len(draw), 0.5, np.float32))
+        return _mix(
+            both, np.broadcast_to(spectra.GARDEN, both.shape), np.full(len(draw), 0.5, np.float32)
+        )
 
     def _bare(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
         rock = (np.arange(len(draw)) % 2 == 1)[:, None]
@@ -333,7 +348,9 @@ class Materials:
 
     def _hedge(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
         trees = _blend(spectra.WOOD_BARE, spectra.BROADLEAF, phenology.leaves(late, day))
-        return trees, _blend(spectra.GRASS_DRY, spectra.GRASS_GREEN, phenology.grass_green(late, day))
+        return trees, _blend(
+            spectra.GRASS_DRY, spectra.GRASS_GREEN, phenology.grass_green(late, day)
+        )
 
     # -- backscatter --------------------------------------------------------------------------
 
@@ -343,7 +360,11 @@ class Materials:
 
     def _wood_db(self, draw: Table, _late: Table, _day: int) -> Table:
         kind = _level("broadleaf", "conifer", np.clip((draw[:, 0] - 0.35) * 4, 0, 1))
-        return _mix(kind, _level("open_wood", "open_wood", draw[:, 0]), np.clip((draw[:, 1] - 0.72) * 3, 0, 1))
+        return _mix(
+            kind,
+            _level("open_wood", "open_wood", draw[:, 0]),
+            np.clip((draw[:, 1] - 0.72) * 3, 0, 1),
+        )
 
     def _marsh_db(self, draw: Table, _late: Table, _day: int) -> Table:
         return _level("marsh", "grass", 0.5 * draw[:, 0])
@@ -393,6 +414,11 @@ _LEVEL_SPREAD = {
 }
 # ^ decibels between segments: standard deviation of the chips after smoothing: trees 0.5 to 1.2,
 #   crops 2.1 to 2.7, built 0.8 to 1.2, bare 1.7, rangeland 0.8 to 2.9
+
+
+def _thin(draw: Table) -> Table:
+    """Return how open a stand is: a third are young or thinned."""
+    return np.clip((draw[:, 1] - 0.64) * 2.6, 0, 0.85)
 
 
 def _blend(first: Table, second: Table, share: Table) -> Table:

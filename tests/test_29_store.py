@@ -1,0 +1,169 @@
+"""What is stored can be proved, and what is not proved is made again."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401  (registers .rio)
+import xarray as xr
+
+from catalogs.errors import TerramosaicError, Unreadable
+from pipeline import files, layers, lock, receipt, store, tile
+from tests.fakes import Brightness
+from tests.test_28_plan import make
+
+
+@pytest.fixture
+def finished(tmp_path):
+    plan = make(tmp_path)
+    folder = tmp_path / "product"
+    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    for one in plan.tiles:
+        tile.finish(plan, one, Brightness(), folder, threads=1)
+    return plan, folder
+
+
+def _bytes(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted((folder / store.NAME).rglob("c/*/*"))
+        if path.is_file()
+    }
+
+
+def test_the_zarr_opens_and_lies_where_it_should(finished):
+    plan, folder = finished
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = xr.open_zarr(folder / store.NAME)
+    assert data.rio.crs.to_epsg() == plan.grid.epsg
+    assert data.rio.transform() == plan.grid.transform
+    assert data.land_cover.rio.transform() == plan.grid.transform
+    for name in tile.variables(plan):
+        assert data[name].dtype == layers.get(name).dtype
+        assert data[name].shape[-2:] == plan.grid.shape
+    inside = data.observations.values != 65535
+    assert 0.9 < inside.mean() <= 1.0
+    mapped = data.land_cover.values
+    assert set(np.unique(mapped)) == {0, 1, 8}
+    assert ((data.observations.values == 0) == ((mapped == 0) & inside)).all()
+    assert ((data.confidence.values == 255) == (mapped == 0)).all()
+    assert ((data.last_observed.values > 0) == ((data.observations.values > 0) & inside)).all()
+
+
+def test_a_second_creation_erases_nothing(finished):
+    plan, folder = finished
+    before = _bytes(folder)
+    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    assert _bytes(folder) == before
+
+
+def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
+    plan, folder = finished
+    again = tmp_path / "again"
+    store.create(again / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    for one in reversed(plan.tiles):
+        tile.finish(plan, one, Brightness(), again, threads=2)
+    assert _bytes(again) == _bytes(folder)
+    whole = make(tmp_path, tile=128)
+    large = tmp_path / "large"
+    store.create(large / store.NAME, whole.grid, whole.tile, tile.variables(whole))
+    for one in whole.tiles:
+        tile.finish(whole, one, Brightness(), large, threads=1)
+    everything = slice(0, plan.grid.height), slice(0, plan.grid.width)
+    for name in tile.variables(plan):
+        small = store.read(folder / store.NAME, name, *everything)
+        assert np.array_equal(small, store.read(large / store.NAME, name, *everything)), name
+
+
+def test_finished_tiles_are_known_by_their_receipts(finished):
+    plan, folder = finished
+    assert set(receipt.finished(folder, plan)) == {one.id for one in plan.tiles}
+    receipt.path(folder, plan.tiles[0]).write_text("{ half")
+    receipt.path(folder, plan.tiles[1]).unlink()
+    assert set(receipt.finished(folder, plan)) == {one.id for one in plan.tiles[2:]}
+
+
+def test_the_receipts_of_another_recipe_do_not_count(finished, tmp_path):
+    _, folder = finished
+    other = make(tmp_path, scenes=3)
+    assert receipt.finished(folder, other) == {}
+
+
+def test_all_is_well_with_what_was_just_written(finished):
+    plan, folder = finished
+    for one in plan.tiles:
+        proof = receipt.read(folder, one)
+        assert store.check(folder / store.NAME, one, proof.digests) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "swap"])
+def test_every_damage_is_found(finished, damage):
+    plan, folder = finished
+    rng = np.random.default_rng(11)
+    shards = sorted(path for path in (folder / store.NAME).glob("confidence/c/*/*"))
+    for _ in range(20):
+        victim, other = rng.choice(len(shards), 2, replace=False)
+        kept = {path: path.read_bytes() for path in (shards[victim], shards[other])}
+        if kept[shards[victim]] == kept[shards[other]]:
+            continue
+        data = bytearray(kept[shards[victim]])
+        if damage == "flip":
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+            shards[victim].write_bytes(bytes(data))
+        elif damage == "cut":
+            shards[victim].write_bytes(bytes(data[: rng.integers(1, len(data))]))
+        elif damage == "remove":
+            shards[victim].unlink()
+        else:
+            shutil.copy(shards[other], shards[victim])
+        bad = [
+            one.id
+            for one in plan.tiles
+            if store.check(folder / store.NAME, one, receipt.read(folder, one).digests)
+        ]
+        row, column = shards[victim].parent.name, shards[victim].name
+        assert bad == [f"r{int(row):03d}c{int(column):03d}"]
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+
+def test_reading_a_damaged_shard_is_an_error(finished):
+    _, folder = finished
+    shard = next((folder / store.NAME).glob("confidence/c/*/*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(TerramosaicError, match="damaged"):
+        store.read(folder / store.NAME, "confidence", slice(0, 80), slice(0, 80))
+
+
+def test_a_tile_whose_asset_is_gone_writes_nothing(tmp_path):
+    plan = make(tmp_path)
+    folder = tmp_path / "product"
+    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    (tmp_path / "scene-0" / "B02.tif").unlink()
+    with pytest.raises(Unreadable, match="scene-0"):
+        tile.finish(plan, plan.tiles[0], Brightness(), folder, threads=1)
+    assert not _bytes(folder)
+    assert receipt.finished(folder, plan) == {}
+
+
+def test_one_run_at_a_time(tmp_path):
+    with (
+        lock.held(tmp_path),
+        pytest.raises(TerramosaicError, match="Another run"),
+        lock.held(tmp_path),
+    ):
+        pass
+    with lock.held(tmp_path):
+        pass
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path):
+    (tmp_path / ".cube.zarr.abc.tmp").mkdir()
+    kept = tmp_path / "plan.json"
+    files.write_json(kept, {})
+    store.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
