@@ -132,13 +132,9 @@ def _raise(folder: Path, seed: int, size: int, progress: Progress) -> frame.Fram
     root = folder / "catalog"
     records: dict[str, list[scenes.Record]] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        records["sentinel-2-l2a"] = [
-            record
-            for number in range(len(passes.OPTICAL))
-            for record in scenes.photograph(
-                scenery, number, root / "sentinel-2-l2a", pool, lambda count: tick(count, "optical")
-            )
-        ]
+        records["sentinel-2-l2a"] = scenes.photograph(
+            scenery, root / "sentinel-2-l2a", pool, lambda count: tick(count, "optical")
+        )
         flights = [
             pool.submit(scenes.illuminate, scenery, number, root / "sentinel-1-rtc")
             for number in range(len(passes.RADAR))

@@ -196,7 +196,6 @@ def _record(
     flight: passes.OpticalPass,
     granule: Granule,
     edition: passes.Edition,
-    scenery: Scenery,
     outside: NDArray[np.bool_] | None,
 ) -> Record:
     short = {"Sentinel-2A": "S2A", "Sentinel-2B": "S2B"}[flight.platform]
