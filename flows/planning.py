@@ -20,11 +20,11 @@ from flows.job import Job
 from pipeline import grid
 from pipeline.plan import Model, Plan, Recipe, geojson
 
-MARGIN = 8
-"""Pixels along each side of a model window that only serve as context."""
+MARGIN = 1 / 28
+"""Share of a model window that, along each side, only serves as context: 8 of 224 pixels."""
 
-OVERLAP = 48
-"""Pixels that neighbouring windows share, margins included: the rest of them blends."""
+OVERLAP = 3 / 14
+"""Share of a window that it has in common with the next: 48 of 224 pixels."""
 
 BATCH = {"cpu": 4, "cuda": 64}
 """Windows per call where the job says auto."""
@@ -120,8 +120,8 @@ def freeze(job: Job) -> Plan:
         clear_scl=tuple(sorted(job.mask.clear_scl)),
         dilate_m=job.mask.dilate_m,
         method=job.composite.method,
-        stride=side - OVERLAP if model else 0,
-        margin=MARGIN if model else 0,
+        stride=side - round(side * OVERLAP),
+        margin=round(side * MARGIN),
         probabilities=job.output.probabilities,
         composites=job.output.composites,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -50,10 +51,18 @@ def bind() -> None:
         process = server.server_process
         if process is None or hasattr(server, "_bound"):
             continue
-        subprocess.Popen(  # noqa: S603
+        mourned, pipe = os.pipe()
+        mourner = subprocess.Popen(  # noqa: S603
             [sys.executable, "-S", "-c", _MOURNER, str(process.pid)],
-            stdin=subprocess.PIPE,
+            stdin=mourned,
             start_new_session=True,
             # ^ Ctrl-C is for us, not for it
         )
+        os.close(mourned)
+        atexit.register(_part, mourner, pipe)
         server._bound = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _part(mourner: subprocess.Popen[bytes], pipe: int) -> None:
+    os.close(pipe)
+    mourner.wait()

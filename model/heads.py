@@ -27,22 +27,22 @@ TokenUse = Literal["encoder", "zero"]
 _STAGES = 4
 """Resolutions 1/16, 1/8, 1/4 and 1/2."""
 
+import os
+REACH = int(os.environ.get("REACH", "1"))
 
-class ChannelNorm(nn.Module):
-    """Normalise over the channels of (B, C, H, W), pixel by pixel."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+def spread(x: Tensor, factor: int) -> Tensor:
+    """Return (B, h, w, f * f * C) as (B, h * f, w * f, C): each cell becomes f x f cells."""
+    batch, rows, columns, _ = x.shape
+    cells = x.reshape(batch, rows, columns, factor, factor, -1).transpose(2, 3)
+    return cells.reshape(batch, rows * factor, columns * factor, -1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised, same shape."""
-        last = x.permute(0, 2, 3, 1)
-        # ^ free in channels_last memory, which the head uses throughout
-        return F.layer_norm(last, (x.shape[1],), self.weight, self.bias, EPSILON).permute(
-            0, 3, 1, 2
-        )
+
+def folded(pixels: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B, H / 2, W / 2, 4 * C): each cell holds its four pixels."""
+    batch, channels, height, width = pixels.shape
+    cells = pixels.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(batch, height // 2, width // 2, -1)
 
 
 class Mix(nn.Module):
@@ -50,12 +50,27 @@ class Mix(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps=EPSILON)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x plus a function of its neighbourhood."""
-        out: Tensor = x + F.gelu(self.conv(self.norm(x)))
+        """Return x (B, h, w, C) plus a function of its neighbourhood."""
+        seen: Tensor = self.conv(self.norm(x).permute(0, 3, 1, 2))
+        return x + F.gelu(seen.permute(0, 2, 3, 1))
+
+
+class Think(nn.Module):
+    """Look at each cell by itself and add the result."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=EPSILON)
+        self.rise = nn.Linear(channels, 2 * channels)
+        self.fall = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, h, w, C) plus a function of each cell."""
+        out: Tensor = x + self.fall(F.gelu(self.rise(self.norm(x))))
         return out
 
 
@@ -69,37 +84,9 @@ class Lateral(nn.Module):
         self.linear = nn.Linear(dim, channels * factor * factor)
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """Return tokens (B, rows * columns, D) as (B, channels, rows * f, columns * f)."""
-        spread: Tensor = self.linear(self.norm(tokens))
-        grid = spread.transpose(1, 2).reshape(tokens.shape[0], -1, rows, columns)
-        return F.pixel_shuffle(grid, self.factor)
-
-
-class Widen(nn.Module):
-    """Double the resolution with learned weights."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 4 * channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, 2 H, 2 W)."""
-        return F.pixel_shuffle(self.conv(x), 2)
-
-
-class Pointwise(nn.Module):
-    """Think about each cell by itself and add the result."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.rise = nn.Conv2d(channels, 2 * channels, 1)
-        self.fall = nn.Conv2d(2 * channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x plus a function of each cell."""
-        out: Tensor = x + self.fall(F.gelu(self.rise(self.norm(x))))
-        return out
+        """Return tokens (B, rows * columns, D) as (B, rows * f, columns * f, C)."""
+        wide: Tensor = self.linear(self.norm(tokens))
+        return spread(wide.reshape(tokens.shape[0], rows, columns, -1), self.factor)
 
 
 class PixelStem(nn.Module):
@@ -107,14 +94,13 @@ class PixelStem(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.fold = nn.Conv2d(4 * channels, width, 1)
-        self.near = nn.Conv2d(width, width, 3, padding=1)
-        self.think = Pointwise(width)
+        self.fold = nn.Linear(4 * channels, width)
+        self.mix = Mix(width)
+        self.think = Think(width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, width, H / 2, W / 2): each cell knows its four pixels and their neighbours."""
-        folded = F.pixel_unshuffle(pixels, 2).contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.think(self.near(F.gelu(self.fold(folded))))
+        """Return (B, H / 2, W / 2, width): each cell knows its four pixels and their neighbours."""
+        out: Tensor = self.think(self.mix(F.gelu(self.fold(folded(pixels)))))
         return out
 
 
@@ -122,7 +108,12 @@ class PixelHead(nn.Module):
     """From tokens and pixels to logits at full resolution."""
 
     def __init__(
-        self, dim: int, layers: int, channels: Mapping[str, int], classes: int, width: int = 48
+        self,
+        dim: int,
+        layers: int,
+        channels: Mapping[str, int],
+        classes: int,
+        width: int = 48,
     ) -> None:
         super().__init__()
         if not 1 <= layers <= _STAGES:
@@ -133,12 +124,13 @@ class PixelHead(nn.Module):
         self.classes, self.width = classes, width
         factors = [2**stage for stage in range(layers)]
         self.laterals = nn.ModuleList(Lateral(dim, width, factor) for factor in factors)
-        self.widen = nn.ModuleList(Widen(width) for _ in range(_STAGES - 1))
+        self.widen = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(_STAGES - 1))
         self.mix = nn.ModuleList(Mix(width) for _ in range(_STAGES - 1))
         seen = sum(self.channels.values()) + len(self.channels)
         self.stem = PixelStem(seen, width)
-        self.refine = nn.Sequential(Pointwise(width), Pointwise(width), ChannelNorm(width))
-        self.logits = nn.Conv2d(width, 4 * classes, 1)
+        self.refine = nn.Sequential(*[Mix(width) for _ in range(REACH)], Think(width))
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.logits = nn.Linear(width, 4 * classes)
 
     def forward(
         self, tokens: Sequence[Tensor], pixels: Tensor, seen: Tensor | None = None
@@ -154,14 +146,15 @@ class PixelHead(nn.Module):
         deep_first = list(reversed(tokens))
         x: Tensor = self.mix[0](self.laterals[0](deep_first[0], rows, columns))
         for stage in range(1, _STAGES):
-            x = self.widen[stage - 1](x)
+            x = spread(self.widen[stage - 1](x), 2)
             if stage < len(deep_first):
                 x = x + self.laterals[stage](deep_first[stage], rows, columns)
             if stage < len(self.mix):
-                x = self.mix[stage](x.contiguous(memory_format=torch.channels_last))
+                x = self.mix[stage](x)
         stem: Tensor = self.stem(pixels)
         x = x + (stem if seen is None else stem * seen.to(stem).view(-1, 1, 1, 1))
-        return F.pixel_shuffle(self.logits(self.refine(x)), 2).contiguous()
+        found: Tensor = spread(self.logits(self.norm(self.refine(x))), 2)
+        return found.permute(0, 3, 1, 2).contiguous()
 
 
 class Segmenter(Family):

@@ -102,6 +102,9 @@ def read(
                     "to publish without these pixels: --allow-partial."
                 ) from None
                 # ^ the chained error would print the signed address
+            if "403" in reason:
+                sign.forget(href)
+                # ^ the token may have expired: the next attempt asks for a fresh one
             log.warning("retry scene=%s attempt=%d reason=%s", source.scene, attempt, reason)
             options["CPL_VSIL_CURL_NON_CACHED"] = _uncached(href)
             # ^ GDAL remembers that an address failed and would answer from that memory

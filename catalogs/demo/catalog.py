@@ -12,7 +12,7 @@ from shapely.geometry import shape
 from catalogs.demo import cog, frame, passes, radar, spectra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from catalogs.demo.scenes import File, Record
@@ -55,7 +55,7 @@ _SHARES = {
 }
 
 
-def publish(root: Path, records: dict[str, Sequence[Record]]) -> Path:
+def publish(root: Path, records: Mapping[str, Sequence[Record]]) -> Path:
     """Write items, collections and the catalog; return the catalog's path.
 
     Args:
@@ -184,7 +184,9 @@ def _optical_facts(record: Record) -> Document:
         "instruments": ["msi"],
         "s2:mgrs_tile": granule.tile,
         "constellation": "Sentinel 2",
-        "s2:granule_id": f"{short}_OPER_MSI_L2A_TL_DEMO_{done}_A{absolute}_T{granule.tile}_{version}",
+        "s2:granule_id": (
+            f"{short}_OPER_MSI_L2A_TL_DEMO_{done}_A{absolute}_T{granule.tile}_{version}"
+        ),
         "s2:datatake_id": f"G{short}_{sensed}_{absolute}_{version}",
         "s2:product_uri": (
             f"{short}_MSIL2A_{sensed}_{version.replace('.', '')}_R{flight.orbit:03d}"
@@ -339,7 +341,7 @@ def _catalog(collections: list[str]) -> Document:
         "title": "An invented country",
         "description": (
             "A static catalog over an invented country at the edge of UTM zones "
-            f"{frame.MAIN - 32600} and {frame.NEIGHBOUR - 32600}, in the Planetary Computer's style."
+            f"{frame.MAIN - 32600} and {frame.NEIGHBOUR - 32600}, as the Planetary Computer would."
         ),
         "links": [
             _link("root", "./catalog.json"),

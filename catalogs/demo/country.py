@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ def build(
         if folder.is_dir():
             folder.rmdir()
         yard.chmod(0o755)
-        os.replace(yard, folder)
+        yard.replace(folder)
     except BaseException:
         shutil.rmtree(yard, ignore_errors=True)
         raise

@@ -60,7 +60,7 @@ class _Layout:
 
     @property
     def free(self) -> NDArray[np.bool_]:
-        return self.code == 0
+        return np.asarray(self.code == 0)
 
     def take(self, code: int, mask: NDArray[np.bool_]) -> None:
         """Give the free pixels of a mask to a class."""
@@ -108,7 +108,7 @@ def _bare(
     limit = np.quantile(cold[layout.covered], 0.9)
     steep = slope * 400 + (cold - limit) * 0.6 + 60 * patch
     layout.best(BARE, steep, 0.55 * SHARES[BARE], relief.rank > 0.8)
-    rock = layout.code == BARE
+    rock = np.asarray(layout.code == BARE)
     beach = (relief.stream == 0) & (relief.distance < 5) & (relief.above < 4)
     layout.best(BARE, patch - 0.15 * relief.distance, 0.15 * SHARES[BARE], beach)
     bank = (relief.stream > 1.6) & (relief.distance < 4)
@@ -145,13 +145,13 @@ def _flood(layout: _Layout, relief: Relief, slope: Field, rng: np.random.Generat
 
 def _farmland(relief: Relief, slope: Field, rng: np.random.Generator) -> Field:
     patch = noise.fractal(rng, slope.shape, wavelength=256, roughness=0.5)
-    return 0.55 * patch - 9 * np.minimum(slope, 0.4) - 1.6 * relief.rank
+    return np.asarray(0.55 * patch - 9 * np.minimum(slope, 0.4) - 1.6 * relief.rank, np.float32)
 
 
 def _villages(
     layout: _Layout, relief: Relief, suitable: Field, slope: Field, seed: int
 ) -> settlements.Settlements:
-    near = np.exp(-relief.distance / 40)
+    near = np.asarray(np.exp(-relief.distance / 40), np.float32)
     allowed = layout.free & (slope < 0.2) & (relief.above > 0.8) & (relief.rank < 0.85)
     inside = allowed & layout.covered
     wanted = round(SHARES[BUILT] * layout.total)
@@ -167,7 +167,8 @@ def _woodland(
     patch = noise.fractal(rng, slope.shape, wavelength=128, roughness=0.55)
     score = patch + 4 * np.minimum(slope, 0.35) + 0.9 * relief.rank
     steep = noise.smoothstep(slope, 0.06, 0.16)
-    return steep * score + (1 - steep) * parcels.average(score, division.block)
+    blocks = parcels.average(score, division.block)
+    return np.asarray(steep * score + (1 - steep) * blocks, np.float32)
 
 
 def _sieve(code: NDArray[np.uint8]) -> None:

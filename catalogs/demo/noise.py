@@ -71,7 +71,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
 
 
 def _double(field: Field) -> Field:
-    """Halve the spacing of the rows by quadratic B-spline subdivision (Chaikin's corner cutting)."""
+    """Halve the spacing of the rows by quadratic B-spline subdivision (Chaikin's corners)."""
     first, second = field[:-1], field[1:]
     out = np.empty((2 * len(first), field.shape[1]), np.float32)
     out[0::2] = 0.75 * first + 0.25 * second
@@ -82,13 +82,14 @@ def _double(field: Field) -> Field:
 def smoothstep(field: Field, low: float, high: float) -> Field:
     """Rise from 0 at ``low`` to 1 at ``high`` without a kink."""
     t = np.clip((field - np.float32(low)) / np.float32(high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32, copy=False)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def block_mean(field: Field, factor: int) -> Field:
     """Average blocks of ``factor`` × ``factor`` pixels; the shape must be a multiple of it."""
     rows, columns = field.shape[0] // factor, field.shape[1] // factor
-    return field.reshape(rows, factor, columns, factor).mean(axis=(1, 3), dtype=np.float32)
+    means = field.reshape(rows, factor, columns, factor).mean(axis=(1, 3), dtype=np.float32)
+    return np.asarray(means)
 
 
 def refine(field: Field, factor: int) -> Field:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from catalogs.demo.clouds import Sky, Sun
+    from catalogs.demo.materials import Table
     from catalogs.demo.noise import Field
     from catalogs.demo.relief import Relief
-    from catalogs.demo.surface import Surface, Table
+    from catalogs.demo.surface import Surface
 
 _DIRECT = 1 - 0.55 * spectra.SKY
 # ^ how much of the light's change with slope reaches a band
@@ -37,7 +38,7 @@ class View:
     def clear(self, band: int) -> Field:
         """Return what a band would see without clouds and noise."""
         lit = 1 + (self.light - 1) * _DIRECT[band]
-        return np.maximum(self.surface.reflect(self.spectra, band), 1) * lit
+        return np.asarray(np.maximum(self.surface.reflect(self.spectra, band), 1) * lit)
 
     def band(self, band: int) -> Field:
         """Return what a band sees, in DN without offset; it may be negative."""
@@ -59,7 +60,7 @@ def illuminate(relief: Relief, sun: Sun) -> Field:
     facing = 1 - east * relief.slope_x + north * relief.slope_y
     facing /= np.sqrt(1 + relief.slope_x**2 + relief.slope_y**2)
     light = 0.25 + 0.75 * facing
-    return np.clip(light, 0.3, 1.6).astype(np.float32)
+    return np.asarray(np.clip(light, 0.3, 1.6), np.float32)
 
 
 def spread(field: Field) -> Field:

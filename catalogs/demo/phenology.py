@@ -45,7 +45,7 @@ def crop_green(crop: NDArray[np.intp], shift: Values, day: int) -> Values:
     down = 1 / (1 + np.exp((late - fall) / (falling / 3)))
     green = least + (most - least) * up * down
     mown = (crop == CROPS.index("ley")) * _mowing(late)
-    return np.clip(green * (1 - mown), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(green * (1 - mown), 0, 1), np.float32)
 
 
 def crop_ripe(crop: NDArray[np.intp], shift: Values, day: int) -> Values:
@@ -53,14 +53,15 @@ def crop_ripe(crop: NDArray[np.intp], shift: Values, day: int) -> Values:
     fall = _SEASONS[crop, 2]
     since = np.float32(day) - shift - fall
     standing = np.exp(-np.clip(since, 0, None) / 45) / (1 + np.exp(-since / 4))
-    return (0.8 * standing * (crop != CROPS.index("fallow"))).astype(np.float32)
+    return np.asarray(0.8 * standing * (crop != CROPS.index("fallow")), np.float32)
 
 
 def _mowing(late: Values) -> Values:
     """Return what the last of three cuts took and has not grown again."""
     cuts = np.array([138.0, 190.0, 243.0], np.float32)
     since = late[:, None] - cuts
-    return (0.6 * np.exp(-np.clip(since, 0, None) / 14) * (since >= 0)).max(axis=1)
+    gone = 0.6 * np.exp(-np.clip(since, 0, None) / 14) * (since >= 0)
+    return np.asarray(gone.max(axis=1), np.float32)
 
 
 def grass_green(shift: Values, day: int) -> Values:
@@ -77,12 +78,12 @@ def leaves(shift: Values, day: int) -> Values:
     late = np.float32(day) - shift
     out = 1 / (1 + np.exp(-(late - 118) / 4.5))
     off = 1 / (1 + np.exp((late - 295) / 7))
-    return (out * off).astype(np.float32)
+    return np.asarray(out * off, np.float32)
 
 
 def reeds(shift: Values, day: int) -> Values:
     """Return the green share of marsh plants, which start late."""
     late = np.float32(day) - shift
-    return (0.15 + 0.8 / (1 + np.exp(-(late - 140) / 9)) / (1 + np.exp((late - 272) / 10))).astype(
-        np.float32
-    )
+    out = 1 / (1 + np.exp(-(late - 140) / 9))
+    off = 1 / (1 + np.exp((late - 272) / 10))
+    return np.asarray(0.15 + 0.8 * out * off, np.float32)

@@ -72,7 +72,7 @@ def shape_land(frame: Frame, seed: int) -> Relief:
 def _land(frame: Frame, seed: int) -> tuple[Field, Field, np.float32]:
     """Return the height and its rank before any river, and the level of the lake."""
     rng = noise.stream(seed, "land")
-    level = np.float32(rng.uniform(20, 1100))
+    level = np.float32(rng.uniform(20, 1800))
     scale = np.float32(rng.uniform(0.65, 1.25))
     direction = rng.uniform(0, 2 * np.pi)
     y = (np.arange(frame.height, dtype=np.float32)[:, None] / frame.size) - 0.95
@@ -120,7 +120,7 @@ def _incise(
     height = weight * floor + (1 - weight) * height
     height = np.where(weight > 0.1, np.maximum(height, bed + np.float32(0.2)), height)
     height = np.where(river, bed, np.where(lake, level, height)).astype(np.float32)
-    slope_y, slope_x = np.gradient(_soft(height), PIXEL)
+    soft = _soft(height)
     return Relief(
         height=height,
         rank=rank,
@@ -129,8 +129,8 @@ def _incise(
         distance=np.maximum(distance - width / 2, 0),
         above=height - bed,
         stream=width,
-        slope_y=slope_y.astype(np.float32),
-        slope_x=slope_x.astype(np.float32),
+        slope_y=np.asarray(np.gradient(soft, PIXEL, axis=0), np.float32),
+        slope_x=np.asarray(np.gradient(soft, PIXEL, axis=1), np.float32),
         reaches=reaches,
     )
 

@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from shapely.geometry import Polygon, mapping
 
-from catalogs.demo import clouds, cog, frame, landcover, noise, optical, passes, radar, relief
-from catalogs.demo import spectra, surface
+from catalogs.demo import (
+    clouds,
+    cog,
+    frame,
+    landcover,
+    materials,
+    noise,
+    optical,
+    passes,
+    radar,
+    relief,
+    spectra,
+    surface,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +100,7 @@ class Scenery:
         self.relief = relief.shape_land(plan, seed)
         self.land = landcover.lay(plan, self.relief, seed)
         self.surface = surface.cover(self.land, self.relief, seed)
-        self.materials = surface.Materials(seed)
+        self.materials = materials.Materials(seed)
         self._sampler = _Sampler(plan, plan.granules[2])
 
     def granule(
@@ -122,19 +134,31 @@ def at_resolution(pixels: Field, granule: Granule, resolution: int) -> Field:
 # -- Sentinel-2 ---------------------------------------------------------------------------------
 
 
-def photograph(
-    scenery: Scenery, number: int, folder: Path, pool: Executor, tick: Tick
+def photograph(scenery: Scenery, folder: Path, pool: Executor, tick: Tick) -> list[Record]:
+    """Render every pass of Sentinel-2: an item for each granule, and for the older edition."""
+    records: list[Record] = []
+    coming = pool.submit(_look, scenery, 0)
+    for number in range(len(passes.OPTICAL)):
+        look = coming.result()
+        if number + 1 < len(passes.OPTICAL):
+            coming = pool.submit(_look, scenery, number + 1)
+            # ^ one pass ahead, so that no thread waits for the sky
+        records += _shoot(scenery, look, folder, pool, tick)
+    return records
+
+
+def _shoot(
+    scenery: Scenery,
+    look: tuple[optical.View, clouds.Sun],
+    folder: Path,
+    pool: Executor,
+    tick: Tick,
 ) -> list[Record]:
-    """Render one pass of Sentinel-2: an item for each granule, and for the older edition."""
-    flight = passes.OPTICAL[number]
-    view, zenith = _look(scenery, number)
-    records = []
-    outside = {g.tile: _beyond(scenery, g) if flight.cut else None for g in scenery.plan.granules}
-    for granule in scenery.plan.granules:
-        for edition in _editions(flight, granule, scenery.plan):
-            records.append(_record(flight, granule, edition, scenery, outside[granule.tile]))
-            records[-1].facts["sun"] = zenith
-            (folder / records[-1].id).mkdir(parents=True)
+    """Render one pass, a band at a time."""
+    view, sun = look
+    records = _records(scenery, passes.OPTICAL[view.number], sun)
+    for record in records:
+        (folder / record.id).mkdir(parents=True)
     jobs = [
         pool.submit(_expose, scenery, view, band, records, folder)
         for band in range(len(spectra.BANDS))
@@ -145,6 +169,17 @@ def photograph(
         tick(1)
     for record in records:
         record.files = dict(sorted(record.files.items()))
+    return records
+
+
+def _records(scenery: Scenery, flight: passes.OpticalPass, sun: clouds.Sun) -> list[Record]:
+    records = []
+    for granule in scenery.plan.granules:
+        outside = _beyond(scenery, granule) if flight.cut else None
+        for edition in _editions(flight, granule, scenery.plan):
+            record = _record(flight, granule, edition, outside)
+            record.facts["sun"] = sun
+            records.append(record)
     return records
 
 
@@ -213,7 +248,6 @@ def _record(
             "outside": outside,
             "sensed": sensed,
             "done": done,
-            "seed": scenery.seed,
         },
     )
 

@@ -1,0 +1,302 @@
+"""Whole runs over an embedded country: finished, resumed, damaged, partial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rio_cogeo import cog_validate
+
+from catalogs import demo as country
+from flows import demo, product
+from flows.progress import Silence
+from pipeline import layers
+
+ROOT = Path(__file__).parents[1]
+CARD = {
+    "name": "tiny",
+    "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
+    "inputs": {
+        "S2L2A": "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split(),
+        "S1RTC": ["VV", "VH"],
+        "DEM": ["DEM"],
+    },
+    "width": 8,
+    "window": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory):
+    """Build a small country once."""
+    folder = tmp_path_factory.mktemp("land") / "country"
+    country.build(folder, seed=11, size=512)
+    return folder
+
+
+@pytest.fixture
+def job(land, tmp_path):
+    """Write a job over a part of the country: six tiles, a network with random weights."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CARD))
+    built = country.build(land, seed=11, size=512)
+    west, south, east, north = _bounds(built.region)
+    part = [
+        west + 0.35 * (east - west),
+        south + 0.35 * (north - south),
+        west + 0.75 * (east - west),
+        south + 0.65 * (north - south),
+    ]
+    values = {
+        "name": "part",
+        "region": {"bbox": part},
+        "period": "/".join(map(str, built.period)),
+        "catalog": {"path": str(built.catalog), "provider": "demo"},
+        "inputs": ["S2L2A", "S1RTC", "DEM"],
+        "model": {"name": "tiny.yaml", "weights": {"random": 3}},
+        "output": {"path": "out", "composites": True, "probabilities": True},
+        "execution": {"tile": 160, "device": "cpu"},
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _bounds(region):
+    points = np.array(region["coordinates"][0])
+    return [float(edge) for edge in (*points.min(axis=0), *points.max(axis=0))]
+
+
+def _change(job, **sections):
+    values = yaml.safe_load(job.read_text())
+    for name, changes in sections.items():
+        values[name] = values.get(name, {}) | changes if isinstance(changes, dict) else changes
+    path = job.with_name(f"job-{len(list(job.parent.glob('job*.yaml')))}.yaml")
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _run(job, **options):
+    options = {"allow_partial": False, "max_cost": None, "progress": Silence()} | options
+    return product.run(job, **options)
+
+
+def _rasters(item):
+    """Return name and sha256 of every COG of a product."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(item).parent.glob("*/*/*.tif"))
+    }
+
+
+def test_a_run_makes_a_product_that_opens_everywhere(job):
+    result = _run(job)
+    schema = json.loads((ROOT / "docs" / "json" / "run.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(result)), schema)
+    assert result["status"] == "complete"
+    assert result["tiles"]["total"] == result["tiles"]["done"] >= 4
+    item = json.loads(Path(result["item"]).read_text())
+    for key, asset in item["assets"].items():
+        assert (Path(result["item"]).parent / asset["href"]).exists(), key
+    for key in ("land_cover", "confidence", "observations", "quicklook", "zarr", "report", "style"):
+        assert key in item["assets"]
+    for path in Path(result["item"]).parent.glob("*/*/*.tif"):
+        valid, errors, warnings = cog_validate(path, strict=True)
+        assert valid, (path, errors, warnings)
+        with rasterio.open(path) as file:
+            layer = layers.get(path.stem)
+            assert file.crs.to_epsg() == item["properties"]["proj:code"].removeprefix("EPSG:") or (
+                f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
+            )
+            assert file.dtypes[0] == layer.dtype
+            assert file.nodata == layer.nodata or np.isnan(file.nodata)
+    again = _run(job)
+    assert again["status"] == "unchanged"
+    assert again["tiles"]["done"] == 0
+
+
+def test_workers_engines_and_tiles_do_not_change_a_pixel(job):
+    first = _rasters(_run(job)["item"])
+    for number, execution in enumerate(
+        [{"workers": 1}, {"workers": 4}, {"engine": "distributed", "workers": 2}]
+    ):
+        other = _change(job, execution=execution, output={"path": f"out-{number}"})
+        assert _rasters(_run(other)["item"]) == first, execution
+    larger = _change(job, execution={"tile": 320}, output={"path": "out-large"})
+    for name in first:
+        with (
+            rasterio.open(_find(_run(larger)["item"], name)) as one,
+            rasterio.open(_find(_run(job)["item"], name)) as two,
+        ):
+            assert np.array_equal(one.read(), two.read(), equal_nan=True), name
+
+
+def _find(item, name):
+    return next(Path(item).parent.glob(f"*/*/{name}"))
+
+
+def _start(job):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", str(job)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        # ^ a shell without job control starts its background jobs deaf to Ctrl-C
+    )
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
+    whole = _rasters(_run(_change(job, output={"path": "whole"}))["item"])
+    process = _start(job)
+    for line in process.stderr:
+        if line.startswith("tiles 1/"):
+            process.send_signal(kill)
+            break
+    process.stderr.read()
+    assert process.wait(timeout=120) == (130 if kill == signal.SIGINT else -9)
+    assert not list((job.parent / "out").rglob("item.json"))
+    assert not list((job.parent / "out").rglob("*.tif"))
+    result = _run(job)
+    assert result["tiles"]["skipped"] >= 1
+    assert result["tiles"]["done"] >= 1
+    assert result["tiles"]["skipped"] + result["tiles"]["done"] == result["tiles"]["total"]
+    assert _rasters(result["item"]) == whole
+
+
+def test_a_killed_run_leaves_no_server_behind(job):
+    process = _start(job)
+    children: list[int] = []
+    for line in process.stderr:
+        if line.startswith("tiles"):
+            children = _descendants(process.pid)
+            process.kill()
+            break
+    process.wait()
+    assert children
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in children):
+        time.sleep(0.2)
+    assert not [pid for pid in children if _alive(pid)]
+
+
+def _alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def _descendants(parent):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if f"\nPPid:\t{parent}\n" in text:
+            found.append(int(status.parent.name))
+    return found + [deeper for one in found for deeper in _descendants(one)]
+
+
+@pytest.fixture
+def broken(job, land, tmp_path):
+    """Return the job over a copy of the catalog in which one asset cannot be read."""
+    copy = tmp_path / "copy"
+    shutil.copytree(land, copy)
+    job = _change(job, catalog={"path": str(copy / "catalog" / "catalog.json")})
+    plan = product.frozen(job)
+    counted = [
+        (sum(scene in plan.scenes(tile) for tile in plan.tiles), scene)
+        for scene in plan.snapshot.scenes
+        if scene.modality == "S2L2A"
+    ]
+    touched, scene = min(
+        (pair for pair in counted if pair[0] > 0), key=lambda pair: (pair[0], pair[1].id)
+    )
+    href = Path(scene.assets["B03"].href)
+    href.write_bytes(href.read_bytes()[:2000])
+    return job, scene, touched
+
+
+def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
+    job, scene, touched = broken
+    result = _run(job)
+    assert result["status"] == "failed"
+    assert result["item"] is None
+    assert 1 <= len(result["tiles"]["failed"]) <= touched
+    assert result["tiles"]["done"] == result["tiles"]["total"] - len(result["tiles"]["failed"]) > 0
+    assert all(scene.id in one["reason"] for one in result["tiles"]["failed"])
+    assert not list((job.parent / "out").rglob("item.json"))
+    assert not list((job.parent / "out").rglob("*.tif"))
+
+    partial = _run(job, allow_partial=True)
+    assert partial["status"] == "partial"
+    item = json.loads(Path(partial["item"]).read_text())
+    holes = {one["tile"] for one in item["properties"]["terramosaic:holes"]}
+    assert holes == {one["tile"] for one in result["tiles"]["failed"]}
+    plan = product.frozen(job)
+    with rasterio.open(_find(partial["item"], "observations.tif")) as file:
+        for tile in plan.tiles:
+            window = ((tile.row, tile.row + tile.height), (tile.column, tile.column + tile.width))
+            unknown = (file.read(1, window=window) == 65535).all()
+            assert unknown == (tile.id in holes)
+            # ^ a hole is not "seen, and nothing there"
+    assert product.verify(Path(partial["item"]), Silence())["ok"]
+
+
+def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
+    result = _run(job)
+    before = _rasters(result["item"])
+    out = job.parent / "out"
+    assert product.verify(out, Silence()) == {"ok": True, "bad": [], "seam": {}}
+    shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/0/1"))))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(bytes(data))
+    cog = _find(result["item"], "confidence.tif")
+    cog.write_bytes(cog.read_bytes()[:-1] + b"!")
+    found = product.verify(out, Silence())
+    assert not found["ok"]
+    assert {one["tile"] for one in found["bad"]} == {"r000c001", ""}
+    repaired = _run(job)
+    assert repaired["tiles"]["done"] == 1
+    assert _rasters(repaired["item"]) == before
+    assert product.verify(out, Silence())["ok"]
+
+
+def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
+    from flows import job as jobs
+
+    made = product.plan(jobs.load(job), Silence(), tmp_path / "plan.json")
+    assert made["tiles"]["new"] == made["tiles"]["total"]
+    job.unlink()
+    result = _run(tmp_path / "plan.json")
+    assert result["status"] == "complete"
+
+
+def test_the_demo_leaves_what_it_promises(tmp_path):
+    folder = tmp_path / "demo"
+    result = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())
+    assert result["status"] == "complete"
+    for name in ("catalog/catalog.json", "truth.tif", "job.yaml"):
+        assert (folder / name).exists()
+    assert result["accuracy"]["n"] > 100_000
+    assert result["accuracy"]["overall"] >= 0.85
+    assert result["accuracy"]["macro_f1"] >= 0.75
+    again = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())
+    assert again["status"] == "unchanged"
+    assert again["accuracy"] == result["accuracy"]
