@@ -183,11 +183,6 @@ class Encoder(Family):
                 result[place] = _reduced(KEYS.get(key), embedding, result[place])
         return result
 
-    def loaded(self) -> None:
-        """Forget what was derived from the buffers before they were loaded."""
-        for name in self.keys:
-            self._embedding(name).forget()
-
     def _name(self, user: str) -> str:
         if user in self.keys:
             return user

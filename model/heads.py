@@ -27,9 +27,6 @@ TokenUse = Literal["encoder", "zero"]
 _STAGES = 4
 """Resolutions 1/16, 1/8, 1/4 and 1/2."""
 
-import os
-REACH = int(os.environ.get("REACH", "1"))
-
 
 def spread(x: Tensor, factor: int) -> Tensor:
     """Return (B, h, w, f * f * C) as (B, h * f, w * f, C): each cell becomes f x f cells."""
@@ -128,7 +125,8 @@ class PixelHead(nn.Module):
         self.mix = nn.ModuleList(Mix(width) for _ in range(_STAGES - 1))
         seen = sum(self.channels.values()) + len(self.channels)
         self.stem = PixelStem(seen, width)
-        self.refine = nn.Sequential(*[Mix(width) for _ in range(REACH)], Think(width))
+        self.refine = Think(width)
+        # ^ cell by cell: a 3 x 3 look here would widen what the raw pixels see
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.logits = nn.Linear(width, 4 * classes)
 
@@ -198,10 +196,6 @@ class Segmenter(Family):
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack."""
         return {f"encoder.{key}" for key in self.encoder.optional_keys()}
-
-    def loaded(self) -> None:
-        """Take note that parameters and buffers have changed."""
-        self.encoder.loaded()
 
     def _in(self, inputs: Mapping[str, Tensor]) -> list[str]:
         return [name for name in self.modalities if name in inputs]

@@ -8,6 +8,7 @@ Notation: B batch, N tokens, D width, C channels, h x w the patch grid.
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -36,9 +37,6 @@ class Family(nn.Module):
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors in this module's layout."""
         return tensors
-
-    def loaded(self) -> None:
-        """Forget what was derived from parameters and buffers: they have changed."""
 
 
 class LayerNorm(nn.Module):
@@ -187,9 +185,15 @@ class Embedding(nn.Module):
             self._resized[key] = resized.to(self.pos_emb.dtype)
         return self._resized[key]
 
-    def forget(self) -> None:
-        """Drop resized tables: the stored one has changed."""
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._resized.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+        # ^ the stored table changes, so the resized ones are stale
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._resized.clear()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call,no-any-return]
+        # ^ another device or number format, and perhaps back again with fewer digits
 
 
 class RasterEmbedding(Embedding):

@@ -94,7 +94,6 @@ class SegmentationPredictor:
         if self.batch < 1:
             raise ModelError(f"batch {batch}: at least one window at a time")
         self._segmenter = segmenter.to(self.device, self.dtype).eval()
-        self._segmenter.loaded()
         self._scales = {name: self._scale(card, name) for name in self.inputs}
 
     @property

@@ -140,8 +140,6 @@ def load_state(module: _M, source: str | Path | State, sha256: str | None = None
         tensors = module.translate(tensors)
     fitting = _fitting(module, tensors)
     module.load_state_dict(fitting, strict=False)
-    if isinstance(module, Family):
-        module.loaded()
     return module
 
 

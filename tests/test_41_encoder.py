@@ -209,9 +209,14 @@ def test_new_weights_drop_the_resized_tables():
     state = encoder.state_dict() | {
         "encoder_embeddings.untok_dem@224.pos_emb": torch.ones(1, 196, 32)
     }
-    model.load_state(encoder, state)
     fresh = make(["DEM"], weights=state)
+    encoder.load_state_dict(state)
     assert torch.equal(encoder(x), fresh(x))
+    blunt = make(["DEM"]).bfloat16().float()
+    there_and_back = make(["DEM"])
+    there_and_back(x)
+    there_and_back.bfloat16().float()
+    assert torch.equal(there_and_back(x), blunt(x))
 
 
 def test_training_works_after_inference_at_the_same_size():

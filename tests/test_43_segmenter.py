@@ -164,8 +164,18 @@ def test_an_unmerged_encoder_is_refused():
         built(rasters(names=["DEM"]))
 
 
-def test_the_norm_is_over_channels():
-    norm = heads.ChannelNorm(6)
-    x = torch.randn(2, 6, 3, 5)
-    wanted = torch.nn.functional.layer_norm(x.permute(0, 2, 3, 1), (6,), eps=1e-6)
-    torch.testing.assert_close(norm(x), wanted.permute(0, 3, 1, 2))
+def test_spreading_undoes_folding():
+    x = torch.randn(2, 3, 6, 10)
+    cells = heads.folded(x)
+    assert cells.shape == (2, 3, 5, 12)
+    back = heads.spread(cells, 2).permute(0, 3, 1, 2)
+    assert torch.equal(back, x)
+
+
+def test_spread_tokens_lie_over_their_patch():
+    lateral = heads.Lateral(4, 3, 2)
+    tokens = torch.randn(1, 6, 4)
+    whole = lateral(tokens, 2, 3)
+    assert whole.shape == (1, 4, 6, 3)
+    alone = lateral(tokens[:, 4:5], 1, 1)
+    torch.testing.assert_close(whole[:, 2:4, 2:4], alone)

@@ -43,7 +43,7 @@ def _number(**rows: tuple[int, float, float, float, float]) -> dict[str, Kind]:
 
 
 KINDS = _number(
-    water=(64, 0.16, 0.08, 0.04, 0.4),
+    water=(64, 0.10, 0.08, 0.04, 0.4),
     wood=(4096, 0.16, 0.20, 0.12, 0.8),
     marsh=(512, 0.17, 0.20, 0.12, 0.8),
     field=(8192, 0.19, 0.13, 0.09, 0.6),

@@ -122,7 +122,7 @@ def _mixture(
         # middle, and the weights of noise from pixel to pixel, of blotches and of patches
         "water": (0.05, 0.02, 0.02, 0.10),
         "wood": (0.25, 0.08, 0.16, 0.06),
-        "marsh": (0.26, 0.08, 0.18, 0.10),
+        "marsh": (0.28, 0.06, 0.28, 0.08),
         "field": (0.10, 0.04, 0.07, 0.05),
         "house": (0.46, 0.22, 0.10, 0.0),
         "street": (0.30, 0.15, 0.05, 0.0),

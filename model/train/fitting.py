@@ -137,7 +137,7 @@ def fit(  # noqa: PLR0913
                     step=len(losses), steps=steps, loss=loss, rate=rate, seconds=clock.seconds()
                 )
             )
-    segmenter.to("cpu").eval().loaded()
+    segmenter.to("cpu").eval()
     return Record(
         steps=len(losses),
         seconds=round(clock.seconds(), 1),
