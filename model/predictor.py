@@ -113,6 +113,9 @@ class SegmentationPredictor:
             ModelError: an unknown input or a wrong shape, or an answer that is not finite.
         """
         count, height, width = self._checked(chips)
+        torch.get_num_threads()
+        # ^ asking sets it: a thread that torch has not met yet would run its first products with
+        #   the BLAS's own number of threads, and get other bits than its neighbours
         result = np.full(
             (count, len(self.class_names), height, width), 1 / len(self.class_names), np.float32
         )

@@ -40,6 +40,15 @@ SUITES = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny shapes run faster without handing work around."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @cache
 def tensors(name):
     packed = (Path(ORACLE) / f"{name}.safetensors.xz").read_bytes()

@@ -14,6 +14,15 @@ from model.errors import ModelError
 TINY = {"dim": 32, "heads": 2, "depth": 2}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny shapes run faster without handing work around."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make(names=("S2L2A", "S1RTC", "DEM"), **options):
     return model.backbone(TINY, list(names), **({"weights": {"random": 3}} | options))
 

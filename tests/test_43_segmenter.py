@@ -14,6 +14,15 @@ NAMES = ["S2L2A", "S1RTC", "DEM"]
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny shapes run faster without handing work around."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def segmenter():
     return model.segmenter(TINY, NAMES, 5, width=8, weights={"random": 2})

@@ -16,6 +16,15 @@ BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny shapes run faster without handing work around."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make_card(**options):
     return cards.from_mapping(
         {

@@ -18,6 +18,15 @@ TINY = {"dim": 32, "heads": 2, "depth": 1}
 CHANNELS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny shapes run faster without handing work around."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def mosaic(seed=0, size=64, classes=3):
     """Stripes of classes that differ in every band, with noise."""
     rng = np.random.default_rng(seed)

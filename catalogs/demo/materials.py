@@ -47,7 +47,7 @@ KINDS = _number(
     wood=(4096, 0.16, 0.20, 0.12, 0.8),
     marsh=(512, 0.17, 0.20, 0.12, 0.8),
     field=(8192, 0.19, 0.13, 0.09, 0.6),
-    house=(1024, 0.28, 0.34, 0.14, 2.6),
+    house=(1024, 0.30, 0.36, 0.15, 2.8),
     street=(64, 0.15, 0.22, 0.08, 1.2),
     garden=(256, 0.15, 0.24, 0.13, 1.5),
     bare=(512, 0.17, 0.18, 0.08, 1.0),
@@ -215,7 +215,7 @@ class Materials:
         sparse = _blend(spectra.GRASS_DRY, spectra.SOIL_BRIGHT, 0.7 * draw[:, 1])
         poor = _blend(sparse, spectra.GRASS_GREEN, 0.25 * green)
         heath = _blend(spectra.SHRUB, spectra.WOOD_OPEN, draw[:, 2])
-        return lush, _mix(poor, heath, np.clip(draw[:, 2] * 2.5 - 0.9, 0, 1))
+        return lush, _mix(poor, heath, np.clip(draw[:, 2] * 2.5 - 0.7, 0, 1))
 
     def _road(self, draw: Table, late: Table, day: int) -> tuple[Table, Table]:
         return self._street(draw, late, day)
@@ -267,7 +267,7 @@ class Materials:
         return _level("snow", "rock", 0.4 * draw[:, 0])
 
     def _grass_db(self, draw: Table, _late: Table, _day: int) -> Table:
-        return _level("grass", "shrub", np.clip(draw[:, 2] * 2.5 - 0.9, 0, 1) * 0.8)
+        return _level("grass", "shrub", np.clip(draw[:, 2] * 2.5 - 0.7, 0, 1) * 0.8)
 
     def _road_db(self, draw: Table, _late: Table, _day: int) -> Table:
         return _level("asphalt", "grass", 0.4 + 0.4 * draw[:, 0])
@@ -295,8 +295,8 @@ _LEVEL_SPREAD = {
 
 
 def _thin(draw: Table) -> Table:
-    """Return how open a stand is: a third are young or thinned."""
-    return np.asarray(np.clip((draw[:, 1] - 0.64) * 2.6, 0, 0.85), np.float32)
+    """Return how open a stand is: two in five are young or thinned."""
+    return np.asarray(np.clip((draw[:, 1] - 0.58) * 2.6, 0, 0.9), np.float32)
 
 
 def _blend(first: Table, second: Table, share: Table) -> Table:

@@ -119,24 +119,14 @@ def fit(  # noqa: PLR0913
     check_sizes(chips, how.crop)
     scales = statistics_of(_bands(segmenter), statistics)
     rng = np.random.default_rng(seed)
-    channels = segmenter.head.channels
-    pool = Pool(chips, channels, scales, segmenter.head.classes, place, rng)
-    trainer = _Trainer(segmenter.to(place).train(), pool, how, learning_rate)
+    pool = Pool(chips, segmenter.head.channels, scales, segmenter.head.classes, place, rng)
+    trainer = _Trainer(segmenter.to(place).train(), pool, scales, how, learning_rate)
     clock = _Clock(steps, time_budget)
     losses: list[float] = []
     while (part := clock.part(len(losses))) < 1:
-        crops = pool.draw(batch, how.crop, how.balanced)
-        inputs = augmented(crops.planes, channels, scales, how.augmentation, rng)
-        seen = how.augmentation.seen(batch, rng)
-        loss = trainer.step(inputs, crops, seen, part)
-        losses.append(loss)
+        losses.append(trainer.step(batch, part))
         if progress is not None:
-            rate = learning_rate * rate_at(part)
-            progress(
-                Progress(
-                    step=len(losses), steps=steps, loss=loss, rate=rate, seconds=clock.seconds()
-                )
-            )
+            progress(clock.progress(losses, learning_rate * rate_at(part)))
     segmenter.to("cpu").eval()
     return Record(
         steps=len(losses),
@@ -177,29 +167,51 @@ class _Clock:
             return by_steps
         return max(by_steps, self.seconds() / self.budget) if done else 0.0
 
+    def progress(self, losses: Sequence[float], rate: float) -> Progress:
+        return Progress(
+            step=len(losses), steps=self.steps, loss=losses[-1], rate=rate, seconds=self.seconds()
+        )
+
 
 class _Trainer:
-    """Model, loss and optimiser."""
+    """Material, model, loss and optimiser."""
 
-    def __init__(self, segmenter: Segmenter, pool: Pool, how: Options, rate: float) -> None:
-        self.segmenter, self.how, self.rate = segmenter, how, rate
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        pool: Pool,
+        scales: Mapping[str, Statistics],
+        how: Options,
+        rate: float,
+    ) -> None:
+        self.segmenter, self.pool, self.scales = segmenter, pool, scales
+        self.how, self.rate = how, rate
         self.weights = pool.class_weights(how.class_power).to(pool.device)
         self.optimiser = torch.optim.AdamW(_parameter_groups(segmenter, how.weight_decay), lr=rate)
         self.cast = torch.autocast(pool.device.type, torch.bfloat16, enabled=how.half)
 
-    def step(self, inputs: Mapping[str, Tensor], crops: Crops, seen: Tensor, part: float) -> float:
+    def step(self, batch: int, part: float) -> float:
         """Take one step and return its loss."""
+        how, channels, rng = self.how.augmentation, self.segmenter.head.channels, self.pool.rng
+        crops = self.pool.draw(batch, self.how.crop, self.how.balanced)
+        inputs = augmented(crops.planes, channels, self.scales, how, rng)
+        seen = how.seen(batch, rng)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * rate_at(part)
         with self.cast:
             logits = self.segmenter(inputs, seen=seen)
-        loss = F.cross_entropy(
+        return self._learn(self._loss(logits, crops))
+
+    def _loss(self, logits: Tensor, crops: Crops) -> Tensor:
+        return F.cross_entropy(
             logits.float(),
             crops.labels,
             weight=self.weights,
             ignore_index=IGNORE,
             label_smoothing=self.how.smoothing,
         )
+
+    def _learn(self, loss: Tensor) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(
