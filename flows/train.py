@@ -20,8 +20,8 @@ from flows.section import Listed, Part
 from model import config, known
 from model.cards import CLASSES, Card
 from model.heads import Segmenter
-from model.modalities import get
-from model.train import IGNORE, Mosaic, Qda, evaluate, fit
+from model.modalities import Statistics, get
+from model.train import IGNORE, Mosaic, Qda, band_statistics, evaluate, fit
 from model.train.metrics import Scores, scores
 
 RECIPE = Path(known.DEMO_CARD).parent / "recipe.yaml"
@@ -91,7 +91,7 @@ def run(
     started = time.perf_counter()
     chips = countries(out, recipe.seeds, recipe.size, progress)
     made = round(time.perf_counter() - started, 1)
-    built = segmenter(recipe)
+    built, scales = segmenter(recipe), band_statistics(chips)
     progress.stage("fit", recipe.steps)
     record = fit(
         built,
@@ -101,11 +101,14 @@ def run(
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
         device=device,
+        statistics=scales,
         time_budget=minutes * 60 if minutes else None,
         progress=lambda now: progress.advance(1, f"loss {now.loss:.3f}"),
     )
     tests = countries(out, recipe.test_seeds, recipe.test_size, progress)
-    measured = measure(built, chips, dict(zip(recipe.test_seeds, tests, strict=True)), progress)
+    measured = measure(
+        built, scales, chips, dict(zip(recipe.test_seeds, tests, strict=True)), progress
+    )
     training = {
         "what": "A small network of TerraMind's architecture, trained on invented countries "
         "(catalogs/demo) by `terramosaic train`. It shows the machinery; it holds none of "
@@ -122,7 +125,7 @@ def run(
         "seconds_of_material": made,
         **measured,
     }
-    card = known.ship(out, built, _card(recipe, built, training))
+    card = known.ship(out, built, _card(recipe, built, scales, training))
     progress.finish()
     return {
         "weights": str(out / "weights.safetensors"),
@@ -156,12 +159,17 @@ def segmenter(recipe: Recipe) -> Segmenter:
     )
 
 
-def _card(recipe: Recipe, built: Segmenter, training: Mapping[str, Any]) -> Card:
+def _card(
+    recipe: Recipe,
+    built: Segmenter,
+    scales: Mapping[str, Statistics],
+    training: Mapping[str, Any],
+) -> Card:
     return Card(
         name="demo",
         architecture=config.architecture(recipe.architecture),
         inputs={name: get(name).bands for name in material.INPUTS},
-        statistics={},
+        statistics=scales,
         layers=tuple(built.layers),
         width=recipe.width,
         training=training,
@@ -169,7 +177,11 @@ def _card(recipe: Recipe, built: Segmenter, training: Mapping[str, Any]) -> Card
 
 
 def measure(
-    built: Segmenter, chips: Sequence[Mosaic], tests: Mapping[int, Mosaic], progress: Progress
+    built: Segmenter,
+    scales: Mapping[str, Statistics],
+    chips: Sequence[Mosaic],
+    tests: Mapping[int, Mosaic],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Score the network, the network without its tokens, and a per-pixel baseline.
 
@@ -180,15 +192,15 @@ def measure(
     result: dict[str, Any] = {}
     for seed, test in tests.items():
         result[str(seed)] = {
-            "model": _named(evaluate(built, [test])),
-            "model_without_tokens": _named(evaluate(built, [test], tokens="zero")),
+            "model": _named(evaluate(built, [test], statistics=scales)),
+            "model_without_tokens": _named(evaluate(built, [test], statistics=scales, tokens="zero")),
             "per_pixel_qda": _named(_score_baseline(baseline, test)),
         }
         progress.advance(1, f"seed {seed}")
     realdata = os.environ.get("TERRAMOSAIC_REALDATA")
     places = material.places(Path(realdata), CLASSES) if realdata else {}
     real = {
-        name: _named(evaluate(built, [material.padded(place, 224)]))
+        name: _named(evaluate(built, [material.padded(place, 224)], statistics=scales))
         for name, place in places.items()
     }
     progress.advance(1, "real places")

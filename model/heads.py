@@ -4,7 +4,7 @@
                                                       1/2 -> logits of the 2 x 2 pixels below
 
 Tokens of 16 px alone lose the edges of parcels. The raw pixels mend the edges, and no more: their
-path sees six pixels across, so that context can only come from the encoder. Notable: normalisation
+path sees 14 pixels across, so that context can only come from the encoder. Notable: normalisation
 is over channels, pixel by pixel, so the result depends neither on the batch nor on statistics of
 the window.
 """
@@ -125,8 +125,9 @@ class PixelHead(nn.Module):
         self.mix = nn.ModuleList(Mix(width) for _ in range(_STAGES - 1))
         seen = sum(self.channels.values()) + len(self.channels)
         self.stem = PixelStem(seen, width)
-        self.refine = Think(width)
-        # ^ cell by cell: a 3 x 3 look here would widen what the raw pixels see
+        self.refine = nn.Sequential(Mix(width), Think(width), Mix(width), Think(width))
+        # ^ two looks at what both say together: 0.015 more of overall accuracy on the demo's
+        # ^ countries; each widens what the raw pixels see by four pixels
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.logits = nn.Linear(width, 4 * classes)
 

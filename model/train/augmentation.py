@@ -16,28 +16,28 @@ from model.modalities import Statistics, get
 class Augmentation:
     """Strengths, as standard deviations in physical units, and probabilities."""
 
-    scene_gain: float = 0.06
+    scene_gain: float = 0.03
     """Of the logarithm of one factor for all optical bands: haze, season, sun."""
 
-    band_gain: float = 0.03
+    band_gain: float = 0.015
     """Of the logarithm of one factor per optical band."""
 
-    band_offset: float = 30.0
+    band_offset: float = 15.0
     """Per optical band, DN."""
 
-    level_db: float = 0.8
+    level_db: float = 0.4
     """Of radar backscatter, per band, dB: moisture, incidence angle."""
 
     level_m: float = 300.0
     """Of the terrain's height, m: the model must not learn a country's absolute heights."""
 
-    drop: float = 0.1
+    drop: float = 0.05
     """Probability that a modality is missing in a step."""
 
-    hole: float = 0.2
+    hole: float = 0.1
     """Probability that a rectangle of a sample has no optical data."""
 
-    blind: float = 0.25
+    blind: float = 0.1
     """Probability that the head sees no raw pixels in a sample: the encoder has to know it all."""
 
     def seen(self, batch: int, rng: np.random.Generator) -> Tensor:
