@@ -5,10 +5,10 @@ A tile is one task; what travels is the path of a plan, the tile's id and, back,
 
 from __future__ import annotations
 
-import concurrent.futures as futures
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path

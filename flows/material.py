@@ -18,7 +18,6 @@ from catalogs.search import Source
 from flows import demo as country_flow
 from flows import job as jobs
 from flows import planning
-from flows.progress import Silence
 from model.train import IGNORE, Mosaic
 from pipeline import grid, radiometry, reading, tile
 from pipeline.plan import Plan
@@ -44,7 +43,7 @@ def of_country(
     plan = planning.freeze(jobs.load(job))
     truth = _read(country.truth, plan)
     seen = tile.see(plan, _everything(plan), plan.grid, threads=threads)
-    return _mosaic(plan, seen, _indexed(truth, names))
+    return _mosaic(seen, _indexed(truth, names))
 
 
 def of_place(
@@ -84,7 +83,7 @@ def of_place(
     indexed = _read(reference, plan)
     codes = np.vectorize(lambda index: by_index.get(index, 0), otypes=[np.uint8])(indexed)
     seen = tile.see(plan, _everything(plan), plan.grid, threads=2)
-    return _mosaic(plan, seen, _indexed(codes, names))
+    return _mosaic(seen, _indexed(codes, names))
 
 
 def places(realdata: Path, names: Sequence[str]) -> dict[str, Mosaic]:
@@ -156,7 +155,7 @@ def _indexed(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8
     return indexed
 
 
-def _mosaic(plan: Plan, seen: tile.Seen, labels: NDArray[np.uint8]) -> Mosaic:
+def _mosaic(seen: tile.Seen, labels: NDArray[np.uint8]) -> Mosaic:
     inputs = {
         name: radiometry.to_decibel(values) if name.startswith("S1") else values
         for name, values in seen.values.items()

@@ -119,6 +119,7 @@ def result_of(
     tiles: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
+    """Return what ``run --json`` prints."""
     folder = planning.folder(plan) / plan.short
     return {
         "status": status,

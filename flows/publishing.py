@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def publish_product(
     holes: Sequence[Hole] = (),
     accuracy: Agreement | None = None,
     formats: Sequence[str] = ("cog", "zarr"),
-    on_layer: Any = None,
+    on_layer: Callable[[str], None] | None = None,
 ) -> Path:
     """Write everything that a product has and return its item.
 
@@ -56,7 +56,7 @@ def publish_product(
     """
     folder = home / plan.short
     rasters = tuple(_rasters(plan, home, folder, on_layer)) if "cog" in formats else ()
-    documents = list(_documents(plan, home, folder, rasters, formats))
+    documents = list(_documents(home, folder, rasters, formats))
     pictures = _pictures(plan, home, rasters)
     if pictures is not None:
         look, page = folder / "quicklook.png", folder / "report.html"
@@ -73,7 +73,9 @@ def publish_product(
     return home / "item.json"
 
 
-def _rasters(plan: Plan, home: Path, folder: Path, on_layer: Any) -> Any:
+def _rasters(
+    plan: Plan, home: Path, folder: Path, on_layer: Callable[[str], None] | None
+) -> Iterator[Raster]:
     for name, bands in tile.variables(plan).items():
         layer = layers.get(name)
         path = folder / str(plan.grid.epsg) / f"{name}.tif"
@@ -105,8 +107,8 @@ def _tags(plan: Plan) -> Mapping[str, str]:
 
 
 def _documents(
-    plan: Plan, home: Path, folder: Path, rasters: Sequence[Raster], formats: Sequence[str]
-) -> Any:
+    home: Path, folder: Path, rasters: Sequence[Raster], formats: Sequence[str]
+) -> Iterator[Document]:
     yield Document.of(folder / "plan.json", beside=home, kind="plan")
     if "zarr" in formats:
         yield Document.of(folder / store.NAME, beside=home, kind="zarr")

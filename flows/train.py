@@ -193,7 +193,9 @@ def measure(
     for seed, test in tests.items():
         result[str(seed)] = {
             "model": _named(evaluate(built, [test], statistics=scales)),
-            "model_without_tokens": _named(evaluate(built, [test], statistics=scales, tokens="zero")),
+            "model_without_tokens": _named(
+                evaluate(built, [test], statistics=scales, tokens="zero")
+            ),
             "per_pixel_qda": _named(_score_baseline(baseline, test)),
         }
         progress.advance(1, f"seed {seed}")

@@ -92,12 +92,11 @@ class PixelStem(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.fold = nn.Linear(4 * channels, width)
-        self.mix = Mix(width)
         self.think = Think(width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, H / 2, W / 2, width): each cell knows its four pixels and their neighbours."""
-        out: Tensor = self.think(self.mix(F.gelu(self.fold(folded(pixels)))))
+        """Return (B, H / 2, W / 2, width): each cell knows its own four pixels and no others."""
+        out: Tensor = self.think(F.gelu(self.fold(folded(pixels))))
         return out
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from catalogs import classes
 
 LEAST_SHARE = 0.005
-"""Classes of the truth below this share are left out of the mean F1: a handful of pixels decides them."""
+"""Classes of the truth below this share are left out of the mean F1: too few pixels decide them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,7 @@ def utm_epsg(longitude: float, latitude: float) -> int:
 
 
 def epsg_of(crs: str, region: BaseGeometry) -> int:
-    """Return the EPSG code that a job asks for: ``utm`` (the zone of the region's centre) or a code.
+    """Return the EPSG code that a job asks for: a code, or ``utm``, the zone of the centre.
 
     Raises:
         Wrong: the code is unknown, or its unit is not the metre.

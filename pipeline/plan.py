@@ -270,7 +270,7 @@ def digest(value: Mapping[str, Any]) -> str:
 
 
 def touching(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
-    """Return the scenes whose rasters, or whose footprints where the catalog is silent, meet a grid."""
+    """Return the scenes whose rasters meet a grid; footprints count where the catalog is silent."""
     outline = shapely.box(*area.bounds)
     lonlat = shapely.box(*transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds))
     return tuple(scene for scene in scenes if _meets(scene, area.epsg, outline, lonlat))

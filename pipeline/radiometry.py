@@ -26,10 +26,10 @@ METRE = "m"
 UNITS = {"S2L2A": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
 
 QUANTIFICATION = 10_000.0
-"""Sentinel-2 DN per unit of reflectance (Sentinel-2 Products Specification, QUANTIFICATION_VALUE)."""
+"""Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
 
 POWER_FLOOR = 1e-6
-"""−60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
+"""Minus 60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
 
 
 def expect(array: xr.DataArray, unit: str) -> None:

@@ -137,9 +137,9 @@ def _on_grid(
         )
     nodata = source.nodata if source.nodata is not None else dataset.nodata
     result = np.full(grid.shape, fill, dtype=dtype)
-    if dataset.crs.to_epsg() == grid.epsg and dataset.transform.is_rectilinear:
-        if resampling == Resampling.nearest or _same_lattice(dataset.transform, grid):
-            return _pick(dataset, grid, nodata, result, fill)
+    same_crs = dataset.crs.to_epsg() == grid.epsg and dataset.transform.is_rectilinear
+    if same_crs and (resampling == Resampling.nearest or _same_lattice(dataset.transform, grid)):
+        return _pick(dataset, grid, nodata, result, fill)
     return _warp(dataset, grid, nodata, result, fill, resampling)
 
 

@@ -63,7 +63,7 @@ def read(folder: Path, tile: Tile) -> Receipt | None:
 
 
 def finished(folder: Path, plan: Plan) -> dict[str, Receipt]:
-    """Return the receipts of a plan's finished tiles by tile id; those of other keys do not count."""
+    """Return the receipts of a plan's finished tiles by id; those of other keys do not count."""
     found = {}
     for tile in plan.tiles:
         receipt = read(folder, tile)

@@ -29,7 +29,7 @@ class Lattice:
     """Pixels along each side of a window that only serve as context: weight zero."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin or not 0 < self.stride <= self.window - 2 * self.margin:
+        if not self.margin >= 0 or not 0 < self.stride <= self.window - 2 * self.margin:
             raise ValueError(
                 f"Windows of {self.window} px with a margin of {self.margin} px cannot step by "
                 f"{self.stride} px: pixels would be left out."

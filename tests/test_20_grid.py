@@ -47,7 +47,7 @@ def test_a_ground_pixel_has_one_number_whatever_the_grid(row, column):
 def test_the_utm_zone_is_the_one_that_pyproj_finds(longitude, latitude):
     code = grid.utm_epsg(longitude, latitude)
     area = CRS.from_epsg(code).area_of_use
-    if 56 <= latitude < 64 and 0 < longitude < 12 or latitude >= 72 and 0 <= longitude < 42:
+    if (56 <= latitude < 64 and 0 < longitude < 12) or (latitude >= 72 and 0 <= longitude < 42):
         return  # the exceptions of Norway and Svalbard are tested by name
     assert area.west - 1e-9 <= longitude <= area.east + 1e-9
 

@@ -20,6 +20,7 @@ import yaml
 from rio_cogeo import cog_validate
 
 from catalogs import demo as country
+from catalogs.scene import BANDS
 from flows import demo, product
 from flows.progress import Silence
 from pipeline import layers
@@ -29,7 +30,7 @@ CARD = {
     "name": "tiny",
     "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
     "inputs": {
-        "S2L2A": "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split(),
+        "S2L2A": [band for band in BANDS["S2L2A"] if band != "SCL"],
         "S1RTC": ["VV", "VH"],
         "DEM": ["DEM"],
     },
@@ -153,7 +154,7 @@ def _start(job):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         # ^ a shell without job control starts its background jobs deaf to Ctrl-C
     )
 
