@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 import model
 from catalogs.errors import Wrong
-from flows import document, material, refusal
+from flows import describe, document, material, refusal
 from flows.progress import Progress
 from flows.section import Listed, Part
 from model import config, known
@@ -23,6 +23,7 @@ from model.heads import Segmenter
 from model.modalities import Statistics, get
 from model.train import IGNORE, Mosaic, Qda, band_statistics, evaluate, fit
 from model.train.metrics import Scores, scores
+from pipeline import files
 
 RECIPE = Path(known.DEMO_CARD).parent / "recipe.yaml"
 PIXELS = 400_000
@@ -126,12 +127,16 @@ def run(
         **measured,
     }
     card = known.ship(out, built, _card(recipe, built, scales, training))
+    weights = out / "weights.safetensors"
+    sha256, size = files.sha256(weights), weights.stat().st_size
+    text = describe.card(card, sha256=sha256, size=size)
+    files.write_atomic(out / "card.md", text.encode())
     progress.finish()
     return {
-        "weights": str(out / "weights.safetensors"),
-        "card": str(out / "card.json"),
-        "sha256": (card.weights or {})["sha256"] if isinstance(card.weights, Mapping) else None,
-        "bytes": (out / "weights.safetensors").stat().st_size,
+        "weights": str(weights),
+        "card": str(out / "card.md"),
+        "sha256": sha256,
+        "bytes": size,
         "seconds": round(time.perf_counter() - started, 1),
         **_summary(measured),
     }

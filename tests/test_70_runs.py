@@ -162,13 +162,13 @@ def _start(job):
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
     whole = _rasters(_run(_change(job, output={"path": "whole"}))["item"])
-    process = _start(job)
-    for line in process.stderr:
-        if line.startswith("tiles 1/"):
-            process.send_signal(kill)
-            break
-    process.stderr.read()
-    assert process.wait(timeout=120) == (130 if kill == signal.SIGINT else -9)
+    with _start(job) as process:
+        for line in process.stderr:
+            if line.startswith("tiles 1/"):
+                process.send_signal(kill)
+                break
+        process.stderr.read()
+    assert process.returncode == (130 if kill == signal.SIGINT else -9)
     assert not list((job.parent / "out").rglob("item.json"))
     assert not list((job.parent / "out").rglob("*.tif"))
     result = _run(job)
@@ -179,14 +179,13 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
 
 
 def test_a_killed_run_leaves_no_server_behind(job):
-    process = _start(job)
     children: list[int] = []
-    for line in process.stderr:
-        if line.startswith("tiles"):
-            children = _descendants(process.pid)
-            process.kill()
-            break
-    process.wait()
+    with _start(job) as process:
+        for line in process.stderr:
+            if line.startswith("tiles"):
+                children = _descendants(process.pid)
+                process.kill()
+                break
     assert children
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in children):
@@ -301,3 +300,55 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
     again = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())
     assert again["status"] == "unchanged"
     assert again["accuracy"] == result["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"region": {"bbox": [100.0, 10.0, 100.1, 10.1]}}, 3, "region"),
+        ({"period": "1999-01-01/1999-12-31"}, 3, "1999"),
+        ({"composite": {"max_cloud_cover": 0.0}}, 3, "cloud"),
+        ({"allow": [], "catalog": {"provider": "nowhere"}}, 2, "nowhere"),
+        ({"catalog": {"path": "missing.json"}}, 2, "missing.json"),
+        ({"model": {"name": "demo", "weights": {"path": "w.safetensors"}}}, 2, "w.safetensors"),
+        (
+            {"model": {"name": "tiny.yaml", "weights": {"path": "w.bin", "sha256": "0" * 64}}},
+            2,
+            "sha256",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_once_and_clearly(job, capfd, changes, code, said):
+    from flows import cli
+
+    (job.parent / "w.bin").write_bytes(b"not these weights")
+    assert cli.main(["run", str(_change(job, **changes))]) == code
+    out, error = capfd.readouterr()
+    assert out == ""
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert said in told[0]
+    assert "Traceback" not in error
+    assert not (job.parent / "out").exists()
+
+
+def test_a_wrong_hash_is_refused(job, capfd):
+    from flows import cli
+    from model import known
+
+    shipped = Path(known.DEMO_CARD).with_name("weights.safetensors")
+    pinned = {"path": str(shipped), "sha256": "0" * 64}
+    wrong = _change(job, model={"name": "demo", "weights": pinned})
+    assert cli.main(["run", str(wrong)]) == 2
+    assert "sha256" in capfd.readouterr().err
+
+
+def test_prefect_can_serve_the_flow():
+    from flows.land_cover import land_cover
+
+    deployment = land_cover.to_deployment(name="region", parameters={"job": "region.yaml"})
+    assert deployment.entrypoint.endswith("land_cover.py:land_cover")
+    assert set(deployment._parameter_openapi_schema.model_dump()["properties"]) == {
+        "job",
+        "allow_partial",
+    }

@@ -1,0 +1,112 @@
+"""The card of a trained model, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.cards import Card
+
+
+def card(shipped: Card, *, sha256: str, size: int) -> str:
+    """Return the card of the demo model as Markdown.
+
+    Args:
+        shipped: the card that lies beside the weights.
+        sha256: of the weights.
+        size: of the weights, bytes.
+    """
+    made = shipped.training
+    recipe, fit = made["recipe"], made["fit"]
+    return "\n".join(
+        [
+            "# The demo model",
+            "",
+            made["what"],
+            "",
+            (
+                f"- Architecture: TerraMind's encoder, width {shipped.architecture.dim}, depth "
+                f"{shipped.architecture.depth}, heads {shipped.architecture.heads}, with a "
+                "segmentation head over tokens and raw pixels at half resolution."
+            ),
+            f"- Inputs: {', '.join(shipped.inputs)}; windows of {shipped.window} px at 10 m.",
+            f"- Classes: {', '.join(shipped.class_names)}.",
+            f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
+            (
+                f"- Trained on the countries of seeds {recipe['seeds'][0]} to {recipe['seeds'][-1]} "
+                f"({recipe['size']} px a granule), {fit['steps']} steps of {recipe['batch']} crops, "
+                f"{fit['seconds'] / 60:.0f} minutes on {fit['device']} with {fit['threads']} threads, "
+                f"after {made['seconds_of_material'] / 60:.0f} minutes of building countries."
+            ),
+            (
+                "- Not good for: real land. Spectra, texture and backscatter of the countries follow "
+                "statistics of a few real scenes; landscapes, seasons and most of the world's surfaces "
+                "do not occur in them."
+            ),
+            "",
+            "## On countries it has not learnt from",
+            "",
+            (
+                "Pixel by pixel against the countries' truth, on composites made as a job makes them. "
+                "The baseline is a Gaussian classifier of single pixels (quadratic discriminant "
+                "analysis) that learnt from the same countries. Without tokens: the same network with "
+                "the encoder's answer set to zero."
+            ),
+            "",
+            *_countries(made["test_countries"]),
+            "",
+            "F1 by class:",
+            "",
+            *_by_class(made["test_countries"]),
+            "",
+            "## On real land",
+            "",
+            (
+                "Agreement with the land cover that TerraMesh gives for three places (itself a model's "
+                "map, of another year than the scenes): whatever it is, here it is."
+            ),
+            "",
+            *_places(made["real_places"]),
+            "",
+        ]
+    )
+
+
+def _countries(tested: Mapping[str, Any]) -> list[str]:
+    rows = [
+        "| seed | | overall | macro F1 | inside parcels | at edges |",
+        "|---|---|---|---|---|---|",
+    ]
+    titles = {
+        "model": "model",
+        "model_without_tokens": "model without tokens",
+        "per_pixel_qda": "single pixels (QDA)",
+    }
+    for seed, scored in tested.items():
+        for kind, title in titles.items():
+            one = scored[kind]
+            figures = (one[key] for key in ("overall", "macro_f1", "inside", "edge"))
+            rows.append(f"| {seed} | {title} | {' | '.join(f'{value:.3f}' for value in figures)} |")
+    return rows
+
+
+def _by_class(tested: Mapping[str, Any]) -> list[str]:
+    names = list(next(iter(tested.values()))["model"]["f1"])
+    rows = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for seed, scored in tested.items():
+        values = (scored["model"]["f1"][name] for name in names)
+        rows.append(f"| {seed} | {' | '.join(_figure(value) for value in values)} |")
+    return rows
+
+
+def _places(places: Mapping[str, Any]) -> list[str]:
+    if not places:
+        return ["Not measured: no real scenes were at hand."]
+    rows = ["| place | overall | macro F1 |", "|---|---|---|"]
+    return rows + [
+        f"| {name} | {one['overall']:.3f} | {one['macro_f1']:.3f} |" for name, one in places.items()
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
