@@ -33,24 +33,23 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             f"- Classes: {', '.join(shipped.class_names)}.",
             f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
             (
-                f"- Trained on the countries of seeds {recipe['seeds'][0]} to {recipe['seeds'][-1]} "
-                f"({recipe['size']} px a granule), {fit['steps']} steps of {recipe['batch']} crops, "
-                f"{fit['seconds'] / 60:.0f} minutes on {fit['device']} with {fit['threads']} threads, "
-                f"after {made['seconds_of_material'] / 60:.0f} minutes of building countries."
+                f"- Trained on the countries of seeds {recipe['seeds'][0]} to "
+                f"{recipe['seeds'][-1]} ({recipe['size']} px a granule), {fit['steps']} steps of "
+                f"{recipe['batch']} crops, {fit['seconds'] / 60:.0f} minutes on {fit['device']}."
             ),
             (
-                "- Not good for: real land. Spectra, texture and backscatter of the countries follow "
-                "statistics of a few real scenes; landscapes, seasons and most of the world's surfaces "
-                "do not occur in them."
+                "- Not good for: real land. Spectra, texture and backscatter of the countries "
+                "follow statistics of a few real scenes; landscapes, seasons and most of the "
+                "world's surfaces do not occur in them."
             ),
             "",
             "## On countries it has not learnt from",
             "",
             (
-                "Pixel by pixel against the countries' truth, on composites made as a job makes them. "
-                "The baseline is a Gaussian classifier of single pixels (quadratic discriminant "
-                "analysis) that learnt from the same countries. Without tokens: the same network with "
-                "the encoder's answer set to zero."
+                "Pixel by pixel against the countries' truth, on composites made as a job makes "
+                "them. The baseline is a Gaussian classifier of single pixels (quadratic "
+                "discriminant analysis) that learnt from the same countries. Without tokens: the "
+                "same network with the encoder's answer set to zero."
             ),
             "",
             *_countries(made["test_countries"]),
@@ -62,8 +61,8 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             "## On real land",
             "",
             (
-                "Agreement with the land cover that TerraMesh gives for three places (itself a model's "
-                "map, of another year than the scenes): whatever it is, here it is."
+                "Agreement with the land cover that TerraMesh gives for three places (itself a "
+                "model's map, not of the scenes' day): whatever it is, here it is."
             ),
             "",
             *_places(made["real_places"]),
