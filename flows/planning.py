@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from catalogs import search, select
 from catalogs.errors import NothingFound, Wrong
 from catalogs.search import Found, Source
-from catalogs.select import Refusal, Selection
+from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
 from flows.job import Job
 from pipeline import grid
@@ -136,15 +136,12 @@ def freeze(job: Job) -> Plan:
         region=geojson(answer.region),
         grid=grid.covering(answer.region, answer.epsg, job.grid.resolution, phase),
         tile=job.execution.tile,
-        snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused + _doubts(answer)),
+        snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused),
+        doubts=answer.doubts,
         recipe=recipe,
         model=model,
         job=_how(job),
     )
-
-
-def _doubts(_: Answer) -> tuple[Refusal, ...]:
-    return ()
 
 
 def _how(job: Job) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def _product(
         documents=tuple(documents),
         scenes=plan.snapshot.scenes,
         refused=plan.snapshot.refused,
+        doubts=plan.doubts,
         provenance=Provenance(
             plan=plan.digest,
             model=plan.model.name if plan.model else None,

@@ -15,6 +15,7 @@ from shapely.geometry import mapping, shape
 
 from catalogs.errors import Wrong
 from catalogs.scene import BANDS, Scene
+from catalogs.search import Doubt
 from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
 from pipeline import files, grid, windows
@@ -112,6 +113,9 @@ class Plan:
     model: Model | None
     """None: composites only."""
 
+    doubts: tuple[Doubt, ...] = ()
+    """What the catalog left open about scenes that are used all the same."""
+
     job: Mapping[str, Any]
     """How to run it again: the job as it was written. Not part of the identity."""
 
@@ -206,6 +210,7 @@ class Plan:
             "model": self.model.to_dict() if self.model else None,
             "scenes": [scene.to_dict() for scene in self.snapshot.scenes],
             "refused": [asdict(refusal) for refusal in self.snapshot.refused],
+            "doubts": [asdict(doubt) for doubt in self.doubts],
             "job": self.job,
         }
 
@@ -229,6 +234,7 @@ class Plan:
                 ),
                 recipe=Recipe.from_dict(values["recipe"]),
                 model=Model.from_dict(values["model"]) if values["model"] else None,
+                doubts=tuple(Doubt(**doubt) for doubt in values["doubts"]),
                 job=values["job"],
             )
             claimed = values["plan"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from catalogs.scene import Scene
+    from catalogs.search import Doubt
     from catalogs.select import Refusal
     from pipeline.accuracy import Agreement
     from pipeline.cog import BandStatistics, CogInfo
@@ -181,6 +182,9 @@ class Product:
 
     refused: tuple[Refusal, ...]
     provenance: Provenance
+    doubts: tuple[Doubt, ...] = ()
+    """What the catalog left open about scenes that were used all the same."""
+
     holes: tuple[Hole, ...] = ()
     """Empty unless the product is declared partial."""
 
@@ -394,6 +398,7 @@ def _own_properties(product: Product) -> dict[str, Any]:
         "scenes": [_scene(scene) for scene in product.scenes],
         "refused": [{"id": entry.id, "reason": scrub(entry.reason)} for entry in product.refused],
         "inputs_without_scl": list(product.without_scl),
+        "doubts": [asdict(doubt) for doubt in product.doubts],
         "notes": limits(product),
     }
     if product.holes:

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.base
 import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import classes
 from pipeline import composite, grid, layers, predict, radiometry, receipt, store, windows
-from pipeline.composite import Composite
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan, geometry
 from pipeline.predict import Predictor
@@ -96,12 +94,13 @@ def finish(
 
 def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
     """Read and compose everything a tile needs on the grid it must read."""
-    lazy: dict[str, Composite] = {}
+    lazy: dict[str, tuple[Any, Any, Any]] = {}
+    touching = plan.scenes(tile)
     for modality in plan.recipe.inputs:
-        scenes = [scene for scene in plan.scenes(tile) if scene.modality == modality]
+        scenes = [scene for scene in touching if scene.modality == modality]
         bands = plan.bands(modality)
         if scenes and bands:
-            lazy[modality] = composite.of(
+            made = composite.of(
                 modality,
                 scenes,
                 bands,
@@ -109,27 +108,16 @@ def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
                 clear_scl=plan.recipe.clear_scl,
                 dilate_m=plan.recipe.dilate_m,
             )
-    computed: list[Composite] = []
-    with dask.config.set(scheduler="threads", num_workers=threads):
-        names = list(lazy)
-        arrays = dask.base.compute(
-            *((lazy[name].values, lazy[name].observations, lazy[name].last) for name in names)
-        )
-        computed = [
-            Composite(values=values, observations=count, last=last)
-            for values, count, last in arrays
-        ]
-    for name, one in zip(names, computed, strict=True):
-        radiometry.expect(one.values, radiometry.UNITS[name])
-    witness = _witness(plan.recipe.inputs)
-    counted = dict(zip(names, computed, strict=True)).get(witness)
+            radiometry.expect(made.values, radiometry.UNITS[modality])
+            lazy[modality] = (made.values.data, made.observations.data, made.last.data)
+    (computed,) = dask.base.compute(lazy, scheduler="threads", num_workers=threads)
+    # ^ not by dask.config: it is global, and tiles are made side by side
     empty = np.zeros(area.shape, dtype=np.uint16)
+    _, observations, last = computed.get(_witness(plan.recipe.inputs), (None, empty, empty))
     return Seen(
-        values={
-            name: np.asarray(one.values.data) for name, one in zip(names, computed, strict=True)
-        },
-        observations=empty if counted is None else np.asarray(counted.observations.data),
-        last=empty if counted is None else np.asarray(counted.last.data),
+        values={modality: values for modality, (values, _, _) in computed.items()},
+        observations=observations,
+        last=last,
     )
 
 
