@@ -54,6 +54,9 @@ _COLUMN = 280
 _LINE = 34
 _PERCENTILES = (2.0, 98.0)
 
+_BRIGHT = 3500
+"""DN of Sentinel-2 above which, in a visible band, a pixel is snow, cloud or glint."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
@@ -192,17 +195,22 @@ def not_observed(land_cover: Thumbnail, observations: Thumbnail | None) -> NDArr
 
 
 def true_color(composite: Thumbnail) -> Pixels:
-    """Stretch three bands to what the eye likes: 2 to 98 %, each band for itself."""
+    """Stretch three bands to what the eye likes: 2 to 98 % of land and water, all three alike.
+
+    Snow and clouds do not set the stretch unless there is nothing else: a few bright mountains
+    would leave the country in the dark.
+    """
     known = composite.known
     order = [composite.bands.index(name) for name in TRUE_COLOR]
     pixels = np.full((*known.shape, 3), OUTSIDE, np.uint8)
     if not known.any():
         return pixels
-    for channel, index in enumerate(order):
-        values = composite.values[index][known].astype(np.float64)
-        low, high = np.percentile(values, _PERCENTILES)
-        stretched = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-        pixels[..., channel][known] = np.rint(255 * stretched)
+    colors = composite.values[order][:, known].astype(np.float64)
+    dark = (colors < _BRIGHT).all(axis=0)
+    land = colors[:, dark] if dark.any() else colors
+    low, high = np.percentile(land, _PERCENTILES)
+    stretched = np.clip((colors - low) / max(high - low, 1e-9), 0, 1)
+    pixels[known] = np.rint(255 * stretched.T)
     return pixels
 
 
