@@ -35,7 +35,7 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             (
                 f"- Trained on the countries of seeds {recipe['seeds'][0]} to "
                 f"{recipe['seeds'][-1]} ({recipe['size']} px a granule), {fit['steps']} steps of "
-                f"{recipe['batch']} crops, {fit['seconds'] / 60:.0f} minutes on {fit['device']}."
+                f"{recipe['batch']} crops, {fit['seconds']:.0f} s on {fit['device']}."
             ),
             (
                 "- Not good for: real land. Spectra, texture and backscatter of the countries "

@@ -1,0 +1,1 @@
+"""Ratios within one run, never timed assertions: machines differ and are shared."""
