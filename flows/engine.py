@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,21 +95,34 @@ def run(plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int) ->
         workers: tiles at a time.
     """
     names = [one.id for one in tiles]
-    with _pool(engine, workers) as (submit, wait):
-        waiting: set[Any] = set()
+    with _pool(engine, workers) as (submit, first):
+        waiting: dict[Any, str] = {}
         while names or waiting:
             while names and len(waiting) < AHEAD * workers:
-                waiting.add(submit(finish, str(plan_path), names.pop(0), workers))
-            done, waiting = wait(waiting)
-            for future in done:
-                yield future.result()
+                name = names.pop(0)
+                waiting[submit(finish, str(plan_path), name, workers)] = name
+            for future in first(waiting):
+                yield _outcome(future, waiting.pop(future))
 
 
-Wait = Callable[[set[Any]], tuple[set[Any], set[Any]]]
+def _outcome(future: Any, name: str) -> Outcome:
+    """Return what a future says; a worker that died is the failure of its tile, not of the run."""
+    try:
+        told: Outcome = future.result()
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":
+            raise
+        # ^ by name: distributed is not imported where threads do the work
+        reason = "the worker died, again and again: give it more memory, or make tiles smaller"
+        return Outcome(tile=name, reason=reason, seconds={})
+    return told
+
+
+First = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @contextmanager
-def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], Wait]]:
+def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], First]]:
     if engine == "threads":
         pool = futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="tile")
         try:
@@ -131,7 +144,10 @@ def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], Wait]
         if engine == "distributed"
         else engine
     )
-    with distributed.Client(cluster, timeout="30s", set_as_default=False) as client:
+    with (
+        distributed.Client(cluster, timeout="30s", set_as_default=False) as client,
+        client.as_current(),
+    ):
         try:
             yield functools.partial(client.submit, pure=False, retries=1), _first_of_dask
         finally:
@@ -139,13 +155,12 @@ def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], Wait]
                 cluster.close()
 
 
-def _first_of_threads(waiting: set[Any]) -> tuple[set[Any], set[Any]]:
-    done, rest = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
-    return done, rest
+def _first_of_threads(waiting: Iterable[Any]) -> Iterable[Any]:
+    return futures.wait(list(waiting), return_when=futures.FIRST_COMPLETED).done
 
 
-def _first_of_dask(waiting: set[Any]) -> tuple[set[Any], set[Any]]:
+def _first_of_dask(waiting: Iterable[Any]) -> Iterable[Any]:
     import distributed  # noqa: PLC0415
 
-    done, rest = distributed.wait(waiting, return_when="FIRST_COMPLETED")
-    return done, rest
+    done: Iterable[Any] = distributed.wait(list(waiting), return_when="FIRST_COMPLETED").done
+    return done

@@ -7,7 +7,11 @@ bits of a matrix product can depend on the number of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +71,17 @@ def precision_of(name: str, device: torch.device) -> torch.dtype:
     return _PRECISIONS[name]
 
 
+@functools.cache
+def _one_thread_each() -> ThreadPoolExecutor:
+    """Return threads that compute one window each, side by side.
+
+    One window spread over several cores would have other bits on another number of cores: sums
+    are cut where the threads meet.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return ThreadPoolExecutor(cores, "window", initializer=torch.set_num_threads, initargs=(1,))
+
+
 class SegmentationPredictor:
     """A segmenter with its card, on a device, behind numpy."""
 
@@ -94,6 +109,9 @@ class SegmentationPredictor:
         if self.batch < 1:
             raise ModelError(f"batch {batch}: at least one window at a time")
         self._segmenter = segmenter.to(self.device, self.dtype).eval()
+        self._each: Callable[..., Iterable[Any]] = (
+            map if self.device.type != "cpu" else _one_thread_each().map
+        )
         self._scales = {name: self._scale(card, name) for name in self.inputs}
 
     @property
@@ -113,17 +131,17 @@ class SegmentationPredictor:
             ModelError: an unknown input or a wrong shape, or an answer that is not finite.
         """
         count, height, width = self._checked(chips)
-        torch.get_num_threads()
-        # ^ asking sets it: a thread that torch has not met yet would run its first products with
-        #   the BLAS's own number of threads, and get other bits than its neighbours
         result = np.full(
             (count, len(self.class_names), height, width), 1 / len(self.class_names), np.float32
         )
-        with torch.inference_mode():
-            for names, rows in self._groups(chips, count):
-                for start in range(0, len(rows), self.batch):
-                    part = rows[start : start + self.batch]
-                    result[part] = self._run(chips, names, part)
+        parts = [
+            (names, rows[start : start + self.batch])
+            for names, rows in self._groups(chips, count)
+            for start in range(0, len(rows), self.batch)
+        ]
+        answers = self._each(lambda part: self._run(chips, *part), parts)
+        for (_, rows), answer in zip(parts, answers, strict=True):
+            result[rows] = answer
         if not np.isfinite(result).all():
             raise ModelError(
                 f"the model's answer is not finite (precision {self.precision}): the weights are "
@@ -167,9 +185,10 @@ class SegmentationPredictor:
     ) -> NDArray[np.float32]:
         filled = np.resize(rows, self.batch)
         # ^ always the same number of windows: the surplus repeats and is dropped
-        given = {name: self._standardised(name, chips[name][filled]) for name in names}
-        probabilities = torch.softmax(self._segmenter(given).float(), dim=1)
-        answer: NDArray[np.float32] = probabilities[: len(rows)].cpu().numpy()
+        with torch.inference_mode():
+            given = {name: self._standardised(name, chips[name][filled]) for name in names}
+            probabilities = torch.softmax(self._segmenter(given).float(), dim=1)
+            answer: NDArray[np.float32] = probabilities[: len(rows)].cpu().numpy()
         return answer
 
     def _standardised(self, name: str, values: NDArray[np.float32]) -> Tensor:

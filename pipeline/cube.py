@@ -16,27 +16,25 @@ from catalogs.scene import Asset, Scene
 from pipeline import reading
 from pipeline.grid import Grid
 
+WGS84 = 4326
 
-def _resampling(modality: str, band: str, scenes: Sequence[Scene], grid: Grid) -> Resampling:
-    """Choose the kernel of a band that does not lie on the output grid.
 
-    Classes are picked. Optical bands are picked within one coordinate system when they are
-    coarser than the grid (TerraMind's training data were upsampled so; TerraMesh, § 3), averaged
-    when they are finer, and interpolated across systems. Power and heights are interpolated.
+def _resampling(asset: Asset, modality: str, grid: Grid) -> Resampling:
+    """Choose the kernel of an asset that does not lie on the output grid.
+
+    The asset decides, not the scenes beside it: these differ from tile to tile. Classes are
+    picked. Optical bands are picked within one coordinate system when they are coarser than the
+    grid (TerraMind's training data were upsampled so; TerraMesh, § 3), averaged when they are
+    finer, and interpolated across systems. Power and heights are interpolated.
     """
-    if band == "SCL":
+    if asset.band == "SCL":
         return Resampling.nearest
-    assets = [scene.assets[band] for scene in scenes if band in scene.assets]
-    sizes = [abs(asset.transform[0]) for asset in assets if asset.transform is not None]
-    if sizes and min(sizes) < 0.999 * grid.resolution and _in_metres(assets):
+    size = abs(asset.transform[0]) if asset.transform is not None and asset.epsg != WGS84 else None
+    if size is not None and size < 0.999 * grid.resolution:
         return Resampling.average
-    if modality == "S2L2A" and all(asset.epsg == grid.epsg for asset in assets):
+    if modality == "S2L2A" and asset.epsg == grid.epsg:
         return Resampling.nearest
     return Resampling.bilinear
-
-
-def _in_metres(assets: Sequence[Asset]) -> bool:
-    return all(asset.epsg is not None and asset.epsg != 4326 for asset in assets)
 
 
 def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
@@ -84,68 +82,91 @@ def stack(
     Returns:
         (time, band, y, x) with ``y`` and ``x`` at pixel centres.
     """
-    sources: Mapping[str, reading.Source] = {
+    sources = {
         asset.href: reading.Source(scene=scene.id, provider=scene.provider, nodata=asset.nodata)
         for scene in scenes
-        for band, asset in scene.assets.items()
-        if band in bands
+        for asset in scene.assets.values()
+        if asset.band in bands
     }
-    kind = np.dtype(dtype)
-    kernels = {band: _resampling(scenes[0].modality, band, scenes, grid) for band in bands}
-    parts = []
-    for kernel in dict.fromkeys(kernels.values()):
-        wanted = [band for band in bands if kernels[band] == kernel]
-        parts.append(
-            stackstac.stack(
-                [_item(scene, bands) for scene in scenes],
-                assets=wanted,
-                epsg=grid.epsg,
-                resolution=grid.resolution,
-                bounds=grid.bounds,
-                snap_bounds=False,
-                xy_coords="center",
-                rescale=False,
-                sortby_date=False,
-                resampling=kernel,
-                dtype=kind,
-                fill_value=kind.type(fill),
-                chunksize=(1, 1, -1, -1),
-                # ^ small chunks read the blocks of a COG again and again
-                properties=False,
-                band_coords=False,
-                errors_as_nodata=(),
-                # ^ the default turns a missing file into nodata
-                reader=functools.partial(reading.AssetReader, sources=sources),
-            ).assign_attrs(wanted=wanted)
-        )
-    whole = [_completed(part, scenes, grid, kind.type(fill)) for part in parts]
-    joined = whole[0] if len(whole) == 1 else xr.concat(whole, dim="band", join="exact")
-    return joined.sel(band=list(bands))
-
-
-def _completed(part: xr.DataArray, scenes: Sequence[Scene], grid: Grid, fill: Any) -> xr.DataArray:
-    """Put back the scenes and bands that stackstac drops when they do not meet the grid."""
-    if part.shape[-2:] != grid.shape:
-        raise AssertionError(f"stackstac made {part.shape[-2:]} of the grid {grid.shape}")
-    wanted = part.attrs.pop("wanted")
-    rows = {name: index for index, name in enumerate(part["id"].values.tolist())}
-    columns = {name: index for index, name in enumerate(part["band"].values.tolist())}
-    empty = da.full(grid.shape, fill, dtype=part.dtype, chunks=grid.shape)
-    layers = [
-        da.stack(
-            [
-                part.data[rows[scene.id], columns[band]]
-                if scene.id in rows and band in columns
-                else empty
-                for band in wanted
-            ]
-        )
-        for scene in scenes
-    ]
+    value = np.dtype(dtype).type(fill)
+    kernels: dict[Resampling, list[Scene]] = {}
+    for scene in scenes:
+        for kernel in _kernels(scene, bands, grid):
+            kernels.setdefault(kernel, []).append(scene)
+    layers: dict[tuple[str, str], da.Array] = {}
+    for kernel, some in kernels.items():
+        chosen = {scene.id: _kernels(scene, bands, grid)[kernel] for scene in some}
+        items = [_item(scene, chosen[scene.id]) for scene in some]
+        layers |= _layers(_stacked(items, bands, grid, kernel, value, sources), chosen, grid)
+    empty = da.full(grid.shape, value, dtype=dtype, chunks=grid.shape)
+    # ^ stackstac drops the scenes and bands that do not meet the grid: they are put back
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
     ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
     return xr.DataArray(
-        da.stack(layers),
+        da.stack(
+            [da.stack([layers.get((scene.id, band), empty) for band in bands]) for scene in scenes]
+        ),
         dims=("time", "band", "y", "x"),
-        coords={"id": ("time", [scene.id for scene in scenes]), "band": wanted, "y": ys, "x": xs},
+        coords={
+            "id": ("time", [scene.id for scene in scenes]),
+            "band": list(bands),
+            "y": ys,
+            "x": xs,
+        },
     )
+
+
+def _kernels(scene: Scene, bands: Sequence[str], grid: Grid) -> dict[Resampling, list[str]]:
+    """Return the bands that a scene has, by the kernel that each needs."""
+    found: dict[Resampling, list[str]] = {}
+    for band in bands:
+        if band in scene.assets:
+            kernel = _resampling(scene.assets[band], scene.modality, grid)
+            found.setdefault(kernel, []).append(band)
+    return found
+
+
+def _stacked(
+    items: list[dict[str, Any]],
+    bands: Sequence[str],
+    grid: Grid,
+    kernel: Resampling,
+    fill: Any,
+    sources: Mapping[str, reading.Source],
+) -> xr.DataArray:
+    stacked: xr.DataArray = stackstac.stack(
+        items,
+        assets=list(bands),
+        epsg=grid.epsg,
+        resolution=grid.resolution,
+        bounds=grid.bounds,
+        snap_bounds=False,
+        xy_coords="center",
+        rescale=False,
+        sortby_date=False,
+        resampling=kernel,
+        dtype=fill.dtype,
+        fill_value=fill,
+        chunksize=(1, 1, -1, -1),
+        # ^ small chunks read the blocks of a COG again and again
+        properties=False,
+        band_coords=False,
+        errors_as_nodata=(),
+        # ^ the default turns a missing file into nodata
+        reader=functools.partial(reading.AssetReader, sources=sources),
+    )
+    return stacked
+
+
+def _layers(
+    part: xr.DataArray, chosen: Mapping[str, Sequence[str]], grid: Grid
+) -> dict[tuple[str, str], da.Array]:
+    """Return what stackstac kept of the chosen bands, by scene id and band."""
+    if part.shape[-2:] != grid.shape:
+        raise AssertionError(f"stackstac made {part.shape[-2:]} of the grid {grid.shape}")
+    return {
+        (scene, band): part.data[row, column]
+        for row, scene in enumerate(part["id"].values.tolist())
+        for column, band in enumerate(part["band"].values.tolist())
+        if band in chosen[scene]
+    }

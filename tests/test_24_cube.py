@@ -102,6 +102,29 @@ def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
     assert (sums.sel(band="B11") == 0).all()
 
 
+def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
+    own = _scenes(tmp_path)[0]
+    rng = np.random.default_rng(9)
+    other = worlds.optical(
+        tmp_path,
+        "other",
+        {
+            "B02": rng.integers(1, 9000, (400, 400)).astype(np.uint16),
+            "B11": np.ones((200, 200), "u2"),
+        },
+        sizes={"B11": 20.0},
+        epsg=32632,
+        left=955_000.0,
+        top=5_215_000.0,
+    )
+    bands = ["B02", "B11"]
+    alone = cube.stack([own], bands, GRID, dtype="uint16", fill=0)[0]
+    beside = cube.stack([other, own], bands, GRID, dtype="uint16", fill=0)[1]
+    assert np.array_equal(
+        alone.compute(scheduler="synchronous"), beside.compute(scheduler="synchronous")
+    )
+
+
 def test_no_signature_in_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr("catalogs.sign.sign", lambda href, _: f"{href}?sig=CANARY")
     stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -251,3 +254,32 @@ def test_a_published_size_answers_with_random_weights():
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
     out = predictor(chips(batch=1, size=224, names=("S1RTC", "DEM")))
     assert out.shape == (1, 8, 224, 224)
+
+
+_DIGEST = """
+import hashlib, numpy as np
+from model import cards, known
+card = cards.from_mapping({
+    "name": "small", "architecture": {"dim": 64, "heads": 2, "depth": 2},
+    "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
+})
+from model.predictor import SegmentationPredictor
+from model import weights
+predictor = SegmentationPredictor(weights.initialise(known.build(card), 0), card, device="cpu")
+chips = np.random.default_rng(0).normal(1500, 900, (5, 4, 64, 64)).astype("float32")
+print(hashlib.sha256(predictor({"S2L2A": chips}).tobytes()).hexdigest())
+"""
+
+
+def test_the_number_of_cores_does_not_change_a_bit():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "5")
+    }
+    assert len(found) == 1
