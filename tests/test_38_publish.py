@@ -11,15 +11,14 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
-from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.select import Refusal
 from pipeline import cog, files, layers, publish, quicklook, report, styles
 from pipeline.accuracy import Agreement
 from pipeline.grid import Grid
+from tests import stac
 
-SCHEMAS = Path(__file__).parent / "schemas"
 GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
 RING = [[9.0, 56.5], [9.1, 56.5], [9.1, 56.6], [9.0, 56.6], [9.0, 56.5]]
 PLAN = "9c" * 32
@@ -127,21 +126,11 @@ def product(folder):
 
 @pytest.fixture(scope="module")
 def validator():
-    checker = JsonSchemaSTACValidator()
-    for path in sorted(SCHEMAS.glob("*.json")):
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        checker.schema_cache[schema["$id"].rstrip("#")] = schema
-    return checker
-
-
-def check(document, validator):
-    kind = pystac.Item if document["type"] == "Feature" else pystac.Collection
-    found = kind.from_dict(document).validate(validator=validator)
-    assert len(found) == 1 + len(document["stac_extensions"])
+    return stac.validator()
 
 
 def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
-    check(publish.item(product), validator)
+    stac.check(publish.item(product), validator)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +152,7 @@ def test_the_validation_would_notice(product, validator, path, value):
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises((pystac.STACValidationError, ValueError)):
-        check(document, validator)
+        stac.check(document, validator)
 
 
 def test_the_item_says_what_the_files_hold(product, folder):
@@ -231,7 +220,7 @@ def test_what_went_in_and_what_did_not_is_told(product):
 def test_a_partial_product_declares_its_holes(product, validator):
     partial = replace(product, holes=(publish.Hole(tile="0003_0001", reason="unreadable"),))
     document = publish.item(partial)
-    check(document, validator)
+    stac.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True
     assert document["properties"]["terramosaic:holes"] == [
         {"tile": "0003_0001", "reason": "unreadable"}
@@ -279,7 +268,7 @@ def test_two_grids_keep_their_projections_apart(product, validator):
         replace(first, key="land_cover_32633", grid=other),
     )
     document = publish.item(replace(product, grids=(GRID, other), rasters=rasters))
-    check(document, validator)
+    stac.check(document, validator)
     assert document["properties"]["proj:code"] is None
     assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
 
@@ -290,7 +279,7 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     for entry in (moved, product):
         files.write_json(tmp_path / entry.folder / "item.json", publish.item(entry))
     document = publish.collection(publish.items_in(tmp_path), title="Jutland", license="other")
-    check(document, validator)
+    stac.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
     assert document["extent"]["temporal"]["interval"] == [
         ["2024-05-01T00:00:00Z", "2025-09-30T23:59:59Z"]

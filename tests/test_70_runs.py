@@ -19,11 +19,13 @@ import rasterio
 import yaml
 from rio_cogeo import cog_validate
 
+from catalogs import classes
 from catalogs import demo as country
 from catalogs.scene import BANDS
 from flows import demo, product
 from flows.progress import Silence
 from pipeline import layers
+from tests import stac
 
 ROOT = Path(__file__).parents[1]
 CARD = {
@@ -108,6 +110,10 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
     assert result["status"] == "complete"
     assert result["tiles"]["total"] == result["tiles"]["done"] >= 4
     item = json.loads(Path(result["item"]).read_text())
+    checker = stac.validator()
+    stac.check(item, checker)
+    collection = Path(result["item"]).parents[1] / "collection.json"
+    stac.check(json.loads(collection.read_text()), checker)
     for key, asset in item["assets"].items():
         assert (Path(result["item"]).parent / asset["href"]).exists(), key
     for key in ("land_cover", "confidence", "observations", "quicklook", "zarr", "report", "style"):
@@ -117,9 +123,9 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
         assert valid, (path, errors, warnings)
         with rasterio.open(path) as file:
             layer = layers.get(path.stem)
-            assert file.crs.to_epsg() == item["properties"]["proj:code"].removeprefix("EPSG:") or (
-                f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
-            )
+            assert f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
+            if layer.legend:
+                assert file.colormap(1)[1][:3] == classes.BY_CODE[1].color
             assert file.dtypes[0] == layer.dtype
             assert file.nodata == layer.nodata or np.isnan(file.nodata)
     again = _run(job)
