@@ -15,7 +15,7 @@ from flows import engine, product, publishing, server
 from flows.product import Watch
 from pipeline import lock, receipt, store, tile
 from pipeline.plan import Plan
-from pipeline.publish import Hole
+from pipeline.product import Hole
 
 server.prepare()
 

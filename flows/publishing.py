@@ -18,7 +18,7 @@ from catalogs.errors import Wrong
 from pipeline import cog, files, layers, publish, quicklook, report, store, styles, tile
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan, geometry
-from pipeline.publish import Document, Hole, Product, Provenance, Raster
+from pipeline.product import Document, Hole, Product, Provenance, Raster
 
 THUMBNAIL = 760
 """Pixels: longest side of each picture in the quicklook."""

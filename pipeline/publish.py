@@ -10,21 +10,19 @@ import datetime as dt
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipeline import files, styles
+from pipeline import styles
+from pipeline.product import KINDS, Document, Product, Raster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from catalogs.scene import Scene
-    from catalogs.search import Doubt
-    from catalogs.select import Refusal
-    from pipeline.accuracy import Agreement
-    from pipeline.cog import BandStatistics, CogInfo
+    from pipeline.cog import BandStatistics
     from pipeline.grid import Grid
     from pipeline.layers import Layer
 
@@ -38,202 +36,8 @@ PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
-_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
-    "zarr": ("Analysis copy", "application/vnd.zarr; version=3", ("data",)),
-    "report": ("Report", "text/html", ("metadata",)),
-    "style": ("QGIS style", "application/xml", ("style", "metadata")),
-    "sld": ("OGC style (SLD)", "application/vnd.ogc.sld+xml", ("style", "metadata")),
-    "plan": ("Plan", "application/json", ("metadata",)),
-}
-"""Kind of document -> title, media type, roles."""
-
 _MULTIHASH = "1220"
 """Multihash prefix: SHA-256 (0x12), 32 bytes (0x20)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Raster:
-    """One COG of a product."""
-
-    key: str
-    """Asset key: the layer's name, with ``_<epsg>`` where there are several grids."""
-
-    href: str
-    """Path relative to the item."""
-
-    layer: Layer
-    grid: Grid
-
-    bands: tuple[str, ...]
-    """Names of the bands, in their order in the file."""
-
-    info: CogInfo
-
-    def __post_init__(self) -> None:
-        _relative(self.href)
-        if len(self.bands) != len(self.info.statistics):
-            raise ValueError(
-                f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Document:
-    """Any other file of a product."""
-
-    key: str
-    """Asset key."""
-
-    href: str
-    """Path relative to the item."""
-
-    kind: str
-    """quicklook, zarr, report, style, sld or plan."""
-
-    sha256: str | None = None
-    """Hexadecimal digest; None for a folder."""
-
-    size: int | None = None
-    """Bytes; None for a folder."""
-
-    def __post_init__(self) -> None:
-        _relative(self.href)
-        if self.kind not in _KINDS:
-            raise ValueError(f"No kind of document is {self.kind!r}; there are: {list(_KINDS)}.")
-
-    @classmethod
-    def of(cls, path: Path, *, beside: Path, kind: str, key: str | None = None) -> Document:
-        """Describe a file or folder that lies under the item's folder ``beside``."""
-        href = path.relative_to(beside).as_posix()
-        if path.is_dir():
-            return cls(key=key or kind, href=href, kind=kind)
-        size, digest = path.stat().st_size, files.sha256(path)
-        return cls(key=key or kind, href=href, kind=kind, sha256=digest, size=size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hole:
-    """A tile that is missing from a product published as partial."""
-
-    tile: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What made the product."""
-
-    plan: str
-    """Hash of the plan."""
-
-    model: str | None
-    """Name of the model; None for a product of composites only."""
-
-    model_digest: str | None
-    """SHA-256 over the model's configuration, weights and statistics."""
-
-    s2_convention: str
-    """How Sentinel-2 numbers reach the model, such as ``offset-free``."""
-
-    version: str
-    """Version of terramosaic."""
-
-    software: Mapping[str, str] = field(default_factory=dict)
-    """Name -> version of everything else that decides the numbers."""
-
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The choices of the job, JSON-ready."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """Everything that is said about a product, in its item and in its report."""
-
-    name: str
-
-    title: str
-
-    start: dt.date
-    """First day."""
-
-    end: dt.date
-    """Last day, inclusive."""
-
-    created: dt.datetime
-    """When it was published, with a time zone."""
-
-    region: Mapping[str, Any]
-    """GeoJSON Polygon or MultiPolygon, longitude and latitude."""
-
-    bbox: tuple[float, float, float, float]
-    """(west, south, east, north) in degrees."""
-
-    grids: tuple[Grid, ...]
-    """One per zone, or one."""
-
-    rasters: tuple[Raster, ...]
-    """Empty for a product without COGs."""
-
-    documents: tuple[Document, ...]
-
-    scenes: tuple[Scene, ...]
-    """Those that were used."""
-
-    refused: tuple[Refusal, ...]
-    provenance: Provenance
-    doubts: tuple[Doubt, ...] = ()
-    """What the catalog left open about scenes that were used all the same."""
-
-    holes: tuple[Hole, ...] = ()
-    """Empty unless the product is declared partial."""
-
-    accuracy: Agreement | None = None
-    """Agreement with a truth, where one is known."""
-
-    reference: str = ""
-    """What the truth is, for people."""
-
-    license: str = "other"
-    """SPDX identifier, or ``other`` with links that explain it."""
-
-    notices: tuple[tuple[str, str], ...] = ()
-    """(title, URL) of the licences and legal notices of the inputs and the model."""
-
-    def __post_init__(self) -> None:
-        if self.end < self.start:
-            raise ValueError(f"The period {self.start} to {self.end} ends before it begins.")
-        if self.created.tzinfo is None:
-            raise ValueError(f"The time of publication {self.created} needs a time zone.")
-        if not self.grids:
-            raise ValueError("A product needs at least one grid.")
-        names = [raster.key for raster in self.rasters]
-        keys = Counter([*names, *(document.key for document in self.documents)])
-        if twice := [key for key, times in keys.items() if times > 1]:
-            raise ValueError(f"Asset keys must differ; these come twice: {twice}.")
-
-    @property
-    def id(self) -> str:
-        """Return the item's id."""
-        return f"{self.name}_{self.folder}"
-
-    @property
-    def folder(self) -> str:
-        """Return the name of the period's folder: both days, as YYYY-MM-DD."""
-        return f"{self.start.isoformat()}_{self.end.isoformat()}"
-
-    @property
-    def without_scl(self) -> tuple[str, ...]:
-        """Return the ids of Sentinel-2 scenes without a scene classification: all of it clear."""
-        return tuple(
-            scene.id
-            for scene in self.scenes
-            if scene.modality == "S2L2A" and "SCL" not in scene.assets
-        )
-
-    def of(self, layer: str) -> tuple[Raster, ...]:
-        """Return the rasters of a layer, one per grid."""
-        return tuple(raster for raster in self.rasters if raster.layer.name == layer)
 
 
 def item(product: Product) -> dict[str, Any]:
@@ -349,12 +153,6 @@ def scrub(text: str) -> str:
     text = re.sub(r"((?:https?|s3|gs)://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
     text = re.sub(r"file://", "", text)
     return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":,;]+/)+", "", text)
-
-
-def _relative(href: str) -> None:
-    """Refuse an href that leaves the item's folder or names this machine."""
-    if href.startswith(("/", "~")) or ".." in href.split("/") or ":" in href or "\\" in href:
-        raise ValueError(f"An asset lies beside its item, under a relative path; not at {href!r}.")
 
 
 def _plain(value: Any) -> Any:
@@ -504,7 +302,7 @@ def _statistics(band: BandStatistics) -> dict[str, float]:
 
 def _document_asset(document: Document) -> dict[str, Any]:
     """Return the asset of any other file."""
-    title, media_type, roles = _KINDS[document.kind]
+    title, media_type, roles = KINDS[document.kind]
     asset: dict[str, Any] = {
         "href": f"./{quote(document.href)}",
         "type": media_type,

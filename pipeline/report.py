@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from catalogs.scene import Scene
-    from pipeline.publish import Product, Raster
+    from pipeline.product import Product, Raster
 
 _BINS = 20
 """Bars of the confidence histogram, 5 % each."""

@@ -17,6 +17,7 @@ from catalogs.select import Refusal
 from pipeline import cog, files, layers, publish, quicklook, report, styles
 from pipeline.accuracy import Agreement
 from pipeline.grid import Grid
+from pipeline.product import Document, Hole, Product, Provenance, Raster
 from tests import stac
 
 GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
@@ -84,16 +85,16 @@ def product(folder):
         info = cog.write(
             folder / href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
         )
-        raster = publish.Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
+        raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
         rasters.append(raster)
     style = folder / stem / "32632" / "land_cover.qml"
     files.write_atomic(style, styles.qml().encode())
     (folder / stem / "cube.zarr").mkdir()
     documents = [
-        publish.Document.of(style, beside=folder, kind="style"),
-        publish.Document.of(folder / stem / "cube.zarr", beside=folder, kind="zarr"),
+        Document.of(style, beside=folder, kind="style"),
+        Document.of(folder / stem / "cube.zarr", beside=folder, kind="zarr"),
     ]
-    return publish.Product(
+    return Product(
         name="jutland",
         title="Jutland <north>",
         start=dt.date(2024, 5, 1),
@@ -109,7 +110,7 @@ def product(folder):
             Refusal(id="S2A_old", reason="cannot open /data/catalog/x/B02.tif"),
             Refusal(id="S2A_far", reason="see https://example.org/a/B02.tif?sig=SECRET for it"),
         ),
-        provenance=publish.Provenance(
+        provenance=Provenance(
             plan=PLAN,
             model="demo",
             model_digest="ab" * 32,
@@ -218,7 +219,7 @@ def test_what_went_in_and_what_did_not_is_told(product):
 
 
 def test_a_partial_product_declares_its_holes(product, validator):
-    partial = replace(product, holes=(publish.Hole(tile="0003_0001", reason="unreadable"),))
+    partial = replace(product, holes=(Hole(tile="0003_0001", reason="unreadable"),))
     document = publish.item(partial)
     stac.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True
@@ -246,7 +247,7 @@ def test_an_asset_elsewhere_is_refused(product, href):
     with pytest.raises(ValueError, match="relative path"):
         replace(product.rasters[0], href=href)
     with pytest.raises(ValueError, match="relative path"):
-        publish.Document(key="report", kind="report", href=href)
+        Document(key="report", kind="report", href=href)
 
 
 def test_impossible_products_are_refused(product):
