@@ -13,7 +13,7 @@ from typing import Any
 from catalogs.errors import Transient
 from flows import engine, product, publishing, server
 from flows.product import Watch
-from pipeline import lock, receipt, store, tile
+from pipeline import files, lock, receipt, store, tile
 from pipeline.plan import Plan
 from pipeline.product import Hole
 
@@ -107,7 +107,7 @@ def land_cover(job: str, allow_partial: bool = False) -> dict[str, Any]:
     Watch.progress.stage("plan")
     path = clock.time("plan", freeze, job)
     with lock.held(Path(path).parent):
-        store.sweep(Path(path).parent)
+        files.sweep(Path(path).parent)
         tiles = clock.time("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
         Watch.progress.stage("verify")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,19 +61,9 @@ def create(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    temporary.chmod(0o755)
-    # ^ mkdtemp makes folders that only their owner can enter
-    try:
-        _template(temporary, grid, tile, names)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
-            # ^ another run made the same empty store in this instant
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with files.workspace(path.parent) as work:
+        _template(work / path.name, grid, tile, names)
+        (work / path.name).rename(path)
     files.sync(path.parent)
 
 
@@ -259,20 +246,4 @@ def _place(array: zarr.Array[Any], tile: Tile) -> tuple[Any, ...]:
         ...,
         slice(tile.row, tile.row + tile.height),
         slice(tile.column, tile.column + tile.width),
-    )
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed run left behind: names that begin with a dot and hold ``.tmp``."""
-    for leftover in folder.glob(".*.tmp*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
-def size(path: Path) -> int:
-    """Return the bytes below a folder."""
-    return sum(
-        (Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names
     )

@@ -11,7 +11,7 @@ import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
 from catalogs.errors import TerramosaicError, Unreadable
-from pipeline import files, layers, lock, receipt, store, tile
+from pipeline import layers, lock, receipt, store, tile
 from tests.fakes import Brightness
 from tests.test_28_plan import make
 
@@ -159,11 +159,3 @@ def test_one_run_at_a_time(tmp_path):
         pass
     with lock.held(tmp_path):
         pass
-
-
-def test_leftovers_of_killed_writers_are_swept(tmp_path):
-    (tmp_path / ".cube.zarr.abc.tmp").mkdir()
-    kept = tmp_path / "plan.json"
-    files.write_json(kept, {})
-    store.sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
