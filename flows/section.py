@@ -161,7 +161,7 @@ class GridChoice(Part):
     """The raster that the product lies on."""
 
     crs: str = Field(default="utm", description="utm, or a code as in EPSG:32632")
-    resolution: float = Field(default=10.0, gt=0, description="metres per pixel, above 0")
+    resolution: float = Field(default=10.0, ge=1, description="metres per pixel, 1 or more")
     align: Literal["auto", "multiples"] = Field(
         default="auto",
         description="auto (the scenes' own grid where all share one) or multiples (of the "
