@@ -76,7 +76,8 @@ def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:
     unit = next(one for one in plan.tiles if one.id == tile_id)
     try:
         done = tile.finish(plan, unit, _predictor(plan_path, changed), path.parent, threads=threads)
-    except TerramosaicError as error:
+    except (TerramosaicError, OSError) as error:
+        # ^ a full disk fails its tiles, and the others go on
         log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
         # ^ the message is meant for people; the traceback says nothing more
         return Outcome(tile=tile_id, reason=str(error), seconds={})

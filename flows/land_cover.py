@@ -114,7 +114,9 @@ def land_cover(job: str, allow_partial: bool = False) -> dict[str, Any]:
         bad = clock.time("verify", check, path)
         failed = _merge(tiles["failed"], bad)
         item = None
-        if not failed or allow_partial:
+        some = tiles["done"] + tiles["skipped"] > len(bad)
+        if not failed or (allow_partial and some):
+            # ^ a product of nothing but holes says nothing
             item = clock.time("publish", publish, path, failed)
     Watch.progress.finish()
     tiles["failed"] = failed

@@ -50,7 +50,13 @@ def settle(plan: Plan) -> Path:
     """Write the plan into its folder, where everything that belongs to it will lie."""
     folder = planning.folder(plan) / plan.short
     path = folder / "plan.json"
-    plan.write(path)
+    try:
+        plan.write(path)
+    except OSError as error:
+        raise Wrong(
+            f"Nothing can be written to {folder} ({error.strerror or error}). "
+            "Name another folder in output.path."
+        ) from error
     return path
 
 

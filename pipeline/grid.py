@@ -112,6 +112,10 @@ PHASE_TOLERANCE = 1e-6
 """Pixels: differences below come from writing coordinates as decimal numbers."""
 
 
+ZONE = 6.0
+"""Degrees beyond its area of use up to which a coordinate system still serves: one UTM zone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
     """The unit of work and of failure: a rectangle of grid pixels."""
@@ -241,6 +245,7 @@ def covering(
     region: BaseGeometry, epsg: int, resolution: float, phase: tuple[float, float]
 ) -> Grid:
     """Return the smallest grid of the given phase that covers a region (longitude, latitude)."""
+    _check_use(region, epsg)
     west, south, east, north = project(region, epsg).bounds
     if not all(math.isfinite(value) for value in (west, south, east, north)):
         raise Wrong(
@@ -258,6 +263,24 @@ def covering(
         top=upper * resolution + y,
         height=max(upper - lower, 1),
         width=max(last - first, 1),
+    )
+
+
+def _check_use(region: BaseGeometry, epsg: int) -> None:
+    """Refuse a region far outside of what a system is made for: points would fold over."""
+    use = CRS.from_epsg(epsg).area_of_use
+    west, south, east, north = region.bounds
+    if use is None or (
+        west >= use.west - ZONE
+        and east <= use.east + ZONE
+        and south >= use.south - ZONE
+        and north <= use.north + ZONE
+    ):
+        return
+    raise Wrong(
+        f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "
+        f"degrees, and EPSG:{epsg} is made for {use.west:.1f} to {use.east:.1f} and "
+        f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or name a grid.crs for it."
     )
 
 

@@ -216,7 +216,7 @@ LAYERS: tuple[Layer, ...] = (
     Layer(
         name="composite_S1RTC",
         title="Sentinel-1 composite",
-        description="Mean backscatter per orbit direction, in linear power.",
+        description="Mean of the orbits' mean backscatter, in linear power.",
         dtype="float32",
         nodata=float("nan"),
         unit="1",
@@ -225,7 +225,7 @@ LAYERS: tuple[Layer, ...] = (
     Layer(
         name="composite_S1GRD",
         title="Sentinel-1 GRD composite",
-        description="Mean backscatter per orbit direction, in linear power.",
+        description="Mean of the orbits' mean backscatter, in linear power.",
         dtype="float32",
         nodata=float("nan"),
         unit="1",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ from pipeline.windows import Lattice
 
 NUMERICS = 1
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
+
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+"""What a product may be called: the name becomes a folder, and a plan is a file from anywhere."""
 
 FORMAT = 1
 """Layout of the plan file."""
@@ -118,6 +123,12 @@ class Plan:
 
     job: Mapping[str, Any]
     """How to run it again: the job as it was written. Not part of the identity."""
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} cannot name a folder")
+        for day in self.period:
+            dt.date.fromisoformat(day)
 
     @property
     def tiles(self) -> tuple[Tile, ...]:

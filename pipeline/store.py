@@ -155,13 +155,13 @@ def write(path: Path, tile: Tile, values: Mapping[str, NDArray[Any]]) -> dict[st
     """
     root = zarr.open_group(path, mode="r+")
     digests = {}
-    with zarr.config.set({"array.write_empty_chunks": True, "threading.max_workers": 2}):
-        # ^ an unwritten chunk reads as fill: lost, empty and not done would look the same
-        for name, data in values.items():
-            array = _array(root, name)
-            stored = np.ascontiguousarray(data, dtype=array.dtype)
-            array[_place(array, tile)] = stored
-            digests[name] = hashlib.sha256(stored.tobytes()).hexdigest()
+    for name, data in values.items():
+        array = _array(root, name).with_config({"write_empty_chunks": True})
+        # ^ an unwritten chunk reads as fill: lost, empty and not done would look the same; and not
+        # ^ by zarr.config, which is global: tiles are written side by side
+        stored = np.ascontiguousarray(data, dtype=array.dtype)
+        array[_place(array, tile)] = stored
+        digests[name] = hashlib.sha256(stored.tobytes()).hexdigest()
     _sync_shards(path, values, tile, root)
     return digests
 

@@ -107,3 +107,12 @@ def test_inside_agrees_with_gdal():
     assert np.array_equal(grid.inside(region, SMALL), expected)
     assert grid.inside(shapely.box(*SMALL.bounds).buffer(10), SMALL).all()
     assert not grid.inside(shapely.box(0, 0, 1, 1), SMALL).any()
+
+
+@pytest.mark.parametrize(
+    ("box", "epsg"),
+    [((-180, -90, 180, 90), 32631), ((0, 40, 20, 60), 32632), ((12, 47, 13, 48), 32755)],
+)
+def test_a_region_that_a_system_is_not_made_for_is_refused(box, epsg):
+    with pytest.raises(Wrong, match="is made for"):
+        grid.covering(shapely.box(*box), epsg, 10.0, (0.0, 0.0))

@@ -133,3 +133,14 @@ def test_what_is_no_plan_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(Wrong):
         Plan.read(path)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "", "a/b", ".hidden"])
+def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
+    path = tmp_path / "plan.json"
+    make(tmp_path).write(path)
+    values = json.loads(path.read_text())
+    values["name"] = name
+    path.write_text(json.dumps(values))
+    with pytest.raises(Wrong, match="folder"):
+        Plan.read(path)

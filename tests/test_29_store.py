@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -159,3 +160,21 @@ def test_one_run_at_a_time(tmp_path):
         pass
     with lock.held(tmp_path):
         pass
+
+
+def test_empty_tiles_written_side_by_side_are_there(tmp_path):
+    plan = make(tmp_path, tile=16)
+    path = tmp_path / store.NAME
+    store.create(path, plan.grid, plan.tile, tile.variables(plan))
+
+    def empty(one):
+        shape = dict.fromkeys(tile.variables(plan), (one.height, one.width))
+        shape["composite_S2L2A"] = (1, one.height, one.width)
+        return store.write(
+            path, one, {name: np.full(size, layers.get(name).fill) for name, size in shape.items()}
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(empty, plan.tiles))
+    for one, proof in zip(plan.tiles, digests, strict=True):
+        assert store.check(path, one, proof) == []
