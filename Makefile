@@ -1,11 +1,12 @@
 # Two commands on a fresh machine with Python >= 3.11, git and make: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+REFERENCE ?= .venv-reference
 TORCH_INDEX ?=
 # ^ another package index for torch, e.g. a CUDA build; empty = the configured indexes
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench reference reference-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
@@ -21,6 +22,13 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks
+
+# TerraTorch beside our model, in a venv of its own (1.1 GB): parity, then the ratios of speed.
+reference: $(REFERENCE)/.ready
+	$(REFERENCE)/bin/python -m pytest tests/reference $(PYTEST_ARGS)
+
+reference-bench: $(REFERENCE)/.ready
+	$(REFERENCE)/bin/python -m tests.benchmarks.model $(BENCH_ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,5 +48,16 @@ $(VENV)/.test: $(VENV)/.run
 	$(PIP) install -c constraints.txt -e '.[test]'
 	touch $@
 
+# Its own resolver finds no solution on Python 3.11, so terratorch comes last and alone.
+$(REFERENCE)/.ready: tests/reference/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(REFERENCE)
+	@pip="$(REFERENCE)/bin/python -m pip --disable-pip-version-check --quiet"; \
+	{ $$pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch && \
+	  $$pip install -r tests/reference/requirements.txt && \
+	  $$pip install --no-deps terratorch==1.2.13; } || \
+	{ echo "make $(MAKECMDGOALS) has to fetch torch, terratorch 1.2.13 and tests/reference/requirements.txt;" \
+	       "no package index answered. Run it with network, or with PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(REFERENCE) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,35 +1,22 @@
-"""The command ``terramosaic``: verbs, exit codes, and what is printed where.
+"""The command ``terramosaic``: its verbs, and what each of them takes.
 
 Nothing heavy is imported before a verb runs: ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
-import math
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from catalogs import errors
-
-if TYPE_CHECKING:
-    from flows.progress import Progress
-
-Result = Mapping[str, Any]
-Work = Callable[["Progress"], Result]
-Say = Callable[[Result], Iterable[str]]
-Judge = Callable[[Result], int]
-
-DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+from flows.console import DONE, FAILED, NOTHING, Console, Judge, Result, interrupted, misused, verb
+from flows.models import models
 
 PATH = click.Path(path_type=Path)
 
@@ -39,29 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
     except click.ClickException as error:
-        return _misused(error, sys.argv[1:] if arguments is None else arguments)
+        return misused(error, sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt):
-        return _interrupted()
+        return interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # ^ `| head` has gone; Python would complain once more when it flushes at exit
         return FAILED
     return code if isinstance(code, int) else DONE
-
-
-def _misused(error: click.ClickException, arguments: Sequence[str]) -> int:
-    context = getattr(error, "ctx", None)
-    message = error.format_message()
-    if context is not None:
-        print(f"{context.get_usage()}\nMore: {context.command_path} --help", file=sys.stderr)
-    _fail(message, USAGE, as_json="--json" in arguments)
-    return USAGE
-
-
-def _fail(message: str, code: int, *, as_json: bool) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"error": message, "exit_code": code}), flush=True)
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -93,143 +65,7 @@ def command() -> None:
     """
 
 
-@command.group()
-def models() -> None:
-    """List the models that a job can name."""
-
-
-def verb(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
-    """Register a verb with the two options that all of them share."""
-
-    def register(function: Callable[..., int]) -> click.Command:
-        @functools.wraps(function)
-        def call(*, as_json: bool, debug: bool, **options: Any) -> int:
-            console = Console(as_json=as_json, debug=debug)
-            return console.run(functools.partial(function, console, **options))
-
-        decorated = click.option(
-            "--debug", is_flag=True, envvar="TERRAMOSAIC_DEBUG", help="Show tracebacks."
-        )(call)
-        decorated = click.option(
-            "--json", "as_json", is_flag=True, help="One JSON object on stdout, logs on stderr."
-        )(decorated)
-        return group.command(name)(decorated)
-
-    return register
-
-
-class Console:
-    """Where a verb's result and its errors go."""
-
-    def __init__(self, *, as_json: bool, debug: bool) -> None:
-        self._as_json = as_json
-        self._debug = debug
-
-    def run(self, verb: Callable[[], int]) -> int:
-        """Run a verb; whatever it raises becomes one message and an exit code."""
-        try:
-            return verb()
-        except (KeyboardInterrupt, click.Abort):
-            return _interrupted()
-        except BrokenPipeError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # ^ the last line of defence: a person reads what follows, never a traceback
-            return self._report(error)
-
-    def show(self, work: Work, say: Say, judge: Judge = lambda _: DONE) -> int:
-        """Do the work, show its result, and return its exit code."""
-        from flows import progress as watches
-
-        watch = watches.watch(sys.stderr)
-        with _stdout_kept_clean(self._as_json):
-            try:
-                result = work(watch)
-            finally:
-                watch.finish()
-        code = judge(result)
-        if self._as_json:
-            print(json.dumps(_plain(result), allow_nan=False), flush=True)
-        else:
-            for line in say(result):
-                print(line, flush=True)
-        return code
-
-    def _report(self, error: Exception) -> int:
-        if self._debug:
-            traceback.print_exc()
-        message, code = _explain(error)
-        _fail(_redacted(message), code, as_json=self._as_json)
-        return code
-
-
-def _interrupted() -> int:
-    print("interrupted; run the same command again to resume", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    if isinstance(error, errors.TerramosaicError):
-        return str(error), error.exit_code
-    if _is_of_model(error):
-        return str(error), USAGE
-    if isinstance(error, MemoryError):
-        return "out of memory: lower execution.tile, execution.batch or execution.workers.", FAILED
-    said = str(error) or "no message"
-    advice = "run it again with --debug for the traceback, and report it if it seems to be ours."
-    if isinstance(error, OSError):
-        advice = "set this right and run the same command again; --debug shows the traceback."
-    return f"unexpected {type(error).__name__}: {said}; {advice}", FAILED
-
-
-def _is_of_model(error: Exception) -> bool:
-    module = sys.modules.get("model.errors")
-    # ^ what is not imported cannot have been raised
-    return module is not None and isinstance(error, module.ModelError)
-
-
-def _redacted(text: str) -> str:
-    """Cut the query off every URL: it may hold a signature."""
-    return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
-
-
-@contextlib.contextmanager
-def _stdout_kept_clean(wanted: bool) -> Iterator[None]:
-    """Send what libraries and child processes print to stderr meanwhile."""
-    if not wanted:
-        yield
-        return
-    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
-        if sys.__stdout__ is not None and not sys.__stdout__.closed:
-            sys.__stdout__.flush()
-            stack.enter_context(_descriptor_redirected(1, 2))
-            stack.callback(sys.__stdout__.flush)
-            # ^ before the descriptor is put back: what was printed behind our back goes to stderr
-        yield
-
-
-@contextlib.contextmanager
-def _descriptor_redirected(source: int, target: int) -> Iterator[None]:
-    kept = os.dup(source)
-    try:
-        os.dup2(target, source)
-        yield
-    finally:
-        os.dup2(kept, source)
-        os.close(kept)
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON's own types: paths as text, NumPy's numbers as numbers, NaN as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+command.add_command(models)
 
 
 def _load(path: Path) -> Any:
@@ -332,14 +168,6 @@ def verify(console: Console, out: Path) -> int:
         summary.verify,
         lambda result: DONE if result["ok"] else FAILED,
     )
-
-
-@verb(models, "list")
-def models_list(console: Console) -> int:
-    """List known models: size, purpose, and whether their weights are here."""
-    from flows import registry, summary
-
-    return console.show(lambda _: {"models": registry.rows()}, summary.models)
 
 
 def _seeds(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:

@@ -105,7 +105,7 @@ def write_job(folder: Path, country: Country, *, tile: int, **changes: Any) -> P
 
 def compare(truth: Path, folder: Path, plan: Plan) -> Agreement | None:
     """Compare a finished store with the truth, pixel by pixel."""
-    if plan.model is None:
+    if plan.model is None or plan.model.task != "land_cover":
         return None
     source = reading.Source(scene="truth", provider="demo", nodata=0.0)
     known = reading.read(

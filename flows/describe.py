@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.cards import Card
+from model.prediction.cards import Card
 
 
 def card(shipped: Card, *, sha256: str, size: int) -> str:

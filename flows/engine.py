@@ -50,7 +50,7 @@ def _predictor(path: str, changed: int) -> Predictor | None:
     plan = _plan(path, changed)
     if plan.model is None:
         return None
-    from model import known  # noqa: PLC0415
+    from model.prediction import known  # noqa: PLC0415
 
     # ^ composites need no torch
     choice, execution = plan.job["model"], plan.job["execution"]
@@ -59,6 +59,7 @@ def _predictor(path: str, changed: int) -> Predictor | None:
         inputs=tuple(plan.model.inputs),
         device=execution["device"],
         precision=plan.model.precision,
+        holes="fill",
     )
     if predictor.digest != plan.model.digest:
         raise Wrong(

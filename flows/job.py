@@ -13,15 +13,17 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import Wrong
-from flows import document, refusal, section
+from flows import choice, document, refusal, section
 from flows import period as periods
+from flows.part import INPUTS, Listed, Part, known, unique
 
 
-class Job(section.Part):
+class Job(Part):
     """One product to make."""
 
     name: str = Field(
@@ -40,18 +42,18 @@ class Job(section.Part):
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
         examples=["planetary-computer"],
     )
-    allow: Annotated[tuple[str, ...], section.Listed] = Field(
+    allow: Annotated[tuple[str, ...], Listed] = Field(
         default=(), description="a list of folders or host names"
     )
-    inputs: Annotated[tuple[str, ...], section.Listed] = Field(
+    inputs: Annotated[tuple[str, ...], Listed] = Field(
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
-        description=f"a list out of {', '.join(section.INPUTS)}",
+        description=f"a list out of {', '.join(INPUTS)}",
     )
     grid: section.GridChoice = section.GridChoice()
     mask: section.Mask = section.Mask()
     composite: section.Composite = section.Composite()
-    model: section.ModelChoice = section.ModelChoice()
+    model: choice.ModelChoice = choice.ModelChoice()
     output: section.Output = section.Output()
     execution: section.Execution = section.Execution()
 
@@ -75,12 +77,20 @@ class Job(section.Part):
     @field_validator("allow")
     @classmethod
     def _places(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return section.unique(tuple(section.place(text, info) for text in value))
+        return unique(tuple(section.place(text, info) for text in value))
 
     @field_validator("inputs")
     @classmethod
     def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return section.unique(tuple(section.known(name, section.INPUTS, "input") for name in value))
+        return unique(tuple(known(name, INPUTS, "input") for name in value))
+
+    @model_validator(mode="after")
+    def _together(self) -> Job:
+        if self.output.probabilities and self.model.task != "land_cover":
+            raise ValueError(
+                f"the task {self.model.task} has no probabilities: remove output.probabilities."
+            )
+        return self
 
     @property
     def geometry(self) -> Polygon | MultiPolygon:

@@ -18,7 +18,8 @@ from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
 from flows.job import Job
 from pipeline import grid
-from pipeline.plan import Model, Plan, Recipe, geojson
+from pipeline.plan import Plan, geojson
+from pipeline.recipe import Model, Recipe
 
 MARGIN = 1 / 28
 """Share of a model window that, along each side, only serves as context: 8 of 224 pixels."""
@@ -107,7 +108,7 @@ def freeze(job: Job) -> Plan:
         NothingFound: no scene answers it.
     """
     model = _model(job)
-    side = model.window if model else 0
+    side, cell = (model.window, model.cell) if model else (0, 1)
     answer = ask(job, context_m=side * job.grid.resolution)
     scenes = answer.selection.used
     phase = (
@@ -120,8 +121,8 @@ def freeze(job: Job) -> Plan:
         clear_scl=tuple(sorted(job.mask.clear_scl)),
         dilate_m=job.mask.dilate_m,
         method=job.composite.method,
-        stride=side - round(side * OVERLAP),
-        margin=round(side * MARGIN),
+        stride=side - _whole(side * OVERLAP, cell),
+        margin=_whole(side * MARGIN, cell),
         probabilities=job.output.probabilities,
         composites=job.output.composites,
     )
@@ -134,8 +135,8 @@ def freeze(job: Job) -> Plan:
         name=job.name,
         period=(job.period.start.isoformat(), job.period.end.isoformat()),
         region=geojson(answer.region),
-        grid=grid.covering(answer.region, answer.epsg, job.grid.resolution, phase),
-        tile=job.execution.tile,
+        grid=grid.covering(answer.region, answer.epsg, job.grid.resolution, phase).coarsened(cell),
+        tile=job.execution.tile // cell,
         snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused),
         doubts=answer.doubts,
         recipe=recipe,
@@ -144,14 +145,15 @@ def freeze(job: Job) -> Plan:
     )
 
 
+def _whole(pixels: float, cell: int) -> int:
+    """Round to whole cells: where windows of patches overlap, so do their patches."""
+    return round(pixels / cell) * cell
+
+
 def _how(job: Job) -> dict[str, Any]:
     """Return what running the plan needs beside what it is: places and machinery."""
     return {
-        "model": {
-            "name": job.model.name,
-            "task": job.model.task,
-            "weights": job.model.wanted.to_source(),
-        },
+        "model": job.model.to_load(),
         "output": {
             "path": str(job.output.folder),
             "formats": list(job.output.formats),
@@ -163,32 +165,37 @@ def _how(job: Job) -> dict[str, Any]:
 def _model(job: Job) -> Model | None:
     if job.model.name == "none":
         return None
-    from model import known  # noqa: PLC0415
+    lacking = [name for name in job.inputs if name not in job.model.measured]
+    if job.model.checkpoint is not None and lacking:
+        raise Wrong(
+            "A checkpoint carries no statistics, and model.stats has none of "
+            f"{', '.join(lacking)}. Add them, or name only the inputs that the checkpoint was "
+            "trained with."
+        )
+    from model.prediction import known  # noqa: PLC0415
 
     # ^ composites need no torch
-    if job.model.checkpoint is not None:
-        raise Wrong(
-            "model.checkpoint: TerraTorch checkpoints cannot be read yet. "
-            "Give weights: the path of a .safetensors file that `terramosaic train` wrote."
-        )
     predictor = known.load(
-        name=job.model.name,
-        weights=job.model.wanted.to_source(),
-        task=job.model.task,
+        **job.model.to_load(),
         inputs=job.inputs,
         device=job.execution.device,
         precision=job.execution.precision,
+        holes="fill",
     )
-    kind = predictor.device.type
     batch = job.execution.batch
     return Model(
-        name=job.model.name,
+        name=job.model.label,
+        task=predictor.task,
         digest=predictor.digest,
         window=predictor.window,
         inputs={name: tuple(bands) for name, bands in predictor.inputs.items()},
         class_names=tuple(predictor.class_names),
+        bands=tuple(predictor.bands),
+        cell=predictor.cell,
+        modality=predictor.modality,
+        unit=predictor.unit,
         precision=predictor.precision,
-        batch=batch if isinstance(batch, int) else BATCH.get(kind, 4),
+        batch=batch if isinstance(batch, int) else BATCH.get(predictor.device.type, 4),
     )
 
 

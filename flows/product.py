@@ -127,10 +127,11 @@ def result_of(
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
     folder = planning.folder(plan) / plan.short
+    answer = plan.model.layer if plan.model else "land_cover"
     return {
         "status": status,
         "item": item,
-        "map": _where(item, folder / str(plan.grid.epsg) / "land_cover.tif"),
+        "map": _where(item, folder / str(plan.grid.epsg) / f"{answer}.tif"),
         "quicklook": _where(item, folder / "quicklook.png"),
         "tiles": dict(tiles),
         "scenes": len(plan.snapshot.scenes),

@@ -15,13 +15,22 @@ import shapely
 from numpy.typing import NDArray
 
 from catalogs.errors import Wrong
-from pipeline import cog, files, layers, publish, quicklook, report, store, styles, tile
+from flows import pictures
+from pipeline import (
+    cog,
+    collection,
+    files,
+    layers,
+    picture,
+    publish,
+    report,
+    store,
+    styles,
+    tile,
+)
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan, geometry
 from pipeline.product import Document, Hole, Product, Provenance, Raster
-
-THUMBNAIL = 760
-"""Pixels: longest side of each picture in the quicklook."""
 
 NOTICES = (
     (
@@ -57,19 +66,19 @@ def publish_product(
     folder = home / plan.short
     rasters = tuple(_rasters(plan, home, folder, on_layer)) if "cog" in formats else ()
     documents = list(_documents(home, folder, rasters, formats))
-    pictures = _pictures(plan, home, rasters)
-    if pictures is not None:
+    drawn = pictures.of(plan, home, rasters)
+    if drawn is not None:
         look, page = folder / "quicklook.png", folder / "report.html"
-        files.write_atomic(look, pictures.quicklook)
+        files.write_atomic(look, drawn.quicklook)
         documents.append(Document.of(look, beside=home, kind="quicklook"))
         product = _product(plan, rasters, documents, holes, accuracy)
-        files.write_atomic(page, report.html(product, pictures).encode())
+        files.write_atomic(page, report.html(product, drawn).encode())
         documents.append(Document.of(page, beside=home, kind="report"))
     product = _product(plan, rasters, documents, holes, accuracy)
     files.write_json(home / "item.json", publish.item(product))
-    items = publish.items_in(home.parent)
-    collection = publish.collection(items, title=plan.name, license=product.license)
-    files.write_json(home.parent / "collection.json", collection)
+    items = collection.items_in(home.parent)
+    whole = collection.of(items, title=plan.name, license=product.license)
+    files.write_json(home.parent / "collection.json", whole)
     return home / "item.json"
 
 
@@ -112,46 +121,23 @@ def _documents(
     yield Document.of(folder / "plan.json", beside=home, kind="plan")
     if "zarr" in formats:
         yield Document.of(folder / store.NAME, beside=home, kind="zarr")
-    if not any(raster.key == "land_cover" for raster in rasters):
-        return
-    style = folder / "land_cover.qml"
-    files.write_atomic(style, styles.qml().encode())
-    yield Document.of(style, beside=home, kind="style")
-    sld = folder / "land_cover.sld"
-    files.write_atomic(sld, styles.sld(layers.get("land_cover")).encode())
-    yield Document.of(sld, beside=home, kind="sld")
+    for raster in rasters:
+        for kind, suffix, text in _styles(raster):
+            path = folder / f"{raster.key}.{suffix}"
+            files.write_atomic(path, text.encode())
+            yield Document.of(path, beside=home, kind=kind)
 
 
-def _pictures(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | None:
-    """Draw what the report shows; None where there is nothing to draw."""
-    held = {raster.key: home / raster.href for raster in rasters}
-
-    def shrunk(name: str, bands: Sequence[str] = ()) -> quicklook.Thumbnail:
-        return quicklook.thumbnail(held[name], layers.get(name), THUMBNAIL, bands)
-
-    colours = "composite_S2L2A" in held and set(quicklook.TRUE_COLOR) <= set(plan.bands("S2L2A"))
-    composite = shrunk("composite_S2L2A", quicklook.TRUE_COLOR) if colours else None
-    if "land_cover" not in held:
-        if composite is None:
-            return None
-        return report.Pictures(quicklook=quicklook.png(quicklook.true_color(composite)))
-    observations, confidence = shrunk("observations"), shrunk("confidence")
-    known = observations.values[observations.values != layers.get("observations").nodata]
-    most = max(int(known.max(initial=0)), 1)
-    view = quicklook.View(
-        title=plan.name,
-        subtitle=f"{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
-        f"{plan.grid.resolution:g} m",
-        land_cover=shrunk("land_cover"),
-        observations=observations,
-        composite=composite,
-    )
-    return report.Pictures(
-        quicklook=quicklook.compose(view),
-        confidence=quicklook.png(quicklook.graded(confidence, "confidence", 0, 100)),
-        observations=quicklook.png(quicklook.graded(observations, "count", 0, most)),
-        most=most,
-    )
+def _styles(raster: Raster) -> Iterator[tuple[str, str, str]]:
+    """Return kind, suffix and text of the styles of an answer that has colours of its own."""
+    layer, band = raster.layer, raster.info.statistics[0]
+    if layer.name == "land_cover":
+        yield "style", "qml", styles.qml()
+        yield "sld", "sld", styles.sld(layer)
+    elif layer.name.startswith("generated_") and layer.planar and band.mean is not None:
+        stops = picture.stops(layer, band)
+        yield "style", "qml", styles.ramp_qml(stops)
+        yield "sld", "sld", styles.ramp_sld(layer, stops)
 
 
 def _product(
@@ -185,6 +171,7 @@ def _product(
             version=importlib.metadata.version("terramosaic"),
             software=software,
             recipe=plan.recipe.to_dict(),
+            answer=plan.model.layer if plan.model else "",
         ),
         holes=tuple(holes),
         accuracy=accuracy,

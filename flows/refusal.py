@@ -24,7 +24,7 @@ def nearest(text: str, known: Sequence[str]) -> str:
 def explain(error: ValidationError, model: type[BaseModel], label: str) -> str:
     """Return one message that names every wrong key of a document that ``model`` describes."""
     details = error.errors(include_url=False)
-    inner = {detail["loc"][:-1] for detail in details}
+    inner = {detail["loc"][:-1] for detail in details if detail["loc"]}
     problems = [_problem(detail, model) for detail in details if detail["loc"] not in inner]
     # ^ a list with a wrong item is reported as too short as well
     if len(problems) == 1:

@@ -1,26 +1,41 @@
-"""The models that a job can name, told without building them: no torch is imported here."""
+"""The models that have a name, told without building them: no torch is imported here."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from model import config, modalities
+from model.files import hub
 
 RASTERS = ("S2L2A", "S1RTC", "DEM")
 """The inputs that the encoders' parameters are counted with: the default ones of a job."""
 
+TOKENIZERS: Mapping[str, int] = {
+    "terramind_v1_tokenizer_s2l2a": 289_094_085,
+    "terramind_v1_tokenizer_s1grd": 286_390_565,
+    "terramind_v1_tokenizer_s1rtc": 286_390_565,
+    "terramind_v1_tokenizer_dem": 286_120_213,
+    "terramind_v1_tokenizer_lulc": 183_500_805,
+    "terramind_v1_tokenizer_ndvi": 286_120_213,
+}
+"""Parameters of the tokenizers, counted once; position tables are buffers."""
+
+COORDS = "terramind_v1_tokenizer_coords"
+
 
 def rows() -> list[dict[str, Any]]:
-    """List name, parameters (None where there is nothing to count), purpose, and weights' state.
+    """List name, kind, parameters (None where there is nothing to count), purpose, and weights.
 
-    The state is one of shipped, missing, fetched, on the hub, and none.
+    The kind is model for what a job can name, tokenizer for what goes with it. The weights are
+    shipped, missing, fetched, on the hub, or none.
     """
-    return [_demo(), *map(_encoder, config.ARCHITECTURES), _none()]
+    models = [_demo(), *map(_encoder, config.ARCHITECTURES), _none()]
+    return [*models, *map(_tokenizer, TOKENIZERS), _coords()]
 
 
 def _demo() -> dict[str, Any]:
@@ -31,13 +46,14 @@ def _demo() -> dict[str, Any]:
     ]
     return {
         "name": "demo",
-        "parameters": sum(map(_stored, files)) if files else None,
+        "kind": "model",
+        "parameters": sum(map(stored, files)) if files else None,
         "about": "small land-cover model, trained on invented countries",
         "weights": "shipped" if files else "missing",
     }
 
 
-def _stored(path: Path) -> int:
+def stored(path: Path) -> int:
     """Count the numbers in a safetensors file from its header: a length, then JSON."""
     with path.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
@@ -48,29 +64,81 @@ def _stored(path: Path) -> int:
 def _encoder(name: str) -> dict[str, Any]:
     return {
         "name": name,
+        "kind": "model",
         "parameters": parameters(config.architecture(name)),
-        "about": "TerraMind encoder; wants a head fine-tuned for the task",
-        "weights": "fetched" if _is_fetched(name) else "on the hub",
+        "about": "TerraMind: encoder, and with its tokenizers generator",
+        "weights": _state(name),
     }
 
 
 def _none() -> dict[str, Any]:
-    return {"name": "none", "parameters": None, "about": "composites only", "weights": "none"}
+    about = "composites only"
+    return {"name": "none", "kind": "model", "parameters": None, "about": about, "weights": "none"}
 
 
-def parameters(size: config.Architecture) -> int:
-    """Count an encoder's parameters with the inputs of RASTERS; position tables are buffers."""
-    bands = [len(modalities.get(name).bands) for name in RASTERS]
-    patches = sum(size.dim * (modalities.PATCH**2 * count + 1) for count in bands)
+def _tokenizer(name: str) -> dict[str, Any]:
+    raster = name.rpartition("_")[2].upper()
+    decoder = "a transformer" if raster == "LULC" else "diffusion"
+    return {
+        "name": name,
+        "kind": "tokenizer",
+        "parameters": TOKENIZERS[name],
+        "about": f"{raster} to tokens and, by {decoder}, back",
+        "weights": _state(name),
+    }
+
+
+def _coords() -> dict[str, Any]:
+    return {
+        "name": COORDS,
+        "kind": "tokenizer",
+        "parameters": None,
+        "about": "vocabulary of coordinates",
+        "weights": _state(COORDS),
+    }
+
+
+def _state(name: str) -> str:
+    return "on the hub" if hub.find(name) is None else "fetched"
+
+
+def parameters(size: config.Architecture, inputs: Sequence[str] = RASTERS) -> int:
+    """Count an encoder's parameters with some inputs; position tables are buffers."""
+    return sum(_embedding(size, name) for name in inputs) + blocks(size)
+
+
+def blocks(size: config.Architecture) -> int:
+    """Count the parameters of an encoder behind its embeddings: the blocks and the last norm."""
+    return size.depth * _block(size) + size.dim
+
+
+def family_parameters(size: config.Architecture) -> int:
+    """Count an encoder and a decoder with every modality that either of them has.
+
+    What is one tensor under two names counts once: the modality's own vector on both sides, and
+    the tokens' vectors where they also make the logits.
+    """
+    targets = list(modalities.TARGETS.values())
+    raw = parameters(size, tuple(modalities.RAW))
+    tokens = sum(size.dim * (entry.vocabulary + 1) for entry in targets)
+    logits = sum(size.dim * entry.vocabulary for entry in targets)
+    cross = 4 * size.dim**2 + (4 * size.dim if size.bias else 0) + 2 * size.dim
+    # ^ queries, keys and values, projection; one norm for the queries, one for the context
+    decoder = size.decoder_depth * (_block(size) + cross) + size.dim
+    context = size.dim**2 + size.dim
+    mask = size.dim
+    return raw + tokens + logits + decoder + context + mask
+
+
+def _embedding(size: config.Architecture, name: str) -> int:
+    entry = modalities.KEYS[modalities.key_of(name) or ""]
+    if isinstance(entry, modalities.Modality):
+        return size.dim * (modalities.PATCH**2 * len(entry.bands) + 1)
+    return size.dim * (entry.vocabulary + 1)
+
+
+def _block(size: config.Architecture) -> int:
     matrices = 4 * size.dim**2 + (3 if size.gated else 2) * size.dim * size.hidden
     biases = 5 * size.dim + size.hidden if size.bias else 0
     norms = 2 * size.dim
-    return patches + size.depth * (matrices + biases + norms) + size.dim
-
-
-def _is_fetched(name: str) -> bool:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    size = name.removeprefix("terramind_v1_")
-    pattern = f"models--*--TerraMind-1.0-{size}/snapshots/*/TerraMind_v1_{size}.pt"
-    return cache.is_dir() and any(cache.glob(pattern))
+    return matrices + biases + norms

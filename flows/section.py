@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from shapely import MultiPolygon, Polygon
 
-from catalogs import classes, providers, trust
+from catalogs import providers, trust
 from catalogs.errors import Wrong
-from flows import document, refusal
 from flows import region as regions
-from model import config
-
-INPUTS = ("S2L2A", "S1RTC", "S1GRD", "DEM")
-"""The modalities that a job can ask for."""
-
-MODELS = (*config.ARCHITECTURES, "demo", "none")
-"""The models known by name; any other is the path of a configuration, ``.yaml``."""
-
-TASKS = ("land_cover",)
-"""What a model can be asked to map."""
+from flows.part import File, Listed, Part, known, path_of, unique
 
 FORMATS = ("cog", "zarr")
 """The files that a product can hold."""
 
 PATCH = 16
 """Side of a model's patch, pixels: tiles are whole patches."""
-
-Item = TypeVar("Item")
-
-
-def known(value: object, names: Sequence[str], what: str, also: str = "") -> str:
-    """Return a text that is one of the names; anything else is a ValueError."""
-    if isinstance(value, str) and value in names:
-        return value
-    hint = refusal.nearest(value, names) if isinstance(value, str) else ""
-    raise ValueError(f"unknown {what} {value!r}.{hint} Known: {', '.join(names)}{also}.")
-
-
-def _folder(info: ValidationInfo) -> Path:
-    return Path((info.context or {}).get("folder", "."))
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} is not a path.")
-    return (_folder(info) / Path(value).expanduser()).resolve()
-
-
-def _file(value: object, info: ValidationInfo) -> Path:
-    path = _path(value, info)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path} (paths are relative to the job file).")
-    return path
-
-
-def unique(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    """Return values among which none is repeated; anything else is a ValueError."""
-    twice = [value for number, value in enumerate(values) if value in values[:number]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is listed twice.")
-    return values
-
-
-File = Annotated[Path, BeforeValidator(_file)]
-Listed = Field(strict=False)
-# ^ YAML has lists, the job holds tuples; what is in them stays strict
-
-
-class Part(BaseModel):
-    """A group of keys: unknown ones are refused, and texts are not taken for numbers."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Region(Part):
@@ -224,151 +157,6 @@ class Composite(Part):
     )
 
 
-class Weights(Part):
-    """Where a model's numbers come from."""
-
-    source: Literal["shipped", "hub", "path", "random"]
-    path: Path | None = None
-    sha256: str | None = None
-    seed: int | None = None
-
-    def to_source(self) -> str | dict[str, str | int] | None:
-        """Return what the model's loaders take; ``None`` stands for the shipped weights."""
-        if self.source == "random":
-            return {"random": self.seed or 0}
-        if self.source == "path":
-            pinned = {} if self.sha256 is None else {"sha256": self.sha256}
-            return {"path": str(self.path), **pinned}
-        return "hub" if self.source == "hub" else None
-
-
-class Stats(Part):
-    """The normalisation of one input, one number per band in the model's order."""
-
-    mean: Annotated[tuple[float, ...], Listed] = Field(
-        min_length=1, description="a list of numbers, one per band"
-    )
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed] = Field(
-        min_length=1, description="a list of numbers above 0, one per band"
-    )
-
-    @model_validator(mode="after")
-    def _paired(self) -> Stats:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"{len(self.mean)} means and {len(self.std)} standard deviations.")
-        return self
-
-
-class ModelChoice(Part):
-    """The model that looks at the composite."""
-
-    name: str = Field(default="demo", description="a known model's name or a .yaml file")
-    task: str = Field(default="land_cover", description="a known task's name")
-    weights: Weights | None = Field(
-        default=None,
-        description="hub, a path, {path: …, sha256: …} or {random: SEED}",
-        validate_default=False,
-    )
-    checkpoint: File | None = Field(default=None, description="the path of a TerraTorch .ckpt")
-    classes: Annotated[tuple[str, ...], Listed] | None = Field(
-        default=None, min_length=2, description="a list of class names in the checkpoint's order"
-    )
-    stats: dict[str, Stats] | None = Field(
-        default=None,
-        min_length=1,
-        description="a file, or {INPUT: {mean: [...], std: [...]}}",
-    )
-
-    @field_validator("name", mode="before")
-    @classmethod
-    def _known_name(cls, value: Any, info: ValidationInfo) -> str:
-        if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-            return str(_file(value, info))
-        return known(value, MODELS, "model", also=", or the path of a .yaml file")
-
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, value: str) -> str:
-        return known(value, TASKS, "task")
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _weights(cls, value: Any, info: ValidationInfo) -> Weights | None:
-        return None if value is None else _read_weights(value, info)
-
-    @field_validator("classes")
-    @classmethod
-    def _known_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in value or ():
-            known(name, tuple(classes.BY_NAME), "class")
-        return None if value is None else unique(value)
-
-    @field_validator("stats", mode="before")
-    @classmethod
-    def _stats(cls, value: Any, info: ValidationInfo) -> Any:
-        values = document.read(_file(value, info)) if isinstance(value, str) else value
-        for name in values if isinstance(values, dict) else ():
-            known(name, INPUTS, "input")
-        return values
-
-    @model_validator(mode="after")
-    def _together(self) -> ModelChoice:
-        extras = [key for key in ("classes", "stats") if getattr(self, key) is None]
-        if self.checkpoint is not None and extras:
-            raise ValueError(
-                f"a checkpoint carries no {' and no '.join(extras)}: add "
-                f"{' and '.join(f'{key}:' for key in extras)} beside it."
-            )
-        if self.checkpoint is not None and self.weights is not None:
-            raise ValueError("give weights or checkpoint, not both.")
-        if self.name == "none" and (self.weights is not None or self.checkpoint is not None):
-            raise ValueError("the model 'none' runs nothing: remove weights and checkpoint.")
-        if self.name == "demo" and self.weights is not None and self.weights.source == "hub":
-            raise ValueError("the weights of 'demo' are shipped, not on the hub: remove weights.")
-        return self
-
-    @property
-    def config(self) -> Path | None:
-        """Return the configuration file, where the name is one."""
-        return Path(self.name) if self.name.endswith((".yaml", ".yml")) else None
-
-    @property
-    def wanted(self) -> Weights:
-        """Return the weights asked for, or else the ones that the name implies."""
-        if self.weights is not None:
-            return self.weights
-        return Weights(source="shipped" if self.name in ("demo", "none") else "hub")
-
-
-_WEIGHTS = "hub, a path, {path: …, sha256: …} or {random: SEED}"
-
-
-def _read_weights(value: Any, info: ValidationInfo) -> Weights:
-    if value == "hub":
-        return Weights(source="hub")
-    if isinstance(value, str):
-        return Weights(source="path", path=_weights_path(value, info))
-    if isinstance(value, dict) and "path" in value and set(value) <= {"path", "sha256"}:
-        digest = value.get("sha256")
-        if digest is not None and not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
-            raise ValueError(f"the sha256 {digest!r} is not 64 hexadecimal digits.")
-        return Weights(source="path", path=_weights_path(value["path"], info), sha256=digest)
-    seed = value.get("random") if isinstance(value, dict) and set(value) == {"random"} else None
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"{value!r} is not {_WEIGHTS}.")
-    return Weights(source="random", seed=seed)
-
-
-def _weights_path(value: object, info: ValidationInfo) -> Path:
-    path = _path(value, info)
-    if not path.exists():
-        raise ValueError(
-            f"there are no weights at {path} (paths are relative to the job file); "
-            f"write {_WEIGHTS}."
-        )
-    return path
-
-
 class Output(Part):
     """Where the product goes, and what it holds."""
 
@@ -386,7 +174,7 @@ class Output(Part):
             if not re.fullmatch(r"s3://[^/]+(/.*)?", value):
                 raise ValueError(f"{value!r} is neither a folder nor an s3://bucket/… address.")
             return value
-        path = _path(value, info)
+        path = path_of(value, info)
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; the output wants a folder.")
         return str(path)
@@ -461,7 +249,7 @@ def place(text: str, info: ValidationInfo) -> str:
     """Return a folder, absolute, or a host or bucket; anything else is a ValueError."""
     if trust.is_remote(text):
         return text.rstrip("/")
-    folder = _path(text, info)
+    folder = path_of(text, info)
     if folder.is_dir():
         return str(folder)
     host = trust.host_of(text)

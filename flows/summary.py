@@ -179,6 +179,61 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M"
 
 
+def fetched(result: Mapping[str, Any]) -> Iterator[str]:
+    """List files and their digests."""
+    for row in result["fetched"]:
+        yield f"{row['name']}: {row['path']}"
+        yield from _listed(
+            ("size", size(row["bytes"])),
+            ("commit", row["commit"]),
+            ("sha256", f"{row['sha256']} (pinned {row['pinned']})"),
+        )
+
+
+def checked(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say what a file is and what takes it, or what it lacks."""
+    fits = result["fits"]
+    yield f"{result['path']}: {result['kind']}, {_count(result['parameters'])} parameters"
+    yield from _listed(
+        ("size", size(result["bytes"])),
+        ("sha256", result["sha256"]),
+        ("numbers", _facts(result["dtypes"])),
+        ("parts", _facts({part: _count(n) for part, n in result["parts"].items()})),
+        ("inputs", _modalities(result["inputs"])),
+        ("outputs", _modalities(result["outputs"])),
+        ("positions", result["image_size"] and f"for {result['image_size']} px"),
+        ("fits", ", ".join(fits)),
+    )
+    if not fits:
+        yield f"it does not fit {result['nearest'] or 'any model known here'}:"
+    for what in ("missing", "unexpected", "differing", "not_finite"):
+        yield from _keys(what.replace("_", " "), result[what])
+
+
+def _modalities(entries: Sequence[Mapping[str, Any]]) -> str:
+    unit = {"pixels": "channels", "tokens": "tokens"}
+    return ", ".join(f"{one['name']} ({unit[one['form']]}: {one['size']})" for one in entries)
+
+
+def _keys(what: str, keys: Sequence[str], most: int = 8) -> Iterator[str]:
+    if keys:
+        yield f"  {len(keys)} {what}:"
+        yield from (f"    {key}" for key in keys[:most])
+    if len(keys) > most:
+        yield f"    and {len(keys) - most} more (--json lists all)"
+
+
+def converted(result: Mapping[str, Any]) -> Iterator[str]:
+    """Say what was written."""
+    yield f"wrote {result['path']}"
+    yield from _listed(
+        ("size", size(result["bytes"])),
+        ("tensors", result["tensors"]),
+        ("numbers", _facts(result["dtypes"])),
+        ("sha256", result["sha256"]),
+    )
+
+
 def facts(result: Mapping[str, Any]) -> Iterator[str]:
     """List keys and values as they are."""
     for key, value in result.items():

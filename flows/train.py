@@ -15,12 +15,13 @@ from pydantic import Field, ValidationError
 import model
 from catalogs.errors import Wrong
 from flows import describe, document, material, refusal
+from flows.part import Listed, Part
 from flows.progress import Progress
-from flows.section import Listed, Part
-from model import config, known
-from model.cards import CLASSES, Card
+from model import config
 from model.heads import Segmenter
 from model.modalities import Statistics, get
+from model.prediction import known
+from model.prediction.cards import CLASSES, Card
 from model.train import IGNORE, Mosaic, Qda, band_statistics, evaluate, fit
 from model.train.metrics import Scores, scores
 from pipeline import files

@@ -1,7 +1,7 @@
 """TerraMind and what is built on it: torch, numpy and safetensors, and nothing of the pipeline.
 
-The names below are resolved at first use, so that importing `model.errors`, `model.cards` or
-`model.config` costs no torch.
+The names below are resolved at first use, so that importing `model.errors`, `model.config` or
+`model.prediction.cards` costs no torch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,40 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.assembly import backbone, segmenter
-    from model.known import load
+    from model.acceleration import optimised
+    from model.assembly import backbone, generator, segmenter, tim
+    from model.prediction.known import load
+    from model.segmentation.terratorch import fine_tuned
+    from model.tokenizers.text import captions_tokenizer, coords_tokenizer
+    from model.tokenizers.tokenizer import tokenizer
     from model.weights import load_state
 
-__all__ = ["backbone", "load", "load_state", "segmenter"]
+__all__ = [
+    "backbone",
+    "captions_tokenizer",
+    "coords_tokenizer",
+    "fine_tuned",
+    "generator",
+    "load",
+    "load_state",
+    "optimised",
+    "segmenter",
+    "tim",
+    "tokenizer",
+]
 
 _HOMES = {
     "backbone": "model.assembly",
     "segmenter": "model.assembly",
-    "load": "model.known",
+    "generator": "model.assembly",
+    "tim": "model.assembly",
+    "fine_tuned": "model.segmentation.terratorch",
+    "load": "model.prediction.known",
     "load_state": "model.weights",
+    "optimised": "model.acceleration",
+    "tokenizer": "model.tokenizers.tokenizer",
+    "coords_tokenizer": "model.tokenizers.text",
+    "captions_tokenizer": "model.tokenizers.text",
 }
 
 

@@ -18,6 +18,16 @@ from torch import Tensor, nn
 
 from model.config import Architecture
 from model.errors import ModelError, listed
+from model.inputs import (
+    AnyEmbedding,
+    Declared,
+    Tokenizers,
+    channels,
+    check_shape,
+    declared_keys,
+    embeddings,
+    refuse_holes,
+)
 from model.layers import (
     Block,
     Family,
@@ -30,18 +40,16 @@ from model.modalities import (
     IMAGE_SIZE,
     KEYS,
     PATCH,
-    RAW,
-    TOKENS,
     Modality,
     TokenModality,
     band_indices,
     key_of,
 )
 
+__all__ = ["MERGES", "Declared", "Encoder", "Merge", "Span", "Tokens"]
+
 Merge = Literal["mean", "max", "concat", "dict"] | None
 Tokens = Tensor | dict[str, Tensor]
-Declared = str | Mapping[str, int]
-"""A modality's name, or {new name: number of channels}."""
 
 MERGES = ("mean", "max", "concat", "dict", None)
 
@@ -70,16 +78,22 @@ class Encoder(Family):
         bands: Mapping[str, Sequence[str]] | None = None,
         merge: Merge = "mean",
         image_size: int = IMAGE_SIZE,
+        tokenizers: Tokenizers | None = None,
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if merge not in MERGES:
             raise ModelError(f"unknown merge {merge!r}; known are {listed(MERGES)}")
         if image_size < PATCH or image_size % PATCH:
             raise ModelError(f"image_size {image_size} is not a multiple of {PATCH}")
+        if not 0 <= drop_rate < 1:
+            raise ModelError(f"the rate at which modalities drop is 0 to 1, not {drop_rate!r}")
         self.size, self.merge, self.image_size = size, merge, image_size
-        self.keys = _declared_keys(modalities)
-        embeddings = _embeddings(self.keys, _channels(modalities), size, image_size)
-        self.encoder_embeddings = nn.ModuleDict(embeddings)
+        self.drop_rate = drop_rate
+        self.keys = declared_keys(modalities)
+        made = embeddings(self.keys, channels(modalities), size, image_size)
+        self.encoder_embeddings = nn.ModuleDict(made)
+        self.tokenizer = Tokenizers() if tokenizers is None else tokenizers
         self.encoder = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.encoder_norm = LayerNorm(size.dim)
         if merge == "concat":
@@ -95,12 +109,12 @@ class Encoder(Family):
     @property
     def out_dim(self) -> int:
         """Width of a merged token."""
-        rasters = sum(not self._embedding(name).sequence for name in self.keys)
+        rasters = sum(not self.embedding(name).sequence for name in self.keys)
         return self.size.dim * (rasters if self.merge == "concat" else 1)
 
     def bands_of(self, name: str) -> tuple[str, ...]:
         """Return the bands that a raster modality expects, in order."""
-        found = self._embedding(self._name(name))
+        found = self.embedding(self._name(name))
         return found.bands if isinstance(found, RasterEmbedding) else ()
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tokens:
@@ -108,7 +122,8 @@ class Encoder(Family):
 
         Args:
             inputs: standardised rasters (B, C, H, W) by modality, H and W multiples of 16; token
-                ids for token modalities; a bare tensor is the first declared modality.
+                ids for token modalities, or their rasters where the encoder has a tokenizer for
+                them (then always the raster); a bare tensor is the first declared modality.
 
         Raises:
             ModelError: an input that is unknown, of a wrong shape, or not finite.
@@ -119,19 +134,74 @@ class Encoder(Family):
         self, inputs: Tensor | Mapping[str, Tensor], layers: Sequence[int] | None = None
     ) -> list[Tokens]:
         """Return merged tokens after the given layers (default all); only the last is normed."""
-        given = self._given(inputs)
-        for name, value in given.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ModelError(
-                    f"{name} holds NaN or infinite pixels: attention would spread them to every "
-                    "token; fill them first (0 after standardisation = the mean)"
-                )
+        given = self.named(inputs)
+        refuse_holes(given)
         return self.run(given, layers)
 
-    def run(self, given: Mapping[str, Tensor], layers: Sequence[int] | None = None) -> list[Tokens]:
+    def run(
+        self, inputs: Tensor | Mapping[str, Tensor], layers: Sequence[int] | None = None
+    ) -> list[Tokens]:
         """Do what `features` does, without looking for pixels that are not finite."""
+        return self.through(*self.embed(self.read(inputs)), layers)
+
+    def named(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs under the names that they were declared with, in their order.
+
+        Raises:
+            ModelError: none, an unknown one, or one twice.
+        """
+        if isinstance(inputs, Tensor):
+            inputs = {next(iter(self.keys)): inputs}
+        if not inputs:
+            raise ModelError(f"no input given; this encoder takes {listed(self.keys)}")
+        given = {self._name(user): value for user, value in inputs.items()}
+        if len(given) != len(inputs):
+            raise ModelError(f"one modality is given twice: {listed(inputs)}")
+        return given
+
+    def read(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the embeddings take: rasters of token modalities become ids.
+
+        In training, whole modalities are dropped at random, at `drop_rate` each.
+        """
+        given = {
+            name: self.tokenizer.ids(name, self.keys[name], value)
+            for name, value in self.named(inputs).items()
+        }
+        return self._dropped(given) if self.training and self.drop_rate else given
+
+    def embed(self, given: Mapping[str, Tensor]) -> tuple[Tensor, list[Span]]:
+        """Return the sequence of tokens (B, N, D) before the first block, and what lies where.
+
+        Args:
+            given: as `read` returns it.
+
+        Raises:
+            ModelError: shapes that do not fit.
+        """
+        for name, value in given.items():
+            check_shape(name, self.embedding(name), value)
+        if len({value.shape[0] for value in given.values()}) != 1:
+            sizes = {name: value.shape[0] for name, value in given.items()}
+            raise ModelError(f"the batch sizes differ: {sizes}")
+        parts = [self.embedding(name)(value) for name, value in given.items()]
+        return torch.cat(parts, dim=1), self.spans(given)
+
+    def spans(self, given: Mapping[str, Tensor]) -> list[Span]:
+        """Return where the tokens of each input lie in the sequence."""
+        found: list[Span] = []
+        for name, value in given.items():
+            embedding = self.embedding(name)
+            start = found[-1].stop if found else 0
+            stop = start + embedding.count(value)
+            found.append(Span(name, start, stop, embedding.sequence))
+        return found
+
+    def through(
+        self, x: Tensor, spans: Sequence[Span], layers: Sequence[int] | None = None
+    ) -> list[Tokens]:
+        """Return merged tokens after the given layers of an embedded sequence."""
         wanted = self._layers(layers)
-        x, spans = self._embed(self._given(given))
         kept: dict[int, Tokens] = {}
         for index, block in enumerate(self.encoder):
             x = block(x)
@@ -151,7 +221,7 @@ class Encoder(Family):
         for user, names in bands.items():
             name = self._name(user)
             known = KEYS.get(self.keys[name])
-            embedding = self._embedding(name)
+            embedding = self.embedding(name)
             if not isinstance(known, Modality) or not isinstance(embedding, RasterEmbedding):
                 raise ModelError(f"{name} has no named bands to choose from")
             current = [known.index(band) for band in embedding.bands]
@@ -164,21 +234,28 @@ class Encoder(Family):
             embedding.proj.weight = nn.Parameter(weight)
             embedding.proj.in_features = weight.shape[1]
 
+    def parts(self) -> dict[str, Family]:
+        """Return the tokenizers that this encoder carries."""
+        return self.tokenizer.parts("tokenizer.")
+
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack: buffers, and the token made by `concat`."""
-        return {name for name, _ in self.named_buffers()} | {"missing_mod_token"}
+        buffers = {name for name, _ in self.named_buffers()}
+        return buffers | {"missing_mod_token"} | super().optional_keys()
 
     def foreign_key(self, key: str) -> bool:
         """Tell a key of the family's other parts, which this encoder does not have."""
+        if key.startswith(tuple(self.parts())):
+            return super().foreign_key(key)
         own = any(key.startswith(f"encoder_embeddings.{name}.") for name in self.keys.values())
         return key.startswith((*_FAMILY, *_FAMILY_REST)) and not own
 
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors with full projections cut to this encoder's bands."""
-        result = dict(tensors)
+        result = super().translate(self.tokenizer.completed(tensors, "tokenizer."))
         for name, key in self.keys.items():
             place = f"encoder_embeddings.{key}.proj.weight"
-            embedding = self._embedding(name)
+            embedding = self.embedding(name)
             if isinstance(embedding, RasterEmbedding) and place in result:
                 result[place] = _reduced(KEYS.get(key), embedding, result[place])
         return result
@@ -192,7 +269,8 @@ class Encoder(Family):
                 return name
         raise ModelError(f"unknown modality {user!r}; this encoder has {listed(self.keys)}")
 
-    def _embedding(self, name: str) -> RasterEmbedding | TokenEmbedding | SequenceEmbedding:
+    def embedding(self, name: str) -> AnyEmbedding:
+        """Return the embedding of a declared modality."""
         found = self.encoder_embeddings[self.keys[name]]
         if not isinstance(found, (RasterEmbedding, TokenEmbedding, SequenceEmbedding)):
             raise ModelError(f"{name} has an embedding of an unknown kind: {type(found).__name__}")
@@ -207,30 +285,16 @@ class Encoder(Family):
             )
         return [index % self.depth for index in layers]
 
-    def _given(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if isinstance(inputs, Tensor):
-            inputs = {next(iter(self.keys)): inputs}
-        if not inputs:
-            raise ModelError(f"no input given; this encoder takes {listed(self.keys)}")
-        given = {self._name(user): value for user, value in inputs.items()}
-        if len(given) != len(inputs):
-            raise ModelError(f"one modality is given twice: {listed(inputs)}")
-        return given
-
-    def _embed(self, given: Mapping[str, Tensor]) -> tuple[Tensor, list[Span]]:
-        parts: list[Tensor] = []
-        spans: list[Span] = []
-        for name, value in given.items():
-            embedding = self._embedding(name)
-            _check_shape(name, embedding, value)
-            tokens: Tensor = embedding(value)
-            start = spans[-1].stop if spans else 0
-            spans.append(Span(name, start, start + tokens.shape[1], embedding.sequence))
-            parts.append(tokens)
-        if len({part.shape[0] for part in parts}) != 1:
-            sizes = {name: value.shape[0] for name, value in given.items()}
-            raise ModelError(f"the batch sizes differ: {sizes}")
-        return torch.cat(parts, dim=1), spans
+    def _dropped(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        images = [name for name in given if not self.embedding(name).sequence] or list(given)
+        kept = images[int(torch.randint(len(images), ()))]
+        # ^ one image stays whatever happens: without one there is nothing to merge
+        lots = torch.rand(len(given)).tolist()
+        return {
+            name: value
+            for (name, value), lot in zip(given.items(), lots, strict=True)
+            if name == kept or lot >= self.drop_rate
+        }
 
     def _merged(self, x: Tensor, spans: Sequence[Span]) -> Tokens:
         if self.merge is None:
@@ -264,71 +328,3 @@ def _reduced(
     if weight.ndim != 2 or weight.shape[1] != PATCH * PATCH * len(known.bands):
         return weight
     return embedding.take_bands(weight, band_indices(known, embedding.bands))
-
-
-def _declared_keys(modalities: Sequence[Declared]) -> dict[str, str]:
-    if isinstance(modalities, str) or not modalities:
-        raise ModelError(f"give a list of modalities; known are {listed([*RAW, *TOKENS])}")
-    keys: dict[str, str] = {}
-    for entry in modalities:
-        for name in [entry] if isinstance(entry, str) else entry:
-            key = key_of(name) if isinstance(entry, str) else name
-            if key is None:
-                raise ModelError(
-                    f"unknown modality {name!r}; known are {listed([*RAW, *TOKENS], 9)}, "
-                    "or {name: channels} for a new one"
-                )
-            if name in keys or key in keys.values() or "." in key:
-                raise ModelError(f"modality {name!r} is declared twice or holds a dot")
-            keys[name] = key
-    return keys
-
-
-def _channels(modalities: Sequence[Declared]) -> dict[str, int]:
-    new: dict[str, int] = {}
-    for entry in modalities:
-        if isinstance(entry, Mapping):
-            new.update(entry)
-    for name, count in new.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ModelError(f"{name}: the number of channels must be positive, not {count!r}")
-    return new
-
-
-def _embeddings(
-    keys: Mapping[str, str], new: Mapping[str, int], size: Architecture, image_size: int
-) -> dict[str, nn.Module]:
-    made: dict[str, nn.Module] = {}
-    for name, key in keys.items():
-        known = KEYS.get(key)
-        if name in new:
-            bands = tuple(f"{index + 1}" for index in range(new[name]))
-            made[key] = RasterEmbedding(bands, size.dim, image_size)
-        elif isinstance(known, Modality):
-            made[key] = RasterEmbedding(known.bands, size.dim, image_size)
-        elif isinstance(known, TokenModality):
-            made[key] = (
-                SequenceEmbedding(known.vocabulary, size.dim)
-                if known.sequence
-                else TokenEmbedding(known.vocabulary, size.dim, image_size)
-            )
-    return made
-
-
-def _check_shape(name: str, embedding: nn.Module, value: Tensor) -> None:
-    shape = tuple(value.shape)
-    if isinstance(embedding, SequenceEmbedding):
-        if value.ndim != 2 or not 1 <= shape[1] <= embedding.length:
-            raise ModelError(f"{name}: token ids (B, L), L <= {embedding.length}, not {shape}")
-    elif isinstance(embedding, TokenEmbedding):
-        if value.ndim != 3:
-            raise ModelError(f"{name}: token ids (B, rows, columns) expected, not {shape}")
-    elif isinstance(embedding, RasterEmbedding):
-        _check_raster(name, embedding.bands, shape)
-
-
-def _check_raster(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    if len(shape) != 4 or shape[1] != len(bands):
-        raise ModelError(f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {listed(bands)}")
-    if shape[2] % PATCH or shape[3] % PATCH or not shape[2] * shape[3]:
-        raise ModelError(f"{name}: height and width must be multiples of {PATCH}, not {shape[2:]}")

@@ -8,38 +8,72 @@ Notation: B batch, N tokens, D width, C channels, h x w the patch grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import Architecture
 from model.errors import ModelError
 from model.modalities import PATCH
 
 EPSILON = 1e-6
 _CACHED_TABLES = 8
+_SHORT = (torch.bfloat16, torch.float16)
 
 
 class Family(nn.Module):
     """A module of the family, which knows how published checkpoints map to it."""
 
+    def parts(self) -> dict[str, Family]:
+        """Return members of the family inside this one, by the beginning of their keys."""
+        return {}
+
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack."""
-        return set()
+        return {start + key for start, part in self.parts().items() for key in part.optional_keys()}
 
     def foreign_key(self, key: str) -> bool:
         """Tell a key that belongs to another part of the family and is left out."""
-        del key
-        return False
+        return any(
+            key.startswith(start) and part.foreign_key(key.removeprefix(start))
+            for start, part in self.parts().items()
+        )
 
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors in this module's layout."""
-        return tensors
+        result = dict(tensors)
+        for start, part in self.parts().items():
+            own = {key: result.pop(key) for key in tensors if key.startswith(start)}
+            plain = part.translate({key.removeprefix(start): own[key] for key in own})
+            result |= {start + key: value for key, value in plain.items()}
+        return result
 
 
-class LayerNorm(nn.Module):
+class Exact(nn.Module):
+    """A module whose own tensors stay in single precision when the model is cast to a shorter one.
+
+    They are few, and everything passes through them: with norms and positions in bf16 the features
+    of the base encoder are off by twice as much, and nothing is gained. Matrices inside are cast.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)  # type: ignore[no-untyped-call] # noqa: SLF001
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            shorter = tensor.dtype == torch.float32 and found.dtype in _SHORT
+            return tensor.to(found.device) if shorter else found
+
+        return super()._apply(moved, recurse=False)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class LayerNorm(Exact):
     """Normalise over the last axis; the bias is a buffer, zero unless a checkpoint differs."""
 
     weight: nn.Parameter
@@ -47,8 +81,8 @@ class LayerNorm(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.register_buffer("bias", torch.zeros(dim))
+        self.weight = nn.Parameter(torch.ones(dim, dtype=torch.float32))
+        self.register_buffer("bias", torch.zeros(dim, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x normalised, same shape."""
@@ -56,7 +90,7 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Let every token look at every other: no mask."""
+    """Let every token look at every other, or at those before it."""
 
     def __init__(self, size: Architecture) -> None:
         super().__init__()
@@ -64,16 +98,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(size.dim, 3 * size.dim, bias=size.bias)
         self.proj = nn.Linear(size.dim, size.dim, bias=size.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the mixed tokens (B, N, D)."""
+    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
+        """Return the mixed tokens (B, N, D); causal: no token sees those after it."""
         batch, count, dim = x.shape
-        qkv: Tensor = self.qkv(x)
+        qkv = kernels.linear(self.qkv, x)
         split = qkv.view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
         # ^ each (B, heads, N, D / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
-        return out
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return kernels.linear(self.proj, mixed.transpose(1, 2).reshape(batch, count, dim))
 
 
 class Mlp(nn.Module):
@@ -86,8 +119,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens (B, N, D)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return kernels.linear(self.fc2, kernels.linear(self.fc1, x, "gelu"))
 
 
 class GatedMlp(nn.Module):
@@ -101,8 +133,9 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens (B, N, D)."""
-        out: Tensor = self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
-        return out
+        x = x.to(self.fc1.weight.dtype)
+        gate = kernels.linear(self.fc1, x, "silu")
+        return kernels.linear(self.fc2, kernels.scaled(self.fc3, x, gate))
 
 
 class Block(nn.Module):
@@ -158,7 +191,7 @@ def resize_grid(table: Tensor, rows: int, columns: int) -> Tensor:
     return resized.flatten(2).transpose(1, 2)
 
 
-class Embedding(nn.Module):
+class Embedding(Exact):
     """What every kind of input adds to its tokens: a position and its modality's own vector."""
 
     pos_emb: Tensor
@@ -166,7 +199,7 @@ class Embedding(nn.Module):
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
-        self.mod_emb = nn.Parameter(torch.zeros(1, 1, table.shape[2]))
+        self.mod_emb = nn.Parameter(torch.zeros(1, 1, table.shape[2], dtype=torch.float32))
         self.register_buffer("pos_emb", table)
         self._resized: dict[tuple[object, ...], Tensor] = {}
 
@@ -190,10 +223,10 @@ class Embedding(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         # ^ the stored table changes, so the resized ones are stale
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._resized.clear()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call,no-any-return]
-        # ^ another device or number format, and perhaps back again with fewer digits
+        return super()._apply(fn, recurse)
+        # ^ another device or number format
 
 
 class RasterEmbedding(Embedding):
@@ -216,9 +249,20 @@ class RasterEmbedding(Embedding):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens (B, h * w, D) of an image (B, C, H, W)."""
-        rows, columns = x.shape[2] // PATCH, x.shape[3] // PATCH
-        tokens: Tensor = self.proj(self.patches(x.to(self.proj.weight.dtype)))
-        return tokens + self.positions(rows, columns) + self.mod_emb
+        tokens = kernels.linear(self.proj, self.patches(x.to(self.proj.weight.dtype)))
+        return tokens + self.positions(*self.grid(x)) + self.mod_emb
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of tokens that an image (B, C, H, W) becomes."""
+        return x.shape[2] // PATCH, x.shape[3] // PATCH
+
+    def count(self, x: Tensor) -> int:
+        """Return how many tokens an image (B, C, H, W) becomes."""
+        return math.prod(self.grid(x))
+
+    def places(self, x: Tensor) -> Tensor:
+        """Return what `forward` adds to the patches of an image, (1, h * w, D)."""
+        return self.positions(*self.grid(x)) + self.mod_emb
 
     def take_bands(self, weight: Tensor, chosen: tuple[int, ...]) -> Tensor:
         """Return the columns of a full projection that belong to the chosen channels."""
@@ -240,7 +284,19 @@ class TokenEmbedding(Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the tokens (B, h * w, D) of ids (B, h, w)."""
         tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings).flatten(1))
-        return tokens + self.positions(ids.shape[1], ids.shape[2]) + self.mod_emb
+        return tokens + self.positions(*self.grid(ids)) + self.mod_emb
+
+    def grid(self, ids: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of ids (B, h, w)."""
+        return ids.shape[1], ids.shape[2]
+
+    def count(self, ids: Tensor) -> int:
+        """Return how many tokens ids (B, h, w) are."""
+        return math.prod(self.grid(ids))
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Return what `forward` adds to the vectors of ids (B, h, w), (1, h * w, D)."""
+        return self.positions(*self.grid(ids)) + self.mod_emb
 
 
 class SequenceEmbedding(Embedding):
@@ -257,6 +313,14 @@ class SequenceEmbedding(Embedding):
         """Return the tokens (B, L, D) of ids (B, L)."""
         tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings))
         return tokens + self.pos_emb[:, : ids.shape[1]] + self.mod_emb
+
+    def count(self, ids: Tensor) -> int:
+        """Return how many tokens ids (B, L) are."""
+        return ids.shape[1]
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Return what `forward` adds to the vectors of ids (B, L), (1, L, D)."""
+        return self.pos_emb[:, : ids.shape[1]] + self.mod_emb
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> Tensor:

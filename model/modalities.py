@@ -75,13 +75,16 @@ class Modality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenModality:
-    """An input given as token ids."""
+    """What the model knows as token ids: such an input, and everything that it generates."""
 
     name: str
     key: str
     vocabulary: int
     sequence: bool = False
     """True for ids in a row (coordinates), False for ids on the patch grid."""
+
+    statistics: Statistics | None = None
+    """Version 1 statistics of the raster behind the ids; None where it has no unit."""
 
 
 _L2A_BANDS = (
@@ -182,15 +185,31 @@ RAW: Mapping[str, Modality] = {
 }
 """Inputs given as pixels, by our names."""
 
+_NDVI = Statistics(mean=(0.327,), std=(0.322,))
+
 TOKENS: Mapping[str, TokenModality] = {
     entry.name: entry
     for entry in (
         TokenModality(name="LULC", key="tok_lulc@224", vocabulary=4375),
-        TokenModality(name="NDVI", key="tok_ndvi@224", vocabulary=15360),
+        TokenModality(name="NDVI", key="tok_ndvi@224", vocabulary=15360, statistics=_NDVI),
         TokenModality(name="Coords", key="coords", vocabulary=30000, sequence=True),
     )
 }
-"""Inputs given as token ids, by our names."""
+"""Inputs that are token ids to the encoder, by our names."""
+
+TARGETS: Mapping[str, TokenModality] = {
+    **{
+        entry.name: TokenModality(
+            name=entry.name,
+            key=entry.key.replace("untok_", "tok_"),
+            vocabulary=15360,
+            statistics=entry.statistics,
+        )
+        for entry in (_S2L2A, _S1GRD, _S1RTC, _DEM)
+    },
+    **TOKENS,
+}
+"""What can be generated, by our names; their official keys are also keys of inputs."""
 
 LAND_COVER = (
     "nodata",
@@ -208,7 +227,7 @@ LAND_COVER = (
 
 KEYS: Mapping[str, Modality | TokenModality] = {
     **{entry.key: entry for entry in RAW.values()},
-    **{entry.key: entry for entry in TOKENS.values()},
+    **{entry.key: entry for entry in TARGETS.values()},
 }
 
 _RULES = (
@@ -224,13 +243,49 @@ _RULES = (
 )
 # ^ first match wins; the order is part of the published interface
 
+_TARGET_RULES = (
+    ("sen2l2a", "tok_sen2l2a@224"),
+    ("sen1rtc", "tok_sen1rtc@224"),
+    ("sen1", "tok_sen1grd@224"),
+    ("dem", "tok_dem@224"),
+    ("lulc", "tok_lulc@224"),
+    ("ndvi", "tok_ndvi@224"),
+    ("coord", "coords"),
+)
+# ^ the published map takes anything of Sentinel-2 for S2L2A, so that asking for L1C or RGB yields
+#   something else than was asked for; here such names stand for nothing
+
 
 def key_of(name: str) -> str | None:
     """Return the official key that a user's name stands for, or None if it stands for none."""
+    return _found(name, _RULES)
+
+
+def target_key_of(name: str) -> str | None:
+    """Return the official key of what is generated under a name, or None if nothing is."""
+    key = _found(name, _TARGET_RULES)
+    return key if isinstance(KEYS.get(key or ""), TokenModality) else None
+
+
+def target(name: str) -> TokenModality:
+    """Return what is generated under a name.
+
+    Raises:
+        ModelError: nothing of that name can be generated.
+    """
+    found = KEYS.get(target_key_of(name) or "")
+    if not isinstance(found, TokenModality):
+        raise ModelError(
+            f"{name!r} cannot be generated: there are tokens for {listed(TARGETS)} only"
+        )
+    return found
+
+
+def _found(name: str, rules: Sequence[tuple[str, str]]) -> str | None:
     if name in KEYS:
         return name
     plain = name.lower().replace("s2", "sen2").replace("s1", "sen1").replace("location", "coords")
-    return next((key for part, key in _RULES if part in plain), None)
+    return next((key for part, key in rules if part in plain), None)
 
 
 def get(name: str) -> Modality:

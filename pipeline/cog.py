@@ -7,8 +7,7 @@ it, every pixel is read back, and only then does the file get its name.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from pipeline import files, styles
+from pipeline.tally import BandStatistics, Tally
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from pipeline.layers import Layer
 
 BLOCK = 512
-"""Side of a COG's tiles and height of the strips asked for, pixels."""
+"""Side of a COG's tiles and height of the strips asked for, pixels; less for very many bands."""
+
+_SIDES = (BLOCK, 256, 128)
+_BLOCK_BYTES = 1 << 24
+"""What a block may hold unpacked: all bands lie in one, and a reader unpacks it whole."""
 
 Read = Callable[[int, int], NDArray[Any]]
 """(first row, row after the last) -> (bands, rows, width) of the layer's stored type."""
@@ -39,57 +43,6 @@ _GDAL: Mapping[str, str] = {
     "GDAL_NUM_THREADS": "1",
     # ^ one thread per writer: the order of the blocks, and so the bytes, cannot vary
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BandStatistics:
-    """What is in one band; values are stored values, before the layer's scale."""
-
-    valid: int
-    """Pixels that are not nodata."""
-
-    total: int
-    """All pixels."""
-
-    minimum: float | None
-    """Smallest valid value; None where there is none."""
-
-    maximum: float | None
-    """Largest valid value."""
-
-    mean: float | None
-    """Mean of the valid values; None for labels and where nothing is valid."""
-
-    stddev: float | None
-    """Population standard deviation of the valid values; None as the mean."""
-
-    counts: Mapping[int, int] | None
-    """Pixels per value, nodata included, for 8-bit and 16-bit unsigned layers; else None."""
-
-    @property
-    def valid_percent(self) -> float:
-        """Return the share of pixels that are not nodata, 0 to 100."""
-        return 100.0 * self.valid / self.total
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the statistics as JSON-ready values."""
-        counts = self.counts
-        return {
-            "valid": self.valid,
-            "total": self.total,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "mean": self.mean,
-            "stddev": self.stddev,
-            "counts": None if counts is None else {str(key): counts[key] for key in counts},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BandStatistics:
-        """Build the statistics from :meth:`to_dict`'s values."""
-        counts = values["counts"]
-        whole = None if counts is None else {int(key): int(counts[key]) for key in counts}
-        return cls(**{**values, "counts": whole})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +60,12 @@ class CogInfo:
 
     sidecar: str | None
     """Hexadecimal SHA-256 of ``<file>.aux.xml``; None where the layer has no legend."""
+
+
+def block(layer: Layer, count: int) -> int:
+    """Return the side of the blocks of a layer with ``count`` bands, pixels."""
+    size = count * np.dtype(layer.dtype).itemsize
+    return next((side for side in _SIDES if side**2 * size <= _BLOCK_BYTES), _SIDES[-1])
 
 
 def write(
@@ -127,7 +86,7 @@ def write(
         path: final name; replaced where it exists.
         grid: where the pixels lie.
         layer: what they mean.
-        read: called once per strip of :data:`BLOCK` rows, from the top, then never again.
+        read: called once per strip of :func:`block` rows, from the top, then never again.
         bands: names of the bands, where the layer leaves them open.
         tags: further metadata of the file.
 
@@ -139,7 +98,7 @@ def write(
     with files.workspace(path.parent) as work, rasterio.Env(**_GDAL):
         draft, finished = work / "draft.tif", work / path.name
         tally = _draft(draft, grid, layer, read, names, tags or {})
-        _finish(draft, finished, layer)
+        _finish(draft, finished, layer, block(layer, len(names)))
         _check(finished, grid, layer, tally)
         sidecar = _write_sidecar(path, grid, layer, tally)
         info = CogInfo(
@@ -159,13 +118,12 @@ def _draft(
     read: Read,
     names: Sequence[str],
     tags: Mapping[str, str],
-) -> _Tally:
+) -> Tally:
     """Fill a tiled GeoTIFF strip by strip, with all that the COG shall say about itself."""
-    tally = _Tally(layer, len(names))
+    tally = Tally(layer, len(names))
     with rasterio.open(path, "w", **_draft_profile(grid, layer, len(names))) as draft:
         _describe(draft, layer, names, tags)
-        for first in range(0, grid.height, BLOCK):
-            last = min(first + BLOCK, grid.height)
+        for first, last in _strips(grid, layer, len(names)):
             strip = _strip(read, first, last, (len(names), last - first, grid.width), layer)
             tally.add(strip)
             draft.write(strip, window=Window(0, first, grid.width, last - first))
@@ -186,8 +144,8 @@ def _draft_profile(grid: Grid, layer: Layer, count: int) -> dict[str, Any]:
         "transform": grid.transform,
         "nodata": layer.nodata,
         "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
+        "blockxsize": block(layer, count),
+        "blockysize": block(layer, count),
         "compress": "deflate",
         "zlevel": 1,
         "bigtiff": "if_safer",
@@ -236,13 +194,20 @@ def _tag_statistics(draft: Any, statistics: Sequence[BandStatistics]) -> None:
         )
 
 
-def _finish(draft: Path, finished: Path, layer: Layer) -> None:
+def _strips(grid: Grid, layer: Layer, count: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each strip, and the row after its last."""
+    step = block(layer, count)
+    for first in range(0, grid.height, step):
+        yield first, min(first + step, grid.height)
+
+
+def _finish(draft: Path, finished: Path, layer: Layer, side: int) -> None:
     """Let GDAL lay the file out as a COG, with overviews that suit the layer."""
     rasterio.shutil.copy(
         draft,
         finished,
         driver="COG",
-        blocksize=BLOCK,
+        blocksize=side,
         compress="DEFLATE",
         level=6,
         predictor="NO" if layer.categorical else "YES",
@@ -253,21 +218,20 @@ def _finish(draft: Path, finished: Path, layer: Layer) -> None:
     )
 
 
-def _check(path: Path, grid: Grid, layer: Layer, tally: _Tally) -> None:
+def _check(path: Path, grid: Grid, layer: Layer, tally: Tally) -> None:
     """Read the finished file as a stranger would and compare it with what was handed in.
 
     A truncated GeoTIFF opens and reads as nodata: only the pixels prove it whole.
     """
-    again = _Tally(layer, tally.count)
+    again = Tally(layer, tally.count)
     with rasterio.open(path) as source:
         layout = source.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
         found = (layout, source.shape, source.count, source.transform, source.crs.to_epsg())
         due = ("COG", grid.shape, tally.count, grid.transform, grid.epsg)
         if found != due:
             raise OSError(f"{path.name} was written as {found}, not as {due}. Write it again.")
-        for first in range(0, grid.height, BLOCK):
-            rows = min(BLOCK, grid.height - first)
-            again.add(source.read(window=Window(0, first, grid.width, rows)))
+        for first, last in _strips(grid, layer, tally.count):
+            again.add(source.read(window=Window(0, first, grid.width, last - first)))
     if again.checksum != tally.checksum:
         raise OSError(
             f"The pixels of {path.name} read back differ from those written: the disk is full "
@@ -275,84 +239,7 @@ def _check(path: Path, grid: Grid, layer: Layer, tally: _Tally) -> None:
         )
 
 
-class _Tally:
-    """Statistics and a checksum, gathered while strips pass by."""
-
-    def __init__(self, layer: Layer, count: int) -> None:
-        self.layer = layer
-        self.count = count
-        self.checksum = 0
-        self.bands = [_BandTally(layer) for _ in range(count)]
-
-    def add(self, strip: NDArray[Any]) -> None:
-        """Take in a strip, (bands, rows, columns)."""
-        self.checksum = zlib.crc32(np.ascontiguousarray(strip).data, self.checksum)
-        for band, values in zip(self.bands, strip, strict=True):
-            band.add(values)
-
-    def statistics(self) -> tuple[BandStatistics, ...]:
-        """Return what was gathered, one entry per band."""
-        return tuple(band.statistics() for band in self.bands)
-
-
-class _BandTally:
-    """Running statistics of one band.
-
-    source: Chan, Golub, LeVeque (1979), updating formulae for means and variances of groups.
-    """
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
-        self.total = self.valid = 0
-        self.minimum, self.maximum = np.inf, -np.inf
-        self.mean = self.squares = 0.0
-        dtype = np.dtype(layer.dtype)
-        self.counts = (
-            np.zeros(1 << (8 * dtype.itemsize), np.int64)
-            if dtype.kind == "u" and dtype.itemsize <= 2
-            else None
-        )
-
-    def add(self, values: NDArray[Any]) -> None:
-        """Take in the values of one strip."""
-        self.total += values.size
-        if self.counts is not None:
-            self.counts += np.bincount(values.ravel(), minlength=self.counts.size)
-        known = values[self.layer.valid(values)]
-        if known.size == 0:
-            return
-        self.minimum = min(self.minimum, float(known.min()))
-        self.maximum = max(self.maximum, float(known.max()))
-        if not self.layer.categorical:
-            self._merge(known.astype(np.float64))
-        self.valid += known.size
-
-    def _merge(self, known: NDArray[np.float64]) -> None:
-        """Merge the mean and the sum of squared deviations of a group into the running ones."""
-        mean = float(known.mean())
-        squares = float(np.square(known - mean).sum())
-        total = self.valid + known.size
-        step = mean - self.mean
-        self.mean += step * known.size / total
-        self.squares += squares + step * step * self.valid * known.size / total
-
-    def statistics(self) -> BandStatistics:
-        """Return what was gathered."""
-        known, moments = self.valid > 0, self.valid > 0 and not self.layer.categorical
-        return BandStatistics(
-            valid=self.valid,
-            total=self.total,
-            minimum=self.minimum if known else None,
-            maximum=self.maximum if known else None,
-            mean=self.mean if moments else None,
-            stddev=float(np.sqrt(self.squares / self.valid)) if moments else None,
-            counts=None
-            if self.counts is None
-            else {int(value): int(self.counts[value]) for value in np.flatnonzero(self.counts)},
-        )
-
-
-def _write_sidecar(path: Path, grid: Grid, layer: Layer, tally: _Tally) -> str | None:
+def _write_sidecar(path: Path, grid: Grid, layer: Layer, tally: Tally) -> str | None:
     """Write class names and attribute table where GDAL looks for them; return the SHA-256."""
     if not layer.legend:
         return None

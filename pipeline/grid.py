@@ -107,6 +107,34 @@ class Grid:
             math.floor(self.left / self.resolution + PHASE_TOLERANCE),
         )
 
+    def refined(self, cell: int) -> Grid:
+        """Return the same ground on a grid of which ``cell`` x ``cell`` pixels make one of ours."""
+        return Grid(
+            epsg=self.epsg,
+            resolution=self.resolution / cell,
+            left=self.left,
+            top=self.top,
+            height=self.height * cell,
+            width=self.width * cell,
+        )
+
+    def coarsened(self, cell: int) -> Grid:
+        """Return the smallest grid of ``cell`` x ``cell`` pixels a cell that covers this one.
+
+        Cells are counted as pixels are, from the origin of the CRS: whatever the region, the same
+        pixels make a cell.
+        """
+        row, column = self.origin_index()
+        above, before = row % cell, column % cell
+        return Grid(
+            epsg=self.epsg,
+            resolution=self.resolution * cell,
+            left=self.left - before * self.resolution,
+            top=self.top + above * self.resolution,
+            height=-(-(self.height + above) // cell),
+            width=-(-(self.width + before) // cell),
+        )
+
 
 PHASE_TOLERANCE = 1e-6
 """Pixels: differences below come from writing coordinates as decimal numbers."""

@@ -203,6 +203,62 @@ LAYERS: tuple[Layer, ...] = (
         overview="average",
     ),
     Layer(
+        name="embedding",
+        title="Embedding",
+        description="Features of each patch of 16 x 16 pixels as the encoder sees them, one band "
+        "per dimension; they have no unit.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="generated_S2L2A",
+        title="Generated Sentinel-2",
+        description="Surface reflectance as the model imagines it from the inputs; not a "
+        "measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        scale=1e-4,
+        unit="1",
+        overview="average",
+    ),
+    *(
+        Layer(
+            name=f"generated_{name}",
+            title=f"Generated Sentinel-1 {name.removeprefix('S1')}",
+            description="Backscatter in decibel as the model imagines it from the inputs; not a "
+            "measurement.",
+            dtype="float32",
+            nodata=float("nan"),
+            unit="dB",
+            overview="average",
+        )
+        for name in ("S1GRD", "S1RTC")
+    ),
+    Layer(
+        name="generated_DEM",
+        title="Generated terrain",
+        description="Height of the surface as the model imagines it from the inputs; not a "
+        "measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="m",
+        overview="average",
+        bands=("DEM",),
+    ),
+    Layer(
+        name="generated_NDVI",
+        title="Generated NDVI",
+        description="Normalised difference vegetation index as the model imagines it from the "
+        "inputs; not a measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+        bands=("NDVI",),
+    ),
+    Layer(
         name="composite_S2L2A",
         title="Sentinel-2 composite",
         description="Median of the clear surface reflectances, offset removed; "
@@ -243,6 +299,9 @@ LAYERS: tuple[Layer, ...] = (
     ),
 )
 
+SAID: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
+"""Units of stored values as models say them, where it is not the layer's physical unit."""
+
 BY_NAME = {layer.name: layer for layer in LAYERS}
 
 
@@ -257,3 +316,14 @@ def get(name: str) -> Layer:
     except KeyError:
         known = ", ".join(BY_NAME)
         raise ValueError(f"No layer is called {name!r}; there are: {known}.") from None
+
+
+def expect(layer: Layer, unit: str | None) -> None:
+    """Refuse values that a model gives in another unit than a layer stores.
+
+    Raises:
+        ValueError: the units differ.
+    """
+    wanted = SAID.get(layer.name, layer.unit)
+    if unit != wanted:
+        raise ValueError(f"The layer {layer.name!r} holds {wanted!r}; the model says {unit!r}.")

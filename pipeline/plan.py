@@ -22,7 +22,8 @@ from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
 from pipeline import files, grid, windows
 from pipeline.grid import Grid, Tile
-from pipeline.windows import Lattice
+from pipeline.recipe import Model, Recipe
+from pipeline.windows import Lattice, Placement
 
 NUMERICS = 1
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
@@ -32,70 +33,6 @@ NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 
 FORMAT = 1
 """Layout of the plan file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Everything between scenes and layers that is not the model."""
-
-    inputs: tuple[str, ...]
-    """Modalities, in the order the job names them."""
-
-    clear_scl: tuple[int, ...]
-    """Scene classes of Sentinel-2 that count as clear."""
-
-    dilate_m: float
-    """Metres by which clouds and shadows are widened."""
-
-    method: str
-    """How Sentinel-2 observations are composed."""
-
-    stride: int
-    """Pixels between neighbouring model windows."""
-
-    margin: int
-    """Pixels of a window that only serve as context."""
-
-    probabilities: bool
-    composites: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON-ready values."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"inputs": list(self.inputs), "clear_scl": list(self.clear_scl)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from :meth:`to_dict`'s values."""
-        lists = {"inputs": tuple(values["inputs"]), "clear_scl": tuple(values["clear_scl"])}
-        return cls(**{**values, **lists})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What the plan must know of the model to cut windows, and to know it again."""
-
-    name: str
-    digest: str
-    window: int
-    inputs: Mapping[str, tuple[str, ...]]
-    class_names: tuple[str, ...]
-    precision: str
-    batch: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        return values | {"class_names": list(self.class_names)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Model:
-        """Build a model from :meth:`to_dict`'s values."""
-        inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        return cls(
-            **{**values, "inputs": inputs, "class_names": tuple(values["class_names"])},
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +47,10 @@ class Plan:
     """GeoJSON geometry in longitude and latitude."""
 
     grid: Grid
+    """The grid of the product's layers, in cells of the model's answer."""
+
     tile: int
-    """Side of a tile, pixels."""
+    """Side of a tile, cells of the grid."""
 
     snapshot: Snapshot
     recipe: Recipe
@@ -129,6 +68,10 @@ class Plan:
             raise ValueError(f"{self.name!r} cannot name a folder")
         for day in self.period:
             dt.date.fromisoformat(day)
+        steps = (self.recipe.stride, self.recipe.margin, *self.pixels(self.grid).origin_index())
+        if any(step % self.cell for step in steps):
+            raise ValueError(f"grid and windows must begin and step by {self.cell} px")
+            # ^ the cells of neighbouring windows would lie beside each other
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
@@ -136,12 +79,19 @@ class Plan:
         return grid.tiles(self.grid, self.tile)
 
     @property
+    def cell(self) -> int:
+        """Return the pixels along the side of a cell of the grid: 1 unless the answer is coarse."""
+        return self.model.cell if self.model else 1
+
+    @property
     def lattice(self) -> Lattice | None:
-        """Return the lattice of the model's windows."""
+        """Return the lattice of the model's windows, in cells of the grid."""
         if self.model is None:
             return None
         return Lattice(
-            window=self.model.window, stride=self.recipe.stride, margin=self.recipe.margin
+            window=self.model.window // self.cell,
+            stride=self.recipe.stride // self.cell,
+            margin=self.recipe.margin // self.cell,
         )
 
     @property
@@ -177,13 +127,24 @@ class Plan:
         }
         return tuple(band for band in BANDS[modality] if band in held and band != "SCL")
 
+    def area(self, tile: Tile) -> Grid:
+        """Return the grid of a tile's cells."""
+        return self.grid.window(
+            row=tile.row, column=tile.column, height=tile.height, width=tile.width
+        )
+
+    def pixels(self, area: Grid) -> Grid:
+        """Return the pixels of an area given in cells: what is read, composed and looked at."""
+        return area.refined(self.cell)
+
+    def placement(self, tile: Tile) -> Placement | None:
+        """Return the windows that a tile's answer is blended from, in cells of the grid."""
+        return windows.place(self.grid, tile, self.lattice) if self.lattice else None
+
     def context(self, tile: Tile) -> Grid:
-        """Return the grid that must be read for a tile: its windows, or the tile itself."""
-        if self.lattice is None:
-            return self.grid.window(
-                row=tile.row, column=tile.column, height=tile.height, width=tile.width
-            )
-        return windows.place(self.grid, tile, self.lattice).context
+        """Return the pixels that must be read for a tile: its windows, or the tile itself."""
+        placed = self.placement(tile)
+        return self.pixels(placed.context if placed else self.area(tile))
 
     def scenes(self, tile: Tile) -> tuple[Scene, ...]:
         """Return the scenes that may touch a tile or its context."""
@@ -194,9 +155,7 @@ class Plan:
         return digest(
             {
                 "numerics": NUMERICS,
-                "grid": self.grid.window(
-                    row=tile.row, column=tile.column, height=tile.height, width=tile.width
-                ).to_dict(),
+                "grid": self.area(tile).to_dict(),
                 "region": json.loads(json.dumps(self.region)),
                 "scenes": sorted(
                     (scene.identity() for scene in self.scenes(tile)), key=lambda s: str(s["id"])

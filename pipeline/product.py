@@ -122,6 +122,9 @@ class Provenance:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The choices of the job, JSON-ready."""
 
+    answer: str = "land_cover"
+    """Name of the layer that holds the model's answer, where there is a model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
@@ -200,6 +203,15 @@ class Product:
         return f"{self.start.isoformat()}_{self.end.isoformat()}"
 
     @property
+    def kind(self) -> str:
+        """Return what the model answered: land_cover, embedding or generated."""
+        return (
+            "generated"
+            if self.provenance.answer.startswith("generated_")
+            else self.provenance.answer
+        )
+
+    @property
     def without_scl(self) -> tuple[str, ...]:
         """Return the ids of Sentinel-2 scenes without a scene classification: all of it clear."""
         return tuple(
@@ -211,6 +223,16 @@ class Product:
     def of(self, layer: str) -> tuple[Raster, ...]:
         """Return the rasters of a layer, one per grid."""
         return tuple(raster for raster in self.rasters if raster.layer.name == layer)
+
+    def counts(self, layer: str) -> dict[int, int]:
+        """Return the pixels per value over the first bands of a layer's rasters.
+
+        Where grids overlap, a place is counted once per grid.
+        """
+        total: Counter[int] = Counter()
+        for raster in self.of(layer):
+            total.update(raster.info.statistics[0].counts or {})
+        return dict(sorted(total.items()))
 
 
 def _relative(href: str) -> None:

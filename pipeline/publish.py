@@ -1,4 +1,4 @@
-"""Say what a product is: a STAC 1.1 item beside its files, and the collection of all periods.
+"""Say what a product is: a STAC 1.1 item beside its files.
 
 Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs are relative
 and nothing of the machine that made them is inside: a product can be moved, or put on the web.
@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
-from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipeline import styles
+from pipeline import notes, styles
 from pipeline.product import KINDS, Document, Product, Raster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from catalogs.scene import Scene
-    from pipeline.cog import BandStatistics
     from pipeline.grid import Grid
     from pipeline.layers import Layer
+    from pipeline.tally import BandStatistics
 
 STAC_VERSION = "1.1.0"
 
@@ -47,7 +44,7 @@ def item(product: Product) -> dict[str, Any]:
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
-        "stac_extensions": _extensions(assets),
+        "stac_extensions": extensions(assets),
         "id": product.id,
         "collection": product.name,
         "geometry": _plain(product.region),
@@ -56,103 +53,6 @@ def item(product: Product) -> dict[str, Any]:
         "links": _item_links(product),
         "assets": assets,
     }
-
-
-def collection(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[str, Any]:  # noqa: A002
-    """Return the STAC collection over all periods of a product.
-
-    Args:
-        items: the items, at least one, of one product.
-        title: name for people.
-        license: as :attr:`Product.license`.
-
-    Raises:
-        ValueError: there is no item, or they belong to different products.
-    """
-    names = {entry["collection"] for entry in items}
-    if len(names) != 1:
-        raise ValueError(f"A collection needs the items of one product, not of {sorted(names)}.")
-    ordered = sorted(items, key=lambda entry: str(entry["properties"]["start_datetime"]))
-    name = ordered[0]["collection"]
-    item_assets = _item_assets(ordered)
-    return {
-        "type": "Collection",
-        "stac_version": STAC_VERSION,
-        "stac_extensions": _extensions(item_assets, always=()),
-        "id": name,
-        "title": title,
-        "description": f"Land cover maps of {title}, one item per period, made by terramosaic.",
-        "license": license,
-        "keywords": ["land cover", "Sentinel-1", "Sentinel-2", "TerraMind"],
-        "providers": [{"name": "terramosaic", "roles": ["processor"]}],
-        "extent": _extent(ordered),
-        "summaries": _summaries(ordered),
-        "item_assets": item_assets,
-        "links": _collection_links(ordered),
-    }
-
-
-def items_in(folder: Path) -> list[dict[str, Any]]:
-    """Read the items of a product's folder, oldest period first."""
-    paths = sorted(folder.glob("*/item.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def counts(rasters: Iterable[Raster]) -> dict[int, int]:
-    """Return the pixels per value over the first bands of several rasters.
-
-    Where grids overlap, a place is counted once per grid.
-    """
-    total: Counter[int] = Counter()
-    for raster in rasters:
-        total.update(raster.info.statistics[0].counts or {})
-    return dict(sorted(total.items()))
-
-
-def limits(product: Product) -> list[str]:
-    """Return what a reader must know before trusting the product, one sentence each."""
-    notes = []
-    if product.holes:
-        notes.append(
-            f"This product is partial: {len(product.holes)} tile(s) are missing and declared as "
-            "holes. Their pixels are no data, and not a statement about the ground."
-        )
-    if product.without_scl:
-        notes.append(
-            f"{len(product.without_scl)} Sentinel-2 scene(s) came without a scene classification "
-            "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
-            "entered the map."
-        )
-    if product.of("land_cover"):
-        notes.extend(_MAP_LIMITS)
-    return notes
-
-
-_MAP_LIMITS = (
-    (
-        "Confidence is the probability that the model gives to its own answer. It is not an "
-        "accuracy: a confident pixel can be wrong."
-    ),
-    "Clouds and no data are never mapped as land cover; such pixels count as not observed.",
-    (
-        "The map shows the period as a whole, from a composite of its clear observations; it is "
-        "not the state on any one day."
-    ),
-    (
-        "Areas are counted pixels at their nominal size, not bias-adjusted estimates: for "
-        "statistics, adjust them with reference data (Olofsson et al. 2014)."
-    ),
-)
-
-
-def scrub(text: str) -> str:
-    """Take folders of this machine and the queries of URLs out of a message.
-
-    A file's own name stays; a query may hold a token.
-    """
-    text = re.sub(r"((?:https?|s3|gs)://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
-    text = re.sub(r"file://", "", text)
-    return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":,;]+/)+", "", text)
 
 
 def _plain(value: Any) -> Any:
@@ -177,7 +77,7 @@ def _properties(product: Product) -> dict[str, Any]:
         "license": product.license,
         "gsd": min(grid.resolution for grid in product.grids),
         **_projections(product.grids),
-        "processing:lineage": _lineage(product),
+        "processing:lineage": notes.lineage(product),
         "processing:software": {"terramosaic": provenance.version, **provenance.software},
         "processing:version": provenance.version,
         **_own_properties(product),
@@ -191,18 +91,21 @@ def _own_properties(product: Product) -> dict[str, Any]:
         "plan": provenance.plan,
         "model": provenance.model,
         "model_digest": provenance.model_digest,
+        "answer": provenance.answer if provenance.model else None,
         "s2_convention": provenance.s2_convention,
         "recipe": _plain(dict(provenance.recipe)),
         "scenes": [_scene(scene) for scene in product.scenes],
-        "refused": [{"id": entry.id, "reason": scrub(entry.reason)} for entry in product.refused],
+        "refused": [
+            {"id": entry.id, "reason": notes.scrub(entry.reason)} for entry in product.refused
+        ],
         "inputs_without_scl": list(product.without_scl),
         "doubts": [asdict(doubt) for doubt in product.doubts],
-        "notes": limits(product),
+        "notes": notes.limits(product),
     }
     if product.holes:
         values["partial"] = True
         values["holes"] = [
-            {"tile": hole.tile, "reason": scrub(hole.reason)} for hole in product.holes
+            {"tile": hole.tile, "reason": notes.scrub(hole.reason)} for hole in product.holes
         ]
     if product.accuracy is not None and product.accuracy.n:
         values["accuracy"] = asdict(product.accuracy) | {"reference": product.reference}
@@ -217,22 +120,6 @@ def _scene(scene: Scene) -> dict[str, Any]:
         "modality": scene.modality,
         "datetime": None if scene.datetime is None else _time(scene.datetime),
     }
-
-
-def _lineage(product: Product) -> str:
-    """Tell in two sentences how the product came about."""
-    used = Counter(scene.modality for scene in product.scenes)
-    inputs = ", ".join(f"{count} {modality}" for modality, count in sorted(used.items()))
-    first = (
-        f"Composites of the period {product.start} to {product.end} from {inputs or 'no'} "
-        f"scene(s); {len(product.refused)} scene(s) refused."
-    )
-    if product.provenance.model is None:
-        return first
-    return (
-        f"{first} Land cover predicted by {product.provenance.model} on overlapping windows, "
-        "probabilities blended before the most probable class was taken."
-    )
 
 
 def _projection(grid: Grid) -> dict[str, Any]:
@@ -319,7 +206,7 @@ def _checksum(sha256: str, size: int) -> dict[str, Any]:
     return {"file:checksum": _MULTIHASH + sha256, "file:size": size}
 
 
-def _extensions(
+def extensions(
     assets: Mapping[str, Mapping[str, Any]], always: tuple[str, ...] = (PROCESSING, PROJECTION)
 ) -> list[str]:
     """Return the extensions whose fields are really there, and those that always are."""
@@ -344,61 +231,3 @@ def _item_links(product: Product) -> list[dict[str, Any]]:
     ]
     links += [{"rel": "license", "href": href, "title": title} for title, href in product.notices]
     return links
-
-
-def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the union of the items' boxes and periods."""
-    boxes = [entry["bbox"] for entry in items]
-    west, south = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    east, north = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    if any(box[0] > box[2] for box in boxes) and len({tuple(box) for box in boxes}) > 1:
-        west, east = -180.0, 180.0
-        # ^ boxes over the antimeridian have no union but the whole circle
-    elif boxes[0][0] > boxes[0][2]:
-        west, east = boxes[0][0], boxes[0][2]
-    start = min(entry["properties"]["start_datetime"] for entry in items)
-    end = max(entry["properties"]["end_datetime"] for entry in items)
-    return {
-        "spatial": {"bbox": [[west, south, east, north]]},
-        "temporal": {"interval": [[start, end]]},
-    }
-
-
-def _summaries(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what holds for all items."""
-    models = {entry["properties"].get("terramosaic:model") for entry in items} - {None}
-    return {
-        "gsd": sorted({entry["properties"]["gsd"] for entry in items}),
-        **({"terramosaic:model": sorted(models)} if models else {}),
-    }
-
-
-def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a reader may expect in any item."""
-    found: dict[str, Any] = {}
-    for entry in items:
-        for key, asset in entry["assets"].items():
-            kept = ("type", "title", "description", "roles", "bands")
-            found[key] = {name: asset[name] for name in kept if name in asset}
-            if "classification:classes" in asset:
-                found[key]["classification:classes"] = styles.classification()
-    return found
-
-
-def _collection_links(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the links of a collection: its items, the fine print."""
-    links: list[dict[str, Any]] = []
-    for entry in items:
-        folder = str(entry["id"]).removeprefix(f"{entry['collection']}_")
-        links.append(
-            {
-                "rel": "item",
-                "href": f"./{folder}/item.json",
-                "type": "application/geo+json",
-                "title": entry["properties"]["title"],
-            }
-        )
-    notices = {
-        link["href"]: link for entry in items for link in entry["links"] if link["rel"] == "license"
-    }
-    return [*links, *notices.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass
@@ -12,13 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catalogs import classes
-from pipeline import publish, quicklook, styles
+from pipeline import layers, notes, page, picture, quicklook, styles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from catalogs.scene import Scene
     from pipeline.product import Product, Raster
+    from pipeline.tally import BandStatistics
+
+_MOST_BANDS = 20
+"""Bands up to which each has a line of its own."""
 
 _BINS = 20
 """Bars of the confidence histogram, 5 % each."""
@@ -46,6 +49,7 @@ def html(product: Product, pictures: Pictures) -> str:
         _heading(product),
         _figure(product, pictures),
         _areas(product),
+        _values(product),
         _accuracy(product),
         _confidence(product, pictures),
         _observations(pictures),
@@ -56,7 +60,7 @@ def html(product: Product, pictures: Pictures) -> str:
         _provenance(product),
     ]
     body = "\n".join(section for section in sections if section)
-    return _PAGE.format(title=escape(f"{product.title}, {_period(product)}"), css=_CSS, body=body)
+    return page.page(f"{product.title}, {_period(product)}", body)
 
 
 def _period(product: Product) -> str:
@@ -86,18 +90,8 @@ def _heading(product: Product) -> str:
     items = "".join(f"<div><dt>{key}</dt><dd>{escape(facts[key])}</dd></div>" for key in facts)
     partial = '<p class="warning">Partial: some tiles are missing.</p>' if product.holes else ""
     return (
-        f"<header><h1>{escape(product.title)}</h1><p>{_what(product)}</p>{partial}"
+        f"<header><h1>{escape(product.title)}</h1><p>{notes.what(product)}</p>{partial}"
         f'<dl class="facts">{items}</dl></header>'
-    )
-
-
-def _what(product: Product) -> str:
-    """Say what the product is."""
-    if product.provenance.model is None:
-        return "Cloud-free composites of satellite images, pixel by pixel, for the period below."
-    return (
-        "A land-cover map: for every pixel the most probable class, with how sure the model is, "
-        "how often the ground was seen, and when last."
     )
 
 
@@ -109,22 +103,16 @@ def _degrees(value: float, letters: str) -> str:
 
 def _figure(product: Product, pictures: Pictures) -> str:
     """Return the quicklook."""
-    what = "Land cover" if product.of("land_cover") else "Composite"
+    what = layers.get(product.provenance.answer).title if product.provenance.model else "Composite"
     alt = f"{what} of {product.title}, {_period(product)}, with its legend"
-    return f"<figure>{_image(pictures.quicklook, alt)}</figure>"
-
-
-def _image(png: bytes, alt: str) -> str:
-    """Return a picture inside the page itself."""
-    data = base64.b64encode(png).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+    return f"<figure>{page.image(pictures.quicklook, alt)}</figure>"
 
 
 def _areas(product: Product) -> str:
     """Return area and share of each class."""
     rasters = product.of("land_cover")
     areas = _square_kilometres(rasters)
-    shares = styles.percentages(publish.counts(rasters))
+    shares = styles.percentages(product.counts("land_cover"))
     rows = [
         (
             f'<tr><th scope="row">{_swatch(entry)}{escape(entry.title)}</th>'
@@ -136,11 +124,43 @@ def _areas(product: Product) -> str:
     ]
     if not rows:
         return ""
-    return _section(
+    return page.section(
         "Area by class",
-        _table(("Class", "Area, km²", "Share of the mapped area", ""), rows)
+        page.table(("Class", "Area, km²", "Share of the mapped area", ""), rows)
         + '<p class="note">Counted pixels at their nominal size; see the limits below.</p>',
     )
+
+
+def _values(product: Product) -> str:
+    """Return what values the answer has, where it is no map; of many bands only how many."""
+    rasters = product.of(product.provenance.answer)
+    if product.kind == "land_cover" or not rasters:
+        return ""
+    text = "".join(
+        f"<p>{_count(len(raster.bands), 'band')}, cells of {raster.grid.resolution:g} m; "
+        f"{raster.info.statistics[0].valid_percent:.1f} % of the grid holds values.</p>"
+        for raster in rasters
+    )
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th>{_moments(band, raster.layer.scale)}</tr>'
+        for raster in rasters
+        if len(raster.bands) <= _MOST_BANDS
+        for name, band in zip(raster.bands, raster.info.statistics, strict=True)
+    ]
+    unit = rasters[0].layer.unit or "1"
+    heads = (f"Band (unit: {unit})", "Least", "Mean", "Largest", "Standard deviation")
+    return page.section(rasters[0].layer.title, text + (page.table(heads, rows) if rows else ""))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _moments(band: BandStatistics, scale: float) -> str:
+    """Return the cells of a table for a band, in its physical unit."""
+    values = (band.minimum, band.mean, band.maximum, band.stddev)
+    cells = ("none" if value is None else f"{value * scale:.4g}" for value in values)
+    return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
 def _square_kilometres(rasters: Iterable[Raster]) -> dict[int, float]:
@@ -173,17 +193,17 @@ def _accuracy(product: Product) -> str:
         f'<tr><th scope="row">{escape(classes.BY_NAME[name].title)}</th><td>{value:.3f}</td></tr>'
         for name, value in result.f1.items()
     ]
-    return _section(
+    return page.section(
         "Accuracy",
         f"<p>Overall accuracy <strong>{100 * result.overall:.1f} %</strong>, macro-F1 "
         f"<strong>{result.macro_f1:.3f}</strong> over {result.n:,} observed pixels.{reference}</p>"
-        + _table(("Class", "F1"), rows),
+        + page.table(("Class", "F1"), rows),
     )
 
 
 def _confidence(product: Product, pictures: Pictures) -> str:
     """Return histogram and map of the confidence."""
-    counts = publish.counts(product.of("confidence"))
+    counts = product.counts("confidence")
     known = {value: count for value, count in counts.items() if value <= 100}
     if not known:
         return ""
@@ -199,7 +219,7 @@ def _confidence(product: Product, pictures: Pictures) -> str:
         picture = _graded(
             pictures.confidence, "Map of the confidence", "confidence", "0 %", "100 %"
         )
-    return _section(
+    return page.section(
         "Confidence", f'{text}<div class="pair"><figure>{_histogram(known)}</figure>{picture}</div>'
     )
 
@@ -236,34 +256,36 @@ def _observations(pictures: Pictures) -> str:
     if pictures.observations is None:
         return ""
     top = f"{pictures.most} or more"
-    return _section(
+    return page.section(
         "Clear observations",
-        "<p>On how many days the ground was seen clearly. Where this is 0, nothing is mapped.</p>"
+        "<p>On how many days the ground was seen clearly. 0 stands for never.</p>"
         + _graded(pictures.observations, "Map of the clear observations", "count", "0", top),
     )
 
 
-def _graded(png: bytes, alt: str, ramp: quicklook.Ramp, low: str, high: str) -> str:
+def _graded(png: bytes, alt: str, ramp: picture.Ramp, low: str, high: str) -> str:
     """Return a map in graded colours with its scale."""
-    colors = quicklook.ramp_colors(np.linspace(0, 1, 9), ramp)
+    colors = picture.ramp_colors(np.linspace(0, 1, 9), ramp)
     stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)
     return (
-        f"<figure>{_image(png, alt)}<figcaption>{low}<span class='ramp' "
+        f"<figure>{page.image(png, alt)}<figcaption>{low}<span class='ramp' "
         f'style="background:linear-gradient(90deg, {stops})"></span>{high}</figcaption></figure>'
     )
 
 
 def _limits(product: Product) -> str:
     """Return what to know before trusting the product."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in publish.limits(product))
-    return _section("Known limits", f"<ul>{notes}</ul>") if notes else ""
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes.limits(product))
+    return page.section("Known limits", f"<ul>{listed}</ul>") if listed else ""
 
 
 def _scenes(product: Product) -> str:
     """Return the scenes that were used."""
     rows = [_scene(scene, product) for scene in product.scenes]
     heads = ("Scene", "Input", "Time, UTC", "Platform", "Cloud", "Remarks")
-    return _section(f"Scenes used ({len(rows)})", _folded(_table(heads, rows), len(rows)))
+    return page.section(
+        f"Scenes used ({len(rows)})", page.folded(page.table(heads, rows), len(rows))
+    )
 
 
 def _scene(scene: Scene, product: Product) -> str:
@@ -294,10 +316,12 @@ def _reasons(title: str, head: str, entries: Sequence[tuple[str, str]]) -> str:
         return ""
     rows = [
         f'<tr><th scope="row" class="id">{escape(name)}</th>'
-        f"<td>{escape(publish.scrub(reason))}</td></tr>"
+        f"<td>{escape(notes.scrub(reason))}</td></tr>"
         for name, reason in entries
     ]
-    return _section(f"{title} ({len(rows)})", _folded(_table((head, "Reason"), rows), len(rows)))
+    return page.section(
+        f"{title} ({len(rows)})", page.folded(page.table((head, "Reason"), rows), len(rows))
+    )
 
 
 def _provenance(product: Product) -> str:
@@ -321,87 +345,4 @@ def _provenance(product: Product) -> str:
         f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for title, href in product.notices
     )
     notices = f"<h3>Licences and notices</h3><ul>{links}</ul>" if links else ""
-    return _section("How it was made", _table(("", ""), rows) + notices)
-
-
-def _section(title: str, content: str) -> str:
-    """Return a section under a heading."""
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    """Return a table that scrolls by itself where it is too wide."""
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _folded(content: str, rows: int) -> str:
-    """Fold a table away when it is long."""
-    if rows <= 12:
-        return content
-    return f"<details><summary>Show all {rows}</summary>{content}</details>"
-
-
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_CSS = """
-:root { color-scheme: light; --ink: #212529; --faint: #5c636a; --line: #dee2e6; --tint: #f6f7f9; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--tint); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 32px 64px; background: #fff; }
-h1 { margin: 0 0 4px; font-size: 2.1rem; line-height: 1.2; }
-h2 { margin: 44px 0 12px; padding-top: 20px; border-top: 1px solid var(--line); font-size: 1.3rem; }
-h3 { margin: 24px 0 6px; font-size: 1rem; }
-header p { max-width: 46rem; color: var(--faint); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 16px;
-  margin: 20px 0 24px; }
-.facts dt, .note, figcaption { color: var(--faint); font-size: .86rem; }
-.facts dd { margin: 0; }
-.warning { padding: 10px 14px; border-left: 4px solid #b35900; background: #fff4e5;
-  color: #663300 !important; font-weight: 600; }
-figure { margin: 0; }
-figcaption { display: flex; align-items: center; gap: 8px; margin-top: 6px; }
-img, svg { display: block; max-width: 100%; height: auto; }
-img { border: 1px solid var(--line); }
-svg text { fill: var(--faint); font-size: 13px; }
-svg line { stroke: var(--faint); }
-svg .bars { fill: #3b7a78; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 28px;
-  align-items: start; }
-.ramp { width: 180px; height: 12px; border: 1px solid var(--line); }
-.scroll { overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .93rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
-thead th { color: var(--faint); font-weight: 600; }
-tbody th { font-weight: 400; white-space: nowrap; }
-.id { font: .82rem/1.7 ui-monospace, "DejaVu Sans Mono", Menlo, monospace;
-  overflow-wrap: anywhere; white-space: normal; }
-.swatch { display: inline-block; width: 14px; height: 14px; margin-right: 8px;
-  border: 1px solid #868e96; vertical-align: -2px; }
-.bar { width: 38%; }
-.bar span { display: block; height: 14px; min-width: 1px; margin-top: 5px;
-  outline: 1px solid rgb(0 0 0 / 18%); }
-summary { cursor: pointer; color: #0b5394; }
-a { color: #0b5394; }
-@media (max-width: 600px) { main { padding: 24px 16px; } }
-@media print { body, main { background: #fff; padding: 0; } details { display: block; } }
-"""
+    return page.section("How it was made", page.table(("", ""), rows) + notices)

@@ -23,31 +23,6 @@ NAME = "cube.zarr"
 LARGEST_CHUNK = 512
 
 
-def variables(
-    bands: Mapping[str, Sequence[str]], *, probabilities: bool, composites: bool, mapped: bool
-) -> dict[str, tuple[str, ...]]:
-    """Return the layers of a product and their band names.
-
-    Args:
-        bands: ``classes`` → class names, and each modality → its composed bands.
-        probabilities: whether the class probabilities are kept.
-        composites: whether the composites are kept.
-        mapped: whether there is a model, hence a map.
-    """
-    names: list[str] = []
-    if mapped:
-        names += ["land_cover", "confidence", "second_class", "margin"]
-    names += ["observations", "last_observed", "inputs_used"]
-    result = {name: layers.get(name).named() for name in names}
-    if mapped and probabilities:
-        result["probabilities"] = tuple(bands["classes"])
-    if composites:
-        for modality, held in bands.items():
-            if modality != "classes" and held:
-                result[f"composite_{modality}"] = tuple(held)
-    return result
-
-
 def chunk(tile: int) -> int:
     """Return the side of a chunk: the largest divisor of the tile that is not above 512."""
     return next(size for size in range(min(tile, LARGEST_CHUNK), 0, -1) if tile % size == 0)

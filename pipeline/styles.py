@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from catalogs import classes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipeline.layers import Layer
 
@@ -46,7 +46,7 @@ xmlns:ogc="http://www.opengis.net/ogc">
         <Rule>
           <RasterSymbolizer>
             <Opacity>1</Opacity>
-            <ColorMap type="values">
+            <ColorMap type="{kind}">
 {entries}
             </ColorMap>
           </RasterSymbolizer>
@@ -55,6 +55,29 @@ xmlns:ogc="http://www.opengis.net/ogc">
     </UserStyle>
   </NamedLayer>
 </StyledLayerDescriptor>
+"""
+
+
+_RAMP_QML = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22.0" styleCategories="Symbology" hasScaleBasedVisibilityFlag="0">
+  <pipe>
+    <rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" \
+nodataColor="" classificationMin="{low}" classificationMax="{high}">
+      <rasterTransparency/>
+      <rastershader>
+        <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" \
+minimumValue="{low}" maximumValue="{high}" labelPrecision="4">
+{items}
+        </colorrampshader>
+      </rastershader>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation colorizeOn="0" saturation="0" grayscaleMode="0"/>
+    <rasterresampler maxOversampling="2"/>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
 """
 
 
@@ -79,7 +102,35 @@ def sld(layer: Layer) -> str:
         f'label="{escape(entry.title)}" opacity="{0 if entry.code == classes.NODATA else 1}"/>'
         for entry in classes.CLASSES
     )
-    return _SLD.format(name=escape(layer.name), title=escape(layer.title), entries=entries)
+    return _SLD.format(
+        name=escape(layer.name), title=escape(layer.title), kind="values", entries=entries
+    )
+
+
+def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
+    """Return a QGIS style for a layer of one band: colours between values.
+
+    Args:
+        stops: (value, (red, green, blue)), from low to high.
+    """
+    items = "\n".join(
+        f'          <item value="{value:.6g}" label="{value:.3g}" alpha="255" '
+        f'color="#{red:02x}{green:02x}{blue:02x}"/>'
+        for value, (red, green, blue) in stops
+    )
+    return _RAMP_QML.format(items=items, low=f"{stops[0][0]:.6g}", high=f"{stops[-1][0]:.6g}")
+
+
+def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
+    """Return an OGC SLD 1.0 style for a layer of one band: colours between values."""
+    entries = "\n".join(
+        f'              <ColorMapEntry color="#{red:02x}{green:02x}{blue:02x}" '
+        f'quantity="{value:.6g}" label="{value:.3g}" opacity="1"/>'
+        for value, (red, green, blue) in stops
+    )
+    return _SLD.format(
+        name=escape(layer.name), title=escape(layer.title), kind="ramp", entries=entries
+    )
 
 
 def colormap() -> dict[int, tuple[int, int, int, int]]:

@@ -13,16 +13,15 @@ import dask.base
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs import classes
-from pipeline import composite, grid, layers, predict, radiometry, receipt, store, windows
+from pipeline import answers, cells, composite, grid, layers, predict, radiometry, receipt, store
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan, geometry
 from pipeline.predict import Predictor
 from pipeline.receipt import Receipt
 
 BITS = {"S2L2A": layers.S2, "S1RTC": layers.S1, "S1GRD": layers.S1, "DEM": layers.DEM}
-UNCLASSED = ("nodata", "clouds")
-"""Answers that are none: they are published as not observed."""
+COUNTS = ("observations", "last_observed", "inputs_used")
+"""The layers that every product has: what was seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +40,15 @@ class Seen:
 
 def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Return the layers of a plan's product and their band names."""
-    bands: dict[str, tuple[str, ...]] = {
-        modality: plan.bands(modality) for modality in plan.recipe.inputs
+    keep = plan.recipe.probabilities
+    answer = answers.variables(plan.model, probabilities=keep) if plan.model else {}
+    counts = {name: layers.get(name).named() for name in COUNTS}
+    composites = {
+        f"composite_{modality}": plan.bands(modality)
+        for modality in plan.recipe.inputs
+        if plan.recipe.composites and plan.bands(modality)
     }
-    bands["classes"] = plan.model.class_names if plan.model else ()
-    return store.variables(
-        bands,
-        probabilities=plan.recipe.probabilities,
-        composites=plan.recipe.composites,
-        mapped=plan.model is not None,
-    )
+    return answer | counts | composites
 
 
 def finish(
@@ -69,10 +67,10 @@ def finish(
         Unreadable: an asset could not be read; nothing of the tile is written.
     """
     started = time.perf_counter()
-    area = plan.context(tile)
-    seen = see(plan, tile, area, threads=threads)
+    context = plan.context(tile)
+    seen = see(plan, tile, context, threads=threads)
     read = time.perf_counter()
-    values = answer(plan, tile, area, seen, predictor)
+    values = answer(plan, tile, context, seen, predictor)
     predicted = time.perf_counter()
     digests = store.write(folder / store.NAME, tile, values)
     done = Receipt(
@@ -128,43 +126,54 @@ def _witness(inputs: Sequence[str]) -> str:
 
 
 def answer(
-    plan: Plan, tile: Tile, area: Grid, seen: Seen, predictor: Predictor | None
+    plan: Plan, tile: Tile, context: Grid, seen: Seen, predictor: Predictor | None
 ) -> dict[str, NDArray[Any]]:
-    """Return the stored values of every layer of a tile."""
-    own = grid.inside(
-        grid.project(geometry(plan.region), plan.grid.epsg),
-        plan.grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width),
-    )
-    part = _part(plan, tile, area)
-    observations = seen.observations[part].copy()
+    """Return the stored values of every layer of a tile.
+
+    Args:
+        plan: the frozen plan.
+        tile: one of its tiles.
+        context: the pixels that were read.
+        seen: what was read of them.
+        predictor: the model; None where the plan has none.
+    """
+    area = plan.area(tile)
+    own = grid.inside(grid.project(geometry(plan.region), plan.grid.epsg), area)
+    part = _part(plan.pixels(area), context)
+    observations = cells.reached(seen.observations[part], plan.cell)
+    placement, lattice = plan.placement(tile), plan.lattice
     values: dict[str, NDArray[Any]] = {}
-    if predictor is not None and plan.model is not None and plan.lattice is not None:
-        placement = windows.place(plan.grid, tile, plan.lattice)
-        blended = predict.probabilities(
-            _at_the_door(plan, seen),
-            seen.observations > 0,
-            tile,
-            placement,
-            plan.lattice,
-            predictor,
-            batch=plan.model.batch,
+    if predictor is not None and plan.model and placement and lattice:
+        values = answers.of(
+            plan.model,
+            predict.blended(
+                _at_the_door(plan, seen),
+                seen.observations > 0,
+                tile,
+                placement,
+                lattice,
+                predictor,
+                batch=plan.model.batch,
+            ),
+            observations > 0,
+            probabilities=plan.recipe.probabilities,
         )
-        values = classify(blended, plan.model.class_names, observations > 0)
-        observations[(values["land_cover"] == classes.NODATA)] = 0
-        if not plan.recipe.probabilities:
-            del values["probabilities"]
+        observations[~answers.answered(plan.model, values[plan.model.layer])] = 0
     values["observations"] = observations
-    values["last_observed"] = np.where(observations > 0, seen.last[part], 0)
-    values["inputs_used"] = _bits(seen, part, observations > 0)
+    values["last_observed"] = np.where(
+        observations > 0, cells.latest(seen.last[part], plan.cell), 0
+    )
+    values["inputs_used"] = _bits(seen, part, observations > 0, plan.cell)
     if plan.recipe.composites:
-        values |= _composites(plan, seen, part)
+        values |= _composites(plan, seen, part, area)
     return {name: _masked(name, layer, own) for name, layer in values.items()}
 
 
-def _part(plan: Plan, tile: Tile, area: Grid) -> tuple[slice, slice]:
-    row = round((area.top - plan.grid.top) / plan.grid.resolution) + tile.row
-    column = round((plan.grid.left - area.left) / plan.grid.resolution) + tile.column
-    return slice(row, row + tile.height), slice(column, column + tile.width)
+def _part(area: Grid, context: Grid) -> tuple[slice, slice]:
+    """Return where an area lies on the grid that was read."""
+    row = round((context.top - area.top) / area.resolution)
+    column = round((area.left - context.left) / area.resolution)
+    return slice(row, row + area.height), slice(column, column + area.width)
 
 
 def _at_the_door(plan: Plan, seen: Seen) -> dict[str, NDArray[np.float32]]:
@@ -178,56 +187,28 @@ def _at_the_door(plan: Plan, seen: Seen) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def classify(
-    probabilities: NDArray[np.float32],
-    names: Sequence[str],
-    observed: NDArray[np.bool_],
-) -> dict[str, NDArray[np.uint8]]:
-    """Turn blended probabilities into layers; what was not observed has no class.
-
-    Args:
-        probabilities: (class, y, x); NaN = no answer.
-        names: names of the legend, in the order of the probabilities.
-        observed: (y, x).
-    """
-    codes = np.array([classes.BY_NAME[name].code for name in names], dtype=np.uint8)
-    known = np.where(np.isfinite(probabilities), probabilities, 0)
-    order = np.argsort(-known, axis=0, kind="stable")[:2]
-    best, second = np.take_along_axis(known, order, axis=0)
-    none = np.isin(codes, [classes.BY_NAME[name].code for name in UNCLASSED])
-    there = observed & np.isfinite(probabilities).all(axis=0) & ~none[order[0]]
-    return {
-        "land_cover": np.where(there, codes[order[0]], classes.NODATA).astype(np.uint8),
-        "confidence": _percent(best, there),
-        "second_class": np.where(there, codes[order[1]], classes.NODATA).astype(np.uint8),
-        "margin": _percent(best - second, there),
-        "probabilities": np.where(
-            there, np.rint(known * 200), layers.get("probabilities").fill
-        ).astype(np.uint8),
-    }
-
-
-def _percent(share: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(there, np.rint(share * 100), 255).astype(np.uint8)
-
-
-def _bits(seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _bits(
+    seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_], cell: int
+) -> NDArray[np.uint8]:
     bits = np.zeros(observed.shape, dtype=np.uint8)
     for modality, values in seen.values.items():
-        bits[np.isfinite(values[(slice(None), *part)]).any(axis=0)] |= BITS[modality]
+        there = np.asarray(np.isfinite(values[(slice(None), *part)]).any(axis=0))
+        bits[cells.some(there, cell)] |= BITS[modality]
     return np.where(observed, bits, 0).astype(np.uint8)
 
 
-def _composites(plan: Plan, seen: Seen, part: tuple[slice, slice]) -> dict[str, NDArray[Any]]:
+def _composites(
+    plan: Plan, seen: Seen, part: tuple[slice, slice], area: Grid
+) -> dict[str, NDArray[Any]]:
     result: dict[str, NDArray[Any]] = {}
-    height, width = part[0].stop - part[0].start, part[1].stop - part[1].start
     for modality in plan.recipe.inputs:
         bands = plan.bands(modality)
         if not bands:
             continue
         layer = layers.get(f"composite_{modality}")
-        missing = np.full((len(bands), height, width), np.nan, dtype=np.float32)
-        values = seen.values[modality][(slice(None), *part)] if modality in seen.values else missing
+        values = np.full((len(bands), *area.shape), np.nan, dtype=np.float32)
+        if modality in seen.values:
+            values = cells.mean(seen.values[modality][(slice(None), *part)], plan.cell)
         result[layer.name] = _stored(values, layer)
     return result
 

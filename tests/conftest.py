@@ -26,3 +26,12 @@ def realdata() -> Path:
 def _own_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
     os.environ["DO_NOT_TRACK"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("weights")
+    os.environ["TERRAMOSAIC_HOME"] = str(home)
+    os.environ["HF_HUB_CACHE"] = str(home / "hub")
+    os.environ.pop("TERRAMOSAIC_WEIGHTS", None)
+    # ^ what a developer has fetched and pinned is neither used nor changed

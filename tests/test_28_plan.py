@@ -11,8 +11,9 @@ import shapely
 
 from catalogs.errors import Wrong
 from catalogs.snapshot import Snapshot
-from pipeline import grid
-from pipeline.plan import Model, Plan, Recipe, geojson
+from pipeline import estimate, grid, windows
+from pipeline.plan import Plan, geojson
+from pipeline.recipe import Model, Recipe
 from tests import worlds
 
 RECIPE = Recipe(
@@ -34,6 +35,12 @@ MODEL = Model(
     precision="fp32",
     batch=4,
 )
+FEATURES = dataclasses.replace(
+    MODEL, task="embedding", class_names=(), bands=("e000", "e001", "e002"), cell=8
+)
+NDVI = dataclasses.replace(
+    MODEL, task="generate", class_names=(), bands=("NDVI",), modality="NDVI", unit="1"
+)
 
 
 def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
@@ -52,14 +59,16 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
     back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(box, back.transform, interleaved=False)
+    cell = model.cell if model else 1
+    steps = {"stride": 20, "margin": 2} if cell == 1 else {"stride": 24, "margin": 0}
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
         region=geojson(region),
-        grid=grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)),
-        tile=tile,
+        grid=grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(cell),
+        tile=tile // cell,
         snapshot=Snapshot(scenes=made),
-        recipe=RECIPE if model else dataclasses.replace(RECIPE, stride=0, margin=0),
+        recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
         model=model,
         job={"output": {"path": str(folder)}, "model": {}, "execution": {}},
     )
@@ -71,6 +80,54 @@ def test_a_plan_survives_its_file(tmp_path):
     again = Plan.read(tmp_path / "plan.json")
     assert again.digest == plan.digest
     assert [again.key(tile) for tile in again.tiles] == [plan.key(tile) for tile in plan.tiles]
+
+
+@pytest.mark.parametrize("model", [FEATURES, NDVI], ids=lambda model: model.task)
+def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
+    plan = make(tmp_path, model=model)
+    plan.write(tmp_path / "plan.json")
+    again = Plan.read(tmp_path / "plan.json")
+    assert again.model == model
+    assert again.digest == plan.digest != make(tmp_path).digest
+
+
+def test_a_land_cover_plan_is_written_as_ever(tmp_path):
+    """Plans and products from before there was a choice stay what they are."""
+    assert set(MODEL.to_dict()) == {
+        *("name", "digest", "window", "inputs", "class_names", "precision", "batch"),
+    }
+    assert Model.from_dict(MODEL.to_dict()) == MODEL
+    assert MODEL.layer == "land_cover"
+
+
+def test_cells_are_whole_patches_of_the_windows(tmp_path):
+    plan = make(tmp_path, model=FEATURES)
+    assert plan.grid.resolution == 80.0
+    assert plan.lattice == windows.Lattice(window=4, stride=3, margin=0)
+    for tile in plan.tiles:
+        context, area = plan.context(tile), plan.pixels(plan.area(tile))
+        assert context.resolution == area.resolution == 10.0
+        assert [index % 8 for index in (*context.origin_index(), *area.origin_index())] == [0] * 4
+        assert context.height % 8 == context.width % 8 == 0
+    beside = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
+    with pytest.raises(ValueError, match="begin and step by 8 px"):
+        dataclasses.replace(plan, grid=beside)
+    with pytest.raises(ValueError, match="begin and step by 8 px"):
+        dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, stride=20))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "crops"}, "unknown task"),
+        ({"task": "generate"}, "which modality"),
+        ({"class_names": ()}, "no names"),
+        ({"cell": 5}, "whole cells"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(MODEL, **change)
 
 
 def test_paths_do_not_enter_the_digest(tmp_path):
@@ -144,3 +201,18 @@ def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
     path.write_text(json.dumps(values))
     with pytest.raises(Wrong, match="folder"):
         Plan.read(path)
+
+
+def test_the_estimate_knows_what_is_asked_for(tmp_path):
+    ndvi = make(tmp_path, model=NDVI)
+    slow = dataclasses.replace(ndvi, job={**ndvi.job, "model": {"timesteps": 10}})
+    plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
+    found = [estimate.of(plan, workers=1) for plan in plans]
+    seconds = [one.seconds for one in found]
+    assert seconds == sorted(set(seconds))
+    wide = dataclasses.replace(FEATURES, bands=tuple(map(str, range(768))))
+    coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
+    memory = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (coarse, many)]
+    areas = [coarse.context(tile) for tile in coarse.tiles]
+    largest = max(area.height * area.width for area in areas)
+    assert memory[1] - memory[0] == largest // 64 * 8 * (768 - 3)

@@ -13,8 +13,8 @@ import xarray as xr
 
 from catalogs.errors import TerramosaicError, Unreadable
 from pipeline import layers, lock, receipt, store, tile
-from tests.fakes import Brightness
-from tests.test_28_plan import make
+from tests.fakes import Brightness, Painter, Patches
+from tests.test_28_plan import FEATURES, NDVI, make
 
 
 @pytest.fixture
@@ -78,6 +78,52 @@ def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
     for name in tile.variables(plan):
         small = store.read(folder / store.NAME, name, *everything)
         assert np.array_equal(small, store.read(large / store.NAME, name, *everything)), name
+
+
+@pytest.mark.parametrize(
+    ("model", "fake"), [(FEATURES, Patches), (NDVI, Painter)], ids=["embedding", "generate"]
+)
+def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
+    found = []
+    for number, size in enumerate((32, 64, 128)):
+        plan, folder = make(tmp_path, model=model, tile=size), tmp_path / f"out-{number}"
+        store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+        for one in plan.tiles:
+            tile.finish(plan, one, fake(), folder, threads=1)
+            proof = receipt.read(folder, one)
+            assert store.check(folder / store.NAME, one, proof.digests) == []
+        assert len(receipt.finished(folder, plan)) == len(plan.tiles)
+        whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
+        found.append(
+            {name: store.read(folder / store.NAME, name, *whole) for name in tile.variables(plan)}
+        )
+    assert {"observations", "last_observed", "inputs_used", model.layer} <= set(found[0])
+    for other in found[1:]:
+        for name, values in found[0].items():
+            assert np.array_equal(values, other[name], equal_nan=True), name
+
+
+def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
+    plan, folder = make(tmp_path, model=FEATURES), tmp_path / "out"
+    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    for one in plan.tiles:
+        tile.finish(plan, one, Patches(), folder, threads=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = xr.open_zarr(folder / store.NAME)
+    assert data.embedding.dims == ("band_embedding", "y", "x")
+    assert data.rio.transform() == plan.grid.transform
+    assert data.rio.transform().a == 80.0
+    embedding, days = data.embedding.values, data.observations.values
+    seen = (days > 0) & (days != 65535)
+    assert seen.any()
+    assert (np.isfinite(embedding) == seen).all()
+    composite = data.composite_S2L2A.values[0]
+    full = seen & (days == 2)
+    # ^ both dates reach half of the cell: nearly all of its pixels have a value
+    assert embedding[0][full] == pytest.approx(composite[full], rel=0.3)
+    assert embedding[2][seen] == pytest.approx(7)
+    assert (composite == -32768).sum() < composite.size
 
 
 def test_finished_tiles_are_known_by_their_receipts(finished):

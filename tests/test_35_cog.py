@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from rio_cogeo.cogeo import cog_validate
 
 from catalogs import classes
-from pipeline import cog, files, layers
+from pipeline import cog, files, layers, tally
 from pipeline.grid import Grid
 
 CODES = [entry.code for entry in classes.CLASSES]
@@ -177,7 +177,7 @@ def test_statistics_over_many_strips(tmp_path):
         found = (statistics.mean, statistics.stddev)
         assert found == pytest.approx((np.nanmean(band), np.nanstd(band)), rel=1e-9)
         assert statistics.valid_percent == pytest.approx(100 * np.isfinite(band).mean())
-        assert cog.BandStatistics.from_dict(statistics.to_dict()) == statistics
+        assert tally.BandStatistics.from_dict(statistics.to_dict()) == statistics
 
 
 def test_strips_come_once_each_from_top_to_bottom(tmp_path):
@@ -203,10 +203,10 @@ def test_a_file_that_reads_back_differently_is_refused_and_leaves_nothing(tmp_pa
     layer = layers.get("confidence")
     real = cog._finish
 
-    def spoil(draft, finished, layer):
+    def spoil(draft, finished, layer, side):
         with rasterio.open(draft, "r+") as source:
             source.write(np.full((1, 1, 1), 9, "uint8"), window=((0, 1), (0, 1)))
-        real(draft, finished, layer)
+        real(draft, finished, layer, side)
 
     monkeypatch.setattr(cog, "_finish", spoil)
     with pytest.raises(OSError, match="differ from those written"):
@@ -218,7 +218,7 @@ KILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     import numpy as np
-    from pipeline import cog, files, layers
+    from pipeline import cog, files, layers, tally
     from pipeline.grid import Grid
 
     where, folder = sys.argv[1], Path(sys.argv[2])
@@ -339,3 +339,20 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
         files.write_atomic(path, b"half")
     assert b"rhus" in path.read_bytes()
     assert [found.name for found in path.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("count", "side"), [(3, 512), (16, 512), (17, 256), (65, 128), (768, 128)])
+def test_many_bands_make_small_blocks(tmp_path, count, side):
+    layer = layers.get("embedding")
+    assert cog.block(layer, count) == side
+    if count > 65:
+        return
+    values = np.random.default_rng(1).normal(size=(count, 140, 150)).astype("float32")
+    values[:, :3] = np.nan
+    path = tmp_path / "e.tif"
+    names = [f"e{index:03d}" for index in range(count)]
+    cog.write(path, grid(140, 150), layer, lambda first, last: values[:, first:last], names)
+    assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
+    with rasterio.open(path) as source:
+        assert source.block_shapes == [(side, side)] * count
+        assert np.array_equal(source.read(), values, equal_nan=True)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pystac.extensions.classification import Classification
 
 from catalogs import classes
-from pipeline import layers, styles
+from pipeline import layers, picture, styles
+from pipeline.tally import BandStatistics
 
 MAPPED = [entry for entry in classes.CLASSES if entry.code != classes.NODATA]
 
@@ -39,6 +40,36 @@ def test_sld_names_and_colours_every_code():
         entry.code: (f"#{entry.color_hint}", entry.title, "1" if entry.code else "0")
         for entry in classes.CLASSES
     }
+
+
+def test_values_get_a_ramp_from_low_to_high():
+    layer = layers.get("generated_NDVI")
+    band = BandStatistics(
+        valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
+    )
+    stops = picture.stops(layer, band)
+    assert [round(value, 3) for value, _ in (stops[0], stops[-1])] == [0.0, 0.8]
+    root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.ramp_qml(stops)))
+    renderer = root.find("pipe/rasterrenderer")
+    assert renderer.get("type") == "singlebandpseudocolor"
+    items = renderer.findall("rastershader/colorrampshader/item")
+    assert [float(item.get("value")) for item in items] == pytest.approx(
+        [value for value, _ in stops]
+    )
+    sld = ET.fromstring(styles.ramp_sld(layer, stops).encode())
+    color_map = sld.find(".//sld:ColorMap", {"sld": "http://www.opengis.net/sld"})
+    assert color_map.get("type") == "ramp"
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for _, color in stops]
+    assert [entry.get("color") for entry in color_map] == colors
+    assert [item.get("color") for item in items] == colors
+    flat = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
+    values = [value for value, _ in picture.stops(layer, flat)]
+    assert values == sorted(set(values))
+    empty = BandStatistics(
+        valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
+    )
+    with pytest.raises(ValueError, match="Nothing is known"):
+        picture.stops(layer, empty)
 
 
 def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():

@@ -1,7 +1,6 @@
 """The quicklook: the same bytes every time, the legend's colours, and no false emptiness."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,33 +9,32 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catalogs import classes
-from pipeline import cog, layers, quicklook
+from pipeline import cog, layers, picture, quicklook
 from pipeline.grid import Grid
 
+HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")
 CODES = [entry.code for entry in classes.CLASSES]
 
 
 def thumbnail(values, bands=("x",), nodata=0, metres=10.0):
     values = np.asarray(values)
     stacked = values if values.ndim == 3 else values[None]
-    return quicklook.Thumbnail(values=stacked, bands=bands, metres=metres, nodata=nodata)
+    return picture.Thumbnail(values=stacked, bands=bands, metres=metres, nodata=nodata)
 
 
-def view(height=60, width=90, *, composite=True, **changes):
+def view(height=60, width=90, *, colored=True, counts=None, **changes):
     random = np.random.default_rng(2)
     codes = random.choice(CODES, (height, width)).astype("uint8")
     seen = random.integers(0, 3, (height, width)).astype("uint16")
     seen[0] = 65535
-    picture = random.integers(0, 4000, (3, height, width)).astype("int16")
-    picture[:, codes == 0] = -32768
+    colours = random.integers(0, 4000, (3, height, width)).astype("int16")
+    colours[:, codes == 0] = -32768
     options = {
-        "title": "Jutland",
-        "subtitle": "1 May 2024 to 30 September 2024",
-        "land_cover": thumbnail(codes),
         "observations": thumbnail(seen, nodata=65535),
-        "composite": thumbnail(picture, ("B04", "B03", "B02"), -32768) if composite else None,
+        "composite": thumbnail(colours, ("B04", "B03", "B02"), -32768) if colored else None,
     }
-    return quicklook.View(**{**options, **changes})
+    ground = quicklook.Ground(**{**options, **changes})
+    return quicklook.of_map(thumbnail(codes), ground, HEADING, counts=counts)
 
 
 def test_the_same_arrays_give_the_same_bytes():
@@ -46,7 +44,7 @@ def test_the_same_arrays_give_the_same_bytes():
 @pytest.mark.parametrize("composite", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (300, 7), (7, 300), (224, 226), (700, 900)], ids=str)
 def test_any_shape_makes_a_picture_no_wider_than_promised(shape, composite):
-    image = Image.open(io.BytesIO(quicklook.compose(view(*shape, composite=composite))))
+    image = Image.open(io.BytesIO(quicklook.compose(view(*shape, colored=composite))))
     image.load()
     assert image.format == "PNG"
     assert image.width <= quicklook.WIDTH
@@ -55,10 +53,10 @@ def test_any_shape_makes_a_picture_no_wider_than_promised(shape, composite):
 
 def test_every_class_has_its_colour():
     codes = np.array([CODES], "uint8")
-    pixels = quicklook.map_pixels(thumbnail(codes))
+    pixels = picture.map_pixels(thumbnail(codes))
     found = {code: tuple(pixel) for code, pixel in zip(CODES, pixels[0].tolist(), strict=True)}
     due = {entry.code: entry.color for entry in classes.CLASSES}
-    assert found == {**due, 0: quicklook.OUTSIDE}
+    assert found == {**due, 0: picture.OUTSIDE}
 
 
 def test_not_observed_looks_different_from_outside():
@@ -66,18 +64,21 @@ def test_not_observed_looks_different_from_outside():
     codes[:, 8:] = 5
     seen = np.full((16, 16), 65535, "uint16")
     seen[8:] = 0
-    pixels = quicklook.map_pixels(thumbnail(codes), thumbnail(seen, nodata=65535))
-    assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {quicklook.OUTSIDE}
+    pixels = picture.cover(
+        picture.map_pixels(thumbnail(codes)),
+        picture.not_observed(thumbnail(codes), thumbnail(seen, nodata=65535)),
+    )
+    assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {picture.OUTSIDE}
     assert {tuple(pixel) for pixel in pixels[8:, :8].reshape(-1, 3).tolist()} == {
-        quicklook.UNSEEN,
-        quicklook.UNSEEN_HATCH,
+        picture.UNSEEN,
+        picture.UNSEEN_HATCH,
     }
     assert (pixels[:, 8:] == classes.BY_CODE[5].color).all()
 
 
 def test_the_stretch_runs_from_2_to_98_percent():
     values = np.arange(1001, dtype="int16").reshape(1, 7, 143).repeat(3, 0)
-    pixels = quicklook.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     flat = pixels[..., 0].ravel()
     assert (flat[:21] == 0).all()
     assert (flat[980:] == 255).all()
@@ -88,15 +89,15 @@ def test_the_stretch_runs_from_2_to_98_percent():
 def test_bands_come_out_as_red_green_and_blue():
     values = np.zeros((3, 4, 50), "int16")
     values[2, :, :25] = 900  # B04 is red
-    pixels = quicklook.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     assert pixels[0, 0].tolist() == [255, 0, 0]
     assert pixels[0, 30].tolist() == [0, 0, 0]
 
 
 def test_a_picture_of_nothing_is_pale():
     values = np.full((3, 4, 4), -32768, "int16")
-    pixels = quicklook.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
-    assert (pixels == quicklook.OUTSIDE).all()
+    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    assert (pixels == picture.OUTSIDE).all()
 
 
 @given(st.floats(0.2, 1e7))
@@ -108,23 +109,82 @@ def test_the_scale_bar_is_round_and_as_long_as_fits(metres):
 
 
 def test_graded_layers_leave_nodata_pale_and_darken_with_the_value():
-    pixels = quicklook.graded(thumbnail(np.array([[0, 50, 100, 255]]), nodata=255), "count", 0, 100)
+    pixels = picture.graded(thumbnail(np.array([[0, 50, 100, 255]]), nodata=255), "count", 0, 100)
     lightness = pixels[0, :3].sum(axis=1)
     assert lightness[0] > lightness[1] > lightness[2]
-    assert tuple(pixels[0, 3]) == quicklook.OUTSIDE
+    assert tuple(pixels[0, 3]) == picture.OUTSIDE
+
+
+def test_features_are_shown_by_what_varies_most():
+    random = np.random.default_rng(7)
+    place = np.linspace(-1, 1, 80, dtype="float32")[None, None].repeat(30, axis=1)
+    noise = random.normal(0, 0.01, (6, 30, 80)).astype("float32")
+    values = noise + place * np.array([3, -3, 0, 0, 0, 0], "float32")[:, None, None]
+    values[:, :, -4:] = np.nan
+    names = tuple("abcdef")
+    pixels = picture.components(thumbnail(values, names, np.nan))
+    assert (pixels[:, -4:] == picture.OUTSIDE).all()
+    red = pixels[:, :-4, 0].astype(int)
+    slope = np.diff(red.mean(axis=0))
+    assert (slope <= 0.5).all() or (slope >= -0.5).all()
+    assert np.ptp(red.mean(axis=0)) > 230
+    again = picture.components(thumbnail(values, names, np.nan))
+    assert np.array_equal(pixels, again)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 5])
+@pytest.mark.parametrize("known", [0, 1, 2, 40])
+def test_few_features_of_few_cells_make_a_picture_all_the_same(bands, known):
+    values = np.full((bands, 5, 8), np.nan, "float32")
+    values.reshape(bands, -1)[:, :known] = np.random.default_rng(1).normal(size=(bands, known))
+    pixels = picture.components(thumbnail(values, tuple("abcde"[:bands]), np.nan))
+    assert pixels.shape == (5, 8, 3)
+    assert (pixels == picture.OUTSIDE).all(axis=2).sum() >= 40 - known
+
+
+def test_features_and_values_get_a_page_with_what_their_colours_mean():
+    random = np.random.default_rng(2)
+    seen = thumbnail(random.integers(0, 3, (40, 60)).astype("uint16"), nodata=65535)
+    values = random.normal(0.3, 0.1, (40, 60)).astype("float32")
+    values[seen.values[0] == 0] = np.nan
+    ground = quicklook.Ground(observations=seen)
+    features = quicklook.of_features(thumbnail(values, nodata=np.nan), ground, HEADING)
+    assert features.note == quicklook.OF_PICTURE
+    assert [entry.title for entry in features.entries] == [quicklook.NOT_OBSERVED]
+    layer = layers.get("generated_DEM")
+    terrain = quicklook.of_values(thumbnail(1000 * values, nodata=np.nan), layer, ground, HEADING)
+    low, high = np.nanpercentile(1000 * values, [2, 98])
+    assert terrain.scale.low == f"{low:.3g} m or less"
+    assert terrain.scale.high == f"{high:.3g} m or more"
+    assert terrain.panels[0][0] == "Generated terrain"
+    for made in (features, terrain):
+        image = Image.open(io.BytesIO(quicklook.compose(made)))
+        assert image.width <= quicklook.WIDTH
+        assert quicklook.compose(made) == quicklook.compose(made)
+
+
+def test_generated_bands_that_make_a_picture_are_shown_as_one():
+    values = np.random.default_rng(4).uniform(0, 3000, (3, 20, 30)).astype("float32")
+    colored = thumbnail(values, ("B04", "B03", "B02"), np.nan)
+    shown = quicklook.of_values(colored, layers.get("generated_S2L2A"), quicklook.Ground(), HEADING)
+    assert shown.panels[0][0] == "Generated Sentinel-2, true colour"
+    assert shown.scale is None
+    radar = thumbnail(values[:1], ("VV",), np.nan)
+    shown = quicklook.of_values(radar, layers.get("generated_S1RTC"), quicklook.Ground(), HEADING)
+    assert shown.panels[0][0] == "Generated Sentinel-1 RTC, VV"
 
 
 def test_layers_of_other_shapes_are_refused():
     small = thumbnail(np.zeros((3, 5, 5), "int16"), ("B04", "B03", "B02"), -32768)
     with pytest.raises(ValueError, match="share a shape"):
-        quicklook.compose(replace(view(10, 10), composite=small))
+        view(10, 10, composite=small)
     with pytest.raises(ValueError, match="of one size"):
-        quicklook.compose(view(10, 10, observations=thumbnail(np.zeros((5, 5), "uint16"))))
+        view(10, 10, observations=thumbnail(np.zeros((5, 5), "uint16")))
 
 
 def test_shares_are_of_the_whole_map_when_its_counts_are_known():
     counts = {0: 10, 1: 300, 5: 100}
-    legend = quicklook._legend(view(observations=None, counts=counts))
+    legend = view(observations=None, counts=counts).entries
     assert [(entry.title, entry.share) for entry in legend] == [("Water", 75.0), ("Crops", 25.0)]
     assert quicklook.percent(0.01) == "< 0.1 %"
     assert quicklook.percent(0.0) == "0.0 %"
@@ -138,12 +198,12 @@ def test_thumbnails_come_from_the_file(tmp_path):
     codes[:, ::3, ::3] = 11
     path = tmp_path / "map.tif"
     cog.write(path, grid, layer, lambda first, last: codes[:, first:last])
-    small = quicklook.thumbnail(path, layer, 300)
+    small = picture.thumbnail(path, layer, 300)
     assert small.values.shape == (1, 225, 300)
     assert small.metres == pytest.approx(40.0)
     assert set(np.unique(small.values)) <= {2, 5, 11}
     assert (small.values == 2).mean() > 0.45
-    whole = quicklook.thumbnail(path, layer, 5000)
+    whole = picture.thumbnail(path, layer, 5000)
     assert np.array_equal(whole.values, codes)
     with pytest.raises(ValueError, match="no band"):
-        quicklook.thumbnail(path, layer, 300, ("B04",))
+        picture.thumbnail(path, layer, 300, ("B04",))

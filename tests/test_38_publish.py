@@ -14,7 +14,18 @@ import rasterio
 
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.select import Refusal
-from pipeline import cog, files, layers, publish, quicklook, report, styles
+from pipeline import (
+    cog,
+    collection,
+    files,
+    layers,
+    notes,
+    picture,
+    publish,
+    quicklook,
+    report,
+    styles,
+)
 from pipeline.accuracy import Agreement
 from pipeline.grid import Grid
 from pipeline.product import Document, Hole, Product, Provenance, Raster
@@ -65,7 +76,7 @@ BANDS = {
     "composite_S2L2A": ("B02", "B03", "B04"),
     "composite_S1RTC": ("VV_ascending", "VH_ascending"),
 }
-NAMES = [layer.name for layer in layers.LAYERS if layer.name != "composite_S1GRD"]
+NAMES = [layer.name for layer in layers.LAYERS if layer.bands or layer.name in BANDS]
 
 
 @pytest.fixture(scope="module")
@@ -226,20 +237,20 @@ def test_a_partial_product_declares_its_holes(product, validator):
     assert document["properties"]["terramosaic:holes"] == [
         {"tile": "0003_0001", "reason": "unreadable"}
     ]
-    assert any("partial" in note for note in publish.limits(partial))
+    assert any("partial" in note for note in notes.limits(partial))
 
 
 def test_nothing_of_this_machine_and_no_secret_is_published(product, folder):
-    pictures = report.Pictures(quicklook=quicklook.png(np.zeros((2, 2, 3), "uint8")))
+    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
     for text in (json.dumps(publish.item(product)), report.html(product, pictures)):
         assert "/data/" not in text
         assert "SECRET" not in text
         assert str(folder) not in text
         assert str(Path.home()) + "/" not in text
-    assert publish.scrub("cannot open /data/catalog/x/B02.tif: gone") == "cannot open B02.tif: gone"
-    assert publish.scrub("read https://a.org/b/c.tif?x=1 now") == "read https://a.org/b/c.tif now"
-    assert publish.scrub("file:///srv/a/b.tif") == "b.tif"
-    assert publish.scrub("12/40 pixels, m/s") == "12/40 pixels, m/s"
+    assert notes.scrub("cannot open /data/catalog/x/B02.tif: gone") == "cannot open B02.tif: gone"
+    assert notes.scrub("read https://a.org/b/c.tif?x=1 now") == "read https://a.org/b/c.tif now"
+    assert notes.scrub("file:///srv/a/b.tif") == "b.tif"
+    assert notes.scrub("12/40 pixels, m/s") == "12/40 pixels, m/s"
 
 
 @pytest.mark.parametrize("href", ["/srv/x.tif", "../x.tif", "https://a.org/x.tif", "C:\\x.tif"])
@@ -279,7 +290,7 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     moved = replace(later, bbox=(8.0, 56.0, 9.0, 57.0))
     for entry in (moved, product):
         files.write_json(tmp_path / entry.folder / "item.json", publish.item(entry))
-    document = publish.collection(publish.items_in(tmp_path), title="Jutland", license="other")
+    document = collection.of(collection.items_in(tmp_path), title="Jutland", license="other")
     stac.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
     assert document["extent"]["temporal"]["interval"] == [
@@ -292,7 +303,7 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     assert [item.id for item in opened.get_items()] == [product.id, moved.id]
     assert all(item.get_parent().id == "jutland" for item in opened.get_items())
     with pytest.raises(ValueError, match="of one product"):
-        publish.collection([], title="Jutland", license="other")
+        collection.of([], title="Jutland", license="other")
 
 
 class Outline(HTMLParser):
@@ -329,19 +340,18 @@ class Outline(HTMLParser):
 def pictures_of(product, folder):
     paths = {raster.key: folder / raster.href for raster in product.rasters}
     thumbnails = {
-        name: quicklook.thumbnail(paths[name], layers.get(name), 760)
+        name: picture.thumbnail(paths[name], layers.get(name), 760)
         for name in ("land_cover", "observations", "confidence")
     }
-    view = quicklook.View(
-        title=product.title,
-        subtitle="x",
-        land_cover=thumbnails["land_cover"],
-        observations=thumbnails["observations"],
+    view = quicklook.of_map(
+        thumbnails["land_cover"],
+        quicklook.Ground(observations=thumbnails["observations"]),
+        quicklook.Heading(title=product.title, subtitle="x"),
     )
     return report.Pictures(
         quicklook=quicklook.compose(view),
-        confidence=quicklook.png(quicklook.graded(thumbnails["confidence"], "confidence", 0, 100)),
-        observations=quicklook.png(quicklook.graded(thumbnails["observations"], "count", 0, 100)),
+        confidence=picture.png(picture.graded(thumbnails["confidence"], "confidence", 0, 100)),
+        observations=picture.png(picture.graded(thumbnails["observations"], "count", 0, 100)),
         most=100,
     )
 
@@ -367,7 +377,7 @@ def test_the_report_is_one_whole_page(product, folder):
 
 def test_the_report_states_the_area_of_each_class(product, folder):
     text = report.html(product, pictures_of(product, folder))
-    counts = publish.counts(product.of("land_cover"))
+    counts = product.counts("land_cover")
     assert sum(counts.values()) == GRID.height * GRID.width
     assert f"<td>{counts[5] * 100 / 1e6:,.2f}</td>" in text
 
@@ -378,9 +388,66 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
     bare = replace(
         product, rasters=rasters, provenance=source, accuracy=None, scenes=(), refused=()
     )
-    pictures = report.Pictures(quicklook=quicklook.png(np.zeros((2, 2, 3), "uint8")))
+    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
     text = report.html(bare, pictures)
     Outline(text)
     assert "composites only" in text
     assert "Area by class" not in text
     assert "Accuracy" not in text
+
+
+def answering(product, folder, layer, bands):
+    """Return the product as if its model had answered with another layer."""
+    values = values_of(layer, bands)
+    href = f"{PLAN[:12]}/32632/other_{layer.name}.tif"
+    read = lambda first, last: values[:, first:last]
+    info = cog.write(folder / href, GRID, layer, read, () if layer.bands else bands)
+    raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
+    counts = product.of("observations")
+    source = replace(product.provenance, answer=layer.name)
+    return replace(
+        product, rasters=(raster, *counts), provenance=source, documents=(), accuracy=None
+    )
+
+
+ANSWERS = {
+    "embedding": tuple(f"e{index:03d}" for index in range(24)),
+    "generated_NDVI": ("NDVI",),
+    "generated_S1RTC": ("VV", "VH"),
+    "generated_S2L2A": ("B02", "B03", "B04"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
+    layer, bands = layers.get(name), ANSWERS[name]
+    other = answering(product, folder, layer, bands)
+    document = publish.item(other)
+    stac.check(document, validator)
+    asset = document["assets"][name]
+    assert [band["name"] for band in asset["bands"]] == list(bands)
+    assert [band["unit"] for band in asset["raster:bands"]] == [layer.unit] * len(bands)
+    assert [band.get("scale", 1.0) for band in asset["raster:bands"]] == [layer.scale] * len(bands)
+    assert document["properties"]["terramosaic:answer"] == name
+    assert layer.title in document["properties"]["processing:lineage"]
+    text = report.html(other, report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8"))))
+    Outline(text)
+    whole = collection.of([document], title="Jutland", license="other")
+    stac.check(whole, validator)
+    for said in (json.dumps(document), text, json.dumps(whole)):
+        assert "land cover" not in said.lower()
+        assert "land-cover" not in said.lower()
+    assert whole["description"].startswith(f"{layer.title} of Jutland")
+    mean = other.rasters[0].info.statistics[0].mean * layer.scale
+    assert (f"<td>{mean:.4g}</td>" in text) == (name != "embedding")
+
+
+def test_a_collection_names_all_that_its_items_answer(product, folder):
+    ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
+    later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
+    items = [publish.item(product), publish.item(later)]
+    whole = collection.of(items, title="Jutland", license="other")
+    assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
+    bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
+    whole = collection.of([publish.item(bare)], title="Jutland", license="other")
+    assert whole["description"].startswith("Composites of Jutland")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from model import cards, known
 from model.errors import ModelError
-from model.predictor import SegmentationPredictor, device_of, precision_of
+from model.prediction import cards, known
+from model.prediction.predictor import Running, device_of
+from model.prediction.tasks import SegmentationPredictor
 
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
@@ -42,11 +43,14 @@ def make_card(**options):
     )
 
 
+def running(**options):
+    return Running(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
+
+
 def make(inputs=None, seed=4, **options):
     card = make_card()
     segmenter = known.weights.initialise(known.build(card), seed)
-    options = {"device": "cpu", "precision": "fp32"} | options
-    return SegmentationPredictor(segmenter, card, inputs=inputs, **options)
+    return SegmentationPredictor(segmenter, card, inputs=inputs, running=running(**options))
 
 
 def chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
@@ -63,6 +67,7 @@ def test_it_is_what_the_pipeline_expects():
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
     assert dict(predictor.inputs)["S2L2A"][:3] == ("B01", "B02", "B03")
     assert predictor.class_names == ("water", "trees", "crops")
+    assert (predictor.task, predictor.cell, predictor.bands) == ("land_cover", 1, ())
     assert len(predictor.digest) == 64
     members = {n for n in vars(predict.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
@@ -131,10 +136,16 @@ def test_a_window_without_any_data_is_undecided():
     np.testing.assert_allclose(make()(given), 1 / 3)
 
 
-@pytest.mark.parametrize("value", [0.0, 65535.0, -1000.0, -np.inf, np.inf])
-def test_extreme_pixels_give_finite_answers(value):
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"S2L2A": 65535.0, "S1RTC": 40.0, "DEM": 8850.0},
+        {"S2L2A": -1000.0, "S1RTC": -60.0, "DEM": -430.0},
+    ],
+)
+def test_extreme_pixels_give_finite_answers(values):
     given = chips()
-    for name in given:
+    for name, value in values.items():
         given[name][0, :, :16] = value
     for precision in ("fp32", "bf16"):
         out = make(precision=precision)(given)
@@ -148,10 +159,67 @@ def test_half_precision_stays_close():
     assert gap.mean() < 0.02
 
 
+def test_holes_are_refused_unless_they_are_to_be_filled():
+    given = chips()
+    make(holes="refuse")(given)
+    given["S1RTC"][1, 0, 3, 4] = np.nan
+    make()(given)
+    with pytest.raises(ModelError, match=r'S1RTC.*every pixel.*holes="fill"'):
+        make(holes="refuse")(given)
+    blank = given | {"S1RTC": np.full_like(given["S1RTC"], np.nan)}
+    with pytest.raises(ModelError, match="Leave out"):
+        make(holes="refuse")(blank)
+
+
+def test_holes_have_two_meanings():
+    with pytest.raises(ModelError, match="refuse or fill"):
+        make(holes="ignore")
+
+
+def test_by_default_holes_are_refused():
+    assert Running().holes == "refuse"
+
+
+@pytest.mark.parametrize("holes", ["fill", "refuse"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("name", BANDS)
+def test_infinite_pixels_are_always_refused(name, value, holes):
+    given = chips()
+    given[name][2, 0, 0, 0] = value
+    with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
+        make(holes=holes)(given)
+
+
+@pytest.mark.parametrize("holes", ["fill", "refuse"])
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("S1RTC", lambda v: 10 ** (v / 10), r"linear power.*decibel"),
+        ("S2L2A", lambda v: v / 10_000, r"reflectance.*DN"),
+        ("DEM", lambda v: v * 1000, "metres"),
+    ],
+)
+def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, says, holes):
+    given = chips()
+    predictor = make(holes=holes)
+    predictor(given)
+    with pytest.raises(ModelError, match=says):
+        predictor(given | {name: spoil(given[name])})
+
+
+def test_channels_last_are_told():
+    given = chips()
+    for last in ({n: np.moveaxis(v, 1, -1) for n, v in given.items()}, {"DEM": given["DEM"][0]}):
+        with pytest.raises(ModelError, match=r"channels stand last|batch of one"):
+            make()(last)
+    with pytest.raises(ModelError, match="channels stand last"):
+        make()({"S2L2A": np.moveaxis(given["S2L2A"], 1, -1)[0]})
+
+
 def test_an_answer_that_is_not_finite_is_refused():
     predictor = make()
     with torch.no_grad():
-        predictor._segmenter.head.logits.weight[0] = torch.nan
+        predictor.network.head.logits.weight[0] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
         predictor(chips())
 
@@ -189,9 +257,19 @@ def test_the_digest_covers_weights_statistics_and_configuration():
         make_card(window=64),
         make_card(class_names=["water", "crops", "trees"]),
     ):
-        assert SegmentationPredictor(segmenter, other, device="cpu").digest != base
+        assert SegmentationPredictor(segmenter, other, running=running()).digest != base
     told = make_card(training={"accuracy": 0.9})
-    assert SegmentationPredictor(segmenter, told, device="cpu").digest == base
+    assert SegmentationPredictor(segmenter, told, running=running()).digest == base
+
+
+def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
+    if not known.DEMO_CARD.is_file():
+        pytest.skip("no demo weights are shipped")
+    card = known.card_of("demo")
+    assert "tokenizer" not in card.identity()
+    state = known.weights.digest_of_state(known.weights.read(card.weights["path"]))
+    wanted = card.digest(f"{state} S2L2A S1RTC DEM")
+    assert known.load("demo", device="cpu").digest == wanted
 
 
 def test_precision_and_device_do_not_change_the_digest():
@@ -230,42 +308,24 @@ def test_devices_that_are_not_here_are_refused(name):
         device_of(name)
 
 
-@pytest.mark.parametrize("name", ["fp16", "float64", "half"])
-def test_other_precisions_are_refused(name):
-    with pytest.raises(ModelError, match="float16"):
-        precision_of(name, torch.device("cpu"))
-
-
-def test_auto_is_exact_on_a_cpu():
-    assert precision_of("auto", torch.device("cpu")) == torch.float32
-    assert precision_of("auto", torch.device("cuda")) == torch.bfloat16
-
-
 def test_a_batch_below_one_is_refused():
     with pytest.raises(ModelError, match="batch"):
         make(batch=0)
 
 
-def test_a_published_size_answers_with_random_weights():
-    predictor = known.load(
-        "terramind_v1_tiny", {"random": 0}, inputs=["DEM", "S1RTC"], device="cpu"
-    )
-    assert predictor.window == 224
-    assert list(predictor.inputs) == ["S1RTC", "DEM"]
-    out = predictor(chips(batch=1, size=224, names=("S1RTC", "DEM")))
-    assert out.shape == (1, 8, 224, 224)
-
-
 _DIGEST = """
 import hashlib, numpy as np
-from model import cards, known
+from model.prediction import cards
+from model.prediction import known
 card = cards.from_mapping({
     "name": "small", "architecture": {"dim": 64, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
 })
-from model.predictor import SegmentationPredictor
+from model.prediction.predictor import Running
+from model.prediction.tasks import SegmentationPredictor
 from model import weights
-predictor = SegmentationPredictor(weights.initialise(known.build(card), 0), card, device="cpu")
+segmenter = weights.initialise(known.build(card), 0)
+predictor = SegmentationPredictor(segmenter, card, running=Running(device="cpu"))
 chips = np.random.default_rng(0).normal(1500, 900, (5, 4, 64, 64)).astype("float32")
 print(hashlib.sha256(predictor({"S2L2A": chips}).tobytes()).hexdigest())
 """

@@ -9,15 +9,39 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
-from model import cards, config, known, modalities
+import model
+from model import modalities
 from model.errors import ModelError, WeightsError
+from model.prediction import cards, known
+from model.prediction.tasks import (
+    GENERATED,
+    EmbeddingPredictor,
+    GenerationPredictor,
+    SegmentationPredictor,
+    ZeroShotPredictor,
+)
+from model.segmentation import pixelwise
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"], "DEM": ["DEM"]},
     "class_names": ["water", "trees", "crops"],
     "width": 8,
+    "window": 32,
+}
+CPU = {"device": "cpu", "precision": "fp32"}
+FAMILY = {
+    "architecture": {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 1},
+    "tokenizer": {
+        "dim": 32,
+        "depth": 1,
+        "heads": 2,
+        "image_size": 64,
+        "unet": {"channels": 32, "blocks": 1},
+    },
     "window": 32,
 }
 needs_demo = pytest.mark.skipif(not known.DEMO_CARD.is_file(), reason="no demo weights are shipped")
@@ -30,16 +54,45 @@ def shipped(tmp_path):
     return tmp_path, known.ship(tmp_path, segmenter, card)
 
 
+@pytest.fixture
+def family(tmp_path):
+    """Return the path of a configuration of the family, small enough for a test."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(FAMILY))
+    return path
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """Have neither network nor official files."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TERRAMOSAIC_WEIGHTS", raising=False)
+
+
 def chips():
     return {"S2L2A": np.full((1, 4, 32, 32), 900, np.float32)}
 
 
+def whole_chips(names=("S2L2A", "S1RTC", "DEM")):
+    rng = np.random.default_rng(0)
+    found = {}
+    for name in names:
+        scale = modalities.get(name).statistics
+        mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
+        drawn = 0.3 * rng.standard_normal((2, len(scale.mean), 32, 32))
+        drawn += np.array([-0.5, 2])[:, None, None, None]
+        found[name] = (mean + std * drawn).astype(np.float32)
+    return found
+
+
 def test_a_shipped_model_comes_back(shipped):
     folder, card = shipped
-    predictor = known.load(str(folder / "card.json"), device="cpu")
+    predictor = known.load(str(folder / "card.json"), **CPU)
     assert dict(predictor.inputs) == {"S2L2A": ("B02", "B03", "B04", "B08"), "DEM": ("DEM",)}
     assert card.weights["path"] == "weights.safetensors"
-    again = known.load(str(folder / "card.json"), device="cpu")
+    again = known.load(str(folder / "card.json"), **CPU)
     assert predictor.digest == again.digest
     np.testing.assert_array_equal(predictor(chips()), again(chips()))
 
@@ -50,13 +103,11 @@ def test_a_card_survives_writing_and_reading(shipped):
 
 
 def test_a_card_may_be_yaml(shipped):
-    import yaml
-
     folder, _ = shipped
     content = json.loads((folder / "card.json").read_text())
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
-    one = known.load(str(folder / "mine.yaml"), device="cpu")
-    assert one.digest == known.load(str(folder / "card.json"), device="cpu").digest
+    one = known.load(str(folder / "mine.yaml"), **CPU)
+    assert one.digest == known.load(str(folder / "card.json"), **CPU).digest
 
 
 def test_shipped_weights_are_pinned(shipped):
@@ -72,11 +123,11 @@ def test_shipped_weights_are_pinned(shipped):
 def test_other_weights_may_be_given(shipped):
     folder, _ = shipped
     path = str(folder / "card.json")
-    pinned = known.load(path, device="cpu")
-    same = known.load(path, {"random": 1}, device="cpu")
+    pinned = known.load(path, **CPU)
+    same = known.load(path, {"random": 1}, **CPU)
     assert same.digest == pinned.digest
-    assert known.load(path, {"random": 2}, device="cpu").digest != pinned.digest
-    assert known.load(path, folder / "weights.safetensors", device="cpu").digest == pinned.digest
+    assert known.load(path, {"random": 2}, **CPU).digest != pinned.digest
+    assert known.load(path, folder / "weights.safetensors", **CPU).digest == pinned.digest
 
 
 @pytest.mark.parametrize(
@@ -86,15 +137,40 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "terramind_v1_base", "task": "flood"}, "land_cover"),
         ({"name": "terramind_v1_base", "inputs": ["Landsat"]}, "S2L2A"),
         ({"name": "terramind_v1_base", "inputs": ["DEM", "DEM"], "weights": {"random": 0}}, "once"),
-        ({"name": "terramind_v1_tiny", "weights": "hub"}, "encoder, not a land-cover head"),
-        ({"name": "terramind_v1_tiny"}, "random: SEED"),
         ({"name": "terramind_v1_tiny", "weights": "absent.safetensors"}, "absent"),
         ({"name": "absent.yaml"}, "absent.yaml"),
+        ({"name": "terramind_v1_tiny", "task": "generate"}, "NDVI"),
+        ({"name": "terramind_v1_tiny", "task": "generate", "modality": "LULC"}, "of its own"),
+        ({"name": "terramind_v1_tiny", "task": "generate", "modality": "RGB"}, "one of S2L2A"),
+        ({"name": "terramind_v1_tiny", "modality": "NDVI"}, "only the task generate"),
+        ({"name": "terramind_v1_tiny", "classes": ["water", "trees"]}, "checkpoint only"),
+        ({"name": "terramind_v1_tiny", "stats": {"S1GRD": {"mean": [0], "std": [1]}}}, "S1GRD"),
+        ({"name": "terramind_v1_tiny", "stats": {"DEM": {"mean": [0]}}}, "std"),
+        ({"name": "terramind_v1_tiny", "stats": "fit.yaml"}, "goes with its checkpoint"),
+        ({"name": "terramind_v1_tiny", "holes": "ignore"}, "refuse or fill"),
+        ({"name": "demo", "task": "generate", "modality": "NDVI"}, "generates nothing"),
+        ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "maps land cover"),
+        ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
     ],
 )
 def test_what_cannot_be_loaded_is_told(arguments, says):
     with pytest.raises(ModelError, match=says):
         known.load(**arguments)
+
+
+@pytest.mark.parametrize("weights", [None, "hub"])
+def test_published_weights_that_cannot_be_had_are_told(offline, weights):
+    with pytest.raises(WeightsError, match=r"TerraMind_Tokenizer_LULC.*huggingface.co"):
+        known.load("terramind_v1_tiny", weights)
+    with pytest.raises(WeightsError, match=r"TerraMind_v1_tiny.pt.*huggingface.co"):
+        known.load("terramind_v1_tiny", weights, task="embedding")
+
+
+def test_a_configuration_without_weights_is_told(family):
+    with pytest.raises(WeightsError, match="random: SEED"):
+        known.load(str(family))
+    with pytest.raises(WeightsError, match="random: SEED"):
+        known.load(str(family), "hub")
 
 
 def test_inputs_that_the_model_does_not_take_are_refused(shipped):
@@ -115,6 +191,7 @@ def test_inputs_that_the_model_does_not_take_are_refused(shipped):
         ({"class_names": ["water", "water"]}, "water"),
         ({"window": 100}, "multiple"),
         ({"task": "flood"}, "flood"),
+        ({"task": "embedding"}, "when a model is loaded"),
         ({"statistics": {"DEM": {"mean": [1, 2], "std": [1, 2]}}}, "bands"),
         ({"statistics": {"DEM": {"mean": [1], "std": [0]}}}, "positive"),
         ({"statistics": {"DEM": {"mean": ["x"], "std": [1]}}}, "wrong kind"),
@@ -151,31 +228,316 @@ def test_class_names_are_those_of_the_legend():
     assert tuple(entry.name for entry in by_index) == modalities.LAND_COVER
 
 
-def test_the_list_of_models_is_complete():
-    found = {entry.name: entry for entry in known.entries()}
-    assert set(config.ARCHITECTURES) <= set(found)
-    assert found["terramind_v1_base"].parameters > 80e6
-    assert not found["terramind_v1_base"].ready
-    assert "huggingface.co/ibm-esa-geospatial" in found["terramind_v1_large"].weights
-
-
 def test_errors_and_cards_cost_no_torch():
-    code = "import sys, model.cards, model.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.prediction.cards, model.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_model_leaves_torch_s_threads_alone():
     code = (
-        "import torch; n = torch.get_num_threads(); import model.known, model.train; "
+        "import torch; n = torch.get_num_threads(); import model.prediction.known, model.train; "
         "raise SystemExit(n != torch.get_num_threads())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+KINDS = {
+    "land_cover": ({}, ZeroShotPredictor),
+    "embedding": ({}, EmbeddingPredictor),
+    "generate": ({"modality": "NDVI", "timesteps": 2}, GenerationPredictor),
+}
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_small_configuration_answers_every_task(family, task):
+    options, kind = KINDS[task]
+    predictor = known.load(str(family), {"random": 3}, task, **CPU, **options)
+    assert isinstance(predictor, kind)
+    assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
+    assert predictor.window == 32
+    given = whole_chips()
+    out = predictor(given)
+    channels = len(predictor.class_names or predictor.bands)
+    assert out.shape == (2, channels, 32 // predictor.cell, 32 // predictor.cell)
+    assert np.isfinite(out).all()
+    assert not np.array_equal(out[0], out[1])
+    again = known.load(str(family), {"random": 3}, task, **CPU, **options)
+    assert again.digest == predictor.digest
+    np.testing.assert_array_equal(again(given), out)
+    alone = [predictor({n: v[i : i + 1] for n, v in given.items()})[0] for i in (1, 0)]
+    np.testing.assert_array_equal(alone[::-1], out)
+    other = known.load(str(family), {"random": 4}, task, **CPU, **options)
+    assert other.digest != predictor.digest
+    assert not np.array_equal(other(given), out)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_half_precision_answers_every_task(family, task):
+    options = KINDS[task][0] | {"device": "cpu"}
+    half = known.load(str(family), {"random": 3}, task, precision="bf16", **options)
+    full = known.load(str(family), {"random": 3}, task, precision="fp32", **options)
+    assert (half.precision, half.digest) == ("bf16", full.digest)
+    given = whole_chips()
+    out = half(given)
+    assert out.dtype == np.float32
+    assert np.isfinite(out).all()
+    if task != "generate":
+        # ^ one token that falls to another side makes another picture
+        assert np.abs(out - full(given)).mean() < 0.03
+    alone = [half({n: v[i : i + 1] for n, v in given.items()})[0] for i in (1, 0)]
+    np.testing.assert_array_equal(alone[::-1], out)
+
+
+def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
+    predictor = known.load(str(family), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
+    assert dict(predictor.inputs) == {"S1GRD": ("VV", "VH"), "DEM": ("DEM",)}
+    out = predictor(whole_chips(("S1GRD", "DEM")))
+    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", GENERATED)
+def test_every_modality_can_be_generated(family, modality):
+    predictor = known.load(
+        str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
+    )
+    out = predictor(whole_chips())
+    assert out.shape == (2, len(predictor.bands), 32, 32)
+    scale = modalities.target(modality).statistics
+    mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
+    assert np.abs((out - mean) / std).max() <= 1 + 1e-5
+    # ^ as published: one standard deviation around the mean
+
+
+def test_windows_that_a_decoder_cannot_make_are_told(tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump(FAMILY | {"window": 48}))
+    known.load(str(path), {"random": 3}, **CPU)
+    with pytest.raises(ModelError, match="multiples of 32"):
+        known.load(str(path), {"random": 3}, "generate", modality="DEM")
+
+
+def test_a_generator_takes_all_bands(tmp_path):
+    path = tmp_path / "few.yaml"
+    path.write_text(yaml.safe_dump(FAMILY | {"inputs": {"S2L2A": ["B02", "B08"]}}))
+    with pytest.raises(ModelError, match="all bands"):
+        known.load(str(path), {"random": 3})
+    embedding = known.load(str(path), {"random": 3}, "embedding", **CPU)
+    assert embedding.inputs["S2L2A"] == ("B02", "B08")
+    encoder = model.backbone(FAMILY["architecture"], ["S2L2A"], weights={"random": 3})
+    known.weights.write(tmp_path / "all.safetensors", encoder.state_dict())
+    cut = known.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
+    encoder.select_bands({"S2L2A": ["B02", "B08"]})
+    given = whole_chips()["S2L2A"][:, [1, 7]]
+    scale = cut.contract.statistics["S2L2A"]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
+    with torch.inference_mode():
+        tokens = encoder((torch.from_numpy(given) - mean) / std)
+    found = cut({"S2L2A": given}).reshape(2, 32, -1)
+    np.testing.assert_allclose(found, tokens.transpose(1, 2), atol=1e-5)
+
+
+def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family, shipped):
+    folder, _ = shipped
+    wanted = known.load(str(folder / "card.json"), **CPU)
+    card = cards.read(folder / "card.json")
+    with_tokenizer = replace(card, tokenizer=FAMILY["tokenizer"], weights=None)
+    cards.write(folder / "both.json", with_tokenizer)
+    source = folder / "weights.safetensors"
+    segmenter = known.load(str(folder / "both.json"), source, **CPU)
+    assert isinstance(segmenter, SegmentationPredictor)
+    np.testing.assert_array_equal(segmenter(chips()), wanted(chips()))
+    state = known.load(str(family), {"random": 3}, **CPU).network.state_dict()
+    known.weights.write(folder / "family.safetensors", state)
+    same = known.load(str(family), folder / "family.safetensors", **CPU)
+    assert isinstance(same, ZeroShotPredictor)
+    assert same.digest == known.load(str(family), {"random": 3}, **CPU).digest
+
+
+def test_a_segmenter_without_its_head_is_told(shipped):
+    folder, card = shipped
+    encoder = known.weights.initialise(known.build(card), 1).encoder
+    path = folder / "encoder.safetensors"
+    known.weights.write(path, encoder.state_dict())
+    with pytest.raises(ModelError, match="hold no land-cover head"):
+        known.load(str(folder / "card.json"), path)
+    features = known.load(str(folder / "card.json"), path, "embedding", **CPU)
+    whole = known.load(str(folder / "card.json"), task="embedding", **CPU)
+    np.testing.assert_array_equal(features(chips()), whole(chips()))
+
+
+def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
+    built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(cards.CLASSES))
+    state = known.weights.initialise(built, 1).state_dict()
+    path = tmp_path / "weights.safetensors"
+    known.weights.write(path, state)
+    predictor = known.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
+    assert isinstance(predictor, SegmentationPredictor)
+    assert (predictor.window, predictor.class_names) == (224, cards.CLASSES)
+    assert list(predictor.inputs) == ["S1RTC", "DEM"]
+    out = predictor(whole_chips(("S1RTC", "DEM")))
+    assert out.shape == (2, 8, 32, 32)
+    features = known.load("terramind_v1_tiny", path, "embedding", inputs=["DEM", "S1RTC"], **CPU)
+    assert isinstance(features, EmbeddingPredictor)
+    assert features(whole_chips(("S1RTC", "DEM"))).shape == (2, 192, 2, 2)
+
+
+def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
+    folder, card = shipped
+    features = known.load(str(folder / "card.json"), task="embedding", **CPU)
+    assert features.bands[-1] == "e031"
+    given = {"DEM": whole_chips(("DEM",))["DEM"]}
+    segmenter = known.weights.initialise(known.build(card), 1)
+    scale = card.statistics["DEM"]
+    with torch.inference_mode():
+        tokens = segmenter.encoder(
+            {"DEM": (torch.from_numpy(given["DEM"]) - scale.mean[0]) / scale.std[0]}
+        )
+    np.testing.assert_allclose(
+        features(given), tokens.transpose(1, 2).reshape(2, 32, 2, 2), atol=1e-5
+    )
+
+
+def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, offline):
+    whole = known.load(str(family), {"random": 3}, **CPU)
+    folder = tmp_path / "official"
+    folder.mkdir()
+    size = {"modality": "LULC", **FAMILY["tokenizer"]}
+    beside = model.tokenizer(size, weights={"random": 3})
+    known.weights.write(folder / "TerraMind_Tokenizer_LULC.safetensors", beside.state_dict())
+    generator = {
+        key: value for key, value in whole.network.state_dict().items() if "tokenizer" not in key
+    }
+    known.weights.write(folder / "TerraMind.safetensors", generator)
+    source = folder / "TerraMind.safetensors"
+    found = known.load(str(family), source, **CPU)
+    assert found.digest == whole.digest
+    elsewhere = known.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
+    assert elsewhere.digest != whole.digest
+    with pytest.raises(ModelError, match="DEM"):
+        known.load(str(family), source, tokenizers={"DEM": "hub"})
+    with pytest.raises(WeightsError, match="Tokenizer_NDVI"):
+        known.load(str(family), source, "generate", modality="NDVI")
+
+
+def test_statistics_may_be_given(family):
+    plain = known.load(str(family), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
+    other = known.load(
+        str(family),
+        {"random": 3},
+        "embedding",
+        inputs=["DEM"],
+        **CPU,
+        stats={"DEM": {"mean": [0.0], "std": [951.272]}},
+    )
+    assert other.digest != plain.digest
+    given = whole_chips(("DEM",))
+    shifted = {"DEM": given["DEM"] - np.float32(670.665)}
+    np.testing.assert_allclose(other(shifted), plain(given), atol=1e-4)
+
+
+def test_holes_are_passed_on(family):
+    given = whole_chips()
+    given["DEM"][0, 0, 0] = np.nan
+    with pytest.raises(ModelError, match="NaN"):
+        known.load(str(family), {"random": 3}, "embedding", **CPU)(given)
+    fills = known.load(str(family), {"random": 3}, "embedding", **CPU, holes="fill")
+    assert np.isfinite(fills(given)).all()
+
+
+ARGS = {
+    "backbone": "micro",
+    "backbone_modalities": ["S2L2A", "DEM"],
+    "num_classes": 3,
+    "necks": [{"name": "ReshapeTokensToImage", "remove_cls_token": False}],
+    "decoder": "FCNDecoder",
+    "decoder_channels": 8,
+    "decoder_num_convs": 1,
+}
+CLASSES = ("water", "trees", "crops")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Return the path of what `terratorch fit` would have written."""
+    whole = pixelwise.build(
+        FAMILY["architecture"],
+        ["S2L2A", "DEM"],
+        3,
+        necks=ARGS["necks"],
+        decoder="FCNDecoder",
+        decoder_options={"channels": 8, "num_convs": 1},
+    )
+    state = known.weights.initialise(whole, 2).state_dict()
+    path = tmp_path / "best.ckpt"
+    torch.save(
+        {
+            "state_dict": {f"model.{key}": value for key, value in state.items()},
+            "hyper_parameters": {
+                "task": "segmentation",
+                "model_factory": "EncoderDecoderFactory",
+                "model_args": ARGS,
+            },
+        },
+        path,
+    )
+    return path
+
+
+def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
+    options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
+    predictor = known.load(str(family), **options)
+    assert predictor.class_names == CLASSES
+    assert list(predictor.inputs) == ["S2L2A", "DEM"]
+    out = predictor(whole_chips(("S2L2A", "DEM")))
+    assert out.shape == (2, 3, 32, 32)
+    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
+    stats = {"DEM": {"mean": [0.0], "std": [100.0]}}
+    other = known.load(str(family), stats=stats, **options)
+    assert other.digest != predictor.digest
+    assert not np.array_equal(other(whole_chips(("S2L2A", "DEM"))), out)
+    fewer = known.load(str(family), inputs=["DEM"], **options)
+    assert list(fewer.inputs) == ["DEM"]
+
+
+def test_the_training_s_yaml_holds_statistics_and_bands(checkpoint, family, tmp_path):
+    bands = list(modalities.get("S2L2A").aliases)
+    means = {"S2L2A": dict.fromkeys(bands, 1000.0), "DEM": {"DEM": 100.0}}
+    stds = {"S2L2A": dict.fromkeys(bands, 500.0), "DEM": {"DEM": 50.0}}
+    path = tmp_path / "fit.yaml"
+    path.write_text(yaml.safe_dump({"data": {"init_args": {"means": means, "stds": stds}}}))
+    options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
+    told = known.load(str(family), stats=str(path), **options)
+    plain = {
+        "S2L2A": {"mean": [1000.0] * 12, "std": [500.0] * 12},
+        "DEM": {"mean": [100.0], "std": [50.0]},
+    }
+    assert told.digest == known.load(str(family), stats=plain, **options).digest
+
+
+def test_checkpoints_say_what_they_lack(checkpoint, family):
+    with pytest.raises(ModelError, match=r"3 classes.*classes:"):
+        known.load(str(family), checkpoint=checkpoint)
+    with pytest.raises(ModelError, match="2 class names for a model of 3"):
+        known.load(str(family), checkpoint=checkpoint, classes=CLASSES[:2])
+    with pytest.raises(ModelError, match="lava"):
+        known.load(str(family), checkpoint=checkpoint, classes=("water", "trees", "lava"))
+    with pytest.raises(ModelError, match="takes S2L2A, DEM"):
+        known.load(str(family), checkpoint=checkpoint, classes=CLASSES, inputs=["S1RTC"])
+    with pytest.raises(WeightsError, match="checkpoint:"):
+        known.load(str(family), checkpoint)
+
+
+@needs_demo
+def test_the_demo_has_features():
+    features = known.load("demo", task="embedding", **CPU)
+    assert len(features.bands) == known.card_of("demo").architecture.dim
+    assert np.isfinite(features(whole_chips())).all()
+
+
 @needs_demo
 def test_the_demo_is_small_pinned_and_works():
     card = known.card_of("demo")
-    predictor = known.load("demo", device="cpu")
+    predictor = known.load("demo", **CPU)
     weights = known.DEMO_CARD.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
     assert card.weights["sha256"] == known.weights.digest_of_file(weights)
@@ -197,7 +559,6 @@ def test_a_missing_demo_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(known, "DEMO_CARD", tmp_path / "card.json")
     with pytest.raises(ModelError, match="terramosaic train"):
         known.load("demo")
-    assert "demo" not in {entry.name for entry in known.entries()}
 
 
 def test_a_card_is_frozen():

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import document, job, period, refusal, region, registry, section
+from flows import choice, document, job, period, refusal, region, registry, section
+from flows.part import INPUTS, Part
 from model import config
 
 SMALL = """
@@ -116,12 +117,12 @@ def test_every_key_of_the_example_is_a_field() -> None:
         assert set(example[name]) <= set(part.model_fields), name
 
 
-def section_types() -> dict[str, type[section.Part]]:
+def section_types() -> dict[str, type[Part]]:
     return {
         "grid": section.GridChoice,
         "mask": section.Mask,
         "composite": section.Composite,
-        "model": section.ModelChoice,
+        "model": choice.ModelChoice,
         "output": section.Output,
         "execution": section.Execution,
     }
@@ -156,9 +157,53 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
     write(tmp_path, "S2L2A: {mean: [1000, 900.5], std: [1, 2]}", "stats.yaml")
     model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: stats.yaml}\n"
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.stats is not None
-    assert chosen.stats["S2L2A"].mean == (1000.0, 900.5)
+    assert chosen.to_load()["stats"] == {"S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}}
+    assert chosen.measured == ("S2L2A",)
     assert chosen.classes == ("water", "trees")
+
+
+def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) -> None:
+    write(tmp_path, "", "tuned.ckpt")
+    data = "{means: {S2L2A: [1000, 900.5], DEM: [300]}, stds: {S2L2A: [1, 2], DEM: [50]}}"
+    write(tmp_path, f"data: {{class_path: a.b, init_args: {data}}}\n", "fit.yaml")
+    model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: fit.yaml}\n"
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.to_load() == {
+        "name": "demo",
+        "task": "land_cover",
+        "checkpoint": str(tmp_path / "tuned.ckpt"),
+        "classes": ["water", "trees"],
+        "stats": str(tmp_path / "fit.yaml"),
+    }
+    assert chosen.measured == ("S2L2A", "DEM")
+    assert chosen.label == "tuned"
+    assert "goes with its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
+    write(tmp_path, "data: {}", "fit.yaml")
+    assert "has no `means`" in refused(tmp_path, SMALL + model)
+
+
+def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
+    write(tmp_path, "", "ndvi.pt")
+    model = (
+        "model: {name: terramind_v1_base, task: generate, modality: NDVI, timesteps: 4, "
+        "weights: {random: 3}, tokenizers: {NDVI: ndvi.pt}}\n"
+    )
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.to_load() == {
+        "name": "terramind_v1_base",
+        "task": "generate",
+        "modality": "NDVI",
+        "timesteps": 4,
+        "weights": {"random": 3},
+        "tokenizers": {"NDVI": {"path": str(tmp_path / "ndvi.pt")}},
+    }
+    assert json.loads(json.dumps(chosen.to_load())) == chosen.to_load()
+    embed = "model: {name: terramind_v1_base, task: embedding}\n"
+    assert job.load(write(tmp_path, SMALL + embed)).model.to_load() == {
+        "name": "terramind_v1_base",
+        "task": "embedding",
+        "weights": "hub",
+    }
 
 
 def test_job_is_frozen(tmp_path: Path) -> None:
@@ -198,6 +243,33 @@ WRONG = [
     ("digest", "model: {weights: {path: job.yaml, sha256: abc}}", ["'abc' is not 64 hex"]),
     ("hub-demo", "model: {name: demo, weights: hub}", ["shipped, not on the hub"]),
     ("none-weights", "model: {name: none, weights: hub}", ["'none' runs nothing"]),
+    ("modality", "model: {name: terramind_v1_base, task: generate}", ["say what", "NDVI"]),
+    ("modality-lulc", "model: {name: terramind_v1_base, task: generate, modality: LULC}",
+     ["model.modality", "{task: land_cover}"]),
+    ("modality-rgb", "model: {name: terramind_v1_base, task: generate, modality: RGB}",
+     ["cannot generate RGB", "S2L2A"]),
+    ("modality-name", "model: {name: terramind_v1_base, task: generate, modality: NDWI}",
+     ["unknown modality 'NDWI'", "'NDVI'?"]),
+    ("modality-of-map", "model: {modality: NDVI}", ["modality belongs to {task: generate}"]),
+    ("steps-of-map", "model: {timesteps: 4}", ["timesteps belongs to {task: generate}"]),
+    ("steps", "model: {name: terramind_v1_base, task: generate, modality: DEM, timesteps: 0}",
+     ["model.timesteps is 0", "1 to 1000"]),
+    ("steps-many", "model: {name: terramind_v1_base, timesteps: 1001}",
+     ["model.timesteps is 1001"]),
+    ("tokenizer", "model: {name: terramind_v1_base, tokenizers: {LUCL: hub}}",
+     ["model.tokenizers", "unknown tokenizer 'LUCL'", "'LULC'?"]),
+    ("tokenizer-lost", "model: {name: terramind_v1_base, tokenizers: {LULC: lost.pt}}",
+     ["model.tokenizers", "no weights at", "lost.pt"]),
+    ("tokenizer-idle", "model: {name: terramind_v1_base, task: embedding, tokenizers: {LULC: hub}}",
+     ["nothing is decoded"]),
+    ("none-task", "model: {name: none, task: embedding}", ["'none' runs nothing"]),
+    ("demo-generates", "model: {task: generate, modality: NDVI}", ["'demo' maps land cover"]),
+    ("idle-classes", "model: {classes: [water, trees]}", ["classes belong to a checkpoint"]),
+    ("checkpoint-task",
+     "model: {checkpoint: job.yaml, task: embedding, classes: [water, trees], stats: s.yaml}",
+     ["a checkpoint maps land cover"]),
+    ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
+     ["the task embedding has no probabilities"]),
     ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
     ("both", "model: {checkpoint: job.yaml, weights: hub, classes: [water, trees], stats: s.yaml}",
      ["not both"]),
@@ -336,8 +408,8 @@ def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path
 
 
 def test_nearest_name_keeps_its_own_spelling() -> None:
-    assert refusal.nearest("s2l2a", section.INPUTS) == " Did you mean 'S2L2A'?"
-    assert refusal.nearest("zzzzzz", section.INPUTS) == ""
+    assert refusal.nearest("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
+    assert refusal.nearest("zzzzzz", INPUTS) == ""
 
 
 # --- the period ------------------------------------------------------------------------------
@@ -518,15 +590,19 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
 
 
 def test_registry_names_what_a_job_can_name() -> None:
-    assert {row["name"] for row in registry.rows()} == set(section.MODELS)
+    models = {row["name"] for row in registry.rows() if row["kind"] == "model"}
+    assert models == set(choice.MODELS)
 
 
 def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     states = {row["name"]: row["weights"] for row in registry.rows()}
     assert states["terramind_v1_base"] == "on the hub"
-    snapshot = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base" / "snapshots" / "abc"
+    folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
+    snapshot = folder / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
     (snapshot / "TerraMind_v1_base.pt").touch()
     states = {row["name"]: row["weights"] for row in registry.rows()}
     assert states["terramind_v1_base"] == "fetched"

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import flows
 from catalogs import errors
-from flows import cli, progress, registry, summary
+from flows import cli, progress, summary
 from model.errors import ModelError, WeightsError
 
 ROOT = Path(__file__).parents[1]
@@ -195,7 +195,8 @@ def verbs() -> list[click.Command]:
 
 def test_every_verb_has_json_and_debug() -> None:
     assert {entry.name for entry in verbs()} == {
-        *("demo", "search", "plan", "run", "verify", "list", "train")
+        *("demo", "search", "plan", "run", "verify", "train"),
+        *("list", "fetch", "check", "convert", "card"),
     }
     for entry in verbs():
         names = {option for parameter in entry.params for option in parameter.opts}
@@ -298,13 +299,6 @@ def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "nothing at" in capsys.readouterr().err
 
 
-def test_models_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("models", "list") == 0
-    out = capsys.readouterr().out
-    assert re.search(r"terramind_v1_base +87\.9 M ", out)
-    assert len(out.splitlines()) == 1 + len(registry.rows())
-
-
 def test_train(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fakes.answers["train"] = {"weights": tmp_path / "w.safetensors", "accuracy": {"overall": 0.9}}
     assert run("train", "--out", tmp_path, "--seeds", "1,5-8", "--steps", 10, "--minutes", 2) == 0
@@ -320,7 +314,7 @@ def test_train(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "arguments",
     [[], ["nonsense"], ["run"], ["run", "a", "b"], ["run", "a", "--nope"], ["demo", "--seed", "x"],
-     ["demo", "--seed", "-1"], ["run", "a", "--max-cost", "-1"], ["models"], ["models", "nope"]],
+     ["demo", "--seed", "-1"], ["run", "a", "--max-cost", "-1"], ["models", "nope"]],
 )  # fmt: skip
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
@@ -604,7 +598,7 @@ def test_schemas_are_schemas(path: Path) -> None:
 def test_examples_of_the_page_are_valid() -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    names = ["run", "search", "plan", "verify", "models", "error"]
+    names = ["run", "search", "plan", "verify", "models", "models-fetch", "error"]
     for document, name in zip(blocks, names, strict=True):
         check(document, name)
 

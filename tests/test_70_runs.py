@@ -340,7 +340,7 @@ def test_what_cannot_be_is_said_once_and_clearly(job, capfd, changes, code, said
 
 def test_a_wrong_hash_is_refused(job, capfd):
     from flows import cli
-    from model import known
+    from model.prediction import known
 
     shipped = Path(known.DEMO_CARD).with_name("weights.safetensors")
     pinned = {"path": str(shipped), "sha256": "0" * 64}

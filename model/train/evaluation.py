@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.errors import ModelError
 from model.heads import Segmenter, TokenUse
 from model.modalities import IMAGE_SIZE, Statistics, statistics_of
-from model.predictor import device_of
+from model.prediction.predictor import device_of
 from model.train.metrics import Scores, scores
 from model.train.mosaics import Mosaic, standardised
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.errors import ModelError
 from model.heads import Segmenter
 from model.modalities import IMAGE_SIZE, PATCH, Statistics, statistics_of
-from model.predictor import device_of
+from model.prediction.predictor import device_of
 from model.train.augmentation import Augmentation, augmented
 from model.train.mosaics import IGNORE, Crops, Mosaic, Pool, check_sizes
 

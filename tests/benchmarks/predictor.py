@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import known
+from model.prediction import known
 
 WINDOWS = 64
 REPEATS = 5

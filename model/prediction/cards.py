@@ -26,7 +26,11 @@ from model.modalities import (
     statistics_of,
 )
 
-TASKS = ("land_cover",)
+TASKS = ("land_cover", "embedding", "generate")
+"""What a model can be asked for: classes of the legend, features of each patch, another sensor."""
+
+DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
+"""What a model of the family is given where nothing else is said."""
 
 CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
 """What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
@@ -34,7 +38,7 @@ CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What a segmenter is, in plain values."""
+    """What a model is, in plain values: a segmenter, or with `tokenizer` one of the family."""
 
     name: str
     architecture: Architecture
@@ -55,6 +59,9 @@ class Card:
     window: int = IMAGE_SIZE
     """Side of one input, px."""
 
+    tokenizer: Mapping[str, Any] | None = None
+    """Sizes of the tokenizers of a model that generates: dim, depth, heads, image_size, unet."""
+
     weights: Mapping[str, Any] | str | None = None
     """Where the weights are: {path, sha256} relative to the card, or any other source."""
 
@@ -62,8 +69,11 @@ class Card:
     """How it was made and how good it is; for people, not for the digest."""
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ModelError(f"unknown task {self.task!r}; known are {listed(TASKS)}")
+        if self.task != TASKS[0]:
+            raise ModelError(
+                f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are asked for "
+                "when a model is loaded"
+            )
         if self.window < PATCH or self.window % PATCH:
             raise ModelError(f"window {self.window} is not a multiple of {PATCH}")
         if not self.inputs:
@@ -90,6 +100,8 @@ class Card:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values, as a file holds them."""
+        family = {} if self.tokenizer is None else {"tokenizer": dict(self.tokenizer)}
+        # ^ left out where there is none: digests of segmenters stay what they were
         return {
             "name": self.name,
             "task": self.task,
@@ -100,6 +112,7 @@ class Card:
             "layers": list(self.layers),
             "width": self.width,
             "window": self.window,
+            **family,
             "weights": self.weights,
             "training": dict(self.training),
         }
@@ -119,13 +132,19 @@ def check_classes(names: Sequence[str]) -> None:
         )
 
 
-def read(path: str | Path) -> Card:
+def read(path: str | Path, inputs: Sequence[str] | None = None) -> Card:
     """Read a card from JSON or YAML.
+
+    Args:
+        path: the file.
+        inputs: modalities of a model of the family whose card names none; default DEFAULT_INPUTS.
 
     Raises:
         ModelError: absent, not parseable, or with an unknown or missing entry.
     """
     options = read_mapping(path)
+    if options.get("tokenizer") is not None and inputs:
+        options = {"inputs": list(inputs), **options}
     try:
         return from_mapping(options, Path(path).stem)
     except ModelError as error:
@@ -142,6 +161,9 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
     wrong = [key for key in options if key not in known]
     if wrong:
         raise ModelError(f"unknown entry {listed(wrong)}; a model card has {listed(known, 12)}")
+    if options.get("tokenizer") is not None:
+        options = {"inputs": list(DEFAULT_INPUTS), **options}
+        # ^ one of the family takes any of its inputs; a segmenter's head was made for some
     lacking = [key for key in ("architecture", "inputs") if key not in options]
     if lacking:
         raise ModelError(f"the card lacks {listed(lacking)}")
@@ -151,6 +173,30 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
+
+
+def statistics(given: Mapping[str, Any] | None) -> dict[str, Statistics]:
+    """Return statistics by modality from plain values, {modality: {mean: [...], std: [...]}}.
+
+    Raises:
+        ModelError: unknown modality, or values of the wrong kind.
+    """
+    found: dict[str, Statistics] = {}
+    for name, entry in (given or {}).items():
+        modality = get(name).name
+        if isinstance(entry, Statistics):
+            found[modality] = entry
+            continue
+        try:
+            found[modality] = Statistics(mean=_floats(entry["mean"]), std=_floats(entry["std"]))
+        except (TypeError, ValueError, KeyError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
+                f"value is of the wrong kind ({error!r})"
+            ) from error
+    return found
 
 
 def write(path: str | Path, card: Card) -> None:
@@ -166,10 +212,7 @@ def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
     done = dict(options)
     done["architecture"] = architecture(options["architecture"])
     done["inputs"] = _inputs(options["inputs"])
-    done["statistics"] = {
-        name: Statistics(mean=_floats(entry["mean"]), std=_floats(entry["std"]))
-        for name, entry in dict(options.get("statistics") or {}).items()
-    }
+    done["statistics"] = statistics(options.get("statistics"))
     for key in ("class_names", "layers"):
         if key in done:
             done[key] = tuple(done[key])

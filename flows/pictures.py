@@ -1,0 +1,91 @@
+"""What a product looks like: its quicklook, and the pictures of its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import layers, picture, quicklook, report
+from pipeline.layers import Layer
+from pipeline.picture import Pixels, Thumbnail
+from pipeline.plan import Plan
+from pipeline.product import Raster
+from pipeline.quicklook import Ground, Heading, View
+
+SIDE = 760
+"""Pixels: longest side of each picture in the quicklook."""
+
+SMALL = 480
+"""Pixels: width up to which the maps of a small product are enlarged in the report."""
+
+NUMBERS = 1 << 25
+"""Numbers that a picture is made from at most: many bands make it smaller."""
+
+
+def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | None:
+    """Draw what the report shows; None where there is nothing to draw.
+
+    Args:
+        plan: the plan.
+        home: the product's folder.
+        rasters: its COGs.
+    """
+    held = {raster.key: home / raster.href for raster in rasters}
+    answer = plan.model.layer if plan.model else None
+    shown = _bands(plan)
+    side = min(SIDE, math.isqrt(NUMBERS // max(len(shown), 1)))
+
+    def shrunk(name: str, bands: Sequence[str] = ()) -> Thumbnail:
+        return picture.thumbnail(held[name], layers.get(name), side, bands)
+
+    colours = "composite_S2L2A" in held and set(picture.TRUE_COLOR) <= set(plan.bands("S2L2A"))
+    composite = shrunk("composite_S2L2A", picture.TRUE_COLOR) if colours else None
+    heading = Heading(
+        title=plan.name,
+        subtitle=f"{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
+        f"{plan.grid.resolution:g} m",
+    )
+    if "observations" not in held:
+        return None
+    observations = shrunk("observations")
+    most = max(int(observations.values[0][observations.known].max(initial=0)), 1)
+    if answer in held:
+        ground = Ground(observations=observations, composite=composite)
+        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading)
+    elif composite is not None:
+        view = quicklook.of_composite(composite, observations, heading)
+    else:
+        return None
+    confidence = shrunk("confidence") if "confidence" in held else None
+    return report.Pictures(
+        quicklook=quicklook.compose(view),
+        confidence=None
+        if confidence is None
+        else _map(picture.graded(confidence, "confidence", 0, 100)),
+        observations=_map(picture.graded(observations, "count", 0, most)),
+        most=most,
+    )
+
+
+def _map(pixels: Pixels) -> bytes:
+    """Return a map of the report as PNG, large enough to be looked at."""
+    return picture.png(picture.enlarge(pixels, SMALL))
+
+
+def _bands(plan: Plan) -> tuple[str, ...]:
+    """Return the bands of the answer that its picture needs."""
+    if plan.model is None or plan.model.task == "land_cover":
+        return ()
+    if plan.model.task == "embedding":
+        return plan.model.bands
+    colours = set(picture.TRUE_COLOR) <= set(plan.model.bands)
+    return picture.TRUE_COLOR if colours else plan.model.bands[:1]
+
+
+def _view(layer: Layer, answer: Thumbnail, ground: Ground, heading: Heading) -> View:
+    if layer.legend:
+        return quicklook.of_map(answer, ground, heading)
+    if layer.name == "embedding":
+        return quicklook.of_features(answer, ground, heading)
+    return quicklook.of_values(answer, layer, ground, heading)

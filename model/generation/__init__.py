@@ -1,0 +1,1 @@
+"""Any to any: the decoder, how tokens are drawn, and what becomes of them."""

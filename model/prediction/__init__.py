@@ -1,0 +1,1 @@
+"""What the pipeline and the command call: models by name, numbers in, answers out."""

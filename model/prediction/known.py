@@ -1,0 +1,308 @@
+"""The models that have a name, and the one call that turns a job's `model:` into a predictor.
+
+What a model is asked for decides what is built; for land cover the weights decide as well:
+
+    land_cover   weights with our head (`head.logits.weight` is in them) -> the segmenter
+                 any other weights with official names -> zero-shot, by generation
+                 {random: SEED} -> zero-shot if the name is published or the configuration has
+                 `tokenizer:`, else a segmenter
+    embedding    the encoder, of the family's weights or of a segmenter's
+    generate     the family's decoder, and the tokenizer of one modality
+    checkpoint   a segmentation model that TerraTorch fine-tuned
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from model import assembly, config, weights
+from model.encoder import Encoder
+from model.errors import ModelError, listed
+from model.generation.generator import Generator
+from model.heads import Segmenter
+from model.modalities import RAW, get
+from model.prediction import cards, sources
+from model.prediction.cards import DEFAULT_INPUTS, TASKS, Card
+from model.prediction.predictor import Holes, Predictor, Running
+from model.prediction.tasks import (
+    GENERATED,
+    EmbeddingPredictor,
+    FineTunedPredictor,
+    GenerationPredictor,
+    SegmentationPredictor,
+    ZeroShotPredictor,
+)
+from model.segmentation.terratorch import bands_from_yaml, fine_tuned, statistics_from_yaml
+from model.tokenizers.config import TokenizerSize
+from model.tokenizers.tokenizer import tokenizer
+from model.weights import Source
+
+DEMO = "demo"
+DEMO_CARD = Path(__file__).parents[1] / "demo" / "card.json"
+
+NAMES = (DEMO, *config.ARCHITECTURES)
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def load(  # noqa: PLR0913
+    # ^ the keys of a job's `model:` and what it runs on, each by its name
+    name: str,
+    weights: Source = None,
+    task: str = "land_cover",
+    inputs: Sequence[str] | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch: int | None = None,
+    modality: str | None = None,
+    checkpoint: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    stats: str | Path | Mapping[str, Any] | None = None,
+    tokenizers: Mapping[str, Source] | None = None,
+    timesteps: int = 10,
+    holes: Holes = "refuse",
+) -> Predictor:
+    """Return a predictor, ready to run.
+
+    Args:
+        name: a known name, or a .yaml/.json model card.
+        weights: None for the model's own, hub, a path (of the family, or of a whole segmenter),
+            {path, sha256}, or {random: SEED}.
+        task: land_cover, embedding or generate.
+        inputs: the modalities that will be given, in any order; default all of the model's.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32 or bf16.
+        batch: windows at a time on the device.
+        modality: what is generated: S2L2A, S1GRD, S1RTC, DEM or NDVI.
+        checkpoint: a segmentation model from `terratorch fit`, instead of the name and weights;
+            a .yaml as the name says what the checkpoint itself does not.
+        classes: names of the checkpoint's classes, in its order.
+        stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own; or
+            the YAML of the checkpoint's training, which alone holds them and the order of bands.
+        tokenizers: where the weights of the tokenizers are, by modality; default with the
+            model's own.
+        timesteps: diffusion steps of what is generated.
+        holes: refuse NaN in chips, or fill: NaN = missing, taken as the mean.
+
+    Raises:
+        ModelError: unknown name, task, input, device or precision, or options that contradict.
+        WeightsError: weights that are absent, damaged, unsafe or do not fit.
+    """
+    running = Running(device=device, precision=precision, batch=batch, holes=holes)
+    _check_task(task, modality, checkpoint)
+    if checkpoint is not None:
+        return _fine_tuned(name, checkpoint, classes, stats, inputs, running)
+    if classes is not None:
+        raise ModelError("classes are given with a checkpoint only; other models know theirs")
+    card = _measured(card_of(name, inputs, task), stats)
+    used = _used(card, inputs)
+    source = sources.chosen(name, card, weights)
+    target, family = "LULC" if task == "land_cover" else modality, is_family(name, card)
+    whole = task != "generate" and sources.has_head(source, name, family=family)
+    sources.check_tokenizers(tokenizers, None if whole or task == "embedding" else target)
+    if task == "embedding":
+        encoder = _encoder(card, source, whole=whole)
+        return EmbeddingPredictor(encoder, card, inputs=used, running=running)
+    if whole or target is None:
+        segmenter = _obtained(build(card), source, name)
+        return SegmentationPredictor(segmenter, card, inputs=used, running=running)
+    generates = _generator(name, card, used, target, source, tokenizers)
+    if target == "LULC":
+        return ZeroShotPredictor(generates, card, inputs=used, running=running)
+    return GenerationPredictor(
+        generates, card, target, timesteps=timesteps, inputs=used, running=running
+    )
+
+
+def card_of(name: str, inputs: Sequence[str] | None = None, task: str = "land_cover") -> Card:
+    """Return the card of a model, without its weights.
+
+    Raises:
+        ModelError: unknown name or task, or a broken card.
+    """
+    if task not in TASKS:
+        raise ModelError(f"unknown task {task!r}; known are {listed(TASKS)}")
+    if name == DEMO:
+        return _demo_card()
+    if config.is_file_name(name):
+        card = cards.read(name, inputs)
+        return replace(card, weights=_beside(card.weights, Path(name).parent))
+    if name not in config.ARCHITECTURES:
+        raise ModelError(
+            f"unknown model {name!r}; known are {listed(NAMES)}, none (composites only), or a "
+            ".yaml file with a model card"
+        )
+    chosen = [get(entry) for entry in inputs or DEFAULT_INPUTS]
+    return Card(
+        name=name,
+        architecture=config.architecture(name),
+        inputs={modality.name: modality.bands for modality in chosen},
+        statistics={},
+    )
+
+
+def build(card: Card) -> Segmenter:
+    """Build the segmenter of a card, without weights."""
+    return assembly.segmenter(
+        card.architecture,
+        list(card.inputs),
+        len(card.class_names),
+        bands=_subsets(card),
+        layers=card.layers,
+        width=card.width,
+    )
+
+
+def ship(folder: str | Path, segmenter: Segmenter, card: Card) -> Card:
+    """Write weights and card side by side and return the card with the pinned digest."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.float() for name, value in segmenter.state_dict().items()}
+    sha256 = weights.write(folder / "weights.safetensors", state)
+    pinned = replace(card, weights={"path": "weights.safetensors", "sha256": sha256})
+    cards.write(folder / "card.json", pinned)
+    return pinned
+
+
+def _demo_card() -> Card:
+    if not DEMO_CARD.is_file():
+        raise ModelError(
+            f"the demo model is not installed ({DEMO_CARD} is missing): reinstall, or make it "
+            "with `terramosaic train`"
+        )
+    card = cards.read(DEMO_CARD)
+    return replace(card, weights=_beside(card.weights, DEMO_CARD.parent))
+
+
+def _beside(source: Mapping[str, Any] | str | None, folder: Path) -> Mapping[str, Any] | str | None:
+    """Make a card's relative path to its weights absolute."""
+    if isinstance(source, str) and source != "hub":
+        return str(folder / source)
+    if isinstance(source, Mapping) and "path" in source:
+        return {**source, "path": str(folder / str(source["path"]))}
+    return source
+
+
+def _used(card: Card, inputs: Sequence[str] | None) -> list[str]:
+    if inputs is None:
+        return list(card.inputs)
+    names = [get(entry).name for entry in inputs]
+    wrong = [name for name in names if name not in card.inputs]
+    if wrong or not names or len(set(names)) != len(names):
+        raise ModelError(
+            f"inputs {listed(inputs)}: the model {card.name} takes {listed(card.inputs)}, each "
+            f"once (TerraMind knows {listed(RAW)})"
+        )
+    return names
+
+
+def is_family(name: str, card: Card) -> bool:
+    """Tell a model that can generate from a segmenter."""
+    return name in config.ARCHITECTURES or card.tokenizer is not None
+
+
+def _check_task(task: str, modality: str | None, checkpoint: str | Path | None) -> None:
+    if task not in TASKS:
+        raise ModelError(f"unknown task {task!r}; known are {listed(TASKS)}")
+    if task == "generate" and modality not in GENERATED:
+        raise ModelError(
+            f"modality {modality!r}: name what is to be generated, one of {listed(GENERATED)}"
+            + (" (land cover is a task of its own)" if modality == "LULC" else "")
+        )
+    if task != "generate" and modality is not None:
+        raise ModelError(f"modality {modality!r}: only the task generate has one, not {task}")
+    if checkpoint is not None and task != "land_cover":
+        raise ModelError(f"a checkpoint maps land cover, and cannot be asked for {task}")
+
+
+def _measured(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
+    """Return the card with other statistics of some inputs."""
+    if isinstance(stats, str | Path):
+        raise ModelError(f"stats {stats}: the YAML of a training goes with its checkpoint")
+    given = cards.statistics(stats)
+    wrong = [name for name in given if name not in card.inputs]
+    if wrong:
+        raise ModelError(f"stats of {listed(wrong)}: {card.name} takes {listed(card.inputs)}")
+    return replace(card, statistics={**card.statistics, **given})
+
+
+def _encoder(card: Card, source: Source, *, whole: bool) -> Encoder:
+    if whole:
+        return _obtained(build(card), source, card.name).encoder
+    bare = assembly.backbone(card.architecture, list(card.inputs), bands=_subsets(card))
+    return _obtained(bare, source, sources.published(card) or card.name)
+    # ^ its bands are chosen already: weights of all bands and of these bands fit
+
+
+def _generator(
+    name: str,
+    card: Card,
+    used: Sequence[str],
+    target: str,
+    source: Source,
+    tokenizers: Mapping[str, Source] | None,
+) -> Generator:
+    if not is_family(name, card):
+        head = "its weights hold no land-cover head, and " if target == "LULC" else ""
+        raise ModelError(
+            f"{name}: {head}a segmenter generates nothing: use {listed(config.ARCHITECTURES)}, or "
+            "a configuration with `tokenizer:` and architecture.decoder_depth"
+        )
+    if _subsets(card):
+        raise ModelError(f"{name}: a generator takes all bands, but the card leaves some out")
+    options = {"modality": target, **(card.tokenizer or {})}
+    size = TokenizerSize.parse(options)
+    if card.window % size.multiple:
+        raise ModelError(f"window {card.window}: {target} comes in multiples of {size.multiple} px")
+    place = sources.of_tokenizer(target, tokenizers, source, name)
+    held = options if place is None else tokenizer(size, place, part="decoder")
+    return assembly.generator(
+        sources.published(card) or card.architecture,
+        inputs=[entry for entry in card.inputs if entry in used],
+        outputs=[target],
+        weights=source,
+        tokenizers={target: held},
+    )
+
+
+def _fine_tuned(
+    name: str,
+    checkpoint: str | Path,
+    classes: Sequence[str] | None,
+    stats: str | Path | Mapping[str, Any] | None,
+    inputs: Sequence[str] | None,
+    running: Running,
+) -> FineTunedPredictor:
+    bands = None
+    if isinstance(stats, str | Path):
+        bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
+    architecture = name if config.is_file_name(name) else None
+    network = fine_tuned(checkpoint, architecture, bands=bands)
+    if classes is None:
+        raise ModelError(
+            f"{checkpoint} has {network.num_classes} classes, whose names it does not hold: give "
+            "`classes:` in its order"
+        )
+    card = Card(
+        name=Path(checkpoint).stem,
+        architecture=network.architecture,
+        inputs={get(entry).name: bands for entry, bands in network.inputs.items()},
+        statistics={},
+        class_names=tuple(classes),
+    )
+    card = _measured(card, stats)
+    return FineTunedPredictor(network, card, inputs=_used(card, inputs), running=running)
+
+
+def _obtained(network: _M, source: Source, name: str) -> _M:
+    return weights.obtain(network, source, name)
+
+
+def _subsets(card: Card) -> dict[str, tuple[str, ...]]:
+    return {name: bands for name, bands in card.inputs.items() if bands != get(name).bands}

@@ -1,0 +1,1 @@
+"""Segmentation models as TerraTorch builds them: necks, decoders, heads, and its checkpoints."""

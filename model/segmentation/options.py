@@ -1,0 +1,86 @@
+"""Options that come from a file: each is looked at before anything is built from it.
+
+A configuration can be written by anyone. What is not understood is refused by its name, because an
+option that is dropped in silence makes another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from model.errors import ModelError, listed
+
+_T = TypeVar("_T")
+
+
+def known(owner: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Refuse options that the owner does not have.
+
+    Raises:
+        ModelError: with the names of the unknown and of the known ones.
+    """
+    names = list(allowed)
+    wrong = [name for name in given if name not in names]
+    if wrong:
+        raise ModelError(f"{owner} does not take {listed(wrong)}; it takes {listed(names, 12)}")
+
+
+def whole(owner: str, name: str, value: object, least: int | None = 1) -> int:
+    """Return a whole number, not below `least`.
+
+    Raises:
+        ModelError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ModelError(f"{owner}: {name} must be a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise ModelError(f"{owner}: {name} must be at least {least}, not {value}")
+    return value
+
+
+def wholes(owner: str, name: str, value: object, least: int | None = 1) -> tuple[int, ...]:
+    """Return a list of whole numbers, one or more.
+
+    Raises:
+        ModelError: anything else.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ModelError(f"{owner}: {name} must be a list of whole numbers, not {value!r}")
+    return tuple(whole(owner, name, entry, least) for entry in value)
+
+
+def flag(owner: str, name: str, value: object) -> bool:
+    """Return true or false.
+
+    Raises:
+        ModelError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ModelError(f"{owner}: {name} must be true or false, not {value!r}")
+    return value
+
+
+def one_of(owner: str, name: str, value: object, choices: Mapping[Any, _T]) -> _T:
+    """Return what the value stands for.
+
+    Raises:
+        ModelError: the value is none of the choices.
+    """
+    for choice, meaning in choices.items():
+        if type(choice) is type(value) and choice == value:
+            # ^ 1 is not true here
+            return meaning
+    raise ModelError(f"{owner}: {name} {value!r} is not supported; {listed(choices, 12)} are")
+
+
+def place(owner: str, name: str, value: object, count: int) -> int:
+    """Return the index, counted from the front, of one among `count` things.
+
+    Raises:
+        ModelError: no whole number, or outside -count..count-1.
+    """
+    index = whole(owner, name, value, None)
+    if not -count <= index < count:
+        raise ModelError(f"{owner}: {name} {index} is outside {-count}..{count - 1}")
+    return index % count

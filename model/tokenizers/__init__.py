@@ -1,0 +1,1 @@
+"""From rasters, places and sentences to token ids, and back again."""

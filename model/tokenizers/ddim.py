@@ -1,0 +1,133 @@
+"""The way from noise to an image in few steps: DDIM, without fresh noise on the way.
+
+Song et al. 2021, arXiv:2010.02502, equation 12 with sigma = 0. The schedule is the linear one of
+1000 steps, shifted so that the last step is pure noise, and the steps taken are spaced from that
+end (Lin et al. 2024, arXiv:2305.08891). The network predicts the clean image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from model.errors import ModelError
+
+STEPS = 1000
+"""Length of the schedule of training."""
+
+_FIRST, _LAST = 1e-4, 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step: from the noise level of `t` to that of `t - stride`."""
+
+    t: int
+    signal: float
+    """Share of the clean image at t: the square root of alpha-bar."""
+
+    noise: float
+    """Share of the noise at t."""
+
+    next_signal: float
+    next_noise: float
+
+
+@cache
+def alphas() -> Tensor:
+    """Return alpha-bar of every step of training, (1000,) float32, zero at the last."""
+    roots = (1.0 - torch.linspace(_FIRST, _LAST, STEPS, device="cpu")).cumprod(0).sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    moved = (roots - last) * (first / (first - last))
+    # ^ shifted to zero at the end, stretched so that the beginning stays
+    squared = moved**2
+    ratios = torch.cat([squared[:1], squared[1:] / squared[:-1]])
+    return ratios.cumprod(0)
+    # ^ back over the single betas, as published: the same numbers but for the last bits
+
+
+def timesteps(count: int) -> tuple[int, ...]:
+    """Return the steps taken for `count` asked, from 999 down.
+
+    They lie 1000 // count apart, all the way to zero, so that a count that does not divide 1000
+    gives more of them: 4 for 3, 8 for 7, 31 for 30. That is the published schedule, and images
+    depend on it; ask for 1, 2, 4, 5, 8, 10, 20, 25, 40 or 50 to get what you count.
+
+    Raises:
+        ModelError: not a whole number from 1 to 1000.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= STEPS:
+        raise ModelError(
+            f"timesteps={count!r}: give a whole number from 1 to {STEPS}; 10 is a good start"
+        )
+    return tuple(range(STEPS - 1, -1, -(STEPS // count)))
+
+
+def steps(count: int) -> tuple[Step, ...]:
+    """Return the steps taken for `count` asked, with their shares of image and noise."""
+    return tuple(step(t, STEPS // count) for t in timesteps(count))
+
+
+def step(t: int, stride: int) -> Step:
+    """Return the step from t to t - stride; below zero there is no noise left."""
+    here = float(alphas()[t])
+    there = float(alphas()[t - stride]) if t >= stride else 1.0
+    return Step(
+        t=t,
+        signal=here**0.5,
+        noise=(1.0 - here) ** 0.5,
+        next_signal=there**0.5,
+        next_noise=(1.0 - there) ** 0.5,
+    )
+
+
+def advance(x: Tensor, clean: Tensor, step: Step, *, clamp: bool) -> Tensor:
+    """Return the image at the next noise level, float32.
+
+    Args:
+        x: the noisy image at this level, (B, C, H, W).
+        clean: the network's prediction of the image without noise, same shape.
+        step: the levels.
+        clamp: cut the prediction to -1..1. The noise is estimated before the cut.
+    """
+    x, clean = x.float(), clean.float()
+    kept = clean.clamp(-1.0, 1.0) if clamp else clean
+    if not step.next_noise:
+        return step.next_signal * kept
+    noise = (x - step.signal * clean) / step.noise
+    return step.next_signal * kept + step.next_noise * noise
+
+
+def noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Tensor:
+    """Return standard normal noise of a shape (B, C, H, W), float32 on the CPU.
+
+    Every sample has a generator of its own, so that its noise does not depend on the batch it is
+    in, on its place there, or on what was drawn before; the global generator is left alone.
+
+    Args:
+        shape: batch first.
+        seeds: one for each sample, or one for all: then all get the same noise.
+
+    Raises:
+        ModelError: not one whole number for each sample.
+    """
+    batch, *rest = shape
+    every = [seeds] * batch if isinstance(seeds, int) else list(seeds)
+    if len(every) != batch or not all(_is_seed(seed) for seed in every):
+        raise ModelError(
+            f"seed={seeds!r}: give one whole number of up to 63 bits, or one for each of the "
+            f"{batch} samples"
+        )
+    drawn = [
+        torch.randn(rest, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        for seed in every
+    ]
+    return torch.stack(drawn)
+
+
+def _is_seed(seed: object) -> bool:
+    return isinstance(seed, int) and not isinstance(seed, bool) and abs(seed) < 2**63

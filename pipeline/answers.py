@@ -1,0 +1,98 @@
+"""Blended numbers → stored layers, one way for each thing that a model can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogs import classes
+from pipeline import layers
+from pipeline.recipe import Model
+
+UNCLASSED = ("nodata", "clouds")
+"""Answers that are none: they are published as not observed."""
+
+MAP = ("land_cover", "confidence", "second_class", "margin")
+"""The layers of a land-cover answer."""
+
+
+def variables(model: Model, *, probabilities: bool) -> dict[str, tuple[str, ...]]:
+    """Return the layers of a model's answer and their band names.
+
+    Args:
+        model: the model.
+        probabilities: whether the class probabilities are kept.
+    """
+    if model.task != "land_cover":
+        layer = layers.get(model.layer)
+        layers.expect(layer, model.unit)
+        return {layer.name: layer.named(model.bands)}
+    kept = {"probabilities": model.class_names} if probabilities else {}
+    return {name: layers.get(name).named() for name in MAP} | kept
+
+
+def of(
+    model: Model,
+    blended: NDArray[np.float32],
+    observed: NDArray[np.bool_],
+    *,
+    probabilities: bool,
+) -> dict[str, NDArray[Any]]:
+    """Return the stored values of a model's layers; what was not observed has no answer.
+
+    Args:
+        model: the model.
+        blended: (channel, y, x); NaN = no answer.
+        observed: (y, x).
+        probabilities: whether the class probabilities are kept.
+    """
+    if model.task != "land_cover":
+        layer = layers.get(model.layer)
+        values = np.where(observed, blended, layer.fill).astype(layer.dtype)
+        return {layer.name: values[0] if layer.planar else values}
+    result = classify(blended, model.class_names, observed)
+    if not probabilities:
+        del result["probabilities"]
+    return result
+
+
+def answered(model: Model, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where the layer :attr:`Model.layer` holds an answer: (y, x)."""
+    known = layers.get(model.layer).valid(values)
+    return known if known.ndim == 2 else np.asarray(known.all(axis=0))
+
+
+def classify(
+    probabilities: NDArray[np.float32],
+    names: Sequence[str],
+    observed: NDArray[np.bool_],
+) -> dict[str, NDArray[np.uint8]]:
+    """Turn blended probabilities into layers; what was not observed has no class.
+
+    Args:
+        probabilities: (class, y, x); NaN = no answer.
+        names: names of the legend, in the order of the probabilities.
+        observed: (y, x).
+    """
+    codes = np.array([classes.BY_NAME[name].code for name in names], dtype=np.uint8)
+    known = np.where(np.isfinite(probabilities), probabilities, 0)
+    order = np.argsort(-known, axis=0, kind="stable")[:2]
+    best, second = np.take_along_axis(known, order, axis=0)
+    none = np.isin(codes, [classes.BY_NAME[name].code for name in UNCLASSED])
+    there = observed & np.isfinite(probabilities).all(axis=0) & ~none[order[0]]
+    return {
+        "land_cover": np.where(there, codes[order[0]], classes.NODATA).astype(np.uint8),
+        "confidence": _percent(best, there),
+        "second_class": np.where(there, codes[order[1]], classes.NODATA).astype(np.uint8),
+        "margin": _percent(best - second, there),
+        "probabilities": np.where(
+            there, np.rint(known * 200), layers.get("probabilities").fill
+        ).astype(np.uint8),
+    }
+
+
+def _percent(share: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(there, np.rint(share * 100), 255).astype(np.uint8)

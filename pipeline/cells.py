@@ -1,0 +1,49 @@
+"""Pixels summed up for the coarser cells of an answer: what was seen, how often, and when.
+
+A cell that is one pixel keeps its value. One rule decides what a cell has: a number of
+observations that at least half of its pixels reach. So a cell counts as observed if, and only if,
+at least half of it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def grouped(values: NDArray[Any], cell: int) -> NDArray[Any]:
+    """Return pixels (..., y, x) by cell: (..., y / cell, x / cell, cell * cell)."""
+    *depth, height, width = values.shape
+    split = values.reshape(*depth, height // cell, cell, width // cell, cell)
+    together = np.moveaxis(split, -3, -2)
+    return together.reshape(*depth, height // cell, width // cell, cell * cell)
+
+
+def reached(counts: NDArray[np.uint16], cell: int) -> NDArray[np.uint16]:
+    """Return the largest count that at least half of each cell's pixels reach: the upper median."""
+    size = cell * cell
+    return np.partition(grouped(counts, cell), size // 2, axis=-1)[..., size // 2]
+
+
+def latest(days: NDArray[np.uint16], cell: int) -> NDArray[np.uint16]:
+    """Return the latest day of each cell's pixels."""
+    last: NDArray[np.uint16] = grouped(days, cell).max(axis=-1)
+    return last
+
+
+def some(there: NDArray[np.bool_], cell: int) -> NDArray[np.bool_]:
+    """Return where any pixel of a cell is set."""
+    return np.asarray(grouped(there, cell).any(axis=-1), dtype=np.bool_)
+
+
+def mean(values: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
+    """Return the mean of each cell's pixels that have a value; NaN where none has."""
+    if cell == 1:
+        return values
+    pixels = grouped(values, cell)
+    known = np.isfinite(pixels)
+    total = np.where(known, pixels, 0).sum(axis=-1, dtype=np.float64)
+    count = known.sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

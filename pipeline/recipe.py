@@ -1,0 +1,117 @@
+"""What turns scenes into layers: the recipe, and what must be known of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+TASKS = ("land_cover", "embedding", "generate")
+"""What a model can answer: classes of the legend, features of a patch, values of a modality."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything between scenes and layers that is not the model."""
+
+    inputs: tuple[str, ...]
+    """Modalities, in the order the job names them."""
+
+    clear_scl: tuple[int, ...]
+    """Scene classes of Sentinel-2 that count as clear."""
+
+    dilate_m: float
+    """Metres by which clouds and shadows are widened."""
+
+    method: str
+    """How Sentinel-2 observations are composed."""
+
+    stride: int
+    """Pixels between neighbouring model windows."""
+
+    margin: int
+    """Pixels of a window that only serve as context."""
+
+    probabilities: bool
+    composites: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"inputs": list(self.inputs), "clear_scl": list(self.clear_scl)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from :meth:`to_dict`'s values."""
+        lists = {"inputs": tuple(values["inputs"]), "clear_scl": tuple(values["clear_scl"])}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the plan must know of the model to cut windows, and to know it again."""
+
+    name: str
+    digest: str
+    window: int
+    inputs: Mapping[str, tuple[str, ...]]
+    class_names: tuple[str, ...]
+    precision: str
+    batch: int
+
+    task: str = "land_cover"
+    """One of :data:`TASKS`."""
+
+    bands: tuple[str, ...] = ()
+    """Names of the answer's channels where they are no classes."""
+
+    cell: int = 1
+    """Pixels along the side of one cell of the answer: 16 for features of a patch."""
+
+    modality: str | None = None
+    """What is generated."""
+
+    unit: str | None = None
+    """Unit of what is generated, as the model says it."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}")
+        if self.task == "generate" and self.modality is None:
+            raise ValueError("a model that generates must say which modality")
+        if not self.channels:
+            raise ValueError(f"the channels of the task {self.task!r} have no names")
+        if self.cell < 1 or self.window % self.cell:
+            raise ValueError(f"windows of {self.window} px are not whole cells of {self.cell} px")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Return the names of the answer's channels: classes, or bands."""
+        return self.class_names or self.bands
+
+    @property
+    def layer(self) -> str:
+        """Return the name of the layer that holds the answer."""
+        return f"generated_{self.modality}" if self.task == "generate" else self.task
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values.
+
+        What has its default stands there unsaid: a plan from before there was a choice keeps
+        its digest.
+        """
+        values = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        }
+        values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
+        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+        return values | lists
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Model:
+        """Build a model from :meth:`to_dict`'s values."""
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
+        return cls(**{**values, **lists, "inputs": inputs})

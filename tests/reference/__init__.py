@@ -1,0 +1,1 @@
+"""TerraTorch beside our model, in one process: ``make reference``."""

@@ -1,0 +1,339 @@
+"""Whole runs of everything that a model can be asked for, with small networks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import rasterio
+import torch
+import xarray as xr
+import yaml
+from rio_cogeo import cog_validate
+
+import model
+from catalogs import classes
+from catalogs import demo as country
+from flows import job as jobs
+from flows import product
+from flows.progress import Silence
+from model import modalities, weights
+from model.segmentation import pixelwise
+from pipeline import layers, receipt, tile, windows
+from pipeline.plan import Plan
+from tests import stac
+
+ROOT = Path(__file__).parents[1]
+INPUTS = ("S2L2A", "S1RTC", "DEM")
+SIZE = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 1}
+MICRO = {
+    "architecture": SIZE,
+    "inputs": list(INPUTS),
+    "tokenizer": {
+        "dim": 32,
+        "depth": 1,
+        "heads": 2,
+        "image_size": 64,
+        "unet": {"channels": 32, "blocks": 1},
+    },
+    "window": 64,
+}
+SEED = 3
+KINDS = {
+    "land_cover": {"name": "micro.yaml", "weights": {"random": SEED}},
+    "embedding": {"name": "micro.yaml", "task": "embedding", "weights": {"random": SEED}},
+    "generate": {
+        "name": "micro.yaml",
+        "task": "generate",
+        "modality": "NDVI",
+        "timesteps": 2,
+        "weights": {"random": SEED},
+    },
+    "checkpoint": {
+        "name": "micro.yaml",
+        "checkpoint": "tuned.ckpt",
+        "classes": ["water", "trees", "crops"],
+        "stats": "stats.yaml",
+    },
+}
+ANSWER = {
+    "land_cover": "land_cover",
+    "embedding": "embedding",
+    "generate": "generated_NDVI",
+    "checkpoint": "land_cover",
+}
+ARGS = {
+    "backbone": "micro",
+    "backbone_modalities": list(INPUTS),
+    "num_classes": 3,
+    "necks": [{"name": "ReshapeTokensToImage", "remove_cls_token": False}],
+    "decoder": "FCNDecoder",
+    "decoder_channels": 8,
+    "decoder_num_convs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
+    tuned = pixelwise.build(
+        SIZE,
+        list(INPUTS),
+        3,
+        necks=ARGS["necks"],
+        decoder="FCNDecoder",
+        decoder_options={"channels": 8, "num_convs": 1},
+    )
+    state = weights.initialise(tuned, SEED).state_dict()
+    told = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", "model_args": ARGS}
+    content = {
+        "state_dict": {f"model.{key}": value for key, value in state.items()},
+        "hyper_parameters": told,
+    }
+    torch.save(content, folder / "tuned.ckpt")
+    stats = {name: modalities.get(name).statistics.to_mapping() for name in INPUTS}
+    (folder / "stats.yaml").write_text(yaml.safe_dump(stats))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def land(home):
+    return country.build(home / "country", seed=11, size=512)
+
+
+def write(home, land, kind, **changes):
+    """Write a job over a few tiles of the country."""
+    points = np.array(land.region["coordinates"][0])
+    (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
+    shares = ((west, east, 0.42), (south, north, 0.42), (west, east, 0.56), (south, north, 0.56))
+    values = {
+        "name": kind.replace("_", "-"),
+        "region": {"bbox": [float(low + share * (high - low)) for low, high, share in shares]},
+        "period": "2021-06-01/2021-06-30",
+        "catalog": {"path": str(land.catalog), "provider": "demo"},
+        "inputs": list(INPUTS),
+        "model": KINDS[kind],
+        "output": {"path": "out", "composites": True},
+        "execution": {"tile": 96, "device": "cpu", "precision": "fp32"},
+    }
+    path = home / f"{kind}.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+def run(job):
+    return product.run(job, allow_partial=False, max_cost=None, progress=Silence())
+
+
+@pytest.fixture(scope="module")
+def made(home, land):
+    """Return a function that runs a kind of job once and gives the job and its result."""
+    known = {}
+
+    def make(kind):
+        if kind not in known:
+            job = write(home, land, kind)
+            known[kind] = job, run(job)
+        return known[kind]
+
+    return make
+
+
+def plan_of(result):
+    return Plan.read(Path(result["map"]).parents[1] / "plan.json")
+
+
+def hashes(result):
+    folder = Path(result["item"]).parent
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*/*/*.tif"))
+    }
+
+
+def cube(result):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
+    _, result = made(kind)
+    assert result["status"] == "complete"
+    assert result["tiles"]["total"] == result["tiles"]["done"] > 1
+    assert Path(result["map"]).stem == ANSWER[kind]
+    item, plan = json.loads(Path(result["item"]).read_text()), plan_of(result)
+    stac.check(item, stac.validator())
+    assert {ANSWER[kind], "observations", "quicklook", "zarr", "report"} <= set(item["assets"])
+    assert item["properties"]["terramosaic:answer"] == ANSWER[kind]
+    assert item["properties"]["gsd"] == plan.grid.resolution
+    data = cube(result)
+    for path in Path(result["item"]).parent.glob("*/*/*.tif"):
+        assert cog_validate(path, strict=True, quiet=True) == (True, [], []), path
+        layer = layers.get(path.stem)
+        with rasterio.open(path) as file:
+            assert file.transform == plan.grid.transform
+            assert file.dtypes[0] == layer.dtype
+            stored = data[path.stem].values
+            values = file.read() if stored.ndim == 3 else file.read(1)
+            assert np.array_equal(stored, values, equal_nan=layer.dtype == "float32")
+    assert product.verify(Path(result["item"]), Silence())["ok"]
+
+
+@pytest.mark.parametrize("kind", ["embedding", "generate"])
+def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind):
+    job, result = made(kind)
+    before = hashes(result)
+    again = run(job)
+    assert (again["status"], again["tiles"]["done"]) == ("unchanged", 0)
+    plan = plan_of(result)
+    receipt.path(Path(result["map"]).parents[1], plan.tiles[1]).unlink()
+    resumed = run(job)
+    assert (resumed["status"], resumed["tiles"]["done"]) == ("complete", 1)
+    assert hashes(resumed) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_says_what_a_task_takes(home, land, kind):
+    schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
+    told = product.plan(
+        jobs.load(write(home, land, kind, name="planned")), Silence(), home / "plan.json"
+    )
+    jsonschema.validate(told, schema)
+    assert told["tiles"]["new"] == told["tiles"]["total"] > 1
+    assert told["peak_memory_bytes"] > 0
+    frozen = Plan.read(home / "plan.json")
+    assert frozen.grid.resolution == (160.0 if kind == "embedding" else 10.0)
+    assert frozen.job["model"].get("timesteps") == KINDS[kind].get("timesteps")
+
+
+def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
+    _, result = made("embedding")
+    plan = plan_of(result)
+    with rasterio.open(result["map"]) as file:
+        stored = file.read()
+        assert file.transform.a == 160.0
+        assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
+    one = plan.tiles[0]
+    area, placed = plan.context(one), windows.place(plan.grid, one, plan.lattice)
+    seen = tile.see(plan, one, area, threads=1)
+    chips = tile._at_the_door(plan, seen)
+    given = {}
+    for name in plan.model.inputs:
+        mean, std = (
+            np.array(values, np.float32)[:, None, None]
+            for values in modalities.get(name).statistics.to_mapping().values()
+        )
+        given[name] = np.nan_to_num((chips[name] - mean) / std)
+    encoder = model.backbone(SIZE, list(plan.model.inputs), weights={"random": SEED}).eval()
+    side, step = plan.lattice.window, plan.cell
+    flat = np.flatnonzero(plan.lattice.profile() == 1)
+    checked = 0
+    for row, column in placed.origins:
+        place = (
+            slice(None),
+            slice(row * step, (row + side) * step),
+            slice(column * step, (column + side) * step),
+        )
+        with torch.inference_mode():
+            tokens = encoder({name: torch.from_numpy(v[place])[None] for name, v in given.items()})
+        features = tokens[0].T.reshape(-1, side, side).numpy()
+        for y in flat:
+            for x in flat:
+                # ^ where one window alone decides
+                at = (row + y - placed.offset[0], column + x - placed.offset[1])
+                inside = 0 <= at[0] < one.height and 0 <= at[1] < one.width
+                if inside and np.isfinite(stored[(0, *at)]):
+                    assert stored[(slice(None), *at)] == pytest.approx(features[:, y, x], abs=1e-5)
+                    checked += 1
+    assert checked >= 4
+
+
+def test_generated_values_are_told_with_their_unit_and_their_limits(made):
+    _, result = made("generate")
+    with rasterio.open(result["map"]) as file:
+        values = file.read(1)
+        assert file.units == ("1",)
+        assert file.descriptions == ("NDVI",)
+    mean, std = (
+        getattr(modalities.TARGETS["NDVI"].statistics, name)[0] for name in ("mean", "std")
+    )
+    known = values[np.isfinite(values)]
+    assert known.size > 0.8 * values.size
+    assert mean - std - 1e-5 <= known.min() < known.max() <= mean + std + 1e-5
+    item = json.loads(Path(result["item"]).read_text())
+    assert any("not a measurement" in note for note in item["properties"]["terramosaic:notes"])
+    page = (Path(result["map"]).parents[1] / "report.html").read_text()
+    assert "NDVI" in page
+    assert "land cover" not in page.lower()
+    assert {"style", "sld"} <= set(item["assets"])
+
+
+@pytest.mark.parametrize("kind", ["land_cover", "checkpoint"])
+def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
+    _, result = made(kind)
+    plan = plan_of(result)
+    with rasterio.open(result["map"]) as file:
+        codes = set(np.unique(file.read(1)).tolist())
+        assert file.colormap(1)[1][:3] == classes.BY_CODE[1].color
+    legend = {classes.BY_NAME[name].code for name in plan.model.class_names}
+    assert codes <= legend | {classes.NODATA}
+    assert classes.BY_NAME["clouds"].code not in codes
+    if kind == "checkpoint":
+        assert plan.model.class_names == ("water", "trees", "crops")
+        assert plan.model.name == "tuned"
+    else:
+        assert plan.model.name == "micro"
+        assert len(legend) == 10
+    assert not any(str(Path(result["item"]).parents[3]) in text for text in _texts(result))
+
+
+def _texts(result):
+    folder = Path(result["map"]).parents[1]
+    yield Path(result["item"]).read_text()
+    yield (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"name": "bare.yaml", "task": "generate", "modality": "NDVI", "weights": {"random": 1}},
+         "tokenizer"),
+        ({**KINDS["checkpoint"], "classes": ["water", "trees"]}, "2 class names"),
+        ({**KINDS["checkpoint"], "stats": {"DEM": {"mean": [1.0], "std": [1.0]}}}, "S2L2A, S1RTC"),
+        ({**KINDS["generate"], "tokenizers": {"DEM": {"random": 1}}}, "DEM"),
+        ({"task": "generate", "modality": "NDVI"}, "'demo'"),
+        ({"name": "terramind_v1_tiny", "task": "embedding", "checkpoint": "tuned.ckpt"}, "classes"),
+    ],
+    ids=["generate", "classes", "stats", "tokenizers", "demo", "checkpoint"],
+)  # fmt: skip
+def test_what_a_model_cannot_do_is_said_once(home, land, capfd, choice, said):
+    from flows import cli
+
+    (home / "bare.yaml").write_text(
+        yaml.safe_dump({key: MICRO[key] for key in ("architecture", "inputs", "window")})
+    )
+    job = write(home, land, "land_cover", name="refused", model=choice)
+    assert cli.main(["run", str(job)]) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert said in told[0]
+    assert "Traceback" not in error
+    assert not (home / "out" / "refused").exists()
+
+
+def test_the_demo_model_has_features(home, land):
+    result = run(write(home, land, "embedding", name="demo", model={"task": "embedding"}))
+    assert result["status"] == "complete"
+    plan = plan_of(result)
+    assert (plan.model.name, plan.model.task, plan.grid.resolution) == ("demo", "embedding", 160.0)

@@ -1,0 +1,74 @@
+"""Small generators with weights lively enough that inputs change what is likeliest."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+import model
+from model import modalities
+from model.tokenizers.text import CoordsTokenizer
+
+MICRO = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
+TOKENIZER = {
+    "dim": 32,
+    "depth": 1,
+    "heads": 2,
+    "unet": {"channels": 32, "blocks": 1, "multipliers": [1, 1], "attention": [2]},
+}
+RAW = ("S2L2A", "S1GRD", "DEM")
+WORDS = {"[EOS]": 3, "lat=1.50": 10, "lon=-7.25": 11, "lat=0.00": 12, "lon=0.00": 13}
+COORDS = CoordsTokenizer(WORDS)
+
+
+def lively(module, seed=3):
+    """Give every parameter values large enough that inputs change what is likeliest."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            one = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if one else 0.3 * noise)
+    return module
+
+
+@functools.cache
+def make(inputs=RAW, outputs=("LULC", "NDVI"), **options):
+    names = [n for n in {*inputs, *outputs} if n in ("LULC", "NDVI", "DEM", "S1GRD", "S2L2A")]
+    needed = [n for n in names if n in outputs or n in ("LULC", "NDVI")]
+    tokenizers = dict.fromkeys(needed, TOKENIZER)
+    if "Coords" in inputs + outputs:
+        tokenizers["Coords"] = COORDS
+    return lively(
+        model.generator(MICRO, list(inputs), list(outputs), tokenizers=tokenizers, **options)
+    )
+
+
+def rasters(names=RAW, height=32, width=32, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        n: torch.randn(batch, len(modalities.get(n).bands), height, width, generator=generator)
+        for n in names
+    }
+
+
+def raw(names=RAW, **options):
+    """Return rasters in their own units."""
+    found = {}
+    for name, x in rasters(names, **options).items():
+        scale = modalities.get(name).statistics
+        mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
+        found[name] = x * std / 3 + mean
+    return found
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def passes(module):
+    """Count how often a module is run, and on how many samples."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
