@@ -89,7 +89,7 @@ class Conv(nn.Conv2d):
 
 
 class ExactConv(Exact, nn.Conv2d):
-    """A 3 x 3 convolution where images go in or come out: bf16 would give heights in steps of 4 m."""
+    """A convolution where images go in or come out: in bf16, heights would come in steps of 4 m."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=1, dtype=torch.float32)

@@ -1,0 +1,221 @@
+"""Places and sentences as ids: what is rounded, refused, and read from which file."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import model
+from model.errors import ModelError, WeightsError
+from model.tokenizers.text import CoordsTokenizer
+
+SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[SOS]": 2, "[EOS]": 3, "[S_0]": 4, "[S_1]": 5, "[S_2]": 6}
+
+
+def quarters(limit):
+    return [step / 4 for step in range(-4 * limit, 4 * limit + 1)]
+
+
+WORDS = [f"lat={value:.2f}" for value in quarters(90)] + [f"lon={v:.2f}" for v in quarters(180)]
+VOCABULARY = SPECIAL | {word: place for place, word in enumerate(WORDS, start=len(SPECIAL))}
+PLACES = CoordsTokenizer(VOCABULARY)
+
+
+def write(path, vocabulary, added):
+    """Write a file as the `tokenizers` library does, words added to it or its own."""
+    words = [
+        {"id": place, "content": word, "special": True, "normalized": False}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        for word, place in vocabulary.items()
+    ]
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": words if added else [],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": SPECIAL if added else vocabulary,
+            "unk_token": "[UNK]",
+        },
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_place_is_latitude_longitude_and_end():
+    ids = PLACES.encode(torch.tensor([[7.1, -3.38]]))
+    assert ids.tolist() == [[VOCABULARY["lat=-3.50"], VOCABULARY["lon=7.00"], 3]]
+    assert ids.dtype == torch.int64
+
+
+@given(st.floats(-180, 180), st.floats(-90, 90))
+def test_every_place_on_earth_comes_back_rounded(longitude, latitude):
+    ids = PLACES.encode([[longitude, latitude]])
+    assert ids.shape == (1, 3)
+    back = PLACES.decode(ids)[0].tolist()
+    assert abs(back[0] - longitude) <= 0.125
+    assert abs(back[1] - latitude) <= 0.125
+    assert all(math.copysign(1, value) == 1 for value in back if value == 0)
+    assert PLACES.encode([back]).tolist() == ids.tolist()
+
+
+def test_half_way_places_go_to_the_even_quarter():
+    words = PLACES.words([[0.125, 0.375], [-0.125, -0.375]])
+    assert words == [("lat=0.50", "lon=0.00"), ("lat=-0.50", "lon=0.00")]
+
+
+@pytest.mark.parametrize("value", [-0.1, -0.0, 0.0, 0.1, -0.125])
+def test_there_is_one_zero(value):
+    assert PLACES.encode([[value, value]]).tolist() == [
+        [VOCABULARY["lat=0.00"], VOCABULARY["lon=0.00"], 3]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ([[200.0, 0.0]], "lon=200 is outside"),
+        ([[0.0, -90.5]], "lat=-90.5 is outside"),
+        ([[0.0, 120.0]], r"\[lon, lat\]"),
+        ([[float("nan"), 0.0]], "outside"),
+        ([[0.0, float("inf")]], "outside"),
+        ([7.0, 3.0], r"\(B, 2\)"),
+        ([[7.0, 3.0, 1.0]], r"\(B, 2\)"),
+        (torch.ones(1, 2, dtype=torch.bool), r"\(B, 2\)"),
+    ],
+)
+def test_what_is_no_place_is_refused(places, says):
+    with pytest.raises(ModelError, match=says):
+        PLACES.encode(places)
+
+
+def test_a_place_that_the_vocabulary_lacks_is_named():
+    few = CoordsTokenizer(SPECIAL | {"lat=0.00": 7, "lon=0.00": 8})
+    with pytest.raises(ModelError, match=r"no word for lat=1\.00, lon=2\.00"):
+        few.encode([[2.0, 1.0], [0.0, 0.0]])
+
+
+def test_ids_that_are_no_place_give_nan():
+    north, east = VOCABULARY["lat=0.25"], VOCABULARY["lon=0.50"]
+    rows = [[north, east, 3], [east, north, 3], [3, 3, 3], [north, north, 3], [-1, 10**6, 0]]
+    found = PLACES.decode(torch.tensor(rows))
+    assert found.dtype == torch.float32
+    assert found[0].tolist() == [0.5, 0.25]
+    assert bool(found[1:].isnan().all())
+    assert PLACES.decode(torch.tensor([[north, east]])).tolist() == [[0.5, 0.25]]
+    with pytest.raises(ModelError, match="L >= 2"):
+        PLACES.decode(torch.tensor([north, east]))
+    with pytest.raises(ModelError, match="L >= 2"):
+        PLACES.decode(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_the_vocabulary_is_read_from_the_file_of_the_tokenizers_library(tmp_path, added):
+    path = write(tmp_path / "config.json", VOCABULARY, added)
+    assert model.coords_tokenizer(path).encode([[7.0, 3.0]]).equal(PLACES.encode([[7.0, 3.0]]))
+    assert model.coords_tokenizer(str(path)).end == 3
+
+
+def test_the_official_file_is_found_where_official_files_lie(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path))
+    folder = tmp_path / "TerraMind-1.0-Tokenizer-Coords"
+    folder.mkdir()
+    write(folder / "config.json", VOCABULARY, added=True)
+    assert model.coords_tokenizer().encode([[7.0, 3.0]]).equal(PLACES.encode([[7.0, 3.0]]))
+
+
+def test_a_missing_file_says_what_to_download(tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        model.coords_tokenizer(tmp_path / "absent.json")
+    for part in ("absent.json", "config.json", "ibm-esa-geospatial/TerraMind-1.0-Tokenizer-Coords"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "damaged"),
+        ("[]", "model.vocab"),
+        ('{"model": {"vocab": 3}}', "model.vocab"),
+        ('{"model": {"vocab": {"[EOS]": 3, "lat": 4, "lon=x": 5}}}', "not the vocabulary"),
+        ('{"model": {"vocab": {"lat=0.00": 3, "lon=0.00": 5}}}', r"\[EOS\]"),
+        ('{"model": {"vocab": {"[EOS]": 3, "lat=0.00": 5}}}', "not the vocabulary"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, text, says):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(WeightsError, match=says):
+        model.coords_tokenizer(path)
+
+
+# sentences
+
+
+WORDS_OF_A_SENTENCE = SPECIAL | {"a": 7, "river": 8, "in": 9, "winter": 10}
+
+
+def captions(tmp_path):
+    pytest.importorskip("tokenizers", reason="captions need the optional package tokenizers")
+    path = write(tmp_path / "config.json", WORDS_OF_A_SENTENCE, added=False)
+    content = json.loads(path.read_text())
+    content["added_tokens"] = [
+        {"id": place, "content": word, "special": True, "normalized": False}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        for word, place in SPECIAL.items()
+    ]
+    path.write_text(json.dumps(content))
+    return model.captions_tokenizer(path)
+
+
+def test_a_sentence_is_its_words_a_sentinel_and_the_end(tmp_path):
+    tokenizer = captions(tmp_path)
+    ids = tokenizer.encode(["A river in winter", "winter"])
+    assert ids.tolist() == [[7, 8, 9, 10, 5, 3], [10, 5, 3, 0, 0, 0]]
+    assert tokenizer.encode(["winter"], length=5).tolist() == [[10, 5, 3, 0, 0]]
+    assert tokenizer.decode(ids) == ["a river in winter", "winter"]
+
+
+@pytest.mark.parametrize("texts", ["a river", []])
+def test_one_sentence_for_each_sample_is_asked_for(tmp_path, texts):
+    with pytest.raises(ModelError, match="list of sentences"):
+        captions(tmp_path).encode(texts)
+
+
+def test_a_sentence_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="more than 4"):
+        captions(tmp_path).encode(["a river in winter"], length=4)
+
+
+def test_a_vocabulary_without_the_sentinel_is_refused(tmp_path):
+    pytest.importorskip("tokenizers", reason="captions need the optional package tokenizers")
+    path = write(tmp_path / "config.json", {"a": 0, "[UNK]": 1}, added=False)
+    with pytest.raises(WeightsError, match="S_1"):
+        model.captions_tokenizer(path)
+    path.write_text("{}")
+    with pytest.raises(WeightsError, match="not a vocabulary"):
+        model.captions_tokenizer(path)
+
+
+def test_without_the_package_captions_say_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "config.json", WORDS_OF_A_SENTENCE, added=False)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ModelError, match="pip install"):
+        model.captions_tokenizer(path)
+
+
+def test_a_missing_vocabulary_of_captions_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"absent\.json.*version 1 takes no captions"):
+        model.captions_tokenizer(tmp_path / "absent.json")
