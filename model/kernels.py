@@ -35,7 +35,7 @@ def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tens
 def scaled(layer: nn.Linear, x: Tensor, factor: Tensor) -> Tensor:
     """Return layer(x) * factor, both of shape (..., out)."""
     x = x.to(layer.weight.dtype)
-    if not (_plain(layer) and _fusable(x)):
+    if not (_plain(layer) and _fusable(x, layer.weight)):
         out: Tensor = factor * layer(x)
         return out
     fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(  # noqa: SLF001
@@ -56,7 +56,7 @@ def product(
         activation: applied to the sum.
     """
     x = x.to(weight.dtype)
-    if not _fusable(x):
+    if not _fusable(x, weight):
         out: Tensor = _PLAIN[activation](F.linear(x, weight, bias))
         return out
     fused: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
@@ -94,12 +94,13 @@ def _plain(layer: nn.Linear) -> bool:
     )
 
 
-def _fusable(x: Tensor) -> bool:
+def _fusable(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        x.device.type == weight.device.type == "cpu"
         and not torch.is_grad_enabled()
         and type(x) is Tensor
-        # ^ not a fake one
+        and type(weight) in (Tensor, nn.Parameter)
+        # ^ neither fake nor quantised
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

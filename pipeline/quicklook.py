@@ -146,7 +146,7 @@ def of_values(values: Thumbnail, layer: Layer, ground: Ground, heading: Heading)
     caption = layer.title if layer.planar else f"{layer.title}, {values.bands[0]}"
     panel = (caption, picture.graded(values, ramp, low, high))
     unit = f" {layer.unit}" if layer.unit not in (None, "1") else ""
-    scale = Scale(ramp=ramp, low=f"{low:.3g}{unit} or less", high=f"{high:.3g}{unit} or more")
+    scale = Scale(ramp=ramp, low=f"{low:.4g}{unit} or less", high=f"{high:.4g}{unit} or more")
     view = _beside(panel, values, ground, heading)
     return replace(view, scale=scale)
 

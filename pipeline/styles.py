@@ -114,7 +114,7 @@ def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
         stops: (value, (red, green, blue)), from low to high.
     """
     items = "\n".join(
-        f'          <item value="{value:.6g}" label="{value:.3g}" alpha="255" '
+        f'          <item value="{value:.6g}" label="{value:.4g}" alpha="255" '
         f'color="#{red:02x}{green:02x}{blue:02x}"/>'
         for value, (red, green, blue) in stops
     )
@@ -125,7 +125,7 @@ def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) 
     """Return an OGC SLD 1.0 style for a layer of one band: colours between values."""
     entries = "\n".join(
         f'              <ColorMapEntry color="#{red:02x}{green:02x}{blue:02x}" '
-        f'quantity="{value:.6g}" label="{value:.3g}" opacity="1"/>'
+        f'quantity="{value:.6g}" label="{value:.4g}" opacity="1"/>'
         for value, (red, green, blue) in stops
     )
     return _SLD.format(

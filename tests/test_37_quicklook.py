@@ -154,8 +154,8 @@ def test_features_and_values_get_a_page_with_what_their_colours_mean():
     layer = layers.get("generated_DEM")
     terrain = quicklook.of_values(thumbnail(1000 * values, nodata=np.nan), layer, ground, HEADING)
     low, high = np.nanpercentile(1000 * values, [2, 98])
-    assert terrain.scale.low == f"{low:.3g} m or less"
-    assert terrain.scale.high == f"{high:.3g} m or more"
+    assert terrain.scale.low == f"{low:.4g} m or less"
+    assert terrain.scale.high == f"{high:.4g} m or more"
     assert terrain.panels[0][0] == "Generated terrain"
     for made in (features, terrain):
         image = Image.open(io.BytesIO(quicklook.compose(made)))

@@ -130,6 +130,27 @@ def test_a_layer_that_does_more_is_left_alone(changed):
         assert not torch.allclose(kernels.linear(made, x), layer()(x))
 
 
+def test_a_weight_that_lies_across_memory_is_read_right():
+    weight, x = normal(64, 48).t(), normal(5, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(kernels.product(x, weight), x @ weight.t(), rtol=0, atol=2e-5)
+
+
+@fused_here
+def test_a_quantised_weight_is_left_to_its_own_class():
+    class Other(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **(kwargs or {}))
+
+    weight = normal(48, 64).as_subclass(Other)
+    with Calls() as calls, torch.no_grad():
+        kernels.product(normal(5, 64), weight)
+    assert calls.names
+    assert not calls.fused
+
+
 @fused_here
 def test_autocast_decides_where_it_is_on():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

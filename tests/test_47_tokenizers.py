@@ -100,6 +100,15 @@ def test_random_weights_give_finite_results(modality):
     assert torch.equal(again.decode(ids, timesteps=2), image)
 
 
+def test_the_first_level_of_the_unet_has_its_own_width():
+    tokenizer = make(unet=UNET | {"multipliers": [2, 1]})
+    state = tokenizer.state_dict()
+    assert state["decoder.input_blocks.0.0.weight"].shape[0] == 64
+    assert "decoder.input_blocks.1.0.skip_connection.weight" not in state
+    assert state["decoder.out.2.weight"].shape[1] == 64
+    assert bool(tokenizer.decode(ids_for(tokenizer), timesteps=1).isfinite().all())
+
+
 # halves
 
 

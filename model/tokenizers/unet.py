@@ -179,7 +179,7 @@ class UNet(nn.Module):
         self.size, self.pixels = size, channels * size.patch**2
         width, deepest = 4 * size.channels, len(size.widths) - 1
         self.time_embed = nn.Sequential(Dense(size.channels, width), nn.SiLU(), Dense(width, width))
-        first = ExactConv(self.pixels + code, size.channels)
+        first = ExactConv(self.pixels + code, size.widths[0])
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
         kept = self._build_down(width)
         deep = size.widths[-1]
@@ -260,7 +260,7 @@ class UNet(nn.Module):
     def _build_down(self, width: int) -> list[int]:
         """Add the blocks on the way down; return the widths of all that is kept."""
         size = self.size
-        now, kept = size.channels, [size.channels]
+        now, kept = size.widths[0], [size.widths[0]]
         for level, out in enumerate(size.widths):
             for _ in range(size.blocks):
                 self.input_blocks.append(self._block(now, out, width, level))
