@@ -47,7 +47,10 @@ def _plan(path: str, _changed: int) -> Plan:
 @functools.lru_cache(maxsize=1)
 def _predictor(path: str, changed: int) -> Predictor | None:
     """Load the plan's model: once per process, and only the one that the plan names."""
-    plan = _plan(path, changed)
+    return _load(_plan(path, changed))
+
+
+def _load(plan: Plan) -> Predictor | None:
     if plan.model is None:
         return None
     from model.prediction import known  # noqa: PLC0415
@@ -67,6 +70,17 @@ def _predictor(path: str, changed: int) -> Predictor | None:
             f"plan was made for {plan.model.digest[:12]}. Plan again, or put the weights back."
         )
     return predictor
+
+
+def check(plan: Plan) -> None:
+    """Refuse a plan whose model is no longer the one that it was made for, before any tile is.
+
+    Raises:
+        Wrong: the weights, or whatever else decides the model's answers, have changed.
+    """
+    if "://" not in plan.job["execution"]["engine"]:
+        # ^ on a cluster elsewhere, what lies there counts: its workers look at each tile
+        _load(plan)
 
 
 def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:

@@ -186,6 +186,8 @@ def _write(path: Path, card: Mapping[str, Any]) -> None:
 
 def _located(what: str, name: str | None) -> Path:
     """Return the file that is meant: a path, the file in a folder, or that of a known model."""
+    if not what.strip():
+        raise Wrong("The name is empty: give a model's name, or the path of a file.")
     path = Path(what)
     if path.is_file():
         return path

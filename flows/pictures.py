@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import layers, picture, quicklook, report
+from flows import asked
+from pipeline import layers, notes, picture, quicklook, report
 from pipeline.layers import Layer
 from pipeline.picture import Pixels, Thumbnail
 from pipeline.plan import Plan
-from pipeline.product import Raster
+from pipeline.product import Extent, Raster
 from pipeline.quicklook import Ground, Heading, View
 
 SIDE = 760
@@ -41,20 +42,16 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
 
     colours = "composite_S2L2A" in held and set(picture.TRUE_COLOR) <= set(plan.bands("S2L2A"))
     composite = shrunk("composite_S2L2A", picture.TRUE_COLOR) if colours else None
-    heading = Heading(
-        title=plan.name,
-        subtitle=f"{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
-        f"{plan.grid.resolution:g} m",
-    )
     if "observations" not in held:
         return None
     observations = shrunk("observations")
     most = max(int(observations.values[0][observations.known].max(initial=0)), 1)
     if answer in held:
-        ground = Ground(observations=observations, composite=composite)
-        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading)
+        extent = Extent.of(rasters, answer)
+        ground = Ground(observations=observations, composite=composite, extent=extent)
+        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading(plan))
     elif composite is not None:
-        view = quicklook.of_composite(composite, observations, heading)
+        view = quicklook.of_composite(composite, observations, heading(plan))
     else:
         return None
     confidence = shrunk("confidence") if "confidence" in held else None
@@ -65,6 +62,16 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
         else _map(picture.graded(confidence, "confidence", 0, 100)),
         observations=_map(picture.graded(observations, "count", 0, most)),
         most=most,
+    )
+
+
+def heading(plan: Plan) -> Heading:
+    """Return what stands above the pictures: that an answer means nothing before all else."""
+    warning = f"{notes.RANDOM} · " if asked.is_random(plan) else ""
+    return Heading(
+        title=plan.name,
+        subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
+        f"{plan.grid.resolution:g} m",
     )
 
 

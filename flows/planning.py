@@ -107,6 +107,7 @@ def freeze(job: Job) -> Plan:
         Wrong: something in the job cannot be.
         NothingFound: no scene answers it.
     """
+    job = _without_target(job)
     model = _model(job)
     side, cell = (model.window, model.cell) if model else (0, 1)
     answer = ask(job, context_m=side * job.grid.resolution)
@@ -153,13 +154,44 @@ def _whole(pixels: float, cell: int) -> int:
 def _how(job: Job) -> dict[str, Any]:
     """Return what running the plan needs beside what it is: places and machinery."""
     return {
-        "model": job.model.to_load(),
+        "model": _load(job),
         "output": {
             "path": str(job.output.folder),
             "formats": list(job.output.formats),
         },
         "execution": json.loads(job.execution.model_dump_json()),
     }
+
+
+def _load(job: Job) -> dict[str, Any]:
+    """Return what the model's loader takes, with the weights that a configuration names."""
+    asked = job.model.to_load()
+    if job.model.config is not None and asked.get("weights") == "hub":
+        from model.prediction import known, sources  # noqa: PLC0415
+
+        card = known.card_of(job.model.name, _shown(job), job.model.task)
+        asked["weights"] = sources.chosen(job.model.name, card, "hub")
+    return asked
+
+
+def _without_target(job: Job) -> Job:
+    """Leave what is to be generated out of what is read, unless its composite is wanted.
+
+    Raises:
+        Wrong: no other input is left.
+    """
+    shown = _shown(job)
+    if not shown:
+        raise Wrong(
+            f"To generate {job.model.modality}, other inputs are needed: a model that is shown "
+            f"{job.model.modality} has nothing to imagine. Add one to inputs."
+        )
+    return job if job.output.composites else job.model_copy(update={"inputs": shown})
+
+
+def _shown(job: Job) -> tuple[str, ...]:
+    """Return the inputs without what is to be generated."""
+    return tuple(name for name in job.inputs if name != job.model.modality)
 
 
 def _model(job: Job) -> Model | None:
@@ -177,7 +209,7 @@ def _model(job: Job) -> Model | None:
     # ^ composites need no torch
     predictor = known.load(
         **job.model.to_load(),
-        inputs=job.inputs,
+        inputs=_shown(job),
         device=job.execution.device,
         precision=job.execution.precision,
         holes="fill",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
+from flows import asked, engine, planning, publishing
 from flows import job as jobs
-from flows import planning, publishing
 from flows.job import Job
 from flows.progress import Progress, Silence
-from pipeline import estimate, lock, receipt, store
+from pipeline import estimate, lock, notes, receipt, store
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan
 
@@ -97,6 +97,9 @@ def run(
         planned = round(time.perf_counter() - started, 3)
         result = _finished(ready)
         if result is None:
+            if job.suffix == ".json":
+                engine.check(ready)
+                # ^ a job has just been planned with the model as it is
             progress.stage("start")
             from flows import land_cover  # noqa: PLC0415
 
@@ -137,6 +140,7 @@ def result_of(
         "scenes": len(plan.snapshot.scenes),
         "seconds": dict(seconds),
         "accuracy": publishing.accuracy_in(Path(item)) if item else None,
+        "warnings": [notes.RANDOM] if asked.is_random(plan) else [],
     }
 
 

@@ -79,19 +79,20 @@ def of_name(name: str) -> dict[str, Any]:
 
 
 def of_card(path: Path) -> dict[str, Any]:
-    """Return the card of a segmenter that is described by a file.
+    """Return the card of a model that is described by a file: what a job would make of it.
 
     Raises:
         ModelError: it is no model card.
     """
     card = cards.read(path)
     named = card.weights.get("path") if isinstance(card.weights, Mapping) else card.weights
-    file = path.parent / str(named)
+    file = path.parent / str(named or "none")
+    family = card.tokenizer is not None and not (file.is_file() and _has_head(file))
     return {
         **_empty(card.name, "segmenter"),
         "what": str(card.training.get("what") or "A segmentation head on TerraMind's encoder."),
         "architecture": card.architecture.to_mapping(),
-        "parameters": registry.stored(file) if file.is_file() else None,
+        "parameters": _stored(file),
         "inputs": [
             _raster(modalities.get(one), bands, card.statistics[one])
             for one, bands in card.inputs.items()
@@ -101,7 +102,39 @@ def of_card(path: Path) -> dict[str, Any]:
         "weights": {**_absent(), **(_file(file) if file.is_file() else {})},
         "sources": [f"{path.name} beside its weights: how it was trained, and how good it is"],
         "limits": ["It knows what it was trained on, and nothing else."],
+        **(_of_own_family(card) if family else {}),
     }
+
+
+def _of_own_family(card: cards.Card) -> dict[str, Any]:
+    """Tell what is other than in a segmenter; tokenizers are counted where they are built."""
+    generates = card.architecture.decoder_depth > 0
+    variant = "_generate" if generates else ""
+    parts = registry.parts(card.architecture, variant)
+    return {
+        "kind": _KINDS[variant],
+        "what": str(card.training.get("what") or VARIANTS[variant]),
+        "parameters": sum(parts.values()),
+        "parts": parts,
+        "outputs": [_tokens(entry) for entry in modalities.TARGETS.values() if generates],
+        "classes": list(modalities.LAND_COVER) if generates else [],
+        "sources": [],
+        "limits": [_HOLES, *([_IMAGINED] if generates else [])],
+    }
+
+
+def _has_head(file: Path) -> bool:
+    from model.prediction import sources  # noqa: PLC0415
+
+    # ^ torch, for files alone
+    return sources.has_head(file, "", family=True)
+
+
+def _stored(file: Path) -> int | None:
+    if file.suffix == ".safetensors" and file.is_file():
+        return registry.stored(file)
+    return None
+    # ^ other kinds have no header that could be read without torch
 
 
 def of_file(path: Path) -> dict[str, Any]:
@@ -133,6 +166,7 @@ def of_file(path: Path) -> dict[str, Any]:
         "kind": held.kind,
         "fits": list(report.fits),
         "parameters": held.parameters,
+        "parts": dict(held.parts),
         "inputs": [entry for entry in made["inputs"] if entry["name"] in there]
         or made["inputs"]
         or [entry.to_mapping() for entry in held.inputs],
@@ -146,16 +180,13 @@ def _of_family(name: str, base: str) -> dict[str, Any]:
     size = config.architecture(base)
     variant = name.removeprefix(base)
     imagines, answers = variant != "", variant == "_generate"
-    counts = {
-        "": registry.parameters(size, (*modalities.RAW, *modalities.TOKENS)),
-        "_generate": registry.family_parameters(size),
-        "_tim": registry.family_parameters(size) + registry.blocks(size),
-        # ^ the embeddings are shared, the blocks stand twice
-    }
+    tokenizers = {"tokenizers": sum(registry.TOKENIZERS.values())} if answers else {}
+    parts = registry.parts(size, variant) | tokenizers
     return {
         **_published(name, _KINDS[variant], VARIANTS[variant]),
         "architecture": size.to_mapping(),
-        "parameters": counts[variant],
+        "parameters": sum(parts.values()),
+        "parts": parts,
         "inputs": [
             *(_raster(entry, entry.bands, entry.statistics) for entry in modalities.RAW.values()),
             *map(_tokens, modalities.TOKENS.values()),
@@ -207,6 +238,7 @@ def _empty(name: str, kind: str) -> dict[str, Any]:
         "what": f"A file of kind {kind}.",
         "architecture": None,
         "parameters": None,
+        "parts": {},
         "inputs": [],
         "outputs": [],
         "classes": [],
@@ -271,11 +303,13 @@ def _tokens(entry: modalities.TokenModality) -> dict[str, Any]:
 def markdown(card: Mapping[str, Any]) -> Iterator[str]:
     """Write a card for people."""
     yield from (f"# {card['name']}", "", card["what"], "")
-    weights, size = card["weights"], card["architecture"]
+    weights, size, parts = card["weights"], card["architecture"], card["parts"]
+    counted = [f"{name} {_millions(count)}" for name, count in parts.items()]
     facts = (
         ("Kind", card["kind"]),
         ("Fits", ", ".join(card.get("fits", ()))),
-        ("Parameters", f"{card['parameters'] / 1e6:.1f} M" if card["parameters"] else None),
+        ("Parameters", _millions(card["parameters"]) if card["parameters"] else None),
+        ("Parts", ", ".join(counted)),
         ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
                                  f"heads {size['heads']}"),
         ("Window", card["window"] and f"{card['window']} px"),
@@ -294,6 +328,10 @@ def markdown(card: Mapping[str, Any]) -> Iterator[str]:
         if card[title]:
             yield from ("", f"## {title.capitalize()}", "")
             yield from (f"- {line}" for line in card[title])
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from catalogs.errors import Wrong
-from flows import pictures
+from flows import asked, pictures
 from pipeline import (
     cog,
     collection,
@@ -172,6 +172,8 @@ def _product(
             software=software,
             recipe=plan.recipe.to_dict(),
             answer=plan.model.layer if plan.model else "",
+            options=asked.options(plan),
+            random=asked.is_random(plan),
         ),
         holes=tuple(holes),
         accuracy=accuracy,

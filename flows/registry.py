@@ -12,8 +12,8 @@ from typing import Any
 from model import config, modalities
 from model.files import hub
 
-RASTERS = ("S2L2A", "S1RTC", "DEM")
-"""The inputs that the encoders' parameters are counted with: the default ones of a job."""
+RASTERS = tuple(modalities.RAW)
+"""The inputs that an encoder's parameters are counted with: the six of images."""
 
 TOKENIZERS: Mapping[str, int] = {
     "terramind_v1_tokenizer_s2l2a": 289_094_085,
@@ -66,7 +66,7 @@ def _encoder(name: str) -> dict[str, Any]:
         "name": name,
         "kind": "model",
         "parameters": parameters(config.architecture(name)),
-        "about": "TerraMind: encoder, and with its tokenizers generator",
+        "about": "TerraMind: encoder (counted with its six image inputs), decoder",
         "weights": _state(name),
     }
 
@@ -105,6 +105,24 @@ def _state(name: str) -> str:
 def parameters(size: config.Architecture, inputs: Sequence[str] = RASTERS) -> int:
     """Count an encoder's parameters with some inputs; position tables are buffers."""
     return sum(_embedding(size, name) for name in inputs) + blocks(size)
+
+
+def parts(size: config.Architecture, variant: str) -> dict[str, int]:
+    """Count the parts of a model of the family; the encoder with its six image inputs.
+
+    Args:
+        size: of the transformer.
+        variant: "" for the encoder alone, _generate, or _tim.
+    """
+    encoder = {"encoder": parameters(size)}
+    if not variant:
+        return encoder
+    rest = family_parameters(size) - parameters(size)
+    # ^ with the vectors of tokens, which the encoder reads and the decoder predicts
+    if variant == "_tim":
+        return {**encoder, "sampler": rest + blocks(size)}
+        # ^ the embeddings are shared, the blocks stand twice
+    return {**encoder, "decoder": rest}
 
 
 def blocks(size: config.Architecture) -> int:

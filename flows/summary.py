@@ -55,6 +55,7 @@ def run(result: Mapping[str, Any]) -> Iterator[str]:
     """Describe a run: what was done, where it lies, how long it took, how good it is."""
     tiles, status = result["tiles"], result["status"]
     yield _headline(status, result.get("item"), tiles)
+    yield from (f"  warning    {text}" for text in result.get("warnings", ()))
     yield from _listed(
         ("map", result.get("map")),
         ("quicklook", result.get("quicklook")),

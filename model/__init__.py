@@ -47,6 +47,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """Return the public names beside those that are here already."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOMES:

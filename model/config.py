@@ -10,10 +10,19 @@ from typing import Any
 
 from model.errors import ModelError, listed
 
+_BOUNDS = {"dim": (1, 8192), "heads": (1, 256), "depth": (1, 256), "decoder_depth": (0, 256)}
+_WIDEST_MLP = 16
+# ^ far beyond the largest published one: whoever asks for more has mistyped a number, and would
+#   wait for the memory to run out
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Size and style of an encoder and, for the whole family, of its decoder."""
+    """Size and style of an encoder and, for the whole family, of its decoder.
+
+    Raises:
+        ModelError: an option of the wrong kind, or beyond what any machine could hold.
+    """
 
     dim: int
     """Width of a token."""
@@ -34,10 +43,20 @@ class Architecture:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "heads", "depth"):
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ModelError(f"{name} must be a positive whole number, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                kind = "positive whole number" if least else "whole number >= 0"
+                raise ModelError(f"{name} must be a {kind}, not {value!r}")
+            if value > most:
+                raise ModelError(f"{name} {value}: at most {most}")
+        for name in ("gated", "bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ModelError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        ratio: object = self.mlp_ratio
+        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+        if not number or not 1 <= self.mlp_ratio <= _WIDEST_MLP:
+            raise ModelError(f"mlp_ratio must be a number from 1 to {_WIDEST_MLP}, not {ratio!r}")
         if self.dim % self.heads or self.dim % 4:
             raise ModelError(
                 f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 "

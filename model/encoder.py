@@ -2,9 +2,9 @@
 
     embed every modality -> one sequence -> blocks -> norm -> merge the modalities
 
-Notable: the token order follows the input mapping; only the last layer is normed; a modality that
-is absent from a call is simply not in the sequence. Parameter names are those of the official
-checkpoints, so a state dict loads key for key.
+Notable: the token order follows the input mapping where it shows (merge None and concat); only the
+last layer is normed; a modality that is absent from a call is simply not in the sequence. Parameter
+names are those of the official checkpoints, so a state dict loads key for key.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from model.checks import check_named, check_standardised, check_tensor
 from model.config import Architecture
 from model.errors import ModelError, listed
 from model.inputs import (
@@ -126,7 +127,8 @@ class Encoder(Family):
                 them (then always the raster); a bare tensor is the first declared modality.
 
         Raises:
-            ModelError: an input that is unknown, of a wrong shape, or not finite.
+            ModelError: an input that is unknown, of a wrong shape, not finite, or clearly not
+                standardised.
         """
         return self.features(inputs, [self.depth - 1])[0]
 
@@ -135,29 +137,44 @@ class Encoder(Family):
     ) -> list[Tokens]:
         """Return merged tokens after the given layers (default all); only the last is normed."""
         given = self.named(inputs)
-        refuse_holes(given)
+        self.check(given)
         return self.run(given, layers)
 
     def run(
         self, inputs: Tensor | Mapping[str, Tensor], layers: Sequence[int] | None = None
     ) -> list[Tokens]:
-        """Do what `features` does, without looking for pixels that are not finite."""
+        """Do what `features` does, without looking at the pixels' values."""
         return self.through(*self.embed(self.read(inputs)), layers)
 
+    def check(self, given: Mapping[str, Tensor]) -> None:
+        """Refuse pixels that are not finite or, but in training, clearly not standardised."""
+        refuse_holes(given)
+        for name, value in given.items():
+            if not self.training:
+                check_standardised(name, self.keys[name], value)
+
     def named(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the inputs under the names that they were declared with, in their order.
+        """Return the inputs under the names that they were declared with.
+
+        They keep their order where it has a meaning: in the token sequence (merge None) and among
+        the blocks of `concat`. Else it is that of the declaration, so that it changes no bit.
 
         Raises:
-            ModelError: none, an unknown one, or one twice.
+            ModelError: none, an unknown one, one twice, or one that is no tensor.
         """
         if isinstance(inputs, Tensor):
             inputs = {next(iter(self.keys)): inputs}
+        check_named(inputs, self.keys)
         if not inputs:
             raise ModelError(f"no input given; this encoder takes {listed(self.keys)}")
         given = {self._name(user): value for user, value in inputs.items()}
         if len(given) != len(inputs):
             raise ModelError(f"one modality is given twice: {listed(inputs)}")
-        return given
+        for name, value in given.items():
+            check_tensor(name, value)
+        if self.merge in (None, "concat"):
+            return given
+        return {name: given[name] for name in self.keys if name in given}
 
     def read(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the embeddings take: rasters of token modalities become ids.
@@ -181,9 +198,9 @@ class Encoder(Family):
         """
         for name, value in given.items():
             check_shape(name, self.embedding(name), value)
-        if len({value.shape[0] for value in given.values()}) != 1:
-            sizes = {name: value.shape[0] for name, value in given.items()}
-            raise ModelError(f"the batch sizes differ: {sizes}")
+        sizes = {name: value.shape[0] for name, value in given.items()}
+        if len(set(sizes.values())) != 1 or not min(sizes.values()):
+            raise ModelError(f"the batch sizes differ, or are zero: {sizes}")
         parts = [self.embedding(name)(value) for name, value in given.items()]
         return torch.cat(parts, dim=1), self.spans(given)
 

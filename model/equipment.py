@@ -80,13 +80,11 @@ class Equipment:
                 if part is not None or follows:
                     made._add(key, part, follows)
         for name, value in (given or {}).items():
-            wanted = target_key_of(name)
+            wanted = _key(name)
             if wanted is None or wanted not in needs.parts:
                 known = [TARGETS[n].name for n in TARGETS if TARGETS[n].key in needs.parts]
-                raise ModelError(
-                    f"a tokenizer of {name!r} is given, but this model has use for those of "
-                    f"{listed(known, 9)} only"
-                )
+                use = f"use for those of {listed(known, 9)} only" if known else "no use for any"
+                raise ModelError(f"a tokenizer of {name!r} is given, but this model has {use}")
             made._add(wanted, needs.parts[wanted], value)
         return made
 
@@ -135,6 +133,15 @@ class Equipment:
             raise ModelError(f"{name} is no coordinates")
         else:
             self.ready[key] = tokenizer(name, value, part)
+
+
+def _key(name: str) -> str | None:
+    """Return the official key of a modality, of names that stand for it and for nothing else."""
+    key = target_key_of(name)
+    short = name.lower().replace("sen", "s")
+    exact = key is not None and short in (KEYS[key].name.lower(), "s1", "location")
+    return key if exact or name in KEYS else None
+    # ^ the published rule looks for a part of the name, and would take a mistyped one in silence
 
 
 def _coordinates(value: Given) -> Coordinates:

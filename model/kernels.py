@@ -1,16 +1,15 @@
 """Linear layers that run faster in inference on a CPU, each together with what follows it.
 
 PyTorch gives single-precision products to MKL. oneDNN, which it carries too, is faster where it was
-measured, and applies an activation or a factor while the result is still in the cache. Weights stay
-as they are: the state dict keeps its keys, nothing is packed or copied, and the bits of a sample do
-not depend on its batch. In training, on other devices, in other number formats, under autocast and
-while tracing or compiling, the plain layers run.
+measured, and applies an activation or a factor while the result is still in the cache. The bits of
+a sample do not depend on its batch. In training, on other devices, in other number formats, under
+autocast and while tracing or compiling, the plain layers run.
 """
 
 from __future__ import annotations
 
 import platform
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -22,6 +21,12 @@ Activation = Literal["none", "gelu", "silu", "tanh"]
 _PLAIN = {"none": lambda x: x, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
 _NAMES = {"none": "none", "gelu": "gelu", "silu": "swish", "tanh": "tanh"}
 # ^ ours and oneDNN's
+
+_SAME = ([1, 1], [1, 1], [1, 1], 1)
+# ^ padding, stride, dilation, groups
+
+_ROWS = 392
+# ^ tokens for which packed weights are laid out: two images; for other numbers they do as well
 
 
 def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
@@ -57,13 +62,48 @@ def product(
     """
     x = x.to(weight.dtype)
     if not _fusable(x, weight):
-        out: Tensor = _PLAIN[activation](F.linear(x, weight, bias))
+        plain = weight.to_dense() if weight.is_mkldnn else weight
+        out: Tensor = _PLAIN[activation](F.linear(x, plain, bias))
         return out
     fused: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
         x, weight, bias, _NAMES[activation], [], "none"
     )
     # ^ what torch.compile uses itself on a CPU; `capable` looks for it
     return fused
+
+
+def pack(layer: nn.Linear) -> None:
+    """Lay a layer's weight out in memory as the fused kernels want it, for good.
+
+    They would do it anew at each call, for a twentieth of their time. The state dict still has the
+    plain weight under its key; the layer can be moved, cast, copied and trained no longer.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _ROWS)  # noqa: SLF001
+    layer.weight = nn.Parameter(packed, requires_grad=False)
+    layer.forward = partial(_packed_forward, layer)  # type: ignore[method-assign]
+    layer.register_state_dict_post_hook(_unpack)  # type: ignore[no-untyped-call]
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the 3 x 3 convolution of x (B, in, h, w) with zeros around, (B, out, h, w)."""
+    if not weight.is_mkldnn:
+        return F.conv2d(x, weight, bias, padding=1)
+    if not _fusable(x, weight):
+        return F.conv2d(x, weight.to_dense(), bias, padding=1)
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
+        x, weight, bias, *_SAME, "none", [], "none"
+    )
+    return out
+
+
+def pack_convolution(layer: nn.Conv2d, side: int) -> None:
+    """Do as `pack` for a 3 x 3 convolution of images of about side x side."""
+    size = [1, layer.in_channels, side, side]
+    packed = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+        layer.weight.detach(), *_SAME, size
+    )
+    layer.weight = nn.Parameter(packed, requires_grad=False)
+    layer.register_state_dict_post_hook(_unpack)  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -85,6 +125,17 @@ def half_speed() -> bool:
     """Tell whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); else it is slow."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(check() for name in checks if (check := getattr(torch.cpu, name, None)))
+
+
+def _packed_forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    return product(x, layer.weight, layer.bias)
+
+
+def _unpack(
+    layer: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, object]
+) -> None:
+    del layer, metadata
+    state[f"{prefix}weight"] = state[f"{prefix}weight"].to_dense()
 
 
 def _plain(layer: nn.Linear) -> bool:

@@ -25,6 +25,7 @@ from model.files.checkpoint import (
     unwrapped,
     write,
 )
+from model.files.contents import is_finite
 from model.files.hub import HUB, HubFile, from_hub, names_in
 from model.files.initial import initialise
 from model.files.pins import digest as digest_of_file
@@ -36,6 +37,7 @@ __all__ = [
     "Misfit",
     "Source",
     "State",
+    "check_source",
     "compare",
     "digest_of_file",
     "digest_of_state",
@@ -54,6 +56,8 @@ __all__ = [
 Source = None | str | Path | Mapping[str, Any]
 """None, "hub", a file or a folder of files, {"random": seed}, {"path": p, "sha256": s}, or a
 state dict."""
+
+_SOURCES = "hub, a path, {random: SEED} or {path: …, sha256: …}"
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -94,7 +98,8 @@ def load_state(module: _M, source: str | Path | State, sha256: str | None = None
 
     Raises:
         WeightsError: keys are missing, superfluous, of another shape or kind; the first of each
-            are named, and how many there are. The module is then unchanged.
+            are named, and how many there are; or a tensor holds NaN or infinity. The module is
+            then unchanged.
     """
     content = source if isinstance(source, Mapping) else read(source, sha256)
     fitting, misfit = compare(module, unwrapped(content))
@@ -102,6 +107,12 @@ def load_state(module: _M, source: str | Path | State, sha256: str | None = None
         raise WeightsError(
             f"the weights do not fit this {type(module).__name__}: {misfit}. Check name, "
             f"modalities and merge of the model they were made for{_hint(misfit)}"
+        )
+    broken = [key for key, value in fitting.items() if not is_finite(value)]
+    if broken:
+        raise WeightsError(
+            f"the weights hold numbers that are not finite in {listed(broken, 5)}: the file is "
+            "damaged, or its training ran away. Nothing was loaded"
         )
     module.load_state_dict(fitting, strict=False)
     return module
@@ -145,6 +156,7 @@ def obtain(module: _M, source: Source, name: str | None = None, revision: str | 
     Raises:
         WeightsError: the source is not understood, not available, or does not fit.
     """
+    check_source(source)
     if source is None:
         return module
     if source == "hub":
@@ -154,12 +166,28 @@ def obtain(module: _M, source: Source, name: str | None = None, revision: str | 
     return load_state(module, file_in(source, name))
 
 
+def check_source(source: object) -> None:
+    """Refuse at once what is no source of weights by its kind.
+
+    Raises:
+        WeightsError: it is none of `Source`.
+    """
+    if (
+        source is None
+        or isinstance(source, Path)
+        or (isinstance(source, (str, Mapping)) and source)
+    ):
+        return
+    raise WeightsError(f"weights {source!r}: {_SOURCES} expected")
+
+
 def file_in(path: str | Path, name: str | None = None) -> Path:
     """Return the file itself, or a folder's file for the model of that name.
 
     Raises:
         WeightsError: the folder holds no such file, or several of which none bears the name.
     """
+    check_source(path)
     folder = Path(path)
     if not folder.is_dir():
         return folder
@@ -173,7 +201,9 @@ def file_in(path: str | Path, name: str | None = None) -> Path:
         return every[0]
     held = f"holds {listed(entry.name for entry in every)}" if every else "holds no weights"
     wanted = f"{official.file} or one file" if official else "one file"
-    raise WeightsError(f"the folder {folder} {held}: {wanted} expected, or give a file's path")
+    raise WeightsError(
+        f"the folder {folder.resolve()} {held}: {wanted} expected, or give a file's path"
+    )
 
 
 def _obtain_mapping(module: _M, source: Mapping[str, Any], name: str | None) -> _M:
@@ -185,10 +215,7 @@ def _obtain_mapping(module: _M, source: Mapping[str, Any], name: str | None) -> 
         return load_state(module, source)
     if isinstance(source.get("state_dict"), Mapping):
         return load_state(module, source)
-    raise WeightsError(
-        f"weights {listed(source)}: hub, a path, {{random: SEED}} or "
-        "{path: …, sha256: …} expected"
-    )
+    raise WeightsError(f"weights {listed(source)}: {_SOURCES} expected")
 
 
 def _tied(expected: State) -> list[list[str]]:

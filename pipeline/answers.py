@@ -13,7 +13,7 @@ from pipeline import layers
 from pipeline.recipe import Model
 
 UNCLASSED = ("nodata", "clouds")
-"""Answers that are none: they are published as not observed."""
+"""Answers that are no land cover: where one is most probable, a pixel stays unclassified."""
 
 MAP = ("land_cover", "confidence", "second_class", "margin")
 """The layers of a land-cover answer."""
@@ -59,18 +59,12 @@ def of(
     return result
 
 
-def answered(model: Model, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return where the layer :attr:`Model.layer` holds an answer: (y, x)."""
-    known = layers.get(model.layer).valid(values)
-    return known if known.ndim == 2 else np.asarray(known.all(axis=0))
-
-
 def classify(
     probabilities: NDArray[np.float32],
     names: Sequence[str],
     observed: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.uint8]]:
-    """Turn blended probabilities into layers; what was not observed has no class.
+    """Turn blended probabilities into layers; the unseen and :data:`UNCLASSED` have no class.
 
     Args:
         probabilities: (class, y, x); NaN = no answer.

@@ -122,7 +122,8 @@ LAYERS: tuple[Layer, ...] = (
     Layer(
         name="land_cover",
         title="Land cover",
-        description="Most probable land-cover class; 0 outside the region or not observed.",
+        description="Most probable land-cover class; 0 outside the region, not observed, or "
+        "observed and not classified: the observations tell which.",
         dtype="uint8",
         nodata=classes.NODATA,
         overview="mode",
@@ -163,8 +164,8 @@ LAYERS: tuple[Layer, ...] = (
     Layer(
         name="observations",
         title="Clear observations",
-        description="Days with a clear Sentinel-2 observation (Sentinel-1 where the product has "
-        "no Sentinel-2); 0 inside the region means not observed.",
+        description="Days with a clear Sentinel-2 observation (Sentinel-1 where the model is "
+        "given no Sentinel-2); 0 inside the region means not observed.",
         dtype="uint16",
         nodata=65535,
         unit="d",

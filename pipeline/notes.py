@@ -8,6 +8,8 @@ from collections import Counter
 from pipeline import layers
 from pipeline.product import Product
 
+RANDOM = "Random weights: the answer is meaningless, and says nothing about the ground."
+
 _PERIOD = (
     "The product shows the period as a whole, from a composite of its clear observations; it is "
     "not the state on any one day."
@@ -19,7 +21,11 @@ _LIMITS = {
             "Confidence is the probability that the model gives to its own answer. It is not an "
             "accuracy: a confident pixel can be wrong."
         ),
-        "Clouds and no data are never mapped as land cover; such pixels count as not observed.",
+        (
+            "Clouds and no data are never mapped as land cover. Where they are the model's answer "
+            "although the ground was seen, the map is 0: not classified. Its observations are "
+            "above 0 there, and 0 where nothing was observed."
+        ),
         _PERIOD,
         (
             "Areas are counted pixels at their nominal size, not bias-adjusted estimates: for "
@@ -49,6 +55,7 @@ _LIMITS = {
             "and no ground above 1622 m."
         ),
         "What was not observed is left empty; nothing is generated from no data.",
+        "The model does not see what it is asked for: that is left out of its inputs.",
         _PERIOD,
     ),
 }
@@ -69,7 +76,23 @@ def what(product: Product) -> str:
             "for search, clustering or a classifier of one's own."
         )
     title = layers.get(product.provenance.answer).title.removeprefix("Generated ")
-    return f"{title} as the model generates it from other inputs, pixel by pixel."
+    given = " and ".join(product.provenance.options.get("inputs", ())) or "other inputs"
+    return f"{title[0].upper()}{title[1:]} as the model generates it from {given}, pixel by pixel."
+
+
+def warnings(product: Product) -> list[str]:
+    """Return what must be said before anything else."""
+    partial = ["Partial: some tiles are missing."] if product.holes else []
+    return [RANDOM, *partial] if product.provenance.random else partial
+
+
+def seen(product: Product) -> str:
+    """Say how much of the region was observed, and how much of that has no answer."""
+    extent = product.extent
+    if extent is None:
+        return "not counted"
+    blank = f"; {extent.not_classified:.1f} % observed, but not classified"
+    return f"{extent.not_observed:.1f} % not observed{blank if extent.unclassed else ''}"
 
 
 def lineage(product: Product) -> str:
@@ -94,7 +117,7 @@ def lineage(product: Product) -> str:
 
 def limits(product: Product) -> list[str]:
     """Return what a reader must know before trusting the product, one sentence each."""
-    notes = []
+    notes = [RANDOM] if product.provenance.random else []
     if product.holes:
         notes.append(
             f"This product is partial: {len(product.holes)} tile(s) are missing and declared as "

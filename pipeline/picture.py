@@ -25,6 +25,9 @@ from pipeline.tally import BandStatistics
 Pixels = NDArray[np.uint8]
 """(rows, columns, 3): red, green, blue."""
 
+Mask = NDArray[np.bool_]
+"""(rows, columns)."""
+
 TRUE_COLOR = ("B04", "B03", "B02")
 """Sentinel-2 bands that make a picture as the eye would see it."""
 
@@ -34,6 +37,9 @@ OUTSIDE = (240, 241, 243)
 UNSEEN = (186, 190, 196)
 UNSEEN_HATCH = (128, 133, 140)
 """Inside the region, but never seen clearly."""
+
+UNCLASSED = (236, 206, 178)
+"""Seen clearly, but no class is the answer."""
 
 TALLEST = 1100
 """Tallest picture, pixels."""
@@ -123,11 +129,11 @@ def map_pixels(land_cover: Thumbnail) -> Pixels:
     return pixels
 
 
-def cover(pixels: Pixels, unseen: NDArray[np.bool_]) -> Pixels:
-    """Hatch what was not observed."""
+def cover(pixels: Pixels, where: NDArray[np.bool_], color: tuple[int, int, int] = UNSEEN) -> Pixels:
+    """Hatch what has no answer."""
     covered = pixels.copy()
-    covered[unseen] = UNSEEN
-    covered[unseen & hatch(unseen.shape)] = UNSEEN_HATCH
+    covered[where] = color
+    covered[where & hatch(where.shape)] = UNSEEN_HATCH
     return covered
 
 
@@ -138,7 +144,7 @@ def hatch(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return lines
 
 
-def not_observed(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
+def gaps(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
     """Return where an answer is empty inside the region; nowhere if nobody counted."""
     empty = ~answer.known
     if observations is None:
@@ -150,6 +156,16 @@ def not_observed(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[n
         )
     inside: NDArray[np.bool_] = empty & observations.known
     return inside
+
+
+def seen_gaps(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
+    """Return where an answer is empty though something was observed.
+
+    Shrunk counts are averages, above 0 also at the edge of what was seen: ask only where whole
+    counts say that there is such a place.
+    """
+    found = gaps(answer, observations)
+    return found if observations is None else found & (observations.values[0] > 0)
 
 
 def true_color(composite: Thumbnail) -> Pixels:
@@ -262,3 +278,17 @@ def enlarge(pixels: Pixels, width: int) -> Pixels:
     """Repeat the pixels of a small picture a whole number of times, up to ``width``."""
     times = max(1, min(width // pixels.shape[1], TALLEST // pixels.shape[0]))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def counted(land_cover: Thumbnail) -> dict[int, int]:
+    """Count the codes of a thumbnail."""
+    codes, counts = np.unique(land_cover.values[0], return_counts=True)
+    return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
+
+
+def fit(pixels: Pixels, slot: int) -> Image.Image:
+    """Bring a panel to its slot: whole-number enlargement, or plain reduction."""
+    image = Image.fromarray(enlarge(pixels, slot))
+    factor = min(slot / image.width, TALLEST / image.height, 1.0)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.NEAREST) if size != image.size else image

@@ -25,7 +25,7 @@ from pipeline.grid import Grid, Tile
 from pipeline.recipe import Model, Recipe
 from pipeline.windows import Lattice, Placement
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -115,9 +115,15 @@ class Plan:
         """Return the first twelve digits of the digest: the name of the product's folder."""
         return self.digest[:12]
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Return the inputs that the model sees; all of them where there is no model."""
+        shown = self.model.inputs if self.model else self.recipe.inputs
+        return tuple(name for name in self.recipe.inputs if name in shown)
+
     def bands(self, modality: str) -> tuple[str, ...]:
         """Return the bands of a modality that are composed: the model's, or all that exist."""
-        if self.model is not None:
+        if self.model is not None and modality in self.model.inputs:
             return self.model.inputs[modality]
         held = {
             band

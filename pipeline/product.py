@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,46 @@ class Raster:
             raise ValueError(
                 f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Cells of the region, over all grids: what was seen of them, and what has an answer."""
+
+    inside: int
+    unseen: int
+    """Never observed clearly."""
+
+    unclassed: int
+    """Observed, and yet without an answer."""
+
+    @classmethod
+    def of(cls, rasters: Iterable[Raster], answer: str) -> Extent | None:
+        """Count what the rasters say; None without counts of observations."""
+        inside = unseen = unanswered = 0
+        told = False
+        for raster in rasters:
+            band = raster.info.statistics[0]
+            if raster.layer.name == "observations":
+                told = True
+                inside += band.valid
+                unseen += (band.counts or {}).get(0, 0)
+                unanswered += band.valid if answer == "land_cover" else 0
+            elif raster.layer.name == answer == "land_cover":
+                unanswered -= band.valid
+        if not told:
+            return None
+        return cls(inside=inside, unseen=unseen, unclassed=max(unanswered - unseen, 0))
+
+    @property
+    def not_observed(self) -> float:
+        """Return the per cent of the region that was never observed clearly."""
+        return 100.0 * self.unseen / max(self.inside, 1)
+
+    @property
+    def not_classified(self) -> float:
+        """Return the per cent of the region that was observed and has no class."""
+        return 100.0 * self.unclassed / max(self.inside, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +164,12 @@ class Provenance:
 
     answer: str = "land_cover"
     """Name of the layer that holds the model's answer, where there is a model."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the model was asked for, and whose numbers it has; JSON-ready, no folders."""
+
+    random: bool = False
+    """Whether any of the model's numbers are random: the answer then means nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +265,11 @@ class Product:
             for scene in self.scenes
             if scene.modality == "S2L2A" and "SCL" not in scene.assets
         )
+
+    @property
+    def extent(self) -> Extent | None:
+        """Return what was seen of the region, and what has an answer."""
+        return Extent.of(self.rasters, self.provenance.answer)
 
     def of(self, layer: str) -> tuple[Raster, ...]:
         """Return the rasters of a layer, one per grid."""

@@ -70,6 +70,7 @@ def _properties(product: Product) -> dict[str, Any]:
     provenance = product.provenance
     return {
         "title": f"{product.title}, {product.start} to {product.end}",
+        "description": " ".join([*notes.warnings(product), notes.what(product)]),
         "datetime": None,
         "start_datetime": f"{product.start}T00:00:00Z",
         "end_datetime": f"{product.end}T23:59:59Z",
@@ -86,11 +87,13 @@ def _properties(product: Product) -> dict[str, Any]:
 
 def _own_properties(product: Product) -> dict[str, Any]:
     """Return what no extension has a word for."""
-    provenance = product.provenance
+    provenance, extent = product.provenance, product.extent
     values: dict[str, Any] = {
         "plan": provenance.plan,
         "model": provenance.model,
         "model_digest": provenance.model_digest,
+        "model_options": _plain(dict(provenance.options)) or None,
+        "random_weights": provenance.random or None,
         "answer": provenance.answer if provenance.model else None,
         "s2_convention": provenance.s2_convention,
         "recipe": _plain(dict(provenance.recipe)),
@@ -102,6 +105,9 @@ def _own_properties(product: Product) -> dict[str, Any]:
         "doubts": [asdict(doubt) for doubt in product.doubts],
         "notes": notes.limits(product),
     }
+    if extent is not None:
+        values["not_observed_percent"] = round(extent.not_observed, 3)
+        values["not_classified_percent"] = round(extent.not_classified, 3)
     if product.holes:
         values["partial"] = True
         values["holes"] = [

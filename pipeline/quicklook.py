@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from catalogs import classes
 from pipeline import picture, styles
 from pipeline.layers import Layer
-from pipeline.picture import Pixels, Ramp, Thumbnail
+from pipeline.picture import Mask, Pixels, Ramp, Thumbnail
+
+if TYPE_CHECKING:
+    from pipeline.product import Extent
 
 WIDTH = 1600
 """Widest picture, pixels."""
@@ -27,11 +30,12 @@ INK = (33, 37, 41)
 FAINT = (108, 117, 125)
 
 NOT_OBSERVED = "Not observed"
+NOT_CLASSIFIED = "Not classified"
 OF_PICTURE = "Colours hold for this picture alone: they are no classes, and compare with no other."
 
 _MARGIN = 28
 _GAP = 20
-_COLUMN = 280
+_COLUMN = 310
 _LINE = 34
 _RAMP = 300
 """Pixels: length of a ramp in the legend."""
@@ -102,6 +106,9 @@ class Ground:
     composite: Thumbnail | None = None
     """Sentinel-2 composite with the bands of :data:`picture.TRUE_COLOR`; same shape."""
 
+    extent: Extent | None = None
+    """Counts of the whole product; taken from the thumbnails where absent."""
+
 
 def of_map(
     land_cover: Thumbnail,
@@ -118,15 +125,35 @@ def of_map(
         heading: of the picture.
         counts: pixels per code in the whole map; taken from the thumbnail where absent.
     """
-    panel = ("Land cover", picture.map_pixels(land_cover))
-    view = _beside(panel, land_cover, ground, heading)
-    shares = styles.percentages(counts or _counted(land_cover))
+    some = ground.extent is None or ground.extent.unclassed > 0
+    unclassed = picture.seen_gaps(land_cover, ground.observations if some else None)
+    pixels = picture.cover(picture.map_pixels(land_cover), unclassed, picture.UNCLASSED)
+    view = _beside(("Land cover", pixels), land_cover, ground, heading, seen=unclassed)
+    shares = styles.percentages(counts or picture.counted(land_cover))
     entries = tuple(
         Entry(title=classes.BY_CODE[code].title, color=classes.BY_CODE[code].color, share=share)
         for code, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
         if share > 0
     )
-    return replace(view, entries=entries + view.entries)
+    blank = _gap(NOT_CLASSIFIED, picture.UNCLASSED, unclassed, land_cover, ground)
+    return replace(view, entries=entries + blank + view.entries)
+
+
+def _gap(
+    title: str,
+    color: tuple[int, int, int],
+    where: Mask,
+    answer: Thumbnail,
+    ground: Ground,
+) -> tuple[Entry, ...]:
+    """Return the legend's line about a kind of gap, if there is any of it."""
+    if ground.extent is not None:
+        unseen = title == NOT_OBSERVED
+        share = ground.extent.not_observed if unseen else ground.extent.not_classified
+    else:
+        inside = picture.gaps(answer, ground.observations) | answer.known
+        share = 100.0 * int(where.sum()) / max(int(inside.sum()), 1)
+    return (Entry(title=title, color=color, share=share, hatched=True),) if share > 0 else ()
 
 
 def of_features(embedding: Thumbnail, ground: Ground, heading: Heading) -> View:
@@ -160,16 +187,24 @@ def _colored(composite: Thumbnail) -> tuple[str, Pixels]:
     return "Sentinel-2, true colour", picture.true_color(composite)
 
 
-def _beside(panel: tuple[str, Pixels], answer: Thumbnail, ground: Ground, heading: Heading) -> View:
-    """Put an answer beside the composite, and hatch in both what was not observed."""
-    unseen = picture.not_observed(answer, ground.observations)
+def _beside(
+    panel: tuple[str, Pixels],
+    answer: Thumbnail,
+    ground: Ground,
+    heading: Heading,
+    *,
+    seen: Mask | None = None,
+) -> View:
+    """Put an answer beside the composite, and hatch in both what was not observed.
+
+    What has no answer was not observed, unless ``seen`` says so.
+    """
+    unseen = picture.gaps(answer, ground.observations)
+    if seen is not None:
+        unseen &= ~seen
     panels = [panel]
     if ground.composite is not None:
         panels.append(_colored(ground.composite))
-    entries: tuple[Entry, ...] = ()
-    if unseen.any():
-        share = 100.0 * int(unseen.sum()) / int((unseen | answer.known).sum())
-        entries = (Entry(title=NOT_OBSERVED, color=picture.UNSEEN, share=share, hatched=True),)
     return View(
         heading=heading,
         panels=tuple(
@@ -178,20 +213,14 @@ def _beside(panel: tuple[str, Pixels], answer: Thumbnail, ground: Ground, headin
             for caption, pixels in panels
         ),
         metres=answer.metres,
-        entries=entries,
+        entries=_gap(NOT_OBSERVED, picture.UNSEEN, unseen, answer, ground),
     )
-
-
-def _counted(land_cover: Thumbnail) -> dict[int, int]:
-    """Count the codes of a thumbnail."""
-    codes, counts = np.unique(land_cover.values[0], return_counts=True)
-    return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
 
 
 def compose(view: View) -> bytes:
     """Return the quicklook as PNG: pictures side by side, legend, scale bar."""
     slot = (WIDTH - 2 * _MARGIN - _GAP * (len(view.panels) - 1)) // len(view.panels)
-    pictures = [(caption, _fit(pixels, slot)) for caption, pixels in view.panels]
+    pictures = [(caption, picture.fit(pixels, slot)) for caption, pixels in view.panels]
     wide, tall = pictures[0][1].size
     inner = max(wide * len(pictures) + _GAP * (len(pictures) - 1), 560)
     columns = max(1, inner // _COLUMN)
@@ -252,14 +281,6 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> s
     while text and draw.textlength(text + "...", font=font) > width:
         text = text[:-1]
     return text + "..."
-
-
-def _fit(pixels: picture.Pixels, slot: int) -> Image.Image:
-    """Bring a panel to its slot: whole-number enlargement, or plain reduction."""
-    image = Image.fromarray(picture.enlarge(pixels, slot))
-    factor = min(slot / image.width, picture.TALLEST / image.height, 1.0)
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return image.resize(size, Image.Resampling.NEAREST) if size != image.size else image
 
 
 def _scale_bar(

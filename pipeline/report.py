@@ -85,12 +85,13 @@ def _heading(product: Product) -> str:
         f"{_degrees(south, 'NS')} to {_degrees(north, 'NS')}",
         "Grid": grids,
         "Scenes": f"{inputs or 'none'}; {len(product.refused)} refused",
+        "Region seen": notes.seen(product),
         "Model": product.provenance.model or "none: composites only",
     }
     items = "".join(f"<div><dt>{key}</dt><dd>{escape(facts[key])}</dd></div>" for key in facts)
-    partial = '<p class="warning">Partial: some tiles are missing.</p>' if product.holes else ""
+    warned = "".join(f'<p class="warning">{text}</p>' for text in notes.warnings(product))
     return (
-        f"<header><h1>{escape(product.title)}</h1><p>{notes.what(product)}</p>{partial}"
+        f"<header><h1>{escape(product.title)}</h1>{warned}<p>{notes.what(product)}</p>"
         f'<dl class="facts">{items}</dl></header>'
     )
 
@@ -196,7 +197,7 @@ def _accuracy(product: Product) -> str:
     return page.section(
         "Accuracy",
         f"<p>Overall accuracy <strong>{100 * result.overall:.1f} %</strong>, macro-F1 "
-        f"<strong>{result.macro_f1:.3f}</strong> over {result.n:,} observed pixels.{reference}</p>"
+        f"<strong>{result.macro_f1:.3f}</strong> over {result.n:,} mapped pixels.{reference}</p>"
         + page.table(("Class", "F1"), rows),
     )
 
@@ -332,6 +333,7 @@ def _provenance(product: Product) -> str:
         "Plan": source.plan,
         "Model": source.model or "none",
         "Model digest": source.model_digest or "none",
+        **{f"Model: {key}": str(value) for key, value in source.options.items()},
         "Sentinel-2 convention": source.s2_convention,
         "terramosaic": source.version,
         **source.software,

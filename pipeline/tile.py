@@ -32,7 +32,7 @@ class Seen:
     """Modality → (band, y, x) in the units of :data:`radiometry.UNITS`; NaN = no value."""
 
     observations: NDArray[np.uint16]
-    """(y, x): days with a clear Sentinel-2 observation; Sentinel-1 where the plan has no other."""
+    """(y, x): days with a clear Sentinel-2 observation; Sentinel-1 where no other is given."""
 
     last: NDArray[np.uint16]
     """(y, x): days since 1970-01-01 of the latest."""
@@ -111,7 +111,7 @@ def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
     (computed,) = dask.base.compute(lazy, scheduler="threads", num_workers=threads)
     # ^ not by dask.config: it is global, and tiles are made side by side
     empty = np.zeros(area.shape, dtype=np.uint16)
-    _, observations, last = computed.get(_witness(plan.recipe.inputs), (None, empty, empty))
+    _, observations, last = computed.get(_witness(plan.given), (None, empty, empty))
     return Seen(
         values={modality: values for modality, (values, _, _) in computed.items()},
         observations=observations,
@@ -158,12 +158,12 @@ def answer(
             observations > 0,
             probabilities=plan.recipe.probabilities,
         )
-        observations[~answers.answered(plan.model, values[plan.model.layer])] = 0
     values["observations"] = observations
+    # ^ what the scenes say, whatever the model makes of them
     values["last_observed"] = np.where(
         observations > 0, cells.latest(seen.last[part], plan.cell), 0
     )
-    values["inputs_used"] = _bits(seen, part, observations > 0, plan.cell)
+    values["inputs_used"] = _bits(plan, seen, part, observations > 0)
     if plan.recipe.composites:
         values |= _composites(plan, seen, part, area)
     return {name: _masked(name, layer, own) for name, layer in values.items()}
@@ -188,12 +188,13 @@ def _at_the_door(plan: Plan, seen: Seen) -> dict[str, NDArray[np.float32]]:
 
 
 def _bits(
-    seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_], cell: int
+    plan: Plan, seen: Seen, part: tuple[slice, slice], observed: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     bits = np.zeros(observed.shape, dtype=np.uint8)
     for modality, values in seen.values.items():
-        there = np.asarray(np.isfinite(values[(slice(None), *part)]).any(axis=0))
-        bits[cells.some(there, cell)] |= BITS[modality]
+        if modality in plan.given:
+            there = np.asarray(np.isfinite(values[(slice(None), *part)]).any(axis=0))
+            bits[cells.some(there, plan.cell)] |= BITS[modality]
     return np.where(observed, bits, 0).astype(np.uint8)
 
 

@@ -103,6 +103,31 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
             assert np.array_equal(values, other[name], equal_nan=True), name
 
 
+class Overcast(Brightness):
+    """Sees clouds wherever it looks."""
+
+    def __call__(self, chips):
+        answers = super().__call__(chips)
+        answers[:] = 0
+        answers[:, self.class_names.index("clouds")] = 1
+        return answers
+
+
+def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished, tmp_path):
+    plan, folder = finished
+    cloudy = tmp_path / "cloudy"
+    store.create(cloudy / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    for one in plan.tiles:
+        tile.finish(plan, one, Overcast(), cloudy, threads=1)
+    whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
+    for name in ("observations", "last_observed", "inputs_used"):
+        due = store.read(folder / store.NAME, name, *whole)
+        assert np.array_equal(store.read(cloudy / store.NAME, name, *whole), due), name
+        assert due.any()
+    assert not store.read(cloudy / store.NAME, "land_cover", *whole).any()
+    assert store.read(folder / store.NAME, "land_cover", *whole).any()
+
+
 def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
     plan, folder = make(tmp_path, model=FEATURES), tmp_path / "out"
     store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))

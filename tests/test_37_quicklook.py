@@ -1,6 +1,7 @@
 """The quicklook: the same bytes every time, the legend's colours, and no false emptiness."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catalogs import classes
-from pipeline import cog, layers, picture, quicklook
+from pipeline import cog, layers, picture, product, quicklook
 from pipeline.grid import Grid
 
 HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")
@@ -66,7 +67,7 @@ def test_not_observed_looks_different_from_outside():
     seen[8:] = 0
     pixels = picture.cover(
         picture.map_pixels(thumbnail(codes)),
-        picture.not_observed(thumbnail(codes), thumbnail(seen, nodata=65535)),
+        picture.gaps(thumbnail(codes), thumbnail(seen, nodata=65535)),
     )
     assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {picture.OUTSIDE}
     assert {tuple(pixel) for pixel in pixels[8:, :8].reshape(-1, 3).tolist()} == {
@@ -74,6 +75,26 @@ def test_not_observed_looks_different_from_outside():
         picture.UNSEEN_HATCH,
     }
     assert (pixels[:, 8:] == classes.BY_CODE[5].color).all()
+
+
+def test_what_was_seen_and_has_no_class_is_not_called_unseen():
+    codes = np.full((16, 20), 5, "uint8")
+    codes[:, :10] = 0
+    seen = np.full((16, 20), 3, "uint16")
+    seen[:, :2] = 65535
+    seen[:, 2:6] = 0
+    ground = quicklook.Ground(observations=thumbnail(seen, nodata=65535))
+    shown = quicklook.of_map(thumbnail(codes), ground, HEADING)
+    told = {entry.title: round(entry.share, 3) for entry in shown.entries}
+    assert told == {"Crops": 100.0, "Not classified": 22.222, "Not observed": 22.222}
+    colors = [{tuple(p) for p in column.tolist()} for column in shown.panels[0][1].swapaxes(0, 1)]
+    assert colors[0] == {picture.OUTSIDE}
+    assert picture.UNSEEN in colors[2]
+    assert picture.UNCLASSED in colors[8]
+    assert picture.UNSEEN not in colors[8]
+    whole = product.Extent(inside=1000, unseen=400, unclassed=0)
+    shown = quicklook.of_map(thumbnail(codes), replace(ground, extent=whole), HEADING)
+    assert [(entry.title, entry.share) for entry in shown.entries][1:] == [("Not observed", 40.0)]
 
 
 def test_the_stretch_runs_from_2_to_98_percent():

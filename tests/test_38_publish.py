@@ -396,6 +396,37 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
     assert "Accuracy" not in text
 
 
+def test_random_weights_are_said_first(product):
+    assert "random" not in json.dumps(publish.item(product)).lower()
+    options = {"task": "land_cover", "weights": {"random": 3}}
+    source = replace(product.provenance, random=True, options=options)
+    tried = replace(product, provenance=source)
+    properties = publish.item(tried)["properties"]
+    assert properties["description"].startswith(notes.RANDOM)
+    assert properties["terramosaic:random_weights"] is True
+    assert properties["terramosaic:model_options"] == options
+    assert properties["terramosaic:notes"][0] == notes.RANDOM
+    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
+    assert f'<p class="warning">{notes.RANDOM}</p>' in report.html(tried, pictures)
+
+
+def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
+    seen = np.concatenate([values_of(r.layer, r.bands) for r in product.of("observations")])
+    codes = np.concatenate([values_of(r.layer, r.bands) for r in product.of("land_cover")])
+    inside = seen != layers.get("observations").fill
+    unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
+    assert unseen > 0
+    properties = publish.item(product)["properties"]
+    share = 100 * unseen / inside.sum()
+    assert properties["terramosaic:not_observed_percent"] == pytest.approx(share, abs=1e-3)
+    blank = 100 * (inside.sum() - unseen - mapped) / inside.sum()
+    assert blank > 0
+    assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
+    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
+    said = f"{share:.1f} % not observed; {blank:.1f} % observed, but not classified"
+    assert said in report.html(product, pictures)
+
+
 def answering(product, folder, layer, bands):
     """Return the product as if its model had answered with another layer."""
     values = values_of(layer, bands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from model import config, layers, modalities
 from model.errors import ModelError
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
+MICRO = TINY | {"decoder_depth": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -260,6 +262,55 @@ def test_pixels_that_are_not_finite_are_refused(bad):
 def test_wrong_inputs_are_refused(inputs, says):
     with pytest.raises(ModelError, match=says):
         make()(inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        (np.zeros((1, 12, 32, 32), "f4"), "by name expected, not ndarray"),
+        (None, "by name expected, not NoneType"),
+        ([torch.zeros(1, 12, 32, 32)], "S2L2A"),
+        ({"S2L2A": np.zeros((1, 12, 32, 32), "f4")}, r"S2L2A.*torch\.from_numpy"),
+        ({"S2L2A": None}, "S2L2A: a torch tensor expected, not NoneType"),
+        ({"S2L2A": torch.zeros(0, 12, 32, 32)}, "zero"),
+        ({"S2L2A": torch.full((1, 12, 32, 32), 900.0)}, "S2L2A.*mean is 900"),
+    ],
+)
+@pytest.mark.parametrize("build", [make, lambda: model.tim(MICRO, ["S2L2A"])])
+def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
+    for call in (build(), build().features):
+        with pytest.raises(ModelError, match=says):
+            call(inputs)
+
+
+def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
+    raw = {"S2L2A": torch.full((1, 12, 32, 32), 900.0)}
+    assert torch.isfinite(make().run(raw)[-1]).all()
+    assert torch.isfinite(make().train()(raw)).all()
+    assert make([{"NEW": 1}])(torch.full((1, 1, 32, 32), 900.0)).shape == (1, 4, 32)
+    assert make(["tok_sen2l2a@224"])(torch.full((1, 2, 2), 900)).shape == (1, 4, 32)
+
+
+@pytest.mark.parametrize("merge", ["mean", "max", "dict"])
+def test_the_order_of_the_names_changes_no_bit_of_what_is_merged(merge):
+    encoder, x = make(merge=merge), rasters(size=48)
+    turned = dict(reversed(x.items()))
+    one, other = encoder(x), encoder(turned)
+    pairs = [(one, other)] if merge != "dict" else [(one[name], other[name]) for name in x]
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_the_order_of_the_names_is_that_of_the_blocks_and_of_the_sequence():
+    x = rasters()
+    turned = dict(reversed(x.items()))
+    plain, back = make(merge="concat")(x), make(merge="concat")(turned)
+    torch.testing.assert_close(back, torch.cat(plain.chunk(3, -1)[::-1], -1), atol=1e-5, rtol=0)
+    plain, back = make(merge=None)(x), make(merge=None)(turned)
+    torch.testing.assert_close(back, torch.cat(plain.chunk(3, 1)[::-1], 1), atol=1e-5, rtol=0)
+
+
+def test_the_public_names_can_be_listed():
+    assert set(model.__all__) <= set(dir(model))
 
 
 @pytest.mark.parametrize("ids", [torch.zeros(1, 2, 2), torch.full((1, 2, 2), 4375)])

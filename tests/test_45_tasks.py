@@ -55,7 +55,8 @@ class Fake(nn.Module):
         self.factor = nn.Parameter(torch.ones(1))
         self.seen = []
 
-    def expected(self, inputs, modality):
+    def expected(self, inputs, modality, *, standardize):
+        assert not standardize
         assert modality == "LULC"
         self.seen.append(inputs)
         total = sum(value.mean(dim=1, keepdim=True) for value in inputs.values())
@@ -308,3 +309,9 @@ def test_the_digest_covers_what_a_checkpoint_says_of_its_parts():
     assert tuned(network=one).digest != tuned(network=two).digest
     renamed = make_card(class_names=["water", "crops", "trees"], inputs=["S2L2A", "DEM"])
     assert tuned(renamed, network=one).digest != tuned(network=one).digest
+
+
+@pytest.mark.parametrize("timesteps", [0, -3, 2000])
+def test_steps_that_there_cannot_be_are_refused_when_it_is_built(timesteps):
+    with pytest.raises(ModelError, match="1 to 1000"):
+        generation(timesteps=timesteps)

@@ -100,6 +100,15 @@ def test_what_is_no_place_is_refused(places, says):
         PLACES.encode(places)
 
 
+@pytest.mark.parametrize("wrong", [None, "Rome", [["a", "b"]], [[1.0, 2.0], [3.0]]])
+def test_what_is_no_list_of_numbers_is_refused(wrong):
+    tokenizer = CoordsTokenizer(VOCABULARY)
+    with pytest.raises(ModelError, match="lon, lat"):
+        tokenizer.encode(wrong)
+    with pytest.raises(ModelError, match="a torch tensor"):
+        tokenizer.decode(wrong)
+
+
 def test_a_place_that_the_vocabulary_lacks_is_named():
     few = CoordsTokenizer(SPECIAL | {"lat=0.00": 7, "lon=0.00": 8})
     with pytest.raises(ModelError, match=r"no word for lat=1\.00, lon=2\.00"):

@@ -66,7 +66,7 @@ def test_a_file_of_options_builds_the_same(tmp_path):
         ("S2L1C", "no tokenizer for 'S2L1C'"),
         ("RGB", "S2L2A"),
         ("S2", "S2L2A"),
-        ("coords", "S2L2A"),
+        ("coords", "coords_tokenizer"),
         ({"dim": 32}, "modality"),
         ({"modality": "DEM", "hats": 2}, "hats"),
         ({"modality": "DEM", "unet": {"hats": 2}}, "hats"),
@@ -287,3 +287,36 @@ def test_what_is_no_id_is_refused(ids, says):
 def test_latents_of_another_width_are_refused():
     with pytest.raises(ModelError, match=r"\(B, 5, h, w\)"):
         make(part="encoder").quantize(torch.zeros(1, 4, 2, 2))
+
+
+def test_raw_pixels_are_not_encoded():
+    reads = make("S2L2A", part="encoder")
+    with pytest.raises(ModelError, match="mean is 900"):
+        reads.encode(torch.full((1, 12, 32, 32), 900.0))
+    assert make("NDVI", part="encoder").encode(torch.full((1, 1, 32, 32), 60.0)).shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("wrong", [None, [[1.0]], torch.zeros(1, 1, 32, 32).numpy()])
+def test_tokenizers_take_tensors(wrong):
+    whole = make("DEM")
+    for call in (whole.encode, whole.latents, whole.decode):
+        with pytest.raises(ModelError, match="a torch tensor expected"):
+            call(wrong)
+    if wrong is not None:
+        with pytest.raises(ModelError, match="a torch tensor expected"):
+            whole.decode(ids_for(whole), noise=wrong)
+
+
+def test_noise_must_be_finite():
+    writes = make("DEM", part="decoder")
+    noise = torch.zeros(1, 1, 64, 64)
+    noise[0, 0, 5, 5] = float("nan")
+    with pytest.raises(ModelError, match="noise holds NaN"):
+        writes.decode(ids_for(writes), noise=noise)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, [1.5]])
+def test_a_seed_is_a_whole_number(seed):
+    writes = make("DEM", part="decoder")
+    with pytest.raises(ModelError, match="seed="):
+        writes.decode(ids_for(writes), seed=seed)

@@ -445,7 +445,9 @@ def test_draws_converge_to_the_mean_over_all_tokens():
     built, given = make(), rasters(height=16, width=16)
     wanted = exact(built, given)
     few, many = (
-        sum(built.expected(given, draws=n, seed=seed)[0] for seed in range(3)) / 3 for n in (2, 64)
+        sum(built.expected(given, draws=n, seed=seed, standardize=False)[0] for seed in range(3))
+        / 3
+        for n in (2, 64)
     )
     assert float((many - wanted).abs().mean()) < 0.3 * float((few - wanted).abs().mean())
 
@@ -472,7 +474,7 @@ def test_the_mean_code_is_the_mean_of_the_codes():
     codes = tokenizer.codes(torch.arange(4375).view(1, 1, -1))[0, :, 0]
     mean = torch.einsum("bnv,cv->bcn", share, codes).view(2, 5, 2, 3)
     wanted = tokenizer.scores(mean).softmax(1)
-    got = built.expected(given)
+    got = built.expected(given, standardize=False)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
     assert got.shape == (2, 10, 32, 48)
 
@@ -481,20 +483,25 @@ def test_the_mean_code_is_the_mean_of_the_codes():
 def test_where_the_model_is_sure_all_answers_agree(draws):
     built, given = make(), rasters()
     hard = built.generate(given, ["LULC"], standardize=False)["LULC"].softmax(1)
-    sharp = built.expected(given, draws=draws, temperature=0)
+    sharp = built.expected(given, draws=draws, temperature=0, standardize=False)
     torch.testing.assert_close(sharp, hard, atol=1e-5, rtol=1e-4)
-    near = built.expected(given, draws=draws, top_k=1)
+    near = built.expected(given, draws=draws, top_k=1, standardize=False)
     torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
-        built.expected(given, draws=draws).sum(1), torch.ones(1, 32, 32), atol=1e-5, rtol=0
+        built.expected(given, draws=draws, standardize=False).sum(1),
+        torch.ones(1, 32, 32),
+        atol=1e-5,
+        rtol=0,
     )
 
 
 def test_expectations_do_not_depend_on_the_batch():
     built, given = make(), rasters(batch=3)
     for draws in (0, 2):
-        whole = built.expected(given, draws=draws, seed=[1, 2, 3])
-        one = built.expected({n: v[2:] for n, v in given.items()}, draws=draws, seed=3)
+        whole = built.expected(given, draws=draws, seed=[1, 2, 3], standardize=False)
+        one = built.expected(
+            {n: v[2:] for n, v in given.items()}, draws=draws, seed=3, standardize=False
+        )
         assert torch.equal(whole[2:], one)
     with pytest.raises(ModelError, match="LULC"):
-        built.expected(given, "NDVI")
+        built.expected(given, "NDVI", standardize=False)

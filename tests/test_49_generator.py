@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +10,16 @@ import model
 from model import modalities
 from model.errors import ModelError, WeightsError
 from model.generation.generator import Generator
+from model.generation.sampling import Strategy
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import MICRO, RAW, TOKENIZER, lively, make, passes, rasters, raw, same
+
+nan = float("nan")
+
+
+def noise(value):
+    return torch.full((1, 1, 32, 32), value)
+
 
 # --- refusals -------------------------------------------------------------------------------------
 
@@ -59,11 +68,61 @@ def test_names_of_targets(user, key):
         ({"DEM": torch.zeros(1, 1, 32, 32)}, {"sampling": "beam"}, "argmax, sample"),
         ({"DEM": torch.zeros(1, 1, 32, 32)}, {"decoding_steps": 0}, "decoding steps"),
         ({"DEM": torch.zeros(1, 1, 32, 32)}, {"temperature": -1}, "temperature"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"seed": "a"}, "seed='a'"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"seed": 1.5}, "seed=1.5"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"seed": None}, "seed=None"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"boa_offset": "x"}, "boa_offset='x'"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"boa_offset": {"S2L2A": nan}}, "boa_offset=nan"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"timesteps": 0}, "1 to 1000"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"timesteps": 5000, "outputs": ["LULC"]}, "1 to 1000"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"noise": {"NDVI": noise(nan)}}, "NaN"),
+        ({"DEM": torch.zeros(1, 1, 32, 32)}, {"noise": {"NDVI": [1.0]}}, "NDVI.*a torch tensor"),
+        ({"DEM": np.zeros((1, 1, 32, 32))}, {}, "from_numpy"),
+        ({"DEM": None}, {}, "DEM: a torch tensor"),
+        (torch.zeros(1, 12, 32, 32), {}, "by name"),
+        (None, {}, "by name"),
     ],
 )
 def test_wrong_requests_are_refused(inputs, options, says):
     with pytest.raises(ModelError, match=says):
         make().generate(inputs, **options)
+
+
+@pytest.mark.parametrize(
+    "size", [(8, 8), (0, 0), (-16, 16), 64, (50, 64), (32.0, 32), (32, 32, 32), "ab", (True, 16)]
+)
+def test_a_size_is_two_numbers_of_whole_patches(size):
+    built = make(("S2L2A", "Coords"), ("LULC",))
+    for call in (built.generate, built.tokens):
+        with pytest.raises(ModelError, match=r"size=.*multiples of 16"):
+            call({"Coords": torch.tensor([[0.0, 0.0]])}, size=size)
+
+
+@pytest.mark.parametrize("draws", [-1, 1.5, True, "2", None])
+def test_draws_are_counted(draws):
+    with pytest.raises(ModelError, match="whole number from 0"):
+        make().expected(rasters(), draws=draws, standardize=False)
+
+
+def test_the_order_of_the_names_changes_no_bit():
+    built, given = make(), rasters(height=48)
+    turned = dict(reversed(given.items()))
+    for answer in (
+        lambda x: built.generate(x, ["LULC"], standardize=False)["LULC"],
+        lambda x: built.expected(x, standardize=False),
+        lambda x: built.tokens(x, ["NDVI"], strategy=Strategy(chained=False))["NDVI"],
+        lambda x: built.token_logits(x, "LULC"),
+        built.context,
+    ):
+        assert torch.equal(answer(given), answer(turned))
+
+
+def test_expectations_take_what_generate_takes():
+    built, given = make(), raw()
+    own = {name: built.scaling.standardised(modalities.key_of(name), given[name]) for name in given}
+    assert torch.equal(built.expected(given), built.expected(own, standardize=False))
+    with pytest.raises(ModelError, match="standardize=True"):
+        built.expected(given, standardize=False)
 
 
 def test_inputs_of_different_sizes_are_refused():
@@ -99,6 +158,7 @@ def test_an_output_without_its_tokenizer_is_refused_before_anything_is_computed(
         ({"inputs": [{"NEW": 3}]}, "known modalities"),
         ({"precision": "fp16"}, "fp32, bf16"),
         ({"tokenizers": {"DEM": TOKENIZER}}, "use for those of LULC"),
+        ({"tokenizers": {"LULCX": TOKENIZER}}, "'LULCX' is given.*use for those of LULC"),
         ({"tokenizers": {"LULC": TOKENIZER | {"modality": "NDVI"}}}, "NDVI"),
         ({"size": {"dim": 32, "heads": 2, "depth": 1}}, "decoder_depth"),
         ({"boa_offset": {"DEM": 3}}, "DEM"),
@@ -108,6 +168,14 @@ def test_wrong_generators_are_refused(options, says):
     wanted = {"inputs": ["S2L2A"], "outputs": ["LULC"], "tokenizers": {}} | options
     with pytest.raises(ModelError, match=says):
         model.generator(wanted.pop("size", MICRO), **wanted)
+
+
+@pytest.mark.parametrize("name", ["lulc", "tok_lulc@224", "LULC"])
+def test_tokenizers_go_by_every_name_of_their_modality(name):
+    built = model.generator(MICRO, ["S2L2A"], ["LULC"], tokenizers={name: TOKENIZER})
+    assert list(built.tokenizer) == ["tok_lulc@224"]
+    with pytest.raises(ModelError, match="is given"):
+        model.backbone(MICRO, ["S2L2A", "LULC"], tokenizers={f"{name}X": TOKENIZER})
 
 
 # --- weights --------------------------------------------------------------------------------------

@@ -165,8 +165,8 @@ def test_backbones_that_are_no_encoder_are_refused(stored):
     for name, told in {
         "terramind_v1_base_generate": "no features to segment",
         "terramind_v1_base_encdec": "no features to segment",
-        "prithvi_eo_v2_300": "give `config`",
-        "terramind_v01_base": "give `config`",
+        "prithvi_eo_v2_300": "not TerraMind",
+        "terramind_v01_base": "`config`",
     }.items():
         args["backbone"] = name
         with pytest.raises(ModelError, match=told):

@@ -59,7 +59,7 @@ def test_the_group_alone_lists(capsys):
         assert run(*arguments) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
-    assert re.search(r"terramind_v1_base +87\.9 M ", printed[0])
+    assert re.search(r"terramind_v1_base +91\.4 M ", printed[0])
     assert len(printed[0].splitlines()) == 1 + len(registry.rows())
     assert answer(capsys, name="models") == answer(capsys, "list", name="models")
     assert run("-h") == 0

@@ -369,10 +369,12 @@ def test_conversions_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["large.pt"]
 
 
-def test_infinity_stays_infinity_in_half_precision(tmp_path):
-    torch.save({"w": torch.tensor([1.0, float("inf")])}, tmp_path / "w.pt")
-    conversion.convert(tmp_path / "w.pt", tmp_path / "w.safetensors", "fp16")
-    assert bool(weights.read(tmp_path / "w.safetensors")["w"].isinf()[1])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_not_converted(tmp_path, value):
+    torch.save({"w": torch.tensor([1.0, value])}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="not finite in w"):
+        conversion.convert(tmp_path / "w.pt", tmp_path / "w.safetensors", "fp16")
+    assert not (tmp_path / "w.safetensors").exists()
 
 
 def test_an_unknown_format_is_refused_by_the_library_too(tmp_path):

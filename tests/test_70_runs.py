@@ -294,6 +294,23 @@ def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
     assert result["status"] == "complete"
 
 
+def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, capfd):
+    from flows import cli
+    from flows import job as jobs
+
+    made = tmp_path / "plan.json"
+    product.plan(jobs.load(job), Silence(), made)
+    card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
+    assert cli.main(["run", str(made)]) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert "Plan again, or put the weights back" in told[0]
+    assert not list(tmp_path.rglob("cube.zarr"))
+
+
 def test_the_demo_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "demo"
     result = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())

@@ -19,12 +19,12 @@ from rio_cogeo import cog_validate
 import model
 from catalogs import classes
 from catalogs import demo as country
+from flows import asked, pictures, planning, product, summary
 from flows import job as jobs
-from flows import product
 from flows.progress import Silence
 from model import modalities, weights
 from model.segmentation import pixelwise
-from pipeline import layers, receipt, tile, windows
+from pipeline import layers, notes, receipt, tile, windows
 from pipeline.plan import Plan
 from tests import stac
 
@@ -78,6 +78,9 @@ ARGS = {
 }
 
 
+STATS = {name: modalities.get(name).statistics.to_mapping() for name in INPUTS}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
@@ -98,8 +101,7 @@ def home(tmp_path_factory):
         "hyper_parameters": told,
     }
     torch.save(content, folder / "tuned.ckpt")
-    stats = {name: modalities.get(name).statistics.to_mapping() for name in INPUTS}
-    (folder / "stats.yaml").write_text(yaml.safe_dump(stats))
+    (folder / "stats.yaml").write_text(yaml.safe_dump(STATS))
     return folder
 
 
@@ -275,6 +277,64 @@ def test_generated_values_are_told_with_their_unit_and_their_limits(made):
     assert "NDVI" in page
     assert "land cover" not in page.lower()
     assert {"style", "sld"} <= set(item["assets"])
+
+
+def test_observations_are_the_scenes_whatever_the_model(made):
+    first, other = (cube(made(kind)[1]) for kind in ("land_cover", "checkpoint"))
+    for name in ("observations", "last_observed", "inputs_used"):
+        assert np.array_equal(first[name].values, other[name].values), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
+    _, result = made(kind)
+    plan, properties = plan_of(result), json.loads(Path(result["item"]).read_text())["properties"]
+    random = kind != "checkpoint"
+    assert result["warnings"] == ([notes.RANDOM] if random else [])
+    assert properties["description"].startswith(notes.RANDOM) == random
+    assert pictures.heading(plan).subtitle.startswith(notes.RANDOM) == random
+    assert any(notes.RANDOM in line for line in summary.run(result)) == random
+    options = properties["terramosaic:model_options"]
+    assert options["inputs"] == list(INPUTS)
+    assert options.get("weights") == ({"random": SEED} if random else None)
+    assert options.get("timesteps") == KINDS[kind].get("timesteps")
+    if not random:
+        assert (options["checkpoint"], options["stats"]["DEM"]) == ("tuned.ckpt", STATS["DEM"])
+
+
+def test_the_weights_of_a_configuration_are_told_as_its_own(home, land):
+    (home / "own.yaml").write_text(yaml.safe_dump(MICRO | {"weights": {"random": 5}}))
+    job = jobs.load(write(home, land, "land_cover", name="own", model={"name": "own.yaml"}))
+    assert asked.is_random(planning.freeze(job))
+
+
+@pytest.mark.parametrize("composites", [True, False])
+def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
+    choice = KINDS["generate"] | {"modality": "S2L2A"}
+    output = {"path": "out", "composites": composites}
+    job = write(home, land, "generate", name="blind", model=choice, output=output)
+    result = run(job)
+    assert result["status"] == "complete"
+    plan = plan_of(result)
+    assert set(plan.model.inputs) == set(plan.given) == {"S1RTC", "DEM"}
+    assert ("S2L2A" in plan.recipe.inputs) == composites
+    data = cube(result)
+    assert ("composite_S2L2A" in data) == composites
+    used = np.unique(data["inputs_used"].values)
+    assert used.any()
+    assert not (used & layers.S2).any()
+    text = (Path(result["map"]).parents[1] / "report.html").read_text()
+    assert "as the model generates it from S1RTC and DEM" in text
+    assert "left out of its inputs" in text
+
+
+def test_generating_an_input_from_itself_is_refused(home, land, capfd):
+    from flows import cli
+
+    choice = KINDS["generate"] | {"modality": "DEM"}
+    job = write(home, land, "generate", name="itself", model=choice, inputs=["DEM"])
+    assert cli.main(["run", str(job)]) == 2
+    assert "To generate DEM, other inputs are needed" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["land_cover", "checkpoint"])

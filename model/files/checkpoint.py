@@ -35,7 +35,11 @@ def read(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     Raises:
         WeightsError: absent, of an unknown kind, not what the digest says, damaged or unsafe.
     """
-    return unwrapped(read_checkpoint(path, sha256))
+    content = read_checkpoint(path, sha256)
+    try:
+        return unwrapped(content)
+    except WeightsError as error:
+        raise WeightsError(f"weights {path}: {error}") from error
 
 
 def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, Any]:
@@ -46,7 +50,10 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"weights {path} do not exist: give the path of a .safetensors file")
+        there = "are a folder" if path.is_dir() else "do not exist"
+        raise WeightsError(
+            f"weights {path} {there}: give the path of a file, .safetensors or {listed(PICKLED)}"
+        )
     if path.suffix != ".safetensors" and path.suffix not in PICKLED:
         raise WeightsError(f"weights {path}: .safetensors or {listed(PICKLED)} expected")
     if sha256 is not None:

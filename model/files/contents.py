@@ -124,7 +124,7 @@ def of(tensors: State) -> Contents:
         outputs=tuple(_embedded(tensors, f"{decoder}decoder_embeddings.")),
         image_size=_image_size(tensors),
         width=_width(tensors, start),
-        broken=tuple(key for key, value in tensors.items() if not _is_finite(value)),
+        broken=tuple(key for key, value in tensors.items() if not is_finite(value)),
     )
 
 
@@ -196,9 +196,10 @@ def _width(tensors: State, start: str) -> int | None:
     return None if norm is None or norm.ndim != 1 else norm.shape[0]
 
 
-def _is_finite(value: Tensor) -> bool:
-    if not value.numel() or not value.is_floating_point():
+def is_finite(value: Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity; one without memory holds nothing."""
+    if not value.numel() or not value.is_floating_point() or value.is_meta:
         return True
-    least, most = torch.aminmax(value)
+    least, most = torch.aminmax(value if value.element_size() > 1 else value.half())
     # ^ NaN spreads to both; one pass, and no copy of the file in memory
     return bool(torch.isfinite(least) & torch.isfinite(most))

@@ -19,6 +19,7 @@ SMALL = 0.02
 
 _SMALL_NAMES = ("mod_emb", "mask_token", "token_emb.weight", "to_logits.weight")
 _TABLE = "pos_emb"
+_SEEDS = 1 << 64
 _DRAWN = torch.float32
 # ^ whatever the parameter's own format, so that a seed means the same numbers in each
 _M = TypeVar("_M", bound=nn.Module)
@@ -67,18 +68,26 @@ def initialise(module: _M, seed: int) -> _M:
     table that is never trained.
 
     Raises:
-        WeightsError: the seed is no whole number from zero on.
+        WeightsError: the seed is no whole number from 0 to 2^64 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise WeightsError(f"random weights want a whole number >= 0 as seed, not {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+        raise WeightsError(
+            f"random weights want a whole number >= 0 and below 2^64 as seed, not {seed!r}"
+        )
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
             if name.rpartition(".")[2] == _TABLE and not parameter.requires_grad:
                 continue
-            mixed = hashlib.sha256(struct.pack("<Q", seed) + name.encode()).digest()
+            mixed = hashlib.sha256(struct.pack("<Q", seed) + _known_as(name).encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(mixed[:7], "little"))
             parameter.copy_(_start(name, parameter, generator))
     return module
+
+
+def _known_as(name: str) -> str:
+    """Return the one name of a modality's vector, which encoder and decoder may share."""
+    shared = name.endswith(".mod_emb")
+    return name.replace("decoder_embeddings.", "encoder_embeddings.") if shared else name
 
 
 def _start(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:

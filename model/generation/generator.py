@@ -178,7 +178,7 @@ class Generator(Family):
         *,
         standardize: bool = False,
     ) -> Tensor:
-        """Return what the encoder made of the inputs, (B, M, D), normed, in the inputs' order.
+        """Return what the encoder made of the inputs, (B, M, D), normed, inputs as declared.
 
         Args:
             inputs: standardised, as a backbone takes them, unless `standardize`.
@@ -226,7 +226,7 @@ class Generator(Family):
         temperature: float = 1.0,
         top_k: float = 0,
         top_p: float = 0.0,
-        standardize: bool = False,
+        standardize: bool = True,
     ) -> Tensor:
         """Return class probabilities (B, 10, H, W) over the distribution of the tokens.
 
@@ -240,7 +240,7 @@ class Generator(Family):
         the better the more; 8 to 16 make a good map.
 
         Args:
-            inputs: as for `context`.
+            inputs: as for `generate`, in their own units unless told otherwise.
             modality: LULC, the one output that has classes.
             draws: 0 for the mean code, or the number of token maps.
             seed: of the draws; one for all samples, or one for each.
@@ -250,14 +250,17 @@ class Generator(Family):
             standardize: see `generate`.
 
         Raises:
-            ModelError: an output without classes, or a number of draws below zero.
+            ModelError: as for `generate`; an output without classes, or no number of draws.
         """
         strategy = Strategy(sampling="sample", temperature=temperature, top_k=top_k, top_p=top_p)
         wanted, scaling = self.offer.wanted([modality]), self.scaling if standardize else None
         asked = self._request(inputs, wanted, seed, scaling)
         tokenizer = rendering.decoder(self.tokenizer, modality, asked.outputs[modality])
-        if not tokenizer.size.classes or draws < 0:
-            raise ModelError(f"{modality}, {draws} draws: LULC, and a number from 0 on, expected")
+        counted = isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0
+        if not tokenizer.size.classes or not counted:
+            raise ModelError(
+                f"{modality}, draws={draws!r}: LULC, and a whole number from 0 on, expected"
+            )
         parts: list[Tensor] = []
         for rows, kept in asked.chunks(self._count()):
             logits, grid = self._logits(asked, rows)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.checks import check_tensor
 from model.errors import ModelError
 from model.generation.request import Request
 from model.generation.sampler import in_words
 from model.inputs import Coordinates, Tokenizers
 from model.modalities import PATCH
+from model.tokenizers import ddim
 from model.tokenizers.tokenizer import Tokenizer
 
 
@@ -52,18 +54,22 @@ def check(tokenizers: Tokenizers, asked: Request, diffusion: Diffusion) -> None:
     """Refuse now what would fail after the tokens are made.
 
     Raises:
-        ModelError: a tokenizer that is not here, a size it cannot make, noise for nothing.
+        ModelError: a tokenizer that is not here, a size it cannot make, a number of steps that
+            there cannot be, noise for nothing or that is not finite.
     """
+    ddim.timesteps(diffusion.timesteps)
     for name, key in asked.outputs.items():
         if in_words(key):
             places(tokenizers, name)
         else:
             _check_sides(asked, name, decoder(tokenizers, name, key).size.multiple)
     for name, noise in diffusion.noise.items():
+        check_tensor(f"noise of {name!r}", noise)
         if name not in asked.outputs or noise.ndim != 4 or len(noise) != len(asked.seeds):
             raise ModelError(
                 f"noise of {name!r} {tuple(noise.shape)}: (B, C, H, W) for an output expected"
             )
+        ddim.check_noise(noise)
 
 
 def decoder(tokenizers: Tokenizers, name: str, key: str) -> Tokenizer:

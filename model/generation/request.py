@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from model.checks import check_named, check_standardised, check_tensor
 from model.errors import ModelError, listed
 from model.generation.decoder import Grid
 from model.generation.sampling import Seeds, each
-from model.generation.scaling import Scaling, check_standardised, check_units
+from model.generation.scaling import Scaling, check_units
 from model.inputs import refuse_holes
 from model.modalities import KEYS, PATCH, TARGETS, Modality, key_of, target, target_key_of
 
@@ -45,7 +46,7 @@ class Offer:
 
         Raises:
             ModelError: inputs that are unknown, given twice, differ in number, are not finite, or
-                in a wrong unit; an output that is an input.
+                in a wrong unit; an output that is an input; a size that is no number of patches.
         """
         given = self._given(inputs)
         again = [name for name, key in outputs.items() if key in map(self.inputs.get, given)]
@@ -62,7 +63,7 @@ class Offer:
             tokens={self.wanted([name])[name]: ids for name, ids in (tokens or {}).items()},
             seeds=each(seed, len(next(iter(given.values())))),
             scaling=scaling,
-            grid=None if size is None else (size[0] // PATCH, size[1] // PATCH),
+            grid=_grid(size),
         )
 
     def wanted(self, outputs: Sequence[str] | None) -> dict[str, str]:
@@ -85,6 +86,8 @@ class Offer:
         return wanted
 
     def _given(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the inputs in the order they were declared in: another order changes bits."""
+        check_named(inputs, self.inputs)
         given: dict[str, Tensor] = {}
         for user, value in inputs.items():
             key = self.inputs.get(user, key_of(user))
@@ -92,13 +95,14 @@ class Offer:
             if name is None or name in given:
                 why = "is given twice" if name else "is not among them"
                 raise ModelError(f"this generator takes {listed(self.inputs, 9)}: {user!r} {why}")
+            check_tensor(name, value)
             given[name] = value
         if not given:
             raise ModelError(f"no input given; this generator takes {listed(self.inputs, 9)}")
         sizes = {name: len(value) if value.ndim else 0 for name, value in given.items()}
         if len(set(sizes.values())) > 1 or not min(sizes.values()):
             raise ModelError(f"the batch sizes differ, or are zero: {sizes}")
-        return given
+        return {name: given[name] for name in self.inputs if name in given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,20 @@ class Request:
         for start in range(0, batch, count):
             kept = min(count, batch - start)
             yield [start + min(place, kept - 1) for place in range(count)], kept
+
+
+def _grid(size: object) -> Grid | None:
+    """Return the rows and columns of tokens of an image of a size (H, W); None for none."""
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, (tuple, list)) else ()
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or any(side < PATCH or side % PATCH for side in sides):
+        raise ModelError(
+            f"size={size!r}: (H, W) in px expected, multiples of {PATCH} (of 32 where an output is "
+            f"made by diffusion) from {PATCH} on, such as (224, 224)"
+        )
+    return sides[0] // PATCH, sides[1] // PATCH
 
 
 def declared_outputs(outputs: Sequence[str]) -> dict[str, str]:

@@ -172,8 +172,11 @@ def each(seed: Seeds, batch: int) -> list[int]:
     Raises:
         ModelError: not one whole number for each.
     """
-    given = [seed] * batch if isinstance(seed, int) else list(seed)
-    every = [int(one) for one in given]
+    try:
+        given = [seed] * batch if isinstance(seed, int) else list(seed)
+        every = [int(one) for one in given]
+    except (TypeError, ValueError, OverflowError):
+        given, every = [], []
     whole = not isinstance(seed, bool) and every == given
     if len(every) != batch or not whole or any(abs(one) >= 2**63 for one in every):
         raise ModelError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -20,8 +21,6 @@ Offsets = float | Mapping[str, float]
 """DN that Sentinel-2 values carry on top: one number for all, or by modality."""
 
 _SENTINEL_2 = ("S2L2A", "S2L1C")
-_STANDARDISED = 50.0
-"""No scene's mean lies so many standard deviations from the mean: those are raw data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,10 @@ class Scaling:
         """Return the scaling for values that carry an offset.
 
         Raises:
-            ModelError: an offset of something else than Sentinel-2.
+            ModelError: an offset of something else than Sentinel-2, or no number.
         """
         if not isinstance(boa_offset, Mapping):
-            boa_offset = dict.fromkeys(_SENTINEL_2, float(boa_offset))
+            boa_offset = dict.fromkeys(_SENTINEL_2, boa_offset)
         found: dict[str, float] = {}
         for name, value in boa_offset.items():
             known = KEYS.get(key_of(name) or "")
@@ -47,7 +46,7 @@ class Scaling:
                 raise ModelError(
                     f"boa_offset of {name!r}: only {listed(_SENTINEL_2)} carry one, in DN"
                 )
-            found[known.name] = float(value)
+            found[known.name] = _number(value)
         return cls(found)
 
     def standardised(self, key: str, value: Tensor, bands: Sequence[str] = ()) -> Tensor:
@@ -85,6 +84,12 @@ class Scaling:
         return mean + self.offsets.get(name, 0.0), std
 
 
+def _number(offset: object) -> float:
+    if isinstance(offset, (int, float)) and not isinstance(offset, bool) and isfinite(offset):
+        return float(offset)
+    raise ModelError(f"boa_offset={offset!r}: a number of DN expected, such as 1000")
+
+
 def check_units(name: str, key: str, value: Tensor) -> None:
     """Refuse pixels that are clearly in another unit than the modality's own; see `units`.
 
@@ -99,21 +104,6 @@ def check_units(name: str, key: str, value: Tensor) -> None:
         )
     elif known is not None and known.name == "NDVI" and bool((value.abs() > 1).any()):
         raise ModelError(f"{name}: values of -1 to 1 expected, (B08 - B04) / (B08 + B04)")
-
-
-def check_standardised(name: str, key: str, value: Tensor) -> None:
-    """Refuse raw pixels where standardised ones are expected.
-
-    Raises:
-        ModelError: with what to do.
-    """
-    if isinstance(KEYS.get(key), Modality) and value.numel():
-        mean = float(value.float().mean().abs())
-        if mean > _STANDARDISED:
-            raise ModelError(
-                f"{name}: the mean is {mean:.0f}, but standardised pixels are expected, around 0; "
-                "pass standardize=True for values in the modality's own unit"
-            )
 
 
 def _scale(known: Modality | TokenModality | None, bands: Sequence[str]) -> Statistics | None:

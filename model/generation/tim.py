@@ -24,7 +24,7 @@ from model.generation.decoder import EncoderDecoder
 from model.generation.request import declared_outputs
 from model.generation.sampler import Sampler
 from model.generation.sampling import Seeds, Strategy, each
-from model.inputs import Tokenizers, declared_keys, refuse_holes
+from model.inputs import Tokenizers, declared_keys
 from model.layers import Family
 from model.modalities import IMAGE_SIZE
 
@@ -109,7 +109,7 @@ class ThinkingEncoder(Encoder):
     ) -> list[Tokens]:
         """Return merged tokens after the given layers (default all); only the last is normed."""
         given = self.named(inputs)
-        refuse_holes(given)
+        self.check(given)
         return self.run(given, layers, seed)
 
     def run(
@@ -118,7 +118,7 @@ class ThinkingEncoder(Encoder):
         layers: Sequence[int] | None = None,
         seed: Seeds = 0,
     ) -> list[Tokens]:
-        """Do what `features` does, without looking for pixels that are not finite."""
+        """Do what `features` does, without looking at the pixels' values."""
         given = self.read(inputs)
         tokens, _ = self.embed(given)
         imagined = self.think(given, tokens, each(seed, len(tokens)))

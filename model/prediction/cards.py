@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from model.config import Architecture, architecture, read_mapping
@@ -31,6 +32,26 @@ TASKS = ("land_cover", "embedding", "generate")
 
 DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
 """What a model of the family is given where nothing else is said."""
+
+_STAGES, _WIDEST, _LARGEST = 4, 1024, 4096
+# ^ layers that the head can read; its channels; the side of a window, px
+
+_TOKENIZER = ("dim", "depth", "heads", "image_size", "unet")
+
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "name": (str, "a text"),
+    "task": (str, "a text"),
+    "architecture": ((str, Mapping, Architecture), "a name, or a mapping with dim, heads, depth"),
+    "statistics": ((Mapping, NoneType), "{MODALITY: {mean: […], std: […]}}"),
+    "class_names": (Sequence, "a list of names"),
+    "layers": (Sequence, "a list of whole numbers"),
+    "width": (int, "a whole number"),
+    "window": (int, "a whole number"),
+    "tokenizer": ((Mapping, NoneType), f"a mapping with some of {listed(_TOKENIZER)}"),
+    "weights": ((Mapping, str, NoneType), "hub, a path, {path, sha256} or {random: SEED}"),
+    "training": (Mapping, "a mapping"),
+}
+"""What each entry of a card must be."""
 
 CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
 """What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
@@ -60,7 +81,8 @@ class Card:
     """Side of one input, px."""
 
     tokenizer: Mapping[str, Any] | None = None
-    """Sizes of the tokenizers of a model that generates: dim, depth, heads, image_size, unet."""
+    """Sizes of the tokenizers of a model that generates, where not the published ones: dim, depth,
+    heads, image_size, unet."""
 
     weights: Mapping[str, Any] | str | None = None
     """Where the weights are: {path, sha256} relative to the card, or any other source."""
@@ -74,8 +96,10 @@ class Card:
                 f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are asked for "
                 "when a model is loaded"
             )
-        if self.window < PATCH or self.window % PATCH:
-            raise ModelError(f"window {self.window} is not a multiple of {PATCH}")
+        if not PATCH <= self.window <= _LARGEST or self.window % PATCH:
+            raise ModelError(f"window {self.window} is not a multiple of {PATCH} up to {_LARGEST}")
+        if not 1 <= self.width <= _WIDEST:
+            raise ModelError(f"width {self.width}: channels of the head, 1 to {_WIDEST}")
         if not self.inputs:
             raise ModelError("a card needs at least one input")
         check_classes(self.class_names)
@@ -87,6 +111,7 @@ class Card:
         object.__setattr__(self, "statistics", statistics_of(self.inputs, self.statistics))
         if not self.layers:
             object.__setattr__(self, "layers", self.architecture.taps)
+        check_layers(self.layers, self.architecture.depth)
 
     def identity(self) -> dict[str, Any]:
         """Return what the output depends on, besides the weights: plain values, sorted keys."""
@@ -132,6 +157,21 @@ def check_classes(names: Sequence[str]) -> None:
         )
 
 
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Refuse encoder layers that a head cannot read.
+
+    Raises:
+        ModelError: they are no whole numbers from 0 to depth - 1, rising, one to four.
+    """
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in layers)
+    rising = whole and list(layers) == sorted({*layers})
+    if not (rising and 1 <= len(layers) <= _STAGES and layers[0] >= 0 and layers[-1] < depth):
+        raise ModelError(
+            f"layers {listed(layers)}: one to {_STAGES} whole numbers from 0 to {depth - 1} "
+            "expected, shallow to deep"
+        )
+
+
 def read(path: str | Path, inputs: Sequence[str] | None = None) -> Card:
     """Read a card from JSON or YAML.
 
@@ -161,6 +201,7 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
     wrong = [key for key in options if key not in known]
     if wrong:
         raise ModelError(f"unknown entry {listed(wrong)}; a model card has {listed(known, 12)}")
+    _check_kinds(options)
     if options.get("tokenizer") is not None:
         options = {"inputs": list(DEFAULT_INPUTS), **options}
         # ^ one of the family takes any of its inputs; a segmenter's head was made for some
@@ -206,6 +247,18 @@ def write(path: str | Path, card: Card) -> None:
     text = json.dumps(card.to_mapping(), indent=1, ensure_ascii=False)
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def _check_kinds(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        kind, wanted = _KINDS.get(key, (object, ""))
+        text = isinstance(value, str) and kind is Sequence
+        number = isinstance(value, bool) and kind is int
+        if not isinstance(value, kind) or text or number:
+            raise ModelError(f"{key}: {value!r} is of the wrong kind: {wanted} expected")
+    wrong = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER]
+    if wrong:
+        raise ModelError(f"tokenizer: unknown {listed(wrong)}; known are {listed(_TOKENIZER)}")
 
 
 def _converted(options: Mapping[str, Any]) -> dict[str, Any]:

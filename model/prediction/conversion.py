@@ -35,7 +35,8 @@ def convert(
 
     Raises:
         WeightsError: the source cannot be read, the target is no .safetensors or the source
-            itself, there is no such part or number format, or fp16 cannot hold the numbers.
+            itself, there is no such part or number format, a number is not finite, or fp16 cannot
+            hold the numbers.
     """
     source, target = Path(source), Path(target)
     if target.suffix != ".safetensors":
@@ -53,8 +54,13 @@ def convert(
     notes = {"converted_from": source.name, "sha256": pins.digest(source), **_kept(content)}
     if not target.parent.is_dir():
         raise WeightsError(f"there is no folder {target.parent} to write to")
-    sha256 = weights.write(target, tensors, notes)
     held = contents.of(tensors)
+    if held.broken:
+        raise WeightsError(
+            f"{source} holds numbers that are not finite in {listed(held.broken, 5)}: no model "
+            "takes it, and nothing is written"
+        )
+    sha256 = weights.write(target, tensors, notes)
     return {
         "path": str(target),
         "sha256": sha256,

@@ -142,10 +142,9 @@ def blank(name: str, found: Contents) -> nn.Module:
     """
     with torch.device("meta"):
         if name.startswith(PREFIX) and name != HUB_NAME:
-            halves: list[Part] = [one for one in _HALVES if one in found.parts]
-            return tokenizer(name, part=halves[0] if len(halves) == 1 else "both")
+            return tokenizer(name, part=_half(found))
         if name == known.DEMO or config.is_file_name(name):
-            return known.build(cards.read(known.DEMO_CARD if name == known.DEMO else name))
+            return _of_card(cards.read(known.DEMO_CARD if name == known.DEMO else name), found)
         base = next((one for one in config.ARCHITECTURES if name.startswith(one)), "")
         variant = name.removeprefix(base)
         if base and variant in _VARIANTS:
@@ -153,16 +152,36 @@ def blank(name: str, found: Contents) -> nn.Module:
     raise ModelError(f"unknown model {name!r}; known are {listed((known.DEMO, *hub.HUB), 30)}")
 
 
-def _family(name: str, variant: str, found: Contents) -> nn.Module:
+def _of_card(card: cards.Card, found: Contents) -> nn.Module:
+    """Build what a job would build of a card for such a file."""
+    if card.tokenizer is None or found.kind == "segmenter":
+        return known.build(card)
+    if found.kind == "encoder":
+        return _family(card.architecture, "", found)
+    if found.kind == "tokenizer":
+        name = candidates(found, Path())[0].removeprefix(PREFIX).upper()
+        return tokenizer({"modality": name, **card.tokenizer}, part=_half(found))
+    return _family(card.architecture, "_tim" if found.kind == "tim" else "_generate", found)
+
+
+def _half(found: Contents) -> Part:
+    halves: list[Part] = [one for one in _HALVES if one in found.parts]
+    return halves[0] if len(halves) == 1 else "both"
+
+
+def _family(name: str | config.Architecture, variant: str, found: Contents) -> nn.Module:
     wanted = [_declared(entry) for entry in found.inputs if _taken(entry)]
     if not wanted:
-        raise ModelError(f"no embedding of an input of {name} is in the file")
+        told = name if isinstance(name, str) else "the card"
+        raise ModelError(f"no embedding of an input of {told} is in the file")
     if not variant:
         return assembly.backbone(name, wanted, image_size=found.image_size)
     pixels = [entry.name for entry in found.inputs if not entry.tokens and entry.key in KEYS]
     made = [entry.name for entry in found.outputs if entry.key in KEYS]
     if not pixels or not made:
-        raise ModelError(f"{name} needs pixels to start from, and a decoder: the file lacks these")
+        raise ModelError(
+            "generation needs pixels to start from, and a decoder: the file lacks these"
+        )
     if variant == "_generate":
         return assembly.generator(name, pixels, made, tokenizers={})
     thoughts = made if found.kind == "tim" or "LULC" not in made else ["LULC"]
@@ -172,6 +191,8 @@ def _family(name: str, variant: str, found: Contents) -> nn.Module:
 def _misfit(name: str, path: Path, found: Contents, tensors: State) -> Misfit:
     if name == TERRATORCH:
         return _misfit_of_checkpoint(path)
+    if config.is_file_name(name) and found.kind == "terratorch":
+        return _misfit_of_checkpoint(path, name)
     if name not in (known.DEMO, *hub.HUB) and not config.is_file_name(name):
         blank(name, found)
         # ^ raises, and says which names there are
@@ -184,9 +205,9 @@ def _misfit(name: str, path: Path, found: Contents, tensors: State) -> Misfit:
     return weights.compare(module, tensors)[1]
 
 
-def _misfit_of_checkpoint(path: Path) -> Misfit:
+def _misfit_of_checkpoint(path: Path, card: str | None = None) -> Misfit:
     try:
-        fine_tuned(path)
+        fine_tuned(path, card)
     except ModelError as error:
         return Misfit(differing=(str(error),))
     return Misfit()

@@ -37,7 +37,9 @@ from model.prediction.tasks import (
     SegmentationPredictor,
     ZeroShotPredictor,
 )
-from model.segmentation.terratorch import bands_from_yaml, fine_tuned, statistics_from_yaml
+from model.segmentation import terratorch
+from model.segmentation.datamodule import bands_from_yaml, statistics_from_yaml
+from model.segmentation.hyperparameters import told
 from model.tokenizers.config import TokenizerSize
 from model.tokenizers.tokenizer import tokenizer
 from model.weights import Source
@@ -83,8 +85,9 @@ def load(  # noqa: PLR0913
         checkpoint: a segmentation model from `terratorch fit`, instead of the name and weights;
             a .yaml as the name says what the checkpoint itself does not.
         classes: names of the checkpoint's classes, in its order.
-        stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own; or
-            the YAML of the checkpoint's training, which alone holds them and the order of bands.
+        stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own, or a
+            .yaml with it; or the .yaml of the checkpoint's training, which alone holds them and
+            the order of bands.
         tokenizers: where the weights of the tokenizers are, by modality; default with the
             model's own.
         timesteps: diffusion steps of what is generated.
@@ -132,7 +135,12 @@ def card_of(name: str, inputs: Sequence[str] | None = None, task: str = "land_co
         return _demo_card()
     if config.is_file_name(name):
         card = cards.read(name, inputs)
+        if card.tokenizer is not None:
+            TokenizerSize.parse({"modality": "LULC", **card.tokenizer})
+            # ^ refuses sizes that cannot be, whatever the task
         return replace(card, weights=_beside(card.weights, Path(name).parent))
+    if name == "none":
+        raise ModelError("none stands for composites only: there is no model to load")
     if name not in config.ARCHITECTURES:
         raise ModelError(
             f"unknown model {name!r}; known are {listed(NAMES)}, none (composites only), or a "
@@ -224,7 +232,9 @@ def _check_task(task: str, modality: str | None, checkpoint: str | Path | None) 
 def _measured(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
     """Return the card with other statistics of some inputs."""
     if isinstance(stats, str | Path):
-        raise ModelError(f"stats {stats}: the YAML of a training goes with its checkpoint")
+        stats = config.read_mapping(stats)
+        if "data" in stats:
+            raise ModelError("stats: the configuration of a training goes with its checkpoint")
     given = cards.statistics(stats)
     wrong = [name for name in given if name not in card.inputs]
     if wrong:
@@ -260,7 +270,8 @@ def _generator(
     size = TokenizerSize.parse(options)
     if card.window % size.multiple:
         raise ModelError(f"window {card.window}: {target} comes in multiples of {size.multiple} px")
-    place = sources.of_tokenizer(target, tokenizers, source, name)
+    sources.check_decoder(target, source, name)
+    place = sources.of_tokenizer(target, tokenizers, source, name, card.tokenizer)
     held = options if place is None else tokenizer(size, place, part="decoder")
     return assembly.generator(
         sources.published(card) or card.architecture,
@@ -279,11 +290,16 @@ def _fine_tuned(
     inputs: Sequence[str] | None,
     running: Running,
 ) -> FineTunedPredictor:
-    bands = None
-    if isinstance(stats, str | Path):
+    bands, training = None, None
+    if isinstance(stats, str | Path) and "data" in config.read_mapping(stats):
+        training = stats
         bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
     architecture = name if config.is_file_name(name) else None
-    network = fine_tuned(checkpoint, architecture, bands=bands)
+    content = terratorch.read(checkpoint)
+    known = "model_args" in told(content.get("hyper_parameters"))
+    network = terratorch.fine_tuned(
+        content, architecture, hyper_parameters=None if known else training, bands=bands
+    )
     if classes is None:
         raise ModelError(
             f"{checkpoint} has {network.num_classes} classes, whose names it does not hold: give "

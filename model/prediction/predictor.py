@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import units
+from model.acceleration import optimised
 from model.errors import ModelError, listed
 from model.modalities import PATCH, RAW, Statistics
 from model.precision import resolve
@@ -128,7 +129,7 @@ class Predictor(ABC):
         self.device = device_of(running.device)
         self.dtype = resolve(running.precision, self.device)
         self.batch = running.batch or _CHUNK[self.device.type]
-        self.network = network.to(self.device, self.dtype).eval()
+        self.network = optimised(network.to(self.device), running.precision)
         self._each: Callable[..., Iterable[Any]] = (
             map if self.device.type != "cpu" else _one_thread_each().map
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from model import config, weights
 from model.errors import ModelError, WeightsError, listed
 from model.files import contents, hub
 from model.modalities import target
 from model.prediction.cards import Card
-from model.tokenizers.config import PREFIX
+from model.tokenizers.config import PREFIX, TokenizerSize
 from model.weights import Source
 
 
@@ -32,6 +33,7 @@ def chosen(name: str, card: Card, given: Source) -> Source:
     Raises:
         WeightsError: nothing is given, and nothing is implied.
     """
+    weights.check_source(given)
     own = name not in config.ARCHITECTURES
     if given is not None and not (own and given == "hub"):
         return given
@@ -70,25 +72,37 @@ def has_head(source: Source, name: str, *, family: bool) -> bool:
 
 
 def of_tokenizer(
-    modality: str, given: Mapping[str, Source] | None, source: Source, name: str
+    modality: str,
+    given: Mapping[str, Source] | None,
+    source: Source,
+    name: str,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Source:
     """Return where a tokenizer's weights are; None = in the model's own.
 
-    They are where it is said; random with random; in the model's file if that holds them; under
-    their official name beside the model's file; else wherever official files are found.
+    They are where it is said; made together with a random model; in the model's file if that
+    holds them; under their official name beside the model's file; else, for one of the published
+    size, wherever official files are found.
 
     Args:
         modality: whose tokenizer.
         given: what is said, by modality.
         source: of the model's weights.
         name: of the model, for a folder of official files.
+        sizes: of the tokenizer, as a card gives them; None for the published ones.
+
+    Raises:
+        WeightsError: the weights hold no decoder, or there is no file that could fit.
     """
     if given and modality in given:
         return given[modality]
-    if source == "hub" or (isinstance(source, Mapping) and set(source) == {"random"}):
+    if source == "hub":
         return source
-    inside = f"tokenizer.{target(modality).key}."
-    if any(key.startswith(inside) for key in _tensors(source, name)):
+    if isinstance(source, Mapping) and set(source) == {"random"}:
+        return None
+        # ^ a seed and a name in the model decide a tensor: the same as `model.generator` makes
+    tensors = _tensors(source, name)
+    if any(key.startswith(f"tokenizer.{target(modality).key}.") for key in tensors):
         return None
     path = _path(source)
     if path is None:
@@ -96,7 +110,34 @@ def of_tokenizer(
     wanted = hub.official(PREFIX + modality.lower())
     folder = path if path.is_dir() else path.parent
     beside = (entry for entry in hub.names_in(folder, wanted) if entry.is_file())
-    return next(beside, "hub")
+    return next(beside, None) or _on_the_hub(modality, path, sizes)
+
+
+def check_decoder(modality: str, source: Source, name: str) -> None:
+    """Refuse weights of an encoder alone where something is to be generated.
+
+    Raises:
+        WeightsError: there is no decoder in them.
+    """
+    if source == "hub" or (isinstance(source, Mapping) and set(source) == {"random"}):
+        return
+    kind = contents.kind_of(_tensors(source, name))
+    if kind == "encoder":
+        raise WeightsError(
+            f"{_told(source)} holds an encoder alone: {modality} is made by a decoder and a "
+            "tokenizer, which it lacks. Ask for the task embedding, or give whole weights"
+        )
+
+
+def _on_the_hub(modality: str, path: Path, sizes: Mapping[str, Any] | None) -> Source:
+    if sizes is not None and TokenizerSize.parse({"modality": modality, **sizes}) != (
+        TokenizerSize(modality=modality)
+    ):
+        raise WeightsError(
+            f"{path} holds no tokenizer of {modality}, and no published one has the sizes of this "
+            f"card: give `tokenizers: {{{modality}: a path or {{random: SEED}}}}`"
+        )
+    return "hub"
 
 
 def check_tokenizers(given: Mapping[str, Source] | None, modality: str | None) -> None:
@@ -108,7 +149,8 @@ def check_tokenizers(given: Mapping[str, Source] | None, modality: str | None) -
     extra = [name for name in given or {} if name != modality]
     if extra:
         raise ModelError(
-            f"tokenizers {listed(extra)}: only that of {modality or 'nothing'} is used here"
+            f"tokenizers {listed(extra)}: "
+            + (f"only that of {modality} is used here" if modality else "none is used here")
         )
 
 

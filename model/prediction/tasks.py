@@ -27,6 +27,7 @@ from model.modalities import LAND_COVER, PATCH, RAW, TARGETS
 from model.prediction.cards import Card
 from model.prediction.predictor import Contract, Predictor, Running
 from model.segmentation.pixelwise import PixelWise
+from model.tokenizers import ddim
 
 SEED = 0
 """Of the noise that diffusion starts from: every window starts from the same."""
@@ -123,7 +124,7 @@ class ZeroShotPredictor(Predictor):
 
     def answer(self, given: Mapping[str, Tensor]) -> Tensor:
         """Return the probabilities (B, 10, H, W)."""
-        found = self._generator.expected(_filled(given), "LULC").float()
+        found = self._generator.expected(_filled(given), "LULC", standardize=False).float()
         return found / found.sum(dim=1, keepdim=True)
 
 
@@ -175,6 +176,8 @@ class GenerationPredictor(Predictor):
                 f"modality {modality!r} cannot be generated as values; known are "
                 f"{listed(GENERATED)} (land cover has a task of its own)"
             )
+        ddim.timesteps(timesteps)
+        # ^ refused here, and not at the first window
         bands, unit = GENERATED[modality]
         self._generator, self._timesteps = generator, timesteps
         contract = _contract(

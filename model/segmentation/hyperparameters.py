@@ -110,8 +110,9 @@ def recipe(hyper_parameters: Mapping[str, Any]) -> Recipe:
     args = hyper_parameters.get("model_args")
     if not isinstance(args, Mapping):
         raise ModelError(
-            "the checkpoint says nothing of its model (no hyper_parameters with model_args): give "
-            "`hyper_parameters` the .yaml of its training"
+            "the checkpoint says nothing of its model (no hyper_parameters with model_args): in a "
+            "job write `stats: fit.yaml`, the .yaml of its training (in Python also "
+            "`hyper_parameters`)"
         )
     parts = {part: _part(args, part) for part in ("backbone", "decoder", "head")}
     rest = [name for name in args if not name.startswith(tuple(f"{part}_" for part in parts))]

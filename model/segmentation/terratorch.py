@@ -27,7 +27,7 @@ from model.segmentation.datamodule import bands_from_yaml, statistics_from_yaml
 from model.segmentation.dense import DECODERS, LinearDecoder
 from model.segmentation.hyperparameters import Recipe, recipe, told
 
-__all__ = ["bands_from_yaml", "fine_tuned", "statistics_from_yaml"]
+__all__ = ["bands_from_yaml", "fine_tuned", "read", "statistics_from_yaml"]
 
 Config = str | Path | Mapping[str, Any] | Architecture
 """As for `model.backbone`."""
@@ -37,6 +37,11 @@ _WRAPPERS = ("_timm_module", "_orig_mod")
 #   in front that training on several GPUs leaves
 
 _SAMPLED = "encoder.sampler.model.encoder_embeddings."
+_OTHERS = (
+    *("prithvi", "timm_", "smp_", "satmae", "scalemae", "clay", "dofa", "resnet", "swin", "vit"),
+    *("unet", "mmearth", "ssl4eo", "convnext", "dinov"),
+)
+# ^ how names of other backbones begin in its registry
 _ADAPTERS = ("lora_", "base_model.", "modules_to_save.", "ia3_", "vera_lambda")
 
 
@@ -66,7 +71,7 @@ def fine_tuned(
         ModelError: hyper-parameters that are not understood, named.
         WeightsError: absent, damaged or unsafe, or tensors that do not fit, named.
     """
-    content = source if isinstance(source, Mapping) else _read(source, sha256)
+    content = source if isinstance(source, Mapping) else read(source, sha256)
     stored = content.get("hyper_parameters")
     arguments = told(stored if hyper_parameters is None else hyper_parameters)
     tensors = _tensors(content)
@@ -77,7 +82,12 @@ def fine_tuned(
     return weights.load_state(made, tensors).eval()
 
 
-def _read(path: str | Path, sha256: str | None) -> dict[str, Any]:
+def read(path: str | Path, sha256: str | None = None) -> dict[str, Any]:
+    """Return what a checkpoint's file holds: tensors, and plain values.
+
+    Raises:
+        WeightsError: absent, damaged, not what the digest says, or it holds more than data.
+    """
     stand_in = (Auxiliary, "terratorch.models.model.AuxiliaryHead")
     try:
         with torch.serialization.safe_globals([stand_in]):
@@ -90,8 +100,8 @@ def _read(path: str | Path, sha256: str | None) -> dict[str, Any]:
             f"the checkpoint {path} holds more than tensors and plain values "
             f"({_reason(error.__cause__)}) and is not opened, because a pickle can run any "
             "program. Where it was trained, save it again with plain values: c = torch.load(path, "
-            "weights_only=False); torch.save({'state_dict': c['state_dict']}, path), and give "
-            "`hyper_parameters` the .yaml of the training"
+            "weights_only=False); torch.save({'state_dict': c['state_dict']}, path), and give the "
+            ".yaml of the training (in a job `stats: fit.yaml`, in Python `hyper_parameters`)"
         ) from error
 
 
@@ -148,10 +158,16 @@ def _built(
 
 
 def _encoder(wanted: Recipe, tensors: Mapping[str, Tensor], config: Config | None) -> Encoder:
+    if wanted.backbone.startswith(_OTHERS):
+        raise ModelError(
+            f"the checkpoint was trained on the backbone {wanted.backbone!r}, which is not "
+            "TerraMind: it cannot be run here"
+        )
     if config is None and wanted.backbone not in ARCHITECTURES:
         raise ModelError(
-            f"backbone {wanted.backbone!r} is none of {listed(ARCHITECTURES)}: give `config` a "
-            "mapping or a .yaml file with its dim, heads and depth"
+            f"backbone {wanted.backbone!r} is none of {listed(ARCHITECTURES)}: write its dim, "
+            "heads and depth into a .yaml, and give that (in a job `name: x.yaml`, in Python "
+            "`config`)"
         )
     size = wanted.backbone if config is None else config
     names = [name for name in wanted.modalities if isinstance(name, str)]

@@ -22,8 +22,12 @@ CHANNELS: Mapping[str, int] = {
 }
 """Channels of the rasters that have a tokenizer: bands, or classes."""
 
+_COORDS = f"{PREFIX}coords"
+
 _IMAGES = Quantizer((8, 8, 8, 6, 5))
 _CLASSES = Quantizer((7, 5, 5, 5, 5))
+_LEVELS, _MOST = 8, 4096
+# ^ more than any machine could hold
 GROUPS = 32
 """Groups of every group norm of the U-Net."""
 
@@ -50,14 +54,14 @@ class UNetSize:
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "patch"):
             _check_count(f"unet {name}", getattr(self, name))
-        for name in ("multipliers", "attention"):
-            for value in getattr(self, name):
-                _check_count(f"unet {name}", value)
+        _check_lists(self.multipliers, self.attention)
         if not self.multipliers or self.channels % GROUPS:
             raise ModelError(
                 f"unet: channels {self.channels} must be a multiple of {GROUPS} (the groups of "
                 "its norms), with at least one multiplier"
             )
+        if max(self.widths) > 2 * _MOST:
+            raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MOST}")
         if PATCH % self.patch:
             raise ModelError(f"unet patch {self.patch} must divide {PATCH}, the side of a token")
 
@@ -145,6 +149,11 @@ class TokenizerSize:
         if is_file_name(str(source)):
             content = read_mapping(str(source))
             return cls.parse(content.get("tokenizer", content))
+        if str(source).lower() in ("coords", _COORDS):
+            raise ModelError(
+                f"{source}: coordinates have words and no pixels: model.coords_tokenizer makes "
+                "theirs"
+            )
         return cls(modality=str(source).lower().removeprefix(PREFIX).upper())
         # ^ exact names only: "S2L1C" has no tokenizer, and is not taken for S2L2A
 
@@ -175,6 +184,14 @@ def _check_known(owner: str, given: Mapping[str, Any], kind: type) -> None:
         raise ModelError(f"unknown option {listed(wrong)}; {owner} has {listed(known)}")
 
 
+def _check_lists(*lists: object) -> None:
+    for name, values in zip(("multipliers", "attention"), lists, strict=True):
+        if not isinstance(values, tuple) or len(values) > _LEVELS:
+            raise ModelError(f"unet {name} must be a list of at most {_LEVELS}, not {values!r}")
+        for value in values:
+            _check_count(f"unet {name}", value)
+
+
 def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"{name} must be a positive whole number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ModelError(f"{name} must be a positive whole number up to {_MOST}, not {value!r}")

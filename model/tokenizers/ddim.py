@@ -7,7 +7,7 @@ end (Lin et al. 2024, arXiv:2305.08891). The network predicts the clean image it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -116,7 +116,7 @@ def noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Tensor:
         ModelError: not one whole number for each sample.
     """
     batch, *rest = shape
-    every = [seeds] * batch if isinstance(seeds, int) else list(seeds)
+    every = list(seeds) if isinstance(seeds, Iterable) else [seeds] * batch
     if len(every) != batch or not all(_is_seed(seed) for seed in every):
         raise ModelError(
             f"seed={seeds!r}: give one whole number of up to 63 bits, or one for each of the "
@@ -127,6 +127,16 @@ def noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Tensor:
         for seed in every
     ]
     return torch.stack(drawn)
+
+
+def check_noise(values: Tensor) -> None:
+    """Refuse noise that diffusion cannot start from.
+
+    Raises:
+        ModelError: it is not finite.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError("the noise holds NaN or infinite values: torch.randn draws what it takes")
 
 
 def _is_seed(seed: object) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.checks import check_tensor
 from model.errors import ModelError, WeightsError, listed
 from model.files import hub
 
@@ -53,7 +54,10 @@ class CoordsTokenizer:
         Raises:
             ModelError: not (B, 2), or outside -180..180 and -90..90 degrees.
         """
-        places = torch.as_tensor(lonlat)
+        try:
+            places = torch.as_tensor(lonlat)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"coordinates (B, 2) as [lon, lat] expected: {error}") from error
         if places.ndim != 2 or places.shape[1] != 2 or places.dtype == torch.bool:
             raise ModelError(f"coordinates (B, 2) as [lon, lat] expected, not {_told(places)}")
         return [
@@ -87,6 +91,7 @@ class CoordsTokenizer:
         Raises:
             ModelError: another shape, or not whole numbers.
         """
+        check_tensor("token ids", ids)
         if ids.ndim != 2 or ids.shape[1] < 2 or ids.is_floating_point():
             raise ModelError(f"token ids (B, L), L >= 2, expected, not {_told(ids)}")
         return torch.tensor([self._place(*row[:2]) for row in ids.tolist()]).reshape(-1, 2)
@@ -139,6 +144,7 @@ class CaptionsTokenizer:
 
     def decode(self, ids: Tensor) -> list[str]:
         """Return the sentences of ids (B, L), each up to its end."""
+        check_tensor("token ids", ids)
         if ids.ndim != 2 or ids.is_floating_point():
             raise ModelError(f"token ids (B, L) expected, not {_told(ids)}")
         rows = [row[: row.index(END)] if END in row else row for row in ids.tolist()]

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from model.checks import check_standardised, check_tensor
 from model.errors import ModelError, listed
 from model.files.initial import unset
 from model.layers import Family
-from model.modalities import LAND_COVER, PATCH
+from model.modalities import LAND_COVER, PATCH, RAW
 from model.tokenizers import ddim
 from model.tokenizers.config import TokenizerSize
 from model.tokenizers.unet import UNet
@@ -71,6 +72,7 @@ class Tokenizer(Family):
             ModelError: another shape, pixels that are not finite, or classes that do not exist.
         """
         self._needs("encoder")
+        check_tensor(self.modality, x)
         pixels = self._pixels(x)
         rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
         tokens: Tensor = self.quant_proj(self.encoder(pixels))
@@ -82,11 +84,19 @@ class Tokenizer(Family):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Return the ids (B, H / 16, W / 16) int64 of a raster; see `latents`."""
+        """Return the ids (B, H / 16, W / 16) int64 of a raster; see `latents`.
+
+        Raises:
+            ModelError: as for `latents`; or pixels that are clearly not standardised.
+        """
+        check_tensor(self.modality, x)
+        if self.modality in RAW:
+            check_standardised(self.modality, RAW[self.modality].key, x)
         return self.quantize(self.latents(x))
 
     def codes(self, ids: Tensor) -> Tensor:
         """Return the codes (B, 5, h, w), float32 in [0, 1], of ids (B, h, w)."""
+        check_tensor(f"{self.modality}, token ids", ids)
         return self.quantizer.codes(ids)
 
     @torch.no_grad()
@@ -124,8 +134,11 @@ class Tokenizer(Family):
         taken = ddim.steps(timesteps)
         if noise is None:
             noise = ddim.noise(shape, seed).to(codes.device)
-        elif tuple(noise.shape) != shape:
-            raise ModelError(f"noise {shape} expected, not {tuple(noise.shape)}")
+        else:
+            check_tensor(f"{self.modality}, noise", noise)
+            if tuple(noise.shape) != shape:
+                raise ModelError(f"noise {shape} expected, not {tuple(noise.shape)}")
+            ddim.check_noise(noise)
         return self._diffuse(codes, noise.to(codes.device), taken, clamp=clamp)
 
     def scores(self, codes: Tensor) -> Tensor:

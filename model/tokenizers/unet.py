@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from model import kernels
 from model.layers import Exact
 from model.modalities import PATCH
 from model.tokenizers import convolution
@@ -84,7 +85,7 @@ class Conv(nn.Conv2d):
         if self in now.kernels:
             out = convolution.tiled(x, now.kernels[self], bias)
         else:
-            out = F.conv2d(x, self.weight, bias, padding=1)
+            out = kernels.convolution(x, self.weight, bias)
         return out if shift is None else out + shift.to(x.dtype)[:, :, None, None]
 
 

@@ -68,8 +68,8 @@ def encoder(setting: Setting) -> Iterator[Ratio]:
     """Backbone of two modalities."""
     theirs = _theirs(setting.size, modalities=PAIR)
     full, half = (
-        model.backbone(setting.size, PAIR, weights=theirs.state_dict()).to(kind)
-        for kind in (torch.float32, torch.bfloat16)
+        model.optimised(model.backbone(setting.size, PAIR, weights=theirs.state_dict()), kind)
+        for kind in ("fp32", "bf16")
     )
     for batch in setting.batches:
         chips = _chips(PAIR, batch)
@@ -90,8 +90,7 @@ def land_cover(setting: Setting) -> Iterator[Ratio]:
     """Sentinel-2 to land cover, tokens and class scores."""
     inputs, outputs = ["S2L2A"], ["LULC"]
     theirs = _theirs(f"{setting.size}_generate", modalities=inputs, output_modalities=outputs)
-    made = partial(model.generator, setting.size, inputs, outputs, theirs.state_dict())
-    full, half = made(precision="fp32"), made(precision="bf16")
+    full, half = _generators(setting, inputs, outputs, theirs.state_dict())
     for batch in setting.batches[:2]:
         chips = _chips(inputs, batch)
         ours = partial(full.generate, chips, standardize=False)
@@ -113,8 +112,7 @@ def targets(setting: Setting) -> Iterator[Ratio]:
     for outputs in (every[:2], every):
         theirs = _theirs(f"{setting.size}_generate", modalities=inputs, output_modalities=outputs)
         weights = {k: v for k, v in theirs.state_dict().items() if k.startswith("sampler.")}
-        made = partial(model.generator, setting.size, inputs, outputs, weights, {})
-        full, half = made(precision="fp32"), made(precision="bf16")
+        full, half = _generators(setting, inputs, outputs, weights, {})
         for tokenizer in theirs.tokenizer.values():
             tokenizer.decode_tokens = lambda ids, **_options: ids
             # ^ tokens only: the diffusion would hide the difference
@@ -135,8 +133,8 @@ def thinking(setting: Setting) -> Iterator[Ratio]:
     """A backbone that imagines land cover first."""
     theirs = _theirs(f"{setting.size}_tim", modalities=PAIR)
     full, half = (
-        model.tim(setting.size, PAIR, weights=theirs.state_dict()).to(kind)
-        for kind in (torch.float32, torch.bfloat16)
+        model.optimised(model.tim(setting.size, PAIR, weights=theirs.state_dict()), kind)
+        for kind in ("fp32", "bf16")
     )
     chips = _chips(PAIR, 1)
     plain = lambda: theirs(dict(chips))
@@ -203,10 +201,17 @@ def _tokenizers(modality: str) -> tuple[Any, Any, Any]:
     name = f"terramind_v1_tokenizer_{modality.lower()}"
     theirs = _theirs(name, "tokenizer.tokenizer_register")
     full, half = (
-        model.tokenizer(modality, weights=theirs.state_dict()).to(kind)
-        for kind in (torch.float32, torch.bfloat16)
+        model.optimised(model.tokenizer(modality, weights=theirs.state_dict()), kind)
+        for kind in ("fp32", "bf16")
     )
     return theirs, full, half
+
+
+def _generators(setting: Setting, *options: Any) -> list[Any]:
+    return [
+        model.optimised(model.generator(setting.size, *options, precision=kind), kind)
+        for kind in ("fp32", "bf16")
+    ]
 
 
 RACES = {
