@@ -55,8 +55,8 @@ $(REFERENCE)/.ready: tests/reference/requirements.txt constraints.txt
 	{ $$pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch && \
 	  $$pip install -r tests/reference/requirements.txt && \
 	  $$pip install --no-deps terratorch==1.2.13; } || \
-	{ echo "make $(MAKECMDGOALS) has to fetch torch, terratorch 1.2.13 and tests/reference/requirements.txt;" \
-	       "no package index answered. Run it with network, or with PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
+	{ echo "make $(MAKECMDGOALS) has to fetch torch, terratorch 1.2.13 and what tests/reference/requirements.txt" \
+	       "names; pip says above what failed. It wants a package index, or PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
 	touch $@
 
 clean:

@@ -22,16 +22,16 @@ _WAYS = {
         "made = register.{size}_generate(modalities=['S2L2A'], output_modalities={outputs}).eval()",
         "with torch.inference_mode(): made(chips, timesteps=4)",
     ),
-    "fp32": (
-        "import model, model.generation, model.assembly",
-        "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}})",
+} | {
+    precision: (
+        "import model, model.generation.generator, model.assembly, model.acceleration",
+        (
+            "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, "
+            f"precision='{precision}'); model.optimised(made, '{precision}')"
+        ),
         "made.generate(chips, standardize=False, timesteps=4)",
-    ),
-    "bf16": (
-        "import model, model.generation, model.assembly",
-        "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, precision='bf16')",
-        "made.generate(chips, standardize=False, timesteps=4)",
-    ),
+    )
+    for precision in ("fp32", "bf16")
 }
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import model
-from tests.reference.published import normal
+from tests.reference.published import needs_terratorch, normal
 
 SIZE = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
 
 
+@needs_terratorch
+# ^ which it does not need, but then it runs where a minute more does not matter
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 # ^ the compiler's own
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler here")

@@ -68,7 +68,7 @@ def test_backbone_with_one_modality_missing_and_another_size(size, near):
 def test_backbone_in_half_precision(size, near):
     theirs, ours = _backbones(size, PAIR, "mean")
     given = published.inputs(PAIR, batch=1)
-    near(ours.to(torch.bfloat16)(given), theirs(dict(given))[-1], HALF)
+    near(model.optimised(ours, "bf16")(given), theirs(dict(given))[-1], HALF)
 
 
 def test_thinking_in_modalities(size, near):
