@@ -100,8 +100,9 @@ def models_check(console: Console, what: str, name: str | None) -> int:
     Exit code 2 if it fits none, or not the one that is named.
     """
     from flows import summary
+    from model.files import hub
 
-    if name is None and not Path(what).exists() and what != "demo":
+    if name is None and what in hub.HUB:
         name = what
     path = _located(what, name)
     if name is not None:
@@ -161,8 +162,7 @@ def _card(what: str) -> dict[str, Any]:
     from model import config
     from model.files import hub
 
-    path = Path(what)
-    if not path.exists() and (what in hub.HUB or what in ("demo", "none")):
+    if what in hub.HUB or what in ("demo", "none"):
         return profile.of_name(what)
     path = _located(what, None)
     if path.suffix != ".json" and not config.is_file_name(path):
@@ -188,19 +188,20 @@ def _located(what: str, name: str | None) -> Path:
     """Return the file that is meant: a path, the file in a folder, or that of a known model."""
     if not what.strip():
         raise Wrong("The name is empty: give a model's name, or the path of a file.")
-    path = Path(what)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        from model import weights
-
-        return weights.file_in(path, name)
     if what == "demo":
         from model.prediction import known
 
         return known.DEMO_CARD.with_name("weights.safetensors")
+        # ^ a name goes before a folder of that name, which `make demo` leaves: write ./demo for it
     from model.files import hub
 
+    path = Path(what)
+    if what not in hub.HUB and path.is_file():
+        return path
+    if what not in hub.HUB and path.is_dir():
+        from model import weights
+
+        return weights.file_in(path, name)
     if what not in hub.HUB:
         raise Wrong(f"There is no file {what}, and no model of that name.{_nearest(what)}")
     if hub.find(what) is None:

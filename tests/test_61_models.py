@@ -254,3 +254,12 @@ def test_one_s_own_card_is_read(tmp_path, capsys):
         assert found["classes"] == list(card.class_names)
     (tmp_path / "card.json").write_text("{}")
     assert "lacks architecture" in refused(capsys, "card", tmp_path / "card.json")
+
+
+@pytest.mark.parametrize("verb", ["card", "check"])
+def test_a_name_goes_before_a_folder_of_that_name(verb, capsys, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(verb, "demo") == 0
+    assert run(verb, "./demo") == 2
+    assert "holds no weights" in capsys.readouterr().err
