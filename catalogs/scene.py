@@ -13,14 +13,26 @@ if TYPE_CHECKING:
 
 UNITS = ("reflectance", "power", "dB", "m", "class", "probability")
 
-BANDS: Mapping[str, tuple[str, ...]] = {
-    "S2L2A": (
-        *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
-        "SCL",
+MASKS = ("SCL", "CLD")
+"""Bands that say what was seen rather than measure it: scene classes, probability of cloud."""
+
+WANTED: Mapping[str, tuple[str, ...]] = {
+    "S2L2A": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
+    "S2L1C": (
+        *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10"),
+        *("B11", "B12"),
     ),
     "S1RTC": ("VV", "VH"),
     "S1GRD": ("VV", "VH"),
     "DEM": ("DEM",),
+}
+"""Bands by modality that are wanted where nobody says which."""
+
+BANDS: Mapping[str, tuple[str, ...]] = {
+    **WANTED,
+    "S2L2A": (*WANTED["S2L2A"], *MASKS),
+    "S1RTC": ("VV", "VH", "HH", "HV"),
+    "S1GRD": ("VV", "VH", "HH", "HV"),
 }
 """Our band names by modality. Every catalog's own names are translated to these."""
 

@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry import shape
 
 from catalogs import providers
-from catalogs.scene import BANDS
+from catalogs.scene import MASKS, WANTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def choose(
     for scene in sorted(scenes, key=order):
         reason = (
             _off_region(scene, region)
-            or _lacks_bands(scene, (bands or {}).get(scene.modality, BANDS[scene.modality]))
+            or _lacks_bands(scene, (bands or {}).get(scene.modality, WANTED[scene.modality]))
             or _too_cloudy(scene, max_cloud_cover)
         )
         if reason:
@@ -104,7 +104,7 @@ def _lacks_bands(scene: Scene, wanted: Sequence[str]) -> str | None:
     missing = [band for band in wanted if band not in scene.assets]
     if scene.modality in ("S1RTC", "S1GRD") and missing:
         return f"it lacks the polarisation {' and '.join(missing)}"
-    measured = [band for band in scene.assets if band in wanted and band != "SCL"]
+    measured = [band for band in scene.assets if band in wanted and band not in MASKS]
     # ^ a scene of which only the classification is left shows nothing
     return None if measured else f"it has none of {', '.join(wanted)}"
 

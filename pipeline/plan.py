@@ -16,7 +16,7 @@ from rasterio.warp import transform_bounds
 from shapely.geometry import mapping, shape
 
 from catalogs.errors import Wrong
-from catalogs.scene import BANDS, Scene
+from catalogs.scene import WANTED, Scene
 from catalogs.search import Doubt
 from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
@@ -131,7 +131,7 @@ class Plan:
             if scene.modality == modality
             for band in scene.assets
         }
-        return tuple(band for band in BANDS[modality] if band in held and band != "SCL")
+        return tuple(band for band in WANTED[modality] if band in held)
 
     def area(self, tile: Tile) -> Grid:
         """Return the grid of a tile's cells."""

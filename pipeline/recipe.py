@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+METHODS = ("median", "medoid", "least_cloudy", "latest")
+"""How many clear observations of a pixel become one."""
+
 TASKS = ("land_cover", "embedding", "generate")
 """What a model can answer: classes of the legend, features of a patch, values of a modality."""
 
@@ -21,10 +24,19 @@ class Recipe:
     """Scene classes of Sentinel-2 that count as clear."""
 
     dilate_m: float
-    """Metres by which clouds and shadows are widened."""
+    """Metres by which what is in ``dilate_scl`` is widened."""
+
+    dilate_scl: tuple[int, ...] = (3, 8, 9, 10)
+    """Scene classes that are widened where they are not clear: cloud shadow, cloud, cirrus."""
+
+    max_cloud_probability: float | None = None
+    """Percent: pixels above it are not clear, where a scene has a cloud probability."""
 
     method: str
-    """How Sentinel-2 observations are composed."""
+    """How Sentinel-2 observations are composed: one of :data:`METHODS`."""
+
+    steps: tuple[tuple[str, str], ...] = ()
+    """First and last day of each part of the period that gets composites of its own."""
 
     stride: int
     """Pixels between neighbouring model windows."""
@@ -37,14 +49,21 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"inputs": list(self.inputs), "clear_scl": list(self.clear_scl)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: _listed(value) for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Build a recipe from :meth:`to_dict`'s values."""
-        lists = {"inputs": tuple(values["inputs"]), "clear_scl": tuple(values["clear_scl"])}
-        return cls(**{**values, **lists})
+        return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
