@@ -2,17 +2,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 REFERENCE ?= .venv-reference
+STAC ?= .venv-stac
 TORCH_INDEX ?=
 # ^ another package index for torch, e.g. a CUDA build; empty = the configured indexes
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench reference reference-bench clean
+.PHONY: demo test nightly lint bench reference reference-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
 
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# What is too long for every change: 10 000 mutated documents, and whatever else looks at the variable.
+nightly: lint
+	TERRAMOSAIC_NIGHTLY=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -59,5 +64,13 @@ $(REFERENCE)/.ready: tests/reference/requirements.txt constraints.txt
 	       "names; pip says above what failed. It wants a package index, or PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
 	touch $@
 
+# A real STAC API for the tests that find one, beside Debian's postgresql and postgresql-postgis.
+stac-server: $(STAC)/.ready
+
+$(STAC)/.ready: tests/servers/requirements.txt
+	$(PYTHON) -m venv $(STAC)
+	$(STAC)/bin/python -m pip --disable-pip-version-check --quiet install -r tests/servers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(REFERENCE) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(REFERENCE) $(STAC) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,130 +1,241 @@
-"""STAC APIs, through pystac-client: paging that ends, retries, and plain JSON as the answer."""
+"""STAC APIs, through pystac-client: paging that ends, on one host, and plain JSON as the answer."""
 
 from __future__ import annotations
 
+import json
 import logging
-import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
-from catalogs import footprint, static, trust
+import shapely
+from pystac_client import ItemSearch
+from pystac_client.stac_api_io import StacApiIO
+
+from catalogs import footprint, trust, web
 from catalogs.errors import Transient, Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pystac_client import Client
+    import requests
 
 PAGE = 100
-"""Items per page."""
+"""Items per page that are asked for; a server may give fewer."""
 
-LARGEST_OUTLINE = 500
+MOST_PAGES = 5000
+"""Pages of one question. A server that still offers more is not believed."""
+
+LARGEST_OUTLINE = {"POST": 500, "GET": 50}
 """Corners that are sent to a server; of a finer region it gets the boxes of the parts."""
+
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What a page of unexpected form raises while its link to the next is followed."""
 
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """An open STAC API."""
+
+    address: str
+
+    search: str
+    """Address that is searched."""
+
+    method: str
+    """POST, or GET where that is all it has."""
+
+    io: _Pages
+
+
+@dataclass(slots=True, kw_only=True)
+class Count:
+    """How much of an answer was there."""
+
+    given: int = 0
+    """Different items."""
+
+    stated: int | None = None
+    """What the API itself says; some only estimate it."""
+
+
 @contextmanager
-def connect(address: str) -> Iterator[Client]:
-    """Open a client of the API at that address, for a with statement.
+def connect(address: str) -> Iterator[Api]:
+    """Open the API at that address, for a with statement.
 
     Raises:
         Wrong: There is no STAC API with a search.
         Transient: The server does not answer properly.
     """
-    from pystac_client import Client, ConformanceClasses  # noqa: PLC0415
-    from pystac_client.exceptions import APIError  # noqa: PLC0415
-    from pystac_client.stac_api_io import StacApiIO  # noqa: PLC0415
-
-    guard = _Guard(urlsplit(address).netloc)
-    io = StacApiIO(max_retries=static.retries())
-    with io.session as web:
-        web.hooks["response"].append(guard.check_answer)
-        try:
-            with _quiet():
-                client = Client.open(
-                    address, stac_io=io, timeout=static.TIMEOUT, request_modifier=guard.check
-                )
-                # ^ what was set on the io itself is overwritten by open
-        except APIError as error:
-            raise _understood(error, address) from error
-        if not client.conforms_to(ConformanceClasses.ITEM_SEARCH):
-            raise Wrong(f"{trust.redact(address)} is a STAC API without item search.")
-        yield client
+    with web.session() as http:
+        landing = web.document(http, address)
+        conforms = landing.get("conformsTo")
+        if not isinstance(conforms, list) or not any("item-search" in str(it) for it in conforms):
+            raise Wrong(f"{trust.redact(address)} is no STAC API with an item search.")
+        search, method = _search_link(landing, address)
+        yield Api(address=address, search=search, method=method, io=_Pages(http, search))
 
 
 def items(
-    client: Client, collections: Sequence[str], region: Any, when: str | None
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the items of all pages, each once.
+    api: Api,
+    collections: Sequence[str],
+    region: Any,
+    when: str | None,
+    count: Count | None = None,
+) -> Iterator[Any]:
+    """Yield the items of all pages, each document once.
 
     Args:
-        client: From :func:`connect`.
+        api: From :func:`connect`.
         collections: Their ids.
-        region: Shapely area in longitude and latitude.
+        region: Shapely area in longitude and latitude, within ±180 degrees.
         when: Interval as STAC writes it, or None for any time.
+        count: Where to note how many there were.
 
     Raises:
-        Wrong: The server refuses the question.
+        Wrong: The server refuses the question, or its pages cannot be followed.
         Transient: The server does not answer properly.
     """
-    from pystac_client.exceptions import APIError  # noqa: PLC0415
-
-    address = str(client.get_self_href())
-    try:
-        with _quiet():
-            search = client.search(
-                method="POST",
-                collections=list(collections),
-                intersects=footprint.geojson(_outline(region)),
-                datetime=when,
-                limit=PAGE,
-            )
-        yield from until_nothing_new(search.pages_as_dicts())
-    except APIError as error:
-        raise _understood(error, address) from error
+    search = ItemSearch(
+        api.search,
+        method=api.method,
+        stac_io=api.io,
+        collections=list(collections),
+        intersects=footprint.geojson(_outline(region, LARGEST_OUTLINE[api.method])),
+        datetime=when,
+        limit=PAGE,
+    )
+    yield from until_nothing_new(_pages(search, api.search), count)
 
 
-def until_nothing_new(pages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield each item once; end when the stated number is reached or a page brings no new one.
+def until_nothing_new(
+    pages: Iterable[Mapping[str, Any]], count: Count | None = None
+) -> Iterator[Any]:
+    """Yield each document once; end at the stated number, or when a page brings no new item.
 
-    Servers exist that offer a next page after the last one, and for ever.
+    Servers exist that offer a next page after the last one, and for ever. The stated number ends
+    the search only at a page that is not full, because it may be an estimate that is too low.
     """
-    seen: set[tuple[str, str]] = set()
+    count = Count() if count is None else count
+    known: set[tuple[str, str]] = set()
+    yielded: set[int] = set()
     for page in pages:
-        before = len(seen)
-        for item in page.get("features", []):
-            key = (str(item.get("collection")), str(item.get("id")))
-            if key not in seen:
-                seen.add(key)
+        before = len(known)
+        for item in page["features"]:
+            mark = _mark(item)
+            known.add(_key(item, mark))
+            if mark not in yielded:
+                yielded.add(mark)
                 yield item
-        if len(seen) == before or _complete(page, len(seen)):
+        count.given, count.stated = len(known), _matched(page)
+        full = len(page["features"]) >= PAGE
+        if len(known) == before or (count.stated and count.given >= count.stated and not full):
             return
 
 
-def extents(client: Client, collections: Sequence[str]) -> dict[str, str]:
+def extents(api: Api, collections: Sequence[str]) -> dict[str, str]:
     """Return what the API states about the extent of collections, in words."""
-    from pystac_client.exceptions import APIError  # noqa: PLC0415
-
     told = {}
     for name in collections:
+        place = f"{api.address.rstrip('/')}/collections/{name}"
         try:
-            document = static.read(f"{str(client.get_self_href()).rstrip('/')}/collections/{name}")
-            told[name] = _extent_in_words(document["extent"])
-        except (APIError, Wrong, Transient, KeyError, IndexError, TypeError) as error:
+            told[name] = _extent_in_words(web.document(api.io.session, place)["extent"])
+        except (Wrong, Transient, *MALFORMED) as error:
             _LOG.info("no extent of %s: %s", name, error)
             told[name] = "of unknown extent"
             # ^ it only adorns a message that is about to be given
     return told
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence pystac-client's warnings about links and conformance that we check ourselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+class _Pages(StacApiIO):
+    """Pages of a search, all from one host."""
+
+    def __init__(self, http: requests.Session, search: str) -> None:
+        super().__init__(max_retries=None)
+        self.session = http
+        self.search = search
+
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        address = urljoin(self.search, href)
+        if not web.same_host(address, self.search):
+            raise web.stray(self.search, address)
+        asked = {"json": parameters} if method == "POST" else {"params": parameters}
+        text = web.fetch(self.session, address, method=method or "GET", headers=headers, **asked)
+        return text.decode("utf-8-sig")
+
+    def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        page = dict(web.parse(self.read_text(source, *args, **kwargs), self.search))
+        if not isinstance(page.get("features"), list):
+            raise Wrong(
+                f"{trust.redact(self.search)} answers with no list of features: "
+                f"{json.dumps(page)[:200]}."
+            )
+        return page
+
+
+def _search_link(landing: Mapping[str, Any], address: str) -> tuple[str, str]:
+    """Return where to search, by POST where that is offered."""
+    links = landing.get("links")
+    offered = {
+        str(link.get("method") or "GET").upper(): urljoin(address, str(link.get("href")))
+        for link in (links if isinstance(links, list) else [])
+        if isinstance(link, dict) and link.get("rel") == "search"
+    }
+    method = "POST" if "POST" in offered else "GET"
+    if method not in offered:
+        raise Wrong(f"{trust.redact(address)} is a STAC API that does not say where to search.")
+    if not web.same_host(offered[method], address):
+        raise web.stray(address, offered[method])
+    return offered[method], method
+
+
+def _pages(search: ItemSearch, address: str) -> Iterator[Mapping[str, Any]]:
+    pages = search.pages_as_dicts()
+    for _ in range(MOST_PAGES):
+        try:
+            page = next(pages, None)
+        except MALFORMED as error:
+            raise Wrong(
+                f"{trust.redact(address)} sends a page whose link to the next one cannot be "
+                f"followed ({type(error).__name__}: {error})."
+            ) from error
+        if page is None:
+            return
+        yield page
+    raise Wrong(
+        f"{trust.redact(address)} offers more than {MOST_PAGES} pages: ask for a smaller region "
+        "or a shorter period."
+    )
+
+
+def _mark(item: Any) -> int:
+    """Return a number that two equal documents have in common."""
+    try:
+        return hash(json.dumps(item, sort_keys=True))
+    except RecursionError:
+        return id(item)
+        # ^ nested a thousand deep: no item, and refused as such
+
+
+def _key(item: Any, mark: int) -> tuple[str, str]:
+    if not isinstance(item, dict):
+        return ("", str(mark))
+    return (str(item.get("collection")), str(item.get("id", mark)))
+
+
+def _matched(page: Mapping[str, Any]) -> int | None:
+    context = page.get("context")
+    matched = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else 0)
+    return matched if isinstance(matched, int) and matched > 0 else None
 
 
 def _extent_in_words(extent: Mapping[str, Any]) -> str:
@@ -133,54 +244,14 @@ def _extent_in_words(extent: Mapping[str, Any]) -> str:
     return f"from {str(start)[:10]} to {str(end)[:10] if end else 'today'} in [{box}]"
 
 
-def _complete(page: Mapping[str, Any], count: int) -> bool:
-    matched = page.get("numberMatched", (page.get("context") or {}).get("matched"))
-    return isinstance(matched, int) and count >= matched
-
-
-def _outline(region: Any) -> Any:
-    from shapely import box, get_num_coordinates, union_all  # noqa: PLC0415
-
-    if get_num_coordinates(region) <= LARGEST_OUTLINE:
+def _outline(region: Any, most: int) -> Any:
+    """Return the region, or boxes around it, as an area of few corners."""
+    if shapely.get_num_coordinates(region) <= most:
         return region
-    parts = union_all([box(*part.bounds) for part in getattr(region, "geoms", [region])])
-    return parts if get_num_coordinates(parts) <= LARGEST_OUTLINE else box(*region.bounds)
-
-
-def _understood(error: Exception, address: str) -> Wrong | Transient:
-    """Return the error that says whether trying again helps."""
-    if isinstance(error.__context__, Wrong):
-        return error.__context__
-        # ^ our own, from the guard: pystac-client wraps whatever it meets
-    status = getattr(error, "status_code", None)
-    detail = str(error).strip()[:300]
-    if status is not None and 400 <= status < 500 and status not in static.RETRIED:
-        return Wrong(f"{trust.redact(address)} refuses the search ({status}): {detail}")
-    return Transient(
-        f"{trust.redact(address)} does not answer properly ({status or 'no answer'}): {detail} "
-        "Try again later."
-    )
-
-
-class _Guard:
-    """Keeps the links and redirections of an API from leading us to another host."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-    def check(self, request: Any) -> None:
-        """Refuse a request to any other host."""
-        self._refuse(request.url)
-
-    def check_answer(self, answer: Any, *_args: object, **_kwargs: object) -> None:
-        """Refuse a redirection to any other host."""
-        if answer.is_redirect:
-            answer.close()
-            self._refuse(urljoin(answer.url, answer.headers["location"]))
-
-    def _refuse(self, address: str) -> None:
-        if urlsplit(address).netloc != self.host:
-            raise Wrong(
-                f"The API at {self.host} leads to another host, {trust.redact(address)}: "
-                "give that one's address if you trust it."
-            )
+    parts = shapely.union_all([shapely.box(*part.bounds) for part in shapely.get_parts(region)])
+    if shapely.get_num_coordinates(parts) <= most:
+        return parts
+    sides = [shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)]
+    # ^ one box each side of Greenwich, so that a region across 180 degrees asks for no belt
+    halves = [region.intersection(side) for side in sides]
+    return shapely.union_all([shapely.box(*half.bounds) for half in halves if half.area > 0])

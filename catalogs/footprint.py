@@ -50,7 +50,7 @@ def from_bbox(bbox: Sequence[float]) -> Any:
     """Return the area of (west, south, east, north); west > east crosses 180 degrees."""
     west, south, east, north = bbox
     if west <= east:
-        return _within_world(shapely.box(west, south, east, north))
+        return within_world(shapely.box(west, south, east, north))
     return shapely.union_all(
         [shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]
     )
@@ -61,45 +61,63 @@ def geojson(area: Any) -> dict[str, Any]:
     return dict(mapping(area))
 
 
+def rings(polygon: Sequence[Sequence[Sequence[float]]]) -> list[Any]:
+    """Return the areas within the rings of a GeoJSON polygon, the outer one first.
+
+    Longitudes are made continuous, so an area may reach beyond ±180 degrees; none is repaired.
+    """
+    return [_ring(ring) for ring in polygon]
+
+
+def within_world(area: Any) -> Any:
+    """Bring what lies beyond ±180 degrees to the other side."""
+    if WORLD.covers(area):
+        return area
+    turns = range(-2, 3)
+    parts = [shapely.intersection(translate(area, xoff=360 * turn), WORLD) for turn in turns]
+    return _areal(shapely.union_all(parts))
+
+
 def _from_geometry(geometry: Mapping[str, Any]) -> Any:
     if geometry.get("type") not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"its footprint is a {geometry.get('type')}, not a polygon")
     polygons = (
         [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
     )
-    if not any(_jumps(polygon[0]) for polygon in polygons):
-        return _within_world(_areal(shapely.force_2d(shape(geometry))))
-    return shapely.union_all([_within_world(_unwrapped(polygon)) for polygon in polygons])
+    if not any(_jumps(ring) for polygon in polygons for ring in polygon):
+        return within_world(_areal(shapely.force_2d(shape(geometry))))
+    return shapely.union_all([_wrapped(polygon) for polygon in polygons])
+
+
+def _wrapped(polygon: Sequence[Sequence[Sequence[float]]]) -> Any:
+    """Return a polygon whose rings may cross 180 degrees or go round a pole."""
+    outer, *holes = [within_world(_areal(ring)) for ring in rings(polygon)]
+    return _areal(shapely.difference(outer, shapely.union_all(holes)))
 
 
 def _jumps(ring: Sequence[Sequence[float]]) -> bool:
-    """Return whether two neighbouring corners are more than half the world apart.
+    """Return whether a ring crosses 180 degrees or goes round a pole.
 
-    No scene is that wide, so such an edge runs the other way round, across 180 degrees.
+    An edge of more than half the world is taken to run the other way round. One of 360 degrees
+    follows a parallel, as two sides of a box do; a single one only closes a ring round a pole.
     """
-    return any(abs(second[0] - first[0]) > 180 for first, second in pairwise(ring))
+    steps = [abs(second[0] - first[0]) for first, second in pairwise(ring)]
+    return any(180 < step < 360 for step in steps) or steps.count(360) % 2 == 1
 
 
-def _unwrapped(polygon: Sequence[Sequence[Sequence[float]]]) -> Any:
-    """Return the polygon of one outer ring with its longitudes made continuous."""
-    corners = [(float(polygon[0][0][0]), float(polygon[0][0][1]))]
-    for longitude, latitude, *_ in polygon[0][1:]:
+def _ring(ring: Sequence[Sequence[float]]) -> Any:
+    """Return the area within a ring; one that goes round a pole holds the pole."""
+    if not _jumps(ring):
+        return shapely.Polygon([position[:2] for position in ring])
+    corners = [(float(ring[0][0]), float(ring[0][1]))]
+    for longitude, latitude, *_ in ring[1:]:
         turns = round((corners[-1][0] - longitude) / 360)
         corners.append((longitude + 360 * turns, float(latitude)))
     if abs(corners[-1][0] - corners[0][0]) > 180:
-        # ^ the ring goes round a pole and never closes
-        latitudes = [latitude for _, latitude in corners]
-        pole = 90 if sum(latitudes) > 0 else -90
-        return shapely.box(-180, min(*latitudes, pole), 180, max(*latitudes, pole))
-    return _areal(shapely.Polygon(corners))
-
-
-def _within_world(area: Any) -> Any:
-    """Bring what lies beyond 180 degrees to the other side."""
-    if WORLD.covers(area):
-        return area
-    parts = [shapely.intersection(translate(area, xoff=turn), WORLD) for turn in (-360, 0, 360)]
-    return _areal(shapely.union_all(parts))
+        pole = 90.0 if sum(latitude for _, latitude in corners) > 0 else -90.0
+        corners += [(corners[-1][0], pole), (corners[0][0], pole)]
+        # ^ the ring never closes: its ends are joined along the two meridians and over the pole
+    return shapely.Polygon(corners)
 
 
 def _areal(geometry: Any) -> Any:

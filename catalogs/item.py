@@ -1,33 +1,51 @@
-"""One STAC item to one scene: STAC 1.0 and 1.1, by the conventions of its provider."""
+"""One STAC item to one scene: STAC 0.8 to 1.1, by the conventions of its provider."""
 
 from __future__ import annotations
 
-import datetime as dt
-import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from catalogs import footprint, providers
-from catalogs.errors import Wrong
-from catalogs.scene import BANDS, ORBIT_STATES, TIMELESS, Asset, Radiometry, Scene
+import shapely
+
+from catalogs import claim, dialect, footprint, georeference, providers
+from catalogs.claim import Unusable, listed, number, shown
+from catalogs.scene import TIMELESS, Asset, Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import datetime as dt
+    from collections.abc import Iterator, Sequence
 
-    from catalogs.providers import Provider
+    from catalogs.georeference import Georeference
+    from catalogs.providers.table import Holding, Provider
     from catalogs.trust import Trust
 
-    Transform = tuple[float, float, float, float, float, float]
+    Item = Mapping[str, Any]
 
-REFLECTANCE_SCALE = 0.0001
-"""Scale of Sentinel-2 L2A where the catalog states none. source: product definition, 1/10000."""
+__all__ = ["MALFORMED", "Parsed", "Unusable", "area_of", "parse", "time_of"]
 
-_CELL = re.compile(r"(?:^|_)T?(\d{2}[C-HJ-NP-X][A-HJ-NP-Z]{2})(?:_|$)")
-_IN_PRODUCT_NAME = re.compile(r"_N(\d{4})_")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MALFORMED = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
+    shapely.errors.ShapelyError,
+)
+"""What a foreign document of unexpected form raises while it is read."""
+
+RADAR = ("S1RTC", "S1GRD")
+
+NOT_GEOCODED = (
+    "not geocoded (GRD in radar geometry): use S1RTC, as planetary-computer's sentinel-1-rtc, or "
+    "correct its terrain first"
+)
 
 
-class Unusable(Wrong):
-    """An item cannot become a scene; the message is the reason, one clause without a stop."""
+FARTHEST = 10_000.0
+"""Largest coordinate of a footprint: degrees, or metres of height in its third place."""
+
+_DEPTHS = {"Polygon": 3, "MultiPolygon": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +56,56 @@ class Parsed:
     doubts: tuple[str, ...]
 
 
-def time_of(item: Mapping[str, Any]) -> dt.datetime | None:
+def _unusable_if_malformed(function: Callable[P, T]) -> Callable[P, T]:
+    """Let nothing but errors of ours out of a function that reads a foreign document."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except MALFORMED as error:
+            said = " ".join(ascii(str(error))[1:-1].split())[:200]
+            raise Unusable(f"malformed item: {type(error).__name__} {said}") from error
+
+    return guarded
+
+
+@_unusable_if_malformed
+def time_of(item: Item) -> dt.datetime | None:
     """Return the time of sensing in UTC: datetime, else start_datetime, else None.
 
     Raises:
-        Unusable: It is stated but is no time with a zone.
+        Unusable: It is stated but is no time with a zone, or this is no item.
     """
-    properties = item["properties"]
-    stamp = properties.get("datetime") or properties.get("start_datetime")
-    return None if stamp is None else _moment(stamp)
+    _check_form(item)
+    return dialect.sensed(item)
 
 
+@_unusable_if_malformed
+def area_of(item: Item) -> Any:
+    """Return the footprint as a valid shapely area within -180..180 degrees.
+
+    Raises:
+        Unusable: It has none, or this is no item.
+    """
+    _check_form(item)
+    whole = _without_empty_parts(item)
+    if whole.get("bbox") is not None:
+        _check_numbers("bbox", whole["bbox"], 1)
+    geometry = whole.get("geometry")
+    if not isinstance(geometry, Mapping | None):
+        raise Unusable(f"its geometry is {shown(geometry)}, which is no GeoJSON")
+    if geometry is not None and geometry.get("type") in _DEPTHS:
+        _check_numbers("geometry", geometry.get("coordinates"), _DEPTHS[geometry["type"]])
+    try:
+        return footprint.of_item(whole)
+    except ValueError as error:
+        raise Unusable(f"it has no usable footprint: {error}") from error
+
+
+@_unusable_if_malformed
 def parse(
-    item: Mapping[str, Any],
+    item: Item,
     *,
     provider: Provider,
     modality: str,
@@ -58,261 +113,168 @@ def parse(
     base: str,
     area: Any = None,
 ) -> Parsed:
-    """Return the scene that an item describes.
+    """Return the scene that an item describes; nothing else than Wrong is ever raised.
 
     Args:
-        item: The item as plain JSON.
+        item: Any JSON value; an item, where all is well.
         provider: Whose conventions hold.
         modality: What its collection holds, a key of BANDS.
         trust: Where its hrefs may point to.
         base: Path or address of the item's own document, for relative hrefs.
-        area: Its footprint, where that is already known from footprint.of_item.
+        area: Its footprint, where that is already known from :func:`area_of`.
 
     Raises:
         Unusable: It cannot be used, with the reason.
         Untrusted: One of its hrefs points where it may not.
-        ValueError, KeyError, TypeError, AttributeError: It is malformed.
     """
-    properties = item["properties"]
     moment = time_of(item)
     if moment is None and modality not in TIMELESS:
         raise Unusable("it has neither datetime nor start_datetime")
-    baseline = _baseline(item)
-    described = [
-        _asset(item, band, asset, modality=modality, provider=provider, baseline=baseline)
-        for band, asset in _named_assets(item, provider.names[modality])
-    ]
-    if not described:
-        raise Unusable(_nothing_usable(item, provider, modality))
-    _refuse_without_grid(modality, [asset for asset, _ in described])
-    assets = {
-        asset.band: replace(asset, href=trust.settle_raster(asset.href, base))
-        for asset, _ in described
+    area = area_of(item) if area is None else area
+    collection = item.get("collection")
+    holding = providers.holding(provider, collection, modality)
+    if holding is None:
+        raise Unusable(
+            f"its collection {shown(collection)} is not one of "
+            f"{', '.join(provider.collections.get(modality, ()))} of {provider.name}"
+        )
+    baseline = dialect.baseline(item) if modality not in (*RADAR, "DEM") else None
+    named = dict(_named_assets(item, holding))
+    if not named:
+        raise Unusable(_nothing_usable(item, provider, holding))
+    grids = {band: georeference.of_asset(item, asset, band) for band, asset in named.items()}
+    _refuse_without_grid(item, modality, list(grids.values()))
+    claims = {
+        band: claim.of_asset(item, asset, band=band, holding=holding, baseline=baseline)
+        for band, asset in named.items()
     }
+    processed, ignored = dialect.processed(item)
     scene = Scene(
         id=item["id"],
-        collection=str(item.get("collection", "")),
-        provider=provider.name,
+        collection=collection if isinstance(collection, str) else "",
+        provider=provider.key,
         modality=modality,
         datetime=moment,
-        footprint=footprint.geojson(footprint.of_item(item) if area is None else area),
-        bbox=footprint.box_of(item),
-        platform=_lower(properties.get("platform")),
-        datatake=_first(properties, "s2:datatake_id", "eopf:datatake_id", "s1:datatake_id"),
-        tile=_tile(item),
+        footprint=footprint.geojson(area),
+        bbox=_box(item),
+        platform=dialect.platform(item),
+        datatake=dialect.datatake(item),
+        tile=dialect.tile(item),
         baseline=baseline,
-        processed=_processed(properties),
-        orbit_state=_orbit_state(properties),
-        relative_orbit=_whole(properties.get("sat:relative_orbit")),
-        cloud_cover=_cloud_cover(properties),
-        assets=assets,
+        processed=processed,
+        orbit_state=dialect.orbit_state(item),
+        relative_orbit=dialect.relative_orbit(item),
+        cloud_cover=dialect.cloud_cover(item),
+        assets={
+            band: Asset(
+                band=band,
+                href=trust.settle_raster(_href(asset, band, provider.hrefs), base),
+                radiometry=claims[band].radiometry,
+                epsg=grids[band].epsg,
+                transform=grids[band].transform,
+                shape=grids[band].shape,
+                nodata=claims[band].nodata,
+                checksum=_checksum(asset),
+            )
+            for band, asset in named.items()
+        },
     )
-    doubts = {doubt for _, doubt in described if doubt}
+    doubts = {doubt for doubt in (ignored, *(one.doubt for one in claims.values())) if doubt}
     return Parsed(scene=scene, doubts=tuple(sorted(doubts)))
 
 
-def _asset(
-    item: Mapping[str, Any],
-    band: str,
-    asset: Mapping[str, Any],
-    *,
-    modality: str,
-    provider: Provider,
-    baseline: str | None,
-) -> tuple[Asset, str | None]:
-    """Return an asset with its href as the catalog wrote it, and a doubt about its numbers."""
-    radiometry, doubt = _radiometry(
-        item, asset, band=band, modality=modality, provider=provider, baseline=baseline
-    )
-    described = Asset(
-        band=band,
-        href=asset["href"],
-        radiometry=radiometry,
-        epsg=_epsg(item, asset),
-        transform=_transform(_either(item, asset, "proj:transform")),
-        shape=_shape(_either(item, asset, "proj:shape")),
-        nodata=_nodata(asset, band=band, modality=modality, provider=provider),
-        checksum=asset.get("file:checksum"),
-    )
-    return described, doubt
+def _check_form(item: object) -> None:
+    """Refuse what is no STAC item, naming what it lacks."""
+    if not isinstance(item, Mapping):
+        raise Unusable(f"it is no STAC item but {shown(item)}")
+    if item.get("type") != "Feature":
+        raise Unusable(f"it is no STAC item: its type is {shown(item.get('type'))}, not Feature")
+    name = item.get("id")
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > 1000:
+        raise Unusable(f"its id {shown(name)} is no name that can be printed")
+    for key in ("properties", "assets"):
+        if not isinstance(item.get(key), Mapping):
+            raise Unusable(f"it has no {key}")
+    collection = item.get("collection")
+    if isinstance(collection, str) and not collection.isprintable():
+        raise Unusable(f"its collection {shown(collection)} is no name that can be printed")
 
 
-def _named_assets(
-    item: Mapping[str, Any], names: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _check_numbers(key: str, value: Any, depth: int) -> None:
+    """Refuse lists, nested to a depth, of what are no coordinates, before they reach geometry."""
+    if depth == 0:
+        if isinstance(value, str) or abs(number(value, f"coordinate in the {key}")) > FARTHEST:
+            raise Unusable(f"its {key} has {shown(value)} for a coordinate")
+    elif not isinstance(value, list | tuple) or (depth == 1 and len(value) < 2):
+        raise Unusable(f"its {key} has {shown(value)} where coordinates belong")
+    else:
+        for part in value:
+            _check_numbers(key, part, depth - 1)
+
+
+def _without_empty_parts(item: Item) -> Item:
+    """Return an item whose MultiPolygon has no empty polygons, as some at the antimeridian have."""
+    geometry = item.get("geometry")
+    if not isinstance(geometry, Mapping) or geometry.get("type") != "MultiPolygon":
+        return item
+    parts = [part for part in listed(geometry, "coordinates") if part]
+    return {**item, "geometry": {**geometry, "coordinates": parts}}
+
+
+def _box(item: Item) -> tuple[float, float, float, float]:
+    """Return the bbox; the footprint's where none is stated."""
+    west, south, east, north = footprint.box_of(item)
+    if max(abs(west), abs(east)) > 361 or max(abs(south), abs(north)) > 91:
+        # ^ rasters at the pole reach half a pixel beyond it
+        raise Unusable(f"its bbox {shown(item.get('bbox'))} is not in degrees")
+    return west, south, east, north
+
+
+def _named_assets(item: Item, holding: Holding) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (our band, asset), the first candidate that is there and holds one band."""
-    for band, candidates in names.items():
+    for band, candidates in holding.names.items():
         for name in candidates:
             asset = item["assets"].get(name)
-            if asset is not None and _count_of_bands(asset) == 1:
+            if isinstance(asset, Mapping) and _count_of_bands(asset) == 1:
                 yield band, asset
                 break
 
 
 def _count_of_bands(asset: Mapping[str, Any]) -> int:
-    return max(1, *(len(asset.get(key) or ()) for key in ("bands", "raster:bands", "eo:bands")))
+    return max(1, *(len(listed(asset, key)) for key in ("bands", "raster:bands", "eo:bands")))
 
 
-def _nothing_usable(item: Mapping[str, Any], provider: Provider, modality: str) -> str:
-    there = ", ".join(sorted(item["assets"])[:8]) or "none"
-    wanted = ", ".join(names[0] for names in provider.names[modality].values())
-    return f"no usable {modality} asset: it has {there}; {provider.name} calls them {wanted}"
+def _nothing_usable(item: Item, provider: Provider, holding: Holding) -> str:
+    there = ", ".join(sorted(map(str, item["assets"]))[:8]) or "none"
+    wanted = ", ".join(names[0] for names in holding.names.values())
+    return (
+        f"no usable {holding.modality} asset: it has {shown(there)[1:-1]}; {provider.name} calls "
+        f"them {wanted}, one band each"
+    )
 
 
-def _band_fields(asset: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return scale, offset, unit and nodata, wherever this version of STAC keeps them."""
-    merged: dict[str, Any] = {}
-    for source in (*(asset.get("bands") or ())[:1], *(asset.get("raster:bands") or ())[:1], asset):
-        for key in ("scale", "offset", "unit", "nodata"):
-            value = source.get(f"raster:{key}", source.get(key))
-            if value is not None:
-                merged[key] = value
-    return merged
+def _checksum(asset: Mapping[str, Any]) -> str | None:
+    stated = asset.get("file:checksum")
+    return stated if isinstance(stated, str) and stated.isascii() and stated.isalnum() else None
 
 
-def _radiometry(
-    item: Mapping[str, Any],
-    asset: Mapping[str, Any],
-    *,
-    band: str,
-    modality: str,
-    provider: Provider,
-    baseline: str | None,
-) -> tuple[Radiometry, str | None]:
-    """Return what the numbers mean, and a doubt about it."""
-    stated = _band_fields(asset)
-    scale, offset = stated.get("scale"), stated.get("offset")
-    if band == "SCL":
-        return Radiometry(scale=1, offset=0, unit="class"), None
-    if modality == "S2L2A":
-        settled = provider.offset(item, None if offset is None else float(offset), baseline)
-        scale = REFLECTANCE_SCALE if scale is None else float(scale)
-        return Radiometry(scale=scale, offset=settled.value, unit="reflectance"), settled.doubt
-    unit = "m" if modality == "DEM" else _radar_unit(stated.get("unit"))
-    scale, offset = (1.0 if scale is None else float(scale)), float(offset or 0)
-    return Radiometry(scale=scale, offset=offset, unit=unit), None
+def _href(asset: Mapping[str, Any], band: str, preferred: str) -> str:
+    """Return the address of an asset: its own, or an alternate of the scheme that is preferred."""
+    if "zarr" in str(asset.get("type")).lower():
+        raise Unusable(f"its {band} is a Zarr array: GeoTIFF and JPEG 2000 are read")
+    stated = asset.get("href")
+    alternates = asset.get("alternate")
+    others = alternates.values() if isinstance(alternates, Mapping) else ()
+    hrefs = [stated, *(one.get("href") for one in others if isinstance(one, Mapping))]
+    texts = [href for href in hrefs if isinstance(href, str) and href]
+    if not texts:
+        raise Unusable(f"its {band} has no href")
+    return next((href for href in texts if href.startswith(f"{preferred}://")), texts[0])
 
 
-def _radar_unit(stated: str | None) -> str:
-    return "dB" if str(stated).lower() in ("db", "decibel", "decibels") else "power"
-
-
-def _nodata(
-    asset: Mapping[str, Any], *, band: str, modality: str, provider: Provider
-) -> float | None:
-    if modality == "S2L2A":
-        return 0.0
-        # ^ source: Sentinel-2 product definition; the tag is often missing from catalog and file
-    stated = _band_fields(asset).get("nodata")
-    if stated is not None:
-        return float(stated)
-        # ^ also the words "nan" and "inf", as STAC writes them
-    return provider.radar_nodata if band in BANDS["S1RTC"] else None
-
-
-def _either(item: Mapping[str, Any], asset: Mapping[str, Any], key: str) -> Any:
-    value = asset.get(key)
-    return item["properties"].get(key) if value is None else value
-
-
-def _epsg(item: Mapping[str, Any], asset: Mapping[str, Any]) -> int | None:
-    for source in (asset, item["properties"]):
-        for key in ("proj:epsg", "proj:code"):
-            value = source.get(key)
-            if value is not None:
-                return _epsg_number(value)
-    return None
-
-
-def _epsg_number(value: int | str) -> int:
-    found = re.fullmatch(r"(?:EPSG:)?(\d+)", str(value))
-    if found is None:
-        raise Unusable(f"unknown coordinate system {value!r}: only EPSG codes are known here")
-    return int(found[1])
-
-
-def _transform(values: Sequence[float] | None) -> Transform | None:
-    """Return six numbers; a third row of the matrix (0, 0, 1) is dropped."""
-    if values is None:
-        return None
-    a, b, c, d, e, f = values[:6]
-    return (a, b, c, d, e, f)
-
-
-def _shape(values: Sequence[int] | None) -> tuple[int, int] | None:
-    return None if values is None else (values[0], values[1])
-
-
-def _refuse_without_grid(modality: str, assets: Sequence[Asset]) -> None:
+def _refuse_without_grid(item: Item, modality: str, grids: Sequence[Georeference]) -> None:
     """Refuse radar geometry, and rasters without a stated coordinate system."""
-    codes = {asset.epsg for asset in assets}
-    unplaced = any(asset.transform is None for asset in assets)
-    if modality == "S1GRD" and (codes & {None, 4326} or unplaced):
-        # ^ catalogs claim EPSG:4326 for GRD whose pixels still lie along the orbit
-        raise Unusable("not geocoded (GRD in radar geometry): use S1RTC")
-    if None in codes:
+    if modality == "S1GRD" and any(georeference.in_radar_geometry(item, grid) for grid in grids):
+        raise Unusable(NOT_GEOCODED)
+    if any(grid.epsg is None for grid in grids):
         raise Unusable("it states no coordinate system (proj:epsg or proj:code)")
-
-
-def _moment(stamp: str) -> dt.datetime:
-    try:
-        moment = dt.datetime.fromisoformat(stamp)
-    except (TypeError, ValueError) as error:
-        raise Unusable(f"its time {stamp!r} is no time") from error
-    if moment.tzinfo is None:
-        raise Unusable(f"its time {stamp!r} has no zone, so it could be any of 26 hours")
-    return moment.astimezone(dt.UTC)
-
-
-def _processed(properties: Mapping[str, Any]) -> dt.datetime | None:
-    stamp = _first(properties, "s2:generation_time", "processing:datetime")
-    return None if stamp is None else _moment(stamp)
-
-
-def _baseline(item: Mapping[str, Any]) -> str | None:
-    properties = item["properties"]
-    for key in ("s2:processing_baseline", "processing:version"):
-        if providers.number_of(_text(properties.get(key))):
-            return str(properties[key])
-    for name in (properties.get("s2:product_uri"), item["id"]):
-        found = _IN_PRODUCT_NAME.search(name or "")
-        if found:
-            return f"{found[1][:2]}.{found[1][2:]}"
-    return None
-
-
-def _tile(item: Mapping[str, Any]) -> str | None:
-    properties = item["properties"]
-    if properties.get("s2:mgrs_tile"):
-        return str(properties["s2:mgrs_tile"]).removeprefix("T")
-    if properties.get("grid:code"):
-        return str(properties["grid:code"]).removeprefix("MGRS-")
-    found = _CELL.search(item["id"])
-    return None if found is None else found[1]
-
-
-def _orbit_state(properties: Mapping[str, Any]) -> str | None:
-    state = _lower(properties.get("sat:orbit_state"))
-    return state if state in ORBIT_STATES else None
-
-
-def _cloud_cover(properties: Mapping[str, Any]) -> float | None:
-    """Return percent, or None where it is not stated or is no percentage."""
-    value = properties.get("eo:cloud_cover")
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
-
-
-def _first(properties: Mapping[str, Any], *keys: str) -> str | None:
-    return next((str(properties[key]) for key in keys if properties.get(key)), None)
-
-
-def _lower(value: str | None) -> str | None:
-    return None if value is None else str(value).lower()
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _whole(value: int | str | None) -> int | None:
-    return None if value is None else int(value)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import math
 from dataclasses import dataclass, fields, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -145,7 +146,9 @@ class Scene:
 
     id: str
     collection: str
+
     provider: str
+    """What providers.get takes: the name of a catalog we know, or the path of a user's table."""
 
     modality: str
     """A key of BANDS."""
@@ -178,6 +181,9 @@ class Scene:
 
     cloud_cover: float | None = None
     """Percent of the scene that is cloudy; None where the catalog does not say."""
+
+    day: dt.date | None = None
+    """Solar day of the whole pass, where it is not that of the scene alone."""
 
     assets: Mapping[str, Asset]
     """By our band names, in the order of BANDS."""
@@ -221,11 +227,13 @@ class Scene:
 
     @property
     def solar_day(self) -> dt.date:
-        """Return the day by the sun where the scene lies (UTC + longitude / 15 hours).
+        """Return the day by the sun (UTC + longitude / 15 hours): the pass's, or the scene's own.
 
         Raises:
             ValueError: The scene has no time.
         """
+        if self.day is not None:
+            return self.day
         if self.datetime is None:
             raise ValueError(f"Scene {self.id} has no time, so it has no day.")
         hours = _middle_longitude(self.footprint["coordinates"]) / 15
@@ -239,6 +247,7 @@ class Scene:
     def identity(self) -> dict[str, Any]:
         """Return what the scene is, without hrefs or anything else that depends on a path."""
         values = self.to_dict()
+        values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
 
@@ -250,7 +259,8 @@ class Scene:
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        return values
+        day = values.pop("day")
+        return values if day is None else values | {"day": day.isoformat()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
@@ -259,6 +269,7 @@ class Scene:
         changed["datetime"] = _time_in(values["datetime"])
         changed["processed"] = _time_in(values["processed"])
         changed["bbox"] = tuple(values["bbox"])
+        changed["day"] = dt.date.fromisoformat(values["day"]) if values.get("day") else None
         changed["assets"] = {
             band: Asset.from_dict(asset) for band, asset in values["assets"].items()
         }

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import shapely
 
-from catalogs import api, footprint, item, providers, select, static, trust
+from catalogs import footprint, providers, select, static, trust
 from catalogs.errors import NothingFound, Wrong
 from catalogs.scene import TIMELESS
-from catalogs.select import Refusal
+from catalogs.sieve import Sieve, box_in_words, why_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from catalogs.providers import Provider
     from catalogs.scene import Scene
-    from catalogs.static import Entry
+    from catalogs.select import Refusal
     from catalogs.trust import Trust
 
     Period = tuple[dt.datetime, dt.datetime]
-
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What a foreign document of unexpected form raises while it is read."""
+    Key = tuple[str, str]
+    # ^ collection, id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Source:
     """A catalog as the job names it."""
 
     provider: str
-    """Name in providers.PROVIDERS: whose conventions hold."""
+    """Name of a provider, or path of the YAML of one: whose conventions hold."""
 
     location: str | None = None
     """Path or address of a static catalog, address of an API, or None for the provider's API."""
@@ -64,7 +64,8 @@ def find(source: Source, modalities: Sequence[str], region: Any, period: Period 
     Args:
         source: Which catalog.
         modalities: Keys of scene.BANDS.
-        region: Shapely area in longitude and latitude, within -180..180.
+        region: Shapely area in longitude and latitude; what lies beyond 180 degrees is brought
+            to the other side.
         period: (start, end), aware; an end at midnight stands for that whole day. None is any
             time. Timeless modalities (DEM) ignore it.
 
@@ -75,7 +76,7 @@ def find(source: Source, modalities: Sequence[str], region: Any, period: Period 
     """
     provider = providers.get(source.provider)
     _check_modalities(provider, modalities)
-    _check_region(region)
+    region = _checked(region)
     shapely.prepare(region)
     span = None if period is None else _span(period)
     located = _locate(source, provider)
@@ -83,7 +84,7 @@ def find(source: Source, modalities: Sequence[str], region: Any, period: Period 
         provider=provider, origin=located.place if located.named else None, allow=source.allow
     )
     results = [
-        _Sieve(
+        Sieve(
             provider=provider,
             modality=modality,
             region=region,
@@ -106,69 +107,6 @@ class _Located:
     is_api: bool
 
 
-@dataclass(slots=True, kw_only=True)
-class _Sieve:
-    """Takes the entries of one modality one by one, and knows afterwards what it saw."""
-
-    provider: Provider
-    modality: str
-    region: Any
-    span: Period | None
-    trusted: Trust
-    place: str = ""
-    scenes: dict[tuple[str, str], Scene] = field(default_factory=dict)
-    refused: dict[str, Refusal] = field(default_factory=dict)
-    doubts: list[Doubt] = field(default_factory=list)
-    seen: int = 0
-    over_region: list[dt.datetime] = field(default_factory=list)
-    times: list[dt.datetime] = field(default_factory=list)
-    bounds: list[tuple[float, float, float, float]] = field(default_factory=list)
-    told: str = ""
-    """What the catalog itself says about its collections."""
-
-    @property
-    def collections(self) -> tuple[str, ...]:
-        return self.provider.collections[self.modality]
-
-    def take(self, entry: Entry) -> None:
-        """Sort one item into scenes, refused, or off the question."""
-        self.seen += 1
-        name = str(entry.item.get("id") or entry.base)
-        try:
-            area = footprint.of_item(entry.item)
-            if self._asked_for(entry.item, area):
-                self._keep(entry, area)
-        except Wrong as error:
-            self.refused[name] = Refusal(id=name, reason=str(error).rstrip("."))
-        except MALFORMED as error:
-            reason = f"malformed item: {type(error).__name__} {error}"
-            self.refused[name] = Refusal(id=name, reason=reason.rstrip("."))
-
-    def _asked_for(self, document: Mapping[str, Any], area: Any) -> bool:
-        """Return whether an item lies over the region and in the period."""
-        moment = item.time_of(document)
-        self.bounds.append(area.bounds)
-        if moment is not None:
-            self.times.append(moment)
-        if not shapely.intersects(self.region, area):
-            return False
-        if moment is not None:
-            self.over_region.append(moment)
-        return self.span is None or moment is None or self.span[0] <= moment <= self.span[1]
-
-    def _keep(self, entry: Entry, area: Any) -> None:
-        parsed = item.parse(
-            entry.item,
-            area=area,
-            provider=self.provider,
-            modality=self.modality,
-            trust=self.trusted,
-            base=entry.base,
-        )
-        self.scenes.setdefault((parsed.scene.collection, parsed.scene.id), parsed.scene)
-        self.doubts += [Doubt(id=parsed.scene.id, text=text) for text in parsed.doubts]
-
-
 def _check_modalities(provider: Provider, modalities: Sequence[str]) -> None:
     if not modalities:
         raise Wrong("No input is asked for: name at least one of S2L2A, S1RTC, DEM.")
@@ -180,16 +118,17 @@ def _check_modalities(provider: Provider, modalities: Sequence[str]) -> None:
             )
 
 
-def _check_region(region: Any) -> None:
+def _checked(region: Any) -> Any:
     if region.is_empty or region.geom_type not in ("Polygon", "MultiPolygon"):
         raise Wrong("The region covers no area: give a polygon or a bbox.")
     if not region.is_valid:
         raise Wrong(f"The region is no valid polygon: {shapely.is_valid_reason(region)}.")
-    if not footprint.WORLD.covers(region):
+    if not shapely.box(-360, -90, 360, 90).covers(region):
         raise Wrong(
-            f"The region reaches to {_box_in_words(region.bounds)}, beyond longitude and "
-            "latitude: write it in degrees, and in two parts where it crosses 180 degrees."
+            f"The region reaches to {box_in_words(region.bounds)}, beyond longitude and "
+            "latitude: write it in degrees."
         )
+    return footprint.within_world(region)
 
 
 def _span(period: Period) -> Period:
@@ -216,11 +155,14 @@ def _locate(source: Source, provider: Provider) -> _Located:
 
 
 def _offers_search(document: Mapping[str, Any]) -> bool:
-    links = document.get("links") or []
-    return "conformsTo" in document or any(link.get("rel") == "search" for link in links)
+    links = document.get("links")
+    return "conformsTo" in document or any(
+        isinstance(link, Mapping) and link.get("rel") == "search"
+        for link in (links if isinstance(links, list) else [])
+    )
 
 
-def _read(place: str, trusted: Trust, sieves: Sequence[_Sieve]) -> None:
+def _read(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
     """Fill the sieves from a static catalog."""
     by_collection = {name: sieve for sieve in sieves for name in sieve.collections}
     walked = static.walk(place, trusted, by_collection)
@@ -228,88 +170,55 @@ def _read(place: str, trusted: Trust, sieves: Sequence[_Sieve]) -> None:
         by_collection[str(entry.item.get("collection"))].take(entry)
     for sieve in sieves:
         sieve.place = place
-        sieve.refused |= {href: Refusal(id=href, reason=why) for href, why in walked.astray}
+        for href, why in walked.astray:
+            sieve.drop(("", href), why)
         if not walked.collections & set(sieve.collections):
             have = ", ".join(sorted(walked.collections)) or "none"
             sieve.told = f" The catalog's collections are: {have}."
 
 
-def _ask(place: str, trusted: Trust, sieves: Sequence[_Sieve]) -> None:
+def _ask(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
     """Fill the sieves from a STAC API."""
+    from catalogs import api  # noqa: PLC0415
+    # ^ pystac-client takes a while to load, and static catalogs do without
+
     del trusted
-    with api.connect(place) as client:
+    with api.connect(place) as opened:
         for sieve in sieves:
             sieve.place = place
             when = None if sieve.span is None else "/".join(map(_stamp, sieve.span))
-            for document in api.items(client, sieve.collections, sieve.region, when):
-                base = f"{place.rstrip('/')}/collections/{document.get('collection')}/items/"
-                sieve.take(static.Entry(item=document, base=base))
-            if not sieve.scenes:
-                told = api.extents(client, sieve.collections)
+            count = api.Count()
+            for document in api.items(opened, sieve.collections, sieve.region, when, count):
+                sieve.take(static.Entry(item=document, base=_base(place, document)))
+            if count.stated is not None and count.given < count.stated:
+                sieve.short = f"the catalog states {count.stated} items and gave {count.given}"
+            if not sieve.kept:
+                told = api.extents(opened, sieve.collections)
                 sieve.told = "".join(f" {name} runs {extent}." for name, extent in told.items())
+
+
+def _base(place: str, document: Any) -> str:
+    """Return the folder that an item's relative hrefs start from."""
+    collection = document.get("collection") if isinstance(document, Mapping) else None
+    return f"{place.rstrip('/')}/collections/{collection}/items/"
 
 
 def _stamp(moment: dt.datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _together(sieves: Sequence[_Sieve]) -> Found:
-    empty = [sieve for sieve in sieves if not sieve.scenes]
+def _together(sieves: Sequence[Sieve]) -> Found:
+    empty = [sieve for sieve in sieves if not sieve.kept]
     if empty:
-        raise NothingFound(" ".join(_why_nothing(sieve) for sieve in empty))
-    scenes = [scene for sieve in sieves for scene in sieve.scenes.values()]
-    refused = {refusal.id: refusal for sieve in sieves for refusal in sieve.refused.values()}
-    doubts = {(doubt.id, doubt.text): doubt for sieve in sieves for doubt in sieve.doubts}
+        raise NothingFound(" ".join(why_nothing(sieve) for sieve in empty))
+    parsed = [one for sieve in sieves for one in sieve.kept.values()]
+    doubts = {Doubt(id=one.scene.id, text=text) for one in parsed for text in one.doubts}
+    doubts |= {
+        Doubt(id=", ".join(sieve.collections), text=sieve.short) for sieve in sieves if sieve.short
+    }
+    refused = {refusal for sieve in sieves for refusal in sieve.refused}
     return Found(
-        scenes=tuple(sorted(scenes, key=select.order)),
-        refused=tuple(refused[name] for name in sorted(refused)),
-        doubts=tuple(doubts[key] for key in sorted(doubts)),
+        scenes=tuple(sorted((one.scene for one in parsed), key=select.order)),
+        refused=tuple(sorted(refused, key=lambda refusal: (refusal.id, refusal.reason))),
+        doubts=tuple(sorted(doubts, key=lambda doubt: (doubt.id, doubt.text))),
     )
-
-
-def _why_nothing(sieve: _Sieve) -> str:
-    """Say what was looked at and what to change."""
-    when = "" if sieve.span is None else f" from {sieve.span[0].date()} to {sieve.span[1].date()}"
-    looked = (
-        f"No {sieve.modality} scene{when} over {_box_in_words(sieve.region.bounds)} in "
-        f"{' and '.join(sieve.collections)} of {trust.redact(sieve.place)}:"
-    )
-    return f"{looked} {_what_there_is(sieve)}{sieve.told}"
-
-
-def _what_there_is(sieve: _Sieve) -> str:
-    if sieve.refused:
-        some = "; ".join(f"{one.id}: {one.reason}" for one in list(sieve.refused.values())[:3])
-        return (
-            f"{sieve.seen} items were looked at, {len(sieve.refused)} of them cannot be used "
-            f"({some})."
-        )
-    if not sieve.seen:
-        return (
-            f"it holds no such item. Change region or period, or leave {sieve.modality} out of "
-            "the inputs."
-        )
-    dates = f", dated {_dates(sieve.times)}" if sieve.times else ""
-    there = f"it has {sieve.seen} items{dates}, within {_box_in_words(_union(sieve.bounds))}."
-    if sieve.over_region and sieve.span is not None:
-        return (
-            f"{there} {len(sieve.over_region)} of them touch the region, dated "
-            f"{_dates(sieve.over_region)}: change the period."
-        )
-    return f"{there} None of them touches the region: change the region."
-
-
-def _dates(times: Iterable[dt.datetime]) -> str:
-    ordered = sorted(times)
-    return f"{ordered[0].date()} to {ordered[-1].date()}"
-
-
-def _union(
-    bounds: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    wests, souths, easts, norths = zip(*bounds, strict=True)
-    return (min(wests), min(souths), max(easts), max(norths))
-
-
-def _box_in_words(bounds: Sequence[float]) -> str:
-    return f"[{', '.join(f'{value:.7g}' for value in bounds)}]"

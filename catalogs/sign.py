@@ -6,15 +6,17 @@ import datetime as dt
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from catalogs import providers, static, trust
+from catalogs import providers, trust, web
 from catalogs.errors import Transient, Wrong
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from catalogs.providers import Provider
 
 BLOB_HOSTS = ".blob.core.windows.net"
@@ -39,9 +41,59 @@ class _Token:
     """On this process's monotonic clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An href that can be read now, and what GDAL must be told for it."""
+
+    href: str
+    """Perhaps a secret: it belongs into no log, graph, receipt or file."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    """GDAL configuration options; never a secret, for keys stay in the worker's environment."""
+
+    def __repr__(self) -> str:
+        return f"Access(href={trust.redact(self.href)!r}, options={dict(self.options)})"
+
+
 _tokens: dict[str, _Token] = {}
 _locks: dict[str, threading.Lock] = {}
 _lock = threading.Lock()
+
+
+def access(href: str, provider: Provider | str) -> Access:
+    """Return how an href is read now: signed, and with the options of its S3 bucket.
+
+    Raises:
+        Wrong: The provider is unknown, or the token service refuses.
+        Transient: The token service does not answer properly.
+    """
+    known = providers.get(provider) if isinstance(provider, str) else provider
+    return Access(sign(href, known), _options(urlsplit(href), known))
+
+
+def _options(parts: SplitResult, provider: Provider) -> dict[str, str]:
+    """Return GDAL's options for an address.
+
+    source: GDAL, "Network based file systems", /vsis3/ and /vsicurl/.
+    """
+    if parts.scheme == "https" and provider.signing == "bearer":
+        return {"GDAL_HTTP_AUTH": "BEARER"} if parts.netloc.lower() in provider.hosts else {}
+        # ^ the token itself is the worker's GDAL_HTTP_BEARER
+    bucket = provider.buckets.get(parts.netloc) if parts.scheme == "s3" else None
+    if bucket is None:
+        return {}
+        # ^ a bucket of the job's own allow list: as the worker's environment has it
+    options: dict[str, str] = {}
+    if bucket.endpoint:
+        options |= {"AWS_S3_ENDPOINT": bucket.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"}
+        # ^ stores that are not Amazon's have the bucket in the path, not in the host
+    if bucket.region:
+        options["AWS_REGION"] = bucket.region
+    if bucket.access == "requester-pays":
+        options["AWS_REQUEST_PAYER"] = "requester"
+    if bucket.access == "public":
+        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    return options
 
 
 def sign(href: str, provider: Provider | str) -> str:
@@ -57,7 +109,6 @@ def sign(href: str, provider: Provider | str) -> str:
     parts = urlsplit(href)
     if known.signing != "planetary-computer" or not _is_blob(parts.scheme, parts.hostname):
         return href
-        # ^ "environment" too: GDAL takes the credentials of an s3 address from the worker itself
     account = str(parts.hostname).removesuffix(BLOB_HOSTS)
     container = parts.path.lstrip("/").partition("/")[0]
     return f"{trust.redact(href)}?{_token(f'{account}/{container}')}"
@@ -91,9 +142,9 @@ def _fetch(place: str) -> _Token:
     key = os.environ.get(SUBSCRIPTION)
     headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
     try:
-        with static.session() as web:
-            answer = web.get(
-                f"{TOKENS}/{place}", headers=headers, timeout=static.TIMEOUT, allow_redirects=False
+        with web.session() as http:
+            answer = http.get(
+                f"{TOKENS}/{place}", headers=headers, timeout=web.TIMEOUT, allow_redirects=False
             )
             return _read(place, answer)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
@@ -105,7 +156,7 @@ def _fetch(place: str) -> _Token:
 
 
 def _read(place: str, answer: Any) -> _Token:
-    if answer.status_code in static.RETRIED:
+    if answer.status_code in web.RETRIED:
         raise Transient(f"No token for {place}: {TOKENS} answers {answer.status_code}; try later.")
     if answer.status_code != 200:
         raise Wrong(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from catalogs import providers, trust
-from catalogs.errors import Transient, Wrong
+from catalogs import providers, trust, web
+from catalogs.errors import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,20 +19,16 @@ if TYPE_CHECKING:
 
     from catalogs.trust import Trust
 
-TIMEOUT = (5.0, 60.0)
-"""Seconds to wait for a connection, and between two packets."""
-
-ATTEMPTS = 5
-"""Retries of a request that was answered by a busy or broken server."""
-
-RETRIED = (408, 429, 500, 502, 503, 504)
+DEEPEST = 50
+"""Levels of catalogs below each other; one that goes on is made up as it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An item and where its document lies."""
 
-    item: Mapping[str, Any]
+    item: Any
+    """As it was found; an object, if all is well."""
 
     base: str
     """Path or address that its relative hrefs start from."""
@@ -51,36 +46,14 @@ class Walk:
     """(href, reason) of the items that were not opened."""
 
 
-def session() -> requests.Session:
-    """Return an HTTP session that retries, also what is not idempotent by its method."""
-    import requests  # noqa: PLC0415
-    from requests.adapters import HTTPAdapter  # noqa: PLC0415
-
-    opened = requests.Session()
-    for scheme in ("https://", "http://"):
-        opened.mount(scheme, HTTPAdapter(max_retries=retries()))
-    return opened
-
-
-def retries() -> Any:
-    """Return the retry policy of every request to a catalog, POST included."""
-    from urllib3.util import Retry  # noqa: PLC0415
-
-    return Retry(
-        total=ATTEMPTS,
-        backoff_factor=0.3,
-        status_forcelist=RETRIED,
-        allowed_methods=None,
-        raise_on_status=False,
-    )
-
-
 def absolute(location: str) -> str:
     """Return a catalog's location as an address or an absolute path; a folder's catalog.json.
 
     Raises:
         Wrong: There is no such file.
     """
+    if location.lower().startswith("s3://"):
+        raise Wrong(f"{location} cannot be read as a catalog: give its https address, or a copy.")
     if trust.is_remote(location):
         return location
     path = Path(location).resolve()
@@ -90,7 +63,7 @@ def absolute(location: str) -> str:
     return str(file)
 
 
-def read(location: str, web: requests.Session | None = None) -> Mapping[str, Any]:
+def read(location: str, http: requests.Session | None = None) -> Mapping[str, Any]:
     """Return the JSON document at a path or address.
 
     Raises:
@@ -98,21 +71,11 @@ def read(location: str, web: requests.Session | None = None) -> Mapping[str, Any
         Transient: Its server does not answer properly.
     """
     if not trust.is_remote(location):
-        text = _load(location)
-    elif web is not None:
-        text = _download(location, web)
-    else:
-        with session() as opened:
-            text = _download(location, opened)
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise Wrong(f"{trust.redact(location)} is no JSON: {error}.") from error
-    if not isinstance(document, dict):
-        raise Wrong(
-            f"{trust.redact(location)} is no STAC document, but a {type(document).__name__}."
-        )
-    return document
+        return web.parse(_load(location), location)
+    if http is not None:
+        return web.document(http, location)
+    with web.session() as opened:
+        return web.document(opened, location)
 
 
 def walk(location: str, trusted: Trust, wanted: Collection[str]) -> Walk:
@@ -125,9 +88,9 @@ def walk(location: str, trusted: Trust, wanted: Collection[str]) -> Walk:
         Wrong: A document is missing, broken, outside of the trusted places, or its own ancestor.
         Transient: A server does not answer properly.
     """
-    with session() as web:
-        walker = _Walker(trusted=trusted, wanted=frozenset(wanted), web=web)
-        walker.enter(location, read(location, web), ancestors=())
+    with web.session(lanes=trusted.provider.connections) as http:
+        walker = _Walker(trusted=trusted, wanted=frozenset(wanted), http=http)
+        walker.enter(location, read(location, http), ancestors=())
     return walker.done
 
 
@@ -135,7 +98,7 @@ def walk(location: str, trusted: Trust, wanted: Collection[str]) -> Walk:
 class _Walker:
     trusted: Trust
     wanted: frozenset[str]
-    web: requests.Session
+    http: requests.Session
     done: Walk = field(default_factory=Walk)
     seen: set[str] = field(default_factory=set)
 
@@ -144,7 +107,7 @@ class _Walker:
         self.seen.add(place)
         kind = document.get("type")
         if kind == "FeatureCollection":
-            self._keep([(feature, place) for feature in document["features"]])
+            self._keep([(feature, place) for feature in _list(place, document, "features")])
         elif kind == "Collection" or "extent" in document:
             self.done.collections.add(str(document.get("id")))
             if document.get("id") in self.wanted:
@@ -164,6 +127,11 @@ class _Walker:
                 self._open_child(link, place, (*ancestors, place))
 
     def _open_child(self, link: Mapping[str, Any], place: str, ancestors: tuple[str, ...]) -> None:
+        if len(ancestors) > DEEPEST:
+            raise Wrong(
+                f"The catalog goes deeper than {DEEPEST} levels, at {trust.redact(place)}: give "
+                "the path of a catalog further down."
+            )
         child = self.trusted.settle(link["href"], place)
         if child in ancestors:
             raise Wrong(
@@ -187,52 +155,46 @@ class _Walker:
             documents = list(pool.map(lambda item: self._read_linked(item, place), fresh))
         self._keep(list(zip(documents, fresh, strict=True)))
 
-    def _keep(self, items: Sequence[tuple[Mapping[str, Any], str]]) -> None:
-        self.done.entries += [
-            Entry(item=item, base=base)
-            for item, base in items
-            if item.get("collection") in self.wanted
-        ]
+    def _keep(self, items: Sequence[tuple[Any, str]]) -> None:
+        for item, base in items:
+            if not isinstance(item, Mapping):
+                self.done.astray.append((trust.redact(base), f"{item!r:.40} is no item"))
+            elif item.get("collection") in self.wanted:
+                self.done.entries.append(Entry(item=item, base=base))
 
     def _read_linked(self, target: str, place: str) -> Mapping[str, Any]:
         try:
-            return read(target, self.web)
+            return read(target, self.http)
         except Wrong as error:
             raise Wrong(f"{trust.redact(place)} links to a broken document: {error}") from error
 
     def _of_another_provider(self, link: Mapping[str, Any]) -> bool:
         path = urlsplit(link["href"]).path.split("/")
         names = {str(link.get("title")), path[-2] if len(path) > 1 else ""}
-        return bool(names & (set(providers.PROVIDERS) - {self.trusted.provider.name}))
+        return bool(names & (set(providers.names()) - {self.trusted.provider.name}))
 
 
 def _links(place: str, document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    links = document.get("links") or []
+    links = _list(place, document, "links")
     for link in links:
-        if not isinstance(link, Mapping) or "rel" not in link or "href" not in link:
-            raise Wrong(f"{trust.redact(place)} has a link without rel or href: {link!r}.")
-    return list(links)
+        if not (
+            isinstance(link, Mapping)
+            and isinstance(link.get("rel"), str)
+            and isinstance(link.get("href"), str)
+        ):
+            raise Wrong(f"{trust.redact(place)} has a link without rel or href: {link!r:.80}.")
+    return links
 
 
-def _load(location: str) -> str:
+def _list(place: str, document: Mapping[str, Any], key: str) -> list[Any]:
+    values = document.get(key) or []
+    if not isinstance(values, list):
+        raise Wrong(f"{trust.redact(place)} has no list of {key}, but {values!r:.40}.")
+    return values
+
+
+def _load(location: str) -> bytes:
     try:
-        return Path(location).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(location).read_bytes()
+    except (OSError, ValueError) as error:
         raise Wrong(f"{location} cannot be read: {error}.") from error
-
-
-def _download(location: str, web: requests.Session) -> str:
-    import requests  # noqa: PLC0415
-
-    try:
-        answer = web.get(location, timeout=TIMEOUT, allow_redirects=False)
-    except requests.RequestException as error:
-        raise Transient(
-            f"{trust.redact(location)} does not answer ({type(error).__name__}): try again later."
-        ) from error
-    if answer.status_code in RETRIED:
-        raise Transient(f"{trust.redact(location)} answers {answer.status_code}: try again later.")
-    if answer.status_code != 200:
-        # ^ a redirection is refused as well: nobody has vouched for where it leads
-        raise Wrong(f"{trust.redact(location)} answers {answer.status_code}, not a document.")
-    return answer.text

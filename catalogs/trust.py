@@ -31,6 +31,8 @@ _BLANK = re.compile(r"\s")
 _USER = re.compile(r"(\w+://)[^\s/@'\"]*@")
 _QUERY = re.compile(r"(?<=[\w/.)])\?[^\s'\"]+")
 _SECRET = re.compile(r"(?i)\b(sig|signature|token|password|secret|key)=[^\s&'\"]+")
+_NODE = re.compile(r"Nodes\((.+)\)")
+# ^ OData's way to name a file in a product, as in the https addresses of Copernicus Data Space
 _HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?|localhost(?::\d+)?")
 
 
@@ -80,8 +82,7 @@ class Trust:
     def settle_raster(self, href: str, base: str) -> str:
         """Settle the href of a raster, whose name must end like one (see RASTERS)."""
         settled = self.settle(href, base)
-        path = urlsplit(settled).path if is_remote(settled) else settled
-        if not path.lower().endswith(RASTERS):
+        if not file_name(settled).lower().endswith(RASTERS):
             raise Untrusted(f"{redact(href)!r} is no raster by its name ({', '.join(RASTERS)}).")
         return settled
 
@@ -167,6 +168,14 @@ def _real(path: str) -> str:
 @lru_cache(maxsize=4096)
 def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
+
+
+def file_name(href: str) -> str:
+    """Return the last part of a path or address: B02.jp2 also where OData writes it as a node."""
+    path = urlsplit(href).path if is_remote(href) else href
+    name = path.removesuffix("/$value").rpartition("/")[2]
+    node = _NODE.fullmatch(name)
+    return node[1] if node else name
 
 
 def is_remote(href: str) -> bool:

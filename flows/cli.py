@@ -108,13 +108,19 @@ def demo(
 
 @verb(command, "search")
 @click.argument("job", type=PATH)
-def search(console: Console, job: Path) -> int:
-    """List the scenes of a job, and what is left out and why."""
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page (HTML) with the tables and a picture of the coverage by date.",
+)
+def search(console: Console, job: Path, report: Path | None) -> int:
+    """List the scenes of a job, what they cover, and what is left out and why."""
     loaded = _load(job)
     from flows import product, summary
 
     return console.show(
-        lambda watch: product.search(loaded, watch),
+        lambda watch: product.search(loaded, watch, report),
         summary.search,
         lambda result: DONE if result["used"] else NOTHING,
     )

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from catalogs import demo
@@ -17,6 +19,7 @@ from flows import product
 from flows.progress import Progress
 from pipeline import accuracy, files, reading, store
 from pipeline.accuracy import Agreement
+from pipeline.grid import Grid
 from pipeline.plan import Plan
 
 TILE = 1024
@@ -107,11 +110,18 @@ def compare(truth: Path, folder: Path, plan: Plan) -> Agreement | None:
     """Compare a finished store with the truth, pixel by pixel."""
     if plan.model is None or plan.model.task != "land_cover":
         return None
+    mapped, known = [], []
+    for grid in plan.grids:
+        whole = slice(0, grid.height), slice(0, grid.width)
+        known.append(read_truth(truth, grid).ravel())
+        mapped.append(store.read(store.of(folder, plan, grid.epsg), "land_cover", *whole).ravel())
+    return accuracy.agreement(np.concatenate(mapped), np.concatenate(known))
+
+
+def read_truth(truth: Path, grid: Grid) -> NDArray[np.uint8]:
+    """Return the true classes on a grid: (height, width), 0 where nothing is known."""
     source = reading.Source(scene="truth", provider="demo", nodata=0.0)
-    known = reading.read(
-        str(truth), source, plan.grid, resampling=Resampling.nearest, dtype="uint8", fill=0
+    values: NDArray[np.uint8] = reading.read(
+        str(truth), source, grid, resampling=Resampling.nearest, dtype="uint8", fill=0
     )
-    mapped = store.read(
-        folder / store.NAME, "land_cover", slice(0, plan.grid.height), slice(0, plan.grid.width)
-    )
-    return accuracy.agreement(mapped, known)
+    return values

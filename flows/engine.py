@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
-from pipeline import tile
+from pipeline import connections, tile
 from pipeline.plan import Plan
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def check(plan: Plan) -> None:
         _load(plan)
 
 
-def finish(plan_path: str, tile_id: str, threads: int) -> Outcome:
-    """Make one tile of a plan file, in whatever process this is."""
+def finish(plan_path: str, tile_id: str, threads: int, processes: int) -> Outcome:
+    """Make one tile of a plan file, in whatever process this is, beside so many others."""
+    connections.divide(processes)
     path = Path(plan_path)
     changed = path.stat().st_mtime_ns
     plan = _plan(plan_path, changed)
@@ -111,12 +112,12 @@ def run(plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int) ->
         workers: tiles at a time.
     """
     names = [one.id for one in tiles]
-    with _pool(engine, workers) as (submit, first):
+    with _pool(engine, workers) as (submit, first, processes):
         waiting: dict[Any, str] = {}
         while names or waiting:
             while names and len(waiting) < AHEAD * workers:
                 name = names.pop(0)
-                waiting[submit(finish, str(plan_path), name, workers)] = name
+                waiting[submit(finish, str(plan_path), name, workers, processes)] = name
             for future in first(waiting):
                 yield _outcome(future, waiting.pop(future))
 
@@ -138,11 +139,12 @@ First = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @contextmanager
-def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], First]]:
+def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], First, int]]:
+    """Lend what submits a tile, what waits for the first of many, and the count of processes."""
     if engine == "threads":
         pool = futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="tile")
         try:
-            yield pool.submit, _first_of_threads
+            yield pool.submit, _first_of_threads, 1
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return
@@ -165,7 +167,9 @@ def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], First
         client.as_current(),
     ):
         try:
-            yield functools.partial(client.submit, pure=False, retries=1), _first_of_dask
+            processes = workers if engine == "distributed" else len(client.ncores())
+            submit = functools.partial(client.submit, pure=False, retries=1)
+            yield submit, _first_of_dask, max(processes, 1)
         finally:
             if not isinstance(cluster, str):
                 cluster.close()

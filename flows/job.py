@@ -18,7 +18,8 @@ from pydantic import (
 from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import Wrong
-from flows import choice, document, refusal, section
+from catalogs.scene import BANDS, MASKS
+from flows import choice, document, refusal, rules, section
 from flows import period as periods
 from flows.part import INPUTS, Listed, Part, known, unique
 
@@ -51,8 +52,14 @@ class Job(Part):
         description=f"a list out of {', '.join(INPUTS)}",
     )
     grid: section.GridChoice = section.GridChoice()
-    mask: section.Mask = section.Mask()
-    composite: section.Composite = section.Composite()
+    bands: dict[str, Annotated[tuple[str, ...], Listed]] = Field(
+        default={},
+        description="the bands of an input where not the usual ones, as in {S1RTC: [HH, HV]}",
+    )
+    mask: rules.Mask = rules.Mask()
+    composite: rules.Composite = rules.Composite()
+    radar: rules.Radar = rules.Radar()
+    radiometry: rules.Radiometry = rules.Radiometry()
     model: choice.ModelChoice = choice.ModelChoice()
     output: section.Output = section.Output()
     execution: section.Execution = section.Execution()
@@ -84,8 +91,27 @@ class Job(Part):
     def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return unique(tuple(known(name, INPUTS, "input") for name in value))
 
+    @field_validator("bands")
+    @classmethod
+    def _known_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, bands in value.items():
+            known(name, INPUTS, "input")
+            measured = [band for band in BANDS[name] if band not in MASKS]
+            unique(tuple(known(band, measured, f"band of {name}") for band in bands))
+            if not bands:
+                raise ValueError(f"{name} has no band: name one of {', '.join(measured)}.")
+        return value
+
     @model_validator(mode="after")
     def _together(self) -> Job:
+        strange = [name for name in self.bands if name not in self.inputs]
+        if strange:
+            raise ValueError(f"bands names {strange[0]}, which is not among the inputs.")
+        if self.composite.every and not self.output.composites:
+            raise ValueError(
+                "composite.every makes more composites, and none are written: add "
+                "output: {composites: true}, or remove it."
+            )
         if self.output.probabilities and self.model.task != "land_cover":
             raise ValueError(
                 f"the task {self.model.task} has no probabilities: remove output.probabilities."

@@ -41,7 +41,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     path = Path(plan_path)
     plan = Plan.read(path)
     folder = path.parent
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     done = receipt.finished(folder, plan)
     todo = [one for one in plan.tiles if one.id not in done]
     execution = plan.job["execution"]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from catalogs import classes, demo, search
 from catalogs.search import Source
@@ -19,7 +18,7 @@ from flows import demo as country_flow
 from flows import job as jobs
 from flows import planning
 from model.train import IGNORE, Mosaic
-from pipeline import grid, radiometry, reading, tile
+from pipeline import grid, tile
 from pipeline.plan import Plan
 
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -41,9 +40,9 @@ def of_country(
     country = demo.build(folder, seed=seed, size=size)
     job = country_flow.write_job(folder, country, tile=512, model=COMPOSITES)
     plan = planning.freeze(jobs.load(job))
-    truth = _read(country.truth, plan)
+    truth = country_flow.read_truth(country.truth, plan.grid)
     seen = tile.see(plan, _everything(plan), plan.grid, threads=threads)
-    return _mosaic(seen, _indexed(truth, names))
+    return _mosaic(plan, seen, _indexed(truth, names))
 
 
 def of_place(
@@ -80,10 +79,10 @@ def of_place(
     with tempfile.TemporaryDirectory() as folder:
         plan = planning.freeze(jobs.parse(values, folder=Path(folder)))
     by_index = {entry.index: entry.code for entry in classes.CLASSES}
-    indexed = _read(reference, plan)
+    indexed = country_flow.read_truth(reference, plan.grid)
     codes = np.vectorize(lambda index: by_index.get(index, 0), otypes=[np.uint8])(indexed)
     seen = tile.see(plan, _everything(plan), plan.grid, threads=2)
-    return _mosaic(seen, _indexed(codes, names))
+    return _mosaic(plan, seen, _indexed(codes, names))
 
 
 def places(realdata: Path, names: Sequence[str]) -> dict[str, Mosaic]:
@@ -137,13 +136,9 @@ def features(mosaics: Sequence[Mosaic]) -> tuple[NDArray[np.float32], NDArray[np
 
 
 def _everything(plan: Plan) -> grid.Tile:
-    return grid.Tile(id="all", row=0, column=0, height=plan.grid.height, width=plan.grid.width)
-
-
-def _read(path: Path, plan: Plan) -> NDArray[np.uint8]:
-    source = reading.Source(scene=path.name, provider="demo", nodata=0.0)
-    return reading.read(
-        str(path), source, plan.grid, resampling=Resampling.nearest, dtype="uint8", fill=0
+    whole = plan.grid
+    return grid.Tile(
+        id="all", row=0, column=0, height=whole.height, width=whole.width, epsg=whole.epsg
     )
 
 
@@ -155,11 +150,8 @@ def _indexed(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8
     return indexed
 
 
-def _mosaic(seen: tile.Seen, labels: NDArray[np.uint8]) -> Mosaic:
-    inputs = {
-        name: radiometry.to_decibel(values) if name.startswith("S1") else values
-        for name, values in seen.values.items()
-    }
+def _mosaic(plan: Plan, seen: tile.Seen, labels: NDArray[np.uint8]) -> Mosaic:
+    inputs = tile.at_the_door(plan, seen)
     labels = np.where(seen.observations > 0, labels, IGNORE).astype(np.uint8)
     # ^ what was not observed is not mapped, hence neither taught nor tested
     return Mosaic(inputs=dict(inputs), labels=labels)

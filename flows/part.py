@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from flows import refusal
 
-INPUTS = ("S2L2A", "S1RTC", "S1GRD", "DEM")
+INPUTS = ("S2L2A", "S2L1C", "S1RTC", "S1GRD", "DEM")
 """The modalities that a job can ask for."""
 
 Item = TypeVar("Item")

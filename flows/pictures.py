@@ -40,8 +40,12 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
     def shrunk(name: str, bands: Sequence[str] = ()) -> Thumbnail:
         return picture.thumbnail(held[name], layers.get(name), side, bands)
 
-    colours = "composite_S2L2A" in held and set(picture.TRUE_COLOR) <= set(plan.bands("S2L2A"))
-    composite = shrunk("composite_S2L2A", picture.TRUE_COLOR) if colours else None
+    colours = [
+        f"composite_{name}"
+        for name in ("S2L2A", "S2L1C")
+        if f"composite_{name}" in held and set(picture.TRUE_COLOR) <= set(plan.bands(name))
+    ]
+    composite = shrunk(colours[0], picture.TRUE_COLOR) if colours else None
     if "observations" not in held:
         return None
     observations = shrunk("observations")
@@ -67,11 +71,12 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
 
 def heading(plan: Plan) -> Heading:
     """Return what stands above the pictures: that an answer means nothing before all else."""
+    shown = (*plan.mosaics, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
     warning = f"{notes.RANDOM} · " if asked.is_random(plan) else ""
     return Heading(
         title=plan.name,
-        subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{plan.grid.epsg} · "
-        f"{plan.grid.resolution:g} m",
+        subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{shown.epsg} · "
+        f"{shown.resolution:g} m",
     )
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shapely
 from pyproj import Transformer
+from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from catalogs import search, select
+from catalogs import footprint, search, select
 from catalogs.errors import NothingFound, Wrong
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
+from flows import period as periods
+from flows import proving
 from flows.job import Job
-from pipeline import grid
+from flows.progress import Progress, Silence
+from pipeline import grid, utm
+from pipeline.grid import Grid
 from pipeline.plan import Plan, geojson
 from pipeline.recipe import Model, Recipe
 
@@ -37,34 +44,64 @@ class Answer:
 
     selection: Selection
     doubts: tuple[search.Doubt, ...]
-    epsg: int
+    proof: Mapping[str, int]
+    """What the pixels say of the catalog's claims → scenes; empty where nobody looked."""
+
+    codes: tuple[int, ...]
+    """EPSG codes of the grids."""
+
     region: BaseGeometry
 
 
-def ask(job: Job, *, context_m: float) -> Answer:
-    """Search the catalog and choose the scenes.
+def ask(
+    job: Job,
+    *,
+    context_m: float,
+    bands: Mapping[str, Sequence[str]] | None = None,
+    prove: bool = True,
+    progress: Progress | None = None,
+) -> Answer:
+    """Search the catalog, choose the scenes, and look at their pixels.
 
     Args:
         job: the job.
         context_m: metres around the region from which the model takes context.
+        bands: modality → the bands that the model takes.
+        prove: whether the pixels are looked at, if the job does not say otherwise.
+        progress: who is told how far it has come.
 
     Raises:
         NothingFound: no scene meets the region in the period.
         Wrong: the catalog, or the question, is wrong.
     """
+    progress = progress or Silence()
     region = job.geometry
-    epsg = grid.epsg_of(job.grid.crs, region)
+    codes = grid.systems(job.grid.crs, region)
     place = job.catalog
     source = Source(
         provider=place.provider,
         location=str(place.path) if place.path else place.url,
         allow=job.allow,
     )
-    wider = widened(region, epsg, context_m)
+    wider = widened(region, codes, context_m)
     found = search.find(source, job.inputs, wider, job.period.interval)
     _meets(found, region, job)
-    wanted = {"S2L2A": ("B02", "B03", "B04", "B08")} if job.model.name == "none" else {}
-    selection = select.choose(found.scenes, wider, job.composite.max_cloud_cover, bands=wanted)
+    choose = functools.partial(
+        select.choose,
+        region=wider,
+        max_cloud_cover=job.composite.max_cloud_cover,
+        bands=job.bands | dict(bands or {}),
+        orbit_states=job.radar.states or None,
+        relative_orbits=job.radar.relative_orbits or None,
+        max_passes=job.composite.max_passes,
+    )
+    how = job.radiometry.proof
+    proved = (
+        proving.Proved(selection=choose(found.scenes), verdicts={})
+        if how == "off" or not prove
+        else proving.settle(found.scenes, choose, refuse=how == "refuse", progress=progress)
+    )
+    selection = proved.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
         reasons = "; ".join(f"{one.id}: {one.reason}" for one in selection.refused[:5])
         raise NothingFound(
@@ -74,8 +111,13 @@ def ask(job: Job, *, context_m: float) -> Answer:
     refused = tuple(dict.fromkeys(found.refused + selection.refused))
     return Answer(
         selection=Selection(used=selection.used, refused=refused),
-        doubts=found.doubts,
-        epsg=epsg,
+        doubts=(
+            *found.doubts,
+            *proved.doubts,
+            *(search.Doubt(id=one.id, text=one.text) for one in selection.notices),
+        ),
+        proof=proved.verdicts,
+        codes=codes,
         region=region,
     )
 
@@ -90,17 +132,51 @@ def _meets(found: Found, region: BaseGeometry, job: Job) -> None:
             )
 
 
-def widened(region: BaseGeometry, epsg: int, metres: float) -> BaseGeometry:
-    """Return the region and its surroundings, in longitude and latitude."""
+def widened(region: BaseGeometry, codes: Sequence[int], metres: float) -> BaseGeometry:
+    """Return the region and its surroundings on each of its grids, in longitude and latitude."""
     if metres <= 0:
         return region
-    back = Transformer.from_crs(epsg, 4326, always_xy=True)
-    box = shapely.box(*grid.project(region, epsg).bounds).buffer(metres, join_style="mitre")
-    dense = shapely.segmentize(box, max_segment_length=10_000)
-    return region.union(shapely.transform(dense, back.transform, interleaved=False))
+    boxes = []
+    for code in codes:
+        part = region if len(codes) == 1 else utm.ground(region, code)
+        back = Transformer.from_crs(code, 4326, always_xy=True)
+        box = shapely.box(*grid.project(part, code).bounds).buffer(metres, join_style="mitre")
+        dense = shapely.segmentize(box, max_segment_length=10_000)
+        around = shapely.transform(dense, back.transform, interleaved=False)
+        boxes.append(footprint.of_item({"geometry": mapping(around)}))
+        # ^ around 180 degrees the corners jump from one side to the other
+    return shapely.union_all([region, *boxes])
 
 
-def freeze(job: Job) -> Plan:
+def _grids(job: Job, answer: Answer, cell: int) -> tuple[Grid, ...]:
+    """Return one grid for each coordinate system, in cells of the model's answer."""
+    resolution, found = job.grid.resolution, []
+    for code in answer.codes:
+        part = answer.region if len(answer.codes) == 1 else utm.ground(answer.region, code)
+        phase = (
+            grid.phase(answer.selection.used, code, resolution)
+            if job.grid.align == "auto"
+            else (0.0, 0.0)
+        )
+        found.append(grid.covering(part, code, resolution, phase).coarsened(cell))
+    return tuple(found)
+
+
+def _mosaics(job: Job, answer: Answer, grids: Sequence[Grid]) -> tuple[Grid, ...]:
+    """Return the grids that join several zones: those asked for, else the largest zone's own."""
+    if len(grids) == 1 and not job.grid.mosaic:
+        return ()
+    largest = max(grids, key=lambda one: utm.ground(answer.region, one.epsg).area)
+    codes = [code for name in job.grid.mosaic for code in grid.systems(name, answer.region)]
+    phases = {one.epsg: one.phase for one in grids}
+    # ^ what lies on a grid of ours already is not moved
+    return tuple(
+        grid.covering(answer.region, code, largest.resolution, phases.get(code, (0.0, 0.0)))
+        for code in codes or [largest.epsg]
+    )
+
+
+def freeze(job: Job, progress: Progress | None = None) -> Plan:
     """Search, choose, and freeze everything that decides the product's pixels.
 
     Raises:
@@ -110,18 +186,23 @@ def freeze(job: Job) -> Plan:
     job = _without_target(job)
     model = _model(job)
     side, cell = (model.window, model.cell) if model else (0, 1)
-    answer = ask(job, context_m=side * job.grid.resolution)
-    scenes = answer.selection.used
-    phase = (
-        grid.phase(scenes, answer.epsg, job.grid.resolution)
-        if job.grid.align == "auto"
-        else (0.0, 0.0)
+    answer = ask(
+        job,
+        context_m=side * job.grid.resolution,
+        bands=model.inputs if model else None,
+        progress=progress,
     )
+    scenes = answer.selection.used
+    grids = _grids(job, answer, cell)
     recipe = Recipe(
         inputs=tuple(job.inputs),
+        bands=job.bands,
         clear_scl=tuple(sorted(job.mask.clear_scl)),
         dilate_m=job.mask.dilate_m,
+        dilate_scl=tuple(sorted(job.mask.dilate_scl)),
+        max_cloud_probability=job.mask.max_cloud_probability,
         method=job.composite.method,
+        steps=_steps(job),
         stride=side - _whole(side * OVERLAP, cell),
         margin=_whole(side * MARGIN, cell),
         probabilities=job.output.probabilities,
@@ -136,14 +217,24 @@ def freeze(job: Job) -> Plan:
         name=job.name,
         period=(job.period.start.isoformat(), job.period.end.isoformat()),
         region=geojson(answer.region),
-        grid=grid.covering(answer.region, answer.epsg, job.grid.resolution, phase).coarsened(cell),
+        grids=grids,
+        mosaics=_mosaics(job, answer, grids),
         tile=job.execution.tile // cell,
         snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused),
         doubts=answer.doubts,
+        proof=answer.proof,
         recipe=recipe,
         model=model,
         job=_how(job),
     )
+
+
+def _steps(job: Job) -> tuple[tuple[str, str], ...]:
+    """Return the parts of the period that get composites of their own."""
+    if job.composite.every is None:
+        return ()
+    parts = periods.steps(job.period, job.composite.every)
+    return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
 def _whole(pixels: float, cell: int) -> int:

@@ -16,7 +16,7 @@ from flows import asked, engine, planning, publishing
 from flows import job as jobs
 from flows.job import Job
 from flows.progress import Progress, Silence
-from pipeline import estimate, lock, notes, receipt, store
+from pipeline import coverage, estimate, files, lock, notes, receipt, seen, store
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan
 
@@ -43,7 +43,9 @@ def _watched(progress: Progress, truth: Truth | None) -> Iterator[None]:
 
 def frozen(path: Path) -> Plan:
     """Return the plan of a plan file or of a job file."""
-    return Plan.read(path) if path.suffix == ".json" else planning.freeze(jobs.load(path))
+    if path.suffix == ".json":
+        return Plan.read(path)
+    return planning.freeze(jobs.load(path), Watch.progress)
 
 
 def settle(plan: Plan) -> Path:
@@ -70,7 +72,7 @@ def damages(plan: Plan, folder: Path) -> list[dict[str, str]]:
         proof = receipt.read(folder, one)
         if proof is None or proof.key != plan.key(one):
             continue
-        found = store.check(folder / store.NAME, one, proof.digests)
+        found = store.check(store.of(folder, plan, one.epsg), one, proof.digests)
         bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
         if found:
             receipt.path(folder, one).unlink(missing_ok=True)
@@ -134,7 +136,7 @@ def result_of(
     return {
         "status": status,
         "item": item,
-        "map": _where(item, folder / str(plan.grid.epsg) / f"{answer}.tif"),
+        "map": _where(item, folder / publishing.main_folder(plan) / f"{answer}.tif"),
         "quicklook": _where(item, folder / "quicklook.png"),
         "tiles": dict(tiles),
         "scenes": len(plan.snapshot.scenes),
@@ -148,33 +150,76 @@ def _where(item: str | None, path: Path) -> str | None:
     return str(path) if item and path.exists() else None
 
 
-def search(job: Job, progress: Progress) -> dict[str, Any]:
-    """Return the scenes of a job, used and refused."""
+def search(job: Job, progress: Progress, report: Path | None = None) -> dict[str, Any]:
+    """Return the scenes of a job, used and refused, and what they cover on which day.
+
+    Args:
+        job: the job.
+        progress: who is told how far it has come.
+        report: where a page with tables and picture is written, if anywhere.
+    """
     progress.stage("search")
-    answer = planning.ask(job, context_m=0.0)
+    answer = planning.ask(job, context_m=0.0, prove=False)
+    selection = answer.selection
+    days = coverage.by_day(selection.used, selection.refused, answer.region)
+    if report is not None:
+        tables = (seen.scenes(selection.used), seen.refused(selection.refused))
+        page = seen.search_page(f"{job.name}: scenes found", days, tables)
+        try:
+            files.write_atomic(report, page.encode())
+        except OSError as error:
+            raise Wrong(
+                f"The report cannot be written to {report} ({error.strerror or error}). "
+                "Name another file with --report."
+            ) from error
     progress.finish()
     return {
         "used": [
             {
                 "id": scene.id,
                 "datetime": scene.datetime.isoformat() if scene.datetime else None,
+                "collection": scene.collection,
                 "modality": scene.modality,
                 "platform": scene.platform,
                 "tile": scene.tile,
                 "baseline": scene.baseline,
-                "cloud_cover": scene.cloud_cover,
                 "orbit_state": scene.orbit_state,
+                "relative_orbit": scene.relative_orbit,
+                "cloud_cover": scene.cloud_cover,
+                "coverage": round(coverage.share(scene, answer.region), 4),
             }
-            for scene in answer.selection.used
+            for scene in selection.used
         ],
-        "refused": [{"id": one.id, "reason": one.reason} for one in answer.selection.refused],
+        "refused": [
+            {
+                "id": one.id,
+                "reason": one.reason,
+                "collection": one.collection or None,
+                "modality": one.modality or None,
+                "date": one.day,
+                "coverage": one.share,
+            }
+            for one in selection.refused
+        ],
+        "coverage": [
+            {
+                "modality": day.modality,
+                "date": day.date.isoformat() if day.date else None,
+                "coverage": round(day.share, 4),
+                "cloud_cover": None if day.cloud_cover is None else round(day.cloud_cover, 2),
+                "used": list(day.scenes),
+                "refused": [one.id for one in day.refused],
+            }
+            for day in days
+        ],
+        "report": None if report is None else str(report),
     }
 
 
 def plan(job: Job, progress: Progress, output: Path | None) -> dict[str, Any]:
     """Freeze a job and say what running it would take."""
     progress.stage("plan")
-    ready = planning.freeze(job)
+    ready = planning.freeze(job, progress)
     path = output or planning.folder(ready) / ready.short / "plan.json"
     ready.write(path)
     done = receipt.finished(planning.folder(ready) / ready.short, ready)

@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline import (
     collection,
     files,
     layers,
+    mosaic,
     picture,
     publish,
     report,
@@ -29,6 +31,7 @@ from pipeline import (
     tile,
 )
 from pipeline.accuracy import Agreement
+from pipeline.grid import Grid
 from pipeline.plan import Plan, geometry
 from pipeline.product import Document, Hole, Product, Provenance, Raster
 
@@ -82,24 +85,85 @@ def publish_product(
     return home / "item.json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """One grid of a product: a zone's, the only one, or a mosaic's."""
+
+    grid: Grid
+    store: Path
+    folder: Path
+    suffix: str
+    """What its asset keys have after the layer's name."""
+
+    mosaic: bool
+
+
 def _rasters(
     plan: Plan, home: Path, folder: Path, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
+    for grid in plan.grids:
+        sheet = _Sheet(
+            grid=grid,
+            store=store.of(folder, plan, grid.epsg),
+            folder=folder / str(grid.epsg),
+            suffix="" if len(plan.grids) == 1 else f"_{grid.epsg}",
+            mosaic=False,
+        )
+        yield from _sheet(plan, home, sheet, on_layer)
+    for grid in plan.mosaics:
+        with files.workspace(folder) as work:
+            path = work / store.NAME
+            mosaic.join(plan, folder, grid, path, tile.variables(plan))
+            sheet = _Sheet(
+                grid=grid,
+                store=path,
+                folder=folder / mosaic_folder(grid),
+                suffix="" if _plain(plan, grid) else f"_mosaic_{grid.epsg}",
+                mosaic=True,
+            )
+            yield from _sheet(plan, home, sheet, on_layer)
+
+
+def _plain(plan: Plan, grid: Grid) -> bool:
+    """Tell whether a mosaic's layers carry the plain names: the first of several zones'."""
+    return len(plan.grids) > 1 and grid == plan.mosaics[0]
+
+
+def mosaic_folder(grid: Grid) -> str:
+    """Return the name of the folder that a mosaic's COGs lie in."""
+    return f"mosaic_{grid.epsg}"
+
+
+def main_folder(plan: Plan) -> str:
+    """Return the folder of the COGs that show all of a product: those of the plain names."""
+    return str(plan.grid.epsg) if len(plan.grids) == 1 else mosaic_folder(plan.mosaics[0])
+
+
+def _sheet(
+    plan: Plan, home: Path, sheet: _Sheet, on_layer: Callable[[str], None] | None
+) -> Iterator[Raster]:
     for name, bands in tile.variables(plan).items():
         layer = layers.get(name)
-        path = folder / str(plan.grid.epsg) / f"{name}.tif"
+        path = sheet.folder / f"{name}.tif"
         info = cog.write(
             path,
-            plan.grid,
+            sheet.grid,
             layer,
-            functools.partial(_rows, folder / store.NAME, name, plan.grid.width),
+            functools.partial(_rows, sheet.store, name, sheet.grid.width),
             bands=bands,
             tags=_tags(plan),
         )
         if on_layer is not None:
             on_layer(name)
-        href = path.relative_to(home).as_posix()
-        yield Raster(key=name, href=href, layer=layer, grid=plan.grid, bands=bands, info=info)
+        yield Raster(
+            key=f"{name}{sheet.suffix}",
+            href=path.relative_to(home).as_posix(),
+            layer=layer,
+            grid=sheet.grid,
+            bands=bands,
+            info=info,
+            mosaic=sheet.mosaic,
+        )
 
 
 def _rows(path: Path, name: str, width: int, start: int, stop: int) -> NDArray[Any]:
@@ -122,6 +186,9 @@ def _documents(
     if "zarr" in formats:
         yield Document.of(folder / store.NAME, beside=home, kind="zarr")
     for raster in rasters:
+        if raster.key != raster.layer.name:
+            continue
+            # ^ the parts look like the whole
         for kind, suffix, text in _styles(raster):
             path = folder / f"{raster.key}.{suffix}"
             files.write_atomic(path, text.encode())
@@ -157,12 +224,13 @@ def _product(
         created=dt.datetime.now(dt.UTC),
         region=plan.region,
         bbox=(float(west), float(south), float(east), float(north)),
-        grids=(plan.grid,),
+        grids=plan.grids,
         rasters=tuple(rasters),
         documents=tuple(documents),
         scenes=plan.snapshot.scenes,
         refused=plan.snapshot.refused,
         doubts=plan.doubts,
+        proof=plan.proof,
         provenance=Provenance(
             plan=plan.digest,
             model=plan.model.name if plan.model else None,

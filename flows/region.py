@@ -11,20 +11,26 @@ from typing import Any
 import shapely
 from shapely import MultiPolygon, Polygon
 
+from catalogs import footprint
 from catalogs.errors import Wrong
 
 AREAL = ("Polygon", "MultiPolygon")
 """The geometry types that cover ground."""
 
+DEEPEST = 3
+"""Lists around the positions of a MultiPolygon: parts, rings, corners."""
+
 LON_LAT = ("CRS84", "EPSG::4326", "EPSG:4326")
 """Endings of the CRS names that an old GeoJSON file may carry."""
 
 
-def from_bbox(bbox: Sequence[float]) -> Polygon:
+def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
     """Return the rectangle (west, south, east, north), degrees.
 
+    One that crosses 180° has west > east, or an end beyond ±180; its two halves are returned.
+
     Raises:
-        Wrong: It is empty, reversed, outside of longitude and latitude, or crosses 180°.
+        Wrong: It is empty, reversed, or outside of longitude and latitude.
     """
     west, south, east, north = bbox
     where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
@@ -34,34 +40,38 @@ def from_bbox(bbox: Sequence[float]) -> Polygon:
         raise Wrong(f"{where} has south >= north: write [west, south, east, north].")
     if west == east:
         raise Wrong(f"{where} has no width: write [west, south, east, north].")
-    if west > east:
+    width = east - west if west < east else east + 360 - west
+    if width > 360:
+        raise Wrong(f"{where} is {width:g}° wide, more than the world: it has 360°.")
+    if width > 180 and west > east:
         raise Wrong(
-            f"{where} has west > east. If it is meant to cross the antimeridian: that is not "
-            f"supported yet, write two jobs, [{west:g}, {south:g}, 180, {north:g}] and "
-            f"[-180, {south:g}, {east:g}, {north:g}]. Else swap west and east."
+            f"{where} has west > east, so it would cross the antimeridian and be {width:g}° wide: "
+            "swap west and east. If it is meant, write it as a region file of two polygons."
         )
-    return shapely.box(west, south, east, north)
+    return _within_world(shapely.box(west, south, east if west < east else east + 360, north))
 
 
 def from_file(path: Path) -> Polygon | MultiPolygon:
-    """Read a GeoJSON file; several features become their union.
+    """Read a GeoJSON file; several features become their union, within ±180° of longitude.
+
+    A ring crosses 180° where its longitudes go on beyond ±180, or where two neighbouring corners
+    lie more than 180° apart: such an edge runs the short way. A ring that goes round a pole holds
+    the pole.
 
     Raises:
         Wrong: It is no GeoJSON, holds no area, or an area that is not valid.
     """
     document = _document(path)
     _check_crs(document, path)
-    parts = [_part(geometry, f"{path}: {where}") for where, geometry in _geometries(document, path)]
+    parts = [_part(geometry, where) for where, geometry in _geometries(document, path)]
     if not parts:
         raise Wrong(f"{path} holds no geometry: draw at least one polygon in it.")
-    union = shapely.union_all(parts)
-    west, _, east, _ = union.bounds
-    if east - west > 180:
-        raise Wrong(
-            f"{path} spans {east - west:.1f}° of longitude, from {west:g} to {east:g}. Crossing "
-            "the antimeridian is not supported yet: write one job for each side of it."
-        )
-    return union
+    return shapely.union_all(parts)
+
+
+def _within_world(area: Polygon) -> Polygon | MultiPolygon:
+    halves: Polygon | MultiPolygon = footprint.within_world(area)
+    return halves
 
 
 def _document(path: Path) -> Mapping[str, Any]:
@@ -102,11 +112,23 @@ def _geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, 
             raise Wrong(f"The FeatureCollection in {path} has no list of 'features'.")
         for number, feature in enumerate(features, start=1):
             geometry = feature.get("geometry") if isinstance(feature, dict) else None
-            yield f"feature {number}", geometry
+            yield from _members(geometry, f"{path}: feature {number}")
     elif kind == "Feature":
-        yield "the feature", document.get("geometry")
+        yield from _members(document.get("geometry"), f"{path}: the feature")
     else:
-        yield "the geometry", document
+        yield from _members(document, f"{path}: the geometry")
+
+
+def _members(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Walk the geometries of a GeometryCollection."""
+    if not isinstance(geometry, dict) or geometry.get("type") != "GeometryCollection":
+        yield where, geometry
+        return
+    members = geometry.get("geometries")
+    if not isinstance(members, list):
+        raise Wrong(f"{where} is a GeometryCollection without a list of 'geometries'.")
+    for number, member in enumerate(members, start=1):
+        yield from _members(member, f"{where}, geometry {number}")
 
 
 def _part(geometry: Any, where: str) -> Polygon | MultiPolygon:
@@ -115,23 +137,34 @@ def _part(geometry: Any, where: str) -> Polygon | MultiPolygon:
     kind = geometry.get("type")
     if kind not in AREAL:
         raise Wrong(f"{where} is a {kind}; a region wants a Polygon or a MultiPolygon.")
-    for lon, lat in _positions(geometry.get("coordinates"), where):
+    coordinates = geometry.get("coordinates")
+    for lon, lat in _positions(coordinates, where):
         _check_range(lon, lat, where)
+    if not coordinates:
+        raise Wrong(f"{where} is an empty {kind}: draw an area.")
     try:
-        shape = shapely.force_2d(shapely.geometry.shape(geometry))
+        polygons = [coordinates] if kind == "Polygon" else coordinates
+        drawn = [footprint.rings(polygon) for polygon in polygons]
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError) as error:
         raise Wrong(f"{where} is not a {kind} as GeoJSON writes it: {error}.") from error
-    if shape.is_empty:
-        raise Wrong(f"{where} is an empty {kind}: draw an area.")
-    parts = shapely.get_parts(shape)
-    for part in parts:
-        if not part.is_valid:
-            raise Wrong(_invalid(part, where))
-    shape = shapely.union_all(parts)
+    shape = shapely.union_all([_polygon(rings, where) for rings in drawn])
     # ^ parts that overlap or share an edge are clear in meaning, though not "simple"
     if shape.area == 0:
         raise Wrong(f"{where} is a {kind} without any area: draw at least a small one.")
     return shape
+
+
+def _polygon(rings: Sequence[Polygon], where: str) -> Polygon | MultiPolygon:
+    """Return the area of an outer ring less its holes."""
+    for ring in rings:
+        if not ring.is_valid:
+            raise Wrong(_invalid(ring, where))
+    outer, *holes = (footprint.within_world(ring) for ring in rings)
+    hollow = shapely.union_all(holes)
+    if hollow.difference(outer).area > 1e-9:
+        # ^ square degrees, a few metres by a few: what is lost when longitudes are turned by 360
+        raise Wrong(f"{where} is not a valid area: it has a hole outside of its outline.")
+    return outer.difference(hollow)
 
 
 def _invalid(shape: Polygon, where: str) -> str:
@@ -144,9 +177,9 @@ def _invalid(shape: Polygon, where: str) -> str:
     )
 
 
-def _positions(coordinates: Any, where: str) -> Iterator[tuple[float, float]]:
+def _positions(coordinates: Any, where: str, depth: int = 0) -> Iterator[tuple[float, float]]:
     """Walk nested coordinate lists down to their positions; rings and depth are shapely's."""
-    if not isinstance(coordinates, list):
+    if not isinstance(coordinates, list) or depth > DEEPEST:
         raise Wrong(f"{where} has no list of 'coordinates'.")
     if coordinates and not isinstance(coordinates[0], list):
         if len(coordinates) < 2 or not all(_is_number(value) for value in coordinates[:2]):
@@ -154,7 +187,7 @@ def _positions(coordinates: Any, where: str) -> Iterator[tuple[float, float]]:
         yield coordinates[0], coordinates[1]
         return
     for inner in coordinates:
-        yield from _positions(inner, where)
+        yield from _positions(inner, where, depth + 1)
 
 
 def _is_number(value: object) -> bool:
@@ -162,12 +195,12 @@ def _is_number(value: object) -> bool:
 
 
 def _check_range(lon: float, lat: float, where: str) -> None:
-    if math.isfinite(lon) and math.isfinite(lat) and abs(lon) <= 180 and abs(lat) <= 90:
+    if math.isfinite(lon) and math.isfinite(lat) and abs(lon) <= 360 and abs(lat) <= 90:
         return
     if abs(lat) <= 180 and abs(lon) <= 90:
         advice = "latitude seems to stand before longitude: swap them."
     elif math.isfinite(lon) and math.isfinite(lat) and max(abs(lon), abs(lat)) > 360:
         advice = "these look like projected metres: reproject to EPSG:4326."
     else:
-        advice = "longitude lies within -180..180 and latitude within -90..90."
+        advice = "longitude lies within -180..180 (-360..360 across 180°), latitude within -90..90."
     raise Wrong(f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}")

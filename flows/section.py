@@ -12,7 +12,7 @@ from shapely import MultiPolygon, Polygon
 from catalogs import providers, trust
 from catalogs.errors import Wrong
 from flows import region as regions
-from flows.part import File, Listed, Part, known, path_of, unique
+from flows.part import File, Listed, Part, file_of, known, path_of, unique
 
 FORMATS = ("cog", "zarr")
 """The files that a product can hold."""
@@ -51,7 +51,9 @@ class Region(Part):
 class Catalog(Part):
     """Where scenes are looked for."""
 
-    provider: str = Field(description="a provider's name")
+    provider: str = Field(
+        description="a provider's name, or the path of a YAML file that describes one"
+    )
     path: File | None = Field(default=None, description="the path of a static catalog's JSON file")
     url: str | None = Field(default=None, description="an https:// address", pattern=r"^https?://")
 
@@ -60,18 +62,28 @@ class Catalog(Part):
     def _from_name(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        if providers.is_file(value):
+            return {"provider": value}
         if "/" in value or value.endswith(".json"):
             key = "url" if "://" in value else "path"
             raise ValueError(
                 f"say whose conventions {value!r} follows: {{{key}: {value}, provider: NAME}}, "
-                f"NAME one of {', '.join(providers.PROVIDERS)}."
+                f"NAME one of {', '.join(providers.names())}, or the path of a table of your own "
+                "(docs/providers.md)."
             )
         return {"provider": value}
 
     @field_validator("provider")
     @classmethod
-    def _known_provider(cls, value: str) -> str:
-        return known(value, tuple(providers.PROVIDERS), "catalog provider")
+    def _known_provider(cls, value: str, info: ValidationInfo) -> str:
+        if not providers.is_file(value):
+            return known(value, providers.names(), "catalog provider", also=", or a .yaml file")
+        table = str(file_of(value, info))
+        try:
+            providers.get(table)
+        except Wrong as error:
+            raise ValueError(str(error)) from error
+        return table
 
     @model_validator(mode="after")
     def _one(self) -> Catalog:
@@ -100,15 +112,30 @@ class GridChoice(Part):
         description="auto (the scenes' own grid where all share one) or multiples (of the "
         "resolution)",
     )
+    mosaic: Annotated[tuple[str, ...], Listed] = Field(
+        default=(),
+        description="a list of codes as in EPSG:3035, each a map that joins the UTM zones; "
+        "without it, the zone that holds most of the region",
+    )
+
+    @field_validator("mosaic")
+    @classmethod
+    def _projected_too(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return unique(tuple(cls._projected(code, also=False) for code in value))
 
     @field_validator("crs")
     @classmethod
-    def _projected(cls, value: str) -> str:
-        if value.lower() == "utm":
+    def _projected_or_utm(cls, value: str) -> str:
+        return cls._projected(value, also=True)
+
+    @classmethod
+    def _projected(cls, value: str, *, also: bool) -> str:
+        if also and value.lower() == "utm":
             return "utm"
         found = re.fullmatch(r"(?i)epsg:([0-9]{4,6})", value)
         if found is None:
-            raise ValueError(f"{value!r} is neither utm nor a code as in EPSG:32632.")
+            what = "neither utm nor a code" if also else "no code"
+            raise ValueError(f"{value!r} is {what} as in EPSG:32632.")
         _check_metres(int(found[1]))
         return f"EPSG:{int(found[1])}"
 
@@ -131,30 +158,6 @@ def _check_metres(epsg: int) -> None:
         raise ValueError(
             f"EPSG:{epsg} ({crs.name}) is not projected in metres: use utm or a projected code."
         )
-
-
-class Mask(Part):
-    """Which Sentinel-2 pixels count as clear."""
-
-    clear_scl: Annotated[tuple[Annotated[int, Field(ge=0, le=11)], ...], Listed] = Field(
-        default=(2, 4, 5, 6, 7, 11),
-        min_length=1,
-        description="a list of scene-classification codes, 0 to 11",
-    )
-    dilate_m: float = Field(
-        default=40.0, ge=0, le=10_000, description="metres around clouds, 0 to 10000"
-    )
-
-    _once = field_validator("clear_scl")(unique)
-
-
-class Composite(Part):
-    """How many dates become one."""
-
-    method: Literal["median"] = Field(default="median", description="median")
-    max_cloud_cover: float = Field(
-        default=60.0, ge=0, le=100, description="per cent of a scene, 0 to 100"
-    )
 
 
 class Output(Part):

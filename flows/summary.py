@@ -109,20 +109,74 @@ def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
     )
 
 
+MOST_DAYS = 60
+"""Days up to which each has a line of its own on a terminal."""
+
+BAR = 20
+"""Characters of a bar for the whole region."""
+
+
 def search(result: Mapping[str, Any]) -> Iterator[str]:
-    """List the scenes, then what was left out and why."""
+    """List the scenes, the coverage by date, then what was left out and why."""
     used, refused = result["used"], result["refused"]
     yield f"{len(used)} scenes are used, {len(refused)} are left out"
-    rows = [
-        (_date(scene.get("datetime")), scene.get("modality"), scene["id"], scene.get("cloud_cover"))
-        for scene in used
-    ]
-    if rows:
-        yield from ("  " + line for line in table(("date", "input", "scene", "cloud %"), rows))
+    heads = ("date", "input", "scene", "platform", "tile", "baseline", "orbit", "cloud %", "region")
+    if used:
+        yield from _indented(table(heads, [_found(scene) for scene in used]))
+    yield from _coverage(result.get("coverage") or ())
     if refused:
         yield "left out:"
-        rows_out = [(scene["id"], scene["reason"]) for scene in refused]
-        yield from ("  " + line for line in table(("scene", "why"), rows_out))
+        yield from _indented(
+            table(("scene", "why"), [(scene["id"], scene["reason"]) for scene in refused])
+        )
+    yield from _listed(("report", result.get("report")))
+
+
+def _found(scene: Mapping[str, Any]) -> tuple[object, ...]:
+    orbit = (scene.get("relative_orbit"), (scene.get("orbit_state") or "")[:4])
+    return (
+        _date(scene.get("datetime")),
+        scene.get("modality"),
+        scene["id"],
+        scene.get("platform"),
+        scene.get("tile"),
+        scene.get("baseline"),
+        " ".join(str(part) for part in orbit if part) or None,
+        scene.get("cloud_cover"),
+        _maybe(_percent, scene.get("coverage")),
+    )
+
+
+def _coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Draw a bar for each day of which something is used."""
+    shown = [day for day in days if day["used"]]
+    if not shown:
+        return
+    if len(shown) > MOST_DAYS:
+        yield f"coverage: {len(shown)} days (--report FILE draws them, --json lists them)"
+        return
+    yield "coverage by date:"
+    rows = [
+        (day["date"], day["modality"], _bar(day["coverage"]), _percent(day["coverage"]))
+        for day in shown
+    ]
+    yield from _indented(table(("date", "input", "share of the region", ""), rows))
+
+
+def _bar(share: float) -> str:
+    whole = min(max(round(share * BAR), share > 0), BAR - (share < 1))
+    # ^ neither is something shown as nothing, nor nearly all as all
+    return "#" * whole + "." * (BAR - whole)
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.01:
+        return "< 1 %"
+    return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def _indented(lines: Sequence[str]) -> Iterator[str]:
+    return ("  " + line for line in lines)
 
 
 def _date(moment: object) -> str | None:

@@ -33,6 +33,13 @@ def latest(days: NDArray[np.uint16], cell: int) -> NDArray[np.uint16]:
     return last
 
 
+def earliest(days: NDArray[np.uint16], cell: int) -> NDArray[np.uint16]:
+    """Return the earliest day of each cell's pixels; 0, no day, where none has one."""
+    later = grouped(days - np.uint16(1), cell).min(axis=-1)
+    # ^ no day becomes the largest number, so that it is never the least
+    return np.asarray(later + np.uint16(1), dtype=np.uint16)
+
+
 def some(there: NDArray[np.bool_], cell: int) -> NDArray[np.bool_]:
     """Return where any pixel of a cell is set."""
     return np.asarray(grouped(there, cell).any(axis=-1), dtype=np.bool_)

@@ -3,62 +3,84 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import stackstac
 import xarray as xr
+from affine import Affine
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 from rasterio.enums import Resampling
 
 from catalogs.scene import Asset, Scene
-from pipeline import reading
+from pipeline import reading, warping
 from pipeline.grid import Grid
 
-WGS84 = 4326
+PICKED = ("class", "probability", "dB")
+"""Units of numbers that are never mixed: codes, the masks that go with them, logarithms."""
+
+_system = functools.lru_cache(maxsize=256)(CRS.from_epsg)
 
 
-def _resampling(asset: Asset, modality: str, grid: Grid) -> Resampling:
+def _resampling(asset: Asset, grid: Grid) -> Resampling:
     """Choose the kernel of an asset that does not lie on the output grid.
 
-    The asset decides, not the scenes beside it: these differ from tile to tile. Classes are
-    picked. Optical bands are picked within one coordinate system when they are coarser than the
-    grid (TerraMind's training data were upsampled so; TerraMesh, § 3), averaged when they are
-    finer, and interpolated across systems. Power and heights are interpolated.
+    The asset and the grid decide, not the scenes beside it: these differ from tile to tile.
+    Pixels finer than the grid's are averaged. Of the others, reflectances are picked within one
+    coordinate system (TerraMind's training data were upsampled so; TerraMesh, § 3) and
+    interpolated across systems; power and heights are interpolated. Classes, probabilities and
+    decibels are picked whatever their size.
     """
-    if asset.band == "SCL":
+    unit = asset.radiometry.unit
+    if unit in PICKED:
         return Resampling.nearest
-    size = abs(asset.transform[0]) if asset.transform is not None and asset.epsg != WGS84 else None
-    if size is not None and size < 0.999 * grid.resolution:
+    if _is_finer(asset, grid):
         return Resampling.average
-    if modality == "S2L2A" and asset.epsg == grid.epsg:
+    if unit == "reflectance" and asset.epsg == grid.epsg:
         return Resampling.nearest
     return Resampling.bilinear
 
 
-def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
-    assets: dict[str, Any] = {}
-    for band in bands:
-        asset = scene.assets.get(band)
-        if asset is None:
-            continue
-        entry: dict[str, Any] = {"href": asset.href, "type": "image/tiff"}
-        if asset.epsg is not None and asset.transform is not None and asset.shape is not None:
-            entry["proj:epsg"] = asset.epsg
-            entry["proj:transform"] = list(asset.transform)
-            entry["proj:shape"] = list(asset.shape)
-        assets[band] = entry
+def _is_finer(asset: Asset, grid: Grid) -> bool:
+    if asset.transform is None or asset.epsg is None:
+        return False
+    try:
+        system = _system(asset.epsg)
+    except CRSError:
+        return False
+        # ^ the file may know better
+    return warping.spacing(system, Affine(*asset.transform)) < 0.999 * grid.resolution
+
+
+def _item(name: str, scene: Scene, bands: Sequence[str], grid: Grid) -> dict[str, Any]:
+    """Describe a scene to stackstac, every asset as if it lay on the whole grid.
+
+    Left to itself stackstac drops what it takes to lie outside, by four corners: curved edges,
+    poles and the antimeridian deceive it. The reader knows the file and finds out.
+    """
+    place = {
+        "type": "image/tiff",
+        "proj:epsg": grid.epsg,
+        "proj:transform": list(grid.transform)[:6],
+        "proj:shape": list(grid.shape),
+    }
     time = scene.datetime.isoformat() if scene.datetime else "1970-01-01T00:00:00Z"
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
-        "id": scene.id,
+        "id": name,
         "bbox": list(scene.bbox),
         "geometry": dict(scene.footprint),
         "properties": {"datetime": time},
         "links": [],
-        "assets": assets,
+        "assets": {
+            band: {"href": scene.assets[band].href, **place}
+            for band in bands
+            if band in scene.assets
+        },
     }
 
 
@@ -80,31 +102,29 @@ def stack(
         fill: value of missing pixels.
 
     Returns:
-        (time, band, y, x) with ``y`` and ``x`` at pixel centres.
+        (time, band, y, x) with ``y`` and ``x`` at pixel centres, and no unit: what the numbers
+        mean differs from scene to scene.
     """
+    assets = [
+        (scene, scene.assets[band]) for scene in scenes for band in bands if band in scene.assets
+    ]
     sources = {
         asset.href: reading.Source(scene=scene.id, provider=scene.provider, nodata=asset.nodata)
-        for scene in scenes
-        for asset in scene.assets.values()
-        if asset.band in bands
+        for scene, asset in assets
     }
+    kernels = {asset.href: _resampling(asset, grid) for _, asset in assets}
     value = np.dtype(dtype).type(fill)
-    kernels: dict[Resampling, list[Scene]] = {}
-    for scene in scenes:
-        for kernel in _kernels(scene, bands, grid):
-            kernels.setdefault(kernel, []).append(scene)
-    layers: dict[tuple[str, str], da.Array] = {}
-    for kernel, some in kernels.items():
-        chosen = {scene.id: _kernels(scene, bands, grid)[kernel] for scene in some}
-        items = [_item(scene, chosen[scene.id]) for scene in some]
-        layers |= _layers(_stacked(items, bands, grid, kernel, value, sources), chosen, grid)
+    items = [_item(str(index), scene, bands, grid) for index, scene in enumerate(scenes)]
+    # ^ named by their place: two collections may hold scenes of one id
+    reader = functools.partial(reading.AssetReader, sources=sources, kernels=kernels)
+    layers = _layers(_stacked(items, bands, grid, value, reader), grid) if assets else {}
     empty = da.full(grid.shape, value, dtype=dtype, chunks=grid.shape)
-    # ^ stackstac drops the scenes and bands that do not meet the grid: they are put back
+    # ^ stackstac drops scenes without any of the bands, and bands without any scene
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
     ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
     return xr.DataArray(
         da.stack(
-            [da.stack([layers.get((scene.id, band), empty) for band in bands]) for scene in scenes]
+            [da.stack([layers.get((item["id"], band), empty) for band in bands]) for item in items]
         ),
         dims=("time", "band", "y", "x"),
         coords={
@@ -116,23 +136,12 @@ def stack(
     )
 
 
-def _kernels(scene: Scene, bands: Sequence[str], grid: Grid) -> dict[Resampling, list[str]]:
-    """Return the bands that a scene has, by the kernel that each needs."""
-    found: dict[Resampling, list[str]] = {}
-    for band in bands:
-        if band in scene.assets:
-            kernel = _resampling(scene.assets[band], scene.modality, grid)
-            found.setdefault(kernel, []).append(band)
-    return found
-
-
 def _stacked(
     items: list[dict[str, Any]],
     bands: Sequence[str],
     grid: Grid,
-    kernel: Resampling,
     fill: Any,
-    sources: Mapping[str, reading.Source],
+    reader: Callable[..., reading.AssetReader],
 ) -> xr.DataArray:
     stacked: xr.DataArray = stackstac.stack(
         items,
@@ -144,7 +153,6 @@ def _stacked(
         xy_coords="center",
         rescale=False,
         sortby_date=False,
-        resampling=kernel,
         dtype=fill.dtype,
         fill_value=fill,
         chunksize=(1, 1, -1, -1),
@@ -153,20 +161,17 @@ def _stacked(
         band_coords=False,
         errors_as_nodata=(),
         # ^ the default turns a missing file into nodata
-        reader=functools.partial(reading.AssetReader, sources=sources),
+        reader=reader,
     )
     return stacked
 
 
-def _layers(
-    part: xr.DataArray, chosen: Mapping[str, Sequence[str]], grid: Grid
-) -> dict[tuple[str, str], da.Array]:
-    """Return what stackstac kept of the chosen bands, by scene id and band."""
+def _layers(part: xr.DataArray, grid: Grid) -> dict[tuple[str, str], da.Array]:
+    """Return what stackstac made, by item and band; an asset that is not there is all fill."""
     if part.shape[-2:] != grid.shape:
         raise AssertionError(f"stackstac made {part.shape[-2:]} of the grid {grid.shape}")
     return {
-        (scene, band): part.data[row, column]
-        for row, scene in enumerate(part["id"].values.tolist())
+        (item, band): part.data[row, column]
+        for row, item in enumerate(part["id"].values.tolist())
         for column, band in enumerate(part["band"].values.tolist())
-        if band in chosen[scene]
     }

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import Wrong
 from catalogs.scene import Scene
+from pipeline import utm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,11 @@ class Grid:
             self.left + self.width * self.resolution,
             self.top,
         )
+
+    @property
+    def phase(self) -> tuple[float, float]:
+        """Return where, within one pixel of the CRS's own multiples, the corners lie: (x, y)."""
+        return _phase(self.left, self.resolution), _phase(self.top, self.resolution)
 
     def window(self, *, row: int, column: int, height: int, width: int) -> Grid:
         """Return the grid of a window given in this grid's pixels; it may reach outside."""
@@ -149,7 +155,7 @@ class Tile:
     """The unit of work and of failure: a rectangle of grid pixels."""
 
     id: str
-    """Name of the tile: row and column of the tile on its grid, ``r003c001``."""
+    """Row and column of the tile on its grid, ``r003c001``; of several, ``32633-r003c001``."""
 
     row: int
     """First grid row."""
@@ -163,52 +169,39 @@ class Tile:
     width: int
     """Columns."""
 
+    epsg: int
+    """Whose grid it is, where a plan has several."""
 
-def tiles(grid: Grid, size: int) -> tuple[Tile, ...]:
+
+def tiles(grid: Grid, size: int, *, prefix: str = "") -> tuple[Tile, ...]:
     """Cut a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
     return tuple(
         Tile(
-            id=f"r{row // size:03d}c{column // size:03d}",
+            id=f"{prefix}r{row // size:03d}c{column // size:03d}",
             row=row,
             column=column,
             height=min(size, grid.height - row),
             width=min(size, grid.width - column),
+            epsg=grid.epsg,
         )
         for row in range(0, grid.height, size)
         for column in range(0, grid.width, size)
     )
 
 
-def utm_epsg(longitude: float, latitude: float) -> int:
-    """Return the EPSG code of the UTM zone of a place, with the exceptions of Norway and Svalbard.
+def systems(crs: str, region: BaseGeometry) -> tuple[int, ...]:
+    """Return the EPSG codes of the grids that a job asks for: one code, or the zones touched.
 
-    Raises:
-        Wrong: the place lies beyond 84° N or 80° S, where UTM ends.
-
-    Source: DMA Technical Manual 8358.2, The Universal Grids, § 2-2.
-    """
-    if not -80.0 <= latitude <= 84.0:
-        raise Wrong(
-            f"UTM ends at 84° N and 80° S, and the region lies at {latitude:.1f}°. "
-            "Name a polar grid in the job, e.g. grid: {crs: EPSG:3413}."
-        )
-    zone = int((longitude + 180.0) // 6.0) % 60 + 1
-    if 56.0 <= latitude < 64.0 and 3.0 <= longitude < 12.0:
-        zone = 32
-    elif latitude >= 72.0 and 0.0 <= longitude < 42.0:
-        zone = 31 if longitude < 9 else 33 if longitude < 21 else 35 if longitude < 33 else 37
-    return (32600 if latitude >= 0 else 32700) + zone
-
-
-def epsg_of(crs: str, region: BaseGeometry) -> int:
-    """Return the EPSG code that a job asks for: a code, or ``utm``, the zone of the centre.
+    Args:
+        crs: a code as in ``EPSG:3035``, or ``utm``: every UTM zone that holds some of the
+            region, and beyond 84° N and 80° S the polar grids that go on from there.
+        region: an area in longitude and latitude.
 
     Raises:
         Wrong: the code is unknown, or its unit is not the metre.
     """
     if crs.lower() == "utm":
-        centre = region.centroid
-        return utm_epsg(centre.x, centre.y)
+        return utm.touched(region)
     try:
         parsed = CRS.from_user_input(crs)
     except CRSError as error:
@@ -222,29 +215,27 @@ def epsg_of(crs: str, region: BaseGeometry) -> int:
             f"grid.crs {crs!r} is not a projected system in metres with an EPSG code, "
             "and resolutions are given in metres. Write utm, or a code such as EPSG:3035."
         )
-    return int(code)
+    return (int(code),)
 
 
 def phase(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
     """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
 
-    The optical scenes decide where there are any. Zero, the multiples of the resolution, where
-    the scenes do not share one grid or do not say.
+    The optical scenes decide where there are any, and of them those that lie in the system: the
+    others are warped onto whatever grid there is. Zero, the multiples of the resolution, where
+    they do not share one grid.
     """
-    optical = [scene for scene in scenes if scene.modality == "S2L2A"]
+    optical = [scene for scene in scenes if scene.modality.startswith("S2")]
     radar = [scene for scene in scenes if scene.modality.startswith("S1")]
-    corners = set()
+    corners = []
     for scene in optical or radar:
         finest = min(
-            (a for a in scene.assets.values() if a.transform is not None and a.epsg is not None),
-            key=lambda asset: abs(asset.transform[0]) if asset.transform else math.inf,
+            (a.transform for a in scene.assets.values() if a.transform and a.epsg == epsg),
+            key=lambda transform: abs(transform[0]),
             default=None,
         )
-        if finest is None or finest.transform is None or finest.epsg != epsg:
-            return (0.0, 0.0)
-        corners.add(
-            (_phase(finest.transform[2], resolution), _phase(finest.transform[5], resolution))
-        )
+        if finest is not None:
+            corners.append((_phase(finest[2], resolution), _phase(finest[5], resolution)))
     reference = min(corners, default=(0.0, 0.0))
     shared = all(
         abs(x - reference[0]) < PHASE_TOLERANCE * resolution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -118,6 +118,48 @@ GENERATED = 8
 COMPOSITE_NODATA = -32768
 """Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and below are data."""
 
+_COMPOSITES: tuple[Layer, ...] = (
+    *(
+        Layer(
+            name=f"composite_{name}",
+            title=f"{title} composite",
+            description=f"One value of the clear {quantity}, offset removed; slightly negative "
+            "values are data.",
+            dtype="int16",
+            nodata=COMPOSITE_NODATA,
+            scale=1e-4,
+            unit="1",
+            overview="average",
+        )
+        for name, title, quantity in (
+            ("S2L2A", "Sentinel-2", "surface reflectances"),
+            ("S2L1C", "Sentinel-2 L1C", "top-of-atmosphere reflectances"),
+        )
+    ),
+    *(
+        Layer(
+            name=f"composite_{name}",
+            title=f"Sentinel-1 {title}composite",
+            description="Mean of the orbits' mean backscatter, in linear power.",
+            dtype="float32",
+            nodata=float("nan"),
+            unit="1",
+            overview="average",
+        )
+        for name, title in (("S1RTC", ""), ("S1GRD", "GRD "))
+    ),
+    Layer(
+        name="composite_DEM",
+        title="Terrain",
+        description="Height of the surface above the geoid.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="m",
+        overview="average",
+        bands=("DEM",),
+    ),
+)
+
 LAYERS: tuple[Layer, ...] = (
     Layer(
         name="land_cover",
@@ -171,6 +213,16 @@ LAYERS: tuple[Layer, ...] = (
         unit="d",
         overview="average",
         bands=("observations",),
+    ),
+    Layer(
+        name="first_observed",
+        title="First observed",
+        description="Day of the oldest clear observation, in days since 1970-01-01.",
+        dtype="uint16",
+        nodata=0,
+        unit="days since 1970-01-01",
+        overview="mode",
+        bands=("first_observed",),
     ),
     Layer(
         name="last_observed",
@@ -259,44 +311,26 @@ LAYERS: tuple[Layer, ...] = (
         overview="average",
         bands=("NDVI",),
     ),
+    *_COMPOSITES,
     Layer(
-        name="composite_S2L2A",
-        title="Sentinel-2 composite",
-        description="Median of the clear surface reflectances, offset removed; "
-        "slightly negative values are data.",
-        dtype="int16",
-        nodata=COMPOSITE_NODATA,
-        scale=1e-4,
-        unit="1",
+        name="series_observations",
+        title="Clear observations in each part of the period",
+        description="Days with a clear observation, one band for each part of the period.",
+        dtype="uint16",
+        nodata=65535,
+        unit="d",
         overview="average",
     ),
-    Layer(
-        name="composite_S1RTC",
-        title="Sentinel-1 composite",
-        description="Mean of the orbits' mean backscatter, in linear power.",
-        dtype="float32",
-        nodata=float("nan"),
-        unit="1",
-        overview="average",
-    ),
-    Layer(
-        name="composite_S1GRD",
-        title="Sentinel-1 GRD composite",
-        description="Mean of the orbits' mean backscatter, in linear power.",
-        dtype="float32",
-        nodata=float("nan"),
-        unit="1",
-        overview="average",
-    ),
-    Layer(
-        name="composite_DEM",
-        title="Terrain",
-        description="Height of the surface above the geoid.",
-        dtype="float32",
-        nodata=float("nan"),
-        unit="m",
-        overview="average",
-        bands=("DEM",),
+    *(
+        replace(
+            layer,
+            name=layer.name.replace("composite_", "series_"),
+            title=f"{layer.title}, part by part",
+            description=f"{layer.description} One for each part of the period, named by its "
+            "first day.",
+        )
+        for layer in _COMPOSITES
+        if not layer.bands
     ),
 )
 

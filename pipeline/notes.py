@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from pipeline import layers
+from pipeline import backscatter, layers
 from pipeline.product import Product
 
 RANDOM = "Random weights: the answer is meaningless, and says nothing about the ground."
@@ -129,6 +129,9 @@ def limits(product: Product) -> list[str]:
             "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
             "entered the map."
         )
+    satellites = backscatter.mixed(product.scenes)
+    if satellites is not None:
+        notes.append(satellites)
     if product.provenance.model is not None:
         notes.extend(_LIMITS[product.kind])
     return notes

@@ -77,6 +77,8 @@ img { border: 1px solid var(--line); }
 svg text { fill: var(--faint); font-size: 13px; }
 svg line { stroke: var(--faint); }
 svg .bars { fill: #3b7a78; }
+svg text.unit { font-size: 11px; }
+.timeline { min-width: 640px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 28px;
   align-items: start; }
 .ramp { width: 180px; height: 12px; border: 1px solid var(--line); }

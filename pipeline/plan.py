@@ -7,32 +7,38 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import shapely
 from rasterio.warp import transform_bounds
 from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
 
+from catalogs import footprint
 from catalogs.errors import Wrong
 from catalogs.scene import WANTED, Scene
 from catalogs.search import Doubt
 from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
-from pipeline import files, grid, windows
+from pipeline import files, grid, utm, windows
 from pipeline.grid import Grid, Tile
 from pipeline.recipe import Model, Recipe
 from pipeline.windows import Lattice, Placement
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 """What a product may be called: the name becomes a folder, and a plan is a file from anywhere."""
 
-FORMAT = 1
+FORMAT = 2
 """Layout of the plan file."""
+
+
+NEAR = 0.01
+"""Degrees by which a scene's box is widened: catalogs round their coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +52,11 @@ class Plan:
     region: Mapping[str, Any]
     """GeoJSON geometry in longitude and latitude."""
 
-    grid: Grid
-    """The grid of the product's layers, in cells of the model's answer."""
+    grids: tuple[Grid, ...]
+    """The grids of the product's layers, in cells of the answer: one per UTM zone, or one."""
+
+    mosaics: tuple[Grid, ...] = ()
+    """The grids on which those of several zones are joined, one per coordinate system."""
 
     tile: int
     """Side of a tile, cells of the grid."""
@@ -60,6 +69,9 @@ class Plan:
     doubts: tuple[Doubt, ...] = ()
     """What the catalog left open about scenes that are used all the same."""
 
+    proof: Mapping[str, int] = field(default_factory=dict)
+    """What the pixels say of what the catalog claims of them → scenes used."""
+
     job: Mapping[str, Any]
     """How to run it again: the job as it was written. Not part of the identity."""
 
@@ -68,15 +80,45 @@ class Plan:
             raise ValueError(f"{self.name!r} cannot name a folder")
         for day in self.period:
             dt.date.fromisoformat(day)
-        steps = (self.recipe.stride, self.recipe.margin, *self.pixels(self.grid).origin_index())
+        if not self.grids or len({one.epsg for one in self.grids}) < len(self.grids):
+            raise ValueError("a plan needs grids, each of another coordinate system")
+        origins = [step for one in self.grids for step in self.pixels(one).origin_index()]
+        steps = (self.recipe.stride, self.recipe.margin, *origins)
         if any(step % self.cell for step in steps):
             raise ValueError(f"grid and windows must begin and step by {self.cell} px")
             # ^ the cells of neighbouring windows would lie beside each other
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
-        """Return the tiles, row by row."""
-        return grid.tiles(self.grid, self.tile)
+        """Return the tiles, grid by grid and row by row."""
+        several = len(self.grids) > 1
+        return tuple(
+            tile
+            for one in self.grids
+            for tile in grid.tiles(one, self.tile, prefix=f"{one.epsg}-" if several else "")
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """Return the grid of a plan that has one.
+
+        Raises:
+            ValueError: it has several.
+        """
+        (only,) = self.grids
+        return only
+
+    def on(self, epsg: int) -> Grid:
+        """Return the grid of a coordinate system."""
+        return next(one for one in self.grids if one.epsg == epsg)
+
+    def ground(self, epsg: int) -> BaseGeometry:
+        """Return what a grid answers for: the region, or its part in the grid's own zone.
+
+        No place belongs to two grids. Longitude and latitude.
+        """
+        region = geometry(self.region)
+        return region if len(self.grids) == 1 else utm.ground(region, epsg)
 
     @property
     def cell(self) -> int:
@@ -102,7 +144,8 @@ class Plan:
                 "numerics": NUMERICS,
                 "period": list(self.period),
                 "region": json.loads(json.dumps(self.region)),
-                "grids": [self.grid.to_dict()],
+                "grids": [one.to_dict() for one in self.grids],
+                "mosaics": [one.to_dict() for one in self.mosaics],
                 "tile": self.tile,
                 "snapshot": self.snapshot.digest,
                 "recipe": self.recipe.to_dict(),
@@ -131,11 +174,12 @@ class Plan:
             if scene.modality == modality
             for band in scene.assets
         }
-        return tuple(band for band in WANTED[modality] if band in held)
+        wanted = self.recipe.bands.get(modality, WANTED[modality])
+        return tuple(band for band in wanted if band in held)
 
     def area(self, tile: Tile) -> Grid:
         """Return the grid of a tile's cells."""
-        return self.grid.window(
+        return self.on(tile.epsg).window(
             row=tile.row, column=tile.column, height=tile.height, width=tile.width
         )
 
@@ -145,7 +189,7 @@ class Plan:
 
     def placement(self, tile: Tile) -> Placement | None:
         """Return the windows that a tile's answer is blended from, in cells of the grid."""
-        return windows.place(self.grid, tile, self.lattice) if self.lattice else None
+        return windows.place(self.on(tile.epsg), tile, self.lattice) if self.lattice else None
 
     def context(self, tile: Tile) -> Grid:
         """Return the pixels that must be read for a tile: its windows, or the tile itself."""
@@ -162,7 +206,7 @@ class Plan:
             {
                 "numerics": NUMERICS,
                 "grid": self.area(tile).to_dict(),
-                "region": json.loads(json.dumps(self.region)),
+                "ground": geojson(self.ground(tile.epsg)),
                 "scenes": sorted(
                     (scene.identity() for scene in self.scenes(tile)), key=lambda s: str(s["id"])
                 ),
@@ -179,7 +223,8 @@ class Plan:
             "name": self.name,
             "period": list(self.period),
             "region": self.region,
-            "grids": [self.grid.to_dict()],
+            "grids": [one.to_dict() for one in self.grids],
+            "mosaics": [one.to_dict() for one in self.mosaics],
             "tile": self.tile,
             "tiles": [tile.id for tile in self.tiles],
             "recipe": self.recipe.to_dict(),
@@ -187,6 +232,7 @@ class Plan:
             "scenes": [scene.to_dict() for scene in self.snapshot.scenes],
             "refused": [asdict(refusal) for refusal in self.snapshot.refused],
             "doubts": [asdict(doubt) for doubt in self.doubts],
+            "proof": dict(self.proof),
             "job": self.job,
         }
 
@@ -202,7 +248,8 @@ class Plan:
                 name=values["name"],
                 period=(values["period"][0], values["period"][1]),
                 region=values["region"],
-                grid=Grid.from_dict(values["grids"][0]),
+                grids=tuple(Grid.from_dict(one) for one in values["grids"]),
+                mosaics=tuple(Grid.from_dict(one) for one in values["mosaics"]),
                 tile=values["tile"],
                 snapshot=Snapshot(
                     scenes=tuple(Scene.from_dict(scene) for scene in values["scenes"]),
@@ -211,6 +258,7 @@ class Plan:
                 recipe=Recipe.from_dict(values["recipe"]),
                 model=Model.from_dict(values["model"]) if values["model"] else None,
                 doubts=tuple(Doubt(**doubt) for doubt in values["doubts"]),
+                proof=values["proof"],
                 job=values["job"],
             )
             claimed = values["plan"]
@@ -254,7 +302,10 @@ def digest(value: Mapping[str, Any]) -> str:
 def touching(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
     """Return the scenes whose rasters meet a grid; footprints count where the catalog is silent."""
     outline = shapely.box(*area.bounds)
-    lonlat = shapely.box(*transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds))
+    lonlat = footprint.from_bbox(
+        transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds)
+        # ^ west of 180 degrees and east of it, west is the larger number
+    )
     return tuple(scene for scene in scenes if _meets(scene, area.epsg, outline, lonlat))
 
 
@@ -267,11 +318,7 @@ def _meets(scene: Scene, epsg: int, outline: Any, lonlat: Any) -> bool:
         a, _, left, _, e, top = known.transform
         raster = shapely.box(left, top + e * known.shape[0], left + a * known.shape[1], top)
         return bool(raster.intersects(outline))
-    west, _, east, _ = scene.bbox
-    if west > east:
-        return True
-        # ^ across the antimeridian: the reader finds out
-    return bool(shapely.box(*scene.bbox).buffer(0.01).intersects(lonlat))
+    return bool(footprint.from_bbox(scene.bbox).buffer(NEAR).intersects(lonlat))
 
 
 def geometry(region: Mapping[str, Any]) -> Any:

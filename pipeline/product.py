@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalogs.scene import Scene
+from catalogs.scene import MASKS, Scene
 from catalogs.search import Doubt
 from catalogs.select import Refusal
 from pipeline import files
@@ -34,7 +34,7 @@ class Raster:
     """One COG of a product."""
 
     key: str
-    """Asset key: the layer's name, with ``_<epsg>`` where there are several grids."""
+    """Asset key: the layer's name, with ``_<epsg>`` on one grid of several, plain on the mosaic."""
 
     href: str
     """Path relative to the item."""
@@ -47,12 +47,20 @@ class Raster:
 
     info: CogInfo
 
+    mosaic: bool = False
+    """Whether it shows again what others hold: it is not counted."""
+
     def __post_init__(self) -> None:
         _relative(self.href)
         if len(self.bands) != len(self.info.statistics):
             raise ValueError(
                 f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
             )
+
+    @property
+    def code(self) -> str:
+        """Return the code of its coordinate system."""
+        return f"EPSG:{self.grid.epsg}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,8 @@ class Extent:
         told = False
         for raster in rasters:
             band = raster.info.statistics[0]
+            if raster.mosaic:
+                continue
             if raster.layer.name == "observations":
                 told = True
                 inside += band.valid
@@ -211,6 +221,9 @@ class Product:
     doubts: tuple[Doubt, ...] = ()
     """What the catalog left open about scenes that were used all the same."""
 
+    proof: Mapping[str, int] = field(default_factory=dict)
+    """What the pixels say of what the catalog claims of them → scenes used."""
+
     holes: tuple[Hole, ...] = ()
     """Empty unless the product is declared partial."""
 
@@ -259,11 +272,11 @@ class Product:
 
     @property
     def without_scl(self) -> tuple[str, ...]:
-        """Return the ids of Sentinel-2 scenes without a scene classification: all of it clear."""
+        """Return the ids of Sentinel-2 scenes without a mask of any kind: all of it clear."""
         return tuple(
             scene.id
             for scene in self.scenes
-            if scene.modality == "S2L2A" and "SCL" not in scene.assets
+            if scene.modality.startswith("S2") and not set(MASKS) & set(scene.assets)
         )
 
     @property
@@ -272,14 +285,13 @@ class Product:
         return Extent.of(self.rasters, self.provenance.answer)
 
     def of(self, layer: str) -> tuple[Raster, ...]:
-        """Return the rasters of a layer, one per grid."""
-        return tuple(raster for raster in self.rasters if raster.layer.name == layer)
+        """Return the rasters of a layer, one per grid, without the mosaics."""
+        return tuple(
+            raster for raster in self.rasters if raster.layer.name == layer and not raster.mosaic
+        )
 
     def counts(self, layer: str) -> dict[int, int]:
-        """Return the pixels per value over the first bands of a layer's rasters.
-
-        Where grids overlap, a place is counted once per grid.
-        """
+        """Return the pixels per value over the first bands of a layer's rasters."""
         total: Counter[int] = Counter()
         for raster in self.of(layer):
             total.update(raster.info.statistics[0].counts or {})

@@ -103,6 +103,7 @@ def _own_properties(product: Product) -> dict[str, Any]:
         ],
         "inputs_without_scl": list(product.without_scl),
         "doubts": [asdict(doubt) for doubt in product.doubts],
+        "radiometry_proof": dict(product.proof) or None,
         "notes": notes.limits(product),
     }
     if extent is not None:
@@ -149,7 +150,7 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
     asset: dict[str, Any] = {
         "href": f"./{quote(raster.href)}",
         "type": COG,
-        "title": layer.title,
+        "title": layer.title if raster.key == layer.name else f"{layer.title} ({raster.code})",
         "description": layer.description,
         "roles": ["data"],
         "gsd": raster.grid.resolution,

@@ -7,7 +7,8 @@ linear power until the model's door, heights are metres. Each array says its uni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,20 +17,35 @@ from numpy.typing import NDArray
 from catalogs.errors import Wrong
 from catalogs.scene import Radiometry
 
+Converted = tuple[NDArray[np.float32], NDArray[np.bool_]]
+# ^ values, and where they are measurements
+
 DN = "1e-4"
 """Unit of Sentinel-2 here: ten-thousandths of reflectance."""
 
 POWER = "m2 m-2"
 """Unit of Sentinel-1 here: backscattered power per area, linear."""
 
+DECIBEL = "dB"
+"""Unit of Sentinel-1 at the model's door, and nowhere before it."""
+
 METRE = "m"
-UNITS = {"S2L2A": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
+UNITS = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
 
 QUANTIFICATION = 10_000.0
 """Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
 
+SATURATED = 65535
+"""Sentinel-2 DN of a saturated detector (Products Specification, SPECIAL_VALUE): no measurement."""
+
 POWER_FLOOR = 1e-6
 """Minus 60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
+
+HEIGHTS = (-500.0, 9000.0)
+"""Metres between which the land lies: the Dead Sea's shore at -430, Everest at 8849."""
+
+STORED = {DN: ("reflectance",), POWER: ("power", "dB"), METRE: ("m",)}
+"""Units of files that can become each of ours."""
 
 
 def expect(array: xr.DataArray, unit: str) -> None:
@@ -44,6 +60,23 @@ def expect(array: xr.DataArray, unit: str) -> None:
             f"{array.name or 'An array'} is in {found!r} where {unit!r} is needed. "
             "Averages and statistics hold in one unit only: convert it first."
         )
+
+
+def is_counted(radiometry: Radiometry) -> bool:
+    """Return whether reflectance is stored in counts (DN) rather than as itself."""
+    return abs(radiometry.scale) < 1
+    # ^ 1e-4 a count, against 1
+
+
+def is_reflectance(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
+    """Return where stored Sentinel-2 numbers are measurements.
+
+    Counts of 0 are nodata and of 65535 saturated, whatever the offset; a count below 0 is
+    somebody's mark of nodata. Reflectance that is stored as itself may be negative.
+    """
+    if is_counted(radiometry):
+        return np.asarray((stored > 0) & (stored < SATURATED))
+    return np.asarray(np.isfinite(stored))
 
 
 def to_dn(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.float32]:
@@ -86,6 +119,18 @@ def from_decibel(decibel: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(10.0 ** (decibel / 10.0), dtype=np.float32)
 
 
+def for_model(array: xr.DataArray, modality: str) -> xr.DataArray:
+    """Return a composite in the unit that models are fed: power becomes decibel, here only.
+
+    Raises:
+        Wrong: it is not in its modality's unit of :data:`UNITS`.
+    """
+    expect(array, UNITS[modality])
+    if UNITS[modality] != POWER:
+        return array
+    return array.copy(data=to_decibel(array.values)).assign_attrs(units=DECIBEL)
+
+
 def convert(
     stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], modality: str
 ) -> NDArray[np.float32]:
@@ -97,17 +142,47 @@ def convert(
         modality: which conversion is meant.
 
     Returns:
-        (scenes, …) in the unit of :data:`UNITS`.
+        (scenes, …) in the unit of :data:`UNITS`; NaN where nothing was measured.
+
+    Raises:
+        Wrong: a scene's numbers are in a unit that cannot become the modality's.
     """
+    unit = UNITS[modality]
     result = np.empty(stored.shape, dtype=np.float32)
     for index, radiometry in enumerate(radiometries):
         if radiometry is None:
             result[index] = np.nan
-        elif modality == "S2L2A":
-            result[index] = to_dn(stored[index], radiometry)
-        elif modality.startswith("S1"):
-            result[index] = to_power(stored[index], radiometry)
-        else:
-            scaled = stored[index].astype(np.float32) * np.float32(radiometry.scale)
-            result[index] = scaled + np.float32(radiometry.offset)
+            continue
+        if radiometry.unit not in STORED[unit]:
+            raise Wrong(
+                f"An asset in {radiometry.unit!r} is read as {modality}, which needs "
+                f"{' or '.join(STORED[unit])}. Correct the provider's table."
+            )
+        values, measured = _CONVERSIONS[unit](stored[index], radiometry)
+        values[~measured] = np.nan
+        result[index] = values
     return result
+
+
+def _reflectance(stored: Any, radiometry: Radiometry) -> Converted:
+    return to_dn(stored, radiometry), is_reflectance(stored, radiometry)
+
+
+def _backscatter(stored: Any, radiometry: Radiometry) -> Converted:
+    power = to_power(stored, radiometry)
+    return power, power > POWER_FLOOR
+    # ^ zeros fill the edges of swaths; below the floor nothing is measured
+
+
+def _height(stored: Any, radiometry: Radiometry) -> Converted:
+    height = stored.astype(np.float32) * np.float32(radiometry.scale)
+    height += np.float32(radiometry.offset)
+    return height, (height > HEIGHTS[0]) & (height < HEIGHTS[1])
+    # ^ −9999, −32768 and other voids whose tag was lost
+
+
+_CONVERSIONS: Mapping[str, Callable[[Any, Radiometry], Converted]] = {
+    DN: _reflectance,
+    POWER: _backscatter,
+    METRE: _height,
+}

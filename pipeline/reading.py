@@ -6,10 +6,12 @@ its coordinate system alone, so that two tiles that both see a pixel read the sa
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,23 +24,36 @@ from rasterio.windows import Window
 
 from catalogs import sign, trust
 from catalogs.errors import Unreadable, Wrong
-from pipeline import warping
+from catalogs.scene import Scene
+from pipeline import bridge, connections, ranges, warping
 from pipeline.grid import Grid
+from pipeline.ranges import RangeFile
 
 log = logging.getLogger(__name__)
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     # ^ no probing for side-car files: 15 times fewer requests
-    "GDAL_HTTP_TIMEOUT": 60,
-    "GDAL_HTTP_CONNECTTIMEOUT": 10,
-    "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_NUM_THREADS": 1,
     # ^ dask owns the threads
 }
 
-ATTEMPTS = 4
+S3_OPTIONS: dict[str, Any] = {
+    "GDAL_HTTP_TIMEOUT": 60,
+    "GDAL_HTTP_CONNECTTIMEOUT": 10,
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+    "GDAL_HTTP_MAX_RETRY": 3,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",
+    # ^ one connection at a time: a provider's limit counts connections
+}
+
+ATTEMPTS = 3
+"""Openings of a remote asset whose bytes make no sense; each request is repeated besides."""
+
+READERS = 16
+"""Threads that read remote assets: they wait more than they work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,31 +97,79 @@ def read(
         Unreadable: the asset could not be read, after several attempts where it is remote.
         Wrong: the asset is not a single-band raster with a coordinate system.
     """
-    remote = urlsplit(href).scheme in ("http", "https", "s3")
-    attempts = ATTEMPTS if remote else 1
-    options = dict(GDAL_OPTIONS)
+    work = functools.partial(
+        _pixels, href, source, grid, resampling=resampling, dtype=np.dtype(dtype), fill=fill
+    )
+    return _persistently(href, source, work)
+
+
+def _persistently(href: str, source: Source, work: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
+    """Do work with an asset, again and again where it is remote and fails."""
+    attempts = ATTEMPTS if trust.is_remote(href) else 1
+    until = time.monotonic() + ranges.PATIENCE.deadline
     for attempt in range(1, attempts + 1):
         try:
-            signed = sign.sign(href, source.provider)
-            with rasterio.Env(**options), rasterio.open(signed, driver=_driver(href)) as dataset:
-                return _on_grid(dataset, source, grid, resampling, np.dtype(dtype), fill)
-        except (RasterioError, OSError) as error:
-            reason = trust.redact(str(error))
-            if attempt == attempts:
+            return _opened(href, source, work, until=until, again=attempt > 1)
+        except (RasterioError, OSError, ranges.Failed) as error:
+            reason = trust.redact(" ".join(_own(str(error)).split()))
+            final = isinstance(error, ranges.Failed) and not isinstance(error, ranges.Changed)
+            pause = ranges.PATIENCE.pause * 2**attempt
+            if final or attempt == attempts or time.monotonic() + pause > until:
                 raise Unreadable(
                     f"{source.scene}: {trust.redact(href)} cannot be read ({reason}), "
-                    f"{attempt} attempt(s). Run the same command again when it can be reached; "
+                    f"{attempt} opening(s). Run the same command again when it can be reached; "
                     "to publish without these pixels: --allow-partial."
                 ) from None
-                # ^ the chained error would print the signed address
+                # ^ the chained error could print the signed address
             if "403" in reason:
                 sign.forget(href)
-                # ^ the token may have expired: the next attempt asks for a fresh one
-            log.warning("retry scene=%s attempt=%d reason=%s", source.scene, attempt, reason)
-            options["CPL_VSIL_CURL_NON_CACHED"] = _uncached(href)
-            # ^ GDAL remembers that an address failed and would answer from that memory
-            time.sleep(0.5 * 2**attempt)
+            log.warning("again scene=%s opening=%d reason=%s", source.scene, attempt, reason)
+            time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def threads(scenes: Sequence[Scene], cores: int) -> int:
+    """Return how many threads should read scenes: more than cores where they lie far away."""
+    providers = {
+        scene.provider
+        for scene in scenes
+        for asset in scene.assets.values()
+        if trust.is_remote(asset.href)
+    }
+    return max(cores, *(min(READERS, connections.allowed(name)) for name in providers), 1)
+
+
+def _opened(
+    href: str,
+    source: Source,
+    work: Callable[[str], NDArray[Any]],
+    *,
+    until: float,
+    again: bool,
+) -> NDArray[Any]:
+    """Do work with a path that GDAL can open."""
+    parts = urlsplit(href)
+    if parts.scheme in ("http", "https"):
+        file = RangeFile(href, source.provider, until)
+        file.open()
+        with rasterio.Env(**GDAL_OPTIONS):
+            return bridge.run(file, PurePosixPath(parts.path).suffix, work)
+    if parts.scheme != "s3":
+        with rasterio.Env(**GDAL_OPTIONS):
+            return work(href)
+    access = sign.access(href, source.provider)
+    uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if again else {}
+    # ^ GDAL remembers that an address failed and would answer from that memory
+    with (
+        connections.lane(source.provider).turns,
+        rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.options, **uncached),
+    ):
+        return work(access.href)
+
+
+def _own(reason: str) -> str:
+    """Return GDAL's words without the path that we have made up."""
+    return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
 
 
 def _driver(href: str) -> str:
@@ -114,9 +177,81 @@ def _driver(href: str) -> str:
     # ^ left to itself GDAL opens whatever it is given, a VRT that names other files included
 
 
-def _uncached(href: str) -> str:
-    parts = urlsplit(href)
-    return f"/vsicurl/{parts.scheme}://{parts.netloc}"
+def _pixels(
+    href: str,
+    source: Source,
+    grid: Grid,
+    path: str,
+    *,
+    resampling: Resampling,
+    dtype: np.dtype[Any],
+    fill: float,
+) -> NDArray[Any]:
+    with rasterio.open(path, driver=_driver(href), sharing=False) as dataset:
+        return _on_grid(dataset, source, grid, resampling, dtype, fill)
+
+
+def thumbnail(href: str, source: Source, *, pixels: int) -> NDArray[np.float32]:
+    """Read an asset coarsely, as it is stored.
+
+    Where it has overviews that is one of them; where it has none, or they save nothing (JPEG2000
+    keeps them inside each tile), it is the whole of a small raster, and of a large one nine
+    windows, evenly spread, one below the other.
+
+    Args:
+        href: unsigned address, as the catalog has it.
+        source: what is known of the asset.
+        pixels: side of the picture, about.
+
+    Returns:
+        (height, width) stored numbers; NaN where nothing was seen
+
+    Raises:
+        Unreadable, Wrong: as :func:`read`.
+    """
+    return _persistently(href, source, functools.partial(_small, href, source, pixels))
+
+
+def _small(href: str, source: Source, pixels: int, path: str) -> NDArray[np.float32]:
+    with rasterio.open(path, driver=_driver(href), sharing=False) as dataset:
+        nodata = _nodata(dataset, source)
+        height, width = dataset.shape
+        factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
+        near = [factor for factor in factors if max(height, width) / factor <= 2 * pixels]
+        if max(height, width) <= (2 if factors else 4) * pixels:
+            stored = dataset.read(1)
+        elif factors:
+            factor = min(near, default=factors[-1])
+            stored = dataset.read(1, out_shape=(-(-height // factor), -(-width // factor)))
+        else:
+            side = pixels // 2
+            stored = np.concatenate(
+                [dataset.read(1, window=one) for one in _nine(height, width, side)]
+            )
+    result: NDArray[np.float32] = stored.astype(np.float32)
+    if nodata is not None:
+        result[stored == nodata] = np.nan
+    return result
+
+
+def _nine(height: int, width: int, side: int) -> list[Window]:
+    """Return windows of one size around the middles of nine equal parts."""
+    rows, columns = min(side, height), min(side, width)
+    return [
+        Window(round(x * (width - columns) / 6), round(y * (height - rows) / 6), columns, rows)
+        for y in (1, 3, 5)
+        for x in (1, 3, 5)
+    ]
+
+
+def _nodata(dataset: Any, source: Source) -> float | None:
+    """Return the value of missing pixels of a single-band raster on the ground."""
+    if dataset.count != 1 or dataset.crs is None:
+        raise Wrong(
+            f"{source.scene}: an asset has {dataset.count} bands and the coordinate system "
+            f"{dataset.crs}; one band on the ground is needed."
+        )
+    return source.nodata if source.nodata is not None else dataset.nodata
 
 
 def _on_grid(
@@ -127,15 +262,13 @@ def _on_grid(
     dtype: np.dtype[Any],
     fill: float,
 ) -> NDArray[Any]:
-    if dataset.count != 1 or dataset.crs is None:
-        raise Wrong(
-            f"{source.scene}: an asset has {dataset.count} bands and the coordinate system "
-            f"{dataset.crs}; one band on the ground is needed."
+    nodata = _nodata(dataset, source)
+    try:
+        return warping.on_grid(
+            dataset, grid, nodata=nodata, resampling=resampling, dtype=dtype, fill=fill
         )
-    nodata = source.nodata if source.nodata is not None else dataset.nodata
-    return warping.on_grid(
-        dataset, grid, nodata=nodata, resampling=resampling, dtype=dtype, fill=fill
-    )
+    except Wrong as error:
+        raise Wrong(f"{source.scene}: {error}") from None
 
 
 class AssetReader:
@@ -150,16 +283,17 @@ class AssetReader:
         *,
         url: str,
         spec: Any,
-        resampling: Resampling,
         dtype: DTypeLike,
         fill_value: float,
         sources: Mapping[str, Source],
+        kernels: Mapping[str, Resampling],
         **_unused: Any,
+        # ^ stackstac's one kernel for all assets among them
     ) -> None:
         self._href = url
         self._source = sources[url]
         self._spec = spec
-        self._resampling = resampling
+        self._resampling = kernels[url]
         self._dtype = np.dtype(dtype)
         self._fill = fill_value
 

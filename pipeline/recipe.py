@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 METHODS = ("median", "medoid", "least_cloudy", "latest")
@@ -19,6 +20,9 @@ class Recipe:
 
     inputs: tuple[str, ...]
     """Modalities, in the order the job names them."""
+
+    bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modality -> its bands, where others than the usual ones are asked for."""
 
     clear_scl: tuple[int, ...]
     """Scene classes of Sentinel-2 that count as clear."""
@@ -47,6 +51,16 @@ class Recipe:
     probabilities: bool
     composites: bool
 
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; known are {', '.join(METHODS)}")
+        limit = self.max_cloud_probability
+        if limit is not None and not 0 <= limit <= 100:
+            raise ValueError(f"a cloud probability of {limit} percent")
+        for first, last in self.steps:
+            if dt.date.fromisoformat(first) > dt.date.fromisoformat(last):
+                raise ValueError(f"the step {first} to {last} ends before it begins")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -59,10 +73,14 @@ class Recipe:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
     return [_listed(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _frozen(one) for key, one in value.items()}
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 

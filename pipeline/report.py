@@ -9,14 +9,14 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+from shapely.geometry import shape
 
 from catalogs import classes
-from pipeline import layers, notes, page, picture, quicklook, styles
+from pipeline import coverage, layers, notes, page, picture, quicklook, seen, styles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from catalogs.scene import Scene
     from pipeline.product import Product, Raster
     from pipeline.tally import BandStatistics
 
@@ -54,8 +54,7 @@ def html(product: Product, pictures: Pictures) -> str:
         _confidence(product, pictures),
         _observations(pictures),
         _limits(product),
-        _scenes(product),
-        _refused(product),
+        _seen(product),
         _holes(product),
         _provenance(product),
     ]
@@ -280,49 +279,23 @@ def _limits(product: Product) -> str:
     return page.section("Known limits", f"<ul>{listed}</ul>") if listed else ""
 
 
-def _scenes(product: Product) -> str:
-    """Return the scenes that were used."""
-    rows = [_scene(scene, product) for scene in product.scenes]
-    heads = ("Scene", "Input", "Time, UTC", "Platform", "Cloud", "Remarks")
-    return page.section(
-        f"Scenes used ({len(rows)})", page.folded(page.table(heads, rows), len(rows))
+def _seen(product: Product) -> str:
+    """Return what was in view when, and the scenes behind it."""
+    days = coverage.by_day(product.scenes, product.refused, shape(product.region))
+    parts = (
+        seen.picture(days),
+        seen.proof(product.proof),
+        seen.scenes(product.scenes, product.without_scl),
+        seen.doubts(product.doubts),
+        seen.refused(product.refused),
     )
-
-
-def _scene(scene: Scene, product: Product) -> str:
-    """Return one line about a scene."""
-    time = "" if scene.datetime is None else f"{scene.datetime:%Y-%m-%d %H:%M}"
-    cloud = "" if scene.cloud_cover is None else f"{scene.cloud_cover:.0f} %"
-    remark = "no SCL: treated as clear" if scene.id in product.without_scl else ""
-    cells = (scene.modality, time, scene.platform or "", cloud, remark)
-    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr><th scope="row" class="id">{escape(scene.id)}</th>{rest}</tr>'
-
-
-def _refused(product: Product) -> str:
-    """Return the scenes that were left out, and why."""
-    return _reasons(
-        "Scenes refused", "Scene", [(entry.id, entry.reason) for entry in product.refused]
-    )
+    return "\n".join(part for part in parts if part)
 
 
 def _holes(product: Product) -> str:
     """Return the tiles that are missing, and why."""
-    return _reasons("Missing tiles", "Tile", [(hole.tile, hole.reason) for hole in product.holes])
-
-
-def _reasons(title: str, head: str, entries: Sequence[tuple[str, str]]) -> str:
-    """Return a table of things and reasons; nothing where there is none."""
-    if not entries:
-        return ""
-    rows = [
-        f'<tr><th scope="row" class="id">{escape(name)}</th>'
-        f"<td>{escape(notes.scrub(reason))}</td></tr>"
-        for name, reason in entries
-    ]
-    return page.section(
-        f"{title} ({len(rows)})", page.folded(page.table((head, "Reason"), rows), len(rows))
-    )
+    holes = [(hole.tile, hole.reason) for hole in product.holes]
+    return seen.reasons("Missing tiles", "Tile", holes)
 
 
 def _provenance(product: Product) -> str:

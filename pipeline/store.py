@@ -18,6 +18,7 @@ from catalogs.errors import TerramosaicError
 from pipeline import files, layers
 from pipeline.grid import Grid, Tile
 from pipeline.layers import Layer
+from pipeline.plan import Plan
 
 NAME = "cube.zarr"
 LARGEST_CHUNK = 512
@@ -28,21 +29,31 @@ def chunk(tile: int) -> int:
     return next(size for size in range(min(tile, LARGEST_CHUNK), 0, -1) if tile % size == 0)
 
 
-def create(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
-    """Make an empty store under ``path``: whole, or not at all. One shard is one tile.
+def of(folder: Path, plan: Plan, epsg: int) -> Path:
+    """Return where a grid of a plan has its store: the cube itself, or its group of that grid."""
+    return folder / NAME if len(plan.grids) == 1 else folder / NAME / str(epsg)
+
+
+def create(folder: Path, plan: Plan, names: Mapping[str, Sequence[str]]) -> None:
+    """Make a plan's empty store in its folder: whole, or not at all. One shard is one tile.
 
     Nothing is erased: a store that stands there stays as it is.
     """
-    if path.exists():
+    if (folder / NAME).exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.workspace(path.parent) as work:
-        _template(work / path.name, grid, tile, names)
-        (work / path.name).rename(path)
-    files.sync(path.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.workspace(folder) as work:
+        for grid in plan.grids:
+            blank(of(work, plan, grid.epsg), grid, plan.tile, names)
+        if len(plan.grids) > 1:
+            zarr.create_group(work / NAME, zarr_format=3)
+            _consolidate(work / NAME)
+        (work / NAME).rename(folder / NAME)
+    files.sync(folder)
 
 
-def _template(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
+def blank(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
+    """Write the empty store of one grid."""
     root = zarr.create_group(path, zarr_format=3)
     _write_coordinates(root, grid)
     side = chunk(tile)
@@ -61,6 +72,10 @@ def _template(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[st
             dimension_names=dims,
             attributes=_attributes(layer, bands),
         )
+    _consolidate(path)
+
+
+def _consolidate(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         # ^ not in the format's text yet, and what xarray.open_zarr looks for first all the same

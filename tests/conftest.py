@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from catalogs import web
+
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 # ^ a slow machine is not a failure, and a red run must be red again
@@ -35,3 +37,10 @@ def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HF_HUB_CACHE"] = str(home / "hub")
     os.environ.pop("TERRAMOSAIC_WEIGHTS", None)
     # ^ what a developer has fetched and pinned is neither used nor changed
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a hundredth of the time between two requests to a busy catalog."""
+    original = web.retries
+    monkeypatch.setattr(web, "retries", lambda: original().new(backoff_factor=0.003))

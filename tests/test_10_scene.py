@@ -111,6 +111,13 @@ def test_identity_does_not_know_where_files_lie(scene, elsewhere):
     assert all("href" not in asset for asset in scene.identity()["assets"].values())
 
 
+def test_identity_knows_a_table_by_its_name():
+    tables = ["/a/own.yaml", "/b/c/own.yaml", "own"]
+    identities = [a_scene(provider=provider).identity() for provider in tables]
+    assert identities[0] == identities[1] == identities[2]
+    assert a_scene(provider="earth-search-v0").identity()["provider"] == "earth-search-v0"
+
+
 def test_identity_knows_everything_else():
     plain = a_scene()
     others = [

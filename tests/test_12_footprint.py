@@ -61,6 +61,45 @@ def test_a_ring_round_the_pole_becomes_a_cap():
     assert footprint.of_item(item).bounds == (-180, 84, 180, 90)
 
 
+def test_a_ring_round_the_pole_is_exact_and_keeps_its_holes():
+    ring = [[-150, 84], [-60, 80], [60, 84], [150, 80], [-150, 84]]
+    hole = [[-170, 86], [170, 86], [170, 88], [-170, 88], [-170, 86]]
+    area = footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [ring, hole]}})
+    for longitude, latitude, inside in (
+        (-60, 81, True),
+        (-150, 83, False),
+        (0, 89.9, True),
+        (180, 87, False),
+        (0, 87, True),
+        (-105, 82.5, True),
+    ):
+        assert area.intersects(shapely.Point(longitude, latitude)) is inside  # fmt: skip
+    south = [[-180, -75], [0, -75], [180, -75], [-180, -75]]
+    cap = footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [south]}})
+    assert cap.equals(shapely.box(-180, -90, 180, -75))
+
+
+def test_a_box_round_the_world_is_no_ring_round_a_pole():
+    item = {"geometry": {"type": "Polygon", "coordinates": [a_ring(-180, 10, 360, 20)]}}
+    assert footprint.of_item(item).equals(shapely.box(-180, 10, 180, 30))
+
+
+@given(
+    st.floats(-360, 360), st.floats(-89, 80), st.floats(0.01, 170), st.floats(0.01, 9),
+    st.lists(st.tuples(st.floats(-180, 180), st.floats(-90, 90)), max_size=20),
+)  # fmt: skip
+def test_a_region_is_where_its_longitudes_are_modulo_360(west, south, width, height, points):
+    area = footprint.within_world(shapely.box(west, south, west + width, south + height))
+    assert footprint.WORLD.covers(area)
+    assert area.is_valid
+    for longitude, latitude in points:
+        past = (longitude - west) % 360
+        away = min(abs(past - edge) for edge in (0, width, 360))
+        if away > 1e-6 and min(abs(latitude - south), abs(latitude - south - height)) > 1e-6:
+            inside = past < width and south < latitude < south + height
+            assert area.intersects(shapely.Point(longitude, latitude)) is inside
+
+
 def test_a_bow_tie_is_untied():
     bow = [[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]
     area = footprint.of_item({"geometry": {"type": "Polygon", "coordinates": [bow]}})

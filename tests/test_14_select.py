@@ -11,7 +11,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import search, select
+from catalogs import passes, search, select
 from catalogs.scene import BANDS, Asset, Radiometry, Scene
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
@@ -130,16 +130,27 @@ def test_radar_needs_both_polarisations():
     single = a_scene("single", modality="S1RTC", bands=("VV",), tile=None, platform="sentinel-1b")
     used, refused = chosen([single, both])
     assert used == ["both"]
-    assert refused == {"single": "it lacks the polarisation VH"}
+    assert refused == {"single": "it lacks the polarisation VH: it has VV"}
     assert chosen([single], bands={"S1RTC": ("VV",)})[0] == ["single"]
 
 
-def test_elevation_tiles_are_no_twins():
-    heights = [
-        a_scene(name, modality="DEM", bands=("DEM",), datetime=None, processed=None)
-        for name in ("d1", "d2")
-    ]
-    assert chosen(heights)[0] == ["d1", "d2"]
+def heights(name, **changed):
+    values = {"modality": "DEM", "bands": ("DEM",), "datetime": None, "processed": None}
+    return a_scene(name, **values | {"tile": None, "platform": None} | changed)
+
+
+def test_one_elevation_tile_of_two_catalogs_counts_once():
+    one = heights("N56_E009", collection="cop-dem-glo-30", tile="CDEM-N56E009", platform="tandem-x")
+    other = heights("N56_E009", collection="dem", box=(9, 56, 10, 57.0003))
+    beside = heights("N56_E010", box=(9.9999, 56, 11, 57))
+    used, refused = chosen([one, beside, other], region=shapely.box(9, 56, 11, 57))
+    assert used == ["N56_E009", "N56_E010"]
+    assert refused == {"N56_E009": "the same acquisition as N56_E009 of dem"}
+
+
+def test_a_fine_elevation_grid_is_no_duplicate_of_the_coarse_one_around_it():
+    fine = heights("a-fine", box=(9.2, 56.2, 9.3, 56.3))
+    assert chosen([fine, heights("coarse")])[0] == ["a-fine", "coarse"]
 
 
 def test_what_is_off_the_region():
@@ -184,20 +195,234 @@ def test_shuffling_changes_nothing(scenes, chance):
     # ^ and choosing from what was chosen refuses nothing more
 
 
-@given(archives())
-def test_no_ground_is_lost_to_a_twin(scenes):
-    whole = tuple(
-        dataclasses.replace(scene, platform="sentinel-2a", cloud_cover=None, datetime=NOON)
-        for scene in scenes
-        if len(scene.assets) > 1
+EDGES = st.sampled_from([9, 9.25, 9.5, 9.75, 10])
+
+
+@st.composite
+def strips(draw, **changes):
+    """Parts of one granule, full height, between quarters of a degree."""
+    scenes = []
+    for number in range(draw(st.integers(1, 7))):
+        west, east = sorted(draw(st.lists(EDGES, min_size=2, max_size=2, unique=True)))
+        drawn = {name: draw(values) for name, values in changes.items()}
+        scenes.append(a_scene(f"s{number}", box=(west, 56, east, 57), **drawn))
+    return scenes
+
+
+def ground(scenes):
+    return shapely.union_all([shapely.geometry.shape(scene.footprint) for scene in scenes])
+
+
+@settings(max_examples=150)
+@given(
+    strips(
+        baseline=st.sampled_from(["02.14", "05.00"]),
+        processed=st.sampled_from([None, NOON, NOON + dt.timedelta(days=1)]),
+        datetime=st.sampled_from([NOON, NOON + dt.timedelta(minutes=7)]),
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_parts_and_twins_lose_no_ground(scenes, chance):
+    used = select.choose(scenes, REGION).used
+    assert ground(scenes).difference(ground(used)).area < 1e-9
+    for scene in used:
+        newer = [one for one in used if select.newness(one) > select.newness(scene)]
+        assert not newer or ground([scene]).difference(ground(newer)).area > 1e-3
+    shuffled = list(scenes)
+    chance.shuffle(shuffled)
+    assert select.choose(shuffled, REGION).used == used
+
+
+def depth(scenes, x):
+    """Count the passes over a meridian."""
+    over = [scene for scene in scenes if ground([scene]).intersects(shapely.Point(x, 56.5))]
+    return len({scene.datetime for scene in over})
+
+
+@settings(max_examples=150)
+@given(
+    strips(
+        cloud_cover=st.sampled_from([None, 0, 10, 80]),
+        datetime=st.integers(0, 4).map(lambda day: NOON + dt.timedelta(days=day)),
+    ),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_a_cap_keeps_every_place_as_often_seen_as_it_can(scenes, most, chance):
+    every = select.choose(scenes, REGION)
+    capped = select.choose(scenes, REGION, max_passes=most)
+    for x in (9.1, 9.4, 9.6, 9.9):
+        assert depth(capped.used, x) >= min(most, depth(every.used, x))
+    shuffled = list(scenes)
+    chance.shuffle(shuffled)
+    assert select.choose(shuffled, REGION, max_passes=most).used == capped.used
+    assert select.choose(capped.used, REGION, max_passes=most).used == capped.used
+
+
+def test_a_cap_takes_the_clearest_of_each_cell():
+    scenes = [
+        a_scene(
+            f"{tile}-{day}",
+            tile=tile,
+            cloud_cover=cover,
+            datetime=NOON + dt.timedelta(days=day),
+        )
+        for tile, covers in (("32VNH", (50, None, 0, 10)), ("32VMH", (0, 50, 50, 90)))
+        for day, cover in enumerate(covers)
+    ]
+    used, refused = chosen(scenes, max_passes=2)
+    assert sorted(used) == ["32VMH-0", "32VMH-1", "32VNH-2", "32VNH-3"]
+    assert refused["32VNH-1"] == "at least 2 clearer passes cover its ground"
+
+
+def test_a_cloudy_pass_stays_where_only_it_sees_the_ground():
+    clear = a_scene("clear", box=(9, 56, 9.8, 57), cloud_cover=0)
+    full = a_scene("full", cloud_cover=90, datetime=NOON + dt.timedelta(days=3))
+    assert chosen([clear, full], max_passes=1)[0] == ["clear", "full"]
+
+
+def test_both_halves_of_a_granule_are_one_pass_to_the_cap():
+    west = a_scene("west", box=(9, 56, 9.55, 57), cloud_cover=0)
+    east = a_scene("east", box=(9.5, 56, 10, 57), cloud_cover=20)
+    later = a_scene("later", cloud_cover=15, datetime=NOON + dt.timedelta(days=3))
+    assert chosen([west, east, later], max_passes=1)[0] == ["east", "west"]
+
+
+def test_radar_is_not_capped():
+    radar = [
+        a_scene(f"r{day}", modality="S1RTC", bands=("VV", "VH"), tile=None,
+                datetime=NOON + dt.timedelta(days=day))
+        for day in range(3)
+    ]  # fmt: skip
+    assert len(chosen(radar, max_passes=1)[0]) == 3
+
+
+def test_a_catalog_that_stamps_the_datatake_has_the_same_granule():
+    own = a_scene("own", datatake="GS2A_20240601T101031_046700_N05.10")
+    start = a_scene(
+        "start",
+        datetime=NOON - dt.timedelta(minutes=10),
+        collection="other",
+        processed=NOON,
+        tile="32VNH",
     )
-    used = select.choose(whole, REGION).used
-    for modality in ("S2L2A", "S1RTC"):
-        before = [shapely.geometry.shape(s.footprint) for s in whole if s.modality == modality]
-        after = [shapely.geometry.shape(s.footprint) for s in used if s.modality == modality]
-        for area in before:
-            seen = area.intersection(shapely.union_all(after)).area
-            assert seen >= select.COVERED * area.area - 1e-9
+    assert chosen([own, start]) == (["own"], {"start": "reprocessed as own"})
+    one_digit = [a_scene("a", tile="1CCV"), a_scene("b", tile="01CCV")]
+    assert chosen(one_digit) == (["b"], {"a": "the same acquisition as b"})
+
+
+def test_a_strip_at_the_edge_of_a_swath_is_ground_of_its_own():
+    old = a_scene("old", baseline="02.14", box=(9, 56, 10, 57))
+    new = a_scene("new", box=(9.05, 56, 10, 57))
+    assert chosen([old, new])[0] == ["new", "old"]
+    sliver = a_scene("new", box=(9.01, 56, 10, 57))
+    assert chosen([old, sliver])[0] == ["new"]
+
+
+def radar(name, **changed):
+    values = {"modality": "S1RTC", "bands": ("VV", "VH"), "tile": None, "baseline": None}
+    return a_scene(name, **values | {"platform": "sentinel-1a"} | changed)
+
+
+def test_slices_stay_and_their_reprocessing_counts_once():
+    first = radar("first", box=(9, 56, 10, 56.6), relative_orbit=51)
+    second = radar("second", box=(9, 56.5, 10, 57), datetime=NOON + dt.timedelta(seconds=25))
+    again = radar("first-again", box=(9, 56, 10, 56.6), processed=NOON + dt.timedelta(days=9))
+    used, refused = chosen([first, second, again])
+    assert used == ["first-again", "second"]
+    assert refused == {"first": "reprocessed as first-again"}
+
+
+def test_orbits_are_kept_apart():
+    scenes = [
+        radar("up", orbit_state="ascending", relative_orbit=44),
+        radar("down", orbit_state="descending", relative_orbit=51),
+        radar("unsaid", platform="sentinel-1c"),
+    ]
+    assert len(chosen(scenes)[0]) == 3
+    assert chosen(scenes, orbit_states=["ascending"]) == (
+        ["up"],
+        {
+            "down": "its orbit direction is descending; ascending is asked for",
+            "unsaid": "its orbit direction is not stated; ascending is asked for",
+        },
+    )
+    assert chosen(scenes, relative_orbits=[51, 80]) == (
+        ["down"],
+        {
+            "up": "its relative orbit is 44; 51 or 80 is asked for",
+            "unsaid": "its relative orbit is not stated; 51 or 80 is asked for",
+        },
+    )
+    optical = a_scene("optical", orbit_state="descending")
+    assert chosen([optical], orbit_states=["ascending"], relative_orbits=[1])[0] == ["optical"]
+
+
+def test_other_polarisations_are_used_where_they_are_asked_for():
+    polar = radar("polar", bands=("HH", "HV"))
+    assert chosen([polar])[1] == {"polar": "it lacks the polarisation VV and VH: it has HH and HV"}
+    assert chosen([polar], bands={"S1RTC": ("HH", "HV")})[0] == ["polar"]
+
+
+def test_a_scene_without_some_bands_is_used_and_says_so():
+    selection = select.choose([a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")})
+    assert selection.notices == (
+        select.Notice(id="some", text="it lacks B03, B8A: used for the others"),
+    )
+    assert select.choose([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).notices == ()
+
+
+def test_a_refusal_knows_its_day_and_its_share_of_the_region():
+    scene = a_scene("half", box=(9, 56, 9.5, 57), cloud_cover=90)
+    (refusal,) = select.choose([scene], REGION, 60).refused
+    assert (refusal.collection, refusal.modality) == ("sentinel-2-l2a", "S2L2A")
+    assert (refusal.day, refusal.share) == ("2024-06-01", 0.5)
+    assert select.Refusal(id="a", reason="b").share is None
+    # ^ as an older plan file has it
+
+
+def test_a_pass_across_180_degrees_and_midnight_is_one_day():
+    start = dt.datetime(2024, 6, 1, 23, 59, 50, tzinfo=dt.UTC)
+    later = {"datetime": start + dt.timedelta(seconds=20)}
+    for datatake in ("GS2A_20240601T235031_046700_N05.10", None):
+        west = a_scene("west", box=(179, 60, 180, 61), tile="60VXM", datatake=datatake)
+        west = dataclasses.replace(west, datetime=start)
+        other = datatake and datatake.replace("N05.10", "N05.11")
+        east = a_scene("east", box=(-180, 60, -179, 61), tile="01VCG", datatake=other, **later)
+        next_day = a_scene(
+            "next",
+            box=(-180, 60, -179, 61),
+            tile="01VCG",
+            datetime=start + dt.timedelta(days=1),
+        )
+        assert west.solar_day != east.solar_day
+        region = shapely.union_all([shapely.box(179, 60, 180, 61), shapely.box(-180, 60, -179, 61)])
+        used = select.choose([next_day, east, west], region).used
+        days = [scene.solar_day for scene in used]
+        assert days == [dt.date(2024, 6, 1), dt.date(2024, 6, 1), dt.date(2024, 6, 2)]
+        assert [Scene.from_dict(json.loads(json.dumps(one.to_dict()))) for one in used] == [*used]
+        assert select.choose(used, region).used == used
+        assert select.choose([used[0]], region).used == (west,)
+
+
+@pytest.mark.parametrize(
+    ("changed", "count"),
+    [
+        ({}, 1),
+        ({"platform": "sentinel-2b"}, 2),
+        ({"orbit_state": "ascending"}, 2),
+        ({"datetime": NOON + dt.timedelta(minutes=40)}, 1),
+        ({"datetime": NOON + dt.timedelta(minutes=98)}, 2),
+        ({"datatake": "GS2A_20240601T101031_046700_N05.10"}, 2),
+    ],
+)
+def test_what_one_pass_is(changed, count):
+    first = a_scene("first", orbit_state="descending", relative_orbit=51)
+    other = a_scene(
+        "other", tile="32VMH", **{"orbit_state": "descending", "relative_orbit": 51} | changed
+    )
+    assert len(passes.passes([other, first])) == count
+    assert passes.passes([heights("dem")]) == ()
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")

@@ -6,12 +6,15 @@ import os
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from catalogs import snapshot
+from catalogs import select, snapshot
 from catalogs.errors import Wrong
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
+from tests.documents import WORLD, find
 
 
 def a_scene(name, **changed):
@@ -130,3 +133,40 @@ def test_the_difference_names_ids():
     assert difference.changed == ("cop-dem-glo-30/d1",)
     assert difference
     assert not snapshot.diff(before, Snapshot(scenes=tuple(map(moved, SCENES))))
+
+
+REAL = (
+    ("earth-search-v1", "earth-search", ("S2L2A", "DEM")),
+    ("planetary-computer", "planetary-computer", ("S2L2A", "S1RTC", "DEM")),
+    ("cdse", "cdse", ("S2L2A",)),
+)
+
+
+@pytest.mark.parametrize(("folder", "provider", "modalities"), REAL)
+def test_any_order_of_real_documents_gives_one_digest(
+    realdata, tmp_path, folder, provider, modalities
+):
+    paths = sorted((realdata / "stac" / folder).glob("**/*.json"))
+    documents = [json.loads(path.read_text()) for path in paths]
+    items = [one for one in documents if one.get("type") == "Feature"]
+    items += [one for many in documents for one in many.get("features", ())]
+    items += [
+        one | {"properties": one["properties"] | {"eo:cloud_cover": 99, "updated": "2026-01-01"}}
+        for one in items[::3]
+    ]
+    # ^ the catalog moved while it was being read: two documents of one id
+
+    @settings(max_examples=12)
+    @given(st.permutations(items))
+    def check(order):
+        path = tmp_path / "items.json"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": order}))
+        found = find(path, modalities, region=WORLD, period=None, provider=provider)
+        chosen = select.choose(found.scenes, WORLD)
+        whole = Snapshot(scenes=found.scenes, refused=found.refused)
+        answers.add((whole.digest, whole.refused, found.doubts,
+                     Snapshot(scenes=chosen.used, refused=chosen.refused).digest))  # fmt: skip
+
+    answers = set()
+    check()
+    assert len(answers) == 1

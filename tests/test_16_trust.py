@@ -3,17 +3,21 @@
 import datetime as dt
 import itertools
 import re
+import threading
 import traceback
 import types
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import rasterio
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.errors import RasterioIOError
 
-from catalogs import providers, sign, static, trust
+from catalogs import providers, sign, trust, web
 from catalogs.errors import Transient, Wrong
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"
@@ -241,7 +245,7 @@ def service(monkeypatch):
     answers, asked = [Answer()], []
 
     def get(_self, address, *, headers, timeout, allow_redirects):
-        assert timeout == static.TIMEOUT
+        assert timeout == web.TIMEOUT
         assert not allow_redirects
         asked.append((address, headers))
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -273,6 +277,106 @@ def test_one_token_serves_a_container(service, monkeypatch):
     assert sign.sign(first, "planetary-computer") == first
     sign.forget(first)
     assert sign.sign(BLOB, "planetary-computer") != first
+
+
+def test_access_shows_no_token(service):
+    reading = sign.access(BLOB, "planetary-computer")
+    assert "SECRET" in reading.href
+    assert "SECRET" not in f"{reading!r} {reading} {reading.options}"
+    assert BLOB in repr(reading)
+    assert reading.options == {}
+
+
+@pytest.mark.parametrize(
+    ("provider", "href", "options"),
+    [
+        (
+            "cdse",
+            "s3://eodata/a/B02.jp2",
+            {
+                "AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu",
+                "AWS_VIRTUAL_HOSTING": "FALSE",
+            },
+        ),
+        (
+            "earth-search",
+            "s3://sentinel-s2-l1c/tiles/B02.jp2",
+            {"AWS_REGION": "eu-central-1", "AWS_REQUEST_PAYER": "requester"},
+        ),
+        ("earth-search", "s3://someone-elses/a.tif", {}),
+        ("earth-search", "https://sentinel-cogs.s3.us-west-2.amazonaws.com/a.tif", {}),
+        ("cdse", "/data/B02.jp2", {}),
+    ],
+)
+def test_what_gdal_must_be_told_for_an_href(service, provider, href, options):
+    assert sign.access(href, provider) == sign.Access(href, options)
+    assert service.asked == []
+
+
+def test_a_table_of_one_s_own_says_how_buckets_and_hosts_are_reached(tmp_path):
+    table = tmp_path / "own.yaml"
+    table.write_text(
+        "hosts: [data.example.org]\nsigning: bearer\nbuckets: {open-data: {access: public}}\n"
+        "mirrors: {'s3://twin/': 'https://data.example.org/twin/'}\n"
+        "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
+    )
+    assert sign.access("s3://open-data/a.tif", str(table)).options == {"AWS_NO_SIGN_REQUEST": "YES"}
+    bearer = {"GDAL_HTTP_AUTH": "BEARER"}
+    assert sign.access("https://data.example.org/a.tif", str(table)).options == bearer
+    assert sign.access("https://else.example.org/a.tif", str(table)).options == {}
+    # ^ a host of the job's allow list never sees the token
+    trusted = trust.Trust(provider=providers.get(str(table)), origin=None, allow=())
+    for href in ("s3://open-data/a.tif", "https://data.example.org/a.tif"):
+        assert trusted.settle_raster(href, "https://x.example.org/i.json") == href
+    mirrored = trusted.settle_raster("s3://twin/a.tif", "https://x.example.org/i.json")
+    assert mirrored == "https://data.example.org/twin/a.tif"
+    with pytest.raises(trust.Untrusted, match="bucket"):
+        trusted.settle("s3://eodata/a.tif", "https://x.example.org/i.json")
+
+
+class _Bucket(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.seen.append((self.path.partition("?")[0], dict(self.headers)))
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_gdal_takes_the_options_of_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Bucket) as server:
+        server.seen = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        table = tmp_path / "own.yaml"
+        endpoint = f"127.0.0.1:{server.server_port}"
+        table.write_text(
+            f"buckets: {{own: {{endpoint: '{endpoint}', access: requester-pays}}}}\n"
+            "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
+        )
+        reading = sign.access("s3://own/folder/a.tif", str(table))
+        with rasterio.Env(AWS_HTTPS="NO", **reading.options), pytest.raises(RasterioIOError):
+            rasterio.open(reading.href, driver="GTiff")
+        server.shutdown()
+    headers = dict(server.seen)["/own/folder/a.tif"]
+    # ^ it may look at the folder first
+    assert headers["x-amz-request-payer"] == "requester"
+    assert "Credential=KEY/" in headers["Authorization"]
+    assert "CANARY" not in repr(reading)
+
+
+@pytest.mark.parametrize(
+    ("href", "name"),
+    [
+        ("/data/B02.jp2", "B02.jp2"),
+        ("https://x.example/a/B02.tif?sig=1", "B02.tif"),
+        ("https://x.example/odata/v1/Products(1)/Nodes(a.SAFE)/Nodes(B02.jp2)/$value", "B02.jp2"),
+        ("https://x.example/odata/v1/Products(1)/$value", "Products(1)"),
+    ],
+)
+def test_the_name_of_a_file_in_an_href(href, name):
+    assert trust.file_name(href) == name
 
 
 def test_many_threads_fetch_once(service):

@@ -7,7 +7,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
-from pyproj import CRS, Transformer
+from pyproj import Transformer
 from rasterio.features import geometry_mask
 
 from catalogs.errors import Wrong
@@ -43,33 +43,11 @@ def test_a_ground_pixel_has_one_number_whatever_the_grid(row, column):
     assert shifted.origin_index() == (first[0] + row, first[1] + column)
 
 
-@given(st.floats(-179.9, 179.9), st.floats(-79.9, 83.9))
-def test_the_utm_zone_is_the_one_that_pyproj_finds(longitude, latitude):
-    code = grid.utm_epsg(longitude, latitude)
-    area = CRS.from_epsg(code).area_of_use
-    if (56 <= latitude < 64 and 0 < longitude < 12) or (latitude >= 72 and 0 <= longitude < 42):
-        return  # the exceptions of Norway and Svalbard are tested by name
-    assert area.west - 1e-9 <= longitude <= area.east + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("place", "code"),
-    [((5.3, 60.4), 32632), ((15.6, 78.2), 32633), ((8.9, 78.0), 32631), ((-72.5, -38.8), 32718)],
-)
-def test_exceptional_zones(place, code):
-    assert grid.utm_epsg(*place) == code
-
-
-def test_utm_ends_at_the_poles():
-    with pytest.raises(Wrong, match="polar"):
-        grid.utm_epsg(0, 85)
-
-
 def test_degrees_are_refused_as_a_grid():
     with pytest.raises(Wrong, match="metres"):
-        grid.epsg_of("EPSG:4326", shapely.box(0, 0, 1, 1))
+        grid.systems("EPSG:4326", shapely.box(0, 0, 1, 1))
     with pytest.raises(Wrong, match="not a known"):
-        grid.epsg_of("EPSG:99999999", shapely.box(0, 0, 1, 1))
+        grid.systems("EPSG:99999999", shapely.box(0, 0, 1, 1))
 
 
 def test_the_scenes_own_grid_is_kept(tmp_path):

@@ -49,3 +49,70 @@ def test_another_unit_is_refused():
     with pytest.raises(Wrong, match="'dB' where 'm2 m-2'"):
         radiometry.expect(array, radiometry.POWER)
     radiometry.expect(array.assign_attrs(units="m2 m-2"), radiometry.POWER)
+
+
+@given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
+def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
+    stored = np.array([max(count, 0) if dtype is np.uint16 else count], dtype)
+    found = radiometry.convert(stored[None], [worlds.SHIFTED], "S2L1C")[0, 0]
+    if stored[0] > 0:
+        assert found == stored[0] - 1000.0
+    else:
+        assert np.isnan(found)
+
+
+def test_a_saturated_count_is_no_measurement():
+    stored = np.array([[65535, 65534]], np.uint16)
+    found = radiometry.convert(stored, [worlds.SHIFTED], "S2L2A")[0]
+    assert np.isnan(found[0])
+    assert found[1] == 64534
+
+
+def test_reflectance_stored_as_itself_may_be_negative_and_nan_is_missing():
+    itself = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
+    stored = np.array([[-0.0125, 0.0, 0.5, np.nan]], np.float32)
+    found = radiometry.convert(stored, [itself], "S2L2A")[0]
+    assert found[:3].tolist() == [-125.0, 0.0, 5000.0]
+    assert np.isnan(found[3])
+
+
+@pytest.mark.parametrize("void", [-32768, -9999, -500.5, 9000.5, np.nan])
+def test_a_height_that_no_land_has_is_a_void(void):
+    stored = np.array([[void, -430.0, 0.0, 8849.0]], np.float32)
+    found = radiometry.convert(stored, [worlds.METRE], "DEM")[0]
+    assert np.isnan(found[0])
+    assert found[1:].tolist() == [-430.0, 0.0, 8849.0]
+
+
+def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
+    stored = np.array([[0.0, -1.0, 0.25]], np.float32)
+    found = radiometry.convert(stored, [worlds.POWER], "S1RTC")[0]
+    assert np.isnan(found[:2]).all()
+    assert found[2] == 0.25
+    decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
+    assert radiometry.convert(stored, [decibel], "S1GRD")[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("modality", radiometry.UNITS)
+@pytest.mark.parametrize("unit", ["reflectance", "power", "dB", "m", "class", "probability"])
+def test_numbers_in_a_strange_unit_are_refused(modality, unit):
+    meaning = Radiometry(scale=1.0, offset=0.0, unit=unit)
+    if unit in radiometry.STORED[radiometry.UNITS[modality]]:
+        radiometry.convert(np.ones((1, 2)), [meaning], modality)
+    else:
+        with pytest.raises(Wrong, match=f"'{unit}' is read as {modality}"):
+            radiometry.convert(np.ones((1, 2)), [meaning], modality)
+
+
+def test_the_models_door_turns_power_to_decibel_once():
+    power = xr.DataArray(np.array([0.1, np.nan], np.float32), attrs={"units": radiometry.POWER})
+    decibel = radiometry.for_model(power, "S1RTC")
+    assert decibel.values[0] == pytest.approx(-10)
+    assert np.isnan(decibel.values[1])
+    assert decibel.attrs["units"] == "dB"
+    with pytest.raises(Wrong, match="'dB' where"):
+        radiometry.for_model(decibel, "S1RTC")
+    optical = power.assign_attrs(units=radiometry.DN)
+    assert radiometry.for_model(optical, "S2L1C") is optical
+    with pytest.raises(Wrong):
+        radiometry.for_model(power, "S2L2A")

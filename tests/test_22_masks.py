@@ -44,3 +44,61 @@ def test_scenes_do_not_widen_into_each_other():
     found = masks.clear(scl, classes=CLEAR, dilate=2)
     assert found[1].all()
     assert found[0].sum() == 81 - 13
+
+
+@given(st.integers(12, 255))
+def test_codes_that_do_not_exist_are_never_clear(code):
+    assert not masks.clear(np.full((2, 2), code, np.uint8), classes=range(256), dilate=0).any()
+
+
+def test_which_classes_are_widened_is_a_choice_and_clear_ones_are_not():
+    scl = np.full((9, 9), 4, np.uint8)
+    scl[4, 4] = 11
+    scl[0, 0] = 9
+    found = masks.clear(scl, classes=(4,), dilate=2, around=(11,))
+    assert found.sum() == 81 - 13 - 1
+    assert masks.clear(scl, classes=(4, 11), dilate=2, around=(11,)).sum() == 80
+
+
+def _radar(values):
+    power = np.full((60, 60), 0.1, np.float32)
+    power[:, :10] = np.nan
+    power[:, 10:14] = values
+    return power
+
+
+def test_a_dark_fringe_beside_the_edge_is_border_noise():
+    found = masks.fringe(_radar(1e-4), 20.0)
+    assert found[:, 10:14].all()
+    assert found.sum() == 4 * 60
+
+
+def test_water_is_kept_at_the_edge_and_darkness_is_kept_away_from_it():
+    assert not masks.fringe(_radar(10**-3.0), 20.0).any()
+    power = _radar(0.1)
+    power[20:30, 45:] = 1e-5
+    # ^ 35 pixels of 20 m from the edge
+    assert not masks.fringe(power, 20.0).any()
+
+
+def test_a_speckle_without_data_is_no_edge():
+    power = np.full((60, 60), 1e-4, np.float32)
+    power[::7, ::7] = np.nan
+    power[30:34, 30:34] = np.nan
+    assert not masks.fringe(power, 20.0).any()
+    power[30:35, 30:35] = np.nan
+    assert masks.fringe(power, 20.0).any()
+
+
+@given(hnp.arrays(np.int8, (40, 40), elements=st.integers(0, 3)), st.integers(0, 12), st.data())
+def test_border_noise_is_seen_by_what_lies_in_reach(kinds, size, data):
+    power = np.array([0.1, 1e-4, 1e-2, 1e-5], np.float32)[kinds]
+    row, column = (data.draw(st.integers(0, 40 - size)) for _ in range(2))
+    power[row : row + size, column : column + size] = np.nan
+    spacing = 250.0
+    reach = masks.fringe_reach(spacing)
+    inner = slice(reach + 3, 40 - reach - 5)
+    near = slice(inner.start - reach, inner.stop + reach)
+    whole = masks.fringe(power, spacing)[inner, inner]
+    part = masks.fringe(power[near, near], spacing)[reach:-reach, reach:-reach]
+    assert np.array_equal(whole, part)

@@ -51,7 +51,7 @@ def test_tiles_and_crops_share_their_windows(row, column):
     crop = grid.window(row=row, column=column, height=40, width=40)
 
     def seen(area):
-        tile = Tile(id="t", row=0, column=0, height=area.height, width=area.width)
+        tile = Tile(id="t", row=0, column=0, height=area.height, width=area.width, epsg=area.epsg)
         placed = windows.place(area, tile, lattice)
         first = placed.context.origin_index()
         return {(first[0] + r, first[1] + c) for r, c in placed.origins}
@@ -63,7 +63,9 @@ def test_tiles_and_crops_share_their_windows(row, column):
 def test_the_context_holds_every_window():
     lattice = Lattice(window=32, stride=20, margin=2)
     grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
-    placed = windows.place(grid, Tile(id="t", row=16, column=16, height=16, width=16), lattice)
+    placed = windows.place(
+        grid, Tile(id="t", row=16, column=16, height=16, width=16, epsg=grid.epsg), lattice
+    )
     for row, column in placed.origins:
         assert 0 <= row <= placed.context.height - 32
         assert 0 <= column <= placed.context.width - 32

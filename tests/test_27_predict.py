@@ -42,7 +42,7 @@ def _map(grid, part, predictor, *, batch=4, observed=None):
 
 
 def _whole(grid):
-    return Tile(id="t", row=0, column=0, height=grid.height, width=grid.width)
+    return Tile(id="t", row=0, column=0, height=grid.height, width=grid.width, epsg=grid.epsg)
 
 
 def test_a_pixelwise_model_is_not_changed_by_blending():
@@ -69,7 +69,9 @@ def test_every_crop_gives_the_same_pixels(row, column, height, width, batch):
 def test_tiles_join_without_a_seam():
     whole = _map(GRID, _whole(GRID), Edgy())
     for column in (0, 32, 64):
-        part = Tile(id="t", row=16, column=column, height=40, width=min(32, 90 - column))
+        part = Tile(
+            id="t", row=16, column=column, height=40, width=min(32, 90 - column), epsg=32633
+        )
         assert np.array_equal(
             _map(GRID, part, Edgy()), whole[:, 16:56, column : column + part.width]
         )

@@ -65,7 +65,7 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
         name="test",
         period=("2024-06-01", "2024-06-30"),
         region=geojson(region),
-        grid=grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(cell),
+        grids=(grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(cell),),
         tile=tile // cell,
         snapshot=Snapshot(scenes=made),
         recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
@@ -111,7 +111,7 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
         assert context.height % 8 == context.width % 8 == 0
     beside = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
     with pytest.raises(ValueError, match="begin and step by 8 px"):
-        dataclasses.replace(plan, grid=beside)
+        dataclasses.replace(plan, grids=(beside,))
     with pytest.raises(ValueError, match="begin and step by 8 px"):
         dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, stride=20))
 

@@ -21,7 +21,7 @@ from tests.test_28_plan import FEATURES, NDVI, make
 def finished(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Brightness(), folder, threads=1)
     return plan, folder
@@ -58,20 +58,20 @@ def test_the_zarr_opens_and_lies_where_it_should(finished):
 def test_a_second_creation_erases_nothing(finished):
     plan, folder = finished
     before = _bytes(folder)
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     assert _bytes(folder) == before
 
 
 def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
     plan, folder = finished
     again = tmp_path / "again"
-    store.create(again / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(again, plan, tile.variables(plan))
     for one in reversed(plan.tiles):
         tile.finish(plan, one, Brightness(), again, threads=2)
     assert _bytes(again) == _bytes(folder)
     whole = make(tmp_path, tile=128)
     large = tmp_path / "large"
-    store.create(large / store.NAME, whole.grid, whole.tile, tile.variables(whole))
+    store.create(large, whole, tile.variables(whole))
     for one in whole.tiles:
         tile.finish(whole, one, Brightness(), large, threads=1)
     everything = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -87,7 +87,7 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
     found = []
     for number, size in enumerate((32, 64, 128)):
         plan, folder = make(tmp_path, model=model, tile=size), tmp_path / f"out-{number}"
-        store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+        store.create(folder, plan, tile.variables(plan))
         for one in plan.tiles:
             tile.finish(plan, one, fake(), folder, threads=1)
             proof = receipt.read(folder, one)
@@ -116,7 +116,7 @@ class Overcast(Brightness):
 def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished, tmp_path):
     plan, folder = finished
     cloudy = tmp_path / "cloudy"
-    store.create(cloudy / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(cloudy, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Overcast(), cloudy, threads=1)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -130,7 +130,7 @@ def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished
 
 def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
     plan, folder = make(tmp_path, model=FEATURES), tmp_path / "out"
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Patches(), folder, threads=1)
     with warnings.catch_warnings():
@@ -214,7 +214,7 @@ def test_reading_a_damaged_shard_is_an_error(finished):
 def test_a_tile_whose_asset_is_gone_writes_nothing(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     (tmp_path / "scene-0" / "B02.tif").unlink()
     with pytest.raises(Unreadable, match="scene-0"):
         tile.finish(plan, plan.tiles[0], Brightness(), folder, threads=1)
@@ -236,7 +236,7 @@ def test_one_run_at_a_time(tmp_path):
 def test_empty_tiles_written_side_by_side_are_there(tmp_path):
     plan = make(tmp_path, tile=16)
     path = tmp_path / store.NAME
-    store.create(path, plan.grid, plan.tile, tile.variables(plan))
+    store.blank(path, plan.grid, plan.tile, tile.variables(plan))
 
     def empty(one):
         shape = dict.fromkeys(tile.variables(plan), (one.height, one.width))

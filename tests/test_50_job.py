@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import math
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import choice, document, job, period, refusal, region, registry, section
+from flows import choice, document, job, period, refusal, region, registry, rules, section
 from flows.part import INPUTS, Part
 from model import config
 
@@ -82,13 +83,36 @@ catalog: {path: catalog.json, provider: planetary-computer}
 allow: [data, tiles.example.com, s3://bucket]
 inputs: [S2L2A]
 grid: {crs: EPSG:32632, resolution: 60, align: auto}
-mask: {clear_scl: [4, 5], dilate_m: 0}
-composite: {method: median, max_cloud_cover: 30}
+bands: {S2L2A: [B04]}
+mask: {clear_scl: [4, 5], dilate_m: 0, dilate_scl: [3], max_cloud_probability: 40}
+composite: {method: medoid, max_cloud_cover: 30, max_passes: 12, every: P1M}
+radar: {orbit: ascending, relative_orbits: [44]}
+radiometry: {proof: warn}
 model: {name: model.yaml, task: land_cover, weights: {random: 7}}
 output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
 execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
   batch: 8}
 """
+
+
+OWN = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
+
+
+@pytest.mark.parametrize(
+    ("table", "catalog", "location"),
+    [
+        (f"{OWN}\napi: https://a.example/v1", "tables/own.yaml", None),
+        (OWN, "{url: 'https://a.example/v1', provider: tables/own.yaml}", "https://a.example/v1"),
+    ],
+)
+def test_a_catalog_may_have_a_table_of_its_own(
+    tmp_path: Path, table: str, catalog: str, location: str | None
+) -> None:
+    (tmp_path / "tables").mkdir()
+    write(tmp_path, table, "tables/own.yaml")
+    loaded = job.load(write(tmp_path, SMALL.replace("planetary-computer", catalog)))
+    assert loaded.catalog.provider == str(tmp_path / "tables" / "own.yaml")
+    assert loaded.catalog.location == location
 
 
 def test_every_key_of_the_design_is_taken_and_relative_to_the_job(tmp_path: Path) -> None:
@@ -120,8 +144,10 @@ def test_every_key_of_the_example_is_a_field() -> None:
 def section_types() -> dict[str, type[Part]]:
     return {
         "grid": section.GridChoice,
-        "mask": section.Mask,
-        "composite": section.Composite,
+        "mask": rules.Mask,
+        "composite": rules.Composite,
+        "radar": rules.Radar,
+        "radiometry": rules.Radiometry,
         "model": choice.ModelChoice,
         "output": section.Output,
         "execution": section.Execution,
@@ -233,6 +259,14 @@ WRONG = [
     ("scl-twice", "mask: {clear_scl: [4, 4]}", ["4 is listed twice"]),
     ("dilate", "mask: {dilate_m: -1}", ["mask.dilate_m is -1"]),
     ("method", "composite: {method: mode}", ["composite.method is 'mode'", "median"]),
+    ("passes", "composite: {max_passes: 0}", ["composite.max_passes is 0"]),
+    ("every", "composite: {every: monthly}", ["'monthly' cannot be read", "P1M"]),
+    ("every-none", "composite: {every: P1M}", ["output: {composites: true}"]),
+    ("orbit", "radar: {orbit: up}", ["radar.orbit is 'up'", "ascending"]),
+    ("proof", "radiometry: {proof: no}", ["radiometry.proof"]),
+    ("bands", "bands: {S1RTC: [HX]}", ["'HX'", "VV, VH, HH, HV"]),
+    ("bands-scl", "bands: {S2L2A: [SCL]}", ["'SCL'"]),
+    ("bands-strange", "bands: {S1GRD: [VV]}", ["S1GRD", "not among the inputs"]),
     ("cloud", "composite: {max_cloud_cover: 101}", ["101", "0 to 100"]),
     ("model", "model: {name: terramind_v1_bas}", ["unknown model", "'terramind_v1_base'?"]),
     ("model-file", "model: {name: mine.yaml}", ["model.name", "no file", "mine.yaml"]),
@@ -300,6 +334,8 @@ WRONG = [
     ("name-line", 'name: "maps\\n"', ["name is"]),
     ("name-number", "name: 2024", ["name is 2024", '"2024"']),
     ("provider", "catalog: planetary", ["unknown catalog provider", "'planetary-computer'?"]),
+    ("lost-table", "catalog: own.yaml", ["catalog.provider", "there is no file", "own.yaml"]),
+    ("no-table", "catalog: {url: 'https://a.example', provider: job.yaml}", ["docs/providers.md"]),
     ("bare-demo", "catalog: demo", ["'demo' has no address", "path: catalog.json"]),
     ("bare-path", "catalog: data/catalog.json", ["{path: data/catalog.json, provider: NAME}"]),
     ("bare-url", "catalog: 'https://a.example/v1'", ["{url: https://a.example/v1, provider"]),
@@ -314,7 +350,7 @@ WRONG = [
     ("five", "region: {bbox: [1, 2, 3, 4, 5]}", ["region.bbox is [1, 2, 3, 4, 5]"]),
     ("bbox-text", "region: {bbox: [1, 2, 3, x]}", ["region.bbox[3] is 'x'"]),
     ("lost-region", "region: {file: r.geojson}", ["region.file", "no file"]),
-    ("antimeridian", "region: {bbox: [170, 2, -170, 3]}", ["[170, 2, 180, 3]", "two jobs"]),
+    ("west-east", "region: {bbox: [10, 2, 9, 3]}", ["west > east", "swap west and east"]),
     ("south", "region: {bbox: [1, 4, 3, 2]}", ["south >= north"]),
     ("thin", "region: {bbox: [1, 2, 1, 3]}", ["no width"]),
     ("metres", "region: {bbox: [500000, 6200000, 510000, 6210000]}", ["projected metres"]),
@@ -475,6 +511,7 @@ def named(crs: str) -> dict[str, object]:
 
 
 FAR = polygon((20, 56), (21, 56), (21, 57), (20, 57))
+POINT = {"type": "Point", "coordinates": [9, 56]}
 EAST = polygon((10, 56), (11, 56), (11, 57), (10, 57))
 
 
@@ -490,6 +527,16 @@ EAST = polygon((10, 56), (11, 56), (11, 57), (10, 57))
         ({**SQUARE, "crs": named("urn:ogc:def:crs:OGC:1.3:CRS84")}, (9, 56, 10, 57), 1),
         ({"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], EAST["coordinates"]]},
          (9, 56, 11, 57), 2),
+        ({"type": "GeometryCollection", "geometries": [SQUARE, EAST]}, (9, 56, 11, 57), 2),
+        (feature({"type": "GeometryCollection", "geometries": [SQUARE]}), (9, 56, 10, 57), 1),
+        (polygon((170, 1), (190, 1), (190, 2), (170, 2)), (-180, 1, 180, 2), 20),
+        (polygon((-190, 1), (-170, 1), (-170, 2), (-190, 2)), (-180, 1, 180, 2), 20),
+        (polygon((-179, 1), (179, 1), (179, 2), (-179, 2)), (-180, 1, 180, 2), 2),
+        (collection(polygon((179, 1), (180, 1), (180, 2), (179, 2)),
+                    polygon((-180, 1), (-179, 1), (-179, 2), (-180, 2))), (-180, 1, 180, 2), 2),
+        (polygon((-180, 80), (180, 80), (180, 90), (-180, 90)), (-180, 80, 180, 90), 3600),
+        (polygon((-150, 80), (-60, 80), (60, 80), (150, 80)), (-180, 80, 180, 90), 3600),
+        (polygon((-180, -80), (-60, -80), (60, -80), (180, -80)), (-180, -90, 180, -80), 3600),
     ],
 )  # fmt: skip
 def test_region_from_a_file(
@@ -519,9 +566,9 @@ BAD_REGIONS = [
     ("null", collection(None), "feature 1 has no geometry"),
     ("second-null", collection(SQUARE, None), "feature 2 has no geometry"),
     ("odd-feature", {"type": "FeatureCollection", "features": [7]}, "feature 1 has no geometry"),
-    ("point", feature({"type": "Point", "coordinates": [9, 56]}), "is a Point"),
+    ("point", feature(POINT), "is a Point"),
     ("line", {"type": "LineString", "coordinates": [[9, 56], [10, 57]]}, "is a LineString"),
-    ("bag", {"type": "GeometryCollection", "geometries": [SQUARE]}, "is a GeometryCollection"),
+    ("bag", {"type": "GeometryCollection", "geometries": 7}, "without a list of 'geometries'"),
     ("no-rings", {"type": "Polygon", "coordinates": []}, "is an empty Polygon"),
     ("no-parts", {"type": "MultiPolygon", "coordinates": []}, "is an empty MultiPolygon"),
     ("no-coordinates", {"type": "Polygon"}, "no list of 'coordinates'"),
@@ -536,7 +583,10 @@ BAD_REGIONS = [
     ("metres", polygon((5e5, 6.2e6), (5.1e5, 6.2e6), (5.1e5, 6.3e6)), "projected metres"),
     ("swapped", polygon((56, 100), (57, 100), (57, 101)), "latitude seems to stand before"),
     ("infinite", '{"type": "Polygon", "coordinates": [[[NaN, 1], [2, 3]]]}', "not on Earth"),
-    ("wide", polygon((-179, 1), (179, 1), (179, 2), (-179, 2)), "antimeridian"),
+    ("bag-of-points", {"type": "GeometryCollection", "geometries": [SQUARE, POINT]},
+     "the geometry, geometry 2 is a Point"),
+    ("nested", {"type": "Polygon", "coordinates": [[[[[9, 56]]]]]}, "no list of 'coordinates'"),
+    ("beyond", polygon((350, 1), (370, 1), (370, 2), (350, 2)), "not on Earth"),
     ("crs", {**SQUARE, "crs": named("EPSG:32632")}, "is in EPSG:32632"),
 ]  # fmt: skip
 
@@ -562,11 +612,36 @@ def test_bbox_is_a_box_or_refused(a: float, b: float, c: float, d: float) -> Non
     try:
         shape = region.from_bbox((a, b, c, d))
     except Wrong:
-        assert a >= c or b >= d
+        assert b >= d or a == c or c + 360 - a > 180
     else:
-        assert shape.equals(shapely.box(a, b, c, d))
-        assert a < c
-        assert b < d
+        halves = [shapely.box(a, b, c, d)] if a < c else [
+            shapely.box(a, b, 180, d), shapely.box(-180, b, c, d)
+        ]  # fmt: skip
+        assert shape.symmetric_difference(shapely.union_all(halves)).area < 1e-9
+
+
+@pytest.mark.parametrize(
+    "bbox", [(175, -20, 185, -15), (-185, -20, -175, -15), (175, -20, -175, -15)]
+)
+def test_bbox_across_the_antimeridian(bbox: tuple[float, ...]) -> None:
+    shape = region.from_bbox(bbox)
+    assert shape.equals(
+        shapely.union_all([shapely.box(175, -20, 180, -15), shapely.box(-180, -20, -175, -15)])
+    )
+
+
+def test_region_of_parts_with_holes(tmp_path: Path) -> None:
+    outer = [[170, 0], [190, 0], [190, 10], [170, 10], [170, 0]]
+    hole = [[-178, 4], [-176, 4], [-176, 6], [-178, 6], [-178, 4]]
+    drawn = {"type": "Polygon", "coordinates": [outer, hole]}
+    shape = region.from_file(geojson(tmp_path, collection(drawn, SQUARE, SQUARE)))
+    assert shape.area == pytest.approx(200 - 4 + 1)
+    assert not shape.covers(shapely.Point(-177, 5))
+    assert shape.covers(shapely.Point(-175, 5))
+    ring = [[-180, 70], [-60, 70], [60, 70], [180, 70], [-180, 70]]
+    inner = [[x, 80] for x, _ in ring]
+    round_the_pole = {"type": "Polygon", "coordinates": [ring, inner]}
+    assert region.from_file(geojson(tmp_path, round_the_pole)).bounds == (-180, 70, 180, 80)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -607,3 +682,27 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     states = {row["name"]: row["weights"] for row in registry.rows()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
+
+
+@given(st.dates(dt.date(1999, 1, 1), dt.date(2030, 1, 1)), st.integers(0, 800), st.data())
+def test_the_parts_of_a_period_are_the_period(start, days, data):
+    whole = period.Period(start=start, end=start + dt.timedelta(days=days))
+    text = f"P{data.draw(st.integers(3, 40))}{data.draw(st.sampled_from('DWMY'))}"
+    parts = period.steps(whole, text)
+    assert parts[0].start == whole.start
+    assert parts[-1].end == whole.end
+    for one, after in itertools.pairwise(parts):
+        assert after.start == one.end + dt.timedelta(days=1)
+        assert one.start <= one.end
+
+
+def test_months_are_cut_where_they_end():
+    whole = period.parse("2024-01-31/2024-04-30")
+    assert [str(part) for part in period.steps(whole, "P1M")] == [
+        "2024-01-31/2024-02-28",
+        "2024-02-29/2024-03-30",
+        "2024-03-31/2024-04-29",
+        "2024-04-30/2024-04-30",
+    ]
+    with pytest.raises(Wrong, match="more than 400 parts"):
+        period.steps(period.parse("2020/2024"), "P1D")

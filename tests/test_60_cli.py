@@ -62,6 +62,15 @@ SEARCH: dict[str, Any] = {
         {"id": "DEM_1", "datetime": None, "modality": "DEM", "cloud_cover": None},
     ],
     "refused": [{"id": "S2B_2", "reason": "87 % clouds, the job takes 60 %"}],
+    "coverage": [
+        {"modality": "S2L2A", "date": "2024-05-12", "coverage": 0.996, "cloud_cover": 3.2}
+        | {"used": ["S2B_1"], "refused": []},
+        {"modality": "S2L2A", "date": "2024-05-22", "coverage": 0.0, "cloud_cover": None}
+        | {"used": [], "refused": ["S2B_2"]},
+        {"modality": "DEM", "date": None, "coverage": 0.004, "cloud_cover": None}
+        | {"used": ["DEM_1"], "refused": []},
+    ],
+    "report": None,
 }
 PLAN: dict[str, Any] = {
     "plan": Path("plan.json"),
@@ -160,7 +169,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake.write_text(
         "import sys, types, flows\n"
         "module = types.ModuleType('flows.product')\n"
-        "module.search = lambda job, progress: {'used': [], 'refused': []}\n"
+        "module.search = lambda job, progress, report: {'used': [], 'refused': []}\n"
         "sys.modules['flows.product'] = flows.product = module\n"
         "from flows import cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -271,9 +280,18 @@ def test_search(fakes: Flows, job: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run("search", job) == 0
     out = capsys.readouterr().out
     assert "2 scenes are used, 1 are left out" in out
-    assert re.search(r"2024-05-12 10:36 +S2L2A +S2B_1 +3\.2", out)
+    assert re.search(r"2024-05-12 10:36 +S2L2A +S2B_1 .* 3\.2", out)
+    assert re.search(r"2024-05-12 +S2L2A +#{19}\. +> 99 %", out)
+    assert re.search(r"- +DEM +#\.{19} +< 1 %", out)
+    assert "2024-05-22" not in out
+    # ^ a day on which nothing is used has no bar
     assert re.search(r"S2B_2 +87 % clouds", out)
     assert fakes.calls[0][1][0].name == "jutland"
+    assert fakes.calls[0][1][2] is None
+    fakes.answers["search"] = SEARCH | {"report": "a/search.html"}
+    assert run("search", job, "--report", "a/search.html") == 0
+    assert "report     a/search.html" in capsys.readouterr().out
+    assert fakes.calls[1][1][2] == Path("a/search.html")
     fakes.answers["search"] = SEARCH | {"used": []}
     assert run("search", job) == 3
 
@@ -457,7 +475,7 @@ REQUESTS = [
     ("model: {name: resnet}", 2, "unknown model 'resnet'"),
     ("model: {task: crops}", 2, "unknown task 'crops'"),
     ("model: {weights: lost.safetensors}", 2, "no weights at"),
-    ("inputs: [S2L1C]", 2, "unknown input 'S2L1C'"),
+    ("inputs: [S2L1B]", 2, "unknown input 'S2L1B'"),
     ("execution: {tile: 1000}", 2, "not a multiple of 16"),
     ("grids: {}", 2, "Did you mean 'grid'?"),
 ]
@@ -554,7 +572,7 @@ def test_json_keeps_values_and_drops_nan(
 NOISY = """
 import os, subprocess, sys, types, flows
 module = types.ModuleType("flows.product")
-def search(job, progress):
+def search(job, progress, report):
     progress.stage("search")
     print("python noise")
     print("more noise", file=sys.__stdout__)

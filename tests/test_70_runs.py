@@ -21,7 +21,7 @@ from rio_cogeo import cog_validate
 
 from catalogs import classes
 from catalogs import demo as country
-from catalogs.scene import BANDS
+from catalogs.scene import WANTED
 from flows import demo, product
 from flows.progress import Silence
 from pipeline import layers
@@ -32,7 +32,7 @@ CARD = {
     "name": "tiny",
     "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
     "inputs": {
-        "S2L2A": [band for band in BANDS["S2L2A"] if band != "SCL"],
+        "S2L2A": list(WANTED["S2L2A"]),
         "S1RTC": ["VV", "VH"],
         "DEM": ["DEM"],
     },
@@ -67,6 +67,7 @@ def job(land, tmp_path):
         "period": "/".join(map(str, built.period)),
         "catalog": {"path": str(built.catalog), "provider": "demo"},
         "inputs": ["S2L2A", "S1RTC", "DEM"],
+        "grid": {"crs": f"EPSG:{built.epsg}"},
         "model": {"name": "tiny.yaml", "weights": {"random": 3}},
         "output": {"path": "out", "composites": True, "probabilities": True},
         "execution": {"tile": 160, "device": "cpu"},

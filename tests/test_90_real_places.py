@@ -21,7 +21,7 @@ OFFSET = {"433D_629L_3_1": -1000}
 def _made(values, folder, tmp_path):
     plan = planning.freeze(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
-    store.create(target / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(target, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, None, target, threads=2)
 
@@ -150,7 +150,7 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     home = planning.folder(plan)
     folder = home / plan.short
     plan.write(folder / "plan.json")
-    store.create(folder / store.NAME, plan.grid, plan.tile, tile.variables(plan))
+    store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, None, folder, threads=2)
     item = json.loads(Path(publishing.publish_product(plan, home)).read_text())

@@ -1,0 +1,95 @@
+"""The groups of keys that say what counts as an observation, each checked for itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from catalogs.errors import Wrong
+from flows import period as periods
+from flows.part import Listed, Part, unique
+
+Code = Annotated[int, Field(ge=0, le=11)]
+
+
+class Mask(Part):
+    """Which Sentinel-2 pixels count as clear."""
+
+    clear_scl: Annotated[tuple[Code, ...], Listed] = Field(
+        default=(2, 4, 5, 6, 7, 11),
+        min_length=1,
+        description="a list of scene-classification codes, 0 to 11",
+    )
+    dilate_m: float = Field(
+        default=40.0, ge=0, le=10_000, description="metres around clouds, 0 to 10000"
+    )
+    dilate_scl: Annotated[tuple[Code, ...], Listed] = Field(
+        default=(3, 8, 9, 10),
+        description="a list of the scene-classification codes that dilate_m widens",
+    )
+    max_cloud_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="per cent above which a pixel is cloud, where scenes have a probability",
+    )
+
+    _once = field_validator("clear_scl", "dilate_scl")(unique)
+
+
+class Composite(Part):
+    """How many dates become one."""
+
+    method: Literal["median", "medoid", "least_cloudy", "latest"] = Field(
+        default="median", description="median, medoid, least_cloudy or latest"
+    )
+    max_cloud_cover: float = Field(
+        default=60.0, ge=0, le=100, description="per cent of a scene, 0 to 100"
+    )
+    max_passes: int | None = Field(
+        default=None,
+        ge=1,
+        description="a whole number: the least cloudy passes that are kept over any place",
+    )
+    every: str | None = Field(
+        default=None,
+        description="P1M, P10D, P1W or the like: a composite for each such part of the period too",
+    )
+
+    @field_validator("every")
+    @classmethod
+    def _cadence(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                periods.cadence(value)
+            except Wrong as error:
+                raise ValueError(str(error)) from error
+        return value
+
+
+class Radar(Part):
+    """Which Sentinel-1 passes are used."""
+
+    orbit: Literal["both", "ascending", "descending"] = Field(
+        default="both", description="both, ascending or descending"
+    )
+    relative_orbits: Annotated[tuple[Annotated[int, Field(ge=1, le=175)], ...], Listed] = Field(
+        default=(), description="a list of relative orbit numbers, 1 to 175"
+    )
+
+    _once = field_validator("relative_orbits")(unique)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Return the orbit states that are asked for; none stands for all."""
+        return () if self.orbit == "both" else (self.orbit,)
+
+
+class Radiometry(Part):
+    """Whether what a catalog says of its numbers is proved on the pixels."""
+
+    proof: Literal["refuse", "warn", "off"] = Field(
+        default="refuse",
+        description="refuse (leave out scenes whose pixels contradict it), warn or off",
+    )

@@ -1,0 +1,76 @@
+"""UTM zones as areas: which of them a region touches, and which ground is whose."""
+
+from __future__ import annotations
+
+import functools
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+NORTH, SOUTH = 84.0, -80.0
+"""Degrees: where UTM ends and Universal Polar Stereographic begins."""
+
+UPS_NORTH, UPS_SOUTH = 5041, 5042
+"""EPSG codes of the polar grids, axes easting and northing."""
+
+WIDE = {
+    # the exceptions around Norway and Svalbard: (south, north): zone -> (west, east)
+    (56.0, 64.0): {31: (0.0, 3.0), 32: (3.0, 12.0)},
+    (72.0, 84.0): {31: (0.0, 9.0), 33: (9.0, 21.0), 35: (21.0, 33.0), 37: (33.0, 42.0)},
+}
+
+
+@functools.cache
+def outlines() -> dict[int, BaseGeometry]:
+    """Return EPSG code → the ground of the zone, longitude and latitude; no two share any.
+
+    Source: DMA Technical Manual 8358.2, The Universal Grids, § 2-2 and § 3-1.
+    """
+    found: dict[int, BaseGeometry] = {}
+    for zone in range(1, 61):
+        west = -180.0 + 6.0 * (zone - 1)
+        found[32600 + zone] = _northern(zone, west)
+        found[32700 + zone] = shapely.box(west, SOUTH, west + 6.0, 0.0)
+    found[UPS_NORTH] = shapely.box(-180.0, NORTH, 180.0, 90.0)
+    found[UPS_SOUTH] = shapely.box(-180.0, -90.0, 180.0, SOUTH)
+    return {code: area for code, area in found.items() if not area.is_empty}
+
+
+def _northern(zone: int, west: float) -> BaseGeometry:
+    area: BaseGeometry = shapely.box(west, 0.0, west + 6.0, NORTH)
+    for (south, north), zones in WIDE.items():
+        band = shapely.box(
+            min(start for start, _ in zones.values()),
+            south,
+            max(e for _, e in zones.values()),
+            north,
+        )
+        area = area.difference(band)
+        if zone in zones:
+            start, end = zones[zone]
+            area = area.union(shapely.box(start, south, end, north))
+    return area
+
+
+def touched(region: BaseGeometry) -> tuple[int, ...]:
+    """Return the EPSG codes of the zones that hold some of a region's area, in their order.
+
+    Args:
+        region: an area in longitude and latitude, within ±180 degrees.
+    """
+    shapely.prepare(region)
+    return tuple(
+        code
+        for code, area in outlines().items()
+        if region.intersects(area) and region.intersection(area).area > 0.0
+    )
+
+
+def ground(region: BaseGeometry, code: int) -> BaseGeometry:
+    """Return the part of a region that belongs to a zone."""
+    part: BaseGeometry = region.intersection(outlines()[code])
+    if part.geom_type in ("Polygon", "MultiPolygon"):
+        return part
+    areas = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon"]
+    # ^ a region that also touches a zone's edge from outside leaves lines and points
+    return shapely.MultiPolygon(areas)

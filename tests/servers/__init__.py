@@ -1,0 +1,1 @@
+"""Servers on this machine for the tests of the catalogs."""

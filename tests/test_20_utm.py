@@ -1,0 +1,77 @@
+"""Zones: every place has one, and the parts of a region are the region."""
+
+from __future__ import annotations
+
+import pytest
+import shapely
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pyproj import CRS
+
+from pipeline import grid, utm
+
+places = st.tuples(st.floats(-179.9, 179.9), st.floats(-89.9, 89.9))
+
+
+def zone(longitude, latitude):
+    """Return the zone of a place, which no other may hold as well."""
+    (code,) = [
+        code
+        for code, area in utm.outlines().items()
+        if area.contains(shapely.Point(longitude, latitude))
+    ]
+    return code
+
+
+@given(places)
+def test_the_zone_is_the_one_that_pyproj_finds(place):
+    longitude, latitude = place
+    assume(abs(longitude % 6) > 1e-6 and abs(latitude) > 1e-6)
+    assume(all(abs(latitude - edge) > 1e-6 for edge in (-80, 56, 64, 72, 84)))
+    code = zone(longitude, latitude)
+    use = CRS.from_epsg(code).area_of_use
+    if (56 <= latitude < 64 and 0 < longitude < 12) or (latitude >= 72 and 0 <= longitude < 42):
+        return  # the exceptions of Norway and Svalbard are tested by name
+    assert use.west - 1e-9 <= longitude <= use.east + 1e-9
+    assert use.south - 1e-9 <= latitude <= use.north + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        ((5.3, 60.4), 32632),
+        ((15.6, 78.2), 32633),
+        ((8.9, 78.0), 32631),
+        ((-72.5, -38.8), 32718),
+        ((0.5, 87.0), 5041),
+        ((120.0, -84.0), 5042),
+        ((179.9, 10.0), 32660),
+        ((-179.9, -10.0), 32701),
+    ],
+)
+def test_zones_by_name(place, code):
+    assert zone(*place) == code
+    assert grid.systems("utm", shapely.Point(*place).buffer(0.01)) == (code,)
+
+
+def test_the_zones_cover_the_world_once():
+    areas = list(utm.outlines().values())
+    assert sum(area.area for area in areas) == pytest.approx(360 * 180)
+    assert shapely.union_all(areas).area == pytest.approx(360 * 180)
+
+
+@given(places, st.floats(0.001, 8), st.floats(0.001, 8))
+def test_the_parts_of_a_region_are_the_region(place, width, height):
+    west, south = place
+    region = shapely.box(west, south, min(west + width, 180), min(south + height, 90))
+    parts = [utm.ground(region, code) for code in utm.touched(region)]
+    assert sum(part.area for part in parts) == pytest.approx(region.area, rel=1e-9)
+    assert all(part.area > 0 for part in parts)
+
+
+def test_a_zone_that_is_only_touched_is_left_out():
+    assert utm.touched(shapely.box(6, 45, 12, 46)) == (32632,)
+    assert utm.touched(shapely.box(6, 45, 12.001, 46)) == (32632, 32633)
+    star = shapely.Polygon([(11, 45), (12, 45.5), (11, 46)])
+    assert utm.touched(star) == (32632,)
+    assert utm.ground(star, 32633).is_empty

@@ -1,0 +1,155 @@
+"""Real scenes and lies made from them: no truth is refused, no lie is believed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+from shapely.geometry import box
+
+from catalogs import demo, search
+from catalogs.scene import MASKS, Radiometry
+from pipeline import proof
+
+WORLD = box(-180, -89, 180, 89)
+CATALOGS = {
+    "earth-search": ("earth-search", ["S2L2A"]),
+    "planetary-computer": ("planetary-computer", ["S2L2A", "S1RTC", "DEM"]),
+    "cdse": ("cdse", ["S2L2A"]),
+}
+MUST_CONVICT = ("29UNU", "33SVB", "S2_TM_", "BEN_", "33TW")
+"""Places of ordinary ground: their lies must be refused, not only doubted."""
+
+
+def _found(location, provider, modalities, *allow):
+    source = search.Source(provider=provider, location=str(location), allow=allow)
+    return search.find(source, modalities, WORLD, None).scenes
+
+
+def _real(realdata):
+    for folder, (provider, modalities) in CATALOGS.items():
+        location = realdata / "catalog" / folder / "catalog.json"
+        yield from _found(location, provider, modalities, str(realdata))
+
+
+def _lie(scene):
+    """Return the scene with the other claim."""
+
+    def other(asset):
+        offset = -0.1 - asset.radiometry.offset
+        return replace(asset, radiometry=replace(asset.radiometry, offset=offset))
+
+    assets = {
+        band: asset if band in MASKS else other(asset) for band, asset in scene.assets.items()
+    }
+    return replace(scene, assets=assets)
+
+
+def test_no_true_claim_is_refused_and_no_lie_believed(realdata):
+    scenes = list(_real(realdata))
+    true = proof.of_all(scenes, threads=2)
+    tally = Counter((scene.modality, one.answer) for scene, one in zip(scenes, true, strict=True))
+    assert not [one for one in true if one.answer == "contradicts"]
+    assert tally["DEM", "agrees"] == tally["S1RTC", "agrees"] == 3
+    optical = [scene for scene in scenes if scene.modality == "S2L2A"]
+    assert tally["S2L2A", "agrees"] == len(optical) - 5
+    # ^ five dates in Flanders: two under cloud, three under a veil, each 640 m wide
+    lies = proof.of_all([_lie(scene) for scene in optical], threads=2)
+    assert not [one for one in lies if one.answer == "agrees"]
+    for scene, one in zip(optical, lies, strict=True):
+        if any(name in scene.id for name in MUST_CONVICT):
+            assert one.answer == "contradicts", scene.id
+    assert sum(one.answer == "contradicts" for one in lies) == len(optical) - 5
+
+
+def _offset_stored(scene):
+    return any(name in scene.id for name in ("29UNU", "433D"))
+
+
+def _windows(realdata, side, count):
+    """Yield (stored offset, bands, square kilometres) of windows of large real scenes."""
+    rng = np.random.default_rng(side)
+    for scene in _real(realdata):
+        if scene.modality != "S2L2A" or not re.search("29UNU|33TW|S2_TM", scene.id):
+            continue
+        bands = {}
+        for band in proof.probes(scene):
+            with rasterio.open(scene.assets[band].href) as file:
+                bands[band] = file.read(1).astype(np.float32)
+                metres = file.res[0]
+            bands[band][bands[band] == 0] = np.nan
+        if len({values.shape for values in bands.values()}) > 1:
+            continue
+        height, width = next(iter(bands.values())).shape
+        for _ in range(count):
+            row, column = (int(rng.integers(0, size - side + 1)) for size in (height, width))
+            part = (slice(row, row + side), slice(column, column + side))
+            cut = {band: values[part] for band, values in bands.items()}
+            yield _offset_stored(scene), cut, (side * metres / 1000) ** 2
+
+
+@pytest.mark.parametrize("side", [64, 128, 200])
+def test_windows_of_real_scenes_with_either_state_of_the_pixels(realdata, side):
+    tally = Counter()
+    for stored, cut, square_km in _windows(realdata, side, 12):
+        moved = {
+            band: np.maximum(values - 1000, 1) if stored else values + 1000
+            for band, values in cut.items()
+        }
+        for holds, bands in ((stored, cut), (not stored, moved)):
+            for claimed in (0.0, -0.1):
+                claims = dict.fromkeys(
+                    bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
+                )
+                found = proof.verdict("S2L2A", bands, claims, square_km=square_km)
+                tally[(claimed == -0.1) == holds, found.answer] += 1
+    assert tally[True, "contradicts"] == tally[False, "agrees"] == 0
+    assert tally[True, "agrees"] == tally[False, "contradicts"] > tally[True, "cannot tell"]
+
+
+@pytest.mark.parametrize("kind", ["nearest", "mean"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_overviews_of_a_real_scene_say_the_same(realdata, kind, factor):
+    for stored, cut, _ in _windows(realdata, 224, 1):
+        bands = {}
+        for band, values in cut.items():
+            blocks = values.reshape(224 // factor, factor, 224 // factor, factor)
+            bands[band] = blocks.mean((1, 3)) if kind == "mean" else blocks[:, 0, :, 0]
+        for claimed in (0.0, -0.1):
+            claims = dict.fromkeys(
+                bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
+            )
+            found = proof.verdict("S2L2A", bands, claims, square_km=100.0)
+            wrong = "agrees" if (claimed == -0.1) != stored else "contradicts"
+            assert found.answer != wrong
+
+
+def test_radar_in_decibel_and_in_power(realdata):
+    scenes = [scene for scene in _real(realdata) if scene.modality == "S1RTC"]
+    for scene in scenes:
+        assets = {
+            band: replace(asset, radiometry=replace(asset.radiometry, unit="dB"))
+            for band, asset in scene.assets.items()
+        }
+        assert proof.of(replace(scene, assets=assets)).answer == "contradicts"
+    for path in sorted(realdata.glob("bigearthnet/S1*/*.tif")):
+        with rasterio.open(path) as file:
+            bands = {"VV": file.read(1)}
+        for unit, answer in (("dB", "agrees"), ("power", "contradicts")):
+            claims = {"VV": Radiometry(scale=1, offset=0, unit=unit)}
+            assert proof.verdict("S1GRD", bands, claims, square_km=1).answer == answer
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_the_demo_country_mixes_baselines(tmp_path, seed):
+    demo.build(tmp_path, seed=seed, size=512)
+    scenes = _found(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
+    assert "contradicts" not in {one.answer for one in proof.of_all(scenes, threads=2)}
+    optical = [scene for scene in scenes if scene.modality == "S2L2A"]
+    lies = Counter(one.answer for one in proof.of_all(map(_lie, optical), threads=2))
+    assert lies["agrees"] == 0
+    assert lies["contradicts"] >= 0.8 * len(optical)

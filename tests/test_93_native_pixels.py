@@ -1,0 +1,183 @@
+"""Real scenes on their own grids: every band is what rasterio reads, to the byte."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from pyproj import CRS, Transformer
+from rasterio.windows import Window
+
+from catalogs import search
+from catalogs.scene import Asset, Radiometry, Scene
+from pipeline import cube
+from pipeline.grid import Grid
+
+CATALOGS = {
+    "earth-search": ("S2L2A",),
+    "planetary-computer": ("S2L2A", "S1RTC", "DEM"),
+    "cdse": ("S2L2A",),
+}
+TYPES = {"S2L2A": ("uint16", 0)}
+BEYOND = 7
+"""Pixels that are read around each scene: they must be empty."""
+
+
+def _scenes(realdata, name):
+    folder = realdata / "catalog" / name
+    source = search.Source(
+        provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
+    )
+    found = search.find(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
+    assert found.scenes
+    return found.scenes
+
+
+def _stack(scene, bands, grid):
+    dtype, fill = TYPES.get(scene.modality, ("float32", np.nan))
+    stack = cube.stack([scene], bands, grid, dtype=dtype, fill=fill)[0]
+    return stack.compute(scheduler="synchronous"), fill
+
+
+def _known(stored, asset, file, fill):
+    """Return stored values with the fill in place of nodata, in floating point."""
+    nodata = asset.nodata if asset.nodata is not None else file.nodata
+    values = stored.astype(float)
+    if nodata is not None:
+        values[np.isnan(values) if math.isnan(nodata) else values == nodata] = fill
+    return values
+
+
+def _around(file, beyond=BEYOND):
+    return Grid(
+        epsg=file.crs.to_epsg(),
+        resolution=file.transform.a,
+        left=file.transform.c - beyond * file.transform.a,
+        top=file.transform.f + beyond * file.transform.a,
+        height=file.height + 2 * beyond,
+        width=file.width + 2 * beyond,
+    )
+
+
+@pytest.mark.parametrize("name", CATALOGS)
+def test_every_band_on_its_own_grid_is_untouched(realdata, name):
+    pixels = 0
+    for scene in _scenes(realdata, name):
+        for band, asset in scene.assets.items():
+            with rasterio.open(asset.href) as file:
+                grid = _around(file)
+                values, fill = _stack(scene, [band], grid)
+                inner = _known(file.read(1), asset, file, fill)
+                expected = np.pad(inner, BEYOND, constant_values=fill)
+                assert np.array_equal(values[0], expected, equal_nan=True), (scene.id, band)
+            pixels += values.size
+    assert pixels > 100_000
+
+
+@pytest.mark.parametrize("name", CATALOGS)
+def test_a_window_over_the_edge_is_untouched(realdata, name):
+    for scene in _scenes(realdata, name):
+        band, asset = next(iter(scene.assets.items()))
+        with rasterio.open(asset.href) as file:
+            grid = _around(file)
+            third, half = grid.height // 3, grid.width // 2
+            part = grid.window(row=third, column=half, height=third, width=half)
+            values, fill = _stack(scene, [band], part)
+            window = Window(half - BEYOND, third - BEYOND, half, third)
+            there = file.read(1, window=window, boundless=True, fill_value=0)
+            empty = np.ones(there.shape, np.bool_)
+            empty[: file.height + BEYOND - third, : file.width + BEYOND - half] = False
+            expected = np.where(empty, fill, _known(there, asset, file, fill))
+        assert np.array_equal(values[0], expected, equal_nan=True), scene.id
+
+
+@pytest.mark.parametrize("name", CATALOGS)
+def test_coarser_bands_are_picked_on_the_finest_grid(realdata, name):
+    for scene in _scenes(realdata, name):
+        if scene.modality != "S2L2A":
+            continue
+        finest = min(scene.assets.values(), key=lambda asset: abs(asset.transform[0]))
+        with rasterio.open(finest.href) as file:
+            whole = _around(file, 0)
+        grid = whole.window(
+            row=0, column=0, height=min(whole.height, 600), width=min(whole.width, 900)
+        )
+        values, fill = _stack(scene, list(scene.assets), grid)
+        xs, ys = values.x.values, values.y.values
+        for band, asset in scene.assets.items():
+            with rasterio.open(asset.href) as file:
+                t = file.transform
+                columns = np.floor((xs - t.c) / t.a + 1e-6).astype(int)
+                rows = np.floor((ys - t.f) / t.e + 1e-6).astype(int)
+                beyond = max(0, -rows.min(), -columns.min(), rows.max() - file.height + 1)
+                beyond = int(max(beyond, columns.max() - file.width + 1))
+                stored = np.pad(
+                    _known(file.read(1), asset, file, fill), beyond, constant_values=fill
+                )
+            expected = stored[np.ix_(rows + beyond, columns + beyond)]
+            assert np.array_equal(values.sel(band=band), expected), (scene.id, band)
+
+
+def _terrain(path):
+    """Describe a terrain model as a catalog would."""
+    with rasterio.open(path) as file:
+        asset = Asset(
+            band="DEM",
+            href=str(path),
+            radiometry=Radiometry(scale=1.0, offset=0.0, unit="m"),
+            epsg=file.crs.to_epsg(),
+            transform=tuple(file.transform)[:6],
+            shape=file.shape,
+            nodata=file.nodata,
+        )
+    return Scene(
+        id="S",
+        collection="c",
+        provider="planetary-computer",
+        modality="DEM",
+        datetime=None,
+        footprint=shapely.geometry.mapping(shapely.box(0, 0, 1, 1)),
+        bbox=(0, 0, 1, 1),
+        assets={"DEM": asset},
+    )
+
+
+def test_a_terrain_model_under_a_compound_system_keeps_its_place(realdata):
+    """Bilinear interpolation written out, at places reckoned by pyproj."""
+    path = next((realdata / "dem-rome").glob("*.tif"))
+    with rasterio.open(path) as file:
+        code, heights, transform = file.crs.to_epsg(), file.read(1).astype(float), file.transform
+        compound = CRS.from_wkt(file.crs.to_wkt())
+        middle = file.transform * (file.width / 2, file.height / 2)
+        nodata = file.nodata
+    assert compound.is_compound
+    assert code == 9707
+    scene = _terrain(path)
+    x, y = Transformer.from_crs(4326, 32633, always_xy=True).transform(*middle)
+    grid = Grid(
+        epsg=32633,
+        resolution=10.0,
+        left=round(x) - 2000,
+        top=round(y) + 2000,
+        height=400,
+        width=400,
+    )
+    values, _ = _stack(scene, ["DEM"], grid)
+    xs, ys = np.meshgrid(values.x.values, values.y.values)
+    back = Transformer.from_crs(32633, 4326, always_xy=True)
+    column, row = ~transform * back.transform(xs, ys)
+    column, row = column - 0.5, row - 0.5
+    left, above = np.floor(column).astype(int), np.floor(row).astype(int)
+    expected = sum(
+        heights[above + i, left + j]
+        * (1 - np.abs(row - above - i))
+        * (1 - np.abs(column - left - j))
+        for i in (0, 1)
+        for j in (0, 1)
+    )
+    assert nodata is None or not (heights == nodata).any()
+    assert np.abs(values[0] - expected).max() < 0.01
+    assert float(np.std(expected)) > 5
