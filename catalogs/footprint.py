@@ -56,6 +56,19 @@ def from_bbox(bbox: Sequence[float]) -> Any:
     )
 
 
+def bounds(area: Any) -> tuple[float, float, float, float]:
+    """Return (west, south, east, north) of an area; west > east where that is the shorter way."""
+    west, south, east, north = (float(value) for value in area.bounds)
+    eastern = [
+        translate(part, xoff=360) if part.bounds[0] < 0 else part
+        for part in getattr(area, "geoms", [area])
+    ]
+    first, last = min(part.bounds[0] for part in eastern), max(part.bounds[2] for part in eastern)
+    if last - first < east - west:
+        return (first, south, last - 360, north)
+    return (west, south, east, north)
+
+
 def geojson(area: Any) -> dict[str, Any]:
     """Return an area as a GeoJSON Polygon or MultiPolygon."""
     return dict(mapping(area))

@@ -191,7 +191,7 @@ def _too_cloudy(scene: Scene, limit: float | None) -> str | None:
 def _too_many(scenes: Sequence[Scene], most: int | None) -> Iterator[tuple[Scene, str]]:
     """Yield (scene, why) where clearer passes are enough."""
     if most is not None:
-        reason = f"at least {most} clearer passes cover its ground"
+        reason = f"composite.max_passes is {most}, and so many clearer passes cover its ground"
         yield from ((scene, reason) for scene in passes.surplus(scenes, most))
 
 

@@ -152,15 +152,25 @@ class _Walker:
         self.seen.update(fresh)
         lanes = self.trusted.provider.connections if any(map(trust.is_remote, fresh)) else 1
         with ThreadPoolExecutor(max_workers=lanes) as pool:
-            documents = list(pool.map(lambda item: self._read_linked(item, place), fresh))
-        self._keep(list(zip(documents, fresh, strict=True)))
+            documents = list(pool.map(self._read_item, fresh))
+        self._keep([pair for pair in zip(documents, fresh, strict=True) if pair[0] is not None])
 
     def _keep(self, items: Sequence[tuple[Any, str]]) -> None:
         for item, base in items:
             if not isinstance(item, Mapping):
                 self.done.astray.append((trust.redact(base), f"{item!r:.40} is no item"))
+            elif item.get("collection") is None:
+                self.done.astray.append((trust.redact(base), "it names no collection"))
             elif item.get("collection") in self.wanted:
                 self.done.entries.append(Entry(item=item, base=base))
+
+    def _read_item(self, target: str) -> Mapping[str, Any] | None:
+        """Return an item's document, or None and a note where it is missing or broken."""
+        try:
+            return read(target, self.http)
+        except Wrong as error:
+            self.done.astray.append((trust.redact(target), str(error).rstrip(".")))
+            return None
 
     def _read_linked(self, target: str, place: str) -> Mapping[str, Any]:
         try:

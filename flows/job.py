@@ -107,6 +107,8 @@ class Job(Part):
         strange = [name for name in self.bands if name not in self.inputs]
         if strange:
             raise ValueError(f"bands names {strange[0]}, which is not among the inputs.")
+        if self.radar != rules.Radar() and not any(name[:2] == "S1" for name in self.inputs):
+            raise ValueError("radar chooses Sentinel-1 passes, and none is among the inputs.")
         if self.composite.every and not self.output.composites:
             raise ValueError(
                 "composite.every makes more composites, and none are written: add "

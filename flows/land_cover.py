@@ -76,7 +76,8 @@ def publish(plan_path: str, failed: list[dict[str, str]]) -> str:
     path = Path(plan_path)
     plan = Plan.read(path)
     home = path.parent.parent
-    Watch.progress.stage("publish", len(tile.variables(plan)))
+    sheets = len(plan.grids) + len(plan.mosaics)
+    Watch.progress.stage("publish", len(tile.variables(plan)) * sheets)
     accuracy = Watch.truth(path.parent, plan) if Watch.truth else None
     return str(
         publishing.publish_product(

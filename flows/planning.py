@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs import footprint, search, select
 from catalogs.errors import NothingFound, Wrong
+from catalogs.scene import Scene
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
@@ -106,7 +107,8 @@ def ask(
         reasons = "; ".join(f"{one.id}: {one.reason}" for one in selection.refused[:5])
         raise NothingFound(
             f"All {len(found.scenes)} scenes of the region are left out ({reasons}). "
-            "Widen the period, or raise composite.max_cloud_cover."
+            "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
+            "bands, radar or radiometry."
         )
     refused = tuple(dict.fromkeys(found.refused + selection.refused))
     return Answer(
@@ -115,11 +117,25 @@ def ask(
             *found.doubts,
             *proved.doubts,
             *(search.Doubt(id=one.id, text=one.text) for one in selection.notices),
+            *_unused(job.inputs, found.scenes, selection.used),
         ),
         proof=proved.verdicts,
         codes=codes,
         region=region,
     )
+
+
+def _unused(
+    inputs: Sequence[str], found: Sequence[Scene], used: Sequence[Scene]
+) -> Iterator[search.Doubt]:
+    """Say of which inputs every scene is left out: the product is made without them."""
+    for modality in inputs:
+        count = sum(scene.modality == modality for scene in found)
+        if not any(scene.modality == modality for scene in used):
+            yield search.Doubt(
+                id=modality,
+                text=f"all {count} scenes are left out, so the product is made without {modality}",
+            )
 
 
 def _meets(found: Found, region: BaseGeometry, job: Job) -> None:
@@ -162,6 +178,28 @@ def _grids(job: Job, answer: Answer, cell: int) -> tuple[Grid, ...]:
     return tuple(found)
 
 
+def _off_the_multiples(
+    job: Job, scenes: Sequence[Scene], grids: Sequence[Grid]
+) -> Iterator[search.Doubt]:
+    """Say where a part of the region, planned by itself, could lie on another grid."""
+    if job.grid.align != "auto":
+        return
+    for one in grids:
+        phases = grid.phases(scenes, one.epsg, job.grid.resolution)
+        if len(phases) > 1 or any(x or y for x, y in phases):
+            what = (
+                "the scenes' grids differ by parts of a pixel, so the map lies on multiples of "
+                "the resolution and takes the pixel at each centre, up to half a pixel away"
+                if len(phases) > 1
+                else "the map lies on the scenes' own grid, beside the multiples of the resolution"
+            )
+            yield search.Doubt(
+                id=f"EPSG:{one.epsg}",
+                text=f"{what}; a part of the region that meets other scenes may lie otherwise. "
+                "Set grid: {align: multiples} for parts that are to be joined",
+            )
+
+
 def _mosaics(job: Job, answer: Answer, grids: Sequence[Grid]) -> tuple[Grid, ...]:
     """Return the grids that join several zones: those asked for, else the largest zone's own."""
     if len(grids) == 1 and not job.grid.mosaic:
@@ -194,6 +232,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
     )
     scenes = answer.selection.used
     grids = _grids(job, answer, cell)
+    doubts = (*answer.doubts, *_off_the_multiples(job, scenes, grids))
     recipe = Recipe(
         inputs=tuple(job.inputs),
         bands=job.bands,
@@ -221,7 +260,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         mosaics=_mosaics(job, answer, grids),
         tile=job.execution.tile // cell,
         snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused),
-        doubts=answer.doubts,
+        doubts=doubts,
         proof=answer.proof,
         recipe=recipe,
         model=model,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from catalogs.errors import Unreadable
 from catalogs.scene import Scene
 from catalogs.search import Doubt
 from catalogs.select import Refusal, Selection
@@ -88,7 +89,13 @@ def _looked_at(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str, s
     verdicts: dict[tuple[str, str], Verdict] = {}
     for start in range(0, len(scenes), AT_ONCE):
         some = scenes[start : start + AT_ONCE]
-        answers = proof.of_all(some, threads=threads)
+        try:
+            answers = proof.of_all(some, threads=threads)
+        except Unreadable as error:
+            raise Unreadable(
+                f"The scenes' pixels cannot be looked at. {error} To plan without looking: "
+                "radiometry: {proof: off}."
+            ) from error
         verdicts |= {_key(scene): answer for scene, answer in zip(some, answers, strict=True)}
         progress.advance(len(some), some[-1].id)
     return verdicts

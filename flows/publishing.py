@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
+from catalogs import footprint
 from catalogs.errors import Wrong
 from flows import asked, pictures
 from pipeline import (
@@ -215,7 +215,6 @@ def _product(
     accuracy: Agreement | None,
 ) -> Product:
     software = {name: version for name, version in tile.versions().items() if name != "terramosaic"}
-    west, south, east, north = shapely.bounds(geometry(plan.region))
     return Product(
         name=plan.name,
         title=plan.name,
@@ -223,7 +222,7 @@ def _product(
         end=dt.date.fromisoformat(plan.period[1]),
         created=dt.datetime.now(dt.UTC),
         region=plan.region,
-        bbox=(float(west), float(south), float(east), float(north)),
+        bbox=footprint.bounds(geometry(plan.region)),
         grids=plan.grids,
         rasters=tuple(rasters),
         documents=tuple(documents),

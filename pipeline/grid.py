@@ -13,8 +13,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
+from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
+from catalogs import footprint
 from catalogs.errors import Wrong
 from catalogs.scene import Scene
 from pipeline import utm
@@ -221,28 +223,37 @@ def systems(crs: str, region: BaseGeometry) -> tuple[int, ...]:
 def phase(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
     """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
 
+    Zero, the multiples of the resolution, where they do not share one grid.
+    """
+    found = phases(scenes, epsg, resolution)
+    return min(found) if len(found) == 1 else (0.0, 0.0)
+
+
+def phases(scenes: Sequence[Scene], epsg: int, resolution: float) -> frozenset[tuple[float, float]]:
+    """Return where, within one pixel, the grids of scenes lie: (x, y) in metres, each once.
+
     The optical scenes decide where there are any, and of them those that lie in the system: the
-    others are warped onto whatever grid there is. Zero, the multiples of the resolution, where
-    they do not share one grid.
+    others are warped onto whatever grid there is.
     """
     optical = [scene for scene in scenes if scene.modality.startswith("S2")]
     radar = [scene for scene in scenes if scene.modality.startswith("S1")]
-    corners = []
+    corners: list[tuple[float, float]] = []
     for scene in optical or radar:
         finest = min(
             (a.transform for a in scene.assets.values() if a.transform and a.epsg == epsg),
             key=lambda transform: abs(transform[0]),
             default=None,
         )
-        if finest is not None:
-            corners.append((_phase(finest[2], resolution), _phase(finest[5], resolution)))
-    reference = min(corners, default=(0.0, 0.0))
-    shared = all(
-        abs(x - reference[0]) < PHASE_TOLERANCE * resolution
-        and abs(y - reference[1]) < PHASE_TOLERANCE * resolution
-        for x, y in corners
-    )
-    return reference if shared else (0.0, 0.0)
+        if finest is None:
+            continue
+        x, y = _phase(finest[2], resolution), _phase(finest[5], resolution)
+        if not any(_near(x, u, resolution) and _near(y, v, resolution) for u, v in corners):
+            corners.append((x, y))
+    return frozenset(corners)
+
+
+def _near(one: float, other: float, resolution: float) -> bool:
+    return abs(one - other) < PHASE_TOLERANCE * resolution
 
 
 def _phase(coordinate: float, resolution: float) -> float:
@@ -288,13 +299,13 @@ def covering(
 def _check_use(region: BaseGeometry, epsg: int) -> None:
     """Refuse a region far outside of what a system is made for: points would fold over."""
     use = CRS.from_epsg(epsg).area_of_use
+    if use is None:
+        return
+    area = footprint.from_bbox(use.bounds).buffer(ZONE, join_style="mitre")
+    around = shapely.union_all([translate(area, xoff=turn) for turn in (-360, 0, 360)])
+    # ^ beyond 180 degrees it goes on from the other side
     west, south, east, north = region.bounds
-    if use is None or (
-        west >= use.west - ZONE
-        and east <= use.east + ZONE
-        and south >= use.south - ZONE
-        and north <= use.north + ZONE
-    ):
+    if around.covers(region):
         return
     raise Wrong(
         f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "

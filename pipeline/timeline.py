@@ -153,7 +153,7 @@ def _legend() -> Iterator[str]:
         (_color(0), "clear"),
         (_color(50), "half cloudy"),
         (_color(100), "cloudy"),
-        (_UNSTATED, "cloud not stated"),
+        (_UNSTATED, "no cloud figure"),
         ("url(#left-out)", "left out"),
     ]
     x = float(_LEFT)

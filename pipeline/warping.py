@@ -26,7 +26,7 @@ from rasterio.windows import Window
 from catalogs.errors import Wrong
 from pipeline.grid import PHASE_TOLERANCE, Grid
 
-BLOCK = 512
+BLOCK = 256
 """Pixels: side of the lattice blocks in which assets of another grid are warped."""
 
 AT_ONCE = 2**24

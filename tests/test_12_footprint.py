@@ -143,3 +143,11 @@ def test_real_footprints_across_the_seam():
         assert footprint.WORLD.covers(area)
         assert 0 < area.area < 6
         # ^ a granule is at most some 4 degrees wide and 1 high, never a belt round the world
+
+
+def test_the_bounds_of_an_area_take_the_shorter_way():
+    both = shapely.union_all([shapely.box(179, 1, 180, 2), shapely.box(-180, 1, -178, 3)])
+    assert footprint.bounds(both) == (179, 1, -178, 3)
+    assert footprint.bounds(shapely.box(-10, 1, 10, 2)) == (-10, 1, 10, 2)
+    assert footprint.bounds(shapely.box(-170, 1, -160, 2)) == (-170, 1, -160, 2)
+    assert footprint.bounds(shapely.box(-180, 80, 180, 90)) == (-180, 80, 180, 90)

@@ -240,10 +240,16 @@ def test_a_broken_document_is_named(tmp_path, broken):
         find(catalog)
 
 
-def test_a_missing_item_file_is_named(tmp_path):
-    catalog = publish(tmp_path, [an_item("a")])
-    (tmp_path / "sentinel-2-l2a" / "a.json").unlink()
-    with pytest.raises(Wrong, match=r"collection.json links to a broken document.*a.json"):
+@pytest.mark.parametrize("broken", [None, '{"type": "Fea', "[]", "{}"])
+def test_a_broken_item_is_named_and_the_others_are_used(tmp_path, broken):
+    catalog = publish(tmp_path, [an_item("a"), an_item("b")])
+    file = tmp_path / "sentinel-2-l2a" / "a.json"
+    file.unlink() if broken is None else file.write_text(broken)
+    found = find(catalog)
+    assert [scene.id for scene in found.scenes] == ["b"]
+    assert any("a.json" in f"{one.id} {one.reason}" for one in found.refused)
+    (tmp_path / "sentinel-2-l2a" / "b.json").unlink()
+    with pytest.raises(NothingFound, match=r"b.json"):
         find(catalog)
 
 

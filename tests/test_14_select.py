@@ -272,7 +272,9 @@ def test_a_cap_takes_the_clearest_of_each_cell():
     ]
     used, refused = chosen(scenes, max_passes=2)
     assert sorted(used) == ["32VMH-0", "32VMH-1", "32VNH-2", "32VNH-3"]
-    assert refused["32VNH-1"] == "at least 2 clearer passes cover its ground"
+    assert refused["32VNH-1"] == (
+        "composite.max_passes is 2, and so many clearer passes cover its ground"
+    )
 
 
 def test_a_cloudy_pass_stays_where_only_it_sees_the_ground():

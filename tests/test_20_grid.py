@@ -94,3 +94,26 @@ def test_inside_agrees_with_gdal():
 def test_a_region_that_a_system_is_not_made_for_is_refused(box, epsg):
     with pytest.raises(Wrong, match="is made for"):
         grid.covering(shapely.box(*box), epsg, 10.0, (0.0, 0.0))
+
+
+def test_a_region_across_180_degrees_lies_on_one_grid():
+    region = shapely.union_all(
+        [shapely.box(179.9, -17.0, 180, -16.8), shapely.box(-180, -17.0, -179.9, -16.8)]
+    )
+    assert grid.systems("utm", region) == (32701, 32760)
+    one = grid.covering(region, 3832, 100.0, (0.0, 0.0))
+    assert one.width * 100 < 30_000
+    inside = grid.inside(grid.project(region, 3832), one)
+    assert inside.mean() > 0.98
+
+
+def test_a_cap_of_the_pole_lies_on_the_polar_grid():
+    cap = shapely.box(-180, 88.5, 180, 90)
+    assert grid.systems("utm", cap) == (5041,)
+    one = grid.covering(cap, 5041, 500.0, (0.0, 0.0))
+    assert grid.inside(grid.project(cap, 5041), one).mean() == pytest.approx(np.pi / 4, abs=0.01)
+
+
+def test_a_region_far_from_a_grids_use_is_refused():
+    with pytest.raises(Wrong, match="made for"):
+        grid.covering(shapely.box(100, 45, 101, 46), 32632, 10.0, (0.0, 0.0))

@@ -81,7 +81,7 @@ region: {file: region.geojson}
 period: 2024-05/2024-09
 catalog: {path: catalog.json, provider: planetary-computer}
 allow: [data, tiles.example.com, s3://bucket]
-inputs: [S2L2A]
+inputs: [S2L2A, S1RTC]
 grid: {crs: EPSG:32632, resolution: 60, align: auto}
 bands: {S2L2A: [B04]}
 mask: {clear_scl: [4, 5], dilate_m: 0, dilate_scl: [3], max_cloud_probability: 40}
@@ -263,6 +263,7 @@ WRONG = [
     ("every", "composite: {every: monthly}", ["'monthly' cannot be read", "P1M"]),
     ("every-none", "composite: {every: P1M}", ["output: {composites: true}"]),
     ("orbit", "radar: {orbit: up}", ["radar.orbit is 'up'", "ascending"]),
+    ("radar-none", "inputs: [S2L2A]\nradar: {orbit: ascending}", ["none is among"]),
     ("proof", "radiometry: {proof: no}", ["radiometry.proof"]),
     ("bands", "bands: {S1RTC: [HX]}", ["'HX'", "VV, VH, HH, HV"]),
     ("bands-scl", "bands: {S2L2A: [SCL]}", ["'SCL'"]),

@@ -64,7 +64,7 @@ def job(land, tmp_path):
     values = {
         "name": "part",
         "region": {"bbox": part},
-        "period": "/".join(map(str, built.period)),
+        "period": "2021-05-10/2021-07-10",
         "catalog": {"path": str(built.catalog), "provider": "demo"},
         "inputs": ["S2L2A", "S1RTC", "DEM"],
         "grid": {"crs": f"EPSG:{built.epsg}"},

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
     values = {
         "name": "two",
         "region": {"bbox": list(shapely.geometry.shape(built.region).bounds)},
-        "period": "/".join(map(str, built.period)),
+        "period": "2021-05-10/2021-07-10",
         "catalog": {"path": str(built.catalog), "provider": "demo"},
         "inputs": ["S2L2A", "DEM"],
         "grid": {"crs": "utm", "resolution": RESOLUTION, "mosaic": ["EPSG:3035", "EPSG:32632"]},

@@ -112,4 +112,6 @@ def number_of(baseline: str | None) -> tuple[int, int] | None:
 def _said(detail: Any) -> str:
     where = ".".join(str(step) for step in detail["loc"])
     what = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{where} {detail['input']!r}: {what}" if where else what
+    if detail["type"] == "missing":
+        return f"the key {where} is missing"
+    return f"{where} {detail['input']!r:.80}: {what}" if where else what
