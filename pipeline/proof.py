@@ -185,7 +185,9 @@ def verdict(
 def _inside(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return valid pixels whose neighbours are valid too: an average at the edge is of both."""
     valid = np.isfinite(values)
-    whole = ndimage.binary_erosion(valid, np.ones((3, 3), np.bool_), border_value=1)
+    whole: NDArray[np.bool_] = ndimage.binary_erosion(
+        valid, np.ones((3, 3), np.bool_), border_value=1
+    )
     return values[whole].astype(np.float64)
 
 

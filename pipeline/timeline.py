@@ -19,7 +19,7 @@ _LEFT, _RIGHT, _TOP, _TALL, _GAP = 84, 916, 34, 84, 34
 _CLEAR, _CLOUDY = (24, 88, 140), (205, 210, 216)
 """Colours of a cloud cover of 0 and 100 %; they differ in lightness most of all."""
 
-_UNSTATED = "#3b7a78"
+_UNSTATED, _UNDATED = "#3b7a78", "#e2ebea"
 
 _NARROWEST, _WIDEST = 1.2, 16.0
 """Pixels of a bar."""
@@ -101,6 +101,10 @@ def _row(modality: str, row: Sequence[Day], top: float, scale: _Scale) -> Iterat
     for day in row:
         if day.date is None:
             yield from _bars(day, _LEFT, _RIGHT - _LEFT, base)
+            yield (
+                f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{top + _TALL / 2 + 4:g}" '
+                'text-anchor="middle">no date</text>'
+            )
         else:
             yield from _bars(day, scale.middle(day.date) - scale.wide / 2, scale.wide, base)
 
@@ -116,7 +120,8 @@ def _bars(day: Day, left: float, wide: float, base: float) -> Iterator[str]:
         cloud = "" if day.cloud_cover is None else f", cloud {day.cloud_cover:.0f} %"
         ids = "\n".join(day.scenes)
         text = f"{_when(day)}: {_percent(day.share)} of the region{cloud}\n{ids}"
-        yield _bar(left, wide, base, day.share, _color(day.cloud_cover), text)
+        fill = _UNDATED if day.date is None else _color(day.cloud_cover)
+        yield _bar(left, wide, base, day.share, fill, text)
 
 
 def _bar(left: float, wide: float, base: float, share: float, fill: str, text: str) -> str:
