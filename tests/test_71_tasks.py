@@ -121,6 +121,7 @@ def write(home, land, kind, **changes):
         "period": "2021-06-01/2021-06-30",
         "catalog": {"path": str(land.catalog), "provider": "demo"},
         "inputs": list(INPUTS),
+        "grid": {"crs": f"EPSG:{land.epsg}"},
         "model": KINDS[kind],
         "output": {"path": "out", "composites": True},
         "execution": {"tile": 96, "device": "cpu", "precision": "fp32"},
