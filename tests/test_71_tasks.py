@@ -228,7 +228,7 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
     one = plan.tiles[0]
     area, placed = plan.context(one), windows.place(plan.grid, one, plan.lattice)
     seen = tile.see(plan, one, area, threads=1)
-    chips = tile._at_the_door(plan, seen)
+    chips = tile.at_the_door(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (
