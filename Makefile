@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 # ^ another package index for torch, e.g. a CUDA build; empty = the configured indexes
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test nightly lint bench reference reference-bench clean
+.PHONY: demo test nightly lint bench reference reference-bench mapping-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
@@ -34,6 +34,13 @@ reference: $(REFERENCE)/.ready
 
 reference-bench: $(REFERENCE)/.ready
 	$(REFERENCE)/bin/python -m tests.benchmarks.model $(BENCH_ARGS)
+	$(REFERENCE)/bin/python -m tests.benchmarks.tiling
+
+# Whole runs beside the script that a user writes today; hours, and 20 GB under TMPDIR.
+mapping-bench: $(VENV)/.test $(REFERENCE)/.ready
+	for name in endtoend footprint; do \
+		$(VENV)/bin/python -m tests.benchmarks.$$name --theirs $(REFERENCE)/bin/python || exit; done
+	for name in roofline graphics; do $(VENV)/bin/python -m tests.benchmarks.$$name || exit; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,7 +16,8 @@ def options(plan: Plan) -> dict[str, Any]:
     if plan.model is None:
         return {}
     asked = plan.job["model"]
-    told = {"task": plan.model.task, "inputs": list(plan.given)}
+    tasks = list(dict.fromkeys(one.task for one in plan.model.answers))
+    told = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.given)}
     told |= {key: asked[key] for key in _TOLD if key in asked}
     told |= {key: _named(asked[key]) for key in ("checkpoint", "stats") if key in asked}
     told |= {key: _named(value) for key, value in _sources(asked).items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import classes
 from catalogs.errors import Wrong
@@ -70,13 +70,22 @@ class Stats(Part):
         return self
 
 
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
+
+
 class ModelChoice(Part):
     """The model that looks at the composite."""
 
     name: str = Field(default="demo", description="a known model's name or a .yaml file")
-    task: str = Field(default="land_cover", description="a known task's name")
-    modality: str | None = Field(
-        default=None, description=f"what is generated, one of {', '.join(GENERATED)}"
+    task: Annotated[Names, Listed] = Field(
+        default=("land_cover",), min_length=1, description="a known task's name, or a list of them"
+    )
+    modality: Annotated[Names, Listed] | None = Field(
+        default=None,
+        min_length=1,
+        description=f"what is generated, one or a list of {', '.join(GENERATED)}",
     )
     weights: Weights | None = Field(
         default=None,
@@ -88,6 +97,17 @@ class ModelChoice(Part):
     )
     timesteps: int = Field(
         default=TIMESTEPS, ge=1, le=1000, description="diffusion steps, 1 to 1000"
+    )
+    overlap: int | None = Field(
+        default=None,
+        ge=0,
+        description="pixels that a window shares with the next, at most half of one",
+    )
+    average_below: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="0 to 1: windows whose mean probability is below it are asked from eight sides",
     )
     checkpoint: File | None = Field(default=None, description="the path of a TerraTorch .ckpt")
     classes: Annotated[tuple[str, ...], Listed] | None = Field(
@@ -121,17 +141,19 @@ class ModelChoice(Part):
 
     @field_validator("task")
     @classmethod
-    def _known_task(cls, value: str) -> str:
-        return known(value, TASKS, "task")
+    def _known_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return unique(tuple(known(name, TASKS, "task") for name in value))
 
     @field_validator("modality")
     @classmethod
-    def _known_modality(cls, value: str | None) -> str | None:
-        if value == "LULC":
-            raise ValueError("land cover is a task of its own: write {task: land_cover}.")
-        if value in ("S2L1C", "RGB"):
-            raise ValueError(f"TerraMind cannot generate {value}: ask for S2L2A.")
-        return None if value is None else known(value, GENERATED, "modality")
+    def _known_modalities(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            if name == "LULC":
+                raise ValueError("land cover is a task of its own: write {task: land_cover}.")
+            if name in ("S2L1C", "RGB"):
+                raise ValueError(f"TerraMind cannot generate {name}: ask for S2L2A.")
+            known(name, GENERATED, "modality")
+        return None if value is None else unique(value)
 
     @field_validator("weights", mode="before")
     @classmethod
@@ -197,28 +219,43 @@ class ModelChoice(Part):
             )
         if self.weights is not None:
             yield "give weights or checkpoint, not both."
-        if self.task != "land_cover":
-            yield f"a checkpoint maps land cover, and knows no task {self.task!r}: remove one."
+        if self.tasks != ("land_cover",):
+            yield f"a checkpoint maps land cover, and knows no task {self._others}: remove one."
 
     def _against_task(self) -> Iterator[str]:
-        if self.task == "generate" and self.modality is None:
+        if "generate" in self.tasks and self.modality is None:
             yield f"to generate, say what: add modality: with one of {', '.join(GENERATED)}."
-        if self.task != "generate":
+        if "generate" not in self.tasks:
             for key in ("modality", "timesteps"):
                 if key in self.model_fields_set and getattr(self, key) is not None:
-                    yield f"{key} belongs to {{task: generate}}, not to {self.task}: remove it."
-        if self.tokenizers and (self.task == "embedding" or self.checkpoint is not None):
+                    told = ", ".join(self.tasks)
+                    yield f"{key} belongs to {{task: generate}}, not to {told}: remove it."
+        if self.tokenizers and (self.tasks == ("embedding",) or self.checkpoint is not None):
             yield "nothing is decoded here: remove tokenizers."
 
     def _against_name(self) -> Iterator[str]:
         if self.name == "none" and (self.weights is not None or self.checkpoint is not None):
             yield "the model 'none' runs nothing: remove weights and checkpoint."
-        if self.name == "none" and self.task != "land_cover":
-            yield f"the model 'none' runs nothing: name a model for the task {self.task}."
+        if self.name == "none" and self.tasks != ("land_cover",):
+            yield f"the model 'none' runs nothing: name a model for the task {self._others}."
         if self.name == "demo" and self.weights is not None and self.weights.source == "hub":
             yield "the weights of 'demo' are shipped, not on the hub: remove weights."
-        if self.name == "demo" and self.task == "generate":
+        if self.name == "demo" and "generate" in self.tasks:
             yield "'demo' maps land cover and generates nothing: name a terramind_v1 model."
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return what the model is asked for, in one order, whatever the order written."""
+        return tuple(name for name in TASKS if name in self.task)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return what is generated, in one order; empty if nothing is."""
+        return tuple(name for name in GENERATED if name in (self.modality or ()))
+
+    @property
+    def _others(self) -> str:
+        return ", ".join(name for name in self.tasks if name != "land_cover")
 
     @property
     def config(self) -> Path | None:
@@ -247,7 +284,7 @@ class ModelChoice(Part):
 
     def to_load(self) -> dict[str, Any]:
         """Return what the model's loader takes, JSON-ready: what is not given is left out."""
-        asked: dict[str, Any] = {"name": self.name, "task": self.task}
+        asked: dict[str, Any] = {"name": self.name, "task": _plain(self.tasks)}
         if self.checkpoint is None:
             asked["weights"] = self.wanted.to_source()
         else:
@@ -263,9 +300,14 @@ class ModelChoice(Part):
             asked["tokenizers"] = {
                 name: source.to_source() for name, source in self.tokenizers.items()
             }
-        if self.task == "generate":
-            asked |= {"modality": self.modality, "timesteps": self.timesteps}
+        if "generate" in self.tasks:
+            asked |= {"modality": _plain(self.modalities), "timesteps": self.timesteps}
         return asked
+
+
+def _plain(names: tuple[str, ...]) -> str | list[str]:
+    """Return names as a job writes them: one by itself, several as a list."""
+    return names[0] if len(names) == 1 else list(names)
 
 
 def _is_training(path: Path) -> bool:

@@ -108,14 +108,14 @@ def write_job(folder: Path, country: Country, *, tile: int, **changes: Any) -> P
 
 def compare(truth: Path, folder: Path, plan: Plan) -> Agreement | None:
     """Compare a finished store with the truth, pixel by pixel."""
-    if plan.model is None or plan.model.task != "land_cover":
+    if plan.model is None or plan.model.main.task != "land_cover":
         return None
-    mapped, known = [], []
-    for grid in plan.grids:
-        whole = slice(0, grid.height), slice(0, grid.width)
-        known.append(read_truth(truth, grid).ravel())
-        mapped.append(store.read(store.of(folder, plan, grid.epsg), "land_cover", *whole).ravel())
-    return accuracy.agreement(np.concatenate(mapped), np.concatenate(known))
+    matrix = np.zeros((256, 256), dtype=np.int64)
+    for one in plan.tiles:
+        part = slice(one.row, one.row + one.height), slice(one.column, one.column + one.width)
+        mapped = store.read(store.of(folder, plan, one.epsg), "land_cover", *part)
+        matrix += accuracy.confusion(mapped, read_truth(truth, plan.area(one)))
+    return accuracy.of(matrix)
 
 
 def read_truth(truth: Path, grid: Grid) -> NDArray[np.uint8]:

@@ -58,6 +58,8 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             "",
             *_by_class(made["test_countries"]),
             "",
+            *edge(shipped.reach and shipped.reach.told()),
+            "",
             "## On real land",
             "",
             (
@@ -69,6 +71,39 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             "",
         ]
     )
+
+
+def edge(reach: Mapping[str, Any] | None) -> list[str]:
+    """Return the section on the edge of a window.
+
+    Args:
+        reach: what :meth:`Reach.to_mapping` gives, and the overlap that follows from it.
+    """
+    title = "## At the edge of a window"
+    if reach is None:
+        return [title, "", "Not measured."]
+    steps = reach["steps"]
+    classed = steps[0]["differs"] is not None
+    names = [*(["another class"] if classed else []), "mean change"]
+    measured = f" Measured on {reach['on']}." if reach["on"] else ""
+    rows = [
+        title,
+        "",
+        (
+            "Pixels at a distance from the edge of a window, against the same pixels in the middle "
+            f"of another one: what windows of {reach['window']} px owe to where they end.{measured}"
+        ),
+        "",
+        f"| px from the edge | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for step in steps:
+        share = [f"{100 * step['differs']:.1f} %"] if classed else []
+        figures = " | ".join([*share, f"{step['change']:.3f}"])
+        first, last = step["first"], step["stop"] - 1
+        rows.append(f"| {first if first == last else f'{first} to {last}'} | {figures} |")
+    overlap = reach["overlap"]
+    return [*rows, "", f"From this follows that windows overlap by {overlap} px, all blended."]
 
 
 def _countries(tested: Mapping[str, Any]) -> list[str]:

@@ -5,18 +5,24 @@ A tile is one task; what travels is the path of a plan, the tile's id and, back,
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
-from contextlib import contextmanager
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
-from pipeline import connections, tile
+from flows import crew
+from pipeline import connections, receipt, tile
 from pipeline.plan import Plan
+from pipeline.predict import Shared
 
 if TYPE_CHECKING:
     from pipeline.grid import Tile
@@ -25,7 +31,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Tiles submitted per worker: enough to keep it busy, few enough for any scheduler."""
+"""Tasks submitted per worker: enough to keep it busy, few enough for any scheduler."""
+
+WORTH = 0.5
+"""Seconds of work that are worth a task of their own: tiles that take less travel together."""
+
+M_MMAP_THRESHOLD = -3
+LARGE = 2**22
+"""Bytes of an array that goes back to the system when it is freed."""
+
+TOGETHER = 64
+"""Tiles of one task at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +55,12 @@ class Outcome:
     seconds: dict[str, float]
 
 
+Make = Callable[[str, str, int, int], Outcome]
+"""Makes one tile: see :func:`finish`."""
+
+_loading = threading.Lock()
+
+
 @functools.lru_cache(maxsize=2)
 def _plan(path: str, _changed: int) -> Plan:
     return Plan.read(Path(path))
@@ -48,6 +70,11 @@ def _plan(path: str, _changed: int) -> Plan:
 def _predictor(path: str, changed: int) -> Predictor | None:
     """Load the plan's model: once per process, and only the one that the plan names."""
     return _load(_plan(path, changed))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(_path: str, _changed: int) -> Shared:
+    return Shared()
 
 
 def _load(plan: Plan) -> Predictor | None:
@@ -62,8 +89,16 @@ def _load(plan: Plan) -> Predictor | None:
         inputs=tuple(plan.model.inputs),
         device=execution["device"],
         precision=plan.model.precision,
+        batch=plan.model.batch if plan.model.device == "cuda" else None,
+        # ^ on a CPU one window after the other is fastest, and the bits are the same
         holes="fill",
     )
+    if predictor.device_kind != plan.model.device:
+        raise Wrong(
+            f"The plan was made for the device {plan.model.device}, and here is "
+            f"{predictor.device_kind}: the same windows would have other bits. Run it where it was "
+            "planned for, or plan again here."
+        )
     if predictor.digest != plan.model.digest:
         raise Wrong(
             f"The model {plan.model.name} now has the digest {predictor.digest[:12]}, and the "
@@ -83,15 +118,55 @@ def check(plan: Plan) -> None:
         _load(plan)
 
 
-def finish(plan_path: str, tile_id: str, threads: int, processes: int) -> Outcome:
-    """Make one tile of a plan file, in whatever process this is, beside so many others."""
+def gpu(plan: Plan) -> str | None:
+    """Return the CUDA device that the tiles of a plan are made on, None where it is no such."""
+    if plan.model is None or plan.model.device != "cuda":
+        return None
+    asked: str = plan.job["execution"]["device"]
+    return "cuda" if asked == "auto" else asked
+
+
+@functools.cache
+def _give_back() -> None:
+    """Have the C library return large arrays to the system as soon as they are freed.
+
+    By itself glibc takes ever larger ones from heaps that it keeps, one for each thread, and a
+    process grows from tile to tile: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        # ^ other systems have other libraries
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome:
+    """Make one tile of a plan file, in whatever process this is.
+
+    A tile whose receipt stands is left as it is: whoever began it has died after finishing it.
+
+    Args:
+        plan_path: the plan file, in the plan's folder.
+        tile_id: one of its tiles.
+        beside: tiles at a time in this process.
+        processes: processes that share the providers' connections.
+    """
+    _give_back()
     connections.divide(processes)
     path = Path(plan_path)
     changed = path.stat().st_mtime_ns
-    plan = _plan(plan_path, changed)
-    unit = next(one for one in plan.tiles if one.id == tile_id)
+    with _loading:
+        # ^ threads of one process that begin together would each load the model
+        plan = _plan(plan_path, changed)
+        predictor = _predictor(plan_path, changed)
+    unit = plan.named[tile_id]
+    done = receipt.read(path.parent, unit)
+    if done is not None and done.key == plan.key(unit):
+        return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
+    threads = max(len(os.sched_getaffinity(0)) // beside, 2)
+    # ^ two at least: one waits for the disk while the other one computes
     try:
-        done = tile.finish(plan, unit, _predictor(plan_path, changed), path.parent, threads=threads)
+        done = tile.finish(
+            plan, unit, predictor, path.parent, threads=threads, shared=_shared(plan_path, changed)
+        )
     except (TerramosaicError, OSError) as error:
         # ^ a full disk fails its tiles, and the others go on
         log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
@@ -101,7 +176,15 @@ def finish(plan_path: str, tile_id: str, threads: int, processes: int) -> Outcom
     return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
 
 
-def run(plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int) -> Iterator[Outcome]:
+def run(
+    plan_path: Path,
+    tiles: Sequence[Tile],
+    *,
+    engine: str,
+    workers: crew.Workers,
+    gpu: str | None = None,
+    make: Make = finish,
+) -> Iterator[Outcome]:
     """Make tiles, and tell of each as it ends; one that fails does not stop the others.
 
     Args:
@@ -109,78 +192,74 @@ def run(plan_path: Path, tiles: Sequence[Tile], *, engine: str, workers: int) ->
         tiles: the tiles to make.
         engine: ``threads``, ``distributed`` (a cluster of processes on this machine) or the
             address of a dask scheduler.
-        workers: tiles at a time.
+        workers: tiles at a time: a number, a least and a most, or auto.
+        gpu: the CUDA device that the plan's tiles are made on, if any.
+        make: makes one tile.
+
+    Raises:
+        TerramosaicError: the scheduler is not there, or no longer.
     """
-    names = [one.id for one in tiles]
-    with _pool(engine, workers) as (submit, first, processes):
-        waiting: dict[Any, str] = {}
-        while names or waiting:
-            while names and len(waiting) < AHEAD * workers:
-                name = names.pop(0)
-                waiting[submit(finish, str(plan_path), name, workers, processes)] = name
-            for future in first(waiting):
-                yield _outcome(future, waiting.pop(future))
+    left, alone = deque(one.id for one in tiles), deque[str]()
+    waiting: dict[Any, list[str]] = {}
+    handful = 1
+    with crew.gathered(engine, workers, gpu) as hands:
+        while left or alone or waiting:
+            room = AHEAD * hands.places()
+            while (left or alone) and len(waiting) < room:
+                some = _taken(left, alone, min(handful, -(-len(left) // room)))
+                task = (make, str(plan_path), some, hands.beside, hands.processes)
+                waiting[hands.submit(_several, *task)] = some
+            for future in hands.first(waiting):
+                some = waiting.pop(future)
+                told, seconds = _result(future)
+                yield from told
+                rest = some[len(told) :]
+                if told:
+                    left.extendleft(reversed(rest))
+                    enough = int(WORTH * len(told) / max(seconds, 1e-6))
+                    handful = max(1, min(enough, 2 * handful, TOGETHER))
+                elif len(some) > 1:
+                    alone.extend(rest)
+                    # ^ one of them kills its worker, and the others shall not fail with it
+                else:
+                    yield _killed(some[0])
 
 
-def _outcome(future: Any, name: str) -> Outcome:
-    """Return what a future says; a worker that died is the failure of its tile, not of the run."""
+def _taken(left: deque[str], alone: deque[str], count: int) -> list[str]:
+    """Take the next tiles of one task: neighbours, or one that must be by itself."""
+    if alone:
+        return [alone.popleft()]
+    return [left.popleft() for _ in range(count)]
+
+
+def _several(
+    make: Make, plan_path: str, names: Sequence[str], beside: int, processes: int
+) -> tuple[list[Outcome], float]:
+    """Make tiles until the time of one task is over; return those made, and the seconds.
+
+    A task of the scheduler costs milliseconds, and a tile may take less.
+    """
+    began = time.monotonic()
+    done: list[Outcome] = []
+    for name in names:
+        done.append(make(plan_path, name, beside, processes))
+        if time.monotonic() - began > WORTH:
+            break
+    return done, time.monotonic() - began
+
+
+def _result(future: Any) -> tuple[list[Outcome], float]:
+    """Return what a task says; nothing, where its workers died one after the other."""
     try:
-        told: Outcome = future.result()
+        told: tuple[list[Outcome], float] = future.result()
     except Exception as error:
         if type(error).__name__ != "KilledWorker":
             raise
         # ^ by name: distributed is not imported where threads do the work
-        reason = "the worker died, again and again: give it more memory, or make tiles smaller"
-        return Outcome(tile=name, reason=reason, seconds={})
+        return [], 0.0
     return told
 
 
-First = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-@contextmanager
-def _pool(engine: str, workers: int) -> Iterator[tuple[Callable[..., Any], First, int]]:
-    """Lend what submits a tile, what waits for the first of many, and the count of processes."""
-    if engine == "threads":
-        pool = futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="tile")
-        try:
-            yield pool.submit, _first_of_threads, 1
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        return
-    import distributed  # noqa: PLC0415
-
-    # ^ slow to import, and not needed by threads
-    cluster = (
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            # ^ a dashboard runs what it is sent: nothing is opened unasked
-        )
-        if engine == "distributed"
-        else engine
-    )
-    with (
-        distributed.Client(cluster, timeout="30s", set_as_default=False) as client,
-        client.as_current(),
-    ):
-        try:
-            processes = workers if engine == "distributed" else len(client.ncores())
-            submit = functools.partial(client.submit, pure=False, retries=1)
-            yield submit, _first_of_dask, max(processes, 1)
-        finally:
-            if not isinstance(cluster, str):
-                cluster.close()
-
-
-def _first_of_threads(waiting: Iterable[Any]) -> Iterable[Any]:
-    return futures.wait(list(waiting), return_when=futures.FIRST_COMPLETED).done
-
-
-def _first_of_dask(waiting: Iterable[Any]) -> Iterable[Any]:
-    import distributed  # noqa: PLC0415
-
-    done: Iterable[Any] = distributed.wait(list(waiting), return_when="FIRST_COMPLETED").done
-    return done
+def _killed(name: str) -> Outcome:
+    reason = "the worker died, again and again: give it more memory, or make tiles smaller"
+    return Outcome(tile=name, reason=reason, seconds={})

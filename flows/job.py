@@ -63,6 +63,7 @@ class Job(Part):
     model: choice.ModelChoice = choice.ModelChoice()
     output: section.Output = section.Output()
     execution: section.Execution = section.Execution()
+    qc: rules.Gate = rules.Gate()
 
     _geometry: Polygon | MultiPolygon = PrivateAttr()
 
@@ -114,10 +115,9 @@ class Job(Part):
                 "composite.every makes more composites, and none are written: add "
                 "output: {composites: true}, or remove it."
             )
-        if self.output.probabilities and self.model.task != "land_cover":
-            raise ValueError(
-                f"the task {self.model.task} has no probabilities: remove output.probabilities."
-            )
+        if self.output.probabilities and "land_cover" not in self.model.tasks:
+            asked = ", ".join(self.model.tasks)
+            raise ValueError(f"the task {asked} has no probabilities: remove output.probabilities.")
         return self
 
     @property

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Transient
-from flows import engine, product, publishing, server
+from flows import engine, product, publishing, quality, server
 from flows.product import Watch
-from pipeline import files, lock, receipt, store, tile
+from pipeline import files, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
 from pipeline.product import Hole
+from pipeline.qc import Quality
 
 server.prepare()
 
@@ -48,7 +49,13 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     Watch.progress.stage("tiles", len(todo))
     seconds: dict[str, float] = {}
     failed = []
-    for outcome in engine.run(path, todo, engine=execution["engine"], workers=execution["workers"]):
+    for outcome in engine.run(
+        path,
+        todo,
+        engine=execution["engine"],
+        workers=execution["workers"],
+        gpu=engine.gpu(plan),
+    ):
         Watch.progress.advance(1, outcome.tile)
         if outcome.reason is not None:
             failed.append({"tile": outcome.tile, "reason": outcome.reason})
@@ -70,8 +77,15 @@ def check(plan_path: str) -> list[dict[str, str]]:
     return product.damages(Plan.read(path), path.parent)
 
 
+@prefect.task(name="quality")
+def measure(plan_path: str) -> Quality:
+    """Look for seams in what is stored, and pool what the receipts' samples tell."""
+    path = Path(plan_path)
+    return qc.measure(Plan.read(path), path.parent)
+
+
 @prefect.task(name="publish")
-def publish(plan_path: str, failed: list[dict[str, str]]) -> str:
+def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> str:
     """Write COGs, pictures, report and, last, the item; return its path."""
     path = Path(plan_path)
     plan = Plan.read(path)
@@ -85,6 +99,7 @@ def publish(plan_path: str, failed: list[dict[str, str]]) -> str:
             home,
             holes=[Hole(tile=one["tile"], reason=one["reason"]) for one in failed],
             accuracy=accuracy,
+            quality=figures,
             formats=plan.job["output"]["formats"],
             on_layer=lambda name: Watch.progress.advance(1, name),
         )
@@ -114,15 +129,24 @@ def land_cover(job: str, allow_partial: bool = False) -> dict[str, Any]:
         Watch.progress.stage("verify")
         bad = clock.time("verify", check, path)
         failed = _merge(tiles["failed"], bad)
-        item = None
+        item, figures = None, None
         some = tiles["done"] + tiles["skipped"] > len(bad)
         if not failed or (allow_partial and some):
             # ^ a product of nothing but holes says nothing
-            item = clock.time("publish", publish, path, failed)
+            figures = clock.time("quality", measure, path)
+            if not quality.refused(Plan.read(Path(path)), figures.to_dict()):
+                item = clock.time("publish", publish, path, failed, figures)
     Watch.progress.finish()
     tiles["failed"] = failed
     status = "complete" if not failed else "partial" if item else "failed"
-    return product.result_of(Plan.read(Path(path)), status, item, tiles, seconds)
+    return product.result_of(
+        Plan.read(Path(path)),
+        "refused" if figures and not item else status,
+        item,
+        tiles,
+        seconds,
+        figures.to_dict() if figures else None,
+    )
 
 
 class _Clock:

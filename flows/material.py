@@ -18,7 +18,7 @@ from flows import demo as country_flow
 from flows import job as jobs
 from flows import planning
 from model.train import IGNORE, Mosaic
-from pipeline import grid, tile
+from pipeline import strip
 from pipeline.plan import Plan
 
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -41,7 +41,7 @@ def of_country(
     job = country_flow.write_job(folder, country, tile=512, model=COMPOSITES)
     plan = planning.freeze(jobs.load(job))
     truth = country_flow.read_truth(country.truth, plan.grid)
-    seen = tile.see(plan, _everything(plan), plan.grid, threads=threads)
+    seen = strip.see(plan, plan.snapshot.scenes, plan.grid, threads=threads)
     return _mosaic(plan, seen, _indexed(truth, names))
 
 
@@ -81,7 +81,7 @@ def of_place(
     by_index = {entry.index: entry.code for entry in classes.CLASSES}
     indexed = country_flow.read_truth(reference, plan.grid)
     codes = np.vectorize(lambda index: by_index.get(index, 0), otypes=[np.uint8])(indexed)
-    seen = tile.see(plan, _everything(plan), plan.grid, threads=2)
+    seen = strip.see(plan, plan.snapshot.scenes, plan.grid, threads=2)
     return _mosaic(plan, seen, _indexed(codes, names))
 
 
@@ -135,13 +135,6 @@ def features(mosaics: Sequence[Mosaic]) -> tuple[NDArray[np.float32], NDArray[np
     return np.concatenate(tables), np.concatenate(labels)
 
 
-def _everything(plan: Plan) -> grid.Tile:
-    whole = plan.grid
-    return grid.Tile(
-        id="all", row=0, column=0, height=whole.height, width=whole.width, epsg=whole.epsg
-    )
-
-
 def _indexed(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
     table = np.full(256, IGNORE, dtype=np.uint8)
     for index, name in enumerate(names):
@@ -150,8 +143,8 @@ def _indexed(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8
     return indexed
 
 
-def _mosaic(plan: Plan, seen: tile.Seen, labels: NDArray[np.uint8]) -> Mosaic:
-    inputs = tile.at_the_door(plan, seen)
+def _mosaic(plan: Plan, seen: strip.Seen, labels: NDArray[np.uint8]) -> Mosaic:
+    inputs = strip.at_the_door(plan, seen)
     labels = np.where(seen.observations > 0, labels, IGNORE).astype(np.uint8)
     # ^ what was not observed is not mapped, hence neither taught nor tested
     return Mosaic(inputs=dict(inputs), labels=labels)

@@ -33,7 +33,7 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
         rasters: its COGs.
     """
     held = {raster.key: home / raster.href for raster in rasters}
-    answer = plan.model.layer if plan.model else None
+    answer = plan.model.main.layer if plan.model else None
     shown = _bands(plan)
     side = min(SIDE, math.isqrt(NUMBERS // max(len(shown), 1)))
 
@@ -87,12 +87,12 @@ def _map(pixels: Pixels) -> bytes:
 
 def _bands(plan: Plan) -> tuple[str, ...]:
     """Return the bands of the answer that its picture needs."""
-    if plan.model is None or plan.model.task == "land_cover":
+    if plan.model is None or plan.model.main.task == "land_cover":
         return ()
-    if plan.model.task == "embedding":
-        return plan.model.bands
-    colours = set(picture.TRUE_COLOR) <= set(plan.model.bands)
-    return picture.TRUE_COLOR if colours else plan.model.bands[:1]
+    shown = plan.model.main.bands
+    if plan.model.main.task == "embedding":
+        return shown
+    return picture.TRUE_COLOR if set(picture.TRUE_COLOR) <= set(shown) else shown[:1]
 
 
 def _view(layer: Layer, answer: Thumbnail, ground: Ground, heading: Heading) -> View:

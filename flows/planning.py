@@ -27,16 +27,11 @@ from flows.progress import Progress, Silence
 from pipeline import grid, utm
 from pipeline.grid import Grid
 from pipeline.plan import Plan, geojson
+from pipeline.recipe import Answer as Said
 from pipeline.recipe import Model, Recipe
 
-MARGIN = 1 / 28
-"""Share of a model window that, along each side, only serves as context: 8 of 224 pixels."""
-
-OVERLAP = 3 / 14
-"""Share of a window that it has in common with the next: 48 of 224 pixels."""
-
-BATCH = {"cpu": 4, "cuda": 64}
-"""Windows per call where the job says auto."""
+OVERLAP = 1 / 7
+"""Share of a window that it has in common with the next: 32 of 224 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +159,9 @@ def widened(region: BaseGeometry, codes: Sequence[int], metres: float) -> BaseGe
     return shapely.union_all([region, *boxes])
 
 
-def _grids(job: Job, answer: Answer, cell: int) -> tuple[Grid, ...]:
-    """Return one grid for each coordinate system, in cells of the model's answer."""
+def _grids(job: Job, answer: Answer, model: Model | None) -> tuple[Grid, ...]:
+    """Return one grid for each coordinate system, in cells of the model's finest answer."""
+    cell, coarsest = (model.cell, model.coarsest) if model else (1, 1)
     resolution, found = job.grid.resolution, []
     for code in answer.codes:
         part = answer.region if len(answer.codes) == 1 else utm.ground(answer.region, code)
@@ -174,7 +170,8 @@ def _grids(job: Job, answer: Answer, cell: int) -> tuple[Grid, ...]:
             if job.grid.align == "auto"
             else (0.0, 0.0)
         )
-        found.append(grid.covering(part, code, resolution, phase).coarsened(cell))
+        whole = grid.covering(part, code, resolution, phase).coarsened(coarsest)
+        found.append(whole.refined(coarsest // cell))
     return tuple(found)
 
 
@@ -223,7 +220,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
     """
     job = _without_target(job)
     model = _model(job)
-    side, cell = (model.window, model.cell) if model else (0, 1)
+    side, cell = (model.window, model.coarsest) if model else (0, 1)
     answer = ask(
         job,
         context_m=side * job.grid.resolution,
@@ -231,7 +228,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         progress=progress,
     )
     scenes = answer.selection.used
-    grids = _grids(job, answer, cell)
+    grids = _grids(job, answer, model)
     doubts = (*answer.doubts, *_off_the_multiples(job, scenes, grids))
     recipe = Recipe(
         inputs=tuple(job.inputs),
@@ -242,8 +239,10 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         max_cloud_probability=job.mask.max_cloud_probability,
         method=job.composite.method,
         steps=_steps(job),
-        stride=side - _whole(side * OVERLAP, cell),
-        margin=_whole(side * MARGIN, cell),
+        stride=side - _overlap(job, side, cell),
+        margin=0,
+        # ^ a margin without weight was never better than a longer blend: docs/mapping.md
+        average_below=job.model.average_below if model else None,
         probabilities=job.output.probabilities,
         composites=job.output.composites,
     )
@@ -258,7 +257,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         region=geojson(answer.region),
         grids=grids,
         mosaics=_mosaics(job, answer, grids),
-        tile=job.execution.tile // cell,
+        tile=job.execution.tile // (model.cell if model else 1),
         snapshot=Snapshot(scenes=scenes, refused=answer.selection.refused),
         doubts=doubts,
         proof=answer.proof,
@@ -276,9 +275,18 @@ def _steps(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
-def _whole(pixels: float, cell: int) -> int:
-    """Round to whole cells: where windows of patches overlap, so do their patches."""
-    return round(pixels / cell) * cell
+def _overlap(job: Job, side: int, cell: int) -> int:
+    """Return by how many pixels windows overlap; whole cells, so that their patches do too.
+
+    Raises:
+        Wrong: more than half of a window.
+    """
+    asked = job.model.overlap
+    if asked is not None and side and 2 * asked > side:
+        raise Wrong(
+            f"model.overlap {asked}: windows of {side} px can share {side // 2} px at most."
+        )
+    return round((side * OVERLAP if asked is None else asked) / cell) * cell
 
 
 def _how(job: Job) -> dict[str, Any]:
@@ -290,6 +298,7 @@ def _how(job: Job) -> dict[str, Any]:
             "formats": list(job.output.formats),
         },
         "execution": json.loads(job.execution.model_dump_json()),
+        "qc": json.loads(job.qc.model_dump_json()),
     }
 
 
@@ -299,7 +308,7 @@ def _load(job: Job) -> dict[str, Any]:
     if job.model.config is not None and asked.get("weights") == "hub":
         from model.prediction import known, sources  # noqa: PLC0415
 
-        card = known.card_of(job.model.name, _shown(job), job.model.task)
+        card = known.card_of(job.model.name, _shown(job))
         asked["weights"] = sources.chosen(job.model.name, card, "hub")
     return asked
 
@@ -313,15 +322,15 @@ def _without_target(job: Job) -> Job:
     shown = _shown(job)
     if not shown:
         raise Wrong(
-            f"To generate {job.model.modality}, other inputs are needed: a model that is shown "
-            f"{job.model.modality} has nothing to imagine. Add one to inputs."
+            f"To generate {', '.join(job.model.modalities)}, other inputs are needed: a model that "
+            "is shown what it shall make has nothing to imagine. Add one to inputs."
         )
     return job if job.output.composites else job.model_copy(update={"inputs": shown})
 
 
 def _shown(job: Job) -> tuple[str, ...]:
     """Return the inputs without what is to be generated."""
-    return tuple(name for name in job.inputs if name != job.model.modality)
+    return tuple(name for name in job.inputs if name not in job.model.modalities)
 
 
 def _model(job: Job) -> Model | None:
@@ -334,7 +343,7 @@ def _model(job: Job) -> Model | None:
             f"{', '.join(lacking)}. Add them, or name only the inputs that the checkpoint was "
             "trained with."
         )
-    from model.prediction import known  # noqa: PLC0415
+    from model.prediction import known, probing  # noqa: PLC0415
 
     # ^ composites need no torch
     predictor = known.load(
@@ -347,17 +356,23 @@ def _model(job: Job) -> Model | None:
     batch = job.execution.batch
     return Model(
         name=job.model.label,
-        task=predictor.task,
         digest=predictor.digest,
         window=predictor.window,
         inputs={name: tuple(bands) for name, bands in predictor.inputs.items()},
-        class_names=tuple(predictor.class_names),
-        bands=tuple(predictor.bands),
-        cell=predictor.cell,
-        modality=predictor.modality,
-        unit=predictor.unit,
         precision=predictor.precision,
-        batch=batch if isinstance(batch, int) else BATCH.get(predictor.device.type, 4),
+        batch=batch if isinstance(batch, int) else probing.batch(predictor),
+        device=predictor.device_kind,
+        answers=tuple(
+            Said(
+                task=one.task,
+                class_names=tuple(one.class_names),
+                bands=tuple(one.bands),
+                cell=one.cell,
+                modality=one.modality,
+                unit=one.unit,
+            )
+            for one in predictor.answers
+        ),
     )
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import asked, engine, planning, publishing
+from flows import asked, engine, planning, publishing, quality
 from flows import job as jobs
 from flows.job import Job
 from flows.progress import Progress, Silence
-from pipeline import coverage, estimate, files, lock, notes, receipt, seen, store
+from pipeline import coverage, estimate, files, lock, notes, qc, receipt, seen, store
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan
 
@@ -72,7 +72,7 @@ def damages(plan: Plan, folder: Path) -> list[dict[str, str]]:
         proof = receipt.read(folder, one)
         if proof is None or proof.key != plan.key(one):
             continue
-        found = store.check(store.of(folder, plan, one.epsg), one, proof.digests)
+        found = store.check_tile(folder, plan, one, proof.digests)
         bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
         if found:
             receipt.path(folder, one).unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def _finished(plan: Plan) -> dict[str, Any] | None:
         return None
     Watch.progress.finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
-    return result_of(plan, "unchanged", str(item), tiles, {})
+    return result_of(plan, "unchanged", str(item), tiles, {}, publishing.seam_in(item))
 
 
 def result_of(
@@ -129,10 +129,11 @@ def result_of(
     item: str | None,
     tiles: Mapping[str, Any],
     seconds: Mapping[str, float],
+    seam: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
     folder = planning.folder(plan) / plan.short
-    answer = plan.model.layer if plan.model else "land_cover"
+    answer = plan.model.main.layer if plan.model else "land_cover"
     return {
         "status": status,
         "item": item,
@@ -142,7 +143,11 @@ def result_of(
         "scenes": len(plan.snapshot.scenes),
         "seconds": dict(seconds),
         "accuracy": publishing.accuracy_in(Path(item)) if item else None,
-        "warnings": [notes.RANDOM] if asked.is_random(plan) else [],
+        "seam": seam,
+        "warnings": [
+            *([notes.RANDOM] if asked.is_random(plan) else []),
+            *quality.findings(plan, seam),
+        ],
     }
 
 
@@ -224,7 +229,7 @@ def plan(job: Job, progress: Progress, output: Path | None) -> dict[str, Any]:
     ready.write(path)
     done = receipt.finished(planning.folder(ready) / ready.short, ready)
     progress.finish()
-    need = estimate.of(ready, workers=job.execution.workers)
+    need = estimate.of(ready, workers=job.execution.most)
     return {
         "plan": str(path),
         "tiles": {
@@ -247,11 +252,17 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
     homes = publishing.homes(out)
     progress.stage("verify", len(homes))
     bad: list[dict[str, str]] = []
+    looked: list[dict[str, Any]] = []
+    refused = False
     for home in homes:
         ready, folder = publishing.current(home)
         with lock.held(folder):
-            bad += damages(ready, folder)
-            bad += publishing.damaged_files(home)
+            found = damages(ready, folder)
+            bad += found + publishing.damaged_files(home)
+            if not found:
+                seam = qc.measure(ready, folder).to_dict()
+                refused |= quality.refused(ready, seam)
+                looked.append({"item": str(home / "item.json"), **seam})
             proofs = receipt.finished(folder, ready)
         holes = publishing.holes_in(home)
         bad += [
@@ -263,4 +274,8 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
         ]
         progress.advance(1, home.name)
     progress.finish()
-    return {"ok": not bad, "bad": bad, "seam": {}}
+    return {
+        "ok": not bad and not refused,
+        "bad": bad,
+        "seam": max(looked, key=qc.worst) if looked else None,
+    }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import registry
+from flows import describe, registry
 from model import config, modalities
 from model.files import hub, pins
 from model.modalities import Modality, Statistics
@@ -99,6 +99,7 @@ def of_card(path: Path) -> dict[str, Any]:
         ],
         "classes": list(card.class_names),
         "window": card.window,
+        "reach": card.reach and card.reach.told(),
         "weights": {**_absent(), **(_file(file) if file.is_file() else {})},
         "sources": [f"{path.name} beside its weights: how it was trained, and how good it is"],
         "limits": ["It knows what it was trained on, and nothing else."],
@@ -243,6 +244,7 @@ def _empty(name: str, kind: str) -> dict[str, Any]:
         "outputs": [],
         "classes": [],
         "window": None,
+        "reach": None,
         "weights": _absent(),
         "licence": None,
         "sources": [],
@@ -321,6 +323,8 @@ def markdown(card: Mapping[str, Any]) -> Iterator[str]:
         ("Classes", ", ".join(card["classes"])),
     )  # fmt: skip
     yield from (f"- {name}: {value}" for name, value in facts if value)
+    if card["window"] and card["kind"] != "tokenizer":
+        yield from ("", *describe.edge(card["reach"]))
     for title in ("inputs", "outputs"):
         if card[title]:
             yield from ("", f"## {title.capitalize()}", "", *_table(card[title]))

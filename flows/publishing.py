@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from pipeline.accuracy import Agreement
 from pipeline.grid import Grid
 from pipeline.plan import Plan, geometry
 from pipeline.product import Document, Hole, Product, Provenance, Raster
+from pipeline.qc import Quality
 
 NOTICES = (
     (
@@ -53,6 +55,7 @@ def publish_product(
     *,
     holes: Sequence[Hole] = (),
     accuracy: Agreement | None = None,
+    quality: Quality | None = None,
     formats: Sequence[str] = ("cog", "zarr"),
     on_layer: Callable[[str], None] | None = None,
 ) -> Path:
@@ -63,6 +66,7 @@ def publish_product(
         home: the product's folder, where ``item.json`` goes.
         holes: tiles that are missing.
         accuracy: agreement with a truth, where one is known.
+        quality: what was found at the lines by which the work was cut.
         formats: ``cog``, ``zarr`` or both.
         on_layer: called with the name of each finished COG.
     """
@@ -74,10 +78,10 @@ def publish_product(
         look, page = folder / "quicklook.png", folder / "report.html"
         files.write_atomic(look, drawn.quicklook)
         documents.append(Document.of(look, beside=home, kind="quicklook"))
-        product = _product(plan, rasters, documents, holes, accuracy)
+        product = _product(plan, rasters, documents, holes, accuracy, quality)
         files.write_atomic(page, report.html(product, drawn).encode())
         documents.append(Document.of(page, beside=home, kind="report"))
-    product = _product(plan, rasters, documents, holes, accuracy)
+    product = _product(plan, rasters, documents, holes, accuracy, quality)
     files.write_json(home / "item.json", publish.item(product))
     items = collection.items_in(home.parent)
     whole = collection.of(items, title=plan.name, license=product.license)
@@ -96,30 +100,36 @@ class _Sheet:
     """What its asset keys have after the layer's name."""
 
     mosaic: bool
+    layers: Mapping[str, tuple[str, ...]]
+    """Layer → names of its bands."""
 
 
 def _rasters(
     plan: Plan, home: Path, folder: Path, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
-    for grid in plan.grids:
+    sheets = store.sheets(plan, tile.variables(plan))
+    for grid, (factor, held) in itertools.product(plan.grids, sheets.items()):
         sheet = _Sheet(
-            grid=grid,
-            store=store.of(folder, plan, grid.epsg),
+            grid=grid.coarsened(factor),
+            store=store.of(folder, plan, grid.epsg, factor),
             folder=folder / str(grid.epsg),
             suffix="" if len(plan.grids) == 1 else f"_{grid.epsg}",
             mosaic=False,
+            layers=held,
         )
         yield from _sheet(plan, home, sheet, on_layer)
     for grid in plan.mosaics:
         with files.workspace(folder) as work:
             path = work / store.NAME
-            mosaic.join(plan, folder, grid, path, tile.variables(plan))
+            mosaic.join(plan, folder, grid, path, sheets[1])
+            # ^ coarser answers stay in their zones: their cells do not meet
             sheet = _Sheet(
                 grid=grid,
                 store=path,
                 folder=folder / mosaic_folder(grid),
                 suffix="" if _plain(plan, grid) else f"_mosaic_{grid.epsg}",
                 mosaic=True,
+                layers=sheets[1],
             )
             yield from _sheet(plan, home, sheet, on_layer)
 
@@ -142,7 +152,7 @@ def main_folder(plan: Plan) -> str:
 def _sheet(
     plan: Plan, home: Path, sheet: _Sheet, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
-    for name, bands in tile.variables(plan).items():
+    for name, bands in sheet.layers.items():
         layer = layers.get(name)
         path = sheet.folder / f"{name}.tif"
         info = cog.write(
@@ -185,6 +195,7 @@ def _documents(
     yield Document.of(folder / "plan.json", beside=home, kind="plan")
     if "zarr" in formats:
         yield Document.of(folder / store.NAME, beside=home, kind="zarr")
+    styled: set[str] = set()
     for raster in rasters:
         if raster.key != raster.layer.name:
             continue
@@ -192,7 +203,10 @@ def _documents(
         for kind, suffix, text in _styles(raster):
             path = folder / f"{raster.key}.{suffix}"
             files.write_atomic(path, text.encode())
-            yield Document.of(path, beside=home, kind=kind)
+            key = f"{kind}_{raster.key}" if kind in styled else kind
+            # ^ the leading answer comes first, and has the plain one
+            styled.add(kind)
+            yield Document.of(path, beside=home, kind=kind, key=key)
 
 
 def _styles(raster: Raster) -> Iterator[tuple[str, str, str]]:
@@ -213,6 +227,7 @@ def _product(
     documents: Sequence[Document],
     holes: Sequence[Hole],
     accuracy: Agreement | None,
+    quality: Quality | None,
 ) -> Product:
     software = {name: version for name, version in tile.versions().items() if name != "terramosaic"}
     return Product(
@@ -238,12 +253,13 @@ def _product(
             version=importlib.metadata.version("terramosaic"),
             software=software,
             recipe=plan.recipe.to_dict(),
-            answer=plan.model.layer if plan.model else "",
+            answer=plan.model.main.layer if plan.model else "",
             options=asked.options(plan),
             random=asked.is_random(plan),
         ),
         holes=tuple(holes),
         accuracy=accuracy,
+        quality=quality,
         reference="the truth of the embedded country" if accuracy else "",
         notices=NOTICES,
     )
@@ -266,6 +282,13 @@ def accuracy_in(item: Path) -> dict[str, Any] | None:
     if not stated:
         return None
     return {key: stated[key] for key in ("overall", "macro_f1", "n")}
+
+
+def seam_in(item: Path) -> dict[str, Any] | None:
+    """Return the figures of seams that an item states."""
+    values = _read(item) or {"properties": {}}
+    stated: dict[str, Any] | None = values["properties"].get("terramosaic:seam")
+    return stated
 
 
 def holes_in(home: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The groups of keys that say what counts as an observation, each checked for itself."""
+"""The groups of keys that say what counts: as an observation, and as good enough to publish."""
 
 from __future__ import annotations
 
@@ -92,4 +92,25 @@ class Radiometry(Part):
     proof: Literal["refuse", "warn", "off"] = Field(
         default="refuse",
         description="refuse (leave out scenes whose pixels contradict it), warn or off",
+    )
+
+
+class Gate(Part):
+    """When a map is not good enough to be published."""
+
+    gate: Literal["refuse", "warn", "off"] = Field(
+        default="warn", description="refuse (publish nothing), warn or off"
+    )
+    max_seam_z: float = Field(
+        default=3.0,
+        gt=0,
+        description="standard deviations by which lines may change more often than what lies "
+        "beside them: without a seam, one map in 700 is above 3",
+    )
+    max_disagreement: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="the share of pixels, 0 to 1, that may get another class where windows lie "
+        "elsewhere",
     )

@@ -11,6 +11,7 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs import providers, trust
 from catalogs.errors import Wrong
+from flows import crew
 from flows import region as regions
 from flows.part import File, Listed, Part, file_of, known, path_of, unique
 
@@ -199,6 +200,16 @@ class Output(Part):
         return Path(self.path)
 
 
+class Span(Part):
+    """How many workers there may be, at least and at most."""
+
+    min: int
+    max: int
+
+
+MOST_WORKERS = 4096
+
+
 class Execution(Part):
     """How it is computed; nothing here changes what a tile means."""
 
@@ -209,7 +220,11 @@ class Execution(Part):
         description=f"pixels on a side, a multiple of {PATCH} from {PATCH} to 65536",
     )
     engine: str = Field(default="threads", description="threads, distributed or tcp://HOST:PORT")
-    workers: int = Field(default=2, ge=1, le=4096, description="a whole number from 1 to 4096")
+    workers: Literal["auto"] | int | Span = Field(
+        default="auto",
+        description=f"auto, a whole number from 1 to {MOST_WORKERS}, or {{min: 1, max: 8}} to grow "
+        "and shrink with the work",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto, fp32 or bf16"
@@ -225,6 +240,29 @@ class Execution(Part):
                 f"{value} is not a multiple of {PATCH}: use {below} or {below + PATCH}."
             )
         return value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _some_workers(cls, value: Any) -> Any:
+        limits = list(value.values()) if isinstance(value, dict) else [value]
+        counted = all(type(one) is int and 1 <= one <= MOST_WORKERS for one in limits)
+        if isinstance(value, Span) or value == "auto" or (counted and not isinstance(value, dict)):
+            return value
+        if isinstance(value, dict) and set(value) == {"min", "max"} and counted:
+            if value["min"] <= value["max"]:
+                return value
+            raise ValueError(f"min {value['min']} is more than max {value['max']}.")
+        raise ValueError(
+            f"{value!r} is neither auto, nor a whole number from 1 to {MOST_WORKERS}, nor two of "
+            "them as in {min: 1, max: 8}."
+        )
+
+    @property
+    def most(self) -> int:
+        """Return how many tiles may be made at a time, as far as the job says."""
+        return crew.span(
+            self.workers.model_dump() if isinstance(self.workers, Span) else self.workers
+        )[1]
 
     @field_validator("engine")
     @classmethod

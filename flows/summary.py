@@ -64,13 +64,29 @@ def run(result: Mapping[str, Any]) -> Iterator[str]:
         ("scenes", result.get("scenes")),
         ("seconds", _stages(result.get("seconds") or {})),
         ("accuracy", _accuracy(result.get("accuracy"))),
+        ("seams", _seams(result.get("seam"))),
     )
     for failed in tiles["failed"]:
         yield f"  failed     {failed['tile']}: {failed['reason']}"
 
 
+def _seams(figures: Mapping[str, Any] | None) -> str:
+    """Say how many standard deviations the lines lie above what is beside them."""
+    said = [
+        f"{kind} {figures[kind]['z']:+.1f}"
+        for kind in ("window", "tile", "zone")
+        if figures and figures.get(kind)
+    ]
+    return f"z = {', '.join(said)}" if said else ""
+
+
 def _headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
     lost = len(tiles["failed"])
+    if status == "refused":
+        return (
+            "refused: the quality gate of the job is not passed and nothing is published; the "
+            "tiles stay, so that a run with another qc computes none again"
+        )
     if status == "unchanged":
         return "nothing to do: the product is complete, and neither scenes nor recipe changed"
     if status == "complete":
@@ -214,7 +230,7 @@ def verify(result: Mapping[str, Any]) -> Iterator[str]:
         yield from ("  " + line for line in table(("tile", "file", "why"), rows))
     else:
         yield "the files match their receipts, but a gate is not passed"
-    yield from _listed(("seam", _facts(result.get("seam"))))
+    yield from _listed(("seams", _seams(result.get("seam"))))
 
 
 def _facts(values: Mapping[str, Any] | None) -> str:

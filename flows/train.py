@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,10 @@ from flows.progress import Progress
 from model import config
 from model.heads import Segmenter
 from model.modalities import Statistics, get
-from model.prediction import known
+from model.prediction import known, reach
 from model.prediction.cards import CLASSES, Card
+from model.prediction.predictor import Running
+from model.prediction.tasks import SegmentationPredictor
 from model.train import IGNORE, Mosaic, Qda, band_statistics, evaluate, fit
 from model.train.metrics import Scores, scores
 from pipeline import files
@@ -127,7 +130,15 @@ def run(
         "seconds_of_material": made,
         **measured,
     }
-    card = known.ship(out, built, _card(recipe, built, scales, training))
+    card = _card(recipe, built, scales, training)
+    curve = reach.measure(
+        SegmentationPredictor(
+            built, card, running=Running(device=device, precision="fp32", holes="fill")
+        ),
+        [test.inputs for test in tests],
+        on=f"countries {', '.join(map(str, recipe.test_seeds))}",
+    )
+    card = known.ship(out, built, replace(card, reach=curve))
     weights = out / "weights.safetensors"
     sha256, size = files.sha256(weights), weights.stat().st_size
     text = describe.card(card, sha256=sha256, size=size)

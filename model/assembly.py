@@ -74,7 +74,7 @@ def backbone(
     return encoder.eval()
 
 
-def generator(
+def generator(  # noqa: PLR0913
     name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
     inputs: Sequence[str],
     outputs: Sequence[str],
@@ -84,6 +84,8 @@ def generator(
     boa_offset: Offsets = 0.0,
     embed_last: bool = False,
     revision: str | None = None,
+    *,
+    chained: bool = True,
 ) -> Generator:
     """Build a generator: any to any, in the order of the outputs.
 
@@ -102,6 +104,8 @@ def generator(
         embed_last: whether the last output, too, can be fed back to the encoder, which several
             decoding steps need. The published files hold the embedding.
         revision: of the hub repository.
+        chained: whether an output can be an input of those after it; False leaves out what only
+            that needs.
 
     Raises:
         ModelError: anything unknown; S2L1C and RGB cannot be made, only given.
@@ -120,6 +124,7 @@ def generator(
             outputs,
             tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
             embed_last=embed_last,
+            chained=chained,
             boa_offset=boa_offset,
         )
     filled = equipment.fill(built, built.tokenizer, weights, name, revision)

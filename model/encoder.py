@@ -318,15 +318,25 @@ class Encoder(Family):
             return x
         if self.merge == "dict":
             return {span.name: x[:, span.start : span.stop] for span in spans}
+        stack = self._side_by_side(x, spans)
+        if self.merge == "concat":
+            return self._concatenated(stack)
+        return _mean(stack) if self.merge == "mean" else torch.stack(stack).amax(dim=0)
+
+    def averaged(self, x: Tensor, spans: Sequence[Span]) -> Tensor:
+        """Return a sequence of tokens averaged over its images, as `merge="mean"` does.
+
+        Raises:
+            ModelError: the images differ in size.
+        """
+        return _mean(self._side_by_side(x, spans))
+
+    def _side_by_side(self, x: Tensor, spans: Sequence[Span]) -> list[Tensor]:
         rasters = [span for span in spans if not span.sequence]
         if len({span.stop - span.start for span in rasters}) != 1:
             counts = {span.name: span.stop - span.start for span in rasters}
             raise ModelError(f"merge {self.merge!r} needs images of one size, but tokens: {counts}")
-        stack = [x[:, span.start : span.stop] for span in rasters]
-        if self.merge == "concat":
-            return self._concatenated(stack)
-        joined = torch.stack(stack, dim=0)
-        return joined.mean(dim=0) if self.merge == "mean" else joined.amax(dim=0)
+        return [x[:, span.start : span.stop] for span in rasters]
 
     def _concatenated(self, stack: list[Tensor]) -> Tensor:
         missing = self.out_dim // self.size.dim - len(stack)
@@ -334,6 +344,10 @@ class Encoder(Family):
         return torch.cat([*stack, *[token] * missing], dim=-1)
         # ^ present blocks first, in the order of the call, then the missing ones: the published
         #   behaviour, which fine-tuned heads rely on
+
+
+def _mean(stack: list[Tensor]) -> Tensor:
+    return torch.stack(stack).mean(dim=0)
 
 
 def _reduced(

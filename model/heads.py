@@ -184,29 +184,42 @@ class Segmenter(Family):
         Raises:
             ModelError: unknown or no modality, or a wrong shape.
         """
-        unknown = [name for name in inputs if name not in self.head.channels]
-        if unknown or not inputs:
-            raise ModelError(f"inputs {list(inputs)}: some of {list(self.modalities)} expected")
         if tokens not in ("encoder", "zero"):
             raise ModelError(f"tokens {tokens!r}: encoder or zero")
-        filled = {name: torch.nan_to_num(inputs[name], 0.0, 0.0, 0.0) for name in self._in(inputs)}
-        read = self._tokens(filled, tokens)
+        filled = self._filled(inputs)
+        read = self._tokens(filled, self.layers)
+        if tokens == "zero":
+            read = [torch.zeros_like(value) for value in read]
         return self._logits(read, self._pixels(inputs, filled), seen)
+
+    def with_tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K, H, W) and the last layer's tokens (B, N, D), of one encoder pass.
+
+        Raises:
+            ModelError: as for a call.
+        """
+        filled = self._filled(inputs)
+        *read, last = self._tokens(filled, [*self.layers, self.encoder.depth - 1])
+        return self._logits(read, self._pixels(inputs, filled), None), last
 
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack."""
         return {f"encoder.{key}" for key in self.encoder.optional_keys()}
 
-    def _in(self, inputs: Mapping[str, Tensor]) -> list[str]:
-        return [name for name in self.modalities if name in inputs]
+    def _filled(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        unknown = [name for name in inputs if name not in self.head.channels]
+        if unknown or not inputs:
+            raise ModelError(f"inputs {list(inputs)}: some of {list(self.modalities)} expected")
+        ordered = [name for name in self.modalities if name in inputs]
         # ^ the model's order, whatever the caller's: the order of the sequence changes bits
+        return {name: torch.nan_to_num(inputs[name], 0.0, 0.0, 0.0) for name in ordered}
 
-    def _tokens(self, filled: Mapping[str, Tensor], use: TokenUse) -> list[Tensor]:
-        found = self.encoder.run(filled, self.layers)
+    def _tokens(self, filled: Mapping[str, Tensor], layers: Sequence[int]) -> list[Tensor]:
+        found = self.encoder.run(filled, layers)
         maps = [value for value in found if isinstance(value, Tensor)]
         if len(maps) != len(found):
             raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")
-        return [torch.zeros_like(value) for value in maps] if use == "zero" else maps
+        return maps
 
     def _pixels(self, inputs: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> Tensor:
         parts: list[Tensor] = []

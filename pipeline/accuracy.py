@@ -36,15 +36,33 @@ def agreement(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Agreement:
     Args:
         mapped: codes of the legend, 0 = no answer.
         truth: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
+    """
+    return of(confusion(mapped, truth))
+
+
+def confusion(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the pixels by their code in the truth and on the map, where both have a class.
+
+    Args:
+        mapped: codes of the legend, 0 = no answer.
+        truth: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
 
     Returns:
-        Overall accuracy and macro F1 (van Rijsbergen, Information Retrieval, 1979, ch. 7).
+        (256, 256), codes of the truth down; parts of a map add up.
     """
     clouds = classes.BY_NAME["clouds"].code
     both = (mapped != classes.NODATA) & (truth != classes.NODATA) & (truth != clouds)
     size = 256
     flat = truth[both].astype(np.int64) * size + mapped[both]
-    matrix = np.bincount(flat, minlength=size * size).reshape(size, size)
+    return np.bincount(flat, minlength=size * size).reshape(size, size).astype(np.int64)
+
+
+def of(matrix: NDArray[np.int64]) -> Agreement:
+    """Return what a matrix of :func:`confusion` says.
+
+    Returns:
+        Overall accuracy and macro F1 (van Rijsbergen, Information Retrieval, 1979, ch. 7).
+    """
     total = int(matrix.sum())
     if total == 0:
         return Agreement(overall=float("nan"), macro_f1=float("nan"), n=0, f1={})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from catalogs import classes
 from pipeline import layers
-from pipeline.recipe import Model
+from pipeline.recipe import Answer, Model
 
 UNCLASSED = ("nodata", "clouds")
 """Answers that are no land cover: where one is most probable, a pixel stays unclassified."""
@@ -20,40 +20,44 @@ MAP = ("land_cover", "confidence", "second_class", "margin")
 
 
 def variables(model: Model, *, probabilities: bool) -> dict[str, tuple[str, ...]]:
-    """Return the layers of a model's answer and their band names.
+    """Return the layers of a model's answers and their band names.
 
     Args:
         model: the model.
         probabilities: whether the class probabilities are kept.
     """
-    if model.task != "land_cover":
-        layer = layers.get(model.layer)
-        layers.expect(layer, model.unit)
-        return {layer.name: layer.named(model.bands)}
-    kept = {"probabilities": model.class_names} if probabilities else {}
-    return {name: layers.get(name).named() for name in MAP} | kept
+    found: dict[str, tuple[str, ...]] = {}
+    for answer in model.answers:
+        if answer.task == "land_cover":
+            kept = {"probabilities": answer.class_names} if probabilities else {}
+            found |= {name: layers.get(name).named() for name in MAP} | kept
+        else:
+            layer = layers.get(answer.layer)
+            layers.expect(layer, answer.unit)
+            found[layer.name] = layer.named(answer.bands)
+    return found
 
 
 def of(
-    model: Model,
+    answer: Answer,
     blended: NDArray[np.float32],
     observed: NDArray[np.bool_],
     *,
     probabilities: bool,
 ) -> dict[str, NDArray[Any]]:
-    """Return the stored values of a model's layers; what was not observed has no answer.
+    """Return the stored values of an answer's layers; what was not observed has no answer.
 
     Args:
-        model: the model.
+        answer: what the model was asked.
         blended: (channel, y, x); NaN = no answer.
         observed: (y, x).
         probabilities: whether the class probabilities are kept.
     """
-    if model.task != "land_cover":
-        layer = layers.get(model.layer)
+    if answer.task != "land_cover":
+        layer = layers.get(answer.layer)
         values = np.where(observed, blended, layer.fill).astype(layer.dtype)
         return {layer.name: values[0] if layer.planar else values}
-    result = classify(blended, model.class_names, observed)
+    result = classify(blended, answer.class_names, observed)
     if not probabilities:
         del result["probabilities"]
     return result

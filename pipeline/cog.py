@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from pipeline import files, styles
+from pipeline.reading import GDAL_CACHE
 from pipeline.tally import BandStatistics, Tally
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ _BLOCK_BYTES = 1 << 24
 Read = Callable[[int, int], NDArray[Any]]
 """(first row, row after the last) -> (bands, rows, width) of the layer's stored type."""
 
-_GDAL: Mapping[str, str] = {
+_GDAL: Mapping[str, str | int] = {
+    "GDAL_CACHEMAX": GDAL_CACHE,
     "GDAL_PAM_ENABLED": "NO",
     # ^ the sidecar is ours to write: GDAL's own would be written beside the temporary name
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,13 @@ class Tile:
 
     epsg: int
     """Whose grid it is, where a plan has several."""
+
+    def coarsened(self, cell: int) -> Tile:
+        """Return the same tile on a grid of ``cell`` x ``cell`` pixels a cell."""
+        row, column, height, width = (
+            length // cell for length in (self.row, self.column, self.height, self.width)
+        )
+        return replace(self, row=row, column=column, height=height, width=width)
 
 
 def tiles(grid: Grid, size: int, *, prefix: str = "") -> tuple[Tile, ...]:

@@ -5,7 +5,7 @@ Nothing is interpolated or averaged: a value of the mosaic is a value of the pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import Transformer
+from shapely.geometry import box
 
 from pipeline import grid as grids
 from pipeline import layers, store
@@ -54,7 +55,34 @@ def join(
         names: layer → bands.
     """
     store.blank(path, grid, plan.tile, names)
-    zones = [
+    for tile, values, _ in _tiles(plan, folder, grid, names, zones=0):
+        store.write(path, tile, values)
+
+
+def borders(
+    plan: Plan, folder: Path, grid: Grid, names: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]:
+    """Return the tiles of a mosaic in which zones meet.
+
+    Args:
+        plan: a plan whose tiles are finished.
+        folder: the plan's folder.
+        grid: the mosaic's grid, one of the plan's.
+        names: layer → bands, :data:`WITNESS` among them.
+
+    Returns:
+        Layer → values, and (y, x) the number of the zone that each pixel was taken from, from 1;
+        0 where there is none.
+    """
+    for _, values, owner in _tiles(plan, folder, grid, names, zones=2):
+        yield values, owner
+
+
+def _tiles(
+    plan: Plan, folder: Path, grid: Grid, names: Mapping[str, Sequence[str]], zones: int
+) -> Iterator[tuple[Tile, dict[str, NDArray[Any]], NDArray[np.uint8]]]:
+    """Return the tiles of a mosaic that so many zones reach, joined."""
+    parts = [
         _Zone(
             grid=one,
             path=store.of(folder, plan, one.epsg),
@@ -65,21 +93,25 @@ def join(
     ]
     inside = grids.project(geometry(plan.region), grid.epsg)
     for tile in grids.tiles(grid, plan.tile):
-        store.write(path, tile, _joined(zones, inside, grid, tile, names))
+        area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
+        if sum(part.own.intersects(box(*area.bounds)) for part in parts) >= zones:
+            yield tile, *_joined(parts, inside, area, names)
 
 
 def _joined(
-    zones: Sequence[_Zone], inside: Any, grid: Grid, tile: Tile, names: Mapping[str, Sequence[str]]
-) -> dict[str, NDArray[Any]]:
-    area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
+    zones: Sequence[_Zone], inside: Any, area: Grid, names: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
     missing = grids.inside(inside, area)
     values = {name: _empty(layers.get(name), len(bands), area) for name, bands in names.items()}
-    turns = [(zone, grids.inside(zone.own, area)) for zone in zones]
-    turns += [(zone, missing) for zone in zones]
+    owner = np.zeros(area.shape, dtype=np.uint8)
+    turns = [(number, grids.inside(zone.own, area)) for number, zone in enumerate(zones)]
+    turns += [(number, missing) for number, _ in enumerate(zones)]
     # ^ where a zone's own nearest pixel is another zone's ground, that zone's pixel is as near
-    for zone, wanted in turns:
-        _take(zone, wanted & missing, missing, area, values)
-    return values
+    for number, wanted in turns:
+        before = missing.copy()
+        _take(zones[number], wanted & missing, missing, area, values)
+        owner[before & ~missing] = number + 1
+    return values, owner
 
 
 def _empty(layer: layers.Layer, bands: int, area: Grid) -> NDArray[Any]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import shapely
-from rasterio.warp import transform_bounds
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
-from catalogs import footprint
 from catalogs.errors import Wrong
 from catalogs.scene import WANTED, Scene
 from catalogs.search import Doubt
@@ -24,21 +22,18 @@ from catalogs.select import Refusal
 from catalogs.snapshot import Snapshot
 from pipeline import files, grid, utm, windows
 from pipeline.grid import Grid, Tile
+from pipeline.neighbours import Neighbours
 from pipeline.recipe import Model, Recipe
 from pipeline.windows import Lattice, Placement
 
-NUMERICS = 3
+NUMERICS = 4
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 """What a product may be called: the name becomes a folder, and a plan is a file from anywhere."""
 
-FORMAT = 2
+FORMAT = 3
 """Layout of the plan file."""
-
-
-NEAR = 0.01
-"""Degrees by which a scene's box is widened: catalogs round their coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +78,12 @@ class Plan:
         if not self.grids or len({one.epsg for one in self.grids}) < len(self.grids):
             raise ValueError("a plan needs grids, each of another coordinate system")
         origins = [step for one in self.grids for step in self.pixels(one).origin_index()]
-        steps = (self.recipe.stride, self.recipe.margin, *origins)
-        if any(step % self.cell for step in steps):
-            raise ValueError(f"grid and windows must begin and step by {self.cell} px")
+        steps = (self.recipe.stride, self.recipe.margin, self.tile * self.cell, *origins)
+        if any(step % self.coarsest for step in steps):
+            raise ValueError(f"grid, tiles and windows must begin and step by {self.coarsest} px")
             # ^ the cells of neighbouring windows would lie beside each other
 
-    @property
+    @functools.cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """Return the tiles, grid by grid and row by row."""
         several = len(self.grids) > 1
@@ -97,6 +92,11 @@ class Plan:
             for one in self.grids
             for tile in grid.tiles(one, self.tile, prefix=f"{one.epsg}-" if several else "")
         )
+
+    @functools.cached_property
+    def named(self) -> Mapping[str, Tile]:
+        """Return the tiles by their ids."""
+        return {tile.id: tile for tile in self.tiles}
 
     @property
     def grid(self) -> Grid:
@@ -117,26 +117,40 @@ class Plan:
 
         No place belongs to two grids. Longitude and latitude.
         """
+        return self._grounds[epsg]
+
+    @functools.cached_property
+    def _grounds(self) -> Mapping[int, BaseGeometry]:
         region = geometry(self.region)
-        return region if len(self.grids) == 1 else utm.ground(region, epsg)
+        if len(self.grids) == 1:
+            return {self.grid.epsg: region}
+        return {one.epsg: utm.ground(region, one.epsg) for one in self.grids}
 
     @property
     def cell(self) -> int:
-        """Return the pixels along the side of a cell of the grid: 1 unless the answer is coarse."""
+        """Return the pixels along a side of the grid's cells: 1 unless all answers are coarse."""
         return self.model.cell if self.model else 1
 
     @property
+    def coarsest(self) -> int:
+        """Return the pixels along the side of the coarsest answer's cell."""
+        return self.model.coarsest if self.model else 1
+
+    def factor(self, layer: str) -> int:
+        """Return how many cells of the grid make one of a layer, along a side."""
+        answers = self.model.answers if self.model else ()
+        return next((one.cell // self.cell for one in answers if one.layer == layer), 1)
+
+    @property
     def lattice(self) -> Lattice | None:
-        """Return the lattice of the model's windows, in cells of the grid."""
+        """Return the lattice of the model's windows, in pixels."""
         if self.model is None:
             return None
         return Lattice(
-            window=self.model.window // self.cell,
-            stride=self.recipe.stride // self.cell,
-            margin=self.recipe.margin // self.cell,
+            window=self.model.window, stride=self.recipe.stride, margin=self.recipe.margin
         )
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Return the sha256 of everything that decides the product's pixels."""
         return digest(
@@ -168,14 +182,15 @@ class Plan:
         """Return the bands of a modality that are composed: the model's, or all that exist."""
         if self.model is not None and modality in self.model.inputs:
             return self.model.inputs[modality]
-        held = {
-            band
-            for scene in self.snapshot.scenes
-            if scene.modality == modality
-            for band in scene.assets
-        }
         wanted = self.recipe.bands.get(modality, WANTED[modality])
-        return tuple(band for band in wanted if band in held)
+        return tuple(band for band in wanted if (modality, band) in self._held)
+
+    @functools.cached_property
+    def _held(self) -> frozenset[tuple[str, str]]:
+        """Return modality and band of everything that the scenes hold."""
+        return frozenset(
+            (scene.modality, band) for scene in self.snapshot.scenes for band in scene.assets
+        )
 
     def area(self, tile: Tile) -> Grid:
         """Return the grid of a tile's cells."""
@@ -188,17 +203,31 @@ class Plan:
         return area.refined(self.cell)
 
     def placement(self, tile: Tile) -> Placement | None:
-        """Return the windows that a tile's answer is blended from, in cells of the grid."""
-        return windows.place(self.on(tile.epsg), tile, self.lattice) if self.lattice else None
+        """Return the windows that a tile's answers are blended from, in pixels."""
+        return windows.place(self.pixels(self.area(tile)), self.lattice) if self.lattice else None
 
     def context(self, tile: Tile) -> Grid:
         """Return the pixels that must be read for a tile: its windows, or the tile itself."""
         placed = self.placement(tile)
-        return self.pixels(placed.context if placed else self.area(tile))
+        return placed.context if placed else self.pixels(self.area(tile))
 
     def scenes(self, tile: Tile) -> tuple[Scene, ...]:
         """Return the scenes that may touch a tile or its context."""
-        return touching(self.snapshot.scenes, self.context(tile))
+        return tuple(self.snapshot.scenes[number] for number in self.near(tile))
+
+    def near(self, tile: Tile) -> tuple[int, ...]:
+        """Return where, among the snapshot's scenes, those stand that may touch a tile."""
+        if tile.id not in self._near:
+            self._near[tile.id] = self._neighbours[tile.epsg].of(self.context(tile))
+        return self._near[tile.id]
+
+    @functools.cached_property
+    def _near(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    @functools.cached_property
+    def _neighbours(self) -> Mapping[int, Neighbours]:
+        return {one.epsg: Neighbours(self.snapshot.scenes, one.epsg) for one in self.grids}
 
     def key(self, tile: Tile) -> str:
         """Return the sha256 of everything that decides a tile's pixels; no path, no engine."""
@@ -206,14 +235,27 @@ class Plan:
             {
                 "numerics": NUMERICS,
                 "grid": self.area(tile).to_dict(),
-                "ground": geojson(self.ground(tile.epsg)),
-                "scenes": sorted(
-                    (scene.identity() for scene in self.scenes(tile)), key=lambda s: str(s["id"])
-                ),
-                "recipe": self.recipe.to_dict(),
-                "model": self.model.to_dict() if self.model else None,
+                "common": self._common[tile.epsg],
+                "scenes": sorted(self._identities[number] for number in self.near(tile)),
             }
         )
+
+    @functools.cached_property
+    def _identities(self) -> tuple[str, ...]:
+        """Return the sha256 of what each scene is: hashed once, and not for every tile."""
+        return tuple(digest(scene.identity()) for scene in self.snapshot.scenes)
+
+    @functools.cached_property
+    def _common(self) -> Mapping[int, str]:
+        """Return EPSG code → sha256 of what all tiles of a grid have in common."""
+        shared = {
+            "recipe": self.recipe.to_dict(),
+            "model": self.model.to_dict() if self.model else None,
+        }
+        return {
+            one.epsg: digest({"ground": geojson(self.ground(one.epsg)), **shared})
+            for one in self.grids
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values, its digest included."""
@@ -297,28 +339,6 @@ def digest(value: Mapping[str, Any]) -> str:
     """Return the sha256 of JSON-ready values, whatever the order of their keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def touching(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
-    """Return the scenes whose rasters meet a grid; footprints count where the catalog is silent."""
-    outline = shapely.box(*area.bounds)
-    lonlat = footprint.from_bbox(
-        transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds)
-        # ^ west of 180 degrees and east of it, west is the larger number
-    )
-    return tuple(scene for scene in scenes if _meets(scene, area.epsg, outline, lonlat))
-
-
-def _meets(scene: Scene, epsg: int, outline: Any, lonlat: Any) -> bool:
-    known = next(
-        (a for a in scene.assets.values() if a.epsg and a.transform and a.shape),
-        None,
-    )
-    if known is not None and known.epsg == epsg and known.transform and known.shape:
-        a, _, left, _, e, top = known.transform
-        raster = shapely.box(left, top + e * known.shape[0], left + a * known.shape[1], top)
-        return bool(raster.intersects(outline))
-    return bool(footprint.from_bbox(scene.bbox).buffer(NEAR).intersects(lonlat))
 
 
 def geometry(region: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from pipeline.accuracy import Agreement
 from pipeline.cog import CogInfo
 from pipeline.grid import Grid
 from pipeline.layers import Layer
+from pipeline.qc import Quality
 
 KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
@@ -229,6 +230,9 @@ class Product:
 
     accuracy: Agreement | None = None
     """Agreement with a truth, where one is known."""
+
+    quality: Quality | None = None
+    """What was found at the lines by which the work was cut."""
 
     reference: str = ""
     """What the truth is, for people."""

@@ -114,6 +114,8 @@ def _own_properties(product: Product) -> dict[str, Any]:
         values["holes"] = [
             {"tile": hole.tile, "reason": notes.scrub(hole.reason)} for hole in product.holes
         ]
+    if product.quality is not None:
+        values["seam"] = product.quality.to_dict()
     if product.accuracy is not None and product.accuracy.n:
         values["accuracy"] = asdict(product.accuracy) | {"reference": product.reference}
     return {f"terramosaic:{key}": value for key, value in values.items() if value is not None}

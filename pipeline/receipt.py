@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Receipt:
 
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
+
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    """Windows, and what was made twice to see how far it can be trusted: see pipeline.sample."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values."""

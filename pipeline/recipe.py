@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 METHODS = ("median", "medoid", "least_cloudy", "latest")
@@ -48,6 +48,9 @@ class Recipe:
     margin: int
     """Pixels of a window that only serve as context."""
 
+    average_below: float | None = None
+    """Mean probability of the mapped class below which a window is asked from eight sides."""
+
     probabilities: bool
     composites: bool
 
@@ -85,19 +88,14 @@ def _frozen(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What the plan must know of the model to cut windows, and to know it again."""
-
-    name: str
-    digest: str
-    window: int
-    inputs: Mapping[str, tuple[str, ...]]
-    class_names: tuple[str, ...]
-    precision: str
-    batch: int
+class Answer:
+    """One thing that a model says of a window."""
 
     task: str = "land_cover"
     """One of :data:`TASKS`."""
+
+    class_names: tuple[str, ...] = ()
+    """Names of the legend, in the order of the probabilities; empty for other answers."""
 
     bands: tuple[str, ...] = ()
     """Names of the answer's channels where they are no classes."""
@@ -118,8 +116,8 @@ class Model:
             raise ValueError("a model that generates must say which modality")
         if not self.channels:
             raise ValueError(f"the channels of the task {self.task!r} have no names")
-        if self.cell < 1 or self.window % self.cell:
-            raise ValueError(f"windows of {self.window} px are not whole cells of {self.cell} px")
+        if self.cell < 1:
+            raise ValueError(f"cells of {self.cell} px")
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -131,24 +129,66 @@ class Model:
         """Return the name of the layer that holds the answer."""
         return f"generated_{self.modality}" if self.task == "generate" else self.task
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values.
 
-        What has its default stands there unsaid: a plan from before there was a choice keeps
-        its digest.
-        """
-        values = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.default is MISSING or getattr(self, field.name) != field.default
-        }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the plan must know of the model to cut windows, and to know it again."""
+
+    name: str
+    digest: str
+    window: int
+    inputs: Mapping[str, tuple[str, ...]]
+    precision: str
+    batch: int
+    """Windows per call: the last call of a tile is filled up."""
+
+    device: str = "cpu"
+    """Kind of device, ``cpu`` or ``cuda``: the bits of an answer are those of a kind."""
+
+    answers: tuple[Answer, ...]
+    """What it is asked for, in one pass; the first one leads."""
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise ValueError("a model that is asked for nothing")
+        if len({one.layer for one in self.answers}) < len(self.answers):
+            raise ValueError("a model is asked for each thing once")
+        if any(self.window % one.cell for one in self.answers):
+            raise ValueError(f"windows of {self.window} px are not whole cells")
+
+    @property
+    def main(self) -> Answer:
+        """Return the answer that leads: the land cover, or the first one."""
+        return self.answers[0]
+
+    @property
+    def cell(self) -> int:
+        """Return the pixels along the side of a cell of the finest answer."""
+        return min(one.cell for one in self.answers)
+
+    @property
+    def coarsest(self) -> int:
+        """Return the pixels along the side of a cell of the coarsest answer."""
+        return max(one.cell for one in self.answers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values; what has its default stands there unsaid."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
-        return values | lists
+        values["answers"] = [_said(one) for one in self.answers]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Model:
         """Build a model from :meth:`to_dict`'s values."""
-        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        return cls(**{**values, **lists, "inputs": inputs})
+        answers = tuple(Answer(**_frozen(one)) for one in values["answers"])
+        return cls(**{**values, "inputs": inputs, "answers": answers})
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    return {
+        field.name: _listed(getattr(answer, field.name))
+        for field in fields(answer)
+        if getattr(answer, field.name) != field.default
+    }

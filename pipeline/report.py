@@ -12,7 +12,7 @@ import numpy as np
 from shapely.geometry import shape
 
 from catalogs import classes
-from pipeline import coverage, layers, notes, page, picture, quicklook, seen, styles
+from pipeline import coverage, layers, notes, page, picture, qcpage, quicklook, seen, styles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,6 +52,7 @@ def html(product: Product, pictures: Pictures) -> str:
         _values(product),
         _accuracy(product),
         _confidence(product, pictures),
+        qcpage.section(product.quality),
         _observations(pictures),
         _limits(product),
         _seen(product),

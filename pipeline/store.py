@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -23,15 +23,26 @@ from pipeline.plan import Plan
 NAME = "cube.zarr"
 LARGEST_CHUNK = 512
 
+_T = TypeVar("_T")
+
 
 def chunk(tile: int) -> int:
     """Return the side of a chunk: the largest divisor of the tile that is not above 512."""
     return next(size for size in range(min(tile, LARGEST_CHUNK), 0, -1) if tile % size == 0)
 
 
-def of(folder: Path, plan: Plan, epsg: int) -> Path:
-    """Return where a grid of a plan has its store: the cube itself, or its group of that grid."""
-    return folder / NAME if len(plan.grids) == 1 else folder / NAME / str(epsg)
+def of(folder: Path, plan: Plan, epsg: int, factor: int = 1) -> Path:
+    """Return where a grid of a plan has its store: the cube itself, or its group of that grid.
+
+    Args:
+        folder: the plan's folder.
+        plan: the plan.
+        epsg: the grid's coordinate system.
+        factor: cells of the grid along a side of one cell of the layers: those of coarser answers
+            lie in a group of their own, with coordinates of their own.
+    """
+    home = folder / NAME if len(plan.grids) == 1 else folder / NAME / str(epsg)
+    return home if factor == 1 else home / f"cells_{factor}"
 
 
 def create(folder: Path, plan: Plan, names: Mapping[str, Sequence[str]]) -> None:
@@ -44,12 +55,24 @@ def create(folder: Path, plan: Plan, names: Mapping[str, Sequence[str]]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     with files.workspace(folder) as work:
         for grid in plan.grids:
-            blank(of(work, plan, grid.epsg), grid, plan.tile, names)
+            for factor, some in sheets(plan, names).items():
+                path = of(work, plan, grid.epsg, factor)
+                blank(path, grid.coarsened(factor), plan.tile // factor, some)
+            _consolidate(of(work, plan, grid.epsg))
+            # ^ once more: it names the groups inside
         if len(plan.grids) > 1:
             zarr.create_group(work / NAME, zarr_format=3)
             _consolidate(work / NAME)
         (work / NAME).rename(folder / NAME)
     files.sync(folder)
+
+
+def sheets(plan: Plan, names: Mapping[str, _T]) -> dict[int, dict[str, _T]]:
+    """Return layers by the cells of the grid that make one of theirs, the finest first."""
+    found: dict[int, dict[str, _T]] = {}
+    for name in sorted(names, key=plan.factor):
+        found.setdefault(plan.factor(name), {})[name] = names[name]
+    return found
 
 
 def blank(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]]) -> None:
@@ -130,6 +153,26 @@ def _write_coordinates(root: zarr.Group, grid: Grid) -> None:
                 "axis": name.upper(),
             },
         )
+
+
+def write_tile(
+    folder: Path, plan: Plan, tile: Tile, values: Mapping[str, NDArray[Any]]
+) -> dict[str, str]:
+    """Write all layers of a tile of a plan; return layer → sha256 of its values."""
+    digests: dict[str, str] = {}
+    for factor, some in sheets(plan, values).items():
+        digests |= write(of(folder, plan, tile.epsg, factor), tile.coarsened(factor), some)
+    return digests
+
+
+def check_tile(
+    folder: Path, plan: Plan, tile: Tile, digests: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Compare all stored values of a tile of a plan with their digests, as :func:`check` does."""
+    found: list[tuple[str, str]] = []
+    for factor, some in sheets(plan, digests).items():
+        found += check(of(folder, plan, tile.epsg, factor), tile.coarsened(factor), some)
+    return found
 
 
 def write(path: Path, tile: Tile, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask.base
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS, Scene
-from pipeline import (
-    answers,
-    cells,
-    composite,
-    grid,
-    layers,
-    predict,
-    radiometry,
-    reading,
-    receipt,
-    store,
-)
+from pipeline import answers, cells, grid, layers, predict, radiometry, receipt, sample, store
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan
-from pipeline.predict import Predictor
+from pipeline.predict import Count, Look, Predictor, Sample, Shared
 from pipeline.receipt import Receipt
+from pipeline.strip import Roll, Seen, Strip, strips
 
 BITS = {
     "S2L2A": layers.S2,
@@ -41,26 +28,6 @@ BITS = {
 }
 COUNTS = ("observations", "first_observed", "last_observed", "inputs_used")
 """The layers that every product has: what was seen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The composites of one grid, in memory."""
-
-    values: Mapping[str, xr.DataArray]
-    """Modality → (band, y, x) in the units of :data:`radiometry.UNITS`; NaN = no value."""
-
-    observations: NDArray[np.uint16]
-    """(y, x): days with a clear Sentinel-2 observation; Sentinel-1 where no other is given."""
-
-    first: NDArray[np.uint16]
-    """(y, x): days since 1970-01-01 of the earliest; 0 = none."""
-
-    last: NDArray[np.uint16]
-    """(y, x): days since 1970-01-01 of the latest; 0 = none."""
-
-    steps: tuple[Seen, ...] = ()
-    """The same of each part of the period that has composites of its own."""
 
 
 def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -91,7 +58,13 @@ def _series(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def finish(
-    plan: Plan, tile: Tile, predictor: Predictor | None, folder: Path, *, threads: int
+    plan: Plan,
+    tile: Tile,
+    predictor: Predictor | None,
+    folder: Path,
+    *,
+    threads: int,
+    shared: Shared | None = None,
 ) -> Receipt:
     """Make one tile: read, compose, predict, write, and then say so.
 
@@ -101,143 +74,187 @@ def finish(
         predictor: the model; None where the plan has none.
         folder: the plan's folder; its store exists.
         threads: threads that read and compose.
+        shared: what neighbouring tiles have asked the same model of the same plan already.
 
     Raises:
         Unreadable: an asset could not be read; nothing of the tile is written.
     """
     started = time.perf_counter()
-    context = plan.context(tile)
-    seen = see(plan, tile, context, threads=threads)
-    read = time.perf_counter()
-    values = answer(plan, tile, context, seen, predictor)
-    predicted = time.perf_counter()
-    digests = store.write(store.of(folder, plan, tile.epsg), tile, values)
+    scenes = plan.scenes(tile)
+    made = Making(plan, tile)
+    made.run(scenes, predictor, threads=threads, shared=shared)
+    values = made.values()
+    writing = time.perf_counter()
+    digests = store.write_tile(folder, plan, tile, values)
+    ended = time.perf_counter()
     done = Receipt(
         tile=tile.id,
         key=plan.key(tile),
-        scenes=tuple(sorted(scene.id for scene in plan.scenes(tile))),
+        scenes=tuple(sorted(scene.id for scene in scenes)),
         digests=digests,
         coverage=_coverage(values["observations"]),
         versions=versions(),
         seconds={
-            "read": round(read - started, 3),
-            "predict": round(predicted - read, 3),
-            "write": round(time.perf_counter() - predicted, 3),
+            "read": round(made.read, 3),
+            "predict": round(made.count.seconds, 3),
+            "write": round(ended - writing, 3),
+            "tile": round(ended - started, 3),
         },
+        samples=made.samples,
     )
     receipt.write(folder, tile, done)
     return done
 
 
-def see(plan: Plan, tile: Tile, area: Grid, *, threads: int) -> Seen:
-    """Read and compose everything a tile needs on the grid it must read."""
-    touching = plan.scenes(tile)
-    steps = plan.recipe.steps if plan.recipe.composites else ()
-    lazy = [_lazy(plan, touching, area)]
-    lazy += [_lazy(plan, composite.in_step(touching, step), area) for step in steps]
-    readers = reading.threads(touching, threads)
-    (computed,) = dask.base.compute(lazy, scheduler="threads", num_workers=readers)
-    # ^ not by dask.config: it is global, and tiles are made side by side
-    whole, *parts = (_seen(plan, one, area) for one in computed)
-    return replace(whole, steps=tuple(parts))
+class Making:
+    """The stored values of one tile, as they come in row by row."""
+
+    def __init__(self, plan: Plan, tile: Tile) -> None:
+        self._plan, self._tile = plan, tile
+        self._area = plan.area(tile)
+        self._context = plan.context(tile)
+        self._placement, self._lattice = plan.placement(tile), plan.lattice
+        self._held = {
+            name: _blank(name, bands, self._area, plan.factor(name))
+            for name, bands in variables(plan).items()
+        }
+        self.count = Count()
+        self.read = 0.0
+        """Seconds of reading and composing."""
+
+        self.samples: dict[str, Any] = {}
+
+    def run(
+        self,
+        scenes: tuple[Scene, ...],
+        predictor: Predictor | None,
+        *,
+        threads: int,
+        shared: Shared | None = None,
+    ) -> None:
+        """Read the scenes, and ask the model where there is one."""
+        coming = strips(self._plan, scenes, self._context, threads=threads)
+        lattice, placement, model = self._lattice, self._placement, self._plan.model
+        if predictor is None or not (model and placement and lattice):
+            for strip in coming:
+                self._take(strip)
+            return
+        modalities = {
+            name: len(bands)
+            for name, bands in model.inputs.items()
+            if any(scene.modality == name for scene in scenes)
+        }
+        found: list[Sample] = []
+        for part in predict.blended(
+            self._looks(coming, Roll(modalities, self._context.width)),
+            placement,
+            lattice,
+            predictor,
+            batch=model.batch,
+            count=self.count,
+            average_below=self._plan.recipe.average_below,
+            shared=shared,
+        ):
+            if isinstance(part, Sample):
+                found.append(part)
+            else:
+                self._answer(part)
+        self.samples = {
+            "windows": self.count.used,
+            "shared": self.count.shared,
+            "silent": self.count.silent,
+            **sample.of(self._plan, placement, found, self._held.get("land_cover"), predictor),
+        }
+
+    def _looks(self, coming: Iterator[Strip], roll: Roll) -> Iterator[Look]:
+        """Yield the rows of windows, and the sample where it lies among them."""
+        placement, lattice = self._placement, self._lattice
+        if placement is None or lattice is None:
+            raise AssertionError("only a model has windows")
+        beside = sample.place(placement, lattice, self._plan.coarsest)
+
+        def look(row: int, columns: tuple[int, ...], *, sampled: bool) -> Look:
+            while roll.stop < row + lattice.window:
+                strip = next(coming)
+                self._take(strip)
+                roll.take(strip)
+            values, observed = roll.rows(row, row + lattice.window)
+            return Look(row=row, columns=columns, values=values, observed=observed, sample=sampled)
+
+        for row in placement.rows:
+            yield look(row, placement.columns, sampled=False)
+            if beside and row <= beside[0] < row + lattice.stride:
+                yield look(beside[0], (beside[1],), sampled=True)
+            roll.forget(row + lattice.stride)
+        for strip in coming:
+            self._take(strip)
+
+    def _take(self, strip: Strip) -> None:
+        """Store what the scenes say in some rows, whatever the model makes of them."""
+        self.read += strip.seconds
+        cell = self._plan.cell
+        own = self._plan.pixels(self._area)
+        above = round((self._context.top - own.top) / own.resolution)
+        left = round((own.left - self._context.left) / own.resolution)
+        first = max(strip.row, above)
+        stop = min(strip.stop, above + own.height)
+        if first >= stop:
+            return
+        part = slice(first - strip.row, stop - strip.row), slice(left, left + own.width)
+        into = slice((first - above) // cell, (stop - above) // cell)
+        seen = strip.seen
+        for name, values in self._counted(seen, part).items():
+            self._held[name][..., into, :] = values
+
+    def _counted(self, seen: Seen, part: tuple[slice, slice]) -> dict[str, NDArray[Any]]:
+        plan = self._plan
+        observations = cells.reached(seen.observations[part], plan.cell)
+        some = observations > 0
+        values: dict[str, NDArray[Any]] = {
+            "observations": observations,
+            "first_observed": np.where(some, cells.earliest(seen.first[part], plan.cell), 0),
+            "last_observed": np.where(some, cells.latest(seen.last[part], plan.cell), 0),
+            "inputs_used": _bits(plan, seen, part, some),
+        }
+        if plan.recipe.composites:
+            values |= _composites(plan, seen, part, observations.shape)
+        if seen.steps:
+            values |= _parts(plan, seen.steps, part, observations.shape)
+        return values
+
+    def _answer(self, rows: predict.Rows) -> None:
+        """Store the finished rows of the model's answers."""
+        model = self._plan.model
+        if model is None:
+            raise AssertionError("only a model answers")
+        seen = self._held["observations"]
+        for said, blended in zip(model.answers, rows.values, strict=True):
+            factor = said.cell // self._plan.cell
+            fine = slice(rows.first // self._plan.cell, rows.stop // self._plan.cell)
+            observed = cells.reached(seen[fine], factor) > 0
+            into = slice(rows.first // said.cell, rows.stop // said.cell)
+            found = answers.of(
+                said, blended, observed, probabilities=self._plan.recipe.probabilities
+            )
+            for name, values in found.items():
+                self._held[name][..., into, :] = values
+
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Return the stored values of every layer; nodata outside the region."""
+        ground = grid.project(self._plan.ground(self._tile.epsg), self._tile.epsg)
+        own = {
+            factor: grid.inside(ground, self._area.coarsened(factor))
+            for factor in {self._plan.factor(name) for name in self._held}
+        }
+        for name, values in self._held.items():
+            values[..., ~own[self._plan.factor(name)]] = layers.get(name).fill
+        return self._held
 
 
-def _lazy(plan: Plan, scenes: Sequence[Scene], area: Grid) -> dict[str, tuple[Any, ...]]:
-    """Return values, counts, first and last days of each modality, not computed yet."""
-    lazy: dict[str, tuple[Any, ...]] = {}
-    for modality in plan.recipe.inputs:
-        some = [scene for scene in scenes if scene.modality == modality]
-        bands = plan.bands(modality)
-        if some and bands:
-            made = composite.of(modality, some, bands, area, recipe=plan.recipe)
-            planes = (made.observations.data, made.first.data, made.last.data)
-            lazy[modality] = (made.values, *planes)
-    return lazy
-
-
-def _seen(plan: Plan, computed: Mapping[str, tuple[Any, ...]], area: Grid) -> Seen:
-    empty = np.zeros(area.shape, dtype=np.uint16)
-    _, observations, first, last = computed.get(_witness(plan.given), (None, *(empty,) * 3))
-    return Seen(
-        values={modality: values for modality, (values, *_) in computed.items()},
-        observations=observations,
-        first=first,
-        last=last,
-    )
-
-
-def _witness(inputs: Sequence[str]) -> str:
-    """Return the modality whose days are counted: Sentinel-2, else Sentinel-1, else the first."""
-    return min(inputs, key=lambda name: ("S2", "S1", "DE").index(name[:2]))
-
-
-def answer(
-    plan: Plan, tile: Tile, context: Grid, seen: Seen, predictor: Predictor | None
-) -> dict[str, NDArray[Any]]:
-    """Return the stored values of every layer of a tile.
-
-    Args:
-        plan: the frozen plan.
-        tile: one of its tiles.
-        context: the pixels that were read.
-        seen: what was read of them.
-        predictor: the model; None where the plan has none.
-    """
-    area = plan.area(tile)
-    own = grid.inside(grid.project(plan.ground(tile.epsg), tile.epsg), area)
-    part = _part(plan.pixels(area), context)
-    observations = cells.reached(seen.observations[part], plan.cell)
-    placement, lattice = plan.placement(tile), plan.lattice
-    values: dict[str, NDArray[Any]] = {}
-    if predictor is not None and plan.model and placement and lattice:
-        values = answers.of(
-            plan.model,
-            predict.blended(
-                at_the_door(plan, seen),
-                seen.observations > 0,
-                tile,
-                placement,
-                lattice,
-                predictor,
-                batch=plan.model.batch,
-            ),
-            observations > 0,
-            probabilities=plan.recipe.probabilities,
-        )
-    values["observations"] = observations
-    # ^ what the scenes say, whatever the model makes of them
-    values["first_observed"] = np.where(
-        observations > 0, cells.earliest(seen.first[part], plan.cell), 0
-    )
-    values["last_observed"] = np.where(
-        observations > 0, cells.latest(seen.last[part], plan.cell), 0
-    )
-    values["inputs_used"] = _bits(plan, seen, part, observations > 0)
-    if plan.recipe.composites:
-        values |= _composites(plan, seen, part, area)
-    if seen.steps:
-        values |= _parts(plan, seen.steps, part, area)
-    return {name: _masked(name, layer, own) for name, layer in values.items()}
-
-
-def _part(area: Grid, context: Grid) -> tuple[slice, slice]:
-    """Return where an area lies on the grid that was read."""
-    row = round((context.top - area.top) / area.resolution)
-    column = round((area.left - context.left) / area.resolution)
-    return slice(row, row + area.height), slice(column, column + area.width)
-
-
-def at_the_door(plan: Plan, seen: Seen) -> dict[str, NDArray[np.float32]]:
-    """Return the model's inputs: power becomes decibel here and nowhere earlier.
-
-    Raises:
-        Wrong: an input is not in its modality's unit.
-    """
-    return {
-        name: radiometry.for_model(values, name).values
-        for name, values in seen.values.items()
-        if plan.model is None or name in plan.model.inputs
-    }
+def _blank(name: str, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
+    layer = layers.get(name)
+    shape = area.coarsened(factor).shape
+    return np.full(shape if layer.planar else (len(bands), *shape), layer.fill, dtype=layer.dtype)
 
 
 def _bits(
@@ -252,7 +269,7 @@ def _bits(
 
 
 def _composites(
-    plan: Plan, seen: Seen, part: tuple[slice, slice], area: Grid
+    plan: Plan, seen: Seen, part: tuple[slice, slice], shape: tuple[int, ...]
 ) -> dict[str, NDArray[Any]]:
     result: dict[str, NDArray[Any]] = {}
     for modality in plan.recipe.inputs:
@@ -260,7 +277,7 @@ def _composites(
         if not bands:
             continue
         layer = layers.get(f"composite_{modality}")
-        values = np.full((len(bands), *area.shape), np.nan, dtype=np.float32)
+        values = np.full((len(bands), *shape), np.nan, dtype=np.float32)
         if modality in seen.values:
             held = seen.values[modality]
             radiometry.expect(held, radiometry.UNITS[modality])
@@ -270,10 +287,10 @@ def _composites(
 
 
 def _parts(
-    plan: Plan, steps: Sequence[Seen], part: tuple[slice, slice], area: Grid
+    plan: Plan, steps: tuple[Seen, ...], part: tuple[slice, slice], shape: tuple[int, ...]
 ) -> dict[str, NDArray[Any]]:
     """Return the layers of :func:`_series`: composites and counts of each part of the period."""
-    made = [_composites(plan, one, part, area) for one in steps]
+    made = [_composites(plan, one, part, shape) for one in steps]
     result = {
         name: np.concatenate([one[name.replace("series_", "composite_")] for one in made])
         for name in _series(plan)
@@ -292,11 +309,6 @@ def _stored(values: NDArray[np.float32], layer: layers.Layer) -> NDArray[Any]:
         # ^ the lowest number is nodata; reflectances above 3.2767 are saturated clouds
         stored = np.where(np.isfinite(values), whole, layer.fill).astype(layer.dtype)
     return stored[0] if layer.planar else stored
-
-
-def _masked(name: str, values: NDArray[Any], own: NDArray[np.bool_]) -> NDArray[Any]:
-    layer = layers.get(name)
-    return np.where(own, values, layer.fill).astype(layer.dtype)
 
 
 def _coverage(observations: NDArray[np.uint16]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import windows
-from pipeline.grid import Grid, Tile
+from pipeline.grid import Grid
 from pipeline.windows import Lattice
 
 lattices = st.builds(
@@ -51,8 +51,7 @@ def test_tiles_and_crops_share_their_windows(row, column):
     crop = grid.window(row=row, column=column, height=40, width=40)
 
     def seen(area):
-        tile = Tile(id="t", row=0, column=0, height=area.height, width=area.width, epsg=area.epsg)
-        placed = windows.place(area, tile, lattice)
+        placed = windows.place(area, lattice)
         first = placed.context.origin_index()
         return {(first[0] + r, first[1] + c) for r, c in placed.origins}
 
@@ -63,12 +62,22 @@ def test_tiles_and_crops_share_their_windows(row, column):
 def test_the_context_holds_every_window():
     lattice = Lattice(window=32, stride=20, margin=2)
     grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
-    placed = windows.place(
-        grid, Tile(id="t", row=16, column=16, height=16, width=16, epsg=grid.epsg), lattice
-    )
+    placed = windows.place(grid.window(row=16, column=16, height=16, width=16), lattice)
     for row, column in placed.origins:
         assert 0 <= row <= placed.context.height - 32
         assert 0 <= column <= placed.context.width - 32
     x = placed.context.left + placed.offset[1] * 10
     y = placed.context.top - placed.offset[0] * 10
     assert (x, y) == (160.0, -160.0)
+
+
+def test_the_ramp_has_the_smallest_step_there_is():
+    lattice = Lattice(window=224, stride=208, margin=0)
+    assert np.diff(lattice.profile()).max() == pytest.approx(1 / 16)
+
+
+def test_a_coarse_lattice_covers_the_same_ground():
+    lattice = Lattice(window=224, stride=192, margin=16)
+    assert lattice.coarse(16) == Lattice(window=14, stride=12, margin=1)
+    with pytest.raises(ValueError, match="cells of 16"):
+        Lattice(window=224, stride=200, margin=0).coarse(16)

@@ -15,6 +15,7 @@ from pipeline import estimate, grid, windows
 from pipeline.plan import Plan, geojson
 from pipeline.recipe import Model, Recipe
 from tests import worlds
+from tests.fakes import Brightness, Painter, Patches, Several
 
 RECIPE = Recipe(
     inputs=("S2L2A",),
@@ -31,16 +32,13 @@ MODEL = Model(
     digest="d" * 64,
     window=32,
     inputs={"S2L2A": ("B02",)},
-    class_names=("water", "bare", "clouds"),
     precision="fp32",
     batch=4,
+    answers=(*Brightness.answers,),
 )
-FEATURES = dataclasses.replace(
-    MODEL, task="embedding", class_names=(), bands=("e000", "e001", "e002"), cell=8
-)
-NDVI = dataclasses.replace(
-    MODEL, task="generate", class_names=(), bands=("NDVI",), modality="NDVI", unit="1"
-)
+FEATURES = dataclasses.replace(MODEL, answers=(*Patches.answers,))
+NDVI = dataclasses.replace(MODEL, answers=(*Painter.answers,))
+SEVERAL = dataclasses.replace(MODEL, answers=(*Several.answers,))
 
 
 def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
@@ -59,13 +57,14 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
     back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(box, back.transform, interleaved=False)
-    cell = model.cell if model else 1
-    steps = {"stride": 20, "margin": 2} if cell == 1 else {"stride": 24, "margin": 0}
+    cell, coarsest = (model.cell, model.coarsest) if model else (1, 1)
+    steps = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
+    whole = grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(coarsest)
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
         region=geojson(region),
-        grids=(grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(cell),),
+        grids=(whole.refined(coarsest // cell),),
         tile=tile // cell,
         snapshot=Snapshot(scenes=made),
         recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
@@ -82,7 +81,9 @@ def test_a_plan_survives_its_file(tmp_path):
     assert [again.key(tile) for tile in again.tiles] == [plan.key(tile) for tile in plan.tiles]
 
 
-@pytest.mark.parametrize("model", [FEATURES, NDVI], ids=lambda model: model.task)
+@pytest.mark.parametrize(
+    "model", [FEATURES, NDVI, SEVERAL], ids=["embedding", "generate", "several"]
+)
 def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
     plan = make(tmp_path, model=model)
     plan.write(tmp_path / "plan.json")
@@ -91,19 +92,16 @@ def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
     assert again.digest == plan.digest != make(tmp_path).digest
 
 
-def test_a_land_cover_plan_is_written_as_ever(tmp_path):
-    """Plans and products from before there was a choice stay what they are."""
-    assert set(MODEL.to_dict()) == {
-        *("name", "digest", "window", "inputs", "class_names", "precision", "batch"),
-    }
-    assert Model.from_dict(MODEL.to_dict()) == MODEL
-    assert MODEL.layer == "land_cover"
+def test_a_model_survives_json():
+    for model in (MODEL, FEATURES, NDVI, SEVERAL):
+        assert Model.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    assert SEVERAL.main.layer == "land_cover"
 
 
 def test_cells_are_whole_patches_of_the_windows(tmp_path):
     plan = make(tmp_path, model=FEATURES)
     assert plan.grid.resolution == 80.0
-    assert plan.lattice == windows.Lattice(window=4, stride=3, margin=0)
+    assert plan.lattice == windows.Lattice(window=32, stride=24, margin=0)
     for tile in plan.tiles:
         context, area = plan.context(tile), plan.pixels(plan.area(tile))
         assert context.resolution == area.resolution == 10.0
@@ -127,7 +125,13 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
 )
 def test_models_that_cannot_be_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(MODEL, **change)
+        dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.main, **change),))
+
+
+@pytest.mark.parametrize(("count", "message"), [(0, "for nothing"), (2, "each thing once")])
+def test_a_model_is_asked_for_each_thing_once(count, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(MODEL, answers=MODEL.answers * count)
 
 
 def test_paths_do_not_enter_the_digest(tmp_path):
@@ -210,9 +214,18 @@ def test_the_estimate_knows_what_is_asked_for(tmp_path):
     found = [estimate.of(plan, workers=1) for plan in plans]
     seconds = [one.seconds for one in found]
     assert seconds == sorted(set(seconds))
-    wide = dataclasses.replace(FEATURES, bands=tuple(map(str, range(768))))
+    answers = (dataclasses.replace(FEATURES.main, bands=tuple(map(str, range(768)))),)
+    wide = dataclasses.replace(FEATURES, answers=answers)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
     memory = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (coarse, many)]
-    areas = [coarse.context(tile) for tile in coarse.tiles]
-    largest = max(area.height * area.width for area in areas)
-    assert memory[1] - memory[0] == largest // 64 * 8 * (768 - 3)
+    width = max(coarse.context(tile).width for tile in coarse.tiles)
+    sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile**2
+    assert memory[1] - memory[0] == pytest.approx((768 - 3) * (sums + stored), rel=1e-3)
+
+
+def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
+    """Only the stored layers of a tile do: strips and windows come and go."""
+    small, tall = make(tmp_path), make(tmp_path)
+    tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
+    found = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    assert found[1] == pytest.approx(found[0], rel=0.1)

@@ -13,8 +13,8 @@ import xarray as xr
 
 from catalogs.errors import TerramosaicError, Unreadable
 from pipeline import layers, lock, receipt, store, tile
-from tests.fakes import Brightness, Painter, Patches
-from tests.test_28_plan import FEATURES, NDVI, make
+from tests.fakes import Brightness, Painter, Patches, Several
+from tests.test_28_plan import FEATURES, NDVI, SEVERAL, make
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "fake"), [(FEATURES, Patches), (NDVI, Painter)], ids=["embedding", "generate"]
+    ("model", "fake"),
+    [(FEATURES, Patches), (NDVI, Painter), (SEVERAL, Several)],
+    ids=["embedding", "generate", "several"],
 )
 def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
     found = []
@@ -91,25 +93,47 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
         for one in plan.tiles:
             tile.finish(plan, one, fake(), folder, threads=1)
             proof = receipt.read(folder, one)
-            assert store.check(folder / store.NAME, one, proof.digests) == []
+            assert store.check_tile(folder, plan, one, proof.digests) == []
         assert len(receipt.finished(folder, plan)) == len(plan.tiles)
-        whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
-        found.append(
-            {name: store.read(folder / store.NAME, name, *whole) for name in tile.variables(plan)}
-        )
-    assert {"observations", "last_observed", "inputs_used", model.layer} <= set(found[0])
+        found.append({name: _whole(folder, plan, name) for name in tile.variables(plan)})
+    assert {"observations", "last_observed", "inputs_used", model.main.layer} <= set(found[0])
     for other in found[1:]:
         for name, values in found[0].items():
             assert np.array_equal(values, other[name], equal_nan=True), name
 
 
+def _whole(folder, plan, name):
+    factor = plan.factor(name)
+    path = store.of(folder, plan, plan.grid.epsg, factor)
+    grid = plan.grid.coarsened(factor)
+    return store.read(path, name, slice(0, grid.height), slice(0, grid.width))
+
+
+def test_a_coarse_answer_beside_a_fine_one_is_what_it_is_by_itself(tmp_path):
+    """Both lie where they should, too: the same ground, by their own coordinates."""
+    held = {}
+    for name, model, fake in (("one", FEATURES, Patches), ("all", SEVERAL, Several)):
+        plan, folder = make(tmp_path, model=model), tmp_path / name
+        store.create(folder, plan, tile.variables(plan))
+        for one in plan.tiles:
+            tile.finish(plan, one, fake(), folder, threads=1)
+        path = store.of(folder, plan, plan.grid.epsg, plan.factor("embedding"))
+        with xr.open_zarr(path, decode_coords="all") as cube:
+            held[name] = (cube.embedding.load(), cube.rio.transform())
+    assert np.array_equal(held["one"][0].values, held["all"][0].values, equal_nan=True)
+    assert held["one"][1] == held["all"][1]
+    with xr.open_zarr(tmp_path / "all" / store.NAME, decode_coords="all") as fine:
+        assert fine.rio.transform().a * 8 == held["all"][1].a
+        assert fine.rio.bounds() == held["all"][0].rio.bounds()
+
+
 class Overcast(Brightness):
     """Sees clouds wherever it looks."""
 
-    def __call__(self, chips):
-        answers = super().__call__(chips)
+    def one(self, values, places):
+        answers = super().one(values, places)
         answers[:] = 0
-        answers[:, self.class_names.index("clouds")] = 1
+        answers[:, self.answers[0].class_names.index("clouds")] = 1
         return answers
 
 

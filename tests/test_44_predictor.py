@@ -180,14 +180,22 @@ def test_by_default_holes_are_refused():
     assert Running().holes == "refuse"
 
 
-@pytest.mark.parametrize("holes", ["fill", "refuse"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("name", BANDS)
-def test_infinite_pixels_are_always_refused(name, value, holes):
+def test_infinite_pixels_are_holes(name, value):
     given = chips()
+    before, holed = make()(given), given[name].copy()
     given[name][2, 0, 0, 0] = value
+    holed[2, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
-        make(holes=holes)(given)
+        make(holes="refuse")(given)
+    out = make()(given)
+    np.testing.assert_array_equal(out, make()(given | {name: holed}))
+    np.testing.assert_array_equal(out[:2], before[:2])
+    given[name][2] = value
+    absent = given[name].copy()
+    absent[2] = np.nan
+    np.testing.assert_array_equal(make()(given), make()(given | {name: absent}))
 
 
 @pytest.mark.parametrize("holes", ["fill", "refuse"])

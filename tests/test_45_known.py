@@ -19,9 +19,8 @@ from model.prediction import cards, known
 from model.prediction.tasks import (
     GENERATED,
     EmbeddingPredictor,
-    GenerationPredictor,
+    GenerativePredictor,
     SegmentationPredictor,
-    ZeroShotPredictor,
 )
 from model.segmentation import pixelwise
 
@@ -141,7 +140,7 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "absent.yaml"}, "absent.yaml"),
         ({"name": "terramind_v1_tiny", "task": "generate"}, "NDVI"),
         ({"name": "terramind_v1_tiny", "task": "generate", "modality": "LULC"}, "of its own"),
-        ({"name": "terramind_v1_tiny", "task": "generate", "modality": "RGB"}, "one of S2L2A"),
+        ({"name": "terramind_v1_tiny", "task": "generate", "modality": "RGB"}, "or more of S2L2A"),
         ({"name": "terramind_v1_tiny", "modality": "NDVI"}, "only the task generate"),
         ({"name": "terramind_v1_tiny", "classes": ["water", "trees"]}, "checkpoint only"),
         ({"name": "terramind_v1_tiny", "stats": {"S1GRD": {"mean": [0], "std": [1]}}}, "S1GRD"),
@@ -242,9 +241,9 @@ def test_importing_the_model_leaves_torch_s_threads_alone():
 
 
 KINDS = {
-    "land_cover": ({}, ZeroShotPredictor),
+    "land_cover": ({}, GenerativePredictor),
     "embedding": ({}, EmbeddingPredictor),
-    "generate": ({"modality": "NDVI", "timesteps": 2}, GenerationPredictor),
+    "generate": ({"modality": "NDVI", "timesteps": 2}, GenerativePredictor),
 }
 
 
@@ -349,7 +348,7 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
     state = known.load(str(family), {"random": 3}, **CPU).network.state_dict()
     known.weights.write(folder / "family.safetensors", state)
     same = known.load(str(family), folder / "family.safetensors", **CPU)
-    assert isinstance(same, ZeroShotPredictor)
+    assert isinstance(same, GenerativePredictor)
     assert same.digest == known.load(str(family), {"random": 3}, **CPU).digest
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +19,9 @@ from model.prediction.tasks import (
     GENERATED,
     EmbeddingPredictor,
     FineTunedPredictor,
-    GenerationPredictor,
-    ZeroShotPredictor,
+    GenerativePredictor,
 )
+from tests import toys
 
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
 SIDE = 32
@@ -47,30 +50,21 @@ def chips(batch=3, seed=0, names=tuple(TYPICAL), size=SIDE):
     }
 
 
-class Fake(nn.Module):
-    """Stands for a generator: its answers tell what it was given."""
+def generator(*outputs):
+    """Return a small generator of one's own: a predictor changes its number format."""
+    return copy.deepcopy(built(outputs or ("LULC",)))
 
-    def __init__(self):
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(1))
-        self.seen = []
 
-    def expected(self, inputs, modality, *, standardize):
-        assert not standardize
-        assert modality == "LULC"
-        self.seen.append(inputs)
-        total = sum(value.mean(dim=1, keepdim=True) for value in inputs.values())
-        scores = torch.cat([total * (index - 5) for index in range(10)], dim=1)
-        return scores.softmax(dim=1) * 1.001
-
-    def generate(self, inputs, *, seed, sampling, timesteps, standardize):
-        assert (seed, sampling, standardize) == (0, "argmax", False)
-        self.seen.append(inputs)
-        first = next(iter(inputs.values()))[:, :1]
-        return {
-            name: (first / timesteps).expand(-1, len(bands), -1, -1)
-            for name, (bands, _) in GENERATED.items()
-        }
+@functools.cache
+def built(outputs):
+    made = model.generator(
+        make_card().architecture,
+        list(TYPICAL),
+        list(outputs),
+        tokenizers=dict.fromkeys(outputs, toys.TOKENIZER),
+        chained=False,
+    )
+    return toys.lively(made)
 
 
 class Tuned(nn.Module):
@@ -103,12 +97,17 @@ def embedding(card=None, **options):
 
 
 def zero_shot(card=None, **options):
-    return ZeroShotPredictor(Fake(), card or make_card(), running=running(**options))
+    return GenerativePredictor(generator(), card or make_card(), running=running(**options))
 
 
-def generation(modality="NDVI", timesteps=10, **options):
-    return GenerationPredictor(
-        Fake(), make_card(), modality, timesteps=timesteps, running=running(**options)
+def generation(modality="NDVI", timesteps=2, **options):
+    return GenerativePredictor(
+        generator(modality),
+        make_card(),
+        tasks=["generate"],
+        modalities=[modality],
+        timesteps=timesteps,
+        running=running(**options),
     )
 
 
@@ -209,14 +208,21 @@ def test_zero_shot_answers_with_the_model_s_legend():
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
 
 
-def test_the_generator_is_given_standardised_pixels():
-    predictor, given = zero_shot(), chips(batch=1)
-    predictor(given)
-    (seen,) = predictor.network.seen
+def standardised(given):
+    found = {}
     for name, values in given.items():
         scale = modalities.get(name).statistics
-        mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
-        np.testing.assert_allclose(seen[name].numpy(), (values - mean) / std, atol=1e-4)
+        mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
+        found[name] = (torch.from_numpy(values) - mean) / std
+    return found
+
+
+def test_zero_shot_land_cover_is_what_the_generator_expects():
+    given = chips(batch=1)
+    out = zero_shot()(given)
+    wanted = generator().expected(standardised(given), standardize=False)
+    np.testing.assert_allclose(out, wanted / wanted.sum(dim=1, keepdim=True), atol=1e-6)
+    assert out.std() > 0.01
 
 
 def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
@@ -248,12 +254,16 @@ def test_embeddings_want_one_vector_a_patch():
 @pytest.mark.parametrize("modality", GENERATED)
 def test_what_is_generated_comes_in_its_own_unit(modality):
     predictor, given = generation(modality, timesteps=4), chips(batch=1)
+    made = generator(modality).generate(
+        standardised(given), [modality], timesteps=4, standardize=False
+    )[modality]
     target = modalities.target(modality).statistics
     out = predictor(given)
-    source = modalities.get("S2L2A").statistics
-    first = (given["S2L2A"][0, 0] - source.mean[0]) / source.std[0] / 4
     for channel, (mean, std) in enumerate(zip(target.mean, target.std, strict=True)):
-        np.testing.assert_allclose(out[0, channel], first * std + mean, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            out[0, channel], made[0, channel] * std + mean, rtol=1e-4, atol=1e-4
+        )
+    assert made.std() > 0.1
     units = {"S2L2A": "DN", "S1GRD": "dB", "S1RTC": "dB", "DEM": "m", "NDVI": "1"}
     assert (predictor.modality, predictor.unit) == (modality, units[modality])
     assert len(predictor.bands) == len(target.mean)
@@ -268,7 +278,7 @@ def test_the_names_of_generated_channels():
 @pytest.mark.parametrize("modality", ["LULC", "Coords", "RGB", "S2L1C", "ndvi"])
 def test_what_has_no_values_cannot_be_generated(modality):
     with pytest.raises(ModelError, match="S1GRD"):
-        generation(modality)
+        GenerativePredictor(generator(), make_card(), tasks=["generate"], modalities=[modality])
 
 
 def test_fine_tuned_models_are_given_pixels_without_holes():
@@ -297,7 +307,7 @@ def test_the_digest_covers_what_decides_the_answer():
     assert embedding(other).digest != digests["embedding"]
     changed = EmbeddingPredictor(backbone(make_card(), seed=2), make_card(), running=running())
     assert changed.digest != digests["embedding"]
-    fewer = ZeroShotPredictor(Fake(), make_card(), inputs=["S2L2A"], running=running())
+    fewer = GenerativePredictor(generator(), make_card(), inputs=["S2L2A"], running=running())
     assert fewer.digest != digests["zero-shot"]
     assert list(fewer.inputs) == ["S2L2A"]
     assert generation("DEM").digest != digests["generation"]

@@ -63,7 +63,7 @@ SQUARE = polygon((9, 56), (10, 56), (10, 57), (9, 57))
 def test_small_job_has_every_default(tmp_path: Path) -> None:
     loaded = job.load(write(tmp_path, SMALL))
     assert loaded.inputs == ("S2L2A", "S1RTC", "DEM")
-    assert (loaded.model.name, loaded.model.task) == ("demo", "land_cover")
+    assert (loaded.model.name, loaded.model.tasks) == ("demo", ("land_cover",))
     assert loaded.model.wanted.source == "shipped"
     assert loaded.model.wanted.to_source() is None
     assert (loaded.grid.crs, loaded.grid.epsg, loaded.grid.resolution) == ("utm", None, 10.0)
@@ -92,6 +92,7 @@ model: {name: model.yaml, task: land_cover, weights: {random: 7}}
 output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
 execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
   batch: 8}
+qc: {gate: refuse, max_seam_z: 4.5, max_disagreement: 0.2}
 """
 
 
@@ -151,6 +152,7 @@ def section_types() -> dict[str, type[Part]]:
         "model": choice.ModelChoice,
         "output": section.Output,
         "execution": section.Execution,
+        "qc": rules.Gate,
     }
 
 
@@ -232,6 +234,31 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "order", ["[embedding, generate, land_cover]", "[land_cover, generate, embedding]"]
+)
+def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -> None:
+    asked = f"{{name: terramind_v1_base, task: {order}, modality: [NDVI, DEM]}}"
+    chosen = job.load(write(tmp_path, SMALL + f"model: {asked}\n")).model
+    assert chosen.tasks == ("land_cover", "embedding", "generate")
+    assert chosen.modalities == ("DEM", "NDVI")
+    assert chosen.to_load() == {
+        "name": "terramind_v1_base",
+        "task": ["land_cover", "embedding", "generate"],
+        "modality": ["DEM", "NDVI"],
+        "timesteps": choice.TIMESTEPS,
+        "weights": "hub",
+    }
+    one = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
+    assert one.to_load()["task"] == "embedding"
+
+
+def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
+    tasks = pytest.importorskip("model.prediction.tasks")
+    assert choice.TASKS == tasks.TASKS
+    assert tuple(tasks.GENERATED) == choice.GENERATED
+
+
 def test_job_is_frozen(tmp_path: Path) -> None:
     loaded = job.load(write(tmp_path, SMALL))
     with pytest.raises(ValueError, match="frozen"):
@@ -272,6 +299,10 @@ WRONG = [
     ("model", "model: {name: terramind_v1_bas}", ["unknown model", "'terramind_v1_base'?"]),
     ("model-file", "model: {name: mine.yaml}", ["model.name", "no file", "mine.yaml"]),
     ("task", "model: {task: landcover}", ["unknown task", "'land_cover'?"]),
+    ("task-of-list", "model: {task: [land_cover, embeding]}", ["unknown task", "'embedding'?"]),
+    ("task-twice", "model: {task: [embedding, embedding]}", ["'embedding' is listed twice"]),
+    ("task-none", "model: {task: []}", ["model.task", "a list of them"]),
+    ("task-number", "model: {task: 3}", ["model.task"]),
     ("weights", "model: {weights: lost.pt}", ["no weights at", "lost.pt"]),
     ("seed", "model: {weights: {random: -1}}", ["{'random': -1} is not hub"]),
     ("seed-true", "model: {weights: {random: true}}", ["is not hub"]),
@@ -285,6 +316,14 @@ WRONG = [
      ["cannot generate RGB", "S2L2A"]),
     ("modality-name", "model: {name: terramind_v1_base, task: generate, modality: NDWI}",
      ["unknown modality 'NDWI'", "'NDVI'?"]),
+    ("modality-twice", "model: {name: terramind_v1_base, task: generate, modality: [DEM, DEM]}",
+     ["'DEM' is listed twice"]),
+    ("modality-of-list", "model: {name: terramind_v1_base, task: generate, modality: [DEM, NDWI]}",
+     ["unknown modality 'NDWI'"]),
+    ("modality-of-two", "model: {task: [land_cover, embedding], modality: NDVI}",
+     ["modality belongs to {task: generate}, not to land_cover, embedding"]),
+    ("demo-generates-too", "model: {task: [land_cover, generate], modality: NDVI}",
+     ["'demo' maps land cover"]),
     ("modality-of-map", "model: {modality: NDVI}", ["modality belongs to {task: generate}"]),
     ("steps-of-map", "model: {timesteps: 4}", ["timesteps belongs to {task: generate}"]),
     ("steps", "model: {name: terramind_v1_base, task: generate, modality: DEM, timesteps: 0}",
@@ -301,8 +340,8 @@ WRONG = [
     ("demo-generates", "model: {task: generate, modality: NDVI}", ["'demo' maps land cover"]),
     ("idle-classes", "model: {classes: [water, trees]}", ["classes belong to a checkpoint"]),
     ("checkpoint-task",
-     "model: {checkpoint: job.yaml, task: embedding, classes: [water, trees], stats: s.yaml}",
-     ["a checkpoint maps land cover"]),
+     "model: {checkpoint: job.yaml, task: [embedding], classes: [water, trees], stats: s.yaml}",
+     ["a checkpoint maps land cover, and knows no task embedding"]),
     ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
      ["the task embedding has no probabilities"]),
     ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
@@ -318,7 +357,11 @@ WRONG = [
     ("flag", "output: {probabilities: 1}", ["output.probabilities is 1", "true or false"]),
     ("tile", "execution: {tile: 100}", ["100 is not a multiple of 16", "96 or 112"]),
     ("tile-zero", "execution: {tile: 0}", ["execution.tile is 0", "multiple of 16"]),
-    ("workers", "execution: {workers: 0}", ["execution.workers is 0"]),
+    ("workers", "execution: {workers: 0}", ["execution.workers", "0 is neither auto"]),
+    ("workers-true", "execution: {workers: true}", ["True is neither auto"]),
+    ("workers-min", "execution: {workers: {min: 1}}", ["{'min': 1} is neither", "{min: 1, max"]),
+    ("workers-max", "execution: {workers: {min: 3, max: 2}}", ["min 3 is more than max 2"]),
+    ("workers-text", "execution: {workers: {min: 1, max: two}}", ["nor two of them"]),
     ("engine", "execution: {engine: thread}", ["Did you mean 'threads'?"]),
     ("device", "execution: {device: gpu}", ["unknown device 'gpu'", "cuda:N"]),
     ("precision", "execution: {precision: fp16}", ["execution.precision is 'fp16'", "bf16"]),

@@ -82,7 +82,16 @@ PLAN: dict[str, Any] = {
     "seconds": 840.0,
     "cost": float("nan"),
 }
-SOUND: dict[str, Any] = {"ok": True, "bad": [], "seam": {"excess": 0.004}}
+SEAM: dict[str, Any] = {"z": 0.6, "lines": 76, "rate": 0.03, "excess": 0.0001}
+FIGURES: dict[str, Any] = {
+    "window": SEAM,
+    "tile": None,
+    "zone": None,
+    "disagreement": {"n": 100, "share": 0.01, "low": 0.002, "high": 0.054},
+    "precision": None,
+    "silent": 0,
+}
+SOUND: dict[str, Any] = {"ok": True, "bad": [], "seam": {"item": "item.json"} | FIGURES}
 ROTTEN: dict[str, Any] = {
     "ok": False,
     "bad": [{"tile": "32632/0001_0002", "file": "c/3/7", "reason": "sha256 differs"}],

@@ -265,11 +265,33 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     assert product.verify(Path(partial["item"]), Silence())["ok"]
 
 
+def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job):
+    values = yaml.safe_load(job.read_text())
+    job.write_text(yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}}))
+    refused = _run(job)
+    assert refused["status"] == "refused"
+    assert refused["item"] is None
+    assert refused["seam"]["disagreement"]["share"] > 0
+    assert "qc.max_disagreement" in " ".join(refused["warnings"])
+    assert not list(job.parent.rglob("item.json"))
+    job.write_text(yaml.safe_dump(values))
+    taken = _run(job)
+    assert taken["status"] == "complete"
+    assert taken["tiles"]["skipped"] == taken["tiles"]["total"]
+    assert taken["seam"] == refused["seam"]
+    properties = json.loads(Path(taken["item"]).read_text())["properties"]
+    assert properties["terramosaic:seam"] == taken["seam"]
+    assert _run(job)["seam"] == taken["seam"]
+    # ^ unchanged: what the item says
+
+
 def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     result = _run(job)
     before = _rasters(result["item"])
     out = job.parent / "out"
-    assert product.verify(out, Silence()) == {"ok": True, "bad": [], "seam": {}}
+    sound = product.verify(out, Silence())
+    assert (sound["ok"], sound["bad"]) == (True, [])
+    assert sound["seam"] == {"item": result["item"], **result["seam"]}
     shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/0/1"))))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 4

@@ -24,7 +24,7 @@ from flows import job as jobs
 from flows.progress import Silence
 from model import modalities, weights
 from model.segmentation import pixelwise
-from pipeline import layers, notes, receipt, tile, windows
+from pipeline import layers, notes, receipt, strip
 from pipeline.plan import Plan
 from tests import stac
 
@@ -54,6 +54,13 @@ KINDS = {
         "timesteps": 2,
         "weights": {"random": SEED},
     },
+    "several": {
+        "name": "micro.yaml",
+        "task": ["land_cover", "embedding", "generate"],
+        "modality": "NDVI",
+        "timesteps": 2,
+        "weights": {"random": SEED},
+    },
     "checkpoint": {
         "name": "micro.yaml",
         "checkpoint": "tuned.ckpt",
@@ -65,6 +72,7 @@ ANSWER = {
     "land_cover": "land_cover",
     "embedding": "embedding",
     "generate": "generated_NDVI",
+    "several": "land_cover",
     "checkpoint": "land_cover",
 }
 ARGS = {
@@ -161,10 +169,11 @@ def hashes(result):
     }
 
 
-def cube(result):
+def cube(result, factor=1):
+    group = None if factor == 1 else f"cells_{factor}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr")
+        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr", group=group)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,20 +187,34 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
     assert {ANSWER[kind], "observations", "quicklook", "zarr", "report"} <= set(item["assets"])
     assert item["properties"]["terramosaic:answer"] == ANSWER[kind]
     assert item["properties"]["gsd"] == plan.grid.resolution
-    data = cube(result)
     for path in Path(result["item"]).parent.glob("*/*/*.tif"):
         assert cog_validate(path, strict=True, quiet=True) == (True, [], []), path
         layer = layers.get(path.stem)
+        factor = plan.factor(path.stem)
         with rasterio.open(path) as file:
-            assert file.transform == plan.grid.transform
+            assert file.transform == plan.grid.coarsened(factor).transform
             assert file.dtypes[0] == layer.dtype
-            stored = data[path.stem].values
+            stored = cube(result, factor)[path.stem].values
             values = file.read() if stored.ndim == 3 else file.read(1)
             assert np.array_equal(stored, values, equal_nan=layer.dtype == "float32")
     assert product.verify(Path(result["item"]), Silence())["ok"]
 
 
-@pytest.mark.parametrize("kind", ["embedding", "generate"])
+@pytest.mark.parametrize("kind", ["land_cover", "embedding", "generate"])
+def test_several_answers_of_one_pass_are_those_of_each_by_itself(made, home, land, kind):
+    """Where windows step by whole patches, as they do for the features' sake."""
+    _, several = made("several")
+    job = write(home, land, kind, name=f"{kind[:5]}-alone", model=KINDS[kind] | {"overlap": 16})
+    single = run(job)
+    path = Path(several["map"]).parent / f"{ANSWER[kind]}.tif"
+    with rasterio.open(path) as one, rasterio.open(single["map"]) as other:
+        window = one.window(*other.bounds).round_offsets().round_lengths()
+        left, right = one.read(window=window), other.read()
+    assert np.isfinite(right).any()
+    assert left == pytest.approx(right, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "generate", "several"])
 def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind):
     job, result = made(kind)
     before = hashes(result)
@@ -226,9 +249,9 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         assert file.transform.a == 160.0
         assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
     one = plan.tiles[0]
-    area, placed = plan.context(one), windows.place(plan.grid, one, plan.lattice)
-    seen = tile.see(plan, one, area, threads=1)
-    chips = tile.at_the_door(plan, seen)
+    area, placed = plan.context(one), plan.placement(one)
+    seen = strip.see(plan, plan.scenes(one), area, threads=1)
+    chips = strip.at_the_door(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (
@@ -237,22 +260,23 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         )
         given[name] = np.nan_to_num((chips[name] - mean) / std)
     encoder = model.backbone(SIZE, list(plan.model.inputs), weights={"random": SEED}).eval()
-    side, step = plan.lattice.window, plan.cell
-    flat = np.flatnonzero(plan.lattice.profile() == 1)
+    lattice = plan.lattice.coarse(plan.cell)
+    side = plan.lattice.window
+    flat = np.flatnonzero(lattice.profile() == 1)
     checked = 0
     for row, column in placed.origins:
-        place = (
-            slice(None),
-            slice(row * step, (row + side) * step),
-            slice(column * step, (column + side) * step),
-        )
+        place = (slice(None), slice(row, row + side), slice(column, column + side))
         with torch.inference_mode():
             tokens = encoder({name: torch.from_numpy(v[place])[None] for name, v in given.items()})
-        features = tokens[0].T.reshape(-1, side, side).numpy()
+        features = tokens[0].T.reshape(-1, lattice.window, lattice.window).numpy()
+        begin = [
+            (first - offset) // plan.cell
+            for first, offset in zip((row, column), placed.offset, strict=True)
+        ]
         for y in flat:
             for x in flat:
                 # ^ where one window alone decides
-                at = (row + y - placed.offset[0], column + x - placed.offset[1])
+                at = (begin[0] + y, begin[1] + x)
                 inside = 0 <= at[0] < one.height and 0 <= at[1] < one.width
                 if inside and np.isfinite(stored[(0, *at)]):
                     assert stored[(slice(None), *at)] == pytest.approx(features[:, y, x], abs=1e-5)
@@ -345,11 +369,11 @@ def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
     with rasterio.open(result["map"]) as file:
         codes = set(np.unique(file.read(1)).tolist())
         assert file.colormap(1)[1][:3] == classes.BY_CODE[1].color
-    legend = {classes.BY_NAME[name].code for name in plan.model.class_names}
+    legend = {classes.BY_NAME[name].code for name in plan.model.main.class_names}
     assert codes <= legend | {classes.NODATA}
     assert classes.BY_NAME["clouds"].code not in codes
     if kind == "checkpoint":
-        assert plan.model.class_names == ("water", "trees", "crops")
+        assert plan.model.main.class_names == ("water", "trees", "crops")
         assert plan.model.name == "tuned"
     else:
         assert plan.model.name == "micro"
@@ -397,4 +421,8 @@ def test_the_demo_model_has_features(home, land):
     result = run(write(home, land, "embedding", name="demo", model={"task": "embedding"}))
     assert result["status"] == "complete"
     plan = plan_of(result)
-    assert (plan.model.name, plan.model.task, plan.grid.resolution) == ("demo", "embedding", 160.0)
+    assert (plan.model.name, plan.model.main.task, plan.grid.resolution) == (
+        "demo",
+        "embedding",
+        160.0,
+    )

@@ -85,7 +85,12 @@ def initialise(module: _M, seed: int) -> _M:
 
 
 def _known_as(name: str) -> str:
-    """Return the one name of a modality's vector, which encoder and decoder may share."""
+    """Return the name of what may stand in several models, or on both sides of one.
+
+    A modality's vector is that of encoder and decoder, and the encoder of a generator that of a
+    backbone: what a seed makes does not depend on what the model is asked for.
+    """
+    name = name.removeprefix("sampler.model.")
     shared = name.endswith(".mod_emb")
     return name.replace("decoder_embeddings.", "encoder_embeddings.") if shared else name
 

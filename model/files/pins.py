@@ -83,7 +83,7 @@ def record(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
         WeightsError: it cannot be written, or what is there is damaged.
     """
     try:
-        with _alone():
+        with alone():
             known = read()
             kept = known.setdefault(key, {})
             kept[label] = pin if renew else kept.get(label, pin)
@@ -103,7 +103,7 @@ def record(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Keep other processes from writing pins meanwhile: workers may start at one moment."""
     home().mkdir(parents=True, exist_ok=True)
     with (home() / "weights.lock").open("w") as stream:

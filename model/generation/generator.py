@@ -44,6 +44,7 @@ class Generator(Family):
         *,
         tokenizers: Tokenizers | None = None,
         embed_last: bool = False,
+        chained: bool = True,
         image_size: int = IMAGE_SIZE,
         boa_offset: Offsets = 0.0,
     ) -> None:
@@ -52,7 +53,7 @@ class Generator(Family):
             raise ModelError("a generator takes known modalities only, by name")
         self.offer = Offer(inputs=declared_keys(inputs), outputs=declared_outputs(outputs))
         targets = list(self.offer.outputs.values())
-        fed = targets[: None if embed_last else -1]
+        fed = targets[: None if embed_last else -1] if chained else []
         known = [*inputs, *(key for key in fed if key not in self.offer.inputs.values())]
         model = EncoderDecoder(size, known, targets, image_size=image_size)
         self.sampler = Sampler(model)

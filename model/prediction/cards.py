@@ -26,6 +26,8 @@ from model.modalities import (
     get,
     statistics_of,
 )
+from model.prediction import reach
+from model.prediction.reach import Reach
 
 TASKS = ("land_cover", "embedding", "generate")
 """What a model can be asked for: classes of the legend, features of each patch, another sensor."""
@@ -49,6 +51,7 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "window": (int, "a whole number"),
     "tokenizer": ((Mapping, NoneType), f"a mapping with some of {listed(_TOKENIZER)}"),
     "weights": ((Mapping, str, NoneType), "hub, a path, {path, sha256} or {random: SEED}"),
+    "reach": ((Mapping, Reach, NoneType), "a mapping that model.prediction.reach made"),
     "training": (Mapping, "a mapping"),
 }
 """What each entry of a card must be."""
@@ -87,6 +90,10 @@ class Card:
     weights: Mapping[str, Any] | str | None = None
     """Where the weights are: {path, sha256} relative to the card, or any other source."""
 
+    reach: Reach | None = None
+    """How the answer depends on the distance from a window's edge; None = not measured. Like
+    `training` it tells of the weights, and is no part of the digest."""
+
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was made and how good it is; for people, not for the digest."""
 
@@ -116,7 +123,8 @@ class Card:
     def identity(self) -> dict[str, Any]:
         """Return what the output depends on, besides the weights: plain values, sorted keys."""
         plain = self.to_mapping()
-        return {key: plain[key] for key in sorted(plain) if key not in ("training", "weights")}
+        told = ("reach", "training", "weights")
+        return {key: plain[key] for key in sorted(plain) if key not in told}
 
     def digest(self, state_digest: str) -> str:
         """Return the sha256 over configuration, statistics and the digest of the weights."""
@@ -127,6 +135,7 @@ class Card:
         """Return plain values, as a file holds them."""
         family = {} if self.tokenizer is None else {"tokenizer": dict(self.tokenizer)}
         # ^ left out where there is none: digests of segmenters stay what they were
+        curve = {} if self.reach is None else {"reach": self.reach.to_mapping()}
         return {
             "name": self.name,
             "task": self.task,
@@ -139,6 +148,7 @@ class Card:
             "window": self.window,
             **family,
             "weights": self.weights,
+            **curve,
             "training": dict(self.training),
         }
 
@@ -266,6 +276,8 @@ def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
     done["architecture"] = architecture(options["architecture"])
     done["inputs"] = _inputs(options["inputs"])
     done["statistics"] = statistics(options.get("statistics"))
+    if isinstance(done.get("reach"), Mapping):
+        done["reach"] = reach.from_mapping(done["reach"])
     for key in ("class_names", "layers"):
         if key in done:
             done[key] = tuple(done[key])

@@ -7,8 +7,10 @@ What a model is asked for decides what is built; for land cover the weights deci
                  {random: SEED} -> zero-shot if the name is published or the configuration has
                  `tokenizer:`, else a segmenter
     embedding    the encoder, of the family's weights or of a segmenter's
-    generate     the family's decoder, and the tokenizer of one modality
+    generate     the family's decoder, and the tokenizers of the modalities
     checkpoint   a segmentation model that TerraTorch fine-tuned
+
+Asked for several things, a model gives all of them from one encoder pass over each window.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from model.generation.generator import Generator
 from model.heads import Segmenter
 from model.modalities import RAW, get
 from model.prediction import cards, sources
-from model.prediction.cards import DEFAULT_INPUTS, TASKS, Card
-from model.prediction.predictor import Holes, Predictor, Running
+from model.prediction.arrays import Holes
+from model.prediction.cards import DEFAULT_INPUTS, Card
+from model.prediction.predictor import Predictor, Running
 from model.prediction.tasks import (
-    GENERATED,
     EmbeddingPredictor,
     FineTunedPredictor,
-    GenerationPredictor,
+    GenerativePredictor,
     SegmentationPredictor,
-    ZeroShotPredictor,
+    asked,
 )
 from model.segmentation import terratorch
 from model.segmentation.datamodule import bands_from_yaml, statistics_from_yaml
@@ -56,13 +58,13 @@ def load(  # noqa: PLR0913
     # ^ the keys of a job's `model:` and what it runs on, each by its name
     name: str,
     weights: Source = None,
-    task: str = "land_cover",
+    task: str | Sequence[str] = "land_cover",
     inputs: Sequence[str] | None = None,
     *,
     device: str = "auto",
     precision: str = "auto",
     batch: int | None = None,
-    modality: str | None = None,
+    modality: str | Sequence[str] | None = None,
     checkpoint: str | Path | None = None,
     classes: Sequence[str] | None = None,
     stats: str | Path | Mapping[str, Any] | None = None,
@@ -76,12 +78,13 @@ def load(  # noqa: PLR0913
         name: a known name, or a .yaml/.json model card.
         weights: None for the model's own, hub, a path (of the family, or of a whole segmenter),
             {path, sha256}, or {random: SEED}.
-        task: land_cover, embedding or generate.
+        task: land_cover, embedding or generate, or several of them: the answers come in this
+            order, whatever the order asked in.
         inputs: the modalities that will be given, in any order; default all of the model's.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32 or bf16.
         batch: windows at a time on the device.
-        modality: what is generated: S2L2A, S1GRD, S1RTC, DEM or NDVI.
+        modality: what is generated, one or several: S2L2A, S1GRD, S1RTC, DEM or NDVI.
         checkpoint: a segmentation model from `terratorch fit`, instead of the name and weights;
             a .yaml as the name says what the checkpoint itself does not.
         classes: names of the checkpoint's classes, in its order.
@@ -97,40 +100,57 @@ def load(  # noqa: PLR0913
         ModelError: unknown name, task, input, device or precision, or options that contradict.
         WeightsError: weights that are absent, damaged, unsafe or do not fit.
     """
+    tasks, modalities = asked(task, modality)
+    if checkpoint is not None and tasks != ("land_cover",):
+        raise ModelError(f"a checkpoint maps land cover, and cannot be asked for {listed(tasks)}")
+
+    def made(running: Running) -> Predictor:
+        if checkpoint is not None:
+            return _fine_tuned(name, checkpoint, classes, stats, inputs, running)
+        if classes is not None:
+            raise ModelError("classes are given with a checkpoint only; other models know theirs")
+        card = _measured(card_of(name, inputs), stats)
+        used = _used(card, inputs)
+        source = sources.chosen(name, card, weights)
+        whole = tasks != ("generate",) and sources.has_head(
+            source, name, family=is_family(name, card)
+        )
+        if whole and modalities:
+            raise ModelError(
+                f"{name}: its weights hold a land-cover head and no decoder, and generate "
+                f"{listed(modalities)} not: ask for it in a job of its own, with weights of the "
+                "family"
+            )
+        targets = [*(["LULC"] if "land_cover" in tasks and not whole else []), *modalities]
+        sources.check_tokenizers(tokenizers, targets)
+        if tasks == ("embedding",):
+            encoder = _encoder(card, source, whole=whole)
+            return EmbeddingPredictor(encoder, card, inputs=used, running=running)
+        if whole:
+            segmenter = _obtained(build(card), source, name)
+            return SegmentationPredictor(segmenter, card, tasks=tasks, inputs=used, running=running)
+        return GenerativePredictor(
+            _generator(name, card, used, targets, source, tokenizers),
+            card,
+            tasks=tasks,
+            modalities=modalities,
+            timesteps=timesteps,
+            inputs=used,
+            running=running,
+        )
+
     running = Running(device=device, precision=precision, batch=batch, holes=holes)
-    _check_task(task, modality, checkpoint)
-    if checkpoint is not None:
-        return _fine_tuned(name, checkpoint, classes, stats, inputs, running)
-    if classes is not None:
-        raise ModelError("classes are given with a checkpoint only; other models know theirs")
-    card = _measured(card_of(name, inputs, task), stats)
-    used = _used(card, inputs)
-    source = sources.chosen(name, card, weights)
-    target, family = "LULC" if task == "land_cover" else modality, is_family(name, card)
-    whole = task != "generate" and sources.has_head(source, name, family=family)
-    sources.check_tokenizers(tokenizers, None if whole or task == "embedding" else target)
-    if task == "embedding":
-        encoder = _encoder(card, source, whole=whole)
-        return EmbeddingPredictor(encoder, card, inputs=used, running=running)
-    if whole or target is None:
-        segmenter = _obtained(build(card), source, name)
-        return SegmentationPredictor(segmenter, card, inputs=used, running=running)
-    generates = _generator(name, card, used, target, source, tokenizers)
-    if target == "LULC":
-        return ZeroShotPredictor(generates, card, inputs=used, running=running)
-    return GenerationPredictor(
-        generates, card, target, timesteps=timesteps, inputs=used, running=running
-    )
+    predictor = made(running)
+    predictor.again = lambda: made(replace(running, precision="fp32", batch=None))
+    return predictor
 
 
-def card_of(name: str, inputs: Sequence[str] | None = None, task: str = "land_cover") -> Card:
+def card_of(name: str, inputs: Sequence[str] | None = None) -> Card:
     """Return the card of a model, without its weights.
 
     Raises:
-        ModelError: unknown name or task, or a broken card.
+        ModelError: unknown name, or a broken card.
     """
-    if task not in TASKS:
-        raise ModelError(f"unknown task {task!r}; known are {listed(TASKS)}")
     if name == DEMO:
         return _demo_card()
     if config.is_file_name(name):
@@ -215,20 +235,6 @@ def is_family(name: str, card: Card) -> bool:
     return name in config.ARCHITECTURES or card.tokenizer is not None
 
 
-def _check_task(task: str, modality: str | None, checkpoint: str | Path | None) -> None:
-    if task not in TASKS:
-        raise ModelError(f"unknown task {task!r}; known are {listed(TASKS)}")
-    if task == "generate" and modality not in GENERATED:
-        raise ModelError(
-            f"modality {modality!r}: name what is to be generated, one of {listed(GENERATED)}"
-            + (" (land cover is a task of its own)" if modality == "LULC" else "")
-        )
-    if task != "generate" and modality is not None:
-        raise ModelError(f"modality {modality!r}: only the task generate has one, not {task}")
-    if checkpoint is not None and task != "land_cover":
-        raise ModelError(f"a checkpoint maps land cover, and cannot be asked for {task}")
-
-
 def _measured(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
     """Return the card with other statistics of some inputs."""
     if isinstance(stats, str | Path):
@@ -254,31 +260,36 @@ def _generator(
     name: str,
     card: Card,
     used: Sequence[str],
-    target: str,
+    targets: Sequence[str],
     source: Source,
     tokenizers: Mapping[str, Source] | None,
 ) -> Generator:
     if not is_family(name, card):
-        head = "its weights hold no land-cover head, and " if target == "LULC" else ""
+        head = "its weights hold no land-cover head, and " if "LULC" in targets else ""
         raise ModelError(
             f"{name}: {head}a segmenter generates nothing: use {listed(config.ARCHITECTURES)}, or "
             "a configuration with `tokenizer:` and architecture.decoder_depth"
         )
     if _subsets(card):
         raise ModelError(f"{name}: a generator takes all bands, but the card leaves some out")
-    options = {"modality": target, **(card.tokenizer or {})}
-    size = TokenizerSize.parse(options)
-    if card.window % size.multiple:
-        raise ModelError(f"window {card.window}: {target} comes in multiples of {size.multiple} px")
-    sources.check_decoder(target, source, name)
-    place = sources.of_tokenizer(target, tokenizers, source, name, card.tokenizer)
-    held = options if place is None else tokenizer(size, place, part="decoder")
+    held: dict[str, Any] = {}
+    for target in targets:
+        options = {"modality": target, **(card.tokenizer or {})}
+        size = TokenizerSize.parse(options)
+        if card.window % size.multiple:
+            raise ModelError(
+                f"window {card.window}: {target} comes in multiples of {size.multiple} px"
+            )
+        sources.check_decoder(target, source, name)
+        place = sources.of_tokenizer(target, tokenizers, source, name, card.tokenizer)
+        held[target] = options if place is None else tokenizer(size, place, part="decoder")
     return assembly.generator(
         sources.published(card) or card.architecture,
         inputs=[entry for entry in card.inputs if entry in used],
-        outputs=[target],
+        outputs=targets,
         weights=source,
-        tokenizers={target: held},
+        tokenizers=held,
+        chained=False,
     )
 
 

@@ -13,21 +13,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import units
 from model.acceleration import optimised
-from model.errors import ModelError, listed
-from model.modalities import PATCH, RAW, Statistics
+from model.errors import ModelError
+from model.modalities import Statistics
 from model.precision import resolve
+from model.prediction import arrays
+from model.prediction.arrays import Chips, Holes
+from model.prediction.contract import Answer, Contract
 
-Chips = Mapping[str, NDArray[np.float32]]
-Holes = Literal["refuse", "fill"]
+Rasters = tuple[NDArray[np.float32], ...]
+Place = tuple[int, int]
+"""Row and column of a window's first pixel, counted from the origin of the CRS."""
+
 
 _CHUNK = {"cpu": 1, "cuda": 16}
 # ^ one window already fills a CPU's caches; a GPU wants more to do at a time
@@ -77,7 +81,8 @@ class Running:
     """Windows at a time on the device; None = one on a CPU, 16 on a GPU."""
 
     holes: Holes = "refuse"
-    """What NaN in the chips means: an error, or a missing pixel that is taken as the mean."""
+    """What NaN and infinity in the chips mean: an error, or a pixel that is missing and taken as
+    the mean."""
 
     def __post_init__(self) -> None:
         if self.holes not in ("refuse", "fill"):
@@ -87,38 +92,18 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
-    """What a predictor takes and what it answers, in plain values."""
+class Windows:
+    """Windows that have the same modalities, on the device."""
 
-    task: str
-    """land_cover, embedding or generate."""
+    pixels: Mapping[str, Tensor]
+    """Standardised (B, C, H, W) by modality; NaN = missing."""
 
-    window: int
-    """Side of one input, px."""
+    places: Sequence[Place] | None
+    """Of each on the ground, where it is known: noise depends on it."""
 
-    inputs: Mapping[str, tuple[str, ...]]
-    """Bands by modality, in the order of the channels."""
-
-    statistics: Mapping[str, Statistics]
-    """Of the inputs, per band, in the modality's own unit."""
-
-    digest: str
-    """sha256 over configuration, weights, statistics, and everything else that decides numbers."""
-
-    class_names: tuple[str, ...] = ()
-    """Names of the probabilities of a land_cover answer, in order."""
-
-    bands: tuple[str, ...] = ()
-    """Names of the channels of any other answer."""
-
-    modality: str | None = None
-    """What is generated."""
-
-    unit: str | None = None
-    """Of what is generated: DN, dB, m, or 1 for a ratio."""
-
-    cell: int = 1
-    """Pixels along a side of one cell of the answer."""
+    def filled(self) -> dict[str, Tensor]:
+        """Return the pixels with what is missing at the mean."""
+        return {n: torch.nan_to_num(value, 0.0, 0.0, 0.0) for n, value in self.pixels.items()}
 
 
 class Predictor(ABC):
@@ -130,19 +115,51 @@ class Predictor(ABC):
         self.dtype = resolve(running.precision, self.device)
         self.batch = running.batch or _CHUNK[self.device.type]
         self.network = optimised(network.to(self.device), running.precision)
+        self.again: Callable[[], Predictor] | None = None
+        # ^ makes the same in single precision, from where the weights came from
         self._each: Callable[..., Iterable[Any]] = (
             map if self.device.type != "cpu" else _one_thread_each().map
         )
         self._scales = {name: self._scale(contract.statistics[name]) for name in contract.inputs}
 
     @abstractmethod
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, K, h, w) for standardised (B, C, H, W) by modality; NaN = missing."""
+    def answer(self, windows: Windows) -> Sequence[Tensor]:
+        """Return (B, K, h, w) for each of `answers`."""
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What is said of a window; the first one leads."""
+        return self.contract.answers
 
     @property
     def task(self) -> str:
-        """land_cover, embedding or generate."""
-        return self.contract.task
+        """land_cover, embedding or generate, of the answer that leads; so are the next five."""
+        return self.answers[0].task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the probabilities, in order; empty unless the task is land_cover."""
+        return self.answers[0].class_names
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the answer's channels; empty if the task is land_cover."""
+        return self.answers[0].bands
+
+    @property
+    def modality(self) -> str | None:
+        """What is generated, else None."""
+        return self.answers[0].modality
+
+    @property
+    def unit(self) -> str | None:
+        """Unit of what is generated, else None."""
+        return self.answers[0].unit
+
+    @property
+    def cell(self) -> int:
+        """Pixels along a side of one cell of the answer."""
+        return self.answers[0].cell
 
     @property
     def window(self) -> int:
@@ -155,31 +172,6 @@ class Predictor(ABC):
         return self.contract.inputs
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the probabilities, in order; empty unless the task is land_cover."""
-        return self.contract.class_names
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the answer's channels; empty if the task is land_cover."""
-        return self.contract.bands
-
-    @property
-    def modality(self) -> str | None:
-        """What is generated, else None."""
-        return self.contract.modality
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of what is generated, else None."""
-        return self.contract.unit
-
-    @property
-    def cell(self) -> int:
-        """Pixels along a side of one cell of the answer."""
-        return self.contract.cell
-
-    @property
     def digest(self) -> str:
         """sha256 over configuration, weights and statistics."""
         return self.contract.digest
@@ -189,91 +181,122 @@ class Predictor(ABC):
         """Name of the number format that the model computes in."""
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
+    @property
+    def device_kind(self) -> str:
+        """Kind of the device, cpu or cuda: another kind has other bits."""
+        return self.device.type
+
     def __call__(self, chips: Chips) -> NDArray[np.float32]:
         """Return (B, K, H / cell, W / cell): probabilities summing to one, or values by channel.
 
         Args:
             chips: (B, C, H, W) by modality; S2 in DN without offset, S1 in dB, DEM in metres. A
-                modality may be absent. Where holes are filled NaN = missing: such pixels are taken
-                as the mean, and a modality that is missing in a whole window is left out of that
-                window's token sequence. A window without any data gets equal probabilities, or
-                NaN.
+                modality may be absent. Where holes are filled NaN and infinity = missing: such
+                pixels are taken as the mean, and a modality that is missing in a whole window is
+                left out of that window's token sequence. A window without any data gets equal
+                probabilities, or NaN.
 
         Raises:
-            ModelError: an unknown input, a wrong shape or unit, holes where they are refused, or
-                an answer that is not finite.
+            ModelError: an unknown input, a wrong shape or unit, holes where they are refused, an
+                answer that is not finite, or several answers (`predict` gives them).
         """
-        count, height, width = self._checked(chips)
-        channels = len(self.class_names or self.bands)
-        blank = 1 / channels if self.class_names else np.nan
-        shape = (count, channels, height // self.cell, width // self.cell)
-        result = np.full(shape, blank, np.float32)
-        parts = [
-            (names, rows[start : start + self.batch])
-            for names, rows in self._groups(chips, count)
-            for start in range(0, len(rows), self.batch)
-        ]
-        answers = self._each(lambda part: self._run(chips, *part), parts)
-        for (_, rows), answer in zip(parts, answers, strict=True):
-            if not np.isfinite(answer).all():
-                raise ModelError(
-                    f"the model's answer is not finite (precision {self.precision}): the weights "
-                    "are damaged, or made for other inputs"
-                )
-            result[rows] = answer
+        if len(self.answers) > 1:
+            raise ModelError(f"this model gives {len(self.answers)} answers: call its predict")
+        (result,) = self.predict(chips)
+        there = arrays.there(chips, self.inputs).any(axis=1)
+        if np.isnan(result[there]).any():
+            raise ModelError(
+                f"the model's answer is not finite (precision {self.precision}): the weights "
+                "are damaged, or made for other inputs"
+            )
+        if self.class_names:
+            result[~there] = 1 / len(self.class_names)
         return result
 
-    def _checked(self, chips: Chips) -> tuple[int, int, int]:
-        unknown = [name for name in chips if name not in self.inputs]
-        if unknown or not chips:
-            raise ModelError(
-                f"inputs {listed(chips)}: the model was loaded for {listed(self.inputs)}"
-            )
-        shapes = {name: np.shape(value) for name, value in chips.items()}
-        for name, shape in shapes.items():
-            _check_shape(name, self.inputs[name], shape)
-        batch, _, height, width = next(iter(shapes.values()))
-        if any((s[0], *s[2:]) != (batch, height, width) for s in shapes.values()):
-            raise ModelError(f"the inputs differ in number or size: {shapes}")
-        if height % PATCH or width % PATCH or not height * width:
-            raise ModelError(f"windows must be multiples of {PATCH}, not {height} x {width}")
-        for name, values in chips.items():
-            if name in RAW:
-                units.check(RAW[name], np.asarray(values))
-            if self.running.holes == "refuse" and not np.isfinite(values).all():
-                raise ModelError(
-                    f"{name} holds NaN: every pixel is expected to have a value. Leave out a "
-                    "modality that is missing, fill the pixels, or load the model with "
-                    'holes="fill", which takes NaN as the mean of the training data'
-                )
-        return batch, height, width
+    def predict(self, chips: Chips, places: Sequence[Place] | None = None) -> Rasters:
+        """Return one (B, K, H / cell, W / cell) for each of `answers`, all from one encoder pass.
 
-    def _groups(
-        self, chips: Chips, count: int
-    ) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
+        A window without any data, or whose answer is not finite, is NaN as a whole, and no other
+        window is.
+
+        Args:
+            chips: as for a call.
+            places: row and column of each window's first pixel, counted from the origin of the
+                CRS: what starts from noise then starts from that of the ground, and overlapping
+                windows see the same. None: all windows start from the same noise.
+
+        Raises:
+            ModelError: an unknown input, a wrong shape or unit, holes where they are refused.
+        """
+        chips, (count, height, width) = arrays.checked(chips, self.inputs, self.running.holes)
+        if places is not None and len(places) != count:
+            raise ModelError(f"{len(places)} places for {count} windows: one for each expected")
+        results = tuple(
+            np.full((count, len(one.channels), height // one.cell, width // one.cell), np.nan, "f4")
+            for one in self.answers
+        )
+        parts = [
+            (names, rows[start : start + self.batch])
+            for names, rows in self._groups(chips)
+            for start in range(0, len(rows), self.batch)
+        ]
+        answers = self._each(lambda part: self._run(chips, places, *part), parts)
+        for (_, rows), every in zip(parts, answers, strict=True):
+            for result, answer in zip(results, every, strict=True):
+                result[rows] = answer
+        for result in results:
+            result[~np.isfinite(result).all(axis=(1, 2, 3))] = np.nan
+        return results
+
+    @property
+    def predict_reference(self) -> Callable[..., Rasters] | None:
+        """`predict` in single precision, by a twin that is loaded when it is first called.
+
+        None where this is in single precision already, or where it is not known what the numbers
+        were before they were rounded.
+        """
+        known = self.precision != "fp32" and self.again is not None
+        return self._as_reference if known else None
+
+    def _as_reference(self, chips: Chips, places: Sequence[Place] | None = None) -> Rasters:
+        return self._twin.predict(chips, places)
+
+    @functools.cached_property
+    def _twin(self) -> Predictor:
+        if self.again is None:
+            raise ModelError("no weights are known in single precision")
+        return self.again()
+
+    def _groups(self, chips: Chips) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
         """Yield the modalities that are there, and the windows where exactly these are."""
         names = [name for name in self.inputs if name in chips]
-        there = np.zeros((count, len(names)), bool)
-        for column, name in enumerate(names):
-            there[:, column] = np.isfinite(chips[name]).any(axis=(1, 2, 3))
+        there = arrays.there(chips, self.inputs)
         for pattern in np.unique(there, axis=0):
             if pattern.any():
                 chosen = tuple(name for name, here in zip(names, pattern, strict=True) if here)
                 yield chosen, np.flatnonzero((there == pattern).all(axis=1))
 
     def _run(
-        self, chips: Chips, names: Sequence[str], rows: NDArray[np.intp]
-    ) -> NDArray[np.float32]:
+        self,
+        chips: Chips,
+        places: Sequence[Place] | None,
+        names: Sequence[str],
+        rows: NDArray[np.intp],
+    ) -> Rasters:
         filled = np.resize(rows, self.batch)
         # ^ always the same number of windows: the surplus repeats and is dropped
+        where = None if places is None else [places[row] for row in filled.tolist()]
         with torch.inference_mode():
-            given = {name: self._standardised(name, chips[name][filled]) for name in names}
-            answer: NDArray[np.float32] = self.answer(given).float()[: len(rows)].cpu().numpy()
-        return answer
+            pixels = {name: self._standardised(name, chips[name][filled]) for name in names}
+            every = self.answer(Windows(pixels=pixels, places=where))
+            return tuple(one[: len(rows)].float().cpu().numpy() for one in every)
 
     def _standardised(self, name: str, values: NDArray[np.float32]) -> Tensor:
         mean, std = self._scales[name]
-        plain = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.device)
+        plain = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+        if self.device.type == "cuda":
+            plain = plain.pin_memory().to(self.device, non_blocking=True)
+            # ^ the copy runs beside the host, which goes on to the next modality
         return ((plain - mean) / std).to(self.dtype)
 
     def _scale(self, entry: Statistics) -> tuple[Tensor, Tensor]:
@@ -282,17 +305,3 @@ class Predictor(ABC):
             for values in (entry.mean, entry.std)
         )
         return mean, std
-
-
-def _check_shape(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    if len(shape) == 4 and shape[1] == len(bands):
-        return
-    if len(shape) in (3, 4) and shape[-1] == len(bands):
-        hint = ". The channels stand last: move them before height and width"
-    elif len(shape) == 3 and shape[0] == len(bands):
-        hint = ". One window is a batch of one: values[None]"
-    else:
-        hint = ""
-    raise ModelError(
-        f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {listed(bands, 13)}{hint}"
-    )

@@ -6,7 +6,7 @@ its own, and everything else with official names belongs to the family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +140,17 @@ def _on_the_hub(modality: str, path: Path, sizes: Mapping[str, Any] | None) -> S
     return "hub"
 
 
-def check_tokenizers(given: Mapping[str, Source] | None, modality: str | None) -> None:
+def check_tokenizers(given: Mapping[str, Source] | None, used: Sequence[str]) -> None:
     """Refuse tokenizers that nothing asks for.
 
     Raises:
         ModelError: which.
     """
-    extra = [name for name in given or {} if name != modality]
+    extra = [name for name in given or {} if name not in used]
     if extra:
         raise ModelError(
             f"tokenizers {listed(extra)}: "
-            + (f"only that of {modality} is used here" if modality else "none is used here")
+            + (f"only that of {listed(used)} is used here" if used else "none is used here")
         )
 
 

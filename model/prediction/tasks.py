@@ -1,9 +1,10 @@
-"""The kinds of predictors: classes by a head, classes out of the box, features, other sensors.
+"""The kinds of predictors: by what computes, and what can be read off it in one encoder pass.
 
-    segmentation   our head, or a decoder fine-tuned elsewhere, over the encoder -> classes
-    zero-shot      the generated land-cover tokens, as expected over their distribution -> classes
+    segmentation   our head over the encoder -> classes; the encoder's last tokens -> embedding
+    fine-tuned     a decoder fine-tuned elsewhere over the encoder -> classes
     embedding      the encoder's last tokens -> a vector for each 16 x 16 pixels
-    generation     the generated tokens of another modality, decoded -> its values
+    generative     the same; the land-cover tokens, as expected over their distribution -> classes;
+                   the likeliest tokens of other modalities, decoded -> their values
 
 Each is a network, what it takes and answers in plain values, and a few lines between the two.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,15 +24,17 @@ from model import weights
 from model.encoder import Encoder
 from model.errors import ModelError, listed
 from model.generation.generator import Generator
+from model.generation.one_pass import OnePass
 from model.heads import Segmenter
 from model.modalities import LAND_COVER, PATCH, RAW, TARGETS
-from model.prediction.cards import Card
-from model.prediction.predictor import Contract, Predictor, Running
+from model.prediction.cards import TASKS, Card
+from model.prediction.contract import Answer, Contract
+from model.prediction.predictor import Predictor, Running, Windows
 from model.segmentation.pixelwise import PixelWise
 from model.tokenizers import ddim
 
 SEED = 0
-"""Of the noise that diffusion starts from: every window starts from the same."""
+"""Of the noise that diffusion starts from."""
 
 GENERATED: Mapping[str, tuple[tuple[str, ...], str]] = {
     name: (RAW[name].bands, RAW[name].unit) if name in RAW else ((name,), "1")
@@ -48,25 +52,33 @@ class SegmentationPredictor(Predictor):
         segmenter: Segmenter,
         card: Card,
         *,
+        tasks: Sequence[str] = ("land_cover",),
         inputs: Sequence[str] | None = None,
         running: Running | None = None,
     ) -> None:
         self._segmenter = segmenter
         used = _used(card, inputs)
-        state = weights.digest_of_state(segmenter.state_dict())
-        contract = Contract(
-            task="land_cover",
-            window=card.window,
-            inputs=used,
-            statistics=card.statistics,
-            class_names=card.class_names,
-            digest=card.digest(f"{state} {' '.join(used)}"),
-        )
+        said = Answer(task="land_cover", class_names=card.class_names)
+        if "embedding" in tasks:
+            answers = (said, _embedding(segmenter.encoder))
+            contract = _contract(card, used, segmenter, answers)
+        else:
+            state = weights.digest_of_state(segmenter.state_dict())
+            contract = Contract(
+                window=card.window,
+                inputs=used,
+                statistics=card.statistics,
+                answers=(said,),
+                digest=card.digest(f"{state} {' '.join(used)}"),
+            )
         super().__init__(segmenter, contract, running or Running())
 
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
-        """Return the probabilities (B, K, H, W)."""
-        return torch.softmax(self._segmenter(given).float(), dim=1)
+    def answer(self, windows: Windows) -> Sequence[Tensor]:
+        """Return the probabilities (B, K, H, W), and the tokens where they are asked for."""
+        if len(self.answers) == 1:
+            return [torch.softmax(self._segmenter(windows.pixels).float(), dim=1)]
+        logits, tokens = self._segmenter.with_tokens(windows.pixels)
+        return [torch.softmax(logits.float(), dim=1), _as_map(tokens, windows.pixels)]
 
 
 class FineTunedPredictor(Predictor):
@@ -90,42 +102,14 @@ class FineTunedPredictor(Predictor):
             card,
             _used(card, inputs),
             network,
-            task="land_cover",
-            class_names=card.class_names,
+            [Answer(task="land_cover", class_names=card.class_names)],
             how={"hyper_parameters": network.hyper_parameters},
         )
         super().__init__(network, contract, running or Running())
 
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
+    def answer(self, windows: Windows) -> Sequence[Tensor]:
         """Return the probabilities (B, K, H, W)."""
-        return torch.softmax(self._network.run(_filled(given)).float(), dim=1)
-
-
-class ZeroShotPredictor(Predictor):
-    """Land cover as the published model knows it: one pass, and no sampling.
-
-    The legend is the model's own, clouds and nodata included: whoever maps takes these as gaps.
-    """
-
-    def __init__(
-        self,
-        generator: Generator,
-        card: Card,
-        *,
-        inputs: Sequence[str] | None = None,
-        running: Running | None = None,
-    ) -> None:
-        self._generator = generator
-        contract = _contract(
-            card, _used(card, inputs), generator, task="land_cover", class_names=LAND_COVER
-        )
-        super().__init__(generator, contract, running or Running())
-        generator.batch = self.batch
-
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
-        """Return the probabilities (B, 10, H, W)."""
-        found = self._generator.expected(_filled(given), "LULC", standardize=False).float()
-        return found / found.sum(dim=1, keepdim=True)
+        return [torch.softmax(self._network.run(windows.filled()).float(), dim=1)]
 
 
 class EmbeddingPredictor(Predictor):
@@ -142,99 +126,114 @@ class EmbeddingPredictor(Predictor):
         if encoder.merge != "mean":
             raise ModelError(f"embeddings average the modalities: merge mean, not {encoder.merge}")
         self._encoder = encoder
-        bands = tuple(f"e{index:03d}" for index in range(encoder.size.dim))
-        contract = _contract(
-            card, _used(card, inputs), encoder, task="embedding", bands=bands, cell=PATCH
-        )
+        contract = _contract(card, _used(card, inputs), encoder, [_embedding(encoder)])
         super().__init__(encoder, contract, running or Running())
 
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
+    def answer(self, windows: Windows) -> Sequence[Tensor]:
         """Return the tokens as a map (B, D, H / 16, W / 16)."""
-        filled = _filled(given)
-        rows, columns = (side // PATCH for side in next(iter(filled.values())).shape[2:])
-        (tokens,) = self._encoder.run(filled, [self._encoder.depth - 1])
+        (tokens,) = self._encoder.run(windows.filled(), [self._encoder.depth - 1])
         if not isinstance(tokens, Tensor):
             raise ModelError("an encoder that merges its modalities is needed")
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+        return [_as_map(tokens, windows.pixels)]
 
 
-class GenerationPredictor(Predictor):
-    """Another modality, as the model imagines it: the likeliest tokens, then diffusion."""
+class GenerativePredictor(Predictor):
+    """What the published model knows, out of the box: land cover, embeddings, other sensors.
+
+    Land cover takes one pass and no sampling. Its legend is the model's own, clouds and nodata
+    included: whoever maps takes these as gaps. Another modality is what the model imagines: the
+    likeliest tokens, then diffusion from the noise of the ground.
+    """
 
     def __init__(
         self,
         generator: Generator,
         card: Card,
-        modality: str,
         *,
+        tasks: Sequence[str] = ("land_cover",),
+        modalities: Sequence[str] = (),
         timesteps: int = 10,
         inputs: Sequence[str] | None = None,
         running: Running | None = None,
     ) -> None:
-        if modality not in GENERATED:
-            raise ModelError(
-                f"modality {modality!r} cannot be generated as values; known are "
-                f"{listed(GENERATED)} (land cover has a task of its own)"
-            )
         ddim.timesteps(timesteps)
         # ^ refused here, and not at the first window
-        bands, unit = GENERATED[modality]
         self._generator, self._timesteps = generator, timesteps
+        offered = {
+            "land_cover": [Answer(task="land_cover", class_names=LAND_COVER)],
+            "embedding": [_embedding(generator.model)],
+            "generate": [_generated(name) for name in modalities],
+        }
         contract = _contract(
             card,
             _used(card, inputs),
             generator,
-            task="generate",
-            bands=bands,
-            modality=modality,
-            unit=unit,
-            how={"timesteps": timesteps, "seed": SEED},
+            [answer for task in TASKS if task in tasks for answer in offered[task]],
+            how={"timesteps": timesteps, "seed": SEED, "noise": "of the ground"}
+            if "generate" in tasks
+            else {},
         )
         super().__init__(generator, contract, running or Running())
-        generator.batch = self.batch
 
-    def answer(self, given: Mapping[str, Tensor]) -> Tensor:
-        """Return the values (B, C, H, W) in the modality's unit."""
-        name = self.contract.modality or ""
-        made = self._generator.generate(
-            _filled(given),
-            seed=SEED,
-            sampling="argmax",
-            timesteps=self._timesteps,
-            standardize=False,
-        )[name].float()
-        scale = TARGETS[name].statistics
+    def answer(self, windows: Windows) -> Sequence[Tensor]:
+        """Return probabilities (B, 10, H, W), tokens, and values (B, C, H, W) in their units."""
+        seen = OnePass.over(self._generator, windows.filled())
+        return [self._read(seen, one, windows) for one in self.answers]
+
+    def _read(self, seen: OnePass, asked: Answer, windows: Windows) -> Tensor:
+        if asked.task == "embedding":
+            return seen.tokens()
+        if asked.modality is None:
+            found = seen.classes()
+            return found / found.sum(dim=1, keepdim=True)
+        made = seen.values(
+            asked.modality, seed=SEED, timesteps=self._timesteps, places=windows.places
+        )
+        scale = TARGETS[asked.modality].statistics
         if scale is None:
-            raise ModelError(f"{name} has no unit")
+            raise ModelError(f"{asked.modality} has no unit")
         mean, std = (made.new_tensor(v).view(1, -1, 1, 1) for v in (scale.mean, scale.std))
         return made * std + mean
+
+
+def _embedding(encoder: Encoder) -> Answer:
+    bands = tuple(f"e{index:03d}" for index in range(encoder.size.dim))
+    return Answer(task="embedding", bands=bands, cell=PATCH)
+
+
+def _generated(modality: str) -> Answer:
+    if modality not in GENERATED:
+        raise ModelError(
+            f"modality {modality!r} cannot be generated as values; known are "
+            f"{listed(GENERATED)} (land cover has a task of its own)"
+        )
+    bands, unit = GENERATED[modality]
+    return Answer(task="generate", bands=bands, modality=modality, unit=unit)
 
 
 def _contract(
     card: Card,
     inputs: Mapping[str, tuple[str, ...]],
     network: nn.Module,
+    answers: Sequence[Answer],
     *,
-    task: str,
     how: Mapping[str, Any] | None = None,
-    **answer: Any,
 ) -> Contract:
-    """Return the contract of a network with a card; its digest covers both and the answer."""
+    """Return the contract of a network with a card; its digest covers both and the answers."""
     identity = {
         "card": card.identity(),
         "inputs": {name: list(bands) for name, bands in inputs.items()},
-        "answer": {"task": task, **{key: answer[key] for key in sorted(answer)}},
+        "answers": [asdict(one) for one in answers],
         "how": dict(how or {}),
         "state": weights.digest_of_state(network.state_dict()),
     }
     text = json.dumps(identity, sort_keys=True)
     return Contract(
-        task=task,
         window=card.window,
         inputs=inputs,
         statistics=card.statistics,
+        answers=tuple(answers),
         digest=hashlib.sha256(text.encode()).hexdigest(),
-        **answer,
     )
 
 
@@ -244,6 +243,44 @@ def _used(card: Card, inputs: Sequence[str] | None) -> dict[str, tuple[str, ...]
     return {name: bands for name, bands in card.inputs.items() if name in names}
 
 
-def _filled(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return standardised pixels with what is missing at the mean."""
-    return {name: torch.nan_to_num(value, 0.0, 0.0, 0.0) for name, value in given.items()}
+def _as_map(tokens: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
+    """Return tokens (B, N, D) of windows of pixels (B, C, H, W) as (B, D, H / 16, W / 16)."""
+    rows, columns = (side // PATCH for side in next(iter(pixels.values())).shape[2:])
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+
+def asked(
+    task: str | Sequence[str], modality: str | Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tasks, and what is to be generated, in one order whatever the order asked in.
+
+    Raises:
+        ModelError: an unknown one, one twice, none; or one that does not go with the other.
+    """
+    tasks, modalities = _names(task), _names(modality)
+    unknown = [name for name in tasks if name not in TASKS]
+    if unknown or not tasks:
+        raise ModelError(f"unknown task {listed(unknown)}; known are {listed(TASKS)}")
+    if ("generate" in tasks and not modalities) or any(
+        name not in GENERATED for name in modalities
+    ):
+        raise ModelError(
+            f"modality {listed(modalities)}: name what is to be generated, one or more of "
+            f"{listed(GENERATED)}"
+            + (" (land cover is a task of its own)" if "LULC" in modalities else "")
+        )
+    if modalities and "generate" not in tasks:
+        raise ModelError(
+            f"modality {listed(modalities)}: only the task generate has one, not {listed(tasks)}"
+        )
+    return (
+        tuple(name for name in TASKS if name in tasks),
+        tuple(name for name in GENERATED if name in modalities),
+    )
+
+
+def _names(given: str | Sequence[str] | None) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given or ())
+    if len(set(names)) < len(names):
+        raise ModelError(f"{listed(names)}: each once")
+    return names

@@ -20,6 +20,7 @@ BARE = (
     "terratorch.models.backbones",
     "terratorch.models.backbones.terramind",
     "terratorch.registry",
+    "terratorch.tasks",
 )
 UNUSED = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 PLACE = "terratorch.models.backbones.terramind"
@@ -41,6 +42,16 @@ def part(name: str) -> types.ModuleType:
     """Return one of TerraTorch's TerraMind modules, such as `tokenizer.tokenizer_register`."""
     register()
     return importlib.import_module(f"{PLACE}.{name}")
+
+
+@cache
+def tiling() -> types.ModuleType:
+    """Return TerraTorch's module of tiled inference."""
+    register()
+    _add("terratorch.models.utils", None)
+    sys.modules["terratorch.models.utils"].pad_images = None
+    # ^ imported by it and called nowhere; the real module wants torchvision
+    return importlib.import_module("terratorch.tasks.tiled_inference")
 
 
 def _stand_in() -> None:

@@ -1,0 +1,37 @@
+"""The cores of a machine, shared among the processes that compute on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+
+class Share(WorkerPlugin):
+    """Keeps each worker of this machine on its own cores, also after it was started again.
+
+    A model computes as many windows side by side as it has cores: workers that all see the whole
+    machine would wait for each other, and hold the windows of all of them in memory.
+    """
+
+    name = "share-of-cores"
+
+    def __init__(self, shares: int) -> None:
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._shares = shares
+
+    def setup(self, worker: Worker) -> None:
+        """Confine the process of a worker; dask numbers those of a local cluster from zero."""
+        mine = share(self._cores, int(worker.name), self._shares)
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(thread.name), mine)
+            # ^ the kernel binds threads; those to come are born where their parents are
+
+
+def share(cores: Sequence[int], number: int, shares: int) -> Sequence[int]:
+    """Return the cores of one of so many shares: neighbours, and one where there are too few."""
+    first, stop = (len(cores) * (number + step) // shares for step in (0, 1))
+    return cores[first:stop] or [cores[number % len(cores)]]

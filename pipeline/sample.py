@@ -1,0 +1,81 @@
+"""One window of a tile made twice: beside the lattice, and in full precision.
+
+A map that depends on where the windows happen to lie cannot be trusted near their edges; so the
+window in the middle of each tile is predicted once more, half a stride off, where the corners of
+four windows of the lattice meet, and compared with the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogs import classes
+from pipeline.answers import UNCLASSED
+from pipeline.plan import Plan
+from pipeline.predict import Predictor, Sample
+from pipeline.windows import Lattice, Placement
+
+
+def place(placement: Placement, lattice: Lattice, cell: int) -> tuple[int, int] | None:
+    """Return where on the context the sampled window begins; None where a tile has no room."""
+    shift = lattice.stride // 2
+    shift -= shift % cell
+    if len(placement.rows) < 2 or len(placement.columns) < 2 or not shift:
+        return None
+    row = placement.rows[(len(placement.rows) - 2) // 2]
+    column = placement.columns[(len(placement.columns) - 2) // 2]
+    return row + shift, column + shift
+
+
+def of(
+    plan: Plan,
+    placement: Placement,
+    samples: Sequence[Sample],
+    land_cover: NDArray[np.uint8] | None,
+    predictor: Predictor,
+) -> dict[str, Any]:
+    """Return what the samples of a tile tell.
+
+    Args:
+        plan: the plan.
+        placement: the tile's windows.
+        samples: the windows beside the lattice.
+        land_cover: (y, x) the tile's map; None where there is none.
+        predictor: the model.
+
+    Returns:
+        ``shifted``: pixels compared and those of another class, in the middle half of the window;
+        ``precision``: pixels compared and those of the same class in fp32, where that is another.
+    """
+    if land_cover is None or plan.model is None:
+        return {}
+    said = next(one for one in plan.model.answers if one.task == "land_cover")
+    index = plan.model.answers.index(said)
+    codes = np.array([classes.BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
+    none = [classes.BY_NAME[name].code for name in UNCLASSED]
+    found: dict[str, Any] = {}
+    for one in samples:
+        answer = one.answers[index]
+        side = answer.shape[-1]
+        core = slice(side // 4, side - side // 4)
+        own = codes[answer.argmax(axis=0)][core, core]
+        row = one.row - placement.offset[0] + core.start
+        column = one.column - placement.offset[1] + core.start
+        top, left = max(-row, 0), max(-column, 0)
+        mapped = land_cover[max(row, 0) : row + len(own), max(column, 0) : column + len(own)]
+        own = own[top : top + mapped.shape[0], left : left + mapped.shape[1]]
+        known = (mapped != classes.NODATA) & ~np.isin(own, none)
+        found["shifted"] = {
+            "n": int(known.sum()),
+            "differ": int((known & (mapped != own)).sum()),
+        }
+        if predictor.predict_reference is not None:
+            full = predictor.predict_reference(one.chips, [one.place])
+            same = full[index][0].argmax(axis=0) == answer.argmax(axis=0)
+            finite = np.isfinite(full[index][0]).all(axis=0) & np.isfinite(answer).all(axis=0)
+            found["precision"] = {"n": int(finite.sum()), "agree": int((same & finite).sum())}
+    return found

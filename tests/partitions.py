@@ -1,0 +1,86 @@
+"""The same plan, made in different ways: what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalogs import demo as country
+from flows import engine, product
+from flows import job as jobs
+from flows.progress import Silence
+from pipeline import receipt, store, tile
+from pipeline.grid import Tile
+from pipeline.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What was made of a plan, and when each tile was ready."""
+
+    files: dict[str, str]
+    """Path in the store → sha256 of the bytes."""
+
+    ready: list[float]
+    """Seconds from the start to each tile's end."""
+
+
+def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: Any) -> Path:
+    """Freeze a plan of an embedded country, or of the middle of it.
+
+    Args:
+        folder: where country, job and plan go.
+        size: of the country, pixels.
+        tile: side of a tile, pixels.
+        part: share of the country's sides.
+        sections: keys of the job.
+    """
+    built = country.build(folder / "country", seed=11, size=size)
+    points = np.array(built.region["coordinates"][0])
+    middle, half = (points.max(0) + points.min(0)) / 2, part * np.ptp(points, axis=0) / 2
+    values = {
+        "name": "partition",
+        "region": {"bbox": [*map(float, middle - half), *map(float, middle + half)]},
+        "period": "2021-05-10/2021-07-10",
+        "catalog": {"path": str(built.catalog), "provider": "demo"},
+        "grid": {"crs": f"EPSG:{built.epsg}"},
+        "model": {"name": "demo"},
+        "output": {"path": "out"},
+        "execution": {"tile": tile, "device": "cpu"},
+    } | sections
+    path = folder / "plan.json"
+    product.plan(jobs.parse(values, folder=folder), Silence(), path)
+    return path
+
+
+def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> Made:
+    """Make a plan's tiles in a folder of their own, in an order, by an engine.
+
+    Raises:
+        AssertionError: a tile failed, or was told of twice, or has no receipt.
+    """
+    folder.mkdir()
+    path = Path(shutil.copy(source, folder / "plan.json"))
+    plan = Plan.read(path)
+    store.create(folder, plan, tile.variables(plan))
+    began, ready, told = time.perf_counter(), [], []
+    for outcome in engine.run(path, tiles, **options):
+        assert outcome.reason is None, outcome
+        ready.append(time.perf_counter() - began)
+        told.append(outcome.tile)
+    assert sorted(told) == sorted(one.id for one in tiles)
+    assert set(receipt.finished(folder, plan)) == set(told)
+    home = folder / store.NAME
+    files = {
+        str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
+        for one in sorted(home.rglob("*"))
+        if one.is_file()
+    }
+    return Made(files=files, ready=ready)

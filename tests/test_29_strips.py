@@ -1,0 +1,219 @@
+"""Strips of a tile: read one ahead, and never to be seen in what comes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import predict, receipt, sample, store, strip, tile, windows
+from pipeline.grid import Grid
+from tests.fakes import Brightness, Edgy, Several
+from tests.test_28_plan import SEVERAL, make
+
+GRID = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=100, width=100)
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([1, 16]))
+def test_strips_cover_every_row_once(height, width, cell):
+    area = Grid(
+        epsg=32633, resolution=10.0, left=0.0, top=0.0, height=height * cell, width=width * cell
+    )
+    parts = strip.cut(area, (), cell=cell)
+    assert [row for first, stop in parts for row in (first, stop)][1:-1:2] == [
+        row for first, stop in parts for row in (first, stop)
+    ][2::2]
+    assert (parts[0][0], parts[-1][1]) == (0, area.height)
+    rows = [stop - first for first, stop in parts]
+    assert min(rows) > 0
+    assert max(rows) * area.width <= max(strip.PIXELS, strip.LEAST * area.width)
+    assert all(first % cell == 0 for first, _ in parts)
+
+
+def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
+    plan = make(tmp_path)
+    (asset,) = {scene.assets["B02"].transform for scene in plan.snapshot.scenes}
+    top = asset[5] - 3000 * 10.0
+    area = Grid(epsg=plan.grid.epsg, resolution=10.0, left=0.0, top=top, height=5000, width=1024)
+    edges = [first for first, _ in strip.cut(area, plan.snapshot.scenes)][1:]
+    assert edges
+    assert all((3000 + row) % 1024 == 0 for row in edges)
+
+
+@pytest.mark.parametrize("fake", [Brightness, Edgy])
+def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
+    found = []
+    for name, rows in (("one", 2048), ("many", 8)):
+        monkeypatch.setattr(strip, "MOST", rows)
+        monkeypatch.setattr(strip, "LEAST", rows)
+        plan, folder = make(tmp_path, tile=64), tmp_path / name
+        store.create(folder, plan, tile.variables(plan))
+        found.append([tile.finish(plan, one, fake(), folder, threads=2) for one in plan.tiles])
+    one, many = found
+    assert [made.digests for made in one] == [made.digests for made in many]
+    assert [made.samples for made in one] == [made.samples for made in many]
+
+
+def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr(strip, "MOST", 24)
+    monkeypatch.setattr(strip, "LEAST", 24)
+    plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
+    store.create(folder, plan, tile.variables(plan))
+    cut = [tile.finish(plan, one, Several(), folder, threads=2).digests for one in plan.tiles]
+    monkeypatch.undo()
+    assert cut == [
+        tile.finish(plan, one, Several(), folder, threads=2).digests for one in plan.tiles
+    ]
+
+
+def test_one_part_is_read_ahead_and_no_more():
+    read, used = [], []
+
+    def slowly(part):
+        read.append(part)
+        return part
+
+    for part in strip.ahead(range(6), slowly):
+        time.sleep(0.02)
+        used.append(part)
+        assert len(read) <= len(used) + 1
+    assert used == list(range(6))
+    assert list(strip.ahead([], slowly)) == []
+
+
+def test_reading_and_working_go_side_by_side():
+    meeting = threading.Barrier(2, timeout=10)
+
+    def read(part):
+        if part == 1:
+            meeting.wait()
+        return part
+
+    for part in strip.ahead(range(2), read):
+        if part == 0:
+            meeting.wait()
+            # ^ the second part is being read while the first is worked on
+
+
+def test_a_failure_of_reading_comes_out(tmp_path):
+    def fail(part):
+        if part == 2:
+            raise OSError("gone")
+        return part
+
+    with pytest.raises(OSError, match="gone"):
+        list(strip.ahead(range(4), fail))
+
+
+def test_the_sample_lies_where_four_windows_meet():
+    lattice = windows.Lattice(window=32, stride=24, margin=0)
+    placed = windows.place(GRID, lattice)
+    row, column = sample.place(placed, lattice, 8)
+    assert row % 8 == column % 8 == 0
+    assert row - 8 in placed.rows
+    assert column - 8 in placed.columns
+    assert row + 32 <= placed.context.height
+    assert (
+        sample.place(
+            windows.place(GRID.window(row=10, column=10, height=3, width=3), lattice), lattice, 1
+        )
+        is None
+    )
+
+
+def test_the_receipt_tells_what_samples_and_windows_said(tmp_path):
+    plan, folder = make(tmp_path, tile=64), tmp_path / "out"
+    store.create(folder, plan, tile.variables(plan))
+
+    class Halved(Edgy):
+        """Knows another precision, in which all is the other class."""
+
+        @property
+        def predict_reference(self):
+            return lambda chips, places: (self.one(chips["S2L2A"], places)[:, [1, 0, 2]],)
+
+    class Silent(Brightness):
+        def one(self, values, places):
+            return np.full_like(super().one(values, places), np.nan)
+
+    first = plan.tiles[0]
+    exact = tile.finish(plan, first, Brightness(), folder, threads=1).samples
+    assert exact["shifted"]["n"] > 100
+    assert exact["shifted"]["differ"] == 0
+    assert "precision" not in exact
+    edgy = tile.finish(plan, first, Halved(), folder, threads=1).samples
+    assert edgy["shifted"]["differ"] > 0
+    assert edgy["precision"]["n"] > edgy["precision"]["agree"] == 0
+    silent = tile.finish(plan, first, Silent(), folder, threads=1).samples
+    assert silent["silent"] == silent["windows"] > 0
+    assert receipt.read(folder, first).samples == silent
+    assert not store.read(folder / store.NAME, "land_cover", slice(0, 30), slice(0, 30)).any()
+
+
+def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
+    plan = make(tmp_path, model=None, tile=64)
+    found = []
+    for name, rows in (("one", 2048), ("many", 16)):
+        monkeypatch.setattr(strip, "MOST", rows)
+        monkeypatch.setattr(strip, "LEAST", min(rows, 16))
+        folder = tmp_path / name
+        store.create(folder, plan, tile.variables(plan))
+        made = [tile.finish(plan, one, None, folder, threads=2) for one in plan.tiles]
+        found.append([one.digests for one in made])
+        assert all(one.samples == {} for one in made)
+    assert found[0] == found[1]
+
+
+def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path):
+    """What a strip has no scene of is NaN there: the windows across its edge see both."""
+    plan = make(tmp_path)
+    area = plan.context(plan.tiles[0])
+    roll = strip.Roll({"S2L2A": 1, "DEM": 1}, area.width)
+    for first, stop in ((0, 10), (10, 30)):
+        part = area.window(row=first, column=0, height=stop - first, width=area.width)
+        seen = strip.see(plan, plan.snapshot.scenes, part, threads=1)
+        inputs = strip.at_the_door(plan, seen)
+        if first:
+            inputs["DEM"] = np.ones((1, stop - first, area.width), np.float32)
+        roll.take(strip.Strip(row=first, seen=seen, inputs=inputs, seconds=0.0))
+    inputs, observed = roll.rows(5, 25)
+    assert np.isnan(inputs["DEM"][0, :5]).all()
+    assert (inputs["DEM"][0, 5:] == 1).all()
+    whole = strip.see(plan, plan.snapshot.scenes, area, threads=1)
+    assert np.array_equal(observed, whole.observations[5:25] > 0)
+    due = whole.values["S2L2A"].values[:, 5:25]
+    assert np.array_equal(inputs["S2L2A"], due, equal_nan=True)
+    roll.forget(10)
+    assert dataclasses.replace(roll._held[0]).row == 10
+
+
+def test_neighbouring_tiles_ask_the_model_once(tmp_path):
+    """The windows across an edge are computed for the first tile, and the bytes stay the same."""
+    found = {}
+    for name, shared in (("each", None), ("shared", predict.Shared())):
+        fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
+        store.create(folder, plan, tile.variables(plan))
+        made = [
+            tile.finish(plan, one, fake, folder, threads=1, shared=shared) for one in plan.tiles
+        ]
+        asked = [place for place in fake.places if place[0] % 20 == place[1] % 20 == 0]
+        found[name] = [one.digests for one in made], set(asked), made
+    assert found["each"][0] == found["shared"][0]
+    assert found["each"][1] == found["shared"][1]
+    taken = sum(one.samples["shared"] for one in found["shared"][2])
+    used = sum(one.samples["windows"] for one in found["shared"][2])
+    assert used - taken == len(found["each"][1])
+    assert taken > 0
+
+
+def test_what_is_shared_is_bounded():
+    shared = predict.Shared(limit=100)
+    for index in range(10):
+        shared.put((index, 0), (np.zeros(10, np.float32),))
+    assert shared.get((9, 0)) is not None
+    assert [shared.get((index, 0)) for index in range(7)] == [None] * 7
