@@ -58,7 +58,7 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             "",
             *_by_class(made["test_countries"]),
             "",
-            *edge(shipped.reach and shipped.reach.told()),
+            *edge(shipped.reach.told() if shipped.reach else None),
             "",
             "## On real land",
             "",

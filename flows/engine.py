@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
-from flows import crew
+from flows import crew, loaded
 from pipeline import connections, receipt, tile
 from pipeline.plan import Plan
 from pipeline.predict import Shared
 
 if TYPE_CHECKING:
+    from model.prediction.predictor import Predictor as Loaded
     from pipeline.grid import Tile
     from pipeline.predict import Predictor
 
@@ -69,7 +70,8 @@ def _plan(path: str, _changed: int) -> Plan:
 @functools.lru_cache(maxsize=1)
 def _predictor(path: str, changed: int) -> Predictor | None:
     """Load the plan's model: once per process, and only the one that the plan names."""
-    return _load(_plan(path, changed))
+    plan = _plan(path, changed)
+    return loaded.fitting(plan) or _load(plan)
 
 
 @functools.lru_cache(maxsize=1)
@@ -77,7 +79,7 @@ def _shared(_path: str, _changed: int) -> Shared:
     return Shared()
 
 
-def _load(plan: Plan) -> Predictor | None:
+def _load(plan: Plan) -> Loaded | None:
     if plan.model is None:
         return None
     from model.prediction import known  # noqa: PLC0415
@@ -115,7 +117,7 @@ def check(plan: Plan) -> None:
     """
     if "://" not in plan.job["execution"]["engine"]:
         # ^ on a cluster elsewhere, what lies there counts: its workers look at each tile
-        _load(plan)
+        loaded.keep(_load(plan))
 
 
 def gpu(plan: Plan) -> str | None:
@@ -199,6 +201,9 @@ def run(
     Raises:
         TerramosaicError: the scheduler is not there, or no longer.
     """
+    if engine != "threads":
+        loaded.keep(None)
+        # ^ workers load their own
     left, alone = deque(one.id for one in tiles), deque[str]()
     waiting: dict[Any, list[str]] = {}
     handful = 1

@@ -20,8 +20,8 @@ from catalogs.scene import Scene
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
+from flows import loaded, proving
 from flows import period as periods
-from flows import proving
 from flows.job import Job
 from flows.progress import Progress, Silence
 from pipeline import grid, utm
@@ -286,7 +286,19 @@ def _overlap(job: Job, side: int, cell: int) -> int:
         raise Wrong(
             f"model.overlap {asked}: windows of {side} px can share {side // 2} px at most."
         )
-    return round((side * OVERLAP if asked is None else asked) / cell) * cell
+    usual = _measured(job) or side * OVERLAP
+    return round((usual if asked is None else asked) / cell) * cell
+
+
+def _measured(job: Job) -> int | None:
+    """Return the overlap that the model's own curve asks for, where one was measured."""
+    if job.model.name == "none" or job.model.checkpoint is not None:
+        return None
+    from model.prediction import known  # noqa: PLC0415
+
+    # ^ composites need no torch
+    curve = known.card_of(job.model.name, _shown(job)).reach
+    return curve.overlap if curve else None
 
 
 def _how(job: Job) -> dict[str, Any]:
@@ -353,6 +365,7 @@ def _model(job: Job) -> Model | None:
         precision=job.execution.precision,
         holes="fill",
     )
+    loaded.keep(predictor)
     batch = job.execution.batch
     return Model(
         name=job.model.label,

@@ -49,7 +49,8 @@ def of(
 
     Returns:
         ``shifted``: pixels compared and those of another class, in the middle half of the window;
-        ``precision``: pixels compared and those of the same class in fp32, where that is another.
+        ``precision``: pixels compared and those of the same class in fp32, on GPUs where the
+        model computes in another precision.
     """
     if land_cover is None or plan.model is None:
         return {}
@@ -73,7 +74,8 @@ def of(
             "n": int(known.sum()),
             "differ": int((known & (mapped != own)).sum()),
         }
-        if predictor.predict_reference is not None:
+        if plan.model.device == "cuda" and predictor.predict_reference is not None:
+            # ^ a CPU has no memory to spare for a second model; docs/mapping.md has its figure
             full = predictor.predict_reference(one.chips, [one.place])
             same = full[index][0].argmax(axis=0) == answer.argmax(axis=0)
             finite = np.isfinite(full[index][0]).all(axis=0) & np.isfinite(answer).all(axis=0)

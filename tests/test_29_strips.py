@@ -146,7 +146,8 @@ def test_the_receipt_tells_what_samples_and_windows_said(tmp_path):
     assert exact["shifted"]["n"] > 100
     assert exact["shifted"]["differ"] == 0
     assert "precision" not in exact
-    edgy = tile.finish(plan, first, Halved(), folder, threads=1).samples
+    on_gpu = dataclasses.replace(plan, model=dataclasses.replace(plan.model, device="cuda"))
+    edgy = tile.finish(on_gpu, first, Halved(), folder, threads=1).samples
     assert edgy["shifted"]["differ"] > 0
     assert edgy["precision"]["n"] > edgy["precision"]["agree"] == 0
     silent = tile.finish(plan, first, Silent(), folder, threads=1).samples

@@ -188,12 +188,8 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
         cluster = hands._client.cluster
         cluster.sync(cluster.workers[0].close)
         # ^ as a nanny goes whose worker could not be started again
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            hands.places()
-            if hands.processes == 2 and 0 in cluster.workers:
-                break
-            time.sleep(0.2)
+        for count in (1, 2):
+            _until(hands, count)
         asked = [hands.submit(_affinity, number) for number in range(40)]
         again = dict(future.result() for future in asked)
         assert len(set(again) - set(seen)) == 1
@@ -201,6 +197,16 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
     halves = [set(cores.share(mine, number, 2)) for number in (0, 1)]
     for found in (seen, again):
         assert sorted(found.values(), key=min) == sorted(halves, key=min)
+
+
+def _until(hands, processes):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        hands.places()
+        if hands.processes == processes == len(hands._client.scheduler_info()["workers"]):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"there never were {processes} workers")
 
 
 def _affinity(number):
