@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from catalogs.errors import TerramosaicError, Wrong
 from flows import crew, loaded
 from pipeline import connections, receipt, tile
+from pipeline.flight import Shared
 from pipeline.plan import Plan
-from pipeline.predict import Shared
 
 if TYPE_CHECKING:
     from model.prediction.predictor import Predictor as Loaded
     from pipeline.grid import Tile
-    from pipeline.predict import Predictor
+    from pipeline.predictor import Predictor
 
 log = logging.getLogger(__name__)
 

@@ -114,3 +114,10 @@ class Gate(Part):
         description="the share of pixels, 0 to 1, that may get another class where windows lie "
         "elsewhere",
     )
+    min_agreement: float = Field(
+        default=0.995,
+        ge=0,
+        le=1,
+        description="the share of pixels, 0 to 1, that must keep their class in full precision, "
+        "where a GPU computes in bf16",
+    )

@@ -126,7 +126,7 @@ def findings(figures: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]
 
     Args:
         figures: :meth:`Quality.to_dict`'s values.
-        limits: the job's ``max_seam_z`` and ``max_disagreement``.
+        limits: the job's ``max_seam_z``, ``max_disagreement`` and ``min_agreement``.
     """
     found = []
     for kind, advice in ADVICE.items():
@@ -143,6 +143,17 @@ def findings(figures: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]
             f"{_percent(other['share'])} of the pixels get another class where the windows lie "
             f"half a stride further (qc.max_disagreement is {limits['max_disagreement']:g}). "
             f"{ADVICE['window']}"
+        )
+    same = figures.get("precision")
+    if same and same["share"] < limits["min_agreement"]:
+        found.append(
+            f"Only {100 * same['share']:.2f} % of the pixels keep their class in full precision "
+            f"(qc.min_agreement is {limits['min_agreement']:g}). Set execution.precision: fp32."
+        )
+    if figures.get("silent"):
+        found.append(
+            f"{figures['silent']} windows had no finite answer: what no other window sees is not "
+            "classified. Compute in fp32, and run terramosaic models check on the weights."
         )
     return found
 

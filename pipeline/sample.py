@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from catalogs import classes
 from pipeline.answers import UNCLASSED
 from pipeline.plan import Plan
-from pipeline.predict import Predictor, Sample
+from pipeline.predict import Sample
+from pipeline.predictor import Predictor
 from pipeline.windows import Lattice, Placement
 
 

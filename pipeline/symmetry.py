@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from pipeline.predict import Predictor
+from pipeline.predictor import Predictor
 
 TURNS = tuple((turn, mirrored) for turn in range(4) for mirrored in (False, True))
 """Quarter turns, and whether a mirror comes first; the first one changes nothing."""

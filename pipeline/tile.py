@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS, Scene
 from pipeline import answers, cells, grid, layers, predict, radiometry, receipt, sample, store
+from pipeline.blend import Rows
+from pipeline.flight import Count, Shared
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan
-from pipeline.predict import Count, Look, Predictor, Sample, Shared
+from pipeline.predict import Look, Sample
+from pipeline.predictor import Predictor
 from pipeline.receipt import Receipt
 from pipeline.strip import Roll, Seen, Strip, strips
 
@@ -118,6 +121,11 @@ class Making:
             name: _blank(name, bands, self._area, plan.factor(name))
             for name, bands in variables(plan).items()
         }
+        ground = grid.project(plan.ground(tile.epsg), tile.epsg)
+        self._own = {
+            factor: grid.inside(ground, self._area.coarsened(factor))
+            for factor in {1, *(plan.factor(name) for name in self._held)}
+        }
         self.count = Count()
         self.read = 0.0
         """Seconds of reading and composing."""
@@ -182,12 +190,25 @@ class Making:
             return Look(row=row, columns=columns, values=values, observed=observed, sample=sampled)
 
         for row in placement.rows:
-            yield look(row, placement.columns, sampled=False)
+            columns = tuple(one for one in placement.columns if self._wanted(row, one))
+            yield look(row, columns, sampled=False)
             if beside and row <= beside[0] < row + lattice.stride:
                 yield look(beside[0], (beside[1],), sampled=True)
             roll.forget(row + lattice.stride)
         for strip in coming:
             self._take(strip)
+
+    def _wanted(self, row: int, column: int) -> bool:
+        """Tell whether a window that begins there sees any pixel that the tile answers for."""
+        placement, lattice = self._placement, self._lattice
+        if placement is None or lattice is None:
+            return False
+        cell, (above, left) = self._plan.cell, placement.offset
+        rows = slice(max(row - above, 0) // cell, max(row + lattice.window - above, 0) // cell)
+        columns = slice(
+            max(column - left, 0) // cell, max(column + lattice.window - left, 0) // cell
+        )
+        return bool(self._own[1][rows, columns].any())
 
     def _take(self, strip: Strip) -> None:
         """Store what the scenes say in some rows, whatever the model makes of them."""
@@ -222,7 +243,7 @@ class Making:
             values |= _parts(plan, seen.steps, part, observations.shape)
         return values
 
-    def _answer(self, rows: predict.Rows) -> None:
+    def _answer(self, rows: Rows) -> None:
         """Store the finished rows of the model's answers."""
         model = self._plan.model
         if model is None:
@@ -241,13 +262,8 @@ class Making:
 
     def values(self) -> dict[str, NDArray[Any]]:
         """Return the stored values of every layer; nodata outside the region."""
-        ground = grid.project(self._plan.ground(self._tile.epsg), self._tile.epsg)
-        own = {
-            factor: grid.inside(ground, self._area.coarsened(factor))
-            for factor in {self._plan.factor(name) for name in self._held}
-        }
         for name, values in self._held.items():
-            values[..., ~own[self._plan.factor(name)]] = layers.get(name).fill
+            values[..., ~self._own[self._plan.factor(name)]] = layers.get(name).fill
         return self._held
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline import predict, windows
-from pipeline.predict import Look, Rows
+from pipeline.blend import Rows
+from pipeline.predict import Look
 from pipeline.recipe import Answer
 
 

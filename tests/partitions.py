@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from catalogs import demo as country
 from flows import engine, product
@@ -55,6 +56,7 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
         "output": {"path": "out"},
         "execution": {"tile": tile, "device": "cpu"},
     } | sections
+    (folder / "job.yaml").write_text(yaml.safe_dump(values))
     path = folder / "plan.json"
     product.plan(jobs.parse(values, folder=folder), Silence(), path)
     return path

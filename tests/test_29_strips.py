@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import predict, receipt, sample, store, strip, tile, windows
+from pipeline import flight, receipt, sample, store, strip, tile, windows
 from pipeline.grid import Grid
+from pipeline.plan import geojson
 from tests.fakes import Brightness, Edgy, Several
 from tests.test_28_plan import SEVERAL, make
 
@@ -196,7 +198,7 @@ def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path
 def test_neighbouring_tiles_ask_the_model_once(tmp_path):
     """The windows across an edge are computed for the first tile, and the bytes stay the same."""
     found = {}
-    for name, shared in (("each", None), ("shared", predict.Shared())):
+    for name, shared in (("each", None), ("shared", flight.Shared())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
         store.create(folder, plan, tile.variables(plan))
         made = [
@@ -213,8 +215,27 @@ def test_neighbouring_tiles_ask_the_model_once(tmp_path):
 
 
 def test_what_is_shared_is_bounded():
-    shared = predict.Shared(limit=100)
+    shared = flight.Shared(limit=100)
     for index in range(10):
         shared.put((index, 0), (np.zeros(10, np.float32),))
     assert shared.get((9, 0)) is not None
     assert [shared.get((index, 0)) for index in range(7)] == [None] * 7
+
+
+def test_windows_beside_the_region_are_not_asked_for(tmp_path):
+    """And what lies in the region has the same answer as if they were."""
+    plan = make(tmp_path, tile=128)
+    points = shapely.geometry.shape(plan.region).exterior.coords
+    corner = shapely.geometry.Polygon([points[0], points[1], points[2]])
+    some = dataclasses.replace(plan, region=geojson(corner))
+    found = {}
+    for name, one in (("all", plan), ("some", some)):
+        fake, folder = Edgy(), tmp_path / name
+        store.create(folder, one, tile.variables(one))
+        made = tile.finish(one, one.tiles[0], fake, folder, threads=1)
+        whole = slice(0, one.grid.height), slice(0, one.grid.width)
+        found[name] = store.read(folder / store.NAME, "confidence", *whole), made.samples["windows"]
+    inside = found["some"][0] != 255
+    assert 0.3 < inside.mean() < 0.6
+    assert np.array_equal(found["some"][0][inside], found["all"][0][inside])
+    assert found["some"][1] < found["all"][1]

@@ -446,3 +446,20 @@ def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused)
 
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
     assert quality.gate(expanse.plan(tmp_path, 1)) == Gate()
+
+
+LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"precision": {"n": 1000, "share": 0.994}}, "precision: fp32"),
+        ({"silent": 3}, "3 windows"),
+        ({"precision": {"n": 1000, "share": 0.996}, "silent": 0}, None),
+    ],
+)
+def test_what_full_precision_and_silent_windows_say(figures, said):
+    found = qc.findings(figures, LIMITS)
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]

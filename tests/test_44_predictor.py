@@ -61,15 +61,15 @@ def chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
 
 
 def test_it_is_what_the_pipeline_expects():
-    predict = pytest.importorskip("pipeline.predict")
-    predictor: predict.Predictor = make()
+    predictors = pytest.importorskip("pipeline.predictor")
+    predictor: predictors.Predictor = make()
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
     assert dict(predictor.inputs)["S2L2A"][:3] == ("B01", "B02", "B03")
     assert predictor.class_names == ("water", "trees", "crops")
     assert (predictor.task, predictor.cell, predictor.bands) == ("land_cover", 1, ())
     assert len(predictor.digest) == 64
-    members = {n for n in vars(predict.Predictor) if not n.startswith("_")}
+    members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
 
 

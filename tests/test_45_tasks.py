@@ -131,9 +131,9 @@ def given_for(predictor, **options):
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_it_is_what_the_pipeline_expects(kind):
-    predict = pytest.importorskip("pipeline.predict")
-    predictor: predict.Predictor = MAKERS[kind]()
-    members = {n for n in vars(predict.Predictor) if not n.startswith("_")}
+    predictors = pytest.importorskip("pipeline.predictor")
+    predictor: predictors.Predictor = MAKERS[kind]()
+    members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
     out = predictor(given_for(predictor))
     channels = len(predictor.class_names or predictor.bands)

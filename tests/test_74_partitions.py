@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import yaml
 
+from flows import job as jobs
+from flows import product
+from flows.progress import Silence
+from pipeline import store
 from pipeline.plan import Plan
 from tests import partitions
 from tests.test_70_runs import CARD
@@ -53,3 +58,55 @@ def test_the_same_bytes_whoever_makes_them_in_whatever_order(source, reference, 
     made = partitions.made(source, tmp_path / "made", tiles, **WAYS[way])
     assert made.files == reference.files
     assert any("/c/" in name for name in made.files)
+
+
+def _painted(source, folder):
+    """Make a plan; return land cover and probabilities, and where on Earth they begin, pixels."""
+    plan = Plan.read(source)
+    partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
+    whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
+    path = store.of(folder, plan, plan.grid.epsg)
+    values = [store.read(path, name, *whole) for name in ("land_cover", "probabilities")]
+    return np.concatenate([values[0][None], values[1]]), plan.grid.origin_index()
+
+
+def _replanned(source, folder, region=None, **execution):
+    """Freeze the job of a plan once more, for other tiles or another region."""
+    folder.mkdir()
+    values = yaml.safe_load((source.parent / "job.yaml").read_text())
+    values["execution"] |= execution
+    if region is not None:
+        values["region"] = {"bbox": region}
+    path = folder / "plan.json"
+    product.plan(jobs.parse(values, folder=source.parent), Silence(), path)
+    return path
+
+
+@pytest.mark.parametrize("size", [48, 160, 512])
+def test_the_size_of_the_tiles_changes_nothing(source, tmp_path, size):
+    one, _ = _painted(source, tmp_path / "one")
+    other, _ = _painted(_replanned(source, tmp_path / "plan", tile=size), tmp_path / "other")
+    assert len({*np.unique(one[0])}) > 2
+    assert np.array_equal(one, other)
+
+
+def test_four_quarters_are_the_whole(source, tmp_path):
+    """Each reads its context beyond its own edge, where there are scenes."""
+    whole, (top, left) = _painted(source, tmp_path / "whole")
+    job = yaml.safe_load((source.parent / "job.yaml").read_text())
+    west, south, east, north = job["region"]["bbox"]
+    x, y = (west + east) / 2, (south + north) / 2
+    seen = np.zeros(whole.shape[1:], bool)
+    corners = [(west, south, x, y), (x, south, east, y), (west, y, x, north), (x, y, east, north)]
+    for number, corner in enumerate(corners):
+        plan = _replanned(source, tmp_path / f"plan-{number}", region=list(corner))
+        part, (row, column) = _painted(plan, tmp_path / f"made-{number}")
+        into = (
+            slice(row - top, row - top + part.shape[1]),
+            slice(column - left, column - left + part.shape[2]),
+        )
+        inside = part[0] != 0
+        assert np.array_equal(part[:, inside], whole[(slice(None), *into)][:, inside])
+        assert not (seen[into] & inside).any()
+        seen[into] |= inside
+    assert np.array_equal(seen, whole[0] != 0)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from model.prediction import known
-from pipeline import predict, windows
+from pipeline import blend, flight, predict, windows
 from pipeline.grid import Grid
 from pipeline.windows import Lattice
 from tests import fakes
@@ -54,9 +54,9 @@ def _ours(image: np.ndarray, side: int, ask: known.Predictor) -> dict[str, Any]:
     height, width = placement.context.shape
     values = image[:, row : row + height, column : column + width]
     looks = fakes.looks({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
-    count, classes = predict.Count(), np.empty((side, side), np.uint8)
+    count, classes = flight.Count(), np.empty((side, side), np.uint8)
     for part in predict.blended(looks, placement, LATTICE, ask, batch=BATCH, count=count):
-        if isinstance(part, predict.Rows):
+        if isinstance(part, blend.Rows):
             classes[part.first : part.stop] = part.values[0].argmax(axis=0)
     blends = [seams.our_blends(LATTICE, 0, side)] * 2
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
