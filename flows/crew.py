@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
@@ -18,8 +19,8 @@ log = logging.getLogger(__name__)
 Workers = int | Mapping[str, int] | Literal["auto"]
 """As a job says it: a number, ``{min: 1, max: 8}``, or auto."""
 
-AUTO = 2
-"""Tiles at a time on this machine where the job leaves it open: one reads, one computes."""
+CORES_A_TILE = 4
+"""Cores that one tile keeps busy where the job leaves it open: as many windows go into a batch."""
 
 ON_A_GPU = 2
 """Tiles at a time of a process with a GPU: one reads while the other one infers."""
@@ -54,7 +55,7 @@ def span(workers: Workers) -> tuple[int, int]:
     """Return the least and the most workers that a job asks for on this machine."""
     if isinstance(workers, Mapping):
         return workers["min"], workers["max"]
-    number = AUTO if workers == "auto" else workers
+    number = max(len(os.sched_getaffinity(0)) // CORES_A_TILE, 1) if workers == "auto" else workers
     return number, number
 
 

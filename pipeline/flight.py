@@ -19,8 +19,8 @@ from pipeline.windows import Placement
 AHEAD = 2
 """Batches that wait for the model: it never waits for one, and no more are held."""
 
-SHARED_BYTES = 2**27
-"""Of the answers that are kept for neighbouring tiles: some sixty windows of ten classes."""
+SHARED_BYTES = 2**26
+"""Of the answers that are kept for neighbouring tiles: some thirty windows of ten classes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Count:
     """Without any finite answer."""
 
     seconds: float = 0.0
-    """That the model took."""
+    """That the model took, batch by batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class _Slot:
 
     window: Window
     answers: Answers | None = None
-    batch: Future[Answers] | None = None
+    batch: Future[tuple[Answers, float]] | None = None
     index: int = 0
     last: bool = False
     """Of its batch."""
@@ -102,7 +102,7 @@ class Flight:
 
     def __init__(
         self,
-        device: ThreadPoolExecutor,
+        lanes: ThreadPoolExecutor,
         predictor: Predictor,
         placement: Placement,
         batch: int,
@@ -110,7 +110,7 @@ class Flight:
         average_below: float | None,
         shared: Shared | None,
     ) -> None:
-        self._device, self._predictor, self._placement = device, predictor, placement
+        self._lanes, self._predictor, self._placement = lanes, predictor, placement
         self._batch, self._count, self._below = batch, count, average_below
         self._shared = shared or Shared(0)
         self._pending: list[_Slot] = []
@@ -145,27 +145,29 @@ class Flight:
         chips = _batch([slot.window.chips for slot in group], self._batch)
         places = [place(slot.window, self._placement) for slot in group]
         places += [places[0]] * (self._batch - len(group))
-        batch = self._device.submit(self._ask, chips, places)
+        batch = self._lanes.submit(self._ask, chips, places)
         for index, slot in enumerate(group):
             slot.batch, slot.index, slot.last = batch, index, slot is group[-1]
         self._flying += 1
 
     def _ask(
         self, chips: Mapping[str, NDArray[np.float32]], places: Sequence[tuple[int, int]]
-    ) -> Answers:
+    ) -> tuple[Answers, float]:
         started = time.perf_counter()
         answers = symmetry.predict(self._predictor, chips, places, self._below)
         _check(answers, self._predictor, self._batch)
-        self._count.seconds += time.perf_counter() - started
-        return answers
+        return answers, time.perf_counter() - started
 
     def _arrived(self, slot: _Slot) -> tuple[Window, Answers]:
         if slot.answers is not None:
             return slot.window, slot.answers
         if slot.batch is None:
             raise AssertionError("a window that was never sent")
-        answers = tuple(answer[slot.index] for answer in slot.batch.result())
-        self._flying -= slot.last
+        batch, seconds = slot.batch.result()
+        answers = tuple(answer[slot.index] for answer in batch)
+        if slot.last:
+            self._flying -= 1
+            self._count.seconds += seconds
         if not slot.window.sample and self._goes_on(slot.window):
             self._shared.put(place(slot.window, self._placement), answers)
         return slot.window, answers

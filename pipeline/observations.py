@@ -17,8 +17,8 @@ from catalogs.select import newness
 
 EPOCH = dt.date(1970, 1, 1)
 
-STRIP = 256
-"""Rows that are composed at a time."""
+STRIP = 64
+"""Rows that are composed at a time: their numbers are copied several times on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

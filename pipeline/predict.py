@@ -67,6 +67,7 @@ def blended(
     count: Count | None = None,
     average_below: float | None = None,
     shared: Shared | None = None,
+    lanes: int = 1,
 ) -> Iterator[Rows | Sample]:
     """Predict a tile window by window and blend the answers.
 
@@ -87,14 +88,15 @@ def blended(
         average_below: mean probability of the most probable class below which a window's land
             cover is averaged over its eight symmetries; None = never.
         shared: answers of windows that neighbouring tiles look at too.
+        lanes: batches that the model is given side by side.
 
     Yields:
         Every row of the tile once, in order; and the samples.
     """
     count = count or Count()
     sums = Sums(placement, lattice, predictor.answers)
-    with ThreadPoolExecutor(1, thread_name_prefix="model") as device:
-        flying = Flight(device, predictor, placement, batch, count, average_below, shared)
+    with ThreadPoolExecutor(lanes, thread_name_prefix="model") as pool:
+        flying = Flight(pool, predictor, placement, batch, count, average_below, shared)
         for window, answers in flying.over(_used(looks, lattice.window, count)):
             if window.sample:
                 yield Sample(

@@ -29,6 +29,9 @@ BITS = {
     "S1GRD": layers.S1,
     "DEM": layers.DEM,
 }
+LANES = 2
+"""Batches side by side on a CPU: between two windows of one its cores go on with the other."""
+
 COUNTS = ("observations", "first_observed", "last_observed", "inputs_used")
 """The layers that every product has: what was seen."""
 
@@ -162,6 +165,7 @@ class Making:
             count=self.count,
             average_below=self._plan.recipe.average_below,
             shared=shared,
+            lanes=1 if model.device == "cuda" else LANES,
         ):
             if isinstance(part, Sample):
                 found.append(part)

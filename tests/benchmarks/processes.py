@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EVERY = 0.1
+EVERY = 0.5
 """Seconds between two looks at the memory."""
 
 
