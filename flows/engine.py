@@ -5,8 +5,6 @@ A tile is one task; what travels is the path of a plan, the tile's id and, back,
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import logging
 import os
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
-from flows import crew, loaded
+from flows import crew, loaded, memory
 from pipeline import connections, receipt, tile
 from pipeline.flight import Shared
 from pipeline.plan import Plan
@@ -36,10 +34,6 @@ AHEAD = 2
 
 WORTH = 0.5
 """Seconds of work that are worth a task of their own: tiles that take less travel together."""
-
-M_MMAP_THRESHOLD = -3
-LARGE = 2**22
-"""Bytes of an array that goes back to the system when it is freed."""
 
 TOGETHER = 64
 """Tiles of one task at most."""
@@ -128,18 +122,6 @@ def gpu(plan: Plan) -> str | None:
     return "cuda" if asked == "auto" else asked
 
 
-@functools.cache
-def _give_back() -> None:
-    """Have the C library return large arrays to the system as soon as they are freed.
-
-    By itself glibc takes ever larger ones from heaps that it keeps, one for each thread, and a
-    process grows from tile to tile: https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        # ^ other systems have other libraries
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
-
-
 def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome:
     """Make one tile of a plan file, in whatever process this is.
 
@@ -151,7 +133,7 @@ def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome
         beside: tiles at a time in this process.
         processes: processes that share the providers' connections.
     """
-    _give_back()
+    memory.give_back()
     connections.divide(processes)
     path = Path(plan_path)
     changed = path.stat().st_mtime_ns

@@ -20,7 +20,7 @@ from catalogs.scene import Scene
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
-from flows import loaded, proving
+from flows import loaded, memory, proving
 from flows import period as periods
 from flows.job import Job
 from flows.progress import Progress, Silence
@@ -358,6 +358,8 @@ def _model(job: Job) -> Model | None:
     from model.prediction import known, probing  # noqa: PLC0415
 
     # ^ composites need no torch
+    memory.give_back()
+    # ^ weights are read in full precision and kept in half of it
     predictor = known.load(
         **job.model.to_load(),
         inputs=_shown(job),

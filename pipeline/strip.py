@@ -22,7 +22,7 @@ from pipeline.grid import Grid
 from pipeline.neighbours import touching
 from pipeline.plan import Plan
 
-PIXELS = 3 * 2**19
+PIXELS = 2**20
 """Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one."""
 
 LEAST, MOST = 256, 2048
