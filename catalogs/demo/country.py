@@ -27,7 +27,7 @@ SEED = 7
 SIZE = 1024
 VERSION = 1
 # ^ counts up whenever the same seed gives other pixels
-_SMALLEST, _LARGEST, _MULTIPLE = 512, 2560, 32
+_SMALLEST, _LARGEST, _MULTIPLE = 512, 1536, 32
 _THREADS = 2
 _MARK = "country.json"
 
@@ -58,7 +58,7 @@ def build(
     Args:
         folder: absent or empty, or one that holds this very country.
         seed: not negative; every seed is another country.
-        size: side of a granule in pixels of 10 m, 512 to 2560 by 32.
+        size: side of a granule in pixels of 10 m, 512 to 1536 by 32.
         progress: called with a stage, the steps done and the steps in all.
 
     Raises:
