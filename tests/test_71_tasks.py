@@ -134,7 +134,7 @@ def write(home, land, kind, **changes):
         "output": {"path": "out", "composites": True},
         "execution": {"tile": 96, "device": "cpu", "precision": "fp32"},
     }
-    path = home / f"{changes.get('name', kind)}.yaml"
+    path = home / f"job-{changes.get('name', kind)}.yaml"
     path.write_text(yaml.safe_dump(values | changes))
     return path
 
