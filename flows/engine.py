@@ -186,37 +186,33 @@ def run(
     if engine != "threads":
         loaded.keep(None)
         # ^ workers load their own
-    left, alone = deque(one.id for one in tiles), deque[str]()
+    left, suspected = deque(one.id for one in tiles), deque[str]()
     waiting: dict[Any, list[str]] = {}
-    handful = 1
+    handful, by_itself = 1, False
     with crew.gathered(engine, workers, gpu) as hands:
-        while left or alone or waiting:
-            room = AHEAD * hands.places()
-            while (left or alone) and len(waiting) < room:
-                some = _taken(left, alone, min(handful, -(-len(left) // room)))
+        while left or suspected or waiting:
+            if not left and not waiting:
+                left, suspected, by_itself = suspected, left, True
+            room = 1 if by_itself else AHEAD * hands.places()
+            while left and len(waiting) < room:
+                count = 1 if by_itself else min(handful, -(-len(left) // room))
+                some = [left.popleft() for _ in range(count)]
                 task = (make, str(plan_path), some, hands.beside, hands.processes)
                 waiting[hands.submit(_several, *task)] = some
             for future in hands.first(waiting):
                 some = waiting.pop(future)
                 told, seconds = _result(future)
                 yield from told
-                rest = some[len(told) :]
                 if told:
-                    left.extendleft(reversed(rest))
+                    left.extendleft(reversed(some[len(told) :]))
                     enough = int(WORTH * len(told) / max(seconds, 1e-6))
                     handful = max(1, min(enough, 2 * handful, TOGETHER))
-                elif len(some) > 1:
-                    alone.extend(rest)
-                    # ^ one of them kills its worker, and the others shall not fail with it
-                else:
+                elif by_itself:
                     yield _killed(some[0])
-
-
-def _taken(left: deque[str], alone: deque[str], count: int) -> list[str]:
-    """Take the next tiles of one task: neighbours, or one that must be by itself."""
-    if alone:
-        return [alone.popleft()]
-    return [left.popleft() for _ in range(count)]
+                else:
+                    suspected.extend(some)
+                    # ^ a scheduler gives up all that a dying worker held: which of them kills it
+                    #   is known only with nothing beside it, when there is most memory for it too
 
 
 def _several(

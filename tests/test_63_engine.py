@@ -149,6 +149,23 @@ def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, mon
     assert set(_made(path)) == set(done) - failed
 
 
+def test_tiles_behind_one_that_kills_are_made(path):
+    """One worker: whatever waits behind the deadly tile loses its worker as often as that one."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            scheduler_kwargs=QUIET,
+            memory_limit=0,
+        ) as one,
+    ):
+        done = _run(path, 14, engine=one.scheduler_address, make=simulated.deadly, workers="auto")
+    assert {name for name, one in done.items() if one.reason} == {"r000c000007"}
+    assert len(_made(path)) == 13
+
+
 def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster):
     client = distributed.Client(cluster, set_as_default=False)
     with client:
