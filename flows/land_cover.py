@@ -1,22 +1,12 @@
-"""The main flow: search → snapshot → plan → tiles → verify → publish.
-
-Prefect sees five coarse tasks and the paths between them; tiles are dask's.
-"""
+"""The flow that Prefect knows: the stages of a run as five coarse tasks; tiles are dask's."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Transient
-from flows import engine, product, publishing, quality, server
-from flows.product import Watch
-from pipeline import files, lock, qc, receipt, store, tile
-from pipeline.plan import Plan
-from pipeline.product import Hole
-from pipeline.qc import Quality
+from flows import server, stages
 
 server.prepare()
 
@@ -30,80 +20,15 @@ def _again(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), Transient)
 
 
-@prefect.task(name="plan", retries=2, retry_delay_seconds=10, retry_condition_fn=_again)
-def freeze(job: str) -> str:
-    """Search, choose and freeze; return the path of the plan."""
-    return str(product.settle(product.frozen(Path(job))))
-
-
-@prefect.task(name="map tiles")
-def map_tiles(plan_path: str) -> dict[str, Any]:
-    """Make the tiles that are missing; return what became of them."""
-    path = Path(plan_path)
-    plan = Plan.read(path)
-    folder = path.parent
-    store.create(folder, plan, tile.variables(plan))
-    done = receipt.finished(folder, plan)
-    todo = [one for one in plan.tiles if one.id not in done]
-    execution = plan.job["execution"]
-    Watch.progress.stage("tiles", len(todo))
-    seconds: dict[str, float] = {}
-    failed = []
-    for outcome in engine.run(
-        path,
-        todo,
-        engine=execution["engine"],
-        workers=execution["workers"],
-        gpu=engine.gpu(plan),
-    ):
-        Watch.progress.advance(1, outcome.tile)
-        if outcome.reason is not None:
-            failed.append({"tile": outcome.tile, "reason": outcome.reason})
-        for name, value in outcome.seconds.items():
-            seconds[name] = round(seconds.get(name, 0.0) + value, 3)
-    return {
-        "total": len(plan.tiles),
-        "done": len(todo) - len(failed),
-        "skipped": len(done),
-        "failed": sorted(failed, key=lambda one: one["tile"]),
-        "seconds": seconds,
-    }
-
-
-@prefect.task(name="verify")
-def check(plan_path: str) -> list[dict[str, str]]:
-    """Compare every stored byte with its receipt; return what does not match."""
-    path = Path(plan_path)
-    return product.damages(Plan.read(path), path.parent)
-
-
-@prefect.task(name="quality")
-def measure(plan_path: str) -> Quality:
-    """Look for seams in what is stored, and pool what the receipts' samples tell."""
-    path = Path(plan_path)
-    return qc.measure(Plan.read(path), path.parent)
-
-
-@prefect.task(name="publish")
-def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> str:
-    """Write COGs, pictures, report and, last, the item; return its path."""
-    path = Path(plan_path)
-    plan = Plan.read(path)
-    home = path.parent.parent
-    sheets = len(plan.grids) + len(plan.mosaics)
-    Watch.progress.stage("publish", len(tile.variables(plan)) * sheets)
-    accuracy = Watch.truth(path.parent, plan) if Watch.truth else None
-    return str(
-        publishing.publish_product(
-            plan,
-            home,
-            holes=[Hole(tile=one["tile"], reason=one["reason"]) for one in failed],
-            accuracy=accuracy,
-            quality=figures,
-            formats=plan.job["output"]["formats"],
-            on_layer=lambda name: Watch.progress.advance(1, name),
-        )
-    )
+_TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
+    stages.freeze: prefect.task(
+        name="plan", retries=2, retry_delay_seconds=10, retry_condition_fn=_again
+    )(stages.freeze),
+    stages.map_tiles: prefect.task(name="map tiles")(stages.map_tiles),
+    stages.check: prefect.task(name="verify")(stages.check),
+    stages.measure: prefect.task(name="quality")(stages.measure),
+    stages.publish: prefect.task(name="publish")(stages.publish),
+}
 
 
 @prefect.flow(name="land_cover", persist_result=False, flow_run_name="{job}")
@@ -117,53 +42,4 @@ def land_cover(job: str, allow_partial: bool = False) -> dict[str, Any]:
     Returns:
         What ``terramosaic run --json`` prints.
     """
-    server.bind()
-    seconds: dict[str, float] = {}
-    clock = _Clock(seconds)
-    Watch.progress.stage("plan")
-    path = clock.time("plan", freeze, job)
-    with lock.held(Path(path).parent):
-        files.sweep(Path(path).parent)
-        tiles = clock.time("tiles", map_tiles, path)
-        seconds |= tiles.pop("seconds")
-        Watch.progress.stage("verify")
-        bad = clock.time("verify", check, path)
-        failed = _merge(tiles["failed"], bad)
-        item, figures = None, None
-        some = tiles["done"] + tiles["skipped"] > len(bad)
-        if not failed or (allow_partial and some):
-            # ^ a product of nothing but holes says nothing
-            figures = clock.time("quality", measure, path)
-            if not quality.refused(Plan.read(Path(path)), figures.to_dict()):
-                item = clock.time("publish", publish, path, failed, figures)
-    Watch.progress.finish()
-    tiles["failed"] = failed
-    status = "complete" if not failed else "partial" if item else "failed"
-    return product.result_of(
-        Plan.read(Path(path)),
-        "refused" if figures and not item else status,
-        item,
-        tiles,
-        seconds,
-        figures.to_dict() if figures else None,
-    )
-
-
-class _Clock:
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-
-    def time(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        started = time.perf_counter()
-        result = work(*arguments)
-        self._seconds[name] = round(time.perf_counter() - started, 3)
-        return result
-
-
-def _merge(failed: list[dict[str, str]], bad: list[dict[str, str]]) -> list[dict[str, str]]:
-    known = {one["tile"] for one in failed}
-    return failed + [
-        {"tile": one["tile"], "reason": f"{one['file']}: {one['reason']}"}
-        for one in bad
-        if one["tile"] not in known
-    ]
+    return stages.run(job, allow_partial, lambda stage, *given: _TASKS[stage](*given))

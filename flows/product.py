@@ -1,6 +1,6 @@
 """What the verbs do: search, plan, run and verify products.
 
-Only a run that has something to do imports the flow, and with it Prefect.
+Only a run that has something to do, and a Prefect server to tell, imports the flow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import asked, engine, planning, publishing, quality
+from flows import asked, engine, planning, publishing, quality, server
 from flows import job as jobs
 from flows.job import Job
 from flows.progress import Progress, Silence
@@ -102,13 +102,25 @@ def run(
             if job.suffix == ".json":
                 engine.check(ready)
                 # ^ a job has just been planned with the model as it is
-            progress.stage("start")
-            from flows import land_cover  # noqa: PLC0415
-
-            # ^ Prefect takes seconds to import
-            result = land_cover.land_cover(job=str(settle(ready)), allow_partial=allow_partial)
+            result = _mapped(str(settle(ready)), allow_partial)
         result["seconds"]["plan"] = planned
     return result
+
+
+def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
+    """Take the stages of a plan: as a flow where Prefect has a server to tell, and by themselves.
+
+    Without one Prefect would start a server that ends with the run: seconds, and nobody to read it.
+    """
+    if server.address() is None:
+        from flows import stages  # noqa: PLC0415
+
+        # ^ it imports this file
+        return stages.run(plan, allow_partial, lambda stage, *given: stage(*given))
+    from flows import land_cover  # noqa: PLC0415
+
+    # ^ Prefect takes seconds to import
+    return land_cover.land_cover(job=plan, allow_partial=allow_partial)
 
 
 def _finished(plan: Plan) -> dict[str, Any] | None:

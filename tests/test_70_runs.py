@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
@@ -185,40 +187,6 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
     assert _rasters(result["item"]) == whole
 
 
-def test_a_killed_run_leaves_no_server_behind(job):
-    children: list[int] = []
-    with _start(job) as process:
-        for line in process.stderr:
-            if line.startswith("tiles"):
-                children = _descendants(process.pid)
-                process.kill()
-                break
-    assert children
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in children):
-        time.sleep(0.2)
-    assert not [pid for pid in children if _alive(pid)]
-
-
-def _alive(pid):
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def _descendants(parent):
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if f"\nPPid:\t{parent}\n" in text:
-            found.append(int(status.parent.name))
-    return found + [deeper for one in found for deeper in _descendants(one)]
-
-
 @pytest.fixture
 def broken(job, land, tmp_path):
     """Return the job over a copy of the catalog in which one asset cannot be read."""
@@ -387,6 +355,83 @@ def test_a_wrong_hash_is_refused(job, capfd):
     wrong = _change(job, model={"name": "demo", "weights": pinned})
     assert cli.main(["run", str(wrong)]) == 2
     assert "sha256" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory):
+    """Start a server of Prefect's on loopback, as a user does; return its environment."""
+    home = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    named = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=home
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while not _answers(f"{named}/health"):
+            assert process.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.2)
+        yield env | {"PREFECT_API_URL": named}
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _asked(env, kind):
+    request = urllib.request.Request(
+        f"{env['PREFECT_API_URL']}/{kind}/filter",
+        data=b"{}",
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_server_at_hand_is_told_of_the_run(job, prefect_server):
+    plain = _rasters(_run(_change(job, output={"path": "plain"}))["item"])
+    command = [sys.executable, "-m", "flows.cli", "run", str(job), "--json"]
+    for status in ("complete", "unchanged"):
+        done = subprocess.run(
+            command, cwd=ROOT, env=prefect_server, capture_output=True, text=True, check=True
+        )
+        told = json.loads(done.stdout)
+        assert told["status"] == status
+    assert _rasters(told["item"]) == plain
+    (flow,) = _asked(prefect_server, "flow_runs")
+    assert flow["state_type"] == "COMPLETED"
+    names = sorted(one["name"].rpartition("-")[0] for one in _asked(prefect_server, "task_runs"))
+    assert names == ["map tiles", "plan", "publish", "quality", "verify"]
+
+
+def test_a_server_that_does_not_answer_is_named(job):
+    from flows import cli
+
+    env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", str(job)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == cli.FAILED
+    assert "Prefect's server at http://127.0.0.1:9/api does not answer" in done.stderr
+    assert "unset PREFECT_API_URL" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_prefect_can_serve_the_flow():

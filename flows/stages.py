@@ -1,0 +1,154 @@
+"""The stages of a run: plan → tiles → verify → quality → publish.
+
+From one to the next go the path of a plan and a few numbers; arrays stay where they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows import engine, product, publishing, quality
+from flows.product import Watch
+from pipeline import files, lock, qc, receipt, store, tile
+from pipeline.plan import Plan
+from pipeline.product import Hole
+from pipeline.qc import Quality
+
+Take = Callable[..., Any]
+"""Takes one stage: called with the stage and its arguments, it returns what the stage does."""
+
+
+def freeze(job: str) -> str:
+    """Search, choose and freeze; return the path of the plan."""
+    return str(product.settle(product.frozen(Path(job))))
+
+
+def map_tiles(plan_path: str) -> dict[str, Any]:
+    """Make the tiles that are missing; return what became of them."""
+    path = Path(plan_path)
+    plan = Plan.read(path)
+    folder = path.parent
+    store.create(folder, plan, tile.variables(plan))
+    done = receipt.finished(folder, plan)
+    todo = [one for one in plan.tiles if one.id not in done]
+    execution = plan.job["execution"]
+    Watch.progress.stage("tiles", len(todo))
+    seconds: dict[str, float] = {}
+    failed = []
+    for outcome in engine.run(
+        path,
+        todo,
+        engine=execution["engine"],
+        workers=execution["workers"],
+        gpu=engine.gpu(plan),
+    ):
+        Watch.progress.advance(1, outcome.tile)
+        if outcome.reason is not None:
+            failed.append({"tile": outcome.tile, "reason": outcome.reason})
+        for name, value in outcome.seconds.items():
+            seconds[name] = round(seconds.get(name, 0.0) + value, 3)
+    return {
+        "total": len(plan.tiles),
+        "done": len(todo) - len(failed),
+        "skipped": len(done),
+        "failed": sorted(failed, key=lambda one: one["tile"]),
+        "seconds": seconds,
+    }
+
+
+def check(plan_path: str) -> list[dict[str, str]]:
+    """Compare every stored byte with its receipt; return what does not match."""
+    path = Path(plan_path)
+    return product.damages(Plan.read(path), path.parent)
+
+
+def measure(plan_path: str) -> Quality:
+    """Look for seams in what is stored, and pool what the receipts' samples tell."""
+    path = Path(plan_path)
+    return qc.measure(Plan.read(path), path.parent)
+
+
+def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> str:
+    """Write COGs, pictures, report and, last, the item; return its path."""
+    path = Path(plan_path)
+    plan = Plan.read(path)
+    home = path.parent.parent
+    sheets = len(plan.grids) + len(plan.mosaics)
+    Watch.progress.stage("publish", len(tile.variables(plan)) * sheets)
+    accuracy = Watch.truth(path.parent, plan) if Watch.truth else None
+    return str(
+        publishing.publish_product(
+            plan,
+            home,
+            holes=[Hole(tile=one["tile"], reason=one["reason"]) for one in failed],
+            accuracy=accuracy,
+            quality=figures,
+            formats=plan.job["output"]["formats"],
+            on_layer=lambda name: Watch.progress.advance(1, name),
+        )
+    )
+
+
+def run(job: str, allow_partial: bool, take: Take) -> dict[str, Any]:
+    """Take every stage of a job file or of a plan, and finish what is unfinished.
+
+    Args:
+        job: path of a job file, or of a plan.
+        allow_partial: publish with failed tiles declared as holes.
+        take: how a stage is taken.
+
+    Returns:
+        What ``terramosaic run --json`` prints.
+    """
+    seconds: dict[str, float] = {}
+    clock = _Clock(take, seconds)
+    Watch.progress.stage("plan")
+    path = clock.time("plan", freeze, job)
+    with lock.held(Path(path).parent):
+        files.sweep(Path(path).parent)
+        tiles = clock.time("tiles", map_tiles, path)
+        seconds |= tiles.pop("seconds")
+        Watch.progress.stage("verify")
+        bad = clock.time("verify", check, path)
+        failed = _merge(tiles["failed"], bad)
+        item, figures = None, None
+        some = tiles["done"] + tiles["skipped"] > len(bad)
+        if not failed or (allow_partial and some):
+            # ^ a product of nothing but holes says nothing
+            figures = clock.time("quality", measure, path)
+            if not quality.refused(Plan.read(Path(path)), figures.to_dict()):
+                item = clock.time("publish", publish, path, failed, figures)
+    Watch.progress.finish()
+    tiles["failed"] = failed
+    status = "complete" if not failed else "partial" if item else "failed"
+    return product.result_of(
+        Plan.read(Path(path)),
+        "refused" if figures and not item else status,
+        item,
+        tiles,
+        seconds,
+        figures.to_dict() if figures else None,
+    )
+
+
+class _Clock:
+    def __init__(self, take: Take, seconds: dict[str, float]) -> None:
+        self._take, self._seconds = take, seconds
+
+    def time(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.perf_counter()
+        result = self._take(work, *arguments)
+        self._seconds[name] = round(time.perf_counter() - started, 3)
+        return result
+
+
+def _merge(failed: list[dict[str, str]], bad: list[dict[str, str]]) -> list[dict[str, str]]:
+    known = {one["tile"] for one in failed}
+    return failed + [
+        {"tile": one["tile"], "reason": f"{one['file']}: {one['reason']}"}
+        for one in bad
+        if one["tile"] not in known
+    ]
