@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,7 @@ def run(
     left, suspected = deque(one.id for one in tiles), deque[str]()
     waiting: dict[Any, list[str]] = {}
     handful, by_itself = 1, False
-    with crew.gathered(engine, workers, gpu) as hands:
+    with _gathered(engine, workers, gpu) as hands:
         while left or suspected or waiting:
             if not left and not waiting:
                 left, suspected, by_itself = suspected, left, True
@@ -213,6 +214,17 @@ def run(
                     suspected.extend(some)
                     # ^ a scheduler gives up all that a dying worker held: which of them kills it
                     #   is known only with nothing beside it, when there is most memory for it too
+
+
+def _gathered(
+    engine: str, workers: crew.Workers, gpu: str | None
+) -> AbstractContextManager[crew.Crew]:
+    if engine == "threads":
+        return crew.gathered(workers)
+    from flows import cluster  # noqa: PLC0415
+
+    # ^ distributed is slow to import, and threads do not need it
+    return cluster.gathered(engine, workers, gpu)
 
 
 def _several(

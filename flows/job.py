@@ -125,6 +125,11 @@ class Job(Part):
         """Return the region in longitude and latitude."""
         return self._geometry
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Return the inputs without what is to be generated."""
+        return tuple(name for name in self.inputs if name not in self.model.modalities)
+
 
 def load(path: Path) -> Job:
     """Read a job file and check it; paths in it are relative to its folder.

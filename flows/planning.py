@@ -20,18 +20,14 @@ from catalogs.scene import Scene
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
-from flows import loaded, memory, proving
 from flows import period as periods
+from flows import proving
 from flows.job import Job
 from flows.progress import Progress, Silence
 from pipeline import grid, utm
 from pipeline.grid import Grid
 from pipeline.plan import Plan, geojson
-from pipeline.recipe import Answer as Said
 from pipeline.recipe import Model, Recipe
-
-OVERLAP = 1 / 7
-"""Share of a window that it has in common with the next: 32 of 224 pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +215,8 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         NothingFound: no scene answers it.
     """
     job = _without_target(job)
-    model = _model(job)
-    side, cell = (model.window, model.coarsest) if model else (0, 1)
+    model, overlap, load = _model(job)
+    side = model.window if model else 0
     answer = ask(
         job,
         context_m=side * job.grid.resolution,
@@ -239,7 +235,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         max_cloud_probability=job.mask.max_cloud_probability,
         method=job.composite.method,
         steps=_steps(job),
-        stride=side - _overlap(job, side, cell),
+        stride=side - overlap,
         margin=0,
         # ^ a margin without weight was never better than a longer blend: docs/mapping.md
         average_below=job.model.average_below if model else None,
@@ -263,7 +259,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         proof=answer.proof,
         recipe=recipe,
         model=model,
-        job=_how(job),
+        job={"model": load, **_how(job)},
     )
 
 
@@ -275,36 +271,20 @@ def _steps(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
-def _overlap(job: Job, side: int, cell: int) -> int:
-    """Return by how many pixels windows overlap; whole cells, so that their patches do too.
-
-    Raises:
-        Wrong: more than half of a window.
-    """
-    asked = job.model.overlap
-    if asked is not None and side and 2 * asked > side:
-        raise Wrong(
-            f"model.overlap {asked}: windows of {side} px can share {side // 2} px at most."
-        )
-    usual = _measured(job) or side * OVERLAP
-    return round((usual if asked is None else asked) / cell) * cell
-
-
-def _measured(job: Job) -> int | None:
-    """Return the overlap that the model's own curve asks for, where one was measured."""
-    if job.model.name == "none" or job.model.checkpoint is not None:
-        return None
-    from model.prediction import known  # noqa: PLC0415
+def _model(job: Job) -> tuple[Model | None, int, dict[str, Any]]:
+    """Return the plan's model, by how many pixels its windows overlap, and how it is loaded."""
+    if job.model.name == "none":
+        return None, 0, job.model.to_load()
+    from flows import network  # noqa: PLC0415
 
     # ^ composites need no torch
-    curve = known.card_of(job.model.name, _shown(job)).reach
-    return curve.overlap if curve else None
+    model = network.model(job)
+    return model, network.overlap(job, model), network.to_load(job)
 
 
 def _how(job: Job) -> dict[str, Any]:
     """Return what running the plan needs beside what it is: places and machinery."""
     return {
-        "model": _load(job),
         "output": {
             "path": str(job.output.folder),
             "formats": list(job.output.formats),
@@ -314,81 +294,19 @@ def _how(job: Job) -> dict[str, Any]:
     }
 
 
-def _load(job: Job) -> dict[str, Any]:
-    """Return what the model's loader takes, with the weights that a configuration names."""
-    asked = job.model.to_load()
-    if job.model.config is not None and asked.get("weights") == "hub":
-        from model.prediction import known, sources  # noqa: PLC0415
-
-        card = known.card_of(job.model.name, _shown(job))
-        asked["weights"] = sources.chosen(job.model.name, card, "hub")
-    return asked
-
-
 def _without_target(job: Job) -> Job:
     """Leave what is to be generated out of what is read, unless its composite is wanted.
 
     Raises:
         Wrong: no other input is left.
     """
-    shown = _shown(job)
+    shown = job.shown
     if not shown:
         raise Wrong(
             f"To generate {', '.join(job.model.modalities)}, other inputs are needed: a model that "
             "is shown what it shall make has nothing to imagine. Add one to inputs."
         )
     return job if job.output.composites else job.model_copy(update={"inputs": shown})
-
-
-def _shown(job: Job) -> tuple[str, ...]:
-    """Return the inputs without what is to be generated."""
-    return tuple(name for name in job.inputs if name not in job.model.modalities)
-
-
-def _model(job: Job) -> Model | None:
-    if job.model.name == "none":
-        return None
-    lacking = [name for name in job.inputs if name not in job.model.measured]
-    if job.model.checkpoint is not None and lacking:
-        raise Wrong(
-            "A checkpoint carries no statistics, and model.stats has none of "
-            f"{', '.join(lacking)}. Add them, or name only the inputs that the checkpoint was "
-            "trained with."
-        )
-    from model.prediction import known, probing  # noqa: PLC0415
-
-    # ^ composites need no torch
-    memory.give_back()
-    # ^ weights are read in full precision and kept in half of it
-    predictor = known.load(
-        **job.model.to_load(),
-        inputs=_shown(job),
-        device=job.execution.device,
-        precision=job.execution.precision,
-        holes="fill",
-    )
-    loaded.keep(predictor)
-    batch = job.execution.batch
-    return Model(
-        name=job.model.label,
-        digest=predictor.digest,
-        window=predictor.window,
-        inputs={name: tuple(bands) for name, bands in predictor.inputs.items()},
-        precision=predictor.precision,
-        batch=batch if isinstance(batch, int) else probing.batch(predictor),
-        device=predictor.device_kind,
-        answers=tuple(
-            Said(
-                task=one.task,
-                class_names=tuple(one.class_names),
-                bands=tuple(one.bands),
-                cell=one.cell,
-                modality=one.modality,
-                unit=one.unit,
-            )
-            for one in predictor.answers
-        ),
-    )
 
 
 def folder(plan: Plan) -> Path:

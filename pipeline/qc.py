@@ -105,18 +105,13 @@ def measure(plan: Plan, folder: Path) -> Quality:
 def _pooled(plan: Plan, folder: Path) -> dict[str, Any]:
     """Return what the receipts' samples tell together."""
     told = [one.samples for one in receipt.finished(folder, plan).values()]
-    total = {
-        (name, key): sum(int(one.get(name, {}).get(key, 0)) for one in told)
-        for name, key in (
-            ("shifted", "n"),
-            ("shifted", "differ"),
-            ("precision", "n"),
-            ("precision", "agree"),
-        )
-    }
+
+    def total(sample: str, count: str) -> int:
+        return sum(int(one.get(sample, {}).get(count, 0)) for one in told)
+
     return {
-        "disagreement": Share.of(total["shifted", "n"], total["shifted", "differ"]),
-        "precision": Share.of(total["precision", "n"], total["precision", "agree"]),
+        "disagreement": Share.of(total("shifted", "n"), total("shifted", "differ")),
+        "precision": Share.of(total("precision", "n"), total("precision", "agree")),
         "silent": sum(int(one.get("silent", 0)) for one in told),
     }
 

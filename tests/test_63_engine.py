@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import TerramosaicError, Wrong
+from flows import cluster as clusters
 from flows import cores, crew, engine
 from pipeline import receipt, store, tile
 from tests import simulated
@@ -176,12 +177,12 @@ def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster
         done = _run(path, 50, engine=cluster.scheduler_address, gpu="cuda")
         assert len(done) == 50
         assert {int(pid) for (pid,) in _made(path).values()} == {pids[equipped]}
-        hands = crew.Cluster(client, "auto", own=False, gpu=True)
+        hands = clusters.Cluster(client, "auto", own=False, gpu=True)
         assert hands.places() == hands.beside == hands.processes == 1
-        hands = crew.Cluster(client, "auto", own=False, gpu=False)
+        hands = clusters.Cluster(client, "auto", own=False, gpu=False)
         assert (hands.places(), hands.processes) == (2, 2)
-        assert crew.Cluster(client, 1, own=False, gpu=False).places() == 1
-        assert crew.Cluster(client, {"min": 1, "max": 9}, own=False, gpu=False).places() == 9
+        assert clusters.Cluster(client, 1, own=False, gpu=False).places() == 1
+        assert clusters.Cluster(client, {"min": 1, "max": 9}, own=False, gpu=False).places() == 9
 
 
 async def _equip(dask_worker):
@@ -189,11 +190,11 @@ async def _equip(dask_worker):
 
 
 def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, monkeypatch):
-    caplog.set_level("INFO", "flows.crew")
-    monkeypatch.setattr(crew, "LOOK", 0.5)
+    caplog.set_level("INFO", "flows.cluster")
+    monkeypatch.setattr(clusters, "LOOK", 0.5)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
-        crew.gathered("distributed", 2) as hands,
+        clusters.gathered("distributed", 2) as hands,
     ):
         (port,) = [int(found[1]) for found in re.finditer(r":(\d+)/health", caplog.text)]
         with simulated.pulse(port) as told:
@@ -268,17 +269,17 @@ class Gpus(distributed.LocalCluster):
 def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=Gpus))
     Gpus.asked.clear()
-    with crew.gathered("distributed", "auto", gpu="cuda") as hands:
+    with clusters.gathered("distributed", "auto", gpu="cuda") as hands:
         assert (hands.processes, hands.beside, hands.places()) == (2, 2, 4)
         seen = [hands.submit(_together) for _ in range(12)]
         counts = [future.result() for future in seen]
-    assert max(counts) <= crew.ON_A_GPU
+    assert max(counts) <= clusters.ON_A_GPU
     (asked,) = Gpus.asked
     assert asked["n_workers"] is None
     assert (asked["threads_per_worker"], asked["resources"]) == (2, {"GPU": 1})
     with (
         pytest.raises(Wrong, match=r"3 workers with a GPU.*beyond visible"),
-        crew.gathered("distributed", 3, gpu="cuda"),
+        clusters.gathered("distributed", 3, gpu="cuda"),
     ):
         pass
 
@@ -297,14 +298,14 @@ def _together():
 @pytest.mark.parametrize("gpu", ["cuda", "cuda:1"])
 def test_without_dask_cuda_one_worker_has_the_gpu(monkeypatch, gpu):
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
-    with pytest.raises(Wrong, match="dask-cuda"), crew.gathered("distributed", 2, gpu=gpu):
+    with pytest.raises(Wrong, match="dask-cuda"), clusters.gathered("distributed", 2, gpu=gpu):
         pass
-    _, options = crew._kind("auto", gpu)
+    _, options = clusters._kind("auto", gpu)
     assert options == {"n_workers": 1, "threads_per_worker": 2, "resources": {"GPU": 1}}
 
 
 def test_a_scheduler_that_is_not_there_is_named(path, monkeypatch):
-    monkeypatch.setattr(crew, "PATIENCE", "1s")
+    monkeypatch.setattr(clusters, "PATIENCE", "1s")
     with pytest.raises(TerramosaicError, match=r"No scheduler answers at tcp://127.0.0.1:9"):
         _run(path, 3, engine="tcp://127.0.0.1:9")
 

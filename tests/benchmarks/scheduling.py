@@ -181,7 +181,7 @@ class _Heard(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.port: int | None = None
-        log = logging.getLogger("flows.crew")
+        log = logging.getLogger("flows.cluster")
         log.addHandler(self)
         log.setLevel("INFO")
 
