@@ -22,8 +22,7 @@ from typing import Any
 from tests.benchmarks import ground, processes, timing
 from tests.benchmarks.ground import Ground
 
-ROOT = Path(__file__).parents[2]
-THEIRS = ROOT / ".venv-reference" / "bin" / "python"
+THEIRS = processes.ROOT / ".venv-reference" / "bin" / "python"
 INPUTS = ["S2L2A"]
 _WEIGHTS = """
 from model.prediction import known
@@ -43,9 +42,7 @@ def ours(land: Ground, name: str, out: Path, precision: str, tile: int | None) -
         model={"name": name, "weights": {"random": 0}},
         execution=execution | ({"tile": tile} if tile else {}),
     )
-    command = [sys.executable, "-m", "flows.cli", "run", str(job), "--json"]
-    with tempfile.TemporaryDirectory() as home:
-        ended = processes.watched(command, cwd=ROOT, env={"PREFECT_HOME": home})
+    ended = processes.mapped(job)
     told = json.loads(ended.out)["seconds"]
     rest = ended.seconds - told["tiles"] - told["publish"]
     gaps = told["tiles"] - told["tile"]
@@ -62,12 +59,10 @@ def theirs(
     land: Ground, name: str, out: Path, python: Path, *, autocast: bool = False
 ) -> dict[str, Any]:
     """Run the script."""
-    script = str(ROOT / "tests" / "benchmarks" / "baseline.py")
+    script = str(processes.ROOT / "tests" / "benchmarks" / "baseline.py")
     where = [*map(str, land.bounds), land.period, "--model", name]
     how = ["--autocast"] if autocast else []
-    ended = processes.watched(
-        [str(python), script, str(land.catalog), str(out), *where, *how], cwd=ROOT
-    )
+    ended = processes.watched([str(python), script, str(land.catalog), str(out), *where, *how])
     told = json.loads(ended.out.splitlines()[-1])
     return {
         "seconds": ended.seconds,
@@ -81,7 +76,7 @@ def _weights(name: str) -> tuple[str, float]:
     """Return our precision by itself, and MiB of weights at it."""
     code = _WEIGHTS.format(name=name)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=processes.ROOT, check=True, capture_output=True, text=True
     )
     precision, size = done.stdout.split()
     return precision, int(size) / 2**20

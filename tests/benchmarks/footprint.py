@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +26,7 @@ def ours(folder: Path, shape: str, tile: int | None) -> processes.Ended:
     job = ground.lay(folder / shape, height, width).job(
         "footprint", out, inputs=list(whole.INPUTS), model={"name": "demo"}, execution=execution
     )
-    command = [sys.executable, "-m", "flows.cli", "run", str(job), "--json"]
-    with tempfile.TemporaryDirectory() as home:
-        return processes.watched(command, cwd=endtoend.ROOT, env={"PREFECT_HOME": home})
+    return processes.mapped(job)
 
 
 def run(given: argparse.Namespace) -> Iterator[str]:
@@ -42,7 +38,7 @@ def run(given: argparse.Namespace) -> Iterator[str]:
         script = [str(given.theirs), "-m", "tests.benchmarks.whole", *shape.split("x")]
         ways = {
             "terramosaic run": lambda shape=shape: ours(given.folder, shape, given.tile),
-            "tiled_inference": lambda script=script: processes.watched(script, cwd=endtoend.ROOT),
+            "tiled_inference": lambda script=script: processes.watched(script),
         }
         for name, way in ways.items():
             ended = way()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 EVERY = 0.5
 """Seconds between two looks at the memory."""
@@ -29,8 +31,13 @@ class Ended:
     out: str
 
 
-def watched(command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
-    """Run a command to its end.
+def mapped(job: Path) -> Ended:
+    """Run a job as a user does."""
+    return watched([sys.executable, "-m", "flows.cli", "run", str(job), "--json"])
+
+
+def watched(command: Sequence[str]) -> Ended:
+    """Run a command to its end, in the root of the checkout.
 
     Raises:
         RuntimeError: it failed; with the end of what it said.
@@ -38,8 +45,7 @@ def watched(command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None 
     started = time.perf_counter()
     process = subprocess.Popen(
         command,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -151,9 +149,7 @@ def run(given: argparse.Namespace) -> Iterator[str]:
         model={"name": given.model} | ({"weights": weights} if weights else {}),
         execution={"workers": 1},
     )
-    command = [sys.executable, "-m", "flows.cli", "run", str(job), "--json"]
-    with tempfile.TemporaryDirectory() as home:
-        ended = processes.watched(command, cwd=endtoend.ROOT, env={"PREFECT_HOME": home})
+    ended = processes.mapped(job)
     told = json.loads(ended.out)
     seconds = told["seconds"]
     folder = Path(told["item"]).parent
