@@ -107,7 +107,8 @@ class ModelChoice(Part):
         default=None,
         gt=0,
         le=1,
-        description="0 to 1: windows whose mean probability is below it are asked from eight sides",
+        description="a number above 0, at most 1: windows whose mean probability is below it are "
+        "asked from eight sides",
     )
     checkpoint: File | None = Field(default=None, description="the path of a TerraTorch .ckpt")
     classes: Annotated[tuple[str, ...], Listed] | None = Field(
@@ -230,6 +231,8 @@ class ModelChoice(Part):
                 if key in self.model_fields_set and getattr(self, key) is not None:
                     told = ", ".join(self.tasks)
                     yield f"{key} belongs to {{task: generate}}, not to {told}: remove it."
+        if self.average_below is not None and "land_cover" not in self.tasks:
+            yield "average_below belongs to land cover: remove it."
         if self.tokenizers and (self.tasks == ("embedding",) or self.checkpoint is not None):
             yield "nothing is decoded here: remove tokenizers."
 

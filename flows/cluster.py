@@ -15,7 +15,7 @@ import distributed
 from distributed.comm.core import CommClosedError
 
 from catalogs.errors import TerramosaicError, Wrong
-from flows.cores import Share
+from flows.cores import Deaf, Share
 from flows.crew import Crew, Workers, span
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[
         TerramosaicError: no scheduler answers at the address, or none does any longer.
         Wrong: this machine has not the GPUs that are asked for.
     """
+    for name in ("distributed.client", "distributed.nanny"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+        # ^ tracebacks of a scheduler that went, of which we say so ourselves
     with contextlib.ExitStack() as stack:
         own = engine == "distributed"
         place = stack.enter_context(_local(workers, gpu)) if own else engine
@@ -55,6 +58,8 @@ def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[
             ) from error
         stack.enter_context(client)
         stack.enter_context(client.as_current())
+        if own:
+            client.register_plugin(Deaf())
         if own and gpu is None and not isinstance(workers, Mapping):
             client.register_plugin(Share(span(workers)[1]))
             # ^ not where workers come and go: two could meet on the cores of one

@@ -1,8 +1,9 @@
-"""The cores of a machine, shared among the processes that compute on it."""
+"""What a worker of this machine does at its start: takes its cores, and leaves Ctrl-C to others."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,17 @@ class Share(WorkerPlugin):
         for thread in Path("/proc/self/task").iterdir():
             os.sched_setaffinity(int(thread.name), mine)
             # ^ the kernel binds threads; those to come are born where their parents are
+
+
+class Deaf(WorkerPlugin):
+    """Leaves Ctrl-C to the process that started the workers: a terminal sends it to them all."""
+
+    name = "deaf-to-ctrl-c"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        """Ignore the signal in a worker's process."""
+        # ^ dask names the argument
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def share(cores: Sequence[int], number: int, shares: int) -> Sequence[int]:

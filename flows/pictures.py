@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows import asked
-from pipeline import layers, notes, picture, quicklook, report
+from pipeline import layers, notes, picture, product, quicklook, report
 from pipeline.layers import Layer
 from pipeline.picture import Pixels, Thumbnail
 from pipeline.plan import Plan
@@ -53,7 +53,8 @@ def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | N
     if answer in held:
         extent = Extent.of(rasters, answer)
         ground = Ground(observations=observations, composite=composite, extent=extent)
-        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading(plan))
+        counts = product.counts(rasters, answer)
+        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading(plan), counts)
     elif composite is not None:
         view = quicklook.of_composite(composite, observations, heading(plan))
     else:
@@ -95,9 +96,15 @@ def _bands(plan: Plan) -> tuple[str, ...]:
     return picture.TRUE_COLOR if set(picture.TRUE_COLOR) <= set(shown) else shown[:1]
 
 
-def _view(layer: Layer, answer: Thumbnail, ground: Ground, heading: Heading) -> View:
+def _view(
+    layer: Layer,
+    answer: Thumbnail,
+    ground: Ground,
+    heading: Heading,
+    counts: Mapping[int, int],
+) -> View:
     if layer.legend:
-        return quicklook.of_map(answer, ground, heading)
+        return quicklook.of_map(answer, ground, heading, counts=counts)
     if layer.name == "embedding":
         return quicklook.of_features(answer, ground, heading)
     return quicklook.of_values(answer, layer, ground, heading)

@@ -5,6 +5,7 @@ Only a run that has something to do, and a Prefect server to tell, imports the f
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from flows.progress import Progress, Silence
 from pipeline import coverage, estimate, files, lock, notes, qc, receipt, seen, store
 from pipeline.accuracy import Agreement
 from pipeline.plan import Plan
+
+log = logging.getLogger(__name__)
 
 Truth = Callable[[Path, Plan], Agreement | None]
 """Compares a finished store with a known truth."""
@@ -112,15 +115,21 @@ def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
 
     Without one Prefect would start a server that ends with the run: seconds, and nobody to read it.
     """
-    if server.address() is None:
-        from flows import stages  # noqa: PLC0415
+    from flows import stages  # noqa: PLC0415
 
-        # ^ it imports this file
-        return stages.run(plan, allow_partial, lambda stage, *given: stage(*given))
-    from flows import land_cover  # noqa: PLC0415
+    # ^ it imports this file
+    named = server.address()
+    if named is not None:
+        from flows import land_cover  # noqa: PLC0415
 
-    # ^ Prefect takes seconds to import
-    return land_cover.land_cover(job=plan, allow_partial=allow_partial)
+        # ^ Prefect takes seconds to import
+        try:
+            return land_cover.land_cover(job=plan, allow_partial=allow_partial)
+        except Exception:
+            if server.failure() is None:
+                raise
+            log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
+    return stages.run(plan, allow_partial, lambda stage, *given: stage(*given))
 
 
 def _finished(plan: Plan) -> dict[str, Any] | None:
@@ -132,7 +141,10 @@ def _finished(plan: Plan) -> dict[str, Any] | None:
         return None
     Watch.progress.finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
-    return result_of(plan, "unchanged", str(item), tiles, {}, publishing.seam_in(item))
+    seam = publishing.seam_in(item)
+    status = "refused" if seam and quality.refused(plan, seam) else "unchanged"
+    # ^ the gate may be narrower than when it was published
+    return result_of(plan, status, str(item), tiles, {}, seam)
 
 
 def result_of(
@@ -158,6 +170,7 @@ def result_of(
         "seam": seam,
         "warnings": [
             *([notes.RANDOM] if asked.is_random(plan) else []),
+            *notes.little_seen(publishing.not_observed_in(Path(item)) if item else None),
             *quality.findings(plan, seam),
         ],
     }
@@ -267,7 +280,12 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
     looked: list[dict[str, Any]] = []
     refused = False
     for home in homes:
-        ready, folder = publishing.current(home)
+        progress.advance(1, home.name)
+        try:
+            ready, folder = publishing.current(home)
+        except Wrong as error:
+            bad.append({"tile": "", "file": str(home / "item.json"), "reason": str(error)})
+            continue
         with lock.held(folder):
             found = damages(ready, folder)
             bad += found + publishing.damaged_files(home)
@@ -284,7 +302,6 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
             and one.id not in holes
             and one.id not in {entry["tile"] for entry in bad}
         ]
-        progress.advance(1, home.name)
     progress.finish()
     return {
         "ok": not bad and not refused,

@@ -291,6 +291,13 @@ def seam_in(item: Path) -> dict[str, Any] | None:
     return stated
 
 
+def not_observed_in(item: Path) -> float | None:
+    """Return the per cent of the region that an item says was never observed."""
+    values = _read(item) or {"properties": {}}
+    stated: float | None = values["properties"].get("terramosaic:not_observed_percent")
+    return stated
+
+
 def holes_in(home: Path) -> set[str]:
     """Return the tiles that a product declares as missing."""
     values = _read(home / "item.json") or {"properties": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from catalogs.errors import Wrong
 from flows import period as periods
@@ -86,10 +86,14 @@ class Radar(Part):
         return () if self.orbit == "both" else (self.orbit,)
 
 
+_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""YAML 1.1 reads a bare ``off`` as false."""
+
+
 class Radiometry(Part):
     """Whether what a catalog says of its numbers is proved on the pixels."""
 
-    proof: Literal["refuse", "warn", "off"] = Field(
+    proof: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
         default="refuse",
         description="refuse (leave out scenes whose pixels contradict it), warn or off",
     )
@@ -98,14 +102,14 @@ class Radiometry(Part):
 class Gate(Part):
     """When a map is not good enough to be published."""
 
-    gate: Literal["refuse", "warn", "off"] = Field(
+    gate: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
         default="warn", description="refuse (publish nothing), warn or off"
     )
     max_seam_z: float = Field(
         default=3.0,
         gt=0,
-        description="standard deviations by which lines may change more often than what lies "
-        "beside them: without a seam, one map in 700 is above 3",
+        description="a number above 0: standard deviations by which lines may change more often "
+        "than what lies beside them: without a seam, one map in 700 is above 3",
     )
     max_disagreement: float = Field(
         default=0.1,

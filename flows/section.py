@@ -225,7 +225,7 @@ class Execution(Part):
         description=f"auto, a whole number from 1 to {MOST_WORKERS}, or {{min: 1, max: 8}} to grow "
         "and shrink with the work",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto, fp32 or bf16"
     )
@@ -267,7 +267,8 @@ class Execution(Part):
     @field_validator("engine")
     @classmethod
     def _known_engine(cls, value: str) -> str:
-        if re.fullmatch(r"(tcp|tls)://[^\s/:]+:[0-9]{1,5}", value):
+        address = re.fullmatch(r"(tcp|tls)://[^\s/:]+:([0-9]{1,5})", value)
+        if address and 0 < int(address[2]) < 2**16:
             return value
         return known(value, ("threads", "distributed"), "engine", also=", tcp://HOST:PORT")
 
@@ -276,7 +277,7 @@ class Execution(Part):
     def _known_device(cls, value: str) -> str:
         if re.fullmatch(r"cuda:[0-9]{1,3}", value):
             return value
-        return known(value, ("auto", "cpu", "cuda", "mps"), "device", also=", cuda:N")
+        return known(value, ("auto", "cpu", "cuda"), "device", also=", cuda:N")
 
     @field_validator("batch", mode="before")
     @classmethod

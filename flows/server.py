@@ -33,14 +33,19 @@ def address() -> str | None:
     named = get_current_settings().api.url
     if named is None:
         return None
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
-
-    # ^ as above
-    with get_client(sync_client=True) as client:
-        failure = client.api_healthcheck()
-    if failure is not None:
+    reason = failure()
+    if reason is not None:
         raise TerramosaicError(
-            f"Prefect's server at {named} does not answer ({failure}). Start it; or run without "
+            f"Prefect's server at {named} does not answer ({reason}). Start it; or run without "
             "one: unset PREFECT_API_URL, or take it out of Prefect's profile."
         )
     return named
+
+
+def failure() -> Exception | None:
+    """Return why the server does not answer; None where it does."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+
+    # ^ takes a second to import
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck()

@@ -190,7 +190,12 @@ def judged(layer: Layer, axes: Sequence[Axis], steps: Sequence[int], near: Near)
     ]
     seam = seams.judge(alike, steps, near)
     physical = unit * layer.scale
-    return seam and replace(seam, rate=seam.rate * physical, excess=seam.excess * physical)
+    return seam and replace(
+        seam,
+        rate=seam.rate * physical,
+        excess=seam.excess * physical,
+        worst=seam.worst * physical,
+    )
 
 
 def zones(plan: Plan, folder: Path, answer: Answer) -> Seam | None:

@@ -10,6 +10,9 @@ from pipeline.product import Product
 
 RANDOM = "Random weights: the answer is meaningless, and says nothing about the ground."
 
+LITTLE = 5.0
+"""Per cent of a region without an observation from which on it is worth a warning."""
+
 _PERIOD = (
     "The product shows the period as a whole, from a composite of its clear observations; it is "
     "not the state on any one day."
@@ -91,8 +94,17 @@ def seen(product: Product) -> str:
     extent = product.extent
     if extent is None:
         return "not counted"
-    blank = f"; {extent.not_classified:.1f} % observed, but not classified"
-    return f"{extent.not_observed:.1f} % not observed{blank if extent.unclassed else ''}"
+    blank = f"; {extent.not_classified:.1f} % not classified although observed"
+    seen = 100 - extent.not_observed
+    return f"{seen:.1f} % observed{blank if extent.unclassed else ''}"
+
+
+def little_seen(not_observed: float | None) -> list[str]:
+    """Warn of a region much of which was never observed."""
+    if not_observed is None or not_observed < LITTLE:
+        return []
+    share = f"{not_observed:.1f} % of the region was never observed"
+    return [f"{share}: terramosaic search shows which scenes there are, and why others are out."]
 
 
 def lineage(product: Product) -> str:

@@ -26,14 +26,16 @@ from pipeline.neighbours import Neighbours
 from pipeline.recipe import Model, Recipe
 from pipeline.windows import Lattice, Placement
 
-NUMERICS = 4
+NUMERICS = 5
 """Raised whenever the same scenes, recipe and model give other numbers than before."""
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 """What a product may be called: the name becomes a folder, and a plan is a file from anywhere."""
 
-FORMAT = 3
+FORMAT = 4
 """Layout of the plan file."""
+
+_AGAIN = "Make a new one with: terramosaic plan JOB -o plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +260,8 @@ class Plan:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready values, its digest included."""
-        return {
+        """Return the plan as JSON-ready values, with its digest and that of the whole file."""
+        values = {
             "format": FORMAT,
             "plan": self.digest,
             "name": self.name,
@@ -277,6 +279,7 @@ class Plan:
             "proof": dict(self.proof),
             "job": self.job,
         }
+        return {**values, "sha256": digest(values)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
@@ -285,7 +288,12 @@ class Plan:
         Raises:
             Wrong: the values are not those of a plan, or were changed after it was frozen.
         """
+        if not isinstance(values, dict):
+            raise Wrong(f"This is no plan. {_AGAIN}")
         try:
+            rest = {key: value for key, value in values.items() if key != "sha256"}
+            if values["sha256"] != digest(rest):
+                raise Wrong(f"The plan was edited, or cut short. {_AGAIN}")
             plan = cls(
                 name=values["name"],
                 period=(values["period"][0], values["period"][1]),
@@ -306,14 +314,13 @@ class Plan:
             claimed = values["plan"]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise Wrong(
-                f"The plan cannot be read ({type(error).__name__}: {error}). "
-                "Make a new one with: terramosaic plan JOB -o plan.json"
+                f"This is no plan, or one of another version ({type(error).__name__}: {error}). "
+                f"{_AGAIN}"
             ) from error
         if plan.digest != claimed:
             raise Wrong(
                 f"The plan's content has the digest {plan.digest[:12]}, but it says "
-                f"{str(claimed)[:12]}: it was edited, or made by another version. "
-                "Make a new one with: terramosaic plan JOB -o plan.json"
+                f"{str(claimed)[:12]}: it was made by another version. {_AGAIN}"
             )
         return plan
 
@@ -332,7 +339,10 @@ class Plan:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise Wrong(f"{path} is not a plan that can be read: {error}") from error
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except Wrong as error:
+            raise Wrong(f"{path}: {error}") from error
 
 
 def digest(value: Mapping[str, Any]) -> str:

@@ -296,10 +296,16 @@ class Product:
 
     def counts(self, layer: str) -> dict[int, int]:
         """Return the pixels per value over the first bands of a layer's rasters."""
-        total: Counter[int] = Counter()
-        for raster in self.of(layer):
+        return counts(self.rasters, layer)
+
+
+def counts(rasters: Iterable[Raster], layer: str) -> dict[int, int]:
+    """Return the pixels per value over the first bands of a layer's rasters, without mosaics."""
+    total: Counter[int] = Counter()
+    for raster in rasters:
+        if raster.layer.name == layer and not raster.mosaic:
             total.update(raster.info.statistics[0].counts or {})
-        return dict(sorted(total.items()))
+    return dict(sorted(total.items()))
 
 
 def _relative(href: str) -> None:

@@ -5,15 +5,20 @@ Figures are taken from what is stored and from the receipts, so that anybody can
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline import cuts, receipt
 from pipeline.plan import Plan
 from pipeline.seams import Seam
+
+Numbers = NDArray[np.float64]
 
 SIGMAS = 1.96
 """Standard deviations of an interval that holds the truth in 95 of 100 cases."""
@@ -21,7 +26,7 @@ SIGMAS = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A share that was counted, with its 95 % interval (Wilson 1927)."""
+    """A share that was counted in samples, with its 95 % interval (Wilson 1927)."""
 
     n: int
     share: float
@@ -29,14 +34,32 @@ class Share:
     high: float
 
     @classmethod
-    def of(cls, n: int, count: int) -> Share | None:
-        """Return the share of ``count`` in ``n``; None of nothing."""
+    def of(cls, samples: Sequence[tuple[int, int]]) -> Share | None:
+        """Return the share over samples of neighbouring pixels, which are alike; None of nothing.
+
+        Args:
+            samples: of each the pixels, and those that count.
+        """
+        pixels, counts = np.array(samples, dtype=float).reshape(-1, 2).T
+        n = int(pixels.sum())
         if not n:
             return None
-        share, square = count / n, SIGMAS**2 / n
+        share = float(counts.sum()) / n
+        worth = _worth(pixels, counts, share)
+        square = SIGMAS**2 / worth
         middle = (share + square / 2) / (1 + square)
         half = sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
         return cls(n=n, share=share, low=max(middle - half, 0.0), high=min(middle + half, 1.0))
+
+
+def _worth(pixels: Numbers, counts: Numbers, share: float) -> float:
+    """Return how many independent pixels would tell as much (Kish 1965, of a ratio of clusters)."""
+    samples = int((pixels > 0).sum())
+    variance = ((counts - share * pixels) ** 2).sum() / pixels.sum() ** 2
+    if samples < 2 or not variance:
+        return float(samples)
+    variance *= samples / (samples - 1)
+    return float(min(max(share * (1 - share) / variance, 1.0), pixels.sum()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +129,12 @@ def _pooled(plan: Plan, folder: Path) -> dict[str, Any]:
     """Return what the receipts' samples tell together."""
     told = [one.samples for one in receipt.finished(folder, plan).values()]
 
-    def total(sample: str, count: str) -> int:
-        return sum(int(one.get(sample, {}).get(count, 0)) for one in told)
+    def pooled(name: str) -> Share | None:
+        return Share.of([(n, count) for one in told for n, count in one.get(name, ())])
 
     return {
-        "disagreement": Share.of(total("shifted", "n"), total("shifted", "differ")),
-        "precision": Share.of(total("precision", "n"), total("precision", "agree")),
+        "disagreement": pooled("shifted"),
+        "precision": pooled("precision"),
         "silent": sum(int(one.get("silent", 0)) for one in told),
     }
 
@@ -128,15 +151,17 @@ def findings(figures: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]
         seam = figures.get(kind)
         if seam and seam["z"] > limits["max_seam_z"]:
             found.append(
-                f"Seams at {kind} lines: changes are {_percent(seam['rate'])} there, "
-                f"{_percent(seam['excess'])} more than beside them (z = {seam['z']:.1f}, "
-                f"qc.max_seam_z is {limits['max_seam_z']:g}). {advice}"
+                f"Seams at {kind} lines: {_percent(seam['rate'])} of the neighbours across them "
+                f"differ, where {_percent(seam['rate'] - seam['excess'])} would be usual, and at "
+                f"their most visible place {_points(seam['worst'])} more than usual "
+                f"(z = {seam['z']:.1f}, qc.max_seam_z is {limits['max_seam_z']:g}). {advice}"
             )
     other = figures.get("disagreement")
-    if other and other["share"] > limits["max_disagreement"]:
+    if other and other["low"] > limits["max_disagreement"]:
         found.append(
             f"{_percent(other['share'])} of the pixels get another class where the windows lie "
-            f"half a stride further (qc.max_disagreement is {limits['max_disagreement']:g}). "
+            f"half a stride further, and at least {_percent(other['low'])} as far as samples tell "
+            f"(qc.max_disagreement is {limits['max_disagreement']:g}). "
             f"{ADVICE['window']}"
         )
     same = figures.get("precision")
@@ -168,4 +193,8 @@ ADVICE = {
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.3g} %"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.2g} percentage points"

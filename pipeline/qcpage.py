@@ -36,20 +36,33 @@ def section(quality: Quality | None) -> str:
     drawn = _picture(quality.around, quality.blend)
     if not rows and not any(samples):
         return ""
-    heads = ("Lines between", "Lines", "Changes there", "More than beside them", "z")
+    heads = ("Lines between", "Lines", "Neighbours that differ", "Usual", "Worst place", "z")
     return page.section(
         "Seams",
         (page.table(heads, rows) if rows else "")
-        + '<p class="note">z counts standard deviations of what boundaries on no line show on this '
-        "same map: without a seam it stays below 3.</p>"
+        + '<p class="note">Pairs of neighbouring pixels across the lines, all boundaries of a line '
+        "together, beside what the map shows nearby; and at the boundary that stands out most, how "
+        "much more than usual. z says how unusual that one is, in standard deviations of what "
+        "boundaries on no line show on this same map: without a seam it is above 3 in one map of "
+        "700.</p>"
         + "".join(samples)
         + (f'<figure style="max-width:520px">{drawn}</figure>' if drawn else ""),
     )
 
 
 def _row(kind: str, seam: Seam) -> str:
-    cells = (f"{seam.lines}", f"{seam.rate:.4g}", f"{seam.excess:+.2g}", f"{seam.z:+.1f}")
+    cells = (
+        f"{seam.lines}",
+        _percent(seam.rate),
+        _percent(seam.rate - seam.excess),
+        f"{100 * seam.worst:+.2g}",
+        f"{seam.z:+.1f}",
+    )
     return f'<tr><th scope="row">{kind}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.3g} %"
 
 
 def _share(what: str, share: Share | None) -> str:
@@ -78,22 +91,35 @@ def _picture(around: tuple[float, ...], blend: int) -> str:
     left = _LEFT + (size // 2 - middle) * wide
     ticks = "".join(
         f'<text x="{_LEFT + (distance + size // 2 + 0.5) * wide:.0f}" y="{_BASE + 18}" '
-        f'text-anchor="middle">{distance:+d}</text>'
+        f'text-anchor="middle">{f"{distance:+d}" if distance else 0}</text>'
         for distance in (-(size // 2), -(size // 4), 0, size // 4, size - size // 2 - 1)
+    )
+    heights = "".join(
+        f'<text x="{_LEFT - 6}" y="{_BASE - share * (_BASE - _TOP) + 5:.0f}" text-anchor="end">'
+        f"{100 * share * top:.2g} %</text>"
+        for share in (0.0, 0.5, 1.0)
+    )
+    key = "".join(
+        f'<line x1="{x}" y1="{_BASE + 56}" x2="{x + 22}" y2="{_BASE + 56}" stroke="{color}" '
+        f'stroke-width="{wide}"/><text x="{x + 28}" y="{_BASE + 60}">{name}</text>'
+        for x, color, wide, name in (
+            (_LEFT, "#a9c6c4", 1, "each boundary"),
+            (_LEFT + 140, "#1f5654", 2, f"mean of {_SMOOTH}"),
+            (_LEFT + 270, "#e2ebea", 12, "two windows blend"),
+        )
     )
     ends = f"{rates.min():.3g} to {rates.max():.3g}"
     return (
-        f'<svg viewBox="0 0 520 262" role="img" aria-label="Changes by distance from the line '
+        f'<svg viewBox="0 0 520 290" role="img" aria-label="Changes by distance from the line '
         f'between two windows: {ends}">'
         f'<rect x="{left:.1f}" y="{_TOP}" width="{blend * wide:.1f}" height="{_BASE - _TOP}" '
-        'fill="#e2ebea"><title>Here two windows blend</title></rect>'
+        'fill="#e2ebea"/>'
         f"{_curve(xs, rates / top, '#a9c6c4', 1)}{_curve(xs, smooth / top, '#1f5654', 2)}"
-        f'<line x1="{_LEFT}" y1="{_BASE}" x2="{_RIGHT}" y2="{_BASE}"/>{ticks}'
-        f'<text x="{(_LEFT + _RIGHT) / 2:.0f}" y="{_BASE + 38}" text-anchor="middle">distance from '
-        "the line between two windows, cells</text>"
-        f'<text x="{_LEFT - 6}" y="{_TOP + 5}" text-anchor="end">{top:.2g}</text>'
-        f'<text x="{_LEFT - 6}" y="{_BASE}" text-anchor="end">0</text>'
-        f'<text x="{_LEFT + 6}" y="{_TOP - 6}">changes per pair of neighbours</text></svg>'
+        f'<line x1="{_LEFT}" y1="{_BASE}" x2="{_RIGHT}" y2="{_BASE}"/>{ticks}{heights}{key}'
+        f'<text x="{(_LEFT + _RIGHT) / 2:.0f}" y="{_BASE + 36}" text-anchor="middle">distance from '
+        "the line between two windows, px</text>"
+        f'<text x="{_LEFT + 6}" y="{_TOP - 6}">neighbours that differ; what repeats every few '
+        "pixels is the model's patch or the scenes' grid</text></svg>"
     )
 
 

@@ -1,12 +1,13 @@
-"""One window of a tile made twice: beside the lattice, and in full precision.
+"""Some windows made twice: beside the lattice, and in full precision.
 
-A map that depends on where the windows happen to lie cannot be trusted near their edges; so the
-window in the middle of each tile is predicted once more, half a stride off, where the corners of
-four windows of the lattice meet, and compared with the map.
+A map that depends on where the windows happen to lie cannot be trusted near their edges; so every
+now and then a window is predicted half a stride off, where the corners of four windows of the
+lattice meet, and compared with the map.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +21,42 @@ from pipeline.predict import Sample
 from pipeline.predictor import Predictor
 from pipeline.windows import Lattice, Placement
 
+EVERY = 37
+"""One window of so many has a sample beside it; which ones follows from the lattice alone."""
 
-def place(placement: Placement, lattice: Lattice, cell: int) -> tuple[int, int] | None:
-    """Return where on the context the sampled window begins; None where a tile has no room."""
+STEP = 6
+"""The sampled windows are a lattice themselves, of squares: 37 = 1² + 6²."""
+
+
+def places(placement: Placement, lattice: Lattice, cell: int) -> dict[int, tuple[int, ...]]:
+    """Return first row → first columns of the sampled windows of a tile, on its context.
+
+    A sample belongs to the tile that holds its middle: tiles share none, however they are cut.
+    """
     shift = lattice.stride // 2
     shift -= shift % cell
-    if len(placement.rows) < 2 or len(placement.columns) < 2 or not shift:
-        return None
-    row = placement.rows[(len(placement.rows) - 2) // 2]
-    column = placement.columns[(len(placement.columns) - 2) // 2]
-    return row + shift, column + shift
+    if not shift:
+        return {}
+    middle = shift + lattice.window // 2
+    rows, columns = (
+        [
+            (start + shift, (first + start) // lattice.stride)
+            for start in starts[:-1]
+            if 0 <= start + middle - offset < size
+        ]
+        for starts, first, offset, size in zip(
+            (placement.rows, placement.columns),
+            placement.origin,
+            placement.offset,
+            placement.size,
+            strict=True,
+        )
+    )
+    found = {
+        row: tuple(column for column, across in columns if not (down + STEP * across) % EVERY)
+        for row, down in rows
+    }
+    return {row: some for row, some in found.items() if some}
 
 
 def of(
@@ -49,9 +76,9 @@ def of(
         predictor: the model.
 
     Returns:
-        ``shifted``: pixels compared and those of another class, in the middle half of the window;
-        ``precision``: pixels compared and those of the same class in fp32, on GPUs where the
-        model computes in another precision.
+        ``shifted``: for each sample the pixels compared and those of another class, in the middle
+        half of the window; ``precision``: the pixels compared and those of the same class in
+        fp32, on GPUs where the model computes in another precision.
     """
     if land_cover is None or plan.model is None:
         return {}
@@ -59,7 +86,7 @@ def of(
     index = plan.model.answers.index(said)
     codes = np.array([classes.BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
     none = [classes.BY_NAME[name].code for name in UNCLASSED]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = defaultdict(list)
     for one in samples:
         answer = one.answers[index]
         side = answer.shape[-1]
@@ -71,14 +98,11 @@ def of(
         mapped = land_cover[max(row, 0) : row + len(own), max(column, 0) : column + len(own)]
         own = own[top : top + mapped.shape[0], left : left + mapped.shape[1]]
         known = (mapped != classes.NODATA) & ~np.isin(own, none)
-        found["shifted"] = {
-            "n": int(known.sum()),
-            "differ": int((known & (mapped != own)).sum()),
-        }
+        found["shifted"].append([int(known.sum()), int((known & (mapped != own)).sum())])
         if plan.model.device == "cuda" and predictor.predict_reference is not None:
             # ^ a CPU has no memory to spare for a second model; docs/mapping.md has its figure
             full = predictor.predict_reference(one.chips, [one.place])
             same = full[index][0].argmax(axis=0) == answer.argmax(axis=0)
             finite = np.isfinite(full[index][0]).all(axis=0) & np.isfinite(answer).all(axis=0)
-            found["precision"] = {"n": int(finite.sum()), "agree": int((same & finite).sum())}
-    return found
+            found["precision"].append([int(finite.sum()), int((same & finite).sum())])
+    return dict(found)

@@ -161,10 +161,13 @@ class Seam:
     """Lines that could be compared."""
 
     rate: float
-    """Changes per pair on the lines; where one place on them stands out, there."""
+    """Changes per pair on the lines, all their boundaries together."""
 
     excess: float
     """How much that is above the boundaries nearby."""
+
+    worst: float
+    """The same at the boundary of the lines that stands out most: of many, one always does."""
 
 
 def judge(axes: Sequence[Axis], steps: Sequence[int], near: Near) -> Seam | None:
@@ -194,12 +197,14 @@ def judge(axes: Sequence[Axis], steps: Sequence[int], near: Near) -> Seam | None
     weight /= np.linalg.norm(weight, axis=0)
     z = (weight * np.concatenate([one.scores(one.lines) / one.spread for one in ready])).sum(axis=0)
     best = int(z.argmax())
-    pairs, changes, expected = sum(one.lines[:, :, best].sum(axis=1) for one in ready)
+    pairs, changes, expected = sum(one.lines.sum(axis=1) for one in ready).T[[-1, best]].T
+    excess = (changes - expected) / pairs
     return Seam(
         z=float(_scores(z[best], _mock(ready, weight))),
         lines=len(weight),
-        rate=float(changes / pairs),
-        excess=float((changes - expected) / pairs),
+        rate=float(changes[0] / pairs[0]),
+        excess=float(excess[0]),
+        worst=float(excess[1]),
     )
 
 

@@ -179,11 +179,11 @@ class Making:
         }
 
     def _looks(self, coming: Iterator[Strip], roll: Roll) -> Iterator[Look]:
-        """Yield the rows of windows, and the sample where it lies among them."""
+        """Yield the rows of windows, and the samples where they lie among them."""
         placement, lattice = self._placement, self._lattice
         if placement is None or lattice is None:
             raise AssertionError("only a model has windows")
-        beside = sample.place(placement, lattice, self._plan.coarsest)
+        beside = sample.places(placement, lattice, self._plan.coarsest)
 
         def look(row: int, columns: tuple[int, ...], *, sampled: bool) -> Look:
             while roll.stop < row + lattice.window:
@@ -196,8 +196,8 @@ class Making:
         for row in placement.rows:
             columns = tuple(one for one in placement.columns if self._wanted(row, one))
             yield look(row, columns, sampled=False)
-            if beside and row <= beside[0] < row + lattice.stride:
-                yield look(beside[0], (beside[1],), sampled=True)
+            for other in (one for one in beside if row <= one < row + lattice.stride):
+                yield look(other, beside[other], sampled=True)
             roll.forget(row + lattice.stride)
         for strip in coming:
             self._take(strip)

@@ -12,7 +12,7 @@ import shapely
 from catalogs.errors import Wrong
 from catalogs.snapshot import Snapshot
 from pipeline import estimate, grid, windows
-from pipeline.plan import Plan, geojson
+from pipeline.plan import Plan, digest, geojson
 from pipeline.recipe import Model, Recipe
 from tests import worlds
 from tests.fakes import Brightness, Painter, Patches, Several
@@ -202,7 +202,8 @@ def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
     make(tmp_path).write(path)
     values = json.loads(path.read_text())
     values["name"] = name
-    path.write_text(json.dumps(values))
+    del values["sha256"]
+    path.write_text(json.dumps({**values, "sha256": digest(values)}))
     with pytest.raises(Wrong, match="folder"):
         Plan.read(path)
 
@@ -229,3 +230,27 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
     found = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
     assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"job": None},
+        {"job": {"execution": {"workers": -5}}},
+        {"proof": {"agrees": 99}},
+        {"doubts": [{"note": "none"}]},
+        {"format": 99},
+        {"tiles": []},
+        {"more": 1},
+        {"period": ["2024-05-02", "2024-05-31"]},
+    ],
+    ids=str,
+)
+def test_an_edited_plan_is_refused_whatever_was_edited(tmp_path, edit):
+    path = tmp_path / "plan.json"
+    plan = make(tmp_path)
+    plan.write(path)
+    assert Plan.read(path) == plan
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    with pytest.raises(Wrong, match=r"plan\.json: .*edited"):
+        Plan.read(path)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import flight, receipt, sample, store, strip, tile, windows
+from pipeline import grid as grids
 from pipeline.grid import Grid
 from pipeline.plan import geojson
 from tests.fakes import Brightness, Edgy, Several
@@ -112,23 +113,39 @@ def test_a_failure_of_reading_comes_out(tmp_path):
         list(strip.ahead(range(4), fail))
 
 
-def test_the_sample_lies_where_four_windows_meet():
+@given(
+    st.integers(-900, 900),
+    st.integers(-900, 900),
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.integers(1, 400),
+)
+def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width, side):
     lattice = windows.Lattice(window=32, stride=24, margin=0)
-    placed = windows.place(GRID, lattice)
-    row, column = sample.place(placed, lattice, 8)
-    assert row % 8 == column % 8 == 0
-    assert row - 8 in placed.rows
-    assert column - 8 in placed.columns
-    assert row + 32 <= placed.context.height
-    assert (
-        sample.place(
-            windows.place(GRID.window(row=10, column=10, height=3, width=3), lattice), lattice, 1
-        )
-        is None
-    )
+    whole = GRID.window(row=row, column=column, height=height, width=width)
+
+    def sampled(area):
+        placed = windows.place(area, lattice)
+        found = sample.places(placed, lattice, 8)
+        for first, columns in found.items():
+            assert first - 8 in placed.rows
+            assert first + 32 <= placed.context.height
+            for across in columns:
+                assert across - 8 in placed.columns
+                assert across + 32 <= placed.context.width
+        down, right = placed.origin
+        return [(down + one, right + other) for one in found for other in found[one]]
+
+    expected = sampled(whole)
+    parts = [one for cut in grids.tiles(whole, side) for one in sampled(
+        whole.window(row=cut.row, column=cut.column, height=cut.height, width=cut.width)
+    )]  # fmt: skip
+    assert sorted(parts) == sorted(expected)
+    assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / sample.EVERY + 5
 
 
-def test_the_receipt_tells_what_samples_and_windows_said(tmp_path):
+def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "EVERY", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
     store.create(folder, plan, tile.variables(plan))
 
@@ -145,13 +162,14 @@ def test_the_receipt_tells_what_samples_and_windows_said(tmp_path):
 
     first = plan.tiles[0]
     exact = tile.finish(plan, first, Brightness(), folder, threads=1).samples
-    assert exact["shifted"]["n"] > 100
-    assert exact["shifted"]["differ"] == 0
+    assert sum(n for n, _ in exact["shifted"]) > 100
+    assert not any(differ for _, differ in exact["shifted"])
     assert "precision" not in exact
     on_gpu = dataclasses.replace(plan, model=dataclasses.replace(plan.model, device="cuda"))
     edgy = tile.finish(on_gpu, first, Halved(), folder, threads=1).samples
-    assert edgy["shifted"]["differ"] > 0
-    assert edgy["precision"]["n"] > edgy["precision"]["agree"] == 0
+    assert sum(differ for _, differ in edgy["shifted"]) > 0
+    assert sum(n for n, _ in edgy["precision"]) > 100
+    assert not any(agree for _, agree in edgy["precision"])
     silent = tile.finish(plan, first, Silent(), folder, threads=1).samples
     assert silent["silent"] == silent["windows"] > 0
     assert receipt.read(folder, first).samples == silent

@@ -296,7 +296,8 @@ def test_lines_follow_the_lattice(lattice):
     # ^ a column of a class of its own where each window begins to count
     found = _cuts(values, lattice=lattice).windows()
     assert found.z > 10
-    assert found.rate > 0.3
+    assert found.worst > 0.3
+    assert found.excess > 0
 
 
 def test_continuous_answers_are_judged_by_their_steps():
@@ -307,19 +308,40 @@ def test_continuous_answers_are_judged_by_their_steps():
     steps = 0.2 * ((row[:, None] + column[None]) % 2)
     found = _cuts((field + steps).astype(np.float32), layer="composite_DEM").windows()
     assert found.z > 4
-    assert 0.02 < found.excess < 0.2
+    assert 0.02 < found.worst < 0.2
     # ^ what is left of the step where the field's own ones hide it
     again = _cuts(((field + steps) * 1000).astype(np.float32), layer="composite_DEM").windows()
     assert again.z == pytest.approx(found.z, rel=1e-3)
     # ^ whatever the unit
 
 
-def test_shares_have_wilson_s_interval():
-    for n, count in ((1, 0), (10, 10), (5000, 61)):
-        share = qc.Share.of(n, count)
-        low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
-        assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
-    assert qc.Share.of(0, 0) is None
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize(("n", "count"), [(1, 0), (10, 10), (900, 400), (5000, 61)])
+def test_shares_have_wilson_s_interval_and_pixels_of_a_sample_are_one(n, count, size):
+    """Where all pixels of a sample are alike, it tells as much as one of them."""
+    share = qc.Share.of([(size, size)] * count + [(size, 0)] * (n - count))
+    low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
+    assert (share.low, share.high) == pytest.approx((low, high), abs=2e-4)
+    assert share.n == n * size
+
+
+def test_the_interval_of_samples_holds_the_truth():
+    chance = np.random.default_rng(2)
+    held = 0
+    for _ in range(400):
+        shares = chance.beta(0.5, 2.0, 40)
+        pixels = chance.integers(50, 200, 40)
+        one = qc.Share.of(list(zip(pixels, chance.binomial(pixels, shares), strict=True)))
+        held += one.low <= 0.2 <= one.high
+    assert 0.9 < held / 400 < 0.98
+
+
+def test_of_nothing_there_is_no_share():
+    assert qc.Share.of([]) is None
+    assert qc.Share.of([(0, 0)]) is None
+    one = qc.Share.of([(5000, 900)])
+    assert one.high - one.low > 0.5
+    # ^ of one sample nobody knows how far it strays
 
 
 @pytest.fixture
@@ -352,7 +374,7 @@ def _fill(plan, folder, paint):
             coverage={},
             versions={},
             seconds={},
-            samples={"shifted": {"n": 100, "differ": 4}, "silent": 1},
+            samples={"shifted": [[60, 2], [40, 2]], "silent": 1},
         )
         receipt.write(folder, tile, proof)
 
@@ -417,8 +439,9 @@ def test_composites_alone_have_no_figures(two_zones):
 
 
 def _figures(z=0.0, share=0.0):
-    seam = Seam(z=z, lines=4, rate=0.06, excess=0.02)
-    return qc.Quality(tile=seam, disagreement=qc.Share.of(1000, round(1000 * share))).to_dict()
+    seam = Seam(z=z, lines=4, rate=0.06, excess=0.02, worst=0.03)
+    disagreement = qc.Share.of([(1000, round(1000 * share))] * 99)
+    return qc.Quality(tile=seam, disagreement=disagreement).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -429,7 +452,8 @@ def _figures(z=0.0, share=0.0):
         ({"gate": "refuse"}, _figures(3.1), 1, True),
         ({"gate": "refuse"}, _figures(-9.0), 0, False),
         ({"gate": "refuse", "max_seam_z": 5.0}, _figures(3.1), 0, False),
-        ({"gate": "refuse", "max_disagreement": 0.05}, _figures(4, 0.06), 2, True),
+        ({"gate": "refuse", "max_disagreement": 0.03}, _figures(4, 0.2), 2, True),
+        ({"gate": "refuse", "max_disagreement": 0.19}, _figures(0, 0.2), 0, False),
         ({"gate": "off", "max_disagreement": 0.0}, _figures(9, 0.6), 0, False),
         ({"gate": "refuse"}, None, 0, False),
     ],

@@ -423,7 +423,7 @@ def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
     assert blank > 0
     assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
     pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
-    said = f"{share:.1f} % not observed; {blank:.1f} % observed, but not classified"
+    said = f"{100 - share:.1f} % observed; {blank:.1f} % not classified although observed"
     assert said in report.html(product, pictures)
 
 

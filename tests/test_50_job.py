@@ -291,7 +291,7 @@ WRONG = [
     ("every-none", "composite: {every: P1M}", ["output: {composites: true}"]),
     ("orbit", "radar: {orbit: up}", ["radar.orbit is 'up'", "ascending"]),
     ("radar-none", "inputs: [S2L2A]\nradar: {orbit: ascending}", ["none is among"]),
-    ("proof", "radiometry: {proof: no}", ["radiometry.proof"]),
+    ("proof", "radiometry: {proof: yes}", ["radiometry.proof"]),
     ("bands", "bands: {S1RTC: [HX]}", ["'HX'", "VV, VH, HH, HV"]),
     ("bands-scl", "bands: {S2L2A: [SCL]}", ["'SCL'"]),
     ("bands-strange", "bands: {S1GRD: [VV]}", ["S1GRD", "not among the inputs"]),
@@ -363,6 +363,9 @@ WRONG = [
     ("workers-max", "execution: {workers: {min: 3, max: 2}}", ["min 3 is more than max 2"]),
     ("workers-text", "execution: {workers: {min: 1, max: two}}", ["nor two of them"]),
     ("engine", "execution: {engine: thread}", ["Did you mean 'threads'?"]),
+    ("port", "execution: {engine: 'tcp://127.0.0.1:99999'}", ["99999"]),
+    ("averaged", "model: {name: terramind_v1_base, task: embedding, average_below: 0.5}",
+     ["average_below belongs to land cover"]),
     ("device", "execution: {device: gpu}", ["unknown device 'gpu'", "cuda:N"]),
     ("precision", "execution: {precision: fp16}", ["execution.precision is 'fp16'", "bf16"]),
     ("batch", "execution: {batch: 0}", ["0 is neither auto nor"]),
@@ -750,3 +753,12 @@ def test_months_are_cut_where_they_end():
     ]
     with pytest.raises(Wrong, match="more than 400 parts"):
         period.steps(period.parse("2020/2024"), "P1D")
+
+
+@pytest.mark.parametrize("written", ["off", '"off"', "false"])
+def test_a_bare_off_is_off(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 reads it as false."""
+    text = f"{SMALL}\nqc: {{gate: {written}}}\nradiometry: {{proof: {written}}}\n"
+    path = write(tmp_path, text, "job.yaml")
+    loaded = job.load(path)
+    assert (loaded.qc.gate, loaded.radiometry.proof) == ("off", "off")

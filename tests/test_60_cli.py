@@ -82,7 +82,7 @@ PLAN: dict[str, Any] = {
     "seconds": 840.0,
     "cost": float("nan"),
 }
-SEAM: dict[str, Any] = {"z": 0.6, "lines": 76, "rate": 0.03, "excess": 0.0001}
+SEAM: dict[str, Any] = {"z": 0.6, "lines": 76, "rate": 0.03, "excess": 0.0001, "worst": 0.0}
 FIGURES: dict[str, Any] = {
     "window": SEAM,
     "tile": None,

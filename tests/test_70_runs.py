@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ from catalogs import demo as country
 from catalogs.scene import WANTED
 from flows import demo, product
 from flows.progress import Silence
-from pipeline import layers
+from pipeline import layers, sample
 from tests import stac
 
 ROOT = Path(__file__).parents[1]
@@ -233,9 +234,12 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     assert product.verify(Path(partial["item"]), Silence())["ok"]
 
 
-def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job):
+def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
+    monkeypatch.setattr(sample, "EVERY", 1)
+    # ^ the country is smaller than 37 windows
     values = yaml.safe_load(job.read_text())
-    job.write_text(yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}}))
+    narrow = yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}})
+    job.write_text(narrow)
     refused = _run(job)
     assert refused["status"] == "refused"
     assert refused["item"] is None
@@ -251,6 +255,10 @@ def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job):
     assert properties["terramosaic:seam"] == taken["seam"]
     assert _run(job)["seam"] == taken["seam"]
     # ^ unchanged: what the item says
+    job.write_text(narrow)
+    late = _run(job)
+    assert (late["status"], late["tiles"]["done"]) == ("refused", 0)
+    assert late["item"] == taken["item"]
 
 
 def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
@@ -273,6 +281,18 @@ def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     assert repaired["tiles"]["done"] == 1
     assert _rasters(repaired["item"]) == before
     assert product.verify(out, Silence())["ok"]
+
+
+def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
+    result = _run(job)
+    out = job.parent / "out"
+    other = out / "a-product-of-another-version"
+    shutil.copytree(Path(result["item"]).parent, other)
+    plan = next(other.rglob("plan.json"))
+    plan.write_text(plan.read_text().replace('"format": ', '"format": 9'))
+    found = product.verify(out, Silence())
+    assert [str(plan) in one["reason"] for one in found["bad"]] == [True]
+    assert found["seam"]["item"] == result["item"]
 
 
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
@@ -357,10 +377,9 @@ def test_a_wrong_hash_is_refused(job, capfd):
     assert "sha256" in capfd.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory):
-    """Start a server of Prefect's on loopback, as a user does; return its environment."""
-    home = tmp_path_factory.mktemp("server")
+@contextlib.contextmanager
+def _served(home):
+    """Start a server of Prefect's on loopback, as a user does; lend its environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     named = f"http://127.0.0.1:{port}/api"
@@ -376,9 +395,10 @@ def prefect_server(tmp_path_factory):
             assert process.poll() is None, (home / "log").read_text()
             assert time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.2)
-        yield env | {"PREFECT_API_URL": named}
+        yield env | {"PREFECT_API_URL": named}, process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -400,20 +420,40 @@ def _asked(env, kind):
         return json.load(answer)
 
 
-def test_a_server_at_hand_is_told_of_the_run(job, prefect_server):
+def test_a_server_at_hand_is_told_and_the_run_goes_on_without_it(job, tmp_path):
     plain = _rasters(_run(_change(job, output={"path": "plain"}))["item"])
-    command = [sys.executable, "-m", "flows.cli", "run", str(job), "--json"]
-    for status in ("complete", "unchanged"):
-        done = subprocess.run(
-            command, cwd=ROOT, env=prefect_server, capture_output=True, text=True, check=True
-        )
-        told = json.loads(done.stdout)
-        assert told["status"] == status
+    command = [sys.executable, "-m", "flows.cli", "run", "--json"]
+    with _served(tmp_path) as (env, server):
+        for status in ("complete", "unchanged"):
+            done = subprocess.run(
+                [*command, str(job)], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+            )
+            told = json.loads(done.stdout)
+            assert told["status"] == status
+        assert _rasters(told["item"]) == plain
+        (flow,) = _asked(env, "flow_runs")
+        assert flow["state_type"] == "COMPLETED"
+        names = sorted(one["name"].rpartition("-")[0] for one in _asked(env, "task_runs"))
+        assert names == ["map tiles", "plan", "publish", "quality", "verify"]
+        again = _change(job, output={"path": "again"})
+        with subprocess.Popen(
+            [*command, str(again)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            for line in process.stderr:
+                if line.startswith("tiles 1/"):
+                    os.killpg(server.pid, signal.SIGKILL)
+                    break
+            said = process.stderr.read()
+            told = json.loads(process.stdout.read())
+    assert process.returncode == 0
+    assert told["status"] == "complete"
+    assert "no longer answers" in said
     assert _rasters(told["item"]) == plain
-    (flow,) = _asked(prefect_server, "flow_runs")
-    assert flow["state_type"] == "COMPLETED"
-    names = sorted(one["name"].rpartition("-")[0] for one in _asked(prefect_server, "task_runs"))
-    assert names == ["map tiles", "plan", "publish", "quality", "verify"]
 
 
 def test_a_server_that_does_not_answer_is_named(job):
