@@ -10,8 +10,9 @@ from flows.job import Job
 from model.prediction import known, probing, sources
 from pipeline.recipe import Answer, Model
 
-OVERLAP = 1 / 7
-"""Share of a window that it has in common with the next: 32 of 224 pixels."""
+OVERLAP = 1 / 11
+"""Share of a window that it has in common with the next where the model's own curve was not
+measured: 20 of 224 pixels, which blend by fewer windows than a stride of 192 crops."""
 
 
 def model(job: Job) -> Model:

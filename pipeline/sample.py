@@ -21,11 +21,11 @@ from pipeline.predict import Sample
 from pipeline.predictor import Predictor
 from pipeline.windows import Lattice, Placement
 
-EVERY = 37
+EVERY = 65
 """One window of so many has a sample beside it; which ones follows from the lattice alone."""
 
-STEP = 6
-"""The sampled windows are a lattice themselves, of squares: 37 = 1² + 6²."""
+STEP = 8
+"""The sampled windows are a lattice themselves, of squares: 65 = 1² + 8²."""
 
 
 def places(placement: Placement, lattice: Lattice, cell: int) -> dict[int, tuple[int, ...]]:

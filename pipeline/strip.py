@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import math
 import time
@@ -22,8 +23,9 @@ from pipeline.grid import Grid
 from pipeline.neighbours import touching
 from pipeline.plan import Plan
 
-PIXELS = 2**20
-"""Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one."""
+PIXELS = 5 * 2**18
+"""Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one. A tile
+of 2048 with its context is read in strips of 512 rows, as high as most files' blocks."""
 
 LEAST, MOST = 256, 2048
 """Rows of a strip: powers of two, so that the blocks of a COG are whole in one of them."""
@@ -143,7 +145,8 @@ def ahead(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
         coming: Future[_U] | None = None
         for part in parts:
             ready = None if coming is None else coming.result()
-            coming, first = reader.submit(read, part), coming is None
+            here = contextvars.copy_context()
+            coming, first = reader.submit(here.run, read, part), coming is None
             if not first:
                 yield cast("_U", ready)
         if coming is not None:

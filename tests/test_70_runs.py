@@ -236,7 +236,7 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
 
 def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
     monkeypatch.setattr(sample, "EVERY", 1)
-    # ^ the country is smaller than 37 windows
+    # ^ the country is smaller than 65 windows
     values = yaml.safe_load(job.read_text())
     narrow = yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}})
     job.write_text(narrow)
