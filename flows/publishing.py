@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ def publish_product(
     return home / "item.json"
 
 
+LANES = 2
+"""Layers written side by side: GDAL compresses one on one core, and holds some blocks of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sheet:
     """One grid of a product: a zone's, the only one, or a mosaic's."""
@@ -152,8 +157,8 @@ def main_folder(plan: Plan) -> str:
 def _sheet(
     plan: Plan, home: Path, sheet: _Sheet, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
-    for name, bands in sheet.layers.items():
-        layer = layers.get(name)
+    def write(name: str) -> Raster:
+        layer, bands = layers.get(name), sheet.layers[name]
         path = sheet.folder / f"{name}.tif"
         info = cog.write(
             path,
@@ -165,7 +170,7 @@ def _sheet(
         )
         if on_layer is not None:
             on_layer(name)
-        yield Raster(
+        return Raster(
             key=f"{name}{sheet.suffix}",
             href=path.relative_to(home).as_posix(),
             layer=layer,
@@ -174,6 +179,9 @@ def _sheet(
             info=info,
             mosaic=sheet.mosaic,
         )
+
+    with ThreadPoolExecutor(LANES, thread_name_prefix="layer") as pool:
+        yield from pool.map(write, sheet.layers)
 
 
 def _rows(path: Path, name: str, width: int, start: int, stop: int) -> NDArray[Any]:

@@ -19,8 +19,8 @@ from pipeline.windows import Placement
 AHEAD = 2
 """Batches that wait for the model: it never waits for one, and no more are held."""
 
-SHARED_BYTES = 3 * 2**24
-"""Of the answers that are kept for neighbouring tiles: 25 windows of ten classes."""
+SHARED_BYTES = 6 * 2**24
+"""Of the answers that are kept for neighbouring tiles: 50 windows of ten classes."""
 
 
 @dataclass(slots=True, kw_only=True)
