@@ -24,8 +24,8 @@ from pipeline.neighbours import touching
 from pipeline.plan import Plan
 
 PIXELS = 5 * 2**18
-"""Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one. A tile
-of 2048 with its context is read in strips of 512 rows, as high as most files' blocks."""
+"""Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one. A
+tile of 2048 with its context is read in strips of 512 rows, as high as most files' blocks."""
 
 LEAST, MOST = 256, 2048
 """Rows of a strip: powers of two, so that the blocks of a COG are whole in one of them."""
