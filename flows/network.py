@@ -75,8 +75,11 @@ def overlap(job: Job, model: Model) -> int:
             f"model.overlap {asked}: windows of {model.window} px can share "
             f"{model.window // 2} px at most."
         )
-    usual = _measured(job) or model.window * OVERLAP
-    return round((usual if asked is None else asked) / model.coarsest) * model.coarsest
+    cell = model.coarsest
+    if asked is not None:
+        return round(asked / cell) * cell
+    return max(round((_measured(job) or model.window * OVERLAP) / cell), 1) * cell
+    # ^ windows that do not overlap at all do not blend
 
 
 def _measured(job: Job) -> int | None:

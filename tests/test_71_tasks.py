@@ -204,6 +204,8 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
 def test_several_answers_of_one_pass_are_those_of_each_by_itself(made, home, land, kind):
     """Where windows step by whole patches, as they do for the features' sake."""
     _, several = made("several")
+    assert plan_of(several).recipe.stride == 48
+    # ^ an eleventh of a window is less than half a patch, and windows must overlap
     job = write(home, land, kind, name=f"{kind[:5]}-alone", model=KINDS[kind] | {"overlap": 16})
     single = run(job)
     path = Path(several["map"]).parent / f"{ANSWER[kind]}.tif"
