@@ -26,8 +26,8 @@ def explain(error: ValidationError, model: type[BaseModel], label: str) -> str:
     details = error.errors(include_url=False)
     inner = {detail["loc"][:-1] for detail in details if detail["loc"]}
     problems = [_problem(detail, model) for detail in details if detail["loc"] not in inner]
-    problems = list(dict.fromkeys(problems))
     # ^ a list with a wrong item is reported as too short as well
+    problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
         return f"{label}: {problems[0]}"
     return "\n  - ".join([f"{label}: {len(problems)} keys are wrong", *problems])

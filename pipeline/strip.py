@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import itertools
 import math
 import time
@@ -145,8 +144,7 @@ def ahead(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
         coming: Future[_U] | None = None
         for part in parts:
             ready = None if coming is None else coming.result()
-            here = contextvars.copy_context()
-            coming, first = reader.submit(here.run, read, part), coming is None
+            coming, first = reader.submit(read, part), coming is None
             if not first:
                 yield cast("_U", ready)
         if coming is not None:
