@@ -126,6 +126,7 @@ def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
         try:
             return land_cover.land_cover(job=plan, allow_partial=allow_partial)
         except Exception:
+            # ^ what Prefect raises depends on what it was at when its server went
             if server.failure() is None:
                 raise
             log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import random
 import re
@@ -31,19 +32,26 @@ from tests.fakes import Brightness
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Lend two workers, one of them with a GPU as it says, and more places than cores."""
+@contextlib.contextmanager
+def _workers(count, deaths):
+    """Lend so many workers, of a scheduler that gives up a task after more deaths than these."""
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set({"distributed.scheduler.allowed-failures": deaths}),
         distributed.LocalCluster(
-            n_workers=2,
+            n_workers=count,
             threads_per_worker=1,
             host="127.0.0.1",
             scheduler_kwargs=QUIET,
             memory_limit=0,
         ) as cluster,
     ):
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Lend two workers."""
+    with _workers(2, deaths=1) as cluster:
         yield cluster
 
 
@@ -152,16 +160,7 @@ def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, mon
 
 def test_tiles_behind_one_that_kills_are_made(path):
     """One worker: whatever waits behind the deadly tile loses its worker as often as that one."""
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            scheduler_kwargs=QUIET,
-            memory_limit=0,
-        ) as one,
-    ):
+    with _workers(1, deaths=0) as one:
         done = _run(path, 14, engine=one.scheduler_address, make=simulated.deadly, workers="auto")
     assert {name for name, one in done.items() if one.reason} == {"r000c000007"}
     assert len(_made(path)) == 13
