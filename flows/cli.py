@@ -141,7 +141,10 @@ def plan(console: Console, job: Path, output: Path | None) -> int:
 @click.argument("job", type=PATH, metavar="JOB|PLAN")
 @click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N", help="Refuse above this.")
-def run(console: Console, job: Path, allow_partial: bool, max_cost: float | None) -> int:
+@click.option("--period", metavar="PERIOD", help="Another one than the job's: 2024-05, or latest.")
+def run(
+    console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
+) -> int:
     """Run or resume a job or a plan; what is finished is not computed again."""
     if job.suffix != ".json":
         _load(job)
@@ -152,11 +155,91 @@ def run(console: Console, job: Path, allow_partial: bool, max_cost: float | None
 
     return console.show(
         lambda watch: product.run(
-            job, allow_partial=allow_partial, max_cost=max_cost, progress=watch
+            job,
+            allow_partial=allow_partial,
+            max_cost=max_cost,
+            progress=watch,
+            period=period,
         ),
         summary.run,
         _judge_run(allow_partial),
     )
+
+
+_ORDER = click.Choice(["oldest", "newest"])
+
+
+@verb(command, "backfill")
+@click.argument("job", type=PATH)
+@click.option("--from", "first", metavar="DAY", help="First day: 2023, 2023-01 or 2023-01-15.")
+@click.option("--to", "last", metavar="DAY", help="Last day, inclusive, as in 2024-12.")
+@click.option("--cadence", metavar="LENGTH", help="P1M, P1W, P10D, P1Y, season …")
+@click.option("--order", type=_ORDER, default="oldest", show_default=True, help="Which come first.")
+@click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
+              help="Periods side by side.")  # fmt: skip
+@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
+@click.option("--dry-run", is_flag=True, help="Only list the periods, and what there is for them.")
+def backfill(
+    console: Console,
+    job: Path,
+    first: str | None,
+    last: str | None,
+    cadence: str | None,
+    order: str,
+    at_once: int,
+    allow_partial: bool,
+    dry_run: bool,
+) -> int:
+    """Make one product per period of a range; finished periods are skipped.
+
+    What --from, --to and --cadence leave open, the job's schedule says; without --to, all periods
+    whose scenes are there.
+    """
+    _load(job)
+    from flows import product, summary
+
+    return console.show(
+        lambda watch: product.backfill(
+            job,
+            first=first,
+            last=last,
+            rhythm=cadence,
+            newest_first=order == "newest",
+            dry_run=dry_run,
+            at_once=at_once,
+            allow_partial=allow_partial,
+            progress=watch,
+        ),
+        summary.periods,
+        _judge_periods,
+    )
+
+
+@verb(command, "refresh")
+@click.argument("job", type=PATH)
+@click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
+              help="Periods side by side.")  # fmt: skip
+@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
+@click.option("--dry-run", is_flag=True, help="Only list what is no longer up to date, and why.")
+def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
+    """Make finished periods anew that have newer scenes or a newer model: only what changed."""
+    _load(job)
+    from flows import product, summary
+
+    return console.show(
+        lambda watch: product.refresh(
+            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=watch
+        ),
+        summary.periods,
+        _judge_periods,
+    )
+
+
+def _judge_periods(result: Result) -> int:
+    told = {entry["status"] for entry in result["periods"]}
+    if told & {"failed", "refused"}:
+        return FAILED
+    return NOTHING if told <= {"gap"} else DONE
 
 
 @verb(command, "verify")
@@ -173,6 +256,26 @@ def verify(console: Console, out: Path) -> int:
         lambda watch: product.verify(out, watch),
         summary.verify,
         lambda result: DONE if result["ok"] else FAILED,
+    )
+
+
+@verb(command, "deploy")
+@click.argument("jobs", type=PATH, nargs=-1, required=True, metavar="JOB…")
+@click.option("--pool", default="terramosaic", show_default=True, help="Work pool of the workers.")
+@click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Runs at a time on one slot, as that of a GPU.")  # fmt: skip
+@click.option("--paused", is_flag=True, help="Register schedules that do not fire yet.")
+def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
+    """Register jobs on the Prefect server: schedule, backfill and refresh of each."""
+    for job in jobs:
+        _load(job)
+    from flows import deployment, summary
+
+    return console.show(
+        lambda watch: deployment.deploy(
+            jobs, pool=pool, limit=limit, paused=paused, progress=watch
+        ),
+        summary.deployed,
     )
 
 

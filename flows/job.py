@@ -19,13 +19,16 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import Wrong
 from catalogs.scene import BANDS, MASKS
-from flows import choice, document, refusal, rules, section
+from flows import choice, document, refusal, rhythm, rules, section
 from flows import period as periods
 from flows.part import INPUTS, Listed, Part, known, unique
 
+LATEST = "latest"
+"""The latest period of the schedule whose scenes are complete, found when the job runs."""
+
 
 class Job(Part):
-    """One product to make."""
+    """One product to make, or one for each period of a schedule."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?$",
@@ -36,8 +39,8 @@ class Job(Part):
         description="{bbox: [west, south, east, north]} or {file: region.geojson}",
         examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
     )
-    period: InstanceOf[periods.Period] = Field(
-        description=periods.FORMS, examples=["2024-05-01/2024-09-30"]
+    period: InstanceOf[periods.Period] | None = Field(
+        description=f"{periods.FORMS}; or {LATEST}", examples=["2024-05-01/2024-09-30"]
     )
     catalog: section.Catalog = Field(
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
@@ -64,14 +67,17 @@ class Job(Part):
     output: section.Output = section.Output()
     execution: section.Execution = section.Execution()
     qc: rules.Gate = rules.Gate()
+    schedule: rhythm.Schedule = rhythm.Schedule()
 
     _geometry: Polygon | MultiPolygon = PrivateAttr()
 
     @field_validator("period", mode="before")
     @classmethod
-    def _days(cls, value: Any) -> periods.Period:
-        if isinstance(value, periods.Period):
+    def _days(cls, value: Any) -> periods.Period | None:
+        if value is None or isinstance(value, periods.Period):
             return value
+        if value == LATEST:
+            return None
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(  # noqa: TRY004
                 # ^ pydantic turns only a ValueError into a finding
@@ -121,6 +127,23 @@ class Job(Part):
         return self
 
     @property
+    def span(self) -> periods.Period:
+        """Return the period that is mapped.
+
+        Raises:
+            Wrong: it is the latest one, and nobody has looked yet which that is.
+        """
+        if self.period is None:
+            raise Wrong(
+                f"The period is {LATEST}: name one with --period, or run the job to find it."
+            )
+        return self.period
+
+    def over(self, period: periods.Period) -> Job:
+        """Return the same job over another period."""
+        return self.model_copy(update={"period": period})
+
+    @property
     def geometry(self) -> Polygon | MultiPolygon:
         """Return the region in longitude and latitude."""
         return self._geometry
@@ -150,6 +173,8 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
     """
     given = {key: value for key, value in values.items() if value is not None}
     # ^ a section whose keys are all commented out is one that was not given
+    if isinstance(given.get("schedule"), dict) and given["schedule"].get("from") is not None:
+        given.setdefault("period", LATEST)
     given.setdefault("output", {})
     if isinstance(given["output"], dict):
         given["output"] = {"path": "out", **given["output"]}

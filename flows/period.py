@@ -12,13 +12,6 @@ from catalogs.errors import Wrong
 FORMS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
 """How a period can be written."""
 
-CADENCES = "P1M, P10D, P1W or P1Y, with any whole number"
-"""How the length of a part of a period can be written (ISO 8601 durations of one unit)."""
-
-MOST_STEPS = 400
-"""Parts that a period is cut into at most: each is a composite of its own."""
-
-_CADENCE = re.compile(r"P([1-9][0-9]{0,3})([DWMY])")
 _SIDE = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
 
@@ -69,46 +62,6 @@ def parse(text: str) -> Period:
     start, _ = _days(sides[0], text)
     _, end = _days(sides[-1], text)
     return Period(start=start, end=end)
-
-
-def cadence(text: str) -> tuple[int, str]:
-    """Read the length of a part of a period: a number and a unit, one of D, W, M, Y.
-
-    Raises:
-        Wrong: The text has another form.
-    """
-    found = _CADENCE.fullmatch(text.strip().upper())
-    if found is None:
-        raise Wrong(f"The cadence {text!r} cannot be read: write {CADENCES}.")
-    return int(found[1]), found[2]
-
-
-def steps(whole: Period, text: str) -> tuple[Period, ...]:
-    """Cut a period into parts of a length, from its first day; the last may be shorter.
-
-    Raises:
-        Wrong: The cadence cannot be read, or makes too many parts.
-    """
-    count, unit = cadence(text)
-    found: list[Period] = []
-    start = whole.start
-    while start <= whole.end:
-        if len(found) == MOST_STEPS:
-            raise Wrong(f"{text} cuts {whole} into more than {MOST_STEPS} parts: write more days.")
-        following = _after(whole.start, count * (len(found) + 1), unit)
-        last = min(following - dt.timedelta(days=1), whole.end)
-        found.append(Period(start=start, end=last))
-        start = following
-    return tuple(found)
-
-
-def _after(first: dt.date, count: int, unit: str) -> dt.date:
-    """Return the day so many units later; the last of a month where that has no such day."""
-    if unit in "DW":
-        return first + dt.timedelta(days=count * (7 if unit == "W" else 1))
-    months = first.month - 1 + count * (12 if unit == "Y" else 1)
-    year, month = first.year + months // 12, months % 12 + 1
-    return dt.date(year, month, min(first.day, calendar.monthrange(year, month)[1]))
 
 
 def _days(side: str, text: str) -> tuple[dt.date, dt.date]:

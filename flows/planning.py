@@ -20,14 +20,18 @@ from catalogs.scene import Scene
 from catalogs.search import Found, Source
 from catalogs.select import Selection
 from catalogs.snapshot import Snapshot
-from flows import period as periods
-from flows import proving
+from flows import cadence, proving
 from flows.job import Job
 from flows.progress import Progress, Silence
 from pipeline import grid, utm
 from pipeline.grid import Grid
-from pipeline.plan import Plan, geojson
+from pipeline.plan import NUMERICS, Plan, digest, geojson
 from pipeline.recipe import Model, Recipe
+
+_ASKED = {"inputs", "bands", "mask", "composite", "radar", "radiometry", "grid"}
+
+MOST_STEPS = 400
+"""Parts that a period is cut into at most: each is a composite of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def ask(
         allow=job.allow,
     )
     wider = widened(region, codes, context_m)
-    found = search.find(source, job.inputs, wider, job.period.interval)
+    found = search.find(source, job.inputs, wider, job.span.interval)
     _meets(found, region, job)
     choose = functools.partial(
         select.choose,
@@ -249,7 +253,7 @@ def freeze(job: Job, progress: Progress | None = None) -> Plan:
         )
     return Plan(
         name=job.name,
-        period=(job.period.start.isoformat(), job.period.end.isoformat()),
+        period=(job.span.start.isoformat(), job.span.end.isoformat()),
         region=geojson(answer.region),
         grids=grids,
         mosaics=_mosaics(job, answer, grids),
@@ -267,7 +271,7 @@ def _steps(job: Job) -> tuple[tuple[str, str], ...]:
     """Return the parts of the period that get composites of their own."""
     if job.composite.every is None:
         return ()
-    parts = periods.steps(job.period, job.composite.every)
+    parts = cadence.cut(job.span, job.composite.every, most=MOST_STEPS)
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
@@ -282,9 +286,15 @@ def _model(job: Job) -> tuple[Model | None, int, dict[str, Any]]:
     return model, network.overlap(job, model), network.to_load(job)
 
 
+def model(job: Job) -> Model | None:
+    """Return the model of a job as it is now; None where it has none."""
+    return _model(_without_target(job))[0]
+
+
 def _how(job: Job) -> dict[str, Any]:
     """Return what running the plan needs beside what it is: places and machinery."""
     return {
+        "request": request(job),
         "output": {
             "path": str(job.output.folder),
             "formats": list(job.output.formats),
@@ -312,3 +322,29 @@ def _without_target(job: Job) -> Job:
 def folder(plan: Plan) -> Path:
     """Return the folder of the plan's product: that of its period, which holds ``item.json``."""
     return Path(plan.job["output"]["path"]) / plan.name / f"{plan.period[0]}_{plan.period[1]}"
+
+
+def home(job: Job) -> Path:
+    """Return the folder of the product of a job's period, which holds ``item.json``."""
+    return job.output.folder / job.name / job.span.folder
+
+
+def request(job: Job) -> str:
+    """Return the sha256 of what a job asks for, whatever the period: no folder, no machinery.
+
+    A product whose plan was made for another request is no longer what the job describes.
+    """
+    values = json.loads(job.model_dump_json(include=_ASKED))
+    place, made = job.catalog, job.execution
+    return digest(
+        values
+        | {
+            "region": geojson(job.geometry),
+            "catalog": [place.provider, place.location],
+            "model": job.model.to_load() | {"overlap": job.model.overlap},
+            "average_below": job.model.average_below,
+            "output": [job.output.formats, job.output.probabilities, job.output.composites],
+            "execution": [made.tile, made.device, made.precision],
+            "numerics": NUMERICS,
+        }
+    )

@@ -7,48 +7,46 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import asked, engine, planning, publishing, quality, server
+from flows import asked, engine, freshness, planning, publishing, quality, series, server, watch
 from flows import job as jobs
+from flows import period as periods
 from flows.job import Job
+from flows.period import Period
 from flows.progress import Progress, Silence
+from flows.series import Entry
+from flows.watch import Truth
 from pipeline import coverage, estimate, files, lock, notes, qc, receipt, seen, store
-from pipeline.accuracy import Agreement
 from pipeline.plan import Plan
 
 log = logging.getLogger(__name__)
 
-Truth = Callable[[Path, Plan], Agreement | None]
-"""Compares a finished store with a known truth."""
 
+def frozen(path: Path, period: str | None = None) -> Plan:
+    """Return the plan of a plan file, or of a job file over a period.
 
-class Watch:
-    """Who is told how far the run of this process has come: Prefect's tasks cannot carry it."""
+    Args:
+        path: the file.
+        period: another one than the job's, or ``latest``; None = the job's.
 
-    progress: Progress = Silence()
-    truth: Truth | None = None
-
-
-@contextmanager
-def _watched(progress: Progress, truth: Truth | None) -> Iterator[None]:
-    before = (Watch.progress, Watch.truth)
-    Watch.progress, Watch.truth = progress, truth
-    try:
-        yield
-    finally:
-        Watch.progress, Watch.truth = before
-
-
-def frozen(path: Path) -> Plan:
-    """Return the plan of a plan file or of a job file."""
+    Raises:
+        Wrong: a plan is asked for another period than its own; something in the job cannot be.
+        NothingFound: no scene answers it.
+    """
     if path.suffix == ".json":
+        if period is not None:
+            raise Wrong(f"{path} is a plan, and has its period. Give the job, or no --period.")
         return Plan.read(path)
-    return planning.freeze(jobs.load(path), Watch.progress)
+    job = jobs.load(path)
+    if period is not None and period != jobs.LATEST:
+        job = job.over(periods.parse(period))
+    elif period is not None or job.period is None:
+        job = job.over(series.latest(job, watch.progress()))
+    return planning.freeze(job, watch.progress())
 
 
 def settle(plan: Plan) -> Path:
@@ -89,18 +87,28 @@ def run(
     max_cost: float | None,
     progress: Progress,
     truth: Truth | None = None,
+    period: str | None = None,
 ) -> dict[str, Any]:
-    """Run or resume a job or a plan; a finished product is left as it is."""
+    """Run or resume a job or a plan; a finished product is left as it is.
+
+    Args:
+        job: path of a job file, or of a plan.
+        allow_partial: publish with failed tiles declared as holes.
+        max_cost: refuse above it.
+        progress: who is told how far it has come.
+        truth: what the map is compared with.
+        period: another one than the job's, or ``latest``.
+    """
     if max_cost is not None:
         raise Wrong(
             "--max-cost: no prices are known, so no cost can be compared. Leave the option out."
         )
-    with _watched(progress, truth):
+    with watch.watched(progress, truth):
         started = time.perf_counter()
         progress.stage("plan")
-        ready = frozen(job)
+        ready = frozen(job, period)
         planned = round(time.perf_counter() - started, 3)
-        result = _finished(ready)
+        result = standing(ready)
         if result is None:
             if job.suffix == ".json":
                 engine.check(ready)
@@ -125,27 +133,114 @@ def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
         # ^ Prefect takes seconds to import
         try:
             return land_cover.land_cover(job=plan, allow_partial=allow_partial)
+        except land_cover.Incomplete as error:
+            return error.result
         except Exception:
             # ^ what Prefect raises depends on what it was at when its server went
             if server.failure() is None:
                 raise
             log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
-    return stages.run(plan, allow_partial, lambda stage, *given: stage(*given))
+    return stages.run(plan, None, allow_partial, lambda stage, *given: stage(*given))
 
 
-def _finished(plan: Plan) -> dict[str, Any] | None:
+def standing(plan: Plan) -> dict[str, Any] | None:
     """Return the result of a product that already stands, or None: no server is started for it."""
     item = planning.folder(plan) / "item.json"
     folder = item.parent / plan.short
     done = receipt.finished(folder, plan)
     if len(done) < len(plan.tiles) or not publishing.stands(item, plan):
         return None
-    Watch.progress.finish()
+    watch.progress().finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
     seam = publishing.seam_in(item)
     status = "refused" if seam and quality.refused(plan, seam) else "unchanged"
     # ^ the gate may be narrower than when it was published
     return result_of(plan, status, str(item), tiles, {}, seam)
+
+
+def backfill(
+    path: Path,
+    *,
+    first: str | None,
+    last: str | None,
+    rhythm: str | None,
+    newest_first: bool,
+    dry_run: bool,
+    at_once: int,
+    allow_partial: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Make a job's product for every period between two days; finished ones are skipped.
+
+    Args:
+        path: the job file.
+        first: the first day; None = where the job's schedule begins.
+        last: the last day; None = the latest period whose scenes are there.
+        rhythm: the cadence; None = the schedule's.
+        newest_first: begin with the latest period.
+        dry_run: only look.
+        at_once: periods at a time.
+        allow_partial: publish with failed tiles declared as holes.
+        progress: who is told how far it has come.
+    """
+    entries = looked(path, first, last, rhythm, newest_first, progress)
+    if not dry_run:
+        entries = all_made(path, entries, at_once, allow_partial, progress)
+    return series.told(jobs.load(path), entries, dry_run=dry_run)
+
+
+def looked(
+    path: Path,
+    first: str | None,
+    last: str | None,
+    rhythm: str | None,
+    newest_first: bool,
+    progress: Progress,
+) -> list[Entry]:
+    """Look at the periods of a backfill, in the order in which they will be made."""
+    job = jobs.load(path)
+    entries = series.survey(job, series.between(job, first, last, rhythm), progress)
+    if last is None:
+        entries = series.patiently(job, entries)
+    return entries[::-1] if newest_first else entries
+
+
+def refresh(
+    path: Path, *, dry_run: bool, at_once: int, allow_partial: bool, progress: Progress
+) -> dict[str, Any]:
+    """Make those finished periods of a job anew that have other scenes, or another model, now.
+
+    Args:
+        path: the job file.
+        dry_run: only look.
+        at_once: periods at a time.
+        allow_partial: publish with failed tiles declared as holes.
+        progress: who is told how far it has come.
+    """
+    job = jobs.load(path)
+    entries = freshness.survey(job, progress)
+    if not dry_run:
+        entries = all_made(path, entries, at_once, allow_partial, progress)
+    return series.told(job, entries, dry_run=dry_run)
+
+
+def all_made(
+    path: Path,
+    entries: Sequence[Entry],
+    at_once: int,
+    allow_partial: bool,
+    progress: Progress,
+) -> list[Entry]:
+    """Make the periods of a job that can be made; one that fails does not stop the others."""
+
+    def one(period: Period) -> dict[str, Any]:
+        shown = Silence() if at_once > 1 else progress
+        # ^ bars of several periods would write over each other
+        return run(
+            path, allow_partial=allow_partial, max_cost=None, progress=shown, period=str(period)
+        )
+
+    return series.make(entries, one, at_once=at_once)
 
 
 def result_of(

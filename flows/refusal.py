@@ -60,8 +60,9 @@ def _find(
     words = ""
     for step in location:
         words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)
-        if part is not None and step in part.model_fields:
-            field = part.model_fields[str(step)]
+        fields = dict(zip(_names(part), part.model_fields.values(), strict=True)) if part else {}
+        if step in fields:
+            field = fields[str(step)]
             part = _group(field.annotation)
     return words or "the job", part, field
 
@@ -73,13 +74,18 @@ def _group(annotation: object) -> type[BaseModel] | None:
 
 
 def _unknown_key(key: str, where: str, part: type[BaseModel] | None) -> str:
-    known = tuple(part.model_fields) if part is not None else ()
+    known = _names(part) if part is not None else ()
     place = f" in {where}" if where else ""
     return f"unknown key {key!r}{place}.{nearest(key, known)} Known keys: {', '.join(known)}."
 
 
 def _keys(part: type[BaseModel] | None) -> str:
-    return f"keys out of {', '.join(part.model_fields)}" if part is not None else "another value"
+    return f"keys out of {', '.join(_names(part))}" if part is not None else "another value"
+
+
+def _names(part: type[BaseModel]) -> tuple[str, ...]:
+    """Return the keys as they are written."""
+    return tuple(field.alias or name for name, field in part.model_fields.items())
 
 
 def _short(value: object) -> str:

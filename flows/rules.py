@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from catalogs.errors import Wrong
-from flows import period as periods
+from flows import cadence
 from flows.part import Listed, Part, unique
 
 Code = Annotated[int, Field(ge=0, le=11)]
@@ -62,7 +62,7 @@ class Composite(Part):
     def _cadence(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                periods.cadence(value)
+                cadence.read(value)
             except Wrong as error:
                 raise ValueError(str(error)) from error
         return value

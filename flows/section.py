@@ -230,6 +230,12 @@ class Execution(Part):
         default="auto", description="auto, fp32 or bf16"
     )
     batch: Literal["auto"] | int = Field(default="auto", description="auto or a whole number >= 1")
+    slot: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$",
+        description="a name in small letters, as of a GPU: deployed runs with the same one take "
+        "turns; by default gpu where the model runs on one",
+    )
 
     @field_validator("tile")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from catalogs.errors import TerramosaicError
@@ -49,3 +50,12 @@ def failure() -> Exception | None:
     # ^ takes a second to import
     with get_client(sync_client=True) as client:
         return client.api_healthcheck()
+
+
+def follow() -> None:
+    """Let a flow's process say what its stages do: a line per stage and tile, on its own stream.
+
+    They stay out of Prefect's database, which is not made for a hundred thousand lines a run.
+    """
+    for name in ("flows", "pipeline", "catalogs"):
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import engine, product, publishing, quality
-from flows.product import Watch
-from pipeline import files, lock, qc, receipt, store, tile
+from flows import engine, product, publishing, quality, watch
+from pipeline import files, inherit, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
 from pipeline.product import Hole
 from pipeline.qc import Quality
@@ -21,9 +20,9 @@ Take = Callable[..., Any]
 """Takes one stage: called with the stage and its arguments, it returns what the stage does."""
 
 
-def freeze(job: str) -> str:
+def freeze(job: str, period: str | None = None) -> str:
     """Search, choose and freeze; return the path of the plan."""
-    return str(product.settle(product.frozen(Path(job))))
+    return str(product.settle(product.frozen(Path(job), period)))
 
 
 def map_tiles(plan_path: str) -> dict[str, Any]:
@@ -32,10 +31,12 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     plan = Plan.read(path)
     folder = path.parent
     store.create(folder, plan, tile.variables(plan))
-    done = receipt.finished(folder, plan)
-    todo = [one for one in plan.tiles if one.id not in done]
+    done = set(receipt.finished(folder, plan))
+    missing = [one for one in plan.tiles if one.id not in done]
+    done |= inherit.take(folder, plan, inherit.sources(folder, plan, missing))
+    todo = [one for one in missing if one.id not in done]
     execution = plan.job["execution"]
-    Watch.progress.stage("tiles", len(todo))
+    watch.progress().stage("tiles", len(todo))
     seconds: dict[str, float] = {}
     failed = []
     for outcome in engine.run(
@@ -45,7 +46,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         workers=execution["workers"],
         gpu=engine.gpu(plan),
     ):
-        Watch.progress.advance(1, outcome.tile)
+        watch.progress().advance(1, outcome.tile)
         if outcome.reason is not None:
             failed.append({"tile": outcome.tile, "reason": outcome.reason})
         for name, value in outcome.seconds.items():
@@ -77,8 +78,9 @@ def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> s
     plan = Plan.read(path)
     home = path.parent.parent
     sheets = len(plan.grids) + len(plan.mosaics)
-    Watch.progress.stage("publish", len(tile.variables(plan)) * sheets)
-    accuracy = Watch.truth(path.parent, plan) if Watch.truth else None
+    watch.progress().stage("publish", len(tile.variables(plan)) * sheets)
+    truth = watch.truth()
+    accuracy = truth(path.parent, plan) if truth else None
     return str(
         publishing.publish_product(
             plan,
@@ -87,16 +89,17 @@ def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> s
             accuracy=accuracy,
             quality=figures,
             formats=plan.job["output"]["formats"],
-            on_layer=lambda name: Watch.progress.advance(1, name),
+            on_layer=lambda name: watch.progress().advance(1, name),
         )
     )
 
 
-def run(job: str, allow_partial: bool, take: Take) -> dict[str, Any]:
+def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[str, Any]:
     """Take every stage of a job file or of a plan, and finish what is unfinished.
 
     Args:
         job: path of a job file, or of a plan.
+        period: another one than the job's, or the latest; None = the job's.
         allow_partial: publish with failed tiles declared as holes.
         take: how a stage is taken.
 
@@ -105,13 +108,17 @@ def run(job: str, allow_partial: bool, take: Take) -> dict[str, Any]:
     """
     seconds: dict[str, float] = {}
     clock = _Clock(take, seconds)
-    Watch.progress.stage("plan")
-    path = clock.time("plan", freeze, job)
+    watch.progress().stage("plan")
+    path = clock.time("plan", freeze, job, period)
+    stands = product.standing(Plan.read(Path(path))) if job != path else None
+    # ^ whoever brings a plan has looked already
+    if stands is not None:
+        return stands | {"seconds": seconds}
     with lock.held(Path(path).parent):
         files.sweep(Path(path).parent)
         tiles = clock.time("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
-        Watch.progress.stage("verify")
+        watch.progress().stage("verify")
         bad = clock.time("verify", check, path)
         failed = _merge(tiles["failed"], bad)
         item, figures = None, None
@@ -121,7 +128,7 @@ def run(job: str, allow_partial: bool, take: Take) -> dict[str, Any]:
             figures = clock.time("quality", measure, path)
             if not quality.refused(Plan.read(Path(path)), figures.to_dict()):
                 item = clock.time("publish", publish, path, failed, figures)
-    Watch.progress.finish()
+    watch.progress().finish()
     tiles["failed"] = failed
     status = "complete" if not failed else "partial" if item else "failed"
     return product.result_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,9 @@ def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
     )
 
 
+MOST_LETTERS = 100
+"""Letters of a reason in a table; --json has all of it."""
+
 MOST_DAYS = 60
 """Days up to which each has a line of its own on a terminal."""
 
@@ -173,13 +177,14 @@ def _coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     yield "coverage by date:"
     rows = [
-        (day["date"], day["modality"], _bar(day["coverage"]), _percent(day["coverage"]))
+        (day["date"], day["modality"], bar(day["coverage"]), _percent(day["coverage"]))
         for day in shown
     ]
     yield from _indented(table(("date", "input", "share of the region", ""), rows))
 
 
-def _bar(share: float) -> str:
+def bar(share: float) -> str:
+    """Draw a share of the region, 0 to 1, in plain characters."""
     whole = min(max(round(share * BAR), share > 0), BAR - (share < 1))
     # ^ neither is something shown as nothing, nor nearly all as all
     return "#" * whole + "." * (BAR - whole)
@@ -217,6 +222,44 @@ def plan(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _maybe(say: Any, value: Any) -> str | None:
     return None if value is None else str(say(value))
+
+
+def periods(result: Mapping[str, Any]) -> Iterator[str]:
+    """List periods, what is there for each, and what became of it."""
+    entries = result["periods"]
+    counts = Counter(entry["status"] for entry in entries)
+    yield f"{len(entries)} periods: {', '.join(f'{n} {status}' for status, n in counts.items())}"
+    if result["dry_run"]:
+        yield "nothing was made: leave --dry-run out to make those that are ready or thin"
+    heads = ("period", "status", "scenes", "covered", "why")
+    rows = [
+        (
+            f"{entry['start']}/{entry['end']}",
+            entry["status"],
+            entry["scenes"],
+            _maybe(_percent, entry["coverage"]),
+            _first_line(entry["reason"]),
+        )
+        for entry in entries
+    ]
+    if rows:
+        yield from _indented(table(heads, rows))
+
+
+def deployed(result: Mapping[str, Any]) -> Iterator[str]:
+    """List deployments, and how a worker for them is started."""
+    rows = [
+        (entry["name"], entry["cron"], entry["timezone"], entry["queue"])
+        for entry in result["deployments"]
+    ]
+    yield f"{len(rows)} deployments in the work pool {result['pool']}"
+    yield from _indented(table(("deployment", "cron", "time zone", "queue"), rows))
+    yield f"start a worker with: prefect worker start --pool {result['pool']}"
+
+
+def _first_line(text: str | None) -> str:
+    plain = " ".join((text or "").split())
+    return plain if len(plain) <= MOST_LETTERS else f"{plain[: MOST_LETTERS - 1]}…"
 
 
 def verify(result: Mapping[str, Any]) -> Iterator[str]:

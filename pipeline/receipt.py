@@ -55,8 +55,13 @@ def write(folder: Path, tile: Tile, receipt: Receipt) -> None:
 
 def read(folder: Path, tile: Tile) -> Receipt | None:
     """Read a tile's receipt; None where there is none that can be read."""
+    return load(path(folder, tile))
+
+
+def load(file: Path) -> Receipt | None:
+    """Read a receipt's file; None where there is none that can be read."""
     try:
-        values = json.loads(path(folder, tile).read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
         return Receipt(**{**values, "scenes": tuple(values["scenes"])})
     except FileNotFoundError:
         return None

@@ -165,6 +165,23 @@ def write_tile(
     return digests
 
 
+def read_tile(
+    folder: Path, plan: Plan, tile: Tile, names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Read layers of a tile of a plan: (tile.height, tile.width), or with bands before them.
+
+    Raises:
+        TerramosaicError: the bytes do not decode.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for factor, some in sheets(plan, dict.fromkeys(names)).items():
+        path, part = of(folder, plan, tile.epsg, factor), tile.coarsened(factor)
+        rows = slice(part.row, part.row + part.height)
+        columns = slice(part.column, part.column + part.width)
+        found |= {name: read(path, name, rows, columns) for name in some}
+    return found
+
+
 def check_tile(
     folder: Path, plan: Plan, tile: Tile, digests: Mapping[str, str]
 ) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import json
 import math
 import subprocess
@@ -729,30 +728,6 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     states = {row["name"]: row["weights"] for row in registry.rows()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
-
-
-@given(st.dates(dt.date(1999, 1, 1), dt.date(2030, 1, 1)), st.integers(0, 800), st.data())
-def test_the_parts_of_a_period_are_the_period(start, days, data):
-    whole = period.Period(start=start, end=start + dt.timedelta(days=days))
-    text = f"P{data.draw(st.integers(3, 40))}{data.draw(st.sampled_from('DWMY'))}"
-    parts = period.steps(whole, text)
-    assert parts[0].start == whole.start
-    assert parts[-1].end == whole.end
-    for one, after in itertools.pairwise(parts):
-        assert after.start == one.end + dt.timedelta(days=1)
-        assert one.start <= one.end
-
-
-def test_months_are_cut_where_they_end():
-    whole = period.parse("2024-01-31/2024-04-30")
-    assert [str(part) for part in period.steps(whole, "P1M")] == [
-        "2024-01-31/2024-02-28",
-        "2024-02-29/2024-03-30",
-        "2024-03-31/2024-04-29",
-        "2024-04-30/2024-04-30",
-    ]
-    with pytest.raises(Wrong, match="more than 400 parts"):
-        period.steps(period.parse("2020/2024"), "P1D")
 
 
 @pytest.mark.parametrize("written", ["off", '"off"', "false"])

@@ -441,7 +441,7 @@ def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
     from flows import land_cover, server, stages
 
     def lost(job, allow_partial):
-        stages.run(job, allow_partial, lambda stage, *given: stage(*given))
+        stages.run(job, None, allow_partial, lambda stage, *given: stage(*given))
         raise OSError("Connection refused")
 
     monkeypatch.setattr(server, "address", lambda: "http://127.0.0.1:9/api")

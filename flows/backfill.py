@@ -1,0 +1,70 @@
+"""The flow of a backfill: a product for each period of a range, finished ones skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from flows import job as jobs
+from flows import product, series, server, watch
+from flows.land_cover import settled
+
+server.prepare()
+
+import prefect  # noqa: E402
+from prefect import runtime  # noqa: E402
+
+from flows import artifacts, slots  # noqa: E402
+
+# ^ Prefect's settings are read when it is imported
+
+
+def _name() -> str:
+    given = runtime.flow_run.parameters
+    job, first, last = Path(given["job"]).stem, given.get("first"), given.get("last")
+    return f"{job} {first or 'from the start'} to {last or 'the latest'}"
+
+
+@prefect.flow(name="backfill", persist_result=False, flow_run_name=_name)
+def backfill(
+    job: str,
+    first: str | None = None,
+    last: str | None = None,
+    cadence: str | None = None,
+    order: Literal["oldest", "newest"] = "oldest",
+    at_once: int = 1,
+    dry_run: bool = False,
+    allow_partial: bool = False,
+) -> dict[str, Any]:
+    """Make one product per period of a range; finished periods are skipped.
+
+    Runs of a schedule that want the same GPU go first: a backfill gives way between two periods.
+
+    Args:
+        job: Path of a job file.
+        first: First day, as 2023, 2023-01 or 2023-01-15; empty: where the schedule begins.
+        last: Last day, inclusive; empty: the latest period whose scenes are there.
+        cadence: P1M, P1W, P10D, P1Y, season …; empty: the schedule's.
+        order: Which periods come first.
+        at_once: Periods side by side, 1 to 64.
+        dry_run: Only look.
+        allow_partial: Publish with failed tiles declared as holes.
+
+    Returns:
+        What ``terramosaic backfill --json`` prints.
+    """
+    server.follow()
+    path = Path(job)
+    asked = jobs.load(path)
+    with prefect.tags(slots.BACKFILL):
+        found = product.looked(path, first, last, cadence, order == "newest", watch.progress())
+        artifacts.listed(asked.name, "What there is for each period", _rows(found))
+        if dry_run:
+            return series.told(asked, found, dry_run=True)
+        made = product.all_made(path, found, at_once, allow_partial, watch.progress())
+    artifacts.listed(asked.name, "What became of each period", _rows(made))
+    return settled(series.told(asked, made, dry_run=False))
+
+
+def _rows(entries: list[series.Entry]) -> list[dict[str, Any]]:
+    return [one.to_dict() for one in entries]

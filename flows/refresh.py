@@ -1,0 +1,53 @@
+"""The flow of a refresh: finished periods with newer scenes or a newer model are made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows import freshness, product, series, server, watch
+from flows import job as jobs
+from flows.land_cover import settled
+
+server.prepare()
+
+import prefect  # noqa: E402
+from prefect import runtime  # noqa: E402
+
+from flows import artifacts, slots  # noqa: E402
+
+# ^ Prefect's settings are read when it is imported
+
+
+@prefect.flow(
+    name="refresh",
+    persist_result=False,
+    flow_run_name=lambda: Path(runtime.flow_run.parameters["job"]).stem,
+)
+def refresh(
+    job: str, at_once: int = 1, dry_run: bool = False, allow_partial: bool = False
+) -> dict[str, Any]:
+    """Make those finished periods anew that have newer scenes or a newer model.
+
+    Tiles that nothing has changed for are taken over.
+
+    Args:
+        job: Path of a job file.
+        at_once: Periods side by side, 1 to 64.
+        dry_run: Only look.
+        allow_partial: Publish with failed tiles declared as holes.
+
+    Returns:
+        What ``terramosaic refresh --json`` prints.
+    """
+    server.follow()
+    path = Path(job)
+    asked = jobs.load(path)
+    with prefect.tags(slots.BACKFILL):
+        # ^ what is there already can wait as well
+        entries = freshness.survey(asked, watch.progress())
+        if not dry_run:
+            entries = product.all_made(path, entries, at_once, allow_partial, watch.progress())
+    result = series.told(asked, entries, dry_run=dry_run)
+    artifacts.listed(asked.name, "Finished periods, and what is newer", result["periods"])
+    return settled(result)

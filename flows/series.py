@@ -1,0 +1,241 @@
+"""The products of one job, period by period: which are there, which can be made, which are late."""
+
+from __future__ import annotations
+
+import contextvars
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shapely.geometry import shape
+
+from catalogs import ground
+from catalogs.errors import NothingFound, Wrong
+from catalogs.scene import TIMELESS
+from flows import cadence, planning, publishing
+from flows import period as periods
+from flows.job import Job
+from flows.period import Period
+from flows.progress import Progress
+from flows.rhythm import MOST_PERIODS
+from pipeline import receipt
+
+log = logging.getLogger(__name__)
+
+Make = Callable[[Period], dict[str, Any]]
+"""Makes the product of one period; returns what ``terramosaic run --json`` prints."""
+
+FINISHED, READY, THIN, GAP, WAITING = "finished", "ready", "thin", "gap", "waiting"
+TO_MAKE = (READY, THIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One period of a job."""
+
+    period: Period
+    status: str
+    """Before anything is made finished, ready, thin, gap or waiting; then what became of it."""
+
+    reason: str | None = None
+    scenes: int | None = None
+    coverage: float | None = None
+    """Share of the region under the scenes of the leading input, 0 to 1."""
+
+    item: str | None = None
+    tiles: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON-ready values."""
+        return {
+            "start": self.period.start.isoformat(),
+            "end": self.period.end.isoformat(),
+            "status": self.status,
+            "item": self.item,
+            "scenes": self.scenes,
+            "coverage": None if self.coverage is None else round(self.coverage, 4),
+            "tiles": self.tiles,
+            "reason": self.reason,
+        }
+
+
+def today() -> dt.date:
+    """Return the day in UTC."""
+    return dt.datetime.now(dt.UTC).date()
+
+
+def between(job: Job, first: str | None, last: str | None, rhythm: str | None) -> list[Period]:
+    """Return the periods from one day to another, both inclusive.
+
+    Args:
+        job: whose schedule says what is left open.
+        first: YYYY, YYYY-MM or YYYY-MM-DD; None = where the schedule begins.
+        last: likewise, through its last day; None = the latest period whose scenes are there.
+        rhythm: the cadence; None = the schedule's.
+
+    Raises:
+        Wrong: one of them cannot be read, or nothing lies between them.
+    """
+    text = rhythm or job.schedule.cadence
+    start = job.schedule.since if first is None else periods.parse(first).start
+    if start is None:
+        raise Wrong("From which day on? Write --from 2023-01, or schedule: {from: 2023-01}.")
+    if last is not None:
+        whole = Period(start=start, end=periods.parse(last).end)
+        return list(cadence.cut(whole, text, most=MOST_PERIODS))
+    found = list(job.schedule.ended(start, text, today()))
+    if not found:
+        raise Wrong(
+            f"No {text} that begins with {start} is over by {job.schedule.latency_days} days "
+            "(schedule.latency_days). Write --from with an earlier day, or --to."
+        )
+    return found
+
+
+def finished(job: Job, period: Period) -> Path | None:
+    """Return the item of a period's product if it is complete and what the job asks for now.
+
+    Nothing is searched: newer scenes are what ``refresh`` looks for.
+    """
+    home = planning.home(job.over(period))
+    try:
+        plan, folder = publishing.current(home)
+    except Wrong:
+        return None
+    item = home / "item.json"
+    if plan.job.get("request") != planning.request(job) or not publishing.stands(item, plan):
+        return None
+    return item if len(receipt.finished(folder, plan)) == len(plan.tiles) else None
+
+
+def look(job: Job, period: Period) -> Entry:
+    """Say whether a period's product is there, and what the catalog has for it if not."""
+    item = finished(job, period)
+    if item is not None:
+        return Entry(period=period, status=FINISHED, item=str(item))
+    try:
+        answer = planning.ask(job.over(period), context_m=0.0, prove=False)
+    except NothingFound as error:
+        return Entry(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
+    leading = next((name for name in job.inputs if name not in TIMELESS), job.inputs[0])
+    used = [scene for scene in answer.selection.used if scene.modality == leading]
+    share = ground.share(ground.union(shape(one.footprint) for one in used), answer.region)
+    enough = share >= job.schedule.min_coverage
+    return Entry(
+        period=period,
+        status=READY if enough else THIN,
+        scenes=len(answer.selection.used),
+        coverage=share,
+        reason=None if enough else f"{leading} covers {share:.0%} of the region",
+    )
+
+
+def survey(job: Job, wanted: Sequence[Period], progress: Progress) -> list[Entry]:
+    """Look at every period before any of them is made."""
+    progress.stage("look", len(wanted))
+    found = []
+    for period in wanted:
+        found.append(look(job, period))
+        progress.advance(1, f"{period} {found[-1].status}")
+    progress.finish()
+    return found
+
+
+def patiently(job: Job, entries: Sequence[Entry]) -> list[Entry]:
+    """Let those periods wait whose scenes may still come, by the schedule's rule."""
+    now = today()
+    return [
+        replace(one, status=WAITING)
+        if one.status in {THIN, GAP} and job.schedule.patient(one.period, now)
+        else one
+        for one in entries
+    ]
+
+
+def due(job: Job, progress: Progress) -> list[Entry]:
+    """Look at the latest periods that have ended; those that may still fill up are waiting.
+
+    Raises:
+        Wrong: the job does not say from which day periods are counted.
+    """
+    return patiently(job, survey(job, job.schedule.due(today()), progress))
+
+
+def latest(job: Job, progress: Progress) -> Period:
+    """Return the latest period whose scenes are complete by the schedule's rule.
+
+    Raises:
+        Wrong: the job does not say from which day periods are counted.
+        NothingFound: there is none.
+    """
+    now = today()
+    wanted = job.schedule.due(now)
+    progress.stage("look", len(wanted))
+    for period in reversed(wanted):
+        found = look(job, period)
+        progress.advance(1, f"{period} {found.status}")
+        late = not job.schedule.patient(period, now)
+        if found.status in {FINISHED, READY} or (found.status == THIN and late):
+            return period
+    raise NothingFound(
+        f"Of the {len(wanted)} latest periods since {job.schedule.since} none has the scenes that "
+        "the schedule asks for. terramosaic backfill JOB --dry-run lists what each one has."
+    )
+
+
+def make(entries: Sequence[Entry], one: Make, *, at_once: int) -> list[Entry]:
+    """Make the periods that can be made; one that fails does not stop the others.
+
+    Args:
+        entries: all periods, in the order in which they are begun.
+        one: makes one of them.
+        at_once: how many at a time.
+    """
+
+    def attempt(entry: Entry) -> Entry:
+        return _attempted(entry, one) if entry.status in TO_MAKE else entry
+
+    if at_once == 1:
+        return [attempt(entry) for entry in entries]
+    with ThreadPoolExecutor(at_once, thread_name_prefix="period") as pool:
+        told = [pool.submit(contextvars.copy_context().run, attempt, entry) for entry in entries]
+        # ^ whoever watches the run, and Prefect, know by the context what a thread belongs to
+        return [future.result() for future in told]
+
+
+def _attempted(entry: Entry, one: Make) -> Entry:
+    try:
+        result = one(entry.period)
+    except NothingFound as error:
+        return replace(entry, status=GAP, reason=str(error))
+    except Exception as error:
+        # ^ whatever is wrong with one month, the next one may be sound
+        log.warning("period=%s failed reason=%s", entry.period, error, exc_info=True)
+        return replace(entry, status="failed", reason=str(error) or type(error).__name__)
+    failed = result["tiles"]["failed"]
+    return replace(
+        entry,
+        status=result["status"],
+        item=result["item"],
+        scenes=result["scenes"],
+        tiles={**result["tiles"], "failed": len(failed)},
+        reason=f"{len(failed)} tiles failed, {failed[0]['reason']}" if failed else entry.reason,
+    )
+
+
+def told(job: Job, entries: Iterable[Entry], **more: Any) -> dict[str, Any]:
+    """Return what ``backfill --json`` and ``refresh --json`` print."""
+    return {"name": job.name, **more, "periods": [entry.to_dict() for entry in entries]}
+
+
+def products(job: Job) -> Iterator[tuple[Period, Path]]:
+    """Yield period and folder of the products of a job that are there, the oldest first."""
+    for item in sorted((job.output.folder / job.name).glob("*_*/item.json")):
+        try:
+            yield periods.parse(item.parent.name.replace("_", "/")), item.parent
+        except Wrong:
+            log.warning("%s is no period's folder and is left alone", item.parent)

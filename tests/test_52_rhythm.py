@@ -1,0 +1,110 @@
+"""When a period is due, and for how long a thin one is waited for."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.errors import Wrong
+from flows import job as jobs
+from flows.rhythm import Schedule
+
+JOB = {
+    "name": "here",
+    "region": {"bbox": [12.0, 46.0, 12.1, 46.1]},
+    "catalog": "planetary-computer",
+}
+
+
+def _schedule(**keys):
+    return Schedule.model_validate(keys)
+
+
+def _day(text):
+    return dt.date.fromisoformat(text)
+
+
+@pytest.mark.parametrize(
+    ("today", "last"),
+    [
+        ("2024-03-05", "2024-01-31"),
+        ("2024-03-06", "2024-02-29"),  # the leap day and five days of latency
+        ("2025-01-05", "2024-11-30"),
+        ("2025-01-06", "2024-12-31"),
+    ],
+)
+def test_a_month_is_due_when_its_latency_is_over(today, last):
+    schedule = _schedule(**{"from": "2023-06", "latency_days": 5})
+    assert schedule.due(_day(today))[-1].end == _day(last)
+
+
+@given(
+    st.dates(dt.date(2015, 1, 1), dt.date(2030, 1, 1)),
+    st.integers(-40, 4000),
+    st.integers(0, 60),
+    st.sampled_from(["P1M", "P1W", "P10D", "P1Y", "season", "P3M"]),
+)
+def test_nothing_is_due_before_its_day_and_everything_after(since, later, latency, cadence):
+    schedule = _schedule(
+        **{"from": str(since), "latency_days": latency, "cadence": cadence, "catch_up": 5000}
+    )
+    today = since + dt.timedelta(days=later)
+    due = schedule.due(today)
+    assert all(one.end + dt.timedelta(days=latency) < today for one in due)
+    starts = [since, *(one.end + dt.timedelta(days=1) for one in due)]
+    assert [one.start for one in due] == starts[:-1]
+    again = schedule.due(today + dt.timedelta(days=1))
+    assert again[: len(due)] == due
+    assert len(again) <= len(due) + 1
+
+
+def test_missed_periods_are_caught_up_with_but_not_for_ever():
+    schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
+    assert [str(one.start) for one in schedule.due(_day("2024-03-20"))] == [
+        "2023-12-01",
+        "2024-01-01",
+        "2024-02-01",
+    ]
+
+
+def test_a_thin_period_is_waited_for_to_the_day():
+    schedule = _schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
+    (january,) = schedule.due(_day("2024-02-06"))
+    assert schedule.patient(january, _day("2024-03-06"))
+    assert not schedule.patient(january, _day("2024-03-07"))
+
+
+def test_without_a_beginning_nothing_is_due():
+    with pytest.raises(Wrong, match=r"schedule: \{from: 2024-01\}"):
+        _schedule().due(_day("2024-02-06"))
+
+
+def test_a_job_with_a_schedule_needs_no_period(tmp_path):
+    job = jobs.parse({**JOB, "schedule": {"from": "2024-01"}}, folder=tmp_path)
+    assert job.period is None
+    with pytest.raises(Wrong, match="latest"):
+        _ = job.span
+    with pytest.raises(Wrong, match="period is missing"):
+        jobs.parse(JOB, folder=tmp_path)
+    named = jobs.parse({**JOB, "period": "latest", "schedule": {"from": 2024}}, folder=tmp_path)
+    assert named.schedule.since == _day("2024-01-01")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"cadence": "monthly"}, "schedule.cadence: The cadence 'monthly' cannot be read"),
+        ({"from": "soon"}, "schedule.from: 'soon' is no day"),
+        ({"since": "2024"}, "unknown key 'since' in schedule"),
+        ({"cron": "daily"}, "schedule.cron: 'daily' has not the five fields"),
+        ({"timezone": "Mars/Olympus"}, "schedule.timezone: there is no time zone 'Mars/Olympus'"),
+        ({"latency_days": -1}, "schedule.latency_days is -1; it wants days, 0 to 366"),
+        ({"min_coverage": 90}, "schedule.min_coverage is 90"),
+    ],
+)
+def test_what_is_wrong_in_a_schedule_is_said(tmp_path, keys, words):
+    with pytest.raises(Wrong, match=words.replace("(", r"\(")):
+        jobs.parse({**JOB, "period": "2024", "schedule": keys}, folder=tmp_path)

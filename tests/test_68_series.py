@@ -1,0 +1,290 @@
+"""Backfills and refreshes: which periods are made, which are left, what is taken over."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from catalogs import demo as country
+from catalogs.errors import Wrong
+from flows import product, series
+from flows.progress import Silence
+from pipeline import receipt
+from pipeline.plan import Plan
+
+ROOT = Path(__file__).parents[1]
+MONTHS = ["2021-04", "2021-05", "2021-06", "2021-07", "2021-08", "2021-09"]
+BACKFILL = {
+    "first": "2021-04", "last": "2021-09", "rhythm": "P1M", "newest_first": False,
+    "dry_run": False, "at_once": 1, "allow_partial": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory):
+    """Build a small country once."""
+    folder = tmp_path_factory.mktemp("land") / "country"
+    return country.build(folder, seed=11, size=512)
+
+
+@pytest.fixture
+def job(land, tmp_path):
+    """Write a job of composites over a part of the country: four tiles."""
+    points = land.region["coordinates"][0]
+    west, east = (edge(x for x, _ in points) for edge in (min, max))
+    south, north = (edge(y for _, y in points) for edge in (min, max))
+    part = [
+        west + 0.3 * (east - west),
+        south + 0.3 * (north - south),
+        west + 0.7 * (east - west),
+        south + 0.7 * (north - south),
+    ]
+    return _written(
+        tmp_path / "job.yaml",
+        {
+            "name": "part",
+            "region": {"bbox": part},
+            "period": "2021",
+            "catalog": {"path": str(land.catalog), "provider": "demo"},
+            "inputs": ["S2L2A"],
+            "grid": {"crs": f"EPSG:{land.epsg}"},
+            "model": {"name": "none"},
+            "output": {"path": "out", "composites": True, "formats": ["zarr"]},
+            "execution": {"tile": 160, "workers": 1},
+            "schedule": {"min_coverage": 0.9},
+        },
+    )
+
+
+def _written(path, values):
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _changed(job, **sections):
+    values = yaml.safe_load(job.read_text())
+    for name, changes in sections.items():
+        values[name] = values.get(name, {}) | changes if isinstance(changes, dict) else changes
+    return _written(job, values)
+
+
+def _backfill(job, **changes):
+    told = product.backfill(job, progress=Silence(), **(BACKFILL | changes))
+    _fits("backfill", told)
+    return told
+
+
+def _refresh(job, **changes):
+    options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
+    told = product.refresh(job, progress=Silence(), **options)
+    _fits("refresh", told)
+    return told
+
+
+def _fits(name, told):
+    schema = json.loads((ROOT / "docs" / "json" / f"{name}.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(told)), schema)
+
+
+def _statuses(told):
+    return {entry["start"][:7]: entry["status"] for entry in told["periods"]}
+
+
+def _written_when(job):
+    return {
+        path: path.stat().st_mtime_ns for path in job.parent.glob("out/part/*/*/receipts/*.json")
+    }
+
+
+def test_a_backfill_makes_each_month_once(job):
+    listed = _backfill(job, dry_run=True)
+    assert not (job.parent / "out").exists()
+    assert [*_statuses(listed)] == MONTHS
+    assert _statuses(listed)["2021-05"] == "gap"
+    # ^ its only pass is of clouds
+    assert "max_cloud_cover" in listed["periods"][1]["reason"]
+    ready = {month for month, status in _statuses(listed).items() if status in series.TO_MAKE}
+    assert len(ready) >= 4
+
+    first = _backfill(job, first="2021-06", last="2021-07")
+    assert _statuses(first) == {"2021-06": "complete", "2021-07": "complete"}
+    before = _written_when(job)
+    wider = _backfill(job)
+    made = {month for month, status in _statuses(wider).items() if status == "complete"}
+    assert made == ready - {"2021-06", "2021-07"}
+    assert _statuses(wider)["2021-06"] == "finished"
+    after = _written_when(job)
+    assert before.items() <= after.items()
+
+    again = _backfill(job)
+    assert set(_statuses(again).values()) == {"finished", "gap"}
+    assert _written_when(job) == after
+    for entry in again["periods"]:
+        if entry["status"] == "finished":
+            folder = Path(entry["item"]).parent
+            assert folder.name == f"{entry['start']}_{entry['end']}"
+
+
+def test_two_periods_at_once_are_the_same_products(job):
+    _backfill(job, first="2021-06", last="2021-07")
+    one = _digests(job)
+    (job.parent / "out").rename(job.parent / "before")
+    told = _backfill(job, first="2021-06", last="2021-07", at_once=2, newest_first=True)
+    assert [entry["start"] for entry in told["periods"]] == ["2021-07-01", "2021-06-01"]
+    assert _digests(job) == one
+
+
+def _digests(job):
+    return {
+        (path.parents[2].name, path.stem): json.loads(path.read_text())["digests"]
+        for path in job.parent.glob("out/part/*/*/receipts/*.json")
+    }
+
+
+def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
+    plain = product.run
+
+    def run(path, *, period, **options):
+        if period.startswith("2021-06"):
+            raise OSError("No space left on device")
+        return plain(path, period=period, **options)
+
+    monkeypatch.setattr(product, "run", run)
+    told = _backfill(job, first="2021-06", last="2021-07")
+    assert _statuses(told) == {"2021-06": "failed", "2021-07": "complete"}
+    assert told["periods"][0]["reason"] == "No space left on device"
+    monkeypatch.undo()
+    assert _statuses(_backfill(job, first="2021-06", last="2021-07")) == {
+        "2021-06": "complete",
+        "2021-07": "finished",
+    }
+
+
+def test_another_recipe_is_another_product(job):
+    _backfill(job, first="2021-06", last="2021-06")
+    _changed(job, mask={"dilate_m": 80})
+    assert _statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
+        "2021-06": "ready"
+    }
+    _changed(job, mask={"dilate_m": 40}, execution={"workers": 2})
+    assert _statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
+        "2021-06": "finished"
+    }
+    # ^ who computes it does not matter
+
+
+class Hidden:
+    """A catalog without one of its items, until it comes."""
+
+    def __init__(self, catalog, identity):
+        self._files = {}
+        (self._item,) = catalog.parent.rglob(f"{identity}.json")
+        for path in catalog.parent.rglob("collection.json"):
+            values = json.loads(path.read_text())
+            kept = [one for one in values["links"] if not one["href"].endswith(self._item.name)]
+            if len(kept) < len(values["links"]):
+                self._files[path] = path.read_text()
+                path.write_text(json.dumps(values | {"links": kept}))
+        assert self._files
+
+    def comes(self):
+        for path, text in self._files.items():
+            path.write_text(text)
+
+
+def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
+    listed = product.search(product.jobs.load(_changed(job, period="2021-06")), Silence())
+    newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
+    assert newest["coverage"] < 0.9
+    hidden = Hidden(land.catalog, newest["id"])
+    try:
+        _backfill(job, first="2021-06", last="2021-06")
+        assert _statuses(_refresh(job)) == {"2021-06": "finished"}
+    finally:
+        hidden.comes()
+    seen = _refresh(job, dry_run=True)
+    assert _statuses(seen) == {"2021-06": "ready"}
+    assert seen["periods"][0]["reason"] == f"1 newer scenes ({newest['id']})"
+    (entry,) = _refresh(job)["periods"]
+    assert entry["status"] == "complete"
+    assert entry["tiles"]["done"] > 0
+    assert entry["tiles"]["skipped"] > 0
+    assert entry["tiles"]["done"] + entry["tiles"]["skipped"] == entry["tiles"]["total"]
+    refreshed = _digests_of(entry["item"])
+    assert _statuses(_refresh(job)) == {"2021-06": "finished"}
+    (job.parent / "out").rename(job.parent / "before")
+    (fresh,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    assert _digests_of(fresh["item"]) == refreshed
+    # ^ a map does not tell how it came about
+
+
+def _digests_of(item):
+    values = json.loads(Path(item).read_text())
+    path = Path(item).parent / values["assets"]["plan"]["href"]
+    plan = Plan.read(path)
+    found = receipt.finished(path.parent, plan)
+    assert len(found) == len(plan.tiles)
+    return {name: dict(one.digests) for name, one in found.items()}
+
+
+def test_a_damaged_tile_is_not_taken_over(job):
+    _changed(job, period="2021-06")
+    (entry,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    whole = _digests_of(entry["item"])
+    plan_path = next(Path(entry["item"]).parent.glob("*/plan.json"))
+    for file in plan_path.parent.glob("cube.zarr/observations/c/0/0"):
+        file.write_bytes(file.read_bytes()[:-9] + b"123456789")
+    _changed(job, mask={"dilate_m": 41}, schedule={"min_coverage": 0.8})
+    # ^ not the same tiles: nothing is taken over
+    (other,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    assert other["tiles"]["skipped"] == 0
+    _changed(job, mask={"dilate_m": 40})
+    (plan_path.parent / "receipts").rename(plan_path.parent / "kept")
+    copy = plan_path.parent.with_name("0123456789ab")
+    plan_path.parent.rename(copy)
+    (copy / "kept").rename(copy / "receipts")
+    (again,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    assert again["tiles"]["done"] == 1
+    assert again["tiles"]["skipped"] == again["tiles"]["total"] - 1
+    assert _digests_of(again["item"]) == whole
+
+
+def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
+    _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
+    monkeypatch.setattr(series, "today", lambda: dt.date(2021, 6, 10))
+    looked = series.due(product.jobs.load(job), Silence())
+    assert {str(one.period.start)[:7]: one.status for one in looked} == {
+        "2021-04": "ready",
+        "2021-05": "waiting",
+    }
+    monkeypatch.setattr(series, "today", lambda: dt.date(2021, 7, 10))
+    looked = series.due(product.jobs.load(job), Silence())
+    assert [one.status for one in looked] == ["ready", "gap", "ready"]
+    assert str(series.latest(product.jobs.load(job), Silence()).start) == "2021-06-01"
+    told = product.run(job, allow_partial=False, max_cost=None, progress=Silence(), period="latest")
+    assert "2021-06-01_2021-06-30" in told["item"]
+    told = _backfill(job, first=None, last=None, rhythm=None)
+    assert [*_statuses(told).values()] == ["complete", "gap", "finished"]
+
+
+def test_where_to_begin_must_be_said(job):
+    with pytest.raises(Wrong, match="--from 2023-01"):
+        _backfill(job, first=None)
+    with pytest.raises(Wrong, match="is over by 5 days"):
+        _backfill(job, first="2999-01", last=None)
+    with pytest.raises(Wrong, match=r"ends .* before it starts"):
+        _backfill(job, first="2021-06", last="2021-05")
+    plan = product.plan(product.jobs.load(_changed(job, period="2021-06")), Silence(), None)
+    with pytest.raises(Wrong, match="is a plan, and has its period"):
+        product.run(
+            Path(plan["plan"]),
+            allow_partial=False,
+            max_cost=None,
+            progress=Silence(),
+            period="2021",
+        )
