@@ -25,7 +25,7 @@ def _name() -> str:
     return f"{job} {first or 'from the start'} to {last or 'the latest'}"
 
 
-@prefect.flow(name="backfill", persist_result=False, flow_run_name=_name)
+@prefect.flow(name="backfill", persist_result=False, result_serializer="json", flow_run_name=_name)
 def backfill(
     job: str,
     first: str | None = None,

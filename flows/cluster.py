@@ -14,7 +14,7 @@ from typing import Any
 import distributed
 from distributed.comm.core import CommClosedError
 
-from catalogs.errors import TerramosaicError, Wrong
+from catalogs.errors import Transient, Wrong
 from flows.cores import Deaf, Share
 from flows.crew import Crew, Workers, span
 
@@ -40,7 +40,7 @@ def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[
         gpu: the device that the tiles are made on, ``cuda`` or ``cuda:N``; None = CPUs.
 
     Raises:
-        TerramosaicError: no scheduler answers at the address, or none does any longer.
+        Transient: no scheduler answers at the address, or none does any longer.
         Wrong: this machine has not the GPUs that are asked for.
     """
     for name in ("distributed.client", "distributed.nanny"):
@@ -52,7 +52,7 @@ def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[
         try:
             client = distributed.Client(place, timeout=PATIENCE, set_as_default=False)
         except OSError as error:
-            raise TerramosaicError(
+            raise Transient(
                 f"No scheduler answers at {engine} ({error}). Start one there with: dask "
                 "scheduler; or name another execution.engine."
             ) from error
@@ -66,7 +66,7 @@ def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[
         try:
             yield Cluster(client, workers, own=own, gpu=gpu is not None)
         except (futures.CancelledError, CommClosedError) as error:
-            raise TerramosaicError(
+            raise Transient(
                 f"The scheduler of {engine} no longer answers. Start it again and run the same "
                 "command: what is finished is kept."
             ) from error

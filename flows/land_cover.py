@@ -70,7 +70,10 @@ _TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
     stages.freeze: prefect.task(
         name="plan", retries=2, retry_delay_seconds=[10, 60], retry_condition_fn=_again
     )(_freeze),
-    stages.map_tiles: prefect.task(name="map tiles")(_map_tiles),
+    stages.map_tiles: prefect.task(
+        name="map tiles", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=_again
+    )(_map_tiles),
+    # ^ a scheduler that was lost may be back by then; finished tiles are not made again
     stages.check: prefect.task(name="verify")(stages.check),
     stages.measure: prefect.task(name="quality")(_measure),
     stages.publish: prefect.task(name="publish")(stages.publish),
@@ -87,7 +90,9 @@ def run_name() -> str:
     return f"{plan.name} {plan.period[0]} to {plan.period[1]}"
 
 
-@prefect.flow(name="land_cover", persist_result=False, flow_run_name=run_name)
+@prefect.flow(
+    name="land_cover", persist_result=False, result_serializer="json", flow_run_name=run_name
+)
 def land_cover(job: str, period: str | None = None, allow_partial: bool = False) -> dict[str, Any]:
     """Map one region and period.
 
@@ -103,24 +108,26 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
     server.follow()
     if period == DUE:
         return _due(job, allow_partial)
+    name = _named(job)
     progress = watch.progress()
-    board = artifacts.Board(Path(job).stem) if isinstance(progress, Silence) else progress
+    board = artifacts.Board(name) if isinstance(progress, Silence) else progress
     # ^ somebody at a terminal has bars
     with watch.watched(board, watch.truth()):
         result = stages.run(job, period, allow_partial, _take)
-    artifacts.published(_product(result, job), result)
+    artifacts.published(name, result)
     if result["status"] in {"failed", "refused"}:
         raise Incomplete(result)
     return result
 
 
+def _named(job: str) -> str:
+    """Return the name of the product of a job file, or of a plan."""
+    path = Path(job)
+    return Plan.read(path).name if path.suffix == ".json" else jobs.load(path).name
+
+
 def _take(stage: Callable[..., Any], *given: Any) -> Any:
     return _TASKS[stage](*given)
-
-
-def _product(result: dict[str, Any], job: str) -> str:
-    """Return the name of a result's product."""
-    return Path(result["item"]).parents[1].name if result["item"] else Path(job).stem
 
 
 def _due(path: str, allow_partial: bool) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from flows import artifacts, slots  # noqa: E402
 @prefect.flow(
     name="refresh",
     persist_result=False,
+    result_serializer="json",
     flow_run_name=lambda: Path(runtime.flow_run.parameters["job"]).stem,
 )
 def refresh(

@@ -12,6 +12,8 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     # ^ nothing is sent anywhere, and nothing waits for an answer on an offline machine
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    # ^ Prefect's own default is a pickle, which is a program to whoever reads it
 }
 
 

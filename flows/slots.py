@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (  # noqa: E402
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import StateType  # noqa: E402
+from prefect.client.schemas.sorting import FlowRunSort  # noqa: E402
 from prefect.concurrency.sync import concurrency  # noqa: E402
 
 # ^ Prefect's settings are read when it is imported
@@ -78,6 +79,8 @@ def _stand_back(slot: str) -> None:
     tags = FlowRunFilterTags(all_=[SCHEDULED, name(slot)])
     wanted = FlowRunFilter(tags=tags, state=running)
     with get_client(sync_client=True) as client:
-        while client.read_flow_runs(flow_run_filter=wanted, limit=1):
+        while client.read_flow_runs(
+            flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=1
+        ):
             log.info("slot=%s is left to a scheduled run", slot)
             time.sleep(LOOK)

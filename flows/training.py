@@ -21,7 +21,7 @@ def _name() -> str:
     return Path(runtime.flow_run.parameters["out"]).name
 
 
-@prefect.flow(name="train", persist_result=False, flow_run_name=_name)
+@prefect.flow(name="train", persist_result=False, result_serializer="json", flow_run_name=_name)
 def train(
     out: str,
     recipe: str | None = None,

@@ -65,7 +65,7 @@ def take(folder: Path, plan: Plan, sources: Mapping[str, Source]) -> set[str]:
                 source.folder,
                 source.plan,
                 source.plan.named[source.proof.tile],
-                tile.variables(plan),
+                list(tile.variables(plan)),
             )
         except (TerramosaicError, KeyError, OSError) as error:
             log.warning(
