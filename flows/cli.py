@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from catalogs import errors
+from flows import console
 from flows.console import DONE, FAILED, NOTHING, Console, Judge, Result, interrupted, misused, verb
 from flows.models import models
 
@@ -24,7 +25,8 @@ PATH = click.Path(path_type=Path)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the process is left to the caller."""
     try:
-        code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
+        with console.ended_by_signals():
+            code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
     except click.ClickException as error:
         return misused(error, sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt):

@@ -15,6 +15,7 @@ import distributed
 from distributed.comm.core import CommClosedError
 
 from catalogs.errors import Transient, Wrong
+from flows import wanted
 from flows.cores import Deaf, Share
 from flows.crew import Crew, Workers, span
 
@@ -97,7 +98,7 @@ class Cluster:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Hand out one task; it is begun again where its worker dies."""
         return self._client.submit(
-            work, *arguments, pure=False, retries=1, resources=self._resources
+            wanted.attempt, work, *arguments, pure=False, retries=1, resources=self._resources
         )
 
     def first(self, waiting: Collection[Any]) -> Collection[Any]:

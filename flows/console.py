@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,6 +95,21 @@ class Console:
         message, code = _explain(error)
         _fail(_redacted(message), code, as_json=self._as_json)
         return code
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does: what is finished is kept, and it can be resumed."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        # ^ in another thread than the first one, signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def interrupted() -> int:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
+from pipeline import halt
+
 Workers = int | Mapping[str, int] | Literal["auto"]
 """As a job says it: a number, ``{min: 1, max: 8}``, or auto."""
+
+LOOK = 1.0
+"""Seconds after which the engine looks whether the run still goes on."""
 
 CORES_A_TILE = 4
 """Cores that one tile keeps busy where the job leaves it open: as many windows go into a batch."""
@@ -45,11 +51,13 @@ def span(workers: Workers) -> tuple[int, int]:
 @contextmanager
 def gathered(workers: Workers) -> Iterator[Crew]:
     """Lend threads of this process for the length of a block."""
-    most = span(workers)[1]
+    most, over = span(workers)[1], threading.Event()
     pool = futures.ThreadPoolExecutor(most, thread_name_prefix="tile")
     try:
-        yield Threads(pool, most)
+        yield Threads(pool, most, over)
     finally:
+        over.set()
+        # ^ tiles in hand are given up, where the block was left before they were done
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -58,17 +66,23 @@ class Threads:
 
     processes = 1
 
-    def __init__(self, pool: futures.ThreadPoolExecutor, workers: int) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: futures.ThreadPoolExecutor, workers: int, over: threading.Event
+    ) -> None:
+        self._pool, self._over = pool, over
         self.beside = workers
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Hand out one task."""
-        return self._pool.submit(work, *arguments)
+        return self._pool.submit(self._attempt, work, *arguments)
+
+    def _attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        with halt.when(self._over.is_set):
+            return work(*arguments)
 
     def first(self, waiting: Collection[Any]) -> Collection[Any]:
         """Return the futures that are done."""
-        return futures.wait(waiting, return_when=futures.FIRST_COMPLETED).done
+        return futures.wait(waiting, timeout=LOOK, return_when=futures.FIRST_COMPLETED).done
 
     def places(self) -> int:
         """Return the number of threads."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
 from flows import crew, loaded, memory
-from pipeline import connections, receipt, tile
+from pipeline import connections, halt, receipt, tile
 from pipeline.flight import Shared
 from pipeline.plan import Plan
 
@@ -154,6 +154,8 @@ def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome
         )
     except (TerramosaicError, OSError) as error:
         # ^ a full disk fails its tiles, and the others go on
+        halt.look()
+        # ^ but what a stop has cut off is no failure
         log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
         # ^ the message is meant for people; the traceback says nothing more
         return Outcome(tile=tile_id, reason=str(error), seconds={})
@@ -183,6 +185,7 @@ def run(
 
     Raises:
         TerramosaicError: the scheduler is not there, or no longer.
+        Halted: the run is no longer wanted.
     """
     if engine != "threads":
         loaded.keep(None)
@@ -200,6 +203,7 @@ def run(
                 some = [left.popleft() for _ in range(count)]
                 task = (make, str(plan_path), some, hands.beside, hands.processes)
                 waiting[hands.submit(_several, *task)] = some
+            halt.look()
             for future in hands.first(waiting):
                 some = waiting.pop(future)
                 told, seconds = _result(future)

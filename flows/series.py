@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import datetime as dt
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ from flows.job import Job
 from flows.period import Period
 from flows.progress import Progress
 from flows.rhythm import MOST_PERIODS
-from pipeline import receipt
+from pipeline import halt, receipt
+from pipeline.halt import Halted
 
 log = logging.getLogger(__name__)
 
@@ -201,10 +203,16 @@ def make(entries: Sequence[Entry], one: Make, *, at_once: int) -> list[Entry]:
 
     if at_once == 1:
         return [attempt(entry) for entry in entries]
-    with ThreadPoolExecutor(at_once, thread_name_prefix="period") as pool:
+    over = threading.Event()
+    with ThreadPoolExecutor(at_once, thread_name_prefix="period") as pool, halt.when(over.is_set):
         told = [pool.submit(contextvars.copy_context().run, attempt, entry) for entry in entries]
         # ^ whoever watches the run, and Prefect, know by the context what a thread belongs to
-        return [future.result() for future in told]
+        try:
+            return [future.result() for future in told]
+        except BaseException:
+            over.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _attempted(entry: Entry, one: Make) -> Entry:
@@ -212,6 +220,8 @@ def _attempted(entry: Entry, one: Make) -> Entry:
         result = one(entry.period)
     except NothingFound as error:
         return replace(entry, status=GAP, reason=str(error))
+    except Halted:
+        raise
     except Exception as error:
         # ^ whatever is wrong with one month, the next one may be sound
         log.warning("period=%s failed reason=%s", entry.period, error, exc_info=True)

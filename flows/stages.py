@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import engine, product, publishing, quality, watch
-from pipeline import files, inherit, lock, qc, receipt, store, tile
+from pipeline import files, halt, inherit, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
 from pipeline.product import Hole
 from pipeline.qc import Quality
@@ -114,7 +114,7 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     # ^ whoever brings a plan has looked already
     if stands is not None:
         return stands | {"seconds": seconds}
-    with lock.held(Path(path).parent):
+    with halt.at_signals(), lock.held(Path(path).parent):
         files.sweep(Path(path).parent)
         tiles = clock.time("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")

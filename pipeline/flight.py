@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import symmetry
+from pipeline import halt, symmetry
 from pipeline.predictor import Answers, Predictor
 from pipeline.windows import Placement
 
@@ -167,7 +167,7 @@ class Flight:
             return slot.window, slot.answers
         if slot.batch is None:
             raise AssertionError("a window that was never sent")
-        batch, seconds = slot.batch.result()
+        batch, seconds = halt.result(slot.batch)
         answers = tuple(answer[slot.index] for answer in batch)
         if slot.last:
             self._flying -= 1

@@ -6,13 +6,12 @@ What is held grows with the width of a tile and not with its height.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import flight
+from pipeline import flight, halt
 from pipeline.blend import Rows, Sums
 from pipeline.flight import Count, Flight, Shared, Window
 from pipeline.predictor import Answers, Predictor
@@ -95,7 +94,7 @@ def blended(
     """
     count = count or Count()
     sums = Sums(placement, lattice, predictor.answers)
-    with ThreadPoolExecutor(lanes, thread_name_prefix="model") as pool:
+    with halt.pool(lanes, "model") as pool:
         flying = Flight(pool, predictor, placement, batch, count, average_below, shared)
         for window, answers in flying.over(_used(looks, lattice.window, count)):
             if window.sample:

@@ -21,7 +21,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from catalogs import sign, trust, web
-from pipeline import connections
+from pipeline import connections, halt
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +214,9 @@ class RangeFile:
                 stop,
                 reason,
             )
-            time.sleep(wait)
+            halt.sleep(wait)
+            if halt.leaving():
+                raise Failed(f"{reason}, and the run was stopped")
 
     def _answer(self, start: int, stop: int) -> bytes:
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}

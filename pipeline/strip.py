@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
-from pipeline import composite, radiometry, reading
+from pipeline import composite, halt, radiometry, reading
 from pipeline.grid import Grid
 from pipeline.neighbours import touching
 from pipeline.plan import Plan
@@ -140,15 +140,15 @@ def _rows_above(area: Grid, scenes: Sequence[Scene]) -> int:
 
 def ahead(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
     """Yield what is read of each part, in order; one part is read ahead, and no more."""
-    with ThreadPoolExecutor(1, thread_name_prefix="strip") as reader:
+    with halt.pool(1, "strip") as reader:
         coming: Future[_U] | None = None
         for part in parts:
-            ready = None if coming is None else coming.result()
+            ready = None if coming is None else halt.result(coming)
             coming, first = reader.submit(read, part), coming is None
             if not first:
                 yield cast("_U", ready)
         if coming is not None:
-            yield coming.result()
+            yield halt.result(coming)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

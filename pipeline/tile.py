@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS, Scene
-from pipeline import answers, cells, grid, layers, predict, radiometry, receipt, sample, store
+from pipeline import answers, cells, grid, halt, layers, predict, radiometry, receipt, sample, store
 from pipeline.blend import Rows
 from pipeline.flight import Count, Shared
 from pipeline.grid import Grid, Tile
@@ -84,12 +84,14 @@ def finish(
 
     Raises:
         Unreadable: an asset could not be read; nothing of the tile is written.
+        Halted: the tile is no longer wanted; nothing of it is written.
     """
     started = time.perf_counter()
     scenes = plan.scenes(tile)
     made = Making(plan, tile)
     made.run(scenes, predictor, threads=threads, shared=shared)
     values = made.values()
+    halt.look()
     writing = time.perf_counter()
     digests = store.write_tile(folder, plan, tile, values)
     ended = time.perf_counter()
@@ -216,6 +218,7 @@ class Making:
 
     def _take(self, strip: Strip) -> None:
         """Store what the scenes say in some rows, whatever the model makes of them."""
+        halt.look()
         self.read += strip.seconds
         cell = self._plan.cell
         own = self._plan.pixels(self._area)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.engine import Outcome
+from pipeline import halt
 from pipeline.grid import Tile
 
 MADE = "made"
@@ -52,6 +53,18 @@ def deadly(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
     if name.endswith("7"):
         os.kill(os.getpid(), signal.SIGKILL)
     return record(plan_path, name, beside, processes)
+
+
+def endless(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+    """Work for a minute at a tile, and leave a file that grows meanwhile."""
+    end = time.monotonic() + 60
+    with (Path(plan_path).parent / MADE / name).open("a") as file:
+        while time.monotonic() < end:
+            halt.look()
+            file.write(".")
+            file.flush()
+            time.sleep(0.05)
+    return Outcome(tile=name, reason=None, seconds={"tile": 60.0})
 
 
 @dataclass

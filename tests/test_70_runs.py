@@ -169,7 +169,7 @@ def _start(job):
     )
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
     whole = _rasters(_run(_change(job, output={"path": "whole"}))["item"])
     with _start(job) as process:
@@ -178,7 +178,7 @@ def test_an_interrupted_run_resumes_and_gives_the_same_bytes(job, kill):
                 process.send_signal(kill)
                 break
         process.stderr.read()
-    assert process.returncode == (130 if kill == signal.SIGINT else -9)
+    assert process.returncode == (-9 if kill == signal.SIGKILL else 130)
     assert not list((job.parent / "out").rglob("item.json"))
     assert not list((job.parent / "out").rglob("*.tif"))
     result = _run(job)
