@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Workers = int | Mapping[str, int] | Literal["auto"]
@@ -32,6 +33,9 @@ class Crew(Protocol):
 
     def places(self) -> int:
         """Return how many tasks can be worked on at this moment."""
+
+    def explain(self, folder: Path) -> None:
+        """Leave in a plan's folder what may tell why tiles of it failed."""
 
 
 def span(workers: Workers) -> tuple[int, int]:
@@ -73,3 +77,6 @@ class Threads:
     def places(self) -> int:
         """Return the number of threads."""
         return self.beside
+
+    def explain(self, folder: Path) -> None:
+        """Leave nothing: the log has it all."""

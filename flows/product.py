@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import asked, engine, planning, publishing, quality, server
+from flows import asked, engine, metrics, planning, publishing, quality, server
 from flows import job as jobs
 from flows.job import Job
 from flows.progress import Progress, Silence
@@ -95,6 +95,8 @@ def run(
         raise Wrong(
             "--max-cost: no prices are known, so no cost can be compared. Leave the option out."
         )
+    metrics.place()
+    # ^ refused before anything is planned, where it is none
     with _watched(progress, truth):
         started = time.perf_counter()
         progress.stage("plan")
@@ -106,6 +108,8 @@ def run(
                 engine.check(ready)
                 # ^ a job has just been planned with the model as it is
             result = _mapped(str(settle(ready)), allow_partial)
+        else:
+            metrics.stood(planning.folder(ready) / ready.short / "plan.json", result)
         result["seconds"]["plan"] = planned
     return result
 
