@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import distributed
 from distributed.comm.core import CommClosedError
 
 from catalogs.errors import Transient, Wrong
-from flows import wanted
+from flows import autopsy, wanted
 from flows.cores import Deaf, Share
 from flows.crew import Crew, Workers, span
 
@@ -90,6 +91,7 @@ class Cluster:
         self._grows = span(workers)[1] if isinstance(workers, Mapping) else None
         self._resources: dict[str, float] | None = None
         self._whole = 0
+        self._since = autopsy.remember(client)
         self._count()
         if own and self._grows is None:
             self._whole = self.processes
@@ -116,6 +118,10 @@ class Cluster:
         if time.monotonic() > self._counted + LOOK:
             self._count()
         return self._places
+
+    def explain(self, folder: Path) -> None:
+        """Leave dask's performance report."""
+        autopsy.write(self._client, self._since, folder)
 
     def _count(self) -> None:
         workers = list(self._client.scheduler_info()["workers"].values())

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pipeline import halt
@@ -38,6 +39,9 @@ class Crew(Protocol):
 
     def places(self) -> int:
         """Return how many tasks can be worked on at this moment."""
+
+    def explain(self, folder: Path) -> None:
+        """Leave in a plan's folder what may tell why tiles of it failed."""
 
 
 def span(workers: Workers) -> tuple[int, int]:
@@ -87,3 +91,6 @@ class Threads:
     def places(self) -> int:
         """Return the number of threads."""
         return self.beside
+
+    def explain(self, folder: Path) -> None:
+        """Leave nothing: the log has it all."""

@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
-from flows import crew, loaded, memory
+from flows import autopsy, crew, loaded, memory
 from pipeline import connections, halt, receipt, tile
 from pipeline.flight import Shared
 from pipeline.plan import Plan
@@ -49,6 +49,12 @@ class Outcome:
     """Why it failed; None = it is finished."""
 
     seconds: dict[str, float]
+
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    """What was read for it: bytes, requests, and those among them that were retries."""
+
+    km2: float = 0.0
+    """Ground of the tile inside the region."""
 
 
 Make = Callable[[str, str, int, int], Outcome]
@@ -156,10 +162,7 @@ def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome
         # ^ a full disk fails its tiles, and the others go on
         halt.look()
         # ^ but what a stop has cut off is no failure
-        log.error("tile=%s failed reason=%s", tile_id, error)  # noqa: TRY400
-        # ^ the message is meant for people; the traceback says nothing more
         return Outcome(tile=tile_id, reason=str(error), seconds={})
-    log.info("tile=%s done seconds=%s", tile_id, dict(done.seconds))
     return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
 
 
@@ -171,6 +174,7 @@ def run(
     workers: crew.Workers,
     gpu: str | None = None,
     make: Make = finish,
+    seen: Callable[[crew.Crew], None] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Make tiles, and tell of each as it ends; one that fails does not stop the others.
 
@@ -182,6 +186,7 @@ def run(
         workers: tiles at a time: a number, a least and a most, or auto.
         gpu: the CUDA device that the plan's tiles are made on, if any.
         make: makes one tile.
+        seen: called with who computes, again and again: they may come and go.
 
     Raises:
         TerramosaicError: the scheduler is not there, or no longer.
@@ -192,7 +197,8 @@ def run(
         # ^ workers load their own
     left, suspected = deque(one.id for one in tiles), deque[str]()
     waiting: dict[Any, list[str]] = {}
-    handful, by_itself = 1, False
+    handful, by_itself, failed = 1, False, False
+    autopsy.forget(plan_path.parent)
     with _gathered(engine, workers, gpu) as hands:
         while left or suspected or waiting:
             if not left and not waiting:
@@ -204,20 +210,25 @@ def run(
                 task = (make, str(plan_path), some, hands.beside, hands.processes)
                 waiting[hands.submit(_several, *task)] = some
             halt.look()
+            seen(hands)
             for future in hands.first(waiting):
                 some = waiting.pop(future)
                 told, seconds = _result(future)
+                failed |= any(one.reason is not None for one in told)
                 yield from told
                 if told:
                     left.extendleft(reversed(some[len(told) :]))
                     enough = int(WORTH * len(told) / max(seconds, 1e-6))
                     handful = max(1, min(enough, 2 * handful, TOGETHER))
                 elif by_itself:
+                    failed = True
                     yield _killed(some[0])
                 else:
                     suspected.extend(some)
                     # ^ a scheduler gives up all that a dying worker held: which of them kills it
                     #   is known only with nothing beside it, when there is most memory for it too
+        if failed:
+            hands.explain(plan_path.parent)
 
 
 def _gathered(

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import Wrong
-from flows import asked, engine, freshness, planning, publishing, quality, series, server, watch
+from flows import (
+    asked,
+    engine,
+    freshness,
+    metrics,
+    planning,
+    publishing,
+    quality,
+    series,
+    server,
+    watch,
+)
 from flows import job as jobs
 from flows import period as periods
 from flows.job import Job
@@ -103,6 +114,8 @@ def run(
         raise Wrong(
             "--max-cost: no prices are known, so no cost can be compared. Leave the option out."
         )
+    metrics.place()
+    # ^ refused before anything is planned, where it is none
     with watch.watched(progress, truth):
         started = time.perf_counter()
         progress.stage("plan")
@@ -114,6 +127,8 @@ def run(
                 engine.check(ready)
                 # ^ a job has just been planned with the model as it is
             result = _mapped(str(settle(ready)), allow_partial)
+        else:
+            metrics.stood(planning.folder(ready) / ready.short / "plan.json", result)
         result["seconds"]["plan"] = planned
     return result
 

@@ -5,16 +5,20 @@ From one to the next go the path of a plan and a few numbers; arrays stay where 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import engine, product, publishing, quality, watch
+from flows import engine, meter, metrics, product, publishing, quality, watch
+from flows.engine import Outcome
 from pipeline import files, halt, inherit, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
 from pipeline.product import Hole
 from pipeline.qc import Quality
+
+log = logging.getLogger(__name__)
 
 Take = Callable[..., Any]
 """Takes one stage: called with the stage and its arguments, it returns what the stage does."""
@@ -39,13 +43,18 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     watch.progress().stage("tiles", len(todo))
     seconds: dict[str, float] = {}
     failed = []
+    counted = metrics.of(path)
+    counted.begin(len(plan.tiles), len(done))
     for outcome in engine.run(
         path,
         todo,
         engine=execution["engine"],
         workers=execution["workers"],
         gpu=engine.gpu(plan),
+        seen=counted.crew,
     ):
+        counted.tile(outcome)
+        _say(outcome)
         watch.progress().advance(1, outcome.tile)
         if outcome.reason is not None:
             failed.append({"tile": outcome.tile, "reason": outcome.reason})
@@ -58,6 +67,14 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         "failed": sorted(failed, key=lambda one: one["tile"]),
         "seconds": seconds,
     }
+
+
+def _say(outcome: Outcome) -> None:
+    """Leave a line in the log of whoever runs, not of the worker that made the tile."""
+    if outcome.reason is None:
+        log.info("tile=%s done seconds=%s", outcome.tile, dict(outcome.seconds))
+    else:
+        log.error("tile=%s failed reason=%s", outcome.tile, outcome.reason)
 
 
 def check(plan_path: str) -> list[dict[str, str]]:
@@ -106,6 +123,8 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     Returns:
         What ``terramosaic run --json`` prints.
     """
+    metrics.place()
+    # ^ refused before anything runs, where it is none
     seconds: dict[str, float] = {}
     clock = _Clock(take, seconds)
     watch.progress().stage("plan")
@@ -114,7 +133,11 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     # ^ whoever brings a plan has looked already
     if stands is not None:
         return stands | {"seconds": seconds}
-    with halt.at_signals(), lock.held(Path(path).parent):
+    with (
+        halt.at_signals(),
+        lock.held(Path(path).parent),
+        metrics.kept(Path(path)) as counted,
+    ):
         files.sweep(Path(path).parent)
         tiles = clock.time("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
@@ -128,17 +151,24 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
             figures = clock.time("quality", measure, path)
             if not quality.refused(Plan.read(Path(path)), figures.to_dict()):
                 item = clock.time("publish", publish, path, failed, figures)
+        status = _status(failed, item, figures)
+        counted.end(status, len(failed))
     watch.progress().finish()
     tiles["failed"] = failed
-    status = "complete" if not failed else "partial" if item else "failed"
     return product.result_of(
         Plan.read(Path(path)),
-        "refused" if figures and not item else status,
+        status,
         item,
         tiles,
         seconds,
         figures.to_dict() if figures else None,
     )
+
+
+def _status(failed: list[dict[str, str]], item: str | None, figures: Quality | None) -> str:
+    if figures and not item:
+        return "refused"
+    return "complete" if not failed else "partial" if item else "failed"
 
 
 class _Clock:
@@ -149,6 +179,15 @@ class _Clock:
         started = time.perf_counter()
         result = self._take(work, *arguments)
         self._seconds[name] = round(time.perf_counter() - started, 3)
+        path = Path(result if work is freeze else arguments[0])
+        product, period = meter.labels(path)
+        log.info(
+            "stage=%s product=%s period=%s done seconds=%s",
+            name,
+            product,
+            period,
+            self._seconds[name],
+        )
         return result
 
 
