@@ -88,9 +88,9 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
     sizes = []
 
     class Counted(ThreadPoolExecutor):
-        def submit(self, work, make, plan_path, some, *rest):
+        def submit(self, attempt, work, make, plan_path, some, *rest):
             sizes.append(len(some))
-            return super().submit(work, make, plan_path, some, *rest)
+            return super().submit(attempt, work, make, plan_path, some, *rest)
 
     def last(plan_path, name, beside, processes):
         time.sleep(0.3 if int(name[-6:]) < 6 else 0.0)

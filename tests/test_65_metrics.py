@@ -22,7 +22,7 @@ import yaml
 from prometheus_client import parser
 
 from catalogs.errors import Unreadable, Wrong
-from flows import autopsy, cli, engine, meter, metrics, product, stages
+from flows import autopsy, cli, engine, meter, metrics, product, stages, watch
 from flows.engine import Outcome
 from flows.progress import Silence
 from pipeline import files, store, tile
@@ -142,9 +142,9 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
     monkeypatch.setenv(metrics.VARIABLE, text.format(file=tmp_path / "file"))
-    monkeypatch.setattr(product, "frozen", lambda _: pytest.fail("it has begun"))
+    monkeypatch.setattr(product, "frozen", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(Wrong, match=metrics.VARIABLE):
-        stages.run("job.yaml", False, lambda *_: pytest.fail("it has begun"))
+        stages.run("job.yaml", None, False, lambda *_: pytest.fail("it has begun"))
     (tmp_path / "plan.json").touch()
     assert cli.main(["run", str(tmp_path / "plan.json")]) == 2
     assert f"error: {metrics.VARIABLE}=" in capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     monkeypatch.setattr(store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with product._watched(told, None), metrics.kept(frozen):
+    with watch.watched(told), metrics.kept(frozen):
         made = stages.map_tiles(str(frozen))
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
@@ -234,7 +234,9 @@ def test_a_file_says_what_the_json_says(frozen, folder, caplog):
     assert first["tiles_total", "done"] == 0
     assert first["run_status", "running"] == 1
     assert list(folder.iterdir()) == [page]
-    lines = [one.getMessage() for one in caplog.records if one.name == "flows.stages"]
+    said = [one.getMessage() for one in caplog.records if one.name == "flows.stages"]
+    lines = [line for line in said if not line.startswith("tile=")]
+    assert len(said) == len(lines) + result["tiles"]["total"]
     assert [re.match(r"stage=(\w+) ", line)[1] for line in lines] == [
         *("plan", "tiles", "verify", "quality", "publish")
     ]
