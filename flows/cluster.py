@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
@@ -100,7 +101,13 @@ class Cluster:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Hand out one task; it is begun again where its worker dies."""
         return self._client.submit(
-            wanted.attempt, work, *arguments, pure=False, retries=1, resources=self._resources
+            wanted.attempt,
+            work,
+            *arguments,
+            key=f"map_tiles-{uuid.uuid4().hex}",
+            pure=False,
+            retries=1,
+            resources=self._resources,
         )
 
     def first(self, waiting: Collection[Any]) -> Collection[Any]:

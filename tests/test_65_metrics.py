@@ -534,7 +534,7 @@ def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
     assert _made(cluster, path, 3, _pretend) == [None, "it cannot be read", None]
     text = page.read_text()
     assert "Dask Performance Report" in text
-    assert "_several" in text
+    assert "map_tiles" in text
     assert not re.search(r"<(script|link rel=\W?(style|module))[^>]+(src|href)=", text)
     # ^ it opens without a network
     assert [one.name for one in tmp_path.iterdir()] == [autopsy.NAME]
