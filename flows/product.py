@@ -150,9 +150,9 @@ def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
             return land_cover.land_cover(job=plan, allow_partial=allow_partial)
         except land_cover.Incomplete as error:
             return error.result
-        except Exception:
+        except Exception as error:
             # ^ what Prefect raises depends on what it was at when its server went
-            if server.failure() is None:
+            if not server.lost(error):
                 raise
             log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
     return stages.run(plan, None, allow_partial, lambda stage, *given: stage(*given))

@@ -7,6 +7,8 @@ import os
 
 from catalogs.errors import TerramosaicError
 
+log = logging.getLogger(__name__)
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -23,8 +25,14 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
+class _Known:
+    answered = False
+
+
 def address() -> str | None:
     """Return the address of the server that the environment or a profile of Prefect names.
+
+    One that has answered before and does so no longer is done without: None.
 
     Raises:
         TerramosaicError: none answers there.
@@ -37,12 +45,27 @@ def address() -> str | None:
     if named is None:
         return None
     reason = failure()
-    if reason is not None:
+    if reason is None:
+        _Known.answered = True
+    elif _Known.answered or "PREFECT__FLOW_RUN_ID" in os.environ:
+        # ^ within a flow run: whoever began it was told by the server
+        log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
+        return None
+    else:
         raise TerramosaicError(
             f"Prefect's server at {named} does not answer ({reason}). Start it; or run without "
             "one: unset PREFECT_API_URL, or take it out of Prefect's profile."
         )
     return named
+
+
+def lost(error: Exception) -> bool:
+    """Tell whether an error means that the server is away, or was for a moment."""
+    kinds = {one.__name__ for one in type(error).__mro__}
+    # ^ of httpx, which Prefect brings along
+    if "HTTPStatusError" in kinds:
+        return bool(getattr(error, "response").status_code >= 500)  # noqa: B009
+    return "TransportError" in kinds or failure() is not None
 
 
 def failure() -> Exception | None:
