@@ -54,7 +54,11 @@ SILENT = 3 * HEARTBEAT
 
 CRASHES = "terramosaic: flow runs without a sign of life have crashed"
 
-ENVIRONMENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}
+ENVIRONMENT = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
+    # ^ four minutes: a server that is upgraded meanwhile still hears how a run has ended
+}
 
 
 def deploy(
@@ -126,7 +130,13 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
         # ^ two runs of one job would wait for each other's lock anyway
-        "job_variables": {"env": ENVIRONMENT | _passed_on(), "working_dir": str(path.parent)},
+        "job_variables": {
+            "env": ENVIRONMENT | _passed_on(),
+            "working_dir": str(path.parent),
+            "stream_output": False,
+            # ^ whoever writes to a worker that is gone is ended by Prefect's own console; the log
+            #   of a run lies beside its receipts
+        },
     }
     tags = ["terramosaic", job.name, slots.name(_slot(job))]
     try:

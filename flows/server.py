@@ -78,9 +78,6 @@ def failure() -> Exception | None:
 
 
 def follow() -> None:
-    """Let a flow's process say what its stages do: a line per stage and tile, on its own stream.
-
-    They stay out of Prefect's database, which is not made for a hundred thousand lines a run.
-    """
+    """Let a flow's process say on its own stream what it waits for; all else is in its journal."""
     for name in ("flows", "pipeline", "catalogs"):
         logging.getLogger(name).setLevel(logging.INFO)

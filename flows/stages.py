@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import engine, meter, metrics, product, publishing, quality, watch
+from flows import engine, journal, meter, metrics, product, publishing, quality, watch
 from flows.engine import Outcome
 from pipeline import files, halt, inherit, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
@@ -136,6 +136,7 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     with (
         halt.at_signals(),
         lock.held(Path(path).parent),
+        journal.kept(Path(path).parent),
         metrics.kept(Path(path)) as counted,
     ):
         files.sweep(Path(path).parent)
