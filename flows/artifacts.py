@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 from uuid import UUID
 
-from flows import server, summary
-from pipeline import coverage, estimate
+from flows import budget, server, summary
+from pipeline import coverage
 from pipeline.plan import Plan, geometry
 
 server.prepare()
@@ -57,15 +57,20 @@ def _at_best(publish: Callable[Given, None]) -> Callable[Given, None]:
 @_at_best
 def planned(plan: Plan, folder: Path) -> None:
     """Show what a run will do, and what was seen on which day."""
-    need = estimate.of(plan, workers=1)
+    tiles, _ = budget.to_make(plan, folder)
+    need = budget.need(plan, folder, tiles)
+    priced = budget.cost(plan, need)
     rows = [
         ("plan", plan.short),
         ("scenes", len(plan.snapshot.scenes)),
         ("left out", len(plan.snapshot.refused)),
         ("tiles", len(plan.tiles)),
+        ("to make", len(tiles)),
         ("to read", summary.size(need.bytes)),
         ("requests", need.requests),
         ("memory", summary.size(need.peak_memory_bytes)),
+        ("time", summary.duration(need.seconds)),
+        ("cost", summary.money(priced) if priced else "no prices in the job"),
         ("folder", str(folder)),
     ]
     prefect_artifacts.create_table_artifact(

@@ -163,7 +163,18 @@ def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome
         halt.look()
         # ^ but what a stop has cut off is no failure
         return Outcome(tile=tile_id, reason=str(error), seconds={})
-    return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
+    return Outcome(
+        tile=tile_id,
+        reason=None,
+        seconds=dict(done.seconds),
+        traffic=dict(done.traffic),
+        km2=done.coverage["inside"] * unit.height * unit.width * _km2(plan, unit),
+    )
+
+
+def _km2(plan: Plan, unit: Tile) -> float:
+    """Return the ground of one cell of a tile."""
+    return (plan.area(unit).resolution / 1000) ** 2
 
 
 def run(

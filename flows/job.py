@@ -22,6 +22,7 @@ from catalogs.scene import BANDS, MASKS
 from flows import choice, document, refusal, rhythm, rules, section
 from flows import period as periods
 from flows.part import INPUTS, Listed, Part, known, unique
+from flows.prices import Prices
 
 LATEST = "latest"
 """The latest period of the schedule whose scenes are complete, found when the job runs."""
@@ -68,6 +69,9 @@ class Job(Part):
     execution: section.Execution = section.Execution()
     qc: rules.Gate = rules.Gate()
     schedule: rhythm.Schedule = rhythm.Schedule()
+    prices: Prices | None = Field(
+        default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
+    )
 
     _geometry: Polygon | MultiPolygon = PrivateAttr()
 

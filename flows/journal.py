@@ -31,16 +31,14 @@ class _Own(logging.Filter):
         return _folder.get() in {None, self._folder}
 
 
-class _Utc(logging.Formatter):
-    converter = time.gmtime
-
-
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
     """Append what is said during a block to the log in a plan's folder."""
     token = _folder.set(folder)
     handler = logging.FileHandler(folder / NAME, encoding="utf-8")
-    handler.setFormatter(_Utc("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"))
+    lines = logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    lines.converter = time.gmtime
+    handler.setFormatter(lines)
     handler.addFilter(_Own(folder))
     names = [logging.getLogger(name) for name in LOGGERS]
     before = [one.level for one in names]

@@ -301,6 +301,7 @@ def _how(job: Job) -> dict[str, Any]:
         },
         "execution": json.loads(job.execution.model_dump_json()),
         "qc": json.loads(job.qc.model_dump_json()),
+        "prices": json.loads(job.prices.model_dump_json()) if job.prices else None,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from catalogs.errors import Wrong
 from flows import (
     asked,
+    budget,
     engine,
     freshness,
     metrics,
@@ -31,7 +32,7 @@ from flows.period import Period
 from flows.progress import Progress, Silence
 from flows.series import Entry
 from flows.watch import Truth
-from pipeline import coverage, estimate, files, lock, notes, qc, receipt, seen, store
+from pipeline import coverage, files, lock, notes, qc, receipt, seen, store
 from pipeline.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -110,10 +111,6 @@ def run(
         truth: what the map is compared with.
         period: another one than the job's, or ``latest``.
     """
-    if max_cost is not None:
-        raise Wrong(
-            "--max-cost: no prices are known, so no cost can be compared. Leave the option out."
-        )
     metrics.place()
     # ^ refused before anything is planned, where it is none
     with watch.watched(progress, truth):
@@ -123,6 +120,7 @@ def run(
         planned = round(time.perf_counter() - started, 3)
         result = standing(ready)
         if result is None:
+            budget.check(ready, planning.folder(ready) / ready.short, max_cost)
             if job.suffix == ".json":
                 engine.check(ready)
                 # ^ a job has just been planned with the model as it is
@@ -265,6 +263,8 @@ def result_of(
     tiles: Mapping[str, Any],
     seconds: Mapping[str, float],
     seam: Mapping[str, Any] | None,
+    planned: Mapping[str, Any] | None = None,
+    traffic: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
     folder = planning.folder(plan) / plan.short
@@ -279,6 +279,8 @@ def result_of(
         "seconds": dict(seconds),
         "accuracy": publishing.accuracy_in(Path(item)) if item else None,
         "seam": seam,
+        "planned": planned,
+        "actual": budget.taken(plan, traffic or {}, seconds),
         "warnings": [
             *([notes.RANDOM] if asked.is_random(plan) else []),
             *notes.little_seen(publishing.not_observed_in(Path(item)) if item else None),
@@ -361,25 +363,33 @@ def plan(job: Job, progress: Progress, output: Path | None) -> dict[str, Any]:
     """Freeze a job and say what running it would take."""
     progress.stage("plan")
     ready = planning.freeze(job, progress)
-    path = output or planning.folder(ready) / ready.short / "plan.json"
+    folder = planning.folder(ready) / ready.short
+    path = output or folder / "plan.json"
     ready.write(path)
-    done = receipt.finished(planning.folder(ready) / ready.short, ready)
+    tiles, _ = budget.to_make(ready, folder)
+    need = budget.need(ready, folder, tiles)
+    before = publishing.made_in(folder.parent)
+    again = sum(one.id in before for one in tiles)
     progress.finish()
-    need = estimate.of(ready, workers=job.execution.most)
     return {
         "plan": str(path),
         "tiles": {
             "total": len(ready.tiles),
-            "new": len(ready.tiles) - len(done),
-            "skip": len(done),
-            "recompute": 0,
+            "new": len(tiles) - again,
+            "skip": len(ready.tiles) - len(tiles),
+            "recompute": again,
         },
         "scenes": len(ready.snapshot.scenes),
         "bytes": need.bytes,
         "requests": need.requests,
         "peak_memory_bytes": need.peak_memory_bytes,
         "seconds": need.seconds,
-        "cost": None,
+        "cpu_hours": need.cpu_hours,
+        "gpu_hours": need.gpu_hours,
+        "stored_bytes": need.stored_bytes,
+        "uncertainty": need.spread,
+        "basis": need.basis,
+        "cost": budget.cost(ready, need),
     }
 
 

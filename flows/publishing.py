@@ -27,6 +27,7 @@ from pipeline import (
     mosaic,
     picture,
     publish,
+    receipt,
     report,
     store,
     styles,
@@ -310,6 +311,15 @@ def holes_in(home: Path) -> set[str]:
     """Return the tiles that a product declares as missing."""
     values = _read(home / "item.json") or {"properties": {}}
     return {hole["tile"] for hole in values["properties"].get("terramosaic:holes", [])}
+
+
+def made_in(home: Path) -> set[str]:
+    """Return the tiles of the product that stands, by their names; none where there is none."""
+    try:
+        plan, folder = current(home)
+    except Wrong:
+        return set()
+    return set(receipt.finished(folder, plan))
 
 
 def homes(out: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import engine, journal, meter, metrics, product, publishing, quality, watch
+from flows import budget, engine, journal, meter, metrics, product, publishing, quality, watch
 from flows.engine import Outcome
 from pipeline import files, halt, inherit, lock, qc, receipt, store, tile
 from pipeline.plan import Plan
@@ -34,6 +34,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     path = Path(plan_path)
     plan = Plan.read(path)
     folder = path.parent
+    planned = budget.planned(plan, folder)
     store.create(folder, plan, tile.variables(plan))
     done = set(receipt.finished(folder, plan))
     missing = [one for one in plan.tiles if one.id not in done]
@@ -42,6 +43,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     execution = plan.job["execution"]
     watch.progress().stage("tiles", len(todo))
     seconds: dict[str, float] = {}
+    traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
     failed = []
     counted = metrics.of(path)
     counted.begin(len(plan.tiles), len(done))
@@ -58,6 +60,8 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         watch.progress().advance(1, outcome.tile)
         if outcome.reason is not None:
             failed.append({"tile": outcome.tile, "reason": outcome.reason})
+        for name, count in outcome.traffic.items():
+            traffic[name] += count
         for name, value in outcome.seconds.items():
             seconds[name] = round(seconds.get(name, 0.0) + value, 3)
     return {
@@ -66,6 +70,8 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         "skipped": len(done),
         "failed": sorted(failed, key=lambda one: one["tile"]),
         "seconds": seconds,
+        "planned": planned,
+        "traffic": traffic,
     }
 
 
@@ -142,6 +148,7 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
         files.sweep(Path(path).parent)
         tiles = clock.time("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
+        planned, traffic = tiles.pop("planned"), tiles.pop("traffic")
         watch.progress().stage("verify")
         bad = clock.time("verify", check, path)
         failed = _merge(tiles["failed"], bad)
@@ -163,6 +170,8 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
         tiles,
         seconds,
         figures.to_dict() if figures else None,
+        planned,
+        traffic,
     )
 
 

@@ -67,8 +67,34 @@ def run(result: Mapping[str, Any]) -> Iterator[str]:
         ("accuracy", _accuracy(result.get("accuracy"))),
         ("seams", _seams(result.get("seam"))),
     )
+    yield from _listed(*_compared(result.get("planned"), result.get("actual")))
     for failed in tiles["failed"]:
         yield f"  failed     {failed['tile']}: {failed['reason']}"
+
+
+_BASES = {
+    "table": "a table: a factor of two either way is nothing unusual",
+    "receipts": "the receipts of earlier runs",
+}
+"""What an estimate rests on."""
+
+
+def money(priced: Mapping[str, Any]) -> str:
+    """Return an amount with its range."""
+    amount, low, high = (f"{priced[key]:.2f}" for key in ("amount", "low", "high"))
+    return f"{amount} {priced['currency']} ({low} to {high})"
+
+
+def _compared(
+    planned: Mapping[str, Any] | None, actual: Mapping[str, Any] | None
+) -> Iterator[tuple[str, str]]:
+    """Set what was planned beside what was taken."""
+    for name, say in (("bytes", size), ("requests", str), ("seconds", duration), ("cost", str)):
+        if planned and actual and None not in {planned[name], actual[name]}:
+            yield (
+                "time" if name == "seconds" else name,
+                f"{say(planned[name])} planned, {say(actual[name])} taken",
+            )
 
 
 def _seams(figures: Mapping[str, Any] | None) -> str:
@@ -215,7 +241,9 @@ def plan(result: Mapping[str, Any]) -> Iterator[str]:
         ("requests", result.get("requests")),
         ("memory", _maybe(size, result.get("peak_memory_bytes"))),
         ("time", _maybe(duration, result.get("seconds"))),
-        ("cost", result.get("cost")),
+        ("to store", _maybe(size, result.get("stored_bytes"))),
+        ("cost", _maybe(money, result.get("cost"))),
+        ("by", _BASES.get(result.get("basis", ""), "")),
         ("plan", result.get("plan")),
     )
 

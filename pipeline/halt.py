@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
+
+from pipeline.threads import Carrying
 
 _T = TypeVar("_T")
 
@@ -87,9 +89,9 @@ def result(future: Future[_T]) -> _T:
 
 
 @contextmanager
-def pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def pool(threads: int, name: str) -> Iterator[Carrying]:
     """Lend threads that are waited for at the end, unless the work is given up."""
-    lent = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    lent = Carrying(threads, thread_name_prefix=name)
     wait = False
     try:
         yield lent

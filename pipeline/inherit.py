@@ -7,7 +7,7 @@ same key as the plan before it, the tile is copied from that one's folder, byte 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def sources(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, Source
     wanted = {plan.key(one): one.id for one in tiles}
     found: dict[str, Source] = {}
     for other in _others(folder):
-        proofs = [one for one in _proofs(other) if one.key in wanted]
+        proofs = [one for one in receipt.all_in(other) if one.key in wanted]
         proofs = [one for one in proofs if wanted[one.key] not in found]
         if not proofs:
             continue
@@ -84,10 +84,3 @@ def _others(folder: Path) -> list[Path]:
     """Return the folders of other plans of the same product, the latest first."""
     plans = [path for path in folder.parent.glob("*/plan.json") if path.parent != folder]
     return [path.parent for path in sorted(plans, key=lambda one: -one.stat().st_mtime_ns)]
-
-
-def _proofs(folder: Path) -> Iterator[Receipt]:
-    for path in (folder / receipt.FOLDER).glob("*.json"):
-        found = receipt.load(path)
-        if found is not None:
-            yield found

@@ -21,7 +21,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from catalogs import sign, trust, web
-from pipeline import connections, halt
+from pipeline import connections, halt, traffic
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ class RangeFile:
         self._href = href
         self._provider = provider
         self._lane = connections.lane(provider)
+        self._traffic = traffic.current()
         self._until = until
         self._version: str | None = None
         self._lock = threading.Lock()
@@ -214,6 +215,7 @@ class RangeFile:
                 stop,
                 reason,
             )
+            self._traffic.add(retries=1)
             halt.sleep(wait)
             if halt.leaving():
                 raise Failed(f"{reason}, and the run was stopped")
@@ -233,6 +235,7 @@ class RangeFile:
                 stream=True,
                 allow_redirects=False,
             ) as answer:
+                self._traffic.add(requests=1)
                 if not answer.is_redirect:
                     return self._checked(answer, start, stop)
                 goal = urljoin(address, answer.headers["location"])
@@ -301,6 +304,7 @@ class RangeFile:
         for part in answer.raw.stream(2**18, decode_content=False):
             parts.append(part)
             got += len(part)
+            self._traffic.add(received=len(part))
             if got > count or time.monotonic() > self._until:
                 raise _Fault(f"sends {got} of {count} bytes")
         if got != count:

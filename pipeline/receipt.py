@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ class Receipt:
     samples: Mapping[str, Any] = field(default_factory=dict)
     """Windows, and what was made twice to see how far it can be trusted: see pipeline.sample."""
 
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    """Bytes and requests over the network, and retries among these: see pipeline.traffic."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values."""
         return asdict(self) | {"scenes": list(self.scenes)}
@@ -68,6 +71,14 @@ def load(file: Path) -> Receipt | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
         # ^ a damaged receipt proves nothing: the tile is made again
+
+
+def all_in(folder: Path) -> Iterator[Receipt]:
+    """Return every receipt in a plan's folder that can be read."""
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        found = load(path)
+        if found is not None:
+            yield found
 
 
 def finished(folder: Path, plan: Plan) -> dict[str, Receipt]:

@@ -60,8 +60,10 @@ def see(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> See
     lazy = [_lazy(plan, near, area)]
     lazy += [_lazy(plan, composite.in_step(near, step), area) for step in steps]
     readers = reading.threads(near, threads)
-    (computed,) = dask.base.compute(lazy, scheduler="threads", num_workers=readers)
-    # ^ not by dask.config: it is global, and tiles are made side by side
+    with halt.pool(readers, "read") as pool:
+        (computed,) = dask.base.compute(lazy, scheduler="threads", pool=pool)
+        # ^ not by dask.config: it is global, and tiles are made side by side; and threads of our
+        #   own, as those of dask do not know for which tile they read
     whole, *parts = (_seen(plan, one, area) for one in computed)
     return replace(whole, steps=tuple(parts))
 

@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS, Scene
-from pipeline import answers, cells, grid, halt, layers, predict, radiometry, receipt, sample, store
+from pipeline import (
+    answers,
+    cells,
+    grid,
+    halt,
+    layers,
+    predict,
+    radiometry,
+    receipt,
+    sample,
+    store,
+    traffic,
+)
 from pipeline.blend import Rows
 from pipeline.flight import Count, Shared
 from pipeline.grid import Grid, Tile
@@ -89,7 +101,8 @@ def finish(
     started = time.perf_counter()
     scenes = plan.scenes(tile)
     made = Making(plan, tile)
-    made.run(scenes, predictor, threads=threads, shared=shared)
+    with traffic.counted() as moved:
+        made.run(scenes, predictor, threads=threads, shared=shared)
     values = made.values()
     halt.look()
     writing = time.perf_counter()
@@ -109,6 +122,7 @@ def finish(
             "tile": round(ended - started, 3),
         },
         samples=made.samples,
+        traffic=moved.to_dict(),
     )
     receipt.write(folder, tile, done)
     return done
