@@ -29,6 +29,10 @@ SERVER = {
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     # ^ neither is asked for, and both take seconds
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    # ^ in memory, where they are by default, a killed server leaves every slot taken for ever
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
@@ -164,10 +168,17 @@ def _declare(world: Orchestra, port: int, *, dask: int, postgresql: bool) -> Non
         world.processes["database"].environment = {MARK: world.environment[MARK]}
         server = {"PREFECT_SERVER_DATABASE_CONNECTION_URL":
                   f"postgresql+asyncpg://postgres@127.0.0.1:{at}/postgres"}  # fmt: skip
-    world.add("server", ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-              environment=world.environment | server, ready=lambda _: world.api.healthy())  # fmt: skip
-    world.add("worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"],
-              ready=lambda one: one.said(r"Worker .* started!") is not None)  # fmt: skip
+    world.add(
+        "server",
+        ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+        environment=world.environment | server,
+        ready=lambda _: world.api.healthy(),
+    )
+    world.add(
+        "worker",
+        ["prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+        ready=lambda one: one.said(r"Worker .* started!") is not None,
+    )
     if dask:
         _declare_dask(world, dask)
 
@@ -175,14 +186,20 @@ def _declare(world: Orchestra, port: int, *, dask: int, postgresql: bool) -> Non
 def _declare_dask(world: Orchestra, workers: int) -> None:
     at = free_port()
     world.scheduler = f"tcp://127.0.0.1:{at}"
-    world.add("scheduler", ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", at,
-                            "--no-dashboard", "--no-show"], ready=lambda _: answers(at))  # fmt: skip
+    here = ["--host", "127.0.0.1", "--no-dashboard"]
+    world.add(
+        "scheduler",
+        ["distributed.cli.dask_scheduler", *here, "--port", at, "--no-show"],
+        ready=lambda _: answers(at),
+    )
     for number in range(1, workers + 1):
-        world.add(f"dask-{number}", [
-            "distributed.cli.dask_worker", world.scheduler, "--host", "127.0.0.1", "--nthreads", 1,
-            "--no-dashboard", "--death-timeout", 30, "--local-directory", world.home / "dask",
-            "--name", f"dask-{number}",
-        ], ready=lambda one: one.said("Starting established connection") is not None)  # fmt: skip
+        name = f"dask-{number}"
+        own = ["--name", name, "--nthreads", 1, "--local-directory", world.home / "dask"]
+        world.add(
+            name,
+            ["distributed.cli.dask_worker", world.scheduler, *here, *own, "--death-timeout", 30],
+            ready=lambda one: one.said("Starting established connection") is not None,
+        )
 
 
 def _mark(process: psutil.Process, name: str = MARK) -> str | None:
