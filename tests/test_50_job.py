@@ -17,7 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import choice, document, job, period, refusal, region, registry, rules, section
+from flows import (
+    choice,
+    document,
+    job,
+    period,
+    prices,
+    refusal,
+    region,
+    registry,
+    rhythm,
+    rules,
+    section,
+)
 from flows.part import INPUTS, Part
 from model import config
 
@@ -90,8 +102,10 @@ radiometry: {proof: warn}
 model: {name: model.yaml, task: land_cover, weights: {random: 7}}
 output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
 execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
-  batch: 8}
+  batch: 8, slot: gpu-1}
 qc: {gate: refuse, max_seam_z: 4.5, max_disagreement: 0.2}
+schedule: {cadence: P10D, cron: "30 5 * * 1", timezone: Europe/Rome, latency_days: 3}
+prices: {currency: CHF, cpu_hour: 0.05}
 """
 
 
@@ -131,6 +145,8 @@ def test_every_key_of_the_design_is_taken_and_relative_to_the_job(tmp_path: Path
     assert loaded.output.folder == tmp_path / "maps"
     assert loaded.execution.batch == 8
     assert loaded.period.end == dt.date(2024, 9, 30)
+    assert loaded.schedule.latency_days == 3
+    assert loaded.prices.currency == "CHF"
 
 
 def test_every_key_of_the_example_is_a_field() -> None:
@@ -152,6 +168,8 @@ def section_types() -> dict[str, type[Part]]:
         "output": section.Output,
         "execution": section.Execution,
         "qc": rules.Gate,
+        "schedule": rhythm.Schedule,
+        "prices": prices.Prices,
     }
 
 

@@ -47,8 +47,10 @@ COMPLETE: dict[str, Any] = {
     "scenes": 12,
     "seconds": {"search": 0.5, "tiles": 61.25},
     "accuracy": {"overall": np.float64(0.91), "macro_f1": 0.8, "n": 1000},
+    "planned": {"bytes": 1e9, "requests": 100, "seconds": 60.0, "cost": 1.5, "basis": "table"},
+    "actual": {"bytes": 9e8, "requests": 90, "seconds": 61.25, "cost": None},
 }
-UNCHANGED = COMPLETE | {"status": "unchanged", "accuracy": None}
+UNCHANGED = COMPLETE | {"status": "unchanged", "accuracy": None, "planned": None, "actual": None}
 PARTIAL = COMPLETE | {
     "status": "partial",
     "tiles": {"total": 4, "done": 3, "skipped": 0, "failed": [FAILED_TILE]},
@@ -80,8 +82,34 @@ PLAN: dict[str, Any] = {
     "requests": 9120,
     "peak_memory_bytes": 3_221_225_472,
     "seconds": 840.0,
-    "cost": float("nan"),
+    "cpu_hours": 1.87,
+    "gpu_hours": 0.0,
+    "stored_bytes": 410_000_000,
+    "uncertainty": 1.25,
+    "basis": "receipts",
+    "cost": {
+        "currency": "EUR",
+        "amount": 0.33,
+        "low": 0.26,
+        "high": np.float64(0.41),
+        "parts": {"cpu": 0.07, "gpu": 0.0, "read": 0.22, "requests": 0.0, "storage": 0.04},
+    },
 }
+ENTRY: dict[str, Any] = {
+    "start": "2024-03-01",
+    "end": "2024-03-31",
+    "status": "complete",
+    "item": "out/a/2024-03-01_2024-03-31/item.json",
+    "scenes": 14,
+    "coverage": 0.998,
+    "tiles": {"total": 4, "done": 4, "skipped": 0, "failed": 0},
+    "reason": None,
+}
+GAP = ENTRY | {
+    "status": "gap", "item": None, "scenes": 0, "coverage": 0.0, "tiles": None, "reason": "clouds"
+}  # fmt: skip
+SERIES: dict[str, Any] = {"name": "a", "dry_run": False, "periods": [GAP, ENTRY]}
+BROKEN = SERIES | {"periods": [ENTRY | {"status": "failed", "reason": "no space"}, ENTRY]}
 SEAM: dict[str, Any] = {"z": 0.6, "lines": 76, "rate": 0.03, "excess": 0.0001, "worst": 0.0}
 FIGURES: dict[str, Any] = {
     "window": SEAM,
@@ -121,7 +149,8 @@ class Flows:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
-    verbs = {"product": ("search", "plan", "run", "verify"), "demo": ("run",), "train": ("run",)}
+    of_product = ("search", "plan", "run", "backfill", "refresh", "verify")
+    verbs = {"product": of_product, "demo": ("run",), "train": ("run",)}
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
         for function in functions:
@@ -198,7 +227,8 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
 def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in ("demo", "search", "plan", "run", "verify", "models", "train"):
+    verbs = ("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy")
+    for name in (*verbs, "models", "train"):
         assert re.search(rf"\b{name}\b", text)
     for word in ("0 done", "1 some tile failed", "2 the request", "3 nothing found", "130 inter"):
         assert word in text
@@ -213,7 +243,7 @@ def verbs() -> list[click.Command]:
 
 def test_every_verb_has_json_and_debug() -> None:
     assert {entry.name for entry in verbs()} == {
-        *("demo", "search", "plan", "run", "verify", "train"),
+        *("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy", "train"),
         *("list", "fetch", "check", "convert", "card"),
     }
     for entry in verbs():
@@ -312,7 +342,24 @@ def test_plan(fakes: Flows, job: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "43 tiles: 40 new, 2 done, 1 to redo" in out
     assert "21.5 GB" in out
     assert "14 min" in out
+    assert "0.33 EUR (0.26 to 0.41)" in out
+    assert "the receipts of earlier runs" in out
     assert fakes.calls[0][1][2] == Path("plan.json")
+
+
+def test_periods_are_listed_with_what_became_of_them(
+    fakes: Flows, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.answers["backfill"] = SERIES
+    words = ("--from", "2024-02", "--to", "2024-03", "--cadence", "P1M", "--order", "newest")
+    assert run("backfill", job, *words, "--at-once", "2") == 0
+    out = capsys.readouterr().out
+    assert "2 periods: 1 gap, 1 complete" in out
+    assert "2024-03-01/2024-03-31" in out
+    assert "clouds" in out
+    asked = fakes.calls[0][2]
+    assert (asked["first"], asked["last"], asked["rhythm"]) == ("2024-02", "2024-03", "P1M")
+    assert (asked["newest_first"], asked["at_once"], asked["dry_run"]) == (True, 2, False)
 
 
 def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -440,7 +487,7 @@ import signal, sys, time, types, flows
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
 module = types.ModuleType("flows.product")
-def run(job, *, allow_partial, max_cost, progress):
+def run(job, *, allow_partial, max_cost, progress, period):
     progress.stage("tiles", 4)
     time.sleep(60)
 module.run = run
@@ -535,6 +582,10 @@ JSON_CASES = [
     (["demo", "out"], "demo", COMPLETE, "run", 0),
     (["search", "JOB"], "search", SEARCH, "search", 0),
     (["plan", "JOB"], "plan", PLAN, "plan", 0),
+    (["backfill", "JOB", "--from", "2024-02"], "backfill", SERIES, "backfill", 0),
+    (["backfill", "JOB", "--dry-run"], "backfill", SERIES | {"periods": [GAP]}, "backfill", 3),
+    (["backfill", "JOB"], "backfill", BROKEN, "backfill", 1),
+    (["refresh", "JOB"], "refresh", SERIES, "refresh", 0),
     (["verify", "JOB"], "verify", SOUND, "verify", 0),
     (["verify", "JOB"], "verify", ROTTEN, "verify", 1),
     (["models", "list"], "models", None, "models", 0),
@@ -567,7 +618,7 @@ def test_json_is_one_object_that_its_schema_knows(
 def test_json_keeps_values_and_drops_nan(
     fakes: Flows, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.answers["plan"] = PLAN
+    fakes.answers["plan"] = PLAN | {"cost": float("nan")}
     run("plan", job, "--json")
     document = json.loads(capsys.readouterr().out)
     assert document == PLAN | {"plan": "plan.json", "cost": None}
@@ -625,7 +676,8 @@ def test_schemas_are_schemas(path: Path) -> None:
 def test_examples_of_the_page_are_valid() -> None:
     page = (ROOT / "docs" / "json.md").read_text()
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    names = ["run", "search", "plan", "verify", "models", "models-fetch", "error"]
+    names = ["run", "search", "plan", "backfill", "deploy", "verify"]
+    names += ["models", "models-fetch", "error"]
     for document, name in zip(blocks, names, strict=True):
         check(document, name)
 

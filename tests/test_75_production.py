@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ import yaml
 from catalogs import demo as country
 from flows import product
 from flows.progress import Silence
-from tests.servers import orchestra
+from tests import expanse
+from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
 
 pytestmark = [
@@ -79,9 +81,9 @@ def written(world, land, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deployed(world, written):
-    """Deploy the demo region as a user does; its schedule fires every minute."""
+    """Deploy the demo region as a user does; its schedule would fire every minute."""
     path = written("demo-region")
-    done = _command(world, "deploy", path, "--json")
+    done = _command(world, "deploy", path, "--paused", "--json")
     return path, json.loads(done.stdout)
 
 
@@ -136,7 +138,7 @@ def test_a_job_is_deployed_with_words_for_each_parameter(world, deployed):
     assert world.api("GET", "/v2/concurrency_limits/terramosaic-gpu")["limit"] == 1
     (watcher,) = world.api("POST", "/automations/filter", {})
     assert watcher["trigger"]["posture"] == "Proactive"
-    again = json.loads(_command(world, "deploy", deployed[0], "--json").stdout)
+    again = json.loads(_command(world, "deploy", deployed[0], "--paused", "--json").stdout)
     assert again == told
     assert len(world.api("POST", "/automations/filter", {})) == 1
 
@@ -148,6 +150,7 @@ def test_who_has_no_password_sees_nothing(world):
 
 def test_a_schedule_makes_what_is_due_and_then_nothing(world, deployed):
     path, _ = deployed
+    _schedule(world, "land_cover/demo-region", "resume")
     (first, *_) = eventually(
         lambda: [
             one
@@ -156,7 +159,7 @@ def test_a_schedule_makes_what_is_due_and_then_nothing(world, deployed):
         ],
         seconds=240,
     )
-    _pause(world, "land_cover/demo-region")
+    _schedule(world, "land_cover/demo-region", "pause")
     assert first["state_type"] == "COMPLETED", first["state"]
     assert first["auto_scheduled"]
     (item,) = (path.parent / "out" / path.stem).glob("*/item.json")
@@ -170,20 +173,22 @@ def test_a_schedule_makes_what_is_due_and_then_nothing(world, deployed):
     assert not world.api.children(run["id"])
 
 
-def _pause(world, name):
+def _schedule(world, name, what):
+    """Pause or resume a deployment's schedule, and wait for what it has begun."""
     identity = world.api.deployment(name)["id"]
-    world.api("POST", f"/deployments/{identity}/pause_deployment")
-    eventually(
-        lambda: [
-            one
-            for one in world.api.flow_runs(deployments={"id": {"any_": [identity]}})
-            if one["state_type"] not in TERMINAL | {"SCHEDULED"}
-        ],
-        lambda found: not found,
-    )
+    world.api("POST", f"/deployments/{identity}/{what}_deployment")
+    if what == "pause":
+        eventually(
+            lambda: [
+                one
+                for one in world.api.flow_runs(deployments={"id": {"any_": [identity]}})
+                if one["state_type"] not in TERMINAL | {"SCHEDULED"}
+            ],
+            lambda found: not found,
+        )
 
 
-def test_a_backfill_makes_months_once_and_shows_them(world, written):
+def test_a_backfill_makes_months_once_and_shows_them(world, written, deployed):
     path = written("months")
     run = _backfill(world, path, first="2021-05", last="2021-08")
     ended = world.api.until(run, seconds=400)
@@ -225,7 +230,7 @@ def test_a_backfill_makes_months_once_and_shows_them(world, written):
 
 
 @pytest.mark.parametrize("victim", ["scheduler", "dask-1", "worker", "server", "flow"])
-def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, victim):
+def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, deployed, victim):
     path = written(f"without-{victim}")
     run = _backfill(world, path, first="2021-06", last="2021-07")
     eventually(lambda: len(_receipts(path)) > 11, seconds=300)
@@ -238,6 +243,8 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, vic
     if victim != "flow":
         time.sleep(2)
         world.start(victim)
+    if victim == "scheduler":
+        _restart_workers(world)
     eventually(
         lambda: world.flow(run) is None or world.api.flow_run(run)["state_type"] in TERMINAL,
         seconds=400,
@@ -251,7 +258,15 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, vic
     assert product.verify(path.parent / "out" / path.stem, Silence())["ok"]
 
 
-def test_a_run_without_a_sign_of_life_has_crashed(world, written):
+def _restart_workers(world):
+    """Do what whoever supervises dask's workers does: they end with their scheduler."""
+    for name in ("dask-1", "dask-2"):
+        one = world.processes[name]
+        eventually(lambda one=one: not one.alive, seconds=90)
+        world.start(name)
+
+
+def test_a_run_without_a_sign_of_life_has_crashed(world, written, deployed):
     path = written("silent")
     run = _backfill(world, path, first="2021-06", last="2021-06")
     eventually(lambda: _receipts(path), seconds=300)
@@ -264,7 +279,7 @@ def test_a_run_without_a_sign_of_life_has_crashed(world, written):
     assert "No sign of life" in ended["state"]["message"]
 
 
-def test_a_cancelled_run_stops_its_work_and_can_go_on(world, written):
+def test_a_cancelled_run_stops_its_work_and_can_go_on(world, written, deployed):
     path = written("cancelled")
     run = _backfill(world, path)
     eventually(lambda: len(_receipts(path)) > 2, seconds=300)
@@ -289,7 +304,7 @@ def _quiet(world):
         return not any(client.processing().values())
 
 
-def test_two_runs_on_one_slot_take_turns(world, written):
+def test_two_runs_on_one_slot_take_turns(world, written, deployed):
     one, two = written("turn-one"), written("turn-two")
     names = {_backfill(world, path, first="2021-06", last="2021-06"): path for path in (one,)}
     names |= {world.api.run("land_cover/demo-region", job=str(two), period="2021-06")["id"]: two}
@@ -306,3 +321,55 @@ def _held(path):
     """Return when the tiles of a job's only product were made, by their receipts."""
     times = sorted(_receipts(path).values())
     return [{"start_time": times[0], "end_time": times[-1]}]
+
+
+MANY = """
+import sys
+from pathlib import Path
+
+import prefect
+
+from flows import budget, engine, land_cover, stages
+from pipeline import inherit, qc, receipt, store
+from tests import simulated
+
+budget.planned = lambda *_: None
+inherit.sources = lambda *_: {}
+receipt.finished = lambda *_: {}
+store.create = lambda *_: None
+engine.run.__kwdefaults__["make"] = simulated.nothing
+pretended = {stages.check: [], stages.measure: qc.Quality(), stages.publish: "item.json"}
+for stage, answer in pretended.items():
+    land_cover._TASKS[stage] = prefect.task(name=stage.__name__)(lambda *_, it=answer: it)
+result = land_cover.land_cover(job=sys.argv[1])
+assert result["tiles"]["done"] > 40_000, result
+"""
+
+
+def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
+    """Of everything that this module does in Prefect's database, too."""
+    folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
+    plan = expanse.plan(tmp_path, 41_000, days=1)
+    plan.write(folder / "plan.json")
+    before = {one["id"] for one in world.api.flow_runs()}
+    subprocess.run(
+        [sys.executable, "-c", MANY, folder / "plan.json"],
+        cwd=ROOT,
+        env=os.environ | world.environment,
+        timeout=300,
+        check=True,
+    )
+    (run,) = [one["id"] for one in world.api.flow_runs() if one["id"] not in before]
+    eventually(lambda: len(world.api.task_runs(run)) == 5)
+    assert len(world.api.logs(run)) < 50
+    assert _artifacts(world, run)["expanse-tiles"]["data"] == 100.0
+    assert _bytes_in(world) < 50e6
+
+
+def _bytes_in(world):
+    """Return the size of Prefect's database."""
+    url = world.processes["server"].environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    port = re.search(r"@127\.0\.0\.1:(\d+)/", url)[1]
+    asked = "select pg_database_size('postgres')"
+    psql = [database.binaries() / "psql", "-h", "127.0.0.1", "-p", port, "-U", "postgres"]
+    return int(process.run([*psql, "-tAc", asked]))
