@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import Wrong
 from flows.meter import LABELS, METRICS, Meter
-from pipeline import files
+from pipeline import files, halt
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -115,6 +115,9 @@ def _told(meter: Meter, wanted: Place | None) -> Iterator[None]:
     with _shown(meter, wanted):
         try:
             yield
+        except halt.Halted:
+            meter.end("interrupted")
+            raise
         except Exception:
             meter.end("failed")
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import subprocess
@@ -13,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import distributed
+import kubernetes_validate
 import pytest
 import yaml
 
-from flows import job as jobs
 from tests import simulated
 
 ROOT = Path(__file__).parents[1]
@@ -28,13 +27,18 @@ SPECS = {
 }
 """Keys of a spec that must stand there, and others that may: the operator's own definitions."""
 
+NOT_RESOURCES = {"kustomization.yaml"}
+LATEST = "1.34"
+"""Version of Kubernetes whose schemas are asked."""
+
+
+def _files():
+    found = [*FOLDER.glob("*.yaml"), *FOLDER.glob("overlays/*/*.yaml")]
+    return [path for path in sorted(found) if path.name not in NOT_RESOURCES]
+
 
 def _documents():
-    return [
-        one
-        for path in sorted(FOLDER.glob("*.yaml"))
-        for one in yaml.safe_load_all(path.read_text())
-    ]
+    return [one for path in _files() for one in yaml.safe_load_all(path.read_text())]
 
 
 def _named(kind):
@@ -45,18 +49,20 @@ def _pods():
     """Yield (name, the pod's spec) of everything that runs."""
     for one in _named("DaskCluster"):
         yield "scheduler", one["spec"]["scheduler"]["spec"]
-        yield "worker", one["spec"]["worker"]["spec"]
+        yield "dask", one["spec"]["worker"]["spec"]
     for one in _named("DaskWorkerGroup"):
         yield "gpu", one["spec"]["worker"]["spec"]
-    for one in _named("Job"):
-        yield "run", one["spec"]["template"]["spec"]
+    for one in [*_named("Deployment"), *_named("StatefulSet")]:
+        name = one["metadata"]["name"].removeprefix("terramosaic-")
+        yield name, one["spec"]["template"]["spec"]
 
 
 PODS = dict(_pods())
+OURS = [name for name in PODS if name != "database"]
 
 
 @pytest.mark.parametrize("kind", SPECS)
-def test_a_kind_has_the_fields_that_the_operator_knows(kind):
+def test_a_kind_of_dask_has_the_fields_that_the_operator_knows(kind):
     wanted, allowed = SPECS[kind]
     documents = _named(kind)
     assert documents
@@ -71,7 +77,48 @@ def test_a_kind_has_the_fields_that_the_operator_knows(kind):
             assert one["spec"]["cluster"] == _named("DaskCluster")[0]["metadata"]["name"]
 
 
-def test_the_service_leads_to_the_scheduler_and_the_job_to_the_service():
+@pytest.mark.parametrize("path", _files(), ids=lambda path: path.name)
+def test_every_document_is_what_kubernetes_takes(path):
+    for one in yaml.safe_load_all(path.read_text()):
+        if "dask" not in one["apiVersion"]:
+            kubernetes_validate.validate(one, LATEST, strict=True)
+            continue
+        for name, spec in _pods():
+            if name in {"scheduler", "dask", "gpu"}:
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+                kubernetes_validate.validate(pod, LATEST, strict=True)
+
+
+def test_a_wrong_field_is_found():
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"x": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(service, LATEST, strict=True)
+
+
+def test_the_base_and_the_overlay_name_every_file():
+    base = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert sorted(base["resources"]) == [
+        path.name for path in sorted(FOLDER.glob("*.yaml")) if path.name not in NOT_RESOURCES
+    ]
+    overlay = FOLDER / "overlays" / "gpu"
+    named = yaml.safe_load((overlay / "kustomization.yaml").read_text())["resources"]
+    assert all((overlay / one).exists() for one in named)
+    (secret,) = base["secretGenerator"]
+    example = (FOLDER / "secrets.example.env").read_text()
+    keys = {line.partition("=")[0] for line in example.splitlines() if line[0] != "#"}
+    wanted = {
+        one["valueFrom"]["secretKeyRef"]["key"]
+        for spec in PODS.values()
+        for one in spec["containers"][0]["env"]
+        if "valueFrom" in one
+    }
+    assert wanted == keys
+    assert secret["name"] == "terramosaic"
+    (config,) = base["configMapGenerator"]
+    assert all((FOLDER / one.partition("=")[2]).is_file() for one in config["files"])
+
+
+def test_services_lead_to_what_listens():
     (cluster,) = _named("DaskCluster")
     name, service = cluster["metadata"]["name"], cluster["spec"]["scheduler"]["service"]
     assert service["type"] == "ClusterIP"
@@ -82,20 +129,22 @@ def test_the_service_leads_to_the_scheduler_and_the_job_to_the_service():
     (container,) = PODS["scheduler"]["containers"]
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert {one["targetPort"]: one["port"] for one in service["ports"]} == ports
-    (job,) = _named("ConfigMap")
-    written = yaml.safe_load(job["data"]["region.yaml"])
-    assert written["execution"]["engine"] == f"tcp://{name}-scheduler:{ports['tcp-comm']}"
+    job = yaml.safe_load((FOLDER / "jobs" / "jutland.yaml").read_text())
+    assert job["execution"]["engine"] == f"tcp://{name}-scheduler:{ports['tcp-comm']}"
     # ^ the operator names the service so
-    for one in _named("NetworkPolicy"):
-        assert one["spec"]["podSelector"]["matchLabels"] == {"dask.org/cluster-name": name}
+    for one in _named("Service"):
+        kind = one["metadata"]["name"].removeprefix("terramosaic-")
+        listening = {port["name"] for port in PODS[kind]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in one["spec"]["ports"]} == listening
 
 
-def test_the_job_is_one(tmp_path):
-    (config,) = _named("ConfigMap")
-    values = yaml.safe_load(config["data"]["region.yaml"])
-    values["output"]["path"] = str(tmp_path)
-    job = jobs.parse(values, folder=tmp_path)
-    assert job.execution.most == _named("DaskAutoscaler")[0]["spec"]["maximum"]
+def test_nobody_is_let_in_but_by_name():
+    policies = {one["metadata"]["name"]: one["spec"] for one in _named("NetworkPolicy")}
+    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    for name, spec in policies.items():
+        for rule in spec.get("ingress", ()):
+            assert rule["from"], name
+            # ^ an empty rule lets everybody in
 
 
 @pytest.mark.parametrize("pod", PODS)
@@ -117,34 +166,31 @@ def test_pods_are_locked_up_and_have_what_they_mount(pod):
     }
     assert container["resources"]["requests"] == container["resources"]["limits"]
     mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
-    assert set(mounts) == set(volumes)
+    assert set(mounts) - {"data"} <= set(volumes)
     assert mounts["tmp"] == "/tmp"
+
+
+@pytest.mark.parametrize("pod", OURS)
+def test_what_a_pod_writes_has_a_place(pod):
+    (container,) = PODS[pod]["containers"]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     writable = [one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")]
-    env = {one["name"]: one["value"] for one in container["env"]}
     assert env["HOME"] in writable
-    assert all(any(value.startswith(place) for place in mounts.values()) for value in env.values())
-    if pod != "scheduler":
+    for name in ("PREFECT_HOME", "TERRAMOSAIC_HOME", "HF_HUB_CACHE", "DASK_TEMPORARY_DIRECTORY"):
+        assert name not in env or env[name].startswith(tuple(mounts.values()))
+    if pod in {"dask", "gpu", "worker"}:
         assert mounts["products"] == "/products"
         assert env["TERRAMOSAIC_HOME"] == mounts["weights"]
     if "readinessProbe" in container:
         probe = container["readinessProbe"]["httpGet"]
-        assert probe["path"] == "/health"
+        assert probe["path"] in {"/health", "/api/health"}
         assert probe["port"] in {one["name"] for one in container["ports"]}
 
 
-def test_images_are_of_this_version_and_variables_are_read():
-    version = importlib.metadata.version("terramosaic")
-    images = {one["containers"][0]["image"] for one in PODS.values()}
-    assert images == {f"terramosaic:{version}", f"terramosaic:{version}-cuda"}
-    code = "".join(
-        path.read_text() for name in ("model", "flows") for path in (ROOT / name).rglob("*.py")
-    )
-    told = {one["name"] for spec in PODS.values() for one in spec["containers"][0]["env"]}
-    for name in told - {"HOME", "DASK_TEMPORARY_DIRECTORY", "PREFECT_HOME"}:
-        assert name in code, name
-    readme = (ROOT / "deploy" / "README.md").read_text()
-    for path in FOLDER.glob("*.yaml"):
-        assert path.name in readme
+def test_the_autoscaler_grows_as_far_as_the_job_asks():
+    job = yaml.safe_load((FOLDER / "jobs" / "jutland.yaml").read_text())
+    assert job["execution"]["workers"]["max"] == _named("DaskAutoscaler")[0]["spec"]["maximum"]
 
 
 def _args(pod, **names):
