@@ -23,15 +23,15 @@ SECRET = "operator:correct-horse"
 MARK = "TERRAMOSAIC_TEST_WORLD"
 """Names, in the environment of every process here, the world that it belongs to."""
 
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+
 SERVER = {
     "PREFECT_SERVER_API_AUTH_STRING": SECRET,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     # ^ neither is asked for, and both take seconds
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-        "prefect.server.concurrency.lease_storage.filesystem"
-    ),
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
     # ^ in memory, where they are by default, a killed server leaves every slot taken for ever
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
@@ -72,6 +72,11 @@ class Orchestra:
         self.scheduler = ""
         """Address of dask's scheduler."""
 
+    @property
+    def workers(self) -> list[str]:
+        """Return the names of dask's workers."""
+        return [name for name in self.processes if name.startswith("dask-")]
+
     def add(self, name: str, command: Sequence[object], **how: object) -> Process:
         """Declare a process of the test's own Python."""
         how.setdefault("environment", self.environment)
@@ -88,8 +93,30 @@ class Orchestra:
             self.processes[name].wait()
 
     def kill(self, name: str) -> None:
-        """End a process at once, and only it: what it has started is left to find out."""
+        """End a process at once, and only it: what it has started is left to find out.
+
+        The workers of a scheduler that is gone end by themselves, which is waited for.
+        """
         self.processes[name].kill()
+        if name == "scheduler":
+            for worker in self.workers:
+                self.processes[worker].gone()
+
+    def revive(self) -> None:
+        """Start what is no longer alive, as whoever supervises processes does."""
+        for name, process in self.processes.items():
+            if not process.alive:
+                self.start(name)
+
+    def listening(self) -> dict[str, set[str]]:
+        """Return the addresses that each process of this world takes connections on."""
+        found: dict[str, set[str]] = {}
+        for one in self.belonging():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for line in one.net_connections(kind="inet"):
+                    if line.status == psutil.CONN_LISTEN:
+                        found.setdefault(" ".join(one.cmdline()[1:4]), set()).add(line.laddr.ip)
+        return found
 
     def belonging(self) -> list[psutil.Process]:
         """Return every living process of this world, also those that no longer have a parent."""
@@ -144,7 +171,7 @@ def serve(
         if postgresql:
             world.start("database")
         world.start("server", *(["scheduler"] if dask else []))
-        world.start("worker", *(name for name in world.processes if name.startswith("dask-")))
+        world.start("worker", *world.workers)
         yield world
 
 
@@ -186,7 +213,8 @@ def _declare(world: Orchestra, port: int, *, dask: int, postgresql: bool) -> Non
 def _declare_dask(world: Orchestra, workers: int) -> None:
     at = free_port()
     world.scheduler = f"tcp://127.0.0.1:{at}"
-    here = ["--host", "127.0.0.1", "--no-dashboard"]
+    here = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    # ^ without a dashboard they answer by HTTP all the same, and by default to anybody
     world.add(
         "scheduler",
         ["distributed.cli.dask_scheduler", *here, "--port", at, "--no-show"],

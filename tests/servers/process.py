@@ -87,6 +87,11 @@ class Process:
             time.sleep(0.05)
         return self
 
+    def gone(self) -> None:
+        """Wait until it has ended by itself."""
+        if self._child is not None:
+            self._child.wait(PATIENCE)
+
     def kill(self) -> None:
         """End it at once, as the kernel does when memory runs out; its children stay."""
         assert self._child is not None, f"{self.name} is not running"
