@@ -22,6 +22,11 @@ from flows.models import models
 PATH = click.Path(path_type=Path)
 
 
+PERIOD = click.option(
+    "--period", metavar="PERIOD", help="Another one than the job's: 2024-05, or latest."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the process is left to the caller."""
     try:
@@ -116,13 +121,14 @@ def demo(
     metavar="FILE",
     help="Write a page (HTML) with the tables and a picture of the coverage by date.",
 )
-def search(console: Console, job: Path, report: Path | None) -> int:
+@PERIOD
+def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
     """List the scenes of a job, what they cover, and what is left out and why."""
     loaded = _load(job)
     from flows import product, summary
 
     return console.show(
-        lambda watch: product.search(loaded, watch, report),
+        lambda watch: product.search(loaded, watch, report, period),
         summary.search,
         lambda result: DONE if result["used"] else NOTHING,
     )
@@ -131,19 +137,20 @@ def search(console: Console, job: Path, report: Path | None) -> int:
 @verb(command, "plan")
 @click.argument("job", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Where the plan is written.")
-def plan(console: Console, job: Path, output: Path | None) -> int:
+@PERIOD
+def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
     """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
     loaded = _load(job)
     from flows import product, summary
 
-    return console.show(lambda watch: product.plan(loaded, watch, output), summary.plan)
+    return console.show(lambda watch: product.plan(loaded, watch, output, period), summary.plan)
 
 
 @verb(command, "run")
 @click.argument("job", type=PATH, metavar="JOB|PLAN")
 @click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N", help="Refuse above this.")
-@click.option("--period", metavar="PERIOD", help="Another one than the job's: 2024-05, or latest.")
+@PERIOD
 def run(
     console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
 ) -> int:

@@ -53,12 +53,26 @@ def frozen(path: Path, period: str | None = None) -> Plan:
         if period is not None:
             raise Wrong(f"{path} is a plan, and has its period. Give the job, or no --period.")
         return Plan.read(path)
-    job = jobs.load(path)
+    return planning.freeze(over(jobs.load(path), period, watch.progress()), watch.progress())
+
+
+def over(job: Job, period: str | None, progress: Progress) -> Job:
+    """Return a job over a period: another one than its own, or the latest that is complete.
+
+    Args:
+        job: the job.
+        period: as a job writes it, or ``latest``; None = the job's own.
+        progress: who is told how far it has come.
+
+    Raises:
+        Wrong: the period cannot be read.
+        NothingFound: no period is complete.
+    """
     if period is not None and period != jobs.LATEST:
-        job = job.over(periods.parse(period))
-    elif period is not None or job.period is None:
-        job = job.over(series.latest(job, watch.progress()))
-    return planning.freeze(job, watch.progress())
+        return job.over(periods.parse(period))
+    if period is not None or job.period is None:
+        return job.over(series.latest(job, progress))
+    return job
 
 
 def settle(plan: Plan) -> Path:
@@ -293,14 +307,18 @@ def _where(item: str | None, path: Path) -> str | None:
     return str(path) if item and path.exists() else None
 
 
-def search(job: Job, progress: Progress, report: Path | None = None) -> dict[str, Any]:
+def search(
+    job: Job, progress: Progress, report: Path | None = None, period: str | None = None
+) -> dict[str, Any]:
     """Return the scenes of a job, used and refused, and what they cover on which day.
 
     Args:
         job: the job.
         progress: who is told how far it has come.
         report: where a page with tables and picture is written, if anywhere.
+        period: another one than the job's, or ``latest``.
     """
+    job = over(job, period, progress)
     progress.stage("search")
     answer = planning.ask(job, context_m=0.0, prove=False)
     selection = answer.selection
@@ -359,8 +377,11 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> dict[str
     }
 
 
-def plan(job: Job, progress: Progress, output: Path | None) -> dict[str, Any]:
-    """Freeze a job and say what running it would take."""
+def plan(
+    job: Job, progress: Progress, output: Path | None, period: str | None = None
+) -> dict[str, Any]:
+    """Freeze a job over a period, by default its own, and say what running it would take."""
+    job = over(job, period, progress)
     progress.stage("plan")
     ready = planning.freeze(job, progress)
     folder = planning.folder(ready) / ready.short

@@ -175,13 +175,16 @@ def seen(home: Path) -> Rates:
     )
 
 
-MOST_RUNS = 24
+MOST_RUNS = 6
 """Plans of a product that are compared at most: the latest periods."""
+
+MOST_TILES = 256
+"""Receipts of each, evenly spread: a plan may have a hundred thousand."""
 
 
 def _compared(path: Path) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield kind, and (actual, by the table) of all tiles of a run together."""
-    proofs = {one.tile: one for one in receipt.all_in(path.parent)}
+    proofs = {one.tile: one for one in receipt.all_in(path.parent, most=MOST_TILES)}
     if not proofs:
         return
     try:
