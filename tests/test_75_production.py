@@ -148,6 +148,17 @@ def test_who_has_no_password_sees_nothing(world):
         assert requests.post(f"{world.api.url}{path}", json={}, timeout=10).status_code == 401
 
 
+def test_no_process_listens_beyond_this_machine(world):
+    listening = [
+        (process.name(), one.laddr.ip)
+        for process in world.belonging()
+        for one in process.net_connections("inet")
+        if one.status == "LISTEN"
+    ]
+    assert len(listening) >= 5
+    assert {address for _, address in listening} == {"127.0.0.1"}
+
+
 def test_a_schedule_makes_what_is_due_and_then_nothing(world, deployed):
     path, _ = deployed
     _schedule(world, "land_cover/demo-region", "resume")
