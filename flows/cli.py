@@ -16,7 +16,18 @@ import click
 
 from catalogs import errors
 from flows import console
-from flows.console import DONE, FAILED, NOTHING, Console, Judge, Result, interrupted, misused, verb
+from flows.console import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOTHING,
+    Console,
+    Judge,
+    Result,
+    interrupted,
+    misused,
+    verb,
+)
 from flows.models import models
 
 PATH = click.Path(path_type=Path)
@@ -41,6 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # ^ `| head` has gone; Python would complain once more when it flushes at exit
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+def entry() -> int:
+    """Run this process's command line; one that is interrupted ends soon, whatever it waits for.
+
+    A thread that reads from a silent server would keep the process for half a minute.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        console.end_within(GRACE)
+    return code
+
+
+GRACE = 10.0
+"""Seconds that threads of an interrupted command may take to end by themselves."""
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -337,4 +363,4 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

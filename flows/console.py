@@ -13,6 +13,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -110,6 +112,19 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end_within(seconds: float) -> None:
+    """End this process some seconds from now, if it has not ended by then.
+
+    Nothing is lost: what has no receipt is not done, and no file has its name before it is whole.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 def interrupted() -> int:

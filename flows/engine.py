@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,7 +186,7 @@ def run(
     gpu: str | None = None,
     make: Make = finish,
     seen: Callable[[crew.Crew], None] = lambda _: None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Make tiles, and tell of each as it ends; one that fails does not stop the others.
 
     Args:

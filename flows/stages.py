@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,26 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     failed = []
     counted = metrics.of(path)
     counted.begin(len(plan.tiles), len(done))
-    for outcome in engine.run(
+    made = engine.run(
         path,
         todo,
         engine=execution["engine"],
         workers=execution["workers"],
         gpu=engine.gpu(plan),
         seen=counted.crew,
-    ):
-        counted.tile(outcome)
-        _say(outcome)
-        watch.progress().advance(1, outcome.tile)
-        if outcome.reason is not None:
-            failed.append({"tile": outcome.tile, "reason": outcome.reason})
-        for name, count in outcome.traffic.items():
-            traffic[name] += count
-        for name, value in outcome.seconds.items():
-            seconds[name] = round(seconds.get(name, 0.0) + value, 3)
+    )
+    with closing(made):
+        # ^ else the tiles in hand went on until whatever ended this was forgotten
+        for outcome in made:
+            counted.tile(outcome)
+            _say(outcome)
+            watch.progress().advance(1, outcome.tile)
+            if outcome.reason is not None:
+                failed.append({"tile": outcome.tile, "reason": outcome.reason})
+            for name, count in outcome.traffic.items():
+                traffic[name] += count
+            for name, value in outcome.seconds.items():
+                seconds[name] = round(seconds.get(name, 0.0) + value, 3)
     return {
         "total": len(plan.tiles),
         "done": len(todo) - len(failed),

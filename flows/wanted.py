@@ -24,9 +24,11 @@ def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
 
     def unwanted() -> bool:
         task = worker.state.tasks.get(key)
-        return task is None or task.state in GIVEN_UP
+        gone = task is None or task.state in GIVEN_UP
         # ^ a scheduler whose client has gone releases what that one had asked for, and tells the
         #   workers; a thread that runs cannot be ended from outside
+        return gone or worker.batched_stream.closed()
+        # ^ where the scheduler itself has gone, nobody can be told the result any more
 
     with halt.when(unwanted):
         return work(*arguments)

@@ -75,8 +75,9 @@ def load(file: Path) -> Receipt | None:
 
 def all_in(folder: Path, *, most: int | None = None) -> Iterator[Receipt]:
     """Return the receipts in a plan's folder that can be read: all, or about so many of them."""
-    found = sorted((folder / FOLDER).glob("*.json"))
-    for path in found[:: -(-len(found) // most) or 1] if most else found:
+    paths = sorted((folder / FOLDER).glob("*.json"))
+    step = -(-len(paths) // most) or 1 if most else 1
+    for path in paths[::step]:
         found = load(path)
         if found is not None:
             yield found
