@@ -18,11 +18,7 @@ server.prepare()
 
 from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
-from prefect.client.schemas.objects import (  # noqa: E402
-    ConcurrencyLimitConfig,
-    ConcurrencyLimitStrategy,
-    StateType,
-)
+from prefect.client.schemas.objects import StateType  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.events.actions import ChangeFlowRunState  # noqa: E402
 from prefect.events.schemas.automations import (  # noqa: E402
@@ -53,6 +49,10 @@ SILENT = 3 * HEARTBEAT
 """Seconds of silence after which a flow run counts as crashed."""
 
 CRASHES = "terramosaic: flow runs without a sign of life have crashed"
+NEVER_BEGUN = "terramosaic: flow runs that never began have crashed"
+
+BEGINNING = 600
+"""Seconds that a worker may take to start a run."""
 
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
@@ -126,10 +126,9 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
     common: dict[str, Any] = {
         "work_pool_name": pool,
         "entrypoint_type": EntrypointType.MODULE_PATH,
-        "concurrency_limit": ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-        ),
-        # ^ two runs of one job would wait for each other's lock anyway
+        # ^ no limit of runs: where its lease cannot be renewed, because the server is away for some
+        #   minutes, Prefect ends a run that is well. A second run of a job leaves alone what the
+        #   first one is at (pipeline.lock)
         "job_variables": {
             "env": ENVIRONMENT | _passed_on(),
             "working_dir": str(path.parent),
@@ -190,26 +189,42 @@ def _pool(client: SyncPrefectClient, name: str) -> None:
 
 def _crash_detection(client: SyncPrefectClient) -> None:
     """Have the server call crashed what no longer gives a sign of life, its process being gone."""
-    if client.read_automations_by_name(CRASHES):
+    ends = ("Completed", "Failed", "Cancelled", "Crashed")
+    later = ("Running", "Cancelling", "AwaitingConcurrencySlot", "Scheduled", "heartbeat")
+    _watch(client, CRASHES, after=("heartbeat",), expect=("heartbeat", *ends), within=SILENT)
+    _watch(
+        client,
+        NEVER_BEGUN,
+        after=("Pending", "Submitting"),
+        expect=(*later, *ends),
+        within=BEGINNING,
+    )
+    # ^ a worker that dies while it starts a run leaves it pending, without any heartbeat yet
+
+
+def _watch(
+    client: SyncPrefectClient,
+    name: str,
+    *,
+    after: Sequence[str],
+    expect: Sequence[str],
+    within: int,
+) -> None:
+    """Have runs called crashed of which, after some events, none of others is heard in time."""
+    if client.read_automations_by_name(name):
         return
     client.create_automation(
         AutomationCore(
-            name=CRASHES,
-            description="A run whose process or machine died is begun again by the next one.",
+            name=name,
+            description="What such a run has finished is kept; the next one goes on from there.",
             trigger=EventTrigger(
-                after={"prefect.flow-run.heartbeat"},
-                expect={
-                    "prefect.flow-run.heartbeat",
-                    "prefect.flow-run.Completed",
-                    "prefect.flow-run.Failed",
-                    "prefect.flow-run.Cancelled",
-                    "prefect.flow-run.Crashed",
-                },
+                after={f"prefect.flow-run.{one}" for one in after},
+                expect={f"prefect.flow-run.{one}" for one in expect},
                 match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
-                within=dt.timedelta(seconds=SILENT),
+                within=dt.timedelta(seconds=within),
             ),
             actions=[
                 ChangeFlowRunState(

@@ -25,6 +25,7 @@ from flows.progress import Progress
 from flows.rhythm import MOST_PERIODS
 from pipeline import halt, receipt
 from pipeline.halt import Halted
+from pipeline.lock import Busy
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +221,9 @@ def _attempted(entry: Entry, one: Make) -> Entry:
         result = one(entry.period)
     except NothingFound as error:
         return replace(entry, status=GAP, reason=str(error))
+    except Busy as error:
+        return replace(entry, status=WAITING, reason=str(error))
+        # ^ as where a schedule fires again while its last run is still at it
     except Halted:
         raise
     except Exception as error:

@@ -13,12 +13,16 @@ from catalogs.errors import TerramosaicError
 NAME = ".lock"
 
 
+class Busy(TerramosaicError):
+    """Another run is at work in the folder."""
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold the folder for the length of a block; the kernel lets go when the process dies.
 
     Raises:
-        TerramosaicError: another run holds it.
+        Busy: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
@@ -27,7 +31,7 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(handle, 64, 0).decode() or "unknown"
-            raise TerramosaicError(
+            raise Busy(
                 f"Another run (process {holder}) is at work in {folder}. Wait for it, or stop it "
                 "and run the same command again: what it finished is kept."
             ) from None

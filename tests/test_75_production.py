@@ -137,11 +137,11 @@ def test_a_job_is_deployed_with_words_for_each_parameter(world, deployed):
     order = world.api.deployment("backfill/demo-region")["parameter_openapi_schema"]
     assert order["properties"]["order"]["enum"] == ["oldest", "newest"]
     assert world.api("GET", "/v2/concurrency_limits/terramosaic-gpu")["limit"] == 1
-    (watcher,) = world.api("POST", "/automations/filter", {})
-    assert watcher["trigger"]["posture"] == "Proactive"
+    watchers = world.api("POST", "/automations/filter", {})
+    assert [one["trigger"]["posture"] for one in watchers] == ["Proactive"] * 2
     again = json.loads(_command(world, "deploy", deployed[0], "--paused", "--json").stdout)
     assert again == told
-    assert len(world.api("POST", "/automations/filter", {})) == 1
+    assert len(world.api("POST", "/automations/filter", {})) == 2
 
 
 def test_who_has_no_password_sees_nothing(world):
