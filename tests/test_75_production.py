@@ -254,9 +254,7 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, dep
     finished = _receipts(path)
     if victim != "flow":
         time.sleep(2)
-        world.start(victim)
-    if victim == "scheduler":
-        _restart_workers(world)
+        world.revive()
     eventually(
         lambda: world.flow(run) is None or world.api.flow_run(run)["state_type"] in TERMINAL,
         seconds=400,
@@ -268,14 +266,6 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, dep
     assert finished.items() <= _receipts(path).items()
     # ^ nothing that was finished was made again
     assert product.verify(path.parent / "out" / path.stem, Silence())["ok"]
-
-
-def _restart_workers(world):
-    """Do what whoever supervises dask's workers does: they end with their scheduler."""
-    for name in ("dask-1", "dask-2"):
-        one = world.processes[name]
-        eventually(lambda one=one: not one.alive, seconds=90)
-        world.start(name)
 
 
 def test_a_run_without_a_sign_of_life_has_crashed(world, written, deployed):

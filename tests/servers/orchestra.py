@@ -108,16 +108,6 @@ class Orchestra:
             if not process.alive:
                 self.start(name)
 
-    def listening(self) -> dict[str, set[str]]:
-        """Return the addresses that each process of this world takes connections on."""
-        found: dict[str, set[str]] = {}
-        for one in self.belonging():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for line in one.net_connections(kind="inet"):
-                    if line.status == psutil.CONN_LISTEN:
-                        found.setdefault(" ".join(one.cmdline()[1:4]), set()).add(line.laddr.ip)
-        return found
-
     def belonging(self) -> list[psutil.Process]:
         """Return every living process of this world, also those that no longer have a parent."""
         return [one for one in psutil.process_iter() if _mark(one) == self.environment[MARK]]
