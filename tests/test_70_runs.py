@@ -484,5 +484,6 @@ def test_prefect_can_serve_the_flow():
     assert deployment.entrypoint.endswith("land_cover.py:land_cover")
     assert set(deployment._parameter_openapi_schema.model_dump()["properties"]) == {
         "job",
+        "period",
         "allow_partial",
     }
