@@ -218,8 +218,9 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
     assert f"127.0.0.1:{port}" in warning.getMessage()
 
 
-def test_a_file_says_what_the_json_says(frozen, folder, caplog):
+def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
     caplog.set_level("INFO", "flows.stages")
+    monkeypatch.setattr(metrics, "EVERY", 3600.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     during = []
     result = _run(frozen, lambda: during.append(page.read_text()))
