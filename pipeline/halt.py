@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -79,13 +80,9 @@ def result(future: Future[_T]) -> _T:
     Raises:
         Halted: the work is no longer wanted.
     """
-    while True:
-        try:
-            return future.result(STEP)
-        except TimeoutError:
-            if future.done():
-                raise
-            look()
+    while not futures.wait([future], STEP).done:
+        look()
+    return future.result()
 
 
 @contextmanager
