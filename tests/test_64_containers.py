@@ -1,4 +1,4 @@
-"""Images, compose, units and examples: what they may do, whom they let in, and words that exist."""
+"""Images, compose, units, secrets and example jobs: small, pinned, locked up, and true."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +13,11 @@ from pathlib import Path
 import check_jsonschema
 import jsonschema
 import pytest
-import yaml
 
 from flows import job as jobs
+from tests.manifests import COMPOSE, DEPLOY, IMAGES, JOBS, KUBERNETES, PODS, ROOT, SERVICES, UNITS
 
-ROOT = Path(__file__).parents[1]
-DEPLOY = ROOT / "deploy"
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-SERVICES = COMPOSE["services"]
-IMAGES = sorted(DEPLOY.glob("Dockerfile*"))
-UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-JOBS = [*sorted((DEPLOY / "jobs").glob("*.yaml")), *(DEPLOY / "kubernetes" / "jobs").glob("*.yaml")]
+HADOLINT = Path(sys.executable).with_name("hadolint")
 VERSION = importlib.metadata.version("terramosaic")
 
 
@@ -66,6 +59,54 @@ def test_an_image_is_small_pinned_and_nobody_special(path):
     assert f'version="{VERSION}' in label
 
 
+def _linted(text):
+    """Return what hadolint says of a Dockerfile."""
+    done = subprocess.run(
+        [HADOLINT, "--no-color", "--failure-threshold", "style", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode == 0) == (not done.stdout), done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_hadolint_has_nothing_to_say(path):
+    assert _linted(path.read_text()) == ""
+
+
+def test_hadolint_speaks_where_there_is_something_to_say():
+    assert "DL3006" in _linted("FROM python\nUSER 1:1\n")
+
+
+def test_the_images_differ_in_torch_and_cuda_alone():
+    one, other = ([f"{word} {rest}" for word, rest in _instructions(path)] for path in IMAGES)
+    assert len(one) == len(other)
+    differing = [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
+    assert {first.split()[0] for first, _ in differing} == {"ARG", "RUN", "LABEL", "ENV"}
+    for first, second in differing:
+        assert re.search(r"TORCH_INDEX|dask-cuda|title|NVIDIA", second), (first, second)
+
+
+def test_new_volumes_belong_to_the_user_of_the_images():
+    """A volume that is new takes its owner from the folder of the image that it covers."""
+    covered = {
+        volume.split(":")[1]
+        for service in SERVICES.values()
+        if service["image"].startswith("terramosaic")
+        for volume in service.get("volumes", ())
+        if volume.partition(":")[0] in COMPOSE["volumes"]
+    }
+    assert len(covered) == 4
+    for path in IMAGES:
+        (line,) = [rest for word, rest in _instructions(path) if "install -d" in rest]
+        owned = line.partition("install -d -o 10001 -g 10001 ")[2].split()
+        assert set(owned) == covered
+
+
 def test_what_is_sent_to_the_builder_is_what_the_images_copy():
     kept = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
@@ -98,111 +139,78 @@ def test_a_service_is_locked_up(name):
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
     assert re.fullmatch(r".+:[^:]*\d[^:]*", service["image"])
     assert "mem_limit" in service
+    assert service["init"] is True
+    assert service["restart"] == "unless-stopped"
+    assert service["logging"] == {"driver": "local"}
+    waited = {one for one in service.get("depends_on", ()) if "healthcheck" not in SERVICES[one]}
+    assert not waited
     for volume in service.get("volumes", ()):
         source = volume.partition(":")[0]
         assert source in COMPOSE["volumes"] or (DEPLOY / source).is_dir()
+    for network in service["networks"]:
+        assert network in COMPOSE["networks"]
     for key, value in service.get("environment", {}).items():
         if re.search(r"PASSWORD|AUTH_STRING|CONNECTION_URL", key):
             assert re.search(r"\$\{\w+:\?", value), key
             # ^ no default: who has not written it is told so
 
 
-def test_secrets_have_an_example_and_are_not_committed():
+def _made(folder, example, secrets):
+    """Make a file of secrets of its example, as the page says; return its lines."""
+    (line,) = re.findall(rf"^(sed .* {re.escape(example.name)} > \S+)$", README, re.MULTILINE)
+    (folder / example.name).write_text(example.read_text())
+    fake = folder / "openssl"
+    fake.write_text("#!/bin/sh\n[ $1 = rand ] && echo 5ec2e75ec2e7\n")
+    fake.chmod(0o755)
+    path = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", line], cwd=folder, env=os.environ | path, check=True, timeout=60)
+    text = (folder / secrets).read_text()
+    return dict(one.split("=", 1) for one in text.splitlines() if one[0] != "#")
+
+
+README = (DEPLOY / "README.md").read_text()
+
+
+def test_secrets_of_compose_are_made_as_the_page_says(tmp_path):
     text = (DEPLOY / "compose.yaml").read_text()
-    asked = set(re.findall(r"\$\{(\w+):\?", text))
-    example = (DEPLOY / "compose.example.env").read_text()
-    assert asked == set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
+    example = DEPLOY / "compose.example.env"
+    asked = set(re.findall(r"\$\{(\w+):\?", text)) - {"AWS_SECRET_ACCESS_KEY"}
+    assert asked == set(re.findall(r"^(\w+)=$", example.read_text(), re.MULTILINE))
+    # ^ copied as it is, compose refuses it
+    made = _made(tmp_path, example, ".env")
+    assert made["PREFECT_AUTH"] == "operator:5ec2e75ec2e7"
+    assert made["POSTGRES_PASSWORD"] == "5ec2e75ec2e7"
+    assert set(made) - asked == set(re.findall(r"\$\{(\w+):-", text))
+
+
+def test_the_secret_of_the_store_is_made_as_the_page_says(tmp_path):
+    made = _made(tmp_path, DEPLOY / "store.example.env", "store.env")
+    assert made["AWS_SECRET_ACCESS_KEY"] == "5ec2e75ec2e7"
+    host, port = made["AWS_S3_ENDPOINT"].split(":")
+    assert any(one.endswith(f":{port}") for one in SERVICES[host]["ports"])
+    assert SERVICES[host]["env_file"] == ["store.env"]
+    for name in ("worker", "gpu", "cpu"):
+        assert SERVICES[name]["env_file"] == [{"path": "store.env", "required": False}]
+
+
+def test_secrets_of_kubernetes_are_made_as_the_page_says(tmp_path):
+    made = _made(tmp_path, KUBERNETES / "secrets.example.env", "secrets.env")
+    assert made["auth"] == "operator:5ec2e75ec2e7"
+    assert f"prefect:{made['database-password']}@" in made["database-url"]
+    wanted = {
+        one["valueFrom"]["secretKeyRef"]["key"]
+        for pod in PODS.values()
+        for one in pod.spec["containers"][0]["env"]
+        if "valueFrom" in one
+    }
+    assert wanted == set(made)
+
+
+def test_secrets_are_not_committed_and_are_for_their_owner_alone():
     ignored = (ROOT / ".gitignore").read_text().split()
-    assert {"deploy/.env", "deploy/s3.json", "deploy/kubernetes/secrets.env"} <= set(ignored)
-
-
-def _commands():
-    """Yield (where, words) of every command that a configuration starts."""
-    for name, service in SERVICES.items():
-        if "command" in service and service["image"].startswith("terramosaic"):
-            yield f"compose {name}", service["command"]
-    for path in UNITS:
-        (line,) = re.findall(r"^ExecStart=(.+)$", path.read_text(), re.MULTILINE)
-        words = shlex.split(line)
-        yield path.name, [Path(words[0]).name, *words[1:]]
-    for path in (DEPLOY / "kubernetes").rglob("*.yaml"):
-        for words in re.findall(r"args: (\[.+\])", path.read_text()):
-            yield path.name, [str(word) for word in yaml.safe_load(words)]
-    for path in (ROOT / "docs" / "operate.md", DEPLOY / "README.md", ROOT / "README.md"):
-        for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                if words and words[0] in {"terramosaic", "prefect", "dask"}:
-                    yield path.name, words
-
-
-COMMANDS = list(_commands())
-
-
-@pytest.mark.parametrize(("where", "words"), COMMANDS, ids=lambda one: str(one)[:40])
-def test_a_command_has_the_options_that_it_is_given(where, words):
-    """Ask each program for help on the verb, and look for every option in it."""
-    options = [word.partition("=")[0] for word in words if re.match(r"-+[a-zA-Z]", word)]
-    if not options:
-        return
-    verbs = [word for word in words[1:4] if re.fullmatch(r"[a-z-]+", word) and word[0] != "-"]
-    said = _help(words[0], tuple(verbs))
-    for option in options:
-        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", said), (option, where)
-
-
-_told: dict[tuple[str, tuple[str, ...]], str] = {}
-
-
-def _help(program, verbs):
-    """Return a program's help on the longest verb that it knows."""
-    while True:
-        key = (program, verbs)
-        if key not in _told:
-            module = {"terramosaic": "flows.cli", "prefect": "prefect"}.get(program)
-            if module is None:
-                module = f"distributed.cli.dask_{verbs[0]}"
-            own = [] if program == "dask" else [*verbs]
-            done = subprocess.run(
-                [sys.executable, "-m", module, *own, "--help"],
-                cwd=ROOT,
-                env=os.environ | {"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"},
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            _told[key] = done.stdout if done.returncode == 0 else ""
-        if _told[key] or not verbs:
-            return _told[key]
-        verbs = verbs[:-1]
-
-
-def test_nothing_listens_beyond_loopback_without_a_password():
-    for name, service in SERVICES.items():
-        for port in service.get("ports", ()):
-            assert port.startswith("127.0.0.1:"), name
-        if "server" in service.get("command", ()) and "prefect" in service["command"]:
-            assert "PREFECT_SERVER_API_AUTH_STRING" in service["environment"]
-    published = [name for name, service in SERVICES.items() if "ports" in service]
-    assert published == ["server"]
-    assert COMPOSE["networks"]["cluster"] == {"internal": True}
-    assert COMPOSE["networks"]["records"] == {"internal": True}
-    assert SERVICES["scheduler"]["networks"] == ["cluster"]
-    assert SERVICES["database"]["networks"] == ["records"]
-    for where, words in COMMANDS:
-        host = words[words.index("--host") + 1] if "--host" in words else None
-        if words[:3] == ["prefect", "server", "start"]:
-            assert host in {None, "127.0.0.1"} or where in {"compose server", "prefect.yaml"}, where
-            # ^ of their containers, with a password (above, and below)
-    text = (DEPLOY / "kubernetes" / "prefect.yaml").read_text()
-    assert "PREFECT_SERVER_API_AUTH_STRING" in text
-    for path in (DEPLOY / "kubernetes").rglob("*.yaml"):
-        assert not re.search(
-            r"NodePort|LoadBalancer|hostPort|hostNetwork|kind: Ingress", path.read_text()
-        )
-    for path in UNITS:
-        assert "0.0.0.0" not in path.read_text()
+    for path in ("deploy/.env", "deploy/store.env", "deploy/kubernetes/secrets.env"):
+        assert path in ignored
+        assert f"chmod 600 {Path(path).name}\n" in README
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -211,15 +219,23 @@ def test_a_unit_is_locked_up(path):
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=\n"):
         assert line in text
     assert re.search(r"^User=(?!root)\w+$", text, re.MULTILINE)
-    assert not re.search(r"(?m)^Environment=.*(PASSWORD|AUTH_STRING)", text)
+    (secrets,) = re.findall(r"^EnvironmentFile=(.+)$", text, re.MULTILINE)
+    assert f"install -m 600 /dev/stdin {secrets}" in README
 
 
-def test_leases_of_slots_outlive_a_restart_wherever_a_server_is_configured():
-    kind = "prefect.server.concurrency.lease_storage.filesystem"
-    importlib.import_module(kind)
-    assert SERVICES["server"]["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == kind
-    for path in (DEPLOY / "kubernetes" / "prefect.yaml", UNITS[0], ROOT / "docs" / "operate.md"):
-        assert kind in path.read_text(), path.name
+def test_a_gpu_is_not_hidden_from_the_worker():
+    (worker,) = [path for path in UNITS if "worker" in path.name]
+    assert not re.search(r"(?m)^(PrivateDevices|ProtectClock|DeviceAllow)=", worker.read_text())
+    # ^ ProtectClock brings a list of devices with it, and NVIDIA's are not on it
+
+
+def test_images_are_of_this_version():
+    told = {one["image"] for one in SERVICES.values()}
+    told |= {pod.spec["containers"][0]["image"] for pod in PODS.values()}
+    ours = {one for one in told if one.startswith("terramosaic")}
+    assert ours == {f"terramosaic:{VERSION}", f"terramosaic:{VERSION}-cuda"}
+    assert set(re.findall(r"-t (terramosaic:[\w.-]+)", README)) == ours
+    assert len({one for one in told if one.startswith("postgres")}) == 1
 
 
 def test_versions_with_known_holes_are_not_taken():
@@ -239,20 +255,28 @@ def test_versions_with_known_holes_are_not_taken():
     # ^ docs/dependencies.md
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: f"{path.parents[1].name}-{path.name}")
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_an_example_is_a_job(path):
     job = jobs.load(path)
     assert job.period is None
     assert job.schedule.since is not None
-    assert job.output.path == "/products"
     assert job.geometry.area > 0
+    if KUBERNETES in path.parents:
+        assert job.output.path == "/products"
+        assert job.execution.engine == "tcp://terramosaic-scheduler:8786"
+    else:
+        assert Path(job.output.path) == DEPLOY / "products"
+        # ^ beside the folder of jobs, wherever that lies: /products where it is /jobs
 
 
-def test_prefect_yaml_names_flows_that_are_there():
-    told = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())
-    for one in told["deployments"]:
-        module, _, name = one["entrypoint"].rpartition(".")
-        flow = getattr(importlib.import_module(module), name)
-        assert set(one["parameters"]) <= set(flow.parameters.properties)
-        assert set(flow.parameters.required) <= set(one["parameters"])
-        assert one["work_pool"]["job_variables"]["stream_output"] is False
+def test_a_job_says_how_it_is_spread_over_the_workers_of_compose(tmp_path):
+    text = (DEPLOY / "jobs" / "jutland.yaml").read_text()
+    (line,) = re.findall(r"^# (execution: \{.*\})", text, re.MULTILINE)
+    spread = re.sub(r"(?m)^execution: .*$", line, text).replace(
+        "../regions", str(DEPLOY / "regions")
+    )
+    path = tmp_path / "jutland.yaml"
+    path.write_text(spread)
+    name, port = jobs.load(path).execution.engine.removeprefix("tcp://").split(":")
+    assert SERVICES[name]["command"][:2] == ["dask", "scheduler"]
+    assert port in SERVICES[name]["command"]

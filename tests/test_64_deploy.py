@@ -17,9 +17,8 @@ import pytest
 import yaml
 
 from tests import simulated
+from tests.manifests import FILES, KUBERNETES, PODS, ROOT, named
 
-ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "deploy" / "kubernetes"
 SPECS = {
     "DaskCluster": ({"scheduler", "worker"}, {"idleTimeout"}),
     "DaskWorkerGroup": ({"cluster", "worker"}, set()),
@@ -27,44 +26,16 @@ SPECS = {
 }
 """Keys of a spec that must stand there, and others that may: the operator's own definitions."""
 
-NOT_RESOURCES = {"kustomization.yaml"}
 LATEST = "1.34"
 """Version of Kubernetes whose schemas are asked."""
 
-
-def _files():
-    found = [*FOLDER.glob("*.yaml"), *FOLDER.glob("overlays/*/*.yaml")]
-    return [path for path in sorted(found) if path.name not in NOT_RESOURCES]
-
-
-def _documents():
-    return [one for path in _files() for one in yaml.safe_load_all(path.read_text())]
-
-
-def _named(kind):
-    return [one for one in _documents() if one["kind"] == kind]
-
-
-def _pods():
-    """Yield (name, the pod's spec) of everything that runs."""
-    for one in _named("DaskCluster"):
-        yield "scheduler", one["spec"]["scheduler"]["spec"]
-        yield "dask", one["spec"]["worker"]["spec"]
-    for one in _named("DaskWorkerGroup"):
-        yield "gpu", one["spec"]["worker"]["spec"]
-    for one in [*_named("Deployment"), *_named("StatefulSet")]:
-        name = one["metadata"]["name"].removeprefix("terramosaic-")
-        yield name, one["spec"]["template"]["spec"]
-
-
-PODS = dict(_pods())
 OURS = [name for name in PODS if name != "database"]
 
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_kind_of_dask_has_the_fields_that_the_operator_knows(kind):
     wanted, allowed = SPECS[kind]
-    documents = _named(kind)
+    documents = named(kind)
     assert documents
     for one in documents:
         assert one["apiVersion"] == "kubernetes.dask.org/v1"
@@ -74,19 +45,23 @@ def test_a_kind_of_dask_has_the_fields_that_the_operator_knows(kind):
         if kind == "DaskCluster":
             assert set(one["spec"]["scheduler"]) == {"spec", "service"}
         else:
-            assert one["spec"]["cluster"] == _named("DaskCluster")[0]["metadata"]["name"]
+            assert one["spec"]["cluster"] == named("DaskCluster")[0]["metadata"]["name"]
 
 
-@pytest.mark.parametrize("path", _files(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_document_is_what_kubernetes_takes(path):
     for one in yaml.safe_load_all(path.read_text()):
         if "dask" not in one["apiVersion"]:
             kubernetes_validate.validate(one, LATEST, strict=True)
-            continue
-        for name, spec in _pods():
-            if name in {"scheduler", "dask", "gpu"}:
-                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-                kubernetes_validate.validate(pod, LATEST, strict=True)
+
+
+@pytest.mark.parametrize("name", ["scheduler", "dask", "gpu"])
+def test_what_dask_s_operator_is_given_are_pods(name):
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": PODS[name].spec}
+    kubernetes_validate.validate(pod, LATEST, strict=True)
+    service = named("DaskCluster")[0]["spec"]["scheduler"]["service"]
+    document = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": service}
+    kubernetes_validate.validate(document, LATEST, strict=True)
 
 
 def test_a_wrong_field_is_found():
@@ -96,65 +71,72 @@ def test_a_wrong_field_is_found():
 
 
 def test_the_base_and_the_overlay_name_every_file():
-    base = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    assert sorted(base["resources"]) == [
-        path.name for path in sorted(FOLDER.glob("*.yaml")) if path.name not in NOT_RESOURCES
+    for folder in (KUBERNETES, KUBERNETES / "overlays" / "gpu"):
+        told = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        assert told["namespace"] == "terramosaic"
+        files = [one for one in told["resources"] if one != "../.."]
+        assert sorted(files) == sorted(path.name for path in FILES if path.parent == folder)
+        (config,) = told["configMapGenerator"]
+        assert config["name"] == "terramosaic-jobs"
+        jobs = {one.partition("=")[2] for one in config["files"]}
+        assert jobs == {str(path.relative_to(folder)) for path in (folder / "jobs").iterdir()}
+    (secret,) = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["secretGenerator"]
+    assert secret == {"name": "terramosaic", "envs": ["secrets.env"]}
+
+
+def test_a_name_is_given_once():
+    kinds = {one["kind"] for path in FILES for one in yaml.safe_load_all(path.read_text())}
+    for kind in kinds:
+        names = [one["metadata"]["name"] for one in named(kind)]
+        assert len(names) == len(set(names)), kind
+
+
+def test_a_deployment_selects_its_own_pods_alone():
+    for one in [*named("Deployment"), *named("StatefulSet")]:
+        selector = one["spec"]["selector"]["matchLabels"].items()
+        name = one["metadata"]["name"].removeprefix("terramosaic-")
+        assert [pod for pod in PODS if selector <= PODS[pod].labels.items()] == [name]
+
+
+def test_nodes_are_not_drained_from_under_what_runs():
+    held = [
+        pod
+        for one in named("PodDisruptionBudget")
+        for pod in PODS
+        if one["spec"]["selector"]["matchLabels"].items() <= PODS[pod].labels.items()
     ]
-    overlay = FOLDER / "overlays" / "gpu"
-    named = yaml.safe_load((overlay / "kustomization.yaml").read_text())["resources"]
-    assert all((overlay / one).exists() for one in named)
-    (secret,) = base["secretGenerator"]
-    example = (FOLDER / "secrets.example.env").read_text()
-    keys = {line.partition("=")[0] for line in example.splitlines() if line[0] != "#"}
-    wanted = {
-        one["valueFrom"]["secretKeyRef"]["key"]
-        for spec in PODS.values()
-        for one in spec["containers"][0]["env"]
-        if "valueFrom" in one
-    }
-    assert wanted == keys
-    assert secret["name"] == "terramosaic"
-    (config,) = base["configMapGenerator"]
-    assert all((FOLDER / one.partition("=")[2]).is_file() for one in config["files"])
+    assert sorted(held) == ["gpu-worker", "scheduler", "worker"]
 
 
 def test_services_lead_to_what_listens():
-    (cluster,) = _named("DaskCluster")
+    (cluster,) = named("DaskCluster")
     name, service = cluster["metadata"]["name"], cluster["spec"]["scheduler"]["service"]
     assert service["type"] == "ClusterIP"
     assert service["selector"] == {
         "dask.org/cluster-name": name,
         "dask.org/component": "scheduler",
     }
-    (container,) = PODS["scheduler"]["containers"]
+    (container,) = PODS["scheduler"].spec["containers"]
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert {one["targetPort"]: one["port"] for one in service["ports"]} == ports
-    job = yaml.safe_load((FOLDER / "jobs" / "jutland.yaml").read_text())
+    job = yaml.safe_load((KUBERNETES / "jobs" / "jutland.yaml").read_text())
     assert job["execution"]["engine"] == f"tcp://{name}-scheduler:{ports['tcp-comm']}"
     # ^ the operator names the service so
-    for one in _named("Service"):
+    for one in named("Service"):
         kind = one["metadata"]["name"].removeprefix("terramosaic-")
-        listening = {port["name"] for port in PODS[kind]["containers"][0]["ports"]}
+        listening = {port["name"] for port in PODS[kind].spec["containers"][0]["ports"]}
         assert {port["targetPort"] for port in one["spec"]["ports"]} == listening
-
-
-def test_nobody_is_let_in_but_by_name():
-    policies = {one["metadata"]["name"]: one["spec"] for one in _named("NetworkPolicy")}
-    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    for name, spec in policies.items():
-        for rule in spec.get("ingress", ()):
-            assert rule["from"], name
-            # ^ an empty rule lets everybody in
 
 
 @pytest.mark.parametrize("pod", PODS)
 def test_pods_are_locked_up_and_have_what_they_mount(pod):
-    spec = PODS[pod]
+    spec = PODS[pod].spec
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     volumes = {one["name"]: one for one in spec["volumes"]}
-    claims = {one["metadata"]["name"] for one in _named("PersistentVolumeClaim")}
+    claims = {one["metadata"]["name"] for one in named("PersistentVolumeClaim")}
     for one in volumes.values():
         claim = one.get("persistentVolumeClaim")
         assert claim is None or claim["claimName"] in claims
@@ -172,16 +154,20 @@ def test_pods_are_locked_up_and_have_what_they_mount(pod):
 
 @pytest.mark.parametrize("pod", OURS)
 def test_what_a_pod_writes_has_a_place(pod):
-    (container,) = PODS[pod]["containers"]
+    (container,) = PODS[pod].spec["containers"]
     mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
     env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     writable = [one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")]
     assert env["HOME"] in writable
     for name in ("PREFECT_HOME", "TERRAMOSAIC_HOME", "HF_HUB_CACHE", "DASK_TEMPORARY_DIRECTORY"):
         assert name not in env or env[name].startswith(tuple(mounts.values()))
-    if pod in {"dask", "gpu", "worker"}:
+    if pod in {"dask", "gpu", "worker", "gpu-worker"}:
         assert mounts["products"] == "/products"
         assert env["TERRAMOSAIC_HOME"] == mounts["weights"]
+    if pod in {"gpu", "gpu-worker"}:
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert container["image"].endswith("-cuda")
+        assert PODS[pod].spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     if "readinessProbe" in container:
         probe = container["readinessProbe"]["httpGet"]
         assert probe["path"] in {"/health", "/api/health"}
@@ -189,13 +175,13 @@ def test_what_a_pod_writes_has_a_place(pod):
 
 
 def test_the_autoscaler_grows_as_far_as_the_job_asks():
-    job = yaml.safe_load((FOLDER / "jobs" / "jutland.yaml").read_text())
-    assert job["execution"]["workers"]["max"] == _named("DaskAutoscaler")[0]["spec"]["maximum"]
+    job = yaml.safe_load((KUBERNETES / "jobs" / "jutland.yaml").read_text())
+    assert job["execution"]["workers"]["max"] == named("DaskAutoscaler")[0]["spec"]["maximum"]
 
 
 def _args(pod, **names):
     """Return the command of a pod with ports of this machine."""
-    told = PODS[pod]["containers"][0]["args"]
+    told = PODS[pod].spec["containers"][0]["args"]
     program = str(Path(sys.executable).with_name(told[0]))
     text = "\n".join([program, *told[1:]])
     for name, value in names.items():
