@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -36,6 +36,9 @@ GAP = 2**14
 
 WHOLE = 2**26
 """Bytes of a file that may arrive whole where a server ignores ranges."""
+
+KEPT = 2**23
+"""Bytes of a file's blocks that are kept, at most, for as long as it is read."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -116,6 +119,7 @@ class RangeFile:
         self._version: str | None = None
         self._lock = threading.Lock()
         self._held: list[tuple[int, bytes]] = []
+        self._blocks: dict[int, bytes] = {}
         self._next = 0
 
     def open(self) -> None:
@@ -141,11 +145,14 @@ class RangeFile:
         for first, data in self._held:
             if first <= start and end <= first + len(data):
                 return data[start - first : end - first]
+        if not any(self._gaps(start, end)):
+            return self._cut(start, end)
         ahead = AHEAD if start == self._next else HEAD
         stop = min(max(end, start + ahead), self.size) if count < AHEAD else end
         data = self._ask([(start, stop)])[0]
         self._next = stop
         self._held = [self._held[0], *self._held[-3:], (start, data)]
+        self._keep({start: data})
         return data[: end - start]
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
@@ -157,19 +164,41 @@ class RangeFile:
         wanted = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
         if any(stop > self.size for _, stop in wanted):
             raise Changed(f"is read beyond its end at byte {self.size}")
-        merged: list[tuple[int, int]] = []
-        for start, stop in wanted:
-            if merged and 0 <= start - merged[-1][1] <= GAP:
-                merged[-1] = (merged[-1][0], stop)
-            else:
-                merged.append((start, stop))
-        data = {start: answer for (start, _), answer in zip(merged, self._ask(merged), strict=True)}
-        firsts = sorted(data)
-        found = []
-        for start, stop in wanted:
-            first = max(place for place in firsts if place <= start)
-            found.append(data[first][start - first : stop - first])
+        lacking = _together([gap for one in wanted for gap in self._gaps(*one)])
+        answers = zip(lacking, self._ask(lacking), strict=True)
+        self._blocks |= {start: data for (start, _), data in answers}
+        found = [self._cut(*one) for one in wanted]
+        self._keep({})
         return found
+
+    def _keep(self, fresh: Mapping[int, bytes]) -> None:
+        """Keep bytes by their place, the latest ones."""
+        self._blocks |= fresh
+        held = sum(map(len, self._blocks.values()))
+        while held > KEPT:
+            held -= len(self._blocks.pop(next(iter(self._blocks))))
+
+    def _gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that are not here.
+
+        GDAL forgets a file's blocks with each warped view of it that is closed: one that lies under
+        many blocks of the lattice would come over the network for every one of them.
+        """
+        for first, data in sorted(self._blocks.items()):
+            if start < min(first, stop):
+                yield start, min(first, stop)
+            start = max(start, first + len(data)) if first < stop else stop
+        if start < stop:
+            yield start, stop
+
+    def _cut(self, start: int, stop: int) -> bytes:
+        """Return a range out of what is here."""
+        parts = []
+        for first, data in sorted(self._blocks.items()):
+            if first <= start < min(first + len(data), stop):
+                parts.append(data[start - first : stop - first])
+                start += len(parts[-1])
+        return b"".join(parts)
 
     def _ask(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         waiting = [self._lane.pool.submit(self._range, start, stop) for start, stop in wanted]
@@ -310,3 +339,14 @@ class RangeFile:
         if got != count:
             raise _Fault(f"sends {got} of {count} bytes")
         return b"".join(parts)
+
+
+def _together(wanted: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges, ascending, of which those that lie close to each other are one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in wanted:
+        if merged and 0 <= start - merged[-1][1] <= GAP:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return merged

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import rasterio
+from rasterio import warp
 from rasterio.enums import Resampling
 from rasterio.shutil import copy
 
@@ -280,3 +281,27 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
     assert np.array_equal(found, VALUES)
     assert web.most <= 1 + (fault == "reset")
     # ^ who breaks a connection may still be at it when the next request is there
+
+
+def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypatch):
+    """GDAL forgets what it has read whenever a warped view is closed."""
+    values = np.random.default_rng(3).normal(500, 50, (300, 300)).astype(np.float32)
+    path = worlds.raster(tmp_path / "dem.tif", values, resolution=30.0, epsg=32632)
+    ((left,), (top,)) = warp.transform(
+        "EPSG:32632", f"EPSG:{worlds.EPSG}", [worlds.LEFT + 1500], [worlds.TOP - 1500]
+    )
+    grid = dataclasses.replace(
+        GRID, left=round(left, -1), top=round(top, -1), height=700, width=700
+    )
+    options = {"resampling": Resampling.bilinear, "dtype": "float32", "fill": np.nan}
+    expected = reading.read(str(path), SOURCE, grid, **options)
+    assert np.isfinite(expected).all()
+    sent = []
+    with server.serving(tmp_path) as web:
+        for kept in (ranges.KEPT, 30_000, 0):
+            monkeypatch.setattr(ranges, "KEPT", kept)
+            web.forget()
+            found = _read(web, "dem.tif", grid, **options)
+            assert np.array_equal(found, expected, equal_nan=True)
+            sent.append(web.sent)
+    assert sent[0] < 1.2 * path.stat().st_size < sent[1] < sent[2]
