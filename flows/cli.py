@@ -19,7 +19,6 @@ from flows import console
 from flows.console import (
     DONE,
     FAILED,
-    INTERRUPTED,
     NOTHING,
     Console,
     Judge,
@@ -41,8 +40,7 @@ PERIOD = click.option(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the process is left to the caller."""
     try:
-        with console.ended_by_signals():
-            code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
+        code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
     except click.ClickException as error:
         return misused(error, sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt):
@@ -55,18 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry() -> int:
-    """Run this process's command line; one that is interrupted ends soon, whatever it waits for.
-
-    A thread that reads from a silent server would keep the process for half a minute.
-    """
-    code = main()
-    if code == INTERRUPTED:
-        console.end_within(GRACE)
-    return code
-
-
-GRACE = 10.0
-"""Seconds that threads of an interrupted command may take to end by themselves."""
+    """Run this process's command line; signals end it, and soon, whatever it waits for."""
+    console.listen()
+    return main()
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -32,6 +32,9 @@ ON_A_GPU = 2
 PATIENCE = "30s"
 """How long a scheduler may take to answer at first."""
 
+CLOSING = 10.0
+"""Seconds that the processes of this machine may take to end; dask kills them after five."""
+
 
 @contextmanager
 def gathered(engine: str, workers: Workers, gpu: str | None = None) -> Iterator[Crew]:
@@ -183,10 +186,14 @@ def _local(workers: Workers, gpu: str | None) -> Iterator[Any]:
             f"No {most} workers with a GPU each can be had on this machine ({error}). "
             "Make execution.workers smaller."
         ) from error
-    with cluster:
+    try:
         if most > least:
             cluster.adapt(minimum=least, maximum=most)
         yield cluster
+    finally:
+        with contextlib.suppress(TimeoutError):
+            cluster.close(timeout=CLOSING)
+            # ^ on a busy machine a worker may be slow to die; it does so with this process
 
 
 def _kind(workers: Workers, gpu: str | None) -> tuple[Callable[..., Any], dict[str, Any]]:

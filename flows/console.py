@@ -17,7 +17,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -30,6 +31,9 @@ Result = Mapping[str, Any]
 Work = Callable[["Progress"], Result]
 Say = Callable[[Result], Iterable[str]]
 Judge = Callable[[Result], int]
+
+GRACE = 10.0
+"""Seconds that an interrupted command may take to end by itself."""
 
 DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -99,32 +103,40 @@ class Console:
         return code
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a block as Ctrl-C does: what is finished is kept, and it can be resumed."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
-        # ^ in another thread than the first one, signals are somebody else's
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def listen() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, and let neither take long, whatever it is at.
 
-
-def end_within(seconds: float) -> None:
-    """End this process some seconds from now, if it has not ended by then.
-
-    Nothing is lost: what has no receipt is not done, and no file has its name before it is whole.
+    While a flow runs, Prefect has its own way with SIGTERM, and hands it on afterwards.
     """
+    asked, once = threading.Lock(), [True]
+    asked.acquire()
+    threading.Thread(target=_end, args=(asked,), name="end", daemon=True).start()
 
-    def end() -> None:
-        time.sleep(seconds)
-        os._exit(INTERRUPTED)
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if once:
+            once.clear()
+            asked.release()
+            # ^ an Event would not do: the signal may come while this thread has its lock
+            raise KeyboardInterrupt
+        # ^ whatever is being closed by then is not interrupted again
 
-    threading.Thread(target=end, name="end", daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            # ^ a shell starts what it sends to the background deaf to Ctrl-C
+            signal.signal(number, interrupt)
+
+
+def _end(asked: threading.Lock) -> NoReturn:
+    """End the process some seconds after it was asked to end.
+
+    GDAL cannot be interrupted while it waits for a silent store, or lays out a large COG. Nothing
+    is lost: what has no receipt is not done, and no file has its name before it is whole.
+    """
+    asked.acquire()
+    time.sleep(GRACE)
+    os.write(2, b"ended in the middle of it; run the same command again to resume\n")
+    # ^ not by print: whoever is stuck may have its lock
+    os._exit(INTERRUPTED)
 
 
 def interrupted() -> int:

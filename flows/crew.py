@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
@@ -55,14 +54,10 @@ def span(workers: Workers) -> tuple[int, int]:
 @contextmanager
 def gathered(workers: Workers) -> Iterator[Crew]:
     """Lend threads of this process for the length of a block."""
-    most, over = span(workers)[1], threading.Event()
-    pool = futures.ThreadPoolExecutor(most, thread_name_prefix="tile")
-    try:
-        yield Threads(pool, most, over)
-    finally:
-        over.set()
-        # ^ tiles in hand are given up, where the block was left before they were done
-        pool.shutdown(wait=True, cancel_futures=True)
+    most = span(workers)[1]
+    with halt.Pool(most, "tile") as pool:
+        yield Threads(pool, most)
+        # ^ tiles that are given up are waited for: until then the folder is this run's
 
 
 class Threads:
@@ -70,19 +65,13 @@ class Threads:
 
     processes = 1
 
-    def __init__(
-        self, pool: futures.ThreadPoolExecutor, workers: int, over: threading.Event
-    ) -> None:
-        self._pool, self._over = pool, over
+    def __init__(self, pool: halt.Pool, workers: int) -> None:
+        self._pool = pool
         self.beside = workers
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Hand out one task."""
-        return self._pool.submit(self._attempt, work, *arguments)
-
-    def _attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        with halt.when(self._over.is_set):
-            return work(*arguments)
+        return self._pool.submit(work, *arguments)
 
     def first(self, waiting: Collection[Any]) -> Collection[Any]:
         """Return the futures that are done."""

@@ -263,6 +263,7 @@ def _several(
     began = time.monotonic()
     done: list[Outcome] = []
     for name in names:
+        halt.look()
         done.append(make(plan_path, name, beside, processes))
         if time.monotonic() - began > WORTH:
             break

@@ -8,7 +8,6 @@ import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline import (
     cog,
     collection,
     files,
+    halt,
     layers,
     mosaic,
     picture,
@@ -181,7 +181,7 @@ def _sheet(
             mosaic=sheet.mosaic,
         )
 
-    with ThreadPoolExecutor(LANES, thread_name_prefix="layer") as pool:
+    with halt.Pool(LANES, "layer") as pool:
         yield from pool.map(write, sheet.layers)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 import datetime as dt
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -204,16 +201,9 @@ def make(entries: Sequence[Entry], one: Make, *, at_once: int) -> list[Entry]:
 
     if at_once == 1:
         return [attempt(entry) for entry in entries]
-    over = threading.Event()
-    with ThreadPoolExecutor(at_once, thread_name_prefix="period") as pool, halt.when(over.is_set):
-        told = [pool.submit(contextvars.copy_context().run, attempt, entry) for entry in entries]
-        # ^ whoever watches the run, and Prefect, know by the context what a thread belongs to
-        try:
-            return [future.result() for future in told]
-        except BaseException:
-            over.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with halt.Pool(at_once, "period") as pool:
+        return list(pool.map(attempt, entries))
+        # ^ they take its context with them: who watches the run, and what Prefect knows of it
 
 
 def _attempted(entry: Entry, one: Make) -> Entry:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows import server
+from pipeline import halt
 from pipeline.plan import Plan
 
 server.prepare()
@@ -83,4 +83,4 @@ def _stand_back(slot: str) -> None:
             flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=1
         ):
             log.info("slot=%s is left to a scheduled run", slot)
-            time.sleep(LOOK)
+            halt.sleep(LOOK)

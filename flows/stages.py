@@ -144,7 +144,6 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     if stands is not None:
         return stands | {"seconds": seconds}
     with (
-        halt.at_signals(),
         lock.held(Path(path).parent),
         journal.kept(Path(path).parent),
         metrics.kept(Path(path)) as counted,
@@ -190,6 +189,7 @@ class _Clock:
         self._take, self._seconds = take, seconds
 
     def time(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        halt.look()
         started = time.perf_counter()
         result = self._take(work, *arguments)
         self._seconds[name] = round(time.perf_counter() - started, 3)

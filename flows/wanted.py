@@ -9,9 +9,6 @@ import distributed
 
 from pipeline import halt
 
-GIVEN_UP = ("cancelled", "released", "forgotten")
-"""States of a task that nobody waits for any more, while its thread goes on."""
-
 
 def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
     """Do a task's work, unless it is given up meanwhile.
@@ -20,15 +17,15 @@ def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
         Halted: nobody waits for it any more.
     """
     worker = distributed.get_worker()
-    key = worker.get_current_task()
+    task = worker.state.tasks[worker.get_current_task()]
 
     def unwanted() -> bool:
-        task = worker.state.tasks.get(key)
-        gone = task is None or task.state in GIVEN_UP
-        # ^ a scheduler whose client has gone releases what that one had asked for, and tells the
-        #   workers; a thread that runs cannot be ended from outside
-        return gone or worker.batched_stream.closed()
-        # ^ where the scheduler itself has gone, nobody can be told the result any more
+        return task.state != "executing" or worker.batched_stream.closed()
+        # ^ distributed 2026.7.1: where a client cancels, closes or is killed, the scheduler
+        #   releases what only that one had asked for, and within 50 ms the task is "cancelled" here
+        #   while its thread goes on: nothing can end it from outside. Where a whole machine goes,
+        #   sockets tell after 30 s (distributed.comm.timeouts.tcp). Where the scheduler goes, the
+        #   task stays as it is, but its result can no longer be told
 
     with halt.when(unwanted):
         return work(*arguments)

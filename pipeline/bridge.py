@@ -23,6 +23,8 @@ import rasterio
 from rasterio.abc import MultiByteRangeResourceContainer
 from rasterio.io import MemoryFile
 
+from pipeline import halt
+
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ def run(file: Bytes, ending: str, work: Callable[[str], T]) -> T:
     name = f"{uuid.uuid4().hex}{ending}"
     files.known[name] = watched
     try:
-        result = context.copy().run(work, f"{prefix}/{name}")
+        result = context.copy().run(halt.carried(work), f"{prefix}/{name}")
     except Exception:
         if watched.failure is not None:
             raise watched.failure from None

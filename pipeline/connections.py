@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from catalogs import providers, trust
+
+_T = TypeVar("_T")
 
 
 class _Bare(logging.Filter):
@@ -26,11 +33,57 @@ class _Bare(logging.Filter):
 logging.getLogger("urllib3.connectionpool").addFilter(_Bare())
 
 
+class Threads:
+    """Threads that wait for servers, and that nobody waits for.
+
+    Those of a ``ThreadPoolExecutor`` keep their process alive, and a server that has fallen silent
+    would keep them for half a minute.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        for number in range(count):
+            threading.Thread(
+                target=_serve, args=(self._tasks,), name=f"range_{number}", daemon=True
+            ).start()
+        weakref.finalize(self, _dismiss, self._tasks, count)
+
+    def submit(self, work: Callable[..., _T], *arguments: Any) -> Future[_T]:
+        """Hand out work."""
+        future: Future[_T] = Future()
+        self._tasks.put(functools.partial(_do, future, work, arguments))
+        return future
+
+
+def _serve(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task()
+        del task
+        # ^ it may hold megabytes, and the next one may be long in coming
+
+
+def _do(future: Future[_T], work: Callable[..., _T], arguments: tuple[Any, ...]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work(*arguments))
+    except BaseException as error:  # noqa: BLE001
+        # ^ whoever waits for the result is told
+        future.set_exception(error)
+        del future
+        # ^ it would be held by its own error's traceback
+
+
+def _dismiss(tasks: SimpleQueue[Callable[[], None] | None], count: int) -> None:
+    for _ in range(count):
+        tasks.put(None)
+
+
 class Lane:
     """What all readers of a provider share: connections, and no more threads than connections."""
 
     def __init__(self, connections: int) -> None:
-        self.pool = ThreadPoolExecutor(connections, thread_name_prefix="range")
+        self.pool = Threads(connections)
         self.turns = threading.BoundedSemaphore(connections)
         self.session = requests.Session()
         for scheme in ("https://", "http://"):

@@ -1,23 +1,26 @@
 """Work that is no longer wanted: noticed in between, and given up without a trace.
 
-A tile that is given up has written no receipt, so that the next run makes it.
+A tile that is given up has written no receipt, so that the next run makes it. Whoever works asks,
+between two steps, whether the work is still wanted; what answers follows the work into the threads
+that it is handed to.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.threads import Carrying
 
 _T = TypeVar("_T")
 
-STEP = 0.5
+STEP = 0.25
 """Seconds between two looks while something is waited for."""
 
 
@@ -26,37 +29,17 @@ class Halted(Exception):
 
 
 _unwanted: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
-_leaving = threading.Event()
-# ^ of the whole process: threads that read know no context
 
 
 @contextmanager
 def when(unwanted: Callable[[], bool]) -> Iterator[None]:
-    """Have the work of a block given up as soon as something holds."""
-    token = _unwanted.set(unwanted)
+    """Have the work of a block given up as soon as something holds. Not for generators."""
+    before = _unwanted.get()
+    token = _unwanted.set(lambda: unwanted() or before())
     try:
         yield
     finally:
         _unwanted.reset(token)
-
-
-@contextmanager
-def at_signals() -> Iterator[None]:
-    """Have all that this process waits for given up when a signal ends the block."""
-    _leaving.clear()
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:
-        # ^ KeyboardInterrupt, SystemExit, and what Prefect raises for a cancelled run
-        _leaving.set()
-        raise
-
-
-def leaving() -> bool:
-    """Tell whether this process is about to end."""
-    return _leaving.is_set()
 
 
 def look() -> None:
@@ -65,13 +48,21 @@ def look() -> None:
     Raises:
         Halted: the work is no longer wanted.
     """
-    if leaving() or _unwanted.get()():
+    if _unwanted.get()():
         raise Halted("the run was stopped")
 
 
 def sleep(seconds: float) -> None:
-    """Wait, unless this process is about to end."""
-    _leaving.wait(seconds)
+    """Wait, or give up.
+
+    Raises:
+        Halted: the work is no longer wanted.
+    """
+    end = time.monotonic() + seconds
+    look()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, STEP))
+        look()
 
 
 def result(future: Future[_T]) -> _T:
@@ -85,19 +76,47 @@ def result(future: Future[_T]) -> _T:
     return future.result()
 
 
-@contextmanager
-def pool(threads: int, name: str) -> Iterator[Carrying]:
-    """Lend threads that are waited for at the end, unless the work is given up."""
-    lent = Carrying(threads, thread_name_prefix=name)
-    wait = False
-    try:
-        yield lent
-        wait = True
-    except (Halted, GeneratorExit):
-        raise
-        # ^ what a thread still reads comes to nothing by itself
-    except BaseException:
-        wait = not leaving()
-        raise
-    finally:
-        lent.shutdown(wait=wait, cancel_futures=True)
+def carried(work: Callable[..., _T]) -> Callable[..., _T]:
+    """Return work that is given up wherever it is done when it would be here.
+
+    A thread of a pool, and the context in which GDAL reads, know nothing of who asked them.
+    """
+    unwanted = _unwanted.get()
+
+    def done(*arguments: Any, **named: Any) -> _T:
+        token = _unwanted.set(unwanted)
+        try:
+            return work(*arguments, **named)
+        finally:
+            _unwanted.reset(token)
+
+    return done
+
+
+class Pool(Carrying):
+    """Threads whose work is given up when their lender's is, or when an error ends their block."""
+
+    def __init__(self, threads: int, name: str, *, patient: bool = True) -> None:
+        """Begin no thread yet.
+
+        Args:
+            threads: at most.
+            name: of the threads.
+            patient: whether the end of the block waits for work that is given up.
+        """
+        super().__init__(threads, thread_name_prefix=name)
+        self._over, self._patient = threading.Event(), patient
+
+    def submit(self, work: Callable[..., _T], /, *arguments: Any, **named: Any) -> Future[_T]:
+        """Hand out work."""
+        return super().submit(self._attempt, work, *arguments, **named)
+
+    def _attempt(self, work: Callable[..., _T], /, *arguments: Any, **named: Any) -> _T:
+        with when(self._over.is_set):
+            look()
+            return work(*arguments, **named)
+
+    def __exit__(self, error: type[BaseException] | None, *_more: object) -> None:
+        if error is not None:
+            self._over.set()
+        self.shutdown(wait=self._patient or error is None, cancel_futures=True)

@@ -94,7 +94,7 @@ def blended(
     """
     count = count or Count()
     sums = Sums(placement, lattice, predictor.answers)
-    with halt.pool(lanes, "model") as pool:
+    with halt.Pool(lanes, "model") as pool:
         flying = Flight(pool, predictor, placement, batch, count, average_below, shared)
         for window, answers in flying.over(_used(looks, lattice.window, count)):
             if window.sample:

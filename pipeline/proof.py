@@ -11,7 +11,6 @@ The rates of error measured with these thresholds are in ``docs/radiometry.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -23,7 +22,7 @@ from shapely.geometry import shape
 
 from catalogs.claim import BASELINE_OFFSET
 from catalogs.scene import MASKS, Radiometry, Scene
-from pipeline import reading
+from pipeline import halt, reading
 
 PIXELS = 512
 """Side of the thumbnails that the proof looks at."""
@@ -147,7 +146,7 @@ def of_all(
     scenes: Sequence[Scene], *, threads: int, read: Read = reading.thumbnail
 ) -> list[Verdict]:
     """Look at the pixels of many scenes, some at a time; the verdicts come in their order."""
-    with ThreadPoolExecutor(threads) as pool:
+    with halt.Pool(threads, "proof") as pool:
         return list(pool.map(lambda scene: of(scene, read=read), scenes))
 
 

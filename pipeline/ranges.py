@@ -201,9 +201,11 @@ class RangeFile:
         return b"".join(parts)
 
     def _ask(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
-        waiting = [self._lane.pool.submit(self._range, start, stop) for start, stop in wanted]
+        ask = halt.carried(self._range)
+        waiting = [self._lane.pool.submit(ask, start, stop) for start, stop in wanted]
         try:
-            return [one.result() for one in waiting]
+            return [halt.result(one) for one in waiting]
+            # ^ a server may be silent for half a minute: its thread is left to it
         finally:
             for one in waiting:
                 one.cancel()
@@ -213,6 +215,7 @@ class RangeFile:
         zeros = refusals = faults = 0
         ends = Failed
         while True:
+            halt.look()
             try:
                 data = self._answer(start, stop)
                 if data.lstrip(b"\0"):
@@ -246,8 +249,6 @@ class RangeFile:
             )
             self._traffic.add(retries=1)
             halt.sleep(wait)
-            if halt.leaving():
-                raise Failed(f"{reason}, and the run was stopped")
 
     def _answer(self, start: int, stop: int) -> bytes:
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
@@ -331,6 +332,7 @@ class RangeFile:
         parts: list[bytes] = []
         got = 0
         for part in answer.raw.stream(2**18, decode_content=False):
+            halt.look()
             parts.append(part)
             got += len(part)
             self._traffic.add(received=len(part))

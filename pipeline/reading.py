@@ -25,7 +25,7 @@ from rasterio.windows import Window
 from catalogs import sign, trust
 from catalogs.errors import Unreadable, Wrong
 from catalogs.scene import Scene
-from pipeline import bridge, connections, ranges, warping
+from pipeline import bridge, connections, halt, ranges, warping
 from pipeline.grid import Grid
 from pipeline.ranges import RangeFile
 
@@ -112,6 +112,7 @@ def _persistently(href: str, source: Source, work: Callable[[str], NDArray[Any]]
     attempts = ATTEMPTS if trust.is_remote(href) else 1
     until = time.monotonic() + ranges.PATIENCE.deadline
     for attempt in range(1, attempts + 1):
+        halt.look()
         try:
             return _opened(href, source, work, until=until, again=attempt > 1)
         except (RasterioError, OSError, ranges.Failed) as error:
@@ -128,7 +129,7 @@ def _persistently(href: str, source: Source, work: Callable[[str], NDArray[Any]]
             if "403" in reason:
                 sign.forget(href)
             log.warning("again scene=%s opening=%d reason=%s", source.scene, attempt, reason)
-            time.sleep(pause)
+            halt.sleep(pause)
     raise AssertionError("unreachable")
 
 

@@ -15,7 +15,7 @@ from pyproj import CRS
 from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
-from pipeline import files, layers
+from pipeline import files, halt, layers
 from pipeline.grid import Grid, Tile
 from pipeline.layers import Layer
 from pipeline.plan import Plan
@@ -235,7 +235,9 @@ def read(path: Path, name: str, rows: slice, columns: slice) -> NDArray[Any]:
 
     Raises:
         TerramosaicError: the bytes do not decode, so the store is damaged.
+        Halted: they are no longer wanted.
     """
+    halt.look()
     root = zarr.open_group(path, mode="r")
     try:
         return np.asarray(_array(root, name)[(..., rows, columns)])
@@ -252,7 +254,11 @@ def check(path: Path, tile: Tile, digests: Mapping[str, str]) -> list[tuple[str,
 
     Returns:
         (file, reason) of each layer that is not what was written; empty = all is well.
+
+    Raises:
+        Halted: nobody wants to know any longer.
     """
+    halt.look()
     try:
         root = zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:

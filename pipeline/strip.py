@@ -60,7 +60,7 @@ def see(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> See
     lazy = [_lazy(plan, near, area)]
     lazy += [_lazy(plan, composite.in_step(near, step), area) for step in steps]
     readers = reading.threads(near, threads)
-    with halt.pool(readers, "read") as pool:
+    with halt.Pool(readers, "read", patient=False) as pool:
         (computed,) = dask.base.compute(lazy, scheduler="threads", pool=pool)
         # ^ not by dask.config: it is global, and tiles are made side by side; and threads of our
         #   own, as those of dask do not know for which tile they read
@@ -142,7 +142,8 @@ def _rows_above(area: Grid, scenes: Sequence[Scene]) -> int:
 
 def ahead(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
     """Yield what is read of each part, in order; one part is read ahead, and no more."""
-    with halt.pool(1, "strip") as reader:
+    with halt.Pool(1, "strip", patient=False) as reader:
+        # ^ GDAL may be waiting for a store that has fallen silent
         coming: Future[_U] | None = None
         for part in parts:
             ready = None if coming is None else halt.result(coming)

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import types
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import dask
@@ -87,17 +86,17 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
     """A task that holds tiles back keeps the others waiting at the end."""
     sizes = []
 
-    class Counted(ThreadPoolExecutor):
-        def submit(self, attempt, work, make, plan_path, some, *rest):
+    class Counted(crew.Threads):
+        def submit(self, work, make, plan_path, some, *rest):
             sizes.append(len(some))
-            return super().submit(attempt, work, make, plan_path, some, *rest)
+            return super().submit(work, make, plan_path, some, *rest)
 
     def last(plan_path, name, beside, processes):
         time.sleep(0.3 if int(name[-6:]) < 6 else 0.0)
         return simulated.nothing(plan_path, name, beside, processes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew.futures, "ThreadPoolExecutor", Counted)
+        patch.setattr(crew, "Threads", Counted)
         assert len(_run(path, 4000, make=last)) == 4000
     assert set(sizes[:6]) == {1}
     assert max(sizes) == engine.TOGETHER
