@@ -207,7 +207,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake.write_text(
         "import sys, types, flows\n"
         "module = types.ModuleType('flows.product')\n"
-        "module.search = lambda job, progress, report: {'used': [], 'refused': []}\n"
+        "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
         "sys.modules['flows.product'] = flows.product = module\n"
         "from flows import cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -632,7 +632,7 @@ def test_json_keeps_values_and_drops_nan(
 NOISY = """
 import os, subprocess, sys, types, flows
 module = types.ModuleType("flows.product")
-def search(job, progress, report):
+def search(job, progress, report, period):
     progress.stage("search")
     print("python noise")
     print("more noise", file=sys.__stdout__)
