@@ -9,11 +9,17 @@ from typing import Any
 
 from catalogs.errors import Wrong
 from flows import crew, summary
+from flows.job import Job
 from flows.prices import Prices
 from pipeline import estimate, inherit, receipt
 from pipeline.estimate import Estimate
 from pipeline.grid import Tile
 from pipeline.plan import Plan
+
+UNPRICED = (
+    "--max-cost: the job states no prices, so no cost can be compared. Add, say, "
+    "prices: {currency: EUR, cpu_hour: 0.04, gb_read: 0.01}."
+)
 
 
 def to_make(plan: Plan, folder: Path) -> tuple[list[Tile], int]:
@@ -33,8 +39,20 @@ def need(plan: Plan, folder: Path, tiles: Sequence[Tile]) -> Estimate:
     """Estimate what making tiles takes, by the receipts of the product's earlier runs."""
     workers, cores = _hands(plan)
     return estimate.of(
-        plan, workers=workers, cores=cores, tiles=tiles, rates=estimate.seen(folder.parents[1])
+        plan,
+        workers=workers,
+        cores=cores,
+        on_one=_on_one(plan),
+        tiles=tiles,
+        rates=estimate.seen(folder.parents[1], plan.model),
     )
+
+
+def _on_one(plan: Plan) -> int:
+    """Return how many tiles share a GPU."""
+    execution = plan.job["execution"]
+    threads = execution["engine"] == "threads"
+    return crew.span(execution["workers"])[1] if threads else crew.ON_A_GPU
 
 
 def _hands(plan: Plan) -> tuple[int, int]:
@@ -51,6 +69,16 @@ def prices(plan: Plan) -> Prices | None:
     """Return the prices of a plan's job, if it has any."""
     stated = plan.job.get("prices")
     return Prices.model_validate(stated) if stated else None
+
+
+def priced(job: Job) -> None:
+    """Refuse a limit of what a run costs where a job states no prices.
+
+    Raises:
+        Wrong: it states none.
+    """
+    if job.prices is None:
+        raise Wrong(UNPRICED)
 
 
 def cost(plan: Plan, needed: Estimate) -> dict[str, Any] | None:
@@ -70,10 +98,7 @@ def check(plan: Plan, folder: Path, limit: float | None) -> None:
     tiles, _ = to_make(plan, folder)
     priced = cost(plan, need(plan, folder, tiles))
     if priced is None:
-        raise Wrong(
-            "--max-cost: the job states no prices, so no cost can be compared. Add, say, "
-            "prices: {currency: EUR, cpu_hour: 0.04, gb_read: 0.01}."
-        )
+        raise Wrong(UNPRICED)
     if priced["amount"] > limit:
         raise Wrong(
             f"The run would cost {summary.money(priced)}, and --max-cost is {limit:g}: nothing was "
@@ -96,7 +121,7 @@ def planned(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def taken(
-    plan: Plan, traffic: Mapping[str, int], seconds: Mapping[str, float]
+    plan: Plan, traffic: Mapping[str, int], seconds: Mapping[str, float], done: int
 ) -> dict[str, Any] | None:
     """Return what the tiles of a run took, likewise; None where none was made.
 
@@ -104,6 +129,7 @@ def taken(
         plan: the plan.
         traffic: bytes and requests of all tiles.
         seconds: of the stages, and of all tiles added up.
+        done: the number of tiles that were made.
     """
     busy = seconds.get("tile", 0.0)
     if not busy:
@@ -115,10 +141,10 @@ def taken(
         amount = sum(
             stated.parts(
                 cpu_hours=busy * _hands(plan)[1] / 3600,
-                gpu_hours=busy / 3600 if on_gpu else 0.0,
+                gpu_hours=busy / _on_one(plan) / 3600 if on_gpu else 0.0,
                 read=traffic.get("bytes", 0),
                 requests=traffic.get("requests", 0),
-                stored=estimate.stored(plan),
+                stored=estimate.stored(plan, plan.tiles) * done / len(plan.tiles),
             ).values()
         )
     return {

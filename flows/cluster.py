@@ -19,15 +19,12 @@ from distributed.comm.core import CommClosedError
 from catalogs.errors import Transient, Wrong
 from flows import autopsy, wanted
 from flows.cores import Deaf, Share
-from flows.crew import Crew, Workers, span
+from flows.crew import ON_A_GPU, Crew, Workers, span
 
 log = logging.getLogger(__name__)
 
 LOOK = 5.0
 """Seconds after which the workers of a scheduler are counted again."""
-
-ON_A_GPU = 2
-"""Tiles at a time of a process with a GPU: one reads while the other one infers."""
 
 PATIENCE = "30s"
 """How long a scheduler may take to answer at first."""

@@ -20,6 +20,9 @@ LOOK = 1.0
 CORES_A_TILE = 4
 """Cores that one tile keeps busy where the job leaves it open: as many windows go into a batch."""
 
+ON_A_GPU = 2
+"""Tiles at a time of a process with a GPU: one reads while the other one infers."""
+
 
 class Crew(Protocol):
     """What the engine asks of whoever computes."""

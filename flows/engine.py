@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import TerramosaicError, Wrong
 from flows import autopsy, crew, loaded, memory
-from pipeline import connections, halt, receipt, tile
+from pipeline import connections, halt, receipt, tile, traffic
 from pipeline.flight import Shared
 from pipeline.plan import Plan
+from pipeline.traffic import Traffic
 
 if TYPE_CHECKING:
     from model.prediction.predictor import Predictor as Loaded
@@ -154,15 +155,16 @@ def finish(plan_path: str, tile_id: str, beside: int, processes: int) -> Outcome
         return Outcome(tile=tile_id, reason=None, seconds=dict(done.seconds))
     threads = max(len(os.sched_getaffinity(0)) // beside, 2)
     # ^ two at least: one waits for the disk while the other one computes
+    shared = _shared(plan_path, changed)
+    moved = Traffic()
     try:
-        done = tile.finish(
-            plan, unit, predictor, path.parent, threads=threads, shared=_shared(plan_path, changed)
-        )
+        with traffic.counted() as moved:
+            done = tile.finish(plan, unit, predictor, path.parent, threads=threads, shared=shared)
     except (TerramosaicError, OSError) as error:
         # ^ a full disk fails its tiles, and the others go on
         halt.look()
         # ^ but what a stop has cut off is no failure
-        return Outcome(tile=tile_id, reason=str(error), seconds={})
+        return Outcome(tile=tile_id, reason=str(error), seconds={}, traffic=moved.to_dict())
     return Outcome(
         tile=tile_id,
         reason=None,

@@ -22,7 +22,9 @@ class Prices(Part):
     )
     cpu_hour: float = Field(default=0.0, ge=0, description="of one core, for an hour")
     gpu_hour: float = Field(default=0.0, ge=0, description="of one GPU, for an hour")
-    gb_read: float = Field(default=0.0, ge=0, description="of 1 GB (10^9 bytes) that is read")
+    gb_read: float = Field(
+        default=0.0, ge=0, description="of 1 GB (10^9 bytes) that comes over the network"
+    )
     thousand_requests: float = Field(default=0.0, ge=0, description="of 1000 requests")
     gb_month: float = Field(default=0.0, ge=0, description="of 1 GB that is kept, for a month")
     months: float = Field(default=12.0, ge=0, description="for which products are kept")
@@ -57,7 +59,7 @@ class Prices(Part):
         parts = self.parts(
             cpu_hours=need.cpu_hours,
             gpu_hours=need.gpu_hours,
-            read=need.bytes,
+            read=need.far_bytes,
             requests=need.requests,
             stored=need.stored_bytes,
         )

@@ -126,7 +126,9 @@ def run(
         period: another one than the job's, or ``latest``.
     """
     metrics.place()
-    # ^ refused before anything is planned, where it is none
+    if max_cost is not None and job.suffix != ".json":
+        budget.priced(jobs.load(job))
+    # ^ both refused before anything is planned
     with watch.watched(progress, truth):
         started = time.perf_counter()
         progress.stage("plan")
@@ -294,7 +296,7 @@ def result_of(
         "accuracy": publishing.accuracy_in(Path(item)) if item else None,
         "seam": seam,
         "planned": planned,
-        "actual": budget.taken(plan, traffic or {}, seconds),
+        "actual": budget.taken(plan, traffic or {}, seconds, int(tiles["done"])),
         "warnings": [
             *([notes.RANDOM] if asked.is_random(plan) else []),
             *notes.little_seen(publishing.not_observed_in(Path(item)) if item else None),

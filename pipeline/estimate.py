@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from catalogs import trust
 from catalogs.errors import Wrong
 from catalogs.scene import Scene
-from pipeline import layers, receipt, strip, tile
+from pipeline import blocks, layers, receipt, strip, tile
+from pipeline.blocks import Raster
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan
+from pipeline.recipe import Model
 
 BYTES_PER_PIXEL = {"S2L2A": 1.3, "S1RTC": 3.5, "S1GRD": 3.5, "DEM": 3.0}
 """Compressed bytes of one stored pixel, as seen on the embedded country and on real scenes."""
-
-BLOCK = 512
-"""Side of a COG's block, pixels: the least that one request fetches."""
 
 BASE_BYTES = 600_000_000
 """Python with torch, GDAL and Prefect before any pixel is read; a model's weights come on top."""
@@ -39,6 +38,8 @@ SECONDS_PER_WINDOW = {"land_cover": 1 / 6, "embedding": 0.3, "generate": 1.0}
 SECONDS_PER_STEP = 1.0
 """Of diffusion, for one window on two cores."""
 
+FASTER = 50.0
+"""A GPU than two cores: an H200 makes 340 windows of the demo model in a second."""
 
 CORES = 2
 """Cores that a worker keeps busy where nobody says how many it has."""
@@ -49,8 +50,11 @@ PACKED = 0.35
 GUESS = 2.0
 """Factor by which figures of the table may err either way."""
 
+ONCE = 1.25
+"""The same of figures from the receipts of one run, at the least."""
+
 SURE = 1.1
-"""The same of figures from receipts, at the least."""
+"""And of several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +67,8 @@ class Rates:
     spread: float = GUESS
     """Factor by which an estimate may err either way."""
 
-    tiles: int = 0
-    """Receipts that this rests on; 0 = the table alone."""
+    runs: int = 0
+    """Runs that this rests on; 0 = the table alone."""
 
 
 TABLE = Rates()
@@ -75,7 +79,14 @@ class Estimate:
     """What making tiles takes, about."""
 
     bytes: int
+    """Read, from wherever."""
+
+    far_bytes: int
+    """Of them, those that come over the network."""
+
     requests: int
+    """Over the network."""
+
     peak_memory_bytes: int
     seconds: float
     """Of all workers side by side."""
@@ -85,7 +96,7 @@ class Estimate:
 
     gpu_hours: float
     stored_bytes: int
-    """Of the product: COGs and Zarr."""
+    """Of the tiles in the product: COGs and Zarr."""
 
     spread: float
     """Factor by which it may err either way."""
@@ -98,11 +109,11 @@ class Estimate:
 class _Need:
     """What the table says of one tile."""
 
-    stored: float
-    """Pixels of files."""
-
     volume: float
-    """Bytes."""
+    """Bytes of files."""
+
+    far: float
+    """Of them, those that come over the network."""
 
     requests: int
     seconds: float
@@ -119,6 +130,7 @@ def of(
     tiles: Sequence[Tile] | None = None,
     rates: Rates = TABLE,
     cores: int = CORES,
+    on_one: int = 1,
 ) -> Estimate:
     """Estimate what making tiles of a plan takes.
 
@@ -128,52 +140,60 @@ def of(
         tiles: those that are made; None = all.
         rates: of earlier runs, see :func:`seen`.
         cores: of each worker.
+        on_one: workers that share a GPU.
     """
     some = plan.tiles if tiles is None else tiles
-    needs = _needs(plan, some)
-    volume, requests, busy, peak = 0.0, 0, 0.0, 0
-    for need in needs:
-        volume += need.volume
-        requests += need.requests
-        busy += need.seconds
+    looked = some[:: -(-len(some) // MOST_LOOKED) or 1]
+    share = len(some) / max(len(looked), 1)
+    volume, far, requests, busy, peak = 0.0, 0.0, 0.0, 0.0, 0
+    for need in _needs(plan, looked):
+        volume += share * need.volume
+        far += share * need.far
+        requests += share * need.requests
+        busy += share * need.seconds
         peak = max(peak, need.held)
     busy *= rates.seconds
     on_gpu = plan.model is not None and plan.model.device == "cuda"
     return Estimate(
         bytes=round(volume * rates.bytes),
+        far_bytes=round(far * rates.bytes),
         requests=round(requests * rates.requests),
         peak_memory_bytes=BASE_BYTES + peak * max(workers, 1),
         seconds=round(busy / max(workers, 1), 1),
         cpu_hours=round(busy * cores / 3600, 4),
-        gpu_hours=round(busy / 3600, 4) if on_gpu else 0.0,
-        stored_bytes=stored(plan),
+        gpu_hours=round(busy / on_one / 3600, 4) if on_gpu else 0.0,
+        stored_bytes=stored(plan, some),
         spread=round(rates.spread, 3),
-        basis="receipts" if rates.tiles else "table",
+        basis="receipts" if rates.runs else "table",
     )
 
 
-def seen(home: Path) -> Rates:
+def seen(home: Path, model: Model | None) -> Rates:
     """Compare what runs of a product took with what the table says, by their receipts.
 
     Args:
         home: the folder of all periods of the product.
+        model: the one of the run to come: seconds of others say nothing.
     """
     ratios: dict[str, list[tuple[float, float]]] = {"bytes": [], "requests": [], "seconds": []}
     count = 0
     for path in sorted(home.glob("*/*/plan.json"))[-MOST_RUNS:]:
-        for name, pair in _compared(path):
+        compared = _compared(path, model)
+        count += bool(compared)
+        for name, pair in compared.items():
             ratios[name].append(pair)
-            count += name == "seconds"
     if not count:
         return TABLE
     found = {name: _ratio(pairs) for name, pairs in ratios.items()}
-    spreads = [_spread(pairs) for pairs in ratios.values() if len(pairs) > 1]
     return Rates(
         **{name: factor for name, factor in found.items() if factor is not None},
-        spread=max([SURE, *spreads]),
-        tiles=count,
+        spread=max(SURE if count > 1 else ONCE, *map(_spread, ratios.values())),
+        runs=count,
     )
 
+
+MOST_LOOKED = 4096
+"""Tiles of a plan that are looked at, evenly spread: a plan may have a hundred thousand."""
 
 MOST_RUNS = 6
 """Plans of a product that are compared at most: the latest periods."""
@@ -182,25 +202,37 @@ MOST_TILES = 256
 """Receipts of each, evenly spread: a plan may have a hundred thousand."""
 
 
-def _compared(path: Path) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Yield kind, and (actual, by the table) of all tiles of a run together."""
-    proofs = {one.tile: one for one in receipt.all_in(path.parent, most=MOST_TILES)}
-    if not proofs:
-        return
+def _compared(path: Path, model: Model | None) -> dict[str, tuple[float, float]]:
+    """Return kind → (actual, by the table) of tiles of a run together."""
     try:
         plan = Plan.read(path)
     except Wrong:
-        return
+        return {}
         # ^ of another version, or damaged
-    made = [plan.named[name] for name in proofs if name in plan.named]
-    needs = list(_needs(plan, made))
-    own = [proofs[one.id] for one in made]
-    yield "seconds", (sum(one.seconds["tile"] for one in own), sum(one.seconds for one in needs))
-    if all(one.traffic.get("requests") for one in own):
-        # ^ from files of this machine nothing was counted
-        for name, due in (("bytes", "volume"), ("requests", "requests")):
-            taken = sum(one.traffic[name] for one in own)
-            yield name, (taken, sum(getattr(one, due) for one in needs))
+    made = [one for one in receipt.all_in(path.parent, most=MOST_TILES) if one.tile in plan.named]
+    needs = list(_needs(plan, [plan.named[one.tile] for one in made]))
+    pairs = [pair for pair in zip(made, needs, strict=True) if pair[0].traffic.get("requests")]
+    # ^ of files of this machine nothing is counted
+    found = {
+        "seconds": (
+            sum(one.seconds["tile"] for one in made) if _alike(plan.model, model) else 0.0,
+            sum(need.seconds for need in needs),
+        ),
+        "bytes": (sum(one.traffic["bytes"] for one, _ in pairs), sum(n.far for _, n in pairs)),
+        "requests": (
+            sum(one.traffic["requests"] for one, _ in pairs),
+            sum(need.requests for _, need in pairs),
+        ),
+    }
+    return {name: pair for name, pair in found.items() if all(pair)}
+
+
+def _alike(one: Model | None, other: Model | None) -> bool:
+    """Tell whether windows take as long."""
+    if one is None or other is None:
+        return one is other
+    names = ("digest", "device", "precision", "answers")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -209,43 +241,52 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def _spread(pairs: Sequence[tuple[float, float]]) -> float:
-    """Return by which factor single runs lie off all of them."""
-    whole = _ratio(pairs)
-    if whole is None:
-        return GUESS
-    off = [actual / due / whole for actual, due in pairs if actual and due]
-    return min(max([*off, *(1 / one for one in off)], default=GUESS), GUESS)
+    """Return by which factor single runs lie off all of them; 1 where there are none."""
+    whole = _ratio(pairs) or 1.0
+    off = [actual / due / whole for actual, due in pairs]
+    return min(max([1.0, *off, *(1 / one for one in off)]), GUESS)
 
 
 def _needs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_Need]:
     kinds = [_kind(plan, scene) for scene in plan.snapshot.scenes]
     bands_held = sum(len(plan.bands(name)) for name in plan.recipe.inputs)
     window = _seconds(plan)
+    times = 2 if plan.recipe.composites and plan.recipe.steps else 1
+    # ^ the parts of the period are read by themselves
     for one in tiles:
         placed = plan.placement(one)
         area = plan.context(one)
+        near = plan.near(one)
+        strips = [
+            area.window(row=first, column=0, height=stop - first, width=area.width)
+            for first, stop in strip.cut(area, [plan.snapshot.scenes[number] for number in near])
+        ]
         depth: dict[str, int] = {}
-        stored = volume = 0.0
+        pixels = volume = far = 0.0
         requests = 0
-        for modality, sizes in (kinds[number] for number in plan.near(one)):
-            depth[modality] = depth.get(modality, 0) + 1
-            read, asked = _read(sizes, area.resolution, area.height * area.width)
-            stored += read
-            volume += read * BYTES_PER_PIXEL[modality]
-            requests += asked
+        for kind in (kinds[number] for number in near):
+            depth[kind.modality] = depth.get(kind.modality, 0) + 1
+            for raster, count, remote in kind.rasters:
+                for part in strips:
+                    read, asked = blocks.read(raster, part)
+                    each = read * BYTES_PER_PIXEL[kind.modality] + blocks.HEADER
+                    pixels += times * count * read
+                    volume += times * count * each
+                    far += times * remote * each
+                    requests += times * remote * asked
         windows = len(placed.rows) * len(placed.columns) if placed else 0
         yield _Need(
-            stored=stored,
             volume=volume,
+            far=far,
             requests=requests,
-            seconds=stored / PIXELS_PER_SECOND + windows * window,
+            seconds=pixels / PIXELS_PER_SECOND + windows * window,
             held=_held(plan, area, max(depth.values(), default=1), bands_held),
         )
 
 
-def stored(plan: Plan) -> int:
-    """Return the bytes of the files of a product."""
-    cells = sum(one.height * one.width for one in plan.grids)
+def stored(plan: Plan, tiles: Sequence[Tile]) -> int:
+    """Return the bytes of tiles in the files of a product."""
+    cells = sum(one.height * one.width for one in tiles)
     each = sum(
         len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.factor(name) ** 2
         for name, names in tile.variables(plan).items()
@@ -270,24 +311,28 @@ def _held(plan: Plan, area: Grid, deepest: int, bands: int) -> int:
     return round(strips + sums + stored * plan.tile**2)
 
 
-Kind = tuple[str, tuple[float | None, ...]]
-"""Modality of a scene, and the pixel sizes of its assets that are read, where they are known."""
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A scene as it is read."""
+
+    modality: str
+    rasters: tuple[tuple[Raster, int, int], ...]
+    """Each with how many bands lie so, and how many of them come over the network."""
 
 
-def _kind(plan: Plan, scene: Scene) -> Kind:
+def _kind(plan: Plan, scene: Scene) -> _Kind:
     bands = {*plan.bands(scene.modality), "SCL"}
-    return scene.modality, tuple(
-        abs(asset.transform[0]) if asset.transform else None
-        for asset in scene.assets.values()
-        if asset.band in bands
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _read(sizes: tuple[float | None, ...], resolution: float, pixels: int) -> tuple[float, int]:
-    """Return the stored pixels and the requests of reading a scene on so many pixels of a grid."""
-    read = [pixels * (resolution / max(size or resolution, resolution)) ** 2 for size in sizes]
-    return sum(read), sum(2 + round(some / BLOCK**2) for some in read)
+    alike: dict[Raster, list[bool]] = {}
+    for asset in scene.assets.values():
+        if asset.band in bands:
+            placed = Raster(
+                epsg=asset.epsg,
+                transform=asset.transform,
+                shape=asset.shape,
+                exact=scene.modality.startswith("S2"),
+            )
+            alike.setdefault(placed, []).append(trust.is_remote(asset.href))
+    return _Kind(scene.modality, tuple((one, len(far), sum(far)) for one, far in alike.items()))
 
 
 def _seconds(plan: Plan) -> float:
@@ -295,6 +340,6 @@ def _seconds(plan: Plan) -> float:
     if plan.model is None:
         return 0.0
     steps = int(plan.job["model"].get("timesteps", 0))
-    return (
-        sum(SECONDS_PER_WINDOW[one.task] for one in plan.model.answers) + SECONDS_PER_STEP * steps
-    )
+    answers = sum(SECONDS_PER_WINDOW[one.task] for one in plan.model.answers)
+    whole = answers + SECONDS_PER_STEP * steps
+    return whole / FASTER if plan.model.device == "cuda" else whole

@@ -258,6 +258,7 @@ class RangeFile:
             # ^ as GDAL would do
         address = access.href
         for _ in range(5):
+            self._traffic.add(requests=1)
             with self._lane.session.get(
                 address,
                 headers=headers,
@@ -265,7 +266,6 @@ class RangeFile:
                 stream=True,
                 allow_redirects=False,
             ) as answer:
-                self._traffic.add(requests=1)
                 if not answer.is_redirect:
                     return self._checked(answer, start, stop)
                 goal = urljoin(address, answer.headers["location"])

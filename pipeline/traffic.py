@@ -38,13 +38,18 @@ _counted: ContextVar[Traffic | None] = ContextVar("traffic", default=None)
 
 @contextmanager
 def counted() -> Iterator[Traffic]:
-    """Count what is read for the work of a block, also by threads that carry its context."""
-    count = Traffic()
+    """Count what is read for the work of a block, also by threads that carry its context.
+
+    Whoever counts around it has it counted as well.
+    """
+    count, around = Traffic(), _counted.get()
     token = _counted.set(count)
     try:
         yield count
     finally:
         _counted.reset(token)
+        if around is not None:
+            around.add(requests=count.requests, received=count.bytes, retries=count.retries)
 
 
 def current() -> Traffic:

@@ -15,7 +15,7 @@ from rasterio.warp import transform_bounds
 from catalogs import footprint
 from catalogs.scene import Asset, Scene
 from catalogs.snapshot import Snapshot
-from pipeline import estimate, neighbours, receipt
+from pipeline import estimate, neighbours, receipt, strip
 from pipeline import plan as plans
 from pipeline.grid import Grid
 from pipeline.plan import Plan
@@ -207,20 +207,57 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
     assert json.loads(large.with_name("again.json").read_text()) == json.loads(large.read_text())
 
 
-def test_the_estimate_reads_each_asset_once_per_tile(tmp_path):
+def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
     plan = expanse.plan(tmp_path, 60, days=2)
     bands = {"B02", "B03", "B04", "B08", "B11", "B12", "SCL", "DEM"}
-    stored = requests = windows = 0
+    most = openings = windows = 0
     for tile in plan.tiles:
         area = plan.context(tile)
         windows += len(plan.placement(tile).origins)
-        for scene in plan.scenes(tile):
+        scenes = plan.scenes(tile)
+        strips = len(strip.cut(area, scenes))
+        for scene in scenes:
             for asset in scene.assets.values():
                 if asset.band in bands:
-                    pixels = area.height * area.width * min(10 / asset.transform[0], 1) ** 2
-                    stored += pixels * estimate.BYTES_PER_PIXEL[scene.modality]
-                    requests += 2 + round(pixels / 512**2)
+                    metres = asset.transform[0] * (1 if asset.epsg > 5000 else 111_000)
+                    rows, columns = (side * 10 / metres for side in area.shape)
+                    pixels = (rows + 1024 * strips) * (columns + 1024)
+                    most += pixels * estimate.BYTES_PER_PIXEL[scene.modality] + strips * 2**15
+                    openings += strips
     need = estimate.of(plan, workers=1)
-    assert need.bytes == pytest.approx(stored)
-    assert need.requests == requests
+    assert most / 5 < need.bytes < most
+    assert openings < need.requests < 5 * openings
     assert need.seconds > windows * estimate.SECONDS_PER_WINDOW["land_cover"]
+    some = estimate.of(plan, workers=1, tiles=plan.tiles[::2])
+    assert some.stored_bytes < need.stored_bytes
+    assert some.requests < need.requests
+
+
+def test_an_estimate_of_many_tiles_looks_at_some(tmp_path, monkeypatch):
+    plan = expanse.plan(tmp_path, 400, days=2)
+    whole = estimate.of(plan, workers=1)
+    monkeypatch.setattr(estimate, "MOST_LOOKED", 150)
+    some = estimate.of(plan, workers=1)
+    for name in ("bytes", "requests", "seconds"):
+        assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=0.1), name
+
+
+def test_files_of_this_machine_cost_no_network(tmp_path):
+    plan = expanse.plan(tmp_path, 20, days=1)
+    far = estimate.of(plan, workers=1)
+    scenes = tuple(
+        dataclasses.replace(
+            scene,
+            assets={
+                name: dataclasses.replace(asset, href=f"/data/{name}.tif")
+                for name, asset in scene.assets.items()
+            },
+        )
+        for scene in plan.snapshot.scenes
+    )
+    near = estimate.of(
+        dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
+        workers=1,
+    )
+    assert far.far_bytes == far.bytes == near.bytes > 0
+    assert (near.far_bytes, near.requests) == (0, 0)

@@ -11,10 +11,12 @@ import yaml
 from catalogs import demo as country
 from catalogs.errors import Wrong
 from flows import job as jobs
-from flows import product
+from flows import product, stages
 from flows.progress import Silence
 from pipeline import estimate, receipt, traffic
+from pipeline import plan as plans
 from pipeline.threads import Carrying
+from tests import expanse
 from tests.faults.server import serving
 
 PRICES = {"currency": "EUR", "cpu_hour": 1.0, "gb_read": 100.0, "thousand_requests": 5.0}
@@ -62,6 +64,16 @@ def job(web, tmp_path):
     return path
 
 
+@pytest.fixture
+def little(job):
+    """Leave of the job what takes a second: two bands, and four tiles."""
+    values = yaml.safe_load(job.read_text())
+    values |= {"inputs": ["S2L2A"], "bands": {"S2L2A": ["B04", "B08"]}}
+    values["execution"]["tile"] = 256
+    job.write_text(yaml.safe_dump(values))
+    return job
+
+
 def _run(job, **options):
     options = {"allow_partial": False, "max_cost": None, "progress": Silence()} | options
     return product.run(job, **options)
@@ -96,9 +108,9 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     assert (again["planned"], again["actual"]) == (None, None)
 
 
-def test_each_tile_has_its_own_count(web, job):
+def test_each_tile_has_its_own_count(web, little):
     _, server = web
-    planned = _plan(job, "2021-06")
+    planned = _plan(little, "2021-06")
     server.forget()
     _run(Path(planned["plan"]))
     proofs = list(receipt.all_in(Path(planned["plan"]).parent))
@@ -108,9 +120,9 @@ def test_each_tile_has_its_own_count(web, job):
     # ^ two at a time
 
 
-def test_repeated_requests_are_counted(web, job):
+def test_repeated_requests_are_counted(web, little):
     _, server = web
-    planned = _plan(job, "2021-06")
+    planned = _plan(little, "2021-06")
     server.script = lambda path, start, count: "503" if start == 0 and count == 0 else None
     server.asked.clear()
     try:
@@ -121,8 +133,8 @@ def test_repeated_requests_are_counted(web, job):
     assert sum(one.traffic["retries"] for one in proofs) > 0
 
 
-def test_cost_follows_from_the_prices(job):
-    told = _plan(job, "2021-06")
+def test_cost_follows_from_the_prices(little):
+    told = _plan(little, "2021-06")
     cost = told["cost"]
     assert cost["currency"] == "EUR"
     assert cost["parts"]["read"] == pytest.approx(told["bytes"] / 1e9 * 100, rel=1e-3)
@@ -133,43 +145,82 @@ def test_cost_follows_from_the_prices(job):
     assert cost["low"] < cost["amount"] < cost["high"]
 
 
-def test_what_is_too_dear_is_refused_and_nothing_is_written(job):
+def test_what_is_too_dear_is_refused_and_nothing_is_written(little):
     with pytest.raises(Wrong, match=r"would cost .* EUR .*, and --max-cost is 0.01: nothing was"):
-        _run(job, max_cost=0.01)
-    assert not (job.parent / "out").exists()
-    told = _run(job, max_cost=1000.0)
+        _run(little, max_cost=0.01)
+    assert not (little.parent / "out").exists()
+    told = _run(little, max_cost=1000.0)
     assert told["status"] == "complete"
     assert told["actual"]["cost"] > 0
-    values = yaml.safe_load(job.read_text())
+    values = yaml.safe_load(little.read_text())
     del values["prices"]
-    job.write_text(yaml.safe_dump(values | {"period": "2021-07"}))
+    little.write_text(yaml.safe_dump(values | {"period": "2021-07"}))
     with pytest.raises(Wrong, match=r"--max-cost: the job states no prices"):
-        _run(job, max_cost=1.0)
+        _run(little, max_cost=1.0)
 
 
-def test_prices_of_nothing_are_refused(job):
-    values = yaml.safe_load(job.read_text())
+def test_a_limit_without_prices_is_refused_before_anything_is_searched(web, little):
+    _, server = web
+    values = yaml.safe_load(little.read_text())
+    del values["prices"]
+    little.write_text(yaml.safe_dump(values))
+    server.forget()
+    with pytest.raises(Wrong, match="states no prices"):
+        _run(little, max_cost=1.0)
+    assert server.requests == 0
+
+
+def test_what_a_failed_tile_has_read_counts(web, little):
+    _, server = web
+    planned = _plan(little, "2021-06")
+    server.forget()
+    server.script = lambda path, start, _count: "404" if "B08" in path else None
+    try:
+        told = stages.map_tiles(str(product.settle(product.frozen(Path(planned["plan"])))))
+    finally:
+        server.script = None
+    assert len(told["failed"]) == planned["tiles"]["total"]
+    assert told["traffic"]["requests"] == server.requests > len(told["failed"])
+    assert told["traffic"]["bytes"] > 0
+
+
+def test_seconds_of_another_model_say_nothing(web, little):
+    _run(little)
+    planned = _plan(little, "2021-07")
+    home = Path(planned["plan"]).parents[2]
+    known = plans.Plan.read(Path(planned["plan"])).model
+    assert known is None
+    assert estimate.seen(home, None).seconds != 1.0
+    other = estimate.seen(home, expanse.MODEL)
+    assert other.seconds == 1.0
+    assert other.runs == 1
+    assert other.spread == estimate.ONCE
+    assert other.requests == estimate.seen(home, None).requests != 1.0
+
+
+def test_prices_of_nothing_are_refused(little):
+    values = yaml.safe_load(little.read_text())
     for prices, words in (
         ({"currency": "EUR"}, "name at least one price"),
         ({"cpu_hour": -1}, "prices.cpu_hour is -1"),
         ({"cpu_hour": 1, "currency": "euro"}, "prices.currency is 'euro'"),
     ):
-        job.write_text(yaml.safe_dump(values | {"prices": prices}))
+        little.write_text(yaml.safe_dump(values | {"prices": prices}))
         with pytest.raises(Wrong, match=words):
-            jobs.load(job)
+            jobs.load(little)
 
 
-def test_a_receipt_without_traffic_is_read(web, job):
-    planned = _plan(job, "2021-06")
+def test_a_receipt_without_traffic_is_read(web, little):
+    planned = _plan(little, "2021-06")
     _run(Path(planned["plan"]))
     for path in Path(planned["plan"]).parent.glob("receipts/*.json"):
         values = json.loads(path.read_text())
         del values["traffic"]
         path.write_text(json.dumps(values))
-    told = _plan(job, "2021-07")
+    told = _plan(little, "2021-07")
     assert told["basis"] == "receipts"
     # ^ seconds are known; bytes are those of the table
-    assert _run(job)["status"] == "unchanged"
+    assert _run(little)["status"] == "unchanged"
 
 
 def test_threads_count_for_whoever_hands_them_work():
