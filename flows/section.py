@@ -236,6 +236,13 @@ class Execution(Part):
         description="a name in small letters, as of a GPU: deployed runs with the same one take "
         "turns; by default gpu where the model runs on one",
     )
+    max_hours: float | None = Field(
+        default=None,
+        gt=0,
+        le=8760,
+        description="hours that making the tiles of a product may take before the run is stopped; "
+        "the next one goes on",
+    )
 
     @field_validator("tile")
     @classmethod

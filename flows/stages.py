@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from catalogs.errors import TerramosaicError
 from flows import budget, engine, journal, meter, metrics, product, publishing, quality, watch
 from flows.engine import Outcome
 from pipeline import files, halt, inherit, lock, qc, receipt, store, tile
+from pipeline.halt import Halted
 from pipeline.plan import Plan
 from pipeline.product import Hole
 from pipeline.qc import Quality
@@ -23,6 +25,10 @@ log = logging.getLogger(__name__)
 
 Take = Callable[..., Any]
 """Takes one stage: called with the stage and its arguments, it returns what the stage does."""
+
+
+class Late(TerramosaicError):
+    """Making the tiles has taken longer than the job allows."""
 
 
 def freeze(job: str, period: str | None = None) -> str:
@@ -56,7 +62,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         gpu=engine.gpu(plan),
         seen=counted.crew,
     )
-    with closing(made):
+    with _in_time(execution.get("max_hours")), closing(made):
         # ^ else the tiles in hand went on until whatever ended this was forgotten
         for outcome in made:
             counted.tile(outcome)
@@ -77,6 +83,29 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
         "planned": planned,
         "traffic": traffic,
     }
+
+
+@contextmanager
+def _in_time(hours: float | None) -> Iterator[None]:
+    """Give up the work of a block that takes too long.
+
+    Raises:
+        Late: it has.
+    """
+    if hours is None:
+        yield
+        return
+    end = time.monotonic() + 3600 * hours
+    try:
+        with halt.when(lambda: time.monotonic() > end):
+            yield
+    except Halted:
+        if time.monotonic() <= end:
+            raise
+        raise Late(
+            f"The tiles have taken the {hours:g} hours of execution.max_hours: the run was "
+            "stopped. What is finished is kept; run it again to go on."
+        ) from None
 
 
 def _say(outcome: Outcome) -> None:

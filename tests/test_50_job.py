@@ -102,7 +102,7 @@ radiometry: {proof: warn}
 model: {name: model.yaml, task: land_cover, weights: {random: 7}}
 output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
 execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
-  batch: 8, slot: gpu-1}
+  batch: 8, slot: gpu-1, max_hours: 12}
 qc: {gate: refuse, max_seam_z: 4.5, max_disagreement: 0.2}
 schedule: {cadence: P10D, cron: "30 5 * * 1", timezone: Europe/Rome, latency_days: 3}
 prices: {currency: CHF, cpu_hour: 0.05}

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from catalogs.snapshot import Snapshot
-from flows import console, engine, product
+from flows import console, engine, product, stages
 from flows.progress import Silence
 from pipeline import connections, halt, proof, ranges, receipt, store, tile
 from tests import simulated
@@ -233,9 +233,9 @@ def world(far):
     web.script = None
 
 
-def _planned(plan, folder, engine):
+def _planned(plan, folder, engine, **more):
     """Write a plan as a job would have it; return its path."""
-    execution = {"engine": engine, "workers": 2, "device": "cpu"}
+    execution = {"engine": engine, "workers": 2, "device": "cpu", **more}
     job = {
         "output": {"path": str(folder / "out"), "formats": ["cog", "zarr"]},
         "model": {},
@@ -274,6 +274,18 @@ def test_a_tile_that_is_read_is_given_up_and_asks_for_nothing_more(world, stored
     assert not receipt.finished(stored.parent, plan)
     _until(lambda: not [one for one in threading.enumerate() if "strip" in one.name])
     _until(lambda: _quiet(web))
+
+
+def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path):
+    web, plan = world
+    path = _planned(plan, tmp_path, "threads", max_hours=1 / 3600)
+    web.script, web.retry_after = lambda *_: "silent", "1"
+    with _soon(), pytest.raises(stages.Late, match=r"hours of execution\.max_hours"):
+        stages.map_tiles(str(path))
+    assert not receipt.finished(path.parent, plan)
+    web.script = None
+    path = _planned(plan, tmp_path, "threads", max_hours=1)
+    assert stages.map_tiles(str(path))["done"] == len(plan.tiles)
 
 
 # -- threads ------------------------------------------------------------------------------------
