@@ -52,6 +52,7 @@ def job(land, tmp_path):
             "period": "2021",
             "catalog": {"path": str(land.catalog), "provider": "demo"},
             "inputs": ["S2L2A"],
+            "bands": {"S2L2A": ["B04", "B08"]},
             "grid": {"crs": f"EPSG:{land.epsg}"},
             "model": {"name": "none"},
             "output": {"path": "out", "composites": True, "formats": ["zarr"]},
