@@ -19,8 +19,9 @@ import requests
 import yaml
 
 from catalogs import demo as country
-from flows import product
+from flows import demo, product
 from flows.progress import Silence
+from pipeline.plan import Plan
 from tests import expanse
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
@@ -202,8 +203,13 @@ def _schedule(world, name, what):
         )
 
 
-def test_a_backfill_makes_months_once_and_shows_them(world, written, deployed):
-    path = written("months")
+def test_a_backfill_makes_months_once_and_shows_them(world, land, written, deployed):
+    path = written(
+        "months",
+        inputs=["S2L2A", "S1RTC", "DEM"],
+        model={"name": "demo"},
+        execution={"tile": 112, "engine": world.scheduler, "slot": "gpu"},
+    )
     run = _backfill(world, path, first="2021-05", last="2021-08")
     ended = world.api.until(run, seconds=400)
     assert ended["state_type"] == "COMPLETED", ended["state"]
@@ -229,6 +235,8 @@ def test_a_backfill_makes_months_once_and_shows_them(world, written, deployed):
     for name in children.values():
         assert len(world.api.task_runs(name)) == 5
     assert product.verify(path.parent / "out" / "months", Silence())["ok"]
+    (made,) = (path.parent / "out" / "months").glob("2021-06*/*/plan.json")
+    assert demo.compare(land.truth, made.parent, Plan.read(made)).overall > 0.8
 
     before = _receipts(path)
     again = _backfill(world, path, first="2021-05", last="2021-08")

@@ -113,12 +113,12 @@ class Reach:
         """Return by how much neighbouring windows should overlap, px: the stride is the rest.
 
         The pixels over which the edge is felt, in whole patches; two patches at least, for
-        windows that disagree as wholes, and no more than a quarter of a window. All of it is
+        windows that disagree as wholes, and no more than a quarter of a window, but one. All of it is
         blended: a margin without weight was never better than a longer blend (docs/mapping.md).
         """
-        least = min(2 * PATCH, self.window // 4)
-        whole = -(-self.distance // PATCH) * PATCH
-        return max(least, min(whole, self.window // 4 // PATCH * PATCH))
+        whole = max(-(-self.distance // PATCH), 2)
+        most = max(self.window // 4 // PATCH, 1)
+        return PATCH * min(whole, most)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values, as a card holds them."""
