@@ -77,6 +77,14 @@ except KeyboardInterrupt:
 # -- in one process -----------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def hearing():
+    """Let Ctrl-C be heard: who starts the tests in the background makes them deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def over():
     """Return an event that is set in a moment."""

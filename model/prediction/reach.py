@@ -113,8 +113,9 @@ class Reach:
         """Return by how much neighbouring windows should overlap, px: the stride is the rest.
 
         The pixels over which the edge is felt, in whole patches; two patches at least, for
-        windows that disagree as wholes, and no more than a quarter of a window, but one. All of it is
-        blended: a margin without weight was never better than a longer blend (docs/mapping.md).
+        windows that disagree as wholes, and no more than a quarter of a window, but one at least.
+        All of it is blended: a margin without weight was never better than a longer blend
+        (docs/mapping.md).
         """
         whole = max(-(-self.distance // PATCH), 2)
         most = max(self.window // 4 // PATCH, 1)
