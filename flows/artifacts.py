@@ -5,11 +5,13 @@ Numbers and short tables only; pixels, tiles and receipts stay in the product's 
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 from uuid import UUID
@@ -31,6 +33,9 @@ Given = ParamSpec("Given")
 EVERY = 5.0
 """Seconds between two updates of a run's progress."""
 
+PATIENCE = 10.0
+"""Seconds that the end of a stage waits until its bar is drawn."""
+
 MOST_DAYS = 40
 """Days in the table of what was seen; the report has all of them."""
 
@@ -43,7 +48,7 @@ def key(*parts: str) -> str:
 def _at_best(publish: Callable[Given, None]) -> Callable[Given, None]:
     """Let no run end because something could not be shown."""
 
-    @wraps(publish)
+    @functools.wraps(publish)
     def attempt(*given: Given.args, **more: Given.kwargs) -> None:
         try:
             publish(*given, **more)
@@ -156,6 +161,7 @@ class Board:
         self._shown: UUID | None = None
         self._total = self._done = 0
         self._told = 0.0
+        self._telling = threading.Thread()
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage; only that of the tiles is drawn."""
@@ -174,8 +180,14 @@ class Board:
     def finish(self) -> None:
         """Draw what was reached."""
         if self._shown is not None:
+            self._wait()
             self._tell()
+            self._wait()
         self._shown = None
+
+    def _wait(self) -> None:
+        if self._telling.is_alive():
+            self._telling.join(PATIENCE)
 
     def _begin(self) -> None:
         try:
@@ -188,9 +200,19 @@ class Board:
             log.warning("progress could not be shown in Prefect: %s", error)
         self._told = self._clock()
 
-    @_at_best
     def _tell(self) -> None:
+        """Move the bar, beside the work: a server that is away is asked for minutes."""
         self._told = self._clock()
-        if self._shown is not None:
-            share = 100.0 * self._done / max(self._total, 1)
-            prefect_artifacts.update_progress_artifact(self._shown, progress=share)
+        if self._shown is None or self._telling.is_alive():
+            return
+        share = 100.0 * self._done / max(self._total, 1)
+        told = functools.partial(bar, self._shown, share)
+        context = contextvars.copy_context()
+        self._telling = threading.Thread(target=context.run, args=(told,), daemon=True)
+        self._telling.start()
+
+
+@_at_best
+def bar(identity: UUID, share: float) -> None:
+    """Move a bar of progress."""
+    prefect_artifacts.update_progress_artifact(identity, progress=share)

@@ -14,7 +14,7 @@ server.prepare()
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
 
-from flows import artifacts, slots  # noqa: E402
+from flows import artifacts, orders, slots  # noqa: E402
 
 # ^ Prefect's settings are read when it is imported
 
@@ -54,10 +54,21 @@ def backfill(
         What ``terramosaic backfill --json`` prints.
     """
     server.follow()
-    path = Path(job)
+    given = (first, last, cadence, order == "newest")
+    found: dict[str, Any] = orders.heeded(_made, Path(job), given, at_once, dry_run, allow_partial)
+    return found
+
+
+def _made(
+    path: Path,
+    given: tuple[str | None, str | None, str | None, bool],
+    at_once: int,
+    dry_run: bool,
+    allow_partial: bool,
+) -> dict[str, Any]:
     asked = jobs.load(path)
     with prefect.tags(slots.BACKFILL):
-        found = product.looked(path, first, last, cadence, order == "newest", watch.progress())
+        found = product.looked(path, *given, watch.progress())
         artifacts.listed(asked.name, "What there is for each period", _rows(found))
         if dry_run:
             return series.told(asked, found, dry_run=True)

@@ -261,7 +261,7 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
 
 def _judge_periods(result: Result) -> int:
     told = {entry["status"] for entry in result["periods"]}
-    if told & {"failed", "refused"}:
+    if told & {"failed", "refused", "busy"}:
         return FAILED
     return NOTHING if told <= {"gap"} else DONE
 

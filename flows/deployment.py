@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ from prefect.events.schemas.automations import (  # noqa: E402
     Posture,
 )
 from prefect.events.schemas.events import ResourceSpecification  # noqa: E402
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound  # noqa: E402
+from prefect.exceptions import (  # noqa: E402
+    ObjectAlreadyExists,
+    ObjectNotFound,
+    PrefectHTTPStatusError,
+)
 from prefect.schedules import Cron  # noqa: E402
 from prefect.types.entrypoint import EntrypointType  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
@@ -90,14 +95,16 @@ def deploy(
     if twice:
         raise Wrong(f"Two jobs are named {twice[0]}: products and deployments need names apart.")
     progress.stage("deploy", len(loaded))
+    planned = [(job, tuple(_deployments(path, job, pool, paused))) for path, job in loaded]
+    # ^ all of them, before any is registered
     found: list[dict[str, Any]] = []
-    with get_client(sync_client=True) as client:
+    with _trusted(), get_client(sync_client=True) as client:
         _pool(client, pool)
         _crash_detection(client)
         for slot in sorted({_slot(job) for _, job in loaded}):
             client.upsert_global_concurrency_limit_by_name(slots.name(slot), limit)
-        for path, job in loaded:
-            found += _registered(path, job, pool, paused)
+        for job, ready in planned:
+            found += _registered(job, ready)
             progress.advance(1, job.name)
     progress.finish()
     return {"pool": pool, "deployments": found}
@@ -107,8 +114,22 @@ def _slot(job: Job) -> str:
     return job.execution.slot or slots.GPU
 
 
-def _registered(path: Path, job: Job, pool: str, paused: bool) -> Iterator[dict[str, Any]]:
-    for one in _deployments(path, job, pool, paused):
+@contextmanager
+def _trusted() -> Iterator[None]:
+    """Say what to do where the server does not let us in."""
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise Wrong(
+            f"The Prefect server at {server.address()} refuses the password: set "
+            "PREFECT_API_AUTH_STRING=user:password as the server has it (docs/operate.md)."
+        ) from error
+
+
+def _registered(job: Job, ready: Sequence[RunnerDeployment]) -> Iterator[dict[str, Any]]:
+    for one in ready:
         identity = one.apply()
         schedule = next(iter(one.schedules or ()), None)
         yield {
@@ -121,7 +142,6 @@ def _registered(path: Path, job: Job, pool: str, paused: bool) -> Iterator[dict[
 
 
 def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[RunnerDeployment]:
-    schedule = Cron(job.schedule.cron, timezone=job.schedule.timezone)
     scheduled = job.schedule.since is not None
     common: dict[str, Any] = {
         "work_pool_name": pool,
@@ -139,6 +159,7 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
     }
     tags = ["terramosaic", job.name, slots.name(_slot(job))]
     try:
+        schedule = Cron(job.schedule.cron, timezone=job.schedule.timezone)
         yield RunnerDeployment.from_flow(
             land_cover,
             name=job.name,

@@ -18,7 +18,7 @@ server.prepare()
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
 
-from flows import artifacts, slots  # noqa: E402
+from flows import artifacts, orders, slots  # noqa: E402
 
 # ^ Prefect's settings are read when it is imported
 
@@ -106,6 +106,11 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
         What ``terramosaic run --json`` prints; for periods that are due, what ``backfill`` does.
     """
     server.follow()
+    found: dict[str, Any] = orders.heeded(_made, job, period, allow_partial)
+    return found
+
+
+def _made(job: str, period: str | None, allow_partial: bool) -> dict[str, Any]:
     if period == DUE:
         return _due(job, allow_partial)
     name = _named(job)

@@ -14,7 +14,7 @@ server.prepare()
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
 
-from flows import artifacts, slots  # noqa: E402
+from flows import artifacts, orders, slots  # noqa: E402
 
 # ^ Prefect's settings are read when it is imported
 
@@ -42,7 +42,11 @@ def refresh(
         What ``terramosaic refresh --json`` prints.
     """
     server.follow()
-    path = Path(job)
+    found: dict[str, Any] = orders.heeded(_made, Path(job), at_once, dry_run, allow_partial)
+    return found
+
+
+def _made(path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> dict[str, Any]:
     asked = jobs.load(path)
     with prefect.tags(slots.BACKFILL):
         # ^ what is there already can wait as well

@@ -30,6 +30,7 @@ Make = Callable[[Period], dict[str, Any]]
 """Makes the product of one period; returns what ``terramosaic run --json`` prints."""
 
 FINISHED, READY, THIN, GAP, WAITING = "finished", "ready", "thin", "gap", "waiting"
+BUSY = "busy"
 TO_MAKE = (READY, THIN)
 
 
@@ -197,6 +198,7 @@ def make(entries: Sequence[Entry], one: Make, *, at_once: int) -> list[Entry]:
     """
 
     def attempt(entry: Entry) -> Entry:
+        halt.look()
         return _attempted(entry, one) if entry.status in TO_MAKE else entry
 
     if at_once == 1:
@@ -212,12 +214,14 @@ def _attempted(entry: Entry, one: Make) -> Entry:
     except NothingFound as error:
         return replace(entry, status=GAP, reason=str(error))
     except Busy as error:
-        return replace(entry, status=WAITING, reason=str(error))
+        return replace(entry, status=BUSY, reason=str(error))
         # ^ as where a schedule fires again while its last run is still at it
     except Halted:
         raise
     except Exception as error:
         # ^ whatever is wrong with one month, the next one may be sound
+        halt.look()
+        # ^ but what a stop has cut off is no failure
         log.warning("period=%s failed reason=%s", entry.period, error, exc_info=True)
         return replace(entry, status="failed", reason=str(error) or type(error).__name__)
     failed = result["tiles"]["failed"]

@@ -252,13 +252,20 @@ def _maybe(say: Any, value: Any) -> str | None:
     return None if value is None else str(say(value))
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def periods(result: Mapping[str, Any]) -> Iterator[str]:
     """List periods, what is there for each, and what became of it."""
     entries = result["periods"]
     counts = Counter(entry["status"] for entry in entries)
-    yield f"{len(entries)} periods: {', '.join(f'{n} {status}' for status, n in counts.items())}"
+    what = ", ".join(f"{n} {status}" for status, n in counts.items())
+    yield f"{_counted(len(entries), 'period')}: {what}"
     if result["dry_run"]:
-        yield "nothing was made: leave --dry-run out to make those that are ready or thin"
+        some = counts["ready"] + counts["thin"]
+        advice = ": leave --dry-run out to make those that are ready or thin" if some else ""
+        yield f"nothing was made{advice}"
     heads = ("period", "status", "scenes", "covered", "why")
     rows = [
         (
@@ -296,7 +303,8 @@ def verify(result: Mapping[str, Any]) -> Iterator[str]:
     if result["ok"]:
         yield "sound: every tile matches its receipt"
     elif bad:
-        yield f"{len(bad)} findings; run the job again to recompute exactly these tiles:"
+        found = _counted(len(bad), "finding")
+        yield f"{found}; run the job again to recompute exactly these tiles:"
         rows = [(entry["tile"], entry["file"], entry["reason"]) for entry in bad]
         yield from ("  " + line for line in table(("tile", "file", "why"), rows))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,8 +99,12 @@ def blank(path: Path, grid: Grid, tile: int, names: Mapping[str, Sequence[str]])
     _consolidate(path)
 
 
+_warnings = threading.Lock()
+
+
 def _consolidate(path: Path) -> None:
-    with warnings.catch_warnings():
+    with _warnings, warnings.catch_warnings():
+        # ^ what is filtered is of the process: two threads would put back each other's filters
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         # ^ not in the format's text yet, and what xarray.open_zarr looks for first all the same
         zarr.consolidate_metadata(path)
@@ -210,6 +215,9 @@ def write(path: Path, tile: Tile, values: Mapping[str, NDArray[Any]]) -> dict[st
         # ^ an unwritten chunk reads as fill: lost, empty and not done would look the same; and not
         # ^ by zarr.config, which is global: tiles are written side by side
         stored = np.ascontiguousarray(data, dtype=array.dtype)
+        for file in _shard_files(path, name, tile, root):
+            file.unlink(missing_ok=True)
+            # ^ at the edge of the grid zarr would read the old one first, which may be damaged
         array[_place(array, tile)] = stored
         digests[name] = hashlib.sha256(stored.tobytes()).hexdigest()
     _sync_shards(path, values, tile, root)

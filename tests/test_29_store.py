@@ -235,6 +235,31 @@ def test_reading_a_damaged_shard_is_an_error(finished):
         store.read(folder / store.NAME, "confidence", slice(0, 80), slice(0, 80))
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("damage", ["index", "cut"])
+def test_a_damaged_shard_is_written_anew(finished, damage, place):
+    """That of the last tile is not filled to its edge, so that zarr would keep the rest of it."""
+    plan, folder = finished
+    one = plan.tiles[0 if place == "first" else -1]
+    path = folder / store.NAME
+    values = {
+        "confidence": store.read(
+            path,
+            "confidence",
+            slice(one.row, one.row + one.height),
+            slice(one.column, one.column + one.width),
+        )
+    }
+    shard = path / "confidence" / "c" / str(one.row // plan.tile) / str(one.column // plan.tile)
+    data = shard.read_bytes()
+    shard.write_bytes(
+        data[:-2] + bytes([data[-2] ^ 8]) + data[-1:] if damage == "index" else data[:-9]
+    )
+    assert store.check(path, one, {"confidence": "?"})
+    digests = store.write(path, one, values)
+    assert store.check(path, one, digests) == []
+
+
 def test_a_tile_whose_asset_is_gone_writes_nothing(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"

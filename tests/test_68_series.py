@@ -12,9 +12,9 @@ import yaml
 
 from catalogs import demo as country
 from catalogs.errors import Wrong
-from flows import product, series
+from flows import cli, product, series
 from flows.progress import Silence
-from pipeline import receipt
+from pipeline import lock, receipt
 from pipeline.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +164,15 @@ def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
         "2021-06": "complete",
         "2021-07": "finished",
     }
+
+
+def test_a_month_that_another_run_is_at_is_left_to_it(job):
+    june = BACKFILL | {"first": "2021-06", "last": "2021-06"}
+    plan = product.frozen(job, "2021-06")
+    with lock.held(product.settle(plan).parent):
+        assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
+        assert cli.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
+    assert _statuses(_backfill(job, **june)) == {"2021-06": "complete"}
 
 
 def test_another_recipe_is_another_product(job):

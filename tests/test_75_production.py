@@ -308,6 +308,59 @@ def test_a_cancelled_run_stops_its_work_and_can_go_on(world, written, deployed):
     assert finished.items() <= _receipts(path).items()
 
 
+def test_a_run_whose_worker_was_replaced_can_be_cancelled(world, written, deployed):
+    path = written("orphaned")
+    run = _backfill(world, path)
+    eventually(lambda: len(_receipts(path)) > 2, seconds=300)
+    world.kill("worker")
+    world.start("worker")
+    world.api.set_state(run, "CANCELLING")
+    eventually(lambda: world.flow(run) is None, seconds=30)
+    assert world.api.until(run, seconds=60)["state_type"] == "CANCELLED"
+    finished = _receipts(path)
+    time.sleep(3)
+    assert _receipts(path) == finished
+
+
+def test_a_run_that_is_wrongly_called_crashed_says_that_it_is_well(world, written, deployed):
+    """As after a server that was away for longer than a run may be silent."""
+    path = written("well")
+    run = _backfill(world, path, first="2021-06", last="2021-07")
+    eventually(lambda: len(_receipts(path)) > 2, seconds=300)
+    world.api.set_state(run, "CRASHED")
+    eventually(lambda: world.api.flow_run(run)["state_type"] == "RUNNING", seconds=30)
+    assert world.api.until(run, seconds=400)["state_type"] == "COMPLETED"
+    assert _months(path) == ["2021-06", "2021-07"]
+
+
+def test_what_cannot_be_deployed_is_said_and_nothing_is_registered(world, written, deployed):
+    good = written("good")
+    wrong = written("wrong", schedule={"from": "2021-04", "cron": "99 * * * *"})
+    told = _refused(world.environment, "deploy", good, wrong)
+    assert "99 * * * *" in told
+    assert str(wrong) in told
+    names = {one["name"] for one in world.api("POST", "/deployments/filter", {})}
+    assert "good" not in names
+    stranger = world.environment | {"PREFECT_API_AUTH_STRING": "operator:guessed"}
+    assert "PREFECT_API_AUTH_STRING" in _refused(stranger, "deploy", good)
+
+
+def _refused(environment, *words):
+    """Return the message of a command that is wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "unexpected" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
 def _quiet(world):
     """Tell whether no task is on the dask workers."""
     import distributed
