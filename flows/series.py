@@ -225,13 +225,14 @@ def _attempted(entry: Entry, one: Make) -> Entry:
         log.warning("period=%s failed reason=%s", entry.period, error, exc_info=True)
         return replace(entry, status="failed", reason=str(error) or type(error).__name__)
     failed = result["tiles"]["failed"]
+    why = None if result["status"] == "unchanged" else entry.reason
     return replace(
         entry,
         status=result["status"],
         item=result["item"],
         scenes=result["scenes"],
         tiles={**result["tiles"], "failed": len(failed)},
-        reason=f"{len(failed)} tiles failed, {failed[0]['reason']}" if failed else entry.reason,
+        reason=f"{len(failed)} tiles failed, {failed[0]['reason']}" if failed else why,
     )
 
 
