@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,7 @@ from prefect.client.schemas.filters import (  # noqa: E402
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import StateType  # noqa: E402
-from prefect.client.schemas.sorting import FlowRunSort  # noqa: E402
+from prefect.client.schemas.objects import State, StateType  # noqa: E402
 from prefect.concurrency.sync import concurrency  # noqa: E402
 
 # ^ Prefect's settings are read when it is imported
@@ -36,6 +36,12 @@ BACKFILL, SCHEDULED = "backfill", "scheduled"
 
 LEASE = 60.0
 """Seconds after which the slot of a run that died is free again: the least that Prefect takes."""
+
+BEGINNING = dt.timedelta(minutes=2)
+"""How long a run may take to begin before it is no longer waited for."""
+
+MOST = 100
+"""Runs that are looked at."""
 
 LOOK = 5.0
 """Seconds between two looks whether a scheduled run waits."""
@@ -71,6 +77,13 @@ def held(slot: str | None) -> Iterator[None]:
         yield
 
 
+def alive(state: State | None, now: dt.datetime) -> bool:
+    """Tell a run that works, or is about to, from one whose worker died while it started it."""
+    if state is None:
+        return False
+    return state.type == StateType.RUNNING or now - state.timestamp < BEGINNING
+
+
 def _stand_back(slot: str) -> None:
     """Wait while a scheduled run uses a slot, or wants to."""
     running = FlowRunFilterState(
@@ -79,8 +92,9 @@ def _stand_back(slot: str) -> None:
     tags = FlowRunFilterTags(all_=[SCHEDULED, name(slot)])
     wanted = FlowRunFilter(tags=tags, state=running)
     with get_client(sync_client=True) as client:
-        while client.read_flow_runs(
-            flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=1
+        while any(
+            alive(run.state, dt.datetime.now(dt.UTC))
+            for run in client.read_flow_runs(flow_run_filter=wanted, limit=MOST)
         ):
             log.info("slot=%s is left to a scheduled run", slot)
             halt.sleep(LOOK)

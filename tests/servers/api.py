@@ -86,11 +86,23 @@ class Api:
         self, run: str, states: Sequence[str] | set[str] = TERMINAL, *, seconds: float = 120
     ) -> Any:
         """Wait until a flow run is in one of these states; return it."""
-        return eventually(
-            lambda: self.flow_run(run),
-            lambda one: one["state_type"] in states,
-            seconds=seconds,
-        )
+        try:
+            return eventually(
+                lambda: self.flow_run(run),
+                lambda one: one["state_type"] in states,
+                seconds=seconds,
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._standing()}") from None
+
+    def _standing(self) -> str:
+        """Return what is under way, and who holds which slot."""
+        busy = [one for one in self.flow_runs() if one["state_type"] not in TERMINAL]
+        lines = [f"{one['name']} {one['state_type']} {one['tags']}" for one in busy]
+        lines += [entry["message"] for one in busy for entry in self.logs(one["id"])[-5:]]
+        limits = self("POST", "/v2/concurrency_limits/filter", {})
+        lines += [f"{one['name']}: {one['active_slots']} of {one['limit']}" for one in limits]
+        return "\n".join(lines)
 
 
 def eventually(

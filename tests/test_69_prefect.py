@@ -1,14 +1,15 @@
-"""What is shown in Prefect is shown beside the work, which waits for nobody."""
+"""What is shown in Prefect is shown beside the work, which waits for nobody who is gone."""
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from uuid import uuid4
 
 import pytest
 
-from flows import artifacts
+from flows import artifacts, slots
 
 
 @pytest.fixture
@@ -81,3 +82,14 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch, shown, caplog):
     board.advance(2)
     board.finish()
     assert "bar could not be shown in Prefect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "minutes", "alive"),
+    [("RUNNING", 600, True), ("PENDING", 1, True), ("PENDING", 3, False)],
+)
+def test_a_run_that_never_begins_is_not_given_way_to(kind, minutes, alive):
+    now = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
+    state = slots.State(type=kind, timestamp=now - dt.timedelta(minutes=minutes))
+    assert slots.alive(state, now) is alive
+    assert not slots.alive(None, now)
