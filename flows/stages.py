@@ -71,7 +71,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
             if outcome.reason is not None:
                 failed.append({"tile": outcome.tile, "reason": outcome.reason})
             for name, count in outcome.traffic.items():
-                traffic[name] += count
+                traffic[name] = traffic.get(name, 0) + count
             for name, value in outcome.seconds.items():
                 seconds[name] = round(seconds.get(name, 0.0) + value, 3)
     return {

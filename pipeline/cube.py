@@ -109,7 +109,12 @@ def stack(
         (scene, scene.assets[band]) for scene in scenes for band in bands if band in scene.assets
     ]
     sources = {
-        asset.href: reading.Source(scene=scene.id, provider=scene.provider, nodata=asset.nodata)
+        asset.href: reading.Source(
+            scene=scene.id,
+            provider=scene.provider,
+            nodata=asset.nodata,
+            modality=scene.modality,
+        )
         for scene, asset in assets
     }
     kernels = {asset.href: _resampling(asset, grid) for _, asset in assets}

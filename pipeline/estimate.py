@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from catalogs import trust
 from catalogs.errors import Wrong
-from catalogs.scene import Scene
-from pipeline import blocks, layers, receipt, strip, tile
+from catalogs.scene import MASKS, Scene
+from pipeline import blocks, layers, masks, receipt, strip, tile
 from pipeline.blocks import Raster
 from pipeline.grid import Grid, Tile
 from pipeline.plan import Plan
@@ -61,8 +63,10 @@ SURE = 1.1
 class Rates:
     """What earlier runs took, as factors of what the table says of the same tiles."""
 
-    bytes: float = 1.0
-    requests: float = 1.0
+    bytes: Mapping[str, float] = field(default_factory=dict)
+    """By modality; that of the empty name is of all others."""
+
+    requests: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 1.0
     spread: float = GUESS
     """Factor by which an estimate may err either way."""
@@ -109,13 +113,13 @@ class Estimate:
 class _Need:
     """What the table says of one tile."""
 
-    volume: float
-    """Bytes of files."""
+    volume: Mapping[str, float]
+    """Bytes of files, by modality."""
 
-    far: float
+    far: Mapping[str, float]
     """Of them, those that come over the network."""
 
-    requests: int
+    requests: Mapping[str, float]
     seconds: float
     """Of one worker."""
 
@@ -147,17 +151,17 @@ def of(
     share = len(some) / max(len(looked), 1)
     volume, far, requests, busy, peak = 0.0, 0.0, 0.0, 0.0, 0
     for need in _needs(plan, looked):
-        volume += share * need.volume
-        far += share * need.far
-        requests += share * need.requests
+        volume += share * _weighed(need.volume, rates.bytes)
+        far += share * _weighed(need.far, rates.bytes)
+        requests += share * _weighed(need.requests, rates.requests)
         busy += share * need.seconds
         peak = max(peak, need.held)
     busy *= rates.seconds
     on_gpu = plan.model is not None and plan.model.device == "cuda"
     return Estimate(
-        bytes=round(volume * rates.bytes),
-        far_bytes=round(far * rates.bytes),
-        requests=round(requests * rates.requests),
+        bytes=round(volume),
+        far_bytes=round(far),
+        requests=round(requests),
         peak_memory_bytes=BASE_BYTES + peak * max(workers, 1),
         seconds=round(busy / max(workers, 1), 1),
         cpu_hours=round(busy * cores / 3600, 4),
@@ -168,6 +172,12 @@ def of(
     )
 
 
+def _weighed(amounts: Mapping[str, float], factors: Mapping[str, float]) -> float:
+    """Return the sum of amounts by modality, each times its factor."""
+    other = factors.get("", 1.0)
+    return sum(amount * factors.get(kind, other) for kind, amount in amounts.items())
+
+
 def seen(home: Path, model: Model | None) -> Rates:
     """Compare what runs of a product took with what the table says, by their receipts.
 
@@ -175,7 +185,7 @@ def seen(home: Path, model: Model | None) -> Rates:
         home: the folder of all periods of the product.
         model: the one of the run to come: seconds of others say nothing.
     """
-    ratios: dict[str, list[tuple[float, float]]] = {"bytes": [], "requests": [], "seconds": []}
+    ratios: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     count = 0
     for path in sorted(home.glob("*/*/plan.json"))[-MOST_RUNS:]:
         compared = _compared(path, model)
@@ -186,7 +196,9 @@ def seen(home: Path, model: Model | None) -> Rates:
         return TABLE
     found = {name: _ratio(pairs) for name, pairs in ratios.items()}
     return Rates(
-        **{name: factor for name, factor in found.items() if factor is not None},
+        bytes={kind: factor for (what, kind), factor in found.items() if what == "bytes"},
+        requests={kind: factor for (what, kind), factor in found.items() if what == "requests"},
+        seconds=found.get(("seconds", ""), 1.0),
         spread=max(SURE if count > 1 else ONCE, *map(_spread, ratios.values())),
         runs=count,
     )
@@ -202,8 +214,8 @@ MOST_TILES = 256
 """Receipts of each, evenly spread: a plan may have a hundred thousand."""
 
 
-def _compared(path: Path, model: Model | None) -> dict[str, tuple[float, float]]:
-    """Return kind → (actual, by the table) of tiles of a run together."""
+def _compared(path: Path, model: Model | None) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return what and modality → (actual, by the table) of tiles of a run together."""
     try:
         plan = Plan.read(path)
     except Wrong:
@@ -213,18 +225,24 @@ def _compared(path: Path, model: Model | None) -> dict[str, tuple[float, float]]
     needs = list(_needs(plan, [plan.named[one.tile] for one in made]))
     pairs = [pair for pair in zip(made, needs, strict=True) if pair[0].traffic.get("requests")]
     # ^ of files of this machine nothing is counted
+    taken: defaultdict[str, float] = defaultdict(float)
+    due: defaultdict[str, float] = defaultdict(float)
+    for one, need in pairs:
+        for name, count in one.traffic.items():
+            taken[name] += count
+        for what, amounts in (("bytes", need.far), ("requests", need.requests)):
+            for kind, amount in amounts.items():
+                due[f"{what}_{kind}"] += amount
+                due[what] += amount
     found = {
-        "seconds": (
-            sum(one.seconds["tile"] for one in made) if _alike(plan.model, model) else 0.0,
-            sum(need.seconds for need in needs),
-        ),
-        "bytes": (sum(one.traffic["bytes"] for one, _ in pairs), sum(n.far for _, n in pairs)),
-        "requests": (
-            sum(one.traffic["requests"] for one, _ in pairs),
-            sum(need.requests for _, need in pairs),
-        ),
+        (what, kind): (taken[name], due[name])
+        for name in due
+        for what, _, kind in [name.partition("_")]
     }
-    return {name: pair for name, pair in found.items() if all(pair)}
+    if _alike(plan.model, model):
+        busy = sum(one.seconds["tile"] for one in made)
+        found["seconds", ""] = (busy, sum(need.seconds for need in needs))
+    return {name: (actual, table) for name, (actual, table) in found.items() if actual and table}
 
 
 def _alike(one: Model | None, other: Model | None) -> bool:
@@ -235,14 +253,14 @@ def _alike(one: Model | None, other: Model | None) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
-def _ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
-    actual, due = (sum(side) for side in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
-    return actual / due if actual and due else None
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    actual, due = (sum(side) for side in zip(*pairs, strict=True))
+    return float(actual / due)
 
 
 def _spread(pairs: Sequence[tuple[float, float]]) -> float:
     """Return by which factor single runs lie off all of them; 1 where there are none."""
-    whole = _ratio(pairs) or 1.0
+    whole = _ratio(pairs)
     off = [actual / due / whole for actual, due in pairs]
     return min(max([1.0, *off, *(1 / one for one in off)]), GUESS)
 
@@ -256,24 +274,22 @@ def _needs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_Need]:
     for one in tiles:
         placed = plan.placement(one)
         area = plan.context(one)
-        near = plan.near(one)
-        strips = [
-            area.window(row=first, column=0, height=stop - first, width=area.width)
-            for first, stop in strip.cut(area, [plan.snapshot.scenes[number] for number in near])
-        ]
+        scenes = plan.scenes(one)
         depth: dict[str, int] = {}
-        pixels = volume = far = 0.0
-        requests = 0
-        for kind in (kinds[number] for number in near):
-            depth[kind.modality] = depth.get(kind.modality, 0) + 1
-            for raster, count, remote in kind.rasters:
-                for part in strips:
-                    read, asked = blocks.read(raster, part)
+        for scene in scenes:
+            depth[scene.modality] = depth.get(scene.modality, 0) + 1
+        pixels = 0.0
+        volume, far, requests = (defaultdict[str, float](float) for _ in range(3))
+        for first, stop in strip.cut(area, scenes):
+            part = area.window(row=first, column=0, height=stop - first, width=area.width)
+            for kind in (kinds[number] for number in plan.meeting(part)):
+                for raster, pad, count, remote in kind.rasters:
+                    read, asked = blocks.read(raster, _around(part, pad))
                     each = read * BYTES_PER_PIXEL[kind.modality] + blocks.HEADER
                     pixels += times * count * read
-                    volume += times * count * each
-                    far += times * remote * each
-                    requests += times * remote * asked
+                    volume[kind.modality] += times * count * each
+                    far[kind.modality] += times * remote * each
+                    requests[kind.modality] += times * remote * asked
         windows = len(placed.rows) * len(placed.columns) if placed else 0
         yield _Need(
             volume=volume,
@@ -316,13 +332,15 @@ class _Kind:
     """A scene as it is read."""
 
     modality: str
-    rasters: tuple[tuple[Raster, int, int], ...]
-    """Each with how many bands lie so, and how many of them come over the network."""
+    rasters: tuple[tuple[Raster, int, int, int], ...]
+    """Each with the pixels around a grid that are read too, with how many bands lie so, and how
+    many of them come over the network."""
 
 
 def _kind(plan: Plan, scene: Scene) -> _Kind:
-    bands = {*plan.bands(scene.modality), "SCL"}
-    alike: dict[Raster, list[bool]] = {}
+    doubted = plan.recipe.max_cloud_probability is not None
+    bands = {*plan.bands(scene.modality), "SCL", *(("CLD",) if doubted else ())}
+    alike: dict[tuple[Raster, int], list[bool]] = {}
     for asset in scene.assets.values():
         if asset.band in bands:
             placed = Raster(
@@ -331,8 +349,23 @@ def _kind(plan: Plan, scene: Scene) -> _Kind:
                 shape=asset.shape,
                 exact=scene.modality.startswith("S2"),
             )
-            alike.setdefault(placed, []).append(trust.is_remote(asset.href))
-    return _Kind(scene.modality, tuple((one, len(far), sum(far)) for one, far in alike.items()))
+            pad = _pad(plan, scene.modality, asset.band)
+            alike.setdefault((placed, pad), []).append(trust.is_remote(asset.href))
+    return _Kind(scene.modality, tuple((*one, len(far), sum(far)) for one, far in alike.items()))
+
+
+def _pad(plan: Plan, modality: str, band: str) -> int:
+    """Return how many pixels around a grid are read: borders and clouds reach into it."""
+    resolution = plan.pixels(plan.grids[0]).resolution
+    if modality.startswith("S1"):
+        return masks.fringe_reach(resolution)
+    return math.ceil(plan.recipe.dilate_m / resolution) if band in MASKS else 0
+
+
+def _around(area: Grid, pad: int) -> Grid:
+    return area.window(
+        row=-pad, column=-pad, height=area.height + 2 * pad, width=area.width + 2 * pad
+    )
 
 
 def _seconds(plan: Plan) -> float:

@@ -220,8 +220,12 @@ class Plan:
     def near(self, tile: Tile) -> tuple[int, ...]:
         """Return where, among the snapshot's scenes, those stand that may touch a tile."""
         if tile.id not in self._near:
-            self._near[tile.id] = self._neighbours[tile.epsg].of(self.context(tile))
+            self._near[tile.id] = self.meeting(self.context(tile))
         return self._near[tile.id]
+
+    def meeting(self, area: Grid) -> tuple[int, ...]:
+        """Return where, among the snapshot's scenes, those stand that may touch a grid."""
+        return self._neighbours[area.epsg].of(area)
 
     @functools.cached_property
     def _near(self) -> dict[str, tuple[int, ...]]:

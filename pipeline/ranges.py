@@ -103,18 +103,20 @@ class RangeFile:
     size: int
     """Bytes, known once :meth:`open` has returned."""
 
-    def __init__(self, href: str, provider: str, until: float) -> None:
+    def __init__(self, href: str, provider: str, until: float, kind: str = "") -> None:
         """Name a file.
 
         Args:
             href: unsigned address.
             provider: who signs, and whose limits hold.
             until: when to give up, on the monotonic clock.
+            kind: the modality, for the count of what is read.
         """
         self._href = href
         self._provider = provider
         self._lane = connections.lane(provider)
         self._traffic = traffic.current()
+        self._kind = kind
         self._until = until
         self._version: str | None = None
         self._lock = threading.Lock()
@@ -258,7 +260,7 @@ class RangeFile:
             # ^ as GDAL would do
         address = access.href
         for _ in range(5):
-            self._traffic.add(requests=1)
+            self._traffic.add(requests=1, kind=self._kind)
             with self._lane.session.get(
                 address,
                 headers=headers,
@@ -335,7 +337,7 @@ class RangeFile:
             halt.look()
             parts.append(part)
             got += len(part)
-            self._traffic.add(received=len(part))
+            self._traffic.add(received=len(part), kind=self._kind)
             if got > count or time.monotonic() > self._until:
                 raise _Fault(f"sends {got} of {count} bytes")
         if got != count:

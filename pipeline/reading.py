@@ -73,6 +73,9 @@ class Source:
     nodata: float | None
     """Value of missing pixels as the catalog says; the file's own tag is the fallback."""
 
+    modality: str = ""
+    """Of the scene, for the count of what is read."""
+
 
 def read(
     href: str,
@@ -155,7 +158,7 @@ def _opened(
     """Do work with a path that GDAL can open."""
     parts = urlsplit(href)
     if parts.scheme in ("http", "https"):
-        file = RangeFile(href, source.provider, until)
+        file = RangeFile(href, source.provider, until, source.modality)
         file.open()
         with rasterio.Env(**GDAL_OPTIONS):
             return bridge.run(file, PurePosixPath(parts.path).suffix, work)

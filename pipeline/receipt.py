@@ -39,7 +39,7 @@ class Receipt:
     """Windows, and what was made twice to see how far it can be trusted: see pipeline.sample."""
 
     traffic: Mapping[str, int] = field(default_factory=dict)
-    """Bytes and requests over the network, and retries among these: see pipeline.traffic."""
+    """Bytes and requests over the network, also by modality, and retries: see pipeline.traffic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values."""

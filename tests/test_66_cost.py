@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -195,7 +196,54 @@ def test_seconds_of_another_model_say_nothing(web, little):
     assert other.seconds == 1.0
     assert other.runs == 1
     assert other.spread == estimate.ONCE
-    assert other.requests == estimate.seen(home, None).requests != 1.0
+    assert other.requests == estimate.seen(home, None).requests
+    assert other.requests.keys() == {"", "S2L2A"}
+
+
+def test_each_modality_is_known_by_itself(web, job):
+    """Radar of floats is packed otherwise than reflectance, and periods differ in their mix."""
+    _run(job)
+    planned = _plan(job, "2021-06")
+    plan = plans.Plan.read(Path(planned["plan"]))
+    proofs = list(receipt.all_in(Path(planned["plan"]).parent))
+    rates = estimate.seen(Path(planned["plan"]).parents[2], None)
+    kinds = {"S2L2A", "S1RTC", "DEM"}
+    for name, factors in (("bytes", rates.bytes), ("requests", rates.requests)):
+        took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
+        assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
+        assert set(factors) == {"", *kinds}
+        table = getattr(estimate.of(plan, workers=1), name)
+        known = getattr(estimate.of(plan, workers=1, rates=rates), name)
+        assert known == pytest.approx(sum(took.values()), rel=1e-6)
+        assert known != table
+    assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
+
+
+def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
+    """A tile higher than its scenes is read strip by strip, each of the scenes that it meets."""
+    wide = dataclasses.replace(expanse.plan(tmp_path, 64, days=1), tile=2048)
+    one = max(wide.tiles, key=lambda tile: tile.height * tile.width)
+    area = wide.context(one)
+    met = next(scene for scene in wide.scenes(one) if scene.modality == "S2L2A")
+
+    def asked(rows):
+        """Plan with a scene that ends so many rows below the tile's first."""
+        left, top = area.left, area.bounds[3] - 10 * (rows - 1024)
+        assets = {
+            "B02": dataclasses.replace(
+                met.assets["B02"], transform=(10, 0, left, 0, -10, top), shape=(1024, 2048)
+            )
+        }
+        scene = dataclasses.replace(met, assets=assets)
+        snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
+        recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
+        plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
+        return estimate.of(plan, workers=1, tiles=[one]).requests
+
+    assert min(area.shape) > 2000
+    assert asked(-10) == 0
+    assert asked(100) == 2 + 1
+    # ^ a header and a row of blocks, and a header for the strip that begins where the scene ends
 
 
 def test_prices_of_nothing_are_refused(little):
