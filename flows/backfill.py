@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from flows import budget, product, series, server, watch
 from flows import job as jobs
-from flows import product, series, server, watch
 from flows.land_cover import settled
 
 server.prepare()
@@ -35,6 +35,7 @@ def backfill(
     at_once: int = 1,
     dry_run: bool = False,
     allow_partial: bool = False,
+    max_cost: float | None = None,
 ) -> dict[str, Any]:
     """Make one product per period of a range; finished periods are skipped.
 
@@ -49,13 +50,17 @@ def backfill(
         at_once: Periods side by side, 1 to 64.
         dry_run: Only look.
         allow_partial: Publish with failed tiles declared as holes.
+        max_cost: What all periods may cost together, in the currency of the job's prices; empty:
+            no limit.
 
     Returns:
         What ``terramosaic backfill --json`` prints.
     """
     server.follow()
     given = (first, last, cadence, order == "newest")
-    found: dict[str, Any] = orders.heeded(_made, Path(job), given, at_once, dry_run, allow_partial)
+    found: dict[str, Any] = orders.heeded(
+        _made, Path(job), given, at_once, dry_run, allow_partial, max_cost
+    )
     return found
 
 
@@ -65,14 +70,16 @@ def _made(
     at_once: int,
     dry_run: bool,
     allow_partial: bool,
+    max_cost: float | None,
 ) -> dict[str, Any]:
     asked = jobs.load(path)
+    budget.priced(asked, max_cost, at_once)
     with prefect.tags(slots.BACKFILL):
         found = product.looked(path, *given, watch.progress())
         artifacts.listed(asked.name, "What there is for each period", _rows(found))
         if dry_run:
             return series.told(asked, found, dry_run=True)
-        made = product.all_made(path, found, at_once, allow_partial, watch.progress())
+        made = product.all_made(path, found, at_once, allow_partial, watch.progress(), max_cost)
     artifacts.listed(asked.name, "What became of each period", _rows(made))
     return settled(series.told(asked, made, dry_run=False))
 

@@ -71,14 +71,24 @@ def prices(plan: Plan) -> Prices | None:
     return Prices.model_validate(stated) if stated else None
 
 
-def priced(job: Job) -> None:
-    """Refuse a limit of what a run costs where a job states no prices.
+def priced(job: Job, limit: float | None, at_once: int = 1) -> None:
+    """Refuse a limit of what runs cost where none can be kept.
+
+    Args:
+        job: the job.
+        limit: what is asked for; None = none.
+        at_once: runs side by side.
 
     Raises:
-        Wrong: it states none.
+        Wrong: the job states no prices, or what runs have cost is not known when others begin.
     """
-    if job.prices is None:
+    if limit is not None and job.prices is None:
         raise Wrong(UNPRICED)
+    if limit is not None and at_once > 1:
+        raise Wrong(
+            f"--max-cost: {at_once} periods at once begin before it is known what the others cost. "
+            "Leave --at-once out, or the limit."
+        )
 
 
 def cost(plan: Plan, needed: Estimate) -> dict[str, Any] | None:
@@ -101,9 +111,23 @@ def check(plan: Plan, folder: Path, limit: float | None) -> None:
         raise Wrong(UNPRICED)
     if priced["amount"] > limit:
         raise Wrong(
-            f"The run would cost {summary.money(priced)}, and --max-cost is {limit:g}: nothing was "
-            "made. Raise the limit, or make region, period or inputs smaller."
+            f"The run would cost {summary.money(priced)}, and --max-cost leaves {limit:g} for it: "
+            "nothing was made. Raise the limit, or make region, period or inputs smaller."
         )
+
+
+class Purse:
+    """What a series of runs may cost together, and what is left of it."""
+
+    def __init__(self, limit: float | None) -> None:
+        """Begin with all of it; None = no limit."""
+        self.left = limit
+
+    def pay(self, result: Mapping[str, Any]) -> None:
+        """Take out what a run has cost."""
+        if self.left is not None:
+            told = result["actual"] or {}
+            self.left = max(self.left - (told.get("cost") or 0.0), 0.0)
 
 
 def planned(plan: Plan, folder: Path) -> dict[str, Any]:

@@ -58,6 +58,22 @@ def cut(whole: Period, text: str, *, most: int) -> tuple[Period, ...]:
     return tuple(found)
 
 
+def uncut(part: Period, since: dt.date, text: str) -> Period:
+    """Return the whole of what a range that begins with a day has cut at its start or end.
+
+    Args:
+        part: one of those that :func:`cut` has returned.
+        since: the first day of the range.
+        text: the length of a part.
+    """
+    _, unit = read(text)
+    first = part.start
+    if unit == SEASON and first == since and first.year > dt.MINYEAR:
+        first = _month(since.replace(day=1), -(since.month % 3))
+    last = next(last for start, last in _spans(since, text) if start == part.start)
+    return Period(start=first, end=last)
+
+
 def _spans(first: dt.date, text: str) -> Iterator[tuple[dt.date, dt.date]]:
     """Yield first and last day of one part after the other, from a day on, without end."""
     count, unit = read(text)

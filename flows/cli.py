@@ -202,8 +202,10 @@ _ORDER = click.Choice(["oldest", "newest"])
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods side by side.")  # fmt: skip
 @click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
+@click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
+              help="Refuse what costs more, all periods together.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only list the periods, and what there is for them.")
-def backfill(
+def backfill(  # noqa: PLR0917
     console: Console,
     job: Path,
     first: str | None,
@@ -212,6 +214,7 @@ def backfill(
     order: str,
     at_once: int,
     allow_partial: bool,
+    max_cost: float | None,
     dry_run: bool,
 ) -> int:
     """Make one product per period of a range; finished periods are skipped.
@@ -232,6 +235,7 @@ def backfill(
             dry_run=dry_run,
             at_once=at_once,
             allow_partial=allow_partial,
+            max_cost=max_cost,
             progress=watch,
         ),
         summary.periods,

@@ -41,7 +41,9 @@ class Job(Part):
         examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
     )
     period: InstanceOf[periods.Period] | None = Field(
-        description=f"{periods.FORMS}; or {LATEST}", examples=["2024-05-01/2024-09-30"]
+        default=None,
+        description=f"{periods.FORMS}; or {LATEST}, as where none is given",
+        examples=["2024-05-01/2024-09-30"],
     )
     catalog: section.Catalog = Field(
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
@@ -177,8 +179,6 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
     """
     given = {key: value for key, value in values.items() if value is not None}
     # ^ a section whose keys are all commented out is one that was not given
-    if isinstance(given.get("schedule"), dict) and given["schedule"].get("from") is not None:
-        given.setdefault("period", LATEST)
     given.setdefault("output", {})
     if isinstance(given["output"], dict):
         given["output"] = {"path": "out", **given["output"]}

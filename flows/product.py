@@ -127,7 +127,7 @@ def run(
     """
     metrics.place()
     if max_cost is not None and job.suffix != ".json":
-        budget.priced(jobs.load(job))
+        budget.priced(jobs.load(job), max_cost)
     # ^ both refused before anything is planned
     with watch.watched(progress, truth):
         started = time.perf_counter()
@@ -187,7 +187,7 @@ def standing(plan: Plan) -> dict[str, Any] | None:
     return result_of(plan, status, str(item), tiles, {}, seam)
 
 
-def backfill(
+def backfill(  # noqa: PLR0913
     path: Path,
     *,
     first: str | None,
@@ -197,6 +197,7 @@ def backfill(
     dry_run: bool,
     at_once: int,
     allow_partial: bool,
+    max_cost: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Make a job's product for every period between two days; finished ones are skipped.
@@ -210,12 +211,15 @@ def backfill(
         dry_run: only look.
         at_once: periods at a time.
         allow_partial: publish with failed tiles declared as holes.
+        max_cost: refuse what all of them would cost above it.
         progress: who is told how far it has come.
     """
+    job = jobs.load(path)
+    budget.priced(job, max_cost, at_once)
     entries = looked(path, first, last, rhythm, newest_first, progress)
     if not dry_run:
-        entries = all_made(path, entries, at_once, allow_partial, progress)
-    return series.told(jobs.load(path), entries, dry_run=dry_run)
+        entries = all_made(path, entries, at_once, allow_partial, progress, max_cost)
+    return series.told(job, entries, dry_run=dry_run)
 
 
 def looked(
@@ -229,6 +233,7 @@ def looked(
     """Look at the periods of a backfill, in the order in which they will be made."""
     job = jobs.load(path)
     entries = series.survey(job, series.between(job, first, last, rhythm), progress)
+    entries = series.marked(job, entries, rhythm)
     if last is None:
         entries = series.patiently(job, entries)
     return entries[::-1] if newest_first else entries
@@ -259,15 +264,23 @@ def all_made(
     at_once: int,
     allow_partial: bool,
     progress: Progress,
+    max_cost: float | None = None,
 ) -> list[Entry]:
     """Make the periods of a job that can be made; one that fails does not stop the others."""
+    purse = budget.Purse(max_cost)
 
     def one(period: Period) -> dict[str, Any]:
         shown = Silence() if at_once > 1 else progress
         # ^ bars of several periods would write over each other
-        return run(
-            path, allow_partial=allow_partial, max_cost=None, progress=shown, period=str(period)
+        result = run(
+            path,
+            allow_partial=allow_partial,
+            max_cost=purse.left,
+            progress=shown,
+            period=str(period),
         )
+        purse.pay(result)
+        return result
 
     return series.make(entries, one, at_once=at_once)
 

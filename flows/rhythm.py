@@ -107,7 +107,8 @@ class Schedule(Part):
         """
         if self.since is None:
             raise Wrong(
-                "The job does not say where its periods begin: add schedule: {from: 2024-01} "
+                "The job names no period, nor the day from which periods are counted: write "
+                "period: 2024-05-01/2024-09-30 or --period, or add schedule: {from: 2024-01} "
                 "(with the cadence, if it is not P1M)."
             )
         found = self.ended(self.since, self.cadence, today)

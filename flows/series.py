@@ -47,6 +47,9 @@ class Entry:
     coverage: float | None = None
     """Share of the region under the scenes of the leading input, 0 to 1."""
 
+    cloud_cover: float | None = None
+    """Mean of these scenes, percent, as the catalog says."""
+
     item: str | None = None
     tiles: dict[str, Any] | None = None
 
@@ -59,6 +62,7 @@ class Entry:
             "item": self.item,
             "scenes": self.scenes,
             "coverage": None if self.coverage is None else round(self.coverage, 4),
+            "cloud_cover": None if self.cloud_cover is None else round(self.cloud_cover, 1),
             "tiles": self.tiles,
             "reason": self.reason,
         }
@@ -126,11 +130,13 @@ def look(job: Job, period: Period) -> Entry:
     used = [scene for scene in answer.selection.used if scene.modality == leading]
     share = ground.share(ground.union(shape(one.footprint) for one in used), answer.region)
     enough = share >= job.schedule.min_coverage
+    clouds = [scene.cloud_cover for scene in used if scene.cloud_cover is not None]
     return Entry(
         period=period,
         status=READY if enough else THIN,
         scenes=len(answer.selection.used),
         coverage=share,
+        cloud_cover=sum(clouds) / len(clouds) if clouds else None,
         reason=None if enough else f"{leading} covers {share:.0%} of the region",
     )
 
@@ -143,6 +149,25 @@ def survey(job: Job, wanted: Sequence[Period], progress: Progress) -> list[Entry
         found.append(look(job, period))
         progress.advance(1, f"{period} {found[-1].status}")
     progress.finish()
+    return found
+
+
+def marked(job: Job, entries: Sequence[Entry], rhythm: str | None) -> list[Entry]:
+    """Say of the first and the last period of a range, the oldest first, what it has cut off them.
+
+    Args:
+        job: whose cadence holds where none is given.
+        entries: the periods of the range.
+        rhythm: the cadence; None = the schedule's.
+    """
+    text, since = rhythm or job.schedule.cadence, entries[0].period.start
+    found = list(entries)
+    for place in {0, len(entries) - 1}:
+        one = entries[place]
+        whole = cadence.uncut(one.period, since, text)
+        if whole != one.period:
+            words = (one.reason, f"a part of {whole}: the range ends within it")
+            found[place] = replace(one, reason="; ".join(filter(None, words)))
     return found
 
 

@@ -266,13 +266,14 @@ def periods(result: Mapping[str, Any]) -> Iterator[str]:
         some = counts["ready"] + counts["thin"]
         advice = ": leave --dry-run out to make those that are ready or thin" if some else ""
         yield f"nothing was made{advice}"
-    heads = ("period", "status", "scenes", "covered", "why")
+    heads = ("period", "status", "scenes", "covered", "clouds", "why")
     rows = [
         (
             f"{entry['start']}/{entry['end']}",
             entry["status"],
             entry["scenes"],
             _maybe(_percent, entry["coverage"]),
+            _maybe("{:.0f} %".format, entry["cloud_cover"]),
             _first_line(entry["reason"]),
         )
         for entry in entries

@@ -61,6 +61,27 @@ def test_months_and_seasons_are_those_of_pandas(year, month, months):
     assert [part.end for part in seasons[:-1]] == [one.end_time.date() for one in quarters[:-1]]
 
 
+@given(DAYS, st.integers(0, 1500), st.integers(1, 30), st.sampled_from([*"DWMY", "season"]))
+def test_only_the_ends_of_a_range_are_cut(first, days, count, unit):
+    text = unit if unit == "season" else f"P{count}{unit}"
+    parts = _cut(first, first + dt.timedelta(days=days), text)
+    wholes = [cadence.uncut(part, first, text) for part in parts]
+    assert wholes[1:-1] == list(parts[1:-1])
+    for part, whole in zip(parts, wholes, strict=True):
+        assert whole.start <= part.start <= part.end <= whole.end
+    if unit == "season":
+        for whole in wholes:
+            quarter = pd.Period(whole.start, freq="Q-NOV")
+            assert (whole.start, whole.end) == (
+                quarter.start_time.date(),
+                quarter.end_time.date(),
+            )
+    else:
+        ends = first + relativedelta(**{UNITS[unit]: len(parts) * count})
+        assert wholes[-1].end == ends - dt.timedelta(days=1)
+        assert wholes[0].start == first
+
+
 @given(st.integers(1999, 2030), st.integers(0, 9))
 def test_a_range_that_is_widened_keeps_its_periods(year, more):
     small = _cut(dt.date(year, 1, 1), dt.date(year, 12, 31), "P1M")

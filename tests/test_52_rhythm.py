@@ -78,17 +78,17 @@ def test_a_thin_period_is_waited_for_to_the_day():
 
 
 def test_without_a_beginning_nothing_is_due():
-    with pytest.raises(Wrong, match=r"schedule: \{from: 2024-01\}"):
+    with pytest.raises(Wrong, match=r"no period, .*schedule: \{from: 2024-01\}"):
         _schedule().due(_day("2024-02-06"))
 
 
-def test_a_job_with_a_schedule_needs_no_period(tmp_path):
-    job = jobs.parse({**JOB, "schedule": {"from": "2024-01"}}, folder=tmp_path)
-    assert job.period is None
-    with pytest.raises(Wrong, match="latest"):
-        _ = job.span
-    with pytest.raises(Wrong, match="period is missing"):
-        jobs.parse(JOB, folder=tmp_path)
+def test_a_job_needs_no_period_of_its_own(tmp_path):
+    """The schedule, a range or --period may name it."""
+    for keys in ({}, {"schedule": {"from": "2024-01"}}):
+        job = jobs.parse({**JOB, **keys}, folder=tmp_path)
+        assert job.period is None
+        with pytest.raises(Wrong, match="latest"):
+            _ = job.span
     named = jobs.parse({**JOB, "period": "latest", "schedule": {"from": 2024}}, folder=tmp_path)
     assert named.schedule.since == _day("2024-01-01")
 

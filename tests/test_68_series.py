@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,8 @@ import yaml
 from catalogs import demo as country
 from catalogs.errors import Wrong
 from flows import cli, product, series
+from flows import job as jobs
+from flows import period as periods
 from flows.progress import Silence
 from pipeline import lock, receipt
 from pipeline.plan import Plan
@@ -21,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 MONTHS = ["2021-04", "2021-05", "2021-06", "2021-07", "2021-08", "2021-09"]
 BACKFILL = {
     "first": "2021-04", "last": "2021-09", "rhythm": "P1M", "newest_first": False,
-    "dry_run": False, "at_once": 1, "allow_partial": False,
+    "dry_run": False, "at_once": 1, "allow_partial": False, "max_cost": None,
 }  # fmt: skip
 
 
@@ -100,6 +103,48 @@ def _written_when(job):
     return {
         path: path.stat().st_mtime_ns for path in job.parent.glob("out/part/*/*/receipts/*.json")
     }
+
+
+def test_a_period_that_the_range_cuts_says_so(job):
+    listed = _backfill(job, first="2021-06", last="2021-09", rhythm="season", dry_run=True)
+    summer, autumn = listed["periods"]
+    assert summer["reason"] is None
+    assert 0 <= summer["cloud_cover"] <= 100
+    assert "a part of 2021-09-01/2021-11-30: the range ends within it" in autumn["reason"]
+    (whole,) = _backfill(job, first="2021", last="2021", rhythm="P1Y", dry_run=True)["periods"]
+    assert whole["reason"] is None
+
+
+def test_a_range_wants_no_period_in_the_job(job):
+    values = yaml.safe_load(job.read_text())
+    values.pop("period", None)
+    values.pop("schedule", None)
+    _written(job, values)
+    assert _statuses(_backfill(job, first="2021-07", last="2021-07")) == {"2021-07": "complete"}
+    options = {"allow_partial": False, "max_cost": None, "progress": Silence()}
+    with pytest.raises(Wrong, match=r"names no period.*period: 2024-05-01/2024-09-30 or --period"):
+        product.run(job, **options)
+    assert product.run(job, period="2021-07", **options)["status"] == "unchanged"
+
+
+def test_periods_are_made_until_the_money_is_spent(job):
+    _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
+    # ^ what is stored is known exactly before it is made
+    month = jobs.load(job).over(periods.parse("2021-07"))
+    each = product.plan(month, Silence(), None)["cost"]["amount"]
+    some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
+    assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
+    left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
+    assert left == pytest.approx(0.5 * each, rel=0.01)
+    assert set(_statuses(_backfill(job, first="2021-07", last="2021-08")).values()) == {
+        "complete",
+        "finished",
+    }
+    with pytest.raises(Wrong, match="2 periods at once begin before it is known"):
+        _backfill(job, max_cost=1.0, at_once=2)
+    _changed(job, prices=None)
+    with pytest.raises(Wrong, match="states no prices"):
+        _backfill(job, max_cost=1.0)
 
 
 def test_a_backfill_makes_each_month_once(job):
