@@ -96,7 +96,9 @@ def _kubernetes() -> Iterator[Command]:
     for name, pod in PODS.items():
         (container,) = pod.spec["containers"]
         if container["image"].startswith("terramosaic"):
-            environment = {one["name"]: one.get("valueFrom", one) for one in container["env"]}
+            environment = {
+                one["name"]: one.get("valueFrom", one.get("value")) for one in container["env"]
+            }
             yield Command(f"pod:{name}", tuple(container["args"]), environment, own=False)
 
 

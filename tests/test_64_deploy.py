@@ -168,8 +168,11 @@ def test_what_a_pod_writes_has_a_place(pod):
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert container["image"].endswith("-cuda")
         assert PODS[pod].spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
-    if "readinessProbe" in container:
-        probe = container["readinessProbe"]["httpGet"]
+    if pod in {"worker", "gpu-worker"}:
+        assert "--with-healthcheck" in container["args"]
+        assert ":8080/health" in container["readinessProbe"]["exec"]["command"][-1]
+    probe = container.get("readinessProbe", {}).get("httpGet")
+    if probe:
         assert probe["path"] in {"/health", "/api/health"}
         assert probe["port"] in {one["name"] for one in container["ports"]}
 

@@ -41,6 +41,9 @@ def _listening(one):
         host = _option(one.words, "--host") or "127.0.0.1"
         if host not in LOOPBACK and not one.environment.get(PASSWORD):
             yield f"{one.where}: a server of Prefect on {host} without a password"
+    own = one.environment.get("PREFECT_WORKER_WEBSERVER_HOST") in LOOPBACK
+    if "--with-healthcheck" in one.words and not own:
+        yield f"{one.where}: a worker of Prefect says on every address how it is"
     if one.words[0] == "dask" and one.own and not one.mentioned:
         if _option(one.words, "--host") not in LOOPBACK:
             yield f"{one.where}: dask on every address of the machine"
@@ -66,6 +69,7 @@ def test_nothing_that_is_started_by_hand_or_by_a_unit_listens_beyond_loopback():
     [
         "prefect server start --host 0.0.0.0",
         "prefect server start --host=192.0.2.7 --port 4200",
+        "prefect worker start --pool terramosaic --with-healthcheck",
         "dask scheduler --dashboard-address 127.0.0.1:0",
         "dask worker tcp://127.0.0.1:8786 --host 127.0.0.1",
     ],

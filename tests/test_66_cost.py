@@ -147,9 +147,7 @@ def test_cost_follows_from_the_prices(little):
 
 
 def test_what_is_too_dear_is_refused_and_nothing_is_written(little):
-    with pytest.raises(
-        Wrong, match=r"would cost .* EUR .*, and --max-cost leaves 0.01 for"
-    ):
+    with pytest.raises(Wrong, match=r"would cost .* EUR .*, and --max-cost leaves 0.01 for"):
         _run(little, max_cost=0.01)
     assert not (little.parent / "out").exists()
     told = _run(little, max_cost=1000.0)
