@@ -166,7 +166,7 @@ def marked(job: Job, entries: Sequence[Entry], rhythm: str | None) -> list[Entry
         one = entries[place]
         whole = cadence.uncut(one.period, since, text)
         if whole != one.period:
-            words = (one.reason, f"a part of {whole}: the range ends within it")
+            words = (one.reason, f"a part of {whole}, which the range cuts")
             found[place] = replace(one, reason="; ".join(filter(None, words)))
     return found
 
