@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import budget, product, series, server, watch
+from flows import budget, periodic, series, server, watch
 from flows import job as jobs
+from flows.cadence import Range
 from flows.land_cover import settled
 
 server.prepare()
@@ -57,16 +58,16 @@ def backfill(
         What ``terramosaic backfill --json`` prints.
     """
     server.follow()
-    given = (first, last, cadence, order == "newest")
+    wanted = Range(first=first, last=last, length=cadence, newest_first=order == "newest")
     found: dict[str, Any] = orders.heeded(
-        _made, Path(job), given, at_once, dry_run, allow_partial, max_cost
+        _made, Path(job), wanted, at_once, dry_run, allow_partial, max_cost
     )
     return found
 
 
 def _made(
     path: Path,
-    given: tuple[str | None, str | None, str | None, bool],
+    wanted: Range,
     at_once: int,
     dry_run: bool,
     allow_partial: bool,
@@ -75,11 +76,11 @@ def _made(
     asked = jobs.load(path)
     budget.priced(asked, max_cost, at_once)
     with prefect.tags(slots.BACKFILL):
-        found = product.looked(path, *given, watch.progress())
+        found = series.ranged(asked, wanted, watch.progress())
         artifacts.listed(asked.name, "What there is for each period", _rows(found))
         if dry_run:
             return series.told(asked, found, dry_run=True)
-        made = product.all_made(path, found, at_once, allow_partial, watch.progress(), max_cost)
+        made = periodic.all_made(path, found, at_once, allow_partial, watch.progress(), max_cost)
     artifacts.listed(asked.name, "What became of each period", _rows(made))
     return settled(series.told(asked, made, dry_run=False))
 

@@ -126,8 +126,8 @@ class Purse:
     def pay(self, result: Mapping[str, Any]) -> None:
         """Take out what a run has cost."""
         if self.left is not None:
-            told = result["actual"] or {}
-            self.left = max(self.left - (told.get("cost") or 0.0), 0.0)
+            cost = result["actual"]["cost"] if result["actual"] else 0.0
+            self.left = max(self.left - cost, 0.0)
 
 
 def planned(plan: Plan, folder: Path) -> dict[str, Any]:

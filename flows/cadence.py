@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from catalogs.errors import Wrong
 from flows.period import Period
@@ -16,6 +17,23 @@ FORMS = "P1M, P10D, P1W or P1Y, with any whole number, or season"
 
 SEASON = "season"
 """The seasons of meteorology, which begin with December, March, June and September."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The periods that a backfill is asked for; what is left open, a job's schedule says."""
+
+    first: str | None = None
+    """First day, as YYYY, YYYY-MM or YYYY-MM-DD; None = where the schedule begins."""
+
+    last: str | None = None
+    """Likewise, through its last day; None = the latest period whose scenes are there."""
+
+    length: str | None = None
+    """Of a period, in one of :data:`FORMS`; None = the schedule's."""
+
+    newest_first: bool = False
+
 
 _DURATION = re.compile(r"P([1-9][0-9]{0,3})([DWMY])")
 

@@ -205,9 +205,10 @@ _ORDER = click.Choice(["oldest", "newest"])
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
               help="Refuse what costs more, all periods together.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only list the periods, and what there is for them.")
-def backfill(  # noqa: PLR0917
+def backfill(
     console: Console,
     job: Path,
+    *,
     first: str | None,
     last: str | None,
     cadence: str | None,
@@ -223,15 +224,15 @@ def backfill(  # noqa: PLR0917
     whose scenes are there.
     """
     _load(job)
-    from flows import product, summary
+    from flows import periodic, summary
+    from flows.cadence import Range
 
+    newest = order == "newest"
+    wanted = Range(first=first, last=last, length=cadence, newest_first=newest)
     return console.show(
-        lambda watch: product.backfill(
+        lambda watch: periodic.backfill(
             job,
-            first=first,
-            last=last,
-            rhythm=cadence,
-            newest_first=order == "newest",
+            wanted,
             dry_run=dry_run,
             at_once=at_once,
             allow_partial=allow_partial,
@@ -252,10 +253,10 @@ def backfill(  # noqa: PLR0917
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
     """Make finished periods anew that have newer scenes or a newer model: only what changed."""
     _load(job)
-    from flows import product, summary
+    from flows import periodic, summary
 
     return console.show(
-        lambda watch: product.refresh(
+        lambda watch: periodic.refresh(
             job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=watch
         ),
         summary.periods,

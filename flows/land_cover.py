@@ -9,7 +9,7 @@ from typing import Any
 
 from catalogs.errors import TerramosaicError, Transient
 from flows import job as jobs
-from flows import product, series, server, stages, watch
+from flows import periodic, series, server, stages, watch
 from flows.progress import Silence
 from pipeline.plan import Plan
 
@@ -140,7 +140,7 @@ def _due(path: str, allow_partial: bool) -> dict[str, Any]:
     job = jobs.load(Path(path))
     found = series.due(job, watch.progress())
     artifacts.listed(job.name, "The latest periods, and what there is for them", _rows(found))
-    entries = product.all_made(Path(path), found, 1, allow_partial, watch.progress())
+    entries = periodic.all_made(Path(path), found, 1, allow_partial, watch.progress())
     artifacts.listed(job.name, "The latest periods, and what became of them", _rows(entries))
     return settled(series.told(job, entries, dry_run=False))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from flows import (
     asked,
     budget,
     engine,
-    freshness,
     metrics,
     planning,
     publishing,
@@ -28,9 +27,7 @@ from flows import (
 from flows import job as jobs
 from flows import period as periods
 from flows.job import Job
-from flows.period import Period
-from flows.progress import Progress, Silence
-from flows.series import Entry
+from flows.progress import Progress
 from flows.watch import Truth
 from pipeline import coverage, files, lock, notes, qc, receipt, seen, store
 from pipeline.plan import Plan
@@ -185,104 +182,6 @@ def standing(plan: Plan) -> dict[str, Any] | None:
     status = "refused" if seam and quality.refused(plan, seam) else "unchanged"
     # ^ the gate may be narrower than when it was published
     return result_of(plan, status, str(item), tiles, {}, seam)
-
-
-def backfill(  # noqa: PLR0913
-    path: Path,
-    *,
-    first: str | None,
-    last: str | None,
-    rhythm: str | None,
-    newest_first: bool,
-    dry_run: bool,
-    at_once: int,
-    allow_partial: bool,
-    max_cost: float | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Make a job's product for every period between two days; finished ones are skipped.
-
-    Args:
-        path: the job file.
-        first: the first day; None = where the job's schedule begins.
-        last: the last day; None = the latest period whose scenes are there.
-        rhythm: the cadence; None = the schedule's.
-        newest_first: begin with the latest period.
-        dry_run: only look.
-        at_once: periods at a time.
-        allow_partial: publish with failed tiles declared as holes.
-        max_cost: refuse what all of them would cost above it.
-        progress: who is told how far it has come.
-    """
-    job = jobs.load(path)
-    budget.priced(job, max_cost, at_once)
-    entries = looked(path, first, last, rhythm, newest_first, progress)
-    if not dry_run:
-        entries = all_made(path, entries, at_once, allow_partial, progress, max_cost)
-    return series.told(job, entries, dry_run=dry_run)
-
-
-def looked(
-    path: Path,
-    first: str | None,
-    last: str | None,
-    rhythm: str | None,
-    newest_first: bool,
-    progress: Progress,
-) -> list[Entry]:
-    """Look at the periods of a backfill, in the order in which they will be made."""
-    job = jobs.load(path)
-    entries = series.survey(job, series.between(job, first, last, rhythm), progress)
-    entries = series.marked(job, entries, rhythm)
-    if last is None:
-        entries = series.patiently(job, entries)
-    return entries[::-1] if newest_first else entries
-
-
-def refresh(
-    path: Path, *, dry_run: bool, at_once: int, allow_partial: bool, progress: Progress
-) -> dict[str, Any]:
-    """Make those finished periods of a job anew that have other scenes, or another model, now.
-
-    Args:
-        path: the job file.
-        dry_run: only look.
-        at_once: periods at a time.
-        allow_partial: publish with failed tiles declared as holes.
-        progress: who is told how far it has come.
-    """
-    job = jobs.load(path)
-    entries = freshness.survey(job, progress)
-    if not dry_run:
-        entries = all_made(path, entries, at_once, allow_partial, progress)
-    return series.told(job, entries, dry_run=dry_run)
-
-
-def all_made(
-    path: Path,
-    entries: Sequence[Entry],
-    at_once: int,
-    allow_partial: bool,
-    progress: Progress,
-    max_cost: float | None = None,
-) -> list[Entry]:
-    """Make the periods of a job that can be made; one that fails does not stop the others."""
-    purse = budget.Purse(max_cost)
-
-    def one(period: Period) -> dict[str, Any]:
-        shown = Silence() if at_once > 1 else progress
-        # ^ bars of several periods would write over each other
-        result = run(
-            path,
-            allow_partial=allow_partial,
-            max_cost=purse.left,
-            progress=shown,
-            period=str(period),
-        )
-        purse.pay(result)
-        return result
-
-    return series.make(entries, one, at_once=at_once)
 
 
 def result_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows import freshness, product, series, server, watch
+from flows import freshness, periodic, series, server, watch
 from flows import job as jobs
 from flows.land_cover import settled
 
@@ -52,7 +52,7 @@ def _made(path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> dict[
         # ^ what is there already can wait as well
         entries = freshness.survey(asked, watch.progress())
         if not dry_run:
-            entries = product.all_made(path, entries, at_once, allow_partial, watch.progress())
+            entries = periodic.all_made(path, entries, at_once, allow_partial, watch.progress())
     result = series.told(asked, entries, dry_run=dry_run)
     artifacts.listed(asked.name, "Finished periods, and what is newer", result["periods"])
     return settled(result)

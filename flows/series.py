@@ -16,6 +16,7 @@ from catalogs.errors import NothingFound, Wrong
 from catalogs.scene import TIMELESS
 from flows import cadence, planning, publishing
 from flows import period as periods
+from flows.cadence import Range
 from flows.job import Job
 from flows.period import Period
 from flows.progress import Progress
@@ -73,24 +74,18 @@ def today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
-def between(job: Job, first: str | None, last: str | None, rhythm: str | None) -> list[Period]:
-    """Return the periods from one day to another, both inclusive.
-
-    Args:
-        job: whose schedule says what is left open.
-        first: YYYY, YYYY-MM or YYYY-MM-DD; None = where the schedule begins.
-        last: likewise, through its last day; None = the latest period whose scenes are there.
-        rhythm: the cadence; None = the schedule's.
+def between(job: Job, wanted: Range) -> list[Period]:
+    """Return the periods of a range, the oldest first.
 
     Raises:
-        Wrong: one of them cannot be read, or nothing lies between them.
+        Wrong: one of its ends cannot be read, or nothing lies between them.
     """
-    text = rhythm or job.schedule.cadence
-    start = job.schedule.since if first is None else periods.parse(first).start
+    text = wanted.length or job.schedule.cadence
+    start = job.schedule.since if wanted.first is None else periods.parse(wanted.first).start
     if start is None:
         raise Wrong("From which day on? Write --from 2023-01, or schedule: {from: 2023-01}.")
-    if last is not None:
-        whole = Period(start=start, end=periods.parse(last).end)
+    if wanted.last is not None:
+        whole = Period(start=start, end=periods.parse(wanted.last).end)
         return list(cadence.cut(whole, text, most=MOST_PERIODS))
     found = list(job.schedule.ended(start, text, today()))
     if not found:
@@ -152,15 +147,22 @@ def survey(job: Job, wanted: Sequence[Period], progress: Progress) -> list[Entry
     return found
 
 
-def marked(job: Job, entries: Sequence[Entry], rhythm: str | None) -> list[Entry]:
-    """Say of the first and the last period of a range, the oldest first, what it has cut off them.
+def ranged(job: Job, wanted: Range, progress: Progress) -> list[Entry]:
+    """Look at the periods of a range, in the order in which they will be made.
 
-    Args:
-        job: whose cadence holds where none is given.
-        entries: the periods of the range.
-        rhythm: the cadence; None = the schedule's.
+    Raises:
+        Wrong: one of its ends cannot be read, or nothing lies between them.
     """
-    text, since = rhythm or job.schedule.cadence, entries[0].period.start
+    found = survey(job, between(job, wanted), progress)
+    found = _marked(found, wanted.length or job.schedule.cadence)
+    if wanted.last is None:
+        found = patiently(job, found)
+    return found[::-1] if wanted.newest_first else found
+
+
+def _marked(entries: Sequence[Entry], text: str) -> list[Entry]:
+    """Say of the first and the last period of a range, the oldest first, what it has cut off."""
+    since = entries[0].period.start
     found = list(entries)
     for place in {0, len(entries) - 1}:
         one = entries[place]

@@ -225,20 +225,13 @@ def _compared(path: Path, model: Model | None) -> dict[tuple[str, str], tuple[fl
     needs = list(_needs(plan, [plan.named[one.tile] for one in made]))
     pairs = [pair for pair in zip(made, needs, strict=True) if pair[0].traffic.get("requests")]
     # ^ of files of this machine nothing is counted
-    taken: defaultdict[str, float] = defaultdict(float)
-    due: defaultdict[str, float] = defaultdict(float)
+    taken, due = (defaultdict[tuple[str, str], float](float) for _ in range(2))
     for one, need in pairs:
-        for name, count in one.traffic.items():
-            taken[name] += count
         for what, amounts in (("bytes", need.far), ("requests", need.requests)):
-            for kind, amount in amounts.items():
-                due[f"{what}_{kind}"] += amount
-                due[what] += amount
-    found = {
-        (what, kind): (taken[name], due[name])
-        for name in due
-        for what, _, kind in [name.partition("_")]
-    }
+            for kind, amount in (*amounts.items(), ("", sum(amounts.values()))):
+                due[what, kind] += amount
+                taken[what, kind] += one.traffic.get(f"{what}_{kind}" if kind else what, 0)
+    found = {name: (taken[name], due[name]) for name in due}
     if _alike(plan.model, model):
         busy = sum(one.seconds["tile"] for one in made)
         found["seconds", ""] = (busy, sum(need.seconds for need in needs))

@@ -151,12 +151,16 @@ class Flows:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
-    of_product = ("search", "plan", "run", "backfill", "refresh", "verify")
-    verbs = {"product": of_product, "demo": ("run",), "train": ("run",)}
+    verbs = {
+        "product": ("search", "plan", "run", "verify"),
+        "periodic": ("backfill", "refresh"),
+        "demo": ("run",),
+        "train": ("run",),
+    }
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
         for function in functions:
-            key = function if name == "product" else name
+            key = name if function == "run" and name != "product" else function
             setattr(module, function, told.verb(key))
         monkeypatch.setitem(sys.modules, f"flows.{name}", module)
         monkeypatch.setattr(flows, name, module, raising=False)
@@ -359,9 +363,9 @@ def test_periods_are_listed_with_what_became_of_them(
     assert "2 periods: 1 gap, 1 complete" in out
     assert re.search(r"2024-03-01/2024-03-31 +complete +14 +> 99 % +31 %", out)
     assert "clouds" in out
-    asked = fakes.calls[0][2]
-    assert (asked["first"], asked["last"], asked["rhythm"]) == ("2024-02", "2024-03", "P1M")
-    assert (asked["newest_first"], asked["at_once"], asked["dry_run"]) == (True, 2, False)
+    _, (_, wanted), asked = fakes.calls[0]
+    assert (wanted.first, wanted.last, wanted.length) == ("2024-02", "2024-03", "P1M")
+    assert (wanted.newest_first, asked["at_once"], asked["dry_run"]) == (True, 2, False)
 
 
 def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

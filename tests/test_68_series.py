@@ -13,19 +13,18 @@ import yaml
 
 from catalogs import demo as country
 from catalogs.errors import Wrong
-from flows import cli, product, series
+from flows import cli, periodic, product, series
 from flows import job as jobs
 from flows import period as periods
+from flows.cadence import Range
 from flows.progress import Silence
 from pipeline import lock, receipt
 from pipeline.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 MONTHS = ["2021-04", "2021-05", "2021-06", "2021-07", "2021-08", "2021-09"]
-BACKFILL = {
-    "first": "2021-04", "last": "2021-09", "rhythm": "P1M", "newest_first": False,
-    "dry_run": False, "at_once": 1, "allow_partial": False, "max_cost": None,
-}  # fmt: skip
+RANGE = {"first": "2021-04", "last": "2021-09", "length": "P1M", "newest_first": False}
+OPTIONS = {"dry_run": False, "at_once": 1, "allow_partial": False, "max_cost": None}
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +77,16 @@ def _changed(job, **sections):
 
 
 def _backfill(job, **changes):
-    told = product.backfill(job, progress=Silence(), **(BACKFILL | changes))
+    wanted = Range(**{name: changes.get(name, value) for name, value in RANGE.items()})
+    options = OPTIONS | {name: value for name, value in changes.items() if name not in RANGE}
+    told = periodic.backfill(job, wanted, progress=Silence(), **options)
     _fits("backfill", told)
     return told
 
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = product.refresh(job, progress=Silence(), **options)
+    told = periodic.refresh(job, progress=Silence(), **options)
     _fits("refresh", told)
     return told
 
@@ -106,12 +107,12 @@ def _written_when(job):
 
 
 def test_a_period_that_the_range_cuts_says_so(job):
-    listed = _backfill(job, first="2021-06", last="2021-09", rhythm="season", dry_run=True)
+    listed = _backfill(job, first="2021-06", last="2021-09", length="season", dry_run=True)
     summer, autumn = listed["periods"]
     assert summer["reason"] is None
     assert 0 <= summer["cloud_cover"] <= 100
     assert "a part of 2021-09-01/2021-11-30, which the range cuts" in autumn["reason"]
-    (whole,) = _backfill(job, first="2021", last="2021", rhythm="P1Y", dry_run=True)["periods"]
+    (whole,) = _backfill(job, first="2021", last="2021", length="P1Y", dry_run=True)["periods"]
     assert whole["reason"] is None
 
 
@@ -212,7 +213,7 @@ def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
 
 
 def test_a_month_that_another_run_is_at_is_left_to_it(job):
-    june = BACKFILL | {"first": "2021-06", "last": "2021-06"}
+    june = {"first": "2021-06", "last": "2021-06"}
     plan = product.frozen(job, "2021-06")
     with lock.held(product.settle(plan).parent):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
@@ -323,7 +324,7 @@ def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatc
     assert str(series.latest(product.jobs.load(job), Silence()).start) == "2021-06-01"
     told = product.run(job, allow_partial=False, max_cost=None, progress=Silence(), period="latest")
     assert "2021-06-01_2021-06-30" in told["item"]
-    told = _backfill(job, first=None, last=None, rhythm=None)
+    told = _backfill(job, first=None, last=None, length=None)
     assert [*_statuses(told).values()] == ["complete", "gap", "finished"]
 
 
