@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
-from catalogs import footprint, providers, select, static, trust
+from catalogs import href_policy, lonlat_geometry, providers, scene_selection
 from catalogs.errors import NothingFound, Wrong
 from catalogs.scene import TIMELESS
-from catalogs.sieve import Sieve, box_in_words, why_nothing
+from catalogs.search_results import Sieve, box_in_words, why_nothing
+from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from catalogs.href_policy import Trust
     from catalogs.providers import Provider
     from catalogs.scene import Scene
-    from catalogs.select import Refusal
-    from catalogs.trust import Trust
+    from catalogs.scene_selection import Refusal
 
     Period = tuple[dt.datetime, dt.datetime]
     Key = tuple[str, str]
@@ -80,7 +81,7 @@ def find(source: Source, modalities: Sequence[str], region: Any, period: Period 
     shapely.prepare(region)
     span = None if period is None else _span(period)
     located = _locate(source, provider)
-    trusted = trust.Trust(
+    trusted = href_policy.Trust(
         provider=provider, origin=located.place if located.named else None, allow=source.allow
     )
     results = [
@@ -128,7 +129,7 @@ def _checked(region: Any) -> Any:
             f"The region reaches to {box_in_words(region.bounds)}, beyond longitude and "
             "latitude: write it in degrees."
         )
-    return footprint.within_world(region)
+    return lonlat_geometry.within_world(region)
 
 
 def _span(period: Period) -> Period:
@@ -149,8 +150,8 @@ def _locate(source: Source, provider: Provider) -> _Located:
         if provider.api is None:
             raise Wrong(f"{provider.name} has no address of its own: give the path of its catalog.")
         return _Located(place=provider.api, named=False, is_api=True)
-    place = static.absolute(source.location)
-    is_api = trust.is_remote(place) and _offers_search(static.read(place))
+    place = static_catalog.absolute(source.location)
+    is_api = href_policy.is_remote(place) and _offers_search(static_catalog.read(place))
     return _Located(place=place, named=True, is_api=is_api)
 
 
@@ -165,7 +166,7 @@ def _offers_search(document: Mapping[str, Any]) -> bool:
 def _read(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
     """Fill the sieves from a static catalog."""
     by_collection = {name: sieve for sieve in sieves for name in sieve.collections}
-    walked = static.walk(place, trusted, by_collection)
+    walked = static_catalog.walk(place, trusted, by_collection)
     for entry in walked.entries:
         by_collection[str(entry.item.get("collection"))].take(entry)
     for sieve in sieves:
@@ -179,7 +180,7 @@ def _read(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
 
 def _ask(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
     """Fill the sieves from a STAC API."""
-    from catalogs import api  # noqa: PLC0415
+    from catalogs.sources import api  # noqa: PLC0415
     # ^ pystac-client takes a while to load, and static catalogs do without
 
     del trusted
@@ -189,7 +190,7 @@ def _ask(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
             when = None if sieve.span is None else "/".join(map(_stamp, sieve.span))
             count = api.Count()
             for document in api.items(opened, sieve.collections, sieve.region, when, count):
-                sieve.take(static.Entry(item=document, base=_base(place, document)))
+                sieve.take(static_catalog.Entry(item=document, base=_base(place, document)))
             if count.stated is not None and count.given < count.stated:
                 sieve.short = f"the catalog states {count.stated} items and gave {count.given}"
             if not sieve.kept:
@@ -218,7 +219,7 @@ def _together(sieves: Sequence[Sieve]) -> Found:
     }
     refused = {refusal for sieve in sieves for refusal in sieve.refused}
     return Found(
-        scenes=tuple(sorted((one.scene for one in parsed), key=select.order)),
+        scenes=tuple(sorted((one.scene for one in parsed), key=scene_selection.order)),
         refused=tuple(sorted(refused, key=lambda refusal: (refusal.id, refusal.reason))),
         doubts=tuple(sorted(doubts, key=lambda doubt: (doubt.id, doubt.text))),
     )

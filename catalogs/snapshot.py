@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalogs import select
+from catalogs import scene_selection
 from catalogs.errors import Wrong
 from catalogs.scene import Scene
-from catalogs.select import Refusal
+from catalogs.scene_selection import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,7 @@ class Snapshot:
     refused: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.scenes, key=select.order))
+        ordered = tuple(sorted(self.scenes, key=scene_selection.order))
         object.__setattr__(self, "scenes", ordered)
         keys = [_key(scene) for scene in ordered]
         twice = sorted({key for key in keys if keys.count(key) > 1}) if _repeats(keys) else []

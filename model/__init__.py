@@ -1,7 +1,7 @@
 """TerraMind and what is built on it: torch, numpy and safetensors, and nothing of the pipeline.
 
-The names below are resolved at first use, so that importing `model.errors`, `model.config` or
-`model.prediction.cards` costs no torch.
+The names below are resolved at first use, so that importing `model.errors`, `model.terramind.config` or
+`model.predictor.cards` costs no torch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.acceleration import optimised
-    from model.assembly import backbone, generator, segmenter, tim
-    from model.prediction.known import load
-    from model.segmentation.terratorch import fine_tuned
-    from model.tokenizers.text import captions_tokenizer, coords_tokenizer
-    from model.tokenizers.tokenizer import tokenizer
-    from model.weights import load_state
+    from model.factory import backbone, generator, segmenter, tim
+    from model.predictor.optimise import optimised
+    from model.predictor.registry import load
+    from model.terramind.tokenizers.coordinates import captions_tokenizer, coords_tokenizer
+    from model.terramind.tokenizers.tokenizer import tokenizer
+    from model.terratorch.checkpoint import fine_tuned
+    from model.weights.loading import load_state
 
 __all__ = [
     "backbone",
@@ -33,17 +33,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backbone": "model.assembly",
-    "segmenter": "model.assembly",
-    "generator": "model.assembly",
-    "tim": "model.assembly",
-    "fine_tuned": "model.segmentation.terratorch",
-    "load": "model.prediction.known",
-    "load_state": "model.weights",
-    "optimised": "model.acceleration",
-    "tokenizer": "model.tokenizers.tokenizer",
-    "coords_tokenizer": "model.tokenizers.text",
-    "captions_tokenizer": "model.tokenizers.text",
+    "backbone": "model.factory",
+    "segmenter": "model.factory",
+    "generator": "model.factory",
+    "tim": "model.factory",
+    "fine_tuned": "model.terratorch.checkpoint",
+    "load": "model.predictor.registry",
+    "load_state": "model.weights.loading",
+    "optimised": "model.predictor.optimise",
+    "tokenizer": "model.terramind.tokenizers.tokenizer",
+    "coords_tokenizer": "model.terramind.tokenizers.coordinates",
+    "captions_tokenizer": "model.terramind.tokenizers.coordinates",
 }
 
 

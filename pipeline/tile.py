@@ -12,27 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS, Scene
-from pipeline import (
-    answers,
-    cells,
-    grid,
-    halt,
-    layers,
-    predict,
-    radiometry,
-    receipt,
-    sample,
-    store,
-    traffic,
-)
-from pipeline.blend import Rows
-from pipeline.flight import Count, Shared
-from pipeline.grid import Grid, Tile
-from pipeline.plan import Plan
-from pipeline.predict import Look, Sample
-from pipeline.predictor import Predictor
-from pipeline.receipt import Receipt
-from pipeline.strip import Roll, Seen, Strip, strips
+from pipeline.compositing import units
+from pipeline.compositing.stream import Roll, Seen, Strip, strips
+from pipeline.grid import grid
+from pipeline.grid.grid import Grid, Tile
+from pipeline.inference import classify, consistency, downsample, tiled
+from pipeline.inference.batching import Count, Shared
+from pipeline.inference.blend import Rows
+from pipeline.inference.predictor import Predictor
+from pipeline.inference.tiled import Look, Sample
+from pipeline.plan import layers
+from pipeline.plan.plan import Plan
+from pipeline.runtime import cancellation, io_statistics
+from pipeline.storage import receipt, zarr_store
+from pipeline.storage.receipt import Receipt
 
 BITS = {
     "S2L2A": layers.S2,
@@ -51,7 +44,7 @@ COUNTS = ("observations", "first_observed", "last_observed", "inputs_used")
 def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Return the layers of a plan's product and their band names."""
     keep = plan.recipe.probabilities
-    answer = answers.variables(plan.model, probabilities=keep) if plan.model else {}
+    answer = classify.variables(plan.model, probabilities=keep) if plan.model else {}
     counts = {name: layers.get(name).named() for name in COUNTS}
     composites = {
         f"composite_{modality}": plan.bands(modality)
@@ -101,12 +94,12 @@ def finish(
     started = time.perf_counter()
     scenes = plan.scenes(tile)
     made = Making(plan, tile)
-    with traffic.counted() as moved:
+    with io_statistics.counted() as moved:
         made.run(scenes, predictor, threads=threads, shared=shared)
     values = made.values()
-    halt.look()
+    cancellation.look()
     writing = time.perf_counter()
-    digests = store.write_tile(folder, plan, tile, values)
+    digests = zarr_store.write_tile(folder, plan, tile, values)
     ended = time.perf_counter()
     done = Receipt(
         tile=tile.id,
@@ -172,7 +165,7 @@ class Making:
             if any(scene.modality == name for scene in scenes)
         }
         found: list[Sample] = []
-        for part in predict.blended(
+        for part in tiled.blended(
             self._looks(coming, Roll(modalities, self._context.width)),
             placement,
             lattice,
@@ -191,7 +184,7 @@ class Making:
             "windows": self.count.used,
             "shared": self.count.shared,
             "silent": self.count.silent,
-            **sample.of(self._plan, placement, found, self._held.get("land_cover"), predictor),
+            **consistency.of(self._plan, placement, found, self._held.get("land_cover"), predictor),
         }
 
     def _looks(self, coming: Iterator[Strip], roll: Roll) -> Iterator[Look]:
@@ -199,7 +192,7 @@ class Making:
         placement, lattice = self._placement, self._lattice
         if placement is None or lattice is None:
             raise AssertionError("only a model has windows")
-        beside = sample.places(placement, lattice, self._plan.coarsest)
+        beside = consistency.places(placement, lattice, self._plan.coarsest)
 
         def look(row: int, columns: tuple[int, ...], *, sampled: bool) -> Look:
             while roll.stop < row + lattice.window:
@@ -232,7 +225,7 @@ class Making:
 
     def _take(self, strip: Strip) -> None:
         """Store what the scenes say in some rows, whatever the model makes of them."""
-        halt.look()
+        cancellation.look()
         self.read += strip.seconds
         cell = self._plan.cell
         own = self._plan.pixels(self._area)
@@ -250,12 +243,12 @@ class Making:
 
     def _counted(self, seen: Seen, part: tuple[slice, slice]) -> dict[str, NDArray[Any]]:
         plan = self._plan
-        observations = cells.reached(seen.observations[part], plan.cell)
+        observations = downsample.reached(seen.observations[part], plan.cell)
         some = observations > 0
         values: dict[str, NDArray[Any]] = {
             "observations": observations,
-            "first_observed": np.where(some, cells.earliest(seen.first[part], plan.cell), 0),
-            "last_observed": np.where(some, cells.latest(seen.last[part], plan.cell), 0),
+            "first_observed": np.where(some, downsample.earliest(seen.first[part], plan.cell), 0),
+            "last_observed": np.where(some, downsample.latest(seen.last[part], plan.cell), 0),
             "inputs_used": _bits(plan, seen, part, some),
         }
         if plan.recipe.composites:
@@ -273,9 +266,9 @@ class Making:
         for said, blended in zip(model.answers, rows.values, strict=True):
             factor = said.cell // self._plan.cell
             fine = slice(rows.first // self._plan.cell, rows.stop // self._plan.cell)
-            observed = cells.reached(seen[fine], factor) > 0
+            observed = downsample.reached(seen[fine], factor) > 0
             into = slice(rows.first // said.cell, rows.stop // said.cell)
-            found = answers.of(
+            found = classify.of(
                 said, blended, observed, probabilities=self._plan.recipe.probabilities
             )
             for name, values in found.items():
@@ -301,7 +294,7 @@ def _bits(
     for modality, values in seen.values.items():
         if modality in plan.given:
             there = np.asarray(np.isfinite(values.values[(slice(None), *part)]).any(axis=0))
-            bits[cells.some(there, plan.cell)] |= BITS[modality]
+            bits[downsample.some(there, plan.cell)] |= BITS[modality]
     return np.where(observed, bits, 0).astype(np.uint8)
 
 
@@ -317,8 +310,8 @@ def _composites(
         values = np.full((len(bands), *shape), np.nan, dtype=np.float32)
         if modality in seen.values:
             held = seen.values[modality]
-            radiometry.expect(held, radiometry.UNITS[modality])
-            values = cells.mean(held.values[(slice(None), *part)], plan.cell)
+            units.expect(held, units.UNITS[modality])
+            values = downsample.mean(held.values[(slice(None), *part)], plan.cell)
         result[layer.name] = _stored(values, layer)
     return result
 
@@ -333,7 +326,7 @@ def _parts(
         for name in _series(plan)
         if name != "series_observations"
     }
-    counts = [cells.reached(one.observations[part], plan.cell) for one in steps]
+    counts = [downsample.reached(one.observations[part], plan.cell) for one in steps]
     return {"series_observations": np.stack(counts)} | result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from catalogs import web
+from catalogs.sources import http_client
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
@@ -42,5 +42,5 @@ def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a hundredth of the time between two requests to a busy catalog."""
-    original = web.retries
-    monkeypatch.setattr(web, "retries", lambda: original().new(backoff_factor=0.003))
+    original = http_client.retries
+    monkeypatch.setattr(http_client, "retries", lambda: original().new(backoff_factor=0.003))

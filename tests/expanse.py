@@ -12,9 +12,9 @@ from pyproj import Transformer
 
 from catalogs.scene import BANDS, Asset, Scene
 from catalogs.snapshot import Snapshot
-from pipeline import grid, utm
-from pipeline.plan import Plan, geojson
-from pipeline.recipe import Answer, Model, Recipe
+from pipeline.grid import grid, utm
+from pipeline.plan.plan import Plan, geojson
+from pipeline.plan.recipe import Answer, Model, Recipe
 from tests import worlds
 
 TILE = 512

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline import predict, windows
-from pipeline.blend import Rows
-from pipeline.predict import Look
-from pipeline.recipe import Answer
+from pipeline.grid import window_lattice
+from pipeline.inference import tiled
+from pipeline.inference.blend import Rows
+from pipeline.inference.tiled import Look
+from pipeline.plan.recipe import Answer
 
 
 class Brightness:
@@ -130,13 +131,13 @@ def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options
         observed: grid -> (y, x) of booleans; default all.
         options: of predict.blended.
     """
-    placed = windows.place(area, lattice)
+    placed = window_lattice.place(area, lattice)
     values = ground(placed.context)
     seen = np.ones(values.shape, bool) if observed is None else observed(placed.context)
     shown = {"S2L2A": np.where(seen, values, np.nan)[None].astype(np.float32)}
     parts = [
         part
-        for part in predict.blended(
+        for part in tiled.blended(
             looks(shown, seen, placed, lattice.window),
             placed,
             lattice,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import model
-from flows import cli
+from flows.cli import main
 
 ROOT = Path(__file__).parents[1]
 TINY, LULC = "terramind_v1_tiny", "terramind_v1_tokenizer_lulc"
@@ -34,7 +34,7 @@ def own_home(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return cli.main(["models", *map(str, arguments)])
+    return main.main(["models", *map(str, arguments)])
 
 
 def answer(capsys, *arguments, code=0, name=None):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import model
-from model import weights
-from model.segmentation import pixelwise
+from model.terratorch import segmentation
+from model.weights import loading
 
 SIZE = {"dim": 32, "heads": 2, "depth": 4, "gated": False, "bias": True}
 SELECT = {"name": "SelectIndices", "indices": [0, 1, 2, 3]}
@@ -28,8 +28,8 @@ ARGS = {
 
 def whole_model(seed=0, **changes):
     options = {"num_classes": 3, "necks": PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
-    built = pixelwise.build(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
-    return weights.initialise(built, seed)
+    built = segmentation.build(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
+    return loading.initialise(built, seed)
 
 
 def as_stored(whole, args=None, **told):

@@ -75,7 +75,7 @@ def named(suite, prefix):
 
 
 def style(name, depth="encoder_depth"):
-    """Return the architecture of base_style or tiny_style, as `model.config` wants it."""
+    """Return the architecture of base_style or tiny_style, as `model.terramind.config` wants it."""
     told = described()[name]
     return {
         "dim": told["dim"],

@@ -14,12 +14,14 @@ import numpy as np
 import yaml
 
 from catalogs import demo as country
-from flows import engine, product
-from flows import job as jobs
-from flows.progress import Silence
-from pipeline import receipt, store, tile
-from pipeline.grid import Tile
-from pipeline.plan import Plan
+from flows.config import job as jobs
+from flows.execution import engine
+from flows.observe.progress import Silence
+from flows.run import product
+from pipeline import tile
+from pipeline.grid.grid import Tile
+from pipeline.plan.plan import Plan
+from pipeline.storage import receipt, zarr_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = Plan.read(path)
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     began, ready, told = time.perf_counter(), [], []
     for outcome in engine.run(path, tiles, **options):
         assert outcome.reason is None, outcome
@@ -79,7 +81,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
         told.append(outcome.tile)
     assert sorted(told) == sorted(one.id for one in tiles)
     assert set(receipt.finished(folder, plan)) == set(told)
-    home = folder / store.NAME
+    home = folder / zarr_store.NAME
     files = {
         str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
         for one in sorted(home.rglob("*"))

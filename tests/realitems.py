@@ -14,9 +14,9 @@ from typing import Any
 
 import shapely
 
-from flows import job as jobs
-from flows import planning
-from pipeline.plan import Plan
+from flows.config import job as jobs
+from flows.run import planning
+from pipeline.plan.plan import Plan
 
 Item = dict[str, Any]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.engine import Outcome
-from pipeline import halt
-from pipeline.grid import Tile
+from flows.execution.engine import Outcome
+from pipeline.grid.grid import Tile
+from pipeline.runtime import cancellation
 
 MADE = "made"
 
@@ -60,7 +60,7 @@ def endless(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
     end = time.monotonic() + 60
     with (Path(plan_path).parent / MADE / name).open("a") as file:
         while time.monotonic() < end:
-            halt.look()
+            cancellation.look()
             file.write(".")
             file.flush()
             time.sleep(0.05)

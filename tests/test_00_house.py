@@ -28,12 +28,14 @@ def test_help_pays_for_nothing_else():
 
 
 def test_the_pipeline_runs_without_torch_and_prefect():
-    found = _imported("import pipeline.tile, pipeline.cog, pipeline.publish, catalogs.search")
+    found = _imported(
+        "import pipeline.tile, pipeline.storage.cog, pipeline.product.stac_item, catalogs.search"
+    )
     assert not found & {"torch", "prefect", "model"}
 
 
 def test_verbs_that_do_not_run_pay_for_no_orchestrator():
-    assert "prefect" not in _imported("import flows.product")
+    assert "prefect" not in _imported("import flows.run.product")
 
 
 def test_the_model_needs_torch_and_safetensors_alone():

@@ -5,12 +5,16 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import footprint
+from catalogs import lonlat_geometry
 from catalogs.errors import NothingFound
 from tests.documents import an_item, dump, find, ids
 
 SCATTERED = [
-    an_item(f"{west}_{south}", geometry=footprint.geojson(footprint.from_bbox(box)), bbox=list(box))
+    an_item(
+        f"{west}_{south}",
+        geometry=lonlat_geometry.geojson(lonlat_geometry.from_bbox(box)),
+        bbox=list(box),
+    )
     for west in (170, 176, 178.5, 179.9, -180, -178, -172, 5, 5.5, 12)
     for south in (-90, -70, -1, 0, 56, 71, 83.5, 88)
     for box in [(west, south, west + 2 if west <= 178 else west - 358, min(south + 2, 90))]

@@ -11,7 +11,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import passes, search, select
+from catalogs import passes, scene_selection, search
 from catalogs.scene import BANDS, Asset, Radiometry, Scene
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
@@ -44,7 +44,7 @@ def a_scene(name, *, bands=("B02", "B04", "SCL"), box=(9, 56, 10, 57), **changed
 
 
 def chosen(scenes, **how):
-    selection = select.choose(scenes, how.pop("region", REGION), **how)
+    selection = scene_selection.choose(scenes, how.pop("region", REGION), **how)
     return (
         [scene.id for scene in selection.used],
         {refusal.id: refusal.reason for refusal in selection.refused},
@@ -187,10 +187,10 @@ def archives(draw):
 def test_shuffling_changes_nothing(scenes, chance):
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    once = select.choose(scenes, REGION, 60)
-    assert select.choose(shuffled, REGION, 60) == once
+    once = scene_selection.choose(scenes, REGION, 60)
+    assert scene_selection.choose(shuffled, REGION, 60) == once
     assert len(once.used) + len(once.refused) == len(scenes)
-    again = select.choose(once.used, REGION, 60)
+    again = scene_selection.choose(once.used, REGION, 60)
     assert again.used == once.used
     # ^ and choosing from what was chosen refuses nothing more
 
@@ -223,14 +223,16 @@ def ground(scenes):
     st.randoms(use_true_random=False),
 )
 def test_parts_and_twins_lose_no_ground(scenes, chance):
-    used = select.choose(scenes, REGION).used
+    used = scene_selection.choose(scenes, REGION).used
     assert ground(scenes).difference(ground(used)).area < 1e-9
     for scene in used:
-        newer = [one for one in used if select.newness(one) > select.newness(scene)]
+        newer = [
+            one for one in used if scene_selection.newness(one) > scene_selection.newness(scene)
+        ]
         assert not newer or ground([scene]).difference(ground(newer)).area > 1e-3
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    assert select.choose(shuffled, REGION).used == used
+    assert scene_selection.choose(shuffled, REGION).used == used
 
 
 def depth(scenes, x):
@@ -249,14 +251,14 @@ def depth(scenes, x):
     st.randoms(use_true_random=False),
 )
 def test_a_cap_keeps_every_place_as_often_seen_as_it_can(scenes, most, chance):
-    every = select.choose(scenes, REGION)
-    capped = select.choose(scenes, REGION, max_passes=most)
+    every = scene_selection.choose(scenes, REGION)
+    capped = scene_selection.choose(scenes, REGION, max_passes=most)
     for x in (9.1, 9.4, 9.6, 9.9):
         assert depth(capped.used, x) >= min(most, depth(every.used, x))
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    assert select.choose(shuffled, REGION, max_passes=most).used == capped.used
-    assert select.choose(capped.used, REGION, max_passes=most).used == capped.used
+    assert scene_selection.choose(shuffled, REGION, max_passes=most).used == capped.used
+    assert scene_selection.choose(capped.used, REGION, max_passes=most).used == capped.used
 
 
 def test_a_cap_takes_the_clearest_of_each_cell():
@@ -367,19 +369,21 @@ def test_other_polarisations_are_used_where_they_are_asked_for():
 
 
 def test_a_scene_without_some_bands_is_used_and_says_so():
-    selection = select.choose([a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")})
-    assert selection.notices == (
-        select.Notice(id="some", text="it lacks B03, B8A: used for the others"),
+    selection = scene_selection.choose(
+        [a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")}
     )
-    assert select.choose([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).notices == ()
+    assert selection.notices == (
+        scene_selection.Notice(id="some", text="it lacks B03, B8A: used for the others"),
+    )
+    assert scene_selection.choose([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).notices == ()
 
 
 def test_a_refusal_knows_its_day_and_its_share_of_the_region():
     scene = a_scene("half", box=(9, 56, 9.5, 57), cloud_cover=90)
-    (refusal,) = select.choose([scene], REGION, 60).refused
+    (refusal,) = scene_selection.choose([scene], REGION, 60).refused
     assert (refusal.collection, refusal.modality) == ("sentinel-2-l2a", "S2L2A")
     assert (refusal.day, refusal.share) == ("2024-06-01", 0.5)
-    assert select.Refusal(id="a", reason="b").share is None
+    assert scene_selection.Refusal(id="a", reason="b").share is None
     # ^ as an older plan file has it
 
 
@@ -399,12 +403,12 @@ def test_a_pass_across_180_degrees_and_midnight_is_one_day():
         )
         assert west.solar_day != east.solar_day
         region = shapely.union_all([shapely.box(179, 60, 180, 61), shapely.box(-180, 60, -179, 61)])
-        used = select.choose([next_day, east, west], region).used
+        used = scene_selection.choose([next_day, east, west], region).used
         days = [scene.solar_day for scene in used]
         assert days == [dt.date(2024, 6, 1), dt.date(2024, 6, 1), dt.date(2024, 6, 2)]
         assert [Scene.from_dict(json.loads(json.dumps(one.to_dict()))) for one in used] == [*used]
-        assert select.choose(used, region).used == used
-        assert select.choose([used[0]], region).used == (west,)
+        assert scene_selection.choose(used, region).used == used
+        assert scene_selection.choose([used[0]], region).used == (west,)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import select, snapshot
+from catalogs import scene_selection, snapshot
 from catalogs.errors import Wrong
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.select import Refusal
+from catalogs.scene_selection import Refusal
 from catalogs.snapshot import Snapshot
 from tests.documents import WORLD, find
 
@@ -162,7 +162,7 @@ def test_any_order_of_real_documents_gives_one_digest(
         path = tmp_path / "items.json"
         path.write_text(json.dumps({"type": "FeatureCollection", "features": order}))
         found = find(path, modalities, region=WORLD, period=None, provider=provider)
-        chosen = select.choose(found.scenes, WORLD)
+        chosen = scene_selection.choose(found.scenes, WORLD)
         whole = Snapshot(scenes=found.scenes, refused=found.refused)
         answers.add((whole.digest, whole.refused, found.doubts,
                      Snapshot(scenes=chosen.used, refused=chosen.refused).digest))  # fmt: skip

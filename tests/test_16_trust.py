@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.errors import RasterioIOError
 
-from catalogs import providers, sign, trust, web
+from catalogs import href_policy, providers, signing
 from catalogs.errors import Transient, Wrong
+from catalogs.sources import http_client
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"
 
@@ -78,7 +79,7 @@ HOSTILE = [
 
 
 def a_trust(origin="/catalog/catalog.json", provider="planetary-computer", allow=()):
-    return trust.Trust(provider=providers.get(provider), origin=origin, allow=tuple(allow))
+    return href_policy.Trust(provider=providers.get(provider), origin=origin, allow=tuple(allow))
 
 
 @pytest.mark.parametrize("href", HOSTILE)
@@ -87,7 +88,7 @@ def test_hostile_hrefs_are_refused(href):
         ("/catalog/catalog.json", "/catalog/c/item.json"),
         (None, "https://planetarycomputer.microsoft.com/api/stac/v1/collections/c/items/i"),
     ]:
-        with pytest.raises(trust.Untrusted):
+        with pytest.raises(href_policy.Untrusted):
             a_trust(origin).settle_raster(href, base)
 
 
@@ -116,14 +117,14 @@ def test_links_cannot_lead_out(tmp_path):
     (inside / "folder").symlink_to(outside)
     trusted = a_trust(str(inside / "catalog.json"))
     for href in ("./link.tif", "./folder/a.tif"):
-        with pytest.raises(trust.Untrusted, match="outside of the catalog"):
+        with pytest.raises(href_policy.Untrusted, match="outside of the catalog"):
             trusted.settle_raster(href, str(inside / "item.json"))
     allowed = a_trust(str(inside / "catalog.json"), allow=[str(outside)])
     assert allowed.settle_raster("./link.tif", str(inside / "item.json")) == str(outside / "a.tif")
 
 
 def test_a_neighbour_with_a_longer_name_is_outside():
-    with pytest.raises(trust.Untrusted):
+    with pytest.raises(href_policy.Untrusted):
         a_trust().settle_raster("/catalog-2/a.tif", "/catalog/item.json")
 
 
@@ -145,7 +146,7 @@ def test_the_allow_list_opens_hosts_folders_and_buckets(tmp_path):
         "http://127.0.0.1:9001/a.tif",
         "s3://mine-too/a.tif",
     ):
-        with pytest.raises(trust.Untrusted):
+        with pytest.raises(href_policy.Untrusted):
             trusted.settle_raster(href, base)
 
 
@@ -155,7 +156,7 @@ def test_a_remote_catalog_is_trusted_on_its_own_host_only():
     assert trusted.settle_raster("../a.tif", base) == "http://127.0.0.1:8080/stac/a.tif"
     assert trusted.settle_raster("/b/a.tif", base) == "http://127.0.0.1:8080/b/a.tif"
     for href in ("http://127.0.0.1:8081/a.tif", "https://127.0.0.1:8080/a.tif", "file:///a.tif"):
-        with pytest.raises(trust.Untrusted):
+        with pytest.raises(href_policy.Untrusted):
             trusted.settle_raster(href, base)
 
 
@@ -171,11 +172,11 @@ def test_public_buckets_are_read_over_https():
 def test_secrets_stay_out_of_messages():
     signed = "https://evil.example/a.tif?sig=SECRET&se=1"
     for href in (signed, "https://me:SECRET@evil.example/a.tif", "weird:x?SECRET"):
-        with pytest.raises(trust.Untrusted) as raised:
+        with pytest.raises(href_policy.Untrusted) as raised:
             a_trust().settle_raster(href, "/catalog/item.json")
         assert "SECRET" not in str(raised.value)
-    assert trust.redact(signed) == "https://evil.example/a.tif"
-    assert trust.redact("/data/a.tif?sig=x") == "/data/a.tif"
+    assert href_policy.redact(signed) == "https://evil.example/a.tif"
+    assert href_policy.redact("/data/a.tif?sig=x") == "/data/a.tif"
 
 
 @pytest.mark.parametrize(
@@ -188,27 +189,27 @@ def test_secrets_stay_out_of_messages():
     ],
 )
 def test_secrets_stay_out_of_foreign_messages(message):
-    redacted = trust.redact(message)
+    redacted = href_policy.redact(message)
     assert "SECRET" not in redacted
     assert "x.tif" in redacted
-    assert trust.redact("why? nobody knows") == "why? nobody knows"
+    assert href_policy.redact("why? nobody knows") == "why? nobody knows"
 
 
 @given(st.text())
 def test_keys_are_safe_file_names(foreign):
-    key = trust.safe_key(foreign)
+    key = href_policy.safe_key(foreign)
     assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}", key)
 
 
 @given(st.text(), st.text())
 def test_two_ids_never_share_a_key(first, second):
     if first != second:
-        assert trust.safe_key(first) != trust.safe_key(second)
+        assert href_policy.safe_key(first) != href_policy.safe_key(second)
 
 
 @pytest.mark.parametrize("foreign", ["", ".", "..", "../../evil", "a/b", ".hidden", "x" * 300, "ä"])
 def test_hostile_ids(foreign):
-    key = trust.safe_key(foreign)
+    key = href_policy.safe_key(foreign)
     assert key not in (".", "..", foreign)
     assert "/" not in key
     assert len(key) <= 128
@@ -216,7 +217,7 @@ def test_hostile_ids(foreign):
 
 def test_honest_ids_are_kept():
     name = "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_20230630T033416"
-    assert trust.safe_key(name) == name
+    assert href_policy.safe_key(name) == name
 
 
 class Answer:
@@ -241,11 +242,11 @@ COUNT = itertools.count()
 @pytest.fixture
 def service(monkeypatch):
     """Answer token requests from a list, repeating the last; remember what was asked."""
-    monkeypatch.setattr(sign, "_tokens", {})
+    monkeypatch.setattr(signing, "_tokens", {})
     answers, asked = [Answer()], []
 
     def get(_self, address, *, headers, timeout, allow_redirects):
-        assert timeout == web.TIMEOUT
+        assert timeout == http_client.TIMEOUT
         assert not allow_redirects
         asked.append((address, headers))
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -259,28 +260,28 @@ def service(monkeypatch):
 
 def test_what_needs_no_signature_stays(service):
     for provider in ("demo", "earth-search", "cdse"):
-        assert sign.sign(BLOB, provider) == BLOB
+        assert signing.sign(BLOB, provider) == BLOB
     for href in ("/data/B02.tif", "https://x.example/a.tif", BLOB.replace("https", "http")):
-        assert sign.sign(href, "planetary-computer") == href
+        assert signing.sign(href, "planetary-computer") == href
     assert service.asked == []
 
 
 def test_one_token_serves_a_container(service, monkeypatch):
-    monkeypatch.delenv(sign.SUBSCRIPTION, raising=False)
+    monkeypatch.delenv(signing.SUBSCRIPTION, raising=False)
     service.answers[:] = [Answer(), Answer()]
-    first = sign.sign(BLOB, providers.get("planetary-computer"))
+    first = signing.sign(BLOB, providers.get("planetary-computer"))
     assert re.fullmatch(re.escape(BLOB) + r"\?se=1&sig=SECRET\d+", first)
-    assert sign.sign(BLOB.replace("B02", "B03"), "planetary-computer") == first.replace(
+    assert signing.sign(BLOB.replace("B02", "B03"), "planetary-computer") == first.replace(
         "B02", "B03"
     )
-    assert service.asked == [(f"{sign.TOKENS}/sentinel2l2a01/sentinel2-l2", {})]
-    assert sign.sign(first, "planetary-computer") == first
-    sign.forget(first)
-    assert sign.sign(BLOB, "planetary-computer") != first
+    assert service.asked == [(f"{signing.TOKENS}/sentinel2l2a01/sentinel2-l2", {})]
+    assert signing.sign(first, "planetary-computer") == first
+    signing.forget(first)
+    assert signing.sign(BLOB, "planetary-computer") != first
 
 
 def test_access_shows_no_token(service):
-    reading = sign.access(BLOB, "planetary-computer")
+    reading = signing.access(BLOB, "planetary-computer")
     assert "SECRET" in reading.href
     assert "SECRET" not in f"{reading!r} {reading} {reading.options}"
     assert BLOB in repr(reading)
@@ -309,7 +310,7 @@ def test_access_shows_no_token(service):
     ],
 )
 def test_what_gdal_must_be_told_for_an_href(service, provider, href, options):
-    assert sign.access(href, provider) == sign.Access(href, options)
+    assert signing.access(href, provider) == signing.Access(href, options)
     assert service.asked == []
 
 
@@ -320,17 +321,19 @@ def test_a_table_of_one_s_own_says_how_buckets_and_hosts_are_reached(tmp_path):
         "mirrors: {'s3://twin/': 'https://data.example.org/twin/'}\n"
         "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
     )
-    assert sign.access("s3://open-data/a.tif", str(table)).options == {"AWS_NO_SIGN_REQUEST": "YES"}
+    assert signing.access("s3://open-data/a.tif", str(table)).options == {
+        "AWS_NO_SIGN_REQUEST": "YES"
+    }
     bearer = {"GDAL_HTTP_AUTH": "BEARER"}
-    assert sign.access("https://data.example.org/a.tif", str(table)).options == bearer
-    assert sign.access("https://else.example.org/a.tif", str(table)).options == {}
+    assert signing.access("https://data.example.org/a.tif", str(table)).options == bearer
+    assert signing.access("https://else.example.org/a.tif", str(table)).options == {}
     # ^ a host of the job's allow list never sees the token
-    trusted = trust.Trust(provider=providers.get(str(table)), origin=None, allow=())
+    trusted = href_policy.Trust(provider=providers.get(str(table)), origin=None, allow=())
     for href in ("s3://open-data/a.tif", "https://data.example.org/a.tif"):
         assert trusted.settle_raster(href, "https://x.example.org/i.json") == href
     mirrored = trusted.settle_raster("s3://twin/a.tif", "https://x.example.org/i.json")
     assert mirrored == "https://data.example.org/twin/a.tif"
-    with pytest.raises(trust.Untrusted, match="bucket"):
+    with pytest.raises(href_policy.Untrusted, match="bucket"):
         trusted.settle("s3://eodata/a.tif", "https://x.example.org/i.json")
 
 
@@ -355,7 +358,7 @@ def test_gdal_takes_the_options_of_a_bucket(tmp_path, monkeypatch):
             f"buckets: {{own: {{endpoint: '{endpoint}', access: requester-pays}}}}\n"
             "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
         )
-        reading = sign.access("s3://own/folder/a.tif", str(table))
+        reading = signing.access("s3://own/folder/a.tif", str(table))
         with rasterio.Env(AWS_HTTPS="NO", **reading.options), pytest.raises(RasterioIOError):
             rasterio.open(reading.href, driver="GTiff")
         server.shutdown()
@@ -376,31 +379,31 @@ def test_gdal_takes_the_options_of_a_bucket(tmp_path, monkeypatch):
     ],
 )
 def test_the_name_of_a_file_in_an_href(href, name):
-    assert trust.file_name(href) == name
+    assert href_policy.file_name(href) == name
 
 
 def test_many_threads_fetch_once(service):
     with ThreadPoolExecutor(8) as pool:
-        signed = set(pool.map(lambda _: sign.sign(BLOB, "planetary-computer"), range(64)))
+        signed = set(pool.map(lambda _: signing.sign(BLOB, "planetary-computer"), range(64)))
     assert len(signed) == len(service.asked) == 1
 
 
 @pytest.mark.parametrize("skew", [-20, 0, 20])
 def test_a_wrong_clock_neither_keeps_nor_loses_tokens(service, skew):
     service.answers[:] = [Answer(skew=skew), Answer(skew=skew)]
-    assert sign.sign(BLOB, "planetary-computer") == sign.sign(BLOB, "planetary-computer")
+    assert signing.sign(BLOB, "planetary-computer") == signing.sign(BLOB, "planetary-computer")
     assert len(service.asked) == 1
 
 
 def test_a_token_about_to_end_is_replaced(service):
     service.answers[:] = [Answer(minutes=0.9), Answer(minutes=0.9), Answer()]
-    signed = {sign.sign(BLOB, "planetary-computer") for _ in range(3)}
+    signed = {signing.sign(BLOB, "planetary-computer") for _ in range(3)}
     assert len(signed) == len(service.asked) == 3
 
 
 def test_a_subscription_is_used(service, monkeypatch):
-    monkeypatch.setenv(sign.SUBSCRIPTION, "mine")
-    sign.sign(BLOB, "planetary-computer")
+    monkeypatch.setenv(signing.SUBSCRIPTION, "mine")
+    signing.sign(BLOB, "planetary-computer")
     assert service.asked[0][1] == {"Ocp-Apim-Subscription-Key": "mine"}
 
 
@@ -418,6 +421,6 @@ def test_a_failed_token_is_told_without_secrets(service, answer, error, message)
     service.answers[:] = [answer]
     signed_before = f"{BLOB}?old=SECRET"
     with pytest.raises(error, match=message) as raised:
-        sign.sign(signed_before, "planetary-computer")
+        signing.sign(signed_before, "planetary-computer")
     assert "sentinel2l2a01/sentinel2-l2" in str(raised.value)
     assert "SECRET" not in "".join(traceback.format_exception(raised.value))

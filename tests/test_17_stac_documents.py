@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapely.geometry import shape
 
-from catalogs import item, providers, snapshot, trust
+from catalogs import href_policy, providers, snapshot
 from catalogs.errors import Wrong
 from catalogs.scene import BANDS, Scene
+from catalogs.stac import item
 
 NIGHTLY = bool(os.environ.get("TERRAMOSAIC_NIGHTLY"))
 FOLDER = Path(os.environ.get("TERRAMOSAIC_REALDATA") or "/nonexistent") / "stac"
@@ -110,7 +111,7 @@ def kind_of(document):
 
 def parse(document, provider, modality):
     known = providers.get(provider)
-    trusted = trust.Trust(provider=known, origin="/catalog/catalog.json", allow=())
+    trusted = href_policy.Trust(provider=known, origin="/catalog/catalog.json", allow=())
     return item.parse(document, provider=known, modality=modality, trust=trusted, base=BASE)
 
 

@@ -17,7 +17,7 @@ import shapely
 from rasterio.warp import Resampling, reproject
 from rio_cogeo import cogeo
 
-from catalogs import classes, demo, errors
+from catalogs import demo, errors, legend
 from catalogs.demo import clouds, country, frame, landcover, passes, relief
 
 SEED, SIZE = 3, 512
@@ -357,9 +357,9 @@ def test_the_truth_holds_every_class_of_the_legend(built):
     with rasterio.open(built.land.truth) as source:
         truth, palette = source.read(1), source.colormap(1)
         assert source.crs.to_epsg() == built.land.epsg == 32632
-        assert source.nodata == classes.NODATA
+        assert source.nodata == legend.NODATA
         assert source.transform == plan.transform
-    for entry in classes.CLASSES:
+    for entry in legend.CLASSES:
         assert palette[entry.code][:3] == entry.color
     assert np.array_equal(truth > 0, plan.covered)
     check_shares(truth[truth > 0])
@@ -373,7 +373,7 @@ def test_other_seeds_hold_every_class_too(seed):
 
 
 def check_shares(codes):
-    share = {entry.name: (codes == entry.code).mean() for entry in classes.CLASSES}
+    share = {entry.name: (codes == entry.code).mean() for entry in legend.CLASSES}
     assert share["nodata"] == share["clouds"] == 0
     for name in ("water", "trees", "crops", "rangeland"):
         assert share[name] >= 0.08, name

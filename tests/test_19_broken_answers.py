@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from catalogs import web
 from catalogs.errors import Transient, Wrong
+from catalogs.sources import http_client
 from tests.documents import ALL_FIVE, FIVE, an_item, find, ids
 from tests.servers.stac import Answer, Server, page, serve
 
@@ -20,16 +20,16 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def test_a_server_that_falls_silent(monkeypatch):
-    monkeypatch.setattr(web, "TIMEOUT", (1.0, 0.1))
-    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    monkeypatch.setattr(http_client, "TIMEOUT", (1.0, 0.1))
+    monkeypatch.setattr(http_client, "ATTEMPTS", 1)
     with serve(Answer(pause=5)) as server, pytest.raises(Transient, match="does not answer"):
         find(server.url)
     assert len(server.of("/search")) <= 2
 
 
 def test_headers_that_never_end(monkeypatch):
-    monkeypatch.setattr(web, "DEADLINE", 0.2)
-    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    monkeypatch.setattr(http_client, "DEADLINE", 0.2)
+    monkeypatch.setattr(http_client, "ATTEMPTS", 1)
     start = time.monotonic()
     slow = serve(Answer(trickle=0.1))
     with slow as server, pytest.raises(Transient, match="does not answer"):
@@ -41,7 +41,7 @@ def test_headers_that_never_end(monkeypatch):
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
 def test_a_body_that_drips_for_ever(monkeypatch, headers):
-    monkeypatch.setattr(web, "DEADLINE", 0.3)
+    monkeypatch.setattr(http_client, "DEADLINE", 0.3)
     text = gzip.compress(b"[" * 10**4) if headers else b" " * 10**5
     with (
         serve(Answer(body=text, drip=0.01, headers=headers)) as server,
@@ -52,7 +52,7 @@ def test_a_body_that_drips_for_ever(monkeypatch, headers):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch, packed):
-    monkeypatch.setattr(web, "LARGEST", 2**20)
+    monkeypatch.setattr(http_client, "LARGEST", 2**20)
     text = b" " * 2**23
     answer = (
         Answer(body=gzip.compress(text), headers={"Content-Encoding": "gzip"})
@@ -70,7 +70,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
     assert len(server.of("/search")) == 2
     with serve(Answer(body=whole, cut=300)) as server, pytest.raises(Transient, match="breaks off"):
         find(server.url)
-    assert len(server.of("/search")) == web.BROKEN_OFF
+    assert len(server.of("/search")) == http_client.BROKEN_OFF
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
 def test_what_is_no_page(body, kind, words):
     with serve(Answer(body=body)) as server, pytest.raises(kind, match=words):
         find(server.url)
-    assert len(server.of("/search")) <= web.BROKEN_OFF
+    assert len(server.of("/search")) <= http_client.BROKEN_OFF
 
 
 def test_features_that_are_no_items_are_named_and_the_rest_is_used():

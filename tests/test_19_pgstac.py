@@ -8,9 +8,10 @@ import pytest
 import requests
 import shapely
 
-from catalogs import api, search
+from catalogs import search
 from catalogs.errors import NothingFound
 from catalogs.snapshot import Snapshot
+from catalogs.sources import api
 from tests.documents import WORLD
 from tests.servers import pgstac
 

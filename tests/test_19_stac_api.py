@@ -9,9 +9,10 @@ import time
 import pytest
 import shapely
 
-from catalogs import api, select, web
+from catalogs import scene_selection
 from catalogs.errors import NothingFound, TerramosaicError, Transient, Wrong
 from catalogs.snapshot import Snapshot
+from catalogs.sources import api, http_client
 from tests.documents import ALL_FIVE, FIVE, HERE, WORLD, an_item, day, find, ids
 from tests.servers.stac import Answer, Server, landing, page, paged, serve
 
@@ -153,7 +154,7 @@ def test_a_busy_server_is_asked_again(status, method):
 def test_a_storm_that_lasts_is_transient():
     with serve(Answer(status=503)) as server, pytest.raises(Transient, match="answers 503: try"):
         find(server.url)
-    assert len(server.of("/search")) == web.ATTEMPTS + 1
+    assert len(server.of("/search")) == http_client.ATTEMPTS + 1
 
 
 def in_seconds(seconds):
@@ -172,7 +173,7 @@ def test_retry_after_is_waited_for(stated):
 
 @pytest.mark.parametrize("stated", ["", "soon", "-5", "9" * 5000, "Thu, 99 Foo 2099", "0"])
 def test_a_senseless_retry_after_is_none(stated):
-    retry = web.retries()
+    retry = http_client.retries()
     assert retry.parse_retry_after(stated) == 0.0
 
 
@@ -277,7 +278,7 @@ def test_sixteen_recorded_hits_are_eight_scenes(realdata):
     assert sent["datetime"].split("/")[1][:19] == recorded["datetime"].split("/")[1][:19]
     assert len(found.scenes) == 16
     assert found.refused == found.doubts == ()
-    chosen = select.choose(found.scenes, region)
+    chosen = scene_selection.choose(found.scenes, region)
     assert len(chosen.used) == len(chosen.refused) == 8
     assert all("reprocessed as" in refusal.reason for refusal in chosen.refused)
     assert {scene.baseline for scene in chosen.used} == {"05.00"}

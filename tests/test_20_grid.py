@@ -11,8 +11,8 @@ from pyproj import Transformer
 from rasterio.features import geometry_mask
 
 from catalogs.errors import Wrong
-from pipeline import grid
-from pipeline.grid import Grid
+from pipeline.grid import grid
+from pipeline.grid.grid import Grid
 from tests import worlds
 
 SMALL = Grid(epsg=32633, resolution=10.0, left=500_000.0, top=5_200_000.0, height=70, width=50)

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyproj import CRS
 
-from pipeline import grid, utm
+from pipeline.grid import grid, utm
 
 places = st.tuples(st.floats(-179.9, 179.9), st.floats(-89.9, 89.9))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline import masks
+from pipeline.compositing import masks
 
 CLEAR = (2, 4, 5, 6, 7, 11)
 

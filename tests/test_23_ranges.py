@@ -16,11 +16,11 @@ from rasterio import warp
 from rasterio.enums import Resampling
 from rasterio.shutil import copy
 
-from catalogs import sign
+from catalogs import signing
 from catalogs.errors import Unreadable
 from catalogs.scene import Asset
-from pipeline import connections, cube, ranges, reading
-from pipeline.grid import Grid
+from pipeline.grid.grid import Grid
+from pipeline.reading import cube, http_pool, http_ranges, raster_reader
 from tests import worlds
 from tests.faults import server
 
@@ -36,7 +36,7 @@ GRID = Grid(
 VALUES = np.random.default_rng(1).integers(1, 60_000, (SIZE, SIZE)).astype(np.uint16)
 VALUES[:128, :128] = 0
 # ^ two by two blocks of nothing: zeros that are no failure
-SOURCE = reading.Source(scene="S", provider="demo", nodata=0.0)
+SOURCE = raster_reader.Source(scene="S", provider="demo", nodata=0.0)
 SECRET = "sig=canary-4711"
 
 
@@ -65,15 +65,15 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def web(folder, monkeypatch):
     quick = dataclasses.replace(
-        ranges.PATIENCE, pause=0.002, timeout=(0.3, 0.3), deadline=20.0, longest_wait=2.0
+        http_ranges.PATIENCE, pause=0.002, timeout=(0.3, 0.3), deadline=20.0, longest_wait=2.0
     )
-    monkeypatch.setattr(ranges, "PATIENCE", quick)
+    monkeypatch.setattr(http_ranges, "PATIENCE", quick)
     with server.serving(folder, stall=0.5) as running:
         yield running
 
 
 def _read(web, name="deflate.tif", grid=GRID, **options):
-    return reading.read(
+    return raster_reader.read(
         f"{web.address}/{name}",
         options.pop("source", SOURCE),
         grid,
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_not_asked_for_long(web):
 @pytest.mark.parametrize("size", [9, 200, 400, 700, 900, 1500, 4000])
 def test_a_file_that_is_said_to_be_short_never_has_empty_blocks(web, monkeypatch, size):
     """A block index that is cut off would read as blocks that were never written."""
-    monkeypatch.setattr(ranges, "HEAD", 2 * size)
+    monkeypatch.setattr(http_ranges, "HEAD", 2 * size)
     web.script = _once("shrunk", head=True)
     assert np.array_equal(_read(web, "none.tif"), VALUES)
 
@@ -157,14 +157,14 @@ def test_many_threads_read_what_one_reads_within_the_providers_limit(web):
     ]
     serial = [_read(web, grid=part) for part in parts]
     web.latency = 0.01
-    connections.divide(8)
+    http_pool.divide(8)
     try:
-        assert connections.allowed("demo") == 4
+        assert http_pool.allowed("demo") == 4
         web.forget()
         with ThreadPoolExecutor(32) as pool:
             found = list(pool.map(lambda part: _read(web, grid=part), parts))
     finally:
-        connections.divide(1)
+        http_pool.divide(1)
     assert all(map(np.array_equal, found, serial))
     assert 2 <= web.most <= 4
 
@@ -183,7 +183,9 @@ def test_a_server_that_asks_for_time_gets_it(web):
 
 def test_the_time_of_a_read_is_bounded(web, monkeypatch):
     monkeypatch.setattr(
-        ranges, "PATIENCE", dataclasses.replace(ranges.PATIENCE, attempts=99, deadline=0.8)
+        http_ranges,
+        "PATIENCE",
+        dataclasses.replace(http_ranges.PATIENCE, attempts=99, deadline=0.8),
     )
     web.script = lambda path, start, count: "stall"
     started = time.monotonic()
@@ -197,11 +199,11 @@ class _Signer:
 
     def __init__(self, monkeypatch):
         self.number = 1
-        monkeypatch.setattr(sign, "access", self.access)
-        monkeypatch.setattr(sign, "forget", self.forget)
+        monkeypatch.setattr(signing, "access", self.access)
+        monkeypatch.setattr(signing, "forget", self.forget)
 
     def access(self, href, provider):
-        return sign.Access(f"{href}?{SECRET}-{self.number}")
+        return signing.Access(f"{href}?{SECRET}-{self.number}")
 
     def forget(self, href):
         self.number += 1
@@ -222,7 +224,9 @@ def test_a_token_that_has_expired_is_replaced_once(web, monkeypatch):
 def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
     _Signer(monkeypatch)
     monkeypatch.setattr(
-        ranges, "PATIENCE", dataclasses.replace(ranges.PATIENCE, attempts=2, timeout=(0.1, 0.1))
+        http_ranges,
+        "PATIENCE",
+        dataclasses.replace(http_ranges.PATIENCE, attempts=2, timeout=(0.1, 0.1)),
     )
     caplog.set_level(logging.DEBUG, logger="")
     web.script = lambda path, start, count: fault
@@ -253,10 +257,10 @@ def test_remote_scenes_have_more_readers_than_cores(web, folder):
     near = worlds.scene("S", "S2L2A", {"B02": local})
     asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
     far = dataclasses.replace(near, provider="cdse", assets={"B02": asset})
-    assert reading.threads([near], 2) == 2
-    assert reading.threads([near, dataclasses.replace(far, provider="demo")], 2) == 16
-    assert reading.threads([far], 2) == 4
-    assert reading.threads([], 0) == 1
+    assert raster_reader.threads([near], 2) == 2
+    assert raster_reader.threads([near, dataclasses.replace(far, provider="demo")], 2) == 16
+    assert raster_reader.threads([far], 2) == 4
+    assert raster_reader.threads([], 0) == 1
 
 
 @pytest.mark.parametrize("fault", [None, "404", "503", "short", "reset"])
@@ -271,11 +275,11 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
         "AWS_NO_SIGN_REQUEST": "YES",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setitem(reading.S3_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    monkeypatch.setitem(raster_reader.S3_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
     name = f"{fault}-{request_}.tif"
     (folder / "bucket" / name).write_bytes((folder / "deflate.tif").read_bytes())
     web.script = lambda path, start, count: fault if web.requests == request_ else None
-    found = reading.read(
+    found = raster_reader.read(
         f"s3://bucket/{name}", SOURCE, GRID, resampling=Resampling.nearest, dtype="uint16", fill=0
     )
     assert np.array_equal(found, VALUES)
@@ -294,12 +298,12 @@ def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypat
         GRID, left=round(left, -1), top=round(top, -1), height=700, width=700
     )
     options = {"resampling": Resampling.bilinear, "dtype": "float32", "fill": np.nan}
-    expected = reading.read(str(path), SOURCE, grid, **options)
+    expected = raster_reader.read(str(path), SOURCE, grid, **options)
     assert np.isfinite(expected).all()
     sent = []
     with server.serving(tmp_path) as web:
-        for kept in (ranges.KEPT, 30_000, 0):
-            monkeypatch.setattr(ranges, "KEPT", kept)
+        for kept in (http_ranges.KEPT, 30_000, 0):
+            monkeypatch.setattr(http_ranges, "KEPT", kept)
             web.forget()
             found = _read(web, "dem.tif", grid, **options)
             assert np.array_equal(found, expected, equal_nan=True)

@@ -11,15 +11,15 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from catalogs.errors import Unreadable, Wrong
-from pipeline import reading
-from pipeline.grid import Grid
+from pipeline.grid.grid import Grid
+from pipeline.reading import raster_reader
 from tests import worlds
 
-SOURCE = reading.Source(scene="S", provider="planetary-computer", nodata=0.0)
+SOURCE = raster_reader.Source(scene="S", provider="planetary-computer", nodata=0.0)
 
 
 def _read(path, grid, **options):
-    return reading.read(
+    return raster_reader.read(
         str(path),
         options.pop("source", SOURCE),
         grid,
@@ -103,7 +103,7 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=499_900.0, top=5_199_700.0, height=90, width=80
     )
-    source = reading.Source(scene="S", provider="planetary-computer", nodata=None)
+    source = raster_reader.Source(scene="S", provider="planetary-computer", nodata=None)
     found = _read(
         path, grid, source=source, resampling=Resampling.bilinear, dtype="float32", fill=np.nan
     )
@@ -118,7 +118,7 @@ def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
     )
-    source = reading.Source(scene="S", provider="planetary-computer", nodata=-32768.0)
+    source = raster_reader.Source(scene="S", provider="planetary-computer", nodata=-32768.0)
     found = _read(path, grid, source=source, dtype="float32", fill=np.nan)
     assert found[0, 0] == 1
     assert found[1, 1] == 2

@@ -18,8 +18,8 @@ from rasterio.transform import from_origin
 from rasterio.warp import reproject
 
 from catalogs.errors import Wrong
-from pipeline import warping
-from pipeline.grid import Grid
+from pipeline.grid.grid import Grid
+from pipeline.reading import reprojection
 from tests import worlds
 
 RESOLUTIONS = (
@@ -37,7 +37,7 @@ SHAPE = (410, 430)
 
 def _read(path, grid, resampling, *, nodata=0.0, dtype="uint16", fill=0):
     with rasterio.open(path) as dataset:
-        return warping.on_grid(
+        return reprojection.on_grid(
             dataset,
             grid,
             nodata=nodata,
@@ -403,7 +403,7 @@ NAMELESS = CRS.from_proj4("+proj=tmerc +lon_0=15 +k=0.9996 +x_0=500000 +datum=WG
 )
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_system_is_known_by_what_it_is(tmp_path, crs, kernel, monkeypatch):
-    monkeypatch.setattr(warping, "_warp", None)
+    monkeypatch.setattr(reprojection, "_warp", None)
     # ^ not to be called
     values = _random((40, 50))
     transform = from_origin(worlds.LEFT, worlds.TOP, 10, 10)
@@ -529,7 +529,7 @@ def test_where_bounds_cannot_be_reckoned_the_raster_is_read(noise, monkeypatch):
     grid = _around(10.0, 3.3)
     expected = _read(noise, grid, Resampling.bilinear)
     for answer in (fail, lambda *_: (math.inf,) * 4, lambda *_: (179.0, 1.0, -179.0, 2.0)):
-        monkeypatch.setattr(warping.rasterio.warp, "transform_bounds", answer)
+        monkeypatch.setattr(reprojection.rasterio.warp, "transform_bounds", answer)
         assert np.array_equal(_read(noise, grid, Resampling.bilinear), expected)
 
 
@@ -537,7 +537,7 @@ def test_where_bounds_cannot_be_reckoned_the_raster_is_read(noise, monkeypatch):
 def test_a_coarse_grid_reads_a_fine_raster_in_pieces(noise, monkeypatch, kernel):
     grid = _around(150.0, 3.3)
     expected = _read(noise, grid, kernel)
-    monkeypatch.setattr(warping, "AT_ONCE", 2**12)
+    monkeypatch.setattr(reprojection, "AT_ONCE", 2**12)
     most = 0
     plain = rasterio.DatasetReader.read
 
@@ -558,13 +558,13 @@ def test_a_coarse_grid_reads_a_fine_raster_in_pieces(noise, monkeypatch, kernel)
 
     with rasterio.open(noise) as dataset:
         watched = Watched(dataset) if kernel is Resampling.nearest else dataset
-        found = warping.on_grid(
+        found = reprojection.on_grid(
             watched, grid, nodata=0, resampling=kernel, dtype=np.dtype("uint16"), fill=0
         )
     assert np.array_equal(found, expected)
     assert most <= 4 * 2**12 or most <= 15 * SHAPE[1]
     # ^ never less than a row of the output
-    assert warping._side(1 / 15) <= 4
+    assert reprojection._side(1 / 15) <= 4
 
 
 @pytest.mark.parametrize(
@@ -604,8 +604,10 @@ def test_nodata_that_no_pixel_can_hold_is_none(tmp_path):
 def test_heights_do_not_hide_a_geographic_system():
     step = Affine.scale(1 / 3600, -1 / 3600)
     for code in (4326, 9707, 4258):
-        assert warping.spacing(CRS.from_epsg(code), step) == pytest.approx(30.9, abs=0.05)
-    assert warping.spacing(ZONE, Affine.scale(20, -20)) == 20
-    assert warping.spacing(ZONE, Affine.rotation(30) * Affine.scale(20, -20)) == pytest.approx(20)
+        assert reprojection.spacing(CRS.from_epsg(code), step) == pytest.approx(30.9, abs=0.05)
+    assert reprojection.spacing(ZONE, Affine.scale(20, -20)) == 20
+    assert reprojection.spacing(ZONE, Affine.rotation(30) * Affine.scale(20, -20)) == pytest.approx(
+        20
+    )
     feet = CRS.from_epsg(2263)
-    assert warping.spacing(feet, Affine.scale(100, -100)) == pytest.approx(30.48, abs=0.001)
+    assert reprojection.spacing(feet, Affine.scale(100, -100)) == pytest.approx(30.48, abs=0.001)

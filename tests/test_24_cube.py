@@ -17,8 +17,9 @@ from rasterio.windows import Window
 
 from catalogs.errors import Wrong
 from catalogs.scene import Asset, Radiometry
-from pipeline import cube, radiometry
-from pipeline.grid import Grid
+from pipeline.compositing import units
+from pipeline.grid.grid import Grid
+from pipeline.reading import cube
 from tests import worlds
 
 GRID = Grid(
@@ -83,9 +84,9 @@ def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):
     stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)
-    for unit in radiometry.UNITS.values():
+    for unit in units.UNITS.values():
         with pytest.raises(Wrong):
-            radiometry.expect(stack, unit)
+            units.expect(stack, unit)
 
 
 def test_nothing_is_read_before_it_is_needed(tmp_path):
@@ -152,7 +153,7 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
 
 
 def test_no_signature_in_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr("catalogs.sign.sign", lambda href, _: f"{href}?sig=CANARY")
+    monkeypatch.setattr("catalogs.signing.sign", lambda href, _: f"{href}?sig=CANARY")
     stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)
     import cloudpickle
 

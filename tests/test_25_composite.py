@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from catalogs.errors import Wrong
 from catalogs.scene import Radiometry
-from pipeline import composite, optical, radiometry
-from pipeline.grid import Grid
-from pipeline.recipe import METHODS, Recipe
+from pipeline.compositing import composite, optical, units
+from pipeline.grid.grid import Grid
+from pipeline.plan.recipe import METHODS, Recipe
 from tests import worlds
 
 GRID = Grid(
@@ -76,7 +76,7 @@ def test_offset_and_offset_free_scenes_agree(tmp_path):
     )
     values, count, last = _of("S2L2A", [plain, shifted], ["B02"])
     assert (values == 700).all()
-    assert values.attrs["units"] == radiometry.DN
+    assert values.attrs["units"] == units.DN
     assert (count == 2).all()
     assert (last == (dt.date(2024, 6, 11) - dt.date(1970, 1, 1)).days).all()
 
@@ -150,7 +150,7 @@ def test_radar_is_averaged_in_power_and_orbits_weigh_alike(tmp_path):
     ]
     values, count, _ = _of("S1RTC", scenes, ["VV"])
     assert values.values == pytest.approx((0.2 + 1.0) / 2)
-    assert values.attrs["units"] == radiometry.POWER
+    assert values.attrs["units"] == units.POWER
     assert (count == 3).all()
 
 

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import cells
-from pipeline.grid import Grid
+from pipeline.grid.grid import Grid
+from pipeline.inference import downsample
 
 CELL = 4
 
 
 @given(arrays.arrays(np.uint16, (8, 12), elements=st.integers(0, 5)))
 def test_a_cell_counts_what_half_of_its_pixels_reach(counts):
-    found = cells.reached(counts, CELL)
+    found = downsample.reached(counts, CELL)
     for row in range(2):
         for column in range(3):
             pixels = counts[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
@@ -28,23 +28,23 @@ def test_a_cell_counts_what_half_of_its_pixels_reach(counts):
 
 @given(arrays.arrays(np.uint16, (5, 7), elements=st.integers(0, 60000)))
 def test_a_pixel_is_its_own_cell(counts):
-    assert np.array_equal(cells.reached(counts, 1), counts)
-    assert np.array_equal(cells.latest(counts, 1), counts)
-    assert np.array_equal(cells.some(counts > 9, 1), counts > 9)
+    assert np.array_equal(downsample.reached(counts, 1), counts)
+    assert np.array_equal(downsample.latest(counts, 1), counts)
+    assert np.array_equal(downsample.some(counts > 9, 1), counts > 9)
     values = np.where(counts % 3 == 0, np.nan, counts).astype(np.float32)
-    assert np.array_equal(cells.mean(values, 1), values, equal_nan=True)
+    assert np.array_equal(downsample.mean(values, 1), values, equal_nan=True)
 
 
 def test_days_bits_and_means_of_a_cell():
     days = np.zeros((4, 8), np.uint16)
     days[3, 1], days[0, 0] = 20_000, 19_000
-    assert cells.latest(days, CELL).tolist() == [[20_000, 0]]
-    assert cells.some(days > 0, CELL).tolist() == [[True, False]]
+    assert downsample.latest(days, CELL).tolist() == [[20_000, 0]]
+    assert downsample.some(days > 0, CELL).tolist() == [[True, False]]
     values = np.full((2, 4, 8), np.nan, np.float32)
     values[0, :2, :4], values[1, 3, 5] = 3.0, 8.0
     values[0, 0, 0] = 11.0
     assert np.array_equal(
-        cells.mean(values, CELL), [[[4.0, np.nan]], [[np.nan, 8.0]]], equal_nan=True
+        downsample.mean(values, CELL), [[[4.0, np.nan]], [[np.nan, 8.0]]], equal_nan=True
     )
 
 

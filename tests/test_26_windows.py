@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import windows
-from pipeline.grid import Grid
-from pipeline.windows import Lattice
+from pipeline.grid import window_lattice
+from pipeline.grid.grid import Grid
+from pipeline.grid.window_lattice import Lattice
 
 lattices = st.builds(
     lambda margin, ramp, flat: Lattice(
@@ -51,7 +51,7 @@ def test_tiles_and_crops_share_their_windows(row, column):
     crop = grid.window(row=row, column=column, height=40, width=40)
 
     def seen(area):
-        placed = windows.place(area, lattice)
+        placed = window_lattice.place(area, lattice)
         first = placed.context.origin_index()
         return {(first[0] + r, first[1] + c) for r, c in placed.origins}
 
@@ -62,7 +62,7 @@ def test_tiles_and_crops_share_their_windows(row, column):
 def test_the_context_holds_every_window():
     lattice = Lattice(window=32, stride=20, margin=2)
     grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
-    placed = windows.place(grid.window(row=16, column=16, height=16, width=16), lattice)
+    placed = window_lattice.place(grid.window(row=16, column=16, height=16, width=16), lattice)
     for row, column in placed.origins:
         assert 0 <= row <= placed.context.height - 32
         assert 0 <= column <= placed.context.width - 32

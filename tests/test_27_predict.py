@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import answers, cells, predict, symmetry, windows
-from pipeline.grid import Grid
-from pipeline.predict import Look
-from pipeline.recipe import Model
-from pipeline.windows import Lattice
+from pipeline.grid import window_lattice
+from pipeline.grid.grid import Grid
+from pipeline.grid.window_lattice import Lattice
+from pipeline.inference import classify, downsample, test_time_augmentation, tiled
+from pipeline.inference.tiled import Look
+from pipeline.plan.recipe import Model
 from tests import fakes
 from tests.fakes import Brightness, Edgy, Painter, Patches, Several
 
@@ -88,7 +89,7 @@ def test_nothing_seen_gives_no_answer():
 
 def test_classes_confidence_and_margin():
     shares = np.array([[[0.7]], [[0.2]], [[0.1]]], np.float32)
-    found = answers.classify(shares, ("water", "bare", "clouds"), np.ones((1, 1), bool))
+    found = classify.classify(shares, ("water", "bare", "clouds"), np.ones((1, 1), bool))
     assert {name: int(values.ravel()[0]) for name, values in found.items()} == {
         "land_cover": 1,
         "confidence": 70,
@@ -104,7 +105,7 @@ def test_classes_confidence_and_margin():
 )
 def test_clouds_and_the_unseen_have_no_class(shares, observed):
     values = np.array(shares, np.float32).reshape(3, 1, 1)
-    found = answers.classify(values, ("water", "bare", "clouds"), np.full((1, 1), observed))
+    found = classify.classify(values, ("water", "bare", "clouds"), np.full((1, 1), observed))
     assert found["land_cover"][0, 0] == 0
     assert found["second_class"][0, 0] == 0
     assert found["confidence"][0, 0] == 255
@@ -122,7 +123,7 @@ def _features(area, **options):
 
 def test_a_cell_is_the_answer_of_its_own_pixels():
     found = _features(COARSE)
-    means = cells.mean(_ground(COARSE.refined(8)), 8)
+    means = downsample.mean(_ground(COARSE.refined(8)), 8)
     assert found[0] == pytest.approx(means, rel=1e-5)
     assert found[2] == pytest.approx(7)
 
@@ -161,7 +162,7 @@ def test_features_and_values_stay_where_something_was_seen():
     said = Painter.answers[0]
     blended = np.array([[[0.25, 0.5, np.nan]]], np.float32)
     observed = np.array([[True, False, True]])
-    found = answers.of(said, blended, observed, probabilities=False)
+    found = classify.of(said, blended, observed, probabilities=False)
     assert list(found) == ["generated_NDVI"]
     assert np.array_equal(found["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
     model = Model(
@@ -174,7 +175,7 @@ def test_features_and_values_stay_where_something_was_seen():
         answers=(replace(said, unit="percent"),),
     )
     with pytest.raises(ValueError, match="holds '1'"):
-        answers.variables(model, probabilities=False)
+        classify.variables(model, probabilities=False)
 
 
 def test_windows_are_told_where_on_earth_they_lie():
@@ -253,7 +254,7 @@ class Owner:
 def test_what_is_held_does_not_grow_with_the_height():
     """Rows of windows leave before the next ones come: few are held at a time."""
     area = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=2000, width=40)
-    placed = windows.place(area, LATTICE)
+    placed = window_lattice.place(area, LATTICE)
     most = []
 
     def coming():
@@ -268,7 +269,7 @@ def test_what_is_held_does_not_grow_with_the_height():
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in predict.blended(coming(), placed, LATTICE, Brightness(), batch=4):
+    for _ in tiled.blended(coming(), placed, LATTICE, Brightness(), batch=4):
         pass
     assert len(most) > 90
     assert max(most) < 12
@@ -276,10 +277,10 @@ def test_what_is_held_does_not_grow_with_the_height():
 
 @pytest.mark.parametrize("turn", range(8))
 def test_symmetries_undo_themselves(turn):
-    quarter, mirrored = symmetry.TURNS[turn]
+    quarter, mirrored = test_time_augmentation.TURNS[turn]
     values = np.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
-    turned = symmetry._to(values, quarter, mirrored)
-    assert np.array_equal(symmetry._back(turned, quarter, mirrored), values)
+    turned = test_time_augmentation._to(values, quarter, mirrored)
+    assert np.array_equal(test_time_augmentation._back(turned, quarter, mirrored), values)
 
 
 def test_an_unsure_window_is_asked_from_all_sides():
@@ -287,9 +288,9 @@ def test_an_unsure_window_is_asked_from_all_sides():
     fake = Edgy()
     chips = {"S2L2A": np.zeros((2, 1, 32, 32), np.float32)}
     plain = fake.predict(chips, [(0, 0), (0, 32)])[0]
-    (same,) = symmetry.predict(fake, chips, [(0, 0), (0, 32)], 0.5)
+    (same,) = test_time_augmentation.predict(fake, chips, [(0, 0), (0, 32)], 0.5)
     assert np.array_equal(same, plain)
-    (found,) = symmetry.predict(fake, chips, [(0, 0), (0, 32)], 0.9)
+    (found,) = test_time_augmentation.predict(fake, chips, [(0, 0), (0, 32)], 0.9)
     eight = [np.rot90(one, k, (1, 2)) for one in (plain[0], plain[0][:, :, ::-1]) for k in range(4)]
     assert found[0] == pytest.approx(np.mean(eight, axis=0), abs=1e-6)
 
@@ -298,5 +299,5 @@ def test_what_only_fills_up_a_batch_is_not_asked_again():
     fake = Edgy()
     chips = {"S2L2A": np.zeros((2, 1, 32, 32), np.float32)}
     chips["S2L2A"][1] = np.nan
-    symmetry.predict(fake, chips, [(0, 0), (0, 0)], 0.1)
+    test_time_augmentation.predict(fake, chips, [(0, 0), (0, 0)], 0.1)
     assert fake.calls == [2]

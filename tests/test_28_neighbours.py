@@ -12,13 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform_bounds
 
-from catalogs import footprint
+from catalogs import lonlat_geometry
 from catalogs.scene import Asset, Scene
 from catalogs.snapshot import Snapshot
-from pipeline import estimate, neighbours, receipt, strip
-from pipeline import plan as plans
-from pipeline.grid import Grid
-from pipeline.plan import Plan
+from pipeline import cost_model
+from pipeline.compositing import stream
+from pipeline.grid import scene_index
+from pipeline.grid.grid import Grid
+from pipeline.plan import plan as plans
+from pipeline.plan.plan import Plan
+from pipeline.storage import receipt
 from tests import expanse, worlds
 
 SYSTEMS = (32632, 32633, 32701, 32660, 3035, 5041, 4326)
@@ -31,8 +34,10 @@ def _meets(scene, area):
         a, _, left, _, e, top = known.transform
         raster = shapely.box(left, top + e * known.shape[0], left + a * known.shape[1], top)
         return raster.intersects(shapely.box(*area.bounds))
-    lonlat = footprint.from_bbox(transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds))
-    return footprint.from_bbox(scene.bbox).buffer(neighbours.NEAR).intersects(lonlat)
+    lonlat = lonlat_geometry.from_bbox(
+        transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds)
+    )
+    return lonlat_geometry.from_bbox(scene.bbox).buffer(scene_index.NEAR).intersects(lonlat)
 
 
 @st.composite
@@ -78,7 +83,7 @@ def scenes(draw, area):
                 provider="demo",
                 modality="DEM" if epsg == 4326 else "S2L2A",
                 datetime=worlds.dt.datetime(2024, 6, 1, tzinfo=worlds.dt.UTC),
-                footprint=footprint.geojson(footprint.from_bbox(bbox)),
+                footprint=lonlat_geometry.geojson(lonlat_geometry.from_bbox(bbox)),
                 bbox=bbox,
                 assets={} if epsg == 4326 else {"B02": asset},
             )
@@ -91,7 +96,7 @@ def scenes(draw, area):
 def test_trees_find_what_asking_each_scene_finds(data):
     area = data.draw(grids())
     some = data.draw(scenes(area))
-    assert neighbours.touching(some, area) == tuple(one for one in some if _meets(one, area))
+    assert scene_index.touching(some, area) == tuple(one for one in some if _meets(one, area))
 
 
 @given(st.data())
@@ -109,11 +114,11 @@ def test_across_180_degrees_too(data):
         provider="demo",
         modality="DEM",
         datetime=None,
-        footprint=footprint.geojson(footprint.from_bbox(box)),
+        footprint=lonlat_geometry.geojson(lonlat_geometry.from_bbox(box)),
         bbox=box,
         assets={},
     )
-    assert bool(neighbours.touching((scene,), area)) == _meets(scene, area)
+    assert bool(scene_index.touching((scene,), area)) == _meets(scene, area)
 
 
 def test_every_tile_of_a_plan_meets_the_same_scenes_as_before(tmp_path):
@@ -190,10 +195,10 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
 
         monkeypatch.setattr(owner, name, count)
 
-    counted(neighbours, "_raster")
+    counted(scene_index, "_raster")
     counted(Scene, "identity")
     plan = Plan.read(large)
-    need = estimate.of(plan, workers=2)
+    need = cost_model.of(plan, workers=2)
     done = receipt.finished(large.parent, plan)
     keys = {plan.key(tile) for tile in plan.tiles}
     plan.write(large.with_name("again.json"))
@@ -215,36 +220,36 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
         area = plan.context(tile)
         windows += len(plan.placement(tile).origins)
         scenes = plan.scenes(tile)
-        strips = len(strip.cut(area, scenes))
+        strips = len(stream.cut(area, scenes))
         for scene in scenes:
             for asset in scene.assets.values():
                 if asset.band in bands:
                     metres = asset.transform[0] * (1 if asset.epsg > 5000 else 111_000)
                     rows, columns = (side * 10 / metres for side in area.shape)
                     pixels = (rows + 1024 * strips) * (columns + 1024)
-                    most += pixels * estimate.BYTES_PER_PIXEL[scene.modality] + strips * 2**15
+                    most += pixels * cost_model.BYTES_PER_PIXEL[scene.modality] + strips * 2**15
                     openings += strips
-    need = estimate.of(plan, workers=1)
+    need = cost_model.of(plan, workers=1)
     assert most / 5 < need.bytes < most
     assert openings < need.requests < 5 * openings
-    assert need.seconds > windows * estimate.SECONDS_PER_WINDOW["land_cover"]
-    some = estimate.of(plan, workers=1, tiles=plan.tiles[::2])
+    assert need.seconds > windows * cost_model.SECONDS_PER_WINDOW["land_cover"]
+    some = cost_model.of(plan, workers=1, tiles=plan.tiles[::2])
     assert some.stored_bytes < need.stored_bytes
     assert some.requests < need.requests
 
 
 def test_an_estimate_of_many_tiles_looks_at_some(tmp_path, monkeypatch):
     plan = expanse.plan(tmp_path, 400, days=2)
-    whole = estimate.of(plan, workers=1)
-    monkeypatch.setattr(estimate, "MOST_LOOKED", 150)
-    some = estimate.of(plan, workers=1)
+    whole = cost_model.of(plan, workers=1)
+    monkeypatch.setattr(cost_model, "MOST_LOOKED", 150)
+    some = cost_model.of(plan, workers=1)
     for name in ("bytes", "requests", "seconds"):
         assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=0.1), name
 
 
 def test_files_of_this_machine_cost_no_network(tmp_path):
     plan = expanse.plan(tmp_path, 20, days=1)
-    far = estimate.of(plan, workers=1)
+    far = cost_model.of(plan, workers=1)
     scenes = tuple(
         dataclasses.replace(
             scene,
@@ -255,7 +260,7 @@ def test_files_of_this_machine_cost_no_network(tmp_path):
         )
         for scene in plan.snapshot.scenes
     )
-    near = estimate.of(
+    near = cost_model.of(
         dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
         workers=1,
     )

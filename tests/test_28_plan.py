@@ -11,9 +11,10 @@ import shapely
 
 from catalogs.errors import Wrong
 from catalogs.snapshot import Snapshot
-from pipeline import estimate, grid, windows
-from pipeline.plan import Plan, digest, geojson
-from pipeline.recipe import Model, Recipe
+from pipeline import cost_model
+from pipeline.grid import grid, window_lattice
+from pipeline.plan.plan import Plan, digest, geojson
+from pipeline.plan.recipe import Model, Recipe
 from tests import worlds
 from tests.fakes import Brightness, Painter, Patches, Several
 
@@ -101,7 +102,7 @@ def test_a_model_survives_json():
 def test_cells_are_whole_patches_of_the_windows(tmp_path):
     plan = make(tmp_path, model=FEATURES)
     assert plan.grid.resolution == 80.0
-    assert plan.lattice == windows.Lattice(window=32, stride=24, margin=0)
+    assert plan.lattice == window_lattice.Lattice(window=32, stride=24, margin=0)
     for tile in plan.tiles:
         context, area = plan.context(tile), plan.pixels(plan.area(tile))
         assert context.resolution == area.resolution == 10.0
@@ -212,13 +213,13 @@ def test_the_estimate_knows_what_is_asked_for(tmp_path):
     ndvi = make(tmp_path, model=NDVI)
     slow = dataclasses.replace(ndvi, job={**ndvi.job, "model": {"timesteps": 10}})
     plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
-    found = [estimate.of(plan, workers=1) for plan in plans]
+    found = [cost_model.of(plan, workers=1) for plan in plans]
     seconds = [one.seconds for one in found]
     assert seconds == sorted(set(seconds))
     answers = (dataclasses.replace(FEATURES.main, bands=tuple(map(str, range(768)))),)
     wide = dataclasses.replace(FEATURES, answers=answers)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
-    memory = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (coarse, many)]
+    memory = [cost_model.of(plan, workers=1).peak_memory_bytes for plan in (coarse, many)]
     width = max(coarse.context(tile).width for tile in coarse.tiles)
     sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile**2
     assert memory[1] - memory[0] == pytest.approx((768 - 3) * (sums + stored), rel=1e-3)
@@ -228,7 +229,7 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     """Only the stored layers of a tile do: strips and windows come and go."""
     small, tall = make(tmp_path), make(tmp_path)
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
-    found = [estimate.of(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    found = [cost_model.of(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
     assert found[1] == pytest.approx(found[0], rel=0.1)
 
 

@@ -12,7 +12,10 @@ import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
 from catalogs.errors import TerramosaicError, Unreadable
-from pipeline import layers, lock, receipt, store, tile
+from pipeline import tile
+from pipeline.plan import layers
+from pipeline.runtime import lock
+from pipeline.storage import receipt, zarr_store
 from tests.fakes import Brightness, Painter, Patches, Several
 from tests.test_28_plan import FEATURES, NDVI, SEVERAL, make
 
@@ -21,7 +24,7 @@ from tests.test_28_plan import FEATURES, NDVI, SEVERAL, make
 def finished(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Brightness(), folder, threads=1)
     return plan, folder
@@ -30,7 +33,7 @@ def finished(tmp_path):
 def _bytes(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted((folder / store.NAME).rglob("c/*/*"))
+        for path in sorted((folder / zarr_store.NAME).rglob("c/*/*"))
         if path.is_file()
     }
 
@@ -39,7 +42,7 @@ def test_the_zarr_opens_and_lies_where_it_should(finished):
     plan, folder = finished
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = xr.open_zarr(folder / store.NAME)
+        data = xr.open_zarr(folder / zarr_store.NAME)
     assert data.rio.crs.to_epsg() == plan.grid.epsg
     assert data.rio.transform() == plan.grid.transform
     assert data.land_cover.rio.transform() == plan.grid.transform
@@ -58,26 +61,28 @@ def test_the_zarr_opens_and_lies_where_it_should(finished):
 def test_a_second_creation_erases_nothing(finished):
     plan, folder = finished
     before = _bytes(folder)
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     assert _bytes(folder) == before
 
 
 def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
     plan, folder = finished
     again = tmp_path / "again"
-    store.create(again, plan, tile.variables(plan))
+    zarr_store.create(again, plan, tile.variables(plan))
     for one in reversed(plan.tiles):
         tile.finish(plan, one, Brightness(), again, threads=2)
     assert _bytes(again) == _bytes(folder)
     whole = make(tmp_path, tile=128)
     large = tmp_path / "large"
-    store.create(large, whole, tile.variables(whole))
+    zarr_store.create(large, whole, tile.variables(whole))
     for one in whole.tiles:
         tile.finish(whole, one, Brightness(), large, threads=1)
     everything = slice(0, plan.grid.height), slice(0, plan.grid.width)
     for name in tile.variables(plan):
-        small = store.read(folder / store.NAME, name, *everything)
-        assert np.array_equal(small, store.read(large / store.NAME, name, *everything)), name
+        small = zarr_store.read(folder / zarr_store.NAME, name, *everything)
+        assert np.array_equal(small, zarr_store.read(large / zarr_store.NAME, name, *everything)), (
+            name
+        )
 
 
 @pytest.mark.parametrize(
@@ -89,11 +94,11 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
     found = []
     for number, size in enumerate((32, 64, 128)):
         plan, folder = make(tmp_path, model=model, tile=size), tmp_path / f"out-{number}"
-        store.create(folder, plan, tile.variables(plan))
+        zarr_store.create(folder, plan, tile.variables(plan))
         for one in plan.tiles:
             tile.finish(plan, one, fake(), folder, threads=1)
             proof = receipt.read(folder, one)
-            assert store.check_tile(folder, plan, one, proof.digests) == []
+            assert zarr_store.check_tile(folder, plan, one, proof.digests) == []
         assert len(receipt.finished(folder, plan)) == len(plan.tiles)
         found.append({name: _whole(folder, plan, name) for name in tile.variables(plan)})
     assert {"observations", "last_observed", "inputs_used", model.main.layer} <= set(found[0])
@@ -104,9 +109,9 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
 
 def _whole(folder, plan, name):
     factor = plan.factor(name)
-    path = store.of(folder, plan, plan.grid.epsg, factor)
+    path = zarr_store.of(folder, plan, plan.grid.epsg, factor)
     grid = plan.grid.coarsened(factor)
-    return store.read(path, name, slice(0, grid.height), slice(0, grid.width))
+    return zarr_store.read(path, name, slice(0, grid.height), slice(0, grid.width))
 
 
 def test_a_coarse_answer_beside_a_fine_one_is_what_it_is_by_itself(tmp_path):
@@ -114,15 +119,15 @@ def test_a_coarse_answer_beside_a_fine_one_is_what_it_is_by_itself(tmp_path):
     held = {}
     for name, model, fake in (("one", FEATURES, Patches), ("all", SEVERAL, Several)):
         plan, folder = make(tmp_path, model=model), tmp_path / name
-        store.create(folder, plan, tile.variables(plan))
+        zarr_store.create(folder, plan, tile.variables(plan))
         for one in plan.tiles:
             tile.finish(plan, one, fake(), folder, threads=1)
-        path = store.of(folder, plan, plan.grid.epsg, plan.factor("embedding"))
+        path = zarr_store.of(folder, plan, plan.grid.epsg, plan.factor("embedding"))
         with xr.open_zarr(path, decode_coords="all") as cube:
             held[name] = (cube.embedding.load(), cube.rio.transform())
     assert np.array_equal(held["one"][0].values, held["all"][0].values, equal_nan=True)
     assert held["one"][1] == held["all"][1]
-    with xr.open_zarr(tmp_path / "all" / store.NAME, decode_coords="all") as fine:
+    with xr.open_zarr(tmp_path / "all" / zarr_store.NAME, decode_coords="all") as fine:
         assert fine.rio.transform().a * 8 == held["all"][1].a
         assert fine.rio.bounds() == held["all"][0].rio.bounds()
 
@@ -140,26 +145,26 @@ class Overcast(Brightness):
 def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished, tmp_path):
     plan, folder = finished
     cloudy = tmp_path / "cloudy"
-    store.create(cloudy, plan, tile.variables(plan))
+    zarr_store.create(cloudy, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Overcast(), cloudy, threads=1)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
     for name in ("observations", "last_observed", "inputs_used"):
-        due = store.read(folder / store.NAME, name, *whole)
-        assert np.array_equal(store.read(cloudy / store.NAME, name, *whole), due), name
+        due = zarr_store.read(folder / zarr_store.NAME, name, *whole)
+        assert np.array_equal(zarr_store.read(cloudy / zarr_store.NAME, name, *whole), due), name
         assert due.any()
-    assert not store.read(cloudy / store.NAME, "land_cover", *whole).any()
-    assert store.read(folder / store.NAME, "land_cover", *whole).any()
+    assert not zarr_store.read(cloudy / zarr_store.NAME, "land_cover", *whole).any()
+    assert zarr_store.read(folder / zarr_store.NAME, "land_cover", *whole).any()
 
 
 def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
     plan, folder = make(tmp_path, model=FEATURES), tmp_path / "out"
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, Patches(), folder, threads=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = xr.open_zarr(folder / store.NAME)
+        data = xr.open_zarr(folder / zarr_store.NAME)
     assert data.embedding.dims == ("band_embedding", "y", "x")
     assert data.rio.transform() == plan.grid.transform
     assert data.rio.transform().a == 80.0
@@ -193,14 +198,14 @@ def test_all_is_well_with_what_was_just_written(finished):
     plan, folder = finished
     for one in plan.tiles:
         proof = receipt.read(folder, one)
-        assert store.check(folder / store.NAME, one, proof.digests) == []
+        assert zarr_store.check(folder / zarr_store.NAME, one, proof.digests) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "swap"])
 def test_every_damage_is_found(finished, damage):
     plan, folder = finished
     rng = np.random.default_rng(11)
-    shards = sorted(path for path in (folder / store.NAME).glob("confidence/c/*/*"))
+    shards = sorted(path for path in (folder / zarr_store.NAME).glob("confidence/c/*/*"))
     for _ in range(20):
         victim, other = rng.choice(len(shards), 2, replace=False)
         kept = {path: path.read_bytes() for path in (shards[victim], shards[other])}
@@ -219,7 +224,7 @@ def test_every_damage_is_found(finished, damage):
         bad = [
             one.id
             for one in plan.tiles
-            if store.check(folder / store.NAME, one, receipt.read(folder, one).digests)
+            if zarr_store.check(folder / zarr_store.NAME, one, receipt.read(folder, one).digests)
         ]
         row, column = shards[victim].parent.name, shards[victim].name
         assert bad == [f"r{int(row):03d}c{int(column):03d}"]
@@ -229,10 +234,10 @@ def test_every_damage_is_found(finished, damage):
 
 def test_reading_a_damaged_shard_is_an_error(finished):
     _, folder = finished
-    shard = next((folder / store.NAME).glob("confidence/c/*/*"))
+    shard = next((folder / zarr_store.NAME).glob("confidence/c/*/*"))
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(TerramosaicError, match="damaged"):
-        store.read(folder / store.NAME, "confidence", slice(0, 80), slice(0, 80))
+        zarr_store.read(folder / zarr_store.NAME, "confidence", slice(0, 80), slice(0, 80))
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -241,9 +246,9 @@ def test_a_damaged_shard_is_written_anew(finished, damage, place):
     """That of the last tile is not filled to its edge, so that zarr would keep the rest of it."""
     plan, folder = finished
     one = plan.tiles[0 if place == "first" else -1]
-    path = folder / store.NAME
+    path = folder / zarr_store.NAME
     values = {
-        "confidence": store.read(
+        "confidence": zarr_store.read(
             path,
             "confidence",
             slice(one.row, one.row + one.height),
@@ -255,15 +260,15 @@ def test_a_damaged_shard_is_written_anew(finished, damage, place):
     shard.write_bytes(
         data[:-2] + bytes([data[-2] ^ 8]) + data[-1:] if damage == "index" else data[:-9]
     )
-    assert store.check(path, one, {"confidence": "?"})
-    digests = store.write(path, one, values)
-    assert store.check(path, one, digests) == []
+    assert zarr_store.check(path, one, {"confidence": "?"})
+    digests = zarr_store.write(path, one, values)
+    assert zarr_store.check(path, one, digests) == []
 
 
 def test_a_tile_whose_asset_is_gone_writes_nothing(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     (tmp_path / "scene-0" / "B02.tif").unlink()
     with pytest.raises(Unreadable, match="scene-0"):
         tile.finish(plan, plan.tiles[0], Brightness(), folder, threads=1)
@@ -284,17 +289,17 @@ def test_one_run_at_a_time(tmp_path):
 
 def test_empty_tiles_written_side_by_side_are_there(tmp_path):
     plan = make(tmp_path, tile=16)
-    path = tmp_path / store.NAME
-    store.blank(path, plan.grid, plan.tile, tile.variables(plan))
+    path = tmp_path / zarr_store.NAME
+    zarr_store.blank(path, plan.grid, plan.tile, tile.variables(plan))
 
     def empty(one):
         shape = dict.fromkeys(tile.variables(plan), (one.height, one.width))
         shape["composite_S2L2A"] = (1, one.height, one.width)
-        return store.write(
+        return zarr_store.write(
             path, one, {name: np.full(size, layers.get(name).fill) for name, size in shape.items()}
         )
 
     with ThreadPoolExecutor(4) as pool:
         digests = list(pool.map(empty, plan.tiles))
     for one, proof in zip(plan.tiles, digests, strict=True):
-        assert store.check(path, one, proof) == []
+        assert zarr_store.check(path, one, proof) == []

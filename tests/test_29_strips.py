@@ -12,10 +12,14 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import flight, receipt, sample, store, strip, tile, windows
-from pipeline import grid as grids
-from pipeline.grid import Grid
-from pipeline.plan import geojson
+from pipeline import tile
+from pipeline.compositing import stream
+from pipeline.grid import grid as grids
+from pipeline.grid import window_lattice
+from pipeline.grid.grid import Grid
+from pipeline.inference import batching, consistency
+from pipeline.plan.plan import geojson
+from pipeline.storage import receipt, zarr_store
 from tests.fakes import Brightness, Edgy, Several
 from tests.test_28_plan import SEVERAL, make
 
@@ -27,14 +31,14 @@ def test_strips_cover_every_row_once(height, width, cell):
     area = Grid(
         epsg=32633, resolution=10.0, left=0.0, top=0.0, height=height * cell, width=width * cell
     )
-    parts = strip.cut(area, (), cell=cell)
+    parts = stream.cut(area, (), cell=cell)
     assert [row for first, stop in parts for row in (first, stop)][1:-1:2] == [
         row for first, stop in parts for row in (first, stop)
     ][2::2]
     assert (parts[0][0], parts[-1][1]) == (0, area.height)
     rows = [stop - first for first, stop in parts]
     assert min(rows) > 0
-    assert max(rows) * area.width <= max(strip.PIXELS, strip.LEAST * area.width)
+    assert max(rows) * area.width <= max(stream.PIXELS, stream.LEAST * area.width)
     assert all(first % cell == 0 for first, _ in parts)
 
 
@@ -43,7 +47,7 @@ def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
     (asset,) = {scene.assets["B02"].transform for scene in plan.snapshot.scenes}
     top = asset[5] - 3000 * 10.0
     area = Grid(epsg=plan.grid.epsg, resolution=10.0, left=0.0, top=top, height=5000, width=1024)
-    edges = [first for first, _ in strip.cut(area, plan.snapshot.scenes)][1:]
+    edges = [first for first, _ in stream.cut(area, plan.snapshot.scenes)][1:]
     assert edges
     assert all((3000 + row) % 1024 == 0 for row in edges)
 
@@ -52,10 +56,10 @@ def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
 def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
     found = []
     for name, rows in (("one", 2048), ("many", 8)):
-        monkeypatch.setattr(strip, "MOST", rows)
-        monkeypatch.setattr(strip, "LEAST", rows)
+        monkeypatch.setattr(stream, "MOST", rows)
+        monkeypatch.setattr(stream, "LEAST", rows)
         plan, folder = make(tmp_path, tile=64), tmp_path / name
-        store.create(folder, plan, tile.variables(plan))
+        zarr_store.create(folder, plan, tile.variables(plan))
         found.append([tile.finish(plan, one, fake(), folder, threads=2) for one in plan.tiles])
     one, many = found
     assert [made.digests for made in one] == [made.digests for made in many]
@@ -63,10 +67,10 @@ def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
 
 
 def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
-    monkeypatch.setattr(strip, "MOST", 24)
-    monkeypatch.setattr(strip, "LEAST", 24)
+    monkeypatch.setattr(stream, "MOST", 24)
+    monkeypatch.setattr(stream, "LEAST", 24)
     plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     cut = [tile.finish(plan, one, Several(), folder, threads=2).digests for one in plan.tiles]
     monkeypatch.undo()
     assert cut == [
@@ -81,12 +85,12 @@ def test_one_part_is_read_ahead_and_no_more():
         read.append(part)
         return part
 
-    for part in strip.ahead(range(6), slowly):
+    for part in stream.ahead(range(6), slowly):
         time.sleep(0.02)
         used.append(part)
         assert len(read) <= len(used) + 1
     assert used == list(range(6))
-    assert list(strip.ahead([], slowly)) == []
+    assert list(stream.ahead([], slowly)) == []
 
 
 def test_reading_and_working_go_side_by_side():
@@ -97,7 +101,7 @@ def test_reading_and_working_go_side_by_side():
             meeting.wait()
         return part
 
-    for part in strip.ahead(range(2), read):
+    for part in stream.ahead(range(2), read):
         if part == 0:
             meeting.wait()
             # ^ the second part is being read while the first is worked on
@@ -110,7 +114,7 @@ def test_a_failure_of_reading_comes_out(tmp_path):
         return part
 
     with pytest.raises(OSError, match="gone"):
-        list(strip.ahead(range(4), fail))
+        list(stream.ahead(range(4), fail))
 
 
 @given(
@@ -121,12 +125,12 @@ def test_a_failure_of_reading_comes_out(tmp_path):
     st.integers(1, 400),
 )
 def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width, side):
-    lattice = windows.Lattice(window=32, stride=24, margin=0)
+    lattice = window_lattice.Lattice(window=32, stride=24, margin=0)
     whole = GRID.window(row=row, column=column, height=height, width=width)
 
     def sampled(area):
-        placed = windows.place(area, lattice)
-        found = sample.places(placed, lattice, 8)
+        placed = window_lattice.place(area, lattice)
+        found = consistency.places(placed, lattice, 8)
         for first, columns in found.items():
             assert first - 8 in placed.rows
             assert first + 32 <= placed.context.height
@@ -141,13 +145,13 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
         whole.window(row=cut.row, column=cut.column, height=cut.height, width=cut.width)
     )]  # fmt: skip
     assert sorted(parts) == sorted(expected)
-    assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / sample.EVERY + 5
+    assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / consistency.EVERY + 5
 
 
 def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "EVERY", 1)
+    monkeypatch.setattr(consistency, "EVERY", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
 
     class Halved(Edgy):
         """Knows another precision, in which all is the other class."""
@@ -173,17 +177,19 @@ def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
     silent = tile.finish(plan, first, Silent(), folder, threads=1).samples
     assert silent["silent"] == silent["windows"] > 0
     assert receipt.read(folder, first).samples == silent
-    assert not store.read(folder / store.NAME, "land_cover", slice(0, 30), slice(0, 30)).any()
+    assert not zarr_store.read(
+        folder / zarr_store.NAME, "land_cover", slice(0, 30), slice(0, 30)
+    ).any()
 
 
 def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
     plan = make(tmp_path, model=None, tile=64)
     found = []
     for name, rows in (("one", 2048), ("many", 16)):
-        monkeypatch.setattr(strip, "MOST", rows)
-        monkeypatch.setattr(strip, "LEAST", min(rows, 16))
+        monkeypatch.setattr(stream, "MOST", rows)
+        monkeypatch.setattr(stream, "LEAST", min(rows, 16))
         folder = tmp_path / name
-        store.create(folder, plan, tile.variables(plan))
+        zarr_store.create(folder, plan, tile.variables(plan))
         made = [tile.finish(plan, one, None, folder, threads=2) for one in plan.tiles]
         found.append([one.digests for one in made])
         assert all(one.samples == {} for one in made)
@@ -194,18 +200,18 @@ def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path
     """What a strip has no scene of is NaN there: the windows across its edge see both."""
     plan = make(tmp_path)
     area = plan.context(plan.tiles[0])
-    roll = strip.Roll({"S2L2A": 1, "DEM": 1}, area.width)
+    roll = stream.Roll({"S2L2A": 1, "DEM": 1}, area.width)
     for first, stop in ((0, 10), (10, 30)):
         part = area.window(row=first, column=0, height=stop - first, width=area.width)
-        seen = strip.see(plan, plan.snapshot.scenes, part, threads=1)
-        inputs = strip.at_the_door(plan, seen)
+        seen = stream.see(plan, plan.snapshot.scenes, part, threads=1)
+        inputs = stream.at_the_door(plan, seen)
         if first:
             inputs["DEM"] = np.ones((1, stop - first, area.width), np.float32)
-        roll.take(strip.Strip(row=first, seen=seen, inputs=inputs, seconds=0.0))
+        roll.take(stream.Strip(row=first, seen=seen, inputs=inputs, seconds=0.0))
     inputs, observed = roll.rows(5, 25)
     assert np.isnan(inputs["DEM"][0, :5]).all()
     assert (inputs["DEM"][0, 5:] == 1).all()
-    whole = strip.see(plan, plan.snapshot.scenes, area, threads=1)
+    whole = stream.see(plan, plan.snapshot.scenes, area, threads=1)
     assert np.array_equal(observed, whole.observations[5:25] > 0)
     due = whole.values["S2L2A"].values[:, 5:25]
     assert np.array_equal(inputs["S2L2A"], due, equal_nan=True)
@@ -216,9 +222,9 @@ def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path
 def test_neighbouring_tiles_ask_the_model_once(tmp_path):
     """The windows across an edge are computed for the first tile, and the bytes stay the same."""
     found = {}
-    for name, shared in (("each", None), ("shared", flight.Shared())):
+    for name, shared in (("each", None), ("shared", batching.Shared())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
-        store.create(folder, plan, tile.variables(plan))
+        zarr_store.create(folder, plan, tile.variables(plan))
         made = [
             tile.finish(plan, one, fake, folder, threads=1, shared=shared) for one in plan.tiles
         ]
@@ -233,7 +239,7 @@ def test_neighbouring_tiles_ask_the_model_once(tmp_path):
 
 
 def test_what_is_shared_is_bounded():
-    shared = flight.Shared(limit=100)
+    shared = batching.Shared(limit=100)
     for index in range(10):
         shared.put((index, 0), (np.zeros(10, np.float32),))
     assert shared.get((9, 0)) is not None
@@ -249,10 +255,13 @@ def test_windows_beside_the_region_are_not_asked_for(tmp_path):
     found = {}
     for name, one in (("all", plan), ("some", some)):
         fake, folder = Edgy(), tmp_path / name
-        store.create(folder, one, tile.variables(one))
+        zarr_store.create(folder, one, tile.variables(one))
         made = tile.finish(one, one.tiles[0], fake, folder, threads=1)
         whole = slice(0, one.grid.height), slice(0, one.grid.width)
-        found[name] = store.read(folder / store.NAME, "confidence", *whole), made.samples["windows"]
+        found[name] = (
+            zarr_store.read(folder / zarr_store.NAME, "confidence", *whole),
+            made.samples["windows"],
+        )
     inside = found["some"][0] != 255
     assert 0.3 < inside.mean() < 0.6
     assert np.array_equal(found["some"][0][inside], found["all"][0][inside])

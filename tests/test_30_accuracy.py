@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import accuracy
+from pipeline.quality import accuracy
 
 CODES = np.array([1, 2, 4, 5, 7, 8, 9, 11], np.uint8)
 maps = hnp.arrays(np.uint8, (20, 20), elements=st.sampled_from(CODES.tolist()))

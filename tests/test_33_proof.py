@@ -15,7 +15,8 @@ from rasterio.enums import Resampling
 from catalogs.demo import cog
 from catalogs.errors import Unreadable
 from catalogs.scene import Radiometry
-from pipeline import proof, reading
+from pipeline.quality import radiometry_check
+from pipeline.reading import raster_reader
 from tests import worlds
 from tests.faults import server
 
@@ -52,7 +53,7 @@ def _country(seed, *, stored, lake=0.1, cloud=0.0):
 
 
 def _ask(bands, offset, modality="S2L2A", km=12_000.0):
-    return proof.verdict(modality, bands, _claims(offset, bands), square_km=km)
+    return radiometry_check.verdict(modality, bands, _claims(offset, bands), square_km=km)
 
 
 @settings(max_examples=30)
@@ -138,27 +139,29 @@ def test_saturated_pixels_are_not_looked_at():
 @pytest.mark.parametrize(("scale", "says"), [(1.0, "whitest"), (1e-8, "less than")])
 def test_a_wrong_scale_is_seen(scale, says):
     bands = _country(6, stored=False)
-    found = proof.verdict("S2L2A", bands, _claims(0.0, scale=scale), square_km=100.0)
+    found = radiometry_check.verdict("S2L2A", bands, _claims(0.0, scale=scale), square_km=100.0)
     assert found.answer == "contradicts"
     assert says in found.reason
 
 
 def test_a_scale_ten_times_too_small_is_not_believed():
     bands = _country(6, stored=False)
-    found = proof.verdict("S2L2A", bands, _claims(0.0, scale=1e-5), square_km=100.0)
+    found = radiometry_check.verdict("S2L2A", bands, _claims(0.0, scale=1e-5), square_km=100.0)
     assert found.answer == "cannot tell"
 
 
 def test_reflectance_stored_as_such_is_judged_alike():
     bands = {band: pixels / 1e4 for band, pixels in _country(8, stored=True).items()}
     for offset, answer in ((-0.1, "agrees"), (0.0, "contradicts")):
-        found = proof.verdict("S2L2A", bands, _claims(offset, scale=1.0), square_km=100.0)
+        found = radiometry_check.verdict(
+            "S2L2A", bands, _claims(offset, scale=1.0), square_km=100.0
+        )
         assert found.answer == answer
 
 
 def test_bands_that_claim_different_offsets_contradict_each_other():
     claims = _claims(-0.1) | _claims(0.0, ["B8A"])
-    found = proof.verdict("S2L2A", _country(9, stored=True), claims, square_km=100.0)
+    found = radiometry_check.verdict("S2L2A", _country(9, stored=True), claims, square_km=100.0)
     assert found.answer == "contradicts"
     assert "B8A 0" in found.reason
 
@@ -197,7 +200,7 @@ RADAR["dB"] = 10 * np.log10(RADAR["power"])
 )
 def test_radar_is_what_it_claims(is_, claimed, answer):
     claims = {"VV": Radiometry(scale=1, offset=0, unit=claimed)}
-    found = proof.verdict("S1RTC", {"VV": RADAR[is_]}, claims, square_km=100.0)
+    found = radiometry_check.verdict("S1RTC", {"VV": RADAR[is_]}, claims, square_km=100.0)
     assert found.answer == answer
 
 
@@ -205,7 +208,7 @@ def test_radar_is_what_it_claims(is_, claimed, answer):
 def test_heights_are_those_of_the_earth(height, answer):
     claims = {"DEM": Radiometry(scale=1, offset=0, unit="m")}
     bands = {"DEM": np.full((SIDE, SIDE), height)}
-    assert proof.verdict("DEM", bands, claims, square_km=100.0).answer == answer
+    assert radiometry_check.verdict("DEM", bands, claims, square_km=100.0).answer == answer
 
 
 def _scene(folder, name, *, stored, claimed):
@@ -225,22 +228,22 @@ def test_scenes_are_judged_in_their_order_by_four_thumbnails_each(tmp_path):
 
     def read(href, source, *, pixels):
         asked.append((source.scene, href))
-        return reading.thumbnail(href, source, pixels=pixels)
+        return raster_reader.thumbnail(href, source, pixels=pixels)
 
-    found = proof.of_all(scenes, threads=3, read=read)
+    found = radiometry_check.of_all(scenes, threads=3, read=read)
     assert [one.answer for one in found] == ["agrees", "contradicts", "contradicts", "agrees"]
     assert len(asked) == len(set(asked)) == 16
-    assert found == [proof.of(scene) for scene in scenes]
+    assert found == [radiometry_check.of(scene) for scene in scenes]
 
 
 def test_a_band_that_cannot_be_read_is_no_answer(tmp_path):
     scene = _scene(tmp_path, "S", stored=True, claimed=-0.1)
     (tmp_path / "S" / "B12.tif").unlink()
     with pytest.raises(Unreadable, match=r"B12\.tif cannot be read"):
-        proof.of_all([scene], threads=1)
+        radiometry_check.of_all([scene], threads=1)
 
 
-SOURCE = reading.Source(scene="S", provider="planetary-computer", nodata=0.0)
+SOURCE = raster_reader.Source(scene="S", provider="planetary-computer", nodata=0.0)
 
 
 @pytest.mark.parametrize("average", [True, False])
@@ -254,18 +257,18 @@ def test_a_thumbnail_is_an_overview(tmp_path, average):
         expected = file.read(1).astype(np.float32)
     expected[expected == 0] = np.nan
     assert np.array_equal(
-        reading.thumbnail(str(path), SOURCE, pixels=100), expected, equal_nan=True
+        raster_reader.thumbnail(str(path), SOURCE, pixels=100), expected, equal_nan=True
     )
 
 
 def test_without_overviews_a_thumbnail_is_nine_windows_or_all(tmp_path):
     values = np.arange(1, 500 * 420 + 1, dtype=np.uint32).reshape(500, 420)
     path = worlds.raster(tmp_path / "B02.tif", values)
-    found = reading.thumbnail(str(path), SOURCE, pixels=100).reshape(9, 50, 50)
+    found = raster_reader.thumbnail(str(path), SOURCE, pixels=100).reshape(9, 50, 50)
     places = [(row, column) for row in (75, 225, 375) for column in (62, 185, 308)]
     for part, (row, column) in zip(found, places, strict=True):
         assert np.array_equal(part, values[row : row + 50, column : column + 50])
-    whole = reading.thumbnail(str(path), SOURCE, pixels=125)
+    whole = raster_reader.thumbnail(str(path), SOURCE, pixels=125)
     assert np.array_equal(whole, values)
 
 
@@ -284,5 +287,5 @@ def test_a_remote_scene_costs_eight_requests(tmp_path):
             band: replace(asset, href=f"{running.address}/{band}.tif")
             for band, asset in assets.items()
         }
-        assert proof.of(replace(scene, assets=there)) == proof.of(scene)
+        assert radiometry_check.of(replace(scene, assets=there)) == radiometry_check.of(scene)
         assert running.requests == 8

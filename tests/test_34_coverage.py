@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from catalogs import ground
 from catalogs.errors import Wrong
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.select import Refusal
-from flows import job as jobs
-from flows import product, progress
-from pipeline import coverage, seen, timeline
-from pipeline.coverage import Day
+from catalogs.scene_selection import Refusal
+from flows.config import job as jobs
+from flows.observe import progress
+from flows.run import product
+from pipeline.quality import coverage
+from pipeline.quality.coverage import Day
+from pipeline.report import charts, scenes_section
 
 REGION = shapely.box(10, 40, 14, 44)
 NOON = dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC)
@@ -88,7 +90,7 @@ def test_days_of_each_input():
 
 def drawn(days):
     """Return bars as (x, height, tooltip) and the labels of a drawing."""
-    text = timeline.svg(days).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    text = charts.svg(days).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     root = ET.fromstring(text)
     bars = [
         (float(bar.get("x")), float(bar.get("height")), bar.find(f"{SVG}title").text)
@@ -138,7 +140,7 @@ def test_what_was_left_out_says_why_without_secrets():
     )  # fmt: skip
     _, [(_, _, tooltip)], labels = drawn([day])
     assert tooltip.startswith("S2L2A 2024-01-05, left out\nS2<x>: see ")
-    assert "SECRET" not in timeline.svg([day])
+    assert "SECRET" not in charts.svg([day])
     assert "left out" in labels
 
 
@@ -150,8 +152,8 @@ def test_the_picture_is_also_told_in_words():
         "Coverage by date. S2L2A: used on 8 days, 2 of which cover the whole region, "
         "0 scenes left out; DEM: covers 50 % of the region, 0 scenes left out."
     )
-    assert timeline.svg([]) == ""
-    assert seen.picture([]) == ""
+    assert charts.svg([]) == ""
+    assert scenes_section.picture([]) == ""
 
 
 def a_job(realdata, tmp_path):

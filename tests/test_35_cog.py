@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rio_cogeo.cogeo import cog_validate
 
-from catalogs import classes
-from pipeline import cog, files, layers, tally
-from pipeline.grid import Grid
+from catalogs import legend
+from pipeline.grid.grid import Grid
+from pipeline.plan import layers
+from pipeline.runtime import atomic_files
+from pipeline.storage import band_statistics, cog
 
-CODES = [entry.code for entry in classes.CLASSES]
+CODES = [entry.code for entry in legend.CLASSES]
 SHAPES = [(1, 1), (300, 7), (512, 512), (513, 40), (900, 1300)]
 
 
@@ -79,7 +81,7 @@ def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path,
         assert source.descriptions == (layer.bands or ("band_0", "band_1", "band_2"))
         assert source.tags()["LAYER"] == layer.name
         assert bool(source.overviews(1)) == (max(shape) > 512)
-    assert info.sha256 == files.sha256(path)
+    assert info.sha256 == atomic_files.sha256(path)
     assert info.size == path.stat().st_size
 
 
@@ -92,7 +94,7 @@ def test_colours_and_nodata_are_read_back(tmp_path):
         for level in range(len(source.overviews(1))):
             with rasterio.open(tmp_path / "map.tif", overview_level=level) as overview:
                 assert overview.colormap(1) == table
-    for entry in classes.CLASSES:
+    for entry in legend.CLASSES:
         assert table[entry.code] == (*entry.color, 255 if entry.code else 0)
 
 
@@ -177,7 +179,7 @@ def test_statistics_over_many_strips(tmp_path):
         found = (statistics.mean, statistics.stddev)
         assert found == pytest.approx((np.nanmean(band), np.nanstd(band)), rel=1e-9)
         assert statistics.valid_percent == pytest.approx(100 * np.isfinite(band).mean())
-        assert tally.BandStatistics.from_dict(statistics.to_dict()) == statistics
+        assert band_statistics.BandStatistics.from_dict(statistics.to_dict()) == statistics
 
 
 def test_strips_come_once_each_from_top_to_bottom(tmp_path):
@@ -219,7 +221,7 @@ KILLED = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from pipeline import cog, files, layers, tally
-    from pipeline.grid import Grid
+    from pipeline.grid.grid import Grid
 
     where, folder = sys.argv[1], Path(sys.argv[2])
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -244,8 +246,8 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, where):
     )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "x.tif").exists()
-    assert all(path.name.startswith(files.WORK_PREFIX) for path in tmp_path.iterdir())
-    assert files.sweep(tmp_path) == 1
+    assert all(path.name.startswith(atomic_files.WORK_PREFIX) for path in tmp_path.iterdir())
+    assert atomic_files.sweep(tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,12 +256,12 @@ def test_the_attribute_table_counts_every_class(tmp_path):
     values = np.array([[[0, 1, 1, 2], [5, 5, 5, 5]]], "uint8")
     info = write(tmp_path / "x.tif", layer, values)
     sidecar = tmp_path / "x.tif.aux.xml"
-    assert info.sidecar == files.sha256(sidecar)
+    assert info.sidecar == atomic_files.sha256(sidecar)
     table = ET.parse(sidecar).find(".//GDALRasterAttributeTable")
     heads = [column.findtext("Name") for column in table.iter("FieldDefn")]
     rows = [dict(zip(heads, [cell.text for cell in row], strict=True)) for row in table.iter("Row")]
     assert [int(row["Value"]) for row in rows] == CODES
-    assert [row["Class_name"] for row in rows] == [entry.title for entry in classes.CLASSES]
+    assert [row["Class_name"] for row in rows] == [entry.title for entry in legend.CLASSES]
     assert {int(row["Value"]): int(row["Count"]) for row in rows if row["Count"] != "0"} == {
         0: 1,
         1: 2,
@@ -307,9 +309,9 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
         ).decode()
         for row in range(gdal.GDALRATGetRowCount(table))
     }
-    categories = {entry.code: names[entry.code].decode() for entry in classes.CLASSES}
+    categories = {entry.code: names[entry.code].decode() for entry in legend.CLASSES}
     gdal.GDALClose(dataset)
-    titles = {entry.code: entry.title for entry in classes.CLASSES}
+    titles = {entry.code: entry.title for entry in legend.CLASSES}
     assert categories == titles
     assert rows == titles
 
@@ -330,13 +332,15 @@ def test_layers_state_their_rules():
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "a.json"
-    files.write_json(path, {"area": "Århus"})
+    atomic_files.write_json(path, {"area": "Århus"})
     assert path.read_text(encoding="utf-8") == '{\n  "area": "Århus"\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write_json(path, {"share": float("nan")})
-    monkeypatch.setattr(files, "sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+        atomic_files.write_json(path, {"share": float("nan")})
+    monkeypatch.setattr(
+        atomic_files, "sync", lambda path: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
-        files.write_atomic(path, b"half")
+        atomic_files.write_atomic(path, b"half")
     assert b"rhus" in path.read_bytes()
     assert [found.name for found in path.parent.iterdir()] == ["a.json"]
 

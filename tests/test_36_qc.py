@@ -10,22 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from catalogs import classes
-from flows import quality
-from flows.rules import Gate
-from pipeline import grid as grids
-from pipeline import layers, mosaic, qc, qcpage, receipt, seams, store
-from pipeline.cuts import Cuts
-from pipeline.plan import geometry
-from pipeline.receipt import Receipt
-from pipeline.seams import Seam
-from pipeline.windows import Lattice
+from catalogs import legend
+from flows.config.processing import Gate
+from flows.run import quality_gate
+from pipeline.grid import grid as grids
+from pipeline.grid.window_lattice import Lattice
+from pipeline.plan import layers
+from pipeline.plan.plan import geometry
+from pipeline.quality import gates, seam_test
+from pipeline.quality.seam_profiles import Cuts
+from pipeline.quality.seam_test import Seam
+from pipeline.report import quality_section
+from pipeline.storage import mosaic, receipt, zarr_store
+from pipeline.storage.receipt import Receipt
 from tests import expanse
 
 LATTICE = Lattice(window=224, stride=208, margin=0)
 SIDE = 1248
 TILE = 416
-CODES = tuple(entry.code for entry in classes.CLASSES)
+CODES = tuple(entry.code for entry in legend.CLASSES)
 
 
 def _blocks(values, valid, size):
@@ -38,7 +41,7 @@ def _blocks(values, valid, size):
 
 def _cuts(values, first=(37, 91), lattice=LATTICE, layer="land_cover"):
     valid = values != 0 if values.ndim == 2 else np.isfinite(values).all(axis=0)
-    axes = seams.count(_blocks(values, valid, TILE), valid.shape)
+    axes = seam_test.count(_blocks(values, valid, TILE), valid.shape)
     return Cuts(
         layer=layers.get(layer),
         lattice=lattice,
@@ -160,7 +163,7 @@ def test_changes_are_counted_once_at_each_boundary(height, width, size, bands, s
     shape = (bands, height, width) if bands else (height, width)
     values = chance.integers(0, 4, shape).astype(np.float32 if bands else np.uint8)
     valid = chance.random((height, width)) > 0.2
-    down, across = seams.count(_blocks(values, valid, size), (height, width))
+    down, across = seam_test.count(_blocks(values, valid, size), (height, width))
     for axis, profile in ((0, down), (1, across)):
         stack = np.moveaxis(values if bands else values[None], axis + 1, 1)
         known = np.moveaxis(valid, axis, 0)
@@ -319,7 +322,7 @@ def test_continuous_answers_are_judged_by_their_steps():
 @pytest.mark.parametrize(("n", "count"), [(1, 0), (10, 10), (900, 400), (5000, 61)])
 def test_shares_have_wilson_s_interval_and_pixels_of_a_sample_are_one(n, count, size):
     """Where all pixels of a sample are alike, it tells as much as one of them."""
-    share = qc.Share.of([(size, size)] * count + [(size, 0)] * (n - count))
+    share = gates.Share.of([(size, size)] * count + [(size, 0)] * (n - count))
     low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
     assert (share.low, share.high) == pytest.approx((low, high), abs=2e-4)
     assert share.n == n * size
@@ -331,15 +334,15 @@ def test_the_interval_of_samples_holds_the_truth():
     for _ in range(400):
         shares = chance.beta(0.5, 2.0, 40)
         pixels = chance.integers(50, 200, 40)
-        one = qc.Share.of(list(zip(pixels, chance.binomial(pixels, shares), strict=True)))
+        one = gates.Share.of(list(zip(pixels, chance.binomial(pixels, shares), strict=True)))
         held += one.low <= 0.2 <= one.high
     assert 0.9 < held / 400 < 0.98
 
 
 def test_of_nothing_there_is_no_share():
-    assert qc.Share.of([]) is None
-    assert qc.Share.of([(0, 0)]) is None
-    one = qc.Share.of([(5000, 900)])
+    assert gates.Share.of([]) is None
+    assert gates.Share.of([(0, 0)]) is None
+    one = gates.Share.of([(5000, 900)])
     assert one.high - one.low > 0.5
     # ^ of one sample nobody knows how far it strays
 
@@ -356,7 +359,7 @@ def two_zones(tmp_path):
 def _fill(plan, folder, paint):
     """Write land cover and observations of all tiles, and their receipts."""
     names = {"land_cover": ("land_cover",), "observations": ("observations",)}
-    store.create(folder, plan, names)
+    zarr_store.create(folder, plan, names)
     for tile in plan.tiles:
         area = plan.area(tile)
         inside = grids.inside(grids.project(plan.ground(tile.epsg), tile.epsg), area)
@@ -365,7 +368,7 @@ def _fill(plan, folder, paint):
             "land_cover": np.where(inside, paint(area), 0).astype(np.uint8),
             "observations": np.where(inside, 3, none).astype(none.dtype),
         }
-        digests = store.write_tile(folder, plan, tile, values)
+        digests = zarr_store.write_tile(folder, plan, tile, values)
         proof = Receipt(
             tile=tile.id,
             key=plan.key(tile),
@@ -397,7 +400,7 @@ def _ground(area):
 def test_the_figures_of_a_product_over_two_zones(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, _ground)
-    found = qc.measure(plan, folder)
+    found = gates.measure(plan, folder)
     for seam in (found.window, found.tile, found.zone):
         assert seam.z < 3
     assert found.tile.lines >= 2
@@ -407,7 +410,7 @@ def test_the_figures_of_a_product_over_two_zones(two_zones):
     assert found.silent == len(plan.tiles)
     assert found.precision is None
     assert len(found.around) == plan.lattice.stride
-    text = qcpage.section(found)
+    text = quality_section.section(found)
     assert "Seams" in text
     assert "<polyline" in text
     assert "4.00 %" in text
@@ -416,7 +419,7 @@ def test_the_figures_of_a_product_over_two_zones(two_zones):
 def test_a_step_between_two_zones_is_found(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, lambda area: _ground(area) % 7 + 1 if area.epsg == 32633 else _ground(area))
-    found = qc.measure(plan, folder)
+    found = gates.measure(plan, folder)
     assert found.zone.z > 10
     assert found.zone.excess > 0.2
     assert max(found.window.z, found.tile.z) < 3
@@ -435,13 +438,13 @@ def test_a_mosaic_says_which_zone_each_pixel_comes_from(two_zones):
 def test_composites_alone_have_no_figures(two_zones):
     plan, folder = two_zones
     plain = dataclasses.replace(plan, model=None)
-    assert qc.measure(plain, folder) == qc.Quality()
+    assert gates.measure(plain, folder) == gates.Quality()
 
 
 def _figures(z=0.0, share=0.0):
     seam = Seam(z=z, lines=4, rate=0.06, excess=0.02, worst=0.03)
-    disagreement = qc.Share.of([(1000, round(1000 * share))] * 99)
-    return qc.Quality(tile=seam, disagreement=disagreement).to_dict()
+    disagreement = gates.Share.of([(1000, round(1000 * share))] * 99)
+    return gates.Quality(tile=seam, disagreement=disagreement).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -461,15 +464,15 @@ def _figures(z=0.0, share=0.0):
 def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused):
     plan = expanse.plan(tmp_path, 1)
     plan = dataclasses.replace(plan, job={**plan.job, "qc": gate})
-    found = quality.findings(plan, figures)
+    found = quality_gate.findings(plan, figures)
     assert len(found) == told
-    assert quality.refused(plan, figures) is refused
+    assert quality_gate.refused(plan, figures) is refused
     for text in found:
         assert "qc.max" in text
 
 
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
-    assert quality.gate(expanse.plan(tmp_path, 1)) == Gate()
+    assert quality_gate.gate(expanse.plan(tmp_path, 1)) == Gate()
 
 
 LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
@@ -484,6 +487,6 @@ LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
     ],
 )
 def test_what_full_precision_and_silent_windows_say(figures, said):
-    found = qc.findings(figures, LIMITS)
+    found = gates.findings(figures, LIMITS)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

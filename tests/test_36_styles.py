@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pystac.extensions.classification import Classification
 
-from catalogs import classes
-from pipeline import layers, picture, styles
-from pipeline.tally import BandStatistics
+from catalogs import legend
+from pipeline.plan import layers
+from pipeline.report import rendering
+from pipeline.storage import styles
+from pipeline.storage.band_statistics import BandStatistics
 
-MAPPED = [entry for entry in classes.CLASSES if entry.code != classes.NODATA]
+MAPPED = [entry for entry in legend.CLASSES if entry.code != legend.NODATA]
 
 
 def test_qgis_gets_a_palette_with_labels_and_full_opacity():
@@ -38,7 +40,7 @@ def test_sld_names_and_colours_every_code():
     }
     assert found == {
         entry.code: (f"#{entry.color_hint}", entry.title, "1" if entry.code else "0")
-        for entry in classes.CLASSES
+        for entry in legend.CLASSES
     }
 
 
@@ -47,7 +49,7 @@ def test_values_get_a_ramp_from_low_to_high():
     band = BandStatistics(
         valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
     )
-    stops = picture.stops(layer, band)
+    stops = rendering.stops(layer, band)
     assert [round(value, 3) for value, _ in (stops[0], stops[-1])] == [0.0, 0.8]
     root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.ramp_qml(stops)))
     renderer = root.find("pipe/rasterrenderer")
@@ -63,20 +65,20 @@ def test_values_get_a_ramp_from_low_to_high():
     assert [entry.get("color") for entry in color_map] == colors
     assert [item.get("color") for item in items] == colors
     flat = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
-    values = [value for value, _ in picture.stops(layer, flat)]
+    values = [value for value, _ in rendering.stops(layer, flat)]
     assert values == sorted(set(values))
     empty = BandStatistics(
         valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
     )
     with pytest.raises(ValueError, match="Nothing is known"):
-        picture.stops(layer, empty)
+        rendering.stops(layer, empty)
 
 
 def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
     entries = styles.classification({0: 5, 1: 1, 5: 3})
     read = [Classification(entry) for entry in entries]
     assert [(entry.value, entry.name, entry.color_hint) for entry in read] == [
-        (entry.code, entry.name, entry.color_hint) for entry in classes.CLASSES
+        (entry.code, entry.name, entry.color_hint) for entry in legend.CLASSES
     ]
     by_value = {entry["value"]: entry for entry in entries}
     assert by_value[0]["nodata"] is True
@@ -86,10 +88,10 @@ def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
     assert all("count" not in entry for entry in styles.classification())
 
 
-@given(st.dictionaries(st.sampled_from([e.code for e in classes.CLASSES]), st.integers(0, 10**12)))
+@given(st.dictionaries(st.sampled_from([e.code for e in legend.CLASSES]), st.integers(0, 10**12)))
 def test_shares_of_the_mapped_pixels_add_up(counts):
     shares = styles.percentages(counts)
-    mapped = sum(count for code, count in counts.items() if code != classes.NODATA)
+    mapped = sum(count for code, count in counts.items() if code != legend.NODATA)
     assert sum(shares.values()) == pytest.approx(100 if mapped else 0)
     assert set(shares) == {entry.code for entry in MAPPED}
 
@@ -109,5 +111,5 @@ def test_gdal_palette_is_the_table_with_nodata_transparent():
     table = styles.colormap()
     assert table[0][3] == 0
     assert {code: color[:3] for code, color in table.items()} == {
-        entry.code: entry.color for entry in classes.CLASSES
+        entry.code: entry.color for entry in legend.CLASSES
     }

@@ -9,18 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catalogs import classes
-from pipeline import cog, layers, picture, product, quicklook
-from pipeline.grid import Grid
+from catalogs import legend as land_cover_legend
+from pipeline.grid.grid import Grid
+from pipeline.plan import layers
+from pipeline.product import product
+from pipeline.report import quicklook, rendering
+from pipeline.storage import cog
 
 HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")
-CODES = [entry.code for entry in classes.CLASSES]
+CODES = [entry.code for entry in land_cover_legend.CLASSES]
 
 
 def thumbnail(values, bands=("x",), nodata=0, metres=10.0):
     values = np.asarray(values)
     stacked = values if values.ndim == 3 else values[None]
-    return picture.Thumbnail(values=stacked, bands=bands, metres=metres, nodata=nodata)
+    return rendering.Thumbnail(values=stacked, bands=bands, metres=metres, nodata=nodata)
 
 
 def view(height=60, width=90, *, colored=True, counts=None, **changes):
@@ -54,10 +57,10 @@ def test_any_shape_makes_a_picture_no_wider_than_promised(shape, composite):
 
 def test_every_class_has_its_colour():
     codes = np.array([CODES], "uint8")
-    pixels = picture.map_pixels(thumbnail(codes))
+    pixels = rendering.map_pixels(thumbnail(codes))
     found = {code: tuple(pixel) for code, pixel in zip(CODES, pixels[0].tolist(), strict=True)}
-    due = {entry.code: entry.color for entry in classes.CLASSES}
-    assert found == {**due, 0: picture.OUTSIDE}
+    due = {entry.code: entry.color for entry in land_cover_legend.CLASSES}
+    assert found == {**due, 0: rendering.OUTSIDE}
 
 
 def test_not_observed_looks_different_from_outside():
@@ -65,16 +68,16 @@ def test_not_observed_looks_different_from_outside():
     codes[:, 8:] = 5
     seen = np.full((16, 16), 65535, "uint16")
     seen[8:] = 0
-    pixels = picture.cover(
-        picture.map_pixels(thumbnail(codes)),
-        picture.gaps(thumbnail(codes), thumbnail(seen, nodata=65535)),
+    pixels = rendering.cover(
+        rendering.map_pixels(thumbnail(codes)),
+        rendering.gaps(thumbnail(codes), thumbnail(seen, nodata=65535)),
     )
-    assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {picture.OUTSIDE}
+    assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {rendering.OUTSIDE}
     assert {tuple(pixel) for pixel in pixels[8:, :8].reshape(-1, 3).tolist()} == {
-        picture.UNSEEN,
-        picture.UNSEEN_HATCH,
+        rendering.UNSEEN,
+        rendering.UNSEEN_HATCH,
     }
-    assert (pixels[:, 8:] == classes.BY_CODE[5].color).all()
+    assert (pixels[:, 8:] == land_cover_legend.BY_CODE[5].color).all()
 
 
 def test_what_was_seen_and_has_no_class_is_not_called_unseen():
@@ -88,10 +91,10 @@ def test_what_was_seen_and_has_no_class_is_not_called_unseen():
     told = {entry.title: round(entry.share, 3) for entry in shown.entries}
     assert told == {"Crops": 100.0, "Not classified": 22.222, "Not observed": 22.222}
     colors = [{tuple(p) for p in column.tolist()} for column in shown.panels[0][1].swapaxes(0, 1)]
-    assert colors[0] == {picture.OUTSIDE}
-    assert picture.UNSEEN in colors[2]
-    assert picture.UNCLASSED in colors[8]
-    assert picture.UNSEEN not in colors[8]
+    assert colors[0] == {rendering.OUTSIDE}
+    assert rendering.UNSEEN in colors[2]
+    assert rendering.UNCLASSED in colors[8]
+    assert rendering.UNSEEN not in colors[8]
     whole = product.Extent(inside=1000, unseen=400, unclassed=0)
     shown = quicklook.of_map(thumbnail(codes), replace(ground, extent=whole), HEADING)
     assert [(entry.title, entry.share) for entry in shown.entries][1:] == [("Not observed", 40.0)]
@@ -99,7 +102,7 @@ def test_what_was_seen_and_has_no_class_is_not_called_unseen():
 
 def test_the_stretch_runs_from_2_to_98_percent():
     values = np.arange(1001, dtype="int16").reshape(1, 7, 143).repeat(3, 0)
-    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = rendering.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     flat = pixels[..., 0].ravel()
     assert (flat[:21] == 0).all()
     assert (flat[980:] == 255).all()
@@ -110,15 +113,15 @@ def test_the_stretch_runs_from_2_to_98_percent():
 def test_bands_come_out_as_red_green_and_blue():
     values = np.zeros((3, 4, 50), "int16")
     values[2, :, :25] = 900  # B04 is red
-    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = rendering.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     assert pixels[0, 0].tolist() == [255, 0, 0]
     assert pixels[0, 30].tolist() == [0, 0, 0]
 
 
 def test_a_picture_of_nothing_is_pale():
     values = np.full((3, 4, 4), -32768, "int16")
-    pixels = picture.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
-    assert (pixels == picture.OUTSIDE).all()
+    pixels = rendering.true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    assert (pixels == rendering.OUTSIDE).all()
 
 
 @given(st.floats(0.2, 1e7))
@@ -130,10 +133,10 @@ def test_the_scale_bar_is_round_and_as_long_as_fits(metres):
 
 
 def test_graded_layers_leave_nodata_pale_and_darken_with_the_value():
-    pixels = picture.graded(thumbnail(np.array([[0, 50, 100, 255]]), nodata=255), "count", 0, 100)
+    pixels = rendering.graded(thumbnail(np.array([[0, 50, 100, 255]]), nodata=255), "count", 0, 100)
     lightness = pixels[0, :3].sum(axis=1)
     assert lightness[0] > lightness[1] > lightness[2]
-    assert tuple(pixels[0, 3]) == picture.OUTSIDE
+    assert tuple(pixels[0, 3]) == rendering.OUTSIDE
 
 
 def test_features_are_shown_by_what_varies_most():
@@ -143,13 +146,13 @@ def test_features_are_shown_by_what_varies_most():
     values = noise + place * np.array([3, -3, 0, 0, 0, 0], "float32")[:, None, None]
     values[:, :, -4:] = np.nan
     names = tuple("abcdef")
-    pixels = picture.components(thumbnail(values, names, np.nan))
-    assert (pixels[:, -4:] == picture.OUTSIDE).all()
+    pixels = rendering.components(thumbnail(values, names, np.nan))
+    assert (pixels[:, -4:] == rendering.OUTSIDE).all()
     red = pixels[:, :-4, 0].astype(int)
     slope = np.diff(red.mean(axis=0))
     assert (slope <= 0.5).all() or (slope >= -0.5).all()
     assert np.ptp(red.mean(axis=0)) > 230
-    again = picture.components(thumbnail(values, names, np.nan))
+    again = rendering.components(thumbnail(values, names, np.nan))
     assert np.array_equal(pixels, again)
 
 
@@ -158,9 +161,9 @@ def test_features_are_shown_by_what_varies_most():
 def test_few_features_of_few_cells_make_a_picture_all_the_same(bands, known):
     values = np.full((bands, 5, 8), np.nan, "float32")
     values.reshape(bands, -1)[:, :known] = np.random.default_rng(1).normal(size=(bands, known))
-    pixels = picture.components(thumbnail(values, tuple("abcde"[:bands]), np.nan))
+    pixels = rendering.components(thumbnail(values, tuple("abcde"[:bands]), np.nan))
     assert pixels.shape == (5, 8, 3)
-    assert (pixels == picture.OUTSIDE).all(axis=2).sum() >= 40 - known
+    assert (pixels == rendering.OUTSIDE).all(axis=2).sum() >= 40 - known
 
 
 def test_features_and_values_get_a_page_with_what_their_colours_mean():
@@ -219,12 +222,12 @@ def test_thumbnails_come_from_the_file(tmp_path):
     codes[:, ::3, ::3] = 11
     path = tmp_path / "map.tif"
     cog.write(path, grid, layer, lambda first, last: codes[:, first:last])
-    small = picture.thumbnail(path, layer, 300)
+    small = rendering.thumbnail(path, layer, 300)
     assert small.values.shape == (1, 225, 300)
     assert small.metres == pytest.approx(40.0)
     assert set(np.unique(small.values)) <= {2, 5, 11}
     assert (small.values == 2).mean() > 0.45
-    whole = picture.thumbnail(path, layer, 5000)
+    whole = rendering.thumbnail(path, layer, 5000)
     assert np.array_equal(whole.values, codes)
     with pytest.raises(ValueError, match="no band"):
-        picture.thumbnail(path, layer, 300, ("B04",))
+        rendering.thumbnail(path, layer, 300, ("B04",))

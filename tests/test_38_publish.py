@@ -13,22 +13,15 @@ import pytest
 import rasterio
 
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.select import Refusal
-from pipeline import (
-    cog,
-    collection,
-    files,
-    layers,
-    notes,
-    picture,
-    publish,
-    quicklook,
-    report,
-    styles,
-)
-from pipeline.accuracy import Agreement
-from pipeline.grid import Grid
-from pipeline.product import Document, Hole, Product, Provenance, Raster
+from catalogs.scene_selection import Refusal
+from pipeline.grid.grid import Grid
+from pipeline.plan import layers
+from pipeline.product import descriptions, stac_collection, stac_item
+from pipeline.product.product import Document, Hole, Product, Provenance, Raster
+from pipeline.quality.accuracy import Agreement
+from pipeline.report import quicklook, rendering, report
+from pipeline.runtime import atomic_files
+from pipeline.storage import cog, styles
 from tests import stac
 
 GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
@@ -99,7 +92,7 @@ def product(folder):
         raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
         rasters.append(raster)
     style = folder / stem / "32632" / "land_cover.qml"
-    files.write_atomic(style, styles.qml().encode())
+    atomic_files.write_atomic(style, styles.qml().encode())
     (folder / stem / "cube.zarr").mkdir()
     documents = [
         Document.of(style, beside=folder, kind="style"),
@@ -142,7 +135,7 @@ def validator():
 
 
 def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
-    stac.check(publish.item(product), validator)
+    stac.check(stac_item.item(product), validator)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,7 @@ def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
 def test_the_validation_would_notice(product, validator, path, value):
-    document = json.loads(json.dumps(publish.item(product)))
+    document = json.loads(json.dumps(stac_item.item(product)))
     inner = document
     for key in path[:-1]:
         inner = inner[key]
@@ -168,7 +161,7 @@ def test_the_validation_would_notice(product, validator, path, value):
 
 
 def test_the_item_says_what_the_files_hold(product, folder):
-    document = publish.item(product)
+    document = stac_item.item(product)
     assert document["id"] == "jutland_2024-05-01_2024-09-30"
     assert document["properties"]["datetime"] is None
     assert document["properties"]["start_datetime"] == "2024-05-01T00:00:00Z"
@@ -177,7 +170,7 @@ def test_the_item_says_what_the_files_hold(product, folder):
     for name in NAMES:
         asset = document["assets"][name]
         path = folder / asset["href"]
-        assert asset["file:checksum"] == "1220" + files.sha256(path)
+        assert asset["file:checksum"] == "1220" + atomic_files.sha256(path)
         assert asset["file:size"] == path.stat().st_size
         with rasterio.open(path) as source:
             assert asset["proj:code"] == f"EPSG:{source.crs.to_epsg()}"
@@ -194,7 +187,7 @@ def test_the_item_says_what_the_files_hold(product, folder):
 
 
 def test_pystac_reads_projection_and_classes(product):
-    item = pystac.Item.from_dict(publish.item(product))
+    item = pystac.Item.from_dict(stac_item.item(product))
     assert item.ext.proj.epsg == 32632
     asset = item.assets["land_cover"]
     assert asset.media_type == pystac.MediaType.COG
@@ -204,12 +197,12 @@ def test_pystac_reads_projection_and_classes(product):
 
 def test_only_extensions_that_are_used_are_declared(product):
     bare = replace(product, rasters=(), documents=())
-    assert publish.item(bare)["stac_extensions"] == [publish.PROCESSING, publish.PROJECTION]
-    assert len(publish.item(product)["stac_extensions"]) == 5
+    assert stac_item.item(bare)["stac_extensions"] == [stac_item.PROCESSING, stac_item.PROJECTION]
+    assert len(stac_item.item(product)["stac_extensions"]) == 5
 
 
 def test_links_lead_up_and_to_every_input(product):
-    links = publish.item(product)["links"]
+    links = stac_item.item(product)["links"]
     assert [link["href"] for link in links if link["rel"] == "derived_from"] == [
         "S2A_one",
         "S2B%20two",
@@ -219,7 +212,7 @@ def test_links_lead_up_and_to_every_input(product):
 
 
 def test_what_went_in_and_what_did_not_is_told(product):
-    values = publish.item(product)["properties"]
+    values = stac_item.item(product)["properties"]
     assert values["terramosaic:plan"] == PLAN
     assert values["terramosaic:inputs_without_scl"] == ["S2B two"]
     assert any("treated as clear" in note for note in values["terramosaic:notes"])
@@ -231,26 +224,31 @@ def test_what_went_in_and_what_did_not_is_told(product):
 
 def test_a_partial_product_declares_its_holes(product, validator):
     partial = replace(product, holes=(Hole(tile="0003_0001", reason="unreadable"),))
-    document = publish.item(partial)
+    document = stac_item.item(partial)
     stac.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True
     assert document["properties"]["terramosaic:holes"] == [
         {"tile": "0003_0001", "reason": "unreadable"}
     ]
-    assert any("partial" in note for note in notes.limits(partial))
+    assert any("partial" in note for note in descriptions.limits(partial))
 
 
 def test_nothing_of_this_machine_and_no_secret_is_published(product, folder):
-    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
-    for text in (json.dumps(publish.item(product)), report.html(product, pictures)):
+    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
+    for text in (json.dumps(stac_item.item(product)), report.html(product, pictures)):
         assert "/data/" not in text
         assert "SECRET" not in text
         assert str(folder) not in text
         assert str(Path.home()) + "/" not in text
-    assert notes.scrub("cannot open /data/catalog/x/B02.tif: gone") == "cannot open B02.tif: gone"
-    assert notes.scrub("read https://a.org/b/c.tif?x=1 now") == "read https://a.org/b/c.tif now"
-    assert notes.scrub("file:///srv/a/b.tif") == "b.tif"
-    assert notes.scrub("12/40 pixels, m/s") == "12/40 pixels, m/s"
+    assert (
+        descriptions.scrub("cannot open /data/catalog/x/B02.tif: gone")
+        == "cannot open B02.tif: gone"
+    )
+    assert (
+        descriptions.scrub("read https://a.org/b/c.tif?x=1 now") == "read https://a.org/b/c.tif now"
+    )
+    assert descriptions.scrub("file:///srv/a/b.tif") == "b.tif"
+    assert descriptions.scrub("12/40 pixels, m/s") == "12/40 pixels, m/s"
 
 
 @pytest.mark.parametrize("href", ["/srv/x.tif", "../x.tif", "https://a.org/x.tif", "C:\\x.tif"])
@@ -279,7 +277,7 @@ def test_two_grids_keep_their_projections_apart(product, validator):
         replace(first, key="land_cover_32632"),
         replace(first, key="land_cover_32633", grid=other),
     )
-    document = publish.item(replace(product, grids=(GRID, other), rasters=rasters))
+    document = stac_item.item(replace(product, grids=(GRID, other), rasters=rasters))
     stac.check(document, validator)
     assert document["properties"]["proj:code"] is None
     assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
@@ -289,8 +287,10 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     later = replace(product, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     moved = replace(later, bbox=(8.0, 56.0, 9.0, 57.0))
     for entry in (moved, product):
-        files.write_json(tmp_path / entry.folder / "item.json", publish.item(entry))
-    document = collection.of(collection.items_in(tmp_path), title="Jutland", license="other")
+        atomic_files.write_json(tmp_path / entry.folder / "item.json", stac_item.item(entry))
+    document = stac_collection.of(
+        stac_collection.items_in(tmp_path), title="Jutland", license="other"
+    )
     stac.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
     assert document["extent"]["temporal"]["interval"] == [
@@ -298,12 +298,12 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     ]
     items = [link["href"] for link in document["links"] if link["rel"] == "item"]
     assert items == [f"./{entry.folder}/item.json" for entry in (product, moved)]
-    files.write_json(tmp_path / "collection.json", document)
+    atomic_files.write_json(tmp_path / "collection.json", document)
     opened = pystac.Collection.from_file(tmp_path / "collection.json")
     assert [item.id for item in opened.get_items()] == [product.id, moved.id]
     assert all(item.get_parent().id == "jutland" for item in opened.get_items())
     with pytest.raises(ValueError, match="of one product"):
-        collection.of([], title="Jutland", license="other")
+        stac_collection.of([], title="Jutland", license="other")
 
 
 class Outline(HTMLParser):
@@ -340,7 +340,7 @@ class Outline(HTMLParser):
 def pictures_of(product, folder):
     paths = {raster.key: folder / raster.href for raster in product.rasters}
     thumbnails = {
-        name: picture.thumbnail(paths[name], layers.get(name), 760)
+        name: rendering.thumbnail(paths[name], layers.get(name), 760)
         for name in ("land_cover", "observations", "confidence")
     }
     view = quicklook.of_map(
@@ -350,8 +350,8 @@ def pictures_of(product, folder):
     )
     return report.Pictures(
         quicklook=quicklook.compose(view),
-        confidence=picture.png(picture.graded(thumbnails["confidence"], "confidence", 0, 100)),
-        observations=picture.png(picture.graded(thumbnails["observations"], "count", 0, 100)),
+        confidence=rendering.png(rendering.graded(thumbnails["confidence"], "confidence", 0, 100)),
+        observations=rendering.png(rendering.graded(thumbnails["observations"], "count", 0, 100)),
         most=100,
     )
 
@@ -388,7 +388,7 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
     bare = replace(
         product, rasters=rasters, provenance=source, accuracy=None, scenes=(), refused=()
     )
-    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
+    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
     text = report.html(bare, pictures)
     Outline(text)
     assert "composites only" in text
@@ -397,17 +397,17 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
 
 
 def test_random_weights_are_said_first(product):
-    assert "random" not in json.dumps(publish.item(product)).lower()
+    assert "random" not in json.dumps(stac_item.item(product)).lower()
     options = {"task": "land_cover", "weights": {"random": 3}}
     source = replace(product.provenance, random=True, options=options)
     tried = replace(product, provenance=source)
-    properties = publish.item(tried)["properties"]
-    assert properties["description"].startswith(notes.RANDOM)
+    properties = stac_item.item(tried)["properties"]
+    assert properties["description"].startswith(descriptions.RANDOM)
     assert properties["terramosaic:random_weights"] is True
     assert properties["terramosaic:model_options"] == options
-    assert properties["terramosaic:notes"][0] == notes.RANDOM
-    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
-    assert f'<p class="warning">{notes.RANDOM}</p>' in report.html(tried, pictures)
+    assert properties["terramosaic:notes"][0] == descriptions.RANDOM
+    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
+    assert f'<p class="warning">{descriptions.RANDOM}</p>' in report.html(tried, pictures)
 
 
 def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
@@ -416,13 +416,13 @@ def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
     inside = seen != layers.get("observations").fill
     unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
     assert unseen > 0
-    properties = publish.item(product)["properties"]
+    properties = stac_item.item(product)["properties"]
     share = 100 * unseen / inside.sum()
     assert properties["terramosaic:not_observed_percent"] == pytest.approx(share, abs=1e-3)
     blank = 100 * (inside.sum() - unseen - mapped) / inside.sum()
     assert blank > 0
     assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
-    pictures = report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8")))
+    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
     said = f"{100 - share:.1f} % observed; {blank:.1f} % not classified although observed"
     assert said in report.html(product, pictures)
 
@@ -453,7 +453,7 @@ ANSWERS = {
 def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
     layer, bands = layers.get(name), ANSWERS[name]
     other = answering(product, folder, layer, bands)
-    document = publish.item(other)
+    document = stac_item.item(other)
     stac.check(document, validator)
     asset = document["assets"][name]
     assert [band["name"] for band in asset["bands"]] == list(bands)
@@ -461,9 +461,11 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
     assert [band.get("scale", 1.0) for band in asset["raster:bands"]] == [layer.scale] * len(bands)
     assert document["properties"]["terramosaic:answer"] == name
     assert layer.title in document["properties"]["processing:lineage"]
-    text = report.html(other, report.Pictures(quicklook=picture.png(np.zeros((2, 2, 3), "uint8"))))
+    text = report.html(
+        other, report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
+    )
     Outline(text)
-    whole = collection.of([document], title="Jutland", license="other")
+    whole = stac_collection.of([document], title="Jutland", license="other")
     stac.check(whole, validator)
     for said in (json.dumps(document), text, json.dumps(whole)):
         assert "land cover" not in said.lower()
@@ -476,9 +478,9 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
 def test_a_collection_names_all_that_its_items_answer(product, folder):
     ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
     later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
-    items = [publish.item(product), publish.item(later)]
-    whole = collection.of(items, title="Jutland", license="other")
+    items = [stac_item.item(product), stac_item.item(later)]
+    whole = stac_collection.of(items, title="Jutland", license="other")
     assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
     bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
-    whole = collection.of([publish.item(bare)], title="Jutland", license="other")
+    whole = stac_collection.of([stac_item.item(bare)], title="Jutland", license="other")
     assert whole["description"].startswith("Composites of Jutland")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import model
-from model import layers
+from model.terramind import layers
 from tests import oracle
 from tests.oracle import needs_listings, needs_oracle, one_thread  # noqa: F401
 

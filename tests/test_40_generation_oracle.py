@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import model
-from model import modalities
-from model.generation import sampling
+from model.terramind import modalities
+from model.terramind.generation import sampling
 from tests import oracle
 from tests.oracle import needs_listings, needs_oracle, one_thread  # noqa: F401
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import model
-from model import config, layers, modalities
 from model.errors import ModelError
+from model.terramind import config, layers, modalities
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
 MICRO = TINY | {"decoder_depth": 1}

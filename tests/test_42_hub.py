@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import WeightsError
-from model.files import hub, pins
+from model.weights import checksums, hub
 
 BASE, LULC, COORDS = (
     "terramind_v1_base",
@@ -147,7 +147,7 @@ def test_the_first_folder_wins_and_a_converted_file_counts(tmp_path, home, monke
     assert hub.from_hub(BASE) == converted
     original = put(tmp_path / "one", BASE, b"original")
     assert hub.from_hub(BASE) == original
-    assert len(pins.read()) == 2
+    assert len(checksums.read()) == 2
     # ^ other bytes under another name: each has its own pin
 
 
@@ -155,17 +155,17 @@ def test_the_hub_s_cache_is_read_without_its_library(online, monkeypatch):
     path = hub.from_hub(BASE)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert hub.from_hub(BASE) == path
-    (pins.home() / "weights.json").unlink()
+    (checksums.home() / "weights.json").unlink()
     assert hub.from_hub(BASE) == path
-    assert pins.read()[f"{hub.HUB[BASE].repo}/TerraMind_v1_base.pt"]["main"].commit == FIRST
+    assert checksums.read()[f"{hub.HUB[BASE].repo}/TerraMind_v1_base.pt"]["main"].commit == FIRST
 
 
 def test_a_home_in_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("TERRAMOSAIC_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert pins.home() == tmp_path / "terramosaic"
+    assert checksums.home() == tmp_path / "terramosaic"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert pins.home() == Path.home() / ".cache" / "terramosaic"
+    assert checksums.home() == Path.home() / ".cache" / "terramosaic"
 
 
 # --- pinned at first use ---------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_a_revision_has_its_own_pin(online, tmp_path, monkeypatch):
     assert hub.from_hub(BASE, "v2").read_bytes() == b"second"
     assert hub.from_hub(BASE, FIRST).read_bytes() == b"first"
     assert [asked[2] for asked in online.asked] == ["v2", FIRST]
-    labels = pins.read()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
+    labels = checksums.read()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
     assert {label: pin.commit for label, pin in labels.items()} == {
         "main": None, "v2": SECOND, FIRST: FIRST
     }  # fmt: skip
@@ -301,15 +301,17 @@ def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
     for worker in workers:
         worker.join(timeout=60)
     assert len(written) == len(names)
-    assert {pin.sha256 for labels in pins.read().values() for pin in labels.values()} == written
+    assert {
+        pin.sha256 for labels in checksums.read().values() for pin in labels.values()
+    } == written
 
 
 def test_the_pin_of_who_came_first_stands(online, monkeypatch):
     """Two processes use a file for the first time, and it is not the same to both."""
-    other = pins.Pin(sha256="0" * 64, bytes=1, commit=None)
+    other = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
     key = f"{hub.HUB[BASE].repo}/TerraMind_v1_base.pt"
     seen = iter([{}, {key: {"main": other}}])
-    monkeypatch.setattr(pins, "read", lambda: next(seen))
+    monkeypatch.setattr(checksums, "read", lambda: next(seen))
     with pytest.raises(WeightsError, match="0000"):
         hub.from_hub(BASE)
 
@@ -320,7 +322,7 @@ def test_the_pin_of_who_came_first_stands(online, monkeypatch):
         st.dictionaries(
             st.text(min_size=1, max_size=9),
             st.builds(
-                pins.Pin,
+                checksums.Pin,
                 sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
                 bytes=st.integers(0, 2**40),
                 commit=st.none() | st.just(FIRST),
@@ -336,8 +338,8 @@ def test_pins_come_back_as_they_were_written(tmp_path_factory, book):
         patch.setenv("TERRAMOSAIC_HOME", str(tmp_path_factory.mktemp("home")))
         for key, labels in book.items():
             for label, pin in labels.items():
-                assert pins.record(key, label, pin, renew=False) == pin
-        assert pins.read() == book
+                assert checksums.record(key, label, pin, renew=False) == pin
+        assert checksums.read() == book
 
 
 # --- the hub refuses -------------------------------------------------------------------------
@@ -406,7 +408,7 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(online, kind, says):
     for part in (says, "no route to host", hub.HUB[LULC].page):
         assert part in text
     assert "more lines" not in text
-    assert pins.read() == {}
+    assert checksums.read() == {}
 
 
 # --- carried elsewhere -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import model
-from model import heads
+from model import segmenter as segmenter_module
 from model.errors import ModelError
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
@@ -168,21 +168,23 @@ def test_wrong_inputs_are_refused(segmenter, inputs):
 
 def test_an_unmerged_encoder_is_refused():
     encoder = model.backbone(TINY, ["DEM"], merge="dict")
-    built = heads.Segmenter(encoder, heads.PixelHead(32, 1, {"DEM": 1}, 2, 4), [1])
+    built = segmenter_module.Segmenter(
+        encoder, segmenter_module.PixelHead(32, 1, {"DEM": 1}, 2, 4), [1]
+    )
     with pytest.raises(ModelError, match="merge"):
         built(rasters(names=["DEM"]))
 
 
 def test_spreading_undoes_folding():
     x = torch.randn(2, 3, 6, 10)
-    cells = heads.folded(x)
+    cells = segmenter_module.folded(x)
     assert cells.shape == (2, 3, 5, 12)
-    back = heads.spread(cells, 2).permute(0, 3, 1, 2)
+    back = segmenter_module.spread(cells, 2).permute(0, 3, 1, 2)
     assert torch.equal(back, x)
 
 
 def test_spread_tokens_lie_over_their_patch():
-    lateral = heads.Lateral(4, 3, 2)
+    lateral = segmenter_module.Lateral(4, 3, 2)
     tokens = torch.randn(1, 6, 4)
     whole = lateral(tokens, 2, 3)
     assert whole.shape == (1, 4, 6, 3)

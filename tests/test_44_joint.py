@@ -10,10 +10,10 @@ import torch
 import yaml
 
 import model
-from model import modalities
 from model.errors import ModelError, WeightsError
-from model.prediction import cards, known
-from model.prediction.tasks import GenerativePredictor, SegmentationPredictor
+from model.predictor import cards, registry
+from model.predictor.predictors import GenerativePredictor, SegmentationPredictor
+from model.terramind import modalities
 from tests.toys import passes
 
 CPU = {"device": "cpu", "precision": "fp32", "holes": "fill"}
@@ -60,7 +60,7 @@ def family(tmp_path):
 @pytest.fixture
 def segmenter(tmp_path):
     card = cards.from_mapping(SEGMENTER, "toy")
-    known.ship(tmp_path, known.weights.initialise(known.build(card), 1), card)
+    registry.ship(tmp_path, registry.weights.initialise(registry.build(card), 1), card)
     return str(tmp_path / "card.json")
 
 
@@ -82,11 +82,11 @@ def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
     given = chips()
     given["DEM"][1] = np.nan
     given["S2L2A"][0, 3, :9] = np.nan
-    joint = known.load(family, {"random": 3}, **EVERY, **options)
+    joint = registry.load(family, {"random": 3}, **EVERY, **options)
     found = joint.predict(given, places)
     assert len(found) == len(joint.answers) == len(ALONE)
     for one, answer, asked in zip(found, joint.answers, ALONE, strict=True):
-        single = known.load(family, {"random": 3}, **asked, **options)
+        single = registry.load(family, {"random": 3}, **asked, **options)
         assert single.answers == (answer,)
         (wanted,) = single.predict(given, places)
         np.testing.assert_array_equal(one, wanted)
@@ -96,7 +96,7 @@ def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
 
 def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
     predictors = [
-        known.load(family, {"random": 3}, list(tasks), modality=list(names), timesteps=2, **CPU)
+        registry.load(family, {"random": 3}, list(tasks), modality=list(names), timesteps=2, **CPU)
         for tasks, names in zip(
             itertools.permutations(EVERY["task"]),
             itertools.cycle(itertools.permutations(EVERY["modality"])),
@@ -110,12 +110,12 @@ def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
         assert [answer.modality for answer in one.answers] == [None, None, "S1GRD", "NDVI"]
         assert [answer.cell for answer in one.answers] == [1, 16, 1, 1]
     assert len({one.digest for one in predictors}) == 1
-    fewer = known.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
-    assert fewer.digest not in {predictors[0].digest, known.load(family, {"random": 3}).digest}
+    fewer = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
+    assert fewer.digest not in {predictors[0].digest, registry.load(family, {"random": 3}).digest}
 
 
 def test_the_encoder_runs_once_for_a_window(family):
-    joint = known.load(family, {"random": 3}, **EVERY, **CPU)
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
     assert isinstance(joint, GenerativePredictor)
     first, last = (passes(joint.network.model.encoder[index]) for index in (0, -1))
     decoded = passes(joint.network.model.decoder[0])
@@ -127,13 +127,13 @@ def test_the_encoder_runs_once_for_a_window(family):
 
 def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
     asked = ["embedding", "land_cover"]
-    joint = known.load(segmenter, task=asked, **CPU)
+    joint = registry.load(segmenter, task=asked, **CPU)
     assert isinstance(joint, SegmentationPredictor)
     assert joint.network.layers == (0, 1)
     # ^ the head stops before the last layer, whose tokens are the features
     given = chips()
     given["S1RTC"][2] = np.nan
-    alone = [known.load(segmenter, task=one, **CPU) for one in ("land_cover", "embedding")]
+    alone = [registry.load(segmenter, task=one, **CPU) for one in ("land_cover", "embedding")]
     first, last = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
     found = joint.predict(given)
     assert (len(first), len(last)) == (3, 3)
@@ -144,7 +144,7 @@ def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
 
 
 def test_a_call_gives_one_answer_and_no_more(family):
-    joint = known.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
+    joint = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
     with pytest.raises(ModelError, match="2 answers"):
         joint(chips())
 
@@ -167,23 +167,23 @@ def test_a_call_gives_one_answer_and_no_more(family):
 )
 def test_what_does_not_go_together_is_refused(segmenter, asked, says):
     with pytest.raises(ModelError, match=says):
-        known.load(segmenter, **asked, **CPU)
+        registry.load(segmenter, **asked, **CPU)
 
 
 def test_weights_without_a_decoder_make_nothing(family, tmp_path):
     encoder = model.backbone(
         FAMILY["architecture"], ["S2L2A", "S1RTC", "DEM"], weights={"random": 3}
     )
-    known.weights.write(tmp_path / "encoder.safetensors", encoder.state_dict())
+    registry.weights.write(tmp_path / "encoder.safetensors", encoder.state_dict())
     with pytest.raises(WeightsError, match="encoder alone"):
-        known.load(family, tmp_path / "encoder.safetensors", ["embedding", "generate"],
+        registry.load(family, tmp_path / "encoder.safetensors", ["embedding", "generate"],
                    modality="DEM", **CPU)  # fmt: skip
 
 
 def test_one_file_of_weights_fills_every_part(family, tmp_path):
-    whole = known.load(family, {"random": 3}, **EVERY, **CPU)
-    known.weights.write(tmp_path / "all.safetensors", whole.network.state_dict())
-    again = known.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
+    whole = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    registry.weights.write(tmp_path / "all.safetensors", whole.network.state_dict())
+    again = registry.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
     assert again.digest == whole.digest
     given = chips(batch=1)
     for one, other in zip(again.predict(given), whole.predict(given), strict=True):
@@ -192,7 +192,7 @@ def test_one_file_of_weights_fills_every_part(family, tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_bad_pixel_stays_in_its_window(family, value):
-    joint = known.load(family, {"random": 3}, **EVERY, **CPU, batch=3)
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU, batch=3)
     given = chips()
     before = joint.predict(given, PLACES)
     given["S1RTC"][1, 0, 5, 5] = value
@@ -204,7 +204,7 @@ def test_a_bad_pixel_stays_in_its_window(family, value):
 
 
 def test_a_window_without_data_has_no_answer_at_all(family):
-    joint = known.load(family, {"random": 3}, **EVERY, **CPU)
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
     given = chips()
     before = joint.predict(given, PLACES)
     for values in given.values():
@@ -216,7 +216,7 @@ def test_a_window_without_data_has_no_answer_at_all(family):
 
 def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
     """A window that the network overflows on, as damaged weights make it: here one in three."""
-    joint = known.load(segmenter, task=["land_cover", "embedding"], **CPU)
+    joint = registry.load(segmenter, task=["land_cover", "embedding"], **CPU)
     given = chips()
     before = joint.predict(given)
     stem = joint.network.head.stem
@@ -230,7 +230,7 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
     assert np.isnan(classes[1]).all()
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(classes[[0, 2]], before[0][[0, 2]])
-    single = known.load(segmenter, **CPU)
+    single = registry.load(segmenter, **CPU)
     single.network.head.stem.register_forward_hook(overflow)
     with pytest.raises(ModelError, match="not finite"):
         single(given)
@@ -238,15 +238,15 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
 
 
 def test_places_are_one_for_each_window(family):
-    joint = known.load(family, {"random": 3}, **EVERY, **CPU)
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
     with pytest.raises(ModelError, match="2 places for 3 windows"):
         joint.predict(chips(), PLACES[:2])
 
 
 def test_the_reference_is_the_same_model_in_single_precision(family):
-    full = known.load(family, {"random": 3}, **EVERY, **CPU)
+    full = registry.load(family, {"random": 3}, **EVERY, **CPU)
     assert full.predict_reference is None
-    half = known.load(family, {"random": 3}, **EVERY, **CPU | {"precision": "bf16"})
+    half = registry.load(family, {"random": 3}, **EVERY, **CPU | {"precision": "bf16"})
     made = []
     again = half.again
     half.again = lambda: made.append(again()) or made[-1]
@@ -266,6 +266,6 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
 
 def test_a_predictor_of_a_network_s_own_knows_no_reference():
     card = cards.from_mapping(SEGMENTER)
-    network = known.weights.initialise(known.build(card), 1)
-    running = known.Running(device="cpu", precision="bf16")
+    network = registry.weights.initialise(registry.build(card), 1)
+    running = registry.Running(device="cpu", precision="bf16")
     assert SegmentationPredictor(network, card, running=running).predict_reference is None

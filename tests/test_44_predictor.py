@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from model.errors import ModelError
-from model.prediction import cards, known
-from model.prediction.predictor import Running, device_of
-from model.prediction.tasks import SegmentationPredictor
+from model.predictor import cards, registry
+from model.predictor.predictor import Running, device_of
+from model.predictor.predictors import SegmentationPredictor
 
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
@@ -49,7 +49,7 @@ def running(**options):
 
 def make(inputs=None, seed=4, **options):
     card = make_card()
-    segmenter = known.weights.initialise(known.build(card), seed)
+    segmenter = registry.weights.initialise(registry.build(card), seed)
     return SegmentationPredictor(segmenter, card, inputs=inputs, running=running(**options))
 
 
@@ -61,7 +61,7 @@ def chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
 
 
 def test_it_is_what_the_pipeline_expects():
-    predictors = pytest.importorskip("pipeline.predictor")
+    predictors = pytest.importorskip("pipeline.inference.predictor")
     predictor: predictors.Predictor = make()
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
@@ -93,7 +93,7 @@ def test_it_equals_the_segmenter_after_standardisation():
         / torch.tensor(card.statistics[n].std)[:, None, None]
         for n, v in given.items()
     }
-    segmenter = known.weights.initialise(known.build(card), 4)
+    segmenter = registry.weights.initialise(registry.build(card), 4)
     with torch.inference_mode():
         wanted = segmenter(tensors).softmax(1).numpy()
     np.testing.assert_allclose(predictor(given), wanted, atol=1e-6)
@@ -259,7 +259,7 @@ def test_the_digest_covers_weights_statistics_and_configuration():
     assert make().digest == base
     assert make(seed=5).digest != base
     assert make(inputs=["S2L2A"]).digest != base
-    segmenter = known.weights.initialise(known.build(make_card()), 4)
+    segmenter = registry.weights.initialise(registry.build(make_card()), 4)
     for other in (
         make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}}),
         make_card(window=64),
@@ -271,13 +271,13 @@ def test_the_digest_covers_weights_statistics_and_configuration():
 
 
 def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
-    if not known.DEMO_CARD.is_file():
+    if not registry.DEMO_CARD.is_file():
         pytest.skip("no demo weights are shipped")
-    card = known.card_of("demo")
+    card = registry.card_of("demo")
     assert "tokenizer" not in card.identity()
-    state = known.weights.digest_of_state(known.weights.read(card.weights["path"]))
+    state = registry.weights.digest_of_state(registry.weights.read(card.weights["path"]))
     wanted = card.digest(f"{state} S2L2A S1RTC DEM")
-    assert known.load("demo", device="cpu").digest == wanted
+    assert registry.load("demo", device="cpu").digest == wanted
 
 
 def test_precision_and_device_do_not_change_the_digest():
@@ -329,8 +329,8 @@ card = cards.from_mapping({
     "name": "small", "architecture": {"dim": 64, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
 })
-from model.prediction.predictor import Running
-from model.prediction.tasks import SegmentationPredictor
+from model.predictor.predictor import Running
+from model.predictor.predictors import SegmentationPredictor
 from model import weights
 segmenter = weights.initialise(known.build(card), 0)
 predictor = SegmentationPredictor(segmenter, card, running=Running(device="cpu"))

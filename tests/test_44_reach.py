@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import describe
-from model import weights
+from model.cards import demo_card
 from model.errors import ModelError
-from model.prediction import cards, known, reach, tasks
-from model.prediction.predictor import Running
+from model.predictor import cards, edge_effect, predictors, registry
+from model.predictor.predictor import Running
+from model.weights import loading
 from tests.hollow import TOY, answer, run
 
 RNG = np.random.default_rng(5)
@@ -45,7 +45,7 @@ def rim(width, *, window=128, cell=1):
 
 
 def measured(wrong, **options):
-    return reach.measure(Known(wrong, **options), [IMAGE], sites=3)
+    return edge_effect.measure(Known(wrong, **options), [IMAGE], sites=3)
 
 
 def test_without_an_edge_there_is_no_error():
@@ -82,7 +82,7 @@ def test_every_distance_has_pixels_on_all_sides():
 
 def test_a_far_reach_is_blended_over_a_quarter_at_most():
     steps = [(0, 16, 0.5), (16, 64, 0.3), (64, 96, 0.01)]
-    curve = reach.Reach(window=224, steps=tuple(step(*one) for one in steps))
+    curve = edge_effect.Reach(window=224, steps=tuple(step(*one) for one in steps))
     assert (curve.distance, curve.overlap) == (64, 48)
 
 
@@ -98,13 +98,13 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(describe.edge(curve.told()))
+    assert "another class" not in "\n".join(demo_card.edge(curve.told()))
 
 
 def test_the_same_places_give_the_same_curve():
     again = measured(rim(3))
     assert again == measured(rim(3))
-    other = reach.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
+    other = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
     assert [step.differs for step in other.steps] == [step.differs for step in again.steps]
 
 
@@ -119,7 +119,7 @@ def test_the_same_places_give_the_same_curve():
 def test_what_cannot_be_measured_is_said(image, window, says):
     side = (window, window)
     with pytest.raises(ModelError, match=says):
-        reach.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
+        edge_effect.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
 
 
 def test_a_silent_model_has_no_curve():
@@ -128,14 +128,14 @@ def test_a_silent_model_has_no_curve():
             return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
 
     with pytest.raises(ModelError, match="no finite answer"):
-        reach.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
+        edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
 
 
 # --- the curve as a value ----------------------------------------------------------------------
 
 
 def step(first, stop, error):
-    return reach.Step(first=first, stop=stop, differs=error, change=error, pixels=100)
+    return edge_effect.Step(first=first, stop=stop, differs=error, change=error, pixels=100)
 
 
 @given(
@@ -144,11 +144,11 @@ def step(first, stop, error):
 )
 def test_the_overlap_is_whole_patches_and_fits(errors, window):
     steps = tuple(step(16 * i, 16 * i + 16, one) for i, one in enumerate(errors))
-    curve = reach.Reach(window=window, steps=steps)
+    curve = edge_effect.Reach(window=window, steps=steps)
     assert 0 < curve.overlap <= max(window // 4, 16)
     assert curve.overlap % 16 == 0
     assert curve.overlap >= min(32, window // 4 // 16 * 16)
-    assert reach.from_mapping(curve.to_mapping()) == curve
+    assert edge_effect.from_mapping(curve.to_mapping()) == curve
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ def test_a_curve_that_is_none_is_refused(wrong):
 
 def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     card = cards.from_mapping(TOY, "toy")
-    curve = reach.Reach(window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), on="a field")
+    curve = edge_effect.Reach(
+        window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), on="a field"
+    )
     told = replace(card, reach=curve)
     assert told.identity() == card.identity()
     assert told.digest("x") == card.digest("x")
@@ -199,18 +201,18 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert errors[0] > 5 * errors[-1] > 0
     # ^ the edge is felt, and answers in the middle differ little
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
-    text = (known.DEMO_CARD.parent / "card.md").read_text()
-    assert "\n".join(describe.edge(known.card_of("demo").reach.told())) in text
+    text = (registry.DEMO_CARD.parent / "card.md").read_text()
+    assert "\n".join(demo_card.edge(registry.card_of("demo").reach.told())) in text
 
 
 def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
-    network = weights.initialise(known.build(card), 1)
+    network = loading.initialise(registry.build(card), 1)
     running = Running(device="cpu", precision="fp32", holes="fill")
-    asked = tasks.SegmentationPredictor(network, card, running=running)
+    asked = predictors.SegmentationPredictor(network, card, running=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = reach.measure(asked, [{"DEM": heights}], sites=2, on="noise")
+    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0

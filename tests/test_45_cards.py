@@ -10,11 +10,12 @@ import torch
 import yaml
 
 import model
-from flows import profile, registry
-from model import config, modalities, weights
+from model.cards import catalogue, model_card
 from model.errors import ModelError, WeightsError
-from model.prediction import cards, known
-from model.segmentation import pixelwise
+from model.predictor import cards, registry
+from model.terramind import config, modalities
+from model.terratorch import segmentation
+from model.weights import loading
 from tests.hollow import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
 
 CPU = {"device": "cpu", "precision": "fp32"}
@@ -61,7 +62,7 @@ def test_the_documented_example_runs(tmp_path):
     rng = np.random.default_rng(0)
     elevation = rng.uniform(0, 900, (1, 1, 32, 32)).astype(np.float32)
     for options in ({}, {"task": "embedding"}, {"task": "generate", "modality": "NDVI"}):
-        predictor = known.load(str(tmp_path / "micro.yaml"), timesteps=2, **options, **CPU)
+        predictor = registry.load(str(tmp_path / "micro.yaml"), timesteps=2, **options, **CPU)
         assert predictor.contract.statistics["DEM"].mean == (400.0,)
         assert np.isfinite(predictor({"DEM": elevation})).all()
 
@@ -125,7 +126,7 @@ def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes
     path = written(tmp_path, tokenizer=TOKENIZER | sizes)
     for task in ("land_cover", "embedding"):
         with pytest.raises(ModelError, match=says):
-            known.load(str(path), {"random": 1}, task)
+            registry.load(str(path), {"random": 1}, task)
 
 
 # --- weights ---------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes
 @pytest.mark.parametrize("wrong", [5, "", [], {}, ["a"], 1.5, True])
 def test_what_is_no_source_of_weights_is_told_at_once(tmp_path, wrong):
     with pytest.raises(WeightsError, match="hub, a path"):
-        known.load(str(written(tmp_path)), wrong)
+        registry.load(str(written(tmp_path)), wrong)
     with pytest.raises(WeightsError, match="hub, a path"):
         model.backbone(SIZE, ["DEM"], weights=wrong)
 
@@ -142,13 +143,13 @@ def test_what_is_no_source_of_weights_is_told_at_once(tmp_path, wrong):
 @pytest.mark.parametrize("seed", [-1, 1 << 64, 10**30, "a", True])
 def test_seeds_have_bounds(tmp_path, seed):
     with pytest.raises(WeightsError, match=r"below 2\^64"):
-        known.load(str(written(tmp_path)), {"random": seed})
+        registry.load(str(written(tmp_path)), {"random": seed})
 
 
 def test_a_seed_means_the_same_numbers_through_every_door(tmp_path):
     made = a_generator().state_dict()
     for options in ({}, {"task": "generate", "modality": "NDVI"}):
-        loaded = known.load(str(written(tmp_path)), {"random": 3}, **options, **CPU)
+        loaded = registry.load(str(written(tmp_path)), {"random": 3}, **options, **CPU)
         state = loaded.network.state_dict()
         assert any(key.startswith("tokenizer.") for key in state)
         assert [k for k, v in state.items() if not torch.equal(v, made[k])] == []
@@ -168,21 +169,21 @@ def test_numbers_that_are_not_finite_are_not_loaded():
 def test_an_encoder_alone_cannot_generate(tmp_path):
     card, file = written(tmp_path), saved(tmp_path / "encoder.pt", an_encoder())
     with pytest.raises(WeightsError, match=r"encoder\.pt holds an encoder alone"):
-        known.load(str(card), file)
-    known.load(str(card), file, "embedding", inputs=["S2L2A", "DEM"], **CPU)
+        registry.load(str(card), file)
+    registry.load(str(card), file, "embedding", inputs=["S2L2A", "DEM"], **CPU)
 
 
 def test_tokenizers_of_other_sizes_are_not_asked_from_the_hub(tmp_path):
     state = {k: v for k, v in a_generator().state_dict().items() if "tokenizer" not in k}
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="no published one has the sizes of this card"):
-        known.load(str(written(tmp_path)), tmp_path / "w.pt")
+        registry.load(str(written(tmp_path)), tmp_path / "w.pt")
 
 
 def test_tokenizers_without_use_are_told(tmp_path):
     card = str(written(tmp_path))
     with pytest.raises(ModelError, match="NDVI: none is used here"):
-        known.load(card, {"random": 1}, "embedding", tokenizers={"NDVI": {"random": 1}})
+        registry.load(card, {"random": 1}, "embedding", tokenizers={"NDVI": {"random": 1}})
     with pytest.raises(ModelError, match="no use for any"):
         model.backbone(SIZE, ["DEM"], tokenizers={"NDVI": {"random": 1}})
 
@@ -190,9 +191,9 @@ def test_tokenizers_without_use_are_told(tmp_path):
 def test_files_that_are_no_weights_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"absent\.ckpt do not exist.*\.ckpt"):
-        weights.read("absent.ckpt")
+        loading.read("absent.ckpt")
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
-        known.load(str(written(tmp_path)), ".")
+        registry.load(str(written(tmp_path)), ".")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     assert "odd.pt" in refused(capsys, "check", tmp_path)
     assert "empty" in refused(capsys, "check", "")
@@ -211,10 +212,10 @@ def test_statistics_may_lie_in_a_file(tmp_path):
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"data": {"means": 1}}))
     card, source = str(written(tmp_path)), {"random": 3}
-    told = known.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
-    assert told.digest == known.load(card, source, "embedding", stats=plain, **CPU).digest
+    told = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
+    assert told.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
     with pytest.raises(ModelError, match="goes with its checkpoint"):
-        known.load(card, source, stats=str(tmp_path / "fit.yaml"))
+        registry.load(card, source, stats=str(tmp_path / "fit.yaml"))
 
 
 # --- the command -----------------------------------------------------------------------------
@@ -231,10 +232,10 @@ def checkpoint(path, backbone="micro", **told):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    whole = pixelwise.build(
+    whole = segmentation.build(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
-    state = weights.initialise(whole, 2).state_dict()
+    state = loading.initialise(whole, 2).state_dict()
     content = {"hyper_parameters": {"model_args": args}} | told
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, **content}, path)
     return path, args
@@ -247,7 +248,7 @@ def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
         "generator": saved(tmp_path / "g.pt", a_generator()),
         "encoder": saved(tmp_path / "e.pt", an_encoder()),
         "tokenizer": saved(tmp_path / "t.pt", model.tokenizer(sizes, {"random": 1})),
-        "segmenter": saved(tmp_path / "s.pt", known.build(cards.read(card))),
+        "segmenter": saved(tmp_path / "s.pt", registry.build(cards.read(card))),
         "terratorch": checkpoint(tmp_path / "c.ckpt")[0],
     }
     for kind, file in files.items():
@@ -266,23 +267,26 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
     assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGETS)
     assert sum(found["parts"].values()) == found["parameters"]
     whole = written(tmp_path, weights="s.pt")
-    saved(tmp_path / "s.pt", known.build(cards.read(whole)))
-    assert profile.of_card(whole)["kind"] == "segmenter"
-    assert profile.of_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
+    saved(tmp_path / "s.pt", registry.build(cards.read(whole)))
+    assert model_card.of_card(whole)["kind"] == "segmenter"
+    assert model_card.of_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
     plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
-    assert (profile.of_card(plain)["kind"], profile.of_card(plain)["outputs"]) == ("encoder", [])
+    assert (model_card.of_card(plain)["kind"], model_card.of_card(plain)["outputs"]) == (
+        "encoder",
+        [],
+    )
 
 
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_one_model_has_one_number_of_parameters(name):
-    (row,) = (row for row in registry.rows() if row["name"] == name)
-    card = profile.of_name(name)
+    (row,) = (row for row in catalogue.rows() if row["name"] == name)
+    card = model_card.of_name(name)
     with torch.device("meta"):
         encoder = model.backbone(name, list(modalities.RAW))
     counted = sum(value.numel() for value in encoder.parameters())
     assert row["parameters"] == card["parameters"] == card["parts"]["encoder"] == counted
     for variant in ("_generate", "_tim"):
-        whole = profile.of_name(name + variant)
+        whole = model_card.of_name(name + variant)
         assert whole["parts"]["encoder"] == counted
         assert whole["parameters"] == sum(whole["parts"].values())
 
@@ -294,23 +298,23 @@ def test_one_model_has_one_number_of_parameters(name):
 def test_another_backbone_is_not_run_as_terramind(tmp_path, backbone):
     file, _ = checkpoint(tmp_path / "c.ckpt", backbone)
     with pytest.raises(ModelError, match=r"prithvi.*not TerraMind"):
-        known.load(str(written(tmp_path)), checkpoint=file, classes=("water", "trees", "crops"))
+        registry.load(str(written(tmp_path)), checkpoint=file, classes=("water", "trees", "crops"))
 
 
 def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
     options = {"classes": ("water", "trees", "crops"), **CPU}
     file, args = checkpoint(tmp_path / "c.ckpt")
     with pytest.raises(ModelError, match=r"`name: x\.yaml`"):
-        known.load(TINY, checkpoint=file, **options)
+        registry.load(TINY, checkpoint=file, **options)
     card = str(written(tmp_path))
-    whole = known.load(card, checkpoint=file, **options)
+    whole = registry.load(card, checkpoint=file, **options)
     bare, _ = checkpoint(tmp_path / "bare.ckpt", hyper_parameters={})
     with pytest.raises(ModelError, match=r"`stats: fit\.yaml`"):
-        known.load(card, checkpoint=bare, **options)
+        registry.load(card, checkpoint=bare, **options)
     scale = modalities.RAW["DEM"].statistics
     data = {"means": {"DEM": list(scale.mean)}, "stds": {"DEM": list(scale.std)}}
     fit = {"model": {"init_args": {"model_args": args}}, "data": {"init_args": data}}
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))
-    told = known.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
+    told = registry.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
     elevation = np.linspace(0, 900, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
     np.testing.assert_array_equal(told({"DEM": elevation}), whole({"DEM": elevation}))

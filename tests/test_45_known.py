@@ -13,16 +13,16 @@ import torch
 import yaml
 
 import model
-from model import modalities
 from model.errors import ModelError, WeightsError
-from model.prediction import cards, known
-from model.prediction.tasks import (
+from model.predictor import cards, registry
+from model.predictor.predictors import (
     GENERATED,
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
-from model.segmentation import pixelwise
+from model.terramind import modalities
+from model.terratorch import segmentation
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
@@ -43,14 +43,16 @@ FAMILY = {
     },
     "window": 32,
 }
-needs_demo = pytest.mark.skipif(not known.DEMO_CARD.is_file(), reason="no demo weights are shipped")
+needs_demo = pytest.mark.skipif(
+    not registry.DEMO_CARD.is_file(), reason="no demo weights are shipped"
+)
 
 
 @pytest.fixture
 def shipped(tmp_path):
     card = cards.from_mapping(TOY, "toy")
-    segmenter = known.weights.initialise(known.build(card), 1)
-    return tmp_path, known.ship(tmp_path, segmenter, card)
+    segmenter = registry.weights.initialise(registry.build(card), 1)
+    return tmp_path, registry.ship(tmp_path, segmenter, card)
 
 
 @pytest.fixture
@@ -88,10 +90,10 @@ def whole_chips(names=("S2L2A", "S1RTC", "DEM")):
 
 def test_a_shipped_model_comes_back(shipped):
     folder, card = shipped
-    predictor = known.load(str(folder / "card.json"), **CPU)
+    predictor = registry.load(str(folder / "card.json"), **CPU)
     assert dict(predictor.inputs) == {"S2L2A": ("B02", "B03", "B04", "B08"), "DEM": ("DEM",)}
     assert card.weights["path"] == "weights.safetensors"
-    again = known.load(str(folder / "card.json"), **CPU)
+    again = registry.load(str(folder / "card.json"), **CPU)
     assert predictor.digest == again.digest
     np.testing.assert_array_equal(predictor(chips()), again(chips()))
 
@@ -105,8 +107,8 @@ def test_a_card_may_be_yaml(shipped):
     folder, _ = shipped
     content = json.loads((folder / "card.json").read_text())
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
-    one = known.load(str(folder / "mine.yaml"), **CPU)
-    assert one.digest == known.load(str(folder / "card.json"), **CPU).digest
+    one = registry.load(str(folder / "mine.yaml"), **CPU)
+    assert one.digest == registry.load(str(folder / "card.json"), **CPU).digest
 
 
 def test_shipped_weights_are_pinned(shipped):
@@ -116,17 +118,17 @@ def test_shipped_weights_are_pinned(shipped):
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(WeightsError, match="pinned"):
-        known.load(str(folder / "card.json"))
+        registry.load(str(folder / "card.json"))
 
 
 def test_other_weights_may_be_given(shipped):
     folder, _ = shipped
     path = str(folder / "card.json")
-    pinned = known.load(path, **CPU)
-    same = known.load(path, {"random": 1}, **CPU)
+    pinned = registry.load(path, **CPU)
+    same = registry.load(path, {"random": 1}, **CPU)
     assert same.digest == pinned.digest
-    assert known.load(path, {"random": 2}, **CPU).digest != pinned.digest
-    assert known.load(path, folder / "weights.safetensors", **CPU).digest == pinned.digest
+    assert registry.load(path, {"random": 2}, **CPU).digest != pinned.digest
+    assert registry.load(path, folder / "weights.safetensors", **CPU).digest == pinned.digest
 
 
 @pytest.mark.parametrize(
@@ -154,28 +156,28 @@ def test_other_weights_may_be_given(shipped):
 )
 def test_what_cannot_be_loaded_is_told(arguments, says):
     with pytest.raises(ModelError, match=says):
-        known.load(**arguments)
+        registry.load(**arguments)
 
 
 @pytest.mark.parametrize("weights", [None, "hub"])
 def test_published_weights_that_cannot_be_had_are_told(offline, weights):
     with pytest.raises(WeightsError, match=r"TerraMind_Tokenizer_LULC.*huggingface.co"):
-        known.load("terramind_v1_tiny", weights)
+        registry.load("terramind_v1_tiny", weights)
     with pytest.raises(WeightsError, match=r"TerraMind_v1_tiny.pt.*huggingface.co"):
-        known.load("terramind_v1_tiny", weights, task="embedding")
+        registry.load("terramind_v1_tiny", weights, task="embedding")
 
 
 def test_a_configuration_without_weights_is_told(family):
     with pytest.raises(WeightsError, match="random: SEED"):
-        known.load(str(family))
+        registry.load(str(family))
     with pytest.raises(WeightsError, match="random: SEED"):
-        known.load(str(family), "hub")
+        registry.load(str(family), "hub")
 
 
 def test_inputs_that_the_model_does_not_take_are_refused(shipped):
     folder, _ = shipped
     with pytest.raises(ModelError, match=r"S1RTC.*takes S2L2A, DEM"):
-        known.load(str(folder / "card.json"), inputs=["S2L2A", "S1RTC"])
+        registry.load(str(folder / "card.json"), inputs=["S2L2A", "S1RTC"])
 
 
 @pytest.mark.parametrize(
@@ -222,19 +224,19 @@ def test_classes_are_ground_only():
 
 
 def test_class_names_are_those_of_the_legend():
-    classes = pytest.importorskip("catalogs.classes")
+    classes = pytest.importorskip("catalogs.legend")
     by_index = sorted(classes.CLASSES, key=lambda entry: entry.index)
     assert tuple(entry.name for entry in by_index) == modalities.LAND_COVER
 
 
 def test_errors_and_cards_cost_no_torch():
-    code = "import sys, model.prediction.cards, model.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.predictor.cards, model.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_the_model_leaves_torch_s_threads_alone():
     code = (
-        "import torch; n = torch.get_num_threads(); import model.prediction.known, model.train; "
+        "import torch; n = torch.get_num_threads(); import model.predictor.registry, model.train; "
         "raise SystemExit(n != torch.get_num_threads())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -250,7 +252,7 @@ KINDS = {
 @pytest.mark.parametrize("task", KINDS)
 def test_a_small_configuration_answers_every_task(family, task):
     options, kind = KINDS[task]
-    predictor = known.load(str(family), {"random": 3}, task, **CPU, **options)
+    predictor = registry.load(str(family), {"random": 3}, task, **CPU, **options)
     assert isinstance(predictor, kind)
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
     assert predictor.window == 32
@@ -260,12 +262,12 @@ def test_a_small_configuration_answers_every_task(family, task):
     assert out.shape == (2, channels, 32 // predictor.cell, 32 // predictor.cell)
     assert np.isfinite(out).all()
     assert not np.array_equal(out[0], out[1])
-    again = known.load(str(family), {"random": 3}, task, **CPU, **options)
+    again = registry.load(str(family), {"random": 3}, task, **CPU, **options)
     assert again.digest == predictor.digest
     np.testing.assert_array_equal(again(given), out)
     alone = [predictor({n: v[i : i + 1] for n, v in given.items()})[0] for i in (1, 0)]
     np.testing.assert_array_equal(alone[::-1], out)
-    other = known.load(str(family), {"random": 4}, task, **CPU, **options)
+    other = registry.load(str(family), {"random": 4}, task, **CPU, **options)
     assert other.digest != predictor.digest
     assert not np.array_equal(other(given), out)
 
@@ -273,8 +275,8 @@ def test_a_small_configuration_answers_every_task(family, task):
 @pytest.mark.parametrize("task", KINDS)
 def test_half_precision_answers_every_task(family, task):
     options = KINDS[task][0] | {"device": "cpu"}
-    half = known.load(str(family), {"random": 3}, task, precision="bf16", **options)
-    full = known.load(str(family), {"random": 3}, task, precision="fp32", **options)
+    half = registry.load(str(family), {"random": 3}, task, precision="bf16", **options)
+    full = registry.load(str(family), {"random": 3}, task, precision="fp32", **options)
     assert (half.precision, half.digest) == ("bf16", full.digest)
     given = whole_chips()
     out = half(given)
@@ -288,7 +290,7 @@ def test_half_precision_answers_every_task(family, task):
 
 
 def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
-    predictor = known.load(str(family), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
+    predictor = registry.load(str(family), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
     assert dict(predictor.inputs) == {"S1GRD": ("VV", "VH"), "DEM": ("DEM",)}
     out = predictor(whole_chips(("S1GRD", "DEM")))
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
@@ -296,7 +298,7 @@ def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
 
 @pytest.mark.parametrize("modality", GENERATED)
 def test_every_modality_can_be_generated(family, modality):
-    predictor = known.load(
+    predictor = registry.load(
         str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
     )
     out = predictor(whole_chips())
@@ -310,21 +312,21 @@ def test_every_modality_can_be_generated(family, modality):
 def test_windows_that_a_decoder_cannot_make_are_told(tmp_path):
     path = tmp_path / "odd.yaml"
     path.write_text(yaml.safe_dump(FAMILY | {"window": 48}))
-    known.load(str(path), {"random": 3}, **CPU)
+    registry.load(str(path), {"random": 3}, **CPU)
     with pytest.raises(ModelError, match="multiples of 32"):
-        known.load(str(path), {"random": 3}, "generate", modality="DEM")
+        registry.load(str(path), {"random": 3}, "generate", modality="DEM")
 
 
 def test_a_generator_takes_all_bands(tmp_path):
     path = tmp_path / "few.yaml"
     path.write_text(yaml.safe_dump(FAMILY | {"inputs": {"S2L2A": ["B02", "B08"]}}))
     with pytest.raises(ModelError, match="all bands"):
-        known.load(str(path), {"random": 3})
-    embedding = known.load(str(path), {"random": 3}, "embedding", **CPU)
+        registry.load(str(path), {"random": 3})
+    embedding = registry.load(str(path), {"random": 3}, "embedding", **CPU)
     assert embedding.inputs["S2L2A"] == ("B02", "B08")
     encoder = model.backbone(FAMILY["architecture"], ["S2L2A"], weights={"random": 3})
-    known.weights.write(tmp_path / "all.safetensors", encoder.state_dict())
-    cut = known.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
+    registry.weights.write(tmp_path / "all.safetensors", encoder.state_dict())
+    cut = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
     encoder.select_bands({"S2L2A": ["B02", "B08"]})
     given = whole_chips()["S2L2A"][:, [1, 7]]
     scale = cut.contract.statistics["S2L2A"]
@@ -337,55 +339,55 @@ def test_a_generator_takes_all_bands(tmp_path):
 
 def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family, shipped):
     folder, _ = shipped
-    wanted = known.load(str(folder / "card.json"), **CPU)
+    wanted = registry.load(str(folder / "card.json"), **CPU)
     card = cards.read(folder / "card.json")
     with_tokenizer = replace(card, tokenizer=FAMILY["tokenizer"], weights=None)
     cards.write(folder / "both.json", with_tokenizer)
     source = folder / "weights.safetensors"
-    segmenter = known.load(str(folder / "both.json"), source, **CPU)
+    segmenter = registry.load(str(folder / "both.json"), source, **CPU)
     assert isinstance(segmenter, SegmentationPredictor)
     np.testing.assert_array_equal(segmenter(chips()), wanted(chips()))
-    state = known.load(str(family), {"random": 3}, **CPU).network.state_dict()
-    known.weights.write(folder / "family.safetensors", state)
-    same = known.load(str(family), folder / "family.safetensors", **CPU)
+    state = registry.load(str(family), {"random": 3}, **CPU).network.state_dict()
+    registry.weights.write(folder / "family.safetensors", state)
+    same = registry.load(str(family), folder / "family.safetensors", **CPU)
     assert isinstance(same, GenerativePredictor)
-    assert same.digest == known.load(str(family), {"random": 3}, **CPU).digest
+    assert same.digest == registry.load(str(family), {"random": 3}, **CPU).digest
 
 
 def test_a_segmenter_without_its_head_is_told(shipped):
     folder, card = shipped
-    encoder = known.weights.initialise(known.build(card), 1).encoder
+    encoder = registry.weights.initialise(registry.build(card), 1).encoder
     path = folder / "encoder.safetensors"
-    known.weights.write(path, encoder.state_dict())
+    registry.weights.write(path, encoder.state_dict())
     with pytest.raises(ModelError, match="hold no land-cover head"):
-        known.load(str(folder / "card.json"), path)
-    features = known.load(str(folder / "card.json"), path, "embedding", **CPU)
-    whole = known.load(str(folder / "card.json"), task="embedding", **CPU)
+        registry.load(str(folder / "card.json"), path)
+    features = registry.load(str(folder / "card.json"), path, "embedding", **CPU)
+    whole = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     np.testing.assert_array_equal(features(chips()), whole(chips()))
 
 
 def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
     built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(cards.CLASSES))
-    state = known.weights.initialise(built, 1).state_dict()
+    state = registry.weights.initialise(built, 1).state_dict()
     path = tmp_path / "weights.safetensors"
-    known.weights.write(path, state)
-    predictor = known.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
+    registry.weights.write(path, state)
+    predictor = registry.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(predictor, SegmentationPredictor)
     assert (predictor.window, predictor.class_names) == (224, cards.CLASSES)
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
     out = predictor(whole_chips(("S1RTC", "DEM")))
     assert out.shape == (2, 8, 32, 32)
-    features = known.load("terramind_v1_tiny", path, "embedding", inputs=["DEM", "S1RTC"], **CPU)
+    features = registry.load("terramind_v1_tiny", path, "embedding", inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(features, EmbeddingPredictor)
     assert features(whole_chips(("S1RTC", "DEM"))).shape == (2, 192, 2, 2)
 
 
 def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
     folder, card = shipped
-    features = known.load(str(folder / "card.json"), task="embedding", **CPU)
+    features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     assert features.bands[-1] == "e031"
     given = {"DEM": whole_chips(("DEM",))["DEM"]}
-    segmenter = known.weights.initialise(known.build(card), 1)
+    segmenter = registry.weights.initialise(registry.build(card), 1)
     scale = card.statistics["DEM"]
     with torch.inference_mode():
         tokens = segmenter.encoder(
@@ -397,7 +399,7 @@ def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
 
 
 def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, offline):
-    whole = known.load(str(family), {"random": 3}, **CPU)
+    whole = registry.load(str(family), {"random": 3}, **CPU)
     folder = tmp_path / "official"
     folder.mkdir()
     start = f"tokenizer.{modalities.target('LULC').key}."
@@ -406,25 +408,25 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
         for key, value in whole.network.state_dict().items()
         if key.startswith(start)
     }
-    known.weights.write(folder / "TerraMind_Tokenizer_LULC.safetensors", beside)
+    registry.weights.write(folder / "TerraMind_Tokenizer_LULC.safetensors", beside)
     generator = {
         key: value for key, value in whole.network.state_dict().items() if "tokenizer" not in key
     }
-    known.weights.write(folder / "TerraMind.safetensors", generator)
+    registry.weights.write(folder / "TerraMind.safetensors", generator)
     source = folder / "TerraMind.safetensors"
-    found = known.load(str(family), source, **CPU)
+    found = registry.load(str(family), source, **CPU)
     assert found.digest == whole.digest
-    elsewhere = known.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
+    elsewhere = registry.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
     assert elsewhere.digest != whole.digest
     with pytest.raises(ModelError, match="DEM"):
-        known.load(str(family), source, tokenizers={"DEM": "hub"})
+        registry.load(str(family), source, tokenizers={"DEM": "hub"})
     with pytest.raises(WeightsError, match=r"no tokenizer of NDVI.*tokenizers: \{NDVI"):
-        known.load(str(family), source, "generate", modality="NDVI")
+        registry.load(str(family), source, "generate", modality="NDVI")
 
 
 def test_statistics_may_be_given(family):
-    plain = known.load(str(family), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
-    other = known.load(
+    plain = registry.load(str(family), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
+    other = registry.load(
         str(family),
         {"random": 3},
         "embedding",
@@ -442,8 +444,8 @@ def test_holes_are_passed_on(family):
     given = whole_chips()
     given["DEM"][0, 0, 0] = np.nan
     with pytest.raises(ModelError, match="NaN"):
-        known.load(str(family), {"random": 3}, "embedding", **CPU)(given)
-    fills = known.load(str(family), {"random": 3}, "embedding", **CPU, holes="fill")
+        registry.load(str(family), {"random": 3}, "embedding", **CPU)(given)
+    fills = registry.load(str(family), {"random": 3}, "embedding", **CPU, holes="fill")
     assert np.isfinite(fills(given)).all()
 
 
@@ -462,7 +464,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    whole = pixelwise.build(
+    whole = segmentation.build(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,
@@ -470,7 +472,7 @@ def checkpoint(tmp_path):
         decoder="FCNDecoder",
         decoder_options={"channels": 8, "num_convs": 1},
     )
-    state = known.weights.initialise(whole, 2).state_dict()
+    state = registry.weights.initialise(whole, 2).state_dict()
     path = tmp_path / "best.ckpt"
     torch.save(
         {
@@ -488,17 +490,17 @@ def checkpoint(tmp_path):
 
 def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
     options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
-    predictor = known.load(str(family), **options)
+    predictor = registry.load(str(family), **options)
     assert predictor.class_names == CLASSES
     assert list(predictor.inputs) == ["S2L2A", "DEM"]
     out = predictor(whole_chips(("S2L2A", "DEM")))
     assert out.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
     stats = {"DEM": {"mean": [0.0], "std": [100.0]}}
-    other = known.load(str(family), stats=stats, **options)
+    other = registry.load(str(family), stats=stats, **options)
     assert other.digest != predictor.digest
     assert not np.array_equal(other(whole_chips(("S2L2A", "DEM"))), out)
-    fewer = known.load(str(family), inputs=["DEM"], **options)
+    fewer = registry.load(str(family), inputs=["DEM"], **options)
     assert list(fewer.inputs) == ["DEM"]
 
 
@@ -509,41 +511,41 @@ def test_the_training_s_yaml_holds_statistics_and_bands(checkpoint, family, tmp_
     path = tmp_path / "fit.yaml"
     path.write_text(yaml.safe_dump({"data": {"init_args": {"means": means, "stds": stds}}}))
     options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
-    told = known.load(str(family), stats=str(path), **options)
+    told = registry.load(str(family), stats=str(path), **options)
     plain = {
         "S2L2A": {"mean": [1000.0] * 12, "std": [500.0] * 12},
         "DEM": {"mean": [100.0], "std": [50.0]},
     }
-    assert told.digest == known.load(str(family), stats=plain, **options).digest
+    assert told.digest == registry.load(str(family), stats=plain, **options).digest
 
 
 def test_checkpoints_say_what_they_lack(checkpoint, family):
     with pytest.raises(ModelError, match=r"3 classes.*classes:"):
-        known.load(str(family), checkpoint=checkpoint)
+        registry.load(str(family), checkpoint=checkpoint)
     with pytest.raises(ModelError, match="2 class names for a model of 3"):
-        known.load(str(family), checkpoint=checkpoint, classes=CLASSES[:2])
+        registry.load(str(family), checkpoint=checkpoint, classes=CLASSES[:2])
     with pytest.raises(ModelError, match="lava"):
-        known.load(str(family), checkpoint=checkpoint, classes=("water", "trees", "lava"))
+        registry.load(str(family), checkpoint=checkpoint, classes=("water", "trees", "lava"))
     with pytest.raises(ModelError, match="takes S2L2A, DEM"):
-        known.load(str(family), checkpoint=checkpoint, classes=CLASSES, inputs=["S1RTC"])
+        registry.load(str(family), checkpoint=checkpoint, classes=CLASSES, inputs=["S1RTC"])
     with pytest.raises(WeightsError, match="checkpoint:"):
-        known.load(str(family), checkpoint)
+        registry.load(str(family), checkpoint)
 
 
 @needs_demo
 def test_the_demo_has_features():
-    features = known.load("demo", task="embedding", **CPU)
-    assert len(features.bands) == known.card_of("demo").architecture.dim
+    features = registry.load("demo", task="embedding", **CPU)
+    assert len(features.bands) == registry.card_of("demo").architecture.dim
     assert np.isfinite(features(whole_chips())).all()
 
 
 @needs_demo
 def test_the_demo_is_small_pinned_and_works():
-    card = known.card_of("demo")
-    predictor = known.load("demo", **CPU)
-    weights = known.DEMO_CARD.parent / "weights.safetensors"
+    card = registry.card_of("demo")
+    predictor = registry.load("demo", **CPU)
+    weights = registry.DEMO_CARD.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
-    assert card.weights["sha256"] == known.weights.digest_of_file(weights)
+    assert card.weights["sha256"] == registry.weights.digest_of_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
     out = predictor(
         {"S2L2A": np.full((1, 12, predictor.window, predictor.window), 900, np.float32)}
@@ -553,15 +555,15 @@ def test_the_demo_is_small_pinned_and_works():
 
 @needs_demo
 def test_the_demo_s_card_says_what_it_is():
-    training = known.card_of("demo").training
+    training = registry.card_of("demo").training
     assert training
     assert json.dumps(dict(training))
 
 
 def test_a_missing_demo_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(known, "DEMO_CARD", tmp_path / "card.json")
+    monkeypatch.setattr(registry, "DEMO_CARD", tmp_path / "card.json")
     with pytest.raises(ModelError, match="terramosaic train"):
-        known.load("demo")
+        registry.load("demo")
 
 
 def test_a_card_is_frozen():

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 import model
-from model import modalities
 from model.errors import ModelError
-from model.prediction import cards
-from model.prediction.predictor import Running
-from model.prediction.tasks import (
+from model.predictor import cards
+from model.predictor.predictor import Running
+from model.predictor.predictors import (
     GENERATED,
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
 )
+from model.terramind import modalities
 from tests import toys
 
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
@@ -131,7 +131,7 @@ def given_for(predictor, **options):
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_it_is_what_the_pipeline_expects(kind):
-    predictors = pytest.importorskip("pipeline.predictor")
+    predictors = pytest.importorskip("pipeline.inference.predictor")
     predictor: predictors.Predictor = MAKERS[kind]()
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import model
 from model import train
 from model.errors import ModelError
-from model.modalities import Statistics
-from model.train import augmentation, fitting, metrics, mosaics
+from model.terramind.modalities import Statistics
+from model.train import augmentation, dataset, fitting, metrics
 
 TINY = {"dim": 32, "heads": 2, "depth": 1}
 CHANNELS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
@@ -162,7 +162,7 @@ def test_the_rate_rises_and_falls():
 def pool(chips, **options):
     stats = train.band_statistics(chips)
     settings = {"classes": 3, "device": torch.device("cpu"), "rng": np.random.default_rng(0)}
-    return mosaics.Pool(chips, CHANNELS, stats, **(settings | options))
+    return dataset.Pool(chips, CHANNELS, stats, **(settings | options))
 
 
 def test_crops_keep_pixels_and_labels_together():
@@ -171,7 +171,7 @@ def test_crops_keep_pixels_and_labels_together():
     labels = (marked[0] % 3).astype(np.uint8)
     chip = train.Mosaic(inputs={"DEM": marked}, labels=labels)
     stats = {"DEM": Statistics(mean=(0.0,), std=(1.0,))}
-    drawn = mosaics.Pool(
+    drawn = dataset.Pool(
         [chip], {"DEM": 1}, stats, 3, torch.device("cpu"), np.random.default_rng(0)
     ).draw(40, 16, 0.5)
     assert drawn.planes.shape == (40, 1, 16, 16)
@@ -200,9 +200,9 @@ def test_class_weights_have_mean_one_over_the_pixels():
 @pytest.mark.parametrize("turn", range(8))
 def test_the_eight_turns_are_different_and_lose_nothing(turn):
     x = torch.arange(12).reshape(3, 4)[:3, :3]
-    turned = mosaics.turned(x, turn)
+    turned = dataset.turned(x, turn)
     assert sorted(turned.flatten().tolist()) == sorted(x.flatten().tolist())
-    others = [mosaics.turned(x, other) for other in range(8) if other != turn]
+    others = [dataset.turned(x, other) for other in range(8) if other != turn]
     assert not any(torch.equal(turned, other) for other in others)
 
 

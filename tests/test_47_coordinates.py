@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import model
 from model.errors import ModelError, WeightsError
-from model.tokenizers.text import CoordsTokenizer
+from model.terramind.tokenizers.coordinates import CoordsTokenizer
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[SOS]": 2, "[EOS]": 3, "[S_0]": 4, "[S_1]": 5, "[S_2]": 6}
 

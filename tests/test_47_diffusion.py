@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import modalities
 from model.errors import ModelError
-from model.tokenizers import convolution, ddim
+from model.terramind import modalities
+from model.terramind.tokenizers import ddim, winograd
 from tests.oracle import one_thread  # noqa: F401
 from tests.test_47_tokenizers import classes, ids_for, make, pixels_for
 
@@ -228,7 +228,7 @@ def test_a_convolution_after_enlarging_needs_no_enlarged_image():
         bias = torch.randn(out, generator=generator)
         larger = F.interpolate(x, scale_factor=2, mode="nearest")
         wanted = F.conv2d(larger, weight, bias, padding=1)
-        got = convolution.enlarge(x, convolution.enlarged(weight), bias)
+        got = winograd.enlarge(x, winograd.enlarged(weight), bias)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
@@ -239,20 +239,20 @@ def test_a_convolution_by_tiles_is_the_same_but_for_rounding():
         weight = torch.randn(out, channels, 3, 3, generator=generator)
         bias = torch.randn(out, generator=generator)
         wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-        got = convolution.tiled(x, convolution.for_tiles(weight), bias)
+        got = winograd.tiled(x, winograd.for_tiles(weight), bias)
         assert float((got - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
 def test_tiles_are_used_only_where_they_pay():
     wide = torch.zeros(128, 256, 3, 3)
     with torch.no_grad():
-        assert convolution.tiles_pay(wide, 56, 56, 10)
-        assert not convolution.tiles_pay(wide, 28, 28, 10)
-        assert not convolution.tiles_pay(wide, 58, 56, 10)
-        assert not convolution.tiles_pay(wide, 56, 56, 2)
-        assert not convolution.tiles_pay(wide[:32], 56, 56, 10)
-        assert not convolution.tiles_pay(wide.bfloat16(), 56, 56, 10)
-    assert not convolution.tiles_pay(wide, 56, 56, 10)
+        assert winograd.tiles_pay(wide, 56, 56, 10)
+        assert not winograd.tiles_pay(wide, 28, 28, 10)
+        assert not winograd.tiles_pay(wide, 58, 56, 10)
+        assert not winograd.tiles_pay(wide, 56, 56, 2)
+        assert not winograd.tiles_pay(wide[:32], 56, 56, 10)
+        assert not winograd.tiles_pay(wide.bfloat16(), 56, 56, 10)
+    assert not winograd.tiles_pay(wide, 56, 56, 10)
     # ^ in training every step would transform the kernel anew
 
 
@@ -261,10 +261,10 @@ def test_a_decode_by_tiles_differs_by_rounding(monkeypatch):
     ids = ids_for(tokenizer)
     direct = tokenizer.decode(ids, timesteps=4)
     for limit in ("FEWEST_PIXELS", "FEWEST_CHANNELS"):
-        monkeypatch.setattr(convolution, limit, 1)
+        monkeypatch.setattr(winograd, limit, 1)
     used = []
-    tiled = convolution.tiled
-    monkeypatch.setattr(convolution, "tiled", lambda *a: used.append(0) or tiled(*a))
+    tiled = winograd.tiled
+    monkeypatch.setattr(winograd, "tiled", lambda *a: used.append(0) or tiled(*a))
     short = tokenizer.decode(ids, timesteps=4)
     assert used
     assert not torch.equal(short, direct)

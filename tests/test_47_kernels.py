@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
-from model import kernels
 from model.errors import ModelError
-from model.precision import built_in, resolve
+from model.terramind import fused_linear
+from model.terramind.precision import built_in, resolve
 from tests.oracle import one_thread  # noqa: F401
 
 GATED = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
@@ -21,9 +21,11 @@ PLAIN = GATED | {"gated": False, "bias": True}
 CPU = torch.device("cpu")
 
 fused_here = pytest.mark.skipif(
-    not kernels.capable(torch.float32), reason="this CPU has no fused kernels"
+    not fused_linear.capable(torch.float32), reason="this CPU has no fused kernels"
 )
-half_here = pytest.mark.skipif(not kernels.capable(torch.bfloat16), reason="this CPU has no bf16")
+half_here = pytest.mark.skipif(
+    not fused_linear.capable(torch.bfloat16), reason="this CPU has no bf16"
+)
 
 
 class Calls(TorchDispatchMode):
@@ -53,7 +55,7 @@ def layer(bias=True):
 
 def plainly(made, x, activation="none"):
     with torch.enable_grad():
-        return kernels.linear(made, x, activation).detach()
+        return fused_linear.linear(made, x, activation).detach()
 
 
 SHAPES = {
@@ -75,11 +77,11 @@ def test_fused_layers_equal_plain_ones(x, bias, kind, limit):
     made, x = layer(bias).to(kind), x.to(kind)
     for activation in ("none", "gelu", "silu", "tanh"):
         with torch.no_grad():
-            got = kernels.linear(made, x, activation)
+            got = fused_linear.linear(made, x, activation)
         torch.testing.assert_close(got, plainly(made, x, activation), rtol=0, atol=limit)
     factor = normal(48, *x.shape[:-1]).to(kind).movedim(0, -1)
     with torch.no_grad():
-        got = kernels.scaled(made, x, factor)
+        got = fused_linear.scaled(made, x, factor)
     wanted = plainly(made, x) * factor
     torch.testing.assert_close(got, wanted, rtol=limit, atol=limit)
 
@@ -87,7 +89,7 @@ def test_fused_layers_equal_plain_ones(x, bias, kind, limit):
 def test_inputs_take_the_number_format_of_the_weights():
     made = layer().bfloat16()
     with torch.no_grad():
-        assert kernels.linear(made, normal(2, 64)).dtype == torch.bfloat16
+        assert fused_linear.linear(made, normal(2, 64)).dtype == torch.bfloat16
 
 
 @fused_here
@@ -127,14 +129,16 @@ def test_a_layer_that_does_more_is_left_alone(changed):
     made, x = layer(), normal(3, 64)
     changed(made)
     with torch.no_grad():
-        assert torch.equal(kernels.linear(made, x), made(x))
-        assert not torch.allclose(kernels.linear(made, x), layer()(x))
+        assert torch.equal(fused_linear.linear(made, x), made(x))
+        assert not torch.allclose(fused_linear.linear(made, x), layer()(x))
 
 
 def test_a_weight_that_lies_across_memory_is_read_right():
     weight, x = normal(64, 48).t(), normal(5, 64)
     with torch.no_grad():
-        torch.testing.assert_close(kernels.product(x, weight), x @ weight.t(), rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            fused_linear.product(x, weight), x @ weight.t(), rtol=0, atol=2e-5
+        )
 
 
 @fused_here
@@ -147,7 +151,7 @@ def test_a_quantised_weight_is_left_to_its_own_class():
 
     weight = normal(48, 64).as_subclass(Other)
     with Calls() as calls, torch.no_grad():
-        kernels.product(normal(5, 64), weight)
+        fused_linear.product(normal(5, 64), weight)
     assert calls.names
     assert not calls.fused
 
@@ -155,16 +159,16 @@ def test_a_quantised_weight_is_left_to_its_own_class():
 @fused_here
 def test_autocast_decides_where_it_is_on():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert kernels.linear(layer(), normal(3, 64)).dtype == torch.bfloat16
+        assert fused_linear.linear(layer(), normal(3, 64)).dtype == torch.bfloat16
 
 
 @fused_here
 def test_a_sample_has_the_same_bits_in_any_batch():
     made, x = nn.Linear(192, 576), normal(8, 49, 192)
     with torch.no_grad():
-        together = kernels.linear(made, x, "gelu")
+        together = fused_linear.linear(made, x, "gelu")
         for place in (0, 5):
-            assert torch.equal(kernels.linear(made, x[place], "gelu"), together[place])
+            assert torch.equal(fused_linear.linear(made, x[place], "gelu"), together[place])
 
 
 @pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
@@ -194,7 +198,7 @@ def test_half_precision_and_back_loses_digits_of_matrices_only():
 def test_auto_is_half_precision_where_that_is_fast(monkeypatch):
     assert resolve("auto", torch.device("cuda")) == torch.bfloat16
     for fast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(kernels, "half_speed", lambda fast=fast: fast)
+        monkeypatch.setattr(fused_linear, "half_speed", lambda fast=fast: fast)
         assert resolve("auto", CPU) == wanted
     assert resolve("fp32", CPU) == torch.float32
     assert resolve("bf16", CPU) == torch.bfloat16
@@ -244,16 +248,16 @@ def test_packed_weights_give_the_same(size, kind, limit):
 @fused_here
 def test_a_packed_layer_can_be_watched_and_differentiated_through():
     plain, made, x = layer(), layer(), normal(3, 64)
-    kernels.pack(made)
+    fused_linear.pack(made)
     seen = []
     made.register_forward_hook(lambda _m, _x, out: seen.append(out))
     with torch.no_grad():
-        got = kernels.linear(made, x)
+        got = fused_linear.linear(made, x)
     assert torch.equal(seen[0], got)
     torch.testing.assert_close(got, plain(x), rtol=0, atol=2e-6)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        kernels.linear(made, leaf).sum().backward()
+        fused_linear.linear(made, leaf).sum().backward()
     torch.testing.assert_close(leaf.grad, plain.weight.sum(0).expand(3, -1), rtol=1e-5, atol=1e-5)
 
 

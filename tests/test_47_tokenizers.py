@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import model
-from model import weights
 from model.errors import ModelError, WeightsError
-from model.tokenizers.config import CHANNELS, TokenizerSize
+from model.terramind.tokenizers.config import CHANNELS, TokenizerSize
+from model.weights import loading
 from tests.oracle import one_thread  # noqa: F401
 
 MICRO = {"dim": 32, "depth": 1, "heads": 2, "image_size": 64}
@@ -165,7 +165,7 @@ def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
         asked.append((name, revision))
         raise WeightsError("no network")
 
-    monkeypatch.setattr(weights, "from_hub", from_hub)
+    monkeypatch.setattr(loading, "from_hub", from_hub)
     for source in ({**MICRO, "modality": "S1RTC", "unet": UNET}, {**MICRO, "modality": "LULC"}):
         with pytest.raises(WeightsError, match="no network"):
             model.tokenizer(source, weights="hub", revision="abc")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import model
-from model.tokenizers import convolution, ddim, unet
-from model.tokenizers.fsq import Quantizer
+from model.terramind.tokenizers import ddim, diffusion_unet, winograd
+from model.terramind.tokenizers.fsq import Quantizer
 from tests import oracle
 from tests.oracle import needs_listings, needs_oracle, one_thread  # noqa: F401
 
@@ -64,7 +64,7 @@ def _way(request, monkeypatch):
     """Let tiny images, for which it would not pay, go the shorter way of large ones as well."""
     fewest = 1 if request.param == "tiles" else 10**9
     for limit in ("FEWEST_PIXELS", "FEWEST_CHANNELS", "FEWEST_TIMES"):
-        monkeypatch.setattr(convolution, limit, fewest)
+        monkeypatch.setattr(winograd, limit, fewest)
 
 
 @needs_oracle
@@ -182,7 +182,9 @@ def test_single_steps_equal_the_oracle(name):
 def test_embedded_steps_equal_the_oracle():
     (steps,) = oracle.stored("cases_primitives", "timestep_embedding", "in").values()
     (wanted,) = oracle.stored("cases_primitives", "timestep_embedding", "out").values()
-    assert oracle.error(unet.time_waves(steps, wanted.shape[1]), wanted) <= oracle.PRIMITIVES
+    assert (
+        oracle.error(diffusion_unet.time_waves(steps, wanted.shape[1]), wanted) <= oracle.PRIMITIVES
+    )
 
 
 @needs_oracle

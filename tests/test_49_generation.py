@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import model
-from model import modalities
 from model.errors import ModelError
-from model.generation import expectation, sampling
-from model.generation.sampling import Strategy
+from model.terramind import modalities
+from model.terramind.generation import expected_classes, sampling
+from model.terramind.generation.sampling import Strategy
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import MICRO, make, passes, rasters, raw, same
 
@@ -456,7 +456,7 @@ def test_draws_converge_to_the_mean_over_all_tokens():
 def test_draws_are_spread_evenly_through_the_distribution(top_p):
     logits = 2 * torch.randn(2, 30, 12, generator=torch.Generator().manual_seed(4))
     strategy = Strategy(sampling="sample", top_p=top_p)
-    maps = torch.stack(list(expectation.spread_draws(logits, strategy, [1, 2], 64)))
+    maps = torch.stack(list(expected_classes.spread_draws(logits, strategy, [1, 2], 64)))
     counts = torch.nn.functional.one_hot(maps, 12).sum(0)
     wanted = 64 * sampling.filtered(logits.flatten(0, 1), 0, top_p).softmax(1).view_as(counts)
     assert float((counts - wanted).abs().max()) < 2

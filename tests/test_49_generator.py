@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import model
-from model import modalities
 from model.errors import ModelError, WeightsError
-from model.generation.generator import Generator
-from model.generation.sampling import Strategy
+from model.terramind import modalities
+from model.terramind.generation.generator import Generator
+from model.terramind.generation.sampling import Strategy
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import MICRO, RAW, TOKENIZER, lively, make, passes, rasters, raw, same
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ModelError
-from model.generation import sampling
-from model.generation.sampling import Strategy
+from model.terramind.generation import sampling
+from model.terramind.generation.sampling import Strategy
 from tests.oracle import one_thread  # noqa: F401
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import model
-from model import weights
 from model.errors import ModelError, WeightsError
-from model.modalities import get
-from model.segmentation import hyperparameters, pixelwise
+from model.terramind.modalities import get
+from model.terratorch import hyperparameters, segmentation
+from model.weights import loading
 from tests.lightning import (
     ARGS,
     PYRAMID,
@@ -44,7 +44,7 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
     content = as_stored(whole, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
     content["state_dict"]["criterion.weight"] = torch.ones(3)
     torch.save(content, path)
-    loaded = load(path, sha256=weights.digest_of_file(path))
+    loaded = load(path, sha256=loading.digest_of_file(path))
     assert same(loaded, whole)
     assert not loaded.training
     assert loaded.num_classes == 3
@@ -68,7 +68,9 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
 
 
 WRAPPED = {
-    "timm, before 1.0": lambda key: key.replace("model.encoder.", "model.encoder._timm_module.", 1),
+    "timm, before 1.0": lambda key: key.replace(
+        "model.terramind.encoder.", "model.terramind.encoder._timm_module.", 1
+    ),
     "compiled": lambda key: key.replace("model.", "model._orig_mod.", 1),
     "several GPUs": lambda key: f"module.{key}",
     "bare": lambda key: key.removeprefix("model."),
@@ -116,7 +118,7 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
     assert same(loaded, whole)
     assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
     with pytest.raises(WeightsError, match="more than tensors"):
-        weights.read(tmp_path / "a.ckpt")
+        loading.read(tmp_path / "a.ckpt")
         # ^ the leave is taken back
 
 
@@ -143,7 +145,7 @@ model:
 """
     )
     assert same(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
-    weights.write(tmp_path / "a.safetensors", stored["state_dict"])
+    loading.write(tmp_path / "a.safetensors", stored["state_dict"])
     args = {"model_args": ARGS}
     assert same(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
 
@@ -168,8 +170,8 @@ def test_options_may_come_as_one_mapping_a_part(whole, stored):
 def test_band_lists_give_the_channels_in_their_order():
     encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], weights={"random": 0})
     encoder.select_bands({"S2L2A": ["B08", "B04", "B02"]})
-    built = weights.initialise(
-        pixelwise.assemble(encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}), 3
+    built = loading.initialise(
+        segmentation.assemble(encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}), 3
     )
     inputs = inputs_of()
     inputs["S2L2A"] = inputs["S2L2A"][:, :3]
@@ -198,8 +200,8 @@ def test_band_lists_give_the_channels_in_their_order():
 
 def test_new_modalities_and_concatenation(stored):
     modalities = [{"SOIL": 5}, "S1GRD"]
-    built = weights.initialise(
-        pixelwise.build(
+    built = loading.initialise(
+        segmentation.build(
             SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"
         ),
         5,
@@ -217,7 +219,7 @@ def test_new_modalities_and_concatenation(stored):
     inputs = {"SOIL": torch.randn(1, 5, 64, 64)}
     with torch.inference_mode():
         assert torch.equal(loaded(inputs), built(inputs))
-    del content["state_dict"]["model.encoder.missing_mod_token"]
+    del content["state_dict"]["model.terramind.encoder.missing_mod_token"]
     with pytest.raises(WeightsError, match="missing_mod_token"):
         load(content)
         # ^ it was trained: a fresh one would be another model
@@ -251,8 +253,8 @@ TIM = {"backbone": "micro_tim", "necks": READ, "decoder_channels": [8], "backbon
 
 def thinker(**options):
     encoder = model.tim(THINKS, ["S2L2A", "S1GRD"], **options)
-    built = pixelwise.assemble(encoder, 3, READ, decoder_options={"channels": [8]})
-    return weights.initialise(built, 7)
+    built = segmentation.assemble(encoder, 3, READ, decoder_options={"channels": [8]})
+    return loading.initialise(built, 7)
 
 
 @pytest.mark.parametrize("options", [{}, {"chained": False}, {"merge": "concat"}])
@@ -260,7 +262,7 @@ def test_a_backbone_that_thinks_loads_with_its_sampler(options):
     built = thinker(**options)
     merge = {"backbone_merge_method": options.get("merge", "mean")}
     content = as_stored(built, TIM | merge)
-    unused = "model.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
+    unused = "model.terramind.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
     content["state_dict"][unused] = torch.ones(3)
     loaded = model.fine_tuned(content, config=THINKS)
     assert same(loaded, built)
@@ -278,9 +280,9 @@ def test_a_backbone_that_thinks_loads_with_its_sampler(options):
 def test_embeddings_of_encoder_and_sampler_may_differ():
     content = as_stored(thinker(), TIM)
     key = "encoder_embeddings.untok_sen2l2a@224.mod_emb"
-    before = content["state_dict"][f"model.encoder.{key}"]
+    before = content["state_dict"][f"model.terramind.encoder.{key}"]
     trained = before + 1
-    content["state_dict"][f"model.encoder.{key}"] = trained
+    content["state_dict"][f"model.terramind.encoder.{key}"] = trained
     loaded = model.fine_tuned(content, config=THINKS).state_dict()
     assert torch.equal(loaded[f"encoder.{key}"], trained)
     assert torch.equal(loaded[f"encoder.sampler.model.{key}"], before)
@@ -307,18 +309,20 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
     with torch.device("meta"):
         tokenizers = {"LULC": None}
         encoder = model.backbone(SIZE, ["S1GRD", "LULC"], tokenizers=tokenizers)
-        built = pixelwise.assemble(encoder, 3, steps, "IdentityDecoder")
+        built = segmentation.assemble(encoder, 3, steps, "IdentityDecoder")
         args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": steps}
         content = as_stored(built, args | {"decoder": "IdentityDecoder"})
         del content["hyper_parameters"]["model_args"]["decoder_channels"]
         held = [key for key in content["state_dict"] if ".tokenizer." in key]
-        decoder = "model.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
+        decoder = "model.terramind.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
         content["state_dict"][decoder] = torch.ones(2)
         loaded = load(content)
         assert held
         assert loaded.encoder.tokenizer.raster("tok_lulc@224")
         assert loaded.inputs == {"S1GRD": ("VV", "VH"), "LULC": ()}
-        del content["state_dict"]["model.encoder.tokenizer.tok_lulc@224.quant_proj.weight"]
+        del content["state_dict"][
+            "model.terramind.encoder.tokenizer.tok_lulc@224.quant_proj.weight"
+        ]
         with pytest.raises(WeightsError, match=r"tok_lulc@224\.quant_proj\.weight"):
             load(content)
         for key in (*held, decoder):

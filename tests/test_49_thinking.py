@@ -7,7 +7,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from model.generation.sampling import Strategy
+from model.terramind.generation.sampling import Strategy
 from tests import toys
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import lively, same

@@ -17,21 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import (
-    choice,
-    document,
+from flows.config import (
+    error_messages,
     job,
     period,
     prices,
-    refusal,
+    processing,
     region,
-    registry,
-    rhythm,
-    rules,
-    section,
+    schedule,
+    sections,
+    yaml_file,
 )
-from flows.part import INPUTS, Part
-from model import config
+from flows.config import model as model_config
+from flows.config.base import INPUTS, Part
+from model.cards import catalogue
+from model.terramind import config
 
 SMALL = """
 name: jutland-2024
@@ -159,16 +159,16 @@ def test_every_key_of_the_example_is_a_field() -> None:
 
 def section_types() -> dict[str, type[Part]]:
     return {
-        "grid": section.GridChoice,
-        "mask": rules.Mask,
-        "composite": rules.Composite,
-        "radar": rules.Radar,
-        "radiometry": rules.Radiometry,
-        "model": choice.ModelChoice,
-        "output": section.Output,
-        "execution": section.Execution,
-        "qc": rules.Gate,
-        "schedule": rhythm.Schedule,
+        "grid": sections.GridChoice,
+        "mask": processing.Mask,
+        "composite": processing.Composite,
+        "radar": processing.Radar,
+        "radiometry": processing.Radiometry,
+        "model": model_config.ModelChoice,
+        "output": sections.Output,
+        "execution": sections.Execution,
+        "qc": processing.Gate,
+        "schedule": schedule.Schedule,
         "prices": prices.Prices,
     }
 
@@ -263,7 +263,7 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
         "name": "terramind_v1_base",
         "task": ["land_cover", "embedding", "generate"],
         "modality": ["DEM", "NDVI"],
-        "timesteps": choice.TIMESTEPS,
+        "timesteps": model_config.TIMESTEPS,
         "weights": "hub",
     }
     one = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
@@ -271,9 +271,9 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
-    tasks = pytest.importorskip("model.prediction.tasks")
-    assert choice.TASKS == tasks.TASKS
-    assert tuple(tasks.GENERATED) == choice.GENERATED
+    tasks = pytest.importorskip("model.predictor.predictors")
+    assert model_config.TASKS == tasks.TASKS
+    assert tuple(tasks.GENERATED) == model_config.GENERATED
 
 
 def test_job_is_frozen(tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_dates_stay_text(tmp_path: Path) -> None:
-    assert document.read(write(tmp_path, "a: 2024-05-01\nb: 2024"))["a"] == "2024-05-01"
+    assert yaml_file.read(write(tmp_path, "a: 2024-05-01\nb: 2024"))["a"] == "2024-05-01"
 
 
 def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path) -> None:
@@ -507,8 +507,8 @@ def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path
 
 
 def test_nearest_name_keeps_its_own_spelling() -> None:
-    assert refusal.nearest("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
-    assert refusal.nearest("zzzzzz", INPUTS) == ""
+    assert error_messages.nearest("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
+    assert error_messages.nearest("zzzzzz", INPUTS) == ""
 
 
 # --- the period ------------------------------------------------------------------------------
@@ -722,19 +722,19 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     import model
 
     with torch.device("meta"):
-        module = model.backbone(name, list(registry.RASTERS))
+        module = model.backbone(name, list(catalogue.RASTERS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert registry.parameters(config.architecture(name)) == counted
+    assert catalogue.parameters(config.architecture(name)) == counted
 
 
 def test_registry_names_what_a_job_can_name() -> None:
-    models = {row["name"] for row in registry.rows() if row["kind"] == "model"}
-    assert models == set(choice.MODELS)
+    models = {row["name"] for row in catalogue.rows() if row["kind"] == "model"}
+    assert models == set(model_config.MODELS)
 
 
 def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    states = {row["name"]: row["weights"] for row in registry.rows()}
+    states = {row["name"]: row["weights"] for row in catalogue.rows()}
     assert states["terramind_v1_base"] == "on the hub"
     folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
     snapshot = folder / "snapshots" / "abc"
@@ -742,7 +742,7 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (snapshot / "TerraMind_v1_base.pt").touch()
-    states = {row["name"]: row["weights"] for row in registry.rows()}
+    states = {row["name"]: row["weights"] for row in catalogue.rows()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
 

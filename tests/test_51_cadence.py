@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import cadence, period
-from flows.period import Period
+from flows.config import cadence, period
+from flows.config.period import Period
 
 DAYS = st.dates(dt.date(1999, 1, 1), dt.date(2031, 1, 1))
 UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import Wrong
-from flows import job as jobs
-from flows.rhythm import Schedule
+from flows.config import job as jobs
+from flows.config.schedule import Schedule
 
 JOB = {
     "name": "here",

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 import flows
 from catalogs import errors
-from flows import cli, progress, summary
+from flows.cli import main, summary
+from flows.observe import progress
 from model.errors import ModelError, WeightsError
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +176,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return cli.main([str(argument) for argument in arguments])
+    return main.main([str(argument) for argument in arguments])
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -212,9 +213,9 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys, types, flows\n"
-        "module = types.ModuleType('flows.product')\n"
+        "module = types.ModuleType('flows.run.product')\n"
         "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
-        "sys.modules['flows.product'] = flows.product = module\n"
+        "sys.modules['flows.run.product'] = flows.run.product = module\n"
         "from flows import cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -242,8 +243,8 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
 
 def verbs() -> list[click.Command]:
     return [
-        *(entry for entry in cli.command.commands.values() if not isinstance(entry, click.Group)),
-        *cli.models.commands.values(),
+        *(entry for entry in main.command.commands.values() if not isinstance(entry, click.Group)),
+        *main.models.commands.values(),
     ]
 
 
@@ -492,12 +493,12 @@ SLEEPER = """
 import signal, sys, time, types, flows
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
-module = types.ModuleType("flows.product")
+module = types.ModuleType("flows.run.product")
 def run(job, *, allow_partial, max_cost, progress, period):
     progress.stage("tiles", 4)
     time.sleep(60)
 module.run = run
-sys.modules["flows.product"] = flows.product = module
+sys.modules["flows.run.product"] = flows.run.product = module
 from flows import cli
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -637,7 +638,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys, types, flows
-module = types.ModuleType("flows.product")
+module = types.ModuleType("flows.run.product")
 def search(job, progress, report, period):
     progress.stage("search")
     print("python noise")
@@ -646,7 +647,7 @@ def search(job, progress, report, period):
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return {"used": [{"id": "a", "datetime": None}], "refused": []}
 module.search = search
-sys.modules["flows.product"] = flows.product = module
+sys.modules["flows.run.product"] = flows.run.product = module
 from flows import cli
 sys.exit(cli.main(sys.argv[1:]))
 """

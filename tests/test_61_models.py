@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import model
-from flows import choice, profile, registry
-from model import config, modalities, weights
-from model.files import hub, pins
-from model.prediction import cards, known
+from flows.config import model as model_config
+from model.cards import catalogue, model_card
+from model.predictor import cards, registry
+from model.terramind import config, modalities
+from model.weights import checksums, hub, loading
 from tests.hollow import (  # noqa: F401
     COORDS,
     LULC,
@@ -60,7 +61,7 @@ def test_the_group_alone_lists(capsys):
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert re.search(r"terramind_v1_base +91\.4 M ", printed[0])
-    assert len(printed[0].splitlines()) == 1 + len(registry.rows())
+    assert len(printed[0].splitlines()) == 1 + len(catalogue.rows())
     assert answer(capsys, name="models") == answer(capsys, "list", name="models")
     assert run("-h") == 0
     assert "fetch" in capsys.readouterr().out
@@ -75,34 +76,34 @@ def test_the_list_costs_no_torch():
 
 
 def test_the_list_names_what_can_be_fetched():
-    rows = {row["name"]: row for row in registry.rows()}
+    rows = {row["name"]: row for row in catalogue.rows()}
     variants = {name for name in hub.HUB if name.endswith(("_tim", "_generate"))}
     assert set(rows) == {"demo", "none", *hub.HUB} - variants
     models = {name for name, row in rows.items() if row["kind"] == "model"}
-    assert models == set(choice.MODELS)
+    assert models == set(model_config.MODELS)
 
 
 def test_what_is_here_is_told(home, capsys):
     (home / "weights").mkdir(parents=True)
     (home / "weights" / hub.HUB[LULC].file).touch()
-    states = {row["name"]: row["weights"] for row in registry.rows()}
+    states = {row["name"]: row["weights"] for row in catalogue.rows()}
     assert states[LULC] == "fetched"
     assert states["terramind_v1_tokenizer_dem"] == "on the hub"
     assert states["demo"] == "shipped"
 
 
-@pytest.mark.parametrize("name", registry.TOKENIZERS)
+@pytest.mark.parametrize("name", catalogue.TOKENIZERS)
 def test_tokenizers_have_as_many_parameters_as_the_list_says(name):
     with torch.device("meta"):
         built = model.tokenizer(name)
-    assert registry.TOKENIZERS[name] == sum(value.numel() for value in built.parameters())
+    assert catalogue.TOKENIZERS[name] == sum(value.numel() for value in built.parameters())
 
 
 @needs_listings
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_the_family_has_as_many_parameters_as_published(name):
     published = listing(f"{name}__encdec_all")["n_unique_params"]
-    assert registry.family_parameters(config.architecture(name)) == published
+    assert catalogue.family_parameters(config.architecture(name)) == published
 
 
 @pytest.mark.parametrize("inputs", [["S2L1C"], ["RGB", "NDVI"], ["S1GRD", "Coords", "LULC"]])
@@ -110,7 +111,7 @@ def test_an_encoder_s_parameters_depend_on_its_inputs(inputs):
     with torch.device("meta"):
         built = model.backbone(TINY, inputs)
     counted = sum(value.numel() for value in built.parameters())
-    assert registry.parameters(config.architecture(TINY), inputs) == counted
+    assert catalogue.parameters(config.architecture(TINY), inputs) == counted
 
 
 # --- fetch -----------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_fetched_files_are_pinned(online, capsys):
     assert [row["name"] for row in found] == [TINY, LULC]
     for row in found:
         path = Path(row["path"])
-        assert row["sha256"] == pins.digest(path)
+        assert row["sha256"] == checksums.digest(path)
         assert (row["commit"], row["revision"], row["pinned"]) == (COMMIT, "main", "now")
         assert row["bytes"] == path.stat().st_size
     assert run("fetch", TINY) == 0
@@ -202,14 +203,14 @@ def test_every_name_has_a_card(capsys, name):
 
 
 def test_a_card_holds_the_statistics_that_are_applied():
-    card = profile.of_name("terramind_v1_base")
+    card = model_card.of_name("terramind_v1_base")
     given = {entry["name"]: entry for entry in card["inputs"]}
     entry = modalities.RAW["S1RTC"]
     assert given["S1RTC"]["bands"] == ["VV", "VH"]
     assert given["S1RTC"]["unit"] == "dB"
     assert given["S1RTC"]["mean"] == list(entry.statistics.mean)
-    shipped = known.card_of("demo")
-    demo = {entry["name"]: entry for entry in profile.of_name("demo")["inputs"]}
+    shipped = registry.card_of("demo")
+    demo = {entry["name"]: entry for entry in model_card.of_name("demo")["inputs"]}
     assert demo["DEM"]["mean"] == list(shipped.statistics["DEM"].mean)
 
 
@@ -241,16 +242,16 @@ def test_a_published_file_s_card_bears_its_licence(home, capsys, tiny_shapes):
     assert hub.from_hub(TINY) == path
     card = answer(capsys, "card", path, name="models-card")
     assert card["licence"] == "Apache-2.0"
-    assert card["weights"]["sha256"] == pins.digest(path)
+    assert card["weights"]["sha256"] == checksums.digest(path)
 
 
 def test_one_s_own_card_is_read(tmp_path, capsys):
     card = cards.from_mapping(TOY, "toy")
-    known.ship(tmp_path, weights.initialise(known.build(card), 1), card)
+    registry.ship(tmp_path, loading.initialise(registry.build(card), 1), card)
     for what in ("card.json", "weights.safetensors"):
         found = answer(capsys, "card", tmp_path / what, name="models-card")
         assert (found["name"], found["kind"]) == ("toy", "segmenter")
-        assert found["weights"]["sha256"] == pins.digest(tmp_path / "weights.safetensors")
+        assert found["weights"]["sha256"] == checksums.digest(tmp_path / "weights.safetensors")
         assert found["classes"] == list(card.class_names)
     (tmp_path / "card.json").write_text("{}")
     assert "lacks architecture" in refused(capsys, "card", tmp_path / "card.json")

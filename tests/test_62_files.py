@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import model
-from flows import registry
-from model import modalities, weights
+from model.cards import catalogue
 from model.errors import WeightsError
-from model.files import checkpoint, contents, hub, pins
-from model.prediction import cards, conversion, known
-from model.segmentation import pixelwise
+from model.predictor import cards, registry
+from model.terramind import modalities
+from model.terratorch import segmentation
+from model.tools import convert
+from model.weights import checkpoint, checksums, contents, hub, loading
 from tests import lightning
 from tests.hollow import (  # noqa: F401
     COORDS,
@@ -32,7 +33,7 @@ from tests.hollow import (  # noqa: F401
 )
 from tests.oracle import LISTINGS, listing, needs_listings
 
-DEMO_WEIGHTS = known.DEMO_CARD.with_name("weights.safetensors")
+DEMO_WEIGHTS = registry.DEMO_CARD.with_name("weights.safetensors")
 
 
 # --- check -----------------------------------------------------------------------------------
@@ -43,7 +44,7 @@ def test_a_backbone_is_told(tmp_path, capsys, tiny_shapes):
     found = answer(capsys, "check", path, name="models-check")
     assert found["ok"]
     assert (found["kind"], found["fits"], found["image_size"]) == ("encoder", [TINY], 224)
-    assert found["sha256"] == pins.digest(path)
+    assert found["sha256"] == checksums.digest(path)
     assert found["inputs"] == [
         {"name": "S2L2A", "form": "pixels", "size": 12},
         {"name": "DEM", "form": "pixels", "size": 1},
@@ -76,7 +77,7 @@ def part_of_decoder(key):
 
 
 @needs_listings
-@pytest.mark.parametrize("name", registry.TOKENIZERS)
+@pytest.mark.parametrize("name", catalogue.TOKENIZERS)
 def test_official_tokenizers_are_recognised(tmp_path, capsys, name):
     shapes = {key: shape for key, (shape, _) in listing(name)["tensors"].items()}
     found = answer(capsys, "check", hollow(tmp_path / "t.pt", shapes), name="models-check")
@@ -105,7 +106,7 @@ def test_the_demo_and_one_s_own_segmenter_are_told(tmp_path, capsys):
     assert (found["kind"], found["ok"]) == ("segmenter", True)
     assert "demo" in found["fits"]
     card = cards.from_mapping(TOY, "toy")
-    known.ship(tmp_path, weights.initialise(known.build(card), 1), card)
+    registry.ship(tmp_path, loading.initialise(registry.build(card), 1), card)
     found = answer(capsys, "check", tmp_path / "weights.safetensors", name="models-check")
     assert found["fits"] == [str(tmp_path / "card.json")]
     assert answer(capsys, "check", tmp_path, name="models-check")["fits"] == found["fits"]
@@ -142,7 +143,7 @@ def test_a_misfit_is_told_key_by_key(tmp_path, capsys, tiny_shapes):
 def test_numbers_that_are_none_are_found(tmp_path, capsys):
     encoder = model.backbone(TINY, ["DEM"], weights={"random": 0})
     encoder.encoder_norm.weight.data[3] = float("nan")
-    weights.write(tmp_path / "w.safetensors", encoder.state_dict())
+    loading.write(tmp_path / "w.safetensors", encoder.state_dict())
     found = answer(capsys, "check", tmp_path / "w.safetensors", name="models-check", code=2)
     assert found["fits"] == [TINY]
     assert found["not_finite"] == ["encoder_norm.weight"]
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_a_known_backbone_fits(tmp_path, capsys):
     arguments = lightning.ARGS | {"backbone": TINY}
     options = {"necks": lightning.PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
     shapes = shapes_of(
-        lambda: pixelwise.build(TINY, arguments["backbone_modalities"], 3, **options)
+        lambda: segmentation.build(TINY, arguments["backbone_modalities"], 3, **options)
     )
     hollow(tmp_path / "state.pt", shapes, "model.")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -272,18 +273,18 @@ def test_a_converted_file_loads_strictly(tmp_path, capsys, encoder):
     source, target = tmp_path / "w.pt", tmp_path / "w.safetensors"
     torch.save({"state_dict": {f"model.{k}": v for k, v in encoder.state_dict().items()}}, source)
     found = answer(capsys, "convert", source, target, name="models-convert")
-    assert found["sha256"] == pins.digest(target)
+    assert found["sha256"] == checksums.digest(target)
     assert found["tensors"] == len(encoder.state_dict())
     assert same(model.backbone(SMALL, ["DEM", "S1GRD"], weights=target), encoder)
     assert checkpoint.read_notes(target) == {
-        "converted_from": "w.pt", "sha256": pins.digest(source)
+        "converted_from": "w.pt", "sha256": checksums.digest(source)
     }  # fmt: skip
     first = target.read_bytes()
     assert run("convert", source, target) == 0
     assert target.read_bytes() == first
 
 
-@pytest.mark.parametrize(("name", "dtype"), conversion.DTYPES.items())
+@pytest.mark.parametrize(("name", "dtype"), convert.DTYPES.items())
 def test_another_number_format(tmp_path, capsys, encoder, name, dtype):
     torch.save(encoder.state_dict() | {"steps": torch.tensor(3)}, tmp_path / "w.pt")
     target = tmp_path / "w.safetensors"
@@ -291,7 +292,7 @@ def test_another_number_format(tmp_path, capsys, encoder, name, dtype):
         capsys, "convert", tmp_path / "w.pt", target, "--dtype", name, name="models-convert"
     )
     assert set(found["dtypes"]) == {str(dtype).removeprefix("torch."), "int64"}
-    read = weights.read(target)
+    read = loading.read(target)
     for key, value in encoder.state_dict().items():
         assert read[key].dtype == dtype
         assert torch.equal(read[key], value.to(dtype))
@@ -303,7 +304,7 @@ def test_tied_weights_stay_whole(tmp_path, capsys):
     target = tmp_path / "w.safetensors"
     found = answer(capsys, "convert", tmp_path / "w.pt", target, name="models-convert")
     assert found["tensors"] == 2
-    read = weights.read(target)
+    read = loading.read(target)
     assert torch.equal(read["token_emb.weight"], weight)
     assert torch.equal(read["to_logits.weight"], weight)
 
@@ -311,9 +312,9 @@ def test_tied_weights_stay_whole(tmp_path, capsys):
 def test_one_part_alone(tmp_path, capsys):
     target = tmp_path / "head.safetensors"
     answer(capsys, "convert", DEMO_WEIGHTS, target, "--only", "head", name="models-convert")
-    every = weights.read(DEMO_WEIGHTS)
+    every = loading.read(DEMO_WEIGHTS)
     head = {key: value for key, value in every.items() if key.startswith("head.")}
-    read = weights.read(target)
+    read = loading.read(target)
     assert read.keys() == head.keys()
     assert all(torch.equal(read[key], head[key]) for key in head)
     assert "encoder, head" in refused(
@@ -324,9 +325,9 @@ def test_one_part_alone(tmp_path, capsys):
 def test_the_encoder_of_a_fine_tuned_model_becomes_a_backbone(tmp_path):
     target = tmp_path / "encoder.safetensors"
     assert run("convert", DEMO_WEIGHTS, target, "--only", "encoder") == 0
-    card = known.card_of("demo")
+    card = registry.card_of("demo")
     loaded = model.backbone(card.architecture, list(card.inputs), weights=target)
-    whole = weights.read(DEMO_WEIGHTS)
+    whole = loading.read(DEMO_WEIGHTS)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, whole[f"encoder.{key}"])
 
@@ -373,13 +374,13 @@ def test_conversions_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments
 def test_what_is_not_finite_is_not_converted(tmp_path, value):
     torch.save({"w": torch.tensor([1.0, value])}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="not finite in w"):
-        conversion.convert(tmp_path / "w.pt", tmp_path / "w.safetensors", "fp16")
+        convert.convert(tmp_path / "w.pt", tmp_path / "w.safetensors", "fp16")
     assert not (tmp_path / "w.safetensors").exists()
 
 
 def test_an_unknown_format_is_refused_by_the_library_too(tmp_path):
     with pytest.raises(WeightsError, match="fp32, bf16, fp16"):
-        conversion.convert(DEMO_WEIGHTS, tmp_path / "w.safetensors", "fp8")
+        convert.convert(DEMO_WEIGHTS, tmp_path / "w.safetensors", "fp8")
 
 
 # --- what keys tell --------------------------------------------------------------------------

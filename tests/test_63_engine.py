@@ -21,9 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import TerramosaicError, Wrong
-from flows import cluster as clusters
-from flows import cores, crew, engine
-from pipeline import receipt, store, tile
+from flows.execution import dask_cluster as clusters
+from flows.execution import engine, executors, worker_plugins
+from pipeline import tile
+from pipeline.storage import receipt, zarr_store
 from tests import simulated
 from tests import test_28_plan as plans
 from tests.fakes import Brightness
@@ -86,7 +87,7 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
     """A task that holds tiles back keeps the others waiting at the end."""
     sizes = []
 
-    class Counted(crew.Threads):
+    class Counted(executors.Threads):
         def submit(self, work, make, plan_path, some, *rest):
             sizes.append(len(some))
             return super().submit(work, make, plan_path, some, *rest)
@@ -96,7 +97,7 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
         return simulated.nothing(plan_path, name, beside, processes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "Threads", Counted)
+        patch.setattr(executors, "Threads", Counted)
         assert len(_run(path, 4000, make=last)) == 4000
     assert set(sizes[:6]) == {1}
     assert max(sizes) == engine.TOGETHER
@@ -188,7 +189,7 @@ async def _equip(dask_worker):
 
 
 def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, monkeypatch):
-    caplog.set_level("INFO", "flows.cluster")
+    caplog.set_level("INFO", "flows.execution.dask_cluster")
     monkeypatch.setattr(clusters, "LOOK", 0.5)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
@@ -211,7 +212,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
         again = dict(future.result() for future in asked)
         assert len(set(again) - set(seen)) == 1
     mine = sorted(os.sched_getaffinity(0))
-    halves = [set(cores.share(mine, number, 2)) for number in (0, 1)]
+    halves = [set(worker_plugins.share(mine, number, 2)) for number in (0, 1)]
     for found in (seen, again):
         assert sorted(found.values(), key=min) == sorted(halves, key=min)
 
@@ -243,7 +244,7 @@ def test_an_own_cluster_grows_with_the_work(path):
 @given(count=st.integers(1, 200), shares=st.integers(1, 70))
 def test_shares_divide_the_cores(count, shares):
     machine = list(range(100, 100 + count))
-    cut = [list(cores.share(machine, number, shares)) for number in range(shares)]
+    cut = [list(worker_plugins.share(machine, number, shares)) for number in range(shares)]
     assert min(map(len, cut)) >= 1
     if shares <= count:
         assert [core for part in cut for core in part] == machine
@@ -330,7 +331,7 @@ def frozen(tmp_path):
     """Freeze a plan of some tiles, and make its store."""
     plan = plans.make(tmp_path)
     plan.write(tmp_path / "plan.json")
-    store.create(tmp_path, plan, tile.variables(plan))
+    zarr_store.create(tmp_path, plan, tile.variables(plan))
     return plan, tmp_path / "plan.json"
 
 

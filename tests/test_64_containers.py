@@ -14,7 +14,7 @@ import check_jsonschema
 import jsonschema
 import pytest
 
-from flows import job as jobs
+from flows.config import job as jobs
 from tests.manifests import COMPOSE, DEPLOY, IMAGES, JOBS, KUBERNETES, PODS, ROOT, SERVICES, UNITS
 
 HADOLINT = Path(sys.executable).with_name("hadolint")

@@ -15,7 +15,7 @@ from distributed.cli import dask_scheduler, dask_worker
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings
 
-from flows.cli import command as terramosaic
+from flows.cli.main import command as terramosaic
 from tests.manifests import COMPOSE, DEPLOY, PAGES, PODS, ROOT, SERVICES, UNITS, commands
 
 DASK = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}

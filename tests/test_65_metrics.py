@@ -22,10 +22,15 @@ import yaml
 from prometheus_client import parser
 
 from catalogs.errors import Unreadable, Wrong
-from flows import autopsy, cli, engine, meter, metrics, product, stages, watch
-from flows.engine import Outcome
-from flows.progress import Silence
-from pipeline import files, store, tile
+from flows.cli import main
+from flows.execution import dask_report, engine
+from flows.execution.engine import Outcome
+from flows.observe import exporter, run_context, run_metrics
+from flows.observe.progress import Silence
+from flows.run import product, stages
+from pipeline import tile
+from pipeline.runtime import atomic_files
+from pipeline.storage import zarr_store
 from tests import simulated
 from tests import test_28_plan as plans
 
@@ -48,7 +53,7 @@ def frozen(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(metrics.VARIABLE, str(tmp_path / "prom"))
+    monkeypatch.setenv(exporter.VARIABLE, str(tmp_path / "prom"))
     return tmp_path / "prom"
 
 
@@ -104,7 +109,7 @@ def _pretend(plan_path, name, beside, processes):
 
 def _count(path):
     """Count a tile, as a run does."""
-    with metrics.kept(path) as counted:
+    with exporter.kept(path) as counted:
         counted.begin(1, 0)
         counted.tile(_pretend("", "r000c000000", 1, 1))
         counted.end("complete", 0)
@@ -122,18 +127,18 @@ def _count(path):
     ],
 )
 def test_an_address_is_loopback_unless_a_host_is_named(monkeypatch, text, address):
-    monkeypatch.setenv(metrics.VARIABLE, text)
-    assert metrics.place() == metrics.Address(*address)
+    monkeypatch.setenv(exporter.VARIABLE, text)
+    assert exporter.place() == exporter.Address(*address)
 
 
 def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
     for text in ("new/folder", "new/run.prom"):
-        monkeypatch.setenv(metrics.VARIABLE, f"{tmp_path}/{text}")
-        assert metrics.place() == tmp_path / text
+        monkeypatch.setenv(exporter.VARIABLE, f"{tmp_path}/{text}")
+        assert exporter.place() == tmp_path / text
     assert not list((tmp_path / "new").glob("*.prom"))
     for text in ("", "  "):
-        monkeypatch.setenv(metrics.VARIABLE, text)
-        assert metrics.place() is None
+        monkeypatch.setenv(exporter.VARIABLE, text)
+        assert exporter.place() is None
 
 
 @pytest.mark.parametrize(
@@ -141,18 +146,18 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 )
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(metrics.VARIABLE, text.format(file=tmp_path / "file"))
+    monkeypatch.setenv(exporter.VARIABLE, text.format(file=tmp_path / "file"))
     monkeypatch.setattr(product, "frozen", lambda *_: pytest.fail("it has begun"))
-    with pytest.raises(Wrong, match=metrics.VARIABLE):
+    with pytest.raises(Wrong, match=exporter.VARIABLE):
         stages.run("job.yaml", None, False, lambda *_: pytest.fail("it has begun"))
     (tmp_path / "plan.json").touch()
-    assert cli.main(["run", str(tmp_path / "plan.json")]) == 2
-    assert f"error: {metrics.VARIABLE}=" in capsys.readouterr().err
+    assert main.main(["run", str(tmp_path / "plan.json")]) == 2
+    assert f"error: {exporter.VARIABLE}=" in capsys.readouterr().err
 
 
 def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.metrics")
-    monkeypatch.setenv(metrics.VARIABLE, "0")
+    caplog.set_level("INFO", "flows.observe.exporter")
+    monkeypatch.setenv(exporter.VARIABLE, "0")
     monkeypatch.setattr(engine, "run", functools.partial(engine.run, make=_pretend))
     names = [one.id for one in simulated.tiles(40)]
     monkeypatch.setattr(
@@ -163,10 +168,10 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
         "tiles",
         property(lambda _: simulated.tiles(43)),
     )
-    monkeypatch.setattr(store, "create", lambda *_: None)
+    monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with watch.watched(told), metrics.kept(frozen):
+    with run_context.watched(told), exporter.kept(frozen):
         made = stages.map_tiles(str(frozen))
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
@@ -193,18 +198,18 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
 
 
 def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.metrics")
-    monkeypatch.setenv(metrics.VARIABLE, "127.0.0.1:0")
+    caplog.set_level("INFO", "flows.observe.exporter")
+    monkeypatch.setenv(exporter.VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
-    with metrics.kept(frozen):
-        with metrics.kept(other) as second:
-            assert metrics.of(other) is second
+    with exporter.kept(frozen):
+        with exporter.kept(other) as second:
+            assert exporter.of(other) is second
             both = _scrape(_port(caplog))
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
     assert one.count("terramosaic_run_info{") == 1
     assert both.count("# TYPE terramosaic_run_info ") == 1
-    assert metrics.of(other) is not second
+    assert exporter.of(other) is not second
 
 
 def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
@@ -212,15 +217,15 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setenv(metrics.VARIABLE, f"127.0.0.1:{port}")
+        monkeypatch.setenv(exporter.VARIABLE, f"127.0.0.1:{port}")
         _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.metrics"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
     assert f"127.0.0.1:{port}" in warning.getMessage()
 
 
 def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
-    caplog.set_level("INFO", "flows.stages")
-    monkeypatch.setattr(metrics, "EVERY", 3600.0)
+    caplog.set_level("INFO", "flows.run.stages")
+    monkeypatch.setattr(exporter, "EVERY", 3600.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     during = []
     result = _run(frozen, lambda: during.append(page.read_text()))
@@ -235,7 +240,7 @@ def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
     assert first["tiles_total", "done"] == 0
     assert first["run_status", "running"] == 1
     assert list(folder.iterdir()) == [page]
-    said = [one.getMessage() for one in caplog.records if one.name == "flows.stages"]
+    said = [one.getMessage() for one in caplog.records if one.name == "flows.run.stages"]
     lines = [line for line in said if not line.startswith("tile=")]
     assert len(said) == len(lines) + result["tiles"]["total"]
     assert [re.match(r"stage=(\w+) ", line)[1] for line in lines] == [
@@ -264,7 +269,7 @@ def _agree(found, result):
 
 
 def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monkeypatch):
-    monkeypatch.setattr(metrics, "EVERY", 0.0)
+    monkeypatch.setattr(exporter, "EVERY", 0.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     done = []
     result = _run(frozen, lambda: done.append(_read(page.read_text())["tiles_total", "done"]))
@@ -272,7 +277,7 @@ def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monk
 
 
 def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monkeypatch):
-    original, check = tile.finish, store.check_tile
+    original, check = tile.finish, zarr_store.check_tile
     bad = product.frozen(frozen).tiles[1].id
     damaged = product.frozen(frozen).tiles[2].id
 
@@ -285,7 +290,7 @@ def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monk
         return [("cube.zarr", "bits")] if one.id == damaged else check(folder, plan, one, digests)
 
     monkeypatch.setattr(tile, "finish", finish)
-    monkeypatch.setattr(store, "check_tile", look)
+    monkeypatch.setattr(zarr_store, "check_tile", look)
     result = _run(frozen)
     assert result["status"] == "failed"
     assert {one["tile"] for one in result["tiles"]["failed"]} == {bad, damaged}
@@ -300,7 +305,7 @@ def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monk
     ("error", "status"), [(KeyboardInterrupt, "interrupted"), (RuntimeError, "failed")]
 )
 def test_a_run_that_is_cut_short_says_so(frozen, monkeypatch, tmp_path, error, status):
-    monkeypatch.setenv(metrics.VARIABLE, str(tmp_path / "run.prom"))
+    monkeypatch.setenv(exporter.VARIABLE, str(tmp_path / "run.prom"))
 
     def stop():
         raise error
@@ -314,17 +319,17 @@ def test_a_run_that_is_cut_short_says_so(frozen, monkeypatch, tmp_path, error, s
 
 
 def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
-    original = files.write_atomic
+    original = atomic_files.write_atomic
 
     def write(path, data):
         if path.suffix == ".prom":
             raise OSError(28, "No space left on device")
         original(path, data)
 
-    monkeypatch.setattr(files, "write_atomic", write)
-    monkeypatch.setattr(metrics, "EVERY", 0.0)
+    monkeypatch.setattr(atomic_files, "write_atomic", write)
+    monkeypatch.setattr(exporter, "EVERY", 0.0)
     _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.metrics"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
     assert "No space left" in warning.getMessage()
 
 
@@ -337,14 +342,14 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
     done = subprocess.run(
         [sys.executable, "-c", code, frozen], capture_output=True, text=True, check=True
     )
-    assert "flows.meter" in done.stdout
+    assert "flows.observe.run_metrics" in done.stdout
     assert not {"prometheus_client", "distributed", "prefect"} & {*done.stdout.split()}
 
 
 def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr(meter.time, "monotonic", lambda: next(clock))
-    one = meter.Meter.of(frozen)
+    monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
+    one = run_metrics.Meter.of(frozen)
     one.begin(9, 0)
     one.crew(types.SimpleNamespace(processes=2, beside=2, places=lambda: 16))
     for _ in range(2):
@@ -363,15 +368,15 @@ def test_the_page_lists_the_metrics():
     )
     assert [(name, kind, labels, meaning) for name, kind, labels, _, meaning in rows] == [
         (one.name, one.kind, ", ".join(f"`{name}`" for name in one.labels), one.meaning)
-        for one in meter.METRICS
+        for one in run_metrics.METRICS
     ]
     assert all(unit for *_, unit, _ in rows)
 
 
 def test_names_are_as_prometheus_wants_them(frozen):
-    values = meter.Meter.of(frozen).values()
-    assert [*values] == [one.name for one in meter.METRICS]
-    for one in meter.METRICS:
+    values = run_metrics.Meter.of(frozen).values()
+    assert [*values] == [one.name for one in run_metrics.METRICS]
+    for one in run_metrics.METRICS:
         assert one.name.endswith("_total") == (one.kind == "counter")
         assert not re.search(r"_(ms|km|kb|mb|minutes|hours|days|percent)(_|$)", one.name)
         for own in values[one.name]:
@@ -416,22 +421,22 @@ def test_every_query_is_one():
 
 
 def test_queries_ask_for_metrics_and_labels_that_there_are():
-    ours = {one.name: one for one in meter.METRICS}
+    ours = {one.name: one for one in run_metrics.METRICS}
     for query in _queries():
         for name in _names(query):
             assert name in ours or name.startswith("dask_"), name
             for matchers in re.findall(rf"{name}\{{([^}}]*)\}}", query):
                 labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
                 if name in ours:
-                    assert labels <= {*meter.LABELS, *ours[name].labels}, query
+                    assert labels <= {*run_metrics.LABELS, *ours[name].labels}, query
     asked = set().union(*map(_names, _queries()))
     assert {one for one in asked if one.startswith("terramosaic_")} >= {
         one.name
-        for one in meter.METRICS
+        for one in run_metrics.METRICS
         if one.name not in ("terramosaic_run_info", "terramosaic_run_started_timestamp_seconds")
     }
     statuses = re.findall(r'status=~"([^"]+)"', " ".join(_queries()))
-    assert {one for text in statuses for one in text.split("|")} <= {*meter.STATUSES}
+    assert {one for text in statuses for one in text.split("|")} <= {*run_metrics.STATUSES}
 
 
 def test_panels_can_be_imported():
@@ -485,7 +490,7 @@ def test_prometheus_is_told_of_loopback_alone():
         for static in scrape["static_configs"]
         for target in static["targets"]
     ]
-    assert {target.split(":")[0] for target in targets} == {metrics.LOOPBACK}
+    assert {target.split(":")[0] for target in targets} == {exporter.LOOPBACK}
     assert len({one["job_name"] for one in config["scrape_configs"]}) == 4
 
 
@@ -529,7 +534,7 @@ def test_dask_has_the_metrics_that_are_asked_for(cluster, tmp_path):
 
 
 def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
-    path, page = tmp_path / "plan.json", tmp_path / autopsy.NAME
+    path, page = tmp_path / "plan.json", tmp_path / dask_report.NAME
     assert _made(cluster, path, 3) == [None] * 3
     assert not page.exists()
     assert _made(cluster, path, 3, _pretend) == [None, "it cannot be read", None]
@@ -538,7 +543,7 @@ def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
     assert "map_tiles" in text
     assert not re.search(r"<(script|link rel=\W?(style|module))[^>]+(src|href)=", text)
     # ^ it opens without a network
-    assert [one.name for one in tmp_path.iterdir()] == [autopsy.NAME]
+    assert [one.name for one in tmp_path.iterdir()] == [dask_report.NAME]
     assert _made(cluster, path, 3) == [None] * 3
     assert not page.exists()
 
@@ -546,14 +551,14 @@ def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
 def test_without_bokeh_the_run_says_what_it_needs(cluster, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "bokeh.models", None)
     assert None in _made(cluster, tmp_path / "plan.json", 4, _pretend)
-    (warning,) = [one for one in caplog.records if one.name == "flows.autopsy"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.execution.dask_report"]
     assert "terramosaic[observe]" in warning.getMessage()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog):
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    monkeypatch.setattr(autopsy, "PATIENCE", 2.0)
+    monkeypatch.setattr(dask_report, "PATIENCE", 2.0)
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(
             distributed.LocalCluster(
@@ -565,20 +570,20 @@ def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog
         client = stack.enter_context(
             distributed.Client(cluster.scheduler_address, set_as_default=False)
         )
-        since = autopsy.remember(client)
+        since = dask_report.remember(client)
         cluster.close()
-        autopsy.write(client, since, tmp_path)
-    (warning,) = [one for one in caplog.records if one.name == "flows.autopsy"]
+        dask_report.write(client, since, tmp_path)
+    (warning,) = [one for one in caplog.records if one.name == "flows.execution.dask_report"]
     assert "could not be written" in warning.getMessage()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_report_is_no_damage(frozen, tmp_path):
     _run(frozen)
-    (frozen.parent / autopsy.NAME).write_text("<html>")
+    (frozen.parent / dask_report.NAME).write_text("<html>")
     found = product.verify(tmp_path / "out", Silence())
     assert found["ok"]
-    assert (frozen.parent / autopsy.NAME).exists()
+    assert (frozen.parent / dask_report.NAME).exists()
 
 
 def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
@@ -588,7 +593,7 @@ def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
         "from prefect.settings import get_current_settings as settings\n"
         "configuration.setup_logging()\n"
         "assert not settings().logging.extra_loggers\n"
-        "for name in ('flows.engine', 'flows.stages', 'pipeline', 'catalogs'):\n"
+        "for name in ('flows.execution.engine', 'flows.run.stages', 'pipeline', 'catalogs'):\n"
         "    one = logging.getLogger(name)\n"
         "    while one:\n"
         "        print(name, one.name, [type(held).__name__ for held in one.handlers])\n"

@@ -11,12 +11,14 @@ import yaml
 
 from catalogs import demo as country
 from catalogs.errors import Wrong
-from flows import job as jobs
-from flows import product, stages
-from flows.progress import Silence
-from pipeline import estimate, receipt, traffic
-from pipeline import plan as plans
-from pipeline.threads import Carrying
+from flows.config import job as jobs
+from flows.observe.progress import Silence
+from flows.run import product, stages
+from pipeline import cost_model
+from pipeline.plan import plan as plans
+from pipeline.runtime import io_statistics
+from pipeline.runtime.context_threads import Carrying
+from pipeline.storage import receipt
 from tests import expanse
 from tests.faults.server import serving
 
@@ -88,7 +90,7 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     _, server = web
     first = _plan(job, "2021-06")
     assert first["basis"] == "table"
-    assert first["uncertainty"] == estimate.GUESS
+    assert first["uncertainty"] == cost_model.GUESS
     told = _run(job)
     assert told["planned"]["basis"] == "table"
     for period in ("2021-07", "2021-09"):
@@ -191,12 +193,12 @@ def test_seconds_of_another_model_say_nothing(web, little):
     home = Path(planned["plan"]).parents[2]
     known = plans.Plan.read(Path(planned["plan"])).model
     assert known is None
-    assert estimate.seen(home, None).seconds != 1.0
-    other = estimate.seen(home, expanse.MODEL)
+    assert cost_model.seen(home, None).seconds != 1.0
+    other = cost_model.seen(home, expanse.MODEL)
     assert other.seconds == 1.0
     assert other.runs == 1
-    assert other.spread == estimate.ONCE
-    assert other.requests == estimate.seen(home, None).requests
+    assert other.spread == cost_model.ONCE
+    assert other.requests == cost_model.seen(home, None).requests
     assert other.requests.keys() == {"", "S2L2A"}
 
 
@@ -206,14 +208,14 @@ def test_each_modality_is_known_by_itself(web, job):
     planned = _plan(job, "2021-06")
     plan = plans.Plan.read(Path(planned["plan"]))
     proofs = list(receipt.all_in(Path(planned["plan"]).parent))
-    rates = estimate.seen(Path(planned["plan"]).parents[2], None)
+    rates = cost_model.seen(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}
     for name, factors in (("bytes", rates.bytes), ("requests", rates.requests)):
         took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
         assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
         assert set(factors) == {"", *kinds}
-        table = getattr(estimate.of(plan, workers=1), name)
-        known = getattr(estimate.of(plan, workers=1, rates=rates), name)
+        table = getattr(cost_model.of(plan, workers=1), name)
+        known = getattr(cost_model.of(plan, workers=1, rates=rates), name)
         assert known == pytest.approx(sum(took.values()), rel=1e-6)
         assert known != table
     assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
@@ -238,7 +240,7 @@ def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
         snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
         recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
         plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
-        return estimate.of(plan, workers=1, tiles=[one]).requests
+        return cost_model.of(plan, workers=1, tiles=[one]).requests
 
     assert min(area.shape) > 2000
     assert asked(-10) == 0
@@ -273,13 +275,13 @@ def test_a_receipt_without_traffic_is_read(web, little):
 
 def test_threads_count_for_whoever_hands_them_work():
     with Carrying(2) as pool:
-        with traffic.counted() as one:
-            first = pool.submit(lambda: traffic.current().add(requests=1, received=10))
-        with traffic.counted() as two:
-            second = pool.submit(lambda: traffic.current().add(requests=2, received=20))
+        with io_statistics.counted() as one:
+            first = pool.submit(lambda: io_statistics.current().add(requests=1, received=10))
+        with io_statistics.counted() as two:
+            second = pool.submit(lambda: io_statistics.current().add(requests=2, received=20))
         first.result()
         second.result()
     assert (one.requests, one.bytes) == (1, 10)
     assert (two.requests, two.bytes) == (2, 20)
-    traffic.current().add(requests=1)
+    io_statistics.current().add(requests=1)
     # ^ of nobody

@@ -20,9 +20,15 @@ import psutil
 import pytest
 
 from catalogs.snapshot import Snapshot
-from flows import console, engine, product, stages
-from flows.progress import Silence
-from pipeline import connections, halt, proof, ranges, receipt, store, tile
+from flows.cli import console
+from flows.execution import engine
+from flows.observe.progress import Silence
+from flows.run import product, stages
+from pipeline import tile
+from pipeline.quality import radiometry_check
+from pipeline.reading import http_pool, http_ranges
+from pipeline.runtime import cancellation
+from pipeline.storage import receipt, zarr_store
 from tests import simulated
 from tests import test_28_plan as plans
 from tests.faults.server import serving
@@ -37,7 +43,7 @@ CLIENT = """
 import sys
 from pathlib import Path
 from flows import engine
-from pipeline.plan import Plan
+from pipeline.plan.plan import Plan
 from tests import simulated
 path, address, make = sys.argv[1:]
 tiles = Plan.read(Path(path)).tiles if make == "finish" else simulated.tiles(4)
@@ -109,39 +115,41 @@ def _until(moment, seconds=SOON):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("wait", [lambda: halt.result(Future()), lambda: halt.sleep(60)])
+@pytest.mark.parametrize(
+    "wait", [lambda: cancellation.result(Future()), lambda: cancellation.sleep(60)]
+)
 def test_a_wait_ends_when_the_work_is_given_up(over, wait):
-    with _soon(), halt.when(over.is_set), pytest.raises(halt.Halted):
+    with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
         wait()
 
 
 def test_a_wait_that_is_not_given_up_is_a_wait():
     began = time.monotonic()
-    halt.sleep(0.3)
+    cancellation.sleep(0.3)
     assert time.monotonic() - began >= 0.3
 
 
 def test_what_a_thread_returns_or_raises_comes_out_as_it_is():
     done, failed = Future(), Future()
-    threading.Timer(2 * halt.STEP, done.set_result, ["late"]).start()
-    assert halt.result(done) == "late"
+    threading.Timer(2 * cancellation.STEP, done.set_result, ["late"]).start()
+    assert cancellation.result(done) == "late"
     failed.set_exception(TimeoutError("of the work"))
     with pytest.raises(TimeoutError, match="of the work"):
-        halt.result(failed)
+        cancellation.result(failed)
 
 
 def test_work_is_given_up_wherever_it_is_done(over):
     over.wait()
-    with halt.when(over.is_set):
-        carried = halt.carried(halt.look)
-        with pytest.raises(halt.Halted):
+    with cancellation.when(over.is_set):
+        carried = cancellation.carried(cancellation.look)
+        with pytest.raises(cancellation.Halted):
             contextvars.Context().run(carried)
-        with halt.when(lambda: False), pytest.raises(halt.Halted):
-            halt.look()
+        with cancellation.when(lambda: False), pytest.raises(cancellation.Halted):
+            cancellation.look()
             # ^ what an inner block wants does not bring the outer one back
-        with halt.Pool(1, "test") as pool, pytest.raises(halt.Halted):
-            pool.submit(halt.look).result()
-    contextvars.Context().run(halt.look)
+        with cancellation.Pool(1, "test") as pool, pytest.raises(cancellation.Halted):
+            pool.submit(cancellation.look).result()
+    contextvars.Context().run(cancellation.look)
 
 
 def test_threads_end_with_the_block_that_an_error_ends():
@@ -149,14 +157,14 @@ def test_threads_end_with_the_block_that_an_error_ends():
 
     def work():
         begun.set()
-        with pytest.raises(halt.Halted):
-            halt.sleep(60)
+        with pytest.raises(cancellation.Halted):
+            cancellation.sleep(60)
         ended.append(1)
 
     waiting = []
 
     def lend():
-        with halt.Pool(1, "test") as pool:
+        with cancellation.Pool(1, "test") as pool:
             waiting.extend(pool.submit(work) for _ in range(3))
             begun.wait()
             raise ZeroDivisionError
@@ -171,7 +179,7 @@ def test_threads_that_cannot_end_are_left_behind_where_that_is_wanted():
     stuck = threading.Event()
 
     def lend():
-        with halt.Pool(1, "test", patient=False) as pool:
+        with cancellation.Pool(1, "test", patient=False) as pool:
             pool.submit(stuck.wait, 60)
             raise ZeroDivisionError
 
@@ -188,11 +196,11 @@ def _interrupted(work, *arguments, **named):
 
 def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
     def read(href, source, *, pixels):
-        halt.sleep(60)
+        cancellation.sleep(60)
 
     scenes = plans.make(tmp_path, model=None).snapshot.scenes
     with _soon(), pytest.raises(KeyboardInterrupt):
-        _interrupted(proof.of_all, scenes, threads=2, read=read)
+        _interrupted(radiometry_check.of_all, scenes, threads=2, read=read)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -201,8 +209,8 @@ def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
 def test_a_pause_between_requests_ends_when_the_work_is_given_up(tmp_path, over):
     (tmp_path / "a.tif").write_bytes(b"x" * 100)
     with serving(tmp_path, script=lambda *_: "503", retry_after="100") as web:
-        file = ranges.RangeFile(f"{web.address}/a.tif", PROVIDER, time.monotonic() + 300)
-        with _soon(), halt.when(over.is_set), pytest.raises(halt.Halted):
+        file = http_ranges.RangeFile(f"{web.address}/a.tif", PROVIDER, time.monotonic() + 300)
+        with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
             file.open()
         assert web.requests == 1
 
@@ -234,8 +242,8 @@ def world(far):
     """Return the server, well again, and the plan."""
     web, plan = far
     web.script = None
-    connections.divide(2)
-    connections.divide(1)
+    http_pool.divide(2)
+    http_pool.divide(1)
     # ^ threads of an earlier test may still wait for its answers
     yield web, plan
     web.script = None
@@ -261,7 +269,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan.write(path)
-    store.create(tmp_path, plan, tile.variables(plan))
+    zarr_store.create(tmp_path, plan, tile.variables(plan))
     return path
 
 
@@ -277,7 +285,7 @@ def test_a_tile_that_is_read_is_given_up_and_asks_for_nothing_more(world, stored
     web, plan = world
     web.script, web.retry_after = lambda *_: fault, "1"
     web.forget()
-    with _soon(), halt.when(lambda: web.requests > 1), pytest.raises(halt.Halted):
+    with _soon(), cancellation.when(lambda: web.requests > 1), pytest.raises(cancellation.Halted):
         list(engine.run(stored, plan.tiles, engine="threads", workers=2))
     assert not receipt.finished(stored.parent, plan)
     _until(lambda: not [one for one in threading.enumerate() if "strip" in one.name])
@@ -328,7 +336,7 @@ def test_tiles_in_threads_are_given_up_with_the_run(path):
 
 
 def test_a_run_among_several_stops_where_it_is_no_longer_wanted(path, over):
-    with _soon(), halt.when(over.is_set), pytest.raises(halt.Halted):
+    with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
         list(_endless(path))
     assert _still(path)
 
@@ -401,7 +409,7 @@ def _state(folder, plan):
     done = receipt.finished(folder, plan)
     for one in plan.tiles:
         if one.id in done:
-            assert not store.check_tile(folder, plan, one, done[one.id].digests)
+            assert not zarr_store.check_tile(folder, plan, one, done[one.id].digests)
     return {
         one.id: receipt.path(folder, one).stat().st_mtime_ns for one in plan.tiles if one.id in done
     }
@@ -452,7 +460,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     # ^ every tile asks for the same small files
     path = _planned(plan, tmp_path, name)
     folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short
-    command = ["-c", FLOW] if how == "flow" else ["-m", "flows.cli", "run"]
+    command = ["-c", FLOW] if how == "flow" else ["-m", "flows.cli.main", "run"]
     process = subprocess.Popen(
         [sys.executable, *command, path],
         cwd=ROOT,

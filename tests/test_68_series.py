@@ -13,13 +13,16 @@ import yaml
 
 from catalogs import demo as country
 from catalogs.errors import Wrong
-from flows import cli, periodic, product, series
-from flows import job as jobs
-from flows import period as periods
-from flows.cadence import Range
-from flows.progress import Silence
-from pipeline import lock, receipt
-from pipeline.plan import Plan
+from flows.cli import main
+from flows.config import job as jobs
+from flows.config import period as periods
+from flows.config.cadence import Range
+from flows.observe.progress import Silence
+from flows.run import product
+from flows.series import backfill, inspection
+from pipeline.plan.plan import Plan
+from pipeline.runtime import lock
+from pipeline.storage import receipt
 
 ROOT = Path(__file__).parents[1]
 MONTHS = ["2021-04", "2021-05", "2021-06", "2021-07", "2021-08", "2021-09"]
@@ -79,14 +82,14 @@ def _changed(job, **sections):
 def _backfill(job, **changes):
     wanted = Range(**{name: changes.get(name, value) for name, value in RANGE.items()})
     options = OPTIONS | {name: value for name, value in changes.items() if name not in RANGE}
-    told = periodic.backfill(job, wanted, progress=Silence(), **options)
+    told = backfill.backfill(job, wanted, progress=Silence(), **options)
     _fits("backfill", told)
     return told
 
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = periodic.refresh(job, progress=Silence(), **options)
+    told = backfill.refresh(job, progress=Silence(), **options)
     _fits("refresh", told)
     return told
 
@@ -155,7 +158,7 @@ def test_a_backfill_makes_each_month_once(job):
     assert _statuses(listed)["2021-05"] == "gap"
     # ^ its only pass is of clouds
     assert "max_cloud_cover" in listed["periods"][1]["reason"]
-    ready = {month for month, status in _statuses(listed).items() if status in series.TO_MAKE}
+    ready = {month for month, status in _statuses(listed).items() if status in inspection.TO_MAKE}
     assert len(ready) >= 4
 
     first = _backfill(job, first="2021-06", last="2021-07")
@@ -217,7 +220,7 @@ def test_a_month_that_another_run_is_at_is_left_to_it(job):
     plan = product.frozen(job, "2021-06")
     with lock.held(product.settle(plan).parent):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
-        assert cli.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
+        assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
     assert _statuses(_backfill(job, **june)) == {"2021-06": "complete"}
 
 
@@ -312,16 +315,16 @@ def test_a_damaged_tile_is_not_taken_over(job):
 
 def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
     _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
-    monkeypatch.setattr(series, "today", lambda: dt.date(2021, 6, 10))
-    looked = series.due(product.jobs.load(job), Silence())
+    monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 6, 10))
+    looked = inspection.due(product.jobs.load(job), Silence())
     assert {str(one.period.start)[:7]: one.status for one in looked} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
-    monkeypatch.setattr(series, "today", lambda: dt.date(2021, 7, 10))
-    looked = series.due(product.jobs.load(job), Silence())
+    monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 7, 10))
+    looked = inspection.due(product.jobs.load(job), Silence())
     assert [one.status for one in looked] == ["ready", "gap", "ready"]
-    assert str(series.latest(product.jobs.load(job), Silence()).start) == "2021-06-01"
+    assert str(inspection.latest(product.jobs.load(job), Silence()).start) == "2021-06-01"
     told = product.run(job, allow_partial=False, max_cost=None, progress=Silence(), period="latest")
     assert "2021-06-01_2021-06-30" in told["item"]
     told = _backfill(job, first=None, last=None, length=None)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows import artifacts, slots
+from flows.orchestration import artifacts, concurrency
 
 
 @pytest.fixture
@@ -90,6 +90,6 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch, shown, caplog):
 )
 def test_a_run_that_never_begins_is_not_given_way_to(kind, minutes, alive):
     now = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
-    state = slots.State(type=kind, timestamp=now - dt.timedelta(minutes=minutes))
-    assert slots.alive(state, now) is alive
-    assert not slots.alive(None, now)
+    state = concurrency.State(type=kind, timestamp=now - dt.timedelta(minutes=minutes))
+    assert concurrency.alive(state, now) is alive
+    assert not concurrency.alive(None, now)

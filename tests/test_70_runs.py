@@ -22,12 +22,14 @@ import rasterio
 import yaml
 from rio_cogeo import cog_validate
 
-from catalogs import classes
 from catalogs import demo as country
+from catalogs import legend
 from catalogs.scene import WANTED
-from flows import demo, product
-from flows.progress import Silence
-from pipeline import layers, sample
+from flows.demo import demo
+from flows.observe.progress import Silence
+from flows.run import product
+from pipeline.inference import consistency
+from pipeline.plan import layers
 from tests import stac
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +131,7 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
             layer = layers.get(path.stem)
             assert f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
             if layer.legend:
-                assert file.colormap(1)[1][:3] == classes.BY_CODE[1].color
+                assert file.colormap(1)[1][:3] == legend.BY_CODE[1].color
             assert file.dtypes[0] == layer.dtype
             assert file.nodata == layer.nodata or np.isnan(file.nodata)
     again = _run(job)
@@ -159,7 +161,7 @@ def _find(item, name):
 
 def _start(job):
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", str(job)],
+        [sys.executable, "-m", "flows.cli.main", "run", str(job)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -235,7 +237,7 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
 
 
 def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
-    monkeypatch.setattr(sample, "EVERY", 1)
+    monkeypatch.setattr(consistency, "EVERY", 1)
     # ^ the country is smaller than 65 windows
     values = yaml.safe_load(job.read_text())
     narrow = yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}})
@@ -299,7 +301,7 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
 
 
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
-    from flows import job as jobs
+    from flows.config import job as jobs
 
     made = product.plan(jobs.load(job), Silence(), tmp_path / "plan.json")
     assert made["tiles"]["new"] == made["tiles"]["total"]
@@ -309,14 +311,14 @@ def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
 
 
 def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, capfd):
-    from flows import cli
-    from flows import job as jobs
+    from flows.cli import main
+    from flows.config import job as jobs
 
     made = tmp_path / "plan.json"
     product.plan(jobs.load(job), Silence(), made)
     card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
-    assert cli.main(["run", str(made)]) == 2
+    assert main.main(["run", str(made)]) == 2
     out, error = capfd.readouterr()
     assert out == ""
     told = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -356,10 +358,10 @@ def test_the_demo_leaves_what_it_promises(tmp_path):
     ],
 )
 def test_what_cannot_be_is_said_once_and_clearly(job, capfd, changes, code, said):
-    from flows import cli
+    from flows.cli import main
 
     (job.parent / "w.bin").write_bytes(b"not these weights")
-    assert cli.main(["run", str(_change(job, **changes))]) == code
+    assert main.main(["run", str(_change(job, **changes))]) == code
     out, error = capfd.readouterr()
     assert out == ""
     told = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -370,13 +372,13 @@ def test_what_cannot_be_is_said_once_and_clearly(job, capfd, changes, code, said
 
 
 def test_a_wrong_hash_is_refused(job, capfd):
-    from flows import cli
-    from model.prediction import known
+    from flows.cli import main
+    from model.predictor import registry
 
-    shipped = Path(known.DEMO_CARD).with_name("weights.safetensors")
+    shipped = Path(registry.DEMO_CARD).with_name("weights.safetensors")
     pinned = {"path": str(shipped), "sha256": "0" * 64}
     wrong = _change(job, model={"name": "demo", "weights": pinned})
-    assert cli.main(["run", str(wrong)]) == 2
+    assert main.main(["run", str(wrong)]) == 2
     assert "sha256" in capfd.readouterr().err
 
 
@@ -424,7 +426,7 @@ def _asked(env, kind):
 
 def test_a_server_at_hand_is_told_of_the_run(job, tmp_path):
     plain = _rasters(_run(_change(job, output={"path": "plain"}))["item"])
-    command = [sys.executable, "-m", "flows.cli", "run", "--json"]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--json"]
     with _served(tmp_path) as env:
         for status in ("complete", "unchanged"):
             done = subprocess.run(
@@ -441,7 +443,8 @@ def test_a_server_at_hand_is_told_of_the_run(job, tmp_path):
 
 def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
     """As Prefect raises it, after two minutes of its own patience."""
-    from flows import land_cover, server, stages
+    from flows.orchestration import land_cover, server
+    from flows.run import stages
 
     def lost(job, allow_partial):
         stages.run(job, None, allow_partial, lambda stage, *given: stage(*given))
@@ -463,25 +466,25 @@ def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
 
 
 def test_a_server_that_does_not_answer_is_named(job):
-    from flows import cli
+    from flows.cli import main
 
     env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", str(job)],
+        [sys.executable, "-m", "flows.cli.main", "run", str(job)],
         cwd=ROOT,
         env=env,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == cli.FAILED
+    assert done.returncode == main.FAILED
     assert "Prefect's server at http://127.0.0.1:9/api does not answer" in done.stderr
     assert "unset PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_prefect_can_serve_the_flow():
-    from flows.land_cover import land_cover
+    from flows.orchestration.land_cover import land_cover
 
     deployment = land_cover.to_deployment(name="region", parameters={"job": "region.yaml"})
     assert deployment.entrypoint.endswith("land_cover.py:land_cover")

@@ -17,15 +17,21 @@ import yaml
 from rio_cogeo import cog_validate
 
 import model
-from catalogs import classes
 from catalogs import demo as country
-from flows import asked, pictures, planning, product, summary
-from flows import job as jobs
-from flows.progress import Silence
-from model import modalities, weights
-from model.segmentation import pixelwise
-from pipeline import layers, notes, receipt, strip
-from pipeline.plan import Plan
+from catalogs import legend as land_cover_legend
+from flows.cli import summary
+from flows.config import job as jobs
+from flows.observe.progress import Silence
+from flows.run import planning, product
+from model.terramind import modalities
+from model.terratorch import segmentation
+from model.weights import loading
+from pipeline.compositing import stream
+from pipeline.plan import layers
+from pipeline.plan.plan import Plan
+from pipeline.product import descriptions, provenance
+from pipeline.report import figures
+from pipeline.storage import receipt
 from tests import stac
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +100,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = pixelwise.build(
+    tuned = segmentation.build(
         SIZE,
         list(INPUTS),
         3,
@@ -102,7 +108,7 @@ def home(tmp_path_factory):
         decoder="FCNDecoder",
         decoder_options={"channels": 8, "num_convs": 1},
     )
-    state = weights.initialise(tuned, SEED).state_dict()
+    state = loading.initialise(tuned, SEED).state_dict()
     told = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", "model_args": ARGS}
     content = {
         "state_dict": {f"model.{key}": value for key, value in state.items()},
@@ -252,8 +258,8 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
     one = plan.tiles[0]
     area, placed = plan.context(one), plan.placement(one)
-    seen = strip.see(plan, plan.scenes(one), area, threads=1)
-    chips = strip.at_the_door(plan, seen)
+    seen = stream.see(plan, plan.scenes(one), area, threads=1)
+    chips = stream.at_the_door(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (
@@ -317,10 +323,10 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
     _, result = made(kind)
     plan, properties = plan_of(result), json.loads(Path(result["item"]).read_text())["properties"]
     random = kind != "checkpoint"
-    assert (notes.RANDOM in result["warnings"]) == random
-    assert properties["description"].startswith(notes.RANDOM) == random
-    assert pictures.heading(plan).subtitle.startswith(notes.RANDOM) == random
-    assert any(notes.RANDOM in line for line in summary.run(result)) == random
+    assert (descriptions.RANDOM in result["warnings"]) == random
+    assert properties["description"].startswith(descriptions.RANDOM) == random
+    assert figures.heading(plan).subtitle.startswith(descriptions.RANDOM) == random
+    assert any(descriptions.RANDOM in line for line in summary.run(result)) == random
     options = properties["terramosaic:model_options"]
     assert options["inputs"] == list(INPUTS)
     assert options.get("weights") == ({"random": SEED} if random else None)
@@ -332,7 +338,7 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
 def test_the_weights_of_a_configuration_are_told_as_its_own(home, land):
     (home / "own.yaml").write_text(yaml.safe_dump(MICRO | {"weights": {"random": 5}}))
     job = jobs.load(write(home, land, "land_cover", name="own", model={"name": "own.yaml"}))
-    assert asked.is_random(planning.freeze(job))
+    assert provenance.is_random(planning.freeze(job))
 
 
 @pytest.mark.parametrize("composites", [True, False])
@@ -356,11 +362,11 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
 
 
 def test_generating_an_input_from_itself_is_refused(home, land, capfd):
-    from flows import cli
+    from flows.cli import main
 
     choice = KINDS["generate"] | {"modality": "DEM"}
     job = write(home, land, "generate", name="itself", model=choice, inputs=["DEM"])
-    assert cli.main(["run", str(job)]) == 2
+    assert main.main(["run", str(job)]) == 2
     assert "To generate DEM, other inputs are needed" in capfd.readouterr().err
 
 
@@ -370,10 +376,10 @@ def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
     plan = plan_of(result)
     with rasterio.open(result["map"]) as file:
         codes = set(np.unique(file.read(1)).tolist())
-        assert file.colormap(1)[1][:3] == classes.BY_CODE[1].color
-    legend = {classes.BY_NAME[name].code for name in plan.model.main.class_names}
-    assert codes <= legend | {classes.NODATA}
-    assert classes.BY_NAME["clouds"].code not in codes
+        assert file.colormap(1)[1][:3] == land_cover_legend.BY_CODE[1].color
+    legend = {land_cover_legend.BY_NAME[name].code for name in plan.model.main.class_names}
+    assert codes <= legend | {land_cover_legend.NODATA}
+    assert land_cover_legend.BY_NAME["clouds"].code not in codes
     if kind == "checkpoint":
         assert plan.model.main.class_names == ("water", "trees", "crops")
         assert plan.model.name == "tuned"
@@ -403,13 +409,13 @@ def _texts(result):
     ids=["generate", "classes", "stats", "tokenizers", "demo", "checkpoint"],
 )  # fmt: skip
 def test_what_a_model_cannot_do_is_said_once(home, land, capfd, choice, said):
-    from flows import cli
+    from flows.cli import main
 
     (home / "bare.yaml").write_text(
         yaml.safe_dump({key: MICRO[key] for key in ("architecture", "inputs", "window")})
     )
     job = write(home, land, "land_cover", name="refused", model=choice)
-    assert cli.main(["run", str(job)]) == 2
+    assert main.main(["run", str(job)]) == 2
     out, error = capfd.readouterr()
     assert out == ""
     told = [line for line in error.splitlines() if line.startswith("error: ")]

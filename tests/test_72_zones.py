@@ -14,11 +14,12 @@ import yaml
 from pyproj import CRS, Geod, Proj, Transformer
 
 from catalogs import demo as country
-from flows import job as jobs
-from flows import planning, product
-from flows.progress import Silence
-from pipeline import layers, publish
-from pipeline.plan import Plan, geometry
+from flows.config import job as jobs
+from flows.observe.progress import Silence
+from flows.run import planning, product
+from pipeline.plan import layers
+from pipeline.plan.plan import Plan, geometry
+from pipeline.product import stac_item
 
 RESOLUTION = 40
 
@@ -142,7 +143,7 @@ def test_the_item_names_every_part_and_counts_each_once(made):
     } <= set(item["assets"])
     assert item["assets"]["observations"]["proj:code"] == "EPSG:3035"
     assert item["assets"]["observations_32632"]["title"].endswith("(EPSG:32632)")
-    assert publish.PROJECTION in item["stac_extensions"]
+    assert stac_item.PROJECTION in item["stac_extensions"]
     assert item["properties"]["proj:code"] is None
     inside = sum(int(_own(home, plan, grid.epsg).sum()) for grid in plan.grids)
     unseen = sum(

@@ -12,7 +12,9 @@ from rasterio.shutil import copy
 
 from catalogs.errors import TerramosaicError
 from catalogs.snapshot import Snapshot
-from pipeline import ranges, receipt, store, tile
+from pipeline import tile
+from pipeline.reading import http_ranges
+from pipeline.storage import receipt, zarr_store
 from tests import test_28_plan as plans
 from tests.fakes import Brightness
 from tests.faults import server
@@ -52,7 +54,7 @@ def world(tmp_path_factory):
 
 def _run(plan, folder):
     """Make every tile; return the digests of those that were made, and why the others were not."""
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     found = {}
     for one in plan.tiles:
         try:
@@ -66,11 +68,11 @@ def _run(plan, folder):
 def impatient(monkeypatch):
     """Small files in many small requests, and a server that is soon given up."""
     quick = dataclasses.replace(
-        ranges.PATIENCE, attempts=4, pause=0.0005, timeout=(0.1, 0.1), deadline=5.0
+        http_ranges.PATIENCE, attempts=4, pause=0.0005, timeout=(0.1, 0.1), deadline=5.0
     )
-    monkeypatch.setattr(ranges, "PATIENCE", quick)
+    monkeypatch.setattr(http_ranges, "PATIENCE", quick)
     for name, value in {"HEAD": 700, "AHEAD": 1400, "GAP": 0}.items():
-        monkeypatch.setattr(ranges, name, value)
+        monkeypatch.setattr(http_ranges, name, value)
     logging.getLogger("pipeline").setLevel(logging.ERROR)
     yield
     logging.getLogger("pipeline").setLevel(logging.NOTSET)
@@ -99,7 +101,7 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
     for fault in server.FAULTS:
         web.forget()
         web.script = server.sometimes(1, 0.15, (fault,))
-        store.create(tmp_path / fault, plan, tile.variables(plan))
+        zarr_store.create(tmp_path / fault, plan, tile.variables(plan))
         try:
             made = tile.finish(plan, first, Brightness(), tmp_path / fault, threads=2)
         except TerramosaicError:

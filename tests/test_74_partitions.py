@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import job as jobs
-from flows import product
-from flows.progress import Silence
-from pipeline import store
-from pipeline.plan import Plan
+from flows.config import job as jobs
+from flows.observe.progress import Silence
+from flows.run import product
+from pipeline.plan.plan import Plan
+from pipeline.storage import zarr_store
 from tests import partitions
 from tests.test_70_runs import CARD
 
@@ -65,8 +65,8 @@ def _painted(source, folder):
     plan = Plan.read(source)
     partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
-    path = store.of(folder, plan, plan.grid.epsg)
-    values = [store.read(path, name, *whole) for name in ("land_cover", "probabilities")]
+    path = zarr_store.of(folder, plan, plan.grid.epsg)
+    values = [zarr_store.read(path, name, *whole) for name in ("land_cover", "probabilities")]
     return np.concatenate([values[0][None], values[1]]), plan.grid.origin_index()
 
 

@@ -19,9 +19,10 @@ import requests
 import yaml
 
 from catalogs import demo as country
-from flows import demo, product
-from flows.progress import Silence
-from pipeline.plan import Plan
+from flows.demo import demo
+from flows.observe.progress import Silence
+from flows.run import product
+from pipeline.plan.plan import Plan
 from tests import expanse
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
@@ -91,7 +92,7 @@ def deployed(world, written):
 
 def _command(world, *words):
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        [sys.executable, "-m", "flows.cli.main", *map(str, words)],
         cwd=ROOT,
         env=os.environ | world.environment,
         capture_output=True,
@@ -348,7 +349,7 @@ def test_what_cannot_be_deployed_is_said_and_nothing_is_registered(world, writte
 def _refused(environment, *words):
     """Return the message of a command that is wrong."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        [sys.executable, "-m", "flows.cli.main", *map(str, words)],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,

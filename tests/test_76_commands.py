@@ -28,7 +28,7 @@ def home(tmp_path):
     """Lend a home and a path with the project's own commands; nothing is left running."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    modules = {"terramosaic": "flows.cli", "prefect": "prefect"}
+    modules = {"terramosaic": "flows.cli.main", "prefect": "prefect"}
     for name, module in modules.items():
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
         (folder / name).chmod(0o755)

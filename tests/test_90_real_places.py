@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from flows import job as jobs
-from flows import planning
-from pipeline import store, tile
+from flows.config import job as jobs
+from flows.run import planning
+from pipeline import tile
+from pipeline.storage import zarr_store
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 OFFSET = {"433D_629L_3_1": -1000}
@@ -21,13 +22,13 @@ OFFSET = {"433D_629L_3_1": -1000}
 def _made(values, folder, tmp_path):
     plan = planning.freeze(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
-    store.create(target, plan, tile.variables(plan))
+    zarr_store.create(target, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, None, target, threads=2)
 
     def layer(name):
         rows, columns = slice(0, plan.grid.height), slice(0, plan.grid.width)
-        return store.read(target / store.NAME, name, rows, columns)
+        return zarr_store.read(target / zarr_store.NAME, name, rows, columns)
 
     return plan, layer
 
@@ -143,14 +144,14 @@ def test_observations_are_counted_as_the_classifications_say(realdata, tmp_path)
 
 @pytest.mark.parametrize("name", PLACES[:1])
 def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
-    from flows import publishing
+    from pipeline.product import publishing
 
     values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
     plan = planning.freeze(jobs.parse(values, folder=tmp_path))
     home = planning.folder(plan)
     folder = home / plan.short
     plan.write(folder / "plan.json")
-    store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.variables(plan))
     for one in plan.tiles:
         tile.finish(plan, one, None, folder, threads=2)
     item = json.loads(Path(publishing.publish_product(plan, home)).read_text())

@@ -10,10 +10,10 @@ import rasterio
 
 import model
 from model.errors import ModelError
-from model.modalities import LAND_COVER
-from model.prediction import known
-from model.prediction.predictor import Running
-from model.prediction.tasks import EmbeddingPredictor
+from model.predictor import registry
+from model.predictor.predictor import Running
+from model.predictor.predictors import EmbeddingPredictor
+from model.terramind.modalities import LAND_COVER
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -38,7 +38,7 @@ def base(places):
     """Return the published size with random weights, behind the standardisation."""
     del places
     # ^ without real scenes nothing is built
-    card = known.card_of("terramind_v1_base", INPUTS)
+    card = registry.card_of("terramind_v1_base", INPUTS)
     encoder = model.backbone("terramind_v1_base", list(INPUTS), weights={"random": 1})
     return EmbeddingPredictor(encoder, card, running=Running(device="cpu", precision="fp32"))
 
@@ -63,7 +63,7 @@ def test_a_place_without_a_modality_is_answered_beside_those_that_have_it(places
         base(holed)
     filled = EmbeddingPredictor(
         base.network,
-        known.card_of("terramind_v1_base", INPUTS),
+        registry.card_of("terramind_v1_base", INPUTS),
         running=Running(device="cpu", precision="fp32", holes="fill"),
     )
     out = filled(holed)
@@ -73,7 +73,7 @@ def test_a_place_without_a_modality_is_answered_beside_those_that_have_it(places
 
 
 def test_real_places_have_land_cover_out_of_the_box(places):
-    predictor = known.load("terramind_v1_tiny", {"random": 1}, device="cpu", precision="fp32")
+    predictor = registry.load("terramind_v1_tiny", {"random": 1}, device="cpu", precision="fp32")
     out = predictor(places)
     assert predictor.class_names == LAND_COVER
     assert out.shape == (3, 10, 224, 224)

@@ -13,7 +13,7 @@ from shapely.geometry import box
 
 from catalogs import demo, search
 from catalogs.scene import MASKS, Radiometry
-from pipeline import proof
+from pipeline.quality import radiometry_check
 
 WORLD = box(-180, -89, 180, 89)
 CATALOGS = {
@@ -51,14 +51,14 @@ def _lie(scene):
 
 def test_no_true_claim_is_refused_and_no_lie_believed(realdata):
     scenes = list(_real(realdata))
-    true = proof.of_all(scenes, threads=2)
+    true = radiometry_check.of_all(scenes, threads=2)
     tally = Counter((scene.modality, one.answer) for scene, one in zip(scenes, true, strict=True))
     assert not [one for one in true if one.answer == "contradicts"]
     assert tally["DEM", "agrees"] == tally["S1RTC", "agrees"] == 3
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
     assert tally["S2L2A", "agrees"] == len(optical) - 5
     # ^ five dates in Flanders: two under cloud, three under a veil, each 640 m wide
-    lies = proof.of_all([_lie(scene) for scene in optical], threads=2)
+    lies = radiometry_check.of_all([_lie(scene) for scene in optical], threads=2)
     assert not [one for one in lies if one.answer == "agrees"]
     for scene, one in zip(optical, lies, strict=True):
         if any(name in scene.id for name in MUST_CONVICT):
@@ -77,7 +77,7 @@ def _windows(realdata, side, count):
         if scene.modality != "S2L2A" or not re.search("29UNU|33TW|S2_TM", scene.id):
             continue
         bands = {}
-        for band in proof.probes(scene):
+        for band in radiometry_check.probes(scene):
             with rasterio.open(scene.assets[band].href) as file:
                 bands[band] = file.read(1).astype(np.float32)
                 metres = file.res[0]
@@ -105,7 +105,7 @@ def test_windows_of_real_scenes_with_either_state_of_the_pixels(realdata, side):
                 claims = dict.fromkeys(
                     bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
                 )
-                found = proof.verdict("S2L2A", bands, claims, square_km=square_km)
+                found = radiometry_check.verdict("S2L2A", bands, claims, square_km=square_km)
                 tally[(claimed == -0.1) == holds, found.answer] += 1
     assert tally[True, "contradicts"] == tally[False, "agrees"] == 0
     assert tally[True, "agrees"] == tally[False, "contradicts"] > tally[True, "cannot tell"]
@@ -123,7 +123,7 @@ def test_overviews_of_a_real_scene_say_the_same(realdata, kind, factor):
             claims = dict.fromkeys(
                 bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
             )
-            found = proof.verdict("S2L2A", bands, claims, square_km=100.0)
+            found = radiometry_check.verdict("S2L2A", bands, claims, square_km=100.0)
             wrong = "agrees" if (claimed == -0.1) != stored else "contradicts"
             assert found.answer != wrong
 
@@ -135,21 +135,21 @@ def test_radar_in_decibel_and_in_power(realdata):
             band: replace(asset, radiometry=replace(asset.radiometry, unit="dB"))
             for band, asset in scene.assets.items()
         }
-        assert proof.of(replace(scene, assets=assets)).answer == "contradicts"
+        assert radiometry_check.of(replace(scene, assets=assets)).answer == "contradicts"
     for path in sorted(realdata.glob("bigearthnet/S1*/*.tif")):
         with rasterio.open(path) as file:
             bands = {"VV": file.read(1)}
         for unit, answer in (("dB", "agrees"), ("power", "contradicts")):
             claims = {"VV": Radiometry(scale=1, offset=0, unit=unit)}
-            assert proof.verdict("S1GRD", bands, claims, square_km=1).answer == answer
+            assert radiometry_check.verdict("S1GRD", bands, claims, square_km=1).answer == answer
 
 
 @pytest.mark.parametrize("seed", [7])
 def test_the_demo_country_mixes_baselines(tmp_path, seed):
     demo.build(tmp_path, seed=seed, size=512)
     scenes = _found(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
-    assert "contradicts" not in {one.answer for one in proof.of_all(scenes, threads=2)}
+    assert "contradicts" not in {one.answer for one in radiometry_check.of_all(scenes, threads=2)}
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
-    lies = Counter(one.answer for one in proof.of_all(map(_lie, optical), threads=2))
+    lies = Counter(one.answer for one in radiometry_check.of_all(map(_lie, optical), threads=2))
     assert lies["agrees"] == 0
     assert lies["contradicts"] >= 0.8 * len(optical)

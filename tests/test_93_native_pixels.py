@@ -13,8 +13,8 @@ from rasterio.windows import Window
 
 from catalogs import search
 from catalogs.scene import Asset, Radiometry, Scene
-from pipeline import cube
-from pipeline.grid import Grid
+from pipeline.grid.grid import Grid
+from pipeline.reading import cube
 
 CATALOGS = {
     "earth-search": ("S2L2A",),

@@ -14,9 +14,9 @@ import shapely
 from scipy import ndimage
 
 from catalogs import search
-from pipeline import composite, masks, radiometry
-from pipeline.grid import Grid
-from pipeline.recipe import METHODS, Recipe
+from pipeline.compositing import composite, masks, units
+from pipeline.grid.grid import Grid
+from pipeline.plan.recipe import METHODS, Recipe
 
 CLEAR, CLOUDS, DILATE = (2, 4, 5, 6, 7, 11), (3, 8, 9, 10), 300.0
 EPOCH = dt.date(1970, 1, 1)
@@ -221,7 +221,7 @@ def test_no_real_pixel_in_decibel_far_from_an_edge_is_taken_for_border_noise(rea
                     continue
                 stored = file.read(1, masked=True).filled(np.nan)
                 spacing = file.transform.a
-            power = radiometry.from_decibel(stored)
+            power = units.from_decibel(stored)
             reach = masks.fringe_reach(spacing)
             noise = masks.fringe(np.pad(power, reach, constant_values=np.nan), spacing)
             found = np.where(noise[reach:-reach, reach:-reach], np.nan, power)

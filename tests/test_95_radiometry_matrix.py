@@ -13,12 +13,13 @@ import rasterio
 import yaml
 from scipy import ndimage
 
-from catalogs import providers, search, select
+from catalogs import providers, scene_selection, search
 from catalogs.errors import NothingFound, Wrong
 from catalogs.scene import BANDS, MASKS
-from pipeline import composite, cube, radiometry
-from pipeline.grid import Grid
-from pipeline.recipe import Recipe
+from pipeline.compositing import composite, units
+from pipeline.grid.grid import Grid
+from pipeline.plan.recipe import Recipe
+from pipeline.reading import cube
 from tests import realitems
 from tests.realitems import WORLD
 
@@ -118,7 +119,7 @@ def _ours(scene, band, grid, projected):
     dtype, fill = ("float32", np.nan) if radar else ("uint16", 0)
     stored = cube.stack([bare], [band], grid, dtype=dtype, fill=fill)[:, 0]
     values = stored.compute(scheduler="synchronous").values
-    return radiometry.convert(values, [scene.assets[band].radiometry], scene.modality)[0]
+    return units.convert(values, [scene.assets[band].radiometry], scene.modality)[0]
 
 
 def _asset(item, scene, band):
@@ -244,10 +245,10 @@ def test_every_scene_is_chosen_by_the_bands_it_has(groups):
     """A lone polarisation is refused as usual, and used where it is asked for."""
     for some in groups.values():
         for _, scene in some:
-            asked = select.choose([scene], WORLD, bands={scene.modality: _measured(scene)})
+            asked = scene_selection.choose([scene], WORLD, bands={scene.modality: _measured(scene)})
             assert [one.id for one in asked.used] == [scene.id]
             lacks = scene.modality[:2] == "S1" and not {"VV", "VH"} <= set(scene.assets)
-            usual = select.choose([scene], WORLD)
+            usual = scene_selection.choose([scene], WORLD)
             assert bool(usual.used) != lacks
             assert all("it lacks the polarisation" in one.reason for one in usual.refused)
 

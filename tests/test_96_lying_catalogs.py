@@ -16,7 +16,7 @@ import yaml
 from pyproj import Geod
 
 from catalogs.errors import NothingFound
-from flows import cli
+from flows.cli import main
 from tests import realitems
 
 LIED = "its radiometry is not what it claims"
@@ -243,7 +243,7 @@ def test_a_run_tells_what_it_refused(realdata, tmp_path, capsys):
     location = realitems.publish(tmp_path / "mixed", [*some[1:], lied[0]])
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(realitems.job(location, "earth-search", some, "refuse")))
-    assert cli.main(["run", str(path), "--json"]) == 0
+    assert main.main(["run", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     item = json.loads(Path(result["item"]).read_text())
     facts = item["properties"]
@@ -258,5 +258,5 @@ def test_a_run_tells_what_it_refused(realdata, tmp_path, capsys):
     assert f"(agrees: {len(some) - 1} scenes)" in report
     alone = realitems.publish(tmp_path / "alone", [lied[0]])
     path.write_text(yaml.safe_dump(realitems.job(alone, "earth-search", [lied[0]], "refuse")))
-    assert cli.main(["run", str(path)]) == 3
+    assert main.main(["run", str(path)]) == 3
     assert LIED in capsys.readouterr().err

@@ -11,8 +11,8 @@ import rasterio
 
 from catalogs import search
 from catalogs.errors import NothingFound
-from pipeline import composite
-from pipeline.grid import Grid
+from pipeline.compositing import composite
+from pipeline.grid.grid import Grid
 from tests import realitems
 
 

@@ -7,8 +7,8 @@ import functools
 import torch
 
 import model
-from model import modalities
-from model.tokenizers.text import CoordsTokenizer
+from model.terramind import modalities
+from model.terramind.tokenizers.coordinates import CoordsTokenizer
 
 MICRO = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
 TOKENIZER = {

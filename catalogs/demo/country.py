@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from shapely.geometry import mapping
 
-from catalogs import classes
+from catalogs import legend
 from catalogs.demo import catalog, cog, elevation, frame, passes, scenes
 from catalogs.errors import Wrong
 
@@ -153,14 +153,14 @@ def _raise(folder: Path, seed: int, size: int, progress: Progress) -> frame.Fram
 
 
 def _write_truth(path: Path, plan: frame.Frame, scenery: scenes.Scenery) -> None:
-    truth = np.where(plan.covered, scenery.land.code, classes.NODATA).astype(np.uint8)
-    palette = {entry.code: entry.color for entry in classes.CLASSES}
+    truth = np.where(plan.covered, scenery.land.code, legend.NODATA).astype(np.uint8)
+    palette = {entry.code: entry.color for entry in legend.CLASSES}
     cog.write(
         path,
         truth,
         epsg=frame.MAIN,
         transform=plan.transform,
-        nodata=classes.NODATA,
+        nodata=legend.NODATA,
         palette=palette,
     )
 

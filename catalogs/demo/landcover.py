@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from catalogs import classes
+from catalogs import legend
 from catalogs.demo import noise, parcels, settlements
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from catalogs.demo.relief import Relief
 
 WATER, TREES, FLOODED, CROPS, BUILT, BARE, SNOW, RANGELAND = (
-    classes.BY_NAME[name].code
+    legend.BY_NAME[name].code
     for name in (
         "water",
         "trees",

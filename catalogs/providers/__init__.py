@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from catalogs.errors import Wrong
 
 if TYPE_CHECKING:
-    from catalogs.providers.table import Holding as Holding
-    from catalogs.providers.table import Provider as Provider
+    from catalogs.providers.schema import Holding as Holding
+    from catalogs.providers.schema import Provider as Provider
 
 _HERE = Path(__file__).parent
 
@@ -69,7 +69,7 @@ def read(path: Path | str) -> Provider:
     import yaml  # noqa: PLC0415
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from catalogs.providers.table import Provider  # noqa: PLC0415
+    from catalogs.providers.schema import Provider  # noqa: PLC0415
 
     # ^ half a second that no other command has to pay
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from model.train.dataset import IGNORE, Mosaic, band_statistics
 from model.train.evaluation import evaluate, probabilities
 from model.train.fitting import Progress, Record, fit
 from model.train.metrics import Scores
-from model.train.mosaics import IGNORE, Mosaic, band_statistics
 from model.train.qda import Qda
 
 __all__ = [

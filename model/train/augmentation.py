@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.modalities import Statistics, get
+from model.terramind.modalities import Statistics, get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

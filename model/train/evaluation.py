@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from model.errors import ModelError
-from model.heads import Segmenter, TokenUse
-from model.modalities import IMAGE_SIZE, Statistics, statistics_of
-from model.prediction.predictor import device_of
+from model.predictor.predictor import device_of
+from model.segmenter import Segmenter, TokenUse
+from model.terramind.modalities import IMAGE_SIZE, Statistics, statistics_of
+from model.train.dataset import Mosaic, standardised
 from model.train.metrics import Scores, scores
-from model.train.mosaics import Mosaic, standardised
 
 MARGIN = 32
 """Width of a window's rim that is left to the neighbouring window, px; a quarter at most."""

@@ -13,11 +13,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from model.errors import ModelError
-from model.heads import Segmenter
-from model.modalities import IMAGE_SIZE, PATCH, Statistics, statistics_of
-from model.prediction.predictor import device_of
+from model.predictor.predictor import device_of
+from model.segmenter import Segmenter
+from model.terramind.modalities import IMAGE_SIZE, PATCH, Statistics, statistics_of
 from model.train.augmentation import Augmentation, augmented
-from model.train.mosaics import IGNORE, Crops, Mosaic, Pool, check_sizes
+from model.train.dataset import IGNORE, Crops, Mosaic, Pool, check_sizes
 
 _WARM_UP = 0.05
 _LAST_RATE = 0.01

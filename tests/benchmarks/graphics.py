@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.prediction import known
+from model.predictor import registry
 from tests.benchmarks import endtoend, ground, processes, timing
 
 INPUTS = ["S2L2A"]
@@ -27,7 +27,7 @@ INPUTS = ["S2L2A"]
 
 def _bare(name: str, weights: Any, batch: int, repeats: int = 20) -> float:
     """Return windows a second of the model alone, its input on the device already."""
-    ask = known.load(name, weights, inputs=INPUTS, device="cuda", batch=batch, holes="fill")
+    ask = registry.load(name, weights, inputs=INPUTS, device="cuda", batch=batch, holes="fill")
     seen: list[tuple[Any, ...]] = []
     plain = ask.answer
 

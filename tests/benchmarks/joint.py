@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model import modalities
-from model.prediction import known
-from model.prediction.predictor import Predictor
+from model.predictor import registry
+from model.predictor.predictor import Predictor
+from model.terramind import modalities
 from tests.benchmarks.timing import Race
 
 NAME = "terramind_v1_base"
@@ -83,7 +83,7 @@ def _chips(count: int, side: int) -> dict[str, NDArray[np.float32]]:
 def run() -> Iterator[str]:
     """Yield the lines of a table: medians for one window, and ratios to the land cover alone."""
     predictors = {
-        name: known.load(NAME, {"random": 0}, inputs=INPUTS, **asked)
+        name: registry.load(NAME, {"random": 0}, inputs=INPUTS, **asked)
         for name, asked in ASKED.items()
     }
     first = predictors["land cover"]

@@ -24,7 +24,7 @@ _WAYS = {
     ),
 } | {
     precision: (
-        "import model, model.generation.generator, model.assembly, model.acceleration",
+        "import model, model.terramind.generation.generator, model.factory, model.predictor.optimise",
         (
             "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, "
             f"precision='{precision}'); model.optimised(made, '{precision}')"

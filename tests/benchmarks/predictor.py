@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.prediction import known
+from model.predictor import registry
 
 WINDOWS = 64
 REPEATS = 5
@@ -21,7 +21,7 @@ def _chips(count: int, side: int) -> Chips:
     """Draw smooth chips around the training statistics: the same for every device."""
     rng = np.random.default_rng(0)
     chips = {}
-    for name, scale in known.card_of("demo").statistics.items():
+    for name, scale in registry.card_of("demo").statistics.items():
         coarse = rng.standard_normal((count, len(scale.mean), side // 16, side // 16))
         fine = coarse.repeat(16, 2).repeat(16, 3) + 0.3 * rng.standard_normal(
             (count, len(scale.mean), side, side)
@@ -46,7 +46,7 @@ def run() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     first: tuple[float, NDArray[np.int64]] | None = None
     for device, precision, batch in _places():
-        predictor = known.load("demo", device=device, precision=precision)
+        predictor = registry.load("demo", device=device, precision=precision)
         chips = _chips(WINDOWS, predictor.window)
         taken, classes = [], None
         for repeat in range(REPEATS if device == "cuda" else 2):

@@ -33,7 +33,7 @@ class Ended:
 
 def mapped(job: Path) -> Ended:
     """Run a job as a user does."""
-    return watched([sys.executable, "-m", "flows.cli", "run", str(job), "--json"])
+    return watched([sys.executable, "-m", "flows.cli.main", "run", str(job), "--json"])
 
 
 def watched(command: Sequence[str]) -> Ended:

@@ -119,8 +119,8 @@ def _items(address: str) -> list[dict[str, Any]]:
 
 def _ours(address: str) -> np.ndarray:
     from catalogs.scene import Asset, Radiometry, Scene
-    from pipeline import cube, reading
-    from pipeline.grid import Grid
+    from pipeline.grid.grid import Grid
+    from pipeline.reading import cube, raster_reader
 
     scenes = [
         Scene(
@@ -160,7 +160,7 @@ def _ours(address: str) -> np.ndarray:
     )
     lazy = cube.stack(scenes, list(BANDS), grid, dtype="uint16", fill=0)
     result = np.empty(lazy.shape, np.uint16)
-    workers = reading.threads(scenes, 2)
+    workers = raster_reader.threads(scenes, 2)
     dask.array.store(lazy.data, result, lock=False, scheduler="threads", num_workers=workers)
     return result
 
@@ -232,7 +232,7 @@ def _stackstac(address: str) -> np.ndarray:
 
 
 WAYS: dict[str, tuple[str, tuple[str, ...], Callable[[str], np.ndarray]]] = {
-    "ours": ("ours: cube.stack", ("pipeline.cube", "dask.threaded"), _ours),
+    "ours": ("ours: cube.stack", ("pipeline.reading.cube", "dask.threaded"), _ours),
     "rasterio": (f"rasterio windows, {THREADS} threads", ("rasterio.warp",), _windows),
     "odc-pool": (f"odc-stac, pool of {THREADS}", ("odc.stac", "dask.threaded"), _odc_pool),
     "odc-dask": (f"odc-stac, dask, {THREADS} threads", ("odc.stac", "dask.threaded"), _odc_dask),

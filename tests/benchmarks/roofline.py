@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flows import job as jobs
-from flows import planning
-from model.prediction import known
-from pipeline import cube, reading, strip
-from pipeline.plan import Plan
+from flows.config import job as jobs
+from flows.run import planning
+from model.predictor import registry
+from pipeline.compositing import stream
+from pipeline.plan.plan import Plan
+from pipeline.reading import cube, raster_reader
 from tests.benchmarks import endtoend, ground, processes, timing
 
 LARGE = 256 * 2**20
@@ -97,11 +98,11 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     stacked = cube.stack(scenes, bands, area, dtype="uint16", fill=0)
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
-    workers = reading.threads(scenes, threads)
+    workers = raster_reader.threads(scenes, threads)
     dask.array.store(stacked.data, values, lock=False, scheduler="threads", num_workers=workers)
     read = time.perf_counter() - started
     started = time.perf_counter()
-    strip.see(plan, scenes, area, threads=threads)
+    stream.see(plan, scenes, area, threads=threads)
     both = time.perf_counter() - started
     files = {asset.href for one in scenes for band, asset in one.assets.items() if band in bands}
     around = ground.AROUND
@@ -114,7 +115,7 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
 
 def _operations(name: str, weights: Any, inputs: list[str], precision: str) -> float:
     """Return the floating-point operations of one window."""
-    ask = known.load(name, weights, inputs=inputs, device="cpu", precision=precision, batch=1)
+    ask = registry.load(name, weights, inputs=inputs, device="cpu", precision=precision, batch=1)
     chips = {
         key: np.zeros((1, len(b), ask.window, ask.window), "f4") for key, b in ask.inputs.items()
     }

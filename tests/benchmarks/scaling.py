@@ -62,7 +62,7 @@ def told(taken: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 def measured(source: Path, folder: Path, engine: str, workers: int) -> dict[str, Any]:
     """Make the tiles of a plan on as many cores as there are workers."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
-    from pipeline.plan import Plan
+    from pipeline.plan.plan import Plan
 
     tiles = Plan.read(source).tiles
     made = partitions.made(source, folder, tiles, engine=engine, workers=workers)

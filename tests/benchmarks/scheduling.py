@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import engine
-from pipeline import estimate, receipt
-from pipeline.plan import Plan
+from flows.execution import engine
+from pipeline import cost_model
+from pipeline.plan.plan import Plan
+from pipeline.storage import receipt
 from tests import expanse, simulated
 
 TILES = 100_000
@@ -56,7 +57,7 @@ def planning() -> dict[str, Any]:
         clock = _Clock()
         made.write(path)
         plan = Plan.read(path)
-        estimate.of(plan, workers=2)
+        cost_model.of(plan, workers=2)
         receipt.finished(path.parent, plan)
         for tile in plan.tiles:
             plan.key(plan.named[tile.id])
@@ -181,7 +182,7 @@ class _Heard(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.port: int | None = None
-        log = logging.getLogger("flows.cluster")
+        log = logging.getLogger("flows.execution.dask_cluster")
         log.addHandler(self)
         log.setLevel("INFO")
 

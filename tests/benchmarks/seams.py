@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from pipeline.grid import Grid
-from pipeline.windows import Lattice
+from pipeline.grid.grid import Grid
+from pipeline.grid.window_lattice import Lattice
 from tests import fakes
 from tests.reference import terramind
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from model.prediction import known
-from pipeline import blend, flight, predict, windows
-from pipeline.grid import Grid
-from pipeline.windows import Lattice
+from model.predictor import registry
+from pipeline.grid import window_lattice
+from pipeline.grid.grid import Grid
+from pipeline.grid.window_lattice import Lattice
+from pipeline.inference import batching, blend, tiled
 from tests import fakes
 from tests.benchmarks import seams, timing
 from tests.reference import terramind
@@ -47,22 +48,22 @@ def _image(side: int) -> np.ndarray:
     return (1500 + 300 * plain).clip(1, 9000).astype(np.float32)
 
 
-def _ours(image: np.ndarray, side: int, ask: known.Predictor) -> dict[str, Any]:
+def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, Any]:
     area = Grid(epsg=32632, resolution=10.0, left=0.0, top=0.0, height=side, width=side)
-    placement = windows.place(area, LATTICE)
+    placement = window_lattice.place(area, LATTICE)
     row, column = (AROUND - place for place in placement.offset)
     height, width = placement.context.shape
     values = image[:, row : row + height, column : column + width]
     looks = fakes.looks({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
-    count, classes = flight.Count(), np.empty((side, side), np.uint8)
-    for part in predict.blended(looks, placement, LATTICE, ask, batch=BATCH, count=count):
+    count, classes = batching.Count(), np.empty((side, side), np.uint8)
+    for part in tiled.blended(looks, placement, LATTICE, ask, batch=BATCH, count=count):
         if isinstance(part, blend.Rows):
             classes[part.first : part.stop] = part.values[0].argmax(axis=0)
     blends = [seams.our_blends(LATTICE, 0, side)] * 2
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
 
 
-def _theirs(image: np.ndarray, side: int, ask: known.Predictor) -> dict[str, Any]:
+def _theirs(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, Any]:
     import torch
 
     tiling = terramind.tiling()
@@ -101,7 +102,9 @@ def _memory(mark: str) -> float:
 
 def turn(way: str, name: str, side: int) -> dict[str, Any]:
     """Tile once in this process."""
-    ask = known.load(name, {"random": 0}, inputs=["S2L2A"], device="cpu", precision="fp32", batch=1)
+    ask = registry.load(
+        name, {"random": 0}, inputs=["S2L2A"], device="cpu", precision="fp32", batch=1
+    )
     image = _image(side)
     ask.predict({"S2L2A": image[None, :, :224, :224]})
     # ^ kernels are chosen, weights are packed

@@ -15,10 +15,10 @@ def main(height: int, width: int) -> None:
     """Tile once."""
     import torch
 
-    from model.prediction import known
+    from model.predictor import registry
     from tests.reference import terramind
 
-    ask = known.load("demo", device="cpu", holes="fill")
+    ask = registry.load("demo", device="cpu", holes="fill")
     chips = {
         name: torch.full((1, bands, height, width), value)
         for name, (bands, value) in INPUTS.items()

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from model.modalities import RAW
+from model.terramind.modalities import RAW
 from tests.reference import terramind
 
 needs_terratorch = pytest.mark.skipif(

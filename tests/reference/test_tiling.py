@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.windows import Lattice
+from pipeline.grid.window_lattice import Lattice
 from tests.benchmarks import seams
 from tests.reference.published import needs_terratorch
 

@@ -1,0 +1,1 @@
+"""Read catalogs: STAC APIs, static catalogs, and the HTTP client that both use."""

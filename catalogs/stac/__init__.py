@@ -1,0 +1,1 @@
+"""Turn STAC items of any version and provider into scenes."""

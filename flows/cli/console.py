@@ -1,0 +1,225 @@
+"""What every verb of the command shares: its options, its exit codes, and what goes where.
+
+Results stand on standard output, everything else on standard error; an error is one message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from catalogs import errors
+
+if TYPE_CHECKING:
+    from flows.observe.progress import Progress
+
+Result = Mapping[str, Any]
+Work = Callable[["Progress"], Result]
+Say = Callable[[Result], Iterable[str]]
+Judge = Callable[[Result], int]
+
+GRACE = 10.0
+"""Seconds that an interrupted command may take to end by itself."""
+
+DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def verb(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
+    """Register a verb with the two options that all of them share."""
+
+    def register(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def call(*, as_json: bool, debug: bool, **options: Any) -> int:
+            console = Console(as_json=as_json, debug=debug)
+            return console.run(functools.partial(function, console, **options))
+
+        decorated = click.option(
+            "--debug", is_flag=True, envvar="TERRAMOSAIC_DEBUG", help="Show tracebacks."
+        )(call)
+        decorated = click.option(
+            "--json", "as_json", is_flag=True, help="One JSON object on stdout, logs on stderr."
+        )(decorated)
+        return group.command(name)(decorated)
+
+    return register
+
+
+class Console:
+    """Where a verb's result and its errors go."""
+
+    def __init__(self, *, as_json: bool, debug: bool) -> None:
+        self._as_json = as_json
+        self._debug = debug
+
+    def run(self, verb: Callable[[], int]) -> int:
+        """Run a verb; whatever it raises becomes one message and an exit code."""
+        try:
+            return verb()
+        except (KeyboardInterrupt, click.Abort):
+            return interrupted()
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # ^ the last line of defence: a person reads what follows, never a traceback
+            return self._report(error)
+
+    def show(self, work: Work, say: Say, judge: Judge = lambda _: DONE) -> int:
+        """Do the work, show its result, and return its exit code."""
+        from flows.observe import progress as watches
+
+        watch = watches.watch(sys.stderr)
+        with _stdout_kept_clean(self._as_json):
+            try:
+                result = work(watch)
+            finally:
+                watch.finish()
+        code = judge(result)
+        if self._as_json:
+            print(json.dumps(_plain(result), allow_nan=False), flush=True)
+        else:
+            for line in say(result):
+                print(line, flush=True)
+        return code
+
+    def _report(self, error: Exception) -> int:
+        if self._debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        _fail(_redacted(message), code, as_json=self._as_json)
+        return code
+
+
+def listen() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, and let neither take long, whatever it is at.
+
+    While a flow runs, Prefect has its own way with SIGTERM, and hands it on afterwards.
+    """
+    asked, once = threading.Lock(), [True]
+    asked.acquire()
+    threading.Thread(target=_end, args=(asked,), name="end", daemon=True).start()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if once:
+            once.clear()
+            asked.release()
+            # ^ an Event would not do: the signal may come while this thread has its lock
+            raise KeyboardInterrupt
+        # ^ whatever is being closed by then is not interrupted again
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            # ^ a shell starts what it sends to the background deaf to Ctrl-C
+            signal.signal(number, interrupt)
+
+
+def _end(asked: threading.Lock) -> NoReturn:
+    """End the process some seconds after it was asked to end.
+
+    GDAL cannot be interrupted while it waits for a silent store, or lays out a large COG. Nothing
+    is lost: what has no receipt is not done, and no file has its name before it is whole.
+    """
+    asked.acquire()
+    time.sleep(GRACE)
+    os.write(2, b"ended in the middle of it; run the same command again to resume\n")
+    # ^ not by print: whoever is stuck may have its lock
+    os._exit(INTERRUPTED)
+
+
+def interrupted() -> int:
+    """Report an interruption; return the exit code."""
+    print("interrupted; run the same command again to resume", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, errors.TerramosaicError):
+        return str(error), error.exit_code
+    if _is_of_model(error):
+        return str(error), USAGE
+    if isinstance(error, MemoryError):
+        return "out of memory: lower execution.tile, execution.batch or execution.workers.", FAILED
+    said = str(error) or "no message"
+    advice = "run it again with --debug for the traceback, and report it if it seems to be ours."
+    if isinstance(error, OSError):
+        advice = "set this right and run the same command again; --debug shows the traceback."
+    return f"unexpected {type(error).__name__}: {said}; {advice}", FAILED
+
+
+def _is_of_model(error: Exception) -> bool:
+    module = sys.modules.get("model.errors")
+    # ^ what is not imported cannot have been raised
+    return module is not None and isinstance(error, module.ModelError)
+
+
+def _redacted(text: str) -> str:
+    """Cut the query off every URL: it may hold a signature."""
+    return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
+
+
+@contextlib.contextmanager
+def _stdout_kept_clean(wanted: bool) -> Iterator[None]:
+    """Send what libraries and child processes print to stderr meanwhile."""
+    if not wanted:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        if sys.__stdout__ is not None and not sys.__stdout__.closed:
+            sys.__stdout__.flush()
+            stack.enter_context(_descriptor_redirected(1, 2))
+            stack.callback(sys.__stdout__.flush)
+            # ^ before the descriptor is put back: what was printed behind our back goes to stderr
+        yield
+
+
+@contextlib.contextmanager
+def _descriptor_redirected(source: int, target: int) -> Iterator[None]:
+    kept = os.dup(source)
+    try:
+        os.dup2(target, source)
+        yield
+    finally:
+        os.dup2(kept, source)
+        os.close(kept)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON's own types: paths as text, NumPy's numbers as numbers, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def misused(error: click.ClickException, arguments: Sequence[str]) -> int:
+    """Report a command line that cannot be understood; return the exit code."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None:
+        print(f"{context.get_usage()}\nMore: {context.command_path} --help", file=sys.stderr)
+    _fail(message, USAGE, as_json="--json" in arguments)
+    return USAGE
+
+
+def _fail(message: str, code: int, *, as_json: bool) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": code}), flush=True)

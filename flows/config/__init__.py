@@ -1,0 +1,1 @@
+"""The job file and its sections, validated with pydantic."""

@@ -1,0 +1,196 @@
+"""The job: what a person writes, checked to the last key before anything is searched or read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from shapely import MultiPolygon, Polygon
+
+from catalogs.errors import Wrong
+from catalogs.scene import BANDS, MASKS
+from flows.config import error_messages, processing, sections, yaml_file
+from flows.config import model as model_config
+from flows.config import period as periods
+from flows.config import schedule as schedule_config
+from flows.config.base import INPUTS, Listed, Part, known, unique
+from flows.config.prices import Prices
+
+LATEST = "latest"
+"""The latest period of the schedule whose scenes are complete, found when the job runs."""
+
+
+class Job(Part):
+    """One product to make, or one for each period of a schedule."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?$",
+        description="letters, digits, dot, dash and underscore, as it names a folder",
+        examples=["jutland-2024"],
+    )
+    region: sections.Region = Field(
+        description="{bbox: [west, south, east, north]} or {file: region.geojson}",
+        examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
+    )
+    period: InstanceOf[periods.Period] | None = Field(
+        default=None,
+        description=f"{periods.FORMS}; or {LATEST}, as where none is given",
+        examples=["2024-05-01/2024-09-30"],
+    )
+    catalog: sections.Catalog = Field(
+        description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
+        examples=["planetary-computer"],
+    )
+    allow: Annotated[tuple[str, ...], Listed] = Field(
+        default=(), description="a list of folders or host names"
+    )
+    inputs: Annotated[tuple[str, ...], Listed] = Field(
+        default=("S2L2A", "S1RTC", "DEM"),
+        min_length=1,
+        description=f"a list out of {', '.join(INPUTS)}",
+    )
+    grid: sections.GridChoice = sections.GridChoice()
+    bands: dict[str, Annotated[tuple[str, ...], Listed]] = Field(
+        default={},
+        description="the bands of an input where not the usual ones, as in {S1RTC: [HH, HV]}",
+    )
+    mask: processing.Mask = processing.Mask()
+    composite: processing.Composite = processing.Composite()
+    radar: processing.Radar = processing.Radar()
+    radiometry: processing.Radiometry = processing.Radiometry()
+    model: model_config.ModelChoice = model_config.ModelChoice()
+    output: sections.Output = sections.Output()
+    execution: sections.Execution = sections.Execution()
+    qc: processing.Gate = processing.Gate()
+    schedule: schedule_config.Schedule = schedule_config.Schedule()
+    prices: Prices | None = Field(
+        default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
+    )
+
+    _geometry: Polygon | MultiPolygon = PrivateAttr()
+
+    @field_validator("period", mode="before")
+    @classmethod
+    def _days(cls, value: Any) -> periods.Period | None:
+        if value is None or isinstance(value, periods.Period):
+            return value
+        if value == LATEST:
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(  # noqa: TRY004
+                # ^ pydantic turns only a ValueError into a finding
+                f"the period {value!r} is not a date: write {periods.FORMS}."
+            )
+        try:
+            return periods.parse(str(value))
+        except Wrong as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("allow")
+    @classmethod
+    def _places(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return unique(tuple(sections.place(text, info) for text in value))
+
+    @field_validator("inputs")
+    @classmethod
+    def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return unique(tuple(known(name, INPUTS, "input") for name in value))
+
+    @field_validator("bands")
+    @classmethod
+    def _known_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, bands in value.items():
+            known(name, INPUTS, "input")
+            measured = [band for band in BANDS[name] if band not in MASKS]
+            unique(tuple(known(band, measured, f"band of {name}") for band in bands))
+            if not bands:
+                raise ValueError(f"{name} has no band: name one of {', '.join(measured)}.")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Job:
+        strange = [name for name in self.bands if name not in self.inputs]
+        if strange:
+            raise ValueError(f"bands names {strange[0]}, which is not among the inputs.")
+        if self.radar != processing.Radar() and not any(name[:2] == "S1" for name in self.inputs):
+            raise ValueError("radar chooses Sentinel-1 passes, and none is among the inputs.")
+        if self.composite.every and not self.output.composites:
+            raise ValueError(
+                "composite.every makes more composites, and none are written: add "
+                "output: {composites: true}, or remove it."
+            )
+        if self.output.probabilities and "land_cover" not in self.model.tasks:
+            asked = ", ".join(self.model.tasks)
+            raise ValueError(f"the task {asked} has no probabilities: remove output.probabilities.")
+        return self
+
+    @property
+    def span(self) -> periods.Period:
+        """Return the period that is mapped.
+
+        Raises:
+            Wrong: it is the latest one, and nobody has looked yet which that is.
+        """
+        if self.period is None:
+            raise Wrong(
+                f"The period is {LATEST}: name one with --period, or run the job to find it."
+            )
+        return self.period
+
+    def over(self, period: periods.Period) -> Job:
+        """Return the same job over another period."""
+        return self.model_copy(update={"period": period})
+
+    @property
+    def geometry(self) -> Polygon | MultiPolygon:
+        """Return the region in longitude and latitude."""
+        return self._geometry
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Return the inputs without what is to be generated."""
+        return tuple(name for name in self.inputs if name not in self.model.modalities)
+
+
+def load(path: Path) -> Job:
+    """Read a job file and check it; paths in it are relative to its folder.
+
+    Raises:
+        Wrong: There is no such file, or something in it is wrong: what, why and what to write.
+    """
+    values = yaml_file.read(path)
+    values.setdefault("name", path.stem)
+    return parse(values, folder=path.resolve().parent, label=str(path))
+
+
+def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") -> Job:
+    """Check a job's keys; relative paths start at ``folder``.
+
+    Raises:
+        Wrong: Something is wrong in them: what, why and what to write.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    # ^ a section whose keys are all commented out is one that was not given
+    given.setdefault("output", {})
+    if isinstance(given["output"], dict):
+        given["output"] = {"path": "out", **given["output"]}
+    # ^ so that the default is relative to the job file as well
+    try:
+        job = Job.model_validate(given, context={"folder": folder})
+    except ValidationError as error:
+        raise Wrong(error_messages.explain(error, Job, label)) from error
+    try:
+        job._geometry = job.region.geometry()  # noqa: SLF001
+    except Wrong as error:
+        raise Wrong(f"{label}: region: {error}") from error
+    return job

@@ -1,0 +1,127 @@
+"""The groups of keys that say what counts: as an observation, and as good enough to publish."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from catalogs.errors import Wrong
+from flows.config import cadence
+from flows.config.base import Listed, Part, unique
+
+Code = Annotated[int, Field(ge=0, le=11)]
+
+
+class Mask(Part):
+    """Which Sentinel-2 pixels count as clear."""
+
+    clear_scl: Annotated[tuple[Code, ...], Listed] = Field(
+        default=(2, 4, 5, 6, 7, 11),
+        min_length=1,
+        description="a list of scene-classification codes, 0 to 11",
+    )
+    dilate_m: float = Field(
+        default=40.0, ge=0, le=10_000, description="metres around clouds, 0 to 10000"
+    )
+    dilate_scl: Annotated[tuple[Code, ...], Listed] = Field(
+        default=(3, 8, 9, 10),
+        description="a list of the scene-classification codes that dilate_m widens",
+    )
+    max_cloud_probability: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="per cent above which a pixel is cloud, where scenes have a probability",
+    )
+
+    _once = field_validator("clear_scl", "dilate_scl")(unique)
+
+
+class Composite(Part):
+    """How many dates become one."""
+
+    method: Literal["median", "medoid", "least_cloudy", "latest"] = Field(
+        default="median", description="median, medoid, least_cloudy or latest"
+    )
+    max_cloud_cover: float = Field(
+        default=60.0, ge=0, le=100, description="per cent of a scene, 0 to 100"
+    )
+    max_passes: int | None = Field(
+        default=None,
+        ge=1,
+        description="a whole number: the least cloudy passes that are kept over any place",
+    )
+    every: str | None = Field(
+        default=None,
+        description="P1M, P10D, P1W or the like: a composite for each such part of the period too",
+    )
+
+    @field_validator("every")
+    @classmethod
+    def _cadence(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                cadence.read(value)
+            except Wrong as error:
+                raise ValueError(str(error)) from error
+        return value
+
+
+class Radar(Part):
+    """Which Sentinel-1 passes are used."""
+
+    orbit: Literal["both", "ascending", "descending"] = Field(
+        default="both", description="both, ascending or descending"
+    )
+    relative_orbits: Annotated[tuple[Annotated[int, Field(ge=1, le=175)], ...], Listed] = Field(
+        default=(), description="a list of relative orbit numbers, 1 to 175"
+    )
+
+    _once = field_validator("relative_orbits")(unique)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Return the orbit states that are asked for; none stands for all."""
+        return () if self.orbit == "both" else (self.orbit,)
+
+
+_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""YAML 1.1 reads a bare ``off`` as false."""
+
+
+class Radiometry(Part):
+    """Whether what a catalog says of its numbers is proved on the pixels."""
+
+    proof: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
+        default="refuse",
+        description="refuse (leave out scenes whose pixels contradict it), warn or off",
+    )
+
+
+class Gate(Part):
+    """When a map is not good enough to be published."""
+
+    gate: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
+        default="warn", description="refuse (publish nothing), warn or off"
+    )
+    max_seam_z: float = Field(
+        default=3.0,
+        gt=0,
+        description="a number above 0: standard deviations by which lines may change more often "
+        "than what lies beside them: without a seam, one map in 700 is above 3",
+    )
+    max_disagreement: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="the share of pixels, 0 to 1, that may get another class where windows lie "
+        "elsewhere",
+    )
+    min_agreement: float = Field(
+        default=0.995,
+        ge=0,
+        le=1,
+        description="the share of pixels, 0 to 1, that must keep their class in full precision, "
+        "where a GPU computes in bf16",
+    )

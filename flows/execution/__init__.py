@@ -1,0 +1,1 @@
+"""Where tiles are computed: threads, local processes or a dask cluster."""

@@ -1,0 +1,1 @@
+"""Progress, run logs and metrics."""

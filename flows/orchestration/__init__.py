@@ -1,0 +1,1 @@
+"""Prefect flows, deployments, artifacts, concurrency and cancellation."""

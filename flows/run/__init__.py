@@ -1,0 +1,1 @@
+"""One run of one job: planning, stages, verification, cost."""

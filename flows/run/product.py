@@ -1,0 +1,365 @@
+"""What the verbs do: search, plan, run and verify products.
+
+Only a run that has something to do, and a Prefect server to tell, imports the flow.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from catalogs.errors import Wrong
+from flows.config import job as jobs
+from flows.config import period as periods
+from flows.config.job import Job
+from flows.execution import engine
+from flows.observe import exporter, run_context
+from flows.observe.progress import Progress
+from flows.observe.run_context import Truth
+from flows.orchestration import server
+from flows.run import cost, planning, quality_gate
+from flows.series import inspection
+from pipeline.plan.plan import Plan
+from pipeline.product import descriptions, provenance, publishing
+from pipeline.quality import coverage, gates
+from pipeline.report import scenes_section
+from pipeline.runtime import atomic_files, lock
+from pipeline.storage import receipt, zarr_store
+
+log = logging.getLogger(__name__)
+
+
+def frozen(path: Path, period: str | None = None) -> Plan:
+    """Return the plan of a plan file, or of a job file over a period.
+
+    Args:
+        path: the file.
+        period: another one than the job's, or ``latest``; None = the job's.
+
+    Raises:
+        Wrong: a plan is asked for another period than its own; something in the job cannot be.
+        NothingFound: no scene answers it.
+    """
+    if path.suffix == ".json":
+        if period is not None:
+            raise Wrong(f"{path} is a plan, and has its period. Give the job, or no --period.")
+        return Plan.read(path)
+    return planning.freeze(
+        over(jobs.load(path), period, run_context.progress()), run_context.progress()
+    )
+
+
+def over(job: Job, period: str | None, progress: Progress) -> Job:
+    """Return a job over a period: another one than its own, or the latest that is complete.
+
+    Args:
+        job: the job.
+        period: as a job writes it, or ``latest``; None = the job's own.
+        progress: who is told how far it has come.
+
+    Raises:
+        Wrong: the period cannot be read.
+        NothingFound: no period is complete.
+    """
+    if period is not None and period != jobs.LATEST:
+        return job.over(periods.parse(period))
+    if period is not None or job.period is None:
+        return job.over(inspection.latest(job, progress))
+    return job
+
+
+def settle(plan: Plan) -> Path:
+    """Write the plan into its folder, where everything that belongs to it will lie."""
+    folder = planning.folder(plan) / plan.short
+    path = folder / "plan.json"
+    try:
+        plan.write(path)
+    except OSError as error:
+        raise Wrong(
+            f"Nothing can be written to {folder} ({error.strerror or error}). "
+            "Name another folder in output.path."
+        ) from error
+    return path
+
+
+def damages(plan: Plan, folder: Path) -> list[dict[str, str]]:
+    """Return tile, file and reason of everything stored that a receipt does not vouch for.
+
+    The receipt of a damaged tile is taken away, so that the next run makes the tile anew.
+    """
+    bad = []
+    for one in plan.tiles:
+        proof = receipt.read(folder, one)
+        if proof is None or proof.key != plan.key(one):
+            continue
+        found = zarr_store.check_tile(folder, plan, one, proof.digests)
+        bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
+        if found:
+            receipt.path(folder, one).unlink(missing_ok=True)
+    return bad
+
+
+def run(
+    job: Path,
+    *,
+    allow_partial: bool,
+    max_cost: float | None,
+    progress: Progress,
+    truth: Truth | None = None,
+    period: str | None = None,
+) -> dict[str, Any]:
+    """Run or resume a job or a plan; a finished product is left as it is.
+
+    Args:
+        job: path of a job file, or of a plan.
+        allow_partial: publish with failed tiles declared as holes.
+        max_cost: refuse above it.
+        progress: who is told how far it has come.
+        truth: what the map is compared with.
+        period: another one than the job's, or ``latest``.
+    """
+    exporter.place()
+    if max_cost is not None and job.suffix != ".json":
+        cost.priced(jobs.load(job), max_cost)
+    # ^ both refused before anything is planned
+    with run_context.watched(progress, truth):
+        started = time.perf_counter()
+        progress.stage("plan")
+        ready = frozen(job, period)
+        planned = round(time.perf_counter() - started, 3)
+        result = standing(ready)
+        if result is None:
+            cost.check(ready, planning.folder(ready) / ready.short, max_cost)
+            if job.suffix == ".json":
+                engine.check(ready)
+                # ^ a job has just been planned with the model as it is
+            result = _mapped(str(settle(ready)), allow_partial)
+        else:
+            exporter.stood(planning.folder(ready) / ready.short / "plan.json", result)
+        result["seconds"]["plan"] = planned
+    return result
+
+
+def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
+    """Take the stages of a plan: as a flow where Prefect has a server to tell, and by themselves.
+
+    Without one Prefect would start a server that ends with the run: seconds, and nobody to read it.
+    """
+    from flows.run import stages  # noqa: PLC0415
+
+    # ^ it imports this file
+    named = server.address()
+    if named is not None:
+        from flows.orchestration import land_cover  # noqa: PLC0415
+
+        # ^ Prefect takes seconds to import
+        try:
+            return land_cover.land_cover(job=plan, allow_partial=allow_partial)
+        except land_cover.Incomplete as error:
+            return error.result
+        except Exception as error:
+            # ^ what Prefect raises depends on what it was at when its server went
+            if not server.lost(error):
+                raise
+            log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
+    return stages.run(plan, None, allow_partial, lambda stage, *given: stage(*given))
+
+
+def standing(plan: Plan) -> dict[str, Any] | None:
+    """Return the result of a product that already stands, or None: no server is started for it."""
+    item = planning.folder(plan) / "item.json"
+    folder = item.parent / plan.short
+    done = receipt.finished(folder, plan)
+    if len(done) < len(plan.tiles) or not publishing.stands(item, plan):
+        return None
+    run_context.progress().finish()
+    tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
+    seam = publishing.seam_in(item)
+    status = "refused" if seam and quality_gate.refused(plan, seam) else "unchanged"
+    # ^ the gate may be narrower than when it was published
+    return result_of(plan, status, str(item), tiles, {}, seam)
+
+
+def result_of(
+    plan: Plan,
+    status: str,
+    item: str | None,
+    tiles: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    seam: Mapping[str, Any] | None,
+    planned: Mapping[str, Any] | None = None,
+    traffic: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return what ``run --json`` prints."""
+    folder = planning.folder(plan) / plan.short
+    answer = plan.model.main.layer if plan.model else "land_cover"
+    return {
+        "status": status,
+        "item": item,
+        "map": _where(item, folder / publishing.main_folder(plan) / f"{answer}.tif"),
+        "quicklook": _where(item, folder / "quicklook.png"),
+        "tiles": dict(tiles),
+        "scenes": len(plan.snapshot.scenes),
+        "seconds": dict(seconds),
+        "accuracy": publishing.accuracy_in(Path(item)) if item else None,
+        "seam": seam,
+        "planned": planned,
+        "actual": cost.taken(plan, traffic or {}, seconds, int(tiles["done"])),
+        "warnings": [
+            *([descriptions.RANDOM] if provenance.is_random(plan) else []),
+            *descriptions.little_seen(publishing.not_observed_in(Path(item)) if item else None),
+            *quality_gate.findings(plan, seam),
+        ],
+    }
+
+
+def _where(item: str | None, path: Path) -> str | None:
+    return str(path) if item and path.exists() else None
+
+
+def search(
+    job: Job, progress: Progress, report: Path | None = None, period: str | None = None
+) -> dict[str, Any]:
+    """Return the scenes of a job, used and refused, and what they cover on which day.
+
+    Args:
+        job: the job.
+        progress: who is told how far it has come.
+        report: where a page with tables and picture is written, if anywhere.
+        period: another one than the job's, or ``latest``.
+    """
+    job = over(job, period, progress)
+    progress.stage("search")
+    answer = planning.ask(job, context_m=0.0, prove=False)
+    selection = answer.selection
+    days = coverage.by_day(selection.used, selection.refused, answer.region)
+    if report is not None:
+        tables = (scenes_section.scenes(selection.used), scenes_section.refused(selection.refused))
+        page = scenes_section.search_page(f"{job.name}: scenes found", days, tables)
+        try:
+            atomic_files.write_atomic(report, page.encode())
+        except OSError as error:
+            raise Wrong(
+                f"The report cannot be written to {report} ({error.strerror or error}). "
+                "Name another file with --report."
+            ) from error
+    progress.finish()
+    return {
+        "used": [
+            {
+                "id": scene.id,
+                "datetime": scene.datetime.isoformat() if scene.datetime else None,
+                "collection": scene.collection,
+                "modality": scene.modality,
+                "platform": scene.platform,
+                "tile": scene.tile,
+                "baseline": scene.baseline,
+                "orbit_state": scene.orbit_state,
+                "relative_orbit": scene.relative_orbit,
+                "cloud_cover": scene.cloud_cover,
+                "coverage": round(coverage.share(scene, answer.region), 4),
+            }
+            for scene in selection.used
+        ],
+        "refused": [
+            {
+                "id": one.id,
+                "reason": one.reason,
+                "collection": one.collection or None,
+                "modality": one.modality or None,
+                "date": one.day,
+                "coverage": one.share,
+            }
+            for one in selection.refused
+        ],
+        "coverage": [
+            {
+                "modality": day.modality,
+                "date": day.date.isoformat() if day.date else None,
+                "coverage": round(day.share, 4),
+                "cloud_cover": None if day.cloud_cover is None else round(day.cloud_cover, 2),
+                "used": list(day.scenes),
+                "refused": [one.id for one in day.refused],
+            }
+            for day in days
+        ],
+        "report": None if report is None else str(report),
+    }
+
+
+def plan(
+    job: Job, progress: Progress, output: Path | None, period: str | None = None
+) -> dict[str, Any]:
+    """Freeze a job over a period, by default its own, and say what running it would take."""
+    job = over(job, period, progress)
+    progress.stage("plan")
+    ready = planning.freeze(job, progress)
+    folder = planning.folder(ready) / ready.short
+    path = output or folder / "plan.json"
+    ready.write(path)
+    tiles, _ = cost.to_make(ready, folder)
+    need = cost.need(ready, folder, tiles)
+    before = publishing.made_in(folder.parent)
+    again = sum(one.id in before for one in tiles)
+    progress.finish()
+    return {
+        "plan": str(path),
+        "tiles": {
+            "total": len(ready.tiles),
+            "new": len(tiles) - again,
+            "skip": len(ready.tiles) - len(tiles),
+            "recompute": again,
+        },
+        "scenes": len(ready.snapshot.scenes),
+        "bytes": need.bytes,
+        "requests": need.requests,
+        "peak_memory_bytes": need.peak_memory_bytes,
+        "seconds": need.seconds,
+        "cpu_hours": need.cpu_hours,
+        "gpu_hours": need.gpu_hours,
+        "stored_bytes": need.stored_bytes,
+        "uncertainty": need.spread,
+        "basis": need.basis,
+        "cost": cost.cost(ready, need),
+    }
+
+
+def verify(out: Path, progress: Progress) -> dict[str, Any]:
+    """Check every byte of the products under a folder, or of one product."""
+    homes = publishing.homes(out)
+    progress.stage("verify", len(homes))
+    bad: list[dict[str, str]] = []
+    looked: list[dict[str, Any]] = []
+    refused = False
+    for home in homes:
+        progress.advance(1, home.name)
+        try:
+            ready, folder = publishing.current(home)
+        except Wrong as error:
+            bad.append({"tile": "", "file": str(home / "item.json"), "reason": str(error)})
+            continue
+        with lock.held(folder):
+            found = damages(ready, folder)
+            bad += found + publishing.damaged_files(home)
+            proofs = receipt.finished(folder, ready)
+            holes = publishing.holes_in(home)
+            if len(proofs) + len(holes) >= len(ready.tiles):
+                seam = gates.measure(ready, folder).to_dict()
+                refused |= quality_gate.refused(ready, seam)
+                looked.append({"item": str(home / "item.json"), **seam})
+        bad += [
+            {"tile": one.id, "file": "receipts", "reason": "the tile has no receipt"}
+            for one in ready.tiles
+            if one.id not in proofs
+            and one.id not in holes
+            and one.id not in {entry["tile"] for entry in bad}
+        ]
+    progress.finish()
+    return {
+        "ok": not bad and not refused,
+        "bad": bad,
+        "seam": max(looked, key=gates.worst) if looked else None,
+    }

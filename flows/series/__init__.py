@@ -1,0 +1,1 @@
+"""Many periods of one job: backfill, refresh, and what each period holds."""

@@ -1,1 +1,0 @@
-"""Weights as files: where they lie, what they are, and whether they may be trusted."""

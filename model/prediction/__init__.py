@@ -1,1 +1,0 @@
-"""What the pipeline and the command call: models by name, numbers in, answers out."""

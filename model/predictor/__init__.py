@@ -1,0 +1,1 @@
+"""Predictors: models behind one interface, with their registry and cards."""

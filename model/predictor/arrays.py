@@ -1,0 +1,79 @@
+"""Arrays of windows as a caller gives them: looked at before any number is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import ModelError, listed
+from model.terramind import unit_check
+from model.terramind.modalities import PATCH, RAW
+
+Chips = Mapping[str, NDArray[np.float32]]
+"""(B, C, H, W) by modality."""
+
+Inputs = Mapping[str, tuple[str, ...]]
+"""Bands by modality."""
+
+Holes = Literal["refuse", "fill"]
+
+
+def checked(chips: Chips, inputs: Inputs, holes: Holes) -> tuple[Chips, tuple[int, int, int]]:
+    """Return chips that a model can be given, and their B, H and W.
+
+    Where holes are filled, infinity becomes NaN: radar without an echo is 10 * log10(0).
+
+    Raises:
+        ModelError: none, an unknown one, a wrong shape or unit, or holes where they are refused.
+    """
+    unknown = [name for name in chips if name not in inputs]
+    if unknown or not chips:
+        raise ModelError(f"inputs {listed(chips)}: the model was loaded for {listed(inputs)}")
+    shapes = {name: np.shape(value) for name, value in chips.items()}
+    for name, shape in shapes.items():
+        _check_shape(name, inputs[name], shape)
+    batch, _, height, width = next(iter(shapes.values()))
+    if any((s[0], *s[2:]) != (batch, height, width) for s in shapes.values()):
+        raise ModelError(f"the inputs differ in number or size: {shapes}")
+    if height % PATCH or width % PATCH or not height * width:
+        raise ModelError(f"windows must be multiples of {PATCH}, not {height} x {width}")
+    if holes == "fill":
+        chips = {name: _without_infinity(values) for name, values in chips.items()}
+    for name, values in chips.items():
+        if name in RAW:
+            unit_check.check(RAW[name], np.asarray(values))
+        if holes == "refuse" and not np.isfinite(values).all():
+            raise ModelError(
+                f"{name} holds NaN: every pixel is expected to have a value. Leave out a "
+                "modality that is missing, fill the pixels, or load the model with "
+                'holes="fill", which takes NaN as the mean of the training data'
+            )
+    return chips, (batch, height, width)
+
+
+def there(chips: Chips, inputs: Inputs) -> NDArray[np.bool_]:
+    """Return which windows have data of which of the chips, (B, modalities), in their order."""
+    named = [chips[name] for name in inputs if name in chips]
+    return np.stack([np.isfinite(values).any(axis=(1, 2, 3)) for values in named], axis=1)
+
+
+def _without_infinity(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    infinite = np.isinf(values)
+    return np.where(infinite, np.float32(np.nan), values) if infinite.any() else values
+
+
+def _check_shape(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    if len(shape) == 4 and shape[1] == len(bands):
+        return
+    if len(shape) in (3, 4) and shape[-1] == len(bands):
+        hint = ". The channels stand last: move them before height and width"
+    elif len(shape) == 3 and shape[0] == len(bands):
+        hint = ". One window is a batch of one: values[None]"
+    else:
+        hint = ""
+    raise ModelError(
+        f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {listed(bands, 13)}{hint}"
+    )

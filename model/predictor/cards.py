@@ -1,0 +1,296 @@
+"""The card of a model: everything that its numbers depend on, and where they come from.
+
+A card is a JSON or YAML mapping; beside the demo's weights lies one, and a user's own model is
+described by one. Reading a card costs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from model.errors import ModelError, listed
+from model.predictor import edge_effect
+from model.predictor.edge_effect import Reach
+from model.terramind.config import Architecture, architecture, read_mapping
+from model.terramind.modalities import (
+    IMAGE_SIZE,
+    LAND_COVER,
+    PATCH,
+    RAW,
+    Statistics,
+    band_indices,
+    get,
+    statistics_of,
+)
+
+TASKS = ("land_cover", "embedding", "generate")
+"""What a model can be asked for: classes of the legend, features of each patch, another sensor."""
+
+DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
+"""What a model of the family is given where nothing else is said."""
+
+_STAGES, _WIDEST, _LARGEST = 4, 1024, 4096
+# ^ layers that the head can read; its channels; the side of a window, px
+
+_TOKENIZER = ("dim", "depth", "heads", "image_size", "unet")
+
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "name": (str, "a text"),
+    "task": (str, "a text"),
+    "architecture": ((str, Mapping, Architecture), "a name, or a mapping with dim, heads, depth"),
+    "statistics": ((Mapping, NoneType), "{MODALITY: {mean: […], std: […]}}"),
+    "class_names": (Sequence, "a list of names"),
+    "layers": (Sequence, "a list of whole numbers"),
+    "width": (int, "a whole number"),
+    "window": (int, "a whole number"),
+    "tokenizer": ((Mapping, NoneType), f"a mapping with some of {listed(_TOKENIZER)}"),
+    "weights": ((Mapping, str, NoneType), "hub, a path, {path, sha256} or {random: SEED}"),
+    "reach": ((Mapping, Reach, NoneType), "a mapping that model.predictor.edge_effect made"),
+    "training": (Mapping, "a mapping"),
+}
+"""What each entry of a card must be."""
+
+CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
+"""What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a model is, in plain values: a segmenter, or with `tokenizer` one of the family."""
+
+    name: str
+    architecture: Architecture
+    inputs: Mapping[str, tuple[str, ...]]
+    """Bands by modality, in the order of the channels; the modalities in the order of RAW."""
+
+    statistics: Mapping[str, Statistics]
+    class_names: tuple[str, ...] = CLASSES
+    """Names of the probabilities, in order."""
+
+    task: str = "land_cover"
+    layers: tuple[int, ...] = ()
+    """Encoder layers that the head reads, shallow to deep; empty = spread evenly."""
+
+    width: int = 48
+    """Channels of the head."""
+
+    window: int = IMAGE_SIZE
+    """Side of one input, px."""
+
+    tokenizer: Mapping[str, Any] | None = None
+    """Sizes of the tokenizers of a model that generates, where not the published ones: dim, depth,
+    heads, image_size, unet."""
+
+    weights: Mapping[str, Any] | str | None = None
+    """Where the weights are: {path, sha256} relative to the card, or any other source."""
+
+    reach: Reach | None = None
+    """How the answer depends on the distance from a window's edge; None = not measured. Like
+    `training` it tells of the weights, and is no part of the digest."""
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made and how good it is; for people, not for the digest."""
+
+    def __post_init__(self) -> None:
+        if self.task != TASKS[0]:
+            raise ModelError(
+                f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are asked for "
+                "when a model is loaded"
+            )
+        if not PATCH <= self.window <= _LARGEST or self.window % PATCH:
+            raise ModelError(f"window {self.window} is not a multiple of {PATCH} up to {_LARGEST}")
+        if not 1 <= self.width <= _WIDEST:
+            raise ModelError(f"width {self.width}: channels of the head, 1 to {_WIDEST}")
+        if not self.inputs:
+            raise ModelError("a card needs at least one input")
+        check_classes(self.class_names)
+        for name, bands in self.inputs.items():
+            band_indices(get(name), bands)
+        ordered = {name: tuple(self.inputs[name]) for name in RAW if name in self.inputs}
+        object.__setattr__(self, "inputs", ordered)
+        # ^ the weights depend on the order, and a mapping in a file may come back in another one
+        object.__setattr__(self, "statistics", statistics_of(self.inputs, self.statistics))
+        if not self.layers:
+            object.__setattr__(self, "layers", self.architecture.taps)
+        check_layers(self.layers, self.architecture.depth)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the output depends on, besides the weights: plain values, sorted keys."""
+        plain = self.to_mapping()
+        told = ("reach", "training", "weights")
+        return {key: plain[key] for key in sorted(plain) if key not in told}
+
+    def digest(self, state_digest: str) -> str:
+        """Return the sha256 over configuration, statistics and the digest of the weights."""
+        text = json.dumps({"card": self.identity(), "state": state_digest}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values, as a file holds them."""
+        family = {} if self.tokenizer is None else {"tokenizer": dict(self.tokenizer)}
+        # ^ left out where there is none: digests of segmenters stay what they were
+        curve = {} if self.reach is None else {"reach": self.reach.to_mapping()}
+        return {
+            "name": self.name,
+            "task": self.task,
+            "architecture": self.architecture.to_mapping(),
+            "inputs": {name: list(bands) for name, bands in self.inputs.items()},
+            "statistics": {name: entry.to_mapping() for name, entry in self.statistics.items()},
+            "class_names": list(self.class_names),
+            "layers": list(self.layers),
+            "width": self.width,
+            "window": self.window,
+            **family,
+            "weights": self.weights,
+            **curve,
+            "training": dict(self.training),
+        }
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Refuse class names that the legend does not know, or one twice.
+
+    Raises:
+        ModelError: which.
+    """
+    unknown = [name for name in names if name not in LAND_COVER]
+    if unknown or len(set(names)) != len(names) or len(names) < 2:
+        raise ModelError(
+            f"class names {listed(names, 10)}: at least two different ones of "
+            f"{listed(LAND_COVER, 10)}"
+        )
+
+
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Refuse encoder layers that a head cannot read.
+
+    Raises:
+        ModelError: they are no whole numbers from 0 to depth - 1, rising, one to four.
+    """
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in layers)
+    rising = whole and list(layers) == sorted({*layers})
+    if not (rising and 1 <= len(layers) <= _STAGES and layers[0] >= 0 and layers[-1] < depth):
+        raise ModelError(
+            f"layers {listed(layers)}: one to {_STAGES} whole numbers from 0 to {depth - 1} "
+            "expected, shallow to deep"
+        )
+
+
+def read(path: str | Path, inputs: Sequence[str] | None = None) -> Card:
+    """Read a card from JSON or YAML.
+
+    Args:
+        path: the file.
+        inputs: modalities of a model of the family whose card names none; default DEFAULT_INPUTS.
+
+    Raises:
+        ModelError: absent, not parseable, or with an unknown or missing entry.
+    """
+    options = read_mapping(path)
+    if options.get("tokenizer") is not None and inputs:
+        options = {"inputs": list(inputs), **options}
+    try:
+        return from_mapping(options, Path(path).stem)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
+    """Build a card from plain values.
+
+    Raises:
+        ModelError: an unknown or missing entry, or one of the wrong kind.
+    """
+    known = [entry.name for entry in fields(Card)]
+    wrong = [key for key in options if key not in known]
+    if wrong:
+        raise ModelError(f"unknown entry {listed(wrong)}; a model card has {listed(known, 12)}")
+    _check_kinds(options)
+    if options.get("tokenizer") is not None:
+        options = {"inputs": list(DEFAULT_INPUTS), **options}
+        # ^ one of the family takes any of its inputs; a segmenter's head was made for some
+    lacking = [key for key in ("architecture", "inputs") if key not in options]
+    if lacking:
+        raise ModelError(f"the card lacks {listed(lacking)}")
+    try:
+        return Card(**_converted({"name": name, **options}))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
+
+
+def statistics(given: Mapping[str, Any] | None) -> dict[str, Statistics]:
+    """Return statistics by modality from plain values, {modality: {mean: [...], std: [...]}}.
+
+    Raises:
+        ModelError: unknown modality, or values of the wrong kind.
+    """
+    found: dict[str, Statistics] = {}
+    for name, entry in (given or {}).items():
+        modality = get(name).name
+        if isinstance(entry, Statistics):
+            found[modality] = entry
+            continue
+        try:
+            found[modality] = Statistics(mean=_floats(entry["mean"]), std=_floats(entry["std"]))
+        except (TypeError, ValueError, KeyError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
+                f"value is of the wrong kind ({error!r})"
+            ) from error
+    return found
+
+
+def write(path: str | Path, card: Card) -> None:
+    """Write a card as JSON, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    text = json.dumps(card.to_mapping(), indent=1, ensure_ascii=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _check_kinds(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        kind, wanted = _KINDS.get(key, (object, ""))
+        text = isinstance(value, str) and kind is Sequence
+        number = isinstance(value, bool) and kind is int
+        if not isinstance(value, kind) or text or number:
+            raise ModelError(f"{key}: {value!r} is of the wrong kind: {wanted} expected")
+    wrong = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER]
+    if wrong:
+        raise ModelError(f"tokenizer: unknown {listed(wrong)}; known are {listed(_TOKENIZER)}")
+
+
+def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
+    done = dict(options)
+    done["architecture"] = architecture(options["architecture"])
+    done["inputs"] = _inputs(options["inputs"])
+    done["statistics"] = statistics(options.get("statistics"))
+    if isinstance(done.get("reach"), Mapping):
+        done["reach"] = edge_effect.from_mapping(done["reach"])
+    for key in ("class_names", "layers"):
+        if key in done:
+            done[key] = tuple(done[key])
+    return done
+
+
+def _inputs(given: object) -> dict[str, tuple[str, ...]]:
+    if isinstance(given, Mapping):
+        return {get(name).name: tuple(bands) for name, bands in given.items()}
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return {get(name).name: get(name).bands for name in given}
+    raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,1 +1,0 @@
-"""Segmentation models as TerraTorch builds them: necks, decoders, heads, and its checkpoints."""

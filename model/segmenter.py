@@ -1,0 +1,238 @@
+"""Segmentation on top of the encoder: tokens say what is there, pixels say where it ends.
+
+    tokens of several layers -> 1/16 -> 1/8 -> 1/4 -> 1/2 <- raw pixels at half resolution
+                                                      1/2 -> logits of the 2 x 2 pixels below
+
+Tokens of 16 px alone lose the edges of parcels. The raw pixels mend the edges, and no more: their
+path sees 14 pixels across, so that context can only come from the encoder. Notable: normalisation
+is over channels, pixel by pixel, so the result depends neither on the batch nor on statistics of
+the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model.errors import ModelError
+from model.terramind.encoder import Encoder
+from model.terramind.layers import EPSILON, Family
+from model.terramind.modalities import PATCH
+
+TokenUse = Literal["encoder", "zero"]
+_STAGES = 4
+"""Resolutions 1/16, 1/8, 1/4 and 1/2."""
+
+
+def spread(x: Tensor, factor: int) -> Tensor:
+    """Return (B, h, w, f * f * C) as (B, h * f, w * f, C): each cell becomes f x f cells."""
+    batch, rows, columns, _ = x.shape
+    cells = x.reshape(batch, rows, columns, factor, factor, -1).transpose(2, 3)
+    return cells.reshape(batch, rows * factor, columns * factor, -1)
+
+
+def folded(pixels: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B, H / 2, W / 2, 4 * C): each cell holds its four pixels."""
+    batch, channels, height, width = pixels.shape
+    cells = pixels.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(batch, height // 2, width // 2, -1)
+
+
+class Mix(nn.Module):
+    """Look at the 3 x 3 neighbourhood and add what was seen."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=EPSILON)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, h, w, C) plus a function of its neighbourhood."""
+        seen: Tensor = self.conv(self.norm(x).permute(0, 3, 1, 2))
+        return x + F.gelu(seen.permute(0, 2, 3, 1))
+
+
+class Think(nn.Module):
+    """Look at each cell by itself and add the result."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=EPSILON)
+        self.rise = nn.Linear(channels, 2 * channels)
+        self.fall = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, h, w, C) plus a function of each cell."""
+        out: Tensor = x + self.fall(F.gelu(self.rise(self.norm(x))))
+        return out
+
+
+class Lateral(nn.Module):
+    """Spread each token over the cells of a finer grid."""
+
+    def __init__(self, dim: int, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.norm = nn.LayerNorm(dim, eps=EPSILON)
+        self.linear = nn.Linear(dim, channels * factor * factor)
+
+    def forward(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """Return tokens (B, rows * columns, D) as (B, rows * f, columns * f, C)."""
+        wide: Tensor = self.linear(self.norm(tokens))
+        return spread(wide.reshape(tokens.shape[0], rows, columns, -1), self.factor)
+
+
+class PixelStem(nn.Module):
+    """See the raw pixels of every modality at half resolution."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.fold = nn.Linear(4 * channels, width)
+        self.think = Think(width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (B, H / 2, W / 2, width): each cell knows its own four pixels and no others."""
+        out: Tensor = self.think(F.gelu(self.fold(folded(pixels))))
+        return out
+
+
+class PixelHead(nn.Module):
+    """From tokens and pixels to logits at full resolution."""
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        channels: Mapping[str, int],
+        classes: int,
+        width: int = 48,
+    ) -> None:
+        super().__init__()
+        if not 1 <= layers <= _STAGES:
+            raise ModelError(f"the head reads one to {_STAGES} encoder layers, not {layers}")
+        if classes < 2 or width < 1:
+            raise ModelError(f"{classes} classes and width {width}: at least 2 and 1")
+        self.channels = dict(channels)
+        self.classes, self.width = classes, width
+        factors = [2**stage for stage in range(layers)]
+        self.laterals = nn.ModuleList(Lateral(dim, width, factor) for factor in factors)
+        self.widen = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(_STAGES - 1))
+        self.mix = nn.ModuleList(Mix(width) for _ in range(_STAGES - 1))
+        seen = sum(self.channels.values()) + len(self.channels)
+        self.stem = PixelStem(seen, width)
+        self.refine = nn.Sequential(Mix(width), Think(width), Mix(width), Think(width))
+        # ^ two looks at what both say together: 0.015 more of overall accuracy on the demo's
+        # ^ countries; each widens what the raw pixels see by four pixels
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.logits = nn.Linear(width, 4 * classes)
+
+    def forward(
+        self, tokens: Sequence[Tensor], pixels: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """Return logits (B, K, H, W).
+
+        Args:
+            tokens: one (B, N, D) per layer, shallow to deep.
+            pixels: (B, bands and validities of all modalities, H, W), without NaN.
+            seen: (B,) weight of the raw pixels' path, one if not given.
+        """
+        rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+        deep_first = list(reversed(tokens))
+        x: Tensor = self.mix[0](self.laterals[0](deep_first[0], rows, columns))
+        for stage in range(1, _STAGES):
+            x = spread(self.widen[stage - 1](x), 2)
+            if stage < len(deep_first):
+                x = x + self.laterals[stage](deep_first[stage], rows, columns)
+            if stage < len(self.mix):
+                x = self.mix[stage](x)
+        stem: Tensor = self.stem(pixels)
+        x = x + (stem if seen is None else stem * seen.to(stem).view(-1, 1, 1, 1))
+        found: Tensor = spread(self.logits(self.norm(self.refine(x))), 2)
+        return found.permute(0, 3, 1, 2).contiguous()
+
+
+class Segmenter(Family):
+    """Encoder and head: standardised rasters with holes in, logits out."""
+
+    def __init__(self, encoder: Encoder, head: PixelHead, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.head, self.layers = encoder, head, tuple(layers)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of the model."""
+        return tuple(self.head.channels)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        tokens: TokenUse = "encoder",
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, K, H, W).
+
+        Args:
+            inputs: standardised (B, C, H, W) by modality. NaN = missing, taken as the mean; an
+                absent modality stays out of the encoder's sequence.
+            tokens: "zero" blanks what the encoder says, to measure how much it matters.
+            seen: (B,) weight of the raw pixels' path; training hides it from some samples.
+
+        Raises:
+            ModelError: unknown or no modality, or a wrong shape.
+        """
+        if tokens not in ("encoder", "zero"):
+            raise ModelError(f"tokens {tokens!r}: encoder or zero")
+        filled = self._filled(inputs)
+        read = self._tokens(filled, self.layers)
+        if tokens == "zero":
+            read = [torch.zeros_like(value) for value in read]
+        return self._logits(read, self._pixels(inputs, filled), seen)
+
+    def with_tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K, H, W) and the last layer's tokens (B, N, D), of one encoder pass.
+
+        Raises:
+            ModelError: as for a call.
+        """
+        filled = self._filled(inputs)
+        *read, last = self._tokens(filled, [*self.layers, self.encoder.depth - 1])
+        return self._logits(read, self._pixels(inputs, filled), None), last
+
+    def optional_keys(self) -> set[str]:
+        """Return the keys that a checkpoint may lack."""
+        return {f"encoder.{key}" for key in self.encoder.optional_keys()}
+
+    def _filled(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        unknown = [name for name in inputs if name not in self.head.channels]
+        if unknown or not inputs:
+            raise ModelError(f"inputs {list(inputs)}: some of {list(self.modalities)} expected")
+        ordered = [name for name in self.modalities if name in inputs]
+        # ^ the model's order, whatever the caller's: the order of the sequence changes bits
+        return {name: torch.nan_to_num(inputs[name], 0.0, 0.0, 0.0) for name in ordered}
+
+    def _tokens(self, filled: Mapping[str, Tensor], layers: Sequence[int]) -> list[Tensor]:
+        found = self.encoder.run(filled, layers)
+        maps = [value for value in found if isinstance(value, Tensor)]
+        if len(maps) != len(found):
+            raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")
+        return maps
+
+    def _pixels(self, inputs: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> Tensor:
+        parts: list[Tensor] = []
+        like = next(iter(filled.values()))
+        for name, count in self.head.channels.items():
+            if name in filled:
+                valid = torch.isfinite(inputs[name]).to(like.dtype).mean(dim=1, keepdim=True)
+                parts += [filled[name], valid]
+            else:
+                parts.append(like.new_zeros(like.shape[0], count + 1, *like.shape[2:]))
+        return torch.cat(parts, dim=1)
+
+    def _logits(self, tokens: Sequence[Tensor], pixels: Tensor, seen: Tensor | None) -> Tensor:
+        dtype = self.head.logits.weight.dtype
+        logits: Tensor = self.head([value.to(dtype) for value in tokens], pixels.to(dtype), seen)
+        return logits

@@ -1,0 +1,1 @@
+"""TerraMind: configuration, modalities, encoder and decoder."""

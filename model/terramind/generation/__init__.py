@@ -1,0 +1,1 @@
+"""Generate other modalities: token sampling, diffusion, thinking in modalities."""

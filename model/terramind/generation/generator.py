@@ -1,0 +1,340 @@
+"""Any to any: what other sensors, or a map, would have shown, from what is there.
+
+    rasters -> encoder -> decoder -> token ids of each output -> its tokenizer -> a raster
+
+Notable: nothing is random unless asked for, and then a sample's answer depends on its own seed.
+Samples go through in chunks of one fixed size, the last one filled up, because the bits of a matrix
+product can depend on the number of its rows: a window gives the same bits alone, in any batch and
+at any place in it. The inputs are never modified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from model.errors import ModelError, listed
+from model.terramind.config import Architecture
+from model.terramind.decoder import EncoderDecoder, Grid, Laid
+from model.terramind.embeddings import Tokenizers, check_shape, declared_keys
+from model.terramind.generation import detokenize
+from model.terramind.generation.detokenize import Diffusion
+from model.terramind.generation.expected_classes import expected_classes
+from model.terramind.generation.request import Inputs, Offer, Request, declared_outputs
+from model.terramind.generation.sampler import Sampler, in_words
+from model.terramind.generation.sampling import Order, Sampling, Schedule, Seeds, Strategy
+from model.terramind.generation.standardise import Offsets, Scaling
+from model.terramind.layers import Family
+from model.terramind.modalities import IMAGE_SIZE, PATCH
+
+CHUNK = {"cpu": 1, "cuda": 8}
+"""Samples at a time: one fills a CPU's caches, a GPU wants more to do."""
+
+
+class Generator(Family):
+    """An encoder-decoder with the halves of the tokenizers that it needs."""
+
+    def __init__(
+        self,
+        size: Architecture,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        tokenizers: Tokenizers | None = None,
+        embed_last: bool = False,
+        chained: bool = True,
+        image_size: int = IMAGE_SIZE,
+        boa_offset: Offsets = 0.0,
+    ) -> None:
+        super().__init__()
+        if any(not isinstance(entry, str) for entry in inputs):
+            raise ModelError("a generator takes known modalities only, by name")
+        self.offer = Offer(inputs=declared_keys(inputs), outputs=declared_outputs(outputs))
+        targets = list(self.offer.outputs.values())
+        fed = targets[: None if embed_last else -1] if chained else []
+        known = [*inputs, *(key for key in fed if key not in self.offer.inputs.values())]
+        model = EncoderDecoder(size, known, targets, image_size=image_size)
+        self.sampler = Sampler(model)
+        self.tokenizer = Tokenizers() if tokenizers is None else tokenizers
+        self.scaling = Scaling.of(boa_offset)
+        self.batch: int | None = None
+        # ^ samples at a time; None = as CHUNK says
+
+    @property
+    def model(self) -> EncoderDecoder:
+        """The encoder-decoder."""
+        return self.sampler.model
+
+    @torch.no_grad()
+    def generate(  # noqa: PLR0913
+        self,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        *,
+        seed: Seeds = 0,
+        sampling: Sampling = "argmax",
+        decoding_steps: int = 1,
+        schedule: Schedule = "linear",
+        order: Order = "random",
+        temperature: float = 1.0,
+        top_k: float = 0,
+        top_p: float = 0.8,
+        chained: bool = True,
+        timesteps: int = 10,
+        clamp: bool = True,
+        noise: Mapping[str, Tensor] | None = None,
+        standardize: bool = True,
+        boa_offset: Offsets | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what was asked for, by the names it was asked with.
+
+        Image modalities are (B, C, H, W) float32 in their own unit, or standardised where the
+        inputs are; LULC is (B, 10, H, W) class scores (logits, whose softmax is the probability
+        *given* the chosen tokens; `expected` is over all tokens); Coords is (B, 2) degrees lon,
+        lat, NaN where the model's words are no place.
+
+        Args:
+            inputs: rasters (B, C, H, W) by name, sides multiples of 16, and of 32 where an output
+                is made by diffusion (all but LULC and Coords); any of the declared may be absent.
+                LULC also (B, H, W) or (B, 1, H, W) class indices; Coords degrees (B, 2) lon, lat.
+            outputs: some of the declared outputs, in the order in which they are made.
+            seed: of tokens, orders and noise; one for all samples, or one for each.
+            sampling: the likeliest tokens, or tokens drawn from their distribution.
+            decoding_steps: 1 decides all positions at once; see `model.terramind.generation.sampler`.
+            schedule: how many positions each of several steps decides.
+            order: which positions come first.
+            temperature: see `model.terramind.generation.sampling.Strategy`.
+            top_k: see `model.terramind.generation.sampling.Strategy`.
+            top_p: see `model.terramind.generation.sampling.Strategy`.
+            chained: whether an output is an input of those after it.
+            timesteps: steps of the diffusion.
+            clamp: see `Tokenizer.decode`.
+            noise: where the diffusion starts, (B, C, H, W) by output; else drawn by the seed.
+            standardize: whether the inputs are in their own units and the outputs shall be.
+            boa_offset: DN that Sentinel-2 values carry (1000 since baseline 04.00 where it was not
+                taken off), in inputs and outputs; None = as the generator was built.
+            size: (H, W) of the outputs where no input is a raster; default 224 x 224.
+
+        Raises:
+            ModelError: inputs that are unknown, of a wrong shape or unit or not finite; options
+                that do not exist; an output whose tokenizer is not here.
+        """
+        strategy = Strategy(
+            sampling=sampling,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            decoding_steps=decoding_steps,
+            schedule=schedule,
+            order=order,
+            chained=chained,
+        )
+        scaling = self.scaling if boa_offset is None else Scaling.of(boa_offset)
+        asked = self._request(
+            inputs, self.offer.wanted(outputs), seed, scaling if standardize else None, size=size
+        )
+        diffusion = Diffusion(timesteps=timesteps, clamp=clamp, noise=noise or {})
+        detokenize.check(self.tokenizer, asked, diffusion)
+        found: list[dict[str, Tensor]] = []
+        for rows, kept in asked.chunks(self._count()):
+            ids = self._ids(asked, rows, strategy)
+            made = {
+                name: detokenize.raster(self.tokenizer, asked, name, ids[name], rows, diffusion)
+                for name in asked.outputs
+            }
+            found.append({name: value[:kept] for name, value in made.items()})
+        return {name: torch.cat([part[name] for part in found]) for name in asked.outputs}
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        *,
+        strategy: Strategy | None = None,
+        seed: Seeds = 0,
+        standardize: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the ids of the outputs, (B, h, w), or (B, 3) for Coords; see `generate`.
+
+        As for `context`, the inputs are standardised already, unless told otherwise.
+        """
+        scaling = self.scaling if standardize else None
+        asked = self._request(inputs, self.offer.wanted(outputs), seed, scaling, size=size)
+        found = [
+            {name: ids[:kept] for name, ids in self._ids(asked, rows, strategy).items()}
+            for rows, kept in asked.chunks(self._count())
+        ]
+        return {name: torch.cat([part[name] for part in found]) for name in asked.outputs}
+
+    @torch.no_grad()
+    def context(
+        self,
+        inputs: Inputs,
+        tokens: Mapping[str, Tensor] | None = None,
+        *,
+        standardize: bool = False,
+    ) -> Tensor:
+        """Return what the encoder made of the inputs, (B, M, D), normed, inputs as declared.
+
+        Args:
+            inputs: standardised, as a backbone takes them, unless `standardize`.
+            tokens: ids of outputs that are there already, (B, h, w), appended in their order.
+            standardize: see `generate`.
+        """
+        scaling = self.scaling if standardize else None
+        asked = self._request(inputs, {}, 0, scaling, tokens)
+        parts = [
+            self.model.context(self._laid(asked, rows)).encoded[:kept]
+            for rows, kept in asked.chunks(self._count())
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def token_logits(
+        self,
+        inputs: Inputs,
+        modality: str,
+        tokens: Mapping[str, Tensor] | None = None,
+        *,
+        standardize: bool = False,
+    ) -> Tensor:
+        """Return the logits (B, h * w, V) of an output's tokens, asked for all at once.
+
+        Args:
+            inputs: as for `context`.
+            modality: an output on the grid; the words of Coords come one after the other.
+            tokens: ids of outputs that are there already, as for `context`.
+            standardize: see `generate`.
+        """
+        scaling = self.scaling if standardize else None
+        asked = self._request(inputs, self.offer.wanted([modality]), 0, scaling, tokens)
+        parts = [self._logits(asked, rows)[0][:kept] for rows, kept in asked.chunks(self._count())]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def expected(
+        self,
+        inputs: Inputs,
+        modality: str = "LULC",
+        *,
+        draws: int = 0,
+        seed: Seeds = 0,
+        temperature: float = 1.0,
+        top_k: float = 0,
+        top_p: float = 0.0,
+        standardize: bool = True,
+    ) -> Tensor:
+        """Return class probabilities (B, 10, H, W) over the distribution of the tokens.
+
+        The tokens' distribution is that of one parallel step; see `model.terramind.generation.expected_classes`.
+
+        `draws=0`, one pass: the decoder at the mean code. Exact where the model is sure of a token,
+        smooth between tokens whose codes lie near each other; where two far ones are equally
+        likely, the decoder sees a code between them, which may mean neither.
+
+        `draws=n`, n passes of the tokenizer's decoder: the average over n token maps. Unbiased, and
+        the better the more; 8 to 16 make a good map.
+
+        Args:
+            inputs: as for `generate`, in their own units unless told otherwise.
+            modality: LULC, the one output that has classes.
+            draws: 0 for the mean code, or the number of token maps.
+            seed: of the draws; one for all samples, or one for each.
+            temperature: of the distribution; 0 leaves the likeliest tokens alone.
+            top_k: see `model.terramind.generation.sampling.Strategy`; off by default.
+            top_p: see `model.terramind.generation.sampling.Strategy`; off by default.
+            standardize: see `generate`.
+
+        Raises:
+            ModelError: as for `generate`; an output without classes, or no number of draws.
+        """
+        strategy = Strategy(sampling="sample", temperature=temperature, top_k=top_k, top_p=top_p)
+        wanted, scaling = self.offer.wanted([modality]), self.scaling if standardize else None
+        asked = self._request(inputs, wanted, seed, scaling)
+        tokenizer = detokenize.decoder(self.tokenizer, modality, asked.outputs[modality])
+        counted = isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0
+        if not tokenizer.size.classes or not counted:
+            raise ModelError(
+                f"{modality}, draws={draws!r}: LULC, and a whole number from 0 on, expected"
+            )
+        parts: list[Tensor] = []
+        for rows, kept in asked.chunks(self._count()):
+            logits, grid = self._logits(asked, rows)
+            own = [asked.seeds[row] for row in rows]
+            parts.append(expected_classes(tokenizer, logits, grid, strategy, own, draws)[:kept])
+        return torch.cat(parts)
+
+    def parts(self) -> dict[str, Family]:
+        """Return the encoder-decoder and the tokenizers."""
+        return {"sampler.model.": self.model, **self.tokenizer.parts("tokenizer.")}
+
+    def foreign_key(self, key: str) -> bool:
+        """Tell a key of a modality, of a tokenizer or of half of one, that is not here."""
+        ours = key.startswith(tuple(self.parts()))
+        return super().foreign_key(key) if ours else key.startswith("tokenizer.")
+
+    def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a checkpoint's tensors in this layout, also from the plain official one."""
+        if not any(key.startswith("sampler.") for key in tensors):
+            tensors = {
+                key if key.startswith("tokenizer.") else f"sampler.model.{key}": value
+                for key, value in tensors.items()
+            }
+        return super().translate(self.tokenizer.completed(tensors, "tokenizer."))
+
+    def _request(
+        self,
+        inputs: Inputs,
+        outputs: Mapping[str, str],
+        seed: Seeds,
+        scaling: Scaling | None,
+        tokens: Inputs | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Request:
+        asked = self.offer.request(inputs, outputs, seed, scaling, tokens, size)
+        for name, value in asked.images().items():
+            check_shape(name, self.model.embedding(name), value)
+        return asked
+
+    def _count(self) -> int:
+        return self.batch or CHUNK.get(self.model.mask_token.device.type, 1)
+
+    def _laid(self, asked: Request, rows: list[int]) -> Laid:
+        device = self.model.mask_token.device
+        given: dict[str, Tensor] = {}
+        for name, value in asked.given.items():
+            key, part = asked.inputs[name], value[rows].to(device)
+            if asked.scaling is not None:
+                part = asked.scaling.standardised(key, part, self.model.bands_of(name))
+            given[name] = self.tokenizer.ids(name, key, part)
+        laid = self.model.lay(given)
+        for key, ids in asked.tokens.items():
+            square = ids[rows].to(device)
+            if laid.grid and not in_words(key):
+                square = square.reshape(len(rows), *laid.grid)
+            laid = self.model.add(laid, key, square)
+        return laid
+
+    def _grid(self, asked: Request, laid: Laid) -> Grid:
+        side = IMAGE_SIZE // PATCH
+        return laid.grid or asked.grid or (side, side)
+
+    def _ids(self, asked: Request, rows: list[int], strategy: Strategy | None) -> dict[str, Tensor]:
+        laid = self._laid(asked, rows)
+        seeds = [asked.seeds[row] for row in rows]
+        keys, grid = list(asked.outputs.values()), self._grid(asked, laid)
+        ids = self.sampler.tokens(laid, keys, strategy or Strategy(), seeds, grid)
+        return {name: ids[key] for name, key in asked.outputs.items()}
+
+    def _logits(self, asked: Request, rows: list[int]) -> tuple[Tensor, Grid]:
+        (key,) = asked.outputs.values()
+        if in_words(key):
+            raise ModelError(f"{listed(asked.outputs)} has no positions on the grid: use generate")
+        laid = self._laid(asked, rows)
+        grid = self._grid(asked, laid)
+        return self.model.logits(self.model.context(laid), [key], grid)[0].float(), grid

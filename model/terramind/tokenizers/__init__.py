@@ -1,0 +1,1 @@
+"""The tokenizers: rasters to token ids and back."""

@@ -1,0 +1,197 @@
+"""Sizes of the tokenizers: what each raster is, and how large the two halves are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from model.errors import ModelError, listed
+from model.terramind.config import Architecture, is_file_name, read_mapping
+from model.terramind.modalities import LAND_COVER, PATCH, RAW
+from model.terramind.tokenizers.fsq import Quantizer
+
+PREFIX = "terramind_v1_tokenizer_"
+
+CHANNELS: Mapping[str, int] = {
+    **{name: len(RAW[name].bands) for name in ("S2L2A", "S1GRD", "S1RTC", "DEM")},
+    "NDVI": 1,
+    "LULC": len(LAND_COVER),
+}
+"""Channels of the rasters that have a tokenizer: bands, or classes."""
+
+_COORDS = f"{PREFIX}coords"
+
+_IMAGES = Quantizer((8, 8, 8, 6, 5))
+_CLASSES = Quantizer((7, 5, 5, 5, 5))
+_LEVELS, _MOST = 8, 4096
+# ^ more than any machine could hold
+GROUPS = 32
+"""Groups of every group norm of the U-Net."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetSize:
+    """Size of the diffusion decoder; the defaults are the published ones."""
+
+    channels: int = 256
+    """Width of the first level."""
+
+    blocks: int = 3
+    """Residual blocks of each level on the way down; one more on the way up."""
+
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Width of each level over that of the first."""
+
+    attention: tuple[int, ...] = (4, 8)
+    """Where attention is used: at these fractions of the first level's resolution."""
+
+    patch: int = 4
+    """Side of the patches that one place of the first level sees, px."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "patch"):
+            _check_count(f"unet {name}", getattr(self, name))
+        _check_lists(self.multipliers, self.attention)
+        if not self.multipliers or self.channels % GROUPS:
+            raise ModelError(
+                f"unet: channels {self.channels} must be a multiple of {GROUPS} (the groups of "
+                "its norms), with at least one multiplier"
+            )
+        if max(self.widths) > 2 * _MOST:
+            raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MOST}")
+        if PATCH % self.patch:
+            raise ModelError(f"unet patch {self.patch} must divide {PATCH}, the side of a token")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.channels * factor for factor in self.multipliers)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of an image must be multiples of, px."""
+        return math.lcm(PATCH, self.patch * 2 ** (len(self.multipliers) - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSize:
+    """What a tokenizer is for, and its size; the defaults are the published ones."""
+
+    modality: str
+    dim: int = 768
+    depth: int = 12
+    """Blocks of the encoder, and of the decoder of land cover."""
+
+    heads: int = 12
+    image_size: int = 256
+    """Side for which the position tables are made, px; others are interpolated from them."""
+
+    unet: UNetSize = field(default_factory=UNetSize)
+    """The decoder of everything but land cover."""
+
+    def __post_init__(self) -> None:
+        if self.modality not in CHANNELS:
+            raise ModelError(
+                f"no tokenizer for {self.modality!r}; there is one for {listed(CHANNELS)}"
+            )
+        _check_count("image_size", self.image_size)
+        if self.image_size % PATCH:
+            raise ModelError(f"image_size {self.image_size} is not a multiple of {PATCH}")
+        _ = self.architecture
+        # ^ refuses what is no size of a transformer
+
+    @property
+    def name(self) -> str:
+        """Name of the published tokenizer of this modality."""
+        return PREFIX + self.modality.lower()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the raster."""
+        return CHANNELS[self.modality]
+
+    @property
+    def classes(self) -> bool:
+        """True for land cover, which has classes and no diffusion."""
+        return self.modality == "LULC"
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The levels of its codes."""
+        return _CLASSES if self.classes else _IMAGES
+
+    @property
+    def architecture(self) -> Architecture:
+        """Size of its transformers."""
+        return Architecture(
+            dim=self.dim, heads=self.heads, depth=self.depth, gated=False, bias=True
+        )
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a decoded image must be multiples of, px."""
+        return PATCH if self.classes else self.unet.multiple
+
+    @classmethod
+    def parse(cls, source: str | Path | Mapping[str, Any] | Self) -> Self:
+        """Resolve a modality, a published name, a mapping or a YAML/JSON file.
+
+        Raises:
+            ModelError: unknown modality or option, or an unreadable file.
+        """
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, Mapping):
+            return cls._from_mapping(source)
+        if is_file_name(str(source)):
+            content = read_mapping(str(source))
+            return cls.parse(content.get("tokenizer", content))
+        if str(source).lower() in ("coords", _COORDS):
+            raise ModelError(
+                f"{source}: coordinates have words and no pixels: model.coords_tokenizer makes "
+                "theirs"
+            )
+        return cls(modality=str(source).lower().removeprefix(PREFIX).upper())
+        # ^ exact names only: "S2L1C" has no tokenizer, and is not taken for S2L2A
+
+    @classmethod
+    def _from_mapping(cls, options: Mapping[str, Any]) -> Self:
+        given = dict(options)
+        if "modality" not in given:
+            raise ModelError(f"the tokenizer lacks a modality: one of {listed(CHANNELS)}")
+        _check_known("a tokenizer", given, cls)
+        given["modality"] = str(given["modality"]).upper()
+        unet = given.get("unet")
+        if isinstance(unet, Mapping):
+            _check_known("its unet", unet, UNetSize)
+            plain: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in unet.items()
+            }
+            given["unet"] = UNetSize(**plain)
+        elif unet is not None and not isinstance(unet, UNetSize):
+            raise ModelError(f"unet must be a mapping of options, not {unet!r}")
+        return cls(**given)
+
+
+def _check_known(owner: str, given: Mapping[str, Any], kind: type) -> None:
+    known = [entry.name for entry in fields(kind)]
+    wrong = [name for name in given if name not in known]
+    if wrong:
+        raise ModelError(f"unknown option {listed(wrong)}; {owner} has {listed(known)}")
+
+
+def _check_lists(*lists: object) -> None:
+    for name, values in zip(("multipliers", "attention"), lists, strict=True):
+        if not isinstance(values, tuple) or len(values) > _LEVELS:
+            raise ModelError(f"unet {name} must be a list of at most {_LEVELS}, not {values!r}")
+        for value in values:
+            _check_count(f"unet {name}", value)
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ModelError(f"{name} must be a positive whole number up to {_MOST}, not {value!r}")

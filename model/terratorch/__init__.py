@@ -1,0 +1,1 @@
+"""Read segmentation models that TerraTorch has fine-tuned."""

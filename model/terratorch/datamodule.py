@@ -1,0 +1,117 @@
+"""Statistics and bands from the YAML of a TerraTorch training.
+
+A checkpoint does not hold them: the `data` section of the configuration is their only home.
+Standardisation is (x * constant_scale - mean) / std there, and (x - mean) / std here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError, listed
+from model.terramind.config import read_mapping
+from model.terramind.modalities import Statistics
+
+
+def statistics_from_yaml(path: str | Path, modality: str | None = None) -> dict[str, Statistics]:
+    """Return means and standard deviations by modality, in the order of the channels.
+
+    Args:
+        path: what `terratorch fit --config` was given.
+        modality: whose the statistics are, where the file has one list for the only input.
+
+    Raises:
+        ModelError: the file cannot be read, or holds no usable means and stds.
+    """
+    content, data = _sections(path)
+    means = _by_modality(path, content, data.get("means"), "means", modality)
+    stds = _by_modality(path, content, data.get("stds"), "stds", modality)
+    if set(means) != set(stds):
+        raise ModelError(f"{path}: means of {listed(means)}, but stds of {listed(stds)}")
+    scales = data.get("constant_scale")
+    found = {}
+    for name in means:
+        scale = scales.get(name) if isinstance(scales, Mapping) else scales
+        factor, *_ = _numbers(path, f"constant_scale of {name}", 1 if scale is None else scale)
+        if factor <= 0:
+            raise ModelError(f"{path}: constant_scale of {name} must be positive, not {factor}")
+        mean = _numbers(path, f"means of {name}", means[name])
+        std = _numbers(path, f"stds of {name}", stds[name])
+        found[name] = Statistics(
+            mean=tuple(value / factor for value in mean), std=tuple(value / factor for value in std)
+        )
+    return found
+
+
+def bands_from_yaml(path: str | Path, modality: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the names of the channels that the data module delivered, by modality.
+
+    Modalities of which the file names no bands are left out: the order of the model holds there.
+
+    Raises:
+        ModelError: the file cannot be read, or its bands are no lists of names.
+    """
+    content, data = _sections(path)
+    found: dict[str, tuple[str, ...]] = {}
+    for section in ("dataset_bands", "output_bands"):
+        if data.get(section) is None:
+            continue
+        # ^ the second one selects from the first
+        named = _by_modality(path, content, data[section], section, modality)
+        for name, bands in named.items():
+            if not isinstance(bands, Sequence) or isinstance(bands, str):
+                raise ModelError(f"{path}: {section} of {name} must be a list, not {bands!r}")
+            found[name] = tuple(str(band) for band in bands)
+    return found
+
+
+def _sections(path: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the whole configuration and the arguments of its data module."""
+    content = read_mapping(path)
+    data = content.get("data")
+    found = data.get("init_args", data) if isinstance(data, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise ModelError(
+            f"{path} has no `data` section: give the configuration that `terratorch fit` was run "
+            "with"
+        )
+    if found.get("concat_bands"):
+        raise ModelError(f"{path}: concat_bands joins the inputs to one, which TerraMind has not")
+    return content, found
+
+
+def _by_modality(
+    path: str | Path, content: Mapping[str, Any], given: object, what: str, modality: str | None
+) -> dict[str, Any]:
+    if given is None:
+        raise ModelError(
+            f"{path}: the data module has no `{what}`; they may be defaults of its class, which "
+            "are not known here: write them into the file"
+        )
+    if isinstance(given, Mapping):
+        return {str(name): value for name, value in given.items()}
+    if modality is None:
+        modality = _only_modality(content)
+    if modality is None:
+        raise ModelError(f"{path}: `{what}` is one list: say which `modality` it is of")
+    return {modality: given}
+
+
+def _only_modality(content: Mapping[str, Any]) -> str | None:
+    model = content.get("model")
+    arguments = model.get("init_args", model) if isinstance(model, Mapping) else {}
+    args = arguments.get("model_args") if isinstance(arguments, Mapping) else None
+    named = args.get("backbone_modalities") if isinstance(args, Mapping) else None
+    names = list(named) if isinstance(named, (list, Mapping)) else []
+    return names[0] if len(names) == 1 and isinstance(names[0], str) else None
+
+
+def _numbers(path: str | Path, what: str, given: object) -> tuple[float, ...]:
+    values = list(given.values()) if isinstance(given, Mapping) else given
+    every = values if isinstance(values, list) else [values]
+    numbers = [v for v in every if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(numbers) != len(every) or not every:
+        raise ModelError(f"{path}: {what} must be numbers, not {given!r}")
+    return tuple(float(value) for value in numbers)

@@ -1,0 +1,248 @@
+"""Decoders and the head of segmentation models, with the names and keys of TerraTorch.
+
+A decoder reads the maps that a chain of necks made, shallow to deep, and gives one map; the head
+turns its channels into classes. Notation: B batch, C channels, h x w cells of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model.errors import ModelError
+from model.terramind.layers import EPSILON
+from model.terratorch import options
+from model.terratorch.unet_decoder import Blocks
+
+_NORMS: Mapping[Any, bool] = {True: True, "batchnorm": True, False: False, "identity": False}
+
+
+class Decoder(nn.Module):
+    """From several maps to one."""
+
+    takes: tuple[str, ...] = ()
+    """Names of its options."""
+
+    out_channels: int
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__()
+        del channels
+        self.owner = type(self).__name__
+        options.known(self.owner, given, self.takes)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return one map (B, out_channels, h, w)."""
+        raise NotImplementedError
+
+
+class UNetDecoder(Decoder):
+    """A U-Net's decoding half, without a centre block.
+
+    Source: Ronneberger et al. 2015, arXiv:1505.04597.
+    """
+
+    takes = ("channels", "use_batchnorm", "attention_type")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        widths = options.wholes(self.owner, "channels", given.get("channels"))
+        if len(widths) != len(channels):
+            raise ModelError(
+                f"{self.owner}: {len(widths)} channels for {len(channels)} maps: give one width "
+                "for each map"
+            )
+        normed = given.get("use_batchnorm", True)
+        normed = options.one_of(self.owner, "use_batchnorm", normed, _NORMS)
+        kinds = {None: False, "scse": True}
+        kind = options.one_of(self.owner, "attention_type", given.get("attention_type"), kinds)
+        self.decoder = Blocks(channels, widths, normed, kind)
+        self.out_channels = widths[-1]
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return one map at the size of the first."""
+        out: Tensor = self.decoder(maps)
+        return out
+
+
+class ConvModule(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, before: int, after: int, side: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, side, padding=side // 2, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, after, h, w)."""
+        return F.relu(self.norm(self.conv(x)))
+
+
+class UperNetDecoder(Decoder):
+    """Pool the deepest map at several scales, then add top-down and read all levels at once.
+
+    Source: Xiao et al. 2018, arXiv:1807.10221.
+    """
+
+    takes = ("channels", "pool_scales", "align_corners")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        width = options.whole(self.owner, "channels", given.get("channels", 256))
+        scales = options.wholes(self.owner, "pool_scales", given.get("pool_scales", (1, 2, 3, 6)))
+        corners = given.get("align_corners", True)
+        self.align_corners = options.flag(self.owner, "align_corners", corners)
+        *shallow, deep = channels
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(deep, width, 1))
+            for scale in scales
+        )
+        self.bottleneck = ConvModule(deep + len(scales) * width, width, 3)
+        self.lateral_convs = nn.ModuleList(ConvModule(count, width, 1) for count in shallow)
+        self.fpn_convs = nn.ModuleList(ConvModule(width, width, 3) for _ in shallow)
+        self.fpn_bottleneck = ConvModule(len(channels) * width, width, 3)
+        self.out_channels = width
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return one map at the size of the first."""
+        *shallow, deep = maps
+        pooled = [self._resized(module(deep), deep) for module in self.psp_modules]
+        top: Tensor = self.bottleneck(torch.cat([deep, *pooled], dim=1))
+        levels = [top]
+        # ^ deepest first; each next one adds what is above it
+        for lateral, x in zip(reversed(self.lateral_convs), reversed(shallow), strict=True):
+            level: Tensor = lateral(x)
+            levels.append(level + self._resized(levels[-1], level))
+        *rest, _ = reversed(levels)
+        fine = [conv(x) for conv, x in zip(self.fpn_convs, rest, strict=True)]
+        joined = [self._resized(x, maps[0]) for x in (*fine, top)]
+        out: Tensor = self.fpn_bottleneck(torch.cat(joined, dim=1))
+        return out
+
+    def _resized(self, x: Tensor, like: Tensor) -> Tensor:
+        size = like.shape[-2:]
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size, mode="bilinear", align_corners=self.align_corners)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(channels, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, h, w), each cell normalised."""
+        normed: Tensor = self.ln(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
+
+
+class FCNDecoder(Decoder):
+    """Double one map several times, with a convolution after each doubling."""
+
+    takes = ("channels", "num_convs", "in_index")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        width = options.whole(self.owner, "channels", given.get("channels", 256))
+        count = options.whole(self.owner, "num_convs", given.get("num_convs", 4))
+        index = given.get("in_index", -1)
+        self.index = options.place(self.owner, "in_index", index, len(channels))
+        self.convs = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.ConvTranspose2d(width if stage else channels[self.index], width, 2, 2),
+                    nn.Conv2d(width, width, 3, padding=1),
+                    ChannelNorm(width),
+                    nn.GELU(),
+                )
+                for stage in range(count)
+            )
+        )
+        self.out_channels = width
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return (B, C, h * 2 ** num_convs, w * 2 ** num_convs)."""
+        out: Tensor = self.convs(maps[self.index])
+        return out
+
+
+class LinearDecoder(Decoder):
+    """Spread each cell of one map over a square of pixels, straight to the classes."""
+
+    takes = ("num_classes", "upsampling_size", "in_index")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        classes = options.whole(self.owner, "num_classes", given.get("num_classes"))
+        side = options.whole(self.owner, "upsampling_size", given.get("upsampling_size"))
+        index = given.get("in_index", -1)
+        self.index = options.place(self.owner, "in_index", index, len(channels))
+        self.conv = nn.ConvTranspose2d(channels[self.index], classes, side, side)
+        self.out_channels = classes
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return (B, K, h * side, w * side)."""
+        out: Tensor = self.conv(maps[self.index])
+        return out
+
+
+class IdentityDecoder(Decoder):
+    """Hand one map to the head as it is."""
+
+    takes = ("out_index",)
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        index = given.get("out_index", -1)
+        self.index = options.place(self.owner, "out_index", index, len(channels))
+        self.out_channels = channels[self.index]
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return the map."""
+        return maps[self.index]
+
+
+class SegmentationHead(nn.Module):
+    """Channels to classes, after an optional row of convolutions."""
+
+    takes = ("channel_list", "dropout")
+
+    def __init__(self, channels: int, classes: int, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        options.known(owner, given, self.takes)
+        listed = given.get("channel_list") or []
+        widths = options.wholes(owner, "channel_list", listed) if listed else ()
+        dropout = given.get("dropout") or 0
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
+            raise ModelError(f"{owner}: dropout must be a number in 0..1, not {dropout!r}")
+        if not 0 <= dropout <= 1:
+            raise ModelError(f"{owner}: dropout must be a number in 0..1, not {dropout!r}")
+        before = [channels, *widths]
+        rows = zip(before[:-1], widths, strict=True)
+        self.head = nn.Sequential(
+            nn.Sequential(
+                *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in rows)
+            ),
+            nn.Dropout(dropout),
+            nn.Conv2d(before[-1], classes, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) of a map (B, C, h, w)."""
+        out: Tensor = self.head(x)
+        return out
+
+
+DECODERS: Mapping[str, type[Decoder]] = {
+    kind.__name__: kind
+    for kind in (UNetDecoder, UperNetDecoder, FCNDecoder, LinearDecoder, IdentityDecoder)
+}
+"""Decoders by their published names."""

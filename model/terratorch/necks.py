@@ -1,0 +1,278 @@
+"""Necks: between the encoder's layers and a decoder, with the names and keys of TerraTorch.
+
+A chain of necks picks layers, lays their tokens out as images and brings the images to the sizes
+that a decoder wants. Notation: B batch, N tokens, C channels, h x w the grid of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model.errors import ModelError, listed
+from model.terratorch import options
+
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
+
+_PYRAMID = 4
+
+
+class Neck(nn.Module):
+    """One step of a chain."""
+
+    takes: tuple[str, ...] = ()
+    """Names of its options."""
+
+    channels: tuple[int, ...]
+    """Widths of what comes out, one per map."""
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.owner = type(self).__name__
+        options.known(self.owner, given, self.takes)
+        self.channels = tuple(channels)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the maps after this step."""
+        raise NotImplementedError
+
+
+class SelectIndices(Neck):
+    """Keep some of the encoder's layers, in the order given."""
+
+    takes = ("indices",)
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        wanted = options.wholes(self.owner, "indices", given.get("indices"), None)
+        count = len(channels)
+        self.indices = tuple(options.place(self.owner, "indices", i, count) for i in wanted)
+        self.channels = tuple(channels[index] for index in self.indices)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the chosen maps."""
+        del grid
+        return [maps[index] for index in self.indices]
+
+
+class ReshapeTokensToImage(Neck):
+    """Tokens (B, N, C) to images (B, C, h, w).
+
+    The grid is that of the input. The published class guesses it: a token count that is a square
+    number becomes a square image, so that 128 x 512 px would be read as 16 x 16 patches. It also
+    drops the first token by default and, as the rest fits no grid, takes it back: TerraMind has
+    no class token, and for sides that are multiples of 32 no other outcome is possible. Both
+    values of `remove_cls_token` therefore mean the same here as they do there.
+    """
+
+    takes = ("remove_cls_token", "effective_time_dim", "h", "temporal_inputs")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        options.flag(self.owner, "remove_cls_token", given.get("remove_cls_token", True))
+        options.one_of(self.owner, "effective_time_dim", given.get("effective_time_dim", 1), {1: 1})
+        never = {False: False}
+        options.one_of(self.owner, "temporal_inputs", given.get("temporal_inputs", False), never)
+        rows = given.get("h")
+        self.rows = None if rows is None else options.whole(self.owner, "h", rows)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the tokens as images."""
+        rows, columns = grid
+        if self.rows not in (None, rows):
+            raise ModelError(
+                f"{self.owner} was fixed to h = {self.rows} rows of patches, but the input has "
+                f"{rows}: give images of {self.rows} rows of patches"
+            )
+        for tokens in maps:
+            if tokens.shape[1] != rows * columns:
+                raise ModelError(
+                    f"{tokens.shape[1]} tokens do not lie on {rows} x {columns} patches: the "
+                    "encoder has to merge its modalities (mean, max or concat)"
+                )
+        return [x.transpose(1, 2).reshape(x.shape[0], -1, rows, columns) for x in maps]
+
+
+class InterpolateToPyramidal(Neck):
+    """Enlarge the map i of n by scale_factor ** (n - i), with nothing learned."""
+
+    takes = ("scale_factor", "mode")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        self.scale = options.whole(self.owner, "scale_factor", given.get("scale_factor", 2))
+        modes = {name: name for name in ("nearest", "nearest-exact", "bilinear", "bicubic", "area")}
+        self.mode = options.one_of(self.owner, "mode", given.get("mode", "nearest"), modes)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the maps (B, C, h * f, w * f), the first one the largest."""
+        del grid
+        factors = [self.scale**exponent for exponent in range(len(maps), 0, -1)]
+        return [
+            F.interpolate(x, scale_factor=float(factor), mode=self.mode)
+            for x, factor in zip(maps, factors, strict=True)
+        ]
+
+
+class MaxpoolToPyramidal(Neck):
+    """Shrink the map i by kernel_size ** i."""
+
+    takes = ("kernel_size",)
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        self.kernel = options.whole(self.owner, "kernel_size", given.get("kernel_size", 2))
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the maps (B, C, h // f, w // f), the first one unchanged.
+
+        Raises:
+            ModelError: the last map would have no cell.
+        """
+        if min(grid) < self.kernel ** (len(maps) - 1):
+            raise ModelError(f"{grid[0]} x {grid[1]} patches are too few for {self.owner}")
+        return [maps[0], *(F.max_pool2d(x, self.kernel**i) for i, x in enumerate(maps[1:], 1))]
+
+
+class LearnedInterpolateToPyramidal(Neck):
+    """Four maps of one size to 4, 2, 1 and 1/2 times that size, with learned enlargement."""
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        if len(channels) != _PYRAMID:
+            raise ModelError(
+                f"{self.owner} takes exactly {_PYRAMID} maps, not {len(channels)}: put "
+                "SelectIndices with four indices before it"
+            )
+        one, two, three, four = channels
+        self.channels = (one // 4, two // 2, three, four)
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(one, one // 2, 2, 2),
+            nn.BatchNorm2d(one // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(one // 2, one // 4, 2, 2),
+        )
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(two, two // 2, 2, 2))
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return (B, C0/4, 4h, 4w), (B, C1/2, 2h, 2w), (B, C2, h, w), (B, C3, h/2, w/2)."""
+        del grid
+        one, two, three, four = maps
+        return [self.fpn1(one), self.fpn2(two), three, F.max_pool2d(four, 2)]
+
+
+class AddBottleneckLayer(Neck):
+    """Append a map that has half the channels of the last one."""
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        self.bottleneck = nn.Conv2d(channels[-1], channels[-1] // 2, 1)
+        self.channels = (*channels, channels[-1] // 2)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the maps and one more (B, C/2, h, w)."""
+        del grid
+        return [*maps, self.bottleneck(maps[-1])]
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid network: from the last map upwards, each adds to the one before it.
+
+    Source: Lin et al. 2017, arXiv:1612.03144.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        lateral = [nn.Sequential(nn.Conv2d(count, width, 1)) for count in channels]
+        smooth = [nn.Sequential(nn.Conv2d(width, width, 3, padding=1)) for _ in channels]
+        # ^ each inside a sequence of one: the keys of trained models have a 0 there
+        self.inner_blocks, self.layer_blocks = nn.ModuleList(lateral), nn.ModuleList(smooth)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return maps (B, width, h, w) of the sizes that came in."""
+        laterals = [block(x) for block, x in zip(self.inner_blocks, maps, strict=True)]
+        for upper, lower in reversed(list(pairwise(range(len(maps))))):
+            size = laterals[upper].shape[-2:]
+            laterals[upper] = laterals[upper] + F.interpolate(laterals[lower], size)
+        return [block(x) for block, x in zip(self.layer_blocks, laterals, strict=True)]
+
+
+class FeaturePyramidNetworkNeck(Neck):
+    """Let a feature pyramid network bring all maps to one width."""
+
+    takes = ("out_channel", "output_ordered_dict")
+
+    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+        super().__init__(channels, given)
+        given = {"output_ordered_dict": True} | dict(given)
+        listing = {False: False}
+        options.one_of(self.owner, "output_ordered_dict", given["output_ordered_dict"], listing)
+        # ^ with the published default, true, no decoder can read what comes out
+        width = options.whole(self.owner, "out_channel", given.get("out_channel", 256))
+        self.fpn = Pyramid(channels, width)
+        self.channels = (width,) * len(channels)
+
+    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+        """Return the maps at one width."""
+        del grid
+        found: list[Tensor] = self.fpn(maps)
+        return found
+
+
+NECKS: Mapping[str, type[Neck]] = {
+    kind.__name__: kind
+    for kind in (
+        SelectIndices,
+        ReshapeTokensToImage,
+        LearnedInterpolateToPyramidal,
+        InterpolateToPyramidal,
+        MaxpoolToPyramidal,
+        AddBottleneckLayer,
+        FeaturePyramidNetworkNeck,
+    )
+}
+"""Necks by their published names."""
+
+
+def chain(
+    steps: Sequence[Mapping[str, Any]], channels: Sequence[int]
+) -> tuple[nn.ModuleList, tuple[int, ...]]:
+    """Build necks from `{name: …, option: …}` entries, and return the widths at their end.
+
+    Args:
+        steps: in the order in which they run, each fed with what the one before gives.
+        channels: widths of the encoder's layers.
+
+    Raises:
+        ModelError: an unknown neck or option, or an order in which images are missing.
+    """
+    built: list[Neck] = []
+    for step in steps:
+        name = str(step.get("name"))
+        if name not in NECKS:
+            raise ModelError(
+                f"neck {name!r} is not supported; {listed(NECKS)} are (AggregateTokens and "
+                "PermuteDims make no image of TerraMind's tokens)"
+            )
+        rest = {key: value for key, value in step.items() if key != "name"}
+        built.append(NECKS[name](built[-1].channels if built else channels, rest))
+    _check_order(built)
+    return nn.ModuleList(built), built[-1].channels
+
+
+def _check_order(built: Sequence[Neck]) -> None:
+    kinds = [type(neck) for neck in built]
+    if kinds.count(ReshapeTokensToImage) != 1:
+        raise ModelError(
+            "the necks must hold ReshapeTokensToImage once: decoders read images, and the encoder "
+            "gives tokens"
+        )
+    before = built[: kinds.index(ReshapeTokensToImage)]
+    early = [neck.owner for neck in before if not isinstance(neck, SelectIndices)]
+    if early:
+        raise ModelError(f"{listed(early)} must stand after ReshapeTokensToImage: it reads images")

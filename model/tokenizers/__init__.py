@@ -1,1 +1,0 @@
-"""From rasters, places and sentences to token ids, and back again."""

@@ -1,0 +1,1 @@
+"""Weight files: locate, verify, read and load."""

@@ -1,0 +1,261 @@
+"""Weights: from whatever source into a module, strictly.
+
+What fits is strict in both directions: a key that is missing, superfluous, of another shape or of
+another kind is an error that names it. Files are read in `model.weights.checkpoint`, the official
+ones found in `model.weights.hub`, random starts made in `model.weights.initialise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import WeightsError, listed
+from model.terramind.layers import Family
+from model.weights.checkpoint import (
+    PICKLED,
+    State,
+    digest_of_state,
+    read,
+    read_checkpoint,
+    unwrapped,
+    write,
+)
+from model.weights.checksums import digest as digest_of_file
+from model.weights.contents import is_finite
+from model.weights.hub import HUB, HubFile, from_hub, names_in
+from model.weights.initialise import initialise
+
+__all__ = [
+    "HUB",
+    "HubFile",
+    "Misfit",
+    "Source",
+    "State",
+    "check_source",
+    "compare",
+    "digest_of_file",
+    "digest_of_state",
+    "file_in",
+    "from_hub",
+    "initialise",
+    "load_state",
+    "names_in",
+    "obtain",
+    "read",
+    "read_checkpoint",
+    "unwrapped",
+    "write",
+]
+
+Source = None | str | Path | Mapping[str, Any]
+"""None, "hub", a file or a folder of files, {"random": seed}, {"path": p, "sha256": s}, or a
+state dict."""
+
+_SOURCES = "hub, a path, {random: SEED} or {path: …, sha256: …}"
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """In what a state dict and a module differ; falsy where they fit."""
+
+    missing: tuple[str, ...] = ()
+    """Keys that the module needs and the state lacks."""
+
+    unexpected: tuple[str, ...] = ()
+    """Keys that the module has no place for."""
+
+    differing: tuple[str, ...] = ()
+    """Keys of another shape or kind, and tied keys with two values, each with what differs."""
+
+    def __bool__(self) -> bool:
+        """Tell whether anything differs."""
+        return bool(self.missing or self.unexpected or self.differing)
+
+    def __str__(self) -> str:
+        """Name the first few of each kind."""
+        parts = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("different", self.differing),
+        )
+        return "; ".join(f"{len(keys)} {what}: {listed(keys, 5)}" for what, keys in parts if keys)
+
+
+def load_state(module: _M, source: str | Path | State, sha256: str | None = None) -> _M:
+    """Load a state dict with official key names into a module, strictly, and return the module.
+
+    Left out in silence are only parts of the family that the module does not have (decoder,
+    tokenizers, other modalities); lacking may be buffers that the module computes itself, and
+    all but one of the names of a tied weight. Values take the module's number format.
+
+    Raises:
+        WeightsError: keys are missing, superfluous, of another shape or kind; the first of each
+            are named, and how many there are; or a tensor holds NaN or infinity. The module is
+            then unchanged.
+    """
+    content = source if isinstance(source, Mapping) else read(source, sha256)
+    fitting, misfit = compare(module, unwrapped(content))
+    if misfit:
+        raise WeightsError(
+            f"the weights do not fit this {type(module).__name__}: {misfit}. Check name, "
+            f"modalities and merge of the model they were made for{_hint(misfit)}"
+        )
+    broken = [key for key, value in fitting.items() if not is_finite(value)]
+    if broken:
+        raise WeightsError(
+            f"the weights hold numbers that are not finite in {listed(broken, 5)}: the file is "
+            "damaged, or its training ran away. Nothing was loaded"
+        )
+    module.load_state_dict(fitting, strict=False)
+    return module
+
+
+def compare(module: nn.Module, tensors: State) -> tuple[dict[str, Tensor], Misfit]:
+    """Return the tensors that a module takes, by its own keys, and in what the rest differs.
+
+    The module may stand on the meta device, where it has shapes but costs no memory.
+    """
+    family = module if isinstance(module, Family) else None
+    tensors = family.translate(dict(tensors)) if family else dict(tensors)
+    optional = family.optional_keys() if family else set()
+    foreign: Callable[[str], bool] = family.foreign_key if family else _no_key
+    expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    tied = _tied(expected)
+    fitting = {key: value for key, value in tensors.items() if key in expected}
+    copied = {key for keys in tied for key in keys if any(one in fitting for one in keys)}
+    here = {*tensors, *optional, *copied}
+    differing = [
+        f"{key} {_kind(value)} instead of {_kind(expected[key])}"
+        for key, value in fitting.items()
+        if not _takes(expected[key], value)
+    ]
+    return fitting, Misfit(
+        missing=tuple(k for k in expected if k not in here),
+        unexpected=tuple(k for k in tensors if k not in expected and not foreign(k)),
+        differing=(*differing, *_torn(tied, fitting)),
+    )
+
+
+def obtain(module: _M, source: Source, name: str | None = None, revision: str | None = None) -> _M:
+    """Fill a module from any kind of source; None leaves it as it is.
+
+    Args:
+        module: what is filled.
+        source: see `Source`.
+        name: the model's name, needed for "hub" and for a folder.
+        revision: commit, tag or branch of the hub repository.
+
+    Raises:
+        WeightsError: the source is not understood, not available, or does not fit.
+    """
+    check_source(source)
+    if source is None:
+        return module
+    if source == "hub":
+        return load_state(module, from_hub(name or "", revision))
+    if isinstance(source, Mapping):
+        return _obtain_mapping(module, source, name)
+    return load_state(module, file_in(source, name))
+
+
+def check_source(source: object) -> None:
+    """Refuse at once what is no source of weights by its kind.
+
+    Raises:
+        WeightsError: it is none of `Source`.
+    """
+    if (
+        source is None
+        or isinstance(source, Path)
+        or (isinstance(source, (str, Mapping)) and source)
+    ):
+        return
+    raise WeightsError(f"weights {source!r}: {_SOURCES} expected")
+
+
+def file_in(path: str | Path, name: str | None = None) -> Path:
+    """Return the file itself, or a folder's file for the model of that name.
+
+    Raises:
+        WeightsError: the folder holds no such file, or several of which none bears the name.
+    """
+    check_source(path)
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder
+    official = HUB.get(name or "")
+    named = names_in(folder, official) if official else []
+    for entry in named:
+        if entry.is_file():
+            return entry
+    every = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", *PICKLED))
+    if len(every) == 1:
+        return every[0]
+    held = f"holds {listed(entry.name for entry in every)}" if every else "holds no weights"
+    wanted = f"{official.file} or one file" if official else "one file"
+    raise WeightsError(
+        f"the folder {folder.resolve()} {held}: {wanted} expected, or give a file's path"
+    )
+
+
+def _obtain_mapping(module: _M, source: Mapping[str, Any], name: str | None) -> _M:
+    if set(source) == {"random"}:
+        return initialise(module, source["random"])
+    if "path" in source and set(source) <= {"path", "sha256"}:
+        return load_state(module, file_in(source["path"], name), source.get("sha256"))
+    if source and all(isinstance(value, Tensor) for value in source.values()):
+        return load_state(module, source)
+    if isinstance(source.get("state_dict"), Mapping):
+        return load_state(module, source)
+    raise WeightsError(f"weights {listed(source)}: {_SOURCES} expected")
+
+
+def _tied(expected: State) -> list[list[str]]:
+    """Return the groups of keys that stand for one and the same tensor of a module."""
+    groups: dict[int, list[str]] = {}
+    for key, value in expected.items():
+        groups.setdefault(id(value), []).append(key)
+    return [keys for keys in groups.values() if len(keys) > 1]
+
+
+def _torn(tied: Iterable[list[str]], tensors: State) -> list[str]:
+    """Name the tied keys to which a checkpoint gives two values, of which one would be lost."""
+    found = []
+    for keys in tied:
+        first, *others = [key for key in keys if key in tensors] or [""]
+        found += [
+            f"{key} and {first}, which are one" for key in others if not _same(tensors, key, first)
+        ]
+    return found
+
+
+def _same(tensors: State, one: str, other: str) -> bool:
+    return torch.equal(tensors[one], tensors[other])
+
+
+def _takes(wanted: Tensor, value: Tensor) -> bool:
+    """Tell whether one can become the other by rounding: whole numbers in floats are quantised."""
+    whole = wanted.is_floating_point() and not value.is_floating_point()
+    return wanted.shape == value.shape and not whole
+
+
+def _kind(value: Tensor) -> str:
+    real = value.is_floating_point()
+    return f"{tuple(value.shape)}" if real else f"{tuple(value.shape)} of whole numbers"
+
+
+def _hint(misfit: Misfit) -> str:
+    tables = any("pos_emb" in key for key in misfit.differing)
+    return "; position tables fit image_size 224" if tables else ""
+
+
+def _no_key(_: str) -> bool:
+    return False

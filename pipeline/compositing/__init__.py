@@ -1,0 +1,1 @@
+"""Combine many dates into one: units, masks, optical and radar composites."""

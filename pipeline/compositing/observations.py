@@ -1,0 +1,139 @@
+"""What all composites share: which day, which first, how often seen and when."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from catalogs.scene import Radiometry, Scene
+from catalogs.scene_selection import newness
+
+EPOCH = dt.date(1970, 1, 1)
+
+STRIP = 64
+"""Rows that are composed at a time: their numbers are copied several times on the way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composite:
+    """One modality, one value per band and pixel."""
+
+    values: xr.DataArray
+    """(band, y, x) float32 in ``attrs["units"]``; NaN = no value."""
+
+    observations: xr.DataArray
+    """(y, x) uint16: days with a usable observation; granules of one pass count once."""
+
+    first: xr.DataArray
+    """(y, x) uint16: days since 1970-01-01 of the earliest of them, 0 = none."""
+
+    last: xr.DataArray
+    """(y, x) uint16: days since 1970-01-01 of the latest of them, 0 = none."""
+
+
+def by_day(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
+    """Order scenes by solar day; within a day those of the grid's own system come first.
+
+    Then by cell, and within a cell the newest processing first: of two that overlap, it is the
+    observation.
+    """
+
+    def key(scene: Scene) -> tuple[dt.date, bool, str]:
+        own = any(asset.epsg == epsg for asset in scene.assets.values())
+        return (scene.solar_day, not own, scene.tile or scene.id)
+
+    return sorted(sorted(scenes, key=newness, reverse=True), key=key)
+
+
+def runs(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """Return the positions of each distinct key, in order of first appearance."""
+    groups: dict[Any, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.items())
+
+
+def radiometries(scenes: Sequence[Scene], band: str) -> list[Radiometry | None]:
+    """Return what the numbers of a band mean in each scene; None where it lacks the band."""
+    return [scene.assets[band].radiometry if band in scene.assets else None for scene in scenes]
+
+
+def seen(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Composite:
+    """Return a composite with the days on which each pixel was usable.
+
+    Args:
+        values: (band, y, x).
+        usable: (time, y, x) where each scene is a usable observation.
+        days: the solar day of each scene.
+    """
+    counted = {
+        "observations": per_pixel(_count, [usable], np.uint16, days=days),
+        "first": per_pixel(_first_day, [usable], np.uint16, days=days),
+        "last": per_pixel(_last_day, [usable], np.uint16, days=days),
+    }
+    return Composite(
+        values=values, **{name: plane(layer, values) for name, layer in counted.items()}
+    )
+
+
+def per_pixel(
+    function: Callable[..., NDArray[Any]], arrays: Sequence[da.Array], dtype: Any, **kwargs: Any
+) -> da.Array:
+    """Apply a function of whole (time, y, x) stacks that returns (y, x)."""
+    whole = [array.rechunk({0: -1}) for array in arrays]
+    planes: da.Array = da.map_blocks(function, *whole, drop_axis=0, dtype=dtype, **kwargs)
+    return planes
+
+
+def plane(layer: da.Array, like: xr.DataArray) -> xr.DataArray:
+    """Return a (y, x) layer in the place of another array."""
+    return xr.DataArray(layer, dims=("y", "x"), coords={"y": like.y, "x": like.x})
+
+
+def banded(
+    layers: da.Array, bands: Sequence[str], like: xr.DataArray, *, units: str
+) -> xr.DataArray:
+    """Return (band, y, x) values in the place of another array, with their unit."""
+    return xr.DataArray(
+        layers,
+        dims=("band", "y", "x"),
+        coords={"band": list(bands), "y": like.y, "x": like.x},
+        attrs={"units": units},
+    )
+
+
+def first_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the first value along the first axis that is there."""
+    result: NDArray[np.float32] = values[0].copy()
+    for later in values[1:]:
+        missing = np.isnan(result)
+        result[missing] = later[missing]
+    return result
+
+
+def _count(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
+    total = np.zeros(usable.shape[1:], dtype=np.uint16)
+    for _, indices in runs(days):
+        total += usable[indices].any(axis=0)
+    return total
+
+
+def _last_day(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
+    last = np.zeros(usable.shape[1:], dtype=np.uint16)
+    for day, indices in sorted(runs(days)):
+        last[usable[indices].any(axis=0)] = (day - EPOCH).days
+    return last
+
+
+def _first_day(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
+    first = np.zeros(usable.shape[1:], dtype=np.uint16)
+    for day, indices in sorted(runs(days), reverse=True):
+        first[usable[indices].any(axis=0)] = (day - EPOCH).days
+    return first

@@ -1,0 +1,99 @@
+"""Sentinel-1: the mean of the orbits' mean backscatter, in linear power."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogs.scene import Radiometry, Scene
+from pipeline.compositing import masks, units
+from pipeline.compositing.observations import (
+    Composite,
+    banded,
+    by_day,
+    per_pixel,
+    radiometries,
+    runs,
+    seen,
+)
+from pipeline.grid.grid import Grid
+from pipeline.reading import cube
+
+
+def radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
+    """Mean in linear power per orbit, then the mean of the orbits.
+
+    Each look at the ground weighs the same however often it was taken: slopes that face one
+    orbit and turn from the other are balanced. Zeros and border noise are no observation.
+    """
+    ordered = by_day(scenes, grid.epsg)
+    pad = masks.fringe_reach(grid.resolution)
+    wider = grid.window(
+        row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
+    )
+    # ^ the edge of a swath outside the grid makes the dark pixels in it border noise
+    inner = (slice(None), slice(pad, pad + grid.height), slice(pad, pad + grid.width))
+    stored = cube.stack(ordered, bands, wider, dtype="float32", fill=np.nan)
+    orbits = [f"{scene.orbit_state}/{scene.relative_orbit}" for scene in ordered]
+    powers = {
+        band: da.stack(
+            [
+                raw.map_blocks(_power, meaning, grid.resolution, dtype=np.float32)
+                for raw, meaning in zip(
+                    stored.sel(band=band).data, radiometries(ordered, band), strict=True
+                )
+            ]
+        )[inner]
+        for band in bands
+    }
+    layers = [
+        per_pixel(_mean_of_orbits, [powers[band]], np.float32, orbits=orbits) for band in bands
+    ]
+    usable = functools.reduce(operator.or_, [da.isfinite(power) for power in powers.values()])
+    values = banded(da.stack(layers), bands, stored[..., inner[1], inner[2]], units=units.POWER)
+    return seen(values, usable, [scene.solar_day for scene in ordered])
+
+
+def mixed(scenes: Sequence[Scene]) -> str | None:
+    """Return what a product must say where it averages several Sentinel-1 satellites, or None."""
+    platforms = {
+        scene.platform for scene in scenes if scene.modality.startswith("S1") and scene.platform
+    }
+    if len(platforms) < 2:
+        return None
+    return (
+        f"Backscatter of {', '.join(sorted(platforms))} is averaged together. Their calibrations "
+        "differ by some tenths of a decibel; a difference that small between places or dates may "
+        "be that of the satellites."
+    )
+
+
+def _power(
+    stored: NDArray[np.float32], meaning: Radiometry | None, spacing: float
+) -> NDArray[np.float32]:
+    """Return (y, x) linear power of a scene; NaN where it has none, or only border noise."""
+    power: NDArray[np.float32] = units.convert(stored[None], [meaning], "S1RTC")[0]
+    power[masks.fringe(power, spacing)] = np.nan
+    return power
+
+
+def _mean_of_orbits(power: NDArray[np.float32], *, orbits: Sequence[str]) -> NDArray[np.float32]:
+    return _mean(np.stack([_mean(power[indices]) for _, indices in runs(orbits)]))
+
+
+def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if len(values) == 1:
+        only: NDArray[np.float32] = values[0].copy()
+        return only
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    total = np.where(there, values, 0).sum(axis=0, dtype=np.float64)
+    mean: NDArray[np.float32] = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(
+        np.float32
+    )
+    return mean

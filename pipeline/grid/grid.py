@@ -1,0 +1,332 @@
+"""Output grids and the pixels on them: pure geometry, no raster is opened here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from catalogs import lonlat_geometry
+from catalogs.errors import Wrong
+from catalogs.scene import Scene
+from pipeline.grid import utm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A north-up raster grid in a projected coordinate system."""
+
+    epsg: int
+    """EPSG code of the coordinate system; its unit is the metre."""
+
+    resolution: float
+    """Side of a square pixel, metres."""
+
+    left: float
+    """x of the western edge of the first column, metres."""
+
+    top: float
+    """y of the northern edge of the first row, metres."""
+
+    height: int
+    """Rows."""
+
+    width: int
+    """Columns."""
+
+    def __post_init__(self) -> None:
+        if not self.resolution > 0 or not math.isfinite(self.resolution):
+            raise ValueError(f"A grid needs a positive resolution, not {self.resolution!r}.")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(
+                f"A grid needs at least one row and one column, not {self.height} x {self.width}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (rows, columns)."""
+        return (self.height, self.width)
+
+    @property
+    def transform(self) -> Affine:
+        """Return the affine transform from (column, row) to the (x, y) of a pixel's corner."""
+        return Affine(self.resolution, 0.0, self.left, 0.0, -self.resolution, self.top)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Return (left, bottom, right, top) of the outer edges, metres."""
+        return (
+            self.left,
+            self.top - self.height * self.resolution,
+            self.left + self.width * self.resolution,
+            self.top,
+        )
+
+    @property
+    def phase(self) -> tuple[float, float]:
+        """Return where, within one pixel of the CRS's own multiples, the corners lie: (x, y)."""
+        return _phase(self.left, self.resolution), _phase(self.top, self.resolution)
+
+    def window(self, *, row: int, column: int, height: int, width: int) -> Grid:
+        """Return the grid of a window given in this grid's pixels; it may reach outside."""
+        return Grid(
+            epsg=self.epsg,
+            resolution=self.resolution,
+            left=self.left + column * self.resolution,
+            top=self.top - row * self.resolution,
+            height=height,
+            width=width,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the grid as JSON-ready values."""
+        return {
+            "epsg": self.epsg,
+            "resolution": self.resolution,
+            "left": self.left,
+            "top": self.top,
+            "height": self.height,
+            "width": self.width,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Grid:
+        """Build a grid from :meth:`to_dict`'s values."""
+        return cls(**values)
+
+    def origin_index(self) -> tuple[int, int]:
+        """Return the (row, column) of the first pixel, counted from the origin of the CRS.
+
+        Two grids of one resolution and one phase number the same ground pixel alike, wherever
+        they begin: windows and warp blocks are anchored to these numbers.
+        """
+        return (
+            math.floor(-self.top / self.resolution + PHASE_TOLERANCE),
+            math.floor(self.left / self.resolution + PHASE_TOLERANCE),
+        )
+
+    def refined(self, cell: int) -> Grid:
+        """Return the same ground on a grid of which ``cell`` x ``cell`` pixels make one of ours."""
+        return Grid(
+            epsg=self.epsg,
+            resolution=self.resolution / cell,
+            left=self.left,
+            top=self.top,
+            height=self.height * cell,
+            width=self.width * cell,
+        )
+
+    def coarsened(self, cell: int) -> Grid:
+        """Return the smallest grid of ``cell`` x ``cell`` pixels a cell that covers this one.
+
+        Cells are counted as pixels are, from the origin of the CRS: whatever the region, the same
+        pixels make a cell.
+        """
+        row, column = self.origin_index()
+        above, before = row % cell, column % cell
+        return Grid(
+            epsg=self.epsg,
+            resolution=self.resolution * cell,
+            left=self.left - before * self.resolution,
+            top=self.top + above * self.resolution,
+            height=-(-(self.height + above) // cell),
+            width=-(-(self.width + before) // cell),
+        )
+
+
+PHASE_TOLERANCE = 1e-6
+"""Pixels: differences below come from writing coordinates as decimal numbers."""
+
+
+ZONE = 6.0
+"""Degrees beyond its area of use up to which a coordinate system still serves: one UTM zone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """The unit of work and of failure: a rectangle of grid pixels."""
+
+    id: str
+    """Row and column of the tile on its grid, ``r003c001``; of several, ``32633-r003c001``."""
+
+    row: int
+    """First grid row."""
+
+    column: int
+    """First grid column."""
+
+    height: int
+    """Rows."""
+
+    width: int
+    """Columns."""
+
+    epsg: int
+    """Whose grid it is, where a plan has several."""
+
+    def coarsened(self, cell: int) -> Tile:
+        """Return the same tile on a grid of ``cell`` x ``cell`` pixels a cell."""
+        row, column, height, width = (
+            length // cell for length in (self.row, self.column, self.height, self.width)
+        )
+        return replace(self, row=row, column=column, height=height, width=width)
+
+
+def tiles(grid: Grid, size: int, *, prefix: str = "") -> tuple[Tile, ...]:
+    """Cut a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
+    return tuple(
+        Tile(
+            id=f"{prefix}r{row // size:03d}c{column // size:03d}",
+            row=row,
+            column=column,
+            height=min(size, grid.height - row),
+            width=min(size, grid.width - column),
+            epsg=grid.epsg,
+        )
+        for row in range(0, grid.height, size)
+        for column in range(0, grid.width, size)
+    )
+
+
+def systems(crs: str, region: BaseGeometry) -> tuple[int, ...]:
+    """Return the EPSG codes of the grids that a job asks for: one code, or the zones touched.
+
+    Args:
+        crs: a code as in ``EPSG:3035``, or ``utm``: every UTM zone that holds some of the
+            region, and beyond 84° N and 80° S the polar grids that go on from there.
+        region: an area in longitude and latitude.
+
+    Raises:
+        Wrong: the code is unknown, or its unit is not the metre.
+    """
+    if crs.lower() == "utm":
+        return utm.touched(region)
+    try:
+        parsed = CRS.from_user_input(crs)
+    except CRSError as error:
+        raise Wrong(
+            f"grid.crs {crs!r} is not a known coordinate system. "
+            "Write utm, or a code such as EPSG:3035."
+        ) from error
+    code = parsed.to_epsg()
+    if code is None or not parsed.is_projected or parsed.axis_info[0].unit_name != "metre":
+        raise Wrong(
+            f"grid.crs {crs!r} is not a projected system in metres with an EPSG code, "
+            "and resolutions are given in metres. Write utm, or a code such as EPSG:3035."
+        )
+    return (int(code),)
+
+
+def phase(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
+    """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
+
+    Zero, the multiples of the resolution, where they do not share one grid.
+    """
+    found = phases(scenes, epsg, resolution)
+    return min(found) if len(found) == 1 else (0.0, 0.0)
+
+
+def phases(scenes: Sequence[Scene], epsg: int, resolution: float) -> frozenset[tuple[float, float]]:
+    """Return where, within one pixel, the grids of scenes lie: (x, y) in metres, each once.
+
+    The optical scenes decide where there are any, and of them those that lie in the system: the
+    others are warped onto whatever grid there is.
+    """
+    optical = [scene for scene in scenes if scene.modality.startswith("S2")]
+    radar = [scene for scene in scenes if scene.modality.startswith("S1")]
+    corners: list[tuple[float, float]] = []
+    for scene in optical or radar:
+        finest = min(
+            (a.transform for a in scene.assets.values() if a.transform and a.epsg == epsg),
+            key=lambda transform: abs(transform[0]),
+            default=None,
+        )
+        if finest is None:
+            continue
+        x, y = _phase(finest[2], resolution), _phase(finest[5], resolution)
+        if not any(_near(x, u, resolution) and _near(y, v, resolution) for u, v in corners):
+            corners.append((x, y))
+    return frozenset(corners)
+
+
+def _near(one: float, other: float, resolution: float) -> bool:
+    return abs(one - other) < PHASE_TOLERANCE * resolution
+
+
+def _phase(coordinate: float, resolution: float) -> float:
+    value = math.fmod(coordinate, resolution)
+    if value < 0:
+        value += resolution
+    return 0.0 if resolution - value < PHASE_TOLERANCE * resolution else value
+
+
+def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
+    """Project a region from longitude and latitude, its straight edges kept straight in degrees."""
+    transformer = Transformer.from_crs(4326, epsg, always_xy=True)
+    dense = shapely.segmentize(region, max_segment_length=0.01)
+    # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
+    return shapely.transform(dense, transformer.transform, interleaved=False)
+
+
+def covering(
+    region: BaseGeometry, epsg: int, resolution: float, phase: tuple[float, float]
+) -> Grid:
+    """Return the smallest grid of the given phase that covers a region (longitude, latitude)."""
+    _check_use(region, epsg)
+    west, south, east, north = project(region, epsg).bounds
+    if not all(math.isfinite(value) for value in (west, south, east, north)):
+        raise Wrong(
+            f"The region does not project to EPSG:{epsg}. Name another grid.crs in the job."
+        )
+    x, y = phase
+    first = math.floor((west - x) / resolution)
+    last = math.ceil((east - x) / resolution)
+    upper = math.ceil((north - y) / resolution)
+    lower = math.floor((south - y) / resolution)
+    return Grid(
+        epsg=epsg,
+        resolution=resolution,
+        left=first * resolution + x,
+        top=upper * resolution + y,
+        height=max(upper - lower, 1),
+        width=max(last - first, 1),
+    )
+
+
+def _check_use(region: BaseGeometry, epsg: int) -> None:
+    """Refuse a region far outside of what a system is made for: points would fold over."""
+    use = CRS.from_epsg(epsg).area_of_use
+    if use is None:
+        return
+    area = lonlat_geometry.from_bbox(use.bounds).buffer(ZONE, join_style="mitre")
+    around = shapely.union_all([translate(area, xoff=turn) for turn in (-360, 0, 360)])
+    # ^ beyond 180 degrees it goes on from the other side
+    west, south, east, north = region.bounds
+    if around.covers(region):
+        return
+    raise Wrong(
+        f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "
+        f"degrees, and EPSG:{epsg} is made for {use.west:.1f} to {use.east:.1f} and "
+        f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or name a grid.crs for it."
+    )
+
+
+def inside(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+    """Return which pixel centres lie in a projected region: (height, width)."""
+    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
+    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    shapely.prepare(region)
+    left, bottom, right, top = grid.bounds
+    if shapely.contains_properly(region, shapely.box(left, bottom, right, top)):
+        return np.ones(grid.shape, dtype=np.bool_)
+    return np.stack([shapely.contains_xy(region, xs, np.full_like(xs, y)) for y in ys])

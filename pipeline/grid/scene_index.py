@@ -1,0 +1,85 @@
+"""Which scenes meet which ground: the same answer for one tile as for a hundred thousand."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import shapely
+from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
+
+from catalogs import lonlat_geometry
+from catalogs.scene import Scene
+from pipeline.grid.grid import Grid
+
+NEAR = 0.01
+"""Degrees by which a scene's box is widened: catalogs round their coordinates."""
+
+
+class Neighbours:
+    """The scenes of a plan as one coordinate system sees them, in two trees.
+
+    Scenes of the system itself are told by the corners of their rasters, all others by the box
+    that the catalog states, widened by :data:`NEAR`.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], epsg: int) -> None:
+        """Look at each scene once.
+
+        Args:
+            scenes: the scenes.
+            epsg: code of the system whose grids will be asked about.
+        """
+        self._epsg = epsg
+        own = [_raster(scene, epsg) for scene in scenes]
+        self._own = [number for number, raster in enumerate(own) if raster is not None]
+        self._others = [number for number, raster in enumerate(own) if raster is None]
+        self._rasters = shapely.STRtree([raster for raster in own if raster is not None])
+        self._boxes = shapely.STRtree(
+            [lonlat_geometry.from_bbox(scenes[number].bbox).buffer(NEAR) for number in self._others]
+        )
+
+    def of(self, area: Grid) -> tuple[int, ...]:
+        """Return the places, in the sequence of the scenes, of those that may meet a grid."""
+        found: list[int] = []
+        if self._own:
+            outline = shapely.box(*area.bounds)
+            near = self._rasters.query(outline, predicate="intersects")
+            found += [self._own[number] for number in near]
+        if self._others:
+            near = self._boxes.query(_lonlat(area), predicate="intersects")
+            found += [self._others[number] for number in near]
+        return tuple(sorted(found))
+
+
+def touching(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
+    """Return the scenes whose rasters meet a grid; footprints count where the catalog is silent."""
+    return tuple(scenes[number] for number in Neighbours(scenes, area.epsg).of(area))
+
+
+def _raster(scene: Scene, epsg: int) -> BaseGeometry | None:
+    """Return the outline of a scene's raster, where the catalog states one of this system."""
+    known = next(
+        (one for one in scene.assets.values() if one.epsg and one.transform and one.shape), None
+    )
+    if known is None or known.epsg != epsg or not known.transform or not known.shape:
+        return None
+    a, _, left, _, e, top = known.transform
+    outline: BaseGeometry = shapely.box(
+        left, top + e * known.shape[0], left + a * known.shape[1], top
+    )
+    return outline
+
+
+def _lonlat(area: Grid) -> BaseGeometry:
+    bounds = _to_lonlat(area.epsg).transform_bounds(*area.bounds, densify_pts=21)
+    # ^ west of 180 degrees and east of it, west is the larger number
+    outline: BaseGeometry = lonlat_geometry.from_bbox(bounds)
+    return outline
+
+
+@functools.cache
+def _to_lonlat(epsg: int) -> Transformer:
+    """Return what is made once: from a code, again for every tile, it costs more than all else."""
+    return Transformer.from_crs(epsg, 4326, always_xy=True)

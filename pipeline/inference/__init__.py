@@ -1,0 +1,1 @@
+"""Run a predictor over windows and blend its outputs."""

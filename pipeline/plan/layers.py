@@ -1,0 +1,364 @@
+"""What a product is made of: one line per layer, for the Zarr, the COGs and the STAC item alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from catalogs import legend as land_cover_legend
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Overview = Literal["mode", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One raster of a product: what its pixels mean and how they are stored."""
+
+    name: str
+    """Asset key, Zarr variable and file stem."""
+
+    title: str
+    """Name for people."""
+
+    description: str
+    """One sentence for people."""
+
+    dtype: str
+    """NumPy name of the stored type."""
+
+    nodata: float
+    """Stored value of a pixel without an answer; NaN for floating point."""
+
+    scale: float = 1.0
+    """Physical value = stored value * scale."""
+
+    unit: str | None = None
+    """Unit of the physical value."""
+
+    overview: Overview
+    """How coarser levels are made: ``mode`` wherever a mean of two values has no meaning."""
+
+    bands: tuple[str, ...] = ()
+    """Names of the bands; empty where only the run knows them."""
+
+    legend: bool = False
+    """Whether the values are codes of :mod:`catalogs.legend`."""
+
+    bits: tuple[tuple[int, str], ...] = ()
+    """(value of the bit, its machine name) where the values are bit fields."""
+
+    def __post_init__(self) -> None:
+        kind = np.dtype(self.dtype).kind
+        if kind not in "uif":
+            raise ValueError(f"Layer {self.name!r} cannot store {self.dtype!r}.")
+        if np.isnan(self.nodata) != (kind == "f"):
+            raise ValueError(
+                f"Layer {self.name!r} of type {self.dtype} cannot have nodata {self.nodata}: "
+                "NaN belongs to floating point, a number to integers."
+            )
+        if not self.scale > 0:
+            raise ValueError(f"Layer {self.name!r} needs a positive scale, not {self.scale}.")
+
+    @property
+    def fill(self) -> np.generic:
+        """Return nodata as a scalar of the stored type, as Zarr and NumPy want it."""
+        fill: np.generic = np.dtype(self.dtype).type(self.nodata)
+        return fill
+
+    @property
+    def categorical(self) -> bool:
+        """Tell whether the values are labels: no mean, no predictor."""
+        return self.overview == "mode"
+
+    @property
+    def planar(self) -> bool:
+        """Tell whether the layer is one (y, x) array rather than (band, y, x)."""
+        return len(self.bands) == 1
+
+    def valid(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return where stored ``values`` are not nodata."""
+        known: NDArray[np.bool_] = (
+            ~np.isnan(values) if np.isnan(self.nodata) else values != self.fill
+        )
+        return known
+
+    def named(self, bands: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the names of the bands: the layer's own, else those handed over.
+
+        Raises:
+            ValueError: the layer has names of its own and other ones are handed over, or
+                has none and none are handed over.
+        """
+        if self.bands and bands and tuple(bands) != self.bands:
+            raise ValueError(f"Layer {self.name!r} has the bands {self.bands}, not {tuple(bands)}.")
+        if not self.bands and not bands:
+            raise ValueError(f"Layer {self.name!r} does not know its bands: name them.")
+        return self.bands or tuple(bands)
+
+
+S2 = 1
+"""Bit of :data:`inputs_used`: Sentinel-2 was seen."""
+
+S1 = 2
+"""Bit of :data:`inputs_used`: Sentinel-1 was seen."""
+
+DEM = 4
+"""Bit of :data:`inputs_used`: a terrain model was seen."""
+
+GENERATED = 8
+"""Bit of :data:`inputs_used`: at least one input was imagined by the model."""
+
+COMPOSITE_NODATA = -32768
+"""Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and below are data."""
+
+_COMPOSITES: tuple[Layer, ...] = (
+    *(
+        Layer(
+            name=f"composite_{name}",
+            title=f"{title} composite",
+            description=f"One value of the clear {quantity}, offset removed; slightly negative "
+            "values are data.",
+            dtype="int16",
+            nodata=COMPOSITE_NODATA,
+            scale=1e-4,
+            unit="1",
+            overview="average",
+        )
+        for name, title, quantity in (
+            ("S2L2A", "Sentinel-2", "surface reflectances"),
+            ("S2L1C", "Sentinel-2 L1C", "top-of-atmosphere reflectances"),
+        )
+    ),
+    *(
+        Layer(
+            name=f"composite_{name}",
+            title=f"Sentinel-1 {title}composite",
+            description="Mean of the orbits' mean backscatter, in linear power.",
+            dtype="float32",
+            nodata=float("nan"),
+            unit="1",
+            overview="average",
+        )
+        for name, title in (("S1RTC", ""), ("S1GRD", "GRD "))
+    ),
+    Layer(
+        name="composite_DEM",
+        title="Terrain",
+        description="Height of the surface above the geoid.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="m",
+        overview="average",
+        bands=("DEM",),
+    ),
+)
+
+LAYERS: tuple[Layer, ...] = (
+    Layer(
+        name="land_cover",
+        title="Land cover",
+        description="Most probable land-cover class; 0 outside the region, not observed, or "
+        "observed and not classified: the observations tell which.",
+        dtype="uint8",
+        nodata=land_cover_legend.NODATA,
+        overview="mode",
+        bands=("land_cover",),
+        legend=True,
+    ),
+    Layer(
+        name="confidence",
+        title="Confidence",
+        description="Probability that the model gives to the mapped class, in percent. "
+        "It is not an accuracy: a confident pixel can be wrong.",
+        dtype="uint8",
+        nodata=255,
+        unit="%",
+        overview="average",
+        bands=("confidence",),
+    ),
+    Layer(
+        name="second_class",
+        title="Second class",
+        description="Second most probable land-cover class.",
+        dtype="uint8",
+        nodata=land_cover_legend.NODATA,
+        overview="mode",
+        bands=("second_class",),
+        legend=True,
+    ),
+    Layer(
+        name="margin",
+        title="Margin",
+        description="Probability of the mapped class less that of the second one, in percent.",
+        dtype="uint8",
+        nodata=255,
+        unit="%",
+        overview="average",
+        bands=("margin",),
+    ),
+    Layer(
+        name="observations",
+        title="Clear observations",
+        description="Days with a clear Sentinel-2 observation (Sentinel-1 where the model is "
+        "given no Sentinel-2); 0 inside the region means not observed.",
+        dtype="uint16",
+        nodata=65535,
+        unit="d",
+        overview="average",
+        bands=("observations",),
+    ),
+    Layer(
+        name="first_observed",
+        title="First observed",
+        description="Day of the oldest clear observation, in days since 1970-01-01.",
+        dtype="uint16",
+        nodata=0,
+        unit="days since 1970-01-01",
+        overview="mode",
+        bands=("first_observed",),
+    ),
+    Layer(
+        name="last_observed",
+        title="Last observed",
+        description="Day of the newest clear observation, in days since 1970-01-01.",
+        dtype="uint16",
+        nodata=0,
+        unit="days since 1970-01-01",
+        overview="mode",
+        bands=("last_observed",),
+    ),
+    Layer(
+        name="inputs_used",
+        title="Inputs used",
+        description="Bit field of what the model saw: 1 Sentinel-2, 2 Sentinel-1, 4 terrain, "
+        "8 an input that the model itself generated.",
+        dtype="uint8",
+        nodata=0,
+        overview="mode",
+        bands=("inputs_used",),
+        bits=((S2, "sentinel_2"), (S1, "sentinel_1"), (DEM, "dem"), (GENERATED, "generated")),
+    ),
+    Layer(
+        name="probabilities",
+        title="Class probabilities",
+        description="Probability of each class, one band per class.",
+        dtype="uint8",
+        nodata=255,
+        scale=1 / 200,
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="embedding",
+        title="Embedding",
+        description="Features of each patch of 16 x 16 pixels as the encoder sees them, one band "
+        "per dimension; they have no unit.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+    ),
+    Layer(
+        name="generated_S2L2A",
+        title="Generated Sentinel-2",
+        description="Surface reflectance as the model imagines it from the inputs; not a "
+        "measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        scale=1e-4,
+        unit="1",
+        overview="average",
+    ),
+    *(
+        Layer(
+            name=f"generated_{name}",
+            title=f"Generated Sentinel-1 {name.removeprefix('S1')}",
+            description="Backscatter in decibel as the model imagines it from the inputs; not a "
+            "measurement.",
+            dtype="float32",
+            nodata=float("nan"),
+            unit="dB",
+            overview="average",
+        )
+        for name in ("S1GRD", "S1RTC")
+    ),
+    Layer(
+        name="generated_DEM",
+        title="Generated terrain",
+        description="Height of the surface as the model imagines it from the inputs; not a "
+        "measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="m",
+        overview="average",
+        bands=("DEM",),
+    ),
+    Layer(
+        name="generated_NDVI",
+        title="Generated NDVI",
+        description="Normalised difference vegetation index as the model imagines it from the "
+        "inputs; not a measurement.",
+        dtype="float32",
+        nodata=float("nan"),
+        unit="1",
+        overview="average",
+        bands=("NDVI",),
+    ),
+    *_COMPOSITES,
+    Layer(
+        name="series_observations",
+        title="Clear observations in each part of the period",
+        description="Days with a clear observation, one band for each part of the period.",
+        dtype="uint16",
+        nodata=65535,
+        unit="d",
+        overview="average",
+    ),
+    *(
+        replace(
+            layer,
+            name=layer.name.replace("composite_", "series_"),
+            title=f"{layer.title}, part by part",
+            description=f"{layer.description} One for each part of the period, named by its "
+            "first day.",
+        )
+        for layer in _COMPOSITES
+        if not layer.bands
+    ),
+)
+
+SAID: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
+"""Units of stored values as models say them, where it is not the layer's physical unit."""
+
+BY_NAME = {layer.name: layer for layer in LAYERS}
+
+
+def get(name: str) -> Layer:
+    """Return the layer of that name.
+
+    Raises:
+        ValueError: no layer has that name; the message lists those that there are.
+    """
+    try:
+        return BY_NAME[name]
+    except KeyError:
+        known = ", ".join(BY_NAME)
+        raise ValueError(f"No layer is called {name!r}; there are: {known}.") from None
+
+
+def expect(layer: Layer, unit: str | None) -> None:
+    """Refuse values that a model gives in another unit than a layer stores.
+
+    Raises:
+        ValueError: the units differ.
+    """
+    wanted = SAID.get(layer.name, layer.unit)
+    if unit != wanted:
+        raise ValueError(f"The layer {layer.name!r} holds {wanted!r}; the model says {unit!r}.")

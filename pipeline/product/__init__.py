@@ -1,0 +1,1 @@
+"""Describe and publish a finished product: STAC item, collection, provenance."""

@@ -1,0 +1,314 @@
+"""A finished product, in memory: everything that its item and its report are made from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from catalogs.scene import MASKS, Scene
+from catalogs.scene_selection import Refusal
+from catalogs.search import Doubt
+from pipeline.grid.grid import Grid
+from pipeline.plan.layers import Layer
+from pipeline.quality.accuracy import Agreement
+from pipeline.quality.gates import Quality
+from pipeline.runtime import atomic_files
+from pipeline.storage.cog import CogInfo
+
+KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
+    "zarr": ("Analysis copy", "application/vnd.zarr; version=3", ("data",)),
+    "report": ("Report", "text/html", ("metadata",)),
+    "style": ("QGIS style", "application/xml", ("style", "metadata")),
+    "sld": ("OGC style (SLD)", "application/vnd.ogc.sld+xml", ("style", "metadata")),
+    "plan": ("Plan", "application/json", ("metadata",)),
+}
+"""Kind of document -> title, media type, roles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """One COG of a product."""
+
+    key: str
+    """Asset key: the layer's name, with ``_<epsg>`` on one grid of several, plain on the mosaic."""
+
+    href: str
+    """Path relative to the item."""
+
+    layer: Layer
+    grid: Grid
+
+    bands: tuple[str, ...]
+    """Names of the bands, in their order in the file."""
+
+    info: CogInfo
+
+    mosaic: bool = False
+    """Whether it shows again what others hold: it is not counted."""
+
+    def __post_init__(self) -> None:
+        _relative(self.href)
+        if len(self.bands) != len(self.info.statistics):
+            raise ValueError(
+                f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
+            )
+
+    @property
+    def code(self) -> str:
+        """Return the code of its coordinate system."""
+        return f"EPSG:{self.grid.epsg}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Cells of the region, over all grids: what was seen of them, and what has an answer."""
+
+    inside: int
+    unseen: int
+    """Never observed clearly."""
+
+    unclassed: int
+    """Observed, and yet without an answer."""
+
+    @classmethod
+    def of(cls, rasters: Iterable[Raster], answer: str) -> Extent | None:
+        """Count what the rasters say; None without counts of observations."""
+        inside = unseen = unanswered = 0
+        told = False
+        for raster in rasters:
+            band = raster.info.statistics[0]
+            if raster.mosaic:
+                continue
+            if raster.layer.name == "observations":
+                told = True
+                inside += band.valid
+                unseen += (band.counts or {}).get(0, 0)
+                unanswered += band.valid if answer == "land_cover" else 0
+            elif raster.layer.name == answer == "land_cover":
+                unanswered -= band.valid
+        if not told:
+            return None
+        return cls(inside=inside, unseen=unseen, unclassed=max(unanswered - unseen, 0))
+
+    @property
+    def not_observed(self) -> float:
+        """Return the per cent of the region that was never observed clearly."""
+        return 100.0 * self.unseen / max(self.inside, 1)
+
+    @property
+    def not_classified(self) -> float:
+        """Return the per cent of the region that was observed and has no class."""
+        return 100.0 * self.unclassed / max(self.inside, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Any other file of a product."""
+
+    key: str
+    """Asset key."""
+
+    href: str
+    """Path relative to the item."""
+
+    kind: str
+    """quicklook, zarr, report, style, sld or plan."""
+
+    sha256: str | None = None
+    """Hexadecimal digest; None for a folder."""
+
+    size: int | None = None
+    """Bytes; None for a folder."""
+
+    def __post_init__(self) -> None:
+        _relative(self.href)
+        if self.kind not in KINDS:
+            raise ValueError(f"No kind of document is {self.kind!r}; there are: {list(KINDS)}.")
+
+    @classmethod
+    def of(cls, path: Path, *, beside: Path, kind: str, key: str | None = None) -> Document:
+        """Describe a file or folder that lies under the item's folder ``beside``."""
+        href = path.relative_to(beside).as_posix()
+        if path.is_dir():
+            return cls(key=key or kind, href=href, kind=kind)
+        size, digest = path.stat().st_size, atomic_files.sha256(path)
+        return cls(key=key or kind, href=href, kind=kind, sha256=digest, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hole:
+    """A tile that is missing from a product published as partial."""
+
+    tile: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made the product."""
+
+    plan: str
+    """Hash of the plan."""
+
+    model: str | None
+    """Name of the model; None for a product of composites only."""
+
+    model_digest: str | None
+    """SHA-256 over the model's configuration, weights and statistics."""
+
+    s2_convention: str
+    """How Sentinel-2 numbers reach the model, such as ``offset-free``."""
+
+    version: str
+    """Version of terramosaic."""
+
+    software: Mapping[str, str] = field(default_factory=dict)
+    """Name -> version of everything else that decides the numbers."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The choices of the job, JSON-ready."""
+
+    answer: str = "land_cover"
+    """Name of the layer that holds the model's answer, where there is a model."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the model was asked for, and whose numbers it has; JSON-ready, no folders."""
+
+    random: bool = False
+    """Whether any of the model's numbers are random: the answer then means nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Everything that is said about a product, in its item and in its report."""
+
+    name: str
+
+    title: str
+
+    start: dt.date
+    """First day."""
+
+    end: dt.date
+    """Last day, inclusive."""
+
+    created: dt.datetime
+    """When it was published, with a time zone."""
+
+    region: Mapping[str, Any]
+    """GeoJSON Polygon or MultiPolygon, longitude and latitude."""
+
+    bbox: tuple[float, float, float, float]
+    """(west, south, east, north) in degrees."""
+
+    grids: tuple[Grid, ...]
+    """One per zone, or one."""
+
+    rasters: tuple[Raster, ...]
+    """Empty for a product without COGs."""
+
+    documents: tuple[Document, ...]
+
+    scenes: tuple[Scene, ...]
+    """Those that were used."""
+
+    refused: tuple[Refusal, ...]
+    provenance: Provenance
+    doubts: tuple[Doubt, ...] = ()
+    """What the catalog left open about scenes that were used all the same."""
+
+    proof: Mapping[str, int] = field(default_factory=dict)
+    """What the pixels say of what the catalog claims of them → scenes used."""
+
+    holes: tuple[Hole, ...] = ()
+    """Empty unless the product is declared partial."""
+
+    accuracy: Agreement | None = None
+    """Agreement with a truth, where one is known."""
+
+    quality: Quality | None = None
+    """What was found at the lines by which the work was cut."""
+
+    reference: str = ""
+    """What the truth is, for people."""
+
+    license: str = "other"
+    """SPDX identifier, or ``other`` with links that explain it."""
+
+    notices: tuple[tuple[str, str], ...] = ()
+    """(title, URL) of the licences and legal notices of the inputs and the model."""
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(f"The period {self.start} to {self.end} ends before it begins.")
+        if self.created.tzinfo is None:
+            raise ValueError(f"The time of publication {self.created} needs a time zone.")
+        if not self.grids:
+            raise ValueError("A product needs at least one grid.")
+        names = [raster.key for raster in self.rasters]
+        keys = Counter([*names, *(document.key for document in self.documents)])
+        if twice := [key for key, times in keys.items() if times > 1]:
+            raise ValueError(f"Asset keys must differ; these come twice: {twice}.")
+
+    @property
+    def id(self) -> str:
+        """Return the item's id."""
+        return f"{self.name}_{self.folder}"
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the period's folder: both days, as YYYY-MM-DD."""
+        return f"{self.start.isoformat()}_{self.end.isoformat()}"
+
+    @property
+    def kind(self) -> str:
+        """Return what the model answered: land_cover, embedding or generated."""
+        return (
+            "generated"
+            if self.provenance.answer.startswith("generated_")
+            else self.provenance.answer
+        )
+
+    @property
+    def without_scl(self) -> tuple[str, ...]:
+        """Return the ids of Sentinel-2 scenes without a mask of any kind: all of it clear."""
+        return tuple(
+            scene.id
+            for scene in self.scenes
+            if scene.modality.startswith("S2") and not set(MASKS) & set(scene.assets)
+        )
+
+    @property
+    def extent(self) -> Extent | None:
+        """Return what was seen of the region, and what has an answer."""
+        return Extent.of(self.rasters, self.provenance.answer)
+
+    def of(self, layer: str) -> tuple[Raster, ...]:
+        """Return the rasters of a layer, one per grid, without the mosaics."""
+        return tuple(
+            raster for raster in self.rasters if raster.layer.name == layer and not raster.mosaic
+        )
+
+    def counts(self, layer: str) -> dict[int, int]:
+        """Return the pixels per value over the first bands of a layer's rasters."""
+        return counts(self.rasters, layer)
+
+
+def counts(rasters: Iterable[Raster], layer: str) -> dict[int, int]:
+    """Return the pixels per value over the first bands of a layer's rasters, without mosaics."""
+    total: Counter[int] = Counter()
+    for raster in rasters:
+        if raster.layer.name == layer and not raster.mosaic:
+            total.update(raster.info.statistics[0].counts or {})
+    return dict(sorted(total.items()))
+
+
+def _relative(href: str) -> None:
+    """Refuse an href that leaves the item's folder or names this machine."""
+    if href.startswith(("/", "~")) or ".." in href.split("/") or ":" in href or "\\" in href:
+        raise ValueError(f"An asset lies beside its item, under a relative path; not at {href!r}.")

@@ -1,0 +1,126 @@
+"""The STAC collection over all periods of a product."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.plan import layers
+from pipeline.product import stac_item
+from pipeline.storage import styles
+
+
+def of(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[str, Any]:  # noqa: A002
+    """Return the STAC collection over all periods of a product.
+
+    Args:
+        items: the items, at least one, of one product.
+        title: name for people.
+        license: as :attr:`Product.license`.
+
+    Raises:
+        ValueError: there is no item, or they belong to different products.
+    """
+    names = {entry["collection"] for entry in items}
+    if len(names) != 1:
+        raise ValueError(f"A collection needs the items of one product, not of {sorted(names)}.")
+    ordered = sorted(items, key=lambda entry: str(entry["properties"]["start_datetime"]))
+    name = ordered[0]["collection"]
+    item_assets = _item_assets(ordered)
+    return {
+        "type": "Collection",
+        "stac_version": stac_item.STAC_VERSION,
+        "stac_extensions": stac_item.extensions(item_assets, always=()),
+        "id": name,
+        "title": title,
+        "description": f"{' and '.join(_subjects(ordered))} of {title}, one item per period, made "
+        "by terramosaic.",
+        "license": license,
+        "keywords": [*map(str.lower, _subjects(ordered)), "Sentinel-1", "Sentinel-2", "TerraMind"],
+        "providers": [{"name": "terramosaic", "roles": ["processor"]}],
+        "extent": _extent(ordered),
+        "summaries": _summaries(ordered),
+        "item_assets": item_assets,
+        "links": _collection_links(ordered),
+    }
+
+
+def items_in(folder: Path) -> list[dict[str, Any]]:
+    """Read the items of a product's folder, oldest period first."""
+    paths = sorted(folder.glob("*/item.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _subjects(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the items are about: the titles of their answers, or composites."""
+    answers = {
+        "land_cover" if "land_cover" in entry["assets"] else _answer(entry["properties"]): None
+        # ^ older items do not name their answer
+        for entry in items
+    }
+    return [layers.get(name).title if name else "Composites" for name in answers]
+
+
+def _answer(properties: Mapping[str, Any]) -> str | None:
+    answer: str | None = properties.get("terramosaic:answer")
+    return answer
+
+
+def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the union of the items' boxes and periods."""
+    boxes = [entry["bbox"] for entry in items]
+    west, south = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    east, north = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    if any(box[0] > box[2] for box in boxes) and len({tuple(box) for box in boxes}) > 1:
+        west, east = -180.0, 180.0
+        # ^ boxes over the antimeridian have no union but the whole circle
+    elif boxes[0][0] > boxes[0][2]:
+        west, east = boxes[0][0], boxes[0][2]
+    start = min(entry["properties"]["start_datetime"] for entry in items)
+    end = max(entry["properties"]["end_datetime"] for entry in items)
+    return {
+        "spatial": {"bbox": [[west, south, east, north]]},
+        "temporal": {"interval": [[start, end]]},
+    }
+
+
+def _summaries(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what holds for all items."""
+    models = {entry["properties"].get("terramosaic:model") for entry in items} - {None}
+    return {
+        "gsd": sorted({entry["properties"]["gsd"] for entry in items}),
+        **({"terramosaic:model": sorted(models)} if models else {}),
+    }
+
+
+def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a reader may expect in any item."""
+    found: dict[str, Any] = {}
+    for entry in items:
+        for key, asset in entry["assets"].items():
+            kept = ("type", "title", "description", "roles", "bands")
+            found[key] = {name: asset[name] for name in kept if name in asset}
+            if "classification:classes" in asset:
+                found[key]["classification:classes"] = styles.classification()
+    return found
+
+
+def _collection_links(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the links of a collection: its items, the fine print."""
+    links: list[dict[str, Any]] = []
+    for entry in items:
+        folder = str(entry["id"]).removeprefix(f"{entry['collection']}_")
+        links.append(
+            {
+                "rel": "item",
+                "href": f"./{folder}/item.json",
+                "type": "application/geo+json",
+                "title": entry["properties"]["title"],
+            }
+        )
+    notices = {
+        link["href"]: link for entry in items for link in entry["links"] if link["rel"] == "license"
+    }
+    return [*links, *notices.values()]

@@ -1,0 +1,244 @@
+"""Say what a product is: a STAC 1.1 item beside its files.
+
+Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs are relative
+and nothing of the machine that made them is inside: a product can be moved, or put on the web.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pipeline.product import descriptions
+from pipeline.product.product import KINDS, Document, Product, Raster
+from pipeline.storage import styles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from catalogs.scene import Scene
+    from pipeline.grid.grid import Grid
+    from pipeline.plan.layers import Layer
+    from pipeline.storage.band_statistics import BandStatistics
+
+STAC_VERSION = "1.1.0"
+
+PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+RASTER = "https://stac-extensions.github.io/raster/v1.1.0/schema.json"
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+_MULTIHASH = "1220"
+"""Multihash prefix: SHA-256 (0x12), 32 bytes (0x20)."""
+
+
+def item(product: Product) -> dict[str, Any]:
+    """Return the STAC item of a product, to be written as ``item.json`` when all else stands."""
+    assets = {raster.key: _raster_asset(raster) for raster in product.rasters}
+    assets |= {document.key: _document_asset(document) for document in product.documents}
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": extensions(assets),
+        "id": product.id,
+        "collection": product.name,
+        "geometry": _plain(product.region),
+        "bbox": list(product.bbox),
+        "properties": _properties(product),
+        "links": _item_links(product),
+        "assets": assets,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON would give it back: lists for tuples."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _time(value: dt.datetime) -> str:
+    """Return a time as RFC 3339, in UTC and whole seconds."""
+    return value.astimezone(dt.UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def _properties(product: Product) -> dict[str, Any]:
+    """Return the item's properties."""
+    provenance = product.provenance
+    return {
+        "title": f"{product.title}, {product.start} to {product.end}",
+        "description": " ".join([*descriptions.warnings(product), descriptions.what(product)]),
+        "datetime": None,
+        "start_datetime": f"{product.start}T00:00:00Z",
+        "end_datetime": f"{product.end}T23:59:59Z",
+        "created": _time(product.created),
+        "license": product.license,
+        "gsd": min(grid.resolution for grid in product.grids),
+        **_projections(product.grids),
+        "processing:lineage": descriptions.lineage(product),
+        "processing:software": {"terramosaic": provenance.version, **provenance.software},
+        "processing:version": provenance.version,
+        **_own_properties(product),
+    }
+
+
+def _own_properties(product: Product) -> dict[str, Any]:
+    """Return what no extension has a word for."""
+    provenance, extent = product.provenance, product.extent
+    values: dict[str, Any] = {
+        "plan": provenance.plan,
+        "model": provenance.model,
+        "model_digest": provenance.model_digest,
+        "model_options": _plain(dict(provenance.options)) or None,
+        "random_weights": provenance.random or None,
+        "answer": provenance.answer if provenance.model else None,
+        "s2_convention": provenance.s2_convention,
+        "recipe": _plain(dict(provenance.recipe)),
+        "scenes": [_scene(scene) for scene in product.scenes],
+        "refused": [
+            {"id": entry.id, "reason": descriptions.scrub(entry.reason)}
+            for entry in product.refused
+        ],
+        "inputs_without_scl": list(product.without_scl),
+        "doubts": [asdict(doubt) for doubt in product.doubts],
+        "radiometry_proof": dict(product.proof) or None,
+        "notes": descriptions.limits(product),
+    }
+    if extent is not None:
+        values["not_observed_percent"] = round(extent.not_observed, 3)
+        values["not_classified_percent"] = round(extent.not_classified, 3)
+    if product.holes:
+        values["partial"] = True
+        values["holes"] = [
+            {"tile": hole.tile, "reason": descriptions.scrub(hole.reason)} for hole in product.holes
+        ]
+    if product.quality is not None:
+        values["seam"] = product.quality.to_dict()
+    if product.accuracy is not None and product.accuracy.n:
+        values["accuracy"] = asdict(product.accuracy) | {"reference": product.reference}
+    return {f"terramosaic:{key}": value for key, value in values.items() if value is not None}
+
+
+def _scene(scene: Scene) -> dict[str, Any]:
+    """Return what tells a scene from all others."""
+    return {
+        "id": scene.id,
+        "collection": scene.collection,
+        "modality": scene.modality,
+        "datetime": None if scene.datetime is None else _time(scene.datetime),
+    }
+
+
+def _projection(grid: Grid) -> dict[str, Any]:
+    """Return the projection extension's fields of a grid."""
+    return {
+        "proj:code": f"EPSG:{grid.epsg}",
+        "proj:shape": [grid.height, grid.width],
+        "proj:transform": [grid.resolution, 0.0, grid.left, 0.0, -grid.resolution, grid.top],
+        "proj:bbox": list(grid.bounds),
+    }
+
+
+def _projections(grids: Sequence[Grid]) -> dict[str, Any]:
+    """Return the item's own projection: all of it for one grid, none for several."""
+    return _projection(grids[0]) if len(grids) == 1 else {"proj:code": None}
+
+
+def _raster_asset(raster: Raster) -> dict[str, Any]:
+    """Return the asset of a COG."""
+    layer = raster.layer
+    asset: dict[str, Any] = {
+        "href": f"./{quote(raster.href)}",
+        "type": COG,
+        "title": layer.title if raster.key == layer.name else f"{layer.title} ({raster.code})",
+        "description": layer.description,
+        "roles": ["data"],
+        "gsd": raster.grid.resolution,
+        **_projection(raster.grid),
+        "bands": [{"name": name} for name in raster.bands],
+        "raster:bands": [_raster_band(layer, raster.grid, band) for band in raster.info.statistics],
+        **_checksum(raster.info.sha256, raster.info.size),
+    }
+    if layer.legend:
+        asset["classification:classes"] = styles.classification(raster.info.statistics[0].counts)
+    if layer.bits:
+        asset["classification:bitfields"] = styles.bitfields(layer)
+    return asset
+
+
+def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, Any]:
+    """Return a band in the raster extension's words; its statistics are of stored values."""
+    values: dict[str, Any] = {
+        "data_type": layer.dtype,
+        "nodata": "nan" if layer.nodata != layer.nodata else layer.nodata,
+        "sampling": "area",
+        "spatial_resolution": grid.resolution,
+        "statistics": _statistics(band),
+    }
+    if layer.scale != 1.0:
+        values |= {"scale": layer.scale, "offset": 0.0}
+    if layer.unit is not None:
+        values["unit"] = layer.unit
+    return values
+
+
+def _statistics(band: BandStatistics) -> dict[str, float]:
+    """Return a band's statistics without those that nothing is known of."""
+    named = {
+        "minimum": band.minimum,
+        "maximum": band.maximum,
+        "mean": band.mean,
+        "stddev": band.stddev,
+        "valid_percent": band.valid_percent,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _document_asset(document: Document) -> dict[str, Any]:
+    """Return the asset of any other file."""
+    title, media_type, roles = KINDS[document.kind]
+    asset: dict[str, Any] = {
+        "href": f"./{quote(document.href)}",
+        "type": media_type,
+        "title": title,
+        "roles": list(roles),
+    }
+    if document.sha256 is not None and document.size is not None:
+        asset |= _checksum(document.sha256, document.size)
+    return asset
+
+
+def _checksum(sha256: str, size: int) -> dict[str, Any]:
+    """Return the file extension's fields."""
+    return {"file:checksum": _MULTIHASH + sha256, "file:size": size}
+
+
+def extensions(
+    assets: Mapping[str, Mapping[str, Any]], always: tuple[str, ...] = (PROCESSING, PROJECTION)
+) -> list[str]:
+    """Return the extensions whose fields are really there, and those that always are."""
+    fields = {name.split(":")[0] for asset in assets.values() for name in asset if ":" in name}
+    used = {"raster": RASTER, "classification": CLASSIFICATION, "file": FILE, "proj": PROJECTION}
+    return sorted({*always, *(uri for prefix, uri in used.items() if prefix in fields)})
+
+
+def _item_links(product: Product) -> list[dict[str, Any]]:
+    """Return the links of an item: upwards, to its inputs, and to the fine print.
+
+    There is no root link: with one, pystac cannot read the item from a dict alone.
+    """
+    up = {"href": "../collection.json", "type": "application/json"}
+    links: list[dict[str, Any]] = [
+        {"rel": "parent", **up},
+        {"rel": "collection", **up},
+    ]
+    links += [
+        {"rel": "derived_from", "href": quote(scene.id), "title": f"{scene.collection}: {scene.id}"}
+        for scene in product.scenes
+    ]
+    links += [{"rel": "license", "href": href, "title": title} for title, href in product.notices]
+    return links

@@ -1,0 +1,1 @@
+"""Measure quality: seams, gates, accuracy, coverage and radiometry checks."""

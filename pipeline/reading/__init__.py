@@ -1,0 +1,1 @@
+"""Read rasters: windows, reprojection, HTTP byte ranges, and cubes."""

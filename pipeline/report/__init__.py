@@ -1,0 +1,1 @@
+"""Draw reports: HTML pages, quicklooks and charts."""

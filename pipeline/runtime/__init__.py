@@ -1,0 +1,1 @@
+"""Support code: cancellation, I/O statistics, threads, atomic files and locks."""

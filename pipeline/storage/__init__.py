@@ -1,0 +1,1 @@
+"""Write and verify tiles, Zarr stores, COGs, mosaics, receipts and styles."""

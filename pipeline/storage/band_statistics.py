@@ -1,0 +1,141 @@
+"""What is in a raster, told while its strips pass by: statistics of each band, and a checksum."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.plan.layers import Layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandStatistics:
+    """What is in one band; values are stored values, before the layer's scale."""
+
+    valid: int
+    """Pixels that are not nodata."""
+
+    total: int
+    """All pixels."""
+
+    minimum: float | None
+    """Smallest valid value; None where there is none."""
+
+    maximum: float | None
+    """Largest valid value."""
+
+    mean: float | None
+    """Mean of the valid values; None for labels and where nothing is valid."""
+
+    stddev: float | None
+    """Population standard deviation of the valid values; None as the mean."""
+
+    counts: Mapping[int, int] | None
+    """Pixels per value, nodata included, for 8-bit and 16-bit unsigned layers; else None."""
+
+    @property
+    def valid_percent(self) -> float:
+        """Return the share of pixels that are not nodata, 0 to 100."""
+        return 100.0 * self.valid / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics as JSON-ready values."""
+        counts = self.counts
+        return {
+            "valid": self.valid,
+            "total": self.total,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "mean": self.mean,
+            "stddev": self.stddev,
+            "counts": None if counts is None else {str(key): counts[key] for key in counts},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BandStatistics:
+        """Build the statistics from :meth:`to_dict`'s values."""
+        counts = values["counts"]
+        whole = None if counts is None else {int(key): int(counts[key]) for key in counts}
+        return cls(**{**values, "counts": whole})
+
+
+class Tally:
+    """Statistics and a checksum, gathered while strips pass by."""
+
+    def __init__(self, layer: Layer, count: int) -> None:
+        self.layer = layer
+        self.count = count
+        self.checksum = 0
+        self.bands = [Band(layer) for _ in range(count)]
+
+    def add(self, strip: NDArray[Any]) -> None:
+        """Take in a strip, (bands, rows, columns)."""
+        self.checksum = zlib.crc32(np.ascontiguousarray(strip).data, self.checksum)
+        for band, values in zip(self.bands, strip, strict=True):
+            band.add(values)
+
+    def statistics(self) -> tuple[BandStatistics, ...]:
+        """Return what was gathered, one entry per band."""
+        return tuple(band.statistics() for band in self.bands)
+
+
+class Band:
+    """Running statistics of one band.
+
+    source: Chan, Golub, LeVeque (1979), updating formulae for means and variances of groups.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.total = self.valid = 0
+        self.minimum, self.maximum = np.inf, -np.inf
+        self.mean = self.squares = 0.0
+        dtype = np.dtype(layer.dtype)
+        self.counts = (
+            np.zeros(1 << (8 * dtype.itemsize), np.int64)
+            if dtype.kind == "u" and dtype.itemsize <= 2
+            else None
+        )
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in the values of one strip."""
+        self.total += values.size
+        if self.counts is not None:
+            self.counts += np.bincount(values.ravel(), minlength=self.counts.size)
+        known = values[self.layer.valid(values)]
+        if known.size == 0:
+            return
+        self.minimum = min(self.minimum, float(known.min()))
+        self.maximum = max(self.maximum, float(known.max()))
+        if not self.layer.categorical:
+            self._merge(known.astype(np.float64))
+        self.valid += known.size
+
+    def _merge(self, known: NDArray[np.float64]) -> None:
+        """Merge the mean and the sum of squared deviations of a group into the running ones."""
+        mean = float(known.mean())
+        squares = float(np.square(known - mean).sum())
+        total = self.valid + known.size
+        step = mean - self.mean
+        self.mean += step * known.size / total
+        self.squares += squares + step * step * self.valid * known.size / total
+
+    def statistics(self) -> BandStatistics:
+        """Return what was gathered."""
+        known, moments = self.valid > 0, self.valid > 0 and not self.layer.categorical
+        return BandStatistics(
+            valid=self.valid,
+            total=self.total,
+            minimum=self.minimum if known else None,
+            maximum=self.maximum if known else None,
+            mean=self.mean if moments else None,
+            stddev=float(np.sqrt(self.squares / self.valid)) if moments else None,
+            counts=None
+            if self.counts is None
+            else {int(value): int(self.counts[value]) for value in np.flatnonzero(self.counts)},
+        )

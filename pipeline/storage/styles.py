@@ -1,0 +1,267 @@
+"""The legend in the dialects of the tools: QGIS, SLD, STAC and GDAL, all from one table."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from catalogs import legend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.plan.layers import Layer
+
+_QML = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22.0" styleCategories="Symbology" hasScaleBasedVisibilityFlag="0">
+  <pipe>
+    <provider>
+      <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" \
+zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
+    </provider>
+    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
+      <rasterTransparency/>
+      <colorPalette>
+{entries}
+      </colorPalette>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation colorizeOn="0" saturation="0" grayscaleMode="0"/>
+    <rasterresampler maxOversampling="2"/>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
+
+_SLD = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<StyledLayerDescriptor version="1.0.0" xmlns="http://www.opengis.net/sld" \
+xmlns:ogc="http://www.opengis.net/ogc">
+  <NamedLayer>
+    <Name>{name}</Name>
+    <UserStyle>
+      <Title>{title}</Title>
+      <FeatureTypeStyle>
+        <Rule>
+          <RasterSymbolizer>
+            <Opacity>1</Opacity>
+            <ColorMap type="{kind}">
+{entries}
+            </ColorMap>
+          </RasterSymbolizer>
+        </Rule>
+      </FeatureTypeStyle>
+    </UserStyle>
+  </NamedLayer>
+</StyledLayerDescriptor>
+"""
+
+
+_RAMP_QML = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22.0" styleCategories="Symbology" hasScaleBasedVisibilityFlag="0">
+  <pipe>
+    <rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" \
+nodataColor="" classificationMin="{low}" classificationMax="{high}">
+      <rasterTransparency/>
+      <rastershader>
+        <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" \
+minimumValue="{low}" maximumValue="{high}" labelPrecision="4">
+{items}
+        </colorrampshader>
+      </rastershader>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation colorizeOn="0" saturation="0" grayscaleMode="0"/>
+    <rasterresampler maxOversampling="2"/>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
+
+
+def qml() -> str:
+    """Return a QGIS style: a palette with labels, nodata left transparent.
+
+    QGIS applies it by itself where it lies beside a raster of the same stem.
+    """
+    entries = "\n".join(
+        f'        <paletteEntry value="{entry.code}" color="#{entry.color_hint.lower()}" '
+        f'alpha="255" label="{escape(entry.title)}"/>'
+        for entry in legend.CLASSES
+        if entry.code != legend.NODATA
+    )
+    return _QML.format(entries=entries)
+
+
+def sld(layer: Layer) -> str:
+    """Return an OGC SLD 1.0 style for a layer with the legend, as GeoServer and QGIS read it."""
+    entries = "\n".join(
+        f'              <ColorMapEntry color="#{entry.color_hint}" quantity="{entry.code}" '
+        f'label="{escape(entry.title)}" opacity="{0 if entry.code == legend.NODATA else 1}"/>'
+        for entry in legend.CLASSES
+    )
+    return _SLD.format(
+        name=escape(layer.name), title=escape(layer.title), kind="values", entries=entries
+    )
+
+
+def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
+    """Return a QGIS style for a layer of one band: colours between values.
+
+    Args:
+        stops: (value, (red, green, blue)), from low to high.
+    """
+    items = "\n".join(
+        f'          <item value="{value:.6g}" label="{value:.4g}" alpha="255" '
+        f'color="#{red:02x}{green:02x}{blue:02x}"/>'
+        for value, (red, green, blue) in stops
+    )
+    return _RAMP_QML.format(items=items, low=f"{stops[0][0]:.6g}", high=f"{stops[-1][0]:.6g}")
+
+
+def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
+    """Return an OGC SLD 1.0 style for a layer of one band: colours between values."""
+    entries = "\n".join(
+        f'              <ColorMapEntry color="#{red:02x}{green:02x}{blue:02x}" '
+        f'quantity="{value:.6g}" label="{value:.4g}" opacity="1"/>'
+        for value, (red, green, blue) in stops
+    )
+    return _SLD.format(
+        name=escape(layer.name), title=escape(layer.title), kind="ramp", entries=entries
+    )
+
+
+def colormap() -> dict[int, tuple[int, int, int, int]]:
+    """Return red, green, blue and alpha by code; nodata is transparent."""
+    return {
+        entry.code: (*entry.color, 0 if entry.code == legend.NODATA else 255)
+        for entry in legend.CLASSES
+    }
+
+
+def classification(counts: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+    """Return the legend as ``classification:classes``.
+
+    Args:
+        counts: pixels per code; adds how many pixels each class has, and its percentage of the
+            mapped ones.
+    """
+    entries = []
+    shares = percentages(counts) if counts is not None else {}
+    for entry in legend.CLASSES:
+        value: dict[str, Any] = {
+            "value": entry.code,
+            "name": entry.name,
+            "title": entry.title,
+            "color_hint": entry.color_hint,
+        }
+        if entry.code == legend.NODATA:
+            value["nodata"] = True
+        if counts is not None:
+            value["count"] = counts.get(entry.code, 0)
+        if entry.code in shares:
+            value["percentage"] = round(shares[entry.code], 4)
+        entries.append(value)
+    return entries
+
+
+def percentages(counts: Mapping[int, int]) -> dict[int, float]:
+    """Return each class's share of the mapped pixels, 0 to 100; nodata has none.
+
+    Every class of the legend is there; all are 0 where nothing is mapped.
+    """
+    codes = [entry.code for entry in legend.CLASSES if entry.code != legend.NODATA]
+    mapped = sum(counts.get(code, 0) for code in codes)
+    return {code: 100.0 * counts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
+
+
+def bitfields(layer: Layer) -> list[dict[str, Any]]:
+    """Return a layer's bits as ``classification:bitfields``."""
+    return [
+        {
+            "name": name,
+            "offset": bit.bit_length() - 1,
+            "length": 1,
+            "classes": [
+                {"value": 0, "name": "not_used"},
+                {"value": 1, "name": "used"},
+            ],
+        }
+        for bit, name in layer.bits
+    ]
+
+
+def attribute_table(counts: Mapping[int, int], resolution: float) -> str:
+    """Return GDAL's auxiliary XML with category names and the raster attribute table.
+
+    Area_perc is the share of the mapped pixels, so that the classes add up to 100; nodata has 0.
+    Areas are pixels times their nominal size on the grid.
+
+    Args:
+        counts: pixels per code.
+        resolution: side of a pixel, metres.
+    """
+    columns = "\n".join(
+        f'      <FieldDefn index="{index}"><Name>{name}</Name>'
+        f"<Type>{kind}</Type><Usage>{usage}</Usage></FieldDefn>"
+        for index, (name, kind, usage) in enumerate(_COLUMNS)
+    )
+    rows = "\n".join(
+        f'      <Row index="{index}">{"".join(f"<F>{escape(cell)}</F>" for cell in row)}</Row>'
+        for index, row in enumerate(_rows(counts, resolution))
+    )
+    return _PAM.format(categories=_categories(), columns=columns, rows=rows)
+
+
+_PAM = """\
+<PAMDataset>
+  <PAMRasterBand band="1">
+    <CategoryNames>
+{categories}
+    </CategoryNames>
+    <GDALRasterAttributeTable tableType="thematic">
+{columns}
+{rows}
+    </GDALRasterAttributeTable>
+  </PAMRasterBand>
+</PAMDataset>
+"""
+
+_COLUMNS = (
+    ("Value", 0, 5),
+    ("Count", 1, 1),
+    ("Class_name", 2, 2),
+    ("Red", 0, 6),
+    ("Green", 0, 7),
+    ("Blue", 0, 8),
+    ("Area_km2", 1, 0),
+    ("Area_perc", 1, 0),
+)
+"""Name, GDAL type (0 integer, 1 real, 2 text), GDAL usage (5 value, 1 count, 2 name, 6-8 RGB).
+
+Counts are reals: GDAL's integer column has 32 bits, and a country has more pixels.
+"""
+
+
+def _categories() -> str:
+    """Return one name per value from 0 on, blank between the codes."""
+    titles = {entry.code: entry.title for entry in legend.CLASSES}
+    return "\n".join(
+        f"      <Category>{escape(titles.get(code, ''))}</Category>"
+        for code in range(max(titles) + 1)
+    )
+
+
+def _rows(counts: Mapping[int, int], resolution: float) -> list[tuple[str, ...]]:
+    """Return the rows of the attribute table, one per class of the legend."""
+    shares = percentages(counts)
+    rows = []
+    for entry in legend.CLASSES:
+        count = counts.get(entry.code, 0)
+        area = f"{count * resolution**2 / 1e6:.6f}"
+        share = f"{shares.get(entry.code, 0.0):.4f}"
+        color = tuple(str(channel) for channel in entry.color)
+        rows.append((str(entry.code), str(count), entry.title, *color, area, share))
+    return rows
