@@ -9,21 +9,21 @@ class TerramosaicError(Exception):
     exit_code = 1
 
 
-class Wrong(TerramosaicError):
+class InvalidInputError(TerramosaicError):
     """The request or the data are wrong: trying again cannot help."""
 
     exit_code = 2
 
 
-class NothingFound(Wrong):
+class NothingFoundError(InvalidInputError):
     """The request is sound, and nothing answers it."""
 
     exit_code = 3
 
 
-class Transient(TerramosaicError):
+class TransientError(TerramosaicError):
     """A failure outside of us that may be gone at the next attempt."""
 
 
-class Unreadable(TerramosaicError):
+class AssetReadError(TerramosaicError):
     """An asset could not be read although it was asked for again and again."""

@@ -10,13 +10,13 @@ import shapely
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-COVERED = 0.9
+MIN_COVERED_FRACTION = 0.9
 """Share of a footprint that others must hold before it counts as held by them.
 
 Footprints are simplified differently from one processing to the next, hence not 1.
 """
 
-SLIVER = 0.02
+MAX_SLIVER_WIDTH = 0.02
 """Degrees: what the others lack may nowhere be wider, or it is ground of its own.
 
 The outlines that real catalogs draw of one and the same granule differ by strips up to half of
@@ -24,19 +24,19 @@ this; the parts of a split granule, and the edges of swaths, leave much wider on
 """
 
 
-def holds(area: Any, own: Any) -> bool:
+def nearly_covers(area: Any, footprint: Any) -> bool:
     """Tell whether an area holds all of a footprint but for slivers."""
-    left = shapely.difference(own, area)
+    left = shapely.difference(footprint, area)
     return bool(
-        left.area <= (1 - COVERED) * own.area
-        and shapely.is_empty(shapely.buffer(left, -SLIVER / 2))
+        left.area <= (1 - MIN_COVERED_FRACTION) * footprint.area
+        and shapely.is_empty(shapely.buffer(left, -MAX_SLIVER_WIDTH / 2))
     )
 
 
-def share(area: Any, region: Any) -> float:
+def covered_fraction(area: Any, region: Any) -> float:
     """Return the share of a region that an area covers, 0 to 1, by area on the sphere."""
-    whole = _equal_area(region).area
-    covered = _equal_area(shapely.intersection(area, region)).area
+    whole = _to_equal_area(region).area
+    covered = _to_equal_area(shapely.intersection(area, region)).area
     return min(1.0, covered / whole) if whole else 0.0
 
 
@@ -45,7 +45,7 @@ def union(areas: Iterable[Any]) -> Any:
     return shapely.union_all(list(areas))
 
 
-def _equal_area(area: Any) -> Any:
+def _to_equal_area(area: Any) -> Any:
     """Project to Lambert's cylindrical equal-area system (longitude, sine of latitude)."""
 
     def project(corners: Any) -> Any:

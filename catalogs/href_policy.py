@@ -15,33 +15,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from catalogs.providers import Provider
 
-RASTERS = (".tif", ".tiff", ".jp2")
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 """Endings of the files we read; anything else could be a description that names other files."""
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")
 # ^ wider than a URL's: GDAL has prefixes such as GTIFF_DIR:
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\<>\"]")
-_VIRTUAL = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
-_BLANK = re.compile(r"\s")
-_USER = re.compile(r"(\w+://)[^\s/@'\"]*@")
+_VSI_PATH = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
+_WHITESPACE = re.compile(r"\s")
+_USER_INFO = re.compile(r"(\w+://)[^\s/@'\"]*@")
 _QUERY = re.compile(r"(?<=[\w/.)])\?[^\s'\"]+")
 _SECRET = re.compile(r"(?i)\b(sig|signature|token|password|secret|key)=[^\s&'\"]+")
-_NODE = re.compile(r"Nodes\((.+)\)")
+_ODATA_NODE = re.compile(r"Nodes\((.+)\)")
 # ^ OData's way to name a file in a product, as in the https addresses of Copernicus Data Space
 _HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?|localhost(?::\d+)?")
 
 
-class Untrusted(Wrong):
+class UntrustedHrefError(InvalidInputError):
     """An href points where the job has not allowed us to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
+class HrefPolicy:
     """The places that hrefs of one catalog may point to."""
 
     provider: Provider
@@ -52,7 +52,7 @@ class Trust:
     allow: tuple[str, ...] = ()
     """More folders, hosts, or s3 buckets ("s3://name"), named by the user."""
 
-    def settle(self, href: str, base: str) -> str:
+    def resolve(self, href: str, base: str) -> str:
         """Return href as an absolute path or address, if it may be opened.
 
         Args:
@@ -62,74 +62,76 @@ class Trust:
         Raises:
             Untrusted: It may not.
         """
-        _refuse_tricks(href)
+        _check_characters(href)
         for start, mirror in self.provider.mirrors.items():
             if href.startswith(start):
-                return self._settle_url(mirror + href.removeprefix(start), href)
+                return self._resolve_url(mirror + href.removeprefix(start), href)
         if is_remote(href):
-            return self._settle_url(href, href)
+            return self._resolve_url(href, href)
         if href.startswith("file://"):
-            return self._settle_path(unquote(_path_of_file_url(href)))
+            return self._resolve_path(unquote(_file_url_to_path(href)))
         if _SCHEME.match(href):
-            raise Untrusted(
+            raise UntrustedHrefError(
                 f"{redact(href)!r} uses a scheme that is never opened: https, or a path beside "
                 "the catalog, is."
             )
         if is_remote(base):
-            return self._settle_url(urljoin(base, href), href)
-        return self._settle_path(os.path.join(os.path.dirname(base), href))
+            return self._resolve_url(urljoin(base, href), href)
+        return self._resolve_path(os.path.join(os.path.dirname(base), href))
 
-    def settle_raster(self, href: str, base: str) -> str:
+    def resolve_raster(self, href: str, base: str) -> str:
         """Settle the href of a raster, whose name must end like one (see RASTERS)."""
-        settled = self.settle(href, base)
-        if not file_name(settled).lower().endswith(RASTERS):
-            raise Untrusted(f"{redact(href)!r} is no raster by its name ({', '.join(RASTERS)}).")
+        settled = self.resolve(href, base)
+        if not file_name(settled).lower().endswith(RASTER_SUFFIXES):
+            raise UntrustedHrefError(
+                f"{redact(href)!r} is no raster by its name ({', '.join(RASTER_SUFFIXES)})."
+            )
         return settled
 
-    def _settle_url(self, url: str, href: str) -> str:
+    def _resolve_url(self, url: str, href: str) -> str:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None or parts.fragment:
-            raise Untrusted(f"{redact(href)!r} carries a user name or a fragment.")
+            raise UntrustedHrefError(f"{redact(href)!r} carries a user name or a fragment.")
         if ".." in unquote(parts.path).split("/"):
-            raise Untrusted(f"{redact(href)!r} climbs out of its folder.")
+            raise UntrustedHrefError(f"{redact(href)!r} climbs out of its folder.")
         if parts.scheme == "s3":
-            return self._settle_bucket(parts, href)
+            return self._resolve_s3_url(parts, href)
         if self._is_origin(parts):
             return urlunsplit(parts)
-        place = _place(parts, href)
+        place = _host_and_port(parts, href)
         if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-            raise Untrusted(f"{redact(href)!r} is not https.")
-        if place not in self._hosts():
-            raise Untrusted(
+            raise UntrustedHrefError(f"{redact(href)!r} is not https.")
+        if place not in self._allowed_hosts():
+            raise UntrustedHrefError(
                 f"{redact(href)!r} lies on {place}, which is not a host of "
                 f"{self.provider.name}: add {place} to the job's allow list if you trust it."
             )
         return urlunsplit(parts)
 
-    def _settle_bucket(self, parts: SplitResult, href: str) -> str:
+    def _resolve_s3_url(self, parts: SplitResult, href: str) -> str:
         allowed = {
             *self.provider.buckets,
             *(entry[5:].strip("/") for entry in self.allow if entry.startswith("s3://")),
         }
         if parts.netloc not in allowed:
-            raise Untrusted(
+            raise UntrustedHrefError(
                 f"{redact(href)!r} lies in a bucket that is not one of {self.provider.name}: "
                 f"add s3://{parts.netloc} to the job's allow list if you trust it."
             )
         return urlunsplit(parts)
 
-    def _settle_path(self, path: str) -> str:
-        real = _real(path)
+    def _resolve_path(self, path: str) -> str:
+        real = _resolve_links(path)
         # ^ follows links, so that a link cannot lead out
-        folders = _folders(self.origin, self.allow)
+        folders = _trusted_folders(self.origin, self.allow)
         if any(real.startswith(folder) for folder in folders):
             return real
-        raise Untrusted(
-            f"{real} lies outside of the catalog's own folder: add {self._wider(real)} to the "
+        raise UntrustedHrefError(
+            f"{real} lies outside of the catalog's own folder: add {self._suggest_folder(real)} to the "
             "job's allow list if you trust it."
         )
 
-    def _wider(self, real: str) -> str:
+    def _suggest_folder(self, real: str) -> str:
         """Return the folder to advise: what the file shares with the catalog, else its own."""
         own = str(Path(real).parent)
         if self.origin is None or is_remote(self.origin):
@@ -143,30 +145,33 @@ class Trust:
         own = urlsplit(self.origin)
         return (parts.scheme, parts.netloc.lower()) == (own.scheme, own.netloc.lower())
 
-    def _hosts(self) -> set[str]:
-        return {*self.provider.hosts, *(name for entry in self.allow if (name := host_of(entry)))}
+    def _allowed_hosts(self) -> set[str]:
+        return {
+            *self.provider.hosts,
+            *(name for entry in self.allow if (name := parse_host(entry))),
+        }
 
 
 @lru_cache(maxsize=64)
-def _folders(origin: str | None, allow: tuple[str, ...]) -> tuple[str, ...]:
+def _trusted_folders(origin: str | None, allow: tuple[str, ...]) -> tuple[str, ...]:
     """Return the trusted folders, without links and with a slash at the end."""
-    folders = [entry for entry in allow if not host_of(entry)]
+    folders = [entry for entry in allow if not parse_host(entry)]
     if origin is not None and not is_remote(origin):
         folders.append(os.path.dirname(os.path.realpath(origin)))
     return tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
 
 
-def _real(path: str) -> str:
+def _resolve_links(path: str) -> str:
     """Return a path without links; the folder's part is remembered, for thousands share it."""
     folder, name = os.path.split(path)
     if name in ("", ".", ".."):
         return os.path.realpath(path)
-    real = os.path.join(_real_folder(folder), name)
+    real = os.path.join(_resolve_folder_links(folder), name)
     return os.path.realpath(real) if os.path.islink(real) else real
 
 
 @lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
+def _resolve_folder_links(folder: str) -> str:
     return os.path.realpath(folder)
 
 
@@ -174,7 +179,7 @@ def file_name(href: str) -> str:
     """Return the last part of a path or address: B02.jp2 also where OData writes it as a node."""
     path = urlsplit(href).path if is_remote(href) else href
     name = path.removesuffix("/$value").rpartition("/")[2]
-    node = _NODE.fullmatch(name)
+    node = _ODATA_NODE.fullmatch(name)
     return node[1] if node else name
 
 
@@ -183,7 +188,7 @@ def is_remote(href: str) -> bool:
     return href.lower().startswith(("https://", "http://", "s3://"))
 
 
-def host_of(entry: str) -> str | None:
+def parse_host(entry: str) -> str | None:
     """Return the host that an entry of an allow list names, or None where it names a folder."""
     if entry.startswith(("https://", "http://", "s3://")):
         return urlsplit(entry).netloc.lower()
@@ -194,8 +199,8 @@ def host_of(entry: str) -> str | None:
 
 def redact(text: str) -> str:
     """Return an href, or a message with hrefs in it, fit for a log: no query, fragment or user."""
-    bare = _USER.sub(r"\1", text)
-    if not _BLANK.search(bare):
+    bare = _USER_INFO.sub(r"\1", text)
+    if not _WHITESPACE.search(bare):
         return re.split(r"[?#]", bare, maxsplit=1)[0]
     return _SECRET.sub(r"\1=...", _QUERY.sub("", bare))
 
@@ -212,28 +217,30 @@ def safe_key(foreign: str) -> str:
     return f"{key[:111]}-{digest}" if key else digest
 
 
-def _refuse_tricks(href: str) -> None:
+def _check_characters(href: str) -> None:
     if not isinstance(href, str) or not href:
-        raise Untrusted(f"{href!r} is no href.")
+        raise UntrustedHrefError(f"{href!r} is no href.")
     if _UNPRINTABLE.search(href):
-        raise Untrusted(f"{href[:80]!r} holds blanks, control signs, brackets or backslashes.")
-    if _VIRTUAL.search(href):
-        raise Untrusted(f"{redact(href)!r} names a virtual file system.")
+        raise UntrustedHrefError(
+            f"{href[:80]!r} holds blanks, control signs, brackets or backslashes."
+        )
+    if _VSI_PATH.search(href):
+        raise UntrustedHrefError(f"{redact(href)!r} names a virtual file system.")
 
 
-def _path_of_file_url(href: str) -> str:
+def _file_url_to_path(href: str) -> str:
     parts = urlsplit(href)
     if parts.netloc not in ("", "localhost"):
-        raise Untrusted(f"{href!r} names a file on another machine.")
+        raise UntrustedHrefError(f"{href!r} names a file on another machine.")
     return parts.path
 
 
-def _place(parts: SplitResult, href: str) -> str:
+def _host_and_port(parts: SplitResult, href: str) -> str:
     """Return host, or host:port where the port is not https's own."""
     try:
         port = parts.port
     except ValueError as error:
-        raise Untrusted(f"{redact(href)!r} has no port that exists.") from error
+        raise UntrustedHrefError(f"{redact(href)!r} has no port that exists.") from error
     host = (parts.hostname or "").lower()
     return host if port in (None, 443) else f"{host}:{port}"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LandCover:
+class LandCoverClass:
     """One class of the legend."""
 
     code: int
@@ -38,24 +38,24 @@ class LandCover:
 NODATA = 0
 """Code of pixels without an answer: outside the region or not observed."""
 
-CLASSES: tuple[LandCover, ...] = (
-    LandCover(code=0, index=0, name="nodata", title="No data", color=(0, 0, 0)),
-    LandCover(code=1, index=1, name="water", title="Water", color=(65, 155, 223)),
-    LandCover(code=2, index=2, name="trees", title="Trees", color=(57, 125, 73)),
-    LandCover(
+CLASSES: tuple[LandCoverClass, ...] = (
+    LandCoverClass(code=0, index=0, name="nodata", title="No data", color=(0, 0, 0)),
+    LandCoverClass(code=1, index=1, name="water", title="Water", color=(65, 155, 223)),
+    LandCoverClass(code=2, index=2, name="trees", title="Trees", color=(57, 125, 73)),
+    LandCoverClass(
         code=4,
         index=3,
         name="flooded_vegetation",
         title="Flooded vegetation",
         color=(122, 135, 198),
     ),
-    LandCover(code=5, index=4, name="crops", title="Crops", color=(228, 150, 53)),
-    LandCover(code=7, index=5, name="built", title="Built area", color=(196, 40, 27)),
-    LandCover(code=8, index=6, name="bare", title="Bare ground", color=(165, 155, 143)),
-    LandCover(code=9, index=7, name="snow_ice", title="Snow and ice", color=(168, 235, 255)),
-    LandCover(code=10, index=8, name="clouds", title="Clouds", color=(97, 97, 97)),
-    LandCover(code=11, index=9, name="rangeland", title="Rangeland", color=(227, 226, 195)),
+    LandCoverClass(code=5, index=4, name="crops", title="Crops", color=(228, 150, 53)),
+    LandCoverClass(code=7, index=5, name="built", title="Built area", color=(196, 40, 27)),
+    LandCoverClass(code=8, index=6, name="bare", title="Bare ground", color=(165, 155, 143)),
+    LandCoverClass(code=9, index=7, name="snow_ice", title="Snow and ice", color=(168, 235, 255)),
+    LandCoverClass(code=10, index=8, name="clouds", title="Clouds", color=(97, 97, 97)),
+    LandCoverClass(code=11, index=9, name="rangeland", title="Rangeland", color=(227, 226, 195)),
 )
 
-BY_NAME = {entry.name: entry for entry in CLASSES}
-BY_CODE = {entry.code: entry for entry in CLASSES}
+CLASS_BY_NAME = {entry.name: entry for entry in CLASSES}
+CLASS_BY_CODE = {entry.code: entry for entry in CLASSES}

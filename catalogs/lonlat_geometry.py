@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WORLD = shapely.box(-180, -90, 180, 90)
 
 
-def of_item(item: Mapping[str, Any]) -> Any:
+def from_item(item: Mapping[str, Any]) -> Any:
     """Return an item's footprint as a valid shapely area within -180..180 degrees.
 
     A missing geometry is replaced by the bbox, which is larger but never misses a pixel.
@@ -24,13 +24,13 @@ def of_item(item: Mapping[str, Any]) -> Any:
         ValueError: There is neither, or what there is covers no area.
     """
     geometry = item.get("geometry")
-    area = from_bbox(box_of(item)) if geometry is None else _from_geometry(geometry)
+    area = from_bbox(read_bbox(item)) if geometry is None else _from_geojson(geometry)
     if area.is_empty:
         raise ValueError("its footprint covers no area")
     return area
 
 
-def box_of(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
+def read_bbox(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Return an item's bbox as (west, south, east, north), without heights.
 
     Raises:
@@ -42,7 +42,7 @@ def box_of(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
         return (float(values[0]), float(values[1]), float(values[east]), float(values[east + 1]))
     if item.get("geometry") is None:
         raise ValueError("it has neither a geometry nor a bbox")
-    west, south, east, north = _from_geometry(item["geometry"]).bounds
+    west, south, east, north = _from_geojson(item["geometry"]).bounds
     return (west, south, east, north)
 
 
@@ -50,13 +50,13 @@ def from_bbox(bbox: Sequence[float]) -> Any:
     """Return the area of (west, south, east, north); west > east crosses 180 degrees."""
     west, south, east, north = bbox
     if west <= east:
-        return within_world(shapely.box(west, south, east, north))
+        return wrap_longitudes(shapely.box(west, south, east, north))
     return shapely.union_all(
         [shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]
     )
 
 
-def bounds(area: Any) -> tuple[float, float, float, float]:
+def to_bbox(area: Any) -> tuple[float, float, float, float]:
     """Return (west, south, east, north) of an area; west > east where that is the shorter way."""
     west, south, east, north = (float(value) for value in area.bounds)
     eastern = [
@@ -69,46 +69,46 @@ def bounds(area: Any) -> tuple[float, float, float, float]:
     return (west, south, east, north)
 
 
-def geojson(area: Any) -> dict[str, Any]:
+def to_geojson(area: Any) -> dict[str, Any]:
     """Return an area as a GeoJSON Polygon or MultiPolygon."""
     return dict(mapping(area))
 
 
-def rings(polygon: Sequence[Sequence[Sequence[float]]]) -> list[Any]:
+def unwrap_rings(polygon: Sequence[Sequence[Sequence[float]]]) -> list[Any]:
     """Return the areas within the rings of a GeoJSON polygon, the outer one first.
 
     Longitudes are made continuous, so an area may reach beyond ±180 degrees; none is repaired.
     """
-    return [_ring(ring) for ring in polygon]
+    return [_unwrap_ring(ring) for ring in polygon]
 
 
-def within_world(area: Any) -> Any:
+def wrap_longitudes(area: Any) -> Any:
     """Bring what lies beyond ±180 degrees to the other side."""
     if WORLD.covers(area):
         return area
     turns = range(-2, 3)
     parts = [shapely.intersection(translate(area, xoff=360 * turn), WORLD) for turn in turns]
-    return _areal(shapely.union_all(parts))
+    return _to_valid_polygons(shapely.union_all(parts))
 
 
-def _from_geometry(geometry: Mapping[str, Any]) -> Any:
+def _from_geojson(geometry: Mapping[str, Any]) -> Any:
     if geometry.get("type") not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"its footprint is a {geometry.get('type')}, not a polygon")
     polygons = (
         [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
     )
-    if not any(_jumps(ring) for polygon in polygons for ring in polygon):
-        return within_world(_areal(shapely.force_2d(shape(geometry))))
-    return shapely.union_all([_wrapped(polygon) for polygon in polygons])
+    if not any(_crosses_antimeridian(ring) for polygon in polygons for ring in polygon):
+        return wrap_longitudes(_to_valid_polygons(shapely.force_2d(shape(geometry))))
+    return shapely.union_all([_wrap_polygon(polygon) for polygon in polygons])
 
 
-def _wrapped(polygon: Sequence[Sequence[Sequence[float]]]) -> Any:
+def _wrap_polygon(polygon: Sequence[Sequence[Sequence[float]]]) -> Any:
     """Return a polygon whose rings may cross 180 degrees or go round a pole."""
-    outer, *holes = [within_world(_areal(ring)) for ring in rings(polygon)]
-    return _areal(shapely.difference(outer, shapely.union_all(holes)))
+    outer, *holes = [wrap_longitudes(_to_valid_polygons(ring)) for ring in unwrap_rings(polygon)]
+    return _to_valid_polygons(shapely.difference(outer, shapely.union_all(holes)))
 
 
-def _jumps(ring: Sequence[Sequence[float]]) -> bool:
+def _crosses_antimeridian(ring: Sequence[Sequence[float]]) -> bool:
     """Return whether a ring crosses 180 degrees or goes round a pole.
 
     An edge of more than half the world is taken to run the other way round. One of 360 degrees
@@ -118,9 +118,9 @@ def _jumps(ring: Sequence[Sequence[float]]) -> bool:
     return any(180 < step < 360 for step in steps) or steps.count(360) % 2 == 1
 
 
-def _ring(ring: Sequence[Sequence[float]]) -> Any:
+def _unwrap_ring(ring: Sequence[Sequence[float]]) -> Any:
     """Return the area within a ring; one that goes round a pole holds the pole."""
-    if not _jumps(ring):
+    if not _crosses_antimeridian(ring):
         return shapely.Polygon([position[:2] for position in ring])
     corners = [(float(ring[0][0]), float(ring[0][1]))]
     for longitude, latitude, *_ in ring[1:]:
@@ -133,14 +133,14 @@ def _ring(ring: Sequence[Sequence[float]]) -> Any:
     return shapely.Polygon(corners)
 
 
-def _areal(geometry: Any) -> Any:
+def _to_valid_polygons(geometry: Any) -> Any:
     """Return the valid polygons of a geometry, dropping points and lines."""
     valid = geometry if geometry.is_valid else shapely.make_valid(geometry)
     if valid.geom_type in ("Polygon", "MultiPolygon"):
         return valid
-    return shapely.union_all(_polygons(valid))
+    return shapely.union_all(_polygon_parts(valid))
 
 
-def _polygons(geometry: Any) -> Iterable[Any]:
+def _polygon_parts(geometry: Any) -> Iterable[Any]:
     parts = getattr(geometry, "geoms", [geometry])
     return [part for part in parts if part.geom_type in ("Polygon", "MultiPolygon")]

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 UNITS = ("reflectance", "power", "dB", "m", "class", "probability")
 
-MASKS = ("SCL", "CLD")
+MASK_BANDS = ("SCL", "CLD")
 """Bands that say what was seen rather than measure it: scene classes, probability of cloud."""
 
-WANTED: Mapping[str, tuple[str, ...]] = {
+DEFAULT_BANDS: Mapping[str, tuple[str, ...]] = {
     "S2L2A": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
     "S2L1C": (
         *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10"),
@@ -30,14 +30,14 @@ WANTED: Mapping[str, tuple[str, ...]] = {
 """Bands by modality that are wanted where nobody says which."""
 
 BANDS: Mapping[str, tuple[str, ...]] = {
-    **WANTED,
-    "S2L2A": (*WANTED["S2L2A"], *MASKS),
+    **DEFAULT_BANDS,
+    "S2L2A": (*DEFAULT_BANDS["S2L2A"], *MASK_BANDS),
     "S1RTC": ("VV", "VH", "HH", "HV"),
     "S1GRD": ("VV", "VH", "HH", "HV"),
 }
 """Our band names by modality. Every catalog's own names are translated to these."""
 
-TIMELESS = ("DEM",)
+TIMELESS_MODALITIES = ("DEM",)
 """Modalities whose scenes may lack a time."""
 
 ORBIT_STATES = ("ascending", "descending")
@@ -104,9 +104,9 @@ class Asset:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
         if self.transform is not None:
-            object.__setattr__(self, "transform", _six_numbers(self.band, self.transform))
+            object.__setattr__(self, "transform", _check_transform(self.band, self.transform))
         if self.shape is not None:
-            object.__setattr__(self, "shape", _two_counts(self.band, self.shape))
+            object.__setattr__(self, "shape", _check_shape(self.band, self.shape))
         if self.nodata is not None:
             nodata = float(self.nodata)
             object.__setattr__(self, "nodata", math.nan if math.isnan(nodata) else nodata)
@@ -127,7 +127,7 @@ class Asset:
             "epsg": self.epsg,
             "transform": None if self.transform is None else list(self.transform),
             "shape": None if self.shape is None else list(self.shape),
-            "nodata": _number_out(self.nodata),
+            "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
 
@@ -136,7 +136,7 @@ class Asset:
         """Build an asset from :meth:`to_dict`'s values."""
         changed = dict(values)
         changed["radiometry"] = Radiometry.from_dict(values["radiometry"])
-        changed["nodata"] = _number_in(values["nodata"])
+        changed["nodata"] = _decode_float(values["nodata"])
         return cls(**changed)
 
 
@@ -196,25 +196,25 @@ class Scene:
                 f"Scene {self.id}: unknown modality {self.modality!r}; "
                 f"it is one of {', '.join(BANDS)}."
             )
-        self._settle_times()
-        object.__setattr__(self, "footprint", _polygon(self.id, self.footprint))
-        object.__setattr__(self, "bbox", _box(self.id, self.bbox))
-        object.__setattr__(self, "assets", self._ordered_assets())
+        self._normalise_times()
+        object.__setattr__(self, "footprint", _check_polygon(self.id, self.footprint))
+        object.__setattr__(self, "bbox", _check_bbox(self.id, self.bbox))
+        object.__setattr__(self, "assets", self._sort_assets())
         if self.orbit_state not in (None, *ORBIT_STATES):
             raise ValueError(f"Scene {self.id}: unknown orbit state {self.orbit_state!r}.")
         if self.cloud_cover is not None and not 0 <= self.cloud_cover <= 100:
             raise ValueError(f"Scene {self.id}: a cloud cover of {self.cloud_cover} percent.")
 
-    def _settle_times(self) -> None:
+    def _normalise_times(self) -> None:
         """Bring both times to UTC; refuse naive ones and a missing time of sensing."""
         for name in ("datetime", "processed"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _utc(self.id, value))
-        if self.datetime is None and self.modality not in TIMELESS:
+                object.__setattr__(self, name, _to_utc(self.id, value))
+        if self.datetime is None and self.modality not in TIMELESS_MODALITIES:
             raise ValueError(f"Scene {self.id}: a {self.modality} scene needs a time of sensing.")
 
-    def _ordered_assets(self) -> dict[str, Asset]:
+    def _sort_assets(self) -> dict[str, Asset]:
         """Return the assets in the order of BANDS; refuse strangers and wrong keys."""
         known = BANDS[self.modality]
         for band, asset in self.assets.items():
@@ -236,10 +236,10 @@ class Scene:
             return self.day
         if self.datetime is None:
             raise ValueError(f"Scene {self.id} has no time, so it has no day.")
-        hours = _middle_longitude(self.footprint["coordinates"]) / 15
+        hours = _mean_longitude(self.footprint["coordinates"]) / 15
         return (self.datetime + dt.timedelta(hours=hours)).date()
 
-    def only(self, bands: Sequence[str]) -> Scene:
+    def select_bands(self, bands: Sequence[str]) -> Scene:
         """Return the scene with no other assets than those of bands."""
         kept = {band: asset for band, asset in self.assets.items() if band in bands}
         return replace(self, assets=kept)
@@ -254,8 +254,8 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON-ready values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["datetime"] = _time_out(self.datetime)
-        values["processed"] = _time_out(self.processed)
+        values["datetime"] = _format_time(self.datetime)
+        values["processed"] = _format_time(self.processed)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
@@ -266,8 +266,8 @@ class Scene:
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
         """Build a scene from :meth:`to_dict`'s values."""
         changed = dict(values)
-        changed["datetime"] = _time_in(values["datetime"])
-        changed["processed"] = _time_in(values["processed"])
+        changed["datetime"] = _parse_time(values["datetime"])
+        changed["processed"] = _parse_time(values["processed"])
         changed["bbox"] = tuple(values["bbox"])
         changed["day"] = dt.date.fromisoformat(values["day"]) if values.get("day") else None
         changed["assets"] = {
@@ -276,28 +276,28 @@ class Scene:
         return cls(**changed)
 
 
-def _six_numbers(band: str, values: Sequence[float]) -> tuple[float, ...]:
+def _check_transform(band: str, values: Sequence[float]) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != 6 or not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"Band {band}: a transform has six finite numbers, not {values!r}.")
     return numbers
 
 
-def _two_counts(band: str, values: Sequence[int]) -> tuple[int, int]:
+def _check_shape(band: str, values: Sequence[int]) -> tuple[int, int]:
     counts = tuple(int(value) for value in values)
     if len(counts) != 2 or min(counts) < 1:
         raise ValueError(f"Band {band}: a shape is (rows, columns), not {values!r}.")
     return (counts[0], counts[1])
 
 
-def _utc(scene: str, value: dt.datetime) -> dt.datetime:
+def _to_utc(scene: str, value: dt.datetime) -> dt.datetime:
     if value.tzinfo is None:
         # ^ pandas' NaT has none either, though it is a datetime
         raise ValueError(f"Scene {scene}: {value} is no time with a zone.")
     return value.astimezone(dt.UTC)
 
 
-def _polygon(scene: str, geometry: Mapping[str, Any]) -> dict[str, Any]:
+def _check_polygon(scene: str, geometry: Mapping[str, Any]) -> dict[str, Any]:
     kind = geometry.get("type")
     if kind not in ("Polygon", "MultiPolygon") or not geometry.get("coordinates"):
         raise ValueError(f"Scene {scene}: the footprint is no polygon but {kind!r}.")
@@ -308,7 +308,7 @@ def _polygon(scene: str, geometry: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _box(scene: str, values: Sequence[float]) -> tuple[float, float, float, float]:
+def _check_bbox(scene: str, values: Sequence[float]) -> tuple[float, float, float, float]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != 4 or not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"Scene {scene}: a bbox has four finite numbers, not {values!r}.")
@@ -318,7 +318,7 @@ def _box(scene: str, values: Sequence[float]) -> tuple[float, float, float, floa
     return (west, south, east, north)
 
 
-def _middle_longitude(coordinates: Any) -> float:
+def _mean_longitude(coordinates: Any) -> float:
     """Return the mean direction of all corners, so that 179 and -179 meet at 180."""
     angles = [math.radians(longitude) for longitude in _longitudes(coordinates)]
     east = math.fsum(math.sin(angle) for angle in angles)
@@ -332,19 +332,19 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _time_out(value: dt.datetime | None) -> str | None:
+def _format_time(value: dt.datetime | None) -> str | None:
     return None if value is None else value.isoformat().replace("+00:00", "Z")
 
 
-def _time_in(value: str | None) -> dt.datetime | None:
+def _parse_time(value: str | None) -> dt.datetime | None:
     return None if value is None else dt.datetime.fromisoformat(value)
 
 
-def _number_out(value: float | None) -> float | str | None:
+def _encode_float(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return str(value)
 
 
-def _number_in(value: float | str | None) -> float | None:
+def _decode_float(value: float | str | None) -> float | None:
     return None if value is None else float(value)

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from catalogs import href_policy, lonlat_geometry, providers, scene_selection
-from catalogs.errors import NothingFound, Wrong
-from catalogs.scene import TIMELESS
-from catalogs.search_results import Sieve, box_in_words, why_nothing
+from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.scene import TIMELESS_MODALITIES
+from catalogs.search_results import ModalityResults, format_bbox, describe_no_results
 from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from catalogs.href_policy import Trust
+    from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
     from catalogs.scene import Scene
-    from catalogs.scene_selection import Refusal
+    from catalogs.scene_selection import RejectedScene
 
-    Period = tuple[dt.datetime, dt.datetime]
-    Key = tuple[str, str]
+    TimeRange = tuple[dt.datetime, dt.datetime]
+    ItemKey = tuple[str, str]
     # ^ collection, id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class CatalogSource:
     """A catalog as the job names it."""
 
     provider: str
@@ -43,7 +43,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doubt:
+class Caveat:
     """What a catalog left open about a scene that is used all the same."""
 
     id: str
@@ -51,15 +51,17 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchResult:
     """The answer: scenes by time and id, what was refused, and what is doubtful."""
 
     scenes: tuple[Scene, ...]
-    refused: tuple[Refusal, ...]
-    doubts: tuple[Doubt, ...] = ()
+    refused: tuple[RejectedScene, ...]
+    caveats: tuple[Caveat, ...] = ()
 
 
-def find(source: Source, modalities: Sequence[str], region: Any, period: Period | None) -> Found:
+def find_scenes(
+    source: CatalogSource, modalities: Sequence[str], region: Any, period: TimeRange | None
+) -> SearchResult:
     """Return every scene of the modalities that touches the region in the period.
 
     Args:
@@ -71,38 +73,40 @@ def find(source: Source, modalities: Sequence[str], region: Any, period: Period 
             time. Timeless modalities (DEM) ignore it.
 
     Raises:
-        Wrong: The question cannot be asked, or the catalog is broken.
-        NothingFound: One of the modalities has no usable scene; says what there is instead.
-        Transient: A server does not answer properly.
+        InvalidInputError: The question cannot be asked, or the catalog is broken.
+        NothingFoundError: One of the modalities has no usable scene; says what there is instead.
+        TransientError: A server does not answer properly.
     """
     provider = providers.get(source.provider)
     _check_modalities(provider, modalities)
-    region = _checked(region)
+    region = _check_region(region)
     shapely.prepare(region)
-    span = None if period is None else _span(period)
-    located = _locate(source, provider)
-    trusted = href_policy.Trust(
-        provider=provider, origin=located.place if located.named else None, allow=source.allow
+    span = None if period is None else _to_utc_range(period)
+    located = _locate_catalog(source, provider)
+    trusted = href_policy.HrefPolicy(
+        provider=provider,
+        origin=located.location if located.is_user_named else None,
+        allow=source.allow,
     )
     results = [
-        Sieve(
+        ModalityResults(
             provider=provider,
             modality=modality,
             region=region,
-            span=None if modality in TIMELESS else span,
-            trusted=trusted,
+            time_range=None if modality in TIMELESS_MODALITIES else span,
+            policy=trusted,
         )
         for modality in dict.fromkeys(modalities)
     ]
-    gather = _ask if located.is_api else _read
-    gather(located.place, trusted, results)
-    return _together(results)
+    gather = _search_api if located.is_api else _search_static_catalog
+    gather(located.location, trusted, results)
+    return _merge_results(results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Located:
-    place: str
-    named: bool
+class _CatalogLocation:
+    location: str
+    is_user_named: bool
     """Whether the user named the place, and so vouches for it."""
 
     is_api: bool
@@ -110,52 +114,56 @@ class _Located:
 
 def _check_modalities(provider: Provider, modalities: Sequence[str]) -> None:
     if not modalities:
-        raise Wrong("No input is asked for: name at least one of S2L2A, S1RTC, DEM.")
+        raise InvalidInputError("No input is asked for: name at least one of S2L2A, S1RTC, DEM.")
     for modality in modalities:
-        if modality not in provider.collections:
-            raise Wrong(
-                f"{provider.name} has no {modality}: it has {', '.join(provider.collections)}. "
+        if modality not in provider.collections_by_modality:
+            raise InvalidInputError(
+                f"{provider.name} has no {modality}: it has {', '.join(provider.collections_by_modality)}. "
                 "Leave it out of the inputs or use another catalog."
             )
 
 
-def _checked(region: Any) -> Any:
+def _check_region(region: Any) -> Any:
     if region.is_empty or region.geom_type not in ("Polygon", "MultiPolygon"):
-        raise Wrong("The region covers no area: give a polygon or a bbox.")
+        raise InvalidInputError("The region covers no area: give a polygon or a bbox.")
     if not region.is_valid:
-        raise Wrong(f"The region is no valid polygon: {shapely.is_valid_reason(region)}.")
+        raise InvalidInputError(
+            f"The region is no valid polygon: {shapely.is_valid_reason(region)}."
+        )
     if not shapely.box(-360, -90, 360, 90).covers(region):
-        raise Wrong(
-            f"The region reaches to {box_in_words(region.bounds)}, beyond longitude and "
+        raise InvalidInputError(
+            f"The region reaches to {format_bbox(region.bounds)}, beyond longitude and "
             "latitude: write it in degrees."
         )
-    return lonlat_geometry.within_world(region)
+    return lonlat_geometry.wrap_longitudes(region)
 
 
-def _span(period: Period) -> Period:
+def _to_utc_range(period: TimeRange) -> TimeRange:
     """Return the first and last moment, UTC, both inclusive."""
     start, end = period
     if start.tzinfo is None or end.tzinfo is None:
-        raise Wrong("The period has no time zone: give it in UTC.")
+        raise InvalidInputError("The period has no time zone: give it in UTC.")
     start, end = start.astimezone(dt.UTC), end.astimezone(dt.UTC)
     if end.time() == dt.time.min:
         end += dt.timedelta(days=1, microseconds=-1)
     if start > end:
-        raise Wrong(f"The period is reversed: {start.date()} is after {end.date()}.")
+        raise InvalidInputError(f"The period is reversed: {start.date()} is after {end.date()}.")
     return start, end
 
 
-def _locate(source: Source, provider: Provider) -> _Located:
+def _locate_catalog(source: CatalogSource, provider: Provider) -> _CatalogLocation:
     if source.location is None:
         if provider.api is None:
-            raise Wrong(f"{provider.name} has no address of its own: give the path of its catalog.")
-        return _Located(place=provider.api, named=False, is_api=True)
-    place = static_catalog.absolute(source.location)
-    is_api = href_policy.is_remote(place) and _offers_search(static_catalog.read(place))
-    return _Located(place=place, named=True, is_api=is_api)
+            raise InvalidInputError(
+                f"{provider.name} has no address of its own: give the path of its catalog."
+            )
+        return _CatalogLocation(location=provider.api, is_user_named=False, is_api=True)
+    place = static_catalog.resolve_location(source.location)
+    is_api = href_policy.is_remote(place) and _has_search_link(static_catalog.read_json(place))
+    return _CatalogLocation(location=place, is_user_named=True, is_api=is_api)
 
 
-def _offers_search(document: Mapping[str, Any]) -> bool:
+def _has_search_link(document: Mapping[str, Any]) -> bool:
     links = document.get("links")
     return "conformsTo" in document or any(
         isinstance(link, Mapping) and link.get("rel") == "search"
@@ -163,63 +171,75 @@ def _offers_search(document: Mapping[str, Any]) -> bool:
     )
 
 
-def _read(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
+def _search_static_catalog(
+    location: str, policy: HrefPolicy, results: Sequence[ModalityResults]
+) -> None:
     """Fill the sieves from a static catalog."""
-    by_collection = {name: sieve for sieve in sieves for name in sieve.collections}
-    walked = static_catalog.walk(place, trusted, by_collection)
-    for entry in walked.entries:
-        by_collection[str(entry.item.get("collection"))].take(entry)
-    for sieve in sieves:
-        sieve.place = place
-        for href, why in walked.astray:
-            sieve.drop(("", href), why)
+    by_collection = {name: sieve for sieve in results for name in sieve.collections}
+    walked = static_catalog.walk(location, policy, by_collection)
+    for entry in walked.items:
+        by_collection[str(entry.item.get("collection"))].add_item(entry)
+    for sieve in results:
+        sieve.location = location
+        for href, why in walked.skipped_items:
+            sieve.reject_item(("", href), why)
         if not walked.collections & set(sieve.collections):
             have = ", ".join(sorted(walked.collections)) or "none"
-            sieve.told = f" The catalog's collections are: {have}."
+            sieve.catalog_description = f" The catalog's collections are: {have}."
 
 
-def _ask(place: str, trusted: Trust, sieves: Sequence[Sieve]) -> None:
+def _search_api(location: str, policy: HrefPolicy, results: Sequence[ModalityResults]) -> None:
     """Fill the sieves from a STAC API."""
     from catalogs.sources import api  # noqa: PLC0415
     # ^ pystac-client takes a while to load, and static catalogs do without
 
-    del trusted
-    with api.connect(place) as opened:
-        for sieve in sieves:
-            sieve.place = place
-            when = None if sieve.span is None else "/".join(map(_stamp, sieve.span))
-            count = api.Count()
-            for document in api.items(opened, sieve.collections, sieve.region, when, count):
-                sieve.take(static_catalog.Entry(item=document, base=_base(place, document)))
-            if count.stated is not None and count.given < count.stated:
-                sieve.short = f"the catalog states {count.stated} items and gave {count.given}"
-            if not sieve.kept:
-                told = api.extents(opened, sieve.collections)
-                sieve.told = "".join(f" {name} runs {extent}." for name, extent in told.items())
+    del policy
+    with api.connect(location) as opened:
+        for sieve in results:
+            sieve.location = location
+            when = (
+                None if sieve.time_range is None else "/".join(map(_format_time, sieve.time_range))
+            )
+            count = api.MatchCount()
+            for document in api.search_items(opened, sieve.collections, sieve.region, when, count):
+                sieve.add_item(
+                    static_catalog.ItemDocument(item=document, base=_base_href(location, document))
+                )
+            if count.matched is not None and count.returned < count.matched:
+                sieve.incomplete_reason = (
+                    f"the catalog states {count.matched} items and gave {count.returned}"
+                )
+            if not sieve.parsed_items:
+                told = api.describe_extents(opened, sieve.collections)
+                sieve.catalog_description = "".join(
+                    f" {name} runs {extent}." for name, extent in told.items()
+                )
 
 
-def _base(place: str, document: Any) -> str:
+def _base_href(location: str, document: Any) -> str:
     """Return the folder that an item's relative hrefs start from."""
     collection = document.get("collection") if isinstance(document, Mapping) else None
-    return f"{place.rstrip('/')}/collections/{collection}/items/"
+    return f"{location.rstrip('/')}/collections/{collection}/items/"
 
 
-def _stamp(moment: dt.datetime) -> str:
+def _format_time(moment: dt.datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _together(sieves: Sequence[Sieve]) -> Found:
-    empty = [sieve for sieve in sieves if not sieve.kept]
+def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:
+    empty = [sieve for sieve in results if not sieve.parsed_items]
     if empty:
-        raise NothingFound(" ".join(why_nothing(sieve) for sieve in empty))
-    parsed = [one for sieve in sieves for one in sieve.kept.values()]
-    doubts = {Doubt(id=one.scene.id, text=text) for one in parsed for text in one.doubts}
+        raise NothingFoundError(" ".join(describe_no_results(sieve) for sieve in empty))
+    parsed = [one for sieve in results for one in sieve.parsed_items.values()]
+    doubts = {Caveat(id=one.scene.id, text=text) for one in parsed for text in one.caveats}
     doubts |= {
-        Doubt(id=", ".join(sieve.collections), text=sieve.short) for sieve in sieves if sieve.short
+        Caveat(id=", ".join(sieve.collections), text=sieve.incomplete_reason)
+        for sieve in results
+        if sieve.incomplete_reason
     }
-    refused = {refusal for sieve in sieves for refusal in sieve.refused}
-    return Found(
-        scenes=tuple(sorted((one.scene for one in parsed), key=scene_selection.order)),
+    refused = {refusal for sieve in results for refusal in sieve.refused}
+    return SearchResult(
+        scenes=tuple(sorted((one.scene for one in parsed), key=scene_selection.sort_key)),
         refused=tuple(sorted(refused, key=lambda refusal: (refusal.id, refusal.reason))),
-        doubts=tuple(sorted(doubts, key=lambda doubt: (doubt.id, doubt.text))),
+        caveats=tuple(sorted(doubts, key=lambda doubt: (doubt.id, doubt.text))),
     )

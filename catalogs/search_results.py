@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from catalogs import href_policy
-from catalogs.errors import Wrong
-from catalogs.scene_selection import Refusal
+from catalogs.errors import InvalidInputError
+from catalogs.scene_selection import RejectedScene
 from catalogs.stac import item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from catalogs.href_policy import Trust
+    from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
-    from catalogs.sources.static_catalog import Entry
+    from catalogs.sources.static_catalog import ItemDocument
 
-    Period = tuple[dt.datetime, dt.datetime]
-    Key = tuple[str, str]
+    TimeRange = tuple[dt.datetime, dt.datetime]
+    ItemKey = tuple[str, str]
     # ^ collection, id
 
-MALFORMED = (
+MALFORMED_ITEM_ERRORS = (
     ValueError,
     KeyError,
     TypeError,
@@ -40,145 +40,160 @@ MALFORMED = (
 
 
 @dataclass(slots=True, kw_only=True)
-class Sieve:
+class ModalityResults:
     """Takes the entries of one modality one by one, and knows afterwards what it saw."""
 
     provider: Provider
     modality: str
     region: Any
-    span: Period | None
-    trusted: Trust
-    place: str = ""
-    kept: dict[Key, item.Parsed] = field(default_factory=dict)
-    dropped: dict[Key, str] = field(default_factory=dict)
+    time_range: TimeRange | None
+    policy: HrefPolicy
+    location: str = ""
+    parsed_items: dict[ItemKey, item.ParsedItem] = field(default_factory=dict)
+    rejection_reasons: dict[ItemKey, str] = field(default_factory=dict)
     """Why it cannot be used; what lies off the question is not dropped, but no answer to it."""
 
-    short: str = ""
+    incomplete_reason: str = ""
     """What is missing of the answer, in words."""
 
-    seen: set[Key] = field(default_factory=set)
-    over_region: dict[Key, dt.datetime] = field(default_factory=dict)
+    item_keys: set[ItemKey] = field(default_factory=set)
+    times_over_region: dict[ItemKey, dt.datetime] = field(default_factory=dict)
     times: list[dt.datetime] = field(default_factory=list)
     bounds: list[tuple[float, float, float, float]] = field(default_factory=list)
-    told: str = ""
+    catalog_description: str = ""
     """What the catalog itself says about its collections."""
 
     @property
     def collections(self) -> tuple[str, ...]:
         """Return the ids of the collections that serve the modality."""
-        return self.provider.collections[self.modality]
+        return self.provider.collections_by_modality[self.modality]
 
     @property
-    def refused(self) -> list[Refusal]:
+    def refused(self) -> list[RejectedScene]:
         """Return what cannot be used; a document whose twin is whole is not missed."""
-        unusable = (key for key in sorted(self.dropped) if key not in self.kept)
+        unusable = (key for key in sorted(self.rejection_reasons) if key not in self.parsed_items)
         return [
-            Refusal(id=key[1], reason=self.dropped[key], collection=key[0], modality=self.modality)
+            RejectedScene(
+                id=key[1],
+                reason=self.rejection_reasons[key],
+                collection=key[0],
+                modality=self.modality,
+            )
             for key in unusable
         ]
 
-    def take(self, entry: Entry) -> None:
+    def add_item(self, entry: ItemDocument) -> None:
         """Sort one item into scenes, dropped, or off the question."""
-        key = _key(entry)
-        self.seen.add(key)
+        key = _item_key(entry)
+        self.item_keys.add(key)
         if key[0] not in self.collections:
-            self.drop(key, f"it is of the collection {key[0]!r}, which was not asked for")
+            self.reject_item(key, f"it is of the collection {key[0]!r}, which was not asked for")
             return
         try:
-            area = item.area_of(entry.item)
-            if self._asked_for(key, entry.item, area):
-                self._keep(key, entry, area)
-        except Wrong as error:
-            self.drop(key, str(error))
-        except MALFORMED as error:
-            self.drop(key, f"malformed item: {type(error).__name__} {error}")
+            area = item.read_footprint(entry.item)
+            if self._matches_query(key, entry.item, area):
+                self._keep_newest(key, entry, area)
+        except InvalidInputError as error:
+            self.reject_item(key, str(error))
+        except MALFORMED_ITEM_ERRORS as error:
+            self.reject_item(key, f"malformed item: {type(error).__name__} {error}")
 
-    def drop(self, key: Key, reason: str) -> None:
+    def reject_item(self, key: ItemKey, reason: str) -> None:
         """Remember that an item cannot be used, with one reason whatever the order of documents."""
-        self.dropped[key] = min(reason.rstrip("."), self.dropped.get(key, "\U0010ffff"))
+        self.rejection_reasons[key] = min(
+            reason.rstrip("."), self.rejection_reasons.get(key, "\U0010ffff")
+        )
 
-    def _asked_for(self, key: Key, document: Mapping[str, Any], area: Any) -> bool:
+    def _matches_query(self, key: ItemKey, document: Mapping[str, Any], area: Any) -> bool:
         """Return whether an item lies over the region and in the period."""
-        moment = item.time_of(document)
+        moment = item.read_datetime(document)
         self.bounds.append(area.bounds)
         if moment is not None:
             self.times.append(moment)
         if not shapely.intersects(self.region, area):
             return False
         if moment is not None:
-            self.over_region[key] = moment
-        return self.span is None or moment is None or self.span[0] <= moment <= self.span[1]
+            self.times_over_region[key] = moment
+        return (
+            self.time_range is None
+            or moment is None
+            or self.time_range[0] <= moment <= self.time_range[1]
+        )
 
-    def _keep(self, key: Key, entry: Entry, area: Any) -> None:
+    def _keep_newest(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
         """Keep the newest of the documents that bear one id."""
         parsed = item.parse(
             entry.item,
             area=area,
             provider=self.provider,
             modality=self.modality,
-            trust=self.trusted,
+            policy=self.policy,
             base=entry.base,
         )
-        twin = self.kept.get(key)
-        if twin is None or _newness(parsed) > _newness(twin):
-            self.kept[key] = parsed
+        twin = self.parsed_items.get(key)
+        if twin is None or _recency_key(parsed) > _recency_key(twin):
+            self.parsed_items[key] = parsed
 
 
-def _key(entry: Entry) -> Key:
+def _item_key(entry: ItemDocument) -> ItemKey:
     """Return an item's collection and id; its address where it has none."""
     if not isinstance(entry.item, Mapping):
         return ("", entry.base)
     return (str(entry.item.get("collection")), str(entry.item.get("id") or entry.base))
 
 
-def _newness(parsed: item.Parsed) -> tuple[dt.datetime, str]:
+def _recency_key(parsed: item.ParsedItem) -> tuple[dt.datetime, str]:
     """Return a key that is larger for a later processing; the rest only settles the order."""
     processed = parsed.scene.processed or dt.datetime.min.replace(tzinfo=dt.UTC)
     return (processed, json.dumps(parsed.scene.to_dict(), sort_keys=True))
 
 
-def why_nothing(sieve: Sieve) -> str:
+def describe_no_results(results: ModalityResults) -> str:
     """Say what was looked at and what to change."""
-    when = "" if sieve.span is None else f" from {sieve.span[0].date()} to {sieve.span[1].date()}"
-    looked = (
-        f"No {sieve.modality} scene{when} over {box_in_words(sieve.region.bounds)} in "
-        f"{' and '.join(sieve.collections)} of {href_policy.redact(sieve.place)}:"
+    when = (
+        ""
+        if results.time_range is None
+        else f" from {results.time_range[0].date()} to {results.time_range[1].date()}"
     )
-    return f"{looked} {_what_there_is(sieve)}{sieve.told}"
+    looked = (
+        f"No {results.modality} scene{when} over {format_bbox(results.region.bounds)} in "
+        f"{' and '.join(results.collections)} of {href_policy.redact(results.location)}:"
+    )
+    return f"{looked} {_describe_available_items(results)}{results.catalog_description}"
 
 
-def _what_there_is(sieve: Sieve) -> str:
-    seen, refused = len(sieve.seen), sieve.refused
+def _describe_available_items(results: ModalityResults) -> str:
+    seen, refused = len(results.item_keys), results.refused
     if refused:
         some = "; ".join(f"{one.id}: {one.reason}" for one in refused[:3])
         return f"{seen} items were looked at, {len(refused)} of them cannot be used ({some})."
     if not seen:
         return (
-            f"it holds no such item. Change region or period, or leave {sieve.modality} out of "
+            f"it holds no such item. Change region or period, or leave {results.modality} out of "
             "the inputs."
         )
-    dates = f", dated {_dates(sieve.times)}" if sieve.times else ""
-    there = f"it has {seen} items{dates}, within {box_in_words(_union(sieve.bounds))}."
-    if sieve.over_region and sieve.span is not None:
+    dates = f", dated {_format_dates(results.times)}" if results.times else ""
+    there = f"it has {seen} items{dates}, within {format_bbox(_merge_bounds(results.bounds))}."
+    if results.times_over_region and results.time_range is not None:
         return (
-            f"{there} {len(sieve.over_region)} of them touch the region, dated "
-            f"{_dates(sieve.over_region.values())}: change the period."
+            f"{there} {len(results.times_over_region)} of them touch the region, dated "
+            f"{_format_dates(results.times_over_region.values())}: change the period."
         )
     return f"{there} None of them touches the region: change the region."
 
 
-def _dates(times: Iterable[dt.datetime]) -> str:
+def _format_dates(times: Iterable[dt.datetime]) -> str:
     ordered = sorted(times)
     return f"{ordered[0].date()} to {ordered[-1].date()}"
 
 
-def _union(
+def _merge_bounds(
     bounds: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
     wests, souths, easts, norths = zip(*bounds, strict=True)
     return (min(wests), min(souths), max(easts), max(norths))
 
 
-def box_in_words(bounds: Sequence[float]) -> str:
+def format_bbox(bounds: Sequence[float]) -> str:
     """Return west, south, east, north as they are read in a message."""
     return f"[{', '.join(f'{value:.7g}' for value in bounds)}]"

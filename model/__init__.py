@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from model.factory import backbone, generator, segmenter, tim
-    from model.predictor.optimise import optimised
+    from model.predictor.optimise import optimise_for_inference
     from model.predictor.registry import load
     from model.terramind.tokenizers.coordinates import captions_tokenizer, coords_tokenizer
     from model.terramind.tokenizers.tokenizer import tokenizer
@@ -26,13 +26,13 @@ __all__ = [
     "generator",
     "load",
     "load_state",
-    "optimised",
+    "optimise_for_inference",
     "segmenter",
     "tim",
     "tokenizer",
 ]
 
-_HOMES = {
+_EXPORTS = {
     "backbone": "model.factory",
     "segmenter": "model.factory",
     "generator": "model.factory",
@@ -54,6 +54,6 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562)."""
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -13,7 +13,7 @@ class WeightsError(ModelError):
     """Weights that are absent, damaged, unsafe, or made for another model."""
 
 
-def listed(names: Iterable[object], limit: int = 8) -> str:
+def join_names(names: Iterable[object], limit: int = 8) -> str:
     """Join names for a message, cut after `limit` of them."""
     every = [str(name) for name in names]
     more = f" and {len(every) - limit} more" if len(every) > limit else ""

@@ -8,34 +8,34 @@ from typing import Any, Literal
 
 import torch
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.segmenter import PixelHead, Segmenter
 from model.terramind import config
-from model.terramind.embeddings import Tokenizers, declared_keys
-from model.terramind.encoder import Declared, Encoder, Merge
+from model.terramind.embeddings import Tokenizers, resolve_modality_keys
+from model.terramind.encoder import ModalityDeclaration, Encoder, Merge
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.request import declared_outputs
-from model.terramind.generation.sampling import Strategy
-from model.terramind.generation.standardise import Offsets
-from model.terramind.generation.tim import ThinkingEncoder
+from model.terramind.generation.request import resolve_output_keys
+from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.standardise import BoaOffset
+from model.terramind.generation.tim import TiMEncoder
 from model.terramind.modalities import IMAGE_SIZE
-from model.terramind.precision import built_in
-from model.tokenizer_loading import Equipment, Given, Needs
-from model.weights.initialise import unset
-from model.weights.loading import Source, obtain
+from model.terramind.precision import default_dtype
+from model.tokenizer_loading import TokenizerBundle, TokenizerSource, TokenizerRequirements
+from model.weights.initialise import skip_init
+from model.weights.loading import WeightSource, load_weights
 
-_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def backbone(
     name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
-    modalities: Sequence[Declared],
+    modalities: Sequence[ModalityDeclaration],
     bands: Mapping[str, Sequence[str]] | None = None,
     merge: Merge = "mean",
-    weights: Source = None,
+    weights: WeightSource = None,
     image_size: int = IMAGE_SIZE,
     revision: str | None = None,
-    tokenizers: Mapping[str, Given] | None = None,
+    tokenizers: Mapping[str, TokenizerSource] | None = None,
     modality_drop_rate: float = 0.0,
 ) -> Encoder:
     """Build TerraMind's encoder, ready for inference or fine-tuning.
@@ -55,19 +55,21 @@ def backbone(
     Raises:
         ModelError: anything unknown. WeightsError: weights that do not fit.
     """
-    size = config.architecture(name_or_config)
-    keys = list(declared_keys(modalities).values())
-    with unset(when=weights is not None):
-        equipment = Equipment.of(Needs.of(keys), tokenizers or {}, weights)
+    size = config.resolve_architecture(name_or_config)
+    keys = list(resolve_modality_keys(modalities).values())
+    with skip_init(enabled=weights is not None):
+        equipment = TokenizerBundle.build(
+            TokenizerRequirements.from_keys(keys), tokenizers or {}, weights
+        )
         encoder = Encoder(
             size,
             modalities,
             merge=merge,
             image_size=image_size,
             tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
-            drop_rate=modality_drop_rate,
+            modality_drop_rate=modality_drop_rate,
         )
-    equipment.fill(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
+    equipment.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
     if bands:
         encoder.select_bands(bands)
         # ^ after loading, so that every kept band finds its own pre-trained weights
@@ -78,10 +80,10 @@ def generator(  # noqa: PLR0913
     name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    weights: Source = None,
-    tokenizers: Mapping[str, Given] | None = None,
+    weights: WeightSource = None,
+    tokenizers: Mapping[str, TokenizerSource] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
-    boa_offset: Offsets = 0.0,
+    boa_offset: BoaOffset = 0.0,
     embed_last: bool = False,
     revision: str | None = None,
     *,
@@ -112,14 +114,14 @@ def generator(  # noqa: PLR0913
         WeightsError: weights that do not fit.
     """
     name = str(name_or_config)
-    if precision not in _FORMATS:
-        raise ModelError(f"unknown precision {precision!r}; known are {listed(_FORMATS)}")
-    made = list(declared_outputs(outputs).values())
-    needs = Needs.of(list(declared_keys(inputs).values()), made)
-    with unset(when=weights is not None), built_in(_FORMATS[precision]):
-        equipment = Equipment.of(needs, tokenizers, weights)
+    if precision not in _DTYPES:
+        raise ModelError(f"unknown precision {precision!r}; known are {join_names(_DTYPES)}")
+    made = list(resolve_output_keys(outputs).values())
+    needs = TokenizerRequirements.from_keys(list(resolve_modality_keys(inputs).values()), made)
+    with skip_init(enabled=weights is not None), default_dtype(_DTYPES[precision]):
+        equipment = TokenizerBundle.build(needs, tokenizers, weights)
         built = Generator(
-            _architecture(name_or_config, "_generate"),
+            _resolve_architecture(name_or_config, "_generate"),
             inputs,
             outputs,
             tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
@@ -127,8 +129,8 @@ def generator(  # noqa: PLR0913
             chained=chained,
             boa_offset=boa_offset,
         )
-    filled = equipment.fill(built, built.tokenizer, weights, name, revision)
-    return filled.to(_FORMATS[precision]).eval()
+    filled = equipment.load_into(built, built.tokenizer, weights, name, revision)
+    return filled.to(_DTYPES[precision]).eval()
     # ^ tokenizers that were given ready may be in another format
 
 
@@ -137,15 +139,15 @@ def tim(  # noqa: PLR0913
     modalities: Sequence[str],
     tim_modalities: Sequence[str] = ("LULC",),
     merge: Merge = "mean",
-    weights: Source = None,
-    tokenizers: Mapping[str, Given] | None = None,
+    weights: WeightSource = None,
+    tokenizers: Mapping[str, TokenizerSource] | None = None,
     *,
     chained: bool = True,
-    strategy: Strategy | None = None,
+    strategy: SamplingStrategy | None = None,
     image_size: int = IMAGE_SIZE,
     revision: str | None = None,
     modality_drop_rate: float = 0.0,
-) -> ThinkingEncoder:
+) -> TiMEncoder:
     """Build a backbone that thinks in modalities; it is called as a plain one is.
 
     Args:
@@ -166,11 +168,13 @@ def tim(  # noqa: PLR0913
     Raises:
         ModelError: anything unknown. WeightsError: weights that do not fit.
     """
-    keys = list(declared_keys(modalities).values())
-    with unset(when=weights is not None):
-        equipment = Equipment.of(Needs.of(keys), tokenizers or {}, weights)
-        encoder = ThinkingEncoder(
-            _architecture(name_or_config, "_tim"),
+    keys = list(resolve_modality_keys(modalities).values())
+    with skip_init(enabled=weights is not None):
+        equipment = TokenizerBundle.build(
+            TokenizerRequirements.from_keys(keys), tokenizers or {}, weights
+        )
+        encoder = TiMEncoder(
+            _resolve_architecture(name_or_config, "_tim"),
             modalities,
             tim_modalities,
             merge=merge,
@@ -178,9 +182,9 @@ def tim(  # noqa: PLR0913
             chained=chained,
             image_size=image_size,
             tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
-            drop_rate=modality_drop_rate,
+            modality_drop_rate=modality_drop_rate,
         )
-    filled = equipment.fill(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
+    filled = equipment.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
     return filled.eval()
 
 
@@ -191,8 +195,8 @@ def segmenter(
     bands: Mapping[str, Sequence[str]] | None = None,
     layers: Sequence[int] | None = None,
     width: int = 48,
-    weights: Source = None,
-    backbone_weights: Source = None,
+    weights: WeightSource = None,
+    backbone_weights: WeightSource = None,
     image_size: int = IMAGE_SIZE,
 ) -> Segmenter:
     """Build an encoder with our segmentation head.
@@ -218,15 +222,15 @@ def segmenter(
         weights=backbone_weights,
         image_size=image_size,
     )
-    chosen = tuple(encoder.size.taps if layers is None else layers)
-    channels = {name: len(encoder.bands_of(name)) for name in encoder.keys}
-    head = PixelHead(encoder.size.dim, len(chosen), channels, classes, width)
+    chosen = tuple(encoder.architecture.feature_layers if layers is None else layers)
+    channels = {name: len(encoder.band_names(name)) for name in encoder.modality_keys}
+    head = PixelHead(encoder.architecture.dim, len(chosen), channels, classes, width)
     whole = Segmenter(encoder, head, chosen)
-    return obtain(whole, weights, str(name_or_config)).eval()
+    return load_weights(whole, weights, str(name_or_config)).eval()
 
 
-def _architecture(
+def _resolve_architecture(
     source: str | Path | Mapping[str, Any] | config.Architecture, variant: str
 ) -> config.Architecture:
     named = source.removesuffix(variant) if isinstance(source, str) else source
-    return config.architecture(named)
+    return config.resolve_architecture(named)

@@ -15,58 +15,75 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from model.errors import ModelError, WeightsError, listed
-from model.terramind.config import is_file_name
-from model.terramind.embeddings import Coordinates, Tokenizers
-from model.terramind.modalities import KEYS, TARGETS, TokenModality, target_key_of
-from model.terramind.tokenizers.config import TokenizerSize
+from model.errors import ModelError, WeightsError, join_names
+from model.terramind.config import is_config_file
+from model.terramind.embeddings import CoordsTokenizerProtocol, Tokenizers
+from model.terramind.modalities import (
+    MODALITIES_BY_KEY,
+    TARGET_MODALITIES,
+    TokenModality,
+    find_target_key,
+)
+from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.coordinates import CoordsTokenizer, coords_tokenizer
-from model.terramind.tokenizers.tokenizer import Part, Tokenizer, tokenizer
-from model.weights.loading import Source, file_in, load_state, obtain, read, unwrapped
+from model.terramind.tokenizers.tokenizer import TokenizerPart, Tokenizer, tokenizer
+from model.weights.loading import (
+    WeightSource,
+    find_weight_file,
+    load_state,
+    load_weights,
+    read_state_dict,
+    extract_state_dict,
+)
 
-Given = Tokenizer | CoordsTokenizer | Source
+TokenizerSource = Tokenizer | CoordsTokenizer | WeightSource
 
-_OPTIONS = {entry.name for entry in fields(TokenizerSize)}
-_COORDS = TARGETS["Coords"].key
+_CONFIG_FIELDS = {entry.name for entry in fields(TokenizerConfig)}
+_COORDS_KEY = TARGET_MODALITIES["Coords"].key
 _M = TypeVar("_M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+class TokenizerRequirements:
     """The half of a tokenizer that each modality needs, by official key; None for coordinates."""
 
-    parts: Mapping[str, Part | None]
+    parts: Mapping[str, TokenizerPart | None]
 
     @classmethod
-    def of(cls, inputs: Sequence[str], outputs: Sequence[str] = ()) -> Needs:
+    def from_keys(cls, inputs: Sequence[str], outputs: Sequence[str] = ()) -> TokenizerRequirements:
         """Return what official keys of inputs and outputs need."""
-        parts: dict[str, Part | None] = {}
+        parts: dict[str, TokenizerPart | None] = {}
         for key in (*inputs, *outputs):
-            known = KEYS.get(key)
+            known = MODALITIES_BY_KEY.get(key)
             if isinstance(known, TokenModality):
-                half: Part = "encoder" if key not in outputs else "decoder"
+                half: TokenizerPart = "encoder" if key not in outputs else "decoder"
                 both = key in inputs and key in outputs
-                parts[key] = None if known.sequence else ("both" if both else half)
+                parts[key] = None if known.is_sequence else ("both" if both else half)
         return cls(parts=parts)
 
 
 @dataclass(slots=True)
-class Equipment:
+class TokenizerBundle:
     """The tokenizers of one model."""
 
     pending: dict[str, Tokenizer] = field(default_factory=dict)
     """Those that get their weights together with the model."""
 
     ready: dict[str, Tokenizer] = field(default_factory=dict)
-    coordinates: Coordinates | None = None
+    coordinates: CoordsTokenizerProtocol | None = None
 
     @classmethod
-    def of(cls, needs: Needs, given: Mapping[str, Given] | None, weights: Source) -> Equipment:
+    def build(
+        cls,
+        requirements: TokenizerRequirements,
+        sources: Mapping[str, TokenizerSource] | None,
+        weights: WeightSource,
+    ) -> TokenizerBundle:
         """Return the tokenizers given, or the published ones for all that is needed.
 
         Args:
-            needs: of the model.
-            given: by any name of the modality; what is not in it is not built. None: all, with
+            requirements: of the model.
+            sources: by any name of the modality; what is not in it is not built. None: all, with
                 weights of the same kind as the model's.
             weights: of the model.
 
@@ -74,38 +91,47 @@ class Equipment:
             ModelError: something is given that the model has no use for.
         """
         made = cls()
-        if given is None:
+        if sources is None:
             follows = "hub" if weights == "hub" else None
-            for key, part in needs.parts.items():
+            for key, part in requirements.parts.items():
                 if part is not None or follows:
-                    made._add(key, part, follows)
-        for name, value in (given or {}).items():
-            wanted = _key(name)
-            if wanted is None or wanted not in needs.parts:
-                known = [TARGETS[n].name for n in TARGETS if TARGETS[n].key in needs.parts]
-                use = f"use for those of {listed(known, 9)} only" if known else "no use for any"
+                    made._add_tokenizer(key, part, follows)
+        for name, value in (sources or {}).items():
+            wanted = _find_exact_key(name)
+            if wanted is None or wanted not in requirements.parts:
+                known = [
+                    TARGET_MODALITIES[n].name
+                    for n in TARGET_MODALITIES
+                    if TARGET_MODALITIES[n].key in requirements.parts
+                ]
+                use = f"use for those of {join_names(known, 9)} only" if known else "no use for any"
                 raise ModelError(f"a tokenizer of {name!r} is given, but this model has {use}")
-            made._add(wanted, needs.parts[wanted], value)
+            made._add_tokenizer(wanted, requirements.parts[wanted], value)
         return made
 
-    def fill(
-        self, module: _M, held: Tokenizers, source: Source, name: str, revision: str | None
+    def load_into(
+        self,
+        module: _M,
+        tokenizers: Tokenizers,
+        source: WeightSource,
+        name: str,
+        revision: str | None,
     ) -> _M:
         """Fill a model that holds the pending tokenizers, and give it the ready ones.
 
         Raises:
             WeightsError: the weights do not fit, or hold no tokenizer for one that is pending.
         """
-        tensors = None if not self.pending else _tensors(source, name)
+        tensors = None if not self.pending else _read_tensors(source, name)
         if tensors is None:
-            filled = obtain(module, source, name, revision)
+            filled = load_weights(module, source, name, revision)
         else:
-            self._check(tensors)
+            self._check_tensors(tensors)
             filled = load_state(module, tensors)
-        held.update(self.ready)
+        tokenizers.update(self.ready)
         return filled
 
-    def _check(self, tensors: Mapping[str, Any]) -> None:
+    def _check_tensors(self, tensors: Mapping[str, Any]) -> None:
         for key, part in self.pending.items():
             if not any(name.startswith(f"tokenizer.{key}.") for name in tensors):
                 raise WeightsError(
@@ -114,11 +140,11 @@ class Equipment:
                     "or {random: SEED}}"
                 )
 
-    def _add(self, key: str, part: Part | None, value: Given) -> None:
+    def _add_tokenizer(self, key: str, part: TokenizerPart | None, value: TokenizerSource) -> None:
         if part is None:
-            self.coordinates = _coordinates(value)
+            self.coordinates = _load_coords_tokenizer(value)
             return
-        name = KEYS[key].name
+        name = MODALITIES_BY_KEY[key].name
         if isinstance(value, Tokenizer):
             if value.modality != name or value.part not in ("both", part):
                 raise ModelError(
@@ -126,50 +152,50 @@ class Equipment:
                     f"part={value.part!r}, is given"
                 )
             self.ready[key] = value
-        elif value is None or _is_size(value):
+        elif value is None or _is_config(value):
             size = {"modality": name} if value is None else value
-            self.pending[key] = Tokenizer(_size(name, size), part)
+            self.pending[key] = Tokenizer(_parse_config(name, size), part)
         elif isinstance(value, CoordsTokenizer):
             raise ModelError(f"{name} is no coordinates")
         else:
             self.ready[key] = tokenizer(name, value, part)
 
 
-def _key(name: str) -> str | None:
+def _find_exact_key(name: str) -> str | None:
     """Return the official key of a modality, of names that stand for it and for nothing else."""
-    key = target_key_of(name)
+    key = find_target_key(name)
     short = name.lower().replace("sen", "s")
-    exact = key is not None and short in (KEYS[key].name.lower(), "s1", "location")
-    return key if exact or name in KEYS else None
+    exact = key is not None and short in (MODALITIES_BY_KEY[key].name.lower(), "s1", "location")
+    return key if exact or name in MODALITIES_BY_KEY else None
     # ^ the published rule looks for a part of the name, and would take a mistyped one in silence
 
 
-def _coordinates(value: Given) -> Coordinates:
-    if isinstance(value, CoordsTokenizer):
-        return value
-    if isinstance(value, (str, Path)):
-        return coords_tokenizer(value)
+def _load_coords_tokenizer(source: TokenizerSource) -> CoordsTokenizerProtocol:
+    if isinstance(source, CoordsTokenizer):
+        return source
+    if isinstance(source, (str, Path)):
+        return coords_tokenizer(source)
     raise ModelError(
         f"Coords: a tokenizer of coordinates, hub, or the path of its vocabulary expected, "
-        f"not {type(value).__name__}"
+        f"not {type(source).__name__}"
     )
 
 
-def _is_size(value: object) -> bool:
+def _is_config(value: object) -> bool:
     if isinstance(value, Mapping):
-        return bool(value) and set(value) <= _OPTIONS
-    return isinstance(value, (str, Path)) and value != "hub" and is_file_name(value)
+        return bool(value) and set(value) <= _CONFIG_FIELDS
+    return isinstance(value, (str, Path)) and value != "hub" and is_config_file(value)
 
 
-def _size(name: str, value: Any) -> TokenizerSize:
+def _parse_config(name: str, value: Any) -> TokenizerConfig:
     options = {"modality": name, **value} if isinstance(value, Mapping) else value
-    size = TokenizerSize.parse(options)
+    size = TokenizerConfig.parse(options)
     if size.modality != name:
         raise ModelError(f"{name}: the configuration is of a tokenizer of {size.modality}")
     return size
 
 
-def _tensors(source: Source, name: str) -> Mapping[str, Any] | None:
+def _read_tensors(source: WeightSource, name: str) -> Mapping[str, Any] | None:
     """Return what a file or a state dict holds; None for a source that is neither."""
     if source is None or (isinstance(source, Mapping) and set(source) == {"random"}):
         return None
@@ -178,6 +204,6 @@ def _tensors(source: Source, name: str) -> Mapping[str, Any] | None:
         # ^ the published files hold no tokenizers
     if isinstance(source, Mapping):
         if "path" in source and set(source) <= {"path", "sha256"}:
-            return read(file_in(source["path"], name), source.get("sha256"))
-        return unwrapped(source)
-    return read(file_in(source, name))
+            return read_state_dict(find_weight_file(source["path"], name), source.get("sha256"))
+        return extract_state_dict(source)
+    return read_state_dict(find_weight_file(source, name))

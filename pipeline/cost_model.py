@@ -11,60 +11,60 @@ from pathlib import Path
 import numpy as np
 
 from catalogs import href_policy
-from catalogs.errors import Wrong
-from catalogs.scene import MASKS, Scene
+from catalogs.errors import InvalidInputError
+from catalogs.scene import MASK_BANDS, Scene
 from pipeline import tile
 from pipeline.compositing import masks, stream
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan
-from pipeline.plan.recipe import Model
+from pipeline.plan.recipe import ModelSpec
 from pipeline.reading import block_reads
-from pipeline.reading.block_reads import Raster
+from pipeline.reading.block_reads import RasterLayout
 from pipeline.storage import receipt
 
 BYTES_PER_PIXEL = {"S2L2A": 1.3, "S1RTC": 3.5, "S1GRD": 3.5, "DEM": 3.0}
 """Compressed bytes of one stored pixel, as seen on the embedded country and on real scenes."""
 
-BASE_BYTES = 600_000_000
+BASE_MEMORY_BYTES = 600_000_000
 """Python with torch, GDAL and Prefect before any pixel is read; a model's weights come on top."""
 
 PIXELS_PER_SECOND = 6.0e6
 """Stored pixels read and composed in a second by one core."""
 
-STRIPS_HELD = 3
+STRIPS_IN_MEMORY = 3
 """Strips of composites in memory: two under the windows, and one that is being read."""
 
-STACKED = 2 * (2 + 4)
+STACK_BYTES_PER_PIXEL = 2 * (2 + 4)
 """Bytes of a scene's pixel while two bands are composed: as stored, and as a number."""
 
 SECONDS_PER_WINDOW = {"land_cover": 1 / 6, "embedding": 0.3, "generate": 1.0}
 """On two cores: the demo model's map, the base model's features and tokens."""
 
-SECONDS_PER_STEP = 1.0
+SECONDS_PER_DIFFUSION_STEP = 1.0
 """Of diffusion, for one window on two cores."""
 
-FASTER = 50.0
+GPU_SPEEDUP = 50.0
 """A GPU than two cores: an H200 makes 340 windows of the demo model in a second."""
 
-CORES = 2
+DEFAULT_CORES = 2
 """Cores that a worker keeps busy where nobody says how many it has."""
 
-PACKED = 0.35
+COMPRESSION_RATIO = 0.35
 """Bytes on the disk of one byte of a layer, in Zarr or as COG with overviews: maps pack well."""
 
-GUESS = 2.0
+TABLE_UNCERTAINTY = 2.0
 """Factor by which figures of the table may err either way."""
 
-ONCE = 1.25
+SINGLE_RUN_UNCERTAINTY = 1.25
 """The same of figures from the receipts of one run, at the least."""
 
-SURE = 1.1
+MULTI_RUN_UNCERTAINTY = 1.1
 """And of several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class CostFactors:
     """What earlier runs took, as factors of what the table says of the same tiles."""
 
     bytes: Mapping[str, float] = field(default_factory=dict)
@@ -72,24 +72,24 @@ class Rates:
 
     requests: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 1.0
-    spread: float = GUESS
+    uncertainty: float = TABLE_UNCERTAINTY
     """Factor by which an estimate may err either way."""
 
     runs: int = 0
     """Runs that this rests on; 0 = the table alone."""
 
 
-TABLE = Rates()
+DEFAULT_FACTORS = CostFactors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class CostEstimate:
     """What making tiles takes, about."""
 
     bytes: int
     """Read, from wherever."""
 
-    far_bytes: int
+    remote_bytes: int
     """Of them, those that come over the network."""
 
     requests: int
@@ -106,7 +106,7 @@ class Estimate:
     stored_bytes: int
     """Of the tiles in the product: COGs and Zarr."""
 
-    spread: float
+    uncertainty: float
     """Factor by which it may err either way."""
 
     basis: str
@@ -114,135 +114,145 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class _TileCost:
     """What the table says of one tile."""
 
-    volume: Mapping[str, float]
+    bytes_by_modality: Mapping[str, float]
     """Bytes of files, by modality."""
 
-    far: Mapping[str, float]
+    remote_bytes_by_modality: Mapping[str, float]
     """Of them, those that come over the network."""
 
-    requests: Mapping[str, float]
+    requests_by_modality: Mapping[str, float]
     seconds: float
     """Of one worker."""
 
-    held: int
+    memory_bytes: int
     """Bytes in memory."""
 
 
-def of(
+def estimate_cost(
     plan: Plan,
     *,
     workers: int,
     tiles: Sequence[Tile] | None = None,
-    rates: Rates = TABLE,
-    cores: int = CORES,
-    on_one: int = 1,
-) -> Estimate:
+    factors: CostFactors = DEFAULT_FACTORS,
+    cores: int = DEFAULT_CORES,
+    workers_per_gpu: int = 1,
+) -> CostEstimate:
     """Estimate what making tiles of a plan takes.
 
     Args:
         plan: the plan.
         workers: tiles made side by side.
         tiles: those that are made; None = all.
-        rates: of earlier runs, see :func:`seen`.
+        factors: of earlier runs, see :func:`calibrate_factors`.
         cores: of each worker.
-        on_one: workers that share a GPU.
+        workers_per_gpu: workers that share a GPU.
     """
     some = plan.tiles if tiles is None else tiles
-    looked = some[:: -(-len(some) // MOST_LOOKED) or 1]
+    looked = some[:: -(-len(some) // MAX_SAMPLED_TILES) or 1]
     share = len(some) / max(len(looked), 1)
     volume, far, requests, busy, peak = 0.0, 0.0, 0.0, 0.0, 0
-    for need in _needs(plan, looked):
-        volume += share * _weighed(need.volume, rates.bytes)
-        far += share * _weighed(need.far, rates.bytes)
-        requests += share * _weighed(need.requests, rates.requests)
+    for need in _iter_tile_costs(plan, looked):
+        volume += share * _weighted_sum(need.bytes_by_modality, factors.bytes)
+        far += share * _weighted_sum(need.remote_bytes_by_modality, factors.bytes)
+        requests += share * _weighted_sum(need.requests_by_modality, factors.requests)
         busy += share * need.seconds
-        peak = max(peak, need.held)
-    busy *= rates.seconds
+        peak = max(peak, need.memory_bytes)
+    busy *= factors.seconds
     on_gpu = plan.model is not None and plan.model.device == "cuda"
-    return Estimate(
+    return CostEstimate(
         bytes=round(volume),
-        far_bytes=round(far),
+        remote_bytes=round(far),
         requests=round(requests),
-        peak_memory_bytes=BASE_BYTES + peak * max(workers, 1),
+        peak_memory_bytes=BASE_MEMORY_BYTES + peak * max(workers, 1),
         seconds=round(busy / max(workers, 1), 1),
         cpu_hours=round(busy * cores / 3600, 4),
-        gpu_hours=round(busy / on_one / 3600, 4) if on_gpu else 0.0,
-        stored_bytes=stored(plan, some),
-        spread=round(rates.spread, 3),
-        basis="receipts" if rates.runs else "table",
+        gpu_hours=round(busy / workers_per_gpu / 3600, 4) if on_gpu else 0.0,
+        stored_bytes=estimate_stored_bytes(plan, some),
+        uncertainty=round(factors.uncertainty, 3),
+        basis="receipts" if factors.runs else "table",
     )
 
 
-def _weighed(amounts: Mapping[str, float], factors: Mapping[str, float]) -> float:
+def _weighted_sum(amounts: Mapping[str, float], factors: Mapping[str, float]) -> float:
     """Return the sum of amounts by modality, each times its factor."""
     other = factors.get("", 1.0)
     return sum(amount * factors.get(kind, other) for kind, amount in amounts.items())
 
 
-def seen(home: Path, model: Model | None) -> Rates:
+def calibrate_factors(product_dir: Path, model: ModelSpec | None) -> CostFactors:
     """Compare what runs of a product took with what the table says, by their receipts.
 
     Args:
-        home: the folder of all periods of the product.
+        product_dir: the folder of all periods of the product.
         model: the one of the run to come: seconds of others say nothing.
     """
     ratios: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     count = 0
-    for path in sorted(home.glob("*/*/plan.json"))[-MOST_RUNS:]:
-        compared = _compared(path, model)
+    for path in sorted(product_dir.glob("*/*/plan.json"))[-MAX_COMPARED_RUNS:]:
+        compared = _compare_run(path, model)
         count += bool(compared)
         for name, pair in compared.items():
             ratios[name].append(pair)
     if not count:
-        return TABLE
+        return DEFAULT_FACTORS
     found = {name: _ratio(pairs) for name, pairs in ratios.items()}
-    return Rates(
+    return CostFactors(
         bytes={kind: factor for (what, kind), factor in found.items() if what == "bytes"},
         requests={kind: factor for (what, kind), factor in found.items() if what == "requests"},
         seconds=found.get(("seconds", ""), 1.0),
-        spread=max(SURE if count > 1 else ONCE, *map(_spread, ratios.values())),
+        uncertainty=max(
+            MULTI_RUN_UNCERTAINTY if count > 1 else SINGLE_RUN_UNCERTAINTY,
+            *map(_run_uncertainty, ratios.values()),
+        ),
         runs=count,
     )
 
 
-MOST_LOOKED = 4096
+MAX_SAMPLED_TILES = 4096
 """Tiles of a plan that are looked at, evenly spread: a plan may have a hundred thousand."""
 
-MOST_RUNS = 6
+MAX_COMPARED_RUNS = 6
 """Plans of a product that are compared at most: the latest periods."""
 
-MOST_TILES = 256
+MAX_RECEIPTS_PER_RUN = 256
 """Receipts of each, evenly spread: a plan may have a hundred thousand."""
 
 
-def _compared(path: Path, model: Model | None) -> dict[tuple[str, str], tuple[float, float]]:
+def _compare_run(path: Path, model: ModelSpec | None) -> dict[tuple[str, str], tuple[float, float]]:
     """Return what and modality → (actual, by the table) of tiles of a run together."""
     try:
         plan = Plan.read(path)
-    except Wrong:
+    except InvalidInputError:
         return {}
         # ^ of another version, or damaged
-    made = [one for one in receipt.all_in(path.parent, most=MOST_TILES) if one.tile in plan.named]
-    needs = list(_needs(plan, [plan.named[one.tile] for one in made]))
+    made = [
+        one
+        for one in receipt.read_all(path.parent, max_count=MAX_RECEIPTS_PER_RUN)
+        if one.tile in plan.tiles_by_id
+    ]
+    needs = list(_iter_tile_costs(plan, [plan.tiles_by_id[one.tile] for one in made]))
     pairs = [pair for pair in zip(made, needs, strict=True) if pair[0].traffic.get("requests")]
     # ^ of files of this machine nothing is counted
     taken, due = (defaultdict[tuple[str, str], float](float) for _ in range(2))
     for one, need in pairs:
-        for what, amounts in (("bytes", need.far), ("requests", need.requests)):
+        for what, amounts in (
+            ("bytes", need.remote_bytes_by_modality),
+            ("requests", need.requests_by_modality),
+        ):
             for kind, amount in (*amounts.items(), ("", sum(amounts.values()))):
                 due[what, kind] += amount
                 taken[what, kind] += one.traffic.get(f"{what}_{kind}" if kind else what, 0)
     found = {name: (taken[name], due[name]) for name in due}
-    if _alike(plan.model, model):
+    if _is_comparable(plan.model, model):
         busy = sum(one.seconds["tile"] for one in made)
         found["seconds", ""] = (busy, sum(need.seconds for need in needs))
     return {name: (actual, table) for name, (actual, table) in found.items() if actual and table}
 
 
-def _alike(one: Model | None, other: Model | None) -> bool:
+def _is_comparable(one: ModelSpec | None, other: ModelSpec | None) -> bool:
     """Tell whether windows take as long."""
     if one is None or other is None:
         return one is other
@@ -255,121 +265,123 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
     return float(actual / due)
 
 
-def _spread(pairs: Sequence[tuple[float, float]]) -> float:
+def _run_uncertainty(pairs: Sequence[tuple[float, float]]) -> float:
     """Return by which factor single runs lie off all of them; 1 where there are none."""
     whole = _ratio(pairs)
     off = [actual / due / whole for actual, due in pairs]
-    return min(max([1.0, *off, *(1 / one for one in off)]), GUESS)
+    return min(max([1.0, *off, *(1 / one for one in off)]), TABLE_UNCERTAINTY)
 
 
-def _needs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_Need]:
-    kinds = [_kind(plan, scene) for scene in plan.snapshot.scenes]
+def _iter_tile_costs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_TileCost]:
+    kinds = [_scene_reads(plan, scene) for scene in plan.snapshot.scenes]
     bands_held = sum(len(plan.bands(name)) for name in plan.recipe.inputs)
-    window = _seconds(plan)
+    window = _seconds_per_window(plan)
     times = 2 if plan.recipe.composites and plan.recipe.steps else 1
     # ^ the parts of the period are read by themselves
     for one in tiles:
-        placed = plan.placement(one)
-        area = plan.context(one)
-        scenes = plan.scenes(one)
+        placed = plan.window_placement(one)
+        area = plan.context_grid(one)
+        scenes = plan.tile_scenes(one)
         depth: dict[str, int] = {}
         for scene in scenes:
             depth[scene.modality] = depth.get(scene.modality, 0) + 1
         pixels = 0.0
         volume, far, requests = (defaultdict[str, float](float) for _ in range(3))
-        for first, stop in stream.cut(area, scenes):
+        for first, stop in stream.split_rows(area, scenes):
             part = area.window(row=first, column=0, height=stop - first, width=area.width)
-            for kind in (kinds[number] for number in plan.meeting(part)):
+            for kind in (kinds[number] for number in plan.scene_indices(part)):
                 for raster, pad, count, remote in kind.rasters:
-                    read, asked = block_reads.read(raster, _around(part, pad))
-                    each = read * BYTES_PER_PIXEL[kind.modality] + block_reads.HEADER
+                    read, asked = block_reads.estimate_block_reads(raster, _pad_grid(part, pad))
+                    each = read * BYTES_PER_PIXEL[kind.modality] + block_reads.HEADER_BYTES
                     pixels += times * count * read
                     volume[kind.modality] += times * count * each
                     far[kind.modality] += times * remote * each
                     requests[kind.modality] += times * remote * asked
-        windows = len(placed.rows) * len(placed.columns) if placed else 0
-        yield _Need(
-            volume=volume,
-            far=far,
-            requests=requests,
+        windows = len(placed.window_rows) * len(placed.window_columns) if placed else 0
+        yield _TileCost(
+            bytes_by_modality=volume,
+            remote_bytes_by_modality=far,
+            requests_by_modality=requests,
             seconds=pixels / PIXELS_PER_SECOND + windows * window,
-            held=_held(plan, area, max(depth.values(), default=1), bands_held),
+            memory_bytes=_tile_memory_bytes(plan, area, max(depth.values(), default=1), bands_held),
         )
 
 
-def stored(plan: Plan, tiles: Sequence[Tile]) -> int:
+def estimate_stored_bytes(plan: Plan, tiles: Sequence[Tile]) -> int:
     """Return the bytes of tiles in the files of a product."""
     cells = sum(one.height * one.width for one in tiles)
     each = sum(
-        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.factor(name) ** 2
-        for name, names in tile.variables(plan).items()
+        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
+        for name, names in tile.list_layer_bands(plan).items()
     )
     formats = len(plan.job["output"].get("formats", ("cog", "zarr")))
-    return round(cells * each * PACKED * max(formats, 1))
+    return round(cells * each * COMPRESSION_RATIO * max(formats, 1))
 
 
-def _held(plan: Plan, area: Grid, deepest: int, bands: int) -> int:
+def _tile_memory_bytes(plan: Plan, area: Grid, deepest: int, bands: int) -> int:
     """Return the bytes of a tile on its way: strips, scenes, sums of one row of windows, layers."""
-    first, stop = stream.cut(area, ())[0]
+    first, stop = stream.split_rows(area, ())[0]
     rows = (stop - first) * area.width
-    strips = rows * bands * 4 * STRIPS_HELD + rows * deepest * STACKED
+    strips = rows * bands * 4 * STRIPS_IN_MEMORY + rows * deepest * STACK_BYTES_PER_PIXEL
     channels = (
         sum(len(one.channels) / one.cell**2 for one in plan.model.answers) if plan.model else 0
     )
     sums = 2 * 4 * channels * (plan.model.window if plan.model else 0) * area.width
     stored = sum(
-        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.factor(name) ** 2
-        for name, names in tile.variables(plan).items()
+        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
+        for name, names in tile.list_layer_bands(plan).items()
     )
-    return round(strips + sums + stored * plan.tile**2)
+    return round(strips + sums + stored * plan.tile_size**2)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _SceneReads:
     """A scene as it is read."""
 
     modality: str
-    rasters: tuple[tuple[Raster, int, int, int], ...]
+    rasters: tuple[tuple[RasterLayout, int, int, int], ...]
     """Each with the pixels around a grid that are read too, with how many bands lie so, and how
     many of them come over the network."""
 
 
-def _kind(plan: Plan, scene: Scene) -> _Kind:
+def _scene_reads(plan: Plan, scene: Scene) -> _SceneReads:
     doubted = plan.recipe.max_cloud_probability is not None
     bands = {*plan.bands(scene.modality), "SCL", *(("CLD",) if doubted else ())}
-    alike: dict[tuple[Raster, int], list[bool]] = {}
+    alike: dict[tuple[RasterLayout, int], list[bool]] = {}
     for asset in scene.assets.values():
         if asset.band in bands:
-            placed = Raster(
+            placed = RasterLayout(
                 epsg=asset.epsg,
                 transform=asset.transform,
                 shape=asset.shape,
-                exact=scene.modality.startswith("S2"),
+                is_picked=scene.modality.startswith("S2"),
             )
-            pad = _pad(plan, scene.modality, asset.band)
+            pad = _padding(plan, scene.modality, asset.band)
             alike.setdefault((placed, pad), []).append(href_policy.is_remote(asset.href))
-    return _Kind(scene.modality, tuple((*one, len(far), sum(far)) for one, far in alike.items()))
+    return _SceneReads(
+        scene.modality, tuple((*one, len(far), sum(far)) for one, far in alike.items())
+    )
 
 
-def _pad(plan: Plan, modality: str, band: str) -> int:
+def _padding(plan: Plan, modality: str, band: str) -> int:
     """Return how many pixels around a grid are read: borders and clouds reach into it."""
-    resolution = plan.pixels(plan.grids[0]).resolution
+    resolution = plan.pixel_grid(plan.grids[0]).resolution
     if modality.startswith("S1"):
-        return masks.fringe_reach(resolution)
-    return math.ceil(plan.recipe.dilate_m / resolution) if band in MASKS else 0
+        return masks.border_noise_reach(resolution)
+    return math.ceil(plan.recipe.dilate_m / resolution) if band in MASK_BANDS else 0
 
 
-def _around(area: Grid, pad: int) -> Grid:
+def _pad_grid(area: Grid, pad: int) -> Grid:
     return area.window(
         row=-pad, column=-pad, height=area.height + 2 * pad, width=area.width + 2 * pad
     )
 
 
-def _seconds(plan: Plan) -> float:
+def _seconds_per_window(plan: Plan) -> float:
     """Return the seconds that a window takes."""
     if plan.model is None:
         return 0.0
     steps = int(plan.job["model"].get("timesteps", 0))
     answers = sum(SECONDS_PER_WINDOW[one.task] for one in plan.model.answers)
-    whole = answers + SECONDS_PER_STEP * steps
-    return whole / FASTER if plan.model.device == "cuda" else whole
+    whole = answers + SECONDS_PER_DIFFUSION_STEP * steps
+    return whole / GPU_SPEEDUP if plan.model.device == "cuda" else whole

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from catalogs.errors import TerramosaicError, Wrong
+from catalogs.errors import TerramosaicError, InvalidInputError
 from pipeline import tile
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ReusableTile:
     """A finished tile of another plan."""
 
     folder: Path
     plan: Plan
-    proof: Receipt
+    receipt: Receipt
 
 
-def sources(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, Source]:
+def find_reusable_tiles(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, ReusableTile]:
     """Return, for those of a plan's tiles that a neighbouring folder holds, where they lie.
 
     Args:
@@ -38,50 +38,50 @@ def sources(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, Source
         plan: the plan.
         tiles: those that are wanted.
     """
-    wanted = {plan.key(one): one.id for one in tiles}
-    found: dict[str, Source] = {}
-    for other in _others(folder):
-        proofs = [one for one in receipt.all_in(other) if one.key in wanted]
+    wanted = {plan.tile_key(one): one.id for one in tiles}
+    found: dict[str, ReusableTile] = {}
+    for other in _other_plan_folders(folder):
+        proofs = [one for one in receipt.read_all(other) if one.key in wanted]
         proofs = [one for one in proofs if wanted[one.key] not in found]
         if not proofs:
             continue
         try:
             before = Plan.read(other / "plan.json")
-        except Wrong:
+        except InvalidInputError:
             continue
             # ^ of another version, or damaged
         for proof in proofs:
-            if proof.tile in before.named:
-                found[wanted[proof.key]] = Source(folder=other, plan=before, proof=proof)
+            if proof.tile in before.tiles_by_id:
+                found[wanted[proof.key]] = ReusableTile(folder=other, plan=before, receipt=proof)
     return found
 
 
-def take(folder: Path, plan: Plan, sources: Mapping[str, Source]) -> set[str]:
+def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTile]) -> set[str]:
     """Copy tiles into a plan's store, receipts last; return the ids of those that were sound."""
     taken = set()
-    for name, source in sources.items():
-        one = plan.named[name]
+    for name, source in reusable_tiles.items():
+        one = plan.tiles_by_id[name]
         try:
             values = zarr_store.read_tile(
                 source.folder,
                 source.plan,
-                source.plan.named[source.proof.tile],
-                list(tile.variables(plan)),
+                source.plan.tiles_by_id[source.receipt.tile],
+                list(tile.list_layer_bands(plan)),
             )
         except (TerramosaicError, KeyError, OSError) as error:
             log.warning(
                 "tile=%s is made anew: %s holds it damaged (%s)", name, source.folder, error
             )
             continue
-        if zarr_store.write_tile(folder, plan, one, values) != dict(source.proof.digests):
+        if zarr_store.write_tile(folder, plan, one, values) != dict(source.receipt.digests):
             log.warning("tile=%s is made anew: %s holds other values", name, source.folder)
             continue
-        receipt.write(folder, one, replace(source.proof, tile=name))
+        receipt.write(folder, one, replace(source.receipt, tile=name))
         taken.add(name)
     return taken
 
 
-def _others(folder: Path) -> list[Path]:
+def _other_plan_folders(folder: Path) -> list[Path]:
     """Return the folders of other plans of the same product, the latest first."""
     plans = [path for path in folder.parent.glob("*/plan.json") if path.parent != folder]
     return [path.parent for path in sorted(plans, key=lambda one: -one.stat().st_mtime_ns)]

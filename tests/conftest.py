@@ -42,5 +42,7 @@ def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a hundredth of the time between two requests to a busy catalog."""
-    original = http_client.retries
-    monkeypatch.setattr(http_client, "retries", lambda: original().new(backoff_factor=0.003))
+    original = http_client.build_retry_policy
+    monkeypatch.setattr(
+        http_client, "build_retry_policy", lambda: original().new(backoff_factor=0.003)
+    )

@@ -65,8 +65,8 @@ def publish(folder, items, children=()):
 
 
 def find(location, modalities=("S2L2A",), region=HERE, period=JUNE, provider="demo", allow=()):
-    source = search.Source(provider=provider, location=str(location), allow=allow)
-    return search.find(source, modalities, region, period)
+    source = search.CatalogSource(provider=provider, location=str(location), allow=allow)
+    return search.find_scenes(source, modalities, region, period)
 
 
 def ids(found):

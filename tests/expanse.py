@@ -13,8 +13,8 @@ from pyproj import Transformer
 from catalogs.scene import BANDS, Asset, Scene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm
-from pipeline.plan.plan import Plan, geojson
-from pipeline.plan.recipe import Answer, Model, Recipe
+from pipeline.plan.plan import Plan, to_geojson
+from pipeline.plan.recipe import OutputSpec, ModelSpec, Recipe
 from tests import worlds
 
 TILE = 512
@@ -27,14 +27,14 @@ SIZES = dict.fromkeys(("B01", "B09"), 60) | dict.fromkeys(("B02", "B03", "B04", 
 SOUTH, MIDDLE = 36.0, 12.0
 """Degrees: where the land begins, and the border of its two zones."""
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="fake",
     digest="d" * 64,
     window=224,
     inputs={"S2L2A": ("B02", "B03", "B04", "B08", "B11", "B12"), "DEM": ("DEM",)},
     precision="fp32",
     batch=4,
-    answers=(Answer(class_names=("water", "bare")),),
+    answers=(OutputSpec(class_names=("water", "bare")),),
 )
 RECIPE = Recipe(
     inputs=("S2L2A", "DEM"),
@@ -61,14 +61,16 @@ def plan(folder: Path, tiles: int, *, days: int = 10) -> Plan:
     width = min(math.sqrt(area) / 80, 11.8)
     height = area / (width * 80) / 111
     region = shapely.box(MIDDLE - width / 2, SOUTH, MIDDLE + width / 2, SOUTH + height)
-    zones = {code: utm.ground(region, code) for code in utm.touched(region)}
+    zones = {code: utm.clip_to_zone(region, code) for code in utm.find_zones(region)}
     scenes = [scene for code, part in zones.items() for scene in _optical(code, part, days)]
     return Plan(
         name="expanse",
         period=("2024-06-01", "2024-06-30"),
-        region=geojson(region),
-        grids=tuple(grid.covering(part, code, 10.0, (0.0, 0.0)) for code, part in zones.items()),
-        tile=TILE,
+        region=to_geojson(region),
+        grids=tuple(
+            grid.build_covering_grid(part, code, 10.0, (0.0, 0.0)) for code, part in zones.items()
+        ),
+        tile_size=TILE,
         snapshot=Snapshot(scenes=(*scenes, *_heights(region))),
         recipe=RECIPE,
         model=MODEL,
@@ -136,7 +138,7 @@ def _scene(
         provider="planetary-computer",
         modality=modality,
         datetime=when,
-        footprint=geojson(outline),
+        footprint=to_geojson(outline),
         bbox=outline.bounds,
         assets=assets,
     )

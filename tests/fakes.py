@@ -9,9 +9,9 @@ import numpy as np
 
 from pipeline.grid import window_lattice
 from pipeline.inference import tiled
-from pipeline.inference.blend import Rows
-from pipeline.inference.tiled import Look
-from pipeline.plan.recipe import Answer
+from pipeline.inference.blend import BlendedRows
+from pipeline.inference.tiled import WindowRow
+from pipeline.plan.recipe import OutputSpec
 
 
 class Brightness:
@@ -19,7 +19,7 @@ class Brightness:
 
     window = 32
     inputs: Mapping[str, tuple[str, ...]] = {"S2L2A": ("B02",)}
-    answers: Sequence[Answer] = (Answer(class_names=("water", "bare", "clouds")),)
+    answers: Sequence[OutputSpec] = (OutputSpec(class_names=("water", "bare", "clouds")),)
     digest = hashlib.sha256(b"brightness").hexdigest()
     predict_reference = None
 
@@ -56,7 +56,7 @@ class Moody(Brightness):
     z = x + 2 * mean of x over the window; the probabilities are softmax(z, -z).
     """
 
-    answers = (Answer(class_names=("water", "bare")),)
+    answers = (OutputSpec(class_names=("water", "bare")),)
 
     def __init__(self, window: int = 32) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Moody(Brightness):
 class Patches(Brightness):
     """Answers once per patch of 8 pixels: mean, place in the window, and a constant."""
 
-    answers = (Answer(task="embedding", bands=("e000", "e001", "e002"), cell=8),)
+    answers = (OutputSpec(task="embedding", bands=("e000", "e001", "e002"), cell=8),)
 
     def one(self, values, places):
         plain = np.nan_to_num(values[:, 0])
@@ -85,7 +85,7 @@ class Patches(Brightness):
 class Painter(Brightness):
     """Makes a vegetation index of the brightness, and of the place in the window."""
 
-    answers = (Answer(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
+    answers = (OutputSpec(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
 
     def one(self, values, places):
         place = np.linspace(0, 0.1, self.window, dtype=np.float32)
@@ -110,12 +110,12 @@ def looks(inputs, observed, placement, side, *, beside=None):
         rows.append((beside[0], (beside[1],), True))
     for row, columns, sample in sorted(rows):
         part = slice(row, row + side)
-        yield Look(
+        yield WindowRow(
             row=row,
             columns=columns,
-            values={name: values[:, part] for name, values in inputs.items()},
+            inputs={name: values[:, part] for name, values in inputs.items()},
             observed=observed[part],
-            sample=sample,
+            is_sample=sample,
         )
 
 
@@ -131,24 +131,24 @@ def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options
         observed: grid -> (y, x) of booleans; default all.
         options: of predict.blended.
     """
-    placed = window_lattice.place(area, lattice)
-    values = ground(placed.context)
-    seen = np.ones(values.shape, bool) if observed is None else observed(placed.context)
+    placed = window_lattice.place_windows(area, lattice)
+    values = ground(placed.context_grid)
+    seen = np.ones(values.shape, bool) if observed is None else observed(placed.context_grid)
     shown = {"S2L2A": np.where(seen, values, np.nan)[None].astype(np.float32)}
     parts = [
         part
-        for part in tiled.blended(
+        for part in tiled.predict_tile(
             looks(shown, seen, placed, lattice.window),
             placed,
             lattice,
             predictor,
-            batch=batch,
+            batch_size=batch,
             **options,
         )
-        if isinstance(part, Rows)
+        if isinstance(part, BlendedRows)
     ]
     edges = [0, *(part.stop for part in parts)]
-    assert edges == [*(part.first for part in parts), area.height]
+    assert edges == [*(part.start for part in parts), area.height]
     return tuple(
         np.concatenate([part.values[index] for part in parts], axis=1)
         for index in range(len(predictor.answers))

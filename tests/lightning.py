@@ -28,7 +28,7 @@ ARGS = {
 
 def whole_model(seed=0, **changes):
     options = {"num_classes": 3, "necks": PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
-    built = segmentation.build(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
+    built = segmentation.build_model(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
     return loading.initialise(built, seed)
 
 

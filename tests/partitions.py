@@ -16,7 +16,7 @@ import yaml
 from catalogs import demo as country
 from flows.config import job as jobs
 from flows.execution import engine
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product
 from pipeline import tile
 from pipeline.grid.grid import Tile
@@ -60,7 +60,7 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
     } | sections
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
     path = folder / "plan.json"
-    product.plan(jobs.parse(values, folder=folder), Silence(), path)
+    product.plan(jobs.parse(values, folder=folder), NullProgress(), path)
     return path
 
 
@@ -73,15 +73,15 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = Plan.read(path)
-    zarr_store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
     began, ready, told = time.perf_counter(), [], []
-    for outcome in engine.run(path, tiles, **options):
+    for outcome in engine.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome
         ready.append(time.perf_counter() - began)
         told.append(outcome.tile)
     assert sorted(told) == sorted(one.id for one in tiles)
-    assert set(receipt.finished(folder, plan)) == set(told)
-    home = folder / zarr_store.NAME
+    assert set(receipt.read_finished(folder, plan)) == set(told)
+    home = folder / zarr_store.STORE_NAME
     files = {
         str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
         for one in sorted(home.rglob("*"))

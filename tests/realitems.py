@@ -155,4 +155,4 @@ def job(
 def plan(location: Path, provider: str, some: Sequence[Item], how: str, **more: Any) -> Plan:
     """Freeze such a job."""
     values = job(location, provider, some, how, **more)
-    return planning.freeze(jobs.parse(values, folder=location.parent))
+    return planning.create_plan(jobs.parse(values, folder=location.parent))

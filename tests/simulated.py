@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.execution.engine import Outcome
+from flows.execution.engine import TileResult
 from pipeline.grid.grid import Tile
 from pipeline.runtime import cancellation
 
@@ -27,44 +27,44 @@ def tiles(count: int) -> list[Tile]:
     ]
 
 
-def nothing(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+def nothing(plan_path: str, name: str, beside: int, processes: int) -> TileResult:
     """Make nothing of a tile."""
-    return Outcome(tile=name, reason=None, seconds={"tile": 0.0})
+    return TileResult(tile=name, reason=None, seconds={"tile": 0.0})
 
 
-def record(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+def record(plan_path: str, name: str, beside: int, processes: int) -> TileResult:
     """Leave a file with the process's number for every time that a tile is made."""
     path = Path(plan_path).parent / MADE / name
     if path.exists():
-        return Outcome(tile=name, reason=None, seconds={"skipped": 1.0})
+        return TileResult(tile=name, reason=None, seconds={"skipped": 1.0})
     with path.open("a") as file:
         file.write(f"{os.getpid()}\n")
-    return Outcome(tile=name, reason=None, seconds={"tile": 0.0})
+    return TileResult(tile=name, reason=None, seconds={"tile": 0.0})
 
 
-def slow(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+def slow(plan_path: str, name: str, beside: int, processes: int) -> TileResult:
     """Take a twentieth of a second for what :func:`record` does."""
     time.sleep(0.05)
     return record(plan_path, name, beside, processes)
 
 
-def deadly(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+def deadly(plan_path: str, name: str, beside: int, processes: int) -> TileResult:
     """Kill the process at one tile, as the kernel does when memory is gone."""
     if name.endswith("7"):
         os.kill(os.getpid(), signal.SIGKILL)
     return record(plan_path, name, beside, processes)
 
 
-def endless(plan_path: str, name: str, beside: int, processes: int) -> Outcome:
+def endless(plan_path: str, name: str, beside: int, processes: int) -> TileResult:
     """Work for a minute at a tile, and leave a file that grows meanwhile."""
     end = time.monotonic() + 60
     with (Path(plan_path).parent / MADE / name).open("a") as file:
         while time.monotonic() < end:
-            cancellation.look()
+            cancellation.check_cancelled()
             file.write(".")
             file.flush()
             time.sleep(0.05)
-    return Outcome(tile=name, reason=None, seconds={"tile": 60.0})
+    return TileResult(tile=name, reason=None, seconds={"tile": 60.0})
 
 
 @dataclass

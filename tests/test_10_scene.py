@@ -164,7 +164,7 @@ def test_times_are_brought_to_utc_and_assets_into_order():
     assert scene.datetime == NOON
     assert scene.datetime.tzinfo is dt.UTC
     assert list(scene.assets) == ["B01", "B12", "SCL"]
-    assert list(scene.only(["SCL", "B01"]).assets) == ["B01", "SCL"]
+    assert list(scene.select_bands(["SCL", "B01"]).assets) == ["B01", "SCL"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from catalogs import href_policy, providers
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.providers import schema
-from catalogs.scene import BANDS, WANTED
+from catalogs.scene import BANDS, DEFAULT_BANDS
 from catalogs.stac import item
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
@@ -22,7 +22,7 @@ SQUARE = {"type": "Polygon", "coordinates": [[[9, 56], [10, 56], [10, 57], [9, 5
 
 
 def a_trust(provider, *allow):
-    return href_policy.Trust(provider=provider, origin="/catalog/catalog.json", allow=allow)
+    return href_policy.HrefPolicy(provider=provider, origin="/catalog/catalog.json", allow=allow)
 
 
 def parse(document, provider="planetary-computer", modality="S2L2A", allow=(), base=None):
@@ -103,13 +103,13 @@ def test_one_reflectance_whoever_has_subtracted_the_offset(
 
 
 def test_what_a_catalog_leaves_open_is_told():
-    assert parse(an_item(properties=NEW)).doubts == ()
-    assert "neither an offset nor a baseline" in parse(an_item()).doubts[0]
+    assert parse(an_item(properties=NEW)).caveats == ()
+    assert "neither an offset nor a baseline" in parse(an_item()).caveats[0]
     lying = an_item("blue", asset=STATED, properties=NEW | NOT_REMOVED)
-    assert "boa_offset_applied is False" in parse(lying, "earth-search").doubts[0]
+    assert "boa_offset_applied is False" in parse(lying, "earth-search").caveats[0]
     silent = an_item("blue", properties=NEW)
-    assert "no flag of removal beside baseline 05.10" in parse(silent, "earth-search").doubts[0]
-    against = parse(an_item(asset=ZERO, properties=NEW)).doubts[0]
+    assert "no flag of removal beside baseline 05.10" in parse(silent, "earth-search").caveats[0]
+    against = parse(an_item(asset=ZERO, properties=NEW)).caveats[0]
     assert "offset of 0 although baseline 05.10 implies -0.1" in against
 
 
@@ -225,7 +225,7 @@ def test_the_grid_comes_from_the_asset_or_the_item():
     ],
 )  # fmt: skip
 def test_why_an_item_is_refused(changed, reason):
-    with pytest.raises(Wrong, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         parse(an_item(**changed))
 
 
@@ -260,7 +260,9 @@ STRETCHED = [0.0592, 0, -179, 0, -0.00038, -67]
     ],
 )
 def test_radar_geometry_is_refused_even_if_it_claims_degrees(properties):
-    with pytest.raises(item.Unusable, match=r"not geocoded.*use S1RTC.*correct its terrain"):
+    with pytest.raises(
+        item.UnusableItemError, match=r"not geocoded.*use S1RTC.*correct its terrain"
+    ):
         parse(an_item("vv", properties=properties, collection="sentinel-1-grd"), modality="S1GRD")
 
 
@@ -274,7 +276,7 @@ def test_geocoded_grd_is_read_where_it_states_its_unit(epsg, transform):
     silent = an_item("vv", properties=grid, collection="sentinel-1-grd")
     stated = an_item("vv", properties=grid, asset=decibel, collection="sentinel-1-grd")
     assert parse(stated, modality="S1GRD").scene.assets["VV"].radiometry.unit == "dB"
-    with pytest.raises(item.Unusable, match="VV states no unit"):
+    with pytest.raises(item.UnusableItemError, match="VV states no unit"):
         parse(silent, modality="S1GRD")
     # ^ ESA's own numbers are amplitudes without calibration
     amplitude = an_item(
@@ -283,7 +285,7 @@ def test_geocoded_grd_is_read_where_it_states_its_unit(epsg, transform):
         asset={"raster:bands": [{"unit": "amplitude"}]},
         collection="sentinel-1-grd",
     )
-    with pytest.raises(item.Unusable, match="unit 'amplitude'"):
+    with pytest.raises(item.UnusableItemError, match="unit 'amplitude'"):
         parse(amplitude, modality="S1GRD")
 
 
@@ -324,11 +326,11 @@ def test_stamps_of_every_kind_are_utc(stamp, moment):
     ],
 )
 def test_stamps_that_are_no_moment_are_refused(stamp, reason):
-    with pytest.raises(item.Unusable, match=reason):
+    with pytest.raises(item.UnusableItemError, match=reason):
         parse(an_item(properties={"datetime": stamp}))
     parsed = parse(an_item(properties=NEW | {"s2:generation_time": stamp}))
     assert parsed.scene.processed is None
-    assert "time of processing ignored" in " ".join(parsed.doubts)
+    assert "time of processing ignored" in " ".join(parsed.caveats)
 
 
 def test_ids_of_tiles_and_baselines():
@@ -348,21 +350,27 @@ def test_ids_of_tiles_and_baselines():
     [("05.10", (5, 10)), ("N0400", (4, 0)), ("4.0", (4, 0)), ("", None), (None, None), ("x", None)],
 )
 def test_baselines_as_numbers(text, number):
-    assert providers.number_of(text) == number
+    assert providers.parse_baseline(text) == number
 
 
 def test_the_tables_are_sound():
-    with pytest.raises(Wrong, match=r"Unknown catalog 'landsat'.*earth-search.*docs/providers.md"):
+    with pytest.raises(
+        InvalidInputError, match=r"Unknown catalog 'landsat'.*earth-search.*docs/providers.md"
+    ):
         providers.get("landsat")
-    assert {"planetary-computer", "earth-search", "cdse", "demo"} <= set(providers.names())
-    for name in providers.names():
+    assert {"planetary-computer", "earth-search", "cdse", "demo"} <= set(providers.list_names())
+    for name in providers.list_names():
         provider = providers.get(name)
         assert (provider.name, provider.key, provider.file) == (name, name, None)
-        assert set(provider.collections) <= set(BANDS)
-        for modality, ids in provider.collections.items():
+        assert set(provider.collections_by_modality) <= set(BANDS)
+        for modality, ids in provider.collections_by_modality.items():
             for one in ids:
-                assert set(WANTED[modality]) <= {*provider.holdings[one].names, "HH", "HV"}
-    assert set(providers.get("earth-search").holdings["sentinel-2-l2a"].names) == set(
+                assert set(DEFAULT_BANDS[modality]) <= {
+                    *provider.collections_by_id[one].names,
+                    "HH",
+                    "HV",
+                }
+    assert set(providers.get("earth-search").collections_by_id["sentinel-2-l2a"].names) == set(
         BANDS["S2L2A"]
     )
     assert providers.get("cdse").connections <= 4
@@ -404,13 +412,15 @@ ONE = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
 def test_a_table_that_cannot_be_is_refused_in_words(tmp_path, text, reason):
     table = tmp_path / "wrong.yaml"
     table.write_text(text)
-    with pytest.raises(Wrong, match=reason) as raised:
+    with pytest.raises(InvalidInputError, match=reason) as raised:
         providers.get(str(table))
     assert str(table) in str(raised.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(Wrong, match=r"none.yaml, the table of a catalog, cannot be read"):
+    with pytest.raises(
+        InvalidInputError, match=r"none.yaml, the table of a catalog, cannot be read"
+    ):
         providers.get(str(tmp_path / "none.yaml"))
 
 
@@ -448,8 +458,8 @@ def test_the_documented_table_is_read(tmp_path):
 def test_the_documentation_names_every_key_and_catalog():
     text = Path(__file__).parents[1].joinpath("docs/providers.md").read_text()
     keys = {field.alias or name for name, field in schema.Provider.model_fields.items()}
-    keys |= set(schema.Holding.model_fields) | set(schema.Bucket.model_fields)
-    for word in (*(keys - {"name", "file"}), *providers.names()):
+    keys |= set(schema.ProviderCollection.model_fields) | set(schema.Bucket.model_fields)
+    for word in (*(keys - {"name", "file"}), *providers.list_names()):
         assert re.search(rf"`?{word}[`:]", text), word
 
 
@@ -559,7 +569,7 @@ def test_real_radar_geometry_is_refused(folder, provider):
     documents = list(of_real(f"stac/{folder}"))
     assert documents
     for path, document in documents:
-        with pytest.raises(item.Unusable, match="not geocoded"):
+        with pytest.raises(item.UnusableItemError, match="not geocoded"):
             parse(document, provider, "S1GRD", (REALDATA,), str(path))
 
 

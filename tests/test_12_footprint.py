@@ -31,7 +31,7 @@ def test_the_same_ground_wherever_the_seam_lies(west, south, width):
     ring = a_ring(west, south, width)
     styles = [ring, wrapped(ring)]
     areas = [
-        lonlat_geometry.of_item({"geometry": {"type": "Polygon", "coordinates": [style]}})
+        lonlat_geometry.from_item({"geometry": {"type": "Polygon", "coordinates": [style]}})
         for style in styles
     ]
     for area in areas:
@@ -46,25 +46,25 @@ def test_three_styles_of_one_granule_across_the_seam():
     split = {"geometry": {"type": "MultiPolygon", "coordinates": [[ring] for ring in polygons]}}
     jumping = {"geometry": {"type": "Polygon", "coordinates": [wrapped(a_ring(178.5, 65, 2.5))]}}
     boxed = {"geometry": None, "bbox": [178.5, 65, -179, 66]}
-    areas = [lonlat_geometry.of_item(item) for item in (split, jumping, boxed)]
+    areas = [lonlat_geometry.from_item(item) for item in (split, jumping, boxed)]
     for area in areas:
         assert area.area == pytest.approx(2.5)
         assert area.intersects(shapely.Point(179, 65.5))
         assert area.intersects(shapely.Point(-179.5, 65.5))
         assert not area.intersects(shapely.Point(0, 65.5))
-        assert lonlat_geometry.geojson(area)["type"] == "MultiPolygon"
+        assert lonlat_geometry.to_geojson(area)["type"] == "MultiPolygon"
 
 
 def test_a_ring_round_the_pole_becomes_a_cap():
     ring = [[-150, 84], [-60, 84], [60, 84], [150, 84], [-150, 84]]
     item = {"geometry": {"type": "Polygon", "coordinates": [ring]}}
-    assert lonlat_geometry.of_item(item).bounds == (-180, 84, 180, 90)
+    assert lonlat_geometry.from_item(item).bounds == (-180, 84, 180, 90)
 
 
 def test_a_ring_round_the_pole_is_exact_and_keeps_its_holes():
     ring = [[-150, 84], [-60, 80], [60, 84], [150, 80], [-150, 84]]
     hole = [[-170, 86], [170, 86], [170, 88], [-170, 88], [-170, 86]]
-    area = lonlat_geometry.of_item({"geometry": {"type": "Polygon", "coordinates": [ring, hole]}})
+    area = lonlat_geometry.from_item({"geometry": {"type": "Polygon", "coordinates": [ring, hole]}})
     for longitude, latitude, inside in (
         (-60, 81, True),
         (-150, 83, False),
@@ -75,13 +75,13 @@ def test_a_ring_round_the_pole_is_exact_and_keeps_its_holes():
     ):
         assert area.intersects(shapely.Point(longitude, latitude)) is inside  # fmt: skip
     south = [[-180, -75], [0, -75], [180, -75], [-180, -75]]
-    cap = lonlat_geometry.of_item({"geometry": {"type": "Polygon", "coordinates": [south]}})
+    cap = lonlat_geometry.from_item({"geometry": {"type": "Polygon", "coordinates": [south]}})
     assert cap.equals(shapely.box(-180, -90, 180, -75))
 
 
 def test_a_box_round_the_world_is_no_ring_round_a_pole():
     item = {"geometry": {"type": "Polygon", "coordinates": [a_ring(-180, 10, 360, 20)]}}
-    assert lonlat_geometry.of_item(item).equals(shapely.box(-180, 10, 180, 30))
+    assert lonlat_geometry.from_item(item).equals(shapely.box(-180, 10, 180, 30))
 
 
 @given(
@@ -89,7 +89,7 @@ def test_a_box_round_the_world_is_no_ring_round_a_pole():
     st.lists(st.tuples(st.floats(-180, 180), st.floats(-90, 90)), max_size=20),
 )  # fmt: skip
 def test_a_region_is_where_its_longitudes_are_modulo_360(west, south, width, height, points):
-    area = lonlat_geometry.within_world(shapely.box(west, south, west + width, south + height))
+    area = lonlat_geometry.wrap_longitudes(shapely.box(west, south, west + width, south + height))
     assert lonlat_geometry.WORLD.covers(area)
     assert area.is_valid
     for longitude, latitude in points:
@@ -102,17 +102,17 @@ def test_a_region_is_where_its_longitudes_are_modulo_360(west, south, width, hei
 
 def test_a_bow_tie_is_untied():
     bow = [[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]
-    area = lonlat_geometry.of_item({"geometry": {"type": "Polygon", "coordinates": [bow]}})
+    area = lonlat_geometry.from_item({"geometry": {"type": "Polygon", "coordinates": [bow]}})
     assert area.is_valid
     assert area.area == pytest.approx(2)
 
 
 def test_heights_are_dropped():
     item = {"geometry": None, "bbox": [9, 56, 0, 10, 57, 120]}
-    assert lonlat_geometry.box_of(item) == (9, 56, 10, 57)
-    assert lonlat_geometry.of_item(item).bounds == (9, 56, 10, 57)
+    assert lonlat_geometry.read_bbox(item) == (9, 56, 10, 57)
+    assert lonlat_geometry.from_item(item).bounds == (9, 56, 10, 57)
     ring = [[x, y, 5.0] for x, y in a_ring(9, 56)]
-    assert not lonlat_geometry.of_item(
+    assert not lonlat_geometry.from_item(
         {"geometry": {"type": "Polygon", "coordinates": [ring]}}
     ).has_z
 
@@ -127,7 +127,7 @@ def test_heights_are_dropped():
 )  # fmt: skip
 def test_what_is_no_footprint(item, reason):
     with pytest.raises(ValueError, match=reason):
-        lonlat_geometry.of_item(item)
+        lonlat_geometry.from_item(item)
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
@@ -140,7 +140,7 @@ def test_real_footprints_across_the_seam():
     ]
     assert len(items) == 3
     for item in items:
-        area = lonlat_geometry.of_item(item)
+        area = lonlat_geometry.from_item(item)
         assert area.is_valid
         assert lonlat_geometry.WORLD.covers(area)
         assert 0 < area.area < 6
@@ -149,7 +149,7 @@ def test_real_footprints_across_the_seam():
 
 def test_the_bounds_of_an_area_take_the_shorter_way():
     both = shapely.union_all([shapely.box(179, 1, 180, 2), shapely.box(-180, 1, -178, 3)])
-    assert lonlat_geometry.bounds(both) == (179, 1, -178, 3)
-    assert lonlat_geometry.bounds(shapely.box(-10, 1, 10, 2)) == (-10, 1, 10, 2)
-    assert lonlat_geometry.bounds(shapely.box(-170, 1, -160, 2)) == (-170, 1, -160, 2)
-    assert lonlat_geometry.bounds(shapely.box(-180, 80, 180, 90)) == (-180, 80, 180, 90)
+    assert lonlat_geometry.to_bbox(both) == (179, 1, -178, 3)
+    assert lonlat_geometry.to_bbox(shapely.box(-10, 1, 10, 2)) == (-10, 1, 10, 2)
+    assert lonlat_geometry.to_bbox(shapely.box(-170, 1, -160, 2)) == (-170, 1, -160, 2)
+    assert lonlat_geometry.to_bbox(shapely.box(-180, 80, 180, 90)) == (-180, 80, 180, 90)

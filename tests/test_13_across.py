@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import lonlat_geometry
-from catalogs.errors import NothingFound
+from catalogs.errors import NothingFoundError
 from tests.documents import an_item, dump, find, ids
 
 SCATTERED = [
     an_item(
         f"{west}_{south}",
-        geometry=lonlat_geometry.geojson(lonlat_geometry.from_bbox(box)),
+        geometry=lonlat_geometry.to_geojson(lonlat_geometry.from_bbox(box)),
         bbox=list(box),
     )
     for west in (170, 176, 178.5, 179.9, -180, -178, -172, 5, 5.5, 12)
@@ -30,7 +30,7 @@ def scattered(tmp_path_factory):
 def ids_over(catalog, region):
     try:
         return set(ids(find(catalog, region=region)))
-    except NothingFound:
+    except NothingFoundError:
         return set()
 
 

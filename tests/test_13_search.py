@@ -10,7 +10,7 @@ import pytest
 import shapely
 
 from catalogs import search
-from catalogs.errors import NothingFound, Wrong
+from catalogs.errors import NothingFoundError, InvalidInputError
 from tests.documents import HERE, JUNE, an_item, day, dump, find, ids, publish
 from tests.servers.stac import Answer, Server
 
@@ -141,7 +141,7 @@ def test_one_bad_item_does_not_stop_the_search(tmp_path):
 def test_hrefs_two_folders_up_need_the_allow_list(tmp_path):
     folder = tmp_path / "catalog"
     catalog = publish(folder, [an_item("a", assets={"B02": {"href": "../../data/a.tif"}})])
-    with pytest.raises(NothingFound, match=f"add {tmp_path} to the job's allow list"):
+    with pytest.raises(NothingFoundError, match=f"add {tmp_path} to the job's allow list"):
         find(catalog)
     found = find(catalog, allow=(str(tmp_path / "data"),))
     assert found.scenes[0].assets["B02"].href == str(tmp_path / "data" / "a.tif")
@@ -163,13 +163,13 @@ def test_an_item_link_out_of_the_catalog_is_refused(tmp_path):
 def test_doubts_are_handed_on(tmp_path):
     unsure = an_item("a", properties={"datetime": "2024-06-10T10:00:00Z", "proj:epsg": 32632})
     found = find(publish(tmp_path, [unsure]))
-    assert [(doubt.id, "taken as 0" in doubt.text) for doubt in found.doubts] == [("a", True)]
+    assert [(doubt.id, "taken as 0" in doubt.text) for doubt in found.caveats] == [("a", True)]
 
 
 def test_a_catalog_in_a_circle(tmp_path):
     publish(tmp_path, [], children=[{"rel": "child", "href": "./in/catalog.json"}])
     publish(tmp_path / "in", [], children=[{"rel": "child", "href": "../catalog.json"}])
-    with pytest.raises(Wrong, match=r"goes in a circle.*in/catalog.json.*own ancestor"):
+    with pytest.raises(InvalidInputError, match=r"goes in a circle.*in/catalog.json.*own ancestor"):
         find(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_catalog_that_goes_on_for_ever():
     }
     with (
         Server(lambda _: script) as server,
-        pytest.raises(Wrong, match="goes deeper than 50 levels"),
+        pytest.raises(InvalidInputError, match="goes deeper than 50 levels"),
     ):
         find(f"{server.url}/catalog.json")
 
@@ -193,7 +193,7 @@ def test_items_are_fetched_on_no_more_connections_than_the_provider_allows():
     script["/catalog.json"] = Answer(body={"type": "Catalog", "links": links})
     for provider, lanes in (("cdse", 4), ("demo", 32)):
         with Server(lambda _: script) as server:
-            with contextlib.suppress(NothingFound):
+            with contextlib.suppress(NothingFoundError):
                 find(f"{server.url}/catalog.json", provider=provider)
             assert len(server.asked) == 1 + 1 + len(names)
             # ^ the root twice: to see whether it is an API
@@ -201,14 +201,14 @@ def test_items_are_fetched_on_no_more_connections_than_the_provider_allows():
 
 
 def test_what_is_no_catalog_to_read():
-    with pytest.raises(Wrong, match="give its https address"):
+    with pytest.raises(InvalidInputError, match="give its https address"):
         find("s3://bucket/catalog.json")
 
 
 @pytest.mark.parametrize("features", [7, {"a": 1}, "x"])
 def test_features_that_are_no_list(tmp_path, features):
     path = dump(tmp_path / "items.json", {"type": "FeatureCollection", "features": features})
-    with pytest.raises(Wrong, match="no list of features"):
+    with pytest.raises(InvalidInputError, match="no list of features"):
         find(path)
 
 
@@ -236,7 +236,7 @@ def test_a_broken_document_is_named(tmp_path, broken):
         collection.unlink()
     else:
         collection.write_text(broken)
-    with pytest.raises(Wrong, match=r"sentinel-2-l2a/collection.json"):
+    with pytest.raises(InvalidInputError, match=r"sentinel-2-l2a/collection.json"):
         find(catalog)
 
 
@@ -249,13 +249,13 @@ def test_a_broken_item_is_named_and_the_others_are_used(tmp_path, broken):
     assert [scene.id for scene in found.scenes] == ["b"]
     assert any("a.json" in f"{one.id} {one.reason}" for one in found.refused)
     (tmp_path / "sentinel-2-l2a" / "b.json").unlink()
-    with pytest.raises(NothingFound, match=r"b.json"):
+    with pytest.raises(NothingFoundError, match=r"b.json"):
         find(catalog)
 
 
 def test_a_link_without_an_address_is_named(tmp_path):
     catalog = publish(tmp_path, [], children=[{"rel": "child"}])
-    with pytest.raises(Wrong, match="link without rel or href"):
+    with pytest.raises(InvalidInputError, match="link without rel or href"):
         find(catalog)
 
 
@@ -276,14 +276,14 @@ def test_a_link_without_an_address_is_named(tmp_path):
 )
 def test_what_cannot_be_asked(tmp_path, changed, reason):
     catalog = publish(tmp_path, [an_item("a")])
-    with pytest.raises(Wrong, match=reason) as raised:
+    with pytest.raises(InvalidInputError, match=reason) as raised:
         find(**{"location": catalog} | changed)
     assert raised.value.exit_code == 2
 
 
 def test_the_demo_needs_a_place():
-    with pytest.raises(Wrong, match="give the path of its catalog"):
-        search.find(search.Source(provider="demo"), ["S2L2A"], HERE, JUNE)
+    with pytest.raises(InvalidInputError, match="give the path of its catalog"):
+        search.find_scenes(search.CatalogSource(provider="demo"), ["S2L2A"], HERE, JUNE)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_the_demo_needs_a_place():
 )  # fmt: skip
 def test_nothing_found_says_what_there_is(tmp_path, changed, parts):
     catalog = publish(tmp_path, [an_item("a"), an_item("b", "2024-06-12T10:00:00Z")])
-    with pytest.raises(NothingFound) as raised:
+    with pytest.raises(NothingFoundError) as raised:
         find(catalog, **changed)
     assert raised.value.exit_code == 3
     for part in [*parts, str(catalog)]:
@@ -315,7 +315,7 @@ def test_nothing_found_says_what_there_is(tmp_path, changed, parts):
 
 def test_nothing_usable_says_why(tmp_path):
     catalog = publish(tmp_path, [an_item("a", assets={"x": {"href": "./x.tif"}})])
-    with pytest.raises(NothingFound, match=r"1 of them cannot be used \(a: no usable S2L2A"):
+    with pytest.raises(NothingFoundError, match=r"1 of them cannot be used \(a: no usable S2L2A"):
         find(catalog)
 
 
@@ -342,7 +342,7 @@ def test_a_static_catalog_on_a_web_server(tmp_path):
         found = find(f"{root}/catalog.json")
         assert len(found.scenes) == 20
         assert found.scenes[0].assets["B02"].href == f"{root}/sentinel-2-l2a/s0.tif"
-        with pytest.raises(Wrong, match="answers 404"):
+        with pytest.raises(InvalidInputError, match="answers 404"):
             find(f"{root}/nothing.json")
     finally:
         server.shutdown()

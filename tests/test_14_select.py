@@ -44,7 +44,7 @@ def a_scene(name, *, bands=("B02", "B04", "SCL"), box=(9, 56, 10, 57), **changed
 
 
 def chosen(scenes, **how):
-    selection = scene_selection.choose(scenes, how.pop("region", REGION), **how)
+    selection = scene_selection.select_scenes(scenes, how.pop("region", REGION), **how)
     return (
         [scene.id for scene in selection.used],
         {refusal.id: refusal.reason for refusal in selection.refused},
@@ -187,10 +187,10 @@ def archives(draw):
 def test_shuffling_changes_nothing(scenes, chance):
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    once = scene_selection.choose(scenes, REGION, 60)
-    assert scene_selection.choose(shuffled, REGION, 60) == once
+    once = scene_selection.select_scenes(scenes, REGION, 60)
+    assert scene_selection.select_scenes(shuffled, REGION, 60) == once
     assert len(once.used) + len(once.refused) == len(scenes)
-    again = scene_selection.choose(once.used, REGION, 60)
+    again = scene_selection.select_scenes(once.used, REGION, 60)
     assert again.used == once.used
     # ^ and choosing from what was chosen refuses nothing more
 
@@ -223,16 +223,18 @@ def ground(scenes):
     st.randoms(use_true_random=False),
 )
 def test_parts_and_twins_lose_no_ground(scenes, chance):
-    used = scene_selection.choose(scenes, REGION).used
+    used = scene_selection.select_scenes(scenes, REGION).used
     assert ground(scenes).difference(ground(used)).area < 1e-9
     for scene in used:
         newer = [
-            one for one in used if scene_selection.newness(one) > scene_selection.newness(scene)
+            one
+            for one in used
+            if scene_selection.recency_key(one) > scene_selection.recency_key(scene)
         ]
         assert not newer or ground([scene]).difference(ground(newer)).area > 1e-3
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    assert scene_selection.choose(shuffled, REGION).used == used
+    assert scene_selection.select_scenes(shuffled, REGION).used == used
 
 
 def depth(scenes, x):
@@ -251,14 +253,14 @@ def depth(scenes, x):
     st.randoms(use_true_random=False),
 )
 def test_a_cap_keeps_every_place_as_often_seen_as_it_can(scenes, most, chance):
-    every = scene_selection.choose(scenes, REGION)
-    capped = scene_selection.choose(scenes, REGION, max_passes=most)
+    every = scene_selection.select_scenes(scenes, REGION)
+    capped = scene_selection.select_scenes(scenes, REGION, max_passes=most)
     for x in (9.1, 9.4, 9.6, 9.9):
         assert depth(capped.used, x) >= min(most, depth(every.used, x))
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    assert scene_selection.choose(shuffled, REGION, max_passes=most).used == capped.used
-    assert scene_selection.choose(capped.used, REGION, max_passes=most).used == capped.used
+    assert scene_selection.select_scenes(shuffled, REGION, max_passes=most).used == capped.used
+    assert scene_selection.select_scenes(capped.used, REGION, max_passes=most).used == capped.used
 
 
 def test_a_cap_takes_the_clearest_of_each_cell():
@@ -369,21 +371,24 @@ def test_other_polarisations_are_used_where_they_are_asked_for():
 
 
 def test_a_scene_without_some_bands_is_used_and_says_so():
-    selection = scene_selection.choose(
+    selection = scene_selection.select_scenes(
         [a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")}
     )
-    assert selection.notices == (
-        scene_selection.Notice(id="some", text="it lacks B03, B8A: used for the others"),
+    assert selection.caveats == (
+        scene_selection.Caveat(id="some", text="it lacks B03, B8A: used for the others"),
     )
-    assert scene_selection.choose([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).notices == ()
+    assert (
+        scene_selection.select_scenes([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).caveats
+        == ()
+    )
 
 
 def test_a_refusal_knows_its_day_and_its_share_of_the_region():
     scene = a_scene("half", box=(9, 56, 9.5, 57), cloud_cover=90)
-    (refusal,) = scene_selection.choose([scene], REGION, 60).refused
+    (refusal,) = scene_selection.select_scenes([scene], REGION, 60).refused
     assert (refusal.collection, refusal.modality) == ("sentinel-2-l2a", "S2L2A")
     assert (refusal.day, refusal.share) == ("2024-06-01", 0.5)
-    assert scene_selection.Refusal(id="a", reason="b").share is None
+    assert scene_selection.RejectedScene(id="a", reason="b").share is None
     # ^ as an older plan file has it
 
 
@@ -403,12 +408,12 @@ def test_a_pass_across_180_degrees_and_midnight_is_one_day():
         )
         assert west.solar_day != east.solar_day
         region = shapely.union_all([shapely.box(179, 60, 180, 61), shapely.box(-180, 60, -179, 61)])
-        used = scene_selection.choose([next_day, east, west], region).used
+        used = scene_selection.select_scenes([next_day, east, west], region).used
         days = [scene.solar_day for scene in used]
         assert days == [dt.date(2024, 6, 1), dt.date(2024, 6, 1), dt.date(2024, 6, 2)]
         assert [Scene.from_dict(json.loads(json.dumps(one.to_dict()))) for one in used] == [*used]
-        assert scene_selection.choose(used, region).used == used
-        assert scene_selection.choose([used[0]], region).used == (west,)
+        assert scene_selection.select_scenes(used, region).used == used
+        assert scene_selection.select_scenes([used[0]], region).used == (west,)
 
 
 @pytest.mark.parametrize(
@@ -427,8 +432,8 @@ def test_what_one_pass_is(changed, count):
     other = a_scene(
         "other", tile="32VMH", **{"orbit_state": "descending", "relative_orbit": 51} | changed
     )
-    assert len(passes.passes([other, first])) == count
-    assert passes.passes([heights("dem")]) == ()
+    assert len(passes.group_passes([other, first])) == count
+    assert passes.group_passes([heights("dem")]) == ()
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
@@ -442,8 +447,8 @@ def test_real_twins_of_earth_search():
     assert len(features) == 16
     scenes = []
     for page in pages:
-        source = search.Source(provider="earth-search", location=str(page))
-        scenes += search.find(source, ["S2L2A"], shapely.box(9, 47, 10, 48), None).scenes
+        source = search.CatalogSource(provider="earth-search", location=str(page))
+        scenes += search.find_scenes(source, ["S2L2A"], shapely.box(9, 47, 10, 48), None).scenes
     used, refused = chosen(scenes, region=shapely.box(9, 47, 10, 48))
     assert len(used) == len(refused) == 8
     assert all(name.endswith("_1_L2A") for name in used)
@@ -452,12 +457,12 @@ def test_real_twins_of_earth_search():
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
 def test_real_granules_of_one_pass_are_no_twins():
-    source = search.Source(
+    source = search.CatalogSource(
         provider="earth-search",
         location=str(Path(REALDATA or "") / "catalog/earth-search"),
         allow=(REALDATA or "",),
     )
-    found = search.find(source, ["S2L2A"], shapely.box(14, 45, 16, 47), None)
+    found = search.find_scenes(source, ["S2L2A"], shapely.box(14, 45, 16, 47), None)
     used, refused = chosen(found.scenes, region=shapely.box(14, 45, 16, 47))
     assert len(used) == 6
     assert refused == {}

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import scene_selection, snapshot
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import Refusal
+from catalogs.scene_selection import RejectedScene
 from catalogs.snapshot import Snapshot
 from tests.documents import WORLD, find
 
@@ -50,7 +50,7 @@ def test_the_digest_knows_neither_order_nor_place():
     digest = Snapshot(scenes=SCENES).digest
     assert Snapshot(scenes=tuple(shuffled)).digest == digest
     assert Snapshot(scenes=tuple(map(moved, SCENES))).digest == digest
-    assert Snapshot(scenes=SCENES, refused=(Refusal(id="x", reason="y"),)).digest == digest
+    assert Snapshot(scenes=SCENES, refused=(RejectedScene(id="x", reason="y"),)).digest == digest
     assert Snapshot(scenes=SCENES[1:]).digest != digest
     changed = (a_scene("d0", baseline="1.0"), *SCENES[1:])
     assert Snapshot(scenes=changed).digest != digest
@@ -66,7 +66,7 @@ def test_the_digest_stays_what_it_was():
 
 def test_a_snapshot_survives_its_file(tmp_path):
     path = tmp_path / "deep" / "snapshot.json"
-    written = Snapshot(scenes=SCENES, refused=(Refusal(id="x", reason="too cloudy"),))
+    written = Snapshot(scenes=SCENES, refused=(RejectedScene(id="x", reason="too cloudy"),))
     written.write(path)
     read = snapshot.read(path)
     assert read == written
@@ -111,7 +111,7 @@ def test_a_spoiled_file_is_refused(tmp_path, spoil, reason):
     values = json.loads(path.read_text())
     spoil(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(Wrong, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         snapshot.read(path)
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_snapshot(tmp_path, text):
     path = tmp_path / "snapshot.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(Wrong, match="no snapshot that can be read"):
+    with pytest.raises(InvalidInputError, match="no snapshot that can be read"):
         snapshot.read(path)
 
 
@@ -162,9 +162,9 @@ def test_any_order_of_real_documents_gives_one_digest(
         path = tmp_path / "items.json"
         path.write_text(json.dumps({"type": "FeatureCollection", "features": order}))
         found = find(path, modalities, region=WORLD, period=None, provider=provider)
-        chosen = scene_selection.choose(found.scenes, WORLD)
+        chosen = scene_selection.select_scenes(found.scenes, WORLD)
         whole = Snapshot(scenes=found.scenes, refused=found.refused)
-        answers.add((whole.digest, whole.refused, found.doubts,
+        answers.add((whole.digest, whole.refused, found.caveats,
                      Snapshot(scenes=chosen.used, refused=chosen.refused).digest))  # fmt: skip
 
     answers = set()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rasterio.errors import RasterioIOError
 
 from catalogs import href_policy, providers, signing
-from catalogs.errors import Transient, Wrong
+from catalogs.errors import TransientError, InvalidInputError
 from catalogs.sources import http_client
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"
@@ -79,7 +79,9 @@ HOSTILE = [
 
 
 def a_trust(origin="/catalog/catalog.json", provider="planetary-computer", allow=()):
-    return href_policy.Trust(provider=providers.get(provider), origin=origin, allow=tuple(allow))
+    return href_policy.HrefPolicy(
+        provider=providers.get(provider), origin=origin, allow=tuple(allow)
+    )
 
 
 @pytest.mark.parametrize("href", HOSTILE)
@@ -88,8 +90,8 @@ def test_hostile_hrefs_are_refused(href):
         ("/catalog/catalog.json", "/catalog/c/item.json"),
         (None, "https://planetarycomputer.microsoft.com/api/stac/v1/collections/c/items/i"),
     ]:
-        with pytest.raises(href_policy.Untrusted):
-            a_trust(origin).settle_raster(href, base)
+        with pytest.raises(href_policy.UntrustedHrefError):
+            a_trust(origin).resolve_raster(href, base)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_hostile_hrefs_are_refused(href):
     ],
 )
 def test_honest_hrefs_are_settled(href, settled):
-    assert a_trust().settle_raster(href, "/catalog/c/item.json") == settled
+    assert a_trust().resolve_raster(href, "/catalog/c/item.json") == settled
 
 
 def test_links_cannot_lead_out(tmp_path):
@@ -117,15 +119,15 @@ def test_links_cannot_lead_out(tmp_path):
     (inside / "folder").symlink_to(outside)
     trusted = a_trust(str(inside / "catalog.json"))
     for href in ("./link.tif", "./folder/a.tif"):
-        with pytest.raises(href_policy.Untrusted, match="outside of the catalog"):
-            trusted.settle_raster(href, str(inside / "item.json"))
+        with pytest.raises(href_policy.UntrustedHrefError, match="outside of the catalog"):
+            trusted.resolve_raster(href, str(inside / "item.json"))
     allowed = a_trust(str(inside / "catalog.json"), allow=[str(outside)])
-    assert allowed.settle_raster("./link.tif", str(inside / "item.json")) == str(outside / "a.tif")
+    assert allowed.resolve_raster("./link.tif", str(inside / "item.json")) == str(outside / "a.tif")
 
 
 def test_a_neighbour_with_a_longer_name_is_outside():
-    with pytest.raises(href_policy.Untrusted):
-        a_trust().settle_raster("/catalog-2/a.tif", "/catalog/item.json")
+    with pytest.raises(href_policy.UntrustedHrefError):
+        a_trust().resolve_raster("/catalog-2/a.tif", "/catalog/item.json")
 
 
 def test_the_allow_list_opens_hosts_folders_and_buckets(tmp_path):
@@ -139,41 +141,41 @@ def test_the_allow_list_opens_hosts_folders_and_buckets(tmp_path):
         "https://other.example/y/a.tif",
         "s3://mine/a.tif",
     ):
-        assert trusted.settle_raster(href, base) == href
+        assert trusted.resolve_raster(href, base) == href
     for href in (
         "http://cdn.example/a.tif",
         "https://www.cdn.example/a.tif",
         "http://127.0.0.1:9001/a.tif",
         "s3://mine-too/a.tif",
     ):
-        with pytest.raises(href_policy.Untrusted):
-            trusted.settle_raster(href, base)
+        with pytest.raises(href_policy.UntrustedHrefError):
+            trusted.resolve_raster(href, base)
 
 
 def test_a_remote_catalog_is_trusted_on_its_own_host_only():
     trusted = a_trust("http://127.0.0.1:8080/stac/catalog.json", "demo")
     base = "http://127.0.0.1:8080/stac/c/item.json"
-    assert trusted.settle_raster("../a.tif", base) == "http://127.0.0.1:8080/stac/a.tif"
-    assert trusted.settle_raster("/b/a.tif", base) == "http://127.0.0.1:8080/b/a.tif"
+    assert trusted.resolve_raster("../a.tif", base) == "http://127.0.0.1:8080/stac/a.tif"
+    assert trusted.resolve_raster("/b/a.tif", base) == "http://127.0.0.1:8080/b/a.tif"
     for href in ("http://127.0.0.1:8081/a.tif", "https://127.0.0.1:8080/a.tif", "file:///a.tif"):
-        with pytest.raises(href_policy.Untrusted):
-            trusted.settle_raster(href, base)
+        with pytest.raises(href_policy.UntrustedHrefError):
+            trusted.resolve_raster(href, base)
 
 
 def test_public_buckets_are_read_over_https():
-    settled = a_trust(provider="earth-search").settle_raster(
+    settled = a_trust(provider="earth-search").resolve_raster(
         "s3://copernicus-dem-30m/T/T.tif", "https://earth-search.aws.element84.com/v1/x"
     )
     assert settled == "https://copernicus-dem-30m.s3.eu-central-1.amazonaws.com/T/T.tif"
-    eodata = a_trust(provider="cdse").settle_raster("s3://eodata/S/B02_10m.jp2", "https://x/y")
+    eodata = a_trust(provider="cdse").resolve_raster("s3://eodata/S/B02_10m.jp2", "https://x/y")
     assert eodata == "s3://eodata/S/B02_10m.jp2"
 
 
 def test_secrets_stay_out_of_messages():
     signed = "https://evil.example/a.tif?sig=SECRET&se=1"
     for href in (signed, "https://me:SECRET@evil.example/a.tif", "weird:x?SECRET"):
-        with pytest.raises(href_policy.Untrusted) as raised:
-            a_trust().settle_raster(href, "/catalog/item.json")
+        with pytest.raises(href_policy.UntrustedHrefError) as raised:
+            a_trust().resolve_raster(href, "/catalog/item.json")
         assert "SECRET" not in str(raised.value)
     assert href_policy.redact(signed) == "https://evil.example/a.tif"
     assert href_policy.redact("/data/a.tif?sig=x") == "/data/a.tif"
@@ -267,25 +269,25 @@ def test_what_needs_no_signature_stays(service):
 
 
 def test_one_token_serves_a_container(service, monkeypatch):
-    monkeypatch.delenv(signing.SUBSCRIPTION, raising=False)
+    monkeypatch.delenv(signing.SUBSCRIPTION_KEY_VARIABLE, raising=False)
     service.answers[:] = [Answer(), Answer()]
     first = signing.sign(BLOB, providers.get("planetary-computer"))
     assert re.fullmatch(re.escape(BLOB) + r"\?se=1&sig=SECRET\d+", first)
     assert signing.sign(BLOB.replace("B02", "B03"), "planetary-computer") == first.replace(
         "B02", "B03"
     )
-    assert service.asked == [(f"{signing.TOKENS}/sentinel2l2a01/sentinel2-l2", {})]
+    assert service.asked == [(f"{signing.TOKEN_URL}/sentinel2l2a01/sentinel2-l2", {})]
     assert signing.sign(first, "planetary-computer") == first
-    signing.forget(first)
+    signing.forget_token(first)
     assert signing.sign(BLOB, "planetary-computer") != first
 
 
 def test_access_shows_no_token(service):
-    reading = signing.access(BLOB, "planetary-computer")
+    reading = signing.sign_with_options(BLOB, "planetary-computer")
     assert "SECRET" in reading.href
-    assert "SECRET" not in f"{reading!r} {reading} {reading.options}"
+    assert "SECRET" not in f"{reading!r} {reading} {reading.gdal_options}"
     assert BLOB in repr(reading)
-    assert reading.options == {}
+    assert reading.gdal_options == {}
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_access_shows_no_token(service):
     ],
 )
 def test_what_gdal_must_be_told_for_an_href(service, provider, href, options):
-    assert signing.access(href, provider) == signing.Access(href, options)
+    assert signing.sign_with_options(href, provider) == signing.SignedHref(href, options)
     assert service.asked == []
 
 
@@ -321,20 +323,25 @@ def test_a_table_of_one_s_own_says_how_buckets_and_hosts_are_reached(tmp_path):
         "mirrors: {'s3://twin/': 'https://data.example.org/twin/'}\n"
         "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
     )
-    assert signing.access("s3://open-data/a.tif", str(table)).options == {
+    assert signing.sign_with_options("s3://open-data/a.tif", str(table)).gdal_options == {
         "AWS_NO_SIGN_REQUEST": "YES"
     }
     bearer = {"GDAL_HTTP_AUTH": "BEARER"}
-    assert signing.access("https://data.example.org/a.tif", str(table)).options == bearer
-    assert signing.access("https://else.example.org/a.tif", str(table)).options == {}
+    assert (
+        signing.sign_with_options("https://data.example.org/a.tif", str(table)).gdal_options
+        == bearer
+    )
+    assert (
+        signing.sign_with_options("https://else.example.org/a.tif", str(table)).gdal_options == {}
+    )
     # ^ a host of the job's allow list never sees the token
-    trusted = href_policy.Trust(provider=providers.get(str(table)), origin=None, allow=())
+    trusted = href_policy.HrefPolicy(provider=providers.get(str(table)), origin=None, allow=())
     for href in ("s3://open-data/a.tif", "https://data.example.org/a.tif"):
-        assert trusted.settle_raster(href, "https://x.example.org/i.json") == href
-    mirrored = trusted.settle_raster("s3://twin/a.tif", "https://x.example.org/i.json")
+        assert trusted.resolve_raster(href, "https://x.example.org/i.json") == href
+    mirrored = trusted.resolve_raster("s3://twin/a.tif", "https://x.example.org/i.json")
     assert mirrored == "https://data.example.org/twin/a.tif"
-    with pytest.raises(href_policy.Untrusted, match="bucket"):
-        trusted.settle("s3://eodata/a.tif", "https://x.example.org/i.json")
+    with pytest.raises(href_policy.UntrustedHrefError, match="bucket"):
+        trusted.resolve("s3://eodata/a.tif", "https://x.example.org/i.json")
 
 
 class _Bucket(BaseHTTPRequestHandler):
@@ -358,8 +365,8 @@ def test_gdal_takes_the_options_of_a_bucket(tmp_path, monkeypatch):
             f"buckets: {{own: {{endpoint: '{endpoint}', access: requester-pays}}}}\n"
             "collections: {a: {modality: DEM, names: {DEM: data}}}\n"
         )
-        reading = signing.access("s3://own/folder/a.tif", str(table))
-        with rasterio.Env(AWS_HTTPS="NO", **reading.options), pytest.raises(RasterioIOError):
+        reading = signing.sign_with_options("s3://own/folder/a.tif", str(table))
+        with rasterio.Env(AWS_HTTPS="NO", **reading.gdal_options), pytest.raises(RasterioIOError):
             rasterio.open(reading.href, driver="GTiff")
         server.shutdown()
     headers = dict(server.seen)["/own/folder/a.tif"]
@@ -402,7 +409,7 @@ def test_a_token_about_to_end_is_replaced(service):
 
 
 def test_a_subscription_is_used(service, monkeypatch):
-    monkeypatch.setenv(signing.SUBSCRIPTION, "mine")
+    monkeypatch.setenv(signing.SUBSCRIPTION_KEY_VARIABLE, "mine")
     signing.sign(BLOB, "planetary-computer")
     assert service.asked[0][1] == {"Ocp-Apim-Subscription-Key": "mine"}
 
@@ -410,11 +417,11 @@ def test_a_subscription_is_used(service, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (requests.ConnectionError("https://x/token?sig=SECRET"), Transient, "ConnectionError"),
-        (Answer(status=503), Transient, "answers 503"),
-        (Answer(status=404), Wrong, r"answers 404.*public container"),
-        (Answer(document={"token": "sig=SECRET"}), Transient, "KeyError"),
-        (Answer(document=["SECRET"]), Transient, "TypeError"),
+        (requests.ConnectionError("https://x/token?sig=SECRET"), TransientError, "ConnectionError"),
+        (Answer(status=503), TransientError, "answers 503"),
+        (Answer(status=404), InvalidInputError, r"answers 404.*public container"),
+        (Answer(document={"token": "sig=SECRET"}), TransientError, "KeyError"),
+        (Answer(document=["SECRET"]), TransientError, "TypeError"),
     ],
 )
 def test_a_failed_token_is_told_without_secrets(service, answer, error, message):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from catalogs import href_policy, providers, snapshot
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import BANDS, Scene
 from catalogs.stac import item
 
@@ -111,16 +111,16 @@ def kind_of(document):
 
 def parse(document, provider, modality):
     known = providers.get(provider)
-    trusted = href_policy.Trust(provider=known, origin="/catalog/catalog.json", allow=())
+    trusted = href_policy.HrefPolicy(provider=known, origin="/catalog/catalog.json", allow=())
     return item.parse(document, provider=known, modality=modality, trust=trusted, base=BASE)
 
 
 def scene_or_reason(document, provider, modality):
     try:
-        item.area_of(document)
-        item.time_of(document)
+        item.read_footprint(document)
+        item.read_datetime(document)
         return parse(document, provider, modality).scene
-    except Wrong as error:
+    except InvalidInputError as error:
         return str(error)
 
 
@@ -136,8 +136,8 @@ def test_every_stac_document_is_a_scene_or_says_what_it_lacks(safe):
     assert REAL
     used = 0
     for path, document in REAL:
-        for name in (*providers.names(), safe):
-            for modality in providers.get(name).collections:
+        for name in (*providers.list_names(), safe):
+            for modality in providers.get(name).collections_by_modality:
                 answer = scene_or_reason(document, name, modality)
                 if isinstance(answer, str):
                     assert FACTS.search(answer), f"{path}: {answer}"
@@ -154,12 +154,12 @@ def test_stac_documents_of_a_kind_are_used_or_refused_alike(kind, safe):
     provider, modality = kind
     for path, document in wanted(kind):
         if modality == "S1GRD":
-            with pytest.raises(item.Unusable, match=r"not geocoded .*use S1RTC.*terrain"):
+            with pytest.raises(item.UnusableItemError, match=r"not geocoded .*use S1RTC.*terrain"):
                 parse(document, provider, modality)
             continue
         name = safe if provider == "safe" else provider
         if lacking := missing_fact(document, modality):
-            with pytest.raises(item.Unusable, match=lacking):
+            with pytest.raises(item.UnusableItemError, match=lacking):
                 parse(document, name, modality)
             continue
         scene = parse(document, name, modality).scene
@@ -175,13 +175,15 @@ def test_stac_documents_that_are_no_scenes_of_ours_say_why():
     assert KINDS
     for path, document in REAL:
         if not isinstance(document, dict) or document.get("type") != "Feature":
-            with pytest.raises(item.Unusable, match="no STAC item"):
+            with pytest.raises(item.UnusableItemError, match="no STAC item"):
                 parse(document, "earth-search", "S2L2A")
         elif ".zarr" in json.dumps(document.get("assets")):
-            with pytest.raises(Wrong, match=r"Zarr|no usable S2L2A asset"):
+            with pytest.raises(InvalidInputError, match=r"Zarr|no usable S2L2A asset"):
                 parse(document | {"collection": "sentinel-2-l2a"}, "cdse", "S2L2A")
         elif kind_of(document) is None and "assets" in document:
-            with pytest.raises(item.Unusable, match=r"its collection .* is not one of|has neither"):
+            with pytest.raises(
+                item.UnusableItemError, match=r"its collection .* is not one of|has neither"
+            ):
                 parse(document, "earth-search", "S2L2A")
         assert path
 
@@ -500,7 +502,7 @@ def test_changed_stac_documents_are_scenes_or_wrong(changed):
         return
     written = json.dumps(scene.to_dict(), allow_nan=False)
     assert Scene.from_dict(json.loads(written)) == scene
-    assert snapshot.digest_of([scene])
+    assert snapshot.compute_digest([scene])
     assert scene.datetime is None or scene.solar_day
     known = providers.get(provider)
     for asset in scene.assets.values():
@@ -514,10 +516,10 @@ def test_changed_stac_documents_are_scenes_or_wrong(changed):
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, [[]], {"type": "Feature"}, math.nan])
 def test_what_is_no_stac_document_at_all(value):
-    for read in (item.area_of, item.time_of):
-        with pytest.raises(Wrong, match=r"no STAC item|its id"):
+    for read in (item.read_footprint, item.read_datetime):
+        with pytest.raises(InvalidInputError, match=r"no STAC item|its id"):
             read(value)
-    with pytest.raises(Wrong, match=r"no STAC item|its id"):
+    with pytest.raises(InvalidInputError, match=r"no STAC item|its id"):
         parse(value, "earth-search", "S2L2A")
 
 
@@ -546,7 +548,7 @@ def test_malformed_stac_documents_are_told_in_one_clause(path, value, reason):
     for key in path[:-1]:
         holder = holder[key]
     holder[path[-1]] = value
-    with pytest.raises(Wrong, match=reason) as raised:
+    with pytest.raises(InvalidInputError, match=reason) as raised:
         parse(document, "planetary-computer", "S2L2A")
     assert len(str(raised.value)) < 500
     assert str(raised.value).isprintable()

@@ -91,20 +91,20 @@ def test_a_built_country_is_found_again_and_never_mistaken(built):
     before = built.land.truth.stat().st_mtime_ns
     assert demo.build(built.folder, seed=SEED, size=SIZE) == built.land
     assert built.land.truth.stat().st_mtime_ns == before
-    with pytest.raises(errors.Wrong, match="another folder"):
+    with pytest.raises(errors.InvalidInputError, match="another folder"):
         demo.build(built.folder, seed=SEED + 1, size=SIZE)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("chapter 1")
-    with pytest.raises(errors.Wrong, match="empty folder"):
+    with pytest.raises(errors.InvalidInputError, match="empty folder"):
         demo.build(tmp_path, seed=SEED, size=SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(("seed", "size"), [(-1, 512), (1, 480), (1, 1568), (1, 1000)])
 def test_a_size_or_seed_out_of_range_is_refused(tmp_path, seed, size):
-    with pytest.raises(errors.Wrong, match="seed" if seed < 0 else "size"):
+    with pytest.raises(errors.InvalidInputError, match="seed" if seed < 0 else "size"):
         demo.build(tmp_path / "x", seed=seed, size=size)
 
 

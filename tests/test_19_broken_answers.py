@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from catalogs.errors import Transient, Wrong
+from catalogs.errors import TransientError, InvalidInputError
 from catalogs.sources import http_client
 from tests.documents import ALL_FIVE, FIVE, an_item, find, ids
 from tests.servers.stac import Answer, Server, page, serve
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 def test_a_server_that_falls_silent(monkeypatch):
     monkeypatch.setattr(http_client, "TIMEOUT", (1.0, 0.1))
-    monkeypatch.setattr(http_client, "ATTEMPTS", 1)
-    with serve(Answer(pause=5)) as server, pytest.raises(Transient, match="does not answer"):
+    monkeypatch.setattr(http_client, "MAX_RETRIES", 1)
+    with serve(Answer(pause=5)) as server, pytest.raises(TransientError, match="does not answer"):
         find(server.url)
     assert len(server.of("/search")) <= 2
 
 
 def test_headers_that_never_end(monkeypatch):
-    monkeypatch.setattr(http_client, "DEADLINE", 0.2)
-    monkeypatch.setattr(http_client, "ATTEMPTS", 1)
+    monkeypatch.setattr(http_client, "RESPONSE_DEADLINE", 0.2)
+    monkeypatch.setattr(http_client, "MAX_RETRIES", 1)
     start = time.monotonic()
     slow = serve(Answer(trickle=0.1))
-    with slow as server, pytest.raises(Transient, match="does not answer"):
+    with slow as server, pytest.raises(TransientError, match="does not answer"):
         find(server.url)
     assert len(server.of("/search")) == 2
     assert time.monotonic() - start < 5
@@ -41,25 +41,25 @@ def test_headers_that_never_end(monkeypatch):
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
 def test_a_body_that_drips_for_ever(monkeypatch, headers):
-    monkeypatch.setattr(http_client, "DEADLINE", 0.3)
+    monkeypatch.setattr(http_client, "RESPONSE_DEADLINE", 0.3)
     text = gzip.compress(b"[" * 10**4) if headers else b" " * 10**5
     with (
         serve(Answer(body=text, drip=0.01, headers=headers)) as server,
-        pytest.raises(Transient, match="too slow"),
+        pytest.raises(TransientError, match="too slow"),
     ):
         find(server.url)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch, packed):
-    monkeypatch.setattr(http_client, "LARGEST", 2**20)
+    monkeypatch.setattr(http_client, "MAX_DOCUMENT_BYTES", 2**20)
     text = b" " * 2**23
     answer = (
         Answer(body=gzip.compress(text), headers={"Content-Encoding": "gzip"})
         if packed
         else Answer(body=text)
     )
-    with serve(answer) as server, pytest.raises(Wrong, match="more than 1 MiB"):
+    with serve(answer) as server, pytest.raises(InvalidInputError, match="more than 1 MiB"):
         find(server.url)
 
 
@@ -68,30 +68,37 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
     with serve(Answer(body=whole, cut=300), Answer(body=whole)) as server:
         assert ids(find(server.url)) == ALL_FIVE
     assert len(server.of("/search")) == 2
-    with serve(Answer(body=whole, cut=300)) as server, pytest.raises(Transient, match="breaks off"):
+    with (
+        serve(Answer(body=whole, cut=300)) as server,
+        pytest.raises(TransientError, match="breaks off"),
+    ):
         find(server.url)
-    assert len(server.of("/search")) == http_client.BROKEN_OFF
+    assert len(server.of("/search")) == http_client.BODY_ATTEMPTS
 
 
 @pytest.mark.parametrize(
     ("body", "kind", "words"),
     [
-        (b"<html><title>Maintenance</title></html>", Wrong, "is no JSON"),
-        (b"", Wrong, "is no JSON"),
-        (b"\xff\xfe\x00", Wrong, "/search"),
-        (b'{"features": [', Transient, "broken JSON"),
-        (b"[" * 100_000, Transient, "broken JSON"),
-        (b"[]", Wrong, "but a list"),
-        (b"7", Wrong, "but a int"),
-        ({"code": "Oops", "description": "out of order"}, Wrong, "no list of features.*out of"),
-        ({"features": {"a": 1}}, Wrong, "no list of features"),
-        ({"features": None}, Wrong, "no list of features"),
+        (b"<html><title>Maintenance</title></html>", InvalidInputError, "is no JSON"),
+        (b"", InvalidInputError, "is no JSON"),
+        (b"\xff\xfe\x00", InvalidInputError, "/search"),
+        (b'{"features": [', TransientError, "broken JSON"),
+        (b"[" * 100_000, TransientError, "broken JSON"),
+        (b"[]", InvalidInputError, "but a list"),
+        (b"7", InvalidInputError, "but a int"),
+        (
+            {"code": "Oops", "description": "out of order"},
+            InvalidInputError,
+            "no list of features.*out of",
+        ),
+        ({"features": {"a": 1}}, InvalidInputError, "no list of features"),
+        ({"features": None}, InvalidInputError, "no list of features"),
     ],
 )
 def test_what_is_no_page(body, kind, words):
     with serve(Answer(body=body)) as server, pytest.raises(kind, match=words):
         find(server.url)
-    assert len(server.of("/search")) <= http_client.BROKEN_OFF
+    assert len(server.of("/search")) <= http_client.BODY_ATTEMPTS
 
 
 def test_features_that_are_no_items_are_named_and_the_rest_is_used():
@@ -121,7 +128,7 @@ def test_features_that_are_no_items_are_named_and_the_rest_is_used():
 def test_a_landing_page_without_a_search(document, words):
     with (
         Server(lambda _: {"/": Answer(body=document)}) as server,
-        pytest.raises(Wrong, match=words),
+        pytest.raises(InvalidInputError, match=words),
     ):
         find(server.url)
 
@@ -137,7 +144,7 @@ def test_an_answer_cannot_lead_to_another_host():
         serve(search=f"{ELSEWHERE}/search"),
     ]
     for server in astray:
-        with server, pytest.raises(Wrong, match=f"another host, {ELSEWHERE}/search:"):
+        with server, pytest.raises(InvalidInputError, match=f"another host, {ELSEWHERE}/search:"):
             find(server.url)
 
 

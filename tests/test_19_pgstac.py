@@ -9,7 +9,7 @@ import requests
 import shapely
 
 from catalogs import search
-from catalogs.errors import NothingFound
+from catalogs.errors import NothingFoundError
 from catalogs.snapshot import Snapshot
 from catalogs.sources import api
 from tests.documents import WORLD
@@ -53,8 +53,8 @@ def ask(server, realdata):
     def both(provider, modalities=("S2L2A",), region=WORLD, period=None):
         places = (server, str(realdata / "catalog" / provider / "catalog.json"))
         return [
-            search.find(
-                search.Source(provider=provider, location=place, allow=(str(realdata),)),
+            search.find_scenes(
+                search.CatalogSource(provider=provider, location=place, allow=(str(realdata),)),
                 modalities,
                 region,
                 period,
@@ -76,7 +76,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("size", [1, 4, 5, 100])
 def test_pages_of_any_size_hold_the_same_scenes(ask, monkeypatch, size):
-    monkeypatch.setattr(api, "PAGE", size)
+    monkeypatch.setattr(api, "PAGE_SIZE", size)
     live, static = ask("earth-search")
     assert len(live.scenes) == 6
     same(live, static)
@@ -93,7 +93,7 @@ def test_every_provider_and_several_collections(ask, provider):
 
 
 def test_region_and_period_are_asked_for(ask, monkeypatch):
-    monkeypatch.setattr(api, "PAGE", 2)
+    monkeypatch.setattr(api, "PAGE_SIZE", 2)
     everything = ask("planetary-computer")[1].scenes
     for scene in everything[::6]:
         moment = scene.datetime
@@ -113,12 +113,12 @@ def test_a_region_across_180_degrees_is_understood(ask):
     # ^ from the middle of the scenes eastward to 160 degrees west
     same(live, static)
     assert len(live.scenes) == 6
-    with pytest.raises(NothingFound):
+    with pytest.raises(NothingFoundError):
         ask("earth-search", region=shapely.box(170, 45, 190, 47))
 
 
 def test_nothing_found_tells_the_extent(ask, server):
-    with pytest.raises(NothingFound) as raised:
+    with pytest.raises(NothingFoundError) as raised:
         ask("earth-search", region=shapely.box(-60, -30, -59, -29))
     message = str(raised.value)
     assert server in message

@@ -10,7 +10,7 @@ import pytest
 import shapely
 
 from catalogs import scene_selection
-from catalogs.errors import NothingFound, TerramosaicError, Transient, Wrong
+from catalogs.errors import NothingFoundError, TerramosaicError, TransientError, InvalidInputError
 from catalogs.snapshot import Snapshot
 from catalogs.sources import api, http_client
 from tests.documents import ALL_FIVE, FIVE, HERE, WORLD, an_item, day, find, ids
@@ -44,7 +44,7 @@ def test_an_api_is_asked_page_by_page(merge, stated):
     with serve(Answer(body=paged(FIVE, merge=merge, stated=stated))) as server:
         found = find(server.url)
     assert ids(found) == ALL_FIVE
-    assert found.doubts == ()
+    assert found.caveats == ()
     asked = server.of("/search")
     assert [one.method for one in asked] == ["POST"] * 3
     for one in asked:
@@ -81,20 +81,20 @@ def test_a_page_that_comes_again_ends_the_search_and_is_told():
     with serve(an_endless(lambda n: parts[min(n, 2)], 5)) as server:
         found = find(server.url)
     assert ids(found) == ["s0", "s1"]
-    assert [doubt.text for doubt in found.doubts] == ["the catalog states 5 items and gave 2"]
+    assert [doubt.text for doubt in found.caveats] == ["the catalog states 5 items and gave 2"]
 
 
 def test_a_stated_number_that_is_too_low_loses_nothing(monkeypatch):
-    monkeypatch.setattr(api, "PAGE", 2)
+    monkeypatch.setattr(api, "PAGE_SIZE", 2)
     with serve(Answer(body=paged(FIVE, stated=2))) as server:
         assert ids(find(server.url)) == ALL_FIVE
 
 
 def test_ever_new_items_end_in_an_error(monkeypatch):
-    monkeypatch.setattr(api, "MOST_PAGES", 20)
+    monkeypatch.setattr(api, "MAX_PAGES", 20)
     with (
         serve(an_endless(lambda n: [an_item(f"x{n}")])) as server,
-        pytest.raises(Wrong, match="more than 20 pages: ask for a smaller region"),
+        pytest.raises(InvalidInputError, match="more than 20 pages: ask for a smaller region"),
     ):
         find(server.url)
     assert len(server.of("/search")) <= 21
@@ -152,9 +152,12 @@ def test_a_busy_server_is_asked_again(status, method):
 
 
 def test_a_storm_that_lasts_is_transient():
-    with serve(Answer(status=503)) as server, pytest.raises(Transient, match="answers 503: try"):
+    with (
+        serve(Answer(status=503)) as server,
+        pytest.raises(TransientError, match="answers 503: try"),
+    ):
         find(server.url)
-    assert len(server.of("/search")) == http_client.ATTEMPTS + 1
+    assert len(server.of("/search")) == http_client.MAX_RETRIES + 1
 
 
 def in_seconds(seconds):
@@ -173,7 +176,7 @@ def test_retry_after_is_waited_for(stated):
 
 @pytest.mark.parametrize("stated", ["", "soon", "-5", "9" * 5000, "Thu, 99 Foo 2099", "0"])
 def test_a_senseless_retry_after_is_none(stated):
-    retry = http_client.retries()
+    retry = http_client.build_retry_policy()
     assert retry.parse_retry_after(stated) == 0.0
 
 
@@ -182,7 +185,7 @@ def test_a_wait_beyond_reason_is_told_at_once(stated):
     busy = Answer(status=429, headers={"Retry-After": stated()})
     with (
         serve(busy) as server,
-        pytest.raises(Transient, match=r"answers 429 and asks to come back in 3[56]\d\d s"),
+        pytest.raises(TransientError, match=r"answers 429 and asks to come back in 3[56]\d\d s"),
     ):
         find(server.url)
     assert len(server.of("/search")) == 1
@@ -190,7 +193,10 @@ def test_a_wait_beyond_reason_is_told_at_once(stated):
 
 def test_a_refused_question_is_not_repeated():
     refusal = Answer(status=400, body={"description": "datetime is odd"})
-    with serve(refusal) as server, pytest.raises(Wrong, match=r"answers 400.*datetime is odd"):
+    with (
+        serve(refusal) as server,
+        pytest.raises(InvalidInputError, match=r"answers 400.*datetime is odd"),
+    ):
         find(server.url)
     assert len(server.of("/search")) == 1
 
@@ -198,7 +204,7 @@ def test_a_refused_question_is_not_repeated():
 def test_a_silent_machine_is_transient():
     with serve() as server:
         gone = server.url
-    with pytest.raises(Transient, match="does not answer"):
+    with pytest.raises(TransientError, match="does not answer"):
         find(gone)
 
 
@@ -206,7 +212,7 @@ def test_a_silent_machine_is_transient():
 
 
 def test_an_api_without_an_answer_tells_what_it_holds():
-    with serve(page([])) as server, pytest.raises(NothingFound) as raised:
+    with serve(page([])) as server, pytest.raises(NothingFoundError) as raised:
         find(server.url)
     assert "sentinel-2-l2a runs from 2015-06-27 to today in [9, 56, 10, 57]" in str(raised.value)
     assert server.url in str(raised.value)
@@ -220,14 +226,14 @@ def test_a_region_of_many_corners_is_sent_as_boxes(methods):
     asked = server.of("/search")[0]
     sent = asked.body["intersects"] if asked.body else json.loads(asked.query["intersects"])
     sent = shapely.geometry.shape(sent)
-    assert shapely.get_num_coordinates(sent) <= api.LARGEST_OUTLINE[methods[0]]
+    assert shapely.get_num_coordinates(sent) <= api.MAX_REGION_VERTICES[methods[0]]
     assert sent.buffer(1e-9).covers(wiggly)
 
 
 def test_a_region_across_180_degrees_is_sent_in_two_parts():
     fine = shapely.Point(180, 0).buffer(2, quad_segs=400)
     for region in (shapely.box(178, -2, 182, 2), fine):
-        with serve(page([])) as server, pytest.raises(NothingFound):
+        with serve(page([])) as server, pytest.raises(NothingFoundError):
             find(server.url, region=region)
         sent = shapely.geometry.shape(server.of("/search")[0].body["intersects"])
         assert sent.geom_type == "MultiPolygon"
@@ -277,8 +283,8 @@ def test_sixteen_recorded_hits_are_eight_scenes(realdata):
     assert sent["datetime"].split("/")[0] == recorded["datetime"].split("/")[0]
     assert sent["datetime"].split("/")[1][:19] == recorded["datetime"].split("/")[1][:19]
     assert len(found.scenes) == 16
-    assert found.refused == found.doubts == ()
-    chosen = scene_selection.choose(found.scenes, region)
+    assert found.refused == found.caveats == ()
+    chosen = scene_selection.select_scenes(found.scenes, region)
     assert len(chosen.used) == len(chosen.refused) == 8
     assert all("reprocessed as" in refusal.reason for refusal in chosen.refused)
     assert {scene.baseline for scene in chosen.used} == {"05.00"}
@@ -298,7 +304,7 @@ def test_recorded_answers(realdata, path, name, provider, modality, counts):
     with replayed(realdata / "stac" / path / "_api", [name]) as server:
         source = {"modalities": (modality,), "region": WORLD, "period": None, "provider": provider}
         if counts[0] == 0:
-            with pytest.raises(NothingFound, match=f"{counts[1]} of them cannot be used"):
+            with pytest.raises(NothingFoundError, match=f"{counts[1]} of them cannot be used"):
                 find(server.url, **source)
             return
         found = find(server.url, **source)

@@ -17,7 +17,7 @@ def zone(longitude, latitude):
     """Return the zone of a place, which no other may hold as well."""
     (code,) = [
         code
-        for code, area in utm.outlines().items()
+        for code, area in utm.zone_polygons().items()
         if area.contains(shapely.Point(longitude, latitude))
     ]
     return code
@@ -51,11 +51,11 @@ def test_the_zone_is_the_one_that_pyproj_finds(place):
 )
 def test_zones_by_name(place, code):
     assert zone(*place) == code
-    assert grid.systems("utm", shapely.Point(*place).buffer(0.01)) == (code,)
+    assert grid.resolve_epsg_codes("utm", shapely.Point(*place).buffer(0.01)) == (code,)
 
 
 def test_the_zones_cover_the_world_once():
-    areas = list(utm.outlines().values())
+    areas = list(utm.zone_polygons().values())
     assert sum(area.area for area in areas) == pytest.approx(360 * 180)
     assert shapely.union_all(areas).area == pytest.approx(360 * 180)
 
@@ -64,14 +64,14 @@ def test_the_zones_cover_the_world_once():
 def test_the_parts_of_a_region_are_the_region(place, width, height):
     west, south = place
     region = shapely.box(west, south, min(west + width, 180), min(south + height, 90))
-    parts = [utm.ground(region, code) for code in utm.touched(region)]
+    parts = [utm.clip_to_zone(region, code) for code in utm.find_zones(region)]
     assert sum(part.area for part in parts) == pytest.approx(region.area, rel=1e-9)
     assert all(part.area > 0 for part in parts)
 
 
 def test_a_zone_that_is_only_touched_is_left_out():
-    assert utm.touched(shapely.box(6, 45, 12, 46)) == (32632,)
-    assert utm.touched(shapely.box(6, 45, 12.001, 46)) == (32632, 32633)
+    assert utm.find_zones(shapely.box(6, 45, 12, 46)) == (32632,)
+    assert utm.find_zones(shapely.box(6, 45, 12.001, 46)) == (32632, 32633)
     star = shapely.Polygon([(11, 45), (12, 45.5), (11, 46)])
-    assert utm.touched(star) == (32632,)
-    assert utm.ground(star, 32633).is_empty
+    assert utm.find_zones(star) == (32632,)
+    assert utm.clip_to_zone(star, 32633).is_empty

@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 from pipeline.compositing import units
 from tests import worlds
@@ -46,9 +46,9 @@ def test_a_missing_asset_is_missing_everywhere():
 
 def test_another_unit_is_refused():
     array = xr.DataArray([1.0], attrs={"units": "dB"}, name="VV")
-    with pytest.raises(Wrong, match="'dB' where 'm2 m-2'"):
-        units.expect(array, units.POWER)
-    units.expect(array.assign_attrs(units="m2 m-2"), units.POWER)
+    with pytest.raises(InvalidInputError, match="'dB' where 'm2 m-2'"):
+        units.check_unit(array, units.POWER)
+    units.check_unit(array.assign_attrs(units="m2 m-2"), units.POWER)
 
 
 @given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
@@ -93,26 +93,26 @@ def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
     assert units.convert(stored, [decibel], "S1GRD")[0, 0] == 1.0
 
 
-@pytest.mark.parametrize("modality", units.UNITS)
+@pytest.mark.parametrize("modality", units.UNIT_BY_MODALITY)
 @pytest.mark.parametrize("unit", ["reflectance", "power", "dB", "m", "class", "probability"])
 def test_numbers_in_a_strange_unit_are_refused(modality, unit):
     meaning = Radiometry(scale=1.0, offset=0.0, unit=unit)
-    if unit in units.STORED[units.UNITS[modality]]:
+    if unit in units.CONVERTIBLE_UNITS[units.UNIT_BY_MODALITY[modality]]:
         units.convert(np.ones((1, 2)), [meaning], modality)
     else:
-        with pytest.raises(Wrong, match=f"'{unit}' is read as {modality}"):
+        with pytest.raises(InvalidInputError, match=f"'{unit}' is read as {modality}"):
             units.convert(np.ones((1, 2)), [meaning], modality)
 
 
 def test_the_models_door_turns_power_to_decibel_once():
     power = xr.DataArray(np.array([0.1, np.nan], np.float32), attrs={"units": units.POWER})
-    decibel = units.for_model(power, "S1RTC")
+    decibel = units.to_model_unit(power, "S1RTC")
     assert decibel.values[0] == pytest.approx(-10)
     assert np.isnan(decibel.values[1])
     assert decibel.attrs["units"] == "dB"
-    with pytest.raises(Wrong, match="'dB' where"):
-        units.for_model(decibel, "S1RTC")
+    with pytest.raises(InvalidInputError, match="'dB' where"):
+        units.to_model_unit(decibel, "S1RTC")
     optical = power.assign_attrs(units=units.DN)
-    assert units.for_model(optical, "S2L1C") is optical
-    with pytest.raises(Wrong):
-        units.for_model(power, "S2L2A")
+    assert units.to_model_unit(optical, "S2L1C") is optical
+    with pytest.raises(InvalidInputError):
+        units.to_model_unit(power, "S2L2A")

@@ -15,8 +15,8 @@ CLEAR = (2, 4, 5, 6, 7, 11)
 
 @given(hnp.arrays(np.uint8, (12, 12), elements=st.integers(0, 11)), st.floats(1, 4))
 def test_dilation_is_a_distance(scl, radius):
-    found = masks.clear(scl, classes=CLEAR, dilate=radius)
-    cloudy = np.isin(scl, masks.CLOUDY)
+    found = masks.clear_mask(scl, classes=CLEAR, dilation_radius=radius)
+    cloudy = np.isin(scl, masks.CLOUDY_SCL)
     distance = (
         ndimage.distance_transform_edt(~cloudy) if cloudy.any() else np.full(scl.shape, np.inf)
     )
@@ -25,39 +25,45 @@ def test_dilation_is_a_distance(scl, radius):
 
 def test_without_dilation_the_classes_decide():
     scl = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert np.array_equal(masks.clear(scl, classes=CLEAR, dilate=0), np.isin(scl, CLEAR))
+    assert np.array_equal(
+        masks.clear_mask(scl, classes=CLEAR, dilation_radius=0), np.isin(scl, CLEAR)
+    )
 
 
 def test_the_swath_edge_is_not_widened():
     scl = np.full((9, 9), 4, np.uint8)
     scl[:, :3] = 0
-    assert masks.clear(scl, classes=CLEAR, dilate=3)[:, 3:].all()
+    assert masks.clear_mask(scl, classes=CLEAR, dilation_radius=3)[:, 3:].all()
 
 
 def test_no_data_is_never_clear():
-    assert not masks.clear(np.zeros((2, 2), np.uint8), classes=(0, 4), dilate=0).any()
+    assert not masks.clear_mask(np.zeros((2, 2), np.uint8), classes=(0, 4), dilation_radius=0).any()
 
 
 def test_scenes_do_not_widen_into_each_other():
     scl = np.full((2, 9, 9), 4, np.uint8)
     scl[0, 4, 4] = 9
-    found = masks.clear(scl, classes=CLEAR, dilate=2)
+    found = masks.clear_mask(scl, classes=CLEAR, dilation_radius=2)
     assert found[1].all()
     assert found[0].sum() == 81 - 13
 
 
 @given(st.integers(12, 255))
 def test_codes_that_do_not_exist_are_never_clear(code):
-    assert not masks.clear(np.full((2, 2), code, np.uint8), classes=range(256), dilate=0).any()
+    assert not masks.clear_mask(
+        np.full((2, 2), code, np.uint8), classes=range(256), dilation_radius=0
+    ).any()
 
 
 def test_which_classes_are_widened_is_a_choice_and_clear_ones_are_not():
     scl = np.full((9, 9), 4, np.uint8)
     scl[4, 4] = 11
     scl[0, 0] = 9
-    found = masks.clear(scl, classes=(4,), dilate=2, around=(11,))
+    found = masks.clear_mask(scl, classes=(4,), dilation_radius=2, dilated_classes=(11,))
     assert found.sum() == 81 - 13 - 1
-    assert masks.clear(scl, classes=(4, 11), dilate=2, around=(11,)).sum() == 80
+    assert (
+        masks.clear_mask(scl, classes=(4, 11), dilation_radius=2, dilated_classes=(11,)).sum() == 80
+    )
 
 
 def _radar(values):
@@ -68,26 +74,26 @@ def _radar(values):
 
 
 def test_a_dark_fringe_beside_the_edge_is_border_noise():
-    found = masks.fringe(_radar(1e-4), 20.0)
+    found = masks.detect_border_noise(_radar(1e-4), 20.0)
     assert found[:, 10:14].all()
     assert found.sum() == 4 * 60
 
 
 def test_water_is_kept_at_the_edge_and_darkness_is_kept_away_from_it():
-    assert not masks.fringe(_radar(10**-3.0), 20.0).any()
+    assert not masks.detect_border_noise(_radar(10**-3.0), 20.0).any()
     power = _radar(0.1)
     power[20:30, 45:] = 1e-5
     # ^ 35 pixels of 20 m from the edge
-    assert not masks.fringe(power, 20.0).any()
+    assert not masks.detect_border_noise(power, 20.0).any()
 
 
 def test_a_speckle_without_data_is_no_edge():
     power = np.full((60, 60), 1e-4, np.float32)
     power[::7, ::7] = np.nan
     power[30:34, 30:34] = np.nan
-    assert not masks.fringe(power, 20.0).any()
+    assert not masks.detect_border_noise(power, 20.0).any()
     power[30:35, 30:35] = np.nan
-    assert masks.fringe(power, 20.0).any()
+    assert masks.detect_border_noise(power, 20.0).any()
 
 
 @given(hnp.arrays(np.int8, (40, 40), elements=st.integers(0, 3)), st.integers(0, 12), st.data())
@@ -96,9 +102,9 @@ def test_border_noise_is_seen_by_what_lies_in_reach(kinds, size, data):
     row, column = (data.draw(st.integers(0, 40 - size)) for _ in range(2))
     power[row : row + size, column : column + size] = np.nan
     spacing = 250.0
-    reach = masks.fringe_reach(spacing)
+    reach = masks.border_noise_reach(spacing)
     inner = slice(reach + 3, 40 - reach - 5)
     near = slice(inner.start - reach, inner.stop + reach)
-    whole = masks.fringe(power, spacing)[inner, inner]
-    part = masks.fringe(power[near, near], spacing)[reach:-reach, reach:-reach]
+    whole = masks.detect_border_noise(power, spacing)[inner, inner]
+    part = masks.detect_border_noise(power[near, near], spacing)[reach:-reach, reach:-reach]
     assert np.array_equal(whole, part)

@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.shutil import copy
 
 from catalogs import signing
-from catalogs.errors import Unreadable
+from catalogs.errors import AssetReadError
 from catalogs.scene import Asset
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube, http_pool, http_ranges, raster_reader
@@ -36,7 +36,7 @@ GRID = Grid(
 VALUES = np.random.default_rng(1).integers(1, 60_000, (SIZE, SIZE)).astype(np.uint16)
 VALUES[:128, :128] = 0
 # ^ two by two blocks of nothing: zeros that are no failure
-SOURCE = raster_reader.Source(scene="S", provider="demo", nodata=0.0)
+SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
 SECRET = "sig=canary-4711"
 
 
@@ -65,9 +65,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def web(folder, monkeypatch):
     quick = dataclasses.replace(
-        http_ranges.PATIENCE, pause=0.002, timeout=(0.3, 0.3), deadline=20.0, longest_wait=2.0
+        http_ranges.RETRY_POLICY, pause=0.002, timeout=(0.3, 0.3), deadline=20.0, longest_wait=2.0
     )
-    monkeypatch.setattr(http_ranges, "PATIENCE", quick)
+    monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
     with server.serving(folder, stall=0.5) as running:
         yield running
 
@@ -103,7 +103,7 @@ def _once(fault, *, head):
 def test_a_fault_is_healed_or_an_error(web, fault, where, name):
     web.script = _once(fault, head=where == "header")
     if fault == "redirect":
-        with pytest.raises(Unreadable, match="leads to another host"):
+        with pytest.raises(AssetReadError, match="leads to another host"):
             _read(web, name)
     else:
         assert np.array_equal(_read(web, name), VALUES)
@@ -117,13 +117,13 @@ def test_a_fault_is_healed_or_an_error(web, fault, where, name):
 @pytest.mark.parametrize("fault", [fault for fault in server.FAULTS if fault != "whole"])
 def test_a_fault_that_stays_is_an_error(web, fault):
     web.script = lambda path, start, count: fault
-    with pytest.raises(Unreadable, match=r"^S: http://127.*deflate\.tif cannot be read \("):
+    with pytest.raises(AssetReadError, match=r"^S: http://127.*deflate\.tif cannot be read \("):
         _read(web)
     assert web.requests <= 25
 
 
 def test_what_is_not_there_is_not_asked_for_long(web):
-    with pytest.raises(Unreadable, match="HTTP 404, 2 attempt"):
+    with pytest.raises(AssetReadError, match="HTTP 404, 2 attempt"):
         _read(web, "gone.tif")
     assert web.requests == 2
 
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_not_asked_for_long(web):
 @pytest.mark.parametrize("size", [9, 200, 400, 700, 900, 1500, 4000])
 def test_a_file_that_is_said_to_be_short_never_has_empty_blocks(web, monkeypatch, size):
     """A block index that is cut off would read as blocks that were never written."""
-    monkeypatch.setattr(http_ranges, "HEAD", 2 * size)
+    monkeypatch.setattr(http_ranges, "HEADER_BYTES", 2 * size)
     web.script = _once("shrunk", head=True)
     assert np.array_equal(_read(web, "none.tif"), VALUES)
 
@@ -157,14 +157,14 @@ def test_many_threads_read_what_one_reads_within_the_providers_limit(web):
     ]
     serial = [_read(web, grid=part) for part in parts]
     web.latency = 0.01
-    http_pool.divide(8)
+    http_pool.divide_connections(8)
     try:
-        assert http_pool.allowed("demo") == 4
+        assert http_pool.max_connections("demo") == 4
         web.forget()
         with ThreadPoolExecutor(32) as pool:
             found = list(pool.map(lambda part: _read(web, grid=part), parts))
     finally:
-        http_pool.divide(1)
+        http_pool.divide_connections(1)
     assert all(map(np.array_equal, found, serial))
     assert 2 <= web.most <= 4
 
@@ -177,19 +177,19 @@ def test_a_server_that_asks_for_time_gets_it(web):
     web.forget()
     web.script = _once("503", head=True)
     web.retry_after = "9999"
-    with pytest.raises(Unreadable, match="come back in 9999 s"):
+    with pytest.raises(AssetReadError, match="come back in 9999 s"):
         _read(web)
 
 
 def test_the_time_of_a_read_is_bounded(web, monkeypatch):
     monkeypatch.setattr(
         http_ranges,
-        "PATIENCE",
-        dataclasses.replace(http_ranges.PATIENCE, attempts=99, deadline=0.8),
+        "RETRY_POLICY",
+        dataclasses.replace(http_ranges.RETRY_POLICY, attempts=99, deadline=0.8),
     )
     web.script = lambda path, start, count: "stall"
     started = time.monotonic()
-    with pytest.raises(Unreadable, match="cannot be read"):
+    with pytest.raises(AssetReadError, match="cannot be read"):
         _read(web)
     assert time.monotonic() - started < 3
 
@@ -199,11 +199,11 @@ class _Signer:
 
     def __init__(self, monkeypatch):
         self.number = 1
-        monkeypatch.setattr(signing, "access", self.access)
-        monkeypatch.setattr(signing, "forget", self.forget)
+        monkeypatch.setattr(signing, "sign_with_options", self.access)
+        monkeypatch.setattr(signing, "forget_token", self.forget)
 
     def access(self, href, provider):
-        return signing.Access(f"{href}?{SECRET}-{self.number}")
+        return signing.SignedHref(f"{href}?{SECRET}-{self.number}")
 
     def forget(self, href):
         self.number += 1
@@ -215,7 +215,7 @@ def test_a_token_that_has_expired_is_replaced_once(web, monkeypatch):
     assert np.array_equal(_read(web), VALUES)
     assert web.queries == [f"{SECRET}-1", f"{SECRET}-2", f"{SECRET}-2"]
     web.script = lambda path, start, count: "403"
-    with pytest.raises(Unreadable, match="HTTP 403, 2 attempt"):
+    with pytest.raises(AssetReadError, match="HTTP 403, 2 attempt"):
         _read(web)
     assert signer.number == 4
 
@@ -225,15 +225,15 @@ def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
     _Signer(monkeypatch)
     monkeypatch.setattr(
         http_ranges,
-        "PATIENCE",
-        dataclasses.replace(http_ranges.PATIENCE, attempts=2, timeout=(0.1, 0.1)),
+        "RETRY_POLICY",
+        dataclasses.replace(http_ranges.RETRY_POLICY, attempts=2, timeout=(0.1, 0.1)),
     )
     caplog.set_level(logging.DEBUG, logger="")
     web.script = lambda path, start, count: fault
     said = ""
     try:
         _read(web)
-    except Unreadable:
+    except AssetReadError:
         said = traceback.format_exc()
     assert any(SECRET in query for query in web.queries)
     assert "127.0.0.1" in caplog.text
@@ -246,7 +246,7 @@ def test_no_token_is_in_a_graph(web, monkeypatch, folder):
     scene = worlds.scene("S", "S2L2A", {"B02": local})
     asset: Asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
     far = dataclasses.replace(scene, provider="demo", assets={"B02": asset})
-    lazy = cube.stack([far], ["B02"], GRID, dtype="uint16", fill=0)
+    lazy = cube.stack([far], ["B02"], GRID, dtype="uint16", fill_value=0)
     assert b"canary" not in pickle.dumps(dict(lazy.__dask_graph__()))
     assert np.array_equal(lazy.values[0, 0], VALUES)
     assert SECRET in web.queries[0]
@@ -257,10 +257,12 @@ def test_remote_scenes_have_more_readers_than_cores(web, folder):
     near = worlds.scene("S", "S2L2A", {"B02": local})
     asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
     far = dataclasses.replace(near, provider="cdse", assets={"B02": asset})
-    assert raster_reader.threads([near], 2) == 2
-    assert raster_reader.threads([near, dataclasses.replace(far, provider="demo")], 2) == 16
-    assert raster_reader.threads([far], 2) == 4
-    assert raster_reader.threads([], 0) == 1
+    assert raster_reader.count_read_threads([near], 2) == 2
+    assert (
+        raster_reader.count_read_threads([near, dataclasses.replace(far, provider="demo")], 2) == 16
+    )
+    assert raster_reader.count_read_threads([far], 2) == 4
+    assert raster_reader.count_read_threads([], 0) == 1
 
 
 @pytest.mark.parametrize("fault", [None, "404", "503", "short", "reset"])
@@ -280,7 +282,12 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
     (folder / "bucket" / name).write_bytes((folder / "deflate.tif").read_bytes())
     web.script = lambda path, start, count: fault if web.requests == request_ else None
     found = raster_reader.read(
-        f"s3://bucket/{name}", SOURCE, GRID, resampling=Resampling.nearest, dtype="uint16", fill=0
+        f"s3://bucket/{name}",
+        SOURCE,
+        GRID,
+        resampling=Resampling.nearest,
+        dtype="uint16",
+        fill_value=0,
     )
     assert np.array_equal(found, VALUES)
     assert web.most <= 1 + (fault == "reset")
@@ -302,8 +309,8 @@ def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypat
     assert np.isfinite(expected).all()
     sent = []
     with server.serving(tmp_path) as web:
-        for kept in (http_ranges.KEPT, 30_000, 0):
-            monkeypatch.setattr(http_ranges, "KEPT", kept)
+        for kept in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
+            monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", kept)
             web.forget()
             found = _read(web, "dem.tif", grid, **options)
             assert np.array_equal(found, expected, equal_nan=True)

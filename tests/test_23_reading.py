@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from catalogs.errors import Unreadable, Wrong
+from catalogs.errors import AssetReadError, InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import raster_reader
 from tests import worlds
 
-SOURCE = raster_reader.Source(scene="S", provider="planetary-computer", nodata=0.0)
+SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
 
 
 def _read(path, grid, **options):
@@ -103,7 +103,7 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=499_900.0, top=5_199_700.0, height=90, width=80
     )
-    source = raster_reader.Source(scene="S", provider="planetary-computer", nodata=None)
+    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
     found = _read(
         path, grid, source=source, resampling=Resampling.bilinear, dtype="float32", fill=np.nan
     )
@@ -118,7 +118,7 @@ def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
     )
-    source = raster_reader.Source(scene="S", provider="planetary-computer", nodata=-32768.0)
+    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
     found = _read(path, grid, source=source, dtype="float32", fill=np.nan)
     assert found[0, 0] == 1
     assert found[1, 1] == 2
@@ -147,7 +147,7 @@ def test_a_failed_read_is_an_error_and_never_nodata(tmp_path, damage):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=256, width=256
     )
-    with pytest.raises(Unreadable, match=r"S: .*B02\.tif cannot be read"):
+    with pytest.raises(AssetReadError, match=r"S: .*B02\.tif cannot be read"):
         _read(path, grid)
 
 
@@ -161,7 +161,7 @@ def test_a_virtual_raster_is_not_opened(tmp_path, noise):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
     )
-    with pytest.raises(Unreadable):
+    with pytest.raises(AssetReadError):
         _read(path, grid)
 
 
@@ -175,5 +175,5 @@ def test_a_raster_in_radar_geometry_is_refused(tmp_path):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
     )
-    with pytest.raises(Wrong, match="coordinate system"):
+    with pytest.raises(InvalidInputError, match="coordinate system"):
         _read(path, grid)

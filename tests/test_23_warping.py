@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from rasterio.warp import reproject
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import reprojection
 from tests import worlds
@@ -37,13 +37,13 @@ SHAPE = (410, 430)
 
 def _read(path, grid, resampling, *, nodata=0.0, dtype="uint16", fill=0):
     with rasterio.open(path) as dataset:
-        return reprojection.on_grid(
+        return reprojection.read_on_grid(
             dataset,
             grid,
             nodata=nodata,
             resampling=resampling,
             dtype=np.dtype(dtype),
-            fill=fill,
+            fill_value=fill,
         )
 
 
@@ -403,7 +403,7 @@ NAMELESS = CRS.from_proj4("+proj=tmerc +lon_0=15 +k=0.9996 +x_0=500000 +datum=WG
 )
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_system_is_known_by_what_it_is(tmp_path, crs, kernel, monkeypatch):
-    monkeypatch.setattr(reprojection, "_warp", None)
+    monkeypatch.setattr(reprojection, "_warp_blocks", None)
     # ^ not to be called
     values = _random((40, 50))
     transform = from_origin(worlds.LEFT, worlds.TOP, 10, 10)
@@ -537,7 +537,7 @@ def test_where_bounds_cannot_be_reckoned_the_raster_is_read(noise, monkeypatch):
 def test_a_coarse_grid_reads_a_fine_raster_in_pieces(noise, monkeypatch, kernel):
     grid = _around(150.0, 3.3)
     expected = _read(noise, grid, kernel)
-    monkeypatch.setattr(reprojection, "AT_ONCE", 2**12)
+    monkeypatch.setattr(reprojection, "MAX_SOURCE_PIXELS", 2**12)
     most = 0
     plain = rasterio.DatasetReader.read
 
@@ -558,13 +558,13 @@ def test_a_coarse_grid_reads_a_fine_raster_in_pieces(noise, monkeypatch, kernel)
 
     with rasterio.open(noise) as dataset:
         watched = Watched(dataset) if kernel is Resampling.nearest else dataset
-        found = reprojection.on_grid(
-            watched, grid, nodata=0, resampling=kernel, dtype=np.dtype("uint16"), fill=0
+        found = reprojection.read_on_grid(
+            watched, grid, nodata=0, resampling=kernel, dtype=np.dtype("uint16"), fill_value=0
         )
     assert np.array_equal(found, expected)
     assert most <= 4 * 2**12 or most <= 15 * SHAPE[1]
     # ^ never less than a row of the output
-    assert reprojection._side(1 / 15) <= 4
+    assert reprojection._block_size(1 / 15) <= 4
 
 
 @pytest.mark.parametrize(
@@ -580,7 +580,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, values, dtype, named):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=1, width=2
     )
-    with pytest.raises(Wrong, match=f"such as {named} .*{dtype} is expected"):
+    with pytest.raises(InvalidInputError, match=f"such as {named} .*{dtype} is expected"):
         _read(path, grid, Resampling.nearest, dtype=dtype)
 
 
@@ -604,10 +604,14 @@ def test_nodata_that_no_pixel_can_hold_is_none(tmp_path):
 def test_heights_do_not_hide_a_geographic_system():
     step = Affine.scale(1 / 3600, -1 / 3600)
     for code in (4326, 9707, 4258):
-        assert reprojection.spacing(CRS.from_epsg(code), step) == pytest.approx(30.9, abs=0.05)
-    assert reprojection.spacing(ZONE, Affine.scale(20, -20)) == 20
-    assert reprojection.spacing(ZONE, Affine.rotation(30) * Affine.scale(20, -20)) == pytest.approx(
-        20
-    )
+        assert reprojection.pixel_size_metres(CRS.from_epsg(code), step) == pytest.approx(
+            30.9, abs=0.05
+        )
+    assert reprojection.pixel_size_metres(ZONE, Affine.scale(20, -20)) == 20
+    assert reprojection.pixel_size_metres(
+        ZONE, Affine.rotation(30) * Affine.scale(20, -20)
+    ) == pytest.approx(20)
     feet = CRS.from_epsg(2263)
-    assert reprojection.spacing(feet, Affine.scale(100, -100)) == pytest.approx(30.48, abs=0.001)
+    assert reprojection.pixel_size_metres(feet, Affine.scale(100, -100)) == pytest.approx(
+        30.48, abs=0.001
+    )

@@ -15,7 +15,7 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
 from pipeline.compositing import units
 from pipeline.grid.grid import Grid
@@ -51,7 +51,7 @@ def _scenes(folder):
 
 def test_the_cube_equals_rasterio(tmp_path):
     scenes = _scenes(tmp_path)
-    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
     assert stack.dims == ("time", "band", "y", "x")
     assert stack.shape == (2, 2, 30, 40)
     values = stack.compute(scheduler="synchronous")
@@ -65,14 +65,14 @@ def test_the_cube_equals_rasterio(tmp_path):
 
 
 def test_pixel_centres_are_where_they_should_be(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
     assert stack.x.values[0] == GRID.left + 5
     assert stack.y.values[0] == GRID.top - 5
     assert stack.rio.transform() == GRID.transform
 
 
 def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02", "B11"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(_scenes(tmp_path), ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
     values = stack[0].compute(scheduler="synchronous")
     values.rio.write_crs(GRID.epsg).rio.to_raster(tmp_path / "back.tif")
     with rasterio.open(tmp_path / "back.tif") as file:
@@ -83,10 +83,10 @@ def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
 
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)
-    for unit in units.UNITS.values():
-        with pytest.raises(Wrong):
-            units.expect(stack, unit)
+    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
+    for unit in units.UNIT_BY_MODALITY.values():
+        with pytest.raises(InvalidInputError):
+            units.check_unit(stack, unit)
 
 
 def test_nothing_is_read_before_it_is_needed(tmp_path):
@@ -94,15 +94,15 @@ def test_nothing_is_read_before_it_is_needed(tmp_path):
     for scene in scenes:
         for one in scene.assets.values():
             (tmp_path / one.href).unlink()
-    stack = cube.stack(scenes, ["B02"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(scenes, ["B02"], GRID, dtype="uint16", fill_value=0)
     with pytest.raises(Exception, match="cannot be read"):
         stack.compute(scheduler="synchronous")
 
 
 def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
     scenes = _scenes(tmp_path)
-    scenes[0] = scenes[0].only(["B02"])
-    values = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill=0).compute(
+    scenes[0] = scenes[0].select_bands(["B02"])
+    values = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0).compute(
         scheduler="synchronous"
     )
     assert (values[0].sel(band="B11") == 0).all()
@@ -122,7 +122,7 @@ def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
         )
         for name in away
     ]
-    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
     assert stack["id"].values.tolist() == away
     sums = stack.sum(("y", "x")).compute(scheduler="synchronous")
     assert [bool(one) for one in sums.sel(band="B02")] == [name == "near" for name in away]
@@ -145,8 +145,8 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
         top=5_215_000.0,
     )
     bands = ["B02", "B11"]
-    alone = cube.stack([own], bands, GRID, dtype="uint16", fill=0)[0]
-    beside = cube.stack([other, own], bands, GRID, dtype="uint16", fill=0)[1]
+    alone = cube.stack([own], bands, GRID, dtype="uint16", fill_value=0)[0]
+    beside = cube.stack([other, own], bands, GRID, dtype="uint16", fill_value=0)[1]
     assert np.array_equal(
         alone.compute(scheduler="synchronous"), beside.compute(scheduler="synchronous")
     )
@@ -154,7 +154,7 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
 
 def test_no_signature_in_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr("catalogs.signing.sign", lambda href, _: f"{href}?sig=CANARY")
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
     import cloudpickle
 
     assert b"CANARY" not in cloudpickle.dumps(dask.optimize(stack))
@@ -179,8 +179,12 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
     ("unit", "size", "epsg", "kernel"),
     [
         # classes and what goes with them, and logarithms: never mixed
-        *((unit, size, 32633, NEAREST) for unit in cube.PICKED for size in (5.0, 10.0, 60.0)),
-        *((unit, size, 4326, NEAREST) for unit in cube.PICKED for size in (5.0, 30.0)),
+        *(
+            (unit, size, 32633, NEAREST)
+            for unit in cube.NEAREST_UNITS
+            for size in (5.0, 10.0, 60.0)
+        ),
+        *((unit, size, 4326, NEAREST) for unit in cube.NEAREST_UNITS for size in (5.0, 30.0)),
         ("reflectance", 60.0, 32633, NEAREST),
         ("reflectance", 10.0, 32633, NEAREST),
         ("reflectance", 5.0, 32633, AVERAGE),
@@ -197,7 +201,7 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
     ],
 )
 def test_the_asset_decides_how_it_is_resampled(unit, size, epsg, kernel):
-    assert cube._resampling(_asset(unit, size, epsg), GRID) is kernel
+    assert cube._choose_resampling(_asset(unit, size, epsg), GRID) is kernel
 
 
 def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
@@ -221,7 +225,7 @@ def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
             for band, size, shift in (("B02", 10.0, 0.0), ("B05", 20.0, 10.0), ("B09", 60.0, 10.0))
         },
     )
-    stack = cube.stack([scene], ["B02", "B05", "B09"], GRID, dtype="uint16", fill=0)[0]
+    stack = cube.stack([scene], ["B02", "B05", "B09"], GRID, dtype="uint16", fill_value=0)[0]
     values = stack.compute(scheduler="synchronous")
     for band, size, shift in (("B02", 10, 0), ("B05", 20, 10), ("B09", 60, 10)):
         with rasterio.open(scene.assets[band].href) as file:
@@ -254,7 +258,7 @@ def test_no_asset_is_dropped_by_its_corners(tmp_path, place, epsg, longitude, la
     grid = Grid(
         epsg=epsg, resolution=30.0, left=round(x) - 150, top=round(y) + 150, height=10, width=10
     )
-    found = cube.stack([scene], ["DEM"], grid, dtype="float32", fill=np.nan)
+    found = cube.stack([scene], ["DEM"], grid, dtype="float32", fill_value=np.nan)
     assert np.isfinite(found.compute(scheduler="synchronous")).mean() > 0.4
 
 
@@ -262,7 +266,7 @@ def test_scenes_of_one_name_are_two(tmp_path):
     first, _ = _scenes(tmp_path / "a")
     second, _ = _scenes(tmp_path / "b")
     other = worlds.optical(tmp_path / "c", first.id, {"B02": np.full((80, 80), 3, np.uint16)})
-    stack = cube.stack([first, other, second], ["B02"], GRID, dtype="uint16", fill=0)
+    stack = cube.stack([first, other, second], ["B02"], GRID, dtype="uint16", fill_value=0)
     values = stack.compute(scheduler="synchronous").values
     assert (values[1] == 3).all()
     assert np.array_equal(values[0], values[2])
@@ -297,7 +301,7 @@ def scenes(tmp_path_factory):
         )
         for name, place in places.items()
     }
-    made["few"] = made["own"].only(["B05"])
+    made["few"] = made["own"].select_bands(["B05"])
     return made
 
 
@@ -331,11 +335,15 @@ def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, o
         width=data.draw(st.integers(1, width - column)),
     )
     chosen = [scenes[name] for name in names]
-    whole = cube.stack(chosen, BANDS, grid, dtype="uint16", fill=0).compute(scheduler="synchronous")
-    found = cube.stack(chosen, BANDS, part, dtype="uint16", fill=0).compute(scheduler="synchronous")
+    whole = cube.stack(chosen, BANDS, grid, dtype="uint16", fill_value=0).compute(
+        scheduler="synchronous"
+    )
+    found = cube.stack(chosen, BANDS, part, dtype="uint16", fill_value=0).compute(
+        scheduler="synchronous"
+    )
     expected = whole[:, :, row : row + part.height, column : column + part.width]
     assert np.array_equal(found, expected)
     assert math.isclose(found.x.values[0], expected.x.values[0])
     assert set(np.unique(whole.sel(band="SCL"))) <= set(range(12))
-    alone = cube.stack(chosen[-1:], BANDS, grid, dtype="uint16", fill=0)[0]
+    alone = cube.stack(chosen[-1:], BANDS, grid, dtype="uint16", fill_value=0)[0]
     assert np.array_equal(alone.compute(scheduler="synchronous"), whole[-1])

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 from pipeline.compositing import composite, optical, units
 from pipeline.grid.grid import Grid
-from pipeline.plan.recipe import METHODS, Recipe
+from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 from tests import worlds
 
 GRID = Grid(
@@ -33,11 +33,11 @@ def _recipe(**more):
 
 def _of(modality, scenes, bands, grid=GRID, dilate=0.0, **more):
     recipe = _recipe(dilate_m=dilate, **more)
-    made = composite.of(modality, scenes, bands, grid, recipe=recipe)
+    made = composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return (
         made.values.compute(scheduler="synchronous"),
         made.observations.compute(scheduler="synchronous").values,
-        made.last.compute(scheduler="synchronous").values,
+        made.last_day.compute(scheduler="synchronous").values,
     )
 
 
@@ -62,7 +62,7 @@ def test_the_median_is_numpys(values):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = np.nanmedian(values, axis=0)
-    assert np.array_equal(optical.median(values), expected, equal_nan=True)
+    assert np.array_equal(optical.nanmedian(values), expected, equal_nan=True)
 
 
 def test_offset_and_offset_free_scenes_agree(tmp_path):
@@ -212,7 +212,7 @@ def test_of_equally_near_days_the_earliest_is_taken(tmp_path):
     assert (values.values[0] == 100).all()
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", COMPOSITE_METHODS[1:])
 def test_all_bands_are_of_one_day_and_the_day_with_more_bands_goes_first(tmp_path, method):
     scenes = _days(tmp_path, [(100, 110), (120, 0)], covers=(9.0, 1.0))
     values, _, last = _of("S2L2A", scenes, ["B02", "B03"], method=method)
@@ -236,8 +236,8 @@ def test_first_and_last_days_are_those_of_the_clear_observations(tmp_path):
         )
         for n in range(3)
     ]
-    made = composite.of("S2L2A", scenes, ["B02"], GRID, recipe=_recipe())
-    first, last = made.first.values, made.last.values
+    made = composite.compose_modality("S2L2A", scenes, ["B02"], GRID, recipe=_recipe())
+    first, last = made.first_day.values, made.last_day.values
     assert (first[:5] == _day(2)).all()
     assert (first[5:] == _day(1)).all()
     assert (last[:10] == _day(3)).all()
@@ -295,7 +295,7 @@ def _worlds(draw):
 
 
 @settings(max_examples=15)
-@given(_worlds(), st.sampled_from(METHODS), st.booleans())
+@given(_worlds(), st.sampled_from(COMPOSITE_METHODS), st.booleans())
 def test_the_halves_make_the_whole(world, method, across):
     looks, codes, days, covers, cut = world
     with tempfile.TemporaryDirectory() as folder:
@@ -347,9 +347,9 @@ def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_pa
 def test_several_satellites_are_worth_a_note(tmp_path):
     one = _radar(tmp_path, "a", 0.1, orbit="ascending")
     first = dataclasses.replace(one, platform="sentinel-1a")
-    assert composite.mixed([first, first, one]) is None
+    assert composite.describe_mixed_satellites([first, first, one]) is None
     other = dataclasses.replace(one, platform="sentinel-1c")
-    assert "sentinel-1a, sentinel-1c" in composite.mixed([other, first])
+    assert "sentinel-1a, sentinel-1c" in composite.describe_mixed_satellites([other, first])
 
 
 def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_path):
@@ -357,15 +357,15 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
     path = worlds.raster(tmp_path / "dem.tif", np.ones((20, 20), np.float32))
     dem = worlds.scene("dem", "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
     scenes = [*days, dem]
-    assert composite.in_step(scenes, ("2024-06-01", "2024-06-02")) == (*days[:2], dem)
-    assert composite.in_step(scenes, ("2024-06-03", "2024-06-03")) == (days[2], dem)
-    assert composite.in_step(scenes, ("2023-01-01", "2023-12-31")) == (dem,)
+    assert composite.select_scenes_in_step(scenes, ("2024-06-01", "2024-06-02")) == (*days[:2], dem)
+    assert composite.select_scenes_in_step(scenes, ("2024-06-03", "2024-06-03")) == (days[2], dem)
+    assert composite.select_scenes_in_step(scenes, ("2023-01-01", "2023-12-31")) == (dem,)
 
 
 def test_another_unit_than_the_modalitys_is_refused(tmp_path):
     path = worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
     asset = worlds.asset(path, "VV", worlds.REFLECTANCE, None)
-    with pytest.raises(Wrong, match="'reflectance' is read as S1RTC"):
+    with pytest.raises(InvalidInputError, match="'reflectance' is read as S1RTC"):
         _of("S1RTC", [worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
 
 
@@ -373,6 +373,8 @@ def test_composites_are_lazy_whatever_the_method(tmp_path):
     scenes = _days(tmp_path, [(1, 1)])
     for asset in scenes[0].assets.values():
         Path(asset.href).unlink()
-    for method in METHODS:
-        made = composite.of("S2L2A", scenes, ["B02", "B03"], GRID, recipe=_recipe(method=method))
+    for method in COMPOSITE_METHODS:
+        made = composite.compose_modality(
+            "S2L2A", scenes, ["B02", "B03"], GRID, recipe=_recipe(method=method)
+        )
         assert made.values.shape == (2, 20, 20)

@@ -16,7 +16,7 @@ CELL = 4
 
 @given(arrays.arrays(np.uint16, (8, 12), elements=st.integers(0, 5)))
 def test_a_cell_counts_what_half_of_its_pixels_reach(counts):
-    found = downsample.reached(counts, CELL)
+    found = downsample.upper_median(counts, CELL)
     for row in range(2):
         for column in range(3):
             pixels = counts[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
@@ -28,9 +28,9 @@ def test_a_cell_counts_what_half_of_its_pixels_reach(counts):
 
 @given(arrays.arrays(np.uint16, (5, 7), elements=st.integers(0, 60000)))
 def test_a_pixel_is_its_own_cell(counts):
-    assert np.array_equal(downsample.reached(counts, 1), counts)
-    assert np.array_equal(downsample.latest(counts, 1), counts)
-    assert np.array_equal(downsample.some(counts > 9, 1), counts > 9)
+    assert np.array_equal(downsample.upper_median(counts, 1), counts)
+    assert np.array_equal(downsample.latest_day(counts, 1), counts)
+    assert np.array_equal(downsample.any_pixel(counts > 9, 1), counts > 9)
     values = np.where(counts % 3 == 0, np.nan, counts).astype(np.float32)
     assert np.array_equal(downsample.mean(values, 1), values, equal_nan=True)
 
@@ -38,8 +38,8 @@ def test_a_pixel_is_its_own_cell(counts):
 def test_days_bits_and_means_of_a_cell():
     days = np.zeros((4, 8), np.uint16)
     days[3, 1], days[0, 0] = 20_000, 19_000
-    assert downsample.latest(days, CELL).tolist() == [[20_000, 0]]
-    assert downsample.some(days > 0, CELL).tolist() == [[True, False]]
+    assert downsample.latest_day(days, CELL).tolist() == [[20_000, 0]]
+    assert downsample.any_pixel(days > 0, CELL).tolist() == [[True, False]]
     values = np.full((2, 4, 8), np.nan, np.float32)
     values[0, :2, :4], values[1, 3, 5] = 3.0, 8.0
     values[0, 0, 0] = 11.0
@@ -81,4 +81,4 @@ def test_cells_cover_their_pixels_and_are_counted_alike_everywhere(grid, cell):
 
 def test_a_grid_of_pixels_is_its_own():
     grid = Grid(epsg=32633, resolution=10.0, left=433.0, top=907.5, height=33, width=47)
-    assert grid.coarsened(1) == grid == grid.refined(1)
+    assert grid.coarsen(1) == grid == grid.refine(1)

@@ -13,7 +13,7 @@ from pipeline.grid.window_lattice import Lattice
 
 lattices = st.builds(
     lambda margin, ramp, flat: Lattice(
-        window=2 * margin + 2 * ramp + flat, stride=ramp + flat, margin=margin
+        window=2 * margin + 2 * ramp + flat, stride=ramp + flat, context_width=margin
     ),
     st.integers(0, 8),
     st.integers(0, 20),
@@ -41,43 +41,45 @@ def test_every_window_of_a_tile_gives_it_weight(lattice, first, count):
 
 def test_a_lattice_with_gaps_cannot_be_made():
     with pytest.raises(ValueError, match="left out"):
-        Lattice(window=64, stride=60, margin=4)
+        Lattice(window=64, stride=60, context_width=4)
 
 
 @given(st.integers(-30, 30), st.integers(-30, 30))
 def test_tiles_and_crops_share_their_windows(row, column):
-    lattice = Lattice(window=32, stride=20, margin=2)
+    lattice = Lattice(window=32, stride=20, context_width=2)
     grid = Grid(epsg=32633, resolution=10.0, left=503.25, top=907.5, height=90, width=80)
     crop = grid.window(row=row, column=column, height=40, width=40)
 
     def seen(area):
-        placed = window_lattice.place(area, lattice)
-        first = placed.context.origin_index()
-        return {(first[0] + r, first[1] + c) for r, c in placed.origins}
+        placed = window_lattice.place_windows(area, lattice)
+        first = placed.context_grid.origin_index()
+        return {(first[0] + r, first[1] + c) for r, c in placed.window_origins}
 
     whole = seen(grid.window(row=-30, column=-30, height=160, width=160))
     assert seen(crop) <= whole
 
 
 def test_the_context_holds_every_window():
-    lattice = Lattice(window=32, stride=20, margin=2)
+    lattice = Lattice(window=32, stride=20, context_width=2)
     grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
-    placed = window_lattice.place(grid.window(row=16, column=16, height=16, width=16), lattice)
-    for row, column in placed.origins:
-        assert 0 <= row <= placed.context.height - 32
-        assert 0 <= column <= placed.context.width - 32
-    x = placed.context.left + placed.offset[1] * 10
-    y = placed.context.top - placed.offset[0] * 10
+    placed = window_lattice.place_windows(
+        grid.window(row=16, column=16, height=16, width=16), lattice
+    )
+    for row, column in placed.window_origins:
+        assert 0 <= row <= placed.context_grid.height - 32
+        assert 0 <= column <= placed.context_grid.width - 32
+    x = placed.context_grid.left + placed.tile_offset[1] * 10
+    y = placed.context_grid.top - placed.tile_offset[0] * 10
     assert (x, y) == (160.0, -160.0)
 
 
 def test_the_ramp_has_the_smallest_step_there_is():
-    lattice = Lattice(window=224, stride=208, margin=0)
-    assert np.diff(lattice.profile()).max() == pytest.approx(1 / 16)
+    lattice = Lattice(window=224, stride=208, context_width=0)
+    assert np.diff(lattice.compute_axis_weights()).max() == pytest.approx(1 / 16)
 
 
 def test_a_coarse_lattice_covers_the_same_ground():
-    lattice = Lattice(window=224, stride=192, margin=16)
-    assert lattice.coarse(16) == Lattice(window=14, stride=12, margin=1)
+    lattice = Lattice(window=224, stride=192, context_width=16)
+    assert lattice.coarsen(16) == Lattice(window=14, stride=12, context_width=1)
     with pytest.raises(ValueError, match="cells of 16"):
-        Lattice(window=224, stride=200, margin=0).coarse(16)
+        Lattice(window=224, stride=200, context_width=0).coarsen(16)

@@ -13,12 +13,12 @@ from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import classify, downsample, test_time_augmentation, tiled
-from pipeline.inference.tiled import Look
-from pipeline.plan.recipe import Model
+from pipeline.inference.tiled import WindowRow
+from pipeline.plan.recipe import ModelSpec
 from tests import fakes
 from tests.fakes import Brightness, Edgy, Painter, Patches, Several
 
-LATTICE = Lattice(window=32, stride=20, margin=2)
+LATTICE = Lattice(window=32, stride=20, context_width=2)
 GRID = Grid(epsg=32633, resolution=10.0, left=430.0, top=910.0, height=100, width=90)
 GROUND = np.random.default_rng(3).uniform(0, 8000, (400, 400)).astype(np.float32)
 
@@ -89,7 +89,9 @@ def test_nothing_seen_gives_no_answer():
 
 def test_classes_confidence_and_margin():
     shares = np.array([[[0.7]], [[0.2]], [[0.1]]], np.float32)
-    found = classify.classify(shares, ("water", "bare", "clouds"), np.ones((1, 1), bool))
+    found = classify.classify_probabilities(
+        shares, ("water", "bare", "clouds"), np.ones((1, 1), bool)
+    )
     assert {name: int(values.ravel()[0]) for name, values in found.items()} == {
         "land_cover": 1,
         "confidence": 70,
@@ -105,7 +107,9 @@ def test_classes_confidence_and_margin():
 )
 def test_clouds_and_the_unseen_have_no_class(shares, observed):
     values = np.array(shares, np.float32).reshape(3, 1, 1)
-    found = classify.classify(values, ("water", "bare", "clouds"), np.full((1, 1), observed))
+    found = classify.classify_probabilities(
+        values, ("water", "bare", "clouds"), np.full((1, 1), observed)
+    )
     assert found["land_cover"][0, 0] == 0
     assert found["second_class"][0, 0] == 0
     assert found["confidence"][0, 0] == 255
@@ -114,7 +118,7 @@ def test_clouds_and_the_unseen_have_no_class(shares, observed):
 
 
 COARSE = Grid(epsg=32633, resolution=80.0, left=400.0, top=960.0, height=12, width=11)
-PATCHES = Lattice(window=32, stride=24, margin=0)
+PATCHES = Lattice(window=32, stride=24, context_width=0)
 
 
 def _features(area, **options):
@@ -123,7 +127,7 @@ def _features(area, **options):
 
 def test_a_cell_is_the_answer_of_its_own_pixels():
     found = _features(COARSE)
-    means = downsample.mean(_ground(COARSE.refined(8)), 8)
+    means = downsample.mean(_ground(COARSE.refine(8)), 8)
     assert found[0] == pytest.approx(means, rel=1e-5)
     assert found[2] == pytest.approx(7)
 
@@ -148,11 +152,11 @@ def test_an_answer_of_another_shape_is_refused():
         answers = (replace(Patches.answers[0], cell=4),)
 
     with pytest.raises(AssertionError, match="instead of"):
-        fakes.blend(COARSE.refined(8), PATCHES, Wide(), _ground)
+        fakes.blend(COARSE.refine(8), PATCHES, Wide(), _ground)
 
 
 def test_several_answers_are_those_of_each_by_itself():
-    area = COARSE.refined(8)
+    area = COARSE.refine(8)
     found = fakes.blend(area, PATCHES, Several(), _ground)
     for answer, fake in zip(found, (Brightness, Patches, Painter), strict=True):
         assert np.array_equal(answer, fakes.blend(area, PATCHES, fake(), _ground)[0])
@@ -162,10 +166,10 @@ def test_features_and_values_stay_where_something_was_seen():
     said = Painter.answers[0]
     blended = np.array([[[0.25, 0.5, np.nan]]], np.float32)
     observed = np.array([[True, False, True]])
-    found = classify.of(said, blended, observed, probabilities=False)
+    found = classify.to_layers(said, blended, observed, include_probabilities=False)
     assert list(found) == ["generated_NDVI"]
     assert np.array_equal(found["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
-    model = Model(
+    model = ModelSpec(
         name="fake",
         digest="d",
         window=32,
@@ -175,7 +179,7 @@ def test_features_and_values_stay_where_something_was_seen():
         answers=(replace(said, unit="percent"),),
     )
     with pytest.raises(ValueError, match="holds '1'"):
-        classify.variables(model, probabilities=False)
+        classify.list_output_layers(model, include_probabilities=False)
 
 
 def test_windows_are_told_where_on_earth_they_lie():
@@ -183,7 +187,9 @@ def test_windows_are_told_where_on_earth_they_lie():
     area = GRID.window(row=-10, column=-20, height=60, width=70)
     _map(area, fake, batch=1)
     row, column = area.origin_index()
-    expected = [(r, c) for r in LATTICE.starts(row, 60) for c in LATTICE.starts(column, 70)]
+    expected = [
+        (r, c) for r in LATTICE.window_starts(row, 60) for c in LATTICE.window_starts(column, 70)
+    ]
     assert fake.places == expected
 
 
@@ -217,7 +223,7 @@ def test_an_answer_that_is_not_finite_stays_in_its_own_window(bad, at_x, at_y, h
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(16, 32), st.integers(0, 2**32 - 1))
 def test_missing_pixels_never_spread(height, width, stride, seed):
     """Any size, any stride, any mask: an answer wherever something was seen, and the same one."""
-    lattice = Lattice(window=32, stride=stride, margin=0)
+    lattice = Lattice(window=32, stride=stride, context_width=0)
     area = Grid(epsg=32633, resolution=10.0, left=430.0, top=910.0, height=height, width=width)
     rng = np.random.default_rng(seed)
     holes = rng.random((400, 400)) < rng.choice([0.02, 0.5, 0.98])
@@ -254,22 +260,22 @@ class Owner:
 def test_what_is_held_does_not_grow_with_the_height():
     """Rows of windows leave before the next ones come: few are held at a time."""
     area = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=2000, width=40)
-    placed = window_lattice.place(area, LATTICE)
+    placed = window_lattice.place_windows(area, LATTICE)
     most = []
 
     def coming():
-        for row in placed.rows:
-            values = np.zeros((1, 32, placed.context.width), np.float32).view(Held)
+        for row in placed.window_rows:
+            values = np.zeros((1, 32, placed.context_grid.width), np.float32).view(Held)
             values.owner = Owner()
             most.append(Held.alive)
-            yield Look(
+            yield WindowRow(
                 row=row,
-                columns=placed.columns,
-                values={"S2L2A": values},
+                columns=placed.window_columns,
+                inputs={"S2L2A": values},
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in tiled.blended(coming(), placed, LATTICE, Brightness(), batch=4):
+    for _ in tiled.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
         pass
     assert len(most) > 90
     assert max(most) < 12
@@ -277,10 +283,12 @@ def test_what_is_held_does_not_grow_with_the_height():
 
 @pytest.mark.parametrize("turn", range(8))
 def test_symmetries_undo_themselves(turn):
-    quarter, mirrored = test_time_augmentation.TURNS[turn]
+    quarter, mirrored = test_time_augmentation.SYMMETRIES[turn]
     values = np.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
-    turned = test_time_augmentation._to(values, quarter, mirrored)
-    assert np.array_equal(test_time_augmentation._back(turned, quarter, mirrored), values)
+    turned = test_time_augmentation._apply_symmetry(values, quarter, mirrored)
+    assert np.array_equal(
+        test_time_augmentation._invert_symmetry(turned, quarter, mirrored), values
+    )
 
 
 def test_an_unsure_window_is_asked_from_all_sides():

@@ -37,7 +37,11 @@ def _meets(scene, area):
     lonlat = lonlat_geometry.from_bbox(
         transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds)
     )
-    return lonlat_geometry.from_bbox(scene.bbox).buffer(scene_index.NEAR).intersects(lonlat)
+    return (
+        lonlat_geometry.from_bbox(scene.bbox)
+        .buffer(scene_index.BBOX_BUFFER_DEGREES)
+        .intersects(lonlat)
+    )
 
 
 @st.composite
@@ -83,7 +87,7 @@ def scenes(draw, area):
                 provider="demo",
                 modality="DEM" if epsg == 4326 else "S2L2A",
                 datetime=worlds.dt.datetime(2024, 6, 1, tzinfo=worlds.dt.UTC),
-                footprint=lonlat_geometry.geojson(lonlat_geometry.from_bbox(bbox)),
+                footprint=lonlat_geometry.to_geojson(lonlat_geometry.from_bbox(bbox)),
                 bbox=bbox,
                 assets={} if epsg == 4326 else {"B02": asset},
             )
@@ -96,7 +100,9 @@ def scenes(draw, area):
 def test_trees_find_what_asking_each_scene_finds(data):
     area = data.draw(grids())
     some = data.draw(scenes(area))
-    assert scene_index.touching(some, area) == tuple(one for one in some if _meets(one, area))
+    assert scene_index.find_intersecting_scenes(some, area) == tuple(
+        one for one in some if _meets(one, area)
+    )
 
 
 @given(st.data())
@@ -114,25 +120,25 @@ def test_across_180_degrees_too(data):
         provider="demo",
         modality="DEM",
         datetime=None,
-        footprint=lonlat_geometry.geojson(lonlat_geometry.from_bbox(box)),
+        footprint=lonlat_geometry.to_geojson(lonlat_geometry.from_bbox(box)),
         bbox=box,
         assets={},
     )
-    assert bool(scene_index.touching((scene,), area)) == _meets(scene, area)
+    assert bool(scene_index.find_intersecting_scenes((scene,), area)) == _meets(scene, area)
 
 
 def test_every_tile_of_a_plan_meets_the_same_scenes_as_before(tmp_path):
     plan = expanse.plan(tmp_path, 600, days=2)
     assert len(plan.grids) == 2
     for tile in plan.tiles[::7]:
-        wanted = [scene for scene in plan.snapshot.scenes if _meets(scene, plan.context(tile))]
-        assert list(plan.scenes(tile)) == wanted
-        assert plan.named[tile.id] is tile
+        wanted = [scene for scene in plan.snapshot.scenes if _meets(scene, plan.context_grid(tile))]
+        assert list(plan.tile_scenes(tile)) == wanted
+        assert plan.tiles_by_id[tile.id] is tile
 
 
 def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
     plan = expanse.plan(tmp_path, 300, days=2)
-    keys = {tile.id: plan.key(tile) for tile in plan.tiles}
+    keys = {tile.id: plan.tile_key(tile) for tile in plan.tiles}
     assert len(set(keys.values())) == len(keys)
 
     def changed(other):
@@ -147,7 +153,7 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
             for band, asset in first.assets.items()
         },
     )
-    near = {tile.id for tile in plan.tiles if first in plan.scenes(tile)}
+    near = {tile.id for tile in plan.tiles if first in plan.tile_scenes(tile)}
     others = tuple(scene for scene in plan.snapshot.scenes if scene is not first)
     assert 0 < len(near) < len(keys)
     assert changed(dataclasses.replace(plan, snapshot=Snapshot(scenes=others))) == near
@@ -167,8 +173,10 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
         {"model": None},
     ):
         assert changed(dataclasses.replace(plan, **change)) == set(keys)
-    left, bottom, _, top = plans.geometry(plan.region).bounds
-    smaller = dataclasses.replace(plan, region=plans.geojson(shapely.box(left, bottom, 12.02, top)))
+    left, bottom, _, top = plans.from_geojson(plan.region).bounds
+    smaller = dataclasses.replace(
+        plan, region=plans.to_geojson(shapely.box(left, bottom, 12.02, top))
+    )
     of_the_east = {tile.id for tile in plan.tiles if tile.epsg == 32633}
     assert changed(smaller) == of_the_east
     # ^ the ground of the western zone is what it was
@@ -198,12 +206,12 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
     counted(scene_index, "_raster")
     counted(Scene, "identity")
     plan = Plan.read(large)
-    need = cost_model.of(plan, workers=2)
-    done = receipt.finished(large.parent, plan)
-    keys = {plan.key(tile) for tile in plan.tiles}
+    need = cost_model.estimate_cost(plan, workers=2)
+    done = receipt.read_finished(large.parent, plan)
+    keys = {plan.tile_key(tile) for tile in plan.tiles}
     plan.write(large.with_name("again.json"))
     scenes = len(plan.snapshot.scenes)
-    assert len(plan.tiles) == len(plan.named) == len(keys) > 10_000
+    assert len(plan.tiles) == len(plan.tiles_by_id) == len(keys) > 10_000
     assert scenes > 500
     assert calls["_raster"] <= scenes * len(plan.grids)
     assert calls["identity"] <= 2 * scenes
@@ -217,10 +225,10 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
     bands = {"B02", "B03", "B04", "B08", "B11", "B12", "SCL", "DEM"}
     most = openings = windows = 0
     for tile in plan.tiles:
-        area = plan.context(tile)
-        windows += len(plan.placement(tile).origins)
-        scenes = plan.scenes(tile)
-        strips = len(stream.cut(area, scenes))
+        area = plan.context_grid(tile)
+        windows += len(plan.window_placement(tile).window_origins)
+        scenes = plan.tile_scenes(tile)
+        strips = len(stream.split_rows(area, scenes))
         for scene in scenes:
             for asset in scene.assets.values():
                 if asset.band in bands:
@@ -229,27 +237,27 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
                     pixels = (rows + 1024 * strips) * (columns + 1024)
                     most += pixels * cost_model.BYTES_PER_PIXEL[scene.modality] + strips * 2**15
                     openings += strips
-    need = cost_model.of(plan, workers=1)
+    need = cost_model.estimate_cost(plan, workers=1)
     assert most / 5 < need.bytes < most
     assert openings < need.requests < 5 * openings
     assert need.seconds > windows * cost_model.SECONDS_PER_WINDOW["land_cover"]
-    some = cost_model.of(plan, workers=1, tiles=plan.tiles[::2])
+    some = cost_model.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
     assert some.stored_bytes < need.stored_bytes
     assert some.requests < need.requests
 
 
 def test_an_estimate_of_many_tiles_looks_at_some(tmp_path, monkeypatch):
     plan = expanse.plan(tmp_path, 400, days=2)
-    whole = cost_model.of(plan, workers=1)
-    monkeypatch.setattr(cost_model, "MOST_LOOKED", 150)
-    some = cost_model.of(plan, workers=1)
+    whole = cost_model.estimate_cost(plan, workers=1)
+    monkeypatch.setattr(cost_model, "MAX_SAMPLED_TILES", 150)
+    some = cost_model.estimate_cost(plan, workers=1)
     for name in ("bytes", "requests", "seconds"):
         assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=0.1), name
 
 
 def test_files_of_this_machine_cost_no_network(tmp_path):
     plan = expanse.plan(tmp_path, 20, days=1)
-    far = cost_model.of(plan, workers=1)
+    far = cost_model.estimate_cost(plan, workers=1)
     scenes = tuple(
         dataclasses.replace(
             scene,
@@ -260,9 +268,9 @@ def test_files_of_this_machine_cost_no_network(tmp_path):
         )
         for scene in plan.snapshot.scenes
     )
-    near = cost_model.of(
+    near = cost_model.estimate_cost(
         dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
         workers=1,
     )
-    assert far.far_bytes == far.bytes == near.bytes > 0
-    assert (near.far_bytes, near.requests) == (0, 0)
+    assert far.remote_bytes == far.bytes == near.bytes > 0
+    assert (near.remote_bytes, near.requests) == (0, 0)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import shapely
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.snapshot import Snapshot
 from pipeline import cost_model
 from pipeline.grid import grid, window_lattice
-from pipeline.plan.plan import Plan, digest, geojson
-from pipeline.plan.recipe import Model, Recipe
+from pipeline.plan.plan import Plan, hash_json, to_geojson
+from pipeline.plan.recipe import ModelSpec, Recipe
 from tests import worlds
 from tests.fakes import Brightness, Painter, Patches, Several
 
@@ -28,7 +28,7 @@ RECIPE = Recipe(
     probabilities=False,
     composites=True,
 )
-MODEL = Model(
+MODEL = ModelSpec(
     name="fake",
     digest="d" * 64,
     window=32,
@@ -58,15 +58,15 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
     back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(box, back.transform, interleaved=False)
-    cell, coarsest = (model.cell, model.coarsest) if model else (1, 1)
+    cell, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
     steps = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
-    whole = grid.covering(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsened(coarsest)
+    whole = grid.build_covering_grid(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
-        region=geojson(region),
-        grids=(whole.refined(coarsest // cell),),
-        tile=tile // cell,
+        region=to_geojson(region),
+        grids=(whole.refine(coarsest // cell),),
+        tile_size=tile // cell,
         snapshot=Snapshot(scenes=made),
         recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
         model=model,
@@ -79,7 +79,9 @@ def test_a_plan_survives_its_file(tmp_path):
     plan.write(tmp_path / "plan.json")
     again = Plan.read(tmp_path / "plan.json")
     assert again.digest == plan.digest
-    assert [again.key(tile) for tile in again.tiles] == [plan.key(tile) for tile in plan.tiles]
+    assert [again.tile_key(tile) for tile in again.tiles] == [
+        plan.tile_key(tile) for tile in plan.tiles
+    ]
 
 
 @pytest.mark.parametrize(
@@ -95,16 +97,16 @@ def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
 
 def test_a_model_survives_json():
     for model in (MODEL, FEATURES, NDVI, SEVERAL):
-        assert Model.from_dict(json.loads(json.dumps(model.to_dict()))) == model
-    assert SEVERAL.main.layer == "land_cover"
+        assert ModelSpec.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    assert SEVERAL.primary_output.layer == "land_cover"
 
 
 def test_cells_are_whole_patches_of_the_windows(tmp_path):
     plan = make(tmp_path, model=FEATURES)
     assert plan.grid.resolution == 80.0
-    assert plan.lattice == window_lattice.Lattice(window=32, stride=24, margin=0)
+    assert plan.lattice == window_lattice.Lattice(window=32, stride=24, context_width=0)
     for tile in plan.tiles:
-        context, area = plan.context(tile), plan.pixels(plan.area(tile))
+        context, area = plan.context_grid(tile), plan.pixel_grid(plan.tile_grid(tile))
         assert context.resolution == area.resolution == 10.0
         assert [index % 8 for index in (*context.origin_index(), *area.origin_index())] == [0] * 4
         assert context.height % 8 == context.width % 8 == 0
@@ -126,7 +128,7 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
 )
 def test_models_that_cannot_be_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.main, **change),))
+        dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.primary_output, **change),))
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "for nothing"), (2, "each thing once")])
@@ -171,11 +173,11 @@ def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
         when="2024-06-20T10:00:00+00:00",
     )
     more = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
-    changed = {tile.id for tile in plan.tiles if plan.key(tile) != more.key(tile)}
+    changed = {tile.id for tile in plan.tiles if plan.tile_key(tile) != more.tile_key(tile)}
     assert "r000c000" not in changed
     assert changed
     for tile in plan.tiles:
-        touched = "small" in {scene.id for scene in more.scenes(tile)}
+        touched = "small" in {scene.id for scene in more.tile_scenes(tile)}
         assert touched == (tile.id in changed)
 
 
@@ -185,7 +187,7 @@ def test_an_edited_plan_is_refused(tmp_path):
     values = json.loads(path.read_text())
     values["recipe"]["dilate_m"] = 500.0
     path.write_text(json.dumps(values))
-    with pytest.raises(Wrong, match="edited"):
+    with pytest.raises(InvalidInputError, match="edited"):
         Plan.read(path)
 
 
@@ -193,7 +195,7 @@ def test_an_edited_plan_is_refused(tmp_path):
 def test_what_is_no_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidInputError):
         Plan.read(path)
 
 
@@ -204,8 +206,8 @@ def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
     values = json.loads(path.read_text())
     values["name"] = name
     del values["sha256"]
-    path.write_text(json.dumps({**values, "sha256": digest(values)}))
-    with pytest.raises(Wrong, match="folder"):
+    path.write_text(json.dumps({**values, "sha256": hash_json(values)}))
+    with pytest.raises(InvalidInputError, match="folder"):
         Plan.read(path)
 
 
@@ -213,15 +215,17 @@ def test_the_estimate_knows_what_is_asked_for(tmp_path):
     ndvi = make(tmp_path, model=NDVI)
     slow = dataclasses.replace(ndvi, job={**ndvi.job, "model": {"timesteps": 10}})
     plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
-    found = [cost_model.of(plan, workers=1) for plan in plans]
+    found = [cost_model.estimate_cost(plan, workers=1) for plan in plans]
     seconds = [one.seconds for one in found]
     assert seconds == sorted(set(seconds))
-    answers = (dataclasses.replace(FEATURES.main, bands=tuple(map(str, range(768)))),)
+    answers = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
     wide = dataclasses.replace(FEATURES, answers=answers)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
-    memory = [cost_model.of(plan, workers=1).peak_memory_bytes for plan in (coarse, many)]
-    width = max(coarse.context(tile).width for tile in coarse.tiles)
-    sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile**2
+    memory = [
+        cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (coarse, many)
+    ]
+    width = max(coarse.context_grid(tile).width for tile in coarse.tiles)
+    sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile_size**2
     assert memory[1] - memory[0] == pytest.approx((768 - 3) * (sums + stored), rel=1e-3)
 
 
@@ -229,7 +233,7 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     """Only the stored layers of a tile do: strips and windows come and go."""
     small, tall = make(tmp_path), make(tmp_path)
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
-    found = [cost_model.of(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    found = [cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
     assert found[1] == pytest.approx(found[0], rel=0.1)
 
 
@@ -253,5 +257,5 @@ def test_an_edited_plan_is_refused_whatever_was_edited(tmp_path, edit):
     plan.write(path)
     assert Plan.read(path) == plan
     path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
-    with pytest.raises(Wrong, match=r"plan\.json: .*edited"):
+    with pytest.raises(InvalidInputError, match=r"plan\.json: .*edited"):
         Plan.read(path)

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs import ground
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import Refusal
+from catalogs.scene_selection import RejectedScene
 from flows.config import job as jobs
 from flows.observe import progress
 from flows.run import product
 from pipeline.quality import coverage
-from pipeline.quality.coverage import Day
+from pipeline.quality.coverage import DayCoverage
 from pipeline.report import charts, scenes_section
 
 REGION = shapely.box(10, 40, 14, 44)
@@ -61,7 +61,7 @@ def test_a_share_is_that_of_areas_on_the_sphere(south, tall, wide, part):
     middle = south + part * (north - south)
     box = (20, south, 20 + 10 * wide, middle)
     expected = sphere(*box) / sphere(*region)
-    share = ground.share(shapely.box(*box), shapely.box(*region))
+    share = ground.covered_fraction(shapely.box(*box), shapely.box(*region))
     assert share == pytest.approx(expected, rel=1e-6)
 
 
@@ -73,11 +73,11 @@ def test_days_of_each_input():
         a_scene("heights", (9, 39, 15, 45), modality="DEM"),
     ]
     refused = [
-        Refusal(id="cloudy", reason="clouds", modality="S2L2A", day="2024-06-01", share=0.4),
-        Refusal(id="alone", reason="clouds", modality="S2L2A", day="2024-06-03", share=1.0),
-        Refusal(id="unread", reason="malformed"),
+        RejectedScene(id="cloudy", reason="clouds", modality="S2L2A", day="2024-06-01", share=0.4),
+        RejectedScene(id="alone", reason="clouds", modality="S2L2A", day="2024-06-03", share=1.0),
+        RejectedScene(id="unread", reason="malformed"),
     ]
-    first, alone, later, heights = coverage.by_day(scenes, refused, REGION)
+    first, alone, later, heights = coverage.group_by_day(scenes, refused, REGION)
     assert (first.modality, first.date) == ("S2L2A", dt.date(2024, 6, 1))
     assert first.share == pytest.approx(0.75)
     assert first.cloud_cover == pytest.approx((10 * 0.5 + 40 * 0.5) / 1.0)
@@ -90,7 +90,9 @@ def test_days_of_each_input():
 
 def drawn(days):
     """Return bars as (x, height, tooltip) and the labels of a drawing."""
-    text = charts.svg(days).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    text = charts.render_coverage(days).replace(
+        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1
+    )
     root = ET.fromstring(text)
     bars = [
         (float(bar.get("x")), float(bar.get("height")), bar.find(f"{SVG}title").text)
@@ -102,7 +104,7 @@ def drawn(days):
 
 def days_of(count, step=1):
     return [
-        Day(
+        DayCoverage(
             modality="S2L2A",
             date=dt.date(2024, 1, 5) + dt.timedelta(days=step * number),
             share=(number % 4 + 1) / 4,
@@ -133,27 +135,27 @@ def test_every_day_is_a_bar_inside_the_picture_and_labels_do_not_meet(count, ste
 
 
 def test_what_was_left_out_says_why_without_secrets():
-    left = Refusal(id="S2<x>", reason="see https://a.org/B02.tif?sig=SECRET", share=0.5)
-    day = Day(
+    left = RejectedScene(id="S2<x>", reason="see https://a.org/B02.tif?sig=SECRET", share=0.5)
+    day = DayCoverage(
         modality="S2L2A", date=dt.date(2024, 1, 5), share=0, cloud_cover=None, scenes=(),
         refused=(left,),
     )  # fmt: skip
     _, [(_, _, tooltip)], labels = drawn([day])
     assert tooltip.startswith("S2L2A 2024-01-05, left out\nS2<x>: see ")
-    assert "SECRET" not in charts.svg([day])
+    assert "SECRET" not in charts.render_coverage([day])
     assert "left out" in labels
 
 
 def test_the_picture_is_also_told_in_words():
-    heights = Day(modality="DEM", date=None, share=0.5, cloud_cover=None, scenes=("d",))
+    heights = DayCoverage(modality="DEM", date=None, share=0.5, cloud_cover=None, scenes=("d",))
     root, _, _ = drawn([*days_of(8), heights])
     assert root.get("role") == "img"
     assert root.get("aria-label") == (
         "Coverage by date. S2L2A: used on 8 days, 2 of which cover the whole region, "
         "0 scenes left out; DEM: covers 50 % of the region, 0 scenes left out."
     )
-    assert charts.svg([]) == ""
-    assert scenes_section.picture([]) == ""
+    assert charts.render_coverage([]) == ""
+    assert scenes_section.render_coverage([]) == ""
 
 
 def a_job(realdata, tmp_path):
@@ -174,7 +176,7 @@ def a_job(realdata, tmp_path):
 
 def test_a_search_of_real_scenes(realdata, tmp_path):
     page = tmp_path / "deep" / "search.html"
-    found = product.search(a_job(realdata, tmp_path), progress.Silence(), page)
+    found = product.search(a_job(realdata, tmp_path), progress.NullProgress(), page)
     assert [len(found["used"]), len(found["refused"])] == [4, 2]
     assert [day["date"] for day in found["coverage"]] == ["2023-08-10", "2023-08-13", "2023-08-18"]
     clear = found["coverage"][1]
@@ -196,7 +198,7 @@ def test_a_search_of_real_scenes(realdata, tmp_path):
 
 def test_a_report_that_cannot_be_written(realdata, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Wrong, match="Name another file with --report"):
+    with pytest.raises(InvalidInputError, match="Name another file with --report"):
         product.search(
-            a_job(realdata, tmp_path), progress.Silence(), tmp_path / "file" / "search.html"
+            a_job(realdata, tmp_path), progress.NullProgress(), tmp_path / "file" / "search.html"
         )

@@ -58,7 +58,7 @@ def write(path, layer, values, **options):
     if layer.bands:
         options.setdefault("bands", ())
     options.setdefault("bands", names)
-    return cog.write(
+    return cog.write_cog(
         path, grid(*values.shape[1:]), layer, lambda first, last: values[:, first:last], **options
     )
 
@@ -126,7 +126,7 @@ def test_a_labels_overview_is_the_most_frequent_label(tmp_path):
 def test_averages_leave_nodata_out(tmp_path, name):
     layer = layers.get(name)
     quarter = np.full((2, 2), 40, layer.dtype)
-    quarter[0, 0] = layer.fill
+    quarter[0, 0] = layer.fill_value
     values = np.tile(quarter, (400, 400))[None]
     write(tmp_path / "map.tif", layer, values)
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as overview:
@@ -189,7 +189,7 @@ def test_strips_come_once_each_from_top_to_bottom(tmp_path):
         seen.append((first, last))
         return np.zeros((1, last - first, 5), "uint8")
 
-    cog.write(tmp_path / "x.tif", grid(1100, 5), layers.get("land_cover"), read)
+    cog.write_cog(tmp_path / "x.tif", grid(1100, 5), layers.get("land_cover"), read)
     assert seen == [(0, 512), (512, 1024), (1024, 1100)]
 
 
@@ -197,20 +197,20 @@ def test_a_strip_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
     layer = layers.get("land_cover")
     for wrong in (np.zeros((1, 4, 9), "uint8"), np.zeros((1, 5, 5), "int16")):
         with pytest.raises(ValueError, match=r"needed are uint8 \(1, 5, 5\)"):
-            cog.write(tmp_path / "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
+            cog.write_cog(tmp_path / "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_reads_back_differently_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     layer = layers.get("confidence")
-    real = cog._finish
+    real = cog._convert_to_cog
 
     def spoil(draft, finished, layer, side):
         with rasterio.open(draft, "r+") as source:
             source.write(np.full((1, 1, 1), 9, "uint8"), window=((0, 1), (0, 1)))
         real(draft, finished, layer, side)
 
-    monkeypatch.setattr(cog, "_finish", spoil)
+    monkeypatch.setattr(cog, "_convert_to_cog", spoil)
     with pytest.raises(OSError, match="differ from those written"):
         write(tmp_path / "x.tif", layer, pixels(layer, 1, 20, 20))
     assert list(tmp_path.iterdir()) == []
@@ -246,8 +246,8 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, where):
     )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "x.tif").exists()
-    assert all(path.name.startswith(atomic_files.WORK_PREFIX) for path in tmp_path.iterdir())
-    assert atomic_files.sweep(tmp_path) == 1
+    assert all(path.name.startswith(atomic_files.TEMP_PREFIX) for path in tmp_path.iterdir())
+    assert atomic_files.remove_leftovers(tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,7 +256,7 @@ def test_the_attribute_table_counts_every_class(tmp_path):
     values = np.array([[[0, 1, 1, 2], [5, 5, 5, 5]]], "uint8")
     info = write(tmp_path / "x.tif", layer, values)
     sidecar = tmp_path / "x.tif.aux.xml"
-    assert info.sidecar == atomic_files.sha256(sidecar)
+    assert info.sidecar_sha256 == atomic_files.sha256(sidecar)
     table = ET.parse(sidecar).find(".//GDALRasterAttributeTable")
     heads = [column.findtext("Name") for column in table.iter("FieldDefn")]
     rows = [dict(zip(heads, [cell.text for cell in row], strict=True)) for row in table.iter("Row")]
@@ -319,15 +319,18 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
 def test_layers_state_their_rules():
     for layer in layers.LAYERS:
         assert layers.get(layer.name) is layer
-        assert layer.fill.dtype == layer.dtype
-        assert layer.categorical == (layer.legend or layer.overview == "mode")
-        assert layer.valid(np.array([layer.fill, 1], layer.dtype)).tolist() == [False, True]
+        assert layer.fill_value.dtype == layer.dtype
+        assert layer.is_categorical == (layer.has_legend or layer.overview_resampling == "mode")
+        assert layer.valid_mask(np.array([layer.fill_value, 1], layer.dtype)).tolist() == [
+            False,
+            True,
+        ]
     with pytest.raises(ValueError, match="there are: land_cover, confidence"):
         layers.get("elevation")
     with pytest.raises(ValueError, match="name them"):
-        layers.get("probabilities").named()
+        layers.get("probabilities").band_names()
     with pytest.raises(ValueError, match="has the bands"):
-        layers.get("margin").named(("other",))
+        layers.get("margin").band_names(("other",))
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):
@@ -337,7 +340,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic_files.write_json(path, {"share": float("nan")})
     monkeypatch.setattr(
-        atomic_files, "sync", lambda path: (_ for _ in ()).throw(OSError("disk full"))
+        atomic_files, "fsync", lambda path: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         atomic_files.write_atomic(path, b"half")
@@ -348,14 +351,14 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("count", "side"), [(3, 512), (16, 512), (17, 256), (65, 128), (768, 128)])
 def test_many_bands_make_small_blocks(tmp_path, count, side):
     layer = layers.get("embedding")
-    assert cog.block(layer, count) == side
+    assert cog.block_size(layer, count) == side
     if count > 65:
         return
     values = np.random.default_rng(1).normal(size=(count, 140, 150)).astype("float32")
     values[:, :3] = np.nan
     path = tmp_path / "e.tif"
     names = [f"e{index:03d}" for index in range(count)]
-    cog.write(path, grid(140, 150), layer, lambda first, last: values[:, first:last], names)
+    cog.write_cog(path, grid(140, 150), layer, lambda first, last: values[:, first:last], names)
     assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
     with rasterio.open(path) as source:
         assert source.block_shapes == [(side, side)] * count

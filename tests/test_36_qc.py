@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from catalogs import legend
-from flows.config.processing import Gate
+from flows.config.processing import QualityGate
 from flows.run import quality_gate
 from pipeline.grid import grid as grids
 from pipeline.grid.window_lattice import Lattice
 from pipeline.plan import layers
-from pipeline.plan.plan import geometry
+from pipeline.plan.plan import from_geojson
 from pipeline.quality import gates, seam_test
-from pipeline.quality.seam_profiles import Cuts
+from pipeline.quality.seam_profiles import SeamProfiles
 from pipeline.quality.seam_test import Seam
 from pipeline.report import quality_section
 from pipeline.storage import mosaic, receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from tests import expanse
 
-LATTICE = Lattice(window=224, stride=208, margin=0)
+LATTICE = Lattice(window=224, stride=208, context_width=0)
 SIDE = 1248
 TILE = 416
 CODES = tuple(entry.code for entry in legend.CLASSES)
@@ -41,11 +41,11 @@ def _blocks(values, valid, size):
 
 def _cuts(values, first=(37, 91), lattice=LATTICE, layer="land_cover"):
     valid = values != 0 if values.ndim == 2 else np.isfinite(values).all(axis=0)
-    axes = seam_test.count(_blocks(values, valid, TILE), valid.shape)
-    return Cuts(
+    axes = seam_test.count_boundaries(_blocks(values, valid, TILE), valid.shape)
+    return SeamProfiles(
         layer=layers.get(layer),
         lattice=lattice,
-        tile=TILE,
+        tile_size=TILE,
         period=16,
         profiles=tuple(zip(first, axes, strict=True)),
     )
@@ -146,7 +146,7 @@ def seamless():
     for kind, make in SEAMLESS.items():
         for seed in range(4):
             judged = _cuts(make(1000 * len(found) + 10 * seed))
-            found.append((kind, judged.windows(), judged.tiles()))
+            found.append((kind, judged.evaluate_windows(), judged.evaluate_tiles()))
     return found
 
 
@@ -163,7 +163,7 @@ def test_changes_are_counted_once_at_each_boundary(height, width, size, bands, s
     shape = (bands, height, width) if bands else (height, width)
     values = chance.integers(0, 4, shape).astype(np.float32 if bands else np.uint8)
     valid = chance.random((height, width)) > 0.2
-    down, across = seam_test.count(_blocks(values, valid, size), (height, width))
+    down, across = seam_test.count_boundaries(_blocks(values, valid, size), (height, width))
     for axis, profile in ((0, down), (1, across)):
         stack = np.moveaxis(values if bands else values[None], axis + 1, 1)
         known = np.moveaxis(valid, axis, 0)
@@ -196,7 +196,7 @@ def test_real_maps_have_no_seam_where_none_was_made(realdata):
         whole = np.tile(mirrored, (3, 3))[:SIDE, :SIDE]
         # ^ 224 px are too few; mirrored they join without a step
         for first in ((37, 91), (1000, 71), (5, 160)):
-            found += [_cuts(whole, first).windows(), _cuts(whole, first).tiles()]
+            found += [_cuts(whole, first).evaluate_windows(), _cuts(whole, first).evaluate_tiles()]
     z = [seam.z for seam in found if seam is not None]
     assert len(z) >= 12
     assert max(z) < 3
@@ -250,7 +250,7 @@ def _chequered(number):
 
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=list(PLANTED))
 def test_planted_seams_of_windows_are_found(plant):
-    seam = _cuts(plant()).windows()
+    seam = _cuts(plant()).evaluate_windows()
     assert seam.z > 4
     assert seam.excess > 0
     assert seam.lines >= 8
@@ -260,32 +260,32 @@ def test_a_planted_seam_of_tiles_is_found_and_is_none_of_windows():
     edge = np.arange(SIDE) % TILE == 0
     values = _flipped(_base(), edge[:, None] | edge[None], 0.04)
     judged = _cuts(values)
-    assert judged.tiles().z > 3
-    assert judged.tiles().lines == 4
-    assert abs(judged.windows().z) < 3
+    assert judged.evaluate_tiles().z > 3
+    assert judged.evaluate_tiles().lines == 4
+    assert abs(judged.evaluate_windows().z) < 3
 
 
 def test_a_seam_of_windows_is_none_of_tiles():
     judged = _cuts(_flipped(_base(), _at(0, 8), 0.05), first=(37, 91))
-    assert judged.windows().z > 4
-    assert judged.tiles().z < 3
+    assert judged.evaluate_windows().z > 4
+    assert judged.evaluate_tiles().z < 3
 
 
 def test_what_is_too_small_or_too_uniform_is_not_judged():
-    assert _cuts(np.ones((SIDE, SIDE), np.uint8)).windows() is None
-    assert _cuts(_base()[:100, :100]).windows() is None
-    assert _cuts(_base()[:TILE, :TILE]).tiles() is None
-    assert _cuts(np.zeros((SIDE, SIDE), np.uint8)).tiles() is None
+    assert _cuts(np.ones((SIDE, SIDE), np.uint8)).evaluate_windows() is None
+    assert _cuts(_base()[:100, :100]).evaluate_windows() is None
+    assert _cuts(_base()[:TILE, :TILE]).evaluate_tiles() is None
+    assert _cuts(np.zeros((SIDE, SIDE), np.uint8)).evaluate_tiles() is None
 
 
 @pytest.mark.parametrize(
     "lattice",
     [
-        Lattice(window=224, stride=192, margin=0),
-        Lattice(window=224, stride=112, margin=0),
-        Lattice(window=224, stride=176, margin=8),
-        Lattice(window=224, stride=224, margin=0),
-        Lattice(window=128, stride=100, margin=4),
+        Lattice(window=224, stride=192, context_width=0),
+        Lattice(window=224, stride=112, context_width=0),
+        Lattice(window=224, stride=176, context_width=8),
+        Lattice(window=224, stride=224, context_width=0),
+        Lattice(window=128, stride=100, context_width=4),
     ],
     ids=str,
 )
@@ -293,11 +293,11 @@ def test_lines_follow_the_lattice(lattice):
     columns = 91 + np.arange(SIDE)
     starts = np.flatnonzero((columns - lattice.margin) % lattice.stride == 0)
     values = _base()
-    clean = _cuts(values, lattice=lattice).windows()
+    clean = _cuts(values, lattice=lattice).evaluate_windows()
     assert clean.z < 3
     values[:, starts[:, None] + np.arange(0, SIDE, 9)[None] % 1] = 9
     # ^ a column of a class of its own where each window begins to count
-    found = _cuts(values, lattice=lattice).windows()
+    found = _cuts(values, lattice=lattice).evaluate_windows()
     assert found.z > 10
     assert found.worst > 0.3
     assert found.excess > 0
@@ -305,15 +305,17 @@ def test_lines_follow_the_lattice(lattice):
 
 def test_continuous_answers_are_judged_by_their_steps():
     field = _field(2, 2.6).astype(np.float32)[None]
-    clean = _cuts(field, layer="composite_DEM").windows()
+    clean = _cuts(field, layer="composite_DEM").evaluate_windows()
     assert abs(clean.z) < 3
     row, column = ((first + np.arange(SIDE)) // LATTICE.stride for first in (37, 91))
     steps = 0.2 * ((row[:, None] + column[None]) % 2)
-    found = _cuts((field + steps).astype(np.float32), layer="composite_DEM").windows()
+    found = _cuts((field + steps).astype(np.float32), layer="composite_DEM").evaluate_windows()
     assert found.z > 4
     assert 0.02 < found.worst < 0.2
     # ^ what is left of the step where the field's own ones hide it
-    again = _cuts(((field + steps) * 1000).astype(np.float32), layer="composite_DEM").windows()
+    again = _cuts(
+        ((field + steps) * 1000).astype(np.float32), layer="composite_DEM"
+    ).evaluate_windows()
     assert again.z == pytest.approx(found.z, rel=1e-3)
     # ^ whatever the unit
 
@@ -322,7 +324,9 @@ def test_continuous_answers_are_judged_by_their_steps():
 @pytest.mark.parametrize(("n", "count"), [(1, 0), (10, 10), (900, 400), (5000, 61)])
 def test_shares_have_wilson_s_interval_and_pixels_of_a_sample_are_one(n, count, size):
     """Where all pixels of a sample are alike, it tells as much as one of them."""
-    share = gates.Share.of([(size, size)] * count + [(size, 0)] * (n - count))
+    share = gates.ProportionEstimate.from_samples(
+        [(size, size)] * count + [(size, 0)] * (n - count)
+    )
     low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
     assert (share.low, share.high) == pytest.approx((low, high), abs=2e-4)
     assert share.n == n * size
@@ -334,15 +338,17 @@ def test_the_interval_of_samples_holds_the_truth():
     for _ in range(400):
         shares = chance.beta(0.5, 2.0, 40)
         pixels = chance.integers(50, 200, 40)
-        one = gates.Share.of(list(zip(pixels, chance.binomial(pixels, shares), strict=True)))
+        one = gates.ProportionEstimate.from_samples(
+            list(zip(pixels, chance.binomial(pixels, shares), strict=True))
+        )
         held += one.low <= 0.2 <= one.high
     assert 0.9 < held / 400 < 0.98
 
 
 def test_of_nothing_there_is_no_share():
-    assert gates.Share.of([]) is None
-    assert gates.Share.of([(0, 0)]) is None
-    one = gates.Share.of([(5000, 900)])
+    assert gates.ProportionEstimate.from_samples([]) is None
+    assert gates.ProportionEstimate.from_samples([(0, 0)]) is None
+    one = gates.ProportionEstimate.from_samples([(5000, 900)])
     assert one.high - one.low > 0.5
     # ^ of one sample nobody knows how far it strays
 
@@ -351,7 +357,7 @@ def test_of_nothing_there_is_no_share():
 def two_zones(tmp_path):
     """Make a store over two zones, without a model: a field of classes on the ground."""
     plan = expanse.plan(tmp_path, 4)
-    mosaic_grid = grids.covering(geometry(plan.region), 3035, 10.0, (0.0, 0.0))
+    mosaic_grid = grids.build_covering_grid(from_geojson(plan.region), 3035, 10.0, (0.0, 0.0))
     plan = dataclasses.replace(plan, mosaics=(mosaic_grid,), tile=512)
     return plan, tmp_path
 
@@ -362,8 +368,8 @@ def _fill(plan, folder, paint):
     zarr_store.create(folder, plan, names)
     for tile in plan.tiles:
         area = plan.area(tile)
-        inside = grids.inside(grids.project(plan.ground(tile.epsg), tile.epsg), area)
-        none = layers.get("observations").fill
+        inside = grids.rasterize_region(grids.project(plan.ground(tile.epsg), tile.epsg), area)
+        none = layers.get("observations").fill_value
         values = {
             "land_cover": np.where(inside, paint(area), 0).astype(np.uint8),
             "observations": np.where(inside, 3, none).astype(none.dtype),
@@ -400,7 +406,7 @@ def _ground(area):
 def test_the_figures_of_a_product_over_two_zones(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, _ground)
-    found = gates.measure(plan, folder)
+    found = gates.measure_quality(plan, folder)
     for seam in (found.window, found.tile, found.zone):
         assert seam.z < 3
     assert found.tile.lines >= 2
@@ -409,8 +415,8 @@ def test_the_figures_of_a_product_over_two_zones(two_zones):
     assert found.disagreement.share == 0.04
     assert found.silent == len(plan.tiles)
     assert found.precision is None
-    assert len(found.around) == plan.lattice.stride
-    text = quality_section.section(found)
+    assert len(found.rate_by_phase) == plan.lattice.stride
+    text = quality_section.render_quality(found)
     assert "Seams" in text
     assert "<polyline" in text
     assert "4.00 %" in text
@@ -419,7 +425,7 @@ def test_the_figures_of_a_product_over_two_zones(two_zones):
 def test_a_step_between_two_zones_is_found(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, lambda area: _ground(area) % 7 + 1 if area.epsg == 32633 else _ground(area))
-    found = gates.measure(plan, folder)
+    found = gates.measure_quality(plan, folder)
     assert found.zone.z > 10
     assert found.zone.excess > 0.2
     assert max(found.window.z, found.tile.z) < 3
@@ -429,8 +435,8 @@ def test_a_mosaic_says_which_zone_each_pixel_comes_from(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, lambda area: np.full(area.shape, 1 if area.epsg == 32632 else 2))
     names = {"land_cover": (), "observations": ()}
-    tiles = list(mosaic.borders(plan, folder, plan.mosaics[0], names))
-    assert 0 < len(tiles) < len(list(grids.tiles(plan.mosaics[0], plan.tile)))
+    tiles = list(mosaic.iter_border_tiles(plan, folder, plan.mosaics[0], names))
+    assert 0 < len(tiles) < len(list(grids.split_into_tiles(plan.mosaics[0], plan.tile)))
     for values, owner in tiles:
         assert (values["land_cover"] == owner).all()
 
@@ -438,13 +444,13 @@ def test_a_mosaic_says_which_zone_each_pixel_comes_from(two_zones):
 def test_composites_alone_have_no_figures(two_zones):
     plan, folder = two_zones
     plain = dataclasses.replace(plan, model=None)
-    assert gates.measure(plain, folder) == gates.Quality()
+    assert gates.measure_quality(plain, folder) == gates.QualityMetrics()
 
 
 def _figures(z=0.0, share=0.0):
     seam = Seam(z=z, lines=4, rate=0.06, excess=0.02, worst=0.03)
-    disagreement = gates.Share.of([(1000, round(1000 * share))] * 99)
-    return gates.Quality(tile=seam, disagreement=disagreement).to_dict()
+    disagreement = gates.ProportionEstimate.from_samples([(1000, round(1000 * share))] * 99)
+    return gates.QualityMetrics(tile=seam, disagreement=disagreement).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -464,15 +470,15 @@ def _figures(z=0.0, share=0.0):
 def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused):
     plan = expanse.plan(tmp_path, 1)
     plan = dataclasses.replace(plan, job={**plan.job, "qc": gate})
-    found = quality_gate.findings(plan, figures)
+    found = quality_gate.find_violations(plan, figures)
     assert len(found) == told
-    assert quality_gate.refused(plan, figures) is refused
+    assert quality_gate.is_refused(plan, figures) is refused
     for text in found:
         assert "qc.max" in text
 
 
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
-    assert quality_gate.gate(expanse.plan(tmp_path, 1)) == Gate()
+    assert quality_gate.get_limits(expanse.plan(tmp_path, 1)) == QualityGate()
 
 
 LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
@@ -487,6 +493,6 @@ LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
     ],
 )
 def test_what_full_precision_and_silent_windows_say(figures, said):
-    found = gates.findings(figures, LIMITS)
+    found = gates.check_limits(figures, LIMITS)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

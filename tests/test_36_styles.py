@@ -49,7 +49,7 @@ def test_values_get_a_ramp_from_low_to_high():
     band = BandStatistics(
         valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
     )
-    stops = rendering.stops(layer, band)
+    stops = rendering.ramp_stops(layer, band)
     assert [round(value, 3) for value, _ in (stops[0], stops[-1])] == [0.0, 0.8]
     root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.ramp_qml(stops)))
     renderer = root.find("pipe/rasterrenderer")
@@ -65,17 +65,17 @@ def test_values_get_a_ramp_from_low_to_high():
     assert [entry.get("color") for entry in color_map] == colors
     assert [item.get("color") for item in items] == colors
     flat = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
-    values = [value for value, _ in rendering.stops(layer, flat)]
+    values = [value for value, _ in rendering.ramp_stops(layer, flat)]
     assert values == sorted(set(values))
     empty = BandStatistics(
         valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
     )
     with pytest.raises(ValueError, match="Nothing is known"):
-        rendering.stops(layer, empty)
+        rendering.ramp_stops(layer, empty)
 
 
 def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
-    entries = styles.classification({0: 5, 1: 1, 5: 3})
+    entries = styles.classification_classes({0: 5, 1: 1, 5: 3})
     read = [Classification(entry) for entry in entries]
     assert [(entry.value, entry.name, entry.color_hint) for entry in read] == [
         (entry.code, entry.name, entry.color_hint) for entry in legend.CLASSES
@@ -85,19 +85,19 @@ def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
     assert "percentage" not in by_value[0]
     assert (by_value[1]["percentage"], by_value[5]["percentage"]) == (25.0, 75.0)
     assert (by_value[0]["count"], by_value[5]["count"], by_value[2]["count"]) == (5, 3, 0)
-    assert all("count" not in entry for entry in styles.classification())
+    assert all("count" not in entry for entry in styles.classification_classes())
 
 
 @given(st.dictionaries(st.sampled_from([e.code for e in legend.CLASSES]), st.integers(0, 10**12)))
 def test_shares_of_the_mapped_pixels_add_up(counts):
-    shares = styles.percentages(counts)
+    shares = styles.class_percentages(counts)
     mapped = sum(count for code, count in counts.items() if code != legend.NODATA)
     assert sum(shares.values()) == pytest.approx(100 if mapped else 0)
     assert set(shares) == {entry.code for entry in MAPPED}
 
 
 def test_bits_stand_where_the_contract_puts_them():
-    fields = styles.bitfields(layers.get("inputs_used"))
+    fields = styles.classification_bitfields(layers.get("inputs_used"))
     assert {field["name"]: 1 << field["offset"] for field in fields} == {
         "sentinel_2": 1,
         "sentinel_1": 2,

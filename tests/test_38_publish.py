@@ -13,12 +13,12 @@ import pytest
 import rasterio
 
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import Refusal
+from catalogs.scene_selection import RejectedScene
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.product import descriptions, stac_collection, stac_item
-from pipeline.product.product import Document, Hole, Product, Provenance, Raster
-from pipeline.quality.accuracy import Agreement
+from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
+from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.report import quicklook, rendering, report
 from pipeline.runtime import atomic_files
 from pipeline.storage import cog, styles
@@ -83,10 +83,10 @@ def product(folder):
     rasters = []
     for name in NAMES:
         layer = layers.get(name)
-        bands = layer.named(BANDS.get(name, ()))
+        bands = layer.band_names(BANDS.get(name, ()))
         values = values_of(layer, bands)
         href = f"{stem}/32632/{name}.tif"
-        info = cog.write(
+        info = cog.write_cog(
             folder / href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
         )
         raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
@@ -95,8 +95,8 @@ def product(folder):
     atomic_files.write_atomic(style, styles.qml().encode())
     (folder / stem / "cube.zarr").mkdir()
     documents = [
-        Document.of(style, beside=folder, kind="style"),
-        Document.of(folder / stem / "cube.zarr", beside=folder, kind="zarr"),
+        Document.from_path(style, item_dir=folder, kind="style"),
+        Document.from_path(folder / stem / "cube.zarr", item_dir=folder, kind="zarr"),
     ]
     return Product(
         name="jutland",
@@ -111,11 +111,13 @@ def product(folder):
         documents=tuple(documents),
         scenes=(scene("S2A_one"), scene("S2B two", scl=False), scene("dem", "DEM")),
         refused=(
-            Refusal(id="S2A_old", reason="cannot open /data/catalog/x/B02.tif"),
-            Refusal(id="S2A_far", reason="see https://example.org/a/B02.tif?sig=SECRET for it"),
+            RejectedScene(id="S2A_old", reason="cannot open /data/catalog/x/B02.tif"),
+            RejectedScene(
+                id="S2A_far", reason="see https://example.org/a/B02.tif?sig=SECRET for it"
+            ),
         ),
         provenance=Provenance(
-            plan=PLAN,
+            plan_digest=PLAN,
             model="demo",
             model_digest="ab" * 32,
             s2_convention="offset-free",
@@ -123,8 +125,10 @@ def product(folder):
             software={"numpy": "2.4.6"},
             recipe={"inputs": ("S2L2A", "DEM"), "dilate_m": 40.0},
         ),
-        accuracy=Agreement(overall=0.91, macro_f1=0.84, n=4000, f1={"water": 0.95, "crops": 0.8}),
-        reference="the country's truth",
+        accuracy=AccuracyMetrics(
+            overall=0.91, macro_f1=0.84, n=4000, f1={"water": 0.95, "crops": 0.8}
+        ),
+        accuracy_reference="the country's truth",
         notices=(("Sentinel data legal notice", "https://sentinels.copernicus.eu/notice"),),
     )
 
@@ -135,7 +139,7 @@ def validator():
 
 
 def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
-    stac.check(stac_item.item(product), validator)
+    stac.check(stac_item.build_item(product), validator)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
 def test_the_validation_would_notice(product, validator, path, value):
-    document = json.loads(json.dumps(stac_item.item(product)))
+    document = json.loads(json.dumps(stac_item.build_item(product)))
     inner = document
     for key in path[:-1]:
         inner = inner[key]
@@ -161,7 +165,7 @@ def test_the_validation_would_notice(product, validator, path, value):
 
 
 def test_the_item_says_what_the_files_hold(product, folder):
-    document = stac_item.item(product)
+    document = stac_item.build_item(product)
     assert document["id"] == "jutland_2024-05-01_2024-09-30"
     assert document["properties"]["datetime"] is None
     assert document["properties"]["start_datetime"] == "2024-05-01T00:00:00Z"
@@ -187,7 +191,7 @@ def test_the_item_says_what_the_files_hold(product, folder):
 
 
 def test_pystac_reads_projection_and_classes(product):
-    item = pystac.Item.from_dict(stac_item.item(product))
+    item = pystac.Item.from_dict(stac_item.build_item(product))
     assert item.ext.proj.epsg == 32632
     asset = item.assets["land_cover"]
     assert asset.media_type == pystac.MediaType.COG
@@ -197,12 +201,15 @@ def test_pystac_reads_projection_and_classes(product):
 
 def test_only_extensions_that_are_used_are_declared(product):
     bare = replace(product, rasters=(), documents=())
-    assert stac_item.item(bare)["stac_extensions"] == [stac_item.PROCESSING, stac_item.PROJECTION]
-    assert len(stac_item.item(product)["stac_extensions"]) == 5
+    assert stac_item.build_item(bare)["stac_extensions"] == [
+        stac_item.PROCESSING,
+        stac_item.PROJECTION,
+    ]
+    assert len(stac_item.build_item(product)["stac_extensions"]) == 5
 
 
 def test_links_lead_up_and_to_every_input(product):
-    links = stac_item.item(product)["links"]
+    links = stac_item.build_item(product)["links"]
     assert [link["href"] for link in links if link["rel"] == "derived_from"] == [
         "S2A_one",
         "S2B%20two",
@@ -212,7 +219,7 @@ def test_links_lead_up_and_to_every_input(product):
 
 
 def test_what_went_in_and_what_did_not_is_told(product):
-    values = stac_item.item(product)["properties"]
+    values = stac_item.build_item(product)["properties"]
     assert values["terramosaic:plan"] == PLAN
     assert values["terramosaic:inputs_without_scl"] == ["S2B two"]
     assert any("treated as clear" in note for note in values["terramosaic:notes"])
@@ -223,32 +230,36 @@ def test_what_went_in_and_what_did_not_is_told(product):
 
 
 def test_a_partial_product_declares_its_holes(product, validator):
-    partial = replace(product, holes=(Hole(tile="0003_0001", reason="unreadable"),))
-    document = stac_item.item(partial)
+    partial = replace(product, holes=(MissingTile(tile="0003_0001", reason="unreadable"),))
+    document = stac_item.build_item(partial)
     stac.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True
     assert document["properties"]["terramosaic:holes"] == [
         {"tile": "0003_0001", "reason": "unreadable"}
     ]
-    assert any("partial" in note for note in descriptions.limits(partial))
+    assert any("partial" in note for note in descriptions.list_limitations(partial))
 
 
 def test_nothing_of_this_machine_and_no_secret_is_published(product, folder):
-    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
-    for text in (json.dumps(stac_item.item(product)), report.html(product, pictures)):
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    for text in (
+        json.dumps(stac_item.build_item(product)),
+        report.render_report(product, pictures),
+    ):
         assert "/data/" not in text
         assert "SECRET" not in text
         assert str(folder) not in text
         assert str(Path.home()) + "/" not in text
     assert (
-        descriptions.scrub("cannot open /data/catalog/x/B02.tif: gone")
+        descriptions.redact_message("cannot open /data/catalog/x/B02.tif: gone")
         == "cannot open B02.tif: gone"
     )
     assert (
-        descriptions.scrub("read https://a.org/b/c.tif?x=1 now") == "read https://a.org/b/c.tif now"
+        descriptions.redact_message("read https://a.org/b/c.tif?x=1 now")
+        == "read https://a.org/b/c.tif now"
     )
-    assert descriptions.scrub("file:///srv/a/b.tif") == "b.tif"
-    assert descriptions.scrub("12/40 pixels, m/s") == "12/40 pixels, m/s"
+    assert descriptions.redact_message("file:///srv/a/b.tif") == "b.tif"
+    assert descriptions.redact_message("12/40 pixels, m/s") == "12/40 pixels, m/s"
 
 
 @pytest.mark.parametrize("href", ["/srv/x.tif", "../x.tif", "https://a.org/x.tif", "C:\\x.tif"])
@@ -277,7 +288,7 @@ def test_two_grids_keep_their_projections_apart(product, validator):
         replace(first, key="land_cover_32632"),
         replace(first, key="land_cover_32633", grid=other),
     )
-    document = stac_item.item(replace(product, grids=(GRID, other), rasters=rasters))
+    document = stac_item.build_item(replace(product, grids=(GRID, other), rasters=rasters))
     stac.check(document, validator)
     assert document["properties"]["proj:code"] is None
     assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
@@ -287,9 +298,9 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     later = replace(product, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     moved = replace(later, bbox=(8.0, 56.0, 9.0, 57.0))
     for entry in (moved, product):
-        atomic_files.write_json(tmp_path / entry.folder / "item.json", stac_item.item(entry))
-    document = stac_collection.of(
-        stac_collection.items_in(tmp_path), title="Jutland", license="other"
+        atomic_files.write_json(tmp_path / entry.folder / "item.json", stac_item.build_item(entry))
+    document = stac_collection.build_collection(
+        stac_collection.read_items(tmp_path), title="Jutland", license="other"
     )
     stac.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
@@ -303,7 +314,7 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     assert [item.id for item in opened.get_items()] == [product.id, moved.id]
     assert all(item.get_parent().id == "jutland" for item in opened.get_items())
     with pytest.raises(ValueError, match="of one product"):
-        stac_collection.of([], title="Jutland", license="other")
+        stac_collection.build_collection([], title="Jutland", license="other")
 
 
 class Outline(HTMLParser):
@@ -340,24 +351,28 @@ class Outline(HTMLParser):
 def pictures_of(product, folder):
     paths = {raster.key: folder / raster.href for raster in product.rasters}
     thumbnails = {
-        name: rendering.thumbnail(paths[name], layers.get(name), 760)
+        name: rendering.read_thumbnail(paths[name], layers.get(name), 760)
         for name in ("land_cover", "observations", "confidence")
     }
-    view = quicklook.of_map(
+    view = quicklook.layout_land_cover(
         thumbnails["land_cover"],
-        quicklook.Ground(observations=thumbnails["observations"]),
+        quicklook.ObservedLayers(observations=thumbnails["observations"]),
         quicklook.Heading(title=product.title, subtitle="x"),
     )
-    return report.Pictures(
-        quicklook=quicklook.compose(view),
-        confidence=rendering.png(rendering.graded(thumbnails["confidence"], "confidence", 0, 100)),
-        observations=rendering.png(rendering.graded(thumbnails["observations"], "count", 0, 100)),
-        most=100,
+    return report.ReportImages(
+        quicklook=quicklook.render_png(view),
+        confidence=rendering.encode_png(
+            rendering.apply_ramp(thumbnails["confidence"], "confidence", 0, 100)
+        ),
+        observations=rendering.encode_png(
+            rendering.apply_ramp(thumbnails["observations"], "count", 0, 100)
+        ),
+        max_observations=100,
     )
 
 
 def test_the_report_is_one_whole_page(product, folder):
-    text = report.html(product, pictures_of(product, folder))
+    text = report.render_report(product, pictures_of(product, folder))
     outline = Outline(text)
     assert "script" not in outline.tags
     assert outline.tags.count("img") == 3
@@ -376,7 +391,7 @@ def test_the_report_is_one_whole_page(product, folder):
 
 
 def test_the_report_states_the_area_of_each_class(product, folder):
-    text = report.html(product, pictures_of(product, folder))
+    text = report.render_report(product, pictures_of(product, folder))
     counts = product.counts("land_cover")
     assert sum(counts.values()) == GRID.height * GRID.width
     assert f"<td>{counts[5] * 100 / 1e6:,.2f}</td>" in text
@@ -388,8 +403,8 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
     bare = replace(
         product, rasters=rasters, provenance=source, accuracy=None, scenes=(), refused=()
     )
-    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
-    text = report.html(bare, pictures)
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    text = report.render_report(bare, pictures)
     Outline(text)
     assert "composites only" in text
     assert "Area by class" not in text
@@ -397,34 +412,36 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
 
 
 def test_random_weights_are_said_first(product):
-    assert "random" not in json.dumps(stac_item.item(product)).lower()
+    assert "random" not in json.dumps(stac_item.build_item(product)).lower()
     options = {"task": "land_cover", "weights": {"random": 3}}
     source = replace(product.provenance, random=True, options=options)
     tried = replace(product, provenance=source)
-    properties = stac_item.item(tried)["properties"]
-    assert properties["description"].startswith(descriptions.RANDOM)
+    properties = stac_item.build_item(tried)["properties"]
+    assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING)
     assert properties["terramosaic:random_weights"] is True
     assert properties["terramosaic:model_options"] == options
-    assert properties["terramosaic:notes"][0] == descriptions.RANDOM
-    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
-    assert f'<p class="warning">{descriptions.RANDOM}</p>' in report.html(tried, pictures)
+    assert properties["terramosaic:notes"][0] == descriptions.RANDOM_WEIGHTS_WARNING
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    assert f'<p class="warning">{descriptions.RANDOM_WEIGHTS_WARNING}</p>' in report.render_report(
+        tried, pictures
+    )
 
 
 def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
     seen = np.concatenate([values_of(r.layer, r.bands) for r in product.of("observations")])
     codes = np.concatenate([values_of(r.layer, r.bands) for r in product.of("land_cover")])
-    inside = seen != layers.get("observations").fill
+    inside = seen != layers.get("observations").fill_value
     unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
     assert unseen > 0
-    properties = stac_item.item(product)["properties"]
+    properties = stac_item.build_item(product)["properties"]
     share = 100 * unseen / inside.sum()
     assert properties["terramosaic:not_observed_percent"] == pytest.approx(share, abs=1e-3)
     blank = 100 * (inside.sum() - unseen - mapped) / inside.sum()
     assert blank > 0
     assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
-    pictures = report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     said = f"{100 - share:.1f} % observed; {blank:.1f} % not classified although observed"
-    assert said in report.html(product, pictures)
+    assert said in report.render_report(product, pictures)
 
 
 def answering(product, folder, layer, bands):
@@ -432,7 +449,7 @@ def answering(product, folder, layer, bands):
     values = values_of(layer, bands)
     href = f"{PLAN[:12]}/32632/other_{layer.name}.tif"
     read = lambda first, last: values[:, first:last]
-    info = cog.write(folder / href, GRID, layer, read, () if layer.bands else bands)
+    info = cog.write_cog(folder / href, GRID, layer, read, () if layer.bands else bands)
     raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
     counts = product.of("observations")
     source = replace(product.provenance, answer=layer.name)
@@ -453,7 +470,7 @@ ANSWERS = {
 def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
     layer, bands = layers.get(name), ANSWERS[name]
     other = answering(product, folder, layer, bands)
-    document = stac_item.item(other)
+    document = stac_item.build_item(other)
     stac.check(document, validator)
     asset = document["assets"][name]
     assert [band["name"] for band in asset["bands"]] == list(bands)
@@ -461,11 +478,11 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
     assert [band.get("scale", 1.0) for band in asset["raster:bands"]] == [layer.scale] * len(bands)
     assert document["properties"]["terramosaic:answer"] == name
     assert layer.title in document["properties"]["processing:lineage"]
-    text = report.html(
-        other, report.Pictures(quicklook=rendering.png(np.zeros((2, 2, 3), "uint8")))
+    text = report.render_report(
+        other, report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     )
     Outline(text)
-    whole = stac_collection.of([document], title="Jutland", license="other")
+    whole = stac_collection.build_collection([document], title="Jutland", license="other")
     stac.check(whole, validator)
     for said in (json.dumps(document), text, json.dumps(whole)):
         assert "land cover" not in said.lower()
@@ -478,9 +495,11 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
 def test_a_collection_names_all_that_its_items_answer(product, folder):
     ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
     later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
-    items = [stac_item.item(product), stac_item.item(later)]
-    whole = stac_collection.of(items, title="Jutland", license="other")
+    items = [stac_item.build_item(product), stac_item.build_item(later)]
+    whole = stac_collection.build_collection(items, title="Jutland", license="other")
     assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
     bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
-    whole = stac_collection.of([stac_item.item(bare)], title="Jutland", license="other")
+    whole = stac_collection.build_collection(
+        [stac_item.build_item(bare)], title="Jutland", license="other"
+    )
     assert whole["description"].startswith("Composites of Jutland")

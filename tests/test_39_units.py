@@ -16,7 +16,7 @@ FILES = {"S2L2A": "S2L2A", "S2L1C": "S2L1C", "S1RTC": "S1RTC", "DEM": "DEM", "RG
 
 
 def window(name, size=48, seed=0, batch=1):
-    modality = modalities.get(name)
+    modality = modalities.get_raster_modality(name)
     scale = modality.statistics
     rng = np.random.default_rng(seed)
     drawn = rng.normal(0, 0.4, (batch, len(modality.bands), size, size))
@@ -25,7 +25,9 @@ def window(name, size=48, seed=0, batch=1):
 
 
 def check(name, values):
-    unit_check.check(modalities.get(name), np.asarray(values, np.float32))
+    unit_check.check_window_units(
+        modalities.get_raster_modality(name), np.asarray(values, np.float32)
+    )
 
 
 def power(values):
@@ -33,7 +35,7 @@ def power(values):
 
 
 def standardised(name, values):
-    scale = modalities.get(name).statistics
+    scale = modalities.get_raster_modality(name).statistics
     return (values - np.array(scale.mean)[:, None, None]) / np.array(scale.std)[:, None, None]
 
 
@@ -84,13 +86,17 @@ def test_the_window_at_fault_is_named_and_judged_by_itself():
 @pytest.mark.parametrize("kind", [np.uint8, bool, complex, object])
 def test_what_is_no_measurement_is_refused(kind):
     with pytest.raises(ModelError, match="float32"):
-        unit_check.check(modalities.get("S2L2A"), window("S2L2A").astype(kind))
+        unit_check.check_window_units(
+            modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(kind)
+        )
 
 
 def test_a_picture_is_what_rgb_wants():
     rgb = window("RGB").clip(0, 255)
-    unit_check.check(modalities.get("RGB"), rgb.astype(np.uint8))
-    unit_check.check(modalities.get("S2L2A"), window("S2L2A").astype(np.int16))
+    unit_check.check_window_units(modalities.get_raster_modality("RGB"), rgb.astype(np.uint8))
+    unit_check.check_window_units(
+        modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(np.int16)
+    )
 
 
 TRUE = {
@@ -115,7 +121,7 @@ TRUE = {
 @pytest.mark.parametrize("case", TRUE)
 def test_land_and_sea_at_their_extremes_are_taken(case):
     name, draw = TRUE[case]
-    shape = (2, len(modalities.get(name).bands), 32, 32)
+    shape = (2, len(modalities.get_raster_modality(name).bands), 32, 32)
     check(name, draw(np.random.default_rng(0), shape))
 
 
@@ -133,8 +139,8 @@ def test_clouds_do_not_make_a_window_wrong(name, share, seed):
 
 @pytest.mark.parametrize("name", ["S2L2A", "S1RTC", "DEM", "RGB"])
 def test_nothing_at_all_is_no_wrong_unit(name):
-    check(name, np.full((2, len(modalities.get(name).bands), 32, 32), np.nan))
-    check(name, np.zeros((0, len(modalities.get(name).bands), 32, 32)))
+    check(name, np.full((2, len(modalities.get_raster_modality(name).bands), 32, 32), np.nan))
+    check(name, np.zeros((0, len(modalities.get_raster_modality(name).bands), 32, 32)))
 
 
 def _real(realdata, place, name):
@@ -146,14 +152,14 @@ def _real(realdata, place, name):
 @pytest.mark.parametrize("name", FILES)
 def test_real_places_are_taken_and_their_spoilt_copies_are_not(realdata, place, name):
     real = _real(realdata, place, name)
-    unit_check.check(modalities.get(name), real)
+    unit_check.check_window_units(modalities.get_raster_modality(name), real)
     check(name, real)
     spoilt = {
         "DN": [lambda v: v / 1e4, picture],
         "dB": [power, lambda v: power(v) ** 0.5],
         "m": [lambda v: np.where(v == v.min(), -9999, v), lambda v: v + 2e4],
         "count": [lambda v: v / 255, lambda v: v * 30.0],
-    }[modalities.get(name).unit]
+    }[modalities.get_raster_modality(name).unit]
     for spoil in spoilt:
         with pytest.raises(ModelError, match="expected is"):
             check(name, spoil(real))

@@ -59,7 +59,7 @@ def test_position_tables_equal_the_oracle():
         assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
     for key, wanted in oracle.stored("cases_primitives", "sincos_1d", "out").items():
         length, dim = (int(part) for part in key.removesuffix("_rows").split("_d"))
-        table = layers.sincos_row(length, dim)[:, [0, 1, 2, 3, 255, 511]]
+        table = layers.sincos_sequence(length, dim)[:, [0, 1, 2, 3, 255, 511]]
         assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
 
 
@@ -72,7 +72,7 @@ def test_resized_tables_equal_the_oracle(name):
         for key, value in oracle.stored("cases_primitives", "sincos_2d", "out").items()
         if key.startswith("14x14") and "rows" not in key
     )
-    resized = layers.resize_grid(table, height // 16, width // 16)
+    resized = layers.resize_position_table(table, height // 16, width // 16)
     wanted = oracle.stored("cases_primitives", name, "out")["pos"]
     assert oracle.error(oracle.thinned(resized, wanted, [1]), wanted) <= oracle.PRIMITIVES
 
@@ -114,4 +114,4 @@ def test_an_official_file_of_the_whole_family_loads_into_the_backbone(size):
         built = model.backbone(f"terramind_v1_{size}", RAW6)
         state = {key: torch.empty(shape) for key, (shape, _) in stored["tensors"].items()}
     assert set(built.state_dict()) <= set(state)
-    assert not [k for k in state if k not in built.state_dict() and not built.foreign_key(k)]
+    assert not [k for k in state if k not in built.state_dict() and not built.is_ignored_key(k)]

@@ -120,7 +120,7 @@ def test_token_ids_and_logits_equal_the_oracle(name):
     built, scaled = built_for(case), {"standardize": case["standardize"]}
     inputs = oracle.inputs_of(GENERATION, name)
     wanted = oracle.stored(GENERATION, name, "out")
-    ids = built.tokens(inputs, **scaled)
+    ids = built.generate_tokens(inputs, **scaled)
     earlier = {}
     for step, output in enumerate(case["output_modalities"], start=1):
         low = output.lower()
@@ -129,7 +129,7 @@ def test_token_ids_and_logits_equal_the_oracle(name):
         among(logits, wanted[f"{low}_logits_tok"])
         equal_where_clear(logits.argmax(dim=2), wanted[f"{low}_tokens"], wanted[f"{low}_margin"])
         if f"context_step{step}" in wanted:
-            seen = built.context(inputs, tokens=earlier, **scaled)
+            seen = built.encode_inputs(inputs, tokens=earlier, **scaled)
             stored = wanted[f"context_step{step}"]
             assert oracle.error(thin(seen, stored), stored) <= oracle.FEATURES
         earlier[output] = wanted[f"{low}_tokens"]
@@ -147,12 +147,12 @@ def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
     with torch.random.fork_rng():
         torch.manual_seed(case["torch_seed"])
         order = torch.argsort(torch.rand(count) * 1e-6)
-        kept = sampling.filtered(logits[:, order].flatten(0, 1), case["top_k"], case["top_p"])
+        kept = sampling.filter_logits(logits[:, order].flatten(0, 1), case["top_k"], case["top_p"])
         drawn = torch.multinomial((kept / case["temps"]).softmax(dim=1), 1).view(batch, count)
     assert torch.equal(order.expand(batch, count), wanted["roar_order"].long())
     ids = torch.zeros_like(drawn).scatter(1, order.expand(batch, count), drawn)
-    rows = next(iter(given.values())).shape[2] // modalities.PATCH
-    scores = built.tokenizer.raster("tok_lulc@224").decode(ids.view(batch, rows, -1))
+    rows = next(iter(given.values())).shape[2] // modalities.PATCH_SIZE
+    scores = built.tokenizer.get_raster_tokenizer("tok_lulc@224").decode(ids.view(batch, rows, -1))
     agree = scores.argmax(dim=1) == wanted["LULC_argmax"].long()
     assert agree.float().mean() > 0.98
     # ^ one draw at a rounding boundary changes one patch
@@ -176,9 +176,9 @@ def test_thinking_equals_the_oracle(name):
     with torch.inference_mode():
         found = encoder.features(given)
         last = encoder(given)
-        read = encoder.read(given)
+        read = encoder.tokenize_inputs(given)
         tokens, _ = encoder.embed(read)
-        thoughts = encoder.think(read, tokens, [0] * len(tokens))
+        thoughts = encoder.generate_missing(read, tokens, [0] * len(tokens))
     outputs = oracle.stored(TIM, name, "out")
     compared = 0
     for key, wanted in outputs.items():
@@ -190,7 +190,7 @@ def test_thinking_equals_the_oracle(name):
     for modality in told["tim_modalities"]:
         low = modality.lower()
         if f"{low}_tokens" in outputs:
-            ids = thoughts[modalities.target(modality).key].flatten(1)
+            ids = thoughts[modalities.get_target_modality(modality).key].flatten(1)
             equal_where_clear(ids, outputs[f"{low}_tokens"], outputs[f"{low}_margin"])
 
 
@@ -219,7 +219,7 @@ def test_filters_equal_the_oracle(name):
     case = oracle.cases("cases_primitives")[name]
     logits = oracle.stored("cases_primitives", name, "in")["logits"]
     wanted = oracle.stored("cases_primitives", name, "out")["filtered"]
-    got = sampling.filtered(logits, case["top_k"], case["top_p"])
+    got = sampling.filter_logits(logits, case["top_k"], case["top_p"])
     assert torch.equal(got.sort(dim=1).values, wanted.sort(dim=1).values)
     differ = got != wanted
     equals = (logits[:, :, None] == logits[:, None, :]).sum(dim=2) > 1
@@ -232,8 +232,8 @@ def test_filters_equal_the_oracle(name):
 def test_schedules_equal_the_oracle(name):
     steps, count = (int(part) for part in name.removeprefix("linear_schedule_").split("_"))
     wanted = oracle.stored("cases_primitives", name, "out")
-    assert sampling.linear(count, steps) == wanted["tokens"].tolist()
-    assert sampling.cosine(count, steps) == wanted["cosine"].tolist()
+    assert sampling.linear_schedule(count, steps) == wanted["tokens"].tolist()
+    assert sampling.cosine_schedule(count, steps) == wanted["cosine"].tolist()
 
 
 def shapes_of(stored):
@@ -262,7 +262,7 @@ def test_a_generator_has_the_official_keys_but_for_unused_halves(size):
     missing = left_out(wanted, got)
     halves = {key.split(".", 3)[0] + "." + key.split(".")[2] for key in missing}
     assert halves == {"tokenizer.encoder", "tokenizer.quant_proj"}
-    assert all(built.foreign_key(key) for key in missing)
+    assert all(built.is_ignored_key(key) for key in missing)
     tables = [key for key in got if key.startswith("tokenizer.") and key.endswith("pos_emb")]
     elsewhere = sum(math.prod(wanted[key]) for key in (*missing, *tables))
     # ^ the tables of the tokenizers are listed as parameters, and are buffers here
@@ -278,7 +278,7 @@ def test_thinking_has_the_official_keys_but_for_the_unused_tokenizer(size):
     wanted = shapes_of(stored)
     missing = left_out(wanted, oracle.shapes(built))
     assert {key.split(".")[0] for key in missing} == {"tokenizer"}
-    assert all(built.foreign_key(key) for key in missing)
+    assert all(built.is_ignored_key(key) for key in missing)
     unused = sum(math.prod(wanted[key]) for key in missing)
     assert parameters(built) == stored["n_unique_params"] - unused
 
@@ -301,9 +301,9 @@ def test_the_encoder_decoder_of_everything_has_the_official_keys(size):
 @needs_listings
 def test_a_backbone_with_all_inputs_has_the_official_keys():
     stored = oracle.listing("terramind_v1_base__all9")
-    names = [*modalities.RAW, *modalities.TOKENS]
+    names = [*modalities.RASTER_MODALITIES, *modalities.TOKEN_MODALITIES]
     with torch.device("meta"):
         built = model.backbone("terramind_v1_base", names, tokenizers={"LULC": None, "NDVI": None})
     missing = left_out(shapes_of(stored), oracle.shapes(built))
     assert {key.split(".")[2] for key in missing} == {"decoder", "post_quant_proj"}
-    assert all(built.foreign_key(key) for key in missing)
+    assert all(built.is_ignored_key(key) for key in missing)

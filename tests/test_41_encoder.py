@@ -32,24 +32,26 @@ def make(names=("S2L2A", "S1RTC", "DEM"), **options):
 def rasters(names=("S2L2A", "S1RTC", "DEM"), size=32, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(batch, len(modalities.get(name).bands), size, size, generator=generator)
+        name: torch.randn(
+            batch, len(modalities.get_raster_modality(name).bands), size, size, generator=generator
+        )
         for name in names
     }
 
 
 def test_known_sizes_are_those_of_the_paper():
-    base = config.architecture("terramind_v1_base")
-    assert (base.dim, base.heads, base.depth, base.hidden) == (768, 12, 12, 2048)
-    large = config.architecture("terramind_v1_large")
-    assert (large.hidden, large.taps) == (2730, (5, 11, 17, 23))
-    tiny = config.architecture("terramind_v1_tiny")
-    assert (tiny.hidden, tiny.gated, tiny.bias) == (768, False, True)
+    base = config.resolve_architecture("terramind_v1_base")
+    assert (base.dim, base.heads, base.depth, base.mlp_hidden_dim) == (768, 12, 12, 2048)
+    large = config.resolve_architecture("terramind_v1_large")
+    assert (large.mlp_hidden_dim, large.feature_layers) == (2730, (5, 11, 17, 23))
+    tiny = config.resolve_architecture("terramind_v1_tiny")
+    assert (tiny.mlp_hidden_dim, tiny.gated, tiny.bias) == (768, False, True)
 
 
 def test_a_configuration_comes_from_a_mapping_or_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("dim: 32\nheads: 2\ndepth: 2\n")
-    assert config.architecture(path) == config.architecture(TINY)
+    assert config.resolve_architecture(path) == config.resolve_architecture(TINY)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_a_configuration_comes_from_a_mapping_or_a_file(tmp_path):
 )
 def test_a_wrong_configuration_is_refused(source, says):
     with pytest.raises(ModelError, match=says):
-        config.architecture(source)
+        config.resolve_architecture(source)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "dim: [", "dim: 32"])
@@ -73,7 +75,7 @@ def test_a_broken_file_is_refused(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ModelError):
-        config.architecture(path)
+        config.resolve_architecture(path)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +93,18 @@ def test_a_broken_file_is_refused(tmp_path, text):
     ],
 )
 def test_names_stand_for_official_keys(user, key):
-    assert modalities.key_of(user) == key
+    assert modalities.find_modality_key(user) == key
 
 
 def test_bands_have_two_names_each():
-    s2 = modalities.get("S2L2A")
-    assert [s2.index(b) for b in ("B02", "blue", "SWIR_2", "b12")] == [1, 1, 11, 11]
-    assert modalities.get("S2L1C").index("CIRRUS") == modalities.get("S2L1C").index("B10") == 10
-    for modality in modalities.RAW.values():
+    s2 = modalities.get_raster_modality("S2L2A")
+    assert [s2.band_index(b) for b in ("B02", "blue", "SWIR_2", "b12")] == [1, 1, 11, 11]
+    assert (
+        modalities.get_raster_modality("S2L1C").band_index("CIRRUS")
+        == modalities.get_raster_modality("S2L1C").band_index("B10")
+        == 10
+    )
+    for modality in modalities.RASTER_MODALITIES.values():
         assert len(modality.bands) == len(modality.aliases) == len(modality.statistics.mean)
 
 
@@ -113,7 +119,7 @@ def test_a_band_subset_keeps_the_weights_of_its_bands():
     key = "encoder_embeddings.untok_sen2l2a@224.proj.weight"
     wide = full.state_dict()[key].view(32, 256, 12)
     assert torch.equal(part.state_dict()[key].view(32, 256, 2), wide[:, :, [11, 1]])
-    assert part.bands_of("S2L2A") == ("B12", "B02")
+    assert part.band_names("S2L2A") == ("B12", "B02")
 
 
 def test_a_full_checkpoint_loads_into_an_encoder_of_fewer_bands():
@@ -285,7 +291,7 @@ def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
 
 def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
     raw = {"S2L2A": torch.full((1, 12, 32, 32), 900.0)}
-    assert torch.isfinite(make().run(raw)[-1]).all()
+    assert torch.isfinite(make().features_unchecked(raw)[-1]).all()
     assert torch.isfinite(make().train()(raw)).all()
     assert make([{"NEW": 1}])(torch.full((1, 1, 32, 32), 900.0)).shape == (1, 4, 32)
     assert make(["tok_sen2l2a@224"])(torch.full((1, 2, 2), 900)).shape == (1, 4, 32)
@@ -356,4 +362,6 @@ def test_the_answer_for_a_sample_does_not_depend_on_its_neighbours(rows, columns
 
 def test_resizing_to_the_same_grid_changes_nothing():
     table = layers.sincos_grid(14, 14, 32)
-    torch.testing.assert_close(layers.resize_grid(table, 14, 14), table, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        layers.resize_position_table(table, 14, 14), table, atol=1e-6, rtol=0
+    )

@@ -66,7 +66,7 @@ def online(tmp_path, monkeypatch):
 
 
 def put(folder, name, content):
-    place = hub.names_in(Path(folder), hub.HUB[name])[0]
+    place = hub.list_candidate_paths(Path(folder), hub.OFFICIAL_FILES[name])[0]
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(content)
     return place
@@ -80,25 +80,29 @@ def test_every_official_file_has_its_name():
              for v in ("", "_tim", "_generate")]  # fmt: skip
     tokenizers = [f"terramind_v1_tokenizer_{m}" for m in
                   ("s2l2a", "s1grd", "s1rtc", "dem", "lulc", "ndvi", "coords")]  # fmt: skip
-    assert list(hub.HUB) == sizes + tokenizers
-    assert len(set(hub.HUB.values())) == 11
-    told = hub.HUB["terramind_v1_tokenizer_s2l2a"]
+    assert list(hub.OFFICIAL_FILES) == sizes + tokenizers
+    assert len(set(hub.OFFICIAL_FILES.values())) == 11
+    told = hub.OFFICIAL_FILES["terramind_v1_tokenizer_s2l2a"]
     assert told.repo == "ibm-esa-geospatial/TerraMind-1.0-Tokenizer-S2L2A"
     assert told.file == "TerraMind_Tokenizer_S2L2A.pt"
-    assert hub.HUB[COORDS].file == "config.json"
+    assert hub.OFFICIAL_FILES[COORDS].file == "config.json"
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
 def test_variants_read_the_backbone_s_file(size):
-    one = hub.HUB[f"terramind_v1_{size}"]
-    assert one == hub.HUB[f"terramind_v1_{size}_tim"] == hub.HUB[f"terramind_v1_{size}_generate"]
+    one = hub.OFFICIAL_FILES[f"terramind_v1_{size}"]
+    assert (
+        one
+        == hub.OFFICIAL_FILES[f"terramind_v1_{size}_tim"]
+        == hub.OFFICIAL_FILES[f"terramind_v1_{size}_generate"]
+    )
     assert one.repo == f"ibm-esa-geospatial/TerraMind-1.0-{size}"
     assert one.file == f"TerraMind_v1_{size}.pt"
 
 
 def test_an_unknown_name_is_told_all_known_ones():
     with pytest.raises(WeightsError, match="terramind_v1_tokenizer_coords"):
-        hub.from_hub("terramind_v2_base")
+        hub.fetch_path("terramind_v2_base")
 
 
 def test_looking_needs_no_torch():
@@ -112,11 +116,11 @@ def test_looking_needs_no_torch():
 # --- without network -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", hub.HUB)
+@pytest.mark.parametrize("name", hub.OFFICIAL_FILES)
 def test_without_the_library_the_message_says_what_from_where_and_to_which_place(name, home):
     with pytest.raises(WeightsError) as caught:
-        hub.from_hub(name)
-    text, wanted = str(caught.value), hub.HUB[name]
+        hub.fetch_path(name)
+    text, wanted = str(caught.value), hub.OFFICIAL_FILES[name]
     for part in (wanted.file, wanted.repo, wanted.page, "pip install 'terramosaic[hub]'",
                  f"terramosaic models fetch {name} --to", str(home / "weights")):  # fmt: skip
         assert part in text
@@ -124,7 +128,7 @@ def test_without_the_library_the_message_says_what_from_where_and_to_which_place
     place = text.partition("here as ")[2].partition(", where")[0]
     Path(place).parent.mkdir(parents=True)
     Path(place).write_bytes(b"x")
-    assert hub.from_hub(name) == Path(place)
+    assert hub.fetch_path(name) == Path(place)
     # ^ the place that the message names is one that is searched
 
 
@@ -133,9 +137,9 @@ def test_without_the_library_the_message_says_what_from_where_and_to_which_place
 def test_weights_folders_are_searched_without_network(tmp_path, home, monkeypatch, name, where):
     folders = {"first": tmp_path / "one", "second": tmp_path / "two", "home": home / "weights"}
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", f"{folders['first']}:{folders['second']}")
-    assert hub.find(name) is None
+    assert hub.find_local_file(name) is None
     place = put(folders[where], name, b"mine")
-    assert hub.find(name) == hub.from_hub(name) == place
+    assert hub.find_local_file(name) == hub.fetch_path(name) == place
 
 
 def test_the_first_folder_wins_and_a_converted_file_counts(tmp_path, home, monkeypatch):
@@ -144,28 +148,33 @@ def test_the_first_folder_wins_and_a_converted_file_counts(tmp_path, home, monke
     converted = tmp_path / "one" / "TerraMind_v1_base.safetensors"
     converted.parent.mkdir()
     converted.write_bytes(b"converted")
-    assert hub.from_hub(BASE) == converted
+    assert hub.fetch_path(BASE) == converted
     original = put(tmp_path / "one", BASE, b"original")
-    assert hub.from_hub(BASE) == original
-    assert len(checksums.read()) == 2
+    assert hub.fetch_path(BASE) == original
+    assert len(checksums.read_pins()) == 2
     # ^ other bytes under another name: each has its own pin
 
 
 def test_the_hub_s_cache_is_read_without_its_library(online, monkeypatch):
-    path = hub.from_hub(BASE)
+    path = hub.fetch_path(BASE)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert hub.from_hub(BASE) == path
-    (checksums.home() / "weights.json").unlink()
-    assert hub.from_hub(BASE) == path
-    assert checksums.read()[f"{hub.HUB[BASE].repo}/TerraMind_v1_base.pt"]["main"].commit == FIRST
+    assert hub.fetch_path(BASE) == path
+    (checksums.home_dir() / "weights.json").unlink()
+    assert hub.fetch_path(BASE) == path
+    assert (
+        checksums.read_pins()[f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"][
+            "main"
+        ].commit
+        == FIRST
+    )
 
 
 def test_a_home_in_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("TERRAMOSAIC_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert checksums.home() == tmp_path / "terramosaic"
+    assert checksums.home_dir() == tmp_path / "terramosaic"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert checksums.home() == Path.home() / ".cache" / "terramosaic"
+    assert checksums.home_dir() == Path.home() / ".cache" / "terramosaic"
 
 
 # --- pinned at first use ---------------------------------------------------------------------
@@ -173,8 +182,8 @@ def test_a_home_in_the_cache_folder(monkeypatch, tmp_path):
 
 def test_the_first_use_is_written_down(online, home):
     found = hub.fetch(BASE)
-    assert found.new
-    assert online.asked == [(hub.HUB[BASE].repo, "TerraMind_v1_base.pt", None)]
+    assert found.is_newly_pinned
+    assert online.asked == [(hub.OFFICIAL_FILES[BASE].repo, "TerraMind_v1_base.pt", None)]
     book = json.loads((home / "weights.json").read_text())
     sha256 = hashlib.sha256(b"first").hexdigest()
     assert book == {
@@ -183,40 +192,40 @@ def test_the_first_use_is_written_down(online, home):
         }
     }
     again = hub.fetch(BASE)
-    assert not again.new
+    assert not again.is_newly_pinned
     assert again.pin == found.pin
     assert len(online.asked) == 1
 
 
 def test_variants_share_file_and_pin(online):
-    assert hub.fetch(BASE).new
-    assert not hub.fetch(f"{BASE}_generate").new
+    assert hub.fetch(BASE).is_newly_pinned
+    assert not hub.fetch(f"{BASE}_generate").is_newly_pinned
     assert len(online.asked) == 1
 
 
 def test_a_new_version_on_the_hub_changes_nothing_until_it_is_asked_for(online):
-    path = hub.from_hub(BASE)
+    path = hub.fetch_path(BASE)
     online.refs["main"] = SECOND
-    assert hub.from_hub(BASE) == path
+    assert hub.fetch_path(BASE) == path
     path.unlink()
-    assert hub.from_hub(BASE).read_bytes() == b"first"
+    assert hub.fetch_path(BASE).read_bytes() == b"first"
     assert online.asked[-1][2] == FIRST
     # ^ the pinned commit is asked for, not the branch
     renewed = hub.fetch(BASE, renew=True)
-    assert renewed.new
+    assert renewed.is_newly_pinned
     assert renewed.path.read_bytes() == b"second"
-    assert hub.from_hub(BASE) == renewed.path
+    assert hub.fetch_path(BASE) == renewed.path
 
 
 def test_a_revision_has_its_own_pin(online, tmp_path, monkeypatch):
     online.refs["v2"] = SECOND
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "hand"))
     put(tmp_path / "hand", BASE, b"by hand")
-    assert hub.from_hub(BASE).read_bytes() == b"by hand"
-    assert hub.from_hub(BASE, "v2").read_bytes() == b"second"
-    assert hub.from_hub(BASE, FIRST).read_bytes() == b"first"
+    assert hub.fetch_path(BASE).read_bytes() == b"by hand"
+    assert hub.fetch_path(BASE, "v2").read_bytes() == b"second"
+    assert hub.fetch_path(BASE, FIRST).read_bytes() == b"first"
     assert [asked[2] for asked in online.asked] == ["v2", FIRST]
-    labels = checksums.read()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
+    labels = checksums.read_pins()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
     assert {label: pin.commit for label, pin in labels.items()} == {
         "main": None, "v2": SECOND, FIRST: FIRST
     }  # fmt: skip
@@ -224,47 +233,47 @@ def test_a_revision_has_its_own_pin(online, tmp_path, monkeypatch):
 
 def test_a_tag_that_moves_is_not_followed(online):
     online.refs["v2"] = SECOND
-    path = hub.from_hub(BASE, "v2")
+    path = hub.fetch_path(BASE, "v2")
     path.unlink()
     online.refs["v2"] = FIRST
-    assert hub.from_hub(BASE, "v2").read_bytes() == b"second"
+    assert hub.fetch_path(BASE, "v2").read_bytes() == b"second"
 
 
 @pytest.mark.parametrize("where", ["cache", "folder"])
 def test_a_changed_file_is_refused_with_what_to_do(online, home, where):
-    path = hub.from_hub(BASE) if where == "cache" else put(home / "weights", BASE, b"mine")
+    path = hub.fetch_path(BASE) if where == "cache" else put(home / "weights", BASE, b"mine")
     old = hub.fetch(BASE).pin.sha256
     path.write_bytes(b"other bytes")
     with pytest.raises(WeightsError) as caught:
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
     text = str(caught.value)
     for part in (str(path), old, hashlib.sha256(b"other bytes").hexdigest(), "weights.json",
                  f"models fetch {BASE}", "--renew"):  # fmt: skip
         assert part in text
     path.unlink()
     if where == "cache":
-        assert hub.from_hub(BASE) == path
+        assert hub.fetch_path(BASE) == path
     else:
         put(home / "weights", BASE, b"trusted now")
-        assert hub.fetch(BASE, renew=True).new
-        assert hub.from_hub(BASE).read_bytes() == b"trusted now"
+        assert hub.fetch(BASE, renew=True).is_newly_pinned
+        assert hub.fetch_path(BASE).read_bytes() == b"trusted now"
 
 
 def test_a_file_put_by_hand_must_be_the_one_that_was_fetched(online, home):
-    hub.from_hub(BASE)
+    hub.fetch_path(BASE)
     place = put(home / "weights", BASE, b"another")
     with pytest.raises(WeightsError, match="pinned since their first use"):
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
     place.write_bytes(b"first")
-    assert hub.from_hub(BASE) == place
+    assert hub.fetch_path(BASE) == place
 
 
 def test_a_download_must_be_what_was_put_by_hand_before(online, home):
     place = put(home / "weights", BASE, b"from a colleague")
-    hub.from_hub(BASE)
+    hub.fetch_path(BASE)
     place.unlink()
     with pytest.raises(WeightsError, match="pinned since their first use"):
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {"main": {"sha": 1}}}', "null"])
@@ -272,7 +281,7 @@ def test_damaged_pins_are_told(home, text):
     home.mkdir()
     (home / "weights.json").write_text(text)
     with pytest.raises(WeightsError, match=r"weights\.json.*damaged"):
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
 
 
 def test_a_home_that_cannot_be_written_is_told(monkeypatch, tmp_path):
@@ -281,7 +290,7 @@ def test_a_home_that_cannot_be_written_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path))
     put(tmp_path, BASE, b"x")
     with pytest.raises(WeightsError, match="set TERRAMOSAIC_HOME"):
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
 
 
 def _use(folder, name, queue):
@@ -291,7 +300,7 @@ def _use(folder, name, queue):
 
 def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path))
-    names = [name for name in hub.HUB if not name.endswith(("_tim", "_generate"))]
+    names = [name for name in hub.OFFICIAL_FILES if not name.endswith(("_tim", "_generate"))]
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     workers = [context.Process(target=_use, args=(str(tmp_path), name, queue)) for name in names]
@@ -302,23 +311,23 @@ def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
         worker.join(timeout=60)
     assert len(written) == len(names)
     assert {
-        pin.sha256 for labels in checksums.read().values() for pin in labels.values()
+        pin.sha256 for labels in checksums.read_pins().values() for pin in labels.values()
     } == written
 
 
 def test_the_pin_of_who_came_first_stands(online, monkeypatch):
     """Two processes use a file for the first time, and it is not the same to both."""
     other = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
-    key = f"{hub.HUB[BASE].repo}/TerraMind_v1_base.pt"
+    key = f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"
     seen = iter([{}, {key: {"main": other}}])
-    monkeypatch.setattr(checksums, "read", lambda: next(seen))
+    monkeypatch.setattr(checksums, "read_pins", lambda: next(seen))
     with pytest.raises(WeightsError, match="0000"):
-        hub.from_hub(BASE)
+        hub.fetch_path(BASE)
 
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted({f"{w.repo}/{w.file}" for w in hub.HUB.values()})),
+        st.sampled_from(sorted({f"{w.repo}/{w.file}" for w in hub.OFFICIAL_FILES.values()})),
         st.dictionaries(
             st.text(min_size=1, max_size=9),
             st.builds(
@@ -338,8 +347,8 @@ def test_pins_come_back_as_they_were_written(tmp_path_factory, book):
         patch.setenv("TERRAMOSAIC_HOME", str(tmp_path_factory.mktemp("home")))
         for key, labels in book.items():
             for label, pin in labels.items():
-                assert checksums.record(key, label, pin, renew=False) == pin
-        assert checksums.read() == book
+                assert checksums.record_pin(key, label, pin, renew=False) == pin
+        assert checksums.read_pins() == book
 
 
 # --- the hub refuses -------------------------------------------------------------------------
@@ -367,7 +376,7 @@ print(json.dumps({"known": known, "found": found, "told": told}))
 
 @needs_library
 def test_the_real_library_agrees_about_its_cache_and_its_errors(online):
-    path = hub.from_hub(BASE)
+    path = hub.fetch_path(BASE)
     done = subprocess.run(
         [sys.executable, "-c", REAL],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
@@ -403,12 +412,12 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(online, kind, says):
     }
     online.error = type(kind, bases.get(kind, (Exception,)), {})("no route to host\nmore lines")
     with pytest.raises(WeightsError) as caught:
-        hub.from_hub(LULC, "v1")
+        hub.fetch_path(LULC, "v1")
     text = str(caught.value)
-    for part in (says, "no route to host", hub.HUB[LULC].page):
+    for part in (says, "no route to host", hub.OFFICIAL_FILES[LULC].page):
         assert part in text
     assert "more lines" not in text
-    assert checksums.read() == {}
+    assert checksums.read_pins() == {}
 
 
 # --- carried elsewhere -----------------------------------------------------------------------
@@ -417,16 +426,16 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(online, kind, says):
 @pytest.mark.parametrize("name", [BASE, COORDS])
 def test_a_copy_lies_where_it_is_looked_for(online, tmp_path, monkeypatch, name):
     found = hub.fetch(name)
-    place = hub.copy(name, found.path, tmp_path / "stick")
+    place = hub.copy_file(name, found.path, tmp_path / "stick")
     assert place.read_bytes() == b"first"
-    assert hub.copy(name, place, tmp_path / "stick") == place
+    assert hub.copy_file(name, place, tmp_path / "stick") == place
     assert not list((tmp_path / "stick").rglob("*.part"))
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "stick"))
-    assert hub.from_hub(name) == place
+    assert hub.fetch_path(name) == place
 
 
 def test_a_converted_file_is_copied_under_its_own_name(home, tmp_path):
     (home / "weights").mkdir(parents=True)
     (home / "weights" / "TerraMind_v1_base.safetensors").write_bytes(b"converted")
-    place = hub.copy(BASE, hub.from_hub(BASE), tmp_path)
+    place = hub.copy_file(BASE, hub.fetch_path(BASE), tmp_path)
     assert place == tmp_path / "TerraMind_v1_base.safetensors"

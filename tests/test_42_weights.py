@@ -27,7 +27,7 @@ def encoder():
 @pytest.fixture
 def file(tmp_path, encoder):
     path = tmp_path / "w.safetensors"
-    return path, loading.write(path, encoder.state_dict())
+    return path, loading.write_state_dict(path, encoder.state_dict())
 
 
 def same(a, b):
@@ -57,7 +57,7 @@ def test_a_flipped_bit_is_refused(file):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="damaged"):
-        loading.read(path, sha256)
+        loading.read_state_dict(path, sha256)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200])
@@ -65,7 +65,7 @@ def test_a_truncated_file_is_refused(file, keep):
     path, _ = file
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WeightsError, match="damaged"):
-        loading.read(path)
+        loading.read_state_dict(path)
 
 
 class Evil:
@@ -78,7 +78,7 @@ def test_an_evil_pickle_is_refused(tmp_path, suffix):
     path = tmp_path / f"evil{suffix}"
     torch.save({"state_dict": Evil()}, path)
     with pytest.raises(WeightsError, match="more than tensors"):
-        loading.read(path)
+        loading.read_state_dict(path)
 
 
 def test_a_damaged_pickle_is_refused(tmp_path, encoder):
@@ -86,7 +86,7 @@ def test_a_damaged_pickle_is_refused(tmp_path, encoder):
     torch.save(encoder.state_dict(), path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError):
-        loading.read(path)
+        loading.read_state_dict(path)
 
 
 def test_a_plain_pickle_of_tensors_loads(tmp_path, encoder):
@@ -99,7 +99,7 @@ def test_a_plain_pickle_of_tensors_loads(tmp_path, encoder):
 def test_absent_or_unknown_files_are_refused(tmp_path, name):
     (tmp_path / "w.npz").write_bytes(b"x")
     with pytest.raises(WeightsError, match=name):
-        loading.read(tmp_path / name)
+        loading.read_state_dict(tmp_path / name)
 
 
 def test_lightning_files_and_prefixes_are_unwrapped(encoder):
@@ -125,12 +125,12 @@ def test_missing_superfluous_and_misshapen_keys_are_named(encoder):
 
 
 def test_a_refused_state_changes_nothing(encoder):
-    before = loading.digest_of_state(encoder.state_dict())
+    before = loading.hash_state_dict(encoder.state_dict())
     state = {key: value + 1 for key, value in encoder.state_dict().items()}
     del state["encoder_norm.weight"]
     with pytest.raises(WeightsError):
         model.load_state(encoder, state)
-    assert loading.digest_of_state(encoder.state_dict()) == before
+    assert loading.hash_state_dict(encoder.state_dict()) == before
 
 
 def test_buffers_may_lack_and_parts_of_the_family_are_left_out(encoder):
@@ -184,16 +184,18 @@ def test_sources_that_make_no_sense_are_refused(source):
 def test_the_digest_of_a_state_does_not_depend_on_the_file(tmp_path, encoder):
     state = encoder.state_dict()
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "a.safetensors")
-    again = loading.read(tmp_path / "a.safetensors")
-    assert loading.digest_of_state(again) == loading.digest_of_state(state)
+    again = loading.read_state_dict(tmp_path / "a.safetensors")
+    assert loading.hash_state_dict(again) == loading.hash_state_dict(state)
     again["encoder_norm.weight"] = again["encoder_norm.weight"] + 1e-6
-    assert loading.digest_of_state(again) != loading.digest_of_state(state)
+    assert loading.hash_state_dict(again) != loading.hash_state_dict(state)
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path, encoder):
     state = encoder.state_dict()
-    first = loading.write(tmp_path / "a.safetensors", state)
-    second = loading.write(tmp_path / "b.safetensors", dict(reversed(list(state.items()))))
+    first = loading.write_state_dict(tmp_path / "a.safetensors", state)
+    second = loading.write_state_dict(
+        tmp_path / "b.safetensors", dict(reversed(list(state.items())))
+    )
     assert first == second
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
@@ -209,7 +211,7 @@ def test_wrappers_prefixes_are_taken_off(encoder):
 def test_files_of_other_number_formats_load_into_single_precision(tmp_path, encoder, dtype, suffix):
     path = tmp_path / f"w{suffix}"
     state = {key: value.to(dtype) for key, value in encoder.state_dict().items()}
-    loading.write(path, state) if suffix == ".safetensors" else torch.save(state, path)
+    loading.write_state_dict(path, state) if suffix == ".safetensors" else torch.save(state, path)
     loaded = model.backbone(TINY, ["S2L2A", "DEM"], weights=path).state_dict()
     assert {value.dtype for value in loaded.values()} == {torch.float32}
     assert all(torch.equal(loaded[key], state[key].float()) for key in state)
@@ -234,7 +236,7 @@ def test_a_lightning_file_is_read_whole(tmp_path, encoder):
     torch.save(whole, path)
     found = loading.read_checkpoint(path)
     assert found["hyper_parameters"] == {"lr": 1e-4}
-    assert loading.unwrapped(found).keys() == encoder.state_dict().keys()
+    assert loading.extract_state_dict(found).keys() == encoder.state_dict().keys()
     torch.save([torch.ones(2)], path)
     with pytest.raises(WeightsError, match="hold a list"):
         loading.read_checkpoint(path)
@@ -258,7 +260,9 @@ def test_reading_costs_no_memory_until_it_is_looked_at(tmp_path, suffix):
     paths = [tmp_path / f"{name}{suffix}" for name in ("large", "small")]
     for path, count in zip(paths, (1_500_000, 2), strict=True):
         state = {f"k{index}": torch.ones(count) for index in range(10)}
-        loading.write(path, state) if suffix == ".safetensors" else torch.save(state, path)
+        loading.write_state_dict(path, state) if suffix == ".safetensors" else torch.save(
+            state, path
+        )
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, *paths],
         cwd=Path(__file__).parents[1],
@@ -304,7 +308,7 @@ def test_two_values_of_a_tied_weight_are_refused():
 
 def test_a_tied_weight_is_written_under_each_of_its_names(tmp_path):
     tied = Tied()
-    loading.write(tmp_path / "w.safetensors", tied.state_dict())
+    loading.write_state_dict(tmp_path / "w.safetensors", tied.state_dict())
     assert same(model.load_state(Tied(), tmp_path / "w.safetensors"), tied)
 
 
@@ -314,12 +318,12 @@ def test_a_tied_weight_is_written_under_each_of_its_names(tmp_path):
 def test_a_module_without_memory_can_be_compared(encoder):
     with torch.device("meta"):
         empty = model.backbone(TINY, ["S2L2A", "DEM"])
-    _, misfit = loading.compare(empty, encoder.state_dict())
+    _, misfit = loading.compare_state_dict(empty, encoder.state_dict())
     assert not misfit
     state = dict(encoder.state_dict())
     del state["encoder_norm.weight"]
     state["head"] = torch.ones(1)
-    _, misfit = loading.compare(empty, state)
+    _, misfit = loading.compare_state_dict(empty, state)
     assert (misfit.missing, misfit.unexpected) == (("encoder_norm.weight",), ("head",))
     assert str(misfit) == "1 missing: encoder_norm.weight; 1 unexpected: head"
 
@@ -329,19 +333,19 @@ def test_a_module_without_memory_can_be_compared(encoder):
 
 def test_notes_travel_with_the_tensors(tmp_path):
     path, notes = tmp_path / "w.safetensors", {"hyper_parameters": {"lr": 0.1, "names": ["ä"]}}
-    loading.write(path, {"a": torch.ones(2)}, notes)
-    assert checkpoint.read_notes(path) == notes
-    assert loading.read(path).keys() == {"a"}
-    loading.write(path, {"a": torch.ones(2)})
-    assert checkpoint.read_notes(path) == {}
+    loading.write_state_dict(path, {"a": torch.ones(2)}, notes)
+    assert checkpoint.read_metadata(path) == notes
+    assert loading.read_state_dict(path).keys() == {"a"}
+    loading.write_state_dict(path, {"a": torch.ones(2)})
+    assert checkpoint.read_metadata(path) == {}
     path.write_bytes(b"no")
     with pytest.raises(WeightsError, match="damaged"):
-        checkpoint.read_notes(path)
+        checkpoint.read_metadata(path)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
-    loading.write(path, {"a": torch.ones(2)})
+    loading.write_state_dict(path, {"a": torch.ones(2)})
     before = path.read_bytes()
 
     def full(_, part, __):
@@ -350,7 +354,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space"):
-        loading.write(path, {"a": torch.zeros(2)})
+        loading.write_state_dict(path, {"a": torch.zeros(2)})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
@@ -424,14 +428,14 @@ BUILDS = {
     "tokenizer": _tokenizer,
     "generator": _generator,
     "thinking": lambda source: model.tim(TINY | {"decoder_depth": 1}, ["DEM"], weights=source),
-    "everything": lambda source: loading.obtain(Everything(), source),
+    "everything": lambda source: loading.load_weights(Everything(), source),
 }
 
 
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 def test_a_start_that_is_left_out_is_not_missed(build):
-    usual = loading.obtain(build(None), {"random": 4})
-    with initialise.unset():
+    usual = loading.load_weights(build(None), {"random": 4})
+    with initialise.skip_init():
         quick = build({"random": 4})
         loaded = build(usual.state_dict())
     assert same(quick, usual)
@@ -440,10 +444,10 @@ def test_a_start_that_is_left_out_is_not_missed(build):
 
 
 def test_layers_are_left_unset_only_where_it_is_asked_for():
-    with initialise.unset(when=False):
+    with initialise.skip_init(when=False):
         assert float(torch.nn.GroupNorm(2, 4).weight.detach().sum()) == 4
     torch.manual_seed(1)
-    with initialise.unset():
+    with initialise.skip_init():
         torch.nn.Linear(300, 300)
         assert torch.equal(torch.zeros(2) + 1, torch.ones(2))
     after = torch.rand(3)
@@ -457,17 +461,17 @@ def test_layers_are_left_unset_only_where_it_is_asked_for():
 
 def test_a_folder_stands_for_its_file(tmp_path):
     tiny = model.backbone("terramind_v1_tiny", ["DEM"], weights={"random": 2})
-    loading.write(tmp_path / "mine.safetensors", tiny.state_dict())
+    loading.write_state_dict(tmp_path / "mine.safetensors", tiny.state_dict())
     for source in (tmp_path, str(tmp_path), {"path": tmp_path}):
         assert same(model.backbone("terramind_v1_tiny", ["DEM"], weights=source), tiny)
-    loading.write(tmp_path / "other.safetensors", {"a": torch.ones(1)})
+    loading.write_state_dict(tmp_path / "other.safetensors", {"a": torch.ones(1)})
     with pytest.raises(WeightsError, match=r"holds mine.safetensors, other.safetensors: TerraMind"):
         model.backbone("terramind_v1_tiny", ["DEM"], weights=tmp_path)
     torch.save(tiny.state_dict(), tmp_path / "TerraMind_v1_tiny.pt")
     assert same(model.backbone("terramind_v1_tiny", ["DEM"], weights=tmp_path), tiny)
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no weights: one file expected"):
-        loading.file_in(tmp_path / "empty")
+        loading.find_weight_file(tmp_path / "empty")
 
 
 @pytest.fixture

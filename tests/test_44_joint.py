@@ -60,7 +60,9 @@ def family(tmp_path):
 @pytest.fixture
 def segmenter(tmp_path):
     card = cards.from_mapping(SEGMENTER, "toy")
-    registry.ship(tmp_path, registry.weights.initialise(registry.build(card), 1), card)
+    registry.save_segmenter(
+        tmp_path, registry.weights.initialise(registry.build_segmenter(card), 1), card
+    )
     return str(tmp_path / "card.json")
 
 
@@ -68,7 +70,7 @@ def chips(batch=3, seed=0):
     rng = np.random.default_rng(seed)
     found = {}
     for name in ("S2L2A", "S1RTC", "DEM"):
-        scale = modalities.get(name).statistics
+        scale = modalities.get_raster_modality(name).statistics
         mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
         drawn = rng.normal(0, 0.4, (batch, len(scale.mean), SIDE, SIDE))
         found[name] = (mean + std * drawn).astype(np.float32)
@@ -248,8 +250,8 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
     assert full.predict_reference is None
     half = registry.load(family, {"random": 3}, **EVERY, **CPU | {"precision": "bf16"})
     made = []
-    again = half.again
-    half.again = lambda: made.append(again()) or made[-1]
+    again = half.load_fp32
+    half.load_fp32 = lambda: made.append(again()) or made[-1]
     assert not made
     given = chips()
     for _ in range(2):
@@ -266,6 +268,6 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
 
 def test_a_predictor_of_a_network_s_own_knows_no_reference():
     card = cards.from_mapping(SEGMENTER)
-    network = registry.weights.initialise(registry.build(card), 1)
-    running = registry.Running(device="cpu", precision="bf16")
-    assert SegmentationPredictor(network, card, running=running).predict_reference is None
+    network = registry.weights.initialise(registry.build_segmenter(card), 1)
+    running = registry.InferenceOptions(device="cpu", precision="bf16")
+    assert SegmentationPredictor(network, card, options=running).predict_reference is None

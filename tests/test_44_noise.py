@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import model
 from model.predictor import cards
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import GenerativePredictor
 from model.terramind import modalities
 from model.terramind.generation import ground_noise
@@ -25,7 +25,7 @@ MASK = 2**64 - 1
 
 
 def one(seed=0, modality="DEM", channels=1, side=512, place=(0, 0)):
-    return ground_noise.noise(seed, modality, channels, (side, side), [place])[0].numpy()
+    return ground_noise.make_noise(seed, modality, channels, (side, side), [place])[0].numpy()
 
 
 def mixed(x):
@@ -51,7 +51,9 @@ def by_hand(seed, modality, channel, row, column):
     st.integers(-(2**45), 2**45),
 )
 def test_a_number_depends_on_its_coordinates_alone(seed, modality, row, column):
-    found = ground_noise.noise(seed, modality, 2, (3, 2), [(row, column), (row - 1, column + 1)])
+    found = ground_noise.make_noise(
+        seed, modality, 2, (3, 2), [(row, column), (row - 1, column + 1)]
+    )
     for place, (first, left) in enumerate(((row, column), (row - 1, column + 1))):
         for channel in (0, 1):
             for y, x in ((0, 0), (2, 1)):
@@ -109,8 +111,8 @@ def test_no_frequency_stands_out():
 
 def test_windows_see_the_same_noise_where_they_overlap():
     places = [(10, -40), (10, -24), (26, -40), (-4, -61)]
-    found = ground_noise.noise(3, "S2L2A", 12, (32, 48), places).numpy()
-    whole = ground_noise.noise(3, "S2L2A", 12, (100, 160), [(-20, -80)])[0].numpy()
+    found = ground_noise.make_noise(3, "S2L2A", 12, (32, 48), places).numpy()
+    whole = ground_noise.make_noise(3, "S2L2A", 12, (100, 160), [(-20, -80)])[0].numpy()
     for (row, column), window in zip(places, found, strict=True):
         top, left = row + 20, column + 80
         np.testing.assert_array_equal(window, whole[:, top : top + 32, left : left + 48])
@@ -119,7 +121,9 @@ def test_windows_see_the_same_noise_where_they_overlap():
 
 
 def test_the_same_again():
-    assert torch.equal(*(ground_noise.noise(0, "DEM", 1, (16, 16), [(5, 6)]) for _ in range(2)))
+    assert torch.equal(
+        *(ground_noise.make_noise(0, "DEM", 1, (16, 16), [(5, 6)]) for _ in range(2))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +148,16 @@ def sure():
         chained=False,
     )
     with torch.no_grad():
-        generator.model.target(modalities.target("NDVI").key).to_logits.weight.zero_()
+        generator.model.target_embedding(
+            modalities.get_target_modality("NDVI").key
+        ).to_logits.weight.zero_()
     return GenerativePredictor(
         generator,
         card,
         tasks=["generate"],
         modalities=["NDVI"],
         timesteps=2,
-        running=Running(device="cpu", precision="fp32"),
+        options=InferenceOptions(device="cpu", precision="fp32"),
     )
 
 

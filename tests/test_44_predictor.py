@@ -13,7 +13,7 @@ import torch
 
 from model.errors import ModelError
 from model.predictor import cards, registry
-from model.predictor.predictor import Running, device_of
+from model.predictor.predictor import InferenceOptions, resolve_device
 from model.predictor.predictors import SegmentationPredictor
 
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
@@ -44,13 +44,13 @@ def make_card(**options):
 
 
 def running(**options):
-    return Running(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
+    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
 
 
 def make(inputs=None, seed=4, **options):
     card = make_card()
-    segmenter = registry.weights.initialise(registry.build(card), seed)
-    return SegmentationPredictor(segmenter, card, inputs=inputs, running=running(**options))
+    segmenter = registry.weights.initialise(registry.build_segmenter(card), seed)
+    return SegmentationPredictor(segmenter, card, inputs=inputs, options=running(**options))
 
 
 def chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
@@ -93,7 +93,7 @@ def test_it_equals_the_segmenter_after_standardisation():
         / torch.tensor(card.statistics[n].std)[:, None, None]
         for n, v in given.items()
     }
-    segmenter = registry.weights.initialise(registry.build(card), 4)
+    segmenter = registry.weights.initialise(registry.build_segmenter(card), 4)
     with torch.inference_mode():
         wanted = segmenter(tensors).softmax(1).numpy()
     np.testing.assert_allclose(predictor(given), wanted, atol=1e-6)
@@ -177,7 +177,7 @@ def test_holes_have_two_meanings():
 
 
 def test_by_default_holes_are_refused():
-    assert Running().holes == "refuse"
+    assert InferenceOptions().nan_policy == "refuse"
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
@@ -259,21 +259,21 @@ def test_the_digest_covers_weights_statistics_and_configuration():
     assert make().digest == base
     assert make(seed=5).digest != base
     assert make(inputs=["S2L2A"]).digest != base
-    segmenter = registry.weights.initialise(registry.build(make_card()), 4)
+    segmenter = registry.weights.initialise(registry.build_segmenter(make_card()), 4)
     for other in (
         make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}}),
         make_card(window=64),
         make_card(class_names=["water", "crops", "trees"]),
     ):
-        assert SegmentationPredictor(segmenter, other, running=running()).digest != base
+        assert SegmentationPredictor(segmenter, other, options=running()).digest != base
     told = make_card(training={"accuracy": 0.9})
-    assert SegmentationPredictor(segmenter, told, running=running()).digest == base
+    assert SegmentationPredictor(segmenter, told, options=running()).digest == base
 
 
 def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
-    if not registry.DEMO_CARD.is_file():
+    if not registry.DEMO_CARD_PATH.is_file():
         pytest.skip("no demo weights are shipped")
-    card = registry.card_of("demo")
+    card = registry.get_card("demo")
     assert "tokenizer" not in card.identity()
     state = registry.weights.digest_of_state(registry.weights.read(card.weights["path"]))
     wanted = card.digest(f"{state} S2L2A S1RTC DEM")
@@ -313,7 +313,7 @@ def test_an_empty_batch_gives_an_empty_answer():
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "mps"])
 def test_devices_that_are_not_here_are_refused(name):
     with pytest.raises(ModelError, match="device"):
-        device_of(name)
+        resolve_device(name)
 
 
 def test_a_batch_below_one_is_refused():

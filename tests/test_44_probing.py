@@ -102,7 +102,7 @@ def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
     monkeypatch, total, window, wanted
 ):
     predictor = Model(Card(monkeypatch, total=total, window=window))
-    assert batch_size.batch(predictor) == wanted
+    assert batch_size.find_batch_size(predictor) == wanted
     assert predictor.batch == 16
     # ^ as it was
     assert max(predictor.asked) <= min(512, 2 * wanted)
@@ -112,7 +112,7 @@ def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
 def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home):
     card = Card(monkeypatch)
     first, again = Model(card), Model(card)
-    assert batch_size.batch(first) == batch_size.batch(again) == 128
+    assert batch_size.find_batch_size(first) == batch_size.find_batch_size(again) == 128
     assert (bool(first.asked), again.asked) == (True, [])
     (key,) = json.loads((home / "batches.json").read_text())
     assert key == f"{'ab' * 32} A GPU bf16"
@@ -120,22 +120,22 @@ def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home
         other = Model(card)
         for name, value in change.items():
             setattr(other, name, value)
-        batch_size.batch(other)
+        batch_size.find_batch_size(other)
         assert other.asked
     card.name = "Another GPU"
     elsewhere = Model(card)
-    batch_size.batch(elsewhere)
+    batch_size.find_batch_size(elsewhere)
     assert elsewhere.asked
     assert len(json.loads((home / "batches.json").read_text())) == 4
 
 
 def test_what_no_longer_fits_is_tried_anew(monkeypatch):
     card = Card(monkeypatch)
-    assert batch_size.batch(Model(card)) == 128
+    assert batch_size.find_batch_size(Model(card)) == 128
     card.others = 12 * GB
     # ^ somebody else moved in: 10 GB are free, 8 may be taken
     crowded = Model(card)
-    assert batch_size.batch(crowded) == 64
+    assert batch_size.find_batch_size(crowded) == 64
     assert crowded.asked[-1] == 128
 
 
@@ -143,21 +143,24 @@ def test_what_no_longer_fits_is_tried_anew(monkeypatch):
 def test_a_damaged_note_is_written_anew(monkeypatch, home, text):
     home.mkdir()
     (home / "batches.json").write_text(text)
-    assert batch_size.batch(Model(Card(monkeypatch))) == 128
+    assert batch_size.find_batch_size(Model(Card(monkeypatch))) == 128
     assert len(json.loads((home / "batches.json").read_text())) == 1
 
 
 def test_where_nothing_can_be_written_it_works_all_the_same(monkeypatch, home):
     home.write_text("a file where the folder should be")
-    assert batch_size.batch(Model(Card(monkeypatch))) == 128
+    assert batch_size.find_batch_size(Model(Card(monkeypatch))) == 128
 
 
 def test_a_window_that_does_not_fit_is_told(monkeypatch):
     predictor = Model(Card(monkeypatch, total=4 * GB, window=1.7 * GB))
     with pytest.raises(ModelError, match=r"1.6 GB.*32 px"):
-        batch_size.batch(predictor)
+        batch_size.find_batch_size(predictor)
     assert predictor.batch == 16
 
 
 def test_on_a_cpu_nothing_is_tried():
-    assert batch_size.batch(SimpleNamespace(device=torch.device("cpu"))) == batch_size.ON_CPU
+    assert (
+        batch_size.find_batch_size(SimpleNamespace(device=torch.device("cpu")))
+        == batch_size.CPU_BATCH_SIZE
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.cards import demo_card
 from model.errors import ModelError
 from model.predictor import cards, edge_effect, predictors, registry
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.weights import loading
 from tests.hollow import TOY, answer, run
 
@@ -82,7 +82,7 @@ def test_every_distance_has_pixels_on_all_sides():
 
 def test_a_far_reach_is_blended_over_a_quarter_at_most():
     steps = [(0, 16, 0.5), (16, 64, 0.3), (64, 96, 0.01)]
-    curve = edge_effect.Reach(window=224, steps=tuple(step(*one) for one in steps))
+    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*one) for one in steps))
     assert (curve.distance, curve.overlap) == (64, 48)
 
 
@@ -98,7 +98,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(demo_card.edge(curve.told()))
+    assert "another class" not in "\n".join(demo_card.render_edge_effect(curve.to_summary()))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -135,7 +135,7 @@ def test_a_silent_model_has_no_curve():
 
 
 def step(first, stop, error):
-    return edge_effect.Step(first=first, stop=stop, differs=error, change=error, pixels=100)
+    return edge_effect.DistanceBin(first=first, stop=stop, differs=error, change=error, pixels=100)
 
 
 @given(
@@ -144,7 +144,7 @@ def step(first, stop, error):
 )
 def test_the_overlap_is_whole_patches_and_fits(errors, window):
     steps = tuple(step(16 * i, 16 * i + 16, one) for i, one in enumerate(errors))
-    curve = edge_effect.Reach(window=window, steps=steps)
+    curve = edge_effect.EdgeEffect(window=window, steps=steps)
     assert 0 < curve.overlap <= max(window // 4, 16)
     assert curve.overlap % 16 == 0
     assert curve.overlap >= min(32, window // 4 // 16 * 16)
@@ -172,8 +172,8 @@ def test_a_curve_that_is_none_is_refused(wrong):
 
 def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     card = cards.from_mapping(TOY, "toy")
-    curve = edge_effect.Reach(
-        window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), on="a field"
+    curve = edge_effect.EdgeEffect(
+        window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
     )
     told = replace(card, reach=curve)
     assert told.identity() == card.identity()
@@ -201,18 +201,21 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert errors[0] > 5 * errors[-1] > 0
     # ^ the edge is felt, and answers in the middle differ little
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
-    text = (registry.DEMO_CARD.parent / "card.md").read_text()
-    assert "\n".join(demo_card.edge(registry.card_of("demo").reach.told())) in text
+    text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
+    assert (
+        "\n".join(demo_card.render_edge_effect(registry.get_card("demo").reach.to_summary()))
+        in text
+    )
 
 
 def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
-    network = loading.initialise(registry.build(card), 1)
-    running = Running(device="cpu", precision="fp32", holes="fill")
-    asked = predictors.SegmentationPredictor(network, card, running=running)
+    network = loading.initialise(registry.build_segmenter(card), 1)
+    running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
+    asked = predictors.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, on="noise")
+    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, measured_on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0

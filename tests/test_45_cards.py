@@ -63,7 +63,7 @@ def test_the_documented_example_runs(tmp_path):
     elevation = rng.uniform(0, 900, (1, 1, 32, 32)).astype(np.float32)
     for options in ({}, {"task": "embedding"}, {"task": "generate", "modality": "NDVI"}):
         predictor = registry.load(str(tmp_path / "micro.yaml"), timesteps=2, **options, **CPU)
-        assert predictor.contract.statistics["DEM"].mean == (400.0,)
+        assert predictor.spec.statistics["DEM"].mean == (400.0,)
         assert np.isfinite(predictor({"DEM": elevation})).all()
 
 
@@ -191,7 +191,7 @@ def test_tokenizers_without_use_are_told(tmp_path):
 def test_files_that_are_no_weights_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"absent\.ckpt do not exist.*\.ckpt"):
-        loading.read("absent.ckpt")
+        loading.read_state_dict("absent.ckpt")
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
         registry.load(str(written(tmp_path)), ".")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
@@ -232,7 +232,7 @@ def checkpoint(path, backbone="micro", **told):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    whole = segmentation.build(
+    whole = segmentation.build_model(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(whole, 2).state_dict()
@@ -248,7 +248,7 @@ def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
         "generator": saved(tmp_path / "g.pt", a_generator()),
         "encoder": saved(tmp_path / "e.pt", an_encoder()),
         "tokenizer": saved(tmp_path / "t.pt", model.tokenizer(sizes, {"random": 1})),
-        "segmenter": saved(tmp_path / "s.pt", registry.build(cards.read(card))),
+        "segmenter": saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(card))),
         "terratorch": checkpoint(tmp_path / "c.ckpt")[0],
     }
     for kind, file in files.items():
@@ -264,14 +264,17 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
     card = written(tmp_path)
     found = answer(capsys, "card", card, name="models-card")
     assert found["kind"] == "generator"
-    assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGETS)
+    assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGET_MODALITIES)
     assert sum(found["parts"].values()) == found["parameters"]
     whole = written(tmp_path, weights="s.pt")
-    saved(tmp_path / "s.pt", registry.build(cards.read(whole)))
-    assert model_card.of_card(whole)["kind"] == "segmenter"
-    assert model_card.of_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
+    saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(whole)))
+    assert model_card.describe_card(whole)["kind"] == "segmenter"
+    assert model_card.describe_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
     plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
-    assert (model_card.of_card(plain)["kind"], model_card.of_card(plain)["outputs"]) == (
+    assert (
+        model_card.describe_card(plain)["kind"],
+        model_card.describe_card(plain)["outputs"],
+    ) == (
         "encoder",
         [],
     )
@@ -279,14 +282,14 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
 
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_one_model_has_one_number_of_parameters(name):
-    (row,) = (row for row in catalogue.rows() if row["name"] == name)
-    card = model_card.of_name(name)
+    (row,) = (row for row in catalogue.list_models() if row["name"] == name)
+    card = model_card.describe_named(name)
     with torch.device("meta"):
-        encoder = model.backbone(name, list(modalities.RAW))
+        encoder = model.backbone(name, list(modalities.RASTER_MODALITIES))
     counted = sum(value.numel() for value in encoder.parameters())
     assert row["parameters"] == card["parameters"] == card["parts"]["encoder"] == counted
     for variant in ("_generate", "_tim"):
-        whole = model_card.of_name(name + variant)
+        whole = model_card.describe_named(name + variant)
         assert whole["parts"]["encoder"] == counted
         assert whole["parameters"] == sum(whole["parts"].values())
 
@@ -311,7 +314,7 @@ def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
     bare, _ = checkpoint(tmp_path / "bare.ckpt", hyper_parameters={})
     with pytest.raises(ModelError, match=r"`stats: fit\.yaml`"):
         registry.load(card, checkpoint=bare, **options)
-    scale = modalities.RAW["DEM"].statistics
+    scale = modalities.RASTER_MODALITIES["DEM"].statistics
     data = {"means": {"DEM": list(scale.mean)}, "stds": {"DEM": list(scale.std)}}
     fit = {"model": {"init_args": {"model_args": args}}, "data": {"init_args": data}}
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))

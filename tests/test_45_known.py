@@ -16,7 +16,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.predictor.predictors import (
-    GENERATED,
+    GENERATED_MODALITIES,
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
@@ -44,15 +44,15 @@ FAMILY = {
     "window": 32,
 }
 needs_demo = pytest.mark.skipif(
-    not registry.DEMO_CARD.is_file(), reason="no demo weights are shipped"
+    not registry.DEMO_CARD_PATH.is_file(), reason="no demo weights are shipped"
 )
 
 
 @pytest.fixture
 def shipped(tmp_path):
     card = cards.from_mapping(TOY, "toy")
-    segmenter = registry.weights.initialise(registry.build(card), 1)
-    return tmp_path, registry.ship(tmp_path, segmenter, card)
+    segmenter = registry.weights.initialise(registry.build_segmenter(card), 1)
+    return tmp_path, registry.save_segmenter(tmp_path, segmenter, card)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def whole_chips(names=("S2L2A", "S1RTC", "DEM")):
     rng = np.random.default_rng(0)
     found = {}
     for name in names:
-        scale = modalities.get(name).statistics
+        scale = modalities.get_raster_modality(name).statistics
         mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
         drawn = 0.3 * rng.standard_normal((2, len(scale.mean), 32, 32))
         drawn += np.array([-0.5, 2])[:, None, None, None]
@@ -213,7 +213,7 @@ def test_a_card_without_its_essentials_is_refused(lacking):
 
 def test_statistics_default_to_version_1_of_the_chosen_bands():
     card = cards.from_mapping(TOY)
-    full = modalities.get("S2L2A").statistics
+    full = modalities.get_raster_modality("S2L2A").statistics
     assert card.statistics["S2L2A"].mean == (full.mean[1], full.mean[2], full.mean[3], full.mean[7])
     assert card.layers == (0, 1)
 
@@ -226,7 +226,7 @@ def test_classes_are_ground_only():
 def test_class_names_are_those_of_the_legend():
     classes = pytest.importorskip("catalogs.legend")
     by_index = sorted(classes.CLASSES, key=lambda entry: entry.index)
-    assert tuple(entry.name for entry in by_index) == modalities.LAND_COVER
+    assert tuple(entry.name for entry in by_index) == modalities.LULC_CLASSES
 
 
 def test_errors_and_cards_cost_no_torch():
@@ -296,14 +296,14 @@ def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("modality", GENERATED)
+@pytest.mark.parametrize("modality", GENERATED_MODALITIES)
 def test_every_modality_can_be_generated(family, modality):
     predictor = registry.load(
         str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
     )
     out = predictor(whole_chips())
     assert out.shape == (2, len(predictor.bands), 32, 32)
-    scale = modalities.target(modality).statistics
+    scale = modalities.get_target_modality(modality).statistics
     mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
     assert np.abs((out - mean) / std).max() <= 1 + 1e-5
     # ^ as published: one standard deviation around the mean
@@ -329,7 +329,7 @@ def test_a_generator_takes_all_bands(tmp_path):
     cut = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
     encoder.select_bands({"S2L2A": ["B02", "B08"]})
     given = whole_chips()["S2L2A"][:, [1, 7]]
-    scale = cut.contract.statistics["S2L2A"]
+    scale = cut.spec.statistics["S2L2A"]
     mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
     with torch.inference_mode():
         tokens = encoder((torch.from_numpy(given) - mean) / std)
@@ -356,7 +356,7 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
 
 def test_a_segmenter_without_its_head_is_told(shipped):
     folder, card = shipped
-    encoder = registry.weights.initialise(registry.build(card), 1).encoder
+    encoder = registry.weights.initialise(registry.build_segmenter(card), 1).encoder
     path = folder / "encoder.safetensors"
     registry.weights.write(path, encoder.state_dict())
     with pytest.raises(ModelError, match="hold no land-cover head"):
@@ -387,7 +387,7 @@ def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
     features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     assert features.bands[-1] == "e031"
     given = {"DEM": whole_chips(("DEM",))["DEM"]}
-    segmenter = registry.weights.initialise(registry.build(card), 1)
+    segmenter = registry.weights.initialise(registry.build_segmenter(card), 1)
     scale = card.statistics["DEM"]
     with torch.inference_mode():
         tokens = segmenter.encoder(
@@ -402,7 +402,7 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
     whole = registry.load(str(family), {"random": 3}, **CPU)
     folder = tmp_path / "official"
     folder.mkdir()
-    start = f"tokenizer.{modalities.target('LULC').key}."
+    start = f"tokenizer.{modalities.get_target_modality('LULC').key}."
     beside = {
         key.removeprefix(start): value
         for key, value in whole.network.state_dict().items()
@@ -445,7 +445,7 @@ def test_holes_are_passed_on(family):
     given["DEM"][0, 0, 0] = np.nan
     with pytest.raises(ModelError, match="NaN"):
         registry.load(str(family), {"random": 3}, "embedding", **CPU)(given)
-    fills = registry.load(str(family), {"random": 3}, "embedding", **CPU, holes="fill")
+    fills = registry.load(str(family), {"random": 3}, "embedding", **CPU, nan_policy="fill")
     assert np.isfinite(fills(given)).all()
 
 
@@ -464,7 +464,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    whole = segmentation.build(
+    whole = segmentation.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,
@@ -505,7 +505,7 @@ def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
 
 
 def test_the_training_s_yaml_holds_statistics_and_bands(checkpoint, family, tmp_path):
-    bands = list(modalities.get("S2L2A").aliases)
+    bands = list(modalities.get_raster_modality("S2L2A").aliases)
     means = {"S2L2A": dict.fromkeys(bands, 1000.0), "DEM": {"DEM": 100.0}}
     stds = {"S2L2A": dict.fromkeys(bands, 500.0), "DEM": {"DEM": 50.0}}
     path = tmp_path / "fit.yaml"
@@ -535,15 +535,15 @@ def test_checkpoints_say_what_they_lack(checkpoint, family):
 @needs_demo
 def test_the_demo_has_features():
     features = registry.load("demo", task="embedding", **CPU)
-    assert len(features.bands) == registry.card_of("demo").architecture.dim
+    assert len(features.bands) == registry.get_card("demo").architecture.dim
     assert np.isfinite(features(whole_chips())).all()
 
 
 @needs_demo
 def test_the_demo_is_small_pinned_and_works():
-    card = registry.card_of("demo")
+    card = registry.get_card("demo")
     predictor = registry.load("demo", **CPU)
-    weights = registry.DEMO_CARD.parent / "weights.safetensors"
+    weights = registry.DEMO_CARD_PATH.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
     assert card.weights["sha256"] == registry.weights.digest_of_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
@@ -555,13 +555,13 @@ def test_the_demo_is_small_pinned_and_works():
 
 @needs_demo
 def test_the_demo_s_card_says_what_it_is():
-    training = registry.card_of("demo").training
+    training = registry.get_card("demo").training
     assert training
     assert json.dumps(dict(training))
 
 
 def test_a_missing_demo_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "DEMO_CARD", tmp_path / "card.json")
+    monkeypatch.setattr(registry, "DEMO_CARD_PATH", tmp_path / "card.json")
     with pytest.raises(ModelError, match="terramosaic train"):
         registry.load("demo")
 

@@ -13,9 +13,9 @@ from torch import nn
 import model
 from model.errors import ModelError
 from model.predictor import cards
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import (
-    GENERATED,
+    GENERATED_MODALITIES,
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
@@ -38,12 +38,12 @@ def make_card(**options):
 
 
 def running(**options):
-    return Running(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
+    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
 
 
 def chips(batch=3, seed=0, names=tuple(TYPICAL), size=SIDE):
     rng = np.random.default_rng(seed)
-    counts = {name: len(modalities.get(name).bands) for name in names}
+    counts = {name: len(modalities.get_raster_modality(name).bands) for name in names}
     return {
         name: rng.normal(*TYPICAL[name], (batch, counts[name], size, size)).astype(np.float32)
         for name in names
@@ -93,11 +93,11 @@ def backbone(card, seed=1, merge="mean"):
 
 def embedding(card=None, **options):
     card = make_card() if card is None else card
-    return EmbeddingPredictor(backbone(card), card, running=running(**options))
+    return EmbeddingPredictor(backbone(card), card, options=running(**options))
 
 
 def zero_shot(card=None, **options):
-    return GenerativePredictor(generator(), card or make_card(), running=running(**options))
+    return GenerativePredictor(generator(), card or make_card(), options=running(**options))
 
 
 def generation(modality="NDVI", timesteps=2, **options):
@@ -107,14 +107,14 @@ def generation(modality="NDVI", timesteps=2, **options):
         tasks=["generate"],
         modalities=[modality],
         timesteps=timesteps,
-        running=running(**options),
+        options=running(**options),
     )
 
 
 def tuned(card=None, network=None, **options):
     classes = {"class_names": ("water", "trees", "crops"), "inputs": ["S2L2A", "DEM"]}
     card = card or make_card(**classes)
-    return FineTunedPredictor(network or Tuned(), card, running=running(**options))
+    return FineTunedPredictor(network or Tuned(), card, options=running(**options))
 
 
 MAKERS = {
@@ -163,7 +163,7 @@ def test_a_window_does_not_depend_on_the_others(kind):
 def test_holes_are_the_mean_and_a_modality_without_any_pixel_is_absent(kind):
     predictor = MAKERS[kind]()
     given = given_for(predictor)
-    scale = modalities.get("S2L2A").statistics
+    scale = modalities.get_raster_modality("S2L2A").statistics
     holed, meant = given["S2L2A"].copy(), given["S2L2A"].copy()
     holed[:, 2, :7] = np.nan
     meant[:, 2, :7] = scale.mean[2]
@@ -204,14 +204,14 @@ def test_holes_and_wrong_units_are_refused(kind):
 
 def test_zero_shot_answers_with_the_model_s_legend():
     predictor = zero_shot()
-    assert predictor.class_names == modalities.LAND_COVER
+    assert predictor.class_names == modalities.LULC_CLASSES
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
 
 
 def standardised(given):
     found = {}
     for name, values in given.items():
-        scale = modalities.get(name).statistics
+        scale = modalities.get_raster_modality(name).statistics
         mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
         found[name] = (torch.from_numpy(values) - mean) / std
     return found
@@ -220,7 +220,7 @@ def standardised(given):
 def test_zero_shot_land_cover_is_what_the_generator_expects():
     given = chips(batch=1)
     out = zero_shot()(given)
-    wanted = generator().expected(standardised(given), standardize=False)
+    wanted = generator().class_probabilities(standardised(given), standardize=False)
     np.testing.assert_allclose(out, wanted / wanted.sum(dim=1, keepdim=True), atol=1e-6)
     assert out.std() > 0.01
 
@@ -237,7 +237,7 @@ def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
         name: (torch.from_numpy(value) - torch.tensor(scale.mean)[:, None, None])
         / torch.tensor(scale.std)[:, None, None]
         for name, value in given.items()
-        for scale in [modalities.get(name).statistics]
+        for scale in [modalities.get_raster_modality(name).statistics]
     }
     with torch.inference_mode():
         tokens = backbone(card)(tensors)
@@ -248,16 +248,16 @@ def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
 def test_embeddings_want_one_vector_a_patch():
     card = make_card()
     with pytest.raises(ModelError, match="merge mean"):
-        EmbeddingPredictor(backbone(card, merge="concat"), card, running=running())
+        EmbeddingPredictor(backbone(card, merge="concat"), card, options=running())
 
 
-@pytest.mark.parametrize("modality", GENERATED)
+@pytest.mark.parametrize("modality", GENERATED_MODALITIES)
 def test_what_is_generated_comes_in_its_own_unit(modality):
     predictor, given = generation(modality, timesteps=4), chips(batch=1)
     made = generator(modality).generate(
         standardised(given), [modality], timesteps=4, standardize=False
     )[modality]
-    target = modalities.target(modality).statistics
+    target = modalities.get_target_modality(modality).statistics
     out = predictor(given)
     for channel, (mean, std) in enumerate(zip(target.mean, target.std, strict=True)):
         np.testing.assert_allclose(
@@ -272,7 +272,7 @@ def test_what_is_generated_comes_in_its_own_unit(modality):
 def test_the_names_of_generated_channels():
     assert generation("NDVI").bands == ("NDVI",)
     assert generation("S1GRD").bands == ("VV", "VH")
-    assert generation("S2L2A").bands == modalities.get("S2L2A").bands
+    assert generation("S2L2A").bands == modalities.get_raster_modality("S2L2A").bands
 
 
 @pytest.mark.parametrize("modality", ["LULC", "Coords", "RGB", "S2L1C", "ndvi"])
@@ -305,9 +305,9 @@ def test_the_digest_covers_what_decides_the_answer():
     sizes = make_card(tokenizer={"dim": 32, "depth": 2, "heads": 2})
     assert len({zero_shot(one).digest for one in (make_card(), other, sizes)}) == 3
     assert embedding(other).digest != digests["embedding"]
-    changed = EmbeddingPredictor(backbone(make_card(), seed=2), make_card(), running=running())
+    changed = EmbeddingPredictor(backbone(make_card(), seed=2), make_card(), options=running())
     assert changed.digest != digests["embedding"]
-    fewer = GenerativePredictor(generator(), make_card(), inputs=["S2L2A"], running=running())
+    fewer = GenerativePredictor(generator(), make_card(), inputs=["S2L2A"], options=running())
     assert fewer.digest != digests["zero-shot"]
     assert list(fewer.inputs) == ["S2L2A"]
     assert generation("DEM").digest != digests["generation"]

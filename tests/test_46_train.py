@@ -36,7 +36,9 @@ def mosaic(seed=0, size=64, classes=3):
     s1 = -18 + 4 * level + rng.normal(0, 1, (2, size, size))
     dem = 200 + 50 * level[None] + rng.normal(0, 5, (1, size, size))
     inputs = {"S2L2A": s2, "S1RTC": s1, "DEM": dem}
-    return train.Mosaic(inputs={n: v.astype(np.float32) for n, v in inputs.items()}, labels=labels)
+    return train.LabelledMosaic(
+        inputs={n: v.astype(np.float32) for n, v in inputs.items()}, labels=labels
+    )
 
 
 def segmenter(classes=3, seed=0):
@@ -45,17 +47,19 @@ def segmenter(classes=3, seed=0):
 
 def fit(built, chips, **options):
     settings = {"steps": 4, "batch": 2, "learning_rate": 3e-3, "seed": 0, "device": "cpu"}
-    settings["options"] = fitting.Options(crop=32)
+    settings["options"] = fitting.FitOptions(crop=32)
     return train.fit(built, chips, **(settings | options))
 
 
 def test_fit_learns_a_simple_country():
     chips = [mosaic(0), mosaic(1)]
-    stats = train.band_statistics(chips)
+    stats = train.compute_band_statistics(chips)
     built = segmenter()
     before = train.evaluate(built, [mosaic(7)], statistics=stats, device="cpu", window=64)
-    calm = augmentation.Augmentation(drop=0, hole=0, blind=0, level_m=1)
-    options = fitting.Options(crop=32, augmentation=calm)
+    calm = augmentation.Augmentation(
+        modality_dropout=0, cutout_probability=0, pixel_dropout=0, level_m=1
+    )
+    options = fitting.FitOptions(crop=32, augmentation=calm)
     record = fit(built, chips, steps=60, batch=4, statistics=stats, options=options)
     after = train.evaluate(built, [mosaic(7)], statistics=stats, device="cpu", window=64)
     assert after.overall > max(0.95, before.overall)
@@ -102,14 +106,14 @@ def test_missing_data_and_ignored_labels_are_endured():
     chip = mosaic(0)
     chip.inputs["S2L2A"][:, :40] = np.nan
     chip.inputs["S1RTC"][0, 5:9] = np.nan
-    chip.labels[30:] = train.IGNORE
-    only = train.Mosaic(inputs={"DEM": mosaic(1).inputs["DEM"]}, labels=mosaic(1).labels)
+    chip.labels[30:] = train.IGNORE_INDEX
+    only = train.LabelledMosaic(inputs={"DEM": mosaic(1).inputs["DEM"]}, labels=mosaic(1).labels)
     record = fit(segmenter(), [chip, only], steps=8)
     assert np.isfinite(record.losses).all()
 
 
 def test_half_precision_trains_too():
-    record = fit(segmenter(), [mosaic(0)], options=fitting.Options(crop=32, half=True))
+    record = fit(segmenter(), [mosaic(0)], options=fitting.FitOptions(crop=32, use_bf16=True))
     assert np.isfinite(record.losses).all()
 
 
@@ -119,8 +123,8 @@ def test_half_precision_trains_too():
         ({"steps": 0}, "above zero"),
         ({"batch": 0}, "above zero"),
         ({"learning_rate": 0.0}, "above zero"),
-        ({"options": fitting.Options(crop=40)}, "multiple"),
-        ({"options": fitting.Options(crop=96)}, "smaller"),
+        ({"options": fitting.FitOptions(crop=40)}, "multiple"),
+        ({"options": fitting.FitOptions(crop=96)}, "smaller"),
         ({"device": "abacus"}, "device"),
     ],
 )
@@ -135,9 +139,11 @@ def test_unusable_material_is_refused():
     with pytest.raises(ModelError, match="labels"):
         fit(segmenter(classes=2), [mosaic(0)])
     with pytest.raises(ModelError, match="expected like"):
-        train.Mosaic(inputs={"DEM": np.zeros((1, 4, 4), np.float32)}, labels=np.zeros((4, 5), "u1"))
+        train.LabelledMosaic(
+            inputs={"DEM": np.zeros((1, 4, 4), np.float32)}, labels=np.zeros((4, 5), "u1")
+        )
     bad = {"S2L2A": np.zeros((11, 64, 64), np.float32)}
-    chip = train.Mosaic(inputs=bad, labels=mosaic().labels)
+    chip = train.LabelledMosaic(inputs=bad, labels=mosaic().labels)
     with pytest.raises(ModelError, match="bands"):
         fit(segmenter(), [chip])
 
@@ -151,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
 
 
 def test_the_rate_rises_and_falls():
-    rates = [fitting.rate_at(part) for part in np.linspace(0, 1, 101)]
+    rates = [fitting.learning_rate_factor(part) for part in np.linspace(0, 1, 101)]
     top = int(np.argmax(rates))
     assert top == 5
     assert rates[:top] == sorted(rates[:top])
@@ -160,20 +166,20 @@ def test_the_rate_rises_and_falls():
 
 
 def pool(chips, **options):
-    stats = train.band_statistics(chips)
+    stats = train.compute_band_statistics(chips)
     settings = {"classes": 3, "device": torch.device("cpu"), "rng": np.random.default_rng(0)}
-    return dataset.Pool(chips, CHANNELS, stats, **(settings | options))
+    return dataset.CropSampler(chips, CHANNELS, stats, **(settings | options))
 
 
 def test_crops_keep_pixels_and_labels_together():
     chip = mosaic(0)
     marked = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
     labels = (marked[0] % 3).astype(np.uint8)
-    chip = train.Mosaic(inputs={"DEM": marked}, labels=labels)
+    chip = train.LabelledMosaic(inputs={"DEM": marked}, labels=labels)
     stats = {"DEM": Statistics(mean=(0.0,), std=(1.0,))}
-    drawn = dataset.Pool(
+    drawn = dataset.CropSampler(
         [chip], {"DEM": 1}, stats, 3, torch.device("cpu"), np.random.default_rng(0)
-    ).draw(40, 16, 0.5)
+    ).draw_crops(40, 16, 0.5)
     assert drawn.planes.shape == (40, 1, 16, 16)
     assert torch.equal((drawn.planes[:, 0] % 3).long(), drawn.labels)
 
@@ -182,7 +188,7 @@ def test_rare_classes_are_drawn_and_empty_ones_weigh_nothing_special():
     chip = mosaic(0, size=128)
     chip.labels[:] = 0
     chip.labels[100:103, 100:103] = 2
-    drawn = pool([chip]).draw(60, 16, 1.0)
+    drawn = pool([chip]).draw_crops(60, 16, 1.0)
     share = (drawn.labels == 2).flatten(1).any(1).float().mean()
     assert share > 0.3
     weights = pool([chip]).class_weights(0.5)
@@ -193,44 +199,51 @@ def test_rare_classes_are_drawn_and_empty_ones_weigh_nothing_special():
 def test_class_weights_have_mean_one_over_the_pixels():
     chips = [mosaic(0), mosaic(1)]
     made = pool(chips)
-    share = made.counts.sum(0) / made.counts.sum()
+    share = made.class_counts.sum(0) / made.class_counts.sum()
     assert float((made.class_weights(0.35).numpy() * share).sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("turn", range(8))
 def test_the_eight_turns_are_different_and_lose_nothing(turn):
     x = torch.arange(12).reshape(3, 4)[:3, :3]
-    turned = dataset.turned(x, turn)
+    turned = dataset.apply_symmetry(x, turn)
     assert sorted(turned.flatten().tolist()) == sorted(x.flatten().tolist())
-    others = [dataset.turned(x, other) for other in range(8) if other != turn]
+    others = [dataset.apply_symmetry(x, other) for other in range(8) if other != turn]
     assert not any(torch.equal(turned, other) for other in others)
 
 
 def test_statistics_ignore_missing_pixels():
     chip = mosaic(0)
     chip.inputs["S2L2A"][:, :10] = np.nan
-    stats = train.band_statistics([chip, mosaic(1)])
+    stats = train.compute_band_statistics([chip, mosaic(1)])
     both = np.concatenate([chip.inputs["S2L2A"][3].ravel(), mosaic(1).inputs["S2L2A"][3].ravel()])
     assert stats["S2L2A"].mean[3] == pytest.approx(np.nanmean(both), rel=1e-4)
     assert stats["S2L2A"].std[3] == pytest.approx(np.nanstd(both), rel=1e-4)
-    blank = train.Mosaic(
+    blank = train.LabelledMosaic(
         inputs={"DEM": np.full((1, 4, 4), np.nan, "f4")}, labels=np.zeros((4, 4), "u1")
     )
     with pytest.raises(ModelError, match="no valid pixel"):
-        train.band_statistics([blank])
+        train.compute_band_statistics([blank])
 
 
 def augmented(how, seed=0):
-    stats = train.band_statistics([mosaic(0)])
+    stats = train.compute_band_statistics([mosaic(0)])
     planes = torch.randn(4, 15, 16, 16, generator=torch.Generator().manual_seed(1))
     before = planes.clone()
-    out = augmentation.augmented(planes, CHANNELS, stats, how, np.random.default_rng(seed))
+    out = augmentation.augment(planes, CHANNELS, stats, how, np.random.default_rng(seed))
     assert torch.equal(planes, before)
     return before, stats, out
 
 
 QUIET = augmentation.Augmentation(
-    scene_gain=0, band_gain=0, band_offset=0, level_db=0, level_m=0, drop=0, hole=0, blind=0
+    scene_gain=0,
+    band_gain=0,
+    band_offset=0,
+    level_db=0,
+    level_m=0,
+    modality_dropout=0,
+    cutout_probability=0,
+    pixel_dropout=0,
 )
 
 
@@ -281,14 +294,14 @@ def test_holes_hit_optical_data_only():
 def test_confusion_counts_what_it_says():
     truth = np.array([[0, 0, 1], [2, 255, 1]], np.uint8)
     answer = np.array([[0, 1, 1], [2, 0, 0]])
-    table = metrics.confusion(truth, answer, 3)
+    table = metrics.confusion_matrix(truth, answer, 3)
     assert table.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert metrics.overall(table) == pytest.approx(3 / 5)
-    assert metrics.f1(table).tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert metrics.overall_accuracy(table) == pytest.approx(3 / 5)
+    assert metrics.f1_by_class(table).tolist() == pytest.approx([0.5, 0.5, 1.0])
     with pytest.raises(ModelError, match="outside"):
-        metrics.confusion(truth, answer + 2, 3)
+        metrics.confusion_matrix(truth, answer + 2, 3)
     with pytest.raises(ModelError, match="shape"):
-        metrics.confusion(truth, answer[:1], 3)
+        metrics.confusion_matrix(truth, answer[:1], 3)
 
 
 def test_macro_f1_leaves_out_classes_that_hardly_occur():
@@ -301,7 +314,7 @@ def test_macro_f1_leaves_out_classes_that_hardly_occur():
 def test_edges_are_the_pixels_with_another_neighbour():
     labels = np.zeros((6, 6), np.uint8)
     labels[:, 3:] = 1
-    edge = metrics.at_edges(labels)
+    edge = metrics.edge_mask(labels)
     assert edge[:, 2:4].all()
     assert not edge[:, [0, 1, 4, 5]].any()
 
@@ -310,8 +323,8 @@ def test_inside_and_edge_make_up_the_whole():
     rng = np.random.default_rng(0)
     truth = mosaic(0).labels
     answer = np.where(rng.random(truth.shape) < 0.8, truth, (truth + 1) % 3)
-    found = metrics.scores([truth], [answer], 3)
-    edge = metrics.at_edges(truth)
+    found = metrics.compute_scores([truth], [answer], 3)
+    edge = metrics.edge_mask(truth)
     assert found.overall == pytest.approx((truth == answer).mean())
     assert found.edge == pytest.approx((truth == answer)[edge].mean())
     assert found.inside == pytest.approx((truth == answer)[~edge].mean())
@@ -322,19 +335,21 @@ def test_inside_and_edge_make_up_the_whole():
 @pytest.mark.parametrize("shape", [(64, 64), (80, 113), (97, 224)])
 def test_a_whole_mosaic_is_covered(shape):
     chip = mosaic(0, size=224)
-    part = train.Mosaic(
+    part = train.LabelledMosaic(
         inputs={n: v[:, : shape[0], : shape[1]] for n, v in chip.inputs.items()},
         labels=chip.labels[: shape[0], : shape[1]],
     )
     part.inputs["S2L2A"][:, :50, :50] = np.nan
-    found = train.probabilities(segmenter(), part, device="cpu", window=64 if shape[0] < 96 else 96)
+    found = train.predict_probabilities(
+        segmenter(), part, device="cpu", window=64 if shape[0] < 96 else 96
+    )
     assert found.shape == (3, *shape)
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
 
 
 def test_a_mosaic_below_a_window_is_refused():
     with pytest.raises(ModelError, match="smaller"):
-        train.probabilities(segmenter(), mosaic(0), device="cpu")
+        train.predict_probabilities(segmenter(), mosaic(0), device="cpu")
 
 
 def gaussians(count=6000, seed=0):

@@ -71,7 +71,7 @@ def test_every_place_on_earth_comes_back_rounded(longitude, latitude):
 
 
 def test_half_way_places_go_to_the_even_quarter():
-    words = PLACES.words([[0.125, 0.375], [-0.125, -0.375]])
+    words = PLACES.to_words([[0.125, 0.375], [-0.125, -0.375]])
     assert words == [("lat=0.50", "lon=0.00"), ("lat=-0.50", "lon=0.00")]
 
 
@@ -133,7 +133,7 @@ def test_ids_that_are_no_place_give_nan():
 def test_the_vocabulary_is_read_from_the_file_of_the_tokenizers_library(tmp_path, added):
     path = write(tmp_path / "config.json", VOCABULARY, added)
     assert model.coords_tokenizer(path).encode([[7.0, 3.0]]).equal(PLACES.encode([[7.0, 3.0]]))
-    assert model.coords_tokenizer(str(path)).end == 3
+    assert model.coords_tokenizer(str(path)).eos_id == 3
 
 
 def test_the_official_file_is_found_where_official_files_lie(tmp_path, monkeypatch):

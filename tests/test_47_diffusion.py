@@ -35,8 +35,8 @@ def test_what_is_no_count_of_steps_is_refused(count):
 
 
 def test_the_schedule_begins_with_pure_noise_and_ends_with_the_image():
-    assert float(ddim.alphas()[-1]) == 0.0
-    first, *_, last = ddim.steps(10)
+    assert float(ddim.alphas_cumprod()[-1]) == 0.0
+    first, *_, last = ddim.make_steps(10)
     assert (first.t, first.signal, first.noise) == (999, 0.0, 1.0)
     assert (last.next_signal, last.next_noise) == (1.0, 0.0)
     x, clean = torch.randn(1, 1, 4, 4), 3 * torch.randn(1, 1, 4, 4)
@@ -45,7 +45,7 @@ def test_the_schedule_begins_with_pure_noise_and_ends_with_the_image():
 
 
 def test_the_noise_is_estimated_before_the_cut():
-    step = ddim.steps(4)[1]
+    step = ddim.make_steps(4)[1]
     clean, noise = torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 0.5)
     x = step.signal * clean + step.noise * noise
     wanted = step.next_signal * 1.0 + step.next_noise * noise
@@ -58,8 +58,8 @@ def test_the_noise_is_estimated_before_the_cut():
 def test_a_decode_takes_the_steps_of_its_schedule_one_by_one():
     tokenizer = make("S1GRD", part="decoder")
     ids, noise = ids_for(tokenizer), torch.randn(1, 2, 64, 64)
-    codes, x = tokenizer.codes(ids), noise
-    for step in ddim.steps(3):
+    codes, x = tokenizer.ids_to_codes(ids), noise
+    for step in ddim.make_steps(3):
         with torch.no_grad():
             x = ddim.advance(x, tokenizer.denoise(x, step.t, codes), step, clamp=True)
     torch.testing.assert_close(tokenizer.decode(ids, noise, 3), x, rtol=0, atol=1e-4)
@@ -96,15 +96,15 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_in_another_order():
 
 def test_noise_belongs_to_the_seed_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, other = ddim.noise((2, 3, 32, 32), 4), ddim.noise((1, 3, 32, 32), [4])
+    one, other = ddim.draw_noise((2, 3, 32, 32), 4), ddim.draw_noise((1, 3, 32, 32), [4])
     assert torch.equal(one[0], one[1])
     assert torch.equal(one[:1], other)
-    assert not torch.equal(ddim.noise((1, 3, 32, 32), 5), other)
+    assert not torch.equal(ddim.draw_noise((1, 3, 32, 32), 5), other)
     assert abs(float(one.mean())) < 0.1
     assert abs(float(one.std()) - 1) < 0.1
     tokenizer = make(part="decoder")
     ids = ids_for(tokenizer)
-    drawn = ddim.noise((1, 1, 64, 64), 9)
+    drawn = ddim.draw_noise((1, 1, 64, 64), 9)
     image = tokenizer.decode(ids, timesteps=1, seed=9)
     assert torch.equal(image, tokenizer.decode(ids, noise=drawn, timesteps=1))
     assert not torch.equal(image, tokenizer.decode(ids, timesteps=1, seed=8))
@@ -131,7 +131,7 @@ def test_the_cut_at_one_deviation_can_be_left_out():
     cut, whole = (tokenizer.decode(ids, timesteps=4, clamp=clamp) for clamp in (True, False))
     assert float(cut.max()) == 1.0
     assert float(whole.max()) > 2.0
-    dem = modalities.get("DEM").statistics
+    dem = modalities.get_raster_modality("DEM").statistics
     assert round(dem.mean[0] + dem.std[0]) == 1622
     # ^ the height at which the docstring says that mountains end
 
@@ -144,7 +144,7 @@ def test_sides_need_not_be_equal():
 def test_steps_may_differ_within_a_batch():
     tokenizer = make(part="decoder")
     x, ids = pixels_for(tokenizer, 2, 64, 64), ids_for(tokenizer, batch=2)
-    codes = tokenizer.codes(ids)
+    codes = tokenizer.ids_to_codes(ids)
     with torch.no_grad():
         both = tokenizer.denoise(x, torch.tensor([3, 700]), codes)
         alone = [
@@ -160,7 +160,7 @@ def test_steps_may_differ_within_a_batch():
 )
 def test_what_is_no_step_is_refused(t, says):
     tokenizer = make(part="decoder")
-    codes = tokenizer.codes(ids_for(tokenizer, batch=2))
+    codes = tokenizer.ids_to_codes(ids_for(tokenizer, batch=2))
     with pytest.raises(ModelError, match=says):
         tokenizer.denoise(torch.zeros(2, 1, 64, 64), t, codes)
     with pytest.raises(ModelError, match="expected for these codes"):
@@ -171,12 +171,12 @@ def test_land_cover_has_scores_and_no_diffusion():
     lulc, dem = make("LULC"), make(part="decoder")
     ids = ids_for(lulc, batch=2)
     with torch.no_grad():
-        scores = lulc.scores(lulc.codes(ids))
+        scores = lulc.class_logits(lulc.ids_to_codes(ids))
     assert torch.equal(scores, lulc.decode(ids, timesteps=7, seed=3))
     with pytest.raises(ModelError, match="one pass"):
-        lulc.denoise(torch.zeros(2, 10, 64, 64), 1, lulc.codes(ids))
+        lulc.denoise(torch.zeros(2, 10, 64, 64), 1, lulc.ids_to_codes(ids))
     with pytest.raises(ModelError, match="no class scores"):
-        dem.scores(dem.codes(ids))
+        dem.class_logits(dem.ids_to_codes(ids))
 
 
 # precision, training, short cuts
@@ -188,13 +188,13 @@ def test_bf16_stays_near_single_precision(modality):
     tokenizer = make(modality)
     ids = ids_for(tokenizer, batch=2)
     x = classes() if modality == "LULC" else pixels_for(tokenizer)
-    wanted, latents = tokenizer.decode(ids, timesteps=4), tokenizer.latents(x)
+    wanted, latents = tokenizer.decode(ids, timesteps=4), tokenizer.encode_latents(x)
     half = make(modality, weights=tokenizer.state_dict()).to(torch.bfloat16)
     found = half.decode(ids, timesteps=4).float()
     scale = float(wanted.abs().max())
     assert float((found - wanted).abs().max()) < 0.1 * scale
     assert float((found - wanted).square().mean().sqrt()) < 0.02 * scale
-    close = (half.latents(x).float() - latents).abs().max()
+    close = (half.encode_latents(x).float() - latents).abs().max()
     assert float(close) < 0.05 * float(latents.abs().max())
     if modality == "DEM":
         assert half.decode(ids, timesteps=1).dtype == torch.float32
@@ -209,13 +209,13 @@ def test_both_halves_can_be_trained():
     with torch.inference_mode():
         tokenizer.decode(ids_for(tokenizer), timesteps=1)
     # ^ nothing of an earlier inference may stand in the way
-    latents = tokenizer.latents(x)
+    latents = tokenizer.encode_latents(x)
     clean = tokenizer.denoise(x, torch.tensor([400]), latents.sigmoid())
     (clean - x).square().mean().backward()
     lacking = [name for name, p in tokenizer.named_parameters() if p.grad is None]
     assert lacking == []
     lulc = make("LULC").train()
-    lulc.scores(lulc.codes(ids_for(lulc))).square().mean().backward()
+    lulc.class_logits(lulc.ids_to_codes(ids_for(lulc))).square().mean().backward()
     decoding = [p.grad is None for n, p in lulc.named_parameters() if "quant_proj" not in n]
     assert not all(decoding)
 
@@ -228,7 +228,7 @@ def test_a_convolution_after_enlarging_needs_no_enlarged_image():
         bias = torch.randn(out, generator=generator)
         larger = F.interpolate(x, scale_factor=2, mode="nearest")
         wanted = F.conv2d(larger, weight, bias, padding=1)
-        got = winograd.enlarge(x, winograd.enlarged(weight), bias)
+        got = winograd.upsample_conv(x, winograd.prepare_upsample_kernel(weight), bias)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
@@ -239,20 +239,20 @@ def test_a_convolution_by_tiles_is_the_same_but_for_rounding():
         weight = torch.randn(out, channels, 3, 3, generator=generator)
         bias = torch.randn(out, generator=generator)
         wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-        got = winograd.tiled(x, winograd.for_tiles(weight), bias)
+        got = winograd.winograd_conv(x, winograd.prepare_winograd_kernel(weight), bias)
         assert float((got - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
 def test_tiles_are_used_only_where_they_pay():
     wide = torch.zeros(128, 256, 3, 3)
     with torch.no_grad():
-        assert winograd.tiles_pay(wide, 56, 56, 10)
-        assert not winograd.tiles_pay(wide, 28, 28, 10)
-        assert not winograd.tiles_pay(wide, 58, 56, 10)
-        assert not winograd.tiles_pay(wide, 56, 56, 2)
-        assert not winograd.tiles_pay(wide[:32], 56, 56, 10)
-        assert not winograd.tiles_pay(wide.bfloat16(), 56, 56, 10)
-    assert not winograd.tiles_pay(wide, 56, 56, 10)
+        assert winograd.is_winograd_faster(wide, 56, 56, 10)
+        assert not winograd.is_winograd_faster(wide, 28, 28, 10)
+        assert not winograd.is_winograd_faster(wide, 58, 56, 10)
+        assert not winograd.is_winograd_faster(wide, 56, 56, 2)
+        assert not winograd.is_winograd_faster(wide[:32], 56, 56, 10)
+        assert not winograd.is_winograd_faster(wide.bfloat16(), 56, 56, 10)
+    assert not winograd.is_winograd_faster(wide, 56, 56, 10)
     # ^ in training every step would transform the kernel anew
 
 
@@ -263,8 +263,8 @@ def test_a_decode_by_tiles_differs_by_rounding(monkeypatch):
     for limit in ("FEWEST_PIXELS", "FEWEST_CHANNELS"):
         monkeypatch.setattr(winograd, limit, 1)
     used = []
-    tiled = winograd.tiled
-    monkeypatch.setattr(winograd, "tiled", lambda *a: used.append(0) or tiled(*a))
+    tiled = winograd.winograd_conv
+    monkeypatch.setattr(winograd, "winograd_conv", lambda *a: used.append(0) or tiled(*a))
     short = tokenizer.decode(ids, timesteps=4)
     assert used
     assert not torch.equal(short, direct)

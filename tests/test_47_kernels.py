@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import model
 from model.errors import ModelError
 from model.terramind import fused_linear
-from model.terramind.precision import built_in, resolve
+from model.terramind.precision import default_dtype, resolve_dtype
 from tests.oracle import one_thread  # noqa: F401
 
 GATED = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
@@ -21,10 +21,10 @@ PLAIN = GATED | {"gated": False, "bias": True}
 CPU = torch.device("cpu")
 
 fused_here = pytest.mark.skipif(
-    not fused_linear.capable(torch.float32), reason="this CPU has no fused kernels"
+    not fused_linear.is_supported(torch.float32), reason="this CPU has no fused kernels"
 )
 half_here = pytest.mark.skipif(
-    not fused_linear.capable(torch.bfloat16), reason="this CPU has no bf16"
+    not fused_linear.is_supported(torch.bfloat16), reason="this CPU has no bf16"
 )
 
 
@@ -81,7 +81,7 @@ def test_fused_layers_equal_plain_ones(x, bias, kind, limit):
         torch.testing.assert_close(got, plainly(made, x, activation), rtol=0, atol=limit)
     factor = normal(48, *x.shape[:-1]).to(kind).movedim(0, -1)
     with torch.no_grad():
-        got = fused_linear.scaled(made, x, factor)
+        got = fused_linear.linear_mul(made, x, factor)
     wanted = plainly(made, x) * factor
     torch.testing.assert_close(got, wanted, rtol=limit, atol=limit)
 
@@ -137,7 +137,7 @@ def test_a_weight_that_lies_across_memory_is_read_right():
     weight, x = normal(64, 48).t(), normal(5, 64)
     with torch.no_grad():
         torch.testing.assert_close(
-            fused_linear.product(x, weight), x @ weight.t(), rtol=0, atol=2e-5
+            fused_linear.functional_linear(x, weight), x @ weight.t(), rtol=0, atol=2e-5
         )
 
 
@@ -151,7 +151,7 @@ def test_a_quantised_weight_is_left_to_its_own_class():
 
     weight = normal(48, 64).as_subclass(Other)
     with Calls() as calls, torch.no_grad():
-        fused_linear.product(normal(5, 64), weight)
+        fused_linear.functional_linear(normal(5, 64), weight)
     assert calls.names
     assert not calls.fused
 
@@ -196,24 +196,24 @@ def test_half_precision_and_back_loses_digits_of_matrices_only():
 
 
 def test_auto_is_half_precision_where_that_is_fast(monkeypatch):
-    assert resolve("auto", torch.device("cuda")) == torch.bfloat16
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
     for fast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(fused_linear, "half_speed", lambda fast=fast: fast)
-        assert resolve("auto", CPU) == wanted
-    assert resolve("fp32", CPU) == torch.float32
-    assert resolve("bf16", CPU) == torch.bfloat16
+        monkeypatch.setattr(fused_linear, "has_bf16_hardware", lambda fast=fast: fast)
+        assert resolve_dtype("auto", CPU) == wanted
+    assert resolve_dtype("fp32", CPU) == torch.float32
+    assert resolve_dtype("bf16", CPU) == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["fp16", "float64", "half", "AUTO"])
 def test_other_precisions_are_refused(name):
     with pytest.raises(ModelError, match="float16"):
-        resolve(name, CPU)
+        resolve_dtype(name, CPU)
 
 
 def test_an_optimised_model_is_frozen_and_keeps_its_keys():
     encoder = model.backbone(GATED, ["DEM"], weights={"random": 0})
     wanted, keys = encoder(normal(1, 1, 32, 32)).detach(), list(encoder.state_dict())
-    ready = model.optimised(encoder.train(), "bf16")
+    ready = model.optimise_for_inference(encoder.train(), "bf16")
     assert ready is encoder
     assert not ready.training
     assert not any(parameter.requires_grad for parameter in ready.parameters())
@@ -229,7 +229,9 @@ def test_an_optimised_model_is_frozen_and_keeps_its_keys():
 @pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
 def test_packed_weights_give_the_same(size, kind, limit):
     made = [
-        model.optimised(model.backbone(size, ["DEM"], weights={"random": 0}), kind, packed=packed)
+        model.optimise_for_inference(
+            model.backbone(size, ["DEM"], weights={"random": 0}), kind, packed=packed
+        )
         for packed in (False, True)
     ]
     image = normal(2, 1, 32, 32)
@@ -248,7 +250,7 @@ def test_packed_weights_give_the_same(size, kind, limit):
 @fused_here
 def test_a_packed_layer_can_be_watched_and_differentiated_through():
     plain, made, x = layer(), layer(), normal(3, 64)
-    fused_linear.pack(made)
+    fused_linear.pack_linear(made)
     seen = []
     made.register_forward_hook(lambda _m, _x, out: seen.append(out))
     with torch.no_grad():
@@ -266,10 +268,12 @@ def test_packed_convolutions_give_the_same():
     size = {"modality": "DEM", "dim": 32, "heads": 1, "depth": 1}
     size |= {"unet": {"channels": 32, "multipliers": [1, 2], "attention": [2]}}
     plain, packed = (
-        model.optimised(model.tokenizer(size, weights={"random": 0}), "bf16", packed=choice)
+        model.optimise_for_inference(
+            model.tokenizer(size, weights={"random": 0}), "bf16", packed=choice
+        )
         for choice in (False, True)
     )
-    noise, codes = normal(2, 1, 64, 64), plain.codes(torch.arange(32).view(2, 4, 4))
+    noise, codes = normal(2, 1, 64, 64), plain.ids_to_codes(torch.arange(32).view(2, 4, 4))
     with torch.no_grad(), Calls() as calls:
         wanted, got = (made.denoise(noise, 500, codes) for made in (plain, packed))
     assert any("_convolution_pointwise" in name for name in calls.names)
@@ -290,7 +294,7 @@ def test_a_packed_generator_gives_the_same():
         model.generator(GATED, ["S2L2A"], ["LULC"], {"random": 0}, tokenizers) for _ in range(2)
     ]
     wanted = made[0].generate(given, standardize=False)["LULC"]
-    got = model.optimised(made[1], "fp32").generate(given, standardize=False)["LULC"]
+    got = model.optimise_for_inference(made[1], "fp32").generate(given, standardize=False)["LULC"]
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
@@ -299,7 +303,7 @@ def test_each_block_is_compiled_alone(asked, mode, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda part, mode: compiled.append((part, mode)))
     made = model.backbone(GATED, ["DEM"], weights={"random": 0})
-    model.optimised(made, "fp32", compiled=asked)
+    model.optimise_for_inference(made, "fp32", compiled=asked)
     assert compiled == [(block, mode) for block in made.encoder]
     # ^ that the program gives the same is looked at in tests/reference: it takes a minute
 
@@ -326,7 +330,7 @@ def test_a_generator_built_in_half_precision_is_the_one_that_was_cast():
 
 def test_the_format_of_new_tensors_is_put_back_after_an_error():
     def broken():
-        with built_in(torch.bfloat16):
+        with default_dtype(torch.bfloat16):
             assert torch.zeros(1).dtype == torch.bfloat16
             raise ValueError("inside")
 
@@ -340,7 +344,7 @@ def test_half_precision_draws_the_same_map():
         model.load("demo", device="cpu", precision=precision) for precision in ("fp32", "bf16")
     )
     noise, chips = np.random.default_rng(0), {}
-    for name, scale in full.contract.statistics.items():
+    for name, scale in full.spec.statistics.items():
         mean, std = (np.array(v).reshape(1, -1, 1, 1) for v in (scale.mean, scale.std))
         fields = noise.standard_normal((2, mean.size, 14, 14)).repeat(16, 2).repeat(16, 3)
         grain = noise.standard_normal((2, mean.size, 224, 224))

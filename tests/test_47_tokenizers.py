@@ -8,13 +8,13 @@ import torch.nn.functional as F
 
 import model
 from model.errors import ModelError, WeightsError
-from model.terramind.tokenizers.config import CHANNELS, TokenizerSize
+from model.terramind.tokenizers.config import RASTER_CHANNELS, TokenizerConfig
 from model.weights import loading
 from tests.oracle import one_thread  # noqa: F401
 
 MICRO = {"dim": 32, "depth": 1, "heads": 2, "image_size": 64}
 UNET = {"channels": 32, "blocks": 1}
-IMAGES = [name for name in CHANNELS if name != "LULC"]
+IMAGES = [name for name in RASTER_CHANNELS if name != "LULC"]
 
 
 def make(modality="DEM", unet=UNET, **options):
@@ -40,13 +40,13 @@ def classes(batch=2, height=32, width=48, seed=0):
 # what is built
 
 
-@pytest.mark.parametrize("modality", CHANNELS)
+@pytest.mark.parametrize("modality", RASTER_CHANNELS)
 def test_names_stand_for_the_published_sizes(modality):
-    size = TokenizerSize.parse(f"terramind_v1_tokenizer_{modality.lower()}")
-    assert size == TokenizerSize.parse(modality) == TokenizerSize.parse({"modality": modality})
+    size = TokenizerConfig.parse(f"terramind_v1_tokenizer_{modality.lower()}")
+    assert size == TokenizerConfig.parse(modality) == TokenizerConfig.parse({"modality": modality})
     assert (size.dim, size.depth, size.heads, size.image_size) == (768, 12, 12, 256)
-    assert size.multiple == (16 if modality == "LULC" else 32)
-    assert size.quantizer.size == (4375 if modality == "LULC" else 15360)
+    assert size.side_multiple == (16 if modality == "LULC" else 32)
+    assert size.quantizer.codebook_size == (4375 if modality == "LULC" else 15360)
 
 
 def test_a_file_of_options_builds_the_same(tmp_path):
@@ -55,8 +55,8 @@ def test_a_file_of_options_builds_the_same(tmp_path):
         "tokenizer: {modality: dem, dim: 32, depth: 1, heads: 2, image_size: 64,\n"
         "            unet: {channels: 32, blocks: 1}}\n"
     )
-    size = TokenizerSize.parse(path)
-    assert size == TokenizerSize.parse(MICRO | {"modality": "DEM", "unet": UNET})
+    size = TokenizerConfig.parse(path)
+    assert size == TokenizerConfig.parse(MICRO | {"modality": "DEM", "unet": UNET})
     assert size.unet.multipliers == (1, 2, 2, 2)
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_tokenizer_is_refused(source, says):
         model.tokenizer(source)
 
 
-@pytest.mark.parametrize("modality", CHANNELS)
+@pytest.mark.parametrize("modality", RASTER_CHANNELS)
 def test_random_weights_give_finite_results(modality):
     tokenizer = make(modality)
     x = classes() if modality == "LULC" else pixels_for(tokenizer, 2, 32, 64)
@@ -154,8 +154,8 @@ def test_position_tables_may_be_absent_and_a_checkpoints_own_win():
     plain = make("LULC", weights={k: v for k, v in state.items() if k not in tables})
     moved = make("LULC", weights=state | {key: state[key] + 1 for key in tables})
     x = classes()
-    assert torch.equal(plain.latents(x), whole.latents(x))
-    assert not torch.allclose(moved.latents(x), whole.latents(x))
+    assert torch.equal(plain.encode_latents(x), whole.encode_latents(x))
+    assert not torch.allclose(moved.encode_latents(x), whole.encode_latents(x))
 
 
 def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
@@ -238,36 +238,36 @@ def test_the_encoder_takes_multiples_of_16_that_the_decoder_does_not():
 @pytest.mark.parametrize("modality", ["LULC", "S2L2A"])
 def test_every_id_survives_its_code(modality):
     with torch.device("meta"):
-        size = model.tokenizer(modality, part="encoder").size
+        size = model.tokenizer(modality, part="encoder").config
     quantizer = size.quantizer
-    ids = torch.arange(quantizer.size).view(1, 1, -1)
-    codes = quantizer.codes(ids)
+    ids = torch.arange(quantizer.codebook_size).view(1, 1, -1)
+    codes = quantizer.ids_to_codes(ids)
     assert codes.dtype == torch.float32
     assert (float(codes.min()), float(codes.max())) == (0.0, 1.0)
-    assert codes[0, :, 0].T.unique(dim=0).shape[0] == quantizer.size
-    assert torch.equal(quantizer.ids(codes.logit(eps=1e-6)), ids)
+    assert codes[0, :, 0].T.unique(dim=0).shape[0] == quantizer.codebook_size
+    assert torch.equal(quantizer.latents_to_ids(codes.logit(eps=1e-6)), ids)
 
 
 @pytest.mark.parametrize("modality", ["LULC", "S2L2A"])
 def test_ids_of_half_precision_latents_are_computed_in_single_precision(modality):
     with torch.device("meta"):
-        quantizer = model.tokenizer(modality, part="encoder").size.quantizer
+        quantizer = model.tokenizer(modality, part="encoder").config.quantizer
     latents = 2 * torch.randn(1, 5, 40, 40, generator=torch.Generator().manual_seed(1))
     half = latents.bfloat16()
-    ids = quantizer.ids(half)
-    assert torch.equal(ids, quantizer.ids(half.float()))
+    ids = quantizer.latents_to_ids(half)
+    assert torch.equal(ids, quantizer.latents_to_ids(half.float()))
     assert int(ids.max()) > 256
     # ^ bfloat16 holds no whole numbers above: there, most of these ids would be others
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(quantizer.ids(half), ids)
+        assert torch.equal(quantizer.latents_to_ids(half), ids)
 
 
 def test_half_way_latents_go_to_the_even_level():
-    quantizer = TokenizerSize(modality="DEM").quantizer
+    quantizer = TokenizerConfig(modality="DEM").quantizer
     bounded = torch.tensor([0.5 / 7, 1.5 / 7, 2.5 / 7]).double()
     exact = bounded.logit().float().sigmoid() * 7
     latents = bounded.logit().float().view(1, 1, 1, 3).repeat(1, 5, 1, 1)
-    assert torch.equal(quantizer.digits(latents)[0, 0, 0], exact.round().long())
+    assert torch.equal(quantizer.level_indices(latents)[0, 0, 0], exact.round().long())
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_raw_pixels_are_not_encoded():
 @pytest.mark.parametrize("wrong", [None, [[1.0]], torch.zeros(1, 1, 32, 32).numpy()])
 def test_tokenizers_take_tensors(wrong):
     whole = make("DEM")
-    for call in (whole.encode, whole.latents, whole.decode):
+    for call in (whole.encode, whole.encode_latents, whole.decode):
         with pytest.raises(ModelError, match="a torch tensor expected"):
             call(wrong)
     if wrong is not None:

@@ -11,7 +11,7 @@ import model
 from model.errors import ModelError
 from model.terramind import modalities
 from model.terramind.generation import expected_classes, sampling
-from model.terramind.generation.sampling import Strategy
+from model.terramind.generation.sampling import SamplingStrategy
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import MICRO, make, passes, rasters, raw, same
 
@@ -35,7 +35,7 @@ def test_outputs_come_in_their_own_units_by_the_names_asked():
 
 
 def standard(x, name):
-    scale = modalities.target(name).statistics
+    scale = modalities.get_target_modality(name).statistics
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
     return (x - mean) / std
 
@@ -55,11 +55,11 @@ def test_ndvi_is_scaled_with_its_own_statistics():
 def test_any_size_keeps_its_orientation(height, width):
     built = make()
     given = rasters(height=height, width=width)
-    ids = built.tokens(given, ["LULC"])["LULC"]
+    ids = built.generate_tokens(given, ["LULC"])["LULC"]
     assert ids.shape == (1, height // 16, width // 16)
     out = built.generate(given, ["LULC"], standardize=False)["LULC"]
     assert out.shape == (1, 10, height, width)
-    assert torch.equal(out, built.tokenizer.raster("tok_lulc@224").decode(ids))
+    assert torch.equal(out, built.tokenizer.get_raster_tokenizer("tok_lulc@224").decode(ids))
     logits = built.token_logits(given, "LULC")
     assert torch.equal(logits.argmax(2).view(ids.shape), ids)
 
@@ -67,10 +67,10 @@ def test_any_size_keeps_its_orientation(height, width):
 def test_each_position_is_asked_for_by_its_own_place():
     built = make()
     grid = (2, 5)
-    context = built.model.context(built.model.lay(rasters(height=32, width=80)))
+    context = built.model.encode_context(built.model.embed_inputs(rasters(height=32, width=80)))
     whole = built.model.logits(context, ["tok_lulc@224"], grid)[0]
-    one = built.model.target("tok_lulc@224").places(grid)
-    square = built.model.target("tok_lulc@224").places((5, 2))
+    one = built.model.target_embedding("tok_lulc@224").position_and_modality(grid)
+    square = built.model.target_embedding("tok_lulc@224").position_and_modality((5, 2))
     assert whole.shape[1] == one.shape[1] == 10
     assert not torch.equal(one, square)
 
@@ -143,12 +143,12 @@ def test_a_window_is_the_same_alone_in_a_batch_and_in_another_order(options):
 def test_a_chunk_is_filled_up():
     built, given = make(), rasters(batch=5)
     wanted = built.generate(given, standardize=False, timesteps=1)
-    built.batch = 3
+    built.chunk_size = 3
     try:
         seen = passes(built.model.encoder[0])
         got = built.generate(given, ["LULC"], standardize=False)
     finally:
-        built.batch = None
+        built.chunk_size = None
     assert seen == [3, 3]
     torch.testing.assert_close(got["LULC"], wanted["LULC"], atol=1e-4, rtol=1e-4)
 
@@ -167,15 +167,19 @@ def test_the_global_generators_are_left_alone():
 def test_drawn_tokens_depend_on_the_seed_and_likeliest_ones_do_not():
     built, given = make(), rasters(batch=2)
     given = {n: v[[0, 0]] for n, v in given.items()}
-    drawn = built.tokens(given, strategy=Strategy(sampling="sample"), seed=[1, 2])["LULC"]
+    drawn = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=[1, 2])[
+        "LULC"
+    ]
     assert not torch.equal(drawn[0], drawn[1])
-    again = built.tokens(given, strategy=Strategy(sampling="sample"), seed=1)["LULC"]
+    again = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=1)[
+        "LULC"
+    ]
     assert torch.equal(again[0], again[1])
     assert torch.equal(again[0], drawn[0])
-    likeliest = built.tokens(given, seed=[1, 2])["LULC"]
+    likeliest = built.generate_tokens(given, seed=[1, 2])["LULC"]
     assert torch.equal(likeliest[0], likeliest[1])
-    cold = Strategy(sampling="sample", temperature=0)
-    assert torch.equal(built.tokens(given, strategy=cold, seed=9)["LULC"], likeliest)
+    cold = SamplingStrategy(sampling="sample", temperature=0)
+    assert torch.equal(built.generate_tokens(given, strategy=cold, seed=9)["LULC"], likeliest)
 
 
 def test_what_else_is_made_does_not_change_an_output():
@@ -204,9 +208,9 @@ def test_given_noise_takes_the_place_of_drawn_noise():
 
 def test_chained_outputs_see_those_before_them_and_others_do_not():
     built, given = make(), rasters()
-    ids = built.tokens(given)
+    ids = built.generate_tokens(given)
     assert torch.equal(ids["NDVI"], after(built, given, ids["LULC"]))
-    free = built.tokens(given, strategy=Strategy(chained=False))
+    free = built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
     assert torch.equal(free["LULC"], ids["LULC"])
     assert torch.equal(free["NDVI"], built.token_logits(given, "NDVI").argmax(2).view(1, 2, 2))
     with_map = built.token_logits(given, "NDVI", tokens={"LULC": ids["LULC"]})
@@ -220,24 +224,24 @@ def after(built, given, ids):
 def test_independent_outputs_share_one_pass_of_encoder_and_decoder():
     built, given = make(), rasters()
     encoder, decoder = passes(built.model.encoder[0]), passes(built.model.decoder[0])
-    built.tokens(given, strategy=Strategy(chained=False))
+    built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
     assert (len(encoder), len(decoder)) == (1, 1)
-    built.tokens(given)
+    built.generate_tokens(given)
     assert (len(encoder), len(decoder)) == (1 + 2, 1 + 2)
 
 
 def test_inputs_are_embedded_once():
     built = make()
     seen = passes(built.model.encoder_embeddings["untok_sen2l2a@224"])
-    built.tokens(rasters(), strategy=Strategy(decoding_steps=1))
+    built.generate_tokens(rasters(), strategy=SamplingStrategy(decoding_steps=1))
     assert seen == [1]
 
 
 def test_another_order_than_that_of_the_model_is_refused_not_unchained():
     built, given = make(), rasters()
     with pytest.raises(ModelError, match="chained=False"):
-        built.tokens(given, ["NDVI", "LULC"])
-    free = built.tokens(given, ["NDVI", "LULC"], strategy=Strategy(chained=False))
+        built.generate_tokens(given, ["NDVI", "LULC"])
+    free = built.generate_tokens(given, ["NDVI", "LULC"], strategy=SamplingStrategy(chained=False))
     assert list(free) == ["NDVI", "LULC"]
 
 
@@ -249,19 +253,19 @@ def test_another_order_than_that_of_the_model_is_refused_not_unchained():
 @pytest.mark.parametrize("steps", [2, 3, 50])
 def test_several_steps_decide_every_position(monkeypatch, order, schedule, steps):
     built = make(embed_last=True)
-    strategy = Strategy(decoding_steps=steps, schedule=schedule, order=order)
+    strategy = SamplingStrategy(decoding_steps=steps, schedule=schedule, order=order)
     given = rasters(height=48, width=32, batch=2)
-    told, add = [], built.model.add
+    told, add = [], built.model.append_tokens
 
     def spy(laid, key, ids, known=None):
         told.append((known, ids))
         return add(laid, key, ids, known)
 
     monkeypatch.setattr(built.model, "add", spy)
-    ids = built.tokens(given, ["LULC"], strategy=strategy)["LULC"]
+    ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
     assert ids.shape == (2, 3, 2)
     assert 0 <= int(ids.min()) <= int(ids.max()) < 4375
-    shares = strategy.shares(6)
+    shares = strategy.step_counts(6)
     counts = [sum(shares[:n]) for n in range(1, len(shares))]
     assert [known.shape[1] for known, _ in told] == 2 * counts
     for row, (known, then) in enumerate(told):
@@ -270,37 +274,42 @@ def test_several_steps_decide_every_position(monkeypatch, order, schedule, steps
         final = ids[row // len(counts)].flatten()[known[0]]
         assert torch.equal(then.flatten()[known[0]], final)
     monkeypatch.undo()
-    assert torch.equal(ids, built.tokens(given, ["LULC"], strategy=strategy)["LULC"])
+    assert torch.equal(ids, built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"])
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])
 @pytest.mark.parametrize("sampling", ["argmax", "sample"])
 def test_one_step_is_the_parallel_decoding(order, sampling):
     built, given = make(embed_last=True), rasters()
-    strategy = Strategy(sampling=sampling, order=order, decoding_steps=1)
-    wanted = built.tokens(given, ["LULC"], strategy=Strategy(sampling=sampling), seed=2)
-    assert same(built.tokens(given, ["LULC"], strategy=strategy, seed=2), wanted)
+    strategy = SamplingStrategy(sampling=sampling, order=order, decoding_steps=1)
+    wanted = built.generate_tokens(
+        given, ["LULC"], strategy=SamplingStrategy(sampling=sampling), seed=2
+    )
+    assert same(built.generate_tokens(given, ["LULC"], strategy=strategy, seed=2), wanted)
 
 
 @torch.no_grad()
 def test_later_steps_see_what_was_decided():
     built, given = make(embed_last=True), rasters(height=48, width=48)
     key, grid = "tok_ndvi@224", (3, 3)
-    laid = built.model.lay(given)
-    context = built.model.context(laid)
+    laid = built.model.embed_inputs(given)
+    context = built.model.encode_context(laid)
     ids = torch.arange(9).view(1, 3, 3) * 1000
     known = torch.tensor([[0, 4, 8]])
     asked = torch.tensor([[1, 2]])
     (blind,) = built.model.logits(context, [key], grid, asked)
-    more = built.model.add(laid, key, ids, known)
+    more = built.model.append_tokens(laid, key, ids, known)
     assert more.tokens.shape[1] == laid.tokens.shape[1] + 3
-    seen = built.model.context(more)
+    seen = built.model.encode_context(more)
     (aware,) = built.model.logits(seen, [key], grid, asked)
     assert float((aware - blind).abs().max()) > 0.01
     other = ids.clone()
     other[0, 0, 1] = 7
     (same_,) = built.model.logits(
-        built.model.context(built.model.add(laid, key, other, known)), [key], grid, asked
+        built.model.encode_context(built.model.append_tokens(laid, key, other, known)),
+        [key],
+        grid,
+        asked,
     )
     assert torch.equal(aware, same_)
     # ^ a position that is not decided is not seen
@@ -310,15 +319,15 @@ def test_the_surest_come_first():
     built, given = make(embed_last=True), rasters(height=48, width=48)
     logits = built.token_logits(given, "LULC")
     surest = int(logits.log_softmax(2).amax(2).argmax())
-    strategy = Strategy(order="confidence", decoding_steps=9)
-    ids = built.tokens(given, ["LULC"], strategy=strategy)["LULC"]
+    strategy = SamplingStrategy(order="confidence", decoding_steps=9)
+    ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
     assert int(ids.flatten()[surest]) == int(logits[0, surest].argmax())
 
 
 def test_steps_need_an_embedding_of_the_target():
     with pytest.raises(ModelError, match="embed_last"):
         make().generate(rasters(), decoding_steps=2, standardize=False)
-    found = make().tokens(rasters(), ["LULC"], strategy=Strategy(decoding_steps=2))
+    found = make().generate_tokens(rasters(), ["LULC"], strategy=SamplingStrategy(decoding_steps=2))
     assert found["LULC"].shape == (1, 2, 2)
     assert "encoder_embeddings.tok_ndvi@224.mod_emb" in make(embed_last=True).model.state_dict()
 
@@ -351,7 +360,7 @@ def test_what_is_given_cannot_be_asked_for():
 
 def test_a_raster_can_go_in_as_pixels_and_come_out_as_tokens():
     built = make(("S2L2A",), ("S2L2A", "LULC"))
-    assert set(built.offer.inputs.values()) == {"untok_sen2l2a@224"}
+    assert set(built.spec.input_keys.values()) == {"untok_sen2l2a@224"}
     out = built.generate(raw(("S2L2A",)), timesteps=1)
     assert out["S2L2A"].shape == (1, 12, 32, 32)
 
@@ -361,13 +370,13 @@ def test_coordinates_go_in_as_degrees():
     image = rasters(("S2L2A",), batch=2)
     near = image | {"Coords": torch.tensor([[-7.3, 1.45], [0.1, -0.1]])}
     ids = image | {"Coords": torch.tensor([[10, 11, 3], [12, 13, 3]])}
-    assert torch.equal(built.context(near), built.context(ids))
-    assert built.context(near).shape[1] == 4 + 3
+    assert torch.equal(built.encode_inputs(near), built.encode_inputs(ids))
+    assert built.encode_inputs(near).shape[1] == 4 + 3
     with pytest.raises(ModelError, match="NaN"):
-        built.context(image | {"Coords": torch.tensor([[0.0, float("nan")]] * 2)})
+        built.encode_inputs(image | {"Coords": torch.tensor([[0.0, float("nan")]] * 2)})
     bare = model.generator(MICRO, ["S2L2A", "Coords"], ["LULC"], tokenizers={})
     with pytest.raises(ModelError, match="tokenizer of coordinates"):
-        bare.context(near)
+        bare.encode_inputs(near)
 
 
 @pytest.mark.parametrize(("third", "kept"), [(3, 3), (6, 3), (99, 99)])
@@ -385,7 +394,7 @@ def test_coordinates_come_out_one_word_after_the_other(monkeypatch, third, kept)
     out = built.generate(given, standardize=False)
     assert said == [("coords", [[5, 10, 11][: n + 1]]) for n in range(3)]
     assert out["Coords"].tolist() == [[-7.25, 1.5]]
-    ids = built.tokens(given)
+    ids = built.generate_tokens(given)
     assert ids["Coords"].tolist() == [[10, 11, kept]]
     told = built.token_logits(given, "LULC", tokens={"Coords": ids["Coords"]})
     assert torch.equal(told.argmax(2).view(1, 2, 2), ids["LULC"])
@@ -400,8 +409,8 @@ def test_words_to_come_are_announced_where_the_encoder_knows_them():
         hook = built.model.encoder[0].register_forward_pre_hook(
             lambda _, args, seen=seen: seen.append(args[0].shape[1])
         )
-        built.tokens(given)
-        built.tokens(given, strategy=Strategy(chained=False))
+        built.generate_tokens(given)
+        built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
         hook.remove()
         counts[outputs] = seen
     assert counts["LULC", "Coords", "NDVI"] == [4 + 1, 4 + 4 + 1, 4 + 4 + 3, 4]
@@ -413,11 +422,11 @@ def test_words_that_are_no_place_are_nan_and_words_do_not_see_the_future():
     out = built.generate(rasters(("S2L2A",), batch=2), ["Coords"], standardize=False)["Coords"]
     assert out.shape == (2, 2)
     assert bool(out.isnan().all())
-    context = built.model.context(built.model.lay(rasters(("S2L2A",))))
-    words = built.model.target("coords").words(torch.tensor([[5, 10, 99]]))
-    every = built.model._decoded(words[:, None], context.memory, causal=True)[:, 0]
+    context = built.model.encode_context(built.model.embed_inputs(rasters(("S2L2A",))))
+    words = built.model.target_embedding("coords").embed_ids(torch.tensor([[5, 10, 99]]))
+    every = built.model._run_decoder(words[:, None], context.memory, causal=True)[:, 0]
     for count in (1, 2):
-        first = built.model._decoded(words[:, None, :count], context.memory, causal=True)[:, 0]
+        first = built.model._run_decoder(words[:, None, :count], context.memory, causal=True)[:, 0]
         torch.testing.assert_close(first[:, -1], every[:, count - 1], atol=1e-5, rtol=1e-5)
     with pytest.raises(ModelError, match="no positions"):
         built.token_logits(rasters(("S2L2A",)), "Coords")
@@ -427,7 +436,7 @@ def test_without_a_raster_the_size_is_asked_for_or_the_published_one():
     built = make(("S2L2A", "Coords"), ("LULC",))
     place = {"Coords": torch.tensor([[0.0, 0.0]])}
     assert built.generate(place, size=(32, 48))["LULC"].shape == (1, 10, 32, 48)
-    assert built.tokens(place)["LULC"].shape == (1, 14, 14)
+    assert built.generate_tokens(place)["LULC"].shape == (1, 14, 14)
 
 
 # --- expectations ---------------------------------------------------------------------------------
@@ -445,7 +454,10 @@ def test_draws_converge_to_the_mean_over_all_tokens():
     built, given = make(), rasters(height=16, width=16)
     wanted = exact(built, given)
     few, many = (
-        sum(built.expected(given, draws=n, seed=seed, standardize=False)[0] for seed in range(3))
+        sum(
+            built.class_probabilities(given, draws=n, seed=seed, standardize=False)[0]
+            for seed in range(3)
+        )
         / 3
         for n in (2, 64)
     )
@@ -455,10 +467,10 @@ def test_draws_converge_to_the_mean_over_all_tokens():
 @pytest.mark.parametrize("top_p", [0.0, 0.9])
 def test_draws_are_spread_evenly_through_the_distribution(top_p):
     logits = 2 * torch.randn(2, 30, 12, generator=torch.Generator().manual_seed(4))
-    strategy = Strategy(sampling="sample", top_p=top_p)
-    maps = torch.stack(list(expected_classes.spread_draws(logits, strategy, [1, 2], 64)))
+    strategy = SamplingStrategy(sampling="sample", top_p=top_p)
+    maps = torch.stack(list(expected_classes.draw_stratified(logits, strategy, [1, 2], 64)))
     counts = torch.nn.functional.one_hot(maps, 12).sum(0)
-    wanted = 64 * sampling.filtered(logits.flatten(0, 1), 0, top_p).softmax(1).view_as(counts)
+    wanted = 64 * sampling.filter_logits(logits.flatten(0, 1), 0, top_p).softmax(1).view_as(counts)
     assert float((counts - wanted).abs().max()) < 2
     # ^ one draw from each of 64 strata; independent ones would be off by up to 15
     first = maps[:, 0, 0] == maps[0, 0, 0]
@@ -469,12 +481,12 @@ def test_draws_are_spread_evenly_through_the_distribution(top_p):
 
 def test_the_mean_code_is_the_mean_of_the_codes():
     built, given = make(), rasters(height=32, width=48, batch=2)
-    tokenizer = built.tokenizer.raster("tok_lulc@224")
+    tokenizer = built.tokenizer.get_raster_tokenizer("tok_lulc@224")
     share = built.token_logits(given, "LULC").softmax(2)
-    codes = tokenizer.codes(torch.arange(4375).view(1, 1, -1))[0, :, 0]
+    codes = tokenizer.ids_to_codes(torch.arange(4375).view(1, 1, -1))[0, :, 0]
     mean = torch.einsum("bnv,cv->bcn", share, codes).view(2, 5, 2, 3)
-    wanted = tokenizer.scores(mean).softmax(1)
-    got = built.expected(given, standardize=False)
+    wanted = tokenizer.class_logits(mean).softmax(1)
+    got = built.class_probabilities(given, standardize=False)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
     assert got.shape == (2, 10, 32, 48)
 
@@ -483,12 +495,12 @@ def test_the_mean_code_is_the_mean_of_the_codes():
 def test_where_the_model_is_sure_all_answers_agree(draws):
     built, given = make(), rasters()
     hard = built.generate(given, ["LULC"], standardize=False)["LULC"].softmax(1)
-    sharp = built.expected(given, draws=draws, temperature=0, standardize=False)
+    sharp = built.class_probabilities(given, draws=draws, temperature=0, standardize=False)
     torch.testing.assert_close(sharp, hard, atol=1e-5, rtol=1e-4)
-    near = built.expected(given, draws=draws, top_k=1, standardize=False)
+    near = built.class_probabilities(given, draws=draws, top_k=1, standardize=False)
     torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
-        built.expected(given, draws=draws, standardize=False).sum(1),
+        built.class_probabilities(given, draws=draws, standardize=False).sum(1),
         torch.ones(1, 32, 32),
         atol=1e-5,
         rtol=0,
@@ -498,10 +510,10 @@ def test_where_the_model_is_sure_all_answers_agree(draws):
 def test_expectations_do_not_depend_on_the_batch():
     built, given = make(), rasters(batch=3)
     for draws in (0, 2):
-        whole = built.expected(given, draws=draws, seed=[1, 2, 3], standardize=False)
-        one = built.expected(
+        whole = built.class_probabilities(given, draws=draws, seed=[1, 2, 3], standardize=False)
+        one = built.class_probabilities(
             {n: v[2:] for n, v in given.items()}, draws=draws, seed=3, standardize=False
         )
         assert torch.equal(whole[2:], one)
     with pytest.raises(ModelError, match="LULC"):
-        built.expected(given, "NDVI", standardize=False)
+        built.class_probabilities(given, "NDVI", standardize=False)

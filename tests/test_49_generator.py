@@ -10,7 +10,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.terramind import modalities
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.sampling import Strategy
+from model.terramind.generation.sampling import SamplingStrategy
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import MICRO, RAW, TOKENIZER, lively, make, passes, rasters, raw, same
 
@@ -26,7 +26,7 @@ def noise(value):
 
 @pytest.mark.parametrize("name", ["S2L1C", "RGB", "S2RGB", "S2", "landsat", "untok_sen2l2a@224"])
 def test_what_has_no_tokens_cannot_be_made(name):
-    assert modalities.target_key_of(name) is None
+    assert modalities.find_target_key(name) is None
     with pytest.raises(ModelError, match="cannot be generated"):
         model.generator(MICRO, ["S2L2A"], [name], tokenizers={})
 
@@ -44,7 +44,7 @@ def test_what_has_no_tokens_cannot_be_made(name):
     ],
 )
 def test_names_of_targets(user, key):
-    assert modalities.target_key_of(user) == key
+    assert modalities.find_target_key(user) == key
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_wrong_requests_are_refused(inputs, options, says):
 )
 def test_a_size_is_two_numbers_of_whole_patches(size):
     built = make(("S2L2A", "Coords"), ("LULC",))
-    for call in (built.generate, built.tokens):
+    for call in (built.generate, built.generate_tokens):
         with pytest.raises(ModelError, match=r"size=.*multiples of 16"):
             call({"Coords": torch.tensor([[0.0, 0.0]])}, size=size)
 
@@ -101,7 +101,7 @@ def test_a_size_is_two_numbers_of_whole_patches(size):
 @pytest.mark.parametrize("draws", [-1, 1.5, True, "2", None])
 def test_draws_are_counted(draws):
     with pytest.raises(ModelError, match="whole number from 0"):
-        make().expected(rasters(), draws=draws, standardize=False)
+        make().class_probabilities(rasters(), draws=draws, standardize=False)
 
 
 def test_the_order_of_the_names_changes_no_bit():
@@ -109,25 +109,34 @@ def test_the_order_of_the_names_changes_no_bit():
     turned = dict(reversed(given.items()))
     for answer in (
         lambda x: built.generate(x, ["LULC"], standardize=False)["LULC"],
-        lambda x: built.expected(x, standardize=False),
-        lambda x: built.tokens(x, ["NDVI"], strategy=Strategy(chained=False))["NDVI"],
+        lambda x: built.class_probabilities(x, standardize=False),
+        lambda x: built.generate_tokens(x, ["NDVI"], strategy=SamplingStrategy(chained=False))[
+            "NDVI"
+        ],
         lambda x: built.token_logits(x, "LULC"),
-        built.context,
+        built.encode_inputs,
     ):
         assert torch.equal(answer(given), answer(turned))
 
 
 def test_expectations_take_what_generate_takes():
     built, given = make(), raw()
-    own = {name: built.scaling.standardised(modalities.key_of(name), given[name]) for name in given}
-    assert torch.equal(built.expected(given), built.expected(own, standardize=False))
+    own = {
+        name: built.scaling.standardise(modalities.find_modality_key(name), given[name])
+        for name in given
+    }
+    assert torch.equal(
+        built.class_probabilities(given), built.class_probabilities(own, standardize=False)
+    )
     with pytest.raises(ModelError, match="standardize=True"):
-        built.expected(given, standardize=False)
+        built.class_probabilities(given, standardize=False)
 
 
 def test_inputs_of_different_sizes_are_refused():
     with pytest.raises(ModelError, match="one size"):
-        make().tokens({"DEM": torch.zeros(1, 1, 32, 32), "S1GRD": torch.zeros(1, 2, 16, 32)})
+        make().generate_tokens(
+            {"DEM": torch.zeros(1, 1, 32, 32), "S1GRD": torch.zeros(1, 2, 16, 32)}
+        )
 
 
 def test_diffusion_wants_multiples_of_its_own_before_anything_is_computed():
@@ -146,7 +155,7 @@ def test_an_output_without_its_tokenizer_is_refused_before_anything_is_computed(
         with pytest.raises(ModelError, match="tokenizer"):
             built.generate(rasters(("S2L2A",)), [name], standardize=False)
     assert not seen
-    assert built.tokens(rasters(("S2L2A",)), ["LULC"])["LULC"].shape == (1, 2, 2)
+    assert built.generate_tokens(rasters(("S2L2A",)), ["LULC"])["LULC"].shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +218,9 @@ def test_the_plain_official_layout_fills_the_model_and_leaves_tokenizers():
 def test_a_plain_file_alone_does_not_leave_tokenizers_at_random():
     with pytest.raises(WeightsError, match="no tokenizer of LULC"):
         fresh(plain(make()))
-    held = {n: make().tokenizer.raster(f"tok_{n.lower()}@224") for n in ("LULC", "NDVI")}
+    held = {
+        n: make().tokenizer.get_raster_tokenizer(f"tok_{n.lower()}@224") for n in ("LULC", "NDVI")
+    }
     assert same(fresh(plain(make()), tokenizers=held).state_dict(), make().state_dict())
     with pytest.raises(WeightsError, match="no tokenizer of NDVI"):
         fresh(plain(make()), tokenizers={"LULC": held["LULC"], "NDVI": TOKENIZER})
@@ -219,7 +230,7 @@ def test_tokenizers_that_are_given_win_over_those_in_the_file():
     own = lively(model.tokenizer({"modality": "LULC"} | TOKENIZER, part="decoder"), seed=8)
     kept = {k: v.clone() for k, v in own.state_dict().items()}
     built = fresh(make().state_dict(), tokenizers={"LULC": own, "NDVI": TOKENIZER})
-    assert built.tokenizer.raster("tok_lulc@224") is own
+    assert built.tokenizer.get_raster_tokenizer("tok_lulc@224") is own
     assert same(own.state_dict(), kept)
 
 

@@ -44,7 +44,7 @@ def test_any_size_is_mirrored_to_multiples_of_32_and_cut_back(height, width):
 
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans())
 def test_tokens_become_the_grid_of_the_input_whatever_its_shape(rows, columns, remove):
-    (neck,), channels = necks.chain([{**RESHAPE, "remove_cls_token": remove}], [3])
+    (neck,), channels = necks.build_necks([{**RESHAPE, "remove_cls_token": remove}], [3])
     tokens = torch.arange(2 * rows * columns * 3).reshape(2, rows * columns, 3)
     (image,) = neck([tokens], (rows, columns))
     assert image.shape == (2, 3, rows, columns)
@@ -110,7 +110,7 @@ def test_blocks_that_nobody_reads_do_not_run():
 )
 def test_every_decoder_stands_on_its_usual_necks(decoder, options, factor):
     size = SIZE | {"dim": 64}
-    built = segmentation.build(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
+    built = segmentation.build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
     sizes = []
     built.decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].shape[2:]))
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_modalities_that_were_not_merged_make_no_image():
     for merge in ("dict", None):
         with pytest.raises(ModelError, match="mean, max or concat"):
             whole_model(merge=merge)
-    alone = segmentation.build(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
+    alone = segmentation.build_model(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
     with torch.inference_mode():
         assert alone(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
@@ -193,7 +193,7 @@ def test_classes_of_a_tokenised_modality_are_mirrored_like_any_image():
     encoder = model.backbone(
         SIZE, ["S1GRD", "LULC"], tokenizers={"LULC": size}, weights={"random": 3}
     )
-    built = segmentation.assemble(encoder, 3, [RESHAPE], "IdentityDecoder")
+    built = segmentation.assemble_model(encoder, 3, [RESHAPE], "IdentityDecoder")
     generator = torch.Generator().manual_seed(0)
     radar = torch.randn(2, 2, 48, 64, generator=generator)
     classes = torch.randint(0, 10, (2, 48, 64), generator=generator)

@@ -12,7 +12,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from model.terramind.modalities import get
+from model.terramind.modalities import get_raster_modality
 from model.terratorch import hyperparameters, segmentation
 from model.weights import loading
 from tests.lightning import (
@@ -49,7 +49,10 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
     assert not loaded.training
     assert loaded.num_classes == 3
     assert loaded.class_names == ("sea", "ice", "land")
-    assert loaded.inputs == {"S2L2A": get("S2L2A").bands, "S1GRD": get("S1GRD").bands}
+    assert loaded.inputs == {
+        "S2L2A": get_raster_modality("S2L2A").bands,
+        "S1GRD": get_raster_modality("S1GRD").bands,
+    }
     assert loaded.architecture.to_mapping().items() >= SIZE.items()
     assert loaded.hyper_parameters["model_args"]["decoder_channels"] == [16, 12, 8, 8]
     with pytest.raises(WeightsError, match="pinned"):
@@ -118,7 +121,7 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
     assert same(loaded, whole)
     assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
     with pytest.raises(WeightsError, match="more than tensors"):
-        loading.read(tmp_path / "a.ckpt")
+        loading.read_state_dict(tmp_path / "a.ckpt")
         # ^ the leave is taken back
 
 
@@ -145,7 +148,7 @@ model:
 """
     )
     assert same(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
-    loading.write(tmp_path / "a.safetensors", stored["state_dict"])
+    loading.write_state_dict(tmp_path / "a.safetensors", stored["state_dict"])
     args = {"model_args": ARGS}
     assert same(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
 
@@ -171,7 +174,10 @@ def test_band_lists_give_the_channels_in_their_order():
     encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], weights={"random": 0})
     encoder.select_bands({"S2L2A": ["B08", "B04", "B02"]})
     built = loading.initialise(
-        segmentation.assemble(encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}), 3
+        segmentation.assemble_model(
+            encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}
+        ),
+        3,
     )
     inputs = inputs_of()
     inputs["S2L2A"] = inputs["S2L2A"][:, :3]
@@ -201,7 +207,7 @@ def test_band_lists_give_the_channels_in_their_order():
 def test_new_modalities_and_concatenation(stored):
     modalities = [{"SOIL": 5}, "S1GRD"]
     built = loading.initialise(
-        segmentation.build(
+        segmentation.build_model(
             SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"
         ),
         5,
@@ -253,7 +259,7 @@ TIM = {"backbone": "micro_tim", "necks": READ, "decoder_channels": [8], "backbon
 
 def thinker(**options):
     encoder = model.tim(THINKS, ["S2L2A", "S1GRD"], **options)
-    built = segmentation.assemble(encoder, 3, READ, decoder_options={"channels": [8]})
+    built = segmentation.assemble_model(encoder, 3, READ, decoder_options={"channels": [8]})
     return loading.initialise(built, 7)
 
 
@@ -309,7 +315,7 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
     with torch.device("meta"):
         tokenizers = {"LULC": None}
         encoder = model.backbone(SIZE, ["S1GRD", "LULC"], tokenizers=tokenizers)
-        built = segmentation.assemble(encoder, 3, steps, "IdentityDecoder")
+        built = segmentation.assemble_model(encoder, 3, steps, "IdentityDecoder")
         args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": steps}
         content = as_stored(built, args | {"decoder": "IdentityDecoder"})
         del content["hyper_parameters"]["model_args"]["decoder_channels"]
@@ -318,7 +324,7 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
         content["state_dict"][decoder] = torch.ones(2)
         loaded = load(content)
         assert held
-        assert loaded.encoder.tokenizer.raster("tok_lulc@224")
+        assert loaded.encoder.tokenizer.get_raster_tokenizer("tok_lulc@224")
         assert loaded.inputs == {"S1GRD": ("VV", "VH"), "LULC": ()}
         del content["state_dict"][
             "model.terramind.encoder.tokenizer.tok_lulc@224.quant_proj.weight"
@@ -327,16 +333,18 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
             load(content)
         for key in (*held, decoder):
             content["state_dict"].pop(key, None)
-        assert load(content).encoder.tokenizer.raster("tok_lulc@224") is None
+        assert load(content).encoder.tokenizer.get_raster_tokenizer("tok_lulc@224") is None
 
 
 def test_parts_are_named_as_published_whatever_the_recipe_says():
-    found = hyperparameters.recipe(hyperparameters.told({"model_args": ARGS}))
+    found = hyperparameters.parse_hyper_parameters(
+        hyperparameters.read_task_arguments({"model_args": ARGS})
+    )
     assert found.backbone == "micro"
     assert found.decoder_options == {"channels": [16, 12, 8, 8]}
     assert found.head_options == {"dropout": 0.1}
     assert found.rescale is True
-    assert hyperparameters.plain({"a": (1, {2.5}), "b": object()}) == {
+    assert hyperparameters.to_plain_values({"a": (1, {2.5}), "b": object()}) == {
         "a": [1, [2.5]],
         "b": "<object>",
     }

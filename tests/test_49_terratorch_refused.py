@@ -177,6 +177,8 @@ def test_a_known_backbone_needs_no_config():
     args = {"backbone": "terratorch_terramind_v1_tiny", "necks": [RESHAPE], "num_classes": 2}
     args |= {"backbone_modalities": ["DEM"], "decoder": "IdentityDecoder"}
     with torch.device("meta"):
-        built = segmentation.build("terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder")
+        built = segmentation.build_model(
+            "terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder"
+        )
         content = {"state_dict": built.state_dict(), "hyper_parameters": {"model_args": args}}
         assert model.fine_tuned(content).architecture.dim == 192

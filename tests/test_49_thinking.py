@@ -7,7 +7,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from model.terramind.generation.sampling import Strategy
+from model.terramind.generation.sampling import SamplingStrategy
 from tests import toys
 from tests.oracle import one_thread  # noqa: F401
 from tests.toys import lively, same
@@ -53,7 +53,7 @@ def test_it_thinks_what_a_generator_would_make_and_merges_it_last():
     thought = ids_of(encoder, given)
     assert list(thought) == ["tok_lulc@224"]
     sampler = encoder.sampler.model
-    context = sampler.context(sampler.lay(encoder.read(given)))
+    context = sampler.encode_context(sampler.embed_inputs(encoder.tokenize_inputs(given)))
     wanted = sampler.logits(context, ["tok_lulc@224"], (2, 3))[0].argmax(2)
     assert torch.equal(thought["tok_lulc@224"], wanted.view(1, 2, 3))
     told = given | {"LULC": thought["tok_lulc@224"]}
@@ -106,7 +106,7 @@ def test_thoughts_follow_each_other():
 
 
 def test_drawn_thoughts_depend_on_the_seed():
-    encoder = make(strategy=Strategy(sampling="sample"))
+    encoder = make(strategy=SamplingStrategy(sampling="sample"))
     given = {n: v[[0, 0]] for n, v in rasters(batch=1).items()}
     drawn = encoder(given, seed=[1, 2])
     assert not torch.equal(drawn[0], drawn[1])
@@ -118,19 +118,19 @@ def test_drawn_thoughts_depend_on_the_seed():
 
 def test_pixels_can_be_given_and_tokens_of_the_same_sensor_imagined():
     encoder = make(("S1GRD",), ("S1GRD",))
-    assert list(encoder.keys.values()) == ["untok_sen1grd@224", "tok_sen1grd@224"]
+    assert list(encoder.modality_keys.values()) == ["untok_sen1grd@224", "tok_sen1grd@224"]
     assert encoder(rasters(("S1GRD",))).shape == (1, 6, 32)
 
 
 def test_the_sampler_is_frozen_and_shares_its_embeddings():
     encoder = make()
-    assert encoder.shared
+    assert encoder.has_shared_embeddings
     assert not any(p.requires_grad for p in encoder.sampler.parameters())
     encoder.train()
     encoder(rasters()).pow(2).sum().backward()
     assert encoder.encoder[0].attn.qkv.weight.grad is not None
     free = make(chained=False)
-    assert not free.shared
+    assert not free.has_shared_embeddings
     assert free.get_parameter(SHARED).requires_grad
 
 
@@ -149,14 +149,14 @@ def test_the_plain_official_file_fills_encoder_and_sampler():
         for prefix in ("", "sampler.model."):
             for key in ("encoder.1.mlp.fc1.weight", SHARED):
                 assert torch.equal(built.state_dict()[prefix + key], state[key])
-        assert built.shared == chained
+        assert built.has_shared_embeddings == chained
 
 
 def test_a_whole_state_goes_round_and_lacking_keys_are_named():
     state = make().state_dict()
     built = model.tim(MICRO, ["S1GRD", "DEM"], weights=state)
     assert same(built.state_dict(), state)
-    assert built.shared
+    assert built.has_shared_embeddings
     state = {k: v for k, v in state.items() if k != "sampler.model.mask_token"}
     with pytest.raises(WeightsError, match=r"sampler\.model\.mask_token"):
         model.tim(MICRO, ["S1GRD", "DEM"], weights=state)
@@ -167,14 +167,16 @@ def test_embeddings_that_were_trained_apart_are_loaded_apart():
     state[SHARED] += torch.randn(state[SHARED].shape, generator=torch.Generator().manual_seed(1))
     built = model.tim(MICRO, ["S1GRD", "DEM"], weights=state)
     assert same(built.state_dict(), state)
-    assert not built.shared
+    assert not built.has_shared_embeddings
     lulc = "encoder_embeddings.tok_lulc@224.mod_emb"
     model_ = built.sampler.model
     twin = model_.decoder_embeddings["tok_lulc@224"].mod_emb
     assert twin is model_.get_parameter(lulc)
     assert twin is not built.get_parameter(lulc)
     given = rasters()
-    wanted = model_.logits(model_.context(model_.lay(given)), ["tok_lulc@224"], (2, 3))[0].argmax(2)
+    wanted = model_.logits(
+        model_.encode_context(model_.embed_inputs(given)), ["tok_lulc@224"], (2, 3)
+    )[0].argmax(2)
     assert torch.equal(ids_of(built, given)["tok_lulc@224"].flatten(1), wanted)
     # ^ the sampler sees the inputs through its own embeddings
 
@@ -223,7 +225,7 @@ def test_rasters_of_token_modalities_go_through_their_tokenizers():
         "quant_proj",
     }
     classes = torch.randint(10, (2, 32, 48), generator=torch.Generator().manual_seed(1))
-    ids = encoder.tokenizer.raster("tok_lulc@224").encode(classes)
+    ids = encoder.tokenizer.get_raster_tokenizer("tok_lulc@224").encode(classes)
     bare = model.backbone(MICRO, ["DEM", "LULC", "NDVI"], merge="dict")
     model.load_state(bare, {k: v for k, v in encoder.state_dict().items() if k[:3] != "tok"})
     wanted = bare(image | {"LULC": ids})["LULC"]
@@ -255,7 +257,7 @@ def test_tokenizers_come_from_the_file_or_from_their_own():
     family = {k: v for k, v in state.items() if not k.startswith("tokenizer.")}
     with pytest.raises(WeightsError, match="no tokenizer of LULC"):
         model.backbone(MICRO, ["DEM", "LULC", "NDVI"], weights=family, tokenizers=sized)
-    own = {n: reads().tokenizer.raster(f"tok_{n.lower()}@224") for n in sized}
+    own = {n: reads().tokenizer.get_raster_tokenizer(f"tok_{n.lower()}@224") for n in sized}
     built = model.backbone(MICRO, ["DEM", "LULC", "NDVI"], weights=family, tokenizers=own)
     assert same(built.state_dict(), state)
     with pytest.raises(ModelError, match="use for"):
@@ -275,7 +277,7 @@ def test_whole_modalities_drop_in_training_and_one_image_stays():
     encoder = drops(0.6, ("S2L2A", "S1GRD", "DEM", "Coords")).train()
     given = rasters(("S2L2A", "S1GRD", "DEM")) | {"Coords": torch.tensor([[7, 8, 3]])}
     torch.manual_seed(0)
-    seen = [tuple(encoder.read(given)) for _ in range(300)]
+    seen = [tuple(encoder.tokenize_inputs(given)) for _ in range(300)]
     assert len(set(seen)) > 5
     assert all(set(names) & {"S2L2A", "S1GRD", "DEM"} for names in seen)
     assert all(list(names) == [n for n in given if n in names] for names in seen)
@@ -290,7 +292,7 @@ def test_nothing_drops_in_evaluation_or_without_a_rate():
     plain = drops(0.0)
     assert torch.equal(drops(0.9)(given), plain(given))
     state = torch.get_rng_state()
-    assert list(plain.train().read(given)) == list(given)
+    assert list(plain.train().tokenize_inputs(given)) == list(given)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import (
     error_messages,
     job,
@@ -29,7 +29,7 @@ from flows.config import (
     yaml_file,
 )
 from flows.config import model as model_config
-from flows.config.base import INPUTS, Part
+from flows.config.base import INPUTS, ConfigModel
 from model.cards import catalogue
 from model.terramind import config
 
@@ -48,7 +48,7 @@ def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
 
 
 def refused(folder: Path, text: str) -> str:
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         job.load(write(folder, text))
     assert caught.value.exit_code == 2
     return str(caught.value)
@@ -75,8 +75,8 @@ def test_small_job_has_every_default(tmp_path: Path) -> None:
     loaded = job.load(write(tmp_path, SMALL))
     assert loaded.inputs == ("S2L2A", "S1RTC", "DEM")
     assert (loaded.model.name, loaded.model.tasks) == ("demo", ("land_cover",))
-    assert loaded.model.wanted.source == "shipped"
-    assert loaded.model.wanted.to_source() is None
+    assert loaded.model.effective_weights.source == "shipped"
+    assert loaded.model.effective_weights.to_source() is None
     assert (loaded.grid.crs, loaded.grid.epsg, loaded.grid.resolution) == ("utm", None, 10.0)
     assert loaded.mask.clear_scl == (2, 4, 5, 6, 7, 11)
     assert loaded.output.folder == tmp_path / "out"
@@ -140,8 +140,8 @@ def test_every_key_of_the_design_is_taken_and_relative_to_the_job(tmp_path: Path
     assert loaded.catalog.location == str(home / "catalog.json")
     assert loaded.allow == (str(home / "data"), "tiles.example.com", "s3://bucket")
     assert loaded.grid.epsg == 32632
-    assert loaded.model.config == home / "model.yaml"
-    assert loaded.model.wanted.to_source() == {"random": 7}
+    assert loaded.model.config_path == home / "model.yaml"
+    assert loaded.model.effective_weights.to_source() == {"random": 7}
     assert loaded.output.folder == tmp_path / "maps"
     assert loaded.execution.batch == 8
     assert loaded.period.end == dt.date(2024, 9, 30)
@@ -157,17 +157,17 @@ def test_every_key_of_the_example_is_a_field() -> None:
         assert set(example[name]) <= set(part.model_fields), name
 
 
-def section_types() -> dict[str, type[Part]]:
+def section_types() -> dict[str, type[ConfigModel]]:
     return {
-        "grid": sections.GridChoice,
+        "grid": sections.GridConfig,
         "mask": processing.Mask,
         "composite": processing.Composite,
         "radar": processing.Radar,
         "radiometry": processing.Radiometry,
-        "model": model_config.ModelChoice,
+        "model": model_config.ModelConfig,
         "output": sections.Output,
         "execution": sections.Execution,
-        "qc": processing.Gate,
+        "qc": processing.QualityGate,
         "schedule": schedule.Schedule,
         "prices": prices.Prices,
     }
@@ -185,7 +185,7 @@ def test_name_is_the_file_where_none_is_given(tmp_path: Path) -> None:
 def test_s3_output_is_kept_and_is_no_folder(tmp_path: Path) -> None:
     loaded = job.load(write(tmp_path, SMALL + "output: {path: s3://maps/out}\n"))
     assert loaded.output.path == "s3://maps/out"
-    with pytest.raises(Wrong, match="no local folder"):
+    with pytest.raises(InvalidInputError, match="no local folder"):
         _ = loaded.output.folder
 
 
@@ -193,7 +193,7 @@ def test_weights_with_a_pinned_digest(tmp_path: Path) -> None:
     write(tmp_path, "", "head.safetensors")
     digest = "a" * 64
     weights = f"model: {{weights: {{path: head.safetensors, sha256: {digest}}}}}\n"
-    source = job.load(write(tmp_path, SMALL + weights)).model.wanted.to_source()
+    source = job.load(write(tmp_path, SMALL + weights)).model.effective_weights.to_source()
     assert source == {"path": str(tmp_path / "head.safetensors"), "sha256": digest}
 
 
@@ -202,8 +202,10 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
     write(tmp_path, "S2L2A: {mean: [1000, 900.5], std: [1, 2]}", "stats.yaml")
     model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: stats.yaml}\n"
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_load()["stats"] == {"S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}}
-    assert chosen.measured == ("S2L2A",)
+    assert chosen.to_loader_options()["stats"] == {
+        "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
+    }
+    assert chosen.inputs_with_statistics == ("S2L2A",)
     assert chosen.classes == ("water", "trees")
 
 
@@ -213,14 +215,14 @@ def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) ->
     write(tmp_path, f"data: {{class_path: a.b, init_args: {data}}}\n", "fit.yaml")
     model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: fit.yaml}\n"
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_load() == {
+    assert chosen.to_loader_options() == {
         "name": "demo",
         "task": "land_cover",
         "checkpoint": str(tmp_path / "tuned.ckpt"),
         "classes": ["water", "trees"],
         "stats": str(tmp_path / "fit.yaml"),
     }
-    assert chosen.measured == ("S2L2A", "DEM")
+    assert chosen.inputs_with_statistics == ("S2L2A", "DEM")
     assert chosen.label == "tuned"
     assert "goes with its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
     write(tmp_path, "data: {}", "fit.yaml")
@@ -234,7 +236,7 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
         "weights: {random: 3}, tokenizers: {NDVI: ndvi.pt}}\n"
     )
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_load() == {
+    assert chosen.to_loader_options() == {
         "name": "terramind_v1_base",
         "task": "generate",
         "modality": "NDVI",
@@ -242,9 +244,9 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
         "weights": {"random": 3},
         "tokenizers": {"NDVI": {"path": str(tmp_path / "ndvi.pt")}},
     }
-    assert json.loads(json.dumps(chosen.to_load())) == chosen.to_load()
+    assert json.loads(json.dumps(chosen.to_loader_options())) == chosen.to_loader_options()
     embed = "model: {name: terramind_v1_base, task: embedding}\n"
-    assert job.load(write(tmp_path, SMALL + embed)).model.to_load() == {
+    assert job.load(write(tmp_path, SMALL + embed)).model.to_loader_options() == {
         "name": "terramind_v1_base",
         "task": "embedding",
         "weights": "hub",
@@ -259,21 +261,21 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
     chosen = job.load(write(tmp_path, SMALL + f"model: {asked}\n")).model
     assert chosen.tasks == ("land_cover", "embedding", "generate")
     assert chosen.modalities == ("DEM", "NDVI")
-    assert chosen.to_load() == {
+    assert chosen.to_loader_options() == {
         "name": "terramind_v1_base",
         "task": ["land_cover", "embedding", "generate"],
         "modality": ["DEM", "NDVI"],
-        "timesteps": model_config.TIMESTEPS,
+        "timesteps": model_config.DEFAULT_TIMESTEPS,
         "weights": "hub",
     }
     one = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
-    assert one.to_load()["task"] == "embedding"
+    assert one.to_loader_options()["task"] == "embedding"
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
     tasks = pytest.importorskip("model.predictor.predictors")
     assert model_config.TASKS == tasks.TASKS
-    assert tuple(tasks.GENERATED) == model_config.GENERATED
+    assert tuple(tasks.GENERATED) == model_config.GENERATED_MODALITIES
 
 
 def test_job_is_frozen(tmp_path: Path) -> None:
@@ -476,12 +478,12 @@ def test_what_is_not_yaml_keys(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(Wrong, match=r"no file .*lost\.yaml"):
+    with pytest.raises(InvalidInputError, match=r"no file .*lost\.yaml"):
         job.load(tmp_path / "lost.yaml")
-    with pytest.raises(Wrong, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot be read"):
         job.load(tmp_path)
     (tmp_path / "job.yaml").write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(Wrong, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot be read"):
         job.load(tmp_path / "job.yaml")
 
 
@@ -507,8 +509,8 @@ def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path
 
 
 def test_nearest_name_keeps_its_own_spelling() -> None:
-    assert error_messages.nearest("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
-    assert error_messages.nearest("zzzzzz", INPUTS) == ""
+    assert error_messages.suggest_name("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
+    assert error_messages.suggest_name("zzzzzz", INPUTS) == ""
 
 
 # --- the period ------------------------------------------------------------------------------
@@ -542,7 +544,7 @@ def test_period_round_trip(a: dt.date, b: dt.date) -> None:
     first, last = sorted((a, b))
     read = period.parse(f"{first.isoformat()}/{last.isoformat()}")
     assert (read.start, read.end) == (first, last)
-    assert read.folder == f"{first.isoformat()}_{last.isoformat()}"
+    assert read.folder_name == f"{first.isoformat()}_{last.isoformat()}"
     start, end = read.interval
     assert start.tzinfo is dt.UTC
     assert end.date() == last
@@ -553,7 +555,7 @@ def test_period_round_trip(a: dt.date, b: dt.date) -> None:
 def test_period_never_fails_otherwise(text: str) -> None:
     try:
         read = period.parse(text)
-    except Wrong:
+    except InvalidInputError:
         return
     assert read.start <= read.end
 
@@ -659,7 +661,7 @@ BAD_REGIONS = [
 )
 def test_bad_region_file(tmp_path: Path, drawn: object, words: str) -> None:
     path = geojson(tmp_path, drawn)
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         region.from_file(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
@@ -674,7 +676,7 @@ def test_bad_region_file(tmp_path: Path, drawn: object, words: str) -> None:
 def test_bbox_is_a_box_or_refused(a: float, b: float, c: float, d: float) -> None:
     try:
         shape = region.from_bbox((a, b, c, d))
-    except Wrong:
+    except InvalidInputError:
         assert b >= d or a == c or c + 360 - a > 180
     else:
         halves = [shapely.box(a, b, c, d)] if a < c else [
@@ -709,7 +711,7 @@ def test_region_of_parts_with_holes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_bbox_of_no_number(value: float) -> None:
-    with pytest.raises(Wrong, match="not on Earth"):
+    with pytest.raises(InvalidInputError, match="not on Earth"):
         region.from_bbox((value, 1, 2, 3))
 
 
@@ -722,19 +724,19 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     import model
 
     with torch.device("meta"):
-        module = model.backbone(name, list(catalogue.RASTERS))
+        module = model.backbone(name, list(catalogue.COUNTED_INPUTS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert catalogue.parameters(config.architecture(name)) == counted
+    assert catalogue.count_encoder_parameters(config.resolve_architecture(name)) == counted
 
 
 def test_registry_names_what_a_job_can_name() -> None:
-    models = {row["name"] for row in catalogue.rows() if row["kind"] == "model"}
-    assert models == set(model_config.MODELS)
+    models = {row["name"] for row in catalogue.list_models() if row["kind"] == "model"}
+    assert models == set(model_config.MODEL_NAMES)
 
 
 def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    states = {row["name"]: row["weights"] for row in catalogue.rows()}
+    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
     assert states["terramind_v1_base"] == "on the hub"
     folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
     snapshot = folder / "snapshots" / "abc"
@@ -742,7 +744,7 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (snapshot / "TerraMind_v1_base.pt").touch()
-    states = {row["name"]: row["weights"] for row in catalogue.rows()}
+    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
 

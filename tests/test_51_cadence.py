@@ -13,7 +13,7 @@ from dateutil.relativedelta import relativedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import cadence, period
 from flows.config.period import Period
 
@@ -22,7 +22,7 @@ UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
 
 
 def _cut(first, last, text, most=20_000):
-    return cadence.cut(Period(start=first, end=last), text, most=most)
+    return cadence.split_period(Period(start=first, end=last), text, max_parts=most)
 
 
 @given(DAYS, st.integers(0, 1500), st.integers(1, 40), st.sampled_from([*"DWMY", "season"]))
@@ -65,7 +65,7 @@ def test_months_and_seasons_are_those_of_pandas(year, month, months):
 def test_only_the_ends_of_a_range_are_cut(first, days, count, unit):
     text = unit if unit == "season" else f"P{count}{unit}"
     parts = _cut(first, first + dt.timedelta(days=days), text)
-    wholes = [cadence.uncut(part, first, text) for part in parts]
+    wholes = [cadence.restore_full_period(part, first, text) for part in parts]
     assert wholes[1:-1] == list(parts[1:-1])
     for part, whole in zip(parts, wholes, strict=True):
         assert whole.start <= part.start <= part.end <= whole.end
@@ -91,7 +91,7 @@ def test_a_range_that_is_widened_keeps_its_periods(year, more):
 
 def test_months_are_cut_where_they_end():
     whole = period.parse("2024-01-31/2024-04-30")
-    assert [str(part) for part in cadence.cut(whole, "P1M", most=10)] == [
+    assert [str(part) for part in cadence.split_period(whole, "P1M", max_parts=10)] == [
         "2024-01-31/2024-02-28",
         "2024-02-29/2024-03-30",
         "2024-03-31/2024-04-29",
@@ -100,19 +100,19 @@ def test_months_are_cut_where_they_end():
 
 
 def test_seasons_begin_with_december():
-    parts = cadence.cut(period.parse("2023-12/2024-11"), "season", most=10)
+    parts = cadence.split_period(period.parse("2023-12/2024-11"), "season", max_parts=10)
     assert [str(part) for part in parts] == [
         "2023-12-01/2024-02-29",
         "2024-03-01/2024-05-31",
         "2024-06-01/2024-08-31",
         "2024-09-01/2024-11-30",
     ]
-    (rest, *_) = cadence.cut(period.parse("2024"), "season", most=10)
+    (rest, *_) = cadence.split_period(period.parse("2024"), "season", max_parts=10)
     assert str(rest) == "2024-01-01/2024-02-29"
 
 
 def test_the_calendar_ends_without_an_error():
-    parts = cadence.cut(period.parse("9999-11/9999-12"), "P1M", most=10)
+    parts = cadence.split_period(period.parse("9999-11/9999-12"), "P1M", max_parts=10)
     assert [str(part) for part in parts] == ["9999-11-01/9999-11-30", "9999-12-01/9999-12-31"]
 
 
@@ -121,7 +121,7 @@ def test_the_zone_of_the_host_changes_nothing(zone, monkeypatch):
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        parts = cadence.cut(period.parse("2024-02/2024-04"), "P1W", most=20)
+        parts = cadence.split_period(period.parse("2024-02/2024-04"), "P1W", max_parts=20)
         assert str(parts[-1]) == "2024-04-25/2024-04-30"
         assert parts[0].interval[0] == dt.datetime(2024, 2, 1, tzinfo=dt.UTC)
     finally:
@@ -133,10 +133,10 @@ def test_the_zone_of_the_host_changes_nothing(zone, monkeypatch):
 
 @pytest.mark.parametrize("text", ["monthly", "P1", "P0M", "P1M10D", "1M", "PT1H", "P-1M", ""])
 def test_what_is_no_cadence_is_said_so(text):
-    with pytest.raises(Wrong, match="cannot be read: write P1M"):
-        cadence.read(text)
+    with pytest.raises(InvalidInputError, match="cannot be read: write P1M"):
+        cadence.parse(text)
 
 
 def test_too_many_parts_are_refused():
-    with pytest.raises(Wrong, match="more than 400 parts"):
-        cadence.cut(period.parse("2020/2024"), "P1D", most=400)
+    with pytest.raises(InvalidInputError, match="more than 400 parts"):
+        cadence.split_period(period.parse("2020/2024"), "P1D", max_parts=400)

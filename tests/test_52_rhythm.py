@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.schedule import Schedule
 
@@ -38,7 +38,7 @@ def _day(text):
 )
 def test_a_month_is_due_when_its_latency_is_over(today, last):
     schedule = _schedule(**{"from": "2023-06", "latency_days": 5})
-    assert schedule.due(_day(today))[-1].end == _day(last)
+    assert schedule.due_periods(_day(today))[-1].end == _day(last)
 
 
 @given(
@@ -52,18 +52,18 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
         **{"from": str(since), "latency_days": latency, "cadence": cadence, "catch_up": 5000}
     )
     today = since + dt.timedelta(days=later)
-    due = schedule.due(today)
+    due = schedule.due_periods(today)
     assert all(one.end + dt.timedelta(days=latency) < today for one in due)
     starts = [since, *(one.end + dt.timedelta(days=1) for one in due)]
     assert [one.start for one in due] == starts[:-1]
-    again = schedule.due(today + dt.timedelta(days=1))
+    again = schedule.due_periods(today + dt.timedelta(days=1))
     assert again[: len(due)] == due
     assert len(again) <= len(due) + 1
 
 
 def test_missed_periods_are_caught_up_with_but_not_for_ever():
     schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
-    assert [str(one.start) for one in schedule.due(_day("2024-03-20"))] == [
+    assert [str(one.start) for one in schedule.due_periods(_day("2024-03-20"))] == [
         "2023-12-01",
         "2024-01-01",
         "2024-02-01",
@@ -72,14 +72,14 @@ def test_missed_periods_are_caught_up_with_but_not_for_ever():
 
 def test_a_thin_period_is_waited_for_to_the_day():
     schedule = _schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
-    (january,) = schedule.due(_day("2024-02-06"))
-    assert schedule.patient(january, _day("2024-03-06"))
-    assert not schedule.patient(january, _day("2024-03-07"))
+    (january,) = schedule.due_periods(_day("2024-02-06"))
+    assert schedule.is_awaiting_scenes(january, _day("2024-03-06"))
+    assert not schedule.is_awaiting_scenes(january, _day("2024-03-07"))
 
 
 def test_without_a_beginning_nothing_is_due():
-    with pytest.raises(Wrong, match=r"no period, .*schedule: \{from: 2024-01\}"):
-        _schedule().due(_day("2024-02-06"))
+    with pytest.raises(InvalidInputError, match=r"no period, .*schedule: \{from: 2024-01\}"):
+        _schedule().due_periods(_day("2024-02-06"))
 
 
 def test_a_job_needs_no_period_of_its_own(tmp_path):
@@ -87,8 +87,8 @@ def test_a_job_needs_no_period_of_its_own(tmp_path):
     for keys in ({}, {"schedule": {"from": "2024-01"}}):
         job = jobs.parse({**JOB, **keys}, folder=tmp_path)
         assert job.period is None
-        with pytest.raises(Wrong, match="latest"):
-            _ = job.span
+        with pytest.raises(InvalidInputError, match="latest"):
+            _ = job.resolved_period
     named = jobs.parse({**JOB, "period": "latest", "schedule": {"from": 2024}}, folder=tmp_path)
     assert named.schedule.since == _day("2024-01-01")
 
@@ -106,5 +106,5 @@ def test_a_job_needs_no_period_of_its_own(tmp_path):
     ],
 )
 def test_what_is_wrong_in_a_schedule_is_said(tmp_path, keys, words):
-    with pytest.raises(Wrong, match=words.replace("(", r"\(")):
+    with pytest.raises(InvalidInputError, match=words.replace("(", r"\(")):
         jobs.parse({**JOB, "period": "2024", "schedule": keys}, folder=tmp_path)

@@ -314,7 +314,7 @@ def test_demo(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run("demo", tmp_path, "--seed", 3, "--size", 512, "--tile-size", 256) == 0
     name, arguments, options = fakes.calls[0]
     watch = options.pop("progress")
-    assert isinstance(watch, progress.Lines)
+    assert isinstance(watch, progress.LineProgress)
     assert (name, arguments) == ("demo", (tmp_path,))
     assert options == {"seed": 3, "size": 512, "tile_size": 256}
     assert "tiles      4 (3 computed, 1 already there, 0 failed)" in capsys.readouterr().out
@@ -410,10 +410,10 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
-        (errors.Wrong("the region lies outside of the catalog: check it."), 2),
-        (errors.NothingFound("no scene in 2024: widen the period."), 3),
-        (errors.Unreadable("B04 could not be read."), 1),
-        (errors.Transient("503 from the catalog."), 1),
+        (errors.InvalidInputError("the region lies outside of the catalog: check it."), 2),
+        (errors.NothingFoundError("no scene in 2024: widen the period."), 3),
+        (errors.AssetReadError("B04 could not be read."), 1),
+        (errors.TransientError("503 from the catalog."), 1),
         (ModelError("unknown modality 'S3'"), 2),
         (WeightsError("the sha256 is wrong"), 2),
     ],
@@ -716,9 +716,9 @@ def test_closed_pipe_is_quiet(job: Path) -> None:
 def test_lines_say_one_thing_per_tile() -> None:
     stream = io.StringIO()
     now = iter([0.0, 2.5, 2.5, 4.0])
-    watch = progress.Lines(stream, clock=lambda: next(now))
-    watch.stage("search")
-    watch.stage("tiles", 2)
+    watch = progress.LineProgress(stream, clock=lambda: next(now))
+    watch.start_stage("search")
+    watch.start_stage("tiles", 2)
     watch.advance(note="32632/0000_0000")
     watch.advance(note="32632/0000_0001")
     watch.finish()
@@ -735,8 +735,8 @@ def test_lines_say_one_thing_per_tile() -> None:
 
 def test_lines_from_many_threads_are_whole() -> None:
     stream = io.StringIO()
-    watch = progress.Lines(stream)
-    watch.stage("tiles", 400)
+    watch = progress.LineProgress(stream)
+    watch.start_stage("tiles", 400)
     threads = [
         threading.Thread(target=lambda: [watch.advance(note="x" * 50) for _ in range(50)])
         for _ in range(8)
@@ -769,11 +769,11 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = threading.Thread(target=drain, args=(ours, drawn))
     reader.start()
     with os.fdopen(theirs, "w") as terminal:
-        watch = progress.watch(terminal)
-        assert isinstance(watch, progress.Bars)
-        watch.stage("search")
+        watch = progress.create_progress(terminal)
+        assert isinstance(watch, progress.BarProgress)
+        watch.start_stage("search")
         watch.advance(note="[red]not markup[/red]")
-        watch.stage("tiles", 2)
+        watch.start_stage("tiles", 2)
         watch.advance(2, "done")
         watch.finish()
         watch.finish()
@@ -785,12 +785,17 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [progress.Silence(), progress.Lines(io.StringIO()), progress.Bars(io.StringIO())]
+    "kind",
+    [
+        progress.NullProgress(),
+        progress.LineProgress(io.StringIO()),
+        progress.BarProgress(io.StringIO()),
+    ],
 )
 def test_progress_takes_steps_outside_of_a_stage(kind: progress.Progress) -> None:
     kind.advance()
     kind.finish()
-    kind.stage("a", 0)
+    kind.start_stage("a", 0)
     kind.finish()
 
 
@@ -802,7 +807,7 @@ def test_progress_takes_steps_outside_of_a_stage(kind: progress.Progress) -> Non
     [(999, "999 B"), (1000, "1.0 kB"), (21_474_836_480, "21.5 GB"), (1e16, "10.0 PB")],
 )  # fmt: skip
 def test_sizes(count: float, words: str) -> None:
-    assert summary.size(count) == words
+    assert summary.format_size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -810,7 +815,7 @@ def test_sizes(count: float, words: str) -> None:
     [(59.9, "59.9 s"), (840, "14 min"), (3599, "1 h 00 min"), (9e3, "2 h 30 min")],
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
-    assert summary.duration(seconds) == words
+    assert summary.format_duration(seconds) == words
 
 
 words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12)
@@ -818,6 +823,6 @@ words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1
 
 @given(st.lists(st.tuples(words_, st.integers(0, 10**6)), min_size=1, max_size=8))
 def test_tables_are_aligned(rows: list[tuple[str, int]]) -> None:
-    lines = summary.table(("name", "count"), rows)
+    lines = summary.format_table(("name", "count"), rows)
     assert len({len(line) for line in lines}) == 1
     assert [int(line.split()[-1]) for line in lines[1:]] == [count for _, count in rows]

@@ -61,7 +61,7 @@ def test_the_group_alone_lists(capsys):
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert re.search(r"terramind_v1_base +91\.4 M ", printed[0])
-    assert len(printed[0].splitlines()) == 1 + len(catalogue.rows())
+    assert len(printed[0].splitlines()) == 1 + len(catalogue.list_models())
     assert answer(capsys, name="models") == answer(capsys, "list", name="models")
     assert run("-h") == 0
     assert "fetch" in capsys.readouterr().out
@@ -76,34 +76,36 @@ def test_the_list_costs_no_torch():
 
 
 def test_the_list_names_what_can_be_fetched():
-    rows = {row["name"]: row for row in catalogue.rows()}
-    variants = {name for name in hub.HUB if name.endswith(("_tim", "_generate"))}
-    assert set(rows) == {"demo", "none", *hub.HUB} - variants
+    rows = {row["name"]: row for row in catalogue.list_models()}
+    variants = {name for name in hub.OFFICIAL_FILES if name.endswith(("_tim", "_generate"))}
+    assert set(rows) == {"demo", "none", *hub.OFFICIAL_FILES} - variants
     models = {name for name, row in rows.items() if row["kind"] == "model"}
-    assert models == set(model_config.MODELS)
+    assert models == set(model_config.MODEL_NAMES)
 
 
 def test_what_is_here_is_told(home, capsys):
     (home / "weights").mkdir(parents=True)
-    (home / "weights" / hub.HUB[LULC].file).touch()
-    states = {row["name"]: row["weights"] for row in catalogue.rows()}
+    (home / "weights" / hub.OFFICIAL_FILES[LULC].file).touch()
+    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
     assert states[LULC] == "fetched"
     assert states["terramind_v1_tokenizer_dem"] == "on the hub"
     assert states["demo"] == "shipped"
 
 
-@pytest.mark.parametrize("name", catalogue.TOKENIZERS)
+@pytest.mark.parametrize("name", catalogue.TOKENIZER_PARAMETERS)
 def test_tokenizers_have_as_many_parameters_as_the_list_says(name):
     with torch.device("meta"):
         built = model.tokenizer(name)
-    assert catalogue.TOKENIZERS[name] == sum(value.numel() for value in built.parameters())
+    assert catalogue.TOKENIZER_PARAMETERS[name] == sum(
+        value.numel() for value in built.parameters()
+    )
 
 
 @needs_listings
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_the_family_has_as_many_parameters_as_published(name):
     published = listing(f"{name}__encdec_all")["n_unique_params"]
-    assert catalogue.family_parameters(config.architecture(name)) == published
+    assert catalogue.count_family_parameters(config.resolve_architecture(name)) == published
 
 
 @pytest.mark.parametrize("inputs", [["S2L1C"], ["RGB", "NDVI"], ["S1GRD", "Coords", "LULC"]])
@@ -111,7 +113,7 @@ def test_an_encoder_s_parameters_depend_on_its_inputs(inputs):
     with torch.device("meta"):
         built = model.backbone(TINY, inputs)
     counted = sum(value.numel() for value in built.parameters())
-    assert catalogue.parameters(config.architecture(TINY), inputs) == counted
+    assert catalogue.count_encoder_parameters(config.resolve_architecture(TINY), inputs) == counted
 
 
 # --- fetch -----------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def test_fetched_files_are_pinned(online, capsys):
     assert [row["name"] for row in found] == [TINY, LULC]
     for row in found:
         path = Path(row["path"])
-        assert row["sha256"] == checksums.digest(path)
+        assert row["sha256"] == checksums.hash_file(path)
         assert (row["commit"], row["revision"], row["pinned"]) == (COMMIT, "main", "now")
         assert row["bytes"] == path.stat().st_size
     assert run("fetch", TINY) == 0
@@ -183,14 +185,14 @@ def test_what_cannot_be_fetched(capsys, tmp_path, arguments, says):
 # --- card ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["demo", *hub.HUB])
+@pytest.mark.parametrize("name", ["demo", *hub.OFFICIAL_FILES])
 def test_every_name_has_a_card(capsys, name):
     card = answer(capsys, "card", name, name="models-card")
     assert card["name"] == name
     assert card["parameters"] or name == COORDS
     if name != "demo":
         assert card["licence"] == "Apache-2.0"
-        assert card["weights"]["page"] == hub.HUB[name].page
+        assert card["weights"]["page"] == hub.OFFICIAL_FILES[name].page
         assert any("arXiv" in source for source in card["sources"])
     for entry in [*card["inputs"], *card["outputs"]]:
         if "mean" in entry:
@@ -203,14 +205,14 @@ def test_every_name_has_a_card(capsys, name):
 
 
 def test_a_card_holds_the_statistics_that_are_applied():
-    card = model_card.of_name("terramind_v1_base")
+    card = model_card.describe_named("terramind_v1_base")
     given = {entry["name"]: entry for entry in card["inputs"]}
-    entry = modalities.RAW["S1RTC"]
+    entry = modalities.RASTER_MODALITIES["S1RTC"]
     assert given["S1RTC"]["bands"] == ["VV", "VH"]
     assert given["S1RTC"]["unit"] == "dB"
     assert given["S1RTC"]["mean"] == list(entry.statistics.mean)
-    shipped = registry.card_of("demo")
-    demo = {entry["name"]: entry for entry in model_card.of_name("demo")["inputs"]}
+    shipped = registry.get_card("demo")
+    demo = {entry["name"]: entry for entry in model_card.describe_named("demo")["inputs"]}
     assert demo["DEM"]["mean"] == list(shipped.statistics["DEM"].mean)
 
 
@@ -238,20 +240,20 @@ def test_a_file_s_card_says_what_is_in_it(tmp_path, capsys, tiny_shapes):
 
 def test_a_published_file_s_card_bears_its_licence(home, capsys, tiny_shapes):
     (home / "weights").mkdir(parents=True)
-    path = hollow(home / "weights" / hub.HUB[TINY].file, tiny_shapes)
-    assert hub.from_hub(TINY) == path
+    path = hollow(home / "weights" / hub.OFFICIAL_FILES[TINY].file, tiny_shapes)
+    assert hub.fetch_path(TINY) == path
     card = answer(capsys, "card", path, name="models-card")
     assert card["licence"] == "Apache-2.0"
-    assert card["weights"]["sha256"] == checksums.digest(path)
+    assert card["weights"]["sha256"] == checksums.hash_file(path)
 
 
 def test_one_s_own_card_is_read(tmp_path, capsys):
     card = cards.from_mapping(TOY, "toy")
-    registry.ship(tmp_path, loading.initialise(registry.build(card), 1), card)
+    registry.save_segmenter(tmp_path, loading.initialise(registry.build_segmenter(card), 1), card)
     for what in ("card.json", "weights.safetensors"):
         found = answer(capsys, "card", tmp_path / what, name="models-card")
         assert (found["name"], found["kind"]) == ("toy", "segmenter")
-        assert found["weights"]["sha256"] == checksums.digest(tmp_path / "weights.safetensors")
+        assert found["weights"]["sha256"] == checksums.hash_file(tmp_path / "weights.safetensors")
         assert found["classes"] == list(card.class_names)
     (tmp_path / "card.json").write_text("{}")
     assert "lacks architecture" in refused(capsys, "card", tmp_path / "card.json")

@@ -33,7 +33,7 @@ from tests.hollow import (  # noqa: F401
 )
 from tests.oracle import LISTINGS, listing, needs_listings
 
-DEMO_WEIGHTS = registry.DEMO_CARD.with_name("weights.safetensors")
+DEMO_WEIGHTS = registry.DEMO_CARD_PATH.with_name("weights.safetensors")
 
 
 # --- check -----------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def test_a_backbone_is_told(tmp_path, capsys, tiny_shapes):
     found = answer(capsys, "check", path, name="models-check")
     assert found["ok"]
     assert (found["kind"], found["fits"], found["image_size"]) == ("encoder", [TINY], 224)
-    assert found["sha256"] == checksums.digest(path)
+    assert found["sha256"] == checksums.hash_file(path)
     assert found["inputs"] == [
         {"name": "S2L2A", "form": "pixels", "size": 12},
         {"name": "DEM", "form": "pixels", "size": 1},
@@ -68,16 +68,16 @@ def test_official_files_are_recognised(tmp_path, capsys, name):
     found = answer(capsys, "check", path, name="models-check")
     assert found["kind"] == "encoder-decoder"
     assert found["fits"] == [name, f"{name}_generate", f"{name}_tim"]
-    assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGETS)
+    assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGET_MODALITIES)
     assert run("check", path, "--as", f"{name}_generate") == 0
 
 
 def part_of_decoder(key):
-    return contents.part_of(key) == "decoder"
+    return contents.find_part(key) == "decoder"
 
 
 @needs_listings
-@pytest.mark.parametrize("name", catalogue.TOKENIZERS)
+@pytest.mark.parametrize("name", catalogue.TOKENIZER_PARAMETERS)
 def test_official_tokenizers_are_recognised(tmp_path, capsys, name):
     shapes = {key: shape for key, (shape, _) in listing(name)["tensors"].items()}
     found = answer(capsys, "check", hollow(tmp_path / "t.pt", shapes), name="models-check")
@@ -106,7 +106,7 @@ def test_the_demo_and_one_s_own_segmenter_are_told(tmp_path, capsys):
     assert (found["kind"], found["ok"]) == ("segmenter", True)
     assert "demo" in found["fits"]
     card = cards.from_mapping(TOY, "toy")
-    registry.ship(tmp_path, loading.initialise(registry.build(card), 1), card)
+    registry.save_segmenter(tmp_path, loading.initialise(registry.build_segmenter(card), 1), card)
     found = answer(capsys, "check", tmp_path / "weights.safetensors", name="models-check")
     assert found["fits"] == [str(tmp_path / "card.json")]
     assert answer(capsys, "check", tmp_path, name="models-check")["fits"] == found["fits"]
@@ -114,10 +114,10 @@ def test_the_demo_and_one_s_own_segmenter_are_told(tmp_path, capsys):
 
 def test_a_name_is_checked_where_its_file_lies(home, capsys, tiny_shapes):
     (home / "weights").mkdir(parents=True)
-    hollow(home / "weights" / hub.HUB[TINY].file, tiny_shapes)
+    hollow(home / "weights" / hub.OFFICIAL_FILES[TINY].file, tiny_shapes)
     assert answer(capsys, "check", TINY, name="models-check")["ok"]
     assert not answer(capsys, "check", f"{TINY}_generate", name="models-check", code=2)["ok"]
-    hollow(home / "weights" / hub.HUB[TINY].file, {"a": [1]})
+    hollow(home / "weights" / hub.OFFICIAL_FILES[TINY].file, {"a": [1]})
     assert "pinned" in refused(capsys, "check", TINY)
 
 
@@ -143,7 +143,7 @@ def test_a_misfit_is_told_key_by_key(tmp_path, capsys, tiny_shapes):
 def test_numbers_that_are_none_are_found(tmp_path, capsys):
     encoder = model.backbone(TINY, ["DEM"], weights={"random": 0})
     encoder.encoder_norm.weight.data[3] = float("nan")
-    loading.write(tmp_path / "w.safetensors", encoder.state_dict())
+    loading.write_state_dict(tmp_path / "w.safetensors", encoder.state_dict())
     found = answer(capsys, "check", tmp_path / "w.safetensors", name="models-check", code=2)
     assert found["fits"] == [TINY]
     assert found["not_finite"] == ["encoder_norm.weight"]
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_a_known_backbone_fits(tmp_path, capsys):
     arguments = lightning.ARGS | {"backbone": TINY}
     options = {"necks": lightning.PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
     shapes = shapes_of(
-        lambda: segmentation.build(TINY, arguments["backbone_modalities"], 3, **options)
+        lambda: segmentation.build_model(TINY, arguments["backbone_modalities"], 3, **options)
     )
     hollow(tmp_path / "state.pt", shapes, "model.")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -273,11 +273,11 @@ def test_a_converted_file_loads_strictly(tmp_path, capsys, encoder):
     source, target = tmp_path / "w.pt", tmp_path / "w.safetensors"
     torch.save({"state_dict": {f"model.{k}": v for k, v in encoder.state_dict().items()}}, source)
     found = answer(capsys, "convert", source, target, name="models-convert")
-    assert found["sha256"] == checksums.digest(target)
+    assert found["sha256"] == checksums.hash_file(target)
     assert found["tensors"] == len(encoder.state_dict())
     assert same(model.backbone(SMALL, ["DEM", "S1GRD"], weights=target), encoder)
-    assert checkpoint.read_notes(target) == {
-        "converted_from": "w.pt", "sha256": checksums.digest(source)
+    assert checkpoint.read_metadata(target) == {
+        "converted_from": "w.pt", "sha256": checksums.hash_file(source)
     }  # fmt: skip
     first = target.read_bytes()
     assert run("convert", source, target) == 0
@@ -292,7 +292,7 @@ def test_another_number_format(tmp_path, capsys, encoder, name, dtype):
         capsys, "convert", tmp_path / "w.pt", target, "--dtype", name, name="models-convert"
     )
     assert set(found["dtypes"]) == {str(dtype).removeprefix("torch."), "int64"}
-    read = loading.read(target)
+    read = loading.read_state_dict(target)
     for key, value in encoder.state_dict().items():
         assert read[key].dtype == dtype
         assert torch.equal(read[key], value.to(dtype))
@@ -304,7 +304,7 @@ def test_tied_weights_stay_whole(tmp_path, capsys):
     target = tmp_path / "w.safetensors"
     found = answer(capsys, "convert", tmp_path / "w.pt", target, name="models-convert")
     assert found["tensors"] == 2
-    read = loading.read(target)
+    read = loading.read_state_dict(target)
     assert torch.equal(read["token_emb.weight"], weight)
     assert torch.equal(read["to_logits.weight"], weight)
 
@@ -312,9 +312,9 @@ def test_tied_weights_stay_whole(tmp_path, capsys):
 def test_one_part_alone(tmp_path, capsys):
     target = tmp_path / "head.safetensors"
     answer(capsys, "convert", DEMO_WEIGHTS, target, "--only", "head", name="models-convert")
-    every = loading.read(DEMO_WEIGHTS)
+    every = loading.read_state_dict(DEMO_WEIGHTS)
     head = {key: value for key, value in every.items() if key.startswith("head.")}
-    read = loading.read(target)
+    read = loading.read_state_dict(target)
     assert read.keys() == head.keys()
     assert all(torch.equal(read[key], head[key]) for key in head)
     assert "encoder, head" in refused(
@@ -325,9 +325,9 @@ def test_one_part_alone(tmp_path, capsys):
 def test_the_encoder_of_a_fine_tuned_model_becomes_a_backbone(tmp_path):
     target = tmp_path / "encoder.safetensors"
     assert run("convert", DEMO_WEIGHTS, target, "--only", "encoder") == 0
-    card = registry.card_of("demo")
+    card = registry.get_card("demo")
     loaded = model.backbone(card.architecture, list(card.inputs), weights=target)
-    whole = loading.read(DEMO_WEIGHTS)
+    whole = loading.read_state_dict(DEMO_WEIGHTS)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, whole[f"encoder.{key}"])
 
@@ -397,7 +397,7 @@ def test_an_unknown_format_is_refused_by_the_library_too(tmp_path):
     ],
 )
 def test_keys_belong_to_parts(key, part):
-    assert contents.part_of(key) == part
+    assert contents.find_part(key) == part
 
 
 @needs_listings
@@ -408,4 +408,4 @@ def test_every_published_kind_is_told_by_its_keys(path):
              "tokenizer": "tokenizer", "terratorch": "terratorch"}  # fmt: skip
     wanted = next((kind for part, kind in kinds.items() if part in name), "encoder")
     told = {key.removeprefix("model."): value for key, value in listing(name)["tensors"].items()}
-    assert contents.kind_of(told) == wanted
+    assert contents.detect_kind(told) == wanted

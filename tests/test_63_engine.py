@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import TerramosaicError, Wrong
+from catalogs.errors import TerramosaicError, InvalidInputError
 from flows.execution import dask_cluster as clusters
 from flows.execution import engine, executors, worker_plugins
 from pipeline import tile
@@ -69,7 +69,7 @@ def _run(path, count, **options):
     """Run simulated tiles; return name -> outcomes."""
     told = collections.defaultdict(list)
     options = {"engine": "threads", "workers": 2, "make": simulated.record} | options
-    for outcome in engine.run(path, simulated.tiles(count), **options):
+    for outcome in engine.process_tiles(path, simulated.tiles(count), **options):
         told[outcome.tile].append(outcome)
     assert {len(outcomes) for outcomes in told.values()} <= {1}
     return {name: outcomes[0] for name, outcomes in told.items()}
@@ -87,7 +87,7 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
     """A task that holds tiles back keeps the others waiting at the end."""
     sizes = []
 
-    class Counted(executors.Threads):
+    class Counted(executors.ThreadExecutor):
         def submit(self, work, make, plan_path, some, *rest):
             sizes.append(len(some))
             return super().submit(work, make, plan_path, some, *rest)
@@ -97,16 +97,16 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
         return simulated.nothing(plan_path, name, beside, processes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executors, "Threads", Counted)
+        patch.setattr(executors, "ThreadExecutor", Counted)
         assert len(_run(path, 4000, make=last)) == 4000
     assert set(sizes[:6]) == {1}
-    assert max(sizes) == engine.TOGETHER
-    assert sizes[-1] < engine.TOGETHER / 4
+    assert max(sizes) == engine.MAX_TILES_PER_TASK
+    assert sizes[-1] < engine.MAX_TILES_PER_TASK / 4
     assert len(sizes) < 400
 
 
 def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
-    monkeypatch.setattr(engine, "WORTH", 0.02)
+    monkeypatch.setattr(engine, "TASK_SECONDS", 0.02)
     order = []
 
     def uneven(plan_path, name, beside, processes):
@@ -176,12 +176,17 @@ def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster
         done = _run(path, 50, engine=cluster.scheduler_address, gpu="cuda")
         assert len(done) == 50
         assert {int(pid) for (pid,) in _made(path).values()} == {pids[equipped]}
-        hands = clusters.Cluster(client, "auto", own=False, gpu=True)
-        assert hands.places() == hands.beside == hands.processes == 1
-        hands = clusters.Cluster(client, "auto", own=False, gpu=False)
-        assert (hands.places(), hands.processes) == (2, 2)
-        assert clusters.Cluster(client, 1, own=False, gpu=False).places() == 1
-        assert clusters.Cluster(client, {"min": 1, "max": 9}, own=False, gpu=False).places() == 9
+        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=True)
+        assert hands.capacity() == hands.tiles_per_process == hands.processes == 1
+        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=False)
+        assert (hands.capacity(), hands.processes) == (2, 2)
+        assert clusters.DaskExecutor(client, 1, is_local=False, wants_gpu=False).capacity() == 1
+        assert (
+            clusters.DaskExecutor(
+                client, {"min": 1, "max": 9}, is_local=False, wants_gpu=False
+            ).capacity()
+            == 9
+        )
 
 
 async def _equip(dask_worker):
@@ -190,10 +195,10 @@ async def _equip(dask_worker):
 
 def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, monkeypatch):
     caplog.set_level("INFO", "flows.execution.dask_cluster")
-    monkeypatch.setattr(clusters, "LOOK", 0.5)
+    monkeypatch.setattr(clusters, "POLL_INTERVAL", 0.5)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
-        clusters.gathered("distributed", 2) as hands,
+        clusters.open_dask_executor("distributed", 2) as hands,
     ):
         (port,) = [int(found[1]) for found in re.finditer(r":(\d+)/health", caplog.text)]
         with simulated.pulse(port) as told:
@@ -202,7 +207,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
             time.sleep(0.2)
         assert told.seconds
         assert not told.failures
-        assert hands.places() == hands.processes == 2
+        assert hands.capacity() == hands.processes == 2
         cluster = hands._client.cluster
         cluster.sync(cluster.workers[0].close)
         # ^ as a nanny goes whose worker could not be started again
@@ -212,7 +217,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
         again = dict(future.result() for future in asked)
         assert len(set(again) - set(seen)) == 1
     mine = sorted(os.sched_getaffinity(0))
-    halves = [set(worker_plugins.share(mine, number, 2)) for number in (0, 1)]
+    halves = [set(worker_plugins.split_cores(mine, number, 2)) for number in (0, 1)]
     for found in (seen, again):
         assert sorted(found.values(), key=min) == sorted(halves, key=min)
 
@@ -244,7 +249,7 @@ def test_an_own_cluster_grows_with_the_work(path):
 @given(count=st.integers(1, 200), shares=st.integers(1, 70))
 def test_shares_divide_the_cores(count, shares):
     machine = list(range(100, 100 + count))
-    cut = [list(worker_plugins.share(machine, number, shares)) for number in range(shares)]
+    cut = [list(worker_plugins.split_cores(machine, number, shares)) for number in range(shares)]
     assert min(map(len, cut)) >= 1
     if shares <= count:
         assert [core for part in cut for core in part] == machine
@@ -268,17 +273,17 @@ class Gpus(distributed.LocalCluster):
 def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=Gpus))
     Gpus.asked.clear()
-    with clusters.gathered("distributed", "auto", gpu="cuda") as hands:
-        assert (hands.processes, hands.beside, hands.places()) == (2, 2, 4)
+    with clusters.open_dask_executor("distributed", "auto", gpu="cuda") as hands:
+        assert (hands.processes, hands.tiles_per_process, hands.capacity()) == (2, 2, 4)
         seen = [hands.submit(_together) for _ in range(12)]
         counts = [future.result() for future in seen]
-    assert max(counts) <= clusters.ON_A_GPU
+    assert max(counts) <= clusters.TILES_PER_GPU
     (asked,) = Gpus.asked
     assert asked["n_workers"] is None
     assert (asked["threads_per_worker"], asked["resources"]) == (2, {"GPU": 1})
     with (
-        pytest.raises(Wrong, match=r"3 workers with a GPU.*beyond visible"),
-        clusters.gathered("distributed", 3, gpu="cuda"),
+        pytest.raises(InvalidInputError, match=r"3 workers with a GPU.*beyond visible"),
+        clusters.open_dask_executor("distributed", 3, gpu="cuda"),
     ):
         pass
 
@@ -297,14 +302,17 @@ def _together():
 @pytest.mark.parametrize("gpu", ["cuda", "cuda:1"])
 def test_without_dask_cuda_one_worker_has_the_gpu(monkeypatch, gpu):
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
-    with pytest.raises(Wrong, match="dask-cuda"), clusters.gathered("distributed", 2, gpu=gpu):
+    with (
+        pytest.raises(InvalidInputError, match="dask-cuda"),
+        clusters.open_dask_executor("distributed", 2, gpu=gpu),
+    ):
         pass
-    _, options = clusters._kind("auto", gpu)
+    _, options = clusters._choose_cluster_factory("auto", gpu)
     assert options == {"n_workers": 1, "threads_per_worker": 2, "resources": {"GPU": 1}}
 
 
 def test_a_scheduler_that_is_not_there_is_named(path, monkeypatch):
-    monkeypatch.setattr(clusters, "PATIENCE", "1s")
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", "1s")
     with pytest.raises(TerramosaicError, match=r"No scheduler answers at tcp://127.0.0.1:9"):
         _run(path, 3, engine="tcp://127.0.0.1:9")
 
@@ -313,12 +321,12 @@ def test_a_scheduler_that_goes_is_named(path):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=QUIET
     ) as cluster:
-        run = engine.run(
+        run = engine.process_tiles(
             path,
             simulated.tiles(400),
             engine=cluster.scheduler_address,
             workers=1,
-            make=simulated.slow,
+            tile_function=simulated.slow,
         )
         next(run)
         cluster.close()
@@ -331,7 +339,7 @@ def frozen(tmp_path):
     """Freeze a plan of some tiles, and make its store."""
     plan = plans.make(tmp_path)
     plan.write(tmp_path / "plan.json")
-    zarr_store.create(tmp_path, plan, tile.variables(plan))
+    zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"
 
 
@@ -344,24 +352,26 @@ def test_threads_that_begin_together_load_the_model_once(frozen, monkeypatch):
         time.sleep(0.1)
         return Brightness()
 
-    monkeypatch.setattr(engine, "_load", load)
-    engine._predictor.cache_clear()
-    told = list(engine.run(path, plan.tiles, engine="threads", workers=4))
-    engine._predictor.cache_clear()
+    monkeypatch.setattr(engine, "_load_predictor", load)
+    engine._cached_predictor.cache_clear()
+    told = list(engine.process_tiles(path, plan.tiles, engine="threads", workers=4))
+    engine._cached_predictor.cache_clear()
     assert not [one.reason for one in told if one.reason]
     assert loaded == [1]
-    assert set(receipt.finished(path.parent, plan)) == {one.id for one in plan.tiles}
+    assert set(receipt.read_finished(path.parent, plan)) == {one.id for one in plan.tiles}
 
 
 def test_a_tile_whose_receipt_stands_is_not_made_again(frozen, monkeypatch):
     plan, path = frozen
     first, second, *_ = plan.tiles
-    done = tile.finish(plan, first, Brightness(), path.parent, threads=1)
+    done = tile.build_tile(plan, first, Brightness(), path.parent, threads=1)
     made = []
-    monkeypatch.setattr(engine, "_predictor", lambda *_: None)
-    monkeypatch.setattr(tile, "finish", lambda _, unit, *rest, **more: made.append(unit) or done)
+    monkeypatch.setattr(engine, "_cached_predictor", lambda *_: None)
+    monkeypatch.setattr(
+        tile, "build_tile", lambda _, unit, *rest, **more: made.append(unit) or done
+    )
     for one in (first, second):
-        outcome = engine.finish(str(path), one.id, 1, 1)
+        outcome = engine.process_tile(str(path), one.id, 1, 1)
         assert (outcome.tile, outcome.reason) == (one.id, None)
         assert outcome.seconds == dict(done.seconds)
         assert (outcome.km2 > 0) == (one is second)

@@ -21,12 +21,12 @@ import pytest
 import yaml
 from prometheus_client import parser
 
-from catalogs.errors import Unreadable, Wrong
+from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
 from flows.execution import dask_report, engine
-from flows.execution.engine import Outcome
+from flows.execution.engine import TileResult
 from flows.observe import exporter, run_context, run_metrics
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import tile
 from pipeline.runtime import atomic_files
@@ -48,23 +48,23 @@ def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
     plan = plans.make(tmp_path, model=None)
     output = {"path": str(tmp_path / "out"), "formats": ["cog", "zarr"]}
-    return product.settle(dataclasses.replace(plan, job={**JOB, "output": output}))
+    return product.write_plan(dataclasses.replace(plan, job={**JOB, "output": output}))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(exporter.VARIABLE, str(tmp_path / "prom"))
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "prom"))
     return tmp_path / "prom"
 
 
-class Told(Silence):
+class Told(NullProgress):
     """Calls back after every tile."""
 
     def __init__(self, call):
         self._call = call
         self._stage = ""
 
-    def stage(self, name, total=None):
+    def start_stage(self, name, total=None):
         self._stage = name
 
     def advance(self, n=1, note=""):
@@ -101,18 +101,18 @@ def _run(path, call=lambda: None):
 def _pretend(plan_path, name, beside, processes):
     """Make nothing of a tile, and say what a real one says; the second one fails."""
     if name == "r000c000001":
-        return Outcome(tile=name, reason="it cannot be read", seconds={})
+        return TileResult(tile=name, reason="it cannot be read", seconds={})
     seconds = {"read": 0.25, "predict": 0.5, "write": 0.125, "tile": 1.0}
     traffic = {"bytes": 1000, "requests": 10, "retries": 1}
-    return Outcome(tile=name, reason=None, seconds=seconds, traffic=traffic, km2=0.25)
+    return TileResult(tile=name, reason=None, seconds=seconds, traffic=traffic, km2=0.25)
 
 
 def _count(path):
     """Count a tile, as a run does."""
-    with exporter.kept(path) as counted:
-        counted.begin(1, 0)
-        counted.tile(_pretend("", "r000c000000", 1, 1))
-        counted.end("complete", 0)
+    with exporter.export_run(path) as counted:
+        counted.begin_tiles(1, 0)
+        counted.count_tile(_pretend("", "r000c000000", 1, 1))
+        counted.set_final_status("complete", 0)
     assert counted.values()["terramosaic_tiles_total"]["done",] == 1
 
 
@@ -127,18 +127,18 @@ def _count(path):
     ],
 )
 def test_an_address_is_loopback_unless_a_host_is_named(monkeypatch, text, address):
-    monkeypatch.setenv(exporter.VARIABLE, text)
-    assert exporter.place() == exporter.Address(*address)
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text)
+    assert exporter.read_destination() == exporter.Address(*address)
 
 
 def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
     for text in ("new/folder", "new/run.prom"):
-        monkeypatch.setenv(exporter.VARIABLE, f"{tmp_path}/{text}")
-        assert exporter.place() == tmp_path / text
+        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, f"{tmp_path}/{text}")
+        assert exporter.read_destination() == tmp_path / text
     assert not list((tmp_path / "new").glob("*.prom"))
     for text in ("", "  "):
-        monkeypatch.setenv(exporter.VARIABLE, text)
-        assert exporter.place() is None
+        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text)
+        assert exporter.read_destination() is None
 
 
 @pytest.mark.parametrize(
@@ -146,19 +146,21 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 )
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(exporter.VARIABLE, text.format(file=tmp_path / "file"))
-    monkeypatch.setattr(product, "frozen", lambda *_: pytest.fail("it has begun"))
-    with pytest.raises(Wrong, match=exporter.VARIABLE):
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
+    monkeypatch.setattr(product, "load_or_create_plan", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(InvalidInputError, match=exporter.ENVIRONMENT_VARIABLE):
         stages.run("job.yaml", None, False, lambda *_: pytest.fail("it has begun"))
     (tmp_path / "plan.json").touch()
     assert main.main(["run", str(tmp_path / "plan.json")]) == 2
-    assert f"error: {exporter.VARIABLE}=" in capsys.readouterr().err
+    assert f"error: {exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
 
 
 def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     caplog.set_level("INFO", "flows.observe.exporter")
-    monkeypatch.setenv(exporter.VARIABLE, "0")
-    monkeypatch.setattr(engine, "run", functools.partial(engine.run, make=_pretend))
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "0")
+    monkeypatch.setattr(
+        engine, "process_tiles", functools.partial(engine.process_tiles, tile_function=_pretend)
+    )
     names = [one.id for one in simulated.tiles(40)]
     monkeypatch.setattr(
         stages.receipt, "finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
@@ -171,7 +173,7 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with run_context.watched(told), exporter.kept(frozen):
+    with run_context.activate(told), exporter.export_run(frozen):
         made = stages.map_tiles(str(frozen))
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
@@ -199,17 +201,17 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
 
 def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
     caplog.set_level("INFO", "flows.observe.exporter")
-    monkeypatch.setenv(exporter.VARIABLE, "127.0.0.1:0")
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
-    with exporter.kept(frozen):
-        with exporter.kept(other) as second:
-            assert exporter.of(other) is second
+    with exporter.export_run(frozen):
+        with exporter.export_run(other) as second:
+            assert exporter.get_run_metrics(other) is second
             both = _scrape(_port(caplog))
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
     assert one.count("terramosaic_run_info{") == 1
     assert both.count("# TYPE terramosaic_run_info ") == 1
-    assert exporter.of(other) is not second
+    assert exporter.get_run_metrics(other) is not second
 
 
 def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
@@ -217,7 +219,7 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setenv(exporter.VARIABLE, f"127.0.0.1:{port}")
+        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, f"127.0.0.1:{port}")
         _count(frozen)
     (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
     assert f"127.0.0.1:{port}" in warning.getMessage()
@@ -225,7 +227,7 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
 
 def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
     caplog.set_level("INFO", "flows.run.stages")
-    monkeypatch.setattr(exporter, "EVERY", 3600.0)
+    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 3600.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     during = []
     result = _run(frozen, lambda: during.append(page.read_text()))
@@ -269,7 +271,7 @@ def _agree(found, result):
 
 
 def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monkeypatch):
-    monkeypatch.setattr(exporter, "EVERY", 0.0)
+    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 0.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     done = []
     result = _run(frozen, lambda: done.append(_read(page.read_text())["tiles_total", "done"]))
@@ -277,19 +279,19 @@ def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monk
 
 
 def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monkeypatch):
-    original, check = tile.finish, zarr_store.check_tile
-    bad = product.frozen(frozen).tiles[1].id
-    damaged = product.frozen(frozen).tiles[2].id
+    original, check = tile.build_tile, zarr_store.check_tile
+    bad = product.load_or_create_plan(frozen).tiles[1].id
+    damaged = product.load_or_create_plan(frozen).tiles[2].id
 
     def finish(plan, unit, *rest, **options):
         if unit.id == bad:
-            raise Unreadable("gone")
+            raise AssetReadError("gone")
         return original(plan, unit, *rest, **options)
 
     def look(folder, plan, one, digests):
         return [("cube.zarr", "bits")] if one.id == damaged else check(folder, plan, one, digests)
 
-    monkeypatch.setattr(tile, "finish", finish)
+    monkeypatch.setattr(tile, "build_tile", finish)
     monkeypatch.setattr(zarr_store, "check_tile", look)
     result = _run(frozen)
     assert result["status"] == "failed"
@@ -305,7 +307,7 @@ def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monk
     ("error", "status"), [(KeyboardInterrupt, "interrupted"), (RuntimeError, "failed")]
 )
 def test_a_run_that_is_cut_short_says_so(frozen, monkeypatch, tmp_path, error, status):
-    monkeypatch.setenv(exporter.VARIABLE, str(tmp_path / "run.prom"))
+    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "run.prom"))
 
     def stop():
         raise error
@@ -327,7 +329,7 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
         original(path, data)
 
     monkeypatch.setattr(atomic_files, "write_atomic", write)
-    monkeypatch.setattr(exporter, "EVERY", 0.0)
+    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 0.0)
     _count(frozen)
     (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
     assert "No space left" in warning.getMessage()
@@ -349,11 +351,11 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
 def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     clock = iter([100.0, 110.0, 120.0])
     monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
-    one = run_metrics.Meter.of(frozen)
-    one.begin(9, 0)
-    one.crew(types.SimpleNamespace(processes=2, beside=2, places=lambda: 16))
+    one = run_metrics.RunMetrics.for_plan(frozen)
+    one.begin_tiles(9, 0)
+    one.set_executor(types.SimpleNamespace(processes=2, beside=2, places=lambda: 16))
     for _ in range(2):
-        one.tile(Outcome(tile="a", reason=None, seconds={"predict": 15.0}))
+        one.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 15.0}))
     values = one.values()
     assert values["terramosaic_device_busy_ratio"] == {(): 30 / (20 * 2)}
     assert values["terramosaic_tiles_working"] == {(): 4}
@@ -367,14 +369,14 @@ def test_the_page_lists_the_metrics():
         flags=re.MULTILINE,
     )
     assert [(name, kind, labels, meaning) for name, kind, labels, _, meaning in rows] == [
-        (one.name, one.kind, ", ".join(f"`{name}`" for name in one.labels), one.meaning)
+        (one.name, one.kind, ", ".join(f"`{name}`" for name in one.labels), one.documentation)
         for one in run_metrics.METRICS
     ]
     assert all(unit for *_, unit, _ in rows)
 
 
 def test_names_are_as_prometheus_wants_them(frozen):
-    values = run_metrics.Meter.of(frozen).values()
+    values = run_metrics.RunMetrics.for_plan(frozen).values()
     assert [*values] == [one.name for one in run_metrics.METRICS]
     for one in run_metrics.METRICS:
         assert one.name.endswith("_total") == (one.kind == "counter")
@@ -428,7 +430,7 @@ def test_queries_ask_for_metrics_and_labels_that_there_are():
             for matchers in re.findall(rf"{name}\{{([^}}]*)\}}", query):
                 labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
                 if name in ours:
-                    assert labels <= {*run_metrics.LABELS, *ours[name].labels}, query
+                    assert labels <= {*run_metrics.COMMON_LABELS, *ours[name].labels}, query
     asked = set().union(*map(_names, _queries()))
     assert {one for one in asked if one.startswith("terramosaic_")} >= {
         one.name
@@ -509,7 +511,7 @@ def cluster():
 
 def _made(cluster, path, count, make=simulated.nothing):
     options = {"engine": cluster.scheduler_address, "workers": 1, "make": make}
-    return [one.reason for one in engine.run(path, simulated.tiles(count), **options)]
+    return [one.reason for one in engine.process_tiles(path, simulated.tiles(count), **options)]
 
 
 def test_dask_has_the_metrics_that_are_asked_for(cluster, tmp_path):
@@ -534,7 +536,7 @@ def test_dask_has_the_metrics_that_are_asked_for(cluster, tmp_path):
 
 
 def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
-    path, page = tmp_path / "plan.json", tmp_path / dask_report.NAME
+    path, page = tmp_path / "plan.json", tmp_path / dask_report.FILE_NAME
     assert _made(cluster, path, 3) == [None] * 3
     assert not page.exists()
     assert _made(cluster, path, 3, _pretend) == [None, "it cannot be read", None]
@@ -543,7 +545,7 @@ def test_a_failed_run_leaves_the_report_and_a_sound_one_none(cluster, tmp_path):
     assert "map_tiles" in text
     assert not re.search(r"<(script|link rel=\W?(style|module))[^>]+(src|href)=", text)
     # ^ it opens without a network
-    assert [one.name for one in tmp_path.iterdir()] == [dask_report.NAME]
+    assert [one.name for one in tmp_path.iterdir()] == [dask_report.FILE_NAME]
     assert _made(cluster, path, 3) == [None] * 3
     assert not page.exists()
 
@@ -558,7 +560,7 @@ def test_without_bokeh_the_run_says_what_it_needs(cluster, tmp_path, monkeypatch
 
 def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog):
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    monkeypatch.setattr(dask_report, "PATIENCE", 2.0)
+    monkeypatch.setattr(dask_report, "REPORT_TIMEOUT", 2.0)
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(
             distributed.LocalCluster(
@@ -570,7 +572,7 @@ def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog
         client = stack.enter_context(
             distributed.Client(cluster.scheduler_address, set_as_default=False)
         )
-        since = dask_report.remember(client)
+        since = dask_report.start_recording(client)
         cluster.close()
         dask_report.write(client, since, tmp_path)
     (warning,) = [one for one in caplog.records if one.name == "flows.execution.dask_report"]
@@ -580,10 +582,10 @@ def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog
 
 def test_a_report_is_no_damage(frozen, tmp_path):
     _run(frozen)
-    (frozen.parent / dask_report.NAME).write_text("<html>")
-    found = product.verify(tmp_path / "out", Silence())
+    (frozen.parent / dask_report.FILE_NAME).write_text("<html>")
+    found = product.verify(tmp_path / "out", NullProgress())
     assert found["ok"]
-    assert (frozen.parent / dask_report.NAME).exists()
+    assert (frozen.parent / dask_report.FILE_NAME).exists()
 
 
 def test_no_line_of_a_tile_goes_to_the_server_of_prefect():

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from catalogs import demo as country
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import cost_model
 from pipeline.plan import plan as plans
 from pipeline.runtime import io_statistics
-from pipeline.runtime.context_threads import Carrying
+from pipeline.runtime.context_threads import ContextThreadPool
 from pipeline.storage import receipt
 from tests import expanse
 from tests.faults.server import serving
@@ -78,25 +78,27 @@ def little(job):
 
 
 def _run(job, **options):
-    options = {"allow_partial": False, "max_cost": None, "progress": Silence()} | options
+    options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()} | options
     return product.run(job, **options)
 
 
 def _plan(job, period):
-    return product.plan(jobs.load(job).over(jobs.periods.parse(period)), Silence(), None)
+    return product.plan(
+        jobs.load(job).with_period(jobs.periods.parse(period)), NullProgress(), None
+    )
 
 
 def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     _, server = web
     first = _plan(job, "2021-06")
     assert first["basis"] == "table"
-    assert first["uncertainty"] == cost_model.GUESS
+    assert first["uncertainty"] == cost_model.TABLE_UNCERTAINTY
     told = _run(job)
     assert told["planned"]["basis"] == "table"
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        product.frozen(job, period)
+        product.load_or_create_plan(job, period)
         server.forget()
         # ^ what the search and the plan have asked for is not of the tiles
         told = _run(Path(planned["plan"]))
@@ -116,7 +118,7 @@ def test_each_tile_has_its_own_count(web, little):
     planned = _plan(little, "2021-06")
     server.forget()
     _run(Path(planned["plan"]))
-    proofs = list(receipt.all_in(Path(planned["plan"]).parent))
+    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
     assert len(proofs) == planned["tiles"]["total"]
     assert all(one.traffic["requests"] > 0 for one in proofs)
     assert sum(one.traffic["requests"] for one in proofs) == server.requests
@@ -132,7 +134,7 @@ def test_repeated_requests_are_counted(web, little):
         _run(Path(planned["plan"]))
     finally:
         server.script = None
-    proofs = list(receipt.all_in(Path(planned["plan"]).parent))
+    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
     assert sum(one.traffic["retries"] for one in proofs) > 0
 
 
@@ -149,7 +151,9 @@ def test_cost_follows_from_the_prices(little):
 
 
 def test_what_is_too_dear_is_refused_and_nothing_is_written(little):
-    with pytest.raises(Wrong, match=r"would cost .* EUR .*, and --max-cost leaves 0.01 for"):
+    with pytest.raises(
+        InvalidInputError, match=r"would cost .* EUR .*, and --max-cost leaves 0.01 for"
+    ):
         _run(little, max_cost=0.01)
     assert not (little.parent / "out").exists()
     told = _run(little, max_cost=1000.0)
@@ -158,7 +162,7 @@ def test_what_is_too_dear_is_refused_and_nothing_is_written(little):
     values = yaml.safe_load(little.read_text())
     del values["prices"]
     little.write_text(yaml.safe_dump(values | {"period": "2021-07"}))
-    with pytest.raises(Wrong, match=r"--max-cost: the job states no prices"):
+    with pytest.raises(InvalidInputError, match=r"--max-cost: the job states no prices"):
         _run(little, max_cost=1.0)
 
 
@@ -168,7 +172,7 @@ def test_a_limit_without_prices_is_refused_before_anything_is_searched(web, litt
     del values["prices"]
     little.write_text(yaml.safe_dump(values))
     server.forget()
-    with pytest.raises(Wrong, match="states no prices"):
+    with pytest.raises(InvalidInputError, match="states no prices"):
         _run(little, max_cost=1.0)
     assert server.requests == 0
 
@@ -179,7 +183,9 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        told = stages.map_tiles(str(product.settle(product.frozen(Path(planned["plan"])))))
+        told = stages.map_tiles(
+            str(product.write_plan(product.load_or_create_plan(Path(planned["plan"]))))
+        )
     finally:
         server.script = None
     assert len(told["failed"]) == planned["tiles"]["total"]
@@ -193,12 +199,12 @@ def test_seconds_of_another_model_say_nothing(web, little):
     home = Path(planned["plan"]).parents[2]
     known = plans.Plan.read(Path(planned["plan"])).model
     assert known is None
-    assert cost_model.seen(home, None).seconds != 1.0
-    other = cost_model.seen(home, expanse.MODEL)
+    assert cost_model.calibrate_factors(home, None).seconds != 1.0
+    other = cost_model.calibrate_factors(home, expanse.MODEL)
     assert other.seconds == 1.0
     assert other.runs == 1
-    assert other.spread == cost_model.ONCE
-    assert other.requests == cost_model.seen(home, None).requests
+    assert other.uncertainty == cost_model.SINGLE_RUN_UNCERTAINTY
+    assert other.requests == cost_model.calibrate_factors(home, None).requests
     assert other.requests.keys() == {"", "S2L2A"}
 
 
@@ -207,15 +213,15 @@ def test_each_modality_is_known_by_itself(web, job):
     _run(job)
     planned = _plan(job, "2021-06")
     plan = plans.Plan.read(Path(planned["plan"]))
-    proofs = list(receipt.all_in(Path(planned["plan"]).parent))
-    rates = cost_model.seen(Path(planned["plan"]).parents[2], None)
+    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
+    rates = cost_model.calibrate_factors(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}
     for name, factors in (("bytes", rates.bytes), ("requests", rates.requests)):
         took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
         assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
         assert set(factors) == {"", *kinds}
-        table = getattr(cost_model.of(plan, workers=1), name)
-        known = getattr(cost_model.of(plan, workers=1, rates=rates), name)
+        table = getattr(cost_model.estimate_cost(plan, workers=1), name)
+        known = getattr(cost_model.estimate_cost(plan, workers=1, factors=rates), name)
         assert known == pytest.approx(sum(took.values()), rel=1e-6)
         assert known != table
     assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
@@ -225,8 +231,8 @@ def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
     """A tile higher than its scenes is read strip by strip, each of the scenes that it meets."""
     wide = dataclasses.replace(expanse.plan(tmp_path, 64, days=1), tile=2048)
     one = max(wide.tiles, key=lambda tile: tile.height * tile.width)
-    area = wide.context(one)
-    met = next(scene for scene in wide.scenes(one) if scene.modality == "S2L2A")
+    area = wide.context_grid(one)
+    met = next(scene for scene in wide.tile_scenes(one) if scene.modality == "S2L2A")
 
     def asked(rows):
         """Plan with a scene that ends so many rows below the tile's first."""
@@ -240,7 +246,7 @@ def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
         snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
         recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
         plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
-        return cost_model.of(plan, workers=1, tiles=[one]).requests
+        return cost_model.estimate_cost(plan, workers=1, tiles=[one]).requests
 
     assert min(area.shape) > 2000
     assert asked(-10) == 0
@@ -256,7 +262,7 @@ def test_prices_of_nothing_are_refused(little):
         ({"cpu_hour": 1, "currency": "euro"}, "prices.currency is 'euro'"),
     ):
         little.write_text(yaml.safe_dump(values | {"prices": prices}))
-        with pytest.raises(Wrong, match=words):
+        with pytest.raises(InvalidInputError, match=words):
             jobs.load(little)
 
 
@@ -274,11 +280,11 @@ def test_a_receipt_without_traffic_is_read(web, little):
 
 
 def test_threads_count_for_whoever_hands_them_work():
-    with Carrying(2) as pool:
-        with io_statistics.counted() as one:
-            first = pool.submit(lambda: io_statistics.current().add(requests=1, received=10))
-        with io_statistics.counted() as two:
-            second = pool.submit(lambda: io_statistics.current().add(requests=2, received=20))
+    with ContextThreadPool(2) as pool:
+        with io_statistics.collect() as one:
+            first = pool.submit(lambda: io_statistics.current().add(requests=1, num_bytes=10))
+        with io_statistics.collect() as two:
+            second = pool.submit(lambda: io_statistics.current().add(requests=2, num_bytes=20))
         first.result()
         second.result()
     assert (one.requests, one.bytes) == (1, 10)

@@ -22,7 +22,7 @@ import pytest
 from catalogs.snapshot import Snapshot
 from flows.cli import console
 from flows.execution import engine
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import tile
 from pipeline.quality import radiometry_check
@@ -116,10 +116,10 @@ def _until(moment, seconds=SOON):
 
 
 @pytest.mark.parametrize(
-    "wait", [lambda: cancellation.result(Future()), lambda: cancellation.sleep(60)]
+    "wait", [lambda: cancellation.wait_for_result(Future()), lambda: cancellation.sleep(60)]
 )
 def test_a_wait_ends_when_the_work_is_given_up(over, wait):
-    with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
+    with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
         wait()
 
 
@@ -131,25 +131,28 @@ def test_a_wait_that_is_not_given_up_is_a_wait():
 
 def test_what_a_thread_returns_or_raises_comes_out_as_it_is():
     done, failed = Future(), Future()
-    threading.Timer(2 * cancellation.STEP, done.set_result, ["late"]).start()
-    assert cancellation.result(done) == "late"
+    threading.Timer(2 * cancellation.POLL_INTERVAL, done.set_result, ["late"]).start()
+    assert cancellation.wait_for_result(done) == "late"
     failed.set_exception(TimeoutError("of the work"))
     with pytest.raises(TimeoutError, match="of the work"):
-        cancellation.result(failed)
+        cancellation.wait_for_result(failed)
 
 
 def test_work_is_given_up_wherever_it_is_done(over):
     over.wait()
-    with cancellation.when(over.is_set):
-        carried = cancellation.carried(cancellation.look)
-        with pytest.raises(cancellation.Halted):
+    with cancellation.cancel_when(over.is_set):
+        carried = cancellation.with_cancellation(cancellation.check_cancelled)
+        with pytest.raises(cancellation.Cancelled):
             contextvars.Context().run(carried)
-        with cancellation.when(lambda: False), pytest.raises(cancellation.Halted):
-            cancellation.look()
+        with cancellation.cancel_when(lambda: False), pytest.raises(cancellation.Cancelled):
+            cancellation.check_cancelled()
             # ^ what an inner block wants does not bring the outer one back
-        with cancellation.Pool(1, "test") as pool, pytest.raises(cancellation.Halted):
-            pool.submit(cancellation.look).result()
-    contextvars.Context().run(cancellation.look)
+        with (
+            cancellation.CancellableThreadPool(1, "test") as pool,
+            pytest.raises(cancellation.Cancelled),
+        ):
+            pool.submit(cancellation.check_cancelled).result()
+    contextvars.Context().run(cancellation.check_cancelled)
 
 
 def test_threads_end_with_the_block_that_an_error_ends():
@@ -157,14 +160,14 @@ def test_threads_end_with_the_block_that_an_error_ends():
 
     def work():
         begun.set()
-        with pytest.raises(cancellation.Halted):
+        with pytest.raises(cancellation.Cancelled):
             cancellation.sleep(60)
         ended.append(1)
 
     waiting = []
 
     def lend():
-        with cancellation.Pool(1, "test") as pool:
+        with cancellation.CancellableThreadPool(1, "test") as pool:
             waiting.extend(pool.submit(work) for _ in range(3))
             begun.wait()
             raise ZeroDivisionError
@@ -179,7 +182,7 @@ def test_threads_that_cannot_end_are_left_behind_where_that_is_wanted():
     stuck = threading.Event()
 
     def lend():
-        with cancellation.Pool(1, "test", patient=False) as pool:
+        with cancellation.CancellableThreadPool(1, "test", wait_on_error=False) as pool:
             pool.submit(stuck.wait, 60)
             raise ZeroDivisionError
 
@@ -200,7 +203,7 @@ def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
 
     scenes = plans.make(tmp_path, model=None).snapshot.scenes
     with _soon(), pytest.raises(KeyboardInterrupt):
-        _interrupted(radiometry_check.of_all, scenes, threads=2, read=read)
+        _interrupted(radiometry_check.check_scenes, scenes, threads=2, read=read)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def test_a_pause_between_requests_ends_when_the_work_is_given_up(tmp_path, over)
     (tmp_path / "a.tif").write_bytes(b"x" * 100)
     with serving(tmp_path, script=lambda *_: "503", retry_after="100") as web:
         file = http_ranges.RangeFile(f"{web.address}/a.tif", PROVIDER, time.monotonic() + 300)
-        with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
+        with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
             file.open()
         assert web.requests == 1
 
@@ -242,8 +245,8 @@ def world(far):
     """Return the server, well again, and the plan."""
     web, plan = far
     web.script = None
-    http_pool.divide(2)
-    http_pool.divide(1)
+    http_pool.divide_connections(2)
+    http_pool.divide_connections(1)
     # ^ threads of an earlier test may still wait for its answers
     yield web, plan
     web.script = None
@@ -269,7 +272,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan.write(path)
-    zarr_store.create(tmp_path, plan, tile.variables(plan))
+    zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
     return path
 
 
@@ -285,9 +288,13 @@ def test_a_tile_that_is_read_is_given_up_and_asks_for_nothing_more(world, stored
     web, plan = world
     web.script, web.retry_after = lambda *_: fault, "1"
     web.forget()
-    with _soon(), cancellation.when(lambda: web.requests > 1), pytest.raises(cancellation.Halted):
-        list(engine.run(stored, plan.tiles, engine="threads", workers=2))
-    assert not receipt.finished(stored.parent, plan)
+    with (
+        _soon(),
+        cancellation.cancel_when(lambda: web.requests > 1),
+        pytest.raises(cancellation.Cancelled),
+    ):
+        list(engine.process_tiles(stored, plan.tiles, engine="threads", workers=2))
+    assert not receipt.read_finished(stored.parent, plan)
     _until(lambda: not [one for one in threading.enumerate() if "strip" in one.name])
     _until(lambda: _quiet(web))
 
@@ -296,9 +303,9 @@ def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path)
     web, plan = world
     path = _planned(plan, tmp_path, "threads", max_hours=1 / 3600)
     web.script, web.retry_after = lambda *_: "silent", "1"
-    with _soon(), pytest.raises(stages.Late, match=r"hours of execution\.max_hours"):
+    with _soon(), pytest.raises(stages.TimeLimitExceeded, match=r"hours of execution\.max_hours"):
         stages.map_tiles(str(path))
-    assert not receipt.finished(path.parent, plan)
+    assert not receipt.read_finished(path.parent, plan)
     web.script = None
     path = _planned(plan, tmp_path, "threads", max_hours=1)
     assert stages.map_tiles(str(path))["done"] == len(plan.tiles)
@@ -326,7 +333,9 @@ def _still(path):
 
 
 def _endless(path):
-    return engine.run(path, simulated.tiles(4), engine="threads", workers=2, make=simulated.endless)
+    return engine.process_tiles(
+        path, simulated.tiles(4), engine="threads", workers=2, tile_function=simulated.endless
+    )
 
 
 def test_tiles_in_threads_are_given_up_with_the_run(path):
@@ -336,7 +345,7 @@ def test_tiles_in_threads_are_given_up_with_the_run(path):
 
 
 def test_a_run_among_several_stops_where_it_is_no_longer_wanted(path, over):
-    with _soon(), cancellation.when(over.is_set), pytest.raises(cancellation.Halted):
+    with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
         list(_endless(path))
     assert _still(path)
 
@@ -346,7 +355,9 @@ def test_tiles_are_given_up_by_whoever_closes_the_run(path):
         made = simulated.nothing if name.endswith("0") else simulated.endless
         return made(plan_path, name, *rest)
 
-    run = engine.run(path, simulated.tiles(4), engine="threads", workers=2, make=first)
+    run = engine.process_tiles(
+        path, simulated.tiles(4), engine="threads", workers=2, tile_function=first
+    )
     assert next(run).tile.endswith("0")
     with _soon():
         run.close()
@@ -383,7 +394,9 @@ def test_workers_elsewhere_give_up_what_a_killed_client_wanted(cluster, path, wo
     with _client(path, address, "endless"):
         _until(lambda: len(list((path.parent / simulated.MADE).iterdir())) == 2, 60)
     _until(lambda: _still(path))
-    told = engine.run(path, simulated.tiles(4), engine=address, workers=2, make=simulated.nothing)
+    told = engine.process_tiles(
+        path, simulated.tiles(4), engine=address, workers=2, tile_function=simulated.nothing
+    )
     assert len([*told]) == 4
     # ^ the workers are free again
 
@@ -396,9 +409,11 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
         _until(lambda: web.requests > 2, 60)
     _until(lambda: _quiet(web))
     web.script = None
-    told = list(engine.run(stored, plan.tiles, engine=cluster.scheduler_address, workers=2))
+    told = list(
+        engine.process_tiles(stored, plan.tiles, engine=cluster.scheduler_address, workers=2)
+    )
     assert not [one.reason for one in told if one.reason]
-    assert len(receipt.finished(stored.parent, plan)) == len(plan.tiles)
+    assert len(receipt.read_finished(stored.parent, plan)) == len(plan.tiles)
 
 
 # -- whole processes ----------------------------------------------------------------------------
@@ -406,12 +421,14 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
 
 def _state(folder, plan):
     """Return receipts and the time of each; every one of them must hold."""
-    done = receipt.finished(folder, plan)
+    done = receipt.read_finished(folder, plan)
     for one in plan.tiles:
         if one.id in done:
             assert not zarr_store.check_tile(folder, plan, one, done[one.id].digests)
     return {
-        one.id: receipt.path(folder, one).stat().st_mtime_ns for one in plan.tiles if one.id in done
+        one.id: receipt.receipt_path(folder, one).stat().st_mtime_ns
+        for one in plan.tiles
+        if one.id in done
     }
 
 
@@ -423,7 +440,7 @@ def _rasters(result):
 
 
 def _run(path):
-    return product.run(path, allow_partial=False, max_cost=None, progress=Silence())
+    return product.run(path, allow_partial=False, max_cost=None, progress=NullProgress())
 
 
 @pytest.fixture(scope="module")
@@ -471,7 +488,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     try:
-        _until(lambda: len(receipt.finished(folder, plan)) == SOME, 60)
+        _until(lambda: len(receipt.read_finished(folder, plan)) == SOME, 60)
         _until(lambda: max(web.asked.values()) > SOME)
         others = psutil.Process(process.pid).children(recursive=True)
         (os.killpg if everyone else os.kill)(process.pid, number)
@@ -484,7 +501,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if how == "command":
-        assert process.returncode == console.INTERRUPTED
+        assert process.returncode == console.EXIT_INTERRUPTED
         assert said.count("run the same command again") == 1, said
         assert "ended in the middle" not in said
         # ^ it need not be forced
@@ -517,6 +534,6 @@ def test_a_process_that_cannot_end_is_ended():
             process.send_signal(signal.SIGTERM)
         # ^ a second one changes nothing
         _, said = process.communicate(timeout=SOON)
-    assert process.returncode == console.INTERRUPTED
+    assert process.returncode == console.EXIT_INTERRUPTED
     assert said.count(b"run the same command again") == 2
     assert b"Traceback" not in said

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from catalogs import demo as country
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.cli import main
 from flows.config import job as jobs
 from flows.config import period as periods
-from flows.config.cadence import Range
-from flows.observe.progress import Silence
+from flows.config.cadence import PeriodRange
+from flows.observe.progress import NullProgress
 from flows.run import product
 from flows.series import backfill, inspection
 from pipeline.plan.plan import Plan
@@ -80,16 +80,16 @@ def _changed(job, **sections):
 
 
 def _backfill(job, **changes):
-    wanted = Range(**{name: changes.get(name, value) for name, value in RANGE.items()})
+    wanted = PeriodRange(**{name: changes.get(name, value) for name, value in RANGE.items()})
     options = OPTIONS | {name: value for name, value in changes.items() if name not in RANGE}
-    told = backfill.backfill(job, wanted, progress=Silence(), **options)
+    told = backfill.run_backfill(job, wanted, progress=NullProgress(), **options)
     _fits("backfill", told)
     return told
 
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = backfill.refresh(job, progress=Silence(), **options)
+    told = backfill.run_refresh(job, progress=NullProgress(), **options)
     _fits("refresh", told)
     return told
 
@@ -125,8 +125,10 @@ def test_a_range_wants_no_period_in_the_job(job):
     values.pop("schedule", None)
     _written(job, values)
     assert _statuses(_backfill(job, first="2021-07", last="2021-07")) == {"2021-07": "complete"}
-    options = {"allow_partial": False, "max_cost": None, "progress": Silence()}
-    with pytest.raises(Wrong, match=r"names no period.*period: 2024-05-01/2024-09-30 or --period"):
+    options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()}
+    with pytest.raises(
+        InvalidInputError, match=r"names no period.*period: 2024-05-01/2024-09-30 or --period"
+    ):
         product.run(job, **options)
     assert product.run(job, period="2021-07", **options)["status"] == "unchanged"
 
@@ -134,8 +136,8 @@ def test_a_range_wants_no_period_in_the_job(job):
 def test_periods_are_made_until_the_money_is_spent(job):
     _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
     # ^ what is stored is known exactly before it is made
-    month = jobs.load(job).over(periods.parse("2021-07"))
-    each = product.plan(month, Silence(), None)["cost"]["amount"]
+    month = jobs.load(job).with_period(periods.parse("2021-07"))
+    each = product.plan(month, NullProgress(), None)["cost"]["amount"]
     some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
     assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
     left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
@@ -144,10 +146,10 @@ def test_periods_are_made_until_the_money_is_spent(job):
         "complete",
         "finished",
     }
-    with pytest.raises(Wrong, match="2 periods at once begin before it is known"):
+    with pytest.raises(InvalidInputError, match="2 periods at once begin before it is known"):
         _backfill(job, max_cost=1.0, at_once=2)
     _changed(job, prices=None)
-    with pytest.raises(Wrong, match="states no prices"):
+    with pytest.raises(InvalidInputError, match="states no prices"):
         _backfill(job, max_cost=1.0)
 
 
@@ -158,7 +160,7 @@ def test_a_backfill_makes_each_month_once(job):
     assert _statuses(listed)["2021-05"] == "gap"
     # ^ its only pass is of clouds
     assert "max_cloud_cover" in listed["periods"][1]["reason"]
-    ready = {month for month, status in _statuses(listed).items() if status in inspection.TO_MAKE}
+    ready = {month for month, status in _statuses(listed).items() if status in inspection.RUNNABLE}
     assert len(ready) >= 4
 
     first = _backfill(job, first="2021-06", last="2021-07")
@@ -217,8 +219,8 @@ def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
 
 def test_a_month_that_another_run_is_at_is_left_to_it(job):
     june = {"first": "2021-06", "last": "2021-06"}
-    plan = product.frozen(job, "2021-06")
-    with lock.held(product.settle(plan).parent):
+    plan = product.load_or_create_plan(job, "2021-06")
+    with lock.acquire(product.write_plan(plan).parent):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
         assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
     assert _statuses(_backfill(job, **june)) == {"2021-06": "complete"}
@@ -257,7 +259,7 @@ class Hidden:
 
 
 def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
-    listed = product.search(product.jobs.load(_changed(job, period="2021-06")), Silence())
+    listed = product.search(product.jobs.load(_changed(job, period="2021-06")), NullProgress())
     newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
     assert newest["coverage"] < 0.9
     hidden = Hidden(land.catalog, newest["id"])
@@ -286,7 +288,7 @@ def _digests_of(item):
     values = json.loads(Path(item).read_text())
     path = Path(item).parent / values["assets"]["plan"]["href"]
     plan = Plan.read(path)
-    found = receipt.finished(path.parent, plan)
+    found = receipt.read_finished(path.parent, plan)
     assert len(found) == len(plan.tiles)
     return {name: dict(one.digests) for name, one in found.items()}
 
@@ -316,34 +318,36 @@ def test_a_damaged_tile_is_not_taken_over(job):
 def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
     _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
     monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 6, 10))
-    looked = inspection.due(product.jobs.load(job), Silence())
+    looked = inspection.inspect_due(product.jobs.load(job), NullProgress())
     assert {str(one.period.start)[:7]: one.status for one in looked} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
     monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 7, 10))
-    looked = inspection.due(product.jobs.load(job), Silence())
+    looked = inspection.inspect_due(product.jobs.load(job), NullProgress())
     assert [one.status for one in looked] == ["ready", "gap", "ready"]
-    assert str(inspection.latest(product.jobs.load(job), Silence()).start) == "2021-06-01"
-    told = product.run(job, allow_partial=False, max_cost=None, progress=Silence(), period="latest")
+    assert str(inspection.find_latest(product.jobs.load(job), NullProgress()).start) == "2021-06-01"
+    told = product.run(
+        job, allow_partial=False, max_cost=None, progress=NullProgress(), period="latest"
+    )
     assert "2021-06-01_2021-06-30" in told["item"]
     told = _backfill(job, first=None, last=None, length=None)
     assert [*_statuses(told).values()] == ["complete", "gap", "finished"]
 
 
 def test_where_to_begin_must_be_said(job):
-    with pytest.raises(Wrong, match="--from 2023-01"):
+    with pytest.raises(InvalidInputError, match="--from 2023-01"):
         _backfill(job, first=None)
-    with pytest.raises(Wrong, match="is over by 5 days"):
+    with pytest.raises(InvalidInputError, match="is over by 5 days"):
         _backfill(job, first="2999-01", last=None)
-    with pytest.raises(Wrong, match=r"ends .* before it starts"):
+    with pytest.raises(InvalidInputError, match=r"ends .* before it starts"):
         _backfill(job, first="2021-06", last="2021-05")
-    plan = product.plan(product.jobs.load(_changed(job, period="2021-06")), Silence(), None)
-    with pytest.raises(Wrong, match="is a plan, and has its period"):
+    plan = product.plan(product.jobs.load(_changed(job, period="2021-06")), NullProgress(), None)
+    with pytest.raises(InvalidInputError, match="is a plan, and has its period"):
         product.run(
             Path(plan["plan"]),
             allow_partial=False,
             max_cost=None,
-            progress=Silence(),
+            progress=NullProgress(),
             period="2021",
         )

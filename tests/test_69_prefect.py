@@ -30,12 +30,12 @@ def shown(monkeypatch):
 def _board(*, every):
     """Return a board whose clock goes on by so many seconds with each look."""
     moments = iter(range(0, 10_000, every))
-    return artifacts.Board("product", clock=lambda: float(next(moments)))
+    return artifacts.PrefectProgress("product", clock=lambda: float(next(moments)))
 
 
 def test_a_bar_moves_now_and_then_and_ends_where_the_work_ended(shown):
     board = _board(every=1)
-    board.stage("tiles", 40)
+    board.start_stage("tiles", 40)
     for _ in range(40):
         board.advance()
         time.sleep(0.002)
@@ -47,7 +47,7 @@ def test_a_bar_moves_now_and_then_and_ends_where_the_work_ended(shown):
 
 def test_other_stages_have_no_bar(shown):
     board = _board(every=9)
-    board.stage("verify", 3)
+    board.start_stage("verify", 3)
     board.advance()
     board.finish()
     assert shown == []
@@ -55,7 +55,7 @@ def test_other_stages_have_no_bar(shown):
 
 def test_tiles_do_not_wait_for_a_server_that_is_away(monkeypatch, shown):
     back = threading.Event()
-    monkeypatch.setattr(artifacts, "PATIENCE", 0.2)
+    monkeypatch.setattr(artifacts, "FINISH_TIMEOUT", 0.2)
     monkeypatch.setattr(
         artifacts.prefect_artifacts,
         "update_progress_artifact",
@@ -63,7 +63,7 @@ def test_tiles_do_not_wait_for_a_server_that_is_away(monkeypatch, shown):
     )
     board = _board(every=9)
     began = time.monotonic()
-    board.stage("tiles", 40)
+    board.start_stage("tiles", 40)
     for _ in range(40):
         board.advance()
     board.finish()
@@ -78,7 +78,7 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch, shown, caplog):
 
     monkeypatch.setattr(artifacts.prefect_artifacts, "update_progress_artifact", away)
     board = _board(every=9)
-    board.stage("tiles", 2)
+    board.start_stage("tiles", 2)
     board.advance(2)
     board.finish()
     assert "bar could not be shown in Prefect" in caplog.text
@@ -91,5 +91,5 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch, shown, caplog):
 def test_a_run_that_never_begins_is_not_given_way_to(kind, minutes, alive):
     now = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
     state = concurrency.State(type=kind, timestamp=now - dt.timedelta(minutes=minutes))
-    assert concurrency.alive(state, now) is alive
-    assert not concurrency.alive(None, now)
+    assert concurrency.is_alive(state, now) is alive
+    assert not concurrency.is_alive(None, now)

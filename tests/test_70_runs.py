@@ -24,9 +24,9 @@ from rio_cogeo import cog_validate
 
 from catalogs import demo as country
 from catalogs import legend
-from catalogs.scene import WANTED
+from catalogs.scene import DEFAULT_BANDS
 from flows.demo import demo
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product
 from pipeline.inference import consistency
 from pipeline.plan import layers
@@ -37,7 +37,7 @@ CARD = {
     "name": "tiny",
     "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
     "inputs": {
-        "S2L2A": list(WANTED["S2L2A"]),
+        "S2L2A": list(DEFAULT_BANDS["S2L2A"]),
         "S1RTC": ["VV", "VH"],
         "DEM": ["DEM"],
     },
@@ -97,7 +97,7 @@ def _change(job, **sections):
 
 
 def _run(job, **options):
-    options = {"allow_partial": False, "max_cost": None, "progress": Silence()} | options
+    options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()} | options
     return product.run(job, **options)
 
 
@@ -130,8 +130,8 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
         with rasterio.open(path) as file:
             layer = layers.get(path.stem)
             assert f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
-            if layer.legend:
-                assert file.colormap(1)[1][:3] == legend.BY_CODE[1].color
+            if layer.has_legend:
+                assert file.colormap(1)[1][:3] == legend.CLASS_BY_CODE[1].color
             assert file.dtypes[0] == layer.dtype
             assert file.nodata == layer.nodata or np.isnan(file.nodata)
     again = _run(job)
@@ -196,9 +196,9 @@ def broken(job, land, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(land, copy)
     job = _change(job, catalog={"path": str(copy / "catalog" / "catalog.json")})
-    plan = product.frozen(job)
+    plan = product.load_or_create_plan(job)
     counted = [
-        (sum(scene in plan.scenes(tile) for tile in plan.tiles), scene)
+        (sum(scene in plan.tile_scenes(tile) for tile in plan.tiles), scene)
         for scene in plan.snapshot.scenes
         if scene.modality == "S2L2A"
     ]
@@ -226,18 +226,18 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     item = json.loads(Path(partial["item"]).read_text())
     holes = {one["tile"] for one in item["properties"]["terramosaic:holes"]}
     assert holes == {one["tile"] for one in result["tiles"]["failed"]}
-    plan = product.frozen(job)
+    plan = product.load_or_create_plan(job)
     with rasterio.open(_find(partial["item"], "observations.tif")) as file:
         for tile in plan.tiles:
             window = ((tile.row, tile.row + tile.height), (tile.column, tile.column + tile.width))
             unknown = (file.read(1, window=window) == 65535).all()
             assert unknown == (tile.id in holes)
             # ^ a hole is not "seen, and nothing there"
-    assert product.verify(Path(partial["item"]), Silence())["ok"]
+    assert product.verify(Path(partial["item"]), NullProgress())["ok"]
 
 
 def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
-    monkeypatch.setattr(consistency, "EVERY", 1)
+    monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
     # ^ the country is smaller than 65 windows
     values = yaml.safe_load(job.read_text())
     narrow = yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}})
@@ -267,7 +267,7 @@ def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     result = _run(job)
     before = _rasters(result["item"])
     out = job.parent / "out"
-    sound = product.verify(out, Silence())
+    sound = product.verify(out, NullProgress())
     assert (sound["ok"], sound["bad"]) == (True, [])
     assert sound["seam"] == {"item": result["item"], **result["seam"]}
     shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/0/1"))))
@@ -279,13 +279,13 @@ def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/1/0"))))
     shard.write_bytes(shard.read_bytes()[:-9])
     for _ in range(2):
-        found = product.verify(out, Silence())
+        found = product.verify(out, NullProgress())
         assert not found["ok"]
         assert {one["tile"] for one in found["bad"]} == {"r000c001", "r001c000", ""}
     repaired = _run(job)
     assert repaired["tiles"]["done"] == 2
     assert _rasters(repaired["item"]) == before
-    assert product.verify(out, Silence())["ok"]
+    assert product.verify(out, NullProgress())["ok"]
 
 
 def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
@@ -295,7 +295,7 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
     shutil.copytree(Path(result["item"]).parent, other)
     plan = next(other.rglob("plan.json"))
     plan.write_text(plan.read_text().replace('"format": ', '"format": 9'))
-    found = product.verify(out, Silence())
+    found = product.verify(out, NullProgress())
     assert [str(plan) in one["reason"] for one in found["bad"]] == [True]
     assert found["seam"]["item"] == result["item"]
 
@@ -303,7 +303,7 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
     from flows.config import job as jobs
 
-    made = product.plan(jobs.load(job), Silence(), tmp_path / "plan.json")
+    made = product.plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
     assert made["tiles"]["new"] == made["tiles"]["total"]
     job.unlink()
     result = _run(tmp_path / "plan.json")
@@ -315,7 +315,7 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
     from flows.config import job as jobs
 
     made = tmp_path / "plan.json"
-    product.plan(jobs.load(job), Silence(), made)
+    product.plan(jobs.load(job), NullProgress(), made)
     card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
     assert main.main(["run", str(made)]) == 2
@@ -329,14 +329,14 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
 
 def test_the_demo_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "demo"
-    result = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())
+    result = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress())
     assert result["status"] == "complete"
     for name in ("catalog/catalog.json", "truth.tif", "job.yaml"):
         assert (folder / name).exists()
     assert result["accuracy"]["n"] > 100_000
     assert result["accuracy"]["overall"] >= 0.85
     assert result["accuracy"]["macro_f1"] >= 0.75
-    again = demo.run(folder, seed=11, size=512, tile_size=512, progress=Silence())
+    again = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress())
     assert again["status"] == "unchanged"
     assert again["accuracy"] == result["accuracy"]
 
@@ -375,7 +375,7 @@ def test_a_wrong_hash_is_refused(job, capfd):
     from flows.cli import main
     from model.predictor import registry
 
-    shipped = Path(registry.DEMO_CARD).with_name("weights.safetensors")
+    shipped = Path(registry.DEMO_CARD_PATH).with_name("weights.safetensors")
     pinned = {"path": str(shipped), "sha256": "0" * 64}
     wrong = _change(job, model={"name": "demo", "weights": pinned})
     assert main.main(["run", str(wrong)]) == 2
@@ -450,8 +450,8 @@ def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
         stages.run(job, None, allow_partial, lambda stage, *given: stage(*given))
         raise OSError("Connection refused")
 
-    monkeypatch.setattr(server, "address", lambda: "http://127.0.0.1:9/api")
-    monkeypatch.setattr(server, "failure", lambda: OSError("Connection refused"))
+    monkeypatch.setattr(server, "resolve_api_url", lambda: "http://127.0.0.1:9/api")
+    monkeypatch.setattr(server, "check_health", lambda: OSError("Connection refused"))
     monkeypatch.setattr(land_cover, "land_cover", lost)
     said = []
     monkeypatch.setattr(product.log, "warning", lambda text, named: said.append(text % named))
@@ -459,7 +459,7 @@ def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
     assert told["status"] == "complete"
     assert told["tiles"]["skipped"] == told["tiles"]["total"]
     assert "http://127.0.0.1:9/api no longer answers" in said[0]
-    monkeypatch.setattr(server, "failure", lambda: None)
+    monkeypatch.setattr(server, "check_health", lambda: None)
     with pytest.raises(OSError, match="refused"):
         _run(_change(job, output={"path": "again"}))
     # ^ where the server is well, whatever was wrong is not its loss
@@ -477,7 +477,7 @@ def test_a_server_that_does_not_answer_is_named(job):
         text=True,
         check=False,
     )
-    assert done.returncode == main.FAILED
+    assert done.returncode == main.EXIT_FAILED
     assert "Prefect's server at http://127.0.0.1:9/api does not answer" in done.stderr
     assert "unset PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stderr

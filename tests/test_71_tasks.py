@@ -21,7 +21,7 @@ from catalogs import demo as country
 from catalogs import legend as land_cover_legend
 from flows.cli import summary
 from flows.config import job as jobs
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import planning, product
 from model.terramind import modalities
 from model.terratorch import segmentation
@@ -92,7 +92,7 @@ ARGS = {
 }
 
 
-STATS = {name: modalities.get(name).statistics.to_mapping() for name in INPUTS}
+STATS = {name: modalities.get_raster_modality(name).statistics.to_mapping() for name in INPUTS}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = segmentation.build(
+    tuned = segmentation.build_model(
         SIZE,
         list(INPUTS),
         3,
@@ -146,7 +146,7 @@ def write(home, land, kind, **changes):
 
 
 def run(job):
-    return product.run(job, allow_partial=False, max_cost=None, progress=Silence())
+    return product.run(job, allow_partial=False, max_cost=None, progress=NullProgress())
 
 
 @pytest.fixture(scope="module")
@@ -196,14 +196,14 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
     for path in Path(result["item"]).parent.glob("*/*/*.tif"):
         assert cog_validate(path, strict=True, quiet=True) == (True, [], []), path
         layer = layers.get(path.stem)
-        factor = plan.factor(path.stem)
+        factor = plan.coarsening_factor(path.stem)
         with rasterio.open(path) as file:
-            assert file.transform == plan.grid.coarsened(factor).transform
+            assert file.transform == plan.grid.coarsen(factor).transform
             assert file.dtypes[0] == layer.dtype
             stored = cube(result, factor)[path.stem].values
             values = file.read() if stored.ndim == 3 else file.read(1)
             assert np.array_equal(stored, values, equal_nan=layer.dtype == "float32")
-    assert product.verify(Path(result["item"]), Silence())["ok"]
+    assert product.verify(Path(result["item"]), NullProgress())["ok"]
 
 
 @pytest.mark.parametrize("kind", ["land_cover", "embedding", "generate"])
@@ -229,7 +229,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
     again = run(job)
     assert (again["status"], again["tiles"]["done"]) == ("unchanged", 0)
     plan = plan_of(result)
-    receipt.path(Path(result["map"]).parents[1], plan.tiles[1]).unlink()
+    receipt.receipt_path(Path(result["map"]).parents[1], plan.tiles[1]).unlink()
     resumed = run(job)
     assert (resumed["status"], resumed["tiles"]["done"]) == ("complete", 1)
     assert hashes(resumed) == before
@@ -239,7 +239,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
 def test_a_plan_says_what_a_task_takes(home, land, kind):
     schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
     told = product.plan(
-        jobs.load(write(home, land, kind, name="planned")), Silence(), home / "plan.json"
+        jobs.load(write(home, land, kind, name="planned")), NullProgress(), home / "plan.json"
     )
     jsonschema.validate(told, schema)
     assert told["tiles"]["new"] == told["tiles"]["total"] > 1
@@ -257,29 +257,29 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         assert file.transform.a == 160.0
         assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
     one = plan.tiles[0]
-    area, placed = plan.context(one), plan.placement(one)
-    seen = stream.see(plan, plan.scenes(one), area, threads=1)
-    chips = stream.at_the_door(plan, seen)
+    area, placed = plan.context_grid(one), plan.window_placement(one)
+    seen = stream.compose(plan, plan.tile_scenes(one), area, threads=1)
+    chips = stream.to_model_inputs(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (
             np.array(values, np.float32)[:, None, None]
-            for values in modalities.get(name).statistics.to_mapping().values()
+            for values in modalities.get_raster_modality(name).statistics.to_mapping().values()
         )
         given[name] = np.nan_to_num((chips[name] - mean) / std)
     encoder = model.backbone(SIZE, list(plan.model.inputs), weights={"random": SEED}).eval()
-    lattice = plan.lattice.coarse(plan.cell)
+    lattice = plan.lattice.coarsen(plan.output_stride)
     side = plan.lattice.window
-    flat = np.flatnonzero(lattice.profile() == 1)
+    flat = np.flatnonzero(lattice.compute_axis_weights() == 1)
     checked = 0
-    for row, column in placed.origins:
+    for row, column in placed.window_origins:
         place = (slice(None), slice(row, row + side), slice(column, column + side))
         with torch.inference_mode():
             tokens = encoder({name: torch.from_numpy(v[place])[None] for name, v in given.items()})
         features = tokens[0].T.reshape(-1, lattice.window, lattice.window).numpy()
         begin = [
-            (first - offset) // plan.cell
-            for first, offset in zip((row, column), placed.offset, strict=True)
+            (first - offset) // plan.output_stride
+            for first, offset in zip((row, column), placed.tile_offset, strict=True)
         ]
         for y in flat:
             for x in flat:
@@ -299,7 +299,8 @@ def test_generated_values_are_told_with_their_unit_and_their_limits(made):
         assert file.units == ("1",)
         assert file.descriptions == ("NDVI",)
     mean, std = (
-        getattr(modalities.TARGETS["NDVI"].statistics, name)[0] for name in ("mean", "std")
+        getattr(modalities.TARGET_MODALITIES["NDVI"].statistics, name)[0]
+        for name in ("mean", "std")
     )
     known = values[np.isfinite(values)]
     assert known.size > 0.8 * values.size
@@ -323,10 +324,16 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
     _, result = made(kind)
     plan, properties = plan_of(result), json.loads(Path(result["item"]).read_text())["properties"]
     random = kind != "checkpoint"
-    assert (descriptions.RANDOM in result["warnings"]) == random
-    assert properties["description"].startswith(descriptions.RANDOM) == random
-    assert figures.heading(plan).subtitle.startswith(descriptions.RANDOM) == random
-    assert any(descriptions.RANDOM in line for line in summary.run(result)) == random
+    assert (descriptions.RANDOM_WEIGHTS_WARNING in result["warnings"]) == random
+    assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING) == random
+    assert (
+        figures.build_heading(plan).subtitle.startswith(descriptions.RANDOM_WEIGHTS_WARNING)
+        == random
+    )
+    assert (
+        any(descriptions.RANDOM_WEIGHTS_WARNING in line for line in summary.format_run(result))
+        == random
+    )
     options = properties["terramosaic:model_options"]
     assert options["inputs"] == list(INPUTS)
     assert options.get("weights") == ({"random": SEED} if random else None)
@@ -338,7 +345,7 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
 def test_the_weights_of_a_configuration_are_told_as_its_own(home, land):
     (home / "own.yaml").write_text(yaml.safe_dump(MICRO | {"weights": {"random": 5}}))
     job = jobs.load(write(home, land, "land_cover", name="own", model={"name": "own.yaml"}))
-    assert provenance.is_random(planning.freeze(job))
+    assert provenance.is_random(planning.create_plan(job))
 
 
 @pytest.mark.parametrize("composites", [True, False])
@@ -349,13 +356,13 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     result = run(job)
     assert result["status"] == "complete"
     plan = plan_of(result)
-    assert set(plan.model.inputs) == set(plan.given) == {"S1RTC", "DEM"}
+    assert set(plan.model.inputs) == set(plan.model_inputs) == {"S1RTC", "DEM"}
     assert ("S2L2A" in plan.recipe.inputs) == composites
     data = cube(result)
     assert ("composite_S2L2A" in data) == composites
     used = np.unique(data["inputs_used"].values)
     assert used.any()
-    assert not (used & layers.S2).any()
+    assert not (used & layers.S2_BIT).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
     assert "left out of its inputs" in text
@@ -376,12 +383,14 @@ def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
     plan = plan_of(result)
     with rasterio.open(result["map"]) as file:
         codes = set(np.unique(file.read(1)).tolist())
-        assert file.colormap(1)[1][:3] == land_cover_legend.BY_CODE[1].color
-    legend = {land_cover_legend.BY_NAME[name].code for name in plan.model.main.class_names}
+        assert file.colormap(1)[1][:3] == land_cover_legend.CLASS_BY_CODE[1].color
+    legend = {
+        land_cover_legend.CLASS_BY_NAME[name].code for name in plan.model.primary_output.class_names
+    }
     assert codes <= legend | {land_cover_legend.NODATA}
-    assert land_cover_legend.BY_NAME["clouds"].code not in codes
+    assert land_cover_legend.CLASS_BY_NAME["clouds"].code not in codes
     if kind == "checkpoint":
-        assert plan.model.main.class_names == ("water", "trees", "crops")
+        assert plan.model.primary_output.class_names == ("water", "trees", "crops")
         assert plan.model.name == "tuned"
     else:
         assert plan.model.name == "micro"
@@ -429,7 +438,7 @@ def test_the_demo_model_has_features(home, land):
     result = run(write(home, land, "embedding", name="demo", model={"task": "embedding"}))
     assert result["status"] == "complete"
     plan = plan_of(result)
-    assert (plan.model.name, plan.model.main.task, plan.grid.resolution) == (
+    assert (plan.model.name, plan.model.primary_output.task, plan.grid.resolution) == (
         "demo",
         "embedding",
         160.0,

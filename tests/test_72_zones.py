@@ -15,10 +15,10 @@ from pyproj import CRS, Geod, Proj, Transformer
 
 from catalogs import demo as country
 from flows.config import job as jobs
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import planning, product
 from pipeline.plan import layers
-from pipeline.plan.plan import Plan, geometry
+from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import stac_item
 
 RESOLUTION = 40
@@ -42,10 +42,10 @@ def made(tmp_path_factory):
     }
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(values))
-    result = product.run(job, allow_partial=False, max_cost=None, progress=Silence())
+    result = product.run(job, allow_partial=False, max_cost=None, progress=NullProgress())
     assert result["status"] == "complete"
-    plan = planning.freeze(jobs.load(job))
-    return plan, planning.folder(plan), result
+    plan = planning.create_plan(jobs.load(job))
+    return plan, planning.product_dir(plan), result
 
 
 def _centres(grid, own):
@@ -87,7 +87,7 @@ def test_the_geodesic_area_of_all_pixels_is_that_of_the_region(made):
         assert ((longitudes >= 12.0) == (grid.epsg == 32633)).all()
         scale = Proj(CRS.from_epsg(grid.epsg)).get_factors(longitudes, latitudes).areal_scale
         total += float((RESOLUTION**2 / scale).sum())
-    dense = shapely.segmentize(geometry(plan.region), 0.001)
+    dense = shapely.segmentize(from_geojson(plan.region), 0.001)
     area, perimeter = Geod(ellps="WGS84").geometry_area_perimeter(dense)
     assert abs(total - abs(area)) < 1e-4 * abs(area) + perimeter * RESOLUTION / 2
     assert abs(total - abs(area)) < 1e-3 * abs(area)
@@ -103,9 +103,9 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
         assert (code, transform) == (epsg, grid.transform)
         xs, ys = _centres(grid, np.ones(grid.shape, bool))
         longitudes, latitudes = Transformer.from_crs(epsg, 4326, always_xy=True).transform(xs, ys)
-        inside = shapely.contains_xy(geometry(plan.region), longitudes, latitudes)
+        inside = shapely.contains_xy(from_geojson(plan.region), longitudes, latitudes)
         flat = values.reshape(len(values), -1)
-        wider = geometry(plan.region).buffer(1e-6)
+        wider = from_geojson(plan.region).buffer(1e-6)
         # ^ a tenth of a metre: where a straight edge in degrees is a curve on the grid
         outside = flat[:, ~shapely.contains_xy(wider, longitudes, latitudes)]
         assert (np.isnan(outside) if np.isnan(layer.nodata) else outside == layer.nodata).all()
@@ -169,8 +169,11 @@ def test_each_zone_has_a_group_of_the_cube(made):
 def test_it_is_done_and_verifies(made):
     _plan, home, _ = made
     again = product.run(
-        home.parents[1].parent / "job.yaml", allow_partial=False, max_cost=None, progress=Silence()
+        home.parents[1].parent / "job.yaml",
+        allow_partial=False,
+        max_cost=None,
+        progress=NullProgress(),
     )
     assert again["status"] == "unchanged"
     assert again["map"] is None  # no model, no map
-    assert product.verify(home, Silence())["ok"]
+    assert product.verify(home, NullProgress())["ok"]

@@ -54,11 +54,11 @@ def world(tmp_path_factory):
 
 def _run(plan, folder):
     """Make every tile; return the digests of those that were made, and why the others were not."""
-    zarr_store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
     found = {}
     for one in plan.tiles:
         try:
-            found[one.id] = tile.finish(plan, one, Brightness(), folder, threads=2).digests
+            found[one.id] = tile.build_tile(plan, one, Brightness(), folder, threads=2).digests
         except TerramosaicError as error:
             found[one.id] = str(error)
     return found
@@ -68,9 +68,9 @@ def _run(plan, folder):
 def impatient(monkeypatch):
     """Small files in many small requests, and a server that is soon given up."""
     quick = dataclasses.replace(
-        http_ranges.PATIENCE, attempts=4, pause=0.0005, timeout=(0.1, 0.1), deadline=5.0
+        http_ranges.RETRY_POLICY, attempts=4, pause=0.0005, timeout=(0.1, 0.1), deadline=5.0
     )
-    monkeypatch.setattr(http_ranges, "PATIENCE", quick)
+    monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
     for name, value in {"HEAD": 700, "AHEAD": 1400, "GAP": 0}.items():
         monkeypatch.setattr(http_ranges, name, value)
     logging.getLogger("pipeline").setLevel(logging.ERROR)
@@ -101,9 +101,9 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
     for fault in server.FAULTS:
         web.forget()
         web.script = server.sometimes(1, 0.15, (fault,))
-        zarr_store.create(tmp_path / fault, plan, tile.variables(plan))
+        zarr_store.create(tmp_path / fault, plan, tile.list_layer_bands(plan))
         try:
-            made = tile.finish(plan, first, Brightness(), tmp_path / fault, threads=2)
+            made = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
         except TerramosaicError:
             continue
         assert made.digests == true[first.id], fault

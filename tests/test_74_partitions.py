@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from flows.config import job as jobs
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product
 from pipeline.plan.plan import Plan
 from pipeline.storage import zarr_store
@@ -65,8 +65,8 @@ def _painted(source, folder):
     plan = Plan.read(source)
     partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
-    path = zarr_store.of(folder, plan, plan.grid.epsg)
-    values = [zarr_store.read(path, name, *whole) for name in ("land_cover", "probabilities")]
+    path = zarr_store.store_path(folder, plan, plan.grid.epsg)
+    values = [zarr_store.read_layer(path, name, *whole) for name in ("land_cover", "probabilities")]
     return np.concatenate([values[0][None], values[1]]), plan.grid.origin_index()
 
 
@@ -78,7 +78,7 @@ def _replanned(source, folder, region=None, **execution):
     if region is not None:
         values["region"] = {"bbox": region}
     path = folder / "plan.json"
-    product.plan(jobs.parse(values, folder=source.parent), Silence(), path)
+    product.plan(jobs.parse(values, folder=source.parent), NullProgress(), path)
     return path
 
 

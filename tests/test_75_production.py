@@ -20,7 +20,7 @@ import yaml
 
 from catalogs import demo as country
 from flows.demo import demo
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.run import product
 from pipeline.plan.plan import Plan
 from tests import expanse
@@ -235,9 +235,9 @@ def test_a_backfill_makes_months_once_and_shows_them(world, land, written, deplo
     assert "item.json" in of_june["months-product"]["data"]
     for name in children.values():
         assert len(world.api.task_runs(name)) == 5
-    assert product.verify(path.parent / "out" / "months", Silence())["ok"]
+    assert product.verify(path.parent / "out" / "months", NullProgress())["ok"]
     (made,) = (path.parent / "out" / "months").glob("2021-06*/*/plan.json")
-    assert demo.compare(land.truth, made.parent, Plan.read(made)).overall > 0.8
+    assert demo.compare_with_truth(land.truth, made.parent, Plan.read(made)).overall > 0.8
 
     before = _receipts(path)
     again = _backfill(world, path, first="2021-05", last="2021-08")
@@ -276,7 +276,7 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, dep
     assert _months(path) == ["2021-06", "2021-07"]
     assert finished.items() <= _receipts(path).items()
     # ^ nothing that was finished was made again
-    assert product.verify(path.parent / "out" / path.stem, Silence())["ok"]
+    assert product.verify(path.parent / "out" / path.stem, NullProgress())["ok"]
 
 
 def test_a_run_without_a_sign_of_life_has_crashed(world, written, deployed):

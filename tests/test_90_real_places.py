@@ -20,15 +20,15 @@ OFFSET = {"433D_629L_3_1": -1000}
 
 
 def _made(values, folder, tmp_path):
-    plan = planning.freeze(jobs.parse(values, folder=folder))
+    plan = planning.create_plan(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
-    zarr_store.create(target, plan, tile.variables(plan))
+    zarr_store.create(target, plan, tile.list_layer_bands(plan))
     for one in plan.tiles:
-        tile.finish(plan, one, None, target, threads=2)
+        tile.build_tile(plan, one, None, target, threads=2)
 
     def layer(name):
         rows, columns = slice(0, plan.grid.height), slice(0, plan.grid.width)
-        return zarr_store.read(target / zarr_store.NAME, name, rows, columns)
+        return zarr_store.read_layer(target / zarr_store.STORE_NAME, name, rows, columns)
 
     return plan, layer
 
@@ -147,12 +147,12 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     from pipeline.product import publishing
 
     values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
-    plan = planning.freeze(jobs.parse(values, folder=tmp_path))
-    home = planning.folder(plan)
-    folder = home / plan.short
+    plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
+    home = planning.product_dir(plan)
+    folder = home / plan.short_digest
     plan.write(folder / "plan.json")
-    zarr_store.create(folder, plan, tile.variables(plan))
+    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
     for one in plan.tiles:
-        tile.finish(plan, one, None, folder, threads=2)
+        tile.build_tile(plan, one, None, folder, threads=2)
     item = json.loads(Path(publishing.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]

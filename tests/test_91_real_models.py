@@ -11,9 +11,9 @@ import rasterio
 import model
 from model.errors import ModelError
 from model.predictor import registry
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import EmbeddingPredictor
-from model.terramind.modalities import LAND_COVER
+from model.terramind.modalities import LULC_CLASSES
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -38,9 +38,11 @@ def base(places):
     """Return the published size with random weights, behind the standardisation."""
     del places
     # ^ without real scenes nothing is built
-    card = registry.card_of("terramind_v1_base", INPUTS)
+    card = registry.get_card("terramind_v1_base", INPUTS)
     encoder = model.backbone("terramind_v1_base", list(INPUTS), weights={"random": 1})
-    return EmbeddingPredictor(encoder, card, running=Running(device="cpu", precision="fp32"))
+    return EmbeddingPredictor(
+        encoder, card, options=InferenceOptions(device="cpu", precision="fp32")
+    )
 
 
 @pytest.mark.parametrize("chosen", CHOICES, ids="+".join)
@@ -63,8 +65,8 @@ def test_a_place_without_a_modality_is_answered_beside_those_that_have_it(places
         base(holed)
     filled = EmbeddingPredictor(
         base.network,
-        registry.card_of("terramind_v1_base", INPUTS),
-        running=Running(device="cpu", precision="fp32", holes="fill"),
+        registry.get_card("terramind_v1_base", INPUTS),
+        options=InferenceOptions(device="cpu", precision="fp32", nan_policy="fill"),
     )
     out = filled(holed)
     assert np.isfinite(out).all()
@@ -75,7 +77,7 @@ def test_a_place_without_a_modality_is_answered_beside_those_that_have_it(places
 def test_real_places_have_land_cover_out_of_the_box(places):
     predictor = registry.load("terramind_v1_tiny", {"random": 1}, device="cpu", precision="fp32")
     out = predictor(places)
-    assert predictor.class_names == LAND_COVER
+    assert predictor.class_names == LULC_CLASSES
     assert out.shape == (3, 10, 224, 224)
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(predictor({n: v[2:] for n, v in places.items()}), out[2:])

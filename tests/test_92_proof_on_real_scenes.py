@@ -12,7 +12,7 @@ import rasterio
 from shapely.geometry import box
 
 from catalogs import demo, search
-from catalogs.scene import MASKS, Radiometry
+from catalogs.scene import MASK_BANDS, Radiometry
 from pipeline.quality import radiometry_check
 
 WORLD = box(-180, -89, 180, 89)
@@ -26,8 +26,8 @@ MUST_CONVICT = ("29UNU", "33SVB", "S2_TM_", "BEN_", "33TW")
 
 
 def _found(location, provider, modalities, *allow):
-    source = search.Source(provider=provider, location=str(location), allow=allow)
-    return search.find(source, modalities, WORLD, None).scenes
+    source = search.CatalogSource(provider=provider, location=str(location), allow=allow)
+    return search.find_scenes(source, modalities, WORLD, None).scenes
 
 
 def _real(realdata):
@@ -44,26 +44,26 @@ def _lie(scene):
         return replace(asset, radiometry=replace(asset.radiometry, offset=offset))
 
     assets = {
-        band: asset if band in MASKS else other(asset) for band, asset in scene.assets.items()
+        band: asset if band in MASK_BANDS else other(asset) for band, asset in scene.assets.items()
     }
     return replace(scene, assets=assets)
 
 
 def test_no_true_claim_is_refused_and_no_lie_believed(realdata):
     scenes = list(_real(realdata))
-    true = radiometry_check.of_all(scenes, threads=2)
-    tally = Counter((scene.modality, one.answer) for scene, one in zip(scenes, true, strict=True))
-    assert not [one for one in true if one.answer == "contradicts"]
+    true = radiometry_check.check_scenes(scenes, threads=2)
+    tally = Counter((scene.modality, one.status) for scene, one in zip(scenes, true, strict=True))
+    assert not [one for one in true if one.status == "contradicts"]
     assert tally["DEM", "agrees"] == tally["S1RTC", "agrees"] == 3
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
     assert tally["S2L2A", "agrees"] == len(optical) - 5
     # ^ five dates in Flanders: two under cloud, three under a veil, each 640 m wide
-    lies = radiometry_check.of_all([_lie(scene) for scene in optical], threads=2)
-    assert not [one for one in lies if one.answer == "agrees"]
+    lies = radiometry_check.check_scenes([_lie(scene) for scene in optical], threads=2)
+    assert not [one for one in lies if one.status == "agrees"]
     for scene, one in zip(optical, lies, strict=True):
         if any(name in scene.id for name in MUST_CONVICT):
-            assert one.answer == "contradicts", scene.id
-    assert sum(one.answer == "contradicts" for one in lies) == len(optical) - 5
+            assert one.status == "contradicts", scene.id
+    assert sum(one.status == "contradicts" for one in lies) == len(optical) - 5
 
 
 def _offset_stored(scene):
@@ -77,7 +77,7 @@ def _windows(realdata, side, count):
         if scene.modality != "S2L2A" or not re.search("29UNU|33TW|S2_TM", scene.id):
             continue
         bands = {}
-        for band in radiometry_check.probes(scene):
+        for band in radiometry_check.select_probe_bands(scene):
             with rasterio.open(scene.assets[band].href) as file:
                 bands[band] = file.read(1).astype(np.float32)
                 metres = file.res[0]
@@ -105,8 +105,10 @@ def test_windows_of_real_scenes_with_either_state_of_the_pixels(realdata, side):
                 claims = dict.fromkeys(
                     bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
                 )
-                found = radiometry_check.verdict("S2L2A", bands, claims, square_km=square_km)
-                tally[(claimed == -0.1) == holds, found.answer] += 1
+                found = radiometry_check.evaluate_radiometry(
+                    "S2L2A", bands, claims, square_km=square_km
+                )
+                tally[(claimed == -0.1) == holds, found.status] += 1
     assert tally[True, "contradicts"] == tally[False, "agrees"] == 0
     assert tally[True, "agrees"] == tally[False, "contradicts"] > tally[True, "cannot tell"]
 
@@ -123,9 +125,9 @@ def test_overviews_of_a_real_scene_say_the_same(realdata, kind, factor):
             claims = dict.fromkeys(
                 bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
             )
-            found = radiometry_check.verdict("S2L2A", bands, claims, square_km=100.0)
+            found = radiometry_check.evaluate_radiometry("S2L2A", bands, claims, square_km=100.0)
             wrong = "agrees" if (claimed == -0.1) != stored else "contradicts"
-            assert found.answer != wrong
+            assert found.status != wrong
 
 
 def test_radar_in_decibel_and_in_power(realdata):
@@ -135,21 +137,28 @@ def test_radar_in_decibel_and_in_power(realdata):
             band: replace(asset, radiometry=replace(asset.radiometry, unit="dB"))
             for band, asset in scene.assets.items()
         }
-        assert radiometry_check.of(replace(scene, assets=assets)).answer == "contradicts"
+        assert radiometry_check.check_scene(replace(scene, assets=assets)).status == "contradicts"
     for path in sorted(realdata.glob("bigearthnet/S1*/*.tif")):
         with rasterio.open(path) as file:
             bands = {"VV": file.read(1)}
         for unit, answer in (("dB", "agrees"), ("power", "contradicts")):
             claims = {"VV": Radiometry(scale=1, offset=0, unit=unit)}
-            assert radiometry_check.verdict("S1GRD", bands, claims, square_km=1).answer == answer
+            assert (
+                radiometry_check.evaluate_radiometry("S1GRD", bands, claims, square_km=1).status
+                == answer
+            )
 
 
 @pytest.mark.parametrize("seed", [7])
 def test_the_demo_country_mixes_baselines(tmp_path, seed):
     demo.build(tmp_path, seed=seed, size=512)
     scenes = _found(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
-    assert "contradicts" not in {one.answer for one in radiometry_check.of_all(scenes, threads=2)}
+    assert "contradicts" not in {
+        one.status for one in radiometry_check.check_scenes(scenes, threads=2)
+    }
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
-    lies = Counter(one.answer for one in radiometry_check.of_all(map(_lie, optical), threads=2))
+    lies = Counter(
+        one.status for one in radiometry_check.check_scenes(map(_lie, optical), threads=2)
+    )
     assert lies["agrees"] == 0
     assert lies["contradicts"] >= 0.8 * len(optical)

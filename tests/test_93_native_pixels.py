@@ -28,17 +28,17 @@ BEYOND = 7
 
 def _scenes(realdata, name):
     folder = realdata / "catalog" / name
-    source = search.Source(
+    source = search.CatalogSource(
         provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
     )
-    found = search.find(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
+    found = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
     assert found.scenes
     return found.scenes
 
 
 def _stack(scene, bands, grid):
     dtype, fill = TYPES.get(scene.modality, ("float32", np.nan))
-    stack = cube.stack([scene], bands, grid, dtype=dtype, fill=fill)[0]
+    stack = cube.stack([scene], bands, grid, dtype=dtype, fill_value=fill)[0]
     return stack.compute(scheduler="synchronous"), fill
 
 

@@ -16,20 +16,20 @@ from scipy import ndimage
 from catalogs import search
 from pipeline.compositing import composite, masks, units
 from pipeline.grid.grid import Grid
-from pipeline.plan.recipe import METHODS, Recipe
+from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 
 CLEAR, CLOUDS, DILATE = (2, 4, 5, 6, 7, 11), (3, 8, 9, 10), 300.0
 EPOCH = dt.date(1970, 1, 1)
 
 
 def _found(realdata, name, modalities):
-    source = search.Source(
+    source = search.CatalogSource(
         provider=name,
         location=str(realdata / "catalog" / name / "catalog.json"),
         allow=(str(realdata),),
     )
     world = shapely.box(-180, -90, 180, 90)
-    return search.find(source, modalities, world, None).scenes
+    return search.find_scenes(source, modalities, world, None).scenes
 
 
 def _recipe(method, **more):
@@ -38,7 +38,7 @@ def _recipe(method, **more):
 
 
 def _made(modality, scenes, bands, grid, recipe):
-    made = composite.of(modality, scenes, bands, grid, recipe=recipe)
+    made = composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return {
         name: getattr(made, name).compute(scheduler="synchronous").values
         for name in ("values", "observations", "first", "last")
@@ -143,7 +143,7 @@ def _same(found, expected):
         assert np.array_equal(found[name], values, equal_nan=name == "values"), name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPOSITE_METHODS)
 def test_the_composite_of_a_catalog_is_numpys_on_all_pixels(realdata, method):
     scenes = [one for one in _found(realdata, "earth-search", ("S2L2A",)) if "SCL" in one.assets]
     bands = [band for band in scenes[0].assets if band != "SCL"]
@@ -175,7 +175,7 @@ def test_dark_counts_with_an_offset_come_out_as_negative_reflectance(realdata):
             stored = file.read(1)
         dark = (stored > 0) & (stored < 1000)
         counted += int(dark.sum())
-        bare = scene.only(("B02",))
+        bare = scene.select_bands(("B02",))
         grid = _mosaic([bare], "B02")
         values = _made("S2L2A", [bare], ["B02"], grid, _recipe("median"))["values"][0]
         assert np.array_equal(values < 0, dark)
@@ -202,7 +202,7 @@ def test_no_real_radar_pixel_far_from_an_edge_is_taken_for_border_noise(realdata
     checked = 0
     for scene in _found(realdata, "planetary-computer", ("S1RTC",)):
         for band, asset in scene.assets.items():
-            grid = _mosaic([scene.only((band,))], band)
+            grid = _mosaic([scene.select_bands((band,))], band)
             found = _made("S1RTC", [scene], [band], grid, _recipe("median"))["values"][0]
             with rasterio.open(asset.href) as file:
                 stored = file.read(1)
@@ -222,8 +222,8 @@ def test_no_real_pixel_in_decibel_far_from_an_edge_is_taken_for_border_noise(rea
                 stored = file.read(1, masked=True).filled(np.nan)
                 spacing = file.transform.a
             power = units.from_decibel(stored)
-            reach = masks.fringe_reach(spacing)
-            noise = masks.fringe(np.pad(power, reach, constant_values=np.nan), spacing)
+            reach = masks.border_noise_reach(spacing)
+            noise = masks.detect_border_noise(np.pad(power, reach, constant_values=np.nan), spacing)
             found = np.where(noise[reach:-reach, reach:-reach], np.nan, power)
             checked += _lost_at_the_edge(power, found, spacing)
     assert checked > 0
@@ -236,6 +236,6 @@ def _lost_at_the_edge(power, found, spacing):
     assert np.array_equal(found[known & ~lost], power[known & ~lost])
     assert not (lost & (power > 10**-3.5)).any()
     away = ndimage.distance_transform_edt(np.pad(known, 1))[1:-1, 1:-1] * spacing
-    assert not (lost & (away > masks.FRINGE_M + masks.SOLID * spacing)).any()
+    assert not (lost & (away > masks.BORDER_NOISE_M + masks.MIN_EDGE_SIZE * spacing)).any()
     assert lost.sum() <= 0.01 * known.sum()
     return int(known.sum())

@@ -14,8 +14,8 @@ import yaml
 from scipy import ndimage
 
 from catalogs import providers, scene_selection, search
-from catalogs.errors import NothingFound, Wrong
-from catalogs.scene import BANDS, MASKS
+from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.scene import BANDS, MASK_BANDS
 from pipeline.compositing import composite, units
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
@@ -57,7 +57,7 @@ def _table(items, folder, target):
 def _provider(items, folder, target):
     try:
         return providers.get(folder).name
-    except Wrong:
+    except InvalidInputError:
         return _table(items, folder, target)
 
 
@@ -68,13 +68,13 @@ def groups(realdata, tmp_path_factory):
     items = [one for one in realitems.items(realdata) if realitems.modality(one[1])]
     found, result = {}, {}
     for folder in dict.fromkeys(folder for folder, _ in items):
-        source = search.Source(
+        source = search.CatalogSource(
             provider=_provider(items, folder, target),
             location=str(realdata / "catalog" / folder / "catalog.json"),
             allow=(str(realdata),),
         )
         modalities = {realitems.modality(item) for one, item in items if one == folder}
-        for scene in search.find(source, sorted(modalities), WORLD, None).scenes:
+        for scene in search.find_scenes(source, sorted(modalities), WORLD, None).scenes:
             found[folder, scene.collection, scene.id] = scene
     for folder, item in items:
         scene = found.pop((folder, item["collection"], item["id"]))
@@ -113,11 +113,11 @@ def _ours(scene, band, grid, projected):
     """Return (y, x) of our cube: composed, or as converted where no job asks for the grid."""
     bare = scene.only((band,))
     if projected and grid.height * grid.width <= SMALL:
-        made = composite.of(scene.modality, [bare], [band], grid, recipe=RECIPE)
+        made = composite.compose_modality(scene.modality, [bare], [band], grid, recipe=RECIPE)
         return made.values[0].compute(scheduler="synchronous").values
     radar = scene.modality.startswith("S1")
     dtype, fill = ("float32", np.nan) if radar else ("uint16", 0)
-    stored = cube.stack([bare], [band], grid, dtype=dtype, fill=fill)[:, 0]
+    stored = cube.stack([bare], [band], grid, dtype=dtype, fill_value=fill)[:, 0]
     values = stored.compute(scheduler="synchronous").values
     return units.convert(values, [scene.assets[band].radiometry], scene.modality)[0]
 
@@ -140,7 +140,7 @@ def _unit_and_nodata(asset, file):
 
 
 def _measured(scene):
-    return [band for band in scene.assets if band not in MASKS]
+    return [band for band in scene.assets if band not in MASK_BANDS]
 
 
 def test_reflectance_of_every_group_is_what_the_files_say(groups):
@@ -245,10 +245,12 @@ def test_every_scene_is_chosen_by_the_bands_it_has(groups):
     """A lone polarisation is refused as usual, and used where it is asked for."""
     for some in groups.values():
         for _, scene in some:
-            asked = scene_selection.choose([scene], WORLD, bands={scene.modality: _measured(scene)})
+            asked = scene_selection.select_scenes(
+                [scene], WORLD, bands={scene.modality: _measured(scene)}
+            )
             assert [one.id for one in asked.used] == [scene.id]
             lacks = scene.modality[:2] == "S1" and not {"VV", "VH"} <= set(scene.assets)
-            usual = scene_selection.choose([scene], WORLD)
+            usual = scene_selection.select_scenes([scene], WORLD)
             assert bool(usual.used) != lacks
             assert all("it lacks the polarisation" in one.reason for one in usual.refused)
 
@@ -263,8 +265,8 @@ def _recorded(realdata):
         item = json.loads(path.read_text())
         if item.get("type") == "Feature" and "sentinel-" in str(item.get("collection")):
             try:
-                known = providers.get(provider).holdings
-            except Wrong:
+                known = providers.get(provider).collections_by_id
+            except InvalidInputError:
                 continue
             if item["collection"] in known and known[item["collection"]].modality[:2] == "S2":
                 yield provider, item
@@ -274,13 +276,13 @@ def test_recorded_items_of_every_baseline_claim_what_esa_did(realdata, tmp_path)
     """Without pixels: the offset by who took it out and by the baseline alone."""
     seen = set()
     for number, (provider, item) in enumerate(_recorded(realdata)):
-        source = search.Source(
+        source = search.CatalogSource(
             provider=provider, location=str(realitems.publish(tmp_path / str(number), [item]))
         )
-        modality = providers.get(provider).holdings[item["collection"]].modality
+        modality = providers.get(provider).collections_by_id[item["collection"]].modality
         try:
-            (scene,) = search.find(source, [modality], WORLD, None).scenes
-        except NothingFound:
+            (scene,) = search.find_scenes(source, [modality], WORLD, None).scenes
+        except NothingFoundError:
             continue
             # ^ what is refused has no numbers
         offset = realitems.added(provider, item) / 10_000

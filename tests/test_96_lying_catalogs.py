@@ -15,7 +15,7 @@ import shapely
 import yaml
 from pyproj import Geod
 
-from catalogs.errors import NothingFound
+from catalogs.errors import NothingFoundError
 from flows.cli import main
 from tests import realitems
 
@@ -105,20 +105,20 @@ def _judged(location, provider, lied, must):
     identity = lied["id"]
     believed = realitems.plan(location, provider, [lied], "off")
     assert [one.id for one in believed.snapshot.scenes] == [identity]
-    assert believed.proof == {}
-    assert not [one for one in believed.doubts if LIED in one.text]
+    assert believed.radiometry_verdicts == {}
+    assert not [one for one in believed.caveats if LIED in one.text]
     warned = realitems.plan(location, provider, [lied], "warn")
     assert [one.id for one in warned.snapshot.scenes] == [identity]
-    assert "agrees" not in warned.proof, identity
-    caught = warned.proof == {"contradicts": 1}
-    doubts = [one for one in warned.doubts if LIED in one.text]
+    assert "agrees" not in warned.radiometry_verdicts, identity
+    caught = warned.radiometry_verdicts == {"contradicts": 1}
+    doubts = [one for one in warned.caveats if LIED in one.text]
     assert [one.id for one in doubts] == [identity] * caught
     if caught:
-        with pytest.raises(NothingFound, match=f"{identity}: {LIED}"):
+        with pytest.raises(NothingFoundError, match=f"{identity}: {LIED}"):
             realitems.plan(location, provider, [lied], "refuse")
     else:
         kept = realitems.plan(location, provider, [lied], "refuse")
-        assert kept.proof == {"cannot tell": 1}
+        assert kept.radiometry_verdicts == {"cannot tell": 1}
         assert [one.id for one in kept.snapshot.scenes] == [identity]
     assert caught or not must, identity
     return caught
@@ -148,7 +148,7 @@ def test_pixels_that_still_hold_the_offset_do_not_pass_for_free_of_it(realdata, 
             }
             lied = item | {"assets": assets, "collection": "sentinel-2-l2a"}
             location = realitems.publish(tmp_path / item["id"], [lied])
-            with pytest.raises(NothingFound, match=f"{item['id']}: {LIED}: an offset of 0"):
+            with pytest.raises(NothingFoundError, match=f"{item['id']}: {LIED}: an offset of 0"):
                 realitems.plan(location, "earth-search", [lied], "refuse")
             refused += 1
     assert refused > 0
@@ -159,7 +159,9 @@ def test_the_top_of_the_atmosphere_is_judged_by_its_darkest_bands(realdata, tmp_
         if realitems.modality(item) == "S2L1C" and "B10" in item["assets"]:
             honest = item | {"collection": "sentinel-2-l1c"}
             location = realitems.publish(tmp_path / item["id"], [honest])
-            assert realitems.plan(location, "cdse", [honest], "refuse").proof == {"agrees": 1}
+            assert realitems.plan(location, "cdse", [honest], "refuse").radiometry_verdicts == {
+                "agrees": 1
+            }
             stored = realitems.added(folder, item) != 0
             lied = _each_band(honest, _states("offset", 0 if stored else -0.1))
             location = realitems.publish(tmp_path / f"{item['id']}-lied", [lied])
@@ -177,9 +179,9 @@ def test_a_flag_that_lies_about_a_collection_changes_nothing_but_is_told(realdat
         location = realitems.publish(tmp_path / honest["id"], [liar])
         plan = realitems.plan(location, "earth-search", [liar], "refuse")
         assert [one.id for one in plan.snapshot.scenes] == [honest["id"]]
-        assert plan.proof == {"agrees": 1}
+        assert plan.radiometry_verdicts == {"agrees": 1}
         assert all(one.radiometry.offset == 0 for one in plan.snapshot.scenes[0].assets.values())
-        assert sum("boa_offset_applied is False" in one.text for one in plan.doubts) == 1
+        assert sum("boa_offset_applied is False" in one.text for one in plan.caveats) == 1
 
 
 def test_an_offset_that_is_left_out_follows_from_the_baseline(realdata, tmp_path):
@@ -198,7 +200,7 @@ def test_a_scale_that_is_left_out_or_counted_twice_is_refused(realdata, tmp_path
     for number, (folder, item) in enumerate(_optical(realdata)):
         lied = _each_band(item, _states("scale", (1.0, 1e-8)[number % 2]))
         location = realitems.publish(tmp_path / str(number), [lied])
-        with pytest.raises(NothingFound, match=f"{item['id']}: {LIED}: with its scale"):
+        with pytest.raises(NothingFoundError, match=f"{item['id']}: {LIED}: with its scale"):
             realitems.plan(location, folder, [lied], "refuse")
 
 
@@ -213,7 +215,10 @@ def test_decibel_and_power_that_change_places_are_refused(realdata, tmp_path):
         if _judged(location, provider, lied, counted > 2000):
             told.add(unit)
         honest = realitems.publish(tmp_path / f"honest-{number}", [item])
-        assert "contradicts" not in realitems.plan(honest, provider, [item], "warn").proof
+        assert (
+            "contradicts"
+            not in realitems.plan(honest, provider, [item], "warn").radiometry_verdicts
+        )
     assert told
 
 
@@ -233,7 +238,7 @@ def test_honest_twins_stand_for_scenes_that_are_refused(realdata, tmp_path):
     plan = realitems.plan(location, "earth-search", some, "refuse")
     assert {one.collection for one in plan.snapshot.scenes} == {"sentinel-2-l2a"}
     assert {one.id for one in plan.snapshot.scenes} == {one["id"] for one in some}
-    assert plan.proof == {"agrees": len(some)}
+    assert plan.radiometry_verdicts == {"agrees": len(some)}
     named = {one.id for one in plan.snapshot.refused if one.collection == "sentinel-2-c1-l2a"}
     assert named == {one["id"] for one in lied}
 

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from catalogs import search
-from catalogs.errors import NothingFound
+from catalogs.errors import NothingFoundError
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from tests import realitems
@@ -45,14 +45,14 @@ def test_recorded_horizontal_scenes_are_used_where_they_are_asked_for(realdata, 
             made = _geocoded(item, real)
             pair = [name.upper() for name in made["assets"]]
             location = realitems.publish(tmp_path / f"{number}-{kind}", [made])
-            with pytest.raises(NothingFound, match=f"it has {' and '.join(pair)}"):
+            with pytest.raises(NothingFoundError, match=f"it has {' and '.join(pair)}"):
                 realitems.plan(location, "planetary-computer", [made], "refuse", inputs=[kind])
             asked = {"inputs": [kind], "bands": {kind: pair}}
             plan = realitems.plan(location, "planetary-computer", [made], "refuse", **asked)
             assert plan.bands(kind) == tuple(pair)
             if len(pair) == 1:
                 both = {"inputs": [kind], "bands": {kind: ["HH", "HV"]}}
-                with pytest.raises(NothingFound, match="lacks the polarisation HV"):
+                with pytest.raises(NothingFoundError, match="lacks the polarisation HV"):
                     realitems.plan(location, "planetary-computer", [made], "refuse", **both)
             _is_composed(plan, kind, pair, made)
             seen.add((kind, len(pair)))
@@ -75,7 +75,7 @@ def _is_composed(plan, kind, pair, item):
                 width=file.width,
             )
         power = 10 ** (stored / 10) if asset["raster:bands"][0]["unit"] == "dB" else stored
-        made = composite.of(kind, scenes, pair, grid, recipe=plan.recipe)
+        made = composite.compose_modality(kind, scenes, pair, grid, recipe=plan.recipe)
         found = made.values[index].compute(scheduler="synchronous").values
         sure = power > 10**-3.5
         assert np.allclose(found[sure], power[sure], rtol=2e-6, atol=0)
@@ -85,6 +85,6 @@ def test_horizontal_scenes_in_radar_geometry_are_refused_with_the_way_out(realda
     for number, (folder, item) in enumerate(_horizontal(realdata)):
         provider = "stactools" if folder.startswith("stactools") else folder.removesuffix("-v1")
         location = realitems.publish(tmp_path / str(number), [item])
-        source = search.Source(provider=provider, location=str(location))
-        with pytest.raises(NothingFound, match=r"radar geometry.*S1RTC"):
-            search.find(source, ["S1GRD"], realitems.WORLD, None)
+        source = search.CatalogSource(provider=provider, location=str(location))
+        with pytest.raises(NothingFoundError, match=r"radar geometry.*S1RTC"):
+            search.find_scenes(source, ["S1GRD"], realitems.WORLD, None)

@@ -48,7 +48,9 @@ def make(inputs=RAW, outputs=("LULC", "NDVI"), **options):
 def rasters(names=RAW, height=32, width=32, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        n: torch.randn(batch, len(modalities.get(n).bands), height, width, generator=generator)
+        n: torch.randn(
+            batch, len(modalities.get_raster_modality(n).bands), height, width, generator=generator
+        )
         for n in names
     }
 
@@ -57,7 +59,7 @@ def raw(names=RAW, **options):
     """Return rasters in their own units."""
     found = {}
     for name, x in rasters(names, **options).items():
-        scale = modalities.get(name).statistics
+        scale = modalities.get_raster_modality(name).statistics
         mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
         found[name] = x * std / 3 + mean
     return found

@@ -16,7 +16,7 @@ from shapely.geometry import mapping
 
 from catalogs import legend
 from catalogs.demo import catalog, cog, elevation, frame, passes, scenes
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ def build(
         progress: called with a stage, the steps done and the steps in all.
 
     Raises:
-        Wrong: the seed or the size is out of range, or the folder holds something else.
+        InvalidInputError: the seed or the size is out of range, or the folder holds something else.
 
     """
     _check(seed, size)
@@ -89,11 +89,11 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 
 def _check(seed: int, size: int) -> None:
     if seed < 0:
-        raise Wrong(
+        raise InvalidInputError(
             f"seed {seed}: a country's seed is a whole number from 0; choose one, like {SEED}"
         )
     if not _SMALLEST <= size <= _LARGEST or size % _MULTIPLE:
-        raise Wrong(
+        raise InvalidInputError(
             f"size {size}: a granule has {_SMALLEST} to {_LARGEST} pixels a side in steps of "
             f"{_MULTIPLE}, so that its 20 m bands fit; try {SIZE}"
         )
@@ -106,10 +106,12 @@ def _holds(folder: Path, seed: int, size: int) -> bool:
     mark = folder / _MARK
     wanted = {"seed": seed, "size": size, "version": VERSION}
     if not mark.is_file():
-        raise Wrong(f"{folder} holds something else than a country; name a new or an empty folder")
+        raise InvalidInputError(
+            f"{folder} holds something else than a country; name a new or an empty folder"
+        )
     found = json.loads(mark.read_text(encoding="utf-8"))
     if found != wanted:
-        raise Wrong(
+        raise InvalidInputError(
             f"{folder} holds the country {found}, not {wanted}; remove it or name another folder"
         )
     return True

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from catalogs.scene import BANDS
 
-Names = Annotated[
+AssetNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
 """Asset names, the best first; one name may stand without brackets."""
@@ -19,11 +19,11 @@ _HOST = re.compile(r"(?:[a-z0-9-]+\.)*[a-z0-9-]+(?::\d+)?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-class _Table(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Bucket(_Table):
+class Bucket(_FrozenModel):
     """How the objects of an S3 bucket are reached."""
 
     access: Literal["keys", "requester-pays", "public"] = "keys"
@@ -36,17 +36,17 @@ class Bucket(_Table):
 
     @field_validator("endpoint")
     @classmethod
-    def _host(cls, value: str | None) -> str | None:
-        return None if value is None else _a_host(value)
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else _normalise_host(value)
 
 
-class Holding(_Table):
+class ProviderCollection(_FrozenModel):
     """One collection: what it holds and by which names."""
 
     modality: str
     """A key of scene.BANDS."""
 
-    names: dict[str, Names]
+    names: dict[str, AssetNames]
     """Our band -> asset names."""
 
     offset: Literal["stated-or-baseline", "baseline", "removed"] | float = "stated-or-baseline"
@@ -62,14 +62,14 @@ class Holding(_Table):
 
     @field_validator("modality")
     @classmethod
-    def _known_modality(cls, value: str) -> str:
+    def _check_modality(cls, value: str) -> str:
         if value not in BANDS:
             raise ValueError(f"unknown modality {value!r}; it is one of {', '.join(BANDS)}")
         return value
 
     @field_validator("offset", mode="before")
     @classmethod
-    def _finite(cls, value: Any) -> Any:
+    def _check_offset(cls, value: Any) -> Any:
         if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{value!r} is no offset")
             # ^ pydantic gathers ValueErrors only
@@ -85,7 +85,7 @@ class Holding(_Table):
             )
 
 
-class Provider(_Table):
+class Provider(_FrozenModel):
     """One catalog and its conventions."""
 
     name: str = Field(min_length=1)
@@ -97,7 +97,7 @@ class Provider(_Table):
     api: str | None = Field(default=None, pattern=r"^https?://")
     """Address of its STAC API; None where the catalog is always a file."""
 
-    holdings: dict[str, Holding] = Field(alias="collections", min_length=1)
+    collections_by_id: dict[str, ProviderCollection] = Field(alias="collections", min_length=1)
     """By collection id."""
 
     hosts: tuple[str, ...] = ()
@@ -121,12 +121,12 @@ class Provider(_Table):
 
     @field_validator("hosts")
     @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_a_host, value))
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_normalise_host, value))
 
     @field_validator("buckets")
     @classmethod
-    def _buckets(cls, value: dict[str, Bucket]) -> dict[str, Bucket]:
+    def _check_buckets(cls, value: dict[str, Bucket]) -> dict[str, Bucket]:
         for name in value:
             if not _BUCKET.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of an S3 bucket")
@@ -134,7 +134,7 @@ class Provider(_Table):
 
     @field_validator("mirrors")
     @classmethod
-    def _mirrors(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_mirrors(cls, value: dict[str, str]) -> dict[str, str]:
         for start, mirror in value.items():
             if not (start.startswith("s3://") and mirror.startswith("https://")):
                 raise ValueError(f"{start!r}: {mirror!r} does not lead from s3:// to https://")
@@ -148,20 +148,20 @@ class Provider(_Table):
         return self.file or self.name
 
     @property
-    def collections(self) -> dict[str, tuple[str, ...]]:
+    def collections_by_modality(self) -> dict[str, tuple[str, ...]]:
         """Return the collection ids by modality."""
         grouped: dict[str, tuple[str, ...]] = {}
-        for name, holding in self.holdings.items():
+        for name, holding in self.collections_by_id.items():
             grouped[holding.modality] = (*grouped.get(holding.modality, ()), name)
         return grouped
 
     def modality_of(self, collection: str) -> str | None:
         """Return the modality that a collection serves, or None."""
-        holding = self.holdings.get(collection)
+        holding = self.collections_by_id.get(collection)
         return None if holding is None else holding.modality
 
 
-def _a_host(value: str) -> str:
+def _normalise_host(value: str) -> str:
     host = value.lower()
     if not _HOST.fullmatch(host):
         raise ValueError(f"{value!r} is no host: write it bare, as in data.example.org")

@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from catalogs import href_policy
-from catalogs.errors import Transient, Wrong
+from catalogs.errors import TransientError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 TIMEOUT = (5.0, 60.0)
 """Seconds to wait for a connection, and between two packets."""
 
-DEADLINE = 300.0
+RESPONSE_DEADLINE = 300.0
 """Seconds that one answer may take to arrive, however steadily it drips."""
 
-LARGEST = 256 * 2**20
+MAX_DOCUMENT_BYTES = 256 * 2**20
 """Bytes of one document, unpacked. A page of 100 Sentinel-2 items has some 3 million."""
 
-ATTEMPTS = 5
+MAX_RETRIES = 5
 """Retries of a request that was answered by a busy or broken server."""
 
-LONGEST_WAIT = 120.0
+MAX_RETRY_AFTER = 120.0
 """Seconds that a server may ask us to wait (Retry-After); one that asks for more is left alone."""
 
-RETRIED = (408, 429, 500, 502, 503, 504)
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
 
-BROKEN_OFF = 3
+BODY_ATTEMPTS = 3
 """Attempts at an answer whose body breaks off; urllib3 repeats only what fails before the body."""
 
-_PACKET = 2**16
+_CHUNK_BYTES = 2**16
 
 
-class _BrokenOff(Transient):
+class _IncompleteResponse(TransientError):
     """An answer began and did not arrive whole."""
 
 
-class _Patience(Retry):
+class _RetryPolicy(Retry):
     """Retry that takes a senseless Retry-After for none, and gives up on one beyond reason."""
 
     def parse_retry_after(self, retry_after: str) -> float:
@@ -63,16 +63,16 @@ class _Patience(Retry):
         self, method: Any = None, url: Any = None, response: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         wait = None if response is None else self.get_retry_after(response)
-        if wait is not None and wait > LONGEST_WAIT:
+        if wait is not None and wait > MAX_RETRY_AFTER:
             host = getattr(kwargs.get("_pool"), "host", "The catalog")
-            raise Transient(
+            raise TransientError(
                 f"{host} answers {response.status} and asks to come back in {wait:.0f} s: "
                 "try again then."
             )
         return super().increment(method, url, response, *args, **kwargs)
 
 
-class _Watched(HTTPConnection):
+class _DeadlineHTTPConnection(HTTPConnection):
     """A connection that is cut where the head of an answer does not arrive in time."""
 
     def getresponse(self) -> Any:
@@ -83,7 +83,7 @@ class _Watched(HTTPConnection):
             with suppress(OSError, AttributeError):
                 self.sock.shutdown(socket.SHUT_RDWR)
 
-        watch = threading.Timer(DEADLINE, cut)
+        watch = threading.Timer(RESPONSE_DEADLINE, cut)
         watch.daemon = True
         watch.start()
         try:
@@ -96,157 +96,170 @@ class _Watched(HTTPConnection):
         return answer
 
 
-class _WatchedTls(_Watched, HTTPSConnection):
+class _DeadlineHTTPSConnection(_DeadlineHTTPConnection, HTTPSConnection):
     """The same over TLS."""
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Watched
+class _DeadlineHTTPConnectionPool(HTTPConnectionPool):
+    ConnectionCls = _DeadlineHTTPConnection
 
 
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedTls
+class _DeadlineHTTPSConnectionPool(HTTPSConnectionPool):
+    ConnectionCls = _DeadlineHTTPSConnection
 
 
-class _Adapter(HTTPAdapter):
+class _DeadlineAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _DeadlineHTTPConnectionPool,
+            "https": _DeadlineHTTPSConnectionPool,
+        }
 
 
-def session(lanes: int = 10) -> requests.Session:
+def open_session(pool_maxsize: int = 10) -> requests.Session:
     """Return an HTTP session that retries, POST too, and follows redirections within a host.
 
     Args:
-        lanes: Threads that will use it at once.
+        pool_maxsize: Threads that will use it at once.
     """
     opened = requests.Session()
     for scheme in ("https://", "http://"):
-        opened.mount(scheme, _Adapter(max_retries=retries(), pool_maxsize=lanes))
-    opened.hooks["response"].append(_stay)
+        opened.mount(
+            scheme, _DeadlineAdapter(max_retries=build_retry_policy(), pool_maxsize=pool_maxsize)
+        )
+    opened.hooks["response"].append(_refuse_cross_host_redirect)
     return opened
 
 
-def retries() -> Retry:
+def build_retry_policy() -> Retry:
     """Return the retry policy of every request to a catalog, POST included."""
-    return _Patience(
-        total=ATTEMPTS,
+    return _RetryPolicy(
+        total=MAX_RETRIES,
         backoff_factor=0.3,
-        status_forcelist=RETRIED,
+        status_forcelist=RETRY_STATUSES,
         allowed_methods=None,
         raise_on_status=False,
     )
 
 
-def document(web: requests.Session, address: str, **asked: Any) -> Mapping[str, Any]:
+def fetch_json(session: requests.Session, url: str, **request_options: Any) -> Mapping[str, Any]:
     """Return the JSON object that an address answers with; see :func:`fetch`."""
-    return parse(fetch(web, address, **asked), address)
+    return parse_json_object(fetch(session, url, **request_options), url)
 
 
-def fetch(web: requests.Session, address: str, **asked: Any) -> bytes:
+def fetch(session: requests.Session, url: str, **request_options: Any) -> bytes:
     """Return what an address answers.
 
     Args:
-        web: From :func:`session`.
-        address: http or https.
-        asked: What requests calls method, json, params, headers; a plain GET without.
+        session: From :func:`open_session`.
+        url: http or https.
+        request_options: What requests calls method, json, params, headers; a plain GET without.
 
     Raises:
-        Wrong: It answers with an error that stays, leads to another host, or is too large.
-        Transient: It does not answer, is busy, or is too slow.
+        InvalidInputError: It answers with an error that stays, leads to another host, or is too large.
+        TransientError: It does not answer, is busy, or is too slow.
     """
-    for _ in range(BROKEN_OFF):
+    for _ in range(BODY_ATTEMPTS):
         try:
-            return _exchange(web, address, **asked)
-        except _BrokenOff as error:
+            return _request(session, url, **request_options)
+        except _IncompleteResponse as error:
             last = error
     raise last
 
 
-def parse(text: str | bytes, place: str) -> Mapping[str, Any]:
+def parse_json_object(text: str | bytes, location: str) -> Mapping[str, Any]:
     """Return the JSON object in text; place is where it came from.
 
     Raises:
-        Wrong: It is no JSON object.
-        Transient: It came over the web and seems to have broken off.
+        InvalidInputError: It is no JSON object.
+        TransientError: It came over the web and seems to have broken off.
     """
-    where = href_policy.redact(place)
+    where = href_policy.redact(location)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if href_policy.is_remote(place) and text.lstrip()[:1] in (b"{", b"[", "{", "["):
-            raise Transient(
+        if href_policy.is_remote(location) and text.lstrip()[:1] in (b"{", b"[", "{", "["):
+            raise TransientError(
                 f"{where} answers with broken JSON ({error}): try again later."
             ) from error
-        raise Wrong(f"{where} is no JSON: {error}.") from error
+        raise InvalidInputError(f"{where} is no JSON: {error}.") from error
     if not isinstance(found, dict):
-        raise Wrong(f"{where} is no STAC document, but a {type(found).__name__}.")
+        raise InvalidInputError(f"{where} is no STAC document, but a {type(found).__name__}.")
     return found
 
 
-def same_host(one: str, other: str) -> bool:
+def is_same_host(first_url: str, second_url: str) -> bool:
     """Return whether two addresses have scheme, host and port in common."""
-    parts = urlsplit(one), urlsplit(other)
+    parts = urlsplit(first_url), urlsplit(second_url)
     return len({(part.scheme.lower(), part.netloc.lower()) for part in parts}) == 1
 
 
-def stray(origin: str, address: str) -> Wrong:
+def cross_host_error(origin: str, url: str) -> InvalidInputError:
     """Return the error for an answer that leads somewhere else."""
-    return Wrong(
-        f"{urlsplit(origin).netloc} leads to another host, {href_policy.redact(address)}: "
+    return InvalidInputError(
+        f"{urlsplit(origin).netloc} leads to another host, {href_policy.redact(url)}: "
         "give that one's address if you trust it."
     )
 
 
-def _stay(answer: requests.Response, *_args: object, **_kwargs: object) -> None:
+def _refuse_cross_host_redirect(
+    response: requests.Response, *_args: object, **_kwargs: object
+) -> None:
     """Refuse a redirection to any other host: nobody has vouched for it."""
-    if answer.is_redirect:
-        goal = urljoin(answer.url, answer.headers["location"])
-        if not same_host(answer.url, goal):
-            answer.close()
-            raise stray(answer.url, goal)
+    if response.is_redirect:
+        goal = urljoin(response.url, response.headers["location"])
+        if not is_same_host(response.url, goal):
+            response.close()
+            raise cross_host_error(response.url, goal)
 
 
-def _exchange(web: requests.Session, address: str, *, method: str = "GET", **asked: Any) -> bytes:
-    place = href_policy.redact(address)
+def _request(
+    session: requests.Session, url: str, *, method: str = "GET", **request_options: Any
+) -> bytes:
+    place = href_policy.redact(url)
     try:
-        with web.request(method, address, timeout=TIMEOUT, stream=True, **asked) as answer:
-            text = _body(answer, place)
+        with session.request(
+            method, url, timeout=TIMEOUT, stream=True, **request_options
+        ) as answer:
+            text = _read_body(answer, place)
     except HTTPError as error:
-        raise _BrokenOff(
+        raise _IncompleteResponse(
             f"{place} breaks off ({type(error).__name__}): try again later."
         ) from error
     except (OSError, ValueError) as error:
         # ^ requests' own errors are OSErrors; ValueError: a header or address that cannot be sent
-        raise Transient(
+        raise TransientError(
             f"{place} does not answer ({type(error).__name__}): try again later."
         ) from error
     _check_status(answer.status_code, text, place)
     return text
 
 
-def _body(answer: requests.Response, place: str) -> bytes:
+def _read_body(response: requests.Response, location: str) -> bytes:
     """Return the unpacked body, read packet by packet so that neither drip nor bomb goes on."""
     start = time.monotonic()
     parts: list[bytes] = []
     size = 0
-    while part := answer.raw.read1(_PACKET, decode_content=True):
+    while part := response.raw.read1(_CHUNK_BYTES, decode_content=True):
         parts.append(part)
         size += len(part)
-        if size > LARGEST:
-            raise Wrong(
-                f"{place} answers with more than {LARGEST >> 20} MiB: that is no catalog document."
+        if size > MAX_DOCUMENT_BYTES:
+            raise InvalidInputError(
+                f"{location} answers with more than {MAX_DOCUMENT_BYTES >> 20} MiB: that is no catalog document."
             )
-        if time.monotonic() - start > DEADLINE:
-            raise Transient(
-                f"{place} is too slow ({size} bytes in {DEADLINE:.0f} s): try again later."
+        if time.monotonic() - start > RESPONSE_DEADLINE:
+            raise TransientError(
+                f"{location} is too slow ({size} bytes in {RESPONSE_DEADLINE:.0f} s): try again later."
             )
     return b"".join(parts)
 
 
-def _check_status(status: int, text: bytes, place: str) -> None:
-    if status in RETRIED:
-        raise Transient(f"{place} answers {status}: try again later.")
+def _check_status(status: int, text: bytes, location: str) -> None:
+    if status in RETRY_STATUSES:
+        raise TransientError(f"{location} answers {status}: try again later.")
     if status != 200:
         said = href_policy.redact(" ".join(text[:300].decode("utf-8", "replace").split()))
-        raise Wrong(f"{place} answers {status}, not a document{f': {said}' if said else ''}.")
+        raise InvalidInputError(
+            f"{location} answers {status}, not a document{f': {said}' if said else ''}."
+        )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalogs import providers
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 
 if TYPE_CHECKING:
-    from catalogs.providers.schema import Holding
+    from catalogs.providers.schema import ProviderCollection
 
 REFLECTANCE_SCALE = 0.0001
 """Scale of Sentinel-2 where the catalog states none. source: product definition, 1/10000."""
@@ -28,70 +28,74 @@ metadata; products of 25 January 2022 and later, and all of Collection 1.
 BASELINE_OFFSET = -0.1
 """Reflectance to add where that 1000 is still in the pixels."""
 
-DECIBEL = ("db", "decibel", "decibels")
-POWER = ("1", "", "power", "linear", "m2 m-2", "m2/m2", "m^2/m^2", "gamma0", "sigma0")
-METRES = ("m", "metre", "metres", "meter", "meters")
+DECIBEL_UNITS = ("db", "decibel", "decibels")
+POWER_UNITS = ("1", "", "power", "linear", "m2 m-2", "m2/m2", "m^2/m^2", "gamma0", "sigma0")
+METRE_UNITS = ("m", "metre", "metres", "meter", "meters")
 """Units as catalogs write them, in lower case."""
 
 
-class Unusable(Wrong):
+class UnusableItemError(InvalidInputError):
     """An item cannot become a scene; the message is the reason, one clause without a stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class AssetRadiometry:
     """What an asset's numbers mean, and how sure we are of it."""
 
     radiometry: Radiometry
     nodata: float | None
 
-    doubt: str | None = None
+    caveat: str | None = None
     """What the catalog left open or contradicts, in words for the report."""
 
 
-def of_asset(
+def parse_asset(
     item: Mapping[str, Any],
     asset: Mapping[str, Any],
     *,
     band: str,
-    holding: Holding,
+    collection: ProviderCollection,
     baseline: str | None,
-) -> Claim:
+) -> AssetRadiometry:
     """Return what the numbers of one asset mean.
 
     Args:
         item: The item it belongs to.
         asset: As the item has it.
         band: Our name of its band.
-        holding: The conventions of its collection.
+        collection: The conventions of its collection.
         baseline: The item's processing baseline.
 
     Raises:
         Unusable: It states what is no number, or not the unit that must be known.
     """
-    stated = _stated(asset, band)
+    stated = _read_raster_fields(asset, band)
     scale, offset = stated.get("scale"), stated.get("offset")
-    nodata = stated.get("nodata", holding.nodata)
+    nodata = stated.get("nodata", collection.nodata)
     if band == "SCL":
-        return Claim(radiometry=Radiometry(scale=1, offset=0, unit="class"), nodata=0.0)
+        return AssetRadiometry(radiometry=Radiometry(scale=1, offset=0, unit="class"), nodata=0.0)
     if band == "CLD":
-        return Claim(radiometry=Radiometry(scale=1, offset=0, unit="probability"), nodata=None)
+        return AssetRadiometry(
+            radiometry=Radiometry(scale=1, offset=0, unit="probability"), nodata=None
+        )
         # ^ 0 percent is a probability, although some catalogs call it nodata
-    if holding.modality in ("S2L2A", "S2L1C"):
-        value, doubt = _offset(item, holding, offset, baseline)
+    if collection.modality in ("S2L2A", "S2L1C"):
+        value, doubt = _resolve_offset(item, collection, offset, baseline)
         scale = REFLECTANCE_SCALE if scale is None else scale
-        return Claim(
-            radiometry=_radiometry(band, scale, value, "reflectance"), nodata=0.0, doubt=doubt
+        return AssetRadiometry(
+            radiometry=_build_radiometry(band, scale, value, "reflectance"),
+            nodata=0.0,
+            caveat=doubt,
         )
         # ^ nodata: Sentinel-2 product definition; the tag is often missing from catalog and file
-    unit = _unit(asset, band, holding)
-    return Claim(
-        radiometry=_radiometry(band, 1.0 if scale is None else scale, offset or 0.0, unit),
+    unit = _read_unit(asset, band, collection)
+    return AssetRadiometry(
+        radiometry=_build_radiometry(band, 1.0 if scale is None else scale, offset or 0.0, unit),
         nodata=nodata,
     )
 
 
-def number(value: object, what: str, *, finite: bool = True) -> float:
+def parse_number(value: object, label: str, *, finite: bool = True) -> float:
     """Return a number that JSON holds as such or as a word ("nan", "-0.1").
 
     Raises:
@@ -104,10 +108,10 @@ def number(value: object, what: str, *, finite: bool = True) -> float:
             found = None
         if found is not None and (math.isfinite(found) or not finite):
             return found
-    raise Unusable(f"its {what} is {shown(value)}, which is no number")
+    raise UnusableItemError(f"its {label} is {format_value(value)}, which is no number")
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a foreign value for a message: short, and in signs that any terminal can print."""
     text = ascii(value) if isinstance(value, str) else reprlib.repr(value)
     # ^ reprlib stops at a depth, so that a list nested a thousand times can be told of
@@ -115,65 +119,70 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _stated(asset: Mapping[str, Any], band: str) -> dict[str, float]:
+def _read_raster_fields(asset: Mapping[str, Any], band: str) -> dict[str, float]:
     """Return scale, offset and nodata, wherever this version of STAC keeps them."""
     found: dict[str, float] = {}
-    for source in _sources(asset):
+    for source in _band_and_asset(asset):
         for key in ("scale", "offset", "nodata"):
             value = source.get(f"raster:{key}", source.get(key))
             if value is not None:
-                found[key] = number(value, f"{key} of {band}", finite=key != "nodata")
+                found[key] = parse_number(value, f"{key} of {band}", finite=key != "nodata")
     return found
 
 
-def _sources(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _band_and_asset(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the asset's one band and the asset itself, whose word counts more."""
-    firsts = [bands[0] for key in ("bands", "raster:bands") if (bands := listed(asset, key))]
+    firsts = [bands[0] for key in ("bands", "raster:bands") if (bands := get_list(asset, key))]
     return [source for source in (*firsts, asset) if isinstance(source, Mapping)]
 
 
-def listed(asset: Mapping[str, Any], key: str) -> list[Any]:
+def get_list(asset: Mapping[str, Any], key: str) -> list[Any]:
     """Return what an asset lists under a key; nothing where it has no list there."""
     value = asset.get(key)
     return value if isinstance(value, list) else []
 
 
-def _unit(asset: Mapping[str, Any], band: str, holding: Holding) -> str:
-    stated = [unit for one in _sources(asset) if (unit := one.get("raster:unit", one.get("unit")))]
+def _read_unit(asset: Mapping[str, Any], band: str, collection: ProviderCollection) -> str:
+    stated = [
+        unit for one in _band_and_asset(asset) if (unit := one.get("raster:unit", one.get("unit")))
+    ]
     word = str(stated[-1]).strip().lower() if stated else None
-    if holding.modality == "DEM":
-        if word is None or word in METRES:
+    if collection.modality == "DEM":
+        if word is None or word in METRE_UNITS:
             return "m"
-        raise Unusable(f"its elevation is in {shown(word)}, and metres are read")
-    if word is None and holding.unit is not None:
-        return holding.unit
-    if word in DECIBEL:
+        raise UnusableItemError(f"its elevation is in {format_value(word)}, and metres are read")
+    if word is None and collection.unit is not None:
+        return collection.unit
+    if word in DECIBEL_UNITS:
         return "dB"
-    if word is not None and word in POWER:
+    if word is not None and word in POWER_UNITS:
         return "power"
-    what = "states no unit" if word is None else f"states the unit {shown(word)}"
-    raise Unusable(
+    what = "states no unit" if word is None else f"states the unit {format_value(word)}"
+    raise UnusableItemError(
         f"its {band} {what}: power (1) and dB are read, and a table of one's own can say which"
     )
 
 
-def _radiometry(band: str, scale: float, offset: float, unit: str) -> Radiometry:
+def _build_radiometry(band: str, scale: float, offset: float, unit: str) -> Radiometry:
     if scale == 0:
-        raise Unusable(f"its scale of {band} is 0")
+        raise UnusableItemError(f"its scale of {band} is 0")
     return Radiometry(scale=scale, offset=offset, unit=unit)
 
 
-def _offset(
-    item: Mapping[str, Any], holding: Holding, stated: float | None, baseline: str | None
+def _resolve_offset(
+    item: Mapping[str, Any],
+    collection: ProviderCollection,
+    stated: float | None,
+    baseline: str | None,
 ) -> tuple[float, str | None]:
     """Return the reflectance to add, and a doubt about it."""
-    if isinstance(holding.offset, float):
-        return holding.offset, None
-    known = providers.number_of(baseline)
+    if isinstance(collection.offset, float):
+        return collection.offset, None
+    known = providers.parse_baseline(baseline)
     implied = BASELINE_OFFSET if known is not None and known >= FIRST_OFFSET_BASELINE else 0.0
-    if holding.offset == "removed":
-        return 0.0, _doubt_of_removal(item, stated, baseline if implied else None)
-    if holding.offset == "stated-or-baseline" and stated is not None:
+    if collection.offset == "removed":
+        return 0.0, _removed_offset_caveat(item, stated, baseline if implied else None)
+    if collection.offset == "stated-or-baseline" and stated is not None:
         if known is None or math.isclose(stated, implied, abs_tol=1e-9):
             return stated, None
         return stated, (
@@ -185,8 +194,8 @@ def _offset(
     return implied, None
 
 
-def _doubt_of_removal(
-    item: Mapping[str, Any], stated: float | None, carrying: str | None
+def _removed_offset_caveat(
+    item: Mapping[str, Any], stated: float | None, offset_baseline: str | None
 ) -> str | None:
     """Return what speaks against an offset that the whole collection is free of."""
     flags = {
@@ -194,8 +203,10 @@ def _doubt_of_removal(
         for key, value in item["properties"].items()
         if key.endswith(":boa_offset_applied")
     }
-    if any(value is True for value in flags.values()) or not (stated or carrying):
+    if any(value is True for value in flags.values()) or not (stated or offset_baseline):
         return None
-    flag = next((f"{key} is {shown(value)}" for key, value in flags.items()), "no flag of removal")
-    claim = f"an offset of {stated:g}" if stated else f"baseline {carrying}"
+    flag = next(
+        (f"{key} is {format_value(value)}" for key, value in flags.items()), "no flag of removal"
+    )
+    claim = f"an offset of {stated:g}" if stated else f"baseline {offset_baseline}"
     return f"{flag} beside {claim}: taken as removed, as in the rest of the collection"

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 Work = Callable[["Progress"], Result]
-Say = Callable[[Result], Iterable[str]]
-Judge = Callable[[Result], int]
+ResultFormatter = Callable[[Result], Iterable[str]]
+ExitCodeFunction = Callable[[Result], int]
 
-GRACE = 10.0
+SHUTDOWN_TIMEOUT = 10.0
 """Seconds that an interrupted command may take to end by itself."""
 
-DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING_FOUND, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def verb(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
+def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
     """Register a verb with the two options that all of them share."""
 
     def register(function: Callable[..., int]) -> click.Command:
@@ -65,52 +65,57 @@ class Console:
         self._as_json = as_json
         self._debug = debug
 
-    def run(self, verb: Callable[[], int]) -> int:
+    def run(self, action: Callable[[], int]) -> int:
         """Run a verb; whatever it raises becomes one message and an exit code."""
         try:
-            return verb()
+            return action()
         except (KeyboardInterrupt, click.Abort):
-            return interrupted()
+            return report_interruption()
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001
             # ^ the last line of defence: a person reads what follows, never a traceback
-            return self._report(error)
+            return self._report_error(error)
 
-    def show(self, work: Work, say: Say, judge: Judge = lambda _: DONE) -> int:
+    def run_and_print(
+        self,
+        work: Work,
+        format_result: ResultFormatter,
+        exit_code_of: ExitCodeFunction = lambda _: EXIT_OK,
+    ) -> int:
         """Do the work, show its result, and return its exit code."""
         from flows.observe import progress as watches
 
-        watch = watches.watch(sys.stderr)
-        with _stdout_kept_clean(self._as_json):
+        watch = watches.create_progress(sys.stderr)
+        with _redirect_stdout(self._as_json):
             try:
                 result = work(watch)
             finally:
                 watch.finish()
-        code = judge(result)
+        code = exit_code_of(result)
         if self._as_json:
-            print(json.dumps(_plain(result), allow_nan=False), flush=True)
+            print(json.dumps(_to_json_types(result), allow_nan=False), flush=True)
         else:
-            for line in say(result):
+            for line in format_result(result):
                 print(line, flush=True)
         return code
 
-    def _report(self, error: Exception) -> int:
+    def _report_error(self, error: Exception) -> int:
         if self._debug:
             traceback.print_exc()
-        message, code = _explain(error)
-        _fail(_redacted(message), code, as_json=self._as_json)
+        message, code = _explain_error(error)
+        _print_error(_redact_urls(message), code, as_json=self._as_json)
         return code
 
 
-def listen() -> None:
+def install_signal_handlers() -> None:
     """Let SIGTERM end this process as Ctrl-C does, and let neither take long, whatever it is at.
 
     While a flow runs, Prefect has its own way with SIGTERM, and hands it on afterwards.
     """
     asked, once = threading.Lock(), [True]
     asked.acquire()
-    threading.Thread(target=_end, args=(asked,), name="end", daemon=True).start()
+    threading.Thread(target=_exit_after_timeout, args=(asked,), name="end", daemon=True).start()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         if once:
@@ -126,67 +131,70 @@ def listen() -> None:
             signal.signal(number, interrupt)
 
 
-def _end(asked: threading.Lock) -> NoReturn:
+def _exit_after_timeout(shutdown_lock: threading.Lock) -> NoReturn:
     """End the process some seconds after it was asked to end.
 
     GDAL cannot be interrupted while it waits for a silent store, or lays out a large COG. Nothing
     is lost: what has no receipt is not done, and no file has its name before it is whole.
     """
-    asked.acquire()
-    time.sleep(GRACE)
+    shutdown_lock.acquire()
+    time.sleep(SHUTDOWN_TIMEOUT)
     os.write(2, b"ended in the middle of it; run the same command again to resume\n")
     # ^ not by print: whoever is stuck may have its lock
-    os._exit(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
-def interrupted() -> int:
+def report_interruption() -> int:
     """Report an interruption; return the exit code."""
     print("interrupted; run the same command again to resume", file=sys.stderr)
-    return INTERRUPTED
+    return EXIT_INTERRUPTED
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain_error(error: Exception) -> tuple[str, int]:
     if isinstance(error, errors.TerramosaicError):
         return str(error), error.exit_code
-    if _is_of_model(error):
-        return str(error), USAGE
+    if _is_model_error(error):
+        return str(error), EXIT_USAGE
     if isinstance(error, MemoryError):
-        return "out of memory: lower execution.tile, execution.batch or execution.workers.", FAILED
+        return (
+            "out of memory: lower execution.tile, execution.batch or execution.workers.",
+            EXIT_FAILED,
+        )
     said = str(error) or "no message"
     advice = "run it again with --debug for the traceback, and report it if it seems to be ours."
     if isinstance(error, OSError):
         advice = "set this right and run the same command again; --debug shows the traceback."
-    return f"unexpected {type(error).__name__}: {said}; {advice}", FAILED
+    return f"unexpected {type(error).__name__}: {said}; {advice}", EXIT_FAILED
 
 
-def _is_of_model(error: Exception) -> bool:
+def _is_model_error(error: Exception) -> bool:
     module = sys.modules.get("model.errors")
     # ^ what is not imported cannot have been raised
     return module is not None and isinstance(error, module.ModelError)
 
 
-def _redacted(text: str) -> str:
+def _redact_urls(text: str) -> str:
     """Cut the query off every URL: it may hold a signature."""
     return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 
 @contextlib.contextmanager
-def _stdout_kept_clean(wanted: bool) -> Iterator[None]:
+def _redirect_stdout(enabled: bool) -> Iterator[None]:
     """Send what libraries and child processes print to stderr meanwhile."""
-    if not wanted:
+    if not enabled:
         yield
         return
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
         if sys.__stdout__ is not None and not sys.__stdout__.closed:
             sys.__stdout__.flush()
-            stack.enter_context(_descriptor_redirected(1, 2))
+            stack.enter_context(_redirect_descriptor(1, 2))
             stack.callback(sys.__stdout__.flush)
             # ^ before the descriptor is put back: what was printed behind our back goes to stderr
         yield
 
 
 @contextlib.contextmanager
-def _descriptor_redirected(source: int, target: int) -> Iterator[None]:
+def _redirect_descriptor(source: int, target: int) -> Iterator[None]:
     kept = os.dup(source)
     try:
         os.dup2(target, source)
@@ -196,12 +204,12 @@ def _descriptor_redirected(source: int, target: int) -> Iterator[None]:
         os.close(kept)
 
 
-def _plain(value: Any) -> Any:
+def _to_json_types(value: Any) -> Any:
     """Return JSON's own types: paths as text, NumPy's numbers as numbers, NaN as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _to_json_types(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_to_json_types(inner) for inner in value]
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
     if isinstance(value, float):
@@ -209,17 +217,17 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
-def misused(error: click.ClickException, arguments: Sequence[str]) -> int:
+def report_usage_error(error: click.ClickException, arguments: Sequence[str]) -> int:
     """Report a command line that cannot be understood; return the exit code."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
     if context is not None:
         print(f"{context.get_usage()}\nMore: {context.command_path} --help", file=sys.stderr)
-    _fail(message, USAGE, as_json="--json" in arguments)
-    return USAGE
+    _print_error(message, EXIT_USAGE, as_json="--json" in arguments)
+    return EXIT_USAGE
 
 
-def _fail(message: str, code: int, *, as_json: bool) -> None:
+def _print_error(message: str, code: int, *, as_json: bool) -> None:
     print(f"error: {message}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message, "exit_code": code}), flush=True)

@@ -17,22 +17,22 @@ import click
 from catalogs import errors
 from flows.cli import console
 from flows.cli.console import (
-    DONE,
-    FAILED,
-    NOTHING,
+    EXIT_OK,
+    EXIT_FAILED,
+    EXIT_NOTHING_FOUND,
     Console,
-    Judge,
+    ExitCodeFunction,
     Result,
-    interrupted,
-    misused,
-    verb,
+    report_interruption,
+    report_usage_error,
+    subcommand,
 )
 from flows.cli.models import models
 
 PATH = click.Path(path_type=Path)
 
 
-PERIOD = click.option(
+PERIOD_OPTION = click.option(
     "--period", metavar="PERIOD", help="Another one than the job's: 2024-05, or latest."
 )
 
@@ -42,24 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
     except click.ClickException as error:
-        return misused(error, sys.argv[1:] if arguments is None else arguments)
+        return report_usage_error(error, sys.argv[1:] if arguments is None else arguments)
     except (click.Abort, KeyboardInterrupt):
-        return interrupted()
+        return report_interruption()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # ^ `| head` has gone; Python would complain once more when it flushes at exit
-        return FAILED
-    return code if isinstance(code, int) else DONE
+        return EXIT_FAILED
+    return code if isinstance(code, int) else EXIT_OK
 
 
 def entry() -> int:
     """Run this process's command line; signals end it, and soon, whatever it waits for."""
-    console.listen()
+    console.install_signal_handlers()
     return main()
 
 
-def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    if not asked:
+def _print_version(context: click.Context, _: click.Parameter, is_requested: bool) -> None:
+    if not is_requested:
         return
     from importlib import metadata
 
@@ -76,7 +76,7 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_version,
+    callback=_print_version,
     help="Show the version and exit.",
 )
 def command() -> None:
@@ -90,26 +90,28 @@ def command() -> None:
 command.add_command(models)
 
 
-def _load(path: Path) -> Any:
+def _load_job(path: Path) -> Any:
     from flows.config import job
 
     return job.load(path)
 
 
-def _judge_run(allow_partial: bool) -> Judge:
+def _exit_code_for_run(allow_partial: bool) -> ExitCodeFunction:
     def judge(result: Result) -> int:
         declared = allow_partial and result["status"] == "partial" and result["item"]
-        return DONE if result["status"] in ("complete", "unchanged") or declared else FAILED
+        return EXIT_OK if result["status"] in ("complete", "unchanged") or declared else EXIT_FAILED
 
     return judge
 
 
-def _check_tile(size: int | None) -> None:
+def _check_tile_size(size: int | None) -> None:
     if size is not None and (size <= 0 or size % 16):
-        raise errors.Wrong(f"--tile-size {size} is not a multiple of 16, a model's patch.")
+        raise errors.InvalidInputError(
+            f"--tile-size {size} is not a multiple of 16, a model's patch."
+        )
 
 
-@verb(command, "demo")
+@subcommand(command, "demo")
 @click.argument("folder", type=PATH, default=Path("terramosaic-demo"), metavar="[DIR]")
 @click.option("--seed", type=click.IntRange(min=0), help="Another country than the shipped one.")
 @click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Side of a granule.")
@@ -118,18 +120,18 @@ def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
     """Make the embedded country, map it, and compare the map with the truth."""
-    _check_tile(tile_size)
+    _check_tile_size(tile_size)
     from flows.cli import summary
     from flows.demo import demo
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: demo.run(folder, seed=seed, size=size, tile_size=tile_size, progress=watch),
-        summary.run,
-        _judge_run(allow_partial=False),
+        summary.format_run,
+        _exit_code_for_run(allow_partial=False),
     )
 
 
-@verb(command, "search")
+@subcommand(command, "search")
 @click.argument("job", type=PATH)
 @click.option(
     "--report",
@@ -137,51 +139,55 @@ def demo(
     metavar="FILE",
     help="Write a page (HTML) with the tables and a picture of the coverage by date.",
 )
-@PERIOD
+@PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
     """List the scenes of a job, what they cover, and what is left out and why."""
-    loaded = _load(job)
+    loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import product
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: product.search(loaded, watch, report, period),
-        summary.search,
-        lambda result: DONE if result["used"] else NOTHING,
+        summary.format_search,
+        lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
 
 
-@verb(command, "plan")
+@subcommand(command, "plan")
 @click.argument("job", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Where the plan is written.")
-@PERIOD
+@PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
     """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
-    loaded = _load(job)
+    loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import product
 
-    return console.show(lambda watch: product.plan(loaded, watch, output, period), summary.plan)
+    return console.run_and_print(
+        lambda watch: product.plan(loaded, watch, output, period), summary.format_plan
+    )
 
 
-@verb(command, "run")
+@subcommand(command, "run")
 @click.argument("job", type=PATH, metavar="JOB|PLAN")
 @click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N", help="Refuse above this.")
-@PERIOD
+@PERIOD_OPTION
 def run(
     console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
 ) -> int:
     """Run or resume a job or a plan; what is finished is not computed again."""
     if job.suffix != ".json":
-        _load(job)
+        _load_job(job)
         # ^ a wrong job is refused before the slow imports, and before anything is written
     elif not job.is_file():
-        raise errors.Wrong(f"There is no plan {job}: check the path, or make it with `plan -o`.")
+        raise errors.InvalidInputError(
+            f"There is no plan {job}: check the path, or make it with `plan -o`."
+        )
     from flows.cli import summary
     from flows.run import product
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: product.run(
             job,
             allow_partial=allow_partial,
@@ -189,20 +195,22 @@ def run(
             progress=watch,
             period=period,
         ),
-        summary.run,
-        _judge_run(allow_partial),
+        summary.format_run,
+        _exit_code_for_run(allow_partial),
     )
 
 
-_ORDER = click.Choice(["oldest", "newest"])
+_ORDER_CHOICE = click.Choice(["oldest", "newest"])
 
 
-@verb(command, "backfill")
+@subcommand(command, "backfill")
 @click.argument("job", type=PATH)
 @click.option("--from", "first", metavar="DAY", help="First day: 2023, 2023-01 or 2023-01-15.")
 @click.option("--to", "last", metavar="DAY", help="Last day, inclusive, as in 2024-12.")
 @click.option("--cadence", metavar="LENGTH", help="P1M, P1W, P10D, P1Y, season …")
-@click.option("--order", type=_ORDER, default="oldest", show_default=True, help="Which come first.")
+@click.option(
+    "--order", type=_ORDER_CHOICE, default="oldest", show_default=True, help="Which come first."
+)
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods side by side.")  # fmt: skip
 @click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
@@ -227,15 +235,15 @@ def backfill(
     What --from, --to and --cadence leave open, the job's schedule says; without --to, all periods
     whose scenes are there.
     """
-    _load(job)
+    _load_job(job)
     from flows.cli import summary
-    from flows.config.cadence import Range
+    from flows.config.cadence import PeriodRange
     from flows.series import backfill as backfill_series
 
     newest = order == "newest"
-    wanted = Range(first=first, last=last, length=cadence, newest_first=newest)
-    return console.show(
-        lambda watch: backfill_series.backfill(
+    wanted = PeriodRange(first=first, last=last, length=cadence, newest_first=newest)
+    return console.run_and_print(
+        lambda watch: backfill_series.run_backfill(
             job,
             wanted,
             dry_run=dry_run,
@@ -244,12 +252,12 @@ def backfill(
             max_cost=max_cost,
             progress=watch,
         ),
-        summary.periods,
-        _judge_periods,
+        summary.format_periods,
+        _exit_code_for_periods,
     )
 
 
-@verb(command, "refresh")
+@subcommand(command, "refresh")
 @click.argument("job", type=PATH)
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods side by side.")  # fmt: skip
@@ -257,45 +265,45 @@ def backfill(
 @click.option("--dry-run", is_flag=True, help="Only list what is no longer up to date, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
     """Make finished periods anew that have newer scenes or a newer model: only what changed."""
-    _load(job)
+    _load_job(job)
     from flows.cli import summary
     from flows.series import backfill as backfill_series
 
-    return console.show(
-        lambda watch: backfill_series.refresh(
+    return console.run_and_print(
+        lambda watch: backfill_series.run_refresh(
             job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=watch
         ),
-        summary.periods,
-        _judge_periods,
+        summary.format_periods,
+        _exit_code_for_periods,
     )
 
 
-def _judge_periods(result: Result) -> int:
+def _exit_code_for_periods(result: Result) -> int:
     told = {entry["status"] for entry in result["periods"]}
     if told & {"failed", "refused", "busy"}:
-        return FAILED
-    return NOTHING if told <= {"gap"} else DONE
+        return EXIT_FAILED
+    return EXIT_NOTHING_FOUND if told <= {"gap"} else EXIT_OK
 
 
-@verb(command, "verify")
+@subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
     """Compare every stored byte with its receipt."""
     if not out.exists():
-        raise errors.Wrong(
+        raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
     from flows.cli import summary
     from flows.run import product
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: product.verify(out, watch),
-        summary.verify,
-        lambda result: DONE if result["ok"] else FAILED,
+        summary.format_verification,
+        lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
 
 
-@verb(command, "deploy")
+@subcommand(command, "deploy")
 @click.argument("jobs", type=PATH, nargs=-1, required=True, metavar="JOB…")
 @click.option("--pool", default="terramosaic", show_default=True, help="Work pool of the workers.")
 @click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -304,19 +312,19 @@ def verify(console: Console, out: Path) -> int:
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
     """Register jobs on the Prefect server: schedule, backfill and refresh of each."""
     for job in jobs:
-        _load(job)
+        _load_job(job)
     from flows.cli import summary
     from flows.orchestration import deployment
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=watch
         ),
-        summary.deployed,
+        summary.format_deployments,
     )
 
 
-def _seeds(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+def _parse_seeds(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
@@ -327,10 +335,12 @@ def _seeds(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     return tuple(seed for span in spans for seed in range(span[0], span[-1] + 1))
 
 
-@verb(command, "train")
+@subcommand(command, "train")
 @click.argument("job", type=PATH, required=False)
 @click.option("--out", type=PATH, metavar="DIR", help="Where weights and card are written.")
-@click.option("--seeds", callback=_seeds, metavar="LIST", help="Countries to learn from: 1,2,5-8.")
+@click.option(
+    "--seeds", callback=_parse_seeds, metavar="LIST", help="Countries to learn from: 1,2,5-8."
+)
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimiser steps.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -347,11 +357,11 @@ def train(
 ) -> int:
     """Train the small model on demo countries; without a job, by the shipped recipe."""
     if job is not None and not job.is_file():
-        raise errors.Wrong(f"There is no file {job}: check the path, or leave it out.")
+        raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")
     from flows.cli import summary
     from flows.demo import train
 
-    return console.show(
+    return console.run_and_print(
         lambda watch: train.run(
             job,
             out=out,
@@ -361,7 +371,7 @@ def train(
             minutes=minutes,
             progress=watch,
         ),
-        summary.facts,
+        summary.format_mapping,
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from catalogs.errors import Wrong
-from flows.cli.console import DONE, USAGE, Console, verb
+from catalogs.errors import InvalidInputError
+from flows.cli.console import EXIT_OK, EXIT_USAGE, Console, subcommand
 
 PATH = click.Path(path_type=Path)
 
 
-class _Listing(click.Group):
+class _DefaultListGroup(click.Group):
     """A group that lists when it is told nothing else to do."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -23,26 +23,28 @@ class _Listing(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Listing)
+@click.group(cls=_DefaultListGroup)
 def models() -> None:
     """List models, fetch their weights, and tell what a file of weights is."""
 
 
-@verb(models, "list")
-def models_list(console: Console) -> int:
+@subcommand(models, "list")
+def list_models(console: Console) -> int:
     """List known models: size, purpose, and whether their weights are here."""
     from flows.cli import summary
     from model.cards import catalogue
 
-    return console.show(lambda _: {"models": catalogue.rows()}, summary.models)
+    return console.run_and_print(
+        lambda _: {"models": catalogue.list_models()}, summary.format_models
+    )
 
 
-@verb(models, "fetch")
+@subcommand(models, "fetch")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--revision", metavar="R", help="Commit, tag or branch of the hub; else the pinned.")
 @click.option("--to", "folder", type=PATH, metavar="DIR", help="Put copies here as well.")
 @click.option("--renew", is_flag=True, help="Pin what is there now, whatever was pinned before.")
-def models_fetch(
+def fetch_weights(
     console: Console,
     names: tuple[str, ...],
     revision: str | None,
@@ -55,47 +57,47 @@ def models_fetch(
     TERRAMOSAIC_WEIGHTS to it.
     """
     for name in names:
-        _check_official(name)
+        _check_fetchable(name)
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise Wrong(f"--to {folder} is a file; give a folder.")
+        raise InvalidInputError(f"--to {folder} is a file; give a folder.")
     from flows.cli import summary
 
     def work(watch: Any) -> Mapping[str, Any]:
         from model.weights import hub
 
-        wanted = {hub.HUB[name]: name for name in reversed(names)}
+        wanted = {hub.OFFICIAL_FILES[name]: name for name in reversed(names)}
         # ^ several names may stand for one file; the first one is told
         watch.stage("fetch", len(wanted))
         rows = []
         for name in reversed(wanted.values()):
             found = hub.fetch(name, revision, renew=renew)
-            place = hub.copy(name, found.path, folder) if folder else found.path
-            rows.append(_fetched(name, place, found, revision))
+            place = hub.copy_file(name, found.path, folder) if folder else found.path
+            rows.append(_fetched_row(name, place, found, revision))
             watch.advance(note=name)
         return {"fetched": rows}
 
-    return console.show(work, summary.fetched)
+    return console.run_and_print(work, summary.format_fetched_files)
 
 
-def _fetched(name: str, place: Path, found: Any, revision: str | None) -> dict[str, Any]:
+def _fetched_row(name: str, path: Path, weights_file: Any, revision: str | None) -> dict[str, Any]:
     from model.weights import hub
 
     return {
         "name": name,
-        "path": str(place),
-        "repo": hub.HUB[name].repo,
-        "revision": revision or hub.LATEST,
-        "commit": found.pin.commit,
-        "sha256": found.pin.sha256,
-        "bytes": found.pin.bytes,
-        "pinned": "now" if found.new else "before",
+        "path": str(path),
+        "repo": hub.OFFICIAL_FILES[name].repo,
+        "revision": revision or hub.DEFAULT_REVISION,
+        "commit": weights_file.pin.commit,
+        "sha256": weights_file.pin.sha256,
+        "bytes": weights_file.pin.bytes,
+        "pinned": "now" if weights_file.new else "before",
     }
 
 
-@verb(models, "check")
+@subcommand(models, "check")
 @click.argument("what", metavar="NAME|PATH")
 @click.option("--as", "name", metavar="NAME", help="The model that it should fit.")
-def models_check(console: Console, what: str, name: str | None) -> int:
+def check_weights(console: Console, what: str, name: str | None) -> int:
     """Tell what a file of weights is, and whether and which model takes it.
 
     Exit code 2 if it fits none, or not the one that is named.
@@ -103,26 +105,28 @@ def models_check(console: Console, what: str, name: str | None) -> int:
     from flows.cli import summary
     from model.weights import hub
 
-    if name is None and what in hub.HUB:
+    if name is None and what in hub.OFFICIAL_FILES:
         name = what
-    path = _located(what, name)
+    path = _locate_weights(what, name)
     if name is not None:
-        _check_known(name)
+        _check_model_name(name)
 
     def work(_: Any) -> Mapping[str, Any]:
         from model.tools import inspect
 
-        return inspect.check(path, name).to_mapping()
+        return inspect.inspect_file(path, name).to_mapping()
 
-    return console.show(work, summary.checked, lambda found: DONE if found["ok"] else USAGE)
+    return console.run_and_print(
+        work, summary.format_weights_check, lambda found: EXIT_OK if found["ok"] else EXIT_USAGE
+    )
 
 
-@verb(models, "convert")
+@subcommand(models, "convert")
 @click.argument("source", type=PATH, metavar="IN")
 @click.argument("target", type=PATH, metavar="OUT.safetensors")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format.")
 @click.option("--only", metavar="PART", help="encoder, decoder, head, … alone.")
-def models_convert(
+def convert_weights(
     console: Console, source: Path, target: Path, dtype: str | None, only: str | None
 ) -> int:
     """Write .pt or .ckpt weights as safetensors, whole or not at all."""
@@ -133,45 +137,46 @@ def models_convert(
 
         return convert.convert(source, target, dtype, only)
 
-    return console.show(work, summary.converted)
+    return console.run_and_print(work, summary.format_conversion)
 
 
-@verb(models, "card")
+@subcommand(models, "card")
 @click.argument("what", metavar="NAME|PATH")
 @click.option("-o", "--output", type=PATH, help="A .md or .json file, instead of the screen.")
-def models_card(console: Console, what: str, output: Path | None) -> int:
+def show_card(console: Console, what: str, output: Path | None) -> int:
     """Describe a model: inputs, bands, units, statistics, licence, sources, limits."""
     if output is not None and output.suffix not in (".md", ".json"):
-        raise Wrong(f"-o {output}: a card is a .md or a .json file.")
+        raise InvalidInputError(f"-o {output}: a card is a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():
-        raise Wrong(f"-o {output}: there is no such folder; make it first.")
+        raise InvalidInputError(f"-o {output}: there is no such folder; make it first.")
     from model.cards import model_card
 
     def work(_: Any) -> Mapping[str, Any]:
-        card = _card(what)
+        card = _build_card(what)
         if output is not None:
-            _write(output, card)
+            _write_card(output, card)
         return card
 
-    return console.show(
-        work, lambda card: model_card.markdown(card) if output is None else [f"wrote {output}"]
+    return console.run_and_print(
+        work,
+        lambda card: model_card.render_markdown(card) if output is None else [f"wrote {output}"],
     )
 
 
-def _card(what: str) -> dict[str, Any]:
+def _build_card(name_or_path: str) -> dict[str, Any]:
     from model.cards import model_card
     from model.terramind import config
     from model.weights import hub
 
-    if what in hub.HUB or what in ("demo", "none"):
-        return model_card.of_name(what)
-    path = _located(what, None)
-    if path.suffix != ".json" and not config.is_file_name(path):
-        return model_card.of_file(path)
-    return model_card.of_card(path)
+    if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
+        return model_card.describe_named(name_or_path)
+    path = _locate_weights(name_or_path, None)
+    if path.suffix != ".json" and not config.is_config_file(path):
+        return model_card.describe_file(path)
+    return model_card.describe_card(path)
 
 
-def _write(path: Path, card: Mapping[str, Any]) -> None:
+def _write_card(path: Path, card: Mapping[str, Any]) -> None:
     import json
 
     from model.cards import model_card
@@ -180,57 +185,61 @@ def _write(path: Path, card: Mapping[str, Any]) -> None:
     text = (
         json.dumps(card, indent=1, ensure_ascii=False)
         if path.suffix == ".json"
-        else "\n".join(model_card.markdown(card))
+        else "\n".join(model_card.render_markdown(card))
     )
     atomic_files.write_atomic(path, f"{text}\n".encode())
 
 
-def _located(what: str, name: str | None) -> Path:
+def _locate_weights(name_or_path: str, name: str | None) -> Path:
     """Return the file that is meant: a path, the file in a folder, or that of a known model."""
-    if not what.strip():
-        raise Wrong("The name is empty: give a model's name, or the path of a file.")
-    if what == "demo":
+    if not name_or_path.strip():
+        raise InvalidInputError("The name is empty: give a model's name, or the path of a file.")
+    if name_or_path == "demo":
         from model.predictor import registry
 
-        return registry.DEMO_CARD.with_name("weights.safetensors")
+        return registry.DEMO_CARD_PATH.with_name("weights.safetensors")
         # ^ a name goes before a folder of that name, which `make demo` leaves: write ./demo for it
     from model.weights import hub
 
-    path = Path(what)
-    if what not in hub.HUB and path.is_file():
+    path = Path(name_or_path)
+    if name_or_path not in hub.OFFICIAL_FILES and path.is_file():
         return path
-    if what not in hub.HUB and path.is_dir():
+    if name_or_path not in hub.OFFICIAL_FILES and path.is_dir():
         from model.weights import loading
 
-        return loading.file_in(path, name)
-    if what not in hub.HUB:
-        raise Wrong(f"There is no file {what}, and no model of that name.{_nearest(what)}")
-    if hub.find(what) is None:
-        raise Wrong(
-            f"The weights of {what} are not here: run `terramosaic models fetch {what}`, or give "
+        return loading.find_weight_file(path, name)
+    if name_or_path not in hub.OFFICIAL_FILES:
+        raise InvalidInputError(
+            f"There is no file {name_or_path}, and no model of that name.{_suggest_name(name_or_path)}"
+        )
+    if hub.find_local_file(name_or_path) is None:
+        raise InvalidInputError(
+            f"The weights of {name_or_path} are not here: run `terramosaic models fetch {name_or_path}`, or give "
             "the path of a file."
         )
-    return hub.from_hub(what)
+    return hub.fetch_path(name_or_path)
 
 
-def _check_official(name: str) -> None:
+def _check_fetchable(name: str) -> None:
     from model.weights import hub
 
     if name == "demo":
-        raise Wrong("The weights of 'demo' are shipped: there is nothing to fetch.")
-    if name not in hub.HUB:
-        raise Wrong(f"There are no official weights for {name!r}.{_nearest(name)}")
+        raise InvalidInputError("The weights of 'demo' are shipped: there is nothing to fetch.")
+    if name not in hub.OFFICIAL_FILES:
+        raise InvalidInputError(f"There are no official weights for {name!r}.{_suggest_name(name)}")
 
 
-def _check_known(name: str) -> None:
+def _check_model_name(name: str) -> None:
     from model.weights import hub
 
-    if name not in ("demo", "terratorch", *hub.HUB) and not Path(name).is_file():
-        raise Wrong(f"--as {name}: there is no model of that name.{_nearest(name)}")
+    if name not in ("demo", "terratorch", *hub.OFFICIAL_FILES) and not Path(name).is_file():
+        raise InvalidInputError(
+            f"--as {name}: there is no model of that name.{_suggest_name(name)}"
+        )
 
 
-def _nearest(name: str) -> str:
+def _suggest_name(name: str) -> str:
     from flows.config import error_messages
     from model.weights import hub
 
-    return f"{error_messages.nearest(name, tuple(hub.HUB))} `terramosaic models` lists the names."
+    return f"{error_messages.suggest_name(name, tuple(hub.OFFICIAL_FILES))} `terramosaic models` lists the names."

@@ -6,21 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 """Statuses of a product with every tile in it."""
 
 
-def size(count: float) -> str:
+def format_size(byte_count: float) -> str:
     """Return bytes in the largest decimal unit that keeps a digit before the point."""
     unit = 0
-    while count >= 1000 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"
+    while byte_count >= 1000 and unit < len(SIZE_UNITS) - 1:
+        byte_count, unit = byte_count / 1000, unit + 1
+    return (
+        f"{byte_count:.0f} {SIZE_UNITS[unit]}"
+        if unit == 0
+        else f"{byte_count:.1f} {SIZE_UNITS[unit]}"
+    )
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds in the words of a clock."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -28,21 +32,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Align columns: numbers to the right, texts to the left."""
-    columns = list(zip(*([head, *rows]), strict=True))
-    widths = [max(len(_cell(value)) for value in column) for column in columns]
+    columns = list(zip(*([header, *rows]), strict=True))
+    widths = [max(len(_format_cell(value)) for value in column) for column in columns]
     right = [bool(rows) and all(_is_number(value) for value in column[1:]) for column in columns]
     return [
         "  ".join(
-            _cell(value).rjust(width) if is_right else _cell(value).ljust(width)
+            _format_cell(value).rjust(width) if is_right else _format_cell(value).ljust(width)
             for value, width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()
-        for row in (head, *rows)
+        for row in (header, *rows)
     ]
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
@@ -52,44 +56,49 @@ def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def run(result: Mapping[str, Any]) -> Iterator[str]:
+def format_run(result: Mapping[str, Any]) -> Iterator[str]:
     """Describe a run: what was done, where it lies, how long it took, how good it is."""
     tiles, status = result["tiles"], result["status"]
-    yield _headline(status, result.get("item"), tiles)
+    yield _format_headline(status, result.get("item"), tiles)
     yield from (f"  warning    {text}" for text in result.get("warnings", ()))
-    yield from _listed(
+    yield from _format_pairs(
         ("map", result.get("map")),
         ("quicklook", result.get("quicklook")),
         ("item", result.get("item")),
-        ("tiles", _tiles(tiles)),
+        ("tiles", _format_tile_counts(tiles)),
         ("scenes", result.get("scenes")),
-        ("seconds", _stages(result.get("seconds") or {})),
-        ("accuracy", _accuracy(result.get("accuracy"))),
-        ("seams", _seams(result.get("seam"))),
+        ("seconds", _format_stage_seconds(result.get("seconds") or {})),
+        ("accuracy", _format_accuracy(result.get("accuracy"))),
+        ("seams", _format_seams(result.get("seam"))),
     )
-    yield from _listed(*_compared(result.get("planned"), result.get("actual")))
+    yield from _format_pairs(*_planned_and_actual(result.get("planned"), result.get("actual")))
     for failed in tiles["failed"]:
         yield f"  failed     {failed['tile']}: {failed['reason']}"
 
 
-_BASES = {
+_ESTIMATE_BASIS_TEXTS = {
     "table": "a table: a factor of two either way is nothing unusual",
     "receipts": "the receipts of earlier runs",
 }
 """What an estimate rests on."""
 
 
-def money(priced: Mapping[str, Any]) -> str:
+def format_cost(cost: Mapping[str, Any]) -> str:
     """Return an amount with its range."""
-    amount, low, high = (f"{priced[key]:.2f}" for key in ("amount", "low", "high"))
-    return f"{amount} {priced['currency']} ({low} to {high})"
+    amount, low, high = (f"{cost[key]:.2f}" for key in ("amount", "low", "high"))
+    return f"{amount} {cost['currency']} ({low} to {high})"
 
 
-def _compared(
+def _planned_and_actual(
     planned: Mapping[str, Any] | None, actual: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
     """Set what was planned beside what was taken."""
-    for name, say in (("bytes", size), ("requests", str), ("seconds", duration), ("cost", str)):
+    for name, say in (
+        ("bytes", format_size),
+        ("requests", str),
+        ("seconds", format_duration),
+        ("cost", str),
+    ):
         if planned and actual and None not in {planned[name], actual[name]}:
             yield (
                 "time" if name == "seconds" else name,
@@ -97,7 +106,7 @@ def _compared(
             )
 
 
-def _seams(figures: Mapping[str, Any] | None) -> str:
+def _format_seams(figures: Mapping[str, Any] | None) -> str:
     """Say how many standard deviations the lines lie above what is beside them."""
     said = [
         f"{kind} {figures[kind]['z']:+.1f}"
@@ -107,7 +116,7 @@ def _seams(figures: Mapping[str, Any] | None) -> str:
     return f"z = {', '.join(said)}" if said else ""
 
 
-def _headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
+def _format_headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
     lost = len(tiles["failed"])
     if status == "refused":
         return (
@@ -126,24 +135,24 @@ def _headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
     )
 
 
-def _listed(*pairs: tuple[str, object]) -> Iterator[str]:
+def _format_pairs(*pairs: tuple[str, object]) -> Iterator[str]:
     for name, value in pairs:
         if value not in (None, ""):
             yield f"  {name:<10} {value}"
 
 
-def _tiles(tiles: Mapping[str, Any]) -> str:
+def _format_tile_counts(tiles: Mapping[str, Any]) -> str:
     return (
         f"{tiles['total']} ({tiles['done']} computed, {tiles['skipped']} already there, "
         f"{len(tiles['failed'])} failed)"
     )
 
 
-def _stages(seconds: Mapping[str, float]) -> str:
+def _format_stage_seconds(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
 
 
-def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
+def _format_accuracy(accuracy: Mapping[str, Any] | None) -> str:
     if not accuracy:
         return ""
     return (
@@ -152,36 +161,36 @@ def _accuracy(accuracy: Mapping[str, Any] | None) -> str:
     )
 
 
-MOST_LETTERS = 100
+MAX_REASON_LENGTH = 100
 """Letters of a reason in a table; --json has all of it."""
 
-MOST_DAYS = 60
+MAX_DAYS_LISTED = 60
 """Days up to which each has a line of its own on a terminal."""
 
-BAR = 20
+BAR_WIDTH = 20
 """Characters of a bar for the whole region."""
 
 
-def search(result: Mapping[str, Any]) -> Iterator[str]:
+def format_search(result: Mapping[str, Any]) -> Iterator[str]:
     """List the scenes, the coverage by date, then what was left out and why."""
     used, refused = result["used"], result["refused"]
     yield f"{len(used)} scenes are used, {len(refused)} are left out"
     heads = ("date", "input", "scene", "platform", "tile", "baseline", "orbit", "cloud %", "region")
     if used:
-        yield from _indented(table(heads, [_found(scene) for scene in used]))
-    yield from _coverage(result.get("coverage") or ())
+        yield from _indent(format_table(heads, [_scene_row(scene) for scene in used]))
+    yield from _format_coverage(result.get("coverage") or ())
     if refused:
         yield "left out:"
-        yield from _indented(
-            table(("scene", "why"), [(scene["id"], scene["reason"]) for scene in refused])
+        yield from _indent(
+            format_table(("scene", "why"), [(scene["id"], scene["reason"]) for scene in refused])
         )
-    yield from _listed(("report", result.get("report")))
+    yield from _format_pairs(("report", result.get("report")))
 
 
-def _found(scene: Mapping[str, Any]) -> tuple[object, ...]:
+def _scene_row(scene: Mapping[str, Any]) -> tuple[object, ...]:
     orbit = (scene.get("relative_orbit"), (scene.get("orbit_state") or "")[:4])
     return (
-        _date(scene.get("datetime")),
+        _format_datetime(scene.get("datetime")),
         scene.get("modality"),
         scene["id"],
         scene.get("platform"),
@@ -189,79 +198,79 @@ def _found(scene: Mapping[str, Any]) -> tuple[object, ...]:
         scene.get("baseline"),
         " ".join(str(part) for part in orbit if part) or None,
         scene.get("cloud_cover"),
-        _maybe(_percent, scene.get("coverage")),
+        _format_optional(_format_percent, scene.get("coverage")),
     )
 
 
-def _coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _format_coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Draw a bar for each day of which something is used."""
     shown = [day for day in days if day["used"]]
     if not shown:
         return
-    if len(shown) > MOST_DAYS:
+    if len(shown) > MAX_DAYS_LISTED:
         yield f"coverage: {len(shown)} days (--report FILE draws them, --json lists them)"
         return
     yield "coverage by date:"
     rows = [
-        (day["date"], day["modality"], bar(day["coverage"]), _percent(day["coverage"]))
+        (day["date"], day["modality"], draw_bar(day["coverage"]), _format_percent(day["coverage"]))
         for day in shown
     ]
-    yield from _indented(table(("date", "input", "share of the region", ""), rows))
+    yield from _indent(format_table(("date", "input", "share of the region", ""), rows))
 
 
-def bar(share: float) -> str:
+def draw_bar(share: float) -> str:
     """Draw a share of the region, 0 to 1, in plain characters."""
-    whole = min(max(round(share * BAR), share > 0), BAR - (share < 1))
+    whole = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
     # ^ neither is something shown as nothing, nor nearly all as all
-    return "#" * whole + "." * (BAR - whole)
+    return "#" * whole + "." * (BAR_WIDTH - whole)
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     if 0 < share < 0.01:
         return "< 1 %"
     return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
 
 
-def _indented(lines: Sequence[str]) -> Iterator[str]:
+def _indent(lines: Sequence[str]) -> Iterator[str]:
     return ("  " + line for line in lines)
 
 
-def _date(moment: object) -> str | None:
+def _format_datetime(moment: object) -> str | None:
     return None if moment is None else str(moment)[:16].replace("T", " ")
 
 
-def plan(result: Mapping[str, Any]) -> Iterator[str]:
+def format_plan(result: Mapping[str, Any]) -> Iterator[str]:
     """Describe what a run would do, and at what price."""
     tiles = result["tiles"]
     count = sum(tiles[key] for key in ("new", "skip", "recompute"))
     yield f"{count} tiles: {tiles['new']} new, {tiles['skip']} done, {tiles['recompute']} to redo"
-    yield from _listed(
+    yield from _format_pairs(
         ("scenes", result.get("scenes")),
-        ("to read", _maybe(size, result.get("bytes"))),
+        ("to read", _format_optional(format_size, result.get("bytes"))),
         ("requests", result.get("requests")),
-        ("memory", _maybe(size, result.get("peak_memory_bytes"))),
-        ("time", _maybe(duration, result.get("seconds"))),
-        ("to store", _maybe(size, result.get("stored_bytes"))),
-        ("cost", _maybe(money, result.get("cost"))),
-        ("by", _BASES.get(result.get("basis", ""), "")),
+        ("memory", _format_optional(format_size, result.get("peak_memory_bytes"))),
+        ("time", _format_optional(format_duration, result.get("seconds"))),
+        ("to store", _format_optional(format_size, result.get("stored_bytes"))),
+        ("cost", _format_optional(format_cost, result.get("cost"))),
+        ("by", _ESTIMATE_BASIS_TEXTS.get(result.get("basis", ""), "")),
         ("plan", result.get("plan")),
     )
 
 
-def _maybe(say: Any, value: Any) -> str | None:
-    return None if value is None else str(say(value))
+def _format_optional(formatter: Any, value: Any) -> str | None:
+    return None if value is None else str(formatter(value))
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _format_count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def periods(result: Mapping[str, Any]) -> Iterator[str]:
+def format_periods(result: Mapping[str, Any]) -> Iterator[str]:
     """List periods, what is there for each, and what became of it."""
     entries = result["periods"]
     counts = Counter(entry["status"] for entry in entries)
     what = ", ".join(f"{n} {status}" for status, n in counts.items())
-    yield f"{_counted(len(entries), 'period')}: {what}"
+    yield f"{_format_count(len(entries), 'period')}: {what}"
     if result["dry_run"]:
         some = counts["ready"] + counts["thin"]
         advice = ": leave --dry-run out to make those that are ready or thin" if some else ""
@@ -272,120 +281,128 @@ def periods(result: Mapping[str, Any]) -> Iterator[str]:
             f"{entry['start']}/{entry['end']}",
             entry["status"],
             entry["scenes"],
-            _maybe(_percent, entry["coverage"]),
-            _maybe("{:.0f} %".format, entry["cloud_cover"]),
-            _first_line(entry["reason"]),
+            _format_optional(_format_percent, entry["coverage"]),
+            _format_optional("{:.0f} %".format, entry["cloud_cover"]),
+            _shorten(entry["reason"]),
         )
         for entry in entries
     ]
     if rows:
-        yield from _indented(table(heads, rows))
+        yield from _indent(format_table(heads, rows))
 
 
-def deployed(result: Mapping[str, Any]) -> Iterator[str]:
+def format_deployments(result: Mapping[str, Any]) -> Iterator[str]:
     """List deployments, and how a worker for them is started."""
     rows = [
         (entry["name"], entry["cron"], entry["timezone"], entry["queue"])
         for entry in result["deployments"]
     ]
     yield f"{len(rows)} deployments in the work pool {result['pool']}"
-    yield from _indented(table(("deployment", "cron", "time zone", "queue"), rows))
+    yield from _indent(format_table(("deployment", "cron", "time zone", "queue"), rows))
     yield f"start a worker with: prefect worker start --pool {result['pool']}"
 
 
-def _first_line(text: str | None) -> str:
+def _shorten(text: str | None) -> str:
     plain = " ".join((text or "").split())
-    return plain if len(plain) <= MOST_LETTERS else f"{plain[: MOST_LETTERS - 1]}…"
+    return plain if len(plain) <= MAX_REASON_LENGTH else f"{plain[: MAX_REASON_LENGTH - 1]}…"
 
 
-def verify(result: Mapping[str, Any]) -> Iterator[str]:
+def format_verification(result: Mapping[str, Any]) -> Iterator[str]:
     """Say whether every stored byte is the one that was written."""
     bad = result["bad"]
     if result["ok"]:
         yield "sound: every tile matches its receipt"
     elif bad:
-        found = _counted(len(bad), "finding")
+        found = _format_count(len(bad), "finding")
         yield f"{found}; run the job again to recompute exactly these tiles:"
         rows = [(entry["tile"], entry["file"], entry["reason"]) for entry in bad]
-        yield from ("  " + line for line in table(("tile", "file", "why"), rows))
+        yield from ("  " + line for line in format_table(("tile", "file", "why"), rows))
     else:
         yield "the files match their receipts, but a gate is not passed"
-    yield from _listed(("seams", _seams(result.get("seam"))))
+    yield from _format_pairs(("seams", _format_seams(result.get("seam"))))
 
 
-def _facts(values: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{key} {_cell(value)}" for key, value in (values or {}).items())
+def _join_pairs(values: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {_format_cell(value)}" for key, value in (values or {}).items())
 
 
-def models(result: Mapping[str, Any]) -> Iterator[str]:
+def format_models(result: Mapping[str, Any]) -> Iterator[str]:
     """List the models that a job can name."""
     rows = [
-        (entry["name"], _maybe(_count, entry["parameters"]), entry["about"], entry["weights"])
+        (
+            entry["name"],
+            _format_optional(_format_parameter_count, entry["parameters"]),
+            entry["about"],
+            entry["weights"],
+        )
         for entry in result["models"]
     ]
-    yield from table(("name", "parameters", "what it is", "weights"), rows)
+    yield from format_table(("name", "parameters", "what it is", "weights"), rows)
 
 
-def _count(parameters: int) -> str:
+def _format_parameter_count(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M"
 
 
-def fetched(result: Mapping[str, Any]) -> Iterator[str]:
+def format_fetched_files(result: Mapping[str, Any]) -> Iterator[str]:
     """List files and their digests."""
     for row in result["fetched"]:
         yield f"{row['name']}: {row['path']}"
-        yield from _listed(
-            ("size", size(row["bytes"])),
+        yield from _format_pairs(
+            ("size", format_size(row["bytes"])),
             ("commit", row["commit"]),
             ("sha256", f"{row['sha256']} (pinned {row['pinned']})"),
         )
 
 
-def checked(result: Mapping[str, Any]) -> Iterator[str]:
+def format_weights_check(result: Mapping[str, Any]) -> Iterator[str]:
     """Say what a file is and what takes it, or what it lacks."""
     fits = result["fits"]
-    yield f"{result['path']}: {result['kind']}, {_count(result['parameters'])} parameters"
-    yield from _listed(
-        ("size", size(result["bytes"])),
+    yield f"{result['path']}: {result['kind']}, {_format_parameter_count(result['parameters'])} parameters"
+    yield from _format_pairs(
+        ("size", format_size(result["bytes"])),
         ("sha256", result["sha256"]),
-        ("numbers", _facts(result["dtypes"])),
-        ("parts", _facts({part: _count(n) for part, n in result["parts"].items()})),
-        ("inputs", _modalities(result["inputs"])),
-        ("outputs", _modalities(result["outputs"])),
+        ("numbers", _join_pairs(result["dtypes"])),
+        (
+            "parts",
+            _join_pairs({part: _format_parameter_count(n) for part, n in result["parts"].items()}),
+        ),
+        ("inputs", _format_modalities(result["inputs"])),
+        ("outputs", _format_modalities(result["outputs"])),
         ("positions", result["image_size"] and f"for {result['image_size']} px"),
         ("fits", ", ".join(fits)),
     )
     if not fits:
         yield f"it does not fit {result['nearest'] or 'any model known here'}:"
     for what in ("missing", "unexpected", "differing", "not_finite"):
-        yield from _keys(what.replace("_", " "), result[what])
+        yield from _format_keys(what.replace("_", " "), result[what])
 
 
-def _modalities(entries: Sequence[Mapping[str, Any]]) -> str:
+def _format_modalities(entries: Sequence[Mapping[str, Any]]) -> str:
     unit = {"pixels": "channels", "tokens": "tokens"}
     return ", ".join(f"{one['name']} ({unit[one['form']]}: {one['size']})" for one in entries)
 
 
-def _keys(what: str, keys: Sequence[str], most: int = 8) -> Iterator[str]:
+def _format_keys(label: str, keys: Sequence[str], max_listed: int = 8) -> Iterator[str]:
     if keys:
-        yield f"  {len(keys)} {what}:"
-        yield from (f"    {key}" for key in keys[:most])
-    if len(keys) > most:
-        yield f"    and {len(keys) - most} more (--json lists all)"
+        yield f"  {len(keys)} {label}:"
+        yield from (f"    {key}" for key in keys[:max_listed])
+    if len(keys) > max_listed:
+        yield f"    and {len(keys) - max_listed} more (--json lists all)"
 
 
-def converted(result: Mapping[str, Any]) -> Iterator[str]:
+def format_conversion(result: Mapping[str, Any]) -> Iterator[str]:
     """Say what was written."""
     yield f"wrote {result['path']}"
-    yield from _listed(
-        ("size", size(result["bytes"])),
+    yield from _format_pairs(
+        ("size", format_size(result["bytes"])),
         ("tensors", result["tensors"]),
-        ("numbers", _facts(result["dtypes"])),
+        ("numbers", _join_pairs(result["dtypes"])),
         ("sha256", result["sha256"]),
     )
 
 
-def facts(result: Mapping[str, Any]) -> Iterator[str]:
+def format_mapping(result: Mapping[str, Any]) -> Iterator[str]:
     """List keys and values as they are."""
     for key, value in result.items():
-        yield f"{key:<12} {_facts(value) if isinstance(value, Mapping) else _cell(value)}"
+        yield f"{key:<12} {_join_pairs(value) if isinstance(value, Mapping) else _format_cell(value)}"

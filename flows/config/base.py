@@ -13,39 +13,39 @@ from flows.config import error_messages
 INPUTS = ("S2L2A", "S2L1C", "S1RTC", "S1GRD", "DEM")
 """The modalities that a job can ask for."""
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
-def known(value: object, names: Sequence[str], what: str, also: str = "") -> str:
+def check_choice(value: object, choices: Sequence[str], kind: str, extra_choices: str = "") -> str:
     """Return a text that is one of the names; anything else is a ValueError."""
-    if isinstance(value, str) and value in names:
+    if isinstance(value, str) and value in choices:
         return value
-    hint = error_messages.nearest(value, names) if isinstance(value, str) else ""
-    raise ValueError(f"unknown {what} {value!r}.{hint} Known: {', '.join(names)}{also}.")
+    hint = error_messages.suggest_name(value, choices) if isinstance(value, str) else ""
+    raise ValueError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(choices)}{extra_choices}.")
 
 
-def _folder(info: ValidationInfo) -> Path:
+def _job_dir(info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."))
 
 
-def path_of(value: object, info: ValidationInfo) -> Path:
+def resolve_path(value: object, info: ValidationInfo) -> Path:
     """Return an absolute path, relative ones from the job's folder; else a ValueError."""
     if isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} is not a path.")
-    return (_folder(info) / Path(value).expanduser()).resolve()
+    return (_job_dir(info) / Path(value).expanduser()).resolve()
 
 
-def file_of(value: object, info: ValidationInfo) -> Path:
+def resolve_existing_file(value: object, info: ValidationInfo) -> Path:
     """Return the absolute path of a file that exists; anything else is a ValueError."""
-    path = path_of(value, info)
+    path = resolve_path(value, info)
     if not path.is_file():
         raise ValueError(f"there is no file {path} (paths are relative to the job file).")
     return path
 
 
-def unique(values: tuple[Item, ...]) -> tuple[Item, ...]:
+def check_unique(values: tuple[T, ...]) -> tuple[T, ...]:
     """Return values among which none is repeated; anything else is a ValueError."""
     twice = [value for number, value in enumerate(values) if value in values[:number]]
     if twice:
@@ -53,12 +53,12 @@ def unique(values: tuple[Item, ...]) -> tuple[Item, ...]:
     return values
 
 
-File = Annotated[Path, BeforeValidator(file_of)]
-Listed = Field(strict=False)
+ExistingFile = Annotated[Path, BeforeValidator(resolve_existing_file)]
+LaxTuple = Field(strict=False)
 # ^ YAML has lists, the job holds tuples; what is in them stays strict
 
 
-class Part(BaseModel):
+class ConfigModel(BaseModel):
     """A group of keys: unknown ones are refused, and texts are not taken for numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

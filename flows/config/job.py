@@ -17,20 +17,20 @@ from pydantic import (
 )
 from shapely import MultiPolygon, Polygon
 
-from catalogs.errors import Wrong
-from catalogs.scene import BANDS, MASKS
+from catalogs.errors import InvalidInputError
+from catalogs.scene import BANDS, MASK_BANDS
 from flows.config import error_messages, processing, sections, yaml_file
 from flows.config import model as model_config
 from flows.config import period as periods
 from flows.config import schedule as schedule_config
-from flows.config.base import INPUTS, Listed, Part, known, unique
+from flows.config.base import INPUTS, LaxTuple, ConfigModel, check_choice, check_unique
 from flows.config.prices import Prices
 
 LATEST = "latest"
 """The latest period of the schedule whose scenes are complete, found when the job runs."""
 
 
-class Job(Part):
+class Job(ConfigModel):
     """One product to make, or one for each period of a schedule."""
 
     name: str = Field(
@@ -44,23 +44,23 @@ class Job(Part):
     )
     period: InstanceOf[periods.Period] | None = Field(
         default=None,
-        description=f"{periods.FORMS}; or {LATEST}, as where none is given",
+        description=f"{periods.ACCEPTED_FORMATS}; or {LATEST}, as where none is given",
         examples=["2024-05-01/2024-09-30"],
     )
     catalog: sections.Catalog = Field(
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
         examples=["planetary-computer"],
     )
-    allow: Annotated[tuple[str, ...], Listed] = Field(
+    allow: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=(), description="a list of folders or host names"
     )
-    inputs: Annotated[tuple[str, ...], Listed] = Field(
+    inputs: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
         description=f"a list out of {', '.join(INPUTS)}",
     )
-    grid: sections.GridChoice = sections.GridChoice()
-    bands: dict[str, Annotated[tuple[str, ...], Listed]] = Field(
+    grid: sections.GridConfig = sections.GridConfig()
+    bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         default={},
         description="the bands of an input where not the usual ones, as in {S1RTC: [HH, HV]}",
     )
@@ -68,10 +68,10 @@ class Job(Part):
     composite: processing.Composite = processing.Composite()
     radar: processing.Radar = processing.Radar()
     radiometry: processing.Radiometry = processing.Radiometry()
-    model: model_config.ModelChoice = model_config.ModelChoice()
+    model: model_config.ModelConfig = model_config.ModelConfig()
     output: sections.Output = sections.Output()
     execution: sections.Execution = sections.Execution()
-    qc: processing.Gate = processing.Gate()
+    qc: processing.QualityGate = processing.QualityGate()
     schedule: schedule_config.Schedule = schedule_config.Schedule()
     prices: Prices | None = Field(
         default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
@@ -81,7 +81,7 @@ class Job(Part):
 
     @field_validator("period", mode="before")
     @classmethod
-    def _days(cls, value: Any) -> periods.Period | None:
+    def _parse_period(cls, value: Any) -> periods.Period | None:
         if value is None or isinstance(value, periods.Period):
             return value
         if value == LATEST:
@@ -89,36 +89,38 @@ class Job(Part):
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(  # noqa: TRY004
                 # ^ pydantic turns only a ValueError into a finding
-                f"the period {value!r} is not a date: write {periods.FORMS}."
+                f"the period {value!r} is not a date: write {periods.ACCEPTED_FORMATS}."
             )
         try:
             return periods.parse(str(value))
-        except Wrong as error:
+        except InvalidInputError as error:
             raise ValueError(str(error)) from error
 
     @field_validator("allow")
     @classmethod
-    def _places(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return unique(tuple(sections.place(text, info) for text in value))
+    def _check_allowed_locations(
+        cls, value: tuple[str, ...], info: ValidationInfo
+    ) -> tuple[str, ...]:
+        return check_unique(tuple(sections.resolve_location(text, info) for text in value))
 
     @field_validator("inputs")
     @classmethod
-    def _known_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return unique(tuple(known(name, INPUTS, "input") for name in value))
+    def _check_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_unique(tuple(check_choice(name, INPUTS, "input") for name in value))
 
     @field_validator("bands")
     @classmethod
-    def _known_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _check_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, bands in value.items():
-            known(name, INPUTS, "input")
-            measured = [band for band in BANDS[name] if band not in MASKS]
-            unique(tuple(known(band, measured, f"band of {name}") for band in bands))
+            check_choice(name, INPUTS, "input")
+            measured = [band for band in BANDS[name] if band not in MASK_BANDS]
+            check_unique(tuple(check_choice(band, measured, f"band of {name}") for band in bands))
             if not bands:
                 raise ValueError(f"{name} has no band: name one of {', '.join(measured)}.")
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> Job:
+    def _check_consistency(self) -> Job:
         strange = [name for name in self.bands if name not in self.inputs]
         if strange:
             raise ValueError(f"bands names {strange[0]}, which is not among the inputs.")
@@ -135,19 +137,19 @@ class Job(Part):
         return self
 
     @property
-    def span(self) -> periods.Period:
+    def resolved_period(self) -> periods.Period:
         """Return the period that is mapped.
 
         Raises:
-            Wrong: it is the latest one, and nobody has looked yet which that is.
+            InvalidInputError: it is the latest one, and nobody has looked yet which that is.
         """
         if self.period is None:
-            raise Wrong(
+            raise InvalidInputError(
                 f"The period is {LATEST}: name one with --period, or run the job to find it."
             )
         return self.period
 
-    def over(self, period: periods.Period) -> Job:
+    def with_period(self, period: periods.Period) -> Job:
         """Return the same job over another period."""
         return self.model_copy(update={"period": period})
 
@@ -157,7 +159,7 @@ class Job(Part):
         return self._geometry
 
     @property
-    def shown(self) -> tuple[str, ...]:
+    def model_inputs(self) -> tuple[str, ...]:
         """Return the inputs without what is to be generated."""
         return tuple(name for name in self.inputs if name not in self.model.modalities)
 
@@ -166,7 +168,7 @@ def load(path: Path) -> Job:
     """Read a job file and check it; paths in it are relative to its folder.
 
     Raises:
-        Wrong: There is no such file, or something in it is wrong: what, why and what to write.
+        InvalidInputError: There is no such file, or something in it is wrong: what, why and what to write.
     """
     values = yaml_file.read(path)
     values.setdefault("name", path.stem)
@@ -177,7 +179,7 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
     """Check a job's keys; relative paths start at ``folder``.
 
     Raises:
-        Wrong: Something is wrong in them: what, why and what to write.
+        InvalidInputError: Something is wrong in them: what, why and what to write.
     """
     given = {key: value for key, value in values.items() if value is not None}
     # ^ a section whose keys are all commented out is one that was not given
@@ -188,9 +190,11 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
     try:
         job = Job.model_validate(given, context={"folder": folder})
     except ValidationError as error:
-        raise Wrong(error_messages.explain(error, Job, label)) from error
+        raise InvalidInputError(
+            error_messages.explain_validation_error(error, Job, label)
+        ) from error
     try:
-        job._geometry = job.region.geometry()  # noqa: SLF001
-    except Wrong as error:
-        raise Wrong(f"{label}: region: {error}") from error
+        job._geometry = job.region.read_geometry()  # noqa: SLF001
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{label}: region: {error}") from error
     return job

@@ -10,32 +10,41 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import legend
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import yaml_file
-from flows.config.base import INPUTS, File, Listed, Part, file_of, known, path_of, unique
+from flows.config.base import (
+    INPUTS,
+    ExistingFile,
+    LaxTuple,
+    ConfigModel,
+    resolve_existing_file,
+    check_choice,
+    resolve_path,
+    check_unique,
+)
 from model.errors import ModelError
 from model.terramind import config, modalities
 from model.terratorch.datamodule import statistics_from_yaml
 
-MODELS = (*config.ARCHITECTURES, "demo", "none")
+MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
 """The models known by name; any other is the path of a configuration, ``.yaml``."""
 
 TASKS = ("land_cover", "embedding", "generate")
 """What a model can be asked for."""
 
-GENERATED = tuple(
-    name for name, entry in modalities.TARGETS.items() if entry.statistics is not None
+GENERATED_MODALITIES = tuple(
+    name for name, entry in modalities.TARGET_MODALITIES.items() if entry.statistics is not None
 )
 """The modalities whose values can be generated."""
 
-TOKENIZERS = ("LULC", *GENERATED)
+TOKENIZER_MODALITIES = ("LULC", *GENERATED_MODALITIES)
 """The modalities whose tokenizers can be named."""
 
-TIMESTEPS = 10
+DEFAULT_TIMESTEPS = 10
 """Diffusion steps of what is generated, where a job does not say."""
 
 
-class Weights(Part):
+class Weights(ConfigModel):
     """Where a model's numbers come from."""
 
     source: Literal["shipped", "hub", "path", "random"]
@@ -53,39 +62,39 @@ class Weights(Part):
         return "hub" if self.source == "hub" else None
 
 
-class Stats(Part):
+class InputStatistics(ConfigModel):
     """The normalisation of one input, one number per band in the model's order."""
 
-    mean: Annotated[tuple[float, ...], Listed] = Field(
+    mean: Annotated[tuple[float, ...], LaxTuple] = Field(
         min_length=1, description="a list of numbers, one per band"
     )
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Listed] = Field(
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], LaxTuple] = Field(
         min_length=1, description="a list of numbers above 0, one per band"
     )
 
     @model_validator(mode="after")
-    def _paired(self) -> Stats:
+    def _check_lengths(self) -> InputStatistics:
         if len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} standard deviations.")
         return self
 
 
-Names = Annotated[
+OneOrMoreNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
 
 
-class ModelChoice(Part):
+class ModelConfig(ConfigModel):
     """The model that looks at the composite."""
 
     name: str = Field(default="demo", description="a known model's name or a .yaml file")
-    task: Annotated[Names, Listed] = Field(
+    task: Annotated[OneOrMoreNames, LaxTuple] = Field(
         default=("land_cover",), min_length=1, description="a known task's name, or a list of them"
     )
-    modality: Annotated[Names, Listed] | None = Field(
+    modality: Annotated[OneOrMoreNames, LaxTuple] | None = Field(
         default=None,
         min_length=1,
-        description=f"what is generated, one or a list of {', '.join(GENERATED)}",
+        description=f"what is generated, one or a list of {', '.join(GENERATED_MODALITIES)}",
     )
     weights: Weights | None = Field(
         default=None,
@@ -96,7 +105,7 @@ class ModelChoice(Part):
         default=None, min_length=1, description="{MODALITY: hub, a path, …}"
     )
     timesteps: int = Field(
-        default=TIMESTEPS, ge=1, le=1000, description="diffusion steps, 1 to 1000"
+        default=DEFAULT_TIMESTEPS, ge=1, le=1000, description="diffusion steps, 1 to 1000"
     )
     overlap: int | None = Field(
         default=None,
@@ -110,99 +119,109 @@ class ModelChoice(Part):
         description="a number above 0, at most 1: windows whose mean probability is below it are "
         "asked from eight sides",
     )
-    checkpoint: File | None = Field(default=None, description="the path of a TerraTorch .ckpt")
-    classes: Annotated[tuple[str, ...], Listed] | None = Field(
+    checkpoint: ExistingFile | None = Field(
+        default=None, description="the path of a TerraTorch .ckpt"
+    )
+    classes: Annotated[tuple[str, ...], LaxTuple] | None = Field(
         default=None, min_length=2, description="a list of class names in the checkpoint's order"
     )
-    stats: dict[str, Stats] | None = Field(
+    stats: dict[str, InputStatistics] | None = Field(
         default=None,
         min_length=1,
         description="a file, or {INPUT: {mean: [...], std: [...]}}",
     )
-    training: File | None = Field(
+    training: ExistingFile | None = Field(
         default=None, description="the .yaml that the checkpoint was trained with"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _stats_of_training(cls, values: Any, info: ValidationInfo) -> Any:
+    def _move_stats_to_training(cls, values: Any, info: ValidationInfo) -> Any:
         """Take the configuration of a training for what it is, though it was given as stats."""
         given = values.get("stats") if isinstance(values, dict) else None
         if not isinstance(given, str) or "training" in values:
             return values
         rest = {key: value for key, value in values.items() if key != "stats"}
-        return {**rest, "training": given} if _is_training(path_of(given, info)) else values
+        return (
+            {**rest, "training": given}
+            if _is_training_config(resolve_path(given, info))
+            else values
+        )
 
     @field_validator("name", mode="before")
     @classmethod
-    def _known_name(cls, value: Any, info: ValidationInfo) -> str:
+    def _check_name(cls, value: Any, info: ValidationInfo) -> str:
         if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-            return str(file_of(value, info))
-        return known(value, MODELS, "model", also=", or the path of a .yaml file")
+            return str(resolve_existing_file(value, info))
+        return check_choice(
+            value, MODEL_NAMES, "model", extra_choices=", or the path of a .yaml file"
+        )
 
     @field_validator("task")
     @classmethod
-    def _known_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return unique(tuple(known(name, TASKS, "task") for name in value))
+    def _check_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_unique(tuple(check_choice(name, TASKS, "task") for name in value))
 
     @field_validator("modality")
     @classmethod
-    def _known_modalities(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _check_modalities(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
             if name == "LULC":
                 raise ValueError("land cover is a task of its own: write {task: land_cover}.")
             if name in ("S2L1C", "RGB"):
                 raise ValueError(f"TerraMind cannot generate {name}: ask for S2L2A.")
-            known(name, GENERATED, "modality")
-        return None if value is None else unique(value)
+            check_choice(name, GENERATED_MODALITIES, "modality")
+        return None if value is None else check_unique(value)
 
     @field_validator("weights", mode="before")
     @classmethod
-    def _weights(cls, value: Any, info: ValidationInfo) -> Weights | None:
+    def _parse_weights(cls, value: Any, info: ValidationInfo) -> Weights | None:
         return None if value is None else _read_weights(value, info)
 
     @field_validator("tokenizers", mode="before")
     @classmethod
-    def _tokenizers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _parse_tokenizers(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, dict):
             return value
         return {
-            known(name, TOKENIZERS, "tokenizer"): _read_weights(source, info)
+            check_choice(name, TOKENIZER_MODALITIES, "tokenizer"): _read_weights(source, info)
             for name, source in value.items()
         }
 
     @field_validator("classes")
     @classmethod
-    def _known_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _check_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
-            known(name, tuple(legend.BY_NAME), "class")
-        return None if value is None else unique(value)
+            check_choice(name, tuple(legend.CLASS_BY_NAME), "class")
+        return None if value is None else check_unique(value)
 
     @field_validator("stats", mode="before")
     @classmethod
-    def _stats(cls, value: Any, info: ValidationInfo) -> Any:
-        values = yaml_file.read(file_of(value, info)) if isinstance(value, str) else value
+    def _read_stats(cls, value: Any, info: ValidationInfo) -> Any:
+        values = (
+            yaml_file.read(resolve_existing_file(value, info)) if isinstance(value, str) else value
+        )
         for name in values if isinstance(values, dict) else ():
-            known(name, INPUTS, "input")
+            check_choice(name, INPUTS, "input")
         return values
 
     @field_validator("training")
     @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
+    def _check_training_file(cls, value: Path | None) -> Path | None:
         try:
             for name in statistics_from_yaml(value) if value else ():
-                modalities.get(name)
+                modalities.get_raster_modality(name)
         except ModelError as error:
             raise ValueError(str(error)) from error
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> ModelChoice:
-        for wrong in (*self._against_checkpoint(), *self._against_task(), *self._against_name()):
+    def _check_consistency(self) -> ModelConfig:
+        for wrong in (*self._checkpoint_problems(), *self._task_problems(), *self._name_problems()):
             raise ValueError(wrong)
         return self
 
-    def _against_checkpoint(self) -> Iterator[str]:
+    def _checkpoint_problems(self) -> Iterator[str]:
         if self.checkpoint is None:
             if self.classes is not None:
                 yield "classes belong to a checkpoint; other models know theirs: remove them."
@@ -221,11 +240,11 @@ class ModelChoice(Part):
         if self.weights is not None:
             yield "give weights or checkpoint, not both."
         if self.tasks != ("land_cover",):
-            yield f"a checkpoint maps land cover, and knows no task {self._others}: remove one."
+            yield f"a checkpoint maps land cover, and knows no task {self._other_tasks}: remove one."
 
-    def _against_task(self) -> Iterator[str]:
+    def _task_problems(self) -> Iterator[str]:
         if "generate" in self.tasks and self.modality is None:
-            yield f"to generate, say what: add modality: with one of {', '.join(GENERATED)}."
+            yield f"to generate, say what: add modality: with one of {', '.join(GENERATED_MODALITIES)}."
         if "generate" not in self.tasks:
             for key in ("modality", "timesteps"):
                 if key in self.model_fields_set and getattr(self, key) is not None:
@@ -236,11 +255,11 @@ class ModelChoice(Part):
         if self.tokenizers and (self.tasks == ("embedding",) or self.checkpoint is not None):
             yield "nothing is decoded here: remove tokenizers."
 
-    def _against_name(self) -> Iterator[str]:
+    def _name_problems(self) -> Iterator[str]:
         if self.name == "none" and (self.weights is not None or self.checkpoint is not None):
             yield "the model 'none' runs nothing: remove weights and checkpoint."
         if self.name == "none" and self.tasks != ("land_cover",):
-            yield f"the model 'none' runs nothing: name a model for the task {self._others}."
+            yield f"the model 'none' runs nothing: name a model for the task {self._other_tasks}."
         if self.name == "demo" and self.weights is not None and self.weights.source == "hub":
             yield "the weights of 'demo' are shipped, not on the hub: remove weights."
         if self.name == "demo" and "generate" in self.tasks:
@@ -254,42 +273,45 @@ class ModelChoice(Part):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Return what is generated, in one order; empty if nothing is."""
-        return tuple(name for name in GENERATED if name in (self.modality or ()))
+        return tuple(name for name in GENERATED_MODALITIES if name in (self.modality or ()))
 
     @property
-    def _others(self) -> str:
+    def _other_tasks(self) -> str:
         return ", ".join(name for name in self.tasks if name != "land_cover")
 
     @property
-    def config(self) -> Path | None:
+    def config_path(self) -> Path | None:
         """Return the configuration file, where the name is one."""
         return Path(self.name) if self.name.endswith((".yaml", ".yml")) else None
 
     @property
     def label(self) -> str:
         """Return what the model is called in a product: no folder of this machine."""
-        named = self.checkpoint or self.config
+        named = self.checkpoint or self.config_path
         return named.stem if named else self.name
 
     @property
-    def wanted(self) -> Weights:
+    def effective_weights(self) -> Weights:
         """Return the weights asked for, or else the ones that the name implies."""
         if self.weights is not None:
             return self.weights
         return Weights(source="shipped" if self.name in ("demo", "none") else "hub")
 
     @property
-    def measured(self) -> tuple[str, ...]:
+    def inputs_with_statistics(self) -> tuple[str, ...]:
         """Return the inputs whose statistics are given."""
         if self.training is not None:
-            return tuple(modalities.get(name).name for name in statistics_from_yaml(self.training))
+            return tuple(
+                modalities.get_raster_modality(name).name
+                for name in statistics_from_yaml(self.training)
+            )
         return tuple(self.stats or ())
 
-    def to_load(self) -> dict[str, Any]:
+    def to_loader_options(self) -> dict[str, Any]:
         """Return what the model's loader takes, JSON-ready: what is not given is left out."""
-        asked: dict[str, Any] = {"name": self.name, "task": _plain(self.tasks)}
+        asked: dict[str, Any] = {"name": self.name, "task": _unwrap_single(self.tasks)}
         if self.checkpoint is None:
-            asked["weights"] = self.wanted.to_source()
+            asked["weights"] = self.effective_weights.to_source()
         else:
             asked |= {"checkpoint": str(self.checkpoint), "classes": list(self.classes or ())}
         if self.training is not None:
@@ -304,48 +326,50 @@ class ModelChoice(Part):
                 name: source.to_source() for name, source in self.tokenizers.items()
             }
         if "generate" in self.tasks:
-            asked |= {"modality": _plain(self.modalities), "timesteps": self.timesteps}
+            asked |= {"modality": _unwrap_single(self.modalities), "timesteps": self.timesteps}
         return asked
 
 
-def _plain(names: tuple[str, ...]) -> str | list[str]:
+def _unwrap_single(names: tuple[str, ...]) -> str | list[str]:
     """Return names as a job writes them: one by itself, several as a list."""
     return names[0] if len(names) == 1 else list(names)
 
 
-def _is_training(path: Path) -> bool:
+def _is_training_config(path: Path) -> bool:
     """Tell the configuration of a training from a file of statistics."""
     try:
         return "data" in yaml_file.read(path)
-    except Wrong:
+    except InvalidInputError:
         return False
         # ^ whoever reads it for its numbers says what is wrong
 
 
-_WEIGHTS = "hub, a path, {path: …, sha256: …} or {random: SEED}"
+_WEIGHTS_SYNTAX = "hub, a path, {path: …, sha256: …} or {random: SEED}"
 
 
 def _read_weights(value: Any, info: ValidationInfo) -> Weights:
     if value == "hub":
         return Weights(source="hub")
     if isinstance(value, str):
-        return Weights(source="path", path=_weights_path(value, info))
+        return Weights(source="path", path=_resolve_weights_path(value, info))
     if isinstance(value, dict) and "path" in value and set(value) <= {"path", "sha256"}:
         digest = value.get("sha256")
         if digest is not None and not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
             raise ValueError(f"the sha256 {digest!r} is not 64 hexadecimal digits.")
-        return Weights(source="path", path=_weights_path(value["path"], info), sha256=digest)
+        return Weights(
+            source="path", path=_resolve_weights_path(value["path"], info), sha256=digest
+        )
     seed = value.get("random") if isinstance(value, dict) and set(value) == {"random"} else None
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"{value!r} is not {_WEIGHTS}.")
+        raise ValueError(f"{value!r} is not {_WEIGHTS_SYNTAX}.")
     return Weights(source="random", seed=seed)
 
 
-def _weights_path(value: object, info: ValidationInfo) -> Path:
-    path = path_of(value, info)
+def _resolve_weights_path(value: object, info: ValidationInfo) -> Path:
+    path = resolve_path(value, info)
     if not path.exists():
         raise ValueError(
             f"there are no weights at {path} (paths are relative to the job file); "
-            f"write {_WEIGHTS}."
+            f"write {_WEIGHTS_SYNTAX}."
         )
     return path

@@ -7,12 +7,12 @@ import datetime as dt
 import re
 from dataclasses import dataclass
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 
-FORMS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
+ACCEPTED_FORMATS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
 """How a period can be written."""
 
-_SIDE = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
+_DATE_PATTERN = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Period:
 
     def __post_init__(self) -> None:
         if self.end < self.start:
-            raise Wrong(
+            raise InvalidInputError(
                 f"The period ends ({self.end}) before it starts ({self.start}): "
                 f"swap the two dates, as in {self.end}/{self.start}."
             )
@@ -36,7 +36,7 @@ class Period:
         return f"{self.start}/{self.end}"
 
     @property
-    def folder(self) -> str:
+    def folder_name(self) -> str:
         """Return the name of the period's product folder."""
         return f"{self.start}_{self.end}"
 
@@ -54,30 +54,34 @@ def parse(text: str) -> Period:
     """Read a period; a month or a year stands for all of its days.
 
     Raises:
-        Wrong: The text has another form, a date does not exist, or the end precedes the start.
+        InvalidInputError: The text has another form, a date does not exist, or the end precedes the start.
     """
     sides = [side.strip() for side in text.strip().split("/")]
     if len(sides) > 2:
-        raise Wrong(f"The period {text!r} has {len(sides)} parts: write {FORMS}.")
-    start, _ = _days(sides[0], text)
-    _, end = _days(sides[-1], text)
+        raise InvalidInputError(
+            f"The period {text!r} has {len(sides)} parts: write {ACCEPTED_FORMATS}."
+        )
+    start, _ = _parse_side(sides[0], text)
+    _, end = _parse_side(sides[-1], text)
     return Period(start=start, end=end)
 
 
-def _days(side: str, text: str) -> tuple[dt.date, dt.date]:
-    found = _SIDE.fullmatch(side)
+def _parse_side(side: str, text: str) -> tuple[dt.date, dt.date]:
+    found = _DATE_PATTERN.fullmatch(side)
     if found is None:
-        raise Wrong(f"The period {text!r} cannot be read at {side!r}: write {FORMS}.")
+        raise InvalidInputError(
+            f"The period {text!r} cannot be read at {side!r}: write {ACCEPTED_FORMATS}."
+        )
     year, month, day = (int(part) if part else None for part in found.groups())
     try:
-        return _span(year or 0, month, day)
+        return _first_and_last_day(year or 0, month, day)
     except ValueError as error:
-        raise Wrong(
-            f"The period {text!r} names {side!r}, a date that does not exist: write {FORMS}."
+        raise InvalidInputError(
+            f"The period {text!r} names {side!r}, a date that does not exist: write {ACCEPTED_FORMATS}."
         ) from error
 
 
-def _span(year: int, month: int | None, day: int | None) -> tuple[dt.date, dt.date]:
+def _first_and_last_day(year: int, month: int | None, day: int | None) -> tuple[dt.date, dt.date]:
     if month is None:
         return dt.date(year, 1, 1), dt.date(year, 12, 31)
     first = dt.date(year, month, day or 1)

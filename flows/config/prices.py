@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from flows.config.base import Part
+from flows.config.base import ConfigModel
 
 if TYPE_CHECKING:
-    from pipeline.cost_model import Estimate
+    from pipeline.cost_model import CostEstimate
 
-GB = 1e9
+BYTES_PER_GB = 1e9
 
 
-class Prices(Part):
+class Prices(ConfigModel):
     """The price list of whoever pays; what is not named costs nothing."""
 
     currency: str = Field(
@@ -30,7 +30,7 @@ class Prices(Part):
     months: float = Field(default=12.0, ge=0, description="for which products are kept")
 
     @model_validator(mode="after")
-    def _some(self) -> Prices:
+    def _check_any_price(self) -> Prices:
         named = (
             self.cpu_hour, self.gpu_hour, self.gb_read, self.thousand_requests, self.gb_month
         )  # fmt: skip
@@ -41,33 +41,39 @@ class Prices(Part):
             )
         return self
 
-    def parts(
-        self, *, cpu_hours: float, gpu_hours: float, read: float, requests: float, stored: float
+    def compute_parts(
+        self,
+        *,
+        cpu_hours: float,
+        gpu_hours: float,
+        bytes_read: float,
+        requests: float,
+        bytes_stored: float,
     ) -> dict[str, float]:
         """Return what each kind of thing costs; bytes read and stored."""
         found = {
             "cpu": cpu_hours * self.cpu_hour,
             "gpu": gpu_hours * self.gpu_hour,
-            "read": read / GB * self.gb_read,
+            "read": bytes_read / BYTES_PER_GB * self.gb_read,
             "requests": requests / 1000 * self.thousand_requests,
-            "storage": stored / GB * self.gb_month * self.months,
+            "storage": bytes_stored / BYTES_PER_GB * self.gb_month * self.months,
         }
         return {name: round(amount, 6) for name, amount in found.items()}
 
-    def cost(self, need: Estimate) -> dict[str, Any]:
+    def compute_cost(self, estimate: CostEstimate) -> dict[str, Any]:
         """Return what an estimate costs, with the range that it may lie in."""
-        parts = self.parts(
-            cpu_hours=need.cpu_hours,
-            gpu_hours=need.gpu_hours,
-            read=need.far_bytes,
-            requests=need.requests,
-            stored=need.stored_bytes,
+        parts = self.compute_parts(
+            cpu_hours=estimate.cpu_hours,
+            gpu_hours=estimate.gpu_hours,
+            bytes_read=estimate.remote_bytes,
+            requests=estimate.requests,
+            bytes_stored=estimate.stored_bytes,
         )
         amount = sum(parts.values())
         return {
             "currency": self.currency,
             "amount": round(amount, 4),
-            "low": round(amount / need.spread, 4),
-            "high": round(amount * need.spread, 4),
+            "low": round(amount / estimate.uncertainty, 4),
+            "high": round(amount * estimate.uncertainty, 4),
             "parts": parts,
         }

@@ -6,17 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import cadence
-from flows.config.base import Listed, Part, unique
+from flows.config.base import LaxTuple, ConfigModel, check_unique
 
-Code = Annotated[int, Field(ge=0, le=11)]
+SclCode = Annotated[int, Field(ge=0, le=11)]
 
 
-class Mask(Part):
+class Mask(ConfigModel):
     """Which Sentinel-2 pixels count as clear."""
 
-    clear_scl: Annotated[tuple[Code, ...], Listed] = Field(
+    clear_scl: Annotated[tuple[SclCode, ...], LaxTuple] = Field(
         default=(2, 4, 5, 6, 7, 11),
         min_length=1,
         description="a list of scene-classification codes, 0 to 11",
@@ -24,7 +24,7 @@ class Mask(Part):
     dilate_m: float = Field(
         default=40.0, ge=0, le=10_000, description="metres around clouds, 0 to 10000"
     )
-    dilate_scl: Annotated[tuple[Code, ...], Listed] = Field(
+    dilate_scl: Annotated[tuple[SclCode, ...], LaxTuple] = Field(
         default=(3, 8, 9, 10),
         description="a list of the scene-classification codes that dilate_m widens",
     )
@@ -35,10 +35,10 @@ class Mask(Part):
         description="per cent above which a pixel is cloud, where scenes have a probability",
     )
 
-    _once = field_validator("clear_scl", "dilate_scl")(unique)
+    _check_unique_codes = field_validator("clear_scl", "dilate_scl")(check_unique)
 
 
-class Composite(Part):
+class Composite(ConfigModel):
     """How many dates become one."""
 
     method: Literal["median", "medoid", "least_cloudy", "latest"] = Field(
@@ -59,50 +59,50 @@ class Composite(Part):
 
     @field_validator("every")
     @classmethod
-    def _cadence(cls, value: str | None) -> str | None:
+    def _check_every(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                cadence.read(value)
-            except Wrong as error:
+                cadence.parse(value)
+            except InvalidInputError as error:
                 raise ValueError(str(error)) from error
         return value
 
 
-class Radar(Part):
+class Radar(ConfigModel):
     """Which Sentinel-1 passes are used."""
 
     orbit: Literal["both", "ascending", "descending"] = Field(
         default="both", description="both, ascending or descending"
     )
-    relative_orbits: Annotated[tuple[Annotated[int, Field(ge=1, le=175)], ...], Listed] = Field(
+    relative_orbits: Annotated[tuple[Annotated[int, Field(ge=1, le=175)], ...], LaxTuple] = Field(
         default=(), description="a list of relative orbit numbers, 1 to 175"
     )
 
-    _once = field_validator("relative_orbits")(unique)
+    _check_unique_orbits = field_validator("relative_orbits")(check_unique)
 
     @property
-    def states(self) -> tuple[str, ...]:
+    def orbit_states(self) -> tuple[str, ...]:
         """Return the orbit states that are asked for; none stands for all."""
         return () if self.orbit == "both" else (self.orbit,)
 
 
-_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+_FALSE_AS_OFF = BeforeValidator(lambda value: "off" if value is False else value)
 """YAML 1.1 reads a bare ``off`` as false."""
 
 
-class Radiometry(Part):
+class Radiometry(ConfigModel):
     """Whether what a catalog says of its numbers is proved on the pixels."""
 
-    proof: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
+    proof: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
         default="refuse",
         description="refuse (leave out scenes whose pixels contradict it), warn or off",
     )
 
 
-class Gate(Part):
+class QualityGate(ConfigModel):
     """When a map is not good enough to be published."""
 
-    gate: Annotated[Literal["refuse", "warn", "off"], _OFF] = Field(
+    gate: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
         default="warn", description="refuse (publish nothing), warn or off"
     )
     max_seam_z: float = Field(

@@ -12,15 +12,15 @@ import shapely
 from shapely import MultiPolygon, Polygon
 
 from catalogs import lonlat_geometry
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 
-AREAL = ("Polygon", "MultiPolygon")
+POLYGON_TYPES = ("Polygon", "MultiPolygon")
 """The geometry types that cover ground."""
 
-DEEPEST = 3
+MAX_NESTING = 3
 """Lists around the positions of a MultiPolygon: parts, rings, corners."""
 
-LON_LAT = ("CRS84", "EPSG::4326", "EPSG:4326")
+LON_LAT_CRS_SUFFIXES = ("CRS84", "EPSG::4326", "EPSG:4326")
 """Endings of the CRS names that an old GeoJSON file may carry."""
 
 
@@ -30,25 +30,27 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
     One that crosses 180° has west > east, or an end beyond ±180; its two halves are returned.
 
     Raises:
-        Wrong: It is empty, reversed, or outside of longitude and latitude.
+        InvalidInputError: It is empty, reversed, or outside of longitude and latitude.
     """
     west, south, east, north = bbox
     where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
     for lon, lat in ((west, south), (east, north)):
-        _check_range(lon, lat, where)
+        _check_position(lon, lat, where)
     if south >= north:
-        raise Wrong(f"{where} has south >= north: write [west, south, east, north].")
+        raise InvalidInputError(f"{where} has south >= north: write [west, south, east, north].")
     if west == east:
-        raise Wrong(f"{where} has no width: write [west, south, east, north].")
+        raise InvalidInputError(f"{where} has no width: write [west, south, east, north].")
     width = east - west if west < east else east + 360 - west
     if width > 360:
-        raise Wrong(f"{where} is {width:g}° wide, more than the world: it has 360°.")
+        raise InvalidInputError(f"{where} is {width:g}° wide, more than the world: it has 360°.")
     if width > 180 and west > east:
-        raise Wrong(
+        raise InvalidInputError(
             f"{where} has west > east, so it would cross the antimeridian and be {width:g}° wide: "
             "swap west and east. If it is meant, write it as a region file of two polygons."
         )
-    return _within_world(shapely.box(west, south, east if west < east else east + 360, north))
+    return _split_at_antimeridian(
+        shapely.box(west, south, east if west < east else east + 360, north)
+    )
 
 
 def from_file(path: Path) -> Polygon | MultiPolygon:
@@ -59,34 +61,36 @@ def from_file(path: Path) -> Polygon | MultiPolygon:
     the pole.
 
     Raises:
-        Wrong: It is no GeoJSON, holds no area, or an area that is not valid.
+        InvalidInputError: It is no GeoJSON, holds no area, or an area that is not valid.
     """
-    document = _document(path)
+    document = _read_geojson(path)
     _check_crs(document, path)
-    parts = [_part(geometry, where) for where, geometry in _geometries(document, path)]
+    parts = [
+        _parse_polygons(geometry, where) for where, geometry in _iterate_geometries(document, path)
+    ]
     if not parts:
-        raise Wrong(f"{path} holds no geometry: draw at least one polygon in it.")
+        raise InvalidInputError(f"{path} holds no geometry: draw at least one polygon in it.")
     return shapely.union_all(parts)
 
 
-def _within_world(area: Polygon) -> Polygon | MultiPolygon:
-    halves: Polygon | MultiPolygon = lonlat_geometry.within_world(area)
+def _split_at_antimeridian(area: Polygon) -> Polygon | MultiPolygon:
+    halves: Polygon | MultiPolygon = lonlat_geometry.wrap_longitudes(area)
     return halves
 
 
-def _document(path: Path) -> Mapping[str, Any]:
+def _read_geojson(path: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        raise Wrong(f"The region file {path} cannot be read: {error}.") from error
+        raise InvalidInputError(f"The region file {path} cannot be read: {error}.") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise Wrong(
+        raise InvalidInputError(
             f"The region file {path} is not JSON ({error}): save the region as GeoJSON."
         ) from error
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
-        raise Wrong(
+        raise InvalidInputError(
             f"The region file {path} is JSON but not GeoJSON (it has no 'type'): give a "
-            f"FeatureCollection, a Feature, a {AREAL[0]} or a {AREAL[1]}."
+            f"FeatureCollection, a Feature, a {POLYGON_TYPES[0]} or a {POLYGON_TYPES[1]}."
         )
     return document
 
@@ -97,77 +101,81 @@ def _check_crs(document: Mapping[str, Any], path: Path) -> None:
         return
     properties = crs.get("properties") if isinstance(crs, dict) else None
     name = str(properties.get("name") if isinstance(properties, dict) else crs)
-    if not name.endswith(LON_LAT):
-        raise Wrong(
+    if not name.endswith(LON_LAT_CRS_SUFFIXES):
+        raise InvalidInputError(
             f"The region file {path} is in {name}; GeoJSON is in longitude and latitude: "
             "reproject it to EPSG:4326."
         )
 
 
-def _geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     kind = document["type"]
     if kind == "FeatureCollection":
         features = document.get("features")
         if not isinstance(features, list):
-            raise Wrong(f"The FeatureCollection in {path} has no list of 'features'.")
+            raise InvalidInputError(f"The FeatureCollection in {path} has no list of 'features'.")
         for number, feature in enumerate(features, start=1):
             geometry = feature.get("geometry") if isinstance(feature, dict) else None
-            yield from _members(geometry, f"{path}: feature {number}")
+            yield from _flatten_collection(geometry, f"{path}: feature {number}")
     elif kind == "Feature":
-        yield from _members(document.get("geometry"), f"{path}: the feature")
+        yield from _flatten_collection(document.get("geometry"), f"{path}: the feature")
     else:
-        yield from _members(document, f"{path}: the geometry")
+        yield from _flatten_collection(document, f"{path}: the geometry")
 
 
-def _members(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _flatten_collection(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Walk the geometries of a GeometryCollection."""
     if not isinstance(geometry, dict) or geometry.get("type") != "GeometryCollection":
         yield where, geometry
         return
     members = geometry.get("geometries")
     if not isinstance(members, list):
-        raise Wrong(f"{where} is a GeometryCollection without a list of 'geometries'.")
+        raise InvalidInputError(f"{where} is a GeometryCollection without a list of 'geometries'.")
     for number, member in enumerate(members, start=1):
-        yield from _members(member, f"{where}, geometry {number}")
+        yield from _flatten_collection(member, f"{where}, geometry {number}")
 
 
-def _part(geometry: Any, where: str) -> Polygon | MultiPolygon:
+def _parse_polygons(geometry: Any, where: str) -> Polygon | MultiPolygon:
     if not isinstance(geometry, dict):
-        raise Wrong(f"{where} has no geometry: draw a polygon, or remove the feature.")
+        raise InvalidInputError(f"{where} has no geometry: draw a polygon, or remove the feature.")
     kind = geometry.get("type")
-    if kind not in AREAL:
-        raise Wrong(f"{where} is a {kind}; a region wants a Polygon or a MultiPolygon.")
+    if kind not in POLYGON_TYPES:
+        raise InvalidInputError(f"{where} is a {kind}; a region wants a Polygon or a MultiPolygon.")
     coordinates = geometry.get("coordinates")
-    for lon, lat in _positions(coordinates, where):
-        _check_range(lon, lat, where)
+    for lon, lat in _iterate_positions(coordinates, where):
+        _check_position(lon, lat, where)
     if not coordinates:
-        raise Wrong(f"{where} is an empty {kind}: draw an area.")
+        raise InvalidInputError(f"{where} is an empty {kind}: draw an area.")
     try:
         polygons = [coordinates] if kind == "Polygon" else coordinates
-        drawn = [lonlat_geometry.rings(polygon) for polygon in polygons]
+        drawn = [lonlat_geometry.unwrap_rings(polygon) for polygon in polygons]
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError) as error:
-        raise Wrong(f"{where} is not a {kind} as GeoJSON writes it: {error}.") from error
-    shape = shapely.union_all([_polygon(rings, where) for rings in drawn])
+        raise InvalidInputError(
+            f"{where} is not a {kind} as GeoJSON writes it: {error}."
+        ) from error
+    shape = shapely.union_all([_subtract_holes(rings, where) for rings in drawn])
     # ^ parts that overlap or share an edge are clear in meaning, though not "simple"
     if shape.area == 0:
-        raise Wrong(f"{where} is a {kind} without any area: draw at least a small one.")
+        raise InvalidInputError(f"{where} is a {kind} without any area: draw at least a small one.")
     return shape
 
 
-def _polygon(rings: Sequence[Polygon], where: str) -> Polygon | MultiPolygon:
+def _subtract_holes(rings: Sequence[Polygon], where: str) -> Polygon | MultiPolygon:
     """Return the area of an outer ring less its holes."""
     for ring in rings:
         if not ring.is_valid:
-            raise Wrong(_invalid(ring, where))
-    outer, *holes = (lonlat_geometry.within_world(ring) for ring in rings)
+            raise InvalidInputError(_invalid_geometry_message(ring, where))
+    outer, *holes = (lonlat_geometry.wrap_longitudes(ring) for ring in rings)
     hollow = shapely.union_all(holes)
     if hollow.difference(outer).area > 1e-9:
         # ^ square degrees, a few metres by a few: what is lost when longitudes are turned by 360
-        raise Wrong(f"{where} is not a valid area: it has a hole outside of its outline.")
+        raise InvalidInputError(
+            f"{where} is not a valid area: it has a hole outside of its outline."
+        )
     return outer.difference(hollow)
 
 
-def _invalid(shape: Polygon, where: str) -> str:
+def _invalid_geometry_message(shape: Polygon, where: str) -> str:
     reason, _, place = shapely.is_valid_reason(shape).partition("[")
     at = f" at longitude, latitude {place.rstrip(']').replace(' ', ', ')}" if place else ""
     crossed = "is self-intersecting" if "elf-inter" in reason else "is not a valid area"
@@ -177,24 +185,28 @@ def _invalid(shape: Polygon, where: str) -> str:
     )
 
 
-def _positions(coordinates: Any, where: str, depth: int = 0) -> Iterator[tuple[float, float]]:
+def _iterate_positions(
+    coordinates: Any, where: str, depth: int = 0
+) -> Iterator[tuple[float, float]]:
     """Walk nested coordinate lists down to their positions; rings and depth are shapely's."""
-    if not isinstance(coordinates, list) or depth > DEEPEST:
-        raise Wrong(f"{where} has no list of 'coordinates'.")
+    if not isinstance(coordinates, list) or depth > MAX_NESTING:
+        raise InvalidInputError(f"{where} has no list of 'coordinates'.")
     if coordinates and not isinstance(coordinates[0], list):
         if len(coordinates) < 2 or not all(_is_number(value) for value in coordinates[:2]):
-            raise Wrong(f"{where} has a position that is not two numbers: {coordinates!r:.60}.")
+            raise InvalidInputError(
+                f"{where} has a position that is not two numbers: {coordinates!r:.60}."
+            )
         yield coordinates[0], coordinates[1]
         return
     for inner in coordinates:
-        yield from _positions(inner, where, depth + 1)
+        yield from _iterate_positions(inner, where, depth + 1)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_range(lon: float, lat: float, where: str) -> None:
+def _check_position(lon: float, lat: float, where: str) -> None:
     if math.isfinite(lon) and math.isfinite(lat) and abs(lon) <= 360 and abs(lat) <= 90:
         return
     if abs(lat) <= 180 and abs(lon) <= 90:
@@ -203,4 +215,6 @@ def _check_range(lon: float, lat: float, where: str) -> None:
         advice = "these look like projected metres: reproject to EPSG:4326."
     else:
         advice = "longitude lies within -180..180 (-360..360 across 180°), latitude within -90..90."
-    raise Wrong(f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}")
+    raise InvalidInputError(
+        f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}"
+    )

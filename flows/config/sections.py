@@ -10,84 +10,96 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from shapely import MultiPolygon, Polygon
 
 from catalogs import href_policy, providers
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import region as regions
-from flows.config.base import File, Listed, Part, file_of, known, path_of, unique
+from flows.config.base import (
+    ExistingFile,
+    LaxTuple,
+    ConfigModel,
+    resolve_existing_file,
+    check_choice,
+    resolve_path,
+    check_unique,
+)
 from flows.execution import executors
 
-FORMATS = ("cog", "zarr")
+OUTPUT_FORMATS = ("cog", "zarr")
 """The files that a product can hold."""
 
-PATCH = 16
+PATCH_SIZE = 16
 """Side of a model's patch, pixels: tiles are whole patches."""
 
 
-class Region(Part):
+class Region(ConfigModel):
     """What is mapped."""
 
-    bbox: Annotated[tuple[float, float, float, float], Listed] | None = Field(
+    bbox: Annotated[tuple[float, float, float, float], LaxTuple] | None = Field(
         default=None, description="four numbers, [west, south, east, north] in degrees"
     )
-    file: File | None = Field(default=None, description="the path of a GeoJSON file")
+    file: ExistingFile | None = Field(default=None, description="the path of a GeoJSON file")
 
     @model_validator(mode="after")
-    def _one(self) -> Region:
+    def _check_one_source(self) -> Region:
         if (self.bbox is None) == (self.file is None):
             raise ValueError(
                 "give one of two: {bbox: [west, south, east, north]} or {file: region.geojson}."
             )
         return self
 
-    def geometry(self) -> Polygon | MultiPolygon:
+    def read_geometry(self) -> Polygon | MultiPolygon:
         """Read the region in longitude and latitude.
 
         Raises:
-            Wrong: It is not one valid area on Earth.
+            InvalidInputError: It is not one valid area on Earth.
         """
         if self.bbox is not None:
             return regions.from_bbox(self.bbox)
         return regions.from_file(self.file or Path())
 
 
-class Catalog(Part):
+class Catalog(ConfigModel):
     """Where scenes are looked for."""
 
     provider: str = Field(
         description="a provider's name, or the path of a YAML file that describes one"
     )
-    path: File | None = Field(default=None, description="the path of a static catalog's JSON file")
+    path: ExistingFile | None = Field(
+        default=None, description="the path of a static catalog's JSON file"
+    )
     url: str | None = Field(default=None, description="an https:// address", pattern=r"^https?://")
 
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: Any) -> Any:
+    def _expand_provider_name(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        if providers.is_file(value):
+        if providers.is_yaml_path(value):
             return {"provider": value}
         if "/" in value or value.endswith(".json"):
             key = "url" if "://" in value else "path"
             raise ValueError(
                 f"say whose conventions {value!r} follows: {{{key}: {value}, provider: NAME}}, "
-                f"NAME one of {', '.join(providers.names())}, or the path of a table of your own "
+                f"NAME one of {', '.join(providers.list_names())}, or the path of a table of your own "
                 "(docs/providers.md)."
             )
         return {"provider": value}
 
     @field_validator("provider")
     @classmethod
-    def _known_provider(cls, value: str, info: ValidationInfo) -> str:
-        if not providers.is_file(value):
-            return known(value, providers.names(), "catalog provider", also=", or a .yaml file")
-        table = str(file_of(value, info))
+    def _check_provider(cls, value: str, info: ValidationInfo) -> str:
+        if not providers.is_yaml_path(value):
+            return check_choice(
+                value, providers.list_names(), "catalog provider", extra_choices=", or a .yaml file"
+            )
+        table = str(resolve_existing_file(value, info))
         try:
             providers.get(table)
-        except Wrong as error:
+        except InvalidInputError as error:
             raise ValueError(str(error)) from error
         return table
 
     @model_validator(mode="after")
-    def _one(self) -> Catalog:
+    def _check_location(self) -> Catalog:
         if self.path is not None and self.url is not None:
             raise ValueError("give path or url, not both.")
         if self.location is None and providers.get(self.provider).api is None:
@@ -103,7 +115,7 @@ class Catalog(Part):
         return str(self.path) if self.path is not None else self.url
 
 
-class GridChoice(Part):
+class GridConfig(ConfigModel):
     """The raster that the product lies on."""
 
     crs: str = Field(default="utm", description="utm, or a code as in EPSG:32632")
@@ -113,7 +125,7 @@ class GridChoice(Part):
         description="auto (the scenes' own grid where all share one) or multiples (of the "
         "resolution)",
     )
-    mosaic: Annotated[tuple[str, ...], Listed] = Field(
+    mosaic: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=(),
         description="a list of codes as in EPSG:3035, each a map that joins the UTM zones; "
         "without it, the zone that holds most of the region",
@@ -121,23 +133,23 @@ class GridChoice(Part):
 
     @field_validator("mosaic")
     @classmethod
-    def _projected_too(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return unique(tuple(cls._projected(code, also=False) for code in value))
+    def _check_mosaic_crs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_unique(tuple(cls._parse_crs(code, allow_utm=False) for code in value))
 
     @field_validator("crs")
     @classmethod
-    def _projected_or_utm(cls, value: str) -> str:
-        return cls._projected(value, also=True)
+    def _check_crs(cls, value: str) -> str:
+        return cls._parse_crs(value, allow_utm=True)
 
     @classmethod
-    def _projected(cls, value: str, *, also: bool) -> str:
-        if also and value.lower() == "utm":
+    def _parse_crs(cls, value: str, *, allow_utm: bool) -> str:
+        if allow_utm and value.lower() == "utm":
             return "utm"
         found = re.fullmatch(r"(?i)epsg:([0-9]{4,6})", value)
         if found is None:
-            what = "neither utm nor a code" if also else "no code"
+            what = "neither utm nor a code" if allow_utm else "no code"
             raise ValueError(f"{value!r} is {what} as in EPSG:32632.")
-        _check_metres(int(found[1]))
+        _check_metric_crs(int(found[1]))
         return f"EPSG:{int(found[1])}"
 
     @property
@@ -146,7 +158,7 @@ class GridChoice(Part):
         return None if self.crs == "utm" else int(self.crs.removeprefix("EPSG:"))
 
 
-def _check_metres(epsg: int) -> None:
+def _check_metric_crs(epsg: int) -> None:
     import pyproj  # noqa: PLC0415
 
     # ^ slow to import, and few jobs name a code
@@ -161,68 +173,70 @@ def _check_metres(epsg: int) -> None:
         )
 
 
-class Output(Part):
+class Output(ConfigModel):
     """Where the product goes, and what it holds."""
 
     path: str = Field(default="out", description="a folder or an s3:// address")
-    formats: Annotated[tuple[str, ...], Listed] = Field(
-        default=FORMATS, min_length=1, description="a list out of cog and zarr"
+    formats: Annotated[tuple[str, ...], LaxTuple] = Field(
+        default=OUTPUT_FORMATS, min_length=1, description="a list out of cog and zarr"
     )
     probabilities: bool = Field(default=False, description="true or false")
     composites: bool = Field(default=False, description="true or false")
 
     @field_validator("path", mode="before")
     @classmethod
-    def _absolute(cls, value: Any, info: ValidationInfo) -> str:
+    def _resolve_output_path(cls, value: Any, info: ValidationInfo) -> str:
         if isinstance(value, str) and re.match(r"[a-z0-9]+://", value):
             if not re.fullmatch(r"s3://[^/]+(/.*)?", value):
                 raise ValueError(f"{value!r} is neither a folder nor an s3://bucket/… address.")
             return value
-        path = path_of(value, info)
+        path = resolve_path(value, info)
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; the output wants a folder.")
         return str(path)
 
     @field_validator("formats")
     @classmethod
-    def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return unique(tuple(known(name, FORMATS, "format") for name in value))
+    def _check_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_unique(tuple(check_choice(name, OUTPUT_FORMATS, "format") for name in value))
 
     @property
     def folder(self) -> Path:
         """Return the output folder.
 
         Raises:
-            Wrong: The output is an object store.
+            InvalidInputError: The output is an object store.
         """
         if "://" in self.path:
-            raise Wrong(f"The output {self.path} is no local folder; give a folder for this.")
+            raise InvalidInputError(
+                f"The output {self.path} is no local folder; give a folder for this."
+            )
         return Path(self.path)
 
 
-class Span(Part):
+class WorkerRange(ConfigModel):
     """How many workers there may be, at least and at most."""
 
     min: int
     max: int
 
 
-MOST_WORKERS = 4096
+MAX_WORKERS = 4096
 
 
-class Execution(Part):
+class Execution(ConfigModel):
     """How it is computed; nothing here changes what a tile means."""
 
     tile: int = Field(
         default=2048,
-        ge=PATCH,
+        ge=PATCH_SIZE,
         le=65_536,
-        description=f"pixels on a side, a multiple of {PATCH} from {PATCH} to 65536",
+        description=f"pixels on a side, a multiple of {PATCH_SIZE} from {PATCH_SIZE} to 65536",
     )
     engine: str = Field(default="threads", description="threads, distributed or tcp://HOST:PORT")
-    workers: Literal["auto"] | int | Span = Field(
+    workers: Literal["auto"] | int | WorkerRange = Field(
         default="auto",
-        description=f"auto, a whole number from 1 to {MOST_WORKERS}, or {{min: 1, max: 8}} to grow "
+        description=f"auto, a whole number from 1 to {MAX_WORKERS}, or {{min: 1, max: 8}} to grow "
         "and shrink with the work",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
@@ -246,68 +260,74 @@ class Execution(Part):
 
     @field_validator("tile")
     @classmethod
-    def _whole_patches(cls, value: int) -> int:
-        if value % PATCH:
-            below = value - value % PATCH
+    def _check_tile_size(cls, value: int) -> int:
+        if value % PATCH_SIZE:
+            below = value - value % PATCH_SIZE
             raise ValueError(
-                f"{value} is not a multiple of {PATCH}: use {below} or {below + PATCH}."
+                f"{value} is not a multiple of {PATCH_SIZE}: use {below} or {below + PATCH_SIZE}."
             )
         return value
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _some_workers(cls, value: Any) -> Any:
+    def _check_workers(cls, value: Any) -> Any:
         limits = list(value.values()) if isinstance(value, dict) else [value]
-        counted = all(type(one) is int and 1 <= one <= MOST_WORKERS for one in limits)
-        if isinstance(value, Span) or value == "auto" or (counted and not isinstance(value, dict)):
+        counted = all(type(one) is int and 1 <= one <= MAX_WORKERS for one in limits)
+        if (
+            isinstance(value, WorkerRange)
+            or value == "auto"
+            or (counted and not isinstance(value, dict))
+        ):
             return value
         if isinstance(value, dict) and set(value) == {"min", "max"} and counted:
             if value["min"] <= value["max"]:
                 return value
             raise ValueError(f"min {value['min']} is more than max {value['max']}.")
         raise ValueError(
-            f"{value!r} is neither auto, nor a whole number from 1 to {MOST_WORKERS}, nor two of "
+            f"{value!r} is neither auto, nor a whole number from 1 to {MAX_WORKERS}, nor two of "
             "them as in {min: 1, max: 8}."
         )
 
     @property
-    def most(self) -> int:
+    def max_parallel_tiles(self) -> int:
         """Return how many tiles may be made at a time, as far as the job says."""
-        return executors.span(
-            self.workers.model_dump() if isinstance(self.workers, Span) else self.workers
+        return executors.worker_range(
+            self.workers.model_dump() if isinstance(self.workers, WorkerRange) else self.workers
         )[1]
 
     @field_validator("engine")
     @classmethod
-    def _known_engine(cls, value: str) -> str:
+    def _check_engine(cls, value: str) -> str:
         address = re.fullmatch(r"(tcp|tls)://[^\s/:]+:([0-9]{1,5})", value)
         if address and 0 < int(address[2]) < 2**16:
             return value
-        return known(value, ("threads", "distributed"), "engine", also=", tcp://HOST:PORT")
+        return check_choice(
+            value, ("threads", "distributed"), "engine", extra_choices=", tcp://HOST:PORT"
+        )
 
     @field_validator("device")
     @classmethod
-    def _known_device(cls, value: str) -> str:
+    def _check_device(cls, value: str) -> str:
         if re.fullmatch(r"cuda:[0-9]{1,3}", value):
             return value
-        return known(value, ("auto", "cpu", "cuda"), "device", also=", cuda:N")
+        return check_choice(value, ("auto", "cpu", "cuda"), "device", extra_choices=", cuda:N")
 
     @field_validator("batch", mode="before")
     @classmethod
-    def _whole_batch(cls, value: Any) -> Any:
+    def _check_batch(cls, value: Any) -> Any:
         if value == "auto" or (isinstance(value, int) and value is not True and value >= 1):
             return value
         raise ValueError(f"{value!r} is neither auto nor a whole number from 1.")
 
 
-def place(text: str, info: ValidationInfo) -> str:
+def resolve_location(text: str, info: ValidationInfo) -> str:
     """Return a folder, absolute, or a host or bucket; anything else is a ValueError."""
     if href_policy.is_remote(text):
         return text.rstrip("/")
-    folder = path_of(text, info)
+    folder = resolve_path(text, info)
     if folder.is_dir():
         return str(folder)
-    host = href_policy.host_of(text)
+    host = href_policy.parse_host(text)
     if host is not None and "." in host.strip("."):
         return host
     raise ValueError(f"{text!r} is neither a host nor a folder that exists ({folder}).")

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 
 
-class _Loader(yaml.SafeLoader):
+class _StrictLoader(yaml.SafeLoader):
     """YAML without surprises: dates stay text, and a key may stand only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
+_StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -37,24 +37,26 @@ def read(path: Path) -> dict[str, Any]:
     """Read the keys and values of a file.
 
     Raises:
-        Wrong: There is no such file, it is not YAML, or it does not hold keys.
+        InvalidInputError: There is no such file, it is not YAML, or it does not hold keys.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise Wrong(
+        raise InvalidInputError(
             f"There is no file {path}: check the path, or start from an example."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise Wrong(f"The file {path} cannot be read: {error}.") from error
+        raise InvalidInputError(f"The file {path} cannot be read: {error}.") from error
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
         # ^ a SafeLoader, made stricter
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise Wrong(f"The file {path} is not YAML: {_one_line(error)}.") from error
+        raise InvalidInputError(f"The file {path} is not YAML: {_one_line(error)}.") from error
     if not isinstance(values, dict):
         held = "nothing" if values is None else f"a {type(values).__name__}"
-        raise Wrong(f"The file {path} holds {held}, not keys and values as in `name: jutland`.")
+        raise InvalidInputError(
+            f"The file {path} holds {held}, not keys and values as in `name: jutland`."
+        )
     return values
 
 

@@ -20,12 +20,12 @@ from flows.run import product
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan
 from pipeline.quality import accuracy
-from pipeline.quality.accuracy import Agreement
+from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.reading import raster_reader
 from pipeline.runtime import atomic_files
 from pipeline.storage import zarr_store
 
-TILE = 1024
+TILE_SIZE = 1024
 """Side of a tile, pixels: the country makes several, so that resuming can be seen."""
 
 
@@ -42,30 +42,32 @@ def run(
     The folder keeps the catalog, the truth and the job, to be changed and run again.
     """
     started = time.perf_counter()
-    country = build(folder, seed=seed, size=size, progress=progress)
+    country = build_country(folder, seed=seed, size=size, progress=progress)
     built = round(time.perf_counter() - started, 3)
-    job = write_job(folder, country, tile=tile_size or TILE)
+    job = write_job(folder, country, tile_size=tile_size or TILE_SIZE)
     result = product.run(
         job,
         allow_partial=False,
         max_cost=None,
         progress=progress,
-        truth=functools.partial(compare, country.truth),
+        truth=functools.partial(compare_with_truth, country.truth),
     )
     result["seconds"] = {"country": built} | result["seconds"]
     return result
 
 
-def build(folder: Path, *, seed: int | None, size: int | None, progress: Progress) -> Country:
+def build_country(
+    folder: Path, *, seed: int | None, size: int | None, progress: Progress
+) -> Country:
     """Build the country, or find it where it stands."""
-    progress.stage("country")
+    progress.start_stage("country")
     reached = 0
     staged = False
 
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal reached, staged
         if not staged:
-            progress.stage("country", total)
+            progress.start_stage("country", total)
             staged = True
         progress.advance(done - reached, stage)
         reached = done
@@ -80,13 +82,13 @@ def build(folder: Path, *, seed: int | None, size: int | None, progress: Progres
     return country
 
 
-def write_job(folder: Path, country: Country, *, tile: int, **changes: Any) -> Path:
+def write_job(folder: Path, country: Country, *, tile_size: int, **changes: Any) -> Path:
     """Write the job that maps a country; all else has a default.
 
     Args:
         folder: the country's folder.
         country: the country.
-        tile: side of a tile, pixels.
+        tile_size: side of a tile, pixels.
         changes: sections that replace the ones written here.
     """
     region = folder / "region.geojson"
@@ -101,7 +103,7 @@ def write_job(folder: Path, country: Country, *, tile: int, **changes: Any) -> P
         "grid": {"crs": f"EPSG:{country.epsg}", "resolution": 10},
         "model": {"name": "demo", "task": "land_cover"},
         "output": {"path": "out", "composites": True},
-        "execution": {"tile": tile},
+        "execution": {"tile": tile_size},
     } | changes
     job = folder / "job.yaml"
     text = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)
@@ -109,22 +111,24 @@ def write_job(folder: Path, country: Country, *, tile: int, **changes: Any) -> P
     return job
 
 
-def compare(truth: Path, folder: Path, plan: Plan) -> Agreement | None:
+def compare_with_truth(truth: Path, folder: Path, plan: Plan) -> AccuracyMetrics | None:
     """Compare a finished store with the truth, pixel by pixel."""
-    if plan.model is None or plan.model.main.task != "land_cover":
+    if plan.model is None or plan.model.primary_output.task != "land_cover":
         return None
     matrix = np.zeros((256, 256), dtype=np.int64)
     for one in plan.tiles:
         part = slice(one.row, one.row + one.height), slice(one.column, one.column + one.width)
-        mapped = zarr_store.read(zarr_store.of(folder, plan, one.epsg), "land_cover", *part)
-        matrix += accuracy.confusion(mapped, read_truth(truth, plan.area(one)))
-    return accuracy.of(matrix)
+        mapped = zarr_store.read_layer(
+            zarr_store.store_path(folder, plan, one.epsg), "land_cover", *part
+        )
+        matrix += accuracy.confusion_matrix(mapped, read_truth(truth, plan.tile_grid(one)))
+    return accuracy.compute_accuracy(matrix)
 
 
 def read_truth(truth: Path, grid: Grid) -> NDArray[np.uint8]:
     """Return the true classes on a grid: (height, width), 0 where nothing is known."""
-    source = raster_reader.Source(scene="truth", provider="demo", nodata=0.0)
+    source = raster_reader.AssetInfo(scene_id="truth", provider="demo", nodata=0.0)
     values: NDArray[np.uint8] = raster_reader.read(
-        str(truth), source, grid, resampling=Resampling.nearest, dtype="uint8", fill=0
+        str(truth), source, grid, resampling=Resampling.nearest, dtype="uint8", fill_value=0
     )
     return values

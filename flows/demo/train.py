@@ -14,31 +14,31 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 import model
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import error_messages, yaml_file
-from flows.config.base import Listed, Part
+from flows.config.base import LaxTuple, ConfigModel
 from flows.demo import training_data
 from flows.observe.progress import Progress
 from model.cards import demo_card
 from model.predictor import edge_effect, registry
 from model.predictor.cards import CLASSES, Card
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import SegmentationPredictor
 from model.segmenter import Segmenter
 from model.terramind import config
-from model.terramind.modalities import Statistics, get
-from model.train import IGNORE, Mosaic, Qda, band_statistics, evaluate, fit
-from model.train.metrics import Scores, scores
+from model.terramind.modalities import Statistics, get_raster_modality
+from model.train import IGNORE_INDEX, LabelledMosaic, Qda, compute_band_statistics, evaluate, fit
+from model.train.metrics import Scores, compute_scores
 from pipeline.runtime import atomic_files
 
-RECIPE = Path(registry.DEMO_CARD).parent / "recipe.yaml"
-PIXELS = 400_000
+DEFAULT_CONFIG_PATH = Path(registry.DEMO_CARD_PATH).parent / "recipe.yaml"
+BASELINE_PIXELS = 400_000
 """Pixels that the per-pixel baseline learns from."""
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Listed]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], LaxTuple]
 
 
-class Recipe(Part):
+class TrainingConfig(ConfigModel):
     """Everything that the weights depend on."""
 
     seeds: Seeds = Field(min_length=1, description="a list of whole numbers")
@@ -53,16 +53,18 @@ class Recipe(Part):
     seed: int = Field(ge=0, description="a whole number")
 
 
-def read(path: Path) -> Recipe:
+def read_config(path: Path) -> TrainingConfig:
     """Read a recipe.
 
     Raises:
-        Wrong: something in it is wrong.
+        InvalidInputError: something in it is wrong.
     """
     try:
-        return Recipe.model_validate(yaml_file.read(path))
+        return TrainingConfig.model_validate(yaml_file.read(path))
     except ValidationError as error:
-        raise Wrong(error_messages.explain(error, Recipe, str(path))) from error
+        raise InvalidInputError(
+            error_messages.explain_validation_error(error, TrainingConfig, str(path))
+        ) from error
 
 
 def run(
@@ -86,20 +88,20 @@ def run(
         minutes: of fitting at most; the schedule is compressed.
         progress: who is told.
     """
-    recipe = read(job or RECIPE)
+    recipe = read_config(job or DEFAULT_CONFIG_PATH)
     changes = {"seeds": seeds, "steps": steps}
     recipe = recipe.model_copy(update={key: value for key, value in changes.items() if value})
     if twice := set(recipe.seeds) & set(recipe.test_seeds):
-        raise Wrong(
+        raise InvalidInputError(
             f"Countries {sorted(twice)} would be learnt from and tested on. "
             "Take them out of seeds or of test_seeds."
         )
     out = out or Path("terramosaic-train")
     started = time.perf_counter()
-    chips = countries(out, recipe.seeds, recipe.size, progress)
+    chips = load_or_build_countries(out, recipe.seeds, recipe.size, progress)
     made = round(time.perf_counter() - started, 1)
-    built, scales = segmenter(recipe), band_statistics(chips)
-    progress.stage("fit", recipe.steps)
+    built, scales = build_segmenter(recipe), compute_band_statistics(chips)
+    progress.start_stage("fit", recipe.steps)
     record = fit(
         built,
         chips,
@@ -112,8 +114,8 @@ def run(
         time_budget=minutes * 60 if minutes else None,
         progress=lambda now: progress.advance(1, f"loss {now.loss:.3f}"),
     )
-    tests = countries(out, recipe.test_seeds, recipe.test_size, progress)
-    measured = measure(
+    tests = load_or_build_countries(out, recipe.test_seeds, recipe.test_size, progress)
+    measured = evaluate_models(
         built, scales, chips, dict(zip(recipe.test_seeds, tests, strict=True)), progress
     )
     training = {
@@ -132,18 +134,20 @@ def run(
         "seconds_of_material": made,
         **measured,
     }
-    card = _card(recipe, built, scales, training)
+    card = _build_card(recipe, built, scales, training)
     curve = edge_effect.measure(
         SegmentationPredictor(
-            built, card, running=Running(device=device, precision="fp32", holes="fill")
+            built,
+            card,
+            options=InferenceOptions(device=device, precision="fp32", nan_policy="fill"),
         ),
         [test.inputs for test in tests],
-        on=f"countries {', '.join(map(str, recipe.test_seeds))}",
+        measured_on=f"countries {', '.join(map(str, recipe.test_seeds))}",
     )
-    card = registry.ship(out, built, replace(card, reach=curve))
+    card = registry.save_segmenter(out, built, replace(card, reach=curve))
     weights = out / "weights.safetensors"
     sha256, size = atomic_files.sha256(weights), weights.stat().st_size
-    text = demo_card.card(card, sha256=sha256, size=size)
+    text = demo_card.render_card(card, sha256=sha256, size=size)
     atomic_files.write_atomic(out / "card.md", text.encode())
     progress.finish()
     return {
@@ -152,104 +156,110 @@ def run(
         "sha256": sha256,
         "bytes": size,
         "seconds": round(time.perf_counter() - started, 1),
-        **_summary(measured),
+        **_summarise_accuracy(measured),
     }
 
 
-def countries(out: Path, seeds: Sequence[int], size: int, progress: Progress) -> list[Mosaic]:
+def load_or_build_countries(
+    out: Path, seeds: Sequence[int], size: int, progress: Progress
+) -> list[LabelledMosaic]:
     """Build and compose countries; what lies in the folder is used again."""
-    progress.stage("countries", len(seeds))
+    progress.start_stage("countries", len(seeds))
     made = []
     for seed in seeds:
         folder = out / "countries" / f"{seed}-{size}"
-        made.append(training_data.of_country(folder, seed=seed, size=size, names=CLASSES))
+        made.append(
+            training_data.compose_country(folder, seed=seed, size=size, class_names=CLASSES)
+        )
         progress.advance(1, f"seed {seed}")
     return made
 
 
-def segmenter(recipe: Recipe) -> Segmenter:
+def build_segmenter(training_config: TrainingConfig) -> Segmenter:
     """Build the recipe's network with its initial weights."""
     return model.segmenter(
-        recipe.architecture,
+        training_config.architecture,
         list(training_data.INPUTS),
         len(CLASSES),
-        width=recipe.width,
-        weights={"random": recipe.seed},
+        width=training_config.width,
+        weights={"random": training_config.seed},
     )
 
 
-def _card(
-    recipe: Recipe,
-    built: Segmenter,
-    scales: Mapping[str, Statistics],
+def _build_card(
+    training_config: TrainingConfig,
+    network: Segmenter,
+    statistics: Mapping[str, Statistics],
     training: Mapping[str, Any],
 ) -> Card:
     return Card(
         name="demo",
-        architecture=config.architecture(recipe.architecture),
-        inputs={name: get(name).bands for name in training_data.INPUTS},
-        statistics=scales,
-        layers=tuple(built.layers),
-        width=recipe.width,
+        architecture=config.resolve_architecture(training_config.architecture),
+        inputs={name: get_raster_modality(name).bands for name in training_data.INPUTS},
+        statistics=statistics,
+        layers=tuple(network.layers),
+        width=training_config.width,
         training=training,
     )
 
 
-def measure(
-    built: Segmenter,
-    scales: Mapping[str, Statistics],
-    chips: Sequence[Mosaic],
-    tests: Mapping[int, Mosaic],
+def evaluate_models(
+    network: Segmenter,
+    statistics: Mapping[str, Statistics],
+    chips: Sequence[LabelledMosaic],
+    tests: Mapping[int, LabelledMosaic],
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the network, the network without its tokens, and a per-pixel baseline.
 
     All three see the same countries, none of which was learnt from.
     """
-    baseline = _baseline(chips)
-    progress.stage("measure", len(tests) + 1)
+    baseline = _fit_baseline(chips)
+    progress.start_stage("measure", len(tests) + 1)
     result: dict[str, Any] = {}
     for seed, test in tests.items():
         result[str(seed)] = {
-            "model": _named(evaluate(built, [test], statistics=scales)),
-            "model_without_tokens": _named(
-                evaluate(built, [test], statistics=scales, tokens="zero")
+            "model": _scores_by_class(evaluate(network, [test], statistics=statistics)),
+            "model_without_tokens": _scores_by_class(
+                evaluate(network, [test], statistics=statistics, tokens="zero")
             ),
-            "per_pixel_qda": _named(_score_baseline(baseline, test)),
+            "per_pixel_qda": _scores_by_class(_score_baseline(baseline, test)),
         }
         progress.advance(1, f"seed {seed}")
     realdata = os.environ.get("TERRAMOSAIC_REALDATA")
-    places = training_data.places(Path(realdata), CLASSES) if realdata else {}
+    places = training_data.compose_places(Path(realdata), CLASSES) if realdata else {}
     real = {
-        name: _named(evaluate(built, [training_data.padded(place, 224)], statistics=scales))
+        name: _scores_by_class(
+            evaluate(network, [training_data.pad_mosaic(place, 224)], statistics=statistics)
+        )
         for name, place in places.items()
     }
     progress.advance(1, "real places")
     return {"test_countries": result, "real_places": real}
 
 
-def _baseline(chips: Sequence[Mosaic]) -> Qda:
-    table, labels = training_data.features(chips)
-    chosen = np.random.default_rng(0).permutation(len(labels))[:PIXELS]
+def _fit_baseline(chips: Sequence[LabelledMosaic]) -> Qda:
+    table, labels = training_data.to_feature_table(chips)
+    chosen = np.random.default_rng(0).permutation(len(labels))[:BASELINE_PIXELS]
     return Qda.fit(table[chosen], labels[chosen], len(CLASSES))
 
 
-def _score_baseline(baseline: Qda, test: Mosaic) -> Scores:
-    table, _ = training_data.features([test])
+def _score_baseline(baseline: Qda, test: LabelledMosaic) -> Scores:
+    table, _ = training_data.to_feature_table([test])
     answer = np.zeros(test.labels.shape, dtype=np.int64)
-    answer[test.labels != IGNORE] = baseline.predict(table)
-    return scores([test.labels], [answer], len(CLASSES))
+    answer[test.labels != IGNORE_INDEX] = baseline.predict(table)
+    return compute_scores([test.labels], [answer], len(CLASSES))
 
 
-def _named(found: Scores) -> dict[str, Any]:
-    values = found.to_mapping()
+def _scores_by_class(measured_scores: Scores) -> dict[str, Any]:
+    values = measured_scores.to_mapping()
     by_class = values.pop("by_class")
     if not isinstance(by_class, list):
         raise TypeError("by_class is a list")
     return values | {"f1": dict(zip(CLASSES, by_class, strict=True))}
 
 
-def _summary(measured: Mapping[str, Any]) -> dict[str, Any]:
+def _summarise_accuracy(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         group: {
             name: {kind: scored["overall"] for kind, scored in entry.items()}

@@ -13,48 +13,48 @@ import shapely
 from numpy.typing import NDArray
 
 from catalogs import demo, legend, search
-from catalogs.search import Source
+from catalogs.search import CatalogSource
 from flows.config import job as jobs
 from flows.demo import demo as country_flow
 from flows.run import planning
-from model.train import IGNORE, Mosaic
+from model.train import IGNORE_INDEX, LabelledMosaic
 from pipeline.compositing import stream
 from pipeline.plan.plan import Plan
 
 INPUTS = ("S2L2A", "S1RTC", "DEM")
-COMPOSITES = {"name": "none"}
+NO_MODEL = {"name": "none"}
 
 
-def of_country(
-    folder: Path, *, seed: int, size: int, names: Sequence[str], threads: int = 2
-) -> Mosaic:
+def compose_country(
+    folder: Path, *, seed: int, size: int, class_names: Sequence[str], threads: int = 2
+) -> LabelledMosaic:
     """Build the country of a seed, or find it in a folder, and compose it without a model.
 
     Args:
         folder: where the country lies or will lie.
         seed: of the country.
         size: side of a granule, pixels.
-        names: class names in the model's order.
+        class_names: class names in the model's order.
         threads: threads that read and compose.
     """
     country = demo.build(folder, seed=seed, size=size)
-    job = country_flow.write_job(folder, country, tile=512, model=COMPOSITES)
-    plan = planning.freeze(jobs.load(job))
+    job = country_flow.write_job(folder, country, tile_size=512, model=NO_MODEL)
+    plan = planning.create_plan(jobs.load(job))
     truth = country_flow.read_truth(country.truth, plan.grid)
-    seen = stream.see(plan, plan.snapshot.scenes, plan.grid, threads=threads)
-    return _mosaic(plan, seen, _indexed(truth, names))
+    seen = stream.compose(plan, plan.snapshot.scenes, plan.grid, threads=threads)
+    return _to_training_mosaic(plan, seen, _to_class_indices(truth, class_names))
 
 
-def of_place(
+def compose_place(
     catalog: Path,
     allow: Path,
     *,
     reference: Path,
     name: str,
     bbox: Sequence[float],
-    day: str,
-    names: Sequence[str],
-) -> Mosaic:
+    period: str,
+    class_names: Sequence[str],
+) -> LabelledMosaic:
     """Compose a real place and read its land cover.
 
     Args:
@@ -63,35 +63,35 @@ def of_place(
         reference: raster of land cover, indexed as TerraMind's LULC modality.
         name: of the place.
         bbox: west, south, east, north.
-        day: date range that holds the scenes of the place.
-        names: class names in the model's order.
+        period: date range that holds the scenes of the place.
+        class_names: class names in the model's order.
     """
     values: dict[str, Any] = {
         "name": name,
         "region": {"bbox": list(bbox)},
-        "period": day,
+        "period": period,
         "catalog": {"path": str(catalog), "provider": "planetary-computer"},
         "allow": [str(allow)],
         "inputs": list(INPUTS),
-        "model": COMPOSITES,
+        "model": NO_MODEL,
         "output": {"composites": True},
     }
     with tempfile.TemporaryDirectory() as folder:
-        plan = planning.freeze(jobs.parse(values, folder=Path(folder)))
+        plan = planning.create_plan(jobs.parse(values, folder=Path(folder)))
     by_index = {entry.index: entry.code for entry in legend.CLASSES}
     indexed = country_flow.read_truth(reference, plan.grid)
     codes = np.vectorize(lambda index: by_index.get(index, 0), otypes=[np.uint8])(indexed)
-    seen = stream.see(plan, plan.snapshot.scenes, plan.grid, threads=2)
-    return _mosaic(plan, seen, _indexed(codes, names))
+    seen = stream.compose(plan, plan.snapshot.scenes, plan.grid, threads=2)
+    return _to_training_mosaic(plan, seen, _to_class_indices(codes, class_names))
 
 
-def places(realdata: Path, names: Sequence[str]) -> dict[str, Mosaic]:
+def compose_places(realdata: Path, class_names: Sequence[str]) -> dict[str, LabelledMosaic]:
     """Return the real places that have all inputs and a land cover, by name."""
     root = realdata / "catalog"
     catalog = root / "planetary-computer" / "catalog.json"
     world = shapely.box(-180, -90, 180, 90)
-    found = search.find(
-        Source(provider="planetary-computer", location=str(catalog), allow=(str(realdata),)),
+    found = search.find_scenes(
+        CatalogSource(provider="planetary-computer", location=str(catalog), allow=(str(realdata),)),
         ("DEM",),
         world,
         None,
@@ -100,51 +100,55 @@ def places(realdata: Path, names: Sequence[str]) -> dict[str, Mosaic]:
     for scene in found.scenes:
         name = scene.id.removeprefix("DEM_TM_")
         reference = Path(scene.assets["DEM"].href).parent / "LULC.tif"
-        made[name] = of_place(
+        made[name] = compose_place(
             catalog,
             realdata,
             reference=reference,
             name=name,
             bbox=scene.bbox,
-            day="2015-01-01/2024-12-31",
-            names=names,
+            period="2015-01-01/2024-12-31",
+            class_names=class_names,
         )
     return made
 
 
-def padded(mosaic: Mosaic, side: int) -> Mosaic:
+def pad_mosaic(mosaic: LabelledMosaic, min_side: int) -> LabelledMosaic:
     """Widen a mosaic with missing pixels until a window fits."""
     height, width = mosaic.labels.shape
-    below, right = max(side - height, 0), max(side - width, 0)
+    below, right = max(min_side - height, 0), max(min_side - width, 0)
     inputs = {
         key: np.pad(values, ((0, 0), (0, below), (0, right)), constant_values=np.nan)
         for key, values in mosaic.inputs.items()
     }
-    labels = np.pad(mosaic.labels, ((0, below), (0, right)), constant_values=IGNORE)
+    labels = np.pad(mosaic.labels, ((0, below), (0, right)), constant_values=IGNORE_INDEX)
     return replace(mosaic, inputs=inputs, labels=labels)
 
 
-def features(mosaics: Sequence[Mosaic]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def to_feature_table(
+    mosaics: Sequence[LabelledMosaic],
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return every labelled pixel by itself: (pixels, bands) and (pixels,)."""
     tables, labels = [], []
     for mosaic in mosaics:
         stacked = np.concatenate([mosaic.inputs[name] for name in INPUTS])
-        there = mosaic.labels != IGNORE
+        there = mosaic.labels != IGNORE_INDEX
         tables.append(stacked[:, there].T)
         labels.append(mosaic.labels[there])
     return np.concatenate(tables), np.concatenate(labels)
 
 
-def _indexed(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
-    table = np.full(256, IGNORE, dtype=np.uint8)
+def _to_class_indices(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     for index, name in enumerate(names):
-        table[legend.BY_NAME[name].code] = index
+        table[legend.CLASS_BY_NAME[name].code] = index
     indexed: NDArray[np.uint8] = table[codes]
     return indexed
 
 
-def _mosaic(plan: Plan, seen: stream.Seen, labels: NDArray[np.uint8]) -> Mosaic:
-    inputs = stream.at_the_door(plan, seen)
-    labels = np.where(seen.observations > 0, labels, IGNORE).astype(np.uint8)
+def _to_training_mosaic(
+    plan: Plan, seen: stream.CompositeBlock, labels: NDArray[np.uint8]
+) -> LabelledMosaic:
+    inputs = stream.to_model_inputs(plan, seen)
+    labels = np.where(seen.observations > 0, labels, IGNORE_INDEX).astype(np.uint8)
     # ^ what was not observed is not mapped, hence neither taught nor tested
-    return Mosaic(inputs=dict(inputs), labels=labels)
+    return LabelledMosaic(inputs=dict(inputs), labels=labels)

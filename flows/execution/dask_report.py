@@ -11,45 +11,45 @@ from pipeline.runtime import atomic_files
 
 log = logging.getLogger(__name__)
 
-NAME = "dask-report.html"
+FILE_NAME = "dask-report.html"
 
-PATIENCE = 60.0
+REPORT_TIMEOUT = 60.0
 """Seconds that a scheduler may take to write it."""
 
-SKEW = 60.0
+CLOCK_SKEW = 60.0
 """Seconds by which the clocks of client, scheduler and workers may differ."""
 
 
-def forget(folder: Path) -> None:
+def remove(plan_dir: Path) -> None:
     """Remove the report of an earlier run from a plan's folder."""
-    (folder / NAME).unlink(missing_ok=True)
+    (plan_dir / FILE_NAME).unlink(missing_ok=True)
 
 
-def remember(client: Any) -> float:
+def start_recording(client: Any) -> float:
     """Have a scheduler keep the times of its tasks from now on; return since when."""
     client.get_task_stream(start=0, stop=0)
     # ^ a scheduler without a dashboard keeps none until somebody asks
-    return time.time() - SKEW
+    return time.time() - CLOCK_SKEW
 
 
-def write(client: Any, since: float, folder: Path) -> None:
+def write(client: Any, start: float, plan_dir: Path) -> None:
     """Write the report of what a scheduler did into a plan's folder; without one the run ends too.
 
     Args:
         client: of the scheduler.
-        since: what :func:`remember` returned.
-        folder: the plan's folder.
+        start: what :func:`start_recording` returned.
+        plan_dir: the plan's folder.
     """
     try:
         page = client.sync(
             client.scheduler.performance_report,
-            start=since,
+            start=start,
             last_count=0,
             mode="inline",
             # ^ it must open where there is no network
-            callback_timeout=PATIENCE,
+            callback_timeout=REPORT_TIMEOUT,
         )
-        atomic_files.write_atomic(folder / NAME, page.encode())
+        atomic_files.write_atomic(plan_dir / FILE_NAME, page.encode())
     except ImportError:
         log.warning(
             "dask's report on the failed tiles needs bokeh where the scheduler runs: "
@@ -59,4 +59,4 @@ def write(client: Any, since: float, folder: Path) -> None:
         # ^ whatever has become of the scheduler: the tiles are told of already
         log.warning("dask's report on the failed tiles could not be written: %s", error)
     else:
-        log.info("report=%s", folder / NAME)
+        log.info("report=%s", plan_dir / FILE_NAME)

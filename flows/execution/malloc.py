@@ -6,12 +6,12 @@ import ctypes
 import functools
 
 M_MMAP_THRESHOLD = -3
-LARGE = 2**22
+MMAP_THRESHOLD_BYTES = 2**22
 """Bytes of an array that goes back as soon as it is freed."""
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _load_glibc() -> ctypes.CDLL | None:
     """Return glibc, told to keep no large arrays; None on other systems.
 
     Else it takes ever larger ones from heaps that it keeps, one for each thread, and a process
@@ -19,14 +19,14 @@ def _library() -> ctypes.CDLL | None:
     """
     try:
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, LARGE)
+        library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
     except (OSError, AttributeError):
         return None
     return library
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return what is free to the system, now and, where it is large, from now on."""
-    library = _library()
+    library = _load_glibc()
     if library is not None:
         library.malloc_trim(0)

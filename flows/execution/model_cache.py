@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from pipeline.plan.plan import Plan
 
 
-class _Kept:
+class _Cache:
     predictor: Predictor | None = None
 
 
-def keep(predictor: Predictor | None) -> None:
+def store_predictor(predictor: Predictor | None) -> None:
     """Keep a model that was just loaded, instead of the one before; None = none."""
-    _Kept.predictor = predictor
+    _Cache.predictor = predictor
 
 
-def fitting(plan: Plan) -> Predictor | None:
+def find_predictor(plan: Plan) -> Predictor | None:
     """Return the kept model if it is the very one that a plan was made for."""
-    kept, wanted = _Kept.predictor, plan.model
+    kept, wanted = _Cache.predictor, plan.model
     if kept is None or wanted is None or kept.digest != wanted.digest:
         return None
-    same = (kept.precision, kept.device_kind) == (wanted.precision, wanted.device)
+    same = (kept.precision, kept.device_type) == (wanted.precision, wanted.device)
     if same and wanted.device == "cuda":
-        kept.batch = wanted.batch
+        kept.batch_size = wanted.batch
     return kept if same else None

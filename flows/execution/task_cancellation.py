@@ -10,11 +10,11 @@ import distributed
 from pipeline.runtime import cancellation
 
 
-def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
+def run_cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
     """Do a task's work, unless it is given up meanwhile.
 
     Raises:
-        Halted: nobody waits for it any more.
+        Cancelled: nobody waits for it any more.
     """
     worker = distributed.get_worker()
     task = worker.state.tasks[worker.get_current_task()]
@@ -27,5 +27,5 @@ def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
         #   sockets tell after 30 s (distributed.comm.timeouts.tcp). Where the scheduler goes, the
         #   task stays as it is, but its result can no longer be told
 
-    with cancellation.when(unwanted):
-        return work(*arguments)
+    with cancellation.cancel_when(unwanted):
+        return function(*arguments)

@@ -11,7 +11,7 @@ from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 
-class Share(WorkerPlugin):
+class CpuAffinityPlugin(WorkerPlugin):
     """Keeps each worker of this machine on its own cores, also after it was started again.
 
     A model computes as many windows side by side as it has cores: workers that all see the whole
@@ -20,19 +20,19 @@ class Share(WorkerPlugin):
 
     name = "share-of-cores"
 
-    def __init__(self, shares: int) -> None:
+    def __init__(self, workers: int) -> None:
         self._cores = sorted(os.sched_getaffinity(0))
-        self._shares = shares
+        self._workers = workers
 
     def setup(self, worker: Worker) -> None:
         """Confine the process of a worker; dask numbers those of a local cluster from zero."""
-        mine = share(self._cores, int(worker.name), self._shares)
+        mine = split_cores(self._cores, int(worker.name), self._workers)
         for thread in Path("/proc/self/task").iterdir():
             os.sched_setaffinity(int(thread.name), mine)
             # ^ the kernel binds threads; those to come are born where their parents are
 
 
-class Deaf(WorkerPlugin):
+class IgnoreInterruptPlugin(WorkerPlugin):
     """Leaves Ctrl-C to the process that started the workers: a terminal sends it to them all."""
 
     name = "deaf-to-ctrl-c"
@@ -43,7 +43,7 @@ class Deaf(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def share(cores: Sequence[int], number: int, shares: int) -> Sequence[int]:
+def split_cores(cores: Sequence[int], index: int, count: int) -> Sequence[int]:
     """Return the cores of one of so many shares: neighbours, and one where there are too few."""
-    first, stop = (len(cores) * (number + step) // shares for step in (0, 1))
-    return cores[first:stop] or [cores[number % len(cores)]]
+    first, stop = (len(cores) * (index + step) // count for step in (0, 1))
+    return cores[first:stop] or [cores[index % len(cores)]]

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalogs.errors import Wrong
-from flows.observe.run_metrics import LABELS, METRICS, Meter
+from catalogs.errors import InvalidInputError
+from flows.observe.run_metrics import COMMON_LABELS, METRICS, RunMetrics
 from pipeline.runtime import atomic_files, cancellation
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "TERRAMOSAIC_METRICS"
+ENVIRONMENT_VARIABLE = "TERRAMOSAIC_METRICS"
 
 LOOPBACK = "127.0.0.1"
 
-EVERY = 5.0
+WRITE_INTERVAL = 5.0
 """Seconds between two versions of a file, at least."""
 
-_ADDRESS = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):)?([0-9]{1,5})")
+_ADDRESS_PATTERN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):)?([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,117 +43,125 @@ class Address:
     port: int
 
 
-Place = Address | Path
+Destination = Address | Path
 """An address, a ``*.prom`` file, or a folder with one such file for each product and period."""
 
 
-class _Kept:
-    meters: Mapping[str, Meter] = {}
+class _ActiveRuns:
+    by_plan: Mapping[str, RunMetrics] = {}
     """Path of a plan → its run: Prefect's tasks cannot carry it."""
 
 
-def place() -> Place | None:
+def read_destination() -> Destination | None:
     """Return where the environment wants the metrics; None = nowhere.
 
     Raises:
-        Wrong: what it says is no such place.
+        InvalidInputError: what it says is no such place.
     """
-    text = os.environ.get(VARIABLE, "").strip()
+    text = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     if not text:
         return None
-    address = _ADDRESS.fullmatch(text)
+    address = _ADDRESS_PATTERN.fullmatch(text)
     if address and int(address[2]) < 2**16:
         return Address((address[1] or LOOPBACK).strip("[]"), int(address[2]))
     if "://" in text or not ("/" in text or text.endswith(".prom")):
-        raise Wrong(
-            f"{VARIABLE}={text} is neither an address nor a path. Write HOST:PORT, a port of this "
+        raise InvalidInputError(
+            f"{ENVIRONMENT_VARIABLE}={text} is neither an address nor a path. Write HOST:PORT, a port of this "
             "machine alone (9108), a folder (/var/lib/node_exporter) or a file that ends in .prom."
         )
-    return _writable(Path(text).expanduser().absolute(), text)
+    return _check_writable(Path(text).expanduser().absolute(), text)
 
 
-def _writable(path: Path, text: str) -> Path:
+def _check_writable(path: Path, text: str) -> Path:
     folder = path.parent if path.suffix == ".prom" else path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_files.workspace(folder):
+        with atomic_files.temporary_directory(folder):
             return path
     except OSError as error:
-        raise Wrong(
-            f"{VARIABLE}={text}: nothing can be written to {folder} ({error.strerror or error}). "
+        raise InvalidInputError(
+            f"{ENVIRONMENT_VARIABLE}={text}: nothing can be written to {folder} ({error.strerror or error}). "
             "Name another folder, or an address HOST:PORT."
         ) from error
 
 
 @contextmanager
-def kept(plan_path: Path) -> Iterator[Meter]:
+def export_run(plan_path: Path) -> Iterator[RunMetrics]:
     """Count the run of a plan for the length of a block, and tell of it where that is wanted."""
-    meter, wanted = Meter.of(plan_path), place()
-    _Kept.meters = {**_Kept.meters, str(plan_path): meter}
+    meter, wanted = RunMetrics.for_plan(plan_path), read_destination()
+    _ActiveRuns.by_plan = {**_ActiveRuns.by_plan, str(plan_path): meter}
     try:
-        with _told(meter, wanted):
+        with _record_final_status(meter, wanted):
             yield meter
     finally:
-        _Kept.meters = {one: held for one, held in _Kept.meters.items() if held is not meter}
+        _ActiveRuns.by_plan = {
+            one: held for one, held in _ActiveRuns.by_plan.items() if held is not meter
+        }
 
 
-def of(plan_path: Path) -> Meter:
+def get_run_metrics(plan_path: Path) -> RunMetrics:
     """Return the meter of a plan's run; one that nobody reads, where no run is counted."""
-    return _Kept.meters.get(str(plan_path)) or Meter.of(plan_path)
+    return _ActiveRuns.by_plan.get(str(plan_path)) or RunMetrics.for_plan(plan_path)
 
 
-def stood(plan_path: Path, result: Mapping[str, Any]) -> None:
+def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:
     """Tell of a product that needed no run, where there is a file to do so."""
-    if isinstance(place(), Path):
-        with kept(plan_path) as meter:
-            meter.begin(result["tiles"]["total"], result["tiles"]["skipped"])
-            meter.end("complete" if result["status"] == "unchanged" else result["status"])
+    if isinstance(read_destination(), Path):
+        with export_run(plan_path) as meter:
+            meter.begin_tiles(result["tiles"]["total"], result["tiles"]["skipped"])
+            meter.set_final_status(
+                "complete" if result["status"] == "unchanged" else result["status"]
+            )
 
 
 @contextmanager
-def _told(meter: Meter, wanted: Place | None) -> Iterator[None]:
-    with _shown(meter, wanted):
+def _record_final_status(meter: RunMetrics, destination: Destination | None) -> Iterator[None]:
+    with _export(meter, destination):
         try:
             yield
-        except cancellation.Halted:
-            meter.end("interrupted")
+        except cancellation.Cancelled:
+            meter.set_final_status("interrupted")
             raise
         except Exception:
-            meter.end("failed")
+            meter.set_final_status("failed")
             raise
         except BaseException:
-            meter.end("interrupted")
+            meter.set_final_status("interrupted")
             raise
 
 
-def _shown(meter: Meter, wanted: Place | None) -> AbstractContextManager[None]:
-    if wanted is None:
+def _export(meter: RunMetrics, destination: Destination | None) -> AbstractContextManager[None]:
+    if destination is None:
         return nullcontext()
-    return _served(meter, wanted) if isinstance(wanted, Address) else _written(meter, wanted)
+    return (
+        _serve_http(meter, destination)
+        if isinstance(destination, Address)
+        else _write_textfile(meter, destination)
+    )
 
 
 @contextmanager
-def _written(meter: Meter, path: Path) -> Iterator[None]:
-    page = _Page(meter, path)
-    meter.changed = page.due
+def _write_textfile(meter: RunMetrics, path: Path) -> Iterator[None]:
+    page = _Textfile(meter, path)
+    meter.on_change = page.write_if_due
     try:
         yield
     finally:
         page.write()
 
 
-class _Page:
+class _Textfile:
     """A file for node_exporter's textfile collector."""
 
-    def __init__(self, meter: Meter, path: Path) -> None:
+    def __init__(self, meter: RunMetrics, path: Path) -> None:
         name = f"terramosaic_{meter.product}_{meter.period}.prom"
         self._path = path if path.suffix == ".prom" else path / name
         # ^ the names of products and periods are those of folders
-        self._board, self._next, self._failed = _Board([meter]), 0.0, False
+        self._collector, self._next_write, self._has_warned = _RunCollector([meter]), 0.0, False
 
-    def due(self) -> None:
+    def write_if_due(self) -> None:
         """Write the file, unless that was done just now."""
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next_write:
             self.write()
 
     def write(self) -> None:
@@ -161,20 +169,20 @@ class _Page:
         from prometheus_client import generate_latest  # noqa: PLC0415
 
         # ^ imported where somebody reads the metrics
-        self._next = time.monotonic() + EVERY
+        self._next_write = time.monotonic() + WRITE_INTERVAL
         try:
-            atomic_files.write_atomic(self._path, generate_latest(_registry(self._board)))
+            atomic_files.write_atomic(self._path, generate_latest(_build_registry(self._collector)))
         except OSError as error:
-            if not self._failed:
+            if not self._has_warned:
                 log.warning("the metrics cannot be written to %s: %s", self._path, error)
-            self._failed = True
+            self._has_warned = True
 
 
 @dataclass(slots=True, eq=False)
-class _Board:
+class _RunCollector:
     """The runs of this process that a reader sees side by side."""
 
-    meters: list[Meter]
+    runs: list[RunMetrics]
     close: Callable[[], None] = field(default=lambda: None)
 
     def collect(self) -> Iterable[Family]:
@@ -182,11 +190,11 @@ class _Board:
         from prometheus_client import core  # noqa: PLC0415
 
         # ^ imported where somebody reads the metrics
-        told = [(meter.product, meter.period, meter.values()) for meter in tuple(self.meters)]
+        told = [(meter.product, meter.period, meter.values()) for meter in tuple(self.runs)]
         kinds = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
         for metric in METRICS:
             family = kinds[metric.kind](
-                metric.name, metric.meaning, labels=(*LABELS, *metric.labels)
+                metric.name, metric.documentation, labels=(*COMMON_LABELS, *metric.labels)
             )
             for product, period, values in told:
                 for own, value in values[metric.name].items():
@@ -194,46 +202,46 @@ class _Board:
             yield family
 
 
-def _registry(board: _Board) -> Any:
+def _build_registry(collector: _RunCollector) -> Any:
     """Return a registry of ours: the global one has what this process is, and dask's metrics."""
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     # ^ imported where somebody reads the metrics
     registry = CollectorRegistry(auto_describe=True)
-    registry.register(board)
+    registry.register(collector)
     return registry
 
 
-_boards: dict[Address, _Board] = {}
-_opening = threading.Lock()
+_collectors: dict[Address, _RunCollector] = {}
+_collectors_lock = threading.Lock()
 
 
 @contextmanager
-def _served(meter: Meter, address: Address) -> Iterator[None]:
-    with _opening:
-        board = _boards.get(address) or _open(address)
+def _serve_http(meter: RunMetrics, address: Address) -> Iterator[None]:
+    with _collectors_lock:
+        board = _collectors.get(address) or _start_server(address)
         if board is not None:
-            board.meters.append(meter)
-            _boards[address] = board
+            board.runs.append(meter)
+            _collectors[address] = board
     try:
         yield
     finally:
-        with _opening:
+        with _collectors_lock:
             if board is not None:
-                board.meters.remove(meter)
-                if not board.meters:
-                    del _boards[address]
+                board.runs.remove(meter)
+                if not board.runs:
+                    del _collectors[address]
                     board.close()
 
 
-def _open(address: Address) -> _Board | None:
+def _start_server(address: Address) -> _RunCollector | None:
     """Serve a new board; None where that cannot be, which is no reason not to run."""
     from prometheus_client import start_http_server  # noqa: PLC0415
 
     # ^ imported where somebody reads the metrics
-    board = _Board([])
+    board = _RunCollector([])
     try:
-        server, thread = start_http_server(address.port, address.host, _registry(board))
+        server, thread = start_http_server(address.port, address.host, _build_registry(board))
     except (OSError, UnicodeError) as error:
         # ^ the latter: a host that cannot be one
         log.warning(
@@ -242,7 +250,7 @@ def _open(address: Address) -> _Board | None:
             address.host,
             address.port,
             error,
-            VARIABLE,
+            ENVIRONMENT_VARIABLE,
         )
         return None
     log.info("metrics at http://%s:%s/metrics", *server.server_address[:2])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """What a flow tells while it works: one stage at a time, from any thread."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def start_stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage of ``total`` steps, ending the one before it."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -28,10 +28,10 @@ class Progress(Protocol):
         """End the stage; without one, do nothing."""
 
 
-class Silence:
+class NullProgress:
     """Progress that nobody watches."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def start_stage(self, name: str, total: int | None = None) -> None:
         """Begin nothing."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -41,7 +41,7 @@ class Silence:
         """End nothing."""
 
 
-class Lines:
+class LineProgress:
     """One plain line per step, for logs and files."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,14 +51,14 @@ class Lines:
         self._name: str | None = None
         self._total: int | None = None
         self._done = 0
-        self._began = 0.0
+        self._stage_started = 0.0
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def start_stage(self, name: str, total: int | None = None) -> None:
         """Write the stage's first line."""
         with self._lock:
-            self._end()
+            self._end_stage()
             self._name, self._total, self._done = name, total, 0
-            self._began = self._clock()
+            self._stage_started = self._clock()
             self._write(name if total is None else f"{name}: {total} to do")
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -71,11 +71,11 @@ class Lines:
     def finish(self) -> None:
         """Write how long the stage took."""
         with self._lock:
-            self._end()
+            self._end_stage()
 
-    def _end(self) -> None:
+    def _end_stage(self) -> None:
         if self._name is not None:
-            self._write(f"{self._name}: {self._clock() - self._began:.1f} s")
+            self._write(f"{self._name}: {self._clock() - self._stage_started:.1f} s")
             self._name = None
 
     def _write(self, line: str) -> None:
@@ -83,45 +83,45 @@ class Lines:
         self._stream.flush()
 
 
-class Bars:
+class BarProgress:
     """A bar per stage, redrawn in place."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
-        self._bars: RichProgress | None = None
+        self._display: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def start_stage(self, name: str, total: int | None = None) -> None:
         """Draw a new bar under the finished ones."""
         with self._lock:
-            self._end()
-            self._bars = _bars(self._stream)
-            self._task = self._bars.add_task(name, total=total, note="")
-            self._bars.start()
+            self._end_stage()
+            self._display = _create_display(self._stream)
+            self._task = self._display.add_task(name, total=total, note="")
+            self._display.start()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Move the bar."""
         with self._lock:
-            if self._bars is not None and self._task is not None:
-                self._bars.update(self._task, advance=n, note=note)
+            if self._display is not None and self._task is not None:
+                self._display.update(self._task, advance=n, note=note)
 
     def finish(self) -> None:
         """Leave the bar as it stands."""
         with self._lock:
-            self._end()
+            self._end_stage()
 
-    def _end(self) -> None:
-        if self._bars is None:
+    def _end_stage(self) -> None:
+        if self._display is None:
             return
-        if self._task is not None and self._bars.tasks[0].total is None:
-            self._bars.update(self._task, total=1, completed=1)
+        if self._task is not None and self._display.tasks[0].total is None:
+            self._display.update(self._task, total=1, completed=1)
             # ^ a bar without a known length would look unfinished for ever
-        self._bars.stop()
-        self._bars = None
+        self._display.stop()
+        self._display = None
 
 
-def _bars(stream: TextIO) -> RichProgress:
+def _create_display(stream: TextIO) -> RichProgress:
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
@@ -139,6 +139,6 @@ def _bars(stream: TextIO) -> RichProgress:
     )
 
 
-def watch(stream: TextIO) -> Progress:
+def create_progress(stream: TextIO) -> Progress:
     """Return bars where the stream is a terminal, lines where it is not."""
-    return Bars(stream) if stream.isatty() else Lines(stream)
+    return BarProgress(stream) if stream.isatty() else LineProgress(stream)

@@ -11,33 +11,33 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from flows.observe.progress import Progress, Silence
+from flows.observe.progress import Progress, NullProgress
 from pipeline.plan.plan import Plan
-from pipeline.quality.accuracy import Agreement
+from pipeline.quality.accuracy import AccuracyMetrics
 
-Truth = Callable[[Path, Plan], Agreement | None]
+TruthComparison = Callable[[Path, Plan], AccuracyMetrics | None]
 """Compares a finished store with a known truth."""
 
 _progress: ContextVar[Progress] = ContextVar("progress")
-_truth: ContextVar[Truth | None] = ContextVar("truth", default=None)
+_truth_comparison: ContextVar[TruthComparison | None] = ContextVar("truth", default=None)
 
 
-def progress() -> Progress:
+def get_progress() -> Progress:
     """Return who is told."""
-    return _progress.get(Silence())
+    return _progress.get(NullProgress())
 
 
-def truth() -> Truth | None:
+def get_truth_comparison() -> TruthComparison | None:
     """Return what the map is compared with, if anything."""
-    return _truth.get()
+    return _truth_comparison.get()
 
 
 @contextmanager
-def watched(told: Progress, compared: Truth | None = None) -> Iterator[None]:
+def activate(progress: Progress, truth_comparison: TruthComparison | None = None) -> Iterator[None]:
     """Tell one, and compare with the other, for the length of a block."""
-    tokens = _progress.set(told), _truth.set(compared)
+    tokens = _progress.set(progress), _truth_comparison.set(truth_comparison)
     try:
         yield
     finally:
         _progress.reset(tokens[0])
-        _truth.reset(tokens[1])
+        _truth_comparison.reset(tokens[1])

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-NAME = "run.log"
-LOGGERS = ("flows", "pipeline", "catalogs")
+FILE_NAME = "run.log"
+LOGGER_NAMES = ("flows", "pipeline", "catalogs")
 
-_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
+_current_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 
-class _Own(logging.Filter):
+class _RunFilter(logging.Filter):
     """Passes the lines of one run among several of a process, and those that belong to none."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,19 +28,19 @@ class _Own(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         # ^ logging names the argument
-        return _folder.get() in {None, self._folder}
+        return _current_folder.get() in {None, self._folder}
 
 
 @contextmanager
-def kept(folder: Path) -> Iterator[None]:
+def capture_records(folder: Path) -> Iterator[None]:
     """Append what is said during a block to the log in a plan's folder."""
-    token = _folder.set(folder)
-    handler = logging.FileHandler(folder / NAME, encoding="utf-8")
+    token = _current_folder.set(folder)
+    handler = logging.FileHandler(folder / FILE_NAME, encoding="utf-8")
     lines = logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     lines.converter = time.gmtime
     handler.setFormatter(lines)
-    handler.addFilter(_Own(folder))
-    names = [logging.getLogger(name) for name in LOGGERS]
+    handler.addFilter(_RunFilter(folder))
+    names = [logging.getLogger(name) for name in LOGGER_NAMES]
     before = [one.level for one in names]
     for one in names:
         one.addHandler(handler)
@@ -52,4 +52,4 @@ def kept(folder: Path) -> Iterator[None]:
             one.removeHandler(handler)
             one.setLevel(level)
         handler.close()
-        _folder.reset(token)
+        _current_folder.reset(token)

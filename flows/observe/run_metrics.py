@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from flows.execution.engine import Outcome
-    from flows.execution.executors import Crew
+    from flows.execution.engine import TileResult
+    from flows.execution.executors import Executor
 
-LABELS = ("product", "period")
+COMMON_LABELS = ("product", "period")
 """What every metric is told apart by."""
 
 STATUSES = ("running", "complete", "partial", "refused", "failed", "interrupted")
 """What a run is, or how it ended: as ``run --json`` says it, where it could say it."""
 
-Values = Mapping[str, Mapping[tuple[str, ...], float]]
+MetricValues = Mapping[str, Mapping[tuple[str, ...], float]]
 """Name of a metric → values of its own labels → number."""
 
 
@@ -35,9 +35,9 @@ class Metric:
 
     name: str
     kind: Literal["counter", "gauge"]
-    meaning: str
+    documentation: str
     labels: tuple[str, ...] = ()
-    """Those that it has beside :data:`LABELS`."""
+    """Those that it has beside :data:`COMMON_LABELS`."""
 
 
 METRICS = (
@@ -76,133 +76,138 @@ METRICS = (
 )
 
 
-def labels(plan_path: Path) -> tuple[str, str]:
+def labels_from_path(plan_path: Path) -> tuple[str, str]:
     """Return product and period of a plan file that lies in its plan's folder."""
     return plan_path.parents[2].name, plan_path.parents[1].name
 
 
 @functools.cache
-def _version() -> str:
+def _installed_version() -> str:
     return importlib.metadata.version("terramosaic")
 
 
 @dataclass(slots=True, kw_only=True)
-class Meter:
+class RunMetrics:
     """Counts what a run does; whoever shows it may ask from another thread."""
 
     product: str
     period: str
     plan: str
-    changed: Callable[[], None] = lambda: None
+    on_change: Callable[[], None] = lambda: None
     """Called after every change."""
 
-    succeeded: float | None = None
+    last_success: float | None = None
     """Unix time of the last success."""
 
     _status: str = "running"
     _started: float = field(default_factory=time.time)
-    _planned: int = 0
-    _tiles: Counter[str] = field(default_factory=lambda: Counter(done=0, failed=0, skipped=0))
-    _ended: float | None = None
+    _planned_tiles: int = 0
+    _tile_counts: Counter[str] = field(default_factory=lambda: Counter(done=0, failed=0, skipped=0))
+    _last_tile_ended: float | None = None
     """Unix time of the last tile."""
 
-    _began: float = 0.0
-    _wall: float = 0.0
+    _tiles_began: float = 0.0
+    _tiles_elapsed: float = 0.0
     """Seconds from the first tile to the last one."""
 
-    _places: int = 0
+    _parallel_tiles: int = 0
     _processes: int = 1
-    _km2: float = 0.0
-    _traffic: Counter[str] = field(default_factory=Counter)
-    _seconds: dict[str, float] = field(default_factory=dict)
+    _mapped_km2: float = 0.0
+    _io_counts: Counter[str] = field(default_factory=Counter)
+    _stage_seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
-    def of(plan_path: Path) -> Meter:
+    def for_plan(plan_path: Path) -> RunMetrics:
         """Return the meter of a run that begins."""
-        product, period = labels(plan_path)
+        product, period = labels_from_path(plan_path)
         item = plan_path.parents[1] / "item.json"
-        return Meter(
+        return RunMetrics(
             product=product,
             period=period,
             plan=plan_path.parent.name,
-            succeeded=item.stat().st_mtime if item.exists() else None,
+            last_success=item.stat().st_mtime if item.exists() else None,
         )
 
-    def begin(self, planned: int, skipped: int) -> None:
+    def begin_tiles(self, planned: int, skipped: int) -> None:
         """Begin with the tiles: so many has the plan, so many of them are finished already."""
         with self._lock:
-            self._planned, self._tiles["skipped"] = planned, skipped
-            self._ended, self._began = time.time(), time.monotonic()
-        self.changed()
+            self._planned_tiles, self._tile_counts["skipped"] = planned, skipped
+            self._last_tile_ended, self._tiles_began = time.time(), time.monotonic()
+        self.on_change()
 
-    def crew(self, hands: Crew) -> None:
+    def set_executor(self, executor: Executor) -> None:
         """Take note of who computes."""
-        places = min(hands.places(), hands.processes * hands.beside)
+        places = min(executor.capacity(), executor.processes * executor.tiles_per_process)
         # ^ who could grow has more places than there are at this moment
         with self._lock:
-            self._places, self._processes = places, hands.processes
+            self._parallel_tiles, self._processes = places, executor.processes
 
-    def tile(self, outcome: Outcome) -> None:
+    def count_tile(self, outcome: TileResult) -> None:
         """Count one tile."""
         with self._lock:
-            self._tiles["failed" if outcome.reason else "done"] += 1
-            self._km2 += outcome.km2
-            self._traffic.update(outcome.traffic)
+            self._tile_counts["failed" if outcome.reason else "done"] += 1
+            self._mapped_km2 += outcome.km2
+            self._io_counts.update(outcome.traffic)
             for stage, seconds in outcome.seconds.items():
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-            self._ended, self._wall = time.time(), time.monotonic() - self._began
-        self.changed()
+                self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
+            self._last_tile_ended, self._tiles_elapsed = (
+                time.time(),
+                time.monotonic() - self._tiles_began,
+            )
+        self.on_change()
 
-    def end(self, status: str, failed: int | None = None) -> None:
+    def set_final_status(self, status: str, failed: int | None = None) -> None:
         """Say how the run ended, and how many tiles are not sound in the end."""
         with self._lock:
             self._status = status
             if failed is not None:
-                self._tiles["failed"] = failed
+                self._tile_counts["failed"] = failed
                 # ^ verification may have found more
             if status in ("complete", "partial"):
-                self.succeeded = time.time()
+                self.last_success = time.time()
 
-    def values(self) -> Values:
+    def values(self) -> MetricValues:
         """Return all numbers of this moment."""
         with self._lock:
             return {
-                "terramosaic_run_info": {(self.plan, _version()): 1.0},
+                "terramosaic_run_info": {(self.plan, _installed_version()): 1.0},
                 "terramosaic_run_status": {(one,): one == self._status for one in STATUSES},
                 "terramosaic_run_started_timestamp_seconds": {(): self._started},
-                "terramosaic_last_success_timestamp_seconds": _known(self.succeeded),
-                "terramosaic_tiles_planned": {(): self._planned},
-                "terramosaic_tiles_total": {(one,): count for one, count in self._tiles.items()},
-                **self._queue(),
-                "terramosaic_last_tile_timestamp_seconds": _known(self._ended),
-                "terramosaic_mapped_square_meters_total": {(): self._km2 * 1e6},
+                "terramosaic_last_success_timestamp_seconds": _optional_value(self.last_success),
+                "terramosaic_tiles_planned": {(): self._planned_tiles},
+                "terramosaic_tiles_total": {
+                    (one,): count for one, count in self._tile_counts.items()
+                },
+                **self._queue_values(),
+                "terramosaic_last_tile_timestamp_seconds": _optional_value(self._last_tile_ended),
+                "terramosaic_mapped_square_meters_total": {(): self._mapped_km2 * 1e6},
                 **{
-                    f"terramosaic_read_{one}_total": {(): self._traffic[one]}
+                    f"terramosaic_read_{one}_total": {(): self._io_counts[one]}
                     for one in ("bytes", "requests", "retries")
                 },
                 "terramosaic_tile_seconds_total": {
-                    (stage,): seconds for stage, seconds in self._seconds.items()
+                    (stage,): seconds for stage, seconds in self._stage_seconds.items()
                 },
-                "terramosaic_device_busy_ratio": _known(self._busy()),
+                "terramosaic_device_busy_ratio": _optional_value(self._device_busy_ratio()),
             }
 
-    def _queue(self) -> Values:
-        left = self._planned - self._tiles.total() if self._status == "running" else 0
-        working = max(min(self._places, left), 0)
+    def _queue_values(self) -> MetricValues:
+        left = self._planned_tiles - self._tile_counts.total() if self._status == "running" else 0
+        working = max(min(self._parallel_tiles, left), 0)
         return {
             "terramosaic_tiles_waiting": {(): max(left - working, 0)},
             "terramosaic_tiles_working": {(): working},
         }
 
-    def _busy(self) -> float | None:
+    def _device_busy_ratio(self) -> float | None:
         """Return the device's share; None where no model was asked."""
-        asked = self._seconds.get("predict", 0.0)
-        if not asked or not self._wall:
+        asked = self._stage_seconds.get("predict", 0.0)
+        if not asked or not self._tiles_elapsed:
             return None
-        return min(asked / (self._wall * self._processes), 1.0)
+        return min(asked / (self._tiles_elapsed * self._processes), 1.0)
         # ^ two tiles of a process may be at the same device at once
 
 
-def _known(value: float | None) -> dict[tuple[str, ...], float]:
+def _optional_value(value: float | None) -> dict[tuple[str, ...], float]:
     return {} if value is None else {(): value}

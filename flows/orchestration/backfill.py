@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.config import job as jobs
-from flows.config.cadence import Range
+from flows.config.cadence import PeriodRange
 from flows.observe import run_context
 from flows.orchestration import server
-from flows.orchestration.land_cover import settled
+from flows.orchestration.land_cover import raise_on_failure
 from flows.run import cost
 from flows.series import backfill as backfill_series
 from flows.series import inspection
 
-server.prepare()
+server.prepare_environment()
 
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
@@ -24,13 +24,15 @@ from flows.orchestration import artifacts, cancellation, concurrency  # noqa: E4
 # ^ Prefect's settings are read when it is imported
 
 
-def _name() -> str:
+def _flow_run_name() -> str:
     given = runtime.flow_run.parameters
     job, first, last = Path(given["job"]).stem, given.get("first"), given.get("last")
     return f"{job} {first or 'from the start'} to {last or 'the latest'}"
 
 
-@prefect.flow(name="backfill", persist_result=False, result_serializer="json", flow_run_name=_name)
+@prefect.flow(
+    name="backfill", persist_result=False, result_serializer="json", flow_run_name=_flow_run_name
+)
 def backfill(
     job: str,
     first: str | None = None,
@@ -61,35 +63,35 @@ def backfill(
     Returns:
         What ``terramosaic backfill --json`` prints.
     """
-    server.follow()
-    wanted = Range(first=first, last=last, length=cadence, newest_first=order == "newest")
-    found: dict[str, Any] = cancellation.heeded(
-        _made, Path(job), wanted, at_once, dry_run, allow_partial, max_cost
+    server.enable_info_logging()
+    wanted = PeriodRange(first=first, last=last, length=cadence, newest_first=order == "newest")
+    found: dict[str, Any] = cancellation.run_cancellable(
+        _run_backfill, Path(job), wanted, at_once, dry_run, allow_partial, max_cost
     )
     return found
 
 
-def _made(
-    path: Path,
-    wanted: Range,
+def _run_backfill(
+    job_path: Path,
+    period_range: PeriodRange,
     at_once: int,
     dry_run: bool,
     allow_partial: bool,
     max_cost: float | None,
 ) -> dict[str, Any]:
-    asked = jobs.load(path)
-    cost.priced(asked, max_cost, at_once)
+    asked = jobs.load(job_path)
+    cost.validate_limit(asked, max_cost, at_once)
     with prefect.tags(concurrency.BACKFILL):
-        found = inspection.ranged(asked, wanted, run_context.progress())
-        artifacts.listed(asked.name, "What there is for each period", _rows(found))
+        found = inspection.inspect_range(asked, period_range, run_context.get_progress())
+        artifacts.show_periods(asked.name, "What there is for each period", _rows(found))
         if dry_run:
-            return inspection.told(asked, found, dry_run=True)
-        made = backfill_series.all_made(
-            path, found, at_once, allow_partial, run_context.progress(), max_cost
+            return inspection.build_result(asked, found, dry_run=True)
+        made = backfill_series.run_periods(
+            job_path, found, at_once, allow_partial, run_context.get_progress(), max_cost
         )
-    artifacts.listed(asked.name, "What became of each period", _rows(made))
-    return settled(inspection.told(asked, made, dry_run=False))
+    artifacts.show_periods(asked.name, "What became of each period", _rows(made))
+    return raise_on_failure(inspection.build_result(asked, made, dry_run=False))
 
 
-def _rows(entries: list[inspection.Entry]) -> list[dict[str, Any]]:
+def _rows(entries: list[inspection.PeriodSummary]) -> list[dict[str, Any]]:
     return [one.to_dict() for one in entries]

@@ -15,9 +15,8 @@ from uuid import UUID
 
 from flows.orchestration import server
 from pipeline.runtime import cancellation
-from pipeline.runtime.cancellation import Halted
 
-server.prepare()
+server.prepare_environment()
 
 from prefect import runtime  # noqa: E402
 from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
@@ -28,78 +27,78 @@ from prefect.states import Cancelled, Running  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-LOOK = 8.0
+POLL_INTERVAL = 8.0
 """Seconds between two looks."""
 
 
-class _Standing:
+class _ActiveRuns:
     """The runs of this process, one within another, and whether they are still wanted."""
 
     lock = threading.Lock()
     runs: set[UUID] = set()  # noqa: RUF012
-    called_off = threading.Event()
+    cancelled = threading.Event()
     thread: threading.Thread | None = None
 
 
-def heeded(work: Callable[..., Any], *arguments: Any) -> Any:
+def run_cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
     """Do the work of a flow; it is given up, and the flow ends as cancelled, when it is cancelled.
 
     Not a decorator: Prefect looks for the types of a flow's parameters where its function is.
     """
     run = UUID(runtime.flow_run.id)
-    _begin(run)
+    _register_run(run)
     try:
-        with cancellation.when(_Standing.called_off.is_set):
-            return work(*arguments)
-    except Halted:
-        if not _Standing.called_off.is_set():
+        with cancellation.cancel_when(_ActiveRuns.cancelled.is_set):
+            return function(*arguments)
+    except cancellation.Cancelled:
+        if not _ActiveRuns.cancelled.is_set():
             raise
         return Cancelled(message="What is finished is kept; the next run goes on from there.")
     finally:
-        _end(run)
+        _unregister_run(run)
 
 
-def _begin(run: UUID) -> None:
-    with _Standing.lock:
-        _Standing.runs.add(run)
-        if _Standing.thread is None:
-            _Standing.thread = threading.Thread(target=_look_on, name="orders", daemon=True)
-            _Standing.thread.start()
+def _register_run(run: UUID) -> None:
+    with _ActiveRuns.lock:
+        _ActiveRuns.runs.add(run)
+        if _ActiveRuns.thread is None:
+            _ActiveRuns.thread = threading.Thread(target=_poll_server, name="orders", daemon=True)
+            _ActiveRuns.thread.start()
 
 
-def _end(run: UUID) -> None:
-    with _Standing.lock:
-        _Standing.runs.discard(run)
-        if not _Standing.runs:
-            _Standing.called_off.clear()
+def _unregister_run(run: UUID) -> None:
+    with _ActiveRuns.lock:
+        _ActiveRuns.runs.discard(run)
+        if not _ActiveRuns.runs:
+            _ActiveRuns.cancelled.clear()
 
 
-def _look_on() -> None:
+def _poll_server() -> None:
     """Look again and again, until there is no run left."""
     pause = threading.Event()
     while True:
-        pause.wait(LOOK)
-        with _Standing.lock:
-            runs = tuple(_Standing.runs)
+        pause.wait(POLL_INTERVAL)
+        with _ActiveRuns.lock:
+            runs = tuple(_ActiveRuns.runs)
             if not runs:
-                _Standing.thread = None
+                _ActiveRuns.thread = None
                 return
         try:
             with get_client(sync_client=True) as client:
                 for run in runs:
-                    _look(client, run)
+                    _check_run(client, run)
         except Exception as error:  # noqa: BLE001
             # ^ the server is away: the run goes on
             log.debug("no orders: %s", error)
 
 
-def _look(client: SyncPrefectClient, run: UUID) -> None:
+def _check_run(client: SyncPrefectClient, run: UUID) -> None:
     state = client.read_flow_run(run).state
-    if state is None or run not in _Standing.runs:
+    if state is None or run not in _ActiveRuns.runs:
         return
     if state.type in {StateType.CANCELLING, StateType.CANCELLED}:
         log.info("run=%s is cancelled", run)
-        _Standing.called_off.set()
+        _ActiveRuns.cancelled.set()
     elif state.type == StateType.CRASHED:
         log.warning("run=%s was called crashed and is well", run)
         client.set_flow_run_state(run, Running(message="It is well."), force=True)

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.orchestration import server
 
-server.prepare()
+server.prepare_environment()
 
 from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
@@ -47,32 +47,32 @@ from flows.orchestration.refresh import refresh  # noqa: E402
 QUEUES = {concurrency.SCHEDULED: 1, concurrency.BACKFILL: 10}
 """Work queues by priority: a worker that may take only so many runs takes scheduled ones first."""
 
-HEARTBEAT = 30
+HEARTBEAT_SECONDS = 30
 """Seconds between two signs of life of a flow run: the least that Prefect takes."""
 
-SILENT = 3 * HEARTBEAT
+HEARTBEAT_TIMEOUT = 3 * HEARTBEAT_SECONDS
 """Seconds of silence after which a flow run counts as crashed."""
 
-CRASHES = "terramosaic: flow runs without a sign of life have crashed"
-NEVER_BEGUN = "terramosaic: flow runs that never began have crashed"
+CRASHED_AUTOMATION = "terramosaic: flow runs without a sign of life have crashed"
+NEVER_STARTED_AUTOMATION = "terramosaic: flow runs that never began have crashed"
 
-BEGINNING = 600
+START_TIMEOUT = 600
 """Seconds that a worker may take to start a run."""
 
 ENVIRONMENT = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     # ^ four minutes: a server that is upgraded meanwhile still hears how a run has ended
 }
 
 
 def deploy(
-    paths: Sequence[Path], *, pool: str, limit: int, paused: bool, progress: Progress
+    job_paths: Sequence[Path], *, pool: str, limit: int, paused: bool, progress: Progress
 ) -> dict[str, Any]:
     """Register the deployments of jobs, and what they need on the server; again changes them.
 
     Args:
-        paths: job files, at the place where the workers see them too.
+        job_paths: job files, at the place where the workers see them too.
         pool: name of the work pool; a pool of processes is made where there is none.
         limit: runs that may hold one slot, as that of a GPU, at a time.
         paused: register schedules that do not fire yet.
@@ -82,54 +82,56 @@ def deploy(
         What ``terramosaic deploy --json`` prints.
 
     Raises:
-        Wrong: no server is named, two jobs have one name, or a schedule cannot be read.
+        InvalidInputError: no server is named, two jobs have one name, or a schedule cannot be read.
     """
-    if server.address() is None:
-        raise Wrong(
+    if server.resolve_api_url() is None:
+        raise InvalidInputError(
             "No Prefect server is named: set PREFECT_API_URL, as in "
             "http://127.0.0.1:4200/api (docs/operate.md)."
         )
-    loaded = [(path.resolve(), jobs.load(path)) for path in paths]
+    loaded = [(path.resolve(), jobs.load(path)) for path in job_paths]
     names = [job.name for _, job in loaded]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise Wrong(f"Two jobs are named {twice[0]}: products and deployments need names apart.")
-    progress.stage("deploy", len(loaded))
-    planned = [(job, tuple(_deployments(path, job, pool, paused))) for path, job in loaded]
+        raise InvalidInputError(
+            f"Two jobs are named {twice[0]}: products and deployments need names apart."
+        )
+    progress.start_stage("deploy", len(loaded))
+    planned = [(job, tuple(_build_deployments(path, job, pool, paused))) for path, job in loaded]
     # ^ all of them, before any is registered
     found: list[dict[str, Any]] = []
-    with _trusted(), get_client(sync_client=True) as client:
-        _pool(client, pool)
-        _crash_detection(client)
-        for slot in sorted({_slot(job) for _, job in loaded}):
-            client.upsert_global_concurrency_limit_by_name(concurrency.name(slot), limit)
+    with _explain_auth_errors(), get_client(sync_client=True) as client:
+        _ensure_work_pool(client, pool)
+        _ensure_crash_automations(client)
+        for slot in sorted({_job_slot(job) for _, job in loaded}):
+            client.upsert_global_concurrency_limit_by_name(concurrency.limit_name(slot), limit)
         for job, ready in planned:
-            found += _registered(job, ready)
+            found += _register(job, ready)
             progress.advance(1, job.name)
     progress.finish()
     return {"pool": pool, "deployments": found}
 
 
-def _slot(job: Job) -> str:
-    return job.execution.slot or concurrency.GPU
+def _job_slot(job: Job) -> str:
+    return job.execution.slot or concurrency.GPU_SLOT
 
 
 @contextmanager
-def _trusted() -> Iterator[None]:
+def _explain_auth_errors() -> Iterator[None]:
     """Say what to do where the server does not let us in."""
     try:
         yield
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise
-        raise Wrong(
-            f"The Prefect server at {server.address()} refuses the password: set "
+        raise InvalidInputError(
+            f"The Prefect server at {server.resolve_api_url()} refuses the password: set "
             "PREFECT_API_AUTH_STRING=user:password as the server has it (docs/operate.md)."
         ) from error
 
 
-def _registered(job: Job, ready: Sequence[RunnerDeployment]) -> Iterator[dict[str, Any]]:
-    for one in ready:
+def _register(job: Job, deployments: Sequence[RunnerDeployment]) -> Iterator[dict[str, Any]]:
+    for one in deployments:
         identity = one.apply()
         schedule = next(iter(one.schedules or ()), None)
         yield {
@@ -141,7 +143,7 @@ def _registered(job: Job, ready: Sequence[RunnerDeployment]) -> Iterator[dict[st
         }
 
 
-def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[RunnerDeployment]:
+def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[RunnerDeployment]:
     scheduled = job.schedule.since is not None
     common: dict[str, Any] = {
         "work_pool_name": pool,
@@ -150,14 +152,14 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
         #   minutes, Prefect ends a run that is well. A second run of a job leaves alone what the
         #   first one is at (pipeline.runtime.lock)
         "job_variables": {
-            "env": ENVIRONMENT | _passed_on(),
+            "env": ENVIRONMENT | _forwarded_environment(),
             "working_dir": str(path.parent),
             "stream_output": False,
             # ^ whoever writes to a worker that is gone is ended by Prefect's own console; the log
             #   of a run lies beside its receipts
         },
     }
-    tags = ["terramosaic", job.name, concurrency.name(_slot(job))]
+    tags = ["terramosaic", job.name, concurrency.limit_name(_job_slot(job))]
     try:
         schedule = Cron(job.schedule.cron, timezone=job.schedule.timezone)
         yield RunnerDeployment.from_flow(
@@ -172,7 +174,7 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
             **common,
         )
     except ValueError as error:
-        raise Wrong(f"{path}: schedule.cron {job.schedule.cron!r}: {error}") from error
+        raise InvalidInputError(f"{path}: schedule.cron {job.schedule.cron!r}: {error}") from error
     for flow, words in ((backfill, "A range of periods"), (refresh, "Finished periods")):
         yield RunnerDeployment.from_flow(
             flow,
@@ -185,13 +187,13 @@ def _deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[Runn
         )
 
 
-def _passed_on() -> dict[str, str]:
+def _forwarded_environment() -> dict[str, str]:
     """Return what of this environment a run needs too; no secret is among it."""
     names = ("TERRAMOSAIC_HOME", "TERRAMOSAIC_WEIGHTS", "TERRAMOSAIC_METRICS")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _pool(client: SyncPrefectClient, name: str) -> None:
+def _ensure_work_pool(client: SyncPrefectClient, name: str) -> None:
     """Find the work pool, or make one of processes; and its two queues."""
     try:
         client.read_work_pool(name)
@@ -208,22 +210,28 @@ def _pool(client: SyncPrefectClient, name: str) -> None:
             client.update_work_queue(known.id, priority=priority)
 
 
-def _crash_detection(client: SyncPrefectClient) -> None:
+def _ensure_crash_automations(client: SyncPrefectClient) -> None:
     """Have the server call crashed what no longer gives a sign of life, its process being gone."""
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
     later = ("Running", "Cancelling", "AwaitingConcurrencySlot", "Scheduled", "heartbeat")
-    _watch(client, CRASHES, after=("heartbeat",), expect=("heartbeat", *ends), within=SILENT)
-    _watch(
+    _ensure_automation(
         client,
-        NEVER_BEGUN,
+        CRASHED_AUTOMATION,
+        after=("heartbeat",),
+        expect=("heartbeat", *ends),
+        within=HEARTBEAT_TIMEOUT,
+    )
+    _ensure_automation(
+        client,
+        NEVER_STARTED_AUTOMATION,
         after=("Pending", "Submitting"),
         expect=(*later, *ends),
-        within=BEGINNING,
+        within=START_TIMEOUT,
     )
     # ^ a worker that dies while it starts a run leaves it pending, without any heartbeat yet
 
 
-def _watch(
+def _ensure_automation(
     client: SyncPrefectClient,
     name: str,
     *,

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import TerramosaicError, Transient
+from catalogs.errors import TerramosaicError, TransientError
 from flows.config import job as jobs
 from flows.observe import run_context
-from flows.observe.progress import Silence
+from flows.observe.progress import NullProgress
 from flows.orchestration import server
 from flows.run import stages
 from flows.series import backfill, inspection
 from pipeline.plan.plan import Plan
 
-server.prepare()
+server.prepare_environment()
 
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
@@ -31,54 +31,57 @@ DUE = "due"
 """Every period of the schedule whose scenes are complete, and that is not finished."""
 
 
-class Incomplete(TerramosaicError):
+class IncompleteProduct(TerramosaicError):
     """A run has ended without a whole product; what it could do is kept."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         """Keep what ``terramosaic run --json`` prints."""
-        super().__init__(f"{result['status']}: {_why(result)}")
+        super().__init__(f"{result['status']}: {_failure_reason(result)}")
         self.result = result
 
 
-def _why(result: dict[str, Any]) -> str:
+def _failure_reason(result: dict[str, Any]) -> str:
     failed = result["tiles"]["failed"]
     if not failed:
         return "the quality gate of the job is not passed; " + "; ".join(result["warnings"])
     return f"{len(failed)} of {result['tiles']['total']} tiles, {failed[0]['reason']}"
 
 
-def _again(_task: Any, _run: Any, state: Any) -> bool:
+def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     """Retry what may be gone at the next attempt, and nothing else."""
-    return isinstance(state.result(raise_on_failure=False), Transient)
+    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-def _freeze(job: str, period: str | None) -> str:
-    path = stages.freeze(job, period)
-    artifacts.planned(Plan.read(Path(path)), Path(path).parent)
+def _prepare_plan(job: str, period: str | None) -> str:
+    path = stages.prepare_plan(job, period)
+    artifacts.show_plan(Plan.read(Path(path)), Path(path).parent)
     return path
 
 
 def _map_tiles(plan_path: str) -> dict[str, Any]:
-    with concurrency.held(concurrency.of(Plan.read(Path(plan_path)))):
+    with concurrency.hold_slot(concurrency.find_slot(Plan.read(Path(plan_path)))):
         return stages.map_tiles(plan_path)
 
 
-def _measure(plan_path: str) -> Any:
-    figures = stages.measure(plan_path)
-    artifacts.measured(Plan.read(Path(plan_path)), figures.to_dict())
+def _measure_quality(plan_path: str) -> Any:
+    figures = stages.measure_quality(plan_path)
+    artifacts.show_quality(Plan.read(Path(plan_path)), figures.to_dict())
     return figures
 
 
 _TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
-    stages.freeze: prefect.task(
-        name="plan", retries=2, retry_delay_seconds=[10, 60], retry_condition_fn=_again
-    )(_freeze),
+    stages.prepare_plan: prefect.task(
+        name="plan", retries=2, retry_delay_seconds=[10, 60], retry_condition_fn=_is_transient
+    )(_prepare_plan),
     stages.map_tiles: prefect.task(
-        name="map tiles", retries=3, retry_delay_seconds=[5, 30, 120], retry_condition_fn=_again
+        name="map tiles",
+        retries=3,
+        retry_delay_seconds=[5, 30, 120],
+        retry_condition_fn=_is_transient,
     )(_map_tiles),
     # ^ a scheduler that was lost may be back by then; finished tiles are not made again
-    stages.check: prefect.task(name="verify")(stages.check),
-    stages.measure: prefect.task(name="quality")(_measure),
+    stages.verify_tiles: prefect.task(name="verify")(stages.verify_tiles),
+    stages.measure_quality: prefect.task(name="quality")(_measure_quality),
     stages.publish: prefect.task(name="publish")(stages.publish),
 }
 
@@ -108,55 +111,55 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
     Returns:
         What ``terramosaic run --json`` prints; for periods that are due, what ``backfill`` does.
     """
-    server.follow()
-    found: dict[str, Any] = cancellation.heeded(_made, job, period, allow_partial)
+    server.enable_info_logging()
+    found: dict[str, Any] = cancellation.run_cancellable(_run_product, job, period, allow_partial)
     return found
 
 
-def _made(job: str, period: str | None, allow_partial: bool) -> dict[str, Any]:
+def _run_product(job: str, period: str | None, allow_partial: bool) -> dict[str, Any]:
     if period == DUE:
-        return _due(job, allow_partial)
-    name = _named(job)
-    progress = run_context.progress()
-    board = artifacts.Board(name) if isinstance(progress, Silence) else progress
+        return _run_due_periods(job, allow_partial)
+    name = _product_name(job)
+    progress = run_context.get_progress()
+    board = artifacts.PrefectProgress(name) if isinstance(progress, NullProgress) else progress
     # ^ somebody at a terminal has bars
-    with run_context.watched(board, run_context.truth()):
-        result = stages.run(job, period, allow_partial, _take)
-    artifacts.published(name, result)
+    with run_context.activate(board, run_context.get_truth_comparison()):
+        result = stages.run(job, period, allow_partial, _run_stage)
+    artifacts.show_product(name, result)
     if result["status"] in {"failed", "refused"}:
-        raise Incomplete(result)
+        raise IncompleteProduct(result)
     return result
 
 
-def _named(job: str) -> str:
+def _product_name(job: str) -> str:
     """Return the name of the product of a job file, or of a plan."""
     path = Path(job)
     return Plan.read(path).name if path.suffix == ".json" else jobs.load(path).name
 
 
-def _take(stage: Callable[..., Any], *given: Any) -> Any:
-    return _TASKS[stage](*given)
+def _run_stage(stage: Callable[..., Any], *arguments: Any) -> Any:
+    return _TASKS[stage](*arguments)
 
 
-def _due(path: str, allow_partial: bool) -> dict[str, Any]:
+def _run_due_periods(path: str, allow_partial: bool) -> dict[str, Any]:
     """Make the periods that are due, the oldest first, each as a flow run of its own."""
     job = jobs.load(Path(path))
-    found = inspection.due(job, run_context.progress())
-    artifacts.listed(job.name, "The latest periods, and what there is for them", _rows(found))
-    entries = backfill.all_made(Path(path), found, 1, allow_partial, run_context.progress())
-    artifacts.listed(job.name, "The latest periods, and what became of them", _rows(entries))
-    return settled(inspection.told(job, entries, dry_run=False))
+    found = inspection.inspect_due(job, run_context.get_progress())
+    artifacts.show_periods(job.name, "The latest periods, and what there is for them", _rows(found))
+    entries = backfill.run_periods(Path(path), found, 1, allow_partial, run_context.get_progress())
+    artifacts.show_periods(job.name, "The latest periods, and what became of them", _rows(entries))
+    return raise_on_failure(inspection.build_result(job, entries, dry_run=False))
 
 
-def _rows(entries: list[inspection.Entry]) -> list[dict[str, Any]]:
+def _rows(entries: list[inspection.PeriodSummary]) -> list[dict[str, Any]]:
     return [one.to_dict() for one in entries]
 
 
-class Unfinished(TerramosaicError):
+class PeriodsFailed(TerramosaicError):
     """Some periods of a series have failed; the others are done."""
 
 
-def settled(result: dict[str, Any]) -> dict[str, Any]:
+def raise_on_failure(result: dict[str, Any]) -> dict[str, Any]:
     """Return the result of a series.
 
     Raises:
@@ -164,7 +167,7 @@ def settled(result: dict[str, Any]) -> dict[str, Any]:
     """
     lost = [one for one in result["periods"] if one["status"] in {"failed", "refused"}]
     if lost:
-        raise Unfinished(
+        raise PeriodsFailed(
             f"{len(lost)} of {len(result['periods'])} periods failed, the first one "
             f"{lost[0]['start']}: {lost[0]['reason'] or lost[0]['status']}. Run it again: what is "
             "finished is not computed again."

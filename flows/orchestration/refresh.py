@@ -8,10 +8,10 @@ from typing import Any
 from flows.config import job as jobs
 from flows.observe import run_context
 from flows.orchestration import server
-from flows.orchestration.land_cover import settled
+from flows.orchestration.land_cover import raise_on_failure
 from flows.series import backfill, inspection, outdated
 
-server.prepare()
+server.prepare_environment()
 
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
@@ -43,20 +43,24 @@ def refresh(
     Returns:
         What ``terramosaic refresh --json`` prints.
     """
-    server.follow()
-    found: dict[str, Any] = cancellation.heeded(_made, Path(job), at_once, dry_run, allow_partial)
+    server.enable_info_logging()
+    found: dict[str, Any] = cancellation.run_cancellable(
+        _run_refresh, Path(job), at_once, dry_run, allow_partial
+    )
     return found
 
 
-def _made(path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> dict[str, Any]:
-    asked = jobs.load(path)
+def _run_refresh(
+    job_path: Path, at_once: int, dry_run: bool, allow_partial: bool
+) -> dict[str, Any]:
+    asked = jobs.load(job_path)
     with prefect.tags(concurrency.BACKFILL):
         # ^ what is there already can wait as well
-        entries = outdated.survey(asked, run_context.progress())
+        entries = outdated.find_outdated(asked, run_context.get_progress())
         if not dry_run:
-            entries = backfill.all_made(
-                path, entries, at_once, allow_partial, run_context.progress()
+            entries = backfill.run_periods(
+                job_path, entries, at_once, allow_partial, run_context.get_progress()
             )
-    result = inspection.told(asked, entries, dry_run=dry_run)
-    artifacts.listed(asked.name, "Finished periods, and what is newer", result["periods"])
-    return settled(result)
+    result = inspection.build_result(asked, entries, dry_run=dry_run)
+    artifacts.show_periods(asked.name, "Finished periods, and what is newer", result["periods"])
+    return raise_on_failure(result)

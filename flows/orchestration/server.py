@@ -9,7 +9,7 @@ from catalogs.errors import TerramosaicError
 
 log = logging.getLogger(__name__)
 
-QUIET = {
+PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -19,17 +19,17 @@ QUIET = {
 }
 
 
-def prepare() -> None:
+def prepare_environment() -> None:
     """Set what the user has not set. Call it before Prefect is imported."""
-    for name, value in QUIET.items():
+    for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
-class _Known:
-    answered = False
+class _ServerState:
+    has_answered = False
 
 
-def address() -> str | None:
+def resolve_api_url() -> str | None:
     """Return the address of the server that the environment or a profile of Prefect names.
 
     One that has answered before and does so no longer is done without: None.
@@ -37,17 +37,17 @@ def address() -> str | None:
     Raises:
         TerramosaicError: none answers there.
     """
-    prepare()
+    prepare_environment()
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     # ^ takes a second to import
     named = get_current_settings().api.url
     if named is None:
         return None
-    reason = failure()
+    reason = check_health()
     if reason is None:
-        _Known.answered = True
-    elif _Known.answered or "PREFECT__FLOW_RUN_ID" in os.environ:
+        _ServerState.has_answered = True
+    elif _ServerState.has_answered or "PREFECT__FLOW_RUN_ID" in os.environ:
         # ^ within a flow run: whoever began it was told by the server
         log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
         return None
@@ -59,16 +59,16 @@ def address() -> str | None:
     return named
 
 
-def lost(error: Exception) -> bool:
+def is_unreachable(error: Exception) -> bool:
     """Tell whether an error means that the server is away, or was for a moment."""
     kinds = {one.__name__ for one in type(error).__mro__}
     # ^ of httpx, which Prefect brings along
     if "HTTPStatusError" in kinds:
         return bool(getattr(error, "response").status_code >= 500)  # noqa: B009
-    return "TransportError" in kinds or failure() is not None
+    return "TransportError" in kinds or check_health() is not None
 
 
-def failure() -> Exception | None:
+def check_health() -> Exception | None:
     """Return why the server does not answer; None where it does."""
     from prefect.client.orchestration import get_client  # noqa: PLC0415
 
@@ -77,7 +77,7 @@ def failure() -> Exception | None:
         return client.api_healthcheck()
 
 
-def follow() -> None:
+def enable_info_logging() -> None:
     """Let a flow's process say on its own stream what it waits for; all else is in its journal."""
     for name in ("flows", "pipeline", "catalogs"):
         logging.getLogger(name).setLevel(logging.INFO)

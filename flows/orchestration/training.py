@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.orchestration import server
 
-server.prepare()
+server.prepare_environment()
 
 import prefect  # noqa: E402
 from prefect import runtime  # noqa: E402
@@ -17,11 +17,13 @@ from flows.orchestration import concurrency  # noqa: E402
 # ^ Prefect's settings are read when it is imported
 
 
-def _name() -> str:
+def _flow_run_name() -> str:
     return Path(runtime.flow_run.parameters["out"]).name
 
 
-@prefect.flow(name="train", persist_result=False, result_serializer="json", flow_run_name=_name)
+@prefect.flow(
+    name="train", persist_result=False, result_serializer="json", flow_run_name=_flow_run_name
+)
 def train(
     out: str,
     recipe: str | None = None,
@@ -46,11 +48,11 @@ def train(
         What ``terramosaic train --json`` prints.
     """
     from flows.demo import train as training  # noqa: PLC0415
-    from flows.observe.progress import Silence  # noqa: PLC0415
+    from flows.observe.progress import NullProgress  # noqa: PLC0415
 
     # ^ torch takes seconds to import, and a worker that only names the flow needs none
-    server.follow()
-    with concurrency.held(slot):
+    server.enable_info_logging()
+    with concurrency.hold_slot(slot):
         return training.run(
             Path(recipe) if recipe else None,
             out=Path(out),
@@ -58,5 +60,5 @@ def train(
             steps=steps,
             device=device,
             minutes=minutes,
-            progress=Silence(),
+            progress=NullProgress(),
         )

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config import period as periods
 from flows.config.job import Job
 from flows.execution import engine
 from flows.observe import exporter, run_context
 from flows.observe.progress import Progress
-from flows.observe.run_context import Truth
+from flows.observe.run_context import TruthComparison
 from flows.orchestration import server
 from flows.run import cost, planning, quality_gate
 from flows.series import inspection
@@ -32,7 +32,7 @@ from pipeline.storage import receipt, zarr_store
 log = logging.getLogger(__name__)
 
 
-def frozen(path: Path, period: str | None = None) -> Plan:
+def load_or_create_plan(path: Path, period: str | None = None) -> Plan:
     """Return the plan of a plan file, or of a job file over a period.
 
     Args:
@@ -40,19 +40,21 @@ def frozen(path: Path, period: str | None = None) -> Plan:
         period: another one than the job's, or ``latest``; None = the job's.
 
     Raises:
-        Wrong: a plan is asked for another period than its own; something in the job cannot be.
-        NothingFound: no scene answers it.
+        InvalidInputError: a plan is asked for another period than its own; something in the job cannot be.
+        NothingFoundError: no scene answers it.
     """
     if path.suffix == ".json":
         if period is not None:
-            raise Wrong(f"{path} is a plan, and has its period. Give the job, or no --period.")
+            raise InvalidInputError(
+                f"{path} is a plan, and has its period. Give the job, or no --period."
+            )
         return Plan.read(path)
-    return planning.freeze(
-        over(jobs.load(path), period, run_context.progress()), run_context.progress()
+    return planning.create_plan(
+        with_period(jobs.load(path), period, run_context.get_progress()), run_context.get_progress()
     )
 
 
-def over(job: Job, period: str | None, progress: Progress) -> Job:
+def with_period(job: Job, period: str | None, progress: Progress) -> Job:
     """Return a job over a period: another one than its own, or the latest that is complete.
 
     Args:
@@ -61,44 +63,44 @@ def over(job: Job, period: str | None, progress: Progress) -> Job:
         progress: who is told how far it has come.
 
     Raises:
-        Wrong: the period cannot be read.
-        NothingFound: no period is complete.
+        InvalidInputError: the period cannot be read.
+        NothingFoundError: no period is complete.
     """
     if period is not None and period != jobs.LATEST:
-        return job.over(periods.parse(period))
+        return job.with_period(periods.parse(period))
     if period is not None or job.period is None:
-        return job.over(inspection.latest(job, progress))
+        return job.with_period(inspection.find_latest(job, progress))
     return job
 
 
-def settle(plan: Plan) -> Path:
+def write_plan(plan: Plan) -> Path:
     """Write the plan into its folder, where everything that belongs to it will lie."""
-    folder = planning.folder(plan) / plan.short
+    folder = planning.product_dir(plan) / plan.short_digest
     path = folder / "plan.json"
     try:
         plan.write(path)
     except OSError as error:
-        raise Wrong(
+        raise InvalidInputError(
             f"Nothing can be written to {folder} ({error.strerror or error}). "
             "Name another folder in output.path."
         ) from error
     return path
 
 
-def damages(plan: Plan, folder: Path) -> list[dict[str, str]]:
+def find_damaged_tiles(plan: Plan, plan_dir: Path) -> list[dict[str, str]]:
     """Return tile, file and reason of everything stored that a receipt does not vouch for.
 
     The receipt of a damaged tile is taken away, so that the next run makes the tile anew.
     """
     bad = []
     for one in plan.tiles:
-        proof = receipt.read(folder, one)
-        if proof is None or proof.key != plan.key(one):
+        proof = receipt.read(plan_dir, one)
+        if proof is None or proof.key != plan.tile_key(one):
             continue
-        found = zarr_store.check_tile(folder, plan, one, proof.digests)
+        found = zarr_store.check_tile(plan_dir, plan, one, proof.digests)
         bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
         if found:
-            receipt.path(folder, one).unlink(missing_ok=True)
+            receipt.receipt_path(plan_dir, one).unlink(missing_ok=True)
     return bad
 
 
@@ -108,7 +110,7 @@ def run(
     allow_partial: bool,
     max_cost: float | None,
     progress: Progress,
-    truth: Truth | None = None,
+    truth: TruthComparison | None = None,
     period: str | None = None,
 ) -> dict[str, Any]:
     """Run or resume a job or a plan; a finished product is left as it is.
@@ -121,29 +123,31 @@ def run(
         truth: what the map is compared with.
         period: another one than the job's, or ``latest``.
     """
-    exporter.place()
+    exporter.read_destination()
     if max_cost is not None and job.suffix != ".json":
-        cost.priced(jobs.load(job), max_cost)
+        cost.validate_limit(jobs.load(job), max_cost)
     # ^ both refused before anything is planned
-    with run_context.watched(progress, truth):
+    with run_context.activate(progress, truth):
         started = time.perf_counter()
-        progress.stage("plan")
-        ready = frozen(job, period)
+        progress.start_stage("plan")
+        ready = load_or_create_plan(job, period)
         planned = round(time.perf_counter() - started, 3)
-        result = standing(ready)
+        result = find_existing_result(ready)
         if result is None:
-            cost.check(ready, planning.folder(ready) / ready.short, max_cost)
+            cost.check_limit(ready, planning.product_dir(ready) / ready.short_digest, max_cost)
             if job.suffix == ".json":
-                engine.check(ready)
+                engine.check_model(ready)
                 # ^ a job has just been planned with the model as it is
-            result = _mapped(str(settle(ready)), allow_partial)
+            result = _run_stages(str(write_plan(ready)), allow_partial)
         else:
-            exporter.stood(planning.folder(ready) / ready.short / "plan.json", result)
+            exporter.export_existing_result(
+                planning.product_dir(ready) / ready.short_digest / "plan.json", result
+            )
         result["seconds"]["plan"] = planned
     return result
 
 
-def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
+def _run_stages(plan_path: str, allow_partial: bool) -> dict[str, Any]:
     """Take the stages of a plan: as a flow where Prefect has a server to tell, and by themselves.
 
     Without one Prefect would start a server that ends with the run: seconds, and nobody to read it.
@@ -151,39 +155,39 @@ def _mapped(plan: str, allow_partial: bool) -> dict[str, Any]:
     from flows.run import stages  # noqa: PLC0415
 
     # ^ it imports this file
-    named = server.address()
+    named = server.resolve_api_url()
     if named is not None:
         from flows.orchestration import land_cover  # noqa: PLC0415
 
         # ^ Prefect takes seconds to import
         try:
-            return land_cover.land_cover(job=plan, allow_partial=allow_partial)
-        except land_cover.Incomplete as error:
+            return land_cover.land_cover(job=plan_path, allow_partial=allow_partial)
+        except land_cover.IncompleteProduct as error:
             return error.result
         except Exception as error:
             # ^ what Prefect raises depends on what it was at when its server went
-            if not server.lost(error):
+            if not server.is_unreachable(error):
                 raise
             log.warning("Prefect's server at %s no longer answers: the run goes on alone", named)
-    return stages.run(plan, None, allow_partial, lambda stage, *given: stage(*given))
+    return stages.run(plan_path, None, allow_partial, lambda stage, *given: stage(*given))
 
 
-def standing(plan: Plan) -> dict[str, Any] | None:
+def find_existing_result(plan: Plan) -> dict[str, Any] | None:
     """Return the result of a product that already stands, or None: no server is started for it."""
-    item = planning.folder(plan) / "item.json"
-    folder = item.parent / plan.short
-    done = receipt.finished(folder, plan)
-    if len(done) < len(plan.tiles) or not publishing.stands(item, plan):
+    item = planning.product_dir(plan) / "item.json"
+    folder = item.parent / plan.short_digest
+    done = receipt.read_finished(folder, plan)
+    if len(done) < len(plan.tiles) or not publishing.is_complete(item, plan):
         return None
-    run_context.progress().finish()
+    run_context.get_progress().finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
-    seam = publishing.seam_in(item)
-    status = "refused" if seam and quality_gate.refused(plan, seam) else "unchanged"
+    seam = publishing.read_seam(item)
+    status = "refused" if seam and quality_gate.is_refused(plan, seam) else "unchanged"
     # ^ the gate may be narrower than when it was published
-    return result_of(plan, status, str(item), tiles, {}, seam)
+    return build_result(plan, status, str(item), tiles, {}, seam)
 
 
-def result_of(
+def build_result(
     plan: Plan,
     status: str,
     item: str | None,
@@ -194,29 +198,31 @@ def result_of(
     traffic: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
-    folder = planning.folder(plan) / plan.short
-    answer = plan.model.main.layer if plan.model else "land_cover"
+    folder = planning.product_dir(plan) / plan.short_digest
+    answer = plan.model.primary_output.layer if plan.model else "land_cover"
     return {
         "status": status,
         "item": item,
-        "map": _where(item, folder / publishing.main_folder(plan) / f"{answer}.tif"),
-        "quicklook": _where(item, folder / "quicklook.png"),
+        "map": _existing_path(item, folder / publishing.main_dir_name(plan) / f"{answer}.tif"),
+        "quicklook": _existing_path(item, folder / "quicklook.png"),
         "tiles": dict(tiles),
         "scenes": len(plan.snapshot.scenes),
         "seconds": dict(seconds),
-        "accuracy": publishing.accuracy_in(Path(item)) if item else None,
+        "accuracy": publishing.read_accuracy(Path(item)) if item else None,
         "seam": seam,
         "planned": planned,
-        "actual": cost.taken(plan, traffic or {}, seconds, int(tiles["done"])),
+        "actual": cost.get_actual_usage(plan, traffic or {}, seconds, int(tiles["done"])),
         "warnings": [
-            *([descriptions.RANDOM] if provenance.is_random(plan) else []),
-            *descriptions.little_seen(publishing.not_observed_in(Path(item)) if item else None),
-            *quality_gate.findings(plan, seam),
+            *([descriptions.RANDOM_WEIGHTS_WARNING] if provenance.is_random(plan) else []),
+            *descriptions.warn_unobserved(
+                publishing.read_not_observed(Path(item)) if item else None
+            ),
+            *quality_gate.find_violations(plan, seam),
         ],
     }
 
 
-def _where(item: str | None, path: Path) -> str | None:
+def _existing_path(item: str | None, path: Path) -> str | None:
     return str(path) if item and path.exists() else None
 
 
@@ -231,18 +237,21 @@ def search(
         report: where a page with tables and picture is written, if anywhere.
         period: another one than the job's, or ``latest``.
     """
-    job = over(job, period, progress)
-    progress.stage("search")
-    answer = planning.ask(job, context_m=0.0, prove=False)
+    job = with_period(job, period, progress)
+    progress.start_stage("search")
+    answer = planning.search_scenes(job, context_m=0.0, check_radiometry=False)
     selection = answer.selection
-    days = coverage.by_day(selection.used, selection.refused, answer.region)
+    days = coverage.group_by_day(selection.used, selection.refused, answer.region)
     if report is not None:
-        tables = (scenes_section.scenes(selection.used), scenes_section.refused(selection.refused))
-        page = scenes_section.search_page(f"{job.name}: scenes found", days, tables)
+        tables = (
+            scenes_section.render_scenes(selection.used),
+            scenes_section.render_rejected(selection.refused),
+        )
+        page = scenes_section.render_search_page(f"{job.name}: scenes found", days, tables)
         try:
             atomic_files.write_atomic(report, page.encode())
         except OSError as error:
-            raise Wrong(
+            raise InvalidInputError(
                 f"The report cannot be written to {report} ({error.strerror or error}). "
                 "Name another file with --report."
             ) from error
@@ -260,7 +269,7 @@ def search(
                 "orbit_state": scene.orbit_state,
                 "relative_orbit": scene.relative_orbit,
                 "cloud_cover": scene.cloud_cover,
-                "coverage": round(coverage.share(scene, answer.region), 4),
+                "coverage": round(coverage.footprint_share(scene, answer.region), 4),
             }
             for scene in selection.used
         ],
@@ -294,15 +303,15 @@ def plan(
     job: Job, progress: Progress, output: Path | None, period: str | None = None
 ) -> dict[str, Any]:
     """Freeze a job over a period, by default its own, and say what running it would take."""
-    job = over(job, period, progress)
-    progress.stage("plan")
-    ready = planning.freeze(job, progress)
-    folder = planning.folder(ready) / ready.short
+    job = with_period(job, period, progress)
+    progress.start_stage("plan")
+    ready = planning.create_plan(job, progress)
+    folder = planning.product_dir(ready) / ready.short_digest
     path = output or folder / "plan.json"
     ready.write(path)
-    tiles, _ = cost.to_make(ready, folder)
-    need = cost.need(ready, folder, tiles)
-    before = publishing.made_in(folder.parent)
+    tiles, _ = cost.find_missing_tiles(ready, folder)
+    need = cost.estimate_resources(ready, folder, tiles)
+    before = publishing.read_finished_tiles(folder.parent)
     again = sum(one.id in before for one in tiles)
     progress.finish()
     return {
@@ -321,34 +330,34 @@ def plan(
         "cpu_hours": need.cpu_hours,
         "gpu_hours": need.gpu_hours,
         "stored_bytes": need.stored_bytes,
-        "uncertainty": need.spread,
+        "uncertainty": need.uncertainty,
         "basis": need.basis,
-        "cost": cost.cost(ready, need),
+        "cost": cost.estimate_cost(ready, need),
     }
 
 
 def verify(out: Path, progress: Progress) -> dict[str, Any]:
     """Check every byte of the products under a folder, or of one product."""
-    homes = publishing.homes(out)
-    progress.stage("verify", len(homes))
+    homes = publishing.find_product_dirs(out)
+    progress.start_stage("verify", len(homes))
     bad: list[dict[str, str]] = []
     looked: list[dict[str, Any]] = []
     refused = False
     for home in homes:
         progress.advance(1, home.name)
         try:
-            ready, folder = publishing.current(home)
-        except Wrong as error:
+            ready, folder = publishing.read_current_plan(home)
+        except InvalidInputError as error:
             bad.append({"tile": "", "file": str(home / "item.json"), "reason": str(error)})
             continue
-        with lock.held(folder):
-            found = damages(ready, folder)
-            bad += found + publishing.damaged_files(home)
-            proofs = receipt.finished(folder, ready)
-            holes = publishing.holes_in(home)
+        with lock.acquire(folder):
+            found = find_damaged_tiles(ready, folder)
+            bad += found + publishing.find_damaged_files(home)
+            proofs = receipt.read_finished(folder, ready)
+            holes = publishing.read_missing_tiles(home)
             if len(proofs) + len(holes) >= len(ready.tiles):
-                seam = gates.measure(ready, folder).to_dict()
-                refused |= quality_gate.refused(ready, seam)
+                seam = gates.measure_quality(ready, folder).to_dict()
+                refused |= quality_gate.is_refused(ready, seam)
                 looked.append({"item": str(home / "item.json"), **seam})
         bad += [
             {"tile": one.id, "file": "receipts", "reason": "the tile has no receipt"}
@@ -361,5 +370,5 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
     return {
         "ok": not bad and not refused,
         "bad": bad,
-        "seam": max(looked, key=gates.worst) if looked else None,
+        "seam": max(looked, key=gates.largest_z) if looked else None,
     }

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.config.processing import Gate
+from flows.config.processing import QualityGate
 from pipeline.plan.plan import Plan
 from pipeline.quality import gates
 
 
-def gate(plan: Plan) -> Gate:
+def get_limits(plan: Plan) -> QualityGate:
     """Return the limits that a plan's job sets, or those that hold where it sets none."""
-    return Gate(**plan.job.get("qc", {}))
+    return QualityGate(**plan.job.get("qc", {}))
 
 
-def findings(plan: Plan, figures: Mapping[str, Any] | None) -> list[str]:
+def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
     """Say which figures are above their limits; nothing where the job does not want to know."""
-    limits = gate(plan)
-    if limits.gate == "off" or not figures:
+    limits = get_limits(plan)
+    if limits.gate == "off" or not quality:
         return []
-    return gates.findings(figures, limits.model_dump())
+    return gates.check_limits(quality, limits.model_dump())
 
 
-def refused(plan: Plan, figures: Mapping[str, Any] | None) -> bool:
+def is_refused(plan: Plan, quality: Mapping[str, Any] | None) -> bool:
     """Tell whether the job wants nothing published with these figures."""
-    return gate(plan).gate == "refuse" and bool(findings(plan, figures))
+    return get_limits(plan).gate == "refuse" and bool(find_violations(plan, quality))

@@ -14,32 +14,32 @@ from typing import Any
 
 from catalogs.errors import TerramosaicError
 from flows.execution import engine
-from flows.execution.engine import Outcome
+from flows.execution.engine import TileResult
 from flows.observe import exporter, run_context, run_log, run_metrics
 from flows.run import cost, product, quality_gate
 from pipeline import reuse, tile
 from pipeline.plan.plan import Plan
 from pipeline.product import publishing
-from pipeline.product.product import Hole
+from pipeline.product.product import MissingTile
 from pipeline.quality import gates
-from pipeline.quality.gates import Quality
+from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files, cancellation, lock
-from pipeline.runtime.cancellation import Halted
+from pipeline.runtime.cancellation import Cancelled
 from pipeline.storage import receipt, zarr_store
 
 log = logging.getLogger(__name__)
 
-Take = Callable[..., Any]
+StageRunner = Callable[..., Any]
 """Takes one stage: called with the stage and its arguments, it returns what the stage does."""
 
 
-class Late(TerramosaicError):
+class TimeLimitExceeded(TerramosaicError):
     """Making the tiles has taken longer than the job allows."""
 
 
-def freeze(job: str, period: str | None = None) -> str:
+def prepare_plan(job: str, period: str | None = None) -> str:
     """Search, choose and freeze; return the path of the plan."""
-    return str(product.settle(product.frozen(Path(job), period)))
+    return str(product.write_plan(product.load_or_create_plan(Path(job), period)))
 
 
 def map_tiles(plan_path: str) -> dict[str, Any]:
@@ -47,33 +47,33 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     path = Path(plan_path)
     plan = Plan.read(path)
     folder = path.parent
-    planned = cost.planned(plan, folder)
-    zarr_store.create(folder, plan, tile.variables(plan))
-    done = set(receipt.finished(folder, plan))
+    planned = cost.get_planned_usage(plan, folder)
+    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    done = set(receipt.read_finished(folder, plan))
     missing = [one for one in plan.tiles if one.id not in done]
-    done |= reuse.take(folder, plan, reuse.sources(folder, plan, missing))
+    done |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
     todo = [one for one in missing if one.id not in done]
     execution = plan.job["execution"]
-    run_context.progress().stage("tiles", len(todo))
+    run_context.get_progress().start_stage("tiles", len(todo))
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
     failed = []
-    counted = exporter.of(path)
-    counted.begin(len(plan.tiles), len(done))
-    made = engine.run(
+    counted = exporter.get_run_metrics(path)
+    counted.begin_tiles(len(plan.tiles), len(done))
+    made = engine.process_tiles(
         path,
         todo,
         engine=execution["engine"],
         workers=execution["workers"],
-        gpu=engine.gpu(plan),
-        seen=counted.crew,
+        device=engine.cuda_device(plan),
+        on_poll=counted.set_executor,
     )
-    with _in_time(execution.get("max_hours")), closing(made):
+    with _time_limit(execution.get("max_hours")), closing(made):
         # ^ else the tiles in hand went on until whatever ended this was forgotten
         for outcome in made:
-            counted.tile(outcome)
-            _say(outcome)
-            run_context.progress().advance(1, outcome.tile)
+            counted.count_tile(outcome)
+            _log_tile_result(outcome)
+            run_context.get_progress().advance(1, outcome.tile)
             if outcome.reason is not None:
                 failed.append({"tile": outcome.tile, "reason": outcome.reason})
             for name, count in outcome.traffic.items():
@@ -92,7 +92,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _in_time(hours: float | None) -> Iterator[None]:
+def _time_limit(hours: float | None) -> Iterator[None]:
     """Give up the work of a block that takes too long.
 
     Raises:
@@ -103,105 +103,107 @@ def _in_time(hours: float | None) -> Iterator[None]:
         return
     end = time.monotonic() + 3600 * hours
     try:
-        with cancellation.when(lambda: time.monotonic() > end):
+        with cancellation.cancel_when(lambda: time.monotonic() > end):
             yield
-    except Halted:
+    except Cancelled:
         if time.monotonic() <= end:
             raise
-        raise Late(
+        raise TimeLimitExceeded(
             f"The tiles have taken the {hours:g} hours of execution.max_hours: the run was "
             "stopped. What is finished is kept; run it again to go on."
         ) from None
 
 
-def _say(outcome: Outcome) -> None:
+def _log_tile_result(tile_result: TileResult) -> None:
     """Leave a line in the log of whoever runs, not of the worker that made the tile."""
-    if outcome.reason is None:
-        log.info("tile=%s done seconds=%s", outcome.tile, dict(outcome.seconds))
+    if tile_result.reason is None:
+        log.info("tile=%s done seconds=%s", tile_result.tile, dict(tile_result.seconds))
     else:
-        log.error("tile=%s failed reason=%s", outcome.tile, outcome.reason)
+        log.error("tile=%s failed reason=%s", tile_result.tile, tile_result.reason)
 
 
-def check(plan_path: str) -> list[dict[str, str]]:
+def verify_tiles(plan_path: str) -> list[dict[str, str]]:
     """Compare every stored byte with its receipt; return what does not match."""
     path = Path(plan_path)
-    return product.damages(Plan.read(path), path.parent)
+    return product.find_damaged_tiles(Plan.read(path), path.parent)
 
 
-def measure(plan_path: str) -> Quality:
+def measure_quality(plan_path: str) -> QualityMetrics:
     """Look for seams in what is stored, and pool what the receipts' samples tell."""
     path = Path(plan_path)
-    return gates.measure(Plan.read(path), path.parent)
+    return gates.measure_quality(Plan.read(path), path.parent)
 
 
-def publish(plan_path: str, failed: list[dict[str, str]], figures: Quality) -> str:
+def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetrics) -> str:
     """Write COGs, pictures, report and, last, the item; return its path."""
     path = Path(plan_path)
     plan = Plan.read(path)
     home = path.parent.parent
-    sheets = len(plan.grids) + len(plan.mosaics)
-    run_context.progress().stage("publish", len(tile.variables(plan)) * sheets)
-    truth = run_context.truth()
+    sheets = len(plan.grids) + len(plan.mosaic_grids)
+    run_context.get_progress().start_stage("publish", len(tile.list_layer_bands(plan)) * sheets)
+    truth = run_context.get_truth_comparison()
     accuracy = truth(path.parent, plan) if truth else None
     return str(
         publishing.publish_product(
             plan,
             home,
-            holes=[Hole(tile=one["tile"], reason=one["reason"]) for one in failed],
+            missing_tiles=[MissingTile(tile=one["tile"], reason=one["reason"]) for one in failed],
             accuracy=accuracy,
-            quality=figures,
+            quality=quality,
             formats=plan.job["output"]["formats"],
-            on_layer=lambda name: run_context.progress().advance(1, name),
+            on_layer=lambda name: run_context.get_progress().advance(1, name),
         )
     )
 
 
-def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[str, Any]:
+def run(
+    job: str, period: str | None, allow_partial: bool, run_stage: StageRunner
+) -> dict[str, Any]:
     """Take every stage of a job file or of a plan, and finish what is unfinished.
 
     Args:
         job: path of a job file, or of a plan.
         period: another one than the job's, or the latest; None = the job's.
         allow_partial: publish with failed tiles declared as holes.
-        take: how a stage is taken.
+        run_stage: how a stage is taken.
 
     Returns:
         What ``terramosaic run --json`` prints.
     """
-    exporter.place()
+    exporter.read_destination()
     # ^ refused before anything runs, where it is none
     seconds: dict[str, float] = {}
-    clock = _Clock(take, seconds)
-    run_context.progress().stage("plan")
-    path = clock.time("plan", freeze, job, period)
-    stands = product.standing(Plan.read(Path(path))) if job != path else None
+    clock = _StageTimer(run_stage, seconds)
+    run_context.get_progress().start_stage("plan")
+    path = clock.run("plan", prepare_plan, job, period)
+    stands = product.find_existing_result(Plan.read(Path(path))) if job != path else None
     # ^ whoever brings a plan has looked already
     if stands is not None:
         return stands | {"seconds": seconds}
     with (
-        lock.held(Path(path).parent),
-        run_log.kept(Path(path).parent),
-        exporter.kept(Path(path)) as counted,
+        lock.acquire(Path(path).parent),
+        run_log.capture_records(Path(path).parent),
+        exporter.export_run(Path(path)) as counted,
     ):
-        atomic_files.sweep(Path(path).parent)
-        tiles = clock.time("tiles", map_tiles, path)
+        atomic_files.remove_leftovers(Path(path).parent)
+        tiles = clock.run("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
         planned, traffic = tiles.pop("planned"), tiles.pop("traffic")
-        run_context.progress().stage("verify")
-        bad = clock.time("verify", check, path)
-        failed = _merge(tiles["failed"], bad)
+        run_context.get_progress().start_stage("verify")
+        bad = clock.run("verify", verify_tiles, path)
+        failed = _merge_failures(tiles["failed"], bad)
         item, figures = None, None
         some = tiles["done"] + tiles["skipped"] > len(bad)
         if not failed or (allow_partial and some):
             # ^ a product of nothing but holes says nothing
-            figures = clock.time("quality", measure, path)
-            if not quality_gate.refused(Plan.read(Path(path)), figures.to_dict()):
-                item = clock.time("publish", publish, path, failed, figures)
+            figures = clock.run("quality", measure_quality, path)
+            if not quality_gate.is_refused(Plan.read(Path(path)), figures.to_dict()):
+                item = clock.run("publish", publish, path, failed, figures)
         status = _status(failed, item, figures)
-        counted.end(status, len(failed))
-    run_context.progress().finish()
+        counted.set_final_status(status, len(failed))
+    run_context.get_progress().finish()
     tiles["failed"] = failed
-    return product.result_of(
+    return product.build_result(
         Plan.read(Path(path)),
         status,
         item,
@@ -213,23 +215,23 @@ def run(job: str, period: str | None, allow_partial: bool, take: Take) -> dict[s
     )
 
 
-def _status(failed: list[dict[str, str]], item: str | None, figures: Quality | None) -> str:
-    if figures and not item:
+def _status(failed: list[dict[str, str]], item: str | None, quality: QualityMetrics | None) -> str:
+    if quality and not item:
         return "refused"
     return "complete" if not failed else "partial" if item else "failed"
 
 
-class _Clock:
-    def __init__(self, take: Take, seconds: dict[str, float]) -> None:
-        self._take, self._seconds = take, seconds
+class _StageTimer:
+    def __init__(self, run_stage: StageRunner, seconds: dict[str, float]) -> None:
+        self._run_stage, self._seconds = run_stage, seconds
 
-    def time(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        cancellation.look()
+    def run(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+        cancellation.check_cancelled()
         started = time.perf_counter()
-        result = self._take(work, *arguments)
+        result = self._run_stage(stage, *arguments)
         self._seconds[name] = round(time.perf_counter() - started, 3)
-        path = Path(result if work is freeze else arguments[0])
-        product, period = run_metrics.labels(path)
+        path = Path(result if stage is prepare_plan else arguments[0])
+        product, period = run_metrics.labels_from_path(path)
         log.info(
             "stage=%s product=%s period=%s done seconds=%s",
             name,
@@ -240,10 +242,12 @@ class _Clock:
         return result
 
 
-def _merge(failed: list[dict[str, str]], bad: list[dict[str, str]]) -> list[dict[str, str]]:
+def _merge_failures(
+    failed: list[dict[str, str]], damaged: list[dict[str, str]]
+) -> list[dict[str, str]]:
     known = {one["tile"] for one in failed}
     return failed + [
         {"tile": one["tile"], "reason": f"{one['file']}: {one['reason']}"}
-        for one in bad
+        for one in damaged
         if one["tile"] not in known
     ]

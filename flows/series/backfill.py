@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import job as jobs
-from flows.config.cadence import Range
+from flows.config.cadence import PeriodRange
 from flows.config.period import Period
-from flows.observe.progress import Progress, Silence
+from flows.observe.progress import Progress, NullProgress
 from flows.run import cost, product
 from flows.series import inspection, outdated
-from flows.series.inspection import Entry
+from flows.series.inspection import PeriodSummary
 
 
-def backfill(
-    path: Path,
-    wanted: Range,
+def run_backfill(
+    job_path: Path,
+    period_range: PeriodRange,
     *,
     dry_run: bool,
     at_once: int,
@@ -28,8 +28,8 @@ def backfill(
     """Make a job's product for every period of a range; finished ones are skipped.
 
     Args:
-        path: the job file.
-        wanted: which periods.
+        job_path: the job file.
+        period_range: which periods.
         dry_run: only look.
         at_once: periods at a time.
         allow_partial: publish with failed tiles declared as holes.
@@ -37,57 +37,57 @@ def backfill(
         progress: who is told how far it has come.
 
     Raises:
-        Wrong: the range cannot be read, or a limit cannot be kept.
+        InvalidInputError: the range cannot be read, or a limit cannot be kept.
     """
-    job = jobs.load(path)
-    cost.priced(job, max_cost, at_once)
-    entries = inspection.ranged(job, wanted, progress)
+    job = jobs.load(job_path)
+    cost.validate_limit(job, max_cost, at_once)
+    entries = inspection.inspect_range(job, period_range, progress)
     if not dry_run:
-        entries = all_made(path, entries, at_once, allow_partial, progress, max_cost)
-    return inspection.told(job, entries, dry_run=dry_run)
+        entries = run_periods(job_path, entries, at_once, allow_partial, progress, max_cost)
+    return inspection.build_result(job, entries, dry_run=dry_run)
 
 
-def refresh(
-    path: Path, *, dry_run: bool, at_once: int, allow_partial: bool, progress: Progress
+def run_refresh(
+    job_path: Path, *, dry_run: bool, at_once: int, allow_partial: bool, progress: Progress
 ) -> dict[str, Any]:
     """Make those finished periods of a job anew that have other scenes, or another model, now.
 
     Args:
-        path: the job file.
+        job_path: the job file.
         dry_run: only look.
         at_once: periods at a time.
         allow_partial: publish with failed tiles declared as holes.
         progress: who is told how far it has come.
     """
-    job = jobs.load(path)
-    entries = outdated.survey(job, progress)
+    job = jobs.load(job_path)
+    entries = outdated.find_outdated(job, progress)
     if not dry_run:
-        entries = all_made(path, entries, at_once, allow_partial, progress)
-    return inspection.told(job, entries, dry_run=dry_run)
+        entries = run_periods(job_path, entries, at_once, allow_partial, progress)
+    return inspection.build_result(job, entries, dry_run=dry_run)
 
 
-def all_made(
-    path: Path,
-    entries: Sequence[Entry],
+def run_periods(
+    job_path: Path,
+    entries: Sequence[PeriodSummary],
     at_once: int,
     allow_partial: bool,
     progress: Progress,
     max_cost: float | None = None,
-) -> list[Entry]:
+) -> list[PeriodSummary]:
     """Make the periods of a job that can be made; one that fails does not stop the others."""
-    purse = cost.Purse(max_cost)
+    purse = cost.CostLimit(max_cost)
 
     def one(period: Period) -> dict[str, Any]:
-        shown = Silence() if at_once > 1 else progress
+        shown = NullProgress() if at_once > 1 else progress
         # ^ bars of several periods would write over each other
         result = product.run(
-            path,
+            job_path,
             allow_partial=allow_partial,
-            max_cost=purse.left,
+            max_cost=purse.remaining,
             progress=shown,
             period=str(period),
         )
-        purse.pay(result)
+        purse.deduct(result)
         return result
 
-    return inspection.make(entries, one, at_once=at_once)
+    return inspection.run_entries(entries, one, at_once=at_once)

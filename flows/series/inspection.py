@@ -12,34 +12,34 @@ from typing import Any
 from shapely.geometry import shape
 
 from catalogs import ground
-from catalogs.errors import NothingFound, Wrong
-from catalogs.scene import TIMELESS
+from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.scene import TIMELESS_MODALITIES
 from flows.config import cadence
 from flows.config import period as periods
-from flows.config.cadence import Range
+from flows.config.cadence import PeriodRange
 from flows.config.job import Job
 from flows.config.period import Period
-from flows.config.schedule import MOST_PERIODS
+from flows.config.schedule import MAX_PERIODS
 from flows.observe.progress import Progress
 from flows.run import planning
 from pipeline.product import publishing
 from pipeline.runtime import cancellation
-from pipeline.runtime.cancellation import Halted
-from pipeline.runtime.lock import Busy
+from pipeline.runtime.cancellation import Cancelled
+from pipeline.runtime.lock import FolderLockedError
 from pipeline.storage import receipt
 
 log = logging.getLogger(__name__)
 
-Make = Callable[[Period], dict[str, Any]]
+RunPeriod = Callable[[Period], dict[str, Any]]
 """Makes the product of one period; returns what ``terramosaic run --json`` prints."""
 
 FINISHED, READY, THIN, GAP, WAITING = "finished", "ready", "thin", "gap", "waiting"
 BUSY = "busy"
-TO_MAKE = (READY, THIN)
+RUNNABLE = (READY, THIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class PeriodSummary:
     """One period of a job."""
 
     period: Period
@@ -77,59 +77,71 @@ def today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
-def between(job: Job, wanted: Range) -> list[Period]:
+def list_periods(job: Job, period_range: PeriodRange) -> list[Period]:
     """Return the periods of a range, the oldest first.
 
     Raises:
-        Wrong: one of its ends cannot be read, or nothing lies between them.
+        InvalidInputError: one of its ends cannot be read, or nothing lies between them.
     """
-    text = wanted.length or job.schedule.cadence
-    start = job.schedule.since if wanted.first is None else periods.parse(wanted.first).start
+    text = period_range.length or job.schedule.cadence
+    start = (
+        job.schedule.since
+        if period_range.first is None
+        else periods.parse(period_range.first).start
+    )
     if start is None:
-        raise Wrong("From which day on? Write --from 2023-01, or schedule: {from: 2023-01}.")
-    if wanted.last is not None:
-        whole = Period(start=start, end=periods.parse(wanted.last).end)
-        return list(cadence.cut(whole, text, most=MOST_PERIODS))
-    found = list(job.schedule.ended(start, text, today()))
+        raise InvalidInputError(
+            "From which day on? Write --from 2023-01, or schedule: {from: 2023-01}."
+        )
+    if period_range.last is not None:
+        whole = Period(start=start, end=periods.parse(period_range.last).end)
+        return list(cadence.split_period(whole, text, max_parts=MAX_PERIODS))
+    found = list(job.schedule.complete_periods(start, text, today()))
     if not found:
-        raise Wrong(
+        raise InvalidInputError(
             f"No {text} that begins with {start} is over by {job.schedule.latency_days} days "
             "(schedule.latency_days). Write --from with an earlier day, or --to."
         )
     return found
 
 
-def finished(job: Job, period: Period) -> Path | None:
+def find_finished_item(job: Job, period: Period) -> Path | None:
     """Return the item of a period's product if it is complete and what the job asks for now.
 
     Nothing is searched: newer scenes are what ``refresh`` looks for.
     """
-    home = planning.home(job.over(period))
+    home = planning.job_product_dir(job.with_period(period))
     try:
-        plan, folder = publishing.current(home)
-    except Wrong:
+        plan, folder = publishing.read_current_plan(home)
+    except InvalidInputError:
         return None
     item = home / "item.json"
-    if plan.job.get("request") != planning.request(job) or not publishing.stands(item, plan):
+    if plan.job.get("request") != planning.hash_request(job) or not publishing.is_complete(
+        item, plan
+    ):
         return None
-    return item if len(receipt.finished(folder, plan)) == len(plan.tiles) else None
+    return item if len(receipt.read_finished(folder, plan)) == len(plan.tiles) else None
 
 
-def look(job: Job, period: Period) -> Entry:
+def inspect_period(job: Job, period: Period) -> PeriodSummary:
     """Say whether a period's product is there, and what the catalog has for it if not."""
-    item = finished(job, period)
+    item = find_finished_item(job, period)
     if item is not None:
-        return Entry(period=period, status=FINISHED, item=str(item))
+        return PeriodSummary(period=period, status=FINISHED, item=str(item))
     try:
-        answer = planning.ask(job.over(period), context_m=0.0, prove=False)
-    except NothingFound as error:
-        return Entry(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
-    leading = next((name for name in job.inputs if name not in TIMELESS), job.inputs[0])
+        answer = planning.search_scenes(
+            job.with_period(period), context_m=0.0, check_radiometry=False
+        )
+    except NothingFoundError as error:
+        return PeriodSummary(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
+    leading = next((name for name in job.inputs if name not in TIMELESS_MODALITIES), job.inputs[0])
     used = [scene for scene in answer.selection.used if scene.modality == leading]
-    share = ground.share(ground.union(shape(one.footprint) for one in used), answer.region)
+    share = ground.covered_fraction(
+        ground.union(shape(one.footprint) for one in used), answer.region
+    )
     enough = share >= job.schedule.min_coverage
     clouds = [scene.cloud_cover for scene in used if scene.cloud_cover is not None]
-    return Entry(
+    return PeriodSummary(
         period=period,
         status=READY if enough else THIN,
         scenes=len(answer.selection.used),
@@ -139,118 +151,122 @@ def look(job: Job, period: Period) -> Entry:
     )
 
 
-def survey(job: Job, wanted: Sequence[Period], progress: Progress) -> list[Entry]:
+def inspect_periods(
+    job: Job, requested_periods: Sequence[Period], progress: Progress
+) -> list[PeriodSummary]:
     """Look at every period before any of them is made."""
-    progress.stage("look", len(wanted))
+    progress.start_stage("look", len(requested_periods))
     found = []
-    for period in wanted:
-        found.append(look(job, period))
+    for period in requested_periods:
+        found.append(inspect_period(job, period))
         progress.advance(1, f"{period} {found[-1].status}")
     progress.finish()
     return found
 
 
-def ranged(job: Job, wanted: Range, progress: Progress) -> list[Entry]:
+def inspect_range(job: Job, period_range: PeriodRange, progress: Progress) -> list[PeriodSummary]:
     """Look at the periods of a range, in the order in which they will be made.
 
     Raises:
-        Wrong: one of its ends cannot be read, or nothing lies between them.
+        InvalidInputError: one of its ends cannot be read, or nothing lies between them.
     """
-    found = survey(job, between(job, wanted), progress)
-    found = _marked(found, wanted.length or job.schedule.cadence)
-    if wanted.last is None:
-        found = patiently(job, found)
-    return found[::-1] if wanted.newest_first else found
+    found = inspect_periods(job, list_periods(job, period_range), progress)
+    found = _mark_cut_periods(found, period_range.length or job.schedule.cadence)
+    if period_range.last is None:
+        found = mark_waiting(job, found)
+    return found[::-1] if period_range.newest_first else found
 
 
-def _marked(entries: Sequence[Entry], text: str) -> list[Entry]:
+def _mark_cut_periods(entries: Sequence[PeriodSummary], period_length: str) -> list[PeriodSummary]:
     """Say of the first and the last period of a range, the oldest first, what it has cut off."""
     since = entries[0].period.start
     found = list(entries)
     for place in {0, len(entries) - 1}:
         one = entries[place]
-        whole = cadence.uncut(one.period, since, text)
+        whole = cadence.restore_full_period(one.period, since, period_length)
         if whole != one.period:
             words = (one.reason, f"a part of {whole}, which the range cuts")
             found[place] = replace(one, reason="; ".join(filter(None, words)))
     return found
 
 
-def patiently(job: Job, entries: Sequence[Entry]) -> list[Entry]:
+def mark_waiting(job: Job, entries: Sequence[PeriodSummary]) -> list[PeriodSummary]:
     """Let those periods wait whose scenes may still come, by the schedule's rule."""
     now = today()
     return [
         replace(one, status=WAITING)
-        if one.status in {THIN, GAP} and job.schedule.patient(one.period, now)
+        if one.status in {THIN, GAP} and job.schedule.is_awaiting_scenes(one.period, now)
         else one
         for one in entries
     ]
 
 
-def due(job: Job, progress: Progress) -> list[Entry]:
+def inspect_due(job: Job, progress: Progress) -> list[PeriodSummary]:
     """Look at the latest periods that have ended; those that may still fill up are waiting.
 
     Raises:
-        Wrong: the job does not say from which day periods are counted.
+        InvalidInputError: the job does not say from which day periods are counted.
     """
-    return patiently(job, survey(job, job.schedule.due(today()), progress))
+    return mark_waiting(job, inspect_periods(job, job.schedule.due_periods(today()), progress))
 
 
-def latest(job: Job, progress: Progress) -> Period:
+def find_latest(job: Job, progress: Progress) -> Period:
     """Return the latest period whose scenes are complete by the schedule's rule.
 
     Raises:
-        Wrong: the job does not say from which day periods are counted.
-        NothingFound: there is none.
+        InvalidInputError: the job does not say from which day periods are counted.
+        NothingFoundError: there is none.
     """
     now = today()
-    wanted = job.schedule.due(now)
-    progress.stage("look", len(wanted))
+    wanted = job.schedule.due_periods(now)
+    progress.start_stage("look", len(wanted))
     for period in reversed(wanted):
-        found = look(job, period)
+        found = inspect_period(job, period)
         progress.advance(1, f"{period} {found.status}")
-        late = not job.schedule.patient(period, now)
+        late = not job.schedule.is_awaiting_scenes(period, now)
         if found.status in {FINISHED, READY} or (found.status == THIN and late):
             return period
-    raise NothingFound(
+    raise NothingFoundError(
         f"Of the {len(wanted)} latest periods since {job.schedule.since} none has the scenes that "
         "the schedule asks for. terramosaic backfill JOB --dry-run lists what each one has."
     )
 
 
-def make(entries: Sequence[Entry], one: Make, *, at_once: int) -> list[Entry]:
+def run_entries(
+    entries: Sequence[PeriodSummary], run_period: RunPeriod, *, at_once: int
+) -> list[PeriodSummary]:
     """Make the periods that can be made; one that fails does not stop the others.
 
     Args:
         entries: all periods, in the order in which they are begun.
-        one: makes one of them.
+        run_period: makes one of them.
         at_once: how many at a time.
     """
 
-    def attempt(entry: Entry) -> Entry:
-        cancellation.look()
-        return _attempted(entry, one) if entry.status in TO_MAKE else entry
+    def attempt(entry: PeriodSummary) -> PeriodSummary:
+        cancellation.check_cancelled()
+        return _run_entry(entry, run_period) if entry.status in RUNNABLE else entry
 
     if at_once == 1:
         return [attempt(entry) for entry in entries]
-    with cancellation.Pool(at_once, "period") as pool:
+    with cancellation.CancellableThreadPool(at_once, "period") as pool:
         return list(pool.map(attempt, entries))
         # ^ they take its context with them: who watches the run, and what Prefect knows of it
 
 
-def _attempted(entry: Entry, one: Make) -> Entry:
+def _run_entry(entry: PeriodSummary, run_period: RunPeriod) -> PeriodSummary:
     try:
-        result = one(entry.period)
-    except NothingFound as error:
+        result = run_period(entry.period)
+    except NothingFoundError as error:
         return replace(entry, status=GAP, reason=str(error))
-    except Busy as error:
+    except FolderLockedError as error:
         return replace(entry, status=BUSY, reason=str(error))
         # ^ as where a schedule fires again while its last run is still at it
-    except Halted:
+    except Cancelled:
         raise
     except Exception as error:
         # ^ whatever is wrong with one month, the next one may be sound
-        cancellation.look()
+        cancellation.check_cancelled()
         # ^ but what a stop has cut off is no failure
         log.warning("period=%s failed reason=%s", entry.period, error, exc_info=True)
         return replace(entry, status="failed", reason=str(error) or type(error).__name__)
@@ -266,15 +282,15 @@ def _attempted(entry: Entry, one: Make) -> Entry:
     )
 
 
-def told(job: Job, entries: Iterable[Entry], **more: Any) -> dict[str, Any]:
+def build_result(job: Job, entries: Iterable[PeriodSummary], **extra: Any) -> dict[str, Any]:
     """Return what ``backfill --json`` and ``refresh --json`` print."""
-    return {"name": job.name, **more, "periods": [entry.to_dict() for entry in entries]}
+    return {"name": job.name, **extra, "periods": [entry.to_dict() for entry in entries]}
 
 
-def products(job: Job) -> Iterator[tuple[Period, Path]]:
+def iter_products(job: Job) -> Iterator[tuple[Period, Path]]:
     """Yield period and folder of the products of a job that are there, the oldest first."""
     for item in sorted((job.output.folder / job.name).glob("*_*/item.json")):
         try:
             yield periods.parse(item.parent.name.replace("_", "/")), item.parent
-        except Wrong:
+        except InvalidInputError:
             log.warning("%s is no period's folder and is left alone", item.parent)

@@ -8,15 +8,15 @@ from typing import Any
 from model.predictor.cards import Card
 
 
-def card(shipped: Card, *, sha256: str, size: int) -> str:
+def render_card(card: Card, *, sha256: str, size: int) -> str:
     """Return the card of the demo model as Markdown.
 
     Args:
-        shipped: the card that lies beside the weights.
+        card: the card that lies beside the weights.
         sha256: of the weights.
         size: of the weights, bytes.
     """
-    made = shipped.training
+    made = card.training
     recipe, fit = made["recipe"], made["fit"]
     return "\n".join(
         [
@@ -25,12 +25,12 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
             made["what"],
             "",
             (
-                f"- Architecture: TerraMind's encoder, width {shipped.architecture.dim}, depth "
-                f"{shipped.architecture.depth}, heads {shipped.architecture.heads}, with a "
+                f"- Architecture: TerraMind's encoder, width {card.architecture.dim}, depth "
+                f"{card.architecture.depth}, heads {card.architecture.heads}, with a "
                 "segmentation head over tokens and raw pixels at half resolution."
             ),
-            f"- Inputs: {', '.join(shipped.inputs)}; windows of {shipped.window} px at 10 m.",
-            f"- Classes: {', '.join(shipped.class_names)}.",
+            f"- Inputs: {', '.join(card.inputs)}; windows of {card.window} px at 10 m.",
+            f"- Classes: {', '.join(card.class_names)}.",
             f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
             (
                 f"- Trained on the countries of seeds {recipe['seeds'][0]} to "
@@ -52,13 +52,13 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
                 "same network with the encoder's answer set to zero."
             ),
             "",
-            *_countries(made["test_countries"]),
+            *_country_table(made["test_countries"]),
             "",
             "F1 by class:",
             "",
-            *_by_class(made["test_countries"]),
+            *_f1_table(made["test_countries"]),
             "",
-            *edge(shipped.reach.told() if shipped.reach else None),
+            *render_edge_effect(card.reach.to_summary() if card.reach else None),
             "",
             "## On real land",
             "",
@@ -67,31 +67,31 @@ def card(shipped: Card, *, sha256: str, size: int) -> str:
                 "model's map, not of the scenes' day): whatever it is, here it is."
             ),
             "",
-            *_places(made["real_places"]),
+            *_place_table(made["real_places"]),
             "",
         ]
     )
 
 
-def edge(reach: Mapping[str, Any] | None) -> list[str]:
+def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
     """Return the section on the edge of a window.
 
     Args:
-        reach: what :meth:`Reach.to_mapping` gives, and the overlap that follows from it.
+        edge_effect: what :meth:`Reach.to_mapping` gives, and the overlap that follows from it.
     """
     title = "## At the edge of a window"
-    if reach is None:
+    if edge_effect is None:
         return [title, "", "Not measured."]
-    steps = reach["steps"]
+    steps = edge_effect["steps"]
     classed = steps[0]["differs"] is not None
     names = [*(["another class"] if classed else []), "mean change"]
-    measured = f" Measured on {reach['on']}." if reach["on"] else ""
+    measured = f" Measured on {edge_effect['on']}." if edge_effect["on"] else ""
     rows = [
         title,
         "",
         (
             "Pixels at a distance from the edge of a window, against the same pixels in the middle "
-            f"of another one: what windows of {reach['window']} px owe to where they end.{measured}"
+            f"of another one: what windows of {edge_effect['window']} px owe to where they end.{measured}"
         ),
         "",
         f"| px from the edge | {' | '.join(names)} |",
@@ -102,11 +102,11 @@ def edge(reach: Mapping[str, Any] | None) -> list[str]:
         figures = " | ".join([*share, f"{step['change']:.3f}"])
         first, last = step["first"], step["stop"] - 1
         rows.append(f"| {first if first == last else f'{first} to {last}'} | {figures} |")
-    overlap = reach["overlap"]
+    overlap = edge_effect["overlap"]
     return [*rows, "", f"From this follows that windows overlap by {overlap} px, all blended."]
 
 
-def _countries(tested: Mapping[str, Any]) -> list[str]:
+def _country_table(tested: Mapping[str, Any]) -> list[str]:
     rows = [
         "| seed | | overall | macro F1 | inside parcels | at edges |",
         "|---|---|---|---|---|---|",
@@ -124,16 +124,16 @@ def _countries(tested: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _by_class(tested: Mapping[str, Any]) -> list[str]:
+def _f1_table(tested: Mapping[str, Any]) -> list[str]:
     names = list(next(iter(tested.values()))["model"]["f1"])
     rows = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for seed, scored in tested.items():
         values = (scored["model"]["f1"][name] for name in names)
-        rows.append(f"| {seed} | {' | '.join(_figure(value) for value in values)} |")
+        rows.append(f"| {seed} | {' | '.join(_format_figure(value) for value in values)} |")
     return rows
 
 
-def _places(places: Mapping[str, Any]) -> list[str]:
+def _place_table(places: Mapping[str, Any]) -> list[str]:
     if not places:
         return ["Not measured: no real scenes were at hand."]
     rows = ["| place | overall | macro F1 |", "|---|---|---|"]
@@ -142,5 +142,5 @@ def _places(places: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _figure(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

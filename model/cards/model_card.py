@@ -9,41 +9,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from model.cards import catalogue, demo_card
 from model.predictor import cards
 from model.terramind import config, modalities
-from model.terramind.modalities import Modality, Statistics
+from model.terramind.modalities import RasterModality, Statistics
 from model.weights import checksums, hub
 
-_TERRAMIND = (
+_TERRAMIND_CITATION = (
     "Jakubik et al. 2025, TerraMind: Large-Scale Generative Multimodality for Earth Observation, "
     "arXiv:2504.11171"
 )
-_TERRAMESH = (
+_TERRAMESH_CITATION = (
     "Blumenstiel et al. 2025, TerraMesh: A Planetary Mosaic of Multimodal Earth Observation Data, "
     "arXiv:2504.11172 (what it learnt from; CC-BY-SA-4.0)"
 )
 
-_SCALE = (
+_SCALE_LIMIT = (
     "It learnt from pixels of 10 m, 2017 to 2024; other resolutions and sensors are foreign to it."
 )
-_OFFSET = (
+_OFFSET_LIMIT = (
     "Its Sentinel-2 data mixed products with and without the offset of processing baseline 04.00; "
     "here the statistics are applied to numbers without it."
 )
-_HOLES = (
+_NAN_LIMIT = (
     "One pixel that is not finite would spoil its whole window: such windows are refused, or the "
     "pixels filled with the mean."
 )
-_IMAGINED = "What it generates is imagined: likely given the inputs, not measured."
-_CLAMP = (
+_GENERATION_LIMIT = "What it generates is imagined: likely given the inputs, not measured."
+_DIFFUSION_LIMIT = (
     "Diffusion as published cannot leave the mean ± one standard deviation: elevation ends at "
     "1622 m, NDVI at 0.65. That limit can be switched off."
 )
-_LEGEND = "Land cover has the ten classes of the IO/ESRI maps that it learnt from, errors included."
+_LEGEND_LIMIT = (
+    "Land cover has the ten classes of the IO/ESRI maps that it learnt from, errors included."
+)
 
-VARIANTS = {
+VARIANT_DESCRIPTIONS = {
     "": "TerraMind's encoder: rasters in, one vector for each 16 by 16 pixels out.",
     "_generate": "TerraMind, any to any: the rasters of one sensor in, those of another out.",
     "_tim": (
@@ -51,34 +53,34 @@ VARIANTS = {
         "(Thinking in Modalities)."
     ),
 }
-_KINDS = {"": "encoder", "_generate": "generator", "_tim": "tim"}
+_KIND_BY_VARIANT = {"": "encoder", "_generate": "generator", "_tim": "tim"}
 
 
-def of_name(name: str) -> dict[str, Any]:
+def describe_named(name: str) -> dict[str, Any]:
     """Return the card of a model that has a name.
 
     Raises:
-        Wrong: There is no card for that name.
+        InvalidInputError: There is no card for that name.
     """
     if name == "none":
-        raise Wrong("'none' stands for composites only: there is no model to describe.")
+        raise InvalidInputError("'none' stands for composites only: there is no model to describe.")
     if name == "demo":
         from model.predictor import registry  # noqa: PLC0415
 
         # ^ torch, for this one alone
 
-        return of_card(registry.DEMO_CARD)
-    if name == catalogue.COORDS:
-        return _published(name, "vocabulary", "The words of places: 0.25° steps as tokens.")
-    if name in catalogue.TOKENIZERS:
-        return _of_tokenizer(name)
+        return describe_card(registry.DEMO_CARD_PATH)
+    if name == catalogue.COORDS_TOKENIZER:
+        return _published_card(name, "vocabulary", "The words of places: 0.25° steps as tokens.")
+    if name in catalogue.TOKENIZER_PARAMETERS:
+        return _describe_tokenizer(name)
     base = next((one for one in config.ARCHITECTURES if name.startswith(one)), None)
-    if base is None or name not in hub.HUB:
-        raise Wrong(f"There is no card for {name!r}.")
-    return _of_family(name, base)
+    if base is None or name not in hub.OFFICIAL_FILES:
+        raise InvalidInputError(f"There is no card for {name!r}.")
+    return _describe_terramind(name, base)
 
 
-def of_card(path: Path) -> dict[str, Any]:
+def describe_card(path: Path) -> dict[str, Any]:
     """Return the card of a model that is described by a file: what a job would make of it.
 
     Raises:
@@ -89,38 +91,40 @@ def of_card(path: Path) -> dict[str, Any]:
     file = path.parent / str(named or "none")
     family = card.tokenizer is not None and not (file.is_file() and _has_head(file))
     return {
-        **_empty(card.name, "segmenter"),
+        **_empty_card(card.name, "segmenter"),
         "what": str(card.training.get("what") or "A segmentation head on TerraMind's encoder."),
         "architecture": card.architecture.to_mapping(),
-        "parameters": _stored(file),
+        "parameters": _count_stored_parameters(file),
         "inputs": [
-            _raster(modalities.get(one), bands, card.statistics[one])
+            _raster_entry(modalities.get_raster_modality(one), bands, card.statistics[one])
             for one, bands in card.inputs.items()
         ],
         "classes": list(card.class_names),
         "window": card.window,
-        "reach": card.reach and card.reach.told(),
-        "weights": {**_absent(), **(_file(file) if file.is_file() else {})},
+        "reach": card.reach and card.reach.to_summary(),
+        "weights": {**_empty_weights(), **(_file_entry(file) if file.is_file() else {})},
         "sources": [f"{path.name} beside its weights: how it was trained, and how good it is"],
         "limits": ["It knows what it was trained on, and nothing else."],
-        **(_of_own_family(card) if family else {}),
+        **(_describe_custom_terramind(card) if family else {}),
     }
 
 
-def _of_own_family(card: cards.Card) -> dict[str, Any]:
+def _describe_custom_terramind(card: cards.Card) -> dict[str, Any]:
     """Tell what is other than in a segmenter; tokenizers are counted where they are built."""
     generates = card.architecture.decoder_depth > 0
     variant = "_generate" if generates else ""
-    parts = catalogue.parts(card.architecture, variant)
+    parts = catalogue.count_parts(card.architecture, variant)
     return {
-        "kind": _KINDS[variant],
-        "what": str(card.training.get("what") or VARIANTS[variant]),
+        "kind": _KIND_BY_VARIANT[variant],
+        "what": str(card.training.get("what") or VARIANT_DESCRIPTIONS[variant]),
         "parameters": sum(parts.values()),
         "parts": parts,
-        "outputs": [_tokens(entry) for entry in modalities.TARGETS.values() if generates],
-        "classes": list(modalities.LAND_COVER) if generates else [],
+        "outputs": [
+            _token_entry(entry) for entry in modalities.TARGET_MODALITIES.values() if generates
+        ],
+        "classes": list(modalities.LULC_CLASSES) if generates else [],
         "sources": [],
-        "limits": [_HOLES, *([_IMAGINED] if generates else [])],
+        "limits": [_NAN_LIMIT, *([_GENERATION_LIMIT] if generates else [])],
     }
 
 
@@ -131,14 +135,14 @@ def _has_head(file: Path) -> bool:
     return weight_source.has_head(file, "", family=True)
 
 
-def _stored(file: Path) -> int | None:
+def _count_stored_parameters(file: Path) -> int | None:
     if file.suffix == ".safetensors" and file.is_file():
-        return catalogue.stored(file)
+        return catalogue.count_stored_parameters(file)
     return None
     # ^ other kinds have no header that could be read without torch
 
 
-def of_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """Return the card of a file of weights, as far as its keys tell.
 
     Raises:
@@ -147,19 +151,21 @@ def of_file(path: Path) -> dict[str, Any]:
     from model.tools import inspect  # noqa: PLC0415
 
     # ^ torch, for files alone
-    report = inspect.check(path)
-    beside = next((one for one in report.fits if config.is_file_name(one)), None)
+    report = inspect.inspect_file(path)
+    beside = next((one for one in report.fits if config.is_config_file(one)), None)
     if beside:
-        return of_card(Path(beside))
+        return describe_card(Path(beside))
     held = report.contents
-    name = next((one for one in report.fits if one in hub.HUB), None)
-    made = of_name(name) if name else _empty(path.stem, held.kind)
+    name = next((one for one in report.fits if one in hub.OFFICIAL_FILES), None)
+    made = describe_named(name) if name else _empty_card(path.stem, held.kind)
     if made["weights"]["sha256"] != report.sha256:
-        made |= {"licence": None, "weights": _absent()}
+        made |= {"licence": None, "weights": _empty_weights()}
         # ^ it fits, but nobody knows whose it is
     there = {entry.name for entry in held.inputs}
     misfits = (
-        [] if report.ok else [f"No model known here takes it: `models check {path}` says why."]
+        []
+        if report.is_usable
+        else [f"No model known here takes it: `models check {path}` says why."]
     )
     return {
         **made,
@@ -172,67 +178,81 @@ def of_file(path: Path) -> dict[str, Any]:
         or made["inputs"]
         or [entry.to_mapping() for entry in held.inputs],
         "window": held.image_size if held.inputs else made["window"],
-        "weights": {**made["weights"], **_file(path, report.sha256)},
+        "weights": {**made["weights"], **_file_entry(path, report.sha256)},
         "limits": [*misfits, *made["limits"]],
     }
 
 
-def _of_family(name: str, base: str) -> dict[str, Any]:
-    size = config.architecture(base)
+def _describe_terramind(name: str, base: str) -> dict[str, Any]:
+    size = config.resolve_architecture(base)
     variant = name.removeprefix(base)
     imagines, answers = variant != "", variant == "_generate"
-    tokenizers = {"tokenizers": sum(catalogue.TOKENIZERS.values())} if answers else {}
-    parts = catalogue.parts(size, variant) | tokenizers
+    tokenizers = {"tokenizers": sum(catalogue.TOKENIZER_PARAMETERS.values())} if answers else {}
+    parts = catalogue.count_parts(size, variant) | tokenizers
     return {
-        **_published(name, _KINDS[variant], VARIANTS[variant]),
+        **_published_card(name, _KIND_BY_VARIANT[variant], VARIANT_DESCRIPTIONS[variant]),
         "architecture": size.to_mapping(),
         "parameters": sum(parts.values()),
         "parts": parts,
         "inputs": [
-            *(_raster(entry, entry.bands, entry.statistics) for entry in modalities.RAW.values()),
-            *map(_tokens, modalities.TOKENS.values()),
+            *(
+                _raster_entry(entry, entry.bands, entry.statistics)
+                for entry in modalities.RASTER_MODALITIES.values()
+            ),
+            *map(_token_entry, modalities.TOKEN_MODALITIES.values()),
         ],
-        "outputs": [_tokens(entry) for entry in modalities.TARGETS.values()] if answers else [],
-        "classes": list(modalities.LAND_COVER) if answers else [],
+        "outputs": [_token_entry(entry) for entry in modalities.TARGET_MODALITIES.values()]
+        if answers
+        else [],
+        "classes": list(modalities.LULC_CLASSES) if answers else [],
         "window": modalities.IMAGE_SIZE,
-        "limits": [_SCALE, _OFFSET, _HOLES, *((_IMAGINED, _CLAMP, _LEGEND) if imagines else ())],
+        "limits": [
+            _SCALE_LIMIT,
+            _OFFSET_LIMIT,
+            _NAN_LIMIT,
+            *((_GENERATION_LIMIT, _DIFFUSION_LIMIT, _LEGEND_LIMIT) if imagines else ()),
+        ],
     }
 
 
-def _of_tokenizer(name: str) -> dict[str, Any]:
+def _describe_tokenizer(name: str) -> dict[str, Any]:
     raster = name.rpartition("_")[2].upper()
-    entry = modalities.TARGETS[raster]
-    row = next(row for row in catalogue.rows() if row["name"] == name)
-    known = modalities.RAW.get(raster)
-    given = _raster(known, known.bands, known.statistics) if known else _tokens(entry)
+    entry = modalities.TARGET_MODALITIES[raster]
+    row = next(row for row in catalogue.list_models() if row["name"] == name)
+    known = modalities.RASTER_MODALITIES.get(raster)
+    given = _raster_entry(known, known.bands, known.statistics) if known else _token_entry(entry)
     return {
-        **_published(name, "tokenizer", f"TerraMind's tokenizer: {row['about']}."),
+        **_published_card(name, "tokenizer", f"TerraMind's tokenizer: {row['about']}."),
         "parameters": row["parameters"],
         "inputs": [{**given, "form": "pixels"}],
-        "outputs": [_tokens(entry)],
+        "outputs": [_token_entry(entry)],
         "window": 256,
-        "limits": [_CLAMP],
-        **(_classes() if raster == "LULC" else {}),
+        "limits": [_DIFFUSION_LIMIT],
+        **(_lulc_entries() if raster == "LULC" else {}),
     }
 
 
-def _classes() -> dict[str, Any]:
-    names = list(modalities.LAND_COVER)
+def _lulc_entries() -> dict[str, Any]:
+    names = list(modalities.LULC_CLASSES)
     given = {"name": "LULC", "form": "classes", "size": len(names)}
     return {"inputs": [given], "classes": names, "limits": []}
 
 
-def _published(name: str, kind: str, what: str) -> dict[str, Any]:
+def _published_card(name: str, kind: str, what: str) -> dict[str, Any]:
     return {
-        **_empty(name, kind),
+        **_empty_card(name, kind),
         "what": what,
-        "weights": _of_hub(name),
+        "weights": _hub_entry(name),
         "licence": hub.LICENCE,
-        "sources": [_TERRAMIND, _TERRAMESH, f"https://huggingface.co/{hub.HUB[name].repo}"],
+        "sources": [
+            _TERRAMIND_CITATION,
+            _TERRAMESH_CITATION,
+            f"https://huggingface.co/{hub.OFFICIAL_FILES[name].repo}",
+        ],
     }
 
 
-def _empty(name: str, kind: str) -> dict[str, Any]:
+def _empty_card(name: str, kind: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,
@@ -245,26 +265,26 @@ def _empty(name: str, kind: str) -> dict[str, Any]:
         "classes": [],
         "window": None,
         "reach": None,
-        "weights": _absent(),
+        "weights": _empty_weights(),
         "licence": None,
         "sources": [],
         "limits": [],
     }
 
 
-def _absent() -> dict[str, Any]:
+def _empty_weights() -> dict[str, Any]:
     return dict.fromkeys(("page", "path", "sha256", "bytes", "commit"))
 
 
-def _file(path: Path, sha256: str | None = None) -> dict[str, Any]:
+def _file_entry(path: Path, sha256: str | None = None) -> dict[str, Any]:
     size = path.stat().st_size
-    return {"path": str(path), "sha256": sha256 or checksums.digest(path), "bytes": size}
+    return {"path": str(path), "sha256": sha256 or checksums.hash_file(path), "bytes": size}
 
 
-def _of_hub(name: str) -> dict[str, Any]:
-    wanted, path = hub.HUB[name], hub.find(name)
+def _hub_entry(name: str) -> dict[str, Any]:
+    wanted, path = hub.OFFICIAL_FILES[name], hub.find_local_file(name)
     file = path.name if path else wanted.file
-    pin = checksums.read().get(f"{wanted.repo}/{file}", {}).get(hub.LATEST)
+    pin = checksums.read_pins().get(f"{wanted.repo}/{file}", {}).get(hub.DEFAULT_REVISION)
     return {
         "page": wanted.page,
         "path": str(path) if path else None,
@@ -274,7 +294,7 @@ def _of_hub(name: str) -> dict[str, Any]:
     }
 
 
-def _raster(entry: Modality, bands: Sequence[str], scale: Statistics) -> dict[str, Any]:
+def _raster_entry(entry: RasterModality, bands: Sequence[str], scale: Statistics) -> dict[str, Any]:
     return {
         "name": entry.name,
         "form": "pixels",
@@ -286,10 +306,10 @@ def _raster(entry: Modality, bands: Sequence[str], scale: Statistics) -> dict[st
     }
 
 
-def _tokens(entry: modalities.TokenModality) -> dict[str, Any]:
+def _token_entry(entry: modalities.TokenModality) -> dict[str, Any]:
     """Describe tokens; those of a raster with its bands, unit and statistics."""
-    made = {"name": entry.name, "form": "tokens", "size": entry.vocabulary}
-    scale, raw = entry.statistics, modalities.RAW.get(entry.name)
+    made = {"name": entry.name, "form": "tokens", "size": entry.vocab_size}
+    scale, raw = entry.statistics, modalities.RASTER_MODALITIES.get(entry.name)
     if scale is None:
         return made
     bands, unit = (raw.bands, raw.unit) if raw else ((entry.name,), "1")
@@ -302,15 +322,15 @@ def _tokens(entry: modalities.TokenModality) -> dict[str, Any]:
     }
 
 
-def markdown(card: Mapping[str, Any]) -> Iterator[str]:
+def render_markdown(card: Mapping[str, Any]) -> Iterator[str]:
     """Write a card for people."""
     yield from (f"# {card['name']}", "", card["what"], "")
     weights, size, parts = card["weights"], card["architecture"], card["parts"]
-    counted = [f"{name} {_millions(count)}" for name, count in parts.items()]
+    counted = [f"{name} {_format_millions(count)}" for name, count in parts.items()]
     facts = (
         ("Kind", card["kind"]),
         ("Fits", ", ".join(card.get("fits", ()))),
-        ("Parameters", _millions(card["parameters"]) if card["parameters"] else None),
+        ("Parameters", _format_millions(card["parameters"]) if card["parameters"] else None),
         ("Parts", ", ".join(counted)),
         ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
                                  f"heads {size['heads']}"),
@@ -324,21 +344,21 @@ def markdown(card: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
     yield from (f"- {name}: {value}" for name, value in facts if value)
     if card["window"] and card["kind"] != "tokenizer":
-        yield from ("", *demo_card.edge(card["reach"]))
+        yield from ("", *demo_card.render_edge_effect(card["reach"]))
     for title in ("inputs", "outputs"):
         if card[title]:
-            yield from ("", f"## {title.capitalize()}", "", *_table(card[title]))
+            yield from ("", f"## {title.capitalize()}", "", *_render_table(card[title]))
     for title in ("limits", "sources"):
         if card[title]:
             yield from ("", f"## {title.capitalize()}", "")
             yield from (f"- {line}" for line in card[title])
 
 
-def _millions(count: int) -> str:
+def _format_millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
 
 
-def _table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _render_table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| modality | form | unit | band | mean | standard deviation |"
     yield "|---|---|---|---|---|---|"
     for entry in entries:

@@ -8,20 +8,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind import unit_check
-from model.terramind.modalities import PATCH, RAW
+from model.terramind.modalities import PATCH_SIZE, RASTER_MODALITIES
 
 Chips = Mapping[str, NDArray[np.float32]]
 """(B, C, H, W) by modality."""
 
-Inputs = Mapping[str, tuple[str, ...]]
+InputBands = Mapping[str, tuple[str, ...]]
 """Bands by modality."""
 
-Holes = Literal["refuse", "fill"]
+NanPolicy = Literal["refuse", "fill"]
 
 
-def checked(chips: Chips, inputs: Inputs, holes: Holes) -> tuple[Chips, tuple[int, int, int]]:
+def validate_chips(
+    chips: Chips, inputs: InputBands, nan_policy: NanPolicy
+) -> tuple[Chips, tuple[int, int, int]]:
     """Return chips that a model can be given, and their B, H and W.
 
     Where holes are filled, infinity becomes NaN: radar without an echo is 10 * log10(0).
@@ -31,21 +33,23 @@ def checked(chips: Chips, inputs: Inputs, holes: Holes) -> tuple[Chips, tuple[in
     """
     unknown = [name for name in chips if name not in inputs]
     if unknown or not chips:
-        raise ModelError(f"inputs {listed(chips)}: the model was loaded for {listed(inputs)}")
+        raise ModelError(
+            f"inputs {join_names(chips)}: the model was loaded for {join_names(inputs)}"
+        )
     shapes = {name: np.shape(value) for name, value in chips.items()}
     for name, shape in shapes.items():
         _check_shape(name, inputs[name], shape)
     batch, _, height, width = next(iter(shapes.values()))
     if any((s[0], *s[2:]) != (batch, height, width) for s in shapes.values()):
         raise ModelError(f"the inputs differ in number or size: {shapes}")
-    if height % PATCH or width % PATCH or not height * width:
-        raise ModelError(f"windows must be multiples of {PATCH}, not {height} x {width}")
-    if holes == "fill":
-        chips = {name: _without_infinity(values) for name, values in chips.items()}
+    if height % PATCH_SIZE or width % PATCH_SIZE or not height * width:
+        raise ModelError(f"windows must be multiples of {PATCH_SIZE}, not {height} x {width}")
+    if nan_policy == "fill":
+        chips = {name: _replace_infinity(values) for name, values in chips.items()}
     for name, values in chips.items():
-        if name in RAW:
-            unit_check.check(RAW[name], np.asarray(values))
-        if holes == "refuse" and not np.isfinite(values).all():
+        if name in RASTER_MODALITIES:
+            unit_check.check_window_units(RASTER_MODALITIES[name], np.asarray(values))
+        if nan_policy == "refuse" and not np.isfinite(values).all():
             raise ModelError(
                 f"{name} holds NaN: every pixel is expected to have a value. Leave out a "
                 "modality that is missing, fill the pixels, or load the model with "
@@ -54,13 +58,13 @@ def checked(chips: Chips, inputs: Inputs, holes: Holes) -> tuple[Chips, tuple[in
     return chips, (batch, height, width)
 
 
-def there(chips: Chips, inputs: Inputs) -> NDArray[np.bool_]:
+def compute_data_mask(chips: Chips, inputs: InputBands) -> NDArray[np.bool_]:
     """Return which windows have data of which of the chips, (B, modalities), in their order."""
     named = [chips[name] for name in inputs if name in chips]
     return np.stack([np.isfinite(values).any(axis=(1, 2, 3)) for values in named], axis=1)
 
 
-def _without_infinity(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _replace_infinity(values: NDArray[np.float32]) -> NDArray[np.float32]:
     infinite = np.isinf(values)
     return np.where(infinite, np.float32(np.nan), values) if infinite.any() else values
 
@@ -75,5 +79,5 @@ def _check_shape(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> N
     else:
         hint = ""
     raise ModelError(
-        f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {listed(bands, 13)}{hint}"
+        f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {join_names(bands, 13)}{hint}"
     )

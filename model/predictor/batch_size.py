@@ -20,15 +20,15 @@ from model.errors import ModelError
 from model.predictor.predictor import Predictor
 from model.weights import checksums
 
-ON_CPU = 4
+CPU_BATCH_SIZE = 4
 """Windows a call where there is no GPU: its cores take one each, so that the number is free."""
 
-MOST = 512
-SHARE = 0.8
+MAX_BATCH_SIZE = 512
+MEMORY_FRACTION = 0.8
 """Of the memory that is free: the rest is for the next batch, and for whoever else is there."""
 
 
-def batch(predictor: Predictor) -> int:
+def find_batch_size(predictor: Predictor) -> int:
     """Return how many windows a predictor is best given at a time.
 
     On a GPU the largest power of two up to 512 whose peak of memory stays within 80 % of what is
@@ -38,32 +38,32 @@ def batch(predictor: Predictor) -> int:
         ModelError: not even one window fits.
     """
     if predictor.device.type != "cuda":
-        return ON_CPU
+        return CPU_BATCH_SIZE
     torch.cuda.empty_cache()
-    room = int(SHARE * torch.cuda.mem_get_info(predictor.device)[0])
+    room = int(MEMORY_FRACTION * torch.cuda.mem_get_info(predictor.device)[0])
     name = torch.cuda.get_device_name(predictor.device)
     key = f"{predictor.digest} {name} {predictor.precision}"
-    known = _written().get(key)
+    known = _read_cache().get(key)
     if known is not None and known["peak"] <= room:
         return known["batch"]
-    found, peak = _tried(predictor, room)
-    _write(key, {"batch": found, "peak": peak})
+    found, peak = _try_batch_sizes(predictor, room)
+    _write_cache(key, {"batch": found, "peak": peak})
     return found
 
 
-def _tried(predictor: Predictor, room: int) -> tuple[int, int]:
+def _try_batch_sizes(predictor: Predictor, room: int) -> tuple[int, int]:
     """Return the number of windows, and the bytes that they need beside the weights."""
-    found, before = (0, 0), predictor.batch
+    found, before = (0, 0), predictor.batch_size
     count = 1
     try:
-        while count <= MOST:
-            peak = _peak(predictor, count)
+        while count <= MAX_BATCH_SIZE:
+            peak = _measure_peak_memory(predictor, count)
             if peak is None or peak > room:
                 break
             found = (count, peak)
             count *= 2
     finally:
-        predictor.batch = before
+        predictor.batch_size = before
         torch.cuda.empty_cache()
     if not found[0]:
         raise ModelError(
@@ -73,40 +73,40 @@ def _tried(predictor: Predictor, room: int) -> tuple[int, int]:
     return found
 
 
-def _peak(predictor: Predictor, count: int) -> int | None:
+def _measure_peak_memory(predictor: Predictor, count: int) -> int | None:
     """Return the bytes that so many windows take beside the weights; None if they do not fit."""
     device = predictor.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     held = torch.cuda.memory_reserved(device)
-    predictor.batch = count
+    predictor.batch_size = count
     try:
-        predictor.predict(_chips(predictor, count), [(0, 0)] * count)
+        predictor.predict(_make_mean_chips(predictor, count), [(0, 0)] * count)
     except torch.OutOfMemoryError:
         return None
     return torch.cuda.max_memory_reserved(device) - held
     # ^ reserved, not allocated: what lies between two tensors is gone for others as well
 
 
-def _chips(predictor: Predictor, count: int) -> dict[str, NDArray[np.float32]]:
+def _make_mean_chips(predictor: Predictor, count: int) -> dict[str, NDArray[np.float32]]:
     """Return windows of every input, at the mean of the training data."""
     side = predictor.window
     return {
         name: np.broadcast_to(
-            np.array(predictor.contract.statistics[name].mean, np.float32)[:, None, None],
+            np.array(predictor.spec.statistics[name].mean, np.float32)[:, None, None],
             (count, len(bands), side, side),
         )
         for name, bands in predictor.inputs.items()
     }
 
 
-def _book() -> Path:
-    return checksums.home() / "batches.json"
+def _cache_path() -> Path:
+    return checksums.home_dir() / "batches.json"
 
 
-def _written() -> dict[str, dict[str, int]]:
+def _read_cache() -> dict[str, dict[str, int]]:
     with suppress(OSError, ValueError):
-        content = json.loads(_book().read_text(encoding="utf-8"))
+        content = json.loads(_cache_path().read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return {
                 key: entry
@@ -116,10 +116,10 @@ def _written() -> dict[str, dict[str, int]]:
     return {}
 
 
-def _write(key: str, entry: Mapping[str, int]) -> None:
-    with suppress(OSError), checksums.alone():
+def _write_cache(key: str, entry: Mapping[str, int]) -> None:
+    with suppress(OSError), checksums.lock_pins():
         # ^ where nothing can be written it is tried again next time
-        text = json.dumps({**_written(), key: dict(entry)}, indent=1, sort_keys=True)
-        part = _book().with_name(f"{_book().name}.{os.getpid()}.part")
+        text = json.dumps({**_read_cache(), key: dict(entry)}, indent=1, sort_keys=True)
+        part = _cache_path().with_name(f"{_cache_path().name}.{os.getpid()}.part")
         part.write_text(text + "\n", encoding="utf-8")
-        part.replace(_book())
+        part.replace(_cache_path())

@@ -14,19 +14,19 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.predictor import edge_effect
-from model.predictor.edge_effect import Reach
-from model.terramind.config import Architecture, architecture, read_mapping
+from model.predictor.edge_effect import EdgeEffect
+from model.terramind.config import Architecture, resolve_architecture, read_mapping
 from model.terramind.modalities import (
     IMAGE_SIZE,
-    LAND_COVER,
-    PATCH,
-    RAW,
+    LULC_CLASSES,
+    PATCH_SIZE,
+    RASTER_MODALITIES,
     Statistics,
     band_indices,
-    get,
-    statistics_of,
+    get_raster_modality,
+    get_statistics,
 )
 
 TASKS = ("land_cover", "embedding", "generate")
@@ -35,12 +35,12 @@ TASKS = ("land_cover", "embedding", "generate")
 DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
 """What a model of the family is given where nothing else is said."""
 
-_STAGES, _WIDEST, _LARGEST = 4, 1024, 4096
+_MAX_LAYERS, _MAX_WIDTH, _MAX_WINDOW = 4, 1024, 4096
 # ^ layers that the head can read; its channels; the side of a window, px
 
-_TOKENIZER = ("dim", "depth", "heads", "image_size", "unet")
+_TOKENIZER_KEYS = ("dim", "depth", "heads", "image_size", "unet")
 
-_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+_FIELD_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "name": (str, "a text"),
     "task": (str, "a text"),
     "architecture": ((str, Mapping, Architecture), "a name, or a mapping with dim, heads, depth"),
@@ -49,14 +49,14 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "layers": (Sequence, "a list of whole numbers"),
     "width": (int, "a whole number"),
     "window": (int, "a whole number"),
-    "tokenizer": ((Mapping, NoneType), f"a mapping with some of {listed(_TOKENIZER)}"),
+    "tokenizer": ((Mapping, NoneType), f"a mapping with some of {join_names(_TOKENIZER_KEYS)}"),
     "weights": ((Mapping, str, NoneType), "hub, a path, {path, sha256} or {random: SEED}"),
-    "reach": ((Mapping, Reach, NoneType), "a mapping that model.predictor.edge_effect made"),
+    "reach": ((Mapping, EdgeEffect, NoneType), "a mapping that model.predictor.edge_effect made"),
     "training": (Mapping, "a mapping"),
 }
 """What each entry of a card must be."""
 
-CLASSES = tuple(name for name in LAND_COVER if name not in ("nodata", "clouds"))
+CLASSES = tuple(name for name in LULC_CLASSES if name not in ("nodata", "clouds"))
 """What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
 
 
@@ -90,7 +90,7 @@ class Card:
     weights: Mapping[str, Any] | str | None = None
     """Where the weights are: {path, sha256} relative to the card, or any other source."""
 
-    reach: Reach | None = None
+    reach: EdgeEffect | None = None
     """How the answer depends on the distance from a window's edge; None = not measured. Like
     `training` it tells of the weights, and is no part of the digest."""
 
@@ -103,21 +103,25 @@ class Card:
                 f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are asked for "
                 "when a model is loaded"
             )
-        if not PATCH <= self.window <= _LARGEST or self.window % PATCH:
-            raise ModelError(f"window {self.window} is not a multiple of {PATCH} up to {_LARGEST}")
-        if not 1 <= self.width <= _WIDEST:
-            raise ModelError(f"width {self.width}: channels of the head, 1 to {_WIDEST}")
+        if not PATCH_SIZE <= self.window <= _MAX_WINDOW or self.window % PATCH_SIZE:
+            raise ModelError(
+                f"window {self.window} is not a multiple of {PATCH_SIZE} up to {_MAX_WINDOW}"
+            )
+        if not 1 <= self.width <= _MAX_WIDTH:
+            raise ModelError(f"width {self.width}: channels of the head, 1 to {_MAX_WIDTH}")
         if not self.inputs:
             raise ModelError("a card needs at least one input")
         check_classes(self.class_names)
         for name, bands in self.inputs.items():
-            band_indices(get(name), bands)
-        ordered = {name: tuple(self.inputs[name]) for name in RAW if name in self.inputs}
+            band_indices(get_raster_modality(name), bands)
+        ordered = {
+            name: tuple(self.inputs[name]) for name in RASTER_MODALITIES if name in self.inputs
+        }
         object.__setattr__(self, "inputs", ordered)
         # ^ the weights depend on the order, and a mapping in a file may come back in another one
-        object.__setattr__(self, "statistics", statistics_of(self.inputs, self.statistics))
+        object.__setattr__(self, "statistics", get_statistics(self.inputs, self.statistics))
         if not self.layers:
-            object.__setattr__(self, "layers", self.architecture.taps)
+            object.__setattr__(self, "layers", self.architecture.feature_layers)
         check_layers(self.layers, self.architecture.depth)
 
     def identity(self) -> dict[str, Any]:
@@ -159,11 +163,11 @@ def check_classes(names: Sequence[str]) -> None:
     Raises:
         ModelError: which.
     """
-    unknown = [name for name in names if name not in LAND_COVER]
+    unknown = [name for name in names if name not in LULC_CLASSES]
     if unknown or len(set(names)) != len(names) or len(names) < 2:
         raise ModelError(
-            f"class names {listed(names, 10)}: at least two different ones of "
-            f"{listed(LAND_COVER, 10)}"
+            f"class names {join_names(names, 10)}: at least two different ones of "
+            f"{join_names(LULC_CLASSES, 10)}"
         )
 
 
@@ -175,9 +179,9 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
     """
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in layers)
     rising = whole and list(layers) == sorted({*layers})
-    if not (rising and 1 <= len(layers) <= _STAGES and layers[0] >= 0 and layers[-1] < depth):
+    if not (rising and 1 <= len(layers) <= _MAX_LAYERS and layers[0] >= 0 and layers[-1] < depth):
         raise ModelError(
-            f"layers {listed(layers)}: one to {_STAGES} whole numbers from 0 to {depth - 1} "
+            f"layers {join_names(layers)}: one to {_MAX_LAYERS} whole numbers from 0 to {depth - 1} "
             "expected, shallow to deep"
         )
 
@@ -210,36 +214,40 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
     known = [entry.name for entry in fields(Card)]
     wrong = [key for key in options if key not in known]
     if wrong:
-        raise ModelError(f"unknown entry {listed(wrong)}; a model card has {listed(known, 12)}")
-    _check_kinds(options)
+        raise ModelError(
+            f"unknown entry {join_names(wrong)}; a model card has {join_names(known, 12)}"
+        )
+    _check_types(options)
     if options.get("tokenizer") is not None:
         options = {"inputs": list(DEFAULT_INPUTS), **options}
         # ^ one of the family takes any of its inputs; a segmenter's head was made for some
     lacking = [key for key in ("architecture", "inputs") if key not in options]
     if lacking:
-        raise ModelError(f"the card lacks {listed(lacking)}")
+        raise ModelError(f"the card lacks {join_names(lacking)}")
     try:
-        return Card(**_converted({"name": name, **options}))
+        return Card(**_convert_values({"name": name, **options}))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
 
 
-def statistics(given: Mapping[str, Any] | None) -> dict[str, Statistics]:
+def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
     """Return statistics by modality from plain values, {modality: {mean: [...], std: [...]}}.
 
     Raises:
         ModelError: unknown modality, or values of the wrong kind.
     """
     found: dict[str, Statistics] = {}
-    for name, entry in (given or {}).items():
-        modality = get(name).name
+    for name, entry in (values or {}).items():
+        modality = get_raster_modality(name).name
         if isinstance(entry, Statistics):
             found[modality] = entry
             continue
         try:
-            found[modality] = Statistics(mean=_floats(entry["mean"]), std=_floats(entry["std"]))
+            found[modality] = Statistics(
+                mean=_to_floats(entry["mean"]), std=_to_floats(entry["std"])
+            )
         except (TypeError, ValueError, KeyError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -259,23 +267,25 @@ def write(path: str | Path, card: Card) -> None:
     part.replace(path)
 
 
-def _check_kinds(options: Mapping[str, Any]) -> None:
+def _check_types(options: Mapping[str, Any]) -> None:
     for key, value in options.items():
-        kind, wanted = _KINDS.get(key, (object, ""))
+        kind, wanted = _FIELD_TYPES.get(key, (object, ""))
         text = isinstance(value, str) and kind is Sequence
         number = isinstance(value, bool) and kind is int
         if not isinstance(value, kind) or text or number:
             raise ModelError(f"{key}: {value!r} is of the wrong kind: {wanted} expected")
-    wrong = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER]
+    wrong = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER_KEYS]
     if wrong:
-        raise ModelError(f"tokenizer: unknown {listed(wrong)}; known are {listed(_TOKENIZER)}")
+        raise ModelError(
+            f"tokenizer: unknown {join_names(wrong)}; known are {join_names(_TOKENIZER_KEYS)}"
+        )
 
 
-def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_values(options: Mapping[str, Any]) -> dict[str, Any]:
     done = dict(options)
-    done["architecture"] = architecture(options["architecture"])
-    done["inputs"] = _inputs(options["inputs"])
-    done["statistics"] = statistics(options.get("statistics"))
+    done["architecture"] = resolve_architecture(options["architecture"])
+    done["inputs"] = _parse_inputs(options["inputs"])
+    done["statistics"] = parse_statistics(options.get("statistics"))
     if isinstance(done.get("reach"), Mapping):
         done["reach"] = edge_effect.from_mapping(done["reach"])
     for key in ("class_names", "layers"):
@@ -284,13 +294,13 @@ def _converted(options: Mapping[str, Any]) -> dict[str, Any]:
     return done
 
 
-def _inputs(given: object) -> dict[str, tuple[str, ...]]:
+def _parse_inputs(given: object) -> dict[str, tuple[str, ...]]:
     if isinstance(given, Mapping):
-        return {get(name).name: tuple(bands) for name, bands in given.items()}
+        return {get_raster_modality(name).name: tuple(bands) for name, bands in given.items()}
     if isinstance(given, Sequence) and not isinstance(given, str):
-        return {get(name).name: get(name).bands for name in given}
+        return {get_raster_modality(name).name: get_raster_modality(name).bands for name in given}
     raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
 
 
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
+def _to_floats(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)

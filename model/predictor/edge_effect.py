@@ -16,24 +16,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ModelError
-from model.terramind.modalities import PATCH
+from model.terramind.modalities import PATCH_SIZE
 
-BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
+DISTANCE_BOUNDS = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    1024,
+    2048,
+)
 """Distances from the edge at which the steps of a curve begin, px."""
 
-_BAND = 2 * PATCH
+_COMPARED_WIDTH = 2 * PATCH_SIZE
 # ^ width of the middle of a window that is compared
-_SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0))
-_OBSERVED = 0.98
+_DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+_MIN_OBSERVED_SHARE = 0.98
 # ^ least share of pixels that a place must have: holes are filled, and that is not the edge's doing
-_NEAR = 2.0
+_MAX_ERROR_RATIO = 2.0
 # ^ times what windows differ by in the middle: nearer than that the edge is no longer felt
-_TRIES = 50
+_TRIES_PER_SITE = 50
 
 Images = Mapping[str, NDArray[np.float32]]
 
 
-class Asked(Protocol):
+class MeasuredPredictor(Protocol):
     """What a curve is measured of: see :class:`model.predictor.predictor.Predictor`."""
 
     @property
@@ -51,7 +73,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class DistanceBin:
     """The pixels from one distance from the edge to the next."""
 
     first: int
@@ -76,16 +98,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class EdgeEffect:
     """A measured curve."""
 
     window: int
     """Side of the windows, px."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[DistanceBin, ...]
     """From the edge inwards, each beginning where the one before ends."""
 
-    on: str = ""
+    measured_on: str = ""
     """What it was measured on, for people."""
 
     def __post_init__(self) -> None:
@@ -104,7 +126,7 @@ class Reach:
         There and deeper answers differ at most twice as much as where the curve ends, which is
         what any other context would change.
         """
-        limit = _NEAR * self.steps[-1].error
+        limit = _MAX_ERROR_RATIO * self.steps[-1].error
         felt = [step.stop for step in self.steps if step.error > limit]
         return max(felt, default=0)
 
@@ -117,29 +139,31 @@ class Reach:
         All of it is blended: a margin without weight was never better than a longer blend
         (docs/mapping.md).
         """
-        whole = max(-(-self.distance // PATCH), 2)
-        most = max(self.window // 4 // PATCH, 1)
-        return PATCH * min(whole, most)
+        whole = max(-(-self.distance // PATCH_SIZE), 2)
+        most = max(self.window // 4 // PATCH_SIZE, 1)
+        return PATCH_SIZE * min(whole, most)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values, as a card holds them."""
         steps = [asdict(step) for step in self.steps]
-        return {"window": self.window, "on": self.on, "steps": steps}
+        return {"window": self.window, "on": self.measured_on, "steps": steps}
 
-    def told(self) -> dict[str, Any]:
+    def to_summary(self) -> dict[str, Any]:
         """Return plain values for people and programs: with the overlap that follows."""
         return {**self.to_mapping(), "overlap": self.overlap}
 
 
-def from_mapping(given: Mapping[str, Any]) -> Reach:
+def from_mapping(mapping: Mapping[str, Any]) -> EdgeEffect:
     """Read what :meth:`Reach.to_mapping` gave.
 
     Raises:
         ModelError: it is something else.
     """
     try:
-        steps = tuple(Step(**step) for step in given["steps"])
-        return Reach(window=int(given["window"]), on=str(given.get("on", "")), steps=steps)
+        steps = tuple(DistanceBin(**step) for step in mapping["steps"])
+        return EdgeEffect(
+            window=int(mapping["window"]), measured_on=str(mapping.get("on", "")), steps=steps
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -150,8 +174,13 @@ def from_mapping(given: Mapping[str, Any]) -> Reach:
 
 
 def measure(
-    predictor: Asked, images: Sequence[Images], *, sites: int = 64, seed: int = 0, on: str = ""
-) -> Reach:
+    predictor: MeasuredPredictor,
+    images: Sequence[Images],
+    *,
+    sites: int = 64,
+    seed: int = 0,
+    measured_on: str = "",
+) -> EdgeEffect:
     """Measure how an answer depends on the distance from the window's edge.
 
     At each site one window is predicted, and windows around it whose edges run through its middle
@@ -162,40 +191,46 @@ def measure(
         images: (C, H, W) by modality, in the predictor's units; NaN = missing.
         sites: places, spread over the images at random.
         seed: of the places.
-        on: what the images are, for people.
+        measured_on: what the images are, for people.
 
     Raises:
         ModelError: windows or images are too small, or nowhere well enough observed.
     """
     side, cell = predictor.window, predictor.answers[0].cell
-    middle = side // 2 // PATCH * PATCH - PATCH
-    if middle < PATCH:
-        raise ModelError(f"windows of {side} px are too small for a curve: {4 * PATCH} px at least")
-    shifts = range(middle, 0, -_BAND)
-    sums = np.zeros((4, middle - shifts[-1] + _BAND))
+    middle = side // 2 // PATCH_SIZE * PATCH_SIZE - PATCH_SIZE
+    if middle < PATCH_SIZE:
+        raise ModelError(
+            f"windows of {side} px are too small for a curve: {4 * PATCH_SIZE} px at least"
+        )
+    shifts = range(middle, 0, -_COMPARED_WIDTH)
+    sums = np.zeros((4, middle - shifts[-1] + _COMPARED_WIDTH))
     # ^ by distance: pixels, differing pixels, change, pixels with classes
-    for image, row, column in _sites(images, side, middle, sites, seed):
+    for image, row, column in _sample_sites(images, side, middle, sites, seed):
         places = [(row, column)]
-        places += [(row + s * dy, column + s * dx) for s in shifts for dy, dx in _SIDES]
+        places += [(row + s * dy, column + s * dx) for s in shifts for dy, dx in _DIRECTIONS]
         chips = {
             name: np.stack([values[:, r : r + side, c : c + side] for r, c in places])
             for name, values in image.items()
         }
         centre, *beside = predictor.predict(chips, places)[0]
-        scale = _scale(centre, predictor.answers[0].class_names)
-        pairs = ((s, way) for s in shifts for way in _SIDES)
+        scale = _channel_deviation(centre, predictor.answers[0].class_names)
+        pairs = ((s, way) for s in shifts for way in _DIRECTIONS)
         for (shift, way), other in zip(pairs, beside, strict=True):
             first = (middle - shift) // cell
             rows = slice(side // 4 // cell, side * 3 // 4 // cell)
             # ^ the other edges are far
-            one = _turned(centre, way)[:, rows, middle // cell : (middle + _BAND) // cell]
-            two = _turned(other, way)[:, rows, first : first + _BAND // cell]
-            found = _compared(one, two, scale).repeat(cell, axis=1)
-            sums[:, middle - shift : middle - shift + _BAND] += found
-    return Reach(window=side, on=on, steps=tuple(_steps(sums, cell)))
+            one = _align_edge(centre, way)[
+                :, rows, middle // cell : (middle + _COMPARED_WIDTH) // cell
+            ]
+            two = _align_edge(other, way)[:, rows, first : first + _COMPARED_WIDTH // cell]
+            found = _sum_differences(one, two, scale).repeat(cell, axis=1)
+            sums[:, middle - shift : middle - shift + _COMPARED_WIDTH] += found
+    return EdgeEffect(
+        window=side, measured_on=measured_on, steps=tuple(_bin_by_distance(sums, cell))
+    )
 
 
-def _sites(
+def _sample_sites(
     images: Sequence[Images], side: int, middle: int, sites: int, seed: int
 ) -> Iterator[tuple[Images, int, int]]:
     """Yield images and places, whole patches from their corners, that are observed."""
@@ -206,15 +241,15 @@ def _sites(
     if not large:
         raise ModelError(f"images of {sizes}: {whole} x {whole} px at least for a curve")
     found = 0
-    for _ in range(_TRIES * sites):
+    for _ in range(_TRIES_PER_SITE * sites):
         index = int(rng.choice(large))
         image, (height, width) = images[index], sizes[index]
         row, column = (
-            int(rng.integers(0, (length - whole) // PATCH + 1)) * PATCH
+            int(rng.integers(0, (length - whole) // PATCH_SIZE + 1)) * PATCH_SIZE
             for length in (height, width)
         )
         part = (slice(row, row + whole), slice(column, column + whole))
-        if all(np.isfinite(v[:, *part]).mean() >= _OBSERVED for v in image.values()):
+        if all(np.isfinite(v[:, *part]).mean() >= _MIN_OBSERVED_SHARE for v in image.values()):
             yield image, row + middle, column + middle
             found += 1
         if found == sites:
@@ -223,13 +258,15 @@ def _sites(
         raise ModelError(f"nowhere are {whole} x {whole} px observed: no curve can be measured")
 
 
-def _turned(answer: NDArray[np.float32], way: tuple[int, int]) -> NDArray[np.float32]:
+def _align_edge(answer: NDArray[np.float32], way: tuple[int, int]) -> NDArray[np.float32]:
     """Turn an answer so that the window beside it begins further to the right."""
     across = np.swapaxes(answer, 1, 2) if way[0] else answer
     return across[..., ::-1] if sum(way) < 0 else across
 
 
-def _scale(answer: NDArray[np.float32], classes: Sequence[str]) -> NDArray[np.float32] | None:
+def _channel_deviation(
+    answer: NDArray[np.float32], classes: Sequence[str]
+) -> NDArray[np.float32] | None:
     """Return the deviation of each channel; None for probabilities."""
     if classes:
         return None
@@ -237,7 +274,7 @@ def _scale(answer: NDArray[np.float32], classes: Sequence[str]) -> NDArray[np.fl
     return np.where(spread > 0, spread, np.float32(1))
 
 
-def _compared(
+def _sum_differences(
     one: NDArray[np.float32], two: NDArray[np.float32], scale: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
     """Return the sums of a pair by distance: (4, columns)."""
@@ -250,14 +287,14 @@ def _compared(
     return np.stack([every, differs.sum(axis=0), np.where(there, change, 0).sum(axis=0), classed])
 
 
-def _steps(sums: NDArray[np.float64], cell: int) -> Iterator[Step]:
+def _bin_by_distance(sums: NDArray[np.float64], cell: int) -> Iterator[DistanceBin]:
     end = sums.shape[1]
-    bounds = [bound for bound in BOUNDS if bound < end and bound % cell == 0]
+    bounds = [bound for bound in DISTANCE_BOUNDS if bound < end and bound % cell == 0]
     for first, stop in pairwise([*bounds, end]):
         pixels, differs, change, classed = sums[:, first:stop].sum(axis=1)
         if not pixels:
             raise ModelError("the model gave no finite answer: no curve can be measured")
-        yield Step(
+        yield DistanceBin(
             first=first,
             stop=stop,
             differs=round(float(differs / classed), 5) if classed else None,

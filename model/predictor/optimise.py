@@ -14,25 +14,25 @@ from torch import nn
 
 from model.terramind import decoder, fused_linear, layers
 from model.terramind.modalities import IMAGE_SIZE
-from model.terramind.precision import resolve
+from model.terramind.precision import resolve_dtype
 from model.terramind.tokenizers import diffusion_unet, vit
 
 _M = TypeVar("_M", bound=nn.Module)
 
-_FIRST_LEVEL = 4
+_UNET_PATCH_SIZE = 4
 # ^ pixels along a side of what the U-Net's first level sees as one place
 
-_REPEATED = (
-    layers.Block,
+_BLOCK_TYPES = (
+    layers.EncoderBlock,
     decoder.DecoderBlock,
-    vit.Block,
+    vit.ViTBlock,
     diffusion_unet.ResBlock,
-    diffusion_unet.Attention,
+    diffusion_unet.SpatialAttention,
 )
 # ^ compiled one by one: all blocks of a kind share one program, which takes seconds, not minutes
 
 
-def optimised(
+def optimise_for_inference(
     module: _M, precision: str = "auto", *, packed: bool = True, compiled: bool | str = False
 ) -> _M:
     """Return the module itself, frozen, in evaluation mode and in a fast number format.
@@ -53,21 +53,21 @@ def optimised(
         ModelError: an unknown precision.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    kind = resolve(precision, device)
+    kind = resolve_dtype(precision, device)
     module.to(kind).requires_grad_(requires_grad=False).eval()
-    for block in (part for part in module.modules() if isinstance(part, _REPEATED)):
+    for block in (part for part in module.modules() if isinstance(part, _BLOCK_TYPES)):
         if compiled:
             block.compile(mode=compiled if isinstance(compiled, str) else "default")
-        elif packed and device.type == "cpu" and fused_linear.capable(kind):
-            _pack(block)
+        elif packed and device.type == "cpu" and fused_linear.is_supported(kind):
+            _pack_weights(block)
     return module
 
 
-def _pack(block: nn.Module) -> None:
+def _pack_weights(block: nn.Module) -> None:
     for part in block.modules():
-        if isinstance(part, diffusion_unet.Conv):
+        if isinstance(part, diffusion_unet.Conv3x3):
             if part.weight.dtype == torch.bfloat16 and not part.weight.is_mkldnn:
-                fused_linear.pack_convolution(part, IMAGE_SIZE // _FIRST_LEVEL >> part.level)
+                fused_linear.pack_conv3x3(part, IMAGE_SIZE // _UNET_PATCH_SIZE >> part.level)
                 # ^ in single precision its shorter ways start from the plain kernel
         elif type(part) is nn.Linear and not part.weight.is_mkldnn:
-            fused_linear.pack(part)
+            fused_linear.pack_linear(part)

@@ -22,22 +22,22 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from model.predictor import arrays
-from model.predictor.arrays import Chips, Holes
-from model.predictor.optimise import optimised
-from model.predictor.spec import Answer, Contract
+from model.predictor.arrays import Chips, NanPolicy
+from model.predictor.optimise import optimise_for_inference
+from model.predictor.spec import OutputSpec, PredictorSpec
 from model.terramind.modalities import Statistics
-from model.terramind.precision import resolve
+from model.terramind.precision import resolve_dtype
 
 Rasters = tuple[NDArray[np.float32], ...]
-Place = tuple[int, int]
+WindowOrigin = tuple[int, int]
 """Row and column of a window's first pixel, counted from the origin of the CRS."""
 
 
-_CHUNK = {"cpu": 1, "cuda": 16}
+_DEFAULT_BATCH_SIZES = {"cpu": 1, "cuda": 16}
 # ^ one window already fills a CPU's caches; a GPU wants more to do at a time
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """Resolve auto, cpu, cuda or cuda:N to a device that is here.
 
     Raises:
@@ -49,7 +49,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ModelError(f"unknown device {name!r}; known are auto, cpu, cuda, cuda:N") from error
-    if device.type not in _CHUNK:
+    if device.type not in _DEFAULT_BATCH_SIZES:
         raise ModelError(f"device {name!r} is not supported; known are auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device {name!r} is not here: {torch.cuda.device_count()} CUDA devices")
@@ -57,7 +57,7 @@ def device_of(name: str) -> torch.device:
 
 
 @functools.cache
-def _one_thread_each() -> ThreadPoolExecutor:
+def _single_thread_pool() -> ThreadPoolExecutor:
     """Return threads that compute one window each, side by side.
 
     One window spread over several cores would have other bits on another number of cores: sums
@@ -68,7 +68,7 @@ def _one_thread_each() -> ThreadPoolExecutor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class InferenceOptions:
     """Where and how a predictor computes, and what it does about missing pixels."""
 
     device: str = "auto"
@@ -77,31 +77,31 @@ class Running:
     precision: str = "auto"
     """auto, fp32 or bf16."""
 
-    batch: int | None = None
+    batch_size: int | None = None
     """Windows at a time on the device; None = one on a CPU, 16 on a GPU."""
 
-    holes: Holes = "refuse"
+    nan_policy: NanPolicy = "refuse"
     """What NaN and infinity in the chips mean: an error, or a pixel that is missing and taken as
     the mean."""
 
     def __post_init__(self) -> None:
-        if self.holes not in ("refuse", "fill"):
-            raise ModelError(f"holes {self.holes!r}: refuse or fill")
-        if self.batch is not None and self.batch < 1:
-            raise ModelError(f"batch {self.batch}: at least one window at a time")
+        if self.nan_policy not in ("refuse", "fill"):
+            raise ModelError(f"holes {self.nan_policy!r}: refuse or fill")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ModelError(f"batch {self.batch_size}: at least one window at a time")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
+class WindowBatch:
     """Windows that have the same modalities, on the device."""
 
     pixels: Mapping[str, Tensor]
     """Standardised (B, C, H, W) by modality; NaN = missing."""
 
-    places: Sequence[Place] | None
+    origins: Sequence[WindowOrigin] | None
     """Of each on the ground, where it is known: noise depends on it."""
 
-    def filled(self) -> dict[str, Tensor]:
+    def fill_missing(self) -> dict[str, Tensor]:
         """Return the pixels with what is missing at the mean."""
         return {n: torch.nan_to_num(value, 0.0, 0.0, 0.0) for n, value in self.pixels.items()}
 
@@ -109,27 +109,27 @@ class Windows:
 class Predictor(ABC):
     """A network on a device, behind numpy; its kinds stand in `model.predictor.predictors`."""
 
-    def __init__(self, network: nn.Module, contract: Contract, running: Running) -> None:
-        self.contract, self.running = contract, running
-        self.device = device_of(running.device)
-        self.dtype = resolve(running.precision, self.device)
-        self.batch = running.batch or _CHUNK[self.device.type]
-        self.network = optimised(network.to(self.device), running.precision)
-        self.again: Callable[[], Predictor] | None = None
+    def __init__(self, network: nn.Module, spec: PredictorSpec, options: InferenceOptions) -> None:
+        self.spec, self.options = spec, options
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_dtype(options.precision, self.device)
+        self.batch_size = options.batch_size or _DEFAULT_BATCH_SIZES[self.device.type]
+        self.network = optimise_for_inference(network.to(self.device), options.precision)
+        self.load_fp32: Callable[[], Predictor] | None = None
         # ^ makes the same in single precision, from where the weights came from
-        self._each: Callable[..., Iterable[Any]] = (
-            map if self.device.type != "cpu" else _one_thread_each().map
+        self._map_batches: Callable[..., Iterable[Any]] = (
+            map if self.device.type != "cpu" else _single_thread_pool().map
         )
-        self._scales = {name: self._scale(contract.statistics[name]) for name in contract.inputs}
+        self._mean_std = {name: self._to_mean_std(spec.statistics[name]) for name in spec.inputs}
 
     @abstractmethod
-    def answer(self, windows: Windows) -> Sequence[Tensor]:
+    def forward(self, windows: WindowBatch) -> Sequence[Tensor]:
         """Return (B, K, h, w) for each of `answers`."""
 
     @property
-    def answers(self) -> tuple[Answer, ...]:
+    def answers(self) -> tuple[OutputSpec, ...]:
         """What is said of a window; the first one leads."""
-        return self.contract.answers
+        return self.spec.answers
 
     @property
     def task(self) -> str:
@@ -164,17 +164,17 @@ class Predictor(ABC):
     @property
     def window(self) -> int:
         """Side of one input, px."""
-        return self.contract.window
+        return self.spec.window
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:
         """Bands by modality, in the order of the channels."""
-        return self.contract.inputs
+        return self.spec.inputs
 
     @property
     def digest(self) -> str:
         """sha256 over configuration, weights and statistics."""
-        return self.contract.digest
+        return self.spec.digest
 
     @property
     def precision(self) -> str:
@@ -182,7 +182,7 @@ class Predictor(ABC):
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     @property
-    def device_kind(self) -> str:
+    def device_type(self) -> str:
         """Kind of the device, cpu or cuda: another kind has other bits."""
         return self.device.type
 
@@ -203,7 +203,7 @@ class Predictor(ABC):
         if len(self.answers) > 1:
             raise ModelError(f"this model gives {len(self.answers)} answers: call its predict")
         (result,) = self.predict(chips)
-        there = arrays.there(chips, self.inputs).any(axis=1)
+        there = arrays.compute_data_mask(chips, self.inputs).any(axis=1)
         if np.isnan(result[there]).any():
             raise ModelError(
                 f"the model's answer is not finite (precision {self.precision}): the weights "
@@ -213,7 +213,7 @@ class Predictor(ABC):
             result[~there] = 1 / len(self.class_names)
         return result
 
-    def predict(self, chips: Chips, places: Sequence[Place] | None = None) -> Rasters:
+    def predict(self, chips: Chips, places: Sequence[WindowOrigin] | None = None) -> Rasters:
         """Return one (B, K, H / cell, W / cell) for each of `answers`, all from one encoder pass.
 
         A window without any data, or whose answer is not finite, is NaN as a whole, and no other
@@ -228,7 +228,9 @@ class Predictor(ABC):
         Raises:
             ModelError: an unknown input, a wrong shape or unit, holes where they are refused.
         """
-        chips, (count, height, width) = arrays.checked(chips, self.inputs, self.running.holes)
+        chips, (count, height, width) = arrays.validate_chips(
+            chips, self.inputs, self.options.nan_policy
+        )
         if places is not None and len(places) != count:
             raise ModelError(f"{len(places)} places for {count} windows: one for each expected")
         results = tuple(
@@ -236,11 +238,11 @@ class Predictor(ABC):
             for one in self.answers
         )
         parts = [
-            (names, rows[start : start + self.batch])
-            for names, rows in self._groups(chips)
-            for start in range(0, len(rows), self.batch)
+            (names, rows[start : start + self.batch_size])
+            for names, rows in self._group_by_modalities(chips)
+            for start in range(0, len(rows), self.batch_size)
         ]
-        answers = self._each(lambda part: self._run(chips, places, *part), parts)
+        answers = self._map_batches(lambda part: self._predict_batch(chips, places, *part), parts)
         for (_, rows), every in zip(parts, answers, strict=True):
             for result, answer in zip(results, every, strict=True):
                 result[rows] = answer
@@ -255,51 +257,53 @@ class Predictor(ABC):
         None where this is in single precision already, or where it is not known what the numbers
         were before they were rounded.
         """
-        known = self.precision != "fp32" and self.again is not None
-        return self._as_reference if known else None
+        known = self.precision != "fp32" and self.load_fp32 is not None
+        return self._predict_fp32 if known else None
 
-    def _as_reference(self, chips: Chips, places: Sequence[Place] | None = None) -> Rasters:
-        return self._twin.predict(chips, places)
+    def _predict_fp32(self, chips: Chips, places: Sequence[WindowOrigin] | None = None) -> Rasters:
+        return self._fp32_predictor.predict(chips, places)
 
     @functools.cached_property
-    def _twin(self) -> Predictor:
-        if self.again is None:
+    def _fp32_predictor(self) -> Predictor:
+        if self.load_fp32 is None:
             raise ModelError("no weights are known in single precision")
-        return self.again()
+        return self.load_fp32()
 
-    def _groups(self, chips: Chips) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
+    def _group_by_modalities(
+        self, chips: Chips
+    ) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
         """Yield the modalities that are there, and the windows where exactly these are."""
         names = [name for name in self.inputs if name in chips]
-        there = arrays.there(chips, self.inputs)
+        there = arrays.compute_data_mask(chips, self.inputs)
         for pattern in np.unique(there, axis=0):
             if pattern.any():
                 chosen = tuple(name for name, here in zip(names, pattern, strict=True) if here)
                 yield chosen, np.flatnonzero((there == pattern).all(axis=1))
 
-    def _run(
+    def _predict_batch(
         self,
         chips: Chips,
-        places: Sequence[Place] | None,
+        places: Sequence[WindowOrigin] | None,
         names: Sequence[str],
         rows: NDArray[np.intp],
     ) -> Rasters:
-        filled = np.resize(rows, self.batch)
+        filled = np.resize(rows, self.batch_size)
         # ^ always the same number of windows: the surplus repeats and is dropped
         where = None if places is None else [places[row] for row in filled.tolist()]
         with torch.inference_mode():
-            pixels = {name: self._standardised(name, chips[name][filled]) for name in names}
-            every = self.answer(Windows(pixels=pixels, places=where))
+            pixels = {name: self._standardise(name, chips[name][filled]) for name in names}
+            every = self.forward(WindowBatch(pixels=pixels, origins=where))
             return tuple(one[: len(rows)].float().cpu().numpy() for one in every)
 
-    def _standardised(self, name: str, values: NDArray[np.float32]) -> Tensor:
-        mean, std = self._scales[name]
+    def _standardise(self, name: str, values: NDArray[np.float32]) -> Tensor:
+        mean, std = self._mean_std[name]
         plain = torch.from_numpy(np.ascontiguousarray(values, np.float32))
         if self.device.type == "cuda":
             plain = plain.pin_memory().to(self.device, non_blocking=True)
             # ^ the copy runs beside the host, which goes on to the next modality
         return ((plain - mean) / std).to(self.dtype)
 
-    def _scale(self, entry: Statistics) -> tuple[Tensor, Tensor]:
+    def _to_mean_std(self, entry: Statistics) -> tuple[Tensor, Tensor]:
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
             for values in (entry.mean, entry.std)

@@ -23,35 +23,35 @@ from typing import Any, TypeVar
 from torch import nn
 
 from model import factory
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.predictor import cards, weight_source
-from model.predictor.arrays import Holes
+from model.predictor.arrays import NanPolicy
 from model.predictor.cards import DEFAULT_INPUTS, Card
-from model.predictor.predictor import Predictor, Running
+from model.predictor.predictor import Predictor, InferenceOptions
 from model.predictor.predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
     SegmentationPredictor,
-    asked,
+    parse_tasks,
 )
 from model.segmenter import Segmenter
 from model.terramind import config
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
-from model.terramind.modalities import RAW, get
-from model.terramind.tokenizers.config import TokenizerSize
+from model.terramind.modalities import RASTER_MODALITIES, get_raster_modality
+from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.tokenizer import tokenizer
 from model.terratorch import checkpoint as terratorch_checkpoint
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
-from model.terratorch.hyperparameters import told
+from model.terratorch.hyperparameters import read_task_arguments
 from model.weights import loading
-from model.weights.loading import Source
+from model.weights.loading import WeightSource
 
 DEMO = "demo"
-DEMO_CARD = Path(__file__).parents[1] / "demo" / "card.json"
+DEMO_CARD_PATH = Path(__file__).parents[1] / "demo" / "card.json"
 
-NAMES = (DEMO, *config.ARCHITECTURES)
+MODEL_NAMES = (DEMO, *config.ARCHITECTURES)
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -59,7 +59,7 @@ _M = TypeVar("_M", bound=nn.Module)
 def load(  # noqa: PLR0913
     # ^ the keys of a job's `model:` and what it runs on, each by its name
     name: str,
-    weights: Source = None,
+    weights: WeightSource = None,
     task: str | Sequence[str] = "land_cover",
     inputs: Sequence[str] | None = None,
     *,
@@ -70,9 +70,9 @@ def load(  # noqa: PLR0913
     checkpoint: str | Path | None = None,
     classes: Sequence[str] | None = None,
     stats: str | Path | Mapping[str, Any] | None = None,
-    tokenizers: Mapping[str, Source] | None = None,
+    tokenizers: Mapping[str, WeightSource] | None = None,
     timesteps: int = 10,
-    holes: Holes = "refuse",
+    nan_policy: NanPolicy = "refuse",
 ) -> Predictor:
     """Return a predictor, ready to run.
 
@@ -96,121 +96,127 @@ def load(  # noqa: PLR0913
         tokenizers: where the weights of the tokenizers are, by modality; default with the
             model's own.
         timesteps: diffusion steps of what is generated.
-        holes: refuse NaN in chips, or fill: NaN = missing, taken as the mean.
+        nan_policy: refuse NaN in chips, or fill: NaN = missing, taken as the mean.
 
     Raises:
         ModelError: unknown name, task, input, device or precision, or options that contradict.
         WeightsError: weights that are absent, damaged, unsafe or do not fit.
     """
-    tasks, modalities = asked(task, modality)
+    tasks, modalities = parse_tasks(task, modality)
     if checkpoint is not None and tasks != ("land_cover",):
-        raise ModelError(f"a checkpoint maps land cover, and cannot be asked for {listed(tasks)}")
+        raise ModelError(
+            f"a checkpoint maps land cover, and cannot be asked for {join_names(tasks)}"
+        )
 
-    def made(running: Running) -> Predictor:
+    def made(running: InferenceOptions) -> Predictor:
         if checkpoint is not None:
-            return _fine_tuned(name, checkpoint, classes, stats, inputs, running)
+            return _load_fine_tuned(name, checkpoint, classes, stats, inputs, running)
         if classes is not None:
             raise ModelError("classes are given with a checkpoint only; other models know theirs")
-        card = _measured(card_of(name, inputs), stats)
-        used = _used(card, inputs)
-        source = weight_source.chosen(name, card, weights)
+        card = _override_statistics(get_card(name, inputs), stats)
+        used = _select_inputs(card, inputs)
+        source = weight_source.choose_source(name, card, weights)
         whole = tasks != ("generate",) and weight_source.has_head(
-            source, name, family=is_family(name, card)
+            source, name, family=can_generate(name, card)
         )
         if whole and modalities:
             raise ModelError(
                 f"{name}: its weights hold a land-cover head and no decoder, and generate "
-                f"{listed(modalities)} not: ask for it in a job of its own, with weights of the "
+                f"{join_names(modalities)} not: ask for it in a job of its own, with weights of the "
                 "family"
             )
         targets = [*(["LULC"] if "land_cover" in tasks and not whole else []), *modalities]
         weight_source.check_tokenizers(tokenizers, targets)
         if tasks == ("embedding",):
-            encoder = _encoder(card, source, whole=whole)
-            return EmbeddingPredictor(encoder, card, inputs=used, running=running)
+            encoder = _load_encoder(card, source, whole=whole)
+            return EmbeddingPredictor(encoder, card, inputs=used, options=running)
         if whole:
-            segmenter = _obtained(build(card), source, name)
-            return SegmentationPredictor(segmenter, card, tasks=tasks, inputs=used, running=running)
+            segmenter = _load_weights(build_segmenter(card), source, name)
+            return SegmentationPredictor(segmenter, card, tasks=tasks, inputs=used, options=running)
         return GenerativePredictor(
-            _generator(name, card, used, targets, source, tokenizers),
+            _load_generator(name, card, used, targets, source, tokenizers),
             card,
             tasks=tasks,
             modalities=modalities,
             timesteps=timesteps,
             inputs=used,
-            running=running,
+            options=running,
         )
 
-    running = Running(device=device, precision=precision, batch=batch, holes=holes)
+    running = InferenceOptions(
+        device=device, precision=precision, batch_size=batch, nan_policy=nan_policy
+    )
     predictor = made(running)
-    predictor.again = lambda: made(replace(running, precision="fp32", batch=None))
+    predictor.load_fp32 = lambda: made(replace(running, precision="fp32", batch_size=None))
     return predictor
 
 
-def card_of(name: str, inputs: Sequence[str] | None = None) -> Card:
+def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
     """Return the card of a model, without its weights.
 
     Raises:
         ModelError: unknown name, or a broken card.
     """
     if name == DEMO:
-        return _demo_card()
-    if config.is_file_name(name):
+        return _read_demo_card()
+    if config.is_config_file(name):
         card = cards.read(name, inputs)
         if card.tokenizer is not None:
-            TokenizerSize.parse({"modality": "LULC", **card.tokenizer})
+            TokenizerConfig.parse({"modality": "LULC", **card.tokenizer})
             # ^ refuses sizes that cannot be, whatever the task
-        return replace(card, weights=_beside(card.weights, Path(name).parent))
+        return replace(card, weights=_resolve_weights_path(card.weights, Path(name).parent))
     if name == "none":
         raise ModelError("none stands for composites only: there is no model to load")
     if name not in config.ARCHITECTURES:
         raise ModelError(
-            f"unknown model {name!r}; known are {listed(NAMES)}, none (composites only), or a "
+            f"unknown model {name!r}; known are {join_names(MODEL_NAMES)}, none (composites only), or a "
             ".yaml file with a model card"
         )
-    chosen = [get(entry) for entry in inputs or DEFAULT_INPUTS]
+    chosen = [get_raster_modality(entry) for entry in inputs or DEFAULT_INPUTS]
     return Card(
         name=name,
-        architecture=config.architecture(name),
+        architecture=config.resolve_architecture(name),
         inputs={modality.name: modality.bands for modality in chosen},
         statistics={},
     )
 
 
-def build(card: Card) -> Segmenter:
+def build_segmenter(card: Card) -> Segmenter:
     """Build the segmenter of a card, without weights."""
     return factory.segmenter(
         card.architecture,
         list(card.inputs),
         len(card.class_names),
-        bands=_subsets(card),
+        bands=_select_band_subsets(card),
         layers=card.layers,
         width=card.width,
     )
 
 
-def ship(folder: str | Path, segmenter: Segmenter, card: Card) -> Card:
+def save_segmenter(folder: str | Path, segmenter: Segmenter, card: Card) -> Card:
     """Write weights and card side by side and return the card with the pinned digest."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.float() for name, value in segmenter.state_dict().items()}
-    sha256 = loading.write(folder / "weights.safetensors", state)
+    sha256 = loading.write_state_dict(folder / "weights.safetensors", state)
     pinned = replace(card, weights={"path": "weights.safetensors", "sha256": sha256})
     cards.write(folder / "card.json", pinned)
     return pinned
 
 
-def _demo_card() -> Card:
-    if not DEMO_CARD.is_file():
+def _read_demo_card() -> Card:
+    if not DEMO_CARD_PATH.is_file():
         raise ModelError(
-            f"the demo model is not installed ({DEMO_CARD} is missing): reinstall, or make it "
+            f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or make it "
             "with `terramosaic train`"
         )
-    card = cards.read(DEMO_CARD)
-    return replace(card, weights=_beside(card.weights, DEMO_CARD.parent))
+    card = cards.read(DEMO_CARD_PATH)
+    return replace(card, weights=_resolve_weights_path(card.weights, DEMO_CARD_PATH.parent))
 
 
-def _beside(source: Mapping[str, Any] | str | None, folder: Path) -> Mapping[str, Any] | str | None:
+def _resolve_weights_path(
+    source: Mapping[str, Any] | str | None, folder: Path
+) -> Mapping[str, Any] | str | None:
     """Make a card's relative path to its weights absolute."""
     if isinstance(source, str) and source != "hub":
         return str(folder / source)
@@ -219,74 +225,78 @@ def _beside(source: Mapping[str, Any] | str | None, folder: Path) -> Mapping[str
     return source
 
 
-def _used(card: Card, inputs: Sequence[str] | None) -> list[str]:
+def _select_inputs(card: Card, inputs: Sequence[str] | None) -> list[str]:
     if inputs is None:
         return list(card.inputs)
-    names = [get(entry).name for entry in inputs]
+    names = [get_raster_modality(entry).name for entry in inputs]
     wrong = [name for name in names if name not in card.inputs]
     if wrong or not names or len(set(names)) != len(names):
         raise ModelError(
-            f"inputs {listed(inputs)}: the model {card.name} takes {listed(card.inputs)}, each "
-            f"once (TerraMind knows {listed(RAW)})"
+            f"inputs {join_names(inputs)}: the model {card.name} takes {join_names(card.inputs)}, each "
+            f"once (TerraMind knows {join_names(RASTER_MODALITIES)})"
         )
     return names
 
 
-def is_family(name: str, card: Card) -> bool:
+def can_generate(name: str, card: Card) -> bool:
     """Tell a model that can generate from a segmenter."""
     return name in config.ARCHITECTURES or card.tokenizer is not None
 
 
-def _measured(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
+def _override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
     """Return the card with other statistics of some inputs."""
     if isinstance(stats, str | Path):
         stats = config.read_mapping(stats)
         if "data" in stats:
             raise ModelError("stats: the configuration of a training goes with its checkpoint")
-    given = cards.statistics(stats)
+    given = cards.parse_statistics(stats)
     wrong = [name for name in given if name not in card.inputs]
     if wrong:
-        raise ModelError(f"stats of {listed(wrong)}: {card.name} takes {listed(card.inputs)}")
+        raise ModelError(
+            f"stats of {join_names(wrong)}: {card.name} takes {join_names(card.inputs)}"
+        )
     return replace(card, statistics={**card.statistics, **given})
 
 
-def _encoder(card: Card, source: Source, *, whole: bool) -> Encoder:
+def _load_encoder(card: Card, source: WeightSource, *, whole: bool) -> Encoder:
     if whole:
-        return _obtained(build(card), source, card.name).encoder
-    bare = factory.backbone(card.architecture, list(card.inputs), bands=_subsets(card))
-    return _obtained(bare, source, weight_source.published(card) or card.name)
+        return _load_weights(build_segmenter(card), source, card.name).encoder
+    bare = factory.backbone(card.architecture, list(card.inputs), bands=_select_band_subsets(card))
+    return _load_weights(bare, source, weight_source.find_published_name(card) or card.name)
     # ^ its bands are chosen already: weights of all bands and of these bands fit
 
 
-def _generator(
+def _load_generator(
     name: str,
     card: Card,
     used: Sequence[str],
     targets: Sequence[str],
-    source: Source,
-    tokenizers: Mapping[str, Source] | None,
+    source: WeightSource,
+    tokenizers: Mapping[str, WeightSource] | None,
 ) -> Generator:
-    if not is_family(name, card):
+    if not can_generate(name, card):
         head = "its weights hold no land-cover head, and " if "LULC" in targets else ""
         raise ModelError(
-            f"{name}: {head}a segmenter generates nothing: use {listed(config.ARCHITECTURES)}, or "
+            f"{name}: {head}a segmenter generates nothing: use {join_names(config.ARCHITECTURES)}, or "
             "a configuration with `tokenizer:` and architecture.decoder_depth"
         )
-    if _subsets(card):
+    if _select_band_subsets(card):
         raise ModelError(f"{name}: a generator takes all bands, but the card leaves some out")
     held: dict[str, Any] = {}
     for target in targets:
         options = {"modality": target, **(card.tokenizer or {})}
-        size = TokenizerSize.parse(options)
-        if card.window % size.multiple:
+        size = TokenizerConfig.parse(options)
+        if card.window % size.side_multiple:
             raise ModelError(
-                f"window {card.window}: {target} comes in multiples of {size.multiple} px"
+                f"window {card.window}: {target} comes in multiples of {size.side_multiple} px"
             )
         weight_source.check_decoder(target, source, name)
-        place = weight_source.of_tokenizer(target, tokenizers, source, name, card.tokenizer)
+        place = weight_source.choose_tokenizer_source(
+            target, tokenizers, source, name, card.tokenizer
+        )
         held[target] = options if place is None else tokenizer(size, place, part="decoder")
     return factory.generator(
-        weight_source.published(card) or card.architecture,
+        weight_source.find_published_name(card) or card.architecture,
         inputs=[entry for entry in card.inputs if entry in used],
         outputs=targets,
         weights=source,
@@ -295,21 +305,21 @@ def _generator(
     )
 
 
-def _fine_tuned(
+def _load_fine_tuned(
     name: str,
     checkpoint: str | Path,
     classes: Sequence[str] | None,
     stats: str | Path | Mapping[str, Any] | None,
     inputs: Sequence[str] | None,
-    running: Running,
+    running: InferenceOptions,
 ) -> FineTunedPredictor:
     bands, training = None, None
     if isinstance(stats, str | Path) and "data" in config.read_mapping(stats):
         training = stats
         bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
-    architecture = name if config.is_file_name(name) else None
+    architecture = name if config.is_config_file(name) else None
     content = terratorch_checkpoint.read(checkpoint)
-    known = "model_args" in told(content.get("hyper_parameters"))
+    known = "model_args" in read_task_arguments(content.get("hyper_parameters"))
     network = terratorch_checkpoint.fine_tuned(
         content, architecture, hyper_parameters=None if known else training, bands=bands
     )
@@ -321,17 +331,21 @@ def _fine_tuned(
     card = Card(
         name=Path(checkpoint).stem,
         architecture=network.architecture,
-        inputs={get(entry).name: bands for entry, bands in network.inputs.items()},
+        inputs={get_raster_modality(entry).name: bands for entry, bands in network.inputs.items()},
         statistics={},
         class_names=tuple(classes),
     )
-    card = _measured(card, stats)
-    return FineTunedPredictor(network, card, inputs=_used(card, inputs), running=running)
+    card = _override_statistics(card, stats)
+    return FineTunedPredictor(network, card, inputs=_select_inputs(card, inputs), options=running)
 
 
-def _obtained(network: _M, source: Source, name: str) -> _M:
-    return loading.obtain(network, source, name)
+def _load_weights(network: _M, source: WeightSource, name: str) -> _M:
+    return loading.load_weights(network, source, name)
 
 
-def _subsets(card: Card) -> dict[str, tuple[str, ...]]:
-    return {name: bands for name, bands in card.inputs.items() if bands != get(name).bands}
+def _select_band_subsets(card: Card) -> dict[str, tuple[str, ...]]:
+    return {
+        name: bands
+        for name, bands in card.inputs.items()
+        if bands != get_raster_modality(name).bands
+    }

@@ -9,7 +9,7 @@ from model.terramind.modalities import Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class OutputSpec:
     """One thing that a predictor says of a window."""
 
     task: str
@@ -37,7 +37,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
+class PredictorSpec:
     """What a predictor takes and what it answers, for each window."""
 
     window: int
@@ -49,7 +49,7 @@ class Contract:
     statistics: Mapping[str, Statistics]
     """Of the inputs, per band, in the modality's own unit."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[OutputSpec, ...]
     """What is said of a window, at least one thing; the first one leads."""
 
     digest: str

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 
 _BOUNDS = {"dim": (1, 8192), "heads": (1, 256), "depth": (1, 256), "decoder_depth": (0, 256)}
-_WIDEST_MLP = 16
+_MAX_MLP_RATIO = 16
 # ^ far beyond the largest published one: whoever asks for more has mistyped a number, and would
 #   wait for the memory to run out
 
@@ -55,8 +55,10 @@ class Architecture:
                 raise ModelError(f"{name} must be true or false, not {getattr(self, name)!r}")
         ratio: object = self.mlp_ratio
         number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-        if not number or not 1 <= self.mlp_ratio <= _WIDEST_MLP:
-            raise ModelError(f"mlp_ratio must be a number from 1 to {_WIDEST_MLP}, not {ratio!r}")
+        if not number or not 1 <= self.mlp_ratio <= _MAX_MLP_RATIO:
+            raise ModelError(
+                f"mlp_ratio must be a number from 1 to {_MAX_MLP_RATIO}, not {ratio!r}"
+            )
         if self.dim % self.heads or self.dim % 4:
             raise ModelError(
                 f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 "
@@ -64,13 +66,13 @@ class Architecture:
             )
 
     @property
-    def hidden(self) -> int:
+    def mlp_hidden_dim(self) -> int:
         """Width inside the MLP: two thirds of the plain one where it is gated."""
         full = self.mlp_ratio * self.dim
         return int(2 * full / 3) if self.gated else int(full)
 
     @property
-    def taps(self) -> tuple[int, ...]:
+    def feature_layers(self) -> tuple[int, ...]:
         """Four layers, evenly spread to the last: what a segmentation head reads by default."""
         count = min(4, self.depth)
         return tuple((i + 1) * self.depth // count - 1 for i in range(count))
@@ -90,7 +92,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def architecture(source: str | Path | Mapping[str, Any] | Architecture) -> Architecture:
+def resolve_architecture(source: str | Path | Mapping[str, Any] | Architecture) -> Architecture:
     """Resolve a name, a mapping or a YAML/JSON file to an architecture.
 
     Raises:
@@ -102,16 +104,16 @@ def architecture(source: str | Path | Mapping[str, Any] | Architecture) -> Archi
         return _from_mapping(source)
     if str(source) in ARCHITECTURES:
         return _from_mapping(ARCHITECTURES[str(source)])
-    if is_file_name(source):
+    if is_config_file(source):
         options = read_mapping(source)
-        return architecture(options.get("architecture", options))
+        return resolve_architecture(options.get("architecture", options))
     raise ModelError(
-        f"unknown model {str(source)!r}; known are {listed(ARCHITECTURES)}, "
+        f"unknown model {str(source)!r}; known are {join_names(ARCHITECTURES)}, "
         "or give a mapping or a .yaml file with dim, heads and depth"
     )
 
 
-def is_file_name(source: str | Path) -> bool:
+def is_config_file(source: str | Path) -> bool:
     """Tell a configuration file from the name of a model."""
     return Path(source).suffix.lower() in {".yaml", ".yml", ".json"}
 
@@ -126,13 +128,13 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot read the configuration {path}: {error}") from error
-    content = _parsed(text, path)
+    content = _parse_text(text, path)
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__}, not a mapping of options")
     return content
 
 
-def _parsed(text: str, path: str | Path) -> object:
+def _parse_text(text: str, path: str | Path) -> object:
     if Path(path).suffix.lower() == ".json":
         try:
             return json.loads(text)
@@ -152,8 +154,10 @@ def _from_mapping(options: Mapping[str, Any]) -> Architecture:
     known = [field.name for field in fields(Architecture)]
     wrong = [name for name in options if name not in known]
     if wrong:
-        raise ModelError(f"unknown option {listed(wrong)}; an architecture has {listed(known)}")
+        raise ModelError(
+            f"unknown option {join_names(wrong)}; an architecture has {join_names(known)}"
+        )
     lacking = [name for name in ("dim", "heads", "depth") if name not in options]
     if lacking:
-        raise ModelError(f"the architecture lacks {listed(lacking)}")
+        raise ModelError(f"the architecture lacks {join_names(lacking)}")
     return Architecture(**options)

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
-from model.terramind.embeddings import Declared
+from model.terramind.embeddings import ModalityDeclaration
 from model.terramind.encoder import Encoder
 from model.terramind.layers import (
     Attention,
@@ -32,27 +32,27 @@ from model.terramind.layers import (
     TokenEmbedding,
     check_ids,
     sincos_grid,
-    sincos_row,
+    sincos_sequence,
 )
-from model.terramind.modalities import IMAGE_SIZE, KEYS, PATCH, TokenModality
+from model.terramind.modalities import IMAGE_SIZE, MODALITIES_BY_KEY, PATCH_SIZE, TokenModality
 
 Memory = list[tuple[Tensor, Tensor]]
 """For each decoder block the context's keys and values, (B, heads, M, D / heads)."""
 
-Grid = tuple[int, int]
+PatchGrid = tuple[int, int]
 
 
 class CrossAttention(nn.Module):
     """Let every query look at every token of the context."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.heads = size.heads
-        self.q = nn.Linear(size.dim, size.dim, bias=size.bias)
-        self.kv = nn.Linear(size.dim, 2 * size.dim, bias=size.bias)
-        self.proj = nn.Linear(size.dim, size.dim, bias=size.bias)
+        self.heads = architecture.heads
+        self.q = nn.Linear(architecture.dim, architecture.dim, bias=architecture.bias)
+        self.kv = nn.Linear(architecture.dim, 2 * architecture.dim, bias=architecture.bias)
+        self.proj = nn.Linear(architecture.dim, architecture.dim, bias=architecture.bias)
 
-    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (B, heads, M, D / heads), of a context (B, M, D)."""
         batch, count, dim = context.shape
         both = fused_linear.linear(self.kv, context)
@@ -75,19 +75,19 @@ class CrossAttention(nn.Module):
 class DecoderBlock(nn.Module):
     """One decoder block, normalised before each part."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(size.dim)
-        self.self_attn = Attention(size)
-        self.query_norm = LayerNorm(size.dim)
-        self.context_norm = LayerNorm(size.dim)
-        self.cross_attn = CrossAttention(size)
-        self.norm2 = LayerNorm(size.dim)
-        self.mlp: nn.Module = GatedMlp(size) if size.gated else Mlp(size)
+        self.norm1 = LayerNorm(architecture.dim)
+        self.self_attn = Attention(architecture)
+        self.query_norm = LayerNorm(architecture.dim)
+        self.context_norm = LayerNorm(architecture.dim)
+        self.cross_attn = CrossAttention(architecture)
+        self.norm2 = LayerNorm(architecture.dim)
+        self.mlp: nn.Module = GatedMlp(architecture) if architecture.gated else Mlp(architecture)
 
-    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of a context (B, M, D)."""
-        return self.cross_attn.memory(self.context_norm(context))
+        return self.cross_attn.project_context(self.context_norm(context))
 
     def forward(self, y: Tensor, memory: tuple[Tensor, Tensor], *, causal: bool = False) -> Tensor:
         """Return the queries after this block, (B, T, N, D).
@@ -107,43 +107,45 @@ class DecoderBlock(nn.Module):
 class TargetEmbedding(Embedding):
     """What a target adds to its queries, and how its logits are read off."""
 
-    def __init__(self, known: TokenModality, dim: int, image_size: int) -> None:
-        side = image_size // PATCH
-        row = known.sequence
+    def __init__(self, modality: TokenModality, dim: int, image_size: int) -> None:
+        side = image_size // PATCH_SIZE
+        row = modality.is_sequence
         super().__init__(
-            sincos_row(SequenceEmbedding.length, dim) if row else sincos_grid(side, side, dim)
+            sincos_sequence(SequenceEmbedding.max_length, dim)
+            if row
+            else sincos_grid(side, side, dim)
         )
-        self.sequence = row
-        self.token_emb = nn.Embedding(known.vocabulary, dim, padding_idx=0 if row else None)
-        self.to_logits = nn.Linear(dim, known.vocabulary, bias=False)
+        self.is_sequence = row
+        self.token_emb = nn.Embedding(modality.vocab_size, dim, padding_idx=0 if row else None)
+        self.to_logits = nn.Linear(dim, modality.vocab_size, bias=False)
         self.to_logits.weight = self.token_emb.weight
 
-    def places(self, grid: Grid) -> Tensor:
+    def position_and_modality(self, grid: PatchGrid) -> Tensor:
         """Return position and modality of a grid's queries, (1, h * w, D)."""
-        return self.positions(*grid) + self.mod_emb
+        return self.position_table(*grid) + self.mod_emb
 
-    def words(self, ids: Tensor) -> Tensor:
+    def embed_ids(self, ids: Tensor) -> Tensor:
         """Return ids in a row (B, L) as queries that know what they are, (B, L, D)."""
         tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings))
         return tokens + self.pos_emb[:, : ids.shape[1]] + self.mod_emb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Laid:
+class EmbeddedInputs:
     """Inputs laid side by side, embedded, before the encoder."""
 
     tokens: Tensor
     """Patches or ids with their places, (B, M, D)."""
 
-    places: Tensor
+    position_and_modality: Tensor
     """Position and modality of each, (B, M, D)."""
 
-    grid: Grid | None
+    grid: PatchGrid | None
     """Rows and columns of the inputs' patches; None if none of them lies on a grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class DecoderContext:
     """What the decoder looks at."""
 
     encoded: Tensor
@@ -157,8 +159,8 @@ class EncoderDecoder(Encoder):
 
     def __init__(
         self,
-        size: Architecture,
-        modalities: Sequence[Declared],
+        architecture: Architecture,
+        modalities: Sequence[ModalityDeclaration],
         targets: Sequence[str],
         *,
         image_size: int = IMAGE_SIZE,
@@ -166,32 +168,37 @@ class EncoderDecoder(Encoder):
         """Build it.
 
         Args:
-            size: its architecture.
+            architecture: its architecture.
             modalities: inputs of the encoder.
             targets: official keys of what can be generated.
             image_size: for which the position tables are made.
         """
-        super().__init__(size, modalities, merge=None, image_size=image_size)
-        if size.decoder_depth < 1:
+        super().__init__(architecture, modalities, merge=None, image_size=image_size)
+        if architecture.decoder_depth < 1:
             raise ModelError("to generate, the architecture needs a decoder_depth of at least 1")
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, size.dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, architecture.dim))
         self.decoder_embeddings = nn.ModuleDict(
-            {key: TargetEmbedding(_token_modality(key), size.dim, image_size) for key in targets}
+            {
+                key: TargetEmbedding(_token_modality(key), architecture.dim, image_size)
+                for key in targets
+            }
         )
-        self.decoder_proj_context = nn.Linear(size.dim, size.dim)
+        self.decoder_proj_context = nn.Linear(architecture.dim, architecture.dim)
         # ^ with a bias in every size
-        self.decoder = nn.ModuleList(DecoderBlock(size) for _ in range(size.decoder_depth))
-        self.decoder_norm = LayerNorm(size.dim)
-        self.tie()
+        self.decoder = nn.ModuleList(
+            DecoderBlock(architecture) for _ in range(architecture.decoder_depth)
+        )
+        self.decoder_norm = LayerNorm(architecture.dim)
+        self.tie_weights()
 
-    def tie(self) -> None:
+    def tie_weights(self) -> None:
         """Let a modality that is both input and target have one vector on both sides."""
         for key in self.decoder_embeddings:
             if key in self.encoder_embeddings:
                 shared = self.encoder_embeddings[key].mod_emb
                 self.decoder_embeddings[key].mod_emb = shared
 
-    def target(self, key: str) -> TargetEmbedding:
+    def target_embedding(self, key: str) -> TargetEmbedding:
         """Return a target's embedding.
 
         Raises:
@@ -199,27 +206,35 @@ class EncoderDecoder(Encoder):
         """
         found = next((part for name, part in self.decoder_embeddings.items() if name == key), None)
         if not isinstance(found, TargetEmbedding):
-            raise ModelError(f"{key!r} is not among the outputs: {listed(self.decoder_embeddings)}")
+            raise ModelError(
+                f"{key!r} is not among the outputs: {join_names(self.decoder_embeddings)}"
+            )
         return found
 
-    def lay(self, given: Mapping[str, Tensor]) -> Laid:
+    def embed_inputs(self, inputs: Mapping[str, Tensor]) -> EmbeddedInputs:
         """Return inputs, as `read` returns them, embedded."""
-        return self.lay_tokens(given, self.embed(given)[0])
+        return self.wrap_embedded(inputs, self.embed(inputs)[0])
 
-    def lay_tokens(self, given: Mapping[str, Tensor], tokens: Tensor) -> Laid:
+    def wrap_embedded(self, inputs: Mapping[str, Tensor], tokens: Tensor) -> EmbeddedInputs:
         """Return inputs that are embedded already, as tokens (B, M, D)."""
-        places = [self.embedding(name).places(value) for name, value in given.items()]
+        places = [
+            self.embedding(name).position_and_modality(value) for name, value in inputs.items()
+        ]
         every = torch.cat(places, dim=1).expand_as(tokens)
-        return Laid(tokens=tokens, places=every, grid=self._grid(given))
+        return EmbeddedInputs(
+            tokens=tokens, position_and_modality=every, grid=self._common_grid(inputs)
+        )
 
-    def add(self, laid: Laid, key: str, ids: Tensor, known: Tensor | None = None) -> Laid:
+    def append_tokens(
+        self, embedded: EmbeddedInputs, key: str, ids: Tensor, positions: Tensor | None = None
+    ) -> EmbeddedInputs:
         """Return inputs with tokens of a target at their end.
 
         Args:
-            laid: the inputs.
+            embedded: the inputs.
             key: the target, which needs an embedding on the encoder's side.
             ids: its tokens, (B, h, w), or (B, L) in a row.
-            known: positions (B, k) that are decided; None = all of them.
+            positions: positions (B, k) that are decided; None = all of them.
 
         Raises:
             ModelError: the target has no embedding in the encoder.
@@ -230,27 +245,36 @@ class EncoderDecoder(Encoder):
         if not isinstance(embedding, (TokenEmbedding, SequenceEmbedding)):
             raise ModelError(f"{key!r} is no input of token ids")
         tokens: Tensor = embedding(ids)
-        places = embedding.places(ids).expand_as(tokens)
-        if known is not None:
-            where = known[:, :, None].expand(-1, -1, tokens.shape[2])
+        places = embedding.position_and_modality(ids).expand_as(tokens)
+        if positions is not None:
+            where = positions[:, :, None].expand(-1, -1, tokens.shape[2])
             tokens, places = tokens.gather(1, where), places.gather(1, where)
-        return Laid(
-            tokens=torch.cat([laid.tokens, tokens], dim=1),
-            places=torch.cat([laid.places, places], dim=1),
-            grid=laid.grid,
+        return EmbeddedInputs(
+            tokens=torch.cat([embedded.tokens, tokens], dim=1),
+            position_and_modality=torch.cat([embedded.position_and_modality, places], dim=1),
+            grid=embedded.grid,
         )
 
-    def context(self, laid: Laid) -> Context:
+    def encode_context(self, embedded: EmbeddedInputs) -> DecoderContext:
         """Return what the encoder makes of the inputs, ready to be asked."""
-        x = laid.tokens
+        x = embedded.tokens
         for block in self.encoder:
             x = block(x)
         encoded: Tensor = self.encoder_norm(x)
-        seen = fused_linear.linear(self.decoder_proj_context, encoded) + laid.places
-        return Context(encoded=encoded, memory=[block.memory(seen) for block in self._blocks()])
+        seen = (
+            fused_linear.linear(self.decoder_proj_context, encoded) + embedded.position_and_modality
+        )
+        return DecoderContext(
+            encoded=encoded,
+            memory=[block.project_context(seen) for block in self._decoder_blocks()],
+        )
 
     def logits(
-        self, context: Context, keys: Sequence[str], grid: Grid, wanted: Tensor | None = None
+        self,
+        context: DecoderContext,
+        keys: Sequence[str],
+        grid: PatchGrid,
+        positions: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the logits (B, N, V) of targets on a grid, all asked in one pass.
 
@@ -258,30 +282,33 @@ class EncoderDecoder(Encoder):
             context: of the inputs.
             keys: the targets; they do not see each other.
             grid: rows and columns of their tokens.
-            wanted: positions (B, N) that are asked for; None = all h * w, row by row.
+            positions: positions (B, N) that are asked for; None = all h * w, row by row.
         """
         batch = len(context.encoded)
         rows = [
-            (self.mask_token + self.target(key).places(grid)).expand(batch, -1, -1) for key in keys
+            (self.mask_token + self.target_embedding(key).position_and_modality(grid)).expand(
+                batch, -1, -1
+            )
+            for key in keys
         ]
-        if wanted is not None:
-            where = wanted[:, :, None].expand(-1, -1, self.size.dim)
+        if positions is not None:
+            where = positions[:, :, None].expand(-1, -1, self.architecture.dim)
             rows = [row.gather(1, where) for row in rows]
-        seen = self._decoded(torch.stack(rows, dim=1), context.memory)
+        seen = self._run_decoder(torch.stack(rows, dim=1), context.memory)
         # ^ (B, T, N, D)
-        return [self._read(key, seen[:, place]) for place, key in enumerate(keys)]
+        return [self._project_logits(key, seen[:, place]) for place, key in enumerate(keys)]
 
-    def next_logits(self, context: Context, key: str, ids: Tensor) -> Tensor:
+    def next_logits(self, context: DecoderContext, key: str, ids: Tensor) -> Tensor:
         """Return the logits (B, V) of the token that follows ids in a row (B, L)."""
-        words = self.target(key).words(ids)
-        seen = self._decoded(words[:, None], context.memory, causal=True)
-        return self._read(key, seen[:, 0, -1])
+        words = self.target_embedding(key).embed_ids(ids)
+        seen = self._run_decoder(words[:, None], context.memory, causal=True)
+        return self._project_logits(key, seen[:, 0, -1])
 
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack: buffers."""
         return super().optional_keys() - {"missing_mod_token"}
 
-    def foreign_key(self, key: str) -> bool:
+    def is_ignored_key(self, key: str) -> bool:
         """Tell a key of a modality that this model does not have, or of a tokenizer."""
         for side, own in (
             ("encoder_embeddings.", self.encoder_embeddings),
@@ -291,30 +318,30 @@ class EncoderDecoder(Encoder):
                 return key.removeprefix(side).partition(".")[0] not in own
         return key.startswith(("tokenizer.", "missing_mod_token"))
 
-    def _decoded(self, y: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
-        for block, kept in zip(self._blocks(), memory, strict=True):
+    def _run_decoder(self, y: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
+        for block, kept in zip(self._decoder_blocks(), memory, strict=True):
             y = block(y, kept, causal=causal)
         return y
 
-    def _read(self, key: str, y: Tensor) -> Tensor:
-        return fused_linear.linear(self.target(key).to_logits, self.decoder_norm(y))
+    def _project_logits(self, key: str, y: Tensor) -> Tensor:
+        return fused_linear.linear(self.target_embedding(key).to_logits, self.decoder_norm(y))
 
-    def _blocks(self) -> list[DecoderBlock]:
+    def _decoder_blocks(self) -> list[DecoderBlock]:
         return [block for block in self.decoder if isinstance(block, DecoderBlock)]
 
-    def _grid(self, given: Mapping[str, Tensor]) -> Grid | None:
-        grids: dict[str, Grid] = {}
-        for name, value in given.items():
+    def _common_grid(self, inputs: Mapping[str, Tensor]) -> PatchGrid | None:
+        grids: dict[str, PatchGrid] = {}
+        for name, value in inputs.items():
             embedding = self.embedding(name)
             if not isinstance(embedding, SequenceEmbedding):
-                grids[name] = embedding.grid(value)
+                grids[name] = embedding.patch_grid(value)
         if len(set(grids.values())) > 1:
             raise ModelError(f"to generate, the inputs must have one size, but patches: {grids}")
         return next(iter(grids.values()), None)
 
 
 def _token_modality(key: str) -> TokenModality:
-    known = KEYS.get(key)
+    known = MODALITIES_BY_KEY.get(key)
     if not isinstance(known, TokenModality):
         raise ModelError(f"{key!r} cannot be generated: it has no tokens")
     return known

@@ -13,19 +13,32 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.layers import Family, RasterEmbedding, SequenceEmbedding, TokenEmbedding
-from model.terramind.modalities import KEYS, PATCH, RAW, TOKENS, Modality, TokenModality, key_of
+from model.terramind.layers import (
+    CheckpointModule,
+    RasterEmbedding,
+    SequenceEmbedding,
+    TokenEmbedding,
+)
+from model.terramind.modalities import (
+    MODALITIES_BY_KEY,
+    PATCH_SIZE,
+    RASTER_MODALITIES,
+    TOKEN_MODALITIES,
+    RasterModality,
+    TokenModality,
+    find_modality_key,
+)
 from model.terramind.tokenizers.tokenizer import Tokenizer
 
-Declared = str | Mapping[str, int]
+ModalityDeclaration = str | Mapping[str, int]
 """A modality's name, or {new name: number of channels}."""
 
-AnyEmbedding = RasterEmbedding | TokenEmbedding | SequenceEmbedding
+InputEmbedding = RasterEmbedding | TokenEmbedding | SequenceEmbedding
 
 
-class Coordinates(Protocol):
+class CoordsTokenizerProtocol(Protocol):
     """The tokenizer of coordinates."""
 
     def encode(self, lonlat: Tensor, /) -> Tensor:
@@ -41,19 +54,21 @@ class Tokenizers(nn.ModuleDict):
     """The tokenizers that a model carries, by official key; state-dict keys as published."""
 
     def __init__(
-        self, rasters: Mapping[str, Tokenizer] | None = None, coordinates: Coordinates | None = None
+        self,
+        rasters: Mapping[str, Tokenizer] | None = None,
+        coordinates: CoordsTokenizerProtocol | None = None,
     ) -> None:
         super().__init__(dict(rasters or {}))
         self.coordinates = coordinates
 
-    def raster(self, key: str) -> Tokenizer | None:
+    def get_raster_tokenizer(self, key: str) -> Tokenizer | None:
         """Return the tokenizer of a raster modality, or None if there is none here."""
         if key not in self:
             return None
         found = self[key]
         return found if isinstance(found, Tokenizer) else None
 
-    def ids(self, name: str, key: str, value: Tensor) -> Tensor:
+    def tokenize(self, name: str, key: str, value: Tensor) -> Tensor:
         """Return token ids for what was given of a token modality.
 
         Args:
@@ -65,31 +80,31 @@ class Tokenizers(nn.ModuleDict):
         Raises:
             ModelError: degrees without a tokenizer of coordinates, or what the tokenizer refuses.
         """
-        known = KEYS.get(key)
+        known = MODALITIES_BY_KEY.get(key)
         if not isinstance(known, TokenModality):
             return value
-        if known.sequence:
-            return self._coordinates(name, value)
-        tokenizer = self.raster(key)
+        if known.is_sequence:
+            return self._tokenize_coords(name, value)
+        tokenizer = self.get_raster_tokenizer(key)
         return value if tokenizer is None else tokenizer.encode(value)
 
-    def parts(self, prefix: str) -> dict[str, Family]:
+    def checkpoint_parts(self, prefix: str) -> dict[str, CheckpointModule]:
         """Return the tokenizers by the beginning of their keys in the state dict."""
-        every = ((f"{prefix}{key}.", self.raster(key)) for key in self)
+        every = ((f"{prefix}{key}.", self.get_raster_tokenizer(key)) for key in self)
         return {start: part for start, part in every if part is not None}
 
-    def completed(self, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    def add_missing_tensors(self, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Return a checkpoint with our own tensors for each tokenizer that it lacks altogether.
 
         The published encoder-decoders come without tokenizers, which are files of their own.
         """
         result = dict(tensors)
-        for start, part in self.parts(prefix).items():
+        for start, part in self.checkpoint_parts(prefix).items():
             if not any(key.startswith(start) for key in tensors):
                 result |= {start + key: value for key, value in part.state_dict().items()}
         return result
 
-    def _coordinates(self, name: str, value: Tensor) -> Tensor:
+    def _tokenize_coords(self, name: str, value: Tensor) -> Tensor:
         if not value.is_floating_point():
             return value
         if self.coordinates is None:
@@ -102,21 +117,23 @@ class Tokenizers(nn.ModuleDict):
         return self.coordinates.encode(value).to(value.device)
 
 
-def declared_keys(modalities: Sequence[Declared]) -> dict[str, str]:
+def resolve_modality_keys(modalities: Sequence[ModalityDeclaration]) -> dict[str, str]:
     """Return the official key of each declared modality, by the name it was declared with.
 
     Raises:
         ModelError: none, an unknown one, or one twice.
     """
     if isinstance(modalities, str) or not modalities:
-        raise ModelError(f"give a list of modalities; known are {listed([*RAW, *TOKENS], 9)}")
+        raise ModelError(
+            f"give a list of modalities; known are {join_names([*RASTER_MODALITIES, *TOKEN_MODALITIES], 9)}"
+        )
     keys: dict[str, str] = {}
     for entry in modalities:
         for name in [entry] if isinstance(entry, str) else entry:
-            key = key_of(name) if isinstance(entry, str) else name
+            key = find_modality_key(name) if isinstance(entry, str) else name
             if key is None:
                 raise ModelError(
-                    f"unknown modality {name!r}; known are {listed([*RAW, *TOKENS], 9)}, "
+                    f"unknown modality {name!r}; known are {join_names([*RASTER_MODALITIES, *TOKEN_MODALITIES], 9)}, "
                     "or {name: channels} for a new one"
                 )
             if name in keys or key in keys.values() or "." in key:
@@ -125,7 +142,7 @@ def declared_keys(modalities: Sequence[Declared]) -> dict[str, str]:
     return keys
 
 
-def channels(modalities: Sequence[Declared]) -> dict[str, int]:
+def new_modality_channels(modalities: Sequence[ModalityDeclaration]) -> dict[str, int]:
     """Return the number of channels of each new modality.
 
     Raises:
@@ -141,34 +158,37 @@ def channels(modalities: Sequence[Declared]) -> dict[str, int]:
     return new
 
 
-def embeddings(
-    keys: Mapping[str, str], new: Mapping[str, int], size: Architecture, image_size: int
+def build_embeddings(
+    keys: Mapping[str, str],
+    new_channels: Mapping[str, int],
+    architecture: Architecture,
+    image_size: int,
 ) -> dict[str, nn.Module]:
     """Return a fresh embedding for each modality, by official key."""
     made: dict[str, nn.Module] = {}
     for name, key in keys.items():
-        known = KEYS.get(key)
-        if name in new:
-            bands = tuple(f"{index + 1}" for index in range(new[name]))
-            made[key] = RasterEmbedding(bands, size.dim, image_size)
-        elif isinstance(known, Modality):
-            made[key] = RasterEmbedding(known.bands, size.dim, image_size)
+        known = MODALITIES_BY_KEY.get(key)
+        if name in new_channels:
+            bands = tuple(f"{index + 1}" for index in range(new_channels[name]))
+            made[key] = RasterEmbedding(bands, architecture.dim, image_size)
+        elif isinstance(known, RasterModality):
+            made[key] = RasterEmbedding(known.bands, architecture.dim, image_size)
         elif isinstance(known, TokenModality):
             made[key] = (
-                SequenceEmbedding(known.vocabulary, size.dim)
-                if known.sequence
-                else TokenEmbedding(known.vocabulary, size.dim, image_size)
+                SequenceEmbedding(known.vocab_size, architecture.dim)
+                if known.is_sequence
+                else TokenEmbedding(known.vocab_size, architecture.dim, image_size)
             )
     return made
 
 
-def refuse_holes(given: Mapping[str, Tensor]) -> None:
+def check_finite(inputs: Mapping[str, Tensor]) -> None:
     """Refuse pixels that are not finite.
 
     Raises:
         ModelError: with the modality's name, and what to do.
     """
-    for name, value in given.items():
+    for name, value in inputs.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(
                 f"{name} holds NaN or infinite pixels: attention would spread them to every "
@@ -176,7 +196,7 @@ def refuse_holes(given: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_shape(name: str, embedding: AnyEmbedding, value: Tensor) -> None:
+def check_shape(name: str, embedding: InputEmbedding, value: Tensor) -> None:
     """Refuse a value whose shape the embedding cannot take.
 
     Raises:
@@ -184,8 +204,8 @@ def check_shape(name: str, embedding: AnyEmbedding, value: Tensor) -> None:
     """
     shape = tuple(value.shape)
     if isinstance(embedding, SequenceEmbedding):
-        if value.ndim != 2 or not 1 <= shape[1] <= embedding.length:
-            raise ModelError(f"{name}: token ids (B, L), L <= {embedding.length}, not {shape}")
+        if value.ndim != 2 or not 1 <= shape[1] <= embedding.max_length:
+            raise ModelError(f"{name}: token ids (B, L), L <= {embedding.max_length}, not {shape}")
     elif isinstance(embedding, TokenEmbedding):
         if value.ndim != 3:
             raise ModelError(
@@ -198,6 +218,10 @@ def check_shape(name: str, embedding: AnyEmbedding, value: Tensor) -> None:
 
 def _check_raster(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> None:
     if len(shape) != 4 or shape[1] != len(bands):
-        raise ModelError(f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {listed(bands)}")
-    if shape[2] % PATCH or shape[3] % PATCH or not shape[2] * shape[3]:
-        raise ModelError(f"{name}: height and width must be multiples of {PATCH}, not {shape[2:]}")
+        raise ModelError(
+            f"{name}: (B, {len(bands)}, H, W) expected, not {shape}: {join_names(bands)}"
+        )
+    if shape[2] % PATCH_SIZE or shape[3] % PATCH_SIZE or not shape[2] * shape[3]:
+        raise ModelError(
+            f"{name}: height and width must be multiples of {PATCH_SIZE}, not {shape[2:]}"
+        )

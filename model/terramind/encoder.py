@@ -16,21 +16,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
 from model.terramind.embeddings import (
-    AnyEmbedding,
-    Declared,
+    InputEmbedding,
+    ModalityDeclaration,
     Tokenizers,
-    channels,
+    new_modality_channels,
     check_shape,
-    declared_keys,
-    embeddings,
-    refuse_holes,
+    resolve_modality_keys,
+    build_embeddings,
+    check_finite,
 )
 from model.terramind.layers import (
-    Block,
-    Family,
+    EncoderBlock,
+    CheckpointModule,
     LayerNorm,
     RasterEmbedding,
     SequenceEmbedding,
@@ -38,87 +38,91 @@ from model.terramind.layers import (
 )
 from model.terramind.modalities import (
     IMAGE_SIZE,
-    KEYS,
-    PATCH,
-    Modality,
+    MODALITIES_BY_KEY,
+    PATCH_SIZE,
+    RasterModality,
     TokenModality,
     band_indices,
-    key_of,
+    find_modality_key,
 )
-from model.terramind.validation import check_named, check_standardised, check_tensor
+from model.terramind.validation import check_is_mapping, check_standardised, check_tensor
 
-__all__ = ["MERGES", "Declared", "Encoder", "Merge", "Span", "Tokens"]
+__all__ = ["MERGES", "ModalityDeclaration", "Encoder", "Merge", "TokenSpan", "MergedTokens"]
 
 Merge = Literal["mean", "max", "concat", "dict"] | None
-Tokens = Tensor | dict[str, Tensor]
+MergedTokens = Tensor | dict[str, Tensor]
 
 MERGES = ("mean", "max", "concat", "dict", None)
 
-_FAMILY = ("encoder_embeddings.", "decoder_embeddings.", "decoder.", "decoder_norm.")
-_FAMILY_REST = ("decoder_proj_context.", "mask_token", "missing_mod_token", "tokenizer.")
+_DECODER_PREFIXES = ("encoder_embeddings.", "decoder_embeddings.", "decoder.", "decoder_norm.")
+_OTHER_PREFIXES = ("decoder_proj_context.", "mask_token", "missing_mod_token", "tokenizer.")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TokenSpan:
     """Where one modality's tokens lie in the sequence."""
 
     name: str
     start: int
     stop: int
-    sequence: bool
+    is_sequence: bool
 
 
-class Encoder(Family):
+class Encoder(CheckpointModule):
     """The fine-tuning backbone, for any of the family's sizes."""
 
     def __init__(
         self,
-        size: Architecture,
-        modalities: Sequence[Declared],
+        architecture: Architecture,
+        modalities: Sequence[ModalityDeclaration],
         *,
         bands: Mapping[str, Sequence[str]] | None = None,
         merge: Merge = "mean",
         image_size: int = IMAGE_SIZE,
         tokenizers: Tokenizers | None = None,
-        drop_rate: float = 0.0,
+        modality_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if merge not in MERGES:
-            raise ModelError(f"unknown merge {merge!r}; known are {listed(MERGES)}")
-        if image_size < PATCH or image_size % PATCH:
-            raise ModelError(f"image_size {image_size} is not a multiple of {PATCH}")
-        if not 0 <= drop_rate < 1:
-            raise ModelError(f"the rate at which modalities drop is 0 to 1, not {drop_rate!r}")
-        self.size, self.merge, self.image_size = size, merge, image_size
-        self.drop_rate = drop_rate
-        self.keys = declared_keys(modalities)
-        made = embeddings(self.keys, channels(modalities), size, image_size)
+            raise ModelError(f"unknown merge {merge!r}; known are {join_names(MERGES)}")
+        if image_size < PATCH_SIZE or image_size % PATCH_SIZE:
+            raise ModelError(f"image_size {image_size} is not a multiple of {PATCH_SIZE}")
+        if not 0 <= modality_drop_rate < 1:
+            raise ModelError(
+                f"the rate at which modalities drop is 0 to 1, not {modality_drop_rate!r}"
+            )
+        self.architecture, self.merge, self.image_size = architecture, merge, image_size
+        self.modality_drop_rate = modality_drop_rate
+        self.modality_keys = resolve_modality_keys(modalities)
+        made = build_embeddings(
+            self.modality_keys, new_modality_channels(modalities), architecture, image_size
+        )
         self.encoder_embeddings = nn.ModuleDict(made)
         self.tokenizer = Tokenizers() if tokenizers is None else tokenizers
-        self.encoder = nn.ModuleList(Block(size) for _ in range(size.depth))
-        self.encoder_norm = LayerNorm(size.dim)
+        self.encoder = nn.ModuleList(EncoderBlock(architecture) for _ in range(architecture.depth))
+        self.encoder_norm = LayerNorm(architecture.dim)
         if merge == "concat":
-            self.missing_mod_token = nn.Parameter(torch.zeros(size.dim))
+            self.missing_mod_token = nn.Parameter(torch.zeros(architecture.dim))
         if bands:
             self.select_bands(bands)
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
-        return self.size.depth
+        return self.architecture.depth
 
     @property
     def out_dim(self) -> int:
         """Width of a merged token."""
-        rasters = sum(not self.embedding(name).sequence for name in self.keys)
-        return self.size.dim * (rasters if self.merge == "concat" else 1)
+        rasters = sum(not self.embedding(name).is_sequence for name in self.modality_keys)
+        return self.architecture.dim * (rasters if self.merge == "concat" else 1)
 
-    def bands_of(self, name: str) -> tuple[str, ...]:
+    def band_names(self, name: str) -> tuple[str, ...]:
         """Return the bands that a raster modality expects, in order."""
-        found = self.embedding(self._name(name))
+        found = self.embedding(self._resolve_name(name))
         return found.bands if isinstance(found, RasterEmbedding) else ()
 
-    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tokens:
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> MergedTokens:
         """Return the last layer's tokens (B, N, D), normed and merged.
 
         Args:
@@ -134,26 +138,26 @@ class Encoder(Family):
 
     def features(
         self, inputs: Tensor | Mapping[str, Tensor], layers: Sequence[int] | None = None
-    ) -> list[Tokens]:
+    ) -> list[MergedTokens]:
         """Return merged tokens after the given layers (default all); only the last is normed."""
-        given = self.named(inputs)
-        self.check(given)
-        return self.run(given, layers)
+        given = self.resolve_inputs(inputs)
+        self.check_pixels(given)
+        return self.features_unchecked(given, layers)
 
-    def run(
+    def features_unchecked(
         self, inputs: Tensor | Mapping[str, Tensor], layers: Sequence[int] | None = None
-    ) -> list[Tokens]:
+    ) -> list[MergedTokens]:
         """Do what `features` does, without looking at the pixels' values."""
-        return self.through(*self.embed(self.read(inputs)), layers)
+        return self.run_blocks(*self.embed(self.tokenize_inputs(inputs)), layers)
 
-    def check(self, given: Mapping[str, Tensor]) -> None:
+    def check_pixels(self, inputs: Mapping[str, Tensor]) -> None:
         """Refuse pixels that are not finite or, but in training, clearly not standardised."""
-        refuse_holes(given)
-        for name, value in given.items():
+        check_finite(inputs)
+        for name, value in inputs.items():
             if not self.training:
-                check_standardised(name, self.keys[name], value)
+                check_standardised(name, self.modality_keys[name], value)
 
-    def named(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def resolve_inputs(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs under the names that they were declared with.
 
         They keep their order where it has a meaning: in the token sequence (merge None) and among
@@ -163,68 +167,68 @@ class Encoder(Family):
             ModelError: none, an unknown one, one twice, or one that is no tensor.
         """
         if isinstance(inputs, Tensor):
-            inputs = {next(iter(self.keys)): inputs}
-        check_named(inputs, self.keys)
+            inputs = {next(iter(self.modality_keys)): inputs}
+        check_is_mapping(inputs, self.modality_keys)
         if not inputs:
-            raise ModelError(f"no input given; this encoder takes {listed(self.keys)}")
-        given = {self._name(user): value for user, value in inputs.items()}
+            raise ModelError(f"no input given; this encoder takes {join_names(self.modality_keys)}")
+        given = {self._resolve_name(user): value for user, value in inputs.items()}
         if len(given) != len(inputs):
-            raise ModelError(f"one modality is given twice: {listed(inputs)}")
+            raise ModelError(f"one modality is given twice: {join_names(inputs)}")
         for name, value in given.items():
             check_tensor(name, value)
         if self.merge in (None, "concat"):
             return given
-        return {name: given[name] for name in self.keys if name in given}
+        return {name: given[name] for name in self.modality_keys if name in given}
 
-    def read(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def tokenize_inputs(self, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the embeddings take: rasters of token modalities become ids.
 
         In training, whole modalities are dropped at random, at `drop_rate` each.
         """
         given = {
-            name: self.tokenizer.ids(name, self.keys[name], value)
-            for name, value in self.named(inputs).items()
+            name: self.tokenizer.tokenize(name, self.modality_keys[name], value)
+            for name, value in self.resolve_inputs(inputs).items()
         }
-        return self._dropped(given) if self.training and self.drop_rate else given
+        return self._drop_modalities(given) if self.training and self.modality_drop_rate else given
 
-    def embed(self, given: Mapping[str, Tensor]) -> tuple[Tensor, list[Span]]:
+    def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, list[TokenSpan]]:
         """Return the sequence of tokens (B, N, D) before the first block, and what lies where.
 
         Args:
-            given: as `read` returns it.
+            inputs: as `read` returns it.
 
         Raises:
             ModelError: shapes that do not fit.
         """
-        for name, value in given.items():
+        for name, value in inputs.items():
             check_shape(name, self.embedding(name), value)
-        sizes = {name: value.shape[0] for name, value in given.items()}
+        sizes = {name: value.shape[0] for name, value in inputs.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
             raise ModelError(f"the batch sizes differ, or are zero: {sizes}")
-        parts = [self.embedding(name)(value) for name, value in given.items()]
-        return torch.cat(parts, dim=1), self.spans(given)
+        parts = [self.embedding(name)(value) for name, value in inputs.items()]
+        return torch.cat(parts, dim=1), self.token_spans(inputs)
 
-    def spans(self, given: Mapping[str, Tensor]) -> list[Span]:
+    def token_spans(self, inputs: Mapping[str, Tensor]) -> list[TokenSpan]:
         """Return where the tokens of each input lie in the sequence."""
-        found: list[Span] = []
-        for name, value in given.items():
+        found: list[TokenSpan] = []
+        for name, value in inputs.items():
             embedding = self.embedding(name)
             start = found[-1].stop if found else 0
-            stop = start + embedding.count(value)
-            found.append(Span(name, start, stop, embedding.sequence))
+            stop = start + embedding.token_count(value)
+            found.append(TokenSpan(name, start, stop, embedding.is_sequence))
         return found
 
-    def through(
-        self, x: Tensor, spans: Sequence[Span], layers: Sequence[int] | None = None
-    ) -> list[Tokens]:
+    def run_blocks(
+        self, x: Tensor, spans: Sequence[TokenSpan], layers: Sequence[int] | None = None
+    ) -> list[MergedTokens]:
         """Return merged tokens after the given layers of an embedded sequence."""
-        wanted = self._layers(layers)
-        kept: dict[int, Tokens] = {}
+        wanted = self._resolve_layers(layers)
+        kept: dict[int, MergedTokens] = {}
         for index, block in enumerate(self.encoder):
             x = block(x)
             if index in wanted:
                 done = self.encoder_norm(x) if index == self.depth - 1 else x
-                kept[index] = self._merged(done, spans)
+                kept[index] = self._merge_tokens(done, spans)
             if index == max(wanted):
                 break
         return [kept[index] for index in wanted]
@@ -236,64 +240,72 @@ class Encoder(Family):
             ModelError: unknown modality or band (nothing is left at random).
         """
         for user, names in bands.items():
-            name = self._name(user)
-            known = KEYS.get(self.keys[name])
+            name = self._resolve_name(user)
+            known = MODALITIES_BY_KEY.get(self.modality_keys[name])
             embedding = self.embedding(name)
-            if not isinstance(known, Modality) or not isinstance(embedding, RasterEmbedding):
+            if not isinstance(known, RasterModality) or not isinstance(embedding, RasterEmbedding):
                 raise ModelError(f"{name} has no named bands to choose from")
-            current = [known.index(band) for band in embedding.bands]
+            current = [known.band_index(band) for band in embedding.bands]
             chosen = band_indices(known, names)
             if not set(chosen) <= set(current):
-                raise ModelError(f"{name} was already reduced to {listed(embedding.bands)}")
+                raise ModelError(f"{name} was already reduced to {join_names(embedding.bands)}")
             places = tuple(current.index(index) for index in chosen)
-            weight = embedding.take_bands(embedding.proj.weight.detach(), places)
+            weight = embedding.select_band_weights(embedding.proj.weight.detach(), places)
             embedding.bands = tuple(known.bands[index] for index in chosen)
             embedding.proj.weight = nn.Parameter(weight)
             embedding.proj.in_features = weight.shape[1]
 
-    def parts(self) -> dict[str, Family]:
+    def checkpoint_parts(self) -> dict[str, CheckpointModule]:
         """Return the tokenizers that this encoder carries."""
-        return self.tokenizer.parts("tokenizer.")
+        return self.tokenizer.checkpoint_parts("tokenizer.")
 
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack: buffers, and the token made by `concat`."""
         buffers = {name for name, _ in self.named_buffers()}
         return buffers | {"missing_mod_token"} | super().optional_keys()
 
-    def foreign_key(self, key: str) -> bool:
+    def is_ignored_key(self, key: str) -> bool:
         """Tell a key of the family's other parts, which this encoder does not have."""
-        if key.startswith(tuple(self.parts())):
-            return super().foreign_key(key)
-        own = any(key.startswith(f"encoder_embeddings.{name}.") for name in self.keys.values())
-        return key.startswith((*_FAMILY, *_FAMILY_REST)) and not own
+        if key.startswith(tuple(self.checkpoint_parts())):
+            return super().is_ignored_key(key)
+        own = any(
+            key.startswith(f"encoder_embeddings.{name}.") for name in self.modality_keys.values()
+        )
+        return key.startswith((*_DECODER_PREFIXES, *_OTHER_PREFIXES)) and not own
 
-    def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors with full projections cut to this encoder's bands."""
-        result = super().translate(self.tokenizer.completed(tensors, "tokenizer."))
-        for name, key in self.keys.items():
+        result = super().convert_state_dict(
+            self.tokenizer.add_missing_tensors(tensors, "tokenizer.")
+        )
+        for name, key in self.modality_keys.items():
             place = f"encoder_embeddings.{key}.proj.weight"
             embedding = self.embedding(name)
             if isinstance(embedding, RasterEmbedding) and place in result:
-                result[place] = _reduced(KEYS.get(key), embedding, result[place])
+                result[place] = _select_projection_bands(
+                    MODALITIES_BY_KEY.get(key), embedding, result[place]
+                )
         return result
 
-    def _name(self, user: str) -> str:
-        if user in self.keys:
+    def _resolve_name(self, user: str) -> str:
+        if user in self.modality_keys:
             return user
-        key = key_of(user)
-        for name, own in self.keys.items():
+        key = find_modality_key(user)
+        for name, own in self.modality_keys.items():
             if key is not None and own == key:
                 return name
-        raise ModelError(f"unknown modality {user!r}; this encoder has {listed(self.keys)}")
+        raise ModelError(
+            f"unknown modality {user!r}; this encoder has {join_names(self.modality_keys)}"
+        )
 
-    def embedding(self, name: str) -> AnyEmbedding:
+    def embedding(self, name: str) -> InputEmbedding:
         """Return the embedding of a declared modality."""
-        found = self.encoder_embeddings[self.keys[name]]
+        found = self.encoder_embeddings[self.modality_keys[name]]
         if not isinstance(found, (RasterEmbedding, TokenEmbedding, SequenceEmbedding)):
             raise ModelError(f"{name} has an embedding of an unknown kind: {type(found).__name__}")
         return found
 
-    def _layers(self, layers: Sequence[int] | None) -> list[int]:
+    def _resolve_layers(self, layers: Sequence[int] | None) -> list[int]:
         if layers is None:
             return list(range(self.depth))
         if not layers or not all(-self.depth <= index < self.depth for index in layers):
@@ -302,44 +314,44 @@ class Encoder(Family):
             )
         return [index % self.depth for index in layers]
 
-    def _dropped(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        images = [name for name in given if not self.embedding(name).sequence] or list(given)
+    def _drop_modalities(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        images = [name for name in inputs if not self.embedding(name).is_sequence] or list(inputs)
         kept = images[int(torch.randint(len(images), ()))]
         # ^ one image stays whatever happens: without one there is nothing to merge
-        lots = torch.rand(len(given)).tolist()
+        lots = torch.rand(len(inputs)).tolist()
         return {
             name: value
-            for (name, value), lot in zip(given.items(), lots, strict=True)
-            if name == kept or lot >= self.drop_rate
+            for (name, value), lot in zip(inputs.items(), lots, strict=True)
+            if name == kept or lot >= self.modality_drop_rate
         }
 
-    def _merged(self, x: Tensor, spans: Sequence[Span]) -> Tokens:
+    def _merge_tokens(self, x: Tensor, spans: Sequence[TokenSpan]) -> MergedTokens:
         if self.merge is None:
             return x
         if self.merge == "dict":
             return {span.name: x[:, span.start : span.stop] for span in spans}
-        stack = self._side_by_side(x, spans)
+        stack = self._split_images(x, spans)
         if self.merge == "concat":
-            return self._concatenated(stack)
+            return self._concat_images(stack)
         return _mean(stack) if self.merge == "mean" else torch.stack(stack).amax(dim=0)
 
-    def averaged(self, x: Tensor, spans: Sequence[Span]) -> Tensor:
+    def average_tokens(self, x: Tensor, spans: Sequence[TokenSpan]) -> Tensor:
         """Return a sequence of tokens averaged over its images, as `merge="mean"` does.
 
         Raises:
             ModelError: the images differ in size.
         """
-        return _mean(self._side_by_side(x, spans))
+        return _mean(self._split_images(x, spans))
 
-    def _side_by_side(self, x: Tensor, spans: Sequence[Span]) -> list[Tensor]:
-        rasters = [span for span in spans if not span.sequence]
+    def _split_images(self, x: Tensor, spans: Sequence[TokenSpan]) -> list[Tensor]:
+        rasters = [span for span in spans if not span.is_sequence]
         if len({span.stop - span.start for span in rasters}) != 1:
             counts = {span.name: span.stop - span.start for span in rasters}
             raise ModelError(f"merge {self.merge!r} needs images of one size, but tokens: {counts}")
         return [x[:, span.start : span.stop] for span in rasters]
 
-    def _concatenated(self, stack: list[Tensor]) -> Tensor:
-        missing = self.out_dim // self.size.dim - len(stack)
+    def _concat_images(self, stack: list[Tensor]) -> Tensor:
+        missing = self.out_dim // self.architecture.dim - len(stack)
         token = self.missing_mod_token.to(stack[0].dtype).expand_as(stack[0])
         return torch.cat([*stack, *[token] * missing], dim=-1)
         # ^ present blocks first, in the order of the call, then the missing ones: the published
@@ -350,12 +362,12 @@ def _mean(stack: list[Tensor]) -> Tensor:
     return torch.stack(stack).mean(dim=0)
 
 
-def _reduced(
-    known: Modality | TokenModality | None, embedding: RasterEmbedding, weight: Tensor
+def _select_projection_bands(
+    modality: RasterModality | TokenModality | None, embedding: RasterEmbedding, weight: Tensor
 ) -> Tensor:
     """Cut a projection made for all bands to those kept; return any other one as it is."""
-    if not isinstance(known, Modality) or len(embedding.bands) == len(known.bands):
+    if not isinstance(modality, RasterModality) or len(embedding.bands) == len(modality.bands):
         return weight
-    if weight.ndim != 2 or weight.shape[1] != PATCH * PATCH * len(known.bands):
+    if weight.ndim != 2 or weight.shape[1] != PATCH_SIZE * PATCH_SIZE * len(modality.bands):
         return weight
-    return embedding.take_bands(weight, band_indices(known, embedding.bands))
+    return embedding.select_band_weights(weight, band_indices(modality, embedding.bands))

@@ -18,42 +18,46 @@ from torch import Tensor, nn
 from model.errors import ModelError
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
-from model.terramind.modalities import PATCH
+from model.terramind.modalities import PATCH_SIZE
 
 EPSILON = 1e-6
-_CACHED_TABLES = 8
-_SHORT = (torch.bfloat16, torch.float16)
+_MAX_CACHED_TABLES = 8
+_HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
-class Family(nn.Module):
+class CheckpointModule(nn.Module):
     """A module of the family, which knows how published checkpoints map to it."""
 
-    def parts(self) -> dict[str, Family]:
+    def checkpoint_parts(self) -> dict[str, CheckpointModule]:
         """Return members of the family inside this one, by the beginning of their keys."""
         return {}
 
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack."""
-        return {start + key for start, part in self.parts().items() for key in part.optional_keys()}
+        return {
+            start + key
+            for start, part in self.checkpoint_parts().items()
+            for key in part.optional_keys()
+        }
 
-    def foreign_key(self, key: str) -> bool:
+    def is_ignored_key(self, key: str) -> bool:
         """Tell a key that belongs to another part of the family and is left out."""
         return any(
-            key.startswith(start) and part.foreign_key(key.removeprefix(start))
-            for start, part in self.parts().items()
+            key.startswith(start) and part.is_ignored_key(key.removeprefix(start))
+            for start, part in self.checkpoint_parts().items()
         )
 
-    def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors in this module's layout."""
         result = dict(tensors)
-        for start, part in self.parts().items():
+        for start, part in self.checkpoint_parts().items():
             own = {key: result.pop(key) for key in tensors if key.startswith(start)}
-            plain = part.translate({key.removeprefix(start): own[key] for key in own})
+            plain = part.convert_state_dict({key.removeprefix(start): own[key] for key in own})
             result |= {start + key: value for key, value in plain.items()}
         return result
 
 
-class Exact(nn.Module):
+class Float32Module(nn.Module):
     """A module whose own tensors stay in single precision when the model is cast to a shorter one.
 
     They are few, and everything passes through them: with norms and positions in bf16 the features
@@ -67,13 +71,13 @@ class Exact(nn.Module):
 
         def moved(tensor: Tensor) -> Tensor:
             found = fn(tensor)
-            shorter = tensor.dtype == torch.float32 and found.dtype in _SHORT
+            shorter = tensor.dtype == torch.float32 and found.dtype in _HALF_DTYPES
             return tensor.to(found.device) if shorter else found
 
         return super()._apply(moved, recurse=False)  # type: ignore[no-untyped-call,no-any-return]
 
 
-class LayerNorm(Exact):
+class LayerNorm(Float32Module):
     """Normalise over the last axis; the bias is a buffer, zero unless a checkpoint differs."""
 
     weight: nn.Parameter
@@ -92,11 +96,11 @@ class LayerNorm(Exact):
 class Attention(nn.Module):
     """Let every token look at every other, or at those before it."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.heads = size.heads
-        self.qkv = nn.Linear(size.dim, 3 * size.dim, bias=size.bias)
-        self.proj = nn.Linear(size.dim, size.dim, bias=size.bias)
+        self.heads = architecture.heads
+        self.qkv = nn.Linear(architecture.dim, 3 * architecture.dim, bias=architecture.bias)
+        self.proj = nn.Linear(architecture.dim, architecture.dim, bias=architecture.bias)
 
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """Return the mixed tokens (B, N, D); causal: no token sees those after it."""
@@ -112,10 +116,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """The plain MLP of tiny and small: GELU between two layers."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(size.dim, size.hidden, bias=size.bias)
-        self.fc2 = nn.Linear(size.hidden, size.dim, bias=size.bias)
+        self.fc1 = nn.Linear(architecture.dim, architecture.mlp_hidden_dim, bias=architecture.bias)
+        self.fc2 = nn.Linear(architecture.mlp_hidden_dim, architecture.dim, bias=architecture.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens (B, N, D)."""
@@ -125,28 +129,28 @@ class Mlp(nn.Module):
 class GatedMlp(nn.Module):
     """The gated MLP of base and large: SiLU(fc1) times fc3."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(size.dim, size.hidden, bias=size.bias)
-        self.fc2 = nn.Linear(size.hidden, size.dim, bias=size.bias)
-        self.fc3 = nn.Linear(size.dim, size.hidden, bias=size.bias)
+        self.fc1 = nn.Linear(architecture.dim, architecture.mlp_hidden_dim, bias=architecture.bias)
+        self.fc2 = nn.Linear(architecture.mlp_hidden_dim, architecture.dim, bias=architecture.bias)
+        self.fc3 = nn.Linear(architecture.dim, architecture.mlp_hidden_dim, bias=architecture.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens (B, N, D)."""
         x = x.to(self.fc1.weight.dtype)
         gate = fused_linear.linear(self.fc1, x, "silu")
-        return fused_linear.linear(self.fc2, fused_linear.scaled(self.fc3, x, gate))
+        return fused_linear.linear(self.fc2, fused_linear.linear_mul(self.fc3, x, gate))
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """One encoder block, normalised before each part."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(size.dim)
-        self.attn = Attention(size)
-        self.norm2 = LayerNorm(size.dim)
-        self.mlp: nn.Module = GatedMlp(size) if size.gated else Mlp(size)
+        self.norm1 = LayerNorm(architecture.dim)
+        self.attn = Attention(architecture)
+        self.norm2 = LayerNorm(architecture.dim)
+        self.mlp: nn.Module = GatedMlp(architecture) if architecture.gated else Mlp(architecture)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens after this block (B, N, D), not normalised."""
@@ -171,7 +175,7 @@ def sincos_grid(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat(parts, dim=1)[None]
 
 
-def sincos_row(length: int, dim: int) -> Tensor:
+def sincos_sequence(length: int, dim: int) -> Tensor:
     """Return the position table of a sequence, (1, length, dim): sines, then cosines."""
     waves = torch.arange(length, dtype=torch.float32)[:, None] * _frequencies(dim // 2)
     return torch.cat([waves.sin(), waves.cos()], dim=1)[None]
@@ -183,7 +187,7 @@ def _frequencies(count: int) -> Tensor:
     # ^ in single precision and in this order: the published tables hold these very bits
 
 
-def resize_grid(table: Tensor, rows: int, columns: int) -> Tensor:
+def resize_position_table(table: Tensor, rows: int, columns: int) -> Tensor:
     """Return a square position table (1, n * n, D) bicubically resized to another grid."""
     side = math.isqrt(table.shape[1])
     picture = table.float().transpose(1, 2).reshape(1, -1, side, side)
@@ -191,7 +195,7 @@ def resize_grid(table: Tensor, rows: int, columns: int) -> Tensor:
     return resized.flatten(2).transpose(1, 2)
 
 
-class Embedding(Exact):
+class Embedding(Float32Module):
     """What every kind of input adds to its tokens: a position and its modality's own vector."""
 
     pos_emb: Tensor
@@ -201,30 +205,30 @@ class Embedding(Exact):
         super().__init__()
         self.mod_emb = nn.Parameter(torch.zeros(1, 1, table.shape[2], dtype=torch.float32))
         self.register_buffer("pos_emb", table)
-        self._resized: dict[tuple[object, ...], Tensor] = {}
+        self._resized_tables: dict[tuple[object, ...], Tensor] = {}
 
-    def positions(self, rows: int, columns: int) -> Tensor:
+    def position_table(self, rows: int, columns: int) -> Tensor:
         """Return the position table for a grid: as stored, or resized and kept for next time."""
         side = math.isqrt(self.pos_emb.shape[1])
         if (rows, columns) == (side, side):
             return self.pos_emb
         key = (rows, columns, self.pos_emb.device, self.pos_emb.dtype)
-        if key not in self._resized:
-            while len(self._resized) >= _CACHED_TABLES:
-                self._resized.pop(next(iter(self._resized)), None)
+        if key not in self._resized_tables:
+            while len(self._resized_tables) >= _MAX_CACHED_TABLES:
+                self._resized_tables.pop(next(iter(self._resized_tables)), None)
             with torch.inference_mode(mode=False), torch.no_grad():
                 # ^ a table made under inference mode could not be used in training afterwards
-                resized = resize_grid(self.pos_emb, rows, columns)
-            self._resized[key] = resized.to(self.pos_emb.dtype)
-        return self._resized[key]
+                resized = resize_position_table(self.pos_emb, rows, columns)
+            self._resized_tables[key] = resized.to(self.pos_emb.dtype)
+        return self._resized_tables[key]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._resized.clear()
+        self._resized_tables.clear()
         super()._load_from_state_dict(*args, **kwargs)
         # ^ the stored table changes, so the resized ones are stale
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._resized.clear()
+        self._resized_tables.clear()
         return super()._apply(fn, recurse)
         # ^ another device or number format
 
@@ -232,98 +236,98 @@ class Embedding(Exact):
 class RasterEmbedding(Embedding):
     """Pixels to tokens: 16 x 16 patches times a matrix, no bias."""
 
-    sequence = False
+    is_sequence = False
 
     def __init__(self, bands: tuple[str, ...], dim: int, image_size: int) -> None:
-        side = image_size // PATCH
+        side = image_size // PATCH_SIZE
         super().__init__(sincos_grid(side, side, dim))
         self.bands = bands
-        self.proj = nn.Linear(PATCH * PATCH * len(bands), dim, bias=False)
+        self.proj = nn.Linear(PATCH_SIZE * PATCH_SIZE * len(bands), dim, bias=False)
 
-    def patches(self, x: Tensor) -> Tensor:
+    def to_patches(self, x: Tensor) -> Tensor:
         """Return the patches of (B, C, H, W) as (B, h * w, 256 * C), channel fastest."""
         batch, channels, height, width = x.shape
-        rows, columns = height // PATCH, width // PATCH
-        blocks = x.reshape(batch, channels, rows, PATCH, columns, PATCH)
+        rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
+        blocks = x.reshape(batch, channels, rows, PATCH_SIZE, columns, PATCH_SIZE)
         return blocks.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens (B, h * w, D) of an image (B, C, H, W)."""
-        tokens = fused_linear.linear(self.proj, self.patches(x.to(self.proj.weight.dtype)))
-        return tokens + self.positions(*self.grid(x)) + self.mod_emb
+        tokens = fused_linear.linear(self.proj, self.to_patches(x.to(self.proj.weight.dtype)))
+        return tokens + self.position_table(*self.patch_grid(x)) + self.mod_emb
 
-    def grid(self, x: Tensor) -> tuple[int, int]:
+    def patch_grid(self, x: Tensor) -> tuple[int, int]:
         """Return the rows and columns of tokens that an image (B, C, H, W) becomes."""
-        return x.shape[2] // PATCH, x.shape[3] // PATCH
+        return x.shape[2] // PATCH_SIZE, x.shape[3] // PATCH_SIZE
 
-    def count(self, x: Tensor) -> int:
+    def token_count(self, x: Tensor) -> int:
         """Return how many tokens an image (B, C, H, W) becomes."""
-        return math.prod(self.grid(x))
+        return math.prod(self.patch_grid(x))
 
-    def places(self, x: Tensor) -> Tensor:
+    def position_and_modality(self, x: Tensor) -> Tensor:
         """Return what `forward` adds to the patches of an image, (1, h * w, D)."""
-        return self.positions(*self.grid(x)) + self.mod_emb
+        return self.position_table(*self.patch_grid(x)) + self.mod_emb
 
-    def take_bands(self, weight: Tensor, chosen: tuple[int, ...]) -> Tensor:
+    def select_band_weights(self, weight: Tensor, band_indices: tuple[int, ...]) -> Tensor:
         """Return the columns of a full projection that belong to the chosen channels."""
         dim = weight.shape[0]
-        per_pixel = weight.reshape(dim, PATCH * PATCH, -1)
-        return per_pixel[:, :, list(chosen)].reshape(dim, -1).contiguous()
+        per_pixel = weight.reshape(dim, PATCH_SIZE * PATCH_SIZE, -1)
+        return per_pixel[:, :, list(band_indices)].reshape(dim, -1).contiguous()
 
 
 class TokenEmbedding(Embedding):
     """Token ids on the patch grid to tokens."""
 
-    sequence = False
+    is_sequence = False
 
-    def __init__(self, vocabulary: int, dim: int, image_size: int) -> None:
-        side = image_size // PATCH
+    def __init__(self, vocab_size: int, dim: int, image_size: int) -> None:
+        side = image_size // PATCH_SIZE
         super().__init__(sincos_grid(side, side, dim))
-        self.token_emb = nn.Embedding(vocabulary, dim)
+        self.token_emb = nn.Embedding(vocab_size, dim)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the tokens (B, h * w, D) of ids (B, h, w)."""
         tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings).flatten(1))
-        return tokens + self.positions(*self.grid(ids)) + self.mod_emb
+        return tokens + self.position_table(*self.patch_grid(ids)) + self.mod_emb
 
-    def grid(self, ids: Tensor) -> tuple[int, int]:
+    def patch_grid(self, ids: Tensor) -> tuple[int, int]:
         """Return the rows and columns of ids (B, h, w)."""
         return ids.shape[1], ids.shape[2]
 
-    def count(self, ids: Tensor) -> int:
+    def token_count(self, ids: Tensor) -> int:
         """Return how many tokens ids (B, h, w) are."""
-        return math.prod(self.grid(ids))
+        return math.prod(self.patch_grid(ids))
 
-    def places(self, ids: Tensor) -> Tensor:
+    def position_and_modality(self, ids: Tensor) -> Tensor:
         """Return what `forward` adds to the vectors of ids (B, h, w), (1, h * w, D)."""
-        return self.positions(*self.grid(ids)) + self.mod_emb
+        return self.position_table(*self.patch_grid(ids)) + self.mod_emb
 
 
 class SequenceEmbedding(Embedding):
     """Token ids in a row (coordinates) to tokens."""
 
-    sequence = True
-    length = 512
+    is_sequence = True
+    max_length = 512
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
-        super().__init__(sincos_row(self.length, dim))
-        self.token_emb = nn.Embedding(vocabulary, dim, padding_idx=0)
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(sincos_sequence(self.max_length, dim))
+        self.token_emb = nn.Embedding(vocab_size, dim, padding_idx=0)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the tokens (B, L, D) of ids (B, L)."""
         tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings))
         return tokens + self.pos_emb[:, : ids.shape[1]] + self.mod_emb
 
-    def count(self, ids: Tensor) -> int:
+    def token_count(self, ids: Tensor) -> int:
         """Return how many tokens ids (B, L) are."""
         return ids.shape[1]
 
-    def places(self, ids: Tensor) -> Tensor:
+    def position_and_modality(self, ids: Tensor) -> Tensor:
         """Return what `forward` adds to the vectors of ids (B, L), (1, L, D)."""
         return self.pos_emb[:, : ids.shape[1]] + self.mod_emb
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> Tensor:
+def check_ids(ids: Tensor, vocab_size: int) -> Tensor:
     """Return the ids as int64.
 
     Raises:
@@ -334,6 +338,6 @@ def check_ids(ids: Tensor, vocabulary: int) -> Tensor:
             f"token ids must be whole numbers, not {ids.dtype}; a raster of this modality has to "
             "go through its tokenizer first"
         )
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise ModelError(f"token ids must lie in 0..{vocabulary - 1}")
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ModelError(f"token ids must lie in 0..{vocab_size - 1}")
     return ids.long()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 
-PATCH = 16
+PATCH_SIZE = 16
 """Side of one token's patch, px."""
 
 IMAGE_SIZE = 224
@@ -37,7 +37,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Modality:
+class RasterModality:
     """One raster input, fed to the encoder as pixels."""
 
     name: str
@@ -56,7 +56,7 @@ class Modality:
     statistics: Statistics
     """Version 1 statistics over the pre-training data."""
 
-    def index(self, band: str) -> int:
+    def band_index(self, band: str) -> int:
         """Find a band by either of its names, in any case.
 
         Raises:
@@ -68,8 +68,8 @@ class Modality:
             if wanted in upper:
                 return upper.index(wanted)
         raise ModelError(
-            f"{self.name} has no band {band!r}; it has {listed(self.bands, 13)} "
-            f"(or {listed(self.aliases, 13)})"
+            f"{self.name} has no band {band!r}; it has {join_names(self.bands, 13)} "
+            f"(or {join_names(self.aliases, 13)})"
         )
 
 
@@ -79,8 +79,8 @@ class TokenModality:
 
     name: str
     key: str
-    vocabulary: int
-    sequence: bool = False
+    vocab_size: int
+    is_sequence: bool = False
     """True for ids in a row (coordinates), False for ids on the patch grid."""
 
     statistics: Statistics | None = None
@@ -107,7 +107,7 @@ _L2A_ALIASES = (
     "SWIR_2",
 )
 
-_S2L2A = Modality(
+_S2L2A = RasterModality(
     name="S2L2A",
     key="untok_sen2l2a@224",
     bands=_L2A_BANDS,
@@ -125,7 +125,7 @@ _S2L2A = Modality(
     ),
 )
 
-_S2L1C = Modality(
+_S2L1C = RasterModality(
     name="S2L1C",
     key="untok_sen2l1c@224",
     bands=(*_L2A_BANDS[:10], "B10", *_L2A_BANDS[10:]),
@@ -143,7 +143,7 @@ _S2L1C = Modality(
     ),
 )
 
-_RGB = Modality(
+_RGB = RasterModality(
     name="RGB",
     key="untok_sen2rgb@224",
     bands=("B04", "B03", "B02"),
@@ -153,7 +153,7 @@ _RGB = Modality(
     statistics=Statistics(mean=(87.271, 80.931, 66.667), std=(58.767, 47.663, 42.631)),
 )
 
-_S1GRD = Modality(
+_S1GRD = RasterModality(
     name="S1GRD",
     key="untok_sen1grd@224",
     bands=("VV", "VH"),
@@ -162,7 +162,7 @@ _S1GRD = Modality(
     statistics=Statistics(mean=(-12.599, -20.293), std=(5.195, 5.890)),
 )
 
-_S1RTC = Modality(
+_S1RTC = RasterModality(
     name="S1RTC",
     key="untok_sen1rtc@224",
     bands=("VV", "VH"),
@@ -171,7 +171,7 @@ _S1RTC = Modality(
     statistics=Statistics(mean=(-10.930, -17.329), std=(4.391, 4.459)),
 )
 
-_DEM = Modality(
+_DEM = RasterModality(
     name="DEM",
     key="untok_dem@224",
     bands=("DEM",),
@@ -180,38 +180,38 @@ _DEM = Modality(
     statistics=Statistics(mean=(670.665,), std=(951.272,)),
 )
 
-RAW: Mapping[str, Modality] = {
+RASTER_MODALITIES: Mapping[str, RasterModality] = {
     entry.name: entry for entry in (_S2L2A, _S2L1C, _RGB, _S1GRD, _S1RTC, _DEM)
 }
 """Inputs given as pixels, by our names."""
 
 _NDVI = Statistics(mean=(0.327,), std=(0.322,))
 
-TOKENS: Mapping[str, TokenModality] = {
+TOKEN_MODALITIES: Mapping[str, TokenModality] = {
     entry.name: entry
     for entry in (
-        TokenModality(name="LULC", key="tok_lulc@224", vocabulary=4375),
-        TokenModality(name="NDVI", key="tok_ndvi@224", vocabulary=15360, statistics=_NDVI),
-        TokenModality(name="Coords", key="coords", vocabulary=30000, sequence=True),
+        TokenModality(name="LULC", key="tok_lulc@224", vocab_size=4375),
+        TokenModality(name="NDVI", key="tok_ndvi@224", vocab_size=15360, statistics=_NDVI),
+        TokenModality(name="Coords", key="coords", vocab_size=30000, is_sequence=True),
     )
 }
 """Inputs that are token ids to the encoder, by our names."""
 
-TARGETS: Mapping[str, TokenModality] = {
+TARGET_MODALITIES: Mapping[str, TokenModality] = {
     **{
         entry.name: TokenModality(
             name=entry.name,
             key=entry.key.replace("untok_", "tok_"),
-            vocabulary=15360,
+            vocab_size=15360,
             statistics=entry.statistics,
         )
         for entry in (_S2L2A, _S1GRD, _S1RTC, _DEM)
     },
-    **TOKENS,
+    **TOKEN_MODALITIES,
 }
 """What can be generated, by our names; their official keys are also keys of inputs."""
 
-LAND_COVER = (
+LULC_CLASSES = (
     "nodata",
     "water",
     "trees",
@@ -225,12 +225,12 @@ LAND_COVER = (
 )
 """Classes of the LULC modality, in the order of its indices."""
 
-KEYS: Mapping[str, Modality | TokenModality] = {
-    **{entry.key: entry for entry in RAW.values()},
-    **{entry.key: entry for entry in TARGETS.values()},
+MODALITIES_BY_KEY: Mapping[str, RasterModality | TokenModality] = {
+    **{entry.key: entry for entry in RASTER_MODALITIES.values()},
+    **{entry.key: entry for entry in TARGET_MODALITIES.values()},
 }
 
-_RULES = (
+_INPUT_RULES = (
     ("sen2l2a", "untok_sen2l2a@224"),
     ("sen2l1c", "untok_sen2l1c@224"),
     ("sen1rtc", "untok_sen1rtc@224"),
@@ -256,64 +256,64 @@ _TARGET_RULES = (
 #   something else than was asked for; here such names stand for nothing
 
 
-def key_of(name: str) -> str | None:
+def find_modality_key(name: str) -> str | None:
     """Return the official key that a user's name stands for, or None if it stands for none."""
-    return _found(name, _RULES)
+    return _match_key(name, _INPUT_RULES)
 
 
-def target_key_of(name: str) -> str | None:
+def find_target_key(name: str) -> str | None:
     """Return the official key of what is generated under a name, or None if nothing is."""
-    key = _found(name, _TARGET_RULES)
-    return key if isinstance(KEYS.get(key or ""), TokenModality) else None
+    key = _match_key(name, _TARGET_RULES)
+    return key if isinstance(MODALITIES_BY_KEY.get(key or ""), TokenModality) else None
 
 
-def target(name: str) -> TokenModality:
+def get_target_modality(name: str) -> TokenModality:
     """Return what is generated under a name.
 
     Raises:
         ModelError: nothing of that name can be generated.
     """
-    found = KEYS.get(target_key_of(name) or "")
+    found = MODALITIES_BY_KEY.get(find_target_key(name) or "")
     if not isinstance(found, TokenModality):
         raise ModelError(
-            f"{name!r} cannot be generated: there are tokens for {listed(TARGETS)} only"
+            f"{name!r} cannot be generated: there are tokens for {join_names(TARGET_MODALITIES)} only"
         )
     return found
 
 
-def _found(name: str, rules: Sequence[tuple[str, str]]) -> str | None:
-    if name in KEYS:
+def _match_key(name: str, rules: Sequence[tuple[str, str]]) -> str | None:
+    if name in MODALITIES_BY_KEY:
         return name
     plain = name.lower().replace("s2", "sen2").replace("s1", "sen1").replace("location", "coords")
     return next((key for part, key in rules if part in plain), None)
 
 
-def get(name: str) -> Modality:
+def get_raster_modality(name: str) -> RasterModality:
     """Return the raster modality with this name.
 
     Raises:
         ModelError: the name stands for no raster modality.
     """
-    found = KEYS.get(key_of(name) or "")
-    if not isinstance(found, Modality):
-        raise ModelError(f"unknown input {name!r}; known are {listed(RAW)}")
+    found = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
+    if not isinstance(found, RasterModality):
+        raise ModelError(f"unknown input {name!r}; known are {join_names(RASTER_MODALITIES)}")
     return found
 
 
-def band_indices(modality: Modality, bands: Iterable[str]) -> tuple[int, ...]:
+def band_indices(modality: RasterModality, bands: Iterable[str]) -> tuple[int, ...]:
     """Return where the bands stand among the modality's channels.
 
     Raises:
         ModelError: none, an unknown one, or one twice.
     """
-    chosen = tuple(modality.index(band) for band in bands)
+    chosen = tuple(modality.band_index(band) for band in bands)
     if not chosen or len(set(chosen)) != len(chosen):
         raise ModelError(f"{modality.name}: give each wanted band once, at least one")
     return chosen
 
 
-def statistics_of(
-    inputs: Mapping[str, Sequence[str]], given: Mapping[str, Statistics] | None = None
+def get_statistics(
+    inputs: Mapping[str, Sequence[str]], overrides: Mapping[str, Statistics] | None = None
 ) -> dict[str, Statistics]:
     """Return statistics for the bands of every input: those given, else version 1.
 
@@ -322,10 +322,10 @@ def statistics_of(
     """
     found: dict[str, Statistics] = {}
     for name, bands in inputs.items():
-        if given and name in given:
-            found[name] = given[name]
+        if overrides and name in overrides:
+            found[name] = overrides[name]
         else:
-            found[name] = _subset(get(name), bands)
+            found[name] = _select_statistics(get_raster_modality(name), bands)
         if len(found[name].mean) != len(bands):
             raise ModelError(
                 f"{name}: statistics of {len(found[name].mean)} bands, but {len(bands)} bands"
@@ -333,7 +333,7 @@ def statistics_of(
     return found
 
 
-def _subset(modality: Modality, bands: Sequence[str]) -> Statistics:
+def _select_statistics(modality: RasterModality, bands: Sequence[str]) -> Statistics:
     chosen = band_indices(modality, bands)
     full = modality.statistics
     return Statistics(

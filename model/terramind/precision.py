@@ -20,7 +20,7 @@ import torch
 from model.errors import ModelError
 from model.terramind import fused_linear
 
-FORMATS: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
     "float32": torch.float32,
     "bf16": torch.bfloat16,
@@ -28,32 +28,32 @@ FORMATS: Mapping[str, torch.dtype] = {
 }
 
 
-def resolve(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the number format meant by auto, fp32 or bf16 on a device.
 
     Raises:
         ModelError: unknown, or float16.
     """
     if name == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and fused_linear.half_speed())
+        fast = device.type == "cuda" or (device.type == "cpu" and fused_linear.has_bf16_hardware())
         return torch.bfloat16 if fast else torch.float32
-    if name not in FORMATS:
+    if name not in DTYPES:
         raise ModelError(
             f"precision {name!r}: auto, fp32 or bf16 (float16 overflows in attention and is not "
             "offered)"
         )
-    return FORMATS[name]
+    return DTYPES[name]
 
 
 @contextmanager
-def built_in(kind: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Build modules in a number format from the start, as `module.to(kind)` would leave them.
 
     Built first and cast then, a model needs the memory of single precision once. What is made
     inside by a function of torch that names no format has this one: build, and do no arithmetic.
     """
     before = torch.get_default_dtype()
-    torch.set_default_dtype(kind)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:

@@ -7,14 +7,14 @@ from math import inf
 
 from torch import Tensor
 
-from model.errors import ModelError, listed
-from model.terramind.modalities import KEYS, Modality
+from model.errors import ModelError, join_names
+from model.terramind.modalities import MODALITIES_BY_KEY, RasterModality
 
-_STANDARDISED = 50.0
+_MAX_STANDARDISED_MEAN = 50.0
 """No scene's mean lies so many standard deviations from the mean: those are raw data."""
 
 
-def check_named(inputs: object, names: Iterable[str]) -> None:
+def check_is_mapping(inputs: object, names: Iterable[str]) -> None:
     """Refuse what does not hold inputs by name.
 
     Raises:
@@ -22,7 +22,7 @@ def check_named(inputs: object, names: Iterable[str]) -> None:
     """
     if not isinstance(inputs, Mapping):
         raise ModelError(
-            f"tensors by name expected, not {type(inputs).__name__}; the names: {listed(names, 9)}"
+            f"tensors by name expected, not {type(inputs).__name__}; the names: {join_names(names, 9)}"
         )
 
 
@@ -49,9 +49,9 @@ def check_standardised(name: str, key: str, value: Tensor) -> None:
     Raises:
         ModelError: with what to do.
     """
-    if isinstance(KEYS.get(key), Modality) and value.numel():
+    if isinstance(MODALITIES_BY_KEY.get(key), RasterModality) and value.numel():
         mean = float(value.float().mean().abs())
-        if _STANDARDISED < mean < inf:
+        if _MAX_STANDARDISED_MEAN < mean < inf:
             raise ModelError(
                 f"{name}: the mean is {mean:.0f}, but standardised pixels are expected, around 0: "
                 "subtract the modality's mean and divide by its deviation first (a generator does "

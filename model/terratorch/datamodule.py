@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind.config import read_mapping
 from model.terramind.modalities import Statistics
 
@@ -25,20 +25,22 @@ def statistics_from_yaml(path: str | Path, modality: str | None = None) -> dict[
     Raises:
         ModelError: the file cannot be read, or holds no usable means and stds.
     """
-    content, data = _sections(path)
-    means = _by_modality(path, content, data.get("means"), "means", modality)
-    stds = _by_modality(path, content, data.get("stds"), "stds", modality)
+    content, data = _read_sections(path)
+    means = _group_by_modality(path, content, data.get("means"), "means", modality)
+    stds = _group_by_modality(path, content, data.get("stds"), "stds", modality)
     if set(means) != set(stds):
-        raise ModelError(f"{path}: means of {listed(means)}, but stds of {listed(stds)}")
+        raise ModelError(f"{path}: means of {join_names(means)}, but stds of {join_names(stds)}")
     scales = data.get("constant_scale")
     found = {}
     for name in means:
         scale = scales.get(name) if isinstance(scales, Mapping) else scales
-        factor, *_ = _numbers(path, f"constant_scale of {name}", 1 if scale is None else scale)
+        factor, *_ = _parse_numbers(
+            path, f"constant_scale of {name}", 1 if scale is None else scale
+        )
         if factor <= 0:
             raise ModelError(f"{path}: constant_scale of {name} must be positive, not {factor}")
-        mean = _numbers(path, f"means of {name}", means[name])
-        std = _numbers(path, f"stds of {name}", stds[name])
+        mean = _parse_numbers(path, f"means of {name}", means[name])
+        std = _parse_numbers(path, f"stds of {name}", stds[name])
         found[name] = Statistics(
             mean=tuple(value / factor for value in mean), std=tuple(value / factor for value in std)
         )
@@ -53,13 +55,13 @@ def bands_from_yaml(path: str | Path, modality: str | None = None) -> dict[str, 
     Raises:
         ModelError: the file cannot be read, or its bands are no lists of names.
     """
-    content, data = _sections(path)
+    content, data = _read_sections(path)
     found: dict[str, tuple[str, ...]] = {}
     for section in ("dataset_bands", "output_bands"):
         if data.get(section) is None:
             continue
         # ^ the second one selects from the first
-        named = _by_modality(path, content, data[section], section, modality)
+        named = _group_by_modality(path, content, data[section], section, modality)
         for name, bands in named.items():
             if not isinstance(bands, Sequence) or isinstance(bands, str):
                 raise ModelError(f"{path}: {section} of {name} must be a list, not {bands!r}")
@@ -67,7 +69,7 @@ def bands_from_yaml(path: str | Path, modality: str | None = None) -> dict[str, 
     return found
 
 
-def _sections(path: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _read_sections(path: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the whole configuration and the arguments of its data module."""
     content = read_mapping(path)
     data = content.get("data")
@@ -82,7 +84,7 @@ def _sections(path: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return content, found
 
 
-def _by_modality(
+def _group_by_modality(
     path: str | Path, content: Mapping[str, Any], given: object, what: str, modality: str | None
 ) -> dict[str, Any]:
     if given is None:
@@ -93,13 +95,13 @@ def _by_modality(
     if isinstance(given, Mapping):
         return {str(name): value for name, value in given.items()}
     if modality is None:
-        modality = _only_modality(content)
+        modality = _find_only_modality(content)
     if modality is None:
         raise ModelError(f"{path}: `{what}` is one list: say which `modality` it is of")
     return {modality: given}
 
 
-def _only_modality(content: Mapping[str, Any]) -> str | None:
+def _find_only_modality(content: Mapping[str, Any]) -> str | None:
     model = content.get("model")
     arguments = model.get("init_args", model) if isinstance(model, Mapping) else {}
     args = arguments.get("model_args") if isinstance(arguments, Mapping) else None
@@ -108,7 +110,7 @@ def _only_modality(content: Mapping[str, Any]) -> str | None:
     return names[0] if len(names) == 1 and isinstance(names[0], str) else None
 
 
-def _numbers(path: str | Path, what: str, given: object) -> tuple[float, ...]:
+def _parse_numbers(path: str | Path, what: str, given: object) -> tuple[float, ...]:
     values = list(given.values()) if isinstance(given, Mapping) else given
     every = values if isinstance(values, list) else [values]
     numbers = [v for v in every if isinstance(v, (int, float)) and not isinstance(v, bool)]

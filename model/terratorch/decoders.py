@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.errors import ModelError
 from model.terramind.layers import EPSILON
 from model.terratorch import options
-from model.terratorch.unet_decoder import Blocks
+from model.terratorch.unet_decoder import DecoderBlocks
 
 _NORMS: Mapping[Any, bool] = {True: True, "batchnorm": True, False: False, "identity": False}
 
@@ -24,16 +24,16 @@ _NORMS: Mapping[Any, bool] = {True: True, "batchnorm": True, False: False, "iden
 class Decoder(nn.Module):
     """From several maps to one."""
 
-    takes: tuple[str, ...] = ()
+    option_names: tuple[str, ...] = ()
     """Names of its options."""
 
     out_channels: int
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__()
         del channels
         self.owner = type(self).__name__
-        options.known(self.owner, given, self.takes)
+        options.check_names(self.owner, settings, self.option_names)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return one map (B, out_channels, h, w)."""
@@ -46,21 +46,23 @@ class UNetDecoder(Decoder):
     Source: Ronneberger et al. 2015, arXiv:1505.04597.
     """
 
-    takes = ("channels", "use_batchnorm", "attention_type")
+    option_names = ("channels", "use_batchnorm", "attention_type")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        widths = options.wholes(self.owner, "channels", given.get("channels"))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        widths = options.parse_ints(self.owner, "channels", settings.get("channels"))
         if len(widths) != len(channels):
             raise ModelError(
                 f"{self.owner}: {len(widths)} channels for {len(channels)} maps: give one width "
                 "for each map"
             )
-        normed = given.get("use_batchnorm", True)
-        normed = options.one_of(self.owner, "use_batchnorm", normed, _NORMS)
+        normed = settings.get("use_batchnorm", True)
+        normed = options.parse_choice(self.owner, "use_batchnorm", normed, _NORMS)
         kinds = {None: False, "scse": True}
-        kind = options.one_of(self.owner, "attention_type", given.get("attention_type"), kinds)
-        self.decoder = Blocks(channels, widths, normed, kind)
+        kind = options.parse_choice(
+            self.owner, "attention_type", settings.get("attention_type"), kinds
+        )
+        self.decoder = DecoderBlocks(channels, widths, normed, kind)
         self.out_channels = widths[-1]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -72,10 +74,12 @@ class UNetDecoder(Decoder):
 class ConvModule(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, before: int, after: int, side: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, side, padding=side // 2, bias=False)
-        self.norm = nn.BatchNorm2d(after)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, after, h, w)."""
@@ -88,14 +92,16 @@ class UperNetDecoder(Decoder):
     Source: Xiao et al. 2018, arXiv:1807.10221.
     """
 
-    takes = ("channels", "pool_scales", "align_corners")
+    option_names = ("channels", "pool_scales", "align_corners")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        width = options.whole(self.owner, "channels", given.get("channels", 256))
-        scales = options.wholes(self.owner, "pool_scales", given.get("pool_scales", (1, 2, 3, 6)))
-        corners = given.get("align_corners", True)
-        self.align_corners = options.flag(self.owner, "align_corners", corners)
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        width = options.parse_int(self.owner, "channels", settings.get("channels", 256))
+        scales = options.parse_ints(
+            self.owner, "pool_scales", settings.get("pool_scales", (1, 2, 3, 6))
+        )
+        corners = settings.get("align_corners", True)
+        self.align_corners = options.parse_bool(self.owner, "align_corners", corners)
         *shallow, deep = channels
         self.psp_modules = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvModule(deep, width, 1))
@@ -110,20 +116,20 @@ class UperNetDecoder(Decoder):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return one map at the size of the first."""
         *shallow, deep = maps
-        pooled = [self._resized(module(deep), deep) for module in self.psp_modules]
+        pooled = [self._resize(module(deep), deep) for module in self.psp_modules]
         top: Tensor = self.bottleneck(torch.cat([deep, *pooled], dim=1))
         levels = [top]
         # ^ deepest first; each next one adds what is above it
         for lateral, x in zip(reversed(self.lateral_convs), reversed(shallow), strict=True):
             level: Tensor = lateral(x)
-            levels.append(level + self._resized(levels[-1], level))
+            levels.append(level + self._resize(levels[-1], level))
         *rest, _ = reversed(levels)
         fine = [conv(x) for conv, x in zip(self.fpn_convs, rest, strict=True)]
-        joined = [self._resized(x, maps[0]) for x in (*fine, top)]
+        joined = [self._resize(x, maps[0]) for x in (*fine, top)]
         out: Tensor = self.fpn_bottleneck(torch.cat(joined, dim=1))
         return out
 
-    def _resized(self, x: Tensor, like: Tensor) -> Tensor:
+    def _resize(self, x: Tensor, like: Tensor) -> Tensor:
         size = like.shape[-2:]
         if x.shape[-2:] == size:
             return x
@@ -146,14 +152,14 @@ class ChannelNorm(nn.Module):
 class FCNDecoder(Decoder):
     """Double one map several times, with a convolution after each doubling."""
 
-    takes = ("channels", "num_convs", "in_index")
+    option_names = ("channels", "num_convs", "in_index")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        width = options.whole(self.owner, "channels", given.get("channels", 256))
-        count = options.whole(self.owner, "num_convs", given.get("num_convs", 4))
-        index = given.get("in_index", -1)
-        self.index = options.place(self.owner, "in_index", index, len(channels))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        width = options.parse_int(self.owner, "channels", settings.get("channels", 256))
+        count = options.parse_int(self.owner, "num_convs", settings.get("num_convs", 4))
+        index = settings.get("in_index", -1)
+        self.index = options.parse_index(self.owner, "in_index", index, len(channels))
         self.convs = nn.Sequential(
             *(
                 nn.Sequential(
@@ -176,14 +182,14 @@ class FCNDecoder(Decoder):
 class LinearDecoder(Decoder):
     """Spread each cell of one map over a square of pixels, straight to the classes."""
 
-    takes = ("num_classes", "upsampling_size", "in_index")
+    option_names = ("num_classes", "upsampling_size", "in_index")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        classes = options.whole(self.owner, "num_classes", given.get("num_classes"))
-        side = options.whole(self.owner, "upsampling_size", given.get("upsampling_size"))
-        index = given.get("in_index", -1)
-        self.index = options.place(self.owner, "in_index", index, len(channels))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        classes = options.parse_int(self.owner, "num_classes", settings.get("num_classes"))
+        side = options.parse_int(self.owner, "upsampling_size", settings.get("upsampling_size"))
+        index = settings.get("in_index", -1)
+        self.index = options.parse_index(self.owner, "in_index", index, len(channels))
         self.conv = nn.ConvTranspose2d(channels[self.index], classes, side, side)
         self.out_channels = classes
 
@@ -196,12 +202,12 @@ class LinearDecoder(Decoder):
 class IdentityDecoder(Decoder):
     """Hand one map to the head as it is."""
 
-    takes = ("out_index",)
+    option_names = ("out_index",)
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        index = given.get("out_index", -1)
-        self.index = options.place(self.owner, "out_index", index, len(channels))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        index = settings.get("out_index", -1)
+        self.index = options.parse_index(self.owner, "out_index", index, len(channels))
         self.out_channels = channels[self.index]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -212,15 +218,15 @@ class IdentityDecoder(Decoder):
 class SegmentationHead(nn.Module):
     """Channels to classes, after an optional row of convolutions."""
 
-    takes = ("channel_list", "dropout")
+    option_names = ("channel_list", "dropout")
 
-    def __init__(self, channels: int, classes: int, given: Mapping[str, Any]) -> None:
+    def __init__(self, channels: int, num_classes: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
         owner = type(self).__name__
-        options.known(owner, given, self.takes)
-        listed = given.get("channel_list") or []
-        widths = options.wholes(owner, "channel_list", listed) if listed else ()
-        dropout = given.get("dropout") or 0
+        options.check_names(owner, settings, self.option_names)
+        listed = settings.get("channel_list") or []
+        widths = options.parse_ints(owner, "channel_list", listed) if listed else ()
+        dropout = settings.get("dropout") or 0
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
             raise ModelError(f"{owner}: dropout must be a number in 0..1, not {dropout!r}")
         if not 0 <= dropout <= 1:
@@ -232,7 +238,7 @@ class SegmentationHead(nn.Module):
                 *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in rows)
             ),
             nn.Dropout(dropout),
-            nn.Conv2d(before[-1], classes, 1),
+            nn.Conv2d(before[-1], num_classes, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,31 +13,31 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terratorch import options
 
-Grid = tuple[int, int]
+PatchGrid = tuple[int, int]
 """Rows and columns of patches."""
 
-_PYRAMID = 4
+_PYRAMID_LEVELS = 4
 
 
 class Neck(nn.Module):
     """One step of a chain."""
 
-    takes: tuple[str, ...] = ()
+    option_names: tuple[str, ...] = ()
     """Names of its options."""
 
     channels: tuple[int, ...]
     """Widths of what comes out, one per map."""
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.owner = type(self).__name__
-        options.known(self.owner, given, self.takes)
+        options.check_names(self.owner, settings, self.option_names)
         self.channels = tuple(channels)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps after this step."""
         raise NotImplementedError
 
@@ -45,16 +45,16 @@ class Neck(nn.Module):
 class SelectIndices(Neck):
     """Keep some of the encoder's layers, in the order given."""
 
-    takes = ("indices",)
+    option_names = ("indices",)
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        wanted = options.wholes(self.owner, "indices", given.get("indices"), None)
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        wanted = options.parse_ints(self.owner, "indices", settings.get("indices"), None)
         count = len(channels)
-        self.indices = tuple(options.place(self.owner, "indices", i, count) for i in wanted)
+        self.indices = tuple(options.parse_index(self.owner, "indices", i, count) for i in wanted)
         self.channels = tuple(channels[index] for index in self.indices)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the chosen maps."""
         del grid
         return [maps[index] for index in self.indices]
@@ -70,18 +70,22 @@ class ReshapeTokensToImage(Neck):
     values of `remove_cls_token` therefore mean the same here as they do there.
     """
 
-    takes = ("remove_cls_token", "effective_time_dim", "h", "temporal_inputs")
+    option_names = ("remove_cls_token", "effective_time_dim", "h", "temporal_inputs")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        options.flag(self.owner, "remove_cls_token", given.get("remove_cls_token", True))
-        options.one_of(self.owner, "effective_time_dim", given.get("effective_time_dim", 1), {1: 1})
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        options.parse_bool(self.owner, "remove_cls_token", settings.get("remove_cls_token", True))
+        options.parse_choice(
+            self.owner, "effective_time_dim", settings.get("effective_time_dim", 1), {1: 1}
+        )
         never = {False: False}
-        options.one_of(self.owner, "temporal_inputs", given.get("temporal_inputs", False), never)
-        rows = given.get("h")
-        self.rows = None if rows is None else options.whole(self.owner, "h", rows)
+        options.parse_choice(
+            self.owner, "temporal_inputs", settings.get("temporal_inputs", False), never
+        )
+        rows = settings.get("h")
+        self.rows = None if rows is None else options.parse_int(self.owner, "h", rows)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the tokens as images."""
         rows, columns = grid
         if self.rows not in (None, rows):
@@ -101,18 +105,20 @@ class ReshapeTokensToImage(Neck):
 class InterpolateToPyramidal(Neck):
     """Enlarge the map i of n by scale_factor ** (n - i), with nothing learned."""
 
-    takes = ("scale_factor", "mode")
+    option_names = ("scale_factor", "mode")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        self.scale = options.whole(self.owner, "scale_factor", given.get("scale_factor", 2))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        self.scale_factor = options.parse_int(
+            self.owner, "scale_factor", settings.get("scale_factor", 2)
+        )
         modes = {name: name for name in ("nearest", "nearest-exact", "bilinear", "bicubic", "area")}
-        self.mode = options.one_of(self.owner, "mode", given.get("mode", "nearest"), modes)
+        self.mode = options.parse_choice(self.owner, "mode", settings.get("mode", "nearest"), modes)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps (B, C, h * f, w * f), the first one the largest."""
         del grid
-        factors = [self.scale**exponent for exponent in range(len(maps), 0, -1)]
+        factors = [self.scale_factor**exponent for exponent in range(len(maps), 0, -1)]
         return [
             F.interpolate(x, scale_factor=float(factor), mode=self.mode)
             for x, factor in zip(maps, factors, strict=True)
@@ -122,31 +128,33 @@ class InterpolateToPyramidal(Neck):
 class MaxpoolToPyramidal(Neck):
     """Shrink the map i by kernel_size ** i."""
 
-    takes = ("kernel_size",)
+    option_names = ("kernel_size",)
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        self.kernel = options.whole(self.owner, "kernel_size", given.get("kernel_size", 2))
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        self.kernel_size = options.parse_int(
+            self.owner, "kernel_size", settings.get("kernel_size", 2)
+        )
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps (B, C, h // f, w // f), the first one unchanged.
 
         Raises:
             ModelError: the last map would have no cell.
         """
-        if min(grid) < self.kernel ** (len(maps) - 1):
+        if min(grid) < self.kernel_size ** (len(maps) - 1):
             raise ModelError(f"{grid[0]} x {grid[1]} patches are too few for {self.owner}")
-        return [maps[0], *(F.max_pool2d(x, self.kernel**i) for i, x in enumerate(maps[1:], 1))]
+        return [maps[0], *(F.max_pool2d(x, self.kernel_size**i) for i, x in enumerate(maps[1:], 1))]
 
 
 class LearnedInterpolateToPyramidal(Neck):
     """Four maps of one size to 4, 2, 1 and 1/2 times that size, with learned enlargement."""
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        if len(channels) != _PYRAMID:
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        if len(channels) != _PYRAMID_LEVELS:
             raise ModelError(
-                f"{self.owner} takes exactly {_PYRAMID} maps, not {len(channels)}: put "
+                f"{self.owner} takes exactly {_PYRAMID_LEVELS} maps, not {len(channels)}: put "
                 "SelectIndices with four indices before it"
             )
         one, two, three, four = channels
@@ -159,7 +167,7 @@ class LearnedInterpolateToPyramidal(Neck):
         )
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(two, two // 2, 2, 2))
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return (B, C0/4, 4h, 4w), (B, C1/2, 2h, 2w), (B, C2, h, w), (B, C3, h/2, w/2)."""
         del grid
         one, two, three, four = maps
@@ -169,18 +177,18 @@ class LearnedInterpolateToPyramidal(Neck):
 class AddBottleneckLayer(Neck):
     """Append a map that has half the channels of the last one."""
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
         self.bottleneck = nn.Conv2d(channels[-1], channels[-1] // 2, 1)
         self.channels = (*channels, channels[-1] // 2)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps and one more (B, C/2, h, w)."""
         del grid
         return [*maps, self.bottleneck(maps[-1])]
 
 
-class Pyramid(nn.Module):
+class FeaturePyramidNetwork(nn.Module):
     """A feature pyramid network: from the last map upwards, each adds to the one before it.
 
     Source: Lin et al. 2017, arXiv:1612.03144.
@@ -205,19 +213,21 @@ class Pyramid(nn.Module):
 class FeaturePyramidNetworkNeck(Neck):
     """Let a feature pyramid network bring all maps to one width."""
 
-    takes = ("out_channel", "output_ordered_dict")
+    option_names = ("out_channel", "output_ordered_dict")
 
-    def __init__(self, channels: Sequence[int], given: Mapping[str, Any]) -> None:
-        super().__init__(channels, given)
-        given = {"output_ordered_dict": True} | dict(given)
+    def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
+        super().__init__(channels, settings)
+        settings = {"output_ordered_dict": True} | dict(settings)
         listing = {False: False}
-        options.one_of(self.owner, "output_ordered_dict", given["output_ordered_dict"], listing)
+        options.parse_choice(
+            self.owner, "output_ordered_dict", settings["output_ordered_dict"], listing
+        )
         # ^ with the published default, true, no decoder can read what comes out
-        width = options.whole(self.owner, "out_channel", given.get("out_channel", 256))
-        self.fpn = Pyramid(channels, width)
+        width = options.parse_int(self.owner, "out_channel", settings.get("out_channel", 256))
+        self.fpn = FeaturePyramidNetwork(channels, width)
         self.channels = (width,) * len(channels)
 
-    def forward(self, maps: list[Tensor], grid: Grid) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps at one width."""
         del grid
         found: list[Tensor] = self.fpn(maps)
@@ -239,7 +249,7 @@ NECKS: Mapping[str, type[Neck]] = {
 """Necks by their published names."""
 
 
-def chain(
+def build_necks(
     steps: Sequence[Mapping[str, Any]], channels: Sequence[int]
 ) -> tuple[nn.ModuleList, tuple[int, ...]]:
     """Build necks from `{name: …, option: …}` entries, and return the widths at their end.
@@ -256,7 +266,7 @@ def chain(
         name = str(step.get("name"))
         if name not in NECKS:
             raise ModelError(
-                f"neck {name!r} is not supported; {listed(NECKS)} are (AggregateTokens and "
+                f"neck {name!r} is not supported; {join_names(NECKS)} are (AggregateTokens and "
                 "PermuteDims make no image of TerraMind's tokens)"
             )
         rest = {key: value for key, value in step.items() if key != "name"}
@@ -275,4 +285,6 @@ def _check_order(built: Sequence[Neck]) -> None:
     before = built[: kinds.index(ReshapeTokensToImage)]
     early = [neck.owner for neck in before if not isinstance(neck, SelectIndices)]
     if early:
-        raise ModelError(f"{listed(early)} must stand after ReshapeTokensToImage: it reads images")
+        raise ModelError(
+            f"{join_names(early)} must stand after ReshapeTokensToImage: it reads images"
+        )

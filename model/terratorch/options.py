@@ -9,24 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 
 _T = TypeVar("_T")
 
 
-def known(owner: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
+def check_names(owner: str, values: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Refuse options that the owner does not have.
 
     Raises:
         ModelError: with the names of the unknown and of the known ones.
     """
     names = list(allowed)
-    wrong = [name for name in given if name not in names]
+    wrong = [name for name in values if name not in names]
     if wrong:
-        raise ModelError(f"{owner} does not take {listed(wrong)}; it takes {listed(names, 12)}")
+        raise ModelError(
+            f"{owner} does not take {join_names(wrong)}; it takes {join_names(names, 12)}"
+        )
 
 
-def whole(owner: str, name: str, value: object, least: int | None = 1) -> int:
+def parse_int(owner: str, name: str, value: object, minimum: int | None = 1) -> int:
     """Return a whole number, not below `least`.
 
     Raises:
@@ -34,12 +36,12 @@ def whole(owner: str, name: str, value: object, least: int | None = 1) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise ModelError(f"{owner}: {name} must be a whole number, not {value!r}")
-    if least is not None and value < least:
-        raise ModelError(f"{owner}: {name} must be at least {least}, not {value}")
+    if minimum is not None and value < minimum:
+        raise ModelError(f"{owner}: {name} must be at least {minimum}, not {value}")
     return value
 
 
-def wholes(owner: str, name: str, value: object, least: int | None = 1) -> tuple[int, ...]:
+def parse_ints(owner: str, name: str, value: object, minimum: int | None = 1) -> tuple[int, ...]:
     """Return a list of whole numbers, one or more.
 
     Raises:
@@ -47,10 +49,10 @@ def wholes(owner: str, name: str, value: object, least: int | None = 1) -> tuple
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise ModelError(f"{owner}: {name} must be a list of whole numbers, not {value!r}")
-    return tuple(whole(owner, name, entry, least) for entry in value)
+    return tuple(parse_int(owner, name, entry, minimum) for entry in value)
 
 
-def flag(owner: str, name: str, value: object) -> bool:
+def parse_bool(owner: str, name: str, value: object) -> bool:
     """Return true or false.
 
     Raises:
@@ -61,7 +63,7 @@ def flag(owner: str, name: str, value: object) -> bool:
     return value
 
 
-def one_of(owner: str, name: str, value: object, choices: Mapping[Any, _T]) -> _T:
+def parse_choice(owner: str, name: str, value: object, choices: Mapping[Any, _T]) -> _T:
     """Return what the value stands for.
 
     Raises:
@@ -71,16 +73,16 @@ def one_of(owner: str, name: str, value: object, choices: Mapping[Any, _T]) -> _
         if type(choice) is type(value) and choice == value:
             # ^ 1 is not true here
             return meaning
-    raise ModelError(f"{owner}: {name} {value!r} is not supported; {listed(choices, 12)} are")
+    raise ModelError(f"{owner}: {name} {value!r} is not supported; {join_names(choices, 12)} are")
 
 
-def place(owner: str, name: str, value: object, count: int) -> int:
+def parse_index(owner: str, name: str, value: object, count: int) -> int:
     """Return the index, counted from the front, of one among `count` things.
 
     Raises:
         ModelError: no whole number, or outside -count..count-1.
     """
-    index = whole(owner, name, value, None)
+    index = parse_int(owner, name, value, None)
     if not -count <= index < count:
         raise ModelError(f"{owner}: {name} {index} is outside {-count}..{count - 1}")
     return index % count

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 
-_SQUEEZE = 16
+_REDUCTION = 16
 
 
-class Attend(nn.Module):
+class SCSEModule(nn.Module):
     """Weigh channels and cells of a map, each by what the map holds, and add both.
 
     Source: Roy et al. 2018, arXiv:1803.02579 (concurrent spatial and channel squeeze).
@@ -25,9 +25,9 @@ class Attend(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        few = channels // _SQUEEZE
+        few = channels // _REDUCTION
         if not few:
-            raise ModelError(f"attention wants at least {_SQUEEZE} channels, not {channels}")
+            raise ModelError(f"attention wants at least {_REDUCTION} channels, not {channels}")
         self.cSE = nn.Sequential(  # the name is part of the key
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, few, 1),
@@ -43,26 +43,33 @@ class Attend(nn.Module):
         return weighed
 
 
-def _attention(wanted: bool, channels: int) -> nn.Module:
+def _build_attention(wanted: bool, channels: int) -> nn.Module:
     if not wanted:
         return nn.Identity()
-    return nn.Sequential(OrderedDict(attention=Attend(channels)))
+    return nn.Sequential(OrderedDict(attention=SCSEModule(channels)))
 
 
-def _convolution(before: int, after: int, normed: bool) -> nn.Sequential:
+def _build_convolution(before: int, after: int, normed: bool) -> nn.Sequential:
     conv = nn.Conv2d(before, after, 3, padding=1, bias=not normed)
     return nn.Sequential(conv, nn.BatchNorm2d(after) if normed else nn.Identity(), nn.ReLU())
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """Enlarge, join with a shallower map, convolve twice."""
 
-    def __init__(self, before: int, skip: int, after: int, normed: bool, attentive: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        use_batchnorm: bool,
+        use_attention: bool,
+    ) -> None:
         super().__init__()
-        self.conv1 = _convolution(before + skip, after, normed)
-        self.attention1 = _attention(attentive, before + skip)
-        self.conv2 = _convolution(after, after, normed)
-        self.attention2 = _attention(attentive, after)
+        self.conv1 = _build_convolution(in_channels + skip_channels, out_channels, use_batchnorm)
+        self.attention1 = _build_attention(use_attention, in_channels + skip_channels)
+        self.conv2 = _build_convolution(out_channels, out_channels, use_batchnorm)
+        self.attention2 = _build_attention(use_attention, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
         """Return (B, after, *size)."""
@@ -74,7 +81,7 @@ class Block(nn.Module):
         return out
 
 
-class Blocks(nn.Module):
+class DecoderBlocks(nn.Module):
     """The blocks from the deepest map to the shallowest, and one more at that size.
 
     Sizes are those of the maps, as in segmentation-models-pytorch from version 0.5; before, the
@@ -82,14 +89,19 @@ class Blocks(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], widths: Sequence[int], normed: bool, attentive: bool
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int],
+        use_batchnorm: bool,
+        use_attention: bool,
     ) -> None:
         super().__init__()
         deep_first = list(reversed(channels))
         before = [deep_first[0], *widths[:-1]]
         skips = [*deep_first[1:], 0]
         self.blocks = nn.ModuleList(
-            Block(*sizes, normed, attentive) for sizes in zip(before, skips, widths, strict=True)
+            DecoderBlock(*sizes, use_batchnorm, use_attention)
+            for sizes in zip(before, skips, widths, strict=True)
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import WeightsError, listed
-from model.terratorch.hyperparameters import plain
+from model.errors import WeightsError, join_names
+from model.terratorch.hyperparameters import to_plain_values
 from model.weights import checksums, contents, loading
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -21,7 +21,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def convert(
-    source: str | Path, target: str | Path, dtype: str | None = None, only: str | None = None
+    source: str | Path, target: str | Path, dtype: str | None = None, part: str | None = None
 ) -> dict[str, Any]:
     """Write a file of weights as safetensors, whole or not at all, and tell what was written.
 
@@ -29,7 +29,7 @@ def convert(
         source: .safetensors, .pt, .pth, .bin or .ckpt.
         target: a file that ends in .safetensors.
         dtype: fp32, bf16 or fp16 for everything with a fraction; default as it is.
-        only: one part, as `contents.part_of` calls them: encoder, decoder, head, …; a fine-tuned
+        part: one part, as `contents.part_of` calls them: encoder, decoder, head, …; a fine-tuned
             model's encoder gets the keys of a backbone.
 
     Raises:
@@ -43,23 +43,27 @@ def convert(
     if target.exists() and source.exists() and target.samefile(source):
         raise WeightsError(f"{target} is the source itself: give another name")
     if dtype is not None and dtype not in DTYPES:
-        raise WeightsError(f"unknown number format {dtype!r}; known are {listed(DTYPES)}")
+        raise WeightsError(f"unknown number format {dtype!r}; known are {join_names(DTYPES)}")
     content = loading.read_checkpoint(source)
-    tensors = loading.unwrapped(content)
-    if only is not None:
-        tensors = _part(tensors, only)
+    tensors = loading.extract_state_dict(content)
+    if part is not None:
+        tensors = _select_part(tensors, part)
     if dtype is not None:
         tensors = {key: _cast(key, value, DTYPES[dtype]) for key, value in tensors.items()}
-    notes = {"converted_from": source.name, "sha256": checksums.digest(source), **_kept(content)}
+    notes = {
+        "converted_from": source.name,
+        "sha256": checksums.hash_file(source),
+        **_extract_hyper_parameters(content),
+    }
     if not target.parent.is_dir():
         raise WeightsError(f"there is no folder {target.parent} to write to")
-    held = contents.of(tensors)
-    if held.broken:
+    held = contents.inspect_state_dict(tensors)
+    if held.non_finite_keys:
         raise WeightsError(
-            f"{source} holds numbers that are not finite in {listed(held.broken, 5)}: no model "
+            f"{source} holds numbers that are not finite in {join_names(held.non_finite_keys, 5)}: no model "
             "takes it, and nothing is written"
         )
-    sha256 = loading.write(target, tensors, notes)
+    sha256 = loading.write_state_dict(target, tensors, notes)
     return {
         "path": str(target),
         "sha256": sha256,
@@ -71,12 +75,12 @@ def convert(
     }
 
 
-def _part(tensors: Mapping[str, Tensor], only: str) -> dict[str, Tensor]:
-    kept = {key: value for key, value in tensors.items() if contents.part_of(key) == only}
+def _select_part(tensors: Mapping[str, Tensor], only: str) -> dict[str, Tensor]:
+    kept = {key: value for key, value in tensors.items() if contents.find_part(key) == only}
     if not kept:
-        there = dict.fromkeys(contents.part_of(key) for key in tensors)
-        raise WeightsError(f"there is no part {only!r} in the file; there are {listed(there)}")
-    if contents.kind_of(tensors) in ("segmenter", "terratorch") and only == "encoder":
+        there = dict.fromkeys(contents.find_part(key) for key in tensors)
+        raise WeightsError(f"there is no part {only!r} in the file; there are {join_names(there)}")
+    if contents.detect_kind(tensors) in ("segmenter", "terratorch") and only == "encoder":
         return {key.removeprefix("encoder."): value for key, value in kept.items()}
     return kept
 
@@ -90,7 +94,7 @@ def _cast(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     return done
 
 
-def _kept(content: Mapping[str, Any]) -> dict[str, Any]:
+def _extract_hyper_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a training's hyper-parameters, which a model is built from, in plain values."""
     told = content.get("hyper_parameters")
-    return {"hyper_parameters": plain(told)} if isinstance(told, Mapping) else {}
+    return {"hyper_parameters": to_plain_values(told)} if isinstance(told, Mapping) else {}

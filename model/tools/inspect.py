@@ -13,46 +13,46 @@ import torch
 from torch import Tensor, nn
 
 from model import factory
-from model.errors import ModelError, WeightsError, listed
+from model.errors import ModelError, WeightsError, join_names
 from model.predictor import cards, registry
 from model.terramind import config
-from model.terramind.modalities import KEYS, TOKENS, Modality
-from model.terramind.tokenizers.config import CHANNELS, PREFIX
+from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
+from model.terramind.tokenizers.config import RASTER_CHANNELS, NAME_PREFIX
 from model.terramind.tokenizers.coordinates import HUB_NAME, coords_tokenizer
-from model.terramind.tokenizers.tokenizer import Part, tokenizer
+from model.terramind.tokenizers.tokenizer import TokenizerPart, tokenizer
 from model.terratorch.checkpoint import fine_tuned
 from model.weights import contents, hub, loading
-from model.weights.contents import Contents, Input
-from model.weights.loading import Misfit, State
+from model.weights.contents import WeightsContents, EmbeddedModality
+from model.weights.loading import StateDictMismatch, StateDict
 
-_VARIANTS = ("", "_generate", "_tim")
+_VARIANT_SUFFIXES = ("", "_generate", "_tim")
 
-_HALVES: tuple[Part, ...] = ("encoder", "decoder")
+_TOKENIZER_PARTS: tuple[TokenizerPart, ...] = ("encoder", "decoder")
 
 TERRATORCH = "terratorch"
 """The name under which a checkpoint of TerraTorch fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class WeightsInspection:
     """A file, held against the models that could take it."""
 
     path: Path
     sha256: str
-    contents: Contents
+    contents: WeightsContents
     fits: tuple[str, ...]
     """Names of the models that take it as it is."""
 
-    nearest: str | None
+    nearest_model: str | None
     """The model that it was held against: as asked, or the one that it comes nearest to."""
 
-    misfit: Misfit
+    mismatch: StateDictMismatch
     """In what it differs from that model."""
 
     @property
-    def ok(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it can be used."""
-        return not self.misfit and bool(self.fits) and not self.contents.broken
+        return not self.mismatch and bool(self.fits) and not self.contents.non_finite_keys
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values, as the command prints them."""
@@ -61,16 +61,16 @@ class Report:
             "sha256": self.sha256,
             "bytes": self.path.stat().st_size,
             **self.contents.to_mapping(),
-            "ok": self.ok,
+            "ok": self.is_usable,
             "fits": list(self.fits),
-            "nearest": self.nearest,
-            "missing": list(self.misfit.missing),
-            "unexpected": list(self.misfit.unexpected),
-            "differing": list(self.misfit.differing),
+            "nearest": self.nearest_model,
+            "missing": list(self.mismatch.missing),
+            "unexpected": list(self.mismatch.unexpected),
+            "differing": list(self.mismatch.mismatched),
         }
 
 
-def check(path: str | Path, name: str | None = None) -> Report:
+def inspect_file(path: str | Path, name: str | None = None) -> WeightsInspection:
     """Tell what a file is, and which model takes it, or why the asked one does not.
 
     Args:
@@ -82,105 +82,118 @@ def check(path: str | Path, name: str | None = None) -> Report:
     """
     path = Path(path)
     if path.suffix == ".json":
-        return _vocabulary(path, name)
-    held, tensors = read(path)
-    names = candidates(held, path) if name is None else (name,)
-    found = {one: _misfit(one, path, held, tensors) for one in names}
+        return _inspect_vocabulary(path, name)
+    held, tensors = read_contents(path)
+    names = list_candidate_models(held, path) if name is None else (name,)
+    found = {one: _compare_with_model(one, path, held, tensors) for one in names}
     fits = tuple(one for one, misfit in found.items() if not misfit)
-    nearest = min(found, key=lambda one: _size(found[one]), default=None)
-    return Report(
+    nearest = min(found, key=lambda one: _count_differences(found[one]), default=None)
+    return WeightsInspection(
         path=path,
         sha256=loading.digest_of_file(path),
         contents=held,
         fits=fits,
-        nearest=nearest,
-        misfit=Misfit() if nearest is None else found[nearest],
+        nearest_model=nearest,
+        mismatch=StateDictMismatch() if nearest is None else found[nearest],
     )
 
 
-def read(path: str | Path) -> tuple[Contents, dict[str, Tensor]]:
+def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]:
     """Read a file and tell what it holds.
 
     Raises:
         WeightsError: absent, damaged, unsafe, or it holds no tensors.
     """
     try:
-        tensors = loading.read(path)
+        tensors = loading.read_state_dict(path)
     except WeightsError:
         if Path(path).suffix != ".ckpt":
             raise
         tensors = fine_tuned(path).state_dict()
         # ^ which knows one object that a training may have put beside the tensors
-    return contents.of(tensors), tensors
+    return contents.inspect_state_dict(tensors), tensors
 
 
-def candidates(found: Contents, path: Path) -> tuple[str, ...]:
+def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[str, ...]:
     """Return the names of the models that a file could be meant for."""
-    every = {name: config.architecture(name).dim for name in config.ARCHITECTURES}
-    sizes = tuple(name for name, dim in every.items() if dim == found.width) or tuple(every)
-    if found.kind == "encoder":
+    every = {name: config.resolve_architecture(name).dim for name in config.ARCHITECTURES}
+    sizes = tuple(name for name, dim in every.items() if dim == file_contents.width) or tuple(every)
+    if file_contents.kind == "encoder":
         return sizes
-    if found.kind == "encoder-decoder":
-        return tuple(name + variant for name in sizes for variant in _VARIANTS)
-    if found.kind in ("generator", "tim"):
-        variant = "_generate" if found.kind == "generator" else "_tim"
+    if file_contents.kind == "encoder-decoder":
+        return tuple(name + variant for name in sizes for variant in _VARIANT_SUFFIXES)
+    if file_contents.kind in ("generator", "tim"):
+        variant = "_generate" if file_contents.kind == "generator" else "_tim"
         return tuple(name + variant for name in sizes)
-    if found.kind == "tokenizer":
-        given = {entry.size for entry in found.inputs}
-        alike = [name for name, count in CHANNELS.items() if count in given] or list(CHANNELS)
-        return tuple(PREFIX + modality.lower() for modality in alike)
-    if found.kind == "segmenter":
+    if file_contents.kind == "tokenizer":
+        given = {entry.size for entry in file_contents.inputs}
+        alike = [name for name, count in RASTER_CHANNELS.items() if count in given] or list(
+            RASTER_CHANNELS
+        )
+        return tuple(NAME_PREFIX + modality.lower() for modality in alike)
+    if file_contents.kind == "segmenter":
         card = path.with_name("card.json")
         return (str(card), registry.DEMO) if card.is_file() else (registry.DEMO,)
-    return (TERRATORCH,) if found.kind == "terratorch" else ()
+    return (TERRATORCH,) if file_contents.kind == "terratorch" else ()
 
 
-def blank(name: str, found: Contents) -> nn.Module:
+def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
     """Build a model without memory, for the modalities that a file holds.
 
     Raises:
         ModelError: no such model, or the file holds no modality that it could take.
     """
     with torch.device("meta"):
-        if name.startswith(PREFIX) and name != HUB_NAME:
-            return tokenizer(name, part=_half(found))
-        if name == registry.DEMO or config.is_file_name(name):
-            return _of_card(
-                cards.read(registry.DEMO_CARD if name == registry.DEMO else name), found
+        if name.startswith(NAME_PREFIX) and name != HUB_NAME:
+            return tokenizer(name, part=_find_tokenizer_part(file_contents))
+        if name == registry.DEMO or config.is_config_file(name):
+            return _build_from_card(
+                cards.read(registry.DEMO_CARD_PATH if name == registry.DEMO else name),
+                file_contents,
             )
         base = next((one for one in config.ARCHITECTURES if name.startswith(one)), "")
         variant = name.removeprefix(base)
-        if base and variant in _VARIANTS:
-            return _family(name, variant, found)
-    raise ModelError(f"unknown model {name!r}; known are {listed((registry.DEMO, *hub.HUB), 30)}")
+        if base and variant in _VARIANT_SUFFIXES:
+            return _build_terramind_model(name, variant, file_contents)
+    raise ModelError(
+        f"unknown model {name!r}; known are {join_names((registry.DEMO, *hub.OFFICIAL_FILES), 30)}"
+    )
 
 
-def _of_card(card: cards.Card, found: Contents) -> nn.Module:
+def _build_from_card(card: cards.Card, found: WeightsContents) -> nn.Module:
     """Build what a job would build of a card for such a file."""
     if card.tokenizer is None or found.kind == "segmenter":
-        return registry.build(card)
+        return registry.build_segmenter(card)
     if found.kind == "encoder":
-        return _family(card.architecture, "", found)
+        return _build_terramind_model(card.architecture, "", found)
     if found.kind == "tokenizer":
-        name = candidates(found, Path())[0].removeprefix(PREFIX).upper()
-        return tokenizer({"modality": name, **card.tokenizer}, part=_half(found))
-    return _family(card.architecture, "_tim" if found.kind == "tim" else "_generate", found)
+        name = list_candidate_models(found, Path())[0].removeprefix(NAME_PREFIX).upper()
+        return tokenizer({"modality": name, **card.tokenizer}, part=_find_tokenizer_part(found))
+    return _build_terramind_model(
+        card.architecture, "_tim" if found.kind == "tim" else "_generate", found
+    )
 
 
-def _half(found: Contents) -> Part:
-    halves: list[Part] = [one for one in _HALVES if one in found.parts]
+def _find_tokenizer_part(found: WeightsContents) -> TokenizerPart:
+    halves: list[TokenizerPart] = [one for one in _TOKENIZER_PARTS if one in found.parts]
     return halves[0] if len(halves) == 1 else "both"
 
 
-def _family(name: str | config.Architecture, variant: str, found: Contents) -> nn.Module:
-    wanted = [_declared(entry) for entry in found.inputs if _taken(entry)]
+def _build_terramind_model(
+    name: str | config.Architecture, variant: str, found: WeightsContents
+) -> nn.Module:
+    wanted = [_to_declaration(entry) for entry in found.inputs if _is_backbone_input(entry)]
     if not wanted:
         told = name if isinstance(name, str) else "the card"
         raise ModelError(f"no embedding of an input of {told} is in the file")
     if not variant:
         return factory.backbone(name, wanted, image_size=found.image_size)
-    pixels = [entry.name for entry in found.inputs if not entry.tokens and entry.key in KEYS]
-    made = [entry.name for entry in found.outputs if entry.key in KEYS]
+    pixels = [
+        entry.name
+        for entry in found.inputs
+        if not entry.is_tokens and entry.key in MODALITIES_BY_KEY
+    ]
+    made = [entry.name for entry in found.outputs if entry.key in MODALITIES_BY_KEY]
     if not pixels or not made:
         raise ModelError(
             "generation needs pixels to start from, and a decoder: the file lacks these"
@@ -191,60 +204,62 @@ def _family(name: str | config.Architecture, variant: str, found: Contents) -> n
     return factory.tim(name, pixels, thoughts, image_size=found.image_size)
 
 
-def _misfit(name: str, path: Path, found: Contents, tensors: State) -> Misfit:
+def _compare_with_model(
+    name: str, path: Path, found: WeightsContents, tensors: StateDict
+) -> StateDictMismatch:
     if name == TERRATORCH:
-        return _misfit_of_checkpoint(path)
-    if config.is_file_name(name) and found.kind == "terratorch":
-        return _misfit_of_checkpoint(path, name)
-    if name not in (registry.DEMO, *hub.HUB) and not config.is_file_name(name):
-        blank(name, found)
+        return _compare_with_terratorch(path)
+    if config.is_config_file(name) and found.kind == "terratorch":
+        return _compare_with_terratorch(path, name)
+    if name not in (registry.DEMO, *hub.OFFICIAL_FILES) and not config.is_config_file(name):
+        build_meta_model(name, found)
         # ^ raises, and says which names there are
     try:
-        module = blank(name, found)
+        module = build_meta_model(name, found)
     except WeightsError:
         raise
     except ModelError as error:
-        return Misfit(differing=(str(error),))
-    return loading.compare(module, tensors)[1]
+        return StateDictMismatch(mismatched=(str(error),))
+    return loading.compare_state_dict(module, tensors)[1]
 
 
-def _misfit_of_checkpoint(path: Path, card: str | None = None) -> Misfit:
+def _compare_with_terratorch(path: Path, card: str | None = None) -> StateDictMismatch:
     try:
         fine_tuned(path, card)
     except ModelError as error:
-        return Misfit(differing=(str(error),))
-    return Misfit()
+        return StateDictMismatch(mismatched=(str(error),))
+    return StateDictMismatch()
 
 
-def _size(misfit: Misfit) -> int:
-    return len(misfit.missing) + len(misfit.unexpected) + len(misfit.differing)
+def _count_differences(misfit: StateDictMismatch) -> int:
+    return len(misfit.missing) + len(misfit.unexpected) + len(misfit.mismatched)
 
 
-def _taken(entry: Input) -> bool:
+def _is_backbone_input(entry: EmbeddedModality) -> bool:
     """Tell an input of the backbone from what only chained generation reads."""
-    return not entry.tokens or entry.name in TOKENS
+    return not entry.is_tokens or entry.name in TOKEN_MODALITIES
 
 
-def _declared(entry: Input) -> str | dict[str, int]:
-    is_known = isinstance(KEYS.get(entry.key), Modality) or entry.tokens
+def _to_declaration(entry: EmbeddedModality) -> str | dict[str, int]:
+    is_known = isinstance(MODALITIES_BY_KEY.get(entry.key), RasterModality) or entry.is_tokens
     return entry.name if is_known else {entry.key: entry.size}
 
 
-def _vocabulary(path: Path, name: str | None) -> Report:
+def _inspect_vocabulary(path: Path, name: str | None) -> WeightsInspection:
     if name not in (None, HUB_NAME):
         raise ModelError(f"{path} could be a vocabulary only: {HUB_NAME}, not {name}")
     if not path.is_file():
         raise WeightsError(f"the vocabulary {path} does not exist")
     try:
         coords_tokenizer(path)
-        misfit = Misfit()
+        misfit = StateDictMismatch()
     except WeightsError as error:
-        misfit = Misfit(differing=(str(error),))
-    return Report(
+        misfit = StateDictMismatch(mismatched=(str(error),))
+    return WeightsInspection(
         path=path,
         sha256=loading.digest_of_file(path),
-        contents=Contents(kind="unknown" if misfit else "vocabulary", parts={}, dtypes={}),
+        contents=WeightsContents(kind="unknown" if misfit else "vocabulary", parts={}, dtypes={}),
         fits=() if misfit else (HUB_NAME,),
-        nearest=HUB_NAME,
-        misfit=misfit,
+        nearest_model=HUB_NAME,
+        mismatch=misfit,
     )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from model.train.dataset import IGNORE, Mosaic, band_statistics
-from model.train.evaluation import evaluate, probabilities
-from model.train.fitting import Progress, Record, fit
+from model.train.dataset import IGNORE_INDEX, LabelledMosaic, compute_band_statistics
+from model.train.evaluation import evaluate, predict_probabilities
+from model.train.fitting import FitProgress, FitRecord, fit
 from model.train.metrics import Scores
 from model.train.qda import Qda
 
 __all__ = [
-    "IGNORE",
-    "Mosaic",
-    "Progress",
+    "IGNORE_INDEX",
+    "LabelledMosaic",
+    "FitProgress",
     "Qda",
-    "Record",
+    "FitRecord",
     "Scores",
-    "band_statistics",
+    "compute_band_statistics",
     "evaluate",
     "fit",
-    "probabilities",
+    "predict_probabilities",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.terramind.modalities import Statistics, get
+from model.terramind.modalities import Statistics, get_raster_modality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,24 +31,24 @@ class Augmentation:
     level_m: float = 300.0
     """Of the terrain's height, m: the model must not learn a country's absolute heights."""
 
-    drop: float = 0.05
+    modality_dropout: float = 0.05
     """Probability that a modality is missing in a step."""
 
-    hole: float = 0.1
+    cutout_probability: float = 0.1
     """Probability that a rectangle of a sample has no optical data."""
 
-    blind: float = 0.1
+    pixel_dropout: float = 0.1
     """Probability that the head sees no raw pixels in a sample: the encoder has to know it all."""
 
-    def seen(self, batch: int, rng: np.random.Generator) -> Tensor:
+    def draw_pixel_weights(self, batch: int, rng: np.random.Generator) -> Tensor:
         """Return the weights (B,) of the raw pixels' path, zero or one."""
-        return torch.from_numpy(rng.random(batch) >= self.blind).float()
+        return torch.from_numpy(rng.random(batch) >= self.pixel_dropout).float()
 
-    def gains(
+    def draw_gains(
         self, name: str, stats: Statistics, batch: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return factor and summand (B, C, 1, 1) for the standardised values of a modality."""
-        unit, bands = get(name).unit, len(stats.mean)
+        unit, bands = get_raster_modality(name).unit, len(stats.mean)
         gain, offset = np.ones((batch, bands)), np.zeros((batch, bands))
         if unit in ("DN", "count"):
             scale = 1.0 if unit == "DN" else 255 / 10_000
@@ -62,14 +62,14 @@ class Augmentation:
             offset = level * rng.standard_normal((batch, bands))
         mean, std = np.asarray(stats.mean), np.asarray(stats.std)
         shift = (mean * (gain - 1) + offset) / std
-        return _column(gain), _column(shift)
+        return _to_column(gain), _to_column(shift)
 
 
-def augmented(
+def augment(
     planes: Tensor,
     channels: Mapping[str, int],
     statistics: Mapping[str, Statistics],
-    how: Augmentation,
+    augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
     """Return the modalities of a batch, changed, some of them left out.
@@ -78,31 +78,31 @@ def augmented(
         planes: (B, all bands, h, w), standardised; not modified.
         channels: number of bands by modality, in the order of the planes.
         statistics: those that the planes were standardised with.
-        how: strengths and probabilities.
+        augmentation: strengths and probabilities.
         rng: source of all random numbers.
     """
-    kept = _kept(list(channels), how.drop, rng)
+    kept = _drop_modalities(list(channels), augmentation.modality_dropout, rng)
     result: dict[str, Tensor] = {}
     first = 0
     for name, count in channels.items():
         part = planes[:, first : first + count]
-        gain, shift = how.gains(name, statistics[name], len(planes), rng)
+        gain, shift = augmentation.draw_gains(name, statistics[name], len(planes), rng)
         changed = part * gain.to(part) + shift.to(part)
-        if get(name).unit == "DN":
-            changed = _holed(changed, how.hole, rng)
+        if get_raster_modality(name).unit == "DN":
+            changed = _cut_out(changed, augmentation.cutout_probability, rng)
         if name in kept:
             result[name] = changed
         first += count
     return result
 
 
-def _kept(names: list[str], drop: float, rng: np.random.Generator) -> list[str]:
+def _drop_modalities(names: list[str], drop: float, rng: np.random.Generator) -> list[str]:
     draws = rng.random(len(names))
     left = [name for name, draw in zip(names, draws, strict=True) if draw >= drop]
     return left or [names[int(np.argmax(draws))]]
 
 
-def _holed(values: Tensor, probability: float, rng: np.random.Generator) -> Tensor:
+def _cut_out(values: Tensor, probability: float, rng: np.random.Generator) -> Tensor:
     """Blank a rectangle of up to three quarters of the side in some samples."""
     height, width = values.shape[2:]
     mask = torch.zeros(len(values), 1, height, width, dtype=torch.bool)
@@ -115,5 +115,5 @@ def _holed(values: Tensor, probability: float, rng: np.random.Generator) -> Tens
     return values.masked_fill(mask.to(values.device), torch.nan) if bool(mask.any()) else values
 
 
-def _column(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
+def _to_column(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
     return torch.from_numpy(values).float()[:, :, None, None]

@@ -17,15 +17,15 @@ from torch import Tensor
 from model.errors import ModelError
 from model.terramind.modalities import Statistics
 
-IGNORE = 255
+IGNORE_INDEX = 255
 """Label of a pixel that teaches nothing."""
 
-_PLACES = 4096
+_MAX_POSITIONS = 4096
 """Remembered positions per class and mosaic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mosaic:
+class LabelledMosaic:
     """One aligned scene with its truth."""
 
     inputs: Mapping[str, NDArray[np.float32]]
@@ -45,7 +45,7 @@ class Mosaic:
                 )
 
 
-def band_statistics(mosaics: Sequence[Mosaic]) -> dict[str, Statistics]:
+def compute_band_statistics(mosaics: Sequence[LabelledMosaic]) -> dict[str, Statistics]:
     """Return mean and deviation per band over all valid pixels of the mosaics.
 
     Raises:
@@ -69,7 +69,7 @@ def band_statistics(mosaics: Sequence[Mosaic]) -> dict[str, Statistics]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crops:
+class CropBatch:
     """A batch drawn from the pool."""
 
     planes: Tensor
@@ -79,12 +79,12 @@ class Crops:
     """(B, h, w) int64."""
 
 
-class Pool:
+class CropSampler:
     """Mosaics on the device, standardised, with the places of every class."""
 
     def __init__(
         self,
-        mosaics: Sequence[Mosaic],
+        mosaics: Sequence[LabelledMosaic],
         channels: Mapping[str, int],
         statistics: Mapping[str, Statistics],
         classes: int,
@@ -94,57 +94,59 @@ class Pool:
         if not mosaics:
             raise ModelError("nothing to train on: no mosaic given")
         self.device, self.rng = device, rng
-        self.planes = [standardised(entry, channels, statistics).to(device) for entry in mosaics]
+        self.planes = [standardise(entry, channels, statistics).to(device) for entry in mosaics]
         self.labels = [torch.from_numpy(entry.labels).to(device) for entry in mosaics]
-        self.counts = _counts(mosaics, classes)
-        self._places = [_places(entry.labels, classes, rng) for entry in mosaics]
-        self._homes = [[i for i, p in enumerate(self._places) if c in p] for c in range(classes)]
+        self.class_counts = _count_classes(mosaics, classes)
+        self._class_positions = [_sample_positions(entry.labels, classes, rng) for entry in mosaics]
+        self._mosaics_by_class = [
+            [i for i, p in enumerate(self._class_positions) if c in p] for c in range(classes)
+        ]
 
     def class_weights(self, power: float) -> Tensor:
         """Return weights (share ** -power) whose mean over the pixels is one."""
-        share = self.counts.sum(axis=0) / self.counts.sum()
+        share = self.class_counts.sum(axis=0) / self.class_counts.sum()
         weight = np.where(share > 0, np.maximum(share, 1e-4) ** -power, 1.0)
         return torch.tensor(weight / (weight * share).sum(), dtype=torch.float32)
 
-    def draw(self, batch: int, crop: int, balanced: float) -> Crops:
+    def draw_crops(self, batch: int, crop: int, balanced: float) -> CropBatch:
         """Draw crops: a share around pixels of a class drawn evenly, the rest by area."""
         planes, labels = [], []
         for _ in range(batch):
-            home, row, column = self._centre(balanced)
+            home, row, column = self._draw_centre(balanced)
             height, width = self.labels[home].shape
-            top = self._start(row, height, crop)
-            left = self._start(column, width, crop)
+            top = self._draw_start(row, height, crop)
+            left = self._draw_start(column, width, crop)
             turn = int(self.rng.integers(8))
             window = (..., slice(top, top + crop), slice(left, left + crop))
-            planes.append(turned(self.planes[home][window], turn))
-            labels.append(turned(self.labels[home][window], turn))
-        return Crops(planes=torch.stack(planes), labels=torch.stack(labels).long())
+            planes.append(apply_symmetry(self.planes[home][window], turn))
+            labels.append(apply_symmetry(self.labels[home][window], turn))
+        return CropBatch(planes=torch.stack(planes), labels=torch.stack(labels).long())
 
-    def _centre(self, balanced: float) -> tuple[int, int, int]:
+    def _draw_centre(self, balanced: float) -> tuple[int, int, int]:
         if self.rng.random() < balanced:
-            kinds = [kind for kind, homes in enumerate(self._homes) if homes]
+            kinds = [kind for kind, homes in enumerate(self._mosaics_by_class) if homes]
             kind = int(self.rng.choice(kinds))
-            home = int(self.rng.choice(self._homes[kind]))
+            home = int(self.rng.choice(self._mosaics_by_class[kind]))
         else:
-            flat = self.counts.ravel() / self.counts.sum()
-            home, kind = divmod(int(self.rng.choice(flat.size, p=flat)), self.counts.shape[1])
-        places = self._places[home][kind]
+            flat = self.class_counts.ravel() / self.class_counts.sum()
+            home, kind = divmod(int(self.rng.choice(flat.size, p=flat)), self.class_counts.shape[1])
+        places = self._class_positions[home][kind]
         row, column = places[int(self.rng.integers(len(places)))]
         return home, int(row), int(column)
 
-    def _start(self, centre: int, size: int, crop: int) -> int:
+    def _draw_start(self, centre: int, size: int, crop: int) -> int:
         wanted = centre - int(self.rng.integers(crop))
         return min(max(wanted, 0), size - crop)
 
 
-def turned(values: Tensor, turn: int) -> Tensor:
+def apply_symmetry(values: Tensor, symmetry: int) -> Tensor:
     """Return one of the eight symmetries of a square, over the last two axes."""
-    if turn >= 4:
+    if symmetry >= 4:
         values = values.transpose(-1, -2)
-    return torch.rot90(values, turn % 4, (-2, -1))
+    return torch.rot90(values, symmetry % 4, (-2, -1))
 
 
-def check_sizes(mosaics: Sequence[Mosaic], crop: int) -> None:
+def check_sizes(mosaics: Sequence[LabelledMosaic], crop: int) -> None:
     """Refuse mosaics that are smaller than a crop.
 
     Raises:
@@ -157,8 +159,8 @@ def check_sizes(mosaics: Sequence[Mosaic], crop: int) -> None:
             )
 
 
-def standardised(
-    mosaic: Mosaic, channels: Mapping[str, int], statistics: Mapping[str, Statistics]
+def standardise(
+    mosaic: LabelledMosaic, channels: Mapping[str, int], statistics: Mapping[str, Statistics]
 ) -> Tensor:
     """Return all bands of all modalities (C, H, W); a modality that is not there is NaN.
 
@@ -179,18 +181,18 @@ def standardised(
     return torch.cat(parts)
 
 
-def _counts(mosaics: Sequence[Mosaic], classes: int) -> NDArray[np.int64]:
+def _count_classes(mosaics: Sequence[LabelledMosaic], classes: int) -> NDArray[np.int64]:
     counts = np.stack([np.bincount(e.labels.ravel(), minlength=256)[:256] for e in mosaics])
-    strange = counts[:, classes:IGNORE].sum()
+    strange = counts[:, classes:IGNORE_INDEX].sum()
     if strange or not counts[:, :classes].sum():
         raise ModelError(
-            f"labels must be 0..{classes - 1} or {IGNORE} (ignored), with some of the former; "
+            f"labels must be 0..{classes - 1} or {IGNORE_INDEX} (ignored), with some of the former; "
             f"{strange} pixels hold another value"
         )
     return counts[:, :classes].astype(np.int64)
 
 
-def _places(
+def _sample_positions(
     labels: NDArray[np.uint8], classes: int, rng: np.random.Generator
 ) -> dict[int, NDArray[np.int64]]:
     found: dict[int, NDArray[np.int64]] = {}
@@ -198,6 +200,6 @@ def _places(
     for kind in range(classes):
         where = np.flatnonzero(flat == kind)
         if where.size:
-            chosen = rng.choice(where, min(_PLACES, where.size), replace=False)
+            chosen = rng.choice(where, min(_MAX_POSITIONS, where.size), replace=False)
             found[kind] = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
     return found

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 
 from model.errors import ModelError
-from model.predictor.predictor import device_of
+from model.predictor.predictor import resolve_device
 from model.segmenter import Segmenter, TokenUse
-from model.terramind.modalities import IMAGE_SIZE, Statistics, statistics_of
-from model.train.dataset import Mosaic, standardised
-from model.train.metrics import Scores, scores
+from model.terramind.modalities import IMAGE_SIZE, Statistics, get_statistics
+from model.train.dataset import LabelledMosaic, standardise
+from model.train.metrics import Scores, compute_scores
 
-MARGIN = 32
+CONTEXT = 32
 """Width of a window's rim that is left to the neighbouring window, px; a quarter at most."""
 
 
 def evaluate(
     segmenter: Segmenter,
-    chips: Sequence[Mosaic],
+    mosaics: Sequence[LabelledMosaic],
     *,
     statistics: Mapping[str, Statistics] | None = None,
     device: str = "auto",
@@ -30,17 +30,17 @@ def evaluate(
 ) -> Scores:
     """Score the maps of all mosaics as one; `tokens="zero"` blanks the encoder."""
     answers = [
-        probabilities(
+        predict_probabilities(
             segmenter, chip, statistics=statistics, device=device, tokens=tokens, window=window
         ).argmax(axis=0)
-        for chip in chips
+        for chip in mosaics
     ]
-    return scores([chip.labels for chip in chips], answers, segmenter.head.classes)
+    return compute_scores([chip.labels for chip in mosaics], answers, segmenter.head.classes)
 
 
-def probabilities(
+def predict_probabilities(
     segmenter: Segmenter,
-    chip: Mosaic,
+    mosaic: LabelledMosaic,
     *,
     statistics: Mapping[str, Statistics] | None = None,
     device: str = "auto",
@@ -48,37 +48,37 @@ def probabilities(
     window: int = IMAGE_SIZE,
 ) -> NDArray[np.float32]:
     """Return (K, H, W) for a whole mosaic: overlapping windows, each giving its middle."""
-    place = device_of(device)
+    place = resolve_device(device)
     channels = segmenter.head.channels
-    bands = {name: segmenter.encoder.bands_of(name) for name in segmenter.modalities}
-    height, width = chip.labels.shape
+    bands = {name: segmenter.encoder.band_names(name) for name in segmenter.modalities}
+    height, width = mosaic.labels.shape
     if min(height, width) < window:
         raise ModelError(f"a mosaic of {height} x {width} is smaller than a window of {window}")
-    planes = standardised(chip, channels, statistics_of(bands, statistics)).to(place)
+    planes = standardise(mosaic, channels, get_statistics(bands, statistics)).to(place)
     segmenter = segmenter.to(place).eval()
     result = np.zeros((segmenter.head.classes, height, width), np.float32)
     with torch.inference_mode():
-        for rows, inner_rows in _strips(height, window):
-            for columns, inner_columns in _strips(width, window):
-                given = _present(planes[:, rows, columns][None], channels)
+        for rows, inner_rows in _iter_axis_windows(height, window):
+            for columns, inner_columns in _iter_axis_windows(width, window):
+                given = _select_present(planes[:, rows, columns][None], channels)
                 if not given:
                     continue
                 answer = segmenter(given, tokens=tokens).float().softmax(dim=1)[0].cpu().numpy()
-                local = (_within(inner_rows, rows), _within(inner_columns, columns))
+                local = (_relative_slice(inner_rows, rows), _relative_slice(inner_columns, columns))
                 result[:, inner_rows, inner_columns] = answer[:, local[0], local[1]]
     segmenter.to("cpu")
     return result
 
 
-def _present(planes: torch.Tensor, channels: Mapping[str, int]) -> dict[str, torch.Tensor]:
+def _select_present(planes: torch.Tensor, channels: Mapping[str, int]) -> dict[str, torch.Tensor]:
     parts = torch.split(planes, list(channels.values()), dim=1)
     found = zip(channels, parts, strict=True)
     return {name: part for name, part in found if bool(torch.isfinite(part).any())}
 
 
-def _strips(size: int, window: int) -> Iterator[tuple[slice, slice]]:
+def _iter_axis_windows(size: int, window: int) -> Iterator[tuple[slice, slice]]:
     """Yield windows along one axis with the part that each of them answers for."""
-    margin = min(MARGIN, window // 4)
+    margin = min(CONTEXT, window // 4)
     starts = [*range(0, size - window, window - 2 * margin), size - window]
     for index, start in enumerate(starts):
         first = 0 if index == 0 else start + margin
@@ -86,5 +86,5 @@ def _strips(size: int, window: int) -> Iterator[tuple[slice, slice]]:
         yield slice(start, start + window), slice(first, last)
 
 
-def _within(inner: slice, outer: slice) -> slice:
+def _relative_slice(inner: slice, outer: slice) -> slice:
     return slice(inner.start - outer.start, inner.stop - outer.start)

@@ -13,30 +13,30 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from model.errors import ModelError
-from model.predictor.predictor import device_of
+from model.predictor.predictor import resolve_device
 from model.segmenter import Segmenter
-from model.terramind.modalities import IMAGE_SIZE, PATCH, Statistics, statistics_of
-from model.train.augmentation import Augmentation, augmented
-from model.train.dataset import IGNORE, Crops, Mosaic, Pool, check_sizes
+from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, Statistics, get_statistics
+from model.train.augmentation import Augmentation, augment
+from model.train.dataset import IGNORE_INDEX, CropBatch, LabelledMosaic, CropSampler, check_sizes
 
-_WARM_UP = 0.05
-_LAST_RATE = 0.01
-_CLIP = 1.0
+_WARMUP_FRACTION = 0.05
+_FINAL_RATE_FACTOR = 0.01
+_MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class FitProgress:
     """Where a training stands."""
 
     step: int
     steps: int
     loss: float
-    rate: float
+    learning_rate: float
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class FitRecord:
     """How a training went, for the card."""
 
     steps: int
@@ -57,48 +57,48 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class FitOptions:
     """What is rarely changed."""
 
     crop: int = IMAGE_SIZE
     """Side of a crop, px: the window's, so that positions mean the same in training and use."""
 
     weight_decay: float = 0.05
-    smoothing: float = 0.03
+    label_smoothing: float = 0.03
     """Share of the target that is spread over all classes: edges are not that certain."""
 
     class_power: float = 0.35
     """Classes weigh share ** -power: 0 follows the area, 1 makes all equal."""
 
-    balanced: float = 0.5
+    balanced_share: float = 0.5
     """Share of the crops that are centred on a class drawn evenly."""
 
     augmentation: Augmentation = Augmentation()  # noqa: RUF009
     # ^ frozen, so the one instance can be shared
-    half: bool = False
+    use_bf16: bool = False
     """Multiply in bfloat16 (autocast); for CUDA, and for CPUs that can."""
 
 
 def fit(  # noqa: PLR0913
     # ^ a recipe is read as one call, so its settings stand in one list
     segmenter: Segmenter,
-    chips: Sequence[Mosaic],
+    mosaics: Sequence[LabelledMosaic],
     *,
     steps: int,
     batch: int,
     learning_rate: float,
     seed: int,
     device: str = "auto",
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[FitProgress], None] | None = None,
     time_budget: float | None = None,
     statistics: Mapping[str, Statistics] | None = None,
-    options: Options | None = None,
-) -> Record:
+    options: FitOptions | None = None,
+) -> FitRecord:
     """Train a segmenter in place and leave it in evaluation mode on the CPU.
 
     Args:
         segmenter: with any weights; what it starts from matters as much as the seed.
-        chips: mosaics with their truth, all kept on the device.
+        mosaics: mosaics with their truth, all kept on the device.
         steps: number of batches.
         batch: crops per step.
         learning_rate: at its highest, after warming up.
@@ -114,62 +114,68 @@ def fit(  # noqa: PLR0913
     Raises:
         ModelError: unusable material or settings, or a loss that is not finite.
     """
-    how, place = options or Options(), device_of(device)
-    _check(steps, batch, learning_rate, how)
-    check_sizes(chips, how.crop)
-    scales = statistics_of(_bands(segmenter), statistics)
+    how, place = options or FitOptions(), resolve_device(device)
+    _check_settings(steps, batch, learning_rate, how)
+    check_sizes(mosaics, how.crop)
+    scales = get_statistics(_get_bands(segmenter), statistics)
     rng = np.random.default_rng(seed)
-    pool = Pool(chips, segmenter.head.channels, scales, segmenter.head.classes, place, rng)
+    pool = CropSampler(mosaics, segmenter.head.channels, scales, segmenter.head.classes, place, rng)
     trainer = _Trainer(segmenter.to(place).train(), pool, scales, how, learning_rate)
-    clock = _Clock(steps, time_budget)
+    clock = _TrainingClock(steps, time_budget)
     losses: list[float] = []
-    while (part := clock.part(len(losses))) < 1:
+    while (part := clock.fraction_done(len(losses))) < 1:
         losses.append(trainer.step(batch, part))
         if progress is not None:
-            progress(clock.progress(losses, learning_rate * rate_at(part)))
+            progress(clock.to_progress(losses, learning_rate * learning_rate_factor(part)))
     segmenter.to("cpu").eval()
-    return Record(
+    return FitRecord(
         steps=len(losses),
-        seconds=round(clock.seconds(), 1),
+        seconds=round(clock.elapsed_seconds(), 1),
         batch=batch,
         crop=how.crop,
         seed=seed,
         device=_device_name(place),
         threads=torch.get_num_threads(),
-        losses=_twentieths(losses),
+        losses=_summarise_losses(losses),
     )
 
 
-def rate_at(part: float) -> float:
+def learning_rate_factor(fraction: float) -> float:
     """Return the learning rate at a part of the training, relative to its highest: up, then down.
 
     A short linear rise and a cosine to almost nothing (Loshchilov and Hutter 2017).
     """
-    if part < _WARM_UP:
-        return max(part / _WARM_UP, 0.02)
-    fall = (part - _WARM_UP) / (1 - _WARM_UP)
-    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+    if fraction < _WARMUP_FRACTION:
+        return max(fraction / _WARMUP_FRACTION, 0.02)
+    fall = (fraction - _WARMUP_FRACTION) / (1 - _WARMUP_FRACTION)
+    return _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (
+        1 + math.cos(math.pi * min(fall, 1.0))
+    )
 
 
-class _Clock:
+class _TrainingClock:
     """How much of the training is over, by steps or by time."""
 
     def __init__(self, steps: int, budget: float | None) -> None:
         self.steps, self.budget = steps, budget
         self._start = time.perf_counter()
 
-    def seconds(self) -> float:
+    def elapsed_seconds(self) -> float:
         return time.perf_counter() - self._start
 
-    def part(self, done: int) -> float:
+    def fraction_done(self, done: int) -> float:
         by_steps = done / self.steps
         if self.budget is None:
             return by_steps
-        return max(by_steps, self.seconds() / self.budget) if done else 0.0
+        return max(by_steps, self.elapsed_seconds() / self.budget) if done else 0.0
 
-    def progress(self, losses: Sequence[float], rate: float) -> Progress:
-        return Progress(
-            step=len(losses), steps=self.steps, loss=losses[-1], rate=rate, seconds=self.seconds()
+    def to_progress(self, losses: Sequence[float], rate: float) -> FitProgress:
+        return FitProgress(
+            step=len(losses),
+            steps=self.steps,
+            loss=losses[-1],
+            learning_rate=rate,
+            seconds=self.elapsed_seconds(),
         )
 
 
@@ -179,48 +185,48 @@ class _Trainer:
     def __init__(
         self,
         segmenter: Segmenter,
-        pool: Pool,
+        pool: CropSampler,
         scales: Mapping[str, Statistics],
-        how: Options,
+        how: FitOptions,
         rate: float,
     ) -> None:
         self.segmenter, self.pool, self.scales = segmenter, pool, scales
-        self.how, self.rate = how, rate
-        self.weights = pool.class_weights(how.class_power).to(pool.device)
+        self.options, self.learning_rate = how, rate
+        self.class_weights = pool.class_weights(how.class_power).to(pool.device)
         self.optimiser = torch.optim.AdamW(_parameter_groups(segmenter, how.weight_decay), lr=rate)
-        self.cast = torch.autocast(pool.device.type, torch.bfloat16, enabled=how.half)
+        self.autocast = torch.autocast(pool.device.type, torch.bfloat16, enabled=how.use_bf16)
 
     def step(self, batch: int, part: float) -> float:
         """Take one step and return its loss."""
-        how, channels, rng = self.how.augmentation, self.segmenter.head.channels, self.pool.rng
-        crops = self.pool.draw(batch, self.how.crop, self.how.balanced)
-        inputs = augmented(crops.planes, channels, self.scales, how, rng)
-        seen = how.seen(batch, rng)
+        how, channels, rng = self.options.augmentation, self.segmenter.head.channels, self.pool.rng
+        crops = self.pool.draw_crops(batch, self.options.crop, self.options.balanced_share)
+        inputs = augment(crops.planes, channels, self.scales, how, rng)
+        seen = how.draw_pixel_weights(batch, rng)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * rate_at(part)
-        with self.cast:
+            group["lr"] = self.learning_rate * learning_rate_factor(part)
+        with self.autocast:
             logits = self.segmenter(inputs, seen=seen)
-        return self._learn(self._loss(logits, crops))
+        return self._backward(self._loss(logits, crops))
 
-    def _loss(self, logits: Tensor, crops: Crops) -> Tensor:
+    def _loss(self, logits: Tensor, crops: CropBatch) -> Tensor:
         return F.cross_entropy(
             logits.float(),
             crops.labels,
-            weight=self.weights,
-            ignore_index=IGNORE,
-            label_smoothing=self.how.smoothing,
+            weight=self.class_weights,
+            ignore_index=IGNORE_INDEX,
+            label_smoothing=self.options.label_smoothing,
         )
 
-    def _learn(self, loss: Tensor) -> float:
+    def _backward(self, loss: Tensor) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(
                 f"the loss is {value}: the inputs are not in the expected units, or "
-                f"the learning rate {self.rate} is too high"
+                f"the learning rate {self.learning_rate} is too high"
             )
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.segmenter.parameters(), _CLIP)
+        torch.nn.utils.clip_grad_norm_(self.segmenter.parameters(), _MAX_GRAD_NORM)
         self.optimiser.step()
         return value
 
@@ -237,21 +243,21 @@ def _parameter_groups(segmenter: Segmenter, decay: float) -> list[dict[str, obje
     ]
 
 
-def _bands(segmenter: Segmenter) -> dict[str, tuple[str, ...]]:
-    return {name: segmenter.encoder.bands_of(name) for name in segmenter.modalities}
+def _get_bands(segmenter: Segmenter) -> dict[str, tuple[str, ...]]:
+    return {name: segmenter.encoder.band_names(name) for name in segmenter.modalities}
 
 
-def _check(steps: int, batch: int, rate: float, how: Options) -> None:
+def _check_settings(steps: int, batch: int, rate: float, how: FitOptions) -> None:
     if steps < 1 or batch < 1 or not rate > 0:
         raise ModelError(f"steps {steps}, batch {batch}, learning rate {rate}: all above zero")
-    if how.crop < PATCH or how.crop % PATCH:
-        raise ModelError(f"crop {how.crop} is not a multiple of {PATCH}")
+    if how.crop < PATCH_SIZE or how.crop % PATCH_SIZE:
+        raise ModelError(f"crop {how.crop} is not a multiple of {PATCH_SIZE}")
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _twentieths(losses: Sequence[float]) -> tuple[float, ...]:
+def _summarise_losses(losses: Sequence[float]) -> tuple[float, ...]:
     parts = np.array_split(np.asarray(losses), min(20, len(losses)))
     return tuple(float(part.mean()) for part in parts)

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 _RIDGE = 1e-6
-_BLOCK = 1 << 18
+_CHUNK_SIZE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qda:
     """Means, full covariances and priors of the classes."""
 
-    means: Floats
+    means: FloatArray
     """(K, F)."""
 
-    covariances: Floats
+    covariances: FloatArray
     """(K, F, F)."""
 
-    priors: Floats
+    priors: FloatArray
     """(K,), zero for a class without samples."""
 
     @classmethod
@@ -54,21 +54,21 @@ class Qda:
     def predict(self, features: NDArray[np.floating]) -> NDArray[np.int64]:
         """Return the most probable class (N,); missing features are integrated out."""
         answer = np.empty(len(features), np.int64)
-        for start in range(0, len(features), _BLOCK):
-            part = np.asarray(features[start : start + _BLOCK], np.float64)
-            answer[start : start + _BLOCK] = self._scores(part).argmax(axis=1)
+        for start in range(0, len(features), _CHUNK_SIZE):
+            part = np.asarray(features[start : start + _CHUNK_SIZE], np.float64)
+            answer[start : start + _CHUNK_SIZE] = self._log_posteriors(part).argmax(axis=1)
         return answer
 
-    def _scores(self, x: Floats) -> Floats:
+    def _log_posteriors(self, x: FloatArray) -> FloatArray:
         here = np.isfinite(x)
         patterns, which = np.unique(here, axis=0, return_inverse=True)
         result = np.empty((len(x), len(self.priors)))
         for index, pattern in enumerate(patterns):
             rows = np.flatnonzero(which.ravel() == index)
-            result[rows] = self._complete(x[np.ix_(rows, np.flatnonzero(pattern))], pattern)
+            result[rows] = self._score_complete(x[np.ix_(rows, np.flatnonzero(pattern))], pattern)
         return result
 
-    def _complete(self, x: Floats, features: NDArray[np.bool_]) -> Floats:
+    def _score_complete(self, x: FloatArray, features: NDArray[np.bool_]) -> FloatArray:
         """Return log density plus log prior for samples that have exactly these features."""
         scores = np.full((len(x), len(self.priors)), -np.inf)
         for kind in np.flatnonzero(self.priors):

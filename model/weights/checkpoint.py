@@ -19,17 +19,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.errors import WeightsError, listed
+from model.errors import WeightsError, join_names
 from model.weights import checksums
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-_PREFIXES = ("model.", "module.", "_orig_mod.")
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_WRAPPER_PREFIXES = ("model.", "module.", "_orig_mod.")
 # ^ of a Lightning task, of a model trained on several GPUs, of a compiled one
 
 
-def read(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from a pickle that holds tensors only.
 
     Raises:
@@ -37,7 +37,7 @@ def read(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """
     content = read_checkpoint(path, sha256)
     try:
-        return unwrapped(content)
+        return extract_state_dict(content)
     except WeightsError as error:
         raise WeightsError(f"weights {path}: {error}") from error
 
@@ -52,10 +52,12 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, An
     if not path.is_file():
         there = "are a folder" if path.is_dir() else "do not exist"
         raise WeightsError(
-            f"weights {path} {there}: give the path of a file, .safetensors or {listed(PICKLED)}"
+            f"weights {path} {there}: give the path of a file, .safetensors or {join_names(PICKLE_SUFFIXES)}"
         )
-    if path.suffix != ".safetensors" and path.suffix not in PICKLED:
-        raise WeightsError(f"weights {path}: .safetensors or {listed(PICKLED)} expected")
+    if path.suffix != ".safetensors" and path.suffix not in PICKLE_SUFFIXES:
+        raise WeightsError(
+            f"weights {path}: .safetensors or {join_names(PICKLE_SUFFIXES)} expected"
+        )
     if sha256 is not None:
         _check_digest(path, sha256)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -64,7 +66,7 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, An
     return content
 
 
-def read_notes(path: str | Path) -> dict[str, Any]:
+def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return what a safetensors file says of itself beside its tensors; {} where it says nothing.
 
     Raises:
@@ -76,12 +78,14 @@ def read_notes(path: str | Path) -> dict[str, Any]:
         notes = json.loads(told.get("terramosaic", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"weights {path} are damaged ({_said(error)}): fetch them again"
+            f"weights {path} are damaged ({_short_message(error)}): fetch them again"
         ) from error
     return notes if isinstance(notes, dict) else {}
 
 
-def write(path: str | Path, state: State, notes: Mapping[str, Any] | None = None) -> str:
+def write_state_dict(
+    path: str | Path, state: StateDict, metadata: Mapping[str, Any] | None = None
+) -> str:
     """Write a state dict as safetensors and return the sha256 of the file.
 
     The file appears under its name only when it is whole. Tensors that share memory (tied
@@ -90,20 +94,20 @@ def write(path: str | Path, state: State, notes: Mapping[str, Any] | None = None
     Args:
         path: the file.
         state: tensors by name.
-        notes: plain values that `read_notes` gives back.
+        metadata: plain values that `read_notes` gives back.
     """
     path = Path(path)
-    told = {"terramosaic": json.dumps(notes, sort_keys=True)} if notes else None
+    told = {"terramosaic": json.dumps(metadata, sort_keys=True)} if metadata else None
     part = path.with_name(path.name + ".part")
     try:
-        save_file(_untied(state), part, told)
+        save_file(_clone_shared_tensors(state), part, told)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return checksums.digest(path)
+    return checksums.hash_file(path)
 
 
-def digest_of_state(state: State) -> str:
+def hash_state_dict(state: StateDict) -> str:
     """Return a sha256 over names, types, shapes and values, whatever file they came from."""
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -113,7 +117,7 @@ def digest_of_state(state: State) -> str:
     return digest.hexdigest()
 
 
-def unwrapped(content: object) -> dict[str, Tensor]:
+def extract_state_dict(content: object) -> dict[str, Tensor]:
     """Return the state dict inside a plain or a Lightning checkpoint, without wrappers' prefixes.
 
     Raises:
@@ -123,32 +127,34 @@ def unwrapped(content: object) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"no state dict: {type(content).__name__} found instead of tensors")
-    tensors = {str(name): value for name, value in content.items() if _is_plain(value)}
+    tensors = {str(name): value for name, value in content.items() if _is_dense_tensor(value)}
     wrong = [name for name in content if str(name) not in tensors]
     if wrong:
-        raise WeightsError(f"no state dict: {listed(wrong)} are not tensors")
+        raise WeightsError(f"no state dict: {join_names(wrong)} are not tensors")
     tensors.pop("criterion.weight", None)
     # ^ Lightning tasks store the weights of their loss beside those of the model
-    while prefix := _common_prefix(tensors):
+    while prefix := _find_common_prefix(tensors):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
-def _is_plain(value: object) -> bool:
+def _is_dense_tensor(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided
     # ^ sparse ones have no memory to write
 
 
-def _said(error: Exception) -> str:
+def _short_message(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:120]}"
 
 
-def _common_prefix(names: Mapping[str, Tensor]) -> str:
-    every = (prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names))
+def _find_common_prefix(names: Mapping[str, Tensor]) -> str:
+    every = (
+        prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)
+    )
     return next(every, "") if names else ""
 
 
-def _untied(state: State) -> dict[str, Tensor]:
+def _clone_shared_tensors(state: StateDict) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in sorted(state.items()):
@@ -160,7 +166,7 @@ def _untied(state: State) -> dict[str, Tensor]:
 
 
 def _check_digest(path: Path, sha256: str) -> None:
-    found = checksums.digest(path)
+    found = checksums.hash_file(path)
     if found != sha256.lower():
         raise WeightsError(
             f"weights {path} have sha256 {found}, but {sha256} is pinned: the file is damaged or "
@@ -173,9 +179,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         tensors: dict[str, Any] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"weights {path} are damaged ({_said(error)}): fetch them again"
+            f"weights {path} are damaged ({_short_message(error)}): fetch them again"
         ) from error
-    told = read_notes(path).get("hyper_parameters")
+    told = read_metadata(path).get("hyper_parameters")
     return tensors if told is None else {"state_dict": tensors, "hyper_parameters": told}
     # ^ a converted checkpoint of a task reads like the task's own
 
@@ -192,6 +198,6 @@ def _read_pickle(path: Path) -> object:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"weights {path} are damaged ({_said(error)}): fetch them again"
+            f"weights {path} are damaged ({_short_message(error)}): fetch them again"
         ) from error
     return content

@@ -18,7 +18,7 @@ from typing import Any
 
 from model.errors import WeightsError
 
-_STREAM = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Pin:
     """Of the hub repository; None for a file that somebody put there by hand."""
 
 
-def home() -> Path:
+def home_dir() -> Path:
     """Return the folder of what we keep on this machine."""
     given = os.environ.get("TERRAMOSAIC_HOME")
     if given:
@@ -40,23 +40,23 @@ def home() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "terramosaic"
 
 
-def book() -> Path:
+def pins_path() -> Path:
     """Return the file that holds the pins."""
-    return home() / "weights.json"
+    return home_dir() / "weights.json"
 
 
-def read() -> dict[str, dict[str, Pin]]:
+def read_pins() -> dict[str, dict[str, Pin]]:
     """Return every pin: by repository and file, then by revision.
 
     Raises:
         WeightsError: the file of the pins is damaged.
     """
     try:
-        text = book().read_text(encoding="utf-8")
+        text = pins_path().read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise WeightsError(f"cannot read the pinned digests in {book()}: {error}") from error
+        raise WeightsError(f"cannot read the pinned digests in {pins_path()}: {error}") from error
     try:
         content: dict[str, dict[str, dict[str, Any]]] = json.loads(text)
         return {
@@ -65,12 +65,12 @@ def read() -> dict[str, dict[str, Pin]]:
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{book()}, which pins the digests of weights, is damaged ({error}): put it right, "
+            f"{pins_path()}, which pins the digests of weights, is damaged ({error}): put it right, "
             "or delete it to pin anew what is used next"
         ) from error
 
 
-def record(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
+def record_pin(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
     """Write a pin down and return it, or the one that another process wrote first.
 
     Args:
@@ -83,38 +83,38 @@ def record(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
         WeightsError: it cannot be written, or what is there is damaged.
     """
     try:
-        with alone():
-            known = read()
+        with lock_pins():
+            known = read_pins()
             kept = known.setdefault(key, {})
             kept[label] = pin if renew else kept.get(label, pin)
             plain = {
                 name: {one: asdict(entry) for one, entry in labels.items()}
                 for name, labels in sorted(known.items())
             }
-            part = book().with_name(book().name + ".part")
+            part = pins_path().with_name(pins_path().name + ".part")
             part.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-            part.replace(book())
+            part.replace(pins_path())
             return kept[label]
     except OSError as error:
         raise WeightsError(
-            f"cannot pin the digest of {key} in {book()} ({error}): set TERRAMOSAIC_HOME to a "
+            f"cannot pin the digest of {key} in {pins_path()} ({error}): set TERRAMOSAIC_HOME to a "
             "folder that can be written, or write `weights: {path: …, sha256: …}`"
         ) from error
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def lock_pins() -> Iterator[None]:
     """Keep other processes from writing pins meanwhile: workers may start at one moment."""
-    home().mkdir(parents=True, exist_ok=True)
-    with (home() / "weights.lock").open("w") as stream:
+    home_dir().mkdir(parents=True, exist_ok=True)
+    with (home_dir() / "weights.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def digest(path: str | Path) -> str:
+def hash_file(path: str | Path) -> str:
     """Return the sha256 of a file's bytes, hexadecimal."""
     found = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(_STREAM):
+        while block := stream.read(_CHUNK_BYTES):
             found.update(block)
     return found.hexdigest()

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from model.terramind.modalities import IMAGE_SIZE, KEYS, PATCH
-from model.weights.checkpoint import State
+from model.terramind.modalities import IMAGE_SIZE, MODALITIES_BY_KEY, PATCH_SIZE
+from model.weights.checkpoint import StateDict
 
-Kind = Literal[
+WeightsKind = Literal[
     "encoder", "encoder-decoder", "generator", "tim", "tokenizer", "segmenter", "terratorch",
     "vocabulary", "unknown",
 ]  # fmt: skip
@@ -35,7 +35,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 RASTER = "raster"
 """The input of a tokenizer, which does not bear its name."""
 
-_PREFIXES: Mapping[Kind, str] = {
+_KEY_PREFIXES: Mapping[WeightsKind, str] = {
     "generator": "sampler.model.",
     "segmenter": "encoder.",
     "terratorch": "encoder.",
@@ -43,14 +43,14 @@ _PREFIXES: Mapping[Kind, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class EmbeddedModality:
     """One modality that a file holds an embedding for."""
 
     name: str
     """Ours, or the key itself for one that is not of the family."""
 
     key: str
-    tokens: bool
+    is_tokens: bool
     """Whether it is embedded from token ids, or from pixels."""
 
     size: int
@@ -58,30 +58,30 @@ class Input:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values, as the command prints them."""
-        form = "tokens" if self.tokens else "pixels"
+        form = "tokens" if self.is_tokens else "pixels"
         return {"name": self.name, "form": form, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class WeightsContents:
     """What is in a file."""
 
-    kind: Kind
+    kind: WeightsKind
     parts: Mapping[str, int]
     """Numbers by part, e.g. encoder, decoder, head."""
 
     dtypes: Mapping[str, int]
     """Numbers by number format."""
 
-    inputs: tuple[Input, ...] = ()
-    outputs: tuple[Input, ...] = ()
+    inputs: tuple[EmbeddedModality, ...] = ()
+    outputs: tuple[EmbeddedModality, ...] = ()
     image_size: int = IMAGE_SIZE
     """For which the position tables are made, px."""
 
     width: int | None = None
     """Of the encoder's tokens; None where there is none of the family."""
 
-    broken: tuple[str, ...] = ()
+    non_finite_keys: tuple[str, ...] = ()
     """Keys of tensors that hold NaN or infinity."""
 
     @property
@@ -99,36 +99,36 @@ class Contents:
             "inputs": [entry.to_mapping() for entry in self.inputs],
             "outputs": [entry.to_mapping() for entry in self.outputs],
             "image_size": self.image_size if self.inputs else None,
-            "not_finite": list(self.broken),
+            "not_finite": list(self.non_finite_keys),
         }
 
 
-def of(tensors: State) -> Contents:
+def inspect_state_dict(tensors: StateDict) -> WeightsContents:
     """Tell what a state dict holds."""
     parts: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
-    for key, value in _once(tensors):
-        parts[part_of(key)] += value.numel()
+    for key, value in _iter_unique_tensors(tensors):
+        parts[find_part(key)] += value.numel()
         dtypes[str(value.dtype).removeprefix("torch.")] += value.numel()
-    kind = kind_of(tensors)
-    start = _PREFIXES.get(kind, "")
+    kind = detect_kind(tensors)
+    start = _KEY_PREFIXES.get(kind, "")
     decoder = "sampler.model." if kind == "tim" else start
-    return Contents(
+    return WeightsContents(
         kind=kind,
         parts=dict(parts),
         dtypes=dict(dtypes),
         inputs=(
-            *_embedded(tensors, f"{start}encoder_embeddings."),
-            *(_tokenised(tensors) if kind == "tokenizer" else ()),
+            *_find_embeddings(tensors, f"{start}encoder_embeddings."),
+            *(_find_tokenizer_input(tensors) if kind == "tokenizer" else ()),
         ),
-        outputs=tuple(_embedded(tensors, f"{decoder}decoder_embeddings.")),
-        image_size=_image_size(tensors),
-        width=_width(tensors, start),
-        broken=tuple(key for key, value in tensors.items() if not is_finite(value)),
+        outputs=tuple(_find_embeddings(tensors, f"{decoder}decoder_embeddings.")),
+        image_size=_infer_image_size(tensors),
+        width=_infer_width(tensors, start),
+        non_finite_keys=tuple(key for key, value in tensors.items() if not is_finite(value)),
     )
 
 
-def kind_of(keys: Mapping[str, object]) -> Kind:
+def detect_kind(keys: Mapping[str, object]) -> WeightsKind:
     """Tell by its keys what a state dict is for."""
 
     def has(start: str) -> bool:
@@ -145,13 +145,13 @@ def kind_of(keys: Mapping[str, object]) -> Kind:
     return "unknown"
 
 
-def part_of(key: str) -> str:
+def find_part(key: str) -> str:
     """Return the part of the model that a key belongs to."""
     word = key.partition(".")[0]
     return next((part for part, words in PARTS.items() if word in words), word)
 
 
-def _once(tensors: State) -> Iterator[tuple[str, Tensor]]:
+def _iter_unique_tensors(tensors: StateDict) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors without those that share another one's memory."""
     seen: set[tuple[int, int]] = set()
     for key, value in tensors.items():
@@ -161,37 +161,41 @@ def _once(tensors: State) -> Iterator[tuple[str, Tensor]]:
             yield key, value
 
 
-def _embedded(tensors: State, prefix: str) -> Iterator[Input]:
+def _find_embeddings(tensors: StateDict, prefix: str) -> Iterator[EmbeddedModality]:
     for key in dict.fromkeys(
         name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)
     ):
         pixels = tensors.get(f"{prefix}{key}.proj.weight")
         ids = tensors.get(f"{prefix}{key}.token_emb.weight")
-        entry = KEYS.get(key)
+        entry = MODALITIES_BY_KEY.get(key)
         name = entry.name if entry is not None else key
         if pixels is not None and pixels.ndim == 2:
-            yield Input(name=name, key=key, tokens=False, size=pixels.shape[1] // PATCH**2)
+            yield EmbeddedModality(
+                name=name, key=key, is_tokens=False, size=pixels.shape[1] // PATCH_SIZE**2
+            )
         elif ids is not None and ids.ndim == 2:
-            yield Input(name=name, key=key, tokens=True, size=ids.shape[0])
+            yield EmbeddedModality(name=name, key=key, is_tokens=True, size=ids.shape[0])
 
 
-def _tokenised(tensors: State) -> Iterator[Input]:
+def _find_tokenizer_input(tensors: StateDict) -> Iterator[EmbeddedModality]:
     kernel = tensors.get("encoder.proj.weight")
     if kernel is not None and kernel.ndim == 4:
-        yield Input(name=RASTER, key="encoder.proj", tokens=False, size=kernel.shape[1])
+        yield EmbeddedModality(
+            name=RASTER, key="encoder.proj", is_tokens=False, size=kernel.shape[1]
+        )
 
 
-def _image_size(tensors: State) -> int:
+def _infer_image_size(tensors: StateDict) -> int:
     """Read the side of the images off the first position table of a grid."""
     for key, value in tensors.items():
         if key.endswith("@224.pos_emb") and value.ndim == 3:
-            return math.isqrt(value.shape[1]) * PATCH
+            return math.isqrt(value.shape[1]) * PATCH_SIZE
         if key.endswith("coder.pos_emb") and value.ndim == 4:
-            return int(value.shape[2]) * PATCH
+            return int(value.shape[2]) * PATCH_SIZE
     return IMAGE_SIZE
 
 
-def _width(tensors: State, start: str) -> int | None:
+def _infer_width(tensors: StateDict, start: str) -> int | None:
     norm = tensors.get(f"{start}encoder_norm.weight")
     return None if norm is None or norm.ndim != 1 else norm.shape[0]
 

@@ -14,18 +14,18 @@ from torch.overrides import TorchFunctionMode
 
 from model.errors import WeightsError
 
-SMALL = 0.02
+EMBEDDING_STD = 0.02
 """Standard deviation of embeddings: of modalities, of tokens, of the mask."""
 
-_SMALL_NAMES = ("mod_emb", "mask_token", "token_emb.weight", "to_logits.weight")
-_TABLE = "pos_emb"
-_SEEDS = 1 << 64
-_DRAWN = torch.float32
+_EMBEDDING_SUFFIXES = ("mod_emb", "mask_token", "token_emb.weight", "to_logits.weight")
+_POSITION_TABLE = "pos_emb"
+_SEED_LIMIT = 1 << 64
+_DRAW_DTYPE = torch.float32
 # ^ whatever the parameter's own format, so that a seed means the same numbers in each
 _M = TypeVar("_M", bound=nn.Module)
 
 
-class _Unset(TorchFunctionMode):
+class _SkipInitMode(TorchFunctionMode):
     """Leave memory as it comes wherever torch would make a layer's own random start."""
 
     def __torch_function__(
@@ -44,19 +44,19 @@ class _Unset(TorchFunctionMode):
 
 
 @contextmanager
-def unset(*, when: bool = True) -> Iterator[None]:
+def skip_init(*, enabled: bool = True) -> Iterator[None]:
     """Build layers without a start, because weights follow that overwrite every parameter.
 
     Half of the time it takes to load a large model goes into numbers that nobody sees. Strict
     loading and `initialise` leave nothing out; modules that stay as they are built need a start.
 
     Args:
-        when: false does nothing.
+        enabled: false does nothing.
     """
-    if not when:
+    if not enabled:
         yield
         return
-    with _Unset():
+    with _SkipInitMode():
         yield
 
 
@@ -70,21 +70,21 @@ def initialise(module: _M, seed: int) -> _M:
     Raises:
         WeightsError: the seed is no whole number from 0 to 2^64 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEED_LIMIT:
         raise WeightsError(
             f"random weights want a whole number >= 0 and below 2^64 as seed, not {seed!r}"
         )
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
-            if name.rpartition(".")[2] == _TABLE and not parameter.requires_grad:
+            if name.rpartition(".")[2] == _POSITION_TABLE and not parameter.requires_grad:
                 continue
-            mixed = hashlib.sha256(struct.pack("<Q", seed) + _known_as(name).encode()).digest()
+            mixed = hashlib.sha256(struct.pack("<Q", seed) + _shared_name(name).encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(mixed[:7], "little"))
-            parameter.copy_(_start(name, parameter, generator))
+            parameter.copy_(_draw_initial_values(name, parameter, generator))
     return module
 
 
-def _known_as(name: str) -> str:
+def _shared_name(name: str) -> str:
     """Return the name of what may stand in several models, or on both sides of one.
 
     A modality's vector is that of encoder and decoder, and the encoder of a generator that of a
@@ -95,14 +95,16 @@ def _known_as(name: str) -> str:
     return name.replace("decoder_embeddings.", "encoder_embeddings.") if shared else name
 
 
-def _start(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_initial_values(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
     if name.endswith("bias") or "missing_mod_token" in name:
-        return torch.zeros(parameter.shape, dtype=_DRAWN)
+        return torch.zeros(parameter.shape, dtype=_DRAW_DTYPE)
     if parameter.ndim < 2:
-        return torch.ones(parameter.shape, dtype=_DRAWN)
+        return torch.ones(parameter.shape, dtype=_DRAW_DTYPE)
         # ^ the scale of a norm
-    if name.endswith(_SMALL_NAMES):
-        return torch.randn(parameter.shape, generator=generator, dtype=_DRAWN).mul_(SMALL)
+    if name.endswith(_EMBEDDING_SUFFIXES):
+        return torch.randn(parameter.shape, generator=generator, dtype=_DRAW_DTYPE).mul_(
+            EMBEDDING_STD
+        )
     fan_in = parameter[0].numel()
     fan_out = parameter.shape[0] * parameter[0, 0].numel()
     # ^ a convolution's kernel counts for both
@@ -112,6 +114,6 @@ def _start(name: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
         fan_out //= 2
         # ^ several matrices in one
     bound = (6.0 / (fan_in + fan_out)) ** 0.5
-    drawn = torch.rand(parameter.shape, generator=generator, dtype=_DRAWN)
+    drawn = torch.rand(parameter.shape, generator=generator, dtype=_DRAW_DTYPE)
     return drawn.mul_(2).sub_(1).mul_(bound)
     # ^ in place: these are the large ones

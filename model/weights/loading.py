@@ -15,55 +15,55 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from model.errors import WeightsError, listed
-from model.terramind.layers import Family
+from model.errors import WeightsError, join_names
+from model.terramind.layers import CheckpointModule
 from model.weights.checkpoint import (
-    PICKLED,
-    State,
-    digest_of_state,
-    read,
+    PICKLE_SUFFIXES,
+    StateDict,
+    hash_state_dict,
+    read_state_dict,
     read_checkpoint,
-    unwrapped,
-    write,
+    extract_state_dict,
+    write_state_dict,
 )
-from model.weights.checksums import digest as digest_of_file
+from model.weights.checksums import hash_file as digest_of_file
 from model.weights.contents import is_finite
-from model.weights.hub import HUB, HubFile, from_hub, names_in
+from model.weights.hub import OFFICIAL_FILES, HubFile, fetch_path, list_candidate_paths
 from model.weights.initialise import initialise
 
 __all__ = [
-    "HUB",
+    "OFFICIAL_FILES",
     "HubFile",
-    "Misfit",
-    "Source",
-    "State",
-    "check_source",
-    "compare",
+    "StateDictMismatch",
+    "WeightSource",
+    "StateDict",
+    "check_weight_source",
+    "compare_state_dict",
     "digest_of_file",
-    "digest_of_state",
-    "file_in",
-    "from_hub",
+    "hash_state_dict",
+    "find_weight_file",
+    "fetch_path",
     "initialise",
     "load_state",
-    "names_in",
-    "obtain",
-    "read",
+    "list_candidate_paths",
+    "load_weights",
+    "read_state_dict",
     "read_checkpoint",
-    "unwrapped",
-    "write",
+    "extract_state_dict",
+    "write_state_dict",
 ]
 
-Source = None | str | Path | Mapping[str, Any]
+WeightSource = None | str | Path | Mapping[str, Any]
 """None, "hub", a file or a folder of files, {"random": seed}, {"path": p, "sha256": s}, or a
 state dict."""
 
-_SOURCES = "hub, a path, {random: SEED} or {path: …, sha256: …}"
+_EXPECTED_SOURCES = "hub, a path, {random: SEED} or {path: …, sha256: …}"
 
 _M = TypeVar("_M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Misfit:
+class StateDictMismatch:
     """In what a state dict and a module differ; falsy where they fit."""
 
     missing: tuple[str, ...] = ()
@@ -72,24 +72,26 @@ class Misfit:
     unexpected: tuple[str, ...] = ()
     """Keys that the module has no place for."""
 
-    differing: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
     """Keys of another shape or kind, and tied keys with two values, each with what differs."""
 
     def __bool__(self) -> bool:
         """Tell whether anything differs."""
-        return bool(self.missing or self.unexpected or self.differing)
+        return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
         """Name the first few of each kind."""
         parts = (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
-            ("different", self.differing),
+            ("different", self.mismatched),
         )
-        return "; ".join(f"{len(keys)} {what}: {listed(keys, 5)}" for what, keys in parts if keys)
+        return "; ".join(
+            f"{len(keys)} {what}: {join_names(keys, 5)}" for what, keys in parts if keys
+        )
 
 
-def load_state(module: _M, source: str | Path | State, sha256: str | None = None) -> _M:
+def load_state(module: _M, source: str | Path | StateDict, sha256: str | None = None) -> _M:
     """Load a state dict with official key names into a module, strictly, and return the module.
 
     Left out in silence are only parts of the family that the module does not have (decoder,
@@ -101,50 +103,54 @@ def load_state(module: _M, source: str | Path | State, sha256: str | None = None
             are named, and how many there are; or a tensor holds NaN or infinity. The module is
             then unchanged.
     """
-    content = source if isinstance(source, Mapping) else read(source, sha256)
-    fitting, misfit = compare(module, unwrapped(content))
+    content = source if isinstance(source, Mapping) else read_state_dict(source, sha256)
+    fitting, misfit = compare_state_dict(module, extract_state_dict(content))
     if misfit:
         raise WeightsError(
             f"the weights do not fit this {type(module).__name__}: {misfit}. Check name, "
-            f"modalities and merge of the model they were made for{_hint(misfit)}"
+            f"modalities and merge of the model they were made for{_mismatch_hint(misfit)}"
         )
     broken = [key for key, value in fitting.items() if not is_finite(value)]
     if broken:
         raise WeightsError(
-            f"the weights hold numbers that are not finite in {listed(broken, 5)}: the file is "
+            f"the weights hold numbers that are not finite in {join_names(broken, 5)}: the file is "
             "damaged, or its training ran away. Nothing was loaded"
         )
     module.load_state_dict(fitting, strict=False)
     return module
 
 
-def compare(module: nn.Module, tensors: State) -> tuple[dict[str, Tensor], Misfit]:
+def compare_state_dict(
+    module: nn.Module, tensors: StateDict
+) -> tuple[dict[str, Tensor], StateDictMismatch]:
     """Return the tensors that a module takes, by its own keys, and in what the rest differs.
 
     The module may stand on the meta device, where it has shapes but costs no memory.
     """
-    family = module if isinstance(module, Family) else None
-    tensors = family.translate(dict(tensors)) if family else dict(tensors)
+    family = module if isinstance(module, CheckpointModule) else None
+    tensors = family.convert_state_dict(dict(tensors)) if family else dict(tensors)
     optional = family.optional_keys() if family else set()
-    foreign: Callable[[str], bool] = family.foreign_key if family else _no_key
+    foreign: Callable[[str], bool] = family.is_ignored_key if family else _ignores_nothing
     expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
-    tied = _tied(expected)
+    tied = _tied_keys(expected)
     fitting = {key: value for key, value in tensors.items() if key in expected}
     copied = {key for keys in tied for key in keys if any(one in fitting for one in keys)}
     here = {*tensors, *optional, *copied}
     differing = [
-        f"{key} {_kind(value)} instead of {_kind(expected[key])}"
+        f"{key} {_describe_tensor(value)} instead of {_describe_tensor(expected[key])}"
         for key, value in fitting.items()
-        if not _takes(expected[key], value)
+        if not _is_compatible(expected[key], value)
     ]
-    return fitting, Misfit(
+    return fitting, StateDictMismatch(
         missing=tuple(k for k in expected if k not in here),
         unexpected=tuple(k for k in tensors if k not in expected and not foreign(k)),
-        differing=(*differing, *_torn(tied, fitting)),
+        mismatched=(*differing, *_conflicting_tied_keys(tied, fitting)),
     )
 
 
-def obtain(module: _M, source: Source, name: str | None = None, revision: str | None = None) -> _M:
+def load_weights(
+    module: _M, source: WeightSource, name: str | None = None, revision: str | None = None
+) -> _M:
     """Fill a module from any kind of source; None leaves it as it is.
 
     Args:
@@ -156,17 +162,17 @@ def obtain(module: _M, source: Source, name: str | None = None, revision: str | 
     Raises:
         WeightsError: the source is not understood, not available, or does not fit.
     """
-    check_source(source)
+    check_weight_source(source)
     if source is None:
         return module
     if source == "hub":
-        return load_state(module, from_hub(name or "", revision))
+        return load_state(module, fetch_path(name or "", revision))
     if isinstance(source, Mapping):
-        return _obtain_mapping(module, source, name)
-    return load_state(module, file_in(source, name))
+        return _load_from_mapping(module, source, name)
+    return load_state(module, find_weight_file(source, name))
 
 
-def check_source(source: object) -> None:
+def check_weight_source(source: object) -> None:
     """Refuse at once what is no source of weights by its kind.
 
     Raises:
@@ -178,47 +184,47 @@ def check_source(source: object) -> None:
         or (isinstance(source, (str, Mapping)) and source)
     ):
         return
-    raise WeightsError(f"weights {source!r}: {_SOURCES} expected")
+    raise WeightsError(f"weights {source!r}: {_EXPECTED_SOURCES} expected")
 
 
-def file_in(path: str | Path, name: str | None = None) -> Path:
+def find_weight_file(path: str | Path, name: str | None = None) -> Path:
     """Return the file itself, or a folder's file for the model of that name.
 
     Raises:
         WeightsError: the folder holds no such file, or several of which none bears the name.
     """
-    check_source(path)
+    check_weight_source(path)
     folder = Path(path)
     if not folder.is_dir():
         return folder
-    official = HUB.get(name or "")
-    named = names_in(folder, official) if official else []
+    official = OFFICIAL_FILES.get(name or "")
+    named = list_candidate_paths(folder, official) if official else []
     for entry in named:
         if entry.is_file():
             return entry
-    every = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", *PICKLED))
+    every = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", *PICKLE_SUFFIXES))
     if len(every) == 1:
         return every[0]
-    held = f"holds {listed(entry.name for entry in every)}" if every else "holds no weights"
+    held = f"holds {join_names(entry.name for entry in every)}" if every else "holds no weights"
     wanted = f"{official.file} or one file" if official else "one file"
     raise WeightsError(
         f"the folder {folder.resolve()} {held}: {wanted} expected, or give a file's path"
     )
 
 
-def _obtain_mapping(module: _M, source: Mapping[str, Any], name: str | None) -> _M:
+def _load_from_mapping(module: _M, source: Mapping[str, Any], name: str | None) -> _M:
     if set(source) == {"random"}:
         return initialise(module, source["random"])
     if "path" in source and set(source) <= {"path", "sha256"}:
-        return load_state(module, file_in(source["path"], name), source.get("sha256"))
+        return load_state(module, find_weight_file(source["path"], name), source.get("sha256"))
     if source and all(isinstance(value, Tensor) for value in source.values()):
         return load_state(module, source)
     if isinstance(source.get("state_dict"), Mapping):
         return load_state(module, source)
-    raise WeightsError(f"weights {listed(source)}: {_SOURCES} expected")
+    raise WeightsError(f"weights {join_names(source)}: {_EXPECTED_SOURCES} expected")
 
 
-def _tied(expected: State) -> list[list[str]]:
+def _tied_keys(expected: StateDict) -> list[list[str]]:
     """Return the groups of keys that stand for one and the same tensor of a module."""
     groups: dict[int, list[str]] = {}
     for key, value in expected.items():
@@ -226,36 +232,38 @@ def _tied(expected: State) -> list[list[str]]:
     return [keys for keys in groups.values() if len(keys) > 1]
 
 
-def _torn(tied: Iterable[list[str]], tensors: State) -> list[str]:
+def _conflicting_tied_keys(tied: Iterable[list[str]], tensors: StateDict) -> list[str]:
     """Name the tied keys to which a checkpoint gives two values, of which one would be lost."""
     found = []
     for keys in tied:
         first, *others = [key for key in keys if key in tensors] or [""]
         found += [
-            f"{key} and {first}, which are one" for key in others if not _same(tensors, key, first)
+            f"{key} and {first}, which are one"
+            for key in others
+            if not _is_equal(tensors, key, first)
         ]
     return found
 
 
-def _same(tensors: State, one: str, other: str) -> bool:
-    return torch.equal(tensors[one], tensors[other])
+def _is_equal(tensors: StateDict, first: str, second: str) -> bool:
+    return torch.equal(tensors[first], tensors[second])
 
 
-def _takes(wanted: Tensor, value: Tensor) -> bool:
+def _is_compatible(expected: Tensor, value: Tensor) -> bool:
     """Tell whether one can become the other by rounding: whole numbers in floats are quantised."""
-    whole = wanted.is_floating_point() and not value.is_floating_point()
-    return wanted.shape == value.shape and not whole
+    whole = expected.is_floating_point() and not value.is_floating_point()
+    return expected.shape == value.shape and not whole
 
 
-def _kind(value: Tensor) -> str:
+def _describe_tensor(value: Tensor) -> str:
     real = value.is_floating_point()
     return f"{tuple(value.shape)}" if real else f"{tuple(value.shape)} of whole numbers"
 
 
-def _hint(misfit: Misfit) -> str:
-    tables = any("pos_emb" in key for key in misfit.differing)
+def _mismatch_hint(misfit: StateDictMismatch) -> str:
+    tables = any("pos_emb" in key for key in misfit.mismatched)
     return "; position tables fit image_size 224" if tables else ""
 
 
-def _no_key(_: str) -> bool:
+def _ignores_nothing(_: str) -> bool:
     return False

@@ -12,26 +12,34 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.scene import TIMELESS, Radiometry, Scene
+from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
 from pipeline.compositing import units
 from pipeline.compositing.observations import (
     Composite,
-    banded,
+    to_band_array,
     first_finite,
-    per_pixel,
-    plane,
-    radiometries,
+    reduce_over_time,
+    to_plane_array,
+    band_radiometries,
 )
-from pipeline.compositing.optical import optical
-from pipeline.compositing.radar import mixed, radar
+from pipeline.compositing.optical import compose_optical
+from pipeline.compositing.radar import describe_mixed_satellites, compose_radar
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube
 
-__all__ = ["Composite", "elevation", "in_step", "mixed", "of", "optical", "radar"]
+__all__ = [
+    "Composite",
+    "compose_elevation",
+    "select_scenes_in_step",
+    "describe_mixed_satellites",
+    "compose_modality",
+    "compose_optical",
+    "compose_radar",
+]
 
 
-def of(
+def compose_modality(
     modality: str, scenes: Sequence[Scene], bands: Sequence[str], grid: Grid, *, recipe: Recipe
 ) -> Composite:
     """Compose the scenes of a modality on a grid, lazily.
@@ -46,16 +54,16 @@ def of(
         recipe: what is clear, and how clear observations become one.
     """
     if modality.startswith("S2"):
-        made = optical(scenes, bands, grid, recipe=recipe)
+        made = compose_optical(scenes, bands, grid, recipe=recipe)
     elif modality.startswith("S1"):
-        made = radar(scenes, bands, grid)
+        made = compose_radar(scenes, bands, grid)
     else:
-        made = elevation(scenes, bands, grid)
-    units.expect(made.values, units.UNITS[modality])
+        made = compose_elevation(scenes, bands, grid)
+    units.check_unit(made.values, units.UNIT_BY_MODALITY[modality])
     return made
 
 
-def in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tuple[Scene, ...]:
+def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tuple[Scene, ...]:
     """Return the scenes whose solar day lies in a step, and those that have no day.
 
     Args:
@@ -64,36 +72,40 @@ def in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tuple[Scene, ...]
     """
     first, last = (dt.date.fromisoformat(day) for day in step)
     return tuple(
-        scene for scene in scenes if scene.modality in TIMELESS or first <= scene.solar_day <= last
+        scene
+        for scene in scenes
+        if scene.modality in TIMELESS_MODALITIES or first <= scene.solar_day <= last
     )
 
 
-def elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
+def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
     """Take the first scene that has a height, in the order of the ids.
 
     A void stays a void, and where no scene lies, as over the open sea, there is none: 0 m would
     be a measurement. The model fills what is missing.
     """
     ordered = sorted(scenes, key=lambda scene: (scene.id, scene.collection))
-    stored = cube.stack(ordered, bands, grid, dtype="float32", fill=np.nan)
+    stored = cube.stack(ordered, bands, grid, dtype="float32", fill_value=np.nan)
     layers = da.stack(
         [
-            per_pixel(
-                _first,
+            reduce_over_time(
+                _first_valid,
                 [stored.sel(band=band).data],
                 np.float32,
-                radiometries=radiometries(ordered, band),
+                radiometries=band_radiometries(ordered, band),
             )
             for band in bands
         ]
     )
-    values = banded(layers, bands, stored, units=units.METRE)
+    values = to_band_array(layers, bands, stored, units=units.METRE)
     some = da.isfinite(layers).any(axis=0).astype(np.uint16)
-    never = plane(da.zeros(grid.shape, dtype=np.uint16, chunks=grid.shape), values)
-    return Composite(values=values, observations=plane(some, values), first=never, last=never)
+    never = to_plane_array(da.zeros(grid.shape, dtype=np.uint16, chunks=grid.shape), values)
+    return Composite(
+        values=values, observations=to_plane_array(some, values), first_day=never, last_day=never
+    )
 
 
-def _first(
+def _first_valid(
     stored: NDArray[np.float32], *, radiometries: Sequence[Radiometry | None]
 ) -> NDArray[np.float32]:
     return first_finite(units.convert(stored, radiometries, "DEM"))

@@ -13,11 +13,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
-from catalogs.scene_selection import newness
+from catalogs.scene_selection import recency_key
 
 EPOCH = dt.date(1970, 1, 1)
 
-STRIP = 64
+ROW_CHUNK = 64
 """Rows that are composed at a time: their numbers are copied several times on the way."""
 
 
@@ -31,14 +31,14 @@ class Composite:
     observations: xr.DataArray
     """(y, x) uint16: days with a usable observation; granules of one pass count once."""
 
-    first: xr.DataArray
+    first_day: xr.DataArray
     """(y, x) uint16: days since 1970-01-01 of the earliest of them, 0 = none."""
 
-    last: xr.DataArray
+    last_day: xr.DataArray
     """(y, x) uint16: days since 1970-01-01 of the latest of them, 0 = none."""
 
 
-def by_day(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
+def sort_by_day(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
     """Order scenes by solar day; within a day those of the grid's own system come first.
 
     Then by cell, and within a cell the newest processing first: of two that overlap, it is the
@@ -49,10 +49,10 @@ def by_day(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
         own = any(asset.epsg == epsg for asset in scene.assets.values())
         return (scene.solar_day, not own, scene.tile or scene.id)
 
-    return sorted(sorted(scenes, key=newness, reverse=True), key=key)
+    return sorted(sorted(scenes, key=recency_key, reverse=True), key=key)
 
 
-def runs(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+def group_indices(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     """Return the positions of each distinct key, in order of first appearance."""
     groups: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
@@ -60,12 +60,12 @@ def runs(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     return list(groups.items())
 
 
-def radiometries(scenes: Sequence[Scene], band: str) -> list[Radiometry | None]:
+def band_radiometries(scenes: Sequence[Scene], band: str) -> list[Radiometry | None]:
     """Return what the numbers of a band mean in each scene; None where it lacks the band."""
     return [scene.assets[band].radiometry if band in scene.assets else None for scene in scenes]
 
 
-def seen(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Composite:
+def build_composite(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Composite:
     """Return a composite with the days on which each pixel was usable.
 
     Args:
@@ -74,16 +74,16 @@ def seen(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Com
         days: the solar day of each scene.
     """
     counted = {
-        "observations": per_pixel(_count, [usable], np.uint16, days=days),
-        "first": per_pixel(_first_day, [usable], np.uint16, days=days),
-        "last": per_pixel(_last_day, [usable], np.uint16, days=days),
+        "observations": reduce_over_time(_count_days, [usable], np.uint16, days=days),
+        "first": reduce_over_time(_first_day, [usable], np.uint16, days=days),
+        "last": reduce_over_time(_last_day, [usable], np.uint16, days=days),
     }
     return Composite(
-        values=values, **{name: plane(layer, values) for name, layer in counted.items()}
+        values=values, **{name: to_plane_array(layer, values) for name, layer in counted.items()}
     )
 
 
-def per_pixel(
+def reduce_over_time(
     function: Callable[..., NDArray[Any]], arrays: Sequence[da.Array], dtype: Any, **kwargs: Any
 ) -> da.Array:
     """Apply a function of whole (time, y, x) stacks that returns (y, x)."""
@@ -92,12 +92,12 @@ def per_pixel(
     return planes
 
 
-def plane(layer: da.Array, like: xr.DataArray) -> xr.DataArray:
+def to_plane_array(layer: da.Array, like: xr.DataArray) -> xr.DataArray:
     """Return a (y, x) layer in the place of another array."""
     return xr.DataArray(layer, dims=("y", "x"), coords={"y": like.y, "x": like.x})
 
 
-def banded(
+def to_band_array(
     layers: da.Array, bands: Sequence[str], like: xr.DataArray, *, units: str
 ) -> xr.DataArray:
     """Return (band, y, x) values in the place of another array, with their unit."""
@@ -118,22 +118,22 @@ def first_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _count(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
+def _count_days(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
     total = np.zeros(usable.shape[1:], dtype=np.uint16)
-    for _, indices in runs(days):
+    for _, indices in group_indices(days):
         total += usable[indices].any(axis=0)
     return total
 
 
 def _last_day(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
     last = np.zeros(usable.shape[1:], dtype=np.uint16)
-    for day, indices in sorted(runs(days)):
+    for day, indices in sorted(group_indices(days)):
         last[usable[indices].any(axis=0)] = (day - EPOCH).days
     return last
 
 
 def _first_day(usable: NDArray[np.bool_], *, days: Sequence[dt.date]) -> NDArray[np.uint16]:
     first = np.zeros(usable.shape[1:], dtype=np.uint16)
-    for day, indices in sorted(runs(days), reverse=True):
+    for day, indices in sorted(group_indices(days), reverse=True):
         first[usable[indices].any(axis=0)] = (day - EPOCH).days
     return first

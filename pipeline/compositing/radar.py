@@ -14,52 +14,55 @@ from catalogs.scene import Radiometry, Scene
 from pipeline.compositing import masks, units
 from pipeline.compositing.observations import (
     Composite,
-    banded,
-    by_day,
-    per_pixel,
-    radiometries,
-    runs,
-    seen,
+    to_band_array,
+    sort_by_day,
+    reduce_over_time,
+    band_radiometries,
+    group_indices,
+    build_composite,
 )
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube
 
 
-def radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
+def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
     """Mean in linear power per orbit, then the mean of the orbits.
 
     Each look at the ground weighs the same however often it was taken: slopes that face one
     orbit and turn from the other are balanced. Zeros and border noise are no observation.
     """
-    ordered = by_day(scenes, grid.epsg)
-    pad = masks.fringe_reach(grid.resolution)
+    ordered = sort_by_day(scenes, grid.epsg)
+    pad = masks.border_noise_reach(grid.resolution)
     wider = grid.window(
         row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
     )
     # ^ the edge of a swath outside the grid makes the dark pixels in it border noise
     inner = (slice(None), slice(pad, pad + grid.height), slice(pad, pad + grid.width))
-    stored = cube.stack(ordered, bands, wider, dtype="float32", fill=np.nan)
+    stored = cube.stack(ordered, bands, wider, dtype="float32", fill_value=np.nan)
     orbits = [f"{scene.orbit_state}/{scene.relative_orbit}" for scene in ordered]
     powers = {
         band: da.stack(
             [
-                raw.map_blocks(_power, meaning, grid.resolution, dtype=np.float32)
+                raw.map_blocks(_scene_power, meaning, grid.resolution, dtype=np.float32)
                 for raw, meaning in zip(
-                    stored.sel(band=band).data, radiometries(ordered, band), strict=True
+                    stored.sel(band=band).data, band_radiometries(ordered, band), strict=True
                 )
             ]
         )[inner]
         for band in bands
     }
     layers = [
-        per_pixel(_mean_of_orbits, [powers[band]], np.float32, orbits=orbits) for band in bands
+        reduce_over_time(_mean_of_orbits, [powers[band]], np.float32, orbits=orbits)
+        for band in bands
     ]
     usable = functools.reduce(operator.or_, [da.isfinite(power) for power in powers.values()])
-    values = banded(da.stack(layers), bands, stored[..., inner[1], inner[2]], units=units.POWER)
-    return seen(values, usable, [scene.solar_day for scene in ordered])
+    values = to_band_array(
+        da.stack(layers), bands, stored[..., inner[1], inner[2]], units=units.POWER
+    )
+    return build_composite(values, usable, [scene.solar_day for scene in ordered])
 
 
-def mixed(scenes: Sequence[Scene]) -> str | None:
+def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
     """Return what a product must say where it averages several Sentinel-1 satellites, or None."""
     platforms = {
         scene.platform for scene in scenes if scene.modality.startswith("S1") and scene.platform
@@ -73,20 +76,20 @@ def mixed(scenes: Sequence[Scene]) -> str | None:
     )
 
 
-def _power(
-    stored: NDArray[np.float32], meaning: Radiometry | None, spacing: float
+def _scene_power(
+    stored: NDArray[np.float32], asset_radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
     """Return (y, x) linear power of a scene; NaN where it has none, or only border noise."""
-    power: NDArray[np.float32] = units.convert(stored[None], [meaning], "S1RTC")[0]
-    power[masks.fringe(power, spacing)] = np.nan
+    power: NDArray[np.float32] = units.convert(stored[None], [asset_radiometry], "S1RTC")[0]
+    power[masks.detect_border_noise(power, spacing)] = np.nan
     return power
 
 
 def _mean_of_orbits(power: NDArray[np.float32], *, orbits: Sequence[str]) -> NDArray[np.float32]:
-    return _mean(np.stack([_mean(power[indices]) for _, indices in runs(orbits)]))
+    return _nanmean(np.stack([_nanmean(power[indices]) for _, indices in group_indices(orbits)]))
 
 
-def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _nanmean(values: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(values) == 1:
         only: NDArray[np.float32] = values[0].copy()
         return only

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from catalogs.scene import Scene
 from pipeline.compositing import composite, units
 from pipeline.grid.grid import Grid
-from pipeline.grid.scene_index import touching
+from pipeline.grid.scene_index import find_intersecting_scenes
 from pipeline.plan.plan import Plan
 from pipeline.reading import raster_reader
 from pipeline.runtime import cancellation
 
-PIXELS = 5 * 2**18
+MAX_STRIP_PIXELS = 5 * 2**18
 """Of one strip, at most: all bands of some hundred scenes' strips fit into memory one by one. A
 tile of 2048 with its context is read in strips of 512 rows, as high as most files' blocks."""
 
-LEAST, MOST = 256, 2048
+MIN_STRIP_ROWS, MAX_STRIP_ROWS = 256, 2048
 """Rows of a strip: powers of two, so that the blocks of a COG are whole in one of them."""
 
 _T = TypeVar("_T")
@@ -36,7 +36,7 @@ _U = TypeVar("_U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class CompositeBlock:
     """The composites of one grid, in memory."""
 
     values: Mapping[str, xr.DataArray]
@@ -45,94 +45,102 @@ class Seen:
     observations: NDArray[np.uint16]
     """(y, x): days with a clear Sentinel-2 observation; Sentinel-1 where no other is given."""
 
-    first: NDArray[np.uint16]
+    first_day: NDArray[np.uint16]
     """(y, x): days since 1970-01-01 of the earliest; 0 = none."""
 
-    last: NDArray[np.uint16]
+    last_day: NDArray[np.uint16]
     """(y, x): days since 1970-01-01 of the latest; 0 = none."""
 
-    steps: tuple[Seen, ...] = ()
+    steps: tuple[CompositeBlock, ...] = ()
     """The same of each part of the period that has composites of its own."""
 
 
-def see(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> Seen:
+def compose(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> CompositeBlock:
     """Read and compose scenes on a grid, by a plan's recipe."""
-    near = touching(scenes, area)
+    near = find_intersecting_scenes(scenes, area)
     steps = plan.recipe.steps if plan.recipe.composites else ()
-    lazy = [_lazy(plan, near, area)]
-    lazy += [_lazy(plan, composite.in_step(near, step), area) for step in steps]
-    readers = raster_reader.threads(near, threads)
-    with cancellation.Pool(readers, "read", patient=False) as pool:
+    lazy = [_lazy_composites(plan, near, area)]
+    lazy += [
+        _lazy_composites(plan, composite.select_scenes_in_step(near, step), area) for step in steps
+    ]
+    readers = raster_reader.count_read_threads(near, threads)
+    with cancellation.CancellableThreadPool(readers, "read", wait_on_error=False) as pool:
         (computed,) = dask.base.compute(lazy, scheduler="threads", pool=pool)
         # ^ not by dask.config: it is global, and tiles are made side by side; and threads of our
         #   own, as those of dask do not know for which tile they read
-    whole, *parts = (_seen(plan, one, area) for one in computed)
+    whole, *parts = (_to_composite_block(plan, one, area) for one in computed)
     return replace(whole, steps=tuple(parts))
 
 
-def _lazy(plan: Plan, scenes: Sequence[Scene], area: Grid) -> dict[str, tuple[Any, ...]]:
+def _lazy_composites(plan: Plan, scenes: Sequence[Scene], area: Grid) -> dict[str, tuple[Any, ...]]:
     """Return values, counts, first and last days of each modality, not computed yet."""
     lazy: dict[str, tuple[Any, ...]] = {}
     for modality in plan.recipe.inputs:
         some = [scene for scene in scenes if scene.modality == modality]
         bands = plan.bands(modality)
         if some and bands:
-            made = composite.of(modality, some, bands, area, recipe=plan.recipe)
-            planes = (made.observations.data, made.first.data, made.last.data)
+            made = composite.compose_modality(modality, some, bands, area, recipe=plan.recipe)
+            planes = (made.observations.data, made.first_day.data, made.last_day.data)
             lazy[modality] = (made.values, *planes)
     return lazy
 
 
-def _seen(plan: Plan, computed: Mapping[str, tuple[Any, ...]], area: Grid) -> Seen:
+def _to_composite_block(
+    plan: Plan, computed: Mapping[str, tuple[Any, ...]], area: Grid
+) -> CompositeBlock:
     empty = np.zeros(area.shape, dtype=np.uint16)
-    _, observations, first, last = computed.get(_witness(plan.given), (None, *(empty,) * 3))
-    return Seen(
+    _, observations, first, last = computed.get(
+        _observation_modality(plan.model_inputs), (None, *(empty,) * 3)
+    )
+    return CompositeBlock(
         values={modality: values for modality, (values, *_) in computed.items()},
         observations=observations,
-        first=first,
-        last=last,
+        first_day=first,
+        last_day=last,
     )
 
 
-def _witness(inputs: Sequence[str]) -> str:
+def _observation_modality(inputs: Sequence[str]) -> str:
     """Return the modality whose days are counted: Sentinel-2, else Sentinel-1, else the first."""
     return min(inputs, key=lambda name: ("S2", "S1", "DE").index(name[:2]))
 
 
-def at_the_door(plan: Plan, seen: Seen) -> dict[str, NDArray[np.float32]]:
+def to_model_inputs(plan: Plan, block: CompositeBlock) -> dict[str, NDArray[np.float32]]:
     """Return the model's inputs: power becomes decibel here and nowhere earlier.
 
     Raises:
-        Wrong: an input is not in its modality's unit.
+        InvalidInputError: an input is not in its modality's unit.
     """
     return {
-        name: units.for_model(values, name).values
-        for name, values in seen.values.items()
+        name: units.to_model_unit(values, name).values
+        for name, values in block.values.items()
         if plan.model is None or name in plan.model.inputs
     }
 
 
-def cut(area: Grid, scenes: Sequence[Scene], *, cell: int = 1) -> tuple[tuple[int, int], ...]:
+def split_rows(
+    area: Grid, scenes: Sequence[Scene], *, row_multiple: int = 1
+) -> tuple[tuple[int, int], ...]:
     """Cut the rows of a grid into strips, between the blocks of the scenes' files.
 
     Args:
         area: what is read.
         scenes: the scenes; those of the grid's own system and resolution say where blocks begin.
-        cell: rows that stay together.
+        row_multiple: rows that stay together.
 
     Returns:
         (first row, row after the last) of each.
     """
-    rows = MOST
-    while rows > LEAST and rows * area.width > PIXELS:
+    rows = MAX_STRIP_ROWS
+    while rows > MIN_STRIP_ROWS and rows * area.width > MAX_STRIP_PIXELS:
         rows //= 2
-    begin = -_rows_above(area, scenes) % rows
-    begin -= begin % cell
+    begin = -_rows_above_grid(area, scenes) % rows
+    begin -= begin % row_multiple
     edges = [0, *range(begin or rows, area.height, rows), area.height]
     return tuple(itertools.pairwise(edges))
 
 
-def _rows_above(area: Grid, scenes: Sequence[Scene]) -> int:
+def _rows_above_grid(area: Grid, scenes: Sequence[Scene]) -> int:
     """Return how many rows of the first scene's files lie above a grid."""
     for scene in scenes:
         for asset in scene.assets.values():
@@ -142,41 +150,43 @@ def _rows_above(area: Grid, scenes: Sequence[Scene]) -> int:
     return 0
 
 
-def ahead(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
+def prefetch(parts: Iterable[_T], read: Callable[[_T], _U]) -> Iterator[_U]:
     """Yield what is read of each part, in order; one part is read ahead, and no more."""
-    with cancellation.Pool(1, "strip", patient=False) as reader:
+    with cancellation.CancellableThreadPool(1, "strip", wait_on_error=False) as reader:
         # ^ GDAL may be waiting for a store that has fallen silent
         coming: Future[_U] | None = None
         for part in parts:
-            ready = None if coming is None else cancellation.result(coming)
+            ready = None if coming is None else cancellation.wait_for_result(coming)
             coming, first = reader.submit(read, part), coming is None
             if not first:
                 yield cast("_U", ready)
         if coming is not None:
-            yield cancellation.result(coming)
+            yield cancellation.wait_for_result(coming)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
     """Some rows of what a tile sees."""
 
-    row: int
+    first_row: int
     """First row on the context."""
 
-    seen: Seen
+    composites: CompositeBlock
     inputs: Mapping[str, NDArray[np.float32]]
     """Modality → (band, y, x) in the model's units."""
 
-    seconds: float
+    read_seconds: float
     """That reading and composing took."""
 
     @property
-    def stop(self) -> int:
+    def stop_row(self) -> int:
         """Return the row after the last."""
-        return self.row + len(self.seen.observations)
+        return self.first_row + len(self.composites.observations)
 
 
-def strips(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> Iterator[Strip]:
+def read_strips(
+    plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int
+) -> Iterator[Strip]:
     """Read and compose an area strip by strip, one ahead.
 
     Args:
@@ -186,65 +196,70 @@ def strips(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) -> 
         threads: threads that read and compose.
 
     Raises:
-        Unreadable: an asset could not be read.
+        AssetReadError: an asset could not be read.
     """
 
     def read(rows: tuple[int, int]) -> Strip:
         started = time.perf_counter()
         first, stop = rows
         part = area.window(row=first, column=0, height=stop - first, width=area.width)
-        seen = see(plan, scenes, part, threads=threads)
-        inputs = at_the_door(plan, seen) if plan.model else {}
-        return Strip(row=first, seen=seen, inputs=inputs, seconds=time.perf_counter() - started)
+        seen = compose(plan, scenes, part, threads=threads)
+        inputs = to_model_inputs(plan, seen) if plan.model else {}
+        return Strip(
+            first_row=first,
+            composites=seen,
+            inputs=inputs,
+            read_seconds=time.perf_counter() - started,
+        )
 
-    return ahead(cut(area, scenes, cell=plan.cell), read)
+    return prefetch(split_rows(area, scenes, row_multiple=plan.output_stride), read)
 
 
-class Roll:
+class RowBuffer:
     """The strips that windows still look at."""
 
-    def __init__(self, modalities: Mapping[str, int], width: int) -> None:
+    def __init__(self, band_counts: Mapping[str, int], width: int) -> None:
         """Begin at the first row.
 
         Args:
-            modalities: modality → bands.
+            band_counts: modality → bands.
             width: columns.
         """
-        self._modalities, self._width = modalities, width
-        self._held: deque[Strip] = deque()
+        self._band_counts, self._width = band_counts, width
+        self._strips: deque[Strip] = deque()
 
     @property
-    def stop(self) -> int:
+    def stop_row(self) -> int:
         """Return the row after the last that is held."""
-        return self._held[-1].stop if self._held else 0
+        return self._strips[-1].stop_row if self._strips else 0
 
-    def take(self, strip: Strip) -> None:
+    def append(self, strip: Strip) -> None:
         """Hold another strip below the others."""
-        self._held.append(strip)
+        self._strips.append(strip)
 
-    def forget(self, row: int) -> None:
+    def drop_above(self, row: int) -> None:
         """Let go of what lies above a row."""
-        while self._held and self._held[0].stop <= row:
-            self._held.popleft()
+        while self._strips and self._strips[0].stop_row <= row:
+            self._strips.popleft()
 
-    def rows(
+    def read_rows(
         self, first: int, stop: int
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
         """Return inputs (band, y, x) by modality, and (y, x) where something was observed."""
         inputs = {
             name: np.full((bands, stop - first, self._width), np.nan, dtype=np.float32)
-            for name, bands in self._modalities.items()
+            for name, bands in self._band_counts.items()
         }
         observed = np.zeros((stop - first, self._width), dtype=np.bool_)
-        for strip in self._held:
-            top, bottom = max(first, strip.row), min(stop, strip.stop)
+        for strip in self._strips:
+            top, bottom = max(first, strip.first_row), min(stop, strip.stop_row)
             if top >= bottom:
                 continue
             into, part = (
                 slice(top - first, bottom - first),
-                slice(top - strip.row, bottom - strip.row),
+                slice(top - strip.first_row, bottom - strip.first_row),
             )
-            observed[into] = strip.seen.observations[part] > 0
+            observed[into] = strip.composites.observations[part] > 0
             for name, values in strip.inputs.items():
                 inputs[name][:, into] = values[:, part]
         return inputs, observed

@@ -2,7 +2,7 @@
 
 Inside the pipeline Sentinel-2 is DN = reflectance × 10 000 without offset (signed), Sentinel-1 is
 linear power until the model's door, heights are metres. Each array says its unit in
-``attrs["units"]``, and who computes with it asks :func:`expect` first.
+``attrs["units"]``, and who computes with it asks :func:`check_unit` first.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 
-Converted = tuple[NDArray[np.float32], NDArray[np.bool_]]
+ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
 # ^ values, and where they are measurements
 
 DN = "1e-4"
@@ -30,52 +30,52 @@ DECIBEL = "dB"
 """Unit of Sentinel-1 at the model's door, and nowhere before it."""
 
 METRE = "m"
-UNITS = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
+UNIT_BY_MODALITY = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
 
-QUANTIFICATION = 10_000.0
+QUANTIFICATION_VALUE = 10_000.0
 """Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
 
-SATURATED = 65535
+SATURATED_DN = 65535
 """Sentinel-2 DN of a saturated detector (Products Specification, SPECIAL_VALUE): no measurement."""
 
 POWER_FLOOR = 1e-6
 """Minus 60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
 
-HEIGHTS = (-500.0, 9000.0)
+VALID_HEIGHT_RANGE = (-500.0, 9000.0)
 """Metres between which the land lies: the Dead Sea's shore at -430, Everest at 8849."""
 
-STORED = {DN: ("reflectance",), POWER: ("power", "dB"), METRE: ("m",)}
+CONVERTIBLE_UNITS = {DN: ("reflectance",), POWER: ("power", "dB"), METRE: ("m",)}
 """Units of files that can become each of ours."""
 
 
-def expect(array: xr.DataArray, unit: str) -> None:
+def check_unit(array: xr.DataArray, unit: str) -> None:
     """Refuse an array whose unit is not the one that the computation is written for.
 
     Raises:
-        Wrong: the unit is another one, or missing.
+        InvalidInputError: the unit is another one, or missing.
     """
     found = array.attrs.get("units")
     if found != unit:
-        raise Wrong(
+        raise InvalidInputError(
             f"{array.name or 'An array'} is in {found!r} where {unit!r} is needed. "
             "Averages and statistics hold in one unit only: convert it first."
         )
 
 
-def is_counted(radiometry: Radiometry) -> bool:
+def is_stored_as_dn(radiometry: Radiometry) -> bool:
     """Return whether reflectance is stored in counts (DN) rather than as itself."""
     return abs(radiometry.scale) < 1
     # ^ 1e-4 a count, against 1
 
 
-def is_reflectance(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
+def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
     """Return where stored Sentinel-2 numbers are measurements.
 
     Counts of 0 are nodata and of 65535 saturated, whatever the offset; a count below 0 is
     somebody's mark of nodata. Reflectance that is stored as itself may be negative.
     """
-    if is_counted(radiometry):
-        return np.asarray((stored > 0) & (stored < SATURATED))
+    if is_stored_as_dn(radiometry):
+        return np.asarray((stored > 0) & (stored < SATURATED_DN))
     return np.asarray(np.isfinite(stored))
 
 
@@ -85,8 +85,8 @@ def to_dn(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.flo
     Whole numbers stay whole: the offset is subtracted as an integer where the product is
     quantised as usual, so that 1…999 with an offset of −1000 neither wraps nor turns to nodata.
     """
-    gain = radiometry.scale * QUANTIFICATION
-    shift = radiometry.offset * QUANTIFICATION
+    gain = radiometry.scale * QUANTIFICATION_VALUE
+    shift = radiometry.offset * QUANTIFICATION_VALUE
     gain, shift = (
         (round(gain, 6), round(shift, 6))
         # ^ 0.0001 and 0.1 have no finite binary form: 1e-4 × 1e4 must be 1
@@ -119,14 +119,14 @@ def from_decibel(decibel: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(10.0 ** (decibel / 10.0), dtype=np.float32)
 
 
-def for_model(array: xr.DataArray, modality: str) -> xr.DataArray:
+def to_model_unit(array: xr.DataArray, modality: str) -> xr.DataArray:
     """Return a composite in the unit that models are fed: power becomes decibel, here only.
 
     Raises:
-        Wrong: it is not in its modality's unit of :data:`UNITS`.
+        InvalidInputError: it is not in its modality's unit of :data:`UNIT_BY_MODALITY`.
     """
-    expect(array, UNITS[modality])
-    if UNITS[modality] != POWER:
+    check_unit(array, UNIT_BY_MODALITY[modality])
+    if UNIT_BY_MODALITY[modality] != POWER:
         return array
     return array.copy(data=to_decibel(array.values)).assign_attrs(units=DECIBEL)
 
@@ -142,21 +142,21 @@ def convert(
         modality: which conversion is meant.
 
     Returns:
-        (scenes, …) in the unit of :data:`UNITS`; NaN where nothing was measured.
+        (scenes, …) in the unit of :data:`UNIT_BY_MODALITY`; NaN where nothing was measured.
 
     Raises:
-        Wrong: a scene's numbers are in a unit that cannot become the modality's.
+        InvalidInputError: a scene's numbers are in a unit that cannot become the modality's.
     """
-    unit = UNITS[modality]
+    unit = UNIT_BY_MODALITY[modality]
     result = np.empty(stored.shape, dtype=np.float32)
     for index, radiometry in enumerate(radiometries):
         if radiometry is None:
             result[index] = np.nan
             continue
-        if radiometry.unit not in STORED[unit]:
-            raise Wrong(
+        if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
+            raise InvalidInputError(
                 f"An asset in {radiometry.unit!r} is read as {modality}, which needs "
-                f"{' or '.join(STORED[unit])}. Correct the provider's table."
+                f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the provider's table."
             )
         values, measured = _CONVERSIONS[unit](stored[index], radiometry)
         values[~measured] = np.nan
@@ -164,25 +164,25 @@ def convert(
     return result
 
 
-def _reflectance(stored: Any, radiometry: Radiometry) -> Converted:
-    return to_dn(stored, radiometry), is_reflectance(stored, radiometry)
+def _convert_reflectance(stored: Any, radiometry: Radiometry) -> ValuesAndMask:
+    return to_dn(stored, radiometry), valid_reflectance_mask(stored, radiometry)
 
 
-def _backscatter(stored: Any, radiometry: Radiometry) -> Converted:
+def _convert_backscatter(stored: Any, radiometry: Radiometry) -> ValuesAndMask:
     power = to_power(stored, radiometry)
     return power, power > POWER_FLOOR
     # ^ zeros fill the edges of swaths; below the floor nothing is measured
 
 
-def _height(stored: Any, radiometry: Radiometry) -> Converted:
+def _convert_height(stored: Any, radiometry: Radiometry) -> ValuesAndMask:
     height = stored.astype(np.float32) * np.float32(radiometry.scale)
     height += np.float32(radiometry.offset)
-    return height, (height > HEIGHTS[0]) & (height < HEIGHTS[1])
+    return height, (height > VALID_HEIGHT_RANGE[0]) & (height < VALID_HEIGHT_RANGE[1])
     # ^ −9999, −32768 and other voids whose tag was lost
 
 
-_CONVERSIONS: Mapping[str, Callable[[Any, Radiometry], Converted]] = {
-    DN: _reflectance,
-    POWER: _backscatter,
-    METRE: _height,
+_CONVERSIONS: Mapping[str, Callable[[Any, Radiometry], ValuesAndMask]] = {
+    DN: _convert_reflectance,
+    POWER: _convert_backscatter,
+    METRE: _convert_height,
 }

@@ -17,7 +17,7 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry
-from catalogs.errors import Wrong
+from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from pipeline.grid import utm
 
@@ -73,9 +73,9 @@ class Grid:
         )
 
     @property
-    def phase(self) -> tuple[float, float]:
+    def alignment(self) -> tuple[float, float]:
         """Return where, within one pixel of the CRS's own multiples, the corners lie: (x, y)."""
-        return _phase(self.left, self.resolution), _phase(self.top, self.resolution)
+        return _alignment(self.left, self.resolution), _alignment(self.top, self.resolution)
 
     def window(self, *, row: int, column: int, height: int, width: int) -> Grid:
         """Return the grid of a window given in this grid's pixels; it may reach outside."""
@@ -111,44 +111,44 @@ class Grid:
         they begin: windows and warp blocks are anchored to these numbers.
         """
         return (
-            math.floor(-self.top / self.resolution + PHASE_TOLERANCE),
-            math.floor(self.left / self.resolution + PHASE_TOLERANCE),
+            math.floor(-self.top / self.resolution + ALIGNMENT_TOLERANCE),
+            math.floor(self.left / self.resolution + ALIGNMENT_TOLERANCE),
         )
 
-    def refined(self, cell: int) -> Grid:
-        """Return the same ground on a grid of which ``cell`` x ``cell`` pixels make one of ours."""
+    def refine(self, factor: int) -> Grid:
+        """Return the same ground on a grid of which ``factor`` x ``factor`` pixels make one of ours."""
         return Grid(
             epsg=self.epsg,
-            resolution=self.resolution / cell,
+            resolution=self.resolution / factor,
             left=self.left,
             top=self.top,
-            height=self.height * cell,
-            width=self.width * cell,
+            height=self.height * factor,
+            width=self.width * factor,
         )
 
-    def coarsened(self, cell: int) -> Grid:
-        """Return the smallest grid of ``cell`` x ``cell`` pixels a cell that covers this one.
+    def coarsen(self, factor: int) -> Grid:
+        """Return the smallest grid of ``factor`` x ``factor`` pixels a cell that covers this one.
 
         Cells are counted as pixels are, from the origin of the CRS: whatever the region, the same
         pixels make a cell.
         """
         row, column = self.origin_index()
-        above, before = row % cell, column % cell
+        above, before = row % factor, column % factor
         return Grid(
             epsg=self.epsg,
-            resolution=self.resolution * cell,
+            resolution=self.resolution * factor,
             left=self.left - before * self.resolution,
             top=self.top + above * self.resolution,
-            height=-(-(self.height + above) // cell),
-            width=-(-(self.width + before) // cell),
+            height=-(-(self.height + above) // factor),
+            width=-(-(self.width + before) // factor),
         )
 
 
-PHASE_TOLERANCE = 1e-6
+ALIGNMENT_TOLERANCE = 1e-6
 """Pixels: differences below come from writing coordinates as decimal numbers."""
 
 
-ZONE = 6.0
+AREA_OF_USE_BUFFER = 6.0
 """Degrees beyond its area of use up to which a coordinate system still serves: one UTM zone."""
 
 
@@ -174,19 +174,19 @@ class Tile:
     epsg: int
     """Whose grid it is, where a plan has several."""
 
-    def coarsened(self, cell: int) -> Tile:
-        """Return the same tile on a grid of ``cell`` x ``cell`` pixels a cell."""
+    def coarsen(self, factor: int) -> Tile:
+        """Return the same tile on a grid of ``factor`` x ``factor`` pixels a cell."""
         row, column, height, width = (
-            length // cell for length in (self.row, self.column, self.height, self.width)
+            length // factor for length in (self.row, self.column, self.height, self.width)
         )
         return replace(self, row=row, column=column, height=height, width=width)
 
 
-def tiles(grid: Grid, size: int, *, prefix: str = "") -> tuple[Tile, ...]:
+def split_into_tiles(grid: Grid, size: int, *, id_prefix: str = "") -> tuple[Tile, ...]:
     """Cut a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
     return tuple(
         Tile(
-            id=f"{prefix}r{row // size:03d}c{column // size:03d}",
+            id=f"{id_prefix}r{row // size:03d}c{column // size:03d}",
             row=row,
             column=column,
             height=min(size, grid.height - row),
@@ -198,7 +198,7 @@ def tiles(grid: Grid, size: int, *, prefix: str = "") -> tuple[Tile, ...]:
     )
 
 
-def systems(crs: str, region: BaseGeometry) -> tuple[int, ...]:
+def resolve_epsg_codes(crs: str, region: BaseGeometry) -> tuple[int, ...]:
     """Return the EPSG codes of the grids that a job asks for: one code, or the zones touched.
 
     Args:
@@ -207,36 +207,38 @@ def systems(crs: str, region: BaseGeometry) -> tuple[int, ...]:
         region: an area in longitude and latitude.
 
     Raises:
-        Wrong: the code is unknown, or its unit is not the metre.
+        InvalidInputError: the code is unknown, or its unit is not the metre.
     """
     if crs.lower() == "utm":
-        return utm.touched(region)
+        return utm.find_zones(region)
     try:
         parsed = CRS.from_user_input(crs)
     except CRSError as error:
-        raise Wrong(
+        raise InvalidInputError(
             f"grid.crs {crs!r} is not a known coordinate system. "
             "Write utm, or a code such as EPSG:3035."
         ) from error
     code = parsed.to_epsg()
     if code is None or not parsed.is_projected or parsed.axis_info[0].unit_name != "metre":
-        raise Wrong(
+        raise InvalidInputError(
             f"grid.crs {crs!r} is not a projected system in metres with an EPSG code, "
             "and resolutions are given in metres. Write utm, or a code such as EPSG:3035."
         )
     return (int(code),)
 
 
-def phase(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
+def common_alignment(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
     """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
 
     Zero, the multiples of the resolution, where they do not share one grid.
     """
-    found = phases(scenes, epsg, resolution)
+    found = find_alignments(scenes, epsg, resolution)
     return min(found) if len(found) == 1 else (0.0, 0.0)
 
 
-def phases(scenes: Sequence[Scene], epsg: int, resolution: float) -> frozenset[tuple[float, float]]:
+def find_alignments(
+    scenes: Sequence[Scene], epsg: int, resolution: float
+) -> frozenset[tuple[float, float]]:
     """Return where, within one pixel, the grids of scenes lie: (x, y) in metres, each once.
 
     The optical scenes decide where there are any, and of them those that lie in the system: the
@@ -253,21 +255,21 @@ def phases(scenes: Sequence[Scene], epsg: int, resolution: float) -> frozenset[t
         )
         if finest is None:
             continue
-        x, y = _phase(finest[2], resolution), _phase(finest[5], resolution)
-        if not any(_near(x, u, resolution) and _near(y, v, resolution) for u, v in corners):
+        x, y = _alignment(finest[2], resolution), _alignment(finest[5], resolution)
+        if not any(_is_close(x, u, resolution) and _is_close(y, v, resolution) for u, v in corners):
             corners.append((x, y))
     return frozenset(corners)
 
 
-def _near(one: float, other: float, resolution: float) -> bool:
-    return abs(one - other) < PHASE_TOLERANCE * resolution
+def _is_close(one: float, other: float, resolution: float) -> bool:
+    return abs(one - other) < ALIGNMENT_TOLERANCE * resolution
 
 
-def _phase(coordinate: float, resolution: float) -> float:
+def _alignment(coordinate: float, resolution: float) -> float:
     value = math.fmod(coordinate, resolution)
     if value < 0:
         value += resolution
-    return 0.0 if resolution - value < PHASE_TOLERANCE * resolution else value
+    return 0.0 if resolution - value < ALIGNMENT_TOLERANCE * resolution else value
 
 
 def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
@@ -278,17 +280,17 @@ def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
     return shapely.transform(dense, transformer.transform, interleaved=False)
 
 
-def covering(
-    region: BaseGeometry, epsg: int, resolution: float, phase: tuple[float, float]
+def build_covering_grid(
+    region: BaseGeometry, epsg: int, resolution: float, alignment: tuple[float, float]
 ) -> Grid:
     """Return the smallest grid of the given phase that covers a region (longitude, latitude)."""
-    _check_use(region, epsg)
+    _check_area_of_use(region, epsg)
     west, south, east, north = project(region, epsg).bounds
     if not all(math.isfinite(value) for value in (west, south, east, north)):
-        raise Wrong(
+        raise InvalidInputError(
             f"The region does not project to EPSG:{epsg}. Name another grid.crs in the job."
         )
-    x, y = phase
+    x, y = alignment
     first = math.floor((west - x) / resolution)
     last = math.ceil((east - x) / resolution)
     upper = math.ceil((north - y) / resolution)
@@ -303,25 +305,25 @@ def covering(
     )
 
 
-def _check_use(region: BaseGeometry, epsg: int) -> None:
+def _check_area_of_use(region: BaseGeometry, epsg: int) -> None:
     """Refuse a region far outside of what a system is made for: points would fold over."""
     use = CRS.from_epsg(epsg).area_of_use
     if use is None:
         return
-    area = lonlat_geometry.from_bbox(use.bounds).buffer(ZONE, join_style="mitre")
+    area = lonlat_geometry.from_bbox(use.bounds).buffer(AREA_OF_USE_BUFFER, join_style="mitre")
     around = shapely.union_all([translate(area, xoff=turn) for turn in (-360, 0, 360)])
     # ^ beyond 180 degrees it goes on from the other side
     west, south, east, north = region.bounds
     if around.covers(region):
         return
-    raise Wrong(
+    raise InvalidInputError(
         f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "
         f"degrees, and EPSG:{epsg} is made for {use.west:.1f} to {use.east:.1f} and "
         f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or name a grid.crs for it."
     )
 
 
-def inside(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
+def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     """Return which pixel centres lie in a projected region: (height, width)."""
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
     ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution

@@ -7,13 +7,13 @@ import functools
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-NORTH, SOUTH = 84.0, -80.0
+MAX_LATITUDE, MIN_LATITUDE = 84.0, -80.0
 """Degrees: where UTM ends and Universal Polar Stereographic begins."""
 
 UPS_NORTH, UPS_SOUTH = 5041, 5042
 """EPSG codes of the polar grids, axes easting and northing."""
 
-WIDE = {
+ZONE_EXCEPTIONS = {
     # the exceptions around Norway and Svalbard: (south, north): zone -> (west, east)
     (56.0, 64.0): {31: (0.0, 3.0), 32: (3.0, 12.0)},
     (72.0, 84.0): {31: (0.0, 9.0), 33: (9.0, 21.0), 35: (21.0, 33.0), 37: (33.0, 42.0)},
@@ -21,7 +21,7 @@ WIDE = {
 
 
 @functools.cache
-def outlines() -> dict[int, BaseGeometry]:
+def zone_polygons() -> dict[int, BaseGeometry]:
     """Return EPSG code → the ground of the zone, longitude and latitude; no two share any.
 
     Source: DMA Technical Manual 8358.2, The Universal Grids, § 2-2 and § 3-1.
@@ -29,16 +29,16 @@ def outlines() -> dict[int, BaseGeometry]:
     found: dict[int, BaseGeometry] = {}
     for zone in range(1, 61):
         west = -180.0 + 6.0 * (zone - 1)
-        found[32600 + zone] = _northern(zone, west)
-        found[32700 + zone] = shapely.box(west, SOUTH, west + 6.0, 0.0)
-    found[UPS_NORTH] = shapely.box(-180.0, NORTH, 180.0, 90.0)
-    found[UPS_SOUTH] = shapely.box(-180.0, -90.0, 180.0, SOUTH)
+        found[32600 + zone] = _northern_zone_polygon(zone, west)
+        found[32700 + zone] = shapely.box(west, MIN_LATITUDE, west + 6.0, 0.0)
+    found[UPS_NORTH] = shapely.box(-180.0, MAX_LATITUDE, 180.0, 90.0)
+    found[UPS_SOUTH] = shapely.box(-180.0, -90.0, 180.0, MIN_LATITUDE)
     return {code: area for code, area in found.items() if not area.is_empty}
 
 
-def _northern(zone: int, west: float) -> BaseGeometry:
-    area: BaseGeometry = shapely.box(west, 0.0, west + 6.0, NORTH)
-    for (south, north), zones in WIDE.items():
+def _northern_zone_polygon(zone: int, west: float) -> BaseGeometry:
+    area: BaseGeometry = shapely.box(west, 0.0, west + 6.0, MAX_LATITUDE)
+    for (south, north), zones in ZONE_EXCEPTIONS.items():
         band = shapely.box(
             min(start for start, _ in zones.values()),
             south,
@@ -52,7 +52,7 @@ def _northern(zone: int, west: float) -> BaseGeometry:
     return area
 
 
-def touched(region: BaseGeometry) -> tuple[int, ...]:
+def find_zones(region: BaseGeometry) -> tuple[int, ...]:
     """Return the EPSG codes of the zones that hold some of a region's area, in their order.
 
     Args:
@@ -61,14 +61,14 @@ def touched(region: BaseGeometry) -> tuple[int, ...]:
     shapely.prepare(region)
     return tuple(
         code
-        for code, area in outlines().items()
+        for code, area in zone_polygons().items()
         if region.intersects(area) and region.intersection(area).area > 0.0
     )
 
 
-def ground(region: BaseGeometry, code: int) -> BaseGeometry:
+def clip_to_zone(region: BaseGeometry, epsg: int) -> BaseGeometry:
     """Return the part of a region that belongs to a zone."""
-    part: BaseGeometry = region.intersection(outlines()[code])
+    part: BaseGeometry = region.intersection(zone_polygons()[epsg])
     if part.geom_type in ("Polygon", "MultiPolygon"):
         return part
     areas = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon"]

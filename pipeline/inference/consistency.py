@@ -15,26 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import legend
-from pipeline.grid.window_lattice import Lattice, Placement
-from pipeline.inference.classify import UNCLASSED
+from pipeline.grid.window_lattice import Lattice, WindowPlacement
+from pipeline.inference.classify import NON_LAND_COVER_CLASSES
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.tiled import Sample
+from pipeline.inference.tiled import SampleWindow
 from pipeline.plan.plan import Plan
 
-EVERY = 65
+SAMPLE_INTERVAL = 65
 """One window of so many has a sample beside it; which ones follows from the lattice alone."""
 
-STEP = 8
+SAMPLE_LATTICE_STEP = 8
 """The sampled windows are a lattice themselves, of squares: 65 = 1² + 8²."""
 
 
-def places(placement: Placement, lattice: Lattice, cell: int) -> dict[int, tuple[int, ...]]:
+def select_sample_windows(
+    placement: WindowPlacement, lattice: Lattice, output_stride: int
+) -> dict[int, tuple[int, ...]]:
     """Return first row → first columns of the sampled windows of a tile, on its context.
 
     A sample belongs to the tile that holds its middle: tiles share none, however they are cut.
     """
     shift = lattice.stride // 2
-    shift -= shift % cell
+    shift -= shift % output_stride
     if not shift:
         return {}
     middle = shift + lattice.window // 2
@@ -45,24 +47,28 @@ def places(placement: Placement, lattice: Lattice, cell: int) -> dict[int, tuple
             if 0 <= start + middle - offset < size
         ]
         for starts, first, offset, size in zip(
-            (placement.rows, placement.columns),
-            placement.origin,
-            placement.offset,
-            placement.size,
+            (placement.window_rows, placement.window_columns),
+            placement.origin_index,
+            placement.tile_offset,
+            placement.tile_shape,
             strict=True,
         )
     )
     found = {
-        row: tuple(column for column, across in columns if not (down + STEP * across) % EVERY)
+        row: tuple(
+            column
+            for column, across in columns
+            if not (down + SAMPLE_LATTICE_STEP * across) % SAMPLE_INTERVAL
+        )
         for row, down in rows
     }
     return {row: some for row, some in found.items() if some}
 
 
-def of(
+def compare_samples(
     plan: Plan,
-    placement: Placement,
-    samples: Sequence[Sample],
+    placement: WindowPlacement,
+    samples: Sequence[SampleWindow],
     land_cover: NDArray[np.uint8] | None,
     predictor: Predictor,
 ) -> dict[str, Any]:
@@ -84,16 +90,16 @@ def of(
         return {}
     said = next(one for one in plan.model.answers if one.task == "land_cover")
     index = plan.model.answers.index(said)
-    codes = np.array([legend.BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
-    none = [legend.BY_NAME[name].code for name in UNCLASSED]
+    codes = np.array([legend.CLASS_BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
+    none = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
     found: dict[str, Any] = defaultdict(list)
     for one in samples:
-        answer = one.answers[index]
+        answer = one.outputs[index]
         side = answer.shape[-1]
         core = slice(side // 4, side - side // 4)
         own = codes[answer.argmax(axis=0)][core, core]
-        row = one.row - placement.offset[0] + core.start
-        column = one.column - placement.offset[1] + core.start
+        row = one.row - placement.tile_offset[0] + core.start
+        column = one.column - placement.tile_offset[1] + core.start
         top, left = max(-row, 0), max(-column, 0)
         mapped = land_cover[max(row, 0) : row + len(own), max(column, 0) : column + len(own)]
         own = own[top : top + mapped.shape[0], left : left + mapped.shape[1]]
@@ -101,7 +107,7 @@ def of(
         found["shifted"].append([int(known.sum()), int((known & (mapped != own)).sum())])
         if plan.model.device == "cuda" and predictor.predict_reference is not None:
             # ^ a CPU has no memory to spare for a second model; docs/mapping.md has its figure
-            full = predictor.predict_reference(one.chips, [one.place])
+            full = predictor.predict_reference(one.chips, [one.origin])
             same = full[index][0].argmax(axis=0) == answer.argmax(axis=0)
             finite = np.isfinite(full[index][0]).all(axis=0) & np.isfinite(answer).all(axis=0)
             found["precision"].append([int(finite.sum()), int((same & finite).sum())])

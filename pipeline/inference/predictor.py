@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Answers = tuple[NDArray[np.float32], ...]
+Outputs = tuple[NDArray[np.float32], ...]
 """One array for each answer of a model."""
 
 
-class Said(Protocol):
-    """What a model says of itself about one of its answers: see :class:`pipeline.plan.recipe.Answer`."""
+class OutputSpec(Protocol):
+    """What a model says of itself about one of its answers: see :class:`pipeline.plan.recipe.OutputSpec`."""
 
     @property
     def task(self) -> str:
@@ -52,7 +52,7 @@ class Predictor(Protocol):
         """Modality → band names in the model's order."""
 
     @property
-    def answers(self) -> Sequence[Said]:
+    def answers(self) -> Sequence[OutputSpec]:
         """What is answered, all in one pass."""
 
     @property
@@ -61,7 +61,7 @@ class Predictor(Protocol):
 
     def predict(
         self, chips: Mapping[str, NDArray[np.float32]], places: Sequence[tuple[int, int]]
-    ) -> Answers:
+    ) -> Outputs:
         """Predict a batch.
 
         Args:
@@ -77,5 +77,5 @@ class Predictor(Protocol):
         """
 
     @property
-    def predict_reference(self) -> Callable[..., Answers] | None:
+    def predict_reference(self) -> Callable[..., Outputs] | None:
         """The same as :meth:`predict`, in fp32; None where that computes in it already."""

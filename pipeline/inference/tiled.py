@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grid.window_lattice import Lattice, Placement
+from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference import batching
-from pipeline.inference.batching import Count, Flight, Shared, Window
-from pipeline.inference.blend import Rows, Sums
-from pipeline.inference.predictor import Answers, Predictor
+from pipeline.inference.batching import WindowStats, BatchRunner, WindowCache, Window
+from pipeline.inference.blend import BlendedRows, WindowBlender
+from pipeline.inference.predictor import Outputs, Predictor
 from pipeline.runtime import cancellation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class WindowRow:
     """What some windows of equal rows see."""
 
     row: int
@@ -29,18 +29,18 @@ class Look:
     columns: tuple[int, ...]
     """First column of each window on the context."""
 
-    values: Mapping[str, NDArray[np.float32]]
+    inputs: Mapping[str, NDArray[np.float32]]
     """Modality → (band, window, width of the context), in the predictor's units."""
 
     observed: NDArray[np.bool_]
     """(window, width of the context): where the answer is wanted at all."""
 
-    sample: bool = False
+    is_sample: bool = False
     """Whether the windows are none of the lattice: their answers are handed out as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class SampleWindow:
     """A window beside the lattice, and its answers."""
 
     row: int
@@ -50,25 +50,25 @@ class Sample:
     chips: Mapping[str, NDArray[np.float32]]
     """Modality → (1, band, window, window)."""
 
-    place: tuple[int, int]
+    origin: tuple[int, int]
     """The first pixel, counted from the origin of the CRS."""
 
-    answers: Answers
+    outputs: Outputs
     """For each answer (channel, window / cell, window / cell)."""
 
 
-def blended(
-    looks: Iterable[Look],
-    placement: Placement,
+def predict_tile(
+    window_rows: Iterable[WindowRow],
+    placement: WindowPlacement,
     lattice: Lattice,
     predictor: Predictor,
     *,
-    batch: int,
-    count: Count | None = None,
-    average_below: float | None = None,
-    shared: Shared | None = None,
-    lanes: int = 1,
-) -> Iterator[Rows | Sample]:
+    batch_size: int,
+    stats: WindowStats | None = None,
+    tta_threshold: float | None = None,
+    window_cache: WindowCache | None = None,
+    parallel_batches: int = 1,
+) -> Iterator[BlendedRows | SampleWindow]:
     """Predict a tile window by window and blend the answers.
 
     Windows without any observed pixel are left out; the others weigh by their place
@@ -78,54 +78,60 @@ def blended(
     same bits in every tile that sees it.
 
     Args:
-        looks: the rows of windows of the placement in order, samples among them.
+        window_rows: the rows of windows of the placement in order, samples among them.
         placement: the tile's windows.
         lattice: their geometry, in pixels.
         predictor: the model.
-        batch: windows per call; the last call is filled up, so that each window is always
+        batch_size: windows per call; the last call is filled up, so that each window is always
             computed in a batch of the same size.
-        count: where the windows are counted.
-        average_below: mean probability of the most probable class below which a window's land
+        stats: where the windows are counted.
+        tta_threshold: mean probability of the most probable class below which a window's land
             cover is averaged over its eight symmetries; None = never.
-        shared: answers of windows that neighbouring tiles look at too.
-        lanes: batches that the model is given side by side.
+        window_cache: answers of windows that neighbouring tiles look at too.
+        parallel_batches: batches that the model is given side by side.
 
     Yields:
         Every row of the tile once, in order; and the samples.
     """
-    count = count or Count()
-    sums = Sums(placement, lattice, predictor.answers)
-    with cancellation.Pool(lanes, "model") as pool:
-        flying = Flight(pool, predictor, placement, batch, count, average_below, shared)
-        for window, answers in flying.over(_used(looks, lattice.window, count)):
-            if window.sample:
-                yield Sample(
+    stats = stats or WindowStats()
+    sums = WindowBlender(placement, lattice, predictor.answers)
+    with cancellation.CancellableThreadPool(parallel_batches, "model") as pool:
+        flying = BatchRunner(
+            pool, predictor, placement, batch_size, stats, tta_threshold, window_cache
+        )
+        for window, answers in flying.predict_windows(
+            _iter_observed_windows(window_rows, lattice.window, stats)
+        ):
+            if window.is_sample:
+                yield SampleWindow(
                     row=window.row,
                     column=window.column,
                     chips={name: chip[None] for name, chip in window.chips.items()},
-                    place=batching.place(window, placement),
-                    answers=answers,
+                    origin=batching.window_origin(window, placement),
+                    outputs=answers,
                 )
             else:
-                yield from sums.until(window.row)
-                count.silent += sums.add(window, answers)
-    yield from sums.until(None)
+                yield from sums.finish_rows(window.row)
+                stats.non_finite += sums.add(window, answers)
+    yield from sums.finish_rows(None)
 
 
-def _used(looks: Iterable[Look], side: int, count: Count) -> Iterator[Window]:
+def _iter_observed_windows(
+    window_rows: Iterable[WindowRow], window_size: int, stats: WindowStats
+) -> Iterator[Window]:
     """Yield the windows in which anything was observed."""
-    for look in looks:
+    for look in window_rows:
         for column in look.columns:
-            part = slice(column, column + side)
+            part = slice(column, column + window_size)
             support = float(look.observed[:, part].mean())
-            if not look.sample:
-                count.used += support > 0
-                count.empty += support == 0
+            if not look.is_sample:
+                stats.used += support > 0
+                stats.empty += support == 0
             if support > 0:
                 yield Window(
                     row=look.row,
                     column=column,
-                    support=support,
-                    sample=look.sample,
-                    chips={name: values[:, :, part] for name, values in look.values.items()},
+                    observed_fraction=support,
+                    is_sample=look.is_sample,
+                    chips={name: values[:, :, part] for name, values in look.inputs.items()},
                 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Overview = Literal["mode", "average"]
+OverviewResampling = Literal["mode", "average"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +42,16 @@ class Layer:
     unit: str | None = None
     """Unit of the physical value."""
 
-    overview: Overview
+    overview_resampling: OverviewResampling
     """How coarser levels are made: ``mode`` wherever a mean of two values has no meaning."""
 
     bands: tuple[str, ...] = ()
     """Names of the bands; empty where only the run knows them."""
 
-    legend: bool = False
+    has_legend: bool = False
     """Whether the values are codes of :mod:`catalogs.legend`."""
 
-    bits: tuple[tuple[int, str], ...] = ()
+    bitfields: tuple[tuple[int, str], ...] = ()
     """(value of the bit, its machine name) where the values are bit fields."""
 
     def __post_init__(self) -> None:
@@ -67,29 +67,29 @@ class Layer:
             raise ValueError(f"Layer {self.name!r} needs a positive scale, not {self.scale}.")
 
     @property
-    def fill(self) -> np.generic:
+    def fill_value(self) -> np.generic:
         """Return nodata as a scalar of the stored type, as Zarr and NumPy want it."""
         fill: np.generic = np.dtype(self.dtype).type(self.nodata)
         return fill
 
     @property
-    def categorical(self) -> bool:
+    def is_categorical(self) -> bool:
         """Tell whether the values are labels: no mean, no predictor."""
-        return self.overview == "mode"
+        return self.overview_resampling == "mode"
 
     @property
-    def planar(self) -> bool:
+    def is_single_band(self) -> bool:
         """Tell whether the layer is one (y, x) array rather than (band, y, x)."""
         return len(self.bands) == 1
 
-    def valid(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+    def valid_mask(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Return where stored ``values`` are not nodata."""
         known: NDArray[np.bool_] = (
-            ~np.isnan(values) if np.isnan(self.nodata) else values != self.fill
+            ~np.isnan(values) if np.isnan(self.nodata) else values != self.fill_value
         )
         return known
 
-    def named(self, bands: Sequence[str] = ()) -> tuple[str, ...]:
+    def band_names(self, bands: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of the bands: the layer's own, else those handed over.
 
         Raises:
@@ -103,22 +103,22 @@ class Layer:
         return self.bands or tuple(bands)
 
 
-S2 = 1
+S2_BIT = 1
 """Bit of :data:`inputs_used`: Sentinel-2 was seen."""
 
-S1 = 2
+S1_BIT = 2
 """Bit of :data:`inputs_used`: Sentinel-1 was seen."""
 
-DEM = 4
+DEM_BIT = 4
 """Bit of :data:`inputs_used`: a terrain model was seen."""
 
-GENERATED = 8
+GENERATED_BIT = 8
 """Bit of :data:`inputs_used`: at least one input was imagined by the model."""
 
 COMPOSITE_NODATA = -32768
 """Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and below are data."""
 
-_COMPOSITES: tuple[Layer, ...] = (
+_COMPOSITE_LAYERS: tuple[Layer, ...] = (
     *(
         Layer(
             name=f"composite_{name}",
@@ -129,7 +129,7 @@ _COMPOSITES: tuple[Layer, ...] = (
             nodata=COMPOSITE_NODATA,
             scale=1e-4,
             unit="1",
-            overview="average",
+            overview_resampling="average",
         )
         for name, title, quantity in (
             ("S2L2A", "Sentinel-2", "surface reflectances"),
@@ -144,7 +144,7 @@ _COMPOSITES: tuple[Layer, ...] = (
             dtype="float32",
             nodata=float("nan"),
             unit="1",
-            overview="average",
+            overview_resampling="average",
         )
         for name, title in (("S1RTC", ""), ("S1GRD", "GRD "))
     ),
@@ -155,7 +155,7 @@ _COMPOSITES: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="m",
-        overview="average",
+        overview_resampling="average",
         bands=("DEM",),
     ),
 )
@@ -168,9 +168,9 @@ LAYERS: tuple[Layer, ...] = (
         "observed and not classified: the observations tell which.",
         dtype="uint8",
         nodata=land_cover_legend.NODATA,
-        overview="mode",
+        overview_resampling="mode",
         bands=("land_cover",),
-        legend=True,
+        has_legend=True,
     ),
     Layer(
         name="confidence",
@@ -180,7 +180,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint8",
         nodata=255,
         unit="%",
-        overview="average",
+        overview_resampling="average",
         bands=("confidence",),
     ),
     Layer(
@@ -189,9 +189,9 @@ LAYERS: tuple[Layer, ...] = (
         description="Second most probable land-cover class.",
         dtype="uint8",
         nodata=land_cover_legend.NODATA,
-        overview="mode",
+        overview_resampling="mode",
         bands=("second_class",),
-        legend=True,
+        has_legend=True,
     ),
     Layer(
         name="margin",
@@ -200,7 +200,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint8",
         nodata=255,
         unit="%",
-        overview="average",
+        overview_resampling="average",
         bands=("margin",),
     ),
     Layer(
@@ -211,7 +211,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
-        overview="average",
+        overview_resampling="average",
         bands=("observations",),
     ),
     Layer(
@@ -221,7 +221,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=0,
         unit="days since 1970-01-01",
-        overview="mode",
+        overview_resampling="mode",
         bands=("first_observed",),
     ),
     Layer(
@@ -231,7 +231,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=0,
         unit="days since 1970-01-01",
-        overview="mode",
+        overview_resampling="mode",
         bands=("last_observed",),
     ),
     Layer(
@@ -241,9 +241,14 @@ LAYERS: tuple[Layer, ...] = (
         "8 an input that the model itself generated.",
         dtype="uint8",
         nodata=0,
-        overview="mode",
+        overview_resampling="mode",
         bands=("inputs_used",),
-        bits=((S2, "sentinel_2"), (S1, "sentinel_1"), (DEM, "dem"), (GENERATED, "generated")),
+        bitfields=(
+            (S2_BIT, "sentinel_2"),
+            (S1_BIT, "sentinel_1"),
+            (DEM_BIT, "dem"),
+            (GENERATED_BIT, "generated"),
+        ),
     ),
     Layer(
         name="probabilities",
@@ -253,7 +258,7 @@ LAYERS: tuple[Layer, ...] = (
         nodata=255,
         scale=1 / 200,
         unit="1",
-        overview="average",
+        overview_resampling="average",
     ),
     Layer(
         name="embedding",
@@ -263,7 +268,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="1",
-        overview="average",
+        overview_resampling="average",
     ),
     Layer(
         name="generated_S2L2A",
@@ -274,7 +279,7 @@ LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         scale=1e-4,
         unit="1",
-        overview="average",
+        overview_resampling="average",
     ),
     *(
         Layer(
@@ -285,7 +290,7 @@ LAYERS: tuple[Layer, ...] = (
             dtype="float32",
             nodata=float("nan"),
             unit="dB",
-            overview="average",
+            overview_resampling="average",
         )
         for name in ("S1GRD", "S1RTC")
     ),
@@ -297,7 +302,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="m",
-        overview="average",
+        overview_resampling="average",
         bands=("DEM",),
     ),
     Layer(
@@ -308,10 +313,10 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="1",
-        overview="average",
+        overview_resampling="average",
         bands=("NDVI",),
     ),
-    *_COMPOSITES,
+    *_COMPOSITE_LAYERS,
     Layer(
         name="series_observations",
         title="Clear observations in each part of the period",
@@ -319,7 +324,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
-        overview="average",
+        overview_resampling="average",
     ),
     *(
         replace(
@@ -329,15 +334,15 @@ LAYERS: tuple[Layer, ...] = (
             description=f"{layer.description} One for each part of the period, named by its "
             "first day.",
         )
-        for layer in _COMPOSITES
+        for layer in _COMPOSITE_LAYERS
         if not layer.bands
     ),
 )
 
-SAID: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
+MODEL_UNITS: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
 """Units of stored values as models say them, where it is not the layer's physical unit."""
 
-BY_NAME = {layer.name: layer for layer in LAYERS}
+LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
 
 
 def get(name: str) -> Layer:
@@ -347,18 +352,18 @@ def get(name: str) -> Layer:
         ValueError: no layer has that name; the message lists those that there are.
     """
     try:
-        return BY_NAME[name]
+        return LAYERS_BY_NAME[name]
     except KeyError:
-        known = ", ".join(BY_NAME)
+        known = ", ".join(LAYERS_BY_NAME)
         raise ValueError(f"No layer is called {name!r}; there are: {known}.") from None
 
 
-def expect(layer: Layer, unit: str | None) -> None:
+def check_model_unit(layer: Layer, unit: str | None) -> None:
     """Refuse values that a model gives in another unit than a layer stores.
 
     Raises:
         ValueError: the units differ.
     """
-    wanted = SAID.get(layer.name, layer.unit)
+    wanted = MODEL_UNITS.get(layer.name, layer.unit)
     if unit != wanted:
         raise ValueError(f"The layer {layer.name!r} holds {wanted!r}; the model says {unit!r}.")

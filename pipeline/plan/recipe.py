@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-METHODS = ("median", "medoid", "least_cloudy", "latest")
+COMPOSITE_METHODS = ("median", "medoid", "least_cloudy", "latest")
 """How many clear observations of a pixel become one."""
 
 TASKS = ("land_cover", "embedding", "generate")
@@ -37,7 +37,7 @@ class Recipe:
     """Percent: pixels above it are not clear, where a scene has a cloud probability."""
 
     method: str
-    """How Sentinel-2 observations are composed: one of :data:`METHODS`."""
+    """How Sentinel-2 observations are composed: one of :data:`COMPOSITE_METHODS`."""
 
     steps: tuple[tuple[str, str], ...] = ()
     """First and last day of each part of the period that gets composites of its own."""
@@ -55,8 +55,10 @@ class Recipe:
     composites: bool
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; known are {', '.join(METHODS)}")
+        if self.method not in COMPOSITE_METHODS:
+            raise ValueError(
+                f"unknown method {self.method!r}; known are {', '.join(COMPOSITE_METHODS)}"
+            )
         limit = self.max_cloud_probability
         if limit is not None and not 0 <= limit <= 100:
             raise ValueError(f"a cloud probability of {limit} percent")
@@ -67,28 +69,28 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: _listed(value) for key, value in values.items()}
+        return {key: _tuples_to_lists(value) for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Build a recipe from :meth:`to_dict`'s values."""
-        return cls(**{key: _frozen(value) for key, value in values.items()})
+        return cls(**{key: _lists_to_tuples(value) for key, value in values.items()})
 
 
-def _listed(value: Any) -> Any:
+def _tuples_to_lists(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _listed(one) for key, one in value.items()}
-    return [_listed(one) for one in value] if isinstance(value, tuple) else value
+        return {key: _tuples_to_lists(one) for key, one in value.items()}
+    return [_tuples_to_lists(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _frozen(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _frozen(one) for key, one in value.items()}
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+        return {key: _lists_to_tuples(one) for key, one in value.items()}
+    return tuple(_lists_to_tuples(one) for one in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class OutputSpec:
     """One thing that a model says of a window."""
 
     task: str = "land_cover"
@@ -131,7 +133,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ModelSpec:
     """What the plan must know of the model to cut windows, and to know it again."""
 
     name: str
@@ -145,7 +147,7 @@ class Model:
     device: str = "cpu"
     """Kind of device, ``cpu`` or ``cuda``: the bits of an answer are those of a kind."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[OutputSpec, ...]
     """What it is asked for, in one pass; the first one leads."""
 
     def __post_init__(self) -> None:
@@ -157,17 +159,17 @@ class Model:
             raise ValueError(f"windows of {self.window} px are not whole cells")
 
     @property
-    def main(self) -> Answer:
+    def primary_output(self) -> OutputSpec:
         """Return the answer that leads: the land cover, or the first one."""
         return self.answers[0]
 
     @property
-    def cell(self) -> int:
+    def output_stride(self) -> int:
         """Return the pixels along the side of a cell of the finest answer."""
         return min(one.cell for one in self.answers)
 
     @property
-    def coarsest(self) -> int:
+    def max_output_stride(self) -> int:
         """Return the pixels along the side of a cell of the coarsest answer."""
         return max(one.cell for one in self.answers)
 
@@ -175,20 +177,20 @@ class Model:
         """Return the model as JSON-ready values; what has its default stands there unsaid."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        values["answers"] = [_said(one) for one in self.answers]
+        values["answers"] = [_non_default_fields(one) for one in self.answers]
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Model:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Build a model from :meth:`to_dict`'s values."""
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        answers = tuple(Answer(**_frozen(one)) for one in values["answers"])
+        answers = tuple(OutputSpec(**_lists_to_tuples(one)) for one in values["answers"])
         return cls(**{**values, "inputs": inputs, "answers": answers})
 
 
-def _said(answer: Answer) -> dict[str, Any]:
+def _non_default_fields(answer: OutputSpec) -> dict[str, Any]:
     return {
-        field.name: _listed(getattr(answer, field.name))
+        field.name: _tuples_to_lists(getattr(answer, field.name))
         for field in fields(answer)
         if getattr(answer, field.name) != field.default
     }

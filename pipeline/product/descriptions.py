@@ -9,17 +9,19 @@ from pipeline.compositing import radar
 from pipeline.plan import layers
 from pipeline.product.product import Product
 
-RANDOM = "Random weights: the answer is meaningless, and says nothing about the ground."
+RANDOM_WEIGHTS_WARNING = (
+    "Random weights: the answer is meaningless, and says nothing about the ground."
+)
 
-LITTLE = 5.0
+UNOBSERVED_WARNING_PERCENT = 5.0
 """Per cent of a region without an observation from which on it is worth a warning."""
 
-_PERIOD = (
+_PERIOD_NOTE = (
     "The product shows the period as a whole, from a composite of its clear observations; it is "
     "not the state on any one day."
 )
 
-_LIMITS = {
+_LIMITATIONS = {
     "land_cover": (
         (
             "Confidence is the probability that the model gives to its own answer. It is not an "
@@ -30,7 +32,7 @@ _LIMITS = {
             "although the ground was seen, the map is 0: not classified. Its observations are "
             "above 0 there, and 0 where nothing was observed."
         ),
-        _PERIOD,
+        _PERIOD_NOTE,
         (
             "Areas are counted pixels at their nominal size, not bias-adjusted estimates: for "
             "statistics, adjust them with reference data (Olofsson et al. 2014)."
@@ -46,7 +48,7 @@ _LIMITS = {
             "number of observations that half of them reach, and the latest of their days. "
             "Composites beside it are means over the cell."
         ),
-        _PERIOD,
+        _PERIOD_NOTE,
     ),
     "generated": (
         (
@@ -60,55 +62,55 @@ _LIMITS = {
         ),
         "What was not observed is left empty; nothing is generated from no data.",
         "The model does not see what it is asked for: that is left out of its inputs.",
-        _PERIOD,
+        _PERIOD_NOTE,
     ),
 }
 
 
-def what(product: Product) -> str:
+def describe_product(product: Product) -> str:
     """Say what the product is."""
     if product.provenance.model is None:
         return "Cloud-free composites of satellite images, pixel by pixel, for the period below."
-    if product.kind == "land_cover":
+    if product.output_kind == "land_cover":
         return (
             "A land-cover map: for every pixel the most probable class, with how sure the model "
             "is, how often the ground was seen, and when last."
         )
-    if product.kind == "embedding":
+    if product.output_kind == "embedding":
         return (
             "Embeddings: for every cell the features by which the model describes it, as numbers "
             "for search, clustering or a classifier of one's own."
         )
-    title = layers.get(product.provenance.answer).title.removeprefix("Generated ")
-    given = " and ".join(product.provenance.options.get("inputs", ())) or "other inputs"
+    title = layers.get(product.provenance.main_layer).title.removeprefix("Generated ")
+    given = " and ".join(product.provenance.model_options.get("inputs", ())) or "other inputs"
     return f"{title[0].upper()}{title[1:]} as the model generates it from {given}, pixel by pixel."
 
 
-def warnings(product: Product) -> list[str]:
+def list_warnings(product: Product) -> list[str]:
     """Return what must be said before anything else."""
-    partial = ["Partial: some tiles are missing."] if product.holes else []
-    return [RANDOM, *partial] if product.provenance.random else partial
+    partial = ["Partial: some tiles are missing."] if product.missing_tiles else []
+    return [RANDOM_WEIGHTS_WARNING, *partial] if product.provenance.is_random else partial
 
 
-def seen(product: Product) -> str:
+def describe_coverage(product: Product) -> str:
     """Say how much of the region was observed, and how much of that has no answer."""
-    extent = product.extent
+    extent = product.coverage_counts
     if extent is None:
         return "not counted"
-    blank = f"; {extent.not_classified:.1f} % not classified although observed"
-    seen = 100 - extent.not_observed
-    return f"{seen:.1f} % observed{blank if extent.unclassed else ''}"
+    blank = f"; {extent.not_classified_percent:.1f} % not classified although observed"
+    seen = 100 - extent.not_observed_percent
+    return f"{seen:.1f} % observed{blank if extent.unclassified else ''}"
 
 
-def little_seen(not_observed: float | None) -> list[str]:
+def warn_unobserved(not_observed_percent: float | None) -> list[str]:
     """Warn of a region much of which was never observed."""
-    if not_observed is None or not_observed < LITTLE:
+    if not_observed_percent is None or not_observed_percent < UNOBSERVED_WARNING_PERCENT:
         return []
-    share = f"{not_observed:.1f} % of the region was never observed"
+    share = f"{not_observed_percent:.1f} % of the region was never observed"
     return [f"{share}: terramosaic search shows which scenes there are, and why others are out."]
 
 
-def lineage(product: Product) -> str:
+def describe_lineage(product: Product) -> str:
     """Tell in two sentences how the product came about."""
     used = Counter(scene.modality for scene in product.scenes)
     inputs = ", ".join(f"{count} {modality}" for modality, count in sorted(used.items()))
@@ -119,38 +121,38 @@ def lineage(product: Product) -> str:
     if product.provenance.model is None:
         return first
     model = product.provenance.model
-    if product.kind == "land_cover":
+    if product.output_kind == "land_cover":
         return (
             f"{first} Land cover predicted by {model} on overlapping windows, probabilities "
             "blended before the most probable class was taken."
         )
-    title = layers.get(product.provenance.answer).title
+    title = layers.get(product.provenance.main_layer).title
     return f"{first} {title} computed by {model} on overlapping windows, and blended."
 
 
-def limits(product: Product) -> list[str]:
+def list_limitations(product: Product) -> list[str]:
     """Return what a reader must know before trusting the product, one sentence each."""
-    notes = [RANDOM] if product.provenance.random else []
-    if product.holes:
+    notes = [RANDOM_WEIGHTS_WARNING] if product.provenance.is_random else []
+    if product.missing_tiles:
         notes.append(
-            f"This product is partial: {len(product.holes)} tile(s) are missing and declared as "
+            f"This product is partial: {len(product.missing_tiles)} tile(s) are missing and declared as "
             "holes. Their pixels are no data, and not a statement about the ground."
         )
-    if product.without_scl:
+    if product.scenes_without_scl:
         notes.append(
-            f"{len(product.without_scl)} Sentinel-2 scene(s) came without a scene classification "
+            f"{len(product.scenes_without_scl)} Sentinel-2 scene(s) came without a scene classification "
             "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
             "entered the map."
         )
-    satellites = radar.mixed(product.scenes)
+    satellites = radar.describe_mixed_satellites(product.scenes)
     if satellites is not None:
         notes.append(satellites)
     if product.provenance.model is not None:
-        notes.extend(_LIMITS[product.kind])
+        notes.extend(_LIMITATIONS[product.output_kind])
     return notes
 
 
-def scrub(text: str) -> str:
+def redact_message(text: str) -> str:
     """Take folders of this machine and the queries of URLs out of a message.
 
     A file's own name stays; a query may hold a token.

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalogs.scene import MASKS, Scene
-from catalogs.scene_selection import Refusal
-from catalogs.search import Doubt
+from catalogs.scene import MASK_BANDS, Scene
+from catalogs.scene_selection import RejectedScene
+from catalogs.search import Caveat
 from pipeline.grid.grid import Grid
 from pipeline.plan.layers import Layer
-from pipeline.quality.accuracy import Agreement
-from pipeline.quality.gates import Quality
+from pipeline.quality.accuracy import AccuracyMetrics
+from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files
 from pipeline.storage.cog import CogInfo
 
-KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+DOCUMENT_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
     "zarr": ("Analysis copy", "application/vnd.zarr; version=3", ("data",)),
     "report": ("Report", "text/html", ("metadata",)),
@@ -48,62 +48,62 @@ class Raster:
 
     info: CogInfo
 
-    mosaic: bool = False
+    is_mosaic: bool = False
     """Whether it shows again what others hold: it is not counted."""
 
     def __post_init__(self) -> None:
-        _relative(self.href)
+        _check_relative_href(self.href)
         if len(self.bands) != len(self.info.statistics):
             raise ValueError(
                 f"{self.href} has {len(self.info.statistics)} bands, but the names {self.bands}."
             )
 
     @property
-    def code(self) -> str:
+    def crs_code(self) -> str:
         """Return the code of its coordinate system."""
         return f"EPSG:{self.grid.epsg}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extent:
+class CoverageCounts:
     """Cells of the region, over all grids: what was seen of them, and what has an answer."""
 
     inside: int
-    unseen: int
+    unobserved: int
     """Never observed clearly."""
 
-    unclassed: int
+    unclassified: int
     """Observed, and yet without an answer."""
 
     @classmethod
-    def of(cls, rasters: Iterable[Raster], answer: str) -> Extent | None:
+    def from_rasters(cls, rasters: Iterable[Raster], main_layer: str) -> CoverageCounts | None:
         """Count what the rasters say; None without counts of observations."""
         inside = unseen = unanswered = 0
         told = False
         for raster in rasters:
             band = raster.info.statistics[0]
-            if raster.mosaic:
+            if raster.is_mosaic:
                 continue
             if raster.layer.name == "observations":
                 told = True
                 inside += band.valid
                 unseen += (band.counts or {}).get(0, 0)
-                unanswered += band.valid if answer == "land_cover" else 0
-            elif raster.layer.name == answer == "land_cover":
+                unanswered += band.valid if main_layer == "land_cover" else 0
+            elif raster.layer.name == main_layer == "land_cover":
                 unanswered -= band.valid
         if not told:
             return None
-        return cls(inside=inside, unseen=unseen, unclassed=max(unanswered - unseen, 0))
+        return cls(inside=inside, unobserved=unseen, unclassified=max(unanswered - unseen, 0))
 
     @property
-    def not_observed(self) -> float:
+    def not_observed_percent(self) -> float:
         """Return the per cent of the region that was never observed clearly."""
-        return 100.0 * self.unseen / max(self.inside, 1)
+        return 100.0 * self.unobserved / max(self.inside, 1)
 
     @property
-    def not_classified(self) -> float:
+    def not_classified_percent(self) -> float:
         """Return the per cent of the region that was observed and has no class."""
-        return 100.0 * self.unclassed / max(self.inside, 1)
+        return 100.0 * self.unclassified / max(self.inside, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +126,18 @@ class Document:
     """Bytes; None for a folder."""
 
     def __post_init__(self) -> None:
-        _relative(self.href)
-        if self.kind not in KINDS:
-            raise ValueError(f"No kind of document is {self.kind!r}; there are: {list(KINDS)}.")
+        _check_relative_href(self.href)
+        if self.kind not in DOCUMENT_KINDS:
+            raise ValueError(
+                f"No kind of document is {self.kind!r}; there are: {list(DOCUMENT_KINDS)}."
+            )
 
     @classmethod
-    def of(cls, path: Path, *, beside: Path, kind: str, key: str | None = None) -> Document:
-        """Describe a file or folder that lies under the item's folder ``beside``."""
-        href = path.relative_to(beside).as_posix()
+    def from_path(
+        cls, path: Path, *, item_dir: Path, kind: str, key: str | None = None
+    ) -> Document:
+        """Describe a file or folder that lies under the item's folder ``item_dir``."""
+        href = path.relative_to(item_dir).as_posix()
         if path.is_dir():
             return cls(key=key or kind, href=href, kind=kind)
         size, digest = path.stat().st_size, atomic_files.sha256(path)
@@ -141,7 +145,7 @@ class Document:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hole:
+class MissingTile:
     """A tile that is missing from a product published as partial."""
 
     tile: str
@@ -152,7 +156,7 @@ class Hole:
 class Provenance:
     """What made the product."""
 
-    plan: str
+    plan_digest: str
     """Hash of the plan."""
 
     model: str | None
@@ -173,13 +177,13 @@ class Provenance:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The choices of the job, JSON-ready."""
 
-    answer: str = "land_cover"
+    main_layer: str = "land_cover"
     """Name of the layer that holds the model's answer, where there is a model."""
 
-    options: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     """What the model was asked for, and whose numbers it has; JSON-ready, no folders."""
 
-    random: bool = False
+    is_random: bool = False
     """Whether any of the model's numbers are random: the answer then means nothing."""
 
 
@@ -217,24 +221,24 @@ class Product:
     scenes: tuple[Scene, ...]
     """Those that were used."""
 
-    refused: tuple[Refusal, ...]
+    refused: tuple[RejectedScene, ...]
     provenance: Provenance
-    doubts: tuple[Doubt, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
     """What the catalog left open about scenes that were used all the same."""
 
-    proof: Mapping[str, int] = field(default_factory=dict)
+    verdict_counts: Mapping[str, int] = field(default_factory=dict)
     """What the pixels say of what the catalog claims of them → scenes used."""
 
-    holes: tuple[Hole, ...] = ()
+    missing_tiles: tuple[MissingTile, ...] = ()
     """Empty unless the product is declared partial."""
 
-    accuracy: Agreement | None = None
+    accuracy: AccuracyMetrics | None = None
     """Agreement with a truth, where one is known."""
 
-    quality: Quality | None = None
+    quality: QualityMetrics | None = None
     """What was found at the lines by which the work was cut."""
 
-    reference: str = ""
+    accuracy_reference: str = ""
     """What the truth is, for people."""
 
     license: str = "other"
@@ -258,57 +262,59 @@ class Product:
     @property
     def id(self) -> str:
         """Return the item's id."""
-        return f"{self.name}_{self.folder}"
+        return f"{self.name}_{self.period_dir}"
 
     @property
-    def folder(self) -> str:
+    def period_dir(self) -> str:
         """Return the name of the period's folder: both days, as YYYY-MM-DD."""
         return f"{self.start.isoformat()}_{self.end.isoformat()}"
 
     @property
-    def kind(self) -> str:
+    def output_kind(self) -> str:
         """Return what the model answered: land_cover, embedding or generated."""
         return (
             "generated"
-            if self.provenance.answer.startswith("generated_")
-            else self.provenance.answer
+            if self.provenance.main_layer.startswith("generated_")
+            else self.provenance.main_layer
         )
 
     @property
-    def without_scl(self) -> tuple[str, ...]:
+    def scenes_without_scl(self) -> tuple[str, ...]:
         """Return the ids of Sentinel-2 scenes without a mask of any kind: all of it clear."""
         return tuple(
             scene.id
             for scene in self.scenes
-            if scene.modality.startswith("S2") and not set(MASKS) & set(scene.assets)
+            if scene.modality.startswith("S2") and not set(MASK_BANDS) & set(scene.assets)
         )
 
     @property
-    def extent(self) -> Extent | None:
+    def coverage_counts(self) -> CoverageCounts | None:
         """Return what was seen of the region, and what has an answer."""
-        return Extent.of(self.rasters, self.provenance.answer)
+        return CoverageCounts.from_rasters(self.rasters, self.provenance.main_layer)
 
-    def of(self, layer: str) -> tuple[Raster, ...]:
+    def rasters_for_layer(self, layer_name: str) -> tuple[Raster, ...]:
         """Return the rasters of a layer, one per grid, without the mosaics."""
         return tuple(
-            raster for raster in self.rasters if raster.layer.name == layer and not raster.mosaic
+            raster
+            for raster in self.rasters
+            if raster.layer.name == layer_name and not raster.is_mosaic
         )
 
-    def counts(self, layer: str) -> dict[int, int]:
+    def count_values(self, layer_name: str) -> dict[int, int]:
         """Return the pixels per value over the first bands of a layer's rasters."""
-        return counts(self.rasters, layer)
+        return count_values(self.rasters, layer_name)
 
 
-def counts(rasters: Iterable[Raster], layer: str) -> dict[int, int]:
+def count_values(rasters: Iterable[Raster], layer_name: str) -> dict[int, int]:
     """Return the pixels per value over the first bands of a layer's rasters, without mosaics."""
     total: Counter[int] = Counter()
     for raster in rasters:
-        if raster.layer.name == layer and not raster.mosaic:
+        if raster.layer.name == layer_name and not raster.is_mosaic:
             total.update(raster.info.statistics[0].counts or {})
     return dict(sorted(total.items()))
 
 
-def _relative(href: str) -> None:
+def _check_relative_href(href: str) -> None:
     """Refuse an href that leaves the item's folder or names this machine."""
     if href.startswith(("/", "~")) or ".." in href.split("/") or ":" in href or "\\" in href:
         raise ValueError(f"An asset lies beside its item, under a relative path; not at {href!r}.")

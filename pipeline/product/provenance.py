@@ -8,19 +8,19 @@ from typing import Any
 
 from pipeline.plan.plan import Plan
 
-_TOLD = ("modality", "timesteps", "classes")
+_PUBLISHED_OPTIONS = ("modality", "timesteps", "classes")
 
 
-def options(plan: Plan) -> dict[str, Any]:
+def model_options(plan: Plan) -> dict[str, Any]:
     """Return the model's options, JSON-ready; of files the names, and no folder."""
     if plan.model is None:
         return {}
     asked = plan.job["model"]
     tasks = list(dict.fromkeys(one.task for one in plan.model.answers))
-    told = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.given)}
-    told |= {key: asked[key] for key in _TOLD if key in asked}
-    told |= {key: _named(asked[key]) for key in ("checkpoint", "stats") if key in asked}
-    told |= {key: _named(value) for key, value in _sources(asked).items()}
+    told = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
+    told |= {key: asked[key] for key in _PUBLISHED_OPTIONS if key in asked}
+    told |= {key: _drop_directory(asked[key]) for key in ("checkpoint", "stats") if key in asked}
+    told |= {key: _drop_directory(value) for key, value in _weight_sources(asked).items()}
     return told
 
 
@@ -28,17 +28,23 @@ def is_random(plan: Plan) -> bool:
     """Tell whether any of the model's numbers are random."""
     if plan.model is None:
         return False
-    sources = _sources(plan.job["model"])
+    sources = _weight_sources(plan.job["model"])
     return any("random" in each for each in sources.values() if isinstance(each, Mapping))
 
 
-def _sources(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _weight_sources(model_settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return where the numbers of the model and of each tokenizer come from."""
-    own = {} if "checkpoint" in asked else {"weights": asked.get("weights") or "shipped"}
-    return own | {f"tokenizer {name}": one for name, one in asked.get("tokenizers", {}).items()}
+    own = (
+        {}
+        if "checkpoint" in model_settings
+        else {"weights": model_settings.get("weights") or "shipped"}
+    )
+    return own | {
+        f"tokenizer {name}": one for name, one in model_settings.get("tokenizers", {}).items()
+    }
 
 
-def _named(source: Any) -> Any:
+def _drop_directory(source: Any) -> Any:
     """Return a source with a file's name instead of its path."""
     if isinstance(source, str):
         return Path(source).name

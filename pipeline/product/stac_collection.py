@@ -12,7 +12,9 @@ from pipeline.product import stac_item
 from pipeline.storage import styles
 
 
-def of(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[str, Any]:  # noqa: A002
+def build_collection(
+    items: Sequence[Mapping[str, Any]], *, title: str, license: str
+) -> dict[str, Any]:  # noqa: A002
     """Return the STAC collection over all periods of a product.
 
     Args:
@@ -32,13 +34,18 @@ def of(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[
     return {
         "type": "Collection",
         "stac_version": stac_item.STAC_VERSION,
-        "stac_extensions": stac_item.extensions(item_assets, always=()),
+        "stac_extensions": stac_item.list_extensions(item_assets, required=()),
         "id": name,
         "title": title,
-        "description": f"{' and '.join(_subjects(ordered))} of {title}, one item per period, made "
+        "description": f"{' and '.join(_output_titles(ordered))} of {title}, one item per period, made "
         "by terramosaic.",
         "license": license,
-        "keywords": [*map(str.lower, _subjects(ordered)), "Sentinel-1", "Sentinel-2", "TerraMind"],
+        "keywords": [
+            *map(str.lower, _output_titles(ordered)),
+            "Sentinel-1",
+            "Sentinel-2",
+            "TerraMind",
+        ],
         "providers": [{"name": "terramosaic", "roles": ["processor"]}],
         "extent": _extent(ordered),
         "summaries": _summaries(ordered),
@@ -47,23 +54,25 @@ def of(items: Sequence[Mapping[str, Any]], *, title: str, license: str) -> dict[
     }
 
 
-def items_in(folder: Path) -> list[dict[str, Any]]:
+def read_items(product_dir: Path) -> list[dict[str, Any]]:
     """Read the items of a product's folder, oldest period first."""
-    paths = sorted(folder.glob("*/item.json"))
+    paths = sorted(product_dir.glob("*/item.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
-def _subjects(items: Sequence[Mapping[str, Any]]) -> list[str]:
+def _output_titles(items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the items are about: the titles of their answers, or composites."""
     answers = {
-        "land_cover" if "land_cover" in entry["assets"] else _answer(entry["properties"]): None
+        "land_cover"
+        if "land_cover" in entry["assets"]
+        else _output_layer(entry["properties"]): None
         # ^ older items do not name their answer
         for entry in items
     }
     return [layers.get(name).title if name else "Composites" for name in answers]
 
 
-def _answer(properties: Mapping[str, Any]) -> str | None:
+def _output_layer(properties: Mapping[str, Any]) -> str | None:
     answer: str | None = properties.get("terramosaic:answer")
     return answer
 
@@ -103,7 +112,7 @@ def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             kept = ("type", "title", "description", "roles", "bands")
             found[key] = {name: asset[name] for name in kept if name in asset}
             if "classification:classes" in asset:
-                found[key]["classification:classes"] = styles.classification()
+                found[key]["classification:classes"] = styles.classification_classes()
     return found
 
 

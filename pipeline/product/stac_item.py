@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.product import descriptions
-from pipeline.product.product import KINDS, Document, Product, Raster
+from pipeline.product.product import DOCUMENT_KINDS, Document, Product, Raster
 from pipeline.storage import styles
 
 if TYPE_CHECKING:
@@ -32,23 +32,23 @@ CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 
-COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+COG_MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
-_MULTIHASH = "1220"
+_SHA256_MULTIHASH_PREFIX = "1220"
 """Multihash prefix: SHA-256 (0x12), 32 bytes (0x20)."""
 
 
-def item(product: Product) -> dict[str, Any]:
+def build_item(product: Product) -> dict[str, Any]:
     """Return the STAC item of a product, to be written as ``item.json`` when all else stands."""
     assets = {raster.key: _raster_asset(raster) for raster in product.rasters}
     assets |= {document.key: _document_asset(document) for document in product.documents}
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
-        "stac_extensions": extensions(assets),
+        "stac_extensions": list_extensions(assets),
         "id": product.id,
         "collection": product.name,
-        "geometry": _plain(product.region),
+        "geometry": _to_json_values(product.region),
         "bbox": list(product.bbox),
         "properties": _properties(product),
         "links": _item_links(product),
@@ -56,12 +56,12 @@ def item(product: Product) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _to_json_values(value: Any) -> Any:
     """Return a value as JSON would give it back: lists for tuples."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
-def _time(value: dt.datetime) -> str:
+def _format_datetime(value: dt.datetime) -> str:
     """Return a time as RFC 3339, in UTC and whole seconds."""
     return value.astimezone(dt.UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
@@ -71,65 +71,68 @@ def _properties(product: Product) -> dict[str, Any]:
     provenance = product.provenance
     return {
         "title": f"{product.title}, {product.start} to {product.end}",
-        "description": " ".join([*descriptions.warnings(product), descriptions.what(product)]),
+        "description": " ".join(
+            [*descriptions.list_warnings(product), descriptions.describe_product(product)]
+        ),
         "datetime": None,
         "start_datetime": f"{product.start}T00:00:00Z",
         "end_datetime": f"{product.end}T23:59:59Z",
-        "created": _time(product.created),
+        "created": _format_datetime(product.created),
         "license": product.license,
         "gsd": min(grid.resolution for grid in product.grids),
         **_projections(product.grids),
-        "processing:lineage": descriptions.lineage(product),
+        "processing:lineage": descriptions.describe_lineage(product),
         "processing:software": {"terramosaic": provenance.version, **provenance.software},
         "processing:version": provenance.version,
-        **_own_properties(product),
+        **_terramosaic_properties(product),
     }
 
 
-def _own_properties(product: Product) -> dict[str, Any]:
+def _terramosaic_properties(product: Product) -> dict[str, Any]:
     """Return what no extension has a word for."""
-    provenance, extent = product.provenance, product.extent
+    provenance, extent = product.provenance, product.coverage_counts
     values: dict[str, Any] = {
-        "plan": provenance.plan,
+        "plan": provenance.plan_digest,
         "model": provenance.model,
         "model_digest": provenance.model_digest,
-        "model_options": _plain(dict(provenance.options)) or None,
-        "random_weights": provenance.random or None,
-        "answer": provenance.answer if provenance.model else None,
+        "model_options": _to_json_values(dict(provenance.model_options)) or None,
+        "random_weights": provenance.is_random or None,
+        "answer": provenance.main_layer if provenance.model else None,
         "s2_convention": provenance.s2_convention,
-        "recipe": _plain(dict(provenance.recipe)),
-        "scenes": [_scene(scene) for scene in product.scenes],
+        "recipe": _to_json_values(dict(provenance.recipe)),
+        "scenes": [_scene_summary(scene) for scene in product.scenes],
         "refused": [
-            {"id": entry.id, "reason": descriptions.scrub(entry.reason)}
+            {"id": entry.id, "reason": descriptions.redact_message(entry.reason)}
             for entry in product.refused
         ],
-        "inputs_without_scl": list(product.without_scl),
-        "doubts": [asdict(doubt) for doubt in product.doubts],
-        "radiometry_proof": dict(product.proof) or None,
-        "notes": descriptions.limits(product),
+        "inputs_without_scl": list(product.scenes_without_scl),
+        "doubts": [asdict(doubt) for doubt in product.caveats],
+        "radiometry_proof": dict(product.verdict_counts) or None,
+        "notes": descriptions.list_limitations(product),
     }
     if extent is not None:
-        values["not_observed_percent"] = round(extent.not_observed, 3)
-        values["not_classified_percent"] = round(extent.not_classified, 3)
-    if product.holes:
+        values["not_observed_percent"] = round(extent.not_observed_percent, 3)
+        values["not_classified_percent"] = round(extent.not_classified_percent, 3)
+    if product.missing_tiles:
         values["partial"] = True
         values["holes"] = [
-            {"tile": hole.tile, "reason": descriptions.scrub(hole.reason)} for hole in product.holes
+            {"tile": hole.tile, "reason": descriptions.redact_message(hole.reason)}
+            for hole in product.missing_tiles
         ]
     if product.quality is not None:
         values["seam"] = product.quality.to_dict()
     if product.accuracy is not None and product.accuracy.n:
-        values["accuracy"] = asdict(product.accuracy) | {"reference": product.reference}
+        values["accuracy"] = asdict(product.accuracy) | {"reference": product.accuracy_reference}
     return {f"terramosaic:{key}": value for key, value in values.items() if value is not None}
 
 
-def _scene(scene: Scene) -> dict[str, Any]:
+def _scene_summary(scene: Scene) -> dict[str, Any]:
     """Return what tells a scene from all others."""
     return {
         "id": scene.id,
         "collection": scene.collection,
         "modality": scene.modality,
-        "datetime": None if scene.datetime is None else _time(scene.datetime),
+        "datetime": None if scene.datetime is None else _format_datetime(scene.datetime),
     }
 
 
@@ -153,8 +156,8 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
     layer = raster.layer
     asset: dict[str, Any] = {
         "href": f"./{quote(raster.href)}",
-        "type": COG,
-        "title": layer.title if raster.key == layer.name else f"{layer.title} ({raster.code})",
+        "type": COG_MEDIA_TYPE,
+        "title": layer.title if raster.key == layer.name else f"{layer.title} ({raster.crs_code})",
         "description": layer.description,
         "roles": ["data"],
         "gsd": raster.grid.resolution,
@@ -163,10 +166,12 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
         "raster:bands": [_raster_band(layer, raster.grid, band) for band in raster.info.statistics],
         **_checksum(raster.info.sha256, raster.info.size),
     }
-    if layer.legend:
-        asset["classification:classes"] = styles.classification(raster.info.statistics[0].counts)
-    if layer.bits:
-        asset["classification:bitfields"] = styles.bitfields(layer)
+    if layer.has_legend:
+        asset["classification:classes"] = styles.classification_classes(
+            raster.info.statistics[0].counts
+        )
+    if layer.bitfields:
+        asset["classification:bitfields"] = styles.classification_bitfields(layer)
     return asset
 
 
@@ -200,7 +205,7 @@ def _statistics(band: BandStatistics) -> dict[str, float]:
 
 def _document_asset(document: Document) -> dict[str, Any]:
     """Return the asset of any other file."""
-    title, media_type, roles = KINDS[document.kind]
+    title, media_type, roles = DOCUMENT_KINDS[document.kind]
     asset: dict[str, Any] = {
         "href": f"./{quote(document.href)}",
         "type": media_type,
@@ -214,16 +219,16 @@ def _document_asset(document: Document) -> dict[str, Any]:
 
 def _checksum(sha256: str, size: int) -> dict[str, Any]:
     """Return the file extension's fields."""
-    return {"file:checksum": _MULTIHASH + sha256, "file:size": size}
+    return {"file:checksum": _SHA256_MULTIHASH_PREFIX + sha256, "file:size": size}
 
 
-def extensions(
-    assets: Mapping[str, Mapping[str, Any]], always: tuple[str, ...] = (PROCESSING, PROJECTION)
+def list_extensions(
+    assets: Mapping[str, Mapping[str, Any]], required: tuple[str, ...] = (PROCESSING, PROJECTION)
 ) -> list[str]:
     """Return the extensions whose fields are really there, and those that always are."""
     fields = {name.split(":")[0] for asset in assets.values() for name in asset if ":" in name}
     used = {"raster": RASTER, "classification": CLASSIFICATION, "file": FILE, "proj": PROJECTION}
-    return sorted({*always, *(uri for prefix, uri in used.items() if prefix in fields)})
+    return sorted({*required, *(uri for prefix, uri in used.items() if prefix in fields)})
 
 
 def _item_links(product: Product) -> list[dict[str, Any]]:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from catalogs import legend
 
-LEAST_SHARE = 0.005
+MIN_CLASS_SHARE = 0.005
 """Classes of the truth below this share are left out of the mean F1: too few pixels decide them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class AccuracyMetrics:
     """Agreement over the pixels where both map and truth have a class."""
 
     overall: float
@@ -30,49 +30,51 @@ class Agreement:
     """F1 of each such class."""
 
 
-def agreement(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Agreement:
+def compare_maps(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> AccuracyMetrics:
     """Compare a map with the truth, pixel by pixel, where both have a class.
 
     Args:
-        mapped: codes of the legend, 0 = no answer.
-        truth: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
+        predicted: codes of the legend, 0 = no answer.
+        reference: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
     """
-    return of(confusion(mapped, truth))
+    return compute_accuracy(confusion_matrix(predicted, reference))
 
 
-def confusion(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+def confusion_matrix(
+    predicted: NDArray[np.uint8], reference: NDArray[np.uint8]
+) -> NDArray[np.int64]:
     """Count the pixels by their code in the truth and on the map, where both have a class.
 
     Args:
-        mapped: codes of the legend, 0 = no answer.
-        truth: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
+        predicted: codes of the legend, 0 = no answer.
+        reference: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
 
     Returns:
         (256, 256), codes of the truth down; parts of a map add up.
     """
-    clouds = legend.BY_NAME["clouds"].code
-    both = (mapped != legend.NODATA) & (truth != legend.NODATA) & (truth != clouds)
+    clouds = legend.CLASS_BY_NAME["clouds"].code
+    both = (predicted != legend.NODATA) & (reference != legend.NODATA) & (reference != clouds)
     size = 256
-    flat = truth[both].astype(np.int64) * size + mapped[both]
+    flat = reference[both].astype(np.int64) * size + predicted[both]
     return np.bincount(flat, minlength=size * size).reshape(size, size).astype(np.int64)
 
 
-def of(matrix: NDArray[np.int64]) -> Agreement:
-    """Return what a matrix of :func:`confusion` says.
+def compute_accuracy(matrix: NDArray[np.int64]) -> AccuracyMetrics:
+    """Return what a matrix of :func:`confusion_matrix` says.
 
     Returns:
         Overall accuracy and macro F1 (van Rijsbergen, Information Retrieval, 1979, ch. 7).
     """
     total = int(matrix.sum())
     if total == 0:
-        return Agreement(overall=float("nan"), macro_f1=float("nan"), n=0, f1={})
+        return AccuracyMetrics(overall=float("nan"), macro_f1=float("nan"), n=0, f1={})
     hits, actual, said = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     f1 = {
         entry.name: float(2 * hits[entry.code] / (actual[entry.code] + said[entry.code]))
         for entry in legend.CLASSES
-        if actual[entry.code] >= LEAST_SHARE * total
+        if actual[entry.code] >= MIN_CLASS_SHARE * total
     }
-    return Agreement(
+    return AccuracyMetrics(
         overall=float(hits.sum() / total),
         macro_f1=float(np.mean(list(f1.values()))),
         n=total,

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from catalogs.scene import Scene
-    from catalogs.scene_selection import Refusal
+    from catalogs.scene_selection import RejectedScene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
+class DayCoverage:
     """One solar day of one input."""
 
     modality: str
@@ -36,11 +36,13 @@ class Day:
     scenes: tuple[str, ...]
     """Ids of those scenes."""
 
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RejectedScene, ...] = ()
     """What was left out."""
 
 
-def by_day(scenes: Iterable[Scene], refused: Iterable[Refusal], region: Any) -> tuple[Day, ...]:
+def group_by_day(
+    scenes: Iterable[Scene], refused: Iterable[RejectedScene], region: Any
+) -> tuple[DayCoverage, ...]:
     """Return the days of each input, inputs in order of first use, days in order of time.
 
     Args:
@@ -49,7 +51,7 @@ def by_day(scenes: Iterable[Scene], refused: Iterable[Refusal], region: Any) -> 
         region: Shapely area in longitude and latitude.
     """
     seen: dict[tuple[str, dt.date | None], list[Scene]] = defaultdict(list)
-    left: dict[tuple[str, dt.date | None], list[Refusal]] = defaultdict(list)
+    left: dict[tuple[str, dt.date | None], list[RejectedScene]] = defaultdict(list)
     for scene in scenes:
         date = None if scene.datetime is None or scene.modality == "DEM" else scene.solar_day
         seen[scene.modality, date].append(scene)
@@ -61,25 +63,25 @@ def by_day(scenes: Iterable[Scene], refused: Iterable[Refusal], region: Any) -> 
     keys = list(dict.fromkeys((*seen, *left)))
     rows = list(dict.fromkeys(modality for modality, _ in keys))
     keys.sort(key=lambda key: (rows.index(key[0]), key[1] or dt.date.min))
-    return tuple(_day(key, seen[key], left[key], region) for key in keys)
+    return tuple(_build_day(key, seen[key], left[key], region) for key in keys)
 
 
-def share(scene: Scene, region: Any) -> float:
+def footprint_share(scene: Scene, region: Any) -> float:
     """Return the share of the region under one scene's footprint, 0 to 1."""
-    return ground.share(shape(scene.footprint), region)
+    return ground.covered_fraction(shape(scene.footprint), region)
 
 
-def _day(
+def _build_day(
     key: tuple[str, dt.date | None],
     scenes: Sequence[Scene],
-    refused: Sequence[Refusal],
+    refused: Sequence[RejectedScene],
     region: Any,
-) -> Day:
+) -> DayCoverage:
     footprints = ground.union(shape(scene.footprint) for scene in scenes)
-    return Day(
+    return DayCoverage(
         modality=key[0],
         date=key[1],
-        share=ground.share(footprints, region),
+        share=ground.covered_fraction(footprints, region),
         cloud_cover=_cloud_cover(scenes, region),
         scenes=tuple(scene.id for scene in scenes),
         refused=tuple(refused),
@@ -88,7 +90,7 @@ def _day(
 
 def _cloud_cover(scenes: Sequence[Scene], region: Any) -> float | None:
     stated = [scene for scene in scenes if scene.cloud_cover is not None]
-    weights = [share(scene, region) for scene in stated]
+    weights = [footprint_share(scene, region) for scene in stated]
     if not sum(weights):
         return None
     covers = [scene.cloud_cover or 0.0 for scene in stated]

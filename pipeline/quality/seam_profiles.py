@@ -24,93 +24,97 @@ from pipeline.grid.window_lattice import Lattice
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
-from pipeline.plan.recipe import Answer
+from pipeline.plan.recipe import OutputSpec
 from pipeline.quality import seam_test
-from pipeline.quality.seam_test import Axis, Block, Near, Profile, Seam
+from pipeline.quality.seam_test import SeamAxis, PixelBlock, Neighbourhood, BoundaryProfile, Seam
 from pipeline.storage import mosaic, zarr_store
 
-PATCH = 16
+PATCH_SIZE = 16
 """Pixels: what a vision transformer answers repeats its texture by its patch."""
 
-APART = 4
+ZONE_PAIR_DISTANCE = 4
 """Pixels between the two of a pair across the border of zones.
 
 The nearest pixels of two grids do not lie a pixel apart: neighbours across the border differ more
 often than others, by a sixth and more, only for that. Four pixels apart that is one in 200.
 """
 
-REACH = 208
+ZONE_COMPARISON_RADIUS = 208
 """Pixels on either side of the border of two zones that it is compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cuts:
+class SeamProfiles:
     """The lines of windows and tiles over both axes of all grids of a product."""
 
     layer: Layer
     lattice: Lattice
     """In cells of the layer."""
 
-    tile: int
+    tile_size: int
     """Side of a tile, cells of the layer."""
 
     period: int
     """Cells of a patch."""
 
-    profiles: tuple[tuple[int, Profile], ...]
+    profiles: tuple[tuple[int, BoundaryProfile], ...]
     """What was counted along each axis, and its first cell, counted from the origin of the CRS."""
 
     @property
-    def steps(self) -> range:
+    def boundaries(self) -> range:
         """Return the boundaries of a line of windows, from its first one."""
-        whole = self.lattice.ramp + 1
+        whole = self.lattice.overlap + 1
         return range(whole if 2 * whole <= self.lattice.stride else 1)
 
     @property
-    def near(self) -> Near:
+    def neighbourhood(self) -> Neighbourhood:
         """Return what lines are compared with: within the two windows beside them."""
         stride = self.lattice.stride
-        return Near(
+        return Neighbourhood(
             period=self.period,
             guard=min(max(stride // 32, 1), 4),
-            flank=min(max((stride - len(self.steps)) // 6, 2), PATCH),
+            flank=min(max((stride - len(self.boundaries)) // 6, 2), PATCH_SIZE),
         )
 
-    def windows(self) -> Seam | None:
+    def evaluate_windows(self) -> Seam | None:
         """Judge the lines at which windows blend."""
-        ends = {0, self.lattice.ramp % self.lattice.stride} if len(self.steps) == 1 else {0}
+        ends = {0, self.lattice.overlap % self.lattice.stride} if len(self.boundaries) == 1 else {0}
         axes = []
         for first, profile in self.profiles:
             phase = self._phase(first, profile)
             lines = np.flatnonzero(np.isin(phase, list(ends)))
-            on = np.isin(phase, list(ends)) if len(self.steps) == 1 else phase < len(self.steps)
+            on = (
+                np.isin(phase, list(ends))
+                if len(self.boundaries) == 1
+                else phase < len(self.boundaries)
+            )
             axes.append(
-                Axis(
+                SeamAxis(
                     profile=profile,
-                    lines=lines,
-                    cut=on | self._between(profile),
-                    texture=self._texture(phase),
+                    line_starts=lines,
+                    excluded=on | self._is_tile_boundary(profile),
+                    texture_class=self._texture_class(phase),
                 )
             )
-        return judged(self.layer, axes, self.steps, self.near)
+        return evaluate_layer(self.layer, axes, self.boundaries, self.neighbourhood)
 
-    def tiles(self) -> Seam | None:
+    def evaluate_tiles(self) -> Seam | None:
         """Judge the lines between tiles; what windows do there they do in other places as well."""
         axes = []
         for first, profile in self.profiles:
-            phase, cut = self._phase(first, profile), self._between(profile)
-            blend = phase <= self.lattice.ramp
+            phase, cut = self._phase(first, profile), self._is_tile_boundary(profile)
+            blend = phase <= self.lattice.overlap
             axes.append(
-                Axis(
+                SeamAxis(
                     profile=profile,
-                    lines=np.flatnonzero(cut),
-                    cut=cut,
-                    texture=np.where(blend, self.period + phase, self._texture(phase)),
+                    line_starts=np.flatnonzero(cut),
+                    excluded=cut,
+                    texture_class=np.where(blend, self.period + phase, self._texture_class(phase)),
                 )
             )
-        return judged(self.layer, axes, (0,), self.near)
+        return evaluate_layer(self.layer, axes, (0,), self.neighbourhood)
 
-    def around(self) -> tuple[float, ...]:
+    def rate_by_phase(self) -> tuple[float, ...]:
         """Return the rate at each boundary of a stride, from the first of a blend on."""
         pairs, changes = np.zeros((2, self.lattice.stride))
         for first, profile in self.profiles:
@@ -120,77 +124,85 @@ class Cuts:
         rates = self.layer.scale * changes / np.maximum(pairs, 1)
         return tuple(rates.tolist()) if pairs.all() else ()
 
-    def _phase(self, first: int, profile: Profile) -> NDArray[np.intp]:
+    def _phase(self, first: int, profile: BoundaryProfile) -> NDArray[np.intp]:
         """Return where in the lattice each boundary lies: 0 where a window begins to count."""
-        number = first + np.arange(len(profile.pairs)) - self.lattice.margin
+        number = first + np.arange(len(profile.pairs)) - self.lattice.context_width
         return number % self.lattice.stride
 
-    def _texture(self, phase: NDArray[np.intp]) -> NDArray[np.intp]:
-        return (phase + self.lattice.margin) % self.period
+    def _texture_class(self, phase: NDArray[np.intp]) -> NDArray[np.intp]:
+        return (phase + self.lattice.context_width) % self.period
 
-    def _between(self, profile: Profile) -> NDArray[np.bool_]:
+    def _is_tile_boundary(self, profile: BoundaryProfile) -> NDArray[np.bool_]:
         number = np.arange(len(profile.pairs))
-        between: NDArray[np.bool_] = (number % self.tile == 0) & (number > 0)
+        between: NDArray[np.bool_] = (number % self.tile_size == 0) & (number > 0)
         return between
 
 
-def of(plan: Plan, folder: Path, answer: Answer, lattice: Lattice) -> Cuts:
+def build_profiles(
+    plan: Plan, plan_dir: Path, output_spec: OutputSpec, lattice: Lattice
+) -> SeamProfiles:
     """Count what the map of a plan does at all boundaries, in one pass over its store.
 
     Args:
         plan: the plan.
-        folder: the plan's folder.
-        answer: the answer whose layer is looked at.
+        plan_dir: the plan's folder.
+        output_spec: the answer whose layer is looked at.
         lattice: the lattice of the model's windows, in pixels.
 
     Raises:
         TerramosaicError: the store is damaged.
     """
-    layer, factor = layers.get(answer.layer), plan.factor(answer.layer)
-    tile = plan.tile // factor
+    layer, factor = layers.get(output_spec.layer), plan.coarsening_factor(output_spec.layer)
+    tile = plan.tile_size // factor
     profiles = []
     for grid in plan.grids:
-        path, cells = zarr_store.of(folder, plan, grid.epsg, factor), grid.coarsened(factor)
-        axes = seam_test.count(_blocks(path, layer, cells, tile), cells.shape)
+        path, cells = zarr_store.store_path(plan_dir, plan, grid.epsg, factor), grid.coarsen(factor)
+        axes = seam_test.count_boundaries(_iter_blocks(path, layer, cells, tile), cells.shape)
         profiles += list(zip(cells.origin_index(), axes, strict=True))
-    return Cuts(
+    return SeamProfiles(
         layer=layer,
-        lattice=lattice.coarse(answer.cell),
-        tile=tile,
-        period=max(PATCH // answer.cell, 1),
+        lattice=lattice.coarsen(output_spec.cell),
+        tile_size=tile,
+        period=max(PATCH_SIZE // output_spec.cell, 1),
         profiles=tuple(profiles),
     )
 
 
-def _blocks(path: Path, layer: Layer, grid: Grid, tile: int) -> Iterator[Block]:
-    for one in grids.tiles(grid, tile):
+def _iter_blocks(path: Path, layer: Layer, grid: Grid, tile: int) -> Iterator[PixelBlock]:
+    for one in grids.split_into_tiles(grid, tile):
         rows = slice(one.row, one.row + one.height)
         columns = slice(one.column, one.column + one.width)
-        yield one.row, one.column, *_ready(layer, zarr_store.read(path, layer.name, rows, columns))
+        yield (
+            one.row,
+            one.column,
+            *_prepare_values(layer, zarr_store.read_layer(path, layer.name, rows, columns)),
+        )
 
 
-def _ready(layer: Layer, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _prepare_values(layer: Layer, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return labels (y, x) or quantities (band, y, x), and where they are valid (y, x)."""
-    if layer.categorical:
-        return values, layer.valid(values)
+    if layer.is_categorical:
+        return values, layer.valid_mask(values)
     bands = values.reshape(-1, *values.shape[-2:])
-    valid: NDArray[np.bool_] = np.all(layer.valid(bands), axis=0)
+    valid: NDArray[np.bool_] = np.all(layer.valid_mask(bands), axis=0)
     return bands.astype(np.float32), valid
 
 
-def judged(layer: Layer, axes: Sequence[Axis], steps: Sequence[int], near: Near) -> Seam | None:
+def evaluate_layer(
+    layer: Layer, axes: Sequence[SeamAxis], boundaries: Sequence[int], neighbourhood: Neighbourhood
+) -> Seam | None:
     """Judge lines; the steps of a continuous layer count in units of their own mean."""
-    if layer.categorical:
-        return seam_test.judge(axes, steps, near)
+    if layer.is_categorical:
+        return seam_test.evaluate_lines(axes, boundaries, neighbourhood)
     pairs = sum(float(axis.profile.pairs.sum()) for axis in axes)
     unit = sum(float(axis.profile.changes.sum()) for axis in axes) / max(pairs, 1.0)
     if not unit:
         return None
     alike = [
-        replace(axis, profile=Profile(axis.profile.pairs, axis.profile.changes / unit))
+        replace(axis, profile=BoundaryProfile(axis.profile.pairs, axis.profile.changes / unit))
         for axis in axes
     ]
-    seam = seam_test.judge(alike, steps, near)
+    seam = seam_test.evaluate_lines(alike, boundaries, neighbourhood)
     physical = unit * layer.scale
     return seam and replace(
         seam,
@@ -200,44 +212,50 @@ def judged(layer: Layer, axes: Sequence[Axis], steps: Sequence[int], near: Near)
     )
 
 
-def zones(plan: Plan, folder: Path, answer: Answer) -> Seam | None:
+def evaluate_zones(plan: Plan, plan_dir: Path, output_spec: OutputSpec) -> Seam | None:
     """Judge the borders of the zones on the first mosaic; None where there are none.
 
     The border is no column, so it is moved as a whole: pairs of pixels across it are compared with
     the pairs so many pixels to the side, row by row, and column by column.
     """
-    layer = layers.get(answer.layer)
-    if not plan.mosaics or plan.factor(layer.name) > 1:
+    layer = layers.get(output_spec.layer)
+    if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
         return None
-    names = {layer.name: answer.channels, mosaic.WITNESS: ()}
-    down, across = Profile.of(2 * REACH + 1), Profile.of(2 * REACH + 1)
-    for values, owner in mosaic.borders(plan, folder, plan.mosaics[0], names):
-        held, valid = _ready(layer, values[layer.name])
-        _beside(across, held, valid, owner)
-        _beside(down, held.swapaxes(-1, -2), valid.T, owner.T)
-    middle = np.arange(2 * REACH + 1) == REACH
+    names = {layer.name: output_spec.channels, mosaic.OBSERVATION_LAYER: ()}
+    down, across = (
+        BoundaryProfile.empty(2 * ZONE_COMPARISON_RADIUS + 1),
+        BoundaryProfile.empty(2 * ZONE_COMPARISON_RADIUS + 1),
+    )
+    for values, owner in mosaic.iter_border_tiles(plan, plan_dir, plan.mosaic_grids[0], names):
+        held, valid = _prepare_values(layer, values[layer.name])
+        _count_border_pairs(across, held, valid, owner)
+        _count_border_pairs(down, held.swapaxes(-1, -2), valid.T, owner.T)
+    middle = np.arange(2 * ZONE_COMPARISON_RADIUS + 1) == ZONE_COMPARISON_RADIUS
     axes = [
-        Axis(
+        SeamAxis(
             profile=profile,
-            lines=np.flatnonzero(middle),
-            cut=middle,
-            texture=np.zeros(len(middle), dtype=np.intp),
+            line_starts=np.flatnonzero(middle),
+            excluded=middle,
+            texture_class=np.zeros(len(middle), dtype=np.intp),
         )
         for profile in (down, across)
     ]
-    return judged(layer, axes, (0,), Near(period=1, guard=4, flank=PATCH))
+    return evaluate_layer(layer, axes, (0,), Neighbourhood(period=1, guard=4, flank=PATCH_SIZE))
 
 
-def _beside(
-    profile: Profile, values: NDArray[Any], valid: NDArray[np.bool_], owner: NDArray[np.uint8]
+def _count_border_pairs(
+    profile: BoundaryProfile,
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    owner: NDArray[np.uint8],
 ) -> None:
     """Count pairs of neighbouring columns by how far they lie from the border of two zones."""
-    both = valid[:, APART:] & valid[:, :-APART]
-    change = seam_test.changes(values, both, APART)
+    both = valid[:, ZONE_PAIR_DISTANCE:] & valid[:, :-ZONE_PAIR_DISTANCE]
+    change = seam_test.column_changes(values, both, ZONE_PAIR_DISTANCE)
     border = (owner[:, 1:] != owner[:, :-1]) & (owner[:, 1:] > 0) & (owner[:, :-1] > 0)
     rows, columns = np.nonzero(border)
-    for number in range(2 * REACH + 1):
-        at = columns + 1 - APART // 2 + number - REACH
+    for number in range(2 * ZONE_COMPARISON_RADIUS + 1):
+        at = columns + 1 - ZONE_PAIR_DISTANCE // 2 + number - ZONE_COMPARISON_RADIUS
         inside = (at >= 0) & (at < both.shape[1])
         here = rows[inside], at[inside]
         profile.pairs[number] += both[here].sum()

@@ -19,13 +19,13 @@ from catalogs.scene import Asset, Scene
 from pipeline.grid.grid import Grid
 from pipeline.reading import raster_reader, reprojection
 
-PICKED = ("class", "probability", "dB")
+NEAREST_UNITS = ("class", "probability", "dB")
 """Units of numbers that are never mixed: codes, the masks that go with them, logarithms."""
 
-_system = functools.lru_cache(maxsize=256)(CRS.from_epsg)
+_crs_from_epsg = functools.lru_cache(maxsize=256)(CRS.from_epsg)
 
 
-def _resampling(asset: Asset, grid: Grid) -> Resampling:
+def _choose_resampling(asset: Asset, grid: Grid) -> Resampling:
     """Choose the kernel of an asset that does not lie on the output grid.
 
     The asset and the grid decide, not the scenes beside it: these differ from tile to tile.
@@ -35,7 +35,7 @@ def _resampling(asset: Asset, grid: Grid) -> Resampling:
     decibels are picked whatever their size.
     """
     unit = asset.radiometry.unit
-    if unit in PICKED:
+    if unit in NEAREST_UNITS:
         return Resampling.nearest
     if _is_finer(asset, grid):
         return Resampling.average
@@ -48,14 +48,16 @@ def _is_finer(asset: Asset, grid: Grid) -> bool:
     if asset.transform is None or asset.epsg is None:
         return False
     try:
-        system = _system(asset.epsg)
+        system = _crs_from_epsg(asset.epsg)
     except CRSError:
         return False
         # ^ the file may know better
-    return reprojection.spacing(system, Affine(*asset.transform)) < 0.999 * grid.resolution
+    return (
+        reprojection.pixel_size_metres(system, Affine(*asset.transform)) < 0.999 * grid.resolution
+    )
 
 
-def _item(name: str, scene: Scene, bands: Sequence[str], grid: Grid) -> dict[str, Any]:
+def _stackstac_item(name: str, scene: Scene, bands: Sequence[str], grid: Grid) -> dict[str, Any]:
     """Describe a scene to stackstac, every asset as if it lay on the whole grid.
 
     Left to itself stackstac drops what it takes to lie outside, by four corners: curved edges,
@@ -90,16 +92,16 @@ def stack(
     grid: Grid,
     *,
     dtype: str,
-    fill: float,
+    fill_value: float,
 ) -> xr.DataArray:
     """Stack one asset per scene and band on a grid, lazily, as stored: nothing is rescaled.
 
     Args:
         scenes: scenes of one modality, in the order wanted.
-        bands: band names; where a scene lacks one, its layer is ``fill``.
+        bands: band names; where a scene lacks one, its layer is ``fill_value``.
         grid: the output grid; one chunk is one whole layer of it.
         dtype: NumPy type of the stored values.
-        fill: value of missing pixels.
+        fill_value: value of missing pixels.
 
     Returns:
         (time, band, y, x) with ``y`` and ``x`` at pixel centres, and no unit: what the numbers
@@ -109,20 +111,24 @@ def stack(
         (scene, scene.assets[band]) for scene in scenes for band in bands if band in scene.assets
     ]
     sources = {
-        asset.href: raster_reader.Source(
-            scene=scene.id,
+        asset.href: raster_reader.AssetInfo(
+            scene_id=scene.id,
             provider=scene.provider,
             nodata=asset.nodata,
             modality=scene.modality,
         )
         for scene, asset in assets
     }
-    kernels = {asset.href: _resampling(asset, grid) for _, asset in assets}
-    value = np.dtype(dtype).type(fill)
-    items = [_item(str(index), scene, bands, grid) for index, scene in enumerate(scenes)]
+    kernels = {asset.href: _choose_resampling(asset, grid) for _, asset in assets}
+    value = np.dtype(dtype).type(fill_value)
+    items = [_stackstac_item(str(index), scene, bands, grid) for index, scene in enumerate(scenes)]
     # ^ named by their place: two collections may hold scenes of one id
     reader = functools.partial(raster_reader.AssetReader, sources=sources, kernels=kernels)
-    layers = _layers(_stacked(items, bands, grid, value, reader), grid) if assets else {}
+    layers = (
+        _arrays_by_item_and_band(_call_stackstac(items, bands, grid, value, reader), grid)
+        if assets
+        else {}
+    )
     empty = da.full(grid.shape, value, dtype=dtype, chunks=grid.shape)
     # ^ stackstac drops scenes without any of the bands, and bands without any scene
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
@@ -141,12 +147,12 @@ def stack(
     )
 
 
-def _stacked(
+def _call_stackstac(
     items: list[dict[str, Any]],
     bands: Sequence[str],
     grid: Grid,
-    fill: Any,
-    reader: Callable[..., raster_reader.AssetReader],
+    fill_value: Any,
+    reader_class: Callable[..., raster_reader.AssetReader],
 ) -> xr.DataArray:
     stacked: xr.DataArray = stackstac.stack(
         items,
@@ -158,20 +164,20 @@ def _stacked(
         xy_coords="center",
         rescale=False,
         sortby_date=False,
-        dtype=fill.dtype,
-        fill_value=fill,
+        dtype=fill_value.dtype,
+        fill_value=fill_value,
         chunksize=(1, 1, -1, -1),
         # ^ small chunks read the blocks of a COG again and again
         properties=False,
         band_coords=False,
         errors_as_nodata=(),
         # ^ the default turns a missing file into nodata
-        reader=reader,
+        reader=reader_class,
     )
     return stacked
 
 
-def _layers(part: xr.DataArray, grid: Grid) -> dict[tuple[str, str], da.Array]:
+def _arrays_by_item_and_band(part: xr.DataArray, grid: Grid) -> dict[tuple[str, str], da.Array]:
     """Return what stackstac made, by item and band; an asset that is not there is all fill."""
     if part.shape[-2:] != grid.shape:
         raise AssertionError(f"stackstac made {part.shape[-2:]} of the grid {grid.shape}")

@@ -28,7 +28,7 @@ from pipeline.runtime import cancellation
 T = TypeVar("T")
 
 
-class Bytes(Protocol):
+class ByteSource(Protocol):
     """What can be read as if it were a file."""
 
     size: int
@@ -42,67 +42,67 @@ class Bytes(Protocol):
         ...
 
 
-def run(file: Bytes, ending: str, work: Callable[[str], T]) -> T:
+def call_with_path(file: ByteSource, suffix: str, function: Callable[[str], T]) -> T:
     """Return what work makes of the path under which GDAL finds a file meanwhile.
 
     Args:
         file: what to read; by this thread only.
-        ending: of the path, such as ``.tif``.
-        work: opens the path, and closes it.
+        suffix: of the path, such as ``.tif``.
+        function: opens the path, and closes it.
 
     Raises:
         Exception: what reading the file has raised, whatever work made of it: a driver may take
             bytes that it did not get for nothing to read.
     """
-    files, context, prefix = _registered()
-    watched = _Watched(file)
-    name = f"{uuid.uuid4().hex}{ending}"
-    files.known[name] = watched
+    files, context, prefix = _get_opener()
+    watched = _ErrorCapturingSource(file)
+    name = f"{uuid.uuid4().hex}{suffix}"
+    files.open_files[name] = watched
     try:
-        result = context.copy().run(cancellation.carried(work), f"{prefix}/{name}")
+        result = context.copy().run(cancellation.with_cancellation(function), f"{prefix}/{name}")
     except Exception:
-        if watched.failure is not None:
-            raise watched.failure from None
+        if watched.error is not None:
+            raise watched.error from None
         raise
     finally:
-        del files.known[name]
-    if watched.failure is not None:
-        raise watched.failure
+        del files.open_files[name]
+    if watched.error is not None:
+        raise watched.error
     return result
 
 
-class _Watched:
+class _ErrorCapturingSource:
     """Bytes whose failures are kept: an exception cannot pass through GDAL."""
 
-    def __init__(self, file: Bytes) -> None:
+    def __init__(self, file: ByteSource) -> None:
         self.size = file.size
-        self.failure: Exception | None = None
+        self.error: Exception | None = None
         self._file = file
 
     def read(self, start: int, count: int) -> bytes:
-        return self._try(lambda: self._file.read(start, count)) or b""
+        return self._capture_error(lambda: self._file.read(start, count)) or b""
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        found = self._try(lambda: self._file.read_ranges(starts, counts))
+        found = self._capture_error(lambda: self._file.read_ranges(starts, counts))
         return found or [bytes(count) for count in counts]
         # ^ nobody sees these zeros: the failure is raised in the end
 
-    def _try(self, work: Callable[[], T]) -> T | None:
-        if self.failure is None:
+    def _capture_error(self, function: Callable[[], T]) -> T | None:
+        if self.error is None:
             try:
-                return work()
+                return function()
             except Exception as error:  # noqa: BLE001
-                self.failure = error
+                self.error = error
         return None
 
 
-class _Handle(io.RawIOBase):
+class _FileHandle(io.RawIOBase):
     """One opening of a file, with a place of its own."""
 
-    def __init__(self, file: Bytes) -> None:
+    def __init__(self, file: ByteSource) -> None:
         super().__init__()
         self._file = file
-        self._place = 0
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -111,40 +111,40 @@ class _Handle(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = (0, self._place, self._file.size)[whence] + offset
-        return self._place
+        self._position = (0, self._position, self._file.size)[whence] + offset
+        return self._position
 
     def read(self, count: int = -1) -> bytes:
-        data = self._file.read(self._place, self._file.size if count < 0 else count)
-        self._place += len(data)
+        data = self._file.read(self._position, self._file.size if count < 0 else count)
+        self._position += len(data)
         return data
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         return self._file.read_ranges(offsets, sizes)
 
 
-class _Files:
+class _FileContainer:
     """The open files by name, as rasterio wants them (``rasterio.abc.FileContainer``)."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Bytes] = {}
+        self.open_files: dict[str, ByteSource] = {}
 
-    def _find(self, path: str) -> Bytes:
+    def _lookup(self, path: str) -> ByteSource:
         name = PurePosixPath(path).name
-        if name not in self.known:
+        if name not in self.open_files:
             raise FileNotFoundError(name)
             # ^ GDAL looks for side-car files
-        return self.known[name]
+        return self.open_files[name]
 
-    def open(self, path: str, mode: str = "rb", **_options: Any) -> _Handle:
+    def open(self, path: str, mode: str = "rb", **_options: Any) -> _FileHandle:
         del mode
-        return _Handle(self._find(path))
+        return _FileHandle(self._lookup(path))
 
     def isfile(self, path: str) -> bool:
-        return PurePosixPath(path).name in self.known
+        return PurePosixPath(path).name in self.open_files
 
     def isdir(self, path: str) -> bool:
         del path
@@ -162,13 +162,13 @@ class _Files:
         raise PermissionError(path)
 
     def size(self, path: str) -> int:
-        return self._find(path).size
+        return self._lookup(path).size
 
 
-MultiByteRangeResourceContainer.register(_Files)
+MultiByteRangeResourceContainer.register(_FileContainer)
 
 
-class _Memory:
+class _InMemorySource:
     """Bytes at hand."""
 
     def __init__(self, data: bytes) -> None:
@@ -185,20 +185,20 @@ class _Memory:
 _lock = threading.Lock()
 
 
-def _registered() -> tuple[_Files, contextvars.Context, str]:
+def _get_opener() -> tuple[_FileContainer, contextvars.Context, str]:
     with _lock:
-        return _register()
+        return _register_opener()
 
 
 @functools.cache
-def _register() -> tuple[_Files, contextvars.Context, str]:
+def _register_opener() -> tuple[_FileContainer, contextvars.Context, str]:
     """Open one small raster for good: as long as it is open, its opener stays registered."""
-    files, context = _Files(), contextvars.Context()
+    files, context = _FileContainer(), contextvars.Context()
     with MemoryFile() as memory:
         options = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8"}
         with memory.open(**options, transform=rasterio.Affine.scale(2)) as raster:
             raster.write(np.ones((1, 1, 1), np.uint8))
-        files.known["anchor.tif"] = _Memory(memory.read())
+        files.open_files["anchor.tif"] = _InMemorySource(memory.read())
     anchor = context.run(rasterio.open, "anchor.tif", driver="GTiff", opener=files, sharing=False)
     atexit.register(context.run, anchor.close)
     return files, context, anchor.name.removesuffix("/anchor.tif")

@@ -19,7 +19,7 @@ from catalogs import href_policy, providers
 _T = TypeVar("_T")
 
 
-class _Bare(logging.Filter):
+class _RedactQueryFilter(logging.Filter):
     """Takes the query out of urllib3's own messages: it may be a token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -30,10 +30,10 @@ class _Bare(logging.Filter):
         return True
 
 
-logging.getLogger("urllib3.connectionpool").addFilter(_Bare())
+logging.getLogger("urllib3.connectionpool").addFilter(_RedactQueryFilter())
 
 
-class Threads:
+class DaemonThreadPool:
     """Threads that wait for servers, and that nobody waits for.
 
     Those of a ``ThreadPoolExecutor`` keep their process alive, and a server that has fallen silent
@@ -44,29 +44,29 @@ class Threads:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         for number in range(count):
             threading.Thread(
-                target=_serve, args=(self._tasks,), name=f"range_{number}", daemon=True
+                target=_run_tasks, args=(self._tasks,), name=f"range_{number}", daemon=True
             ).start()
-        weakref.finalize(self, _dismiss, self._tasks, count)
+        weakref.finalize(self, _stop_threads, self._tasks, count)
 
-    def submit(self, work: Callable[..., _T], *arguments: Any) -> Future[_T]:
+    def submit(self, function: Callable[..., _T], *args: Any) -> Future[_T]:
         """Hand out work."""
         future: Future[_T] = Future()
-        self._tasks.put(functools.partial(_do, future, work, arguments))
+        self._tasks.put(functools.partial(_run_task, future, function, args))
         return future
 
 
-def _serve(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
+def _run_tasks(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
         del task
         # ^ it may hold megabytes, and the next one may be long in coming
 
 
-def _do(future: Future[_T], work: Callable[..., _T], arguments: tuple[Any, ...]) -> None:
+def _run_task(future: Future[_T], function: Callable[..., _T], args: tuple[Any, ...]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        future.set_result(work(*arguments))
+        future.set_result(function(*args))
     except BaseException as error:  # noqa: BLE001
         # ^ whoever waits for the result is told
         future.set_exception(error)
@@ -74,44 +74,44 @@ def _do(future: Future[_T], work: Callable[..., _T], arguments: tuple[Any, ...])
         # ^ it would be held by its own error's traceback
 
 
-def _dismiss(tasks: SimpleQueue[Callable[[], None] | None], count: int) -> None:
+def _stop_threads(tasks: SimpleQueue[Callable[[], None] | None], count: int) -> None:
     for _ in range(count):
         tasks.put(None)
 
 
-class Lane:
+class ProviderConnections:
     """What all readers of a provider share: connections, and no more threads than connections."""
 
     def __init__(self, connections: int) -> None:
-        self.pool = Threads(connections)
-        self.turns = threading.BoundedSemaphore(connections)
+        self.pool = DaemonThreadPool(connections)
+        self.semaphore = threading.BoundedSemaphore(connections)
         self.session = requests.Session()
         for scheme in ("https://", "http://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=0))
 
 
-_lanes: dict[str, Lane] = {}
+_connections_by_provider: dict[str, ProviderConnections] = {}
 _lock = threading.Lock()
-_processes = 1
+_process_count = 1
 
 
-def divide(processes: int) -> None:
+def divide_connections(process_count: int) -> None:
     """Say among how many processes each provider's connections are divided; before any read."""
-    global _processes  # noqa: PLW0603
+    global _process_count  # noqa: PLW0603
     with _lock:
-        if processes != _processes:
-            _processes = processes
-            _lanes.clear()
+        if process_count != _process_count:
+            _process_count = process_count
+            _connections_by_provider.clear()
 
 
-def allowed(provider: str) -> int:
+def max_connections(provider: str) -> int:
     """Return how many requests of a provider this process may have under way at once."""
-    return max(1, providers.get(provider).connections // _processes)
+    return max(1, providers.get(provider).connections // _process_count)
 
 
-def lane(provider: str) -> Lane:
+def get_connections(provider: str) -> ProviderConnections:
     """Return what the readers of a provider share in this process."""
     with _lock:
-        if provider not in _lanes:
-            _lanes[provider] = Lane(allowed(provider))
-        return _lanes[provider]
+        if provider not in _connections_by_provider:
+            _connections_by_provider[provider] = ProviderConnections(max_connections(provider))
+        return _connections_by_provider[provider]

@@ -23,7 +23,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from catalogs import href_policy, signing
-from catalogs.errors import Unreadable, Wrong
+from catalogs.errors import AssetReadError, InvalidInputError
 from catalogs.scene import Scene
 from pipeline.grid.grid import Grid
 from pipeline.reading import gdal_opener, http_pool, http_ranges, reprojection
@@ -32,11 +32,11 @@ from pipeline.runtime import cancellation
 
 log = logging.getLogger(__name__)
 
-GDAL_CACHE = 128
+GDAL_CACHE_MB = 128
 """Megabytes of blocks that GDAL keeps; its own 5 % of the machine would grow with what is read."""
 
 GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_CACHEMAX": GDAL_CACHE,
+    "GDAL_CACHEMAX": GDAL_CACHE_MB,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     # ^ no probing for side-car files: 15 times fewer requests
     "GDAL_NUM_THREADS": 1,
@@ -54,18 +54,18 @@ S3_OPTIONS: dict[str, Any] = {
     # ^ one connection at a time: a provider's limit counts connections
 }
 
-ATTEMPTS = 3
+MAX_OPEN_ATTEMPTS = 3
 """Openings of a remote asset whose bytes make no sense; each request is repeated besides."""
 
-READERS = 16
+MAX_READ_THREADS = 16
 """Threads that read remote assets: they wait more than they work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class AssetInfo:
     """What the reader must know of an asset beside its href."""
 
-    scene: str
+    scene_id: str
     """Id of the scene, for messages."""
 
     provider: str
@@ -80,66 +80,74 @@ class Source:
 
 def read(
     href: str,
-    source: Source,
+    asset: AssetInfo,
     grid: Grid,
     *,
     resampling: Resampling,
     dtype: DTypeLike,
-    fill: float,
+    fill_value: float,
 ) -> NDArray[Any]:
     """Read the pixels of a single-band asset that fall on a grid.
 
     Args:
         href: unsigned address, as the catalog has it.
-        source: what is known of the asset.
+        asset: what is known of the asset.
         grid: where the pixels go.
         resampling: kernel where the asset lies on another grid; on its own grid no pixel is
             touched.
         dtype: type of the result; it must hold the stored values.
-        fill: value of pixels that the asset does not have.
+        fill_value: value of pixels that the asset does not have.
 
     Returns:
         (height, width)
 
     Raises:
-        Unreadable: the asset could not be read, after several attempts where it is remote.
-        Wrong: the asset is not a single-band raster with a coordinate system.
+        AssetReadError: the asset could not be read, after several attempts where it is remote.
+        InvalidInputError: the asset is not a single-band raster with a coordinate system.
     """
     work = functools.partial(
-        _pixels, href, source, grid, resampling=resampling, dtype=np.dtype(dtype), fill=fill
+        _open_and_reproject,
+        href,
+        asset,
+        grid,
+        resampling=resampling,
+        dtype=np.dtype(dtype),
+        fill_value=fill_value,
     )
-    return _persistently(href, source, work)
+    return _read_with_retries(href, asset, work)
 
 
-def _persistently(href: str, source: Source, work: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
+def _read_with_retries(
+    href: str, asset: AssetInfo, function: Callable[[str], NDArray[Any]]
+) -> NDArray[Any]:
     """Do work with an asset, again and again where it is remote and fails."""
-    attempts = ATTEMPTS if href_policy.is_remote(href) else 1
-    until = time.monotonic() + http_ranges.PATIENCE.deadline
+    attempts = MAX_OPEN_ATTEMPTS if href_policy.is_remote(href) else 1
+    until = time.monotonic() + http_ranges.RETRY_POLICY.deadline
     for attempt in range(1, attempts + 1):
-        cancellation.look()
+        cancellation.check_cancelled()
         try:
-            return _opened(href, source, work, until=until, again=attempt > 1)
-        except (RasterioError, OSError, http_ranges.Failed) as error:
-            reason = href_policy.redact(" ".join(_own(str(error)).split()))
-            final = isinstance(error, http_ranges.Failed) and not isinstance(
-                error, http_ranges.Changed
+            return _call_with_gdal_path(href, asset, function, deadline=until, is_retry=attempt > 1)
+        except (RasterioError, OSError, http_ranges.RangeReadError) as error:
+            reason = href_policy.redact(" ".join(_strip_opener_path(str(error)).split()))
+            final = isinstance(error, http_ranges.RangeReadError) and not isinstance(
+                error, http_ranges.FileChangedError
             )
-            pause = http_ranges.PATIENCE.pause * 2**attempt
+            pause = http_ranges.RETRY_POLICY.backoff * 2**attempt
             if final or attempt == attempts or time.monotonic() + pause > until:
-                raise Unreadable(
-                    f"{source.scene}: {href_policy.redact(href)} cannot be read ({reason}), "
+                raise AssetReadError(
+                    f"{asset.scene_id}: {href_policy.redact(href)} cannot be read ({reason}), "
                     f"{attempt} opening(s). Run the same command again when it can be reached; "
                     "to publish without these pixels: --allow-partial."
                 ) from None
                 # ^ the chained error could print the signed address
             if "403" in reason:
-                signing.forget(href)
-            log.warning("again scene=%s opening=%d reason=%s", source.scene, attempt, reason)
+                signing.forget_token(href)
+            log.warning("again scene=%s opening=%d reason=%s", asset.scene_id, attempt, reason)
             cancellation.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def threads(scenes: Sequence[Scene], cores: int) -> int:
+def count_read_threads(scenes: Sequence[Scene], cores: int) -> int:
     """Return how many threads should read scenes: more than cores where they lie far away."""
     providers = {
         scene.provider
@@ -147,62 +155,64 @@ def threads(scenes: Sequence[Scene], cores: int) -> int:
         for asset in scene.assets.values()
         if href_policy.is_remote(asset.href)
     }
-    return max(cores, *(min(READERS, http_pool.allowed(name)) for name in providers), 1)
+    return max(
+        cores, *(min(MAX_READ_THREADS, http_pool.max_connections(name)) for name in providers), 1
+    )
 
 
-def _opened(
+def _call_with_gdal_path(
     href: str,
-    source: Source,
-    work: Callable[[str], NDArray[Any]],
+    asset: AssetInfo,
+    function: Callable[[str], NDArray[Any]],
     *,
-    until: float,
-    again: bool,
+    deadline: float,
+    is_retry: bool,
 ) -> NDArray[Any]:
     """Do work with a path that GDAL can open."""
     parts = urlsplit(href)
     if parts.scheme in ("http", "https"):
-        file = RangeFile(href, source.provider, until, source.modality)
+        file = RangeFile(href, asset.provider, deadline, asset.modality)
         file.open()
         with rasterio.Env(**GDAL_OPTIONS):
-            return gdal_opener.run(file, PurePosixPath(parts.path).suffix, work)
+            return gdal_opener.call_with_path(file, PurePosixPath(parts.path).suffix, function)
     if parts.scheme != "s3":
         with rasterio.Env(**GDAL_OPTIONS):
-            return work(href)
-    access = signing.access(href, source.provider)
-    uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if again else {}
+            return function(href)
+    access = signing.sign_with_options(href, asset.provider)
+    uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if is_retry else {}
     # ^ GDAL remembers that an address failed and would answer from that memory
     with (
-        http_pool.lane(source.provider).turns,
-        rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.options, **uncached),
+        http_pool.get_connections(asset.provider).semaphore,
+        rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.gdal_options, **uncached),
     ):
-        return work(access.href)
+        return function(access.href)
 
 
-def _own(reason: str) -> str:
+def _strip_opener_path(reason: str) -> str:
     """Return GDAL's words without the path that we have made up."""
     return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
 
 
-def _driver(href: str) -> str:
+def _gdal_driver(href: str) -> str:
     return "JP2OpenJPEG" if urlsplit(href).path.lower().endswith(".jp2") else "GTiff"
     # ^ left to itself GDAL opens whatever it is given, a VRT that names other files included
 
 
-def _pixels(
+def _open_and_reproject(
     href: str,
-    source: Source,
+    asset: AssetInfo,
     grid: Grid,
     path: str,
     *,
     resampling: Resampling,
     dtype: np.dtype[Any],
-    fill: float,
+    fill_value: float,
 ) -> NDArray[Any]:
-    with rasterio.open(path, driver=_driver(href), sharing=False) as dataset:
-        return _on_grid(dataset, source, grid, resampling, dtype, fill)
+    with rasterio.open(path, driver=_gdal_driver(href), sharing=False) as dataset:
+        return _read_on_grid(dataset, asset, grid, resampling, dtype, fill_value)
 
 
-def thumbnail(href: str, source: Source, *, pixels: int) -> NDArray[np.float32]:
+def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.float32]:
     """Read an asset coarsely, as it is stored.
 
     Where it has overviews that is one of them; where it has none, or they save nothing (JPEG2000
@@ -211,8 +221,8 @@ def thumbnail(href: str, source: Source, *, pixels: int) -> NDArray[np.float32]:
 
     Args:
         href: unsigned address, as the catalog has it.
-        source: what is known of the asset.
-        pixels: side of the picture, about.
+        asset: what is known of the asset.
+        size: side of the picture, about.
 
     Returns:
         (height, width) stored numbers; NaN where nothing was seen
@@ -220,24 +230,24 @@ def thumbnail(href: str, source: Source, *, pixels: int) -> NDArray[np.float32]:
     Raises:
         Unreadable, Wrong: as :func:`read`.
     """
-    return _persistently(href, source, functools.partial(_small, href, source, pixels))
+    return _read_with_retries(href, asset, functools.partial(_read_reduced, href, asset, size))
 
 
-def _small(href: str, source: Source, pixels: int, path: str) -> NDArray[np.float32]:
-    with rasterio.open(path, driver=_driver(href), sharing=False) as dataset:
-        nodata = _nodata(dataset, source)
+def _read_reduced(href: str, asset: AssetInfo, size: int, path: str) -> NDArray[np.float32]:
+    with rasterio.open(path, driver=_gdal_driver(href), sharing=False) as dataset:
+        nodata = _nodata_value(dataset, asset)
         height, width = dataset.shape
         factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
-        near = [factor for factor in factors if max(height, width) / factor <= 2 * pixels]
-        if max(height, width) <= (2 if factors else 4) * pixels:
+        near = [factor for factor in factors if max(height, width) / factor <= 2 * size]
+        if max(height, width) <= (2 if factors else 4) * size:
             stored = dataset.read(1)
         elif factors:
             factor = min(near, default=factors[-1])
             stored = dataset.read(1, out_shape=(-(-height // factor), -(-width // factor)))
         else:
-            side = pixels // 2
+            side = size // 2
             stored = np.concatenate(
-                [dataset.read(1, window=one) for one in _nine(height, width, side)]
+                [dataset.read(1, window=one) for one in _sample_windows(height, width, side)]
             )
     result: NDArray[np.float32] = stored.astype(np.float32)
     if nodata is not None:
@@ -245,7 +255,7 @@ def _small(href: str, source: Source, pixels: int, path: str) -> NDArray[np.floa
     return result
 
 
-def _nine(height: int, width: int, side: int) -> list[Window]:
+def _sample_windows(height: int, width: int, side: int) -> list[Window]:
     """Return windows of one size around the middles of nine equal parts."""
     rows, columns = min(side, height), min(side, width)
     return [
@@ -255,31 +265,31 @@ def _nine(height: int, width: int, side: int) -> list[Window]:
     ]
 
 
-def _nodata(dataset: Any, source: Source) -> float | None:
+def _nodata_value(dataset: Any, asset: AssetInfo) -> float | None:
     """Return the value of missing pixels of a single-band raster on the ground."""
     if dataset.count != 1 or dataset.crs is None:
-        raise Wrong(
-            f"{source.scene}: an asset has {dataset.count} bands and the coordinate system "
+        raise InvalidInputError(
+            f"{asset.scene_id}: an asset has {dataset.count} bands and the coordinate system "
             f"{dataset.crs}; one band on the ground is needed."
         )
-    return source.nodata if source.nodata is not None else dataset.nodata
+    return asset.nodata if asset.nodata is not None else dataset.nodata
 
 
-def _on_grid(
+def _read_on_grid(
     dataset: Any,
-    source: Source,
+    asset: AssetInfo,
     grid: Grid,
     resampling: Resampling,
     dtype: np.dtype[Any],
-    fill: float,
+    fill_value: float,
 ) -> NDArray[Any]:
-    nodata = _nodata(dataset, source)
+    nodata = _nodata_value(dataset, asset)
     try:
-        return reprojection.on_grid(
-            dataset, grid, nodata=nodata, resampling=resampling, dtype=dtype, fill=fill
+        return reprojection.read_on_grid(
+            dataset, grid, nodata=nodata, resampling=resampling, dtype=dtype, fill_value=fill_value
         )
-    except Wrong as error:
-        raise Wrong(f"{source.scene}: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{asset.scene_id}: {error}") from None
 
 
 class AssetReader:
@@ -296,17 +306,17 @@ class AssetReader:
         spec: Any,
         dtype: DTypeLike,
         fill_value: float,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, AssetInfo],
         kernels: Mapping[str, Resampling],
         **_unused: Any,
         # ^ stackstac's one kernel for all assets among them
     ) -> None:
         self._href = url
-        self._source = sources[url]
+        self._asset = sources[url]
         self._spec = spec
         self._resampling = kernels[url]
         self._dtype = np.dtype(dtype)
-        self._fill = fill_value
+        self._fill_value = fill_value
 
     def read(self, window: Window) -> NDArray[Any]:
         """Read a window of the output grid: (height, width)."""
@@ -322,11 +332,11 @@ class AssetReader:
         )
         return read(
             self._href,
-            self._source,
+            self._asset,
             grid,
             resampling=self._resampling,
             dtype=self._dtype,
-            fill=self._fill,
+            fill_value=self._fill_value,
         )
 
     def close(self) -> None:

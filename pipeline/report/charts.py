@@ -11,33 +11,33 @@ from pipeline.product import descriptions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.quality.coverage import Day
+    from pipeline.quality.coverage import DayCoverage
 
-_LEFT, _RIGHT, _TOP, _TALL, _GAP = 84, 916, 34, 84, 34
+_LEFT, _RIGHT, _TOP, _ROW_HEIGHT, _ROW_GAP = 84, 916, 34, 84, 34
 """Pixels: the plot's sides, its top, the height of a row, and the space under each."""
 
-_CLEAR, _CLOUDY = (24, 88, 140), (205, 210, 216)
+_CLEAR_COLOR, _CLOUDY_COLOR = (24, 88, 140), (205, 210, 216)
 """Colours of a cloud cover of 0 and 100 %; they differ in lightness most of all."""
 
-_UNSTATED, _UNDATED = "#3b7a78", "#e2ebea"
+_UNKNOWN_CLOUD_COLOR, _UNDATED_COLOR = "#3b7a78", "#e2ebea"
 
-_NARROWEST, _WIDEST = 1.2, 16.0
+_MIN_BAR_WIDTH, _MAX_BAR_WIDTH = 1.2, 16.0
 """Pixels of a bar."""
 
-_LEFT_OUT, _HATCHED = "#d8b5a4", 4.0
+_REJECTED_COLOR, _MIN_HATCHED_WIDTH = "#d8b5a4", 4.0
 """Colour of what was left out, and from how many pixels on its bar is wide enough to be hatched."""
 
-_HATCH = (
+_HATCH_PATTERN = (
     '<pattern id="left-out" width="5" height="5" patternUnits="userSpaceOnUse" '
     'patternTransform="rotate(45)"><rect width="5" height="5" fill="#fff"/>'
     '<rect width="1.6" height="5" fill="#8a5a44"/></pattern>'
 )
 
-_STEPS = (1, 2, 5, 10)
+_LABEL_STEPS = (1, 2, 5, 10)
 """Days between two labels of a short axis."""
 
 
-def svg(days: Sequence[Day]) -> str:
+def render_coverage(days: Sequence[DayCoverage]) -> str:
     """Draw the days; nothing where there are none.
 
     Bars are as tall as the share of the region that was seen, and as pale as it was cloudy.
@@ -45,24 +45,24 @@ def svg(days: Sequence[Day]) -> str:
     """
     if not days:
         return ""
-    rows: dict[str, list[Day]] = {}
+    rows: dict[str, list[DayCoverage]] = {}
     for day in days:
         rows.setdefault(day.modality, []).append(day)
     dates = sorted(day.date for day in days if day.date)
-    scale = _Scale(dates[0], dates[-1]) if dates else _Scale(dt.date.min, dt.date.min)
-    bottom = _TOP + len(rows) * (_TALL + _GAP) - _GAP
-    parts = [f"<defs>{_HATCH}</defs>", *_legend()]
+    scale = _TimeAxis(dates[0], dates[-1]) if dates else _TimeAxis(dt.date.min, dt.date.min)
+    bottom = _TOP + len(rows) * (_ROW_HEIGHT + _ROW_GAP) - _ROW_GAP
+    parts = [f"<defs>{_HATCH_PATTERN}</defs>", *_draw_legend()]
     for number, (modality, row) in enumerate(rows.items()):
-        parts += _row(modality, row, _TOP + number * (_TALL + _GAP), scale)
+        parts += _draw_row(modality, row, _TOP + number * (_ROW_HEIGHT + _ROW_GAP), scale)
     if dates:
-        parts += _axis(scale, bottom)
+        parts += _draw_axis(scale, bottom)
     return (
         f'<svg class="timeline" viewBox="0 0 {_RIGHT + 24} {bottom + 34}" role="img" '
-        f'aria-label="{escape(summary(rows))}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(describe_coverage(rows))}">{"".join(parts)}</svg>'
     )
 
 
-def summary(rows: Mapping[str, Sequence[Day]]) -> str:
+def describe_coverage(rows: Mapping[str, Sequence[DayCoverage]]) -> str:
     """Say in words what the picture shows."""
     said = []
     for modality, row in rows.items():
@@ -70,95 +70,101 @@ def summary(rows: Mapping[str, Sequence[Day]]) -> str:
         whole = sum(day.share > 0.995 for day in used)
         text = f"{modality}: used on {len(used)} days, {whole} of which cover the whole region"
         if any(day.date is None for day in row):
-            text = f"{modality}: covers {_percent(max(day.share for day in row))} of the region"
+            text = (
+                f"{modality}: covers {_format_percent(max(day.share for day in row))} of the region"
+            )
         left = sum(len(day.refused) for day in row)
         said.append(f"{text}, {left} scenes left out")
     return f"Coverage by date. {'; '.join(said)}."
 
 
-class _Scale:
+class _TimeAxis:
     """From dates to pixels."""
 
     def __init__(self, first: dt.date, last: dt.date) -> None:
         self.first, self.last = first, last
         self.days = (last - first).days + 1
         self.pixels = (_RIGHT - _LEFT) / self.days
-        self.wide = min(_WIDEST, max(_NARROWEST, 0.8 * self.pixels))
+        self.wide = min(_MAX_BAR_WIDTH, max(_MIN_BAR_WIDTH, 0.8 * self.pixels))
 
-    def middle(self, date: dt.date) -> float:
+    def center_of(self, date: dt.date) -> float:
         return _LEFT + ((date - self.first).days + 0.5) * self.pixels
 
 
-def _row(modality: str, row: Sequence[Day], top: float, scale: _Scale) -> Iterator[str]:
+def _draw_row(
+    modality: str, row: Sequence[DayCoverage], top: float, scale: _TimeAxis
+) -> Iterator[str]:
     """Draw one input: its name, its lines, its bars."""
-    base = top + _TALL
-    yield f'<text x="{_LEFT - 12}" y="{top + _TALL / 2 + 4:g}" text-anchor="end">{modality}</text>'
-    for height, label in ((0, "0"), (_TALL, "100 %")):
+    base = top + _ROW_HEIGHT
+    yield f'<text x="{_LEFT - 12}" y="{top + _ROW_HEIGHT / 2 + 4:g}" text-anchor="end">{modality}</text>'
+    for height, label in ((0, "0"), (_ROW_HEIGHT, "100 %")):
         y = base - height
         yield f'<line x1="{_LEFT}" y1="{y:g}" x2="{_RIGHT}" y2="{y:g}" opacity="{0.25:g}"/>'
         if label != "0":
             yield f'<text x="{_RIGHT}" y="{y - 4:g}" text-anchor="end" class="unit">{label}</text>'
     for day in row:
         if day.date is None:
-            yield from _bars(day, _LEFT, _RIGHT - _LEFT, base)
+            yield from _draw_day(day, _LEFT, _RIGHT - _LEFT, base)
             yield (
-                f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{top + _TALL / 2 + 4:g}" '
+                f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{top + _ROW_HEIGHT / 2 + 4:g}" '
                 'text-anchor="middle">no date</text>'
             )
         else:
-            yield from _bars(day, scale.middle(day.date) - scale.wide / 2, scale.wide, base)
+            yield from _draw_day(day, scale.center_of(day.date) - scale.wide / 2, scale.wide, base)
 
 
-def _bars(day: Day, left: float, wide: float, base: float) -> Iterator[str]:
+def _draw_day(day: DayCoverage, left: float, wide: float, base: float) -> Iterator[str]:
     """Draw one day: what was left out behind what is used."""
     if day.refused:
         share = max(one.share or 0.0 for one in day.refused)
-        reasons = "\n".join(f"{one.id}: {descriptions.scrub(one.reason)}" for one in day.refused)
-        fill = "url(#left-out)" if wide >= _HATCHED else _LEFT_OUT
-        yield _bar(left, wide, base, share, fill, f"{_when(day)}, left out\n{reasons}")
+        reasons = "\n".join(
+            f"{one.id}: {descriptions.redact_message(one.reason)}" for one in day.refused
+        )
+        fill = "url(#left-out)" if wide >= _MIN_HATCHED_WIDTH else _REJECTED_COLOR
+        yield _draw_bar(left, wide, base, share, fill, f"{_format_day(day)}, left out\n{reasons}")
     if day.scenes:
         cloud = "" if day.cloud_cover is None else f", cloud {day.cloud_cover:.0f} %"
         ids = "\n".join(day.scenes)
-        text = f"{_when(day)}: {_percent(day.share)} of the region{cloud}\n{ids}"
-        fill = _UNDATED if day.date is None else _color(day.cloud_cover)
-        yield _bar(left, wide, base, day.share, fill, text)
+        text = f"{_format_day(day)}: {_format_percent(day.share)} of the region{cloud}\n{ids}"
+        fill = _UNDATED_COLOR if day.date is None else _cloud_color(day.cloud_cover)
+        yield _draw_bar(left, wide, base, day.share, fill, text)
 
 
-def _bar(left: float, wide: float, base: float, share: float, fill: str, text: str) -> str:
-    height = max(2.0, share * _TALL)
+def _draw_bar(left: float, wide: float, base: float, share: float, fill: str, text: str) -> str:
+    height = max(2.0, share * _ROW_HEIGHT)
     # ^ what covers next to nothing can still be found
-    line = ' stroke="#868e96" stroke-width="0.6"' if wide > 3 * _NARROWEST else ""
+    line = ' stroke="#868e96" stroke-width="0.6"' if wide > 3 * _MIN_BAR_WIDTH else ""
     return (
         f'<rect x="{left:.2f}" y="{base - height:.2f}" width="{wide:.2f}" height="{height:.2f}" '
         f'fill="{fill}"{line}><title>{escape(text)}</title></rect>'
     )
 
 
-def _when(day: Day) -> str:
+def _format_day(day: DayCoverage) -> str:
     return day.modality if day.date is None else f"{day.modality} {day.date.isoformat()}"
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     """Return a share for people: nothing is called nothing or all that is not."""
     if 0 < share < 0.001:
         return "less than 0.1 %"
     return "more than 99.9 %" if 0.999 < share < 1 else f"{100 * share:.3g} %"
 
 
-def _color(cloud_cover: float | None) -> str:
+def _cloud_color(cloud_cover: float | None) -> str:
     if cloud_cover is None:
-        return _UNSTATED
+        return _UNKNOWN_CLOUD_COLOR
     part = cloud_cover / 100
-    mixed = [round(a + (b - a) * part) for a, b in zip(_CLEAR, _CLOUDY, strict=True)]
+    mixed = [round(a + (b - a) * part) for a, b in zip(_CLEAR_COLOR, _CLOUDY_COLOR, strict=True)]
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-def _legend() -> Iterator[str]:
+def _draw_legend() -> Iterator[str]:
     entries = [
-        (_color(0), "clear"),
-        (_color(50), "half cloudy"),
-        (_color(100), "cloudy"),
-        (_UNSTATED, "no cloud figure"),
+        (_cloud_color(0), "clear"),
+        (_cloud_color(50), "half cloudy"),
+        (_cloud_color(100), "cloudy"),
+        (_UNKNOWN_CLOUD_COLOR, "no cloud figure"),
         ("url(#left-out)", "left out"),
     ]
     x = float(_LEFT)
@@ -168,11 +174,11 @@ def _legend() -> Iterator[str]:
         x += 44 + 7.2 * len(text)
 
 
-def _axis(scale: _Scale, base: float) -> Iterator[str]:
+def _draw_axis(scale: _TimeAxis, base: float) -> Iterator[str]:
     """Label days, months or years, whichever leaves room."""
     free = 0.0
-    for date, text in _labels(scale):
-        x = scale.middle(date)
+    for date, text in _axis_labels(scale):
+        x = scale.center_of(date)
         yield f'<line x1="{x:.1f}" y1="{base}" x2="{x:.1f}" y2="{base + 5}"/>'
         half = 3.8 * len(text)
         if x - half >= free and x + half <= _RIGHT + 22:
@@ -180,9 +186,9 @@ def _axis(scale: _Scale, base: float) -> Iterator[str]:
             free = x + half + 8
 
 
-def _labels(scale: _Scale) -> Iterator[tuple[dt.date, str]]:
+def _axis_labels(scale: _TimeAxis) -> Iterator[tuple[dt.date, str]]:
     if scale.days <= 75:
-        step = next(step for step in _STEPS if scale.days <= 8 * step)
+        step = next(step for step in _LABEL_STEPS if scale.days <= 8 * step)
         for ahead in range(0, scale.days, step):
             date = scale.first + dt.timedelta(days=ahead)
             yield date, f"{date.day} {date:%b %Y}" if ahead == 0 else f"{date.day} {date:%b}"

@@ -10,71 +10,77 @@ from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, product, provenance
-from pipeline.product.product import Extent, Raster
+from pipeline.product.product import CoverageCounts, Raster
 from pipeline.report import quicklook, rendering, report
-from pipeline.report.quicklook import Ground, Heading, View
+from pipeline.report.quicklook import ObservedLayers, Heading, QuicklookLayout
 from pipeline.report.rendering import Pixels, Thumbnail
 
-SIDE = 760
+PANEL_SIZE = 760
 """Pixels: longest side of each picture in the quicklook."""
 
-SMALL = 480
+MAP_WIDTH = 480
 """Pixels: width up to which the maps of a small product are enlarged in the report."""
 
-NUMBERS = 1 << 25
+MAX_VALUES = 1 << 25
 """Numbers that a picture is made from at most: many bands make it smaller."""
 
 
-def of(plan: Plan, home: Path, rasters: Sequence[Raster]) -> report.Pictures | None:
+def draw_report_images(
+    plan: Plan, product_dir: Path, rasters: Sequence[Raster]
+) -> report.ReportImages | None:
     """Draw what the report shows; None where there is nothing to draw.
 
     Args:
         plan: the plan.
-        home: the product's folder.
+        product_dir: the product's folder.
         rasters: its COGs.
     """
-    held = {raster.key: home / raster.href for raster in rasters}
-    answer = plan.model.main.layer if plan.model else None
-    shown = _bands(plan)
-    side = min(SIDE, math.isqrt(NUMBERS // max(len(shown), 1)))
+    held = {raster.key: product_dir / raster.href for raster in rasters}
+    answer = plan.model.primary_output.layer if plan.model else None
+    shown = _shown_bands(plan)
+    side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown), 1)))
 
     def shrunk(name: str, bands: Sequence[str] = ()) -> Thumbnail:
-        return rendering.thumbnail(held[name], layers.get(name), side, bands)
+        return rendering.read_thumbnail(held[name], layers.get(name), side, bands)
 
     colours = [
         f"composite_{name}"
         for name in ("S2L2A", "S2L1C")
-        if f"composite_{name}" in held and set(rendering.TRUE_COLOR) <= set(plan.bands(name))
+        if f"composite_{name}" in held and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
-    composite = shrunk(colours[0], rendering.TRUE_COLOR) if colours else None
+    composite = shrunk(colours[0], rendering.TRUE_COLOR_BANDS) if colours else None
     if "observations" not in held:
         return None
     observations = shrunk("observations")
-    most = max(int(observations.values[0][observations.known].max(initial=0)), 1)
+    most = max(int(observations.values[0][observations.valid_mask].max(initial=0)), 1)
     if answer in held:
-        extent = Extent.of(rasters, answer)
-        ground = Ground(observations=observations, composite=composite, extent=extent)
-        counts = product.counts(rasters, answer)
-        view = _view(layers.get(answer), shrunk(answer, shown), ground, heading(plan), counts)
+        extent = CoverageCounts.from_rasters(rasters, answer)
+        ground = ObservedLayers(
+            observations=observations, composite=composite, coverage_counts=extent
+        )
+        counts = product.count_values(rasters, answer)
+        view = _build_layout(
+            layers.get(answer), shrunk(answer, shown), ground, build_heading(plan), counts
+        )
     elif composite is not None:
-        view = quicklook.of_composite(composite, observations, heading(plan))
+        view = quicklook.layout_composite(composite, observations, build_heading(plan))
     else:
         return None
     confidence = shrunk("confidence") if "confidence" in held else None
-    return report.Pictures(
-        quicklook=quicklook.compose(view),
+    return report.ReportImages(
+        quicklook=quicklook.render_png(view),
         confidence=None
         if confidence is None
-        else _map(rendering.graded(confidence, "confidence", 0, 100)),
-        observations=_map(rendering.graded(observations, "count", 0, most)),
-        most=most,
+        else _encode_map(rendering.apply_ramp(confidence, "confidence", 0, 100)),
+        observations=_encode_map(rendering.apply_ramp(observations, "count", 0, most)),
+        max_observations=most,
     )
 
 
-def heading(plan: Plan) -> Heading:
+def build_heading(plan: Plan) -> Heading:
     """Return what stands above the pictures: that an answer means nothing before all else."""
-    shown = (*plan.mosaics, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
-    warning = f"{descriptions.RANDOM} · " if provenance.is_random(plan) else ""
+    shown = (*plan.mosaic_grids, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
+    warning = f"{descriptions.RANDOM_WEIGHTS_WARNING} · " if provenance.is_random(plan) else ""
     return Heading(
         title=plan.name,
         subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{shown.epsg} · "
@@ -82,30 +88,32 @@ def heading(plan: Plan) -> Heading:
     )
 
 
-def _map(pixels: Pixels) -> bytes:
+def _encode_map(pixels: Pixels) -> bytes:
     """Return a map of the report as PNG, large enough to be looked at."""
-    return rendering.png(rendering.enlarge(pixels, SMALL))
+    return rendering.encode_png(rendering.upscale(pixels, MAP_WIDTH))
 
 
-def _bands(plan: Plan) -> tuple[str, ...]:
+def _shown_bands(plan: Plan) -> tuple[str, ...]:
     """Return the bands of the answer that its picture needs."""
-    if plan.model is None or plan.model.main.task == "land_cover":
+    if plan.model is None or plan.model.primary_output.task == "land_cover":
         return ()
-    shown = plan.model.main.bands
-    if plan.model.main.task == "embedding":
+    shown = plan.model.primary_output.bands
+    if plan.model.primary_output.task == "embedding":
         return shown
-    return rendering.TRUE_COLOR if set(rendering.TRUE_COLOR) <= set(shown) else shown[:1]
+    return (
+        rendering.TRUE_COLOR_BANDS if set(rendering.TRUE_COLOR_BANDS) <= set(shown) else shown[:1]
+    )
 
 
-def _view(
+def _build_layout(
     layer: Layer,
-    answer: Thumbnail,
-    ground: Ground,
+    output: Thumbnail,
+    observed: ObservedLayers,
     heading: Heading,
     counts: Mapping[int, int],
-) -> View:
-    if layer.legend:
-        return quicklook.of_map(answer, ground, heading, counts=counts)
+) -> QuicklookLayout:
+    if layer.has_legend:
+        return quicklook.layout_land_cover(output, observed, heading, counts=counts)
     if layer.name == "embedding":
-        return quicklook.of_features(answer, ground, heading)
-    return quicklook.of_values(answer, layer, ground, heading)
+        return quicklook.layout_embedding(output, observed, heading)
+    return quicklook.layout_generated(output, layer, observed, heading)

@@ -7,32 +7,32 @@ from collections.abc import Sequence
 from html import escape
 
 
-def image(png: bytes, alt: str) -> str:
+def embed_image(png: bytes, alt: str) -> str:
     """Return a picture inside the page itself."""
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
 
 
-def section(title: str, content: str) -> str:
+def render_section(title: str, content: str) -> str:
     """Return a section under a heading."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def table(heads: Sequence[str], rows: Sequence[str]) -> str:
+def render_table(heads: Sequence[str], rows: Sequence[str]) -> str:
     """Return a table that scrolls by itself where it is too wide."""
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     head = f"<thead><tr>{top}</tr></thead>" if any(heads) else ""
     return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def folded(content: str, rows: int) -> str:
+def collapse_long_table(content: str, rows: int) -> str:
     """Fold a table away when it is long."""
     if rows <= 12:
         return content
     return f"<details><summary>Show all {rows}</summary>{content}</details>"
 
 
-def page(title: str, body: str) -> str:
+def render_page(title: str, body: str) -> str:
     """Return a whole document."""
     return _HTML.format(title=escape(title), css=_CSS, body=body)
 

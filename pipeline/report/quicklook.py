@@ -17,33 +17,35 @@ from PIL import Image, ImageDraw, ImageFont
 from catalogs import legend
 from pipeline.plan.layers import Layer
 from pipeline.report import rendering
-from pipeline.report.rendering import Mask, Pixels, Ramp, Thumbnail
+from pipeline.report.rendering import Mask, Pixels, ColorRamp, Thumbnail
 from pipeline.storage import styles
 
 if TYPE_CHECKING:
-    from pipeline.product.product import Extent
+    from pipeline.product.product import CoverageCounts
 
-WIDTH = 1600
+MAX_WIDTH = 1600
 """Widest picture, pixels."""
 
-PAPER = (255, 255, 255)
-INK = (33, 37, 41)
-FAINT = (108, 117, 125)
+BACKGROUND_COLOR = (255, 255, 255)
+TEXT_COLOR = (33, 37, 41)
+MUTED_TEXT_COLOR = (108, 117, 125)
 
 NOT_OBSERVED = "Not observed"
 NOT_CLASSIFIED = "Not classified"
-OF_PICTURE = "Colours hold for this picture alone: they are no classes, and compare with no other."
+RELATIVE_COLORS_NOTE = (
+    "Colours hold for this picture alone: they are no classes, and compare with no other."
+)
 
 _MARGIN = 28
-_GAP = 20
-_COLUMN = 310
-_LINE = 34
-_RAMP = 300
+_PANEL_GAP = 20
+_LEGEND_COLUMN_WIDTH = 310
+_LEGEND_LINE_HEIGHT = 34
+_COLOR_BAR_LENGTH = 300
 """Pixels: length of a ramp in the legend."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LegendEntry:
     """One line of the legend."""
 
     title: str
@@ -55,10 +57,10 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class ColorBar:
     """A ramp in the legend, with what its ends stand for."""
 
-    ramp: Ramp
+    ramp: ColorRamp
     low: str
     high: str
 
@@ -72,7 +74,7 @@ class Heading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class QuicklookLayout:
     """All that goes into the quicklook."""
 
     heading: Heading
@@ -80,11 +82,11 @@ class View:
     panels: tuple[tuple[str, Pixels], ...]
     """Caption and pixels of each picture, all of one shape."""
 
-    metres: float
+    metres_per_pixel: float
     """Ground length of one pixel along a row."""
 
-    entries: tuple[Entry, ...] = ()
-    scale: Scale | None = None
+    legend_entries: tuple[LegendEntry, ...] = ()
+    color_bar: ColorBar | None = None
     note: str = ""
     """What a reader must know of the colours, in one line."""
 
@@ -98,7 +100,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class ObservedLayers:
     """What was seen, beside which an answer is shown."""
 
     observations: Thumbnail | None = None
@@ -107,178 +109,221 @@ class Ground:
     composite: Thumbnail | None = None
     """Sentinel-2 composite with the bands of :data:`picture.TRUE_COLOR`; same shape."""
 
-    extent: Extent | None = None
+    coverage_counts: CoverageCounts | None = None
     """Counts of the whole product; taken from the thumbnails where absent."""
 
 
-def of_map(
+def layout_land_cover(
     land_cover: Thumbnail,
-    ground: Ground,
+    observed: ObservedLayers,
     heading: Heading,
     *,
     counts: Mapping[int, int] | None = None,
-) -> View:
+) -> QuicklookLayout:
     """Show a map by its legend.
 
     Args:
         land_cover: the map.
-        ground: what was seen.
+        observed: what was seen.
         heading: of the picture.
         counts: pixels per code in the whole map; taken from the thumbnail where absent.
     """
-    some = ground.extent is None or ground.extent.unclassed > 0
-    unclassed = rendering.seen_gaps(land_cover, ground.observations if some else None)
-    pixels = rendering.cover(rendering.map_pixels(land_cover), unclassed, rendering.UNCLASSED)
-    view = _beside(("Land cover", pixels), land_cover, ground, heading, seen=unclassed)
-    shares = styles.percentages(counts or rendering.counted(land_cover))
+    some = observed.coverage_counts is None or observed.coverage_counts.unclassified > 0
+    unclassed = rendering.unclassified_mask(land_cover, observed.observations if some else None)
+    pixels = rendering.hatch_pixels(
+        rendering.render_land_cover(land_cover), unclassed, rendering.UNCLASSIFIED_COLOR
+    )
+    view = _layout_panels(("Land cover", pixels), land_cover, observed, heading, seen=unclassed)
+    shares = styles.class_percentages(counts or rendering.count_codes(land_cover))
     entries = tuple(
-        Entry(title=legend.BY_CODE[code].title, color=legend.BY_CODE[code].color, share=share)
+        LegendEntry(
+            title=legend.CLASS_BY_CODE[code].title,
+            color=legend.CLASS_BY_CODE[code].color,
+            share=share,
+        )
         for code, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
         if share > 0
     )
-    blank = _gap(NOT_CLASSIFIED, rendering.UNCLASSED, unclassed, land_cover, ground)
-    return replace(view, entries=entries + blank + view.entries)
+    blank = _gap_entry(
+        NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassed, land_cover, observed
+    )
+    return replace(view, legend_entries=entries + blank + view.legend_entries)
 
 
-def _gap(
+def _gap_entry(
     title: str,
     color: tuple[int, int, int],
-    where: Mask,
-    answer: Thumbnail,
-    ground: Ground,
-) -> tuple[Entry, ...]:
+    mask: Mask,
+    output: Thumbnail,
+    observed: ObservedLayers,
+) -> tuple[LegendEntry, ...]:
     """Return the legend's line about a kind of gap, if there is any of it."""
-    if ground.extent is not None:
+    if observed.coverage_counts is not None:
         unseen = title == NOT_OBSERVED
-        share = ground.extent.not_observed if unseen else ground.extent.not_classified
+        share = (
+            observed.coverage_counts.not_observed_percent
+            if unseen
+            else observed.coverage_counts.not_classified_percent
+        )
     else:
-        inside = rendering.gaps(answer, ground.observations) | answer.known
-        share = 100.0 * int(where.sum()) / max(int(inside.sum()), 1)
-    return (Entry(title=title, color=color, share=share, hatched=True),) if share > 0 else ()
+        inside = rendering.gap_mask(output, observed.observations) | output.valid_mask
+        share = 100.0 * int(mask.sum()) / max(int(inside.sum()), 1)
+    return (LegendEntry(title=title, color=color, share=share, hatched=True),) if share > 0 else ()
 
 
-def of_features(embedding: Thumbnail, ground: Ground, heading: Heading) -> View:
+def layout_embedding(
+    embedding: Thumbnail, observed: ObservedLayers, heading: Heading
+) -> QuicklookLayout:
     """Show features by the three directions in which they vary most."""
-    panel = ("Embedding, first three principal components", rendering.components(embedding))
-    view = _beside(panel, embedding, ground, heading)
-    return replace(view, note=OF_PICTURE)
+    panel = (
+        "Embedding, first three principal components",
+        rendering.render_principal_components(embedding),
+    )
+    view = _layout_panels(panel, embedding, observed, heading)
+    return replace(view, note=RELATIVE_COLORS_NOTE)
 
 
-def of_values(values: Thumbnail, layer: Layer, ground: Ground, heading: Heading) -> View:
+def layout_generated(
+    values: Thumbnail, layer: Layer, observed: ObservedLayers, heading: Heading
+) -> QuicklookLayout:
     """Show generated values: in true colour where the bands allow, else one band by a ramp."""
-    if set(rendering.TRUE_COLOR) <= set(values.bands):
-        panel = (f"{layer.title}, true colour", rendering.true_color(values))
-        return _beside(panel, values, ground, heading)
-    low, high = rendering.limits(values)
-    ramp = rendering.ramp_of(layer)
-    caption = layer.title if layer.planar else f"{layer.title}, {values.bands[0]}"
-    panel = (caption, rendering.graded(values, ramp, low, high))
+    if set(rendering.TRUE_COLOR_BANDS) <= set(values.bands):
+        panel = (f"{layer.title}, true colour", rendering.render_true_color(values))
+        return _layout_panels(panel, values, observed, heading)
+    low, high = rendering.percentile_limits(values)
+    ramp = rendering.ramp_for_layer(layer)
+    caption = layer.title if layer.is_single_band else f"{layer.title}, {values.bands[0]}"
+    panel = (caption, rendering.apply_ramp(values, ramp, low, high))
     unit = f" {layer.unit}" if layer.unit not in (None, "1") else ""
-    scale = Scale(ramp=ramp, low=f"{low:.4g}{unit} or less", high=f"{high:.4g}{unit} or more")
-    view = _beside(panel, values, ground, heading)
-    return replace(view, scale=scale)
+    scale = ColorBar(ramp=ramp, low=f"{low:.4g}{unit} or less", high=f"{high:.4g}{unit} or more")
+    view = _layout_panels(panel, values, observed, heading)
+    return replace(view, color_bar=scale)
 
 
-def of_composite(composite: Thumbnail, observations: Thumbnail | None, heading: Heading) -> View:
+def layout_composite(
+    composite: Thumbnail, observations: Thumbnail | None, heading: Heading
+) -> QuicklookLayout:
     """Show what the satellite saw, by itself."""
-    return _beside(_colored(composite), composite, Ground(observations=observations), heading)
+    return _layout_panels(
+        _composite_panel(composite), composite, ObservedLayers(observations=observations), heading
+    )
 
 
-def _colored(composite: Thumbnail) -> tuple[str, Pixels]:
-    return "Sentinel-2, true colour", rendering.true_color(composite)
+def _composite_panel(composite: Thumbnail) -> tuple[str, Pixels]:
+    return "Sentinel-2, true colour", rendering.render_true_color(composite)
 
 
-def _beside(
+def _layout_panels(
     panel: tuple[str, Pixels],
-    answer: Thumbnail,
-    ground: Ground,
+    output: Thumbnail,
+    observed: ObservedLayers,
     heading: Heading,
     *,
     seen: Mask | None = None,
-) -> View:
+) -> QuicklookLayout:
     """Put an answer beside the composite, and hatch in both what was not observed.
 
     What has no answer was not observed, unless ``seen`` says so.
     """
-    unseen = rendering.gaps(answer, ground.observations)
+    unseen = rendering.gap_mask(output, observed.observations)
     if seen is not None:
         unseen &= ~seen
     panels = [panel]
-    if ground.composite is not None:
-        panels.append(_colored(ground.composite))
-    return View(
+    if observed.composite is not None:
+        panels.append(_composite_panel(observed.composite))
+    return QuicklookLayout(
         heading=heading,
         panels=tuple(
             (
                 caption,
-                rendering.cover(pixels, unseen) if pixels.shape[:2] == unseen.shape else pixels,
+                rendering.hatch_pixels(pixels, unseen)
+                if pixels.shape[:2] == unseen.shape
+                else pixels,
             )
             # ^ another shape is refused by the view
             for caption, pixels in panels
         ),
-        metres=answer.metres,
-        entries=_gap(NOT_OBSERVED, rendering.UNSEEN, unseen, answer, ground),
+        metres_per_pixel=output.metres_per_pixel,
+        legend_entries=_gap_entry(
+            NOT_OBSERVED, rendering.UNOBSERVED_COLOR, unseen, output, observed
+        ),
     )
 
 
-def compose(view: View) -> bytes:
+def render_png(layout: QuicklookLayout) -> bytes:
     """Return the quicklook as PNG: pictures side by side, legend, scale bar."""
-    slot = (WIDTH - 2 * _MARGIN - _GAP * (len(view.panels) - 1)) // len(view.panels)
-    pictures = [(caption, rendering.fit(pixels, slot)) for caption, pixels in view.panels]
+    slot = (MAX_WIDTH - 2 * _MARGIN - _PANEL_GAP * (len(layout.panels) - 1)) // len(layout.panels)
+    pictures = [(caption, rendering.fit_panel(pixels, slot)) for caption, pixels in layout.panels]
     wide, tall = pictures[0][1].size
-    inner = max(wide * len(pictures) + _GAP * (len(pictures) - 1), 560)
-    columns = max(1, inner // _COLUMN)
-    lines = math.ceil(len(view.entries) / columns) + (view.scale is not None) + bool(view.note)
+    inner = max(wide * len(pictures) + _PANEL_GAP * (len(pictures) - 1), 560)
+    columns = max(1, inner // _LEGEND_COLUMN_WIDTH)
+    lines = (
+        math.ceil(len(layout.legend_entries) / columns)
+        + (layout.color_bar is not None)
+        + bool(layout.note)
+    )
     top = _MARGIN + 78
-    height = top + 30 + tall + 24 + lines * _LINE + _MARGIN
-    page = Image.new("RGB", (inner + 2 * _MARGIN, height), PAPER)
+    height = top + 30 + tall + 24 + lines * _LEGEND_LINE_HEIGHT + _MARGIN
+    page = Image.new("RGB", (inner + 2 * _MARGIN, height), BACKGROUND_COLOR)
     draw = ImageDraw.Draw(page)
-    _heading(draw, view, inner)
+    _draw_heading(draw, layout, inner)
     for index, (caption, image) in enumerate(pictures):
-        left = _MARGIN + index * (wide + _GAP)
-        draw.text((left, top), caption, fill=FAINT, font=_font(17))
+        left = _MARGIN + index * (wide + _PANEL_GAP)
+        draw.text((left, top), caption, fill=MUTED_TEXT_COLOR, font=_load_font(17))
         page.paste(image, (left, top + 30))
         draw.rectangle((left - 1, top + 29, left + wide, top + 30 + tall), outline=(206, 212, 218))
-    zoom = wide / view.panels[0][1].shape[1]
-    _scale_bar(draw, (_MARGIN, top + 30 + tall), wide, view.metres / zoom)
-    _north_arrow(draw, (_MARGIN + wide, top + 30))
+    zoom = wide / layout.panels[0][1].shape[1]
+    _draw_scale_bar(draw, (_MARGIN, top + 30 + tall), wide, layout.metres_per_pixel / zoom)
+    _draw_north_arrow(draw, (_MARGIN + wide, top + 30))
     line = top + 30 + tall + 24
-    if view.scale is not None:
-        _draw_ramp(page, view.scale, line)
-        line += _LINE
-    _draw_legend(page, view.entries, columns, line)
-    if view.note:
-        font = _font(17)
-        text = _shortened(draw, view.note, font, inner)
+    if layout.color_bar is not None:
+        _draw_color_bar(page, layout.color_bar, line)
+        line += _LEGEND_LINE_HEIGHT
+    _draw_legend(page, layout.legend_entries, columns, line)
+    if layout.note:
+        font = _load_font(17)
+        text = _truncate_text(draw, layout.note, font, inner)
         draw.text(
-            (_MARGIN, height - _MARGIN - _LINE + 10), text, fill=FAINT, font=font, anchor="lm"
+            (_MARGIN, height - _MARGIN - _LEGEND_LINE_HEIGHT + 10),
+            text,
+            fill=MUTED_TEXT_COLOR,
+            font=font,
+            anchor="lm",
         )
-    return rendering.png(page)
+    return rendering.encode_png(page)
 
 
-def _draw_ramp(page: Image.Image, scale: Scale, top: int) -> None:
+def _draw_color_bar(page: Image.Image, color_bar: ColorBar, top: int) -> None:
     """Draw a ramp between the values of its ends."""
     draw = ImageDraw.Draw(page)
-    font = _font(18)
-    draw.text((_MARGIN, top + 10), scale.low, fill=INK, font=font, anchor="lm")
-    left = _MARGIN + round(draw.textlength(scale.low, font=font)) + 12
-    colors = rendering.ramp_colors(np.linspace(0, 1, _RAMP)[None].repeat(21, axis=0), scale.ramp)
+    font = _load_font(18)
+    draw.text((_MARGIN, top + 10), color_bar.low, fill=TEXT_COLOR, font=font, anchor="lm")
+    left = _MARGIN + round(draw.textlength(color_bar.low, font=font)) + 12
+    colors = rendering.ramp_colors(
+        np.linspace(0, 1, _COLOR_BAR_LENGTH)[None].repeat(21, axis=0), color_bar.ramp
+    )
     page.paste(Image.fromarray(colors), (left, top))
-    draw.rectangle((left, top, left + _RAMP - 1, top + 20), outline=(134, 142, 150))
-    draw.text((left + _RAMP + 12, top + 10), scale.high, fill=INK, font=font, anchor="lm")
+    draw.rectangle((left, top, left + _COLOR_BAR_LENGTH - 1, top + 20), outline=(134, 142, 150))
+    draw.text(
+        (left + _COLOR_BAR_LENGTH + 12, top + 10),
+        color_bar.high,
+        fill=TEXT_COLOR,
+        font=font,
+        anchor="lm",
+    )
 
 
-def _heading(draw: ImageDraw.ImageDraw, view: View, inner: int) -> None:
+def _draw_heading(draw: ImageDraw.ImageDraw, layout: QuicklookLayout, inner: int) -> None:
     """Write title and subtitle, each cut to the width of the page."""
     for text, top, size, ink in (
-        (view.heading.title, _MARGIN - 6, 34, INK),
-        (view.heading.subtitle, _MARGIN + 40, 19, FAINT),
+        (layout.heading.title, _MARGIN - 6, 34, TEXT_COLOR),
+        (layout.heading.subtitle, _MARGIN + 40, 19, MUTED_TEXT_COLOR),
     ):
-        font = _font(size)
-        draw.text((_MARGIN, top), _shortened(draw, text, font, inner), fill=ink, font=font)
+        font = _load_font(size)
+        draw.text((_MARGIN, top), _truncate_text(draw, text, font, inner), fill=ink, font=font)
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+def _truncate_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
     """Cut a text that is too long, and say so with dots."""
     if draw.textlength(text, font=font) <= width:
         return text
@@ -287,19 +332,19 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> s
     return text + "..."
 
 
-def _scale_bar(
+def _draw_scale_bar(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], wide: int, metres: float
 ) -> None:
     """Draw a bar of a round length, at most a third of the panel, on a plate to be legible."""
     length = _round_length(metres * wide / 3)
     pixels = max(1, round(length / metres))
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    font = _font(16)
+    font = _load_font(16)
     box = max(pixels, round(draw.textlength(text, font=font)))
     left, bottom = corner[0] + 12, corner[1] - 12
-    draw.rounded_rectangle((left, bottom - 38, left + box + 20, bottom), 5, fill=PAPER)
-    draw.text((left + 10, bottom - 35), text, fill=INK, font=font)
-    draw.rectangle((left + 10, bottom - 11, left + 10 + pixels, bottom - 7), fill=INK)
+    draw.rounded_rectangle((left, bottom - 38, left + box + 20, bottom), 5, fill=BACKGROUND_COLOR)
+    draw.text((left + 10, bottom - 35), text, fill=TEXT_COLOR, font=font)
+    draw.rectangle((left + 10, bottom - 11, left + 10 + pixels, bottom - 7), fill=TEXT_COLOR)
 
 
 def _round_length(metres: float) -> float:
@@ -308,42 +353,44 @@ def _round_length(metres: float) -> float:
     return max(step * power for step in (1, 2, 5) if step * power <= metres * (1 + 1e-9))
 
 
-def _north_arrow(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
+def _draw_north_arrow(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
     """Draw an arrow to grid north on a plate."""
     right, top = corner[0] - 12, corner[1] + 12
-    draw.rounded_rectangle((right - 32, top, right, top + 50), 5, fill=PAPER)
+    draw.rounded_rectangle((right - 32, top, right, top + 50), 5, fill=BACKGROUND_COLOR)
     steps = ((-16, 5), (-8, 27), (-16, 21), (-24, 27))
-    draw.polygon([(right + x, top + y) for x, y in steps], fill=INK)
-    draw.text((right - 16, top + 38), "N", fill=INK, font=_font(16), anchor="mm")
+    draw.polygon([(right + x, top + y) for x, y in steps], fill=TEXT_COLOR)
+    draw.text((right - 16, top + 38), "N", fill=TEXT_COLOR, font=_load_font(16), anchor="mm")
 
 
-def _draw_legend(page: Image.Image, entries: Sequence[Entry], columns: int, top: int) -> None:
+def _draw_legend(page: Image.Image, entries: Sequence[LegendEntry], columns: int, top: int) -> None:
     """Draw swatch, name and share of each entry, row by row."""
     draw = ImageDraw.Draw(page)
     for index, entry in enumerate(entries):
-        left = _MARGIN + (index % columns) * _COLUMN
-        y = top + (index // columns) * _LINE
+        left = _MARGIN + (index % columns) * _LEGEND_COLUMN_WIDTH
+        y = top + (index // columns) * _LEGEND_LINE_HEIGHT
         page.paste(_swatch(entry), (left, y))
-        label = f"{entry.title}  {percent(entry.share)}{' of region' if entry.hatched else ''}"
-        draw.text((left + 40, y + 10), label, fill=INK, font=_font(18), anchor="lm")
+        label = (
+            f"{entry.title}  {format_percent(entry.share)}{' of region' if entry.hatched else ''}"
+        )
+        draw.text((left + 40, y + 10), label, fill=TEXT_COLOR, font=_load_font(18), anchor="lm")
 
 
-def _swatch(entry: Entry) -> Image.Image:
+def _swatch(entry: LegendEntry) -> Image.Image:
     """Return a framed sample of an entry's colour."""
     pixels = np.full((21, 31, 3), entry.color, np.uint8)
     if entry.hatched:
-        pixels[rendering.hatch(pixels.shape[:2])] = rendering.UNSEEN_HATCH
+        pixels[rendering.hatch_mask(pixels.shape[:2])] = rendering.HATCH_COLOR
     image = Image.fromarray(pixels)
     ImageDraw.Draw(image).rectangle((0, 0, 30, 20), outline=(134, 142, 150))
     return image
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Write a share so that little is not nothing."""
     return "< 0.1 %" if 0 < share < 0.05 else f"{share:.1f} %"
 
 
 @functools.cache
-def _font(size: int) -> Any:
+def _load_font(size: int) -> Any:
     """Return Pillow's own font, which is the same on every machine."""
     return ImageFont.load_default(size)

@@ -28,28 +28,28 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 """(rows, columns)."""
 
-TRUE_COLOR = ("B04", "B03", "B02")
+TRUE_COLOR_BANDS = ("B04", "B03", "B02")
 """Sentinel-2 bands that make a picture as the eye would see it."""
 
-OUTSIDE = (240, 241, 243)
+OUTSIDE_COLOR = (240, 241, 243)
 """Beyond the region."""
 
-UNSEEN = (186, 190, 196)
-UNSEEN_HATCH = (128, 133, 140)
+UNOBSERVED_COLOR = (186, 190, 196)
+HATCH_COLOR = (128, 133, 140)
 """Inside the region, but never seen clearly."""
 
-UNCLASSED = (236, 206, 178)
+UNCLASSIFIED_COLOR = (236, 206, 178)
 """Seen clearly, but no class is the answer."""
 
-TALLEST = 1100
+MAX_HEIGHT = 1100
 """Tallest picture, pixels."""
 
 _PERCENTILES = (2.0, 98.0)
 
-_BRIGHT = 3500
+_BRIGHT_DN = 3500
 """DN of Sentinel-2 above which, in a visible band, a pixel is snow, cloud or glint."""
 
-_SAMPLE = 4096
+_PCA_SAMPLES = 4096
 """Cells that decide the principal components of a picture."""
 
 
@@ -63,14 +63,14 @@ class Thumbnail:
     bands: tuple[str, ...]
     """Names of the bands."""
 
-    metres: float
+    metres_per_pixel: float
     """Ground length of one pixel along a row."""
 
     nodata: float | None
     """Stored value that means nothing."""
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def valid_mask(self) -> NDArray[np.bool_]:
         """Return where all bands hold data, (rows, columns)."""
         if self.nodata is None:
             return np.ones(self.values.shape[1:], bool)
@@ -81,15 +81,15 @@ class Thumbnail:
         return held
 
 
-def thumbnail(path: Path, layer: Layer, side: int, bands: Sequence[str] = ()) -> Thumbnail:
-    """Read a COG at no more than ``side`` pixels a side, mostly from its overviews.
+def read_thumbnail(path: Path, layer: Layer, max_size: int, bands: Sequence[str] = ()) -> Thumbnail:
+    """Read a COG at no more than ``max_size`` pixels a side, mostly from its overviews.
 
     Labels stay labels: they are shrunk by mode, everything else by average.
 
     Args:
         path: the file.
         layer: what is in it.
-        side: longest side of the result, pixels.
+        max_size: longest side of the result, pixels.
         bands: names of the bands to read, in that order; all where empty.
 
     Raises:
@@ -100,18 +100,18 @@ def thumbnail(path: Path, layer: Layer, side: int, bands: Sequence[str] = ()) ->
         wanted = tuple(bands) or names
         if missing := [name for name in wanted if name not in names]:
             raise ValueError(f"{path.name} has no band {missing}; it has {list(names)}.")
-        factor = min(1.0, side / max(source.shape))
+        factor = min(1.0, max_size / max(source.shape))
         shape = tuple(max(1, round(length * factor)) for length in source.shape)
         values = source.read(
             [names.index(name) + 1 for name in wanted],
             out_shape=(len(wanted), *shape),
-            resampling=Resampling[layer.overview],
+            resampling=Resampling[layer.overview_resampling],
         )
         metres = abs(source.transform.a) * source.width / shape[1]
-        return Thumbnail(values=values, bands=wanted, metres=metres, nodata=source.nodata)
+        return Thumbnail(values=values, bands=wanted, metres_per_pixel=metres, nodata=source.nodata)
 
 
-def png(pixels: Image.Image | Pixels) -> bytes:
+def encode_png(pixels: Image.Image | Pixels) -> bytes:
     """Encode a picture as PNG."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     out = io.BytesIO()
@@ -119,34 +119,36 @@ def png(pixels: Image.Image | Pixels) -> bytes:
     return out.getvalue()
 
 
-def map_pixels(land_cover: Thumbnail) -> Pixels:
+def render_land_cover(land_cover: Thumbnail) -> Pixels:
     """Colour a map by its legend."""
     table = np.zeros((256, 3), np.uint8)
     for entry in legend.CLASSES:
         table[entry.code] = entry.color
-    table[legend.NODATA] = OUTSIDE
+    table[legend.NODATA] = OUTSIDE_COLOR
     pixels: Pixels = table[land_cover.values[0]]
     return pixels
 
 
-def cover(pixels: Pixels, where: NDArray[np.bool_], color: tuple[int, int, int] = UNSEEN) -> Pixels:
+def hatch_pixels(
+    pixels: Pixels, mask: NDArray[np.bool_], color: tuple[int, int, int] = UNOBSERVED_COLOR
+) -> Pixels:
     """Hatch what has no answer."""
     covered = pixels.copy()
-    covered[where] = color
-    covered[where & hatch(where.shape)] = UNSEEN_HATCH
+    covered[mask] = color
+    covered[mask & hatch_mask(mask.shape)] = HATCH_COLOR
     return covered
 
 
-def hatch(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def hatch_mask(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return diagonal lines, two pixels of eight."""
     rows, columns = np.indices(shape)
     lines: NDArray[np.bool_] = (rows + columns) % 8 < 2
     return lines
 
 
-def gaps(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
+def gap_mask(output: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
     """Return where an answer is empty inside the region; nowhere if nobody counted."""
-    empty = ~answer.known
+    empty = ~output.valid_mask
     if observations is None:
         return np.zeros_like(empty)
     if observations.values.shape[1:] != empty.shape:
@@ -154,33 +156,33 @@ def gaps(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]
             f"The map is {empty.shape} and its observations {observations.values.shape[1:]}: "
             "make both thumbnails of one size."
         )
-    inside: NDArray[np.bool_] = empty & observations.known
+    inside: NDArray[np.bool_] = empty & observations.valid_mask
     return inside
 
 
-def seen_gaps(answer: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
+def unclassified_mask(output: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
     """Return where an answer is empty though something was observed.
 
     Shrunk counts are averages, above 0 also at the edge of what was seen: ask only where whole
     counts say that there is such a place.
     """
-    found = gaps(answer, observations)
+    found = gap_mask(output, observations)
     return found if observations is None else found & (observations.values[0] > 0)
 
 
-def true_color(composite: Thumbnail) -> Pixels:
+def render_true_color(composite: Thumbnail) -> Pixels:
     """Stretch three bands to what the eye likes: 2 to 98 % of land and water, all three alike.
 
     Snow and clouds do not set the stretch unless there is nothing else: a few bright mountains
     would leave the country in the dark.
     """
-    known = composite.known
-    order = [composite.bands.index(name) for name in TRUE_COLOR]
-    pixels = np.full((*known.shape, 3), OUTSIDE, np.uint8)
+    known = composite.valid_mask
+    order = [composite.bands.index(name) for name in TRUE_COLOR_BANDS]
+    pixels = np.full((*known.shape, 3), OUTSIDE_COLOR, np.uint8)
     if not known.any():
         return pixels
     colors = composite.values[order][:, known].astype(np.float64)
-    dark = (colors < _BRIGHT).all(axis=0)
+    dark = (colors < _BRIGHT_DN).all(axis=0)
     land = colors[:, dark] if dark.any() else colors
     low, high = np.percentile(land, _PERCENTILES)
     stretched = np.clip((colors - low) / max(high - low, 1e-9), 0, 1)
@@ -188,9 +190,9 @@ def true_color(composite: Thumbnail) -> Pixels:
     return pixels
 
 
-Ramp = Literal["confidence", "count", "value", "vegetation"]
+ColorRamp = Literal["confidence", "count", "value", "vegetation"]
 
-_RAMPS: Mapping[Ramp, tuple[tuple[int, int, int], ...]] = {
+_COLOR_RAMPS: Mapping[ColorRamp, tuple[tuple[int, int, int], ...]] = {
     "confidence": ((127, 39, 4), (217, 110, 41), (247, 205, 120), (142, 190, 170), (20, 90, 110)),
     "count": ((247, 244, 230), (190, 215, 190), (110, 172, 170), (48, 112, 150), (20, 44, 96)),
     "value": ((42, 24, 88), (60, 78, 138), (44, 134, 142), (116, 190, 110), (250, 232, 120)),
@@ -199,66 +201,68 @@ _RAMPS: Mapping[Ramp, tuple[tuple[int, int, int], ...]] = {
 """Colours from low to high, told apart by lightness as well as by hue."""
 
 
-def ramp_of(layer: Layer) -> Ramp:
+def ramp_for_layer(layer: Layer) -> ColorRamp:
     """Return the ramp that the values of a layer are shown by."""
     return "vegetation" if layer.name == "generated_NDVI" else "value"
 
 
-def graded(layer: Thumbnail, ramp: Ramp, low: float, high: float) -> Pixels:
+def apply_ramp(layer: Thumbnail, ramp: ColorRamp, low: float, high: float) -> Pixels:
     """Colour a continuous layer from ``low`` to ``high``; nodata is left pale."""
-    known = layer.known
+    known = layer.valid_mask
     values = layer.values[0].astype(np.float64)
     position = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     pixels = ramp_colors(np.where(known, position, 0.0), ramp)
-    pixels[~known] = OUTSIDE
+    pixels[~known] = OUTSIDE_COLOR
     return pixels
 
 
-def ramp_colors(position: NDArray[np.float64], ramp: Ramp) -> Pixels:
+def ramp_colors(position: NDArray[np.float64], ramp: ColorRamp) -> Pixels:
     """Return the colours at positions 0 to 1 of a ramp, shape (..., 3)."""
-    anchors = np.asarray(_RAMPS[ramp], np.float64)
+    anchors = np.asarray(_COLOR_RAMPS[ramp], np.float64)
     stops = np.linspace(0, 1, len(anchors))
     channels = [np.interp(position, stops, anchors[:, index]) for index in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def limits(layer: Thumbnail) -> tuple[float, float]:
+def percentile_limits(layer: Thumbnail) -> tuple[float, float]:
     """Return what 2 and 98 % of the first band's values lie below; 0 and 1 where there is none."""
-    known = layer.values[0][layer.known]
+    known = layer.values[0][layer.valid_mask]
     if not known.size:
         return 0.0, 1.0
     low, high = np.percentile(known.astype(np.float64), _PERCENTILES)
     return float(low), float(high)
 
 
-def stops(layer: Layer, band: BandStatistics) -> tuple[tuple[float, tuple[int, int, int]], ...]:
+def ramp_stops(
+    layer: Layer, band: BandStatistics
+) -> tuple[tuple[float, tuple[int, int, int]], ...]:
     """Return values and colours of a layer's ramp, two standard deviations about the mean."""
     if band.mean is None or band.stddev is None or band.minimum is None or band.maximum is None:
         raise ValueError(f"Nothing is known of the values of {layer.name!r}.")
     low = max(band.minimum, band.mean - 2 * band.stddev)
     high = max(min(band.maximum, band.mean + 2 * band.stddev), low + 1e-6)
     positions = np.linspace(0, 1, 9)
-    colors = ramp_colors(positions, ramp_of(layer)).tolist()
+    colors = ramp_colors(positions, ramp_for_layer(layer)).tolist()
     return tuple(
         (float(low + position * (high - low)), (red, green, blue))
         for position, (red, green, blue) in zip(positions, colors, strict=True)
     )
 
 
-def components(features: Thumbnail) -> Pixels:
+def render_principal_components(features: Thumbnail) -> Pixels:
     """Show the first three principal components of many bands as red, green and blue.
 
     They are found on a sample of this picture and hold for it alone.
 
     source: Hotelling (1933), Analysis of a complex of statistical variables.
     """
-    known = features.known
-    pixels = np.full((*known.shape, 3), OUTSIDE, np.uint8)
+    known = features.valid_mask
+    pixels = np.full((*known.shape, 3), OUTSIDE_COLOR, np.uint8)
     if not known.any():
         return pixels
     points = features.values[:, known].T
     # ^ (cells, bands)
-    sample = points[:: max(1, len(points) // _SAMPLE)].astype(np.float64)
+    sample = points[:: max(1, len(points) // _PCA_SAMPLES)].astype(np.float64)
     centre = sample.mean(axis=0)
     spread = (sample - centre).T @ (sample - centre)
     axes = np.linalg.eigh(spread).eigenvectors[:, ::-1][:, :3]
@@ -274,21 +278,21 @@ def components(features: Thumbnail) -> Pixels:
     return pixels
 
 
-def enlarge(pixels: Pixels, width: int) -> Pixels:
+def upscale(pixels: Pixels, width: int) -> Pixels:
     """Repeat the pixels of a small picture a whole number of times, up to ``width``."""
-    times = max(1, min(width // pixels.shape[1], TALLEST // pixels.shape[0]))
+    times = max(1, min(width // pixels.shape[1], MAX_HEIGHT // pixels.shape[0]))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def counted(land_cover: Thumbnail) -> dict[int, int]:
+def count_codes(land_cover: Thumbnail) -> dict[int, int]:
     """Count the codes of a thumbnail."""
     codes, counts = np.unique(land_cover.values[0], return_counts=True)
     return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
 
 
-def fit(pixels: Pixels, slot: int) -> Image.Image:
+def fit_panel(pixels: Pixels, max_width: int) -> Image.Image:
     """Bring a panel to its slot: whole-number enlargement, or plain reduction."""
-    image = Image.fromarray(enlarge(pixels, slot))
-    factor = min(slot / image.width, TALLEST / image.height, 1.0)
+    image = Image.fromarray(upscale(pixels, max_width))
+    factor = min(max_width / image.width, MAX_HEIGHT / image.height, 1.0)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.NEAREST) if size != image.size else image

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from pipeline.product.product import Product, Raster
     from pipeline.storage.band_statistics import BandStatistics
 
-_MOST_BANDS = 20
+_MAX_LISTED_BANDS = 20
 """Bands up to which each has a line of its own."""
 
-_BINS = 20
+_HISTOGRAM_BINS = 20
 """Bars of the confidence histogram, 5 % each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class ReportImages:
     """The PNGs of a report."""
 
     quicklook: bytes
@@ -43,36 +43,36 @@ class Pictures:
     observations: bytes | None = None
     """The observation counts from 0 to :attr:`most`, ramp ``count``."""
 
-    most: int = 0
+    max_observations: int = 0
     """Clear observations at the upper end of the ramp."""
 
 
-def html(product: Product, pictures: Pictures) -> str:
+def render_report(product: Product, images: ReportImages) -> str:
     """Return the report of a product."""
     sections = [
         _heading(product),
-        _figure(product, pictures),
-        _areas(product),
-        _values(product),
+        _quicklook_figure(product, images),
+        _area_section(product),
+        _value_statistics(product),
         _accuracy(product),
-        _confidence(product, pictures),
-        quality_section.section(product.quality),
-        _observations(pictures),
-        _limits(product),
-        _seen(product),
-        _holes(product),
+        _confidence(product, images),
+        quality_section.render_quality(product.quality),
+        _observations(images),
+        _limitations(product),
+        _scenes_section(product),
+        _missing_tiles_section(product),
         _provenance(product),
     ]
     body = "\n".join(section for section in sections if section)
-    return page.page(f"{product.title}, {_period(product)}", body)
+    return page.render_page(f"{product.title}, {_format_period(product)}", body)
 
 
-def _period(product: Product) -> str:
+def _format_period(product: Product) -> str:
     """Return the period for people."""
-    return f"{_day(product.start)} to {_day(product.end)}"
+    return f"{_format_date(product.start)} to {_format_date(product.end)}"
 
 
-def _day(value: object) -> str:
+def _format_date(value: object) -> str:
     """Return a date as 1 May 2024."""
     return f"{value:%d %B %Y}".lstrip("0")
 
@@ -84,44 +84,48 @@ def _heading(product: Product) -> str:
     inputs = ", ".join(f"{count} {modality}" for modality, count in sorted(used.items()))
     grids = ", ".join(f"EPSG:{grid.epsg} at {grid.resolution:g} m" for grid in product.grids)
     facts = {
-        "Period": _period(product),
-        "Region": f"{_degrees(west, 'EW')} to {_degrees(east, 'EW')}, "
-        f"{_degrees(south, 'NS')} to {_degrees(north, 'NS')}",
+        "Period": _format_period(product),
+        "Region": f"{_format_degrees(west, 'EW')} to {_format_degrees(east, 'EW')}, "
+        f"{_format_degrees(south, 'NS')} to {_format_degrees(north, 'NS')}",
         "Grid": grids,
         "Scenes": f"{inputs or 'none'}; {len(product.refused)} refused",
-        "Region seen": descriptions.seen(product),
+        "Region seen": descriptions.describe_coverage(product),
         "Model": product.provenance.model or "none: composites only",
     }
     items = "".join(f"<div><dt>{key}</dt><dd>{escape(facts[key])}</dd></div>" for key in facts)
-    warned = "".join(f'<p class="warning">{text}</p>' for text in descriptions.warnings(product))
+    warned = "".join(
+        f'<p class="warning">{text}</p>' for text in descriptions.list_warnings(product)
+    )
     return (
-        f"<header><h1>{escape(product.title)}</h1>{warned}<p>{descriptions.what(product)}</p>"
+        f"<header><h1>{escape(product.title)}</h1>{warned}<p>{descriptions.describe_product(product)}</p>"
         f'<dl class="facts">{items}</dl></header>'
     )
 
 
-def _degrees(value: float, letters: str) -> str:
+def _format_degrees(value: float, letters: str) -> str:
     """Return a longitude or latitude for people."""
     letter = letters[0] if value >= 0 else letters[1]
     return f"{abs(value):.3f}° {letter}"
 
 
-def _figure(product: Product, pictures: Pictures) -> str:
+def _quicklook_figure(product: Product, pictures: ReportImages) -> str:
     """Return the quicklook."""
-    what = layers.get(product.provenance.answer).title if product.provenance.model else "Composite"
-    alt = f"{what} of {product.title}, {_period(product)}, with its legend"
-    return f"<figure>{page.image(pictures.quicklook, alt)}</figure>"
+    what = (
+        layers.get(product.provenance.main_layer).title if product.provenance.model else "Composite"
+    )
+    alt = f"{what} of {product.title}, {_format_period(product)}, with its legend"
+    return f"<figure>{page.embed_image(pictures.quicklook, alt)}</figure>"
 
 
-def _areas(product: Product) -> str:
+def _area_section(product: Product) -> str:
     """Return area and share of each class."""
-    rasters = product.of("land_cover")
+    rasters = product.rasters_for_layer("land_cover")
     areas = _square_kilometres(rasters)
-    shares = styles.percentages(product.counts("land_cover"))
+    shares = styles.class_percentages(product.count_values("land_cover"))
     rows = [
         (
             f'<tr><th scope="row">{_swatch(entry)}{escape(entry.title)}</th>'
-            f"<td>{areas.get(entry.code, 0.0):,.2f}</td><td>{quicklook.percent(share)}</td>"
+            f"<td>{areas.get(entry.code, 0.0):,.2f}</td><td>{quicklook.format_percent(share)}</td>"
             f'<td class="bar">{_bar(share, entry)}</td></tr>'
         )
         for entry in legend.CLASSES
@@ -129,39 +133,41 @@ def _areas(product: Product) -> str:
     ]
     if not rows:
         return ""
-    return page.section(
+    return page.render_section(
         "Area by class",
-        page.table(("Class", "Area, km²", "Share of the mapped area", ""), rows)
+        page.render_table(("Class", "Area, km²", "Share of the mapped area", ""), rows)
         + '<p class="note">Counted pixels at their nominal size; see the limits below.</p>',
     )
 
 
-def _values(product: Product) -> str:
+def _value_statistics(product: Product) -> str:
     """Return what values the answer has, where it is no map; of many bands only how many."""
-    rasters = product.of(product.provenance.answer)
-    if product.kind == "land_cover" or not rasters:
+    rasters = product.rasters_for_layer(product.provenance.main_layer)
+    if product.output_kind == "land_cover" or not rasters:
         return ""
     text = "".join(
-        f"<p>{_count(len(raster.bands), 'band')}, cells of {raster.grid.resolution:g} m; "
+        f"<p>{_pluralise(len(raster.bands), 'band')}, cells of {raster.grid.resolution:g} m; "
         f"{raster.info.statistics[0].valid_percent:.1f} % of the grid holds values.</p>"
         for raster in rasters
     )
     rows = [
-        f'<tr><th scope="row">{escape(name)}</th>{_moments(band, raster.layer.scale)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{_statistics_cells(band, raster.layer.scale)}</tr>'
         for raster in rasters
-        if len(raster.bands) <= _MOST_BANDS
+        if len(raster.bands) <= _MAX_LISTED_BANDS
         for name, band in zip(raster.bands, raster.info.statistics, strict=True)
     ]
     unit = rasters[0].layer.unit or "1"
     heads = (f"Band (unit: {unit})", "Least", "Mean", "Largest", "Standard deviation")
-    return page.section(rasters[0].layer.title, text + (page.table(heads, rows) if rows else ""))
+    return page.render_section(
+        rasters[0].layer.title, text + (page.render_table(heads, rows) if rows else "")
+    )
 
 
-def _count(number: int, thing: str) -> str:
+def _pluralise(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _moments(band: BandStatistics, scale: float) -> str:
+def _statistics_cells(band: BandStatistics, scale: float) -> str:
     """Return the cells of a table for a band, in its physical unit."""
     values = (band.minimum, band.mean, band.maximum, band.stddev)
     cells = ("none" if value is None else f"{value * scale:.4g}" for value in values)
@@ -178,12 +184,12 @@ def _square_kilometres(rasters: Iterable[Raster]) -> dict[int, float]:
     return total
 
 
-def _swatch(entry: legend.LandCover) -> str:
+def _swatch(entry: legend.LandCoverClass) -> str:
     """Return a small square of a class's colour."""
     return f'<span class="swatch" style="background:#{entry.color_hint}"></span>'
 
 
-def _bar(share: float, entry: legend.LandCover) -> str:
+def _bar(share: float, entry: legend.LandCoverClass) -> str:
     """Return a bar as long as a share."""
     return f'<span style="width:{share:.2f}%;background:#{entry.color_hint}"></span>'
 
@@ -193,22 +199,26 @@ def _accuracy(product: Product) -> str:
     result = product.accuracy
     if result is None or not result.n:
         return ""
-    reference = f" Compared with: {escape(product.reference)}." if product.reference else ""
+    reference = (
+        f" Compared with: {escape(product.accuracy_reference)}."
+        if product.accuracy_reference
+        else ""
+    )
     rows = [
-        f'<tr><th scope="row">{escape(legend.BY_NAME[name].title)}</th><td>{value:.3f}</td></tr>'
+        f'<tr><th scope="row">{escape(legend.CLASS_BY_NAME[name].title)}</th><td>{value:.3f}</td></tr>'
         for name, value in result.f1.items()
     ]
-    return page.section(
+    return page.render_section(
         "Accuracy",
         f"<p>Overall accuracy <strong>{100 * result.overall:.1f} %</strong>, macro-F1 "
         f"<strong>{result.macro_f1:.3f}</strong> over {result.n:,} mapped pixels.{reference}</p>"
-        + page.table(("Class", "F1"), rows),
+        + page.render_table(("Class", "F1"), rows),
     )
 
 
-def _confidence(product: Product, pictures: Pictures) -> str:
+def _confidence(product: Product, pictures: ReportImages) -> str:
     """Return histogram and map of the confidence."""
-    counts = product.counts("confidence")
+    counts = product.count_values("confidence")
     known = {value: count for value, count in counts.items() if value <= 100}
     if not known:
         return ""
@@ -221,21 +231,21 @@ def _confidence(product: Product, pictures: Pictures) -> str:
     )
     picture = ""
     if pictures.confidence is not None:
-        picture = _graded(
+        picture = _ramp_figure(
             pictures.confidence, "Map of the confidence", "confidence", "0 %", "100 %"
         )
-    return page.section(
+    return page.render_section(
         "Confidence", f'{text}<div class="pair"><figure>{_histogram(known)}</figure>{picture}</div>'
     )
 
 
 def _histogram(known: Mapping[int, int]) -> str:
     """Return the histogram of 0 to 100 as an inline drawing."""
-    bars = np.zeros(_BINS)
+    bars = np.zeros(_HISTOGRAM_BINS)
     for value, count in known.items():
-        bars[min(value * _BINS // 100, _BINS - 1)] += count
+        bars[min(value * _HISTOGRAM_BINS // 100, _HISTOGRAM_BINS - 1)] += count
     shares = 100 * bars / bars.sum()
-    wide, tall, left, base = 460 / _BINS, 200, 44, 220
+    wide, tall, left, base = 460 / _HISTOGRAM_BINS, 200, 44, 220
     scale = tall / max(shares.max(), 1e-9)
     drawn = "".join(
         f'<rect x="{left + index * wide:.1f}" y="{base - share * scale:.1f}" '
@@ -256,51 +266,51 @@ def _histogram(known: Mapping[int, int]) -> str:
     )
 
 
-def _observations(pictures: Pictures) -> str:
+def _observations(pictures: ReportImages) -> str:
     """Return the map of how often the ground was seen."""
     if pictures.observations is None:
         return ""
-    top = f"{pictures.most} or more"
-    return page.section(
+    top = f"{pictures.max_observations} or more"
+    return page.render_section(
         "Clear observations",
         "<p>On how many days the ground was seen clearly. 0 stands for never.</p>"
-        + _graded(pictures.observations, "Map of the clear observations", "count", "0", top),
+        + _ramp_figure(pictures.observations, "Map of the clear observations", "count", "0", top),
     )
 
 
-def _graded(png: bytes, alt: str, ramp: rendering.Ramp, low: str, high: str) -> str:
+def _ramp_figure(png: bytes, alt: str, ramp: rendering.ColorRamp, low: str, high: str) -> str:
     """Return a map in graded colours with its scale."""
     colors = rendering.ramp_colors(np.linspace(0, 1, 9), ramp)
     stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in colors)
     return (
-        f"<figure>{page.image(png, alt)}<figcaption>{low}<span class='ramp' "
+        f"<figure>{page.embed_image(png, alt)}<figcaption>{low}<span class='ramp' "
         f'style="background:linear-gradient(90deg, {stops})"></span>{high}</figcaption></figure>'
     )
 
 
-def _limits(product: Product) -> str:
+def _limitations(product: Product) -> str:
     """Return what to know before trusting the product."""
-    listed = "".join(f"<li>{escape(note)}</li>" for note in descriptions.limits(product))
-    return page.section("Known limits", f"<ul>{listed}</ul>") if listed else ""
+    listed = "".join(f"<li>{escape(note)}</li>" for note in descriptions.list_limitations(product))
+    return page.render_section("Known limits", f"<ul>{listed}</ul>") if listed else ""
 
 
-def _seen(product: Product) -> str:
+def _scenes_section(product: Product) -> str:
     """Return what was in view when, and the scenes behind it."""
-    days = coverage.by_day(product.scenes, product.refused, shape(product.region))
+    days = coverage.group_by_day(product.scenes, product.refused, shape(product.region))
     parts = (
-        scenes_section.picture(days),
-        scenes_section.proof(product.proof),
-        scenes_section.scenes(product.scenes, product.without_scl),
-        scenes_section.doubts(product.doubts),
-        scenes_section.refused(product.refused),
+        scenes_section.render_coverage(days),
+        scenes_section.render_radiometry_check(product.verdict_counts),
+        scenes_section.render_scenes(product.scenes, product.scenes_without_scl),
+        scenes_section.render_caveats(product.caveats),
+        scenes_section.render_rejected(product.refused),
     )
     return "\n".join(part for part in parts if part)
 
 
-def _holes(product: Product) -> str:
+def _missing_tiles_section(product: Product) -> str:
     """Return the tiles that are missing, and why."""
-    holes = [(hole.tile, hole.reason) for hole in product.holes]
-    return scenes_section.reasons("Missing tiles", "Tile", holes)
+    holes = [(hole.tile, hole.reason) for hole in product.missing_tiles]
+    return scenes_section.render_reasons("Missing tiles", "Tile", holes)
 
 
 def _provenance(product: Product) -> str:
@@ -308,10 +318,10 @@ def _provenance(product: Product) -> str:
     source = product.provenance
     values = {
         "Published": f"{product.created.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC",
-        "Plan": source.plan,
+        "Plan": source.plan_digest,
         "Model": source.model or "none",
         "Model digest": source.model_digest or "none",
-        **{f"Model: {key}": str(value) for key, value in source.options.items()},
+        **{f"Model: {key}": str(value) for key, value in source.model_options.items()},
         "Sentinel-2 convention": source.s2_convention,
         "terramosaic": source.version,
         **source.software,
@@ -325,4 +335,4 @@ def _provenance(product: Product) -> str:
         f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for title, href in product.notices
     )
     notices = f"<h3>Licences and notices</h3><ul>{links}</ul>" if links else ""
-    return page.section("How it was made", page.table(("", ""), rows) + notices)
+    return page.render_section("How it was made", page.render_table(("", ""), rows) + notices)

@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from catalogs.scene import Scene
-    from catalogs.scene_selection import Refusal
-    from catalogs.search import Doubt
-    from pipeline.quality.coverage import Day
+    from catalogs.scene_selection import RejectedScene
+    from catalogs.search import Caveat
+    from pipeline.quality.coverage import DayCoverage
 
 
-def search_page(title: str, days: Sequence[Day], tables: Sequence[str]) -> str:
+def render_search_page(title: str, days: Sequence[DayCoverage], tables: Sequence[str]) -> str:
     """Return a page of its own for the answer of a search."""
     heading = f"<header><h1>{escape(title)}</h1></header>"
-    return page.page(title, "\n".join((heading, picture(days), *tables)))
+    return page.render_page(title, "\n".join((heading, render_coverage(days), *tables)))
 
 
-def picture(days: Sequence[Day]) -> str:
+def render_coverage(days: Sequence[DayCoverage]) -> str:
     """Return the section with the coverage by date; nothing where there is none."""
-    drawn = charts.svg(days)
+    drawn = charts.render_coverage(days)
     if not drawn:
         return ""
-    return page.section(
+    return page.render_section(
         "What was seen",
         "<p>Share of the region under the scenes of each day. A footprint says what was in view, "
         "not what was clear.</p>"
@@ -36,17 +36,17 @@ def picture(days: Sequence[Day]) -> str:
     )
 
 
-def scenes(used: Sequence[Scene], without_scl: Collection[str] = ()) -> str:
+def render_scenes(used_scenes: Sequence[Scene], without_scl: Collection[str] = ()) -> str:
     """Return the section with the scenes that were used."""
-    rows = [_scene(scene, without_scl) for scene in used]
+    rows = [_render_scene_row(scene, without_scl) for scene in used_scenes]
     heads = ("Scene", "Input", "Time, UTC", "Platform", "Cell", "Baseline", "Orbit", "Cloud")
-    return page.section(
+    return page.render_section(
         f"Scenes used ({len(rows)})",
-        page.folded(page.table((*heads, "Remarks"), rows), len(rows)),
+        page.collapse_long_table(page.render_table((*heads, "Remarks"), rows), len(rows)),
     )
 
 
-def _scene(scene: Scene, without_scl: Collection[str]) -> str:
+def _render_scene_row(scene: Scene, without_scl: Collection[str]) -> str:
     """Return one line about a scene."""
     time = "" if scene.datetime is None else f"{scene.datetime:%Y-%m-%d %H:%M}"
     cloud = "" if scene.cloud_cover is None else f"{scene.cloud_cover:.0f} %"
@@ -58,16 +58,16 @@ def _scene(scene: Scene, without_scl: Collection[str]) -> str:
     return f'<tr><th scope="row" class="id">{escape(scene.id)}</th>{rest}</tr>'
 
 
-def doubts(open_questions: Sequence[Doubt]) -> str:
+def render_caveats(caveats: Sequence[Caveat]) -> str:
     """Return the section with what is doubtful about scenes that were used."""
-    return reasons(
+    return render_reasons(
         "Open questions",
         "Scene",
-        [(one.id, one.text) for one in open_questions],
+        [(one.id, one.text) for one in caveats],
     )
 
 
-def proof(verdicts: Mapping[str, int]) -> str:
+def render_radiometry_check(verdicts: Mapping[str, int]) -> str:
     """Say how far the pixels bear out what the catalog says of its numbers."""
     if not verdicts:
         return ""
@@ -78,20 +78,23 @@ def proof(verdicts: Mapping[str, int]) -> str:
     )
 
 
-def refused(left: Sequence[Refusal]) -> str:
+def render_rejected(rejected_scenes: Sequence[RejectedScene]) -> str:
     """Return the section with the scenes that were left out, and why."""
-    return reasons("Scenes refused", "Scene", [(entry.id, entry.reason) for entry in left])
+    return render_reasons(
+        "Scenes refused", "Scene", [(entry.id, entry.reason) for entry in rejected_scenes]
+    )
 
 
-def reasons(title: str, head: str, entries: Sequence[tuple[str, str]]) -> str:
+def render_reasons(title: str, column_title: str, entries: Sequence[tuple[str, str]]) -> str:
     """Return a table of things and reasons; nothing where there is none."""
     if not entries:
         return ""
     rows = [
         f'<tr><th scope="row" class="id">{escape(name)}</th>'
-        f"<td>{escape(descriptions.scrub(reason))}</td></tr>"
+        f"<td>{escape(descriptions.redact_message(reason))}</td></tr>"
         for name, reason in entries
     ]
-    return page.section(
-        f"{title} ({len(rows)})", page.folded(page.table((head, "Reason"), rows), len(rows))
+    return page.render_section(
+        f"{title} ({len(rows)})",
+        page.collapse_long_table(page.render_table((column_title, "Reason"), rows), len(rows)),
     )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-WORK_PREFIX = ".tmp-"
+TEMP_PREFIX = ".tmp-"
 """How the names of unfinished work begin; nothing else in a product begins so."""
 
-_BLOCK = 1 << 20
+_CHUNK_SIZE = 1 << 20
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -25,10 +25,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     The folder is made where it is missing; a file that stood there is replaced.
     """
-    with workspace(path.parent) as work:
+    with temporary_directory(path.parent) as work:
         draft = work / path.name
         draft.write_bytes(data)
-        promote(draft, path)
+        move_into_place(draft, path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -42,39 +42,39 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[Path]:
+def temporary_directory(folder: Path) -> Iterator[Path]:
     """Lend a new hidden folder inside ``folder``, and remove it with all it holds.
 
     A killed process leaves the folder behind, under a name that begins with
-    :data:`WORK_PREFIX`; :func:`sweep` removes it.
+    :data:`TEMP_PREFIX`; :func:`remove_leftovers` removes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=folder))
+    work = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
     try:
         yield work
     finally:
         shutil.rmtree(work)
 
 
-def promote(draft: Path, path: Path) -> None:
+def move_into_place(source: Path, path: Path) -> None:
     """Give a finished file its final name: its bytes are on the disk before the name is."""
-    sync(draft)
-    draft.replace(path)
-    sync(path.parent)
+    fsync(source)
+    source.replace(path)
+    fsync(path.parent)
 
 
-def sweep(folder: Path) -> int:
+def remove_leftovers(folder: Path) -> int:
     """Remove what killed writers left anywhere under ``folder``; return how many leftovers.
 
     Only the holder of the run's lock may call this: the work of a living writer looks alike.
     """
-    leftovers = [path for path in folder.rglob(f"{WORK_PREFIX}*") if path.is_dir()]
+    leftovers = [path for path in folder.rglob(f"{TEMP_PREFIX}*") if path.is_dir()]
     for path in leftovers:
         shutil.rmtree(path)
     return len(leftovers)
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Force a file's bytes, or a folder's names, onto the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -87,6 +87,6 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(_CHUNK_SIZE):
             digest.update(block)
     return digest.hexdigest()

@@ -16,107 +16,111 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from pipeline.runtime.context_threads import Carrying
+from pipeline.runtime.context_threads import ContextThreadPool
 
 _T = TypeVar("_T")
 
-STEP = 0.25
+POLL_INTERVAL = 0.25
 """Seconds between two looks while something is waited for."""
 
 
-class Halted(Exception):
+class Cancelled(Exception):
     """The work was given up, as it was asked for."""
 
 
-_unwanted: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
+_is_cancelled: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
 
 
 @contextmanager
-def when(unwanted: Callable[[], bool]) -> Iterator[None]:
+def cancel_when(condition: Callable[[], bool]) -> Iterator[None]:
     """Have the work of a block given up as soon as something holds. Not for generators."""
-    before = _unwanted.get()
-    token = _unwanted.set(lambda: unwanted() or before())
+    before = _is_cancelled.get()
+    token = _is_cancelled.set(lambda: condition() or before())
     try:
         yield
     finally:
-        _unwanted.reset(token)
+        _is_cancelled.reset(token)
 
 
-def look() -> None:
+def check_cancelled() -> None:
     """Go on, or give up.
 
     Raises:
-        Halted: the work is no longer wanted.
+        Cancelled: the work is no longer wanted.
     """
-    if _unwanted.get()():
-        raise Halted("the run was stopped")
+    if _is_cancelled.get()():
+        raise Cancelled("the run was stopped")
 
 
 def sleep(seconds: float) -> None:
     """Wait, or give up.
 
     Raises:
-        Halted: the work is no longer wanted.
+        Cancelled: the work is no longer wanted.
     """
     end = time.monotonic() + seconds
-    look()
+    check_cancelled()
     while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, STEP))
-        look()
+        time.sleep(min(left, POLL_INTERVAL))
+        check_cancelled()
 
 
-def result(future: Future[_T]) -> _T:
+def wait_for_result(future: Future[_T]) -> _T:
     """Return what a thread returns, or give up.
 
     Raises:
-        Halted: the work is no longer wanted.
+        Cancelled: the work is no longer wanted.
     """
-    while not futures.wait([future], STEP).done:
-        look()
+    while not futures.wait([future], POLL_INTERVAL).done:
+        check_cancelled()
     return future.result()
 
 
-def carried(work: Callable[..., _T]) -> Callable[..., _T]:
+def with_cancellation(function: Callable[..., _T]) -> Callable[..., _T]:
     """Return work that is given up wherever it is done when it would be here.
 
     A thread of a pool, and the context in which GDAL reads, know nothing of who asked them.
     """
-    unwanted = _unwanted.get()
+    unwanted = _is_cancelled.get()
 
     def done(*arguments: Any, **named: Any) -> _T:
-        token = _unwanted.set(unwanted)
+        token = _is_cancelled.set(unwanted)
         try:
-            return work(*arguments, **named)
+            return function(*arguments, **named)
         finally:
-            _unwanted.reset(token)
+            _is_cancelled.reset(token)
 
     return done
 
 
-class Pool(Carrying):
+class CancellableThreadPool(ContextThreadPool):
     """Threads whose work is given up when their lender's is, or when an error ends their block."""
 
-    def __init__(self, threads: int, name: str, *, patient: bool = True) -> None:
+    def __init__(
+        self, max_workers: int, thread_name_prefix: str, *, wait_on_error: bool = True
+    ) -> None:
         """Begin no thread yet.
 
         Args:
-            threads: at most.
-            name: of the threads.
-            patient: whether the end of the block waits for work that is given up.
+            max_workers: at most.
+            thread_name_prefix: of the threads.
+            wait_on_error: whether the end of the block waits for work that is given up.
         """
-        super().__init__(threads, thread_name_prefix=name)
-        self._over, self._patient = threading.Event(), patient
+        super().__init__(max_workers, thread_name_prefix=thread_name_prefix)
+        self._aborted, self._wait_on_error = threading.Event(), wait_on_error
 
-    def submit(self, work: Callable[..., _T], /, *arguments: Any, **named: Any) -> Future[_T]:
+    def submit(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """Hand out work."""
-        return super().submit(self._attempt, work, *arguments, **named)
+        return super().submit(self._run_unless_cancelled, function, *args, **kwargs)
 
-    def _attempt(self, work: Callable[..., _T], /, *arguments: Any, **named: Any) -> _T:
-        with when(self._over.is_set):
-            look()
-            return work(*arguments, **named)
+    def _run_unless_cancelled(
+        self, function: Callable[..., _T], /, *args: Any, **kwargs: Any
+    ) -> _T:
+        with cancel_when(self._aborted.is_set):
+            check_cancelled()
+            return function(*args, **kwargs)
 
-    def __exit__(self, error: type[BaseException] | None, *_more: object) -> None:
-        if error is not None:
-            self._over.set()
-        self.shutdown(wait=self._patient or error is None, cancel_futures=True)
+    def __exit__(self, exc_type: type[BaseException] | None, *_more: object) -> None:
+        if exc_type is not None:
+            self._aborted.set()
+        self.shutdown(wait=self._wait_on_error or exc_type is None, cancel_futures=True)

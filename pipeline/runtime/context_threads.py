@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-class Carrying(ThreadPoolExecutor):
+class ContextThreadPool(ThreadPoolExecutor):
     """A pool of threads that do work in the context in which it was handed out."""
 
-    def submit(self, work: Callable[..., Any], /, *arguments: Any, **more: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand out work."""
-        return super().submit(contextvars.copy_context().run, work, *arguments, **more)
+        return super().submit(contextvars.copy_context().run, function, *args, **kwargs)

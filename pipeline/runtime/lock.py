@@ -10,22 +10,22 @@ from pathlib import Path
 
 from catalogs.errors import TerramosaicError
 
-NAME = ".lock"
+LOCK_FILE_NAME = ".lock"
 
 
-class Busy(TerramosaicError):
+class FolderLockedError(TerramosaicError):
     """Another run is at work in the folder."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def acquire(folder: Path) -> Iterator[None]:
     """Hold the folder for the length of a block; the kernel lets go when the process dies.
 
     Raises:
         Busy: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +34,7 @@ def held(folder: Path) -> Iterator[None]:
             #   a plan makes the same bytes, and shards and receipts are replaced whole
         except BlockingIOError:
             holder = os.pread(handle, 64, 0).decode() or "unknown"
-            raise Busy(
+            raise FolderLockedError(
                 f"Another run (process {holder}) is at work in {folder}. Wait for it, or stop it "
                 "and run the same command again: what it finished is kept."
             ) from None

@@ -64,14 +64,14 @@ class BandStatistics:
         return cls(**{**values, "counts": whole})
 
 
-class Tally:
+class RasterStatistics:
     """Statistics and a checksum, gathered while strips pass by."""
 
-    def __init__(self, layer: Layer, count: int) -> None:
+    def __init__(self, layer: Layer, band_count: int) -> None:
         self.layer = layer
-        self.count = count
+        self.count = band_count
         self.checksum = 0
-        self.bands = [Band(layer) for _ in range(count)]
+        self.bands = [RunningBandStatistics(layer) for _ in range(band_count)]
 
     def add(self, strip: NDArray[Any]) -> None:
         """Take in a strip, (bands, rows, columns)."""
@@ -84,7 +84,7 @@ class Tally:
         return tuple(band.statistics() for band in self.bands)
 
 
-class Band:
+class RunningBandStatistics:
     """Running statistics of one band.
 
     source: Chan, Golub, LeVeque (1979), updating formulae for means and variances of groups.
@@ -107,12 +107,12 @@ class Band:
         self.total += values.size
         if self.counts is not None:
             self.counts += np.bincount(values.ravel(), minlength=self.counts.size)
-        known = values[self.layer.valid(values)]
+        known = values[self.layer.valid_mask(values)]
         if known.size == 0:
             return
         self.minimum = min(self.minimum, float(known.min()))
         self.maximum = max(self.maximum, float(known.max()))
-        if not self.layer.categorical:
+        if not self.layer.is_categorical:
             self._merge(known.astype(np.float64))
         self.valid += known.size
 
@@ -127,7 +127,7 @@ class Band:
 
     def statistics(self) -> BandStatistics:
         """Return what was gathered."""
-        known, moments = self.valid > 0, self.valid > 0 and not self.layer.categorical
+        known, moments = self.valid > 0, self.valid > 0 and not self.layer.is_categorical
         return BandStatistics(
             valid=self.valid,
             total=self.total,

@@ -17,10 +17,10 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from pipeline.reading.raster_reader import GDAL_CACHE
+from pipeline.reading.raster_reader import GDAL_CACHE_MB
 from pipeline.runtime import atomic_files
 from pipeline.storage import styles
-from pipeline.storage.band_statistics import BandStatistics, Tally
+from pipeline.storage.band_statistics import BandStatistics, RasterStatistics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from pipeline.grid.grid import Grid
     from pipeline.plan.layers import Layer
 
-BLOCK = 512
+MAX_BLOCK_SIZE = 512
 """Side of a COG's tiles and height of the strips asked for, pixels; less for very many bands."""
 
-_SIDES = (BLOCK, 256, 128)
-_BLOCK_BYTES = 1 << 24
+_BLOCK_SIZES = (MAX_BLOCK_SIZE, 256, 128)
+_MAX_BLOCK_BYTES = 1 << 24
 """What a block may hold unpacked: all bands lie in one, and a reader unpacks it whole."""
 
-Read = Callable[[int, int], NDArray[Any]]
+StripReader = Callable[[int, int], NDArray[Any]]
 """(first row, row after the last) -> (bands, rows, width) of the layer's stored type."""
 
-_GDAL: Mapping[str, str | int] = {
-    "GDAL_CACHEMAX": GDAL_CACHE,
+_GDAL_OPTIONS: Mapping[str, str | int] = {
+    "GDAL_CACHEMAX": GDAL_CACHE_MB,
     "GDAL_PAM_ENABLED": "NO",
     # ^ the sidecar is ours to write: GDAL's own would be written beside the temporary name
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -61,21 +61,23 @@ class CogInfo:
     statistics: tuple[BandStatistics, ...]
     """One entry per band."""
 
-    sidecar: str | None
+    sidecar_sha256: str | None
     """Hexadecimal SHA-256 of ``<file>.aux.xml``; None where the layer has no legend."""
 
 
-def block(layer: Layer, count: int) -> int:
-    """Return the side of the blocks of a layer with ``count`` bands, pixels."""
-    size = count * np.dtype(layer.dtype).itemsize
-    return next((side for side in _SIDES if side**2 * size <= _BLOCK_BYTES), _SIDES[-1])
+def block_size(layer: Layer, band_count: int) -> int:
+    """Return the side of the blocks of a layer with ``band_count`` bands, pixels."""
+    size = band_count * np.dtype(layer.dtype).itemsize
+    return next(
+        (side for side in _BLOCK_SIZES if side**2 * size <= _MAX_BLOCK_BYTES), _BLOCK_SIZES[-1]
+    )
 
 
-def write(
+def write_cog(
     path: Path,
     grid: Grid,
     layer: Layer,
-    read: Read,
+    read_strip: StripReader,
     bands: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
 ) -> CogInfo:
@@ -89,48 +91,50 @@ def write(
         path: final name; replaced where it exists.
         grid: where the pixels lie.
         layer: what they mean.
-        read: called once per strip of :func:`block` rows, from the top, then never again.
+        read_strip: called once per strip of :func:`block_size` rows, from the top, then never again.
         bands: names of the bands, where the layer leaves them open.
         tags: further metadata of the file.
 
     Raises:
-        ValueError: ``read`` answered with another shape or type than asked for.
+        ValueError: ``read_strip`` answered with another shape or type than asked for.
         OSError: what was read back differs from what was written; nothing is left.
     """
-    names = layer.named(bands)
-    with atomic_files.workspace(path.parent) as work, rasterio.Env(**_GDAL):
+    names = layer.band_names(bands)
+    with atomic_files.temporary_directory(path.parent) as work, rasterio.Env(**_GDAL_OPTIONS):
         draft, finished = work / "draft.tif", work / path.name
-        tally = _draft(draft, grid, layer, read, names, tags or {})
-        _finish(draft, finished, layer, block(layer, len(names)))
-        _check(finished, grid, layer, tally)
+        tally = _write_draft(draft, grid, layer, read_strip, names, tags or {})
+        _convert_to_cog(draft, finished, layer, block_size(layer, len(names)))
+        _verify_cog(finished, grid, layer, tally)
         sidecar = _write_sidecar(path, grid, layer, tally)
         info = CogInfo(
             sha256=atomic_files.sha256(finished),
             size=finished.stat().st_size,
             statistics=tally.statistics(),
-            sidecar=sidecar,
+            sidecar_sha256=sidecar,
         )
-        atomic_files.promote(finished, path)
+        atomic_files.move_into_place(finished, path)
     return info
 
 
-def _draft(
+def _write_draft(
     path: Path,
     grid: Grid,
     layer: Layer,
-    read: Read,
-    names: Sequence[str],
+    read_strip: StripReader,
+    band_names: Sequence[str],
     tags: Mapping[str, str],
-) -> Tally:
+) -> RasterStatistics:
     """Fill a tiled GeoTIFF strip by strip, with all that the COG shall say about itself."""
-    tally = Tally(layer, len(names))
-    with rasterio.open(path, "w", **_draft_profile(grid, layer, len(names))) as draft:
-        _describe(draft, layer, names, tags)
-        for first, last in _strips(grid, layer, len(names)):
-            strip = _strip(read, first, last, (len(names), last - first, grid.width), layer)
+    tally = RasterStatistics(layer, len(band_names))
+    with rasterio.open(path, "w", **_draft_profile(grid, layer, len(band_names))) as draft:
+        _write_metadata(draft, layer, band_names, tags)
+        for first, last in _iter_strips(grid, layer, len(band_names)):
+            strip = _read_strip(
+                read_strip, first, last, (len(band_names), last - first, grid.width), layer
+            )
             tally.add(strip)
             draft.write(strip, window=Window(0, first, grid.width, last - first))
-        if not layer.categorical:
+        if not layer.is_categorical:
             _tag_statistics(draft, tally.statistics())
     return tally
 
@@ -147,33 +151,35 @@ def _draft_profile(grid: Grid, layer: Layer, count: int) -> dict[str, Any]:
         "transform": grid.transform,
         "nodata": layer.nodata,
         "tiled": True,
-        "blockxsize": block(layer, count),
-        "blockysize": block(layer, count),
+        "blockxsize": block_size(layer, count),
+        "blockysize": block_size(layer, count),
         "compress": "deflate",
         "zlevel": 1,
         "bigtiff": "if_safer",
-        **({"photometric": "palette"} if layer.legend else {"photometric": "minisblack"}),
+        **({"photometric": "palette"} if layer.has_legend else {"photometric": "minisblack"}),
     }
 
 
-def _describe(draft: Any, layer: Layer, names: Sequence[str], tags: Mapping[str, str]) -> None:
+def _write_metadata(
+    draft: Any, layer: Layer, band_names: Sequence[str], tags: Mapping[str, str]
+) -> None:
     """Set names, units, scale, colours and tags."""
-    draft.descriptions = tuple(names)
-    draft.scales = (layer.scale,) * len(names)
-    draft.offsets = (0.0,) * len(names)
+    draft.descriptions = tuple(band_names)
+    draft.scales = (layer.scale,) * len(band_names)
+    draft.offsets = (0.0,) * len(band_names)
     if layer.unit is not None:
-        draft.units = (layer.unit,) * len(names)
-    if layer.legend:
+        draft.units = (layer.unit,) * len(band_names)
+    if layer.has_legend:
         draft.write_colormap(1, styles.colormap())
     about = {"LAYER": layer.name, "TITLE": layer.title, "DESCRIPTION": layer.description}
     draft.update_tags(**dict(sorted({**about, **tags}.items())))
 
 
-def _strip(
-    read: Read, first: int, last: int, shape: tuple[int, int, int], layer: Layer
+def _read_strip(
+    read_strip: StripReader, first: int, last: int, shape: tuple[int, int, int], layer: Layer
 ) -> NDArray[Any]:
     """Ask for one strip and refuse what does not fit."""
-    strip = np.ascontiguousarray(read(first, last))
+    strip = np.ascontiguousarray(read_strip(first, last))
     if strip.shape != shape or strip.dtype != np.dtype(layer.dtype):
         raise ValueError(
             f"Rows {first} to {last} of layer {layer.name!r} came as {strip.dtype} "
@@ -197,14 +203,14 @@ def _tag_statistics(draft: Any, statistics: Sequence[BandStatistics]) -> None:
         )
 
 
-def _strips(grid: Grid, layer: Layer, count: int) -> Iterator[tuple[int, int]]:
+def _iter_strips(grid: Grid, layer: Layer, count: int) -> Iterator[tuple[int, int]]:
     """Yield the first row of each strip, and the row after its last."""
-    step = block(layer, count)
+    step = block_size(layer, count)
     for first in range(0, grid.height, step):
         yield first, min(first + step, grid.height)
 
 
-def _finish(draft: Path, finished: Path, layer: Layer, side: int) -> None:
+def _convert_to_cog(draft: Path, finished: Path, layer: Layer, side: int) -> None:
     """Let GDAL lay the file out as a COG, with overviews that suit the layer."""
     rasterio.shutil.copy(
         draft,
@@ -213,27 +219,27 @@ def _finish(draft: Path, finished: Path, layer: Layer, side: int) -> None:
         blocksize=side,
         compress="DEFLATE",
         level=6,
-        predictor="NO" if layer.categorical else "YES",
+        predictor="NO" if layer.is_categorical else "YES",
         overviews="IGNORE_EXISTING",
-        overview_resampling=layer.overview.upper(),
+        overview_resampling=layer.overview_resampling.upper(),
         bigtiff="IF_SAFER",
         num_threads=1,
     )
 
 
-def _check(path: Path, grid: Grid, layer: Layer, tally: Tally) -> None:
+def _verify_cog(path: Path, grid: Grid, layer: Layer, tally: RasterStatistics) -> None:
     """Read the finished file as a stranger would and compare it with what was handed in.
 
     A truncated GeoTIFF opens and reads as nodata: only the pixels prove it whole.
     """
-    again = Tally(layer, tally.count)
+    again = RasterStatistics(layer, tally.count)
     with rasterio.open(path) as source:
         layout = source.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
         found = (layout, source.shape, source.count, source.transform, source.crs.to_epsg())
         due = ("COG", grid.shape, tally.count, grid.transform, grid.epsg)
         if found != due:
             raise OSError(f"{path.name} was written as {found}, not as {due}. Write it again.")
-        for first, last in _strips(grid, layer, tally.count):
+        for first, last in _iter_strips(grid, layer, tally.count):
             again.add(source.read(window=Window(0, first, grid.width, last - first)))
     if again.checksum != tally.checksum:
         raise OSError(
@@ -242,9 +248,9 @@ def _check(path: Path, grid: Grid, layer: Layer, tally: Tally) -> None:
         )
 
 
-def _write_sidecar(path: Path, grid: Grid, layer: Layer, tally: Tally) -> str | None:
+def _write_sidecar(path: Path, grid: Grid, layer: Layer, tally: RasterStatistics) -> str | None:
     """Write class names and attribute table where GDAL looks for them; return the SHA-256."""
-    if not layer.legend:
+    if not layer.has_legend:
         return None
     counts = tally.statistics()[0].counts or {}
     sidecar = path.with_name(f"{path.name}.aux.xml")

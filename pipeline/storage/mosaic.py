@@ -19,15 +19,15 @@ from shapely.geometry import box
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layers
-from pipeline.plan.plan import Plan, geometry
+from pipeline.plan.plan import Plan, from_geojson
 from pipeline.storage import zarr_store
 
-NEIGHBOURS = sorted(
+NEIGHBOUR_OFFSETS = sorted(
     product((-1, 0, 1), repeat=2), key=lambda step: (abs(step[0]) + abs(step[1]), step)
 )
 """Steps from the nearest pixel to itself and the eight around it, the closest first."""
 
-WITNESS = "observations"
+OBSERVATION_LAYER = "observations"
 """The layer that every plan has, and that tells a zone's own pixels from all others."""
 
 
@@ -37,90 +37,92 @@ class _Zone:
 
     grid: Grid
     path: Path
-    own: Any
+    area: Any
     """The ground of the zone, in the mosaic's coordinates."""
 
-    back: Transformer
+    to_zone: Transformer
 
 
-def join(
-    plan: Plan, folder: Path, grid: Grid, path: Path, names: Mapping[str, Sequence[str]]
+def write_mosaic(
+    plan: Plan, plan_dir: Path, grid: Grid, path: Path, layer_bands: Mapping[str, Sequence[str]]
 ) -> None:
     """Write the layers of all zones of a plan into a new store on one grid.
 
     Args:
         plan: a plan whose tiles are finished.
-        folder: the plan's folder.
+        plan_dir: the plan's folder.
         grid: the mosaic's grid, one of the plan's.
         path: the store to make; it is the caller's to remove.
-        names: layer → bands.
+        layer_bands: layer → bands.
     """
-    zarr_store.blank(path, grid, plan.tile, names)
-    for tile, values, _ in _tiles(plan, folder, grid, names, zones=0):
-        zarr_store.write(path, tile, values)
+    zarr_store.create_grid_store(path, grid, plan.tile_size, layer_bands)
+    for tile, values, _ in _iter_tiles(plan, plan_dir, grid, layer_bands, min_zones=0):
+        zarr_store.write_layers(path, tile, values)
 
 
-def borders(
-    plan: Plan, folder: Path, grid: Grid, names: Mapping[str, Sequence[str]]
+def iter_border_tiles(
+    plan: Plan, plan_dir: Path, grid: Grid, layer_bands: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]]:
     """Return the tiles of a mosaic in which zones meet.
 
     Args:
         plan: a plan whose tiles are finished.
-        folder: the plan's folder.
+        plan_dir: the plan's folder.
         grid: the mosaic's grid, one of the plan's.
-        names: layer → bands, :data:`WITNESS` among them.
+        layer_bands: layer → bands, :data:`OBSERVATION_LAYER` among them.
 
     Returns:
         Layer → values, and (y, x) the number of the zone that each pixel was taken from, from 1;
         0 where there is none.
     """
-    for _, values, owner in _tiles(plan, folder, grid, names, zones=2):
+    for _, values, owner in _iter_tiles(plan, plan_dir, grid, layer_bands, min_zones=2):
         yield values, owner
 
 
-def _tiles(
-    plan: Plan, folder: Path, grid: Grid, names: Mapping[str, Sequence[str]], zones: int
+def _iter_tiles(
+    plan: Plan, plan_dir: Path, grid: Grid, layer_bands: Mapping[str, Sequence[str]], min_zones: int
 ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]], NDArray[np.uint8]]]:
     """Return the tiles of a mosaic that so many zones reach, joined."""
     parts = [
         _Zone(
             grid=one,
-            path=zarr_store.of(folder, plan, one.epsg),
-            own=grids.project(plan.ground(one.epsg), grid.epsg),
-            back=Transformer.from_crs(grid.epsg, one.epsg, always_xy=True),
+            path=zarr_store.store_path(plan_dir, plan, one.epsg),
+            area=grids.project(plan.region_for(one.epsg), grid.epsg),
+            to_zone=Transformer.from_crs(grid.epsg, one.epsg, always_xy=True),
         )
         for one in plan.grids
     ]
-    inside = grids.project(geometry(plan.region), grid.epsg)
-    for tile in grids.tiles(grid, plan.tile):
+    inside = grids.project(from_geojson(plan.region), grid.epsg)
+    for tile in grids.split_into_tiles(grid, plan.tile_size):
         area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
-        if sum(part.own.intersects(box(*area.bounds)) for part in parts) >= zones:
-            yield tile, *_joined(parts, inside, area, names)
+        if sum(part.area.intersects(box(*area.bounds)) for part in parts) >= min_zones:
+            yield tile, *_merge_zones(parts, inside, area, layer_bands)
 
 
-def _joined(
-    zones: Sequence[_Zone], inside: Any, area: Grid, names: Mapping[str, Sequence[str]]
+def _merge_zones(
+    zones: Sequence[_Zone], region: Any, area: Grid, layer_bands: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
-    missing = grids.inside(inside, area)
-    values = {name: _empty(layers.get(name), len(bands), area) for name, bands in names.items()}
+    missing = grids.rasterize_region(region, area)
+    values = {
+        name: _allocate(layers.get(name), len(bands), area) for name, bands in layer_bands.items()
+    }
     owner = np.zeros(area.shape, dtype=np.uint8)
-    turns = [(number, grids.inside(zone.own, area)) for number, zone in enumerate(zones)]
+    turns = [(number, grids.rasterize_region(zone.area, area)) for number, zone in enumerate(zones)]
     turns += [(number, missing) for number, _ in enumerate(zones)]
     # ^ where a zone's own nearest pixel is another zone's ground, that zone's pixel is as near
     for number, wanted in turns:
         before = missing.copy()
-        _take(zones[number], wanted & missing, missing, area, values)
+        _copy_nearest(zones[number], wanted & missing, missing, area, values)
         owner[before & ~missing] = number + 1
     return values, owner
 
 
-def _empty(layer: layers.Layer, bands: int, area: Grid) -> NDArray[Any]:
-    shape = area.shape if layer.planar else (bands, *area.shape)
-    return np.full(shape, layer.fill, dtype=layer.dtype)
+def _allocate(layer: layers.Layer, bands: int, area: Grid) -> NDArray[Any]:
+    shape = area.shape if layer.is_single_band else (bands, *area.shape)
+    return np.full(shape, layer.fill_value, dtype=layer.dtype)
 
 
-def _take(
+def _copy_nearest(
     zone: _Zone,
     wanted: NDArray[np.bool_],
     missing: NDArray[np.bool_],
@@ -133,16 +135,19 @@ def _take(
         return
     x = area.left + (into_columns + 0.5) * area.resolution
     y = area.top - (into_rows + 0.5) * area.resolution
-    east, north = zone.back.transform(x, y)
+    east, north = zone.to_zone.transform(x, y)
     rows = np.floor((zone.grid.top - north) / zone.grid.resolution).astype(np.int64)
     columns = np.floor((east - zone.grid.left) / zone.grid.resolution).astype(np.int64)
     r0, r1 = max(int(rows.min()) - 1, 0), min(int(rows.max()) + 2, zone.grid.height)
     c0, c1 = max(int(columns.min()) - 1, 0), min(int(columns.max()) + 2, zone.grid.width)
     if r0 >= r1 or c0 >= c1:
         return
-    held = {name: zarr_store.read(zone.path, name, slice(r0, r1), slice(c0, c1)) for name in values}
-    own = layers.get(WITNESS).valid(held[WITNESS])
-    for down, right in NEIGHBOURS:
+    held = {
+        name: zarr_store.read_layer(zone.path, name, slice(r0, r1), slice(c0, c1))
+        for name in values
+    }
+    own = layers.get(OBSERVATION_LAYER).valid_mask(held[OBSERVATION_LAYER])
+    for down, right in NEIGHBOUR_OFFSETS:
         row, column = rows + down - r0, columns + right - c0
         there = (row >= 0) & (row < r1 - r0) & (column >= 0) & (column < c1 - c0)
         there &= missing[into_rows, into_columns]

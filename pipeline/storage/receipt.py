@@ -12,7 +12,7 @@ from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
 from pipeline.runtime import atomic_files
 
-FOLDER = "receipts"
+RECEIPTS_DIR = "receipts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +46,19 @@ class Receipt:
         return asdict(self) | {"scenes": list(self.scenes)}
 
 
-def path(folder: Path, tile: Tile) -> Path:
+def receipt_path(plan_dir: Path, tile: Tile) -> Path:
     """Return where the receipt of a tile lies in a plan's folder."""
-    return folder / FOLDER / f"{tile.id}.json"
+    return plan_dir / RECEIPTS_DIR / f"{tile.id}.json"
 
 
-def write(folder: Path, tile: Tile, receipt: Receipt) -> None:
+def write(plan_dir: Path, tile: Tile, receipt: Receipt) -> None:
     """Write a receipt, whole or not at all. Call it after the tile's bytes are on disk."""
-    atomic_files.write_json(path(folder, tile), receipt.to_dict())
+    atomic_files.write_json(receipt_path(plan_dir, tile), receipt.to_dict())
 
 
-def read(folder: Path, tile: Tile) -> Receipt | None:
+def read(plan_dir: Path, tile: Tile) -> Receipt | None:
     """Read a tile's receipt; None where there is none that can be read."""
-    return load(path(folder, tile))
+    return load(receipt_path(plan_dir, tile))
 
 
 def load(file: Path) -> Receipt | None:
@@ -73,21 +73,21 @@ def load(file: Path) -> Receipt | None:
         # ^ a damaged receipt proves nothing: the tile is made again
 
 
-def all_in(folder: Path, *, most: int | None = None) -> Iterator[Receipt]:
+def read_all(plan_dir: Path, *, max_count: int | None = None) -> Iterator[Receipt]:
     """Return the receipts in a plan's folder that can be read: all, or about so many of them."""
-    paths = sorted((folder / FOLDER).glob("*.json"))
-    step = -(-len(paths) // most) or 1 if most else 1
+    paths = sorted((plan_dir / RECEIPTS_DIR).glob("*.json"))
+    step = -(-len(paths) // max_count) or 1 if max_count else 1
     for path in paths[::step]:
         found = load(path)
         if found is not None:
             yield found
 
 
-def finished(folder: Path, plan: Plan) -> dict[str, Receipt]:
+def read_finished(plan_dir: Path, plan: Plan) -> dict[str, Receipt]:
     """Return the receipts of a plan's finished tiles by id; those of other keys do not count."""
     found = {}
     for tile in plan.tiles:
-        receipt = read(folder, tile)
-        if receipt is not None and receipt.key == plan.key(tile):
+        receipt = read(plan_dir, tile)
+        if receipt is not None and receipt.key == plan.tile_key(tile):
             found[tile.id] = receipt
     return found

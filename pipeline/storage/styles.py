@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pipeline.plan.layers import Layer
 
-_QML = """\
+_QML_TEMPLATE = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22.0" styleCategories="Symbology" hasScaleBasedVisibilityFlag="0">
   <pipe>
@@ -34,7 +34,7 @@ zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
 </qgis>
 """
 
-_SLD = """\
+_SLD_TEMPLATE = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <StyledLayerDescriptor version="1.0.0" xmlns="http://www.opengis.net/sld" \
 xmlns:ogc="http://www.opengis.net/ogc">
@@ -58,7 +58,7 @@ xmlns:ogc="http://www.opengis.net/ogc">
 """
 
 
-_RAMP_QML = """\
+_RAMP_QML_TEMPLATE = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22.0" styleCategories="Symbology" hasScaleBasedVisibilityFlag="0">
   <pipe>
@@ -92,7 +92,7 @@ def qml() -> str:
         for entry in legend.CLASSES
         if entry.code != legend.NODATA
     )
-    return _QML.format(entries=entries)
+    return _QML_TEMPLATE.format(entries=entries)
 
 
 def sld(layer: Layer) -> str:
@@ -102,7 +102,7 @@ def sld(layer: Layer) -> str:
         f'label="{escape(entry.title)}" opacity="{0 if entry.code == legend.NODATA else 1}"/>'
         for entry in legend.CLASSES
     )
-    return _SLD.format(
+    return _SLD_TEMPLATE.format(
         name=escape(layer.name), title=escape(layer.title), kind="values", entries=entries
     )
 
@@ -118,7 +118,9 @@ def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
         f'color="#{red:02x}{green:02x}{blue:02x}"/>'
         for value, (red, green, blue) in stops
     )
-    return _RAMP_QML.format(items=items, low=f"{stops[0][0]:.6g}", high=f"{stops[-1][0]:.6g}")
+    return _RAMP_QML_TEMPLATE.format(
+        items=items, low=f"{stops[0][0]:.6g}", high=f"{stops[-1][0]:.6g}"
+    )
 
 
 def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
@@ -128,7 +130,7 @@ def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) 
         f'quantity="{value:.6g}" label="{value:.4g}" opacity="1"/>'
         for value, (red, green, blue) in stops
     )
-    return _SLD.format(
+    return _SLD_TEMPLATE.format(
         name=escape(layer.name), title=escape(layer.title), kind="ramp", entries=entries
     )
 
@@ -141,7 +143,7 @@ def colormap() -> dict[int, tuple[int, int, int, int]]:
     }
 
 
-def classification(counts: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+def classification_classes(counts: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
     """Return the legend as ``classification:classes``.
 
     Args:
@@ -149,7 +151,7 @@ def classification(counts: Mapping[int, int] | None = None) -> list[dict[str, An
             mapped ones.
     """
     entries = []
-    shares = percentages(counts) if counts is not None else {}
+    shares = class_percentages(counts) if counts is not None else {}
     for entry in legend.CLASSES:
         value: dict[str, Any] = {
             "value": entry.code,
@@ -167,7 +169,7 @@ def classification(counts: Mapping[int, int] | None = None) -> list[dict[str, An
     return entries
 
 
-def percentages(counts: Mapping[int, int]) -> dict[int, float]:
+def class_percentages(counts: Mapping[int, int]) -> dict[int, float]:
     """Return each class's share of the mapped pixels, 0 to 100; nodata has none.
 
     Every class of the legend is there; all are 0 where nothing is mapped.
@@ -177,7 +179,7 @@ def percentages(counts: Mapping[int, int]) -> dict[int, float]:
     return {code: 100.0 * counts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
 
 
-def bitfields(layer: Layer) -> list[dict[str, Any]]:
+def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
     """Return a layer's bits as ``classification:bitfields``."""
     return [
         {
@@ -189,7 +191,7 @@ def bitfields(layer: Layer) -> list[dict[str, Any]]:
                 {"value": 1, "name": "used"},
             ],
         }
-        for bit, name in layer.bits
+        for bit, name in layer.bitfields
     ]
 
 
@@ -206,16 +208,16 @@ def attribute_table(counts: Mapping[int, int], resolution: float) -> str:
     columns = "\n".join(
         f'      <FieldDefn index="{index}"><Name>{name}</Name>'
         f"<Type>{kind}</Type><Usage>{usage}</Usage></FieldDefn>"
-        for index, (name, kind, usage) in enumerate(_COLUMNS)
+        for index, (name, kind, usage) in enumerate(_ATTRIBUTE_COLUMNS)
     )
     rows = "\n".join(
         f'      <Row index="{index}">{"".join(f"<F>{escape(cell)}</F>" for cell in row)}</Row>'
-        for index, row in enumerate(_rows(counts, resolution))
+        for index, row in enumerate(_attribute_rows(counts, resolution))
     )
-    return _PAM.format(categories=_categories(), columns=columns, rows=rows)
+    return _PAM_TEMPLATE.format(categories=_category_names(), columns=columns, rows=rows)
 
 
-_PAM = """\
+_PAM_TEMPLATE = """\
 <PAMDataset>
   <PAMRasterBand band="1">
     <CategoryNames>
@@ -229,7 +231,7 @@ _PAM = """\
 </PAMDataset>
 """
 
-_COLUMNS = (
+_ATTRIBUTE_COLUMNS = (
     ("Value", 0, 5),
     ("Count", 1, 1),
     ("Class_name", 2, 2),
@@ -245,7 +247,7 @@ Counts are reals: GDAL's integer column has 32 bits, and a country has more pixe
 """
 
 
-def _categories() -> str:
+def _category_names() -> str:
     """Return one name per value from 0 on, blank between the codes."""
     titles = {entry.code: entry.title for entry in legend.CLASSES}
     return "\n".join(
@@ -254,9 +256,9 @@ def _categories() -> str:
     )
 
 
-def _rows(counts: Mapping[int, int], resolution: float) -> list[tuple[str, ...]]:
+def _attribute_rows(counts: Mapping[int, int], resolution: float) -> list[tuple[str, ...]]:
     """Return the rows of the attribute table, one per class of the legend."""
-    shares = percentages(counts)
+    shares = class_percentages(counts)
     rows = []
     for entry in legend.CLASSES:
         count = counts.get(entry.code, 0)

@@ -27,15 +27,15 @@ INPUTS = ["S2L2A"]
 
 def _bare(name: str, weights: Any, batch: int, repeats: int = 20) -> float:
     """Return windows a second of the model alone, its input on the device already."""
-    ask = registry.load(name, weights, inputs=INPUTS, device="cuda", batch=batch, holes="fill")
+    ask = registry.load(name, weights, inputs=INPUTS, device="cuda", batch=batch, nan_policy="fill")
     seen: list[tuple[Any, ...]] = []
-    plain = ask.answer
+    plain = ask.forward
 
     def once(*arguments: Any) -> Any:
         seen.append(arguments)
         return plain(*arguments)
 
-    ask.answer = once
+    ask.forward = once
     shape = (batch, len(ask.inputs[INPUTS[0]]), ask.window, ask.window)
     ask.predict({INPUTS[0]: np.full(shape, 1500, np.float32)})
     taken = []

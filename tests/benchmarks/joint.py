@@ -73,7 +73,7 @@ def _chips(count: int, side: int) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     found = {}
     for name in INPUTS:
-        scale = modalities.get(name).statistics
+        scale = modalities.get_raster_modality(name).statistics
         mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
         drawn = 0.5 * rng.standard_normal((count, len(scale.mean), side, side))
         found[name] = (mean + std * drawn).astype(np.float32)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import model
-from model.terramind.generation.sampling import Strategy
+from model.terramind.generation.sampling import SamplingStrategy
 from tests.benchmarks import accelerator, memory, timing
 from tests.benchmarks.timing import Race, Ratio
 from tests.reference import terramind
@@ -68,7 +68,9 @@ def encoder(setting: Setting) -> Iterator[Ratio]:
     """Backbone of two modalities."""
     theirs = _theirs(setting.size, modalities=PAIR)
     full, half = (
-        model.optimised(model.backbone(setting.size, PAIR, weights=theirs.state_dict()), kind)
+        model.optimise_for_inference(
+            model.backbone(setting.size, PAIR, weights=theirs.state_dict()), kind
+        )
         for kind in ("fp32", "bf16")
     )
     for batch in setting.batches:
@@ -116,7 +118,7 @@ def targets(setting: Setting) -> Iterator[Ratio]:
         for tokenizer in theirs.tokenizer.values():
             tokenizer.decode_tokens = lambda ids, **_options: ids
             # ^ tokens only: the diffusion would hide the difference
-        chips, alone = _chips(inputs, 1), Strategy(chained=False)
+        chips, alone = _chips(inputs, 1), SamplingStrategy(chained=False)
         ways = {
             "TerraTorch fp32": lambda: theirs(dict(chips)),  # noqa: B023
             "fp32": partial(full.tokens, chips, strategy=alone),
@@ -133,7 +135,9 @@ def thinking(setting: Setting) -> Iterator[Ratio]:
     """A backbone that imagines land cover first."""
     theirs = _theirs(f"{setting.size}_tim", modalities=PAIR)
     full, half = (
-        model.optimised(model.tim(setting.size, PAIR, weights=theirs.state_dict()), kind)
+        model.optimise_for_inference(
+            model.tim(setting.size, PAIR, weights=theirs.state_dict()), kind
+        )
         for kind in ("fp32", "bf16")
     )
     chips = _chips(PAIR, 1)
@@ -201,7 +205,7 @@ def _tokenizers(modality: str) -> tuple[Any, Any, Any]:
     name = f"terramind_v1_tokenizer_{modality.lower()}"
     theirs = _theirs(name, "tokenizer.tokenizer_register")
     full, half = (
-        model.optimised(model.tokenizer(modality, weights=theirs.state_dict()), kind)
+        model.optimise_for_inference(model.tokenizer(modality, weights=theirs.state_dict()), kind)
         for kind in ("fp32", "bf16")
     )
     return theirs, full, half
@@ -209,7 +213,7 @@ def _tokenizers(modality: str) -> tuple[Any, Any, Any]:
 
 def _generators(setting: Setting, *options: Any) -> list[Any]:
     return [
-        model.optimised(model.generator(setting.size, *options, precision=kind), kind)
+        model.optimise_for_inference(model.generator(setting.size, *options, precision=kind), kind)
         for kind in ("fp32", "bf16")
     ]
 

@@ -21,7 +21,7 @@ def _chips(count: int, side: int) -> Chips:
     """Draw smooth chips around the training statistics: the same for every device."""
     rng = np.random.default_rng(0)
     chips = {}
-    for name, scale in registry.card_of("demo").statistics.items():
+    for name, scale in registry.get_card("demo").statistics.items():
         coarse = rng.standard_normal((count, len(scale.mean), side // 16, side // 16))
         fine = coarse.repeat(16, 2).repeat(16, 3) + 0.3 * rng.standard_normal(
             (count, len(scale.mean), side, side)

@@ -158,9 +158,9 @@ def _ours(address: str) -> np.ndarray:
         height=SIDE,
         width=SIDE,
     )
-    lazy = cube.stack(scenes, list(BANDS), grid, dtype="uint16", fill=0)
+    lazy = cube.stack(scenes, list(BANDS), grid, dtype="uint16", fill_value=0)
     result = np.empty(lazy.shape, np.uint16)
-    workers = raster_reader.threads(scenes, 2)
+    workers = raster_reader.count_read_threads(scenes, 2)
     dask.array.store(lazy.data, result, lock=False, scheduler="threads", num_workers=workers)
     return result
 

@@ -95,14 +95,14 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     area = plan.grids[0]
     scenes = tuple(one for one in plan.snapshot.scenes if one.modality == "S2L2A")
     bands = [*plan.bands("S2L2A"), "SCL"]
-    stacked = cube.stack(scenes, bands, area, dtype="uint16", fill=0)
+    stacked = cube.stack(scenes, bands, area, dtype="uint16", fill_value=0)
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
-    workers = raster_reader.threads(scenes, threads)
+    workers = raster_reader.count_read_threads(scenes, threads)
     dask.array.store(stacked.data, values, lock=False, scheduler="threads", num_workers=workers)
     read = time.perf_counter() - started
     started = time.perf_counter()
-    stream.see(plan, scenes, area, threads=threads)
+    stream.compose(plan, scenes, area, threads=threads)
     both = time.perf_counter() - started
     files = {asset.href for one in scenes for band, asset in one.assets.items() if band in bands}
     around = ground.AROUND
@@ -119,7 +119,7 @@ def _operations(name: str, weights: Any, inputs: list[str], precision: str) -> f
     chips = {
         key: np.zeros((1, len(b), ask.window, ask.window), "f4") for key, b in ask.inputs.items()
     }
-    ask._each = map
+    ask._map_batches = map
     # ^ the counter sees its own thread alone
     with FlopCounterMode(display=False) as counter:
         ask.predict(chips)
@@ -154,7 +154,7 @@ def run(given: argparse.Namespace) -> Iterator[str]:
     told = json.loads(ended.out)
     seconds = told["seconds"]
     folder = Path(told["item"]).parent
-    plan = planning.freeze(jobs.load(job))
+    plan = planning.create_plan(jobs.load(job))
     precision = plan.model.precision
     found = _reading(plan, 2)
     proofs = [json.loads(path.read_text()) for path in folder.glob("*/receipts/**/*.json")]

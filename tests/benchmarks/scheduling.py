@@ -57,10 +57,10 @@ def planning() -> dict[str, Any]:
         clock = _Clock()
         made.write(path)
         plan = Plan.read(path)
-        cost_model.of(plan, workers=2)
-        receipt.finished(path.parent, plan)
+        cost_model.estimate_cost(plan, workers=2)
+        receipt.read_finished(path.parent, plan)
         for tile in plan.tiles:
-            plan.key(plan.named[tile.id])
+            plan.tile_key(plan.tiles_by_id[tile.id])
         return clock.row(
             "plan: write, read, estimate, receipts, keys",
             len(plan.tiles),
@@ -80,7 +80,7 @@ def together() -> dict[str, Any]:
 
 def singly() -> dict[str, Any]:
     """Run some tiles on two processes, each a task: what a tile of a second and more costs."""
-    engine.TOGETHER = 1
+    engine.MAX_TILES_PER_TASK = 1
     return _scheduled("distributed", TILES // 20, remarks="one tile a task")
 
 
@@ -110,7 +110,7 @@ def _scheduled(
     kind: str,
     tiles: int,
     *,
-    make: engine.Make = simulated.nothing,
+    make: engine.ProcessTile = simulated.nothing,
     killing: bool = False,
     remarks: str = "",
 ) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _scheduled(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / simulated.MADE).mkdir()
         options = {"engine": kind, "workers": 2, "make": make}
-        coming = engine.run(Path(folder) / "plan.json", simulated.tiles(tiles), **options)
+        coming = engine.process_tiles(Path(folder) / "plan.json", simulated.tiles(tiles), **options)
         outcomes = [next(coming)]
         clock = _Clock()
         # ^ the cluster has started, and is not a cost of tiles

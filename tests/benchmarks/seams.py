@@ -72,8 +72,8 @@ def ours(lattice: Lattice) -> Seams:
         row, column = AREA.origin_index()
         for axis, first in enumerate((row, column)):
             steps.append(largest(line_steps(answer, axis), our_blends(lattice, first, SIDE)))
-    way = f"ours, stride {lattice.stride}, margin {lattice.margin}"
-    used = len(lattice.starts(row, SIDE)) * len(lattice.starts(column, SIDE))
+    way = f"ours, stride {lattice.stride}, margin {lattice.context_width}"
+    used = len(lattice.window_starts(row, SIDE)) * len(lattice.window_starts(column, SIDE))
     return Seams(way=way, density=density_of(lattice.stride), used=used, steps=tuple(steps))
 
 
@@ -100,8 +100,10 @@ def theirs(stride: int = 192, delta: int = 8) -> Seams:
 
 def our_blends(lattice: Lattice, first: int, count: int) -> list[tuple[int, int]]:
     """Return where windows blend in ``count`` pixels from ``first``, in these pixels."""
-    starts = [start + lattice.margin - first for start in lattice.starts(first, count)]
-    return [(start, start + lattice.ramp) for start in starts]
+    starts = [
+        start + lattice.context_width - first for start in lattice.window_starts(first, count)
+    ]
+    return [(start, start + lattice.overlap) for start in starts]
 
 
 def their_blends(chips: list, axis: int, delta: int) -> list[tuple[int, int]]:
@@ -146,6 +148,6 @@ def told() -> Iterator[str]:
 
 
 LATTICES = tuple(
-    Lattice(window=WINDOW, stride=stride, margin=margin)
+    Lattice(window=WINDOW, stride=stride, context_width=margin)
     for stride, margin in ((160, 0), (176, 0), (192, 0), (192, 8), (205, 0), (208, 0))
 )

@@ -29,7 +29,7 @@ from tests import fakes
 from tests.benchmarks import seams, timing
 from tests.reference import terramind
 
-LATTICE = Lattice(window=224, stride=192, margin=0)
+LATTICE = Lattice(window=224, stride=192, context_width=0)
 AROUND = 224
 BATCH = 16
 """Windows at a time: TerraTorch's default."""
@@ -50,15 +50,15 @@ def _image(side: int) -> np.ndarray:
 
 def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, Any]:
     area = Grid(epsg=32632, resolution=10.0, left=0.0, top=0.0, height=side, width=side)
-    placement = window_lattice.place(area, LATTICE)
-    row, column = (AROUND - place for place in placement.offset)
-    height, width = placement.context.shape
+    placement = window_lattice.place_windows(area, LATTICE)
+    row, column = (AROUND - place for place in placement.tile_offset)
+    height, width = placement.context_grid.shape
     values = image[:, row : row + height, column : column + width]
     looks = fakes.looks({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
-    count, classes = batching.Count(), np.empty((side, side), np.uint8)
-    for part in tiled.blended(looks, placement, LATTICE, ask, batch=BATCH, count=count):
-        if isinstance(part, blend.Rows):
-            classes[part.first : part.stop] = part.values[0].argmax(axis=0)
+    count, classes = batching.WindowStats(), np.empty((side, side), np.uint8)
+    for part in tiled.predict_tile(looks, placement, LATTICE, ask, batch_size=BATCH, stats=count):
+        if isinstance(part, blend.BlendedRows):
+            classes[part.start : part.stop] = part.values[0].argmax(axis=0)
     blends = [seams.our_blends(LATTICE, 0, side)] * 2
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
 

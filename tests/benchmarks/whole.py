@@ -18,7 +18,7 @@ def main(height: int, width: int) -> None:
     from model.predictor import registry
     from tests.reference import terramind
 
-    ask = registry.load("demo", device="cpu", holes="fill")
+    ask = registry.load("demo", device="cpu", nan_policy="fill")
     chips = {
         name: torch.full((1, bands, height, width), value)
         for name, (bands, value) in INPUTS.items()

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from model.terramind.modalities import RAW
+from model.terramind.modalities import RASTER_MODALITIES
 from tests.reference import terramind
 
 needs_terratorch = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def stirred(module):
 def inputs(modalities, batch, side=SIDE, seed=0):
     """Draw standardised rasters by modality."""
     return {
-        name: normal((batch, len(RAW[name].bands), side, side), seed + place)
+        name: normal((batch, len(RASTER_MODALITIES[name].bands), side, side), seed + place)
         for place, name in enumerate(modalities)
     }
 

@@ -23,4 +23,4 @@ def test_compiled_blocks(near):
     image = normal((1, 1, 32, 32))
     with torch.inference_mode():
         wanted = made(image)
-        near(model.optimised(made, "fp32", compiled=True)(image), wanted, 1e-5)
+        near(model.optimise_for_inference(made, "fp32", compiled=True)(image), wanted, 1e-5)

@@ -68,7 +68,7 @@ def test_backbone_with_one_modality_missing_and_another_size(size, near):
 def test_backbone_in_half_precision(size, near):
     theirs, ours = _backbones(size, PAIR, "mean")
     given = published.inputs(PAIR, batch=1)
-    near(model.optimised(ours, "bf16")(given), theirs(dict(given))[-1], HALF)
+    near(model.optimise_for_inference(ours, "bf16")(given), theirs(dict(given))[-1], HALF)
 
 
 def test_thinking_in_modalities(size, near):
@@ -131,7 +131,7 @@ def test_land_cover_in_half_precision(near, record_property):
     given = published.inputs(PAIR, batch=1)
     logits = full.token_logits(given, "LULC")
     ids = logits.argmax(2).unflatten(1, (14, 14))
-    decoder = full.tokenizer.raster("tok_lulc@224")
+    decoder = full.tokenizer.get_raster_tokenizer("tok_lulc@224")
     scores = decoder.decode(ids)
     half, decoder = full.to(torch.bfloat16), decoder.to(torch.bfloat16)
     near(half.token_logits(given, "LULC"), logits, HALF)

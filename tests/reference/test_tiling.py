@@ -28,7 +28,7 @@ def _line(one, base):
     ids=["as-dense-as-theirs", "sparser"],
 )
 def test_seams_are_a_fraction_of_terratorch_s(stride, density, most, theirs, record_property):
-    lattice = Lattice(window=seams.WINDOW, stride=stride, margin=0)
+    lattice = Lattice(window=seams.WINDOW, stride=stride, context_width=0)
     found = seams.ours(lattice)
     record_property("lines", [_line(theirs, theirs), _line(found, theirs)])
     assert found.density <= density

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from model.terramind.generation.sampling import Strategy, filtered, uniforms
+from model.terramind.generation.sampling import SamplingStrategy, filter_logits, draw_uniforms
 from model.terramind.tokenizers.tokenizer import Tokenizer
 
 
@@ -23,7 +23,7 @@ def expected_classes(
     tokenizer: Tokenizer,
     logits: Tensor,
     grid: tuple[int, int],
-    strategy: Strategy,
+    strategy: SamplingStrategy,
     seeds: Sequence[int],
     draws: int,
 ) -> Tensor:
@@ -38,15 +38,15 @@ def expected_classes(
         draws: the number of token maps, or 0 for the mean code.
     """
     if not draws:
-        codes = mean_codes(tokenizer, logits, strategy).transpose(1, 2)
-        return tokenizer.scores(codes.reshape(*codes.shape[:2], *grid)).float().softmax(dim=1)
+        codes = compute_mean_codes(tokenizer, logits, strategy).transpose(1, 2)
+        return tokenizer.class_logits(codes.reshape(*codes.shape[:2], *grid)).float().softmax(dim=1)
     total = torch.zeros((), device=logits.device)
-    for ids in spread_draws(logits, strategy, seeds, draws):
+    for ids in draw_stratified(logits, strategy, seeds, draws):
         total = total + tokenizer.decode(ids.view(-1, *grid)).float().softmax(dim=1)
     return total / draws
 
 
-def mean_codes(tokenizer: Tokenizer, logits: Tensor, strategy: Strategy) -> Tensor:
+def compute_mean_codes(tokenizer: Tokenizer, logits: Tensor, strategy: SamplingStrategy) -> Tensor:
     """Return the mean of the codes (B, N, 5) under the distribution of logits (B, N, V).
 
     The codes enter the tokenizer's decoder through a linear map, so that the decoder sees the mean
@@ -54,17 +54,17 @@ def mean_codes(tokenizer: Tokenizer, logits: Tensor, strategy: Strategy) -> Tens
     """
     vocabulary = logits.shape[2]
     ids = torch.arange(vocabulary, device=logits.device).view(1, 1, -1)
-    codes = tokenizer.codes(ids)[0, :, 0].T
+    codes = tokenizer.ids_to_codes(ids)[0, :, 0].T
     # ^ (V, 5)
-    if not strategy.draws:
+    if not strategy.is_stochastic:
         return codes[logits.argmax(dim=2)]
-    kept = filtered(logits.float().flatten(0, 1), strategy.top_k, strategy.top_p)
+    kept = filter_logits(logits.float().flatten(0, 1), strategy.top_k, strategy.top_p)
     share = (kept / strategy.temperature).softmax(dim=1)
     return (share @ codes).view(*logits.shape[:2], -1)
 
 
-def spread_draws(
-    logits: Tensor, strategy: Strategy, seeds: Sequence[int], count: int
+def draw_stratified(
+    logits: Tensor, strategy: SamplingStrategy, seeds: Sequence[int], count: int
 ) -> Iterator[Tensor]:
     """Yield token maps (B, N) that together cover the distribution evenly at each position.
 
@@ -74,9 +74,9 @@ def spread_draws(
     """
     batch, positions, _ = logits.shape
     within, shuffle = (
-        uniforms(seeds, positions * count, f"expected {part}").view(batch, positions, count)
+        draw_uniforms(seeds, positions * count, f"expected {part}").view(batch, positions, count)
         for part in ("draws", "strata")
     )
     lots = (shuffle.argsort(dim=2) + within) / count
     for index in range(count):
-        yield strategy.choose(logits, lots[:, :, index])
+        yield strategy.choose_ids(logits, lots[:, :, index])

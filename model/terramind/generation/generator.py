@@ -15,30 +15,41 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.decoder import EncoderDecoder, Grid, Laid
-from model.terramind.embeddings import Tokenizers, check_shape, declared_keys
+from model.terramind.decoder import EncoderDecoder, PatchGrid, EmbeddedInputs
+from model.terramind.embeddings import Tokenizers, check_shape, resolve_modality_keys
 from model.terramind.generation import detokenize
-from model.terramind.generation.detokenize import Diffusion
+from model.terramind.generation.detokenize import DiffusionOptions
 from model.terramind.generation.expected_classes import expected_classes
-from model.terramind.generation.request import Inputs, Offer, Request, declared_outputs
-from model.terramind.generation.sampler import Sampler, in_words
-from model.terramind.generation.sampling import Order, Sampling, Schedule, Seeds, Strategy
-from model.terramind.generation.standardise import Offsets, Scaling
-from model.terramind.layers import Family
-from model.terramind.modalities import IMAGE_SIZE, PATCH
+from model.terramind.generation.request import (
+    Inputs,
+    GeneratorSpec,
+    GenerationRequest,
+    resolve_output_keys,
+)
+from model.terramind.generation.sampler import Sampler, is_sequence_key
+from model.terramind.generation.sampling import (
+    PositionOrder,
+    SamplingMode,
+    StepSchedule,
+    Seeds,
+    SamplingStrategy,
+)
+from model.terramind.generation.standardise import BoaOffset, Scaling
+from model.terramind.layers import CheckpointModule
+from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
 
-CHUNK = {"cpu": 1, "cuda": 8}
+CHUNK_SIZES = {"cpu": 1, "cuda": 8}
 """Samples at a time: one fills a CPU's caches, a GPU wants more to do."""
 
 
-class Generator(Family):
+class Generator(CheckpointModule):
     """An encoder-decoder with the halves of the tokenizers that it needs."""
 
     def __init__(
         self,
-        size: Architecture,
+        architecture: Architecture,
         inputs: Sequence[str],
         outputs: Sequence[str],
         *,
@@ -46,20 +57,22 @@ class Generator(Family):
         embed_last: bool = False,
         chained: bool = True,
         image_size: int = IMAGE_SIZE,
-        boa_offset: Offsets = 0.0,
+        boa_offset: BoaOffset = 0.0,
     ) -> None:
         super().__init__()
         if any(not isinstance(entry, str) for entry in inputs):
             raise ModelError("a generator takes known modalities only, by name")
-        self.offer = Offer(inputs=declared_keys(inputs), outputs=declared_outputs(outputs))
-        targets = list(self.offer.outputs.values())
+        self.spec = GeneratorSpec(
+            input_keys=resolve_modality_keys(inputs), output_keys=resolve_output_keys(outputs)
+        )
+        targets = list(self.spec.output_keys.values())
         fed = targets[: None if embed_last else -1] if chained else []
-        known = [*inputs, *(key for key in fed if key not in self.offer.inputs.values())]
-        model = EncoderDecoder(size, known, targets, image_size=image_size)
+        known = [*inputs, *(key for key in fed if key not in self.spec.input_keys.values())]
+        model = EncoderDecoder(architecture, known, targets, image_size=image_size)
         self.sampler = Sampler(model)
         self.tokenizer = Tokenizers() if tokenizers is None else tokenizers
-        self.scaling = Scaling.of(boa_offset)
-        self.batch: int | None = None
+        self.scaling = Scaling.from_offset(boa_offset)
+        self.chunk_size: int | None = None
         # ^ samples at a time; None = as CHUNK says
 
     @property
@@ -74,10 +87,10 @@ class Generator(Family):
         outputs: Sequence[str] | None = None,
         *,
         seed: Seeds = 0,
-        sampling: Sampling = "argmax",
+        sampling: SamplingMode = "argmax",
         decoding_steps: int = 1,
-        schedule: Schedule = "linear",
-        order: Order = "random",
+        schedule: StepSchedule = "linear",
+        order: PositionOrder = "random",
         temperature: float = 1.0,
         top_k: float = 0,
         top_p: float = 0.8,
@@ -86,7 +99,7 @@ class Generator(Family):
         clamp: bool = True,
         noise: Mapping[str, Tensor] | None = None,
         standardize: bool = True,
-        boa_offset: Offsets | None = None,
+        boa_offset: BoaOffset | None = None,
         size: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
         """Return what was asked for, by the names it was asked with.
@@ -106,9 +119,9 @@ class Generator(Family):
             decoding_steps: 1 decides all positions at once; see `model.terramind.generation.sampler`.
             schedule: how many positions each of several steps decides.
             order: which positions come first.
-            temperature: see `model.terramind.generation.sampling.Strategy`.
-            top_k: see `model.terramind.generation.sampling.Strategy`.
-            top_p: see `model.terramind.generation.sampling.Strategy`.
+            temperature: see `model.terramind.generation.sampling.SamplingStrategy`.
+            top_k: see `model.terramind.generation.sampling.SamplingStrategy`.
+            top_p: see `model.terramind.generation.sampling.SamplingStrategy`.
             chained: whether an output is an input of those after it.
             timesteps: steps of the diffusion.
             clamp: see `Tokenizer.decode`.
@@ -122,7 +135,7 @@ class Generator(Family):
             ModelError: inputs that are unknown, of a wrong shape or unit or not finite; options
                 that do not exist; an output whose tokenizer is not here.
         """
-        strategy = Strategy(
+        strategy = SamplingStrategy(
             sampling=sampling,
             temperature=temperature,
             top_k=top_k,
@@ -132,29 +145,35 @@ class Generator(Family):
             order=order,
             chained=chained,
         )
-        scaling = self.scaling if boa_offset is None else Scaling.of(boa_offset)
-        asked = self._request(
-            inputs, self.offer.wanted(outputs), seed, scaling if standardize else None, size=size
+        scaling = self.scaling if boa_offset is None else Scaling.from_offset(boa_offset)
+        asked = self._make_request(
+            inputs,
+            self.spec.resolve_outputs(outputs),
+            seed,
+            scaling if standardize else None,
+            size=size,
         )
-        diffusion = Diffusion(timesteps=timesteps, clamp=clamp, noise=noise or {})
-        detokenize.check(self.tokenizer, asked, diffusion)
+        diffusion = DiffusionOptions(timesteps=timesteps, clamp=clamp, noise=noise or {})
+        detokenize.check_request(self.tokenizer, asked, diffusion)
         found: list[dict[str, Tensor]] = []
-        for rows, kept in asked.chunks(self._count()):
-            ids = self._ids(asked, rows, strategy)
+        for rows, kept in asked.iter_chunks(self._resolve_chunk_size()):
+            ids = self._sample_ids(asked, rows, strategy)
             made = {
-                name: detokenize.raster(self.tokenizer, asked, name, ids[name], rows, diffusion)
-                for name in asked.outputs
+                name: detokenize.decode_output(
+                    self.tokenizer, asked, name, ids[name], rows, diffusion
+                )
+                for name in asked.output_keys
             }
             found.append({name: value[:kept] for name, value in made.items()})
-        return {name: torch.cat([part[name] for part in found]) for name in asked.outputs}
+        return {name: torch.cat([part[name] for part in found]) for name in asked.output_keys}
 
     @torch.no_grad()
-    def tokens(
+    def generate_tokens(
         self,
         inputs: Inputs,
         outputs: Sequence[str] | None = None,
         *,
-        strategy: Strategy | None = None,
+        strategy: SamplingStrategy | None = None,
         seed: Seeds = 0,
         standardize: bool = False,
         size: tuple[int, int] | None = None,
@@ -164,15 +183,17 @@ class Generator(Family):
         As for `context`, the inputs are standardised already, unless told otherwise.
         """
         scaling = self.scaling if standardize else None
-        asked = self._request(inputs, self.offer.wanted(outputs), seed, scaling, size=size)
+        asked = self._make_request(
+            inputs, self.spec.resolve_outputs(outputs), seed, scaling, size=size
+        )
         found = [
-            {name: ids[:kept] for name, ids in self._ids(asked, rows, strategy).items()}
-            for rows, kept in asked.chunks(self._count())
+            {name: ids[:kept] for name, ids in self._sample_ids(asked, rows, strategy).items()}
+            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
         ]
-        return {name: torch.cat([part[name] for part in found]) for name in asked.outputs}
+        return {name: torch.cat([part[name] for part in found]) for name in asked.output_keys}
 
     @torch.no_grad()
-    def context(
+    def encode_inputs(
         self,
         inputs: Inputs,
         tokens: Mapping[str, Tensor] | None = None,
@@ -187,10 +208,10 @@ class Generator(Family):
             standardize: see `generate`.
         """
         scaling = self.scaling if standardize else None
-        asked = self._request(inputs, {}, 0, scaling, tokens)
+        asked = self._make_request(inputs, {}, 0, scaling, tokens)
         parts = [
-            self.model.context(self._laid(asked, rows)).encoded[:kept]
-            for rows, kept in asked.chunks(self._count())
+            self.model.encode_context(self._embed_rows(asked, rows)).encoded[:kept]
+            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
         ]
         return torch.cat(parts)
 
@@ -212,12 +233,17 @@ class Generator(Family):
             standardize: see `generate`.
         """
         scaling = self.scaling if standardize else None
-        asked = self._request(inputs, self.offer.wanted([modality]), 0, scaling, tokens)
-        parts = [self._logits(asked, rows)[0][:kept] for rows, kept in asked.chunks(self._count())]
+        asked = self._make_request(
+            inputs, self.spec.resolve_outputs([modality]), 0, scaling, tokens
+        )
+        parts = [
+            self._logits(asked, rows)[0][:kept]
+            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
+        ]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def expected(
+    def class_probabilities(
         self,
         inputs: Inputs,
         modality: str = "LULC",
@@ -246,48 +272,53 @@ class Generator(Family):
             draws: 0 for the mean code, or the number of token maps.
             seed: of the draws; one for all samples, or one for each.
             temperature: of the distribution; 0 leaves the likeliest tokens alone.
-            top_k: see `model.terramind.generation.sampling.Strategy`; off by default.
-            top_p: see `model.terramind.generation.sampling.Strategy`; off by default.
+            top_k: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
+            top_p: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
             standardize: see `generate`.
 
         Raises:
             ModelError: as for `generate`; an output without classes, or no number of draws.
         """
-        strategy = Strategy(sampling="sample", temperature=temperature, top_k=top_k, top_p=top_p)
-        wanted, scaling = self.offer.wanted([modality]), self.scaling if standardize else None
-        asked = self._request(inputs, wanted, seed, scaling)
-        tokenizer = detokenize.decoder(self.tokenizer, modality, asked.outputs[modality])
+        strategy = SamplingStrategy(
+            sampling="sample", temperature=temperature, top_k=top_k, top_p=top_p
+        )
+        wanted, scaling = (
+            self.spec.resolve_outputs([modality]),
+            self.scaling if standardize else None,
+        )
+        asked = self._make_request(inputs, wanted, seed, scaling)
+        tokenizer = detokenize.get_decoder(self.tokenizer, modality, asked.output_keys[modality])
         counted = isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0
-        if not tokenizer.size.classes or not counted:
+        if not tokenizer.config.has_classes or not counted:
             raise ModelError(
                 f"{modality}, draws={draws!r}: LULC, and a whole number from 0 on, expected"
             )
         parts: list[Tensor] = []
-        for rows, kept in asked.chunks(self._count()):
+        for rows, kept in asked.iter_chunks(self._resolve_chunk_size()):
             logits, grid = self._logits(asked, rows)
             own = [asked.seeds[row] for row in rows]
             parts.append(expected_classes(tokenizer, logits, grid, strategy, own, draws)[:kept])
         return torch.cat(parts)
 
-    def parts(self) -> dict[str, Family]:
+    def checkpoint_parts(self) -> dict[str, CheckpointModule]:
         """Return the encoder-decoder and the tokenizers."""
-        return {"sampler.model.": self.model, **self.tokenizer.parts("tokenizer.")}
+        return {"sampler.model.": self.model, **self.tokenizer.checkpoint_parts("tokenizer.")}
 
-    def foreign_key(self, key: str) -> bool:
+    def is_ignored_key(self, key: str) -> bool:
         """Tell a key of a modality, of a tokenizer or of half of one, that is not here."""
-        ours = key.startswith(tuple(self.parts()))
-        return super().foreign_key(key) if ours else key.startswith("tokenizer.")
+        ours = key.startswith(tuple(self.checkpoint_parts()))
+        return super().is_ignored_key(key) if ours else key.startswith("tokenizer.")
 
-    def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def convert_state_dict(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors in this layout, also from the plain official one."""
         if not any(key.startswith("sampler.") for key in tensors):
             tensors = {
                 key if key.startswith("tokenizer.") else f"sampler.model.{key}": value
                 for key, value in tensors.items()
             }
-        return super().translate(self.tokenizer.completed(tensors, "tokenizer."))
+        return super().convert_state_dict(self.tokenizer.add_missing_tensors(tensors, "tokenizer."))
 
-    def _request(
+    def _make_request(
         self,
         inputs: Inputs,
         outputs: Mapping[str, str],
@@ -295,46 +326,50 @@ class Generator(Family):
         scaling: Scaling | None,
         tokens: Inputs | None = None,
         size: tuple[int, int] | None = None,
-    ) -> Request:
-        asked = self.offer.request(inputs, outputs, seed, scaling, tokens, size)
-        for name, value in asked.images().items():
+    ) -> GenerationRequest:
+        asked = self.spec.make_request(inputs, outputs, seed, scaling, tokens, size)
+        for name, value in asked.raster_inputs().items():
             check_shape(name, self.model.embedding(name), value)
         return asked
 
-    def _count(self) -> int:
-        return self.batch or CHUNK.get(self.model.mask_token.device.type, 1)
+    def _resolve_chunk_size(self) -> int:
+        return self.chunk_size or CHUNK_SIZES.get(self.model.mask_token.device.type, 1)
 
-    def _laid(self, asked: Request, rows: list[int]) -> Laid:
+    def _embed_rows(self, request: GenerationRequest, rows: list[int]) -> EmbeddedInputs:
         device = self.model.mask_token.device
         given: dict[str, Tensor] = {}
-        for name, value in asked.given.items():
-            key, part = asked.inputs[name], value[rows].to(device)
-            if asked.scaling is not None:
-                part = asked.scaling.standardised(key, part, self.model.bands_of(name))
-            given[name] = self.tokenizer.ids(name, key, part)
-        laid = self.model.lay(given)
-        for key, ids in asked.tokens.items():
+        for name, value in request.input_tensors.items():
+            key, part = request.input_keys[name], value[rows].to(device)
+            if request.scaling is not None:
+                part = request.scaling.standardise(key, part, self.model.band_names(name))
+            given[name] = self.tokenizer.tokenize(name, key, part)
+        laid = self.model.embed_inputs(given)
+        for key, ids in request.tokens.items():
             square = ids[rows].to(device)
-            if laid.grid and not in_words(key):
+            if laid.grid and not is_sequence_key(key):
                 square = square.reshape(len(rows), *laid.grid)
-            laid = self.model.add(laid, key, square)
+            laid = self.model.append_tokens(laid, key, square)
         return laid
 
-    def _grid(self, asked: Request, laid: Laid) -> Grid:
-        side = IMAGE_SIZE // PATCH
-        return laid.grid or asked.grid or (side, side)
+    def _resolve_grid(self, request: GenerationRequest, embedded: EmbeddedInputs) -> PatchGrid:
+        side = IMAGE_SIZE // PATCH_SIZE
+        return embedded.grid or request.grid or (side, side)
 
-    def _ids(self, asked: Request, rows: list[int], strategy: Strategy | None) -> dict[str, Tensor]:
-        laid = self._laid(asked, rows)
-        seeds = [asked.seeds[row] for row in rows]
-        keys, grid = list(asked.outputs.values()), self._grid(asked, laid)
-        ids = self.sampler.tokens(laid, keys, strategy or Strategy(), seeds, grid)
-        return {name: ids[key] for name, key in asked.outputs.items()}
+    def _sample_ids(
+        self, request: GenerationRequest, rows: list[int], strategy: SamplingStrategy | None
+    ) -> dict[str, Tensor]:
+        laid = self._embed_rows(request, rows)
+        seeds = [request.seeds[row] for row in rows]
+        keys, grid = list(request.output_keys.values()), self._resolve_grid(request, laid)
+        ids = self.sampler.sample_tokens(laid, keys, strategy or SamplingStrategy(), seeds, grid)
+        return {name: ids[key] for name, key in request.output_keys.items()}
 
-    def _logits(self, asked: Request, rows: list[int]) -> tuple[Tensor, Grid]:
-        (key,) = asked.outputs.values()
-        if in_words(key):
-            raise ModelError(f"{listed(asked.outputs)} has no positions on the grid: use generate")
-        laid = self._laid(asked, rows)
-        grid = self._grid(asked, laid)
-        return self.model.logits(self.model.context(laid), [key], grid)[0].float(), grid
+    def _logits(self, request: GenerationRequest, rows: list[int]) -> tuple[Tensor, PatchGrid]:
+        (key,) = request.output_keys.values()
+        if is_sequence_key(key):
+            raise ModelError(
+                f"{join_names(request.output_keys)} has no positions on the grid: use generate"
+            )
+        laid = self._embed_rows(request, rows)
+        grid = self._resolve_grid(request, laid)
+        return self.model.logits(self.model.encode_context(laid), [key], grid)[0].float(), grid

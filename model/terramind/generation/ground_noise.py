@@ -16,19 +16,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ROW, _COLUMN = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
+_ROW_FACTOR, _COLUMN_FACTOR = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
 # ^ odd, so that no two coordinates become one: the golden ratio, and that of the plane
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-_BITS = 53
+_MIX_FACTOR_1, _MIX_FACTOR_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+_FRACTION_BITS = 53
 # ^ of a float64's fraction
 
 
-def noise(
+def make_noise(
     seed: int,
     modality: str,
     channels: int,
     size: tuple[int, int],
-    places: Sequence[tuple[int, int]],
+    origins: Sequence[tuple[int, int]],
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return standard normal noise (B, C, H, W), float32, of windows on the ground.
@@ -38,42 +38,50 @@ def noise(
         modality: what is generated.
         channels: C.
         size: H and W, px.
-        places: row and column of each window's first pixel, from the origin of the CRS; negative
+        origins: row and column of each window's first pixel, from the origin of the CRS; negative
             ones too.
         device: where it is made. The hash is the same everywhere; on another kind of device the
             last bit of a number may differ.
     """
-    first = torch.tensor(places, dtype=torch.int64, device=device).view(-1, 2)
+    first = torch.tensor(origins, dtype=torch.int64, device=device).view(-1, 2)
     rows, columns = (
-        _mixed((first[:, axis, None] + torch.arange(size[axis], device=device)) * factor)
-        for axis, factor in ((0, _ROW), (1, _COLUMN))
+        _mix_bits((first[:, axis, None] + torch.arange(size[axis], device=device)) * factor)
+        for axis, factor in ((0, _ROW_FACTOR), (1, _COLUMN_FACTOR))
     )
     # ^ (B, H) and (B, W)
-    every = [_normal(_key(seed, modality, each), rows, columns) for each in range(channels)]
+    every = [
+        _normal_channel(_hash_channel(seed, modality, each), rows, columns)
+        for each in range(channels)
+    ]
     return torch.stack(every, dim=1)
 
 
-def _normal(key: int, rows: Tensor, columns: Tensor) -> Tensor:
+def _normal_channel(key: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Return one channel (B, H, W), float32, of the hashes of rows and columns."""
-    bits = _mixed(_mixed(rows ^ key)[:, :, None] ^ columns[:, None])
-    uniform = ((bits >> (64 - _BITS)) & (2**_BITS - 1)).double().add_(0.5).mul_(2.0**-_BITS)
+    bits = _mix_bits(_mix_bits(rows ^ key)[:, :, None] ^ columns[:, None])
+    uniform = (
+        ((bits >> (64 - _FRACTION_BITS)) & (2**_FRACTION_BITS - 1))
+        .double()
+        .add_(0.5)
+        .mul_(2.0**-_FRACTION_BITS)
+    )
     # ^ the middles of 2^53 equal parts: neither zero nor one
     normal: Tensor = torch.special.ndtri(uniform)
     return normal.float()
 
 
-def _key(seed: int, modality: str, channel: int) -> int:
+def _hash_channel(seed: int, modality: str, channel: int) -> int:
     digest = hashlib.sha256(f"{seed} {modality} {channel}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
-def _mixed(x: Tensor) -> Tensor:
+def _mix_bits(x: Tensor) -> Tensor:
     """Return 64 bits in which every bit of x (int64, wrapping) changes half of them."""
-    x = (x ^ _shifted(x, 30)) * _FIRST
-    x = (x ^ _shifted(x, 27)) * _SECOND
-    return x ^ _shifted(x, 31)
+    x = (x ^ _shift_right(x, 30)) * _MIX_FACTOR_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_FACTOR_2
+    return x ^ _shift_right(x, 31)
 
 
-def _shifted(x: Tensor, count: int) -> Tensor:
+def _shift_right(x: Tensor, count: int) -> Tensor:
     """Return x shifted right with zeros behind; torch repeats the sign."""
     return (x >> count) & ((1 << (64 - count)) - 1)

@@ -17,30 +17,30 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError
-from model.terramind.decoder import Context, Grid
+from model.terramind.decoder import DecoderContext, PatchGrid
 from model.terramind.generation import detokenize, ground_noise
 from model.terramind.generation.expected_classes import expected_classes
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.sampling import Strategy
-from model.terramind.modalities import PATCH, target
+from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.modalities import PATCH_SIZE, get_target_modality
 
-_WHOLE = Strategy(sampling="sample", top_p=0.0)
+_FULL_DISTRIBUTION = SamplingStrategy(sampling="sample", top_p=0.0)
 # ^ the distribution as it is; nothing is drawn where the mean of the codes is asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnePass:
+class EncodedBatch:
     """What the encoder made of some windows."""
 
     generator: Generator
     inputs: Mapping[str, Tensor]
-    context: Context
-    grid: Grid
+    context: DecoderContext
+    grid: PatchGrid
     """Rows and columns of the tokens."""
 
     @classmethod
     @torch.no_grad()
-    def over(cls, generator: Generator, inputs: Mapping[str, Tensor]) -> OnePass:
+    def encode(cls, generator: Generator, inputs: Mapping[str, Tensor]) -> EncodedBatch:
         """Run the encoder.
 
         Args:
@@ -50,29 +50,31 @@ class OnePass:
         Raises:
             ModelError: an input that is unknown or of a wrong shape.
         """
-        laid = generator.model.lay(inputs)
+        laid = generator.model.embed_inputs(inputs)
         if laid.grid is None:
             raise ModelError("no input lies on a grid")
-        context = generator.model.context(laid)
+        context = generator.model.encode_context(laid)
         return cls(generator=generator, inputs=inputs, context=context, grid=laid.grid)
 
-    def tokens(self) -> Tensor:
+    def feature_map(self) -> Tensor:
         """Return the encoder's last tokens as a map (B, D, H / 16, W / 16), averaged."""
         model = self.generator.model
-        found = model.averaged(self.context.encoded, model.spans(self.inputs))
+        found = model.average_tokens(self.context.encoded, model.token_spans(self.inputs))
         return found.transpose(1, 2).reshape(len(found), -1, *self.grid)
 
     @torch.no_grad()
-    def classes(self) -> Tensor:
+    def class_probabilities(self) -> Tensor:
         """Return the class probabilities (B, 10, H, W) of land cover, as `Generator.expected`."""
-        key = target("LULC").key
-        tokenizer = detokenize.decoder(self.generator.tokenizer, "LULC", key)
+        key = get_target_modality("LULC").key
+        tokenizer = detokenize.get_decoder(self.generator.tokenizer, "LULC", key)
         seeds = [0] * len(self.context.encoded)
-        return expected_classes(tokenizer, self._logits(key), self.grid, _WHOLE, seeds, 0)
+        return expected_classes(
+            tokenizer, self._logits(key), self.grid, _FULL_DISTRIBUTION, seeds, 0
+        )
 
     @torch.no_grad()
-    def values(
-        self, name: str, *, seed: int, timesteps: int, places: Sequence[tuple[int, int]] | None
+    def generate_values(
+        self, name: str, *, seed: int, timesteps: int, origins: Sequence[tuple[int, int]] | None
     ) -> Tensor:
         """Return a modality's standardised values (B, C, H, W), float32, of its likeliest tokens.
 
@@ -80,16 +82,16 @@ class OnePass:
             name: of the modality.
             seed: of the noise that diffusion starts from.
             timesteps: of the diffusion.
-            places: of the windows on the ground, see `field.noise`; None: one noise for all.
+            origins: of the windows on the ground, see `field.noise`; None: one noise for all.
         """
-        key = target(name).key
-        tokenizer = detokenize.decoder(self.generator.tokenizer, name, key)
+        key = get_target_modality(name).key
+        tokenizer = detokenize.get_decoder(self.generator.tokenizer, name, key)
         ids = self._logits(key).argmax(dim=2).view(-1, *self.grid)
         noise: Tensor | None = None
-        if places is not None:
-            size = (PATCH * self.grid[0], PATCH * self.grid[1])
-            noise = ground_noise.noise(
-                seed, name, tokenizer.channels, size, places, self.context.encoded.device
+        if origins is not None:
+            size = (PATCH_SIZE * self.grid[0], PATCH_SIZE * self.grid[1])
+            noise = ground_noise.make_noise(
+                seed, name, tokenizer.channels, size, origins, self.context.encoded.device
             )
         return tokenizer.decode(ids, noise=noise, timesteps=timesteps, seed=seed).float()
 

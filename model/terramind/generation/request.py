@@ -7,25 +7,33 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.errors import ModelError, listed
-from model.terramind.decoder import Grid
-from model.terramind.embeddings import refuse_holes
-from model.terramind.generation.sampling import Seeds, each
+from model.errors import ModelError, join_names
+from model.terramind.decoder import PatchGrid
+from model.terramind.embeddings import check_finite
+from model.terramind.generation.sampling import Seeds, expand_seeds
 from model.terramind.generation.standardise import Scaling, check_units
-from model.terramind.modalities import KEYS, PATCH, TARGETS, Modality, key_of, target, target_key_of
-from model.terramind.validation import check_named, check_standardised, check_tensor
+from model.terramind.modalities import (
+    MODALITIES_BY_KEY,
+    PATCH_SIZE,
+    TARGET_MODALITIES,
+    RasterModality,
+    find_modality_key,
+    get_target_modality,
+    find_target_key,
+)
+from model.terramind.validation import check_is_mapping, check_standardised, check_tensor
 
 Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class GeneratorSpec:
     """What a generator takes and makes: official keys by the names they were declared with."""
 
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
+    input_keys: Mapping[str, str]
+    output_keys: Mapping[str, str]
 
-    def request(
+    def make_request(
         self,
         inputs: Inputs,
         outputs: Mapping[str, str],
@@ -33,7 +41,7 @@ class Offer:
         scaling: Scaling | None,
         tokens: Inputs | None = None,
         size: tuple[int, int] | None = None,
-    ) -> Request:
+    ) -> GenerationRequest:
         """Return a request that can be met.
 
         Args:
@@ -48,74 +56,84 @@ class Offer:
             ModelError: inputs that are unknown, given twice, differ in number, are not finite, or
                 in a wrong unit; an output that is an input; a size that is no number of patches.
         """
-        given = self._given(inputs)
-        again = [name for name, key in outputs.items() if key in map(self.inputs.get, given)]
+        given = self._resolve_inputs(inputs)
+        again = [name for name, key in outputs.items() if key in map(self.input_keys.get, given)]
         if again:
-            raise ModelError(f"{listed(again)} given and asked for: nothing is left to generate")
-        refuse_holes(given)
+            raise ModelError(
+                f"{join_names(again)} given and asked for: nothing is left to generate"
+            )
+        check_finite(given)
         for name, value in given.items():
             check = check_standardised if scaling is None else check_units
-            check(name, self.inputs[name], value)
-        return Request(
-            given=given,
-            inputs={name: self.inputs[name] for name in given},
-            outputs=outputs,
-            tokens={self.wanted([name])[name]: ids for name, ids in (tokens or {}).items()},
-            seeds=each(seed, len(next(iter(given.values())))),
+            check(name, self.input_keys[name], value)
+        return GenerationRequest(
+            input_tensors=given,
+            input_keys={name: self.input_keys[name] for name in given},
+            output_keys=outputs,
+            tokens={
+                self.resolve_outputs([name])[name]: ids for name, ids in (tokens or {}).items()
+            },
+            seeds=expand_seeds(seed, len(next(iter(given.values())))),
             scaling=scaling,
-            grid=_grid(size),
+            grid=_parse_size(size),
         )
 
-    def wanted(self, outputs: Sequence[str] | None) -> dict[str, str]:
+    def resolve_outputs(self, outputs: Sequence[str] | None) -> dict[str, str]:
         """Return the official keys of outputs by the names they are asked with; None = all.
 
         Raises:
             ModelError: none, an unknown one, or one twice.
         """
         if outputs is None:
-            return dict(self.outputs)
+            return dict(self.output_keys)
         if isinstance(outputs, str) or not outputs:
-            raise ModelError(f"outputs {outputs!r}: a list, of {listed(self.outputs, 9)}")
-        wanted = {name: self.outputs.get(name) or target_key_of(name) or "" for name in outputs}
-        unknown = [name for name, key in wanted.items() if key not in self.outputs.values()]
+            raise ModelError(f"outputs {outputs!r}: a list, of {join_names(self.output_keys, 9)}")
+        wanted = {
+            name: self.output_keys.get(name) or find_target_key(name) or "" for name in outputs
+        }
+        unknown = [name for name, key in wanted.items() if key not in self.output_keys.values()]
         if unknown or len(set(wanted.values())) < len(outputs):
             raise ModelError(
-                f"outputs {listed(outputs)}: each once, of those that this generator was built "
-                f"for: {listed(self.outputs, 9)}"
+                f"outputs {join_names(outputs)}: each once, of those that this generator was built "
+                f"for: {join_names(self.output_keys, 9)}"
             )
         return wanted
 
-    def _given(self, inputs: Inputs) -> dict[str, Tensor]:
+    def _resolve_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
         """Return the inputs in the order they were declared in: another order changes bits."""
-        check_named(inputs, self.inputs)
+        check_is_mapping(inputs, self.input_keys)
         given: dict[str, Tensor] = {}
         for user, value in inputs.items():
-            key = self.inputs.get(user, key_of(user))
-            name = next((name for name, own in self.inputs.items() if own == key), None)
+            key = self.input_keys.get(user, find_modality_key(user))
+            name = next((name for name, own in self.input_keys.items() if own == key), None)
             if name is None or name in given:
                 why = "is given twice" if name else "is not among them"
-                raise ModelError(f"this generator takes {listed(self.inputs, 9)}: {user!r} {why}")
+                raise ModelError(
+                    f"this generator takes {join_names(self.input_keys, 9)}: {user!r} {why}"
+                )
             check_tensor(name, value)
             given[name] = value
         if not given:
-            raise ModelError(f"no input given; this generator takes {listed(self.inputs, 9)}")
+            raise ModelError(
+                f"no input given; this generator takes {join_names(self.input_keys, 9)}"
+            )
         sizes = {name: len(value) if value.ndim else 0 for name, value in given.items()}
         if len(set(sizes.values())) > 1 or not min(sizes.values()):
             raise ModelError(f"the batch sizes differ, or are zero: {sizes}")
-        return {name: given[name] for name in self.inputs if name in given}
+        return {name: given[name] for name in self.input_keys if name in given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """What was asked, looked at once, before the first sample is computed."""
 
-    given: Mapping[str, Tensor]
+    input_tensors: Mapping[str, Tensor]
     """Inputs by the names that they were declared with."""
 
-    inputs: Mapping[str, str]
+    input_keys: Mapping[str, str]
     """Their official keys."""
 
-    outputs: Mapping[str, str]
+    output_keys: Mapping[str, str]
     """Official keys of what is wanted, by the names it was asked with."""
 
     tokens: Mapping[str, Tensor]
@@ -127,15 +145,15 @@ class Request:
     scaling: Scaling | None
     """None where everything is standardised already."""
 
-    grid: Grid | None
+    grid: PatchGrid | None
     """Rows and columns of tokens where no input tells."""
 
-    def images(self) -> dict[str, Tensor]:
+    def raster_inputs(self) -> dict[str, Tensor]:
         """Return the inputs that are given as pixels, (B, C, H, W)."""
-        known = {name: KEYS.get(key) for name, key in self.inputs.items()}
-        return {n: v for n, v in self.given.items() if isinstance(known[n], Modality)}
+        known = {name: MODALITIES_BY_KEY.get(key) for name, key in self.input_keys.items()}
+        return {n: v for n, v in self.input_tensors.items() if isinstance(known[n], RasterModality)}
 
-    def chunks(self, count: int) -> Iterator[tuple[list[int], int]]:
+    def iter_chunks(self, count: int) -> Iterator[tuple[list[int], int]]:
         """Yield the rows of each chunk of `count`, the last filled up, and how many are meant."""
         batch = len(self.seeds)
         for start in range(0, batch, count):
@@ -143,29 +161,33 @@ class Request:
             yield [start + min(place, kept - 1) for place in range(count)], kept
 
 
-def _grid(size: object) -> Grid | None:
+def _parse_size(size: object) -> PatchGrid | None:
     """Return the rows and columns of tokens of an image of a size (H, W); None for none."""
     if size is None:
         return None
     sides = tuple(size) if isinstance(size, (tuple, list)) else ()
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
-    if len(sides) != 2 or not whole or any(side < PATCH or side % PATCH for side in sides):
+    if (
+        len(sides) != 2
+        or not whole
+        or any(side < PATCH_SIZE or side % PATCH_SIZE for side in sides)
+    ):
         raise ModelError(
-            f"size={size!r}: (H, W) in px expected, multiples of {PATCH} (of 32 where an output is "
-            f"made by diffusion) from {PATCH} on, such as (224, 224)"
+            f"size={size!r}: (H, W) in px expected, multiples of {PATCH_SIZE} (of 32 where an output is "
+            f"made by diffusion) from {PATCH_SIZE} on, such as (224, 224)"
         )
-    return sides[0] // PATCH, sides[1] // PATCH
+    return sides[0] // PATCH_SIZE, sides[1] // PATCH_SIZE
 
 
-def declared_outputs(outputs: Sequence[str]) -> dict[str, str]:
+def resolve_output_keys(outputs: Sequence[str]) -> dict[str, str]:
     """Return the official key of each output, by the name it was declared with.
 
     Raises:
         ModelError: none, one that cannot be generated, or one twice.
     """
     if isinstance(outputs, str) or not outputs:
-        raise ModelError(f"give a list of outputs, of {listed(TARGETS, 9)}")
-    keys = {name: target(name).key for name in outputs}
+        raise ModelError(f"give a list of outputs, of {join_names(TARGET_MODALITIES, 9)}")
+    keys = {name: get_target_modality(name).key for name in outputs}
     if len(set(keys.values())) < len(outputs):
-        raise ModelError(f"outputs {listed(outputs)}: one is declared twice")
+        raise ModelError(f"outputs {join_names(outputs)}: one is declared twice")
     return keys

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError
-from model.terramind.decoder import Context, EncoderDecoder, Grid, Laid
-from model.terramind.generation.sampling import Strategy, orders, uniforms
-from model.terramind.modalities import KEYS, TokenModality
+from model.terramind.decoder import DecoderContext, EncoderDecoder, PatchGrid, EmbeddedInputs
+from model.terramind.generation.sampling import SamplingStrategy, draw_orders, draw_uniforms
+from model.terramind.modalities import MODALITIES_BY_KEY, TokenModality
 
-BEGIN, END, CEASE = 5, 3, 6
+START_ID, EOS_ID, STOP_ID = 5, 3, 6
 """Ids of [S_1], before what is said in words; of [EOS], the end of coordinates; of [S_2], after."""
 
-WORDS = 3
+COORDS_LENGTH = 3
 """Length of an answer in words: a latitude, a longitude, and the end."""
 
 
@@ -39,18 +39,18 @@ class Sampler(nn.Module):
         self.model = model
 
     @torch.no_grad()
-    def tokens(
+    def sample_tokens(
         self,
-        laid: Laid,
+        embedded: EmbeddedInputs,
         keys: Sequence[str],
-        strategy: Strategy,
+        strategy: SamplingStrategy,
         seeds: Sequence[int],
-        grid: Grid | None = None,
+        grid: PatchGrid | None = None,
     ) -> dict[str, Tensor]:
         """Return the ids of targets, (B, h, w), or (B, 3) for coordinates with their end.
 
         Args:
-            laid: the inputs.
+            embedded: the inputs.
             keys: the targets, in the order in which they are made.
             strategy: how ids are chosen.
             seeds: one for each sample.
@@ -60,48 +60,62 @@ class Sampler(nn.Module):
             ModelError: no grid is known; or a target is to be fed back that the encoder does not
                 know.
         """
-        grid = grid or laid.grid
-        rasters = [key for key in keys if not in_words(key)]
+        grid = grid or embedded.grid
+        rasters = [key for key in keys if not is_sequence_key(key)]
         if rasters and grid is None:
             raise ModelError("no input lies on a grid: give the size of what is generated")
-        self._check(keys, rasters, strategy)
+        self._check_targets(keys, rasters, strategy)
         if strategy.chained:
-            return self._in_turn(laid, keys, strategy, seeds, grid or (0, 0))
-        return self._apart(laid, keys, strategy, seeds, grid or (0, 0))
+            return self._sample_chained(embedded, keys, strategy, seeds, grid or (0, 0))
+        return self._sample_independent(embedded, keys, strategy, seeds, grid or (0, 0))
 
-    def _in_turn(
-        self, laid: Laid, keys: Sequence[str], strategy: Strategy, seeds: Sequence[int], grid: Grid
+    def _sample_chained(
+        self,
+        embedded: EmbeddedInputs,
+        keys: Sequence[str],
+        strategy: SamplingStrategy,
+        seeds: Sequence[int],
+        grid: PatchGrid,
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for place, key in enumerate(keys):
-            here = self._announced(laid, keys[place:])
-            found[key] = self._one(here, self.model.context(here), key, strategy, seeds, grid)
+            here = self._append_start_tokens(embedded, keys[place:])
+            found[key] = self._sample_target(
+                here, self.model.encode_context(here), key, strategy, seeds, grid
+            )
             if place + 1 < len(keys):
-                laid = self.model.add(laid, key, found[key])
+                embedded = self.model.append_tokens(embedded, key, found[key])
         return found
 
-    def _apart(
-        self, laid: Laid, keys: Sequence[str], strategy: Strategy, seeds: Sequence[int], grid: Grid
+    def _sample_independent(
+        self,
+        embedded: EmbeddedInputs,
+        keys: Sequence[str],
+        strategy: SamplingStrategy,
+        seeds: Sequence[int],
+        grid: PatchGrid,
     ) -> dict[str, Tensor]:
-        context = self.model.context(laid)
-        rasters = [key for key in keys if not in_words(key)]
+        context = self.model.encode_context(embedded)
+        rasters = [key for key in keys if not is_sequence_key(key)]
         found: dict[str, Tensor] = {}
         if rasters and strategy.decoding_steps == 1:
-            found = self._together(context, rasters, strategy, seeds, grid)
+            found = self._sample_one_step(context, rasters, strategy, seeds, grid)
         for key in keys:
             if key not in found:
-                found[key] = self._one(laid, context, key, strategy, seeds, grid)
+                found[key] = self._sample_target(embedded, context, key, strategy, seeds, grid)
         return {key: found[key] for key in keys}
 
-    def _announced(self, laid: Laid, keys: Sequence[str]) -> Laid:
+    def _append_start_tokens(self, embedded: EmbeddedInputs, keys: Sequence[str]) -> EmbeddedInputs:
         """Return inputs with [S_1] in the place of words to come, where the encoder knows them."""
         for key in keys:
-            if in_words(key) and key in self.model.encoder_embeddings:
-                ids = torch.full((len(laid.tokens), 1), BEGIN, device=laid.tokens.device)
-                laid = self.model.add(laid, key, ids)
-        return laid
+            if is_sequence_key(key) and key in self.model.encoder_embeddings:
+                ids = torch.full((len(embedded.tokens), 1), START_ID, device=embedded.tokens.device)
+                embedded = self.model.append_tokens(embedded, key, ids)
+        return embedded
 
-    def _check(self, keys: Sequence[str], rasters: Sequence[str], strategy: Strategy) -> None:
+    def _check_targets(
+        self, keys: Sequence[str], rasters: Sequence[str], strategy: SamplingStrategy
+    ) -> None:
         known = self.model.encoder_embeddings
         if strategy.decoding_steps > 1 and (
             unknown := [key for key in rasters if key not in known]
@@ -117,103 +131,105 @@ class Sampler(nn.Module):
                 "build the generator with embed_last=True"
             )
 
-    def _together(
+    def _sample_one_step(
         self,
-        context: Context,
+        context: DecoderContext,
         keys: Sequence[str],
-        strategy: Strategy,
+        strategy: SamplingStrategy,
         seeds: Sequence[int],
-        grid: Grid,
+        grid: PatchGrid,
     ) -> dict[str, Tensor]:
         if not keys:
             return {}
         every = self.model.logits(context, keys, grid)
         return {
-            key: _chosen(strategy, logits, seeds, f"{key} 0").view(-1, *grid)
+            key: _choose_ids(strategy, logits, seeds, f"{key} 0").view(-1, *grid)
             for key, logits in zip(keys, every, strict=True)
         }
 
-    def _one(
+    def _sample_target(
         self,
-        laid: Laid,
-        context: Context,
+        embedded: EmbeddedInputs,
+        context: DecoderContext,
         key: str,
-        strategy: Strategy,
+        strategy: SamplingStrategy,
         seeds: Sequence[int],
-        grid: Grid,
+        grid: PatchGrid,
     ) -> Tensor:
-        if in_words(key):
-            return self._words(context, key, strategy, seeds)
+        if is_sequence_key(key):
+            return self._sample_sequence(context, key, strategy, seeds)
         if strategy.decoding_steps == 1:
-            return self._together(context, [key], strategy, seeds, grid)[key]
-        return self._in_steps(laid, context, key, strategy, seeds, grid)
+            return self._sample_one_step(context, [key], strategy, seeds, grid)[key]
+        return self._sample_multi_step(embedded, context, key, strategy, seeds, grid)
 
-    def _in_steps(
+    def _sample_multi_step(
         self,
-        laid: Laid,
-        context: Context,
+        embedded: EmbeddedInputs,
+        context: DecoderContext,
         key: str,
-        strategy: Strategy,
+        strategy: SamplingStrategy,
         seeds: Sequence[int],
-        grid: Grid,
+        grid: PatchGrid,
     ) -> Tensor:
         count = grid[0] * grid[1]
-        device = laid.tokens.device
+        device = embedded.tokens.device
         ids = torch.zeros(len(seeds), count, dtype=torch.long, device=device)
-        open_ = orders(seeds, count, f"{key} order").to(device)
+        open_ = draw_orders(seeds, count, f"{key} order").to(device)
         done = open_[:, :0]
         # ^ positions (B, n): those to come, in their order, and those decided, ascending
-        for step, share in enumerate(strategy.shares(count)):
+        for step, share in enumerate(strategy.step_counts(count)):
             if step:
-                more = self.model.add(laid, key, ids.view(-1, *grid), done)
-                context = self.model.context(more)
+                more = self.model.append_tokens(embedded, key, ids.view(-1, *grid), done)
+                context = self.model.encode_context(more)
             sure = strategy.order == "confidence"
             asked = open_.sort(dim=1).values if sure else open_[:, :share].sort(dim=1).values
             (logits,) = self.model.logits(context, [key], grid, asked)
-            chosen = _chosen(strategy, logits, seeds, f"{key} {step}")
+            chosen = _choose_ids(strategy, logits, seeds, f"{key} {step}")
             if sure:
-                best = _surest(logits, chosen, share)
+                best = _most_confident(logits, chosen, share)
                 asked, chosen = asked.gather(1, best), chosen.gather(1, best)
             ids.scatter_(1, asked, chosen)
             done = torch.cat([done, asked], dim=1).sort(dim=1).values
-            open_ = _without(open_, asked, count)
+            open_ = _remove_positions(open_, asked, count)
         return ids.view(-1, *grid)
 
-    def _words(
-        self, context: Context, key: str, strategy: Strategy, seeds: Sequence[int]
+    def _sample_sequence(
+        self, context: DecoderContext, key: str, strategy: SamplingStrategy, seeds: Sequence[int]
     ) -> Tensor:
         """Return the words that follow [S_1], one after the other, up to their end."""
-        ids = torch.full((len(seeds), 1), BEGIN, device=context.encoded.device)
-        for step in range(WORDS):
+        ids = torch.full((len(seeds), 1), START_ID, device=context.encoded.device)
+        for step in range(COORDS_LENGTH):
             logits = self.model.next_logits(context, key, ids)[:, None]
-            ids = torch.cat([ids, _chosen(strategy, logits, seeds, f"{key} {step}")], dim=1)
+            ids = torch.cat([ids, _choose_ids(strategy, logits, seeds, f"{key} {step}")], dim=1)
         said = ids[:, 1:]
-        over = (said == CEASE).cumsum(dim=1) > 0
-        return said.masked_fill(over, END)
+        over = (said == STOP_ID).cumsum(dim=1) > 0
+        return said.masked_fill(over, EOS_ID)
         # ^ always three, as the encoder knows coordinates: [lat, lon, EOS]
 
 
-def _chosen(strategy: Strategy, logits: Tensor, seeds: Sequence[int], purpose: str) -> Tensor:
+def _choose_ids(
+    strategy: SamplingStrategy, logits: Tensor, seeds: Sequence[int], purpose: str
+) -> Tensor:
     """Return ids (B, N) for logits (B, N, V)."""
-    lots = uniforms(seeds, logits.shape[1], purpose) if strategy.draws else None
-    return strategy.choose(logits, lots)
+    lots = draw_uniforms(seeds, logits.shape[1], purpose) if strategy.is_stochastic else None
+    return strategy.choose_ids(logits, lots)
 
 
-def _surest(logits: Tensor, chosen: Tensor, share: int) -> Tensor:
+def _most_confident(logits: Tensor, chosen: Tensor, share: int) -> Tensor:
     """Return the places (B, share) whose chosen ids have the highest probability, ascending."""
     score = logits.float().log_softmax(dim=2).gather(2, chosen[:, :, None])[:, :, 0]
     first = score.sort(dim=1, descending=True, stable=True).indices[:, :share]
     return first.sort(dim=1).values
 
 
-def _without(positions: Tensor, taken: Tensor, count: int) -> Tensor:
+def _remove_positions(positions: Tensor, taken: Tensor, count: int) -> Tensor:
     """Return positions (B, n) without those taken (B, k), in their order, (B, n - k)."""
     gone = torch.zeros(len(positions), count, dtype=torch.bool, device=positions.device)
     left = ~gone.scatter_(1, taken, value=True).gather(1, positions)
     return positions[left].view(len(positions), -1)
 
 
-def in_words(key: str) -> bool:
+def is_sequence_key(key: str) -> bool:
     """Tell a modality whose tokens stand in a row, not on the grid."""
-    known = KEYS.get(key)
-    return isinstance(known, TokenModality) and known.sequence
+    known = MODALITIES_BY_KEY.get(key)
+    return isinstance(known, TokenModality) and known.is_sequence

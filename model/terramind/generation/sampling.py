@@ -17,26 +17,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 
-Sampling = Literal["argmax", "sample"]
-Schedule = Literal["linear", "cosine"]
-Order = Literal["random", "confidence"]
+SamplingMode = Literal["argmax", "sample"]
+StepSchedule = Literal["linear", "cosine"]
+PositionOrder = Literal["random", "confidence"]
 Seeds = int | Sequence[int]
 """One for all samples, or one for each."""
 
-Look = tuple[Tensor, Tensor, Tensor, Tensor]
+Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
 """Rows (r,), and of each the candidates' logits, ids, and whether they are kept, (r, n)."""
 
-_FIRST_LOOK = 256
+_TOP_CANDIDATES = 256
 """So many of the likeliest tokens are looked at before a whole vocabulary is sorted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strategy:
+class SamplingStrategy:
     """How the tokens of a target are chosen."""
 
-    sampling: Sampling = "argmax"
+    sampling: SamplingMode = "argmax"
     """The likeliest token at each position, or one drawn from the distribution."""
 
     temperature: float = 1.0
@@ -51,19 +51,19 @@ class Strategy:
     decoding_steps: int = 1
     """1 decides all positions at once; with more, later positions see the earlier ones."""
 
-    schedule: Schedule = "linear"
+    schedule: StepSchedule = "linear"
     """Equal shares in each step, or few at first and at last."""
 
-    order: Order = "random"
+    order: PositionOrder = "random"
     """Which positions come first: drawn by the seed, or those that the model is surest of."""
 
     chained: bool = True
     """Whether a target that is done is an input of the next ones."""
 
     def __post_init__(self) -> None:
-        _among("sampling", self.sampling, ("argmax", "sample"))
-        _among("schedule", self.schedule, ("linear", "cosine"))
-        _among("order", self.order, ("random", "confidence"))
+        _check_choice("sampling", self.sampling, ("argmax", "sample"))
+        _check_choice("schedule", self.schedule, ("linear", "cosine"))
+        _check_choice("order", self.order, ("random", "confidence"))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ModelError(f"temperature {self.temperature!r}: a number of 0 or more")
         if not 0 <= self.top_p <= 1:
@@ -75,37 +75,37 @@ class Strategy:
             raise ModelError(f"decoding steps {steps!r}: a whole number of 1 or more")
 
     @property
-    def draws(self) -> bool:
+    def is_stochastic(self) -> bool:
         """Whether tokens are drawn."""
         return self.sampling == "sample" and self.temperature > 0
 
-    def shares(self, count: int) -> list[int]:
+    def step_counts(self, count: int) -> list[int]:
         """Return how many of `count` positions are decided in each step, none of them empty."""
         if self.schedule == "linear":
-            return linear(count, self.decoding_steps)
+            return linear_schedule(count, self.decoding_steps)
         shares: list[int] = []
-        for share in cosine(count, self.decoding_steps):
+        for share in cosine_schedule(count, self.decoding_steps):
             shares.append(max(0, min(share, count - sum(shares))))
         return [share for share in shares if share]
 
-    def choose(self, logits: Tensor, uniforms: Tensor | None) -> Tensor:
+    def choose_ids(self, logits: Tensor, uniforms: Tensor | None) -> Tensor:
         """Return the ids (B, N) for logits (B, N, V); uniforms (B, N) in [0, 1) where one draws."""
-        if uniforms is None or not self.draws:
+        if uniforms is None or not self.is_stochastic:
             return logits.argmax(dim=-1)
         batch, count, vocabulary = logits.shape
         flat = logits.reshape(-1, vocabulary).float()
-        ids = draw(flat, uniforms.reshape(-1), self.temperature, self.top_k, self.top_p)
+        ids = sample_ids(flat, uniforms.reshape(-1), self.temperature, self.top_k, self.top_p)
         return ids.view(batch, count)
 
 
-def linear(count: int, steps: int) -> list[int]:
+def linear_schedule(count: int, steps: int) -> list[int]:
     """Return equal shares of `count` positions, the larger ones first, without empty steps."""
     ends = [int(step * count / steps) for step in range(steps + 1)]
     shares = sorted((b - a for a, b in itertools.pairwise(ends)), reverse=True)
     return [share for share in shares if share]
 
 
-def cosine(count: int, steps: int) -> list[int]:
+def cosine_schedule(count: int, steps: int) -> list[int]:
     """Return shares along a cosine, few at first and at last; what rounding leaves comes last.
 
     The last share can be negative by rounding, as published; `Strategy.shares` mends that.
@@ -115,20 +115,20 @@ def cosine(count: int, steps: int) -> list[int]:
     return [*shares[:-1], count - sum(shares[:-1])]
 
 
-def filtered(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tensor:
+def filter_logits(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tensor:
     """Return logits (R, V) with -inf for every token that must not be drawn.
 
     First top-k, where tokens as likely as the k-th stay too; then top-p on what is left, where of
     tokens that are equally likely the smaller ids stay.
     """
     result = torch.full_like(logits, -math.inf)
-    for rows, values, ids, kept in _looks(logits, top_k, top_p):
+    for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
         chosen = values.masked_fill(~kept, -math.inf)
         result[rows] = result[rows].scatter(1, ids, chosen)
     return result
 
 
-def draw(
+def sample_ids(
     logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: float = 0, top_p: float = 0.8
 ) -> Tensor:
     """Return one id (R,) for each row of logits (R, V): the filter, softmax(logits / T), a draw.
@@ -144,7 +144,7 @@ def draw(
         top_p: see `Strategy`.
     """
     result = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    for rows, values, ids, kept in _looks(logits, top_k, top_p):
+    for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
         scaled = (values / temperature).masked_fill(~kept, -math.inf)
         reached = scaled.double().softmax(dim=1).cumsum(dim=1)
         wanted = uniforms.to(reached)[rows, None] * reached[:, -1:]
@@ -154,19 +154,19 @@ def draw(
     return result
 
 
-def uniforms(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
+def draw_uniforms(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
     """Return uniform numbers of [0, 1), (B, count), a stream for each seed and purpose."""
-    rows = [torch.rand(count, generator=_generator(seed, purpose)) for seed in seeds]
+    rows = [torch.rand(count, generator=_seeded_generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows)
 
 
-def orders(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
+def draw_orders(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
     """Return a random order of `count` positions for each seed, (B, count)."""
-    rows = [torch.randperm(count, generator=_generator(seed, purpose)) for seed in seeds]
+    rows = [torch.randperm(count, generator=_seeded_generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows)
 
 
-def each(seed: Seeds, batch: int) -> list[int]:
+def expand_seeds(seed: Seeds, batch: int) -> list[int]:
     """Return one seed for each sample.
 
     Raises:
@@ -186,7 +186,7 @@ def each(seed: Seeds, batch: int) -> list[int]:
     return every
 
 
-def _looks(logits: Tensor, top_k: float, top_p: float) -> Iterator[Look]:
+def _iter_candidates(logits: Tensor, top_k: float, top_p: float) -> Iterator[Candidates]:
     """Yield every row once, with its candidates and which of them are kept.
 
     The candidates are the likeliest tokens, in order, where those are enough to tell; for the rows
@@ -201,21 +201,23 @@ def _looks(logits: Tensor, top_k: float, top_p: float) -> Iterator[Look]:
         ids = every.new_tensor(range(wide)).expand(rows, wide)
         yield every, logits, ids, torch.ones_like(ids, dtype=torch.bool)
         return
-    first = min(max(_FIRST_LOOK, 2 * keep if keep < wide else 0), wide)
-    values, ids, kept = _look(logits, keep, nucleus, first)
+    first = min(max(_TOP_CANDIDATES, 2 * keep if keep < wide else 0), wide)
+    values, ids, kept = _rank_candidates(logits, keep, nucleus, first)
     sure = ~kept[:, -1] if first < wide else torch.ones_like(kept[:, -1])
     yield every[sure], values[sure], ids[sure], kept[sure]
     if not bool(sure.all()):
-        yield every[~sure], *_look(logits[~sure], keep, nucleus, wide)
+        yield every[~sure], *_rank_candidates(logits[~sure], keep, nucleus, wide)
 
 
-def _look(logits: Tensor, keep: int, nucleus: float, first: int) -> tuple[Tensor, Tensor, Tensor]:
+def _rank_candidates(
+    logits: Tensor, keep: int, nucleus: float, first: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first tokens in order: logits, ids, and which are kept, each (R, first).
 
     If fewer than the whole vocabulary are looked at and the last one ties with one that is kept,
     it is shown as kept: then there may be more behind it.
     """
-    values, ids = _ordered(logits, first)
+    values, ids = _sort_top(logits, first)
     lowest = values[:, keep - 1 : keep] if keep <= first else values[:, -1:] - math.inf
     kept = values >= lowest
     if nucleus < 1:
@@ -234,7 +236,7 @@ def _look(logits: Tensor, keep: int, nucleus: float, first: int) -> tuple[Tensor
     return values, ids, kept
 
 
-def _ordered(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def _sort_top(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """Return the first tokens, likeliest first and smaller ids first among equals."""
     if first == logits.shape[1]:
         return logits.sort(dim=1, descending=True, stable=True)
@@ -245,11 +247,11 @@ def _ordered(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
     return values, ids.gather(1, order)
 
 
-def _generator(seed: int, purpose: str) -> torch.Generator:
+def _seeded_generator(seed: int, purpose: str) -> torch.Generator:
     mixed = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed[:7], "little"))
 
 
-def _among(name: str, value: object, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
-        raise ModelError(f"unknown {name} {value!r}; known are {listed(known)}")
+        raise ModelError(f"unknown {name} {value!r}; known are {join_names(known)}")

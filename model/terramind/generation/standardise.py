@@ -13,19 +13,19 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from model.errors import ModelError, listed
+from model.errors import ModelError, join_names
 from model.terramind import unit_check
 from model.terramind.modalities import (
-    KEYS,
-    RAW,
-    Modality,
+    MODALITIES_BY_KEY,
+    RASTER_MODALITIES,
+    RasterModality,
     Statistics,
     TokenModality,
     band_indices,
-    key_of,
+    find_modality_key,
 )
 
-Offsets = float | Mapping[str, float]
+BoaOffset = float | Mapping[str, float]
 """DN that Sentinel-2 values carry on top: one number for all, or by modality."""
 
 _SENTINEL_2 = ("S2L2A", "S2L1C")
@@ -39,7 +39,7 @@ class Scaling:
     """DN on top, by our names of modalities."""
 
     @classmethod
-    def of(cls, boa_offset: Offsets) -> Scaling:
+    def from_offset(cls, boa_offset: BoaOffset) -> Scaling:
         """Return the scaling for values that carry an offset.
 
         Raises:
@@ -49,22 +49,22 @@ class Scaling:
             boa_offset = dict.fromkeys(_SENTINEL_2, boa_offset)
         found: dict[str, float] = {}
         for name, value in boa_offset.items():
-            known = KEYS.get(key_of(name) or "")
+            known = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
             if known is None or known.name not in _SENTINEL_2:
                 raise ModelError(
-                    f"boa_offset of {name!r}: only {listed(_SENTINEL_2)} carry one, in DN"
+                    f"boa_offset of {name!r}: only {join_names(_SENTINEL_2)} carry one, in DN"
                 )
-            found[known.name] = _number(value)
+            found[known.name] = _parse_offset(value)
         return cls(found)
 
-    def standardised(self, key: str, value: Tensor, bands: Sequence[str] = ()) -> Tensor:
+    def standardise(self, key: str, value: Tensor, bands: Sequence[str] = ()) -> Tensor:
         """Return (B, C, H, W) in standard deviations, float32; what has no unit as it is.
 
         Raises:
             ModelError: another number of channels than there are statistics for.
         """
-        known = KEYS.get(key)
-        scale = _scale(known, bands)
+        known = MODALITIES_BY_KEY.get(key)
+        scale = _select_statistics(known, bands)
         ids = isinstance(known, TokenModality) and not value.is_floating_point()
         if scale is None or known is None or ids:
             return value
@@ -72,19 +72,19 @@ class Scaling:
             raise ModelError(
                 f"{known.name}: (B, {len(scale.mean)}, H, W) expected, not {tuple(value.shape)}"
             )
-        mean, std = self._numbers(known.name, scale, value)
+        mean, std = self._mean_and_std(known.name, scale, value)
         return (value.float() - mean) / std
 
-    def restored(self, key: str, value: Tensor) -> Tensor:
+    def restore_units(self, key: str, value: Tensor) -> Tensor:
         """Return generated values (B, C, H, W) in the modality's own unit, float32."""
-        known = KEYS.get(key)
-        scale = _scale(known, ())
+        known = MODALITIES_BY_KEY.get(key)
+        scale = _select_statistics(known, ())
         if scale is None or known is None:
             return value
-        mean, std = self._numbers(known.name, scale, value)
+        mean, std = self._mean_and_std(known.name, scale, value)
         return value.float() * std + mean
 
-    def _numbers(self, name: str, scale: Statistics, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean_and_std(self, name: str, scale: Statistics, value: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
             torch.tensor(part, device=value.device).view(-1, 1, 1)
             for part in (scale.mean, scale.std)
@@ -92,7 +92,7 @@ class Scaling:
         return mean + self.offsets.get(name, 0.0), std
 
 
-def _number(offset: object) -> float:
+def _parse_offset(offset: object) -> float:
     if isinstance(offset, (int, float)) and not isinstance(offset, bool) and isfinite(offset):
         return float(offset)
     raise ModelError(f"boa_offset={offset!r}: a number of DN expected, such as 1000")
@@ -104,21 +104,24 @@ def check_units(name: str, key: str, value: Tensor) -> None:
     Raises:
         ModelError: which unit was expected.
     """
-    known = KEYS.get(key)
-    if isinstance(known, Modality) and value.ndim == 4:
+    known = MODALITIES_BY_KEY.get(key)
+    if isinstance(known, RasterModality) and value.ndim == 4:
         plain = value.detach().cpu()
-        unit_check.check(
-            RAW[known.name], (plain.float() if plain.is_floating_point() else plain).numpy()
+        unit_check.check_window_units(
+            RASTER_MODALITIES[known.name],
+            (plain.float() if plain.is_floating_point() else plain).numpy(),
         )
     elif known is not None and known.name == "NDVI" and bool((value.abs() > 1).any()):
         raise ModelError(f"{name}: values of -1 to 1 expected, (B08 - B04) / (B08 + B04)")
 
 
-def _scale(known: Modality | TokenModality | None, bands: Sequence[str]) -> Statistics | None:
-    if known is None or known.statistics is None:
+def _select_statistics(
+    modality: RasterModality | TokenModality | None, bands: Sequence[str]
+) -> Statistics | None:
+    if modality is None or modality.statistics is None:
         return None
-    if not isinstance(known, Modality) or not bands or tuple(bands) == known.bands:
-        return known.statistics
-    chosen = band_indices(known, bands)
-    mean, std = known.statistics.mean, known.statistics.std
+    if not isinstance(modality, RasterModality) or not bands or tuple(bands) == modality.bands:
+        return modality.statistics
+    chosen = band_indices(modality, bands)
+    mean, std = modality.statistics.mean, modality.statistics.std
     return Statistics(mean=tuple(mean[i] for i in chosen), std=tuple(std[i] for i in chosen))

@@ -8,32 +8,32 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from model.errors import ModelError, listed
-from model.terramind.config import Architecture, is_file_name, read_mapping
-from model.terramind.modalities import LAND_COVER, PATCH, RAW
+from model.errors import ModelError, join_names
+from model.terramind.config import Architecture, is_config_file, read_mapping
+from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.tokenizers.fsq import Quantizer
 
-PREFIX = "terramind_v1_tokenizer_"
+NAME_PREFIX = "terramind_v1_tokenizer_"
 
-CHANNELS: Mapping[str, int] = {
-    **{name: len(RAW[name].bands) for name in ("S2L2A", "S1GRD", "S1RTC", "DEM")},
+RASTER_CHANNELS: Mapping[str, int] = {
+    **{name: len(RASTER_MODALITIES[name].bands) for name in ("S2L2A", "S1GRD", "S1RTC", "DEM")},
     "NDVI": 1,
-    "LULC": len(LAND_COVER),
+    "LULC": len(LULC_CLASSES),
 }
 """Channels of the rasters that have a tokenizer: bands, or classes."""
 
-_COORDS = f"{PREFIX}coords"
+_COORDS_NAME = f"{NAME_PREFIX}coords"
 
-_IMAGES = Quantizer((8, 8, 8, 6, 5))
-_CLASSES = Quantizer((7, 5, 5, 5, 5))
-_LEVELS, _MOST = 8, 4096
+_IMAGE_QUANTIZER = Quantizer((8, 8, 8, 6, 5))
+_CLASS_QUANTIZER = Quantizer((7, 5, 5, 5, 5))
+_MAX_LEVELS, _MAX_COUNT = 8, 4096
 # ^ more than any machine could hold
-GROUPS = 32
+NORM_GROUPS = 32
 """Groups of every group norm of the U-Net."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UNetSize:
+class UNetConfig:
     """Size of the diffusion decoder; the defaults are the published ones."""
 
     channels: int = 256
@@ -55,15 +55,17 @@ class UNetSize:
         for name in ("channels", "blocks", "patch"):
             _check_count(f"unet {name}", getattr(self, name))
         _check_lists(self.multipliers, self.attention)
-        if not self.multipliers or self.channels % GROUPS:
+        if not self.multipliers or self.channels % NORM_GROUPS:
             raise ModelError(
-                f"unet: channels {self.channels} must be a multiple of {GROUPS} (the groups of "
+                f"unet: channels {self.channels} must be a multiple of {NORM_GROUPS} (the groups of "
                 "its norms), with at least one multiplier"
             )
-        if max(self.widths) > 2 * _MOST:
-            raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MOST}")
-        if PATCH % self.patch:
-            raise ModelError(f"unet patch {self.patch} must divide {PATCH}, the side of a token")
+        if max(self.widths) > 2 * _MAX_COUNT:
+            raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MAX_COUNT}")
+        if PATCH_SIZE % self.patch:
+            raise ModelError(
+                f"unet patch {self.patch} must divide {PATCH_SIZE}, the side of a token"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -71,13 +73,13 @@ class UNetSize:
         return tuple(self.channels * factor for factor in self.multipliers)
 
     @property
-    def multiple(self) -> int:
+    def side_multiple(self) -> int:
         """What the sides of an image must be multiples of, px."""
-        return math.lcm(PATCH, self.patch * 2 ** (len(self.multipliers) - 1))
+        return math.lcm(PATCH_SIZE, self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerSize:
+class TokenizerConfig:
     """What a tokenizer is for, and its size; the defaults are the published ones."""
 
     modality: str
@@ -89,39 +91,39 @@ class TokenizerSize:
     image_size: int = 256
     """Side for which the position tables are made, px; others are interpolated from them."""
 
-    unet: UNetSize = field(default_factory=UNetSize)
+    unet: UNetConfig = field(default_factory=UNetConfig)
     """The decoder of everything but land cover."""
 
     def __post_init__(self) -> None:
-        if self.modality not in CHANNELS:
+        if self.modality not in RASTER_CHANNELS:
             raise ModelError(
-                f"no tokenizer for {self.modality!r}; there is one for {listed(CHANNELS)}"
+                f"no tokenizer for {self.modality!r}; there is one for {join_names(RASTER_CHANNELS)}"
             )
         _check_count("image_size", self.image_size)
-        if self.image_size % PATCH:
-            raise ModelError(f"image_size {self.image_size} is not a multiple of {PATCH}")
+        if self.image_size % PATCH_SIZE:
+            raise ModelError(f"image_size {self.image_size} is not a multiple of {PATCH_SIZE}")
         _ = self.architecture
         # ^ refuses what is no size of a transformer
 
     @property
     def name(self) -> str:
         """Name of the published tokenizer of this modality."""
-        return PREFIX + self.modality.lower()
+        return NAME_PREFIX + self.modality.lower()
 
     @property
     def channels(self) -> int:
         """Channels of the raster."""
-        return CHANNELS[self.modality]
+        return RASTER_CHANNELS[self.modality]
 
     @property
-    def classes(self) -> bool:
+    def has_classes(self) -> bool:
         """True for land cover, which has classes and no diffusion."""
         return self.modality == "LULC"
 
     @property
     def quantizer(self) -> Quantizer:
         """The levels of its codes."""
-        return _CLASSES if self.classes else _IMAGES
+        return _CLASS_QUANTIZER if self.has_classes else _IMAGE_QUANTIZER
 
     @property
     def architecture(self) -> Architecture:
@@ -131,9 +133,9 @@ class TokenizerSize:
         )
 
     @property
-    def multiple(self) -> int:
+    def side_multiple(self) -> int:
         """What the sides of a decoded image must be multiples of, px."""
-        return PATCH if self.classes else self.unet.multiple
+        return PATCH_SIZE if self.has_classes else self.unet.side_multiple
 
     @classmethod
     def parse(cls, source: str | Path | Mapping[str, Any] | Self) -> Self:
@@ -146,52 +148,56 @@ class TokenizerSize:
             return source
         if isinstance(source, Mapping):
             return cls._from_mapping(source)
-        if is_file_name(str(source)):
+        if is_config_file(str(source)):
             content = read_mapping(str(source))
             return cls.parse(content.get("tokenizer", content))
-        if str(source).lower() in ("coords", _COORDS):
+        if str(source).lower() in ("coords", _COORDS_NAME):
             raise ModelError(
                 f"{source}: coordinates have words and no pixels: model.coords_tokenizer makes "
                 "theirs"
             )
-        return cls(modality=str(source).lower().removeprefix(PREFIX).upper())
+        return cls(modality=str(source).lower().removeprefix(NAME_PREFIX).upper())
         # ^ exact names only: "S2L1C" has no tokenizer, and is not taken for S2L2A
 
     @classmethod
     def _from_mapping(cls, options: Mapping[str, Any]) -> Self:
         given = dict(options)
         if "modality" not in given:
-            raise ModelError(f"the tokenizer lacks a modality: one of {listed(CHANNELS)}")
-        _check_known("a tokenizer", given, cls)
+            raise ModelError(
+                f"the tokenizer lacks a modality: one of {join_names(RASTER_CHANNELS)}"
+            )
+        _check_options("a tokenizer", given, cls)
         given["modality"] = str(given["modality"]).upper()
         unet = given.get("unet")
         if isinstance(unet, Mapping):
-            _check_known("its unet", unet, UNetSize)
+            _check_options("its unet", unet, UNetConfig)
             plain: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in unet.items()
             }
-            given["unet"] = UNetSize(**plain)
-        elif unet is not None and not isinstance(unet, UNetSize):
+            given["unet"] = UNetConfig(**plain)
+        elif unet is not None and not isinstance(unet, UNetConfig):
             raise ModelError(f"unet must be a mapping of options, not {unet!r}")
         return cls(**given)
 
 
-def _check_known(owner: str, given: Mapping[str, Any], kind: type) -> None:
-    known = [entry.name for entry in fields(kind)]
-    wrong = [name for name in given if name not in known]
+def _check_options(owner: str, options: Mapping[str, Any], config_class: type) -> None:
+    known = [entry.name for entry in fields(config_class)]
+    wrong = [name for name in options if name not in known]
     if wrong:
-        raise ModelError(f"unknown option {listed(wrong)}; {owner} has {listed(known)}")
+        raise ModelError(f"unknown option {join_names(wrong)}; {owner} has {join_names(known)}")
 
 
 def _check_lists(*lists: object) -> None:
     for name, values in zip(("multipliers", "attention"), lists, strict=True):
-        if not isinstance(values, tuple) or len(values) > _LEVELS:
-            raise ModelError(f"unet {name} must be a list of at most {_LEVELS}, not {values!r}")
+        if not isinstance(values, tuple) or len(values) > _MAX_LEVELS:
+            raise ModelError(f"unet {name} must be a list of at most {_MAX_LEVELS}, not {values!r}")
         for value in values:
             _check_count(f"unet {name}", value)
 
 
 def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
-        raise ModelError(f"{name} must be a positive whole number up to {_MOST}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+        raise ModelError(
+            f"{name} must be a positive whole number up to {_MAX_COUNT}, not {value!r}"
+        )

@@ -16,39 +16,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import ModelError, WeightsError, listed
+from model.errors import ModelError, WeightsError, join_names
 from model.terramind.validation import check_tensor
 from model.weights import hub
 
-PAD, END = 0, 3
+PAD_ID, EOS_ID = 0, 3
 """Ids of [PAD] and [EOS]."""
 
-SENTINEL = "[S_1]"
+SENTINEL_TOKEN = "[S_1]"
 """What stands after a sentence, before its end."""
 
 HUB_NAME = "terramind_v1_tokenizer_coords"
 
-GRID = 4
+STEPS_PER_DEGREE = 4
 """Places per degree."""
 
-LIMITS = {"lon": 180.0, "lat": 90.0}
+DEGREE_LIMITS = {"lon": 180.0, "lat": 90.0}
 
 
 class CoordsTokenizer:
     """Longitude and latitude to three ids [lat, lon, EOS], and back."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
-        self.end = vocabulary.get("[EOS]")
-        words = {word: place for word, place in vocabulary.items() if _value(word) is not None}
-        if self.end is None or {word[:4] for word in words} != {"lat=", "lon="}:
+        self.eos_id = vocabulary.get("[EOS]")
+        words = {
+            word: place for word, place in vocabulary.items() if _parse_degrees(word) is not None
+        }
+        if self.eos_id is None or {word[:4] for word in words} != {"lat=", "lon="}:
             raise WeightsError(
                 "this is not the vocabulary of coordinates: it needs [EOS] and words such as "
-                f"'lat=0.25' and 'lon=-7.50', but has {listed(vocabulary, 4)}"
+                f"'lat=0.25' and 'lon=-7.50', but has {join_names(vocabulary, 4)}"
             )
-        self._ids = words
-        self._words = {place: word for word, place in words.items()}
+        self._word_to_id = words
+        self._id_to_word = {place: word for word, place in words.items()}
 
-    def words(self, lonlat: Tensor | Sequence[Sequence[float]]) -> list[tuple[str, str]]:
+    def to_words(self, lonlat: Tensor | Sequence[Sequence[float]]) -> list[tuple[str, str]]:
         """Return each place's two words, rounded to the quarter of a degree (half to even).
 
         Raises:
@@ -59,9 +61,11 @@ class CoordsTokenizer:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"coordinates (B, 2) as [lon, lat] expected: {error}") from error
         if places.ndim != 2 or places.shape[1] != 2 or places.dtype == torch.bool:
-            raise ModelError(f"coordinates (B, 2) as [lon, lat] expected, not {_told(places)}")
+            raise ModelError(
+                f"coordinates (B, 2) as [lon, lat] expected, not {_describe_tensor(places)}"
+            )
         return [
-            (_word("lat", latitude), _word("lon", longitude))
+            (_format_word("lat", latitude), _format_word("lon", longitude))
             for longitude, latitude in places.double().tolist()
         ]
 
@@ -74,12 +78,13 @@ class CoordsTokenizer:
         Raises:
             ModelError: not (B, 2), out of range, or a place that the vocabulary lacks.
         """
-        pairs = self.words(lonlat)
-        lacking = sorted({word for pair in pairs for word in pair if word not in self._ids})
+        pairs = self.to_words(lonlat)
+        lacking = sorted({word for pair in pairs for word in pair if word not in self._word_to_id})
         if lacking:
-            raise ModelError(f"the vocabulary of coordinates has no word for {listed(lacking)}")
+            raise ModelError(f"the vocabulary of coordinates has no word for {join_names(lacking)}")
         rows = [
-            [self._ids[latitude], self._ids[longitude], self.end] for latitude, longitude in pairs
+            [self._word_to_id[latitude], self._word_to_id[longitude], self.eos_id]
+            for latitude, longitude in pairs
         ]
         return torch.tensor(rows, dtype=torch.long).reshape(-1, 3)
 
@@ -93,11 +98,11 @@ class CoordsTokenizer:
         """
         check_tensor("token ids", ids)
         if ids.ndim != 2 or ids.shape[1] < 2 or ids.is_floating_point():
-            raise ModelError(f"token ids (B, L), L >= 2, expected, not {_told(ids)}")
-        return torch.tensor([self._place(*row[:2]) for row in ids.tolist()]).reshape(-1, 2)
+            raise ModelError(f"token ids (B, L), L >= 2, expected, not {_describe_tensor(ids)}")
+        return torch.tensor([self._decode_lonlat(*row[:2]) for row in ids.tolist()]).reshape(-1, 2)
 
-    def _place(self, first: int, second: int) -> tuple[float, float]:
-        latitude, longitude = self._words.get(first, ""), self._words.get(second, "")
+    def _decode_lonlat(self, first: int, second: int) -> tuple[float, float]:
+        latitude, longitude = self._id_to_word.get(first, ""), self._id_to_word.get(second, "")
         if not (latitude.startswith("lat=") and longitude.startswith("lon=")):
             return math.nan, math.nan
         return float(longitude[4:]), float(latitude[4:])
@@ -120,8 +125,10 @@ class CaptionsTokenizer:
         except Exception as error:
             # ^ the library raises bare Exceptions
             raise WeightsError(f"{path} is not a vocabulary of `tokenizers`: {error}") from error
-        if self._tokenizer.token_to_id(SENTINEL) is None:
-            raise WeightsError(f"the vocabulary {path} lacks {SENTINEL}: it is another model's")
+        if self._tokenizer.token_to_id(SENTINEL_TOKEN) is None:
+            raise WeightsError(
+                f"the vocabulary {path} lacks {SENTINEL_TOKEN}: it is another model's"
+            )
 
     def encode(self, texts: Sequence[str], length: int | None = None) -> Tensor:
         """Return the ids (B, L) int64; shorter ones are filled up with 0.
@@ -135,19 +142,21 @@ class CaptionsTokenizer:
         """
         if isinstance(texts, str) or not texts:
             raise ModelError("a list of sentences expected, one for each sample")
-        rows = [[*self._tokenizer.encode(f"{text} {SENTINEL}").ids, END] for text in texts]
+        rows = [[*self._tokenizer.encode(f"{text} {SENTINEL_TOKEN}").ids, EOS_ID] for text in texts]
         wanted = max(len(row) for row in rows) if length is None else length
         for text, row in zip(texts, rows, strict=True):
             if len(row) > wanted:
                 raise ModelError(f"{text[:40]!r}… takes {len(row)} ids, more than {wanted}")
-        return torch.tensor([row + [PAD] * (wanted - len(row)) for row in rows], dtype=torch.long)
+        return torch.tensor(
+            [row + [PAD_ID] * (wanted - len(row)) for row in rows], dtype=torch.long
+        )
 
     def decode(self, ids: Tensor) -> list[str]:
         """Return the sentences of ids (B, L), each up to its end."""
         check_tensor("token ids", ids)
         if ids.ndim != 2 or ids.is_floating_point():
-            raise ModelError(f"token ids (B, L) expected, not {_told(ids)}")
-        rows = [row[: row.index(END)] if END in row else row for row in ids.tolist()]
+            raise ModelError(f"token ids (B, L) expected, not {_describe_tensor(ids)}")
+        rows = [row[: row.index(EOS_ID)] if EOS_ID in row else row for row in ids.tolist()]
         return [str(self._tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
 
 
@@ -161,8 +170,8 @@ def coords_tokenizer(source: str | Path = "hub", revision: str | None = None) ->
     Raises:
         WeightsError: the file is absent (and where it is to be had), or is another one.
     """
-    path = hub.from_hub(HUB_NAME, revision) if source == "hub" else Path(source)
-    return CoordsTokenizer(_vocabulary(path))
+    path = hub.fetch_path(HUB_NAME, revision) if source == "hub" else Path(source)
+    return CoordsTokenizer(_read_vocabulary(path))
 
 
 def captions_tokenizer(source: str | Path) -> CaptionsTokenizer:
@@ -180,9 +189,9 @@ def captions_tokenizer(source: str | Path) -> CaptionsTokenizer:
     return CaptionsTokenizer(path)
 
 
-def _vocabulary(path: Path) -> dict[str, int]:
+def _read_vocabulary(path: Path) -> dict[str, int]:
     """Read the words of a file of the `tokenizers` library: those of its model and those added."""
-    wanted = hub.HUB[HUB_NAME]
+    wanted = hub.OFFICIAL_FILES[HUB_NAME]
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -203,25 +212,25 @@ def _vocabulary(path: Path) -> dict[str, int]:
     return {str(word): int(place) for word, place in words.items()}
 
 
-def _word(axis: str, degrees: float) -> str:
-    limit = LIMITS[axis]
+def _format_word(axis: str, degrees: float) -> str:
+    limit = DEGREE_LIMITS[axis]
     if not -limit <= degrees <= limit:
         # ^ NaN is refused as well
         raise ModelError(
             f"{axis}={degrees:g} is outside -{limit:g}..{limit:g} degrees; coordinates are given "
             "as [lon, lat]"
         )
-    nearest = round(degrees * GRID) / GRID
+    nearest = round(degrees * STEPS_PER_DEGREE) / STEPS_PER_DEGREE
     return f"{axis}={nearest + 0.0:.2f}"
     # ^ adding zero turns -0.0 into 0.0: "lat=-0.00" is no word
 
 
-def _value(word: str) -> float | None:
+def _parse_degrees(word: str) -> float | None:
     try:
         return float(word[4:]) if word.startswith(("lat=", "lon=")) else None
     except ValueError:
         return None
 
 
-def _told(values: Tensor) -> str:
+def _describe_tensor(values: Tensor) -> str:
     return f"{tuple(values.shape)} of {values.dtype}"

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from model.errors import ModelError
 
-STEPS = 1000
+TRAINING_STEPS = 1000
 """Length of the schedule of training."""
 
-_FIRST, _LAST = 1e-4, 0.02
+_BETA_START, _BETA_END = 1e-4, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class DDIMStep:
     """One step: from the noise level of `t` to that of `t - stride`."""
 
     t: int
@@ -38,9 +38,13 @@ class Step:
 
 
 @cache
-def alphas() -> Tensor:
+def alphas_cumprod() -> Tensor:
     """Return alpha-bar of every step of training, (1000,) float32, zero at the last."""
-    roots = (1.0 - torch.linspace(_FIRST, _LAST, STEPS, device="cpu")).cumprod(0).sqrt()
+    roots = (
+        (1.0 - torch.linspace(_BETA_START, _BETA_END, TRAINING_STEPS, device="cpu"))
+        .cumprod(0)
+        .sqrt()
+    )
     first, last = roots[0].clone(), roots[-1].clone()
     moved = (roots - last) * (first / (first - last))
     # ^ shifted to zero at the end, stretched so that the beginning stays
@@ -60,23 +64,23 @@ def timesteps(count: int) -> tuple[int, ...]:
     Raises:
         ModelError: not a whole number from 1 to 1000.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= STEPS:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= TRAINING_STEPS:
         raise ModelError(
-            f"timesteps={count!r}: give a whole number from 1 to {STEPS}; 10 is a good start"
+            f"timesteps={count!r}: give a whole number from 1 to {TRAINING_STEPS}; 10 is a good start"
         )
-    return tuple(range(STEPS - 1, -1, -(STEPS // count)))
+    return tuple(range(TRAINING_STEPS - 1, -1, -(TRAINING_STEPS // count)))
 
 
-def steps(count: int) -> tuple[Step, ...]:
+def make_steps(count: int) -> tuple[DDIMStep, ...]:
     """Return the steps taken for `count` asked, with their shares of image and noise."""
-    return tuple(step(t, STEPS // count) for t in timesteps(count))
+    return tuple(make_step(t, TRAINING_STEPS // count) for t in timesteps(count))
 
 
-def step(t: int, stride: int) -> Step:
+def make_step(t: int, stride: int) -> DDIMStep:
     """Return the step from t to t - stride; below zero there is no noise left."""
-    here = float(alphas()[t])
-    there = float(alphas()[t - stride]) if t >= stride else 1.0
-    return Step(
+    here = float(alphas_cumprod()[t])
+    there = float(alphas_cumprod()[t - stride]) if t >= stride else 1.0
+    return DDIMStep(
         t=t,
         signal=here**0.5,
         noise=(1.0 - here) ** 0.5,
@@ -85,7 +89,7 @@ def step(t: int, stride: int) -> Step:
     )
 
 
-def advance(x: Tensor, clean: Tensor, step: Step, *, clamp: bool) -> Tensor:
+def advance(x: Tensor, clean: Tensor, step: DDIMStep, *, clamp: bool) -> Tensor:
     """Return the image at the next noise level, float32.
 
     Args:
@@ -102,7 +106,7 @@ def advance(x: Tensor, clean: Tensor, step: Step, *, clamp: bool) -> Tensor:
     return step.next_signal * kept + step.next_noise * noise
 
 
-def noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Tensor:
+def draw_noise(shape: Sequence[int], seeds: int | Sequence[int]) -> Tensor:
     """Return standard normal noise of a shape (B, C, H, W), float32 on the CPU.
 
     Every sample has a generator of its own, so that its noise does not depend on the batch it is

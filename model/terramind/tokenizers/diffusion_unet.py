@@ -21,16 +21,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model.terramind import fused_linear
-from model.terramind.layers import Exact
-from model.terramind.modalities import PATCH
+from model.terramind.layers import Float32Module
+from model.terramind.modalities import PATCH_SIZE
 from model.terramind.tokenizers import winograd
-from model.terramind.tokenizers.config import GROUPS, UNetSize
+from model.terramind.tokenizers.config import NORM_GROUPS, UNetConfig
 
-_PERIOD = 10000.0
+_MAX_PERIOD = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedSteps:
     """What stays the same over all steps of a decode."""
 
     shifts: list[Tensor]
@@ -41,7 +41,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class StepState:
     """What the blocks need at one step."""
 
     shifts: Iterator[Tensor]
@@ -50,22 +50,22 @@ class Now:
     kernels: Mapping[nn.Module, Tensor]
 
 
-def time_waves(t: Tensor, dim: int) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Return the embedding of whole steps (n,) as (n, dim): cosines, then sines."""
     half = dim // 2
     places = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float()[:, None] * torch.exp(-math.log(_PERIOD) * places / half)
+    angles = t.float()[:, None] * torch.exp(-math.log(_MAX_PERIOD) * places / half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class Dense(Exact, nn.Linear):
+class Float32Linear(Float32Module, nn.Linear):
     """A linear layer of the steps' path: it runs once for a decode, so it can stay exact."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, dtype=torch.float32)
 
 
-class Conv(nn.Conv2d):
+class Conv3x3(nn.Conv2d):
     """A 3 x 3 convolution with zeros around, at a level where the image was halved so often."""
 
     bias: nn.Parameter
@@ -75,21 +75,21 @@ class Conv(nn.Conv2d):
         self.level = level
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, now: Now, shift: Tensor | None = None
+        self, x: Tensor, state: StepState, shift: Tensor | None = None
     ) -> Tensor:
         """Return the convolution of x (B, channels, h, w), plus a shift (out,) or (B, out)."""
         bias: Tensor = self.bias
         if shift is not None and shift.ndim == 1:
             bias, shift = (bias + shift).to(x.dtype), None
             # ^ one step for the whole batch: part of the bias, and not another pass over memory
-        if self in now.kernels:
-            out = winograd.tiled(x, now.kernels[self], bias)
+        if self in state.kernels:
+            out = winograd.winograd_conv(x, state.kernels[self], bias)
         else:
-            out = fused_linear.convolution(x, self.weight, bias)
+            out = fused_linear.conv3x3(x, self.weight, bias)
         return out if shift is None else out + shift.to(x.dtype)[:, :, None, None]
 
 
-class ExactConv(Exact, nn.Conv2d):
+class Float32Conv(Float32Module, nn.Conv2d):
     """A convolution where images go in or come out: in bf16, heights would come in steps of 4 m."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -102,41 +102,45 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out: int, width: int, level: int) -> None:
         super().__init__()
         self.in_layers = nn.ModuleList(
-            [nn.GroupNorm(GROUPS, channels), nn.SiLU(inplace=True), Conv(channels, out, level)]
+            [
+                nn.GroupNorm(NORM_GROUPS, channels),
+                nn.SiLU(inplace=True),
+                Conv3x3(channels, out, level),
+            ]
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), Dense(width, out))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Float32Linear(width, out))
         self.out_layers = nn.ModuleList(
             [
-                nn.GroupNorm(GROUPS, out),
+                nn.GroupNorm(NORM_GROUPS, out),
                 nn.SiLU(inplace=True),
                 nn.Identity(),
                 # ^ the published place of a dropout of zero
-                Conv(out, out, level),
+                Conv3x3(out, out, level),
             ]
         )
         self.skip_connection = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
-    def forward(self, x: Tensor, now: Now) -> Tensor:
+    def forward(self, x: Tensor, state: StepState) -> Tensor:
         """Return the features (B, out, h, w) of x."""
         norm, act, conv = self.in_layers
-        h: Tensor = conv(act(norm(x)), now, next(now.shifts))
+        h: Tensor = conv(act(norm(x)), state, next(state.shifts))
         norm, act, _, conv = self.out_layers
-        out: Tensor = conv(act(norm(h)), now)
+        out: Tensor = conv(act(norm(h)), state)
         return out.add_(self.skip_connection(x))
 
 
-class Attention(nn.Module):
+class SpatialAttention(nn.Module):
     """Every place looks at every other, with one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x: Tensor, now: Now) -> Tensor:
+    def forward(self, x: Tensor, state: StepState) -> Tensor:
         """Return the features, same shape."""
-        del now
+        del state
         places = self.norm(x).flatten(2).transpose(1, 2)
         # ^ (B, N, channels)
         qkv = F.linear(places, self.qkv.weight[:, :, 0], self.qkv.bias)
@@ -146,85 +150,89 @@ class Attention(nn.Module):
         return x + out.transpose(1, 2).reshape(x.shape)
 
 
-class Down(nn.Module):
+class Downsample(nn.Module):
     """Half the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, now: Now) -> Tensor:
+    def forward(self, x: Tensor, state: StepState) -> Tensor:
         """Return (B, channels, h / 2, w / 2)."""
-        del now
+        del state
         out: Tensor = self.op(x)
         return out
 
 
-class Up(nn.Module):
+class Upsample(nn.Module):
     """Twice the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, now: Now) -> Tensor:
+    def forward(self, x: Tensor, state: StepState) -> Tensor:
         """Return the convolution of x with each pixel made four, (B, channels, 2 * h, 2 * w)."""
-        return winograd.enlarge(x, now.kernels[self], self.conv.bias)
+        return winograd.upsample_conv(x, state.kernels[self], self.conv.bias)
 
 
 class UNet(nn.Module):
     """The noisy image, the step and the code in; the clean image out."""
 
-    def __init__(self, size: UNetSize, channels: int, code: int) -> None:
+    def __init__(self, config: UNetConfig, channels: int, code_channels: int) -> None:
         super().__init__()
-        self.size, self.pixels = size, channels * size.patch**2
-        width, deepest = 4 * size.channels, len(size.widths) - 1
-        self.time_embed = nn.Sequential(Dense(size.channels, width), nn.SiLU(), Dense(width, width))
-        first = ExactConv(self.pixels + code, size.widths[0])
+        self.config, self.patch_channels = config, channels * config.patch**2
+        width, deepest = 4 * config.channels, len(config.widths) - 1
+        self.time_embed = nn.Sequential(
+            Float32Linear(config.channels, width), nn.SiLU(), Float32Linear(width, width)
+        )
+        first = Float32Conv(self.patch_channels + code_channels, config.widths[0])
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
         kept = self._build_down(width)
-        deep = size.widths[-1]
+        deep = config.widths[-1]
         self.middle_block = nn.ModuleList(
             [
                 ResBlock(deep, deep, width, deepest),
-                Attention(deep),
+                SpatialAttention(deep),
                 ResBlock(deep, deep, width, deepest),
             ]
         )
         self.output_blocks = nn.ModuleList()
         self._build_up(width, kept)
-        last = size.widths[0]
+        last = config.widths[0]
         self.out = nn.ModuleList(
             [
-                nn.GroupNorm(GROUPS, last),
+                nn.GroupNorm(NORM_GROUPS, last),
                 nn.SiLU(inplace=True),
-                ExactConv(last, self.pixels),
+                Float32Conv(last, self.patch_channels),
             ]
         )
 
-    def condition(self, codes: Tensor) -> Tensor:
+    def embed_codes(self, codes: Tensor) -> Tensor:
         """Return what codes (B, 5, H / 16, W / 16) add to the first convolution's output."""
-        first = self._first
-        larger = F.interpolate(codes.float(), scale_factor=PATCH // self.size.patch, mode="nearest")
-        return F.conv2d(larger, first.weight[:, self.pixels :], first.bias, padding=1)
+        first = self._first_conv
+        larger = F.interpolate(
+            codes.float(), scale_factor=PATCH_SIZE // self.config.patch, mode="nearest"
+        )
+        return F.conv2d(larger, first.weight[:, self.patch_channels :], first.bias, padding=1)
 
-    def prepare(self, t: Tensor, height: int, width: int) -> Prepared:
+    def prepare_steps(self, t: Tensor, height: int, width: int) -> PreparedSteps:
         """Return what does not change over the steps t (n,) for images of a size in pixels."""
-        embedded = self.time_embed(time_waves(t, self.size.channels))
+        embedded = self.time_embed(timestep_embedding(t, self.config.channels))
         shifts = [m.emb_layers(embedded) for m in self.modules() if isinstance(m, ResBlock)]
         # ^ modules come in the order of their making, which is that of the forward pass
         kernels: dict[nn.Module, Tensor] = {}
         for part in self.modules():
-            if isinstance(part, Up):
-                kernels[part] = winograd.enlarged(part.conv.weight)
-            elif isinstance(part, Conv):
-                rows, columns = ((s // self.size.patch) >> part.level for s in (height, width))
-                if winograd.tiles_pay(part.weight, rows, columns, len(t)):
-                    kernels[part] = winograd.for_tiles(part.weight)
-        return Prepared(shifts=shifts, kernels=kernels)
+            if isinstance(part, Upsample):
+                kernels[part] = winograd.prepare_upsample_kernel(part.conv.weight)
+            elif isinstance(part, Conv3x3):
+                rows, columns = ((s // self.config.patch) >> part.level for s in (height, width))
+                if winograd.is_winograd_faster(part.weight, rows, columns, len(t)):
+                    kernels[part] = winograd.prepare_winograd_kernel(part.weight)
+        return PreparedSteps(shifts=shifts, kernels=kernels)
 
     def forward(
-        self, x: Tensor, condition: Tensor, prepared: Prepared, index: int | None = None
+        self, x: Tensor, condition: Tensor, prepared: PreparedSteps, index: int | None = None
     ) -> Tensor:
         """Return the clean image (B, C, H, W).
 
@@ -235,61 +243,64 @@ class UNet(nn.Module):
             index: which of the steps prepared this one is; None for one step for each sample.
         """
         rows = prepared.shifts if index is None else [row[index] for row in prepared.shifts]
-        now = Now(shifts=iter(rows), kernels=prepared.kernels)
-        patches = F.pixel_unshuffle(x.float(), self.size.patch)
+        now = StepState(shifts=iter(rows), kernels=prepared.kernels)
+        patches = F.pixel_unshuffle(x.float(), self.config.patch)
         # ^ (B, 16 * C, h, w), channel slowest
-        h = F.conv2d(patches, self._first.weight[:, : self.pixels], padding=1) + condition
-        h = h.to(self._inner)
+        h = (
+            F.conv2d(patches, self._first_conv.weight[:, : self.patch_channels], padding=1)
+            + condition
+        )
+        h = h.to(self._inner_dtype)
         kept = [h]
         for block in self.input_blocks[1:]:
-            h = _through(block, h, now)
+            h = _run_block(block, h, now)
             kept.append(h)
-        h = _through(self.middle_block, h, now)
+        h = _run_block(self.middle_block, h, now)
         for block in self.output_blocks:
-            h = _through(block, torch.cat([h, kept.pop()], dim=1), now)
+            h = _run_block(block, torch.cat([h, kept.pop()], dim=1), now)
         norm, act, conv = self.out
-        return F.pixel_shuffle(conv(act(norm(h)).float()), self.size.patch)
+        return F.pixel_shuffle(conv(act(norm(h)).float()), self.config.patch)
 
     @property
-    def _first(self) -> nn.Conv2d:
+    def _first_conv(self) -> nn.Conv2d:
         return cast("nn.Conv2d", self.get_submodule("input_blocks.0.0"))
 
     @property
-    def _inner(self) -> torch.dtype:
+    def _inner_dtype(self) -> torch.dtype:
         return cast("nn.Conv2d", self.get_submodule("middle_block.0.in_layers.2")).weight.dtype
 
     def _build_down(self, width: int) -> list[int]:
         """Add the blocks on the way down; return the widths of all that is kept."""
-        size = self.size
+        size = self.config
         now, kept = size.widths[0], [size.widths[0]]
         for level, out in enumerate(size.widths):
             for _ in range(size.blocks):
-                self.input_blocks.append(self._block(now, out, width, level))
+                self.input_blocks.append(self._make_block(now, out, width, level))
                 now = out
                 kept.append(now)
             if level < len(size.widths) - 1:
-                self.input_blocks.append(nn.ModuleList([Down(now)]))
+                self.input_blocks.append(nn.ModuleList([Downsample(now)]))
                 kept.append(now)
         return kept
 
     def _build_up(self, width: int, kept: list[int]) -> None:
         """Add the blocks on the way up; each takes one of the kept features as well."""
-        now = self.size.widths[-1]
-        for level, out in reversed(list(enumerate(self.size.widths))):
-            for index in range(self.size.blocks + 1):
-                block = self._block(now + kept.pop(), out, width, level)
+        now = self.config.widths[-1]
+        for level, out in reversed(list(enumerate(self.config.widths))):
+            for index in range(self.config.blocks + 1):
+                block = self._make_block(now + kept.pop(), out, width, level)
                 now = out
-                if level and index == self.size.blocks:
-                    block.append(Up(now))
+                if level and index == self.config.blocks:
+                    block.append(Upsample(now))
                 self.output_blocks.append(block)
 
-    def _block(self, channels: int, out: int, width: int, level: int) -> nn.ModuleList:
+    def _make_block(self, channels: int, out: int, width: int, level: int) -> nn.ModuleList:
         parts: list[nn.Module] = [ResBlock(channels, out, width, level)]
-        attentive = 2**level in self.size.attention
-        return nn.ModuleList([*parts, Attention(out)] if attentive else parts)
+        attentive = 2**level in self.config.attention
+        return nn.ModuleList([*parts, SpatialAttention(out)] if attentive else parts)
 
 
-def _through(block: nn.Module, h: Tensor, now: Now) -> Tensor:
+def _run_block(block: nn.Module, h: Tensor, state: StepState) -> Tensor:
     for part in block.children():
-        h = part(h, now)
+        h = part(h, state)
     return h

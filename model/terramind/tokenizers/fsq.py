@@ -23,7 +23,7 @@ class Quantizer:
     levels: tuple[int, ...]
 
     @property
-    def size(self) -> int:
+    def codebook_size(self) -> int:
         """Number of ids."""
         return math.prod(self.levels)
 
@@ -32,7 +32,7 @@ class Quantizer:
         """What one step of each number adds to the id."""
         return tuple(math.prod(self.levels[:place]) for place in range(len(self.levels)))
 
-    def digits(self, latents: Tensor) -> Tensor:
+    def level_indices(self, latents: Tensor) -> Tensor:
         """Return the level of each number, (B, 5, h, w) int64, of latents (B, 5, h, w).
 
         Half-way values go to the even level.
@@ -51,16 +51,16 @@ class Quantizer:
             [(bounded[:, i] * (n - 1)).round().long() for i, n in enumerate(self.levels)], dim=1
         )
 
-    def ids(self, latents: Tensor) -> Tensor:
+    def latents_to_ids(self, latents: Tensor) -> Tensor:
         """Return the token ids (B, h, w) int64 of latents (B, 5, h, w)."""
-        digits = self.digits(latents)
+        digits = self.level_indices(latents)
         total = digits[:, 0]
         for place, step in enumerate(self.basis[1:], start=1):
             total = total + digits[:, place] * step
             # ^ Python integers as factors: nothing to copy to the device, nothing to round
         return total
 
-    def codes(self, ids: Tensor) -> Tensor:
+    def ids_to_codes(self, ids: Tensor) -> Tensor:
         """Return the codes (B, 5, h, w), float32 in [0, 1], of ids (B, h, w).
 
         Raises:
@@ -68,7 +68,7 @@ class Quantizer:
         """
         if ids.ndim != 3:
             raise ModelError(f"token ids (B, rows, columns) expected, not {tuple(ids.shape)}")
-        plain = check_ids(ids, self.size)
+        plain = check_ids(ids, self.codebook_size)
         pairs = zip(self.basis, self.levels, strict=True)
         return torch.stack(
             [(plain // step % count).float() / (count - 1) for step, count in pairs], dim=1

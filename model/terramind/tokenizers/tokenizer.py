@@ -17,24 +17,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.errors import ModelError, listed
-from model.terramind.layers import Family
-from model.terramind.modalities import LAND_COVER, PATCH, RAW
+from model.errors import ModelError, join_names
+from model.terramind.layers import CheckpointModule
+from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.tokenizers import ddim
-from model.terramind.tokenizers.config import TokenizerSize
+from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.diffusion_unet import UNet
-from model.terramind.tokenizers.vit import Decoder, Encoder, Pointwise
+from model.terramind.tokenizers.vit import ViTDecoder, ViTEncoder, PointwiseConv
 from model.terramind.validation import check_standardised, check_tensor
-from model.weights.initialise import unset
-from model.weights.loading import Source, obtain
+from model.weights.initialise import skip_init
+from model.weights.loading import WeightSource, load_weights
 
-Part = Literal["both", "encoder", "decoder"]
-PARTS = ("both", "encoder", "decoder")
+TokenizerPart = Literal["both", "encoder", "decoder"]
+TOKENIZER_PARTS = ("both", "encoder", "decoder")
 
-_HALVES = {"encoder": ("encoder.", "quant_proj."), "decoder": ("decoder.", "post_quant_proj.")}
+_PART_PREFIXES = {
+    "encoder": ("encoder.", "quant_proj."),
+    "decoder": ("decoder.", "post_quant_proj."),
+}
 
 
-class Tokenizer(Family):
+class Tokenizer(CheckpointModule):
     """The tokenizer of one raster modality.
 
     State-dict keys and shapes are the published ones. Of `part="encoder"` they are those of the
@@ -42,26 +45,28 @@ class Tokenizer(Family):
     cannot load its file, because `post_quant_proj` is in it, which belongs to the decoder.
     """
 
-    def __init__(self, size: TokenizerSize, part: Part = "both") -> None:
+    def __init__(self, config: TokenizerConfig, part: TokenizerPart = "both") -> None:
         super().__init__()
-        if part not in PARTS:
-            raise ModelError(f"unknown part {part!r}; known are {listed(PARTS)}")
-        self.size, self.part = size, part
-        self.modality, self.channels = size.modality, size.channels
-        self.quantizer = size.quantizer
-        self.vocabulary = self.quantizer.size
+        if part not in TOKENIZER_PARTS:
+            raise ModelError(f"unknown part {part!r}; known are {join_names(TOKENIZER_PARTS)}")
+        self.config, self.part = config, part
+        self.modality, self.channels = config.modality, config.channels
+        self.quantizer = config.quantizer
+        self.vocab_size = self.quantizer.codebook_size
         digits = len(self.quantizer.levels)
         if part != "decoder":
-            self.encoder = Encoder(size.architecture, self.channels, size.image_size)
-            self.quant_proj = Pointwise(size.dim, digits)
+            self.encoder = ViTEncoder(config.architecture, self.channels, config.image_size)
+            self.quant_proj = PointwiseConv(config.dim, digits)
         if part != "encoder":
-            if size.classes:
-                self.post_quant_proj = Pointwise(digits, size.dim)
-                self.decoder: nn.Module = Decoder(size.architecture, self.channels, size.image_size)
+            if config.has_classes:
+                self.post_quant_proj = PointwiseConv(digits, config.dim)
+                self.decoder: nn.Module = ViTDecoder(
+                    config.architecture, self.channels, config.image_size
+                )
             else:
-                self.decoder = UNet(size.unet, self.channels, digits)
+                self.decoder = UNet(config.unet, self.channels, digits)
 
-    def latents(self, x: Tensor) -> Tensor:
+    def encode_latents(self, x: Tensor) -> Tensor:
         """Return five numbers for each patch, (B, 5, H / 16, W / 16), before rounding.
 
         Args:
@@ -71,16 +76,16 @@ class Tokenizer(Family):
         Raises:
             ModelError: another shape, pixels that are not finite, or classes that do not exist.
         """
-        self._needs("encoder")
+        self._require_part("encoder")
         check_tensor(self.modality, x)
-        pixels = self._pixels(x)
-        rows, columns = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+        pixels = self._to_pixels(x)
+        rows, columns = pixels.shape[2] // PATCH_SIZE, pixels.shape[3] // PATCH_SIZE
         tokens: Tensor = self.quant_proj(self.encoder(pixels))
         return tokens.transpose(1, 2).reshape(len(x), -1, rows, columns)
 
     def quantize(self, latents: Tensor) -> Tensor:
         """Return the ids (B, h, w) int64 of latents (B, 5, h, w), computed in float32."""
-        return self.quantizer.ids(latents)
+        return self.quantizer.latents_to_ids(latents)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -90,14 +95,14 @@ class Tokenizer(Family):
             ModelError: as for `latents`; or pixels that are clearly not standardised.
         """
         check_tensor(self.modality, x)
-        if self.modality in RAW:
-            check_standardised(self.modality, RAW[self.modality].key, x)
-        return self.quantize(self.latents(x))
+        if self.modality in RASTER_MODALITIES:
+            check_standardised(self.modality, RASTER_MODALITIES[self.modality].key, x)
+        return self.quantize(self.encode_latents(x))
 
-    def codes(self, ids: Tensor) -> Tensor:
+    def ids_to_codes(self, ids: Tensor) -> Tensor:
         """Return the codes (B, 5, h, w), float32 in [0, 1], of ids (B, h, w)."""
         check_tensor(f"{self.modality}, token ids", ids)
-        return self.quantizer.codes(ids)
+        return self.quantizer.ids_to_codes(ids)
 
     @torch.no_grad()
     def decode(
@@ -126,14 +131,14 @@ class Tokenizer(Family):
             ModelError: ids, noise, steps or seeds that do not fit, or a size that the U-Net
                 cannot halve often enough: sides must be multiples of 32 px.
         """
-        self._needs("decoder")
-        codes = self.codes(ids)
-        if self.size.classes:
-            return self.scores(codes)
+        self._require_part("decoder")
+        codes = self.ids_to_codes(ids)
+        if self.config.has_classes:
+            return self.class_logits(codes)
         shape = self._image_shape(codes)
-        taken = ddim.steps(timesteps)
+        taken = ddim.make_steps(timesteps)
         if noise is None:
-            noise = ddim.noise(shape, seed).to(codes.device)
+            noise = ddim.draw_noise(shape, seed).to(codes.device)
         else:
             check_tensor(f"{self.modality}, noise", noise)
             if tuple(noise.shape) != shape:
@@ -141,7 +146,7 @@ class Tokenizer(Family):
             ddim.check_noise(noise)
         return self._diffuse(codes, noise.to(codes.device), taken, clamp=clamp)
 
-    def scores(self, codes: Tensor) -> Tensor:
+    def class_logits(self, codes: Tensor) -> Tensor:
         """Return the class scores (B, 10, H, W) of land cover's codes (B, 5, h, w).
 
         Codes need not be those of ids: the mean code of several candidates is a point between.
@@ -149,8 +154,8 @@ class Tokenizer(Family):
         Raises:
             ModelError: this is no tokenizer of land cover.
         """
-        self._needs("decoder")
-        if not self.size.classes:
+        self._require_part("decoder")
+        if not self.config.has_classes:
             raise ModelError(f"{self.modality} has no class scores; use decode")
         tokens = codes.flatten(2).transpose(1, 2).to(self.post_quant_proj.weight.dtype)
         out: Tensor = self.decoder(self.post_quant_proj(tokens), *codes.shape[2:])
@@ -167,7 +172,7 @@ class Tokenizer(Family):
         Raises:
             ModelError: land cover has no diffusion; shapes or steps that do not fit.
         """
-        unet = self._unet()
+        unet = self._require_unet()
         if tuple(x.shape) != self._image_shape(codes):
             raise ModelError(
                 f"image {self._image_shape(codes)} expected for these codes, not {tuple(x.shape)}"
@@ -175,10 +180,10 @@ class Tokenizer(Family):
         steps = torch.as_tensor(t, device=x.device)
         if steps.ndim > 1 or steps.is_floating_point() or (steps.ndim and len(steps) != len(x)):
             raise ModelError(f"t={t!r}: one whole step expected, or one for each sample")
-        if not 0 <= int(steps.min()) <= int(steps.max()) < ddim.STEPS:
-            raise ModelError(f"t={t!r}: steps lie in 0..{ddim.STEPS - 1}")
-        prepared = unet.prepare(steps.reshape(-1), *x.shape[2:])
-        condition = unet.condition(codes.to(x.device))
+        if not 0 <= int(steps.min()) <= int(steps.max()) < ddim.TRAINING_STEPS:
+            raise ModelError(f"t={t!r}: steps lie in 0..{ddim.TRAINING_STEPS - 1}")
+        prepared = unet.prepare_steps(steps.reshape(-1), *x.shape[2:])
+        condition = unet.embed_codes(codes.to(x.device))
         out: Tensor = unet(x, condition, prepared, None if steps.ndim else 0)
         return out
 
@@ -186,67 +191,67 @@ class Tokenizer(Family):
         """Return the keys that a checkpoint may lack: the position tables."""
         return {name for name, _ in self.named_buffers()}
 
-    def foreign_key(self, key: str) -> bool:
+    def is_ignored_key(self, key: str) -> bool:
         """Tell a key of the half that was not built."""
         return self.part != "both" and key.startswith(
-            _HALVES["encoder" if self.part == "decoder" else "decoder"]
+            _PART_PREFIXES["encoder" if self.part == "decoder" else "decoder"]
         )
 
     def _diffuse(
-        self, codes: Tensor, noise: Tensor, taken: Sequence[ddim.Step], *, clamp: bool
+        self, codes: Tensor, noise: Tensor, steps: Sequence[ddim.DDIMStep], *, clamp: bool
     ) -> Tensor:
-        unet = self._unet()
-        t = torch.tensor([step.t for step in taken], device=noise.device)
-        prepared = unet.prepare(t, *noise.shape[2:])
+        unet = self._require_unet()
+        t = torch.tensor([step.t for step in steps], device=noise.device)
+        prepared = unet.prepare_steps(t, *noise.shape[2:])
         together = 1 if noise.device.type == "cpu" else max(1, len(noise))
         # ^ convolutions on a CPU add up in an order that depends on the size of the batch, and a
         #   window must give the same bits alone and among others; a batch is hardly quicker there
         parts: list[Tensor] = []
         for start in range(0, len(noise), together):
-            condition = unet.condition(codes[start : start + together])
+            condition = unet.embed_codes(codes[start : start + together])
             x = noise[start : start + together]
-            for index, step in enumerate(taken):
+            for index, step in enumerate(steps):
                 x = ddim.advance(x, unet(x, condition, prepared, index), step, clamp=clamp)
             parts.append(x)
         return torch.cat(parts) if parts else noise
 
-    def _unet(self) -> UNet:
-        self._needs("decoder")
+    def _require_unet(self) -> UNet:
+        self._require_part("decoder")
         if not isinstance(self.decoder, UNet):
             raise ModelError(f"{self.modality} is decoded in one pass, not by diffusion")
         return self.decoder
 
-    def _needs(self, half: str) -> None:
-        if self.part not in ("both", half):
+    def _require_part(self, part: str) -> None:
+        if self.part not in ("both", part):
             raise ModelError(
                 f"this {self.modality} tokenizer was built with part={self.part!r}; "
-                f"build it with part={half!r} or 'both'"
+                f"build it with part={part!r} or 'both'"
             )
 
     def _image_shape(self, codes: Tensor) -> tuple[int, ...]:
-        sides = tuple(PATCH * count for count in codes.shape[2:])
-        multiple = self.size.multiple
+        sides = tuple(PATCH_SIZE * count for count in codes.shape[2:])
+        multiple = self.config.side_multiple
         if any(side % multiple for side in sides):
             raise ModelError(
                 f"{self.modality} can be decoded to sides that are multiples of {multiple} px, "
-                f"not to {sides}: its U-Net halves the image {len(self.size.unet.multipliers) - 1}"
-                f" times. Pad the ids to a multiple of {multiple // PATCH} tokens, and crop after"
+                f"not to {sides}: its U-Net halves the image {len(self.config.unet.multipliers) - 1}"
+                f" times. Pad the ids to a multiple of {multiple // PATCH_SIZE} tokens, and crop after"
             )
         return (codes.shape[0], self.channels, *sides)
 
-    def _pixels(self, x: Tensor) -> Tensor:
-        if self.size.classes and (x.ndim == 3 or (x.ndim == 4 and x.shape[1] == 1)):
+    def _to_pixels(self, x: Tensor) -> Tensor:
+        if self.config.has_classes and (x.ndim == 3 or (x.ndim == 4 and x.shape[1] == 1)):
             x = one_hot(x, self.channels)
         shape = tuple(x.shape)
         if x.ndim != 4 or shape[1] != self.channels:
             forms = f"(B, {self.channels}, H, W)"
-            forms += ", (B, 1, H, W) or (B, H, W)" if self.size.classes else ""
+            forms += ", (B, 1, H, W) or (B, H, W)" if self.config.has_classes else ""
             raise ModelError(f"{self.modality}: {forms} expected, not {shape}")
-        if shape[2] % PATCH or shape[3] % PATCH or not shape[2] * shape[3]:
+        if shape[2] % PATCH_SIZE or shape[3] % PATCH_SIZE or not shape[2] * shape[3]:
             raise ModelError(
-                f"{self.modality}: height and width must be multiples of {PATCH}, not {shape[2:]}"
+                f"{self.modality}: height and width must be multiples of {PATCH_SIZE}, not {shape[2:]}"
             )
-        if not self.size.classes and not x.is_floating_point():
+        if not self.config.has_classes and not x.is_floating_point():
             raise ModelError(
                 f"{self.modality}: standardised pixels expected, not {x.dtype}: subtract the "
                 "mean and divide by the deviation first"
@@ -259,7 +264,7 @@ class Tokenizer(Family):
         return x
 
 
-def one_hot(classes: Tensor, count: int = len(LAND_COVER)) -> Tensor:
+def one_hot(classes: Tensor, count: int = len(LULC_CLASSES)) -> Tensor:
     """Return one channel a class, (B, 10, H, W) float32, of indices (B, H, W) or (B, 1, H, W).
 
     Raises:
@@ -271,7 +276,7 @@ def one_hot(classes: Tensor, count: int = len(LAND_COVER)) -> Tensor:
         raise ModelError("land cover has whole class indices; resample it with nearest neighbour")
     if whole.numel() and not 0 <= int(whole.min()) <= int(whole.max()) < count:
         raise ModelError(
-            f"land cover has the classes 0..{count - 1} ({listed(LAND_COVER, count)}), but "
+            f"land cover has the classes 0..{count - 1} ({join_names(LULC_CLASSES, count)}), but "
             f"{int(whole.min())}..{int(whole.max())} are given; codes of other products must be "
             "translated first"
         )
@@ -279,9 +284,9 @@ def one_hot(classes: Tensor, count: int = len(LAND_COVER)) -> Tensor:
 
 
 def tokenizer(
-    modality_or_config: str | Path | Mapping[str, Any] | TokenizerSize,
-    weights: Source = None,
-    part: Part = "both",
+    modality_or_config: str | Path | Mapping[str, Any] | TokenizerConfig,
+    weights: WeightSource = None,
+    part: TokenizerPart = "both",
     revision: str | None = None,
 ) -> Tokenizer:
     """Build the tokenizer of a raster modality, ready for use.
@@ -296,7 +301,7 @@ def tokenizer(
     Raises:
         ModelError: anything unknown. WeightsError: weights that do not fit.
     """
-    size = TokenizerSize.parse(modality_or_config)
-    with unset(when=weights is not None):
+    size = TokenizerConfig.parse(modality_or_config)
+    with skip_init(enabled=weights is not None):
         built = Tokenizer(size, part)
-    return obtain(built, weights, size.name, revision).eval()
+    return load_weights(built, weights, size.name, revision).eval()

@@ -16,26 +16,33 @@ from torch import Tensor, nn
 
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
-from model.terramind.layers import EPSILON, Attention, Exact, Mlp, resize_grid, sincos_grid
-from model.terramind.modalities import PATCH
+from model.terramind.layers import (
+    EPSILON,
+    Attention,
+    Float32Module,
+    Mlp,
+    resize_position_table,
+    sincos_grid,
+)
+from model.terramind.modalities import PATCH_SIZE
 
 
-class Norm(Exact, nn.LayerNorm):
+class Float32LayerNorm(Float32Module, nn.LayerNorm):
     """A layer norm that stays in single precision."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, EPSILON, dtype=torch.float32)
 
 
-class Block(nn.Module):
+class ViTBlock(nn.Module):
     """One block, normalised before each part."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.norm1 = Norm(size.dim)
-        self.attn = Attention(size)
-        self.norm2 = Norm(size.dim)
-        self.mlp = Mlp(size)
+        self.norm1 = Float32LayerNorm(architecture.dim)
+        self.attn = Attention(architecture)
+        self.norm2 = Float32LayerNorm(architecture.dim)
+        self.mlp = Mlp(architecture)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens after this block (B, N, D)."""
@@ -47,82 +54,82 @@ class Block(nn.Module):
 class TanhMlp(nn.Module):
     """The MLP after the last block."""
 
-    def __init__(self, size: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(size.dim, size.hidden)
-        self.fc2 = nn.Linear(size.hidden, size.dim)
+        self.fc1 = nn.Linear(architecture.dim, architecture.mlp_hidden_dim)
+        self.fc2 = nn.Linear(architecture.mlp_hidden_dim, architecture.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed tokens (B, N, D)."""
         return fused_linear.linear(self.fc2, fused_linear.linear(self.fc1, x, "tanh"))
 
 
-class Trunk(Exact):
+class ViTBase(Float32Module):
     """What encoder and decoder share: positions, blocks and the last MLP."""
 
     pos_emb: Tensor
 
-    def __init__(self, size: Architecture, image_size: int) -> None:
+    def __init__(self, architecture: Architecture, image_size: int) -> None:
         super().__init__()
-        side = image_size // PATCH
-        table = sincos_grid(side, side, size.dim).transpose(1, 2).reshape(1, -1, side, side)
+        side = image_size // PATCH_SIZE
+        table = sincos_grid(side, side, architecture.dim).transpose(1, 2).reshape(1, -1, side, side)
         self.register_buffer("pos_emb", table)
         # ^ published as a parameter that is not trained; a buffer has the same key
-        self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
-        self.norm_mlp = Norm(size.dim)
-        self.post_mlp = TanhMlp(size)
+        self.blocks = nn.ModuleList(ViTBlock(architecture) for _ in range(architecture.depth))
+        self.norm_mlp = Float32LayerNorm(architecture.dim)
+        self.post_mlp = TanhMlp(architecture)
 
-    def positions(self, rows: int, columns: int) -> Tensor:
+    def position_table(self, rows: int, columns: int) -> Tensor:
         """Return the position table for a grid, (1, rows * columns, D)."""
         table = self.pos_emb.flatten(2).transpose(1, 2)
         side = math.isqrt(table.shape[1])
         if (rows, columns) == (side, side):
             return table
-        return resize_grid(table, rows, columns).to(table.dtype)
+        return resize_position_table(table, rows, columns).to(table.dtype)
 
-    def mix(self, x: Tensor, rows: int, columns: int) -> Tensor:
+    def run_blocks(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Return the tokens (B, rows * columns, D) after all layers, same shape."""
-        x = x + self.positions(rows, columns)
+        x = x + self.position_table(rows, columns)
         for block in self.blocks:
             x = block(x)
         out: Tensor = x + self.post_mlp(self.norm_mlp(x))
         return out
 
 
-class Encoder(Trunk):
+class ViTEncoder(ViTBase):
     """Pixels (B, C, H, W) to features (B, H / 16 * W / 16, D)."""
 
-    def __init__(self, size: Architecture, channels: int, image_size: int) -> None:
-        super().__init__(size, image_size)
-        self.proj = nn.Conv2d(channels, size.dim, PATCH, stride=PATCH)
+    def __init__(self, architecture: Architecture, channels: int, image_size: int) -> None:
+        super().__init__(architecture, image_size)
+        self.proj = nn.Conv2d(channels, architecture.dim, PATCH_SIZE, stride=PATCH_SIZE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features (B, h * w, D)."""
-        rows, columns = x.shape[2] // PATCH, x.shape[3] // PATCH
-        patches = F.pixel_unshuffle(x.to(self.proj.weight.dtype), PATCH)
+        rows, columns = x.shape[2] // PATCH_SIZE, x.shape[3] // PATCH_SIZE
+        patches = F.pixel_unshuffle(x.to(self.proj.weight.dtype), PATCH_SIZE)
         # ^ (B, C * 16 * 16, h, w), channel slowest
         flat = patches.flatten(2).transpose(1, 2)
-        tokens = fused_linear.product(flat, self.proj.weight.flatten(1), self.proj.bias)
+        tokens = fused_linear.functional_linear(flat, self.proj.weight.flatten(1), self.proj.bias)
         # ^ the published convolution as the matrix product that it is: the same bits in any batch
-        return self.mix(tokens, rows, columns)
+        return self.run_blocks(tokens, rows, columns)
 
 
-class Decoder(Trunk):
+class ViTDecoder(ViTBase):
     """Features (B, h * w, D) to pixels (B, C, 16 * h, 16 * w)."""
 
-    def __init__(self, size: Architecture, channels: int, image_size: int) -> None:
-        super().__init__(size, image_size)
-        self.out_proj = nn.Linear(size.dim, channels * PATCH * PATCH)
+    def __init__(self, architecture: Architecture, channels: int, image_size: int) -> None:
+        super().__init__(architecture, image_size)
+        self.out_proj = nn.Linear(architecture.dim, channels * PATCH_SIZE * PATCH_SIZE)
 
     def forward(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Return the pixels (B, C, H, W)."""
-        patches = fused_linear.linear(self.out_proj, self.mix(x, rows, columns))
+        patches = fused_linear.linear(self.out_proj, self.run_blocks(x, rows, columns))
         # ^ (B, h * w, C * 16 * 16), channel slowest
         grid = patches.transpose(1, 2).reshape(len(x), -1, rows, columns)
-        return F.pixel_shuffle(grid, PATCH)
+        return F.pixel_shuffle(grid, PATCH_SIZE)
 
 
-class Pointwise(Exact, nn.Conv2d):
+class PointwiseConv(Float32Module, nn.Conv2d):
     """A 1 x 1 convolution, in single precision: to and from the numbers that are rounded."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -130,4 +137,4 @@ class Pointwise(Exact, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens (B, N, channels) as (B, N, out)."""
-        return fused_linear.product(x, self.weight.flatten(1), self.bias)
+        return fused_linear.functional_linear(x, self.weight.flatten(1), self.bias)
