@@ -11,7 +11,7 @@ from shapely.geometry import shape
 
 from catalogs import ground, passes, providers
 from catalogs.passes import sort_key
-from catalogs.scene import MASK_BANDS, DEFAULT_BANDS
+from catalogs.scene import DEFAULT_BANDS, MASK_BANDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import shapely
 
 from catalogs import href_policy, lonlat_geometry, providers, scene_selection
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
-from catalogs.search_results import ModalityResults, format_bbox, describe_no_results
+from catalogs.search_results import ModalityResults, describe_no_results, format_bbox
 from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from catalogs import href_policy, providers
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ _EXPORTS = {
     "fine_tuned": "model.terratorch.checkpoint",
     "load": "model.predictor.registry",
     "load_state": "model.weights.loading",
-    "optimised": "model.predictor.optimise",
+    "optimise_for_inference": "model.predictor.optimise",
     "tokenizer": "model.terramind.tokenizers.tokenizer",
     "coords_tokenizer": "model.terramind.tokenizers.coordinates",
     "captions_tokenizer": "model.terramind.tokenizers.coordinates",

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from model.errors import ModelError, join_names
-from model.segmenter import PixelHead, Segmenter
+from model.segmentation_head import PixelHead, Segmenter
 from model.terramind import config
 from model.terramind.embeddings import Tokenizers, resolve_modality_keys
-from model.terramind.encoder import ModalityDeclaration, Encoder, Merge
+from model.terramind.encoder import Encoder, Merge, ModalityDeclaration
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.request import resolve_output_keys
 from model.terramind.generation.sampling import SamplingStrategy
@@ -20,7 +20,7 @@ from model.terramind.generation.standardise import BoaOffset
 from model.terramind.generation.tim import TiMEncoder
 from model.terramind.modalities import IMAGE_SIZE
 from model.terramind.precision import default_dtype
-from model.tokenizer_loading import TokenizerBundle, TokenizerSource, TokenizerRequirements
+from model.tokenizer_loading import TokenizerBundle, TokenizerRequirements, TokenizerSource
 from model.weights.initialise import skip_init
 from model.weights.loading import WeightSource, load_weights
 

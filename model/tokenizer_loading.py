@@ -26,14 +26,14 @@ from model.terramind.modalities import (
 )
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.coordinates import CoordsTokenizer, coords_tokenizer
-from model.terramind.tokenizers.tokenizer import TokenizerPart, Tokenizer, tokenizer
+from model.terramind.tokenizers.tokenizer import Tokenizer, TokenizerPart, tokenizer
 from model.weights.loading import (
     WeightSource,
+    extract_state_dict,
     find_weight_file,
     load_state,
     load_weights,
     read_state_dict,
-    extract_state_dict,
 )
 
 TokenizerSource = Tokenizer | CoordsTokenizer | WeightSource

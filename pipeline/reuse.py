@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from catalogs.errors import TerramosaicError, InvalidInputError
+from catalogs.errors import InvalidInputError, TerramosaicError
 from pipeline import tile
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan

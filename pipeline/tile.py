@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS_MODALITIES, Scene
 from pipeline.compositing import units
-from pipeline.compositing.stream import RowBuffer, CompositeBlock, Strip, read_strips
+from pipeline.compositing.stream import CompositeBlock, RowBuffer, Strip, read_strips
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
 from pipeline.inference import classify, consistency, downsample, tiled
-from pipeline.inference.batching import WindowStats, WindowCache
+from pipeline.inference.batching import WindowCache, WindowStats
 from pipeline.inference.blend import BlendedRows
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.tiled import WindowRow, SampleWindow
+from pipeline.inference.tiled import SampleWindow, WindowRow
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation, io_statistics

@@ -14,7 +14,7 @@ from catalogs.scene import BANDS, Asset, Scene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm
 from pipeline.plan.plan import Plan, to_geojson
-from pipeline.plan.recipe import OutputSpec, ModelSpec, Recipe
+from pipeline.plan.recipe import ModelSpec, OutputSpec, Recipe
 from tests import worlds
 
 TILE = 512

@@ -105,7 +105,7 @@ class Several(Brightness):
 
 def looks(inputs, observed, placement, side, *, beside=None):
     """Cut arrays that lie in memory into the rows of windows of a placement."""
-    rows = [(row, placement.columns, False) for row in placement.rows]
+    rows = [(row, placement.window_columns, False) for row in placement.window_rows]
     if beside is not None:
         rows.append((beside[0], (beside[1],), True))
     for row, columns, sample in sorted(rows):

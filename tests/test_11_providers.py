@@ -31,7 +31,7 @@ def parse(document, provider="planetary-computer", modality="S2L2A", allow=(), b
         document,
         provider=known,
         modality=modality,
-        trust=a_trust(known, *allow),
+        policy=a_trust(known, *allow),
         base=base or "/catalog/item.json",
     )
 
@@ -167,7 +167,7 @@ def test_the_address_of_an_asset_is_the_table_s_choice(hrefs, expected):
         an_item("B02_10m", asset=alternates),
         provider=known,
         modality="S2L2A",
-        trust=a_trust(known),
+        policy=a_trust(known),
         base="/catalog/item.json",
     )
     assert parsed.scene.assets["B02"].href.startswith(expected)

@@ -10,7 +10,7 @@ import pytest
 import shapely
 
 from catalogs import search
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from tests.documents import HERE, JUNE, an_item, day, dump, find, ids, publish
 from tests.servers.stac import Answer, Server
 

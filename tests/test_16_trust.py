@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rasterio.errors import RasterioIOError
 
 from catalogs import href_policy, providers, signing
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
 
 BLOB = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x/B02.tif"

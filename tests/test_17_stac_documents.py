@@ -112,7 +112,7 @@ def kind_of(document):
 def parse(document, provider, modality):
     known = providers.get(provider)
     trusted = href_policy.HrefPolicy(provider=known, origin="/catalog/catalog.json", allow=())
-    return item.parse(document, provider=known, modality=modality, trust=trusted, base=BASE)
+    return item.parse(document, provider=known, modality=modality, policy=trusted, base=BASE)
 
 
 def scene_or_reason(document, provider, modality):

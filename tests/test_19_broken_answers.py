@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
 from tests.documents import ALL_FIVE, FIVE, an_item, find, ids
 from tests.servers.stac import Answer, Server, page, serve

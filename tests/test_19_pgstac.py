@@ -71,7 +71,7 @@ def same(one, other):
     ]
     assert [scene.assets for scene in one.scenes] == [scene.assets for scene in other.scenes]
     assert Snapshot(scenes=one.scenes).digest == Snapshot(scenes=other.scenes).digest
-    assert one.doubts == other.doubts
+    assert one.caveats == other.caveats
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 100])

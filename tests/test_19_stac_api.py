@@ -10,7 +10,7 @@ import pytest
 import shapely
 
 from catalogs import scene_selection
-from catalogs.errors import NothingFoundError, TerramosaicError, TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError, TransientError
 from catalogs.snapshot import Snapshot
 from catalogs.sources import api, http_client
 from tests.documents import ALL_FIVE, FIVE, HERE, WORLD, an_item, day, find, ids
@@ -50,7 +50,7 @@ def test_an_api_is_asked_page_by_page(merge, stated):
     for one in asked:
         assert one.body["collections"] == ["sentinel-2-l2a"]
         assert one.body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999999Z"
-        assert one.body["limit"] == api.PAGE
+        assert one.body["limit"] == api.PAGE_SIZE
         assert shapely.geometry.shape(one.body["intersects"]).equals(HERE)
     assert [one.body.get("token") for one in asked] == [None, 2, 4]
     href = found.scenes[0].assets["B02"].href

@@ -65,7 +65,11 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def web(folder, monkeypatch):
     quick = dataclasses.replace(
-        http_ranges.RETRY_POLICY, pause=0.002, timeout=(0.3, 0.3), deadline=20.0, longest_wait=2.0
+        http_ranges.RETRY_POLICY,
+        backoff=0.002,
+        timeout=(0.3, 0.3),
+        deadline=20.0,
+        max_retry_after=2.0,
     )
     monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
     with server.serving(folder, stall=0.5) as running:
@@ -77,7 +81,7 @@ def _read(web, name="deflate.tif", grid=GRID, **options):
         f"{web.address}/{name}",
         options.pop("source", SOURCE),
         grid,
-        **{"resampling": Resampling.nearest, "dtype": "uint16", "fill": 0, **options},
+        **{"resampling": Resampling.nearest, "dtype": "uint16", "fill_value": 0, **options},
     )
 
 
@@ -185,7 +189,7 @@ def test_the_time_of_a_read_is_bounded(web, monkeypatch):
     monkeypatch.setattr(
         http_ranges,
         "RETRY_POLICY",
-        dataclasses.replace(http_ranges.RETRY_POLICY, attempts=99, deadline=0.8),
+        dataclasses.replace(http_ranges.RETRY_POLICY, max_attempts=99, deadline=0.8),
     )
     web.script = lambda path, start, count: "stall"
     started = time.monotonic()
@@ -226,7 +230,7 @@ def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
     monkeypatch.setattr(
         http_ranges,
         "RETRY_POLICY",
-        dataclasses.replace(http_ranges.RETRY_POLICY, attempts=2, timeout=(0.1, 0.1)),
+        dataclasses.replace(http_ranges.RETRY_POLICY, max_attempts=2, timeout=(0.1, 0.1)),
     )
     caplog.set_level(logging.DEBUG, logger="")
     web.script = lambda path, start, count: fault
@@ -304,7 +308,7 @@ def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypat
     grid = dataclasses.replace(
         GRID, left=round(left, -1), top=round(top, -1), height=700, width=700
     )
-    options = {"resampling": Resampling.bilinear, "dtype": "float32", "fill": np.nan}
+    options = {"resampling": Resampling.bilinear, "dtype": "float32", "fill_value": np.nan}
     expected = raster_reader.read(str(path), SOURCE, grid, **options)
     assert np.isfinite(expected).all()
     sent = []

@@ -23,7 +23,7 @@ def _read(path, grid, **options):
         str(path),
         options.pop("source", SOURCE),
         grid,
-        **{"resampling": Resampling.nearest, "dtype": "uint16", "fill": 0, **options},
+        **{"resampling": Resampling.nearest, "dtype": "uint16", "fill_value": 0, **options},
     )
 
 
@@ -59,7 +59,9 @@ def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, wid
 
 def test_coarse_pixels_are_picked_at_the_centre(tmp_path):
     values = np.arange(1, 26, dtype=np.uint16).reshape(5, 5)
-    path = worlds.raster(tmp_path / "c.tif", values, resolution=60.0, left=worlds.LEFT - 20)
+    path = worlds.raster(
+        tmp_path / "c.tif", values, resolution=60.0, left=worlds.LEFT - 20
+    )
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=30, width=28
     )
@@ -105,7 +107,7 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
     found = _read(
-        path, grid, source=source, resampling=Resampling.bilinear, dtype="float32", fill=np.nan
+        path, grid, source=source, resampling=Resampling.bilinear, dtype="float32", fill_value=np.nan
     )
     assert set(np.unique(found[np.isfinite(found)])) == {9.0}
     assert np.isnan(found).any()
@@ -119,7 +121,7 @@ def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
-    found = _read(path, grid, source=source, dtype="float32", fill=np.nan)
+    found = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
     assert found[0, 0] == 1
     assert found[1, 1] == 2
     assert np.isnan(found).sum() == 2

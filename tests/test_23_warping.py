@@ -35,7 +35,7 @@ KERNELS = (Resampling.nearest, Resampling.bilinear, Resampling.cubic, Resampling
 SHAPE = (410, 430)
 
 
-def _read(path, grid, resampling, *, nodata=0.0, dtype="uint16", fill=0):
+def _read(path, grid, resampling, *, nodata=0.0, dtype="uint16", fill_value=0):
     with rasterio.open(path) as dataset:
         return reprojection.read_on_grid(
             dataset,
@@ -43,7 +43,7 @@ def _read(path, grid, resampling, *, nodata=0.0, dtype="uint16", fill=0):
             nodata=nodata,
             resampling=resampling,
             dtype=np.dtype(dtype),
-            fill_value=fill,
+            fill_value=fill_value,
         )
 
 
@@ -308,7 +308,7 @@ def test_half_a_pixel_away_four_neighbours_count_alike(tmp_path, dtype, nodata):
         height=63,
         width=73,
     )
-    found = _read(path, grid, Resampling.bilinear, nodata=nodata, dtype="float32", fill=np.nan)
+    found = _read(path, grid, Resampling.bilinear, nodata=nodata, dtype="float32", fill_value=np.nan)
     valid = np.pad(~holes, 2)
     known = np.where(valid, np.pad(values, 2).astype(float), 0)
     corners = [(slice(i, i + 63), slice(j, j + 73)) for i in (0, 1) for j in (0, 1)]
@@ -334,7 +334,7 @@ def test_what_is_not_a_number_spreads_no_further_than_the_kernel(tmp_path, kerne
         height=88,
         width=88,
     )
-    found = _read(path, grid, kernel, nodata=-32768.0, dtype="float32", fill=np.nan)
+    found = _read(path, grid, kernel, nodata=-32768.0, dtype="float32", fill_value=np.nan)
     assert set(found[np.isfinite(found)]) == {5.0}
     rows, columns = np.nonzero(np.isnan(found))
     reach = 2 if kernel is Resampling.cubic else 1
@@ -596,7 +596,7 @@ def test_nodata_that_no_pixel_can_hold_is_none(tmp_path):
         width=40,
     )
     for nodata in (-9999.0, 300.0, 0.5, math.nan):
-        found = _read(path, grid, Resampling.bilinear, nodata=nodata, dtype="uint8", fill=255)
+        found = _read(path, grid, Resampling.bilinear, nodata=nodata, dtype="uint8", fill_value=255)
         assert set(np.unique(found)) == {*range(1, 10), 255}, nodata
         assert (found[:, :9] == 255).all()
 

@@ -237,7 +237,9 @@ def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
 
 def _height(path, **place):
     values = np.random.default_rng(8).integers(1, 4000, (300, 400)).astype(np.float32)
-    asset = worlds.asset(worlds.raster(path, values, **place), "DEM", worlds.METRE, None)
+    asset = worlds.asset(
+        worlds.raster(path, values, **place), "DEM", worlds.METRE, None
+    )
     return worlds.scene(path.stem, "DEM", {"DEM": asset})
 
 

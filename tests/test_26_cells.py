@@ -61,7 +61,7 @@ grids = st.builds(
 
 @given(grids, st.sampled_from([1, 4, 16]))
 def test_cells_cover_their_pixels_and_are_counted_alike_everywhere(grid, cell):
-    coarse = grid.coarsened(cell)
+    coarse = grid.coarsen(cell)
     left, bottom, right, top = grid.bounds
     assert coarse.resolution == grid.resolution * cell
     assert coarse.left <= left
@@ -70,7 +70,7 @@ def test_cells_cover_their_pixels_and_are_counted_alike_everywhere(grid, cell):
     assert coarse.bounds[1] <= bottom
     assert coarse.height * cell < grid.height + 2 * cell
     assert coarse.width * cell < grid.width + 2 * cell
-    pixels = coarse.refined(cell)
+    pixels = coarse.refine(cell)
     row, column = pixels.origin_index()
     assert (row % cell, column % cell) == (0, 0)
     assert coarse.origin_index() == (row // cell, column // cell)

@@ -24,7 +24,7 @@ lattices = st.builds(
 @given(lattices, st.integers(-500, 500), st.integers(1, 200))
 def test_the_weights_sum_to_one_everywhere(lattice, first, count):
     total = np.zeros(count)
-    for start in lattice.starts(first, count):
+    for start in lattice.window_starts(first, count):
         for index, weight in enumerate(lattice.profile()):
             if first <= start + index < first + count:
                 total[start + index - first] += weight
@@ -33,7 +33,7 @@ def test_the_weights_sum_to_one_everywhere(lattice, first, count):
 
 @given(lattices, st.integers(-500, 500), st.integers(1, 200))
 def test_every_window_of_a_tile_gives_it_weight(lattice, first, count):
-    for start in lattice.starts(first, count):
+    for start in lattice.window_starts(first, count):
         assert start % lattice.stride == 0
         given = np.flatnonzero(lattice.profile()) + start
         assert ((given >= first) & (given < first + count)).any()

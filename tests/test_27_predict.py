@@ -122,7 +122,7 @@ PATCHES = Lattice(window=32, stride=24, context_width=0)
 
 
 def _features(area, **options):
-    return fakes.blend(area.refined(8), PATCHES, Patches(), _ground, **options)[0]
+    return fakes.blend(area.refine(8), PATCHES, Patches(), _ground, **options)[0]
 
 
 def test_a_cell_is_the_answer_of_its_own_pixels():

@@ -31,7 +31,7 @@ def web(tmp_path_factory):
 
 def _asked(web, grid, resampling):
     web.forget()
-    options = {"resampling": resampling, "dtype": np.uint16, "fill": 0}
+    options = {"resampling": resampling, "dtype": np.uint16, "fill_value": 0}
     raster_reader.read(f"{web.address}/cog.tif", SOURCE, grid, **options)
     return web.sent, web.requests
 

@@ -11,7 +11,7 @@ import pytest
 import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
-from catalogs.errors import TerramosaicError, AssetReadError
+from catalogs.errors import AssetReadError, TerramosaicError
 from pipeline import tile
 from pipeline.plan import layers
 from pipeline.runtime import lock
@@ -110,7 +110,7 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
 def _whole(folder, plan, name):
     factor = plan.factor(name)
     path = zarr_store.store_path(folder, plan, plan.grid.epsg, factor)
-    grid = plan.grid.coarsened(factor)
+    grid = plan.grid.coarsen(factor)
     return zarr_store.read_layer(path, name, slice(0, grid.height), slice(0, grid.width))
 
 

@@ -41,7 +41,7 @@ def grid(height, width, resolution=10.0):
 def pixels(layer, bands, height, width, seed=0):
     random = np.random.default_rng(seed)
     shape = (bands, height, width)
-    if layer.legend:
+    if layer.has_legend:
         blocks = random.choice(CODES, (bands, -(-height // 9), -(-width // 9)))
         return blocks.repeat(9, 1).repeat(9, 2)[:, :height, :width].astype(layer.dtype)
     if layer.dtype == "float32":
@@ -49,7 +49,7 @@ def pixels(layer, bands, height, width, seed=0):
         values[:, : height // 3] = np.nan
         return values
     values = random.integers(0, 101, shape).astype(layer.dtype)
-    values[:, :, : width // 4] = layer.fill
+    values[:, :, : width // 4] = layer.fill_value
     return values
 
 

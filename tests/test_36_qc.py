@@ -358,7 +358,7 @@ def two_zones(tmp_path):
     """Make a store over two zones, without a model: a field of classes on the ground."""
     plan = expanse.plan(tmp_path, 4)
     mosaic_grid = grids.build_covering_grid(from_geojson(plan.region), 3035, 10.0, (0.0, 0.0))
-    plan = dataclasses.replace(plan, mosaics=(mosaic_grid,), tile=512)
+    plan = dataclasses.replace(plan, mosaic_grids=(mosaic_grid,), tile_size=512)
     return plan, tmp_path
 
 
@@ -368,7 +368,7 @@ def _fill(plan, folder, paint):
     zarr_store.create(folder, plan, names)
     for tile in plan.tiles:
         area = plan.area(tile)
-        inside = grids.rasterize_region(grids.project(plan.ground(tile.epsg), tile.epsg), area)
+        inside = grids.rasterize_region(grids.project(plan.region_for(tile.epsg), tile.epsg), area)
         none = layers.get("observations").fill_value
         values = {
             "land_cover": np.where(inside, paint(area), 0).astype(np.uint8),
@@ -435,8 +435,8 @@ def test_a_mosaic_says_which_zone_each_pixel_comes_from(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, lambda area: np.full(area.shape, 1 if area.epsg == 32632 else 2))
     names = {"land_cover": (), "observations": ()}
-    tiles = list(mosaic.iter_border_tiles(plan, folder, plan.mosaics[0], names))
-    assert 0 < len(tiles) < len(list(grids.split_into_tiles(plan.mosaics[0], plan.tile)))
+    tiles = list(mosaic.iter_border_tiles(plan, folder, plan.mosaic_grids[0], names))
+    assert 0 < len(tiles) < len(list(grids.split_into_tiles(plan.mosaic_grids[0], plan.tile)))
     for values, owner in tiles:
         assert (values["land_cover"] == owner).all()
 

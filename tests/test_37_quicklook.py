@@ -98,7 +98,9 @@ def test_what_was_seen_and_has_no_class_is_not_called_unseen():
     assert rendering.UNCLASSIFIED_COLOR in colors[8]
     assert rendering.UNOBSERVED_COLOR not in colors[8]
     whole = product.CoverageCounts(inside=1000, unobserved=400, unclassified=0)
-    shown = quicklook.layout_land_cover(thumbnail(codes), replace(ground, extent=whole), HEADING)
+    shown = quicklook.layout_land_cover(
+        thumbnail(codes), replace(ground, coverage_counts=whole), HEADING
+    )
     assert [(entry.title, entry.share) for entry in shown.legend_entries][1:] == [
         ("Not observed", 40.0)
     ]

@@ -51,7 +51,7 @@ def scene(name, modality="S2L2A", *, scl=True, folder="/data/catalog"):
 def values_of(layer, bands):
     random = np.random.default_rng(4)
     shape = (len(bands), GRID.height, GRID.width)
-    if layer.legend:
+    if layer.has_legend:
         found = random.choice([1, 2, 5, 7, 11], shape).astype("uint8")
         found[:, :9] = 0
         return found
@@ -60,7 +60,7 @@ def values_of(layer, bands):
         found[:, 0] = np.nan
         return found
     found = random.integers(0, 101, shape).astype(layer.dtype)
-    found[:, :5] = layer.fill
+    found[:, :5] = layer.fill_value
     return found
 
 
@@ -230,7 +230,7 @@ def test_what_went_in_and_what_did_not_is_told(product):
 
 
 def test_a_partial_product_declares_its_holes(product, validator):
-    partial = replace(product, holes=(MissingTile(tile="0003_0001", reason="unreadable"),))
+    partial = replace(product, missing_tiles=(MissingTile(tile="0003_0001", reason="unreadable"),))
     document = stac_item.build_item(partial)
     stac.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True

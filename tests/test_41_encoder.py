@@ -147,14 +147,16 @@ def test_patch_embedding_is_a_strided_convolution():
     x = rasters(size=64)["S2L2A"]
     kernel = embedding.proj.weight.view(32, 16, 16, 12).permute(0, 3, 1, 2)
     wanted = torch.nn.functional.conv2d(x, kernel, stride=16).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(embedding.proj(embedding.patches(x)), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        embedding.proj(embedding.to_patches(x)), wanted, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_shift_of_one_patch_shifts_the_tokens():
     embedding = make().encoder_embeddings["untok_sen2l2a@224"]
     x = rasters(size=64)["S2L2A"]
     plain, moved = (
-        (embedding.proj(embedding.patches(v))).view(1, 4, 4, -1)
+        (embedding.proj(embedding.to_patches(v))).view(1, 4, 4, -1)
         for v in (x, torch.roll(x, (16, -16), (2, 3)))
     )
     torch.testing.assert_close(moved, torch.roll(plain, (1, -1), (1, 2)), atol=1e-5, rtol=1e-5)

@@ -444,7 +444,7 @@ def test_a_start_that_is_left_out_is_not_missed(build):
 
 
 def test_layers_are_left_unset_only_where_it_is_asked_for():
-    with initialise.skip_init(when=False):
+    with initialise.skip_init(enabled=False):
         assert float(torch.nn.GroupNorm(2, 4).weight.detach().sum()) == 4
     torch.manual_seed(1)
     with initialise.skip_init():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import model
-from model import segmenter as segmenter_module
+from model import segmentation_head
 from model.errors import ModelError
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
@@ -112,7 +112,7 @@ def test_zeroed_tokens_change_the_answer_and_unknown_uses_are_refused(segmenter)
 
 def test_unseen_pixels_leave_the_tokens_alone(segmenter):
     x = rasters()
-    blind = segmenter(x, seen=torch.tensor([0.0, 1.0]))
+    blind = segmenter(x, pixel_weight=torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(blind[1], segmenter(x)[1], atol=1e-5, rtol=0)
     assert not torch.allclose(blind[0], segmenter(x)[0])
 
@@ -168,8 +168,8 @@ def test_wrong_inputs_are_refused(segmenter, inputs):
 
 def test_an_unmerged_encoder_is_refused():
     encoder = model.backbone(TINY, ["DEM"], merge="dict")
-    built = segmenter_module.Segmenter(
-        encoder, segmenter_module.PixelHead(32, 1, {"DEM": 1}, 2, 4), [1]
+    built = segmentation_head.Segmenter(
+        encoder, segmentation_head.PixelHead(32, 1, {"DEM": 1}, 2, 4), [1]
     )
     with pytest.raises(ModelError, match="merge"):
         built(rasters(names=["DEM"]))
@@ -177,14 +177,14 @@ def test_an_unmerged_encoder_is_refused():
 
 def test_spreading_undoes_folding():
     x = torch.randn(2, 3, 6, 10)
-    cells = segmenter_module.folded(x)
+    cells = segmentation_head.space_to_depth(x)
     assert cells.shape == (2, 3, 5, 12)
-    back = segmenter_module.spread(cells, 2).permute(0, 3, 1, 2)
+    back = segmentation_head.depth_to_space(cells, 2).permute(0, 3, 1, 2)
     assert torch.equal(back, x)
 
 
 def test_spread_tokens_lie_over_their_patch():
-    lateral = segmenter_module.Lateral(4, 3, 2)
+    lateral = segmentation_head.Lateral(4, 3, 2)
     tokens = torch.randn(1, 6, 4)
     whole = lateral(tokens, 2, 3)
     assert whole.shape == (1, 4, 6, 3)

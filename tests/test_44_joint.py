@@ -16,7 +16,7 @@ from model.predictor.predictors import GenerativePredictor, SegmentationPredicto
 from model.terramind import modalities
 from tests.toys import passes
 
-CPU = {"device": "cpu", "precision": "fp32", "holes": "fill"}
+CPU = {"device": "cpu", "precision": "fp32", "nan_policy": "fill"}
 SIDE = 32
 FAMILY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 3, "decoder_depth": 2},
@@ -61,7 +61,7 @@ def family(tmp_path):
 def segmenter(tmp_path):
     card = cards.from_mapping(SEGMENTER, "toy")
     registry.save_segmenter(
-        tmp_path, registry.weights.initialise(registry.build_segmenter(card), 1), card
+        tmp_path, registry.loading.initialise(registry.build_segmenter(card), 1), card
     )
     return str(tmp_path / "card.json")
 
@@ -176,7 +176,7 @@ def test_weights_without_a_decoder_make_nothing(family, tmp_path):
     encoder = model.backbone(
         FAMILY["architecture"], ["S2L2A", "S1RTC", "DEM"], weights={"random": 3}
     )
-    registry.weights.write(tmp_path / "encoder.safetensors", encoder.state_dict())
+    registry.loading.write_state_dict(tmp_path / "encoder.safetensors", encoder.state_dict())
     with pytest.raises(WeightsError, match="encoder alone"):
         registry.load(family, tmp_path / "encoder.safetensors", ["embedding", "generate"],
                    modality="DEM", **CPU)  # fmt: skip
@@ -184,7 +184,7 @@ def test_weights_without_a_decoder_make_nothing(family, tmp_path):
 
 def test_one_file_of_weights_fills_every_part(family, tmp_path):
     whole = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    registry.weights.write(tmp_path / "all.safetensors", whole.network.state_dict())
+    registry.loading.write_state_dict(tmp_path / "all.safetensors", whole.network.state_dict())
     again = registry.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
     assert again.digest == whole.digest
     given = chips(batch=1)
@@ -268,6 +268,6 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
 
 def test_a_predictor_of_a_network_s_own_knows_no_reference():
     card = cards.from_mapping(SEGMENTER)
-    network = registry.weights.initialise(registry.build_segmenter(card), 1)
+    network = registry.loading.initialise(registry.build_segmenter(card), 1)
     running = registry.InferenceOptions(device="cpu", precision="bf16")
     assert SegmentationPredictor(network, card, options=running).predict_reference is None

@@ -44,12 +44,12 @@ def make_card(**options):
 
 
 def running(**options):
-    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
+    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "nan_policy": "fill"} | options)
 
 
 def make(inputs=None, seed=4, **options):
     card = make_card()
-    segmenter = registry.weights.initialise(registry.build_segmenter(card), seed)
+    segmenter = registry.loading.initialise(registry.build_segmenter(card), seed)
     return SegmentationPredictor(segmenter, card, inputs=inputs, options=running(**options))
 
 
@@ -93,7 +93,7 @@ def test_it_equals_the_segmenter_after_standardisation():
         / torch.tensor(card.statistics[n].std)[:, None, None]
         for n, v in given.items()
     }
-    segmenter = registry.weights.initialise(registry.build_segmenter(card), 4)
+    segmenter = registry.loading.initialise(registry.build_segmenter(card), 4)
     with torch.inference_mode():
         wanted = segmenter(tensors).softmax(1).numpy()
     np.testing.assert_allclose(predictor(given), wanted, atol=1e-6)
@@ -161,19 +161,19 @@ def test_half_precision_stays_close():
 
 def test_holes_are_refused_unless_they_are_to_be_filled():
     given = chips()
-    make(holes="refuse")(given)
+    make(nan_policy="refuse")(given)
     given["S1RTC"][1, 0, 3, 4] = np.nan
     make()(given)
-    with pytest.raises(ModelError, match=r'S1RTC.*every pixel.*holes="fill"'):
-        make(holes="refuse")(given)
+    with pytest.raises(ModelError, match=r'S1RTC.*every pixel.*nan_policy="fill"'):
+        make(nan_policy="refuse")(given)
     blank = given | {"S1RTC": np.full_like(given["S1RTC"], np.nan)}
     with pytest.raises(ModelError, match="Leave out"):
-        make(holes="refuse")(blank)
+        make(nan_policy="refuse")(blank)
 
 
 def test_holes_have_two_meanings():
     with pytest.raises(ModelError, match="refuse or fill"):
-        make(holes="ignore")
+        make(nan_policy="ignore")
 
 
 def test_by_default_holes_are_refused():
@@ -188,7 +188,7 @@ def test_infinite_pixels_are_holes(name, value):
     given[name][2, 0, 0, 0] = value
     holed[2, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
-        make(holes="refuse")(given)
+        make(nan_policy="refuse")(given)
     out = make()(given)
     np.testing.assert_array_equal(out, make()(given | {name: holed}))
     np.testing.assert_array_equal(out[:2], before[:2])
@@ -198,7 +198,7 @@ def test_infinite_pixels_are_holes(name, value):
     np.testing.assert_array_equal(make()(given), make()(given | {name: absent}))
 
 
-@pytest.mark.parametrize("holes", ["fill", "refuse"])
+@pytest.mark.parametrize("nan_policy", ["fill", "refuse"])
 @pytest.mark.parametrize(
     ("name", "spoil", "says"),
     [
@@ -207,9 +207,9 @@ def test_infinite_pixels_are_holes(name, value):
         ("DEM", lambda v: v * 1000, "metres"),
     ],
 )
-def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, says, holes):
+def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, says, nan_policy):
     given = chips()
-    predictor = make(holes=holes)
+    predictor = make(nan_policy=nan_policy)
     predictor(given)
     with pytest.raises(ModelError, match=says):
         predictor(given | {name: spoil(given[name])})
@@ -259,7 +259,7 @@ def test_the_digest_covers_weights_statistics_and_configuration():
     assert make().digest == base
     assert make(seed=5).digest != base
     assert make(inputs=["S2L2A"]).digest != base
-    segmenter = registry.weights.initialise(registry.build_segmenter(make_card()), 4)
+    segmenter = registry.loading.initialise(registry.build_segmenter(make_card()), 4)
     for other in (
         make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}}),
         make_card(window=64),
@@ -275,7 +275,7 @@ def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
         pytest.skip("no demo weights are shipped")
     card = registry.get_card("demo")
     assert "tokenizer" not in card.identity()
-    state = registry.weights.digest_of_state(registry.weights.read(card.weights["path"]))
+    state = registry.loading.hash_state_dict(registry.loading.read_state_dict(card.weights["path"]))
     wanted = card.digest(f"{state} S2L2A S1RTC DEM")
     assert registry.load("demo", device="cpu").digest == wanted
 

@@ -51,7 +51,7 @@ needs_demo = pytest.mark.skipif(
 @pytest.fixture
 def shipped(tmp_path):
     card = cards.from_mapping(TOY, "toy")
-    segmenter = registry.weights.initialise(registry.build_segmenter(card), 1)
+    segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     return tmp_path, registry.save_segmenter(tmp_path, segmenter, card)
 
 
@@ -148,7 +148,7 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "terramind_v1_tiny", "stats": {"S1GRD": {"mean": [0], "std": [1]}}}, "S1GRD"),
         ({"name": "terramind_v1_tiny", "stats": {"DEM": {"mean": [0]}}}, "std"),
         ({"name": "terramind_v1_tiny", "stats": "fit.yaml"}, "fit.yaml"),
-        ({"name": "terramind_v1_tiny", "holes": "ignore"}, "refuse or fill"),
+        ({"name": "terramind_v1_tiny", "nan_policy": "ignore"}, "refuse or fill"),
         ({"name": "demo", "task": "generate", "modality": "NDVI"}, "generates nothing"),
         ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "maps land cover"),
         ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
@@ -325,7 +325,7 @@ def test_a_generator_takes_all_bands(tmp_path):
     embedding = registry.load(str(path), {"random": 3}, "embedding", **CPU)
     assert embedding.inputs["S2L2A"] == ("B02", "B08")
     encoder = model.backbone(FAMILY["architecture"], ["S2L2A"], weights={"random": 3})
-    registry.weights.write(tmp_path / "all.safetensors", encoder.state_dict())
+    registry.loading.write_state_dict(tmp_path / "all.safetensors", encoder.state_dict())
     cut = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
     encoder.select_bands({"S2L2A": ["B02", "B08"]})
     given = whole_chips()["S2L2A"][:, [1, 7]]
@@ -348,7 +348,7 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
     assert isinstance(segmenter, SegmentationPredictor)
     np.testing.assert_array_equal(segmenter(chips()), wanted(chips()))
     state = registry.load(str(family), {"random": 3}, **CPU).network.state_dict()
-    registry.weights.write(folder / "family.safetensors", state)
+    registry.loading.write_state_dict(folder / "family.safetensors", state)
     same = registry.load(str(family), folder / "family.safetensors", **CPU)
     assert isinstance(same, GenerativePredictor)
     assert same.digest == registry.load(str(family), {"random": 3}, **CPU).digest
@@ -356,9 +356,9 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
 
 def test_a_segmenter_without_its_head_is_told(shipped):
     folder, card = shipped
-    encoder = registry.weights.initialise(registry.build_segmenter(card), 1).encoder
+    encoder = registry.loading.initialise(registry.build_segmenter(card), 1).encoder
     path = folder / "encoder.safetensors"
-    registry.weights.write(path, encoder.state_dict())
+    registry.loading.write_state_dict(path, encoder.state_dict())
     with pytest.raises(ModelError, match="hold no land-cover head"):
         registry.load(str(folder / "card.json"), path)
     features = registry.load(str(folder / "card.json"), path, "embedding", **CPU)
@@ -368,9 +368,9 @@ def test_a_segmenter_without_its_head_is_told(shipped):
 
 def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
     built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(cards.CLASSES))
-    state = registry.weights.initialise(built, 1).state_dict()
+    state = registry.loading.initialise(built, 1).state_dict()
     path = tmp_path / "weights.safetensors"
-    registry.weights.write(path, state)
+    registry.loading.write_state_dict(path, state)
     predictor = registry.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(predictor, SegmentationPredictor)
     assert (predictor.window, predictor.class_names) == (224, cards.CLASSES)
@@ -387,7 +387,7 @@ def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
     features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     assert features.bands[-1] == "e031"
     given = {"DEM": whole_chips(("DEM",))["DEM"]}
-    segmenter = registry.weights.initialise(registry.build_segmenter(card), 1)
+    segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     scale = card.statistics["DEM"]
     with torch.inference_mode():
         tokens = segmenter.encoder(
@@ -408,11 +408,11 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
         for key, value in whole.network.state_dict().items()
         if key.startswith(start)
     }
-    registry.weights.write(folder / "TerraMind_Tokenizer_LULC.safetensors", beside)
+    registry.loading.write_state_dict(folder / "TerraMind_Tokenizer_LULC.safetensors", beside)
     generator = {
         key: value for key, value in whole.network.state_dict().items() if "tokenizer" not in key
     }
-    registry.weights.write(folder / "TerraMind.safetensors", generator)
+    registry.loading.write_state_dict(folder / "TerraMind.safetensors", generator)
     source = folder / "TerraMind.safetensors"
     found = registry.load(str(family), source, **CPU)
     assert found.digest == whole.digest
@@ -472,7 +472,7 @@ def checkpoint(tmp_path):
         decoder="FCNDecoder",
         decoder_options={"channels": 8, "num_convs": 1},
     )
-    state = registry.weights.initialise(whole, 2).state_dict()
+    state = registry.loading.initialise(whole, 2).state_dict()
     path = tmp_path / "best.ckpt"
     torch.save(
         {
@@ -545,7 +545,7 @@ def test_the_demo_is_small_pinned_and_works():
     predictor = registry.load("demo", **CPU)
     weights = registry.DEMO_CARD_PATH.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
-    assert card.weights["sha256"] == registry.weights.digest_of_file(weights)
+    assert card.weights["sha256"] == registry.loading.digest_of_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
     out = predictor(
         {"S2L2A": np.full((1, 12, predictor.window, predictor.window), 900, np.float32)}

@@ -38,7 +38,7 @@ def make_card(**options):
 
 
 def running(**options):
-    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "holes": "fill"} | options)
+    return InferenceOptions(**{"device": "cpu", "precision": "fp32", "nan_policy": "fill"} | options)
 
 
 def chips(batch=3, seed=0, names=tuple(TYPICAL), size=SIDE):
@@ -192,7 +192,7 @@ def test_a_window_without_any_data_has_no_answer(kind):
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_holes_and_wrong_units_are_refused(kind):
-    predictor = MAKERS[kind](holes="refuse")
+    predictor = MAKERS[kind](nan_policy="refuse")
     given = given_for(predictor)
     predictor(given)
     with pytest.raises(ModelError, match="reflectance"):
@@ -300,7 +300,7 @@ def test_the_digest_covers_what_decides_the_answer():
     assert len(set(digests.values())) == len(digests)
     for kind, make in MAKERS.items():
         assert make().digest == digests[kind]
-        assert make(holes="refuse", precision="bf16").digest == digests[kind]
+        assert make(nan_policy="refuse", precision="bf16").digest == digests[kind]
     other = make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}})
     sizes = make_card(tokenizer={"dim": 32, "depth": 2, "heads": 2})
     assert len({zero_shot(one).digest for one in (make_card(), other, sizes)}) == 3

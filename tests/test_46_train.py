@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_weights():
     def digest(seed):
         built = segmenter()
         fit(built, [mosaic(0)], seed=seed)
-        return model.weights.digest_of_state(built.state_dict())
+        return model.weights.loading.hash_state_dict(built.state_dict())
 
     assert digest(3) == digest(3)
     assert digest(3) != digest(4)
@@ -279,14 +279,14 @@ def test_gains_act_on_physical_values():
 def test_at_least_one_modality_stays(drop, seed):
     from dataclasses import replace
 
-    _, _, out = augmented(replace(QUIET, drop=drop), seed)
+    _, _, out = augmented(replace(QUIET, modality_dropout=drop), seed)
     assert out
 
 
 def test_holes_hit_optical_data_only():
     from dataclasses import replace
 
-    _, _, out = augmented(replace(QUIET, hole=1.0))
+    _, _, out = augmented(replace(QUIET, cutout_probability=1.0))
     assert torch.isnan(out["S2L2A"]).any()
     assert not torch.isnan(out["S1RTC"]).any()
 

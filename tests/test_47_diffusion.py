@@ -260,7 +260,7 @@ def test_a_decode_by_tiles_differs_by_rounding(monkeypatch):
     tokenizer = make(part="decoder")
     ids = ids_for(tokenizer)
     direct = tokenizer.decode(ids, timesteps=4)
-    for limit in ("FEWEST_PIXELS", "FEWEST_CHANNELS"):
+    for limit in ("MIN_PIXELS", "MIN_CHANNELS"):
         monkeypatch.setattr(winograd, limit, 1)
     used = []
     tiled = winograd.winograd_conv

@@ -24,7 +24,7 @@ def make(modality="DEM", unet=UNET, **options):
 
 def ids_for(tokenizer, batch=1, rows=4, columns=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(tokenizer.vocabulary, (batch, rows, columns), generator=generator)
+    return torch.randint(tokenizer.vocab_size, (batch, rows, columns), generator=generator)
 
 
 def pixels_for(tokenizer, batch=1, height=32, width=32, seed=0):

@@ -63,7 +63,7 @@ def case(name):
 def _way(request, monkeypatch):
     """Let tiny images, for which it would not pay, go the shorter way of large ones as well."""
     fewest = 1 if request.param == "tiles" else 10**9
-    for limit in ("FEWEST_PIXELS", "FEWEST_CHANNELS", "FEWEST_TIMES"):
+    for limit in ("MIN_PIXELS", "MIN_CHANNELS", "MIN_USES"):
         monkeypatch.setattr(winograd, limit, fewest)
 
 

@@ -261,7 +261,7 @@ def test_several_steps_decide_every_position(monkeypatch, order, schedule, steps
         told.append((known, ids))
         return add(laid, key, ids, known)
 
-    monkeypatch.setattr(built.model, "add", spy)
+    monkeypatch.setattr(built.model, "append_tokens", spy)
     ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
     assert ids.shape == (2, 3, 2)
     assert 0 <= int(ids.min()) <= int(ids.max()) < 4375
@@ -445,7 +445,7 @@ def test_without_a_raster_the_size_is_asked_for_or_the_published_one():
 def exact(built, given):
     """Return the mean over every token, by enumeration: one patch has one token."""
     share = built.token_logits(given, "LULC")[0, 0].softmax(0)
-    tokenizer = built.tokenizer.raster("tok_lulc@224")
+    tokenizer = built.tokenizer.get_raster_tokenizer("tok_lulc@224")
     every = tokenizer.decode(torch.arange(4375).view(-1, 1, 1)).softmax(1)
     return torch.einsum("v,vchw->chw", share, every)
 

@@ -72,7 +72,7 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
 
 WRAPPED = {
     "timm, before 1.0": lambda key: key.replace(
-        "model.terramind.encoder.", "model.terramind.encoder._timm_module.", 1
+        "model.encoder.", "model.terramind.encoder._timm_module.", 1
     ),
     "compiled": lambda key: key.replace("model.", "model._orig_mod.", 1),
     "several GPUs": lambda key: f"module.{key}",
@@ -225,7 +225,7 @@ def test_new_modalities_and_concatenation(stored):
     inputs = {"SOIL": torch.randn(1, 5, 64, 64)}
     with torch.inference_mode():
         assert torch.equal(loaded(inputs), built(inputs))
-    del content["state_dict"]["model.terramind.encoder.missing_mod_token"]
+    del content["state_dict"]["model.encoder.missing_mod_token"]
     with pytest.raises(WeightsError, match="missing_mod_token"):
         load(content)
         # ^ it was trained: a fresh one would be another model
@@ -268,7 +268,7 @@ def test_a_backbone_that_thinks_loads_with_its_sampler(options):
     built = thinker(**options)
     merge = {"backbone_merge_method": options.get("merge", "mean")}
     content = as_stored(built, TIM | merge)
-    unused = "model.terramind.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
+    unused = "model.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
     content["state_dict"][unused] = torch.ones(3)
     loaded = model.fine_tuned(content, config=THINKS)
     assert same(loaded, built)
@@ -286,9 +286,9 @@ def test_a_backbone_that_thinks_loads_with_its_sampler(options):
 def test_embeddings_of_encoder_and_sampler_may_differ():
     content = as_stored(thinker(), TIM)
     key = "encoder_embeddings.untok_sen2l2a@224.mod_emb"
-    before = content["state_dict"][f"model.terramind.encoder.{key}"]
+    before = content["state_dict"][f"model.encoder.{key}"]
     trained = before + 1
-    content["state_dict"][f"model.terramind.encoder.{key}"] = trained
+    content["state_dict"][f"model.encoder.{key}"] = trained
     loaded = model.fine_tuned(content, config=THINKS).state_dict()
     assert torch.equal(loaded[f"encoder.{key}"], trained)
     assert torch.equal(loaded[f"encoder.sampler.model.{key}"], before)
@@ -320,14 +320,14 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
         content = as_stored(built, args | {"decoder": "IdentityDecoder"})
         del content["hyper_parameters"]["model_args"]["decoder_channels"]
         held = [key for key in content["state_dict"] if ".tokenizer." in key]
-        decoder = "model.terramind.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
+        decoder = "model.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
         content["state_dict"][decoder] = torch.ones(2)
         loaded = load(content)
         assert held
         assert loaded.encoder.tokenizer.get_raster_tokenizer("tok_lulc@224")
         assert loaded.inputs == {"S1GRD": ("VV", "VH"), "LULC": ()}
         del content["state_dict"][
-            "model.terramind.encoder.tokenizer.tok_lulc@224.quant_proj.weight"
+            "model.encoder.tokenizer.tok_lulc@224.quant_proj.weight"
         ]
         with pytest.raises(WeightsError, match=r"tok_lulc@224\.quant_proj\.weight"):
             load(content)

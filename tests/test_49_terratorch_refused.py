@@ -65,11 +65,11 @@ def test_tensors_that_do_not_fit_are_named(stored):
     lost = [key for key in state if "running_var" in key][:2]
     for key in lost:
         del state[key]
-    state["model.terramind.encoder.encoder_embeddings.untok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
+    state["model.encoder.encoder_embeddings.untok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
     state["model.head.head.2.bias"] = torch.ones(7)
     with pytest.raises(WeightsError) as error:
         load(stored)
-    for key in (*lost, "model.terramind.encoder.encoder_embeddings.untok_dem@224.mod_emb"):
+    for key in (*lost, "model.encoder.encoder_embeddings.untok_dem@224.mod_emb"):
         assert key.removeprefix("model.") in str(error.value)
     assert "head.head.2.bias (7,) instead of (3,)" in str(error.value)
 
@@ -77,9 +77,9 @@ def test_tensors_that_do_not_fit_are_named(stored):
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("model.terramind.encoder.encoder.0.attn.qkv.lora_A.default.weight", "merge_and_unload"),
-        ("model.terramind.encoder.base_model.model.encoder_norm.weight", "merge_and_unload"),
-        ("model.terramind.encoder.encoder.encoder_norm.weight", "one date"),
+        ("model.encoder.encoder.0.attn.qkv.lora_A.default.weight", "merge_and_unload"),
+        ("model.encoder.base_model.model.encoder_norm.weight", "merge_and_unload"),
+        ("model.encoder.encoder.encoder_norm.weight", "one date"),
     ],
 )
 def test_adapters_and_wrappers_are_refused_by_their_keys(stored, key, told):

@@ -494,7 +494,7 @@ def test_dates_stay_text(tmp_path: Path) -> None:
 def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     code = (
-        "import sys, pathlib; from flows import job; job.load(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from flows.config import job; job.load(pathlib.Path(sys.argv[1]));"
         "print([m for m in ('torch', 'rasterio', 'xarray', 'prefect', 'dask', 'rich', 'pyproj')"
         " if m in sys.modules])"
     )

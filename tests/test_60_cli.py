@@ -196,7 +196,7 @@ HEAVY = ("rich", "pydantic", "torch", "typer", "shapely", "numpy", "yaml", "pref
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["nonsense"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from flows import cli; code = cli.main(sys.argv[1:]);"
+        "import sys; from flows.cli import main as cli; code = cli.main(sys.argv[1:]);"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules], code)"
     )
     done = subprocess.run(
@@ -216,7 +216,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
         "module = types.ModuleType('flows.run.product')\n"
         "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
         "sys.modules['flows.run.product'] = flows.run.product = module\n"
-        "from flows import cli\n"
+        "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
     )
@@ -499,7 +499,7 @@ def run(job, *, allow_partial, max_cost, progress, period):
     time.sleep(60)
 module.run = run
 sys.modules["flows.run.product"] = flows.run.product = module
-from flows import cli
+from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -648,7 +648,7 @@ def search(job, progress, report, period):
     return {"used": [{"id": "a", "datetime": None}], "refused": []}
 module.search = search
 sys.modules["flows.run.product"] = flows.run.product = module
-from flows import cli
+from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -69,7 +69,7 @@ def test_the_group_alone_lists(capsys):
 
 def test_the_list_costs_no_torch():
     code = (
-        "import sys; from flows import cli; code = cli.main(['models']);"
+        "import sys; from flows.cli import main as cli; code = cli.main(['models']);"
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'pydantic', 'yaml')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.errors import TerramosaicError, InvalidInputError
+from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_cluster as clusters
 from flows.execution import engine, executors, worker_plugins
 from pipeline import tile
@@ -273,7 +273,7 @@ class Gpus(distributed.LocalCluster):
 def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=Gpus))
     Gpus.asked.clear()
-    with clusters.open_dask_executor("distributed", "auto", gpu="cuda") as hands:
+    with clusters.open_dask_executor("distributed", "auto", device="cuda") as hands:
         assert (hands.processes, hands.tiles_per_process, hands.capacity()) == (2, 2, 4)
         seen = [hands.submit(_together) for _ in range(12)]
         counts = [future.result() for future in seen]
@@ -283,7 +283,7 @@ def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     assert (asked["threads_per_worker"], asked["resources"]) == (2, {"GPU": 1})
     with (
         pytest.raises(InvalidInputError, match=r"3 workers with a GPU.*beyond visible"),
-        clusters.open_dask_executor("distributed", 3, gpu="cuda"),
+        clusters.open_dask_executor("distributed", 3, device="cuda"),
     ):
         pass
 
@@ -304,7 +304,7 @@ def test_without_dask_cuda_one_worker_has_the_gpu(monkeypatch, gpu):
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     with (
         pytest.raises(InvalidInputError, match="dask-cuda"),
-        clusters.open_dask_executor("distributed", 2, gpu=gpu),
+        clusters.open_dask_executor("distributed", 2, device=gpu),
     ):
         pass
     _, options = clusters._choose_cluster_factory("auto", gpu)

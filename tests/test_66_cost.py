@@ -229,7 +229,7 @@ def test_each_modality_is_known_by_itself(web, job):
 
 def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
     """A tile higher than its scenes is read strip by strip, each of the scenes that it meets."""
-    wide = dataclasses.replace(expanse.plan(tmp_path, 64, days=1), tile=2048)
+    wide = dataclasses.replace(expanse.plan(tmp_path, 64, days=1), tile_size=2048)
     one = max(wide.tiles, key=lambda tile: tile.height * tile.width)
     area = wide.context_grid(one)
     met = next(scene for scene in wide.tile_scenes(one) if scene.modality == "S2L2A")

@@ -71,7 +71,7 @@ def _own(home, plan, epsg):
 def test_there_is_a_grid_for_each_zone(made):
     plan, _, result = made
     assert [grid.epsg for grid in plan.grids] == [32632, 32633]
-    assert [grid.epsg for grid in plan.mosaics] == [3035, 32632]
+    assert [grid.epsg for grid in plan.mosaic_grids] == [3035, 32632]
     assert result["tiles"]["done"] == len(plan.tiles) == len({tile.id for tile in plan.tiles})
     assert Plan.from_dict(plan.to_dict()).digest == plan.digest
 
@@ -99,7 +99,7 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
     for name in ("observations", "composite_S2L2A", "composite_DEM"):
         layer = layers.get(name)
         values, code, transform = _read(home, f"{plan.short}/mosaic_{epsg}/{name}.tif")
-        grid = next(one for one in plan.mosaics if one.epsg == epsg)
+        grid = next(one for one in plan.mosaic_grids if one.epsg == epsg)
         assert (code, transform) == (epsg, grid.transform)
         xs, ys = _centres(grid, np.ones(grid.shape, bool))
         longitudes, latitudes = Transformer.from_crs(epsg, 4326, always_xy=True).transform(xs, ys)

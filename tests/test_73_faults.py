@@ -68,7 +68,7 @@ def _run(plan, folder):
 def impatient(monkeypatch):
     """Small files in many small requests, and a server that is soon given up."""
     quick = dataclasses.replace(
-        http_ranges.RETRY_POLICY, attempts=4, pause=0.0005, timeout=(0.1, 0.1), deadline=5.0
+        http_ranges.RETRY_POLICY, max_attempts=4, backoff=0.0005, timeout=(0.1, 0.1), deadline=5.0
     )
     monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
     for name, value in {"HEAD": 700, "AHEAD": 1400, "GAP": 0}.items():

@@ -14,7 +14,7 @@ import yaml
 from scipy import ndimage
 
 from catalogs import providers, scene_selection, search
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import BANDS, MASK_BANDS
 from pipeline.compositing import composite, units
 from pipeline.grid.grid import Grid

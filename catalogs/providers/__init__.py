@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from catalogs.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from catalogs.providers.schema import ProviderCollection as ProviderCollection
     from catalogs.providers.schema import Provider as Provider
+    from catalogs.providers.schema import ProviderCollection as ProviderCollection
 
 _YAML_FOLDER = Path(__file__).parent
 

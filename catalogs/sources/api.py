@@ -14,7 +14,7 @@ from pystac_client import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
 
 from catalogs import href_policy, lonlat_geometry
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
 
 if TYPE_CHECKING:

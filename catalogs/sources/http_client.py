@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from catalogs import href_policy
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,14 +12,14 @@ import shapely
 from catalogs import lonlat_geometry, providers
 from catalogs.scene import TIMELESS_MODALITIES, Asset, Scene
 from catalogs.stac import projection, properties, radiometry
-from catalogs.stac.radiometry import UnusableItemError, get_list, parse_number, format_value
+from catalogs.stac.radiometry import UnusableItemError, format_value, get_list, parse_number
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator, Sequence
 
     from catalogs.href_policy import HrefPolicy
-    from catalogs.providers.schema import ProviderCollection, Provider
+    from catalogs.providers.schema import Provider, ProviderCollection
     from catalogs.stac.projection import AssetProjection
 
     Item = Mapping[str, Any]

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from catalogs.stac.radiometry import UnusableItemError, parse_number, format_value
+from catalogs.stac.radiometry import UnusableItemError, format_value, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

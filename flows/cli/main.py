@@ -17,9 +17,9 @@ import click
 from catalogs import errors
 from flows.cli import console
 from flows.cli.console import (
-    EXIT_OK,
     EXIT_FAILED,
     EXIT_NOTHING_FOUND,
+    EXIT_OK,
     Console,
     ExitCodeFunction,
     Result,

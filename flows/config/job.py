@@ -20,11 +20,11 @@ from shapely import MultiPolygon, Polygon
 from catalogs.errors import InvalidInputError
 from catalogs.scene import BANDS, MASK_BANDS
 from flows.config import error_messages, processing, sections, yaml_file
-from flows.config import model as model_config
 from flows.config import period as periods
-from flows.config import schedule as schedule_config
-from flows.config.base import INPUTS, LaxTuple, ConfigModel, check_choice, check_unique
+from flows.config.base import INPUTS, ConfigModel, LaxTuple, check_choice, check_unique
+from flows.config.model import ModelConfig
 from flows.config.prices import Prices
+from flows.config.schedule import Schedule
 
 LATEST = "latest"
 """The latest period of the schedule whose scenes are complete, found when the job runs."""
@@ -68,11 +68,11 @@ class Job(ConfigModel):
     composite: processing.Composite = processing.Composite()
     radar: processing.Radar = processing.Radar()
     radiometry: processing.Radiometry = processing.Radiometry()
-    model: model_config.ModelConfig = model_config.ModelConfig()
+    model: ModelConfig = ModelConfig()
     output: sections.Output = sections.Output()
     execution: sections.Execution = sections.Execution()
     qc: processing.QualityGate = processing.QualityGate()
-    schedule: schedule_config.Schedule = schedule_config.Schedule()
+    schedule: Schedule = Schedule()
     prices: Prices | None = Field(
         default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
     )

@@ -14,13 +14,13 @@ from catalogs.errors import InvalidInputError
 from flows.config import yaml_file
 from flows.config.base import (
     INPUTS,
+    ConfigModel,
     ExistingFile,
     LaxTuple,
-    ConfigModel,
-    resolve_existing_file,
     check_choice,
-    resolve_path,
     check_unique,
+    resolve_existing_file,
+    resolve_path,
 )
 from model.errors import ModelError
 from model.terramind import config, modalities

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from catalogs.errors import InvalidInputError
 from flows.config import cadence
-from flows.config.base import LaxTuple, ConfigModel, check_unique
+from flows.config.base import ConfigModel, LaxTuple, check_unique
 
 SclCode = Annotated[int, Field(ge=0, le=11)]
 

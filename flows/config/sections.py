@@ -13,13 +13,13 @@ from catalogs import href_policy, providers
 from catalogs.errors import InvalidInputError
 from flows.config import region as regions
 from flows.config.base import (
+    ConfigModel,
     ExistingFile,
     LaxTuple,
-    ConfigModel,
-    resolve_existing_file,
     check_choice,
-    resolve_path,
     check_unique,
+    resolve_existing_file,
+    resolve_path,
 )
 from flows.execution import executors
 

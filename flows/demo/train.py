@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 import model
 from catalogs.errors import InvalidInputError
 from flows.config import error_messages, yaml_file
-from flows.config.base import LaxTuple, ConfigModel
+from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
 from model.cards import demo_card
@@ -24,7 +24,7 @@ from model.predictor import edge_effect, registry
 from model.predictor.cards import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import SegmentationPredictor
-from model.segmenter import Segmenter
+from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.modalities import Statistics, get_raster_modality
 from model.train import IGNORE_INDEX, LabelledMosaic, Qda, compute_band_statistics, evaluate, fit

@@ -16,10 +16,10 @@ from typing import Any
 import distributed
 from distributed.comm.core import CommClosedError
 
-from catalogs.errors import TransientError, InvalidInputError
+from catalogs.errors import InvalidInputError, TransientError
 from flows.execution import dask_report, task_cancellation
 from flows.execution.executors import TILES_PER_GPU, Executor, WorkerCount, worker_range
-from flows.execution.worker_plugins import IgnoreInterruptPlugin, CpuAffinityPlugin
+from flows.execution.worker_plugins import CpuAffinityPlugin, IgnoreInterruptPlugin
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalogs.errors import TerramosaicError, InvalidInputError
+from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_report, executors, malloc, model_cache
 from pipeline import tile
 from pipeline.inference.batching import WindowCache

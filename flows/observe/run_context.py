@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from flows.observe.progress import Progress, NullProgress
+from flows.observe.progress import NullProgress, Progress
 from pipeline.plan.plan import Plan
 from pipeline.quality.accuracy import AccuracyMetrics
 

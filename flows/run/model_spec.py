@@ -8,7 +8,7 @@ from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
 from model.predictor import batch_size, registry, weight_source
-from pipeline.plan.recipe import OutputSpec, ModelSpec
+from pipeline.plan.recipe import ModelSpec, OutputSpec
 
 DEFAULT_OVERLAP = 1 / 11
 """Share of a window that it has in common with the next where the model's own curve was not

@@ -15,14 +15,14 @@ from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry, scene_selection, search
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import Scene
 from catalogs.scene_selection import Selection
-from catalogs.search import SearchResult, CatalogSource
+from catalogs.search import CatalogSource, SearchResult
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job
-from flows.observe.progress import Progress, NullProgress
+from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometric_check
 from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid

@@ -9,7 +9,7 @@ from typing import Any
 from flows.config import job as jobs
 from flows.config.cadence import PeriodRange
 from flows.config.period import Period
-from flows.observe.progress import Progress, NullProgress
+from flows.observe.progress import NullProgress, Progress
 from flows.run import cost, product
 from flows.series import inspection, outdated
 from flows.series.inspection import PeriodSummary

@@ -12,7 +12,7 @@ from typing import Any
 from shapely.geometry import shape
 
 from catalogs import ground
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
 from flows.config import cadence
 from flows.config import period as periods

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from catalogs.errors import NothingFoundError, InvalidInputError
+from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import Scene
 from flows.config.job import Job
 from flows.observe.progress import Progress

@@ -53,7 +53,7 @@ def validate_chips(
             raise ModelError(
                 f"{name} holds NaN: every pixel is expected to have a value. Leave out a "
                 "modality that is missing, fill the pixels, or load the model with "
-                'holes="fill", which takes NaN as the mean of the training data'
+                'nan_policy="fill", which takes NaN as the mean of the training data'
             )
     return chips, (batch, height, width)
 

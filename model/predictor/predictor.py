@@ -86,7 +86,7 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if self.nan_policy not in ("refuse", "fill"):
-            raise ModelError(f"holes {self.nan_policy!r}: refuse or fill")
+            raise ModelError(f"nan_policy {self.nan_policy!r}: refuse or fill")
         if self.batch_size is not None and self.batch_size < 1:
             raise ModelError(f"batch {self.batch_size}: at least one window at a time")
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.predictor.cards import TASKS, Card
-from model.predictor.predictor import Predictor, InferenceOptions, WindowBatch
+from model.predictor.predictor import InferenceOptions, Predictor, WindowBatch
 from model.predictor.spec import OutputSpec, PredictorSpec
-from model.segmenter import Segmenter
+from model.segmentation_head import Segmenter
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.one_pass import EncodedBatch

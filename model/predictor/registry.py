@@ -27,7 +27,7 @@ from model.errors import ModelError, join_names
 from model.predictor import cards, weight_source
 from model.predictor.arrays import NanPolicy
 from model.predictor.cards import DEFAULT_INPUTS, Card
-from model.predictor.predictor import Predictor, InferenceOptions
+from model.predictor.predictor import InferenceOptions, Predictor
 from model.predictor.predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
@@ -35,7 +35,7 @@ from model.predictor.predictors import (
     SegmentationPredictor,
     parse_tasks,
 )
-from model.segmenter import Segmenter
+from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.errors import ModelError, join_names
 from model.factory import backbone
 from model.terramind import config
-from model.terramind.encoder import ModalityDeclaration, Encoder, Merge, MergedTokens
+from model.terramind.encoder import Encoder, Merge, MergedTokens, ModalityDeclaration
 from model.terramind.generation.tim import TiMEncoder
 from model.terramind.layers import CheckpointModule
 from model.terramind.modalities import PATCH_SIZE

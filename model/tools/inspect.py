@@ -17,13 +17,13 @@ from model.errors import ModelError, WeightsError, join_names
 from model.predictor import cards, registry
 from model.terramind import config
 from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
-from model.terramind.tokenizers.config import RASTER_CHANNELS, NAME_PREFIX
+from model.terramind.tokenizers.config import NAME_PREFIX, RASTER_CHANNELS
 from model.terramind.tokenizers.coordinates import HUB_NAME, coords_tokenizer
 from model.terramind.tokenizers.tokenizer import TokenizerPart, tokenizer
 from model.terratorch.checkpoint import fine_tuned
 from model.weights import contents, hub, loading
-from model.weights.contents import WeightsContents, EmbeddedModality
-from model.weights.loading import StateDictMismatch, StateDict
+from model.weights.contents import EmbeddedModality, WeightsContents
+from model.weights.loading import StateDict, StateDictMismatch
 
 _VARIANT_SUFFIXES = ("", "_generate", "_tim")
 

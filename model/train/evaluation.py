@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.predictor.predictor import resolve_device
-from model.segmenter import Segmenter, TokenUse
+from model.segmentation_head import Segmenter, TokenUse
 from model.terramind.modalities import IMAGE_SIZE, Statistics, get_statistics
 from model.train.dataset import LabelledMosaic, standardise
 from model.train.metrics import Scores, compute_scores

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.predictor.predictor import resolve_device
-from model.segmenter import Segmenter
+from model.segmentation_head import Segmenter
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, Statistics, get_statistics
 from model.train.augmentation import Augmentation, augment
-from model.train.dataset import IGNORE_INDEX, CropBatch, LabelledMosaic, CropSampler, check_sizes
+from model.train.dataset import IGNORE_INDEX, CropBatch, CropSampler, LabelledMosaic, check_sizes
 
 _WARMUP_FRACTION = 0.05
 _FINAL_RATE_FACTOR = 0.01
@@ -205,7 +205,7 @@ class _Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate * learning_rate_factor(part)
         with self.autocast:
-            logits = self.segmenter(inputs, seen=seen)
+            logits = self.segmenter(inputs, pixel_weight=seen)
         return self._backward(self._loss(logits, crops))
 
     def _loss(self, logits: Tensor, crops: CropBatch) -> Tensor:

@@ -20,10 +20,10 @@ from model.terramind.layers import CheckpointModule
 from model.weights.checkpoint import (
     PICKLE_SUFFIXES,
     StateDict,
-    hash_state_dict,
-    read_state_dict,
-    read_checkpoint,
     extract_state_dict,
+    hash_state_dict,
+    read_checkpoint,
+    read_state_dict,
     write_state_dict,
 )
 from model.weights.checksums import hash_file as digest_of_file

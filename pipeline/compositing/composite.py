@@ -16,14 +16,14 @@ from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
 from pipeline.compositing import units
 from pipeline.compositing.observations import (
     Composite,
-    to_band_array,
+    band_radiometries,
     first_finite,
     reduce_over_time,
+    to_band_array,
     to_plane_array,
-    band_radiometries,
 )
 from pipeline.compositing.optical import compose_optical
-from pipeline.compositing.radar import describe_mixed_satellites, compose_radar
+from pipeline.compositing.radar import compose_radar, describe_mixed_satellites
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube

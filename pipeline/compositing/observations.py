@@ -75,8 +75,8 @@ def build_composite(values: xr.DataArray, usable: da.Array, days: Sequence[dt.da
     """
     counted = {
         "observations": reduce_over_time(_count_days, [usable], np.uint16, days=days),
-        "first": reduce_over_time(_first_day, [usable], np.uint16, days=days),
-        "last": reduce_over_time(_last_day, [usable], np.uint16, days=days),
+        "first_day": reduce_over_time(_first_day, [usable], np.uint16, days=days),
+        "last_day": reduce_over_time(_last_day, [usable], np.uint16, days=days),
     }
     return Composite(
         values=values, **{name: to_plane_array(layer, values) for name, layer in counted.items()}

@@ -24,13 +24,13 @@ from pipeline.compositing import masks, units
 from pipeline.compositing.observations import (
     ROW_CHUNK,
     Composite,
-    to_band_array,
-    sort_by_day,
-    first_finite,
-    reduce_over_time,
     band_radiometries,
-    group_indices,
     build_composite,
+    first_finite,
+    group_indices,
+    reduce_over_time,
+    sort_by_day,
+    to_band_array,
 )
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe

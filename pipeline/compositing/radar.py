@@ -14,12 +14,12 @@ from catalogs.scene import Radiometry, Scene
 from pipeline.compositing import masks, units
 from pipeline.compositing.observations import (
     Composite,
-    to_band_array,
-    sort_by_day,
-    reduce_over_time,
     band_radiometries,
-    group_indices,
     build_composite,
+    group_indices,
+    reduce_over_time,
+    sort_by_day,
+    to_band_array,
 )
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube

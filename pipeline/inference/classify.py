@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from catalogs import legend
 from pipeline.plan import layers
-from pipeline.plan.recipe import OutputSpec, ModelSpec
+from pipeline.plan.recipe import ModelSpec, OutputSpec
 
 NON_LAND_COVER_CLASSES = ("nodata", "clouds")
 """Answers that are no land cover: where one is most probable, a pixel stays unclassified."""

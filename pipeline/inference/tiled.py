@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference import batching
-from pipeline.inference.batching import WindowStats, BatchRunner, WindowCache, Window
+from pipeline.inference.batching import BatchRunner, Window, WindowCache, WindowStats
 from pipeline.inference.blend import BlendedRows, WindowBlender
 from pipeline.inference.predictor import Outputs, Predictor
 from pipeline.runtime import cancellation

@@ -94,7 +94,7 @@ class QualityMetrics:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON-ready values, without what only a picture needs."""
         values = asdict(self)
-        del values["around"], values["blend"]
+        del values["rate_by_phase"], values["blend_length"]
         return {key: _round_values(value) for key, value in values.items()}
 
 

@@ -144,7 +144,7 @@ def check_scene(
         source = raster_reader.AssetInfo(
             scene_id=scene.id, provider=scene.provider, nodata=asset.nodata
         )
-        bands[name] = read_thumbnail(asset.href, source, pixels=THUMBNAIL_SIZE)
+        bands[name] = read_thumbnail(asset.href, source, size=THUMBNAIL_SIZE)
     claims = {
         name: asset.radiometry for name, asset in scene.assets.items() if name not in MASK_BANDS
     }

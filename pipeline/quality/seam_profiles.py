@@ -26,7 +26,7 @@ from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import OutputSpec
 from pipeline.quality import seam_test
-from pipeline.quality.seam_test import SeamAxis, PixelBlock, Neighbourhood, BoundaryProfile, Seam
+from pipeline.quality.seam_test import BoundaryProfile, Neighbourhood, PixelBlock, Seam, SeamAxis
 from pipeline.storage import mosaic, zarr_store
 
 PATCH_SIZE = 16

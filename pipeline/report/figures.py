@@ -12,7 +12,7 @@ from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, product, provenance
 from pipeline.product.product import CoverageCounts, Raster
 from pipeline.report import quicklook, rendering, report
-from pipeline.report.quicklook import ObservedLayers, Heading, QuicklookLayout
+from pipeline.report.quicklook import Heading, ObservedLayers, QuicklookLayout
 from pipeline.report.rendering import Pixels, Thumbnail
 
 PANEL_SIZE = 760

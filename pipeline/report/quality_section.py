@@ -11,7 +11,7 @@ from pipeline.report import page
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.quality.gates import QualityMetrics, ProportionEstimate
+    from pipeline.quality.gates import ProportionEstimate, QualityMetrics
     from pipeline.quality.seam_test import Seam
 
 _SMOOTHING_LENGTH = 8

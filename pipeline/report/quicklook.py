@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from catalogs import legend
 from pipeline.plan.layers import Layer
 from pipeline.report import rendering
-from pipeline.report.rendering import Mask, Pixels, ColorRamp, Thumbnail
+from pipeline.report.rendering import ColorRamp, Mask, Pixels, Thumbnail
 from pipeline.storage import styles
 
 if TYPE_CHECKING:

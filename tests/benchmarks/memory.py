@@ -27,7 +27,7 @@ _WAYS = {
         "import model, model.terramind.generation.generator, model.factory, model.predictor.optimise",
         (
             "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, "
-            f"precision='{precision}'); model.optimised(made, '{precision}')"
+            f"precision='{precision}'); model.optimise_for_inference(made, '{precision}')"
         ),
         "made.generate(chips, standardize=False, timesteps=4)",
     )

@@ -157,7 +157,7 @@ def thinking(setting: Setting) -> Iterator[Ratio]:
 def diffusion(setting: Setting) -> Iterator[Ratio]:
     """Tokens of a DEM to pixels, many steps of a U-Net."""
     theirs, full, half = _tokenizers("DEM")
-    ids = torch.randint(full.vocabulary, (1, 14, 14), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(full.vocab_size, (1, 14, 14), generator=torch.Generator().manual_seed(0))
     plain = partial(theirs.decode_tokens, ids, timesteps=setting.steps, verbose=False)
     ways = {
         "TerraTorch fp32": plain,
@@ -175,7 +175,7 @@ def tokenizer(setting: Setting) -> Iterator[Ratio]:
     """Land cover to tokens and back."""
     theirs, full, half = _tokenizers("LULC")
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(full.vocabulary, (1, 14, 14), generator=draw)
+    ids = torch.randint(full.vocab_size, (1, 14, 14), generator=draw)
     classes = torch.randint(10, (1, SIDE, SIDE), generator=draw)
     hot = torch.nn.functional.one_hot(classes, 10).movedim(3, 1).float()
     for what, ways in (

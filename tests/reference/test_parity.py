@@ -168,7 +168,7 @@ def test_tokenizer_encodes(tokenizers, near):
     handle = theirs.quant_proj.register_forward_hook(lambda _module, _given, out: seen.append(out))
     _, _, wanted = theirs.encode(raster)
     handle.remove()
-    near(ours.latents(raster), seen[0], FULL)
+    near(ours.encode_latents(raster), seen[0], FULL)
     levels = torch.tensor(ours.quantizer.levels).view(1, -1, 1, 1) - 1
     places = seen[0].sigmoid() * levels
     sure = ((places - places.floor() - 0.5).abs() > MARGIN).all(dim=1)
@@ -179,7 +179,7 @@ def test_tokenizer_encodes(tokenizers, near):
 
 def test_tokenizer_decodes(tokenizers, near):
     theirs, ours = tokenizers
-    ids = torch.randint(ours.vocabulary, (1, 4, 6), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(ours.vocab_size, (1, 4, 6), generator=torch.Generator().manual_seed(0))
     if ours.modality == "LULC":
         near(ours.decode(ids), theirs.decode_tokens(ids), FULL)
         return
@@ -196,7 +196,7 @@ def test_tokenizer_in_half_precision(tokenizers, near):
     _, ours = tokenizers
     half = copy.deepcopy(ours).to(torch.bfloat16)
     raster = _raster(ours, side=96)
-    near(half.latents(raster), ours.latents(raster), HALF)
+    near(half.encode_latents(raster), ours.encode_latents(raster), HALF)
     ids = ours.encode(raster)
     if ours.modality == "LULC":
         near(half.decode(ids), ours.decode(ids), HALF)

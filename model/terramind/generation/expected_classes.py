@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from model.terramind.generation.sampling import SamplingStrategy, filter_logits, draw_uniforms
+from model.terramind.generation.sampling import SamplingStrategy, draw_uniforms, filter_logits
 from model.terramind.tokenizers.tokenizer import Tokenizer
 
 

@@ -17,24 +17,24 @@ from torch import Tensor
 
 from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.decoder import EncoderDecoder, PatchGrid, EmbeddedInputs
+from model.terramind.decoder import EmbeddedInputs, EncoderDecoder, PatchGrid
 from model.terramind.embeddings import Tokenizers, check_shape, resolve_modality_keys
 from model.terramind.generation import detokenize
 from model.terramind.generation.detokenize import DiffusionOptions
 from model.terramind.generation.expected_classes import expected_classes
 from model.terramind.generation.request import (
-    Inputs,
-    GeneratorSpec,
     GenerationRequest,
+    GeneratorSpec,
+    Inputs,
     resolve_output_keys,
 )
 from model.terramind.generation.sampler import Sampler, is_sequence_key
 from model.terramind.generation.sampling import (
     PositionOrder,
     SamplingMode,
-    StepSchedule,
-    Seeds,
     SamplingStrategy,
+    Seeds,
+    StepSchedule,
 )
 from model.terramind.generation.standardise import BoaOffset, Scaling
 from model.terramind.layers import CheckpointModule

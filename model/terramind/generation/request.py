@@ -18,8 +18,8 @@ from model.terramind.modalities import (
     TARGET_MODALITIES,
     RasterModality,
     find_modality_key,
-    get_target_modality,
     find_target_key,
+    get_target_modality,
 )
 from model.terramind.validation import check_is_mapping, check_standardised, check_tensor
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError
-from model.terramind.decoder import DecoderContext, EncoderDecoder, PatchGrid, EmbeddedInputs
+from model.terramind.decoder import DecoderContext, EmbeddedInputs, EncoderDecoder, PatchGrid
 from model.terramind.generation.sampling import SamplingStrategy, draw_orders, draw_uniforms
 from model.terramind.modalities import MODALITIES_BY_KEY, TokenModality
 

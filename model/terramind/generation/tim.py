@@ -24,7 +24,7 @@ from model.terramind.embeddings import Tokenizers, resolve_modality_keys
 from model.terramind.encoder import Encoder, Merge, MergedTokens
 from model.terramind.generation.request import resolve_output_keys
 from model.terramind.generation.sampler import Sampler
-from model.terramind.generation.sampling import Seeds, SamplingStrategy, expand_seeds
+from model.terramind.generation.sampling import SamplingStrategy, Seeds, expand_seeds
 from model.terramind.layers import CheckpointModule
 from model.terramind.modalities import IMAGE_SIZE
 

@@ -23,7 +23,7 @@ from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITI
 from model.terramind.tokenizers import ddim
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.diffusion_unet import UNet
-from model.terramind.tokenizers.vit import ViTDecoder, ViTEncoder, PointwiseConv
+from model.terramind.tokenizers.vit import PointwiseConv, ViTDecoder, ViTEncoder
 from model.terramind.validation import check_standardised, check_tensor
 from model.weights.initialise import skip_init
 from model.weights.loading import WeightSource, load_weights
