@@ -99,9 +99,7 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
     workers = raster_reader.count_read_threads(scenes, threads)
-    dask.array.store(
-        stacked.data, values, lock=False, scheduler="threads", num_workers=workers
-    )
+    dask.array.store(stacked.data, values, lock=False, scheduler="threads", num_workers=workers)
     read = time.perf_counter() - started
     started = time.perf_counter()
     stream.compose(plan, scenes, area, threads=threads)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests import partitions
+from tests.support import partitions
 
 ROUNDS = 3
 SIZE, TILE = 512, 192

@@ -26,7 +26,7 @@ from flows.execution import engine
 from pipeline import cost_model
 from pipeline.plan.plan import Plan
 from pipeline.storage import receipt
-from tests import expanse, simulated
+from tests.support import expanse, simulated
 
 TILES = 100_000
 

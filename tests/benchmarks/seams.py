@@ -16,8 +16,8 @@ import torch
 
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from tests import fakes
 from tests.reference import terramind
+from tests.support import fakes
 
 SIDE, WINDOW, SEEDS = 1344, 224, 5
 DECAY = 1.8

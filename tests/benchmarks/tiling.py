@@ -25,9 +25,9 @@ from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import batching, blend, tiled
-from tests import fakes
 from tests.benchmarks import seams, timing
 from tests.reference import terramind
+from tests.support import fakes
 
 LATTICE = Lattice(window=224, stride=192, context_width=0)
 AROUND = 224

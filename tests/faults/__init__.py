@@ -1,0 +1,1 @@
+"""Scripted failures of servers and processes."""

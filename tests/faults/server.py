@@ -158,9 +158,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             start, stop = int(found[1]), min(int(found[2] or size - 1) + 1, size)
         if start >= size:
             return self._head(416, 0, {})
-        return self._range(
-            path, start, stop, fault if found else None, partial=bool(found)
-        )
+        return self._range(path, start, stop, fault if found else None, partial=bool(found))
 
     def _range(self, path: Path, start: int, stop: int, fault: str | None, *, partial: bool):
         size = path.stat().st_size

@@ -1,0 +1,1 @@
+"""The test suite: one folder for each package, and folders for what spans them."""

@@ -1,0 +1,155 @@
+"""STAC APIs that are slow, endless, broken, or lead elsewhere: one clear error each."""
+
+import gzip
+import json
+import time
+
+import pytest
+
+from catalogs.errors import InvalidInputError, TransientError
+from catalogs.sources import http_client
+from tests.servers.stac import Answer, Server, page, serve
+from tests.support.documents import ALL_FIVE, FIVE, an_item, find, ids
+
+ELSEWHERE = "http://169.254.169.254"
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
+# -- slow, large and broken answers -------------------------------------------------------------
+
+
+def test_a_server_that_falls_silent(monkeypatch):
+    monkeypatch.setattr(http_client, "TIMEOUT", (1.0, 0.1))
+    monkeypatch.setattr(http_client, "MAX_RETRIES", 1)
+    with serve(Answer(pause=5)) as server, pytest.raises(TransientError, match="does not answer"):
+        find(server.url)
+    assert len(server.of("/search")) <= 2
+
+
+def test_headers_that_never_end(monkeypatch):
+    monkeypatch.setattr(http_client, "RESPONSE_DEADLINE", 0.2)
+    monkeypatch.setattr(http_client, "MAX_RETRIES", 1)
+    start = time.monotonic()
+    slow = serve(Answer(trickle=0.1))
+    with slow as server, pytest.raises(TransientError, match="does not answer"):
+        find(server.url)
+    assert len(server.of("/search")) == 2
+    assert time.monotonic() - start < 5
+    # ^ http.client takes a hundred of them, ten seconds' worth, before it gives up by itself
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
+def test_a_body_that_drips_for_ever(monkeypatch, headers):
+    monkeypatch.setattr(http_client, "RESPONSE_DEADLINE", 0.3)
+    text = gzip.compress(b"[" * 10**4) if headers else b" " * 10**5
+    with (
+        serve(Answer(body=text, drip=0.01, headers=headers)) as server,
+        pytest.raises(TransientError, match="too slow"),
+    ):
+        find(server.url)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_answer_without_end_is_not_read_to_its_end(monkeypatch, packed):
+    monkeypatch.setattr(http_client, "MAX_DOCUMENT_BYTES", 2**20)
+    text = b" " * 2**23
+    answer = (
+        Answer(body=gzip.compress(text), headers={"Content-Encoding": "gzip"})
+        if packed
+        else Answer(body=text)
+    )
+    with serve(answer) as server, pytest.raises(InvalidInputError, match="more than 1 MiB"):
+        find(server.url)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    whole = {"features": FIVE, "links": []}
+    with serve(Answer(body=whole, cut=300), Answer(body=whole)) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+    assert len(server.of("/search")) == 2
+    with (
+        serve(Answer(body=whole, cut=300)) as server,
+        pytest.raises(TransientError, match="breaks off"),
+    ):
+        find(server.url)
+    assert len(server.of("/search")) == http_client.BODY_ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html><title>Maintenance</title></html>", InvalidInputError, "is no JSON"),
+        (b"", InvalidInputError, "is no JSON"),
+        (b"\xff\xfe\x00", InvalidInputError, "/search"),
+        (b'{"features": [', TransientError, "broken JSON"),
+        (b"[" * 100_000, TransientError, "broken JSON"),
+        (b"[]", InvalidInputError, "but a list"),
+        (b"7", InvalidInputError, "but a int"),
+        (
+            {"code": "Oops", "description": "out of order"},
+            InvalidInputError,
+            "no list of features.*out of",
+        ),
+        ({"features": {"a": 1}}, InvalidInputError, "no list of features"),
+        ({"features": None}, InvalidInputError, "no list of features"),
+    ],
+)
+def test_what_is_no_page(body, kind, words):
+    with serve(Answer(body=body)) as server, pytest.raises(kind, match=words):
+        find(server.url)
+    assert len(server.of("/search")) <= http_client.BODY_ATTEMPTS
+
+
+def test_features_that_are_no_items_are_named_and_the_rest_is_used():
+    deep = json.loads("[" * 500 + "]" * 500)
+    bad = [7, None, "x", [], {}, {"id": "bare", "collection": "sentinel-2-l2a"},
+           an_item("deep", assets=deep), an_item("far", geometry={"type": "Polygon",
+           "coordinates": [[[1e400, 0], [1, 1], [0, 1], [1e400, 0]]]}, bbox=None),
+           an_item("nan", geometry=None, bbox=[float("nan"), 0, 1, 1]),
+           an_item("s2-l1c") | {"collection": "sentinel-2-l1c"}]  # fmt: skip
+    with serve(page([*bad, *FIVE])) as server:
+        found = find(server.url)
+    assert ids(found) == ALL_FIVE
+    refused = {refusal.id: refusal.reason for refusal in found.refused}
+    assert {"bare", "deep", "far", "nan", "s2-l1c"} <= refused.keys()
+    assert "was not asked for" in refused["s2-l1c"]
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"type": "Catalog", "conformsTo": []}, "no STAC API with an item search"),
+        ({"type": "Catalog", "conformsTo": 7, "links": 7}, "no STAC API with an item search"),
+        ({"conformsTo": ["x/item-search"], "links": []}, "does not say where to search"),
+        ({"conformsTo": ["x/item-search"], "links": [7, {}]}, "does not say where to search"),
+    ],
+)
+def test_a_landing_page_without_a_search(document, words):
+    with (
+        Server(lambda _: {"/": Answer(body=document)}) as server,
+        pytest.raises(InvalidInputError, match=words),
+    ):
+        find(server.url)
+
+
+# -- other hosts --------------------------------------------------------------------------------
+
+
+def test_an_answer_cannot_lead_to_another_host():
+    onward = [{"rel": "next", "href": f"{ELSEWHERE}/search", "method": "POST", "body": {}}]
+    astray = [
+        serve(page(FIVE[:2], links=onward)),
+        serve(Answer(status=307, headers={"Location": f"{ELSEWHERE}/search?token=1"})),
+        serve(search=f"{ELSEWHERE}/search"),
+    ]
+    for server in astray:
+        with server, pytest.raises(InvalidInputError, match=f"another host, {ELSEWHERE}/search:"):
+            find(server.url)
+
+
+def test_a_redirection_within_the_host_is_followed():
+    moved = Answer(status=308, headers={"Location": "/v2/search"})
+    with serve(moved, **{"/v2/search": page(FIVE)}) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+    assert server.of("/v2/search")[0].method == "POST"

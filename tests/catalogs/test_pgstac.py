@@ -1,0 +1,142 @@
+"""The real STAC API, stac-fastapi-pgstac, against the static catalogs that it was loaded with."""
+
+import datetime as dt
+import json
+from urllib.parse import urljoin
+
+import pytest
+import requests
+import shapely
+
+from catalogs import search
+from catalogs.errors import NothingFoundError
+from catalogs.snapshot import Snapshot
+from catalogs.sources import api
+from tests.servers import pgstac
+from tests.support.documents import WORLD
+
+PROVIDERS = ("earth-search", "planetary-computer", "cdse")
+
+
+def absolute(path):
+    """Return a document without links, its assets at absolute addresses."""
+    document = json.loads(path.read_text())
+    document["links"] = []
+    for asset in (document.get("assets") or {}).values():
+        asset["href"] = urljoin(path.as_uri(), asset["href"])
+    return document
+
+
+@pytest.fixture(scope="module")
+def server(realdata):
+    """Yield the address of an API that holds every item of the real static catalogs."""
+    reason = pgstac.missing()
+    if reason:
+        pytest.skip(reason)
+    collections, items = {}, []
+    for path in sorted((realdata / "catalog").glob("*/*/*.json")):
+        document = absolute(path)
+        if path.name == "collection.json":
+            collections.setdefault(document["id"], document)
+            # ^ three providers have a sentinel-2-l2a, an API has one
+        else:
+            items.append(document)
+    assert len(items) > 60
+    with pgstac.serve(list(collections.values()), items) as url:
+        yield url
+
+
+@pytest.fixture
+def ask(server, realdata):
+    """Ask one question of the API and of the static catalog; return both answers."""
+
+    def both(provider, modalities=("S2L2A",), region=WORLD, period=None):
+        places = (server, str(realdata / "catalog" / provider / "catalog.json"))
+        return [
+            search.find_scenes(
+                search.CatalogSource(provider=provider, location=place, allow=(str(realdata),)),
+                modalities,
+                region,
+                period,
+            )
+            for place in places
+        ]
+
+    return both
+
+
+def same(one, other):
+    assert [scene.identity() for scene in one.scenes] == [
+        scene.identity() for scene in other.scenes
+    ]
+    assert [scene.assets for scene in one.scenes] == [scene.assets for scene in other.scenes]
+    assert Snapshot(scenes=one.scenes).digest == Snapshot(scenes=other.scenes).digest
+    assert one.caveats == other.caveats
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 100])
+def test_pages_of_any_size_hold_the_same_scenes(ask, monkeypatch, size):
+    monkeypatch.setattr(api, "PAGE_SIZE", size)
+    live, static = ask("earth-search")
+    assert len(live.scenes) == 6
+    same(live, static)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_provider_and_several_collections(ask, provider):
+    modalities = ("S2L2A", "S1RTC", "DEM") if provider == "planetary-computer" else ("S2L2A",)
+    live, static = ask(provider, modalities)
+    same(live, static)
+    assert {scene.modality for scene in live.scenes} == set(modalities)
+    strangers = {refusal.id for refusal in live.refused} - {one.id for one in static.refused}
+    assert strangers.isdisjoint({scene.id for scene in static.scenes})
+
+
+def test_region_and_period_are_asked_for(ask, monkeypatch):
+    monkeypatch.setattr(api, "PAGE_SIZE", 2)
+    everything = ask("planetary-computer")[1].scenes
+    for scene in everything[::6]:
+        moment = scene.datetime
+        west, south, east, north = scene.bbox
+        corner = shapely.box(west, south, (west + east) / 2, (south + north) / 2)
+        triangle = shapely.Polygon([(west, south), (east, south), (west, north)])
+        for region in (corner, triangle, shapely.union_all([corner, shapely.box(100, 0, 101, 1)])):
+            period = (moment - dt.timedelta(days=6), moment + dt.timedelta(days=6))
+            live, static = ask("planetary-computer", region=region, period=period)
+            same(live, static)
+            assert scene.id in {one.id for one in live.scenes}
+            assert len(live.scenes) < len(everything)
+
+
+def test_a_region_across_180_degrees_is_understood(ask):
+    live, static = ask("earth-search", region=shapely.box(15.5, 45, 200, 47))
+    # ^ from the middle of the scenes eastward to 160 degrees west
+    same(live, static)
+    assert len(live.scenes) == 6
+    with pytest.raises(NothingFoundError):
+        ask("earth-search", region=shapely.box(170, 45, 190, 47))
+
+
+def test_nothing_found_tells_the_extent(ask, server):
+    with pytest.raises(NothingFoundError) as raised:
+        ask("earth-search", region=shapely.box(-60, -30, -59, -29))
+    message = str(raised.value)
+    assert server in message
+    assert "sentinel-2-l2a runs from 20" in message
+
+
+def test_the_client_can_query(server):
+    from pystac_client import Client
+
+    found = Client.open(server).search(
+        collections=["sentinel-2-l2a"], query={"eo:cloud_cover": {"lt": 30}}, limit=2
+    )
+    names = {item["id"] for item in found.items_as_dicts()}
+    everything = requests.post(
+        f"{server}/search", json={"collections": ["sentinel-2-l2a"], "limit": 500}, timeout=30
+    ).json()["features"]
+    clear = {
+        item["id"] for item in everything if item["properties"].get("eo:cloud_cover", 100) < 30
+    }
+    assert names == clear
+    assert 0 < len(clear) < len(everything)

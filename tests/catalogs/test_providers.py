@@ -1,0 +1,615 @@
+"""What the numbers of each catalog mean, by fixtures and by the real items."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catalogs import href_policy, providers
+from catalogs.errors import InvalidInputError
+from catalogs.providers import schema
+from catalogs.scene import BANDS, DEFAULT_BANDS
+from catalogs.stac import item
+
+REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
+real = pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
+
+SQUARE = {"type": "Polygon", "coordinates": [[[9, 56], [10, 56], [10, 57], [9, 57], [9, 56]]]}
+
+
+def a_trust(provider, *allow):
+    return href_policy.HrefPolicy(provider=provider, origin="/catalog/catalog.json", allow=allow)
+
+
+def parse(document, provider="planetary-computer", modality="S2L2A", allow=(), base=None):
+    known = providers.get(provider)
+    return item.parse(
+        document,
+        provider=known,
+        modality=modality,
+        policy=a_trust(known, *allow),
+        base=base or "/catalog/item.json",
+    )
+
+
+def an_item(name="B02", *, asset=None, properties=None, **changed):
+    return {
+        "type": "Feature",
+        "id": "S2A_MSIL2A_1",
+        "collection": "sentinel-2-l2a",
+        "geometry": SQUARE,
+        "bbox": [9, 56, 10, 57],
+        "properties": {"datetime": "2024-06-01T10:00:00Z", "proj:epsg": 32632} | (properties or {}),
+        "assets": {name: {"href": f"./{name}.tif"} | (asset or {})},
+    } | changed
+
+
+STATED = {"raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]}
+
+
+def made_by(baseline):
+    return {"s2:processing_baseline": baseline}
+
+
+NEW, OLD = made_by("05.10"), made_by("02.14")
+ZERO = {"raster:bands": [{"offset": 0}]}
+IN_ID = {"id": "S2A_MSIL2A_20220201T000000_N0400_R1_T32TMT_2"}
+ON_ASSET = {"raster:offset": -0.1, "raster:scale": 0.0001}
+REMOVED = {"earthsearch:boa_offset_applied": True}
+NOT_REMOVED = {"earthsearch:boa_offset_applied": False}
+C1 = {"collection": "sentinel-2-c1-l2a"}
+V0 = {"collection": "sentinel-s2-l2a-cogs"}
+NO_NAME = {"collection": None}
+
+
+@pytest.mark.parametrize(
+    ("provider", "band", "document", "digital_offset"),
+    [
+        ("planetary-computer", "B02", an_item(properties=NEW), -1000),
+        ("planetary-computer", "B02", an_item(properties=made_by("04.00")), -1000),
+        ("planetary-computer", "B02", an_item(properties=made_by("03.01")), 0),
+        ("planetary-computer", "B02", an_item(properties=OLD), 0),
+        ("planetary-computer", "B02", an_item(asset=STATED, properties=OLD), -1000),
+        ("planetary-computer", "B02", an_item(asset=ZERO, properties=NEW), 0),
+        ("planetary-computer", "B02", an_item(**IN_ID), -1000),
+        ("planetary-computer", "B02", an_item(), 0),
+        ("demo", "B02", an_item(properties=NEW), -1000),
+        ("earth-search", "B02", an_item("blue", asset=STATED, properties=NEW | REMOVED), 0),
+        ("earth-search", "B02", an_item("blue", asset=STATED, properties=NEW | NOT_REMOVED), 0),
+        ("earth-search", "B02", an_item("blue", properties=OLD | NOT_REMOVED), 0),
+        ("earth-search", "B02", an_item("blue", asset=STATED, properties=NEW, **C1), -1000),
+        ("earth-search", "B02", an_item("blue", properties=NEW, **C1), -1000),
+        ("earth-search-v0", "B02", an_item(properties=NEW, **V0), 0),
+        ("earth-search-v0", "B02", an_item(asset=STATED, properties=NEW, **V0), 0),
+        ("stactools", "B02", an_item("blue", asset=STATED, properties=NEW, **NO_NAME), -1000),
+        ("stactools", "B02", an_item("blue", asset=ZERO, properties=OLD, **NO_NAME), 0),
+        ("cdse", "B02", an_item("B02_60m", asset=ON_ASSET), -1000),
+        ("cdse", "B02", an_item("B02_10m", properties={"processing:version": "05.11"}), -1000),
+        ("cdse", "B02", an_item("B02_10m", properties={"processing:version": "02.11"}), 0),
+        ("cdse", "B02", an_item("B02_10m", asset={"bands": [{"raster:offset": -0.1}]}), -1000),
+    ],
+)  # fmt: skip
+def test_one_reflectance_whoever_has_subtracted_the_offset(
+    provider, band, document, digital_offset
+):
+    radiometry = parse(document, provider).scene.assets[band].radiometry
+    assert radiometry.unit == "reflectance"
+    assert radiometry.scale == 0.0001
+    assert radiometry.offset / radiometry.scale == pytest.approx(digital_offset)
+
+
+def test_what_a_catalog_leaves_open_is_told():
+    assert parse(an_item(properties=NEW)).caveats == ()
+    assert "neither an offset nor a baseline" in parse(an_item()).caveats[0]
+    lying = an_item("blue", asset=STATED, properties=NEW | NOT_REMOVED)
+    assert "boa_offset_applied is False" in parse(lying, "earth-search").caveats[0]
+    silent = an_item("blue", properties=NEW)
+    assert "no flag of removal beside baseline 05.10" in parse(silent, "earth-search").caveats[0]
+    against = parse(an_item(asset=ZERO, properties=NEW)).caveats[0]
+    assert "offset of 0 although baseline 05.10 implies -0.1" in against
+
+
+def test_the_finest_asset_of_a_band_is_taken():
+    document = an_item("B02_20m")
+    document["assets"]["B02_10m"] = {"href": "./fine.jp2"}
+    assert parse(document, "cdse").scene.assets["B02"].href == "/catalog/fine.jp2"
+
+
+@pytest.mark.parametrize(
+    ("asset", "unit", "nodata"),
+    [
+        ({}, "power", -32768.0),
+        ({"raster:bands": [{"unit": "1", "nodata": -9999}]}, "power", -9999.0),
+        ({"raster:bands": [{"unit": "dB", "nodata": 0}]}, "dB", 0.0),
+        ({"bands": [{"unit": "dB"}], "nodata": -99}, "dB", -99.0),
+    ],
+)
+def test_radar_is_power_unless_it_says_decibel(asset, unit, nodata):
+    document = an_item("vv", asset=asset, collection="sentinel-1-rtc")
+    parsed = parse(document, modality="S1RTC").scene.assets["VV"]
+    assert (parsed.radiometry.unit, parsed.nodata) == (unit, nodata)
+    assert (parsed.radiometry.scale, parsed.radiometry.offset) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "asset", "digital_offset"),
+    [("05.11", STATED, -1000), ("04.00", {}, -1000), ("03.01", {}, 0), ("02.14", ZERO, 0)],
+)
+def test_l1c_carries_the_offset_from_the_same_baseline_on(baseline, asset, digital_offset):
+    document = an_item(
+        "cirrus", asset=asset, properties=made_by(baseline), collection="sentinel-2-l1c"
+    )
+    bands = parse(document, "earth-search", "S2L1C").scene.assets
+    assert list(bands) == ["B10"]
+    assert bands["B10"].radiometry.offset * 10000 == pytest.approx(digital_offset)
+
+
+def test_cloud_probability_of_zero_is_not_nodata():
+    document = an_item("blue", asset=STATED, properties=NEW, **C1)
+    document["assets"]["cloud"] = {"href": "./CLD_20m.tif", "raster:bands": [{"nodata": 0}]}
+    cloud = parse(document, "earth-search").scene.assets["CLD"]
+    assert (cloud.radiometry.unit, cloud.radiometry.scale, cloud.nodata) == ("probability", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("hrefs", "expected"),
+    [("stated", "s3://eodata/a.jp2"), ("s3", "s3://eodata/a.jp2"), ("https", "https://zip")],
+)
+def test_the_address_of_an_asset_is_the_table_s_choice(hrefs, expected):
+    node = "https://zipper.dataspace.copernicus.eu/odata/v1/Products(1)/Nodes(a.jp2)/$value"
+    alternates = {"href": "s3://eodata/a.jp2", "alternate": {"https": {"href": node}}}
+    known = providers.get("cdse").model_copy(update={"hrefs": hrefs})
+    parsed = item.parse(
+        an_item("B02_10m", asset=alternates),
+        provider=known,
+        modality="S2L2A",
+        policy=a_trust(known),
+        base="/catalog/item.json",
+    )
+    assert parsed.scene.assets["B02"].href.startswith(expected)
+
+
+def test_optical_zero_is_nodata_and_classes_are_classes():
+    document = an_item(asset={"raster:bands": [{"nodata": 65535}]})
+    document["assets"]["SCL"] = {"href": "./SCL.tif"}
+    bands = parse(document).scene.assets
+    assert bands["B02"].nodata == bands["SCL"].nodata == 0
+    assert bands["SCL"].radiometry.unit == "class"
+    assert (bands["SCL"].radiometry.scale, bands["SCL"].radiometry.offset) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "epsg"),
+    [
+        ({"proj:epsg": 32632}, 32632),
+        ({"proj:epsg": "32633"}, 32633),
+        ({"proj:code": "EPSG:32701"}, 32701),
+        ({"proj:epsg": None, "proj:code": "EPSG:9707"}, 9707),
+    ],
+)
+def test_coordinate_systems_of_stac_1_0_and_1_1(where, epsg):
+    document = an_item(properties=where | ({} if "proj:epsg" in where else {"proj:epsg": None}))
+    assert parse(document).scene.assets["B02"].epsg == epsg
+    document = an_item(asset=where, properties={"proj:epsg": 4326})
+    assert parse(document).scene.assets["B02"].epsg == epsg
+
+
+def test_the_grid_comes_from_the_asset_or_the_item():
+    matrix = [10, 0, 300000, 0, -10, 6300000, 0, 0, 1]
+    on_item = an_item(properties={"proj:transform": matrix, "proj:shape": [100, 200]})
+    on_asset = an_item(asset={"proj:transform": matrix[:6], "proj:shape": [100, 200]})
+    for document in (on_item, on_asset):
+        asset = parse(document).scene.assets["B02"]
+        assert asset.transform == tuple(matrix[:6])
+        assert asset.shape == (100, 200)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"properties": {"datetime": None}}, "neither datetime nor start_datetime"),
+        ({"properties": {"datetime": "2024-06-01T10:00:00"}}, "has no zone"),
+        ({"properties": {"datetime": "2024-06-01T12:30:60Z"}}, "is no time"),
+        ({"properties": {"datetime": "yesterday"}}, "is no time"),
+        ({"properties": {"proj:epsg": None}}, "states no coordinate system"),
+        ({"properties": {"proj:code": "IAU_2015:30100", "proj:epsg": None}}, "unknown coordinate"),
+        ({"assets": {"visual": {"href": "./TCI.tif"}}}, "no usable S2L2A asset: it has visual"),
+        ({"assets": {"B02": {"href": "./all.tif", "raster:bands": [{}, {}]}}}, "no usable"),
+        ({"geometry": None, "bbox": None}, "neither a geometry nor a bbox"),
+        ({"geometry": {"type": "Point", "coordinates": [9, 56]}}, "is a Point"),
+        ({"asset": {"href": "/etc/passwd"}}, "outside of the catalog's own folder"),
+    ],
+)  # fmt: skip
+def test_why_an_item_is_refused(changed, reason):
+    with pytest.raises(InvalidInputError, match=reason):
+        parse(an_item(**changed))
+
+
+def test_start_datetime_stands_in_for_a_null_datetime():
+    stamps = {"datetime": None, "start_datetime": "2024-04-19 04:58:39.221202+02:00"}
+    moment = parse(an_item(properties=stamps)).scene.datetime
+    assert moment.isoformat() == "2024-04-19T02:58:39.221202+00:00"
+
+
+def test_elevation_may_lack_a_time():
+    document = an_item("data", properties={"datetime": None}, collection="cop-dem-glo-30")
+    scene = parse(document, modality="DEM").scene
+    assert scene.datetime is None
+    assert scene.assets["DEM"].radiometry.unit == "m"
+
+
+STRETCHED = [0.0592, 0, -179, 0, -0.00038, -67]
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"proj:epsg": None},
+        {"proj:epsg": 32632},
+        {"proj:epsg": 4326, "proj:transform": STRETCHED},
+        {
+            "proj:epsg": 4326,
+            "proj:transform": [1e-4, 0, 74, 0, -1e-4, -44],
+            "proj:shape": [26144, 16676],
+            "s1:shape": [16676, 26144],
+        },
+    ],
+)
+def test_radar_geometry_is_refused_even_if_it_claims_degrees(properties):
+    with pytest.raises(
+        item.UnusableItemError, match=r"not geocoded.*use S1RTC.*correct its terrain"
+    ):
+        parse(an_item("vv", properties=properties, collection="sentinel-1-grd"), modality="S1GRD")
+
+
+@pytest.mark.parametrize(
+    ("epsg", "transform"),
+    [(32632, [10, 0, 3e5, 0, -10, 6e6]), (4326, [1e-4, 0, 74, 0, -1e-4, -44])],
+)
+def test_geocoded_grd_is_read_where_it_states_its_unit(epsg, transform):
+    grid = {"proj:epsg": epsg, "proj:transform": transform}
+    decibel = {"raster:bands": [{"unit": "dB"}]}
+    silent = an_item("vv", properties=grid, collection="sentinel-1-grd")
+    stated = an_item("vv", properties=grid, asset=decibel, collection="sentinel-1-grd")
+    assert parse(stated, modality="S1GRD").scene.assets["VV"].radiometry.unit == "dB"
+    with pytest.raises(item.UnusableItemError, match="VV states no unit"):
+        parse(silent, modality="S1GRD")
+    # ^ ESA's own numbers are amplitudes without calibration
+    amplitude = an_item(
+        "vv",
+        properties=grid,
+        asset={"raster:bands": [{"unit": "amplitude"}]},
+        collection="sentinel-1-grd",
+    )
+    with pytest.raises(item.UnusableItemError, match="unit 'amplitude'"):
+        parse(amplitude, modality="S1GRD")
+
+
+def test_an_hh_scene_is_parsed():
+    document = an_item("hh", collection="sentinel-1-rtc")
+    assert list(parse(document, modality="S1RTC").scene.assets) == ["HH"]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "moment"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00+00:00"),
+        ("2016-12-31T23:59:60.750Z", "2017-01-01T00:00:00+00:00"),
+        ("2017-01-01T05:29:60+05:30", "2017-01-01T00:00:00+00:00"),
+        ("2024-06-01T10:00:00.123456789Z", "2024-06-01T10:00:00.123456+00:00"),
+        ("2024-06-01t10:00:00z", "2024-06-01T10:00:00+00:00"),
+        ("2024-06-01T00:30:00-11:30", "2024-06-01T12:00:00+00:00"),
+        ("2024-06-01 10:00:00+00:00", "2024-06-01T10:00:00+00:00"),
+    ],
+)
+def test_stamps_of_every_kind_are_utc(stamp, moment):
+    assert parse(an_item(properties={"datetime": stamp})).scene.datetime.isoformat() == moment
+
+
+@pytest.mark.parametrize(
+    ("stamp", "reason"),
+    [
+        ("2024-06-01T10:00:00", "has no zone"),
+        ("2024-06-01", "has no zone"),
+        ("2016-12-31T22:59:60Z", "leap seconds end a day"),
+        ("2024-06-31T10:00:00Z", "is no time"),
+        ("2024-01-01T00:00:00Z/2024-12-31T00:00:00Z", "is no time"),
+        ("0001-01-01T00:00:00+10:00", "is no time"),
+        ("1066-10-14T09:00:00Z", "no year in which satellites flew"),
+        (20240601, "is no time"),
+        ("", "is no time"),
+        ("NaT", "is no time"),
+    ],
+)
+def test_stamps_that_are_no_moment_are_refused(stamp, reason):
+    with pytest.raises(item.UnusableItemError, match=reason):
+        parse(an_item(properties={"datetime": stamp}))
+    parsed = parse(an_item(properties=NEW | {"s2:generation_time": stamp}))
+    assert parsed.scene.processed is None
+    assert "time of processing ignored" in " ".join(parsed.caveats)
+
+
+def test_ids_of_tiles_and_baselines():
+    scene = parse(
+        an_item(properties={"grid:code": "MGRS-32TMT", "processing:version": "05.00"})
+    ).scene
+    assert (scene.tile, scene.baseline) == ("32TMT", "05.00")
+    scene = parse(an_item(id="S2A_MSIL2A_20200302T102021_N0500_R065_T32TMT_20230618T173704")).scene
+    assert (scene.tile, scene.baseline) == ("32TMT", "05.00")
+    assert parse(an_item(id="S2A_33TWM_20230818_0_L2A")).scene.tile == "33TWM"
+    assert parse(an_item(id="S2_TM_433D_629L_3_1")).scene.tile is None
+    assert parse(an_item(properties={"platform": "Sentinel-2A"})).scene.platform == "sentinel-2a"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("05.10", (5, 10)), ("N0400", (4, 0)), ("4.0", (4, 0)), ("", None), (None, None), ("x", None)],
+)
+def test_baselines_as_numbers(text, number):
+    assert providers.parse_baseline(text) == number
+
+
+def test_the_tables_are_sound():
+    with pytest.raises(
+        InvalidInputError, match=r"Unknown catalog 'landsat'.*earth-search.*docs/providers.md"
+    ):
+        providers.get("landsat")
+    assert {"planetary-computer", "earth-search", "cdse", "demo"} <= set(providers.list_names())
+    for name in providers.list_names():
+        provider = providers.get(name)
+        assert (provider.name, provider.key, provider.file) == (name, name, None)
+        assert set(provider.collections_by_modality) <= set(BANDS)
+        for modality, ids in provider.collections_by_modality.items():
+            for one in ids:
+                assert set(DEFAULT_BANDS[modality]) <= {
+                    *provider.collections_by_id[one].names,
+                    "HH",
+                    "HV",
+                }
+    assert set(providers.get("earth-search").collections_by_id["sentinel-2-l2a"].names) == set(
+        BANDS["S2L2A"]
+    )
+    assert providers.get("cdse").connections <= 4
+    assert providers.get("planetary-computer").modality_of("sentinel-1-rtc") == "S1RTC"
+    assert providers.get("planetary-computer").modality_of("landsat-c2-l2") is None
+
+
+ONE = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{ONE}\nsigning: sha", "signing 'sha'"),
+        (f"{ONE}\nconnections: 0", "connections 0"),
+        (f"{ONE}\nconection: 4", "conection 4"),
+        (f"{ONE}\nhosts: ['*.example.org']", r"'\*.example.org' is no host"),
+        (f"{ONE}\nhosts: [https://a.example.org/b]", "is no host"),
+        (f"{ONE}\napi: ftp://a.example.org", "api"),
+        (f"{ONE}\nmirrors: {{'s3://a': 'https://b/'}}", "must both end with a slash"),
+        (f"{ONE}\nmirrors: {{'s3://a/': 'http://b/'}}", "does not lead from s3:// to https://"),
+        (f"{ONE}\nbuckets: {{a_b/c: {{}}}}", "no name of an S3 bucket"),
+        (f"{ONE}\nbuckets: {{abc: {{access: free}}}}", "buckets.abc.access 'free'"),
+        ("collections: {a: {modality: DEM, names: {B02: x}}}", "B02 among the names of DEM"),
+        ("collections: {a: {modality: DEM, names: {}}}", "no name among the names of DEM"),
+        ("collections: {a: {modality: S3, names: {}}}", "unknown modality 'S3'"),
+        (ONE.replace("}}}", "}, offset: subtracted}}"), "offset"),
+        (ONE.replace("}}}", "}, offset: .nan}}"), "nan is no offset"),
+        ("collections: {}", "collections"),
+        ("hosts: []", "collections"),
+        (f"{ONE}\nname: mine", "is named as its file"),
+        (ONE.replace("collections", "holdings"), "holdings"),
+        ("[1, 2]", "no table of a catalog but list"),
+        ("a: [", "cannot be read as the table"),
+        ("a: &a [*a]", "a "),
+        ("\x00", "cannot be read as the table"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_in_words(tmp_path, text, reason):
+    table = tmp_path / "wrong.yaml"
+    table.write_text(text)
+    with pytest.raises(InvalidInputError, match=reason) as raised:
+        providers.get(str(table))
+    assert str(table) in str(raised.value)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(
+        InvalidInputError, match=r"none.yaml, the table of a catalog, cannot be read"
+    ):
+        providers.get(str(tmp_path / "none.yaml"))
+
+
+def documented():
+    """Return the YAML blocks of the documentation by the name in their first line."""
+    text = Path(__file__).parents[2].joinpath("docs/providers.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return {block.split("\n")[0].removeprefix("# "): block for block in blocks}
+
+
+def test_the_documented_table_is_read(tmp_path):
+    blocks = documented()
+    table = tmp_path / "mountains.yaml"
+    table.write_text(blocks["mountains.yaml"] + blocks["buckets:"])
+    known = providers.get(str(table))
+    assert (known.name, known.key) == ("mountains", str(table))
+    assert known.buckets["eodata"].access == "keys"
+    document = an_item("blue", properties=NEW, collection="s2-boa")
+    document["assets"] |= {
+        "blue": {"href": "https://data.example.org/blue.tif"},
+        "cloud_probability": {"href": "./cloud.tif"},
+        "nir_20m": {"href": "./nir_20m.tif"},
+        "nir_10m": {"href": "./nir_10m.tif"},
+    }
+    scene = parse(document, str(table)).scene
+    assert list(scene.assets) == ["B02", "B08", "CLD"]
+    assert scene.assets["B08"].href == "/catalog/nir_10m.tif"
+    assert scene.assets["B02"].radiometry.offset == -0.1
+    radar = parse(an_item("g0_vv", collection="s1-gamma"), str(table), "S1RTC").scene.assets["VV"]
+    assert (radar.radiometry.unit, radar.nodata) == ("dB", -99)
+    assert scene.provider == str(table)
+    assert scene.identity()["provider"] == "mountains"
+
+
+def test_the_documentation_names_every_key_and_catalog():
+    text = Path(__file__).parents[2].joinpath("docs/providers.md").read_text()
+    keys = {field.alias or name for name, field in schema.Provider.model_fields.items()}
+    keys |= set(schema.ProviderCollection.model_fields) | set(schema.Bucket.model_fields)
+    for word in (*(keys - {"name", "file"}), *providers.list_names()):
+        assert re.search(rf"`?{word}[`:]", text), word
+
+
+def test_an_edited_table_is_read_again(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for number, connections in enumerate((3, 4)):
+        path.write_text(f"{ONE}\nconnections: {connections}")
+        os.utime(path, ns=(number, number))
+        assert providers.get(str(path)).connections == connections
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [("baseline", -0.1), ("removed", 0), ("-0.05", -0.05), ("0", 0)]
+)
+def test_a_table_of_one_s_own_says_what_holds(tmp_path, offset, expected):
+    table = tmp_path / "mine.yaml"
+    table.write_text(ONE.replace("}}}", f"}}, offset: {offset}}}}}"))
+    lying = {"raster:bands": [{"offset": -0.3}]}
+    document = an_item("blue", asset=lying, properties=NEW, collection="a")
+    assert parse(document, str(table)).scene.assets["B02"].radiometry.offset == expected
+
+
+def test_the_command_does_not_pay_for_tables():
+    code = (
+        "import sys, flows.cli.main, catalogs.providers as p; p.names();"
+        "print([m for m in ('yaml', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def of_real(folder):
+    root = Path(REALDATA or "")
+    for path in sorted((root / folder).rglob("*.json")):
+        document = json.loads(path.read_text())
+        if document.get("type") == "Feature":
+            yield path, document
+
+
+@real
+@pytest.mark.parametrize(
+    ("provider", "count"), [("planetary-computer", 30), ("earth-search", 6), ("cdse", 2)]
+)
+def test_every_real_item_parses(provider, count):
+    known = providers.get(provider)
+    scenes = {}
+    for path, document in of_real(f"catalog/{provider}"):
+        modality = known.modality_of(document["collection"])
+        parsed = parse(document, provider, modality, allow=(REALDATA,), base=str(path))
+        scenes[parsed.scene.id] = parsed.scene
+        for asset in parsed.scene.assets.values():
+            assert Path(asset.href).is_file()
+            assert asset.transform is not None
+            assert asset.shape is not None
+    assert len(scenes) == count
+
+
+@real
+@pytest.mark.parametrize(
+    ("provider", "part", "digital_offset"),
+    [
+        ("planetary-computer", "S2_TM_433D", -1000),
+        ("planetary-computer", "S2_TM_637U", 0),
+        ("planetary-computer", "S2_TM_282D", 0),
+        ("earth-search", "33TW", 0),
+        ("cdse", "29UNU", -1000),
+        ("cdse", "33SVB", 0),
+    ],
+)
+def test_offsets_of_real_items(provider, part, digital_offset):
+    found = 0
+    for path, document in of_real(f"catalog/{provider}/sentinel-2-l2a"):
+        if part in document["id"]:
+            scene = parse(document, provider, "S2L2A", (REALDATA,), str(path)).scene
+            for band, asset in scene.assets.items():
+                found += 1
+                wanted = 0 if band == "SCL" else digital_offset
+                stored = asset.radiometry.offset / asset.radiometry.scale
+                assert stored == pytest.approx(wanted)
+    assert found >= 5
+
+
+@real
+def test_real_radar_and_elevation(tmp_path):
+    for path, document in of_real("catalog/planetary-computer/sentinel-1-rtc"):
+        scene = parse(document, "planetary-computer", "S1RTC", (REALDATA,), str(path)).scene
+        assert {asset.radiometry.unit for asset in scene.assets.values()} == {"power"}
+        assert {asset.nodata for asset in scene.assets.values()} == {-32768.0}
+    units, table = set(), tmp_path / "geocoded.yaml"
+    table.write_text("collections: {sentinel-1-grd-db: {modality: S1GRD, names: {VV: vv, VH: vh}}}")
+    for path, document in of_real("catalog/other/sentinel-1-grd-db"):
+        scene = parse(document, str(table), "S1GRD", (REALDATA,), str(path)).scene
+        units |= {asset.radiometry.unit for asset in scene.assets.values()}
+    assert units == {"dB"}
+
+
+@real
+@pytest.mark.parametrize(
+    ("folder", "provider"),
+    [
+        ("earth-search-v1/sentinel-1-grd", "earth-search"),
+        ("planetary-computer/sentinel-1-grd", "planetary-computer"),
+        ("stactools-from-real-SAFE/sentinel-1-grd", "stactools"),
+    ],
+)
+def test_real_radar_geometry_is_refused(folder, provider):
+    documents = list(of_real(f"stac/{folder}"))
+    assert documents
+    for path, document in documents:
+        with pytest.raises(item.UnusableItemError, match="not geocoded"):
+            parse(document, provider, "S1GRD", (REALDATA,), str(path))
+
+
+@real
+def test_one_real_scene_in_two_collections_means_two_offsets():
+    root = "stac/earth-search-v1"
+    removed = next(
+        document for _, document in of_real(root) if document["id"] == "S2B_20EPT_20250731_0_L2A"
+    )
+    kept = next(
+        document for _, document in of_real(root) if document["collection"] == "sentinel-2-c1-l2a"
+    )
+    offsets = [
+        parse(document, "earth-search").scene.assets["B04"].radiometry.offset
+        for document in (removed, kept)
+    ]
+    assert offsets == [0, -0.1]
+
+
+@real
+@pytest.mark.parametrize(
+    ("folder", "provider", "modality"),
+    [
+        ("planetary-computer/sentinel-2-l2a", "planetary-computer", "S2L2A"),
+        ("planetary-computer/sentinel-1-rtc", "planetary-computer", "S1RTC"),
+        ("planetary-computer/cop-dem-glo-30", "planetary-computer", "DEM"),
+        ("earth-search-v1/sentinel-2-l2a", "earth-search", "S2L2A"),
+        ("earth-search-v1/cop-dem-glo-30", "earth-search", "DEM"),
+        ("cdse/sentinel-2-l2a", "cdse", "S2L2A"),
+    ],
+)
+def test_real_items_of_the_live_catalogs_parse(folder, provider, modality):
+    documents = [document for _, document in of_real(f"stac/{folder}") if "assets" in document]
+    assert documents
+    for document in documents:
+        scene = parse(
+            document, provider, modality, (REALDATA,), str(Path(REALDATA) / "x.json")
+        ).scene
+        if modality == "S2L2A":
+            assert scene.tile is not None
+            assert scene.baseline is not None
+            assert scene.platform in ("sentinel-2a", "sentinel-2b")
+        assert all("s3://copernicus" not in asset.href for asset in scene.assets.values())

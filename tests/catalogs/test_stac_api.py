@@ -1,0 +1,324 @@
+"""STAC APIs that answer by script: paging, storms, and everything else a server can do wrong."""
+
+import contextlib
+import email.utils
+import itertools
+import json
+import time
+
+import pytest
+import shapely
+
+from catalogs import scene_selection
+from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError, TransientError
+from catalogs.snapshot import Snapshot
+from catalogs.sources import api, http_client
+from tests.servers.stac import Answer, Server, landing, page, paged, serve
+from tests.support.documents import ALL_FIVE, FIVE, HERE, WORLD, an_item, day, find, ids
+
+ELSEWHERE = "http://169.254.169.254"
+
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
+def an_endless(features_of, matched=None):
+    """Return an answer that always offers a next page; features_of(n) are those of page n."""
+    counter = itertools.count()
+
+    def body(asked):
+        number = next(counter)
+        link = {"rel": "next", "href": "/search", "method": "POST", "body": asked.body}
+        more = {} if matched is None else {"numberMatched": matched}
+        return {"features": features_of(number), "links": [link], **more}
+
+    return Answer(body=body)
+
+
+# -- paging -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("stated", [5, None])
+def test_an_api_is_asked_page_by_page(merge, stated):
+    with serve(Answer(body=paged(FIVE, merge=merge, stated=stated))) as server:
+        found = find(server.url)
+    assert ids(found) == ALL_FIVE
+    assert found.caveats == ()
+    asked = server.of("/search")
+    assert [one.method for one in asked] == ["POST"] * 3
+    for one in asked:
+        assert one.body["collections"] == ["sentinel-2-l2a"]
+        assert one.body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999999Z"
+        assert one.body["limit"] == api.PAGE_SIZE
+        assert shapely.geometry.shape(one.body["intersects"]).equals(HERE)
+    assert [one.body.get("token") for one in asked] == [None, 2, 4]
+    href = found.scenes[0].assets["B02"].href
+    assert href == f"{server.url}/collections/sentinel-2-l2a/items/s0.tif"
+    assert server.most_at_once == 1
+
+
+def test_an_api_that_only_knows_get():
+    with serve(Answer(body=paged(FIVE)), methods=("GET",)) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+    asked = server.of("/search")
+    assert [one.method for one in asked] == ["GET"] * 3
+    assert asked[0].query["collections"] == "sentinel-2-l2a"
+    assert shapely.geometry.shape(json.loads(asked[0].query["intersects"])).equals(HERE)
+
+
+@pytest.mark.parametrize("matched", [5, None])
+def test_paging_ends_though_next_never_does(matched):
+    parts = [FIVE[:2], FIVE[2:4], FIVE[4:]]
+    with serve(an_endless(lambda n: parts[min(n, 2)], matched)) as server:
+        found = find(server.url)
+    assert ids(found) == ALL_FIVE
+    assert len(server.of("/search")) == (3 if matched else 4)
+
+
+def test_a_page_that_comes_again_ends_the_search_and_is_told():
+    parts = [FIVE[:2], FIVE[:2], FIVE[2:]]
+    with serve(an_endless(lambda n: parts[min(n, 2)], 5)) as server:
+        found = find(server.url)
+    assert ids(found) == ["s0", "s1"]
+    assert [doubt.text for doubt in found.caveats] == ["the catalog states 5 items and gave 2"]
+
+
+def test_a_stated_number_that_is_too_low_loses_nothing(monkeypatch):
+    monkeypatch.setattr(api, "PAGE_SIZE", 2)
+    with serve(Answer(body=paged(FIVE, stated=2))) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+
+
+def test_ever_new_items_end_in_an_error(monkeypatch):
+    monkeypatch.setattr(api, "MAX_PAGES", 20)
+    with (
+        serve(an_endless(lambda n: [an_item(f"x{n}")])) as server,
+        pytest.raises(InvalidInputError, match="more than 20 pages: ask for a smaller region"),
+    ):
+        find(server.url)
+    assert len(server.of("/search")) <= 21
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [{"rel": "next"}],
+        [{"rel": "next", "href": 7}],
+        [{"rel": "next", "href": "/search", "method": "POST", "body": [1]}],
+        [{"rel": "next", "href": "/search", "method": "POST", "merge": True, "body": 7}],
+        [{"rel": "next", "href": "/search", "headers": 7}],
+        [{"rel": "next", "href": "/search", "method": ["x"]}],
+        [{"rel": "next", "href": "http://[::1"}],
+        [{"href": "/search"}],
+        [7],
+        7,
+    ],
+)
+def test_a_malformed_next_is_one_clear_error(links):
+    with serve(page(FIVE[:2], links=links), page(FIVE[:2])) as server:
+        with contextlib.suppress(TerramosaicError):
+            assert ids(find(server.url)) == ["s0", "s1"]
+        # ^ where it can still be followed, it is; nothing else may be raised
+        assert len(server.of("/search")) <= 2
+
+
+def test_duplicates_over_pages_count_once_and_the_newest_is_kept():
+    def processed(stamp):
+        properties = FIVE[0]["properties"] | {"s2:generation_time": stamp}
+        return FIVE[0] | {"properties": properties}
+
+    old, new = processed("2024-06-11T00:00:00Z"), processed("2024-06-12T00:00:00Z")
+    digests = set()
+    for documents in itertools.permutations([old, new, old, FIVE[1]]):
+        with serve(Answer(body=paged(documents, size=3))) as server:
+            found = find(server.url)
+        assert ids(found) == ["s0", "s1"]
+        assert found.scenes[0].processed == day("2024-06-12T00:00:00")
+        digests.add(Snapshot(scenes=found.scenes).digest)
+    assert len(digests) == 1
+
+
+# -- storms -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_busy_server_is_asked_again(status, method):
+    storm = Answer(status=status, body={"description": "storm"})
+    with serve(storm, storm, Answer(body=paged(FIVE)), methods=(method,)) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+    assert len(server.of("/search")) == 5
+
+
+def test_a_storm_that_lasts_is_transient():
+    with (
+        serve(Answer(status=503)) as server,
+        pytest.raises(TransientError, match="answers 503: try"),
+    ):
+        find(server.url)
+    assert len(server.of("/search")) == http_client.MAX_RETRIES + 1
+
+
+def in_seconds(seconds):
+    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize("stated", [lambda: "1", lambda: in_seconds(2)], ids=["seconds", "date"])
+def test_retry_after_is_waited_for(stated):
+    busy = Answer(status=429, headers={"Retry-After": stated()})
+    with serve(busy, page(FIVE)) as server:
+        assert ids(find(server.url)) == ALL_FIVE
+    first, second = (one.at for one in server.of("/search"))
+    assert 0.9 <= second - first < 10
+    # ^ a date has whole seconds, so two may be little more than one
+
+
+@pytest.mark.parametrize("stated", ["", "soon", "-5", "9" * 5000, "Thu, 99 Foo 2099", "0"])
+def test_a_senseless_retry_after_is_none(stated):
+    retry = http_client.build_retry_policy()
+    assert retry.parse_retry_after(stated) == 0.0
+
+
+@pytest.mark.parametrize("stated", [lambda: "3600", lambda: in_seconds(3600)])
+def test_a_wait_beyond_reason_is_told_at_once(stated):
+    busy = Answer(status=429, headers={"Retry-After": stated()})
+    with (
+        serve(busy) as server,
+        pytest.raises(TransientError, match=r"answers 429 and asks to come back in 3[56]\d\d s"),
+    ):
+        find(server.url)
+    assert len(server.of("/search")) == 1
+
+
+def test_a_refused_question_is_not_repeated():
+    refusal = Answer(status=400, body={"description": "datetime is odd"})
+    with (
+        serve(refusal) as server,
+        pytest.raises(InvalidInputError, match=r"answers 400.*datetime is odd"),
+    ):
+        find(server.url)
+    assert len(server.of("/search")) == 1
+
+
+def test_a_silent_machine_is_transient():
+    with serve() as server:
+        gone = server.url
+    with pytest.raises(TransientError, match="does not answer"):
+        find(gone)
+
+
+# -- what is said and sent ----------------------------------------------------------------------
+
+
+def test_an_api_without_an_answer_tells_what_it_holds():
+    with serve(page([])) as server, pytest.raises(NothingFoundError) as raised:
+        find(server.url)
+    assert "sentinel-2-l2a runs from 2015-06-27 to today in [9, 56, 10, 57]" in str(raised.value)
+    assert server.url in str(raised.value)
+
+
+@pytest.mark.parametrize("methods", [("POST",), ("GET",)])
+def test_a_region_of_many_corners_is_sent_as_boxes(methods):
+    wiggly = shapely.Point(9.5, 56.5).buffer(0.3, quad_segs=400)
+    with serve(page(FIVE), methods=methods) as server:
+        assert ids(find(server.url, region=wiggly)) == ALL_FIVE
+    asked = server.of("/search")[0]
+    sent = asked.body["intersects"] if asked.body else json.loads(asked.query["intersects"])
+    sent = shapely.geometry.shape(sent)
+    assert shapely.get_num_coordinates(sent) <= api.MAX_REGION_VERTICES[methods[0]]
+    assert sent.buffer(1e-9).covers(wiggly)
+
+
+def test_a_region_across_180_degrees_is_sent_in_two_parts():
+    fine = shapely.Point(180, 0).buffer(2, quad_segs=400)
+    for region in (shapely.box(178, -2, 182, 2), fine):
+        with serve(page([])) as server, pytest.raises(NothingFoundError):
+            find(server.url, region=region)
+        sent = shapely.geometry.shape(server.of("/search")[0].body["intersects"])
+        assert sent.geom_type == "MultiPolygon"
+        assert sent.area == pytest.approx(16, rel=0.01)
+        assert WORLD.covers(sent)
+
+
+# -- recorded answers, through the real client --------------------------------------------------
+
+
+def replayed(folder, names):
+    """Return a server that gives recorded answers, its links leading to itself."""
+
+    def script(url):
+        def local(name):
+            text = (folder / f"{name}.response.json").read_text()
+            request = json.loads((folder / f"{name}.request.json").read_text())
+            return json.loads(text.replace(request["url"], f"{url}/search"))
+
+        return {
+            "/": Answer(body=landing(url)),
+            "/search": [Answer(body=local(name)) for name in names],
+        }
+
+    return Server(script)
+
+
+def question_of(folder, name):
+    return json.loads((folder / f"{name}.request.json").read_text())["body"]
+
+
+def test_sixteen_recorded_hits_are_eight_scenes(realdata):
+    folder = realdata / "stac/earth-search-v1/_api"
+    names = ["search_s2_duplicates_page1", "search_s2_duplicates_page2"]
+    recorded = question_of(folder, names[0])
+    region = shapely.box(*recorded["bbox"])
+    period = (day("2020-03-01"), day("2020-03-05"))
+    with replayed(folder, names) as server:
+        found = find(server.url, region=region, period=period, provider="earth-search")
+    asked = server.of("/search")
+    assert len(asked) == 2
+    # ^ the last page has a link to a next one all the same
+    assert asked[1].body == question_of(folder, names[1])
+    sent = asked[0].body
+    assert shapely.geometry.shape(sent["intersects"]).equals(region)
+    assert set(recorded["collections"]) <= set(sent["collections"])
+    assert sent["datetime"].split("/")[0] == recorded["datetime"].split("/")[0]
+    assert sent["datetime"].split("/")[1][:19] == recorded["datetime"].split("/")[1][:19]
+    assert len(found.scenes) == 16
+    assert found.refused == found.caveats == ()
+    chosen = scene_selection.select_scenes(found.scenes, region)
+    assert len(chosen.used) == len(chosen.refused) == 8
+    assert all("reprocessed as" in refusal.reason for refusal in chosen.refused)
+    assert {scene.baseline for scene in chosen.used} == {"05.00"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "provider", "modality", "counts"),
+    [
+        ("earth-search-v1", "search_multi_collection", "earth-search", "S2L2A", (1, 1)),
+        ("earth-search-v1", "search_copdem_page1", "earth-search", "DEM", (10, 0)),
+        ("earth-search-v1", "search_c1_fields_only", "earth-search", "S2L2A", (0, 10)),
+        ("cdse", "search_s2_4items", "cdse", "S2L2A", (4, 0)),
+        ("earth-search-v0", "search_limit1", "earth-search-v0", "S2L2A", (1, 0)),
+    ],
+)
+def test_recorded_answers(realdata, path, name, provider, modality, counts):
+    with replayed(realdata / "stac" / path / "_api", [name]) as server:
+        source = {"modalities": (modality,), "region": WORLD, "period": None, "provider": provider}
+        if counts[0] == 0:
+            with pytest.raises(NothingFoundError, match=f"{counts[1]} of them cannot be used"):
+                find(server.url, **source)
+            return
+        found = find(server.url, **source)
+    assert (len(found.scenes), len(found.refused)) == counts
+
+
+def test_a_recorded_answer_of_planetary_computer(realdata):
+    path = realdata / "stac/planetary-computer/_api/site2-2020_jun_jul-35MNM.response.json"
+    recorded = json.loads(path.read_text())
+    asked = recorded["properties"]["query"]
+    with serve(page(recorded["features"])) as server:
+        period = (day("2020-06-01"), day("2020-07-31"))
+        found = find(server.url, region=WORLD, period=period, provider="planetary-computer")
+        sent = server.of("/search")[0].body
+    assert len(found.scenes) == 13
+    assert sent["collections"] == asked["collections"]
+    assert sent["datetime"][:30] == asked["datetime"][:30]

@@ -1,0 +1,112 @@
+"""A failed read never becomes nodata: tiles under faults are the same to the bit, or failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from rasterio.shutil import copy
+
+from catalogs.errors import TerramosaicError
+from catalogs.snapshot import Snapshot
+from pipeline import tile
+from pipeline.reading import http_ranges
+from pipeline.storage import receipt, zarr_store
+from tests.faults import server
+from tests.pipeline import test_plan as plans
+from tests.support.fakes import Brightness
+
+SEEDS = 500 if os.environ.get("TERRAMOSAIC_NIGHTLY") else 60
+SHARES = (0.02, 0.1, 0.3)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return a plan of nine tiles and four scenes on a server, and each tile's true digests."""
+    folder = tmp_path_factory.mktemp("world")
+    near = plans.make(folder, scenes=4, tile=24)
+    for path in sorted(folder.glob("scene-[01]/*.tif")):
+        plain = path.with_suffix(".plain.tif")
+        copy(path, plain, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)
+        plain.rename(path)
+        # ^ half of them uncompressed: there no code tells damage
+    with server.serving(folder, stall=0.2) as web:
+        far = tuple(
+            dataclasses.replace(
+                scene,
+                provider="demo",
+                assets={
+                    band: dataclasses.replace(
+                        asset, href=f"{web.address}/{Path(asset.href).relative_to(folder)}"
+                    )
+                    for band, asset in scene.assets.items()
+                },
+            )
+            for scene in near.snapshot.scenes
+        )
+        plan = dataclasses.replace(near, snapshot=Snapshot(scenes=far))
+        assert len(plan.tiles) == 9
+        yield web, plan, _run(plan, tmp_path_factory.mktemp("true"))
+
+
+def _run(plan, folder):
+    """Make every tile; return the digests of those that were made, and why the others were not."""
+    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    found = {}
+    for one in plan.tiles:
+        try:
+            found[one.id] = tile.build_tile(plan, one, Brightness(), folder, threads=2).digests
+        except TerramosaicError as error:
+            found[one.id] = str(error)
+    return found
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Small files in many small requests, and a server that is soon given up."""
+    quick = dataclasses.replace(
+        http_ranges.RETRY_POLICY, max_attempts=4, backoff=0.0005, timeout=(0.1, 0.1), deadline=5.0
+    )
+    monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
+    for name, value in {"HEAD": 700, "AHEAD": 1400, "GAP": 0}.items():
+        monkeypatch.setattr(http_ranges, name, value)
+    logging.getLogger("pipeline").setLevel(logging.ERROR)
+    yield
+    logging.getLogger("pipeline").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_tile_is_the_same_to_the_bit_or_failed(world, impatient, tmp_path, seed):
+    web, plan, true = world
+    share = SHARES[seed % len(SHARES)]
+    web.forget()
+    web.script = server.sometimes(seed, share)
+    found = _run(plan, tmp_path)
+    for one in plan.tiles:
+        made = found[one.id]
+        if isinstance(made, str):
+            assert "cannot be read" in made, (seed, one.id, made)
+            assert receipt.read(tmp_path, one) is None, (seed, one.id)
+        else:
+            assert made == true[one.id], (seed, share, one.id)
+
+
+def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
+    web, plan, true = world
+    (first, *_) = plan.tiles
+    healed = set()
+    for fault in server.FAULTS:
+        web.forget()
+        web.script = server.sometimes(1, 0.15, (fault,))
+        zarr_store.create(tmp_path / fault, plan, tile.list_layer_bands(plan))
+        try:
+            made = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
+        except TerramosaicError:
+            continue
+        assert made.digests == true[first.id], fault
+        healed.add(fault)
+    assert set(server.FAULTS) - healed <= {"redirect", "404", "403"}
+    # ^ another host is refused at once, and what is not there or forbidden at the second time

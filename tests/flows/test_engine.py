@@ -1,0 +1,379 @@
+"""The engine: every tile once, whoever computes, whatever dies."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+import types
+from typing import ClassVar
+
+import dask
+import distributed
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.errors import InvalidInputError, TerramosaicError
+from flows.execution import dask_cluster as clusters
+from flows.execution import engine, executors, worker_plugins
+from pipeline import tile
+from pipeline.storage import receipt, zarr_store
+from tests.pipeline import test_plan as plans
+from tests.support import simulated
+from tests.support.fakes import Brightness
+
+QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+
+@contextlib.contextmanager
+def _workers(count, deaths):
+    """Lend so many workers, of a scheduler that gives up a task after more deaths than these."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": deaths}),
+        distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            scheduler_kwargs=QUIET,
+            memory_limit=0,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Lend two workers."""
+    with _workers(2, deaths=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / simulated.MADE).mkdir()
+    return tmp_path / "plan.json"
+
+
+def _made(path):
+    return {one.name: one.read_text().split() for one in (path.parent / simulated.MADE).iterdir()}
+
+
+def _run(path, count, **options):
+    """Run simulated tiles; return name -> outcomes."""
+    told = collections.defaultdict(list)
+    options = {"engine": "threads", "workers": 2, "make": simulated.record} | options
+    for outcome in engine.process_tiles(path, simulated.tiles(count), **options):
+        told[outcome.tile].append(outcome)
+    assert {len(outcomes) for outcomes in told.values()} <= {1}
+    return {name: outcomes[0] for name, outcomes in told.items()}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3000])
+@pytest.mark.parametrize("workers", [1, 4, "auto", {"min": 1, "max": 3}])
+def test_threads_make_every_tile_once(path, count, workers):
+    told = _run(path, count, workers=workers)
+    assert len(told) == count == len(_made(path))
+    assert not [one for one in told.values() if one.reason]
+
+
+def test_tiles_that_take_long_are_tasks_of_their_own(path):
+    """A task that holds tiles back keeps the others waiting at the end."""
+    sizes = []
+
+    class Counted(executors.ThreadExecutor):
+        def submit(self, work, make, plan_path, some, *rest):
+            sizes.append(len(some))
+            return super().submit(work, make, plan_path, some, *rest)
+
+    def last(plan_path, name, beside, processes):
+        time.sleep(0.3 if int(name[-6:]) < 6 else 0.0)
+        return simulated.nothing(plan_path, name, beside, processes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "ThreadExecutor", Counted)
+        assert len(_run(path, 4000, make=last)) == 4000
+    assert set(sizes[:6]) == {1}
+    assert max(sizes) == engine.MAX_TILES_PER_TASK
+    assert sizes[-1] < engine.MAX_TILES_PER_TASK / 4
+    assert len(sizes) < 400
+
+
+def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
+    monkeypatch.setattr(engine, "TASK_SECONDS", 0.02)
+    order = []
+
+    def uneven(plan_path, name, beside, processes):
+        order.append(name)
+        time.sleep(0.03 if int(name[-6:]) % 50 == 49 else 0.0)
+        return simulated.nothing(plan_path, name, beside, processes)
+
+    assert len(_run(path, 600, make=uneven)) == 600
+    assert len(order) == 600
+
+
+def test_killed_workers_lose_nothing(path, cluster):
+    seed = random.Random(5)
+    over = threading.Event()
+    killed = []
+
+    def kill():
+        while not over.wait(0.7):
+            nanny = seed.choice(list(cluster.workers.values()))
+            if nanny.process is not None and nanny.process.pid and len(killed) < 3:
+                killed.append(nanny.process.pid)
+                os.kill(nanny.process.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    port = cluster.scheduler.http_server.port
+    try:
+        with simulated.pulse(port) as told:
+            done = _run(path, 160, engine=cluster.scheduler_address, make=simulated.slow)
+    finally:
+        over.set()
+        killer.join()
+        cluster.sync(cluster._correct_state)
+        # ^ the next test wants its workers
+    assert killed
+    assert not [one.reason for one in done.values() if one.reason]
+    assert set(done) == set(_made(path)) == {one.id for one in simulated.tiles(160)}
+    assert all(len(times) <= 1 for times in _made(path).values())
+    assert told.seconds
+    assert not told.failures
+    # ^ it answers all the while; how fast is for tests.benchmarks.scheduling to say
+
+
+def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, monkeypatch):
+    done = _run(path, 12, engine=cluster.scheduler_address, make=simulated.deadly, workers="auto")
+    failed = {name for name, one in done.items() if one.reason}
+    assert failed == {"r000c000007"}
+    assert "again and again" in done["r000c000007"].reason
+    assert set(_made(path)) == set(done) - failed
+
+
+def test_tiles_behind_one_that_kills_are_made(path):
+    """One worker: whatever waits behind the deadly tile loses its worker as often as that one."""
+    with _workers(1, deaths=0) as one:
+        done = _run(path, 14, engine=one.scheduler_address, make=simulated.deadly, workers="auto")
+    assert {name for name, one in done.items() if one.reason} == {"r000c000007"}
+    assert len(_made(path)) == 13
+
+
+def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster):
+    client = distributed.Client(cluster, set_as_default=False)
+    with client:
+        client.wait_for_workers(2, timeout=60)
+        pids = client.run(os.getpid)
+        equipped = min(pids)
+        client.run(_equip, workers=[equipped])
+        done = _run(path, 50, engine=cluster.scheduler_address, gpu="cuda")
+        assert len(done) == 50
+        assert {int(pid) for (pid,) in _made(path).values()} == {pids[equipped]}
+        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=True)
+        assert hands.capacity() == hands.tiles_per_process == hands.processes == 1
+        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=False)
+        assert (hands.capacity(), hands.processes) == (2, 2)
+        assert clusters.DaskExecutor(client, 1, is_local=False, wants_gpu=False).capacity() == 1
+        assert (
+            clusters.DaskExecutor(
+                client, {"min": 1, "max": 9}, is_local=False, wants_gpu=False
+            ).capacity()
+            == 9
+        )
+
+
+async def _equip(dask_worker):
+    await dask_worker.set_resources(GPU=1)
+
+
+def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, monkeypatch):
+    caplog.set_level("INFO", "flows.execution.dask_cluster")
+    monkeypatch.setattr(clusters, "POLL_INTERVAL", 0.5)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
+        clusters.open_dask_executor("distributed", 2) as hands,
+    ):
+        (port,) = [int(found[1]) for found in re.finditer(r":(\d+)/health", caplog.text)]
+        with simulated.pulse(port) as told:
+            asked = [hands.submit(_affinity, number) for number in range(40)]
+            seen = dict(future.result() for future in asked)
+            time.sleep(0.2)
+        assert told.seconds
+        assert not told.failures
+        assert hands.capacity() == hands.processes == 2
+        cluster = hands._client.cluster
+        cluster.sync(cluster.workers[0].close)
+        # ^ as a nanny goes whose worker could not be started again
+        for count in (1, 2):
+            _until(hands, count)
+        asked = [hands.submit(_affinity, number) for number in range(40)]
+        again = dict(future.result() for future in asked)
+        assert len(set(again) - set(seen)) == 1
+    mine = sorted(os.sched_getaffinity(0))
+    halves = [set(worker_plugins.split_cores(mine, number, 2)) for number in (0, 1)]
+    for found in (seen, again):
+        assert sorted(found.values(), key=min) == sorted(halves, key=min)
+
+
+def _until(hands, processes):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        hands.places()
+        if hands.processes == processes == len(hands._client.scheduler_info()["workers"]):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"there never were {processes} workers")
+
+
+def _affinity(number):
+    time.sleep(0.05)
+    return os.getpid(), os.sched_getaffinity(0)
+
+
+def test_an_own_cluster_grows_with_the_work(path):
+    with dask.config.set({"distributed.adaptive.target-duration": "100ms"}):
+        # ^ seconds by default: whoever is done sooner needs no help
+        options = {"workers": {"min": 1, "max": 2}, "make": simulated.slow}
+        done = _run(path, 150, engine="distributed", **options)
+    assert len(done) == 150
+    assert len({pid for (pid,) in _made(path).values()}) == 2
+
+
+@given(count=st.integers(1, 200), shares=st.integers(1, 70))
+def test_shares_divide_the_cores(count, shares):
+    machine = list(range(100, 100 + count))
+    cut = [list(worker_plugins.split_cores(machine, number, shares)) for number in range(shares)]
+    assert min(map(len, cut)) >= 1
+    if shares <= count:
+        assert [core for part in cut for core in part] == machine
+        assert max(map(len, cut)) - min(map(len, cut)) <= 1
+    else:
+        assert {core for part in cut for core in part} == set(machine)
+
+
+class Gpus(distributed.LocalCluster):
+    """What dask-cuda offers, with two GPUs that are none."""
+
+    asked: ClassVar[list[dict]] = []
+
+    def __init__(self, n_workers=None, **options):
+        type(self).asked.append({"n_workers": n_workers, **options})
+        if n_workers and n_workers > 2:
+            raise ValueError("Can not scale beyond visible devices")
+        super().__init__(n_workers=n_workers or 2, **options)
+
+
+def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=Gpus))
+    Gpus.asked.clear()
+    with clusters.open_dask_executor("distributed", "auto", device="cuda") as hands:
+        assert (hands.processes, hands.tiles_per_process, hands.capacity()) == (2, 2, 4)
+        seen = [hands.submit(_together) for _ in range(12)]
+        counts = [future.result() for future in seen]
+    assert max(counts) <= clusters.TILES_PER_GPU
+    (asked,) = Gpus.asked
+    assert asked["n_workers"] is None
+    assert (asked["threads_per_worker"], asked["resources"]) == (2, {"GPU": 1})
+    with (
+        pytest.raises(InvalidInputError, match=r"3 workers with a GPU.*beyond visible"),
+        clusters.open_dask_executor("distributed", 3, device="cuda"),
+    ):
+        pass
+
+
+_running = []
+
+
+def _together():
+    _running.append(1)
+    time.sleep(0.1)
+    count = len(_running)
+    _running.pop()
+    return count
+
+
+@pytest.mark.parametrize("gpu", ["cuda", "cuda:1"])
+def test_without_dask_cuda_one_worker_has_the_gpu(monkeypatch, gpu):
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with (
+        pytest.raises(InvalidInputError, match="dask-cuda"),
+        clusters.open_dask_executor("distributed", 2, device=gpu),
+    ):
+        pass
+    _, options = clusters._choose_cluster_factory("auto", gpu)
+    assert options == {"n_workers": 1, "threads_per_worker": 2, "resources": {"GPU": 1}}
+
+
+def test_a_scheduler_that_is_not_there_is_named(path, monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", "1s")
+    with pytest.raises(TerramosaicError, match=r"No scheduler answers at tcp://127.0.0.1:9"):
+        _run(path, 3, engine="tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_that_goes_is_named(path):
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=QUIET
+    ) as cluster:
+        run = engine.process_tiles(
+            path,
+            simulated.tiles(400),
+            engine=cluster.scheduler_address,
+            workers=1,
+            tile_function=simulated.slow,
+        )
+        next(run)
+        cluster.close()
+        with pytest.raises(TerramosaicError, match="run the same command"):
+            list(run)
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """Freeze a plan of some tiles, and make its store."""
+    plan = plans.make(tmp_path)
+    plan.write(tmp_path / "plan.json")
+    zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
+    return plan, tmp_path / "plan.json"
+
+
+def test_threads_that_begin_together_load_the_model_once(frozen, monkeypatch):
+    plan, path = frozen
+    loaded = []
+
+    def load(_plan):
+        loaded.append(1)
+        time.sleep(0.1)
+        return Brightness()
+
+    monkeypatch.setattr(engine, "_load_predictor", load)
+    engine._cached_predictor.cache_clear()
+    told = list(engine.process_tiles(path, plan.tiles, engine="threads", workers=4))
+    engine._cached_predictor.cache_clear()
+    assert not [one.reason for one in told if one.reason]
+    assert loaded == [1]
+    assert set(receipt.read_finished(path.parent, plan)) == {one.id for one in plan.tiles}
+
+
+def test_a_tile_whose_receipt_stands_is_not_made_again(frozen, monkeypatch):
+    plan, path = frozen
+    first, second, *_ = plan.tiles
+    done = tile.build_tile(plan, first, Brightness(), path.parent, threads=1)
+    made = []
+    monkeypatch.setattr(engine, "_cached_predictor", lambda *_: None)
+    monkeypatch.setattr(
+        tile, "build_tile", lambda _, unit, *rest, **more: made.append(unit) or done
+    )
+    for one in (first, second):
+        outcome = engine.process_tile(str(path), one.id, 1, 1)
+        assert (outcome.tile, outcome.reason) == (one.id, None)
+        assert outcome.seconds == dict(done.seconds)
+        assert (outcome.km2 > 0) == (one is second)
+        # ^ what was there before is not counted again
+    assert made == [second]

@@ -1,0 +1,758 @@
+"""The job, its region and its period: what is taken, and what each refusal says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shapely
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.errors import InvalidInputError
+from flows.config import (
+    error_messages,
+    job,
+    period,
+    prices,
+    processing,
+    region,
+    schedule,
+    sections,
+    yaml_file,
+)
+from flows.config import model as model_config
+from flows.config.base import INPUTS, ConfigModel
+from model.cards import catalogue
+from model.terramind import config
+
+SMALL = """
+name: jutland-2024
+region: {bbox: [9.0, 56.5, 10.5, 57.5]}
+period: 2024-05-01/2024-09-30
+catalog: planetary-computer
+"""
+
+
+def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        job.load(write(folder, text))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def geojson(folder: Path, document_: object) -> Path:
+    path = folder / "region.geojson"
+    text = document_ if isinstance(document_, str) else json.dumps(document_)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def polygon(*ring: tuple[float, float]) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [[*map(list, ring), list(ring[0])]]}
+
+
+SQUARE = polygon((9, 56), (10, 56), (10, 57), (9, 57))
+
+
+# --- the job ---------------------------------------------------------------------------------
+
+
+def test_small_job_has_every_default(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL))
+    assert loaded.inputs == ("S2L2A", "S1RTC", "DEM")
+    assert (loaded.model.name, loaded.model.tasks) == ("demo", ("land_cover",))
+    assert loaded.model.effective_weights.source == "shipped"
+    assert loaded.model.effective_weights.to_source() is None
+    assert (loaded.grid.crs, loaded.grid.epsg, loaded.grid.resolution) == ("utm", None, 10.0)
+    assert loaded.mask.clear_scl == (2, 4, 5, 6, 7, 11)
+    assert loaded.output.folder == tmp_path / "out"
+    assert loaded.output.formats == ("cog", "zarr")
+    assert loaded.execution.tile == 2048
+    assert loaded.catalog.location is None
+    assert loaded.geometry.bounds == (9.0, 56.5, 10.5, 57.5)
+
+
+FULL = """
+name: jutland-2024
+region: {file: region.geojson}
+period: 2024-05/2024-09
+catalog: {path: catalog.json, provider: planetary-computer}
+allow: [data, tiles.example.com, s3://bucket]
+inputs: [S2L2A, S1RTC]
+grid: {crs: EPSG:32632, resolution: 60, align: auto}
+bands: {S2L2A: [B04]}
+mask: {clear_scl: [4, 5], dilate_m: 0, dilate_scl: [3], max_cloud_probability: 40}
+composite: {method: medoid, max_cloud_cover: 30, max_passes: 12, every: P1M}
+radar: {orbit: ascending, relative_orbits: [44]}
+radiometry: {proof: warn}
+model: {name: model.yaml, task: land_cover, weights: {random: 7}}
+output: {path: ../maps, formats: [cog], probabilities: true, composites: true}
+execution: {tile: 512, engine: tcp://127.0.0.1:8786, workers: 1, device: cuda:1, precision: bf16,
+  batch: 8, slot: gpu-1, max_hours: 12}
+qc: {gate: refuse, max_seam_z: 4.5, max_disagreement: 0.2}
+schedule: {cadence: P10D, cron: "30 5 * * 1", timezone: Europe/Rome, latency_days: 3}
+prices: {currency: CHF, cpu_hour: 0.05}
+"""
+
+
+OWN = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
+
+
+@pytest.mark.parametrize(
+    ("table", "catalog", "location"),
+    [
+        (f"{OWN}\napi: https://a.example/v1", "tables/own.yaml", None),
+        (OWN, "{url: 'https://a.example/v1', provider: tables/own.yaml}", "https://a.example/v1"),
+    ],
+)
+def test_a_catalog_may_have_a_table_of_its_own(
+    tmp_path: Path, table: str, catalog: str, location: str | None
+) -> None:
+    (tmp_path / "tables").mkdir()
+    write(tmp_path, table, "tables/own.yaml")
+    loaded = job.load(write(tmp_path, SMALL.replace("planetary-computer", catalog)))
+    assert loaded.catalog.provider == str(tmp_path / "tables" / "own.yaml")
+    assert loaded.catalog.location == location
+
+
+def test_every_key_of_the_design_is_taken_and_relative_to_the_job(tmp_path: Path) -> None:
+    home = tmp_path / "jobs"
+    (home / "data").mkdir(parents=True)
+    geojson(home, SQUARE)
+    write(home, "{}", "catalog.json")
+    write(home, "{}", "model.yaml")
+    loaded = job.load(write(home, FULL))
+    assert loaded.region.file == home / "region.geojson"
+    assert loaded.catalog.location == str(home / "catalog.json")
+    assert loaded.allow == (str(home / "data"), "tiles.example.com", "s3://bucket")
+    assert loaded.grid.epsg == 32632
+    assert loaded.model.config_path == home / "model.yaml"
+    assert loaded.model.effective_weights.to_source() == {"random": 7}
+    assert loaded.output.folder == tmp_path / "maps"
+    assert loaded.execution.batch == 8
+    assert loaded.period.end == dt.date(2024, 9, 30)
+    assert loaded.schedule.latency_days == 3
+    assert loaded.prices.currency == "CHF"
+
+
+def test_every_key_of_the_example_is_a_field() -> None:
+    example = yaml.safe_load(FULL)
+    fields = job.Job.model_fields
+    assert set(example) == set(fields)
+    for name, part in section_types().items():
+        assert set(example[name]) <= set(part.model_fields), name
+
+
+def section_types() -> dict[str, type[ConfigModel]]:
+    return {
+        "grid": sections.GridConfig,
+        "mask": processing.Mask,
+        "composite": processing.Composite,
+        "radar": processing.Radar,
+        "radiometry": processing.Radiometry,
+        "model": model_config.ModelConfig,
+        "output": sections.Output,
+        "execution": sections.Execution,
+        "qc": processing.QualityGate,
+        "schedule": schedule.Schedule,
+        "prices": prices.Prices,
+    }
+
+
+def test_defaults_hold_when_a_section_is_commented_out(tmp_path: Path) -> None:
+    assert job.load(write(tmp_path, SMALL + "grid:\n  # resolution: 20\n")).grid.resolution == 10
+
+
+def test_name_is_the_file_where_none_is_given(tmp_path: Path) -> None:
+    text = SMALL.replace("name: jutland-2024", "")
+    assert job.load(write(tmp_path, text, "skagen.yaml")).name == "skagen"
+
+
+def test_s3_output_is_kept_and_is_no_folder(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL + "output: {path: s3://maps/out}\n"))
+    assert loaded.output.path == "s3://maps/out"
+    with pytest.raises(InvalidInputError, match="no local folder"):
+        _ = loaded.output.folder
+
+
+def test_weights_with_a_pinned_digest(tmp_path: Path) -> None:
+    write(tmp_path, "", "head.safetensors")
+    digest = "a" * 64
+    weights = f"model: {{weights: {{path: head.safetensors, sha256: {digest}}}}}\n"
+    source = job.load(write(tmp_path, SMALL + weights)).model.effective_weights.to_source()
+    assert source == {"path": str(tmp_path / "head.safetensors"), "sha256": digest}
+
+
+def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "", "tuned.ckpt")
+    write(tmp_path, "S2L2A: {mean: [1000, 900.5], std: [1, 2]}", "stats.yaml")
+    model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: stats.yaml}\n"
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.to_loader_options()["stats"] == {
+        "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
+    }
+    assert chosen.inputs_with_statistics == ("S2L2A",)
+    assert chosen.classes == ("water", "trees")
+
+
+def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) -> None:
+    write(tmp_path, "", "tuned.ckpt")
+    data = "{means: {S2L2A: [1000, 900.5], DEM: [300]}, stds: {S2L2A: [1, 2], DEM: [50]}}"
+    write(tmp_path, f"data: {{class_path: a.b, init_args: {data}}}\n", "fit.yaml")
+    model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: fit.yaml}\n"
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.to_loader_options() == {
+        "name": "demo",
+        "task": "land_cover",
+        "checkpoint": str(tmp_path / "tuned.ckpt"),
+        "classes": ["water", "trees"],
+        "stats": str(tmp_path / "fit.yaml"),
+    }
+    assert chosen.inputs_with_statistics == ("S2L2A", "DEM")
+    assert chosen.label == "tuned"
+    assert "goes with its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
+    write(tmp_path, "data: {}", "fit.yaml")
+    assert "has no `means`" in refused(tmp_path, SMALL + model)
+
+
+def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
+    write(tmp_path, "", "ndvi.pt")
+    model = (
+        "model: {name: terramind_v1_base, task: generate, modality: NDVI, timesteps: 4, "
+        "weights: {random: 3}, tokenizers: {NDVI: ndvi.pt}}\n"
+    )
+    chosen = job.load(write(tmp_path, SMALL + model)).model
+    assert chosen.to_loader_options() == {
+        "name": "terramind_v1_base",
+        "task": "generate",
+        "modality": "NDVI",
+        "timesteps": 4,
+        "weights": {"random": 3},
+        "tokenizers": {"NDVI": {"path": str(tmp_path / "ndvi.pt")}},
+    }
+    assert json.loads(json.dumps(chosen.to_loader_options())) == chosen.to_loader_options()
+    embed = "model: {name: terramind_v1_base, task: embedding}\n"
+    assert job.load(write(tmp_path, SMALL + embed)).model.to_loader_options() == {
+        "name": "terramind_v1_base",
+        "task": "embedding",
+        "weights": "hub",
+    }
+
+
+@pytest.mark.parametrize(
+    "order", ["[embedding, generate, land_cover]", "[land_cover, generate, embedding]"]
+)
+def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -> None:
+    asked = f"{{name: terramind_v1_base, task: {order}, modality: [NDVI, DEM]}}"
+    chosen = job.load(write(tmp_path, SMALL + f"model: {asked}\n")).model
+    assert chosen.tasks == ("land_cover", "embedding", "generate")
+    assert chosen.modalities == ("DEM", "NDVI")
+    assert chosen.to_loader_options() == {
+        "name": "terramind_v1_base",
+        "task": ["land_cover", "embedding", "generate"],
+        "modality": ["DEM", "NDVI"],
+        "timesteps": model_config.DEFAULT_TIMESTEPS,
+        "weights": "hub",
+    }
+    one = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
+    assert one.to_loader_options()["task"] == "embedding"
+
+
+def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
+    tasks = pytest.importorskip("model.predictor.predictors")
+    assert model_config.TASKS == tasks.TASKS
+    assert tuple(tasks.GENERATED) == model_config.GENERATED_MODALITIES
+
+
+def test_job_is_frozen(tmp_path: Path) -> None:
+    loaded = job.load(write(tmp_path, SMALL))
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.grid.resolution = 20.0  # type: ignore[misc]
+
+
+WRONG = [
+    # key, YAML that is added or that replaces, words that the message must hold
+    ("unknown-key", "resolution: 10", ["unknown key 'resolution'", "Known keys: name"]),
+    ("near-key", "modell: {name: demo}", ["Did you mean 'model'?"]),
+    ("inner-key", "grid: {rezolution: 10}", ["in grid", "Did you mean 'resolution'?"]),
+    ("number-key", "mask: {1: 2}", ["unknown key '1' in mask"]),
+    ("text-for-number", "grid: {resolution: ten}", ["grid.resolution is 'ten'", "1 or more"]),
+    ("resolution-of-a-millimetre", "grid: {resolution: 0.001}", ["grid.resolution", "1 or more"]),
+    ("quoted-number", "grid: {resolution: '10'}", ["grid.resolution is '10'"]),
+    ("infinite", "grid: {resolution: .inf}", ["grid.resolution is inf"]),
+    ("negative", "grid: {resolution: -10}", ["grid.resolution is -10"]),
+    ("section", "grid: 10", ["grid is 10", "crs, resolution, align"]),
+    ("crs", "grid: {crs: wgs84}", ["'wgs84' is neither utm"]),
+    ("degrees", "grid: {crs: 'EPSG:4326'}", ["EPSG:4326", "not projected in metres"]),
+    ("feet", "grid: {crs: 'EPSG:2263'}", ["not projected in metres"]),
+    ("no-crs", "grid: {crs: 'EPSG:99999'}", ["EPSG:99999 does not exist"]),
+    ("scl", "mask: {clear_scl: [4, 12]}", ["mask.clear_scl[1] is 12", "0 to 11"]),
+    ("scl-none", "mask: {clear_scl: []}", ["mask.clear_scl is []"]),
+    ("scl-twice", "mask: {clear_scl: [4, 4]}", ["4 is listed twice"]),
+    ("dilate", "mask: {dilate_m: -1}", ["mask.dilate_m is -1"]),
+    ("method", "composite: {method: mode}", ["composite.method is 'mode'", "median"]),
+    ("passes", "composite: {max_passes: 0}", ["composite.max_passes is 0"]),
+    ("every", "composite: {every: monthly}", ["'monthly' cannot be read", "P1M"]),
+    ("every-none", "composite: {every: P1M}", ["output: {composites: true}"]),
+    ("orbit", "radar: {orbit: up}", ["radar.orbit is 'up'", "ascending"]),
+    ("radar-none", "inputs: [S2L2A]\nradar: {orbit: ascending}", ["none is among"]),
+    ("proof", "radiometry: {proof: yes}", ["radiometry.proof"]),
+    ("bands", "bands: {S1RTC: [HX]}", ["'HX'", "VV, VH, HH, HV"]),
+    ("bands-scl", "bands: {S2L2A: [SCL]}", ["'SCL'"]),
+    ("bands-strange", "bands: {S1GRD: [VV]}", ["S1GRD", "not among the inputs"]),
+    ("cloud", "composite: {max_cloud_cover: 101}", ["101", "0 to 100"]),
+    ("model", "model: {name: terramind_v1_bas}", ["unknown model", "'terramind_v1_base'?"]),
+    ("model-file", "model: {name: mine.yaml}", ["model.name", "no file", "mine.yaml"]),
+    ("task", "model: {task: landcover}", ["unknown task", "'land_cover'?"]),
+    ("task-of-list", "model: {task: [land_cover, embeding]}", ["unknown task", "'embedding'?"]),
+    ("task-twice", "model: {task: [embedding, embedding]}", ["'embedding' is listed twice"]),
+    ("task-none", "model: {task: []}", ["model.task", "a list of them"]),
+    ("task-number", "model: {task: 3}", ["model.task"]),
+    ("weights", "model: {weights: lost.pt}", ["no weights at", "lost.pt"]),
+    ("seed", "model: {weights: {random: -1}}", ["{'random': -1} is not hub"]),
+    ("seed-true", "model: {weights: {random: true}}", ["is not hub"]),
+    ("digest", "model: {weights: {path: job.yaml, sha256: abc}}", ["'abc' is not 64 hex"]),
+    ("hub-demo", "model: {name: demo, weights: hub}", ["shipped, not on the hub"]),
+    ("none-weights", "model: {name: none, weights: hub}", ["'none' runs nothing"]),
+    ("modality", "model: {name: terramind_v1_base, task: generate}", ["say what", "NDVI"]),
+    ("modality-lulc", "model: {name: terramind_v1_base, task: generate, modality: LULC}",
+     ["model.modality", "{task: land_cover}"]),
+    ("modality-rgb", "model: {name: terramind_v1_base, task: generate, modality: RGB}",
+     ["cannot generate RGB", "S2L2A"]),
+    ("modality-name", "model: {name: terramind_v1_base, task: generate, modality: NDWI}",
+     ["unknown modality 'NDWI'", "'NDVI'?"]),
+    ("modality-twice", "model: {name: terramind_v1_base, task: generate, modality: [DEM, DEM]}",
+     ["'DEM' is listed twice"]),
+    ("modality-of-list", "model: {name: terramind_v1_base, task: generate, modality: [DEM, NDWI]}",
+     ["unknown modality 'NDWI'"]),
+    ("modality-of-two", "model: {task: [land_cover, embedding], modality: NDVI}",
+     ["modality belongs to {task: generate}, not to land_cover, embedding"]),
+    ("demo-generates-too", "model: {task: [land_cover, generate], modality: NDVI}",
+     ["'demo' maps land cover"]),
+    ("modality-of-map", "model: {modality: NDVI}", ["modality belongs to {task: generate}"]),
+    ("steps-of-map", "model: {timesteps: 4}", ["timesteps belongs to {task: generate}"]),
+    ("steps", "model: {name: terramind_v1_base, task: generate, modality: DEM, timesteps: 0}",
+     ["model.timesteps is 0", "1 to 1000"]),
+    ("steps-many", "model: {name: terramind_v1_base, timesteps: 1001}",
+     ["model.timesteps is 1001"]),
+    ("tokenizer", "model: {name: terramind_v1_base, tokenizers: {LUCL: hub}}",
+     ["model.tokenizers", "unknown tokenizer 'LUCL'", "'LULC'?"]),
+    ("tokenizer-lost", "model: {name: terramind_v1_base, tokenizers: {LULC: lost.pt}}",
+     ["model.tokenizers", "no weights at", "lost.pt"]),
+    ("tokenizer-idle", "model: {name: terramind_v1_base, task: embedding, tokenizers: {LULC: hub}}",
+     ["nothing is decoded"]),
+    ("none-task", "model: {name: none, task: embedding}", ["'none' runs nothing"]),
+    ("demo-generates", "model: {task: generate, modality: NDVI}", ["'demo' maps land cover"]),
+    ("idle-classes", "model: {classes: [water, trees]}", ["classes belong to a checkpoint"]),
+    ("checkpoint-task",
+     "model: {checkpoint: job.yaml, task: [embedding], classes: [water, trees], stats: s.yaml}",
+     ["a checkpoint maps land cover, and knows no task embedding"]),
+    ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
+     ["the task embedding has no probabilities"]),
+    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
+    ("both", "model: {checkpoint: job.yaml, weights: hub, classes: [water, trees], stats: s.yaml}",
+     ["not both"]),
+    ("class", "model: {classes: [water, wood]}", ["unknown class 'wood'"]),
+    ("stats-input", "model: {stats: {S3: {mean: [1], std: [1]}}}", ["unknown input 'S3'"]),
+    ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means and 1"]),
+    ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),
+    ("format", "output: {formats: [geotiff]}", ["unknown format 'geotiff'", "cog, zarr"]),
+    ("scheme", "output: {path: 'gs://maps'}", ["'gs://maps' is neither a folder nor"]),
+    ("output-file", "output: {path: job.yaml}", ["is a file; the output wants a folder"]),
+    ("flag", "output: {probabilities: 1}", ["output.probabilities is 1", "true or false"]),
+    ("tile", "execution: {tile: 100}", ["100 is not a multiple of 16", "96 or 112"]),
+    ("tile-zero", "execution: {tile: 0}", ["execution.tile is 0", "multiple of 16"]),
+    ("workers", "execution: {workers: 0}", ["execution.workers", "0 is neither auto"]),
+    ("workers-true", "execution: {workers: true}", ["True is neither auto"]),
+    ("workers-min", "execution: {workers: {min: 1}}", ["{'min': 1} is neither", "{min: 1, max"]),
+    ("workers-max", "execution: {workers: {min: 3, max: 2}}", ["min 3 is more than max 2"]),
+    ("workers-text", "execution: {workers: {min: 1, max: two}}", ["nor two of them"]),
+    ("engine", "execution: {engine: thread}", ["Did you mean 'threads'?"]),
+    ("port", "execution: {engine: 'tcp://127.0.0.1:99999'}", ["99999"]),
+    ("averaged", "model: {name: terramind_v1_base, task: embedding, average_below: 0.5}",
+     ["average_below belongs to land cover"]),
+    ("device", "execution: {device: gpu}", ["unknown device 'gpu'", "cuda:N"]),
+    ("precision", "execution: {precision: fp16}", ["execution.precision is 'fp16'", "bf16"]),
+    ("batch", "execution: {batch: 0}", ["0 is neither auto nor"]),
+    ("batch-true", "execution: {batch: true}", ["True is neither auto nor"]),
+    ("allow", "allow: [../nowhere]", ["'../nowhere' is neither a host nor a folder"]),
+    ("input", "inputs: [S2L2A, S2]", ["unknown input 'S2'", "S1RTC"]),
+    ("input-twice", "inputs: [DEM, DEM]", ["'DEM' is listed twice"]),
+    ("input-text", "inputs: S2L2A", ["inputs is 'S2L2A'", "a list out of"]),
+    ("no-input", "inputs: []", ["inputs is []"]),
+    ("name", "name: Jütland 2024!", ["name is 'Jütland 2024!'", '"jutland-2024"']),
+    ("name-path", "name: ../maps", ["name is '../maps'"]),
+    ("name-dot", "name: .hidden", ["name is '.hidden'"]),
+    ("name-line", 'name: "maps\\n"', ["name is"]),
+    ("name-number", "name: 2024", ["name is 2024", '"2024"']),
+    ("provider", "catalog: planetary", ["unknown catalog provider", "'planetary-computer'?"]),
+    ("lost-table", "catalog: own.yaml", ["catalog.provider", "there is no file", "own.yaml"]),
+    ("no-table", "catalog: {url: 'https://a.example', provider: job.yaml}", ["docs/providers.md"]),
+    ("bare-demo", "catalog: demo", ["'demo' has no address", "path: catalog.json"]),
+    ("bare-path", "catalog: data/catalog.json", ["{path: data/catalog.json, provider: NAME}"]),
+    ("bare-url", "catalog: 'https://a.example/v1'", ["{url: https://a.example/v1, provider"]),
+    ("lost-catalog", "catalog: {path: c.json, provider: cdse}", ["catalog.path", "no file"]),
+    ("no-provider", "catalog: {url: 'https://a.example'}", ["catalog.provider is missing"]),
+    ("ftp", "catalog: {url: 'ftp://a.example', provider: cdse}", ["an https:// address"]),
+    ("no-catalog", "catalog:", ["catalog is missing", "planetary-computer"]),
+    ("no-region", "region:", ["region is missing", "bbox"]),
+    ("region-text", "region: jutland", ["region is 'jutland'"]),
+    ("region-empty", "region: {}", ["give one of two"]),
+    ("three", "region: {bbox: [1, 2, 3]}", ["region.bbox is [1, 2, 3]", "four numbers"]),
+    ("five", "region: {bbox: [1, 2, 3, 4, 5]}", ["region.bbox is [1, 2, 3, 4, 5]"]),
+    ("bbox-text", "region: {bbox: [1, 2, 3, x]}", ["region.bbox[3] is 'x'"]),
+    ("lost-region", "region: {file: r.geojson}", ["region.file", "no file"]),
+    ("west-east", "region: {bbox: [10, 2, 9, 3]}", ["west > east", "swap west and east"]),
+    ("south", "region: {bbox: [1, 4, 3, 2]}", ["south >= north"]),
+    ("thin", "region: {bbox: [1, 2, 1, 3]}", ["no width"]),
+    ("metres", "region: {bbox: [500000, 6200000, 510000, 6210000]}", ["projected metres"]),
+    ("swapped", "region: {bbox: [56, 100, 57, 110]}", ["latitude seems to stand before"]),
+    ("reversed", "period: 2024-09-30/2024-05-01", ["ends (2024-05-01) before it starts"]),
+    ("february", "period: 2024-02-30", ["'2024-02-30', a date that does not exist"]),
+    ("month-13", "period: 2024-13", ["does not exist"]),
+    ("words", "period: last summer", ["cannot be read", "YYYY-MM-DD/YYYY-MM-DD"]),
+    ("three-dates", "period: 2024/2025/2026", ["3 parts"]),
+    ("open", "period: 2024-01-01/..", ["cannot be read at '..'"]),
+    ("period-number", "period: 20240501", ["cannot be read at '20240501'"]),
+    ("period-true", "period: true", ["True is not a date"]),
+    ("period-list", "period: [2024]", ["[2024] is not a date"]),
+]  # fmt: skip
+
+
+def changed(text: str, change: str) -> str:
+    key = change.partition(":")[0]
+    kept = [line for line in text.strip().splitlines() if not line.startswith(f"{key}:")]
+    return "\n".join([*kept, change, ""])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG]
+)
+def test_wrong_key_is_refused_with_its_name(tmp_path: Path, change: str, words: list[str]) -> None:
+    write(tmp_path, "DEM: {mean: [1], std: [1]}", "s.yaml")
+    message = refused(tmp_path, changed(SMALL, change))
+    assert message.startswith(str(tmp_path / "job.yaml") + ": ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_several_wrong_keys_stand_in_one_message(tmp_path: Path) -> None:
+    message = refused(tmp_path, changed(changed(SMALL, "grid: {resolution: x}"), "inputs: [S9]"))
+    assert "2 keys are wrong" in message
+    assert "grid.resolution" in message
+    assert "S9" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "is not YAML"),
+        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
+        ("? [a, b]\n: 1\n? {c: d}\n: 2", "is not YAML"),
+        ("", "holds nothing"),
+        ("- name: x", "holds a list"),
+        ("just words", "holds a str"),
+    ],
+)
+def test_what_is_not_yaml_keys(tmp_path: Path, text: str, words: str) -> None:
+    message = refused(tmp_path, text)
+    assert words in message
+    assert "job.yaml" in message
+    assert "\n" not in message
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"no file .*lost\.yaml"):
+        job.load(tmp_path / "lost.yaml")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        job.load(tmp_path)
+    (tmp_path / "job.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        job.load(tmp_path / "job.yaml")
+
+
+def test_dates_stay_text(tmp_path: Path) -> None:
+    assert yaml_file.read(write(tmp_path, "a: 2024-05-01\nb: 2024"))["a"] == "2024-05-01"
+
+
+def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL)
+    code = (
+        "import sys, pathlib; from flows.config import job; job.load(pathlib.Path(sys.argv[1]));"
+        "print([m for m in ('torch', 'rasterio', 'xarray', 'prefect', 'dask', 'rich', 'pyproj')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_nearest_name_keeps_its_own_spelling() -> None:
+    assert error_messages.suggest_name("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
+    assert error_messages.suggest_name("zzzzzz", INPUTS) == ""
+
+
+# --- the period ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2024-05-01/2024-09-30", "2024-05-01", "2024-09-30"),
+        ("2024-05/2024-09", "2024-05-01", "2024-09-30"),
+        ("2024-02/2024-02", "2024-02-01", "2024-02-29"),
+        ("2023-02", "2023-02-01", "2023-02-28"),
+        ("2024", "2024-01-01", "2024-12-31"),
+        ("2023/2024", "2023-01-01", "2024-12-31"),
+        ("2024-05-01", "2024-05-01", "2024-05-01"),
+        (" 2024-05-01 / 2024-06 ", "2024-05-01", "2024-06-30"),
+    ],
+)
+def test_period_forms(text: str, start: str, end: str) -> None:
+    assert str(period.parse(text)) == f"{start}/{end}"
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-05-01", "2024-05/2024-06"])
+def test_period_in_a_job_without_quotes(tmp_path: Path, text: str) -> None:
+    loaded = job.load(write(tmp_path, changed(SMALL, f"period: {text}")))
+    assert loaded.period == period.parse(text)
+
+
+@given(a=st.dates(), b=st.dates())
+def test_period_round_trip(a: dt.date, b: dt.date) -> None:
+    first, last = sorted((a, b))
+    read = period.parse(f"{first.isoformat()}/{last.isoformat()}")
+    assert (read.start, read.end) == (first, last)
+    assert read.folder_name == f"{first.isoformat()}_{last.isoformat()}"
+    start, end = read.interval
+    assert start.tzinfo is dt.UTC
+    assert end.date() == last
+    assert (end - start).total_seconds() == ((last - first).days + 1) * 86_400 - 1
+
+
+@given(st.text(max_size=30))
+def test_period_never_fails_otherwise(text: str) -> None:
+    try:
+        read = period.parse(text)
+    except InvalidInputError:
+        return
+    assert read.start <= read.end
+
+
+# --- the region ------------------------------------------------------------------------------
+
+
+def feature(geometry: object) -> dict[str, object]:
+    return {"type": "Feature", "properties": {}, "geometry": geometry}
+
+
+def collection(*geometries: object) -> dict[str, object]:
+    return {"type": "FeatureCollection", "features": [feature(g) for g in geometries]}
+
+
+def named(crs: str) -> dict[str, object]:
+    return {"type": "name", "properties": {"name": crs}}
+
+
+FAR = polygon((20, 56), (21, 56), (21, 57), (20, 57))
+POINT = {"type": "Point", "coordinates": [9, 56]}
+EAST = polygon((10, 56), (11, 56), (11, 57), (10, 57))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "bounds", "area"),
+    [
+        (SQUARE, (9, 56, 10, 57), 1),
+        (feature(SQUARE), (9, 56, 10, 57), 1),
+        (collection(SQUARE), (9, 56, 10, 57), 1),
+        (collection(SQUARE, EAST), (9, 56, 11, 57), 2),
+        (collection(SQUARE, SQUARE), (9, 56, 10, 57), 1),
+        (polygon((9, 56, 5), (10, 56, 5), (10, 57, 5), (9, 57, 5)), (9, 56, 10, 57), 1),
+        ({**SQUARE, "crs": named("urn:ogc:def:crs:OGC:1.3:CRS84")}, (9, 56, 10, 57), 1),
+        ({"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], EAST["coordinates"]]},
+         (9, 56, 11, 57), 2),
+        ({"type": "GeometryCollection", "geometries": [SQUARE, EAST]}, (9, 56, 11, 57), 2),
+        (feature({"type": "GeometryCollection", "geometries": [SQUARE]}), (9, 56, 10, 57), 1),
+        (polygon((170, 1), (190, 1), (190, 2), (170, 2)), (-180, 1, 180, 2), 20),
+        (polygon((-190, 1), (-170, 1), (-170, 2), (-190, 2)), (-180, 1, 180, 2), 20),
+        (polygon((-179, 1), (179, 1), (179, 2), (-179, 2)), (-180, 1, 180, 2), 2),
+        (collection(polygon((179, 1), (180, 1), (180, 2), (179, 2)),
+                    polygon((-180, 1), (-179, 1), (-179, 2), (-180, 2))), (-180, 1, 180, 2), 2),
+        (polygon((-180, 80), (180, 80), (180, 90), (-180, 90)), (-180, 80, 180, 90), 3600),
+        (polygon((-150, 80), (-60, 80), (60, 80), (150, 80)), (-180, 80, 180, 90), 3600),
+        (polygon((-180, -80), (-60, -80), (60, -80), (180, -80)), (-180, -90, 180, -80), 3600),
+    ],
+)  # fmt: skip
+def test_region_from_a_file(
+    tmp_path: Path, drawn: object, bounds: tuple[float, ...], area: float
+) -> None:
+    shape = region.from_file(geojson(tmp_path, drawn))
+    assert shape.bounds == bounds
+    assert shape.area == pytest.approx(area)
+    assert shape.is_valid
+    assert not shape.has_z
+
+
+def test_region_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert region.from_file(geojson(tmp_path, "\ufeff" + json.dumps(SQUARE))).area == 1
+
+
+BAD_REGIONS = [
+    ("not-json", "{", "is not JSON"),
+    ("shapefile", "PK\x03\x04", "is not JSON"),
+    ("deep", "[" * 100_000, "is not JSON"),
+    ("json", {"bbox": [1, 2, 3, 4]}, "not GeoJSON"),
+    ("list", [1, 2], "not GeoJSON"),
+    ("number", "5", "not GeoJSON"),
+    ("topology", {"type": "Topology", "objects": {}}, "is a Topology"),
+    ("no-features", {"type": "FeatureCollection"}, "no list of 'features'"),
+    ("empty", collection(), "holds no geometry"),
+    ("null", collection(None), "feature 1 has no geometry"),
+    ("second-null", collection(SQUARE, None), "feature 2 has no geometry"),
+    ("odd-feature", {"type": "FeatureCollection", "features": [7]}, "feature 1 has no geometry"),
+    ("point", feature(POINT), "is a Point"),
+    ("line", {"type": "LineString", "coordinates": [[9, 56], [10, 57]]}, "is a LineString"),
+    ("bag", {"type": "GeometryCollection", "geometries": 7}, "without a list of 'geometries'"),
+    ("no-rings", {"type": "Polygon", "coordinates": []}, "is an empty Polygon"),
+    ("no-parts", {"type": "MultiPolygon", "coordinates": []}, "is an empty MultiPolygon"),
+    ("no-coordinates", {"type": "Polygon"}, "no list of 'coordinates'"),
+    ("two-points", {"type": "Polygon", "coordinates": [[[9, 56], [10, 57]]]}, "not a Polygon as"),
+    ("flat", {"type": "Polygon", "coordinates": [9, 56, 10, 57]}, "not a Polygon as"),
+    ("text", {"type": "Polygon", "coordinates": [[["9", "56"]]]}, "not two numbers"),
+    ("bow-tie", polygon((9, 56), (10, 57), (10, 56), (9, 57)),
+     "is self-intersecting (Self-intersection at longitude, latitude 9.5, 56.5)"),
+    ("hole", {**SQUARE, "coordinates": [*SQUARE["coordinates"], *FAR["coordinates"]]},
+     "is not a valid area"),
+    ("line-like", polygon((9, 56), (10, 57), (9, 56)), "is not a valid area"),
+    ("metres", polygon((5e5, 6.2e6), (5.1e5, 6.2e6), (5.1e5, 6.3e6)), "projected metres"),
+    ("swapped", polygon((56, 100), (57, 100), (57, 101)), "latitude seems to stand before"),
+    ("infinite", '{"type": "Polygon", "coordinates": [[[NaN, 1], [2, 3]]]}', "not on Earth"),
+    ("bag-of-points", {"type": "GeometryCollection", "geometries": [SQUARE, POINT]},
+     "the geometry, geometry 2 is a Point"),
+    ("nested", {"type": "Polygon", "coordinates": [[[[[9, 56]]]]]}, "no list of 'coordinates'"),
+    ("beyond", polygon((350, 1), (370, 1), (370, 2), (350, 2)), "not on Earth"),
+    ("crs", {**SQUARE, "crs": named("EPSG:32632")}, "is in EPSG:32632"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"), [c[1:] for c in BAD_REGIONS], ids=[c[0] for c in BAD_REGIONS]
+)
+def test_bad_region_file(tmp_path: Path, drawn: object, words: str) -> None:
+    path = geojson(tmp_path, drawn)
+    with pytest.raises(InvalidInputError) as caught:
+        region.from_file(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    message = refused(tmp_path, changed(SMALL, "region: {file: region.geojson}"))
+    assert "region: " in message
+    assert words in message
+
+
+@given(
+    st.floats(-180, 180), st.floats(-90, 90), st.floats(-180, 180), st.floats(-90, 90)
+)  # fmt: skip
+def test_bbox_is_a_box_or_refused(a: float, b: float, c: float, d: float) -> None:
+    try:
+        shape = region.from_bbox((a, b, c, d))
+    except InvalidInputError:
+        assert b >= d or a == c or c + 360 - a > 180
+    else:
+        halves = [shapely.box(a, b, c, d)] if a < c else [
+            shapely.box(a, b, 180, d), shapely.box(-180, b, c, d)
+        ]  # fmt: skip
+        assert shape.symmetric_difference(shapely.union_all(halves)).area < 1e-9
+
+
+@pytest.mark.parametrize(
+    "bbox", [(175, -20, 185, -15), (-185, -20, -175, -15), (175, -20, -175, -15)]
+)
+def test_bbox_across_the_antimeridian(bbox: tuple[float, ...]) -> None:
+    shape = region.from_bbox(bbox)
+    assert shape.equals(
+        shapely.union_all([shapely.box(175, -20, 180, -15), shapely.box(-180, -20, -175, -15)])
+    )
+
+
+def test_region_of_parts_with_holes(tmp_path: Path) -> None:
+    outer = [[170, 0], [190, 0], [190, 10], [170, 10], [170, 0]]
+    hole = [[-178, 4], [-176, 4], [-176, 6], [-178, 6], [-178, 4]]
+    drawn = {"type": "Polygon", "coordinates": [outer, hole]}
+    shape = region.from_file(geojson(tmp_path, collection(drawn, SQUARE, SQUARE)))
+    assert shape.area == pytest.approx(200 - 4 + 1)
+    assert not shape.covers(shapely.Point(-177, 5))
+    assert shape.covers(shapely.Point(-175, 5))
+    ring = [[-180, 70], [-60, 70], [60, 70], [180, 70], [-180, 70]]
+    inner = [[x, 80] for x, _ in ring]
+    round_the_pole = {"type": "Polygon", "coordinates": [ring, inner]}
+    assert region.from_file(geojson(tmp_path, round_the_pole)).bounds == (-180, 70, 180, 80)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_bbox_of_no_number(value: float) -> None:
+    with pytest.raises(InvalidInputError, match="not on Earth"):
+        region.from_bbox((value, 1, 2, 3))
+
+
+# --- the registry ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.ARCHITECTURES)
+def test_parameters_are_those_of_the_module(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    import model
+
+    with torch.device("meta"):
+        module = model.backbone(name, list(catalogue.COUNTED_INPUTS))
+    counted = sum(parameter.numel() for parameter in module.parameters())
+    assert catalogue.count_encoder_parameters(config.resolve_architecture(name)) == counted
+
+
+def test_registry_names_what_a_job_can_name() -> None:
+    models = {row["name"] for row in catalogue.list_models() if row["kind"] == "model"}
+    assert models == set(model_config.MODEL_NAMES)
+
+
+def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
+    assert states["terramind_v1_base"] == "on the hub"
+    folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
+    snapshot = folder / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (snapshot / "TerraMind_v1_base.pt").touch()
+    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
+    assert states["terramind_v1_base"] == "fetched"
+    assert states["terramind_v1_tiny"] == "on the hub"
+
+
+@pytest.mark.parametrize("written", ["off", '"off"', "false"])
+def test_a_bare_off_is_off(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 reads it as false."""
+    text = f"{SMALL}\nqc: {{gate: {written}}}\nradiometry: {{proof: {written}}}\n"
+    path = write(tmp_path, text, "job.yaml")
+    loaded = job.load(path)
+    assert (loaded.qc.gate, loaded.radiometry.proof) == ("off", "off")

@@ -1,0 +1,117 @@
+"""The encoder against the numbers of the reference implementation, and its keys and shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import model
+from model.terramind import layers
+from tests.support import oracle
+from tests.support.oracle import needs_listings, needs_oracle, one_thread  # noqa: F401
+
+RAW6 = ["S2L2A", "S2L1C", "RGB", "S1GRD", "S1RTC", "DEM"]
+SUITES = {
+    "cases_encoder": ("weights_vit_base_style", "base_style"),
+    "cases_encoder_tiny_style": ("weights_vit_tiny_style", "tiny_style"),
+    "cases_encoder_random_buffers": ("weights_vit_random_buffers", "tiny_style"),
+}
+
+
+@needs_oracle
+@pytest.mark.parametrize(("suite", "name"), oracle.params(*SUITES))
+def test_features_equal_the_oracle(suite, name):
+    case = oracle.cases(suite)[name]
+    weights, style = SUITES[suite]
+    encoder = model.backbone(
+        oracle.style(style),
+        case["modalities"],
+        bands=case.get("bands"),
+        merge=case["merge_method"],
+        weights=oracle.tensors(weights),
+    )
+    given = oracle.inputs_of(suite, name)
+    with torch.inference_mode():
+        found = encoder.features(given)
+        last = encoder(given)
+    outputs = oracle.stored(suite, name, "out")
+    assert outputs
+    for key, wanted in outputs.items():
+        part, _, modality = key.partition(".")
+        if part == "proj_weight_row0":
+            got = encoder.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"][0]
+        else:
+            layer = last if part in ("last", f"layer{encoder.depth - 1}") else found[int(part[5:])]
+            got = oracle.thinned(layer[modality] if modality else layer, wanted, [1])
+        assert oracle.error(got, wanted) <= oracle.FEATURES, key
+
+
+@needs_oracle
+def test_position_tables_equal_the_oracle():
+    for key, wanted in oracle.stored("cases_primitives", "sincos_2d", "out").items():
+        size, _, kind = key.partition("_d")
+        dim, _, rows = kind.partition("_")
+        columns, lines = (int(side) for side in size.split("x"))
+        # ^ the fixture counts width first
+        table = layers.sincos_grid(lines, columns, int(dim))
+        if rows:
+            table = table[:, [0, 1, 13, 14, 27, 195]]
+        assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
+    for key, wanted in oracle.stored("cases_primitives", "sincos_1d", "out").items():
+        length, dim = (int(part) for part in key.removesuffix("_rows").split("_d"))
+        table = layers.sincos_sequence(length, dim)[:, [0, 1, 2, 3, 255, 511]]
+        assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
+
+
+@needs_oracle
+@pytest.mark.parametrize("name", oracle.named("cases_primitives", "pos_interp_"))
+def test_resized_tables_equal_the_oracle(name):
+    height, width = (int(side) for side in name.rpartition("_")[2].split("x"))
+    (table,) = (
+        value
+        for key, value in oracle.stored("cases_primitives", "sincos_2d", "out").items()
+        if key.startswith("14x14") and "rows" not in key
+    )
+    resized = layers.resize_position_table(table, height // 16, width // 16)
+    wanted = oracle.stored("cases_primitives", name, "out")["pos"]
+    assert oracle.error(oracle.thinned(resized, wanted, [1]), wanted) <= oracle.PRIMITIVES
+
+
+LISTED = {
+    "terramind_v1_tiny__raw6_concat": ("terramind_v1_tiny", {"merge": "concat"}),
+    "terramind_v1_small__raw6_concat": ("terramind_v1_small", {"merge": "concat"}),
+    "terramind_v1_base__raw6_concat": ("terramind_v1_base", {"merge": "concat"}),
+    "terramind_v1_large__raw6_concat": ("terramind_v1_large", {"merge": "concat"}),
+    "terramind_v1_tiny__newmod": (
+        "terramind_v1_tiny",
+        {"modalities": ["S2L2A", "S1GRD", {"NEW": 5}]},
+    ),
+    "terramind_v1_tiny__bands3_img256": (
+        "terramind_v1_tiny",
+        {"modalities": ["S2L2A"], "bands": {"S2L2A": ["B04", "B03", "B02"]}, "image_size": 256},
+    ),
+}
+
+
+@needs_listings
+@pytest.mark.parametrize("listing", LISTED)
+def test_keys_and_shapes_are_the_official_ones(listing):
+    name, options = LISTED[listing]
+    stored = oracle.listing(listing)
+    with torch.device("meta"):
+        built = model.backbone(name, **({"modalities": RAW6} | options))
+    assert oracle.shapes(built) == {key: shape for key, (shape, _) in stored["tensors"].items()}
+    unique = sum(p.numel() for p in built.parameters())
+    assert unique == stored["n_unique_params"]
+    assert sorted(key for key, _ in built.named_buffers()) == sorted(stored["buffers"])
+
+
+@needs_listings
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_an_official_file_of_the_whole_family_loads_into_the_backbone(size):
+    stored = oracle.listing(f"terramind_v1_{size}__encdec_all")
+    with torch.device("meta"):
+        built = model.backbone(f"terramind_v1_{size}", RAW6)
+        state = {key: torch.empty(shape) for key, (shape, _) in stored["tensors"].items()}
+    assert set(built.state_dict()) <= set(state)
+    assert not [k for k in state if k not in built.state_dict() and not built.is_ignored_key(k)]

@@ -1,0 +1,354 @@
+"""Fused layers, number formats and compiled blocks give what the plain layers give."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import model
+from model.errors import ModelError
+from model.terramind import fused_linear
+from model.terramind.precision import default_dtype, resolve_dtype
+from tests.support.oracle import one_thread  # noqa: F401
+
+GATED = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
+PLAIN = GATED | {"gated": False, "bias": True}
+CPU = torch.device("cpu")
+
+fused_here = pytest.mark.skipif(
+    not fused_linear.is_supported(torch.float32), reason="this CPU has no fused kernels"
+)
+half_here = pytest.mark.skipif(
+    not fused_linear.is_supported(torch.bfloat16), reason="this CPU has no bf16"
+)
+
+
+class Calls(TorchDispatchMode):
+    """Note which operations run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def fused(self):
+        return any("_linear_pointwise" in name for name in self.names)
+
+
+def normal(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def layer(bias=True):
+    torch.manual_seed(0)
+    return nn.Linear(64, 48, bias=bias)
+
+
+def plainly(made, x, activation="none"):
+    with torch.enable_grad():
+        return fused_linear.linear(made, x, activation).detach()
+
+
+SHAPES = {
+    "flat": normal(5, 64),
+    "one row": normal(1, 64),
+    "a vector": normal(64),
+    "four axes": normal(3, 2, 7, 64),
+    "transposed": normal(2, 64, 7).transpose(1, 2),
+    "every other": normal(4, 128)[:, ::2],
+    "repeated": normal(1, 64).expand(5, 64),
+    "nothing": normal(0, 64),
+}
+
+
+@pytest.mark.parametrize("x", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("kind", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_fused_layers_equal_plain_ones(x, bias, kind, limit):
+    made, x = layer(bias).to(kind), x.to(kind)
+    for activation in ("none", "gelu", "silu", "tanh"):
+        with torch.no_grad():
+            got = fused_linear.linear(made, x, activation)
+        torch.testing.assert_close(got, plainly(made, x, activation), rtol=0, atol=limit)
+    factor = normal(48, *x.shape[:-1]).to(kind).movedim(0, -1)
+    with torch.no_grad():
+        got = fused_linear.linear_mul(made, x, factor)
+    wanted = plainly(made, x) * factor
+    torch.testing.assert_close(got, wanted, rtol=limit, atol=limit)
+
+
+def test_inputs_take_the_number_format_of_the_weights():
+    made = layer().bfloat16()
+    with torch.no_grad():
+        assert fused_linear.linear(made, normal(2, 64)).dtype == torch.bfloat16
+
+
+@fused_here
+@pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
+def test_an_encoder_is_fused_in_inference_and_plain_in_training(size):
+    encoder = model.backbone(size, ["DEM"], weights={"random": 0})
+    image = normal(1, 1, 32, 32)
+    with Calls() as training:
+        wanted = encoder(image)
+    wanted.sum().backward()
+    assert encoder.encoder[0].attn.qkv.weight.grad is not None
+    with Calls() as inference, torch.inference_mode():
+        got = encoder(image)
+    assert inference.fused
+    assert not training.fused
+    assert not any("aten.mm" in name or "aten.addmm" in name for name in inference.names)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+class Adapter(nn.Linear):
+    """A low-rank change on top, as fine-tuning adds it."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda made: made.register_forward_hook(lambda _m, _x, out: out + 1),
+        lambda made: made.register_forward_pre_hook(lambda _m, x: (x[0] + 1,)),
+        lambda made: setattr(made, "__class__", Adapter),
+    ],
+    ids=["hook", "hook before", "subclass"],
+)
+def test_a_layer_that_does_more_is_left_alone(changed):
+    made, x = layer(), normal(3, 64)
+    changed(made)
+    with torch.no_grad():
+        assert torch.equal(fused_linear.linear(made, x), made(x))
+        assert not torch.allclose(fused_linear.linear(made, x), layer()(x))
+
+
+def test_a_weight_that_lies_across_memory_is_read_right():
+    weight, x = normal(64, 48).t(), normal(5, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fused_linear.functional_linear(x, weight), x @ weight.t(), rtol=0, atol=2e-5
+        )
+
+
+@fused_here
+def test_a_quantised_weight_is_left_to_its_own_class():
+    class Other(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **(kwargs or {}))
+
+    weight = normal(48, 64).as_subclass(Other)
+    with Calls() as calls, torch.no_grad():
+        fused_linear.functional_linear(normal(5, 64), weight)
+    assert calls.names
+    assert not calls.fused
+
+
+@fused_here
+def test_autocast_decides_where_it_is_on():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert fused_linear.linear(layer(), normal(3, 64)).dtype == torch.bfloat16
+
+
+@fused_here
+def test_a_sample_has_the_same_bits_in_any_batch():
+    made, x = nn.Linear(192, 576), normal(8, 49, 192)
+    with torch.no_grad():
+        together = fused_linear.linear(made, x, "gelu")
+        for place in (0, 5):
+            assert torch.equal(fused_linear.linear(made, x[place], "gelu"), together[place])
+
+
+@pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
+def test_half_precision_keeps_norms_and_positions_exact(size):
+    full = model.backbone(size, ["DEM", "LULC"], weights={"random": 0})
+    half = copy.deepcopy(full).to(torch.bfloat16)
+    kinds = {name: value.dtype for name, value in half.state_dict().items()}
+    exact = {name for name in kinds if "norm" in name or name.endswith(("pos_emb", "mod_emb"))}
+    assert {kinds[name] for name in exact} == {torch.float32}
+    assert {kinds[name] for name in set(kinds) - exact} == {torch.bfloat16}
+    given = {"DEM": normal(1, 1, 32, 48), "LULC": torch.arange(6).view(1, 2, 3)}
+    with torch.inference_mode():
+        got, wanted = half(given), full(given)
+    assert got.dtype == torch.float32
+    assert float((got - wanted).abs().max() / wanted.abs().max()) < 2e-2
+    assert kinds.keys() == full.state_dict().keys()
+
+
+def test_half_precision_and_back_loses_digits_of_matrices_only():
+    encoder = model.backbone(GATED, ["DEM"], weights={"random": 0})
+    before = copy.deepcopy(encoder.state_dict())
+    after = encoder.half().float().double().float().state_dict()
+    assert torch.equal(before["encoder.0.norm1.weight"], after["encoder.0.norm1.weight"])
+    assert not torch.equal(before["encoder.0.mlp.fc1.weight"], after["encoder.0.mlp.fc1.weight"])
+
+
+def test_auto_is_half_precision_where_that_is_fast(monkeypatch):
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    for fast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(fused_linear, "has_bf16_hardware", lambda fast=fast: fast)
+        assert resolve_dtype("auto", CPU) == wanted
+    assert resolve_dtype("fp32", CPU) == torch.float32
+    assert resolve_dtype("bf16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["fp16", "float64", "half", "AUTO"])
+def test_other_precisions_are_refused(name):
+    with pytest.raises(ModelError, match="float16"):
+        resolve_dtype(name, CPU)
+
+
+def test_an_optimised_model_is_frozen_and_keeps_its_keys():
+    encoder = model.backbone(GATED, ["DEM"], weights={"random": 0})
+    wanted, keys = encoder(normal(1, 1, 32, 32)).detach(), list(encoder.state_dict())
+    ready = model.optimise_for_inference(encoder.train(), "bf16")
+    assert ready is encoder
+    assert not ready.training
+    assert not any(parameter.requires_grad for parameter in ready.parameters())
+    assert list(ready.state_dict()) == keys
+    got = ready(normal(1, 1, 32, 32))
+    assert float((got - wanted).abs().max() / wanted.abs().max()) < 2e-2
+
+
+@fused_here
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("fp32", 1e-6), pytest.param("bf16", 5e-3, marks=half_here)]
+)
+@pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
+def test_packed_weights_give_the_same(size, kind, limit):
+    made = [
+        model.optimise_for_inference(
+            model.backbone(size, ["DEM"], weights={"random": 0}), kind, packed=packed
+        )
+        for packed in (False, True)
+    ]
+    image = normal(2, 1, 32, 32)
+    wanted, got = (encoder(image) for encoder in made)
+    assert float((got - wanted).abs().max() / wanted.abs().max()) <= limit
+    with torch.no_grad(), Calls() as calls:
+        again = made[1](image)
+    assert calls.fused
+    assert float((again - wanted).abs().max() / wanted.abs().max()) <= limit
+    plain, packed = (encoder.state_dict() for encoder in made)
+    assert made[1].encoder[0].attn.qkv.weight.is_mkldnn
+    assert plain.keys() == packed.keys()
+    assert all(torch.equal(plain[name], packed[name]) for name in plain)
+
+
+@fused_here
+def test_a_packed_layer_can_be_watched_and_differentiated_through():
+    plain, made, x = layer(), layer(), normal(3, 64)
+    fused_linear.pack_linear(made)
+    seen = []
+    made.register_forward_hook(lambda _m, _x, out: seen.append(out))
+    with torch.no_grad():
+        got = fused_linear.linear(made, x)
+    assert torch.equal(seen[0], got)
+    torch.testing.assert_close(got, plain(x), rtol=0, atol=2e-6)
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        fused_linear.linear(made, leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, plain.weight.sum(0).expand(3, -1), rtol=1e-5, atol=1e-5)
+
+
+@half_here
+def test_packed_convolutions_give_the_same():
+    size = {"modality": "DEM", "dim": 32, "heads": 1, "depth": 1}
+    size |= {"unet": {"channels": 32, "multipliers": [1, 2], "attention": [2]}}
+    plain, packed = (
+        model.optimise_for_inference(
+            model.tokenizer(size, weights={"random": 0}), "bf16", packed=choice
+        )
+        for choice in (False, True)
+    )
+    noise, codes = normal(2, 1, 64, 64), plain.ids_to_codes(torch.arange(32).view(2, 4, 4))
+    with torch.no_grad(), Calls() as calls:
+        wanted, got = (made.denoise(noise, 500, codes) for made in (plain, packed))
+    assert any("_convolution_pointwise" in name for name in calls.names)
+    assert float((got - wanted).abs().max() / wanted.abs().max()) <= 2e-2
+    with torch.enable_grad():
+        dense = packed.denoise(noise, 500, codes).detach()
+    assert float((dense - wanted).abs().max() / wanted.abs().max()) <= 2e-2
+    before, after = plain.state_dict(), packed.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@fused_here
+def test_a_packed_generator_gives_the_same():
+    given = {"S2L2A": normal(1, 12, 32, 32)}
+    tokenizers = {"LULC": {"dim": 32, "heads": 1, "depth": 1}}
+    made = [
+        model.generator(GATED, ["S2L2A"], ["LULC"], {"random": 0}, tokenizers) for _ in range(2)
+    ]
+    wanted = made[0].generate(given, standardize=False)["LULC"]
+    got = model.optimise_for_inference(made[1], "fp32").generate(given, standardize=False)["LULC"]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "mode"), [(True, "default"), ("reduce-overhead",) * 2])
+def test_each_block_is_compiled_alone(asked, mode, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, mode: compiled.append((part, mode)))
+    made = model.backbone(GATED, ["DEM"], weights={"random": 0})
+    model.optimise_for_inference(made, "fp32", compiled=asked)
+    assert compiled == [(block, mode) for block in made.encoder]
+    # ^ that the program gives the same is looked at in tests/reference: it takes a minute
+
+
+def test_a_generator_built_in_half_precision_is_the_one_that_was_cast():
+    small = {"dim": 32, "heads": 1, "depth": 1}
+    tokenizers = {
+        "LULC": small,
+        "DEM": small | {"unet": {"channels": 32, "multipliers": [1, 1]}},
+    }
+    made = [
+        model.generator(
+            GATED, ["S2L2A", "LULC"], ["LULC", "DEM"], {"random": 0}, tokenizers, precision=kind
+        )
+        for kind in ("fp32", "bf16")
+    ]
+    cast, direct = made[0].to(torch.bfloat16).state_dict(), made[1].state_dict()
+    assert cast.keys() == direct.keys()
+    assert torch.get_default_dtype() == torch.float32
+    for name, value in cast.items():
+        assert value.dtype == direct[name].dtype, name
+        assert torch.equal(value, direct[name]), name
+
+
+def test_the_format_of_new_tensors_is_put_back_after_an_error():
+    def broken():
+        with default_dtype(torch.bfloat16):
+            assert torch.zeros(1).dtype == torch.bfloat16
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        broken()
+    assert torch.zeros(1).dtype == torch.float32
+
+
+def test_half_precision_draws_the_same_map():
+    full, half = (
+        model.load("demo", device="cpu", precision=precision) for precision in ("fp32", "bf16")
+    )
+    noise, chips = np.random.default_rng(0), {}
+    for name, scale in full.spec.statistics.items():
+        mean, std = (np.array(v).reshape(1, -1, 1, 1) for v in (scale.mean, scale.std))
+        fields = noise.standard_normal((2, mean.size, 14, 14)).repeat(16, 2).repeat(16, 3)
+        grain = noise.standard_normal((2, mean.size, 224, 224))
+        chips[name] = (mean + 0.5 * std * (fields + 0.3 * grain)).astype(np.float32)
+    wanted, got = full(chips).argmax(1), half(chips).argmax(1)
+    assert len(np.unique(wanted)) > 2
+    assert (got == wanted).mean() >= 0.995

@@ -1,0 +1,519 @@
+"""What generation promises: deterministic, any size, chained or not, and nothing silently else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+import model
+from model.errors import ModelError
+from model.terramind import modalities
+from model.terramind.generation import expected_classes, sampling
+from model.terramind.generation.sampling import SamplingStrategy
+from tests.support.oracle import one_thread  # noqa: F401
+from tests.support.toys import MICRO, make, passes, rasters, raw, same
+
+# --- what it makes --------------------------------------------------------------------------------
+
+
+def test_outputs_come_in_their_own_units_by_the_names_asked():
+    built = make(("S2L2A",), ("LULC", "S1GRD", "DEM"))
+    given = raw(("S2L2A",))
+    out = built.generate(given, timesteps=1)
+    assert {name: tuple(value.shape) for name, value in out.items()} == {
+        "LULC": (1, 10, 32, 32),
+        "S1GRD": (1, 2, 32, 32),
+        "DEM": (1, 1, 32, 32),
+    }
+    plain = built.generate(
+        {"S2L2A": standard(given["S2L2A"], "S2L2A")}, timesteps=1, standardize=False
+    )
+    torch.testing.assert_close(out["DEM"], plain["DEM"] * 951.272 + 670.665, atol=1e-2, rtol=1e-4)
+    torch.testing.assert_close(out["LULC"], plain["LULC"])
+
+
+def standard(x, name):
+    scale = modalities.get_target_modality(name).statistics
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
+    return (x - mean) / std
+
+
+def test_ndvi_is_scaled_with_its_own_statistics():
+    built, given = make(), rasters()
+    plain = built.generate(given, ["NDVI"], standardize=False, timesteps=2)["NDVI"]
+    assert float(plain.abs().max()) <= 1.0
+    # ^ the published clamp
+    free = built.generate(given, ["NDVI"], standardize=False, timesteps=2, clamp=False)["NDVI"]
+    assert float(free.abs().max()) > 1.0
+    scaled = built.generate(raw(), ["NDVI"], timesteps=2)["NDVI"]
+    assert 0.327 - 0.322 - 1e-4 <= float(scaled.min()) < float(scaled.max()) <= 0.649 + 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 96), (96, 32), (48, 80), (16, 16)])
+def test_any_size_keeps_its_orientation(height, width):
+    built = make()
+    given = rasters(height=height, width=width)
+    ids = built.generate_tokens(given, ["LULC"])["LULC"]
+    assert ids.shape == (1, height // 16, width // 16)
+    out = built.generate(given, ["LULC"], standardize=False)["LULC"]
+    assert out.shape == (1, 10, height, width)
+    assert torch.equal(out, built.tokenizer.get_raster_tokenizer("tok_lulc@224").decode(ids))
+    logits = built.token_logits(given, "LULC")
+    assert torch.equal(logits.argmax(2).view(ids.shape), ids)
+
+
+def test_each_position_is_asked_for_by_its_own_place():
+    built = make()
+    grid = (2, 5)
+    context = built.model.encode_context(built.model.embed_inputs(rasters(height=32, width=80)))
+    whole = built.model.logits(context, ["tok_lulc@224"], grid)[0]
+    one = built.model.target_embedding("tok_lulc@224").position_and_modality(grid)
+    square = built.model.target_embedding("tok_lulc@224").position_and_modality((5, 2))
+    assert whole.shape[1] == one.shape[1] == 10
+    assert not torch.equal(one, square)
+
+
+def test_inputs_may_be_absent_and_their_order_is_theirs():
+    built, given = make(), rasters()
+    for names in (("DEM",), ("S1GRD", "S2L2A")):
+        out = built.generate({n: given[n] for n in names}, standardize=False, timesteps=1)
+        assert all(torch.isfinite(value).all() for value in out.values())
+
+
+def test_the_callers_inputs_are_not_modified():
+    given = raw(batch=2)
+    before = {name: value.clone() for name, value in given.items()}
+    make().generate(given, timesteps=1)
+    assert list(given) == list(before)
+    assert same(given, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float64])
+def test_raw_numbers_of_any_format_are_standardised(dtype):
+    given = {"S2L2A": raw(("S2L2A",))["S2L2A"].round()}
+    wanted = make().generate(given, ["LULC"])
+    assert same(make().generate({"S2L2A": given["S2L2A"].to(dtype)}, ["LULC"]), wanted)
+
+
+def test_an_offset_belongs_to_one_call():
+    built = make(("S2L2A", "DEM"), ("S2L2A", "LULC"))
+    given = raw(("S2L2A",))
+    shifted = {"S2L2A": given["S2L2A"] + 1000}
+    plain = built.generate(given, ["S2L2A"], timesteps=1)["S2L2A"]
+    for offset in (1000, {"S2L2A": 1000.0}, 1000):
+        got = built.generate(shifted, ["S2L2A"], timesteps=1, boa_offset=offset)["S2L2A"]
+        torch.testing.assert_close(got, plain + 1000, atol=0.1, rtol=1e-4)
+    assert torch.equal(built.generate(given, ["S2L2A"], timesteps=1)["S2L2A"], plain)
+    always = make(("S2L2A", "DEM"), ("S2L2A", "LULC"), boa_offset=1000)
+    got = always.generate(shifted, ["S2L2A"], timesteps=1)["S2L2A"]
+    torch.testing.assert_close(got, plain + 1000, atol=0.1, rtol=1e-4)
+    with pytest.raises(ModelError, match="S1GRD"):
+        built.generate(given, boa_offset={"S1GRD": 1})
+
+
+# --- deterministic --------------------------------------------------------------------------------
+
+RANDOM = [
+    {},
+    {"sampling": "sample"},
+    {"sampling": "sample", "decoding_steps": 3, "top_p": 0.95},
+    {"decoding_steps": 2, "order": "confidence", "schedule": "cosine"},
+]
+
+
+@pytest.mark.parametrize("options", RANDOM)
+def test_a_window_is_the_same_alone_in_a_batch_and_in_another_order(options):
+    built = make(embed_last=True)
+    given = rasters(batch=8, height=16, width=48)
+    seeds = [11, 5, 11, 7, 0, -3, 2**40, 5]
+    options = options | {"standardize": False, "timesteps": 1}
+    together = built.generate(given, seed=seeds, **options)
+    order = [3, 1, 7, 0, 5, 2, 6, 4]
+    shuffled = built.generate(
+        {n: v[order] for n, v in given.items()}, seed=[seeds[i] for i in order], **options
+    )
+    assert same(shuffled, {n: v[order] for n, v in together.items()})
+    for row in (0, 5):
+        alone = built.generate({n: v[[row]] for n, v in given.items()}, seed=seeds[row], **options)
+        assert same(alone, {n: v[[row]] for n, v in together.items()})
+
+
+def test_a_chunk_is_filled_up():
+    built, given = make(), rasters(batch=5)
+    wanted = built.generate(given, standardize=False, timesteps=1)
+    built.chunk_size = 3
+    try:
+        seen = passes(built.model.encoder[0])
+        got = built.generate(given, ["LULC"], standardize=False)
+    finally:
+        built.chunk_size = None
+    assert seen == [3, 3]
+    torch.testing.assert_close(got["LULC"], wanted["LULC"], atol=1e-4, rtol=1e-4)
+
+
+def test_the_global_generators_are_left_alone():
+    torch.manual_seed(5)
+    random.seed(5)
+    before, other = torch.get_rng_state(), random.getstate()
+    make(embed_last=True).generate(
+        rasters(), sampling="sample", decoding_steps=2, standardize=False
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == other
+
+
+def test_drawn_tokens_depend_on_the_seed_and_likeliest_ones_do_not():
+    built, given = make(), rasters(batch=2)
+    given = {n: v[[0, 0]] for n, v in given.items()}
+    drawn = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=[1, 2])[
+        "LULC"
+    ]
+    assert not torch.equal(drawn[0], drawn[1])
+    again = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=1)[
+        "LULC"
+    ]
+    assert torch.equal(again[0], again[1])
+    assert torch.equal(again[0], drawn[0])
+    likeliest = built.generate_tokens(given, seed=[1, 2])["LULC"]
+    assert torch.equal(likeliest[0], likeliest[1])
+    cold = SamplingStrategy(sampling="sample", temperature=0)
+    assert torch.equal(built.generate_tokens(given, strategy=cold, seed=9)["LULC"], likeliest)
+
+
+def test_what_else_is_made_does_not_change_an_output():
+    built, given = make(), rasters()
+    options = {"sampling": "sample", "seed": 4, "standardize": False, "chained": False}
+    both = built.generate(given, timesteps=1, **options)
+    for name in ("LULC", "NDVI"):
+        assert torch.equal(built.generate(given, [name], timesteps=1, **options)[name], both[name])
+
+
+def test_given_noise_takes_the_place_of_drawn_noise():
+    built, given = make(), rasters(batch=2)
+    noise = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    options = {"standardize": False, "timesteps": 2}
+    whole = built.generate(given, ["NDVI"], noise={"NDVI": noise}, **options)["NDVI"]
+    part = {n: v[1:] for n, v in given.items()}
+    one = built.generate(part, ["NDVI"], noise={"NDVI": noise[1:]}, **options)["NDVI"]
+    assert torch.equal(whole[1:], one)
+    for wrong in ({"LULC": noise}, {"NDVI": noise[:1]}):
+        with pytest.raises(ModelError, match="noise"):
+            built.generate(given, ["NDVI"], noise=wrong, **options)
+
+
+# --- chained, or from one context -----------------------------------------------------------------
+
+
+def test_chained_outputs_see_those_before_them_and_others_do_not():
+    built, given = make(), rasters()
+    ids = built.generate_tokens(given)
+    assert torch.equal(ids["NDVI"], after(built, given, ids["LULC"]))
+    free = built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+    assert torch.equal(free["LULC"], ids["LULC"])
+    assert torch.equal(free["NDVI"], built.token_logits(given, "NDVI").argmax(2).view(1, 2, 2))
+    with_map = built.token_logits(given, "NDVI", tokens={"LULC": ids["LULC"]})
+    assert float((with_map - built.token_logits(given, "NDVI")).abs().max()) > 0.05
+
+
+def after(built, given, ids):
+    return built.token_logits(given, "NDVI", tokens={"LULC": ids}).argmax(2).view(1, 2, 2)
+
+
+def test_independent_outputs_share_one_pass_of_encoder_and_decoder():
+    built, given = make(), rasters()
+    encoder, decoder = passes(built.model.encoder[0]), passes(built.model.decoder[0])
+    built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+    assert (len(encoder), len(decoder)) == (1, 1)
+    built.generate_tokens(given)
+    assert (len(encoder), len(decoder)) == (1 + 2, 1 + 2)
+
+
+def test_inputs_are_embedded_once():
+    built = make()
+    seen = passes(built.model.encoder_embeddings["untok_sen2l2a@224"])
+    built.generate_tokens(rasters(), strategy=SamplingStrategy(decoding_steps=1))
+    assert seen == [1]
+
+
+def test_another_order_than_that_of_the_model_is_refused_not_unchained():
+    built, given = make(), rasters()
+    with pytest.raises(ModelError, match="chained=False"):
+        built.generate_tokens(given, ["NDVI", "LULC"])
+    free = built.generate_tokens(given, ["NDVI", "LULC"], strategy=SamplingStrategy(chained=False))
+    assert list(free) == ["NDVI", "LULC"]
+
+
+# --- several steps --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [2, 3, 50])
+def test_several_steps_decide_every_position(monkeypatch, order, schedule, steps):
+    built = make(embed_last=True)
+    strategy = SamplingStrategy(decoding_steps=steps, schedule=schedule, order=order)
+    given = rasters(height=48, width=32, batch=2)
+    told, add = [], built.model.append_tokens
+
+    def spy(laid, key, ids, known=None):
+        told.append((known, ids))
+        return add(laid, key, ids, known)
+
+    monkeypatch.setattr(built.model, "append_tokens", spy)
+    ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
+    assert ids.shape == (2, 3, 2)
+    assert 0 <= int(ids.min()) <= int(ids.max()) < 4375
+    shares = strategy.step_counts(6)
+    counts = [sum(shares[:n]) for n in range(1, len(shares))]
+    assert [known.shape[1] for known, _ in told] == 2 * counts
+    for row, (known, then) in enumerate(told):
+        assert bool((known.diff(dim=1) > 0).all())
+        # ^ each position once
+        final = ids[row // len(counts)].flatten()[known[0]]
+        assert torch.equal(then.flatten()[known[0]], final)
+    monkeypatch.undo()
+    assert torch.equal(ids, built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"])
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("sampling", ["argmax", "sample"])
+def test_one_step_is_the_parallel_decoding(order, sampling):
+    built, given = make(embed_last=True), rasters()
+    strategy = SamplingStrategy(sampling=sampling, order=order, decoding_steps=1)
+    wanted = built.generate_tokens(
+        given, ["LULC"], strategy=SamplingStrategy(sampling=sampling), seed=2
+    )
+    assert same(built.generate_tokens(given, ["LULC"], strategy=strategy, seed=2), wanted)
+
+
+@torch.no_grad()
+def test_later_steps_see_what_was_decided():
+    built, given = make(embed_last=True), rasters(height=48, width=48)
+    key, grid = "tok_ndvi@224", (3, 3)
+    laid = built.model.embed_inputs(given)
+    context = built.model.encode_context(laid)
+    ids = torch.arange(9).view(1, 3, 3) * 1000
+    known = torch.tensor([[0, 4, 8]])
+    asked = torch.tensor([[1, 2]])
+    (blind,) = built.model.logits(context, [key], grid, asked)
+    more = built.model.append_tokens(laid, key, ids, known)
+    assert more.tokens.shape[1] == laid.tokens.shape[1] + 3
+    seen = built.model.encode_context(more)
+    (aware,) = built.model.logits(seen, [key], grid, asked)
+    assert float((aware - blind).abs().max()) > 0.01
+    other = ids.clone()
+    other[0, 0, 1] = 7
+    (same_,) = built.model.logits(
+        built.model.encode_context(built.model.append_tokens(laid, key, other, known)),
+        [key],
+        grid,
+        asked,
+    )
+    assert torch.equal(aware, same_)
+    # ^ a position that is not decided is not seen
+
+
+def test_the_surest_come_first():
+    built, given = make(embed_last=True), rasters(height=48, width=48)
+    logits = built.token_logits(given, "LULC")
+    surest = int(logits.log_softmax(2).amax(2).argmax())
+    strategy = SamplingStrategy(order="confidence", decoding_steps=9)
+    ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
+    assert int(ids.flatten()[surest]) == int(logits[0, surest].argmax())
+
+
+def test_steps_need_an_embedding_of_the_target():
+    with pytest.raises(ModelError, match="embed_last"):
+        make().generate(rasters(), decoding_steps=2, standardize=False)
+    found = make().generate_tokens(rasters(), ["LULC"], strategy=SamplingStrategy(decoding_steps=2))
+    assert found["LULC"].shape == (1, 2, 2)
+    assert "encoder_embeddings.tok_ndvi@224.mod_emb" in make(embed_last=True).model.state_dict()
+
+
+# --- land cover and coordinates as inputs and outputs ---------------------------------------------
+
+
+def test_a_class_raster_may_come_in_every_form():
+    built = make(("S2L2A", "LULC"), ("DEM",))
+    classes = torch.randint(10, (3, 32, 48), generator=torch.Generator().manual_seed(1))
+    hot = torch.nn.functional.one_hot(classes, 10).permute(0, 3, 1, 2).float()
+    image = raw(("S2L2A",), batch=3, height=32, width=48)
+    forms = [classes, classes[:, None], hot, classes.to(torch.uint8)]
+    found = [built.generate(image | {"LULC": form}, timesteps=1) for form in forms]
+    assert all(same(found[0], other) for other in found[1:])
+    without = built.generate(image, timesteps=1)
+    assert not same(found[0], without)
+    with pytest.raises(ModelError, match=r"classes 0\.\.9"):
+        built.generate(image | {"LULC": classes + 1}, timesteps=1)
+
+
+def test_what_is_given_cannot_be_asked_for():
+    built = make(("S2L2A", "LULC"), ("LULC", "NDVI"))
+    given = rasters(("S2L2A",)) | {"LULC": torch.zeros(1, 32, 32, dtype=torch.long)}
+    with pytest.raises(ModelError, match="given and asked"):
+        built.generate(given, standardize=False)
+    assert set(built.generate(given, ["NDVI"], standardize=False, timesteps=1)) == {"NDVI"}
+    assert "LULC" in built.generate(rasters(("S2L2A",)), ["LULC"], standardize=False)
+
+
+def test_a_raster_can_go_in_as_pixels_and_come_out_as_tokens():
+    built = make(("S2L2A",), ("S2L2A", "LULC"))
+    assert set(built.spec.input_keys.values()) == {"untok_sen2l2a@224"}
+    out = built.generate(raw(("S2L2A",)), timesteps=1)
+    assert out["S2L2A"].shape == (1, 12, 32, 32)
+
+
+def test_coordinates_go_in_as_degrees():
+    built = make(("S2L2A", "Coords"), ("LULC",))
+    image = rasters(("S2L2A",), batch=2)
+    near = image | {"Coords": torch.tensor([[-7.3, 1.45], [0.1, -0.1]])}
+    ids = image | {"Coords": torch.tensor([[10, 11, 3], [12, 13, 3]])}
+    assert torch.equal(built.encode_inputs(near), built.encode_inputs(ids))
+    assert built.encode_inputs(near).shape[1] == 4 + 3
+    with pytest.raises(ModelError, match="NaN"):
+        built.encode_inputs(image | {"Coords": torch.tensor([[0.0, float("nan")]] * 2)})
+    bare = model.generator(MICRO, ["S2L2A", "Coords"], ["LULC"], tokenizers={})
+    with pytest.raises(ModelError, match="tokenizer of coordinates"):
+        bare.encode_inputs(near)
+
+
+@pytest.mark.parametrize(("third", "kept"), [(3, 3), (6, 3), (99, 99)])
+def test_coordinates_come_out_one_word_after_the_other(monkeypatch, third, kept):
+    built, given = make(("S2L2A",), ("Coords", "LULC")), rasters(("S2L2A",))
+    said = []
+
+    def next_logits(_context, key, ids):
+        said.append((key, ids.tolist()))
+        return torch.nn.functional.one_hot(
+            torch.tensor([[0, 10, 11, third][ids.shape[1]]] * len(ids)), 30000
+        ).float()
+
+    monkeypatch.setattr(built.model, "next_logits", next_logits)
+    out = built.generate(given, standardize=False)
+    assert said == [("coords", [[5, 10, 11][: n + 1]]) for n in range(3)]
+    assert out["Coords"].tolist() == [[-7.25, 1.5]]
+    ids = built.generate_tokens(given)
+    assert ids["Coords"].tolist() == [[10, 11, kept]]
+    told = built.token_logits(given, "LULC", tokens={"Coords": ids["Coords"]})
+    assert torch.equal(told.argmax(2).view(1, 2, 2), ids["LULC"])
+
+
+def test_words_to_come_are_announced_where_the_encoder_knows_them():
+    given = rasters(("S2L2A",))
+    counts = {}
+    for outputs in (("LULC", "Coords", "NDVI"), ("LULC", "Coords")):
+        built = make(("S2L2A",), outputs)
+        seen = []
+        hook = built.model.encoder[0].register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0].shape[1])
+        )
+        built.generate_tokens(given)
+        built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+        hook.remove()
+        counts[outputs] = seen
+    assert counts["LULC", "Coords", "NDVI"] == [4 + 1, 4 + 4 + 1, 4 + 4 + 3, 4]
+    assert counts["LULC", "Coords"] == [4, 4 + 4, 4]
+
+
+def test_words_that_are_no_place_are_nan_and_words_do_not_see_the_future():
+    built = make(("S2L2A",), ("Coords", "LULC"))
+    out = built.generate(rasters(("S2L2A",), batch=2), ["Coords"], standardize=False)["Coords"]
+    assert out.shape == (2, 2)
+    assert bool(out.isnan().all())
+    context = built.model.encode_context(built.model.embed_inputs(rasters(("S2L2A",))))
+    words = built.model.target_embedding("coords").embed_ids(torch.tensor([[5, 10, 99]]))
+    every = built.model._run_decoder(words[:, None], context.memory, causal=True)[:, 0]
+    for count in (1, 2):
+        first = built.model._run_decoder(words[:, None, :count], context.memory, causal=True)[:, 0]
+        torch.testing.assert_close(first[:, -1], every[:, count - 1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ModelError, match="no positions"):
+        built.token_logits(rasters(("S2L2A",)), "Coords")
+
+
+def test_without_a_raster_the_size_is_asked_for_or_the_published_one():
+    built = make(("S2L2A", "Coords"), ("LULC",))
+    place = {"Coords": torch.tensor([[0.0, 0.0]])}
+    assert built.generate(place, size=(32, 48))["LULC"].shape == (1, 10, 32, 48)
+    assert built.generate_tokens(place)["LULC"].shape == (1, 14, 14)
+
+
+# --- expectations ---------------------------------------------------------------------------------
+
+
+def exact(built, given):
+    """Return the mean over every token, by enumeration: one patch has one token."""
+    share = built.token_logits(given, "LULC")[0, 0].softmax(0)
+    tokenizer = built.tokenizer.get_raster_tokenizer("tok_lulc@224")
+    every = tokenizer.decode(torch.arange(4375).view(-1, 1, 1)).softmax(1)
+    return torch.einsum("v,vchw->chw", share, every)
+
+
+def test_draws_converge_to_the_mean_over_all_tokens():
+    built, given = make(), rasters(height=16, width=16)
+    wanted = exact(built, given)
+    few, many = (
+        sum(
+            built.class_probabilities(given, draws=n, seed=seed, standardize=False)[0]
+            for seed in range(3)
+        )
+        / 3
+        for n in (2, 64)
+    )
+    assert float((many - wanted).abs().mean()) < 0.3 * float((few - wanted).abs().mean())
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.9])
+def test_draws_are_spread_evenly_through_the_distribution(top_p):
+    logits = 2 * torch.randn(2, 30, 12, generator=torch.Generator().manual_seed(4))
+    strategy = SamplingStrategy(sampling="sample", top_p=top_p)
+    maps = torch.stack(list(expected_classes.draw_stratified(logits, strategy, [1, 2], 64)))
+    counts = torch.nn.functional.one_hot(maps, 12).sum(0)
+    wanted = 64 * sampling.filter_logits(logits.flatten(0, 1), 0, top_p).softmax(1).view_as(counts)
+    assert float((counts - wanted).abs().max()) < 2
+    # ^ one draw from each of 64 strata; independent ones would be off by up to 15
+    first = maps[:, 0, 0] == maps[0, 0, 0]
+    assert len({tuple(row) for row in (maps == maps[:1])[:, 0].T.tolist()}) > 20
+    assert 0 < int(first.sum()) < 64
+    # ^ each position has its own order
+
+
+def test_the_mean_code_is_the_mean_of_the_codes():
+    built, given = make(), rasters(height=32, width=48, batch=2)
+    tokenizer = built.tokenizer.get_raster_tokenizer("tok_lulc@224")
+    share = built.token_logits(given, "LULC").softmax(2)
+    codes = tokenizer.ids_to_codes(torch.arange(4375).view(1, 1, -1))[0, :, 0]
+    mean = torch.einsum("bnv,cv->bcn", share, codes).view(2, 5, 2, 3)
+    wanted = tokenizer.class_logits(mean).softmax(1)
+    got = built.class_probabilities(given, standardize=False)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    assert got.shape == (2, 10, 32, 48)
+
+
+@pytest.mark.parametrize("draws", [0, 3])
+def test_where_the_model_is_sure_all_answers_agree(draws):
+    built, given = make(), rasters()
+    hard = built.generate(given, ["LULC"], standardize=False)["LULC"].softmax(1)
+    sharp = built.class_probabilities(given, draws=draws, temperature=0, standardize=False)
+    torch.testing.assert_close(sharp, hard, atol=1e-5, rtol=1e-4)
+    near = built.class_probabilities(given, draws=draws, top_k=1, standardize=False)
+    torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        built.class_probabilities(given, draws=draws, standardize=False).sum(1),
+        torch.ones(1, 32, 32),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_expectations_do_not_depend_on_the_batch():
+    built, given = make(), rasters(batch=3)
+    for draws in (0, 2):
+        whole = built.class_probabilities(given, draws=draws, seed=[1, 2, 3], standardize=False)
+        one = built.class_probabilities(
+            {n: v[2:] for n, v in given.items()}, draws=draws, seed=3, standardize=False
+        )
+        assert torch.equal(whole[2:], one)
+    with pytest.raises(ModelError, match="LULC"):
+        built.class_probabilities(given, "NDVI", standardize=False)

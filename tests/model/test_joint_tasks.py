@@ -1,0 +1,273 @@
+"""Several answers of one encoder pass: the numbers that each has alone, and what cannot be."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import model
+from model.errors import ModelError, WeightsError
+from model.predictor import cards, registry
+from model.predictor.predictors import GenerativePredictor, SegmentationPredictor
+from model.terramind import modalities
+from tests.support.toys import passes
+
+CPU = {"device": "cpu", "precision": "fp32", "nan_policy": "fill"}
+SIDE = 32
+FAMILY = {
+    "architecture": {"dim": 32, "heads": 2, "depth": 3, "decoder_depth": 2},
+    "tokenizer": {
+        "dim": 32,
+        "depth": 1,
+        "heads": 2,
+        "unet": {"channels": 32, "blocks": 1, "multipliers": [1, 1], "attention": [2]},
+    },
+    "window": SIDE,
+}
+SEGMENTER = {
+    "architecture": {"dim": 32, "heads": 2, "depth": 3},
+    "inputs": ["S2L2A", "S1RTC", "DEM"],
+    "class_names": ["water", "trees", "crops"],
+    "layers": [0, 1],
+    "width": 8,
+    "window": SIDE,
+}
+EVERY = {
+    "task": ("land_cover", "embedding", "generate"),
+    "modality": ("NDVI", "S1GRD"),
+    "timesteps": 2,
+}
+ALONE = (
+    {"task": "land_cover"},
+    {"task": "embedding"},
+    {"task": "generate", "modality": "S1GRD", "timesteps": 2},
+    {"task": "generate", "modality": "NDVI", "timesteps": 2},
+)
+PLACES = [(100, -40), (100, -24), (-7, 3)]
+
+
+@pytest.fixture
+def family(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(FAMILY))
+    return str(path)
+
+
+@pytest.fixture
+def segmenter(tmp_path):
+    card = cards.from_mapping(SEGMENTER, "toy")
+    registry.save_segmenter(
+        tmp_path, registry.loading.initialise(registry.build_segmenter(card), 1), card
+    )
+    return str(tmp_path / "card.json")
+
+
+def chips(batch=3, seed=0):
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name in ("S2L2A", "S1RTC", "DEM"):
+        scale = modalities.get_raster_modality(name).statistics
+        mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
+        drawn = rng.normal(0, 0.4, (batch, len(scale.mean), SIDE, SIDE))
+        found[name] = (mean + std * drawn).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("places", [None, PLACES])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
+    options = CPU | {"precision": precision}
+    given = chips()
+    given["DEM"][1] = np.nan
+    given["S2L2A"][0, 3, :9] = np.nan
+    joint = registry.load(family, {"random": 3}, **EVERY, **options)
+    found = joint.predict(given, places)
+    assert len(found) == len(joint.answers) == len(ALONE)
+    for one, answer, asked in zip(found, joint.answers, ALONE, strict=True):
+        single = registry.load(family, {"random": 3}, **asked, **options)
+        assert single.answers == (answer,)
+        (wanted,) = single.predict(given, places)
+        np.testing.assert_array_equal(one, wanted)
+        assert np.isfinite(one).all()
+        assert one.std() > 0
+
+
+def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
+    predictors = [
+        registry.load(family, {"random": 3}, list(tasks), modality=list(names), timesteps=2, **CPU)
+        for tasks, names in zip(
+            itertools.permutations(EVERY["task"]),
+            itertools.cycle(itertools.permutations(EVERY["modality"])),
+            strict=False,
+        )
+    ]
+    for one in predictors:
+        assert [answer.task for answer in one.answers] == ["land_cover", "embedding"] + [
+            "generate"
+        ] * 2
+        assert [answer.modality for answer in one.answers] == [None, None, "S1GRD", "NDVI"]
+        assert [answer.cell for answer in one.answers] == [1, 16, 1, 1]
+    assert len({one.digest for one in predictors}) == 1
+    fewer = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
+    assert fewer.digest not in {predictors[0].digest, registry.load(family, {"random": 3}).digest}
+
+
+def test_the_encoder_runs_once_for_a_window(family):
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    assert isinstance(joint, GenerativePredictor)
+    first, last = (passes(joint.network.model.encoder[index]) for index in (0, -1))
+    decoded = passes(joint.network.model.decoder[0])
+    joint.predict(chips(batch=3), PLACES)
+    assert (len(first), len(last)) == (3, 3)
+    assert len(decoded) == 3 * 3
+    # ^ once for each target, over the same context
+
+
+def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
+    asked = ["embedding", "land_cover"]
+    joint = registry.load(segmenter, task=asked, **CPU)
+    assert isinstance(joint, SegmentationPredictor)
+    assert joint.network.layers == (0, 1)
+    # ^ the head stops before the last layer, whose tokens are the features
+    given = chips()
+    given["S1RTC"][2] = np.nan
+    alone = [registry.load(segmenter, task=one, **CPU) for one in ("land_cover", "embedding")]
+    first, last = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
+    found = joint.predict(given)
+    assert (len(first), len(last)) == (3, 3)
+    for one, single in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, single(given))
+    assert joint.answers == (alone[0].answers[0], alone[1].answers[0])
+    assert len({joint.digest, *(one.digest for one in alone)}) == 3
+
+
+def test_a_call_gives_one_answer_and_no_more(family):
+    joint = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
+    with pytest.raises(ModelError, match="2 answers"):
+        joint(chips())
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"task": ["land_cover", "generate"], "modality": "NDVI"}, "head and no decoder"),
+        ({"task": ["embedding", "generate"], "modality": ["NDVI", "DEM"]}, "DEM, NDVI"),
+        ({"task": "generate", "modality": "NDVI"}, "generates nothing"),
+        ({"task": ["land_cover", "generate"]}, "what is to be generated"),
+        ({"task": ["land_cover", "embedding"], "modality": "NDVI"}, "only the task generate"),
+        ({"task": ["land_cover", "land_cover"]}, "each once"),
+        ({"task": "generate", "modality": ["NDVI", "NDVI"]}, "each once"),
+        ({"task": []}, "known are"),
+        ({"task": ["land_cover", "flood"]}, "flood"),
+        ({"task": ["land_cover", "embedding"], "checkpoint": "x.ckpt"}, "maps land cover"),
+        ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "maps"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(segmenter, asked, says):
+    with pytest.raises(ModelError, match=says):
+        registry.load(segmenter, **asked, **CPU)
+
+
+def test_weights_without_a_decoder_make_nothing(family, tmp_path):
+    encoder = model.backbone(
+        FAMILY["architecture"], ["S2L2A", "S1RTC", "DEM"], weights={"random": 3}
+    )
+    registry.loading.write_state_dict(tmp_path / "encoder.safetensors", encoder.state_dict())
+    with pytest.raises(WeightsError, match="encoder alone"):
+        registry.load(family, tmp_path / "encoder.safetensors", ["embedding", "generate"],
+                   modality="DEM", **CPU)  # fmt: skip
+
+
+def test_one_file_of_weights_fills_every_part(family, tmp_path):
+    whole = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    registry.loading.write_state_dict(tmp_path / "all.safetensors", whole.network.state_dict())
+    again = registry.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
+    assert again.digest == whole.digest
+    given = chips(batch=1)
+    for one, other in zip(again.predict(given), whole.predict(given), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_bad_pixel_stays_in_its_window(family, value):
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU, batch=3)
+    given = chips()
+    before = joint.predict(given, PLACES)
+    given["S1RTC"][1, 0, 5, 5] = value
+    after = joint.predict(given, PLACES)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
+        assert np.isfinite(other).all()
+    assert not np.array_equal(before[0][1], after[0][1])
+
+
+def test_a_window_without_data_has_no_answer_at_all(family):
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    given = chips()
+    before = joint.predict(given, PLACES)
+    for values in given.values():
+        values[1] = -np.inf
+    for one, other in zip(before, joint.predict(given, PLACES), strict=True):
+        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
+        assert np.isnan(other[1]).all()
+
+
+def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
+    """A window that the network overflows on, as damaged weights make it: here one in three."""
+    joint = registry.load(segmenter, task=["land_cover", "embedding"], **CPU)
+    given = chips()
+    before = joint.predict(given)
+    stem = joint.network.head.stem
+
+    def overflow(_module, args, out):
+        return torch.where(args[0].mean() > 1, torch.nan, out)
+
+    stem.register_forward_hook(overflow)
+    given["S2L2A"][1] += 20_000
+    classes, features = joint.predict(given)
+    assert np.isnan(classes[1]).all()
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(classes[[0, 2]], before[0][[0, 2]])
+    single = registry.load(segmenter, **CPU)
+    single.network.head.stem.register_forward_hook(overflow)
+    with pytest.raises(ModelError, match="not finite"):
+        single(given)
+    assert np.isnan(single.predict(given)[0][1]).all()
+
+
+def test_places_are_one_for_each_window(family):
+    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    with pytest.raises(ModelError, match="2 places for 3 windows"):
+        joint.predict(chips(), PLACES[:2])
+
+
+def test_the_reference_is_the_same_model_in_single_precision(family):
+    full = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    assert full.predict_reference is None
+    half = registry.load(family, {"random": 3}, **EVERY, **CPU | {"precision": "bf16"})
+    made = []
+    again = half.load_fp32
+    half.load_fp32 = lambda: made.append(again()) or made[-1]
+    assert not made
+    given = chips()
+    for _ in range(2):
+        found = half.predict_reference(given, PLACES)
+    assert len(made) == 1
+    # ^ loaded when it is asked for, and kept
+    assert (made[0].precision, made[0].digest) == ("fp32", half.digest)
+    for one, wanted, rough in zip(
+        found, full.predict(given, PLACES), half.predict(given, PLACES), strict=True
+    ):
+        np.testing.assert_array_equal(one, wanted)
+        assert not np.array_equal(rough, wanted)
+
+
+def test_a_predictor_of_a_network_s_own_knows_no_reference():
+    card = cards.from_mapping(SEGMENTER)
+    network = registry.loading.initialise(registry.build_segmenter(card), 1)
+    running = registry.InferenceOptions(device="cpu", precision="bf16")
+    assert SegmentationPredictor(network, card, options=running).predict_reference is None

@@ -1,0 +1,144 @@
+"""How tokens are chosen: filters, draws, schedules, and what makes them repeat."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import ModelError
+from model.terramind.generation import sampling
+from model.terramind.generation.sampling import SamplingStrategy
+from tests.support.oracle import one_thread  # noqa: F401
+
+
+def slow_filter(row, top_k, top_p):
+    """Return the ids that stay, by the definition."""
+    ids = sorted(range(len(row)), key=lambda i: (-row[i], i))
+    if top_k:
+        count = max(1, int(top_k * len(row))) if top_k < 1 else min(int(top_k), len(row))
+        ids = [i for i in ids if row[i] >= row[ids[count - 1]]]
+    if not 0 < top_p < 1:
+        return set(ids)
+    weights = [math.exp(row[i] - row[ids[0]]) for i in ids]
+    kept, held = set(), 0.0
+    for i, weight in zip(ids, weights, strict=True):
+        if held > top_p * sum(weights):
+            break
+        kept.add(i)
+        held += weight
+    return kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 9999),
+    wide=st.sampled_from([7, 300, 700]),
+    scale=st.sampled_from([0.1, 1.0, 5.0]),
+    top_k=st.sampled_from([0, 1, 5, 290, 0.1]),
+    top_p=st.sampled_from([0.0, 0.3, 0.77, 1.0]),
+    rounded=st.booleans(),
+)
+def test_the_filter_keeps_what_the_definition_says(seed, wide, scale, top_k, top_p, rounded):
+    logits = torch.randn(3, wide, generator=torch.Generator().manual_seed(seed)) * scale
+    logits = logits.round(decimals=1) if rounded else logits
+    # ^ with many equals
+    got = sampling.filter_logits(logits, top_k, top_p)
+    for row, kept in zip(logits.double().tolist(), got.isfinite(), strict=True):
+        wanted = slow_filter(row, top_k, top_p)
+        assert set(kept.nonzero()[:, 0].tolist()) == wanted
+    assert torch.equal(got[got.isfinite()], logits[got.isfinite()])
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.8), (5, 0.0), (10, 0.5), (0, 0.0)])
+def test_draws_follow_the_filtered_distribution(top_k, top_p):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(1, 400, generator=generator)
+    lots = (torch.arange(20000) + 0.5) / 20000
+    ids = sampling.sample_ids(logits.expand(20000, -1), lots, 0.7, top_k, top_p)
+    found = torch.bincount(ids, minlength=400) / 20000
+    wanted = (sampling.filter_logits(logits, top_k, top_p)[0] / 0.7).softmax(0)
+    assert float((found - wanted).abs().max()) < 2e-4
+    if top_k or top_p:
+        assert int(ids[0]) == int(logits.argmax())
+
+
+@pytest.mark.parametrize("lot", [0.0, 0.5, 1 - 2**-24, 1.0])
+def test_no_lot_draws_what_is_filtered_out(lot):
+    logits = torch.tensor([[0.0, 3.0, 1.0, -2.0], [5.0, -100.0, -100.0, 4.0]])
+    ids = sampling.sample_ids(logits, torch.full((2,), lot), 1.0, 2, 0.0)
+    assert ids[0] in (1, 2)
+    assert ids[1] in (0, 3)
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    generator = torch.Generator().manual_seed(2)
+    flat, sharp = torch.randn(4, 900, generator=generator), torch.randn(4, 900) * 6
+    lots = torch.rand(8, generator=generator)
+    both = sampling.sample_ids(torch.cat([flat, sharp]), lots, 1.0, 0, 0.9)
+    # ^ the flat rows need more than the first look
+    assert torch.equal(sampling.sample_ids(flat, lots[:4], 1.0, 0, 0.9), both[:4])
+    assert torch.equal(sampling.sample_ids(sharp, lots[4:], 1.0, 0, 0.9), both[4:])
+
+
+def test_random_numbers_depend_on_seed_and_purpose_alone():
+    one = sampling.draw_uniforms([4, 9], 6, "a")
+    assert torch.equal(one, sampling.draw_uniforms([9, 4], 6, "a").flip(0))
+    assert not torch.equal(one, sampling.draw_uniforms([4, 9], 6, "b"))
+    assert 0 <= float(one.min()) <= float(one.max()) < 1
+    order = sampling.draw_orders([4, 4, 5], 30, "a")
+    assert torch.equal(order[0], order[1])
+    assert not torch.equal(order[0], order[2])
+    assert torch.equal(order.sort(dim=1).values, torch.arange(30).expand(3, 30))
+
+
+def test_each_sample_gets_a_seed():
+    assert sampling.expand_seeds(7, 3) == [7, 7, 7]
+    assert sampling.expand_seeds([1, -2, 3], 3) == [1, -2, 3]
+    assert sampling.expand_seeds(torch.tensor([4, 5]), 2) == [4, 5]
+    for wrong in ([1, 2], [1, 2, 3.5], True, 2**63):
+        with pytest.raises(ModelError, match="seed"):
+            sampling.expand_seeds(wrong, 3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(count=st.integers(1, 400), steps=st.integers(1, 450))
+def test_schedules_decide_everything_once(count, steps):
+    for schedule in ("linear", "cosine"):
+        shares = SamplingStrategy(decoding_steps=steps, schedule=schedule).step_counts(count)
+        assert sum(shares) == count
+        assert min(shares) >= 1
+        assert len(shares) <= steps
+    linear = sampling.linear_schedule(count, steps)
+    assert max(linear) - min(linear) <= 1
+    assert linear == sorted(linear, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampling": "greedy"},
+        {"schedule": "roar"},
+        {"order": "raster"},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 1.2},
+        {"top_k": 2.5},
+        {"top_k": -1},
+        {"decoding_steps": 0},
+        {"decoding_steps": 1.0},
+        {"decoding_steps": True},
+    ],
+)
+def test_strategies_that_make_no_sense_are_refused(options):
+    with pytest.raises(ModelError):
+        SamplingStrategy(**options)
+
+
+def test_the_likeliest_token_needs_no_lots():
+    logits = torch.tensor([[[0.0, 2.0, 1.0]]])
+    assert SamplingStrategy().choose_ids(logits, None).tolist() == [[1]]
+    assert not SamplingStrategy(sampling="sample", temperature=0).is_stochastic

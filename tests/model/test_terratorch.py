@@ -1,0 +1,348 @@
+"""Checkpoints of `terratorch fit`: what loads, and what it then is."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import model
+from model.errors import ModelError, WeightsError
+from model.terramind.modalities import get_raster_modality
+from model.terratorch import hyperparameters, segmentation
+from model.weights import loading
+from tests.support.lightning import (
+    ARGS,
+    PYRAMID,
+    RESHAPE,
+    SIZE,
+    as_stored,
+    inputs_of,
+    load,
+    same,
+    whole_model,
+)
+from tests.support.oracle import one_thread  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return whole_model()
+
+
+@pytest.fixture
+def stored(whole):
+    return copy.deepcopy(as_stored(whole))
+
+
+def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
+    path = tmp_path / "epoch=3.ckpt"
+    content = as_stored(whole, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
+    content["state_dict"]["criterion.weight"] = torch.ones(3)
+    torch.save(content, path)
+    loaded = load(path, sha256=loading.digest_of_file(path))
+    assert same(loaded, whole)
+    assert not loaded.training
+    assert loaded.num_classes == 3
+    assert loaded.class_names == ("sea", "ice", "land")
+    assert loaded.inputs == {
+        "S2L2A": get_raster_modality("S2L2A").bands,
+        "S1GRD": get_raster_modality("S1GRD").bands,
+    }
+    assert loaded.architecture.to_mapping().items() >= SIZE.items()
+    assert loaded.hyper_parameters["model_args"]["decoder_channels"] == [16, 12, 8, 8]
+    with pytest.raises(WeightsError, match="pinned"):
+        load(path, sha256="0" * 64)
+
+
+def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
+    flat = stored["hyper_parameters"]
+    del flat["task"]
+    path = "terratorch.tasks.SemanticSegmentationTask"
+    for told in (
+        {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", **flat},
+        {"class_path": path, "init_args": flat, "_instantiator": "instantiate_module"},
+    ):
+        assert same(load(stored | {"hyper_parameters": told}), whole)
+
+
+WRAPPED = {
+    "timm, before 1.0": lambda key: key.replace(
+        "model.encoder.", "model.terramind.encoder._timm_module.", 1
+    ),
+    "compiled": lambda key: key.replace("model.", "model._orig_mod.", 1),
+    "several GPUs": lambda key: f"module.{key}",
+    "bare": lambda key: key.removeprefix("model."),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_parts_of_keys_that_name_nothing_are_taken_off(whole, stored, how):
+    stored["state_dict"]["criterion.weight"] = torch.ones(3)
+    state = {WRAPPED[how](key): value for key, value in stored["state_dict"].items()}
+    assert set(state) != set(stored["state_dict"])
+    assert same(load(stored | {"state_dict": state}), whole)
+
+
+def test_what_only_training_reads_is_left_out(whole, stored):
+    stored["state_dict"] |= {
+        "criterion.weight": torch.ones(3),
+        "model.aux_heads.deep.0.convs.0.0.weight": torch.ones(4, 4, 2, 2),
+        "model.aux_heads.deep.1.head.2.weight": torch.ones(3, 4, 1, 1),
+    }
+    stored["hyper_parameters"] |= {"aux_heads": [{"name": "deep", "decoder": "FCNDecoder"}]}
+    loaded = load(stored)
+    assert same(loaded, whole)
+    assert not any(key.startswith("aux_heads") for key in loaded.state_dict())
+
+
+def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored, tmp_path):
+    module = types.ModuleType("terratorch.models.model")
+
+    @dataclass
+    class AuxiliaryHead:
+        name: str
+        decoder: str
+
+    AuxiliaryHead.__module__, AuxiliaryHead.__qualname__ = module.__name__, "AuxiliaryHead"
+    module.AuxiliaryHead = AuxiliaryHead
+    names = ["terratorch", "terratorch.models", module.__name__]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setitem(sys.modules, name, module)
+        stored["hyper_parameters"]["aux_heads"] = [AuxiliaryHead("deep", "FCNDecoder")]
+        torch.save(stored, tmp_path / "a.ckpt")
+    assert module.__name__ not in sys.modules
+    loaded = load(tmp_path / "a.ckpt")
+    assert same(loaded, whole)
+    assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
+    with pytest.raises(WeightsError, match="more than tensors"):
+        loading.read_state_dict(tmp_path / "a.ckpt")
+        # ^ the leave is taken back
+
+
+def test_tensors_alone_want_the_yaml_of_their_training(whole, stored, tmp_path):
+    torch.save(stored["state_dict"], tmp_path / "a.pt")
+    with pytest.raises(ModelError, match=r"says nothing of its model.*\.yaml"):
+        load(tmp_path / "a.pt")
+    (tmp_path / "a.yaml").write_text(
+        """
+model:
+  class_path: terratorch.tasks.SemanticSegmentationTask
+  init_args:
+    model_factory: EncoderDecoderFactory
+    model_args:
+      backbone: micro
+      backbone_modalities: [S2L2A, S1GRD]
+      num_classes: 3
+      necks:
+        - {name: SelectIndices, indices: [0, 1, 2, -1]}
+        - {name: ReshapeTokensToImage}
+        - {name: LearnedInterpolateToPyramidal}
+      decoder: UNetDecoder
+      decoder_channels: [16, 12, 8, 8]
+"""
+    )
+    assert same(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
+    loading.write_state_dict(tmp_path / "a.safetensors", stored["state_dict"])
+    args = {"model_args": ARGS}
+    assert same(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
+
+
+def test_options_may_come_as_one_mapping_a_part(whole, stored):
+    args = {
+        "backbone": "terratorch_micro",
+        "backbone_kwargs": {"modalities": ["S2L2A", "S1GRD"], "pretrained": False},
+        "decoder": "terratorch_UNetDecoder",
+        "decoder_kwargs": {"channels": [16, 12, 8, 8]},
+        "num_classes": 3,
+        "necks": PYRAMID,
+        "aux_decoders": None,
+    }
+    stored["hyper_parameters"]["model_args"] = args
+    assert same(load(stored), whole)
+    args["decoder_channels"] = [16, 12, 8, 8]
+    with pytest.raises(ModelError, match="either decoder_kwargs"):
+        load(stored)
+
+
+def test_band_lists_give_the_channels_in_their_order():
+    encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], weights={"random": 0})
+    encoder.select_bands({"S2L2A": ["B08", "B04", "B02"]})
+    built = loading.initialise(
+        segmentation.assemble_model(
+            encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}
+        ),
+        3,
+    )
+    inputs = inputs_of()
+    inputs["S2L2A"] = inputs["S2L2A"][:, :3]
+    with torch.inference_mode():
+        wanted = built(inputs)
+    for names, ours in (
+        (["NIR_BROAD", "RED", "BLUE"], ("B08", "B04", "B02")),
+        (["NIR_BROAD", "RED", "SLOPE"], ("B08", "B04", "SLOPE")),
+        # ^ the published class trains a channel of its own for a name that it does not know
+    ):
+        loaded = load(as_stored(built, {"backbone_bands": {"S2L2A": names}}))
+        assert loaded.inputs["S2L2A"] == ours
+        with torch.inference_mode():
+            assert torch.equal(loaded(inputs), wanted)
+    renamed = load(
+        as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}),
+        bands={"S2L2A": ["B8A", "B04", "B02"]},
+    )
+    assert renamed.inputs["S2L2A"] == ("B8A", "B04", "B02")
+    with pytest.raises(ModelError, match="3 channels, but 1 names"):
+        load(as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}), bands={"S2L2A": "a"})
+    with pytest.raises(WeightsError, match=r"untok_sen2l2a@224\.proj\.weight \(32, 768\)"):
+        load(as_stored(built))
+        # ^ nothing is cut out of the wrong number of channels
+
+
+def test_new_modalities_and_concatenation(stored):
+    modalities = [{"SOIL": 5}, "S1GRD"]
+    built = loading.initialise(
+        segmentation.build_model(
+            SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"
+        ),
+        5,
+    )
+    changes = {
+        "backbone_modalities": modalities,
+        "backbone_merge_method": "concat",
+        "necks": [RESHAPE],
+        "decoder": "FCNDecoder",
+        "decoder_channels": 8,
+    }
+    content = as_stored(built, changes)
+    loaded = load(content)
+    assert loaded.inputs == {"SOIL": ("1", "2", "3", "4", "5"), "S1GRD": ("VV", "VH")}
+    inputs = {"SOIL": torch.randn(1, 5, 64, 64)}
+    with torch.inference_mode():
+        assert torch.equal(loaded(inputs), built(inputs))
+    del content["state_dict"]["model.encoder.missing_mod_token"]
+    with pytest.raises(WeightsError, match="missing_mod_token"):
+        load(content)
+        # ^ it was trained: a fresh one would be another model
+
+
+def test_a_linear_decoder_has_a_head_on_top_where_the_tensors_say_so():
+    for options, has_head in (
+        ({"upsampling_size": 16, "num_classes": 3}, True),
+        ({"upsampling_size": 16}, False),
+    ):
+        built = whole_model(necks=[RESHAPE], decoder="LinearDecoder", decoder_options=options)
+        assert any(key.startswith("head.") for key in built.state_dict()) == has_head
+        for more in ({"decoder_num_classes": 3}, {}):
+            args = {key: value for key, value in ARGS.items() if key[:8] != "decoder_"}
+            args |= {"necks": [RESHAPE], "decoder": "LinearDecoder", "decoder_upsampling_size": 16}
+            content = as_stored(built)
+            content["hyper_parameters"]["model_args"] = args | more
+            del args["head_dropout"]
+            content["hyper_parameters"]["model_args"].pop("head_dropout")
+            if has_head and not more:
+                with pytest.raises(WeightsError, match=r"head\.head\.2"):
+                    load(content)
+            else:
+                assert same(load(content), built)
+
+
+THINKS = SIZE | {"depth": 2, "decoder_depth": 1}
+READ = [{"name": "SelectIndices", "indices": [-1]}, RESHAPE]
+TIM = {"backbone": "micro_tim", "necks": READ, "decoder_channels": [8], "backbone_tim_temps": 1.0}
+
+
+def thinker(**options):
+    encoder = model.tim(THINKS, ["S2L2A", "S1GRD"], **options)
+    built = segmentation.assemble_model(encoder, 3, READ, decoder_options={"channels": [8]})
+    return loading.initialise(built, 7)
+
+
+@pytest.mark.parametrize("options", [{}, {"chained": False}, {"merge": "concat"}])
+def test_a_backbone_that_thinks_loads_with_its_sampler(options):
+    built = thinker(**options)
+    merge = {"backbone_merge_method": options.get("merge", "mean")}
+    content = as_stored(built, TIM | merge)
+    unused = "model.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
+    content["state_dict"][unused] = torch.ones(3)
+    loaded = model.fine_tuned(content, config=THINKS)
+    assert same(loaded, built)
+    assert same(loaded, loaded)
+    # ^ the published one draws anew at each call
+    assert list(loaded.inputs) == ["S2L2A", "S1GRD"]
+    sampled = [key for key in content["state_dict"] if "sampler.model.decoder.0" in key]
+    for key in sampled[:2]:
+        del content["state_dict"][key]
+    with pytest.raises(WeightsError) as error:
+        model.fine_tuned(content, config=THINKS)
+    assert sampled[0].removeprefix("model.") in str(error.value)
+
+
+def test_embeddings_of_encoder_and_sampler_may_differ():
+    content = as_stored(thinker(), TIM)
+    key = "encoder_embeddings.untok_sen2l2a@224.mod_emb"
+    before = content["state_dict"][f"model.encoder.{key}"]
+    trained = before + 1
+    content["state_dict"][f"model.encoder.{key}"] = trained
+    loaded = model.fine_tuned(content, config=THINKS).state_dict()
+    assert torch.equal(loaded[f"encoder.{key}"], trained)
+    assert torch.equal(loaded[f"encoder.sampler.model.{key}"], before)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"backbone_tim_decoding_steps": 2}, "tim_decoding_steps 2"),
+        ({"backbone_tim_modalities": "LULC"}, "list of names"),
+        ({"backbone_tim_cfg": 2}, "tim_cfg"),
+        ({"backbone_bands": {"S1GRD": ["VV"]}}, "all bands"),
+        ({"backbone_modalities": [{"NEW": 2}, "S1GRD"]}, "known modalities only"),
+        ({"backbone": "micro", "backbone_tim_modalities": ["LULC"]}, "tim_modalities"),
+    ],
+)
+def test_thoughts_that_cannot_be_had_are_refused(option, told):
+    with pytest.raises(ModelError, match=told):
+        model.fine_tuned(as_stored(thinker(), TIM | option), config=THINKS)
+
+
+def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
+    steps = [{"name": "SelectIndices", "indices": [0]}, RESHAPE]
+    with torch.device("meta"):
+        tokenizers = {"LULC": None}
+        encoder = model.backbone(SIZE, ["S1GRD", "LULC"], tokenizers=tokenizers)
+        built = segmentation.assemble_model(encoder, 3, steps, "IdentityDecoder")
+        args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": steps}
+        content = as_stored(built, args | {"decoder": "IdentityDecoder"})
+        del content["hyper_parameters"]["model_args"]["decoder_channels"]
+        held = [key for key in content["state_dict"] if ".tokenizer." in key]
+        decoder = "model.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
+        content["state_dict"][decoder] = torch.ones(2)
+        loaded = load(content)
+        assert held
+        assert loaded.encoder.tokenizer.get_raster_tokenizer("tok_lulc@224")
+        assert loaded.inputs == {"S1GRD": ("VV", "VH"), "LULC": ()}
+        del content["state_dict"]["model.encoder.tokenizer.tok_lulc@224.quant_proj.weight"]
+        with pytest.raises(WeightsError, match=r"tok_lulc@224\.quant_proj\.weight"):
+            load(content)
+        for key in (*held, decoder):
+            content["state_dict"].pop(key, None)
+        assert load(content).encoder.tokenizer.get_raster_tokenizer("tok_lulc@224") is None
+
+
+def test_parts_are_named_as_published_whatever_the_recipe_says():
+    found = hyperparameters.parse_hyper_parameters(
+        hyperparameters.read_task_arguments({"model_args": ARGS})
+    )
+    assert found.backbone == "micro"
+    assert found.decoder_options == {"channels": [16, 12, 8, 8]}
+    assert found.head_options == {"dropout": 0.1}
+    assert found.rescale is True
+    assert hyperparameters.to_plain_values({"a": (1, {2.5}), "b": object()}) == {
+        "a": [1, [2.5]],
+        "b": "<object>",
+    }

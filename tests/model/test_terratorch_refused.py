@@ -1,0 +1,184 @@
+"""Checkpoints of `terratorch fit`: what is refused, and what the message says."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import model
+from model.errors import ModelError, WeightsError
+from model.terratorch import segmentation
+from tests.support.lightning import (
+    ARGS,
+    LEARNED,
+    RESHAPE,
+    SELECT,
+    as_stored,
+    load,
+    whole_model,
+)
+from tests.support.oracle import one_thread  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return whole_model()
+
+
+@pytest.fixture
+def stored(whole):
+    return copy.deepcopy(as_stored(whole))
+
+
+class Surprise:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_program_in_a_checkpoint_does_not_run(stored, tmp_path):
+    stored["hyper_parameters"]["optimizer_hparams"] = Surprise(tmp_path / "ran")
+    torch.save(stored, tmp_path / "a.ckpt")
+    with pytest.raises(WeightsError) as error:
+        load(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
+    for part in ("io.open", "weights_only=False", "state_dict", ".yaml"):
+        assert part in str(error.value)
+
+
+def test_damaged_and_absent_files_are_told_from_unsafe_ones(tmp_path):
+    with pytest.raises(WeightsError, match="do not exist"):
+        load(tmp_path / "none.ckpt")
+    (tmp_path / "a.ckpt").write_bytes(b"PK\x03\x04 and nothing else")
+    with pytest.raises(WeightsError, match="damaged"):
+        load(tmp_path / "a.ckpt")
+    with pytest.raises(WeightsError, match="no state dict"):
+        load({"state_dict": [1], "hyper_parameters": {"model_args": ARGS}})
+
+
+def test_tensors_that_do_not_fit_are_named(stored):
+    state = stored["state_dict"]
+    lost = [key for key in state if "running_var" in key][:2]
+    for key in lost:
+        del state[key]
+    state["model.encoder.encoder_embeddings.untok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
+    state["model.head.head.2.bias"] = torch.ones(7)
+    with pytest.raises(WeightsError) as error:
+        load(stored)
+    for key in (*lost, "model.encoder.encoder_embeddings.untok_dem@224.mod_emb"):
+        assert key.removeprefix("model.") in str(error.value)
+    assert "head.head.2.bias (7,) instead of (3,)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("model.encoder.encoder.0.attn.qkv.lora_A.default.weight", "merge_and_unload"),
+        ("model.encoder.base_model.model.encoder_norm.weight", "merge_and_unload"),
+        ("model.encoder.encoder.encoder_norm.weight", "one date"),
+    ],
+)
+def test_adapters_and_wrappers_are_refused_by_their_keys(stored, key, told):
+    stored["state_dict"][key] = torch.ones(2)
+    with pytest.raises(WeightsError, match=told) as error:
+        load(stored)
+    assert key.removeprefix("model.") in str(error.value)
+
+
+REFUSED = {
+    "backbone_num_register_tokens": (4, "num_register_tokens 4"),
+    "backbone_use_temporal": (True, "use_temporal"),
+    "backbone_window_size": (7, "window_size"),
+    "backbone_merge_method": ("dict", "merge_method 'dict'"),
+    "backbone_img_size": ("big", "img_size"),
+    "backbone_modalities": (["S2"], "S2"),
+    "backbone_bands": ({"DEM": ["DEM"]}, "DEM"),
+    "decoder": ("ASPPHead", "ASPPHead"),
+    "decoder_channels": ([16, 12], "2 channels for 4 maps"),
+    "decoder_interpolation_mode": ("bicubic", "interpolation_mode"),
+    "decoder_attention_type": ("se", "attention_type 'se'"),
+    "decoder_use_batchnorm": ("layernorm", "use_batchnorm 'layernorm'"),
+    "head_final_act": ("torch.nn.Sigmoid", "final_act"),
+    "head_channel_list": ("64", "channel_list"),
+    "head_dropout": ("much", "dropout"),
+    "necks": ([{"name": "AggregateTokens"}], "AggregateTokens"),
+    "num_classes": (1, "at least two"),
+    "num_outputs": (1, "num_outputs"),
+    "peft_config": ({"method": "LORA"}, "peft_config"),
+    "image_size_out": ([100, 100], "image_size_out"),
+    "rescale": ("no", "rescale"),
+    "novelty": (1, "novelty"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_model_arguments_that_are_not_understood_are_refused_by_name(stored, name):
+    value, told = REFUSED[name]
+    stored["hyper_parameters"]["model_args"][name] = value
+    with pytest.raises(ModelError, match=told):
+        load(stored)
+
+
+NECKS_REFUSED = {
+    "no images": [SELECT],
+    "nothing": [],
+    "too early": [SELECT, LEARNED, RESHAPE],
+    "PermuteDims": [SELECT, RESHAPE, {"name": "PermuteDims", "new_order": [0, 2, 1]}],
+    "exactly 4": [RESHAPE | {"name": "ReshapeTokensToImage"}, SELECT | {"indices": [1]}, LEARNED],
+    "effective_time_dim": [SELECT, RESHAPE | {"effective_time_dim": 3}, LEARNED],
+    "outside": [SELECT | {"indices": [0, 1, 2, 4]}, RESHAPE, LEARNED],
+    "output_ordered_dict": [SELECT, RESHAPE, LEARNED, {"name": "FeaturePyramidNetworkNeck"}],
+    "mode": [SELECT, RESHAPE, {"name": "InterpolateToPyramidal", "mode": "cubic"}],
+    "stride": [SELECT, RESHAPE, {"name": "MaxpoolToPyramidal", "stride": 2}],
+}
+MESSAGES = {"no images": "ReshapeTokensToImage once", "nothing": "ReshapeTokensToImage once"}
+MESSAGES |= {"too early": "must stand after"}
+
+
+@pytest.mark.parametrize("why", NECKS_REFUSED)
+def test_necks_that_cannot_work_are_refused_when_the_model_is_built(why):
+    with pytest.raises(ModelError, match=MESSAGES.get(why, why)):
+        whole_model(necks=NECKS_REFUSED[why])
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"task": "regression"}, "regression"),
+        ({"_class_path": "terratorch.tasks.PixelwiseRegressionTask"}, "PixelwiseRegressionTask"),
+        ({"model_factory": "GenericUnetModelFactory"}, "GenericUnetModelFactory"),
+        ({"model": torch.nn.Identity()}, "<Identity>"),
+    ],
+)
+def test_other_tasks_and_factories_are_refused(stored, told, message):
+    stored["hyper_parameters"] |= told
+    with pytest.raises(ModelError, match=message):
+        load(stored)
+
+
+def test_backbones_that_are_no_encoder_are_refused(stored):
+    args = stored["hyper_parameters"]["model_args"]
+    for name, told in {
+        "terramind_v1_base_generate": "no features to segment",
+        "terramind_v1_base_encdec": "no features to segment",
+        "prithvi_eo_v2_300": "not TerraMind",
+        "terramind_v01_base": "`config`",
+    }.items():
+        args["backbone"] = name
+        with pytest.raises(ModelError, match=told):
+            model.fine_tuned(stored)
+
+
+def test_a_known_backbone_needs_no_config():
+    args = {"backbone": "terratorch_terramind_v1_tiny", "necks": [RESHAPE], "num_classes": 2}
+    args |= {"backbone_modalities": ["DEM"], "decoder": "IdentityDecoder"}
+    with torch.device("meta"):
+        built = segmentation.build_model(
+            "terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder"
+        )
+        content = {"state_dict": built.state_dict(), "hyper_parameters": {"model_args": args}}
+        assert model.fine_tuned(content).architecture.dim == 192

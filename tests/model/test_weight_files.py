@@ -1,0 +1,441 @@
+"""Official files: found where they lie, fetched once, pinned at first use, refused when changed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import WeightsError
+from model.weights import checksums, hub
+
+BASE, LULC, COORDS = (
+    "terramind_v1_base",
+    "terramind_v1_tokenizer_lulc",
+    "terramind_v1_tokenizer_coords",
+)
+FIRST, SECOND = "a" * 40, "b" * 40
+
+
+class Hub:
+    """A stand-in for huggingface_hub that lays files out as its cache does."""
+
+    def __init__(self, cache):
+        self.cache, self.asked, self.error = cache, [], None
+        self.refs = {"main": FIRST}
+        self.files = {FIRST: b"first", SECOND: b"second"}
+
+    def hf_hub_download(self, repo, file, revision=None):
+        self.asked.append((repo, file, revision))
+        if self.error:
+            raise self.error
+        commit = self.refs.get(revision or "main", revision)
+        folder = self.cache / f"models--{repo.replace('/', '--')}"
+        path = folder / "snapshots" / commit / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.files[commit])
+        if commit != revision:
+            (folder / "refs").mkdir(exist_ok=True)
+            (folder / "refs" / (revision or "main")).write_text(commit)
+        return str(path)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TERRAMOSAIC_WEIGHTS", raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def online(tmp_path, monkeypatch):
+    fake = Hub(tmp_path / "cache")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    return fake
+
+
+def put(folder, name, content):
+    place = hub.list_candidate_paths(Path(folder), hub.OFFICIAL_FILES[name])[0]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    return place
+
+
+# --- which files there are -------------------------------------------------------------------
+
+
+def test_every_official_file_has_its_name():
+    sizes = [f"terramind_v1_{s}{v}" for s in ("tiny", "small", "base", "large")
+             for v in ("", "_tim", "_generate")]  # fmt: skip
+    tokenizers = [f"terramind_v1_tokenizer_{m}" for m in
+                  ("s2l2a", "s1grd", "s1rtc", "dem", "lulc", "ndvi", "coords")]  # fmt: skip
+    assert list(hub.OFFICIAL_FILES) == sizes + tokenizers
+    assert len(set(hub.OFFICIAL_FILES.values())) == 11
+    told = hub.OFFICIAL_FILES["terramind_v1_tokenizer_s2l2a"]
+    assert told.repo == "ibm-esa-geospatial/TerraMind-1.0-Tokenizer-S2L2A"
+    assert told.file == "TerraMind_Tokenizer_S2L2A.pt"
+    assert hub.OFFICIAL_FILES[COORDS].file == "config.json"
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+def test_variants_read_the_backbone_s_file(size):
+    one = hub.OFFICIAL_FILES[f"terramind_v1_{size}"]
+    assert (
+        one
+        == hub.OFFICIAL_FILES[f"terramind_v1_{size}_tim"]
+        == hub.OFFICIAL_FILES[f"terramind_v1_{size}_generate"]
+    )
+    assert one.repo == f"ibm-esa-geospatial/TerraMind-1.0-{size}"
+    assert one.file == f"TerraMind_v1_{size}.pt"
+
+
+def test_an_unknown_name_is_told_all_known_ones():
+    with pytest.raises(WeightsError, match="terramind_v1_tokenizer_coords"):
+        hub.fetch_path("terramind_v2_base")
+
+
+def test_looking_needs_no_torch():
+    code = (
+        f"from model.weights import hub; hub.find_official_file({BASE!r}); "
+        "import sys; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- without network -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", hub.OFFICIAL_FILES)
+def test_without_the_library_the_message_says_what_from_where_and_to_which_place(name, home):
+    with pytest.raises(WeightsError) as caught:
+        hub.fetch_path(name)
+    text, wanted = str(caught.value), hub.OFFICIAL_FILES[name]
+    for part in (wanted.file, wanted.repo, wanted.page, "pip install 'terramosaic[hub]'",
+                 f"terramosaic models fetch {name} --to", str(home / "weights")):  # fmt: skip
+        assert part in text
+    assert ("weights: /path/to" in text) == wanted.file.endswith(".pt")
+    place = text.partition("here as ")[2].partition(", where")[0]
+    Path(place).parent.mkdir(parents=True)
+    Path(place).write_bytes(b"x")
+    assert hub.fetch_path(name) == Path(place)
+    # ^ the place that the message names is one that is searched
+
+
+@pytest.mark.parametrize("name", [BASE, LULC, COORDS])
+@pytest.mark.parametrize("where", ["first", "second", "home"])
+def test_weights_folders_are_searched_without_network(tmp_path, home, monkeypatch, name, where):
+    folders = {"first": tmp_path / "one", "second": tmp_path / "two", "home": home / "weights"}
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", f"{folders['first']}:{folders['second']}")
+    assert hub.find_local_file(name) is None
+    place = put(folders[where], name, b"mine")
+    assert hub.find_local_file(name) == hub.fetch_path(name) == place
+
+
+def test_the_first_folder_wins_and_a_converted_file_counts(tmp_path, home, monkeypatch):
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "one"))
+    put(home / "weights", BASE, b"at home")
+    converted = tmp_path / "one" / "TerraMind_v1_base.safetensors"
+    converted.parent.mkdir()
+    converted.write_bytes(b"converted")
+    assert hub.fetch_path(BASE) == converted
+    original = put(tmp_path / "one", BASE, b"original")
+    assert hub.fetch_path(BASE) == original
+    assert len(checksums.read_pins()) == 2
+    # ^ other bytes under another name: each has its own pin
+
+
+def test_the_hub_s_cache_is_read_without_its_library(online, monkeypatch):
+    path = hub.fetch_path(BASE)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert hub.fetch_path(BASE) == path
+    (checksums.home_dir() / "weights.json").unlink()
+    assert hub.fetch_path(BASE) == path
+    assert (
+        checksums.read_pins()[f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"][
+            "main"
+        ].commit
+        == FIRST
+    )
+
+
+def test_a_home_in_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("TERRAMOSAIC_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert checksums.home_dir() == tmp_path / "terramosaic"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert checksums.home_dir() == Path.home() / ".cache" / "terramosaic"
+
+
+# --- pinned at first use ---------------------------------------------------------------------
+
+
+def test_the_first_use_is_written_down(online, home):
+    found = hub.fetch(BASE)
+    assert found.is_newly_pinned
+    assert online.asked == [(hub.OFFICIAL_FILES[BASE].repo, "TerraMind_v1_base.pt", None)]
+    book = json.loads((home / "weights.json").read_text())
+    sha256 = hashlib.sha256(b"first").hexdigest()
+    assert book == {
+        "ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt": {
+            "main": {"sha256": sha256, "bytes": 5, "commit": FIRST}
+        }
+    }
+    again = hub.fetch(BASE)
+    assert not again.is_newly_pinned
+    assert again.pin == found.pin
+    assert len(online.asked) == 1
+
+
+def test_variants_share_file_and_pin(online):
+    assert hub.fetch(BASE).is_newly_pinned
+    assert not hub.fetch(f"{BASE}_generate").is_newly_pinned
+    assert len(online.asked) == 1
+
+
+def test_a_new_version_on_the_hub_changes_nothing_until_it_is_asked_for(online):
+    path = hub.fetch_path(BASE)
+    online.refs["main"] = SECOND
+    assert hub.fetch_path(BASE) == path
+    path.unlink()
+    assert hub.fetch_path(BASE).read_bytes() == b"first"
+    assert online.asked[-1][2] == FIRST
+    # ^ the pinned commit is asked for, not the branch
+    renewed = hub.fetch(BASE, renew=True)
+    assert renewed.is_newly_pinned
+    assert renewed.path.read_bytes() == b"second"
+    assert hub.fetch_path(BASE) == renewed.path
+
+
+def test_a_revision_has_its_own_pin(online, tmp_path, monkeypatch):
+    online.refs["v2"] = SECOND
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "hand"))
+    put(tmp_path / "hand", BASE, b"by hand")
+    assert hub.fetch_path(BASE).read_bytes() == b"by hand"
+    assert hub.fetch_path(BASE, "v2").read_bytes() == b"second"
+    assert hub.fetch_path(BASE, FIRST).read_bytes() == b"first"
+    assert [asked[2] for asked in online.asked] == ["v2", FIRST]
+    labels = checksums.read_pins()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
+    assert {label: pin.commit for label, pin in labels.items()} == {
+        "main": None, "v2": SECOND, FIRST: FIRST
+    }  # fmt: skip
+
+
+def test_a_tag_that_moves_is_not_followed(online):
+    online.refs["v2"] = SECOND
+    path = hub.fetch_path(BASE, "v2")
+    path.unlink()
+    online.refs["v2"] = FIRST
+    assert hub.fetch_path(BASE, "v2").read_bytes() == b"second"
+
+
+@pytest.mark.parametrize("where", ["cache", "folder"])
+def test_a_changed_file_is_refused_with_what_to_do(online, home, where):
+    path = hub.fetch_path(BASE) if where == "cache" else put(home / "weights", BASE, b"mine")
+    old = hub.fetch(BASE).pin.sha256
+    path.write_bytes(b"other bytes")
+    with pytest.raises(WeightsError) as caught:
+        hub.fetch_path(BASE)
+    text = str(caught.value)
+    for part in (str(path), old, hashlib.sha256(b"other bytes").hexdigest(), "weights.json",
+                 f"models fetch {BASE}", "--renew"):  # fmt: skip
+        assert part in text
+    path.unlink()
+    if where == "cache":
+        assert hub.fetch_path(BASE) == path
+    else:
+        put(home / "weights", BASE, b"trusted now")
+        assert hub.fetch(BASE, renew=True).is_newly_pinned
+        assert hub.fetch_path(BASE).read_bytes() == b"trusted now"
+
+
+def test_a_file_put_by_hand_must_be_the_one_that_was_fetched(online, home):
+    hub.fetch_path(BASE)
+    place = put(home / "weights", BASE, b"another")
+    with pytest.raises(WeightsError, match="pinned since their first use"):
+        hub.fetch_path(BASE)
+    place.write_bytes(b"first")
+    assert hub.fetch_path(BASE) == place
+
+
+def test_a_download_must_be_what_was_put_by_hand_before(online, home):
+    place = put(home / "weights", BASE, b"from a colleague")
+    hub.fetch_path(BASE)
+    place.unlink()
+    with pytest.raises(WeightsError, match="pinned since their first use"):
+        hub.fetch_path(BASE)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {"main": {"sha": 1}}}', "null"])
+def test_damaged_pins_are_told(home, text):
+    home.mkdir()
+    (home / "weights.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"weights\.json.*damaged"):
+        hub.fetch_path(BASE)
+
+
+def test_a_home_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path))
+    put(tmp_path, BASE, b"x")
+    with pytest.raises(WeightsError, match="set TERRAMOSAIC_HOME"):
+        hub.fetch_path(BASE)
+
+
+def _use(folder, name, queue):
+    put(Path(folder), name, name.encode())
+    queue.put(hub.fetch(name).pin.sha256)
+
+
+def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path))
+    names = [name for name in hub.OFFICIAL_FILES if not name.endswith(("_tim", "_generate"))]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    workers = [context.Process(target=_use, args=(str(tmp_path), name, queue)) for name in names]
+    for worker in workers:
+        worker.start()
+    written = {queue.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join(timeout=60)
+    assert len(written) == len(names)
+    assert {
+        pin.sha256 for labels in checksums.read_pins().values() for pin in labels.values()
+    } == written
+
+
+def test_the_pin_of_who_came_first_stands(online, monkeypatch):
+    """Two processes use a file for the first time, and it is not the same to both."""
+    other = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
+    key = f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"
+    seen = iter([{}, {key: {"main": other}}])
+    monkeypatch.setattr(checksums, "read_pins", lambda: next(seen))
+    with pytest.raises(WeightsError, match="0000"):
+        hub.fetch_path(BASE)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({f"{w.repo}/{w.file}" for w in hub.OFFICIAL_FILES.values()})),
+        st.dictionaries(
+            st.text(min_size=1, max_size=9),
+            st.builds(
+                checksums.Pin,
+                sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+                bytes=st.integers(0, 2**40),
+                commit=st.none() | st.just(FIRST),
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        max_size=3,
+    )
+)
+def test_pins_come_back_as_they_were_written(tmp_path_factory, book):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERRAMOSAIC_HOME", str(tmp_path_factory.mktemp("home")))
+        for key, labels in book.items():
+            for label, pin in labels.items():
+                assert checksums.record_pin(key, label, pin, renew=False) == pin
+        assert checksums.read_pins() == book
+
+
+# --- the hub refuses -------------------------------------------------------------------------
+
+
+needs_library = pytest.mark.skipif(
+    not importlib.util.find_spec("huggingface_hub"), reason="huggingface_hub is an extra"
+)
+
+REAL = """
+import json, sys
+from huggingface_hub import errors, try_to_load_from_cache
+from model.weights import hub
+from model.errors import WeightsError
+known = {name: [kind.__name__ for kind in getattr(errors, name).__mro__] for name in hub._REMEDY}
+wanted = hub.HUB["terramind_v1_base"]
+found = try_to_load_from_cache(wanted.repo, wanted.file)
+try:
+    hub.from_hub("terramind_v1_tokenizer_lulc")
+except WeightsError as error:
+    told = str(error)
+print(json.dumps({"known": known, "found": found, "told": told}))
+"""
+
+
+@needs_library
+def test_the_real_library_agrees_about_its_cache_and_its_errors(online):
+    path = hub.fetch_path(BASE)
+    done = subprocess.run(
+        [sys.executable, "-c", REAL],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    assert told["found"] == str(path)
+    assert "RepositoryNotFoundError" in told["known"]["GatedRepoError"]
+    assert "EntryNotFoundError" in told["known"]["LocalEntryNotFoundError"]
+    assert "cannot fetch TerraMind_Tokenizer_LULC.pt" in told["told"]
+    assert "cannot be reached from here; LocalEntryNotFoundError" in told["told"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("GatedRepoError", "accept the terms on its page, then log in with `hf auth login`"),
+        ("RepositoryNotFoundError", "or it is private"),
+        ("RevisionNotFoundError", "no such revision"),
+        ("EntryNotFoundError", "no such file at this revision"),
+        ("LocalEntryNotFoundError", "cannot be reached from here; LocalEntryNotFoundError: no"),
+        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE forbids to ask; OfflineModeIsEnabled: no"),
+        ("ProxyError", "(ProxyError: no route to host)"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_the_way_out(online, kind, says):
+    bases = {
+        "GatedRepoError": (type("RepositoryNotFoundError", (Exception,), {}),),
+        "LocalEntryNotFoundError": (type("EntryNotFoundError", (Exception,), {}),),
+    }
+    online.error = type(kind, bases.get(kind, (Exception,)), {})("no route to host\nmore lines")
+    with pytest.raises(WeightsError) as caught:
+        hub.fetch_path(LULC, "v1")
+    text = str(caught.value)
+    for part in (says, "no route to host", hub.OFFICIAL_FILES[LULC].page):
+        assert part in text
+    assert "more lines" not in text
+    assert checksums.read_pins() == {}
+
+
+# --- carried elsewhere -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [BASE, COORDS])
+def test_a_copy_lies_where_it_is_looked_for(online, tmp_path, monkeypatch, name):
+    found = hub.fetch(name)
+    place = hub.copy_file(name, found.path, tmp_path / "stick")
+    assert place.read_bytes() == b"first"
+    assert hub.copy_file(name, place, tmp_path / "stick") == place
+    assert not list((tmp_path / "stick").rglob("*.part"))
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "stick"))
+    assert hub.fetch_path(name) == place
+
+
+def test_a_converted_file_is_copied_under_its_own_name(home, tmp_path):
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / "TerraMind_v1_base.safetensors").write_bytes(b"converted")
+    place = hub.copy_file(BASE, hub.fetch_path(BASE), tmp_path)
+    assert place == tmp_path / "TerraMind_v1_base.safetensors"

@@ -1,0 +1,112 @@
+"""What is said to be fetched for a grid is what a server is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rasterio.enums import Resampling
+from rasterio.shutil import copy
+
+from pipeline.grid.grid import Grid
+from pipeline.reading import block_reads, raster_reader
+from pipeline.reading.block_reads import RasterLayout
+from tests.faults.server import serving
+from tests.support import worlds
+
+HEIGHT, WIDTH = 1536, 2560
+SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory):
+    """Serve a raster without compression, in blocks of the usual side."""
+    folder = tmp_path_factory.mktemp("blocks")
+    values = np.random.default_rng(1).integers(1, 60_000, (HEIGHT, WIDTH)).astype(np.uint16)
+    first = worlds.raster(folder / "first.tif", values)
+    options = {"compress": "none", "blocksize": block_reads.BLOCK_SIZE, "overviews": "none"}
+    copy(first, folder / "cog.tif", driver="COG", **options)
+    with serving(folder) as running:
+        yield running
+
+
+def _asked(web, grid, resampling):
+    web.forget()
+    options = {"resampling": resampling, "dtype": np.uint16, "fill_value": 0}
+    raster_reader.read(f"{web.address}/cog.tif", SOURCE, grid, **options)
+    return web.sent, web.requests
+
+
+def _grid(row, column, height, width, *, size=10.0, epsg=worlds.EPSG):
+    left, top = worlds.LEFT + 10 * column, worlds.TOP - 10 * row
+    return Grid(epsg=epsg, resolution=size, left=left, top=top, height=height, width=width)
+
+
+RASTER = RasterLayout(
+    epsg=worlds.EPSG,
+    transform=(10.0, 0.0, worlds.LEFT, 0.0, -10.0, worlds.TOP),
+    shape=(HEIGHT, WIDTH),
+    is_picked=True,
+)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        _grid(0, 0, 100, 100),
+        _grid(500, 500, 600, 600),
+        _grid(512, 1024, 512, 512),
+        _grid(-300, -300, 700, 700),
+        _grid(600, 0, 512, WIDTH),
+        _grid(1000, 2000, 2000, 2000),
+        _grid(500, 500, 50, 50, size=100.0),
+    ],
+    ids=["corner", "across", "one", "outside", "whole-rows", "end", "coarse"],
+)
+def test_blocks_of_the_grid_s_own_system_are_known(web, grid):
+    pixels, requests = block_reads.estimate_block_reads(RASTER, grid)
+    sent, asked = _asked(web, grid, Resampling.nearest)
+    assert asked == requests
+    assert sent == pytest.approx(2 * pixels + block_reads.HEADER_BYTES, rel=0.01)
+    assert pixels >= min(grid.height * grid.width, 100 * 100)
+
+
+def test_beside_a_raster_only_its_header_is_read(web):
+    grid = _grid(5000, 5000, 100, 100)
+    assert block_reads.estimate_block_reads(RASTER, grid) == (0, 1)
+    assert _asked(web, grid, Resampling.nearest)[1] == 1
+
+
+@pytest.mark.parametrize("side", [200, 700, 1200])
+def test_warped_blocks_are_about_known(web, side):
+    """Where they begin is not, so each side has one more."""
+    grid = _grid(300.5, 300.5, side // 2, side // 2, size=20.0)
+    warped = RasterLayout(
+        epsg=RASTER.epsg, transform=RASTER.transform, shape=RASTER.shape, is_picked=False
+    )
+    pixels, requests = block_reads.estimate_block_reads(warped, grid)
+    sent, asked = _asked(web, grid, Resampling.bilinear)
+    assert asked / 2 <= requests <= 2 * asked
+    assert sent / 2 <= 2 * pixels + block_reads.HEADER_BYTES <= 2.5 * sent
+
+
+def test_a_raster_that_is_not_described_is_one_of_the_grid_s_pixels():
+    grid = _grid(0, 0, 512, 1024)
+    pixels, requests = block_reads.estimate_block_reads(
+        RasterLayout(epsg=None, transform=None, shape=None, is_picked=True), grid
+    )
+    assert (pixels, requests) == (1024 * 1536, 3)
+
+
+def test_another_system_is_measured_in_metres():
+    step = 1 / 3600
+    heights = RasterLayout(
+        epsg=4326,
+        transform=(step, 0.0, 12.0, 0.0, -step, 37.0),
+        shape=(3600, 3600),
+        is_picked=False,
+    )
+    grid = _grid(0, 0, 1024, 1024)
+    pixels, requests = block_reads.estimate_block_reads(heights, grid)
+    side = 1280 * 10 / 30.9 + 512
+    assert pixels == pytest.approx(side**2, rel=0.25)
+    assert requests == 1 + 2 * 2

@@ -1,0 +1,261 @@
+"""The frozen plan: what decides a product's identity, and what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import shapely
+
+from catalogs.errors import InvalidInputError
+from catalogs.snapshot import Snapshot
+from pipeline import cost_model
+from pipeline.grid import grid, window_lattice
+from pipeline.plan.plan import Plan, hash_json, to_geojson
+from pipeline.plan.recipe import ModelSpec, Recipe
+from tests.support import worlds
+from tests.support.fakes import Brightness, Painter, Patches, Several
+
+RECIPE = Recipe(
+    inputs=("S2L2A",),
+    clear_scl=(4, 5),
+    dilate_m=0.0,
+    method="median",
+    stride=20,
+    margin=2,
+    probabilities=False,
+    composites=True,
+)
+MODEL = ModelSpec(
+    name="fake",
+    digest="d" * 64,
+    window=32,
+    inputs={"S2L2A": ("B02",)},
+    precision="fp32",
+    batch=4,
+    answers=(*Brightness.answers,),
+)
+FEATURES = dataclasses.replace(MODEL, answers=(*Patches.answers,))
+NDVI = dataclasses.replace(MODEL, answers=(*Painter.answers,))
+SEVERAL = dataclasses.replace(MODEL, answers=(*Several.answers,))
+
+
+def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
+    """Plan some scenes of random pixels."""
+    rng = np.random.default_rng(5)
+    made = tuple(
+        worlds.optical(
+            folder,
+            f"scene-{number}",
+            {"B02": rng.integers(1, 8000, (size, size)).astype(np.uint16)},
+            rng.choice([4, 9], (size // 2, size // 2), p=[0.9, 0.1]).astype(np.uint8),
+            when=f"2024-06-{number + 1:02d}T10:00:00+00:00",
+        )
+        for number in range(scenes)
+    )
+    box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
+    back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
+    region = shapely.transform(box, back.transform, interleaved=False)
+    cell, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
+    steps = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
+    whole = grid.build_covering_grid(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
+    return Plan(
+        name="test",
+        period=("2024-06-01", "2024-06-30"),
+        region=to_geojson(region),
+        grids=(whole.refine(coarsest // cell),),
+        tile_size=tile // cell,
+        snapshot=Snapshot(scenes=made),
+        recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
+        model=model,
+        job={"output": {"path": str(folder)}, "model": {}, "execution": {}},
+    )
+
+
+def test_a_plan_survives_its_file(tmp_path):
+    plan = make(tmp_path)
+    plan.write(tmp_path / "plan.json")
+    again = Plan.read(tmp_path / "plan.json")
+    assert again.digest == plan.digest
+    assert [again.tile_key(tile) for tile in again.tiles] == [
+        plan.tile_key(tile) for tile in plan.tiles
+    ]
+
+
+@pytest.mark.parametrize(
+    "model", [FEATURES, NDVI, SEVERAL], ids=["embedding", "generate", "several"]
+)
+def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
+    plan = make(tmp_path, model=model)
+    plan.write(tmp_path / "plan.json")
+    again = Plan.read(tmp_path / "plan.json")
+    assert again.model == model
+    assert again.digest == plan.digest != make(tmp_path).digest
+
+
+def test_a_model_survives_json():
+    for model in (MODEL, FEATURES, NDVI, SEVERAL):
+        assert ModelSpec.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    assert SEVERAL.primary_output.layer == "land_cover"
+
+
+def test_cells_are_whole_patches_of_the_windows(tmp_path):
+    plan = make(tmp_path, model=FEATURES)
+    assert plan.grid.resolution == 80.0
+    assert plan.lattice == window_lattice.Lattice(window=32, stride=24, context_width=0)
+    for tile in plan.tiles:
+        context, area = plan.context_grid(tile), plan.pixel_grid(plan.tile_grid(tile))
+        assert context.resolution == area.resolution == 10.0
+        assert [index % 8 for index in (*context.origin_index(), *area.origin_index())] == [0] * 4
+        assert context.height % 8 == context.width % 8 == 0
+    beside = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
+    with pytest.raises(ValueError, match="begin and step by 8 px"):
+        dataclasses.replace(plan, grids=(beside,))
+    with pytest.raises(ValueError, match="begin and step by 8 px"):
+        dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, stride=20))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "crops"}, "unknown task"),
+        ({"task": "generate"}, "which modality"),
+        ({"class_names": ()}, "no names"),
+        ({"cell": 5}, "whole cells"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.primary_output, **change),))
+
+
+@pytest.mark.parametrize(("count", "message"), [(0, "for nothing"), (2, "each thing once")])
+def test_a_model_is_asked_for_each_thing_once(count, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(MODEL, answers=MODEL.answers * count)
+
+
+def test_paths_do_not_enter_the_digest(tmp_path):
+    assert make(tmp_path / "a").digest == make(tmp_path / "elsewhere").digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tile": 64},
+        {"period": ("2024-06-01", "2024-06-29")},
+        {"recipe": dataclasses.replace(RECIPE, dilate_m=20.0)},
+        {"model": dataclasses.replace(MODEL, digest="e" * 64)},
+        {"model": dataclasses.replace(MODEL, batch=8)},
+        {"snapshot": Snapshot(scenes=())},
+    ],
+)
+def test_whatever_decides_a_pixel_changes_the_digest(tmp_path, change):
+    plan = make(tmp_path)
+    assert dataclasses.replace(plan, **change).digest != plan.digest
+
+
+def test_where_it_goes_does_not_change_the_digest(tmp_path):
+    plan = make(tmp_path)
+    assert dataclasses.replace(plan, job={"output": {"path": "/other"}}).digest == plan.digest
+
+
+def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
+    plan = make(tmp_path)
+    small = worlds.optical(
+        tmp_path,
+        "small",
+        {"B02": np.ones((4, 4), np.uint16)},
+        left=worlds.LEFT + 600,
+        top=worlds.TOP - 600,
+        when="2024-06-20T10:00:00+00:00",
+    )
+    more = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
+    changed = {tile.id for tile in plan.tiles if plan.tile_key(tile) != more.tile_key(tile)}
+    assert "r000c000" not in changed
+    assert changed
+    for tile in plan.tiles:
+        touched = "small" in {scene.id for scene in more.tile_scenes(tile)}
+        assert touched == (tile.id in changed)
+
+
+def test_an_edited_plan_is_refused(tmp_path):
+    path = tmp_path / "plan.json"
+    make(tmp_path).write(path)
+    values = json.loads(path.read_text())
+    values["recipe"]["dilate_m"] = 500.0
+    path.write_text(json.dumps(values))
+    with pytest.raises(InvalidInputError, match="edited"):
+        Plan.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"plan": 1}'])
+def test_what_is_no_plan_is_refused(tmp_path, text):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError):
+        Plan.read(path)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "", "a/b", ".hidden"])
+def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
+    path = tmp_path / "plan.json"
+    make(tmp_path).write(path)
+    values = json.loads(path.read_text())
+    values["name"] = name
+    del values["sha256"]
+    path.write_text(json.dumps({**values, "sha256": hash_json(values)}))
+    with pytest.raises(InvalidInputError, match="folder"):
+        Plan.read(path)
+
+
+def test_the_estimate_knows_what_is_asked_for(tmp_path):
+    ndvi = make(tmp_path, model=NDVI)
+    slow = dataclasses.replace(ndvi, job={**ndvi.job, "model": {"timesteps": 10}})
+    plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
+    found = [cost_model.estimate_cost(plan, workers=1) for plan in plans]
+    seconds = [one.seconds for one in found]
+    assert seconds == sorted(set(seconds))
+    answers = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
+    wide = dataclasses.replace(FEATURES, answers=answers)
+    coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
+    memory = [
+        cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (coarse, many)
+    ]
+    width = max(coarse.context_grid(tile).width for tile in coarse.tiles)
+    sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile_size**2
+    assert memory[1] - memory[0] == pytest.approx((768 - 3) * (sums + stored), rel=1e-3)
+
+
+def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
+    """Only the stored layers of a tile do: strips and windows come and go."""
+    small, tall = make(tmp_path), make(tmp_path)
+    tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
+    found = [cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"job": None},
+        {"job": {"execution": {"workers": -5}}},
+        {"proof": {"agrees": 99}},
+        {"doubts": [{"note": "none"}]},
+        {"format": 99},
+        {"tiles": []},
+        {"more": 1},
+        {"period": ["2024-05-02", "2024-05-31"]},
+    ],
+    ids=str,
+)
+def test_an_edited_plan_is_refused_whatever_was_edited(tmp_path, edit):
+    path = tmp_path / "plan.json"
+    plan = make(tmp_path)
+    plan.write(path)
+    assert Plan.read(path) == plan
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    with pytest.raises(InvalidInputError, match=r"plan\.json: .*edited"):
+        Plan.read(path)

@@ -1,0 +1,505 @@
+"""The STAC item, the collection and the report: valid, complete, and silent about this machine."""
+
+import base64
+import datetime as dt
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+
+from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.scene_selection import RejectedScene
+from pipeline.grid.grid import Grid
+from pipeline.plan import layers
+from pipeline.product import descriptions, stac_collection, stac_item
+from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
+from pipeline.quality.accuracy import AccuracyMetrics
+from pipeline.report import quicklook, rendering, report
+from pipeline.runtime import atomic_files
+from pipeline.storage import cog, styles
+from tests.support import stac
+
+GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
+RING = [[9.0, 56.5], [9.1, 56.5], [9.1, 56.6], [9.0, 56.6], [9.0, 56.5]]
+PLAN = "9c" * 32
+
+
+def scene(name, modality="S2L2A", *, scl=True, folder="/data/catalog"):
+    bands = {"S2L2A": ["B02", "B03", "B04"], "S1RTC": ["VV", "VH"], "DEM": ["DEM"]}[modality]
+    bands += ["SCL"] if scl and modality == "S2L2A" else []
+    radiometry = Radiometry(scale=1.0, offset=0.0, unit="m")
+    return Scene(
+        id=name,
+        collection=modality.lower(),
+        provider="demo",
+        modality=modality,
+        datetime=None if modality == "DEM" else dt.datetime(2024, 6, 3, 10, 30, tzinfo=dt.UTC),
+        footprint={"type": "Polygon", "coordinates": [RING]},
+        bbox=(9.0, 56.5, 9.1, 56.6),
+        assets={
+            band: Asset(band=band, href=f"{folder}/{name}/{band}.tif", radiometry=radiometry)
+            for band in bands
+        },
+    )
+
+
+def values_of(layer, bands):
+    random = np.random.default_rng(4)
+    shape = (len(bands), GRID.height, GRID.width)
+    if layer.has_legend:
+        found = random.choice([1, 2, 5, 7, 11], shape).astype("uint8")
+        found[:, :9] = 0
+        return found
+    if layer.dtype == "float32":
+        found = random.normal(size=shape).astype("float32")
+        found[:, 0] = np.nan
+        return found
+    found = random.integers(0, 101, shape).astype(layer.dtype)
+    found[:, :5] = layer.fill_value
+    return found
+
+
+BANDS = {
+    "probabilities": ("water", "trees", "crops", "built", "rangeland"),
+    "composite_S2L2A": ("B02", "B03", "B04"),
+    "composite_S1RTC": ("VV_ascending", "VH_ascending"),
+}
+NAMES = [layer.name for layer in layers.LAYERS if layer.bands or layer.name in BANDS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("out") / "jutland" / "2024-05-01_2024-09-30"
+
+
+@pytest.fixture(scope="module")
+def product(folder):
+    stem = PLAN[:12]
+    rasters = []
+    for name in NAMES:
+        layer = layers.get(name)
+        bands = layer.band_names(BANDS.get(name, ()))
+        values = values_of(layer, bands)
+        href = f"{stem}/32632/{name}.tif"
+        info = cog.write_cog(
+            folder / href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
+        )
+        raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
+        rasters.append(raster)
+    style = folder / stem / "32632" / "land_cover.qml"
+    atomic_files.write_atomic(style, styles.qml().encode())
+    (folder / stem / "cube.zarr").mkdir()
+    documents = [
+        Document.from_path(style, item_dir=folder, kind="style"),
+        Document.from_path(folder / stem / "cube.zarr", item_dir=folder, kind="zarr"),
+    ]
+    return Product(
+        name="jutland",
+        title="Jutland <north>",
+        start=dt.date(2024, 5, 1),
+        end=dt.date(2024, 9, 30),
+        created=dt.datetime(2026, 11, 20, 12, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+        region={"type": "Polygon", "coordinates": (tuple(map(tuple, RING)),)},
+        bbox=(9.0, 56.5, 9.1, 56.6),
+        grids=(GRID,),
+        rasters=tuple(rasters),
+        documents=tuple(documents),
+        scenes=(scene("S2A_one"), scene("S2B two", scl=False), scene("dem", "DEM")),
+        refused=(
+            RejectedScene(id="S2A_old", reason="cannot open /data/catalog/x/B02.tif"),
+            RejectedScene(
+                id="S2A_far", reason="see https://example.org/a/B02.tif?sig=SECRET for it"
+            ),
+        ),
+        provenance=Provenance(
+            plan_digest=PLAN,
+            model="demo",
+            model_digest="ab" * 32,
+            s2_convention="offset-free",
+            version="0.1.0",
+            software={"numpy": "2.4.6"},
+            recipe={"inputs": ("S2L2A", "DEM"), "dilate_m": 40.0},
+        ),
+        accuracy=AccuracyMetrics(
+            overall=0.91, macro_f1=0.84, n=4000, f1={"water": 0.95, "crops": 0.8}
+        ),
+        accuracy_reference="the country's truth",
+        notices=(("Sentinel data legal notice", "https://sentinels.copernicus.eu/notice"),),
+    )
+
+
+@pytest.fixture(scope="module")
+def validator():
+    return stac.validator()
+
+
+def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
+    stac.check(stac_item.build_item(product), validator)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("properties", "proj:shape"), [60]),
+        (("properties", "processing:software"), {"numpy": 2}),
+        (("properties", "datetime"), "yesterday"),
+        (("assets", "confidence", "file:size"), -1),
+        (("assets", "confidence", "raster:bands"), [{"data_type": "uint7"}]),
+        (("assets", "land_cover", "classification:classes"), [{"value": 1}]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_the_validation_would_notice(product, validator, path, value):
+    document = json.loads(json.dumps(stac_item.build_item(product)))
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises((pystac.STACValidationError, ValueError)):
+        stac.check(document, validator)
+
+
+def test_the_item_says_what_the_files_hold(product, folder):
+    document = stac_item.build_item(product)
+    assert document["id"] == "jutland_2024-05-01_2024-09-30"
+    assert document["properties"]["datetime"] is None
+    assert document["properties"]["start_datetime"] == "2024-05-01T00:00:00Z"
+    assert document["properties"]["end_datetime"] == "2024-09-30T23:59:59Z"
+    assert document["properties"]["created"] == "2026-11-20T11:00:00Z"
+    for name in NAMES:
+        asset = document["assets"][name]
+        path = folder / asset["href"]
+        assert asset["file:checksum"] == "1220" + atomic_files.sha256(path)
+        assert asset["file:size"] == path.stat().st_size
+        with rasterio.open(path) as source:
+            assert asset["proj:code"] == f"EPSG:{source.crs.to_epsg()}"
+            assert asset["proj:shape"] == list(source.shape)
+            assert asset["proj:transform"] == list(source.transform)[:6]
+            assert [band["name"] for band in asset["bands"]] == list(source.descriptions)
+            band = asset["raster:bands"][0]
+            assert band["data_type"] == source.dtypes[0]
+            assert str(band["nodata"]) == str(source.nodata) or band["nodata"] == source.nodata
+            assert band.get("scale", 1.0) == source.scales[0]
+            valid = source.read(1, masked=True).compressed()
+            assert band["statistics"]["minimum"] == valid.min()
+            assert band["statistics"]["maximum"] == valid.max()
+
+
+def test_pystac_reads_projection_and_classes(product):
+    item = pystac.Item.from_dict(stac_item.build_item(product))
+    assert item.ext.proj.epsg == 32632
+    asset = item.assets["land_cover"]
+    assert asset.media_type == pystac.MediaType.COG
+    read = [entry.value for entry in asset.ext.classification.classes]
+    assert read == [0, 1, 2, 4, 5, 7, 8, 9, 10, 11]
+
+
+def test_only_extensions_that_are_used_are_declared(product):
+    bare = replace(product, rasters=(), documents=())
+    assert stac_item.build_item(bare)["stac_extensions"] == [
+        stac_item.PROCESSING,
+        stac_item.PROJECTION,
+    ]
+    assert len(stac_item.build_item(product)["stac_extensions"]) == 5
+
+
+def test_links_lead_up_and_to_every_input(product):
+    links = stac_item.build_item(product)["links"]
+    assert [link["href"] for link in links if link["rel"] == "derived_from"] == [
+        "S2A_one",
+        "S2B%20two",
+        "dem",
+    ]
+    assert {link["rel"] for link in links} == {*("parent", "collection", "derived_from", "license")}
+
+
+def test_what_went_in_and_what_did_not_is_told(product):
+    values = stac_item.build_item(product)["properties"]
+    assert values["terramosaic:plan"] == PLAN
+    assert values["terramosaic:inputs_without_scl"] == ["S2B two"]
+    assert any("treated as clear" in note for note in values["terramosaic:notes"])
+    assert [entry["id"] for entry in values["terramosaic:scenes"]] == ["S2A_one", "S2B two", "dem"]
+    assert values["terramosaic:s2_convention"] == "offset-free"
+    assert values["terramosaic:accuracy"]["overall"] == 0.91
+    assert "terramosaic:partial" not in values
+
+
+def test_a_partial_product_declares_its_holes(product, validator):
+    partial = replace(product, missing_tiles=(MissingTile(tile="0003_0001", reason="unreadable"),))
+    document = stac_item.build_item(partial)
+    stac.check(document, validator)
+    assert document["properties"]["terramosaic:partial"] is True
+    assert document["properties"]["terramosaic:holes"] == [
+        {"tile": "0003_0001", "reason": "unreadable"}
+    ]
+    assert any("partial" in note for note in descriptions.list_limitations(partial))
+
+
+def test_nothing_of_this_machine_and_no_secret_is_published(product, folder):
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    for text in (
+        json.dumps(stac_item.build_item(product)),
+        report.render_report(product, pictures),
+    ):
+        assert "/data/" not in text
+        assert "SECRET" not in text
+        assert str(folder) not in text
+        assert str(Path.home()) + "/" not in text
+    assert (
+        descriptions.redact_message("cannot open /data/catalog/x/B02.tif: gone")
+        == "cannot open B02.tif: gone"
+    )
+    assert (
+        descriptions.redact_message("read https://a.org/b/c.tif?x=1 now")
+        == "read https://a.org/b/c.tif now"
+    )
+    assert descriptions.redact_message("file:///srv/a/b.tif") == "b.tif"
+    assert descriptions.redact_message("12/40 pixels, m/s") == "12/40 pixels, m/s"
+
+
+@pytest.mark.parametrize("href", ["/srv/x.tif", "../x.tif", "https://a.org/x.tif", "C:\\x.tif"])
+def test_an_asset_elsewhere_is_refused(product, href):
+    with pytest.raises(ValueError, match="relative path"):
+        replace(product.rasters[0], href=href)
+    with pytest.raises(ValueError, match="relative path"):
+        Document(key="report", kind="report", href=href)
+
+
+def test_impossible_products_are_refused(product):
+    for change, message in (
+        ({"end": dt.date(2024, 4, 1)}, "ends before it begins"),
+        ({"created": product.created.replace(tzinfo=None)}, "time zone"),
+        ({"rasters": product.rasters * 2}, "come twice"),
+        ({"grids": ()}, "at least one grid"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(product, **change)
+
+
+def test_two_grids_keep_their_projections_apart(product, validator):
+    other = replace(GRID, epsg=32633)
+    first = product.rasters[0]
+    rasters = (
+        replace(first, key="land_cover_32632"),
+        replace(first, key="land_cover_32633", grid=other),
+    )
+    document = stac_item.build_item(replace(product, grids=(GRID, other), rasters=rasters))
+    stac.check(document, validator)
+    assert document["properties"]["proj:code"] is None
+    assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
+
+
+def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_path):
+    later = replace(product, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
+    moved = replace(later, bbox=(8.0, 56.0, 9.0, 57.0))
+    for entry in (moved, product):
+        atomic_files.write_json(tmp_path / entry.folder / "item.json", stac_item.build_item(entry))
+    document = stac_collection.build_collection(
+        stac_collection.read_items(tmp_path), title="Jutland", license="other"
+    )
+    stac.check(document, validator)
+    assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
+    assert document["extent"]["temporal"]["interval"] == [
+        ["2024-05-01T00:00:00Z", "2025-09-30T23:59:59Z"]
+    ]
+    items = [link["href"] for link in document["links"] if link["rel"] == "item"]
+    assert items == [f"./{entry.folder}/item.json" for entry in (product, moved)]
+    atomic_files.write_json(tmp_path / "collection.json", document)
+    opened = pystac.Collection.from_file(tmp_path / "collection.json")
+    assert [item.id for item in opened.get_items()] == [product.id, moved.id]
+    assert all(item.get_parent().id == "jutland" for item in opened.get_items())
+    with pytest.raises(ValueError, match="of one product"):
+        stac_collection.build_collection([], title="Jutland", license="other")
+
+
+class Outline(HTMLParser):
+    """Collects tags, texts and sources, and checks that tags close in order."""
+
+    VOID = ("meta", "img", "line", "rect")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.sources, self.texts = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.sources += [values[key] for key in ("src", "href") if key in values]
+        if tag == "img":
+            assert values["alt"]
+        if tag not in ("meta", "img", "line"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def pictures_of(product, folder):
+    paths = {raster.key: folder / raster.href for raster in product.rasters}
+    thumbnails = {
+        name: rendering.read_thumbnail(paths[name], layers.get(name), 760)
+        for name in ("land_cover", "observations", "confidence")
+    }
+    view = quicklook.layout_land_cover(
+        thumbnails["land_cover"],
+        quicklook.ObservedLayers(observations=thumbnails["observations"]),
+        quicklook.Heading(title=product.title, subtitle="x"),
+    )
+    return report.ReportImages(
+        quicklook=quicklook.render_png(view),
+        confidence=rendering.encode_png(
+            rendering.apply_ramp(thumbnails["confidence"], "confidence", 0, 100)
+        ),
+        observations=rendering.encode_png(
+            rendering.apply_ramp(thumbnails["observations"], "count", 0, 100)
+        ),
+        max_observations=100,
+    )
+
+
+def test_the_report_is_one_whole_page(product, folder):
+    text = report.render_report(product, pictures_of(product, folder))
+    outline = Outline(text)
+    assert "script" not in outline.tags
+    assert outline.tags.count("img") == 3
+    assert "svg" in outline.tags
+    for source in outline.sources:
+        assert source.startswith(("data:image/png;base64,", "https://sentinels.copernicus.eu"))
+    for source in outline.sources[:1]:
+        assert base64.b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
+    said = " ".join(outline.texts)
+    for part in (
+        *("Jutland <north>", "1 May 2024 to 30 September 2024", "Crops", "91.0 %", "0.840"),
+        *("S2B two", "no SCL: treated as clear", "cannot open B02.tif", PLAN, "ab" * 32, "2.4.6"),
+    ):
+        assert part in said
+    assert "Jutland <north>" not in text
+
+
+def test_the_report_states_the_area_of_each_class(product, folder):
+    text = report.render_report(product, pictures_of(product, folder))
+    counts = product.counts("land_cover")
+    assert sum(counts.values()) == GRID.height * GRID.width
+    assert f"<td>{counts[5] * 100 / 1e6:,.2f}</td>" in text
+
+
+def test_the_report_of_composites_alone_speaks_of_no_map(product):
+    rasters = tuple(r for r in product.rasters if r.layer.name.startswith("composite"))
+    source = replace(product.provenance, model=None, model_digest=None)
+    bare = replace(
+        product, rasters=rasters, provenance=source, accuracy=None, scenes=(), refused=()
+    )
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    text = report.render_report(bare, pictures)
+    Outline(text)
+    assert "composites only" in text
+    assert "Area by class" not in text
+    assert "Accuracy" not in text
+
+
+def test_random_weights_are_said_first(product):
+    assert "random" not in json.dumps(stac_item.build_item(product)).lower()
+    options = {"task": "land_cover", "weights": {"random": 3}}
+    source = replace(product.provenance, random=True, options=options)
+    tried = replace(product, provenance=source)
+    properties = stac_item.build_item(tried)["properties"]
+    assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING)
+    assert properties["terramosaic:random_weights"] is True
+    assert properties["terramosaic:model_options"] == options
+    assert properties["terramosaic:notes"][0] == descriptions.RANDOM_WEIGHTS_WARNING
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    assert f'<p class="warning">{descriptions.RANDOM_WEIGHTS_WARNING}</p>' in report.render_report(
+        tried, pictures
+    )
+
+
+def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
+    seen = np.concatenate([values_of(r.layer, r.bands) for r in product.of("observations")])
+    codes = np.concatenate([values_of(r.layer, r.bands) for r in product.of("land_cover")])
+    inside = seen != layers.get("observations").fill_value
+    unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
+    assert unseen > 0
+    properties = stac_item.build_item(product)["properties"]
+    share = 100 * unseen / inside.sum()
+    assert properties["terramosaic:not_observed_percent"] == pytest.approx(share, abs=1e-3)
+    blank = 100 * (inside.sum() - unseen - mapped) / inside.sum()
+    assert blank > 0
+    assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
+    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    said = f"{100 - share:.1f} % observed; {blank:.1f} % not classified although observed"
+    assert said in report.render_report(product, pictures)
+
+
+def answering(product, folder, layer, bands):
+    """Return the product as if its model had answered with another layer."""
+    values = values_of(layer, bands)
+    href = f"{PLAN[:12]}/32632/other_{layer.name}.tif"
+    read = lambda first, last: values[:, first:last]
+    info = cog.write_cog(folder / href, GRID, layer, read, () if layer.bands else bands)
+    raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
+    counts = product.of("observations")
+    source = replace(product.provenance, answer=layer.name)
+    return replace(
+        product, rasters=(raster, *counts), provenance=source, documents=(), accuracy=None
+    )
+
+
+ANSWERS = {
+    "embedding": tuple(f"e{index:03d}" for index in range(24)),
+    "generated_NDVI": ("NDVI",),
+    "generated_S1RTC": ("VV", "VH"),
+    "generated_S2L2A": ("B02", "B03", "B04"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
+    layer, bands = layers.get(name), ANSWERS[name]
+    other = answering(product, folder, layer, bands)
+    document = stac_item.build_item(other)
+    stac.check(document, validator)
+    asset = document["assets"][name]
+    assert [band["name"] for band in asset["bands"]] == list(bands)
+    assert [band["unit"] for band in asset["raster:bands"]] == [layer.unit] * len(bands)
+    assert [band.get("scale", 1.0) for band in asset["raster:bands"]] == [layer.scale] * len(bands)
+    assert document["properties"]["terramosaic:answer"] == name
+    assert layer.title in document["properties"]["processing:lineage"]
+    text = report.render_report(
+        other, report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    )
+    Outline(text)
+    whole = stac_collection.build_collection([document], title="Jutland", license="other")
+    stac.check(whole, validator)
+    for said in (json.dumps(document), text, json.dumps(whole)):
+        assert "land cover" not in said.lower()
+        assert "land-cover" not in said.lower()
+    assert whole["description"].startswith(f"{layer.title} of Jutland")
+    mean = other.rasters[0].info.statistics[0].mean * layer.scale
+    assert (f"<td>{mean:.4g}</td>" in text) == (name != "embedding")
+
+
+def test_a_collection_names_all_that_its_items_answer(product, folder):
+    ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
+    later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
+    items = [stac_item.build_item(product), stac_item.build_item(later)]
+    whole = stac_collection.build_collection(items, title="Jutland", license="other")
+    assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
+    bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
+    whole = stac_collection.build_collection(
+        [stac_item.build_item(bare)], title="Jutland", license="other"
+    )
+    assert whole["description"].startswith("Composites of Jutland")

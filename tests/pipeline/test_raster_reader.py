@@ -1,0 +1,184 @@
+"""Pixels on a grid: equal to rasterio's, or an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from catalogs.errors import AssetReadError, InvalidInputError
+from pipeline.grid.grid import Grid
+from pipeline.reading import raster_reader
+from tests.support import worlds
+
+SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
+
+
+def _read(path, grid, **options):
+    return raster_reader.read(
+        str(path),
+        options.pop("source", SOURCE),
+        grid,
+        **{"resampling": Resampling.nearest, "dtype": "uint16", "fill_value": 0, **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    values = np.random.default_rng(1).integers(1, 60_000, (200, 180)).astype(np.uint16)
+    return worlds.raster(tmp_path_factory.mktemp("noise") / "B02.tif", values)
+
+
+@settings(max_examples=40)
+@given(
+    row=st.integers(-50, 220),
+    column=st.integers(-50, 200),
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+)
+def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, width):
+    with rasterio.open(noise) as file:
+        expected = file.read(
+            1, window=Window(column, row, width, height), boundless=True, fill_value=0
+        )
+    native = Grid(
+        epsg=worlds.EPSG,
+        resolution=10.0,
+        left=worlds.LEFT + 10 * column,
+        top=worlds.TOP - 10 * row,
+        height=height,
+        width=width,
+    )
+    assert np.array_equal(_read(noise, native), expected)
+    assert np.array_equal(_read(noise, native, resampling=Resampling.bilinear), expected)
+
+
+def test_coarse_pixels_are_picked_at_the_centre(tmp_path):
+    values = np.arange(1, 26, dtype=np.uint16).reshape(5, 5)
+    path = worlds.raster(tmp_path / "c.tif", values, resolution=60.0, left=worlds.LEFT - 20)
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=30, width=28
+    )
+    expected = np.kron(values, np.ones((6, 6), np.uint16))[:30, 2:30]
+    assert np.array_equal(_read(path, grid), expected)
+
+
+def test_warped_pixels_do_not_depend_on_who_asks(noise):
+    whole = Grid(
+        epsg=32632, resolution=10.0, left=953_000.0, top=5_216_000.0, height=700, width=700
+    )
+    first = _read(noise, whole, resampling=Resampling.bilinear)
+    assert (first > 0).sum() > 5_000
+    part = whole.window(row=333, column=222, height=101, width=77)
+    again = _read(noise, part, resampling=Resampling.bilinear)
+    assert np.array_equal(again, first[333:434, 222:299])
+
+
+def test_interpolation_never_mixes_nodata_in(tmp_path):
+    values = np.full((60, 60), 1000, np.uint16)
+    values[:, 30:] = 0
+    path = worlds.raster(tmp_path / "half.tif", values)
+    grid = Grid(
+        epsg=worlds.EPSG,
+        resolution=10.0,
+        left=worlds.LEFT + 3,
+        top=worlds.TOP - 4,
+        height=58,
+        width=58,
+    )
+    found = _read(path, grid, resampling=Resampling.bilinear)
+    assert set(np.unique(found)) == {0, 1000}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
+    values = np.full((50, 50), 9, dtype)
+    path = worlds.raster(
+        tmp_path / "DEM.tif", values, epsg=4326, left=15.0, top=46.95, resolution=1e-4
+    )
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=499_900.0, top=5_199_700.0, height=90, width=80
+    )
+    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
+    found = _read(
+        path,
+        grid,
+        source=source,
+        resampling=Resampling.bilinear,
+        dtype="float32",
+        fill_value=np.nan,
+    )
+    assert set(np.unique(found[np.isfinite(found)])) == {9.0}
+    assert np.isnan(found).any()
+    assert np.isfinite(found).sum() > 1000
+
+
+def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
+    values = np.array([[1.0, np.nan], [-32768.0, 2.0]], np.float32)
+    path = worlds.raster(tmp_path / "vv.tif", values)
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+    )
+    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
+    found = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
+    assert found[0, 0] == 1
+    assert found[1, 1] == 2
+    assert np.isnan(found).sum() == 2
+
+
+def test_negative_numbers_of_signed_products_do_not_wrap(tmp_path):
+    path = worlds.raster(tmp_path / "s.tif", np.array([[5, -9999]], np.int16))
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=1, width=2
+    )
+    assert _read(path, grid).tolist() == [[5, 0]]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "text"])
+def test_a_failed_read_is_an_error_and_never_nodata(tmp_path, damage):
+    values = np.random.default_rng(2).integers(1, 9000, (256, 256)).astype(np.uint16)
+    path = worlds.raster(tmp_path / "B02.tif", values)
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(b"<VRTDataset/>")
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=256, width=256
+    )
+    with pytest.raises(AssetReadError, match=r"S: .*B02\.tif cannot be read"):
+        _read(path, grid)
+
+
+def test_a_virtual_raster_is_not_opened(tmp_path, noise):
+    path = tmp_path / "B02.tif"
+    path.write_text(
+        '<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="UInt16" band="1">'
+        f"<SimpleSource><SourceFilename>{noise}</SourceFilename></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+    )
+    with pytest.raises(AssetReadError):
+        _read(path, grid)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_raster_in_radar_geometry_is_refused(tmp_path):
+    path = tmp_path / "vv.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=4, width=4, count=1, dtype="float32"
+    ) as file:
+        file.write(np.ones((1, 4, 4), np.float32))
+    grid = Grid(
+        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+    )
+    with pytest.raises(InvalidInputError, match="coordinate system"):
+        _read(path, grid)

@@ -1,0 +1,1 @@
+"""Whole runs: processes, servers, and what happens when they are killed."""

@@ -1,0 +1,1 @@
+"""Tests on real scenes and documents; skipped without TERRAMOSAIC_REALDATA."""

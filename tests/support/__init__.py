@@ -1,0 +1,1 @@
+"""Fixtures, fakes and small worlds that several tests share."""

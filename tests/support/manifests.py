@@ -1,0 +1,158 @@
+"""What deploy/ and the pages say: manifests of Kubernetes, services of compose, units, commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+IMAGES = sorted(DEPLOY.glob("Dockerfile*"))
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+JOBS = [*sorted(DEPLOY.glob("jobs/*.yaml")), *sorted(KUBERNETES.rglob("jobs/*.yaml"))]
+PAGES = [ROOT / "README.md", *sorted(DEPLOY.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"terramosaic", "prefect", "dask"}
+FILES = [
+    path
+    for path in sorted(KUBERNETES.rglob("*.yaml"))
+    if path not in JOBS and path.name != "kustomization.yaml"
+]
+
+
+class Command(NamedTuple):
+    """Words that a configuration starts, or that a page tells a person to type."""
+
+    where: str
+    words: tuple[str, ...]
+    environment: Mapping[str, Any] = {}
+    own: bool = True
+    """Starts on the reader's machine, and not in a container or a pod."""
+
+    mentioned: bool = False
+    """Stands within a sentence, where arguments may be left out."""
+
+
+def named(kind: str) -> list[dict[str, Any]]:
+    """Return the documents of a kind, of the base and of the overlays."""
+    documents = (one for path in FILES for one in yaml.safe_load_all(path.read_text()))
+    return [one for one in documents if one["kind"] == kind]
+
+
+class Pod(NamedTuple):
+    """What runs in Kubernetes."""
+
+    spec: dict[str, Any]
+    labels: Mapping[str, str]
+
+
+def _pods() -> Iterator[tuple[str, Pod]]:
+    (cluster,) = named("DaskCluster")
+    label = {"dask.org/cluster-name": cluster["metadata"]["name"]}
+    scheduler, worker = (
+        label | {"dask.org/component": component} for component in ("scheduler", "worker")
+    )
+    # ^ the operator gives them
+    yield "scheduler", Pod(cluster["spec"]["scheduler"]["spec"], scheduler)
+    yield "dask", Pod(cluster["spec"]["worker"]["spec"], worker)
+    for one in named("DaskWorkerGroup"):
+        yield "gpu", Pod(one["spec"]["worker"]["spec"], worker)
+    for one in [*named("Deployment"), *named("StatefulSet")]:
+        template = one["spec"]["template"]
+        name = one["metadata"]["name"].removeprefix("terramosaic-")
+        yield name, Pod(template["spec"], template["metadata"]["labels"])
+
+
+PODS = dict(_pods())
+
+
+def commands() -> list[Command]:
+    """Return every command of ours, Prefect's and dask's, that stands anywhere."""
+    return [*_compose(), *_units(), *_kubernetes(), *(one for page in PAGES for one in _page(page))]
+
+
+def _compose() -> Iterator[Command]:
+    for name, service in SERVICES.items():
+        if service["image"].startswith("terramosaic"):
+            environment = service.get("environment", {})
+            yield Command(f"compose:{name}", tuple(service["command"]), environment, own=False)
+
+
+def _units() -> Iterator[Command]:
+    for path in UNITS:
+        (line,) = re.findall(r"^ExecStart=(.+)$", path.read_text(), re.MULTILINE)
+        program, *rest = shlex.split(line)
+        yield Command(path.name, (Path(program).name, *rest))
+
+
+def _kubernetes() -> Iterator[Command]:
+    for name, pod in PODS.items():
+        (container,) = pod.spec["containers"]
+        if container["image"].startswith("terramosaic"):
+            environment = {
+                one["name"]: one.get("valueFrom", one.get("value")) for one in container["env"]
+            }
+            yield Command(f"pod:{name}", tuple(container["args"]), environment, own=False)
+
+
+def _page(page: Path) -> Iterator[Command]:
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    inline = re.findall(r"`((?:terramosaic|prefect|dask|docker|kubectl) [^`]+)`", text)
+    where = str(page.relative_to(ROOT))
+    for line in lines:
+        yield from _line(where, line)
+    for line in inline:
+        for one in _line(where, line.replace("\n", " ")):
+            yield one._replace(mentioned=True)
+
+
+def _line(where: str, line: str) -> Iterator[Command]:
+    """Find our commands in a line of a shell, also behind sudo, docker and kubectl."""
+    for words in _parts(line):
+        for number, word in enumerate(words):
+            if " " in word:
+                yield from _line(where, word)
+                # ^ what another shell is given
+            elif Path(word).name in PROGRAMS and _begins(words[:number]) and words[number + 1 :]:
+                own = "exec" not in words[:number]
+                yield Command(where, (Path(word).name, *words[number + 1 :]), own=own)
+                break
+
+
+def _begins(before: list[str]) -> bool:
+    """Say whether a command begins after these words."""
+    wrapped = before[-1:] and before[-1] in {"sudo", "nohup", "until", "--"}
+    return not before or bool(wrapped) or before[-2:-1] == ["exec"]
+    # ^ `docker compose exec SERVICE`
+
+
+def _parts(line: str) -> Iterator[list[str]]:
+    """Split a line into the words of each of its commands, without what is redirected."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
+    lexer.whitespace_split = True
+    try:
+        words = list(lexer)
+    except ValueError:
+        return
+        # ^ a line of a here document
+    part: list[str] = []
+    while words:
+        word = words.pop(0)
+        if set(word) <= set(";&|"):
+            yield part
+            part = []
+        elif set(word) <= set("<>&"):
+            part = part[:-1] if part[-1:] in (["1"], ["2"]) else part
+            del words[:1]
+        else:
+            part.append(word)
+    yield part

@@ -1,0 +1,29 @@
+"""STAC documents against the vendored schemas, without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pystac
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+SCHEMAS = Path(__file__).parents[1] / "schemas"
+
+
+def validator() -> JsonSchemaSTACValidator:
+    """Return a validator that knows the schemas of the extensions we declare."""
+    checker = JsonSchemaSTACValidator()
+    for path in sorted(SCHEMAS.glob("*.json")):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        checker.schema_cache[schema["$id"].rstrip("#")] = schema
+    return checker
+
+
+def check(document: Mapping[str, Any], checker: JsonSchemaSTACValidator) -> None:
+    """Validate an item or a collection against the core and every extension it declares."""
+    kind = pystac.Item if document["type"] == "Feature" else pystac.Collection
+    found = kind.from_dict(dict(document)).validate(validator=checker)
+    assert len(found) == 1 + len(document["stac_extensions"])
