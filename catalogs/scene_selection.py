@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from catalogs.scene import Scene
 
-__all__ = ["Caveat", "RejectedScene", "Selection", "select_scenes", "recency_key", "sort_key"]
+__all__ = ["Caveat", "RejectedScene", "Selection", "recency_key", "select_scenes", "sort_key"]
 
 SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 """Two stamps of one platform this close are one acquisition where no cell is named (Sentinel-1).

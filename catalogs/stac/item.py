@@ -28,9 +28,9 @@ __all__ = [
     "MALFORMED_ITEM_ERRORS",
     "ParsedItem",
     "UnusableItemError",
-    "read_footprint",
     "parse",
     "read_datetime",
+    "read_footprint",
 ]
 
 P = ParamSpec("P")

@@ -47,7 +47,7 @@ from model.terramind.modalities import (
 )
 from model.terramind.validation import check_is_mapping, check_standardised, check_tensor
 
-__all__ = ["MERGES", "ModalityDeclaration", "Encoder", "Merge", "TokenSpan", "MergedTokens"]
+__all__ = ["MERGES", "Encoder", "Merge", "MergedTokens", "ModalityDeclaration", "TokenSpan"]
 
 Merge = Literal["mean", "max", "concat", "dict"] | None
 MergedTokens = Tensor | dict[str, Tensor]

@@ -10,10 +10,10 @@ from model.train.qda import Qda
 
 __all__ = [
     "IGNORE_INDEX",
-    "LabelledMosaic",
     "FitProgress",
-    "Qda",
     "FitRecord",
+    "LabelledMosaic",
+    "Qda",
     "Scores",
     "compute_band_statistics",
     "evaluate",

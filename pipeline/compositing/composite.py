@@ -31,11 +31,11 @@ from pipeline.reading import cube
 __all__ = [
     "Composite",
     "compose_elevation",
-    "select_scenes_in_step",
-    "describe_mixed_satellites",
     "compose_modality",
     "compose_optical",
     "compose_radar",
+    "describe_mixed_satellites",
+    "select_scenes_in_step",
 ]
 
 

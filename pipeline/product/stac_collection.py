@@ -14,7 +14,7 @@ from pipeline.storage import styles
 
 def build_collection(
     items: Sequence[Mapping[str, Any]], *, title: str, license: str
-) -> dict[str, Any]:  # noqa: A002
+) -> dict[str, Any]:
     """Return the STAC collection over all periods of a product.
 
     Args:
