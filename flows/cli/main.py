@@ -125,7 +125,9 @@ def demo(
     from flows.demo import demo
 
     return console.run_and_print(
-        lambda watch: demo.run(folder, seed=seed, size=size, tile_size=tile_size, progress=watch),
+        lambda watch: demo.run(
+            folder, seed=seed, size=size, tile_size=tile_size, progress=watch
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial=False),
     )
@@ -144,10 +146,13 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
     """List the scenes of a job, what they cover, and what is left out and why."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import search
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda watch: product.search(loaded, watch, report, period),
+        lambda watch: search.search(
+            latest.with_period(loaded, period, watch), watch, report
+        ).to_dict(),
         summary.format_search,
         lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
@@ -161,10 +166,14 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import plans
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda watch: product.plan(loaded, watch, output, period), summary.format_plan
+        lambda watch: plans.make_plan(
+            latest.with_period(loaded, period, watch), watch, output
+        ).to_dict(),
+        summary.format_plan,
     )
 
 
@@ -185,16 +194,16 @@ def run(
             f"There is no plan {job}: check the path, or make it with `plan -o`."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.orchestration import launch
 
     return console.run_and_print(
-        lambda watch: product.run(
+        lambda watch: launch.run_file(
             job,
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=watch,
             period=period,
-        ),
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial),
     )
@@ -238,6 +247,7 @@ def backfill(
     _load_job(job)
     from flows.cli import summary
     from flows.config.cadence import PeriodRange
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     newest = order == "newest"
@@ -251,7 +261,8 @@ def backfill(
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=watch,
-        ),
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -267,12 +278,18 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
     """Make finished periods anew that have newer scenes or a newer model: only what changed."""
     _load_job(job)
     from flows.cli import summary
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     return console.run_and_print(
         lambda watch: backfill_series.run_refresh(
-            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=watch
-        ),
+            job,
+            dry_run=dry_run,
+            at_once=at_once,
+            allow_partial=allow_partial,
+            progress=watch,
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -294,10 +311,10 @@ def verify(console: Console, out: Path) -> int:
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import verify
 
     return console.run_and_print(
-        lambda watch: product.verify(out, watch),
+        lambda watch: verify.verify(out, watch).to_dict(),
         summary.format_verification,
         lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
@@ -319,7 +336,7 @@ def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paus
     return console.run_and_print(
         lambda watch: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=watch
-        ),
+        ).to_dict(),
         summary.format_deployments,
     )
 

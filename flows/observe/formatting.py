@@ -1,0 +1,44 @@
+"""Sizes, durations, amounts and bars as text, for terminals, messages and Prefect's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+BAR_WIDTH = 20
+"""Characters of a bar for the whole region."""
+
+
+def format_size(byte_count: float) -> str:
+    """Return bytes in the largest decimal unit that keeps a digit before the point."""
+    unit = 0
+    while byte_count >= 1000 and unit < len(SIZE_UNITS) - 1:
+        byte_count, unit = byte_count / 1000, unit + 1
+    return (
+        f"{byte_count:.0f} {SIZE_UNITS[unit]}"
+        if unit == 0
+        else f"{byte_count:.1f} {SIZE_UNITS[unit]}"
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_cost(cost: Mapping[str, Any]) -> str:
+    """Return an amount with its range."""
+    amount, low, high = (f"{cost[key]:.2f}" for key in ("amount", "low", "high"))
+    return f"{amount} {cost['currency']} ({low} to {high})"
+
+
+def draw_bar(share: float) -> str:
+    """Draw a share of the region, 0 to 1, in plain characters."""
+    whole = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
+    # ^ a small share is not drawn as nothing, and nearly all not as all
+    return "#" * whole + "." * (BAR_WIDTH - whole)
