@@ -47,11 +47,6 @@ Destination = Address | Path
 """An address, a ``*.prom`` file, or a folder with one such file for each product and period."""
 
 
-class _ActiveRuns:
-    by_plan: Mapping[str, RunMetrics] = {}
-    """Path of a plan → its run: Prefect's tasks cannot carry it."""
-
-
 def read_destination() -> Destination | None:
     """Return where the environment wants the metrics; None = nowhere.
 
@@ -88,20 +83,9 @@ def _check_writable(path: Path, text: str) -> Path:
 @contextmanager
 def export_run(plan_path: Path) -> Iterator[RunMetrics]:
     """Count the run of a plan for the length of a block, and tell of it where that is wanted."""
-    meter, wanted = RunMetrics.for_plan(plan_path), read_destination()
-    _ActiveRuns.by_plan = {**_ActiveRuns.by_plan, str(plan_path): meter}
-    try:
-        with _record_final_status(meter, wanted):
-            yield meter
-    finally:
-        _ActiveRuns.by_plan = {
-            one: held for one, held in _ActiveRuns.by_plan.items() if held is not meter
-        }
-
-
-def get_run_metrics(plan_path: Path) -> RunMetrics:
-    """Return the meter of a plan's run; one that nobody reads, where no run is counted."""
-    return _ActiveRuns.by_plan.get(str(plan_path)) or RunMetrics.for_plan(plan_path)
+    metrics = RunMetrics.for_plan(plan_path)
+    with _record_final_status(metrics, read_destination()):
+        yield metrics
 
 
 def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:

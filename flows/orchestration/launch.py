@@ -10,6 +10,7 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
+from flows.observe import exporter
 from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
@@ -43,6 +44,8 @@ def run_file(
         InvalidInputError: the file is wrong, or a plan is given with a period.
         NothingFoundError: the catalog has no scenes for the job.
     """
+    exporter.read_destination()
+    # ^ a wrong destination of the metrics is refused before anything is read
     source = plans.load_job_or_plan(path)
     if isinstance(source, Job):
         source = latest.with_period(source, period, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -22,7 +23,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flows
 from catalogs import errors
 from flows.cli import main, summary
 from flows.observe import progress
@@ -143,7 +143,8 @@ class Flows:
             answer = self.answers[name]
             if isinstance(answer, BaseException):
                 raise answer
-            return answer() if callable(answer) else answer
+            answer = answer() if callable(answer) else answer
+            return answer if name == "train" else types.SimpleNamespace(to_dict=lambda: answer)
 
         return call
 
@@ -152,19 +153,26 @@ class Flows:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
-    verbs = {
-        "product": ("search", "plan", "run", "verify"),
-        "periodic": ("backfill", "refresh"),
-        "demo": ("run",),
-        "train": ("run",),
+    functions = {
+        "search": ("run", "search", "search"),
+        "plan": ("run", "plans", "make_plan"),
+        "run": ("orchestration", "launch", "run_file"),
+        "verify": ("run", "verify", "verify"),
+        "backfill": ("series", "backfill", "run_backfill"),
+        "refresh": ("series", "backfill", "run_refresh"),
+        "demo": ("demo", "demo", "run"),
+        "train": ("demo", "train", "run"),
     }
-    for name, functions in verbs.items():
-        module = types.ModuleType(f"flows.{name}")
-        for function in functions:
-            key = name if function == "run" and name != "product" else function
-            setattr(module, function, told.verb(key))
-        monkeypatch.setitem(sys.modules, f"flows.{name}", module)
-        monkeypatch.setattr(flows, name, module, raising=False)
+    modules: dict[tuple[str, str], types.ModuleType] = {}
+    for command, (package, name, function) in functions.items():
+        module = modules.setdefault((package, name), types.ModuleType(f"flows.{package}.{name}"))
+        setattr(module, function, told.verb(command))
+    modules["orchestration", "launch"].run_job = None  # type: ignore[attr-defined]
+    for (package, name), module in modules.items():
+        monkeypatch.setitem(sys.modules, f"flows.{package}.{name}", module)
+        monkeypatch.setattr(
+            importlib.import_module(f"flows.{package}"), name, module, raising=False
+        )
     return told
 
 
@@ -212,10 +220,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
-        "import sys, types, flows\n"
-        "module = types.ModuleType('flows.run.product')\n"
-        "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
-        "sys.modules['flows.run.product'] = flows.run.product = module\n"
+        "import flows.run.search as module\n"
+        "from flows.run.results import SearchResult\n"
+        "import sys\n"
+        "module.search = lambda *_: SearchResult(used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -490,15 +498,14 @@ def test_interruption_is_resumable(
 
 
 SLEEPER = """
-import signal, sys, time, types, flows
+import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
-module = types.ModuleType("flows.run.product")
-def run(job, *, allow_partial, max_cost, progress, period):
-    progress.stage("tiles", 4)
+from flows.orchestration import launch
+def run_file(job, *, allow_partial, max_cost, progress, period):
+    progress.start_stage("tiles", 4)
     time.sleep(60)
-module.run = run
-sys.modules["flows.run.product"] = flows.run.product = module
+launch.run_file = run_file
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -637,17 +644,19 @@ def test_json_keeps_values_and_drops_nan(
 
 
 NOISY = """
-import os, subprocess, sys, types, flows
-module = types.ModuleType("flows.run.product")
-def search(job, progress, report, period):
-    progress.stage("search")
+import os, subprocess, sys
+from flows.run import results, search as search_module
+SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
+    "id": "a", "collection": "c", "modality": "DEM"
+}
+def search(job, progress, report):
+    progress.start_stage("search")
     print("python noise")
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
-    return {"used": [{"id": "a", "datetime": None}], "refused": []}
-module.search = search
-sys.modules["flows.run.product"] = flows.run.product = module
+    return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
+search_module.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
