@@ -30,7 +30,7 @@ def acquire(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # ^ a run that was killed may still have tiles on workers elsewhere, which give them up
-            #   within seconds (flows.execution.task_cancellation). Until then they are harmless: whoever makes a tile of
+            #   within seconds (flows.execution.dask_worker). Until then they are harmless: whoever makes a tile of
             #   a plan makes the same bytes, and shards and receipts are replaced whole
         except BlockingIOError:
             holder = os.pread(handle, 64, 0).decode() or "unknown"
