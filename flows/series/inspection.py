@@ -22,7 +22,7 @@ from flows.config.period import Period
 from flows.config.schedule import MAX_PERIODS
 from flows.observe.progress import Progress
 from flows.run import planning
-from pipeline.product import publishing
+from pipeline.product import published
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.runtime.lock import FolderLockedError
@@ -112,11 +112,11 @@ def find_finished_item(job: Job, period: Period) -> Path | None:
     """
     home = planning.job_product_dir(job.with_period(period))
     try:
-        plan, folder = publishing.read_current_plan(home)
+        plan, folder = published.read_current_plan(home)
     except InvalidInputError:
         return None
     item = home / "item.json"
-    if plan.job.get("request") != planning.hash_request(job) or not publishing.is_complete(
+    if plan.job.get("request") != planning.hash_request(job) or not published.is_complete(
         item, plan
     ):
         return None

@@ -21,7 +21,7 @@ from flows.observe import progress
 from flows.run import product
 from pipeline.quality import coverage
 from pipeline.quality.coverage import DayCoverage
-from pipeline.report import charts, scenes_section
+from pipeline.report import coverage_chart
 
 REGION = shapely.box(10, 40, 14, 44)
 NOON = dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC)
@@ -90,7 +90,7 @@ def test_days_of_each_input():
 
 def drawn(days):
     """Return bars as (x, height, tooltip) and the labels of a drawing."""
-    text = charts.render_coverage(days).replace(
+    text = str(coverage_chart.draw_coverage(days)).replace(
         "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1
     )
     root = ET.fromstring(text)
@@ -142,7 +142,7 @@ def test_what_was_left_out_says_why_without_secrets():
     )  # fmt: skip
     _, [(_, _, tooltip)], labels = drawn([day])
     assert tooltip.startswith("S2L2A 2024-01-05, left out\nS2<x>: see ")
-    assert "SECRET" not in charts.render_coverage([day])
+    assert "SECRET" not in coverage_chart.draw_coverage([day])
     assert "left out" in labels
 
 
@@ -154,8 +154,7 @@ def test_the_picture_is_also_told_in_words():
         "Coverage by date. S2L2A: used on 8 days, 2 of which cover the whole region, "
         "0 scenes left out; DEM: covers 50 % of the region, 0 scenes left out."
     )
-    assert charts.render_coverage([]) == ""
-    assert scenes_section.render_coverage([]) == ""
+    assert coverage_chart.draw_coverage([]) == ""
 
 
 def a_job(realdata, tmp_path):
