@@ -17,8 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import DEFAULT_BANDS, Scene
-from catalogs.scene_selection import RejectedScene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm, window_lattice
 from pipeline.grid.grid import Grid, Tile

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from catalogs.scene import Scene
-    from catalogs.scene_selection import RejectedScene
-    from catalogs.search import Caveat
+    from catalogs.scene_selection import Caveat, RejectedScene
     from pipeline.quality.coverage import DayCoverage
 
 
