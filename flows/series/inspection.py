@@ -11,7 +11,7 @@ from typing import Any
 
 from shapely.geometry import shape
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
 from flows.config import cadence
@@ -136,8 +136,8 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
         return PeriodSummary(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
     leading = next((name for name in job.inputs if name not in TIMELESS_MODALITIES), job.inputs[0])
     used = [scene for scene in answer.selection.used if scene.modality == leading]
-    share = ground.covered_fraction(
-        ground.union(shape(one.footprint) for one in used), answer.region
+    share = lonlat_geometry.covered_fraction(
+        lonlat_geometry.union(shape(one.footprint) for one in used), answer.region
     )
     enough = share >= job.schedule.min_coverage
     clouds = [scene.cloud_cover for scene in used if scene.cloud_cover is not None]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.scene import MASK_BANDS, Scene
-from catalogs.scene_selection import RejectedScene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene
 from pipeline.grid.grid import Grid
 from pipeline.plan.layers import Layer
 from pipeline.quality.accuracy import AccuracyMetrics

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shapely.geometry import shape
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,7 +69,7 @@ def group_by_day(
 
 def footprint_share(scene: Scene, region: Any) -> float:
     """Return the share of the region under one scene's footprint, 0 to 1."""
-    return ground.covered_fraction(shape(scene.footprint), region)
+    return lonlat_geometry.covered_fraction(shape(scene.footprint), region)
 
 
 def _build_day(
@@ -78,11 +78,11 @@ def _build_day(
     refused: Sequence[RejectedScene],
     region: Any,
 ) -> DayCoverage:
-    footprints = ground.union(shape(scene.footprint) for scene in scenes)
+    footprints = lonlat_geometry.union(shape(scene.footprint) for scene in scenes)
     return DayCoverage(
         modality=key[0],
         date=key[1],
-        share=ground.covered_fraction(footprints, region),
+        share=lonlat_geometry.covered_fraction(footprints, region),
         cloud_cover=_cloud_cover(scenes, region),
         scenes=tuple(scene.id for scene in scenes),
         refused=tuple(refused),

@@ -327,9 +327,9 @@ def test_layers_state_their_rules():
             False,
             True,
         ]
-    with pytest.raises(ValueError, match="there are: land_cover, confidence"):
+    with pytest.raises(ValueError, match="the layers are: land_cover, confidence"):
         layers.get("elevation")
-    with pytest.raises(ValueError, match="name them"):
+    with pytest.raises(ValueError, match="pass their names"):
         layers.get("probabilities").band_names()
     with pytest.raises(ValueError, match="has the bands"):
         layers.get("margin").band_names(("other",))

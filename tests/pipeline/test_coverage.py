@@ -12,7 +12,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.scene_selection import RejectedScene
@@ -61,7 +61,7 @@ def test_a_share_is_that_of_areas_on_the_sphere(south, tall, wide, part):
     middle = south + part * (north - south)
     box = (20, south, 20 + 10 * wide, middle)
     expected = sphere(*box) / sphere(*region)
-    share = ground.covered_fraction(shapely.box(*box), shapely.box(*region))
+    share = lonlat_geometry.covered_fraction(shapely.box(*box), shapely.box(*region))
     assert share == pytest.approx(expected, rel=1e-6)
 
 
