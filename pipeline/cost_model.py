@@ -256,7 +256,7 @@ def _is_comparable(one: ModelSpec | None, other: ModelSpec | None) -> bool:
     """Tell whether windows take as long."""
     if one is None or other is None:
         return one is other
-    names = ("digest", "device", "precision", "answers")
+    names = ("digest", "device", "precision", "outputs")
     return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
@@ -324,7 +324,7 @@ def _tile_memory_bytes(plan: Plan, area: Grid, deepest: int, bands: int) -> int:
     rows = (stop - first) * area.width
     strips = rows * bands * 4 * STRIPS_IN_MEMORY + rows * deepest * STACK_BYTES_PER_PIXEL
     channels = (
-        sum(len(one.channels) / one.cell**2 for one in plan.model.answers) if plan.model else 0
+        sum(len(one.channels) / one.stride**2 for one in plan.model.outputs) if plan.model else 0
     )
     sums = 2 * 4 * channels * (plan.model.window if plan.model else 0) * area.width
     stored = sum(
@@ -382,6 +382,9 @@ def _seconds_per_window(plan: Plan) -> float:
     if plan.model is None:
         return 0.0
     steps = int(plan.job["model"].get("timesteps", 0))
-    answers = sum(SECONDS_PER_WINDOW[one.task] for one in plan.model.answers)
+    answers = sum(
+        SECONDS_PER_WINDOW.get(output.task, SECONDS_PER_WINDOW["generate"])
+        for output in plan.model.outputs
+    )
     whole = answers + SECONDS_PER_DIFFUSION_STEP * steps
     return whole / GPU_SPEEDUP if plan.model.device == "cuda" else whole

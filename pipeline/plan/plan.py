@@ -150,8 +150,15 @@ class Plan:
 
     def coarsening_factor(self, layer: str) -> int:
         """Return how many cells of the grid make one of a layer, along a side."""
-        answers = self.model.answers if self.model else ()
-        return next((one.cell // self.output_stride for one in answers if one.layer == layer), 1)
+        outputs = self.model.outputs if self.model else ()
+        return next(
+            (
+                output.stride // self.output_stride
+                for output in outputs
+                if output.layer_name == layer
+            ),
+            1,
+        )
 
     @property
     def lattice(self) -> Lattice | None:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pipeline.plan.output_spec import OutputSpec
+
 COMPOSITE_METHODS = ("median", "medoid", "least_cloudy", "latest")
 """How many clear observations of a pixel become one."""
-
-TASKS = ("land_cover", "embedding", "generate")
-"""What a model can answer: classes of the legend, features of a patch, values of a modality."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,49 +89,6 @@ def _lists_to_tuples(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSpec:
-    """One thing that a model says of a window."""
-
-    task: str = "land_cover"
-    """One of :data:`TASKS`."""
-
-    class_names: tuple[str, ...] = ()
-    """Names of the legend, in the order of the probabilities; empty for other answers."""
-
-    bands: tuple[str, ...] = ()
-    """Names of the answer's channels where they are no classes."""
-
-    cell: int = 1
-    """Pixels along the side of one cell of the answer: 16 for features of a patch."""
-
-    modality: str | None = None
-    """What is generated."""
-
-    unit: str | None = None
-    """Unit of what is generated, as the model says it."""
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}")
-        if self.task == "generate" and self.modality is None:
-            raise ValueError("a model that generates must say which modality")
-        if not self.channels:
-            raise ValueError(f"the channels of the task {self.task!r} have no names")
-        if self.cell < 1:
-            raise ValueError(f"cells of {self.cell} px")
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Return the names of the answer's channels: classes, or bands."""
-        return self.class_names or self.bands
-
-    @property
-    def layer(self) -> str:
-        """Return the name of the layer that holds the answer."""
-        return f"generated_{self.modality}" if self.task == "generate" else self.task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """What the plan must know of the model to cut windows, and to know it again."""
 
@@ -147,50 +103,44 @@ class ModelSpec:
     device: str = "cpu"
     """Kind of device, ``cpu`` or ``cuda``: the bits of an answer are those of a kind."""
 
-    answers: tuple[OutputSpec, ...]
-    """What it is asked for, in one pass; the first one leads."""
+    outputs: tuple[OutputSpec, ...]
+    """Its outputs, all of one pass; the first one is the primary one. ``answers`` in plan.json."""
 
     def __post_init__(self) -> None:
-        if not self.answers:
+        if not self.outputs:
             raise ValueError("a model that is asked for nothing")
-        if len({one.layer for one in self.answers}) < len(self.answers):
+        if len({one.layer_name for one in self.outputs}) < len(self.outputs):
             raise ValueError("a model is asked for each thing once")
-        if any(self.window % one.cell for one in self.answers):
+        if any(self.window % one.stride for one in self.outputs):
             raise ValueError(f"windows of {self.window} px are not whole cells")
 
     @property
     def primary_output(self) -> OutputSpec:
         """Return the answer that leads: the land cover, or the first one."""
-        return self.answers[0]
+        return self.outputs[0]
 
     @property
     def output_stride(self) -> int:
         """Return the pixels along the side of a cell of the finest answer."""
-        return min(one.cell for one in self.answers)
+        return min(one.stride for one in self.outputs)
 
     @property
     def max_output_stride(self) -> int:
         """Return the pixels along the side of a cell of the coarsest answer."""
-        return max(one.cell for one in self.answers)
+        return max(one.stride for one in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON-ready values; what has its default stands there unsaid."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        values["answers"] = [_non_default_fields(one) for one in self.answers]
+        del values["outputs"]
+        values["answers"] = [output.to_dict() for output in self.outputs]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Build a model from :meth:`to_dict`'s values."""
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        answers = tuple(OutputSpec(**_lists_to_tuples(one)) for one in values["answers"])
-        return cls(**{**values, "inputs": inputs, "answers": answers})
-
-
-def _non_default_fields(answer: OutputSpec) -> dict[str, Any]:
-    return {
-        field.name: _tuples_to_lists(getattr(answer, field.name))
-        for field in fields(answer)
-        if getattr(answer, field.name) != field.default
-    }
+        outputs = tuple(OutputSpec.from_dict(entry) for entry in values["answers"])
+        others = {key: value for key, value in values.items() if key not in ("answers", "inputs")}
+        return cls(**others, inputs=inputs, outputs=outputs)

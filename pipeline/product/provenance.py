@@ -16,7 +16,7 @@ def model_options(plan: Plan) -> dict[str, Any]:
     if plan.model is None:
         return {}
     asked = plan.job["model"]
-    tasks = list(dict.fromkeys(one.task for one in plan.model.answers))
+    tasks = list(dict.fromkeys(one.task for one in plan.model.outputs))
     told = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
     told |= {key: asked[key] for key in _PUBLISHED_OPTIONS if key in asked}
     told |= {key: _drop_directory(asked[key]) for key in ("checkpoint", "stats") if key in asked}
