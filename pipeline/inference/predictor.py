@@ -13,8 +13,7 @@ Outputs = tuple[NDArray[np.float32], ...]
 
 
 class PredictorOutput(Protocol):
-    """What a running predictor states of one output, as :class:`pipeline.plan.output_spec.OutputSpec`
-    does in a plan."""
+    """One output of a predictor; see :class:`pipeline.plan.output_spec.OutputSpec`."""
 
     @property
     def task(self) -> str:
@@ -60,9 +59,9 @@ class Predictor(Protocol):
                 CRS: what is drawn at random is drawn for the ground.
 
         Returns:
-            For each output (batch, channel, window / stride, window / stride): probabilities that sum
-            to one over the classes, or features, or values in its unit. NaN where a window has no
-            answer.
+            For each output (batch, channel, window / stride, window / stride): probabilities that
+            sum to one over the classes, or features, or values in its unit. NaN where a window has
+            no output.
         """
 
     @property

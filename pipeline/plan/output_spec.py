@@ -39,7 +39,7 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         if self.task == "generate" and self.modality is None:
-            raise ValueError("a model that generates must say which modality")
+            raise ValueError("an output of the task 'generate' needs a modality")
         layer = layers.LAYERS_BY_NAME.get(self.layer_name)
         if layer is None or layer.kind is None:
             known = ", ".join(name for name, entry in layers.LAYERS_BY_NAME.items() if entry.kind)
@@ -48,13 +48,13 @@ class OutputSpec:
                 f"model; there are {known}"
             )
         if not self.channels:
-            raise ValueError(f"the channels of the task {self.task!r} have no names")
+            raise ValueError(f"an output of the task {self.task!r} needs class_names or bands")
         if self.stride < 1:
-            raise ValueError(f"an output of {self.layer_name!r} has a stride of {self.stride} px")
+            raise ValueError(f"an output stride of {self.stride} px is not positive")
         if self.unit != layer.model_unit:
             raise ValueError(
-                f"The layer {layer.name!r} holds {layer.model_unit!r}; the model says "
-                f"{self.unit!r}."
+                f"The layer {layer.name!r} stores values in {layer.model_unit!r}, but the model's "
+                f"output is in {self.unit!r}."
             )
 
     @property

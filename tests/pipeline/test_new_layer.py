@@ -106,5 +106,7 @@ def test_a_layer_that_stores_no_output_is_refused():
 
 
 def test_an_output_in_another_unit_is_refused(predictor):
-    with pytest.raises(ValueError, match="'canopy_height' holds 'dm'; the model says 'm'"):
+    with pytest.raises(
+        ValueError, match="'canopy_height' stores values in 'dm', but the model's output is in 'm'"
+    ):
         dataclasses.replace(predictor.outputs[0], unit="m")

@@ -168,7 +168,7 @@ def test_features_and_values_stay_where_something_was_seen():
     found = classify.to_layers(said, blended, observed, include_probabilities=False)
     assert list(found) == ["generated_NDVI"]
     assert np.array_equal(found["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
-    with pytest.raises(ValueError, match="holds '1'"):
+    with pytest.raises(ValueError, match="stores values in '1'"):
         replace(said, unit="percent")
 
 
