@@ -36,7 +36,7 @@ def draw_report_images(
         rasters: its COGs.
     """
     paths = {raster.key: product_dir / raster.href for raster in rasters}
-    output_layer = plan.model.primary_output.layer if plan.model else None
+    output_layer = plan.model.primary_output.layer_name if plan.model else None
     shown_bands = _shown_bands(plan)
     side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown_bands), 1)))
 
@@ -99,10 +99,10 @@ def _encode_map(pixels: Pixels) -> bytes:
 
 def _shown_bands(plan: Plan) -> tuple[str, ...]:
     """Return the bands of the main output that its panel needs; empty for all."""
-    if plan.model is None or plan.model.primary_output.task == "land_cover":
+    if plan.model is None or plan.model.primary_output.kind == "classes":
         return ()
     bands = plan.model.primary_output.bands
-    if plan.model.primary_output.task == "embedding":
+    if plan.model.primary_output.kind == "features":
         return bands
     if set(rendering.TRUE_COLOR_BANDS) <= set(bands):
         return rendering.TRUE_COLOR_BANDS
@@ -118,6 +118,6 @@ def _build_layout(
 ) -> QuicklookLayout:
     if layer.has_legend:
         return quicklook.layout_land_cover(output, observed, heading, counts=counts)
-    if layer.name == "embedding":
+    if layer.kind == "features":
         return quicklook.layout_embedding(output, observed, heading)
     return quicklook.layout_generated(output, layer, observed, heading)
