@@ -23,7 +23,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flows
 from catalogs import errors
 from flows.cli import main, summary
 from flows.observe import progress
