@@ -31,16 +31,10 @@ def acquire(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-<<<<<<< HEAD
-            # ^ a run that was killed may still have tiles on workers elsewhere, which give them up
-            #   within seconds (flows.execution.dask_worker). Until then they are harmless: whoever makes a tile of
-            #   a plan makes the same bytes, and shards and receipts are replaced whole
-=======
             # ^ a killed run may still have tiles on remote workers, which cancel them within
-            #   seconds (flows.execution.task_cancellation). Until then they do no harm: every
+            #   seconds (flows.execution.dask_worker). Until then they do no harm: every
             #   process writes the same bytes for a tile, and shards and receipts are replaced
             #   atomically
->>>>>>> main
         except BlockingIOError:
             holder = os.pread(handle, 64, 0).decode() or "unknown"
             raise FolderLockedError(
