@@ -115,12 +115,14 @@ def _iterate_parts(first: dt.date, cadence: str) -> Iterator[tuple[dt.date, dt.d
 def _add_cadence(first: dt.date, count: int, unit: str) -> dt.date:
     """Return the day ``count`` units later; a day that the month lacks becomes its last one."""
     if unit == SEASON:
-        months_into_season = first.month % 3
-        return first.replace(day=1) + relativedelta(months=3 * count - months_into_season)
+        first = first.replace(day=1) - relativedelta(months=first.month % 3)
+        # ^ the first day of its season
     step = {
         "D": relativedelta(days=count),
         "W": relativedelta(weeks=count),
         "M": relativedelta(months=count),
         "Y": relativedelta(years=count),
+        SEASON: relativedelta(months=3 * count),
     }
-    return first + step[unit]
+    day: dt.date = first + step[unit]
+    return day
