@@ -154,7 +154,7 @@ class EdgeEffect:
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> EdgeEffect:
-    """Read what :meth:`Reach.to_mapping` gave.
+    """Read what :meth:`EdgeEffect.to_mapping` gave.
 
     Raises:
         ModelError: it is something else.
@@ -169,7 +169,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> EdgeEffect:
             raise
         raise ModelError(
             "reach: {window, on, steps: [{first, stop, differs, change, pixels}, …]} expected, as "
-            f"`reach.measure` gives it ({error!r})"
+            f"`edge_effect.measure` gives it ({error!r})"
         ) from error
 
 

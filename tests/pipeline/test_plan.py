@@ -111,9 +111,9 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
         assert [index % 8 for index in (*context.origin_index(), *area.origin_index())] == [0] * 4
         assert context.height % 8 == context.width % 8 == 0
     beside = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
-    with pytest.raises(ValueError, match="begin and step by 8 px"):
+    with pytest.raises(ValueError, match="multiples of 8 px"):
         dataclasses.replace(plan, grids=(beside,))
-    with pytest.raises(ValueError, match="begin and step by 8 px"):
+    with pytest.raises(ValueError, match="multiples of 8 px"):
         dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, stride=20))
 
 
@@ -121,8 +121,8 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
     ("change", "message"),
     [
         ({"task": "crops"}, "unknown task"),
-        ({"task": "generate"}, "which modality"),
-        ({"class_names": ()}, "no names"),
+        ({"task": "generate"}, "needs a modality"),
+        ({"class_names": ()}, "needs class_names or bands"),
         ({"cell": 5}, "whole cells"),
     ],
 )
@@ -131,8 +131,8 @@ def test_models_that_cannot_be_are_refused(change, message):
         dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.primary_output, **change),))
 
 
-@pytest.mark.parametrize(("count", "message"), [(0, "for nothing"), (2, "each thing once")])
-def test_a_model_is_asked_for_each_thing_once(count, message):
+@pytest.mark.parametrize(("count", "message"), [(0, "at least one output"), (2, "more than once")])
+def test_a_model_needs_distinct_outputs(count, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(MODEL, answers=MODEL.answers * count)
 
@@ -144,7 +144,7 @@ def test_paths_do_not_enter_the_digest(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"tile": 64},
+        {"tile_size": 64},
         {"period": ("2024-06-01", "2024-06-29")},
         {"recipe": dataclasses.replace(RECIPE, dilate_m=20.0)},
         {"model": dataclasses.replace(MODEL, digest="e" * 64)},
