@@ -1,4 +1,4 @@
-"""Errors of this package. All are ValueErrors: the request is wrong, and trying again does not help."""
+"""Errors of this package. All are ValueErrors: the request is wrong, and a retry does not help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build models by name and load their weights: `model.backbone`, `generator`, `tim`, `segmenter`."""
+"""Build models by name and load their weights: backbone, generator, tim, segmenter."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class EncoderDecoder(EncoderDecoderKeys, Encoder):
         Raises:
             ModelError: the model does not generate it.
         """
-        embedding = self.decoder_embeddings[key] if key in self.decoder_embeddings else None
+        embedding = dict(self.decoder_embeddings.items()).get(key)
         if not isinstance(embedding, TargetEmbedding):
             raise ModelError(
                 f"{key!r} is not among the outputs: {join_names(self.decoder_embeddings)}"

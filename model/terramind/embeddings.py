@@ -92,7 +92,7 @@ class RasterEmbedding(Embedding):
         return tokens + self.position_table(*self.patch_grid(x)) + self.mod_emb
 
     def to_patches(self, x: Tensor) -> Tensor:
-        """Return the patches of images (B, C, H, W), flattened channel-fastest, (B, h * w, 256 * C)."""
+        """Cut images (B, C, H, W) into patches, flattened channel-fastest, (B, h * w, 256 * C)."""
         batch, channels, height, width = x.shape
         rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
         blocks = x.reshape(batch, channels, rows, PATCH_SIZE, columns, PATCH_SIZE)

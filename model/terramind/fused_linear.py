@@ -1,9 +1,9 @@
 """Linear layers that are faster in inference on a CPU, fused with the operation that follows.
 
-PyTorch computes fp32 matrix products with MKL. oneDNN, which is part of PyTorch too, was measured to
-be faster, and applies an activation or a factor while the result is still in the cache. The bits of a
-sample do not depend on its batch. In training, on other devices, in other number formats, under
-autocast and while tracing or compiling, the plain layers run.
+PyTorch computes fp32 matrix products with MKL. oneDNN, which is part of PyTorch too, was measured
+to be faster, and applies an activation or a factor while the result is still in the cache. The bits
+of a sample do not depend on its batch. In training, on other devices, in other number formats,
+under autocast and while tracing or compiling, the plain layers run.
 """
 
 from __future__ import annotations

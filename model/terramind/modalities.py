@@ -282,7 +282,8 @@ def get_target_modality(name: str) -> TokenModality:
     modality = MODALITIES_BY_KEY.get(find_target_key(name) or "")
     if not isinstance(modality, TokenModality):
         raise ModelError(
-            f"{name!r} cannot be generated: there are tokens for {join_names(TARGET_MODALITIES)} only"
+            f"{name!r} cannot be generated: there are tokens for "
+            f"{join_names(TARGET_MODALITIES)} only"
         )
     return modality
 

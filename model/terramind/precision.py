@@ -6,8 +6,8 @@
     any other CPU                 fp32   bf16 is emulated, several times slower
 
 bf16 is for the matrices. Norms, positions and the sums between the blocks stay in fp32
-(`layers.Float32Module`), so that features are as near to those of fp32 as under autocast. float16 is
-not offered: its range ends at 65504, and attention exceeds it.
+(`layers.Float32Module`), so that features are as near to those of fp32 as under autocast. float16
+is not offered: its range ends at 65504, and attention exceeds it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def check_is_mapping(inputs: object, names: Iterable[str]) -> None:
     """
     if not isinstance(inputs, Mapping):
         raise ModelError(
-            f"tensors by name expected, not {type(inputs).__name__}; the names: {join_names(names, 9)}"
+            f"tensors by name expected, not {type(inputs).__name__}; the names: "
+            f"{join_names(names, 9)}"
         )
 
 
@@ -212,7 +213,8 @@ def _check_limits(modality: RasterModality, low: ValueArray, high: ValueArray) -
             raise ModelError(
                 f"{modality.name}, window {index}: values of {lowest:.6g} to {highest:.6g}; "
                 f"expected is {_describe_unit(modality)}, which stay within {least:.6g} to "
-                f"{most:.6g}. Give NaN for fill values such as -9999 or -32768, and convert the rest"
+                f"{most:.6g}. Give NaN for fill values such as -9999 or -32768, and convert the "
+                "rest"
             )
 
 

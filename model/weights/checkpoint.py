@@ -1,7 +1,7 @@
 """Read and write checkpoint files.
 
-Files are read as data only, with safetensors or `torch.load(weights_only=True)`, because a pickle can
-run any program. They are memory-mapped: a tensor needs memory once its values are used. A file
+Files are read as data only, with safetensors or `torch.load(weights_only=True)`, because a pickle
+can run any program. They are memory-mapped: a tensor needs memory once its values are used. A file
 appears under its name only when it is complete.
 """
 
@@ -37,7 +37,8 @@ def read_state_dict(path: str | Path, sha256: str | None = None) -> dict[str, Te
         sha256: digest that the file must have.
 
     Raises:
-        WeightsError: the file is absent, of an unknown type, damaged, unsafe, or has another digest.
+        WeightsError: the file is absent, of an unknown type, damaged or unsafe, or has another
+            digest.
     """
     content = read_checkpoint(path, sha256)
     try:

@@ -87,8 +87,8 @@ def initialise(module: _M, seed: int) -> _M:
 def _shared_name(name: str) -> str:
     """Return a name that a parameter has in common with the same parameter of other models.
 
-    A modality's vector is the same in encoder and decoder, and the encoder of a generator is that of
-    a backbone, so that a seed gives the same values in all models.
+    A modality's vector is the same in encoder and decoder, and the encoder of a generator is that
+    of a backbone, so that a seed gives the same values in all models.
     """
     name = name.removeprefix(SAMPLER_PREFIX)
     is_shared = name.endswith(".mod_emb")

@@ -118,8 +118,8 @@ def load_state(module: _M, source: str | Path | StateDict, sha256: str | None = 
     not_finite = [key for key, value in fitting.items() if not is_finite(value)]
     if not_finite:
         raise WeightsError(
-            f"the weights hold NaN or infinity in {join_names(not_finite, 5)}: the file is damaged, "
-            "or its training diverged. Nothing was loaded"
+            f"the weights hold NaN or infinity in {join_names(not_finite, 5)}: the file is "
+            "damaged, or its training diverged. Nothing was loaded"
         )
     module.load_state_dict(fitting, strict=False)
     return module
@@ -244,7 +244,7 @@ def _load_from_mapping(module: _M, source: Mapping[str, Any], name: str | None) 
 
 
 def _is_compatible(expected: Tensor, value: Tensor) -> bool:
-    """Return whether a value can be cast; whole numbers for floats are quantised weights, and cannot."""
+    """Return whether a value can be cast: quantised weights (whole numbers) cannot."""
     quantised = expected.is_floating_point() and not value.is_floating_point()
     return expected.shape == value.shape and not quantised
 

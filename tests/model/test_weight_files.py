@@ -401,7 +401,7 @@ def test_the_real_library_agrees_about_its_cache_and_its_errors(online):
         ("RevisionNotFoundError", "no such revision"),
         ("EntryNotFoundError", "no such file at this revision"),
         ("LocalEntryNotFoundError", "cannot be reached from here; LocalEntryNotFoundError: no"),
-        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE forbids to ask; OfflineModeIsEnabled: no"),
+        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE forbids requests; OfflineModeIsEnabled: no"),
         ("ProxyError", "(ProxyError: no route to host)"),
     ],
 )

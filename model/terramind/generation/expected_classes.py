@@ -4,8 +4,8 @@ A single token map gives one of many possible maps. The expected probabilities a
 softmax(scores(tokens)) over all token maps, each weighted by its probability. The scores depend on
 all tokens together, so that this mean has no closed form; it is approximated by one pass of the
 tokenizer's decoder at the mean of the codes. That is exact where the model is sure of a token, and
-smooth between tokens whose codes are close. Where two distant tokens are equally likely, the decoder
-sees a code between them, which may stand for neither.
+smooth between tokens whose codes are close. Where two distant tokens are equally likely, the
+decoder sees a code between them, which may stand for neither.
 """
 
 from __future__ import annotations

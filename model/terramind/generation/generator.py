@@ -82,7 +82,7 @@ class Generator(GeneratorKeys):
         return self.sampler.model
 
     @torch.no_grad()
-    def generate(
+    def generate(  # noqa: PLR0913
         self,
         inputs: Inputs,
         outputs: Sequence[str] | None = None,
@@ -116,11 +116,11 @@ class Generator(GeneratorKeys):
             outputs: some of the declared outputs, in the order in which they are generated.
             seed: of tokens, orders and noise; one for all samples, or one for each.
             sampling: argmax takes the likeliest tokens, sample draws from their distribution.
-            decoding_steps: 1 decodes all positions at once; see `model.terramind.generation.sampler`.
+            decoding_steps: 1 decodes all positions at once; see `generation.sampler`.
             schedule: how many positions each of several steps decodes.
-            temperature: see `model.terramind.generation.sampling.SamplingStrategy`.
-            top_k: see `model.terramind.generation.sampling.SamplingStrategy`.
-            top_p: see `model.terramind.generation.sampling.SamplingStrategy`.
+            temperature: see `SamplingStrategy`.
+            top_k: see `SamplingStrategy`.
+            top_p: see `SamplingStrategy`.
             chained: whether an output is an input of those after it.
             timesteps: steps of the diffusion.
             clamp: see `Tokenizer.decode`.
@@ -258,8 +258,8 @@ class Generator(GeneratorKeys):
             inputs: as for `generate`, in their own units unless `standardize` is false.
             modality: LULC, the one output that has classes.
             temperature: of the distribution; 0 leaves the likeliest tokens only.
-            top_k: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
-            top_p: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
+            top_k: see `SamplingStrategy`; off by default.
+            top_p: see `SamplingStrategy`; off by default.
             standardize: see `generate`.
 
         Raises:

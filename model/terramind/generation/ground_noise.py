@@ -1,11 +1,11 @@
 """Noise of the ground: the same at a pixel for every window that covers it.
 
 Diffusion starts from noise, and its result depends on it. If each window drew its own, windows that
-overlap would get different images of the same ground, with a seam between them. Here a number depends
-on seed, modality, channel, row and column only: the coordinates are hashed with the finaliser of
-SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, in Stafford's variant 13), as in
-counter-based generators (Salmon et al. 2011, doi:10.1145/2063384.2063405), and the hash becomes a
-quantile of the normal distribution.
+overlap would get different images of the same ground, with a seam between them. Here a number
+depends on seed, modality, channel, row and column only: the coordinates are hashed with the
+finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, in Stafford's variant 13),
+as in counter-based generators (Salmon et al. 2011, doi:10.1145/2063384.2063405), and the hash
+becomes a quantile of the normal distribution.
 """
 
 from __future__ import annotations

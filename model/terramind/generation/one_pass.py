@@ -58,7 +58,7 @@ class EncodedBatch:
         return cls(generator=generator, inputs=checked, context=context, grid=embedded.grid)
 
     def feature_map(self) -> Tensor:
-        """Return the encoder's tokens, averaged over the images, as a map (B, D, H / 16, W / 16)."""
+        """Return the encoder's tokens, averaged over the images, as (B, D, H / 16, W / 16)."""
         tokens = self.generator.model.average_images(self.inputs, self.context.encoded)
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
 

@@ -235,7 +235,7 @@ def _parse_size(size: object) -> PatchGrid | None:
         or any(side < PATCH_SIZE or side % PATCH_SIZE for side in sides)
     ):
         raise ModelError(
-            f"size={size!r}: (H, W) in px expected, multiples of {PATCH_SIZE} (of 32 where an output is "
-            f"made by diffusion) from {PATCH_SIZE} on, such as (224, 224)"
+            f"size={size!r}: (H, W) in px expected, multiples of {PATCH_SIZE} (of 32 where an "
+            f"output is made by diffusion) from {PATCH_SIZE} on, such as (224, 224)"
         )
     return sides[0] // PATCH_SIZE, sides[1] // PATCH_SIZE

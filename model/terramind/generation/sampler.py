@@ -106,7 +106,7 @@ class Sampler(nn.Module):
         return {key: ids[key] for key in keys}
 
     def _append_start_tokens(self, embedded: EmbeddedInputs, keys: Sequence[str]) -> EmbeddedInputs:
-        """Append [S_1] for each sequence that is to come and that the encoder has an embedding for."""
+        """Append [S_1] for each sequence to come that the encoder has an embedding for."""
         for key in keys:
             if is_sequence_key(key) and key in self.model.encoder_embeddings:
                 ids = torch.full((len(embedded.tokens), 1), START_ID, device=embedded.tokens.device)

@@ -1,8 +1,8 @@
 """Choice of tokens from logits: filters, draws, and the number of positions per step.
 
 Random numbers come from a generator on the CPU for each sample, seeded by the sample's seed and the
-purpose of the draw. So the tokens of a sample depend neither on its batch and its position there, nor
-on earlier draws, and the global generators are not used.
+purpose of the draw. So the tokens of a sample depend neither on its batch and its position there,
+nor on earlier draws, and the global generators are not used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Seeds = int | Sequence[int]
 """One seed for all samples, or one for each."""
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Row indices (r,), and for each row the candidates' logits, ids and whether they are kept, (r, n)."""
+"""Row indices (r,), and the candidates' logits, ids and whether they are kept, each (r, n)."""
 
 _TOP_CANDIDATES = 256
 """Number of likeliest tokens that are sorted before the whole vocabulary is."""
@@ -42,7 +42,7 @@ class SamplingStrategy:
     """Divisor of the logits before a draw; 0 is argmax."""
 
     top_k: float = 0
-    """Number of likeliest tokens to draw from, or below 1 their share of the vocabulary; 0 is off."""
+    """Number of likeliest tokens to draw from; below 1 a share of the vocabulary; 0 is off."""
 
     top_p: float = 0.8
     """Draw from the fewest tokens that hold this probability together; 0 and 1 are off."""
@@ -77,7 +77,7 @@ class SamplingStrategy:
         return self.sampling == "sample" and self.temperature > 0
 
     def step_counts(self, count: int) -> list[int]:
-        """Return how many of `count` positions are decoded in each step; empty steps are left out."""
+        """Return how many of `count` positions each step decodes, without empty steps."""
         if self.schedule == "linear":
             return linear_schedule(count, self.decoding_steps)
         steps: list[int] = []
@@ -116,8 +116,8 @@ def cosine_schedule(count: int, steps: int) -> list[int]:
 def filter_logits(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tensor:
     """Return logits (R, V) with -inf for every token that a filter excludes.
 
-    First top-k, where tokens as likely as the k-th are kept too; then top-p among the rest, where of
-    equally likely tokens those with smaller ids are kept.
+    First top-k, where tokens as likely as the k-th are kept too; then top-p among the rest, where
+    of equally likely tokens those with smaller ids are kept.
     """
     result = torch.full_like(logits, -math.inf)
     for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
@@ -131,8 +131,8 @@ def sample_ids(
 ) -> Tensor:
     """Draw one id (R,) for each row of logits (R, V): filter, softmax(logits / temperature), draw.
 
-    A uniform number gives the id at that quantile of the distribution, with the likeliest ids first,
-    or in the order of the ids where nothing is filtered.
+    A uniform number gives the id at that quantile of the distribution, with the likeliest ids
+    first, or in the order of the ids where nothing is filtered.
 
     Args:
         logits: float32.

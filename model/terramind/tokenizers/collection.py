@@ -25,7 +25,7 @@ class Tokenizers(nn.ModuleDict):
 
     def get_raster_tokenizer(self, key: str) -> Tokenizer | None:
         """Return the tokenizer of a raster modality, or None if it is not here."""
-        tokenizer = self[key] if key in self else None
+        tokenizer = dict(self.items()).get(key)
         return tokenizer if isinstance(tokenizer, Tokenizer) else None
 
     def get_decoder(self, name: str, key: str) -> Tokenizer:

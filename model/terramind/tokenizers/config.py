@@ -60,8 +60,8 @@ class UNetConfig:
         _check_lists(self.multipliers, self.attention)
         if not self.multipliers or self.channels % NORM_GROUPS:
             raise ModelError(
-                f"unet: channels {self.channels} must be a multiple of {NORM_GROUPS} (the groups of "
-                "its norms), with at least one multiplier"
+                f"unet: channels {self.channels} must be a multiple of {NORM_GROUPS} (the groups "
+                "of its norms), with at least one multiplier"
             )
         if max(self.widths) > 2 * _MAX_COUNT:
             raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MAX_COUNT}")
@@ -100,7 +100,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.modality not in RASTER_CHANNELS:
             raise ModelError(
-                f"no tokenizer for {self.modality!r}; there is one for {join_names(RASTER_CHANNELS)}"
+                f"no tokenizer for {self.modality!r}; there are some for "
+                f"{join_names(RASTER_CHANNELS)}"
             )
         _check_count("image_size", self.image_size)
         if self.image_size % PATCH_SIZE:

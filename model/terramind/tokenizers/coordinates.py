@@ -1,8 +1,8 @@
 """Tokenizers of coordinates and captions.
 
 Coordinates are two words of the vocabulary and an end: `lat=-3.50 lon=7.00 [EOS]`, rounded to a
-quarter of a degree. The vocabulary is a file of the `tokenizers` library. For coordinates it is read
-as plain JSON; for captions (version 0.1 only) that library splits the sentences.
+quarter of a degree. The vocabulary is a file of the `tokenizers` library. For coordinates it is
+read as plain JSON; for captions (version 0.1 only) that library splits the sentences.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from model.terramind.validation import check_tensor
 PAD_ID, EOS_ID = 0, 3
 """Ids of [PAD] and [EOS]."""
 
-SENTINEL_TOKEN = "[S_1]"
-"""Token between a caption and its end."""
+CAPTION_END = "[S_1]"
+"""Word after a caption, before [EOS]."""
 
 STEPS_PER_DEGREE = 4
 """Steps of the grid of coordinates per degree."""
@@ -126,9 +126,9 @@ class CaptionsTokenizer:
         except Exception as error:
             # ^ the library raises bare Exceptions
             raise WeightsError(f"{path} is not a vocabulary of `tokenizers`: {error}") from error
-        if self._tokenizer.token_to_id(SENTINEL_TOKEN) is None:
+        if self._tokenizer.token_to_id(CAPTION_END) is None:
             raise WeightsError(
-                f"the vocabulary {path} lacks {SENTINEL_TOKEN}: it belongs to another model"
+                f"the vocabulary {path} lacks {CAPTION_END}: it belongs to another model"
             )
 
     def encode(self, texts: Sequence[str], length: int | None = None) -> Tensor:
@@ -143,7 +143,7 @@ class CaptionsTokenizer:
         """
         if isinstance(texts, str) or not texts:
             raise ModelError("a list of captions expected, one for each sample")
-        rows = [[*self._tokenizer.encode(f"{text} {SENTINEL_TOKEN}").ids, EOS_ID] for text in texts]
+        rows = [[*self._tokenizer.encode(f"{text} {CAPTION_END}").ids, EOS_ID] for text in texts]
         width = max(len(row) for row in rows) if length is None else length
         for text, row in zip(texts, rows, strict=True):
             if len(row) > width:

@@ -1,8 +1,8 @@
 """DDIM: from noise to an image in few steps, without adding noise on the way.
 
 Song et al. 2021, arXiv:2010.02502, equation 12 with sigma = 0. The schedule is the linear one of
-1000 steps, shifted so that the last step is pure noise; the steps used are spaced from that end (Lin
-et al. 2024, arXiv:2305.08891). The network predicts the clean image.
+1000 steps, shifted so that the last step is pure noise; the steps used are spaced from that end
+(Lin et al. 2024, arXiv:2305.08891). The network predicts the clean image.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def timesteps(count: int) -> tuple[int, ...]:
     """Return the training steps that are used for a requested count, from 999 down.
 
     They lie 1000 // count apart, down to zero, so that a count that does not divide 1000 gives more
-    steps: 4 for 3, 8 for 7, 31 for 30. That is the published schedule, and images depend on it. With
-    1, 2, 4, 5, 8, 10, 20, 25, 40 or 50 the number is the requested one.
+    steps: 4 for 3, 8 for 7, 31 for 30. That is the published schedule, and images depend on it.
+    With 1, 2, 4, 5, 8, 10, 20, 25, 40 or 50 the number is the requested one.
 
     Raises:
         ModelError: not a whole number from 1 to 1000.

@@ -2,11 +2,11 @@
 
     4 x 4 patches -> residual blocks down -> attention at the lowest levels -> up, with skip inputs
 
-Dhariwal and Nichol 2021, arXiv:2105.05233 (without its adaptive norm). Terms that depend only on the
-step (`prepare_steps`) or only on the codes (`embed_codes`) are computed once per decoding, and not at
-each step. They, the first and the last convolution, and the statistics of group norms are in float32
-whatever the number format of the rest.
-Notation: B batch, C channels of the raster, n steps, h x w the grid of 4 x 4 patches.
+Dhariwal and Nichol 2021, arXiv:2105.05233 (without its adaptive norm). Terms that depend only on
+the step (`prepare_steps`) or only on the codes (`embed_codes`) are computed once per decoding, and
+not at each step. They, the first and the last convolution, and the statistics of group norms are in
+float32 whatever the number format of the rest. Notation: B batch, C channels of the raster, n
+steps, h x w the grid of 4 x 4 patches.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Tokenizer(TokenizerKeys):
                 self.decoder = UNet(config.unet, self.channels, digits)
 
     def encode_latents(self, x: Tensor) -> Tensor:
-        """Return the latents (B, 5, H / 16, W / 16) of a raster: five numbers per patch, not rounded.
+        """Return the latents (B, 5, H / 16, W / 16): five numbers per patch, not rounded.
 
         Args:
             x: standardised pixels (B, C, H, W), sides multiples of 16; for LULC class indices
@@ -215,10 +215,11 @@ class Tokenizer(TokenizerKeys):
         sides = tuple(PATCH_SIZE * count for count in codes.shape[2:])
         multiple = self.config.side_multiple
         if any(side % multiple for side in sides):
+            halvings = len(self.config.unet.multipliers) - 1
             raise ModelError(
                 f"{self.modality} can be decoded to sides that are multiples of {multiple} px, "
-                f"not to {sides}: its U-Net halves the image {len(self.config.unet.multipliers) - 1}"
-                f" times. Pad the ids to a multiple of {multiple // PATCH_SIZE} tokens, and crop after"
+                f"not to {sides}: its U-Net halves the image {halvings} times. Pad the ids to a "
+                f"multiple of {multiple // PATCH_SIZE} tokens, and crop the result"
             )
         return (codes.shape[0], self.channels, *sides)
 
@@ -232,7 +233,8 @@ class Tokenizer(TokenizerKeys):
             raise ModelError(f"{self.modality}: {forms} expected, not {shape}")
         if shape[2] % PATCH_SIZE or shape[3] % PATCH_SIZE or not shape[2] * shape[3]:
             raise ModelError(
-                f"{self.modality}: height and width must be multiples of {PATCH_SIZE}, not {shape[2:]}"
+                f"{self.modality}: height and width must be multiples of {PATCH_SIZE}, "
+                f"not {shape[2:]}"
             )
         if not self.config.has_classes and not x.is_floating_point():
             raise ModelError(

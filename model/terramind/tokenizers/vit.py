@@ -3,7 +3,8 @@
     project patches -> add positions -> blocks -> one more MLP, with tanh
 
 Unlike in the encoder of `model.terramind.encoder`, the layer norms have a learned bias, patches are
-flattened channel-slowest, and the output is not normalised. Notation as in `model.terramind.layers`.
+flattened channel-slowest, and the output is not normalised. Notation as in
+`model.terramind.layers`.
 """
 
 from __future__ import annotations

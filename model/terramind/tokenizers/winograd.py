@@ -1,9 +1,9 @@
 """Faster computation of 3 x 3 convolutions with zero padding.
 
 `upsample_conv` convolves an image enlarged twice without enlarging it: 16 products instead of 36,
-exact but for rounding. `winograd_conv` is Lavin and Gray 2015, arXiv:1509.09308: 36 products instead
-of 144 for 4 x 4 outputs, with four times the memory of the kernel and errors of 2e-6 of the largest
-value; in fp32 a CPU needs two thirds of the time for wide layers of large images.
+exact but for rounding. `winograd_conv` is Lavin and Gray 2015, arXiv:1509.09308: 36 products
+instead of 144 for 4 x 4 outputs, with four times the memory of the kernel and errors of 2e-6 of the
+largest value; in fp32 a CPU needs two thirds of the time for wide layers of large images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_USES = 4
 _KERNEL_SIZE = 3
 _INPUT_TILE = OUTPUT_TILE + _KERNEL_SIZE - 1
 _INTERPOLATION_POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])
-# ^ where polynomials are evaluated; with 2 instead of 1/2, as is usual, the error is three times larger
+# ^ where polynomials are evaluated; the usual 2 instead of 1/2 would triple the error
 
 
 def prepare_upsample_kernel(weight: Tensor) -> Tensor:
