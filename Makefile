@@ -5,19 +5,22 @@ REFERENCE ?= .venv-reference
 STAC ?= .venv-stac
 TORCH_INDEX ?=
 # ^ another package index for torch, e.g. a CUDA build; empty = the configured indexes
+PYTEST_PARALLEL ?= -n 2 --dist loadscope
+# ^ loadscope keeps the tests of a module together, so that a module's country or server is made once
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test nightly lint bench reference reference-bench mapping-bench clean
+.PHONY: demo test test-all lint bench reference reference-bench mapping-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
 
+# Everything that can be proved in a quarter of an hour on two cores; docs/testing.md says what each tier proves.
 test: lint
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) -m "not production" $(PYTEST_ARGS)
 
-# What is too long for every change: 10 000 mutated documents, and whatever else looks at the variable.
-nightly: lint
-	TERRAMOSAIC_NIGHTLY=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+# The whole: also servers and workers that are killed, maps of every task, 500 fault seeds, 10 000 mutated documents.
+test-all: lint
+	TERRAMOSAIC_NIGHTLY=1 $(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

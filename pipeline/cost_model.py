@@ -1,9 +1,13 @@
-"""What a plan will take, before anything is read: from a table, or from what earlier runs took."""
+"""Cost model: estimate bytes, requests, time and memory of a plan before anything is read.
+
+The estimate starts from a table of constants; the receipts of earlier runs of the same product
+calibrate it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,59 +28,68 @@ from pipeline.reading.block_reads import RasterLayout
 from pipeline.storage import receipt
 
 BYTES_PER_PIXEL = {"S2L2A": 1.3, "S1RTC": 3.5, "S1GRD": 3.5, "DEM": 3.0}
-"""Compressed bytes of one stored pixel, as seen on the embedded country and on real scenes."""
+"""Compressed bytes of one stored pixel, measured on the demo country and on real scenes."""
 
 BASE_MEMORY_BYTES = 600_000_000
-"""Python with torch, GDAL and Prefect before any pixel is read; a model's weights come on top."""
+"""Memory of a process with torch, GDAL and Prefect, without pixels and model weights."""
 
 PIXELS_PER_SECOND = 6.0e6
-"""Stored pixels read and composed in a second by one core."""
+"""Stored pixels that one core reads and composites per second."""
 
 STRIPS_IN_MEMORY = 3
-"""Strips of composites in memory: two under the windows, and one that is being read."""
+"""Strips of composites in memory: two in use by windows, one being read."""
 
 STACK_BYTES_PER_PIXEL = 2 * (2 + 4)
-"""Bytes of a scene's pixel while two bands are composed: as stored, and as a number."""
+"""Bytes of a scene's pixel while two bands are composited: as stored and as float32."""
 
 SECONDS_PER_WINDOW = {"land_cover": 1 / 6, "embedding": 0.3, "generate": 1.0}
-"""On two cores: the demo model's map, the base model's features and tokens."""
+"""Per task, on two cores: the demo model's map, the base model's features and tokens."""
 
 SECONDS_PER_DIFFUSION_STEP = 1.0
-"""Of diffusion, for one window on two cores."""
+"""Seconds of one diffusion step for one window on two cores."""
 
 GPU_SPEEDUP = 50.0
-"""A GPU than two cores: an H200 makes 340 windows of the demo model in a second."""
+"""Speed of a GPU relative to two cores: an H200 predicts 340 windows a second (demo model)."""
 
 DEFAULT_CORES = 2
-"""Cores that a worker keeps busy where nobody says how many it has."""
+"""Cores of a worker where the caller does not state them."""
 
 COMPRESSION_RATIO = 0.35
-"""Bytes on the disk of one byte of a layer, in Zarr or as COG with overviews: maps pack well."""
+"""Bytes on disk per byte of a layer, in Zarr or as a COG with overviews."""
 
 TABLE_UNCERTAINTY = 2.0
-"""Factor by which figures of the table may err either way."""
+"""Factor of uncertainty of estimates from the table alone."""
 
 SINGLE_RUN_UNCERTAINTY = 1.25
-"""The same of figures from the receipts of one run, at the least."""
+"""Smallest factor of uncertainty of estimates calibrated with one run."""
 
 MULTI_RUN_UNCERTAINTY = 1.1
-"""And of several."""
+"""Smallest factor of uncertainty of estimates calibrated with several runs."""
+
+MAX_SAMPLED_TILES = 4096
+"""Tiles that an estimate is computed from, evenly spread: a plan may have a hundred thousand."""
+
+MAX_COMPARED_RUNS = 6
+"""Runs of a product that are compared at most: those of the latest periods."""
+
+MAX_RECEIPTS_PER_RUN = 256
+"""Receipts that are read of each run, evenly spread: a run may have a hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostFactors:
-    """What earlier runs took, as factors of what the table says of the same tiles."""
+    """Ratios of what earlier runs took to the table's estimate for the same tiles."""
 
     bytes: Mapping[str, float] = field(default_factory=dict)
-    """By modality; that of the empty name is of all others."""
+    """By modality; the entry of the empty name applies to all others."""
 
     requests: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 1.0
     uncertainty: float = TABLE_UNCERTAINTY
-    """Factor by which an estimate may err either way."""
+    """Factor by which an estimate may be too high or too low."""
 
     runs: int = 0
-    """Runs that this rests on; 0 = the table alone."""
+    """Number of runs compared; 0 = the table alone."""
 
 
 DEFAULT_FACTORS = CostFactors()
@@ -84,51 +97,51 @@ DEFAULT_FACTORS = CostFactors()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
-    """What making tiles takes, about."""
+    """The estimated cost of building tiles."""
 
     bytes: int
-    """Read, from wherever."""
+    """Bytes read, local or remote."""
 
     remote_bytes: int
-    """Of them, those that come over the network."""
+    """Bytes read over the network."""
 
     requests: int
-    """Over the network."""
+    """Requests over the network."""
 
     peak_memory_bytes: int
     seconds: float
-    """Of all workers side by side."""
+    """Wall-clock seconds with all workers."""
 
     cpu_hours: float
-    """Hours of one core."""
+    """Core hours."""
 
     gpu_hours: float
     stored_bytes: int
-    """Of the tiles in the product: COGs and Zarr."""
+    """Bytes of the tiles on disk, in all formats of the product."""
 
     uncertainty: float
-    """Factor by which it may err either way."""
+    """Factor by which the estimate may be too high or too low."""
 
     basis: str
-    """table or receipts."""
+    """``table`` or ``receipts``."""
 
 
 @dataclass(frozen=True, slots=True)
 class _TileCost:
-    """What the table says of one tile."""
+    """The table's estimate for one tile."""
 
     bytes_by_modality: Mapping[str, float]
-    """Bytes of files, by modality."""
+    """Bytes read, by modality."""
 
     remote_bytes_by_modality: Mapping[str, float]
-    """Of them, those that come over the network."""
+    """Bytes read over the network, by modality."""
 
     requests_by_modality: Mapping[str, float]
     seconds: float
-    """Of one worker."""
+    """Seconds of one worker."""
 
     memory_bytes: int
-    """Bytes in memory."""
+    """Peak memory, bytes."""
 
 
 def estimate_cost(
@@ -140,248 +153,286 @@ def estimate_cost(
     cores: int = DEFAULT_CORES,
     workers_per_gpu: int = 1,
 ) -> CostEstimate:
-    """Estimate what making tiles of a plan takes.
+    """Estimate the cost of building tiles of a plan.
 
     Args:
         plan: the plan.
-        workers: tiles made side by side.
-        tiles: those that are made; None = all.
-        factors: of earlier runs, see :func:`calibrate_factors`.
-        cores: of each worker.
+        workers: tiles built in parallel.
+        tiles: the tiles to build; None = all.
+        factors: ratios measured on earlier runs, see :func:`calibrate_factors`.
+        cores: cores of each worker.
         workers_per_gpu: workers that share a GPU.
     """
-    some = plan.tiles if tiles is None else tiles
-    looked = some[:: -(-len(some) // MAX_SAMPLED_TILES) or 1]
-    share = len(some) / max(len(looked), 1)
-    volume, far, requests, busy, peak = 0.0, 0.0, 0.0, 0.0, 0
-    for need in _iter_tile_costs(plan, looked):
-        volume += share * _weighted_sum(need.bytes_by_modality, factors.bytes)
-        far += share * _weighted_sum(need.remote_bytes_by_modality, factors.bytes)
-        requests += share * _weighted_sum(need.requests_by_modality, factors.requests)
-        busy += share * need.seconds
-        peak = max(peak, need.memory_bytes)
-    busy *= factors.seconds
+    tiles = plan.tiles if tiles is None else tiles
+    sampled = tiles[:: -(-len(tiles) // MAX_SAMPLED_TILES) or 1]
+    tiles_per_sample = len(tiles) / max(len(sampled), 1)
+    num_bytes, remote_bytes, requests, busy_seconds, peak_bytes = 0.0, 0.0, 0.0, 0.0, 0
+    for cost in _iter_tile_costs(plan, sampled):
+        num_bytes += tiles_per_sample * _weighted_sum(cost.bytes_by_modality, factors.bytes)
+        remote_bytes += tiles_per_sample * _weighted_sum(
+            cost.remote_bytes_by_modality, factors.bytes
+        )
+        requests += tiles_per_sample * _weighted_sum(cost.requests_by_modality, factors.requests)
+        busy_seconds += tiles_per_sample * cost.seconds
+        peak_bytes = max(peak_bytes, cost.memory_bytes)
+    busy_seconds *= factors.seconds
     on_gpu = plan.model is not None and plan.model.device == "cuda"
     return CostEstimate(
-        bytes=round(volume),
-        remote_bytes=round(far),
+        bytes=round(num_bytes),
+        remote_bytes=round(remote_bytes),
         requests=round(requests),
-        peak_memory_bytes=BASE_MEMORY_BYTES + peak * max(workers, 1),
-        seconds=round(busy / max(workers, 1), 1),
-        cpu_hours=round(busy * cores / 3600, 4),
-        gpu_hours=round(busy / workers_per_gpu / 3600, 4) if on_gpu else 0.0,
-        stored_bytes=estimate_stored_bytes(plan, some),
+        peak_memory_bytes=BASE_MEMORY_BYTES + peak_bytes * max(workers, 1),
+        seconds=round(busy_seconds / max(workers, 1), 1),
+        cpu_hours=round(busy_seconds * cores / 3600, 4),
+        gpu_hours=round(busy_seconds / workers_per_gpu / 3600, 4) if on_gpu else 0.0,
+        stored_bytes=estimate_stored_bytes(plan, tiles),
         uncertainty=round(factors.uncertainty, 3),
         basis="receipts" if factors.runs else "table",
     )
 
 
 def _weighted_sum(amounts: Mapping[str, float], factors: Mapping[str, float]) -> float:
-    """Return the sum of amounts by modality, each times its factor."""
-    other = factors.get("", 1.0)
-    return sum(amount * factors.get(kind, other) for kind, amount in amounts.items())
+    """Return the sum over modalities of amount times factor."""
+    default = factors.get("", 1.0)
+    return sum(amount * factors.get(modality, default) for modality, amount in amounts.items())
 
 
 def calibrate_factors(product_dir: Path, model: ModelSpec | None) -> CostFactors:
-    """Compare what runs of a product took with what the table says, by their receipts.
+    """Compare what earlier runs of a product took, by their receipts, with the table.
 
     Args:
         product_dir: the folder of all periods of the product.
-        model: the one of the run to come: seconds of others say nothing.
+        model: the model of the next run; seconds of runs with other models are ignored.
     """
-    ratios: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    count = 0
+    pairs_by_metric: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    runs = 0
     for path in sorted(product_dir.glob("*/*/plan.json"))[-MAX_COMPARED_RUNS:]:
         compared = _compare_run(path, model)
-        count += bool(compared)
-        for name, pair in compared.items():
-            ratios[name].append(pair)
-    if not count:
+        runs += bool(compared)
+        for metric, pair in compared.items():
+            pairs_by_metric[metric].append(pair)
+    if not runs:
         return DEFAULT_FACTORS
-    found = {name: _ratio(pairs) for name, pairs in ratios.items()}
+    ratios = {metric: _ratio(pairs) for metric, pairs in pairs_by_metric.items()}
     return CostFactors(
-        bytes={kind: factor for (what, kind), factor in found.items() if what == "bytes"},
-        requests={kind: factor for (what, kind), factor in found.items() if what == "requests"},
-        seconds=found.get(("seconds", ""), 1.0),
+        bytes={modality: ratio for (name, modality), ratio in ratios.items() if name == "bytes"},
+        requests={
+            modality: ratio for (name, modality), ratio in ratios.items() if name == "requests"
+        },
+        seconds=ratios.get(("seconds", ""), 1.0),
         uncertainty=max(
-            MULTI_RUN_UNCERTAINTY if count > 1 else SINGLE_RUN_UNCERTAINTY,
-            *map(_run_uncertainty, ratios.values()),
+            MULTI_RUN_UNCERTAINTY if runs > 1 else SINGLE_RUN_UNCERTAINTY,
+            *map(_run_uncertainty, pairs_by_metric.values()),
         ),
-        runs=count,
+        runs=runs,
     )
 
 
-MAX_SAMPLED_TILES = 4096
-"""Tiles of a plan that are looked at, evenly spread: a plan may have a hundred thousand."""
-
-MAX_COMPARED_RUNS = 6
-"""Plans of a product that are compared at most: the latest periods."""
-
-MAX_RECEIPTS_PER_RUN = 256
-"""Receipts of each, evenly spread: a plan may have a hundred thousand."""
-
-
 def _compare_run(path: Path, model: ModelSpec | None) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return what and modality → (actual, by the table) of tiles of a run together."""
+    """Return (metric, modality) → (actual, estimated by the table) over the tiles of one run."""
     try:
         plan = Plan.read(path)
     except InvalidInputError:
         return {}
-        # ^ of another version, or damaged
-    made = [
-        one
-        for one in receipt.read_all(path.parent, max_count=MAX_RECEIPTS_PER_RUN)
-        if one.tile in plan.tiles_by_id
+        # ^ damaged, or written by another version
+    receipts = [
+        tile_receipt
+        for tile_receipt in receipt.read_all(path.parent, max_count=MAX_RECEIPTS_PER_RUN)
+        if tile_receipt.tile in plan.tiles_by_id
     ]
-    needs = list(_iter_tile_costs(plan, [plan.tiles_by_id[one.tile] for one in made]))
-    pairs = [pair for pair in zip(made, needs, strict=True) if pair[0].traffic.get("requests")]
-    # ^ of files of this machine nothing is counted
-    taken, due = (defaultdict[tuple[str, str], float](float) for _ in range(2))
-    for one, need in pairs:
-        for what, amounts in (
-            ("bytes", need.remote_bytes_by_modality),
-            ("requests", need.requests_by_modality),
+    costs = list(
+        _iter_tile_costs(plan, [plan.tiles_by_id[tile_receipt.tile] for tile_receipt in receipts])
+    )
+    actual, estimated = (defaultdict[tuple[str, str], float](float) for _ in range(2))
+    for tile_receipt, cost in zip(receipts, costs, strict=True):
+        if not tile_receipt.traffic.get("requests"):
+            continue
+            # ^ reads of local files are not counted
+        for name, amounts in (
+            ("bytes", cost.remote_bytes_by_modality),
+            ("requests", cost.requests_by_modality),
         ):
-            for kind, amount in (*amounts.items(), ("", sum(amounts.values()))):
-                due[what, kind] += amount
-                taken[what, kind] += one.traffic.get(f"{what}_{kind}" if kind else what, 0)
-    found = {name: (taken[name], due[name]) for name in due}
+            for modality, amount in (*amounts.items(), ("", sum(amounts.values()))):
+                estimated[name, modality] += amount
+                key = f"{name}_{modality}" if modality else name
+                actual[name, modality] += tile_receipt.traffic.get(key, 0)
+    pairs = {metric: (actual[metric], estimated[metric]) for metric in estimated}
     if _is_comparable(plan.model, model):
-        busy = sum(one.seconds["tile"] for one in made)
-        found["seconds", ""] = (busy, sum(need.seconds for need in needs))
-    return {name: (actual, table) for name, (actual, table) in found.items() if actual and table}
+        pairs["seconds", ""] = (
+            sum(tile_receipt.seconds["tile"] for tile_receipt in receipts),
+            sum(cost.seconds for cost in costs),
+        )
+    return {metric: pair for metric, pair in pairs.items() if all(pair)}
 
 
-def _is_comparable(one: ModelSpec | None, other: ModelSpec | None) -> bool:
-    """Tell whether windows take as long."""
-    if one is None or other is None:
-        return one is other
-    names = ("digest", "device", "precision", "answers")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+def _is_comparable(first: ModelSpec | None, second: ModelSpec | None) -> bool:
+    """Tell whether two models take the same time per window."""
+    if first is None or second is None:
+        return first is second
+    names = ("digest", "device", "precision", "outputs")
+    return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    actual, due = (sum(side) for side in zip(*pairs, strict=True))
-    return float(actual / due)
+    actual, estimated = (sum(values) for values in zip(*pairs, strict=True))
+    return float(actual / estimated)
 
 
 def _run_uncertainty(pairs: Sequence[tuple[float, float]]) -> float:
-    """Return by which factor single runs lie off all of them; 1 where there are none."""
-    whole = _ratio(pairs)
-    off = [actual / due / whole for actual, due in pairs]
-    return min(max([1.0, *off, *(1 / one for one in off)]), TABLE_UNCERTAINTY)
+    """Return the largest factor between the ratio of one run and that of all runs."""
+    mean_ratio = _ratio(pairs)
+    deviations = [actual / estimated / mean_ratio for actual, estimated in pairs]
+    return min(
+        max([1.0, *deviations, *(1 / deviation for deviation in deviations)]), TABLE_UNCERTAINTY
+    )
 
 
 def _iter_tile_costs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_TileCost]:
-    kinds = [_scene_reads(plan, scene) for scene in plan.snapshot.scenes]
-    bands_held = sum(len(plan.bands(name)) for name in plan.recipe.inputs)
-    window = _seconds_per_window(plan)
-    times = 2 if plan.recipe.composites and plan.recipe.steps else 1
-    # ^ the parts of the period are read by themselves
-    for one in tiles:
-        placed = plan.window_placement(one)
-        area = plan.context_grid(one)
-        scenes = plan.tile_scenes(one)
-        depth: dict[str, int] = {}
-        for scene in scenes:
-            depth[scene.modality] = depth.get(scene.modality, 0) + 1
+    scene_reads = [_scene_reads(plan, scene) for scene in plan.snapshot.scenes]
+    num_bands = sum(len(plan.bands(modality)) for modality in plan.recipe.inputs)
+    seconds_per_window = _seconds_per_window(plan)
+    passes = 2 if plan.recipe.composites and plan.recipe.steps else 1
+    # ^ the composites of the parts of the period read all scenes a second time
+    for planned_tile in tiles:
+        placement = plan.window_placement(planned_tile)
+        area = plan.context_grid(planned_tile)
+        scenes = plan.tile_scenes(planned_tile)
+        scene_counts = Counter(scene.modality for scene in scenes)
         pixels = 0.0
-        volume, far, requests = (defaultdict[str, float](float) for _ in range(3))
+        num_bytes, remote_bytes, requests = (defaultdict[str, float](float) for _ in range(3))
         for first, stop in stream.split_rows(area, scenes):
-            part = area.window(row=first, column=0, height=stop - first, width=area.width)
-            for kind in (kinds[number] for number in plan.scene_indices(part)):
-                for raster, pad, count, remote in kind.rasters:
-                    read, asked = block_reads.estimate_block_reads(raster, _pad_grid(part, pad))
-                    each = read * BYTES_PER_PIXEL[kind.modality] + block_reads.HEADER_BYTES
-                    pixels += times * count * read
-                    volume[kind.modality] += times * count * each
-                    far[kind.modality] += times * remote * each
-                    requests[kind.modality] += times * remote * asked
-        windows = len(placed.window_rows) * len(placed.window_columns) if placed else 0
+            strip = area.window(row=first, column=0, height=stop - first, width=area.width)
+            for scene_read in (scene_reads[index] for index in plan.scene_indices(strip)):
+                modality = scene_read.modality
+                for group in scene_read.rasters:
+                    band_pixels, band_requests = block_reads.estimate_block_reads(
+                        group.layout, _pad_grid(strip, group.padding)
+                    )
+                    band_bytes = band_pixels * BYTES_PER_PIXEL[modality] + block_reads.HEADER_BYTES
+                    pixels += passes * group.bands * band_pixels
+                    num_bytes[modality] += passes * group.bands * band_bytes
+                    remote_bytes[modality] += passes * group.remote_bands * band_bytes
+                    requests[modality] += passes * group.remote_bands * band_requests
+        windows = len(placement.window_rows) * len(placement.window_columns) if placement else 0
         yield _TileCost(
-            bytes_by_modality=volume,
-            remote_bytes_by_modality=far,
+            bytes_by_modality=num_bytes,
+            remote_bytes_by_modality=remote_bytes,
             requests_by_modality=requests,
-            seconds=pixels / PIXELS_PER_SECOND + windows * window,
-            memory_bytes=_tile_memory_bytes(plan, area, max(depth.values(), default=1), bands_held),
+            seconds=pixels / PIXELS_PER_SECOND + windows * seconds_per_window,
+            memory_bytes=_tile_memory_bytes(
+                plan, area, max(scene_counts.values(), default=1), num_bands
+            ),
         )
 
 
 def estimate_stored_bytes(plan: Plan, tiles: Sequence[Tile]) -> int:
-    """Return the bytes of tiles in the files of a product."""
-    cells = sum(one.height * one.width for one in tiles)
-    each = sum(
-        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
-        for name, names in tile.list_layer_bands(plan).items()
-    )
+    """Estimate the bytes of tiles on disk, in all formats of the product."""
+    cells = sum(planned_tile.height * planned_tile.width for planned_tile in tiles)
+    bytes_per_cell = _layer_bytes_per_cell(plan)
     formats = len(plan.job["output"].get("formats", ("cog", "zarr")))
-    return round(cells * each * COMPRESSION_RATIO * max(formats, 1))
+    return round(cells * bytes_per_cell * COMPRESSION_RATIO * max(formats, 1))
 
 
-def _tile_memory_bytes(plan: Plan, area: Grid, deepest: int, bands: int) -> int:
-    """Return the bytes of a tile on its way: strips, scenes, sums of one row of windows, layers."""
+def _layer_bytes_per_cell(plan: Plan) -> float:
+    """Return the uncompressed bytes of all layers for one cell of the grid."""
+    return sum(
+        len(bands) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
+        for name, bands in tile.list_layer_bands(plan).items()
+    )
+
+
+def _tile_memory_bytes(plan: Plan, area: Grid, max_scenes: int, num_bands: int) -> int:
+    """Estimate the peak memory of one tile, bytes.
+
+    Args:
+        plan: the plan.
+        area: the context grid of the tile.
+        max_scenes: the largest number of scenes of one modality.
+        num_bands: bands of all modalities.
+    """
     first, stop = stream.split_rows(area, ())[0]
-    rows = (stop - first) * area.width
-    strips = rows * bands * 4 * STRIPS_IN_MEMORY + rows * deepest * STACK_BYTES_PER_PIXEL
-    channels = (
-        sum(len(one.channels) / one.cell**2 for one in plan.model.answers) if plan.model else 0
-    )
-    sums = 2 * 4 * channels * (plan.model.window if plan.model else 0) * area.width
-    stored = sum(
-        len(names) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
-        for name, names in tile.list_layer_bands(plan).items()
-    )
-    return round(strips + sums + stored * plan.tile_size**2)
+    strip_pixels = (stop - first) * area.width
+    strips = strip_pixels * num_bands * 4 * STRIPS_IN_MEMORY
+    stacks = strip_pixels * max_scenes * STACK_BYTES_PER_PIXEL
+    sums = 0.0
+    if plan.model:
+        channels = sum(len(output.channels) / output.stride**2 for output in plan.model.outputs)
+        sums = 2 * 4 * channels * plan.model.window * area.width
+        # ^ weighted sums and their quotient for one row of windows
+    return round(strips + stacks + sums + _layer_bytes_per_cell(plan) * plan.tile_size**2)
+
+
+@dataclass(frozen=True, slots=True)
+class _RasterGroup:
+    """Bands of a scene that are stored and read alike."""
+
+    layout: RasterLayout
+    padding: int
+    """Pixels around the output grid that are read too."""
+
+    bands: int
+    remote_bands: int
+    """Bands that are read over the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SceneReads:
-    """A scene as it is read."""
+    """The rasters of a scene that a plan reads."""
 
     modality: str
-    rasters: tuple[tuple[RasterLayout, int, int, int], ...]
-    """Each with the pixels around a grid that are read too, with how many bands lie so, and how
-    many of them come over the network."""
+    rasters: tuple[_RasterGroup, ...]
 
 
 def _scene_reads(plan: Plan, scene: Scene) -> _SceneReads:
-    doubted = plan.recipe.max_cloud_probability is not None
-    bands = {*plan.bands(scene.modality), "SCL", *(("CLD",) if doubted else ())}
-    alike: dict[tuple[RasterLayout, int], list[bool]] = {}
+    bands = {*plan.bands(scene.modality), "SCL"}
+    if plan.recipe.max_cloud_probability is not None:
+        bands.add("CLD")
+    remote_flags: dict[tuple[RasterLayout, int], list[bool]] = {}
     for asset in scene.assets.values():
         if asset.band in bands:
-            placed = RasterLayout(
+            layout = RasterLayout(
                 epsg=asset.epsg,
                 transform=asset.transform,
                 shape=asset.shape,
                 is_picked=scene.modality.startswith("S2"),
             )
-            pad = _padding(plan, scene.modality, asset.band)
-            alike.setdefault((placed, pad), []).append(href_policy.is_remote(asset.href))
+            padding = _padding(plan, scene.modality, asset.band)
+            is_remote = href_policy.is_remote(asset.href)
+            remote_flags.setdefault((layout, padding), []).append(is_remote)
     return _SceneReads(
-        scene.modality, tuple((*one, len(far), sum(far)) for one, far in alike.items())
+        scene.modality,
+        tuple(
+            _RasterGroup(layout, padding, len(flags), sum(flags))
+            for (layout, padding), flags in remote_flags.items()
+        ),
     )
 
 
 def _padding(plan: Plan, modality: str, band: str) -> int:
-    """Return how many pixels around a grid are read: borders and clouds reach into it."""
+    """Return how many pixels around a grid are read: masks that are dilated reach into it."""
     resolution = plan.pixel_grid(plan.grids[0]).resolution
     if modality.startswith("S1"):
         return masks.border_noise_reach(resolution)
     return math.ceil(plan.recipe.dilate_m / resolution) if band in MASK_BANDS else 0
 
 
-def _pad_grid(area: Grid, pad: int) -> Grid:
+def _pad_grid(area: Grid, padding: int) -> Grid:
     return area.window(
-        row=-pad, column=-pad, height=area.height + 2 * pad, width=area.width + 2 * pad
+        row=-padding,
+        column=-padding,
+        height=area.height + 2 * padding,
+        width=area.width + 2 * padding,
     )
 
 
 def _seconds_per_window(plan: Plan) -> float:
-    """Return the seconds that a window takes."""
+    """Return the seconds that the model takes for one window."""
     if plan.model is None:
         return 0.0
     steps = int(plan.job["model"].get("timesteps", 0))
-    answers = sum(SECONDS_PER_WINDOW[one.task] for one in plan.model.answers)
-    whole = answers + SECONDS_PER_DIFFUSION_STEP * steps
-    return whole / GPU_SPEEDUP if plan.model.device == "cuda" else whole
+    seconds = sum(
+        SECONDS_PER_WINDOW.get(output.task, SECONDS_PER_WINDOW["generate"])
+        for output in plan.model.outputs
+    )
+    seconds += SECONDS_PER_DIFFUSION_STEP * steps
+    return seconds / GPU_SPEEDUP if plan.model.device == "cuda" else seconds

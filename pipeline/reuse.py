@@ -1,7 +1,7 @@
-"""Tiles that another plan of the same product has finished already: taken over, not made again.
+"""Reuse of tiles: copy those that another plan of the same product has already built.
 
-A tile's key names everything that decides its pixels. Where a plan with a newer scene asks for the
-same key as the plan before it, the tile is copied from that one's folder, byte by byte checked.
+A tile's key is a hash of everything that decides its pixels. Where an earlier plan has a finished
+tile with the same key, its values are copied and compared with the digests of its receipt.
 """
 
 from __future__ import annotations
@@ -31,36 +31,53 @@ class ReusableTile:
 
 
 def find_reusable_tiles(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, ReusableTile]:
-    """Return, for those of a plan's tiles that a neighbouring folder holds, where they lie.
+    """Find tiles with the same keys in the folders of other plans of the product.
 
     Args:
-        folder: the plan's folder; those beside it are looked into, the latest one first.
+        folder: the plan's folder; the folders beside it are searched, the most recent first.
         plan: the plan.
-        tiles: those that are wanted.
+        tiles: the tiles to find.
+
+    Returns:
+        Id of the tile in ``plan`` → the finished tile of another plan.
     """
-    wanted = {plan.tile_key(one): one.id for one in tiles}
-    found: dict[str, ReusableTile] = {}
-    for other in _other_plan_folders(folder):
-        proofs = [one for one in receipt.read_all(other) if one.key in wanted]
-        proofs = [one for one in proofs if wanted[one.key] not in found]
-        if not proofs:
+    ids_by_key = {plan.tile_key(wanted_tile): wanted_tile.id for wanted_tile in tiles}
+    reusable: dict[str, ReusableTile] = {}
+    for source_folder in _other_plan_folders(folder):
+        receipts = [
+            candidate
+            for candidate in receipt.read_all(source_folder)
+            if candidate.key in ids_by_key and ids_by_key[candidate.key] not in reusable
+        ]
+        if not receipts:
             continue
         try:
-            before = Plan.read(other / "plan.json")
+            source_plan = Plan.read(source_folder / "plan.json")
         except InvalidInputError:
             continue
-            # ^ of another version, or damaged
-        for proof in proofs:
-            if proof.tile in before.tiles_by_id:
-                found[wanted[proof.key]] = ReusableTile(folder=other, plan=before, receipt=proof)
-    return found
+            # ^ damaged, or written by another version
+        for candidate in receipts:
+            if candidate.tile in source_plan.tiles_by_id:
+                reusable[ids_by_key[candidate.key]] = ReusableTile(
+                    folder=source_folder, plan=source_plan, receipt=candidate
+                )
+    return reusable
 
 
 def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTile]) -> set[str]:
-    """Copy tiles into a plan's store, receipts last; return the ids of those that were sound."""
-    taken = set()
-    for name, source in reusable_tiles.items():
-        one = plan.tiles_by_id[name]
+    """Copy tiles into a plan's store, each receipt after its values.
+
+    Args:
+        folder: the plan's folder; its store exists.
+        plan: the plan.
+        reusable_tiles: what :func:`find_reusable_tiles` returned.
+
+    Returns:
+        Ids of the tiles that were copied; damaged ones are logged and left out.
+    """
+    copied = set()
+    for tile_id, source in reusable_tiles.items():
+        target = plan.tiles_by_id[tile_id]
         try:
             values = zarr_store.read_tile(
                 source.folder,
@@ -70,18 +87,25 @@ def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTi
             )
         except (TerramosaicError, KeyError, OSError) as error:
             log.warning(
-                "tile=%s is made anew: %s holds it damaged (%s)", name, source.folder, error
+                "tile=%s will be built again: its copy in %s is damaged (%s)",
+                tile_id,
+                source.folder,
+                error,
             )
             continue
-        if zarr_store.write_tile(folder, plan, one, values) != dict(source.receipt.digests):
-            log.warning("tile=%s is made anew: %s holds other values", name, source.folder)
+        if zarr_store.write_tile(folder, plan, target, values) != dict(source.receipt.digests):
+            log.warning(
+                "tile=%s will be built again: its copy in %s does not match the receipt",
+                tile_id,
+                source.folder,
+            )
             continue
-        receipt.write(folder, one, replace(source.receipt, tile=name))
-        taken.add(name)
-    return taken
+        receipt.write(folder, target, replace(source.receipt, tile=tile_id))
+        copied.add(tile_id)
+    return copied
 
 
 def _other_plan_folders(folder: Path) -> list[Path]:
-    """Return the folders of other plans of the same product, the latest first."""
+    """Return the folders of other plans of the same product, the most recent first."""
     plans = [path for path in folder.parent.glob("*/plan.json") if path.parent != folder]
-    return [path.parent for path in sorted(plans, key=lambda one: -one.stat().st_mtime_ns)]
+    return [path.parent for path in sorted(plans, key=lambda path: -path.stat().st_mtime_ns)]

@@ -51,7 +51,7 @@ _FIELD_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "window": (int, "a whole number"),
     "tokenizer": ((Mapping, NoneType), f"a mapping with some of {join_names(_TOKENIZER_KEYS)}"),
     "weights": ((Mapping, str, NoneType), "hub, a path, {path, sha256} or {random: SEED}"),
-    "reach": ((Mapping, EdgeEffect, NoneType), "a mapping that model.predictor.edge_effect made"),
+    "reach": ((Mapping, EdgeEffect, NoneType), "a mapping made by model.predictor.edge_effect"),
     "training": (Mapping, "a mapping"),
 }
 """What each entry of a card must be."""

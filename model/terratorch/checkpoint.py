@@ -57,7 +57,11 @@ _ADAPTER_MARKERS = ("lora_", "base_model.", "modules_to_save.", "ia3_", "vera_la
 
 
 class AuxiliaryHeadStub:
-    """What stands in for TerraTorch's description of an auxiliary head: data, no code."""
+    """Stand-in for TerraTorch's description of an auxiliary head: data, no code."""
+
+
+AuxiliaryHeadStub.__name__ = "Auxiliary"
+# ^ `to_plain_values` writes this name, and digests of fine-tuned models cover what it writes
 
 
 def fine_tuned(

@@ -1,4 +1,4 @@
-"""Output grids and the pixels on them: pure geometry, no raster is opened here."""
+"""Output grids and their tiles: geometry only, no raster is opened here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Grid:
     """A north-up raster grid in a projected coordinate system."""
 
     epsg: int
-    """EPSG code of the coordinate system; its unit is the metre."""
+    """EPSG code of the coordinate reference system; its unit is the metre."""
 
     resolution: float
     """Side of a square pixel, metres."""
@@ -74,11 +74,11 @@ class Grid:
 
     @property
     def alignment(self) -> tuple[float, float]:
-        """Return where, within one pixel of the CRS's own multiples, the corners lie: (x, y)."""
+        """Return the offset of pixel corners from multiples of the resolution: (x, y), metres."""
         return _alignment(self.left, self.resolution), _alignment(self.top, self.resolution)
 
     def window(self, *, row: int, column: int, height: int, width: int) -> Grid:
-        """Return the grid of a window given in this grid's pixels; it may reach outside."""
+        """Return the grid of a window, in pixels of this grid; it may extend beyond this grid."""
         return Grid(
             epsg=self.epsg,
             resolution=self.resolution,
@@ -107,8 +107,8 @@ class Grid:
     def origin_index(self) -> tuple[int, int]:
         """Return the (row, column) of the first pixel, counted from the origin of the CRS.
 
-        Two grids of one resolution and one phase number the same ground pixel alike, wherever
-        they begin: windows and warp blocks are anchored to these numbers.
+        Grids of the same resolution and alignment give a ground pixel the same index, wherever
+        they begin; windows and warp blocks are anchored to these indices.
         """
         return (
             math.floor(-self.top / self.resolution + ALIGNMENT_TOLERANCE),
@@ -116,7 +116,7 @@ class Grid:
         )
 
     def refine(self, factor: int) -> Grid:
-        """Return the same ground on a grid of which ``factor`` x ``factor`` pixels make one of ours."""
+        """Return the same extent with each pixel split into ``factor`` x ``factor`` pixels."""
         return Grid(
             epsg=self.epsg,
             resolution=self.resolution / factor,
@@ -127,10 +127,10 @@ class Grid:
         )
 
     def coarsen(self, factor: int) -> Grid:
-        """Return the smallest grid of ``factor`` x ``factor`` pixels a cell that covers this one.
+        """Return the smallest grid of cells of ``factor`` x ``factor`` pixels that covers this one.
 
-        Cells are counted as pixels are, from the origin of the CRS: whatever the region, the same
-        pixels make a cell.
+        Cells are counted from the origin of the CRS, as pixels are, so the same pixels form a
+        cell whatever the region.
         """
         row, column = self.origin_index()
         above, before = row % factor, column % factor
@@ -145,19 +145,19 @@ class Grid:
 
 
 ALIGNMENT_TOLERANCE = 1e-6
-"""Pixels: differences below come from writing coordinates as decimal numbers."""
+"""Pixels: smaller differences are rounding errors of coordinates written as decimals."""
 
 
 AREA_OF_USE_BUFFER = 6.0
-"""Degrees beyond its area of use up to which a coordinate system still serves: one UTM zone."""
+"""Degrees by which a region may exceed the area of use of its CRS: the width of a UTM zone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """The unit of work and of failure: a rectangle of grid pixels."""
+    """A rectangle of grid pixels: the unit of work and of failure."""
 
     id: str
-    """Row and column of the tile on its grid, ``r003c001``; of several, ``32633-r003c001``."""
+    """Row and column of the tile, ``r003c001``; with several grids ``32633-r003c001``."""
 
     row: int
     """First grid row."""
@@ -172,10 +172,10 @@ class Tile:
     """Columns."""
 
     epsg: int
-    """Whose grid it is, where a plan has several."""
+    """EPSG code of the grid that it belongs to."""
 
     def coarsen(self, factor: int) -> Tile:
-        """Return the same tile on a grid of ``factor`` x ``factor`` pixels a cell."""
+        """Return the same tile on a grid whose cells are ``factor`` x ``factor`` pixels."""
         row, column, height, width = (
             length // factor for length in (self.row, self.column, self.height, self.width)
         )
@@ -183,7 +183,7 @@ class Tile:
 
 
 def split_into_tiles(grid: Grid, size: int, *, id_prefix: str = "") -> tuple[Tile, ...]:
-    """Cut a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
+    """Split a grid into tiles of ``size`` pixels, row by row; the last ones may be smaller."""
     return tuple(
         Tile(
             id=f"{id_prefix}r{row // size:03d}c{column // size:03d}",
@@ -199,15 +199,15 @@ def split_into_tiles(grid: Grid, size: int, *, id_prefix: str = "") -> tuple[Til
 
 
 def resolve_epsg_codes(crs: str, region: BaseGeometry) -> tuple[int, ...]:
-    """Return the EPSG codes of the grids that a job asks for: one code, or the zones touched.
+    """Return the EPSG codes of a job's grids: the one it names, or all UTM zones it touches.
 
     Args:
-        crs: a code as in ``EPSG:3035``, or ``utm``: every UTM zone that holds some of the
-            region, and beyond 84° N and 80° S the polar grids that go on from there.
+        crs: a code such as ``EPSG:3035``, or ``utm``: every UTM zone that contains part of the
+            region and, beyond 84° N and 80° S, the polar stereographic grids (UPS).
         region: an area in longitude and latitude.
 
     Raises:
-        InvalidInputError: the code is unknown, or its unit is not the metre.
+        InvalidInputError: the code is unknown, or the CRS is not projected in metres.
     """
     if crs.lower() == "utm":
         return utm.find_zones(region)
@@ -228,21 +228,21 @@ def resolve_epsg_codes(crs: str, region: BaseGeometry) -> tuple[int, ...]:
 
 
 def common_alignment(scenes: Sequence[Scene], epsg: int, resolution: float) -> tuple[float, float]:
-    """Return where, within one pixel, the scenes' own grid lies: (x, y) in metres.
+    """Return the alignment that all scenes share: (x, y) in metres, see :attr:`Grid.alignment`.
 
-    Zero, the multiples of the resolution, where they do not share one grid.
+    (0, 0), multiples of the resolution, where they do not share one.
     """
-    found = find_alignments(scenes, epsg, resolution)
-    return min(found) if len(found) == 1 else (0.0, 0.0)
+    alignments = find_alignments(scenes, epsg, resolution)
+    return min(alignments) if len(alignments) == 1 else (0.0, 0.0)
 
 
 def find_alignments(
     scenes: Sequence[Scene], epsg: int, resolution: float
 ) -> frozenset[tuple[float, float]]:
-    """Return where, within one pixel, the grids of scenes lie: (x, y) in metres, each once.
+    """Return the distinct alignments of the scenes' rasters: (x, y) in metres.
 
-    The optical scenes decide where there are any, and of them those that lie in the system: the
-    others are warped onto whatever grid there is.
+    Optical scenes decide where there are any, else radar scenes; only rasters in the given CRS
+    count, because all others are warped anyway.
     """
     optical = [scene for scene in scenes if scene.modality.startswith("S2")]
     radar = [scene for scene in scenes if scene.modality.startswith("S1")]
@@ -261,19 +261,19 @@ def find_alignments(
     return frozenset(corners)
 
 
-def _is_close(one: float, other: float, resolution: float) -> bool:
-    return abs(one - other) < ALIGNMENT_TOLERANCE * resolution
+def _is_close(first: float, second: float, resolution: float) -> bool:
+    return abs(first - second) < ALIGNMENT_TOLERANCE * resolution
 
 
 def _alignment(coordinate: float, resolution: float) -> float:
-    value = math.fmod(coordinate, resolution)
-    if value < 0:
-        value += resolution
-    return 0.0 if resolution - value < ALIGNMENT_TOLERANCE * resolution else value
+    offset = math.fmod(coordinate, resolution)
+    if offset < 0:
+        offset += resolution
+    return 0.0 if resolution - offset < ALIGNMENT_TOLERANCE * resolution else offset
 
 
 def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
-    """Project a region from longitude and latitude, its straight edges kept straight in degrees."""
+    """Project a region from longitude and latitude; edges stay straight in degrees."""
     transformer = Transformer.from_crs(4326, epsg, always_xy=True)
     dense = shapely.segmentize(region, max_segment_length=0.01)
     # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
@@ -283,48 +283,58 @@ def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
 def build_covering_grid(
     region: BaseGeometry, epsg: int, resolution: float, alignment: tuple[float, float]
 ) -> Grid:
-    """Return the smallest grid of the given phase that covers a region (longitude, latitude)."""
+    """Return the smallest grid with a given alignment that covers a region.
+
+    Args:
+        region: an area in longitude and latitude.
+        epsg: EPSG code of the grid.
+        resolution: metres per pixel.
+        alignment: offset of the pixel corners from multiples of the resolution, (x, y) metres.
+
+    Raises:
+        InvalidInputError: the region lies too far outside of the area of use of the CRS.
+    """
     _check_area_of_use(region, epsg)
     west, south, east, north = project(region, epsg).bounds
     if not all(math.isfinite(value) for value in (west, south, east, north)):
         raise InvalidInputError(
-            f"The region does not project to EPSG:{epsg}. Name another grid.crs in the job."
+            f"The region cannot be projected to EPSG:{epsg}. Set another grid.crs in the job."
         )
     x, y = alignment
-    first = math.floor((west - x) / resolution)
-    last = math.ceil((east - x) / resolution)
-    upper = math.ceil((north - y) / resolution)
-    lower = math.floor((south - y) / resolution)
+    left = math.floor((west - x) / resolution)
+    right = math.ceil((east - x) / resolution)
+    top = math.ceil((north - y) / resolution)
+    bottom = math.floor((south - y) / resolution)
     return Grid(
         epsg=epsg,
         resolution=resolution,
-        left=first * resolution + x,
-        top=upper * resolution + y,
-        height=max(upper - lower, 1),
-        width=max(last - first, 1),
+        left=left * resolution + x,
+        top=top * resolution + y,
+        height=max(top - bottom, 1),
+        width=max(right - left, 1),
     )
 
 
 def _check_area_of_use(region: BaseGeometry, epsg: int) -> None:
-    """Refuse a region far outside of what a system is made for: points would fold over."""
+    """Reject a region far outside of the area of use of a CRS, where projections fail."""
     use = CRS.from_epsg(epsg).area_of_use
     if use is None:
         return
     area = lonlat_geometry.from_bbox(use.bounds).buffer(AREA_OF_USE_BUFFER, join_style="mitre")
     around = shapely.union_all([translate(area, xoff=turn) for turn in (-360, 0, 360)])
-    # ^ beyond 180 degrees it goes on from the other side
+    # ^ an area of use that crosses 180 degrees continues at -180
     west, south, east, north = region.bounds
     if around.covers(region):
         return
     raise InvalidInputError(
         f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "
-        f"degrees, and EPSG:{epsg} is made for {use.west:.1f} to {use.east:.1f} and "
-        f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or name a grid.crs for it."
+        f"degrees, but EPSG:{epsg} is defined for {use.west:.1f} to {use.east:.1f} and "
+        f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or set another grid.crs."
     )
 
 
 def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
-    """Return which pixel centres lie in a projected region: (height, width)."""
+    """Return a mask (height, width) of the pixel centres that lie in a projected region."""
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
     ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
     shapely.prepare(region)

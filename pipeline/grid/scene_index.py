@@ -1,4 +1,4 @@
-"""Which scenes meet which ground: the same answer for one tile as for a hundred thousand."""
+"""A spatial index of scenes: which of them intersect a grid."""
 
 from __future__ import annotations
 
@@ -14,75 +14,84 @@ from catalogs.scene import Scene
 from pipeline.grid.grid import Grid
 
 BBOX_BUFFER_DEGREES = 0.01
-"""Degrees by which a scene's box is widened: catalogs round their coordinates."""
+"""Degrees by which a scene's bounding box is buffered: catalogs round their coordinates."""
 
 
 class SceneIndex:
-    """The scenes of a plan as one coordinate system sees them, in two trees.
+    """Two R-trees over scenes, for queries with grids of one CRS.
 
-    Scenes of the system itself are told by the corners of their rasters, all others by the box
-    that the catalog states, widened by :data:`BBOX_BUFFER_DEGREES`.
+    Scenes in that CRS are indexed by the extent of their rasters, all others by the bounding box
+    that the catalog states, buffered by :data:`BBOX_BUFFER_DEGREES`.
     """
 
     def __init__(self, scenes: Sequence[Scene], epsg: int) -> None:
-        """Look at each scene once.
+        """Build the index.
 
         Args:
             scenes: the scenes.
-            epsg: code of the system whose grids will be asked about.
+            epsg: EPSG code of the grids of later queries.
         """
         self._epsg = epsg
-        own = [_raster_outline(scene, epsg) for scene in scenes]
-        self._raster_positions = [number for number, raster in enumerate(own) if raster is not None]
-        self._bbox_positions = [number for number, raster in enumerate(own) if raster is None]
-        self._raster_tree = shapely.STRtree([raster for raster in own if raster is not None])
+        outlines = [_raster_outline(scene, epsg) for scene in scenes]
+        self._raster_positions = [
+            index for index, outline in enumerate(outlines) if outline is not None
+        ]
+        self._bbox_positions = [index for index, outline in enumerate(outlines) if outline is None]
+        self._raster_tree = shapely.STRtree(
+            [outline for outline in outlines if outline is not None]
+        )
         self._bbox_tree = shapely.STRtree(
             [
-                lonlat_geometry.from_bbox(scenes[number].bbox).buffer(BBOX_BUFFER_DEGREES)
-                for number in self._bbox_positions
+                lonlat_geometry.from_bbox(scenes[index].bbox).buffer(BBOX_BUFFER_DEGREES)
+                for index in self._bbox_positions
             ]
         )
 
     def query(self, area: Grid) -> tuple[int, ...]:
-        """Return the places, in the sequence of the scenes, of those that may meet a grid."""
-        found: list[int] = []
+        """Return the indices of the scenes that may intersect a grid, ascending."""
+        indices: list[int] = []
         if self._raster_positions:
             outline = shapely.box(*area.bounds)
-            near = self._raster_tree.query(outline, predicate="intersects")
-            found += [self._raster_positions[number] for number in near]
+            hits = self._raster_tree.query(outline, predicate="intersects")
+            indices += [self._raster_positions[hit] for hit in hits]
         if self._bbox_positions:
-            near = self._bbox_tree.query(_lonlat_outline(area), predicate="intersects")
-            found += [self._bbox_positions[number] for number in near]
-        return tuple(sorted(found))
+            hits = self._bbox_tree.query(_lonlat_outline(area), predicate="intersects")
+            indices += [self._bbox_positions[hit] for hit in hits]
+        return tuple(sorted(indices))
 
 
 def find_intersecting_scenes(scenes: Sequence[Scene], area: Grid) -> tuple[Scene, ...]:
-    """Return the scenes whose rasters meet a grid; footprints count where the catalog is silent."""
-    return tuple(scenes[number] for number in SceneIndex(scenes, area.epsg).query(area))
+    """Return the scenes that may intersect a grid, in their order."""
+    return tuple(scenes[index] for index in SceneIndex(scenes, area.epsg).query(area))
 
 
 def _raster_outline(scene: Scene, epsg: int) -> BaseGeometry | None:
-    """Return the outline of a scene's raster, where the catalog states one of this system."""
-    known = next(
-        (one for one in scene.assets.values() if one.epsg and one.transform and one.shape), None
+    """Return the extent of a scene's raster in a CRS; None where the catalog states none."""
+    asset = next(
+        (
+            asset
+            for asset in scene.assets.values()
+            if asset.epsg and asset.transform and asset.shape
+        ),
+        None,
     )
-    if known is None or known.epsg != epsg or not known.transform or not known.shape:
+    if asset is None or asset.epsg != epsg or not asset.transform or not asset.shape:
         return None
-    a, _, left, _, e, top = known.transform
+    a, _, left, _, e, top = asset.transform
     outline: BaseGeometry = shapely.box(
-        left, top + e * known.shape[0], left + a * known.shape[1], top
+        left, top + e * asset.shape[0], left + a * asset.shape[1], top
     )
     return outline
 
 
 def _lonlat_outline(area: Grid) -> BaseGeometry:
     bounds = _lonlat_transformer(area.epsg).transform_bounds(*area.bounds, densify_pts=21)
-    # ^ west of 180 degrees and east of it, west is the larger number
+    # ^ across 180 degrees, west is larger than east
     outline: BaseGeometry = lonlat_geometry.from_bbox(bounds)
     return outline
 
 
 @functools.cache
 def _lonlat_transformer(epsg: int) -> Transformer:
-    """Return what is made once: from a code, again for every tile, it costs more than all else."""
+    """Return the transformer to longitude and latitude, cached: building one takes milliseconds."""
     return Transformer.from_crs(epsg, 4326, always_xy=True)

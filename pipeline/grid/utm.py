@@ -1,4 +1,4 @@
-"""UTM zones as areas: which of them a region touches, and which ground is whose."""
+"""UTM zones as polygons: which zones a region touches, and its part in each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UPS_NORTH, UPS_SOUTH = 5041, 5042
 """EPSG codes of the polar grids, axes easting and northing."""
 
 ZONE_EXCEPTIONS = {
-    # the exceptions around Norway and Svalbard: (south, north): zone -> (west, east)
+    # the exceptions around Norway and Svalbard, (south, north): {zone: (west, east)}
     (56.0, 64.0): {31: (0.0, 3.0), 32: (3.0, 12.0)},
     (72.0, 84.0): {31: (0.0, 9.0), 33: (9.0, 21.0), 35: (21.0, 33.0), 37: (33.0, 42.0)},
 }
@@ -22,18 +22,18 @@ ZONE_EXCEPTIONS = {
 
 @functools.cache
 def zone_polygons() -> dict[int, BaseGeometry]:
-    """Return EPSG code → the ground of the zone, longitude and latitude; no two share any.
+    """Return EPSG code → polygon of the zone in longitude and latitude; they do not overlap.
 
     Source: DMA Technical Manual 8358.2, The Universal Grids, § 2-2 and § 3-1.
     """
-    found: dict[int, BaseGeometry] = {}
+    polygons: dict[int, BaseGeometry] = {}
     for zone in range(1, 61):
         west = -180.0 + 6.0 * (zone - 1)
-        found[32600 + zone] = _northern_zone_polygon(zone, west)
-        found[32700 + zone] = shapely.box(west, MIN_LATITUDE, west + 6.0, 0.0)
-    found[UPS_NORTH] = shapely.box(-180.0, MAX_LATITUDE, 180.0, 90.0)
-    found[UPS_SOUTH] = shapely.box(-180.0, -90.0, 180.0, MIN_LATITUDE)
-    return {code: area for code, area in found.items() if not area.is_empty}
+        polygons[32600 + zone] = _northern_zone_polygon(zone, west)
+        polygons[32700 + zone] = shapely.box(west, MIN_LATITUDE, west + 6.0, 0.0)
+    polygons[UPS_NORTH] = shapely.box(-180.0, MAX_LATITUDE, 180.0, 90.0)
+    polygons[UPS_SOUTH] = shapely.box(-180.0, -90.0, 180.0, MIN_LATITUDE)
+    return {code: area for code, area in polygons.items() if not area.is_empty}
 
 
 def _northern_zone_polygon(zone: int, west: float) -> BaseGeometry:
@@ -42,7 +42,7 @@ def _northern_zone_polygon(zone: int, west: float) -> BaseGeometry:
         band = shapely.box(
             min(start for start, _ in zones.values()),
             south,
-            max(e for _, e in zones.values()),
+            max(end for _, end in zones.values()),
             north,
         )
         area = area.difference(band)
@@ -53,7 +53,7 @@ def _northern_zone_polygon(zone: int, west: float) -> BaseGeometry:
 
 
 def find_zones(region: BaseGeometry) -> tuple[int, ...]:
-    """Return the EPSG codes of the zones that hold some of a region's area, in their order.
+    """Return the EPSG codes of the zones that contain part of a region's area, ascending.
 
     Args:
         region: an area in longitude and latitude, within ±180 degrees.
@@ -67,10 +67,10 @@ def find_zones(region: BaseGeometry) -> tuple[int, ...]:
 
 
 def clip_to_zone(region: BaseGeometry, epsg: int) -> BaseGeometry:
-    """Return the part of a region that belongs to a zone."""
+    """Return the part of a region that lies in a zone."""
     part: BaseGeometry = region.intersection(zone_polygons()[epsg])
     if part.geom_type in ("Polygon", "MultiPolygon"):
         return part
-    areas = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon"]
-    # ^ a region that also touches a zone's edge from outside leaves lines and points
+    areas = [geometry for geometry in shapely.get_parts(part) if geometry.geom_type == "Polygon"]
+    # ^ a region that touches the zone's edge from outside leaves lines and points there
     return shapely.MultiPolygon(areas)

@@ -1,7 +1,7 @@
-"""Model windows on a lattice anchored to the coordinate system, and how they blend.
+"""The lattice of model windows, anchored to the CRS, and their blending weights.
 
-The lattice knows neither the region nor the tile: whoever asks for a pixel finds the same
-windows around it, with the same weights.
+The lattice does not depend on the region or the tile: a pixel is always covered by the same
+windows with the same weights, so tiles join without seams.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pipeline.grid.grid import Grid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lattice:
-    """Square windows at multiples of a stride, counted in pixels from the origin of the CRS."""
+    """Square windows that start at multiples of a stride, counted from the origin of the CRS."""
 
     window: int
     """Side of a window, pixels."""
 
     stride: int
-    """Distance between neighbouring windows, pixels."""
+    """Distance between the starts of neighbouring windows, pixels."""
 
     context_width: int
-    """Pixels along each side of a window that only serve as context: weight zero."""
+    """Pixels along each edge of a window that only serve as context, with zero weight."""
 
     def __post_init__(self) -> None:
         if (
@@ -33,34 +33,40 @@ class Lattice:
             or not 0 < self.stride <= self.window - 2 * self.context_width
         ):
             raise ValueError(
-                f"Windows of {self.window} px with a margin of {self.context_width} px cannot step by "
-                f"{self.stride} px: pixels would be left out."
+                f"Windows of {self.window} px with {self.context_width} px of context cannot have "
+                f"a stride of {self.stride} px: some pixels would be left out."
             )
         if self.overlap > self.stride:
-            raise ValueError("More than two windows would overlap along an axis.")
+            raise ValueError(
+                f"Windows of {self.window} px cannot have a stride of {self.stride} px: more than "
+                "two would overlap along an axis."
+            )
 
     @property
     def overlap(self) -> int:
-        """Return the pixels over which two neighbours blend into each other."""
+        """Return the number of pixels over which two neighbouring windows are blended."""
         return self.window - 2 * self.context_width - self.stride
 
     def compute_axis_weights(self) -> NDArray[np.float32]:
-        """Return the weights along one axis: (window,); over the lattice they sum to one."""
-        up = (np.arange(self.overlap) + 0.5) / max(self.overlap, 1)
-        # ^ a straight line: no other ramp of this length has a smaller largest step
+        """Return the blending weights along one axis, (window,); over the lattice they sum to 1."""
+        ramp = (np.arange(self.overlap) + 0.5) / max(self.overlap, 1)
+        # ^ linear: no other ramp of this length has a smaller largest step
         flat = np.ones(self.window - 2 * self.context_width - 2 * self.overlap)
         edge = np.zeros(self.context_width)
-        return np.concatenate([edge, up, flat, 1.0 - up, edge]).astype(np.float32)
+        return np.concatenate([edge, ramp, flat, 1.0 - ramp, edge]).astype(np.float32)
 
     def coarsen(self, factor: int) -> Lattice:
         """Return the same lattice in cells of ``factor`` x ``factor`` pixels.
 
         Raises:
-            ValueError: its windows do not begin, step and blend by whole cells.
+            ValueError: window, stride or context are not whole cells.
         """
         if any(length % factor for length in (self.window, self.stride, self.context_width)):
-            raise ValueError(f"windows do not begin, step and blend by cells of {factor} px")
-            # ^ the cells of neighbouring windows would lie beside each other
+            raise ValueError(
+                f"windows of {self.window} px with a stride of {self.stride} px are not whole "
+                f"cells of {factor} px"
+            )
+            # ^ the cells of neighbouring windows would not coincide
         return Lattice(
             window=self.window // factor,
             stride=self.stride // factor,
@@ -68,7 +74,7 @@ class Lattice:
         )
 
     def window_starts(self, first: int, count: int) -> range:
-        """Return the starts of the windows that give weight to ``count`` pixels from ``first``."""
+        """Return the starts of all windows with weight on ``count`` pixels from ``first`` on."""
         lowest = -(-(first - self.window + self.context_width + 1) // self.stride)
         highest = (first + count - 1 - self.context_width) // self.stride
         return range(lowest * self.stride, (highest + 1) * self.stride, self.stride)
@@ -76,34 +82,34 @@ class Lattice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowPlacement:
-    """The windows of one tile, and the grid of everything they see; all in pixels."""
+    """The windows of one tile and their common extent, the context; all in pixels."""
 
     context_grid: Grid
-    """What must be read: the union of the windows."""
+    """Grid that must be read: the union of the windows."""
 
     window_rows: tuple[int, ...]
-    """First row of each row of windows on the context."""
+    """First row of each row of windows, on the context grid."""
 
     window_columns: tuple[int, ...]
-    """First column of each column of windows on the context."""
+    """First column of each column of windows, on the context grid."""
 
     tile_offset: tuple[int, int]
-    """(row, column) of the tile's first pixel on the context."""
+    """(row, column) of the tile's first pixel on the context grid."""
 
     tile_shape: tuple[int, int]
     """Height and width of the tile."""
 
     origin_index: tuple[int, int]
-    """(row, column) of the context's first pixel, counted from the origin of the CRS."""
+    """(row, column) of the context grid's first pixel, counted from the origin of the CRS."""
 
     @property
     def window_origins(self) -> tuple[tuple[int, int], ...]:
-        """Return (row, column) of each window's first pixel on the context, row by row."""
+        """Return (row, column) of each window's first pixel on the context grid, row by row."""
         return tuple((row, column) for row in self.window_rows for column in self.window_columns)
 
 
 def place_windows(area: Grid, lattice: Lattice) -> WindowPlacement:
-    """Return the windows that decide the pixels of an area, a tile's."""
+    """Return the windows that have weight on an area, usually that of a tile."""
     row, column = area.origin_index()
     rows = lattice.window_starts(row, area.height)
     columns = lattice.window_starts(column, area.width)

@@ -226,8 +226,8 @@ def _stack_chips(
 
 
 def _check_shapes(outputs: Outputs, predictor: Predictor, batch_size: int) -> None:
-    for output, spec in zip(outputs, predictor.answers, strict=True):
-        size = predictor.window // spec.cell
-        expected = (batch_size, len(spec.class_names or spec.bands), size, size)
+    for output, spec in zip(outputs, predictor.outputs, strict=True):
+        size = predictor.window // spec.stride
+        expected = (batch_size, len(spec.channels), size, size)
         if output.shape != expected:
             raise AssertionError(f"the model's output is {output.shape} instead of {expected}")

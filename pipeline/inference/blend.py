@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference.batching import Window
-from pipeline.inference.predictor import OutputSpec
+from pipeline.inference.predictor import PredictorOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,12 @@ class WindowBlender:
     """Weighted sums of the outputs of one row of windows."""
 
     def __init__(
-        self, placement: WindowPlacement, lattice: Lattice, output_specs: Sequence[OutputSpec]
+        self, placement: WindowPlacement, lattice: Lattice, output_specs: Sequence[PredictorOutput]
     ) -> None:
         self._placement, self._lattice = placement, lattice
         self._window_rows = deque(placement.window_rows)
         self._blenders = [
-            _OutputBlender(placement, lattice.coarsen(spec.cell), spec) for spec in output_specs
+            _OutputBlender(placement, lattice.coarsen(spec.stride), spec) for spec in output_specs
         ]
 
     def add(self, window: Window, outputs: Sequence[NDArray[np.float32]]) -> bool:
@@ -85,7 +85,7 @@ class _OutputBlender:
     """Weighted sum of one output: (channel, rows of a row of windows, width of the tile)."""
 
     def __init__(
-        self, placement: WindowPlacement, lattice: Lattice, output_spec: OutputSpec
+        self, placement: WindowPlacement, lattice: Lattice, output_spec: PredictorOutput
     ) -> None:
         """Begin at the first row of windows.
 
@@ -94,12 +94,12 @@ class _OutputBlender:
             lattice: geometry of the windows, in pixels of the output.
             output_spec: the output.
         """
-        self.output_stride = output_spec.cell
+        self.output_stride = output_spec.stride
         self._lattice = lattice
-        self._left = placement.tile_offset[1] // output_spec.cell
-        width = placement.tile_shape[1] // output_spec.cell
+        self._left = placement.tile_offset[1] // output_spec.stride
+        width = placement.tile_shape[1] // output_spec.stride
         size = lattice.window - 2 * lattice.context_width
-        channels = len(output_spec.class_names or output_spec.bands)
+        channels = len(output_spec.channels)
         self._inner = slice(lattice.context_width, lattice.context_width + size)
         axis_weights = lattice.compute_axis_weights()[self._inner]
         self._weights = np.outer(axis_weights, axis_weights)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from catalogs import legend
 from pipeline.plan import layers
-from pipeline.plan.recipe import ModelSpec, OutputSpec
+from pipeline.plan.output_spec import OutputSpec
+from pipeline.plan.recipe import ModelSpec
 
 NON_LAND_COVER_CLASSES = ("nodata", "clouds")
 """Classes that are no land cover: if one of them is the most probable, a pixel has no class."""
 
 LAND_COVER_LAYERS = ("land_cover", "confidence", "second_class", "margin")
-"""Layers of the task ``land_cover``."""
+"""Layers of an output of classes."""
 
 
 def list_output_layers(
@@ -29,14 +30,13 @@ def list_output_layers(
         include_probabilities: whether the class probabilities are stored.
     """
     band_names: dict[str, tuple[str, ...]] = {}
-    for spec in model.answers:
-        if spec.task == "land_cover":
+    for spec in model.outputs:
+        if spec.kind == "classes":
             band_names |= {name: layers.get(name).band_names() for name in LAND_COVER_LAYERS}
             if include_probabilities:
                 band_names["probabilities"] = spec.class_names
         else:
-            layer = layers.get(spec.layer)
-            layers.check_model_unit(layer, spec.unit)
+            layer = layers.get(spec.layer_name)
             band_names[layer.name] = layer.band_names(spec.bands)
     return band_names
 
@@ -59,9 +59,12 @@ def to_layers(
     Returns:
         Name of the layer -> (y, x) or (band, y, x).
     """
-    if output_spec.task != "land_cover":
-        layer = layers.get(output_spec.layer)
-        values = np.where(observed, blended, layer.fill_value).astype(layer.dtype)
+    if output_spec.kind != "classes":
+        layer = layers.get(output_spec.layer_name)
+        values = np.full(blended.shape, layer.fill_value, dtype=layer.dtype)
+        valid = observed & np.isfinite(blended)
+        rounded = blended if values.dtype.kind == "f" else np.rint(blended)
+        values[valid] = rounded[valid]
         return {layer.name: values[0] if layer.is_single_band else values}
     result = classify_probabilities(blended, output_spec.class_names, observed)
     if not include_probabilities:

@@ -93,8 +93,8 @@ def compare_samples(
     """
     if land_cover is None or plan.model is None:
         return {}
-    spec = next(spec for spec in plan.model.answers if spec.task == "land_cover")
-    index = plan.model.answers.index(spec)
+    spec = next(spec for spec in plan.model.outputs if spec.task == "land_cover")
+    index = plan.model.outputs.index(spec)
     codes = np.array([legend.CLASS_BY_NAME[name].code for name in spec.class_names], dtype=np.uint8)
     no_land_cover = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
     counts: dict[str, Any] = defaultdict(list)

@@ -12,32 +12,20 @@ Outputs = tuple[NDArray[np.float32], ...]
 """One array for each output of a model."""
 
 
-class OutputSpec(Protocol):
-    """Description of one output of a model; see :class:`pipeline.plan.recipe.OutputSpec`."""
+class PredictorOutput(Protocol):
+    """One output of a predictor; see :class:`pipeline.plan.output_spec.OutputSpec`."""
 
     @property
     def task(self) -> str:
-        """One of :data:`pipeline.plan.recipe.TASKS`."""
+        """``land_cover``, ``embedding``, ``generate`` or the name of another layer."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names of the legend, in the order of the probabilities; empty for other tasks."""
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels: classes, or bands."""
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the channels of an output without classes."""
-
-    @property
-    def cell(self) -> int:
-        """Stride of the output: pixels along the side of one value."""
-
-    @property
-    def modality(self) -> str | None:
-        """Generated modality; None for other tasks."""
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of the generated modality; None for other tasks."""
+    def stride(self) -> int:
+        """Pixels along a side of one value."""
 
 
 class Predictor(Protocol):
@@ -52,7 +40,7 @@ class Predictor(Protocol):
         """Modality -> band names in the model's order."""
 
     @property
-    def answers(self) -> Sequence[OutputSpec]:
+    def outputs(self) -> Sequence[PredictorOutput]:
         """Outputs of one call of :meth:`predict`, in order."""
 
     @property

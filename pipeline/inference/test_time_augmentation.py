@@ -33,7 +33,7 @@ def predict(
         As :meth:`Predictor.predict`.
     """
     outputs = predictor.predict(chips, origins)
-    indices = [index for index, spec in enumerate(predictor.answers) if spec.task == "land_cover"]
+    indices = [index for index, spec in enumerate(predictor.outputs) if spec.task == "land_cover"]
     if tta_threshold is None or not indices:
         return outputs
     (index,) = indices

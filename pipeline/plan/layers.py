@@ -1,4 +1,4 @@
-"""What a product is made of: one line per layer, for the Zarr, the COGs and the STAC item alike."""
+"""The table of layers: one entry each, read by the Zarr store, the COGs and the STAC item."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 OverviewResampling = Literal["mode", "average"]
 
+OutputKind = Literal["classes", "values", "features"]
+"""Kinds of model outputs: probabilities of the legend's classes, values in a unit, features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One raster of a product: what its pixels mean and how they are stored."""
+    """One raster of a product: the meaning of its pixels and how they are stored."""
 
     name: str
     """Asset key, Zarr variable and file stem."""
 
     title: str
-    """Name for people."""
+    """Name as users read it."""
 
     description: str
-    """One sentence for people."""
+    """One sentence for users; also a tag of the COG."""
 
     dtype: str
-    """NumPy name of the stored type."""
+    """NumPy name of the stored data type."""
 
     nodata: float
-    """Stored value of a pixel without an answer; NaN for floating point."""
+    """Stored value of a pixel without a value; NaN for floating-point types."""
 
     scale: float = 1.0
     """Physical value = stored value * scale."""
@@ -43,38 +46,49 @@ class Layer:
     """Unit of the physical value."""
 
     overview_resampling: OverviewResampling
-    """How coarser levels are made: ``mode`` wherever a mean of two values has no meaning."""
+    """Resampling of overviews: ``mode`` wherever the mean of two values has no meaning."""
 
     bands: tuple[str, ...] = ()
-    """Names of the bands; empty where only the run knows them."""
+    """Names of the bands; empty where they depend on the plan."""
 
     has_legend: bool = False
-    """Whether the values are codes of :mod:`catalogs.legend`."""
+    """Whether the values are class codes of :mod:`catalogs.legend`."""
 
     bitfields: tuple[tuple[int, str], ...] = ()
-    """(value of the bit, its machine name) where the values are bit fields."""
+    """(value of the bit, its name) where the values are bit fields."""
+
+    kind: OutputKind | None = None
+    """Kind of the model output that the layer stores; None where it stores none."""
+
+    stored_unit: str | None = None
+    """Unit of the stored values where a scale makes it another one than :attr:`unit`."""
 
     def __post_init__(self) -> None:
         kind = np.dtype(self.dtype).kind
         if kind not in "uif":
-            raise ValueError(f"Layer {self.name!r} cannot store {self.dtype!r}.")
+            raise ValueError(f"Layer {self.name!r} cannot have the data type {self.dtype!r}.")
         if np.isnan(self.nodata) != (kind == "f"):
             raise ValueError(
                 f"Layer {self.name!r} of type {self.dtype} cannot have nodata {self.nodata}: "
-                "NaN belongs to floating point, a number to integers."
+                "floating-point types have NaN, integers a number."
             )
         if not self.scale > 0:
             raise ValueError(f"Layer {self.name!r} needs a positive scale, not {self.scale}.")
 
     @property
     def fill_value(self) -> np.generic:
-        """Return nodata as a scalar of the stored type, as Zarr and NumPy want it."""
+        """Return nodata as a NumPy scalar of the stored type."""
         fill: np.generic = np.dtype(self.dtype).type(self.nodata)
         return fill
 
     @property
+    def model_unit(self) -> str | None:
+        """Return the unit in which a model has to give the values of the layer."""
+        return None if self.kind == "features" else self.stored_unit or self.unit
+
+    @property
     def is_categorical(self) -> bool:
-        """Tell whether the values are labels: no mean, no predictor."""
+        """Tell whether the values are labels, which cannot be averaged."""
         return self.overview_resampling == "mode"
 
     @property
@@ -84,39 +98,40 @@ class Layer:
 
     def valid_mask(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Return where stored ``values`` are not nodata."""
-        known: NDArray[np.bool_] = (
+        valid: NDArray[np.bool_] = (
             ~np.isnan(values) if np.isnan(self.nodata) else values != self.fill_value
         )
-        return known
+        return valid
 
     def band_names(self, bands: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the names of the bands: the layer's own, else those handed over.
+        """Return the names of the bands: the layer's own where it has any, else ``bands``.
 
         Raises:
-            ValueError: the layer has names of its own and other ones are handed over, or
-                has none and none are handed over.
+            ValueError: ``bands`` differs from the layer's own names, or neither has any.
         """
         if self.bands and bands and tuple(bands) != self.bands:
             raise ValueError(f"Layer {self.name!r} has the bands {self.bands}, not {tuple(bands)}.")
         if not self.bands and not bands:
-            raise ValueError(f"Layer {self.name!r} does not know its bands: name them.")
+            raise ValueError(f"Layer {self.name!r} has no bands of its own: pass their names.")
         return self.bands or tuple(bands)
 
 
 S2_BIT = 1
-"""Bit of :data:`inputs_used`: Sentinel-2 was seen."""
+"""Bit of the layer ``inputs_used``: Sentinel-2 was an input."""
 
 S1_BIT = 2
-"""Bit of :data:`inputs_used`: Sentinel-1 was seen."""
+"""Bit of the layer ``inputs_used``: Sentinel-1 was an input."""
 
 DEM_BIT = 4
-"""Bit of :data:`inputs_used`: a terrain model was seen."""
+"""Bit of the layer ``inputs_used``: a terrain model was an input."""
 
 GENERATED_BIT = 8
-"""Bit of :data:`inputs_used`: at least one input was imagined by the model."""
+"""Bit of the layer ``inputs_used``, reserved in the published format: a generated input.
+
+No plan sets it: all inputs of a plan are read from scenes."""
 
 COMPOSITE_NODATA = -32768
-"""Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and below are data."""
+"""Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and negatives are data."""
 
 _COMPOSITE_LAYERS: tuple[Layer, ...] = (
     *(
@@ -171,6 +186,7 @@ LAYERS: tuple[Layer, ...] = (
         overview_resampling="mode",
         bands=("land_cover",),
         has_legend=True,
+        kind="classes",
     ),
     Layer(
         name="confidence",
@@ -269,6 +285,7 @@ LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         unit="1",
         overview_resampling="average",
+        kind="features",
     ),
     Layer(
         name="generated_S2L2A",
@@ -279,7 +296,9 @@ LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         scale=1e-4,
         unit="1",
+        stored_unit="DN",
         overview_resampling="average",
+        kind="values",
     ),
     *(
         Layer(
@@ -291,6 +310,7 @@ LAYERS: tuple[Layer, ...] = (
             nodata=float("nan"),
             unit="dB",
             overview_resampling="average",
+            kind="values",
         )
         for name in ("S1GRD", "S1RTC")
     ),
@@ -304,6 +324,7 @@ LAYERS: tuple[Layer, ...] = (
         unit="m",
         overview_resampling="average",
         bands=("DEM",),
+        kind="values",
     ),
     Layer(
         name="generated_NDVI",
@@ -315,6 +336,7 @@ LAYERS: tuple[Layer, ...] = (
         unit="1",
         overview_resampling="average",
         bands=("NDVI",),
+        kind="values",
     ),
     *_COMPOSITE_LAYERS,
     Layer(
@@ -339,31 +361,17 @@ LAYERS: tuple[Layer, ...] = (
     ),
 )
 
-MODEL_UNITS: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
-"""Units of stored values as models say them, where it is not the layer's physical unit."""
-
 LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
 
 
 def get(name: str) -> Layer:
-    """Return the layer of that name.
+    """Return the layer with a name.
 
     Raises:
-        ValueError: no layer has that name; the message lists those that there are.
+        ValueError: no layer has that name; the message lists all names.
     """
     try:
         return LAYERS_BY_NAME[name]
     except KeyError:
-        known = ", ".join(LAYERS_BY_NAME)
-        raise ValueError(f"No layer is called {name!r}; there are: {known}.") from None
-
-
-def check_model_unit(layer: Layer, unit: str | None) -> None:
-    """Refuse values that a model gives in another unit than a layer stores.
-
-    Raises:
-        ValueError: the units differ.
-    """
-    wanted = MODEL_UNITS.get(layer.name, layer.unit)
-    if unit != wanted:
-        raise ValueError(f"The layer {layer.name!r} holds {wanted!r}; the model says {unit!r}.")
+        names = ", ".join(LAYERS_BY_NAME)
+        raise ValueError(f"No layer is called {name!r}; the layers are: {names}.") from None

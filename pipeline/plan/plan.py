@@ -1,4 +1,4 @@
-"""The frozen plan: scenes, grids, recipe and model, cut into tiles. A run executes a plan."""
+"""The frozen plan of a product: scenes, grids, recipe, model and tiles. A run executes it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import DEFAULT_BANDS, Scene
-from catalogs.scene_selection import RejectedScene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm, window_lattice
 from pipeline.grid.grid import Grid, Tile
@@ -28,20 +27,20 @@ from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.runtime import atomic_files
 
 NUMERICS_VERSION = 5
-"""Raised whenever the same scenes, recipe and model give other numbers than before."""
+"""Incremented whenever the same scenes, recipe and model give other pixel values than before."""
 
 PRODUCT_NAME_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-"""What a product may be called: the name becomes a folder, and a plan is a file from anywhere."""
+"""Valid product names: a name becomes a folder, and plan files may come from anywhere."""
 
 FORMAT_VERSION = 4
-"""Layout of the plan file."""
+"""Version of the plan file's format."""
 
 _REPLAN_HINT = "Make a new one with: terramosaic plan JOB -o plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One product, frozen."""
+    """Everything that decides the pixels of one product, and how to run it."""
 
     name: str
     period: tuple[str, str]
@@ -51,47 +50,50 @@ class Plan:
     """GeoJSON geometry in longitude and latitude."""
 
     grids: tuple[Grid, ...]
-    """The grids of the product's layers, in cells of the answer: one per UTM zone, or one."""
+    """The grids of the layers, in cells of the finest output: one, or one per UTM zone."""
 
     mosaic_grids: tuple[Grid, ...] = ()
-    """The grids on which those of several zones are joined, one per coordinate system."""
+    """The grids of mosaics that join several zones, one per CRS."""
 
     tile_size: int
-    """Side of a tile, cells of the grid."""
+    """Side of a tile, cells of the grids."""
 
     snapshot: Snapshot
     recipe: Recipe
     model: ModelSpec | None
-    """None: composites only."""
+    """None for a product of composites only."""
 
     caveats: tuple[Caveat, ...] = ()
-    """What the catalog left open about scenes that are used all the same."""
+    """What the catalog does not state about scenes that are used nevertheless."""
 
     radiometry_verdicts: Mapping[str, int] = field(default_factory=dict)
-    """What the pixels say of what the catalog claims of them → scenes used."""
+    """Verdict of the radiometry check → number of scenes used."""
 
     job: Mapping[str, Any]
     """How to run it again: the job as it was written. Not part of the identity."""
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME_PATTERN.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} cannot name a folder")
+            raise ValueError(
+                f"{self.name!r} is not a valid name of a product, which becomes a folder"
+            )
         for day in self.period:
             dt.date.fromisoformat(day)
-        if not self.grids or len({one.epsg for one in self.grids}) < len(self.grids):
-            raise ValueError("a plan needs grids, each of another coordinate system")
-        origins = [step for one in self.grids for step in self.pixel_grid(one).origin_index()]
-        steps = (
+        if not self.grids or len({area.epsg for area in self.grids}) < len(self.grids):
+            raise ValueError("a plan needs at least one grid, and each in another CRS")
+        origins = [index for area in self.grids for index in self.pixel_grid(area).origin_index()]
+        lengths = (
             self.recipe.stride,
             self.recipe.margin,
             self.tile_size * self.output_stride,
             *origins,
         )
-        if any(step % self.max_output_stride for step in steps):
+        if any(length % self.max_output_stride for length in lengths):
             raise ValueError(
-                f"grid, tiles and windows must begin and step by {self.max_output_stride} px"
+                "the origins of grids, tiles and windows must be multiples of "
+                f"{self.max_output_stride} px"
             )
-            # ^ the cells of neighbouring windows would lie beside each other
+            # ^ else the output cells of neighbouring windows would not coincide
 
     @functools.cached_property
     def tiles(self) -> tuple[Tile, ...]:
@@ -99,35 +101,36 @@ class Plan:
         several = len(self.grids) > 1
         return tuple(
             tile
-            for one in self.grids
+            for area in self.grids
             for tile in grid.split_into_tiles(
-                one, self.tile_size, id_prefix=f"{one.epsg}-" if several else ""
+                area, self.tile_size, id_prefix=f"{area.epsg}-" if several else ""
             )
         )
 
     @functools.cached_property
     def tiles_by_id(self) -> Mapping[str, Tile]:
-        """Return the tiles by their ids."""
+        """Return id → tile."""
         return {tile.id: tile for tile in self.tiles}
 
     @property
     def grid(self) -> Grid:
-        """Return the grid of a plan that has one.
+        """Return the grid of a plan that has only one.
 
         Raises:
-            ValueError: it has several.
+            ValueError: the plan has several.
         """
         (only,) = self.grids
         return only
 
     def grid_for(self, epsg: int) -> Grid:
-        """Return the grid of a coordinate system."""
-        return next(one for one in self.grids if one.epsg == epsg)
+        """Return the grid with an EPSG code."""
+        return next(area for area in self.grids if area.epsg == epsg)
 
     def region_for(self, epsg: int) -> BaseGeometry:
-        """Return what a grid answers for: the region, or its part in the grid's own zone.
+        """Return the part of the region that a grid maps, in longitude and latitude.
 
-        No place belongs to two grids. Longitude and latitude.
+        It is the whole region where there is one grid, else its part in the UTM zone of the grid:
+        no point belongs to two grids.
         """
         return self._regions_by_epsg[epsg]
 
@@ -136,22 +139,29 @@ class Plan:
         region = from_geojson(self.region)
         if len(self.grids) == 1:
             return {self.grid.epsg: region}
-        return {one.epsg: utm.clip_to_zone(region, one.epsg) for one in self.grids}
+        return {area.epsg: utm.clip_to_zone(region, area.epsg) for area in self.grids}
 
     @property
     def output_stride(self) -> int:
-        """Return the pixels along a side of the grid's cells: 1 unless all answers are coarse."""
+        """Return the pixels along the side of a grid cell: 1 unless all outputs are coarser."""
         return self.model.output_stride if self.model else 1
 
     @property
     def max_output_stride(self) -> int:
-        """Return the pixels along the side of the coarsest answer's cell."""
+        """Return the pixels along the side of the coarsest output's cell."""
         return self.model.max_output_stride if self.model else 1
 
     def coarsening_factor(self, layer: str) -> int:
-        """Return how many cells of the grid make one of a layer, along a side."""
-        answers = self.model.answers if self.model else ()
-        return next((one.cell // self.output_stride for one in answers if one.layer == layer), 1)
+        """Return the grid cells along the side of one cell of a layer."""
+        outputs = self.model.outputs if self.model else ()
+        return next(
+            (
+                output.stride // self.output_stride
+                for output in outputs
+                if output.layer_name == layer
+            ),
+            1,
+        )
 
     @property
     def lattice(self) -> Lattice | None:
@@ -170,8 +180,8 @@ class Plan:
                 "numerics": NUMERICS_VERSION,
                 "period": list(self.period),
                 "region": json.loads(json.dumps(self.region)),
-                "grids": [one.to_dict() for one in self.grids],
-                "mosaics": [one.to_dict() for one in self.mosaic_grids],
+                "grids": [area.to_dict() for area in self.grids],
+                "mosaics": [area.to_dict() for area in self.mosaic_grids],
                 "tile": self.tile_size,
                 "snapshot": self.snapshot.digest,
                 "recipe": self.recipe.to_dict(),
@@ -181,25 +191,25 @@ class Plan:
 
     @property
     def short_digest(self) -> str:
-        """Return the first twelve digits of the digest: the name of the product's folder."""
+        """Return the first twelve digits of the digest: the name of the plan's folder."""
         return self.digest[:12]
 
     @property
     def model_inputs(self) -> tuple[str, ...]:
-        """Return the inputs that the model sees; all of them where there is no model."""
-        shown = self.model.inputs if self.model else self.recipe.inputs
-        return tuple(name for name in self.recipe.inputs if name in shown)
+        """Return the modalities that the model takes; without a model, all inputs."""
+        accepted = self.model.inputs if self.model else self.recipe.inputs
+        return tuple(modality for modality in self.recipe.inputs if modality in accepted)
 
     def bands(self, modality: str) -> tuple[str, ...]:
-        """Return the bands of a modality that are composed: the model's, or all that exist."""
+        """Return the bands of a modality to composite: the model's, or those of the scenes."""
         if self.model is not None and modality in self.model.inputs:
             return self.model.inputs[modality]
-        wanted = self.recipe.bands.get(modality, DEFAULT_BANDS[modality])
-        return tuple(band for band in wanted if (modality, band) in self._available_bands)
+        requested = self.recipe.bands.get(modality, DEFAULT_BANDS[modality])
+        return tuple(band for band in requested if (modality, band) in self._available_bands)
 
     @functools.cached_property
     def _available_bands(self) -> frozenset[tuple[str, str]]:
-        """Return modality and band of everything that the scenes hold."""
+        """Return (modality, band) of all assets of the scenes."""
         return frozenset(
             (scene.modality, band) for scene in self.snapshot.scenes for band in scene.assets
         )
@@ -211,11 +221,11 @@ class Plan:
         )
 
     def pixel_grid(self, area: Grid) -> Grid:
-        """Return the pixels of an area given in cells: what is read, composed and looked at."""
+        """Return the input pixels of a grid of cells: the resolution at which scenes are read."""
         return area.refine(self.output_stride)
 
     def window_placement(self, tile: Tile) -> WindowPlacement | None:
-        """Return the windows that a tile's answers are blended from, in pixels."""
+        """Return the windows from which a tile's outputs are blended; None without a model."""
         return (
             window_lattice.place_windows(self.pixel_grid(self.tile_grid(tile)), self.lattice)
             if self.lattice
@@ -223,22 +233,22 @@ class Plan:
         )
 
     def context_grid(self, tile: Tile) -> Grid:
-        """Return the pixels that must be read for a tile: its windows, or the tile itself."""
-        placed = self.window_placement(tile)
-        return placed.context_grid if placed else self.pixel_grid(self.tile_grid(tile))
+        """Return the pixels to read for a tile: the extent of its windows, or the tile itself."""
+        placement = self.window_placement(tile)
+        return placement.context_grid if placement else self.pixel_grid(self.tile_grid(tile))
 
     def tile_scenes(self, tile: Tile) -> tuple[Scene, ...]:
         """Return the scenes that may touch a tile or its context."""
-        return tuple(self.snapshot.scenes[number] for number in self.tile_scene_indices(tile))
+        return tuple(self.snapshot.scenes[index] for index in self.tile_scene_indices(tile))
 
     def tile_scene_indices(self, tile: Tile) -> tuple[int, ...]:
-        """Return where, among the snapshot's scenes, those stand that may touch a tile."""
+        """Return the indices of the snapshot's scenes that may touch a tile or its context."""
         if tile.id not in self._scene_indices_by_tile:
             self._scene_indices_by_tile[tile.id] = self.scene_indices(self.context_grid(tile))
         return self._scene_indices_by_tile[tile.id]
 
     def scene_indices(self, area: Grid) -> tuple[int, ...]:
-        """Return where, among the snapshot's scenes, those stand that may touch a grid."""
+        """Return the indices of the snapshot's scenes that may touch a grid."""
         return self._scene_indexes[area.epsg].query(area)
 
     @functools.cached_property
@@ -247,24 +257,24 @@ class Plan:
 
     @functools.cached_property
     def _scene_indexes(self) -> Mapping[int, SceneIndex]:
-        return {one.epsg: SceneIndex(self.snapshot.scenes, one.epsg) for one in self.grids}
+        return {area.epsg: SceneIndex(self.snapshot.scenes, area.epsg) for area in self.grids}
 
     def tile_key(self, tile: Tile) -> str:
-        """Return the sha256 of everything that decides a tile's pixels; no path, no engine."""
+        """Return the sha256 of everything that decides a tile's pixels; paths and engine do not."""
         return hash_json(
             {
                 "numerics": NUMERICS_VERSION,
                 "grid": self.tile_grid(tile).to_dict(),
                 "common": self._shared_digests[tile.epsg],
                 "scenes": sorted(
-                    self._scene_digests[number] for number in self.tile_scene_indices(tile)
+                    self._scene_digests[index] for index in self.tile_scene_indices(tile)
                 ),
             }
         )
 
     @functools.cached_property
     def _scene_digests(self) -> tuple[str, ...]:
-        """Return the sha256 of what each scene is: hashed once, and not for every tile."""
+        """Return the sha256 of each scene's identity, hashed once rather than for every tile."""
         return tuple(hash_json(scene.identity()) for scene in self.snapshot.scenes)
 
     @functools.cached_property
@@ -275,8 +285,8 @@ class Plan:
             "model": self.model.to_dict() if self.model else None,
         }
         return {
-            one.epsg: hash_json({"ground": to_geojson(self.region_for(one.epsg)), **shared})
-            for one in self.grids
+            area.epsg: hash_json({"ground": to_geojson(self.region_for(area.epsg)), **shared})
+            for area in self.grids
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,15 +297,15 @@ class Plan:
             "name": self.name,
             "period": list(self.period),
             "region": self.region,
-            "grids": [one.to_dict() for one in self.grids],
-            "mosaics": [one.to_dict() for one in self.mosaic_grids],
+            "grids": [area.to_dict() for area in self.grids],
+            "mosaics": [area.to_dict() for area in self.mosaic_grids],
             "tile": self.tile_size,
             "tiles": [tile.id for tile in self.tiles],
             "recipe": self.recipe.to_dict(),
             "model": self.model.to_dict() if self.model else None,
             "scenes": [scene.to_dict() for scene in self.snapshot.scenes],
             "refused": [asdict(refusal) for refusal in self.snapshot.refused],
-            "doubts": [asdict(doubt) for doubt in self.caveats],
+            "doubts": [asdict(caveat) for caveat in self.caveats],
             "proof": dict(self.radiometry_verdicts),
             "job": self.job,
         }
@@ -306,20 +316,20 @@ class Plan:
         """Build a plan from :meth:`to_dict`'s values.
 
         Raises:
-            InvalidInputError: the values are not those of a plan, or were changed after it was frozen.
+            InvalidInputError: the values are not a plan, or were edited after it was frozen.
         """
         if not isinstance(values, dict):
-            raise InvalidInputError(f"This is no plan. {_REPLAN_HINT}")
+            raise InvalidInputError(f"This is not a plan. {_REPLAN_HINT}")
         try:
-            rest = {key: value for key, value in values.items() if key != "sha256"}
-            if values["sha256"] != hash_json(rest):
-                raise InvalidInputError(f"The plan was edited, or cut short. {_REPLAN_HINT}")
+            content = {key: value for key, value in values.items() if key != "sha256"}
+            if values["sha256"] != hash_json(content):
+                raise InvalidInputError(f"The plan was edited, or is truncated. {_REPLAN_HINT}")
             plan = cls(
                 name=values["name"],
                 period=(values["period"][0], values["period"][1]),
                 region=values["region"],
-                grids=tuple(Grid.from_dict(one) for one in values["grids"]),
-                mosaic_grids=tuple(Grid.from_dict(one) for one in values["mosaics"]),
+                grids=tuple(Grid.from_dict(area) for area in values["grids"]),
+                mosaic_grids=tuple(Grid.from_dict(area) for area in values["mosaics"]),
                 tile_size=values["tile"],
                 snapshot=Snapshot(
                     scenes=tuple(Scene.from_dict(scene) for scene in values["scenes"]),
@@ -327,25 +337,25 @@ class Plan:
                 ),
                 recipe=Recipe.from_dict(values["recipe"]),
                 model=ModelSpec.from_dict(values["model"]) if values["model"] else None,
-                caveats=tuple(Caveat(**doubt) for doubt in values["doubts"]),
+                caveats=tuple(Caveat(**caveat) for caveat in values["doubts"]),
                 radiometry_verdicts=values["proof"],
                 job=values["job"],
             )
-            claimed = values["plan"]
+            stated_digest = values["plan"]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InvalidInputError(
-                f"This is no plan, or one of another version ({type(error).__name__}: {error}). "
+                f"This is not a plan, or one of another version ({type(error).__name__}: {error}). "
                 f"{_REPLAN_HINT}"
             ) from error
-        if plan.digest != claimed:
+        if plan.digest != stated_digest:
             raise InvalidInputError(
-                f"The plan's content has the digest {plan.digest[:12]}, but it says "
-                f"{str(claimed)[:12]}: it was made by another version. {_REPLAN_HINT}"
+                f"The plan states the digest {str(stated_digest)[:12]}, but its content has "
+                f"{plan.digest[:12]}: it was made by another version. {_REPLAN_HINT}"
             )
         return plan
 
     def write(self, path: Path) -> None:
-        """Write the plan as JSON, whole or not at all."""
+        """Write the plan atomically as JSON."""
         atomic_files.write_json(path, self.to_dict())
 
     @classmethod
@@ -358,7 +368,7 @@ class Plan:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InvalidInputError(f"{path} is not a plan that can be read: {error}") from error
+            raise InvalidInputError(f"{path} cannot be read as a plan: {error}") from error
         try:
             return cls.from_dict(values)
         except InvalidInputError as error:
@@ -366,7 +376,7 @@ class Plan:
 
 
 def hash_json(value: Mapping[str, Any]) -> str:
-    """Return the sha256 of JSON-ready values, whatever the order of their keys."""
+    """Return the sha256 of JSON-ready values; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What turns scenes into layers: the recipe, and what must be known of the model."""
+"""Recipe and model specification: what a plan states about computing layers from scenes."""
 
 from __future__ import annotations
 
@@ -7,49 +7,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-COMPOSITE_METHODS = ("median", "medoid", "least_cloudy", "latest")
-"""How many clear observations of a pixel become one."""
+from pipeline.plan.output_spec import OutputSpec
 
-TASKS = ("land_cover", "embedding", "generate")
-"""What a model can answer: classes of the legend, features of a patch, values of a modality."""
+COMPOSITE_METHODS = ("median", "medoid", "least_cloudy", "latest")
+"""Ways of reducing the clear observations of a pixel to one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything between scenes and layers that is not the model."""
+    """All settings between scenes and layers that do not belong to the model."""
 
     inputs: tuple[str, ...]
-    """Modalities, in the order the job names them."""
+    """Modalities, in the order of the job."""
 
     bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Modality -> its bands, where others than the usual ones are asked for."""
+    """Modality → its bands, where the job requests others than the default ones."""
 
     clear_scl: tuple[int, ...]
-    """Scene classes of Sentinel-2 that count as clear."""
+    """Classes of Sentinel-2's scene classification (SCL) that count as clear."""
 
     dilate_m: float
-    """Metres by which what is in ``dilate_scl`` is widened."""
+    """Metres by which pixels of the classes in ``dilate_scl`` are dilated."""
 
     dilate_scl: tuple[int, ...] = (3, 8, 9, 10)
-    """Scene classes that are widened where they are not clear: cloud shadow, cloud, cirrus."""
+    """SCL classes that are dilated unless they are clear: cloud shadow, cloud, cirrus."""
 
     max_cloud_probability: float | None = None
-    """Percent: pixels above it are not clear, where a scene has a cloud probability."""
+    """Percent: where a scene has a cloud probability band, pixels above it are not clear."""
 
     method: str
-    """How Sentinel-2 observations are composed: one of :data:`COMPOSITE_METHODS`."""
+    """How Sentinel-2 observations are composited: one of :data:`COMPOSITE_METHODS`."""
 
     steps: tuple[tuple[str, str], ...] = ()
-    """First and last day of each part of the period that gets composites of its own."""
+    """First and last day of each part of the period that has composites of its own."""
 
     stride: int
-    """Pixels between neighbouring model windows."""
+    """Pixels between the starts of neighbouring model windows."""
 
     margin: int
-    """Pixels of a window that only serve as context."""
+    """Pixels along each edge of a window that only serve as context; 0 in plans of jobs."""
 
     average_below: float | None = None
-    """Mean probability of the mapped class below which a window is asked from eight sides."""
+    """Mean probability of the mapped class below which a window gets test-time augmentation."""
 
     probabilities: bool
     composites: bool
@@ -57,14 +56,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in COMPOSITE_METHODS:
             raise ValueError(
-                f"unknown method {self.method!r}; known are {', '.join(COMPOSITE_METHODS)}"
+                f"unknown composite method {self.method!r}; "
+                f"known are {', '.join(COMPOSITE_METHODS)}"
             )
         limit = self.max_cloud_probability
         if limit is not None and not 0 <= limit <= 100:
-            raise ValueError(f"a cloud probability of {limit} percent")
+            raise ValueError(f"max_cloud_probability is {limit} percent, not between 0 and 100")
         for first, last in self.steps:
             if dt.date.fromisoformat(first) > dt.date.fromisoformat(last):
-                raise ValueError(f"the step {first} to {last} ends before it begins")
+                raise ValueError(
+                    f"the part of the period from {first} to {last} ends before it begins"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values."""
@@ -79,62 +81,19 @@ class Recipe:
 
 def _tuples_to_lists(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _tuples_to_lists(one) for key, one in value.items()}
-    return [_tuples_to_lists(one) for one in value] if isinstance(value, tuple) else value
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
+    return [_tuples_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _lists_to_tuples(one) for key, one in value.items()}
-    return tuple(_lists_to_tuples(one) for one in value) if isinstance(value, list) else value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSpec:
-    """One thing that a model says of a window."""
-
-    task: str = "land_cover"
-    """One of :data:`TASKS`."""
-
-    class_names: tuple[str, ...] = ()
-    """Names of the legend, in the order of the probabilities; empty for other answers."""
-
-    bands: tuple[str, ...] = ()
-    """Names of the answer's channels where they are no classes."""
-
-    cell: int = 1
-    """Pixels along the side of one cell of the answer: 16 for features of a patch."""
-
-    modality: str | None = None
-    """What is generated."""
-
-    unit: str | None = None
-    """Unit of what is generated, as the model says it."""
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}")
-        if self.task == "generate" and self.modality is None:
-            raise ValueError("a model that generates must say which modality")
-        if not self.channels:
-            raise ValueError(f"the channels of the task {self.task!r} have no names")
-        if self.cell < 1:
-            raise ValueError(f"cells of {self.cell} px")
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Return the names of the answer's channels: classes, or bands."""
-        return self.class_names or self.bands
-
-    @property
-    def layer(self) -> str:
-        """Return the name of the layer that holds the answer."""
-        return f"generated_{self.modality}" if self.task == "generate" else self.task
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What the plan must know of the model to cut windows, and to know it again."""
+    """The model of a plan: what identifies it, and what placing its windows needs."""
 
     name: str
     digest: str
@@ -142,55 +101,49 @@ class ModelSpec:
     inputs: Mapping[str, tuple[str, ...]]
     precision: str
     batch: int
-    """Windows per call: the last call of a tile is filled up."""
+    """Windows per call; the last batch of a tile is padded to this size."""
 
     device: str = "cpu"
-    """Kind of device, ``cpu`` or ``cuda``: the bits of an answer are those of a kind."""
+    """``cpu`` or ``cuda``: outputs are bit-identical only on the same type of device."""
 
-    answers: tuple[OutputSpec, ...]
-    """What it is asked for, in one pass; the first one leads."""
+    outputs: tuple[OutputSpec, ...]
+    """The requested outputs of one forward pass, the primary one first; ``answers`` in JSON."""
 
     def __post_init__(self) -> None:
-        if not self.answers:
-            raise ValueError("a model that is asked for nothing")
-        if len({one.layer for one in self.answers}) < len(self.answers):
-            raise ValueError("a model is asked for each thing once")
-        if any(self.window % one.cell for one in self.answers):
-            raise ValueError(f"windows of {self.window} px are not whole cells")
+        if not self.outputs:
+            raise ValueError("a model needs at least one output")
+        if len({output.layer_name for output in self.outputs}) < len(self.outputs):
+            raise ValueError("an output of the model is requested more than once")
+        if any(self.window % output.stride for output in self.outputs):
+            raise ValueError(f"windows of {self.window} px are not whole cells of every output")
 
     @property
     def primary_output(self) -> OutputSpec:
-        """Return the answer that leads: the land cover, or the first one."""
-        return self.answers[0]
+        """Return the primary output: the first one."""
+        return self.outputs[0]
 
     @property
     def output_stride(self) -> int:
-        """Return the pixels along the side of a cell of the finest answer."""
-        return min(one.cell for one in self.answers)
+        """Return the smallest output stride, pixels."""
+        return min(output.stride for output in self.outputs)
 
     @property
     def max_output_stride(self) -> int:
-        """Return the pixels along the side of a cell of the coarsest answer."""
-        return max(one.cell for one in self.answers)
+        """Return the largest output stride, pixels."""
+        return max(output.stride for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values; what has its default stands there unsaid."""
+        """Return the model as JSON-ready values, without output fields that have their default."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        values["answers"] = [_non_default_fields(one) for one in self.answers]
+        del values["outputs"]
+        values["answers"] = [output.to_dict() for output in self.outputs]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Build a model from :meth:`to_dict`'s values."""
+        """Build a model specification from :meth:`to_dict`'s values."""
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        answers = tuple(OutputSpec(**_lists_to_tuples(one)) for one in values["answers"])
-        return cls(**{**values, "inputs": inputs, "answers": answers})
-
-
-def _non_default_fields(answer: OutputSpec) -> dict[str, Any]:
-    return {
-        field.name: _tuples_to_lists(getattr(answer, field.name))
-        for field in fields(answer)
-        if getattr(answer, field.name) != field.default
-    }
+        outputs = tuple(OutputSpec.from_dict(output) for output in values["answers"])
+        others = {key: value for key, value in values.items() if key not in ("answers", "inputs")}
+        return cls(**others, inputs=inputs, outputs=outputs)

@@ -1,4 +1,4 @@
-"""What reading a part of a raster fetches: its file's header, and whole blocks."""
+"""Estimate what a windowed read of a raster fetches: the file's header and whole blocks."""
 
 from __future__ import annotations
 
@@ -13,38 +13,45 @@ from pipeline.grid.grid import Grid
 from pipeline.reading import http_ranges, reprojection
 
 BLOCK_SIZE = 512
-"""Of a block, pixels: the usual one of a COG."""
+"""Side of a block, pixels: the default of GDAL's COG driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterLayout:
-    """A file as the catalog describes it; None where it does not."""
+    """A raster file as the catalog describes it; None where the catalog states nothing."""
 
     epsg: int | None
     transform: tuple[float, float, float, float, float, float] | None
     shape: tuple[int, int] | None
     is_picked: bool
-    """Whether its pixels are picked on a grid of its own system, and never interpolated."""
+    """Whether it is resampled by nearest neighbour on grids of its own CRS."""
 
 
 def estimate_block_reads(raster: RasterLayout, area: Grid) -> tuple[int, int]:
-    """Return pixels that are fetched for a grid, in whole blocks, and the requests for them.
+    """Estimate the pixels and requests of reading a raster onto a grid.
 
-    The header is one request, and what lies in it is not counted among the pixels; of the blocks
-    each row is one, as they follow each other in the file, or all of them where they are whole
-    rows. A warped raster is asked block by block of the lattice. Where the catalog does not say how
-    a raster lies it is taken for one of the grid's own pixels that begins anywhere.
+    The header is one request; its bytes are not counted among the pixels. Each row of blocks is
+    one request, because its blocks are adjacent in the file; whole rows are a single one. A warped
+    raster is read warp block by warp block. Where the catalog does not state a transform, the
+    raster is assumed to have the resolution of the grid and an unknown origin.
+
+    Args:
+        raster: the raster.
+        area: the output grid.
+
+    Returns:
+        Pixels fetched, in whole blocks, and the number of requests.
     """
     if raster.transform is None or raster.epsg is None:
         rows, columns = (_blocks_anywhere(count, None) for count in area.shape)
         return rows[0] * columns[0], 1 + rows[1]
     a, _, c, _, e, f = raster.transform
     height, width = raster.shape or (None, None)
-    near = raster.epsg == area.epsg and a > 0 > e
-    same = near and math.isclose(a, area.resolution)
-    if not same and not (near and raster.is_picked):
+    same_crs = raster.epsg == area.epsg and a > 0 > e
+    same_grid = same_crs and math.isclose(a, area.resolution)
+    if not same_grid and not (same_crs and raster.is_picked):
         area = _warp_block_grid(area)
-    if near:
+    if same_crs:
         left, bottom, right, top = area.bounds
         columns = _blocks_between((left - c) / a, (right - c) / a, width)
         rows = _blocks_between((top - f) / e, (bottom - f) / e, height)
@@ -52,14 +59,14 @@ def estimate_block_reads(raster: RasterLayout, area: Grid) -> tuple[int, int]:
         ratio = area.resolution / _pixel_size_metres(raster.epsg, raster.transform)
         rows = _blocks_anywhere(math.ceil(area.height * ratio), height)
         columns = _blocks_anywhere(math.ceil(area.width * ratio), width)
-    asked = rows[1] if same or raster.is_picked else rows[1] * columns[1]
-    if near and columns[0] == width:
-        asked = min(asked, 1)
-    return rows[0] * columns[0], 1 + (asked if rows[0] and columns[0] else 0)
+    requests = rows[1] if same_grid or raster.is_picked else rows[1] * columns[1]
+    if same_crs and columns[0] == width:
+        requests = min(requests, 1)
+    return rows[0] * columns[0], 1 + (requests if rows[0] and columns[0] else 0)
 
 
 HEADER_BYTES = http_ranges.HEADER_BYTES
-"""Bytes of the first request."""
+"""Bytes of the first request, which reads the header."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -73,30 +80,42 @@ def _crs_from_epsg(epsg: int) -> CRS:
 
 
 def _warp_block_grid(area: Grid) -> Grid:
-    """Return the blocks of the lattice that a grid meets, as a grid."""
+    """Return the grid of all warp blocks that intersect a grid."""
     side = reprojection.WARP_BLOCK_SIZE
     row, column = area.origin_index()
-    up, aside = row % side, column % side
+    above, left = row % side, column % side
     return area.window(
-        row=-up,
-        column=-aside,
-        height=-(-(area.height + up) // side) * side,
-        width=-(-(area.width + aside) // side) * side,
+        row=-above,
+        column=-left,
+        height=-(-(area.height + above) // side) * side,
+        width=-(-(area.width + left) // side) * side,
     )
 
 
 def _blocks_between(start: float, stop: float, count: int | None) -> tuple[int, int]:
-    """Return pixels and blocks along one side, between two places of the raster."""
+    """Return pixels and blocks along one axis, between two pixel coordinates of a raster.
+
+    Args:
+        start: first pixel coordinate; may lie outside of the raster.
+        stop: last pixel coordinate.
+        count: pixels of the raster along the axis; None = unknown.
+    """
     first = max(math.floor(round(start, 6)), 0)
     last = min(math.ceil(round(stop, 6)), math.inf if count is None else count)
     if last <= first:
         return 0, 0
-    block, blocks = first // BLOCK_SIZE, math.ceil(last / BLOCK_SIZE)
-    end = blocks * BLOCK_SIZE
-    return round(min(end, count or end)) - block * BLOCK_SIZE, blocks - block
+    first_block, stop_block = first // BLOCK_SIZE, math.ceil(last / BLOCK_SIZE)
+    end = stop_block * BLOCK_SIZE
+    pixels = round(min(end, count or end)) - first_block * BLOCK_SIZE
+    return pixels, stop_block - first_block
 
 
 def _blocks_anywhere(pixels: int, count: int | None) -> tuple[int, int]:
-    """Return pixels and blocks along one side that begins anywhere within a block."""
-    most = min(pixels + BLOCK_SIZE, count or math.inf)
-    return round(most), math.ceil(min(pixels / BLOCK_SIZE + 1, (count or math.inf) / BLOCK_SIZE))
+    """Return pixels and blocks of a read along one axis that begins anywhere within a block.
+
+    Args:
+        pixels: pixels that are read.
+        count: pixels of the raster along the axis; None = unknown.
+    """
+    fetched = min(pixels + BLOCK_SIZE, count or math.inf)
+    return round(fetched), math.ceil(min(pixels / BLOCK_SIZE + 1, (count or math.inf) / BLOCK_SIZE))

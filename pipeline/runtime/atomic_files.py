@@ -1,4 +1,4 @@
-"""Files that are either whole under their name, or not there at all."""
+"""Atomic writes: a file appears under its final name complete, or not at all."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 TEMP_PREFIX = ".tmp-"
-"""How the names of unfinished work begin; nothing else in a product begins so."""
+"""Prefix of temporary directories; no finished file or directory of a product has it."""
 
 _CHUNK_SIZE = 1 << 20
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` under ``path`` so that no reader ever sees a part of it.
+    """Write ``data`` to ``path`` so that no reader ever sees a partial file.
 
-    The folder is made where it is missing; a file that stood there is replaced.
+    Missing parent directories are created; an existing file is replaced.
     """
-    with temporary_directory(path.parent) as work:
-        draft = work / path.name
+    with temporary_directory(path.parent) as directory:
+        draft = directory / path.name
         draft.write_bytes(data)
         move_into_place(draft, path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a mapping as indented UTF-8 JSON, whole or not at all.
+    """Write a mapping atomically as indented UTF-8 JSON.
 
     Raises:
-        ValueError: a value is NaN or infinite, which JSON does not have.
+        ValueError: a value is NaN or infinite, which JSON cannot represent.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
@@ -43,30 +43,34 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def temporary_directory(folder: Path) -> Iterator[Path]:
-    """Lend a new hidden folder inside ``folder``, and remove it with all it holds.
+    """Create a hidden temporary directory inside ``folder`` and remove it on exit.
 
-    A killed process leaves the folder behind, under a name that begins with
-    :data:`TEMP_PREFIX`; :func:`remove_leftovers` removes it.
+    A killed process leaves the directory behind; its name begins with :data:`TEMP_PREFIX`, and
+    :func:`remove_leftovers` removes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
+    directory = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
     try:
-        yield work
+        yield directory
     finally:
-        shutil.rmtree(work)
+        shutil.rmtree(directory)
 
 
 def move_into_place(source: Path, path: Path) -> None:
-    """Give a finished file its final name: its bytes are on the disk before the name is."""
+    """Rename a finished file to ``path``, after its bytes have been flushed to the disk."""
     fsync(source)
     source.replace(path)
     fsync(path.parent)
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what killed writers left anywhere under ``folder``; return how many leftovers.
+    """Remove temporary directories that killed processes left anywhere under ``folder``.
 
-    Only the holder of the run's lock may call this: the work of a living writer looks alike.
+    Call this only while holding the lock of the run: the temporary directories of a process that
+    is still writing look the same.
+
+    Returns:
+        The number of directories removed.
     """
     leftovers = [path for path in folder.rglob(f"{TEMP_PREFIX}*") if path.is_dir()]
     for path in leftovers:
@@ -75,7 +79,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def fsync(path: Path) -> None:
-    """Force a file's bytes, or a folder's names, onto the disk."""
+    """Flush the bytes of a file, or the entries of a directory, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -84,7 +88,7 @@ def fsync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in blocks."""
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_CHUNK_SIZE):

@@ -1,8 +1,8 @@
-"""Work that is no longer wanted: noticed in between, and given up without a trace.
+"""Cooperative cancellation: long work checks between two steps whether it was cancelled.
 
-A tile that is given up has written no receipt, so that the next run makes it. Whoever works asks,
-between two steps, whether the work is still wanted; what answers follows the work into the threads
-that it is handed to.
+The condition lives in a context variable, because the code that has to check it (GDAL callbacks,
+dask tasks, readers) is far from the code that sets it; the thread pools of this package carry it
+into their threads. A cancelled tile has no receipt, so the next run builds it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,28 @@ from pipeline.runtime.context_threads import ContextThreadPool
 _T = TypeVar("_T")
 
 POLL_INTERVAL = 0.25
-"""Seconds between two looks while something is waited for."""
+"""Seconds between two checks while waiting."""
 
 
 class Cancelled(Exception):
-    """The work was given up, as it was asked for."""
+    """The work was cancelled."""
 
 
-_is_cancelled: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
+_is_cancelled: ContextVar[Callable[[], bool]] = ContextVar("is_cancelled", default=lambda: False)
 
 
 @contextmanager
 def cancel_when(condition: Callable[[], bool]) -> Iterator[None]:
-    """Have the work of a block given up as soon as something holds. Not for generators."""
-    before = _is_cancelled.get()
-    token = _is_cancelled.set(lambda: condition() or before())
+    """Cancel the work inside a ``with`` block as soon as a condition holds.
+
+    Conditions of enclosing blocks stay in force. Not for use around a ``yield``: a generator
+    would leak the condition into its caller.
+
+    Args:
+        condition: called often and from several threads; returns whether to cancel.
+    """
+    outer_condition = _is_cancelled.get()
+    token = _is_cancelled.set(lambda: condition() or outer_condition())
     try:
         yield
     finally:
@@ -43,33 +50,33 @@ def cancel_when(condition: Callable[[], bool]) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Go on, or give up.
+    """Raise if the current work was cancelled.
 
     Raises:
-        Cancelled: the work is no longer wanted.
+        Cancelled: a condition of :func:`cancel_when` holds.
     """
     if _is_cancelled.get()():
         raise Cancelled("the run was stopped")
 
 
 def sleep(seconds: float) -> None:
-    """Wait, or give up.
+    """Sleep, but no longer than until the work is cancelled.
 
     Raises:
-        Cancelled: the work is no longer wanted.
+        Cancelled: a condition of :func:`cancel_when` holds.
     """
     end = time.monotonic() + seconds
     check_cancelled()
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, POLL_INTERVAL))
+    while (remaining := end - time.monotonic()) > 0:
+        time.sleep(min(remaining, POLL_INTERVAL))
         check_cancelled()
 
 
 def wait_for_result(future: Future[_T]) -> _T:
-    """Return what a thread returns, or give up.
+    """Return the result of a future, but wait no longer than until the work is cancelled.
 
     Raises:
-        Cancelled: the work is no longer wanted.
+        Cancelled: a condition of :func:`cancel_when` holds.
     """
     while not futures.wait([future], POLL_INTERVAL).done:
         check_cancelled()
@@ -77,40 +84,45 @@ def wait_for_result(future: Future[_T]) -> _T:
 
 
 def with_cancellation(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Return work that is given up wherever it is done when it would be here.
+    """Bind the current cancellation condition to a function.
 
-    A thread of a pool, and the context in which GDAL reads, know nothing of who asked them.
+    For code that is called outside of this context: in a thread of a foreign pool, or from
+    within GDAL.
     """
-    unwanted = _is_cancelled.get()
+    condition = _is_cancelled.get()
 
-    def done(*arguments: Any, **named: Any) -> _T:
-        token = _is_cancelled.set(unwanted)
+    def bound(*args: Any, **kwargs: Any) -> _T:
+        token = _is_cancelled.set(condition)
         try:
-            return function(*arguments, **named)
+            return function(*args, **kwargs)
         finally:
             _is_cancelled.reset(token)
 
-    return done
+    return bound
 
 
 class CancellableThreadPool(ContextThreadPool):
-    """Threads whose work is given up when their lender's is, or when an error ends their block."""
+    """A thread pool whose tasks are cancelled with the work that submitted them.
+
+    They are also cancelled when the ``with`` block of the pool ends with an exception.
+    """
 
     def __init__(
         self, max_workers: int, thread_name_prefix: str, *, wait_on_error: bool = True
     ) -> None:
-        """Begin no thread yet.
+        """Create the pool; threads start with the first task.
 
         Args:
-            max_workers: at most.
-            thread_name_prefix: of the threads.
-            wait_on_error: whether the end of the block waits for work that is given up.
+            max_workers: the largest number of threads.
+            thread_name_prefix: prefix of the threads' names.
+            wait_on_error: whether a ``with`` block that ends with an exception waits for tasks
+                that are still running.
         """
         super().__init__(max_workers, thread_name_prefix=thread_name_prefix)
         self._aborted, self._wait_on_error = threading.Event(), wait_on_error
 
     def submit(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """Hand out work."""
+        """Submit a task."""
         return super().submit(self._run_unless_cancelled, function, *args, **kwargs)
 
     def _run_unless_cancelled(
@@ -120,7 +132,7 @@ class CancellableThreadPool(ContextThreadPool):
             check_cancelled()
             return function(*args, **kwargs)
 
-    def __exit__(self, exc_type: type[BaseException] | None, *_more: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_details: object) -> None:
         if exc_type is not None:
             self._aborted.set()
         self.shutdown(wait=self._wait_on_error or exc_type is None, cancel_futures=True)

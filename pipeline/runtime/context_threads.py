@@ -1,4 +1,4 @@
-"""Threads that know what whoever hands them work knows: which tile it is for, and for how long."""
+"""A thread pool that copies context variables into its threads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 class ContextThreadPool(ThreadPoolExecutor):
-    """A pool of threads that do work in the context in which it was handed out."""
+    """A thread pool that runs each task in a copy of the context in which it was submitted."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand out work."""
+        """Submit a task."""
         return super().submit(contextvars.copy_context().run, function, *args, **kwargs)

@@ -19,7 +19,7 @@ from tests.faults import server
 from tests.pipeline import test_plan as plans
 from tests.support.fakes import Brightness
 
-SEEDS = 500 if os.environ.get("TERRAMOSAIC_NIGHTLY") else 60
+SEEDS = 500 if os.environ.get("TERRAMOSAIC_NIGHTLY") else 20
 SHARES = (0.02, 0.1, 0.3)
 
 

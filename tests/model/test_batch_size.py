@@ -60,7 +60,7 @@ class Model:
     window, digest, precision = 32, "ab" * 32, "bf16"
     device = torch.device("cuda")
     inputs = MappingProxyType({"S2L2A": ("B02", "B03"), "DEM": ("DEM",)})
-    contract = SimpleNamespace(
+    spec = SimpleNamespace(
         statistics={
             "S2L2A": Statistics(mean=(1000.0, 900.0), std=(1.0, 1.0)),
             "DEM": Statistics(mean=(300.0,), std=(1.0,)),
@@ -68,17 +68,17 @@ class Model:
     )
 
     def __init__(self, card):
-        self.card, self.batch, self.asked = card, 16, []
+        self.card, self.batch_size, self.tried = card, 16, []
 
     def predict(self, chips, places):
         assert {name: values.shape for name, values in chips.items()} == {
-            "S2L2A": (self.batch, 2, 32, 32),
-            "DEM": (self.batch, 1, 32, 32),
+            "S2L2A": (self.batch_size, 2, 32, 32),
+            "DEM": (self.batch_size, 1, 32, 32),
         }
         assert all(np.isfinite(values).all() for values in chips.values())
-        assert len(places) == self.batch
-        self.asked.append(self.batch)
-        self.card.take(self.batch)
+        assert len(places) == self.batch_size
+        self.tried.append(self.batch_size)
+        self.card.take(self.batch_size)
 
 
 @pytest.fixture(autouse=True)
@@ -103,9 +103,9 @@ def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
 ):
     predictor = Model(Card(monkeypatch, total=total, window=window))
     assert batch_size.find_batch_size(predictor) == wanted
-    assert predictor.batch == 16
+    assert predictor.batch_size == 16
     # ^ as it was
-    assert max(predictor.asked) <= min(512, 2 * wanted)
+    assert max(predictor.tried) <= min(512, 2 * wanted)
     assert predictor.card.held == WEIGHTS
 
 
@@ -113,7 +113,7 @@ def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home
     card = Card(monkeypatch)
     first, again = Model(card), Model(card)
     assert batch_size.find_batch_size(first) == batch_size.find_batch_size(again) == 128
-    assert (bool(first.asked), again.asked) == (True, [])
+    assert (bool(first.tried), again.tried) == (True, [])
     (key,) = json.loads((home / "batches.json").read_text())
     assert key == f"{'ab' * 32} A GPU bf16"
     for change in ({"digest": "cd" * 32}, {"precision": "fp32"}):
@@ -121,11 +121,11 @@ def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home
         for name, value in change.items():
             setattr(other, name, value)
         batch_size.find_batch_size(other)
-        assert other.asked
+        assert other.tried
     card.name = "Another GPU"
     elsewhere = Model(card)
     batch_size.find_batch_size(elsewhere)
-    assert elsewhere.asked
+    assert elsewhere.tried
     assert len(json.loads((home / "batches.json").read_text())) == 4
 
 
@@ -136,7 +136,7 @@ def test_what_no_longer_fits_is_tried_anew(monkeypatch):
     # ^ somebody else moved in: 10 GB are free, 8 may be taken
     crowded = Model(card)
     assert batch_size.find_batch_size(crowded) == 64
-    assert crowded.asked[-1] == 128
+    assert crowded.tried[-1] == 128
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{broken", '{"ab": 3}'])
@@ -156,7 +156,7 @@ def test_a_window_that_does_not_fit_is_told(monkeypatch):
     predictor = Model(Card(monkeypatch, total=4 * GB, window=1.7 * GB))
     with pytest.raises(ModelError, match=r"1.6 GB.*32 px"):
         batch_size.find_batch_size(predictor)
-    assert predictor.batch == 16
+    assert predictor.batch_size == 16
 
 
 def test_on_a_cpu_nothing_is_tried():

@@ -68,8 +68,12 @@ def test_it_is_what_the_pipeline_expects():
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
     assert dict(predictor.inputs)["S2L2A"][:3] == ("B01", "B02", "B03")
-    assert predictor.class_names == ("water", "trees", "crops")
-    assert (predictor.task, predictor.cell, predictor.bands) == ("land_cover", 1, ())
+    assert predictor.outputs[0].class_names == ("water", "trees", "crops")
+    assert (predictor.outputs[0].task, predictor.outputs[0].stride, predictor.outputs[0].bands) == (
+        "land_cover",
+        1,
+        (),
+    )
     assert len(predictor.digest) == 64
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
@@ -103,7 +107,7 @@ def test_it_equals_the_segmenter_after_standardisation():
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_window_does_not_depend_on_the_others(batch):
-    predictor, given = make(batch=batch), chips(batch=5)
+    predictor, given = make(batch_size=batch), chips(batch=5)
     given["S1RTC"][[0, 3]] = np.nan
     together = predictor(given)
     order = [3, 1, 4, 0, 2]
@@ -320,22 +324,21 @@ def test_devices_that_are_not_here_are_refused(name):
 
 def test_a_batch_below_one_is_refused():
     with pytest.raises(ModelError, match="batch"):
-        make(batch=0)
+        make(batch_size=0)
 
 
 _DIGEST = """
 import hashlib, numpy as np
-from model.prediction import cards
-from model.prediction import known
+from model.predictor import cards, registry
 card = cards.from_mapping({
     "name": "small", "architecture": {"dim": 64, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
 })
-from model.predictor.predictor import Running
+from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import SegmentationPredictor
-from model import weights
-segmenter = weights.initialise(known.build(card), 0)
-predictor = SegmentationPredictor(segmenter, card, running=Running(device="cpu"))
+from model.weights import loading
+segmenter = loading.initialise(registry.build_segmenter(card), 0)
+predictor = SegmentationPredictor(segmenter, card, options=InferenceOptions(device="cpu"))
 chips = np.random.default_rng(0).normal(1500, 900, (5, 4, 64, 64)).astype("float32")
 print(hashlib.sha256(predictor({"S2L2A": chips}).tobytes()).hexdigest())
 """

@@ -71,9 +71,7 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
 
 
 WRAPPED = {
-    "timm, before 1.0": lambda key: key.replace(
-        "model.encoder.", "model.terramind.encoder._timm_module.", 1
-    ),
+    "timm, before 1.0": lambda key: key.replace("model.encoder.", "model.encoder._timm_module.", 1),
     "compiled": lambda key: key.replace("model.", "model._orig_mod.", 1),
     "several GPUs": lambda key: f"module.{key}",
     "bare": lambda key: key.removeprefix("model."),

@@ -145,8 +145,8 @@ def test_probabilities_are_the_softmax_and_survive_bfloat16(whole):
     with torch.inference_mode():
         logits, full, half = (
             whole(inputs),
-            whole.probabilities(inputs),
-            rounded.probabilities(inputs),
+            whole.predict_probabilities(inputs),
+            rounded.predict_probabilities(inputs),
         )
     assert torch.equal(full, logits.softmax(dim=1))
     assert half.dtype == torch.float32
@@ -168,7 +168,7 @@ def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
         with pytest.raises(ModelError, match=told):
             whole(given_)
     with torch.inference_mode():
-        assert torch.equal(whole.run(inputs), whole(inputs))
+        assert torch.equal(whole.forward_unchecked(inputs), whole(inputs))
         assert whole({"S1GRD": inputs["S1GRD"]}).shape == (2, 3, 64, 64)
         # ^ a modality may be missing
 

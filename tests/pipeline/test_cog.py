@@ -220,8 +220,10 @@ KILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     import numpy as np
-    from pipeline import cog, files, layers, tally
     from pipeline.grid.grid import Grid
+    from pipeline.plan import layers
+    from pipeline.runtime import atomic_files
+    from pipeline.storage import cog
 
     where, folder = sys.argv[1], Path(sys.argv[2])
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -231,10 +233,10 @@ KILLED = textwrap.dedent("""
             die()
         return np.ones((1, last - first, 60), "uint8")
     if where == "check":
-        cog._check = die
+        cog._verify_cog = die
     if where == "promote":
-        files.promote = die
-    cog.write(folder / "x.tif", grid, layers.get("confidence"), read)
+        atomic_files.move_into_place = die
+    cog.write_cog(folder / "x.tif", grid, layers.get("confidence"), read)
 """)
 
 
@@ -325,9 +327,9 @@ def test_layers_state_their_rules():
             False,
             True,
         ]
-    with pytest.raises(ValueError, match="there are: land_cover, confidence"):
+    with pytest.raises(ValueError, match="the layers are: land_cover, confidence"):
         layers.get("elevation")
-    with pytest.raises(ValueError, match="name them"):
+    with pytest.raises(ValueError, match="pass their names"):
         layers.get("probabilities").band_names()
     with pytest.raises(ValueError, match="has the bands"):
         layers.get("margin").band_names(("other",))

@@ -92,7 +92,7 @@ def test_inside_agrees_with_gdal():
     [((-180, -90, 180, 90), 32631), ((0, 40, 20, 60), 32632), ((12, 47, 13, 48), 32755)],
 )
 def test_a_region_that_a_system_is_not_made_for_is_refused(box, epsg):
-    with pytest.raises(InvalidInputError, match="is made for"):
+    with pytest.raises(InvalidInputError, match="is defined for"):
         grid.build_covering_grid(shapely.box(*box), epsg, 10.0, (0.0, 0.0))
 
 
@@ -117,5 +117,5 @@ def test_a_cap_of_the_pole_lies_on_the_polar_grid():
 
 
 def test_a_region_far_from_a_grids_use_is_refused():
-    with pytest.raises(InvalidInputError, match="made for"):
+    with pytest.raises(InvalidInputError, match="is defined for"):
         grid.build_covering_grid(shapely.box(100, 45, 101, 46), 32632, 10.0, (0.0, 0.0))

@@ -143,7 +143,7 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
 
     def changed(other):
         assert [tile.id for tile in other.tiles] == list(keys)
-        return {tile.id for tile in other.tiles if other.key(tile) != keys[tile.id]}
+        return {tile.id for tile in other.tiles if other.tile_key(tile) != keys[tile.id]}
 
     (first, *_) = plan.snapshot.scenes
     moved = dataclasses.replace(
@@ -203,7 +203,7 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
 
         monkeypatch.setattr(owner, name, count)
 
-    counted(scene_index, "_raster")
+    counted(scene_index, "_raster_outline")
     counted(Scene, "identity")
     plan = Plan.read(large)
     need = cost_model.estimate_cost(plan, workers=2)
@@ -213,7 +213,7 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
     scenes = len(plan.snapshot.scenes)
     assert len(plan.tiles) == len(plan.tiles_by_id) == len(keys) > 10_000
     assert scenes > 500
-    assert calls["_raster"] <= scenes * len(plan.grids)
+    assert calls["_raster_outline"] <= scenes * len(plan.grids)
     assert calls["identity"] <= 2 * scenes
     assert not done
     assert need.requests > len(plan.tiles)

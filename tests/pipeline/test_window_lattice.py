@@ -25,7 +25,7 @@ lattices = st.builds(
 def test_the_weights_sum_to_one_everywhere(lattice, first, count):
     total = np.zeros(count)
     for start in lattice.window_starts(first, count):
-        for index, weight in enumerate(lattice.profile()):
+        for index, weight in enumerate(lattice.compute_axis_weights()):
             if first <= start + index < first + count:
                 total[start + index - first] += weight
     assert total == pytest.approx(1.0, abs=1e-6)
@@ -35,7 +35,7 @@ def test_the_weights_sum_to_one_everywhere(lattice, first, count):
 def test_every_window_of_a_tile_gives_it_weight(lattice, first, count):
     for start in lattice.window_starts(first, count):
         assert start % lattice.stride == 0
-        given = np.flatnonzero(lattice.profile()) + start
+        given = np.flatnonzero(lattice.compute_axis_weights()) + start
         assert ((given >= first) & (given < first + count)).any()
 
 
