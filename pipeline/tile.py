@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS_MODALITIES, Scene
-from pipeline.compositing import units
 from pipeline.compositing.stream import CompositeBlock, RowBuffer, Strip, read_strips
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
@@ -23,6 +22,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.inference.tiled import SampleWindow, WindowRow
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan
+from pipeline.reading import units
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt

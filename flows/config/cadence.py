@@ -114,15 +114,14 @@ def _iterate_parts(first: dt.date, cadence: str) -> Iterator[tuple[dt.date, dt.d
 
 def _add_cadence(first: dt.date, count: int, unit: str) -> dt.date:
     """Return the day ``count`` units later; a day that the month lacks becomes its last one."""
-    if unit == SEASON:
-        first = first.replace(day=1) - relativedelta(months=first.month % 3)
-        # ^ the first day of its season
+    months_into_season = first.month % 3
     step = {
         "D": relativedelta(days=count),
         "W": relativedelta(weeks=count),
         "M": relativedelta(months=count),
         "Y": relativedelta(years=count),
-        SEASON: relativedelta(months=3 * count),
+        SEASON: relativedelta(day=1, months=3 * count - months_into_season),
+        # ^ day=1 sets the day of the month
     }
     day: dt.date = first + step[unit]
     return day
