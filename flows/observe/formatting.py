@@ -1,4 +1,4 @@
-"""Sizes, durations, amounts and bars as text, for terminals, messages and Prefect's pages."""
+"""Sizes, durations, costs and bars as text, for terminals, messages and Prefect's pages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 BAR_WIDTH = 20
-"""Characters of a bar for the whole region."""
+"""Characters of a bar that stands for the whole region."""
 
 
 def format_size(byte_count: float) -> str:
-    """Return bytes in the largest decimal unit that keeps a digit before the point."""
+    """Format a number of bytes with a decimal unit, as in 1.5 MB."""
     unit = 0
     while byte_count >= 1000 and unit < len(SIZE_UNITS) - 1:
         byte_count, unit = byte_count / 1000, unit + 1
@@ -24,7 +24,7 @@ def format_size(byte_count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours and minutes."""
+    """Format seconds as seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -32,13 +32,13 @@ def format_duration(seconds: float) -> str:
 
 
 def format_cost(cost: Mapping[str, Any]) -> str:
-    """Return an amount with its range."""
+    """Format a cost with its range."""
     amount, low, high = (f"{cost[key]:.2f}" for key in ("amount", "low", "high"))
     return f"{amount} {cost['currency']} ({low} to {high})"
 
 
 def draw_bar(share: float) -> str:
-    """Draw a share of the region, 0 to 1, in plain characters."""
-    whole = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
-    # ^ a small share is not drawn as nothing, and nearly all not as all
-    return "#" * whole + "." * (BAR_WIDTH - whole)
+    """Draw a share of the region, 0 to 1, as an ASCII bar."""
+    filled = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
+    # ^ the bar is empty only for 0, and full only for 1
+    return "#" * filled + "." * (BAR_WIDTH - filled)

@@ -11,7 +11,7 @@ from flows.run import outcome, planning, product_folder, quality_gate
 from flows.run.request import hash_request
 from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
-from pipeline.product import publishing
+from pipeline.product import published
 from pipeline.storage import receipt
 
 
@@ -27,10 +27,10 @@ def find_existing_result(plan: Plan, progress: Progress) -> RunResult | None:
     """
     item = product_folder.product_dir(plan) / "item.json"
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
-    if len(finished) < len(plan.tiles) or not publishing.is_complete(item, plan):
+    if len(finished) < len(plan.tiles) or not published.is_complete(item, plan):
         return None
     progress.finish()
-    quality = publishing.read_seam(item)
+    quality = published.read_seam(item)
     refused = quality is not None and quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
     return outcome.build_run_result(
@@ -55,11 +55,11 @@ def find_finished_item(job: Job) -> Path | None:
     """
     product_dir = product_folder.product_dir(job)
     try:
-        plan, plan_dir = publishing.read_current_plan(product_dir)
+        plan, plan_dir = published.read_current_plan(product_dir)
     except InvalidInputError:
         return None
     item = product_dir / "item.json"
     request = hash_request(planning.drop_generated_inputs(job))
-    if plan.job.get("request") != request or not publishing.is_complete(item, plan):
+    if plan.job.get("request") != request or not published.is_complete(item, plan):
         return None
     return item if len(receipt.read_finished(plan_dir, plan)) == len(plan.tiles) else None

@@ -8,7 +8,8 @@ from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
 from model.predictor import batch_size, registry, weight_source
-from pipeline.plan.recipe import ModelSpec, OutputSpec
+from pipeline.plan.output_spec import OutputSpec
+from pipeline.plan.recipe import ModelSpec
 
 DEFAULT_OVERLAP = 1 / 11
 """Overlap of two windows as a share of a window, where the model's edge effect was not measured:
@@ -47,16 +48,16 @@ def load_spec(job: Job) -> ModelSpec:
         precision=predictor.precision,
         batch=batch if isinstance(batch, int) else batch_size.find_batch_size(predictor),
         device=predictor.device_type,
-        answers=tuple(
+        outputs=tuple(
             OutputSpec(
                 task=output.task,
-                class_names=tuple(output.class_names),
-                bands=tuple(output.bands),
-                cell=output.cell,
+                class_names=output.class_names,
+                bands=output.bands,
+                stride=output.stride,
                 modality=output.modality,
                 unit=output.unit,
             )
-            for output in predictor.answers
+            for output in predictor.outputs
         ),
     )
 

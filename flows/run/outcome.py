@@ -16,7 +16,7 @@ from flows.run.results import (
     TileCounts,
 )
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, provenance, publishing
+from pipeline.product import descriptions, provenance, published
 
 
 def build_run_result(
@@ -43,13 +43,13 @@ def build_run_result(
         traffic: bytes and requests of all tiles that were made.
     """
     plan_dir = product_folder.plan_dir(plan)
-    layer = plan.model.primary_output.layer if plan.model else "land_cover"
-    accuracy = publishing.read_accuracy(item) if item else None
+    layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
+    accuracy = published.read_accuracy(item) if item else None
     random_weights = provenance.is_random(plan)
     return RunResult(
         status=status,
         item=str(item) if item else None,
-        map=_path_if_published(item, plan_dir / publishing.main_dir_name(plan) / f"{layer}.tif"),
+        map=_path_if_published(item, plan_dir / published.main_dir_name(plan) / f"{layer}.tif"),
         quicklook=_path_if_published(item, plan_dir / "quicklook.png"),
         tiles=tiles,
         scenes=len(plan.snapshot.scenes),
@@ -60,7 +60,7 @@ def build_run_result(
         actual=cost.get_actual_usage(plan, traffic or {}, seconds, tiles.done),
         warnings=(
             *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
-            *descriptions.warn_unobserved(publishing.read_not_observed(item) if item else None),
+            *descriptions.warn_unobserved(published.read_not_observed(item) if item else None),
             *quality_gate.find_violations(plan, quality),
         ),
     )

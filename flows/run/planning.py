@@ -8,7 +8,7 @@ from typing import Any
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job

@@ -12,7 +12,7 @@ from flows.observe.progress import Progress
 from flows.run import cost, planning, product_folder
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
-from pipeline.product import publishing
+from pipeline.product import published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +84,8 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
     plan.write(path)
     missing, _ = cost.find_missing_tiles(plan, folder)
     estimate = cost.estimate_resources(plan, folder, missing)
-    published = publishing.read_finished_tiles(folder.parent)
-    recompute = sum(tile.id in published for tile in missing)
+    earlier = published.read_finished_tiles(folder.parent)
+    recompute = sum(tile.id in earlier for tile in missing)
     progress.finish()
     return PlanResult(
         plan=str(path),

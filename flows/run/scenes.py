@@ -14,8 +14,8 @@ from shapely.geometry.base import BaseGeometry
 from catalogs import lonlat_geometry, scene_selection, search
 from catalogs.errors import NothingFoundError
 from catalogs.scene import Scene
-from catalogs.scene_selection import Selection
-from catalogs.search import CatalogSource, Caveat, SearchResult
+from catalogs.scene_selection import Caveat, Selection
+from catalogs.search import CatalogSource, SearchResult
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometric_check
@@ -107,7 +107,7 @@ def search_scenes(
         caveats=(
             *candidates.caveats,
             *checked.caveats,
-            *(Caveat(id=caveat.id, text=caveat.text) for caveat in selection.caveats),
+            *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
         ),
         verdict_counts=checked.verdict_counts,

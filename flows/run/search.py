@@ -10,7 +10,7 @@ from flows.observe.progress import Progress
 from flows.run import scenes
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
 from pipeline.quality import coverage
-from pipeline.report import scenes_section
+from pipeline.report import search_page
 from pipeline.runtime import atomic_files
 
 
@@ -31,11 +31,9 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
     selection, region = search_result.selection, search_result.region
     days = coverage.group_by_day(selection.used, selection.refused, region)
     if report is not None:
-        tables = (
-            scenes_section.render_scenes(selection.used),
-            scenes_section.render_rejected(selection.refused),
+        page = search_page.render_search_page(
+            f"{job.name}: scenes found", days, selection.used, selection.refused
         )
-        page = scenes_section.render_search_page(f"{job.name}: scenes found", days, tables)
         try:
             atomic_files.write_atomic(report, page.encode())
         except OSError as error:

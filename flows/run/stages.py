@@ -31,8 +31,8 @@ from flows.run.results import (
     TileFailure,
 )
 from pipeline import reuse, tile
-from pipeline.product import publishing
 from pipeline.product.product import MissingTile
+from pipeline.publishing import writer
 from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files, cancellation, lock
@@ -188,7 +188,7 @@ def publish(
     grid_count = len(plan.grids) + len(plan.mosaic_grids)
     context.progress.start_stage("publish", len(tile.list_layer_bands(plan)) * grid_count)
     compare = context.truth_comparison
-    return publishing.publish_product(
+    return writer.publish_product(
         plan,
         folder.parent,
         missing_tiles=[MissingTile(tile=failure.tile, reason=failure.reason) for failure in failed],

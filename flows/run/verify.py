@@ -10,7 +10,7 @@ from flows.observe.progress import Progress
 from flows.run import quality_gate
 from flows.run.results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
-from pipeline.product import publishing
+from pipeline.product import published
 from pipeline.quality import gates
 from pipeline.runtime import lock
 from pipeline.storage import receipt, zarr_store
@@ -49,7 +49,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
     Raises:
         InvalidInputError: there is no product at the location.
     """
-    product_dirs = publishing.find_product_dirs(location)
+    product_dirs = published.find_product_dirs(location)
     progress.start_stage("verify", len(product_dirs))
     damaged: list[DamagedFile] = []
     measured: list[dict[str, Any]] = []
@@ -58,17 +58,17 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
         progress.advance(1, product_dir.name)
         item = str(product_dir / "item.json")
         try:
-            plan, plan_dir = publishing.read_current_plan(product_dir)
+            plan, plan_dir = published.read_current_plan(product_dir)
         except InvalidInputError as error:
             damaged.append(DamagedFile(tile="", file=item, reason=str(error)))
             continue
         with lock.acquire(plan_dir):
             damaged += find_damaged_tiles(plan, plan_dir)
             damaged += [
-                DamagedFile(**finding) for finding in publishing.find_damaged_files(product_dir)
+                DamagedFile(**finding) for finding in published.find_damaged_files(product_dir)
             ]
             receipts = receipt.read_finished(plan_dir, plan)
-            missing = publishing.read_missing_tiles(product_dir)
+            missing = published.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
                 quality = gates.measure_quality(plan, plan_dir).to_dict()
                 gate_passed &= not quality_gate.is_refused(plan, quality)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from shapely.geometry import shape
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
 from flows.config import cadence
@@ -112,8 +112,8 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
     )
     selected = search_result.selection.used
     dated = [scene for scene in selected if scene.modality == dated_input]
-    coverage = ground.covered_fraction(
-        ground.union(shape(scene.footprint) for scene in dated), search_result.region
+    coverage = lonlat_geometry.covered_fraction(
+        lonlat_geometry.union(shape(scene.footprint) for scene in dated), search_result.region
     )
     is_covered = coverage >= job.schedule.min_coverage
     cloud_covers = [scene.cloud_cover for scene in dated if scene.cloud_cover is not None]

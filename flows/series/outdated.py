@@ -18,7 +18,7 @@ from flows.run.request import hash_request
 from flows.series.inspection import PeriodSummary
 from pipeline.plan.plan import Plan, hash_json
 from pipeline.plan.recipe import ModelSpec
-from pipeline.product import publishing
+from pipeline.product import published
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
     for period, product_dir in products:
         entry = PeriodSummary(period=period, status="finished", item=str(product_dir / "item.json"))
         try:
-            plan, _ = publishing.read_current_plan(product_dir)
+            plan, _ = published.read_current_plan(product_dir)
             changes = "; ".join(iter_changes(job.with_period(period), plan, product_dir, model))
         except NothingFoundError as error:
             changes = ""
@@ -79,7 +79,7 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         yield "the job asks for something else"
     if (plan.model and plan.model.to_dict()) != (model and model.to_dict()):
         yield "the model is another one"
-    if publishing.read_missing_tiles(product_dir):
+    if published.read_missing_tiles(product_dir):
         yield "tiles are missing"
     search_result = scenes.search_scenes(
         job,

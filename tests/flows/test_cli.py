@@ -153,26 +153,22 @@ class Flows:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
-    functions = {
-        "search": ("run", "search", "search"),
-        "plan": ("run", "plans", "make_plan"),
-        "run": ("orchestration", "launch", "run_file"),
-        "verify": ("run", "verify", "verify"),
-        "backfill": ("series", "backfill", "run_backfill"),
-        "refresh": ("series", "backfill", "run_refresh"),
-        "demo": ("demo", "demo", "run"),
-        "train": ("demo", "train", "run"),
+    verbs = {
+        "run.search": {"search": "search"},
+        "run.plans": {"make_plan": "plan"},
+        "run.verify": {"verify": "verify"},
+        "orchestration.launch": {"run_file": "run", "run_job": "run"},
+        "series.backfill": {"run_backfill": "backfill", "run_refresh": "refresh"},
+        "demo.demo": {"run": "demo"},
+        "demo.train": {"run": "train"},
     }
-    modules: dict[tuple[str, str], types.ModuleType] = {}
-    for command, (package, name, function) in functions.items():
-        module = modules.setdefault((package, name), types.ModuleType(f"flows.{package}.{name}"))
-        setattr(module, function, told.verb(command))
-    modules["orchestration", "launch"].run_job = None  # type: ignore[attr-defined]
-    for (package, name), module in modules.items():
-        monkeypatch.setitem(sys.modules, f"flows.{package}.{name}", module)
-        monkeypatch.setattr(
-            importlib.import_module(f"flows.{package}"), name, module, raising=False
-        )
+    for name, functions in verbs.items():
+        module = types.ModuleType(f"flows.{name}")
+        for function, verb in functions.items():
+            setattr(module, function, told.verb(verb))
+        monkeypatch.setitem(sys.modules, f"flows.{name}", module)
+        package, _, module_name = f"flows.{name}".rpartition(".")
+        monkeypatch.setattr(importlib.import_module(package), module_name, module, raising=False)
     return told
 
 
@@ -220,10 +216,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
-        "import flows.run.search as module\n"
-        "from flows.run.results import SearchResult\n"
         "import sys\n"
-        "module.search = lambda *_: SearchResult(used=(), refused=(), coverage=(), report=None)\n"
+        "from flows.run import results, search\n"
+        "search.search = lambda *_: results.SearchResult(\n"
+        "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -245,7 +241,7 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
     verbs = ("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy")
     for name in (*verbs, "models", "train"):
         assert re.search(rf"\b{name}\b", text)
-    for word in ("0 done", "1 some tile failed", "2 the request", "3 nothing found", "130 inter"):
+    for word in ("0 success", "1 tiles failed", "2 invalid", "3 nothing found", "130 inter"):
         assert word in text
 
 
@@ -282,8 +278,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (UNCHANGED, [], 0, ["nothing to do: ", "item.json"]),
         (FAILED, [], 1, ["1 of 4 tiles failed and nothing is published", "B04 of S2B_1"]),
         (FAILED, ["--allow-partial"], 1, ["nothing is published"]),
-        (PARTIAL, ["--allow-partial"], 0, ["1 of 4 tiles are declared holes", "item.json"]),
-        (PARTIAL, [], 1, ["declared holes"]),
+        (PARTIAL, ["--allow-partial"], 0, ["published without 1 of 4 tiles", "item.json"]),
+        (PARTIAL, [], 1, ["published without"]),
         (FAILED | {"status": "failed"}, [], 1, ["failed: 1 of 4"]),
     ],
 )  # fmt: skip
@@ -380,7 +376,7 @@ def test_periods_are_listed_with_what_became_of_them(
 def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fakes.answers["verify"] = SOUND
     assert run("verify", tmp_path) == 0
-    assert "sound" in capsys.readouterr().out
+    assert "verified" in capsys.readouterr().out
     fakes.answers["verify"] = ROTTEN
     assert run("verify", tmp_path) == 1
     assert re.search(r"32632/0001_0002 +c/3/7 +sha256 differs", capsys.readouterr().out)
@@ -452,7 +448,7 @@ def test_known_errors(
     [
         (KeyError("tile"), "unexpected KeyError: 'tile'"),
         (RuntimeError(), "unexpected RuntimeError: no message"),
-        (OSError(28, "No space left on device"), "No space left on device; set this right"),
+        (OSError(28, "No space left on device"), "No space left on device; correct this"),
         (MemoryError(), "out of memory: lower execution.tile"),
         (ValueError("plain"), "unexpected ValueError: plain"),
     ],

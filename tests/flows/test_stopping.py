@@ -49,10 +49,11 @@ from pathlib import Path
 from flows.execution import engine
 from pipeline.plan.plan import Plan
 from tests.support import simulated
-path, address, make = sys.argv[1:]
-tiles = Plan.read(Path(path)).tiles if make == "finish" else simulated.tiles(4)
-make = engine.process_tile if make == "finish" else simulated.endless
-list(engine.process_tiles(Path(path), tiles, engine=address, workers=2, tile_function=make))
+path, address, kind = sys.argv[1:]
+tiles = Plan.read(Path(path)).tiles if kind == "real" else simulated.tiles(4)
+tile_function = engine.process_tile if kind == "real" else simulated.endless
+list(engine.process_tiles(
+    Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
 
 FLOW = """
@@ -414,7 +415,7 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
     web, plan = world
     web.script, web.retry_after = lambda *_: "503", "1"
     web.forget()
-    with _client(stored, cluster.scheduler_address, "finish"):
+    with _client(stored, cluster.scheduler_address, "real"):
         _until(lambda: web.requests > 2, 60)
     _until(lambda: _quiet(web))
     web.script = None
@@ -514,7 +515,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     if how == "command":
         assert process.returncode == console.EXIT_INTERRUPTED
         assert said.count("run the same command again") == 1, said
-        assert "ended in the middle" not in said
+        assert "stopped before" not in said
         # ^ it need not be forced
     else:
         assert "left by TerminationSignal" in said
