@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
-from model.factory import backbone
 from model.terramind import config
-from model.terramind.encoder import Encoder, Merge, MergedTokens, ModalityDeclaration
+from model.terramind.encoder import Encoder, MergedTokens
 from model.terramind.generation.tim import TiMEncoder
 from model.terramind.layers import CheckpointModule
 from model.terramind.modalities import PATCH_SIZE
@@ -170,37 +168,6 @@ class PixelWiseModel(CheckpointModule):
                 "false: classes of single pixels cannot be had from this model"
             )
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def build_model(
-    name_or_config: str | Path | Mapping[str, Any] | config.Architecture,
-    modalities: Sequence[ModalityDeclaration],
-    num_classes: int,
-    necks: NeckConfigs | None = None,
-    decoder: str = "UNetDecoder",
-    decoder_options: Mapping[str, Any] | None = None,
-    head_options: Mapping[str, Any] | None = None,
-    merge: Merge = "mean",
-    bands: Mapping[str, Sequence[str]] | None = None,
-) -> PixelWiseModel:
-    """Build a segmentation model without weights, ready for inference or training.
-
-    Args:
-        name_or_config: as for `model.backbone`.
-        modalities: as for `model.backbone`.
-        num_classes: at least two.
-        necks: `{name: …, option: …}` entries; None for what the decoder usually stands on.
-        decoder: UNetDecoder, UperNetDecoder, FCNDecoder, LinearDecoder or IdentityDecoder.
-        decoder_options: by TerraTorch's names, without the prefix `decoder_`.
-        head_options: `channel_list` and `dropout`.
-        merge: mean, max or concat.
-        bands: as for `model.backbone`.
-
-    Raises:
-        ModelError: anything unknown, or parts that do not fit together.
-    """
-    encoder = backbone(name_or_config, modalities, bands=bands, merge=merge)
-    return assemble_model(encoder, num_classes, necks, decoder, decoder_options, head_options)
 
 
 def assemble_model(

@@ -14,8 +14,8 @@ from model.cards import catalogue, model_card
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.terramind import config, modalities
-from model.terratorch import segmentation
 from model.weights import loading
+from tests.support import lightning
 from tests.support.hollow import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
 
 CPU = {"device": "cpu", "precision": "fp32"}
@@ -232,7 +232,7 @@ def checkpoint(path, backbone="micro", **told):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    whole = segmentation.build_model(
+    whole = lightning.build_model(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(whole, 2).state_dict()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cards import demo_card
+from model.cards import markdown
 from model.errors import ModelError
 from model.predictor import cards, edge_effect, predictors, registry
 from model.predictor.predictor import InferenceOptions
@@ -98,7 +98,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(demo_card.render_edge_effect(curve.to_summary()))
+    assert "another class" not in "\n".join(markdown.render_edge_effect(curve.to_summary()))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -203,8 +203,7 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
     assert (
-        "\n".join(demo_card.render_edge_effect(registry.get_card("demo").reach.to_summary()))
-        in text
+        "\n".join(markdown.render_edge_effect(registry.get_card("demo").reach.to_summary())) in text
     )
 
 

@@ -22,7 +22,6 @@ from model.predictor.predictors import (
     SegmentationPredictor,
 )
 from model.terramind import modalities
-from model.terratorch import segmentation
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
@@ -469,7 +468,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    whole = segmentation.build_model(
+    whole = lightning.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,

@@ -1,28 +1,28 @@
-"""The card of a trained model, for people."""
+"""Model cards as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from model.predictor.cards import Card
 
 
-def render_card(card: Card, *, sha256: str, size: int) -> str:
-    """Return the card of the demo model as Markdown.
+def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
+    """Return the card of the demo model with its training and accuracy.
 
     Args:
-        card: the card that lies beside the weights.
-        sha256: of the weights.
+        card: the card of its folder.
+        sha256: checksum of the weights.
         size: of the weights, bytes.
     """
-    made = card.training
-    recipe, fit = made["recipe"], made["fit"]
+    training = card.training
+    recipe, fit = training["recipe"], training["fit"]
     return "\n".join(
         [
             "# The demo model",
             "",
-            made["what"],
+            training["what"],
             "",
             (
                 f"- Architecture: TerraMind's encoder, width {card.architecture.dim}, depth "
@@ -52,11 +52,11 @@ def render_card(card: Card, *, sha256: str, size: int) -> str:
                 "same network with the encoder's answer set to zero."
             ),
             "",
-            *_country_table(made["test_countries"]),
+            *_country_table(training["test_countries"]),
             "",
             "F1 by class:",
             "",
-            *_f1_table(made["test_countries"]),
+            *_f1_table(training["test_countries"]),
             "",
             *render_edge_effect(card.reach.to_summary() if card.reach else None),
             "",
@@ -67,7 +67,7 @@ def render_card(card: Card, *, sha256: str, size: int) -> str:
                 "model's map, not of the scenes' day): whatever it is, here it is."
             ),
             "",
-            *_place_table(made["real_places"]),
+            *_place_table(training["real_places"]),
             "",
         ]
     )
@@ -77,7 +77,8 @@ def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
     """Return the section on the edge of a window.
 
     Args:
-        edge_effect: what :meth:`Reach.to_mapping` gives, and the overlap that follows from it.
+        edge_effect: of :meth:`model.predictor.edge_effect.EdgeEffect.to_summary`; None = not
+            measured.
     """
     title = "## At the edge of a window"
     if edge_effect is None:
@@ -116,10 +117,10 @@ def _country_table(tested: Mapping[str, Any]) -> list[str]:
         "model_without_tokens": "model without tokens",
         "per_pixel_qda": "single pixels (QDA)",
     }
-    for seed, scored in tested.items():
+    for seed, scores_by_model in tested.items():
         for kind, title in titles.items():
-            one = scored[kind]
-            figures = (one[key] for key in ("overall", "macro_f1", "inside", "edge"))
+            scores = scores_by_model[kind]
+            figures = (scores[key] for key in ("overall", "macro_f1", "inside", "edge"))
             rows.append(f"| {seed} | {title} | {' | '.join(f'{value:.3f}' for value in figures)} |")
     return rows
 
@@ -127,20 +128,71 @@ def _country_table(tested: Mapping[str, Any]) -> list[str]:
 def _f1_table(tested: Mapping[str, Any]) -> list[str]:
     names = list(next(iter(tested.values()))["model"]["f1"])
     rows = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for seed, scored in tested.items():
-        values = (scored["model"]["f1"][name] for name in names)
+    for seed, scores_by_model in tested.items():
+        values = (scores_by_model["model"]["f1"][name] for name in names)
         rows.append(f"| {seed} | {' | '.join(_format_figure(value) for value in values)} |")
     return rows
 
 
 def _place_table(places: Mapping[str, Any]) -> list[str]:
     if not places:
-        return ["Not measured: no real scenes were at hand."]
+        return ["Not measured: no real scenes were available."]
     rows = ["| place | overall | macro F1 |", "|---|---|---|"]
     return rows + [
-        f"| {name} | {one['overall']:.3f} | {one['macro_f1']:.3f} |" for name, one in places.items()
+        f"| {name} | {scores['overall']:.3f} | {scores['macro_f1']:.3f} |"
+        for name, scores in places.items()
     ]
 
 
 def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def render_markdown(card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a card that :mod:`model.cards.model_card` described."""
+    yield from (f"# {card['name']}", "", card["what"], "")
+    weights, size, parts = card["weights"], card["architecture"], card["parts"]
+    counted = [f"{name} {_format_millions(count)}" for name, count in parts.items()]
+    facts = (
+        ("Kind", card["kind"]),
+        ("Fits", ", ".join(card.get("fits", ()))),
+        ("Parameters", _format_millions(card["parameters"]) if card["parameters"] else None),
+        ("Parts", ", ".join(counted)),
+        ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
+                                 f"heads {size['heads']}"),
+        ("Window", card["window"] and f"{card['window']} px"),
+        ("Licence", card["licence"]),
+        ("Download", weights["page"]),
+        ("File", weights["path"] and f"`{weights['path']}`"),
+        ("sha256", weights["sha256"] and f"`{weights['sha256']}`"),
+        ("Commit", weights["commit"] and f"`{weights['commit']}`"),
+        ("Classes", ", ".join(card["classes"])),
+    )  # fmt: skip
+    yield from (f"- {name}: {value}" for name, value in facts if value)
+    if card["window"] and card["kind"] != "tokenizer":
+        yield from ("", *render_edge_effect(card["reach"]))
+    for title in ("inputs", "outputs"):
+        if card[title]:
+            yield from ("", f"## {title.capitalize()}", "", *_render_table(card[title]))
+    for title in ("limits", "sources"):
+        if card[title]:
+            yield from ("", f"## {title.capitalize()}", "")
+            yield from (f"- {line}" for line in card[title])
+
+
+def _format_millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def _render_table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| modality | form | unit | band | mean | standard deviation |"
+    yield "|---|---|---|---|---|---|"
+    for entry in entries:
+        unit = {"pixels": "bands", "tokens": "tokens"}.get(entry["form"], "classes")
+        bands = entry.get("bands") or [f"{entry['size']} {unit}"]
+        means, stds = (entry.get(key) or ["-"] * len(bands) for key in ("mean", "std"))
+        for index, (band, mean, std) in enumerate(zip(bands, means, stds, strict=True)):
+            head = (
+                (entry["name"], entry["form"], entry.get("unit", "-")) if index == 0 else ("",) * 3
+            )
+            yield "| " + " | ".join(map(str, (*head, band, mean, std))) + " |"
