@@ -43,13 +43,13 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
                 "world's surfaces do not occur in them."
             ),
             "",
-            "## On countries it has not learnt from",
+            "## On countries that it was not trained on",
             "",
             (
-                "Pixel by pixel against the countries' truth, on composites made as a job makes "
+                "Pixel by pixel against the countries' truth, on composites as a job computes "
                 "them. The baseline is a Gaussian classifier of single pixels (quadratic "
-                "discriminant analysis) that learnt from the same countries. Without tokens: the "
-                "same network with the encoder's answer set to zero."
+                "discriminant analysis) that was fitted to the same countries. Without tokens: the "
+                "same network with the encoder's tokens set to zero."
             ),
             "",
             *_country_table(training["test_countries"]),
@@ -63,8 +63,8 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
             "## On real land",
             "",
             (
-                "Agreement with the land cover that TerraMesh gives for three places (itself a "
-                "model's map, not of the scenes' day): whatever it is, here it is."
+                "Agreement with the land cover that TerraMesh gives for three places, which is "
+                "itself a model's map and not of the day of the scenes."
             ),
             "",
             *_place_table(training["real_places"]),
@@ -92,7 +92,7 @@ def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
         "",
         (
             "Pixels at a distance from the edge of a window, against the same pixels in the middle "
-            f"of another one: what windows of {edge_effect['window']} px owe to where they end.{measured}"
+            f"of another one, for windows of {edge_effect['window']} px.{measured}"
         ),
         "",
         f"| px from the edge | {' | '.join(names)} |",
@@ -104,7 +104,11 @@ def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
         first, last = step["first"], step["stop"] - 1
         rows.append(f"| {first if first == last else f'{first} to {last}'} | {figures} |")
     overlap = edge_effect["overlap"]
-    return [*rows, "", f"From this follows that windows overlap by {overlap} px, all blended."]
+    return [
+        *rows,
+        "",
+        f"Neighbouring windows therefore overlap by {overlap} px, all of them blended.",
+    ]
 
 
 def _country_table(tested: Mapping[str, Any]) -> list[str]:

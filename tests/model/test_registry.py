@@ -22,6 +22,7 @@ from model.predictor.predictors import (
     SegmentationPredictor,
 )
 from model.terramind import modalities
+from tests.support import lightning
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
