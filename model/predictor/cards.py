@@ -126,7 +126,7 @@ class Card:
         check_layers(self.layers, self.architecture.depth)
 
     def identity(self) -> dict[str, Any]:
-        """Return the entries that outputs depend on, without the weights: plain values, sorted keys."""
+        """Return the entries that outputs depend on, without the weights, sorted by key."""
         values = self.to_mapping()
         excluded = ("reach", "training", "weights")
         return {key: values[key] for key in sorted(values) if key not in excluded}

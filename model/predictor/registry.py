@@ -215,8 +215,8 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter, card: Card) -> Card
 def _read_demo_card() -> Card:
     if not DEMO_CARD_PATH.is_file():
         raise ModelError(
-            f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or train it "
-            "with `terramosaic train`"
+            f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or train "
+            "it with `terramosaic train`"
         )
     card = cards.read(DEMO_CARD_PATH)
     return replace(card, weights=_resolve_weights_path(card.weights, DEMO_CARD_PATH.parent))
@@ -290,7 +290,8 @@ def _load_generator(
         size = TokenizerConfig.parse(options)
         if card.window % size.side_multiple:
             raise ModelError(
-                f"window {card.window}: {target} is generated in multiples of {size.side_multiple} px"
+                f"window {card.window}: {target} is generated in multiples of "
+                f"{size.side_multiple} px"
             )
         weight_source.check_decoder(target, source, name)
         tokenizer_source = weight_source.choose_tokenizer_source(

@@ -61,7 +61,8 @@ def convert(
     if inspected.non_finite_keys:
         raise WeightsError(
             f"{source} holds values that are not finite in "
-            f"{join_names(inspected.non_finite_keys, 5)}: no model can use it, and nothing is written"
+            f"{join_names(inspected.non_finite_keys, 5)}: no model can use it, and "
+            "nothing is written"
         )
     sha256 = loading.write_state_dict(target, tensors, metadata)
     return {

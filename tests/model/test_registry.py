@@ -16,11 +16,11 @@ import model
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.predictor.predictors import (
-    GENERATED_MODALITIES,
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
+from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
 from tests.support import lightning
 
