@@ -190,8 +190,8 @@ def _build_encoder(
         )
     if config is None and settings.backbone not in ARCHITECTURES:
         raise ModelError(
-            f"backbone {settings.backbone!r} is none of {join_names(ARCHITECTURES)}: write its dim, "
-            "heads and depth into a .yaml, and give that (in a job `name: x.yaml`, in Python "
+            f"backbone {settings.backbone!r} is none of {join_names(ARCHITECTURES)}: write its "
+            "dim, heads and depth into a .yaml, and give that (in a job `name: x.yaml`, in Python "
             "`config`)"
         )
     size = settings.backbone if config is None else config
@@ -218,7 +218,7 @@ def _build_encoder(
         settings.merge,
         tokenizers=tokenizers,
         chained=all(any(key.startswith(prefix) for key in tensors) for prefix in prefixes),
-        # ^ versions before 1.2 did not generate one modality from another: the tensors show it
+        # ^ versions before 1.2 did not generate one from another: the tensors show it
         image_size=settings.image_size,
     )
 

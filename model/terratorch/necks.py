@@ -284,12 +284,12 @@ def _check_order(built: Sequence[Neck]) -> None:
     kinds = [type(neck) for neck in built]
     if kinds.count(ReshapeTokensToImage) != 1:
         raise ModelError(
-            "the necks must contain ReshapeTokensToImage once: decoders read images, and the encoder "
-            "gives tokens"
+            "the necks must contain ReshapeTokensToImage once: decoders read images, and the "
+            "encoder gives tokens"
         )
-    before = built[: kinds.index(ReshapeTokensToImage)]
-    early = [neck.owner for neck in before if not isinstance(neck, SelectIndices)]
+    leading = built[: kinds.index(ReshapeTokensToImage)]
+    early = [neck.owner for neck in leading if not isinstance(neck, SelectIndices)]
     if early:
         raise ModelError(
-            f"{join_names(early)} must stand after ReshapeTokensToImage: it reads images"
+            f"{join_names(early)} must come after ReshapeTokensToImage: it reads images"
         )

@@ -214,7 +214,7 @@ def test_statistics_may_lie_in_a_file(tmp_path):
     card, source = str(written(tmp_path)), {"random": 3}
     told = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
     assert told.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
-    with pytest.raises(ModelError, match="goes with its checkpoint"):
+    with pytest.raises(ModelError, match="goes with a checkpoint only"):
         registry.load(card, source, stats=str(tmp_path / "fit.yaml"))
 
 

@@ -112,8 +112,8 @@ def test_the_same_places_give_the_same_curve():
     ("image", "window", "says"),
     [
         (IMAGE["S2L2A"], 48, "windows of 48 px are too small"),
-        (IMAGE["S2L2A"][:, :100], 128, "224 x 224 px at least"),
-        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "nowhere are 224 x 224 px observed"),
+        (IMAGE["S2L2A"][:, :100], 128, "at least 224 x 224 px needed"),
+        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
 def test_what_cannot_be_measured_is_said(image, window, says):
@@ -127,7 +127,7 @@ def test_a_silent_model_has_no_curve():
         def predict(self, chips, places=None):
             return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
 
-    with pytest.raises(ModelError, match="no finite answer"):
+    with pytest.raises(ModelError, match="output is not finite"):
         edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
 
 

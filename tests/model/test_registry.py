@@ -150,7 +150,7 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "terramind_v1_tiny", "stats": "fit.yaml"}, "fit.yaml"),
         ({"name": "terramind_v1_tiny", "nan_policy": "ignore"}, "refuse or fill"),
         ({"name": "demo", "task": "generate", "modality": "NDVI"}, "generates nothing"),
-        ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "maps land cover"),
+        ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "gives land cover only"),
         ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
     ],
 )

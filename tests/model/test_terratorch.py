@@ -126,7 +126,7 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
 
 def test_tensors_alone_want_the_yaml_of_their_training(whole, stored, tmp_path):
     torch.save(stored["state_dict"], tmp_path / "a.pt")
-    with pytest.raises(ModelError, match=r"says nothing of its model.*\.yaml"):
+    with pytest.raises(ModelError, match=r"does not describe its model.*\.yaml"):
         load(tmp_path / "a.pt")
     (tmp_path / "a.yaml").write_text(
         """
@@ -196,7 +196,7 @@ def test_band_lists_give_the_channels_in_their_order():
         bands={"S2L2A": ["B8A", "B04", "B02"]},
     )
     assert renamed.inputs["S2L2A"] == ("B8A", "B04", "B02")
-    with pytest.raises(ModelError, match="3 channels, but 1 names"):
+    with pytest.raises(ModelError, match="3 channels, but 1 band names"):
         load(as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}), bands={"S2L2A": "a"})
     with pytest.raises(WeightsError, match=r"untok_sen2l2a@224\.proj\.weight \(32, 768\)"):
         load(as_stored(built))

@@ -136,7 +136,7 @@ NECKS_REFUSED = {
     "stride": [SELECT, RESHAPE, {"name": "MaxpoolToPyramidal", "stride": 2}],
 }
 MESSAGES = {"no images": "ReshapeTokensToImage once", "nothing": "ReshapeTokensToImage once"}
-MESSAGES |= {"too early": "must stand after"}
+MESSAGES |= {"too early": "must come after"}
 
 
 @pytest.mark.parametrize("why", NECKS_REFUSED)
