@@ -12,7 +12,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
+from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import get_sensor
 from pipeline.compositing import units
 from pipeline.compositing.observations import (
     Composite,
@@ -47,19 +48,20 @@ def compose_modality(
     The order of the scenes does not matter, and a part of the grid gives the part of the result.
 
     Args:
-        modality: one of :data:`radiometry.UNITS`.
+        modality: name of a sensor.
         scenes: the scenes that meet the grid; at least one.
         bands: bands of the result, in order; NaN where no scene has one.
         grid: the output grid.
         recipe: what is clear, and how clear observations become one.
     """
-    if modality.startswith("S2"):
+    sensor = get_sensor(modality)
+    if sensor.group == "optical":
         made = compose_optical(scenes, bands, grid, recipe=recipe)
-    elif modality.startswith("S1"):
+    elif sensor.group == "radar":
         made = compose_radar(scenes, bands, grid)
     else:
         made = compose_elevation(scenes, bands, grid)
-    units.check_unit(made.values, units.UNIT_BY_MODALITY[modality])
+    units.check_unit(made.values, sensor.unit)
     return made
 
 
@@ -74,7 +76,7 @@ def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tup
     return tuple(
         scene
         for scene in scenes
-        if scene.modality in TIMELESS_MODALITIES or first <= scene.solar_day <= last
+        if not get_sensor(scene.modality).is_temporal or first <= scene.solar_day <= last
     )
 
 
@@ -108,4 +110,4 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
 def _first_valid(
     stored: NDArray[np.float32], *, radiometries: Sequence[Radiometry | None]
 ) -> NDArray[np.float32]:
-    return first_finite(units.convert(stored, radiometries, "DEM"))
+    return first_finite(units.convert(stored, radiometries, units.METRE))

@@ -155,7 +155,7 @@ def _convert_clear(
     scene_radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
     """Return (time, …) DN without offset; NaN where a scene is not clear or has no value."""
-    values = units.convert(stored, scene_radiometries, "S2L2A")
+    values = units.convert(stored, scene_radiometries, units.DN)
     values[~clear] = np.nan
     return values
 

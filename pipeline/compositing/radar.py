@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import get_sensor
 from pipeline.compositing import masks, units
 from pipeline.compositing.observations import (
     Composite,
@@ -65,7 +66,9 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
 def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
     """Return what a product must say where it averages several Sentinel-1 satellites, or None."""
     platforms = {
-        scene.platform for scene in scenes if scene.modality.startswith("S1") and scene.platform
+        scene.platform
+        for scene in scenes
+        if get_sensor(scene.modality).group == "radar" and scene.platform
     }
     if len(platforms) < 2:
         return None
@@ -80,7 +83,7 @@ def _scene_power(
     stored: NDArray[np.float32], asset_radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
     """Return (y, x) linear power of a scene; NaN where it has none, or only border noise."""
-    power: NDArray[np.float32] = units.convert(stored[None], [asset_radiometry], "S1RTC")[0]
+    power: NDArray[np.float32] = units.convert(stored[None], [asset_radiometry], units.POWER)[0]
     power[masks.detect_border_noise(power, spacing)] = np.nan
     return power
 

@@ -16,21 +16,14 @@ from numpy.typing import NDArray
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
+from catalogs.sensors import DECIBEL as DECIBEL
+from catalogs.sensors import DN as DN
+from catalogs.sensors import METRE as METRE
+from catalogs.sensors import POWER as POWER
+from catalogs.sensors import get_sensor
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
 # ^ values, and where they are measurements
-
-DN = "1e-4"
-"""Unit of Sentinel-2 here: ten-thousandths of reflectance."""
-
-POWER = "m2 m-2"
-"""Unit of Sentinel-1 here: backscattered power per area, linear."""
-
-DECIBEL = "dB"
-"""Unit of Sentinel-1 at the model's door, and nowhere before it."""
-
-METRE = "m"
-UNIT_BY_MODALITY = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
 
 QUANTIFICATION_VALUE = 10_000.0
 """Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
@@ -123,31 +116,31 @@ def to_model_unit(array: xr.DataArray, modality: str) -> xr.DataArray:
     """Return a composite in the unit that models are fed: power becomes decibel, here only.
 
     Raises:
-        InvalidInputError: it is not in its modality's unit of :data:`UNIT_BY_MODALITY`.
+        InvalidInputError: it is not in the unit of its sensor.
     """
-    check_unit(array, UNIT_BY_MODALITY[modality])
-    if UNIT_BY_MODALITY[modality] != POWER:
+    sensor = get_sensor(modality)
+    check_unit(array, sensor.unit)
+    if sensor.model_unit != DECIBEL:
         return array
     return array.copy(data=to_decibel(array.values)).assign_attrs(units=DECIBEL)
 
 
 def convert(
-    stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], modality: str
+    stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], unit: str
 ) -> NDArray[np.float32]:
     """Convert a stack of scenes, each by its own radiometry.
 
     Args:
         stored: (scenes, …) as it lies in the files, missing pixels included.
         radiometries: one per scene; None where the scene lacks the asset.
-        modality: which conversion is meant.
+        unit: unit of the result: DN, POWER or METRE.
 
     Returns:
-        (scenes, …) in the unit of :data:`UNIT_BY_MODALITY`; NaN where nothing was measured.
+        (scenes, …) in this unit; NaN where nothing was measured.
 
     Raises:
-        InvalidInputError: a scene's numbers are in a unit that cannot become the modality's.
+        InvalidInputError: a scene's numbers are in a unit that cannot be converted to it.
     """
-    unit = UNIT_BY_MODALITY[modality]
     result = np.empty(stored.shape, dtype=np.float32)
     for index, radiometry in enumerate(radiometries):
         if radiometry is None:
@@ -155,7 +148,7 @@ def convert(
             continue
         if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
             raise InvalidInputError(
-                f"An asset in {radiometry.unit!r} is read as {modality}, which needs "
+                f"An asset in {radiometry.unit!r} cannot be converted to {unit!r}, which needs "
                 f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the provider's table."
             )
         values, measured = _CONVERSIONS[unit](stored[index], radiometry)

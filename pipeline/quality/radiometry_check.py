@@ -20,7 +20,8 @@ from pyproj import Geod
 from scipy import ndimage
 from shapely.geometry import shape
 
-from catalogs.scene import MASK_BANDS, Radiometry, Scene
+from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import Sensor, get_sensor
 from catalogs.stac.radiometry import BASELINE_OFFSET
 from pipeline.reading import raster_reader
 from pipeline.runtime import cancellation
@@ -30,22 +31,6 @@ THUMBNAIL_SIZE = 512
 
 MIN_VALID_PIXELS = 1000
 """Valid pixels of a band that its quantiles need."""
-
-PROBE_BANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "S2L2A": (("B02",), ("B04",), ("B8A", "B08"), ("B12", "B11")),
-    "S2L1C": (("B10",), ("B12", "B11")),
-    # ^ at the top of the atmosphere blue and red are never dark: the air itself shines
-    "S1RTC": (("VV", "HH"), ("VH", "HV")),
-    "S1GRD": (("VV", "HH"), ("VH", "HV")),
-    "DEM": (("DEM",),),
-}
-"""Modality -> bands that are read, from each group the first that the scene has."""
-
-OFFSET_BANDS: Mapping[str, tuple[str, ...]] = {
-    "S2L2A": ("B02", "B04"),
-    "S2L1C": ("B10", "B12", "B11"),
-}
-"""Modality -> bands whose dark end must be a wall before the offset counts as stored."""
 
 STORED_OFFSET = -BASELINE_OFFSET
 """Reflectance of black ground in pixels that still hold the offset."""
@@ -146,7 +131,9 @@ def check_scene(
         )
         bands[name] = read_thumbnail(asset.href, source, size=THUMBNAIL_SIZE)
     claims = {
-        name: asset.radiometry for name, asset in scene.assets.items() if name not in MASK_BANDS
+        name: asset.radiometry
+        for name, asset in scene.assets.items()
+        if name not in get_sensor(scene.modality).mask_bands
     }
     area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shape(scene.footprint))
     return evaluate_radiometry(scene.modality, bands, claims, square_km=abs(area) / 1e6)
@@ -167,7 +154,7 @@ def check_scenes(
 
 def select_probe_bands(scene: Scene) -> tuple[str, ...]:
     """Return the bands of a scene that are read: four at most."""
-    groups = PROBE_BANDS.get(scene.modality, ())
+    groups = get_sensor(scene.modality).probe_bands
     found = (next((name for name in group if name in scene.assets), None) for group in groups)
     return tuple(name for name in found if name is not None)
 
@@ -182,18 +169,21 @@ def evaluate_radiometry(
     """Judge what is claimed by what is seen.
 
     Args:
-        modality: a key of PROBES; of any other nothing can be told.
+        modality: name of a sensor.
         bands: stored numbers by band name, (y, x) each on its own grid, NaN where nothing was seen.
         claims: what the scene says of its bands, at least of those in ``bands``.
         square_km: ground that the scene covers.
     """
     seen = {name: _interior_pixels(values) for name, values in bands.items()}
     seen = {name: values for name, values in seen.items() if values.size >= MIN_VALID_PIXELS}
-    if modality.startswith("S2"):
-        return _check_reflectance(modality, seen, claims, square_km)
+    sensor = get_sensor(modality)
+    if sensor.group == "optical":
+        return _check_reflectance(sensor, seen, claims, square_km)
     if not seen:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
-    return _check_elevation(seen) if modality == "DEM" else _check_backscatter(seen, claims)
+    return (
+        _check_elevation(seen) if sensor.group == "elevation" else _check_backscatter(seen, claims)
+    )
 
 
 def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -209,7 +199,7 @@ def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _check_reflectance(
-    modality: str,
+    sensor: Sensor,
     stored: Mapping[str, NDArray[np.float64]],
     claims: Mapping[str, Radiometry],
     square_km: float,
@@ -223,7 +213,7 @@ def _check_reflectance(
     seen = {name: values for name, values in seen.items() if values.size >= MIN_VALID_PIXELS}
     if not seen:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
-    return _check_scale(seen) or _check_offset(modality, seen, offsets[next(iter(seen))], square_km)
+    return _check_scale(seen) or _check_offset(sensor, seen, offsets[next(iter(seen))], square_km)
 
 
 def _check_scale(seen: Mapping[str, NDArray[np.float64]]) -> Verdict | None:
@@ -250,12 +240,14 @@ def _check_scale(seen: Mapping[str, NDArray[np.float64]]) -> Verdict | None:
 
 
 def _check_offset(
-    modality: str, seen: Mapping[str, NDArray[np.float64]], claimed: float, square_km: float
+    sensor: Sensor, seen: Mapping[str, NDArray[np.float64]], claimed: float, square_km: float
 ) -> Verdict:
     """Compare the claimed offset with the one that the dark end tells of."""
     figures = _dark_end_statistics(seen)
+    if not sensor.offset_probe_bands:
+        return _unknown(f"the offset of {sensor.name} is not checked", figures)
     said = f"an offset of {claimed:g} is claimed"
-    walls = [name for name in OFFSET_BANDS[modality] if name in seen]
+    walls = [name for name in sensor.offset_probe_bands if name in seen]
     darkest = ", ".join(f"{name} {figures[name] / 1e-4:.0f}" for name in seen)
     lies = f"the darkest 2 % of the pixels end at {darkest} (stored, as 1/10000)"
     if figures["below"] >= OFFSET_FREE_SHARE:
@@ -264,7 +256,7 @@ def _check_offset(
             f"{figures['below']:.0%} of the readings lie below {STORED_OFFSET - DARK_TOLERANCE:g}"
         )
         why = f"{share}, so the pixels are free of it"
-    elif _has_dark_wall(walls, seen, figures, modality, square_km):
+    elif _has_dark_wall(walls, seen, figures, sensor, square_km):
         told = BASELINE_OFFSET
         share = f"dark ground ends in a wall at {STORED_OFFSET:g}"
         why = f"{share}, so {BASELINE_OFFSET:g} is still to be added"
@@ -288,7 +280,7 @@ def _has_dark_wall(
     names: Sequence[str],
     seen: Mapping[str, NDArray[np.float64]],
     figures: Mapping[str, float],
-    modality: str,
+    sensor: Sensor,
     square_km: float,
 ) -> bool:
     """Tell whether dark ground ends in a wall at 0.1: in both bands, steeply, and for a cause."""
@@ -299,7 +291,7 @@ def _has_dark_wall(
         and DARK_END_RANGE[0] <= figures[name] <= DARK_END_RANGE[1]
         for name in names
     )
-    return steep and (modality != "S2L2A" or _has_dark_ground(seen, figures))
+    return steep and (not sensor.is_surface_reflectance or _has_dark_ground(seen, figures))
 
 
 def _has_dark_ground(seen: Mapping[str, NDArray[np.float64]], figures: Mapping[str, float]) -> bool:
