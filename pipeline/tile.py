@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from catalogs.scene import Scene
 from catalogs.sensors import get_sensor
-from pipeline.compositing import units
 from pipeline.compositing.stream import CompositeBlock, RowBuffer, Strip, read_strips
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
@@ -24,6 +23,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.inference.tiled import SampleWindow, WindowRow
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan
+from pipeline.reading import units
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
@@ -273,13 +273,13 @@ class TileBuilder:
         if model is None:
             raise AssertionError("only a model answers")
         seen = self._layer_values["observations"]
-        for said, blended in zip(model.answers, rows.values, strict=True):
-            factor = said.cell // self._plan.output_stride
+        for said, blended in zip(model.outputs, rows.values, strict=True):
+            factor = said.stride // self._plan.output_stride
             fine = slice(
                 rows.start // self._plan.output_stride, rows.stop // self._plan.output_stride
             )
             observed = downsample.upper_median(seen[fine], factor) > 0
-            into = slice(rows.start // said.cell, rows.stop // said.cell)
+            into = slice(rows.start // said.stride, rows.stop // said.stride)
             found = classify.to_layers(
                 said, blended, observed, include_probabilities=self._plan.recipe.probabilities
             )
@@ -310,9 +310,8 @@ def _input_bits(
     for modality, values in block.values.items():
         if modality in plan.model_inputs:
             there = np.asarray(np.isfinite(values.values[(slice(None), *part)]).any(axis=0))
-            bits[downsample.any_pixel(there, plan.output_stride)] |= get_sensor(
-                modality
-            ).input_flag.bit
+            bit = get_sensor(modality).input_flag.bit
+            bits[downsample.any_pixel(there, plan.output_stride)] |= bit
     return np.where(observed, bits, 0).astype(np.uint8)
 
 

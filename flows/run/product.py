@@ -199,7 +199,7 @@ def build_result(
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
     folder = planning.product_dir(plan) / plan.short_digest
-    answer = plan.model.primary_output.layer if plan.model else "land_cover"
+    answer = plan.model.primary_output.layer_name if plan.model else "land_cover"
     return {
         "status": status,
         "item": item,

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from catalogs.scene import Scene
 from catalogs.sensors import GROUPS, get_sensor
-from pipeline.compositing import composite, units
+from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
 from pipeline.plan.plan import Plan
-from pipeline.reading import raster_reader
+from pipeline.reading import raster_reader, units
 from pipeline.runtime import cancellation
 
 MAX_STRIP_PIXELS = 5 * 2**18
@@ -102,7 +102,7 @@ def _to_composite_block(
 
 
 def _observation_modality(inputs: Sequence[str]) -> str:
-    """Return the modality whose days are counted: of the first of the sensors' groups."""
+    """Return the modality whose days are counted: of the first group of sensors.GROUPS."""
     return min(inputs, key=lambda name: GROUPS.index(get_sensor(name).group))
 
 

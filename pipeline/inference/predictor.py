@@ -1,4 +1,4 @@
-"""A model as the pipeline knows it: numbers in, numbers out."""
+"""The protocol of models in the pipeline: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -9,73 +9,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 Outputs = tuple[NDArray[np.float32], ...]
-"""One array for each answer of a model."""
+"""One array for each output of a model."""
 
 
-class OutputSpec(Protocol):
-    """What a model says of itself about one of its answers: see :class:`pipeline.plan.recipe.OutputSpec`."""
+class PredictorOutput(Protocol):
+    """One output of a predictor; see :class:`pipeline.plan.output_spec.OutputSpec`."""
 
     @property
     def task(self) -> str:
-        """One of :data:`pipeline.plan.recipe.TASKS`."""
+        """``land_cover``, ``embedding``, ``generate`` or the name of another layer."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the legend, in the order of the probabilities; empty for other answers."""
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels: classes, or bands."""
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the channels of an answer that is no legend."""
-
-    @property
-    def cell(self) -> int:
-        """Pixels along the side of one cell of the answer."""
-
-    @property
-    def modality(self) -> str | None:
-        """What is generated, if anything."""
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of what is generated."""
+    def stride(self) -> int:
+        """Pixels along a side of one value."""
 
 
 class Predictor(Protocol):
-    """What makes answers of windows."""
+    """A model that predicts windows."""
 
     @property
     def window(self) -> int:
-        """Side of one input, pixels."""
+        """Side of a window in pixels."""
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Modality → band names in the model's order."""
+        """Modality -> band names in the model's order."""
 
     @property
-    def answers(self) -> Sequence[OutputSpec]:
-        """What is answered, all in one pass."""
+    def outputs(self) -> Sequence[PredictorOutput]:
+        """Outputs of one call of :meth:`predict`, in order."""
 
     @property
     def digest(self) -> str:
-        """sha256 over configuration, weights and statistics."""
+        """sha256 of configuration, weights and statistics."""
 
     def predict(
-        self, chips: Mapping[str, NDArray[np.float32]], places: Sequence[tuple[int, int]]
+        self, chips: Mapping[str, NDArray[np.float32]], origins: Sequence[tuple[int, int]]
     ) -> Outputs:
         """Predict a batch.
 
         Args:
-            chips: modality → (batch, band, window, window); NaN = missing. Sentinel-2 in DN
+            chips: modality -> (batch, band, window, window); NaN = missing. Sentinel-2 in DN
                 without offset, Sentinel-1 in decibel, heights in metres.
-            places: (row, column) of each window's first pixel, counted from the origin of the
-                CRS: what is drawn at random is drawn for the ground.
+            origins: (row, column) of each window's first pixel, counted from the origin of the
+                CRS; random numbers of generative models depend on it, not on the batch.
 
         Returns:
-            For each answer (batch, channel, window / cell, window / cell): probabilities that sum
-            to one over the classes, or features, or values in its unit. NaN where a window has no
-            answer.
+            For each output (batch, channel, window / stride, window / stride): probabilities that
+            sum to one over the classes, features, or values in the output's unit. NaN = no value.
         """
 
     @property
     def predict_reference(self) -> Callable[..., Outputs] | None:
-        """The same as :meth:`predict`, in fp32; None where that computes in it already."""
+        """:meth:`predict` in fp32; None if it computes in fp32 already."""

@@ -94,7 +94,7 @@ def predict_tile(
         Every row of the tile once, in order; and the samples.
     """
     stats = stats or WindowStats()
-    sums = WindowBlender(placement, lattice, predictor.answers)
+    sums = WindowBlender(placement, lattice, predictor.outputs)
     with cancellation.CancellableThreadPool(parallel_batches, "model") as pool:
         flying = BatchRunner(
             pool, predictor, placement, batch_size, stats, tta_threshold, window_cache

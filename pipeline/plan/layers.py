@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 OverviewResampling = Literal["mode", "average"]
 
+OutputKind = Literal["classes", "values", "features"]
+"""Kinds of model outputs: probabilities of the legend's classes, values in a unit, features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -56,6 +59,12 @@ class Layer:
     bitfields: tuple[tuple[int, str], ...] = ()
     """(value of the bit, its name) where the values are bit fields."""
 
+    kind: OutputKind | None = None
+    """Kind of the model output that the layer stores; None where it stores none."""
+
+    stored_unit: str | None = None
+    """Unit of the stored values where a scale makes it another one than :attr:`unit`."""
+
     def __post_init__(self) -> None:
         kind = np.dtype(self.dtype).kind
         if kind not in "uif":
@@ -73,6 +82,11 @@ class Layer:
         """Return nodata as a NumPy scalar of the stored type."""
         fill: np.generic = np.dtype(self.dtype).type(self.nodata)
         return fill
+
+    @property
+    def model_unit(self) -> str | None:
+        """Return the unit in which a model has to give the values of the layer."""
+        return None if self.kind == "features" else self.stored_unit or self.unit
 
     @property
     def is_categorical(self) -> bool:
@@ -182,7 +196,7 @@ def _inputs_used_layer(sensors: Sequence[Sensor]) -> Layer:
     )
 
 
-_MAP_LAYERS: tuple[Layer, ...] = (
+LAYERS: tuple[Layer, ...] = (
     Layer(
         name="land_cover",
         title="Land cover",
@@ -193,6 +207,7 @@ _MAP_LAYERS: tuple[Layer, ...] = (
         overview_resampling="mode",
         bands=("land_cover",),
         has_legend=True,
+        kind="classes",
     ),
     Layer(
         name="confidence",
@@ -256,10 +271,6 @@ _MAP_LAYERS: tuple[Layer, ...] = (
         overview_resampling="mode",
         bands=("last_observed",),
     ),
-)
-"""Layers of the land-cover map and of the observations."""
-
-_MODEL_LAYERS: tuple[Layer, ...] = (
     Layer(
         name="probabilities",
         title="Class probabilities",
@@ -279,6 +290,7 @@ _MODEL_LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         unit="1",
         overview_resampling="average",
+        kind="features",
     ),
     Layer(
         name="generated_S2L2A",
@@ -289,7 +301,9 @@ _MODEL_LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         scale=1e-4,
         unit="1",
+        stored_unit="DN",
         overview_resampling="average",
+        kind="values",
     ),
     *(
         Layer(
@@ -301,6 +315,7 @@ _MODEL_LAYERS: tuple[Layer, ...] = (
             nodata=float("nan"),
             unit="dB",
             overview_resampling="average",
+            kind="values",
         )
         for name in ("S1GRD", "S1RTC")
     ),
@@ -314,6 +329,7 @@ _MODEL_LAYERS: tuple[Layer, ...] = (
         unit="m",
         overview_resampling="average",
         bands=("DEM",),
+        kind="values",
     ),
     Layer(
         name="generated_NDVI",
@@ -325,42 +341,37 @@ _MODEL_LAYERS: tuple[Layer, ...] = (
         unit="1",
         overview_resampling="average",
         bands=("NDVI",),
+        kind="values",
+    ),
+    Layer(
+        name="series_observations",
+        title="Clear observations in each part of the period",
+        description="Days with a clear observation, one band for each part of the period.",
+        dtype="uint16",
+        nodata=65535,
+        unit="d",
+        overview_resampling="average",
     ),
 )
-"""Layers of a model's other outputs."""
+"""Layers that do not depend on the sensors."""
 
-_SERIES_OBSERVATIONS = Layer(
-    name="series_observations",
-    title="Clear observations in each part of the period",
-    description="Days with a clear observation, one band for each part of the period.",
-    dtype="uint16",
-    nodata=65535,
-    unit="d",
-    overview_resampling="average",
-)
+LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
 
 
 @functools.lru_cache(maxsize=4)
-def _build_layers(sensors: tuple[Sensor, ...]) -> dict[str, Layer]:
-    """Return all layers by name, where these are the sensors."""
-    layers = (
-        *_MAP_LAYERS,
+def _build_sensor_layers(sensors: tuple[Sensor, ...]) -> dict[str, Layer]:
+    """Return the layers that depend on the sensors, by name."""
+    sensor_layers = (
         _inputs_used_layer(sensors),
-        *_MODEL_LAYERS,
         *map(_composite_layer, sensors),
-        _SERIES_OBSERVATIONS,
         *(_series_layer(sensor) for sensor in sensors if sensor.is_temporal),
     )
-    return {layer.name: layer for layer in layers}
+    return {layer.name: layer for layer in sensor_layers}
 
 
 def list_layers() -> tuple[Layer, ...]:
     """Return all layers that a product can have."""
-    return tuple(_build_layers(tuple(SENSORS.values())).values())
-
-
-MODEL_UNITS: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
-"""Layer → unit that a model's output must state, where it is not the layer's unit."""
+    return (*LAYERS_BY_NAME.values(), *_build_sensor_layers(tuple(SENSORS.values())).values())
 
 
 def get(name: str) -> Layer:
@@ -369,23 +380,9 @@ def get(name: str) -> Layer:
     Raises:
         ValueError: no layer has that name; the message lists all names.
     """
-    by_name = _build_layers(tuple(SENSORS.values()))
-    try:
-        return by_name[name]
-    except KeyError:
-        names = ", ".join(by_name)
-        raise ValueError(f"No layer is called {name!r}; the layers are: {names}.") from None
-
-
-def check_model_unit(layer: Layer, unit: str | None) -> None:
-    """Check that a model's output has the unit that a layer stores.
-
-    Raises:
-        ValueError: the units differ.
-    """
-    expected = MODEL_UNITS.get(layer.name, layer.unit)
-    if unit != expected:
-        raise ValueError(
-            f"The layer {layer.name!r} stores values in {expected!r}, but the model's output is in "
-            f"{unit!r}."
-        )
+    sensor_layers = _build_sensor_layers(tuple(SENSORS.values()))
+    layer = LAYERS_BY_NAME.get(name) or sensor_layers.get(name)
+    if layer is None:
+        names = ", ".join((*LAYERS_BY_NAME, *sensor_layers))
+        raise ValueError(f"No layer is called {name!r}; the layers are: {names}.")
+    return layer

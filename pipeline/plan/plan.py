@@ -154,9 +154,14 @@ class Plan:
 
     def coarsening_factor(self, layer: str) -> int:
         """Return the grid cells along the side of one cell of a layer."""
-        outputs = self.model.answers if self.model else ()
+        outputs = self.model.outputs if self.model else ()
         return next(
-            (output.cell // self.output_stride for output in outputs if output.layer == layer), 1
+            (
+                output.stride // self.output_stride
+                for output in outputs
+                if output.layer_name == layer
+            ),
+            1,
         )
 
     @property

@@ -13,7 +13,8 @@ from catalogs.scene import Scene
 from catalogs.scene_selection import Caveat, RejectedScene
 from catalogs.sensors import get_sensor
 from pipeline.grid.grid import Grid
-from pipeline.plan.layers import Layer
+from pipeline.plan import layers
+from pipeline.plan.layers import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files
@@ -28,6 +29,12 @@ DOCUMENT_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "plan": ("Plan", "application/json", ("metadata",)),
 }
 """Kind of document → title, media type, roles."""
+
+_TEXT_KEYS: Mapping[OutputKind | None, str] = {
+    "classes": "land_cover",
+    "features": "embedding",
+    "values": "generated",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,12 +282,9 @@ class Product:
 
     @property
     def output_kind(self) -> str:
-        """Return the kind of the model's main output: land_cover, embedding or generated."""
-        return (
-            "generated"
-            if self.provenance.main_layer.startswith("generated_")
-            else self.provenance.main_layer
-        )
+        """Return the kind of the main output as texts name it: land_cover, embedding, generated."""
+        kind = layers.get(self.provenance.main_layer).kind if self.provenance.main_layer else None
+        return _TEXT_KEYS.get(kind, "")
 
     @property
     def scenes_without_scl(self) -> tuple[str, ...]:

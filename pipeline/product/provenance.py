@@ -16,7 +16,7 @@ def model_options(plan: Plan) -> dict[str, Any]:
     if plan.model is None:
         return {}
     settings = plan.job["model"]
-    tasks = list(dict.fromkeys(output.task for output in plan.model.answers))
+    tasks = list(dict.fromkeys(output.task for output in plan.model.outputs))
     options = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
     options |= {key: settings[key] for key in _PUBLISHED_OPTIONS if key in settings}
     options |= {

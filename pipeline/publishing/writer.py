@@ -205,10 +205,10 @@ def _write_documents(
 def _render_styles(raster: Raster) -> Iterator[tuple[str, str, str]]:
     """Yield kind, suffix and text of the styles of an output that has a legend or a colour ramp."""
     layer, band = raster.layer, raster.info.statistics[0]
-    if layer.name == "land_cover":
+    if layer.kind == "classes":
         yield "style", "qml", styles.qml()
         yield "sld", "sld", styles.sld(layer)
-    elif layer.name.startswith("generated_") and layer.is_single_band and band.mean is not None:
+    elif layer.kind == "values" and layer.is_single_band and band.mean is not None:
         stops = rendering.ramp_stops(layer, band)
         yield "style", "qml", styles.ramp_qml(stops)
         yield "sld", "sld", styles.ramp_sld(layer, stops)
@@ -248,7 +248,7 @@ def _build_product(
             version=importlib.metadata.version("terramosaic"),
             software=software,
             recipe=plan.recipe.to_dict(),
-            main_layer=plan.model.primary_output.layer if plan.model else "",
+            main_layer=plan.model.primary_output.layer_name if plan.model else "",
             model_options=provenance.model_options(plan),
             is_random=provenance.is_random(plan),
         ),

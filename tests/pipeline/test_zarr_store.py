@@ -101,7 +101,7 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
             assert zarr_store.check_tile(folder, plan, one, proof.digests) == []
         assert len(receipt.read_finished(folder, plan)) == len(plan.tiles)
         found.append({name: _whole(folder, plan, name) for name in tile.list_layer_bands(plan)})
-    assert {"observations", "last_observed", "inputs_used", model.primary_output.layer} <= set(
+    assert {"observations", "last_observed", "inputs_used", model.primary_output.layer_name} <= set(
         found[0]
     )
     for other in found[1:]:
@@ -142,7 +142,7 @@ class Overcast(Brightness):
     def one(self, values, places):
         answers = super().one(values, places)
         answers[:] = 0
-        answers[:, self.answers[0].class_names.index("clouds")] = 1
+        answers[:, self.outputs[0].class_names.index("clouds")] = 1
         return answers
 
 
