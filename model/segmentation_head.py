@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from model.terramind.encoder import Encoder
-from model.terramind.layers import EPSILON, CheckpointModule
+from model.terramind.keys import CheckpointModule
+from model.terramind.layers import EPSILON
 from model.terramind.modalities import PATCH_SIZE
 
 TokenUse = Literal["encoder", "zero"]
@@ -221,7 +222,8 @@ class Segmenter(CheckpointModule):
     def _encoder_features(
         self, filled: Mapping[str, Tensor], layers: Sequence[int]
     ) -> list[Tensor]:
-        features = self.encoder.features_unchecked(filled, layers)
+        checked = self.encoder.check_inputs(filled, check_values=False)
+        features = self.encoder.forward_layers(checked, layers)
         merged = [layer for layer in features if isinstance(layer, Tensor)]
         if len(merged) != len(features):
             raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")

@@ -48,7 +48,7 @@ def locate_weights(
         )
     if hub.find_local_file(name_or_path) is None:
         raise InvalidInputError(
-            f"The weights of {name_or_path} are not here: run `terramosaic models fetch "
-            f"{name_or_path}`, or give the path of a file."
+            f"The weights of {name_or_path} have not been downloaded: run "
+            f"`terramosaic models fetch {name_or_path}`, or give the path of a file."
         )
     return hub.fetch_path(name_or_path)

@@ -19,6 +19,7 @@ from rio_cogeo import cog_validate
 import model
 from catalogs import demo as country
 from catalogs import legend as land_cover_legend
+from catalogs.sensors import SENTINEL_2
 from flows.cli import summary
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
@@ -361,7 +362,7 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     assert ("composite_S2L2A" in data) == composites
     used = np.unique(data["inputs_used"].values)
     assert used.any()
-    assert not (used & layers.S2_BIT).any()
+    assert not (used & SENTINEL_2.bit).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
     assert "left out of its inputs" in text
