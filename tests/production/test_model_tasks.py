@@ -25,7 +25,6 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.run import planning, product
 from model.terramind import modalities
-from model.terratorch import segmentation
 from model.weights import loading
 from pipeline.compositing import stream
 from pipeline.plan import layers
@@ -33,7 +32,7 @@ from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
 from pipeline.storage import receipt
-from tests.support import stac
+from tests.support import lightning, stac
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -101,7 +100,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = segmentation.build_model(
+    tuned = lightning.build_model(
         SIZE,
         list(INPUTS),
         3,
