@@ -10,9 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from flows.config import error_messages
 
-INPUTS = ("S2L2A", "S2L1C", "S1RTC", "S1GRD", "DEM")
-"""Input modalities that a job can request."""
-
 T = TypeVar("T")
 
 

@@ -18,10 +18,10 @@ from pydantic import (
 from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import BANDS, MASK_BANDS
+from catalogs.sensors import SENSORS, get_sensor
 from flows.config import error_messages, processing, sections, yaml_file
 from flows.config import period as periods
-from flows.config.base import INPUTS, ConfigModel, LaxTuple, check_choice, check_unique
+from flows.config.base import ConfigModel, LaxTuple, check_choice, check_unique
 from flows.config.model import ModelConfig
 from flows.config.prices import Prices
 from flows.config.schedule import Schedule
@@ -57,7 +57,7 @@ class Job(ConfigModel):
     inputs: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
-        description=f"a list out of {', '.join(INPUTS)}",
+        description=f"a list out of {', '.join(SENSORS)}",
     )
     grid: sections.GridConfig = sections.GridConfig()
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
@@ -106,14 +106,14 @@ class Job(ConfigModel):
     @field_validator("inputs")
     @classmethod
     def _check_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return check_unique(tuple(check_choice(name, INPUTS, "input") for name in value))
+        return check_unique(tuple(check_choice(name, tuple(SENSORS), "input") for name in value))
 
     @field_validator("bands")
     @classmethod
     def _check_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, bands in value.items():
-            check_choice(name, INPUTS, "input")
-            choices = [band for band in BANDS[name] if band not in MASK_BANDS]
+            check_choice(name, tuple(SENSORS), "input")
+            choices = get_sensor(name).measured_bands
             check_unique(tuple(check_choice(band, choices, f"band of {name}") for band in bands))
             if not bands:
                 raise ValueError(f"{name} has no band: name one of {', '.join(choices)}.")
@@ -124,7 +124,9 @@ class Job(ConfigModel):
         unused = [name for name in self.bands if name not in self.inputs]
         if unused:
             raise ValueError(f"bands names {unused[0]}, which is not among the inputs.")
-        if self.radar != processing.Radar() and not any(name[:2] == "S1" for name in self.inputs):
+        if self.radar != processing.Radar() and not any(
+            get_sensor(name).group == "radar" for name in self.inputs
+        ):
             raise ValueError(
                 "radar selects Sentinel-1 passes, but no Sentinel-1 input is among the inputs."
             )

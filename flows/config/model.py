@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from catalogs import legend
 from catalogs.errors import InvalidInputError
+from catalogs.sensors import SENSORS
 from flows.config import yaml_file
 from flows.config.base import (
-    INPUTS,
     ConfigModel,
     ExistingFile,
     LaxTuple,
@@ -199,7 +199,7 @@ class ModelConfig(ConfigModel):
             yaml_file.read(resolve_existing_file(value, info)) if isinstance(value, str) else value
         )
         for name in values if isinstance(values, dict) else ():
-            check_choice(name, INPUTS, "input")
+            check_choice(name, tuple(SENSORS), "input")
         return values
 
     @field_validator("training")

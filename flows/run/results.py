@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from catalogs.scene import BANDS
+from catalogs.sensors import SENSORS
 
 RunStatus = Literal["complete", "unchanged", "partial", "failed", "refused"]
 PeriodStatus = Literal["finished", "ready", "thin", "gap", "waiting", "busy"] | RunStatus
 
-Modality = Annotated[str, Field(json_schema_extra={"enum": [*BANDS]})]
+Modality = Annotated[str, Field(json_schema_extra={"enum": [*SENSORS]})]
 Basis = Annotated[str, Field(json_schema_extra={"enum": ["table", "receipts"]})]
 
 Count = Annotated[int, Field(json_schema_extra={"minimum": 0})]

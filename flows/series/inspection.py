@@ -10,7 +10,7 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import TIMELESS_MODALITIES
+from catalogs.sensors import get_sensor
 from flows.config import cadence
 from flows.config import period as periods
 from flows.config.cadence import PeriodRange
@@ -107,9 +107,7 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
         search_result = scenes.search_scenes(job, context_m=0.0, check_radiometry=False)
     except NothingFoundError as error:
         return PeriodSummary(period=period, status="gap", scenes=0, coverage=0.0, reason=str(error))
-    dated_input = next(
-        (name for name in job.inputs if name not in TIMELESS_MODALITIES), job.inputs[0]
-    )
+    dated_input = next((name for name in job.inputs if get_sensor(name).is_temporal), job.inputs[0])
     selected = search_result.selection.used
     dated = [scene for scene in selected if scene.modality == dated_input]
     coverage = lonlat_geometry.covered_fraction(

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError
+from catalogs.sensors import SENSORS
 from flows.config import (
     error_messages,
     job,
@@ -29,7 +30,7 @@ from flows.config import (
     yaml_file,
 )
 from flows.config import model as model_config
-from flows.config.base import INPUTS, ConfigModel
+from flows.config.base import ConfigModel
 from model.cards import catalogue
 from model.terramind import config
 
@@ -271,7 +272,7 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
-    tasks = pytest.importorskip("model.predictor.predictors")
+    tasks = pytest.importorskip("model.predictor.tasks")
     assert model_config.TASKS == tasks.TASKS
     assert tuple(tasks.GENERATED_MODALITIES) == model_config.GENERATED_MODALITIES
 
@@ -507,8 +508,8 @@ def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path
 
 
 def test_nearest_name_keeps_its_own_spelling() -> None:
-    assert error_messages.suggest_name("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
-    assert error_messages.suggest_name("zzzzzz", INPUTS) == ""
+    assert error_messages.suggest_name("s2l2a", tuple(SENSORS)) == " Did you mean 'S2L2A'?"
+    assert error_messages.suggest_name("zzzzzz", tuple(SENSORS)) == ""
 
 
 # --- the period ------------------------------------------------------------------------------
