@@ -28,8 +28,8 @@ class Known:
         self.window, self.wrong = window, wrong
         self.outputs = [SimpleNamespace(stride=stride, class_names=classes)]
 
-    def predict(self, chips, places=None):
-        assert len(places) == len(chips["S2L2A"])
+    def predict(self, chips, origins=None):
+        assert len(origins) == len(chips["S2L2A"])
         stride = self.outputs[0].stride
         plain = chips["S2L2A"][:, 0, ::stride, ::stride]
         first = np.where(self.wrong, 1.0 - (plain > 0), plain > 0).astype(np.float32)
@@ -124,8 +124,8 @@ def test_what_cannot_be_measured_is_said(image, window, says):
 
 def test_a_silent_model_has_no_curve():
     class Silent(Known):
-        def predict(self, chips, places=None):
-            return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
+        def predict(self, chips, origins=None):
+            return (np.full((len(origins), 2, 128, 128), np.nan, np.float32),)
 
     with pytest.raises(ModelError, match="output is not finite"):
         edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)

@@ -241,7 +241,7 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
 
 def test_places_are_one_for_each_window(family):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    with pytest.raises(ModelError, match="2 places for 3 windows"):
+    with pytest.raises(ModelError, match="2 origins for 3 windows"):
         joint.predict(chips(), PLACES[:2])
 
 
