@@ -220,7 +220,7 @@ class Encoder(EncoderKeys):
         return named
 
     def resolve_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        """Return the inputs under their declared names, in the order that `check_inputs` tells.
+        """Return the inputs under their declared names, ordered as in `check_inputs`.
 
         Raises:
             ModelError: no input, an unknown one, one twice, or one that is not a tensor.

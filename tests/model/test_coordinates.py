@@ -1,4 +1,4 @@
-"""Places and sentences as ids: what is rounded, refused, and read from which file."""
+"""Tokenizers of coordinates and captions: rounding, refused values, vocabulary files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLACES = CoordsTokenizer(VOCABULARY)
 
 
 def write(path, vocabulary, added):
-    """Write a file as the `tokenizers` library does, words added to it or its own."""
+    """Write a vocabulary file as the `tokenizers` library does, with own or with added words."""
     words = [
         {"id": word_id, "content": word, "special": True, "normalized": False}
         | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)

@@ -1,4 +1,4 @@
-"""Decoding: the schedule, noise, sizes, precision, and shorter ways to the same images."""
+"""Diffusion decoding: schedule, noise, sizes, precision and faster convolutions."""
 
 from __future__ import annotations
 

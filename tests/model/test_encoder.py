@@ -1,4 +1,4 @@
-"""What the encoder promises beyond the reference: what it refuses, and how it behaves."""
+"""The encoder: configuration, bands, merges, checks of inputs and independence of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MICRO = TINY | {"decoder_depth": 1}
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Tiny shapes run faster without handing work around."""
+    """Run on one thread, which is faster for tiny shapes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -289,6 +289,23 @@ def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
     for call in (build(), build().features):
         with pytest.raises(ModelError, match=says):
             call(inputs)
+
+
+@pytest.mark.parametrize("build", [make, lambda: model.tim(MICRO, ["S2L2A", "S1RTC", "DEM"])])
+def test_inputs_are_checked_in_calls_and_not_in_forward(build, monkeypatch):
+    encoder, inputs = build(), rasters()
+    expected = encoder(inputs)
+    checks = []
+    check_inputs = encoder.check_inputs
+    monkeypatch.setattr(
+        encoder, "check_inputs", lambda values: checks.append(1) or check_inputs(values)
+    )
+    assert torch.equal(encoder.forward(inputs), expected)
+    assert torch.equal(encoder.forward_layers(inputs, [-1])[0], expected)
+    assert checks == []
+    assert torch.equal(encoder(inputs), expected)
+    assert torch.equal(encoder.features(inputs, [-1])[0], expected)
+    assert checks == [1, 1]
 
 
 def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():

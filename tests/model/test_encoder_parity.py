@@ -1,4 +1,4 @@
-"""The encoder against the numbers of the reference implementation, and its keys and shapes."""
+"""The encoder: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 

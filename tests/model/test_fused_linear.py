@@ -1,4 +1,4 @@
-"""Fused layers, number formats and compiled blocks give what the plain layers give."""
+"""Fused layers, number formats and compiled blocks have the outputs of plain layers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ half_here = pytest.mark.skipif(
 
 
 class Calls(TorchDispatchMode):
-    """Note which operations run."""
+    """Record the operations that run."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +53,9 @@ def layer(bias=True):
     return nn.Linear(64, 48, bias=bias)
 
 
-def plainly(made, x, activation="none"):
+def plainly(module, x, activation="none"):
     with torch.enable_grad():
-        return fused_linear.linear(made, x, activation).detach()
+        return fused_linear.linear(module, x, activation).detach()
 
 
 SHAPES = {
@@ -110,7 +110,7 @@ def test_an_encoder_is_fused_in_inference_and_plain_in_training(size):
 
 
 class Adapter(nn.Linear):
-    """A low-rank change on top, as fine-tuning adds it."""
+    """A linear layer with a low-rank adapter, as in fine-tuning."""
 
     def forward(self, x):
         return super().forward(x) + 1

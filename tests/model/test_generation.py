@@ -1,4 +1,4 @@
-"""What generation promises: deterministic, any size, chained or not, and nothing silently else."""
+"""Generation: units, sizes, repeatability, chaining, decoding steps, coordinates, expectations."""
 
 from __future__ import annotations
 
@@ -216,8 +216,8 @@ def test_chained_outputs_see_those_before_them_and_others_do_not():
     assert float((with_map - built.token_logits(inputs, "NDVI")).abs().max()) > 0.05
 
 
-def after(built, given, ids):
-    return built.token_logits(given, "NDVI", tokens={"LULC": ids}).argmax(2).view(1, 2, 2)
+def after(built, inputs, ids):
+    return built.token_logits(inputs, "NDVI", tokens={"LULC": ids}).argmax(2).view(1, 2, 2)
 
 
 def test_independent_outputs_share_one_pass_of_encoder_and_decoder():

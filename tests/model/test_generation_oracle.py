@@ -1,4 +1,4 @@
-"""Generation, Thinking in Modalities and token inputs against the reference's numbers and keys."""
+"""Generation and TiM: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = ("tiny", "small", "base", "large")
 
 
 def size_of(modality):
-    """Return a tokenizer's size from config.json, in our words."""
+    """Return a tokenizer's configuration from config.json, by our option names."""
     settings = oracle.described()["tokenizer"]
     unet = settings.get(f"unet_{modality.lower()}")
     size = {
@@ -66,23 +66,23 @@ def argmax_cases():
     return [n for n in names if not n.startswith("sampled_")]
 
 
-def equal_where_clear(got, wanted, margin):
-    assert got.shape == wanted.shape
+def equal_where_clear(actual, expected, margin):
+    assert actual.shape == expected.shape
     clear = margin > oracle.MARGIN
     assert clear.float().mean() > 0.9
-    assert torch.equal(got[clear], wanted[clear])
+    assert torch.equal(actual[clear], expected[clear])
 
 
-def among(rows, wanted):
-    """Hold each stored row of logits against the nearest of ours: which it is stands in prose."""
-    for row in wanted.flatten(0, -2):
-        best = min(oracle.error(one, row) for one in rows.flatten(0, -2))
+def among(rows, expected):
+    """Compare each stored row of logits with the nearest of ours; its position is not stored."""
+    for row in expected.flatten(0, -2):
+        best = min(oracle.error(candidate, row) for candidate in rows.flatten(0, -2))
         assert best <= oracle.LOGITS
 
 
-def thin(got, wanted):
-    """Cut our batch to the stored one, and apply the stride along the tokens."""
-    return oracle.thinned(got[: len(wanted)], wanted, [1])
+def thin(actual, expected):
+    """Cut our outputs to the stored batch, and apply the stored stride along the tokens."""
+    return oracle.thinned(actual[: len(expected)], expected, [1])
 
 
 @needs_oracle
@@ -252,10 +252,10 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def left_out(wanted, got):
-    """Return the keys that we do not build; what we build must be as listed."""
-    assert {key: wanted.get(key) for key in got} == got
-    return [key for key in wanted if key not in got]
+def left_out(listed, own):
+    """Return the listed keys that our model does not have; check that the others are equal."""
+    assert {key: listed.get(key) for key in own} == own
+    return [key for key in listed if key not in own]
 
 
 @needs_listings

@@ -1,4 +1,4 @@
-"""What a generator refuses before it computes, and which weights it takes."""
+"""The generator: refused requests and declarations, and loading of its weights."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def fresh(weights=None, **options):
 
 
 def plain(built):
-    """Return the state as an official file holds it: the encoder-decoder, without prefix."""
+    """Return the state dict of an official file: the encoder-decoder, without prefix."""
     return {k: v.clone() for k, v in built.model.state_dict().items()}
 
 

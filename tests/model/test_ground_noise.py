@@ -1,4 +1,4 @@
-"""Noise of the ground: normal, independent, the same for every window that looks at a pixel."""
+"""Noise of the ground: normal, independent, and equal in all windows that cover a pixel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one(seed=0, modality="DEM", channels=1, side=512, place=(0, 0)):
 
 
 def mixed(x):
-    """The finaliser of SplitMix64 in whole numbers of any size."""
+    """Return the finaliser of SplitMix64, computed with Python's integers."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
     return x ^ (x >> 31)
@@ -128,7 +128,7 @@ def test_the_same_again():
 
 @pytest.fixture(scope="module")
 def sure():
-    """Return a model that is sure of one token everywhere: what it makes differs by noise alone."""
+    """Return a model that is sure of one token everywhere: its outputs differ by noise only."""
     card = cards.from_mapping(
         {
             "name": "toy",
@@ -169,7 +169,7 @@ def windows():
 
 
 def seam(answers):
-    """Return how far neighbours differ in the middle of their overlap, and what blending loses.
+    """Return the difference of neighbours in the middle of their overlap, and the blended contrast.
 
     Both in shares of the picture's own deviation: two pictures that have nothing to do with each
     other differ by 1.41, and blended half and half they keep 0.71 of their contrast.

@@ -1,4 +1,4 @@
-"""How tokens are chosen: filters, draws, schedules, and what makes them repeat."""
+"""Sampling of tokens: filters, draws, schedules and seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.oracle import one_thread  # noqa: F401
 
 
 def slow_filter(row, top_k, top_p):
-    """Return the ids that stay, by the definition."""
+    """Return the ids that the filters keep, computed by their definition."""
     ids = sorted(range(len(row)), key=lambda i: (-row[i], i))
     if top_k:
         count = max(1, int(top_k * len(row))) if top_k < 1 else min(int(top_k), len(row))

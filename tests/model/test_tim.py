@@ -1,4 +1,4 @@
-"""Thinking in Modalities, token rasters and dropped modalities: what backbones promise."""
+"""Thinking in Modalities, rasters of token modalities, and modality drop."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def rasters(names=("S1GRD", "DEM"), height=32, width=48, **options):
     return toys.rasters(names, height, width, **options)
 
 
-def ids_of(encoder, given):
-    values = encoder.tokenize_inputs(given)
-    seeds = [0] * len(next(iter(given.values())))
+def ids_of(encoder, inputs):
+    values = encoder.tokenize_inputs(inputs)
+    seeds = [0] * len(next(iter(inputs.values())))
     return encoder.generate_missing(values, encoder.embed(values), seeds)
 
 

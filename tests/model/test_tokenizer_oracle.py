@@ -1,4 +1,4 @@
-"""The tokenizers against the numbers of the reference, and their keys and shapes."""
+"""Tokenizers: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODALITIES = ("S2L2A", "S1GRD", "S1RTC", "DEM", "NDVI", "LULC")
 
 
 def configuration(kind):
-    """Return the sizes that the folder's tokenizer of a modality (s2l2a, dem, lulc) was made in."""
+    """Return the configuration of the folder's tokenizer of a modality (s2l2a, dem, lulc)."""
     settings = oracle.described()["tokenizer"]
     sizes = {
         "modality": kind,
@@ -50,7 +50,7 @@ def built(kind, part="both"):
 
 
 def doing(what):
-    """Return the suite's cases whose name says that they encode, decode, or run the U-Net once."""
+    """Return the suite's cases of a kind by their names: encode, decode or unet."""
     return [name for name in oracle.named(SUITE, "") if name == "none" or f"_{what}_" in name]
 
 
@@ -61,7 +61,7 @@ def case(name):
 
 @pytest.fixture(params=["direct", "tiles"])
 def _way(request, monkeypatch):
-    """Let tiny images, for which it would not pay, go the shorter way of large ones as well."""
+    """Compute the convolutions of tiny images with Winograd as well, as those of large ones."""
     fewest = 1 if request.param == "tiles" else 10**9
     for limit in ("MIN_PIXELS", "MIN_CHANNELS", "MIN_USES"):
         monkeypatch.setattr(winograd, limit, fewest)

@@ -1,4 +1,4 @@
-"""What the tokenizers promise beyond the reference: what they refuse, and how they behave."""
+"""Tokenizers: configuration, forms of input, refused values, weights."""
 
 from __future__ import annotations
 

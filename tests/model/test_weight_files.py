@@ -1,4 +1,4 @@
-"""Official files: found where they lie, fetched once, pinned at first use, refused when changed."""
+"""Official weight files: search, download, pins, and messages when something is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST, SECOND = "a" * 40, "b" * 40
 
 
 class Hub:
-    """A stand-in for huggingface_hub that lays files out as its cache does."""
+    """A substitute for huggingface_hub with the same layout of its cache."""
 
     def __init__(self, cache):
         self.cache, self.asked, self.error = cache, [], None
@@ -316,7 +316,7 @@ def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_the_pin_of_who_came_first_stands(online, monkeypatch):
-    """Two processes use a file for the first time, and it is not the same to both."""
+    """Two processes use a file for the first time, and get different contents."""
     first_pin = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
     key = f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"
     reads = iter([{}, {key: {"main": first_pin}}])

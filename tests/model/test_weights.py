@@ -1,4 +1,4 @@
-"""Only the pinned weights are loaded, only as data, and only where they fit."""
+"""Loading, writing and initialising weights: strict, pinned, and without pickled code."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 class Everything(torch.nn.Module):
-    """One of each kind of layer that the family has."""
+    """One layer of each kind that the models have."""
 
     def __init__(self):
         super().__init__()
@@ -398,7 +398,7 @@ def test_position_tables_are_not_made_random():
 
 
 def test_frozen_parts_are_made_random_all_the_same():
-    """A frozen sampler must depend on the seed alone, too."""
+    """A frozen sampler must depend on the seed only, too."""
     first, second = Everything().requires_grad_(False), Everything()
     assert same(loading.initialise(first, 3), loading.initialise(second, 3))
 

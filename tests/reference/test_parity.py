@@ -89,7 +89,7 @@ def generators(request):
     return theirs, model.generator(name, PAIR, ["LULC", "DEM"], weights=theirs.state_dict())
 
 
-def _logits_seen(theirs, given, noise):
+def _logits_seen(theirs, inputs, noise):
     """Return what TerraTorch generates, and its token logits by key, in the order of the grid."""
     by_key, step = {}, theirs.sampler.forward_enc_dec_roar_batched
 
@@ -104,7 +104,7 @@ def _logits_seen(theirs, given, noise):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theirs.sampler, "forward_enc_dec_roar_batched", watched)
         patch.setattr(tokenizer, "decode_tokens", partial(tokenizer.decode_tokens, generator=noise))
-        generated = theirs(dict(given), timesteps=2)
+        generated = theirs(dict(inputs), timesteps=2)
     return generated, by_key
 
 
