@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry, scene_selection, search
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import Scene
+from catalogs.scene import Caveat, Scene
 from catalogs.scene_selection import Selection
 from catalogs.search import CatalogSource, SearchResult
 from catalogs.snapshot import Snapshot
@@ -40,7 +40,7 @@ class SceneSearchResult:
     """What the catalog had for a job."""
 
     selection: Selection
-    caveats: tuple[scene_selection.Caveat, ...]
+    caveats: tuple[Caveat, ...]
     verdict_counts: Mapping[str, int]
     """What the pixels say of the catalog's claims → scenes; empty where nobody looked."""
 
@@ -125,12 +125,12 @@ def search_scenes(
 
 def _find_unused_inputs(
     inputs: Sequence[str], candidates: Sequence[Scene], selected: Sequence[Scene]
-) -> Iterator[scene_selection.Caveat]:
+) -> Iterator[Caveat]:
     """Say of which inputs every scene is left out: the product is made without them."""
     for modality in inputs:
         count = sum(scene.modality == modality for scene in candidates)
         if not any(scene.modality == modality for scene in selected):
-            yield scene_selection.Caveat(
+            yield Caveat(
                 id=modality,
                 text=f"all {count} scenes are left out, so the product is made without {modality}",
             )
@@ -186,7 +186,7 @@ def _build_grids(
 
 def _find_misaligned_grids(
     job: Job, scenes: Sequence[Scene], grids: Sequence[Grid]
-) -> Iterator[scene_selection.Caveat]:
+) -> Iterator[Caveat]:
     """Say where a part of the region, planned by itself, could lie on another grid."""
     if job.grid.align != "auto":
         return
@@ -199,7 +199,7 @@ def _find_misaligned_grids(
                 if len(phases) > 1
                 else "the map lies on the scenes' own grid, beside the multiples of the resolution"
             )
-            yield scene_selection.Caveat(
+            yield Caveat(
                 id=f"EPSG:{one.epsg}",
                 text=f"{what}; a part of the region that meets other scenes may lie otherwise. "
                 "Set grid: {align: multiples} for parts that are to be joined",
