@@ -117,11 +117,12 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
     Exit code 2 if it fits none, or not the model named with --as.
     """
     from flows.cli import summary
+    from model.tools import locate
     from model.weights import hub
 
     if name is None and name_or_path in hub.OFFICIAL_FILES:
         name = name_or_path
-    path = _locate_weights(name_or_path, name)
+    path = locate.locate_weights(name_or_path, name, suggest=_suggest_name)
     if name is not None:
         _check_model_name(name)
 
@@ -165,76 +166,32 @@ def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
         raise InvalidInputError(f"-o {output}: name a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():
         raise InvalidInputError(f"-o {output}: its folder does not exist: create it first.")
-    from model.cards import model_card
+    from model.cards import markdown, model_card
 
     def work(_: Any) -> Mapping[str, Any]:
-        card = _build_card(name_or_path)
+        card = model_card.describe(name_or_path, suggest=_suggest_name)
         if output is not None:
             _write_card(output, card)
         return card
 
     return console.run_and_print(
         work,
-        lambda card: model_card.render_markdown(card) if output is None else [f"wrote {output}"],
+        lambda card: markdown.render_markdown(card) if output is None else [f"wrote {output}"],
     )
-
-
-def _build_card(name_or_path: str) -> dict[str, Any]:
-    from model.cards import model_card
-    from model.terramind import config
-    from model.weights import hub
-
-    if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
-        return model_card.describe_named(name_or_path)
-    path = _locate_weights(name_or_path, None)
-    if path.suffix != ".json" and not config.is_config_file(path):
-        return model_card.describe_file(path)
-    return model_card.describe_card(path)
 
 
 def _write_card(path: Path, card: Mapping[str, Any]) -> None:
     import json
 
-    from model.cards import model_card
+    from model.cards import markdown
     from pipeline.runtime import atomic_files
 
     text = (
         json.dumps(card, indent=1, ensure_ascii=False)
         if path.suffix == ".json"
-        else "\n".join(model_card.render_markdown(card))
+        else "\n".join(markdown.render_markdown(card))
     )
     atomic_files.write_atomic(path, f"{text}\n".encode())
-
-
-def _locate_weights(name_or_path: str, name: str | None) -> Path:
-    """Return the weights file of a path, of a folder, or of a known model."""
-    if not name_or_path.strip():
-        raise InvalidInputError("The name is empty: give a model's name, or the path of a file.")
-    if name_or_path == "demo":
-        from model.predictor import registry
-
-        return registry.DEMO_CARD_PATH.with_name("weights.safetensors")
-        # ^ a folder of that name, which `make demo` leaves, is ./demo
-    from model.weights import hub
-
-    path = Path(name_or_path)
-    if name_or_path not in hub.OFFICIAL_FILES and path.is_file():
-        return path
-    if name_or_path not in hub.OFFICIAL_FILES and path.is_dir():
-        from model.weights import loading
-
-        return loading.find_weight_file(path, name)
-    if name_or_path not in hub.OFFICIAL_FILES:
-        raise InvalidInputError(
-            f"There is no file {name_or_path}, and no model of that name."
-            f"{_suggest_name(name_or_path)}"
-        )
-    if hub.find_local_file(name_or_path) is None:
-        raise InvalidInputError(
-            f"The weights of {name_or_path} have not been downloaded: run "
-            f"`terramosaic models fetch {name_or_path}`, or give the path of a file."
-        )
-    return hub.fetch_path(name_or_path)
 
 
 def _check_fetchable(name: str) -> None:

@@ -18,7 +18,7 @@ from flows.config import error_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
-from model.cards import demo_card
+from model.cards import markdown
 from model.predictor import edge_effect, registry
 from model.predictor.cards import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
@@ -146,7 +146,7 @@ def run(
     card = registry.save_segmenter(out, network, replace(card, reach=curve))
     weights = out / "weights.safetensors"
     sha256, size = atomic_files.sha256(weights), weights.stat().st_size
-    text = demo_card.render_card(card, sha256=sha256, size=size)
+    text = markdown.render_demo_card(card, sha256=sha256, size=size)
     atomic_files.write_atomic(out / "card.md", text.encode())
     progress.finish()
     return {
