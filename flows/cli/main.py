@@ -127,7 +127,7 @@ def demo(
     return console.run_and_print(
         lambda progress: demo.run(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
-        ),
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial=False),
     )
@@ -146,10 +146,13 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
     """List the scenes of a job, their coverage, and rejected scenes with reasons."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import search
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: product.search(loaded, progress, report, period),
+        lambda progress: search.search(
+            latest.with_period(loaded, period, progress), progress, report
+        ).to_dict(),
         summary.format_search,
         lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
@@ -163,10 +166,14 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     """Write the plan of a job: tiles, scenes, bytes to read, memory, time and cost."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import plans
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: product.plan(loaded, progress, output, period), summary.format_plan
+        lambda progress: plans.make_plan(
+            latest.with_period(loaded, period, progress), progress, output
+        ).to_dict(),
+        summary.format_plan,
     )
 
 
@@ -194,16 +201,16 @@ def run(
             f"There is no plan {job}: check the path, or make it with `plan -o`."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.orchestration import launch
 
     return console.run_and_print(
-        lambda progress: product.run(
+        lambda progress: launch.run_file(
             job,
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=progress,
             period=period,
-        ),
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial),
     )
@@ -255,6 +262,7 @@ def backfill(
     _load_job(job)
     from flows.cli import summary
     from flows.config.cadence import PeriodRange
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     period_range = PeriodRange(
@@ -269,7 +277,8 @@ def backfill(
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=progress,
-        ),
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -287,12 +296,18 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
     """Update finished periods that have newer scenes or a newer model."""
     _load_job(job)
     from flows.cli import summary
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     return console.run_and_print(
         lambda progress: backfill_series.run_refresh(
-            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=progress
-        ),
+            job,
+            dry_run=dry_run,
+            at_once=at_once,
+            allow_partial=allow_partial,
+            progress=progress,
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -314,10 +329,10 @@ def verify(console: Console, out: Path) -> int:
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import verify
 
     return console.run_and_print(
-        lambda progress: product.verify(out, progress),
+        lambda progress: verify.verify(out, progress).to_dict(),
         summary.format_verification,
         lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
@@ -341,7 +356,7 @@ def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paus
     return console.run_and_print(
         lambda progress: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=progress
-        ),
+        ).to_dict(),
         summary.format_deployments,
     )
 
