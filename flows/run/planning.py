@@ -79,7 +79,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
         model=model,
-        job={"model": load_options, **_dump_run_settings(job)},
+        job={"model": load_options, **dump_run_settings(job)},
     )
 
 
@@ -185,7 +185,7 @@ def _load_model(job: Job) -> tuple[ModelSpec | None, int, dict[str, Any]]:
     return model, model_spec.choose_overlap(job, model), model_spec.build_load_options(job)
 
 
-def _dump_run_settings(job: Job) -> dict[str, Any]:
+def dump_run_settings(job: Job) -> dict[str, Any]:
     """Return the settings that running the plan needs and that do not decide its pixels."""
     return {
         "request": hash_request(job),
