@@ -17,7 +17,7 @@ import numpy as np
 from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import MASK_BANDS, Scene
-from pipeline import tile
+from pipeline import tile_layers
 from pipeline.compositing import masks, stream
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layers
@@ -337,7 +337,7 @@ def _layer_bytes_per_cell(plan: Plan) -> float:
     """Return the uncompressed bytes of all layers for one cell of the grid."""
     return sum(
         len(bands) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
-        for name, bands in tile.list_layer_bands(plan).items()
+        for name, bands in tile_layers.list_layer_bands(plan).items()
     )
 
 

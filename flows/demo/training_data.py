@@ -18,7 +18,7 @@ from flows.config import job as jobs
 from flows.demo import demo as country_flow
 from flows.run import planning
 from model.train import IGNORE_INDEX, LabelledMosaic
-from pipeline.compositing import stream
+from pipeline.compositing import composite_block
 from pipeline.plan.plan import Plan
 
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -41,7 +41,7 @@ def compose_country(
     job = country_flow.write_job(folder, country, tile_size=512, model=NO_MODEL)
     plan = planning.create_plan(jobs.load(job))
     truth = country_flow.read_truth(country.truth, plan.grid)
-    seen = stream.compose(plan, plan.snapshot.scenes, plan.grid, threads=threads)
+    seen = composite_block.compose(plan, plan.snapshot.scenes, plan.grid, threads=threads)
     return _to_training_mosaic(plan, seen, _to_class_indices(truth, class_names))
 
 
@@ -81,7 +81,7 @@ def compose_place(
     by_index = {entry.index: entry.code for entry in legend.CLASSES}
     indexed = country_flow.read_truth(reference, plan.grid)
     codes = np.vectorize(lambda index: by_index.get(index, 0), otypes=[np.uint8])(indexed)
-    seen = stream.compose(plan, plan.snapshot.scenes, plan.grid, threads=2)
+    seen = composite_block.compose(plan, plan.snapshot.scenes, plan.grid, threads=2)
     return _to_training_mosaic(plan, seen, _to_class_indices(codes, class_names))
 
 
@@ -146,9 +146,9 @@ def _to_class_indices(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray
 
 
 def _to_training_mosaic(
-    plan: Plan, seen: stream.CompositeBlock, labels: NDArray[np.uint8]
+    plan: Plan, seen: composite_block.CompositeBlock, labels: NDArray[np.uint8]
 ) -> LabelledMosaic:
-    inputs = stream.to_model_inputs(plan, seen)
+    inputs = composite_block.to_model_inputs(plan, seen)
     labels = np.where(seen.observations > 0, labels, IGNORE_INDEX).astype(np.uint8)
     # ^ what was not observed is not mapped, hence neither taught nor tested
     return LabelledMosaic(inputs=dict(inputs), labels=labels)

@@ -17,7 +17,7 @@ from flows.execution import engine
 from flows.execution.engine import TileResult
 from flows.observe import exporter, run_context, run_log, run_metrics
 from flows.run import cost, product, quality_gate
-from pipeline import reuse, tile
+from pipeline import reuse, tile_layers
 from pipeline.plan.plan import Plan
 from pipeline.product import publishing
 from pipeline.product.product import MissingTile
@@ -48,7 +48,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     plan = Plan.read(path)
     folder = path.parent
     planned = cost.get_planned_usage(plan, folder)
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     done = set(receipt.read_finished(folder, plan))
     missing = [one for one in plan.tiles if one.id not in done]
     done |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
@@ -140,7 +140,9 @@ def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetric
     plan = Plan.read(path)
     home = path.parent.parent
     sheets = len(plan.grids) + len(plan.mosaic_grids)
-    run_context.get_progress().start_stage("publish", len(tile.list_layer_bands(plan)) * sheets)
+    run_context.get_progress().start_stage(
+        "publish", len(tile_layers.list_layer_bands(plan)) * sheets
+    )
     truth = run_context.get_truth_comparison()
     accuracy = truth(path.parent, plan) if truth else None
     return str(

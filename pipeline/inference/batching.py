@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -120,25 +120,33 @@ class BatchRunner:
         self._shared = window_cache or WindowCache(0)
         self._pending: list[_PendingWindow] = []
         self._flying = 0
+        self._queue: deque[_PendingWindow] = deque()
 
-    def predict_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Outputs]]:
-        """Yield each window with its answers."""
-        turns: deque[_PendingWindow] = deque()
-        for window in windows:
-            slot = _PendingWindow(window, self._cached_outputs(window))
-            turns.append(slot)
-            if slot.outputs is None:
-                self._pending.append(slot)
-            if len(self._pending) == self._batch:
-                self._submit_batch()
-            while turns and (
-                turns[0].outputs or (turns[0].future and self._flying > MAX_QUEUED_BATCHES)
-            ):
-                yield self._wait_for_window(turns.popleft())
+    def submit(self, window: Window) -> None:
+        """Add a window to the next batch, unless its outputs are cached."""
+        slot = _PendingWindow(window, self._cached_outputs(window))
+        self._queue.append(slot)
+        if slot.outputs is None:
+            self._pending.append(slot)
+        if len(self._pending) == self._batch:
+            self._submit_batch()
+
+    def completed(self) -> Iterator[tuple[Window, Outputs]]:
+        """Yield the next windows whose outputs are there, in the order of submission.
+
+        Where more than :data:`MAX_QUEUED_BATCHES` are queued, wait for the oldest batch.
+        """
+        while self._queue and (
+            self._queue[0].outputs or (self._queue[0].future and self._flying > MAX_QUEUED_BATCHES)
+        ):
+            yield self._wait_for_window(self._queue.popleft())
+
+    def drain(self) -> Iterator[tuple[Window, Outputs]]:
+        """Submit the last batch, and yield all remaining windows in the order of submission."""
         if self._pending:
             self._submit_batch()
-        while turns:
-            yield self._wait_for_window(turns.popleft())
+        while self._queue:
+            yield self._wait_for_window(self._queue.popleft())
 
     def _cached_outputs(self, window: Window) -> Outputs | None:
         if window.is_sample:

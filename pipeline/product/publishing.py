@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
-from pipeline import tile
+from pipeline import tile, tile_layers
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan, from_geojson
@@ -103,7 +103,7 @@ class _GridLayers:
 def _write_rasters(
     plan: Plan, product_dir: Path, plan_dir: Path, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
-    sheets = zarr_store.group_layers_by_factor(plan, tile.list_layer_bands(plan))
+    sheets = zarr_store.group_layers_by_factor(plan, tile_layers.list_layer_bands(plan))
     for grid, (factor, held) in itertools.product(plan.grids, sheets.items()):
         sheet = _GridLayers(
             grid=grid.coarsen(factor),

@@ -24,7 +24,7 @@ from flows.cli import console
 from flows.execution import engine
 from flows.observe.progress import NullProgress
 from flows.run import product, stages
-from pipeline import tile
+from pipeline import tile_layers
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
@@ -272,7 +272,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan.write(path)
-    zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return path
 
 

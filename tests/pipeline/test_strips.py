@@ -12,8 +12,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tile
-from pipeline.compositing import stream
+from pipeline import tile, tile_layers
+from pipeline.compositing import composite_block, row_buffer, stream
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
@@ -61,7 +61,7 @@ def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
         monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(stream, "MIN_STRIP_ROWS", rows)
         plan, folder = make(tmp_path, tile=64), tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         found.append([tile.build_tile(plan, one, fake(), folder, threads=2) for one in plan.tiles])
     one, many = found
     assert [made.digests for made in one] == [made.digests for made in many]
@@ -72,7 +72,7 @@ def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "MAX_STRIP_ROWS", 24)
     monkeypatch.setattr(stream, "MIN_STRIP_ROWS", 24)
     plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     cut = [tile.build_tile(plan, one, Several(), folder, threads=2).digests for one in plan.tiles]
     monkeypatch.undo()
     assert cut == [
@@ -153,7 +153,7 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
 def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
     monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 
     class Halved(Edgy):
         """Knows another precision, in which all is the other class."""
@@ -191,7 +191,7 @@ def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
         monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(stream, "MIN_STRIP_ROWS", min(rows, 16))
         folder = tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         made = [tile.build_tile(plan, one, None, folder, threads=2) for one in plan.tiles]
         found.append([one.digests for one in made])
         assert all(one.samples == {} for one in made)
@@ -202,18 +202,18 @@ def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path
     """What a strip has no scene of is NaN there: the windows across its edge see both."""
     plan = make(tmp_path)
     area = plan.context_grid(plan.tiles[0])
-    roll = stream.RowBuffer({"S2L2A": 1, "DEM": 1}, area.width)
+    roll = row_buffer.RowBuffer({"S2L2A": 1, "DEM": 1}, area.width)
     for first, stop in ((0, 10), (10, 30)):
         part = area.window(row=first, column=0, height=stop - first, width=area.width)
-        seen = stream.compose(plan, plan.snapshot.scenes, part, threads=1)
-        inputs = stream.to_model_inputs(plan, seen)
+        seen = composite_block.compose(plan, plan.snapshot.scenes, part, threads=1)
+        inputs = composite_block.to_model_inputs(plan, seen)
         if first:
             inputs["DEM"] = np.ones((1, stop - first, area.width), np.float32)
         roll.append(stream.Strip(first_row=first, composites=seen, inputs=inputs, read_seconds=0.0))
     inputs, observed = roll.read_rows(5, 25)
     assert np.isnan(inputs["DEM"][0, :5]).all()
     assert (inputs["DEM"][0, 5:] == 1).all()
-    whole = stream.compose(plan, plan.snapshot.scenes, area, threads=1)
+    whole = composite_block.compose(plan, plan.snapshot.scenes, area, threads=1)
     assert np.array_equal(observed, whole.observations[5:25] > 0)
     due = whole.values["S2L2A"].values[:, 5:25]
     assert np.array_equal(inputs["S2L2A"], due, equal_nan=True)
@@ -226,7 +226,7 @@ def test_neighbouring_tiles_ask_the_model_once(tmp_path):
     found = {}
     for name, shared in (("each", None), ("shared", batching.WindowCache())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         made = [
             tile.build_tile(plan, one, fake, folder, threads=1, window_cache=shared)
             for one in plan.tiles
@@ -258,7 +258,7 @@ def test_windows_beside_the_region_are_not_asked_for(tmp_path):
     found = {}
     for name, one in (("all", plan), ("some", some)):
         fake, folder = Edgy(), tmp_path / name
-        zarr_store.create(folder, one, tile.list_layer_bands(one))
+        zarr_store.create(folder, one, tile_layers.list_layer_bands(one))
         made = tile.build_tile(one, one.tiles[0], fake, folder, threads=1)
         whole = slice(0, one.grid.height), slice(0, one.grid.width)
         found[name] = (

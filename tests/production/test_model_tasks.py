@@ -26,7 +26,7 @@ from flows.run import planning, product
 from model.terramind import modalities
 from model.terratorch import segmentation
 from model.weights import loading
-from pipeline.compositing import stream
+from pipeline.compositing import composite_block
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
@@ -258,8 +258,8 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
     one = plan.tiles[0]
     area, placed = plan.context_grid(one), plan.window_placement(one)
-    seen = stream.compose(plan, plan.tile_scenes(one), area, threads=1)
-    chips = stream.to_model_inputs(plan, seen)
+    seen = composite_block.compose(plan, plan.tile_scenes(one), area, threads=1)
+    chips = composite_block.to_model_inputs(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (
