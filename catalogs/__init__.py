@@ -1,1 +1,1 @@
-"""What exists, where it lies, and what its numbers mean."""
+"""Searching STAC catalogs: scenes, their location and their radiometry."""

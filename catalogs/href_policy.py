@@ -1,11 +1,10 @@
-"""What may be opened: hrefs from foreign catalogs are checked against a short list."""
+"""Which hrefs of a catalog may be opened: hosts, buckets and folders that are allowed."""
 
 # ruff: noqa: PTH114, PTH118, PTH120
-# ^ a catalog has hrefs by the ten thousand, and pathlib takes three times as long for them
+# ^ a catalog has tens of thousands of hrefs, and pathlib takes three times as long
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
 import re
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from catalogs.providers import Provider
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
-"""Endings of the files we read; anything else could be a description that names other files."""
+"""Suffixes of the files that are read; other formats may refer to further files."""
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")
-# ^ wider than a URL's: GDAL has prefixes such as GTIFF_DIR:
+# ^ wider than the scheme of a URL: GDAL has prefixes such as GTIFF_DIR:
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\<>\"]")
 _VSI_PATH = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
 _WHITESPACE = re.compile(r"\s")
@@ -32,35 +31,35 @@ _USER_INFO = re.compile(r"(\w+://)[^\s/@'\"]*@")
 _QUERY = re.compile(r"(?<=[\w/.)])\?[^\s'\"]+")
 _SECRET = re.compile(r"(?i)\b(sig|signature|token|password|secret|key)=[^\s&'\"]+")
 _ODATA_NODE = re.compile(r"Nodes\((.+)\)")
-# ^ OData's way to name a file in a product, as in the https addresses of Copernicus Data Space
+# ^ how OData names a file of a product, as in the https URLs of Copernicus Data Space
 _HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?|localhost(?::\d+)?")
 
 
 class UntrustedHrefError(InvalidInputError):
-    """An href points where the job has not allowed us to look."""
+    """An href that points outside of the allowed locations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HrefPolicy:
-    """The places that hrefs of one catalog may point to."""
+    """The locations that the hrefs of one catalog may point to."""
 
     provider: Provider
 
     origin: str | None = None
-    """Catalog file or address as the user named it; its folder or host is trusted."""
+    """Path or URL of the catalog as the user named it; its folder or host is trusted."""
 
     allow: tuple[str, ...] = ()
-    """More folders, hosts, or s3 buckets ("s3://name"), named by the user."""
+    """More folders, hosts and S3 buckets ("s3://name") that the user trusts."""
 
     def resolve(self, href: str, base: str) -> str:
-        """Return href as an absolute path or address, if it may be opened.
+        """Return an href as an absolute path or URL.
 
         Args:
-            href: As the catalog wrote it.
-            base: Path or address of the document that holds it.
+            href: The href as it stands in the catalog.
+            base: Path or URL of the document that holds it.
 
         Raises:
-            Untrusted: It may not.
+            UntrustedHrefError: It may not be opened.
         """
         _check_characters(href)
         for start, mirror in self.provider.mirrors.items():
@@ -72,39 +71,47 @@ class HrefPolicy:
             return self._resolve_path(unquote(_file_url_to_path(href)))
         if _SCHEME.match(href):
             raise UntrustedHrefError(
-                f"{redact(href)!r} uses a scheme that is never opened: https, or a path beside "
-                "the catalog, is."
+                f"{redact(href)!r} has a scheme that is not allowed: use https, s3 or a path "
+                "beside the catalog."
             )
         if is_remote(base):
             return self._resolve_url(urljoin(base, href), href)
         return self._resolve_path(os.path.join(os.path.dirname(base), href))
 
     def resolve_raster(self, href: str, base: str) -> str:
-        """Settle the href of a raster, whose name must end like one (see RASTERS)."""
-        settled = self.resolve(href, base)
-        if not file_name(settled).lower().endswith(RASTER_SUFFIXES):
+        """Return the href of a raster as an absolute path or URL.
+
+        Args:
+            href: The href as it stands in the catalog.
+            base: Path or URL of the document that holds it.
+
+        Raises:
+            UntrustedHrefError: It may not be opened, or has none of RASTER_SUFFIXES.
+        """
+        resolved = self.resolve(href, base)
+        if not file_name(resolved).lower().endswith(RASTER_SUFFIXES):
             raise UntrustedHrefError(
                 f"{redact(href)!r} is no raster by its name ({', '.join(RASTER_SUFFIXES)})."
             )
-        return settled
+        return resolved
 
     def _resolve_url(self, url: str, href: str) -> str:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None or parts.fragment:
-            raise UntrustedHrefError(f"{redact(href)!r} carries a user name or a fragment.")
+            raise UntrustedHrefError(f"{redact(href)!r} has a user name or a fragment.")
         if ".." in unquote(parts.path).split("/"):
-            raise UntrustedHrefError(f"{redact(href)!r} climbs out of its folder.")
+            raise UntrustedHrefError(f"{redact(href)!r} leads out of its folder by `..`.")
         if parts.scheme == "s3":
             return self._resolve_s3_url(parts, href)
         if self._is_origin(parts):
             return urlunsplit(parts)
-        place = _host_and_port(parts, href)
+        host = _host_and_port(parts, href)
         if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
             raise UntrustedHrefError(f"{redact(href)!r} is not https.")
-        if place not in self._allowed_hosts():
+        if host not in self._allowed_hosts():
             raise UntrustedHrefError(
-                f"{redact(href)!r} lies on {place}, which is not a host of "
-                f"{self.provider.name}: add {place} to the job's allow list if you trust it."
+                f"{redact(href)!r} lies on {host}, which is not a host of "
+                f"{self.provider.name}: add {host} to the job's allow list if you trust it."
             )
         return urlunsplit(parts)
 
@@ -122,28 +129,28 @@ class HrefPolicy:
 
     def _resolve_path(self, path: str) -> str:
         real = _resolve_links(path)
-        # ^ follows links, so that a link cannot lead out
+        # ^ follows symbolic links, so that none leads out of the folder
         folders = _trusted_folders(self.origin, self.allow)
         if any(real.startswith(folder) for folder in folders):
             return real
         raise UntrustedHrefError(
-            f"{real} lies outside of the catalog's own folder: add {self._suggest_folder(real)} to the "
-            "job's allow list if you trust it."
+            f"{real} lies outside of the catalog's own folder: add "
+            f"{self._suggest_folder(real)} to the job's allow list if you trust it."
         )
 
     def _suggest_folder(self, real: str) -> str:
-        """Return the folder to advise: what the file shares with the catalog, else its own."""
-        own = str(Path(real).parent)
+        """Return the folder that holds both file and catalog, else the file's own folder."""
+        folder = str(Path(real).parent)
         if self.origin is None or is_remote(self.origin):
-            return own
+            return folder
         shared = os.path.commonpath([real, Path(self.origin).resolve()])
-        return own if shared == os.sep else shared
+        return folder if shared == os.sep else shared
 
     def _is_origin(self, parts: SplitResult) -> bool:
         if self.origin is None or not is_remote(self.origin):
             return False
-        own = urlsplit(self.origin)
-        return (parts.scheme, parts.netloc.lower()) == (own.scheme, own.netloc.lower())
+        origin = urlsplit(self.origin)
+        return (parts.scheme, parts.netloc.lower()) == (origin.scheme, origin.netloc.lower())
 
     def _allowed_hosts(self) -> set[str]:
         return {
@@ -154,7 +161,7 @@ class HrefPolicy:
 
 @lru_cache(maxsize=64)
 def _trusted_folders(origin: str | None, allow: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the trusted folders, without links and with a slash at the end."""
+    """Return the trusted folders, with symbolic links resolved and a slash at the end."""
     folders = [entry for entry in allow if not parse_host(entry)]
     if origin is not None and not is_remote(origin):
         folders.append(os.path.dirname(os.path.realpath(origin)))
@@ -162,7 +169,7 @@ def _trusted_folders(origin: str | None, allow: tuple[str, ...]) -> tuple[str, .
 
 
 def _resolve_links(path: str) -> str:
-    """Return a path without links; the folder's part is remembered, for thousands share it."""
+    """Return a path with symbolic links resolved; the result for its folder is cached."""
     folder, name = os.path.split(path)
     if name in ("", ".", ".."):
         return os.path.realpath(path)
@@ -176,7 +183,7 @@ def _resolve_folder_links(folder: str) -> str:
 
 
 def file_name(href: str) -> str:
-    """Return the last part of a path or address: B02.jp2 also where OData writes it as a node."""
+    """Return the file name in a path or URL; of an OData URL, that of its last node."""
     path = urlsplit(href).path if is_remote(href) else href
     name = path.removesuffix("/$value").rpartition("/")[2]
     node = _ODATA_NODE.fullmatch(name)
@@ -184,7 +191,7 @@ def file_name(href: str) -> str:
 
 
 def is_remote(href: str) -> bool:
-    """Return whether href is an address rather than a path."""
+    """Return whether an href is an http, https or s3 URL rather than a path."""
     return href.lower().startswith(("https://", "http://", "s3://"))
 
 
@@ -198,23 +205,11 @@ def parse_host(entry: str) -> str | None:
 
 
 def redact(text: str) -> str:
-    """Return an href, or a message with hrefs in it, fit for a log: no query, fragment or user."""
+    """Return an href, or a message with hrefs, without queries, fragments and user names."""
     bare = _USER_INFO.sub(r"\1", text)
     if not _WHITESPACE.search(bare):
         return re.split(r"[?#]", bare, maxsplit=1)[0]
     return _SECRET.sub(r"\1=...", _QUERY.sub("", bare))
-
-
-def safe_key(foreign: str) -> str:
-    """Return a file name for a foreign id: 1 to 128 of A-Z a-z 0-9 _ . -, not starting with a dot.
-
-    Ids that had to be changed get a digest at the end, so that two of them never meet.
-    """
-    key = re.sub(r"[^A-Za-z0-9_.-]", "_", foreign).lstrip(".")
-    if key == foreign and 0 < len(key) <= 128:
-        return key
-    digest = hashlib.sha256(foreign.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{key[:111]}-{digest}" if key else digest
 
 
 def _check_characters(href: str) -> None:
@@ -222,10 +217,10 @@ def _check_characters(href: str) -> None:
         raise UntrustedHrefError(f"{href!r} is no href.")
     if _UNPRINTABLE.search(href):
         raise UntrustedHrefError(
-            f"{href[:80]!r} holds blanks, control signs, brackets or backslashes."
+            f"{href[:80]!r} has spaces, control characters, brackets or backslashes."
         )
     if _VSI_PATH.search(href):
-        raise UntrustedHrefError(f"{redact(href)!r} names a virtual file system.")
+        raise UntrustedHrefError(f"{redact(href)!r} names a virtual file system of GDAL.")
 
 
 def _file_url_to_path(href: str) -> str:
@@ -236,11 +231,11 @@ def _file_url_to_path(href: str) -> str:
 
 
 def _host_and_port(parts: SplitResult, href: str) -> str:
-    """Return host, or host:port where the port is not https's own."""
+    """Return the host, or host:port where the port is not 443."""
     try:
         port = parts.port
     except ValueError as error:
-        raise UntrustedHrefError(f"{redact(href)!r} has no port that exists.") from error
+        raise UntrustedHrefError(f"{redact(href)!r} has an invalid port.") from error
     host = (parts.hostname or "").lower()
     return host if port in (None, 443) else f"{host}:{port}"
 

@@ -1,4 +1,4 @@
-"""The land-cover legend: the one table that colours, styles, STAC and docs are made from.
+"""The land-cover legend: codes, names and colours for rasters, styles, STAC and docs.
 
 Codes and colours are the public ones of the Impact Observatory / Esri 10 m land cover
 (nine-class legend); the index is the order of TerraMind's LULC modality, which squeezes the
@@ -21,10 +21,10 @@ class LandCoverClass:
     """Position in TerraMind's LULC modality."""
 
     name: str
-    """Machine name, as STAC's classification extension wants it."""
+    """Identifier, in the form of STAC's classification extension."""
 
     title: str
-    """Name for people."""
+    """Title for legends and reports."""
 
     color: tuple[int, int, int]
     """Red, green and blue, 0 to 255."""
@@ -36,7 +36,7 @@ class LandCoverClass:
 
 
 NODATA = 0
-"""Code of pixels without an answer: outside the region or not observed."""
+"""Code of pixels without a class: outside of the region or not observed."""
 
 CLASSES: tuple[LandCoverClass, ...] = (
     LandCoverClass(code=0, index=0, name="nodata", title="No data", color=(0, 0, 0)),

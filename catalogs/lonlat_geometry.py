@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,27 @@ if TYPE_CHECKING:
 
 WORLD = shapely.box(-180, -90, 180, 90)
 
+MIN_COVERED_FRACTION = 0.9
+"""Share of a footprint that an area must cover to count as covering it.
+
+Less than 1, as footprints are simplified differently from one processing to the next.
+"""
+
+MAX_SLIVER_WIDTH = 0.02
+"""Largest width, in degrees, of an uncovered part of a footprint that is ignored.
+
+The footprints that real catalogs state for one granule differ by strips of up to half this width;
+the parts of a split granule and the edges of swaths leave much wider ones.
+"""
+
 
 def from_item(item: Mapping[str, Any]) -> Any:
     """Return an item's footprint as a valid shapely area within -180..180 degrees.
 
-    A missing geometry is replaced by the bbox, which is larger but never misses a pixel.
+    A missing geometry is replaced by the bbox, which is larger but contains every pixel.
 
     Raises:
-        ValueError: There is neither, or what there is covers no area.
+        ValueError: The item has neither, or the footprint is empty.
     """
     geometry = item.get("geometry")
     area = from_bbox(read_bbox(item)) if geometry is None else _from_geojson(geometry)
@@ -34,7 +48,7 @@ def read_bbox(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Return an item's bbox as (west, south, east, north), without heights.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The item has neither a bbox nor a geometry.
     """
     values = item.get("bbox")
     if values is not None and len(values) in (4, 6):
@@ -77,18 +91,40 @@ def to_geojson(area: Any) -> dict[str, Any]:
 def unwrap_rings(polygon: Sequence[Sequence[Sequence[float]]]) -> list[Any]:
     """Return the areas within the rings of a GeoJSON polygon, the outer one first.
 
-    Longitudes are made continuous, so an area may reach beyond ±180 degrees; none is repaired.
+    Longitudes are made continuous, so an area may extend beyond ±180 degrees; invalid rings are
+    not repaired.
     """
     return [_unwrap_ring(ring) for ring in polygon]
 
 
 def wrap_longitudes(area: Any) -> Any:
-    """Bring what lies beyond ±180 degrees to the other side."""
+    """Move the parts of an area beyond ±180 degrees to the other side of the antimeridian."""
     if WORLD.covers(area):
         return area
-    turns = range(-2, 3)
-    parts = [shapely.intersection(translate(area, xoff=360 * turn), WORLD) for turn in turns]
+    shifts = range(-720, 721, 360)
+    parts = [shapely.intersection(translate(area, xoff=shift), WORLD) for shift in shifts]
     return _to_valid_polygons(shapely.union_all(parts))
+
+
+def nearly_covers(area: Any, footprint: Any) -> bool:
+    """Return whether an area covers all of a footprint except for slivers."""
+    uncovered = shapely.difference(footprint, area)
+    return bool(
+        uncovered.area <= (1 - MIN_COVERED_FRACTION) * footprint.area
+        and shapely.is_empty(shapely.buffer(uncovered, -MAX_SLIVER_WIDTH / 2))
+    )
+
+
+def covered_fraction(area: Any, region: Any) -> float:
+    """Return the share of a region that an area covers, 0 to 1, by area on the sphere."""
+    region_size = _to_equal_area(region).area
+    covered_size = _to_equal_area(shapely.intersection(area, region)).area
+    return min(1.0, covered_size / region_size) if region_size else 0.0
+
+
+def union(areas: Iterable[Any]) -> Any:
+    """Return the union of areas; an empty area where there are none."""
+    return shapely.union_all(list(areas))
 
 
 def _from_geojson(geometry: Mapping[str, Any]) -> Any:
@@ -103,23 +139,23 @@ def _from_geojson(geometry: Mapping[str, Any]) -> Any:
 
 
 def _wrap_polygon(polygon: Sequence[Sequence[Sequence[float]]]) -> Any:
-    """Return a polygon whose rings may cross 180 degrees or go round a pole."""
+    """Return the area of a polygon whose rings may cross 180 degrees or enclose a pole."""
     outer, *holes = [wrap_longitudes(_to_valid_polygons(ring)) for ring in unwrap_rings(polygon)]
     return _to_valid_polygons(shapely.difference(outer, shapely.union_all(holes)))
 
 
 def _crosses_antimeridian(ring: Sequence[Sequence[float]]) -> bool:
-    """Return whether a ring crosses 180 degrees or goes round a pole.
+    """Return whether a ring crosses 180 degrees or encloses a pole.
 
-    An edge of more than half the world is taken to run the other way round. One of 360 degrees
-    follows a parallel, as two sides of a box do; a single one only closes a ring round a pole.
+    An edge longer than 180 degrees is assumed to run across the antimeridian. An edge of 360
+    degrees follows a parallel, as two sides of a box do; a single one closes a ring around a pole.
     """
     steps = [abs(second[0] - first[0]) for first, second in pairwise(ring)]
     return any(180 < step < 360 for step in steps) or steps.count(360) % 2 == 1
 
 
 def _unwrap_ring(ring: Sequence[Sequence[float]]) -> Any:
-    """Return the area within a ring; one that goes round a pole holds the pole."""
+    """Return the area within a ring; a ring around a pole includes the pole."""
     if not _crosses_antimeridian(ring):
         return shapely.Polygon([position[:2] for position in ring])
     corners = [(float(ring[0][0]), float(ring[0][1]))]
@@ -129,7 +165,7 @@ def _unwrap_ring(ring: Sequence[Sequence[float]]) -> Any:
     if abs(corners[-1][0] - corners[0][0]) > 180:
         pole = 90.0 if sum(latitude for _, latitude in corners) > 0 else -90.0
         corners += [(corners[-1][0], pole), (corners[0][0], pole)]
-        # ^ the ring never closes: its ends are joined along the two meridians and over the pole
+        # ^ the unwrapped ring is open: its ends are joined along two meridians and over the pole
     return shapely.Polygon(corners)
 
 
@@ -144,3 +180,14 @@ def _to_valid_polygons(geometry: Any) -> Any:
 def _polygon_parts(geometry: Any) -> Iterable[Any]:
     parts = getattr(geometry, "geoms", [geometry])
     return [part for part in parts if part.geom_type in ("Polygon", "MultiPolygon")]
+
+
+def _to_equal_area(area: Any) -> Any:
+    """Project to Lambert's cylindrical equal-area system (longitude, sine of latitude)."""
+
+    def project(corners: Any) -> Any:
+        projected = corners.copy()
+        projected[:, 1] = [math.degrees(math.sin(math.radians(y))) for _, y in corners]
+        return projected
+
+    return shapely.transform(area, project)

@@ -1,4 +1,4 @@
-"""One acquisition as the rest of the house sees it: where, when, and what its numbers mean."""
+"""Scenes and their assets: footprint, time, orbit, hrefs and radiometry."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ORBIT_STATES = ("ascending", "descending")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Radiometry:
-    """How stored numbers become physical ones: stored * scale + offset, in unit."""
+    """Conversion of stored to physical values: stored * scale + offset, in a unit."""
 
     scale: float
     offset: float
@@ -64,29 +64,29 @@ class Radiometry:
         object.__setattr__(self, "offset", float(self.offset))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the radiometry as JSON-ready values."""
+        """Return the radiometry as JSON values."""
         return {"scale": self.scale, "offset": self.offset, "unit": self.unit}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Radiometry:
-        """Build a radiometry from :meth:`to_dict`'s values."""
+        """Build a radiometry from the values of :meth:`to_dict`."""
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """One band of a scene, one raster file."""
+    """One band of a scene: a raster file with one band."""
 
     band: str
-    """Our name of the band, see BANDS."""
+    """Name of the band, see BANDS."""
 
     href: str
-    """Absolute path or URL, never signed."""
+    """Absolute path or URL, without a signature."""
 
     radiometry: Radiometry
 
     epsg: int | None = None
-    """EPSG code the catalog states, or None where only the file knows."""
+    """EPSG code that the catalog states, or None where only the file has it."""
 
     transform: tuple[float, float, float, float, float, float] | None = None
     """Affine a, b, c, d, e, f from (column, row) to (x, y) of a pixel's outer corner."""
@@ -95,7 +95,7 @@ class Asset:
     """(rows, columns)."""
 
     nodata: float | None = None
-    """Stored value that means nothing was seen; NaN is allowed."""
+    """Stored value of pixels without data; may be NaN."""
 
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
@@ -110,16 +110,16 @@ class Asset:
         if self.nodata is not None:
             nodata = float(self.nodata)
             object.__setattr__(self, "nodata", math.nan if math.isnan(nodata) else nodata)
-            # ^ one NaN object, so that equal records compare equal inside one process
+            # ^ always the same NaN object, so that equal records compare equal
 
     def identity(self) -> dict[str, Any]:
-        """Return what the pixels are, without where they lie."""
+        """Return the asset as JSON values, without its href."""
         values = self.to_dict()
         del values["href"]
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the asset as JSON-ready values; a NaN becomes the word "nan"."""
+        """Return the asset as JSON values; NaN becomes the string "nan"."""
         return {
             "band": self.band,
             "href": self.href,
@@ -133,28 +133,28 @@ class Asset:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
-        """Build an asset from :meth:`to_dict`'s values."""
-        changed = dict(values)
-        changed["radiometry"] = Radiometry.from_dict(values["radiometry"])
-        changed["nodata"] = _decode_float(values["nodata"])
-        return cls(**changed)
+        """Build an asset from the values of :meth:`to_dict`."""
+        arguments = dict(values)
+        arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
+        arguments["nodata"] = _decode_float(values["nodata"])
+        return cls(**arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One acquisition: ids, time, footprint, and its assets by our band names."""
+    """One acquisition: ids, time, footprint, orbit and assets."""
 
     id: str
     collection: str
 
     provider: str
-    """What providers.get takes: the name of a catalog we know, or the path of a user's table."""
+    """Argument of providers.get: a built-in provider's name, or the path of a user's table."""
 
     modality: str
     """A key of BANDS."""
 
     datetime: dt.datetime | None
-    """Time of sensing, UTC. None only where the modality is timeless."""
+    """Time of sensing, UTC. None only of modalities without a time."""
 
     footprint: Mapping[str, Any]
     """GeoJSON Polygon or MultiPolygon, longitude and latitude in degrees."""
@@ -166,7 +166,7 @@ class Scene:
     datatake: str | None = None
 
     tile: str | None = None
-    """Name of the granule's cell, such as 33TWM."""
+    """MGRS tile of the granule, such as 33TWM."""
 
     baseline: str | None = None
     """Processing baseline, such as 05.10."""
@@ -180,17 +180,17 @@ class Scene:
     relative_orbit: int | None = None
 
     cloud_cover: float | None = None
-    """Percent of the scene that is cloudy; None where the catalog does not say."""
+    """Percent of the scene that is cloudy; None where the catalog does not state it."""
 
     day: dt.date | None = None
-    """Solar day of the whole pass, where it is not that of the scene alone."""
+    """Solar day of the pass, where it differs from that of the scene alone."""
 
     assets: Mapping[str, Asset]
-    """By our band names, in the order of BANDS."""
+    """Assets by band, in the order of BANDS."""
 
     def __post_init__(self) -> None:
         if not self.id:
-            raise ValueError("A scene needs an id.")
+            raise ValueError("A scene has no id.")
         if self.modality not in BANDS:
             raise ValueError(
                 f"Scene {self.id}: unknown modality {self.modality!r}; "
@@ -206,16 +206,16 @@ class Scene:
             raise ValueError(f"Scene {self.id}: a cloud cover of {self.cloud_cover} percent.")
 
     def _normalise_times(self) -> None:
-        """Bring both times to UTC; refuse naive ones and a missing time of sensing."""
+        """Convert both times to UTC; raise for naive ones and for a missing time of sensing."""
         for name in ("datetime", "processed"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _to_utc(self.id, value))
         if self.datetime is None and self.modality not in TIMELESS_MODALITIES:
-            raise ValueError(f"Scene {self.id}: a {self.modality} scene needs a time of sensing.")
+            raise ValueError(f"Scene {self.id}: a {self.modality} scene without a time of sensing.")
 
     def _sort_assets(self) -> dict[str, Asset]:
-        """Return the assets in the order of BANDS; refuse strangers and wrong keys."""
+        """Return the assets in the order of BANDS; raise for unknown bands and wrong keys."""
         known = BANDS[self.modality]
         for band, asset in self.assets.items():
             if band not in known or asset.band != band:
@@ -227,7 +227,7 @@ class Scene:
 
     @property
     def solar_day(self) -> dt.date:
-        """Return the day by the sun (UTC + longitude / 15 hours): the pass's, or the scene's own.
+        """Return the solar day (UTC + longitude / 15 hours) of the pass, or else of the scene.
 
         Raises:
             ValueError: The scene has no time.
@@ -235,24 +235,24 @@ class Scene:
         if self.day is not None:
             return self.day
         if self.datetime is None:
-            raise ValueError(f"Scene {self.id} has no time, so it has no day.")
+            raise ValueError(f"Scene {self.id} has no time, so it has no solar day.")
         hours = _mean_longitude(self.footprint["coordinates"]) / 15
         return (self.datetime + dt.timedelta(hours=hours)).date()
 
     def select_bands(self, bands: Sequence[str]) -> Scene:
-        """Return the scene with no other assets than those of bands."""
-        kept = {band: asset for band, asset in self.assets.items() if band in bands}
-        return replace(self, assets=kept)
+        """Return the scene with the assets of these bands only."""
+        assets = {band: asset for band, asset in self.assets.items() if band in bands}
+        return replace(self, assets=assets)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the scene is, without hrefs or anything else that depends on a path."""
+        """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scene as JSON-ready values."""
+        """Return the scene as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["datetime"] = _format_time(self.datetime)
         values["processed"] = _format_time(self.processed)
@@ -264,16 +264,16 @@ class Scene:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
-        """Build a scene from :meth:`to_dict`'s values."""
-        changed = dict(values)
-        changed["datetime"] = _parse_time(values["datetime"])
-        changed["processed"] = _parse_time(values["processed"])
-        changed["bbox"] = tuple(values["bbox"])
-        changed["day"] = dt.date.fromisoformat(values["day"]) if values.get("day") else None
-        changed["assets"] = {
+        """Build a scene from the values of :meth:`to_dict`."""
+        arguments = dict(values)
+        arguments["datetime"] = _parse_time(values["datetime"])
+        arguments["processed"] = _parse_time(values["processed"])
+        arguments["bbox"] = tuple(values["bbox"])
+        arguments["day"] = dt.date.fromisoformat(values["day"]) if values.get("day") else None
+        arguments["assets"] = {
             band: Asset.from_dict(asset) for band, asset in values["assets"].items()
         }
-        return cls(**changed)
+        return cls(**arguments)
 
 
 def _check_transform(band: str, values: Sequence[float]) -> tuple[float, ...]:
@@ -292,19 +292,18 @@ def _check_shape(band: str, values: Sequence[int]) -> tuple[int, int]:
 
 def _to_utc(scene: str, value: dt.datetime) -> dt.datetime:
     if value.tzinfo is None:
-        # ^ pandas' NaT has none either, though it is a datetime
-        raise ValueError(f"Scene {scene}: {value} is no time with a zone.")
+        # ^ pandas' NaT is a datetime without a zone, too
+        raise ValueError(f"Scene {scene}: {value} is no time with a time zone.")
     return value.astimezone(dt.UTC)
 
 
 def _check_polygon(scene: str, geometry: Mapping[str, Any]) -> dict[str, Any]:
-    kind = geometry.get("type")
-    if kind not in ("Polygon", "MultiPolygon") or not geometry.get("coordinates"):
-        raise ValueError(f"Scene {scene}: the footprint is no polygon but {kind!r}.")
-    copied: dict[str, Any] = json.loads(
-        json.dumps({"type": kind, "coordinates": geometry["coordinates"]}, allow_nan=False)
-    )
-    # ^ a copy that nobody else can change, with the lists and numbers that JSON would give back
+    geometry_type = geometry.get("type")
+    if geometry_type not in ("Polygon", "MultiPolygon") or not geometry.get("coordinates"):
+        raise ValueError(f"Scene {scene}: the footprint is no polygon, but {geometry_type!r}.")
+    polygon = {"type": geometry_type, "coordinates": geometry["coordinates"]}
+    copied: dict[str, Any] = json.loads(json.dumps(polygon, allow_nan=False))
+    # ^ a copy that no caller can change, with lists and numbers as JSON returns them
     return copied
 
 
@@ -319,7 +318,7 @@ def _check_bbox(scene: str, values: Sequence[float]) -> tuple[float, float, floa
 
 
 def _mean_longitude(coordinates: Any) -> float:
-    """Return the mean direction of all corners, so that 179 and -179 meet at 180."""
+    """Return the circular mean of all longitudes, so that 179 and -179 give 180."""
     angles = [math.radians(longitude) for longitude in _longitudes(coordinates)]
     east = math.fsum(math.sin(angle) for angle in angles)
     north = math.fsum(math.cos(angle) for angle in angles)

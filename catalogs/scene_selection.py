@@ -1,4 +1,4 @@
-"""Which of the scenes that were found are used: pure decisions, each refusal with its reason."""
+"""Selecting the scenes to use from a search result; every rejected scene has a reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shapely.geometry import shape
 
-from catalogs import ground, passes, providers
+from catalogs import lonlat_geometry, passes, providers
 from catalogs.passes import sort_key
 from catalogs.scene import DEFAULT_BANDS, MASK_BANDS
 
@@ -18,19 +18,17 @@ if TYPE_CHECKING:
 
     from catalogs.scene import Scene
 
-__all__ = ["Caveat", "RejectedScene", "Selection", "recency_key", "select_scenes", "sort_key"]
-
 SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
-"""Two stamps of one platform this close are one acquisition where no cell is named (Sentinel-1).
+"""Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
 
-Reprocessing moves a stamp by milliseconds. Neighbouring slices are close too, but hold other
-ground.
+Reprocessing moves a time by milliseconds. Neighbouring slices are close in time, too, but have
+other footprints.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedScene:
-    """A scene that is left out, and why."""
+    """A scene that is left out, with the reason."""
 
     id: str
     reason: str
@@ -38,7 +36,7 @@ class RejectedScene:
     collection: str = ""
 
     modality: str = ""
-    """A key of scene.BANDS; empty where the item could not be read so far."""
+    """A key of scene.BANDS; empty where the item could not be read that far."""
 
     day: str | None = None
     """Solar day, YYYY-MM-DD."""
@@ -49,15 +47,17 @@ class RejectedScene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caveat:
-    """What a scene that is used all the same does not have."""
+    """What is missing or unclear about a scene, collection or input that is used all the same."""
 
     id: str
+    """Id of the scene or collection, or name of the input."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The scenes to use, by time and id, and the others."""
+    """The scenes to use, by time and id, and the rejected ones."""
 
     used: tuple[Scene, ...]
     refused: tuple[RejectedScene, ...]
@@ -74,25 +74,26 @@ def select_scenes(
     relative_orbits: Collection[int] | None = None,
     max_passes: int | None = None,
 ) -> Selection:
-    """Return the scenes to use; the order of the input does not matter.
+    """Select the scenes to use; the order of the input does not matter.
 
-    Decisions in this order: off the region, bands missing, another orbit, cloudier than allowed,
-    superseded by a newer processing of the same acquisition, more passes than allowed. All
-    scenes of one pass come out with one solar day.
+    Scenes are rejected in this order: outside of the region, bands missing, another orbit, too
+    cloudy, superseded by a newer processing of the same acquisition, more passes than needed. All
+    scenes of one pass get the same solar day.
 
     Args:
-        scenes: What was found.
+        scenes: The scenes of a search.
         region: Shapely area in longitude and latitude.
-        max_cloud_cover: Percent; a scene whose cover is not stated is kept.
-        bands: Modality -> bands that are asked for; all of a modality where it is not named.
-        orbit_states: Directions of Sentinel-1 that are wanted, ascending or descending; any
+        max_cloud_cover: Percent; a scene without a stated cloud cover is kept.
+        bands: Modality -> requested bands; the default bands of a modality that is not a key.
+        orbit_states: Accepted orbit directions of radar scenes, ascending or descending; any
             where None.
-        relative_orbits: Relative orbits of Sentinel-1 that are wanted; any where None.
-        max_passes: Sentinel-2 passes that each place needs at most: see passes.surplus. It looks
-            at whole granules, so a cut of the region changes it only through what is found.
+        relative_orbits: Accepted relative orbits of radar scenes; any where None.
+        max_passes: Optical passes that each point needs at most: see passes.find_surplus_scenes.
+            Whole granules are compared, so the extent of the region matters only through the
+            scenes that the search returns.
     """
-    kept: list[Scene] = []
-    refused: list[tuple[Scene, str]] = []
+    candidates: list[Scene] = []
+    rejected: list[tuple[Scene, str]] = []
     for scene in sorted(scenes, key=sort_key):
         reason = (
             _check_region(scene, region)
@@ -101,24 +102,26 @@ def select_scenes(
             or _check_cloud_cover(scene, max_cloud_cover)
         )
         if reason:
-            refused.append((scene, reason))
+            rejected.append((scene, reason))
         else:
-            kept.append(scene)
-    for decide in (_find_superseded, lambda left: _find_surplus(left, max_passes)):
-        out = {id(scene): (scene, reason) for scene, reason in decide(kept)}
-        kept = [scene for scene in kept if id(scene) not in out]
-        refused += out.values()
-    used = passes.unify_solar_days(kept)
-    refusals = (_reject_scene(scene, reason, region) for scene, reason in refused)
+            candidates.append(scene)
+    for find_rejected in (_find_superseded, lambda scenes: _find_surplus(scenes, max_passes)):
+        reasons = {id(scene): (scene, reason) for scene, reason in find_rejected(candidates)}
+        candidates = [scene for scene in candidates if id(scene) not in reasons]
+        rejected += reasons.values()
+    used = passes.unify_solar_days(candidates)
+    refused = (_reject_scene(scene, reason, region) for scene, reason in rejected)
     return Selection(
         used=used,
-        refused=tuple(sorted(refusals, key=lambda one: (one.id, one.reason, one.collection))),
+        refused=tuple(
+            sorted(refused, key=lambda scene: (scene.id, scene.reason, scene.collection))
+        ),
         caveats=tuple(_find_missing_bands(used, bands)),
     )
 
 
 def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, str]:
-    """Return a key that is larger for a newer processing; ids decide between equals."""
+    """Return a key that is larger for a newer processing; ids break ties."""
     baseline = providers.parse_baseline(scene.baseline) or (0, 0)
     processed = passes.time_or_earliest(scene.processed)
     return (baseline, processed, scene.id, scene.collection, scene.provider)
@@ -131,7 +134,7 @@ def _reject_scene(scene: Scene, reason: str, region: Any) -> RejectedScene:
         collection=scene.collection,
         modality=scene.modality,
         day=None if scene.datetime is None else scene.solar_day.isoformat(),
-        share=round(ground.covered_fraction(shape(scene.footprint), region), 4),
+        share=round(lonlat_geometry.covered_fraction(shape(scene.footprint), region), 4),
     )
 
 
@@ -153,28 +156,28 @@ def _check_region(scene: Scene, region: Any) -> str | None:
 
 
 def _check_bands(scene: Scene, requested: Sequence[str]) -> str | None:
-    """Return why the assets do not do: none of the wanted bands, or radar with one alone."""
+    """Return the reason where no requested band, or not every polarisation, is available."""
     missing = [band for band in requested if band not in scene.assets]
     if scene.modality.startswith("S1") and missing:
-        there = " and ".join(scene.assets) or "none"
-        return f"it lacks the polarisation {' and '.join(missing)}: it has {there}"
+        available = " and ".join(scene.assets) or "none"
+        return f"it lacks the polarisation {' and '.join(missing)}: it has {available}"
     measured = [band for band in scene.assets if band in requested and band not in MASK_BANDS]
-    # ^ a scene of which only the classification is left shows nothing
+    # ^ mask bands alone measure nothing
     return None if measured else f"it has none of {', '.join(requested)}"
 
 
 def _check_orbit(
     scene: Scene, states: Collection[str] | None, orbits: Collection[int] | None
 ) -> str | None:
-    """Return why a radar scene's orbit is not a wanted one."""
+    """Return the reason where a radar scene's orbit was not requested."""
     if not scene.modality.startswith("S1"):
         return None
     if states is not None and scene.orbit_state not in states:
-        there = scene.orbit_state or "not stated"
-        return f"its orbit direction is {there}; {' or '.join(sorted(states))} is asked for"
+        direction = scene.orbit_state or "not stated"
+        return f"its orbit direction is {direction}; {' or '.join(sorted(states))} is requested"
     if orbits is not None and scene.relative_orbit not in orbits:
-        there = "not stated" if scene.relative_orbit is None else str(scene.relative_orbit)
-        return f"its relative orbit is {there}; {_join_numbers(orbits)} is asked for"
+        orbit = "not stated" if scene.relative_orbit is None else str(scene.relative_orbit)
+        return f"its relative orbit is {orbit}; {_join_numbers(orbits)} is requested"
     return None
 
 
@@ -189,59 +192,68 @@ def _check_cloud_cover(scene: Scene, limit: float | None) -> str | None:
 
 
 def _find_surplus(scenes: Sequence[Scene], max_passes: int | None) -> Iterator[tuple[Scene, str]]:
-    """Yield (scene, why) where clearer passes are enough."""
+    """Yield (scene, reason) where enough clearer passes cover the footprint."""
     if max_passes is not None:
-        reason = (
-            f"composite.max_passes is {max_passes}, and so many clearer passes cover its ground"
-        )
+        reason = f"composite.max_passes is {max_passes}: that many clearer passes cover its area"
         yield from ((scene, reason) for scene in passes.find_surplus_scenes(scenes, max_passes))
 
 
 def _find_superseded(scenes: Sequence[Scene]) -> Iterator[tuple[Scene, str]]:
-    """Yield (scene, which newer twin stands for it)."""
-    for _, place in groupby(sorted(scenes, key=_place_key), _place_key):
-        winners: list[Scene] = []
-        for scene in sorted(place, key=recency_key, reverse=True):
-            twin = _find_replacement(
-                scene, [one for one in winners if _is_same_acquisition(scene, one)]
+    """Yield (scene, reason) where a newer processing of the same acquisition replaces it."""
+    for _, group in groupby(sorted(scenes, key=_tile_key), _tile_key):
+        newest: list[Scene] = []
+        for scene in sorted(group, key=recency_key, reverse=True):
+            replacement = _find_replacement(
+                scene, [newer for newer in newest if _is_same_acquisition(scene, newer)]
             )
-            if twin is None:
-                winners.append(scene)
+            if replacement is None:
+                newest.append(scene)
             else:
-                newer = recency_key(twin)[:2] > recency_key(scene)[:2]
-                how = "reprocessed as" if newer else "the same acquisition as"
-                name = twin.id if twin.id != scene.id else f"{twin.id} of {twin.collection}"
-                yield scene, f"{how} {name}"
+                yield scene, _describe_replacement(scene, replacement)
 
 
-def _place_key(scene: Scene) -> tuple[str, str, str]:
+def _describe_replacement(scene: Scene, replacement: Scene) -> str:
+    is_newer = recency_key(replacement)[:2] > recency_key(scene)[:2]
+    relation = "reprocessed as" if is_newer else "the same acquisition as"
+    if replacement.id != scene.id:
+        return f"{relation} {replacement.id}"
+    return f"{relation} {replacement.id} of {replacement.collection}"
+
+
+def _tile_key(scene: Scene) -> tuple[str, str, str]:
     if scene.datetime is None or scene.modality == "DEM":
         return (scene.modality, "", "")
-        # ^ the same heights have a cell and a platform in one catalog, and none in another
+        # ^ one catalog states tile and platform of an elevation model, another does not
     return (scene.modality, scene.platform or "", passes.mgrs_code(scene))
 
 
 def _is_same_acquisition(first: Scene, second: Scene) -> bool:
-    """Tell whether two scenes of one place may come from one acquisition."""
+    """Return whether two scenes of one tile may come from one acquisition."""
     if first.modality == "DEM":
-        return first.id == second.id or ground.nearly_covers(
+        return first.id == second.id or lonlat_geometry.nearly_covers(
             shape(first.footprint), shape(second.footprint)
         )
-        # ^ a small fine grid is no duplicate of a large coarse one
-    facts = ((first.orbit_state, second.orbit_state), (first.relative_orbit, second.relative_orbit))
-    if any(None not in pair and pair[0] != pair[1] for pair in facts):
+        # ^ a small fine raster is no duplicate of a large coarse one
+    orbits = (
+        (first.orbit_state, second.orbit_state),
+        (first.relative_orbit, second.relative_orbit),
+    )
+    if any(None not in pair and pair[0] != pair[1] for pair in orbits):
         return False
-    apart = abs(passes.time_or_earliest(first.datetime) - passes.time_or_earliest(second.datetime))
-    return apart <= (
+    difference = abs(
+        passes.time_or_earliest(first.datetime) - passes.time_or_earliest(second.datetime)
+    )
+    return difference <= (
         passes.SAME_ORBIT_TOLERANCE if passes.mgrs_code(first) else SAME_SLICE_TOLERANCE
     )
 
 
-def _find_replacement(scene: Scene, winners: Sequence[Scene]) -> Scene | None:
-    """Return the newer twin that holds most of scene, if together they hold nearly all of it."""
-    own = shape(scene.footprint)
-    areas = [shape(winner.footprint) for winner in winners]
-    if not areas or not ground.nearly_covers(ground.union(areas), own):
+def _find_replacement(scene: Scene, newer_scenes: Sequence[Scene]) -> Scene | None:
+    """Return the newer scene with the largest overlap, if all together cover the footprint."""
+    footprint = shape(scene.footprint)
+    areas = [shape(newer.footprint) for newer in newer_scenes]
+    if not areas or not lonlat_geometry.nearly_covers(lonlat_geometry.union(areas), footprint):
         return None
-    shares = [own.intersection(area).area for area in areas]
-    return max(zip(shares, winners, strict=True), key=lambda one: (one[0], recency_key(one[1])))[1]
+    overlaps = [footprint.intersection(area).area for area in areas]
+    ranked = zip(overlaps, newer_scenes, strict=True)
+    return max(ranked, key=lambda pair: (pair[0], recency_key(pair[1])))[1]

@@ -1,4 +1,4 @@
-"""Find the scenes over a region and in a period, in a static catalog or through a STAC API."""
+"""Searching a static catalog or a STAC API for the scenes of a region and a period."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
-from catalogs import href_policy, lonlat_geometry, providers, scene_selection
+from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
-from catalogs.search_results import ModalityResults, describe_no_results, format_bbox
+from catalogs.scene_selection import Caveat
+from catalogs.search_results import (
+    ModalityResults,
+    TimeRange,
+    describe_no_results,
+    format_bbox,
+)
 from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:
@@ -23,36 +29,24 @@ if TYPE_CHECKING:
     from catalogs.scene import Scene
     from catalogs.scene_selection import RejectedScene
 
-    TimeRange = tuple[dt.datetime, dt.datetime]
-    ItemKey = tuple[str, str]
-    # ^ collection, id
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogSource:
-    """A catalog as the job names it."""
+    """The catalog to search, as the job names it."""
 
     provider: str
-    """Name of a provider, or path of the YAML of one: whose conventions hold."""
+    """Name of the provider whose conventions hold, or path of a provider table (YAML)."""
 
     location: str | None = None
-    """Path or address of a static catalog, address of an API, or None for the provider's API."""
+    """Path or URL of a static catalog, URL of an API, or None for the provider's API."""
 
     allow: tuple[str, ...] = ()
-    """More folders, hosts and s3 buckets that assets may lie in."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caveat:
-    """What a catalog left open about a scene that is used all the same."""
-
-    id: str
-    text: str
+    """More folders, hosts and S3 buckets that assets may be read from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The answer: scenes by time and id, what was refused, and what is doubtful."""
+    """The scenes of a search by time and id, the rejected ones, and caveats."""
 
     scenes: tuple[Scene, ...]
     refused: tuple[RejectedScene, ...]
@@ -62,30 +56,29 @@ class SearchResult:
 def find_scenes(
     source: CatalogSource, modalities: Sequence[str], region: Any, period: TimeRange | None
 ) -> SearchResult:
-    """Return every scene of the modalities that touches the region in the period.
+    """Find every scene of the modalities that touches the region in the period.
 
     Args:
-        source: Which catalog.
+        source: The catalog to search.
         modalities: Keys of scene.BANDS.
-        region: Shapely area in longitude and latitude; what lies beyond 180 degrees is brought
-            to the other side.
-        period: (start, end), aware; an end at midnight stands for that whole day. None is any
-            time. Timeless modalities (DEM) ignore it.
+        region: Shapely area in longitude and latitude; it may extend beyond 180 degrees.
+        period: (start, end) with a time zone; an end at midnight includes that whole day. None
+            is any time. Modalities without a time (DEM) ignore it.
 
     Raises:
-        InvalidInputError: The question cannot be asked, or the catalog is broken.
-        NothingFoundError: One of the modalities has no usable scene; says what there is instead.
-        TransientError: A server does not answer properly.
+        InvalidInputError: The request is invalid, or the catalog is broken.
+        NothingFoundError: A modality has no usable scene; the message says what there is instead.
+        TransientError: A server is busy, unreachable or sends a broken response.
     """
     provider = providers.get(source.provider)
     _check_modalities(provider, modalities)
     region = _check_region(region)
     shapely.prepare(region)
-    span = None if period is None else _to_utc_range(period)
-    located = _locate_catalog(source, provider)
-    trusted = href_policy.HrefPolicy(
+    time_range = None if period is None else _to_utc_range(period)
+    catalog = _locate_catalog(source, provider)
+    policy = href_policy.HrefPolicy(
         provider=provider,
-        origin=located.location if located.is_user_named else None,
+        origin=catalog.location if catalog.is_user_named else None,
         allow=source.allow,
     )
     results = [
@@ -93,13 +86,15 @@ def find_scenes(
             provider=provider,
             modality=modality,
             region=region,
-            time_range=None if modality in TIMELESS_MODALITIES else span,
-            policy=trusted,
+            time_range=None if modality in TIMELESS_MODALITIES else time_range,
+            policy=policy,
         )
         for modality in dict.fromkeys(modalities)
     ]
-    gather = _search_api if located.is_api else _search_static_catalog
-    gather(located.location, trusted, results)
+    if catalog.is_api:
+        _search_api(catalog.location, results)
+    else:
+        _search_static_catalog(catalog.location, policy, results)
     return _merge_results(results)
 
 
@@ -107,19 +102,20 @@ def find_scenes(
 class _CatalogLocation:
     location: str
     is_user_named: bool
-    """Whether the user named the place, and so vouches for it."""
+    """Whether the user named the location, so that its folder or host is trusted."""
 
     is_api: bool
 
 
 def _check_modalities(provider: Provider, modalities: Sequence[str]) -> None:
     if not modalities:
-        raise InvalidInputError("No input is asked for: name at least one of S2L2A, S1RTC, DEM.")
+        raise InvalidInputError("The job has no inputs: name at least one of S2L2A, S1RTC, DEM.")
     for modality in modalities:
         if modality not in provider.collections_by_modality:
             raise InvalidInputError(
-                f"{provider.name} has no {modality}: it has {', '.join(provider.collections_by_modality)}. "
-                "Leave it out of the inputs or use another catalog."
+                f"{provider.name} has no {modality}: it has "
+                f"{', '.join(provider.collections_by_modality)}. Leave {modality} out of the "
+                "inputs or use another catalog."
             )
 
 
@@ -132,7 +128,7 @@ def _check_region(region: Any) -> Any:
         )
     if not shapely.box(-360, -90, 360, 90).covers(region):
         raise InvalidInputError(
-            f"The region reaches to {format_bbox(region.bounds)}, beyond longitude and "
+            f"The region extends to {format_bbox(region.bounds)}, which is no longitude and "
             "latitude: write it in degrees."
         )
     return lonlat_geometry.wrap_longitudes(region)
@@ -155,12 +151,14 @@ def _locate_catalog(source: CatalogSource, provider: Provider) -> _CatalogLocati
     if source.location is None:
         if provider.api is None:
             raise InvalidInputError(
-                f"{provider.name} has no address of its own: give the path of its catalog."
+                f"{provider.name} has no STAC API of its own: give the path or URL of a catalog."
             )
         return _CatalogLocation(location=provider.api, is_user_named=False, is_api=True)
-    place = static_catalog.resolve_location(source.location)
-    is_api = href_policy.is_remote(place) and _has_search_link(static_catalog.read_json(place))
-    return _CatalogLocation(location=place, is_user_named=True, is_api=is_api)
+    location = static_catalog.resolve_location(source.location)
+    is_api = href_policy.is_remote(location) and _has_search_link(
+        static_catalog.read_json(location)
+    )
+    return _CatalogLocation(location=location, is_user_named=True, is_api=is_api)
 
 
 def _has_search_link(document: Mapping[str, Any]) -> bool:
@@ -174,72 +172,75 @@ def _has_search_link(document: Mapping[str, Any]) -> bool:
 def _search_static_catalog(
     location: str, policy: HrefPolicy, results: Sequence[ModalityResults]
 ) -> None:
-    """Fill the sieves from a static catalog."""
-    by_collection = {name: sieve for sieve in results for name in sieve.collections}
+    """Fill the results from a static catalog."""
+    by_collection = {name: result for result in results for name in result.collections}
     walked = static_catalog.walk(location, policy, by_collection)
     for entry in walked.items:
         by_collection[str(entry.item.get("collection"))].add_item(entry)
-    for sieve in results:
-        sieve.location = location
-        for href, why in walked.skipped_items:
-            sieve.reject_item(("", href), why)
-        if not walked.collections & set(sieve.collections):
-            have = ", ".join(sorted(walked.collections)) or "none"
-            sieve.catalog_description = f" The catalog's collections are: {have}."
+    for result in results:
+        result.location = location
+        for href, reason in walked.skipped_items:
+            result.reject_item(("", href), reason)
+        if not walked.collections & set(result.collections):
+            available = ", ".join(sorted(walked.collections)) or "none"
+            result.catalog_description = f" The catalog's collections are: {available}."
 
 
-def _search_api(location: str, policy: HrefPolicy, results: Sequence[ModalityResults]) -> None:
-    """Fill the sieves from a STAC API."""
+def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
+    """Fill the results from a STAC API."""
     from catalogs.sources import api  # noqa: PLC0415
     # ^ pystac-client takes a while to load, and static catalogs do without
 
-    del policy
-    with api.connect(location) as opened:
-        for sieve in results:
-            sieve.location = location
-            when = (
-                None if sieve.time_range is None else "/".join(map(_format_time, sieve.time_range))
+    with api.connect(location) as stac_api:
+        for result in results:
+            result.location = location
+            interval = (
+                None
+                if result.time_range is None
+                else "/".join(map(_format_time, result.time_range))
             )
             count = api.MatchCount()
-            for document in api.search_items(opened, sieve.collections, sieve.region, when, count):
-                sieve.add_item(
+            for document in api.search_items(
+                stac_api, result.collections, result.region, interval, count
+            ):
+                result.add_item(
                     static_catalog.ItemDocument(item=document, base=_base_href(location, document))
                 )
             if count.matched is not None and count.returned < count.matched:
-                sieve.incomplete_reason = (
-                    f"the catalog states {count.matched} items and gave {count.returned}"
+                result.incomplete_reason = (
+                    f"the catalog states {count.matched} items and returned {count.returned}"
                 )
-            if not sieve.parsed_items:
-                told = api.describe_extents(opened, sieve.collections)
-                sieve.catalog_description = "".join(
-                    f" {name} runs {extent}." for name, extent in told.items()
+            if not result.parsed_items:
+                extents = api.describe_extents(stac_api, result.collections)
+                result.catalog_description = "".join(
+                    f" {name} runs {extent}." for name, extent in extents.items()
                 )
 
 
 def _base_href(location: str, document: Any) -> str:
-    """Return the folder that an item's relative hrefs start from."""
+    """Return the URL that an item's relative hrefs are resolved against."""
     collection = document.get("collection") if isinstance(document, Mapping) else None
     return f"{location.rstrip('/')}/collections/{collection}/items/"
 
 
-def _format_time(moment: dt.datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def _format_time(time: dt.datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
 def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:
-    empty = [sieve for sieve in results if not sieve.parsed_items]
+    empty = [result for result in results if not result.parsed_items]
     if empty:
-        raise NothingFoundError(" ".join(describe_no_results(sieve) for sieve in empty))
-    parsed = [one for sieve in results for one in sieve.parsed_items.values()]
-    doubts = {Caveat(id=one.scene.id, text=text) for one in parsed for text in one.caveats}
-    doubts |= {
-        Caveat(id=", ".join(sieve.collections), text=sieve.incomplete_reason)
-        for sieve in results
-        if sieve.incomplete_reason
+        raise NothingFoundError(" ".join(map(describe_no_results, empty)))
+    parsed = [item for result in results for item in result.parsed_items.values()]
+    caveats = {Caveat(id=item.scene.id, text=text) for item in parsed for text in item.caveats}
+    caveats |= {
+        Caveat(id=", ".join(result.collections), text=result.incomplete_reason)
+        for result in results
+        if result.incomplete_reason
     }
-    refused = {refusal for sieve in results for refusal in sieve.refused}
+    refused = {scene for result in results for scene in result.refused}
     return SearchResult(
-        scenes=tuple(sorted((one.scene for one in parsed), key=scene_selection.sort_key)),
-        refused=tuple(sorted(refused, key=lambda refusal: (refusal.id, refusal.reason))),
-        caveats=tuple(sorted(doubts, key=lambda doubt: (doubt.id, doubt.text))),
+        scenes=tuple(sorted((item.scene for item in parsed), key=passes.sort_key)),
+        refused=tuple(sorted(refused, key=lambda scene: (scene.id, scene.reason))),
+        caveats=tuple(sorted(caveats, key=lambda caveat: (caveat.id, caveat.text))),
     )

@@ -1,4 +1,4 @@
-"""What becomes of each item of a search: a scene, dropped with a reason, or off the question."""
+"""The items that a search returns for one modality: parsed, rejected, or outside the query."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene_selection import RejectedScene
 from catalogs.stac import item
+from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,26 +23,16 @@ if TYPE_CHECKING:
     from catalogs.providers import Provider
     from catalogs.sources.static_catalog import ItemDocument
 
-    TimeRange = tuple[dt.datetime, dt.datetime]
-    ItemKey = tuple[str, str]
-    # ^ collection, id
+TimeRange = tuple[dt.datetime, dt.datetime]
+"""First and last moment, UTC, both inclusive."""
 
-MALFORMED_ITEM_ERRORS = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    ArithmeticError,
-    RecursionError,
-    shapely.errors.ShapelyError,
-)
-"""What a foreign document of unexpected form raises while it is read."""
+ItemKey = tuple[str, str]
+"""Collection and id of an item."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ModalityResults:
-    """Takes the entries of one modality one by one, and knows afterwards what it saw."""
+    """Collects the items of one modality, and the facts for a message where none is usable."""
 
     provider: Provider
     modality: str
@@ -51,17 +42,19 @@ class ModalityResults:
     location: str = ""
     parsed_items: dict[ItemKey, item.ParsedItem] = field(default_factory=dict)
     rejection_reasons: dict[ItemKey, str] = field(default_factory=dict)
-    """Why it cannot be used; what lies off the question is not dropped, but no answer to it."""
+    """Why an item cannot be used; items outside of region and period have no entry."""
 
     incomplete_reason: str = ""
-    """What is missing of the answer, in words."""
+    """Why the catalog's response is incomplete; empty where it is complete."""
 
     item_keys: set[ItemKey] = field(default_factory=set)
+    """All items of the response."""
+
     times_over_region: dict[ItemKey, dt.datetime] = field(default_factory=dict)
     times: list[dt.datetime] = field(default_factory=list)
     bounds: list[tuple[float, float, float, float]] = field(default_factory=list)
     catalog_description: str = ""
-    """What the catalog itself says about its collections."""
+    """The catalog's own statement about its collections, a sentence for the message."""
 
     @property
     def collections(self) -> tuple[str, ...]:
@@ -70,7 +63,7 @@ class ModalityResults:
 
     @property
     def refused(self) -> list[RejectedScene]:
-        """Return what cannot be used; a document whose twin is whole is not missed."""
+        """Return the items that cannot be used, except where another document of the id can."""
         unusable = (key for key in sorted(self.rejection_reasons) if key not in self.parsed_items)
         return [
             RejectedScene(
@@ -83,11 +76,11 @@ class ModalityResults:
         ]
 
     def add_item(self, entry: ItemDocument) -> None:
-        """Sort one item into scenes, dropped, or off the question."""
+        """Parse one item of the response; keep the scene, or the reason why it cannot be used."""
         key = _item_key(entry)
         self.item_keys.add(key)
         if key[0] not in self.collections:
-            self.reject_item(key, f"it is of the collection {key[0]!r}, which was not asked for")
+            self.reject_item(key, f"it is of the collection {key[0]!r}, which was not requested")
             return
         try:
             area = item.read_footprint(entry.item)
@@ -99,29 +92,29 @@ class ModalityResults:
             self.reject_item(key, f"malformed item: {type(error).__name__} {error}")
 
     def reject_item(self, key: ItemKey, reason: str) -> None:
-        """Remember that an item cannot be used, with one reason whatever the order of documents."""
+        """Note that an item cannot be used; of several reasons, the first by alphabet is kept."""
         self.rejection_reasons[key] = min(
             reason.rstrip("."), self.rejection_reasons.get(key, "\U0010ffff")
         )
 
     def _matches_query(self, key: ItemKey, document: Mapping[str, Any], area: Any) -> bool:
-        """Return whether an item lies over the region and in the period."""
-        moment = item.read_datetime(document)
+        """Return whether an item touches the region and lies in the period."""
+        time = item.read_datetime(document)
         self.bounds.append(area.bounds)
-        if moment is not None:
-            self.times.append(moment)
+        if time is not None:
+            self.times.append(time)
         if not shapely.intersects(self.region, area):
             return False
-        if moment is not None:
-            self.times_over_region[key] = moment
+        if time is not None:
+            self.times_over_region[key] = time
         return (
             self.time_range is None
-            or moment is None
-            or self.time_range[0] <= moment <= self.time_range[1]
+            or time is None
+            or self.time_range[0] <= time <= self.time_range[1]
         )
 
     def _keep_newest(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
-        """Keep the newest of the documents that bear one id."""
+        """Keep the newest of the documents that have the same id."""
         parsed = item.parse(
             entry.item,
             area=area,
@@ -130,56 +123,57 @@ class ModalityResults:
             policy=self.policy,
             base=entry.base,
         )
-        twin = self.parsed_items.get(key)
-        if twin is None or _recency_key(parsed) > _recency_key(twin):
+        previous = self.parsed_items.get(key)
+        if previous is None or _recency_key(parsed) > _recency_key(previous):
             self.parsed_items[key] = parsed
 
 
 def _item_key(entry: ItemDocument) -> ItemKey:
-    """Return an item's collection and id; its address where it has none."""
+    """Return an item's collection and id; the URL of its document in place of a missing id."""
     if not isinstance(entry.item, Mapping):
         return ("", entry.base)
     return (str(entry.item.get("collection")), str(entry.item.get("id") or entry.base))
 
 
 def _recency_key(parsed: item.ParsedItem) -> tuple[dt.datetime, str]:
-    """Return a key that is larger for a later processing; the rest only settles the order."""
+    """Return a key that is larger for a later processing; the document breaks ties."""
     processed = parsed.scene.processed or dt.datetime.min.replace(tzinfo=dt.UTC)
     return (processed, json.dumps(parsed.scene.to_dict(), sort_keys=True))
 
 
 def describe_no_results(results: ModalityResults) -> str:
-    """Say what was looked at and what to change."""
-    when = (
+    """Return a message that says what was searched, what there is, and what to change."""
+    period = (
         ""
         if results.time_range is None
         else f" from {results.time_range[0].date()} to {results.time_range[1].date()}"
     )
-    looked = (
-        f"No {results.modality} scene{when} over {format_bbox(results.region.bounds)} in "
+    query = (
+        f"No {results.modality} scene{period} over {format_bbox(results.region.bounds)} in "
         f"{' and '.join(results.collections)} of {href_policy.redact(results.location)}:"
     )
-    return f"{looked} {_describe_available_items(results)}{results.catalog_description}"
+    return f"{query} {_describe_available_items(results)}{results.catalog_description}"
 
 
 def _describe_available_items(results: ModalityResults) -> str:
-    seen, refused = len(results.item_keys), results.refused
+    count, refused = len(results.item_keys), results.refused
     if refused:
-        some = "; ".join(f"{one.id}: {one.reason}" for one in refused[:3])
-        return f"{seen} items were looked at, {len(refused)} of them cannot be used ({some})."
-    if not seen:
+        examples = "; ".join(f"{scene.id}: {scene.reason}" for scene in refused[:3])
+        return f"{len(refused)} of {count} items cannot be used ({examples})."
+    if not count:
         return (
-            f"it holds no such item. Change region or period, or leave {results.modality} out of "
+            f"it has no such item. Change region or period, or leave {results.modality} out of "
             "the inputs."
         )
     dates = f", dated {_format_dates(results.times)}" if results.times else ""
-    there = f"it has {seen} items{dates}, within {format_bbox(_merge_bounds(results.bounds))}."
+    extent = format_bbox(_merge_bounds(results.bounds))
+    available = f"it has {count} items{dates}, within {extent}."
     if results.times_over_region and results.time_range is not None:
         return (
-            f"{there} {len(results.times_over_region)} of them touch the region, dated "
+            f"{available} {len(results.times_over_region)} of them touch the region, dated "
             f"{_format_dates(results.times_over_region.values())}: change the period."
         )
-    return f"{there} None of them touches the region: change the region."
+    return f"{available} None of them touches the region: change the region."
 
 
 def _format_dates(times: Iterable[dt.datetime]) -> str:
@@ -195,5 +189,5 @@ def _merge_bounds(
 
 
 def format_bbox(bounds: Sequence[float]) -> str:
-    """Return west, south, east, north as they are read in a message."""
+    """Return (west, south, east, north) as text for a message."""
     return f"[{', '.join(f'{value:.7g}' for value in bounds)}]"

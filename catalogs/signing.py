@@ -1,4 +1,4 @@
-"""Make an href readable, just before it is read: tokens are short-lived and never stored."""
+"""Signing hrefs just before they are read; tokens are short-lived and never stored."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ if TYPE_CHECKING:
 
 BLOB_HOST_SUFFIX = ".blob.core.windows.net"
 
-TOKEN_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
-"""Where read tokens are given out, by storage account and container.
+TOKEN_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"  # noqa: S105 # a URL
+"""URL of the token service; storage account and container follow.
 
 source: Planetary Computer documentation, "Using tokens for data access".
 """
 
 SUBSCRIPTION_KEY_VARIABLE = "PC_SDK_SUBSCRIPTION_KEY"
-"""Environment variable with an optional key for longer tokens, as other tools name it."""
+"""Environment variable with an optional subscription key, which gives longer tokens."""
 
 EXPIRY_RESERVE = 60.0
-"""Seconds before its end at which a token is no longer handed out."""
+"""Seconds before its expiry from which a token is no longer used."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
     query: str
     expires_at: float
-    """On this process's monotonic clock."""
+    """Time of this process's monotonic clock, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedHref:
-    """An href that can be read now, and what GDAL must be told for it."""
+    """An href that can be read now, with the GDAL options for it."""
 
     href: str
-    """Perhaps a secret: it belongs into no log, graph, receipt or file."""
+    """May contain a token: never write it to a log, a task graph, a receipt or a file."""
 
     gdal_options: Mapping[str, str] = field(default_factory=dict)
-    """GDAL configuration options; never a secret, for keys stay in the worker's environment."""
+    """GDAL configuration options, without secrets: keys stay in the worker's environment."""
 
     def __repr__(self) -> str:
-        return f"Access(href={href_policy.redact(self.href)!r}, options={dict(self.gdal_options)})"
+        href = href_policy.redact(self.href)
+        return f"SignedHref(href={href!r}, gdal_options={dict(self.gdal_options)})"
 
 
 _tokens: dict[str, _Token] = {}
@@ -62,32 +63,33 @@ _lock = threading.Lock()
 
 
 def sign_with_options(href: str, provider: Provider | str) -> SignedHref:
-    """Return how an href is read now: signed, and with the options of its S3 bucket.
+    """Sign an href, and return it with the GDAL options of its host or S3 bucket.
 
     Raises:
         InvalidInputError: The provider is unknown, or the token service refuses.
-        TransientError: The token service does not answer properly.
+        TransientError: The token service is busy, unreachable or sends a broken response.
     """
-    known = providers.get(provider) if isinstance(provider, str) else provider
-    return SignedHref(sign(href, known), _gdal_options(urlsplit(href), known))
+    if isinstance(provider, str):
+        provider = providers.get(provider)
+    return SignedHref(sign(href, provider), _gdal_options(urlsplit(href), provider))
 
 
 def _gdal_options(parts: SplitResult, provider: Provider) -> dict[str, str]:
-    """Return GDAL's options for an address.
+    """Return the GDAL options for a URL.
 
     source: GDAL, "Network based file systems", /vsis3/ and /vsicurl/.
     """
     if parts.scheme == "https" and provider.signing == "bearer":
         return {"GDAL_HTTP_AUTH": "BEARER"} if parts.netloc.lower() in provider.hosts else {}
-        # ^ the token itself is the worker's GDAL_HTTP_BEARER
+        # ^ the token itself is in the worker's GDAL_HTTP_BEARER
     bucket = provider.buckets.get(parts.netloc) if parts.scheme == "s3" else None
     if bucket is None:
         return {}
-        # ^ a bucket of the job's own allow list: as the worker's environment has it
+        # ^ a bucket of the job's allow list: the worker's environment configures it
     options: dict[str, str] = {}
     if bucket.endpoint:
         options |= {"AWS_S3_ENDPOINT": bucket.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"}
-        # ^ stores that are not Amazon's have the bucket in the path, not in the host
+        # ^ object stores other than Amazon's take the bucket in the path, not in the host
     if bucket.region:
         options["AWS_REGION"] = bucket.region
     if bucket.access == "requester-pays":
@@ -98,17 +100,18 @@ def _gdal_options(parts: SplitResult, provider: Provider) -> dict[str, str]:
 
 
 def sign(href: str, provider: Provider | str) -> str:
-    """Return href as it can be read now; unchanged where no signature is needed.
+    """Sign an href; return it unchanged where its provider needs no signature.
 
-    The result is a secret: it belongs into no log, graph, receipt or file.
+    The result may contain a token: never write it to a log, a task graph, a receipt or a file.
 
     Raises:
-        InvalidInputError: The token service refuses.
-        TransientError: The token service does not answer properly.
+        InvalidInputError: The provider is unknown, or the token service refuses.
+        TransientError: The token service is busy, unreachable or sends a broken response.
     """
-    known = providers.get(provider) if isinstance(provider, str) else provider
+    if isinstance(provider, str):
+        provider = providers.get(provider)
     parts = urlsplit(href)
-    if known.signing != "planetary-computer" or not _is_blob_url(parts.scheme, parts.hostname):
+    if provider.signing != "planetary-computer" or not _is_blob_url(parts.scheme, parts.hostname):
         return href
     account = str(parts.hostname).removesuffix(BLOB_HOST_SUFFIX)
     container = parts.path.lstrip("/").partition("/")[0]
@@ -116,7 +119,7 @@ def sign(href: str, provider: Provider | str) -> str:
 
 
 def forget_token(href: str) -> None:
-    """Forget the token of an href that was refused, so that the next one is fresh."""
+    """Discard the token of an href that was refused, so that a new one is fetched."""
     parts = urlsplit(href)
     account = (parts.hostname or "").removesuffix(BLOB_HOST_SUFFIX)
     _tokens.pop(f"{account}/{parts.path.lstrip('/').partition('/')[0]}", None)
@@ -127,14 +130,14 @@ def _is_blob_url(scheme: str, host: str | None) -> bool:
 
 
 def _get_token(container: str) -> str:
-    """Return the query of a token that is still good; many threads ask, one fetches."""
+    """Return the query string of a valid token; concurrent callers share one request."""
     with _lock:
-        own = _locks.setdefault(container, threading.Lock())
-    with own:
-        known = _tokens.get(container)
-        if known is None or known.expires_at <= time.monotonic():
-            known = _tokens[container] = _fetch_token(container)
-        return known.query
+        container_lock = _locks.setdefault(container, threading.Lock())
+    with container_lock:
+        token = _tokens.get(container)
+        if token is None or token.expires_at <= time.monotonic():
+            token = _tokens[container] = _fetch_token(container)
+        return token.query
 
 
 def _fetch_token(container: str) -> _Token:
@@ -143,35 +146,36 @@ def _fetch_token(container: str) -> _Token:
     key = os.environ.get(SUBSCRIPTION_KEY_VARIABLE)
     headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
     try:
-        with http_client.open_session() as http:
-            answer = http.get(
+        with http_client.open_session() as session:
+            response = session.get(
                 f"{TOKEN_URL}/{container}",
                 headers=headers,
                 timeout=http_client.TIMEOUT,
                 allow_redirects=False,
             )
-            return _parse_token(container, answer)
+            return _parse_token(container, response)
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         raise TransientError(
-            f"No token for {container} ({type(error).__name__}): see whether {TOKEN_URL} can be reached, "
-            "and run the same command again."
+            f"No token for {container} ({type(error).__name__}): check that {TOKEN_URL} can be "
+            "reached, then run the same command again."
         ) from None
-        # ^ the chained error could print a token
+        # ^ a chained exception could print a token
 
 
 def _parse_token(container: str, response: Any) -> _Token:
     if response.status_code in http_client.RETRY_STATUSES:
         raise TransientError(
-            f"No token for {container}: {TOKEN_URL} answers {response.status_code}; try later."
+            f"No token for {container}: {TOKEN_URL} answers {response.status_code}. Run the "
+            "same command again later."
         )
     if response.status_code != 200:
         raise InvalidInputError(
-            f"No token for {container}: {TOKEN_URL} answers {response.status_code}. Is it a public "
-            "container of the Planetary Computer?"
+            f"No token for {container}: {TOKEN_URL} answers {response.status_code}. Check that it "
+            "is a public container of the Planetary Computer."
         )
     document = response.json()
-    end = dt.datetime.fromisoformat(document["msft:expiry"])
+    expiry = dt.datetime.fromisoformat(document["msft:expiry"])
     now = parsedate_to_datetime(response.headers["Date"])
-    # ^ the server's clock, because this machine's may be wrong by many minutes
-    life = (end - now).total_seconds() - EXPIRY_RESERVE
-    return _Token(str(document["token"]), time.monotonic() + life)
+    # ^ the server's clock, as the local one may be wrong by many minutes
+    lifetime = (expiry - now).total_seconds() - EXPIRY_RESERVE
+    return _Token(str(document["token"]), time.monotonic() + lifetime)

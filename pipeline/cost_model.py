@@ -269,7 +269,7 @@ def _is_comparable(first: ModelSpec | None, second: ModelSpec | None) -> bool:
     """Tell whether two models take the same time per window."""
     if first is None or second is None:
         return first is second
-    names = ("digest", "device", "precision", "answers")
+    names = ("digest", "device", "precision", "outputs")
     return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
@@ -356,7 +356,7 @@ def _tile_memory_bytes(plan: Plan, area: Grid, max_scenes: int, num_bands: int) 
     stacks = strip_pixels * max_scenes * STACK_BYTES_PER_PIXEL
     sums = 0.0
     if plan.model:
-        channels = sum(len(output.channels) / output.cell**2 for output in plan.model.answers)
+        channels = sum(len(output.channels) / output.stride**2 for output in plan.model.outputs)
         sums = 2 * 4 * channels * plan.model.window * area.width
         # ^ weighted sums and their quotient for one row of windows
     return round(strips + stacks + sums + _layer_bytes_per_cell(plan) * plan.tile_size**2)
@@ -430,6 +430,9 @@ def _seconds_per_window(plan: Plan) -> float:
     if plan.model is None:
         return 0.0
     steps = int(plan.job["model"].get("timesteps", 0))
-    seconds = sum(SECONDS_PER_WINDOW[output.task] for output in plan.model.answers)
+    seconds = sum(
+        SECONDS_PER_WINDOW.get(output.task, SECONDS_PER_WINDOW["generate"])
+        for output in plan.model.outputs
+    )
     seconds += SECONDS_PER_DIFFUSION_STEP * steps
     return seconds / GPU_SPEEDUP if plan.model.device == "cuda" else seconds

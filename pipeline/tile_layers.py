@@ -124,9 +124,9 @@ class TileLayers:
             raise AssertionError("a plan without a model has no outputs")
         cells = slice(rows.start // stride, rows.stop // stride)
         observations = self._values["observations"][cells]
-        for output_spec, blended in zip(model.answers, rows.values, strict=True):
-            observed = downsample.upper_median(observations, output_spec.cell // stride) > 0
-            target = slice(rows.start // output_spec.cell, rows.stop // output_spec.cell)
+        for output_spec, blended in zip(model.outputs, rows.values, strict=True):
+            observed = downsample.upper_median(observations, output_spec.stride // stride) > 0
+            target = slice(rows.start // output_spec.stride, rows.stop // output_spec.stride)
             output_layers = classify.to_layers(
                 output_spec,
                 blended,

@@ -1,4 +1,4 @@
-"""The catalogs we know: one short YAML each, of the same form as a user's own."""
+"""Providers: catalogs and their conventions, one YAML table each, built in or a user's own."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ _YAML_FOLDER = Path(__file__).parent
 
 @lru_cache(maxsize=1)
 def list_names() -> tuple[str, ...]:
-    """Return the names of the catalogs that come with terramosaic, without reading them."""
+    """Return the names of the built-in providers, without reading their tables."""
     return tuple(sorted(path.stem for path in _YAML_FOLDER.glob("*.yaml")))
 
 
 def is_yaml_path(provider: str) -> bool:
-    """Return whether a provider is named by the path of a table rather than by its name."""
+    """Return whether a provider is given as the path of a table rather than by its name."""
     return provider.lower().endswith((".yaml", ".yml"))
 
 
 def get(provider: str) -> Provider:
-    """Return the provider of that name, or the one that a YAML file describes.
+    """Return the provider of a name, or the one of a provider table.
+
+    Args:
+        provider: Name of a built-in provider, or path of a YAML file.
 
     Raises:
-        InvalidInputError: There is none, or the file is no table of a provider.
+        InvalidInputError: The name is unknown, or the file is no provider table.
     """
     if is_yaml_path(provider):
         try:
-            changed = Path(provider).stat().st_mtime_ns
+            modified = Path(provider).stat().st_mtime_ns
         except OSError as error:
             raise InvalidInputError(
-                f"{provider}, the table of a catalog, cannot be read: {error}."
+                f"The provider table {provider} cannot be read: {error}."
             ) from error
-        return _load_custom(provider, changed)
+        return _load_custom(provider, modified)
     if provider not in list_names():
         raise InvalidInputError(
-            f"Unknown catalog {provider!r}: use one of {', '.join(list_names())}, name a catalog file "
-            "as {path: catalog.json, provider: planetary-computer}, or write a table of your own "
-            "(docs/providers.md)."
+            f"Unknown catalog {provider!r}: use one of {', '.join(list_names())}, name a catalog "
+            "file as {path: catalog.json, provider: planetary-computer}, or write a provider table "
+            "of your own (docs/providers.md)."
         )
     return _load_builtin(provider)
 
@@ -58,53 +61,56 @@ def _load_builtin(name: str) -> Provider:
 @lru_cache(maxsize=64)
 def _load_custom(path: str, modified: int) -> Provider:
     del modified
-    # ^ part of the key alone: a table that was edited is read again
+    # ^ a part of the cache key only: an edited table is read again
     return read(path)
 
 
 def read(path: Path | str) -> Provider:
-    """Return the provider that a YAML file describes.
+    """Read a provider table.
+
+    Args:
+        path: A YAML file; the provider is named like the file without its suffix.
 
     Raises:
-        InvalidInputError: It is missing, no YAML, or says something that cannot be.
+        InvalidInputError: It is missing, no YAML, or no valid table.
     """
     import yaml  # noqa: PLC0415
     from pydantic import ValidationError  # noqa: PLC0415
 
     from catalogs.providers.schema import Provider  # noqa: PLC0415
 
-    # ^ half a second that no other command has to pay
+    # ^ these imports take half a second, which most commands do not need
 
     file = Path(path).resolve()
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise InvalidInputError(f"{file} is no table of a catalog but {type(values).__name__}.")
+            raise InvalidInputError(f"{file} is no provider table, but a {type(values).__name__}.")
         if not values.keys().isdisjoint({"name", "file"}):
             raise InvalidInputError(
-                f"{file}: the keys name and file have no place in a table, which is named as its "
+                f"{file}: the keys name and file are not allowed, as a provider is named like its "
                 "file. See docs/providers.md."
             )
         return Provider.model_validate({**values, "name": file.stem, "file": str(file)})
     except ValidationError as error:
         raise InvalidInputError(
             f"{file}: {'; '.join(map(_format_error, error.errors()))}. See docs/providers.md."
-        ) from (error)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise InvalidInputError(
-            f"{file} cannot be read as the table of a catalog: {error}."
         ) from error
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"{file} cannot be read as a provider table: {error}.") from error
 
 
 def find_collection(
     provider: Provider, collection: str | None, modality: str
 ) -> ProviderCollection | None:
-    """Return what is known of a collection, or None where it does not hold that modality.
+    """Return the collection of an id and modality, or None where the provider has none.
 
-    An item that names no collection is taken for one of the only collection that does.
+    Without an id, the only collection of the modality is returned, if there is exactly one.
     """
     candidates = {
-        name: one for name, one in provider.collections_by_id.items() if one.modality == modality
+        name: entry
+        for name, entry in provider.collections_by_id.items()
+        if entry.modality == modality
     }
     if collection is None and len(candidates) == 1:
         return next(iter(candidates.values()))
@@ -112,14 +118,14 @@ def find_collection(
 
 
 def parse_baseline(baseline: str | None) -> tuple[int, int] | None:
-    """Return a baseline such as "05.10", "N0510" or "4.0" as numbers; None where it is none."""
-    found = re.fullmatch(r"N?(\d{1,2})\.?(\d{1,2})", baseline or "", flags=re.ASCII)
-    return None if found is None else (int(found[1]), int(found[2]))
+    """Return a baseline such as "05.10", "N0510" or "4.0" as numbers; None for other text."""
+    match = re.fullmatch(r"N?(\d{1,2})\.?(\d{1,2})", baseline or "", flags=re.ASCII)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def _format_error(error: Any) -> str:
-    where = ".".join(str(step) for step in error["loc"])
-    what = str(error["msg"]).removeprefix("Value error, ")
+    key = ".".join(str(step) for step in error["loc"])
+    reason = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
-        return f"the key {where} is missing"
-    return f"{where} {error['input']!r:.80}: {what}" if where else what
+        return f"the key {key} is missing"
+    return f"{key} {error['input']!r:.80}: {reason}" if key else reason

@@ -1,4 +1,4 @@
-"""What a catalog calls things and what its numbers mean: the form of a provider's YAML."""
+"""Schema of a provider table: asset names, radiometry and hosts of one catalog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from catalogs.scene import BANDS
 AssetNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
-"""Asset names, the best first; one name may stand without brackets."""
+"""Asset names in order of preference; a single name may be a plain string."""
 
 _HOST = re.compile(r"(?:[a-z0-9-]+\.)*[a-z0-9-]+(?::\d+)?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -24,13 +24,13 @@ class _FrozenModel(BaseModel):
 
 
 class Bucket(_FrozenModel):
-    """How the objects of an S3 bucket are reached."""
+    """Access to the objects of an S3 bucket."""
 
     access: Literal["keys", "requester-pays", "public"] = "keys"
-    """With the worker's own credentials, with those and at its own cost, or by anybody."""
+    """keys: the worker's credentials; requester-pays: the same, billed to the reader; public."""
 
     endpoint: str | None = None
-    """Host of an object store that is not Amazon's, addressed by path."""
+    """Host of an object store other than Amazon's, with path-style URLs."""
 
     region: str | None = None
 
@@ -41,24 +41,24 @@ class Bucket(_FrozenModel):
 
 
 class ProviderCollection(_FrozenModel):
-    """One collection: what it holds and by which names."""
+    """One collection: its modality, asset names and radiometry."""
 
     modality: str
     """A key of scene.BANDS."""
 
     names: dict[str, AssetNames]
-    """Our band -> asset names."""
+    """Band -> asset names."""
 
     offset: Literal["stated-or-baseline", "baseline", "removed"] | float = "stated-or-baseline"
-    """Sentinel-2's reflectance offset: as the asset states it, else as the processing baseline
-    implies; by the baseline alone; already taken out of the pixels whatever is stated; or a
-    number that holds for every scene."""
+    """Reflectance offset of Sentinel-2. stated-or-baseline: as the asset states, else as the
+    processing baseline implies; baseline: as the baseline implies; removed: none, whatever is
+    stated; or a number for every scene."""
 
     unit: Literal["power", "dB"] | None = None
-    """Of Sentinel-1 where the item states none."""
+    """Unit of Sentinel-1 where the item states none."""
 
     nodata: float | None = None
-    """Stored value for "not seen" of Sentinel-1 and elevation where the item states none."""
+    """Stored nodata value of Sentinel-1 and elevation where the item states none."""
 
     @field_validator("modality")
     @classmethod
@@ -72,15 +72,15 @@ class ProviderCollection(_FrozenModel):
     def _check_offset(cls, value: Any) -> Any:
         if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{value!r} is no offset")
-            # ^ pydantic gathers ValueErrors only
+            # ^ pydantic collects ValueErrors only
         return value
 
     def model_post_init(self, _context: Any) -> None:
         """Refuse bands that the modality does not have."""
-        strangers = [band for band in self.names if band not in BANDS[self.modality]]
-        if strangers or not self.names:
+        unknown = [band for band in self.names if band not in BANDS[self.modality]]
+        if unknown or not self.names:
             raise ValueError(
-                f"{', '.join(strangers) or 'no name'} among the names of {self.modality}; its "
+                f"{', '.join(unknown) or 'no name'} among the names of {self.modality}; its "
                 f"bands are {', '.join(BANDS[self.modality])}"
             )
 
@@ -89,35 +89,35 @@ class Provider(_FrozenModel):
     """One catalog and its conventions."""
 
     name: str = Field(min_length=1)
-    """What it is called; of a user's own table, the file's name without its ending."""
+    """Name of the provider; that of the file without its suffix."""
 
     file: str | None = None
-    """Path of the user's table; None for those that come with terramosaic."""
+    """Path of a user's own table; None for a built-in one."""
 
     api: str | None = Field(default=None, pattern=r"^https?://")
-    """Address of its STAC API; None where the catalog is always a file."""
+    """URL of its STAC API; None where the job always names the catalog."""
 
     collections_by_id: dict[str, ProviderCollection] = Field(alias="collections", min_length=1)
     """By collection id."""
 
     hosts: tuple[str, ...] = ()
-    """Hosts that its assets may lie on, https only."""
+    """Hosts that its assets may be read from, https only."""
 
     buckets: dict[str, Bucket] = {}
-    """S3 buckets that its assets may lie in."""
+    """S3 buckets that its assets may be read from."""
 
     mirrors: dict[str, str] = {}
-    """Start of an s3 href -> start of the public https address of the same object."""
+    """Prefix of s3 hrefs -> prefix of the public https URLs of the same objects."""
 
     hrefs: Literal["stated", "s3", "https"] = "stated"
-    """Which address of an asset is taken where it has alternates: its own, or the one so begun."""
+    """Which href is used of an asset with alternates: its own, or that of the scheme."""
 
     signing: Literal["none", "planetary-computer", "bearer"] = "none"
-    """How an https href becomes readable: as it is, by a SAS token, or by a bearer token that
-    GDAL takes from the worker's GDAL_HTTP_BEARER."""
+    """How an https href is signed: not at all, with a SAS token of the Planetary Computer, or
+    with the bearer token in the worker's GDAL_HTTP_BEARER."""
 
     connections: int = Field(default=8, ge=1, le=256)
-    """Requests that may be under way at once, all workers together."""
+    """Most concurrent requests, of all workers together."""
 
     @field_validator("hosts")
     @classmethod
@@ -129,7 +129,7 @@ class Provider(_FrozenModel):
     def _check_buckets(cls, value: dict[str, Bucket]) -> dict[str, Bucket]:
         for name in value:
             if not _BUCKET.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of an S3 bucket")
+                raise ValueError(f"{name!r} is no valid name of an S3 bucket")
         return value
 
     @field_validator("mirrors")
@@ -144,25 +144,20 @@ class Provider(_FrozenModel):
 
     @property
     def key(self) -> str:
-        """Return what providers.get takes for this provider again, on a worker too."""
+        """Return the argument with which providers.get returns this provider, on a worker too."""
         return self.file or self.name
 
     @property
     def collections_by_modality(self) -> dict[str, tuple[str, ...]]:
         """Return the collection ids by modality."""
         grouped: dict[str, tuple[str, ...]] = {}
-        for name, holding in self.collections_by_id.items():
-            grouped[holding.modality] = (*grouped.get(holding.modality, ()), name)
+        for name, collection in self.collections_by_id.items():
+            grouped[collection.modality] = (*grouped.get(collection.modality, ()), name)
         return grouped
-
-    def modality_of(self, collection: str) -> str | None:
-        """Return the modality that a collection serves, or None."""
-        holding = self.collections_by_id.get(collection)
-        return None if holding is None else holding.modality
 
 
 def _normalise_host(value: str) -> str:
     host = value.lower()
     if not _HOST.fullmatch(host):
-        raise ValueError(f"{value!r} is no host: write it bare, as in data.example.org")
+        raise ValueError(f"{value!r} is no host: write the name alone, as in data.example.org")
     return host

@@ -1,4 +1,4 @@
-"""STAC APIs, through pystac-client: paging that ends, on one host, and plain JSON as the answer."""
+"""Searching STAC APIs with pystac-client: bounded paging, one host, items as plain JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import requests
 
 PAGE_SIZE = 100
-"""Items per page that are asked for; a server may give fewer."""
+"""Items per page that are requested; a server may return fewer."""
 
 MAX_PAGES = 5000
-"""Pages of one question. A server that still offers more is not believed."""
+"""Most pages of one search; a server that offers more is taken to be in a loop."""
 
 MAX_REGION_VERTICES = {"POST": 500, "GET": 50}
-"""Corners that are sent to a server; of a finer region it gets the boxes of the parts."""
+"""Most vertices of a region in a request; a finer region is replaced by bounding boxes."""
 
 MALFORMED_PAGE_ERRORS = (
     ValueError,
@@ -39,55 +39,55 @@ MALFORMED_PAGE_ERRORS = (
     IndexError,
     RecursionError,
 )
-"""What a page of unexpected form raises while its link to the next is followed."""
+"""Exceptions that a malformed page raises while its link to the next page is followed."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StacApi:
-    """An open STAC API."""
+    """An open connection to a STAC API."""
 
     url: str
 
     search_url: str
-    """Address that is searched."""
+    """URL of the item search."""
 
     method: str
-    """POST, or GET where that is all it has."""
+    """POST, or GET where the API offers nothing else."""
 
     stac_io: _SameHostStacApiIO
 
 
 @dataclass(slots=True, kw_only=True)
 class MatchCount:
-    """How much of an answer was there."""
+    """Number of items of a search."""
 
     returned: int = 0
-    """Different items."""
+    """Distinct items that were returned."""
 
     matched: int | None = None
-    """What the API itself says; some only estimate it."""
+    """Number of items that the API states; an estimate with some APIs."""
 
 
 @contextmanager
 def connect(url: str) -> Iterator[StacApi]:
-    """Open the API at that address, for a with statement.
+    """Open a STAC API, as a context manager.
 
     Raises:
-        InvalidInputError: There is no STAC API with a search.
-        TransientError: The server does not answer properly.
+        InvalidInputError: The URL is no STAC API with an item search.
+        TransientError: The server is busy, unreachable or sends a broken response.
     """
-    with http_client.open_session() as http:
-        landing = http_client.fetch_json(http, url)
-        conforms = landing.get("conformsTo")
-        if not isinstance(conforms, list) or not any("item-search" in str(it) for it in conforms):
+    with http_client.open_session() as session:
+        landing = http_client.fetch_json(session, url)
+        classes = landing.get("conformsTo")
+        if not isinstance(classes, list) or not any("item-search" in str(uri) for uri in classes):
             raise InvalidInputError(
                 f"{href_policy.redact(url)} is no STAC API with an item search."
             )
         search, method = _find_search_link(landing, url)
         yield StacApi(
-            url=url, search_url=search, method=method, stac_io=_SameHostStacApiIO(http, search)
+            url=url, search_url=search, method=method, stac_io=_SameHostStacApiIO(session, search)
         )
 
 
@@ -98,18 +98,18 @@ def search_items(
     datetime: str | None,
     count: MatchCount | None = None,
 ) -> Iterator[Any]:
-    """Yield the items of all pages, each document once.
+    """Search an API and yield the items of all pages, each document once.
 
     Args:
         api: From :func:`connect`.
-        collections: Their ids.
+        collections: Ids of the collections.
         region: Shapely area in longitude and latitude, within ±180 degrees.
-        datetime: Interval as STAC writes it, or None for any time.
-        count: Where to note how many there were.
+        datetime: Interval in STAC's form, or None for any time.
+        count: Counter to update, if any.
 
     Raises:
-        InvalidInputError: The server refuses the question, or its pages cannot be followed.
-        TransientError: The server does not answer properly.
+        InvalidInputError: The server refuses the request, or its pages cannot be followed.
+        TransientError: The server is busy, unreachable or sends a broken response.
     """
     search = ItemSearch(
         api.search_url,
@@ -128,46 +128,47 @@ def search_items(
 def deduplicate_items(
     pages: Iterable[Mapping[str, Any]], count: MatchCount | None = None
 ) -> Iterator[Any]:
-    """Yield each document once; end at the stated number, or when a page brings no new item.
+    """Yield each document once; stop at the stated number, or at a page without new items.
 
-    Servers exist that offer a next page after the last one, and for ever. The stated number ends
-    the search only at a page that is not full, because it may be an estimate that is too low.
+    Some servers link to a next page for ever. The stated number ends the search only at a page
+    that is not full, as it may be an estimate that is too low.
     """
     count = MatchCount() if count is None else count
-    known: set[tuple[str, str]] = set()
-    yielded: set[int] = set()
+    keys: set[tuple[str, str]] = set()
+    hashes: set[int] = set()
     for page in pages:
-        before = len(known)
+        previous = len(keys)
         for item in page["features"]:
-            mark = _hash_document(item)
-            known.add(_item_key(item, mark))
-            if mark not in yielded:
-                yielded.add(mark)
+            document_hash = _hash_document(item)
+            keys.add(_item_key(item, document_hash))
+            if document_hash not in hashes:
+                hashes.add(document_hash)
                 yield item
-        count.returned, count.matched = len(known), _read_number_matched(page)
-        full = len(page["features"]) >= PAGE_SIZE
-        if len(known) == before or (count.matched and count.returned >= count.matched and not full):
+        count.returned, count.matched = len(keys), _read_number_matched(page)
+        is_full = len(page["features"]) >= PAGE_SIZE
+        is_complete = count.matched and count.returned >= count.matched and not is_full
+        if len(keys) == previous or is_complete:
             return
 
 
 def describe_extents(api: StacApi, collections: Sequence[str]) -> dict[str, str]:
-    """Return what the API states about the extent of collections, in words."""
-    told = {}
+    """Return the extents of collections as the API states them, as text."""
+    extents = {}
     for name in collections:
-        place = f"{api.url.rstrip('/')}/collections/{name}"
+        url = f"{api.url.rstrip('/')}/collections/{name}"
         try:
-            told[name] = _format_extent(
-                http_client.fetch_json(api.stac_io.session, place)["extent"]
+            extents[name] = _format_extent(
+                http_client.fetch_json(api.stac_io.session, url)["extent"]
             )
         except (InvalidInputError, TransientError, *MALFORMED_PAGE_ERRORS) as error:
             _LOG.info("no extent of %s: %s", name, error)
-            told[name] = "of unknown extent"
-            # ^ it only adorns a message that is about to be given
-    return told
+            extents[name] = "of unknown extent"
+            # ^ the extent only completes the message of another error
+    return extents
 
 
 class _SameHostStacApiIO(StacApiIO):
-    """Pages of a search, all from one host."""
+    """Reader of the pages of a search, all from one host."""
 
     def __init__(self, session: requests.Session, search_url: str) -> None:
         super().__init__(max_retries=None)
@@ -181,14 +182,14 @@ class _SameHostStacApiIO(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
-        address = urljoin(self.search_url, href)
-        if not http_client.is_same_host(address, self.search_url):
-            raise http_client.cross_host_error(self.search_url, address)
-        asked = {"json": parameters} if method == "POST" else {"params": parameters}
-        text = http_client.fetch(
-            self.session, address, method=method or "GET", headers=headers, **asked
+        url = urljoin(self.search_url, href)
+        if not http_client.is_same_host(url, self.search_url):
+            raise http_client.cross_host_error(self.search_url, url)
+        options = {"json": parameters} if method == "POST" else {"params": parameters}
+        body = http_client.fetch(
+            self.session, url, method=method or "GET", headers=headers, **options
         )
-        return text.decode("utf-8-sig")
+        return body.decode("utf-8-sig")
 
     def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         page = dict(
@@ -203,21 +204,21 @@ class _SameHostStacApiIO(StacApiIO):
 
 
 def _find_search_link(landing: Mapping[str, Any], url: str) -> tuple[str, str]:
-    """Return where to search, by POST where that is offered."""
+    """Return the URL and method of the item search; POST where it is offered."""
     links = landing.get("links")
-    offered = {
+    url_by_method = {
         str(link.get("method") or "GET").upper(): urljoin(url, str(link.get("href")))
         for link in (links if isinstance(links, list) else [])
         if isinstance(link, dict) and link.get("rel") == "search"
     }
-    method = "POST" if "POST" in offered else "GET"
-    if method not in offered:
+    method = "POST" if "POST" in url_by_method else "GET"
+    if method not in url_by_method:
         raise InvalidInputError(
-            f"{href_policy.redact(url)} is a STAC API that does not say where to search."
+            f"{href_policy.redact(url)} is a STAC API without a link to its item search."
         )
-    if not http_client.is_same_host(offered[method], url):
-        raise http_client.cross_host_error(url, offered[method])
-    return offered[method], method
+    if not http_client.is_same_host(url_by_method[method], url):
+        raise http_client.cross_host_error(url, url_by_method[method])
+    return url_by_method[method], method
 
 
 def _iter_pages(search: ItemSearch, url: str) -> Iterator[Mapping[str, Any]]:
@@ -240,12 +241,12 @@ def _iter_pages(search: ItemSearch, url: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _hash_document(item: Any) -> int:
-    """Return a number that two equal documents have in common."""
+    """Return a hash that equal documents share."""
     try:
         return hash(json.dumps(item, sort_keys=True))
     except RecursionError:
         return id(item)
-        # ^ nested a thousand deep: no item, and refused as such
+        # ^ nested a thousand levels deep: no item, and refused later
 
 
 def _item_key(item: Any, document_hash: int) -> tuple[str, str]:
@@ -267,13 +268,13 @@ def _format_extent(extent: Mapping[str, Any]) -> str:
 
 
 def _simplify_region(region: Any, max_vertices: int) -> Any:
-    """Return the region, or boxes around it, as an area of few corners."""
+    """Return the region, or bounding boxes of its parts where it has too many vertices."""
     if shapely.get_num_coordinates(region) <= max_vertices:
         return region
     parts = shapely.union_all([shapely.box(*part.bounds) for part in shapely.get_parts(region)])
     if shapely.get_num_coordinates(parts) <= max_vertices:
         return parts
     sides = [shapely.box(-180, -90, 0, 90), shapely.box(0, -90, 180, 90)]
-    # ^ one box each side of Greenwich, so that a region across 180 degrees asks for no belt
+    # ^ one box on each side of Greenwich, so that a region across 180 degrees gets no wide box
     halves = [region.intersection(side) for side in sides]
     return shapely.union_all([shapely.box(*half.bounds) for half in halves if half.area > 0])

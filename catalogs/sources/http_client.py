@@ -1,4 +1,4 @@
-"""Requests to catalogs over HTTP: repeated when a server is busy, bounded in time and size."""
+"""HTTP requests to catalogs: retries, and limits on time and size."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT = (5.0, 60.0)
-"""Seconds to wait for a connection, and between two packets."""
+"""Seconds to wait for a connection, and between two packets of a response."""
 
 RESPONSE_DEADLINE = 300.0
-"""Seconds that one answer may take to arrive, however steadily it drips."""
+"""Seconds that a whole response may take to arrive."""
 
 MAX_DOCUMENT_BYTES = 256 * 2**20
-"""Bytes of one document, unpacked. A page of 100 Sentinel-2 items has some 3 million."""
+"""Largest document in bytes, decompressed; a page of 100 Sentinel-2 items has 3 million."""
 
 MAX_RETRIES = 5
-"""Retries of a request that was answered by a busy or broken server."""
+"""Retries of a request to a busy or failing server."""
 
 MAX_RETRY_AFTER = 120.0
-"""Seconds that a server may ask us to wait (Retry-After); one that asks for more is left alone."""
+"""Longest Retry-After, in seconds, that is waited for; a longer one is reported as an error."""
 
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 BODY_ATTEMPTS = 3
-"""Attempts at an answer whose body breaks off; urllib3 repeats only what fails before the body."""
+"""Attempts where a body breaks off; urllib3 retries only what fails before the body."""
 
 _CHUNK_BYTES = 2**16
 
 
 class _IncompleteResponse(TransientError):
-    """An answer began and did not arrive whole."""
+    """A response that ended before its body was complete."""
 
 
 class _RetryPolicy(Retry):
-    """Retry that takes a senseless Retry-After for none, and gives up on one beyond reason."""
+    """Retry that ignores an invalid Retry-After and raises for one that is too long."""
 
     def parse_retry_after(self, retry_after: str) -> float:
         try:
@@ -73,31 +73,31 @@ class _RetryPolicy(Retry):
 
 
 class _DeadlineHTTPConnection(HTTPConnection):
-    """A connection that is cut where the head of an answer does not arrive in time."""
+    """A connection that is closed where the head of a response is not complete in time."""
 
     def getresponse(self) -> Any:
-        late = threading.Event()
+        is_late = threading.Event()
 
-        def cut() -> None:
-            late.set()
+        def close() -> None:
+            is_late.set()
             with suppress(OSError, AttributeError):
                 self.sock.shutdown(socket.SHUT_RDWR)
 
-        watch = threading.Timer(RESPONSE_DEADLINE, cut)
-        watch.daemon = True
-        watch.start()
+        timer = threading.Timer(RESPONSE_DEADLINE, close)
+        timer.daemon = True
+        timer.start()
         try:
-            answer = super().getresponse()
+            response = super().getresponse()
         finally:
-            watch.cancel()
-        if late.is_set():
-            raise TimeoutError("the head of the answer is late")
-            # ^ a head that was cut is read as one that ended
-        return answer
+            timer.cancel()
+        if is_late.is_set():
+            raise TimeoutError("the head of the response is late")
+            # ^ a head that was cut off parses as a complete one
+        return response
 
 
 class _DeadlineHTTPSConnection(_DeadlineHTTPConnection, HTTPSConnection):
-    """The same over TLS."""
+    """The same connection over TLS."""
 
 
 class _DeadlineHTTPConnectionPool(HTTPConnectionPool):
@@ -118,18 +118,18 @@ class _DeadlineAdapter(HTTPAdapter):
 
 
 def open_session(pool_maxsize: int = 10) -> requests.Session:
-    """Return an HTTP session that retries, POST too, and follows redirections within a host.
+    """Return an HTTP session that retries and follows redirects within a host only.
 
     Args:
-        pool_maxsize: Threads that will use it at once.
+        pool_maxsize: Number of threads that use it concurrently.
     """
-    opened = requests.Session()
+    session = requests.Session()
     for scheme in ("https://", "http://"):
-        opened.mount(
+        session.mount(
             scheme, _DeadlineAdapter(max_retries=build_retry_policy(), pool_maxsize=pool_maxsize)
         )
-    opened.hooks["response"].append(_refuse_cross_host_redirect)
-    return opened
+    session.hooks["response"].append(_refuse_cross_host_redirect)
+    return session
 
 
 def build_retry_policy() -> Retry:
@@ -144,100 +144,105 @@ def build_retry_policy() -> Retry:
 
 
 def fetch_json(session: requests.Session, url: str, **request_options: Any) -> Mapping[str, Any]:
-    """Return the JSON object that an address answers with; see :func:`fetch`."""
+    """Fetch the JSON object at a URL; see :func:`fetch`."""
     return parse_json_object(fetch(session, url, **request_options), url)
 
 
 def fetch(session: requests.Session, url: str, **request_options: Any) -> bytes:
-    """Return what an address answers.
+    """Fetch the body of a URL.
 
     Args:
         session: From :func:`open_session`.
         url: http or https.
-        request_options: What requests calls method, json, params, headers; a plain GET without.
+        request_options: method, json, params or headers of requests; a plain GET without any.
 
     Raises:
-        InvalidInputError: It answers with an error that stays, leads to another host, or is too large.
-        TransientError: It does not answer, is busy, or is too slow.
+        InvalidInputError: A permanent error status, a redirect to another host, or a body that
+            is too large.
+        TransientError: The server is unreachable, busy or too slow.
     """
     for _ in range(BODY_ATTEMPTS):
         try:
             return _request(session, url, **request_options)
         except _IncompleteResponse as error:
-            last = error
-    raise last
+            last_error = error
+    raise last_error
 
 
 def parse_json_object(text: str | bytes, location: str) -> Mapping[str, Any]:
-    """Return the JSON object in text; place is where it came from.
+    """Parse the text of a document that must be a JSON object.
+
+    Args:
+        text: The document.
+        location: Its path or URL, for error messages.
 
     Raises:
         InvalidInputError: It is no JSON object.
-        TransientError: It came over the web and seems to have broken off.
+        TransientError: It came from a server and is truncated.
     """
-    where = href_policy.redact(location)
+    source = href_policy.redact(location)
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         if href_policy.is_remote(location) and text.lstrip()[:1] in (b"{", b"[", "{", "["):
             raise TransientError(
-                f"{where} answers with broken JSON ({error}): try again later."
+                f"{source} answers with broken JSON ({error}): try again later."
             ) from error
-        raise InvalidInputError(f"{where} is no JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"{where} is no STAC document, but a {type(found).__name__}.")
-    return found
+        raise InvalidInputError(f"{source} is no JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise InvalidInputError(f"{source} is no STAC document, but a {type(document).__name__}.")
+    return document
 
 
 def is_same_host(first_url: str, second_url: str) -> bool:
-    """Return whether two addresses have scheme, host and port in common."""
+    """Return whether two URLs have the same scheme, host and port."""
     parts = urlsplit(first_url), urlsplit(second_url)
     return len({(part.scheme.lower(), part.netloc.lower()) for part in parts}) == 1
 
 
 def cross_host_error(origin: str, url: str) -> InvalidInputError:
-    """Return the error for an answer that leads somewhere else."""
+    """Return the error for a link or redirect to another host."""
     return InvalidInputError(
         f"{urlsplit(origin).netloc} leads to another host, {href_policy.redact(url)}: "
-        "give that one's address if you trust it."
+        "use that host's URL if you trust it."
     )
 
 
 def _refuse_cross_host_redirect(
     response: requests.Response, *_args: object, **_kwargs: object
 ) -> None:
-    """Refuse a redirection to any other host: nobody has vouched for it."""
+    """Refuse a redirect to another host, which the user has not named."""
     if response.is_redirect:
-        goal = urljoin(response.url, response.headers["location"])
-        if not is_same_host(response.url, goal):
+        target = urljoin(response.url, response.headers["location"])
+        if not is_same_host(response.url, target):
             response.close()
-            raise cross_host_error(response.url, goal)
+            raise cross_host_error(response.url, target)
 
 
 def _request(
     session: requests.Session, url: str, *, method: str = "GET", **request_options: Any
 ) -> bytes:
-    place = href_policy.redact(url)
+    location = href_policy.redact(url)
     try:
         with session.request(
             method, url, timeout=TIMEOUT, stream=True, **request_options
-        ) as answer:
-            text = _read_body(answer, place)
+        ) as response:
+            body = _read_body(response, location)
     except HTTPError as error:
         raise _IncompleteResponse(
-            f"{place} breaks off ({type(error).__name__}): try again later."
+            f"{location} breaks off ({type(error).__name__}): try again later."
         ) from error
     except (OSError, ValueError) as error:
-        # ^ requests' own errors are OSErrors; ValueError: a header or address that cannot be sent
+        # ^ the exceptions of requests are OSErrors; ValueError: an invalid header or URL
         raise TransientError(
-            f"{place} does not answer ({type(error).__name__}): try again later."
+            f"{location} does not answer ({type(error).__name__}): try again later."
         ) from error
-    _check_status(answer.status_code, text, place)
-    return text
+    _check_status(response.status_code, body, location)
+    return body
 
 
 def _read_body(response: requests.Response, location: str) -> bytes:
-    """Return the unpacked body, read packet by packet so that neither drip nor bomb goes on."""
+    """Read the decompressed body packet by packet, within the limits on size and time."""
     start = time.monotonic()
     parts: list[bytes] = []
     size = 0
@@ -246,20 +251,22 @@ def _read_body(response: requests.Response, location: str) -> bytes:
         size += len(part)
         if size > MAX_DOCUMENT_BYTES:
             raise InvalidInputError(
-                f"{location} answers with more than {MAX_DOCUMENT_BYTES >> 20} MiB: that is no catalog document."
+                f"{location} answers with more than {MAX_DOCUMENT_BYTES >> 20} MiB: that is no "
+                "catalog document."
             )
         if time.monotonic() - start > RESPONSE_DEADLINE:
             raise TransientError(
-                f"{location} is too slow ({size} bytes in {RESPONSE_DEADLINE:.0f} s): try again later."
+                f"{location} is too slow ({size} bytes in {RESPONSE_DEADLINE:.0f} s): try again "
+                "later."
             )
     return b"".join(parts)
 
 
-def _check_status(status: int, text: bytes, location: str) -> None:
+def _check_status(status: int, body: bytes, location: str) -> None:
     if status in RETRY_STATUSES:
         raise TransientError(f"{location} answers {status}: try again later.")
     if status != 200:
-        said = href_policy.redact(" ".join(text[:300].decode("utf-8", "replace").split()))
+        text = href_policy.redact(" ".join(body[:300].decode("utf-8", "replace").split()))
         raise InvalidInputError(
-            f"{location} answers {status}, not a document{f': {said}' if said else ''}."
+            f"{location} answers {status}, not a document{f': {text}' if text else ''}."
         )

@@ -1,4 +1,4 @@
-"""Static catalogs: JSON files that link to each other, in a folder or on a web server."""
+"""Static STAC catalogs: linked JSON documents in a folder or on a web server."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ if TYPE_CHECKING:
     from catalogs.href_policy import HrefPolicy
 
 MAX_DEPTH = 50
-"""Levels of catalogs below each other; one that goes on is made up as it is read."""
+"""Most levels of nested catalogs; a server could generate them without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemDocument:
-    """An item and where its document lies."""
+    """An item and the location of its document."""
 
     item: Any
-    """As it was found; an object, if all is well."""
+    """The JSON value of the document; an object, unless the catalog is malformed."""
 
     base: str
-    """Path or address that its relative hrefs start from."""
+    """Path or URL that its relative hrefs are resolved against."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WalkResult:
-    """What was met on the way through a static catalog."""
+    """The items and collections of a static catalog."""
 
     items: list[ItemDocument] = field(default_factory=list)
     collections: set[str] = field(default_factory=set)
-    """Ids of all collections, wanted or not."""
+    """Ids of all collections, requested or not."""
 
     skipped_items: list[tuple[str, str]] = field(default_factory=list)
-    """(href, reason) of the items that were not opened."""
+    """(href, reason) of the items that could not be read."""
 
 
 def resolve_location(location: str) -> str:
-    """Return a catalog's location as an address or an absolute path; a folder's catalog.json.
+    """Return a catalog's location as a URL or an absolute path; of a folder, its catalog.json.
 
     Raises:
         InvalidInputError: There is no such file.
     """
     if location.lower().startswith("s3://"):
         raise InvalidInputError(
-            f"{location} cannot be read as a catalog: give its https address, or a copy."
+            f"{location} cannot be read as a catalog: give its https URL, or the path of a copy."
         )
     if href_policy.is_remote(location):
         return location
@@ -69,33 +69,39 @@ def resolve_location(location: str) -> str:
 
 
 def read_json(location: str, session: requests.Session | None = None) -> Mapping[str, Any]:
-    """Return the JSON document at a path or address.
+    """Read the JSON document at a path or URL.
 
     Raises:
         InvalidInputError: It is missing or is no JSON object.
-        TransientError: Its server does not answer properly.
+        TransientError: Its server is busy, unreachable or sends a broken response.
     """
     if not href_policy.is_remote(location):
         return http_client.parse_json_object(_read_file(location), location)
     if session is not None:
         return http_client.fetch_json(session, location)
-    with http_client.open_session() as opened:
-        return http_client.fetch_json(opened, location)
+    with http_client.open_session() as new_session:
+        return http_client.fetch_json(new_session, location)
 
 
 def walk(location: str, policy: HrefPolicy, collections: Collection[str]) -> WalkResult:
-    """Read every item of the wanted collections under a catalog.
+    """Read every item of the requested collections below a catalog.
 
-    Items count by their own collection; a collection that is not wanted is not entered. A child
-    that bears the name of another known provider is passed by: its conventions are not ours.
+    The collection is the one that the item states; other collections are not entered. A child
+    that has the name of another known provider is skipped, as it follows other conventions.
+
+    Args:
+        location: Path or URL of the root catalog.
+        policy: Where hrefs may point to.
+        collections: Ids of the requested collections.
 
     Raises:
-        InvalidInputError: A document is missing, broken, outside of the trusted places, or its own ancestor.
-        TransientError: A server does not answer properly.
+        InvalidInputError: A document is missing, broken, not allowed by the policy, or its own
+            ancestor.
+        TransientError: A server is busy, unreachable or sends a broken response.
     """
-    with http_client.open_session(pool_maxsize=policy.provider.connections) as http:
-        walker = _Walker(policy=policy, collections=frozenset(collections), session=http)
-        walker.visit(location, read_json(location, http), ancestors=())
+    with http_client.open_session(pool_maxsize=policy.provider.connections) as session:
+        walker = _Walker(policy=policy, collections=frozenset(collections), session=session)
+        walker.visit(location, read_json(location, session), ancestors=())
     return walker.result
 
 
@@ -108,7 +114,7 @@ class _Walker:
     visited: set[str] = field(default_factory=set)
 
     def visit(self, location: str, document: Mapping[str, Any], ancestors: tuple[str, ...]) -> None:
-        """Visit a document and all below it."""
+        """Visit a document and everything below it."""
         self.visited.add(location)
         kind = document.get("type")
         if kind == "FeatureCollection":
@@ -142,32 +148,33 @@ class _Walker:
     ) -> None:
         if len(ancestors) > MAX_DEPTH:
             raise InvalidInputError(
-                f"The catalog goes deeper than {MAX_DEPTH} levels, at {href_policy.redact(location)}: give "
-                "the path of a catalog further down."
+                f"The catalog has more than {MAX_DEPTH} levels, at {href_policy.redact(location)}: "
+                "give the path of a catalog further down."
             )
         child = self.policy.resolve(link["href"], location)
         if child in ancestors:
             raise InvalidInputError(
-                f"The catalog goes in a circle: {href_policy.redact(location)} has its own ancestor "
-                f"{href_policy.redact(child)} as a child."
+                f"The catalog links in a circle: {href_policy.redact(location)} has its own "
+                f"ancestor {href_policy.redact(child)} as a child."
             )
         if child not in self.visited:
             self.visit(child, self._read_child(child, location), ancestors)
 
     def _read_items(self, links: Sequence[Mapping[str, Any]], location: str) -> None:
-        places = []
+        locations = []
         for link in links:
             try:
-                places.append(self.policy.resolve(link["href"], location))
+                locations.append(self.policy.resolve(link["href"], location))
             except href_policy.UntrustedHrefError as error:
                 self.result.skipped_items.append((href_policy.redact(link["href"]), str(error)))
-        fresh = [item for item in dict.fromkeys(places) if item not in self.visited]
-        self.visited.update(fresh)
-        lanes = self.policy.provider.connections if any(map(href_policy.is_remote, fresh)) else 1
-        with ThreadPoolExecutor(max_workers=lanes) as pool:
-            documents = list(pool.map(self._read_item, fresh))
+        unvisited = [item for item in dict.fromkeys(locations) if item not in self.visited]
+        self.visited.update(unvisited)
+        is_remote = any(map(href_policy.is_remote, unvisited))
+        threads = self.policy.provider.connections if is_remote else 1
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            documents = list(pool.map(self._read_item, unvisited))
         self._add_items(
-            [pair for pair in zip(documents, fresh, strict=True) if pair[0] is not None]
+            [pair for pair in zip(documents, unvisited, strict=True) if pair[0] is not None]
         )
 
     def _add_items(self, items: Sequence[tuple[Any, str]]) -> None:
@@ -184,7 +191,7 @@ class _Walker:
                 self.result.items.append(ItemDocument(item=item, base=base))
 
     def _read_item(self, target: str) -> Mapping[str, Any] | None:
-        """Return an item's document, or None and a note where it is missing or broken."""
+        """Read an item's document; note it as skipped and return None where that fails."""
         try:
             return read_json(target, self.session)
         except InvalidInputError as error:

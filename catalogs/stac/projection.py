@@ -1,4 +1,4 @@
-"""Where an item says that its pixels lie: STAC's projection extension, 1.0 to 2.0."""
+"""Coordinate system, transform and shape of an asset: STAC's projection extension, 1.0 to 2.0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from catalogs.stac.radiometry import UnusableItemError, format_value, parse_number
+from catalogs.stac.parsing import UnusableItemError, format_value, parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     Transform = tuple[float, float, float, float, float, float]
 
 SQUARE_PIXEL_TOLERANCE = 0.01
-"""Relative difference of a pixel's sides in degrees up to which it is no radar geometry."""
+"""Largest relative difference between the sides of a pixel, in degrees, of a geocoded raster."""
 
 _EPSG = re.compile(r"(?:EPSG:)?(\d{4,6})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetProjection:
-    """Where the pixels of an asset lie, as far as the catalog says so."""
+    """Georeference of an asset, as far as the catalog states it."""
 
     epsg: int | None
     transform: Transform | None
@@ -31,10 +31,10 @@ class AssetProjection:
 
 
 def parse_asset(item: Item, asset: Mapping[str, Any], band: str) -> AssetProjection:
-    """Return what the asset states, else what its item states.
+    """Return the georeference that the asset states, or else its item.
 
     Raises:
-        Unusable: It states what is no EPSG code, affine transform or shape.
+        UnusableItemError: The EPSG code, the affine transform or the shape is invalid.
     """
     return AssetProjection(
         epsg=_read_epsg(item, asset),
@@ -44,10 +44,10 @@ def parse_asset(item: Item, asset: Mapping[str, Any], band: str) -> AssetProject
 
 
 def is_radar_geometry(item: Item, projection: AssetProjection) -> bool:
-    """Return whether a GRD's pixels still lie along the orbit.
+    """Return whether a GRD raster is still in radar geometry (along the orbit, not geocoded).
 
-    Catalogs claim EPSG:4326 for such files, and stretch the corners of the image over its bbox:
-    the pixels are then as many as ESA's product has, and not square.
+    Catalogs state EPSG:4326 for such files and stretch the corners of the image over its bbox:
+    the raster then has as many pixels as ESA's product, and they are not square.
     """
     if projection.epsg is None or projection.transform is None:
         return True
@@ -79,16 +79,16 @@ def _read_epsg(item: Item, asset: Mapping[str, Any]) -> int | None:
 
 
 def _parse_epsg(value: object) -> int:
-    found = _EPSG.fullmatch(str(value).removesuffix(".0"))
-    if found is None:
+    match = _EPSG.fullmatch(str(value).removesuffix(".0"))
+    if match is None:
         raise UnusableItemError(
-            f"unknown coordinate system {format_value(value)}: only EPSG codes are known here"
+            f"unknown coordinate system {format_value(value)}: only EPSG codes are supported"
         )
-    return int(found[1])
+    return int(match[1])
 
 
 def _parse_transform(values: object, band: str) -> Transform | None:
-    """Return six numbers; the third row of a full matrix says nothing."""
+    """Return the first six numbers of an affine matrix; its third row is always 0, 0, 1."""
     if values is None:
         return None
     if not isinstance(values, list | tuple) or len(values) not in (6, 9):
@@ -96,7 +96,7 @@ def _parse_transform(values: object, band: str) -> Transform | None:
     a, b, c, d, e, f, *last = (parse_number(value, f"proj:transform of {band}") for value in values)
     if (last and last != [0, 0, 1]) or a * e == b * d:
         raise UnusableItemError(
-            f"its proj:transform of {band} maps no pixels: {format_value(values)}"
+            f"its proj:transform of {band} is no valid transform: {format_value(values)}"
         )
     return (a, b, c, d, e, f)
 

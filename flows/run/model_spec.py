@@ -8,7 +8,8 @@ from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
 from model.predictor import batch_size, registry, weight_source
-from pipeline.plan.recipe import ModelSpec, OutputSpec
+from pipeline.plan.output_spec import OutputSpec
+from pipeline.plan.recipe import ModelSpec
 
 DEFAULT_OVERLAP = 1 / 11
 """Share of a window that it has in common with the next where the model's own curve was not
@@ -47,16 +48,16 @@ def load_spec(job: Job) -> ModelSpec:
         precision=predictor.precision,
         batch=batch if isinstance(batch, int) else batch_size.find_batch_size(predictor),
         device=predictor.device_type,
-        answers=tuple(
+        outputs=tuple(
             OutputSpec(
-                task=one.task,
-                class_names=tuple(one.class_names),
-                bands=tuple(one.bands),
-                cell=one.cell,
-                modality=one.modality,
-                unit=one.unit,
+                task=output.task,
+                class_names=output.class_names,
+                bands=output.bands,
+                stride=output.stride,
+                modality=output.modality,
+                unit=output.unit,
             )
-            for one in predictor.answers
+            for output in predictor.outputs
         ),
     )
 

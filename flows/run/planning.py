@@ -40,7 +40,7 @@ class SceneSearchResult:
     """What the catalog had for a job."""
 
     selection: Selection
-    caveats: tuple[search.Caveat, ...]
+    caveats: tuple[scene_selection.Caveat, ...]
     verdict_counts: Mapping[str, int]
     """What the pixels say of the catalog's claims → scenes; empty where nobody looked."""
 
@@ -114,7 +114,7 @@ def search_scenes(
         caveats=(
             *found.caveats,
             *proved.caveats,
-            *(search.Caveat(id=one.id, text=one.text) for one in selection.caveats),
+            *selection.caveats,
             *_find_unused_inputs(job.inputs, found.scenes, selection.used),
         ),
         verdict_counts=proved.verdict_counts,
@@ -125,12 +125,12 @@ def search_scenes(
 
 def _find_unused_inputs(
     inputs: Sequence[str], candidates: Sequence[Scene], selected: Sequence[Scene]
-) -> Iterator[search.Caveat]:
+) -> Iterator[scene_selection.Caveat]:
     """Say of which inputs every scene is left out: the product is made without them."""
     for modality in inputs:
         count = sum(scene.modality == modality for scene in candidates)
         if not any(scene.modality == modality for scene in selected):
-            yield search.Caveat(
+            yield scene_selection.Caveat(
                 id=modality,
                 text=f"all {count} scenes are left out, so the product is made without {modality}",
             )
@@ -186,7 +186,7 @@ def _build_grids(
 
 def _find_misaligned_grids(
     job: Job, scenes: Sequence[Scene], grids: Sequence[Grid]
-) -> Iterator[search.Caveat]:
+) -> Iterator[scene_selection.Caveat]:
     """Say where a part of the region, planned by itself, could lie on another grid."""
     if job.grid.align != "auto":
         return
@@ -199,7 +199,7 @@ def _find_misaligned_grids(
                 if len(phases) > 1
                 else "the map lies on the scenes' own grid, beside the multiples of the resolution"
             )
-            yield search.Caveat(
+            yield scene_selection.Caveat(
                 id=f"EPSG:{one.epsg}",
                 text=f"{what}; a part of the region that meets other scenes may lie otherwise. "
                 "Set grid: {align: multiples} for parts that are to be joined",

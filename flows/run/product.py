@@ -23,9 +23,9 @@ from flows.orchestration import server
 from flows.run import cost, planning, quality_gate
 from flows.series import inspection
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, provenance, publishing
+from pipeline.product import descriptions, provenance, published
 from pipeline.quality import coverage, gates
-from pipeline.report import scenes_section
+from pipeline.report import search_page
 from pipeline.runtime import atomic_files, lock
 from pipeline.storage import receipt, zarr_store
 
@@ -177,11 +177,11 @@ def find_existing_result(plan: Plan) -> dict[str, Any] | None:
     item = planning.product_dir(plan) / "item.json"
     folder = item.parent / plan.short_digest
     done = receipt.read_finished(folder, plan)
-    if len(done) < len(plan.tiles) or not publishing.is_complete(item, plan):
+    if len(done) < len(plan.tiles) or not published.is_complete(item, plan):
         return None
     run_context.get_progress().finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
-    seam = publishing.read_seam(item)
+    seam = published.read_seam(item)
     status = "refused" if seam and quality_gate.is_refused(plan, seam) else "unchanged"
     # ^ the gate may be narrower than when it was published
     return build_result(plan, status, str(item), tiles, {}, seam)
@@ -199,23 +199,23 @@ def build_result(
 ) -> dict[str, Any]:
     """Return what ``run --json`` prints."""
     folder = planning.product_dir(plan) / plan.short_digest
-    answer = plan.model.primary_output.layer if plan.model else "land_cover"
+    answer = plan.model.primary_output.layer_name if plan.model else "land_cover"
     return {
         "status": status,
         "item": item,
-        "map": _existing_path(item, folder / publishing.main_dir_name(plan) / f"{answer}.tif"),
+        "map": _existing_path(item, folder / published.main_dir_name(plan) / f"{answer}.tif"),
         "quicklook": _existing_path(item, folder / "quicklook.png"),
         "tiles": dict(tiles),
         "scenes": len(plan.snapshot.scenes),
         "seconds": dict(seconds),
-        "accuracy": publishing.read_accuracy(Path(item)) if item else None,
+        "accuracy": published.read_accuracy(Path(item)) if item else None,
         "seam": seam,
         "planned": planned,
         "actual": cost.get_actual_usage(plan, traffic or {}, seconds, int(tiles["done"])),
         "warnings": [
             *([descriptions.RANDOM_WEIGHTS_WARNING] if provenance.is_random(plan) else []),
             *descriptions.warn_unobserved(
-                publishing.read_not_observed(Path(item)) if item else None
+                published.read_not_observed(Path(item)) if item else None
             ),
             *quality_gate.find_violations(plan, seam),
         ],
@@ -243,11 +243,9 @@ def search(
     selection = answer.selection
     days = coverage.group_by_day(selection.used, selection.refused, answer.region)
     if report is not None:
-        tables = (
-            scenes_section.render_scenes(selection.used),
-            scenes_section.render_rejected(selection.refused),
+        page = search_page.render_search_page(
+            f"{job.name}: scenes found", days, selection.used, selection.refused
         )
-        page = scenes_section.render_search_page(f"{job.name}: scenes found", days, tables)
         try:
             atomic_files.write_atomic(report, page.encode())
         except OSError as error:
@@ -311,7 +309,7 @@ def plan(
     ready.write(path)
     tiles, _ = cost.find_missing_tiles(ready, folder)
     need = cost.estimate_resources(ready, folder, tiles)
-    before = publishing.read_finished_tiles(folder.parent)
+    before = published.read_finished_tiles(folder.parent)
     again = sum(one.id in before for one in tiles)
     progress.finish()
     return {
@@ -338,7 +336,7 @@ def plan(
 
 def verify(out: Path, progress: Progress) -> dict[str, Any]:
     """Check every byte of the products under a folder, or of one product."""
-    homes = publishing.find_product_dirs(out)
+    homes = published.find_product_dirs(out)
     progress.start_stage("verify", len(homes))
     bad: list[dict[str, str]] = []
     looked: list[dict[str, Any]] = []
@@ -346,15 +344,15 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
     for home in homes:
         progress.advance(1, home.name)
         try:
-            ready, folder = publishing.read_current_plan(home)
+            ready, folder = published.read_current_plan(home)
         except InvalidInputError as error:
             bad.append({"tile": "", "file": str(home / "item.json"), "reason": str(error)})
             continue
         with lock.acquire(folder):
             found = find_damaged_tiles(ready, folder)
-            bad += found + publishing.find_damaged_files(home)
+            bad += found + published.find_damaged_files(home)
             proofs = receipt.read_finished(folder, ready)
-            holes = publishing.read_missing_tiles(home)
+            holes = published.read_missing_tiles(home)
             if len(proofs) + len(holes) >= len(ready.tiles):
                 seam = gates.measure_quality(ready, folder).to_dict()
                 refused |= quality_gate.is_refused(ready, seam)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from catalogs.errors import AssetReadError
 from catalogs.scene import Scene
-from catalogs.scene_selection import RejectedScene, Selection
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene, Selection
 from flows.observe.progress import Progress
 from pipeline.quality import radiometry_check
 from pipeline.quality.radiometry_check import Verdict

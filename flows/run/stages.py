@@ -19,8 +19,8 @@ from flows.observe import exporter, run_context, run_log, run_metrics
 from flows.run import cost, product, quality_gate
 from pipeline import reuse, tile_layers
 from pipeline.plan.plan import Plan
-from pipeline.product import publishing
 from pipeline.product.product import MissingTile
+from pipeline.publishing import writer
 from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files, cancellation, lock
@@ -146,7 +146,7 @@ def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetric
     truth = run_context.get_truth_comparison()
     accuracy = truth(path.parent, plan) if truth else None
     return str(
-        publishing.publish_product(
+        writer.publish_product(
             plan,
             home,
             missing_tiles=[MissingTile(tile=one["tile"], reason=one["reason"]) for one in failed],

@@ -11,7 +11,7 @@ from typing import Any
 
 from shapely.geometry import shape
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import TIMELESS_MODALITIES
 from flows.config import cadence
@@ -22,7 +22,7 @@ from flows.config.period import Period
 from flows.config.schedule import MAX_PERIODS
 from flows.observe.progress import Progress
 from flows.run import planning
-from pipeline.product import publishing
+from pipeline.product import published
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.runtime.lock import FolderLockedError
@@ -112,11 +112,11 @@ def find_finished_item(job: Job, period: Period) -> Path | None:
     """
     home = planning.job_product_dir(job.with_period(period))
     try:
-        plan, folder = publishing.read_current_plan(home)
+        plan, folder = published.read_current_plan(home)
     except InvalidInputError:
         return None
     item = home / "item.json"
-    if plan.job.get("request") != planning.hash_request(job) or not publishing.is_complete(
+    if plan.job.get("request") != planning.hash_request(job) or not published.is_complete(
         item, plan
     ):
         return None
@@ -136,8 +136,8 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
         return PeriodSummary(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
     leading = next((name for name in job.inputs if name not in TIMELESS_MODALITIES), job.inputs[0])
     used = [scene for scene in answer.selection.used if scene.modality == leading]
-    share = ground.covered_fraction(
-        ground.union(shape(one.footprint) for one in used), answer.region
+    share = lonlat_geometry.covered_fraction(
+        lonlat_geometry.union(shape(one.footprint) for one in used), answer.region
     )
     enough = share >= job.schedule.min_coverage
     clouds = [scene.cloud_cover for scene in used if scene.cloud_cover is not None]

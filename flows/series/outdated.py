@@ -14,7 +14,7 @@ from flows.series import inspection
 from flows.series.inspection import FINISHED, READY, PeriodSummary
 from pipeline.plan.plan import Plan, hash_json
 from pipeline.plan.recipe import ModelSpec
-from pipeline.product import publishing
+from pipeline.product import published
 
 
 def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
@@ -26,7 +26,7 @@ def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
     for period, home in found:
         one = PeriodSummary(period=period, status=FINISHED, item=str(home / "item.json"))
         try:
-            plan, _ = publishing.read_current_plan(home)
+            plan, _ = published.read_current_plan(home)
             why = "; ".join(iter_changes(job.with_period(period), plan, model))
         except NothingFoundError as error:
             why = ""
@@ -58,7 +58,7 @@ def iter_changes(job: Job, plan: Plan, model: ModelSpec | None) -> Iterator[str]
     before, now = (one.to_dict() if one else None for one in (plan.model, model))
     if before != now:
         yield "the model is another one"
-    if publishing.read_missing_tiles(planning.job_product_dir(job)):
+    if published.read_missing_tiles(planning.job_product_dir(job)):
         yield "tiles are missing"
     context = model.window * job.grid.resolution if model else 0.0
     answer = planning.search_scenes(

@@ -63,13 +63,13 @@ class MeasuredPredictor(Protocol):
         """Side of one input, px."""
 
     @property
-    def answers(self) -> Sequence[Any]:
-        """What is said of a window; the first one is measured."""
+    def outputs(self) -> Sequence[Any]:
+        """Specifications of the outputs; the first one is measured."""
 
     def predict(
         self, chips: Images, places: Sequence[tuple[int, int]] | None = None
     ) -> tuple[NDArray[np.float32], ...]:
-        """Return (B, K, H / cell, W / cell) for each of the answers."""
+        """Return (B, K, H / stride, W / stride) for each of the outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +196,7 @@ def measure(
     Raises:
         ModelError: windows or images are too small, or nowhere well enough observed.
     """
-    side, cell = predictor.window, predictor.answers[0].cell
+    side, cell = predictor.window, predictor.outputs[0].stride
     middle = side // 2 // PATCH_SIZE * PATCH_SIZE - PATCH_SIZE
     if middle < PATCH_SIZE:
         raise ModelError(
@@ -213,7 +213,7 @@ def measure(
             for name, values in image.items()
         }
         centre, *beside = predictor.predict(chips, places)[0]
-        scale = _channel_deviation(centre, predictor.answers[0].class_names)
+        scale = _channel_deviation(centre, predictor.outputs[0].class_names)
         pairs = ((s, way) for s in shifts for way in _DIRECTIONS)
         for (shift, way), other in zip(pairs, beside, strict=True):
             first = (middle - shift) // cell

@@ -124,42 +124,12 @@ class Predictor(ABC):
 
     @abstractmethod
     def forward(self, windows: WindowBatch) -> Sequence[Tensor]:
-        """Return (B, K, h, w) for each of `answers`."""
+        """Return (B, K, h, w) for each of `outputs`."""
 
     @property
-    def answers(self) -> tuple[OutputSpec, ...]:
-        """What is said of a window; the first one leads."""
-        return self.spec.answers
-
-    @property
-    def task(self) -> str:
-        """land_cover, embedding or generate, of the answer that leads; so are the next five."""
-        return self.answers[0].task
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the probabilities, in order; empty unless the task is land_cover."""
-        return self.answers[0].class_names
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the answer's channels; empty if the task is land_cover."""
-        return self.answers[0].bands
-
-    @property
-    def modality(self) -> str | None:
-        """What is generated, else None."""
-        return self.answers[0].modality
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of what is generated, else None."""
-        return self.answers[0].unit
-
-    @property
-    def cell(self) -> int:
-        """Pixels along a side of one cell of the answer."""
-        return self.answers[0].cell
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """Specifications of the outputs; the first one is the primary one."""
+        return self.spec.outputs
 
     @property
     def window(self) -> int:
@@ -187,7 +157,7 @@ class Predictor(ABC):
         return self.device.type
 
     def __call__(self, chips: Chips) -> NDArray[np.float32]:
-        """Return (B, K, H / cell, W / cell): probabilities summing to one, or values by channel.
+        """Return (B, K, H / stride, W / stride): probabilities summing to one, or values by channel.
 
         Args:
             chips: (B, C, H, W) by modality; S2 in DN without offset, S1 in dB, DEM in metres. A
@@ -200,8 +170,10 @@ class Predictor(ABC):
             ModelError: an unknown input, a wrong shape or unit, holes where they are refused, an
                 answer that is not finite, or several answers (`predict` gives them).
         """
-        if len(self.answers) > 1:
-            raise ModelError(f"this model gives {len(self.answers)} answers: call its predict")
+        if len(self.outputs) > 1:
+            raise ModelError(
+                f"this model gives {len(self.outputs)} outputs: call its predict method"
+            )
         (result,) = self.predict(chips)
         there = arrays.compute_data_mask(chips, self.inputs).any(axis=1)
         if np.isnan(result[there]).any():
@@ -209,12 +181,13 @@ class Predictor(ABC):
                 f"the model's answer is not finite (precision {self.precision}): the weights "
                 "are damaged, or made for other inputs"
             )
-        if self.class_names:
-            result[~there] = 1 / len(self.class_names)
+        class_names = self.outputs[0].class_names
+        if class_names:
+            result[~there] = 1 / len(class_names)
         return result
 
     def predict(self, chips: Chips, places: Sequence[WindowOrigin] | None = None) -> Rasters:
-        """Return one (B, K, H / cell, W / cell) for each of `answers`, all from one encoder pass.
+        """Return one (B, K, H / stride, W / stride) for each of `outputs`, all from one encoder pass.
 
         A window without any data, or whose answer is not finite, is NaN as a whole, and no other
         window is.
@@ -234,8 +207,12 @@ class Predictor(ABC):
         if places is not None and len(places) != count:
             raise ModelError(f"{len(places)} places for {count} windows: one for each expected")
         results = tuple(
-            np.full((count, len(one.channels), height // one.cell, width // one.cell), np.nan, "f4")
-            for one in self.answers
+            np.full(
+                (count, len(output.channels), height // output.stride, width // output.stride),
+                np.nan,
+                "f4",
+            )
+            for output in self.outputs
         )
         parts = [
             (names, rows[start : start + self.batch_size])

@@ -75,14 +75,14 @@ class SegmentationPredictor(Predictor):
                 window=card.window,
                 inputs=used,
                 statistics=card.statistics,
-                answers=(said,),
+                outputs=(said,),
                 digest=card.digest(f"{state} {' '.join(used)}"),
             )
         super().__init__(segmenter, contract, options or InferenceOptions())
 
     def forward(self, windows: WindowBatch) -> Sequence[Tensor]:
         """Return the probabilities (B, K, H, W), and the tokens where they are asked for."""
-        if len(self.answers) == 1:
+        if len(self.outputs) == 1:
             return [torch.softmax(self._segmenter(windows.pixels).float(), dim=1)]
         logits, tokens = self._segmenter.forward_with_tokens(windows.pixels)
         return [torch.softmax(logits.float(), dim=1), _tokens_to_map(tokens, windows.pixels)]
@@ -191,7 +191,7 @@ class GenerativePredictor(Predictor):
     def forward(self, windows: WindowBatch) -> Sequence[Tensor]:
         """Return probabilities (B, 10, H, W), tokens, and values (B, C, H, W) in their units."""
         seen = EncodedBatch.encode(self._generator, windows.fill_missing())
-        return [self._compute_output(seen, one, windows) for one in self.answers]
+        return [self._compute_output(seen, one, windows) for one in self.outputs]
 
     def _compute_output(
         self, seen: EncodedBatch, asked: OutputSpec, windows: WindowBatch
@@ -213,7 +213,7 @@ class GenerativePredictor(Predictor):
 
 def _embedding_spec(encoder: Encoder) -> OutputSpec:
     bands = tuple(f"e{index:03d}" for index in range(encoder.architecture.dim))
-    return OutputSpec(task="embedding", bands=bands, cell=PATCH_SIZE)
+    return OutputSpec(task="embedding", bands=bands, stride=PATCH_SIZE)
 
 
 def _generated_spec(modality: str) -> OutputSpec:
@@ -230,7 +230,7 @@ def _build_spec(
     card: Card,
     inputs: Mapping[str, tuple[str, ...]],
     network: nn.Module,
-    answers: Sequence[OutputSpec],
+    outputs: Sequence[OutputSpec],
     *,
     how: Mapping[str, Any] | None = None,
 ) -> PredictorSpec:
@@ -238,7 +238,7 @@ def _build_spec(
     identity = {
         "card": card.identity(),
         "inputs": {name: list(bands) for name, bands in inputs.items()},
-        "answers": [asdict(one) for one in answers],
+        "answers": [_output_identity(output) for output in outputs],
         "how": dict(how or {}),
         "state": loading.hash_state_dict(network.state_dict()),
     }
@@ -247,9 +247,15 @@ def _build_spec(
         window=card.window,
         inputs=inputs,
         statistics=card.statistics,
-        answers=tuple(answers),
+        outputs=tuple(outputs),
         digest=hashlib.sha256(text.encode()).hexdigest(),
     )
+
+
+def _output_identity(output: OutputSpec) -> dict[str, Any]:
+    """Return the fields of an output under the names that digests are computed with."""
+    values = asdict(output)
+    return {"cell" if name == "stride" else name: value for name, value in values.items()}
 
 
 def _select_inputs(card: Card, inputs: Sequence[str] | None) -> dict[str, tuple[str, ...]]:

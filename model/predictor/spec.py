@@ -27,8 +27,8 @@ class OutputSpec:
     unit: str | None = None
     """Of what is generated: DN, dB, m, or 1 for a ratio."""
 
-    cell: int = 1
-    """Pixels along a side of one cell of the answer."""
+    stride: int = 1
+    """Pixels along a side of one value: 16 for the features of a patch."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -49,8 +49,8 @@ class PredictorSpec:
     statistics: Mapping[str, Statistics]
     """Of the inputs, per band, in the modality's own unit."""
 
-    answers: tuple[OutputSpec, ...]
-    """What is said of a window, at least one thing; the first one leads."""
+    outputs: tuple[OutputSpec, ...]
+    """At least one; the first one is the primary one."""
 
     digest: str
     """sha256 over configuration, weights, statistics, and everything else that decides numbers."""

@@ -215,8 +215,8 @@ def _stack_chips(
 
 
 def _check_shapes(outputs: Outputs, predictor: Predictor, batch_size: int) -> None:
-    for answer, said in zip(outputs, predictor.answers, strict=True):
-        side = predictor.window // said.cell
-        due = (batch_size, len(said.class_names or said.bands), side, side)
+    for answer, said in zip(outputs, predictor.outputs, strict=True):
+        side = predictor.window // said.stride
+        due = (batch_size, len(said.channels), side, side)
         if answer.shape != due:
             raise AssertionError(f"the model's answer is {answer.shape} instead of {due}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference.batching import Window
-from pipeline.inference.predictor import OutputSpec
+from pipeline.inference.predictor import PredictorOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class WindowBlender:
     """The weighted sums of one row of windows, of all answers; finished rows leave it."""
 
     def __init__(
-        self, placement: WindowPlacement, lattice: Lattice, output_specs: Sequence[OutputSpec]
+        self, placement: WindowPlacement, lattice: Lattice, output_specs: Sequence[PredictorOutput]
     ) -> None:
         self._placement, self._lattice = placement, lattice
         self._rows = deque(placement.window_rows)
         self._each = [
-            _OutputBlender(placement, lattice.coarsen(one.cell), one) for one in output_specs
+            _OutputBlender(placement, lattice.coarsen(one.stride), one) for one in output_specs
         ]
 
     def add(self, window: Window, outputs: Sequence[NDArray[np.float32]]) -> bool:
@@ -73,14 +73,14 @@ class _OutputBlender:
     """Of one answer, in its cells: (channel, what a row of windows reaches, width of the tile)."""
 
     def __init__(
-        self, placement: WindowPlacement, lattice: Lattice, output_spec: OutputSpec
+        self, placement: WindowPlacement, lattice: Lattice, output_spec: PredictorOutput
     ) -> None:
-        self.lattice_cell = output_spec.cell
+        self.lattice_cell = output_spec.stride
         self._lattice = lattice
-        self._left = placement.tile_offset[1] // output_spec.cell
-        width = placement.tile_shape[1] // output_spec.cell
+        self._left = placement.tile_offset[1] // output_spec.stride
+        width = placement.tile_shape[1] // output_spec.stride
         reach = lattice.window - 2 * lattice.context_width
-        channels = len(output_spec.class_names or output_spec.bands)
+        channels = len(output_spec.channels)
         self._inner = slice(lattice.context_width, lattice.context_width + reach)
         profile = lattice.compute_axis_weights()[self._inner]
         self._weight = np.outer(profile, profile)

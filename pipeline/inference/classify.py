@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from catalogs import legend
 from pipeline.plan import layers
-from pipeline.plan.recipe import ModelSpec, OutputSpec
+from pipeline.plan.output_spec import OutputSpec
+from pipeline.plan.recipe import ModelSpec
 
 NON_LAND_COVER_CLASSES = ("nodata", "clouds")
 """Answers that are no land cover: where one is most probable, a pixel stays unclassified."""
@@ -29,14 +30,13 @@ def list_output_layers(
         include_probabilities: whether the class probabilities are kept.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for answer in model.answers:
-        if answer.task == "land_cover":
-            kept = {"probabilities": answer.class_names} if include_probabilities else {}
+    for output in model.outputs:
+        if output.kind == "classes":
+            kept = {"probabilities": output.class_names} if include_probabilities else {}
             found |= {name: layers.get(name).band_names() for name in LAND_COVER_LAYERS} | kept
         else:
-            layer = layers.get(answer.layer)
-            layers.check_model_unit(layer, answer.unit)
-            found[layer.name] = layer.band_names(answer.bands)
+            layer = layers.get(output.layer_name)
+            found[layer.name] = layer.band_names(output.bands)
     return found
 
 
@@ -55,9 +55,12 @@ def to_layers(
         observed: (y, x).
         include_probabilities: whether the class probabilities are kept.
     """
-    if output_spec.task != "land_cover":
-        layer = layers.get(output_spec.layer)
-        values = np.where(observed, blended, layer.fill_value).astype(layer.dtype)
+    if output_spec.kind != "classes":
+        layer = layers.get(output_spec.layer_name)
+        values = np.full(blended.shape, layer.fill_value, dtype=layer.dtype)
+        valid = observed & np.isfinite(blended)
+        rounded = blended if values.dtype.kind == "f" else np.rint(blended)
+        values[valid] = rounded[valid]
         return {layer.name: values[0] if layer.is_single_band else values}
     result = classify_probabilities(blended, output_spec.class_names, observed)
     if not include_probabilities:

@@ -88,8 +88,8 @@ def compare_samples(
     """
     if land_cover is None or plan.model is None:
         return {}
-    said = next(one for one in plan.model.answers if one.task == "land_cover")
-    index = plan.model.answers.index(said)
+    said = next(one for one in plan.model.outputs if one.task == "land_cover")
+    index = plan.model.outputs.index(said)
     codes = np.array([legend.CLASS_BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
     none = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
     found: dict[str, Any] = defaultdict(list)

@@ -9,35 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Outputs = tuple[NDArray[np.float32], ...]
-"""One array for each answer of a model."""
+"""One array for each output of a model."""
 
 
-class OutputSpec(Protocol):
-    """What a model says of itself about one of its answers: see :class:`pipeline.plan.recipe.OutputSpec`."""
+class PredictorOutput(Protocol):
+    """One output of a predictor; see :class:`pipeline.plan.output_spec.OutputSpec`."""
 
     @property
     def task(self) -> str:
-        """One of :data:`pipeline.plan.recipe.TASKS`."""
+        """``land_cover``, ``embedding``, ``generate`` or the name of another layer."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the legend, in the order of the probabilities; empty for other answers."""
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels: classes, or bands."""
 
     @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the channels of an answer that is no legend."""
-
-    @property
-    def cell(self) -> int:
-        """Pixels along the side of one cell of the answer."""
-
-    @property
-    def modality(self) -> str | None:
-        """What is generated, if anything."""
-
-    @property
-    def unit(self) -> str | None:
-        """Unit of what is generated."""
+    def stride(self) -> int:
+        """Pixels along a side of one value."""
 
 
 class Predictor(Protocol):
@@ -52,8 +40,8 @@ class Predictor(Protocol):
         """Modality → band names in the model's order."""
 
     @property
-    def answers(self) -> Sequence[OutputSpec]:
-        """What is answered, all in one pass."""
+    def outputs(self) -> Sequence[PredictorOutput]:
+        """What is predicted, all in one pass."""
 
     @property
     def digest(self) -> str:
@@ -71,9 +59,9 @@ class Predictor(Protocol):
                 CRS: what is drawn at random is drawn for the ground.
 
         Returns:
-            For each answer (batch, channel, window / cell, window / cell): probabilities that sum
-            to one over the classes, or features, or values in its unit. NaN where a window has no
-            answer.
+            For each output (batch, channel, window / stride, window / stride): probabilities that
+            sum to one over the classes, or features, or values in its unit. NaN where a window has
+            no output.
         """
 
     @property

@@ -30,7 +30,7 @@ def predict(
             decided by the window alone. None = no window is.
     """
     answers = predictor.predict(chips, places)
-    which = [index for index, said in enumerate(predictor.answers) if said.task == "land_cover"]
+    which = [index for index, said in enumerate(predictor.outputs) if said.task == "land_cover"]
     if tta_threshold is None or not which:
         return answers
     (index,) = which

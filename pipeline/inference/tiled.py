@@ -107,7 +107,7 @@ class TilePredictor:
         self._batches = BatchRunner(
             self._executor, predictor, placement, batch_size, stats, tta_threshold, window_cache
         )
-        self._blender = WindowBlender(placement, lattice, predictor.answers)
+        self._blender = WindowBlender(placement, lattice, predictor.outputs)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 OverviewResampling = Literal["mode", "average"]
 
+OutputKind = Literal["classes", "values", "features"]
+"""Kinds of model outputs: probabilities of the legend's classes, values in a unit, features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -54,6 +57,12 @@ class Layer:
     bitfields: tuple[tuple[int, str], ...] = ()
     """(value of the bit, its name) where the values are bit fields."""
 
+    kind: OutputKind | None = None
+    """Kind of the model output that the layer stores; None where it stores none."""
+
+    stored_unit: str | None = None
+    """Unit of the stored values where a scale makes it another one than :attr:`unit`."""
+
     def __post_init__(self) -> None:
         kind = np.dtype(self.dtype).kind
         if kind not in "uif":
@@ -71,6 +80,11 @@ class Layer:
         """Return nodata as a NumPy scalar of the stored type."""
         fill: np.generic = np.dtype(self.dtype).type(self.nodata)
         return fill
+
+    @property
+    def model_unit(self) -> str | None:
+        """Return the unit in which a model has to give the values of the layer."""
+        return None if self.kind == "features" else self.stored_unit or self.unit
 
     @property
     def is_categorical(self) -> bool:
@@ -172,6 +186,7 @@ LAYERS: tuple[Layer, ...] = (
         overview_resampling="mode",
         bands=("land_cover",),
         has_legend=True,
+        kind="classes",
     ),
     Layer(
         name="confidence",
@@ -270,6 +285,7 @@ LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         unit="1",
         overview_resampling="average",
+        kind="features",
     ),
     Layer(
         name="generated_S2L2A",
@@ -280,7 +296,9 @@ LAYERS: tuple[Layer, ...] = (
         nodata=float("nan"),
         scale=1e-4,
         unit="1",
+        stored_unit="DN",
         overview_resampling="average",
+        kind="values",
     ),
     *(
         Layer(
@@ -292,6 +310,7 @@ LAYERS: tuple[Layer, ...] = (
             nodata=float("nan"),
             unit="dB",
             overview_resampling="average",
+            kind="values",
         )
         for name in ("S1GRD", "S1RTC")
     ),
@@ -305,6 +324,7 @@ LAYERS: tuple[Layer, ...] = (
         unit="m",
         overview_resampling="average",
         bands=("DEM",),
+        kind="values",
     ),
     Layer(
         name="generated_NDVI",
@@ -316,6 +336,7 @@ LAYERS: tuple[Layer, ...] = (
         unit="1",
         overview_resampling="average",
         bands=("NDVI",),
+        kind="values",
     ),
     *_COMPOSITE_LAYERS,
     Layer(
@@ -340,9 +361,6 @@ LAYERS: tuple[Layer, ...] = (
     ),
 )
 
-MODEL_UNITS: dict[str, str | None] = {"embedding": None, "generated_S2L2A": "DN"}
-"""Layer → unit that a model's output must state, where it is not the layer's unit."""
-
 LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
 
 
@@ -357,17 +375,3 @@ def get(name: str) -> Layer:
     except KeyError:
         names = ", ".join(LAYERS_BY_NAME)
         raise ValueError(f"No layer is called {name!r}; the layers are: {names}.") from None
-
-
-def check_model_unit(layer: Layer, unit: str | None) -> None:
-    """Check that a model's output has the unit that a layer stores.
-
-    Raises:
-        ValueError: the units differ.
-    """
-    expected = MODEL_UNITS.get(layer.name, layer.unit)
-    if unit != expected:
-        raise ValueError(
-            f"The layer {layer.name!r} stores values in {expected!r}, but the model's output is in "
-            f"{unit!r}."
-        )

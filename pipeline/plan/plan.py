@@ -17,8 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import DEFAULT_BANDS, Scene
-from catalogs.scene_selection import RejectedScene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm, window_lattice
 from pipeline.grid.grid import Grid, Tile
@@ -154,9 +153,14 @@ class Plan:
 
     def coarsening_factor(self, layer: str) -> int:
         """Return the grid cells along the side of one cell of a layer."""
-        outputs = self.model.answers if self.model else ()
+        outputs = self.model.outputs if self.model else ()
         return next(
-            (output.cell // self.output_stride for output in outputs if output.layer == layer), 1
+            (
+                output.stride // self.output_stride
+                for output in outputs
+                if output.layer_name == layer
+            ),
+            1,
         )
 
     @property

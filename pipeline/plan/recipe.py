@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pipeline.plan.output_spec import OutputSpec
+
 COMPOSITE_METHODS = ("median", "medoid", "least_cloudy", "latest")
 """Ways of reducing the clear observations of a pixel to one."""
-
-TASKS = ("land_cover", "embedding", "generate")
-"""What a model can output: land-cover classes, features of patches, values of a modality."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,49 +92,6 @@ def _lists_to_tuples(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSpec:
-    """One output of a model."""
-
-    task: str = "land_cover"
-    """One of :data:`TASKS`."""
-
-    class_names: tuple[str, ...] = ()
-    """Classes of the legend, in the order of the probabilities; empty for other outputs."""
-
-    bands: tuple[str, ...] = ()
-    """Names of the channels where they are not classes."""
-
-    cell: int = 1
-    """Output stride: pixels along the side of one output cell; 16 for features of patches."""
-
-    modality: str | None = None
-    """The modality that is generated, if the task is ``generate``."""
-
-    unit: str | None = None
-    """Unit of generated values, as the model states it."""
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; known are {', '.join(TASKS)}")
-        if self.task == "generate" and self.modality is None:
-            raise ValueError("an output of the task 'generate' needs a modality")
-        if not self.channels:
-            raise ValueError(f"an output of the task {self.task!r} needs class_names or bands")
-        if self.cell < 1:
-            raise ValueError(f"an output stride of {self.cell} px is not positive")
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Return the names of the channels: classes, or bands."""
-        return self.class_names or self.bands
-
-    @property
-    def layer(self) -> str:
-        """Return the name of the layer that stores the output."""
-        return f"generated_{self.modality}" if self.task == "generate" else self.task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """The model of a plan: what identifies it, and what placing its windows needs."""
 
@@ -150,50 +106,44 @@ class ModelSpec:
     device: str = "cpu"
     """``cpu`` or ``cuda``: outputs are bit-identical only on the same type of device."""
 
-    answers: tuple[OutputSpec, ...]
-    """The requested outputs of one forward pass, the primary one first."""
+    outputs: tuple[OutputSpec, ...]
+    """The requested outputs of one forward pass, the primary one first; ``answers`` in JSON."""
 
     def __post_init__(self) -> None:
-        if not self.answers:
+        if not self.outputs:
             raise ValueError("a model needs at least one output")
-        if len({output.layer for output in self.answers}) < len(self.answers):
+        if len({output.layer_name for output in self.outputs}) < len(self.outputs):
             raise ValueError("an output of the model is requested more than once")
-        if any(self.window % output.cell for output in self.answers):
+        if any(self.window % output.stride for output in self.outputs):
             raise ValueError(f"windows of {self.window} px are not whole cells of every output")
 
     @property
     def primary_output(self) -> OutputSpec:
         """Return the primary output: the first one."""
-        return self.answers[0]
+        return self.outputs[0]
 
     @property
     def output_stride(self) -> int:
         """Return the smallest output stride, pixels."""
-        return min(output.cell for output in self.answers)
+        return min(output.stride for output in self.outputs)
 
     @property
     def max_output_stride(self) -> int:
         """Return the largest output stride, pixels."""
-        return max(output.cell for output in self.answers)
+        return max(output.stride for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON-ready values, without output fields that have their default."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["inputs"] = {key: list(bands) for key, bands in self.inputs.items()}
-        values["answers"] = [_non_default_fields(output) for output in self.answers]
+        del values["outputs"]
+        values["answers"] = [output.to_dict() for output in self.outputs]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Build a model specification from :meth:`to_dict`'s values."""
         inputs = {key: tuple(bands) for key, bands in values["inputs"].items()}
-        outputs = tuple(OutputSpec(**_lists_to_tuples(output)) for output in values["answers"])
-        return cls(**{**values, "inputs": inputs, "answers": outputs})
-
-
-def _non_default_fields(output: OutputSpec) -> dict[str, Any]:
-    return {
-        field.name: _tuples_to_lists(getattr(output, field.name))
-        for field in fields(output)
-        if getattr(output, field.name) != field.default
-    }
+        outputs = tuple(OutputSpec.from_dict(output) for output in values["answers"])
+        others = {key: value for key, value in values.items() if key not in ("answers", "inputs")}
+        return cls(**others, inputs=inputs, outputs=outputs)

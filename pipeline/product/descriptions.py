@@ -1,4 +1,4 @@
-"""What a product is and what to know before trusting it, in sentences for people."""
+"""Describe a product in sentences: what it is, how it was made, its limitations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.plan import layers
 from pipeline.product.product import Product
 
 RANDOM_WEIGHTS_WARNING = (
-    "Random weights: the answer is meaningless, and says nothing about the ground."
+    "Random weights: the output is meaningless, and says nothing about the ground."
 )
 
 UNOBSERVED_WARNING_PERCENT = 5.0
-"""Per cent of a region without an observation from which on it is worth a warning."""
+"""Percentage of a region without an observation from which on a warning is given."""
 
 _PERIOD_NOTE = (
     "The product shows the period as a whole, from a composite of its clear observations; it is "
@@ -24,13 +24,13 @@ _PERIOD_NOTE = (
 _LIMITATIONS = {
     "land_cover": (
         (
-            "Confidence is the probability that the model gives to its own answer. It is not an "
+            "Confidence is the probability that the model gives to the class on the map. It is not an "
             "accuracy: a confident pixel can be wrong."
         ),
         (
-            "Clouds and no data are never mapped as land cover. Where they are the model's answer "
-            "although the ground was seen, the map is 0: not classified. Its observations are "
-            "above 0 there, and 0 where nothing was observed."
+            "Clouds and no data are never mapped as land cover. Where the model's most probable "
+            "class is one of them although there are observations, the map is 0: not classified. "
+            "The layer observations is above 0 there, and 0 where nothing was observed."
         ),
         _PERIOD_NOTE,
         (
@@ -40,20 +40,20 @@ _LIMITATIONS = {
     ),
     "embedding": (
         (
-            "An embedding has no unit, and its bands have no meaning one by one. Embeddings "
-            "compare with those of the same model, inputs and grid, and with no others."
+            "An embedding has no unit, and a single band of it has no meaning. Embeddings can be "
+            "compared only with those of the same model, inputs and grid."
         ),
         (
-            "A cell counts as observed where at least half of its pixels were; it holds the "
-            "number of observations that half of them reach, and the latest of their days. "
-            "Composites beside it are means over the cell."
+            "A cell counts as observed where at least half of its pixels were observed; it holds "
+            "the number of observations that half of them reach, and the latest of their days. "
+            "Composites of the same product are means over the cell."
         ),
         _PERIOD_NOTE,
     ),
     "generated": (
         (
-            "The values are generated: a model's guess from the inputs, and not a measurement. "
-            "They can look right and be wrong, most of all where the inputs say little."
+            "The values are generated: a model's estimate from the inputs, and not a measurement. "
+            "They can look plausible and be wrong, most of all where the inputs say little."
         ),
         (
             "As published, the model's decoder keeps each value within one standard deviation of "
@@ -61,101 +61,103 @@ _LIMITATIONS = {
             "and no ground above 1622 m."
         ),
         "What was not observed is left empty; nothing is generated from no data.",
-        "The model does not see what it is asked for: that is left out of its inputs.",
+        "The modality that is generated is never among the model's inputs.",
         _PERIOD_NOTE,
     ),
 }
 
 
 def describe_product(product: Product) -> str:
-    """Say what the product is."""
+    """Return what the product is, in one sentence."""
     if product.provenance.model is None:
         return "Cloud-free composites of satellite images, pixel by pixel, for the period below."
     if product.output_kind == "land_cover":
         return (
-            "A land-cover map: for every pixel the most probable class, with how sure the model "
-            "is, how often the ground was seen, and when last."
+            "A land-cover map: for every pixel the most probable class, the model's confidence, "
+            "the number of clear observations, and the day of the last one."
         )
     if product.output_kind == "embedding":
         return (
-            "Embeddings: for every cell the features by which the model describes it, as numbers "
-            "for search, clustering or a classifier of one's own."
+            "Embeddings: for every cell the features that the model computes, for search, "
+            "clustering or a classifier of your own."
         )
     title = layers.get(product.provenance.main_layer).title.removeprefix("Generated ")
-    given = " and ".join(product.provenance.model_options.get("inputs", ())) or "other inputs"
-    return f"{title[0].upper()}{title[1:]} as the model generates it from {given}, pixel by pixel."
+    inputs = " and ".join(product.provenance.model_options.get("inputs", ())) or "other inputs"
+    return f"{title[0].upper()}{title[1:]} as the model generates it from {inputs}, pixel by pixel."
 
 
 def list_warnings(product: Product) -> list[str]:
-    """Return what must be said before anything else."""
+    """Return the warnings that stand at the head of the report and in the item."""
     partial = ["Partial: some tiles are missing."] if product.missing_tiles else []
     return [RANDOM_WEIGHTS_WARNING, *partial] if product.provenance.is_random else partial
 
 
 def describe_coverage(product: Product) -> str:
-    """Say how much of the region was observed, and how much of that has no answer."""
-    extent = product.coverage_counts
-    if extent is None:
+    """Return how much of the region was observed, and how much of that was not classified."""
+    counts = product.coverage_counts
+    if counts is None:
         return "not counted"
-    blank = f"; {extent.not_classified_percent:.1f} % not classified although observed"
-    seen = 100 - extent.not_observed_percent
-    return f"{seen:.1f} % observed{blank if extent.unclassified else ''}"
+    unclassified = f"; {counts.not_classified_percent:.1f} % not classified although observed"
+    observed = f"{100 - counts.not_observed_percent:.1f} % observed"
+    return f"{observed}{unclassified if counts.unclassified else ''}"
 
 
 def warn_unobserved(not_observed_percent: float | None) -> list[str]:
-    """Warn of a region much of which was never observed."""
+    """Return a warning if much of the region was never observed."""
     if not_observed_percent is None or not_observed_percent < UNOBSERVED_WARNING_PERCENT:
         return []
     share = f"{not_observed_percent:.1f} % of the region was never observed"
-    return [f"{share}: terramosaic search shows which scenes there are, and why others are out."]
+    return [
+        f"{share}: terramosaic search shows which scenes there are, and why others are refused."
+    ]
 
 
 def describe_lineage(product: Product) -> str:
-    """Tell in two sentences how the product came about."""
+    """Return how the product was made, in two sentences."""
     used = Counter(scene.modality for scene in product.scenes)
     inputs = ", ".join(f"{count} {modality}" for modality, count in sorted(used.items()))
-    first = (
+    composites = (
         f"Composites of the period {product.start} to {product.end} from {inputs or 'no'} "
         f"scene(s); {len(product.refused)} scene(s) refused."
     )
     if product.provenance.model is None:
-        return first
+        return composites
     model = product.provenance.model
     if product.output_kind == "land_cover":
         return (
-            f"{first} Land cover predicted by {model} on overlapping windows, probabilities "
+            f"{composites} Land cover predicted by {model} on overlapping windows, probabilities "
             "blended before the most probable class was taken."
         )
     title = layers.get(product.provenance.main_layer).title
-    return f"{first} {title} computed by {model} on overlapping windows, and blended."
+    return f"{composites} {title} computed by {model} on overlapping windows, and blended."
 
 
 def list_limitations(product: Product) -> list[str]:
-    """Return what a reader must know before trusting the product, one sentence each."""
+    """Return the limitations of the product, as paragraphs."""
     notes = [RANDOM_WEIGHTS_WARNING] if product.provenance.is_random else []
     if product.missing_tiles:
         notes.append(
-            f"This product is partial: {len(product.missing_tiles)} tile(s) are missing and declared as "
-            "holes. Their pixels are no data, and not a statement about the ground."
+            f"This product is partial: {len(product.missing_tiles)} tile(s) are missing and listed "
+            "as such. Their pixels are no data, and not a statement about the ground."
         )
     if product.scenes_without_scl:
         notes.append(
-            f"{len(product.scenes_without_scl)} Sentinel-2 scene(s) came without a scene classification "
+            f"{len(product.scenes_without_scl)} Sentinel-2 scene(s) have no scene classification "
             "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
             "entered the map."
         )
-    satellites = radar.describe_mixed_satellites(product.scenes)
-    if satellites is not None:
-        notes.append(satellites)
+    mixed_satellites = radar.describe_mixed_satellites(product.scenes)
+    if mixed_satellites is not None:
+        notes.append(mixed_satellites)
     if product.provenance.model is not None:
         notes.extend(_LIMITATIONS[product.output_kind])
     return notes
 
 
 def redact_message(text: str) -> str:
-    """Take folders of this machine and the queries of URLs out of a message.
+    """Remove local folders and the queries of URLs from a message.
 
-    A file's own name stays; a query may hold a token.
+    File names stay; a query may hold a token.
     """
     text = re.sub(r"((?:https?|s3|gs)://[^\s?'\"]+)\?[^\s'\"]*", r"\1", text)
     text = re.sub(r"file://", "", text)

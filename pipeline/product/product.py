@@ -1,4 +1,4 @@
-"""A finished product, in memory: everything that its item and its report are made from."""
+"""Records of a finished product, from which its STAC item and its report are made."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.scene import MASK_BANDS, Scene
-from catalogs.scene_selection import RejectedScene
-from catalogs.search import Caveat
+from catalogs.scene_selection import Caveat, RejectedScene
 from pipeline.grid.grid import Grid
-from pipeline.plan.layers import Layer
+from pipeline.plan import layers
+from pipeline.plan.layers import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import atomic_files
@@ -27,7 +27,13 @@ DOCUMENT_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "sld": ("OGC style (SLD)", "application/vnd.ogc.sld+xml", ("style", "metadata")),
     "plan": ("Plan", "application/json", ("metadata",)),
 }
-"""Kind of document -> title, media type, roles."""
+"""Kind of document → title, media type, roles."""
+
+_TEXT_KEYS: Mapping[OutputKind | None, str] = {
+    "classes": "land_cover",
+    "features": "embedding",
+    "values": "generated",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ class Raster:
     info: CogInfo
 
     is_mosaic: bool = False
-    """Whether it shows again what others hold: it is not counted."""
+    """Whether it repeats the pixels of other rasters: it is not counted."""
 
     def __post_init__(self) -> None:
         _check_relative_href(self.href)
@@ -66,43 +72,47 @@ class Raster:
 
 @dataclass(frozen=True, kw_only=True)
 class CoverageCounts:
-    """Cells of the region, over all grids: what was seen of them, and what has an answer."""
+    """Counts of the region's cells over all grids: all, unobserved, unclassified."""
 
     inside: int
     unobserved: int
-    """Never observed clearly."""
+    """Without a clear observation."""
 
     unclassified: int
-    """Observed, and yet without an answer."""
+    """Observed, but without a class."""
 
     @classmethod
     def from_rasters(cls, rasters: Iterable[Raster], main_layer: str) -> CoverageCounts | None:
-        """Count what the rasters say; None without counts of observations."""
-        inside = unseen = unanswered = 0
-        told = False
+        """Sum the counts of rasters; None if no raster of observations is among them."""
+        inside = unobserved = unmapped = 0
+        has_observations = False
         for raster in rasters:
             band = raster.info.statistics[0]
             if raster.is_mosaic:
                 continue
             if raster.layer.name == "observations":
-                told = True
+                has_observations = True
                 inside += band.valid
-                unseen += (band.counts or {}).get(0, 0)
-                unanswered += band.valid if main_layer == "land_cover" else 0
+                unobserved += (band.counts or {}).get(0, 0)
+                unmapped += band.valid if main_layer == "land_cover" else 0
             elif raster.layer.name == main_layer == "land_cover":
-                unanswered -= band.valid
-        if not told:
+                unmapped -= band.valid
+        if not has_observations:
             return None
-        return cls(inside=inside, unobserved=unseen, unclassified=max(unanswered - unseen, 0))
+        return cls(
+            inside=inside,
+            unobserved=unobserved,
+            unclassified=max(unmapped - unobserved, 0),
+        )
 
     @property
     def not_observed_percent(self) -> float:
-        """Return the per cent of the region that was never observed clearly."""
+        """Return the percentage of the region without a clear observation."""
         return 100.0 * self.unobserved / max(self.inside, 1)
 
     @property
     def not_classified_percent(self) -> float:
-        """Return the per cent of the region that was observed and has no class."""
+        """Return the percentage of the region that was observed and has no class."""
         return 100.0 * self.unclassified / max(self.inside, 1)
 
 
@@ -129,14 +139,14 @@ class Document:
         _check_relative_href(self.href)
         if self.kind not in DOCUMENT_KINDS:
             raise ValueError(
-                f"No kind of document is {self.kind!r}; there are: {list(DOCUMENT_KINDS)}."
+                f"{self.kind!r} is no kind of document; the kinds are {list(DOCUMENT_KINDS)}."
             )
 
     @classmethod
     def from_path(
         cls, path: Path, *, item_dir: Path, kind: str, key: str | None = None
     ) -> Document:
-        """Describe a file or folder that lies under the item's folder ``item_dir``."""
+        """Describe a file or folder under ``item_dir``, the folder of the item."""
         href = path.relative_to(item_dir).as_posix()
         if path.is_dir():
             return cls(key=key or kind, href=href, kind=kind)
@@ -146,7 +156,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class MissingTile:
-    """A tile that is missing from a product published as partial."""
+    """A tile that is missing from a partial product."""
 
     tile: str
     reason: str
@@ -172,24 +182,24 @@ class Provenance:
     """Version of terramosaic."""
 
     software: Mapping[str, str] = field(default_factory=dict)
-    """Name -> version of everything else that decides the numbers."""
+    """Name → version of the other packages that determine the pixels."""
 
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The choices of the job, JSON-ready."""
+    """The recipe of the plan, JSON-ready."""
 
     main_layer: str = "land_cover"
-    """Name of the layer that holds the model's answer, where there is a model."""
+    """Name of the layer of the model's main output, where there is a model."""
 
     model_options: Mapping[str, Any] = field(default_factory=dict)
-    """What the model was asked for, and whose numbers it has; JSON-ready, no folders."""
+    """Options of the model and the sources of its weights; JSON-ready, without folders."""
 
     is_random: bool = False
-    """Whether any of the model's numbers are random: the answer then means nothing."""
+    """Whether any weights of the model are random: its output is then meaningless."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """Everything that is said about a product, in its item and in its report."""
+    """One product: a region in one period, with its files, inputs, provenance and figures."""
 
     name: str
 
@@ -219,27 +229,27 @@ class Product:
     documents: tuple[Document, ...]
 
     scenes: tuple[Scene, ...]
-    """Those that were used."""
+    """Scenes that were used."""
 
     refused: tuple[RejectedScene, ...]
     provenance: Provenance
     caveats: tuple[Caveat, ...] = ()
-    """What the catalog left open about scenes that were used all the same."""
+    """Open questions about scenes that were used."""
 
     verdict_counts: Mapping[str, int] = field(default_factory=dict)
-    """What the pixels say of what the catalog claims of them → scenes used."""
+    """Status of the radiometry check → number of used scenes."""
 
     missing_tiles: tuple[MissingTile, ...] = ()
     """Empty unless the product is declared partial."""
 
     accuracy: AccuracyMetrics | None = None
-    """Agreement with a truth, where one is known."""
+    """Agreement with a reference map, where there is one."""
 
     quality: QualityMetrics | None = None
-    """What was found at the lines by which the work was cut."""
+    """Seam and sample figures."""
 
     accuracy_reference: str = ""
-    """What the truth is, for people."""
+    """Description of the reference map."""
 
     license: str = "other"
     """SPDX identifier, or ``other`` with links that explain it."""
@@ -257,7 +267,7 @@ class Product:
         names = [raster.key for raster in self.rasters]
         keys = Counter([*names, *(document.key for document in self.documents)])
         if twice := [key for key, times in keys.items() if times > 1]:
-            raise ValueError(f"Asset keys must differ; these come twice: {twice}.")
+            raise ValueError(f"Asset keys must be unique; these come twice: {twice}.")
 
     @property
     def id(self) -> str:
@@ -271,16 +281,13 @@ class Product:
 
     @property
     def output_kind(self) -> str:
-        """Return what the model answered: land_cover, embedding or generated."""
-        return (
-            "generated"
-            if self.provenance.main_layer.startswith("generated_")
-            else self.provenance.main_layer
-        )
+        """Return the kind of the main output as texts name it: land_cover, embedding, generated."""
+        kind = layers.get(self.provenance.main_layer).kind if self.provenance.main_layer else None
+        return _TEXT_KEYS.get(kind, "")
 
     @property
     def scenes_without_scl(self) -> tuple[str, ...]:
-        """Return the ids of Sentinel-2 scenes without a mask of any kind: all of it clear."""
+        """Return the ids of Sentinel-2 scenes without any mask band; they count as clear."""
         return tuple(
             scene.id
             for scene in self.scenes
@@ -289,7 +296,7 @@ class Product:
 
     @property
     def coverage_counts(self) -> CoverageCounts | None:
-        """Return what was seen of the region, and what has an answer."""
+        """Return the counts of unobserved and unclassified cells."""
         return CoverageCounts.from_rasters(self.rasters, self.provenance.main_layer)
 
     def rasters_for_layer(self, layer_name: str) -> tuple[Raster, ...]:
@@ -315,6 +322,8 @@ def count_values(rasters: Iterable[Raster], layer_name: str) -> dict[int, int]:
 
 
 def _check_relative_href(href: str) -> None:
-    """Refuse an href that leaves the item's folder or names this machine."""
+    """Raise ValueError for an href that leaves the item's folder or is absolute."""
     if href.startswith(("/", "~")) or ".." in href.split("/") or ":" in href or "\\" in href:
-        raise ValueError(f"An asset lies beside its item, under a relative path; not at {href!r}.")
+        raise ValueError(
+            f"The href of an asset must be a relative path below its item, not {href!r}."
+        )

@@ -1,4 +1,4 @@
-"""What the model of a plan was asked for, and whose numbers it has: told in the product."""
+"""List the options of a plan's model and the sources of its weights, to be published."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ _PUBLISHED_OPTIONS = ("modality", "timesteps", "classes")
 
 
 def model_options(plan: Plan) -> dict[str, Any]:
-    """Return the model's options, JSON-ready; of files the names, and no folder."""
+    """Return the model's options, JSON-ready; files are named without their folders."""
     if plan.model is None:
         return {}
-    asked = plan.job["model"]
-    tasks = list(dict.fromkeys(one.task for one in plan.model.answers))
-    told = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
-    told |= {key: asked[key] for key in _PUBLISHED_OPTIONS if key in asked}
-    told |= {key: _drop_directory(asked[key]) for key in ("checkpoint", "stats") if key in asked}
-    told |= {key: _drop_directory(value) for key, value in _weight_sources(asked).items()}
-    return told
+    settings = plan.job["model"]
+    tasks = list(dict.fromkeys(output.task for output in plan.model.outputs))
+    options = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
+    options |= {key: settings[key] for key in _PUBLISHED_OPTIONS if key in settings}
+    options |= {
+        key: _drop_directory(settings[key]) for key in ("checkpoint", "stats") if key in settings
+    }
+    options |= {key: _drop_directory(source) for key, source in _weight_sources(settings).items()}
+    return options
 
 
 def is_random(plan: Plan) -> bool:
-    """Tell whether any of the model's numbers are random."""
+    """Return whether any weights of the plan's model are random."""
     if plan.model is None:
         return False
-    sources = _weight_sources(plan.job["model"])
-    return any("random" in each for each in sources.values() if isinstance(each, Mapping))
+    sources = _weight_sources(plan.job["model"]).values()
+    return any("random" in source for source in sources if isinstance(source, Mapping))
 
 
 def _weight_sources(model_settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where the numbers of the model and of each tokenizer come from."""
-    own = (
-        {}
-        if "checkpoint" in model_settings
-        else {"weights": model_settings.get("weights") or "shipped"}
-    )
-    return own | {
-        f"tokenizer {name}": one for name, one in model_settings.get("tokenizers", {}).items()
-    }
+    """Return the sources of the weights of the model and of each tokenizer, by label."""
+    sources: dict[str, Any] = {}
+    if "checkpoint" not in model_settings:
+        sources["weights"] = model_settings.get("weights") or "shipped"
+    for name, source in model_settings.get("tokenizers", {}).items():
+        sources[f"tokenizer {name}"] = source
+    return sources
 
 
 def _drop_directory(source: Any) -> Any:
-    """Return a source with a file's name instead of its path."""
+    """Return a source of weights with the name of a file instead of its path."""
     if isinstance(source, str):
         return Path(source).name
     if isinstance(source, Mapping) and "path" in source:

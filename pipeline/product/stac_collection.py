@@ -13,14 +13,14 @@ from pipeline.storage import styles
 
 
 def build_collection(
-    items: Sequence[Mapping[str, Any]], *, title: str, license: str
+    items: Sequence[Mapping[str, Any]], *, title: str, license_id: str
 ) -> dict[str, Any]:
     """Return the STAC collection over all periods of a product.
 
     Args:
         items: the items, at least one, of one product.
         title: name for people.
-        license: as :attr:`Product.license`.
+        license_id: as :attr:`Product.license`.
 
     Raises:
         ValueError: there is no item, or they belong to different products.
@@ -31,17 +31,18 @@ def build_collection(
     ordered = sorted(items, key=lambda entry: str(entry["properties"]["start_datetime"]))
     name = ordered[0]["collection"]
     item_assets = _item_assets(ordered)
+    output_titles = _output_titles(ordered)
     return {
         "type": "Collection",
         "stac_version": stac_item.STAC_VERSION,
         "stac_extensions": stac_item.list_extensions(item_assets, required=()),
         "id": name,
         "title": title,
-        "description": f"{' and '.join(_output_titles(ordered))} of {title}, one item per period, made "
-        "by terramosaic.",
-        "license": license,
+        "description": f"{' and '.join(output_titles)} of {title}, one item per period, made by "
+        "terramosaic.",
+        "license": license_id,
         "keywords": [
-            *map(str.lower, _output_titles(ordered)),
+            *map(str.lower, output_titles),
             "Sentinel-1",
             "Sentinel-2",
             "TerraMind",
@@ -61,20 +62,20 @@ def read_items(product_dir: Path) -> list[dict[str, Any]]:
 
 
 def _output_titles(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the items are about: the titles of their answers, or composites."""
-    answers = {
+    """Return the titles of the items' model outputs; "Composites" for items without a model."""
+    output_layers = {
         "land_cover"
         if "land_cover" in entry["assets"]
         else _output_layer(entry["properties"]): None
-        # ^ older items do not name their answer
+        # ^ older items do not name their output
         for entry in items
     }
-    return [layers.get(name).title if name else "Composites" for name in answers]
+    return [layers.get(name).title if name else "Composites" for name in output_layers]
 
 
 def _output_layer(properties: Mapping[str, Any]) -> str | None:
-    answer: str | None = properties.get("terramosaic:answer")
-    return answer
+    layer_name: str | None = properties.get("terramosaic:answer")
+    return layer_name
 
 
 def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     east, north = max(box[2] for box in boxes), max(box[3] for box in boxes)
     if any(box[0] > box[2] for box in boxes) and len({tuple(box) for box in boxes}) > 1:
         west, east = -180.0, 180.0
-        # ^ boxes over the antimeridian have no union but the whole circle
+        # ^ boxes across the antimeridian have no smaller union that is a box
     elif boxes[0][0] > boxes[0][2]:
         west, east = boxes[0][0], boxes[0][2]
     start = min(entry["properties"]["start_datetime"] for entry in items)
@@ -96,7 +97,7 @@ def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _summaries(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what holds for all items."""
+    """Return the values that occur in the items."""
     models = {entry["properties"].get("terramosaic:model") for entry in items} - {None}
     return {
         "gsd": sorted({entry["properties"]["gsd"] for entry in items}),
@@ -105,19 +106,19 @@ def _summaries(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a reader may expect in any item."""
-    found: dict[str, Any] = {}
+    """Return ``item_assets``: the assets that an item may have."""
+    item_assets: dict[str, Any] = {}
     for entry in items:
         for key, asset in entry["assets"].items():
-            kept = ("type", "title", "description", "roles", "bands")
-            found[key] = {name: asset[name] for name in kept if name in asset}
+            fields = ("type", "title", "description", "roles", "bands")
+            item_assets[key] = {name: asset[name] for name in fields if name in asset}
             if "classification:classes" in asset:
-                found[key]["classification:classes"] = styles.classification_classes()
-    return found
+                item_assets[key]["classification:classes"] = styles.classification_classes()
+    return item_assets
 
 
 def _collection_links(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the links of a collection: its items, the fine print."""
+    """Return the links of a collection: to its items, and to licences."""
     links: list[dict[str, Any]] = []
     for entry in items:
         folder = str(entry["id"]).removeprefix(f"{entry['collection']}_")

@@ -1,7 +1,7 @@
-"""Say what a product is: a STAC 1.1 item beside its files.
+"""Build the STAC 1.1 item of a product.
 
 Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs are relative
-and nothing of the machine that made them is inside: a product can be moved, or put on the web.
+and no local path is inside: a product can be moved, or served by a web server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SHA256_MULTIHASH_PREFIX = "1220"
 
 
 def build_item(product: Product) -> dict[str, Any]:
-    """Return the STAC item of a product, to be written as ``item.json`` when all else stands."""
+    """Return the STAC item of a product, to be written as ``item.json`` after all other files."""
     assets = {raster.key: _raster_asset(raster) for raster in product.rasters}
     assets |= {document.key: _document_asset(document) for document in product.documents}
     return {
@@ -57,7 +57,7 @@ def build_item(product: Product) -> dict[str, Any]:
 
 
 def _to_json_values(value: Any) -> Any:
-    """Return a value as JSON would give it back: lists for tuples."""
+    """Return a value as it is after a round trip through JSON: lists for tuples."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -89,8 +89,8 @@ def _properties(product: Product) -> dict[str, Any]:
 
 
 def _terramosaic_properties(product: Product) -> dict[str, Any]:
-    """Return what no extension has a word for."""
-    provenance, extent = product.provenance, product.coverage_counts
+    """Return the properties that no extension defines, under ``terramosaic:``."""
+    provenance, counts = product.provenance, product.coverage_counts
     values: dict[str, Any] = {
         "plan": provenance.plan_digest,
         "model": provenance.model,
@@ -106,18 +106,18 @@ def _terramosaic_properties(product: Product) -> dict[str, Any]:
             for entry in product.refused
         ],
         "inputs_without_scl": list(product.scenes_without_scl),
-        "doubts": [asdict(doubt) for doubt in product.caveats],
+        "doubts": [asdict(caveat) for caveat in product.caveats],
         "radiometry_proof": dict(product.verdict_counts) or None,
         "notes": descriptions.list_limitations(product),
     }
-    if extent is not None:
-        values["not_observed_percent"] = round(extent.not_observed_percent, 3)
-        values["not_classified_percent"] = round(extent.not_classified_percent, 3)
+    if counts is not None:
+        values["not_observed_percent"] = round(counts.not_observed_percent, 3)
+        values["not_classified_percent"] = round(counts.not_classified_percent, 3)
     if product.missing_tiles:
         values["partial"] = True
         values["holes"] = [
-            {"tile": hole.tile, "reason": descriptions.redact_message(hole.reason)}
-            for hole in product.missing_tiles
+            {"tile": missing.tile, "reason": descriptions.redact_message(missing.reason)}
+            for missing in product.missing_tiles
         ]
     if product.quality is not None:
         values["seam"] = product.quality.to_dict()
@@ -127,7 +127,7 @@ def _terramosaic_properties(product: Product) -> dict[str, Any]:
 
 
 def _scene_summary(scene: Scene) -> dict[str, Any]:
-    """Return what tells a scene from all others."""
+    """Return id, collection, modality and time of a scene."""
     return {
         "id": scene.id,
         "collection": scene.collection,
@@ -147,7 +147,7 @@ def _projection(grid: Grid) -> dict[str, Any]:
 
 
 def _projections(grids: Sequence[Grid]) -> dict[str, Any]:
-    """Return the item's own projection: all of it for one grid, none for several."""
+    """Return the item's projection fields: those of the only grid, or a null code for several."""
     return _projection(grids[0]) if len(grids) == 1 else {"proj:code": None}
 
 
@@ -176,7 +176,7 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
 
 
 def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, Any]:
-    """Return a band in the raster extension's words; its statistics are of stored values."""
+    """Return an entry of ``raster:bands``; its statistics are of stored values."""
     values: dict[str, Any] = {
         "data_type": layer.dtype,
         "nodata": "nan" if layer.nodata != layer.nodata else layer.nodata,
@@ -192,7 +192,7 @@ def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, An
 
 
 def _statistics(band: BandStatistics) -> dict[str, float]:
-    """Return a band's statistics without those that nothing is known of."""
+    """Return the known statistics of a band."""
     named = {
         "minimum": band.minimum,
         "maximum": band.maximum,
@@ -204,7 +204,7 @@ def _statistics(band: BandStatistics) -> dict[str, float]:
 
 
 def _document_asset(document: Document) -> dict[str, Any]:
-    """Return the asset of any other file."""
+    """Return the asset of a file that is no COG."""
     title, media_type, roles = DOCUMENT_KINDS[document.kind]
     asset: dict[str, Any] = {
         "href": f"./{quote(document.href)}",
@@ -225,14 +225,14 @@ def _checksum(sha256: str, size: int) -> dict[str, Any]:
 def list_extensions(
     assets: Mapping[str, Mapping[str, Any]], required: tuple[str, ...] = (PROCESSING, PROJECTION)
 ) -> list[str]:
-    """Return the extensions whose fields are really there, and those that always are."""
+    """Return the URIs of the extensions whose fields occur in the assets, and the required ones."""
     fields = {name.split(":")[0] for asset in assets.values() for name in asset if ":" in name}
     used = {"raster": RASTER, "classification": CLASSIFICATION, "file": FILE, "proj": PROJECTION}
     return sorted({*required, *(uri for prefix, uri in used.items() if prefix in fields)})
 
 
 def _item_links(product: Product) -> list[dict[str, Any]]:
-    """Return the links of an item: upwards, to its inputs, and to the fine print.
+    """Return the links of an item: to its collection, its inputs, and licences.
 
     There is no root link: with one, pystac cannot read the item from a dict alone.
     """

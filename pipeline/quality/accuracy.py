@@ -1,4 +1,4 @@
-"""How far a map agrees with a known truth."""
+"""Measure the accuracy of a land-cover map against a reference map."""
 
 from __future__ import annotations
 
@@ -10,47 +10,38 @@ from numpy.typing import NDArray
 from catalogs import legend
 
 MIN_CLASS_SHARE = 0.005
-"""Classes of the truth below this share are left out of the mean F1: too few pixels decide them."""
+"""Classes with a smaller share of the reference are left out of the mean F1: too few pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyMetrics:
-    """Agreement over the pixels where both map and truth have a class."""
+    """Agreement over the pixels that have a class on both maps."""
 
     overall: float
     """Share of the pixels with the same class, 0 to 1."""
 
     macro_f1: float
-    """Mean F1 over the truth's classes that hold at least half a percent of the pixels."""
+    """Mean F1 over the classes with at least :data:`MIN_CLASS_SHARE` of the reference."""
 
     n: int
-    """Pixels compared."""
+    """Number of pixels compared."""
 
     f1: dict[str, float]
-    """F1 of each such class."""
-
-
-def compare_maps(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> AccuracyMetrics:
-    """Compare a map with the truth, pixel by pixel, where both have a class.
-
-    Args:
-        predicted: codes of the legend, 0 = no answer.
-        reference: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
-    """
-    return compute_accuracy(confusion_matrix(predicted, reference))
+    """Class name → F1."""
 
 
 def confusion_matrix(
     predicted: NDArray[np.uint8], reference: NDArray[np.uint8]
 ) -> NDArray[np.int64]:
-    """Count the pixels by their code in the truth and on the map, where both have a class.
+    """Count the pixels by reference class and predicted class, where both have one.
 
     Args:
-        predicted: codes of the legend, 0 = no answer.
+        predicted: codes of the legend, 0 = not classified.
         reference: codes of the legend on the same grid, 0 = unknown; clouds count as unknown.
 
     Returns:
-        (256, 256), codes of the truth down; parts of a map add up.
+        (256, 256): row = code of the reference, column = predicted code. Matrices of the parts of
+        a map can be added.
     """
     clouds = legend.CLASS_BY_NAME["clouds"].code
     both = (predicted != legend.NODATA) & (reference != legend.NODATA) & (reference != clouds)
@@ -60,22 +51,21 @@ def confusion_matrix(
 
 
 def compute_accuracy(matrix: NDArray[np.int64]) -> AccuracyMetrics:
-    """Return what a matrix of :func:`confusion_matrix` says.
+    """Compute overall accuracy and F1 from a matrix of :func:`confusion_matrix`.
 
-    Returns:
-        Overall accuracy and macro F1 (van Rijsbergen, Information Retrieval, 1979, ch. 7).
+    source: van Rijsbergen, Information Retrieval, 1979, ch. 7.
     """
     total = int(matrix.sum())
     if total == 0:
         return AccuracyMetrics(overall=float("nan"), macro_f1=float("nan"), n=0, f1={})
-    hits, actual, said = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    correct, actual, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     f1 = {
-        entry.name: float(2 * hits[entry.code] / (actual[entry.code] + said[entry.code]))
+        entry.name: float(2 * correct[entry.code] / (actual[entry.code] + predicted[entry.code]))
         for entry in legend.CLASSES
         if actual[entry.code] >= MIN_CLASS_SHARE * total
     }
     return AccuracyMetrics(
-        overall=float(hits.sum() / total),
+        overall=float(correct.sum() / total),
         macro_f1=float(np.mean(list(f1.values()))),
         n=total,
         f1=f1,

@@ -1,4 +1,4 @@
-"""How much of the region was seen on which day, by which input, through how much cloud."""
+"""Compute the coverage of the region by date and input, and its cloud cover."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shapely.geometry import shape
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayCoverage:
-    """One solar day of one input."""
+    """Coverage of the region on one solar day by one input."""
 
     modality: str
 
@@ -31,44 +31,45 @@ class DayCoverage:
     """Share of the region under the footprints of the scenes that are used, 0 to 1."""
 
     cloud_cover: float | None
-    """Per cent over those scenes, weighed by the share of each; None where none states it."""
+    """Percentage over those scenes, weighted by their shares; None where no scene states it."""
 
     scenes: tuple[str, ...]
     """Ids of those scenes."""
 
     refused: tuple[RejectedScene, ...] = ()
-    """What was left out."""
+    """Rejected scenes of that day."""
 
 
 def group_by_day(
     scenes: Iterable[Scene], refused: Iterable[RejectedScene], region: Any
 ) -> tuple[DayCoverage, ...]:
-    """Return the days of each input, inputs in order of first use, days in order of time.
+    """Group scenes by input and day; inputs in order of first use, days in order of time.
 
     Args:
-        scenes: Those that are used.
-        refused: Those that are not; what has no input and day stands in no row.
-        region: Shapely area in longitude and latitude.
+        scenes: scenes that are used.
+        refused: rejected scenes; those without an input or a day are left out.
+        region: shapely geometry in longitude and latitude.
     """
-    seen: dict[tuple[str, dt.date | None], list[Scene]] = defaultdict(list)
-    left: dict[tuple[str, dt.date | None], list[RejectedScene]] = defaultdict(list)
+    used: dict[tuple[str, dt.date | None], list[Scene]] = defaultdict(list)
+    rejected: dict[tuple[str, dt.date | None], list[RejectedScene]] = defaultdict(list)
     for scene in scenes:
         date = None if scene.datetime is None or scene.modality == "DEM" else scene.solar_day
-        seen[scene.modality, date].append(scene)
-    for refusal in refused:
-        if refusal.modality and (refusal.day or refusal.modality == "DEM"):
-            dated = refusal.day if refusal.modality != "DEM" else None
-            date = dt.date.fromisoformat(dated) if dated else None
-            left[refusal.modality, date].append(refusal)
-    keys = list(dict.fromkeys((*seen, *left)))
+        used[scene.modality, date].append(scene)
+    for rejection in refused:
+        if rejection.modality == "DEM":
+            rejected["DEM", None].append(rejection)
+        elif rejection.modality and rejection.day:
+            date = dt.date.fromisoformat(rejection.day)
+            rejected[rejection.modality, date].append(rejection)
+    keys = list(dict.fromkeys((*used, *rejected)))
     rows = list(dict.fromkeys(modality for modality, _ in keys))
     keys.sort(key=lambda key: (rows.index(key[0]), key[1] or dt.date.min))
-    return tuple(_build_day(key, seen[key], left[key], region) for key in keys)
+    return tuple(_build_day(key, used[key], rejected[key], region) for key in keys)
 
 
 def footprint_share(scene: Scene, region: Any) -> float:
     """Return the share of the region under one scene's footprint, 0 to 1."""
-    return ground.covered_fraction(shape(scene.footprint), region)
+    return lonlat_geometry.covered_fraction(shape(scene.footprint), region)
 
 
 def _build_day(
@@ -77,11 +78,11 @@ def _build_day(
     refused: Sequence[RejectedScene],
     region: Any,
 ) -> DayCoverage:
-    footprints = ground.union(shape(scene.footprint) for scene in scenes)
+    footprints = lonlat_geometry.union(shape(scene.footprint) for scene in scenes)
     return DayCoverage(
         modality=key[0],
         date=key[1],
-        share=ground.covered_fraction(footprints, region),
+        share=lonlat_geometry.covered_fraction(footprints, region),
         cloud_cover=_cloud_cover(scenes, region),
         scenes=tuple(scene.id for scene in scenes),
         refused=tuple(refused),
@@ -94,5 +95,5 @@ def _cloud_cover(scenes: Sequence[Scene], region: Any) -> float | None:
     if not sum(weights):
         return None
     covers = [scene.cloud_cover or 0.0 for scene in stated]
-    together = sum(cover * weight for cover, weight in zip(covers, weights, strict=True))
-    return together / sum(weights)
+    weighted = sum(cover * weight for cover, weight in zip(covers, weights, strict=True))
+    return weighted / sum(weights)

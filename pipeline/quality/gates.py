@@ -1,6 +1,6 @@
-"""The quality of a finished product that no truth is needed for: seams, and windows that disagree.
+"""Measure the quality of a product without reference data: seams, and agreement between windows.
 
-Figures are taken from what is stored and from the receipts, so that anybody can take them again.
+The figures are computed from the stored layers and the receipts, so they can be repeated.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pipeline.storage import receipt
 FloatArray = NDArray[np.float64]
 
 Z_95 = 1.96
-"""Standard deviations of an interval that holds the truth in 95 of 100 cases."""
+"""Half the width of a 95 % interval, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProportionEstimate:
-    """A share that was counted in samples, with its 95 % interval (Wilson 1927)."""
+    """A proportion estimated from samples, with its 95 % interval (Wilson 1927)."""
 
     n: int
     share: float
@@ -36,25 +36,25 @@ class ProportionEstimate:
 
     @classmethod
     def from_samples(cls, samples: Sequence[tuple[int, int]]) -> ProportionEstimate | None:
-        """Return the share over samples of neighbouring pixels, which are alike; None of nothing.
+        """Estimate a proportion from clusters of neighbouring pixels; None without pixels.
 
         Args:
-            samples: of each the pixels, and those that count.
+            samples: number of pixels and number of positives in each cluster.
         """
         pixels, counts = np.array(samples, dtype=float).reshape(-1, 2).T
         n = int(pixels.sum())
         if not n:
             return None
         share = float(counts.sum()) / n
-        worth = _effective_sample_size(pixels, counts, share)
-        square = Z_95**2 / worth
+        effective_n = _effective_sample_size(pixels, counts, share)
+        square = Z_95**2 / effective_n
         middle = (share + square / 2) / (1 + square)
         half = sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
         return cls(n=n, share=share, low=max(middle - half, 0.0), high=min(middle + half, 1.0))
 
 
 def _effective_sample_size(pixels: FloatArray, counts: FloatArray, share: float) -> float:
-    """Return how many independent pixels would tell as much (Kish 1965, of a ratio of clusters)."""
+    """Return the number of independent pixels of equal variance (Kish 1965, ratio of clusters)."""
     samples = int((pixels > 0).sum())
     variance = ((counts - share * pixels) ** 2).sum() / pixels.sum() ** 2
     if samples < 2 or not variance:
@@ -65,25 +65,25 @@ def _effective_sample_size(pixels: FloatArray, counts: FloatArray, share: float)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityMetrics:
-    """The figures of one product; None where its size, or what it holds, does not allow one."""
+    """The quality figures of one product; None where its size or content does not allow one."""
 
     window: Seam | None = None
-    """At the lines where model windows blend."""
+    """Seams where model windows blend."""
 
     tile: Seam | None = None
-    """At the lines between tiles."""
+    """Seams between tiles."""
 
     zone: Seam | None = None
-    """At the borders of UTM zones, on the first mosaic."""
+    """Seams at the borders of UTM zones, on the first mosaic."""
 
     disagreement: ProportionEstimate | None = None
-    """Pixels whose class is another one where the windows lie half a stride further."""
+    """Pixels whose class changes where the windows are shifted by half a stride."""
 
     precision: ProportionEstimate | None = None
-    """Pixels that keep their class in full precision."""
+    """Pixels whose class stays the same in full precision."""
 
     silent: int = 0
-    """Windows without a finite answer."""
+    """Windows without a finite output."""
 
     rate_by_phase: tuple[float, ...] = ()
     """Rate at each boundary of a stride, from the first one at which two windows blend."""
@@ -92,7 +92,7 @@ class QualityMetrics:
     """Boundaries over which they do."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON-ready values, without what only a picture needs."""
+        """Return the figures as JSON-ready values, without those that only a chart needs."""
         values = asdict(self)
         del values["rate_by_phase"], values["blend_length"]
         return {key: _round_values(value) for key, value in values.items()}
@@ -100,12 +100,12 @@ class QualityMetrics:
 
 def _round_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _round_values(one) for key, one in value.items()}
+        return {key: _round_values(item) for key, item in value.items()}
     return round(value, 6) if isinstance(value, float) else value
 
 
 def measure_quality(plan: Plan, plan_dir: Path) -> QualityMetrics:
-    """Take the figures of a plan from its store and its receipts.
+    """Compute the figures of a plan from its Zarr store and its receipts.
 
     Memory is bounded by a tile and a row of pixels, whatever the region's size.
 
@@ -114,85 +114,104 @@ def measure_quality(plan: Plan, plan_dir: Path) -> QualityMetrics:
     """
     if plan.model is None or plan.lattice is None:
         return QualityMetrics()
-    answer = plan.model.primary_output
-    lines = seam_profiles.build_profiles(plan, plan_dir, answer, plan.lattice)
+    output = plan.model.primary_output
+    profiles = seam_profiles.build_profiles(plan, plan_dir, output, plan.lattice)
     return QualityMetrics(
-        window=lines.evaluate_windows(),
-        tile=lines.evaluate_tiles(),
-        zone=seam_profiles.evaluate_zones(plan, plan_dir, answer),
+        window=profiles.evaluate_windows(),
+        tile=profiles.evaluate_tiles(),
+        zone=seam_profiles.evaluate_zones(plan, plan_dir, output),
         **_pool_samples(plan, plan_dir),
-        rate_by_phase=lines.rate_by_phase(),
-        blend_length=lines.lattice.overlap + 1,
+        rate_by_phase=profiles.rate_by_phase(),
+        blend_length=profiles.lattice.overlap + 1,
     )
 
 
 def _pool_samples(plan: Plan, plan_dir: Path) -> dict[str, Any]:
-    """Return what the receipts' samples tell together."""
-    told = [one.samples for one in receipt.read_finished(plan_dir, plan).values()]
+    """Pool the samples of all receipts."""
+    receipts = receipt.read_finished(plan_dir, plan).values()
+    samples_by_tile = [tile_receipt.samples for tile_receipt in receipts]
 
-    def pooled(name: str) -> ProportionEstimate | None:
+    def pool(name: str) -> ProportionEstimate | None:
         return ProportionEstimate.from_samples(
-            [(n, count) for one in told for n, count in one.get(name, ())]
+            [(n, count) for samples in samples_by_tile for n, count in samples.get(name, ())]
         )
 
     return {
-        "disagreement": pooled("shifted"),
-        "precision": pooled("precision"),
-        "silent": sum(int(one.get("silent", 0)) for one in told),
+        "disagreement": pool("shifted"),
+        "precision": pool("precision"),
+        "silent": sum(int(samples.get("silent", 0)) for samples in samples_by_tile),
     }
 
 
 def check_limits(metrics: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
-    """Say which figures are above their limits, and what to do.
+    """Return a message for each figure that exceeds its limit, with what to do.
 
     Args:
-        metrics: :meth:`Quality.to_dict`'s values.
+        metrics: as of :meth:`QualityMetrics.to_dict`.
         limits: the job's ``max_seam_z``, ``max_disagreement`` and ``min_agreement``.
     """
-    found = []
-    for kind, advice in ADVICE.items():
-        seam = metrics.get(kind)
-        if seam and seam["z"] > limits["max_seam_z"]:
-            found.append(
-                f"Seams at {kind} lines: {_format_percent(seam['rate'])} of the neighbours across them "
-                f"differ, where {_format_percent(seam['rate'] - seam['excess'])} would be usual, and at "
-                f"their most visible place {_format_points(seam['worst'])} more than usual "
-                f"(z = {seam['z']:.1f}, qc.max_seam_z is {limits['max_seam_z']:g}). {advice}"
-            )
-    other = metrics.get("disagreement")
-    if other and other["low"] > limits["max_disagreement"]:
-        found.append(
-            f"{_format_percent(other['share'])} of the pixels get another class where the windows lie "
-            f"half a stride further, and at least {_format_percent(other['low'])} as far as samples tell "
-            f"(qc.max_disagreement is {limits['max_disagreement']:g}). "
-            f"{ADVICE['window']}"
-        )
-    same = metrics.get("precision")
-    if same and same["share"] < limits["min_agreement"]:
-        found.append(
-            f"Only {100 * same['share']:.2f} % of the pixels keep their class in full precision "
-            f"(qc.min_agreement is {limits['min_agreement']:g}). Set execution.precision: fp32."
-        )
-    if metrics.get("silent"):
-        found.append(
-            f"{metrics['silent']} windows had no finite answer: what no other window sees is not "
-            "classified. Compute in fp32, and run terramosaic models check on the weights."
-        )
-    return found
+    checks = (
+        *(_check_seam(kind, metrics.get(kind), limits["max_seam_z"]) for kind in ADVICE),
+        _check_disagreement(metrics.get("disagreement"), limits["max_disagreement"]),
+        _check_precision(metrics.get("precision"), limits["min_agreement"]),
+        _check_finite(metrics.get("silent")),
+    )
+    return [message for message in checks if message is not None]
+
+
+def _check_seam(kind: str, seam: Mapping[str, float] | None, max_z: float) -> str | None:
+    if not seam or seam["z"] <= max_z:
+        return None
+    rate, usual = _format_percent(seam["rate"]), _format_percent(seam["rate"] - seam["excess"])
+    return (
+        f"Seams at {kind} lines: {rate} of the neighbours across them differ, where {usual} would "
+        f"be usual, and at the most visible line {_format_points(seam['worst'])} more than usual "
+        f"(z = {seam['z']:.1f}, qc.max_seam_z is {max_z:g}). {ADVICE[kind]}"
+    )
+
+
+def _check_disagreement(sample: Mapping[str, float] | None, limit: float) -> str | None:
+    if not sample or sample["low"] <= limit:
+        return None
+    share, low = _format_percent(sample["share"]), _format_percent(sample["low"])
+    return (
+        f"{share} of the pixels get another class where the windows are shifted by half a stride, "
+        f"and at least {low} with 95 % confidence (qc.max_disagreement is {limit:g}). "
+        f"{ADVICE['window']}"
+    )
+
+
+def _check_precision(sample: Mapping[str, float] | None, limit: float) -> str | None:
+    if not sample or sample["share"] >= limit:
+        return None
+    return (
+        f"Only {100 * sample['share']:.2f} % of the pixels keep their class in full precision "
+        f"(qc.min_agreement is {limit:g}). Set execution.precision: fp32."
+    )
+
+
+def _check_finite(window_count: int | None) -> str | None:
+    if not window_count:
+        return None
+    return (
+        f"{window_count} windows had no finite output: pixels that no other window covers are not "
+        "classified. Compute in fp32, and run terramosaic models check on the weights."
+    )
 
 
 def largest_z(metrics: Mapping[str, Any]) -> float:
-    """Return the largest z of figures as JSON; the lowest number where there is none."""
+    """Return the largest z of the seams; minus infinity without any."""
     return max((metrics[kind]["z"] for kind in ADVICE if metrics.get(kind)), default=float("-inf"))
 
 
 ADVICE = {
-    "window": "Raise model.overlap, or take a model with less need of context.",
-    "tile": "The windows of neighbouring tiles differ: run terramosaic verify, and report it if "
-    "every tile is sound.",
-    "zone": "Look at the mosaic along the border of the zones: other scenes, or other dates, may "
-    "have been used on either side.",
+    "window": "Raise model.overlap, or choose a model that needs less context.",
+    "tile": "The windows of neighbouring tiles differ: run terramosaic verify, and report it as a "
+    "bug if no tile is damaged.",
+    "zone": "Look at the mosaic along the border of the zones: the scenes, or their dates, may "
+    "differ on either side.",
 }
+"""Kind of seam → what to do about it."""
 
 
 def _format_percent(share: float) -> str:

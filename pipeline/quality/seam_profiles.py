@@ -23,8 +23,8 @@ from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
+from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan
-from pipeline.plan.recipe import OutputSpec
 from pipeline.quality import seam_test
 from pipeline.quality.seam_test import BoundaryProfile, Neighbourhood, PixelBlock, Seam, SeamAxis
 from pipeline.storage import mosaic, zarr_store
@@ -152,7 +152,10 @@ def build_profiles(
     Raises:
         TerramosaicError: the store is damaged.
     """
-    layer, factor = layers.get(output_spec.layer), plan.coarsening_factor(output_spec.layer)
+    layer, factor = (
+        layers.get(output_spec.layer_name),
+        plan.coarsening_factor(output_spec.layer_name),
+    )
     tile = plan.tile_size // factor
     profiles = []
     for grid in plan.grids:
@@ -161,9 +164,9 @@ def build_profiles(
         profiles += list(zip(cells.origin_index(), axes, strict=True))
     return SeamProfiles(
         layer=layer,
-        lattice=lattice.coarsen(output_spec.cell),
+        lattice=lattice.coarsen(output_spec.stride),
         tile_size=tile,
-        period=max(PATCH_SIZE // output_spec.cell, 1),
+        period=max(PATCH_SIZE // output_spec.stride, 1),
         profiles=tuple(profiles),
     )
 
@@ -218,7 +221,7 @@ def evaluate_zones(plan: Plan, plan_dir: Path, output_spec: OutputSpec) -> Seam 
     The border is no column, so it is moved as a whole: pairs of pixels across it are compared with
     the pairs so many pixels to the side, row by row, and column by column.
     """
-    layer = layers.get(output_spec.layer)
+    layer = layers.get(output_spec.layer_name)
     if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
         return None
     names = {layer.name: output_spec.channels, mosaic.OBSERVATION_LAYER: ()}

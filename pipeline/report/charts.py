@@ -1,202 +1,93 @@
-"""The picture of the coverage by date: a row per input, a bar per day, as a drawing in a page."""
+"""Draw the small charts of a report as inline SVG: confidence, and change rates at seams."""
 
 from __future__ import annotations
 
-import datetime as dt
-from html import escape
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pipeline.product import descriptions
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+from pipeline.report import html
 
-    from pipeline.quality.coverage import DayCoverage
+HISTOGRAM_BINS = 20
+"""Bars of the confidence histogram, 5 % each."""
 
-_LEFT, _RIGHT, _TOP, _ROW_HEIGHT, _ROW_GAP = 84, 916, 34, 84, 34
-"""Pixels: the plot's sides, its top, the height of a row, and the space under each."""
+SMOOTHING_LENGTH = 8
+"""Boundaries over which the dark curve of the rates is a mean."""
 
-_CLEAR_COLOR, _CLOUDY_COLOR = (24, 88, 140), (205, 210, 216)
-"""Colours of a cloud cover of 0 and 100 %; they differ in lightness most of all."""
-
-_UNKNOWN_CLOUD_COLOR, _UNDATED_COLOR = "#3b7a78", "#e2ebea"
-
-_MIN_BAR_WIDTH, _MAX_BAR_WIDTH = 1.2, 16.0
-"""Pixels of a bar."""
-
-_REJECTED_COLOR, _MIN_HATCHED_WIDTH = "#d8b5a4", 4.0
-"""Colour of what was left out, and from how many pixels on its bar is wide enough to be hatched."""
-
-_HATCH_PATTERN = (
-    '<pattern id="left-out" width="5" height="5" patternUnits="userSpaceOnUse" '
-    'patternTransform="rotate(45)"><rect width="5" height="5" fill="#fff"/>'
-    '<rect width="1.6" height="5" fill="#8a5a44"/></pattern>'
-)
-
-_LABEL_STEPS = (1, 2, 5, 10)
-"""Days between two labels of a short axis."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 504, 20, 220
+"""Left, right, upper and lower edge of the plot of the rates, pixels."""
 
 
-def render_coverage(days: Sequence[DayCoverage]) -> str:
-    """Draw the days; nothing where there are none.
+def draw_histogram(counts: Mapping[int, int]) -> Markup:
+    """Draw the histogram of the confidence.
 
-    Bars are as tall as the share of the region that was seen, and as pale as it was cloudy.
-    Hatched bars stand for what was left out, with the reasons in their tooltips.
+    Args:
+        counts: pixels per confidence, 0 to 100 %.
     """
-    if not days:
-        return ""
-    rows: dict[str, list[DayCoverage]] = {}
-    for day in days:
-        rows.setdefault(day.modality, []).append(day)
-    dates = sorted(day.date for day in days if day.date)
-    scale = _TimeAxis(dates[0], dates[-1]) if dates else _TimeAxis(dt.date.min, dt.date.min)
-    bottom = _TOP + len(rows) * (_ROW_HEIGHT + _ROW_GAP) - _ROW_GAP
-    parts = [f"<defs>{_HATCH_PATTERN}</defs>", *_draw_legend()]
-    for number, (modality, row) in enumerate(rows.items()):
-        parts += _draw_row(modality, row, _TOP + number * (_ROW_HEIGHT + _ROW_GAP), scale)
-    if dates:
-        parts += _draw_axis(scale, bottom)
-    return (
-        f'<svg class="timeline" viewBox="0 0 {_RIGHT + 24} {bottom + 34}" role="img" '
-        f'aria-label="{escape(describe_coverage(rows))}">{"".join(parts)}</svg>'
+    bins = np.zeros(HISTOGRAM_BINS)
+    for value, count in counts.items():
+        bins[min(value * HISTOGRAM_BINS // 100, HISTOGRAM_BINS - 1)] += count
+    shares = 100 * bins / bins.sum()
+    return html.render_drawing(
+        "histogram.svg",
+        shares=shares.tolist(),
+        largest=float(shares.max()),
+        bar_width=460 / HISTOGRAM_BINS,
     )
 
 
-def describe_coverage(rows: Mapping[str, Sequence[DayCoverage]]) -> str:
-    """Say in words what the picture shows."""
-    said = []
-    for modality, row in rows.items():
-        used = [day for day in row if day.scenes]
-        whole = sum(day.share > 0.995 for day in used)
-        text = f"{modality}: used on {len(used)} days, {whole} of which cover the whole region"
-        if any(day.date is None for day in row):
-            text = (
-                f"{modality}: covers {_format_percent(max(day.share for day in row))} of the region"
-            )
-        left = sum(len(day.refused) for day in row)
-        said.append(f"{text}, {left} scenes left out")
-    return f"Coverage by date. {'; '.join(said)}."
+def draw_seam_rates(rate_by_phase: Sequence[float], blend_length: int) -> Markup:
+    """Draw how often neighbours differ at each boundary of a stride of the model's windows.
 
+    Args:
+        rate_by_phase: rate at each boundary, from the first one at which two windows blend.
+        blend_length: boundaries over which they do.
 
-class _TimeAxis:
-    """From dates to pixels."""
-
-    def __init__(self, first: dt.date, last: dt.date) -> None:
-        self.first, self.last = first, last
-        self.days = (last - first).days + 1
-        self.pixels = (_RIGHT - _LEFT) / self.days
-        self.wide = min(_MAX_BAR_WIDTH, max(_MIN_BAR_WIDTH, 0.8 * self.pixels))
-
-    def center_of(self, date: dt.date) -> float:
-        return _LEFT + ((date - self.first).days + 0.5) * self.pixels
-
-
-def _draw_row(
-    modality: str, row: Sequence[DayCoverage], top: float, scale: _TimeAxis
-) -> Iterator[str]:
-    """Draw one input: its name, its lines, its bars."""
-    base = top + _ROW_HEIGHT
-    yield f'<text x="{_LEFT - 12}" y="{top + _ROW_HEIGHT / 2 + 4:g}" text-anchor="end">{modality}</text>'
-    for height, label in ((0, "0"), (_ROW_HEIGHT, "100 %")):
-        y = base - height
-        yield f'<line x1="{_LEFT}" y1="{y:g}" x2="{_RIGHT}" y2="{y:g}" opacity="{0.25:g}"/>'
-        if label != "0":
-            yield f'<text x="{_RIGHT}" y="{y - 4:g}" text-anchor="end" class="unit">{label}</text>'
-    for day in row:
-        if day.date is None:
-            yield from _draw_day(day, _LEFT, _RIGHT - _LEFT, base)
-            yield (
-                f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{top + _ROW_HEIGHT / 2 + 4:g}" '
-                'text-anchor="middle">no date</text>'
-            )
-        else:
-            yield from _draw_day(day, scale.center_of(day.date) - scale.wide / 2, scale.wide, base)
-
-
-def _draw_day(day: DayCoverage, left: float, wide: float, base: float) -> Iterator[str]:
-    """Draw one day: what was left out behind what is used."""
-    if day.refused:
-        share = max(one.share or 0.0 for one in day.refused)
-        reasons = "\n".join(
-            f"{one.id}: {descriptions.redact_message(one.reason)}" for one in day.refused
-        )
-        fill = "url(#left-out)" if wide >= _MIN_HATCHED_WIDTH else _REJECTED_COLOR
-        yield _draw_bar(left, wide, base, share, fill, f"{_format_day(day)}, left out\n{reasons}")
-    if day.scenes:
-        cloud = "" if day.cloud_cover is None else f", cloud {day.cloud_cover:.0f} %"
-        ids = "\n".join(day.scenes)
-        text = f"{_format_day(day)}: {_format_percent(day.share)} of the region{cloud}\n{ids}"
-        fill = _UNDATED_COLOR if day.date is None else _cloud_color(day.cloud_cover)
-        yield _draw_bar(left, wide, base, day.share, fill, text)
-
-
-def _draw_bar(left: float, wide: float, base: float, share: float, fill: str, text: str) -> str:
-    height = max(2.0, share * _ROW_HEIGHT)
-    # ^ what covers next to nothing can still be found
-    line = ' stroke="#868e96" stroke-width="0.6"' if wide > 3 * _MIN_BAR_WIDTH else ""
-    return (
-        f'<rect x="{left:.2f}" y="{base - height:.2f}" width="{wide:.2f}" height="{height:.2f}" '
-        f'fill="{fill}"{line}><title>{escape(text)}</title></rect>'
+    Returns:
+        The drawing; empty for fewer than three boundaries.
+    """
+    size = len(rate_by_phase)
+    if size < 3:
+        return Markup()
+    blend_middle = (blend_length - 1) // 2
+    rates = np.roll(np.asarray(rate_by_phase), size // 2 - blend_middle)
+    scale = max(float(rates.max()), 1e-9) * 1.1
+    step = (_RIGHT - _LEFT) / size
+    x = _LEFT + (np.arange(size) + 0.5) * step
+    distances = (-(size // 2), -(size // 4), 0, size // 4, size - size // 2 - 1)
+    return html.render_drawing(
+        "seam_rates.svg",
+        left=_LEFT,
+        right=_RIGHT,
+        top=_TOP,
+        bottom=_BOTTOM,
+        blend_left=_LEFT + (size // 2 - blend_middle) * step,
+        blend_width=blend_length * step,
+        rates=_curve_points(x, rates / scale),
+        means=_curve_points(x, _smooth(rates) / scale),
+        smoothing=SMOOTHING_LENGTH,
+        ticks=[(_LEFT + (distance + size // 2 + 0.5) * step, distance) for distance in distances],
+        heights=[
+            (_BOTTOM - share * (_BOTTOM - _TOP) + 5, 100 * share * scale)
+            for share in (0.0, 0.5, 1.0)
+        ],
+        lowest=float(rates.min()),
+        highest=float(rates.max()),
     )
 
 
-def _format_day(day: DayCoverage) -> str:
-    return day.modality if day.date is None else f"{day.modality} {day.date.isoformat()}"
+def _smooth(rates: NDArray[Any]) -> NDArray[Any]:
+    """Return the running mean of rates that repeat with the stride."""
+    # coarser bands make every second boundary change more often: a mean hides that
+    half = SMOOTHING_LENGTH // 2
+    kernel = np.ones(SMOOTHING_LENGTH) / SMOOTHING_LENGTH
+    return np.convolve(np.pad(rates, half, "wrap"), kernel, "same")[half:][: len(rates)]
 
 
-def _format_percent(share: float) -> str:
-    """Return a share for people: nothing is called nothing or all that is not."""
-    if 0 < share < 0.001:
-        return "less than 0.1 %"
-    return "more than 99.9 %" if 0.999 < share < 1 else f"{100 * share:.3g} %"
-
-
-def _cloud_color(cloud_cover: float | None) -> str:
-    if cloud_cover is None:
-        return _UNKNOWN_CLOUD_COLOR
-    part = cloud_cover / 100
-    mixed = [round(a + (b - a) * part) for a, b in zip(_CLEAR_COLOR, _CLOUDY_COLOR, strict=True)]
-    return "#{:02x}{:02x}{:02x}".format(*mixed)
-
-
-def _draw_legend() -> Iterator[str]:
-    entries = [
-        (_cloud_color(0), "clear"),
-        (_cloud_color(50), "half cloudy"),
-        (_cloud_color(100), "cloudy"),
-        (_UNKNOWN_CLOUD_COLOR, "no cloud figure"),
-        ("url(#left-out)", "left out"),
-    ]
-    x = float(_LEFT)
-    for fill, text in entries:
-        yield f'<rect x="{x:g}" y="2" width="12" height="12" fill="{fill}" stroke="#868e96"/>'
-        yield f'<text x="{x + 18:g}" y="13">{text}</text>'
-        x += 44 + 7.2 * len(text)
-
-
-def _draw_axis(scale: _TimeAxis, base: float) -> Iterator[str]:
-    """Label days, months or years, whichever leaves room."""
-    free = 0.0
-    for date, text in _axis_labels(scale):
-        x = scale.center_of(date)
-        yield f'<line x1="{x:.1f}" y1="{base}" x2="{x:.1f}" y2="{base + 5}"/>'
-        half = 3.8 * len(text)
-        if x - half >= free and x + half <= _RIGHT + 22:
-            yield f'<text x="{x:.1f}" y="{base + 20}" text-anchor="middle">{text}</text>'
-            free = x + half + 8
-
-
-def _axis_labels(scale: _TimeAxis) -> Iterator[tuple[dt.date, str]]:
-    if scale.days <= 75:
-        step = next(step for step in _LABEL_STEPS if scale.days <= 8 * step)
-        for ahead in range(0, scale.days, step):
-            date = scale.first + dt.timedelta(days=ahead)
-            yield date, f"{date.day} {date:%b %Y}" if ahead == 0 else f"{date.day} {date:%b}"
-        return
-    months = (scale.last.year - scale.first.year) * 12 + scale.last.month - scale.first.month
-    step = next((step for step in (1, 2, 3, 6) if months <= 9 * step), 12)
-    for ahead in range(months + 1):
-        years, month = divmod(scale.first.month - 1 + ahead, 12)
-        date = dt.date(scale.first.year + years, month + 1, 1)
-        if month % step == 0 and date >= scale.first:
-            yield date, f"{date:%b %Y}" if step < 12 else f"{date:%Y}"
+def _curve_points(x: NDArray[Any], heights: NDArray[Any]) -> str:
+    """Return the ``points`` of a polyline, from heights of 0 to 1."""
+    y = _BOTTOM - heights * (_BOTTOM - _TOP)
+    return " ".join(f"{px:.1f},{py:.1f}" for px, py in zip(x, y, strict=True))

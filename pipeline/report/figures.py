@@ -36,7 +36,7 @@ def draw_report_images(
         rasters: its COGs.
     """
     held = {raster.key: product_dir / raster.href for raster in rasters}
-    answer = plan.model.primary_output.layer if plan.model else None
+    answer = plan.model.primary_output.layer_name if plan.model else None
     shown = _shown_bands(plan)
     side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown), 1)))
 
@@ -95,10 +95,10 @@ def _encode_map(pixels: Pixels) -> bytes:
 
 def _shown_bands(plan: Plan) -> tuple[str, ...]:
     """Return the bands of the answer that its picture needs."""
-    if plan.model is None or plan.model.primary_output.task == "land_cover":
+    if plan.model is None or plan.model.primary_output.kind == "classes":
         return ()
     shown = plan.model.primary_output.bands
-    if plan.model.primary_output.task == "embedding":
+    if plan.model.primary_output.kind == "features":
         return shown
     return (
         rendering.TRUE_COLOR_BANDS if set(rendering.TRUE_COLOR_BANDS) <= set(shown) else shown[:1]
@@ -114,6 +114,6 @@ def _build_layout(
 ) -> QuicklookLayout:
     if layer.has_legend:
         return quicklook.layout_land_cover(output, observed, heading, counts=counts)
-    if layer.name == "embedding":
+    if layer.kind == "features":
         return quicklook.layout_embedding(output, observed, heading)
     return quicklook.layout_generated(output, layer, observed, heading)

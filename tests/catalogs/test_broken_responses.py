@@ -113,7 +113,7 @@ def test_features_that_are_no_items_are_named_and_the_rest_is_used():
     assert ids(found) == ALL_FIVE
     refused = {refusal.id: refusal.reason for refusal in found.refused}
     assert {"bare", "deep", "far", "nan", "s2-l1c"} <= refused.keys()
-    assert "was not asked for" in refused["s2-l1c"]
+    assert "was not requested" in refused["s2-l1c"]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_features_that_are_no_items_are_named_and_the_rest_is_used():
     [
         ({"type": "Catalog", "conformsTo": []}, "no STAC API with an item search"),
         ({"type": "Catalog", "conformsTo": 7, "links": 7}, "no STAC API with an item search"),
-        ({"conformsTo": ["x/item-search"], "links": []}, "does not say where to search"),
-        ({"conformsTo": ["x/item-search"], "links": [7, {}]}, "does not say where to search"),
+        ({"conformsTo": ["x/item-search"], "links": []}, "without a link to its item search"),
+        ({"conformsTo": ["x/item-search"], "links": [7, {}]}, "without a link to its item search"),
     ],
 )
 def test_a_landing_page_without_a_search(document, words):

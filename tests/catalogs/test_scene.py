@@ -170,10 +170,10 @@ def test_times_are_brought_to_utc_and_assets_into_order():
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"datetime": NAIVE}, "no time with a zone"),
-        ({"datetime": None}, "needs a time of sensing"),
-        ({"processed": NAIVE}, "no time with a zone"),
-        ({"id": ""}, "needs an id"),
+        ({"datetime": NAIVE}, "no time with a time zone"),
+        ({"datetime": None}, "without a time of sensing"),
+        ({"processed": NAIVE}, "no time with a time zone"),
+        ({"id": ""}, "has no id"),
         ({"modality": "S3"}, "unknown modality 'S3'"),
         ({"footprint": {"type": "Point", "coordinates": [9, 56]}}, "no polygon"),
         ({"footprint": {"type": "Polygon", "coordinates": []}}, "no polygon"),
@@ -221,7 +221,7 @@ def test_what_cannot_be_a_radiometry(values):
 
 def test_a_pandas_nat_is_refused():
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(ValueError, match="no time with a zone"):
+    with pytest.raises(ValueError, match="no time with a time zone"):
         a_scene(datetime=pandas.NaT)
 
 

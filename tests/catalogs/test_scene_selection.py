@@ -277,7 +277,7 @@ def test_a_cap_takes_the_clearest_of_each_cell():
     used, refused = chosen(scenes, max_passes=2)
     assert sorted(used) == ["32VMH-0", "32VMH-1", "32VNH-2", "32VNH-3"]
     assert refused["32VNH-1"] == (
-        "composite.max_passes is 2, and so many clearer passes cover its ground"
+        "composite.max_passes is 2: that many clearer passes cover its area"
     )
 
 
@@ -349,15 +349,15 @@ def test_orbits_are_kept_apart():
     assert chosen(scenes, orbit_states=["ascending"]) == (
         ["up"],
         {
-            "down": "its orbit direction is descending; ascending is asked for",
-            "unsaid": "its orbit direction is not stated; ascending is asked for",
+            "down": "its orbit direction is descending; ascending is requested",
+            "unsaid": "its orbit direction is not stated; ascending is requested",
         },
     )
     assert chosen(scenes, relative_orbits=[51, 80]) == (
         ["down"],
         {
-            "up": "its relative orbit is 44; 51 or 80 is asked for",
-            "unsaid": "its relative orbit is not stated; 51 or 80 is asked for",
+            "up": "its relative orbit is 44; 51 or 80 is requested",
+            "unsaid": "its relative orbit is not stated; 51 or 80 is requested",
         },
     )
     optical = a_scene("optical", orbit_state="descending")

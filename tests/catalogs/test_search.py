@@ -169,7 +169,7 @@ def test_doubts_are_handed_on(tmp_path):
 def test_a_catalog_in_a_circle(tmp_path):
     publish(tmp_path, [], children=[{"rel": "child", "href": "./in/catalog.json"}])
     publish(tmp_path / "in", [], children=[{"rel": "child", "href": "../catalog.json"}])
-    with pytest.raises(InvalidInputError, match=r"goes in a circle.*in/catalog.json.*own ancestor"):
+    with pytest.raises(InvalidInputError, match=r"in a circle.*in/catalog.json.*own ancestor"):
         find(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_catalog_that_goes_on_for_ever():
     }
     with (
         Server(lambda _: script) as server,
-        pytest.raises(InvalidInputError, match="goes deeper than 50 levels"),
+        pytest.raises(InvalidInputError, match="more than 50 levels"),
     ):
         find(f"{server.url}/catalog.json")
 
@@ -201,7 +201,7 @@ def test_items_are_fetched_on_no_more_connections_than_the_provider_allows():
 
 
 def test_what_is_no_catalog_to_read():
-    with pytest.raises(InvalidInputError, match="give its https address"):
+    with pytest.raises(InvalidInputError, match="give its https URL"):
         find("s3://bucket/catalog.json")
 
 
@@ -265,7 +265,7 @@ def test_a_link_without_an_address_is_named(tmp_path):
         ({"provider": "landsat"}, "Unknown catalog 'landsat'"),
         ({"location": "nowhere/catalog.json"}, "no catalog file"),
         ({"modalities": ["S2L2A", "S3"]}, "demo has no S3: it has S2L2A, S1RTC"),
-        ({"modalities": []}, "No input"),
+        ({"modalities": []}, "has no inputs"),
         ({"period": (JUNE[1], JUNE[0])}, "reversed: 2024-06-30 is after 2024-06-01"),
         ({"period": tuple(moment.replace(tzinfo=None) for moment in JUNE)}, "no time zone"),
         ({"region": shapely.Polygon()}, "no area"),
@@ -282,7 +282,7 @@ def test_what_cannot_be_asked(tmp_path, changed, reason):
 
 
 def test_the_demo_needs_a_place():
-    with pytest.raises(InvalidInputError, match="give the path of its catalog"):
+    with pytest.raises(InvalidInputError, match="give the path or URL of a catalog"):
         search.find_scenes(search.CatalogSource(provider="demo"), ["S2L2A"], HERE, JUNE)
 
 
@@ -315,7 +315,7 @@ def test_nothing_found_says_what_there_is(tmp_path, changed, parts):
 
 def test_nothing_usable_says_why(tmp_path):
     catalog = publish(tmp_path, [an_item("a", assets={"x": {"href": "./x.tif"}})])
-    with pytest.raises(NothingFoundError, match=r"1 of them cannot be used \(a: no usable S2L2A"):
+    with pytest.raises(NothingFoundError, match=r"1 items cannot be used \(a: no usable S2L2A"):
         find(catalog)
 
 

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import scene_selection, snapshot
-from catalogs.errors import InvalidInputError
+from catalogs import scene_selection
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.scene_selection import RejectedScene
 from catalogs.snapshot import Snapshot
@@ -64,75 +62,9 @@ def test_the_digest_stays_what_it_was():
     # ^ a change here makes the receipts of finished tiles stale: make it knowingly
 
 
-def test_a_snapshot_survives_its_file(tmp_path):
-    path = tmp_path / "deep" / "snapshot.json"
-    written = Snapshot(scenes=SCENES, refused=(RejectedScene(id="x", reason="too cloudy"),))
-    written.write(path)
-    read = snapshot.read(path)
-    assert read == written
-    assert read.digest == written.digest
-    assert read.scenes[0].assets["DEM"].href == "/here/d0.tif"
-    assert [entry.name for entry in path.parent.iterdir()] == ["snapshot.json"]
-    first = path.read_bytes()
-    read.write(path)
-    assert path.read_bytes() == first
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "snapshot.json"
-    Snapshot(scenes=SCENES).write(path)
-    before = path.read_bytes()
-
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        Snapshot(scenes=SCENES[1:]).write(path)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["snapshot.json"]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda values: values["scenes"].pop(), "was changed after it was written"),
-        (lambda values: values["scenes"][0].update(tile="32VNH"), "was changed after"),
-        (lambda values: values.update(version=99), "is no terramosaic-snapshot of version 1"),
-        (lambda values: values.update(format="plan"), "is no terramosaic-snapshot"),
-        (lambda values: values.pop("scenes"), "no snapshot that can be read"),
-        (lambda values: values["scenes"][0].update(bbox=[0, 0]), "no snapshot that can be read"),
-        (lambda values: values["scenes"].append(values["scenes"][0]), "stands twice"),
-    ],
-)
-def test_a_spoiled_file_is_refused(tmp_path, spoil, reason):
-    path = tmp_path / "snapshot.json"
-    Snapshot(scenes=SCENES).write(path)
-    values = json.loads(path.read_text())
-    spoil(values)
-    path.write_text(json.dumps(values))
-    with pytest.raises(InvalidInputError, match=reason):
-        snapshot.read(path)
-
-
-@pytest.mark.parametrize("text", [None, "", "[]", "{", "7"])
-def test_what_is_no_snapshot(tmp_path, text):
-    path = tmp_path / "snapshot.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InvalidInputError, match="no snapshot that can be read"):
-        snapshot.read(path)
-
-
-def test_the_difference_names_ids():
-    before = Snapshot(scenes=SCENES)
-    after = Snapshot(scenes=(a_scene("new"), a_scene("d1", tile="X"), moved(SCENES[2]), SCENES[3]))
-    difference = snapshot.diff(before, after)
-    assert difference.added == ("cop-dem-glo-30/new",)
-    assert difference.removed == ("cop-dem-glo-30/d0", "cop-dem-glo-30/d4")
-    assert difference.changed == ("cop-dem-glo-30/d1",)
-    assert difference
-    assert not snapshot.diff(before, Snapshot(scenes=tuple(map(moved, SCENES))))
+def test_a_scene_may_not_stand_twice():
+    with pytest.raises(ValueError, match="d1"):
+        Snapshot(scenes=(*SCENES, SCENES[1]))
 
 
 REAL = (

@@ -81,7 +81,7 @@ def test_a_page_that_comes_again_ends_the_search_and_is_told():
     with serve(an_endless(lambda n: parts[min(n, 2)], 5)) as server:
         found = find(server.url)
     assert ids(found) == ["s0", "s1"]
-    assert [doubt.text for doubt in found.caveats] == ["the catalog states 5 items and gave 2"]
+    assert [doubt.text for doubt in found.caveats] == ["the catalog states 5 items and returned 2"]
 
 
 def test_a_stated_number_that_is_too_low_loses_nothing(monkeypatch):
@@ -304,7 +304,7 @@ def test_recorded_answers(realdata, path, name, provider, modality, counts):
     with replayed(realdata / "stac" / path / "_api", [name]) as server:
         source = {"modalities": (modality,), "region": WORLD, "period": None, "provider": provider}
         if counts[0] == 0:
-            with pytest.raises(NothingFoundError, match=f"{counts[1]} of them cannot be used"):
+            with pytest.raises(NothingFoundError, match=f"of {counts[1]} items cannot be used"):
                 find(server.url, **source)
             return
         found = find(server.url, **source)

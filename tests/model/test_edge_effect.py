@@ -24,23 +24,23 @@ IMAGE = {"S2L2A": RNG.normal(size=(1, 320, 288)).astype(np.float32)}
 class Known:
     """Answers pixel by pixel, but where a mask of the window turns the answer over."""
 
-    def __init__(self, wrong, *, window=128, cell=1, classes=("water", "trees")):
+    def __init__(self, wrong, *, window=128, stride=1, classes=("water", "trees")):
         self.window, self.wrong = window, wrong
-        self.answers = [SimpleNamespace(cell=cell, class_names=classes)]
+        self.outputs = [SimpleNamespace(stride=stride, class_names=classes)]
 
     def predict(self, chips, places=None):
         assert len(places) == len(chips["S2L2A"])
-        cell = self.answers[0].cell
-        plain = chips["S2L2A"][:, 0, ::cell, ::cell]
+        stride = self.outputs[0].stride
+        plain = chips["S2L2A"][:, 0, ::stride, ::stride]
         first = np.where(self.wrong, 1.0 - (plain > 0), plain > 0).astype(np.float32)
         return (np.stack([first, 1 - first], axis=1),)
 
 
-def rim(width, *, window=128, cell=1):
+def rim(width, *, window=128, stride=1):
     """Return a mask of the pixels less than `width` from any edge."""
-    inside = np.zeros((window // cell, window // cell), bool)
-    inside[width // cell : inside.shape[0] - width // cell, width // cell :] = True
-    inside[:, inside.shape[1] - width // cell :] = False
+    inside = np.zeros((window // stride, window // stride), bool)
+    inside[width // stride : inside.shape[0] - width // stride, width // stride :] = True
+    inside[:, inside.shape[1] - width // stride :] = False
     return ~inside
 
 
@@ -87,7 +87,7 @@ def test_a_far_reach_is_blended_over_a_quarter_at_most():
 
 
 def test_cells_are_measured_at_their_size():
-    curve = measured(rim(16, cell=8), cell=8)
+    curve = measured(rim(16, stride=8), stride=8)
     assert [step.first for step in curve.steps][:3] == [0, 8, 16]
     assert [step.differs for step in curve.steps][:3] == [1.0, 1.0, 0.0]
 

@@ -86,10 +86,10 @@ def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
     given["S2L2A"][0, 3, :9] = np.nan
     joint = registry.load(family, {"random": 3}, **EVERY, **options)
     found = joint.predict(given, places)
-    assert len(found) == len(joint.answers) == len(ALONE)
-    for one, answer, asked in zip(found, joint.answers, ALONE, strict=True):
+    assert len(found) == len(joint.outputs) == len(ALONE)
+    for one, answer, asked in zip(found, joint.outputs, ALONE, strict=True):
         single = registry.load(family, {"random": 3}, **asked, **options)
-        assert single.answers == (answer,)
+        assert single.outputs == (answer,)
         (wanted,) = single.predict(given, places)
         np.testing.assert_array_equal(one, wanted)
         assert np.isfinite(one).all()
@@ -106,11 +106,11 @@ def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
         )
     ]
     for one in predictors:
-        assert [answer.task for answer in one.answers] == ["land_cover", "embedding"] + [
+        assert [answer.task for answer in one.outputs] == ["land_cover", "embedding"] + [
             "generate"
         ] * 2
-        assert [answer.modality for answer in one.answers] == [None, None, "S1GRD", "NDVI"]
-        assert [answer.cell for answer in one.answers] == [1, 16, 1, 1]
+        assert [answer.modality for answer in one.outputs] == [None, None, "S1GRD", "NDVI"]
+        assert [answer.stride for answer in one.outputs] == [1, 16, 1, 1]
     assert len({one.digest for one in predictors}) == 1
     fewer = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
     assert fewer.digest not in {predictors[0].digest, registry.load(family, {"random": 3}).digest}
@@ -141,13 +141,13 @@ def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
     assert (len(first), len(last)) == (3, 3)
     for one, single in zip(found, alone, strict=True):
         np.testing.assert_array_equal(one, single(given))
-    assert joint.answers == (alone[0].answers[0], alone[1].answers[0])
+    assert joint.outputs == (alone[0].outputs[0], alone[1].outputs[0])
     assert len({joint.digest, *(one.digest for one in alone)}) == 3
 
 
 def test_a_call_gives_one_answer_and_no_more(family):
     joint = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
-    with pytest.raises(ModelError, match="2 answers"):
+    with pytest.raises(ModelError, match="2 outputs"):
         joint(chips())
 
 

@@ -68,8 +68,12 @@ def test_it_is_what_the_pipeline_expects():
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
     assert dict(predictor.inputs)["S2L2A"][:3] == ("B01", "B02", "B03")
-    assert predictor.class_names == ("water", "trees", "crops")
-    assert (predictor.task, predictor.cell, predictor.bands) == ("land_cover", 1, ())
+    assert predictor.outputs[0].class_names == ("water", "trees", "crops")
+    assert (predictor.outputs[0].task, predictor.outputs[0].stride, predictor.outputs[0].bands) == (
+        "land_cover",
+        1,
+        (),
+    )
     assert len(predictor.digest) == 64
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)

@@ -138,13 +138,18 @@ def test_it_is_what_the_pipeline_expects(kind):
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
     out = predictor(given_for(predictor))
-    channels = len(predictor.class_names or predictor.bands)
-    assert out.shape == (3, channels, SIDE // predictor.cell, SIDE // predictor.cell)
+    channels = len(predictor.outputs[0].class_names or predictor.outputs[0].bands)
+    assert out.shape == (
+        3,
+        channels,
+        SIDE // predictor.outputs[0].stride,
+        SIDE // predictor.outputs[0].stride,
+    )
     assert out.dtype == np.float32
     assert np.isfinite(out).all()
-    assert (predictor.class_names == ()) == (predictor.task != "land_cover")
-    assert (predictor.modality is None) == (predictor.task != "generate")
-    if predictor.task == "land_cover":
+    assert (predictor.outputs[0].class_names == ()) == (predictor.outputs[0].task != "land_cover")
+    assert (predictor.outputs[0].modality is None) == (predictor.outputs[0].task != "generate")
+    if predictor.outputs[0].task == "land_cover":
         np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
 
 
@@ -186,8 +191,8 @@ def test_a_window_without_any_data_has_no_answer(kind):
         value[1] = np.nan
     out = predictor(given)
     np.testing.assert_array_equal(out[[0, 2]], before[[0, 2]])
-    if predictor.class_names:
-        np.testing.assert_allclose(out[1], 1 / len(predictor.class_names))
+    if predictor.outputs[0].class_names:
+        np.testing.assert_allclose(out[1], 1 / len(predictor.outputs[0].class_names))
     else:
         assert np.isnan(out[1]).all()
 
@@ -206,7 +211,7 @@ def test_holes_and_wrong_units_are_refused(kind):
 
 def test_zero_shot_answers_with_the_model_s_legend():
     predictor = zero_shot()
-    assert predictor.class_names == modalities.LULC_CLASSES
+    assert predictor.outputs[0].class_names == modalities.LULC_CLASSES
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
 
 
@@ -233,8 +238,12 @@ def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
     given = {name: value[:, :, :, :16] for name, value in given.items()}
     out = predictor(given)
     assert out.shape == (1, 32, 2, 1)
-    assert predictor.bands[:2] == ("e000", "e001")
-    assert (predictor.task, predictor.cell, predictor.unit) == ("embedding", 16, None)
+    assert predictor.outputs[0].bands[:2] == ("e000", "e001")
+    assert (predictor.outputs[0].task, predictor.outputs[0].stride, predictor.outputs[0].unit) == (
+        "embedding",
+        16,
+        None,
+    )
     tensors = {
         name: (torch.from_numpy(value) - torch.tensor(scale.mean)[:, None, None])
         / torch.tensor(scale.std)[:, None, None]
@@ -267,14 +276,14 @@ def test_what_is_generated_comes_in_its_own_unit(modality):
         )
     assert made.std() > 0.1
     units = {"S2L2A": "DN", "S1GRD": "dB", "S1RTC": "dB", "DEM": "m", "NDVI": "1"}
-    assert (predictor.modality, predictor.unit) == (modality, units[modality])
-    assert len(predictor.bands) == len(target.mean)
+    assert (predictor.outputs[0].modality, predictor.outputs[0].unit) == (modality, units[modality])
+    assert len(predictor.outputs[0].bands) == len(target.mean)
 
 
 def test_the_names_of_generated_channels():
-    assert generation("NDVI").bands == ("NDVI",)
-    assert generation("S1GRD").bands == ("VV", "VH")
-    assert generation("S2L2A").bands == modalities.get_raster_modality("S2L2A").bands
+    assert generation("NDVI").outputs[0].bands == ("NDVI",)
+    assert generation("S1GRD").outputs[0].bands == ("VV", "VH")
+    assert generation("S2L2A").outputs[0].bands == modalities.get_raster_modality("S2L2A").bands
 
 
 @pytest.mark.parametrize("modality", ["LULC", "Coords", "RGB", "S2L1C", "ndvi"])
@@ -285,7 +294,10 @@ def test_what_has_no_values_cannot_be_generated(modality):
 
 def test_fine_tuned_models_are_given_pixels_without_holes():
     predictor = tuned()
-    assert (predictor.task, predictor.class_names) == ("land_cover", ("water", "trees", "crops"))
+    assert (predictor.outputs[0].task, predictor.outputs[0].class_names) == (
+        "land_cover",
+        ("water", "trees", "crops"),
+    )
     given = given_for(predictor)
     given["DEM"][0, 0, 0] = np.nan
     assert np.isfinite(predictor(given)).all()

@@ -258,8 +258,13 @@ def test_a_small_configuration_answers_every_task(family, task):
     assert predictor.window == 32
     given = whole_chips()
     out = predictor(given)
-    channels = len(predictor.class_names or predictor.bands)
-    assert out.shape == (2, channels, 32 // predictor.cell, 32 // predictor.cell)
+    channels = len(predictor.outputs[0].class_names or predictor.outputs[0].bands)
+    assert out.shape == (
+        2,
+        channels,
+        32 // predictor.outputs[0].stride,
+        32 // predictor.outputs[0].stride,
+    )
     assert np.isfinite(out).all()
     assert not np.array_equal(out[0], out[1])
     again = registry.load(str(family), {"random": 3}, task, **CPU, **options)
@@ -302,7 +307,7 @@ def test_every_modality_can_be_generated(family, modality):
         str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
     )
     out = predictor(whole_chips())
-    assert out.shape == (2, len(predictor.bands), 32, 32)
+    assert out.shape == (2, len(predictor.outputs[0].bands), 32, 32)
     scale = modalities.get_target_modality(modality).statistics
     mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
     assert np.abs((out - mean) / std).max() <= 1 + 1e-5
@@ -373,7 +378,7 @@ def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
     registry.loading.write_state_dict(path, state)
     predictor = registry.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(predictor, SegmentationPredictor)
-    assert (predictor.window, predictor.class_names) == (224, cards.CLASSES)
+    assert (predictor.window, predictor.outputs[0].class_names) == (224, cards.CLASSES)
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
     out = predictor(whole_chips(("S1RTC", "DEM")))
     assert out.shape == (2, 8, 32, 32)
@@ -491,7 +496,7 @@ def checkpoint(tmp_path):
 def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
     options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
     predictor = registry.load(str(family), **options)
-    assert predictor.class_names == CLASSES
+    assert predictor.outputs[0].class_names == CLASSES
     assert list(predictor.inputs) == ["S2L2A", "DEM"]
     out = predictor(whole_chips(("S2L2A", "DEM")))
     assert out.shape == (2, 3, 32, 32)

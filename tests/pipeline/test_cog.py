@@ -220,8 +220,10 @@ KILLED = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     import numpy as np
-    from pipeline import cog, files, layers, tally
     from pipeline.grid.grid import Grid
+    from pipeline.plan import layers
+    from pipeline.runtime import atomic_files
+    from pipeline.storage import cog
 
     where, folder = sys.argv[1], Path(sys.argv[2])
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -231,10 +233,10 @@ KILLED = textwrap.dedent("""
             die()
         return np.ones((1, last - first, 60), "uint8")
     if where == "check":
-        cog._check = die
+        cog._verify_cog = die
     if where == "promote":
-        files.promote = die
-    cog.write(folder / "x.tif", grid, layers.get("confidence"), read)
+        atomic_files.move_into_place = die
+    cog.write_cog(folder / "x.tif", grid, layers.get("confidence"), read)
 """)
 
 

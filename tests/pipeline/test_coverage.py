@@ -12,7 +12,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs import ground
+from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, Scene
 from catalogs.scene_selection import RejectedScene
@@ -21,7 +21,7 @@ from flows.observe import progress
 from flows.run import product
 from pipeline.quality import coverage
 from pipeline.quality.coverage import DayCoverage
-from pipeline.report import charts, scenes_section
+from pipeline.report import coverage_chart
 
 REGION = shapely.box(10, 40, 14, 44)
 NOON = dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC)
@@ -61,7 +61,7 @@ def test_a_share_is_that_of_areas_on_the_sphere(south, tall, wide, part):
     middle = south + part * (north - south)
     box = (20, south, 20 + 10 * wide, middle)
     expected = sphere(*box) / sphere(*region)
-    share = ground.covered_fraction(shapely.box(*box), shapely.box(*region))
+    share = lonlat_geometry.covered_fraction(shapely.box(*box), shapely.box(*region))
     assert share == pytest.approx(expected, rel=1e-6)
 
 
@@ -90,7 +90,7 @@ def test_days_of_each_input():
 
 def drawn(days):
     """Return bars as (x, height, tooltip) and the labels of a drawing."""
-    text = charts.render_coverage(days).replace(
+    text = str(coverage_chart.draw_coverage(days)).replace(
         "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1
     )
     root = ET.fromstring(text)
@@ -142,7 +142,7 @@ def test_what_was_left_out_says_why_without_secrets():
     )  # fmt: skip
     _, [(_, _, tooltip)], labels = drawn([day])
     assert tooltip.startswith("S2L2A 2024-01-05, left out\nS2<x>: see ")
-    assert "SECRET" not in charts.render_coverage([day])
+    assert "SECRET" not in coverage_chart.draw_coverage([day])
     assert "left out" in labels
 
 
@@ -154,8 +154,7 @@ def test_the_picture_is_also_told_in_words():
         "Coverage by date. S2L2A: used on 8 days, 2 of which cover the whole region, "
         "0 scenes left out; DEM: covers 50 % of the region, 0 scenes left out."
     )
-    assert charts.render_coverage([]) == ""
-    assert scenes_section.render_coverage([]) == ""
+    assert coverage_chart.draw_coverage([]) == ""
 
 
 def a_job(realdata, tmp_path):

@@ -35,11 +35,11 @@ MODEL = ModelSpec(
     inputs={"S2L2A": ("B02",)},
     precision="fp32",
     batch=4,
-    answers=(*Brightness.answers,),
+    outputs=(*Brightness.outputs,),
 )
-FEATURES = dataclasses.replace(MODEL, answers=(*Patches.answers,))
-NDVI = dataclasses.replace(MODEL, answers=(*Painter.answers,))
-SEVERAL = dataclasses.replace(MODEL, answers=(*Several.answers,))
+FEATURES = dataclasses.replace(MODEL, outputs=(*Patches.outputs,))
+NDVI = dataclasses.replace(MODEL, outputs=(*Painter.outputs,))
+SEVERAL = dataclasses.replace(MODEL, outputs=(*Several.outputs,))
 
 
 def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
@@ -98,7 +98,7 @@ def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
 def test_a_model_survives_json():
     for model in (MODEL, FEATURES, NDVI, SEVERAL):
         assert ModelSpec.from_dict(json.loads(json.dumps(model.to_dict()))) == model
-    assert SEVERAL.primary_output.layer == "land_cover"
+    assert SEVERAL.primary_output.layer_name == "land_cover"
 
 
 def test_cells_are_whole_patches_of_the_windows(tmp_path):
@@ -123,18 +123,18 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
         ({"task": "crops"}, "unknown task"),
         ({"task": "generate"}, "needs a modality"),
         ({"class_names": ()}, "needs class_names or bands"),
-        ({"cell": 5}, "whole cells"),
+        ({"stride": 5}, "whole cells"),
     ],
 )
 def test_models_that_cannot_be_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(MODEL, answers=(dataclasses.replace(MODEL.primary_output, **change),))
+        dataclasses.replace(MODEL, outputs=(dataclasses.replace(MODEL.primary_output, **change),))
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "at least one output"), (2, "more than once")])
 def test_a_model_needs_distinct_outputs(count, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(MODEL, answers=MODEL.answers * count)
+        dataclasses.replace(MODEL, outputs=MODEL.outputs * count)
 
 
 def test_paths_do_not_enter_the_digest(tmp_path):
@@ -218,8 +218,8 @@ def test_the_estimate_knows_what_is_asked_for(tmp_path):
     found = [cost_model.estimate_cost(plan, workers=1) for plan in plans]
     seconds = [one.seconds for one in found]
     assert seconds == sorted(set(seconds))
-    answers = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
-    wide = dataclasses.replace(FEATURES, answers=answers)
+    outputs = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
+    wide = dataclasses.replace(FEATURES, outputs=outputs)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
     memory = [
         cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (coarse, many)

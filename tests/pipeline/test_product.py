@@ -19,6 +19,8 @@ from pipeline.plan import layers
 from pipeline.product import descriptions, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.quality.accuracy import AccuracyMetrics
+from pipeline.quality.gates import ProportionEstimate, QualityMetrics
+from pipeline.quality.seam_test import Seam
 from pipeline.report import quicklook, rendering, report
 from pipeline.runtime import atomic_files
 from pipeline.storage import cog, styles
@@ -298,9 +300,11 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     later = replace(product, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     moved = replace(later, bbox=(8.0, 56.0, 9.0, 57.0))
     for entry in (moved, product):
-        atomic_files.write_json(tmp_path / entry.folder / "item.json", stac_item.build_item(entry))
+        atomic_files.write_json(
+            tmp_path / entry.period_dir / "item.json", stac_item.build_item(entry)
+        )
     document = stac_collection.build_collection(
-        stac_collection.read_items(tmp_path), title="Jutland", license="other"
+        stac_collection.read_items(tmp_path), title="Jutland", license_id="other"
     )
     stac.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
@@ -308,19 +312,19 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
         ["2024-05-01T00:00:00Z", "2025-09-30T23:59:59Z"]
     ]
     items = [link["href"] for link in document["links"] if link["rel"] == "item"]
-    assert items == [f"./{entry.folder}/item.json" for entry in (product, moved)]
+    assert items == [f"./{entry.period_dir}/item.json" for entry in (product, moved)]
     atomic_files.write_json(tmp_path / "collection.json", document)
     opened = pystac.Collection.from_file(tmp_path / "collection.json")
     assert [item.id for item in opened.get_items()] == [product.id, moved.id]
     assert all(item.get_parent().id == "jutland" for item in opened.get_items())
     with pytest.raises(ValueError, match="of one product"):
-        stac_collection.build_collection([], title="Jutland", license="other")
+        stac_collection.build_collection([], title="Jutland", license_id="other")
 
 
 class Outline(HTMLParser):
     """Collects tags, texts and sources, and checks that tags close in order."""
 
-    VOID = ("meta", "img", "line", "rect")
+    VOID = ("meta", "img")
 
     def __init__(self, text):
         super().__init__()
@@ -392,7 +396,7 @@ def test_the_report_is_one_whole_page(product, folder):
 
 def test_the_report_states_the_area_of_each_class(product, folder):
     text = report.render_report(product, pictures_of(product, folder))
-    counts = product.counts("land_cover")
+    counts = product.count_values("land_cover")
     assert sum(counts.values()) == GRID.height * GRID.width
     assert f"<td>{counts[5] * 100 / 1e6:,.2f}</td>" in text
 
@@ -414,7 +418,7 @@ def test_the_report_of_composites_alone_speaks_of_no_map(product):
 def test_random_weights_are_said_first(product):
     assert "random" not in json.dumps(stac_item.build_item(product)).lower()
     options = {"task": "land_cover", "weights": {"random": 3}}
-    source = replace(product.provenance, random=True, options=options)
+    source = replace(product.provenance, is_random=True, model_options=options)
     tried = replace(product, provenance=source)
     properties = stac_item.build_item(tried)["properties"]
     assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING)
@@ -428,8 +432,12 @@ def test_random_weights_are_said_first(product):
 
 
 def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
-    seen = np.concatenate([values_of(r.layer, r.bands) for r in product.of("observations")])
-    codes = np.concatenate([values_of(r.layer, r.bands) for r in product.of("land_cover")])
+    seen = np.concatenate(
+        [values_of(r.layer, r.bands) for r in product.rasters_for_layer("observations")]
+    )
+    codes = np.concatenate(
+        [values_of(r.layer, r.bands) for r in product.rasters_for_layer("land_cover")]
+    )
     inside = seen != layers.get("observations").fill_value
     unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
     assert unseen > 0
@@ -451,8 +459,8 @@ def answering(product, folder, layer, bands):
     read = lambda first, last: values[:, first:last]
     info = cog.write_cog(folder / href, GRID, layer, read, () if layer.bands else bands)
     raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
-    counts = product.of("observations")
-    source = replace(product.provenance, answer=layer.name)
+    counts = product.rasters_for_layer("observations")
+    source = replace(product.provenance, main_layer=layer.name)
     return replace(
         product, rasters=(raster, *counts), provenance=source, documents=(), accuracy=None
     )
@@ -482,7 +490,7 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
         other, report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     )
     Outline(text)
-    whole = stac_collection.build_collection([document], title="Jutland", license="other")
+    whole = stac_collection.build_collection([document], title="Jutland", license_id="other")
     stac.check(whole, validator)
     for said in (json.dumps(document), text, json.dumps(whole)):
         assert "land cover" not in said.lower()
@@ -496,10 +504,25 @@ def test_a_collection_names_all_that_its_items_answer(product, folder):
     ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
     later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     items = [stac_item.build_item(product), stac_item.build_item(later)]
-    whole = stac_collection.build_collection(items, title="Jutland", license="other")
+    whole = stac_collection.build_collection(items, title="Jutland", license_id="other")
     assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
     bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
     whole = stac_collection.build_collection(
-        [stac_item.build_item(bare)], title="Jutland", license="other"
+        [stac_item.build_item(bare)], title="Jutland", license_id="other"
     )
     assert whole["description"].startswith("Composites of Jutland")
+
+
+def test_the_report_has_a_section_on_seams(product):
+    seam = Seam(z=0.4, lines=7, rate=0.06, excess=0.01, worst=0.03)
+    sample = ProportionEstimate(n=2000, share=0.04, low=0.03, high=0.05)
+    quality = QualityMetrics(
+        window=seam, disagreement=sample, rate_by_phase=(0.05, 0.06, 0.05, 0.06), blend_length=2
+    )
+    images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    page = report.render_report(replace(product, quality=quality), images)
+    Outline(page)
+    assert "<h2>Seams</h2>" in page
+    assert "4.00 % of 2,000 sampled pixels get another class" in page
+    assert page.count("<polyline") == 2
+    assert "<h2>Seams</h2>" not in report.render_report(product, images)

@@ -236,15 +236,15 @@ def test_scenes_are_judged_in_their_order_by_four_thumbnails_each(tmp_path):
         _scene(tmp_path, f"S{number}", stored=stored, claimed=claimed)
         for number, (stored, claimed) in enumerate(truths)
     ]
-    asked = []
+    requested = []
 
-    def read(href, source, *, pixels):
-        asked.append((source.scene, href))
-        return raster_reader.read_thumbnail(href, source, size=pixels)
+    def read(href, asset, *, size):
+        requested.append((asset.scene_id, href))
+        return raster_reader.read_thumbnail(href, asset, size=size)
 
     found = radiometry_check.check_scenes(scenes, threads=3, read_thumbnail=read)
     assert [one.status for one in found] == ["agrees", "contradicts", "contradicts", "agrees"]
-    assert len(asked) == len(set(asked)) == 16
+    assert len(requested) == len(set(requested)) == 16
     assert found == [radiometry_check.check_scene(scene) for scene in scenes]
 
 

@@ -14,7 +14,6 @@ from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import classify, downsample, test_time_augmentation
 from pipeline.inference.tiled import WindowRow
-from pipeline.plan.recipe import ModelSpec
 from tests.support import fakes
 from tests.support.fakes import Brightness, Edgy, Painter, Patches, Several
 
@@ -149,7 +148,7 @@ def test_every_crop_gives_the_same_cells(row, column, height, width, batch):
 
 def test_an_answer_of_another_shape_is_refused():
     class Wide(Patches):
-        answers = (replace(Patches.answers[0], cell=4),)
+        outputs = (replace(Patches.outputs[0], stride=4),)
 
     with pytest.raises(AssertionError, match="instead of"):
         fakes.blend(COARSE.refine(8), PATCHES, Wide(), _ground)
@@ -163,23 +162,14 @@ def test_several_answers_are_those_of_each_by_itself():
 
 
 def test_features_and_values_stay_where_something_was_seen():
-    said = Painter.answers[0]
+    said = Painter.outputs[0]
     blended = np.array([[[0.25, 0.5, np.nan]]], np.float32)
     observed = np.array([[True, False, True]])
     found = classify.to_layers(said, blended, observed, include_probabilities=False)
     assert list(found) == ["generated_NDVI"]
     assert np.array_equal(found["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
-    model = ModelSpec(
-        name="fake",
-        digest="d",
-        window=32,
-        inputs={"S2L2A": ("B02",)},
-        precision="fp32",
-        batch=1,
-        answers=(replace(said, unit="percent"),),
-    )
     with pytest.raises(ValueError, match="stores values in '1'"):
-        classify.list_output_layers(model, include_probabilities=False)
+        replace(said, unit="percent")
 
 
 def test_windows_are_told_where_on_earth_they_lie():

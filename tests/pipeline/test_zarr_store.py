@@ -103,14 +103,16 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
         found.append(
             {name: _whole(folder, plan, name) for name in tile_layers.list_layer_bands(plan)}
         )
-    assert {"observations", "last_observed", "inputs_used", model.main.layer} <= set(found[0])
+    assert {"observations", "last_observed", "inputs_used", model.primary_output.layer_name} <= set(
+        found[0]
+    )
     for other in found[1:]:
         for name, values in found[0].items():
             assert np.array_equal(values, other[name], equal_nan=True), name
 
 
 def _whole(folder, plan, name):
-    factor = plan.factor(name)
+    factor = plan.coarsening_factor(name)
     path = zarr_store.store_path(folder, plan, plan.grid.epsg, factor)
     grid = plan.grid.coarsen(factor)
     return zarr_store.read_layer(path, name, slice(0, grid.height), slice(0, grid.width))
@@ -142,7 +144,7 @@ class Overcast(Brightness):
     def one(self, values, places):
         answers = super().one(values, places)
         answers[:] = 0
-        answers[:, self.answers[0].class_names.index("clouds")] = 1
+        answers[:, self.outputs[0].class_names.index("clouds")] = 1
         return answers
 
 
@@ -265,7 +267,13 @@ def test_a_damaged_shard_is_written_anew(finished, damage, place):
             slice(one.column, one.column + one.width),
         )
     }
-    shard = path / "confidence" / "c" / str(one.row // plan.tile) / str(one.column // plan.tile)
+    shard = (
+        path
+        / "confidence"
+        / "c"
+        / str(one.row // plan.tile_size)
+        / str(one.column // plan.tile_size)
+    )
     data = shard.read_bytes()
     shard.write_bytes(
         data[:-2] + bytes([data[-2] ^ 8]) + data[-1:] if damage == "index" else data[:-9]

@@ -77,7 +77,7 @@ def test_a_place_without_a_modality_is_answered_beside_those_that_have_it(places
 def test_real_places_have_land_cover_out_of_the_box(places):
     predictor = registry.load("terramind_v1_tiny", {"random": 1}, device="cpu", precision="fp32")
     out = predictor(places)
-    assert predictor.class_names == LULC_CLASSES
+    assert predictor.outputs[0].class_names == LULC_CLASSES
     assert out.shape == (3, 10, 224, 224)
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(predictor({n: v[2:] for n, v in places.items()}), out[2:])

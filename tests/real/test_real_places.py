@@ -144,7 +144,7 @@ def test_observations_are_counted_as_the_classifications_say(realdata, tmp_path)
 
 @pytest.mark.parametrize("name", PLACES[:1])
 def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
-    from pipeline.product import publishing
+    from pipeline.publishing import writer
 
     values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
@@ -154,5 +154,5 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, None, folder, threads=2)
-    item = json.loads(Path(publishing.publish_product(plan, home)).read_text())
+    item = json.loads(Path(writer.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]

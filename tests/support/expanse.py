@@ -13,8 +13,9 @@ from pyproj import Transformer
 from catalogs.scene import BANDS, Asset, Scene
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm
+from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan, to_geojson
-from pipeline.plan.recipe import ModelSpec, OutputSpec, Recipe
+from pipeline.plan.recipe import ModelSpec, Recipe
 from tests.support import worlds
 
 TILE = 512
@@ -34,7 +35,7 @@ MODEL = ModelSpec(
     inputs={"S2L2A": ("B02", "B03", "B04", "B08", "B11", "B12"), "DEM": ("DEM",)},
     precision="fp32",
     batch=4,
-    answers=(OutputSpec(class_names=("water", "bare")),),
+    outputs=(OutputSpec(class_names=("water", "bare")),),
 )
 RECIPE = Recipe(
     inputs=("S2L2A", "DEM"),

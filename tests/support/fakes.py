@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.grid import window_lattice
 from pipeline.inference.batching import WindowStats
 from pipeline.inference.tiled import TilePredictor, WindowRow
-from pipeline.plan.recipe import OutputSpec
+from pipeline.plan.output_spec import OutputSpec
 
 
 class Brightness:
@@ -18,7 +18,7 @@ class Brightness:
 
     window = 32
     inputs: Mapping[str, tuple[str, ...]] = {"S2L2A": ("B02",)}
-    answers: Sequence[OutputSpec] = (OutputSpec(class_names=("water", "bare", "clouds")),)
+    outputs: Sequence[OutputSpec] = (OutputSpec(class_names=("water", "bare", "clouds")),)
     digest = hashlib.sha256(b"brightness").hexdigest()
     predict_reference = None
 
@@ -55,7 +55,7 @@ class Moody(Brightness):
     z = x + 2 * mean of x over the window; the probabilities are softmax(z, -z).
     """
 
-    answers = (OutputSpec(class_names=("water", "bare")),)
+    outputs = (OutputSpec(class_names=("water", "bare")),)
 
     def __init__(self, window: int = 32) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Moody(Brightness):
 class Patches(Brightness):
     """Answers once per patch of 8 pixels: mean, place in the window, and a constant."""
 
-    answers = (OutputSpec(task="embedding", bands=("e000", "e001", "e002"), cell=8),)
+    outputs = (OutputSpec(task="embedding", bands=("e000", "e001", "e002"), stride=8),)
 
     def one(self, values, places):
         plain = np.nan_to_num(values[:, 0])
@@ -84,7 +84,7 @@ class Patches(Brightness):
 class Painter(Brightness):
     """Makes a vegetation index of the brightness, and of the place in the window."""
 
-    answers = (OutputSpec(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
+    outputs = (OutputSpec(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
 
     def one(self, values, places):
         place = np.linspace(0, 0.1, self.window, dtype=np.float32)
@@ -94,7 +94,7 @@ class Painter(Brightness):
 class Several(Brightness):
     """Maps, describes and paints in one go."""
 
-    answers = (*Brightness.answers, *Patches.answers, *Painter.answers)
+    outputs = (*Brightness.outputs, *Patches.outputs, *Painter.outputs)
 
     def predict(self, chips, places):
         self.calls.append(len(places))
@@ -158,5 +158,5 @@ def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options
     assert edges == [*(part.start for part in parts), area.height]
     return tuple(
         np.concatenate([part.values[index] for part in parts], axis=1)
-        for index in range(len(predictor.answers))
+        for index in range(len(predictor.outputs))
     )

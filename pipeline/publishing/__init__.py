@@ -1,0 +1,1 @@
+"""Publish a finished product: COGs, styles, pictures, report, STAC item and collection."""
