@@ -90,11 +90,10 @@ def _load_predictor(plan: Plan) -> Loaded | None:
     from model.predictor import registry  # noqa: PLC0415
 
     # ^ composites need no torch
-    choice, execution = plan.job["model"], plan.job["execution"]
     predictor = registry.load(
-        **choice,
+        **plan.settings.model.to_dict(),
         inputs=tuple(plan.model.inputs),
-        device=execution["device"],
+        device=plan.settings.execution.device,
         precision=plan.model.precision,
         batch=plan.model.batch if plan.model.device == "cuda" else None,
         # ^ on a CPU one window after the other is fastest, and the bits are the same
@@ -120,7 +119,7 @@ def check_model(plan: Plan) -> None:
     Raises:
         InvalidInputError: the weights, or whatever else decides the model's answers, have changed.
     """
-    if "://" not in plan.job["execution"]["engine"]:
+    if "://" not in plan.settings.execution.engine:
         # ^ on a cluster elsewhere, what lies there counts: its workers look at each tile
         model_cache.store_predictor(_load_predictor(plan))
 
@@ -129,8 +128,8 @@ def cuda_device(plan: Plan) -> str | None:
     """Return the CUDA device that the tiles of a plan are made on, None where it is no such."""
     if plan.model is None or plan.model.device != "cuda":
         return None
-    asked: str = plan.job["execution"]["device"]
-    return "cuda" if asked == "auto" else asked
+    device = plan.settings.execution.device
+    return "cuda" if device == "auto" else device
 
 
 def process_tile(

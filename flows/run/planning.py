@@ -22,12 +22,21 @@ from catalogs.search import CatalogSource, SearchResult
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job
+from flows.config.prices import Prices
+from flows.config.sections import WorkerRange
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometric_check
 from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import NUMERICS_VERSION, Plan, hash_json, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.plan.settings import (
+    ExecutionSettings,
+    ModelOptions,
+    PriceList,
+    QualityLimits,
+    RunSettings,
+)
 
 _REQUEST_FIELDS = {"inputs", "bands", "mask", "composite", "radar", "radiometry", "grid"}
 
@@ -280,7 +289,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         radiometry_verdicts=answer.verdict_counts,
         recipe=recipe,
         model=model,
-        job={"model": load, **_dump_run_settings(job)},
+        settings=_run_settings(job, load),
     )
 
 
@@ -308,18 +317,45 @@ def load_model_spec(job: Job) -> ModelSpec | None:
     return _load_model(_drop_generated_inputs(job))[0]
 
 
-def _dump_run_settings(job: Job) -> dict[str, Any]:
-    """Return what running the plan needs beside what it is: places and machinery."""
-    return {
-        "request": hash_request(job),
-        "output": {
-            "path": str(job.output.folder),
-            "formats": list(job.output.formats),
-        },
-        "execution": json.loads(job.execution.model_dump_json()),
-        "qc": json.loads(job.qc.model_dump_json()),
-        "prices": json.loads(job.prices.model_dump_json()) if job.prices else None,
-    }
+def _run_settings(job: Job, loader_options: Mapping[str, Any]) -> RunSettings:
+    """Return where and how the plan of a job runs."""
+    execution, limits = job.execution, job.qc
+    workers = execution.workers
+    return RunSettings(
+        output_dir=str(job.output.folder),
+        formats=tuple(job.output.formats),
+        request_digest=hash_request(job),
+        model=ModelOptions(**loader_options),
+        execution=ExecutionSettings(
+            tile=execution.tile,
+            engine=execution.engine,
+            workers=workers.model_dump() if isinstance(workers, WorkerRange) else workers,
+            device=execution.device,
+            precision=execution.precision,
+            batch=execution.batch,
+            slot=execution.slot,
+            max_hours=execution.max_hours,
+        ),
+        quality_limits=QualityLimits(
+            gate=limits.gate,
+            max_seam_z=limits.max_seam_z,
+            max_disagreement=limits.max_disagreement,
+            min_agreement=limits.min_agreement,
+        ),
+        prices=_price_list(job.prices) if job.prices else None,
+    )
+
+
+def _price_list(prices: Prices) -> PriceList:
+    return PriceList(
+        currency=prices.currency,
+        cpu_hour=prices.cpu_hour,
+        gpu_hour=prices.gpu_hour,
+        gb_read=prices.gb_read,
+        thousand_requests=prices.thousand_requests,
+        gb_month=prices.gb_month,
+        months=prices.months,
+    )
 
 
 def _drop_generated_inputs(job: Job) -> Job:
@@ -339,7 +375,7 @@ def _drop_generated_inputs(job: Job) -> Job:
 
 def product_dir(plan: Plan) -> Path:
     """Return the folder of the plan's product: that of its period, which holds ``item.json``."""
-    return Path(plan.job["output"]["path"]) / plan.name / f"{plan.period[0]}_{plan.period[1]}"
+    return Path(plan.settings.output_dir) / plan.name / f"{plan.period[0]}_{plan.period[1]}"
 
 
 def job_product_dir(job: Job) -> Path:

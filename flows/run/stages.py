@@ -53,7 +53,7 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     missing = [one for one in plan.tiles if one.id not in done]
     done |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
     todo = [one for one in missing if one.id not in done]
-    execution = plan.job["execution"]
+    execution = plan.settings.execution
     run_context.get_progress().start_stage("tiles", len(todo))
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
@@ -63,12 +63,12 @@ def map_tiles(plan_path: str) -> dict[str, Any]:
     made = engine.process_tiles(
         path,
         todo,
-        engine=execution["engine"],
-        workers=execution["workers"],
+        engine=execution.engine,
+        workers=execution.workers,
         device=engine.cuda_device(plan),
         on_poll=counted.set_executor,
     )
-    with _time_limit(execution.get("max_hours")), closing(made):
+    with _time_limit(execution.max_hours), closing(made):
         # ^ else the tiles in hand went on until whatever ended this was forgotten
         for outcome in made:
             counted.count_tile(outcome)
@@ -152,7 +152,7 @@ def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetric
             missing_tiles=[MissingTile(tile=one["tile"], reason=one["reason"]) for one in failed],
             accuracy=accuracy,
             quality=quality,
-            formats=plan.job["output"]["formats"],
+            formats=plan.settings.formats,
             on_layer=lambda name: run_context.get_progress().advance(1, name),
         )
     )

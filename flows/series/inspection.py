@@ -116,7 +116,7 @@ def find_finished_item(job: Job, period: Period) -> Path | None:
     except InvalidInputError:
         return None
     item = home / "item.json"
-    if plan.job.get("request") != planning.hash_request(job) or not published.is_complete(
+    if plan.settings.request_digest != planning.hash_request(job) or not published.is_complete(
         item, plan
     ):
         return None

@@ -53,7 +53,7 @@ def iter_changes(job: Job, plan: Plan, model: ModelSpec | None) -> Iterator[str]
     Raises:
         NothingFoundError: the catalog has nothing any more.
     """
-    if plan.job.get("request") != planning.hash_request(job):
+    if plan.settings.request_digest != planning.hash_request(job):
         yield "the job asks for something else"
     before, now = (one.to_dict() if one else None for one in (plan.model, model))
     if before != now:

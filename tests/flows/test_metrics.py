@@ -29,6 +29,7 @@ from flows.observe import exporter, run_context, run_metrics
 from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import tile
+from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
 from pipeline.runtime import atomic_files
 from pipeline.storage import zarr_store
 from tests.pipeline import test_plan as plans
@@ -36,10 +37,6 @@ from tests.support import simulated
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
-JOB = {
-    "execution": {"engine": "threads", "workers": 2, "device": "cpu"},
-    "qc": {"gate": "off"},
-}
 ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 
 
@@ -47,8 +44,12 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
     plan = plans.make(tmp_path, model=None)
-    output = {"path": str(tmp_path / "out"), "formats": ["cog", "zarr"]}
-    return product.write_plan(dataclasses.replace(plan, job={**JOB, "output": output}))
+    settings = RunSettings(
+        output_dir=str(tmp_path / "out"),
+        execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),
+        quality_limits=QualityLimits(gate="off"),
+    )
+    return product.write_plan(dataclasses.replace(plan, settings=settings))
 
 
 @pytest.fixture

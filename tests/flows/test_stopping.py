@@ -25,6 +25,7 @@ from flows.execution import engine
 from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import tile_layers
+from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
@@ -254,15 +255,13 @@ def world(far):
 
 def _planned(plan, folder, engine, **more):
     """Write a plan as a job would have it; return its path."""
-    execution = {"engine": engine, "workers": 2, "device": "cpu", **more}
-    job = {
-        "output": {"path": str(folder / "out"), "formats": ["cog", "zarr"]},
-        "model": {},
-        "execution": execution,
-        "qc": plan.job.get("qc", {}),
-    }
+    settings = RunSettings(
+        output_dir=str(folder / "out"),
+        execution=ExecutionSettings(engine=engine, workers=2, device="cpu", **more),
+        quality_limits=plan.settings.quality_limits,
+    )
     path = folder / "plan.json"
-    dataclasses.replace(plan, job=job).write(path)
+    dataclasses.replace(plan, settings=settings).write(path)
     return path
 
 

@@ -246,7 +246,7 @@ def test_a_plan_says_what_a_task_takes(home, land, kind):
     assert told["peak_memory_bytes"] > 0
     frozen = Plan.read(home / "plan.json")
     assert frozen.grid.resolution == (160.0 if kind == "embedding" else 10.0)
-    assert frozen.job["model"].get("timesteps") == KINDS[kind].get("timesteps")
+    assert frozen.settings.model.timesteps == KINDS[kind].get("timesteps")
 
 
 def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):

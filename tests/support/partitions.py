@@ -1,4 +1,4 @@
-"""The same plan, made in different ways: what came of it."""
+"""Run the same plan in different ways, and compare the stored bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.storage import receipt, zarr_store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What was made of a plan, and when each tile was ready."""
+    """The files of a run, and when each tile was finished."""
 
     files: dict[str, str]
     """Path in the store → sha256 of the bytes."""
@@ -36,14 +36,14 @@ class Made:
 
 
 def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: Any) -> Path:
-    """Freeze a plan of an embedded country, or of the middle of it.
+    """Plan a product of a demo country, or of its centre.
 
     Args:
-        folder: where country, job and plan go.
+        folder: where country, job and plan are written.
         size: of the country, pixels.
         tile: side of a tile, pixels.
-        part: share of the country's sides.
-        sections: keys of the job.
+        part: fraction of the country's sides.
+        sections: further sections of the job.
     """
     built = country.build(folder / "country", seed=11, size=size)
     points = np.array(built.region["coordinates"][0])
@@ -65,26 +65,32 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
 
 
 def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> Made:
-    """Make a plan's tiles in a folder of their own, in an order, by an engine.
+    """Build tiles of a plan in a new folder.
+
+    Args:
+        source: the plan file.
+        folder: the new folder.
+        tiles: the tiles, in order.
+        options: arguments of :func:`engine.process_tiles`.
 
     Raises:
-        AssertionError: a tile failed, or was told of twice, or has no receipt.
+        AssertionError: a tile failed, was reported twice, or has no receipt.
     """
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = Plan.read(path)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    began, ready, told = time.perf_counter(), [], []
+    started, ready, tile_ids = time.perf_counter(), [], []
     for outcome in engine.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome
-        ready.append(time.perf_counter() - began)
-        told.append(outcome.tile)
-    assert sorted(told) == sorted(one.id for one in tiles)
-    assert set(receipt.read_finished(folder, plan)) == set(told)
-    home = folder / zarr_store.STORE_NAME
+        ready.append(time.perf_counter() - started)
+        tile_ids.append(outcome.tile)
+    assert sorted(tile_ids) == sorted(tile.id for tile in tiles)
+    assert set(receipt.read_finished(folder, plan)) == set(tile_ids)
+    store = folder / zarr_store.STORE_NAME
     files = {
-        str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
-        for one in sorted(home.rglob("*"))
-        if one.is_file()
+        str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(store.rglob("*"))
+        if file.is_file()
     }
     return Made(files=files, ready=ready)
