@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from model.terramind.encoder import Encoder
-from model.terramind.layers import EPSILON, CheckpointModule
+from model.terramind.keys import CheckpointModule
+from model.terramind.layers import EPSILON
 from model.terramind.modalities import PATCH_SIZE
 
 TokenUse = Literal["encoder", "zero"]
@@ -219,7 +220,8 @@ class Segmenter(CheckpointModule):
     def _encoder_features(
         self, filled: Mapping[str, Tensor], layers: Sequence[int]
     ) -> list[Tensor]:
-        found = self.encoder.features_unchecked(filled, layers)
+        checked = self.encoder.check_inputs(filled, check_values=False)
+        found = self.encoder.forward_layers(checked, layers)
         maps = [value for value in found if isinstance(value, Tensor)]
         if len(maps) != len(found):
             raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")

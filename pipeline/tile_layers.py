@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS_MODALITIES
-from pipeline.compositing import units
 from pipeline.compositing.composite_block import CompositeBlock
 from pipeline.compositing.stream import Strip
 from pipeline.grid import grid
@@ -18,6 +17,7 @@ from pipeline.inference.blend import BlendedRows
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
+from pipeline.reading import units
 
 OBSERVATION_LAYERS = ("observations", "first_observed", "last_observed", "inputs_used")
 """The layers that every product has: what was observed, and when."""

@@ -176,7 +176,7 @@ def _check_metric_crs(epsg: int) -> None:
 class Output(ConfigModel):
     """Where the product goes, and what it holds."""
 
-    path: str = Field(default="out", description="a folder or an s3:// address")
+    path: str = Field(default="out", description="a folder")
     formats: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=OUTPUT_FORMATS, min_length=1, description="a list out of cog and zarr"
     )
@@ -186,10 +186,11 @@ class Output(ConfigModel):
     @field_validator("path", mode="before")
     @classmethod
     def _resolve_output_path(cls, value: Any, info: ValidationInfo) -> str:
-        if isinstance(value, str) and re.match(r"[a-z0-9]+://", value):
-            if not re.fullmatch(r"s3://[^/]+(/.*)?", value):
-                raise ValueError(f"{value!r} is neither a folder nor an s3://bucket/… address.")
-            return value
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(
+                f"{value!r} is a URL; output can only be written to a local folder. Give the path "
+                "of one, for example of a mounted bucket."
+            )
         path = resolve_path(value, info)
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; the output wants a folder.")
@@ -202,15 +203,7 @@ class Output(ConfigModel):
 
     @property
     def folder(self) -> Path:
-        """Return the output folder.
-
-        Raises:
-            InvalidInputError: The output is an object store.
-        """
-        if "://" in self.path:
-            raise InvalidInputError(
-                f"The output {self.path} is no local folder; give a folder for this."
-            )
+        """Return the output folder."""
         return Path(self.path)
 
 

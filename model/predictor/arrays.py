@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ModelError, join_names
-from model.terramind import unit_check
 from model.terramind.modalities import PATCH_SIZE, RASTER_MODALITIES
+from model.terramind.validation import check_window_units
 
 Chips = Mapping[str, NDArray[np.float32]]
 """(B, C, H, W) by modality."""
@@ -48,7 +48,7 @@ def validate_chips(
         chips = {name: _replace_infinity(values) for name, values in chips.items()}
     for name, values in chips.items():
         if name in RASTER_MODALITIES:
-            unit_check.check_window_units(RASTER_MODALITIES[name], np.asarray(values))
+            check_window_units(RASTER_MODALITIES[name], np.asarray(values))
         if nan_policy == "refuse" and not np.isfinite(values).all():
             raise ModelError(
                 f"{name} holds NaN: every pixel is expected to have a value. Leave out a "

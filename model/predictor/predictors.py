@@ -142,9 +142,7 @@ class EmbeddingPredictor(Predictor):
 
     def forward(self, windows: WindowBatch) -> Sequence[Tensor]:
         """Return the tokens as a map (B, D, H / 16, W / 16)."""
-        (tokens,) = self._encoder.features_unchecked(
-            windows.fill_missing(), [self._encoder.depth - 1]
-        )
+        (tokens,) = self._encoder.forward_layers(windows.fill_missing(), [self._encoder.depth - 1])
         if not isinstance(tokens, Tensor):
             raise ModelError("an encoder that merges its modalities is needed")
         return [_tokens_to_map(tokens, windows.pixels)]

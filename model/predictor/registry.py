@@ -41,10 +41,10 @@ from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.modalities import RASTER_MODALITIES, get_raster_modality
 from model.terramind.tokenizers.config import TokenizerConfig
-from model.terramind.tokenizers.tokenizer import tokenizer
 from model.terratorch import checkpoint as terratorch_checkpoint
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
 from model.terratorch.hyperparameters import read_task_arguments
+from model.tokenizer_loading import tokenizer
 from model.weights import loading
 from model.weights.loading import WeightSource
 

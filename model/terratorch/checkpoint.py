@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from model.errors import ModelError, WeightsError, join_names
 from model.factory import backbone, tim
 from model.terramind.config import ARCHITECTURES, Architecture
+from model.terramind.embeddings import RasterEmbedding
 from model.terramind.encoder import Encoder
-from model.terramind.layers import RasterEmbedding
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,
     PATCH_SIZE,

@@ -14,7 +14,8 @@ from typing import Any
 
 from model.errors import ModelError
 from model.terramind.config import read_mapping
-from model.terramind.encoder import Merge, ModalityDeclaration
+from model.terramind.declarations import ModalityDeclaration
+from model.terramind.merging import Merge
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
 from model.terratorch import options
 

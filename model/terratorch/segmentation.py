@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from model.errors import ModelError, join_names
 from model.factory import backbone
 from model.terramind import config
-from model.terramind.encoder import Encoder, Merge, MergedTokens, ModalityDeclaration
+from model.terramind.declarations import ModalityDeclaration
+from model.terramind.encoder import Encoder
 from model.terramind.generation.tim import TiMEncoder
-from model.terramind.layers import CheckpointModule
+from model.terramind.keys import CheckpointModule
+from model.terramind.merging import Merge, MergedTokens
 from model.terramind.modalities import PATCH_SIZE
 from model.terratorch import necks, options
 from model.terratorch.decoders import DECODERS, Decoder, LinearDecoder, SegmentationHead
@@ -92,7 +94,13 @@ class PixelWiseModel(CheckpointModule):
 
     def forward_unchecked(self, inputs: Inputs) -> Tensor:
         """Do what a call does, without looking for pixels that are not finite."""
-        return self._forward(inputs, self.encoder.features_unchecked)
+        return self._forward(inputs, self._features_unchecked)
+
+    def _features_unchecked(
+        self, inputs: Mapping[str, Tensor], layers: Sequence[int] | None
+    ) -> list[MergedTokens]:
+        checked = self.encoder.check_inputs(inputs, check_values=False)
+        return self.encoder.forward_layers(checked, layers)
 
     def predict_probabilities(self, inputs: Inputs) -> Tensor:
         """Return the probability of every class (B, K, H, W), in single precision."""

@@ -17,10 +17,10 @@ from model.errors import ModelError, WeightsError, join_names
 from model.predictor import cards, registry
 from model.terramind import config
 from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
-from model.terramind.tokenizers.config import NAME_PREFIX, RASTER_CHANNELS
-from model.terramind.tokenizers.coordinates import HUB_NAME, coords_tokenizer
-from model.terramind.tokenizers.tokenizer import TokenizerPart, tokenizer
+from model.terramind.tokenizers.config import COORDS_NAME, NAME_PREFIX, RASTER_CHANNELS
+from model.terramind.tokenizers.tokenizer import TokenizerPart
 from model.terratorch.checkpoint import fine_tuned
+from model.tokenizer_loading import coords_tokenizer, tokenizer
 from model.weights import contents, hub, loading
 from model.weights.contents import EmbeddedModality, WeightsContents
 from model.weights.loading import StateDict, StateDictMismatch
@@ -144,7 +144,7 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
         ModelError: no such model, or the file holds no modality that it could take.
     """
     with torch.device("meta"):
-        if name.startswith(NAME_PREFIX) and name != HUB_NAME:
+        if name.startswith(NAME_PREFIX) and name != COORDS_NAME:
             return tokenizer(name, part=_find_tokenizer_part(file_contents))
         if name == registry.DEMO or config.is_config_file(name):
             return _build_from_card(
@@ -246,8 +246,8 @@ def _to_declaration(entry: EmbeddedModality) -> str | dict[str, int]:
 
 
 def _inspect_vocabulary(path: Path, name: str | None) -> WeightsInspection:
-    if name not in (None, HUB_NAME):
-        raise ModelError(f"{path} could be a vocabulary only: {HUB_NAME}, not {name}")
+    if name not in (None, COORDS_NAME):
+        raise ModelError(f"{path} could be a vocabulary only: {COORDS_NAME}, not {name}")
     if not path.is_file():
         raise WeightsError(f"the vocabulary {path} does not exist")
     try:
@@ -259,7 +259,7 @@ def _inspect_vocabulary(path: Path, name: str | None) -> WeightsInspection:
         path=path,
         sha256=loading.digest_of_file(path),
         contents=WeightsContents(kind="unknown" if misfit else "vocabulary", parts={}, dtypes={}),
-        fits=() if misfit else (HUB_NAME,),
-        nearest_model=HUB_NAME,
+        fits=() if misfit else (COORDS_NAME,),
+        nearest_model=COORDS_NAME,
         mismatch=misfit,
     )

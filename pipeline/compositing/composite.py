@@ -1,6 +1,6 @@
-"""Many observations → one, by modality, and for each step of the period.
+"""Compose the scenes of a modality to one value per pixel, for a period or a step of it.
 
-Everything is lazy: one dask chunk is one layer of the grid it is asked for.
+Everything is lazy: one dask chunk is one (y, x) layer of the grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
-from pipeline.compositing import units
 from pipeline.compositing.observations import (
     Composite,
     band_radiometries,
@@ -26,7 +25,7 @@ from pipeline.compositing.optical import compose_optical
 from pipeline.compositing.radar import compose_radar, describe_mixed_satellites
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube
+from pipeline.reading import cube, units
 
 __all__ = [
     "Composite",
@@ -47,24 +46,24 @@ def compose_modality(
     The order of the scenes does not matter, and a part of the grid gives the part of the result.
 
     Args:
-        modality: one of :data:`radiometry.UNITS`.
-        scenes: the scenes that meet the grid; at least one.
-        bands: bands of the result, in order; NaN where no scene has one.
+        modality: a key of :data:`pipeline.reading.units.UNIT_BY_MODALITY`.
+        scenes: the scenes that intersect the grid; at least one.
+        bands: bands of the result, in order; NaN where no scene has the band.
         grid: the output grid.
-        recipe: what is clear, and how clear observations become one.
+        recipe: cloud mask and method of the composite.
     """
     if modality.startswith("S2"):
-        made = compose_optical(scenes, bands, grid, recipe=recipe)
+        result = compose_optical(scenes, bands, grid, recipe=recipe)
     elif modality.startswith("S1"):
-        made = compose_radar(scenes, bands, grid)
+        result = compose_radar(scenes, bands, grid)
     else:
-        made = compose_elevation(scenes, bands, grid)
-    units.check_unit(made.values, units.UNIT_BY_MODALITY[modality])
-    return made
+        result = compose_elevation(scenes, bands, grid)
+    units.check_unit(result.values, units.UNIT_BY_MODALITY[modality])
+    return result
 
 
 def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tuple[Scene, ...]:
-    """Return the scenes whose solar day lies in a step, and those that have no day.
+    """Return the scenes whose solar day lies in a step, and the timeless ones.
 
     Args:
         scenes: of any modality.
@@ -79,10 +78,10 @@ def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tup
 
 
 def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
-    """Take the first scene that has a height, in the order of the ids.
+    """Compose elevation models: each pixel is that of the first scene with a height, by id.
 
-    A void stays a void, and where no scene lies, as over the open sea, there is none: 0 m would
-    be a measurement. The model fills what is missing.
+    Voids stay NaN, and so do pixels without a scene, such as the open sea: 0 m would be a
+    measurement. The model fills missing values.
     """
     ordered = sorted(scenes, key=lambda scene: (scene.id, scene.collection))
     stored = cube.stack(ordered, bands, grid, dtype="float32", fill_value=np.nan)
@@ -98,10 +97,13 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
         ]
     )
     values = to_band_array(layers, bands, stored, units=units.METRE)
-    some = da.isfinite(layers).any(axis=0).astype(np.uint16)
-    never = to_plane_array(da.zeros(grid.shape, dtype=np.uint16, chunks=grid.shape), values)
+    observed = da.isfinite(layers).any(axis=0).astype(np.uint16)
+    no_day = to_plane_array(da.zeros(grid.shape, dtype=np.uint16, chunks=grid.shape), values)
     return Composite(
-        values=values, observations=to_plane_array(some, values), first_day=never, last_day=never
+        values=values,
+        observations=to_plane_array(observed, values),
+        first_day=no_day,
+        last_day=no_day,
     )
 
 

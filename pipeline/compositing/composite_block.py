@@ -12,11 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
-from pipeline.compositing import composite, units
+from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
 from pipeline.plan.plan import Plan
-from pipeline.reading import raster_reader
+from pipeline.reading import raster_reader, units
 from pipeline.runtime import cancellation
 
 

@@ -1,4 +1,4 @@
-"""What all composites share: which day, which first, how often seen and when."""
+"""The composite record, and the reductions over time that all composites share."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from catalogs.scene import Radiometry, Scene
 from catalogs.scene_selection import recency_key
 
 EPOCH = dt.date(1970, 1, 1)
+"""Day 0 of the days of composites."""
 
 ROW_CHUNK = 64
-"""Rows that are composed at a time: their numbers are copied several times on the way."""
+"""Rows that are composed at a time, to limit the memory of temporary arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composite:
-    """One modality, one value per band and pixel."""
+    """Composite of one modality: one value per band and pixel."""
 
     values: xr.DataArray
     """(band, y, x) float32 in ``attrs["units"]``; NaN = no value."""
 
     observations: xr.DataArray
-    """(y, x) uint16: days with a usable observation; granules of one pass count once."""
+    """(y, x) uint16 number of days with a usable observation; granules of a pass count once."""
 
     first_day: xr.DataArray
-    """(y, x) uint16: days since 1970-01-01 of the earliest of them, 0 = none."""
+    """(y, x) uint16 earliest of these days, in days since 1970-01-01; 0 = none."""
 
     last_day: xr.DataArray
-    """(y, x) uint16: days since 1970-01-01 of the latest of them, 0 = none."""
+    """(y, x) uint16 latest of these days, in days since 1970-01-01; 0 = none."""
 
 
 def sort_by_day(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
-    """Order scenes by solar day; within a day those of the grid's own system come first.
+    """Sort scenes by solar day; within a day, those in the grid's coordinate system come first.
 
-    Then by cell, and within a cell the newest processing first: of two that overlap, it is the
-    observation.
+    They are followed by the order of the granules' names; of the same granule the newest
+    processing comes first, as the first scene of a day provides the value.
     """
 
     def key(scene: Scene) -> tuple[dt.date, bool, str]:
-        own = any(asset.epsg == epsg for asset in scene.assets.values())
-        return (scene.solar_day, not own, scene.tile or scene.id)
+        has_grid_crs = any(asset.epsg == epsg for asset in scene.assets.values())
+        return (scene.solar_day, not has_grid_crs, scene.tile or scene.id)
 
     return sorted(sorted(scenes, key=recency_key, reverse=True), key=key)
 
 
 def group_indices(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
-    """Return the positions of each distinct key, in order of first appearance."""
+    """Return (key, indices) of each distinct key, in order of first appearance."""
     groups: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
@@ -61,46 +62,46 @@ def group_indices(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
 
 
 def band_radiometries(scenes: Sequence[Scene], band: str) -> list[Radiometry | None]:
-    """Return what the numbers of a band mean in each scene; None where it lacks the band."""
+    """Return the radiometry of a band in each scene; None if the scene lacks the band."""
     return [scene.assets[band].radiometry if band in scene.assets else None for scene in scenes]
 
 
 def build_composite(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Composite:
-    """Return a composite with the days on which each pixel was usable.
+    """Build a composite with the count, the first and the last of the days of each pixel.
 
     Args:
-        values: (band, y, x).
-        usable: (time, y, x) where each scene is a usable observation.
-        days: the solar day of each scene.
+        values: (band, y, x) values of the composite.
+        usable: (time, y, x) mask of the usable observations of each scene.
+        days: solar day of each scene.
     """
-    counted = {
+    planes = {
         "observations": reduce_over_time(_count_days, [usable], np.uint16, days=days),
         "first_day": reduce_over_time(_first_day, [usable], np.uint16, days=days),
         "last_day": reduce_over_time(_last_day, [usable], np.uint16, days=days),
     }
     return Composite(
-        values=values, **{name: to_plane_array(layer, values) for name, layer in counted.items()}
+        values=values, **{name: to_plane_array(plane, values) for name, plane in planes.items()}
     )
 
 
 def reduce_over_time(
     function: Callable[..., NDArray[Any]], arrays: Sequence[da.Array], dtype: Any, **kwargs: Any
 ) -> da.Array:
-    """Apply a function of whole (time, y, x) stacks that returns (y, x)."""
-    whole = [array.rechunk({0: -1}) for array in arrays]
-    planes: da.Array = da.map_blocks(function, *whole, drop_axis=0, dtype=dtype, **kwargs)
-    return planes
+    """Apply a function that reduces (time, y, x) arrays to one of (y, x)."""
+    single_chunks = [array.rechunk({0: -1}) for array in arrays]
+    plane: da.Array = da.map_blocks(function, *single_chunks, drop_axis=0, dtype=dtype, **kwargs)
+    return plane
 
 
 def to_plane_array(layer: da.Array, like: xr.DataArray) -> xr.DataArray:
-    """Return a (y, x) layer in the place of another array."""
+    """Return a (y, x) layer with the coordinates of another array."""
     return xr.DataArray(layer, dims=("y", "x"), coords={"y": like.y, "x": like.x})
 
 
 def to_band_array(
     layers: da.Array, bands: Sequence[str], like: xr.DataArray, *, units: str
 ) -> xr.DataArray:
-    """Return (band, y, x) values in the place of another array, with their unit."""
+    """Return (band, y, x) layers with the ``y`` and ``x`` of another array, and a unit."""
     return xr.DataArray(
         layers,
         dims=("band", "y", "x"),
@@ -110,7 +111,7 @@ def to_band_array(
 
 
 def first_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the first value along the first axis that is there."""
+    """Return the first value along the first axis that is not NaN."""
     result: NDArray[np.float32] = values[0].copy()
     for later in values[1:]:
         missing = np.isnan(result)

@@ -1,16 +1,14 @@
-"""Sentinel-2: many days → one, by the clear observations of each pixel.
+"""Compose Sentinel-2: reduce the clear observations of each pixel to one.
 
-A day is one observation: where several granules of it are clear, each band is that of the first
-in :func:`pipeline.compositing.observations.sort_by_day`'s order. A scene without SCL counts as clear wherever it
-has data.
+A day is one observation: if several granules of it are clear, each band is that of the first one
+in the order of :func:`pipeline.compositing.observations.sort_by_day`. A scene without SCL is clear
+wherever it has data.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
-from pipeline.compositing import masks, units
+from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     ROW_CHUNK,
     Composite,
@@ -34,7 +32,7 @@ from pipeline.compositing.observations import (
 )
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube
+from pipeline.reading import cube, units
 
 
 def compose_optical(
@@ -42,14 +40,14 @@ def compose_optical(
 ) -> Composite:
     """Compose the clear observations of each pixel by the recipe's method.
 
-    ``median``: of each band for itself. The others choose a day, and all bands are of that day;
-    a day that has more of the bands at a pixel goes before one that has fewer:
+    ``median`` takes the median of each band. The other methods select one day for all bands of a
+    pixel; a day that has values in more bands is preferred to all that have fewer:
 
-    * ``medoid``: the day nearest to the median, by the sum over the bands of squared distances;
-      of equally near ones the earliest (Flood, Remote Sensing 5 (2013) 6481).
-    * ``least_cloudy``: the scene of the lowest cloud cover that the catalog states; of equal ones
-      the earliest, then by id; those without a statement last.
-    * ``latest``: the newest day.
+    * ``medoid``: the day with the smallest sum over the bands of squared distances to the median;
+      of equal ones the earliest (Flood, Remote Sensing 5 (2013) 6481).
+    * ``least_cloudy``: the scene with the lowest cloud cover in the catalog; of equal ones the
+      earliest, then by id; those without a cloud cover last.
+    * ``latest``: the latest day.
     """
     ordered = sort_by_day(scenes, grid.epsg)
     dtype, fill = _storage_dtype(ordered, bands)
@@ -75,87 +73,84 @@ def compose_optical(
 
 
 def _storage_dtype(scenes: Sequence[Scene], bands: Sequence[str]) -> tuple[str, float]:
-    """Return the smallest type that holds what the scenes store, and its fill."""
-    counted = all(
+    """Return the smallest type that can hold the stored values of the scenes, and its nodata."""
+    is_dn = all(
         units.is_stored_as_dn(asset.radiometry)
         for scene in scenes
         for band, asset in scene.assets.items()
         if band in bands
     )
-    return ("uint16", 0) if counted else ("float32", math.nan)
+    return ("uint16", 0) if is_dn else ("float32", math.nan)
 
 
 def _clear_masks(
     scenes: Sequence[Scene], stored: xr.DataArray, grid: Grid, recipe: Recipe
 ) -> da.Array:
-    """Return (time, y, x) where each scene is a clear observation."""
-    reach = recipe.dilate_m / grid.resolution
-    pad = int(np.ceil(reach))
+    """Return the (time, y, x) mask of the clear observations of each scene."""
+    radius = recipe.dilate_m / grid.resolution
+    pad = int(np.ceil(radius))
     wider = grid.window(
         row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
     )
-    # ^ a cloud outside the grid throws its margin into it
+    # ^ a dilated cloud outside the grid may reach into it
     inner = (slice(pad, pad + grid.height), slice(pad, pad + grid.width))
-    limit = recipe.max_cloud_probability
-    codes = _stack_masks(scenes, "SCL", wider, fill=masks.SCL_NODATA)
-    chances = _stack_masks(scenes, "CLD", wider, fill=0) if limit is not None else {}
+    max_probability = recipe.max_cloud_probability
+    scl = _stack_masks(scenes, "SCL", wider, fill=masks.SCL_NODATA)
+    probability = _stack_masks(scenes, "CLD", wider, fill=0) if max_probability is not None else {}
     layers = []
     for index, scene in enumerate(scenes):
-        if index in codes:
-            usable = da.map_blocks(
-                masks.is_in_classes, codes[index][inner], recipe.clear_scl, dtype=np.bool_
-            )
+        if index in scl:
+            clear = da.map_blocks(
+                masks.clear_mask,
+                scl[index],
+                classes=recipe.clear_scl,
+                dilated_classes=recipe.dilate_scl,
+                dilation_radius=radius,
+                dtype=np.bool_,
+            )[inner]
         else:
-            usable = _has_data(scene, stored[index])
-        clouds = []
-        if index in codes:
-            around = set(recipe.dilate_scl) - set(recipe.clear_scl)
-            clouds.append(
-                da.map_blocks(masks.is_in_classes, codes[index], tuple(around), dtype=np.bool_)
+            clear = _has_data(scene, stored[index])
+        if index in probability:
+            cloudy = (probability[index] > max_probability).map_blocks(
+                masks.dilate_mask, radius, dtype=np.bool_
             )
-        if index in chances:
-            clouds.append(chances[index] > limit)
-        if clouds:
-            cloudy = functools.reduce(operator.or_, clouds).map_blocks(
-                masks.dilate_mask, reach, dtype=np.bool_
-            )
-            usable = usable & ~cloudy[inner]
-        layers.append(usable)
-    clear: da.Array = da.stack(layers)
-    return clear
+            clear = clear & ~cloudy[inner]
+        layers.append(clear)
+    stacked: da.Array = da.stack(layers)
+    return stacked
 
 
 def _stack_masks(
     scenes: Sequence[Scene], band: str, area: Grid, *, fill: int
 ) -> dict[int, da.Array]:
-    """Return (y, x) of a mask by the place of each scene that has it."""
-    places = [index for index, scene in enumerate(scenes) if band in scene.assets]
-    if not places:
+    """Return index of the scene -> (y, x) mask band, for the scenes that have it."""
+    indices = [index for index, scene in enumerate(scenes) if band in scene.assets]
+    if not indices:
         return {}
     stack = cube.stack(
-        [scenes[index] for index in places], [band], area, dtype="uint8", fill_value=fill
+        [scenes[index] for index in indices], [band], area, dtype="uint8", fill_value=fill
     )
-    return {index: stack.data[row, 0] for row, index in enumerate(places)}
+    return {index: stack.data[time, 0] for time, index in enumerate(indices)}
 
 
 def _has_data(scene: Scene, stored: xr.DataArray) -> da.Array:
-    """Return (y, x) where any band of a scene holds a value."""
-    there: da.Array = da.zeros(stored.shape[1:], dtype=np.bool_, chunks=stored.shape[1:])
-    for band, raw in zip(stored.band.values.tolist(), stored.data, strict=True):
+    """Return (y, x) where any band of a scene has a value."""
+    has_data: da.Array = da.zeros(stored.shape[1:], dtype=np.bool_, chunks=stored.shape[1:])
+    for band, layer in zip(stored.band.values.tolist(), stored.data, strict=True):
         if band in scene.assets:
-            there |= raw.map_blocks(
+            has_data |= layer.map_blocks(
                 units.valid_reflectance_mask, scene.assets[band].radiometry, dtype=np.bool_
             )
-    return there
+    return has_data
 
 
 def _convert_clear(
     stored: NDArray[np.generic],
     clear: NDArray[np.bool_],
-    scene_radiometries: Sequence[Radiometry | None],
+    radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
-    """Return (time, …) DN without offset; NaN where a scene is not clear or has no value."""
-    values = units.convert(stored, scene_radiometries, "S2L2A")
+    """Return (time, ...) DN without offset; NaN where a scene is not clear or has no value."""
+    values = units.convert(stored, radiometries, "S2L2A")
     values[~clear] = np.nan
     return values
 
@@ -167,9 +162,10 @@ def _median_of_days(
     days: Sequence[dt.date],
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
+    """Return the (y, x) median of the days of one band."""
     result = np.empty(stored.shape[1:], dtype=np.float32)
     for start in range(0, stored.shape[1], ROW_CHUNK):
-        # ^ sorting a whole tile at once would take ten times the memory of its scenes
+        # ^ sorting all rows at once would take ten times the memory of the stored values
         rows = slice(start, start + ROW_CHUNK)
         values = _convert_clear(stored[:, rows], clear[:, rows], radiometries)
         daily = np.stack([first_finite(values[indices]) for _, indices in group_indices(days)])
@@ -186,9 +182,9 @@ def _select_days(
 ) -> da.Array:
     """Return (band, y, x) in which all bands of a pixel are of one day."""
     planes = [stored.data[time, band] for time in range(len(scenes)) for band in range(len(bands))]
-    # ^ one by one: joined they would lie in memory twice
+    # ^ passed one by one: a stacked array would be a second copy in memory
     height, width = stored.shape[-2:]
-    chosen: da.Array = da.map_blocks(
+    selected: da.Array = da.map_blocks(
         _select_best_day,
         *planes,
         *(clear[time] for time in range(len(scenes))),
@@ -200,11 +196,11 @@ def _select_days(
         radiometries=[band_radiometries(scenes, band) for band in bands],
         method=method,
     )
-    return chosen
+    return selected
 
 
 def _group_observations(scenes: Sequence[Scene], method: str) -> list[list[int]]:
-    """Return the places of the scenes of each observation, the one that is preferred first."""
+    """Return the indices of the scenes of each observation, in the order of preference."""
     if method == "least_cloudy":
         return [
             [index]
@@ -216,7 +212,7 @@ def _group_observations(scenes: Sequence[Scene], method: str) -> list[list[int]]
 
 def _cloud_cover_key(scene: Scene) -> tuple[float, dt.datetime, str, str]:
     if scene.datetime is None:
-        raise AssertionError("only a timeless modality may lack a time")
+        raise AssertionError("a Sentinel-2 scene has a time")
     cover = math.inf if scene.cloud_cover is None else scene.cloud_cover
     return (cover, scene.datetime, scene.id, scene.collection)
 
@@ -227,20 +223,28 @@ def _select_best_day(
     radiometries: Sequence[Sequence[Radiometry | None]],
     method: str,
 ) -> NDArray[np.float32]:
+    """Return (band, y, x) of the best observation of each pixel.
+
+    Args:
+        planes: (y, x) stored values of every scene and band, then the clear mask of every scene.
+        groups: indices of the scenes of each observation, in the order of preference.
+        radiometries: by band and scene; None if the scene lacks the band.
+        method: method of the composite.
+    """
     times, bands = len(radiometries[0]), len(radiometries)
     stored, clear = planes[: times * bands], planes[times * bands :]
     height, width = clear[0].shape
     result = np.empty((bands, height, width), dtype=np.float32)
     for start in range(0, height, ROW_CHUNK // 4):
-        # ^ here all bands are open at once
+        # ^ fewer rows than for a median: all bands are in memory at once
         rows = slice(start, start + ROW_CHUNK // 4)
-        usable = np.stack([layer[rows] for layer in clear])
-        values = np.empty((len(groups), bands, *usable.shape[1:]), dtype=np.float32)
+        clear_rows = np.stack([layer[rows] for layer in clear])
+        values = np.empty((len(groups), bands, *clear_rows.shape[1:]), dtype=np.float32)
         for band in range(bands):
-            raw = np.stack([layer[rows] for layer in stored[band::bands]])
-            known = _convert_clear(raw, usable, radiometries[band])
-            for place, indices in enumerate(groups):
-                values[place, band] = first_finite(known[indices])
+            stored_rows = np.stack([layer[rows] for layer in stored[band::bands]])
+            converted = _convert_clear(stored_rows, clear_rows, radiometries[band])
+            for observation, indices in enumerate(groups):
+                values[observation, band] = first_finite(converted[indices])
         distance = _distance_to_median(values) if method == "medoid" else None
         result[:, rows] = np.take_along_axis(
             values, _best_observation(values, distance)[None, None], axis=0
@@ -251,25 +255,25 @@ def _select_best_day(
 def _best_observation(
     values: NDArray[np.float32], distance: NDArray[np.float64] | None
 ) -> NDArray[np.intp]:
-    """Return the place of the observation with the most bands, then the nearest, then the first.
+    """Return the index of the observation with the most bands, of these the nearest, or the first.
 
     Args:
         values: (observation, band, y, x) in the order of preference; NaN = no value.
-        distance: (observation, y, x); None where they are all as good.
+        distance: (observation, y, x) distance to the median; None to take the first.
     """
-    bands = np.isfinite(values).sum(axis=1)
+    band_count = np.isfinite(values).sum(axis=1)
     if distance is None:
-        return np.asarray(bands.argmax(axis=0))
-    complete = bands == bands.max(axis=0)
-    return np.asarray(np.where(complete, distance, np.inf).argmin(axis=0))
+        return np.asarray(band_count.argmax(axis=0))
+    has_most_bands = band_count == band_count.max(axis=0)
+    return np.asarray(np.where(has_most_bands, distance, np.inf).argmin(axis=0))
 
 
 def _distance_to_median(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return each observation's squared distance to the median, over the bands it has."""
     total = np.zeros((len(values), *values.shape[2:]), dtype=np.float64)
     for band in range(values.shape[1]):
-        apart = values[:, band].astype(np.float64) - nanmedian(values[:, band])
-        total += np.where(np.isnan(apart), 0, apart) ** 2
+        difference = values[:, band].astype(np.float64) - nanmedian(values[:, band])
+        total += np.where(np.isnan(difference), 0, difference) ** 2
     return total
 
 
@@ -279,7 +283,7 @@ def nanmedian(values: NDArray[np.float32]) -> NDArray[np.float32]:
     An even number of values gives the mean of the middle two.
     """
     ordered = np.sort(values, axis=0)
-    # ^ NaN sorts last; several times faster than nanmedian
+    # ^ NaN sorts last; several times faster than numpy.nanmedian
     count = np.count_nonzero(~np.isnan(values), axis=0)
     lower = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
     upper = np.take_along_axis(ordered, np.minimum(count // 2, len(values) - 1)[None], axis=0)[0]

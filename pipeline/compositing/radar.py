@@ -1,4 +1,4 @@
-"""Sentinel-1: the mean of the orbits' mean backscatter, in linear power."""
+"""Compose Sentinel-1: the mean of the mean backscatter of each orbit, in linear power."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
-from pipeline.compositing import masks, units
+from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     Composite,
     band_radiometries,
@@ -22,29 +22,29 @@ from pipeline.compositing.observations import (
     to_band_array,
 )
 from pipeline.grid.grid import Grid
-from pipeline.reading import cube
+from pipeline.reading import cube, units
 
 
 def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
-    """Mean in linear power per orbit, then the mean of the orbits.
+    """Average linear power per orbit, then average the orbits.
 
-    Each look at the ground weighs the same however often it was taken: slopes that face one
-    orbit and turn from the other are balanced. Zeros and border noise are no observation.
+    Each orbit has the same weight, however many scenes it has: so slopes that face one orbit and
+    turn away from another are balanced. Zeros and border noise are no observations.
     """
     ordered = sort_by_day(scenes, grid.epsg)
     pad = masks.border_noise_reach(grid.resolution)
     wider = grid.window(
         row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
     )
-    # ^ the edge of a swath outside the grid makes the dark pixels in it border noise
+    # ^ whether a pixel is border noise may depend on the edge of a swath outside the grid
     inner = (slice(None), slice(pad, pad + grid.height), slice(pad, pad + grid.width))
     stored = cube.stack(ordered, bands, wider, dtype="float32", fill_value=np.nan)
     orbits = [f"{scene.orbit_state}/{scene.relative_orbit}" for scene in ordered]
     powers = {
         band: da.stack(
             [
-                raw.map_blocks(_scene_power, meaning, grid.resolution, dtype=np.float32)
-                for raw, meaning in zip(
+                layer.map_blocks(_scene_power, radiometry, grid.resolution, dtype=np.float32)
+                for layer, radiometry in zip(
                     stored.sel(band=band).data, band_radiometries(ordered, band), strict=True
                 )
             ]
@@ -63,7 +63,7 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
 
 
 def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
-    """Return what a product must say where it averages several Sentinel-1 satellites, or None."""
+    """Return a note for products that average several Sentinel-1 satellites; None for others."""
     platforms = {
         scene.platform for scene in scenes if scene.modality.startswith("S1") and scene.platform
     }
@@ -77,25 +77,27 @@ def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
 
 
 def _scene_power(
-    stored: NDArray[np.float32], asset_radiometry: Radiometry | None, spacing: float
+    stored: NDArray[np.float32], radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
-    """Return (y, x) linear power of a scene; NaN where it has none, or only border noise."""
-    power: NDArray[np.float32] = units.convert(stored[None], [asset_radiometry], "S1RTC")[0]
+    """Return (y, x) linear power of a scene; NaN = no measurement, or border noise."""
+    power: NDArray[np.float32] = units.convert(stored[None], [radiometry], "S1RTC")[0]
     power[masks.detect_border_noise(power, spacing)] = np.nan
     return power
 
 
 def _mean_of_orbits(power: NDArray[np.float32], *, orbits: Sequence[str]) -> NDArray[np.float32]:
+    """Return the mean over the orbits of (time, y, x) power."""
     return _nanmean(np.stack([_nanmean(power[indices]) for _, indices in group_indices(orbits)]))
 
 
 def _nanmean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean over the first axis without NaN; NaN where there is no value at all."""
     if len(values) == 1:
         only: NDArray[np.float32] = values[0].copy()
         return only
-    there = ~np.isnan(values)
-    count = there.sum(axis=0)
-    total = np.where(there, values, 0).sum(axis=0, dtype=np.float64)
+    valid = ~np.isnan(values)
+    count = valid.sum(axis=0)
+    total = np.where(valid, values, 0).sum(axis=0, dtype=np.float64)
     mean: NDArray[np.float32] = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(
         np.float32
     )

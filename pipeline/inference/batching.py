@@ -1,4 +1,4 @@
-"""Windows on their way through the model: while one batch is computed, the next is put together."""
+"""Run a predictor on windows in batches; the next batch is assembled while one is computed."""
 
 from __future__ import annotations
 
@@ -18,92 +18,107 @@ from pipeline.inference.predictor import Outputs, Predictor
 from pipeline.runtime import cancellation
 
 MAX_QUEUED_BATCHES = 2
-"""Batches that wait for the model: it never waits for one, and no more are held."""
+"""Batches that may be waiting for the model: enough to keep it busy, few to limit the memory."""
 
 WINDOW_CACHE_BYTES = 9 * 2**23
-"""Of the answers that are kept for neighbouring tiles: 37 windows of ten classes."""
+"""Size of the cache of outputs that neighbouring tiles share: 37 windows of ten classes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WindowStats:
-    """Windows of a tile."""
+    """Numbers of windows of a tile, and the time of the model."""
 
     used: int = 0
-    """Given to the model."""
+    """Windows with any observed pixel, whether predicted or cached."""
 
     empty: int = 0
-    """Left out: nothing was observed in them."""
+    """Windows that were skipped because nothing was observed in them."""
 
     cache_hits: int = 0
-    """Of the used ones, those that a neighbouring tile had asked the model for already."""
+    """Used windows whose outputs were cached by a neighbouring tile."""
 
     non_finite: int = 0
-    """Without any finite answer."""
+    """Used windows without any finite output."""
 
     seconds: float = 0.0
-    """That the model took, batch by batch."""
+    """Time of the model in seconds, summed over the batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What the model looks at once."""
+    """One input of the model."""
 
     row: int
+    """First row in the context."""
+
     column: int
+    """First column in the context."""
+
     observed_fraction: float
+    """Share of observed pixels."""
+
     is_sample: bool
+    """Whether it is a sample window beside the lattice."""
+
     chips: Mapping[str, NDArray[np.float32]]
+    """Modality -> (band, window, window)."""
 
 
 class WindowCache:
-    """Answers for windows across the edges of tiles, for the neighbours that this process makes.
+    """Cache of the outputs of windows across the edges of tiles, for neighbouring tiles.
 
-    A window's answer is the same whoever asks: without this, a third of the windows of small
-    tiles, and a fifth of those of large ones, would be computed twice.
+    The outputs of a window are the same for every tile: without this cache, a third of the windows
+    of small tiles, and a fifth of those of large ones, would be computed twice.
     """
 
     def __init__(self, max_bytes: int = WINDOW_CACHE_BYTES) -> None:
-        """Hold so many bytes, the latest ones."""
-        self._limit, self._bytes = max_bytes, 0
-        self._held: OrderedDict[tuple[int, ...], Outputs] = OrderedDict()
+        """Create an empty cache that evicts the oldest outputs beyond ``max_bytes``."""
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._outputs: OrderedDict[tuple[int, ...], Outputs] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, origin: tuple[int, ...]) -> Outputs | None:
-        """Return the answers for a window, if they are still held."""
+        """Return the outputs of a window, or None if they are not cached."""
         with self._lock:
-            found = self._held.get(origin)
-            if found is not None:
-                self._held.move_to_end(origin, last=False)
-                # ^ most windows have one neighbour: what was asked for once goes first
-            return found
+            outputs = self._outputs.get(origin)
+            if outputs is not None:
+                self._outputs.move_to_end(origin, last=False)
+                # ^ most windows have one neighbour: outputs that were used once are evicted first
+            return outputs
 
     def put(self, origin: tuple[int, ...], outputs: Outputs) -> None:
-        """Hold the answers for a window."""
+        """Add the outputs of a window."""
         with self._lock:
-            if origin in self._held:
+            if origin in self._outputs:
                 return
-            self._held[origin] = tuple(answer.copy() for answer in outputs)
-            # ^ a part of a batch would keep the whole of it
-            self._bytes += sum(answer.nbytes for answer in outputs)
-            while self._bytes > self._limit:
-                _, old = self._held.popitem(last=False)
-                self._bytes -= sum(answer.nbytes for answer in old)
+            self._outputs[origin] = tuple(output.copy() for output in outputs)
+            # ^ a view would keep the whole batch in memory
+            self._num_bytes += sum(output.nbytes for output in outputs)
+            while self._num_bytes > self._max_bytes:
+                _, evicted = self._outputs.popitem(last=False)
+                self._num_bytes -= sum(output.nbytes for output in evicted)
 
 
 @dataclass(slots=True)
 class _PendingWindow:
-    """A window on its way, in its turn."""
+    """A window whose outputs are cached, or are being computed in a batch."""
 
     window: Window
     outputs: Outputs | None = None
+    """Outputs from the cache."""
+
     future: Future[tuple[Outputs, float]] | None = None
+    """Outputs of the batch, and the seconds that it took."""
+
     batch_index: int = 0
+    """Index of the window in its batch."""
+
     ends_batch: bool = False
-    """Of its batch."""
+    """Whether it is the last window of its batch."""
 
 
 class BatchRunner:
-    """Windows on their way through the model: they come out in the order in which they went in."""
+    """Run a predictor on a stream of windows; outputs come in the order of the windows."""
 
     def __init__(
         self,
@@ -115,35 +130,36 @@ class BatchRunner:
         tta_threshold: float | None,
         window_cache: WindowCache | None,
     ) -> None:
-        self._lanes, self._predictor, self._placement = executor, predictor, placement
-        self._batch, self._count, self._below = batch_size, stats, tta_threshold
-        self._shared = window_cache or WindowCache(0)
-        self._pending: list[_PendingWindow] = []
-        self._flying = 0
+        self._executor, self._predictor, self._placement = executor, predictor, placement
+        self._batch_size, self._stats, self._tta_threshold = batch_size, stats, tta_threshold
+        self._cache = window_cache or WindowCache(0)
         self._queue: deque[_PendingWindow] = deque()
+        self._next_batch: list[_PendingWindow] = []
+        self._queued_batches = 0
 
     def submit(self, window: Window) -> None:
         """Add a window to the next batch, unless its outputs are cached."""
-        slot = _PendingWindow(window, self._cached_outputs(window))
-        self._queue.append(slot)
-        if slot.outputs is None:
-            self._pending.append(slot)
-        if len(self._pending) == self._batch:
+        pending = _PendingWindow(window, self._cached_outputs(window))
+        self._queue.append(pending)
+        if pending.outputs is None:
+            self._next_batch.append(pending)
+        if len(self._next_batch) == self._batch_size:
             self._submit_batch()
 
     def completed(self) -> Iterator[tuple[Window, Outputs]]:
-        """Yield the next windows whose outputs are there, in the order of submission.
+        """Yield the next windows whose outputs are available, in the order of submission.
 
-        Where more than :data:`MAX_QUEUED_BATCHES` are queued, wait for the oldest batch.
+        While more than :data:`MAX_QUEUED_BATCHES` batches are queued, wait for the oldest one.
         """
         while self._queue and (
-            self._queue[0].outputs or (self._queue[0].future and self._flying > MAX_QUEUED_BATCHES)
+            self._queue[0].outputs
+            or (self._queue[0].future and self._queued_batches > MAX_QUEUED_BATCHES)
         ):
             yield self._wait_for_window(self._queue.popleft())
 
     def drain(self) -> Iterator[tuple[Window, Outputs]]:
-        """Submit the last batch, and yield all remaining windows in the order of submission."""
-        if self._pending:
+        """Submit the last batch and yield all remaining windows, in the order of submission."""
+        if self._next_batch:
             self._submit_batch()
         while self._queue:
             yield self._wait_for_window(self._queue.popleft())
@@ -151,48 +167,52 @@ class BatchRunner:
     def _cached_outputs(self, window: Window) -> Outputs | None:
         if window.is_sample:
             return None
-        held = self._shared.get(window_origin(window, self._placement))
-        self._count.cache_hits += held is not None
-        return held
+        outputs = self._cache.get(window_origin(window, self._placement))
+        self._stats.cache_hits += outputs is not None
+        return outputs
 
     def _submit_batch(self) -> None:
-        group, self._pending = self._pending, []
-        chips = _stack_chips([slot.window.chips for slot in group], self._batch)
-        places = [window_origin(slot.window, self._placement) for slot in group]
-        places += [places[0]] * (self._batch - len(group))
-        batch = self._lanes.submit(self._predict_batch, chips, places)
-        for index, slot in enumerate(group):
-            slot.future, slot.batch_index, slot.ends_batch = batch, index, slot is group[-1]
-        self._flying += 1
+        batch, self._next_batch = self._next_batch, []
+        chips = _stack_chips([pending.window.chips for pending in batch], self._batch_size)
+        origins = [window_origin(pending.window, self._placement) for pending in batch]
+        origins += [origins[0]] * (self._batch_size - len(batch))
+        future = self._executor.submit(self._predict_batch, chips, origins)
+        for index, pending in enumerate(batch):
+            pending.future, pending.batch_index = future, index
+            pending.ends_batch = pending is batch[-1]
+        self._queued_batches += 1
 
     def _predict_batch(
-        self, chips: Mapping[str, NDArray[np.float32]], places: Sequence[tuple[int, int]]
+        self, chips: Mapping[str, NDArray[np.float32]], origins: Sequence[tuple[int, int]]
     ) -> tuple[Outputs, float]:
+        """Return the outputs of a batch, and the seconds that they took."""
         started = time.perf_counter()
-        answers = test_time_augmentation.predict(self._predictor, chips, places, self._below)
-        _check_shapes(answers, self._predictor, self._batch)
-        return answers, time.perf_counter() - started
+        outputs = test_time_augmentation.predict(
+            self._predictor, chips, origins, self._tta_threshold
+        )
+        _check_shapes(outputs, self._predictor, self._batch_size)
+        return outputs, time.perf_counter() - started
 
-    def _wait_for_window(self, slot: _PendingWindow) -> tuple[Window, Outputs]:
-        if slot.outputs is not None:
-            return slot.window, slot.outputs
-        if slot.future is None:
-            raise AssertionError("a window that was never sent")
-        batch, seconds = cancellation.wait_for_result(slot.future)
-        answers = tuple(answer[slot.batch_index] for answer in batch)
-        if slot.ends_batch:
-            self._flying -= 1
-            self._count.seconds += seconds
-        if not slot.window.is_sample and self._reaches_neighbours(slot.window):
-            self._shared.put(window_origin(slot.window, self._placement), answers)
-        return slot.window, answers
+    def _wait_for_window(self, pending: _PendingWindow) -> tuple[Window, Outputs]:
+        if pending.outputs is not None:
+            return pending.window, pending.outputs
+        if pending.future is None:
+            raise AssertionError("a window that was never submitted")
+        batch_outputs, seconds = cancellation.wait_for_result(pending.future)
+        outputs = tuple(output[pending.batch_index] for output in batch_outputs)
+        if pending.ends_batch:
+            self._queued_batches -= 1
+            self._stats.seconds += seconds
+        if not pending.window.is_sample and self._reaches_neighbours(pending.window):
+            self._cache.put(window_origin(pending.window, self._placement), outputs)
+        return pending.window, outputs
 
     def _reaches_neighbours(self, window: Window) -> bool:
-        """Tell whether a window reaches into the tiles on the right or below."""
-        placed, side = self._placement, self._predictor.window
+        """Return whether a window extends into the tiles on the right or below."""
+        placement, size = self._placement, self._predictor.window
         return (
-            window.row + side > placed.tile_offset[0] + placed.tile_shape[0]
-            or window.column + side > placed.tile_offset[1] + placed.tile_shape[1]
+            window.row + size > placement.tile_offset[0] + placement.tile_shape[0]
+            or window.column + size > placement.tile_offset[1] + placement.tile_shape[1]
         )
 
 
@@ -204,19 +224,19 @@ def window_origin(window: Window, placement: WindowPlacement) -> tuple[int, int]
 def _stack_chips(
     chips: Sequence[Mapping[str, NDArray[np.float32]]], batch_size: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Return chips side by side; the rest of the batch has no data."""
-    result = {}
-    for name, first in chips[0].items():
-        together = np.full((batch_size, *first.shape), np.nan, dtype=np.float32)
-        for index, one in enumerate(chips):
-            together[index] = one[name]
-        result[name] = together
-    return result
+    """Stack chips to a batch: modality -> (batch, band, y, x); unused entries are NaN."""
+    batch = {}
+    for modality, first in chips[0].items():
+        stacked = np.full((batch_size, *first.shape), np.nan, dtype=np.float32)
+        for index, chip in enumerate(chips):
+            stacked[index] = chip[modality]
+        batch[modality] = stacked
+    return batch
 
 
 def _check_shapes(outputs: Outputs, predictor: Predictor, batch_size: int) -> None:
-    for answer, said in zip(outputs, predictor.outputs, strict=True):
-        side = predictor.window // said.stride
-        due = (batch_size, len(said.channels), side, side)
-        if answer.shape != due:
-            raise AssertionError(f"the model's answer is {answer.shape} instead of {due}")
+    for output, spec in zip(outputs, predictor.outputs, strict=True):
+        size = predictor.window // spec.stride
+        expected = (batch_size, len(spec.channels), size, size)
+        if output.shape != expected:
+            raise AssertionError(f"the model's output is {output.shape} instead of {expected}")

@@ -1,4 +1,4 @@
-"""Blended numbers → stored layers, one way for each thing that a model can answer."""
+"""Convert the blended outputs of a model to stored layers, by task."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 
 NON_LAND_COVER_CLASSES = ("nodata", "clouds")
-"""Answers that are no land cover: where one is most probable, a pixel stays unclassified."""
+"""Classes that are no land cover: if one of them is the most probable, a pixel has no class."""
 
 LAND_COVER_LAYERS = ("land_cover", "confidence", "second_class", "margin")
-"""The layers of a land-cover answer."""
+"""Layers of an output of classes."""
 
 
 def list_output_layers(
     model: ModelSpec, *, include_probabilities: bool
 ) -> dict[str, tuple[str, ...]]:
-    """Return the layers of a model's answers and their band names.
+    """Return the layers of a model's outputs: name -> band names.
 
     Args:
         model: the model.
-        include_probabilities: whether the class probabilities are kept.
+        include_probabilities: whether the class probabilities are stored.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    for output in model.outputs:
-        if output.kind == "classes":
-            kept = {"probabilities": output.class_names} if include_probabilities else {}
-            found |= {name: layers.get(name).band_names() for name in LAND_COVER_LAYERS} | kept
+    band_names: dict[str, tuple[str, ...]] = {}
+    for spec in model.outputs:
+        if spec.kind == "classes":
+            band_names |= {name: layers.get(name).band_names() for name in LAND_COVER_LAYERS}
+            if include_probabilities:
+                band_names["probabilities"] = spec.class_names
         else:
-            layer = layers.get(output.layer_name)
-            found[layer.name] = layer.band_names(output.bands)
-    return found
+            layer = layers.get(spec.layer_name)
+            band_names[layer.name] = layer.band_names(spec.bands)
+    return band_names
 
 
 def to_layers(
@@ -47,13 +48,16 @@ def to_layers(
     *,
     include_probabilities: bool,
 ) -> dict[str, NDArray[Any]]:
-    """Return the stored values of an answer's layers; what was not observed has no answer.
+    """Convert one blended output to the stored values of its layers.
 
     Args:
-        output_spec: what the model was asked.
-        blended: (channel, y, x); NaN = no answer.
-        observed: (y, x).
-        include_probabilities: whether the class probabilities are kept.
+        output_spec: the output.
+        blended: (channel, y, x) values; NaN = no value.
+        observed: (y, x) mask of observed pixels; the others become nodata.
+        include_probabilities: whether the class probabilities are stored.
+
+    Returns:
+        Name of the layer -> (y, x) or (band, y, x).
     """
     if output_spec.kind != "classes":
         layer = layers.get(output_spec.layer_name)
@@ -73,26 +77,34 @@ def classify_probabilities(
     class_names: Sequence[str],
     observed: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.uint8]]:
-    """Turn blended probabilities into layers; the unseen and :data:`NON_LAND_COVER_CLASSES` have no class.
+    """Convert blended probabilities to the land-cover layers.
+
+    Pixels that were not observed, or whose most probable class is one of
+    :data:`NON_LAND_COVER_CLASSES`, become nodata.
 
     Args:
-        probabilities: (class, y, x); NaN = no answer.
+        probabilities: (class, y, x); NaN = no value.
         class_names: names of the legend, in the order of the probabilities.
-        observed: (y, x).
+        observed: (y, x) mask of observed pixels.
+
+    Returns:
+        Name of the layer -> (y, x), or (class, y, x) probabilities in units of 0.5 %.
     """
     codes = np.array([legend.CLASS_BY_NAME[name].code for name in class_names], dtype=np.uint8)
-    known = np.where(np.isfinite(probabilities), probabilities, 0)
-    order = np.argsort(-known, axis=0, kind="stable")[:2]
-    best, second = np.take_along_axis(known, order, axis=0)
-    none = np.isin(codes, [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES])
-    there = observed & np.isfinite(probabilities).all(axis=0) & ~none[order[0]]
+    finite = np.where(np.isfinite(probabilities), probabilities, 0)
+    order = np.argsort(-finite, axis=0, kind="stable")[:2]
+    best, second = np.take_along_axis(finite, order, axis=0)
+    is_no_land_cover = np.isin(
+        codes, [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
+    )
+    valid = observed & np.isfinite(probabilities).all(axis=0) & ~is_no_land_cover[order[0]]
     return {
-        "land_cover": np.where(there, codes[order[0]], legend.NODATA).astype(np.uint8),
-        "confidence": _to_percent(best, there),
-        "second_class": np.where(there, codes[order[1]], legend.NODATA).astype(np.uint8),
-        "margin": _to_percent(best - second, there),
+        "land_cover": np.where(valid, codes[order[0]], legend.NODATA).astype(np.uint8),
+        "confidence": _to_percent(best, valid),
+        "second_class": np.where(valid, codes[order[1]], legend.NODATA).astype(np.uint8),
+        "margin": _to_percent(best - second, valid),
         "probabilities": np.where(
-            there, np.rint(known * 200), layers.get("probabilities").fill_value
+            valid, np.rint(finite * 200), layers.get("probabilities").fill_value
         ).astype(np.uint8),
     }
 

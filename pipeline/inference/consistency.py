@@ -1,8 +1,8 @@
-"""Some windows made twice: beside the lattice, and in full precision.
+"""Compare the map with sample windows beside the lattice, and with predictions in fp32.
 
-A map that depends on where the windows happen to lie cannot be trusted near their edges; so every
-now and then a window is predicted half a stride off, where the corners of four windows of the
-lattice meet, and compared with the map.
+If a map depends on the positions of the windows, it is unreliable near their edges. So a sample
+of windows is predicted a second time half a stride beside the lattice, where the corners of four
+windows meet, and compared with the map.
 """
 
 from __future__ import annotations
@@ -22,29 +22,34 @@ from pipeline.inference.tiled import SampleWindow
 from pipeline.plan.plan import Plan
 
 SAMPLE_INTERVAL = 65
-"""One window of so many has a sample beside it; which ones follows from the lattice alone."""
+"""One window of this number has a sample beside it; the lattice alone decides which."""
 
 SAMPLE_LATTICE_STEP = 8
-"""The sampled windows are a lattice themselves, of squares: 65 = 1² + 8²."""
+"""The sampled windows form a square lattice themselves: 65 = 1² + 8²."""
 
 
 def select_sample_windows(
     placement: WindowPlacement, lattice: Lattice, output_stride: int
 ) -> dict[int, tuple[int, ...]]:
-    """Return first row → first columns of the sampled windows of a tile, on its context.
+    """Select the sample windows of a tile: first row -> first columns, in its context.
 
-    A sample belongs to the tile that holds its middle: tiles share none, however they are cut.
+    A sample belongs to the tile that contains its centre: no two tiles share one.
+
+    Args:
+        placement: the tile's windows.
+        lattice: their geometry, in pixels.
+        output_stride: stride of the finest output; windows begin at its multiples.
     """
     shift = lattice.stride // 2
     shift -= shift % output_stride
     if not shift:
         return {}
-    middle = shift + lattice.window // 2
+    centre = shift + lattice.window // 2
     rows, columns = (
         [
             (start + shift, (first + start) // lattice.stride)
             for start in starts[:-1]
-            if 0 <= start + middle - offset < size
+            if 0 <= start + centre - offset < size
         ]
         for starts, first, offset, size in zip(
             (placement.window_rows, placement.window_columns),
@@ -54,15 +59,15 @@ def select_sample_windows(
             strict=True,
         )
     )
-    found = {
+    columns_by_row = {
         row: tuple(
             column
-            for column, across in columns
-            if not (down + SAMPLE_LATTICE_STEP * across) % SAMPLE_INTERVAL
+            for column, column_index in columns
+            if not (row_index + SAMPLE_LATTICE_STEP * column_index) % SAMPLE_INTERVAL
         )
-        for row, down in rows
+        for row, row_index in rows
     }
-    return {row: some for row, some in found.items() if some}
+    return {row: sampled for row, sampled in columns_by_row.items() if sampled}
 
 
 def compare_samples(
@@ -72,43 +77,45 @@ def compare_samples(
     land_cover: NDArray[np.uint8] | None,
     predictor: Predictor,
 ) -> dict[str, Any]:
-    """Return what the samples of a tile tell.
+    """Compare the sample windows of a tile with its map and with predictions in fp32.
 
     Args:
         plan: the plan.
         placement: the tile's windows.
-        samples: the windows beside the lattice.
-        land_cover: (y, x) the tile's map; None where there is none.
+        samples: sample windows beside the lattice.
+        land_cover: (y, x) map of the tile; None if the model has no land cover.
         predictor: the model.
 
     Returns:
-        ``shifted``: for each sample the pixels compared and those of another class, in the middle
-        half of the window; ``precision``: the pixels compared and those of the same class in
-        fp32, on GPUs where the model computes in another precision.
+        ``shifted``: for each sample the number of compared pixels and of those with another class,
+        in the central half of the window. ``precision``: the number of compared pixels and of those
+        with the same class in fp32, on GPUs if the model computes in another precision.
     """
     if land_cover is None or plan.model is None:
         return {}
-    said = next(one for one in plan.model.outputs if one.task == "land_cover")
-    index = plan.model.outputs.index(said)
-    codes = np.array([legend.CLASS_BY_NAME[name].code for name in said.class_names], dtype=np.uint8)
-    none = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
-    found: dict[str, Any] = defaultdict(list)
-    for one in samples:
-        answer = one.outputs[index]
-        side = answer.shape[-1]
-        core = slice(side // 4, side - side // 4)
-        own = codes[answer.argmax(axis=0)][core, core]
-        row = one.row - placement.tile_offset[0] + core.start
-        column = one.column - placement.tile_offset[1] + core.start
+    spec = next(spec for spec in plan.model.outputs if spec.task == "land_cover")
+    index = plan.model.outputs.index(spec)
+    codes = np.array([legend.CLASS_BY_NAME[name].code for name in spec.class_names], dtype=np.uint8)
+    no_land_cover = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
+    counts: dict[str, Any] = defaultdict(list)
+    for sample in samples:
+        probabilities = sample.outputs[index]
+        size = probabilities.shape[-1]
+        core = slice(size // 4, size - size // 4)
+        shifted = codes[probabilities.argmax(axis=0)][core, core]
+        row = sample.row - placement.tile_offset[0] + core.start
+        column = sample.column - placement.tile_offset[1] + core.start
         top, left = max(-row, 0), max(-column, 0)
-        mapped = land_cover[max(row, 0) : row + len(own), max(column, 0) : column + len(own)]
-        own = own[top : top + mapped.shape[0], left : left + mapped.shape[1]]
-        known = (mapped != legend.NODATA) & ~np.isin(own, none)
-        found["shifted"].append([int(known.sum()), int((known & (mapped != own)).sum())])
+        mapped = land_cover[
+            max(row, 0) : row + len(shifted), max(column, 0) : column + len(shifted)
+        ]
+        shifted = shifted[top : top + mapped.shape[0], left : left + mapped.shape[1]]
+        valid = (mapped != legend.NODATA) & ~np.isin(shifted, no_land_cover)
+        counts["shifted"].append([int(valid.sum()), int((valid & (mapped != shifted)).sum())])
         if plan.model.device == "cuda" and predictor.predict_reference is not None:
-            # ^ a CPU has no memory to spare for a second model; docs/mapping.md has its figure
-            full = predictor.predict_reference(one.chips, [one.origin])
-            same = full[index][0].argmax(axis=0) == answer.argmax(axis=0)
-            finite = np.isfinite(full[index][0]).all(axis=0) & np.isfinite(answer).all(axis=0)
-            found["precision"].append([int(finite.sum()), int((same & finite).sum())])
-    return dict(found)
+            # ^ a CPU has no memory for a second model; docs/mapping.md has the measured difference
+            reference = predictor.predict_reference(sample.chips, [sample.origin])[index][0]
+            same = reference.argmax(axis=0) == probabilities.argmax(axis=0)
+            finite = np.isfinite(reference).all(axis=0) & np.isfinite(probabilities).all(axis=0)
+            counts["precision"].append([int(finite.sum()), int((same & finite).sum())])
+    return dict(counts)

@@ -1,4 +1,4 @@
-"""A model as the pipeline knows it: numbers in, numbers out."""
+"""The protocol of models in the pipeline: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -29,41 +29,40 @@ class PredictorOutput(Protocol):
 
 
 class Predictor(Protocol):
-    """What makes answers of windows."""
+    """A model that predicts windows."""
 
     @property
     def window(self) -> int:
-        """Side of one input, pixels."""
+        """Side of a window in pixels."""
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:
-        """Modality → band names in the model's order."""
+        """Modality -> band names in the model's order."""
 
     @property
     def outputs(self) -> Sequence[PredictorOutput]:
-        """What is predicted, all in one pass."""
+        """Outputs of one call of :meth:`predict`, in order."""
 
     @property
     def digest(self) -> str:
-        """sha256 over configuration, weights and statistics."""
+        """sha256 of configuration, weights and statistics."""
 
     def predict(
-        self, chips: Mapping[str, NDArray[np.float32]], places: Sequence[tuple[int, int]]
+        self, chips: Mapping[str, NDArray[np.float32]], origins: Sequence[tuple[int, int]]
     ) -> Outputs:
         """Predict a batch.
 
         Args:
-            chips: modality → (batch, band, window, window); NaN = missing. Sentinel-2 in DN
+            chips: modality -> (batch, band, window, window); NaN = missing. Sentinel-2 in DN
                 without offset, Sentinel-1 in decibel, heights in metres.
-            places: (row, column) of each window's first pixel, counted from the origin of the
-                CRS: what is drawn at random is drawn for the ground.
+            origins: (row, column) of each window's first pixel, counted from the origin of the
+                CRS; random numbers of generative models depend on it, not on the batch.
 
         Returns:
             For each output (batch, channel, window / stride, window / stride): probabilities that
-            sum to one over the classes, or features, or values in its unit. NaN where a window has
-            no output.
+            sum to one over the classes, features, or values in the output's unit. NaN = no value.
         """
 
     @property
     def predict_reference(self) -> Callable[..., Outputs] | None:
-        """The same as :meth:`predict`, in fp32; None where that computes in it already."""
+        """:meth:`predict` in fp32; None if it computes in fp32 already."""

@@ -1,4 +1,4 @@
-"""The eight symmetries of a square: where a model is unsure, it is asked from all sides."""
+"""Average predictions over the eight symmetries of a square where the model is uncertain."""
 
 from __future__ import annotations
 
@@ -11,55 +11,58 @@ from numpy.typing import NDArray
 from pipeline.inference.predictor import Predictor
 
 SYMMETRIES = tuple((turn, mirrored) for turn in range(4) for mirrored in (False, True))
-"""Quarter turns, and whether a mirror comes first; the first one changes nothing."""
+"""Number of quarter turns, and whether the image is mirrored first; the first is the identity."""
 
 
 def predict(
     predictor: Predictor,
     chips: Mapping[str, NDArray[np.float32]],
-    places: Sequence[tuple[int, int]],
+    origins: Sequence[tuple[int, int]],
     tta_threshold: float | None,
 ) -> tuple[NDArray[np.float32], ...]:
-    """Predict a batch; land cover that is unsure in a window is the mean over the symmetries.
+    """Predict a batch; average the land cover of uncertain windows over the symmetries.
 
     Args:
         predictor: the model.
-        chips: as :meth:`Predictor.predict` takes them.
-        places: as :meth:`Predictor.predict` takes them.
-        tta_threshold: mean probability of the most probable class below which a window is unsure; it is
-            decided by the window alone. None = no window is.
+        chips: as in :meth:`Predictor.predict`.
+        origins: as in :meth:`Predictor.predict`.
+        tta_threshold: a window is uncertain if the probability of the most probable class, averaged
+            over the window, is lower; None = no window is uncertain.
+
+    Returns:
+        As :meth:`Predictor.predict`.
     """
-    answers = predictor.predict(chips, places)
-    which = [index for index, said in enumerate(predictor.outputs) if said.task == "land_cover"]
-    if tta_threshold is None or not which:
-        return answers
-    (index,) = which
-    sure = np.nan_to_num(answers[index].max(axis=1)).mean(axis=(1, 2))
-    given = np.any([np.isfinite(one).any(axis=(1, 2, 3)) for one in chips.values()], axis=0)
-    unsure = given & (sure < tta_threshold)
-    # ^ what only fills up a batch has no data
-    if not unsure.any():
-        return answers
-    total = answers[index].astype(np.float32, copy=True)
-    asked = {
-        name: np.where(unsure[:, None, None, None], one, np.float32(np.nan))
-        for name, one in chips.items()
+    outputs = predictor.predict(chips, origins)
+    indices = [index for index, spec in enumerate(predictor.outputs) if spec.task == "land_cover"]
+    if tta_threshold is None or not indices:
+        return outputs
+    (index,) = indices
+    confidence = np.nan_to_num(outputs[index].max(axis=1)).mean(axis=(1, 2))
+    has_data = np.any([np.isfinite(chip).any(axis=(1, 2, 3)) for chip in chips.values()], axis=0)
+    uncertain = has_data & (confidence < tta_threshold)
+    # ^ windows that only fill up the batch have no data
+    if not uncertain.any():
+        return outputs
+    total = outputs[index].astype(np.float32, copy=True)
+    uncertain_chips = {
+        modality: np.where(uncertain[:, None, None, None], chip, np.float32(np.nan))
+        for modality, chip in chips.items()
     }
-    for turn, mirrored in SYMMETRIES[1:]:
-        turned = {
-            name: np.ascontiguousarray(_apply_symmetry(one, turn, mirrored))
-            for name, one in asked.items()
+    for turns, mirrored in SYMMETRIES[1:]:
+        transformed = {
+            modality: np.ascontiguousarray(_apply_symmetry(chip, turns, mirrored))
+            for modality, chip in uncertain_chips.items()
         }
-        found = predictor.predict(turned, places)[index]
-        total[unsure] += _invert_symmetry(found, turn, mirrored)[unsure]
-    total[unsure] /= len(SYMMETRIES)
-    return (*answers[:index], total, *answers[index + 1 :])
+        output = predictor.predict(transformed, origins)[index]
+        total[uncertain] += _invert_symmetry(output, turns, mirrored)[uncertain]
+    total[uncertain] /= len(SYMMETRIES)
+    return (*outputs[:index], total, *outputs[index + 1 :])
 
 
-def _apply_symmetry(values: NDArray[Any], turn: int, mirrored: bool) -> NDArray[Any]:
-    return np.rot90(values[..., ::-1] if mirrored else values, turn, axes=(-2, -1))
+def _apply_symmetry(values: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
+    return np.rot90(values[..., ::-1] if mirrored else values, turns, axes=(-2, -1))
 
 
-def _invert_symmetry(values: NDArray[Any], turn: int, mirrored: bool) -> NDArray[Any]:
-    straight = np.rot90(values, -turn, axes=(-2, -1))
-    return straight[..., ::-1] if mirrored else straight
+def _invert_symmetry(values: NDArray[Any], turns: int, mirrored: bool) -> NDArray[Any]:
+    rotated = np.rot90(values, -turns, axes=(-2, -1))
+    return rotated[..., ::-1] if mirrored else rotated

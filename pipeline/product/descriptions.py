@@ -24,8 +24,8 @@ _PERIOD_NOTE = (
 _LIMITATIONS = {
     "land_cover": (
         (
-            "Confidence is the probability that the model gives to the class on the map. It is not an "
-            "accuracy: a confident pixel can be wrong."
+            "Confidence is the probability that the model gives to the class on the map. It is "
+            "not an accuracy: a confident pixel can be wrong."
         ),
         (
             "Clouds and no data are never mapped as land cover. Where the model's most probable "

@@ -1,11 +1,11 @@
-"""Radiometry proved, not believed: what a scene claims of its numbers against its own pixels.
+"""Check the radiometry that a catalog states for a scene against the scene's own pixels.
 
-Since baseline 04.00 Sentinel-2 products carry 1000 more in every number (the offset of −0.1 in
-their metadata), and catalogs disagree on who has taken it out again. The ground decides: nothing
-reflects less than nothing, and nearly every scene holds something that reflects next to nothing.
-Where the 1000 is in the pixels, the dark end of all bands is a wall at 0.1; where it is not, pixels
-lie far below. Snow, cloud and veils have neither: then the answer is that none can be given.
-The rates of error measured with these thresholds are in ``docs/radiometry.md``.
+Since baseline 04.00 every stored number of a Sentinel-2 product is 1000 higher (the offset of −0.1
+in its metadata), and catalogs differ in whether they have removed it. Reflectance is never below
+zero, and nearly every scene contains pixels that reflect almost nothing. Where the 1000 is in the
+pixels, the dark ends of all bands are cut off sharply at 0.1; else pixels lie far below that.
+Scenes that are all snow, cloud or haze show neither: the status is then "cannot tell".
+The error rates measured with these thresholds are in ``docs/radiometry.md``.
 """
 
 from __future__ import annotations
@@ -26,79 +26,79 @@ from pipeline.reading import raster_reader
 from pipeline.runtime import cancellation
 
 THUMBNAIL_SIZE = 512
-"""Side of the thumbnails that the proof looks at."""
+"""Side of the thumbnails that are examined, pixels."""
 
 MIN_VALID_PIXELS = 1000
-"""Valid pixels of a band that its quantiles need."""
+"""Valid pixels that a band needs for its quantiles."""
 
 PROBE_BANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "S2L2A": (("B02",), ("B04",), ("B8A", "B08"), ("B12", "B11")),
     "S2L1C": (("B10",), ("B12", "B11")),
-    # ^ at the top of the atmosphere blue and red are never dark: the air itself shines
+    # ^ at the top of the atmosphere blue and red are never dark, as the air itself scatters light
     "S1RTC": (("VV", "HH"), ("VH", "HV")),
     "S1GRD": (("VV", "HH"), ("VH", "HV")),
     "DEM": (("DEM",),),
 }
-"""Modality -> bands that are read, from each group the first that the scene has."""
+"""Modality → groups of bands; of each group the first band that the scene has is read."""
 
 OFFSET_BANDS: Mapping[str, tuple[str, ...]] = {
     "S2L2A": ("B02", "B04"),
     "S2L1C": ("B10", "B12", "B11"),
 }
-"""Modality -> bands whose dark end must be a wall before the offset counts as stored."""
+"""Modality → bands whose dark end must be cut off before the offset counts as stored."""
 
 STORED_OFFSET = -BASELINE_OFFSET
 """Reflectance of black ground in pixels that still hold the offset."""
 
 DARK_TOLERANCE = 0.04
-"""Reflectance by which overcorrection and noise may darken ground below zero.
+"""Reflectance by which overcorrection and noise may fall below zero.
 
-Products hold negative reflectance down to about minus 0.02 where haze was overestimated; what is
-deeper is a few shadows and edges.
+Products hold negative reflectance down to about minus 0.02 where haze was overestimated; lower
+values are a few shadows and edges.
 """
 
 OFFSET_FREE_SHARE = 0.05
-"""Share of all readings that cannot be such shadows."""
+"""Share of all values below the tolerance that is too large to be such shadows."""
 
 MAX_STRAY_SHARE = 0.01
-"""Share of readings further below the wall than half of BLACKER that a wall may have."""
+"""Largest share of values more than half of DARK_TOLERANCE below a cut-off dark end."""
 
 DARK_END_RANGE = (STORED_OFFSET - 0.01, STORED_OFFSET + 0.03)
-"""Where the darkest fiftieth of a band ends if the offset is stored and dark ground was seen."""
+"""Range of the 2 % quantile of a band if the offset is stored and the scene has dark ground."""
 
 MAX_DARK_END_SPREAD = 0.02
-"""Reflectance between the darkest thousandth and the darkest fiftieth at a wall.
+"""Largest difference between the 0.1 % and the 2 % quantile at a cut-off dark end, reflectance.
 
-A veil of thin cloud can lift the dark end as the offset does, but it is never so even.
+Thin cloud can lift the dark end as the offset does, but never so evenly.
 """
 
 MIN_VEGETATION_CONTRAST = 0.08
-"""Reflectance by which near infrared lies above red where there are plants.
+"""Reflectance by which near infrared exceeds red where there is vegetation.
 
-The lower quartile, so that clouds over half of the land do not hide them.
+Compared at the lower quartile, so that clouds over half of the land do not matter.
 """
 
 MIN_SCENE_AREA_KM2 = 4.0
-"""Square kilometres of scene over which no veil is even."""
+"""Square kilometres: over a larger scene thin cloud is never even."""
 
 SATURATED_DN = 65_535
-"""Stored number of saturated pixels (Sentinel-2 Products Specification)."""
+"""Stored value of saturated pixels (Sentinel-2 Products Specification)."""
 
 MAX_REFLECTANCE = 2.5
 """Reflectance above any cloud's."""
 
 DARK_SCENE_RANGE = (0.005, 0.05)
-"""Where the brightest hundredth of every band ends: below the first no ground is so dark; up to the
-second only open water is."""
+"""Limits for the 99 % quantile of the brightest band: no ground is darker than the first, and only
+open water is darker than the second."""
 
 MAX_BACKSCATTER_POWER = 5.0
-"""Power (7 dB) above the median of any scene, its brightest town included."""
+"""Power (7 dB) that the median of a scene never exceeds, not even in a city."""
 
 ELEVATION_RANGE = (-500.0, 9000.0)
-"""Heights of land in metres."""
+"""Elevations of land, metres."""
 
 REMEDY = (
-    "Check what the catalog says of it; to use such scenes all the same: radiometry: {proof: warn}"
+    "Check the catalog's metadata; to use such scenes nevertheless, set radiometry: {proof: warn}"
 )
 
 VerdictStatus = Literal["agrees", "contradicts", "cannot tell"]
@@ -106,21 +106,21 @@ VerdictStatus = Literal["agrees", "contradicts", "cannot tell"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the pixels say to the claim."""
+    """Result of checking one scene."""
 
     status: VerdictStatus
 
     reason: str
-    """What is claimed and what is seen; after a contradiction also what to do."""
+    """The stated radiometry and what the pixels show; for a contradiction also what to do."""
 
     evidence: Mapping[str, float] = field(default_factory=dict)
-    """What the answer rests on, by name."""
+    """Name → figure on which the status rests."""
 
 
 class ThumbnailReader(Protocol):
-    """How a thumbnail is read; see :func:`pipeline.reading.raster_reader.read_thumbnail`."""
+    """Signature of :func:`pipeline.reading.raster_reader.read_thumbnail`."""
 
-    def __call__(  # noqa: D102 -- said above
+    def __call__(  # noqa: D102 -- described above
         self, href: str, asset: raster_reader.AssetInfo, *, size: int
     ) -> NDArray[np.float32]: ...
 
@@ -128,23 +128,23 @@ class ThumbnailReader(Protocol):
 def check_scene(
     scene: Scene, *, read_thumbnail: ThumbnailReader = raster_reader.read_thumbnail
 ) -> Verdict:
-    """Look at the scene's pixels.
+    """Check the stated radiometry of a scene against thumbnails of some of its bands.
 
     Args:
-        scene: what is claimed, and where the pixels are.
-        read_thumbnail: how a thumbnail is read.
+        scene: a scene with its assets.
+        read_thumbnail: reader of thumbnails.
 
     Raises:
-        AssetReadError: a band could not be read: that is no answer.
-        InvalidInputError: an asset is not a single-band raster on the ground.
+        AssetReadError: a band could not be read.
+        InvalidInputError: an asset is not a georeferenced single-band raster.
     """
     bands = {}
     for name in select_probe_bands(scene):
         asset = scene.assets[name]
-        source = raster_reader.AssetInfo(
+        asset_info = raster_reader.AssetInfo(
             scene_id=scene.id, provider=scene.provider, nodata=asset.nodata
         )
-        bands[name] = read_thumbnail(asset.href, source, size=THUMBNAIL_SIZE)
+        bands[name] = read_thumbnail(asset.href, asset_info, size=THUMBNAIL_SIZE)
     claims = {
         name: asset.radiometry for name, asset in scene.assets.items() if name not in MASK_BANDS
     }
@@ -158,7 +158,7 @@ def check_scenes(
     threads: int,
     read_thumbnail: ThumbnailReader = raster_reader.read_thumbnail,
 ) -> list[Verdict]:
-    """Look at the pixels of many scenes, some at a time; the verdicts come in their order."""
+    """Check scenes in parallel; return their verdicts in the order of the scenes."""
     with cancellation.CancellableThreadPool(threads, "proof") as pool:
         return list(
             pool.map(lambda scene: check_scene(scene, read_thumbnail=read_thumbnail), scenes)
@@ -166,10 +166,10 @@ def check_scenes(
 
 
 def select_probe_bands(scene: Scene) -> tuple[str, ...]:
-    """Return the bands of a scene that are read: four at most."""
+    """Return the bands of a scene that are read, at most four."""
     groups = PROBE_BANDS.get(scene.modality, ())
-    found = (next((name for name in group if name in scene.assets), None) for group in groups)
-    return tuple(name for name in found if name is not None)
+    bands = (next((name for name in group if name in scene.assets), None) for group in groups)
+    return tuple(name for name in bands if name is not None)
 
 
 def evaluate_radiometry(
@@ -179,30 +179,30 @@ def evaluate_radiometry(
     *,
     square_km: float,
 ) -> Verdict:
-    """Judge what is claimed by what is seen.
+    """Compare the stated radiometry with pixel values.
 
     Args:
-        modality: a key of PROBES; of any other nothing can be told.
-        bands: stored numbers by band name, (y, x) each on its own grid, NaN where nothing was seen.
-        claims: what the scene says of its bands, at least of those in ``bands``.
-        square_km: ground that the scene covers.
+        modality: a key of :data:`PROBE_BANDS`; for any other the status is "cannot tell".
+        bands: band name → stored values (y, x), each on its own grid, NaN where there is no data.
+        claims: band name → stated radiometry, at least of the bands in ``bands``.
+        square_km: area of the scene.
     """
-    seen = {name: _interior_pixels(values) for name, values in bands.items()}
-    seen = {name: values for name, values in seen.items() if values.size >= MIN_VALID_PIXELS}
+    stored = {name: _interior_pixels(values) for name, values in bands.items()}
+    stored = {name: values for name, values in stored.items() if values.size >= MIN_VALID_PIXELS}
     if modality.startswith("S2"):
-        return _check_reflectance(modality, seen, claims, square_km)
-    if not seen:
+        return _check_reflectance(modality, stored, claims, square_km)
+    if not stored:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
-    return _check_elevation(seen) if modality == "DEM" else _check_backscatter(seen, claims)
+    return _check_elevation(stored) if modality == "DEM" else _check_backscatter(stored, claims)
 
 
 def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return valid pixels whose neighbours are valid too: an average at the edge is of both."""
+    """Return the valid pixels whose neighbours are all valid: at an edge averages are mixed."""
     valid = np.isfinite(values)
-    whole: NDArray[np.bool_] = ndimage.binary_erosion(
+    interior: NDArray[np.bool_] = ndimage.binary_erosion(
         valid, np.ones((3, 3), np.bool_), border_value=1
     )
-    return values[whole].astype(np.float64)
+    return values[interior].astype(np.float64)
 
 
 # -- Sentinel-2 ---------------------------------------------------------------------------------
@@ -216,147 +216,171 @@ def _check_reflectance(
 ) -> Verdict:
     offsets = {name: claim.offset for name, claim in claims.items()}
     if len(set(offsets.values())) > 1:
-        return _contradiction(f"its bands claim different offsets ({_format_offsets(offsets)})", {})
-    seen = {
+        return _contradiction(f"its bands state different offsets ({_format_offsets(offsets)})", {})
+    reflectance = {
         name: values[values < SATURATED_DN] * claims[name].scale for name, values in stored.items()
     }
-    seen = {name: values for name, values in seen.items() if values.size >= MIN_VALID_PIXELS}
-    if not seen:
+    reflectance = {
+        name: values for name, values in reflectance.items() if values.size >= MIN_VALID_PIXELS
+    }
+    if not reflectance:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
-    return _check_scale(seen) or _check_offset(modality, seen, offsets[next(iter(seen))], square_km)
+    stated_offset = offsets[next(iter(reflectance))]
+    return _check_scale(reflectance) or _check_offset(
+        modality, reflectance, stated_offset, square_km
+    )
 
 
-def _check_scale(seen: Mapping[str, NDArray[np.float64]]) -> Verdict | None:
-    """Tell whether reflectances are of the right size; None if they are."""
-    top = max(float(np.quantile(values, 0.99)) for values in seen.values())
-    middle = max(float(np.median(values)) for values in seen.values())
-    figures = {"brightest": top, "median": middle}
-    if middle > MAX_REFLECTANCE:
+def _check_scale(reflectance: Mapping[str, NDArray[np.float64]]) -> Verdict | None:
+    """Check the magnitude of reflectances (before the offset); None if it is plausible."""
+    top = max(float(np.quantile(values, 0.99)) for values in reflectance.values())
+    median = max(float(np.median(values)) for values in reflectance.values())
+    figures = {"brightest": top, "median": median}
+    if median > MAX_REFLECTANCE:
         return _contradiction(
-            f"with its scale half of a band reflects more than {middle:.3g}, where the whitest "
-            "cloud reflects about 1",
+            f"with its scale half of the pixels of a band reflect more than {median:.3g}; the "
+            "whitest cloud reflects about 1",
             figures,
         )
     if top < DARK_SCENE_RANGE[0]:
         return _contradiction(
-            f"with its scale 99 % of every band reflect less than {top:.3g}, which no ground does",
+            f"with its scale 99 % of the pixels of every band reflect less than {top:.3g}, which "
+            "no ground does",
             figures,
         )
     if top < DARK_SCENE_RANGE[1]:
         return _unknown(
-            f"99 % of every band reflect less than {top:.3g}: open water, or a wrong scale", figures
+            f"99 % of the pixels of every band reflect less than {top:.3g}: open water, or a wrong "
+            "scale",
+            figures,
         )
     return None
 
 
 def _check_offset(
-    modality: str, seen: Mapping[str, NDArray[np.float64]], claimed: float, square_km: float
+    modality: str,
+    reflectance: Mapping[str, NDArray[np.float64]],
+    stated_offset: float,
+    square_km: float,
 ) -> Verdict:
-    """Compare the claimed offset with the one that the dark end tells of."""
-    figures = _dark_end_statistics(seen)
-    said = f"an offset of {claimed:g} is claimed"
-    walls = [name for name in OFFSET_BANDS[modality] if name in seen]
-    darkest = ", ".join(f"{name} {figures[name] / 1e-4:.0f}" for name in seen)
-    lies = f"the darkest 2 % of the pixels end at {darkest} (stored, as 1/10000)"
+    """Compare the stated offset with the one that the dark end of the bands shows."""
+    figures = _dark_end_statistics(reflectance)
+    statement = f"the stated offset is {stated_offset:g}"
+    dark_bands = [name for name in OFFSET_BANDS[modality] if name in reflectance]
+    dark_ends = ", ".join(f"{name} {figures[name] / 1e-4:.0f}" for name in reflectance)
+    observation = f"the darkest 2 % of the pixels end at {dark_ends} (stored, as 1/10000)"
     if figures["below"] >= OFFSET_FREE_SHARE:
-        told = 0.0
-        share = (
-            f"{figures['below']:.0%} of the readings lie below {STORED_OFFSET - DARK_TOLERANCE:g}"
+        actual_offset = 0.0
+        conclusion = (
+            f"{figures['below']:.0%} of the values lie below "
+            f"{STORED_OFFSET - DARK_TOLERANCE:g}, so the offset is not in the pixels"
         )
-        why = f"{share}, so the pixels are free of it"
-    elif _has_dark_wall(walls, seen, figures, modality, square_km):
-        told = BASELINE_OFFSET
-        share = f"dark ground ends in a wall at {STORED_OFFSET:g}"
-        why = f"{share}, so {BASELINE_OFFSET:g} is still to be added"
+    elif _is_dark_end_cut_off(dark_bands, reflectance, figures, modality, square_km):
+        actual_offset = BASELINE_OFFSET
+        conclusion = (
+            f"dark ground is cut off at {STORED_OFFSET:g}, so {BASELINE_OFFSET:g} is still to be "
+            "added"
+        )
     else:
-        return _unknown(f"{said}; {lies}: too few dark pixels to tell", figures)
-    if abs(told - claimed) < DARK_TOLERANCE / 2:
-        return Verdict(status="agrees", reason=f"{said}; {lies}: {why}", evidence=figures)
-    return _contradiction(f"{said}, yet {lies}: {why}", figures)
+        return _unknown(f"{statement}; {observation}: too few dark pixels to tell", figures)
+    if abs(actual_offset - stated_offset) < DARK_TOLERANCE / 2:
+        return Verdict(
+            status="agrees", reason=f"{statement}; {observation}: {conclusion}", evidence=figures
+        )
+    return _contradiction(f"{statement}, but {observation}: {conclusion}", figures)
 
 
-def _dark_end_statistics(seen: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Return the darkest fiftieth of each band and shares of all readings far below the wall."""
-    figures = {name: float(np.quantile(values, 0.02)) for name, values in seen.items()}
+def _dark_end_statistics(reflectance: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Return the 2 % quantile of each band, and the shares of values below the stored offset."""
+    figures = {name: float(np.quantile(values, 0.02)) for name, values in reflectance.items()}
     for key, limit in (("below", DARK_TOLERANCE), ("stray", DARK_TOLERANCE / 2)):
-        shares = [np.mean(values < STORED_OFFSET - limit) for values in seen.values()]
+        shares = [np.mean(values < STORED_OFFSET - limit) for values in reflectance.values()]
         figures[key] = float(np.mean(shares))
     return figures
 
 
-def _has_dark_wall(
+def _is_dark_end_cut_off(
     names: Sequence[str],
-    seen: Mapping[str, NDArray[np.float64]],
+    reflectance: Mapping[str, NDArray[np.float64]],
     figures: Mapping[str, float],
     modality: str,
     square_km: float,
 ) -> bool:
-    """Tell whether dark ground ends in a wall at 0.1: in both bands, steeply, and for a cause."""
+    """Return whether dark ground is cut off at 0.1: sharply, and in all of the bands."""
     if len(names) < 2 or square_km < MIN_SCENE_AREA_KM2 or figures["stray"] > MAX_STRAY_SHARE:
         return False
-    steep = all(
-        figures[name] - float(np.quantile(seen[name], 0.001)) <= MAX_DARK_END_SPREAD
+    is_sharp = all(
+        figures[name] - float(np.quantile(reflectance[name], 0.001)) <= MAX_DARK_END_SPREAD
         and DARK_END_RANGE[0] <= figures[name] <= DARK_END_RANGE[1]
         for name in names
     )
-    return steep and (modality != "S2L2A" or _has_dark_ground(seen, figures))
+    return is_sharp and (modality != "S2L2A" or _has_dark_ground(reflectance, figures))
 
 
-def _has_dark_ground(seen: Mapping[str, NDArray[np.float64]], figures: Mapping[str, float]) -> bool:
-    """Tell whether there are plants (dark in red), or water and shadow (dark in shortwave).
+def _has_dark_ground(
+    reflectance: Mapping[str, NDArray[np.float64]], figures: Mapping[str, float]
+) -> bool:
+    """Return whether there is vegetation (dark in red), or water or shadow (dark in shortwave).
 
     Deserts have neither: a plain of dark gravel reflects a tenth in blue and red by itself.
     """
-    infrared = next((seen[name] for name in ("B8A", "B08") if name in seen), None)
-    red = np.quantile(seen["B04"], 0.25)
-    green = infrared is not None and np.quantile(infrared, 0.25) - red >= MIN_VEGETATION_CONTRAST
-    shadow = any(
+    infrared = next((reflectance[name] for name in ("B8A", "B08") if name in reflectance), None)
+    red = np.quantile(reflectance["B04"], 0.25)
+    has_vegetation = (
+        infrared is not None and np.quantile(infrared, 0.25) - red >= MIN_VEGETATION_CONTRAST
+    )
+    has_shadow = any(
         DARK_END_RANGE[0] <= figures[name] <= DARK_END_RANGE[1]
         for name in ("B12", "B11")
-        if name in seen
+        if name in reflectance
     )
-    return bool(green) or shadow
+    return bool(has_vegetation) or has_shadow
 
 
-# -- Sentinel-1 and heights ---------------------------------------------------------------------
+# -- Sentinel-1 and elevation --------------------------------------------------------------------
 
 
 def _check_backscatter(
     stored: Mapping[str, NDArray[np.float64]], claims: Mapping[str, Radiometry]
 ) -> Verdict:
-    """Tell decibel from power and power from amplitude: power is never negative."""
+    """Check the unit of backscatter: power is never negative, decibels mostly are."""
     verdicts = []
     for name, values in stored.items():
         claim = claims[name]
         physical = values[values != 0] * claim.scale + claim.offset
-        # ^ zeros are the edge of a slice in products that tag no nodata
+        # ^ zeros are the edge of a slice in products without a nodata value
         verdicts.append(_check_polarisation(name, physical, claim.unit))
-    return min(verdicts, key=lambda one: ("contradicts", "cannot tell", "agrees").index(one.status))
+    return min(
+        verdicts, key=lambda verdict: ("contradicts", "cannot tell", "agrees").index(verdict.status)
+    )
 
 
 def _check_polarisation(name: str, values: NDArray[np.float64], unit: str) -> Verdict:
     if values.size < MIN_VALID_PIXELS:
         return _unknown(f"{name} has fewer than {MIN_VALID_PIXELS} valid pixels", {})
-    negative, middle = float(np.mean(values < 0)), float(np.median(values))
-    figures = {f"{name} negative": negative, f"{name} median": middle}
-    said = f"{name} is claimed to be {'linear power' if unit == 'power' else unit}"
-    seen = f"{negative:.0%} of its pixels are negative and the median is {middle:.3g}"
+    negative, median = float(np.mean(values < 0)), float(np.median(values))
+    figures = {f"{name} negative": negative, f"{name} median": median}
+    statement = f"the stated unit of {name} is {'linear power' if unit == 'power' else unit}"
+    observation = f"{negative:.0%} of its pixels are negative and the median is {median:.3g}"
     if unit == "dB":
-        wrong, right = negative < 0.01 and middle >= 0, negative > 0.5 and middle > -60
+        is_wrong, is_right = negative < 0.01 and median >= 0, negative > 0.5 and median > -60
     else:
-        wrong, right = negative > 0.5 or middle > MAX_BACKSCATTER_POWER, negative < 0.01
-    if wrong:
-        return _contradiction(f"{said}, yet {seen}", figures)
-    answer: VerdictStatus = "agrees" if right else "cannot tell"
-    return Verdict(status=answer, reason=f"{said}; {seen}", evidence=figures)
+        is_wrong, is_right = negative > 0.5 or median > MAX_BACKSCATTER_POWER, negative < 0.01
+    if is_wrong:
+        return _contradiction(f"{statement}, but {observation}", figures)
+    status: VerdictStatus = "agrees" if is_right else "cannot tell"
+    return Verdict(status=status, reason=f"{statement}; {observation}", evidence=figures)
 
 
 def _check_elevation(stored: Mapping[str, NDArray[np.float64]]) -> Verdict:
-    middle = float(np.median(next(iter(stored.values()))))
-    figures = {"median": middle}
-    if not ELEVATION_RANGE[0] <= middle <= ELEVATION_RANGE[1]:
-        return _contradiction(f"metres are claimed, yet the median height is {middle:g}", figures)
-    return Verdict(status="agrees", reason=f"a median height of {middle:g} m", evidence=figures)
+    median = float(np.median(next(iter(stored.values()))))
+    figures = {"median": median}
+    if not ELEVATION_RANGE[0] <= median <= ELEVATION_RANGE[1]:
+        return _contradiction(
+            f"the stated unit is metres, but the median elevation is {median:g}", figures
+        )
+    reason = f"the median elevation is {median:g} m"
+    return Verdict(status="agrees", reason=reason, evidence=figures)
 
 
 def _format_offsets(offsets: Mapping[str, float]) -> str:
@@ -364,7 +388,7 @@ def _format_offsets(offsets: Mapping[str, float]) -> str:
 
 
 def _contradiction(reason: str, figures: Mapping[str, float]) -> Verdict:
-    reason = f"its radiometry is not what it claims: {reason}. {REMEDY}"
+    reason = f"its radiometry is not as stated: {reason}. {REMEDY}"
     return Verdict(status="contradicts", reason=reason, evidence=figures)
 
 

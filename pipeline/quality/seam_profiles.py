@@ -1,11 +1,12 @@
-"""Where the work on a product was cut, into windows, tiles and zones, and what its map does there.
+"""Profile the changes of a map at the lines between windows, tiles and zones.
 
-Windows that blend over a ramp can leave a step at any of its boundaries: at an end, where the
-slope of the weights changes, in the middle, where overlaps that were trimmed meet, or spread over
-all. So every boundary of the blend counts as line, by itself and together with the others. In maps
-with planted seams that finds a hard step of one boundary, noise at windows' edges and blended
-offsets alike; ends and middle alone miss what lies between, and the whole alone a single step.
-Where the ramp leaves less than half of the stride, only its ends do.
+Windows that blend over a ramp can leave a step at any boundary of the ramp: at an end, where the
+slope of the weights changes; in the middle, where trimmed overlaps meet; or spread over all of it.
+So every boundary of the blend is tested, by itself and together with the others. In maps with
+artificial seams this detects a hard step at one boundary, noise at the edges of windows, and
+blended offsets; testing only the ends and the middle misses what lies between, and testing only the
+whole misses a single step. Where the ramp leaves less than half of the stride, only its ends are
+tested.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ from pipeline.quality.seam_test import BoundaryProfile, Neighbourhood, PixelBloc
 from pipeline.storage import mosaic, zarr_store
 
 PATCH_SIZE = 16
-"""Pixels: what a vision transformer answers repeats its texture by its patch."""
+"""Pixels: the texture of a vision transformer's output repeats with its patches."""
 
 ZONE_PAIR_DISTANCE = 4
 """Pixels between the two of a pair across the border of zones.
 
-The nearest pixels of two grids do not lie a pixel apart: neighbours across the border differ more
-often than others, by a sixth and more, only for that. Four pixels apart that is one in 200.
+The nearest pixels of two grids do not lie exactly one pixel apart: for that reason alone,
+neighbours across the border differ more often than others, by a sixth and more. At a distance of
+four pixels it is one in 200.
 """
 
 ZONE_COMPARISON_RADIUS = 208
-"""Pixels on either side of the border of two zones that it is compared with."""
+"""Pixels on either side of the border of two zones with which the border is compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeamProfiles:
-    """The lines of windows and tiles over both axes of all grids of a product."""
+    """Changes at all boundaries along both axes of all grids of a product."""
 
     layer: Layer
     lattice: Lattice
@@ -58,17 +60,17 @@ class SeamProfiles:
     """Cells of a patch."""
 
     profiles: tuple[tuple[int, BoundaryProfile], ...]
-    """What was counted along each axis, and its first cell, counted from the origin of the CRS."""
+    """Of each axis: index of its first cell from the origin of the CRS, and its profile."""
 
     @property
     def boundaries(self) -> range:
-        """Return the boundaries of a line of windows, from its first one."""
-        whole = self.lattice.overlap + 1
-        return range(whole if 2 * whole <= self.lattice.stride else 1)
+        """Return the boundaries of a line between windows, counted from its first one."""
+        blend_length = self.lattice.overlap + 1
+        return range(blend_length if 2 * blend_length <= self.lattice.stride else 1)
 
     @property
     def neighbourhood(self) -> Neighbourhood:
-        """Return what lines are compared with: within the two windows beside them."""
+        """Return the neighbourhood of a line, which lies within the two windows beside it."""
         stride = self.lattice.stride
         return Neighbourhood(
             period=self.period,
@@ -77,13 +79,13 @@ class SeamProfiles:
         )
 
     def evaluate_windows(self) -> Seam | None:
-        """Judge the lines at which windows blend."""
+        """Test the lines at which windows blend."""
         ends = {0, self.lattice.overlap % self.lattice.stride} if len(self.boundaries) == 1 else {0}
         axes = []
         for first, profile in self.profiles:
             phase = self._phase(first, profile)
             lines = np.flatnonzero(np.isin(phase, list(ends)))
-            on = (
+            is_line = (
                 np.isin(phase, list(ends))
                 if len(self.boundaries) == 1
                 else phase < len(self.boundaries)
@@ -92,30 +94,32 @@ class SeamProfiles:
                 SeamAxis(
                     profile=profile,
                     line_starts=lines,
-                    excluded=on | self._is_tile_boundary(profile),
+                    excluded=is_line | self._is_tile_boundary(profile),
                     texture_class=self._texture_class(phase),
                 )
             )
         return evaluate_layer(self.layer, axes, self.boundaries, self.neighbourhood)
 
     def evaluate_tiles(self) -> Seam | None:
-        """Judge the lines between tiles; what windows do there they do in other places as well."""
+        """Test the lines between tiles; effects of windows occur in other places as well."""
         axes = []
         for first, profile in self.profiles:
-            phase, cut = self._phase(first, profile), self._is_tile_boundary(profile)
-            blend = phase <= self.lattice.overlap
+            phase, is_line = self._phase(first, profile), self._is_tile_boundary(profile)
+            is_blend = phase <= self.lattice.overlap
             axes.append(
                 SeamAxis(
                     profile=profile,
-                    line_starts=np.flatnonzero(cut),
-                    excluded=cut,
-                    texture_class=np.where(blend, self.period + phase, self._texture_class(phase)),
+                    line_starts=np.flatnonzero(is_line),
+                    excluded=is_line,
+                    texture_class=np.where(
+                        is_blend, self.period + phase, self._texture_class(phase)
+                    ),
                 )
             )
         return evaluate_layer(self.layer, axes, (0,), self.neighbourhood)
 
     def rate_by_phase(self) -> tuple[float, ...]:
-        """Return the rate at each boundary of a stride, from the first of a blend on."""
+        """Return the rate at each boundary of a stride, from the first boundary of a blend on."""
         pairs, changes = np.zeros((2, self.lattice.stride))
         for first, profile in self.profiles:
             phase = self._phase(first, profile)
@@ -125,7 +129,7 @@ class SeamProfiles:
         return tuple(rates.tolist()) if pairs.all() else ()
 
     def _phase(self, first: int, profile: BoundaryProfile) -> NDArray[np.intp]:
-        """Return where in the lattice each boundary lies: 0 where a window begins to count."""
+        """Return the phase of each boundary in the stride; 0 where a window's weight begins."""
         number = first + np.arange(len(profile.pairs)) - self.lattice.context_width
         return number % self.lattice.stride
 
@@ -141,12 +145,12 @@ class SeamProfiles:
 def build_profiles(
     plan: Plan, plan_dir: Path, output_spec: OutputSpec, lattice: Lattice
 ) -> SeamProfiles:
-    """Count what the map of a plan does at all boundaries, in one pass over its store.
+    """Count the changes at all boundaries of a plan's layer, in one pass over its store.
 
     Args:
         plan: the plan.
         plan_dir: the plan's folder.
-        output_spec: the answer whose layer is looked at.
+        output_spec: the output whose layer is read.
         lattice: the lattice of the model's windows, in pixels.
 
     Raises:
@@ -172,12 +176,12 @@ def build_profiles(
 
 
 def _iter_blocks(path: Path, layer: Layer, grid: Grid, tile: int) -> Iterator[PixelBlock]:
-    for one in grids.split_into_tiles(grid, tile):
-        rows = slice(one.row, one.row + one.height)
-        columns = slice(one.column, one.column + one.width)
+    for block in grids.split_into_tiles(grid, tile):
+        rows = slice(block.row, block.row + block.height)
+        columns = slice(block.column, block.column + block.width)
         yield (
-            one.row,
-            one.column,
+            block.row,
+            block.column,
             *_prepare_values(layer, zarr_store.read_layer(path, layer.name, rows, columns)),
         )
 
@@ -194,18 +198,18 @@ def _prepare_values(layer: Layer, values: NDArray[Any]) -> tuple[NDArray[Any], N
 def evaluate_layer(
     layer: Layer, axes: Sequence[SeamAxis], boundaries: Sequence[int], neighbourhood: Neighbourhood
 ) -> Seam | None:
-    """Judge lines; the steps of a continuous layer count in units of their own mean."""
+    """Test lines; the steps of a continuous layer are divided by their mean."""
     if layer.is_categorical:
         return seam_test.evaluate_lines(axes, boundaries, neighbourhood)
     pairs = sum(float(axis.profile.pairs.sum()) for axis in axes)
     unit = sum(float(axis.profile.changes.sum()) for axis in axes) / max(pairs, 1.0)
     if not unit:
         return None
-    alike = [
+    normalised = [
         replace(axis, profile=BoundaryProfile(axis.profile.pairs, axis.profile.changes / unit))
         for axis in axes
     ]
-    seam = seam_test.evaluate_lines(alike, boundaries, neighbourhood)
+    seam = seam_test.evaluate_lines(normalised, boundaries, neighbourhood)
     physical = unit * layer.scale
     return seam and replace(
         seam,
@@ -216,10 +220,10 @@ def evaluate_layer(
 
 
 def evaluate_zones(plan: Plan, plan_dir: Path, output_spec: OutputSpec) -> Seam | None:
-    """Judge the borders of the zones on the first mosaic; None where there are none.
+    """Test the borders of the zones on the first mosaic; None where there are none.
 
-    The border is no column, so it is moved as a whole: pairs of pixels across it are compared with
-    the pairs so many pixels to the side, row by row, and column by column.
+    A border is not a column of pixels, so it is shifted as a whole: pairs of pixels across it are
+    compared with the pairs at given distances from it, row by row and column by column.
     """
     layer = layers.get(output_spec.layer_name)
     if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
@@ -230,16 +234,16 @@ def evaluate_zones(plan: Plan, plan_dir: Path, output_spec: OutputSpec) -> Seam 
         BoundaryProfile.empty(2 * ZONE_COMPARISON_RADIUS + 1),
     )
     for values, owner in mosaic.iter_border_tiles(plan, plan_dir, plan.mosaic_grids[0], names):
-        held, valid = _prepare_values(layer, values[layer.name])
-        _count_border_pairs(across, held, valid, owner)
-        _count_border_pairs(down, held.swapaxes(-1, -2), valid.T, owner.T)
-    middle = np.arange(2 * ZONE_COMPARISON_RADIUS + 1) == ZONE_COMPARISON_RADIUS
+        pixels, valid = _prepare_values(layer, values[layer.name])
+        _count_border_pairs(across, pixels, valid, owner)
+        _count_border_pairs(down, pixels.swapaxes(-1, -2), valid.T, owner.T)
+    is_border = np.arange(2 * ZONE_COMPARISON_RADIUS + 1) == ZONE_COMPARISON_RADIUS
     axes = [
         SeamAxis(
             profile=profile,
-            line_starts=np.flatnonzero(middle),
-            excluded=middle,
-            texture_class=np.zeros(len(middle), dtype=np.intp),
+            line_starts=np.flatnonzero(is_border),
+            excluded=is_border,
+            texture_class=np.zeros(len(is_border), dtype=np.intp),
         )
         for profile in (down, across)
     ]
@@ -252,14 +256,14 @@ def _count_border_pairs(
     valid: NDArray[np.bool_],
     owner: NDArray[np.uint8],
 ) -> None:
-    """Count pairs of neighbouring columns by how far they lie from the border of two zones."""
+    """Count pairs of neighbouring columns by their distance from the border of two zones."""
     both = valid[:, ZONE_PAIR_DISTANCE:] & valid[:, :-ZONE_PAIR_DISTANCE]
     change = seam_test.column_changes(values, both, ZONE_PAIR_DISTANCE)
     border = (owner[:, 1:] != owner[:, :-1]) & (owner[:, 1:] > 0) & (owner[:, :-1] > 0)
     rows, columns = np.nonzero(border)
     for number in range(2 * ZONE_COMPARISON_RADIUS + 1):
-        at = columns + 1 - ZONE_PAIR_DISTANCE // 2 + number - ZONE_COMPARISON_RADIUS
-        inside = (at >= 0) & (at < both.shape[1])
-        here = rows[inside], at[inside]
-        profile.pairs[number] += both[here].sum()
-        profile.changes[number] += change[here].sum()
+        first_columns = columns + 1 - ZONE_PAIR_DISTANCE // 2 + number - ZONE_COMPARISON_RADIUS
+        inside = (first_columns >= 0) & (first_columns < both.shape[1])
+        pairs = rows[inside], first_columns[inside]
+        profile.pairs[number] += both[pairs].sum()
+        profile.changes[number] += change[pairs].sum()

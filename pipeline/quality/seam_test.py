@@ -1,11 +1,11 @@
-"""Seams: does a map change more often at the lines by which the work was cut than beside them?
+"""Test whether a map changes more often at the lines between windows or tiles than beside them.
 
 A boundary lies between two neighbouring columns, or rows. Its rate is the share of its pairs of
 valid pixels that differ in class, or the mean step of a continuous layer. A line is compared with
-boundaries of the same windows that lie on no line: what the ground, the model's patches or the
-sensor's grid do everywhere cancels out, and so does a trend, as both sides weigh the same. How far
-such a comparison strays without a seam is seen on the map itself: every boundary that is on no line
-is compared with its own neighbours in the same way.
+boundaries of the same windows that lie on no line: effects of the ground, of the model's patches or
+of the sensor's grid cancel out, and so does a trend, as both sides have the same weight. The null
+distribution is taken from the map itself: every boundary on no line is compared with its own
+neighbours in the same way.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 MIN_CHANGES = 100
-"""Changes that a map must hold for anything to be said of it."""
+"""Fewest changes in a map that can be tested."""
 
 MIN_INTERIOR_BOUNDARIES = 100
-"""Boundaries on no line without which nobody knows what is usual."""
+"""Fewest boundaries on no line from which the null distribution can be taken."""
 
 SUFFICIENT_INTERIOR_BOUNDARIES = 300
-"""Boundaries on no line that tell well what is usual."""
+"""Boundaries on no line that suffice for the null distribution."""
 
 RANDOM_DRAWS = 999
-"""How often lines are drawn from the interior, to know how high the largest of several z is."""
+"""Random draws of lines from the interior, for the null distribution of the largest z."""
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class BoundaryProfile:
-    """What was counted at the boundaries along one axis; number j lies before pixel j."""
+    """Pairs and changes at the boundaries along one axis; boundary j lies before pixel j."""
 
     pairs: FloatArray
     changes: FloatArray
 
     @classmethod
     def empty(cls, length: int) -> BoundaryProfile:
-        """Return an empty profile of an axis of so many pixels."""
+        """Return an empty profile of an axis of ``length`` pixels."""
         return cls(np.zeros(length), np.zeros(length))
 
     def add(self, first: int, values: NDArray[Any], valid: NDArray[np.bool_]) -> None:
@@ -54,18 +54,18 @@ class BoundaryProfile:
             valid: (y, x) whether they are data.
         """
         both = valid[:, 1:] & valid[:, :-1]
-        here = slice(first, first + both.shape[1])
-        self.pairs[here] += _sum_columns(both)
-        self.changes[here] += _sum_columns(column_changes(values, both))
+        boundaries = slice(first, first + both.shape[1])
+        self.pairs[boundaries] += _sum_columns(both)
+        self.changes[boundaries] += _sum_columns(column_changes(values, both))
 
 
 def column_changes(values: NDArray[Any], valid: NDArray[np.bool_], lag: int = 1) -> NDArray[Any]:
-    """Return what changes from column to column: whether labels differ, or the mean step.
+    """Return the changes between columns: whether labels differ, or the mean absolute step.
 
     Args:
         values: (y, x) labels, or (band, y, x) quantities.
-        valid: (y, x - lag) whether the two are data.
-        lag: columns between the two.
+        valid: (y, x - lag) whether both pixels of a pair are data.
+        lag: distance of the two pixels, columns.
     """
     if values.ndim == 2:
         differ: NDArray[Any] = (values[:, lag:] != values[:, :-lag]) & valid
@@ -77,7 +77,7 @@ def column_changes(values: NDArray[Any], valid: NDArray[np.bool_], lag: int = 1)
 def _sum_columns(values: NDArray[Any]) -> NDArray[Any]:
     narrow, wide = (np.uint8, np.uint32) if values.dtype == bool else (values.dtype, np.float64)
     total: NDArray[Any] = np.add.reduce(values.view(narrow), axis=0, dtype=wide)
-    # ^ half the time of a sum of booleans
+    # ^ takes half the time of a sum of booleans
     return total
 
 
@@ -124,91 +124,94 @@ def _prepend(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeamAxis:
-    """One axis of one grid, to be judged."""
+    """One axis of one grid, to be tested."""
 
     profile: BoundaryProfile
     line_starts: NDArray[np.intp]
     """First boundary of each line; it may lie outside the map."""
 
     excluded: NDArray[np.bool_]
-    """Boundaries that tell nothing of what is usual beside a line, as they lie on one."""
+    """Boundaries that lie on a line and are no part of the null distribution."""
 
     texture_class: NDArray[np.intp]
-    """Boundaries of one number change equally often, as a share of what is around them: those at
-    the same place of a patch, or of the zone where windows blend."""
+    """Boundaries of one class change equally often, relative to their neighbourhood: those at the
+    same position in a patch, or in the zone where windows blend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbourhood:
-    """What a line is compared with."""
+    """The boundaries with which a line is compared."""
 
     period: int
-    """Boundaries after which a texture repeats: only what is whole periods away is alike."""
+    """Boundaries after which a texture repeats."""
 
     guard: int
     """Boundaries next to a line that count neither as line nor as interior."""
 
     flank: int
-    """Boundaries beyond them, on either side, whose rate is expected on the line."""
+    """Boundaries beyond the guard, on either side, whose rate is expected on the line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seam:
-    """What is known of the lines of one kind, over both axes of all grids."""
+    """Result of testing the lines of one kind, over both axes of all grids."""
 
     z: float
-    """Excess in standard deviations of what boundaries on no line show: N(0, 1) without a seam."""
+    """Excess in standard deviations of the null distribution: N(0, 1) without a seam."""
 
     lines: int
-    """Lines that could be compared."""
+    """Lines that could be tested."""
 
     rate: float
-    """Changes per pair on the lines, all their boundaries together."""
+    """Changes per pair on the lines, over all their boundaries."""
 
     excess: float
-    """How much that is above the boundaries nearby."""
+    """Difference from the rate at the boundaries nearby."""
 
     worst: float
-    """The same at the boundary of the lines that stands out most: of many, one always does."""
+    """The largest such difference at a single boundary of the lines."""
 
 
 def evaluate_lines(
     axes: Sequence[SeamAxis], boundaries: Sequence[int], neighbourhood: Neighbourhood
 ) -> Seam | None:
-    """Judge all lines of a kind together.
+    """Test all lines of one kind together.
 
     A line has one boundary, or several where windows blend: a hard step may lie at any one of
-    them, blended offsets spread over all. Each is looked at by itself, and all together; the
-    largest z counts, by its rank among the largest z of lines drawn from the interior.
+    them, and blended offsets spread over all. Each is tested by itself, and all together; the
+    result is the largest z, by its rank among the largest z of lines drawn from the interior.
 
     Args:
         axes: the axes.
         boundaries: the boundaries of a line, counted from its first one.
-        neighbourhood: what a line is compared with.
+        neighbourhood: the boundaries with which a line is compared.
 
     Returns:
-        None where the map is too small, or too uniform, to tell.
+        None where the map is too small or too uniform for a test.
     """
     if sum(axis.profile.changes.sum() for axis in axes) < MIN_CHANGES:
         return None
     compared = [_LineComparison.from_axis(axis, boundaries, neighbourhood) for axis in axes]
-    ready = [
-        one
-        for one in compared
-        if one.lines.shape[1] and one.reference.shape[1] >= MIN_INTERIOR_BOUNDARIES
+    usable = [
+        comparison
+        for comparison in compared
+        if comparison.lines.shape[1] and comparison.reference.shape[1] >= MIN_INTERIOR_BOUNDARIES
     ]
-    if not ready:
+    if not usable:
         return None
-    weight = np.concatenate([np.sqrt(one.lines[2] + 1) for one in ready])
+    weight = np.concatenate([np.sqrt(comparison.lines[2] + 1) for comparison in usable])
     weight /= np.linalg.norm(weight, axis=0)
-    z = (weight * np.concatenate([one.normal_scores(one.lines) / one.spread for one in ready])).sum(
-        axis=0
+    scores = np.concatenate(
+        [comparison.normal_scores(comparison.lines) / comparison.spread for comparison in usable]
     )
+    z = (weight * scores).sum(axis=0)
     best = int(z.argmax())
-    pairs, changes, expected = sum(one.lines.sum(axis=1) for one in ready).T[[-1, best]].T
+    pairs, changes, expected = (
+        sum(comparison.lines.sum(axis=1) for comparison in usable).T[[-1, best]].T
+    )
     excess = (changes - expected) / pairs
     return Seam(
-        z=float(_normal_scores(z[best], _null_maxima(ready, weight))),
+        z=float(_normal_scores(z[best], _null_maxima(usable, weight))),
         lines=len(weight),
         rate=float(changes[0] / pairs[0]),
         excess=float(excess[0]),
@@ -218,32 +221,33 @@ def evaluate_lines(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LineComparison:
-    """An axis's lines, and what begins in the interior and is as long: (3, site, look) each.
+    """The lines of an axis, and sites of the same length in its interior: (3, site, test) each.
 
-    The three are pairs, changes, and the changes that the boundaries nearby let expect.
+    The three are pairs, changes, and the changes expected from the boundaries nearby. A test is one
+    boundary of the line, or all of them together.
     """
 
     lines: FloatArray
     reference: FloatArray
     spread: float
-    """How much further the lines stray together, as textures are known from few boundaries."""
+    """Factor on the standard deviation of all lines: textures are known from few boundaries."""
 
     @classmethod
     def from_axis(
         cls, axis: SeamAxis, boundaries: Sequence[int], neighbourhood: Neighbourhood
     ) -> _LineComparison:
         pairs, changes = axis.profile.pairs, axis.profile.changes
-        wide = np.convolve(axis.excluded, np.ones(2 * neighbourhood.guard + 1), "same") > 0
-        interior = ~wide & (pairs > 0)
+        near_line = np.convolve(axis.excluded, np.ones(2 * neighbourhood.guard + 1), "same") > 0
+        interior = ~near_line & (pairs > 0)
         share = _texture_factors(pairs, changes, interior, axis.texture_class)
         known = np.where(interior, [changes, pairs * share, np.ones_like(pairs)], 0.0)
         rate = _neighbour_rate(known, boundaries[-1] + 1, neighbourhood)
         counted = np.stack([pairs, changes, pairs * share])
         lines = _collect_sites(counted, rate, axis.line_starts, boundaries)
-        alike = interior.sum() / len(np.unique(axis.texture_class))
+        boundaries_per_class = interior.sum() / len(np.unique(axis.texture_class))
         return cls(
             lines=lines,
-            spread=float(np.sqrt(1 + lines.shape[1] / max(alike, 1))),
+            spread=float(np.sqrt(1 + lines.shape[1] / max(boundaries_per_class, 1))),
             reference=_reference_sites(
                 np.where(interior, counted, np.nan),
                 rate,
@@ -254,17 +258,17 @@ class _LineComparison:
         )
 
     def normal_scores(self, sites: FloatArray) -> FloatArray:
-        """Return the normal scores of sites by their rank among the usual ones: (site, look).
+        """Return the normal scores of sites by their rank among the reference sites: (site, test).
 
-        A tail however heavy leaves them standard normal where there is no seam.
+        Without a seam they are standard normal, however heavy the tails of the residuals.
         """
         columns = zip(
             _residuals(sites).T, _residuals(self.reference).T, self.reference[2].T, strict=True
         )
         return np.stack(
             [
-                _normal_scores(values, _drop_constant_sites(usual, sure))
-                for values, usual, sure in columns
+                _normal_scores(values, _drop_constant_sites(reference, expected))
+                for values, reference, expected in columns
             ],
             1,
         )
@@ -273,23 +277,23 @@ class _LineComparison:
 def _texture_factors(
     pairs: FloatArray, changes: FloatArray, interior: NDArray[np.bool_], texture: NDArray[np.intp]
 ) -> FloatArray:
-    """Return each boundary's rate, by its texture, as a factor of the mean; NaN where unknown."""
-    seen, found = (np.bincount(texture, part * interior) for part in (pairs, changes))
-    if not found.any():
+    """Return the rate of each boundary's texture class as a factor of the mean; NaN if unknown."""
+    pair_sums, change_sums = (np.bincount(texture, part * interior) for part in (pairs, changes))
+    if not change_sums.any():
         return np.ones_like(pairs)
-    whole = found.sum() / seen.sum()
+    mean_rate = change_sums.sum() / pair_sums.sum()
     with np.errstate(invalid="ignore"):
-        factors: FloatArray = (found / seen / whole)[texture]
+        factors: FloatArray = (change_sums / pair_sums / mean_rate)[texture]
     return factors
 
 
 def _neighbour_rate(known: FloatArray, length: int, neighbourhood: Neighbourhood) -> FloatArray:
-    """Return the rate on both sides of sites that begin at each boundary; NaN where unknown."""
-    room = neighbourhood.guard + neighbourhood.flank
-    padded = np.pad(known, ((0, 0), (room + 1, room + length)))
+    """Return the mean rate on both sides of sites that begin at each boundary; NaN if unknown."""
+    reach = neighbourhood.guard + neighbourhood.flank
+    padded = np.pad(known, ((0, 0), (reach + 1, reach + length)))
     summed = padded.cumsum(axis=1)
     size = known.shape[1]
-    before, after = room + 1 - neighbourhood.guard - 1, room + length + neighbourhood.guard
+    before, after = reach + 1 - neighbourhood.guard - 1, reach + length + neighbourhood.guard
     # ^ the last boundary before the guard on the left, and on the right
     left = summed[:, before : before + size] - summed[:, before - neighbourhood.flank :][:, :size]
     right = summed[:, after + neighbourhood.flank :][:, :size] - summed[:, after : after + size]
@@ -306,66 +310,67 @@ def _reference_sites(
     boundaries: Sequence[int],
     period: int,
 ) -> FloatArray:
-    """Return the sites that begin as many boundaries into a period as a line does.
+    """Return the interior sites that begin at the same phase of the period as the lines.
 
-    Where they are few, it is enough that they do so in half a period, a quarter, and so on.
+    Where they are few, the phase in half a period is enough, then in a quarter, and so on.
     """
-    found = counted[:, :0, None]
-    while len(lines) and period and found.shape[1] < SUFFICIENT_INTERIOR_BOUNDARIES:
+    sites = counted[:, :0, None]
+    while len(lines) and period and sites.shape[1] < SUFFICIENT_INTERIOR_BOUNDARIES:
         first = np.arange(lines[0] % period, counted.shape[1], period)
-        found = _collect_sites(counted, rate, first, boundaries)
+        sites = _collect_sites(counted, rate, first, boundaries)
         period //= 2
-    return found
+    return sites
 
 
 def _collect_sites(
     counted: FloatArray, rate: FloatArray, first: NDArray[np.intp], boundaries: Sequence[int]
 ) -> FloatArray:
-    """Return what is counted at sites that begin at ``first``, step by step, and of all steps."""
+    """Return the counts at sites that begin at ``first``: per boundary, and over all of them."""
     size = counted.shape[1]
     first = first[(first > 0) & (first + boundaries[-1] < size)]
-    found = counted[:, first[:, None] + np.asarray(boundaries)]
-    found[2] *= rate[first, None]
+    sites = counted[:, first[:, None] + np.asarray(boundaries)]
+    sites[2] *= rate[first, None]
     if len(boundaries) > 1:
-        found = np.concatenate([found, found.sum(axis=2, keepdims=True)], axis=2)
-    kept: FloatArray = found[:, np.isfinite(found).all(axis=(0, 2)) & (found[0] > 0).all(axis=1)]
-    return kept
+        sites = np.concatenate([sites, sites.sum(axis=2, keepdims=True)], axis=2)
+    is_known = np.isfinite(sites).all(axis=(0, 2)) & (sites[0] > 0).all(axis=1)
+    known_sites: FloatArray = sites[:, is_known]
+    return known_sites
 
 
 def _residuals(sites: FloatArray) -> FloatArray:
     _, changes, expected = sites
-    found: FloatArray = (changes - expected) / np.sqrt(expected + 1)
-    # ^ as of counts: however much the rate varies over the map, residuals are alike
-    return found
+    residuals: FloatArray = (changes - expected) / np.sqrt(expected + 1)
+    # ^ scaled as counts are: the variance is then the same wherever the rate differs
+    return residuals
 
 
 def _drop_constant_sites(residuals: FloatArray, expected: FloatArray) -> FloatArray:
-    """Leave out where nothing ever changes, as inside the cells of a coarser grid."""
-    told = expected > 0
-    return residuals[told] if told.sum() >= MIN_INTERIOR_BOUNDARIES else residuals
+    """Drop the sites without any expected change, as inside the cells of a coarser grid."""
+    changing = expected > 0
+    return residuals[changing] if changing.sum() >= MIN_INTERIOR_BOUNDARIES else residuals
 
 
 def _normal_scores(values: FloatArray, reference: FloatArray) -> FloatArray:
-    """Return the normal scores of values among usual ones; beyond all of them, in proportion."""
+    """Return the normal scores of values among reference values; beyond them, in proportion."""
     reference = np.sort(reference)
     rank = (np.searchsorted(reference, values) + np.searchsorted(reference, values, "right")) / 2
     score = ndtri((rank + 0.5) / (len(reference) + 1))
     top = ndtri((len(reference) + 0.5) / (len(reference) + 1))
     over, under = values / max(reference[-1], 1.0), values / min(reference[0], -1.0)
     score = np.where(values > reference[-1], top * np.maximum(over, 1.0), score)
-    found: FloatArray = np.where(values < reference[0], -top * np.maximum(under, 1.0), score)
-    return found
+    scores: FloatArray = np.where(values < reference[0], -top * np.maximum(under, 1.0), score)
+    return scores
 
 
-def _null_maxima(ready: Sequence[_LineComparison], weight: FloatArray) -> FloatArray:
-    """Return the largest z of as many lines drawn from the interior, again and again."""
-    chance = np.random.default_rng(0)
+def _null_maxima(comparisons: Sequence[_LineComparison], weight: FloatArray) -> FloatArray:
+    """Return the largest z of equally many lines drawn from the interior, of each draw."""
+    generator = np.random.default_rng(0)
     total = np.zeros((RANDOM_DRAWS, weight.shape[1]))
     start = 0
-    for one in ready:
-        scores = one.normal_scores(one.reference)
-        for line in weight[start : start + one.lines.shape[1]]:
-            total += line * scores[chance.integers(len(scores), size=RANDOM_DRAWS)]
-        start += one.lines.shape[1]
-    found: FloatArray = total.max(axis=1)
-    return found
+    for comparison in comparisons:
+        scores = comparison.normal_scores(comparison.reference)
+        for line_weight in weight[start : start + comparison.lines.shape[1]]:
+            total += line_weight * scores[generator.integers(len(scores), size=RANDOM_DRAWS)]
+        start += comparison.lines.shape[1]
+    maxima: FloatArray = total.max(axis=1)
+    return maxima

@@ -1,9 +1,9 @@
-"""Our byte ranges as files that GDAL opens, through rasterio's openers.
+"""Let GDAL open files that Python reads, through a rasterio opener.
 
-Each opener that rasterio is given changes GDAL's table of file systems, which other threads read
-without a lock (GDAL 3.10, ``VSIFileManager``). So one opener is registered once and kept, and every
-remote file is a name in it. rasterio keeps its openers in a context variable: whoever opens a file
-must run in a copy of the context in which ours was registered.
+Each opener that rasterio registers changes GDAL's table of file systems, which other threads read
+without a lock (GDAL 3.10, ``VSIFileManager``). So one opener is registered once and stays
+registered, and every remote file is a name in it. rasterio keeps its openers in a context variable:
+a file must be opened in a copy of the context in which the opener was registered.
 """
 
 from __future__ import annotations
@@ -29,50 +29,53 @@ T = TypeVar("T")
 
 
 class ByteSource(Protocol):
-    """What can be read as if it were a file."""
+    """A file of known size that is read by byte ranges."""
 
     size: int
 
     def read(self, start: int, count: int) -> bytes:
-        """Return bytes from a place; fewer where the file ends."""
+        """Read ``count`` bytes from ``start``; fewer at the end of the file."""
         ...
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        """Return several ranges."""
+        """Read several ranges."""
         ...
 
 
 def call_with_path(file: ByteSource, suffix: str, function: Callable[[str], T]) -> T:
-    """Return what work makes of the path under which GDAL finds a file meanwhile.
+    """Call a function with a path under which GDAL can open a file.
 
     Args:
-        file: what to read; by this thread only.
-        suffix: of the path, such as ``.tif``.
-        function: opens the path, and closes it.
+        file: the file; it is read by this thread only.
+        suffix: suffix of the path, such as ``.tif``.
+        function: opens the path, reads, and closes it before it returns.
+
+    Returns:
+        What ``function`` returns.
 
     Raises:
-        Exception: what reading the file has raised, whatever work made of it: a driver may take
-            bytes that it did not get for nothing to read.
+        Exception: the error that reading the file raised, even if ``function`` returned: a driver
+            may treat bytes that could not be read as an empty block.
     """
     files, context, prefix = _get_opener()
-    watched = _ErrorCapturingSource(file)
+    source = _ErrorCapturingSource(file)
     name = f"{uuid.uuid4().hex}{suffix}"
-    files.open_files[name] = watched
+    files.open_files[name] = source
     try:
         result = context.copy().run(cancellation.with_cancellation(function), f"{prefix}/{name}")
     except Exception:
-        if watched.error is not None:
-            raise watched.error from None
+        if source.error is not None:
+            raise source.error from None
         raise
     finally:
         del files.open_files[name]
-    if watched.error is not None:
-        raise watched.error
+    if source.error is not None:
+        raise source.error
     return result
 
 
 class _ErrorCapturingSource:
-    """Bytes whose failures are kept: an exception cannot pass through GDAL."""
+    """A byte source that stores the first error: an exception cannot pass through GDAL."""
 
     def __init__(self, file: ByteSource) -> None:
         self.size = file.size
@@ -83,9 +86,9 @@ class _ErrorCapturingSource:
         return self._capture_error(lambda: self._file.read(start, count)) or b""
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        found = self._capture_error(lambda: self._file.read_ranges(starts, counts))
-        return found or [bytes(count) for count in counts]
-        # ^ nobody sees these zeros: the failure is raised in the end
+        ranges = self._capture_error(lambda: self._file.read_ranges(starts, counts))
+        return ranges or [bytes(count) for count in counts]
+        # ^ these zeros are never used: call_with_path raises the stored error
 
     def _capture_error(self, function: Callable[[], T]) -> T | None:
         if self.error is None:
@@ -97,7 +100,7 @@ class _ErrorCapturingSource:
 
 
 class _FileHandle(io.RawIOBase):
-    """One opening of a file, with a place of its own."""
+    """An open file with its own read position."""
 
     def __init__(self, file: ByteSource) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class _FileHandle(io.RawIOBase):
 
 
 class _FileContainer:
-    """The open files by name, as rasterio wants them (``rasterio.abc.FileContainer``)."""
+    """The open files by name, with the methods of ``rasterio.abc.FileContainer``."""
 
     def __init__(self) -> None:
         self.open_files: dict[str, ByteSource] = {}
@@ -136,7 +139,7 @@ class _FileContainer:
         name = PurePosixPath(path).name
         if name not in self.open_files:
             raise FileNotFoundError(name)
-            # ^ GDAL looks for side-car files
+            # ^ GDAL also asks for side-car files
         return self.open_files[name]
 
     def open(self, path: str, mode: str = "rb", **_options: Any) -> _FileHandle:
@@ -169,7 +172,7 @@ MultiByteRangeResourceContainer.register(_FileContainer)
 
 
 class _InMemorySource:
-    """Bytes at hand."""
+    """A byte source in memory."""
 
     def __init__(self, data: bytes) -> None:
         self.size = len(data)
@@ -179,7 +182,7 @@ class _InMemorySource:
         return self._data[start : start + count]
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        return [self.read(*one) for one in zip(starts, counts, strict=True)]
+        return [self.read(start, count) for start, count in zip(starts, counts, strict=True)]
 
 
 _lock = threading.Lock()
@@ -192,7 +195,11 @@ def _get_opener() -> tuple[_FileContainer, contextvars.Context, str]:
 
 @functools.cache
 def _register_opener() -> tuple[_FileContainer, contextvars.Context, str]:
-    """Open one small raster for good: as long as it is open, its opener stays registered."""
+    """Register the opener, and keep it registered by keeping one small raster open.
+
+    Returns:
+        The open files, the context of the registration, and the path prefix of the opener.
+    """
     files, context = _FileContainer(), contextvars.Context()
     with MemoryFile() as memory:
         options = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8"}

@@ -1,4 +1,4 @@
-"""Connections to the hosts of a provider: so many at once, whoever in this process reads."""
+"""Connection limits per provider, shared by all readers of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class _RedactQueryFilter(logging.Filter):
-    """Takes the query out of urllib3's own messages: it may be a token."""
+    """Remove query strings from urllib3's log messages: they may hold a token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -34,10 +34,10 @@ logging.getLogger("urllib3.connectionpool").addFilter(_RedactQueryFilter())
 
 
 class DaemonThreadPool:
-    """Threads that wait for servers, and that nobody waits for.
+    """Daemon threads for network requests.
 
-    Those of a ``ThreadPoolExecutor`` keep their process alive, and a server that has fallen silent
-    would keep them for half a minute.
+    The threads of a ``ThreadPoolExecutor`` keep the process alive until they end, and a server that
+    no longer responds would keep them for half a minute.
     """
 
     def __init__(self, count: int) -> None:
@@ -49,7 +49,7 @@ class DaemonThreadPool:
         weakref.finalize(self, _stop_threads, self._tasks, count)
 
     def submit(self, function: Callable[..., _T], *args: Any) -> Future[_T]:
-        """Hand out work."""
+        """Run a function in one of the threads."""
         future: Future[_T] = Future()
         self._tasks.put(functools.partial(_run_task, future, function, args))
         return future
@@ -59,7 +59,7 @@ def _run_tasks(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
         del task
-        # ^ it may hold megabytes, and the next one may be long in coming
+        # ^ it may hold megabytes until the next task arrives
 
 
 def _run_task(future: Future[_T], function: Callable[..., _T], args: tuple[Any, ...]) -> None:
@@ -68,10 +68,10 @@ def _run_task(future: Future[_T], function: Callable[..., _T], args: tuple[Any, 
     try:
         future.set_result(function(*args))
     except BaseException as error:  # noqa: BLE001
-        # ^ whoever waits for the result is told
+        # ^ raised again by future.result()
         future.set_exception(error)
         del future
-        # ^ it would be held by its own error's traceback
+        # ^ the error's traceback would keep it alive
 
 
 def _stop_threads(tasks: SimpleQueue[Callable[[], None] | None], count: int) -> None:
@@ -80,7 +80,7 @@ def _stop_threads(tasks: SimpleQueue[Callable[[], None] | None], count: int) -> 
 
 
 class ProviderConnections:
-    """What all readers of a provider share: connections, and no more threads than connections."""
+    """HTTP session, threads and connection limit shared by all readers of a provider."""
 
     def __init__(self, connections: int) -> None:
         self.pool = DaemonThreadPool(connections)
@@ -96,7 +96,10 @@ _process_count = 1
 
 
 def divide_connections(process_count: int) -> None:
-    """Say among how many processes each provider's connections are divided; before any read."""
+    """Divide each provider's connections among a number of processes.
+
+    Call it before the first read: connections that exist already are not changed.
+    """
     global _process_count  # noqa: PLW0603
     with _lock:
         if process_count != _process_count:
@@ -105,12 +108,12 @@ def divide_connections(process_count: int) -> None:
 
 
 def max_connections(provider: str) -> int:
-    """Return how many requests of a provider this process may have under way at once."""
+    """Return how many requests to a provider this process may make at the same time."""
     return max(1, providers.get(provider).connections // _process_count)
 
 
 def get_connections(provider: str) -> ProviderConnections:
-    """Return what the readers of a provider share in this process."""
+    """Return the connections to a provider of this process."""
     with _lock:
         if provider not in _connections_by_provider:
             _connections_by_provider[provider] = ProviderConnections(max_connections(provider))

@@ -1,8 +1,8 @@
-"""Bytes of a remote file: asked for in ranges, checked, and asked for again where they are wrong.
+"""Read byte ranges of a remote file over HTTP, with checks and retries.
 
-GDAL's own HTTP reader remembers failures, takes what a server sends for what it was asked for, and
-makes as many connections as it likes. Here each range is repeated by itself, an answer must be the
-range that was asked of the file that was opened, and a provider's limit holds for all threads.
+GDAL's own HTTP reader caches failures, does not check that a response holds the requested range,
+and has no limit of connections. Here each range is retried by itself, a response must be the
+requested range of the file that was opened, and a provider's limit holds for all threads.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from pipeline.runtime import cancellation, io_statistics
 log = logging.getLogger(__name__)
 
 HEADER_BYTES = 2**15
-"""Bytes of the first request: the header and block index of a 10 980² COG have some 10 000."""
+"""Size of the first request: header and block index of a 10 980² COG have some 10 000 bytes."""
 
 READ_AHEAD_BYTES = 2**20
-"""Bytes that are read ahead, at most, of a file that is read front to back (JPEG 2000)."""
+"""Maximum number of bytes that are read ahead of a file that is read sequentially (JPEG 2000)."""
 
 MERGE_GAP_BYTES = 2**14
-"""Bytes between two ranges that are rather read than asked around."""
+"""Ranges with a smaller gap between them are read by one request."""
 
 MAX_WHOLE_FILE_BYTES = 2**26
-"""Bytes of a file that may arrive whole where a server ignores ranges."""
+"""Maximum size of a file that a server may send whole because it ignores ranges."""
 
 MAX_CACHED_BYTES = 2**23
-"""Bytes of a file's blocks that are kept, at most, for as long as it is read."""
+"""Maximum number of bytes of a file that are cached while it is read."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How long a server is borne with."""
+    """How often and how long a range is requested again after an error."""
 
     max_attempts: int = 5
-    """Requests for one range."""
+    """Maximum number of requests for one range."""
 
     max_refusals: int = 2
-    """Of them, answers 401, 403, 404, 410 and of another file: more change nothing."""
+    """Requests that may be refused: 401, 403, 404, 410, or a file that has changed."""
 
     zero_responses_needed: int = 4
-    """Answers in a row that must be nothing but zeros before they are believed."""
+    """Number of equal responses in a row after which a range of zeros is accepted as data."""
 
     backoff: float = 0.5
     """Seconds before the second request; doubled before each further one."""
@@ -65,25 +65,25 @@ class RetryPolicy:
     """Seconds to wait for a connection, and between two packets."""
 
     deadline: float = 300.0
-    """Seconds that the reading of one asset may take, everything included."""
+    """Seconds in which one asset must be read, all retries included."""
 
     max_retry_after: float = 120.0
-    """Seconds that a server may ask us to wait (Retry-After)."""
+    """Longest Retry-After in seconds that is waited for."""
 
 
 RETRY_POLICY = RetryPolicy()
 
 
 class RangeReadError(Exception):
-    """A range cannot be had, however often it is asked for."""
+    """A range could not be read; another request would not help."""
 
 
 class FileChangedError(RangeReadError):
-    """The file is another one than when it was opened: start again."""
+    """The file has changed since it was opened: open it again."""
 
 
 class _BadResponse(Exception):
-    """One answer is no good; the next one may be."""
+    """A response is unusable; the next one may be usable."""
 
     def __init__(
         self,
@@ -100,19 +100,19 @@ class _BadResponse(Exception):
 
 
 class RangeFile:
-    """A remote file for the time of one read; it belongs to one thread."""
+    """A remote file that is open for one read by one thread."""
 
     size: int
-    """Bytes, known once :meth:`open` has returned."""
+    """Size in bytes; set by :meth:`open`."""
 
     def __init__(self, href: str, provider: str, deadline: float, modality: str = "") -> None:
-        """Name a file.
+        """Prepare a file for reading; nothing is requested yet.
 
         Args:
-            href: unsigned address.
-            provider: who signs, and whose limits hold.
-            deadline: when to give up, on the monotonic clock.
-            modality: the modality, for the count of what is read.
+            href: unsigned href.
+            provider: provider whose signing and connection limits apply.
+            deadline: time on the monotonic clock after which no request is retried.
+            modality: modality of the asset, for the statistics of bytes and requests.
         """
         self._href = href
         self._provider = provider
@@ -127,23 +127,24 @@ class RangeFile:
         self._sequential_position = 0
 
     def open(self) -> None:
-        """Read the beginning.
+        """Read the header and the size of the file.
 
         Raises:
-            Failed: it cannot be read.
+            RangeReadError: the file cannot be read.
         """
         self._recent_reads = [(0, self._fetch_ranges([(0, HEADER_BYTES)])[0])]
 
     def read(self, start: int, count: int) -> bytes:
-        """Return bytes from a place; fewer where the file ends.
+        """Read ``count`` bytes from ``start``; fewer at the end of the file.
 
         Raises:
-            Failed: they cannot be read.
+            RangeReadError: the bytes cannot be read.
         """
         end = min(start + count, self.size)
         if start > self.size:
             raise FileChangedError(f"is read beyond its end at byte {self.size}")
-            # ^ its size was wrong: GDAL would take a lost block index for empty blocks
+            # ^ the server stated a wrong size; GDAL would take a missing block index for empty
+            # blocks
         if end <= start:
             return b""
         for first, data in self._recent_reads:
@@ -160,33 +161,35 @@ class RangeFile:
         return data[: end - start]
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        """Return several ranges, in as few requests as is sensible; ascending.
+        """Read several ranges in ascending order; nearby ranges are read by one request.
 
         Raises:
-            Failed: they cannot be read.
+            RangeReadError: a range cannot be read.
         """
-        wanted = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
-        if any(stop > self.size for _, stop in wanted):
+        ranges = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        if any(stop > self.size for _, stop in ranges):
             raise FileChangedError(f"is read beyond its end at byte {self.size}")
-        lacking = _merge_ranges([gap for one in wanted for gap in self._missing_ranges(*one)])
-        answers = zip(lacking, self._fetch_ranges(lacking), strict=True)
-        self._cached_blocks |= {start: data for (start, _), data in answers}
-        found = [self._read_cached(*one) for one in wanted]
+        missing = _merge_ranges(
+            [gap for start, stop in ranges for gap in self._missing_ranges(start, stop)]
+        )
+        fetched = zip(missing, self._fetch_ranges(missing), strict=True)
+        self._cached_blocks |= {start: data for (start, _), data in fetched}
+        parts = [self._read_cached(start, stop) for start, stop in ranges]
         self._cache({})
-        return found
+        return parts
 
     def _cache(self, fresh: Mapping[int, bytes]) -> None:
-        """Keep bytes by their place, the latest ones."""
+        """Cache bytes by their position in the file, and evict the oldest ones."""
         self._cached_blocks |= fresh
-        held = sum(map(len, self._cached_blocks.values()))
-        while held > MAX_CACHED_BYTES:
-            held -= len(self._cached_blocks.pop(next(iter(self._cached_blocks))))
+        total = sum(map(len, self._cached_blocks.values()))
+        while total > MAX_CACHED_BYTES:
+            total -= len(self._cached_blocks.pop(next(iter(self._cached_blocks))))
 
     def _missing_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of a range that are not here.
+        """Yield the parts of a range that are not cached.
 
-        GDAL forgets a file's blocks with each warped view of it that is closed: one that lies under
-        many blocks of the lattice would come over the network for every one of them.
+        GDAL drops a file's blocks with each warped dataset that is closed: without this cache a
+        block that lies under many warp blocks would be read over the network for each of them.
         """
         for first, data in sorted(self._cached_blocks.items()):
             if start < min(first, stop):
@@ -196,7 +199,7 @@ class RangeFile:
             yield start, stop
 
     def _read_cached(self, start: int, stop: int) -> bytes:
-        """Return a range out of what is here."""
+        """Return a range that is cached."""
         parts = []
         for first, data in sorted(self._cached_blocks.items()):
             if first <= start < min(first + len(data), stop):
@@ -205,19 +208,20 @@ class RangeFile:
         return b"".join(parts)
 
     def _fetch_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        ask = cancellation.with_cancellation(self._fetch_with_retries)
-        waiting = [self._connections.pool.submit(ask, start, stop) for start, stop in ranges]
+        """Read ranges side by side."""
+        fetch = cancellation.with_cancellation(self._fetch_with_retries)
+        futures = [self._connections.pool.submit(fetch, start, stop) for start, stop in ranges]
         try:
-            return [cancellation.wait_for_result(one) for one in waiting]
-            # ^ a server may be silent for half a minute: its thread is left to it
+            return [cancellation.wait_for_result(future) for future in futures]
+            # ^ on cancellation a thread that waits for the server is left behind
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in futures:
+                future.cancel()
 
     def _fetch_with_retries(self, start: int, stop: int) -> bytes:
-        """Return bytes ``start`` to ``stop`` (excluded; fewer in a smaller file), at last."""
-        zeros = refusals = faults = 0
-        ends = RangeReadError
+        """Read bytes ``start`` to ``stop`` (excluded; fewer in a smaller file), with retries."""
+        zeros = refusals = failures = 0
+        final_error = RangeReadError
         while True:
             cancellation.check_cancelled()
             try:
@@ -228,29 +232,28 @@ class RangeFile:
                 if zeros >= RETRY_POLICY.zero_responses_needed or not data:
                     return data
                 continue
-                # ^ nothing but zeros decodes without an error where nothing is compressed
-            except _BadResponse as fault:
+                # ^ a faulty response of zeros would decode without an error if the file is not
+                # compressed
+            except _BadResponse as error:
                 zeros = 0
-                faults += 1
-                refusals += fault.is_refusal
-                ends = fault.final_error
-                reason, wait = (
-                    str(fault),
-                    max(fault.retry_after, RETRY_POLICY.backoff * 2 ** (faults - 1)),
-                )
+                failures += 1
+                refusals += error.is_refusal
+                final_error = error.final_error
+                reason = str(error)
+                wait = max(error.retry_after, RETRY_POLICY.backoff * 2 ** (failures - 1))
             except (requests.RequestException, HTTPError, OSError) as error:
                 zeros = 0
-                faults += 1
-                reason, wait = type(error).__name__, RETRY_POLICY.backoff * 2 ** (faults - 1)
-                # ^ their texts may hold the signed address
-            if faults >= RETRY_POLICY.max_attempts or refusals >= RETRY_POLICY.max_refusals:
-                raise ends(f"{reason}, {faults} attempt(s)")
+                failures += 1
+                reason, wait = type(error).__name__, RETRY_POLICY.backoff * 2 ** (failures - 1)
+                # ^ their messages may hold the signed href
+            if failures >= RETRY_POLICY.max_attempts or refusals >= RETRY_POLICY.max_refusals:
+                raise final_error(f"{reason}, {failures} attempt(s)")
             if time.monotonic() + wait >= self._deadline:
                 raise RangeReadError(
-                    f"{reason}, {faults} attempt(s) in {RETRY_POLICY.deadline:.0f} s"
+                    f"{reason}, {failures} attempt(s) in {RETRY_POLICY.deadline:.0f} s"
                 )
             log.warning(
-                "again href=%s bytes=%d-%d reason=%s",
+                "retry href=%s bytes=%d-%d reason=%s",
                 href_policy.redact(self._href),
                 start,
                 stop,
@@ -260,102 +263,106 @@ class RangeFile:
             cancellation.sleep(wait)
 
     def _request(self, start: int, stop: int) -> bytes:
+        """Send one request for a range, and follow redirects within the same host."""
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         access = signing.sign_with_options(self._href, self._provider)
         if access.gdal_options.get("GDAL_HTTP_AUTH") == "BEARER":
             headers["Authorization"] = f"Bearer {os.environ.get('GDAL_HTTP_BEARER', '')}"
-            # ^ as GDAL would do
-        address = access.href
+            # ^ as GDAL does with these options
+        url = access.href
         for _ in range(5):
             self._statistics.add(requests=1, modality=self._modality)
             with self._connections.session.get(
-                address,
+                url,
                 headers=headers,
                 timeout=RETRY_POLICY.timeout,
                 stream=True,
                 allow_redirects=False,
-            ) as answer:
-                if not answer.is_redirect:
-                    return self._validate_response(answer, start, stop)
-                goal = urljoin(address, answer.headers["location"])
-                if not http_client.is_same_host(address, goal):
+            ) as response:
+                if not response.is_redirect:
+                    return self._validate_response(response, start, stop)
+                location = urljoin(url, response.headers["location"])
+                if not http_client.is_same_host(url, location):
                     raise RangeReadError(
-                        f"leads to another host, {href_policy.redact(goal)}, for which nobody has vouched"
+                        f"redirects to another host, {href_policy.redact(location)}, "
+                        "which is not allowed"
                     )
-                address = goal
-        raise _BadResponse("leads around in circles")
+                url = location
+        raise _BadResponse("too many redirects")
 
     def _validate_response(self, response: requests.Response, start: int, stop: int) -> bytes:
-        """Return the body of an answer that is what was asked for."""
+        """Return the body of a response that holds the requested range."""
         status, headers = response.status_code, response.headers
         if status not in (200, 206):
             raise self._error_for_status(response)
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise _BadResponse("comes in another encoding")
+            raise _BadResponse(f"Content-Encoding is {headers['Content-Encoding']!r}")
         if status == 200:
             return self._read_whole_file(response)[start:stop]
-        found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        if found is None:
-            raise _BadResponse(f"answers the range {headers.get('Content-Range')!r}")
-        first, last, size = (int(number) for number in found.groups())
+        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        if match is None:
+            raise _BadResponse(f"Content-Range is {headers.get('Content-Range')!r}")
+        first, last, size = (int(number) for number in match.groups())
         self._check_unchanged(size, headers)
         if (first, last) != (start, min(stop, size) - 1):
-            raise _BadResponse(f"answers bytes {first}-{last} of {start}-{stop - 1}")
+            raise _BadResponse(f"response holds bytes {first}-{last} instead of {start}-{stop - 1}")
         return self._read_body(response, last + 1 - first)
 
     def _error_for_status(self, response: requests.Response) -> Exception:
+        """Return the error for a status: final, or one after which to retry."""
         status = response.status_code
         if status in (401, 403, 404, 410):
             if status in (401, 403):
                 signing.forget_token(self._href)
-                # ^ the token may have expired: the next attempt asks for a fresh one
+                # ^ the token may have expired: the next attempt requests a new one
             return _BadResponse(f"HTTP {status}", is_refusal=True)
         if status in (*http_client.RETRY_STATUSES, 416) or status >= 500:
-            # ^ 416: every range that is asked for lies inside of the file
+            # ^ 416 is the server's error: every requested range lies within the file
             wait = http_client.build_retry_policy().get_retry_after(response.raw) or 0.0
             if wait > RETRY_POLICY.max_retry_after:
-                return RangeReadError(f"HTTP {status}, come back in {wait:.0f} s")
+                return RangeReadError(f"HTTP {status}, Retry-After is {wait:.0f} s")
             return _BadResponse(f"HTTP {status}", retry_after=wait)
         return RangeReadError(f"HTTP {status}")
 
     def _read_whole_file(self, response: requests.Response) -> bytes:
-        """Return the file, from a server that has ignored the range."""
+        """Return the whole file, which the server sends because it ignores ranges."""
         size = int(response.headers.get("Content-Length") or 0)
         if not 0 < size <= MAX_WHOLE_FILE_BYTES:
-            raise _BadResponse(f"answers no range but the whole file ({size} bytes)")
+            raise _BadResponse(f"response is the whole file ({size} bytes) instead of a range")
         self._check_unchanged(size, response.headers)
         return self._read_body(response, size)
 
     def _check_unchanged(self, size: int, headers: Any) -> None:
-        """Refuse bytes of a file that has changed since it was opened."""
+        """Raise an error if the file has changed since it was opened."""
         version = headers.get("ETag") or headers.get("Last-Modified")
         with self._lock:
-            known = getattr(self, "size", size), self._version or version
-            self.size, self._version = known
-        if known != (size, version or known[1]):
+            opened = getattr(self, "size", size), self._version or version
+            self.size, self._version = opened
+        if opened != (size, version or opened[1]):
             raise _BadResponse(
-                f"{size} bytes after {known[0]}: it has changed",
+                f"file has changed ({opened[0]} bytes when opened, now {size})",
                 is_refusal=True,
                 final_error=FileChangedError,
             )
 
     def _read_body(self, response: requests.Response, count: int) -> bytes:
+        """Return a body of ``count`` bytes."""
         parts: list[bytes] = []
-        got = 0
+        received = 0
         for part in response.raw.stream(2**18, decode_content=False):
             cancellation.check_cancelled()
             parts.append(part)
-            got += len(part)
+            received += len(part)
             self._statistics.add(num_bytes=len(part), modality=self._modality)
-            if got > count or time.monotonic() > self._deadline:
-                raise _BadResponse(f"sends {got} of {count} bytes")
-        if got != count:
-            raise _BadResponse(f"sends {got} of {count} bytes")
+            if received > count or time.monotonic() > self._deadline:
+                raise _BadResponse(f"response has {received} of {count} bytes")
+        if received != count:
+            raise _BadResponse(f"response has {received} of {count} bytes")
         return b"".join(parts)
 
 
 def _merge_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges, ascending, of which those that lie close to each other are one."""
+    """Merge ranges, in ascending order, that have only a small gap between them."""
     merged: list[tuple[int, int]] = []
     for start, stop in ranges:
         if merged and 0 <= start - merged[-1][1] <= MERGE_GAP_BYTES:

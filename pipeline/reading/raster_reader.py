@@ -1,7 +1,8 @@
-"""The one place that opens rasters: pixels of an asset on an output grid, or an error.
+"""Read one window of an asset onto a grid.
 
-A failed read never becomes nodata. What GDAL is asked for depends on the output grid's place in
-its coordinate system alone, so that two tiles that both see a pixel read the same value.
+A failed read raises an error and never becomes nodata. What is requested of GDAL depends only on
+the position of the grid in its coordinate system, so that two tiles that contain the same pixel
+read the same value.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from pipeline.runtime import cancellation
 log = logging.getLogger(__name__)
 
 GDAL_CACHE_MB = 128
-"""Megabytes of blocks that GDAL keeps; its own 5 % of the machine would grow with what is read."""
+"""Size of GDAL's block cache in megabytes; GDAL's default is 5 % of the machine's memory."""
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_CACHEMAX": GDAL_CACHE_MB,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     # ^ no probing for side-car files: 15 times fewer requests
     "GDAL_NUM_THREADS": 1,
-    # ^ dask owns the threads
+    # ^ dask manages the threads
 }
 
 S3_OPTIONS: dict[str, Any] = {
@@ -55,27 +56,27 @@ S3_OPTIONS: dict[str, Any] = {
 }
 
 MAX_OPEN_ATTEMPTS = 3
-"""Openings of a remote asset whose bytes make no sense; each request is repeated besides."""
+"""Attempts to open and read a remote asset; each HTTP request is retried as well."""
 
 MAX_READ_THREADS = 16
-"""Threads that read remote assets: they wait more than they work."""
+"""Maximum number of threads that read remote assets; they mostly wait for the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetInfo:
-    """What the reader must know of an asset beside its href."""
+    """Facts about an asset that the reader needs besides its href."""
 
     scene_id: str
     """Id of the scene, for messages."""
 
     provider: str
-    """Who signs."""
+    """Provider whose signing and connection limits apply."""
 
     nodata: float | None
-    """Value of missing pixels as the catalog says; the file's own tag is the fallback."""
+    """Nodata value from the catalog; None to use the nodata value of the file."""
 
     modality: str = ""
-    """Of the scene, for the count of what is read."""
+    """Modality of the scene, for the statistics of bytes and requests."""
 
 
 def read(
@@ -90,22 +91,22 @@ def read(
     """Read the pixels of a single-band asset that fall on a grid.
 
     Args:
-        href: unsigned address, as the catalog has it.
-        asset: what is known of the asset.
-        grid: where the pixels go.
-        resampling: kernel where the asset lies on another grid; on its own grid no pixel is
-            touched.
-        dtype: type of the result; it must hold the stored values.
+        href: unsigned href, as the catalog states it.
+        asset: facts about the asset.
+        grid: the output grid.
+        resampling: resampling method where the pixels of the asset do not coincide with the
+            grid's; where they do, they are copied.
+        dtype: type of the result; it must be able to hold the stored values.
         fill_value: value of pixels that the asset does not have.
 
     Returns:
-        (height, width)
+        (height, width) stored values.
 
     Raises:
-        AssetReadError: the asset could not be read, after several attempts where it is remote.
+        AssetReadError: the asset could not be read; several attempts were made if it is remote.
         InvalidInputError: the asset is not a single-band raster with a coordinate system.
     """
-    work = functools.partial(
+    open_and_read = functools.partial(
         _open_and_reproject,
         href,
         asset,
@@ -114,41 +115,43 @@ def read(
         dtype=np.dtype(dtype),
         fill_value=fill_value,
     )
-    return _read_with_retries(href, asset, work)
+    return _read_with_retries(href, asset, open_and_read)
 
 
 def _read_with_retries(
     href: str, asset: AssetInfo, function: Callable[[str], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Do work with an asset, again and again where it is remote and fails."""
+    """Call a function with the GDAL path of an asset; retry if the asset is remote."""
     attempts = MAX_OPEN_ATTEMPTS if href_policy.is_remote(href) else 1
-    until = time.monotonic() + http_ranges.RETRY_POLICY.deadline
+    deadline = time.monotonic() + http_ranges.RETRY_POLICY.deadline
     for attempt in range(1, attempts + 1):
         cancellation.check_cancelled()
         try:
-            return _call_with_gdal_path(href, asset, function, deadline=until, is_retry=attempt > 1)
+            return _call_with_gdal_path(
+                href, asset, function, deadline=deadline, is_retry=attempt > 1
+            )
         except (RasterioError, OSError, http_ranges.RangeReadError) as error:
             reason = href_policy.redact(" ".join(_strip_opener_path(str(error)).split()))
-            final = isinstance(error, http_ranges.RangeReadError) and not isinstance(
+            is_final = isinstance(error, http_ranges.RangeReadError) and not isinstance(
                 error, http_ranges.FileChangedError
             )
             pause = http_ranges.RETRY_POLICY.backoff * 2**attempt
-            if final or attempt == attempts or time.monotonic() + pause > until:
+            if is_final or attempt == attempts or time.monotonic() + pause > deadline:
                 raise AssetReadError(
-                    f"{asset.scene_id}: {href_policy.redact(href)} cannot be read ({reason}), "
-                    f"{attempt} opening(s). Run the same command again when it can be reached; "
-                    "to publish without these pixels: --allow-partial."
+                    f"{asset.scene_id}: {href_policy.redact(href)} cannot be read "
+                    f"(opened {attempt} time(s): {reason}). Run the same command again when the "
+                    "file can be reached, or publish without these pixels: --allow-partial."
                 ) from None
-                # ^ the chained error could print the signed address
+                # ^ the chained error could print the signed href
             if "403" in reason:
                 signing.forget_token(href)
-            log.warning("again scene=%s opening=%d reason=%s", asset.scene_id, attempt, reason)
+            log.warning("retry scene=%s attempt=%d reason=%s", asset.scene_id, attempt, reason)
             cancellation.sleep(pause)
     raise AssertionError("unreachable")
 
 
 def count_read_threads(scenes: Sequence[Scene], cores: int) -> int:
-    """Return how many threads should read scenes: more than cores where they lie far away."""
+    """Return how many threads should read scenes: more than the cores if assets are remote."""
     providers = {
         scene.provider
         for scene in scenes
@@ -168,7 +171,7 @@ def _call_with_gdal_path(
     deadline: float,
     is_retry: bool,
 ) -> NDArray[Any]:
-    """Do work with a path that GDAL can open."""
+    """Call a function with a path that GDAL can open."""
     parts = urlsplit(href)
     if parts.scheme in ("http", "https"):
         file = RangeFile(href, asset.provider, deadline, asset.modality)
@@ -180,7 +183,7 @@ def _call_with_gdal_path(
             return function(href)
     access = signing.sign_with_options(href, asset.provider)
     uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if is_retry else {}
-    # ^ GDAL remembers that an address failed and would answer from that memory
+    # ^ GDAL caches that a path could not be opened
     with (
         http_pool.get_connections(asset.provider).semaphore,
         rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.gdal_options, **uncached),
@@ -189,13 +192,13 @@ def _call_with_gdal_path(
 
 
 def _strip_opener_path(reason: str) -> str:
-    """Return GDAL's words without the path that we have made up."""
+    """Return a GDAL message without the path of the rasterio opener."""
     return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
 
 
 def _gdal_driver(href: str) -> str:
     return "JP2OpenJPEG" if urlsplit(href).path.lower().endswith(".jp2") else "GTiff"
-    # ^ left to itself GDAL opens whatever it is given, a VRT that names other files included
+    # ^ without a driver GDAL opens any format, including a VRT that refers to other files
 
 
 def _open_and_reproject(
@@ -213,22 +216,23 @@ def _open_and_reproject(
 
 
 def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.float32]:
-    """Read an asset coarsely, as it is stored.
+    """Read an asset at reduced resolution, as stored values.
 
-    Where it has overviews that is one of them; where it has none, or they save nothing (JPEG2000
-    keeps them inside each tile), it is the whole of a small raster, and of a large one nine
-    windows, evenly spread, one below the other.
+    If the asset has overviews, one of them is read. If it has none, or they save nothing (JPEG 2000
+    keeps them inside each tile), a small raster is read whole, and of a large one nine evenly
+    spread windows, one below the other.
 
     Args:
-        href: unsigned address, as the catalog has it.
-        asset: what is known of the asset.
-        size: side of the picture, about.
+        href: unsigned href, as the catalog states it.
+        asset: facts about the asset.
+        size: approximate side of the result, in pixels.
 
     Returns:
-        (height, width) stored numbers; NaN where nothing was seen
+        (height, width) stored values; NaN = nodata.
 
     Raises:
-        Unreadable, Wrong: as :func:`read`.
+        AssetReadError: as :func:`read`.
+        InvalidInputError: as :func:`read`.
     """
     return _read_with_retries(href, asset, functools.partial(_read_reduced, href, asset, size))
 
@@ -238,16 +242,16 @@ def _read_reduced(href: str, asset: AssetInfo, size: int, path: str) -> NDArray[
         nodata = _nodata_value(dataset, asset)
         height, width = dataset.shape
         factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
-        near = [factor for factor in factors if max(height, width) / factor <= 2 * size]
+        sufficient = [factor for factor in factors if max(height, width) / factor <= 2 * size]
         if max(height, width) <= (2 if factors else 4) * size:
             stored = dataset.read(1)
         elif factors:
-            factor = min(near, default=factors[-1])
+            factor = min(sufficient, default=factors[-1])
             stored = dataset.read(1, out_shape=(-(-height // factor), -(-width // factor)))
         else:
             side = size // 2
             stored = np.concatenate(
-                [dataset.read(1, window=one) for one in _sample_windows(height, width, side)]
+                [dataset.read(1, window=window) for window in _sample_windows(height, width, side)]
             )
     result: NDArray[np.float32] = stored.astype(np.float32)
     if nodata is not None:
@@ -256,7 +260,7 @@ def _read_reduced(href: str, asset: AssetInfo, size: int, path: str) -> NDArray[
 
 
 def _sample_windows(height: int, width: int, side: int) -> list[Window]:
-    """Return windows of one size around the middles of nine equal parts."""
+    """Return nine windows of equal size, evenly spread over a raster."""
     rows, columns = min(side, height), min(side, width)
     return [
         Window(round(x * (width - columns) / 6), round(y * (height - rows) / 6), columns, rows)
@@ -266,11 +270,15 @@ def _sample_windows(height: int, width: int, side: int) -> list[Window]:
 
 
 def _nodata_value(dataset: Any, asset: AssetInfo) -> float | None:
-    """Return the value of missing pixels of a single-band raster on the ground."""
+    """Return the nodata value of a dataset.
+
+    Raises:
+        InvalidInputError: it has several bands, or no coordinate system.
+    """
     if dataset.count != 1 or dataset.crs is None:
         raise InvalidInputError(
-            f"{asset.scene_id}: an asset has {dataset.count} bands and the coordinate system "
-            f"{dataset.crs}; one band on the ground is needed."
+            f"{asset.scene_id}: an asset has {dataset.count} band(s) and the coordinate system "
+            f"{dataset.crs}. An asset must have one band and a coordinate system."
         )
     return asset.nodata if asset.nodata is not None else dataset.nodata
 
@@ -293,10 +301,10 @@ def _read_on_grid(
 
 
 class AssetReader:
-    """stackstac's reader protocol on top of :func:`read`.
+    """Implementation of stackstac's reader protocol by :func:`read`.
 
-    stackstac's own reader turns a missing file into nodata and costs several times a plain
-    window read; its address may carry a token into graphs and messages.
+    stackstac's own reader turns a missing file into nodata, takes several times as long as a plain
+    window read, and writes the href, which may hold a token, into graphs and messages.
     """
 
     def __init__(
@@ -309,7 +317,7 @@ class AssetReader:
         sources: Mapping[str, AssetInfo],
         kernels: Mapping[str, Resampling],
         **_unused: Any,
-        # ^ stackstac's one kernel for all assets among them
+        # ^ among them stackstac's resampling method, which is the same for all assets
     ) -> None:
         self._href = url
         self._asset = sources[url]

@@ -1,7 +1,7 @@
-"""Pixels of an open raster on an output grid: picked where they lie on it, warped where not.
+"""Read an open raster onto a grid: copy pixels where both coincide, warp them elsewhere.
 
-What is asked of the raster depends on the output grid's place in its coordinate system alone, so
-that two tiles that both see a pixel read the same value.
+What is read of the raster depends only on the position of the grid in its coordinate system, so
+that two tiles that contain the same pixel read the same value.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import ALIGNMENT_TOLERANCE, Grid
 
 WARP_BLOCK_SIZE = 256
-"""Pixels: side of the lattice blocks in which assets of another grid are warped."""
+"""Side in pixels of the blocks in which rasters of another grid are warped."""
 
 MAX_SOURCE_PIXELS = 2**24
-"""Source pixels that a block may need, and a quarter of those that a strip may."""
+"""Maximum number of source pixels of a warp block; a quarter of the maximum of a strip."""
 
 WARP_TOLERANCE = 1e-6
-"""Source pixels: how far the interpolated transformation may be from the exact one.
+"""Maximum error of the interpolated coordinate transformation, in source pixels.
 
-GDAL's own 0.125 moves values of a noisy image by hundreds; this leaves at most the last digit.
+GDAL's default of 0.125 changes values of a noisy image by hundreds; this changes at most the last
+digit.
 """
 
 EARTH_RADIUS = 6_378_137.0
-"""Metres: semi-major axis of WGS 84."""
+"""Semi-major axis of WGS 84 in metres."""
 
 
 def read_on_grid(
@@ -51,29 +52,35 @@ def read_on_grid(
     dtype: np.dtype[Any],
     fill_value: float,
 ) -> NDArray[Any]:
-    """Return the pixels of a single-band dataset on a grid: (height, width).
+    """Read the pixels of a single-band dataset onto a grid.
 
-    Where the pixels of both coincide nothing is resampled. Picked pixels are those that hold the
-    centre of the output pixel: moved by half a pixel at most. Other kernels take the valid pixels
-    under them, weighted anew to 1; an output pixel exists where its centre falls into a valid
-    pixel (average: where any valid pixel is under it). So GDAL's warper does it.
+    Where the pixels of both coincide, nothing is resampled. ``nearest`` takes the source pixel that
+    contains the centre of the output pixel: a shift of at most half a pixel. The other methods
+    weigh the valid source pixels under the kernel, with weights that sum to 1; an output pixel is
+    valid if its centre falls into a valid source pixel (``average``: if any valid source pixel lies
+    under it). This is how GDAL's warper works.
 
     Args:
         dataset: an open rasterio dataset of one band, with a coordinate system.
-        grid: where the pixels go.
-        nodata: stored value of missing pixels. NaN is missing beside another one too, and then
-            takes with it the output pixels whose kernel it is under.
-        resampling: kernel where the dataset lies on another grid.
-        dtype: type of the result; it must hold the stored values.
+        grid: the output grid.
+        nodata: nodata value of the dataset. NaN is also treated as nodata if this is another
+            value, but then output pixels with a NaN under the kernel are invalid.
+        resampling: resampling method where the pixels of the dataset and the grid do not coincide.
+        dtype: type of the result; it must be able to hold the stored values.
         fill_value: value of pixels that the dataset does not have.
 
+    Returns:
+        (height, width) stored values.
+
     Raises:
-        InvalidInputError: a stored value does not fit the type.
+        InvalidInputError: a stored value does not fit into ``dtype``.
     """
     result = np.full(grid.shape, fill_value, dtype=dtype)
     transform = dataset.transform
-    upright = transform.b == 0 and transform.d == 0 and _is_same_crs(dataset.crs.to_wkt(), grid)
-    if upright and (resampling == Resampling.nearest or _is_aligned(transform, grid)):
+    is_same_orientation = (
+        transform.b == 0 and transform.d == 0 and _is_same_crs(dataset.crs.to_wkt(), grid)
+    )
+    if is_same_orientation and (resampling == Resampling.nearest or _is_aligned(transform, grid)):
         _read_nearest(dataset, grid, nodata, result, fill_value)
     else:
         _warp_blocks(dataset, grid, nodata, result, fill_value, resampling)
@@ -81,28 +88,29 @@ def read_on_grid(
 
 
 def pixel_size_metres(crs: CRS, transform: Affine) -> float:
-    """Return the distance of two rows of a raster in metres, along a meridian where geographic."""
+    """Return the height of a pixel in metres; of a geographic system, along a meridian."""
     unit: float = crs.axis_info[0].unit_conversion_factor
     return math.hypot(transform.b, transform.e) * unit * (EARTH_RADIUS if crs.is_geographic else 1)
-    # ^ metres per unit, or radians
+    # ^ the factor converts the unit to metres, or to radians
 
 
 @functools.lru_cache(maxsize=64)
 def _horizontal_crs(wkt: str) -> CRS:
-    """Return the horizontal part of a coordinate system: heights do not move pixels."""
+    """Return the horizontal part of a coordinate system: heights do not change positions."""
     crs = CRS.from_wkt(wkt)
     return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
 
 
 def _is_same_crs(wkt: str, grid: Grid) -> bool:
-    """Compare what systems are, not their names: files may lack the code, or add heights."""
-    system = _horizontal_crs(wkt)
-    return system.to_epsg() == grid.epsg or system.equals(
+    """Compare definitions, not names: files may lack the EPSG code, or add a vertical system."""
+    crs = _horizontal_crs(wkt)
+    return crs.to_epsg() == grid.epsg or crs.equals(
         CRS.from_epsg(grid.epsg), ignore_axis_order=True
     )
 
 
 def _is_aligned(transform: Affine, grid: Grid) -> bool:
+    """Return whether the pixels of a raster and of a grid coincide."""
     size = grid.resolution
     if not math.isclose(abs(transform.a), size) or not math.isclose(abs(transform.e), size):
         return False
@@ -115,17 +123,17 @@ def _is_aligned(transform: Affine, grid: Grid) -> bool:
 
 
 def _source_indices(start: float, step: float, count: int, limit: int) -> NDArray[np.intp]:
-    """Return which source pixel holds each output pixel's centre; −1 outside."""
+    """Return the index of the source pixel that contains each output pixel's centre; -1 outside."""
     centres = start + (np.arange(count) + 0.5) * step
-    found = np.floor(centres + ALIGNMENT_TOLERANCE * step).astype(np.intp)
-    # ^ a centre on the edge of two source pixels falls into the later one, whatever the last bit
-    return np.where((found >= 0) & (found < limit), found, -1)
+    indices = np.floor(centres + ALIGNMENT_TOLERANCE * step).astype(np.intp)
+    # ^ a centre on the edge of two source pixels falls into the second one despite rounding
+    return np.where((indices >= 0) & (indices < limit), indices, -1)
 
 
 def _read_nearest(
     dataset: Any, grid: Grid, nodata: float | None, result: NDArray[Any], fill_value: float
 ) -> None:
-    """Copy the source pixel at each output pixel's centre: exact, and no warp on equal grids."""
+    """Copy the source pixel at each output pixel's centre into ``result``."""
     transform = dataset.transform
     columns = _source_indices(
         (grid.left - transform.c) / transform.a,
@@ -139,24 +147,24 @@ def _read_nearest(
         grid.height,
         dataset.height,
     )
-    some_rows, some_columns = np.flatnonzero(rows >= 0), np.flatnonzero(columns >= 0)
-    if not some_rows.size or not some_columns.size:
+    valid_rows, valid_columns = np.flatnonzero(rows >= 0), np.flatnonzero(columns >= 0)
+    if not valid_rows.size or not valid_columns.size:
         return
-    c0, c1 = int(columns[some_columns].min()), int(columns[some_columns].max()) + 1
+    column_slice = slice(valid_columns[0], valid_columns[-1] + 1)
+    c0, c1 = int(columns[column_slice].min()), int(columns[column_slice].max()) + 1
     step = grid.resolution / abs(transform.e)
-    strip = max(int(4 * MAX_SOURCE_PIXELS / ((c1 - c0) * step)), 1)
-    # ^ a coarse grid on a fine raster spans far more pixels than it picks
-    across = slice(some_columns[0], some_columns[-1] + 1)
-    for first in range(int(some_rows[0]), int(some_rows[-1]) + 1, strip):
-        part = slice(first, min(first + strip, int(some_rows[-1]) + 1))
-        r0, r1 = int(rows[part].min()), int(rows[part].max()) + 1
+    strip_rows = max(int(4 * MAX_SOURCE_PIXELS / ((c1 - c0) * step)), 1)
+    # ^ a coarse grid spans far more pixels of a fine raster than it needs
+    for first in range(int(valid_rows[0]), int(valid_rows[-1]) + 1, strip_rows):
+        row_slice = slice(first, min(first + strip_rows, int(valid_rows[-1]) + 1))
+        r0, r1 = int(rows[row_slice].min()), int(rows[row_slice].max()) + 1
         stored = dataset.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))
-        picked = _take(_take(stored, rows[part] - r0, 0), columns[across] - c0, 1)
-        result[part, across] = _cast_and_fill(picked, nodata, result.dtype, fill_value)
+        nearest = _take(_take(stored, rows[row_slice] - r0, 0), columns[column_slice] - c0, 1)
+        result[row_slice, column_slice] = _cast_and_fill(nearest, nodata, result.dtype, fill_value)
 
 
 def _take(values: NDArray[Any], indices: NDArray[np.intp], axis: int) -> NDArray[Any]:
-    """Return values at indices along an axis; the same array where these are all, in order."""
+    """Return values at indices along an axis; the same array if these are all of it in order."""
     if np.array_equal(indices, np.arange(values.shape[axis])):
         return values
     return values.take(indices, axis=axis)
@@ -170,10 +178,10 @@ def _warp_blocks(
     fill_value: float,
     resampling: Resampling,
 ) -> None:
-    """Warp block by block on the lattice of the coordinate system.
+    """Warp a dataset into ``result``, in blocks anchored to the origin of the coordinate system.
 
-    GDAL interpolates the transformation within each request: equal requests give equal pixels,
-    and requests anchored to the lattice are equal whichever tile makes them.
+    GDAL interpolates the coordinate transformation within each request, so that the same pixel of
+    two requests may differ. Blocks anchored to the coordinate system are the same for every tile.
     """
     ratio = (
         pixel_size_metres(_horizontal_crs(dataset.crs.to_wkt()), dataset.transform)
@@ -183,20 +191,19 @@ def _warp_blocks(
     for row, column, block in _iter_blocks(grid, _block_size(ratio)):
         if not _may_intersect(dataset, block):
             continue
-        into = (
-            slice(max(row, 0), min(row + block.height, grid.height)),
-            slice(max(column, 0), min(column + block.width, grid.width)),
-        )
-        for turn in _longitude_shifts(dataset):
-            values = _warp_block(
-                dataset, block, nodata, result.dtype, fill_value, resampling, turn, min(ratio, 1.0)
-            )[
-                into[0].start - row : into[0].stop - row,
-                into[1].start - column : into[1].stop - column,
+        rows = slice(max(row, 0), min(row + block.height, grid.height))
+        columns = slice(max(column, 0), min(column + block.width, grid.width))
+        scale = min(ratio, 1.0)
+        for shift in _longitude_shifts(dataset):
+            warped = _warp_block(
+                dataset, block, nodata, result.dtype, fill_value, resampling, shift, scale
+            )
+            values = warped[
+                rows.start - row : rows.stop - row, columns.start - column : columns.stop - column
             ]
-            kept = result[into]
-            empty = np.isnan(kept) if math.isnan(fill_value) else kept == fill_value
-            kept[empty] = values[empty]
+            target = result[rows, columns]
+            empty = np.isnan(target) if math.isnan(fill_value) else target == fill_value
+            target[empty] = values[empty]
 
 
 def _warp_block(
@@ -209,6 +216,7 @@ def _warp_block(
     longitude_shift: float,
     scale: float,
 ) -> NDArray[Any]:
+    """Warp a dataset, shifted by degrees of longitude, onto a block: (height, width)."""
     with WarpedVRT(
         dataset,
         src_transform=Affine.translation(longitude_shift, 0) * dataset.transform,
@@ -220,16 +228,16 @@ def _warp_block(
         src_nodata=nodata,
         nodata=nodata,
         add_alpha=nodata is None,
-        # ^ without nodata GDAL would write zeros where the source has no pixel
+        # ^ without nodata GDAL would write zeros outside of the source
         dtype=dtype.name if np.issubdtype(dtype, np.floating) else None,
-        # ^ heights in whole metres are not to become terraces
+        # ^ interpolated heights must not be rounded to the source's whole metres
         tolerance=WARP_TOLERANCE,
         XSCALE=scale,
         YSCALE=scale,
-        # ^ GDAL guesses the width of the kernel from each request's extent: it would blur
-        # rotated blocks, and each block differently (OSGeo/gdal#7750)
+        # ^ GDAL estimates the kernel's width from each request's extent: it would blur rotated
+        # blocks, and each block differently (OSGeo/gdal#7750)
         SAMPLE_GRID="YES",
-        # ^ a block across 180 degrees is not known by its edges
+        # ^ the edges of a block across 180 degrees do not give its extent
     ) as warped:
         values = _cast_and_fill(warped.read(1), nodata, dtype, fill_value)
         if nodata is None:
@@ -238,7 +246,7 @@ def _warp_block(
 
 
 def _longitude_shifts(dataset: Any) -> tuple[float, ...]:
-    """Return by how many degrees to shift a raster so that all of it lies within ±180 once."""
+    """Return the shifts in degrees by which each part of a raster lies within ±180 once."""
     if not dataset.crs.is_geographic:
         return (0.0,)
     west, _, east, _ = _raster_bounds(dataset)
@@ -246,7 +254,11 @@ def _longitude_shifts(dataset: Any) -> tuple[float, ...]:
 
 
 def _block_size(ratio: float) -> int:
-    """Return the side of a block where a source pixel is so many of its pixels wide."""
+    """Return the side of a warp block.
+
+    Args:
+        ratio: size of a source pixel in pixels of the block.
+    """
     side = WARP_BLOCK_SIZE
     while side > 1 and (side / ratio) ** 2 > MAX_SOURCE_PIXELS:
         side //= 2
@@ -254,7 +266,7 @@ def _block_size(ratio: float) -> int:
 
 
 def _iter_blocks(grid: Grid, side: int) -> Iterator[tuple[int, int, Grid]]:
-    """Yield (row, column, block) for the blocks of the lattice that share pixels with a grid."""
+    """Yield (row, column, block) for the warp blocks that share pixels with a grid."""
     first_row, first_column = grid.origin_index()
     for block_row in range(first_row // side, (first_row + grid.height - 1) // side + 1):
         for block_column in range(
@@ -267,18 +279,18 @@ def _iter_blocks(grid: Grid, side: int) -> Iterator[tuple[int, int, Grid]]:
                 column,
                 dataclasses.replace(block, left=round(block.left, 6), top=round(block.top, 6)),
             )
-            # ^ the same corner reckoned from two tiles differs in its last bits
+            # ^ the same corner computed from two tiles differs in its last bits
 
 
 def _raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
-    """Return (west, south, east, north) of a raster, however it lies."""
+    """Return (west, south, east, north) of a raster, which may be rotated."""
     columns, rows = np.array([0, dataset.width] * 2), np.repeat([0, dataset.height], 2)
     xs, ys = dataset.transform * (columns, rows)
     return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
 
 def _may_intersect(dataset: Any, block: Grid) -> bool:
-    """Tell whether a block can hold pixels of a raster; where that is not sure, it can."""
+    """Return whether a block may contain pixels of a raster; True if that is uncertain."""
     try:
         left, bottom, right, top = rasterio.warp.transform_bounds(
             f"EPSG:{block.epsg}", dataset.crs, *block.bounds
@@ -292,7 +304,7 @@ def _may_intersect(dataset: Any, block: Grid) -> bool:
         return True
     west, south, east, north = _raster_bounds(dataset)
     margin = 0.1 * max(right - left, top - bottom)
-    # ^ the edges of a block are curves there, of which GDAL looks at a few points
+    # ^ the edges of a block are curves there, of which GDAL transforms a few points
     return bool(
         left - margin < east
         and right + margin > west
@@ -302,7 +314,7 @@ def _may_intersect(dataset: Any, block: Grid) -> bool:
 
 
 def _representable_nodata(nodata: float | None, dtype: np.dtype[Any]) -> float | None:
-    """Return nodata where a pixel of a type can hold it: catalogs state −9999 of bytes."""
+    """Return nodata if a pixel of a type can hold it: catalogs state -9999 for bytes, too."""
     if nodata is None or np.issubdtype(dtype, np.floating):
         return nodata
     limits = np.iinfo(dtype)
@@ -313,10 +325,10 @@ def _representable_nodata(nodata: float | None, dtype: np.dtype[Any]) -> float |
 def _cast_and_fill(
     stored: NDArray[Any], nodata: float | None, dtype: np.dtype[Any], fill_value: float
 ) -> NDArray[Any]:
-    """Return stored values in another type, nodata replaced by the fill.
+    """Convert stored values to another type and replace nodata by the fill value.
 
     Raises:
-        InvalidInputError: a value would become another number.
+        InvalidInputError: a value would change.
     """
     if stored.dtype == dtype and dtype.kind == "u" and nodata in (None, fill_value):
         return stored
@@ -327,15 +339,15 @@ def _cast_and_fill(
         missing |= ~np.isfinite(stored)
     elif np.issubdtype(dtype, np.unsignedinteger) and np.issubdtype(stored.dtype, np.signedinteger):
         missing |= stored < 0
-        # ^ int16 products mark missing pixels by negative numbers; they must not wrap
-    kept = np.where(missing, stored.dtype.type(0), stored) if missing.any() else stored
-    values = kept.astype(dtype)
+        # ^ int16 products mark missing pixels by negative values; they must not wrap around
+    valid = np.where(missing, stored.dtype.type(0), stored) if missing.any() else stored
+    values = valid.astype(dtype)
     if np.issubdtype(dtype, np.integer) and not np.can_cast(stored.dtype, dtype):
-        changed = kept[values != kept]
+        changed = valid[values != valid]
         if changed.size:
             raise InvalidInputError(
-                f"Stored numbers such as {changed[0]} ({stored.dtype}) are read where {dtype} is "
-                "expected. The scale or the unit that the catalog states cannot be theirs."
+                f"The file holds values such as {changed[0]} ({stored.dtype}), which do not fit "
+                f"into {dtype}. The scale or the unit that the catalog states for it is wrong."
             )
     values[missing] = fill_value
     return values

@@ -1,4 +1,4 @@
-"""What a product looks like: its quicklook, and the pictures of its report."""
+"""Draw the images of a product: its quicklook and the maps of its report."""
 
 from __future__ import annotations
 
@@ -16,93 +16,97 @@ from pipeline.report.quicklook import Heading, ObservedLayers, QuicklookLayout
 from pipeline.report.rendering import Pixels, Thumbnail
 
 PANEL_SIZE = 760
-"""Pixels: longest side of each picture in the quicklook."""
+"""Longest side of each panel of the quicklook, pixels."""
 
 MAP_WIDTH = 480
-"""Pixels: width up to which the maps of a small product are enlarged in the report."""
+"""Width to which the maps of a small product are enlarged in the report, pixels."""
 
 MAX_VALUES = 1 << 25
-"""Numbers that a picture is made from at most: many bands make it smaller."""
+"""Most values that are read for a panel: one of many bands is smaller."""
 
 
 def draw_report_images(
     plan: Plan, product_dir: Path, rasters: Sequence[Raster]
 ) -> report.ReportImages | None:
-    """Draw what the report shows; None where there is nothing to draw.
+    """Draw the images of a product's report; None without COGs to draw them from.
 
     Args:
         plan: the plan.
         product_dir: the product's folder.
         rasters: its COGs.
     """
-    held = {raster.key: product_dir / raster.href for raster in rasters}
-    answer = plan.model.primary_output.layer_name if plan.model else None
-    shown = _shown_bands(plan)
-    side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown), 1)))
+    paths = {raster.key: product_dir / raster.href for raster in rasters}
+    output_layer = plan.model.primary_output.layer_name if plan.model else None
+    shown_bands = _shown_bands(plan)
+    side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown_bands), 1)))
 
-    def shrunk(name: str, bands: Sequence[str] = ()) -> Thumbnail:
-        return rendering.read_thumbnail(held[name], layers.get(name), side, bands)
+    def read(name: str, bands: Sequence[str] = ()) -> Thumbnail:
+        return rendering.read_thumbnail(paths[name], layers.get(name), side, bands)
 
-    colours = [
+    optical = [
         f"composite_{name}"
         for name in ("S2L2A", "S2L1C")
-        if f"composite_{name}" in held and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
+        if f"composite_{name}" in paths and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
-    composite = shrunk(colours[0], rendering.TRUE_COLOR_BANDS) if colours else None
-    if "observations" not in held:
+    composite = read(optical[0], rendering.TRUE_COLOR_BANDS) if optical else None
+    if "observations" not in paths:
         return None
-    observations = shrunk("observations")
-    most = max(int(observations.values[0][observations.valid_mask].max(initial=0)), 1)
-    if answer in held:
-        extent = CoverageCounts.from_rasters(rasters, answer)
-        ground = ObservedLayers(
-            observations=observations, composite=composite, coverage_counts=extent
+    observations = read("observations")
+    max_observations = max(int(observations.values[0][observations.valid_mask].max(initial=0)), 1)
+    if output_layer in paths:
+        observed = ObservedLayers(
+            observations=observations,
+            composite=composite,
+            coverage_counts=CoverageCounts.from_rasters(rasters, output_layer),
         )
-        counts = product.count_values(rasters, answer)
-        view = _build_layout(
-            layers.get(answer), shrunk(answer, shown), ground, build_heading(plan), counts
+        layout = _build_layout(
+            layers.get(output_layer),
+            read(output_layer, shown_bands),
+            observed,
+            build_heading(plan),
+            product.count_values(rasters, output_layer),
         )
     elif composite is not None:
-        view = quicklook.layout_composite(composite, observations, build_heading(plan))
+        layout = quicklook.layout_composite(composite, observations, build_heading(plan))
     else:
         return None
-    confidence = shrunk("confidence") if "confidence" in held else None
+    confidence = read("confidence") if "confidence" in paths else None
     return report.ReportImages(
-        quicklook=quicklook.render_png(view),
+        quicklook=quicklook.render_png(layout),
         confidence=None
         if confidence is None
         else _encode_map(rendering.apply_ramp(confidence, "confidence", 0, 100)),
-        observations=_encode_map(rendering.apply_ramp(observations, "count", 0, most)),
-        max_observations=most,
+        observations=_encode_map(rendering.apply_ramp(observations, "count", 0, max_observations)),
+        max_observations=max_observations,
     )
 
 
 def build_heading(plan: Plan) -> Heading:
-    """Return what stands above the pictures: that an answer means nothing before all else."""
-    shown = (*plan.mosaic_grids, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
+    """Return the heading of the quicklook, with a warning if the weights are random."""
+    grid = (*plan.mosaic_grids, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
     warning = f"{descriptions.RANDOM_WEIGHTS_WARNING} · " if provenance.is_random(plan) else ""
     return Heading(
         title=plan.name,
-        subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{shown.epsg} · "
-        f"{shown.resolution:g} m",
+        subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{grid.epsg} · "
+        f"{grid.resolution:g} m",
     )
 
 
 def _encode_map(pixels: Pixels) -> bytes:
-    """Return a map of the report as PNG, large enough to be looked at."""
+    """Encode a map of the report as PNG, enlarged if it is small."""
     return rendering.encode_png(rendering.upscale(pixels, MAP_WIDTH))
 
 
 def _shown_bands(plan: Plan) -> tuple[str, ...]:
-    """Return the bands of the answer that its picture needs."""
+    """Return the bands of the main output that its panel needs; empty for all."""
     if plan.model is None or plan.model.primary_output.kind == "classes":
         return ()
-    shown = plan.model.primary_output.bands
+    bands = plan.model.primary_output.bands
     if plan.model.primary_output.kind == "features":
-        return shown
-    return (
-        rendering.TRUE_COLOR_BANDS if set(rendering.TRUE_COLOR_BANDS) <= set(shown) else shown[:1]
-    )
+        return bands
+    if set(rendering.TRUE_COLOR_BANDS) <= set(bands):
+        return rendering.TRUE_COLOR_BANDS
+    return bands[:1]
 
 
 def _build_layout(

@@ -1,6 +1,6 @@
-"""The first picture anybody sees: the answer beside what the satellite saw, with its legend.
+"""Draw the quicklook: the model's output beside the composite, with a legend.
 
-Pillow only, and no clock, no random number: the same arrays give the same bytes.
+Drawn with Pillow alone, and deterministic: the same arrays give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.product.product import CoverageCounts
 
 MAX_WIDTH = 1600
-"""Widest picture, pixels."""
+"""Largest width of the quicklook, pixels."""
 
 BACKGROUND_COLOR = (255, 255, 255)
 TEXT_COLOR = (33, 37, 41)
@@ -33,7 +33,7 @@ MUTED_TEXT_COLOR = (108, 117, 125)
 NOT_OBSERVED = "Not observed"
 NOT_CLASSIFIED = "Not classified"
 RELATIVE_COLORS_NOTE = (
-    "Colours hold for this picture alone: they are no classes, and compare with no other."
+    "The colours are no classes, and cannot be compared with those of another picture."
 )
 
 _MARGIN = 28
@@ -41,24 +41,24 @@ _PANEL_GAP = 20
 _LEGEND_COLUMN_WIDTH = 310
 _LEGEND_LINE_HEIGHT = 34
 _COLOR_BAR_LENGTH = 300
-"""Pixels: length of a ramp in the legend."""
+"""Length of a colour bar, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LegendEntry:
-    """One line of the legend."""
+    """One entry of the legend."""
 
     title: str
     color: tuple[int, int, int]
     share: float
-    """Per cent of the map, or of the region where it is hatched."""
+    """Percentage of the map; of the region if the entry is hatched."""
 
     hatched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorBar:
-    """A ramp in the legend, with what its ends stand for."""
+    """A colour ramp in the legend, with the labels of its ends."""
 
     ramp: ColorRamp
     low: str
@@ -67,7 +67,7 @@ class ColorBar:
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """What stands above the pictures."""
+    """Title and subtitle of the quicklook."""
 
     title: str
     subtitle: str
@@ -75,42 +75,42 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class QuicklookLayout:
-    """All that goes into the quicklook."""
+    """Contents of a quicklook."""
 
     heading: Heading
 
     panels: tuple[tuple[str, Pixels], ...]
-    """Caption and pixels of each picture, all of one shape."""
+    """Caption and pixels of each panel, all of one shape."""
 
     metres_per_pixel: float
-    """Ground length of one pixel along a row."""
+    """Width of one pixel on the ground."""
 
     legend_entries: tuple[LegendEntry, ...] = ()
     color_bar: ColorBar | None = None
     note: str = ""
-    """What a reader must know of the colours, in one line."""
+    """A note on the colours, one line."""
 
     def __post_init__(self) -> None:
         shapes = [pixels.shape[:2] for _, pixels in self.panels]
         if len(set(shapes)) != 1:
             raise ValueError(
-                f"The panels {shapes} of one quicklook must share a shape: make all thumbnails of "
-                "one size."
+                f"The panels of a quicklook must have one shape, not {shapes}: read all thumbnails "
+                "at one size."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedLayers:
-    """What was seen, beside which an answer is shown."""
+    """Observations and composite that are shown beside an output."""
 
     observations: Thumbnail | None = None
-    """Tells what lies outside the region from what was not observed; same shape as the answer."""
+    """Observation counts, of the same shape; nodata lies outside the region."""
 
     composite: Thumbnail | None = None
-    """Sentinel-2 composite with the bands of :data:`picture.TRUE_COLOR`; same shape."""
+    """Sentinel-2 composite with the bands of :data:`rendering.TRUE_COLOR_BANDS`; same shape."""
 
     coverage_counts: CoverageCounts | None = None
-    """Counts of the whole product; taken from the thumbnails where absent."""
+    """Counts of the whole product; by default those of the thumbnails."""
 
 
 def layout_land_cover(
@@ -120,20 +120,23 @@ def layout_land_cover(
     *,
     counts: Mapping[int, int] | None = None,
 ) -> QuicklookLayout:
-    """Show a map by its legend.
+    """Lay out a land-cover map with its legend.
 
     Args:
         land_cover: the map.
-        observed: what was seen.
-        heading: of the picture.
-        counts: pixels per code in the whole map; taken from the thumbnail where absent.
+        observed: observations and composite.
+        heading: title and subtitle.
+        counts: pixels per code in the whole map; by default those of the thumbnail.
     """
-    some = observed.coverage_counts is None or observed.coverage_counts.unclassified > 0
-    unclassed = rendering.unclassified_mask(land_cover, observed.observations if some else None)
-    pixels = rendering.hatch_pixels(
-        rendering.render_land_cover(land_cover), unclassed, rendering.UNCLASSIFIED_COLOR
+    has_unclassified = observed.coverage_counts is None or observed.coverage_counts.unclassified > 0
+    unclassified = rendering.unclassified_mask(
+        land_cover, observed.observations if has_unclassified else None
     )
-    view = _layout_panels(("Land cover", pixels), land_cover, observed, heading, seen=unclassed)
+    pixels = rendering.hatch_pixels(
+        rendering.render_land_cover(land_cover), unclassified, rendering.UNCLASSIFIED_COLOR
+    )
+    panel = ("Land cover", pixels)
+    layout = _layout_panels(panel, land_cover, observed, heading, observed_mask=unclassified)
     shares = styles.class_percentages(counts or rendering.count_codes(land_cover))
     entries = tuple(
         LegendEntry(
@@ -144,10 +147,10 @@ def layout_land_cover(
         for code, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
         if share > 0
     )
-    blank = _gap_entry(
-        NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassed, land_cover, observed
+    gap_entries = _gap_entry(
+        NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassified, land_cover, observed
     )
-    return replace(view, legend_entries=entries + blank + view.legend_entries)
+    return replace(layout, legend_entries=entries + gap_entries + layout.legend_entries)
 
 
 def _gap_entry(
@@ -157,12 +160,11 @@ def _gap_entry(
     output: Thumbnail,
     observed: ObservedLayers,
 ) -> tuple[LegendEntry, ...]:
-    """Return the legend's line about a kind of gap, if there is any of it."""
+    """Return the legend entry of a kind of gap; empty if there is no such gap."""
     if observed.coverage_counts is not None:
-        unseen = title == NOT_OBSERVED
         share = (
             observed.coverage_counts.not_observed_percent
-            if unseen
+            if title == NOT_OBSERVED
             else observed.coverage_counts.not_classified_percent
         )
     else:
@@ -174,19 +176,19 @@ def _gap_entry(
 def layout_embedding(
     embedding: Thumbnail, observed: ObservedLayers, heading: Heading
 ) -> QuicklookLayout:
-    """Show features by the three directions in which they vary most."""
+    """Lay out an embedding by its first three principal components."""
     panel = (
         "Embedding, first three principal components",
         rendering.render_principal_components(embedding),
     )
-    view = _layout_panels(panel, embedding, observed, heading)
-    return replace(view, note=RELATIVE_COLORS_NOTE)
+    layout = _layout_panels(panel, embedding, observed, heading)
+    return replace(layout, note=RELATIVE_COLORS_NOTE)
 
 
 def layout_generated(
     values: Thumbnail, layer: Layer, observed: ObservedLayers, heading: Heading
 ) -> QuicklookLayout:
-    """Show generated values: in true colour where the bands allow, else one band by a ramp."""
+    """Lay out generated values: in true colour if the bands allow, else one band in a ramp."""
     if set(rendering.TRUE_COLOR_BANDS) <= set(values.bands):
         panel = (f"{layer.title}, true colour", rendering.render_true_color(values))
         return _layout_panels(panel, values, observed, heading)
@@ -195,15 +197,17 @@ def layout_generated(
     caption = layer.title if layer.is_single_band else f"{layer.title}, {values.bands[0]}"
     panel = (caption, rendering.apply_ramp(values, ramp, low, high))
     unit = f" {layer.unit}" if layer.unit not in (None, "1") else ""
-    scale = ColorBar(ramp=ramp, low=f"{low:.4g}{unit} or less", high=f"{high:.4g}{unit} or more")
-    view = _layout_panels(panel, values, observed, heading)
-    return replace(view, color_bar=scale)
+    color_bar = ColorBar(
+        ramp=ramp, low=f"{low:.4g}{unit} or less", high=f"{high:.4g}{unit} or more"
+    )
+    layout = _layout_panels(panel, values, observed, heading)
+    return replace(layout, color_bar=color_bar)
 
 
 def layout_composite(
     composite: Thumbnail, observations: Thumbnail | None, heading: Heading
 ) -> QuicklookLayout:
-    """Show what the satellite saw, by itself."""
+    """Lay out a composite alone."""
     return _layout_panels(
         _composite_panel(composite), composite, ObservedLayers(observations=observations), heading
     )
@@ -219,15 +223,15 @@ def _layout_panels(
     observed: ObservedLayers,
     heading: Heading,
     *,
-    seen: Mask | None = None,
+    observed_mask: Mask | None = None,
 ) -> QuicklookLayout:
-    """Put an answer beside the composite, and hatch in both what was not observed.
+    """Put an output beside the composite, and hatch unobserved pixels in both.
 
-    What has no answer was not observed, unless ``seen`` says so.
+    Pixels without an output count as unobserved, except those of ``observed_mask``.
     """
-    unseen = rendering.gap_mask(output, observed.observations)
-    if seen is not None:
-        unseen &= ~seen
+    unobserved = rendering.gap_mask(output, observed.observations)
+    if observed_mask is not None:
+        unobserved &= ~observed_mask
     panels = [panel]
     if observed.composite is not None:
         panels.append(_composite_panel(observed.composite))
@@ -236,26 +240,30 @@ def _layout_panels(
         panels=tuple(
             (
                 caption,
-                rendering.hatch_pixels(pixels, unseen)
-                if pixels.shape[:2] == unseen.shape
+                rendering.hatch_pixels(pixels, unobserved)
+                if pixels.shape[:2] == unobserved.shape
                 else pixels,
             )
-            # ^ another shape is refused by the view
+            # ^ another shape is refused by QuicklookLayout
             for caption, pixels in panels
         ),
         metres_per_pixel=output.metres_per_pixel,
         legend_entries=_gap_entry(
-            NOT_OBSERVED, rendering.UNOBSERVED_COLOR, unseen, output, observed
+            NOT_OBSERVED, rendering.UNOBSERVED_COLOR, unobserved, output, observed
         ),
     )
 
 
 def render_png(layout: QuicklookLayout) -> bytes:
-    """Return the quicklook as PNG: pictures side by side, legend, scale bar."""
-    slot = (MAX_WIDTH - 2 * _MARGIN - _PANEL_GAP * (len(layout.panels) - 1)) // len(layout.panels)
-    pictures = [(caption, rendering.fit_panel(pixels, slot)) for caption, pixels in layout.panels]
-    wide, tall = pictures[0][1].size
-    inner = max(wide * len(pictures) + _PANEL_GAP * (len(pictures) - 1), 560)
+    """Draw the quicklook as PNG: panels side by side, scale bar, north arrow and legend."""
+    panel_width = (MAX_WIDTH - 2 * _MARGIN - _PANEL_GAP * (len(layout.panels) - 1)) // len(
+        layout.panels
+    )
+    panels = [
+        (caption, rendering.fit_panel(pixels, panel_width)) for caption, pixels in layout.panels
+    ]
+    width, panel_height = panels[0][1].size
+    inner = max(width * len(panels) + _PANEL_GAP * (len(panels) - 1), 560)
     columns = max(1, inner // _LEGEND_COLUMN_WIDTH)
     lines = (
         math.ceil(len(layout.legend_entries) / columns)
@@ -263,19 +271,21 @@ def render_png(layout: QuicklookLayout) -> bytes:
         + bool(layout.note)
     )
     top = _MARGIN + 78
-    height = top + 30 + tall + 24 + lines * _LEGEND_LINE_HEIGHT + _MARGIN
+    height = top + 30 + panel_height + 24 + lines * _LEGEND_LINE_HEIGHT + _MARGIN
     page = Image.new("RGB", (inner + 2 * _MARGIN, height), BACKGROUND_COLOR)
     draw = ImageDraw.Draw(page)
     _draw_heading(draw, layout, inner)
-    for index, (caption, image) in enumerate(pictures):
-        left = _MARGIN + index * (wide + _PANEL_GAP)
+    for index, (caption, image) in enumerate(panels):
+        left = _MARGIN + index * (width + _PANEL_GAP)
         draw.text((left, top), caption, fill=MUTED_TEXT_COLOR, font=_load_font(17))
         page.paste(image, (left, top + 30))
-        draw.rectangle((left - 1, top + 29, left + wide, top + 30 + tall), outline=(206, 212, 218))
-    zoom = wide / layout.panels[0][1].shape[1]
-    _draw_scale_bar(draw, (_MARGIN, top + 30 + tall), wide, layout.metres_per_pixel / zoom)
-    _draw_north_arrow(draw, (_MARGIN + wide, top + 30))
-    line = top + 30 + tall + 24
+        draw.rectangle(
+            (left - 1, top + 29, left + width, top + 30 + panel_height), outline=(206, 212, 218)
+        )
+    zoom = width / layout.panels[0][1].shape[1]
+    _draw_scale_bar(draw, (_MARGIN, top + 30 + panel_height), width, layout.metres_per_pixel / zoom)
+    _draw_north_arrow(draw, (_MARGIN + width, top + 30))
+    line = top + 30 + panel_height + 24
     if layout.color_bar is not None:
         _draw_color_bar(page, layout.color_bar, line)
         line += _LEGEND_LINE_HEIGHT
@@ -294,7 +304,7 @@ def render_png(layout: QuicklookLayout) -> bytes:
 
 
 def _draw_color_bar(page: Image.Image, color_bar: ColorBar, top: int) -> None:
-    """Draw a ramp between the values of its ends."""
+    """Draw a colour ramp between the labels of its ends."""
     draw = ImageDraw.Draw(page)
     font = _load_font(18)
     draw.text((_MARGIN, top + 10), color_bar.low, fill=TEXT_COLOR, font=font, anchor="lm")
@@ -324,7 +334,7 @@ def _draw_heading(draw: ImageDraw.ImageDraw, layout: QuicklookLayout, inner: int
 
 
 def _truncate_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
-    """Cut a text that is too long, and say so with dots."""
+    """Cut a text that is too long, and append dots."""
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "...", font=font) > width:
@@ -333,28 +343,30 @@ def _truncate_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) 
 
 
 def _draw_scale_bar(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], wide: int, metres: float
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, metres_per_pixel: float
 ) -> None:
-    """Draw a bar of a round length, at most a third of the panel, on a plate to be legible."""
-    length = _round_length(metres * wide / 3)
-    pixels = max(1, round(length / metres))
+    """Draw a scale bar of a round length, at most a third of the panel, on a white plate."""
+    length = _round_length(metres_per_pixel * width / 3)
+    pixels = max(1, round(length / metres_per_pixel))
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     font = _load_font(16)
-    box = max(pixels, round(draw.textlength(text, font=font)))
+    plate_width = max(pixels, round(draw.textlength(text, font=font)))
     left, bottom = corner[0] + 12, corner[1] - 12
-    draw.rounded_rectangle((left, bottom - 38, left + box + 20, bottom), 5, fill=BACKGROUND_COLOR)
+    draw.rounded_rectangle(
+        (left, bottom - 38, left + plate_width + 20, bottom), 5, fill=BACKGROUND_COLOR
+    )
     draw.text((left + 10, bottom - 35), text, fill=TEXT_COLOR, font=font)
     draw.rectangle((left + 10, bottom - 11, left + 10 + pixels, bottom - 7), fill=TEXT_COLOR)
 
 
 def _round_length(metres: float) -> float:
-    """Return the largest 1, 2 or 5 times a power of ten that is not longer."""
+    """Return the largest length of 1, 2 or 5 times a power of ten that is not longer."""
     power = 10.0 ** math.floor(math.log10(metres))
     return max(step * power for step in (1, 2, 5) if step * power <= metres * (1 + 1e-9))
 
 
 def _draw_north_arrow(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
-    """Draw an arrow to grid north on a plate."""
+    """Draw an arrow to grid north on a white plate."""
     right, top = corner[0] - 12, corner[1] + 12
     draw.rounded_rectangle((right - 32, top, right, top + 50), 5, fill=BACKGROUND_COLOR)
     steps = ((-16, 5), (-8, 27), (-16, 21), (-24, 27))
@@ -376,7 +388,7 @@ def _draw_legend(page: Image.Image, entries: Sequence[LegendEntry], columns: int
 
 
 def _swatch(entry: LegendEntry) -> Image.Image:
-    """Return a framed sample of an entry's colour."""
+    """Return a framed swatch of an entry's colour."""
     pixels = np.full((21, 31, 3), entry.color, np.uint8)
     if entry.hatched:
         pixels[rendering.hatch_mask(pixels.shape[:2])] = rendering.HATCH_COLOR
@@ -386,11 +398,11 @@ def _swatch(entry: LegendEntry) -> Image.Image:
 
 
 def format_percent(share: float) -> str:
-    """Write a share so that little is not nothing."""
+    """Format a percentage; a small one is not rounded to zero."""
     return "< 0.1 %" if 0 < share < 0.05 else f"{share:.1f} %"
 
 
 @functools.cache
 def _load_font(size: int) -> Any:
-    """Return Pillow's own font, which is the same on every machine."""
+    """Return the font that Pillow ships, which is the same on every machine."""
     return ImageFont.load_default(size)

@@ -1,6 +1,6 @@
-"""From layers to coloured pixels: thumbnails, the legend's colours, stretches and ramps.
+"""Render layers as coloured pixels: thumbnails, legend colours, stretches and ramps.
 
-No clock, no random number: the same arrays give the same pixels.
+Deterministic: the same arrays give the same pixels.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Mask = NDArray[np.bool_]
 """(rows, columns)."""
 
 TRUE_COLOR_BANDS = ("B04", "B03", "B02")
-"""Sentinel-2 bands that make a picture as the eye would see it."""
+"""Sentinel-2 bands of red, green and blue."""
 
 OUTSIDE_COLOR = (240, 241, 243)
-"""Beyond the region."""
+"""Outside the region."""
 
 UNOBSERVED_COLOR = (186, 190, 196)
 HATCH_COLOR = (128, 133, 140)
-"""Inside the region, but never seen clearly."""
+"""Inside the region, without a clear observation."""
 
 UNCLASSIFIED_COLOR = (236, 206, 178)
-"""Seen clearly, but no class is the answer."""
+"""Observed, but without a class."""
 
 MAX_HEIGHT = 1100
-"""Tallest picture, pixels."""
+"""Largest height of a panel, pixels."""
 
 _PERCENTILES = (2.0, 98.0)
 
@@ -50,12 +50,12 @@ _BRIGHT_DN = 3500
 """DN of Sentinel-2 above which, in a visible band, a pixel is snow, cloud or glint."""
 
 _PCA_SAMPLES = 4096
-"""Cells that decide the principal components of a picture."""
+"""Cells from which the principal components are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A raster shrunk to the size of a picture."""
+    """A raster resampled to the size of a panel."""
 
     values: NDArray[Any]
     """(bands, rows, columns), stored values."""
@@ -64,10 +64,10 @@ class Thumbnail:
     """Names of the bands."""
 
     metres_per_pixel: float
-    """Ground length of one pixel along a row."""
+    """Width of one pixel on the ground."""
 
     nodata: float | None
-    """Stored value that means nothing."""
+    """Stored value of pixels without data."""
 
     @property
     def valid_mask(self) -> NDArray[np.bool_]:
@@ -75,20 +75,20 @@ class Thumbnail:
         if self.nodata is None:
             return np.ones(self.values.shape[1:], bool)
         if math.isnan(self.nodata):
-            seen: NDArray[np.bool_] = ~np.isnan(self.values).any(axis=0)
-            return seen
-        held: NDArray[np.bool_] = (self.values != self.nodata).all(axis=0)
-        return held
+            not_nan: NDArray[np.bool_] = ~np.isnan(self.values).any(axis=0)
+            return not_nan
+        valid: NDArray[np.bool_] = (self.values != self.nodata).all(axis=0)
+        return valid
 
 
 def read_thumbnail(path: Path, layer: Layer, max_size: int, bands: Sequence[str] = ()) -> Thumbnail:
     """Read a COG at no more than ``max_size`` pixels a side, mostly from its overviews.
 
-    Labels stay labels: they are shrunk by mode, everything else by average.
+    Labels are resampled by mode, everything else by average.
 
     Args:
         path: the file.
-        layer: what is in it.
+        layer: the layer in it.
         max_size: longest side of the result, pixels.
         bands: names of the bands to read, in that order; all where empty.
 
@@ -97,18 +97,20 @@ def read_thumbnail(path: Path, layer: Layer, max_size: int, bands: Sequence[str]
     """
     with rasterio.open(path) as source:
         names = tuple(source.descriptions)
-        wanted = tuple(bands) or names
-        if missing := [name for name in wanted if name not in names]:
+        selected = tuple(bands) or names
+        if missing := [name for name in selected if name not in names]:
             raise ValueError(f"{path.name} has no band {missing}; it has {list(names)}.")
         factor = min(1.0, max_size / max(source.shape))
         shape = tuple(max(1, round(length * factor)) for length in source.shape)
         values = source.read(
-            [names.index(name) + 1 for name in wanted],
-            out_shape=(len(wanted), *shape),
+            [names.index(name) + 1 for name in selected],
+            out_shape=(len(selected), *shape),
             resampling=Resampling[layer.overview_resampling],
         )
         metres = abs(source.transform.a) * source.width / shape[1]
-        return Thumbnail(values=values, bands=wanted, metres_per_pixel=metres, nodata=source.nodata)
+        return Thumbnail(
+            values=values, bands=selected, metres_per_pixel=metres, nodata=source.nodata
+        )
 
 
 def encode_png(pixels: Image.Image | Pixels) -> bytes:
@@ -132,7 +134,7 @@ def render_land_cover(land_cover: Thumbnail) -> Pixels:
 def hatch_pixels(
     pixels: Pixels, mask: NDArray[np.bool_], color: tuple[int, int, int] = UNOBSERVED_COLOR
 ) -> Pixels:
-    """Hatch what has no answer."""
+    """Fill a mask with a colour, and hatch it."""
     covered = pixels.copy()
     covered[mask] = color
     covered[mask & hatch_mask(mask.shape)] = HATCH_COLOR
@@ -147,34 +149,34 @@ def hatch_mask(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def gap_mask(output: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
-    """Return where an answer is empty inside the region; nowhere if nobody counted."""
+    """Return where an output is empty inside the region; nowhere without observations."""
     empty = ~output.valid_mask
     if observations is None:
         return np.zeros_like(empty)
     if observations.values.shape[1:] != empty.shape:
         raise ValueError(
             f"The map is {empty.shape} and its observations {observations.values.shape[1:]}: "
-            "make both thumbnails of one size."
+            "read both thumbnails at one size."
         )
     inside: NDArray[np.bool_] = empty & observations.valid_mask
     return inside
 
 
 def unclassified_mask(output: Thumbnail, observations: Thumbnail | None) -> NDArray[np.bool_]:
-    """Return where an answer is empty though something was observed.
+    """Return where an output is empty although there are observations.
 
-    Shrunk counts are averages, above 0 also at the edge of what was seen: ask only where whole
-    counts say that there is such a place.
+    Resampled counts are averages, and above 0 also at the edges of observed areas: call this only
+    for products whose full counts show that there are such pixels.
     """
-    found = gap_mask(output, observations)
-    return found if observations is None else found & (observations.values[0] > 0)
+    gaps = gap_mask(output, observations)
+    return gaps if observations is None else gaps & (observations.values[0] > 0)
 
 
 def render_true_color(composite: Thumbnail) -> Pixels:
-    """Stretch three bands to what the eye likes: 2 to 98 % of land and water, all three alike.
+    """Stretch red, green and blue from the 2 % to the 98 % quantile of land and water, all alike.
 
-    Snow and clouds do not set the stretch unless there is nothing else: a few bright mountains
-    would leave the country in the dark.
+    Snow and clouds are left out of the quantiles unless there is nothing else: they would make the
+    rest of the image too dark.
     """
     known = composite.valid_mask
     order = [composite.bands.index(name) for name in TRUE_COLOR_BANDS]
@@ -198,16 +200,16 @@ _COLOR_RAMPS: Mapping[ColorRamp, tuple[tuple[int, int, int], ...]] = {
     "value": ((42, 24, 88), (60, 78, 138), (44, 134, 142), (116, 190, 110), (250, 232, 120)),
     "vegetation": ((122, 78, 40), (206, 168, 110), (240, 234, 190), (126, 178, 86), (24, 92, 44)),
 }
-"""Colours from low to high, told apart by lightness as well as by hue."""
+"""Colours from low to high, which differ in lightness as well as in hue."""
 
 
 def ramp_for_layer(layer: Layer) -> ColorRamp:
-    """Return the ramp that the values of a layer are shown by."""
+    """Return the colour ramp of a layer."""
     return "vegetation" if layer.name == "generated_NDVI" else "value"
 
 
 def apply_ramp(layer: Thumbnail, ramp: ColorRamp, low: float, high: float) -> Pixels:
-    """Colour a continuous layer from ``low`` to ``high``; nodata is left pale."""
+    """Colour a continuous layer from ``low`` to ``high``; nodata gets the colour of the outside."""
     known = layer.valid_mask
     values = layer.values[0].astype(np.float64)
     position = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
@@ -225,7 +227,7 @@ def ramp_colors(position: NDArray[np.float64], ramp: ColorRamp) -> Pixels:
 
 
 def percentile_limits(layer: Thumbnail) -> tuple[float, float]:
-    """Return what 2 and 98 % of the first band's values lie below; 0 and 1 where there is none."""
+    """Return the 2 % and 98 % quantile of the first band; 0 and 1 without valid values."""
     known = layer.values[0][layer.valid_mask]
     if not known.size:
         return 0.0, 1.0
@@ -236,9 +238,11 @@ def percentile_limits(layer: Thumbnail) -> tuple[float, float]:
 def ramp_stops(
     layer: Layer, band: BandStatistics
 ) -> tuple[tuple[float, tuple[int, int, int]], ...]:
-    """Return values and colours of a layer's ramp, two standard deviations about the mean."""
+    """Return values and colours of a layer's ramp, to two standard deviations from the mean."""
     if band.mean is None or band.stddev is None or band.minimum is None or band.maximum is None:
-        raise ValueError(f"Nothing is known of the values of {layer.name!r}.")
+        raise ValueError(
+            f"Layer {layer.name!r} has no valid values, and so no statistics for a colour ramp."
+        )
     low = max(band.minimum, band.mean - 2 * band.stddev)
     high = max(min(band.maximum, band.mean + 2 * band.stddev), low + 1e-6)
     positions = np.linspace(0, 1, 9)
@@ -250,9 +254,9 @@ def ramp_stops(
 
 
 def render_principal_components(features: Thumbnail) -> Pixels:
-    """Show the first three principal components of many bands as red, green and blue.
+    """Render the first three principal components of many bands as red, green and blue.
 
-    They are found on a sample of this picture and hold for it alone.
+    They are computed from a sample of this thumbnail, and are valid for it alone.
 
     source: Hotelling (1933), Analysis of a complex of statistical variables.
     """
@@ -268,10 +272,10 @@ def render_principal_components(features: Thumbnail) -> Pixels:
     axes = np.linalg.eigh(spread).eigenvectors[:, ::-1][:, :3]
     strongest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
     axes = axes * np.where(strongest < 0, -1.0, 1.0)
-    # ^ an axis may point either way: its largest part decides, so that pictures repeat
-    found = (points - centre.astype(np.float32)) @ axes.astype(np.float32)
-    low, high = np.percentile(found, _PERCENTILES, axis=0)
-    shown = np.clip((found - low) / np.maximum(high - low, 1e-9), 0, 1)
+    # ^ the sign of an axis is arbitrary: its largest component is made positive, to be repeatable
+    components = (points - centre.astype(np.float32)) @ axes.astype(np.float32)
+    low, high = np.percentile(components, _PERCENTILES, axis=0)
+    shown = np.clip((components - low) / np.maximum(high - low, 1e-9), 0, 1)
     colors = np.full((len(points), 3), 0.5)
     colors[:, : shown.shape[1]] = shown
     pixels[known] = np.rint(255 * colors)
@@ -279,9 +283,9 @@ def render_principal_components(features: Thumbnail) -> Pixels:
 
 
 def upscale(pixels: Pixels, width: int) -> Pixels:
-    """Repeat the pixels of a small picture a whole number of times, up to ``width``."""
-    times = max(1, min(width // pixels.shape[1], MAX_HEIGHT // pixels.shape[0]))
-    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+    """Enlarge a small image by a whole number, up to ``width`` pixels."""
+    factor = max(1, min(width // pixels.shape[1], MAX_HEIGHT // pixels.shape[0]))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def count_codes(land_cover: Thumbnail) -> dict[int, int]:
@@ -291,7 +295,7 @@ def count_codes(land_cover: Thumbnail) -> dict[int, int]:
 
 
 def fit_panel(pixels: Pixels, max_width: int) -> Image.Image:
-    """Bring a panel to its slot: whole-number enlargement, or plain reduction."""
+    """Resize a panel: enlarge it by a whole number, or reduce it."""
     image = Image.fromarray(upscale(pixels, max_width))
     factor = min(max_width / image.width, MAX_HEIGHT / image.height, 1.0)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))

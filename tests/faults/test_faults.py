@@ -71,7 +71,11 @@ def impatient(monkeypatch):
         http_ranges.RETRY_POLICY, max_attempts=4, backoff=0.0005, timeout=(0.1, 0.1), deadline=5.0
     )
     monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
-    for name, value in {"HEAD": 700, "AHEAD": 1400, "GAP": 0}.items():
+    for name, value in {
+        "HEADER_BYTES": 700,
+        "READ_AHEAD_BYTES": 1400,
+        "MERGE_GAP_BYTES": 0,
+    }.items():
         monkeypatch.setattr(http_ranges, name, value)
     logging.getLogger("pipeline").setLevel(logging.ERROR)
     yield

@@ -182,11 +182,9 @@ def test_name_is_the_file_where_none_is_given(tmp_path: Path) -> None:
     assert job.load(write(tmp_path, text, "skagen.yaml")).name == "skagen"
 
 
-def test_s3_output_is_kept_and_is_no_folder(tmp_path: Path) -> None:
-    loaded = job.load(write(tmp_path, SMALL + "output: {path: s3://maps/out}\n"))
-    assert loaded.output.path == "s3://maps/out"
-    with pytest.raises(InvalidInputError, match="no local folder"):
-        _ = loaded.output.folder
+def test_output_to_an_object_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"can only be written to a local folder"):
+        job.load(write(tmp_path, SMALL + "output: {path: s3://maps/out}\n"))
 
 
 def test_weights_with_a_pinned_digest(tmp_path: Path) -> None:
@@ -371,7 +369,7 @@ WRONG = [
     ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means and 1"]),
     ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),
     ("format", "output: {formats: [geotiff]}", ["unknown format 'geotiff'", "cog, zarr"]),
-    ("scheme", "output: {path: 'gs://maps'}", ["'gs://maps' is neither a folder nor"]),
+    ("scheme", "output: {path: 'gs://maps'}", ["'gs://maps' is a URL"]),
     ("output-file", "output: {path: job.yaml}", ["is a file; the output wants a folder"]),
     ("flag", "output: {probabilities: 1}", ["output.probabilities is 1", "true or false"]),
     ("tile", "execution: {tile: 100}", ["100 is not a multiple of 16", "96 or 112"]),

@@ -15,9 +15,10 @@ from hypothesis.extra import numpy as hnp
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
-from pipeline.compositing import composite, optical, units
+from pipeline.compositing import composite, optical
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
+from pipeline.reading import units
 from tests.support import worlds
 
 GRID = Grid(
@@ -365,7 +366,7 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
 def test_another_unit_than_the_modalitys_is_refused(tmp_path):
     path = worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
     asset = worlds.asset(path, "VV", worlds.REFLECTANCE, None)
-    with pytest.raises(InvalidInputError, match="'reflectance' is read as S1RTC"):
+    with pytest.raises(InvalidInputError, match="'reflectance', but S1RTC needs"):
         _of("S1RTC", [worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
 
 

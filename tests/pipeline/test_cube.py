@@ -17,9 +17,8 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
-from pipeline.compositing import units
 from pipeline.grid.grid import Grid
-from pipeline.reading import cube
+from pipeline.reading import cube, units
 from tests.support import worlds
 
 GRID = Grid(

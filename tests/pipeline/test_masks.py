@@ -11,56 +11,65 @@ from scipy import ndimage
 from pipeline.compositing import masks
 
 CLEAR = (2, 4, 5, 6, 7, 11)
+CLOUDY = (3, 8, 9, 10)
 
 
 @given(hnp.arrays(np.uint8, (12, 12), elements=st.integers(0, 11)), st.floats(1, 4))
 def test_dilation_is_a_distance(scl, radius):
-    found = masks.clear_mask(scl, classes=CLEAR, dilation_radius=radius)
-    cloudy = np.isin(scl, masks.CLOUDY_SCL)
+    clear = masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=radius)
+    cloudy = np.isin(scl, CLOUDY)
     distance = (
         ndimage.distance_transform_edt(~cloudy) if cloudy.any() else np.full(scl.shape, np.inf)
     )
-    assert np.array_equal(found, np.isin(scl, CLEAR) & (distance > radius))
+    assert np.array_equal(clear, np.isin(scl, CLEAR) & (distance > radius))
 
 
 def test_without_dilation_the_classes_decide():
     scl = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert np.array_equal(
-        masks.clear_mask(scl, classes=CLEAR, dilation_radius=0), np.isin(scl, CLEAR)
+        masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=0),
+        np.isin(scl, CLEAR),
     )
 
 
-def test_the_swath_edge_is_not_widened():
+def test_the_swath_edge_is_not_dilated():
     scl = np.full((9, 9), 4, np.uint8)
     scl[:, :3] = 0
-    assert masks.clear_mask(scl, classes=CLEAR, dilation_radius=3)[:, 3:].all()
+    clear = masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=3)
+    assert clear[:, 3:].all()
 
 
 def test_no_data_is_never_clear():
-    assert not masks.clear_mask(np.zeros((2, 2), np.uint8), classes=(0, 4), dilation_radius=0).any()
+    scl = np.zeros((2, 2), np.uint8)
+    assert not masks.clear_mask(
+        scl, classes=(0, 4), dilated_classes=CLOUDY, dilation_radius=0
+    ).any()
 
 
-def test_scenes_do_not_widen_into_each_other():
+def test_scenes_are_dilated_separately():
     scl = np.full((2, 9, 9), 4, np.uint8)
     scl[0, 4, 4] = 9
-    found = masks.clear_mask(scl, classes=CLEAR, dilation_radius=2)
-    assert found[1].all()
-    assert found[0].sum() == 81 - 13
+    clear = masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=2)
+    assert clear[1].all()
+    assert clear[0].sum() == 81 - 13
 
 
 @given(st.integers(12, 255))
 def test_codes_that_do_not_exist_are_never_clear(code):
     assert not masks.clear_mask(
-        np.full((2, 2), code, np.uint8), classes=range(256), dilation_radius=0
+        np.full((2, 2), code, np.uint8),
+        classes=range(256),
+        dilated_classes=CLOUDY,
+        dilation_radius=0,
     ).any()
 
 
-def test_which_classes_are_widened_is_a_choice_and_clear_ones_are_not():
+def test_the_given_classes_are_dilated_unless_they_are_clear():
     scl = np.full((9, 9), 4, np.uint8)
     scl[4, 4] = 11
     scl[0, 0] = 9
-    found = masks.clear_mask(scl, classes=(4,), dilation_radius=2, dilated_classes=(11,))
-    assert found.sum() == 81 - 13 - 1
+    clear = masks.clear_mask(scl, classes=(4,), dilation_radius=2, dilated_classes=(11,))
+    assert clear.sum() == 81 - 13 - 1
     assert (
         masks.clear_mask(scl, classes=(4, 11), dilation_radius=2, dilated_classes=(11,)).sum() == 80
     )
@@ -74,12 +83,12 @@ def _radar(values):
 
 
 def test_a_dark_fringe_beside_the_edge_is_border_noise():
-    found = masks.detect_border_noise(_radar(1e-4), 20.0)
-    assert found[:, 10:14].all()
-    assert found.sum() == 4 * 60
+    noise = masks.detect_border_noise(_radar(1e-4), 20.0)
+    assert noise[:, 10:14].all()
+    assert noise.sum() == 4 * 60
 
 
-def test_water_is_kept_at_the_edge_and_darkness_is_kept_away_from_it():
+def test_water_at_the_edge_and_dark_pixels_away_from_it_are_no_border_noise():
     assert not masks.detect_border_noise(_radar(10**-3.0), 20.0).any()
     power = _radar(0.1)
     power[20:30, 45:] = 1e-5
@@ -87,7 +96,7 @@ def test_water_is_kept_at_the_edge_and_darkness_is_kept_away_from_it():
     assert not masks.detect_border_noise(power, 20.0).any()
 
 
-def test_a_speckle_without_data_is_no_edge():
+def test_a_speckle_of_nodata_is_no_edge():
     power = np.full((60, 60), 1e-4, np.float32)
     power[::7, ::7] = np.nan
     power[30:34, 30:34] = np.nan
@@ -97,14 +106,14 @@ def test_a_speckle_without_data_is_no_edge():
 
 
 @given(hnp.arrays(np.int8, (40, 40), elements=st.integers(0, 3)), st.integers(0, 12), st.data())
-def test_border_noise_is_seen_by_what_lies_in_reach(kinds, size, data):
+def test_border_noise_depends_on_pixels_within_its_reach(kinds, size, data):
     power = np.array([0.1, 1e-4, 1e-2, 1e-5], np.float32)[kinds]
     row, column = (data.draw(st.integers(0, 40 - size)) for _ in range(2))
     power[row : row + size, column : column + size] = np.nan
     spacing = 250.0
     reach = masks.border_noise_reach(spacing)
     inner = slice(reach + 3, 40 - reach - 5)
-    near = slice(inner.start - reach, inner.stop + reach)
+    outer = slice(inner.start - reach, inner.stop + reach)
     whole = masks.detect_border_noise(power, spacing)[inner, inner]
-    part = masks.detect_border_noise(power[near, near], spacing)[reach:-reach, reach:-reach]
+    part = masks.detect_border_noise(power[outer, outer], spacing)[reach:-reach, reach:-reach]
     assert np.array_equal(whole, part)

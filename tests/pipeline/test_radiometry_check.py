@@ -71,7 +71,7 @@ def test_an_ordinary_scene_tells_truth_from_lie(seed, stored, lake, cloud):
     assert _ask(bands, true).status == "agrees"
     lie = _ask(bands, -0.1 - true)
     assert lie.status == "contradicts"
-    assert f"an offset of {-0.1 - true:g} is claimed" in lie.reason
+    assert f"the stated offset is {-0.1 - true:g}" in lie.reason
     assert "proof: warn" in lie.reason
 
 

@@ -582,7 +582,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, values, dtype, named):
     grid = Grid(
         epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=1, width=2
     )
-    with pytest.raises(InvalidInputError, match=f"such as {named} .*{dtype} is expected"):
+    with pytest.raises(InvalidInputError, match=f"such as {named} .*do not fit into {dtype}"):
         _read(path, grid, Resampling.nearest, dtype=dtype)
 
 

@@ -70,7 +70,7 @@ def test_values_get_a_ramp_from_low_to_high():
     empty = BandStatistics(
         valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
     )
-    with pytest.raises(ValueError, match="Nothing is known"):
+    with pytest.raises(ValueError, match="no valid values"):
         rendering.ramp_stops(layer, empty)
 
 

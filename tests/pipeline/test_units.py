@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
-from pipeline.compositing import units
+from pipeline.reading import units
 from tests.support import worlds
 
 
@@ -46,7 +46,7 @@ def test_a_missing_asset_is_missing_everywhere():
 
 def test_another_unit_is_refused():
     array = xr.DataArray([1.0], attrs={"units": "dB"}, name="VV")
-    with pytest.raises(InvalidInputError, match="'dB' where 'm2 m-2'"):
+    with pytest.raises(InvalidInputError, match="'dB', but 'm2 m-2' is needed"):
         units.check_unit(array, units.POWER)
     units.check_unit(array.assign_attrs(units="m2 m-2"), units.POWER)
 
@@ -100,7 +100,7 @@ def test_numbers_in_a_strange_unit_are_refused(modality, unit):
     if unit in units.CONVERTIBLE_UNITS[units.UNIT_BY_MODALITY[modality]]:
         units.convert(np.ones((1, 2)), [meaning], modality)
     else:
-        with pytest.raises(InvalidInputError, match=f"'{unit}' is read as {modality}"):
+        with pytest.raises(InvalidInputError, match=f"'{unit}', but {modality} needs"):
             units.convert(np.ones((1, 2)), [meaning], modality)
 
 
@@ -110,7 +110,7 @@ def test_the_models_door_turns_power_to_decibel_once():
     assert decibel.values[0] == pytest.approx(-10)
     assert np.isnan(decibel.values[1])
     assert decibel.attrs["units"] == "dB"
-    with pytest.raises(InvalidInputError, match="'dB' where"):
+    with pytest.raises(InvalidInputError, match="'dB', but"):
         units.to_model_unit(decibel, "S1RTC")
     optical = power.assign_attrs(units=units.DN)
     assert units.to_model_unit(optical, "S2L1C") is optical

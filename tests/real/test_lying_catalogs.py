@@ -19,7 +19,7 @@ from catalogs.errors import NothingFoundError
 from flows.cli import main
 from tests.support import realitems
 
-LIED = "its radiometry is not what it claims"
+LIED = "its radiometry is not as stated"
 PROBES = ("B02", "B04", "B8A", "B12")
 STAND_INS = {"B8A": "B08", "B12": "B11"}
 

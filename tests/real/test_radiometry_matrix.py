@@ -16,10 +16,10 @@ from scipy import ndimage
 from catalogs import providers, scene_selection, search
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import BANDS, MASK_BANDS
-from pipeline.compositing import composite, units
+from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube
+from pipeline.reading import cube, units
 from tests.support import realitems
 from tests.support.realitems import WORLD
 

@@ -14,9 +14,10 @@ import shapely
 from scipy import ndimage
 
 from catalogs import search
-from pipeline.compositing import composite, masks, units
+from pipeline.compositing import composite, masks
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
+from pipeline.reading import units
 
 CLEAR, CLOUDS, DILATE = (2, 4, 5, 6, 7, 11), (3, 8, 9, 10), 300.0
 EPOCH = dt.date(1970, 1, 1)

@@ -1,8 +1,8 @@
-"""Units: stored numbers → Sentinel-2 DN without offset, Sentinel-1 power → decibel.
+"""Convert stored values to physical units, and check the unit of arrays.
 
 Inside the pipeline Sentinel-2 is DN = reflectance × 10 000 without offset (signed), Sentinel-1 is
-linear power until the model's door, heights are metres. Each array says its unit in
-``attrs["units"]``, and who computes with it asks :func:`check_unit` first.
+linear power and becomes decibel only as an input of a model, heights are metres. Each array states
+its unit in ``attrs["units"]``; code that depends on the unit calls :func:`check_unit`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
-# ^ values, and where they are measurements
+# ^ values, and which of them are measurements
 
 DN = "1e-4"
-"""Unit of Sentinel-2 here: ten-thousandths of reflectance."""
+"""Unit of Sentinel-2 in the pipeline: ten-thousandths of reflectance."""
 
 POWER = "m2 m-2"
-"""Unit of Sentinel-1 here: backscattered power per area, linear."""
+"""Unit of Sentinel-1 in the pipeline: backscattered power per area, linear."""
 
 DECIBEL = "dB"
-"""Unit of Sentinel-1 at the model's door, and nowhere before it."""
+"""Unit of Sentinel-1 as an input of a model."""
 
 METRE = "m"
+"""Unit of heights."""
+
 UNIT_BY_MODALITY = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
+"""Unit in the pipeline by modality."""
 
 QUANTIFICATION_VALUE = 10_000.0
 """Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
@@ -39,40 +42,39 @@ SATURATED_DN = 65535
 """Sentinel-2 DN of a saturated detector (Products Specification, SPECIAL_VALUE): no measurement."""
 
 POWER_FLOOR = 1e-6
-"""Minus 60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
+"""-60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
 
 VALID_HEIGHT_RANGE = (-500.0, 9000.0)
-"""Metres between which the land lies: the Dead Sea's shore at -430, Everest at 8849."""
+"""Lowest and highest valid height in metres: the Dead Sea's shore is at -430, Everest at 8849."""
 
 CONVERTIBLE_UNITS = {DN: ("reflectance",), POWER: ("power", "dB"), METRE: ("m",)}
-"""Units of files that can become each of ours."""
+"""Unit in the pipeline -> units of stored values that can be converted to it."""
 
 
 def check_unit(array: xr.DataArray, unit: str) -> None:
-    """Refuse an array whose unit is not the one that the computation is written for.
+    """Raise an error if an array is not in the expected unit.
 
     Raises:
         InvalidInputError: the unit is another one, or missing.
     """
-    found = array.attrs.get("units")
-    if found != unit:
+    array_unit = array.attrs.get("units")
+    if array_unit != unit:
         raise InvalidInputError(
-            f"{array.name or 'An array'} is in {found!r} where {unit!r} is needed. "
-            "Averages and statistics hold in one unit only: convert it first."
+            f"{array.name or 'An array'} has the unit {array_unit!r}, but {unit!r} is needed. "
+            "Convert it first: averages and statistics in another unit are wrong."
         )
 
 
 def is_stored_as_dn(radiometry: Radiometry) -> bool:
-    """Return whether reflectance is stored in counts (DN) rather than as itself."""
+    """Return whether reflectance is stored as DN (scale 1e-4) rather than as itself (scale 1)."""
     return abs(radiometry.scale) < 1
-    # ^ 1e-4 a count, against 1
 
 
 def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
-    """Return where stored Sentinel-2 numbers are measurements.
+    """Return where stored Sentinel-2 values are measurements.
 
-    Counts of 0 are nodata and of 65535 saturated, whatever the offset; a count below 0 is
-    somebody's mark of nodata. Reflectance that is stored as itself may be negative.
+    A DN of 0 is nodata and one of 65535 saturated, whatever the offset; a DN below 0 is used as
+    nodata by some products. Reflectance that is stored as itself may be negative.
     """
     if is_stored_as_dn(radiometry):
         return np.asarray((stored > 0) & (stored < SATURATED_DN))
@@ -80,27 +82,24 @@ def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDAr
 
 
 def to_dn(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.float32]:
-    """Convert stored Sentinel-2 numbers to DN without offset; values may become negative.
+    """Convert stored Sentinel-2 values to DN without offset; values may become negative.
 
-    Whole numbers stay whole: the offset is subtracted as an integer where the product is
-    quantised as usual, so that 1…999 with an offset of −1000 neither wraps nor turns to nodata.
+    Whole numbers stay whole: of a product with the usual scale the offset is an integer, so that
+    1…999 with an offset of -1000 neither wrap around nor become nodata.
     """
-    gain = radiometry.scale * QUANTIFICATION_VALUE
-    shift = radiometry.offset * QUANTIFICATION_VALUE
-    gain, shift = (
-        (round(gain, 6), round(shift, 6))
-        # ^ 0.0001 and 0.1 have no finite binary form: 1e-4 × 1e4 must be 1
-    )
+    scale = round(radiometry.scale * QUANTIFICATION_VALUE, 6)
+    offset = round(radiometry.offset * QUANTIFICATION_VALUE, 6)
+    # ^ 0.0001 and 0.1 are no exact binary numbers: 1e-4 × 1e4 must be 1
     result = stored.astype(np.float32)
-    if gain != 1.0:
-        result *= np.float32(gain)
-    if shift != 0.0:
-        result += np.float32(shift)
+    if scale != 1.0:
+        result *= np.float32(scale)
+    if offset != 0.0:
+        result += np.float32(offset)
     return result
 
 
 def to_power(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.float32]:
-    """Convert stored Sentinel-1 numbers, linear or decibel, to linear power."""
+    """Convert stored Sentinel-1 values, linear or decibel, to linear power."""
     values = stored.astype(np.float32) * np.float32(radiometry.scale)
     values += np.float32(radiometry.offset)
     if radiometry.unit == "dB":
@@ -109,7 +108,7 @@ def to_power(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.
 
 
 def to_decibel(power: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Convert linear power to decibel; NaN stays NaN, power at or below zero gives −60 dB."""
+    """Convert linear power to decibel; NaN stays NaN, power at or below zero gives -60 dB."""
     floored = np.maximum(power, POWER_FLOOR)
     return np.asarray(10.0 * np.log10(floored), dtype=np.float32)
 
@@ -120,10 +119,10 @@ def from_decibel(decibel: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def to_model_unit(array: xr.DataArray, modality: str) -> xr.DataArray:
-    """Return a composite in the unit that models are fed: power becomes decibel, here only.
+    """Convert a composite to the unit of model inputs: power becomes decibel.
 
     Raises:
-        InvalidInputError: it is not in its modality's unit of :data:`UNIT_BY_MODALITY`.
+        InvalidInputError: the composite is not in the unit of :data:`UNIT_BY_MODALITY`.
     """
     check_unit(array, UNIT_BY_MODALITY[modality])
     if UNIT_BY_MODALITY[modality] != POWER:
@@ -134,18 +133,18 @@ def to_model_unit(array: xr.DataArray, modality: str) -> xr.DataArray:
 def convert(
     stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], modality: str
 ) -> NDArray[np.float32]:
-    """Convert a stack of scenes, each by its own radiometry.
+    """Convert stored values of several scenes, each by its own radiometry.
 
     Args:
-        stored: (scenes, …) as it lies in the files, missing pixels included.
-        radiometries: one per scene; None where the scene lacks the asset.
-        modality: which conversion is meant.
+        stored: (scene, ...) stored values, nodata included.
+        radiometries: radiometry of each scene; None if the scene lacks the asset.
+        modality: modality of the scenes, a key of :data:`UNIT_BY_MODALITY`.
 
     Returns:
-        (scenes, …) in the unit of :data:`UNIT_BY_MODALITY`; NaN where nothing was measured.
+        (scene, ...) in the unit of :data:`UNIT_BY_MODALITY`; NaN = no measurement.
 
     Raises:
-        InvalidInputError: a scene's numbers are in a unit that cannot become the modality's.
+        InvalidInputError: the unit of a scene's values cannot be converted to the modality's.
     """
     unit = UNIT_BY_MODALITY[modality]
     result = np.empty(stored.shape, dtype=np.float32)
@@ -155,8 +154,8 @@ def convert(
             continue
         if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
             raise InvalidInputError(
-                f"An asset in {radiometry.unit!r} is read as {modality}, which needs "
-                f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the provider's table."
+                f"The unit of an asset is {radiometry.unit!r}, but {modality} needs "
+                f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the table of the provider."
             )
         values, measured = _CONVERSIONS[unit](stored[index], radiometry)
         values[~measured] = np.nan
@@ -178,7 +177,7 @@ def _convert_height(stored: Any, radiometry: Radiometry) -> ValuesAndMask:
     height = stored.astype(np.float32) * np.float32(radiometry.scale)
     height += np.float32(radiometry.offset)
     return height, (height > VALID_HEIGHT_RANGE[0]) & (height < VALID_HEIGHT_RANGE[1])
-    # ^ −9999, −32768 and other voids whose tag was lost
+    # ^ other values are voids such as -9999 and -32768 in files without a nodata tag
 
 
 _CONVERSIONS: Mapping[str, Callable[[Any, Radiometry], ValuesAndMask]] = {
