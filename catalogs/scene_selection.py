@@ -11,7 +11,8 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
 from catalogs.passes import sort_key
-from catalogs.scene import DEFAULT_BANDS, MASK_BANDS
+from catalogs.scene import Caveat, RejectedScene
+from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,35 +25,6 @@ SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 Reprocessing moves a time by milliseconds. Neighbouring slices are close in time, too, but have
 other footprints.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedScene:
-    """A scene that is left out, with the reason."""
-
-    id: str
-    reason: str
-
-    collection: str = ""
-
-    modality: str = ""
-    """A key of scene.BANDS; empty where the item could not be read that far."""
-
-    day: str | None = None
-    """Solar day, YYYY-MM-DD."""
-
-    share: float | None = None
-    """Share of the searched region that its footprint covers, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caveat:
-    """What is missing or unclear about a scene, collection or input that is used all the same."""
-
-    id: str
-    """Id of the scene or collection, or name of the input."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +120,7 @@ def _find_missing_bands(
 
 
 def _requested_bands(scene: Scene, bands: Mapping[str, Sequence[str]] | None) -> Sequence[str]:
-    return (bands or {}).get(scene.modality, DEFAULT_BANDS[scene.modality])
+    return (bands or {}).get(scene.modality, get_sensor(scene.modality).default_bands)
 
 
 def _check_region(scene: Scene, region: Any) -> str | None:
@@ -157,11 +129,14 @@ def _check_region(scene: Scene, region: Any) -> str | None:
 
 def _check_bands(scene: Scene, requested: Sequence[str]) -> str | None:
     """Return the reason where no requested band, or not every polarisation, is available."""
+    sensor = get_sensor(scene.modality)
     missing = [band for band in requested if band not in scene.assets]
-    if scene.modality.startswith("S1") and missing:
+    if sensor.group == "radar" and missing:
         available = " and ".join(scene.assets) or "none"
         return f"it lacks the polarisation {' and '.join(missing)}: it has {available}"
-    measured = [band for band in scene.assets if band in requested and band not in MASK_BANDS]
+    measured = [
+        band for band in scene.assets if band in requested and band not in sensor.mask_bands
+    ]
     # ^ mask bands alone measure nothing
     return None if measured else f"it has none of {', '.join(requested)}"
 
@@ -170,7 +145,7 @@ def _check_orbit(
     scene: Scene, states: Collection[str] | None, orbits: Collection[int] | None
 ) -> str | None:
     """Return the reason where a radar scene's orbit was not requested."""
-    if not scene.modality.startswith("S1"):
+    if get_sensor(scene.modality).group != "radar":
         return None
     if states is not None and scene.orbit_state not in states:
         direction = scene.orbit_state or "not stated"
@@ -221,7 +196,7 @@ def _describe_replacement(scene: Scene, replacement: Scene) -> str:
 
 
 def _tile_key(scene: Scene) -> tuple[str, str, str]:
-    if scene.datetime is None or scene.modality == "DEM":
+    if not get_sensor(scene.modality).is_temporal:
         return (scene.modality, "", "")
         # ^ one catalog states tile and platform of an elevation model, another does not
     return (scene.modality, scene.platform or "", passes.mgrs_code(scene))
@@ -229,7 +204,7 @@ def _tile_key(scene: Scene) -> tuple[str, str, str]:
 
 def _is_same_acquisition(first: Scene, second: Scene) -> bool:
     """Return whether two scenes of one tile may come from one acquisition."""
-    if first.modality == "DEM":
+    if not get_sensor(first.modality).is_temporal:
         return first.id == second.id or lonlat_geometry.nearly_covers(
             shape(first.footprint), shape(second.footprint)
         )

@@ -11,14 +11,14 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import TIMELESS_MODALITIES
-from catalogs.scene_selection import Caveat
+from catalogs.scene import Caveat
 from catalogs.search_results import (
     ModalityResults,
     TimeRange,
     describe_no_results,
     format_bbox,
 )
+from catalogs.sensors import get_sensor
 from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
-    from catalogs.scene import Scene
-    from catalogs.scene_selection import RejectedScene
+    from catalogs.scene import RejectedScene, Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def find_scenes(
 
     Args:
         source: The catalog to search.
-        modalities: Keys of scene.BANDS.
+        modalities: Names of sensors.
         region: Shapely area in longitude and latitude; it may extend beyond 180 degrees.
         period: (start, end) with a time zone; an end at midnight includes that whole day. None
             is any time. Modalities without a time (DEM) ignore it.
@@ -86,7 +85,7 @@ def find_scenes(
             provider=provider,
             modality=modality,
             region=region,
-            time_range=None if modality in TIMELESS_MODALITIES else time_range,
+            time_range=time_range if get_sensor(modality).is_temporal else None,
             policy=policy,
         )
         for modality in dict.fromkeys(modalities)

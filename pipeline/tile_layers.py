@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.scene import TIMELESS_MODALITIES
+from catalogs.sensors import get_sensor
 from pipeline.compositing.composite_block import CompositeBlock
 from pipeline.compositing.stream import Strip
 from pipeline.grid import grid
@@ -21,15 +21,6 @@ from pipeline.reading import units
 
 OBSERVATION_LAYERS = ("observations", "first_observed", "last_observed", "inputs_used")
 """The layers that every product has: what was observed, and when."""
-
-INPUT_BITS = {
-    "S2L2A": layers.S2_BIT,
-    "S2L1C": layers.S2_BIT,
-    "S1RTC": layers.S1_BIT,
-    "S1GRD": layers.S1_BIT,
-    "DEM": layers.DEM_BIT,
-}
-"""Modality → its bit in the layer ``inputs_used``."""
 
 
 def list_layer_bands(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -58,7 +49,7 @@ def _list_series_bands(plan: Plan) -> dict[str, tuple[str, ...]]:
             f"{start}_{band}" for start in starts for band in plan.bands(modality)
         )
         for modality in plan.recipe.inputs
-        if modality not in TIMELESS_MODALITIES and plan.bands(modality)
+        if get_sensor(modality).is_temporal and plan.bands(modality)
     }
 
 
@@ -187,7 +178,8 @@ def _input_bits(
     for modality, composite in block.values.items():
         if modality in plan.model_inputs:
             valid = np.asarray(np.isfinite(composite.values[(slice(None), *source)]).any(axis=0))
-            bits[downsample.any_pixel(valid, plan.output_stride)] |= INPUT_BITS[modality]
+            bit = get_sensor(modality).input_flag.bit
+            bits[downsample.any_pixel(valid, plan.output_stride)] |= bit
     return np.where(observed, bits, 0).astype(np.uint8)
 
 
@@ -204,7 +196,7 @@ def _composite_values(
         values = np.full((len(bands), *shape), np.nan, dtype=np.float32)
         if modality in block.values:
             composite = block.values[modality]
-            units.check_unit(composite, units.UNIT_BY_MODALITY[modality])
+            units.check_unit(composite, get_sensor(modality).unit)
             values = downsample.mean(composite.values[(slice(None), *source)], plan.output_stride)
         stored[layer.name] = _cast_to_layer(values, layer)
     return stored

@@ -1,4 +1,4 @@
-"""Whether a product is good enough to be published: its figures against the limits of its job."""
+"""Quality gate: the quality figures of a product against the limits of its job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.quality import gates
 
 
 def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
-    """Say which figures are above their limits; nothing where the job does not want to know."""
+    """Return a sentence for each figure above its limit; none with ``gate: off``."""
     limits = plan.settings.quality_limits
     if limits.gate == "off" or not quality:
         return []
@@ -19,5 +19,5 @@ def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
 
 
 def is_refused(plan: Plan, quality: Mapping[str, Any] | None) -> bool:
-    """Tell whether the job wants nothing published with these figures."""
+    """Tell whether a product with these figures must not be published."""
     return plan.settings.quality_limits.gate == "refuse" and bool(find_violations(plan, quality))

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
+from catalogs.sensors import GROUPS, get_sensor
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
@@ -98,8 +99,8 @@ def _to_composite_block(
 
 
 def _observation_modality(inputs: Sequence[str]) -> str:
-    """Return the modality whose days are counted: Sentinel-2, else Sentinel-1, else the first."""
-    return min(inputs, key=lambda name: ("S2", "S1", "DE").index(name[:2]))
+    """Return the modality whose days are counted: of the first group of sensors that is present."""
+    return min(inputs, key=lambda modality: GROUPS.index(get_sensor(modality).group))
 
 
 def to_model_inputs(plan: Plan, block: CompositeBlock) -> dict[str, NDArray[np.float32]]:

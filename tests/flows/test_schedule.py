@@ -1,4 +1,4 @@
-"""When a period is due, and for how long a thin one is waited for."""
+"""When a period is due, and how long to wait for more scenes."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
     )
     today = since + dt.timedelta(days=later)
     due = schedule.due_periods(today)
-    assert all(one.end + dt.timedelta(days=latency) < today for one in due)
-    starts = [since, *(one.end + dt.timedelta(days=1) for one in due)]
-    assert [one.start for one in due] == starts[:-1]
+    assert all(period.end + dt.timedelta(days=latency) < today for period in due)
+    starts = [since, *(period.end + dt.timedelta(days=1) for period in due)]
+    assert [period.start for period in due] == starts[:-1]
     again = schedule.due_periods(today + dt.timedelta(days=1))
     assert again[: len(due)] == due
     assert len(again) <= len(due) + 1
@@ -63,7 +63,7 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
 
 def test_missed_periods_are_caught_up_with_but_not_for_ever():
     schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
-    assert [str(one.start) for one in schedule.due_periods(_day("2024-03-20"))] == [
+    assert [str(period.start) for period in schedule.due_periods(_day("2024-03-20"))] == [
         "2023-12-01",
         "2024-01-01",
         "2024-02-01",
@@ -78,7 +78,7 @@ def test_a_thin_period_is_waited_for_to_the_day():
 
 
 def test_without_a_beginning_nothing_is_due():
-    with pytest.raises(InvalidInputError, match=r"no period, .*schedule: \{from: 2024-01\}"):
+    with pytest.raises(InvalidInputError, match=r"neither a period .*schedule: \{from: 2024-01\}"):
         _schedule().due_periods(_day("2024-02-06"))
 
 
@@ -97,11 +97,11 @@ def test_a_job_needs_no_period_of_its_own(tmp_path):
     ("keys", "words"),
     [
         ({"cadence": "monthly"}, "schedule.cadence: The cadence 'monthly' cannot be read"),
-        ({"from": "soon"}, "schedule.from: 'soon' is no day"),
+        ({"from": "soon"}, "schedule.from: 'soon' is not a day"),
         ({"since": "2024"}, "unknown key 'since' in schedule"),
-        ({"cron": "daily"}, "schedule.cron: 'daily' has not the five fields"),
+        ({"cron": "daily"}, "schedule.cron: 'daily' does not have the five fields"),
         ({"timezone": "Mars/Olympus"}, "schedule.timezone: there is no time zone 'Mars/Olympus'"),
-        ({"latency_days": -1}, "schedule.latency_days is -1; it wants days, 0 to 366"),
+        ({"latency_days": -1}, "schedule.latency_days is -1; expected: days, 0 to 366"),
         ({"min_coverage": 90}, "schedule.min_coverage is 90"),
     ],
 )

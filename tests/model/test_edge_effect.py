@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cards import demo_card
+from model.cards import markdown
 from model.errors import ModelError
 from model.predictor import cards, edge_effect, predictors, registry
 from model.predictor.predictor import InferenceOptions
@@ -28,8 +28,8 @@ class Known:
         self.window, self.wrong = window, wrong
         self.outputs = [SimpleNamespace(stride=stride, class_names=classes)]
 
-    def predict(self, chips, places=None):
-        assert len(places) == len(chips["S2L2A"])
+    def predict(self, chips, origins=None):
+        assert len(origins) == len(chips["S2L2A"])
         stride = self.outputs[0].stride
         plain = chips["S2L2A"][:, 0, ::stride, ::stride]
         first = np.where(self.wrong, 1.0 - (plain > 0), plain > 0).astype(np.float32)
@@ -98,7 +98,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(demo_card.render_edge_effect(curve.to_summary()))
+    assert "another class" not in "\n".join(markdown.render_edge_effect(curve.to_summary()))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -109,25 +109,25 @@ def test_the_same_places_give_the_same_curve():
 
 
 @pytest.mark.parametrize(
-    ("image", "window", "says"),
+    ("image", "window", "message"),
     [
         (IMAGE["S2L2A"], 48, "windows of 48 px are too small"),
-        (IMAGE["S2L2A"][:, :100], 128, "224 x 224 px at least"),
-        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "nowhere are 224 x 224 px observed"),
+        (IMAGE["S2L2A"][:, :100], 128, "at least 224 x 224 px needed"),
+        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
-def test_what_cannot_be_measured_is_said(image, window, says):
+def test_what_cannot_be_measured_is_said(image, window, message):
     side = (window, window)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         edge_effect.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
 
 
 def test_a_silent_model_has_no_curve():
     class Silent(Known):
-        def predict(self, chips, places=None):
-            return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
+        def predict(self, chips, origins=None):
+            return (np.full((len(origins), 2, 128, 128), np.nan, np.float32),)
 
-    with pytest.raises(ModelError, match="no finite answer"):
+    with pytest.raises(ModelError, match="output is not finite"):
         edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
 
 
@@ -175,10 +175,10 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     curve = edge_effect.EdgeEffect(
         window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
     )
-    told = replace(card, reach=curve)
-    assert told.identity() == card.identity()
-    assert told.digest("x") == card.digest("x")
-    cards.write(tmp_path / "card.json", told)
+    with_curve = replace(card, reach=curve)
+    assert with_curve.identity() == card.identity()
+    assert with_curve.digest("x") == card.digest("x")
+    cards.write(tmp_path / "card.json", with_curve)
     assert cards.read(tmp_path / "card.json").reach == curve
     shown = answer(capsys, "card", tmp_path / "card.json", name="models-card")
     assert shown["reach"]["steps"][0]["differs"] == 0.3
@@ -187,7 +187,7 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| 0 to 1 | 30.0 % | 0.300 |" in out
     assert "Measured on a field." in out
-    assert f"windows overlap by {curve.overlap} px" in out
+    assert f"windows therefore overlap by {curve.overlap} px" in out
 
 
 def test_an_unmeasured_model_says_so(capsys):
@@ -203,8 +203,7 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
     assert (
-        "\n".join(demo_card.render_edge_effect(registry.get_card("demo").reach.to_summary()))
-        in text
+        "\n".join(markdown.render_edge_effect(registry.get_card("demo").reach.to_summary())) in text
     )
 
 
@@ -212,10 +211,10 @@ def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
     running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    asked = predictors.SegmentationPredictor(network, card, options=running)
+    requested = predictors.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, measured_on="noise")
+    curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0

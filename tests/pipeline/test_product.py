@@ -12,8 +12,7 @@ import pystac
 import pytest
 import rasterio
 
-from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.product import descriptions, stac_collection, stac_item
@@ -71,7 +70,7 @@ BANDS = {
     "composite_S2L2A": ("B02", "B03", "B04"),
     "composite_S1RTC": ("VV_ascending", "VH_ascending"),
 }
-NAMES = [layer.name for layer in layers.LAYERS if layer.bands or layer.name in BANDS]
+NAMES = [layer.name for layer in layers.list_layers() if layer.bands or layer.name in BANDS]
 
 
 @pytest.fixture(scope="module")

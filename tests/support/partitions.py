@@ -1,4 +1,4 @@
-"""Run the same plan in different ways, and compare the stored bytes."""
+"""The same plan, made in different ways: what came of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from catalogs import demo as country
 from flows.config import job as jobs
 from flows.execution import engine
 from flows.observe.progress import NullProgress
-from flows.run import product
+from flows.run import plans
 from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
@@ -26,7 +26,7 @@ from pipeline.storage import receipt, zarr_store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """The files of a run, and when each tile was finished."""
+    """What was made of a plan, and when each tile was ready."""
 
     files: dict[str, str]
     """Path in the store → sha256 of the bytes."""
@@ -36,14 +36,14 @@ class Made:
 
 
 def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: Any) -> Path:
-    """Plan a product of a demo country, or of its centre.
+    """Freeze a plan of an embedded country, or of the middle of it.
 
     Args:
-        folder: where country, job and plan are written.
+        folder: where country, job and plan go.
         size: of the country, pixels.
         tile: side of a tile, pixels.
-        part: fraction of the country's sides.
-        sections: further sections of the job.
+        part: share of the country's sides.
+        sections: keys of the job.
     """
     built = country.build(folder / "country", seed=11, size=size)
     points = np.array(built.region["coordinates"][0])
@@ -60,37 +60,31 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
     } | sections
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
     path = folder / "plan.json"
-    product.plan(jobs.parse(values, folder=folder), NullProgress(), path)
+    plans.make_plan(jobs.parse(values, folder=folder), NullProgress(), path)
     return path
 
 
 def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> Made:
-    """Build tiles of a plan in a new folder.
-
-    Args:
-        source: the plan file.
-        folder: the new folder.
-        tiles: the tiles, in order.
-        options: arguments of :func:`engine.process_tiles`.
+    """Make a plan's tiles in a folder of their own, in an order, by an engine.
 
     Raises:
-        AssertionError: a tile failed, was reported twice, or has no receipt.
+        AssertionError: a tile failed, or was told of twice, or has no receipt.
     """
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = Plan.read(path)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    started, ready, tile_ids = time.perf_counter(), [], []
+    began, ready, told = time.perf_counter(), [], []
     for outcome in engine.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome
-        ready.append(time.perf_counter() - started)
-        tile_ids.append(outcome.tile)
-    assert sorted(tile_ids) == sorted(tile.id for tile in tiles)
-    assert set(receipt.read_finished(folder, plan)) == set(tile_ids)
-    store = folder / zarr_store.STORE_NAME
+        ready.append(time.perf_counter() - began)
+        told.append(outcome.tile)
+    assert sorted(told) == sorted(one.id for one in tiles)
+    assert set(receipt.read_finished(folder, plan)) == set(told)
+    home = folder / zarr_store.STORE_NAME
     files = {
-        str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(store.rglob("*"))
-        if file.is_file()
+        str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
+        for one in sorted(home.rglob("*"))
+        if one.is_file()
     }
     return Made(files=files, ready=ready)
