@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
 from pipeline.compositing.observations import (
     Composite,
-    band_radiometries,
     first_finite,
     reduce_over_time,
     to_band_array,
@@ -84,14 +83,14 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
     measurement. The model fills missing values.
     """
     ordered = sorted(scenes, key=lambda scene: (scene.id, scene.collection))
-    stored = cube.stack(ordered, bands, grid, dtype="float32", fill_value=np.nan)
+    stored = cube.load(ordered, bands, grid, stored=True)
     layers = da.stack(
         [
             reduce_over_time(
                 _first_valid,
                 [stored.sel(band=band).data],
                 np.float32,
-                radiometries=band_radiometries(ordered, band),
+                radiometries=cube.band_radiometries(ordered, band),
             )
             for band in bands
         ]

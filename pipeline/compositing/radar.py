@@ -14,7 +14,6 @@ from catalogs.scene import Radiometry, Scene
 from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     Composite,
-    band_radiometries,
     build_composite,
     group_indices,
     reduce_over_time,
@@ -38,14 +37,14 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
     )
     # ^ whether a pixel is border noise may depend on the edge of a swath outside the grid
     inner = (slice(None), slice(pad, pad + grid.height), slice(pad, pad + grid.width))
-    stored = cube.stack(ordered, bands, wider, dtype="float32", fill_value=np.nan)
+    stored = cube.load(ordered, bands, wider, stored=True)
     orbits = [f"{scene.orbit_state}/{scene.relative_orbit}" for scene in ordered]
     powers = {
         band: da.stack(
             [
                 layer.map_blocks(_scene_power, radiometry, grid.resolution, dtype=np.float32)
                 for layer, radiometry in zip(
-                    stored.sel(band=band).data, band_radiometries(ordered, band), strict=True
+                    stored.sel(band=band).data, cube.band_radiometries(ordered, band), strict=True
                 )
             ]
         )[inner]

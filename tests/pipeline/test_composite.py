@@ -223,7 +223,7 @@ def test_all_bands_are_of_one_day_and_the_day_with_more_bands_goes_first(tmp_pat
 
 
 def test_unknown_methods_are_refused():
-    with pytest.raises(ValueError, match="unknown method 'mean'"):
+    with pytest.raises(ValueError, match="unknown composite method 'mean'"):
         _recipe(method="mean")
 
 
