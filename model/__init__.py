@@ -1,7 +1,7 @@
-"""TerraMind and what is built on it: torch, numpy and safetensors, and nothing of the pipeline.
+"""TerraMind and the models built on it. It needs torch, numpy and safetensors, not the pipeline.
 
-The names below are resolved at first use, so that importing `model.errors`, `model.terramind.config` or
-`model.predictor.cards` costs no torch.
+The public names are imported at first use, so that importing `model.errors`,
+`model.terramind.config` or `model.predictor.cards` does not import torch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from model.factory import backbone, generator, segmenter, tim
     from model.predictor.optimise import optimise_for_inference
     from model.predictor.registry import load
-    from model.terramind.tokenizers.coordinates import captions_tokenizer, coords_tokenizer
-    from model.terramind.tokenizers.tokenizer import tokenizer
     from model.terratorch.checkpoint import fine_tuned
+    from model.tokenizer_loading import captions_tokenizer, coords_tokenizer, tokenizer
     from model.weights.loading import load_state
 
 __all__ = [
@@ -41,19 +40,19 @@ _EXPORTS = {
     "load": "model.predictor.registry",
     "load_state": "model.weights.loading",
     "optimise_for_inference": "model.predictor.optimise",
-    "tokenizer": "model.terramind.tokenizers.tokenizer",
-    "coords_tokenizer": "model.terramind.tokenizers.coordinates",
-    "captions_tokenizer": "model.terramind.tokenizers.coordinates",
+    "tokenizer": "model.tokenizer_loading",
+    "coords_tokenizer": "model.tokenizer_loading",
+    "captions_tokenizer": "model.tokenizer_loading",
 }
 
 
 def __dir__() -> list[str]:
-    """Return the public names beside those that are here already."""
+    """Return the public names beside those that are already imported."""
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name at its first use (PEP 562)."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -1,4 +1,4 @@
-"""What this package raises. Both are ValueErrors: the request is wrong, not the weather."""
+"""Errors of this package. All are ValueErrors: the request is wrong, and a retry does not help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class WeightsError(ModelError):
 
 
 def join_names(names: Iterable[object], limit: int = 8) -> str:
-    """Join names for a message, cut after `limit` of them."""
-    every = [str(name) for name in names]
-    more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return (", ".join(every[:limit]) or "none") + more
+    """Join names with commas for a message; after `limit` names only their number is told."""
+    texts = [str(name) for name in names]
+    rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return (", ".join(texts[:limit]) or "none") + rest

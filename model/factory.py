@@ -1,4 +1,4 @@
-"""Build the models of the library by name: the door for `model.backbone` and its siblings."""
+"""Build models by name and load their weights: backbone, generator, tim, segmenter."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import torch
 from model.errors import ModelError, join_names
 from model.segmentation_head import PixelHead, Segmenter
 from model.terramind import config
-from model.terramind.embeddings import Tokenizers, resolve_modality_keys
-from model.terramind.encoder import Encoder, Merge, ModalityDeclaration
+from model.terramind.declarations import (
+    ModalityDeclaration,
+    resolve_modality_keys,
+    resolve_output_keys,
+)
+from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.request import resolve_output_keys
 from model.terramind.generation.sampling import SamplingStrategy
 from model.terramind.generation.standardise import BoaOffset
 from model.terramind.generation.tim import TiMEncoder
+from model.terramind.merging import Merge
 from model.terramind.modalities import IMAGE_SIZE
 from model.terramind.precision import default_dtype
 from model.tokenizer_loading import TokenizerBundle, TokenizerRequirements, TokenizerSource
@@ -38,41 +42,44 @@ def backbone(
     tokenizers: Mapping[str, TokenizerSource] | None = None,
     modality_drop_rate: float = 0.0,
 ) -> Encoder:
-    """Build TerraMind's encoder, ready for inference or fine-tuning.
+    """Build TerraMind's encoder, for inference or fine-tuning.
 
     Args:
         name_or_config: terramind_v1_{tiny,small,base,large}, a mapping, or a .yaml file.
         modalities: names, or {name: channels} for a new one.
-        bands: for some modalities, the bands kept, in the wanted order (B02 or BLUE).
+        bands: for some modalities, the bands that are kept, in this order (B02 or BLUE).
         merge: mean, max, concat, dict, or None for the whole token sequence.
         weights: None, hub, a path, a state dict, {random: seed} or {path: …, sha256: …}.
-        image_size: leave it at 224; other sizes are interpolated from that table at call time.
+        image_size: side of the images that the position tables are made for, px. Leave it at 224;
+            other sizes are interpolated from that table when the model is called.
         revision: of the hub repository.
-        tokenizers: for LULC, NDVI and Coords whose rasters and degrees, not ids, will be given:
-            {modality: what `model.tokenizer_loading` says}.
-        modality_drop_rate: in training, how often each modality is left out; one image stays.
+        tokenizers: for LULC, NDVI and Coords whose inputs are rasters and degrees, not ids:
+            {modality: source}, see `model.tokenizer_loading`.
+        modality_drop_rate: in training, the probability that a modality is left out; at least one
+            image stays.
 
     Raises:
-        ModelError: anything unknown. WeightsError: weights that do not fit.
+        ModelError: an unknown name or option.
+        WeightsError: weights that do not fit.
     """
-    size = config.resolve_architecture(name_or_config)
+    architecture = config.resolve_architecture(name_or_config)
     keys = list(resolve_modality_keys(modalities).values())
     with skip_init(enabled=weights is not None):
-        equipment = TokenizerBundle.build(
+        bundle = TokenizerBundle.build(
             TokenizerRequirements.from_keys(keys), tokenizers or {}, weights
         )
         encoder = Encoder(
-            size,
+            architecture,
             modalities,
             merge=merge,
             image_size=image_size,
-            tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
+            tokenizers=bundle.make_collection(),
             modality_drop_rate=modality_drop_rate,
         )
-    equipment.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
+    bundle.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
     if bands:
         encoder.select_bands(bands)
-        # ^ after loading, so that every kept band finds its own pre-trained weights
+        # ^ after loading, so that every band keeps its own pre-trained weights
     return encoder.eval()
 
 
@@ -89,49 +96,51 @@ def generator(  # noqa: PLR0913
     *,
     chained: bool = True,
 ) -> Generator:
-    """Build a generator: any to any, in the order of the outputs.
+    """Build a generator of modalities from any other ones.
 
     Args:
         name_or_config: terramind_v1_{tiny,small,base,large}, also with `_generate`; a mapping, or
             a .yaml file, with a decoder_depth.
-        inputs: what can be given: S2L2A, S2L1C, RGB, S1GRD, S1RTC, DEM, LULC, NDVI, Coords; or an
-            official key such as tok_sen2l2a@224 for a raster that goes in as tokens.
-        outputs: what is made: S2L2A, S1GRD, S1RTC, DEM, LULC, NDVI, Coords.
+        inputs: S2L2A, S2L1C, RGB, S1GRD, S1RTC, DEM, LULC, NDVI, Coords; or an official key such
+            as tok_sen2l2a@224 for a raster that is an input as tokens.
+        outputs: S2L2A, S1GRD, S1RTC, DEM, LULC, NDVI, Coords, in the order of generation.
         weights: as for `backbone`; also a state dict of a whole generator.
-        tokenizers: {modality: what `model.tokenizer_loading` says}, for those built; None = the published
-            ones of all outputs (their decoders) and token inputs (their encoders), with weights
-            where the model's are: hub with hub, random with random, in the file with a file.
+        tokenizers: {modality: source}, see `model.tokenizer_loading`; others are not built. None =
+            the published ones of all outputs (their decoders) and token inputs (their encoders),
+            with weights of the model's kind: from the hub with hub, random with random, in the
+            file with a file.
         precision: fp32 or bf16.
-        boa_offset: DN that Sentinel-2 values carry on top; see `Generator.generate`.
-        embed_last: whether the last output, too, can be fed back to the encoder, which several
-            decoding steps need. The published files hold the embedding.
+        boa_offset: DN that Sentinel-2 values carry; see `Generator.generate`.
+        embed_last: whether the last output, too, can be an input of the encoder, which several
+            decoding steps need. The published files hold its embedding.
         revision: of the hub repository.
-        chained: whether an output can be an input of those after it; False leaves out what only
-            that needs.
+        chained: whether an output can be an input of those after it; False leaves out the
+            embeddings that only this needs.
 
     Raises:
-        ModelError: anything unknown; S2L1C and RGB cannot be made, only given.
+        ModelError: an unknown name or option; S2L1C and RGB cannot be generated.
         WeightsError: weights that do not fit.
     """
     name = str(name_or_config)
     if precision not in _DTYPES:
         raise ModelError(f"unknown precision {precision!r}; known are {join_names(_DTYPES)}")
-    made = list(resolve_output_keys(outputs).values())
-    needs = TokenizerRequirements.from_keys(list(resolve_modality_keys(inputs).values()), made)
+    output_keys = list(resolve_output_keys(outputs).values())
+    input_keys = list(resolve_modality_keys(inputs).values())
+    requirements = TokenizerRequirements.from_keys(input_keys, output_keys)
     with skip_init(enabled=weights is not None), default_dtype(_DTYPES[precision]):
-        equipment = TokenizerBundle.build(needs, tokenizers, weights)
-        built = Generator(
+        bundle = TokenizerBundle.build(requirements, tokenizers, weights)
+        module = Generator(
             _resolve_architecture(name_or_config, "_generate"),
             inputs,
             outputs,
-            tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
+            tokenizers=bundle.make_collection(),
             embed_last=embed_last,
             chained=chained,
             boa_offset=boa_offset,
         )
-    filled = equipment.load_into(built, built.tokenizer, weights, name, revision)
-    return filled.to(_DTYPES[precision]).eval()
-    # ^ tokenizers that were given ready may be in another format
+    bundle.load_into(module, module.tokenizer, weights, name, revision)
+    return module.to(_DTYPES[precision]).eval()
+    # ^ tokenizers that the caller built may be in another format
 
 
 def tim(  # noqa: PLR0913
@@ -148,29 +157,30 @@ def tim(  # noqa: PLR0913
     revision: str | None = None,
     modality_drop_rate: float = 0.0,
 ) -> TiMEncoder:
-    """Build a backbone that thinks in modalities; it is called as a plain one is.
+    """Build an encoder with Thinking in Modalities; it is called as a plain one is.
 
     Args:
         name_or_config: terramind_v1_{tiny,small,base,large}, also with `_tim`; a mapping, or a
             .yaml file, with a decoder_depth.
-        modalities: what can be given, by name.
-        tim_modalities: what is imagined where it is not given.
+        modalities: inputs, by name.
+        tim_modalities: modalities that are generated where they are not given.
         merge: as for `backbone`.
-        weights: as for `backbone`: the official file, or a fine-tuned model's state.
-        tokenizers: as for `backbone`; what is imagined needs none.
-        chained: whether a thought is an input of the next, with embeddings that are shared and
-            frozen, as published since 2026; False is what was published before.
+        weights: as for `backbone`: the official file, or a fine-tuned model's state dict.
+        tokenizers: as for `backbone`; generated modalities need none.
+        chained: whether a generated modality is an input of the next one, with embeddings that
+            are shared and frozen, as published since 2026; False is what was published before.
         strategy: how tokens are chosen; the likeliest by default, so that features repeat.
         image_size: as for `backbone`.
         revision: of the hub repository.
         modality_drop_rate: as for `backbone`.
 
     Raises:
-        ModelError: anything unknown. WeightsError: weights that do not fit.
+        ModelError: an unknown name or option.
+        WeightsError: weights that do not fit.
     """
     keys = list(resolve_modality_keys(modalities).values())
     with skip_init(enabled=weights is not None):
-        equipment = TokenizerBundle.build(
+        bundle = TokenizerBundle.build(
             TokenizerRequirements.from_keys(keys), tokenizers or {}, weights
         )
         encoder = TiMEncoder(
@@ -181,11 +191,11 @@ def tim(  # noqa: PLR0913
             strategy=strategy,
             chained=chained,
             image_size=image_size,
-            tokenizers=Tokenizers(equipment.pending, equipment.coordinates),
+            tokenizers=bundle.make_collection(),
             modality_drop_rate=modality_drop_rate,
         )
-    filled = equipment.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
-    return filled.eval()
+    bundle.load_into(encoder, encoder.tokenizer, weights, str(name_or_config), revision)
+    return encoder.eval()
 
 
 def segmenter(
@@ -199,7 +209,7 @@ def segmenter(
     backbone_weights: WeightSource = None,
     image_size: int = IMAGE_SIZE,
 ) -> Segmenter:
-    """Build an encoder with our segmentation head.
+    """Build an encoder with this package's segmentation head.
 
     Args:
         name_or_config: as for `backbone`.
@@ -213,7 +223,8 @@ def segmenter(
         image_size: as for `backbone`.
 
     Raises:
-        ModelError: anything unknown. WeightsError: weights that do not fit.
+        ModelError: an unknown name or option.
+        WeightsError: weights that do not fit.
     """
     encoder = backbone(
         name_or_config,
@@ -222,15 +233,15 @@ def segmenter(
         weights=backbone_weights,
         image_size=image_size,
     )
-    chosen = tuple(encoder.architecture.feature_layers if layers is None else layers)
+    head_layers = tuple(encoder.architecture.feature_layers if layers is None else layers)
     channels = {name: len(encoder.band_names(name)) for name in encoder.modality_keys}
-    head = PixelHead(encoder.architecture.dim, len(chosen), channels, classes, width)
-    whole = Segmenter(encoder, head, chosen)
-    return load_weights(whole, weights, str(name_or_config)).eval()
+    head = PixelHead(encoder.architecture.dim, len(head_layers), channels, classes, width)
+    module = Segmenter(encoder, head, head_layers)
+    return load_weights(module, weights, str(name_or_config)).eval()
 
 
 def _resolve_architecture(
     source: str | Path | Mapping[str, Any] | config.Architecture, variant: str
 ) -> config.Architecture:
-    named = source.removesuffix(variant) if isinstance(source, str) else source
-    return config.resolve_architecture(named)
+    name_or_config = source.removesuffix(variant) if isinstance(source, str) else source
+    return config.resolve_architecture(name_or_config)

@@ -1,13 +1,14 @@
-"""Which tokenizers a model needs, of which half, and where their weights come from.
+"""Build the tokenizers of a model, and load their weights.
 
-For each modality can be given
+For each modality a caller can give
     a tokenizer        as `model.tokenizer` or `model.coords_tokenizer` returns it
-    a configuration    {dim, depth, …} or a .yaml: then the model's own weights hold the tokenizer
-    a source           hub, a path, {random: seed}, …: the published sizes, with these weights
+    a configuration    {dim, depth, …} or a .yaml file: its weights are those in the model's file
+    a weight source    hub, a path, {random: seed}, …: the published size, with these weights
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,16 +18,19 @@ from torch import nn
 
 from model.errors import ModelError, WeightsError, join_names
 from model.terramind.config import is_config_file
-from model.terramind.embeddings import CoordsTokenizerProtocol, Tokenizers
+from model.terramind.keys import TOKENIZER_PREFIX
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,
     TARGET_MODALITIES,
     TokenModality,
     find_target_key,
 )
-from model.terramind.tokenizers.config import TokenizerConfig
-from model.terramind.tokenizers.coordinates import CoordsTokenizer, coords_tokenizer
-from model.terramind.tokenizers.tokenizer import Tokenizer, TokenizerPart, tokenizer
+from model.terramind.tokenizers.collection import Tokenizers
+from model.terramind.tokenizers.config import COORDS_NAME, TokenizerConfig
+from model.terramind.tokenizers.coordinates import CaptionsTokenizer, CoordsTokenizer
+from model.terramind.tokenizers.tokenizer import Tokenizer, TokenizerPart
+from model.weights import hub
+from model.weights.initialise import skip_init
 from model.weights.loading import (
     WeightSource,
     extract_state_dict,
@@ -39,38 +43,98 @@ from model.weights.loading import (
 TokenizerSource = Tokenizer | CoordsTokenizer | WeightSource
 
 _CONFIG_FIELDS = {entry.name for entry in fields(TokenizerConfig)}
-_COORDS_KEY = TARGET_MODALITIES["Coords"].key
 _M = TypeVar("_M", bound=nn.Module)
+
+
+def tokenizer(
+    modality_or_config: str | Path | Mapping[str, Any] | TokenizerConfig,
+    weights: WeightSource = None,
+    part: TokenizerPart = "both",
+    revision: str | None = None,
+) -> Tokenizer:
+    """Build the tokenizer of a raster modality, ready for inference.
+
+    Args:
+        modality_or_config: S2L2A, S1GRD, S1RTC, DEM, NDVI or LULC; a published name
+            (terramind_v1_tokenizer_s2l2a); a mapping with `modality` and sizes; a .yaml file.
+        weights: None, hub, a path, a state dict, {random: seed} or {path: …, sha256: …}.
+        part: both, encoder or decoder; the other half is neither built nor loaded.
+        revision: of the hub repository.
+
+    Raises:
+        ModelError: an unknown modality, option or part.
+        WeightsError: weights that do not fit.
+    """
+    config = TokenizerConfig.parse(modality_or_config)
+    with skip_init(enabled=weights is not None):
+        module = Tokenizer(config, part)
+    return load_weights(module, weights, config.name, revision).eval()
+
+
+def coords_tokenizer(source: str | Path = "hub", revision: str | None = None) -> CoordsTokenizer:
+    """Build the tokenizer of coordinates from its vocabulary.
+
+    Args:
+        source: hub, or the path of the official `config.json`.
+        revision: of the hub repository.
+
+    Raises:
+        WeightsError: the file is absent, or not that vocabulary.
+    """
+    path = hub.fetch_path(COORDS_NAME, revision) if source == "hub" else Path(source)
+    return CoordsTokenizer(_read_vocabulary(path))
+
+
+def captions_tokenizer(source: str | Path) -> CaptionsTokenizer:
+    """Build the tokenizer of captions, which version 0.1 takes, from its vocabulary.
+
+    Args:
+        source: path of the official `config.json`; it is not published.
+
+    Raises:
+        ModelError: the package `tokenizers` is not installed.
+        WeightsError: the file is absent, or not that vocabulary.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise WeightsError(
+            f"no vocabulary of captions at {path}: give the path of the config.json of version "
+            "0.1's text tokenizer (its repository is private); version 1 takes no captions"
+        )
+    return CaptionsTokenizer(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRequirements:
-    """The half of a tokenizer that each modality needs, by official key; None for coordinates."""
+    """The half of a tokenizer that a model needs for each of its modalities."""
 
     parts: Mapping[str, TokenizerPart | None]
+    """By official key; None for coordinates."""
 
     @classmethod
     def from_keys(cls, inputs: Sequence[str], outputs: Sequence[str] = ()) -> TokenizerRequirements:
-        """Return what official keys of inputs and outputs need."""
+        """Return what a model with these official keys of inputs and outputs needs."""
         parts: dict[str, TokenizerPart | None] = {}
         for key in (*inputs, *outputs):
-            known = MODALITIES_BY_KEY.get(key)
-            if isinstance(known, TokenModality):
+            modality = MODALITIES_BY_KEY.get(key)
+            if isinstance(modality, TokenModality):
                 half: TokenizerPart = "encoder" if key not in outputs else "decoder"
                 both = key in inputs and key in outputs
-                parts[key] = None if known.is_sequence else ("both" if both else half)
+                parts[key] = None if modality.is_sequence else ("both" if both else half)
         return cls(parts=parts)
 
 
 @dataclass(slots=True)
 class TokenizerBundle:
-    """The tokenizers of one model."""
+    """The tokenizers of one model, while it is built."""
 
     pending: dict[str, Tokenizer] = field(default_factory=dict)
-    """Those that get their weights together with the model."""
+    """Tokenizers that are loaded together with the model, by official key."""
 
-    ready: dict[str, Tokenizer] = field(default_factory=dict)
-    coordinates: CoordsTokenizerProtocol | None = None
+    loaded: dict[str, Tokenizer] = field(default_factory=dict)
+    """Tokenizers that have their weights, by official key."""
+
+    coordinates: CoordsTokenizer | None = None
 
     @classmethod
     def build(
@@ -79,35 +143,35 @@ class TokenizerBundle:
         sources: Mapping[str, TokenizerSource] | None,
         weights: WeightSource,
     ) -> TokenizerBundle:
-        """Return the tokenizers given, or the published ones for all that is needed.
+        """Build the tokenizers of a model.
 
         Args:
             requirements: of the model.
-            sources: by any name of the modality; what is not in it is not built. None: all, with
-                weights of the same kind as the model's.
+            sources: by any name of the modality; others are not built. None: the published
+                tokenizers of all that is required, with weights of the same kind as the model's.
             weights: of the model.
 
         Raises:
-            ModelError: something is given that the model has no use for.
+            ModelError: a source for a modality that the model has no use for.
         """
-        made = cls()
+        bundle = cls()
         if sources is None:
-            follows = "hub" if weights == "hub" else None
+            source = "hub" if weights == "hub" else None
             for key, part in requirements.parts.items():
-                if part is not None or follows:
-                    made._add_tokenizer(key, part, follows)
+                if part is not None or source:
+                    bundle._add_tokenizer(key, part, source)
         for name, value in (sources or {}).items():
-            wanted = _find_exact_key(name)
-            if wanted is None or wanted not in requirements.parts:
-                known = [
-                    TARGET_MODALITIES[n].name
-                    for n in TARGET_MODALITIES
-                    if TARGET_MODALITIES[n].key in requirements.parts
-                ]
+            exact_key = _find_exact_key(name)
+            if exact_key is None or exact_key not in requirements.parts:
+                known = [m.name for m in TARGET_MODALITIES.values() if m.key in requirements.parts]
                 use = f"use for those of {join_names(known, 9)} only" if known else "no use for any"
                 raise ModelError(f"a tokenizer of {name!r} is given, but this model has {use}")
-            made._add_tokenizer(wanted, requirements.parts[wanted], value)
-        return made
+            bundle._add_tokenizer(exact_key, requirements.parts[exact_key], value)
+        return bundle
+
+    def make_collection(self) -> Tokenizers:
+        """Return the pending tokenizers, as a model holds them while it is loaded."""
+        return Tokenizers(self.pending, self.coordinates)
 
     def load_into(
         self,
@@ -117,27 +181,34 @@ class TokenizerBundle:
         name: str,
         revision: str | None,
     ) -> _M:
-        """Fill a model that holds the pending tokenizers, and give it the ready ones.
+        """Load a model that holds the pending tokenizers, then add the loaded ones.
+
+        Args:
+            module: the model.
+            tokenizers: its tokenizers.
+            source: of the model's weights.
+            name: of the model.
+            revision: of the hub repository.
 
         Raises:
-            WeightsError: the weights do not fit, or hold no tokenizer for one that is pending.
+            WeightsError: the weights do not fit, or lack a tokenizer that is pending.
         """
-        tensors = None if not self.pending else _read_tensors(source, name)
+        tensors = _read_tensors(source, name) if self.pending else None
         if tensors is None:
-            filled = load_weights(module, source, name, revision)
+            load_weights(module, source, name, revision)
         else:
             self._check_tensors(tensors)
-            filled = load_state(module, tensors)
-        tokenizers.update(self.ready)
-        return filled
+            load_state(module, tensors)
+        tokenizers.update(self.loaded)
+        return module
 
     def _check_tensors(self, tensors: Mapping[str, Any]) -> None:
-        for key, part in self.pending.items():
-            if not any(name.startswith(f"tokenizer.{key}.") for name in tensors):
+        for key, pending in self.pending.items():
+            if not any(name.startswith(f"{TOKENIZER_PREFIX}{key}.") for name in tensors):
                 raise WeightsError(
-                    f"the weights hold no tokenizer of {part.modality}, which the published ones "
-                    f"keep in a file of its own: give tokenizers={{{part.modality!r}: hub, a path "
-                    "or {random: SEED}}"
+                    f"the weights hold no tokenizer of {pending.modality}, which the published "
+                    f"ones keep in a file of its own: give tokenizers={{{pending.modality!r}: hub, "
+                    "a path or {random: SEED}}"
                 )
 
     def _add_tokenizer(self, key: str, part: TokenizerPart | None, value: TokenizerSource) -> None:
@@ -151,26 +222,26 @@ class TokenizerBundle:
                     f"{name} needs part={part!r} of its tokenizer, but that of {value.modality}, "
                     f"part={value.part!r}, is given"
                 )
-            self.ready[key] = value
+            self.loaded[key] = value
         elif value is None or _is_config(value):
-            size = {"modality": name} if value is None else value
-            self.pending[key] = Tokenizer(_parse_config(name, size), part)
+            options = {"modality": name} if value is None else value
+            self.pending[key] = Tokenizer(_parse_config(name, options), part)
         elif isinstance(value, CoordsTokenizer):
-            raise ModelError(f"{name} is no coordinates")
+            raise ModelError(f"{name}: a tokenizer of coordinates is given for a raster")
         else:
-            self.ready[key] = tokenizer(name, value, part)
+            self.loaded[key] = tokenizer(name, value, part)
 
 
 def _find_exact_key(name: str) -> str | None:
-    """Return the official key of a modality, of names that stand for it and for nothing else."""
+    """Return the official key of a modality, if the whole name stands for it."""
     key = find_target_key(name)
     short = name.lower().replace("sen", "s")
     exact = key is not None and short in (MODALITIES_BY_KEY[key].name.lower(), "s1", "location")
     return key if exact or name in MODALITIES_BY_KEY else None
-    # ^ the published rule looks for a part of the name, and would take a mistyped one in silence
+    # ^ the published rule matches parts of a name, and would accept a mistyped one
 
 
-def _load_coords_tokenizer(source: TokenizerSource) -> CoordsTokenizerProtocol:
+def _load_coords_tokenizer(source: TokenizerSource) -> CoordsTokenizer:
     if isinstance(source, CoordsTokenizer):
         return source
     if isinstance(source, (str, Path)):
@@ -181,6 +252,30 @@ def _load_coords_tokenizer(source: TokenizerSource) -> CoordsTokenizerProtocol:
     )
 
 
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Read the words of a file of the `tokenizers` library: its model's, and those added."""
+    official = hub.OFFICIAL_FILES[COORDS_NAME]
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read the vocabulary of coordinates {path} ({error.strerror}). Download "
+            f"{official.file} of {official.repo} from {official.page}, put it anywhere, and give "
+            "its path"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"the vocabulary {path} is damaged ({error}): fetch it again") from error
+    try:
+        words = dict(content["model"]["vocab"])
+        words |= {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} is not a vocabulary of the `tokenizers` library (no model.vocab): "
+            f"{official.file} of {official.repo} expected"
+        ) from error
+    return {str(word): int(word_id) for word, word_id in words.items()}
+
+
 def _is_config(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and set(value) <= _CONFIG_FIELDS
@@ -189,14 +284,14 @@ def _is_config(value: object) -> bool:
 
 def _parse_config(name: str, value: Any) -> TokenizerConfig:
     options = {"modality": name, **value} if isinstance(value, Mapping) else value
-    size = TokenizerConfig.parse(options)
-    if size.modality != name:
-        raise ModelError(f"{name}: the configuration is of a tokenizer of {size.modality}")
-    return size
+    config = TokenizerConfig.parse(options)
+    if config.modality != name:
+        raise ModelError(f"{name}: the configuration is of a tokenizer of {config.modality}")
+    return config
 
 
 def _read_tensors(source: WeightSource, name: str) -> Mapping[str, Any] | None:
-    """Return what a file or a state dict holds; None for a source that is neither."""
+    """Return the tensors of a file or a state dict; None for a source that is neither."""
     if source is None or (isinstance(source, Mapping) and set(source) == {"random"}):
         return None
     if source == "hub":

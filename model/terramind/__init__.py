@@ -1,1 +1,1 @@
-"""TerraMind: configuration, modalities, encoder and decoder."""
+"""TerraMind: modalities, encoder, decoder, tokenizers and generation."""

@@ -1,4 +1,4 @@
-"""Sizes of the TerraMind family: a dict of small dicts, or a mapping, or a YAML file."""
+"""Architectures of the TerraMind family, by name, from a mapping or from a YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from model.errors import ModelError, join_names
 
 _BOUNDS = {"dim": (1, 8192), "heads": (1, 256), "depth": (1, 256), "decoder_depth": (0, 256)}
 _MAX_MLP_RATIO = 16
-# ^ far beyond the largest published one: whoever asks for more has mistyped a number, and would
-#   wait for the memory to run out
+# ^ far beyond the largest published model: a larger number is mistyped, and would only fill the
+#   memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Size and style of an encoder and, for the whole family, of its decoder.
+    """Size and style of an encoder and of the decoder that belongs to it.
 
     Raises:
-        ModelError: an option of the wrong kind, or beyond what any machine could hold.
+        ModelError: an option of the wrong type, or larger than any machine could hold.
     """
 
     dim: int
@@ -32,10 +32,10 @@ class Architecture:
     """Number of encoder blocks."""
 
     decoder_depth: int = 0
-    """Number of decoder blocks of the generative variant; the backbone has none."""
+    """Number of decoder blocks; the backbone has none of them."""
 
     gated: bool = True
-    """Gated MLP (SiLU) of base and large, or the plain one (GELU) of tiny and small."""
+    """Gated MLP (SiLU), as in base and large, or the plain MLP (GELU) of tiny and small."""
 
     bias: bool = False
     """Biases in attention and MLP."""
@@ -67,18 +67,18 @@ class Architecture:
 
     @property
     def mlp_hidden_dim(self) -> int:
-        """Width inside the MLP: two thirds of the plain one where it is gated."""
+        """Width inside the MLP; of a gated MLP two thirds of the plain one's."""
         full = self.mlp_ratio * self.dim
         return int(2 * full / 3) if self.gated else int(full)
 
     @property
     def feature_layers(self) -> tuple[int, ...]:
-        """Four layers, evenly spread to the last: what a segmentation head reads by default."""
+        """Four layers, evenly spread to the last: the ones a segmentation head reads by default."""
         count = min(4, self.depth)
         return tuple((i + 1) * self.depth // count - 1 for i in range(count))
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as a card holds them."""
+        """Return plain values, as in a model card."""
         return asdict(self)
 
 
@@ -93,10 +93,10 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 
 
 def resolve_architecture(source: str | Path | Mapping[str, Any] | Architecture) -> Architecture:
-    """Resolve a name, a mapping or a YAML/JSON file to an architecture.
+    """Return the architecture of a name, a mapping or a YAML/JSON file.
 
     Raises:
-        ModelError: unknown name, unknown or missing option, unreadable file.
+        ModelError: an unknown name, an unknown or missing option, or an unreadable file.
     """
     if isinstance(source, Architecture):
         return source
@@ -114,7 +114,7 @@ def resolve_architecture(source: str | Path | Mapping[str, Any] | Architecture) 
 
 
 def is_config_file(source: str | Path) -> bool:
-    """Tell a configuration file from the name of a model."""
+    """Return whether a source is a configuration file, and not the name of a model."""
     return Path(source).suffix.lower() in {".yaml", ".yml", ".json"}
 
 
@@ -122,7 +122,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """Read a YAML or JSON file that holds one mapping.
 
     Raises:
-        ModelError: absent, not parseable, or not a mapping.
+        ModelError: the file is absent, cannot be parsed, or holds no mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -142,7 +142,7 @@ def _parse_text(text: str, path: str | Path) -> object:
             raise ModelError(f"{path} is not JSON: {error}") from error
     import yaml  # noqa: PLC0415
 
-    # ^ only needed for YAML: the rest of model/ works without it
+    # ^ needed for YAML files only; the package works without it
 
     try:
         return yaml.safe_load(text)

@@ -1,11 +1,11 @@
-"""TerraMind's decoder: what the encoder saw, asked for the tokens of another modality.
+"""TerraMind's decoder: from the encoder's output to the token ids of another modality.
 
-    encoder -> context (normed, projected, its places added again)
+    encoder -> context: normalised, projected, positions and modality vectors added again
     mask token + position + modality -> blocks (self-attention, cross-attention, MLP) -> logits
 
-Notable: all positions of a target are asked for at once, without a mask; the encoder's places enter
-the context a second time; the vectors of a target's tokens are also the rows of its logits. Keys
-are those of the official encoder-decoder files.
+All positions of a target are decoded at once, without a causal mask; coordinates are decoded one
+token after the other. The vectors of a target's tokens are also the weights of its logits.
+Notation: B batch, M tokens of the context, N queries, T targets, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torch import Tensor, nn
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
-from model.terramind.embeddings import ModalityDeclaration
+from model.terramind.declarations import ModalityDeclaration
+from model.terramind.embeddings import Embedding, SequenceEmbedding, TokenEmbedding
 from model.terramind.encoder import Encoder
+from model.terramind.keys import EncoderDecoderKeys
 from model.terramind.layers import (
     Attention,
-    Embedding,
     GatedMlp,
     LayerNorm,
     Mlp,
-    SequenceEmbedding,
-    TokenEmbedding,
-    check_ids,
     sincos_grid,
     sincos_sequence,
 )
+from model.terramind.merging import split_images
 from model.terramind.modalities import IMAGE_SIZE, MODALITIES_BY_KEY, PATCH_SIZE, TokenModality
 
 Memory = list[tuple[Tensor, Tensor]]
-"""For each decoder block the context's keys and values, (B, heads, M, D / heads)."""
+"""Keys and values of the context for each decoder block, (B, heads, M, D / heads)."""
 
 PatchGrid = tuple[int, int]
+"""Rows and columns of tokens."""
 
 
 class CrossAttention(nn.Module):
-    """Let every query look at every token of the context."""
+    """Multi-head attention of queries to the tokens of a context."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class CrossAttention(nn.Module):
     def project_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each (B, heads, M, D / heads), of a context (B, M, D)."""
         batch, count, dim = context.shape
-        both = fused_linear.linear(self.kv, context)
-        split = both.view(batch, count, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        kv = fused_linear.linear(self.kv, context)  # (B, M, 2 * D)
+        split = kv.view(batch, count, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         key, value = split.unbind(0)
         return key, value
 
     def forward(self, y: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-        """Return what the queries (B, N, D) saw, (B, N, D)."""
+        """Return the queries (B, N, D) after attention to the context, (B, N, D)."""
         batch, count, dim = y.shape
         query = (
             fused_linear.linear(self.q, y)
@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One decoder block, normalised before each part."""
+    """A decoder block: self-attention, cross-attention and MLP, each after a layer norm."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -90,72 +90,71 @@ class DecoderBlock(nn.Module):
         return self.cross_attn.project_context(self.context_norm(context))
 
     def forward(self, y: Tensor, memory: tuple[Tensor, Tensor], *, causal: bool = False) -> Tensor:
-        """Return the queries after this block, (B, T, N, D).
+        """Return the queries (B, T, N, D) after this block.
 
-        The T targets see the same context but not each other.
+        The T targets attend to the same context, and not to each other.
         """
-        own = y.flatten(0, 1)
-        # ^ (B * T, N, D)
-        own = own + self.self_attn(self.norm1(own), causal=causal)
-        every = own.view_as(y).flatten(1, 2)
-        # ^ (B, T * N, D): queries do not meet in cross-attention, so that one context serves all
-        every = every + self.cross_attn(self.query_norm(every), memory)
-        out: Tensor = every + self.mlp(self.norm2(every))
+        x = y.flatten(0, 1)  # (B * T, N, D): self-attention within each target
+        x = x + self.self_attn(self.norm1(x), causal=causal)
+        x = x.view_as(y).flatten(1, 2)  # (B, T * N, D): one context for all targets
+        x = x + self.cross_attn(self.query_norm(x), memory)
+        out: Tensor = x + self.mlp(self.norm2(x))
         return out.view_as(y)
 
 
 class TargetEmbedding(Embedding):
-    """What a target adds to its queries, and how its logits are read off."""
+    """Embedding of a target's queries, and the projection of its logits."""
 
     def __init__(self, modality: TokenModality, dim: int, image_size: int) -> None:
         side = image_size // PATCH_SIZE
-        row = modality.is_sequence
+        is_sequence = modality.is_sequence
         super().__init__(
             sincos_sequence(SequenceEmbedding.max_length, dim)
-            if row
+            if is_sequence
             else sincos_grid(side, side, dim)
         )
-        self.is_sequence = row
-        self.token_emb = nn.Embedding(modality.vocab_size, dim, padding_idx=0 if row else None)
+        self.is_sequence = is_sequence
+        padding_id = 0 if is_sequence else None
+        self.token_emb = nn.Embedding(modality.vocab_size, dim, padding_idx=padding_id)
         self.to_logits = nn.Linear(dim, modality.vocab_size, bias=False)
         self.to_logits.weight = self.token_emb.weight
 
     def position_and_modality(self, grid: PatchGrid) -> Tensor:
-        """Return position and modality of a grid's queries, (1, h * w, D)."""
+        """Return positions and modality vector of a grid's queries, (1, h * w, D)."""
         return self.position_table(*grid) + self.mod_emb
 
     def embed_ids(self, ids: Tensor) -> Tensor:
-        """Return ids in a row (B, L) as queries that know what they are, (B, L, D)."""
-        tokens: Tensor = self.token_emb(check_ids(ids, self.token_emb.num_embeddings))
+        """Return the queries (B, L, D) of a sequence of ids (B, L)."""
+        tokens: Tensor = self.token_emb(ids.long())
         return tokens + self.pos_emb[:, : ids.shape[1]] + self.mod_emb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedInputs:
-    """Inputs laid side by side, embedded, before the encoder."""
+    """The embedded inputs of the encoder, one after the other."""
 
     tokens: Tensor
-    """Patches or ids with their places, (B, M, D)."""
+    """Embedded patches or ids, (B, M, D)."""
 
     position_and_modality: Tensor
-    """Position and modality of each, (B, M, D)."""
+    """Position and modality vector of each token, (B, M, D)."""
 
     grid: PatchGrid | None
-    """Rows and columns of the inputs' patches; None if none of them lies on a grid."""
+    """Rows and columns of the images' patches; None if there is no image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderContext:
-    """What the decoder looks at."""
+    """The encoder's output, prepared for the decoder."""
 
     encoded: Tensor
-    """The inputs after the encoder and its norm, (B, M, D)."""
+    """Output of the encoder, normalised, (B, M, D)."""
 
     memory: Memory
 
 
-class EncoderDecoder(Encoder):
-    """The generative whole: the encoder, and the decoder that asks it for tokens."""
+class EncoderDecoder(EncoderDecoderKeys, Encoder):
+    """The encoder, and the decoder that generates tokens of other modalities."""
 
     def __init__(
         self,
@@ -165,13 +164,16 @@ class EncoderDecoder(Encoder):
         *,
         image_size: int = IMAGE_SIZE,
     ) -> None:
-        """Build it.
+        """Build encoder and decoder without weights.
 
         Args:
-            architecture: its architecture.
+            architecture: size of both, with a decoder_depth.
             modalities: inputs of the encoder.
-            targets: official keys of what can be generated.
-            image_size: for which the position tables are made.
+            targets: official keys of the modalities that can be generated.
+            image_size: side of the images that the position tables are made for, px.
+
+        Raises:
+            ModelError: no decoder_depth, or a target that has no tokens.
         """
         super().__init__(architecture, modalities, merge=None, image_size=image_size)
         if architecture.decoder_depth < 1:
@@ -184,7 +186,7 @@ class EncoderDecoder(Encoder):
             }
         )
         self.decoder_proj_context = nn.Linear(architecture.dim, architecture.dim)
-        # ^ with a bias in every size
+        # ^ with a bias in all sizes
         self.decoder = nn.ModuleList(
             DecoderBlock(architecture) for _ in range(architecture.decoder_depth)
         )
@@ -192,49 +194,58 @@ class EncoderDecoder(Encoder):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Let a modality that is both input and target have one vector on both sides."""
+        """Share the vector of a modality that is both input and target."""
         for key in self.decoder_embeddings:
             if key in self.encoder_embeddings:
                 shared = self.encoder_embeddings[key].mod_emb
                 self.decoder_embeddings[key].mod_emb = shared
 
     def target_embedding(self, key: str) -> TargetEmbedding:
-        """Return a target's embedding.
+        """Return the embedding of a target.
 
         Raises:
             ModelError: the model does not generate it.
         """
-        found = next((part for name, part in self.decoder_embeddings.items() if name == key), None)
-        if not isinstance(found, TargetEmbedding):
+        embedding = dict(self.decoder_embeddings.items()).get(key)
+        if not isinstance(embedding, TargetEmbedding):
             raise ModelError(
                 f"{key!r} is not among the outputs: {join_names(self.decoder_embeddings)}"
             )
-        return found
+        return embedding
 
     def embed_inputs(self, inputs: Mapping[str, Tensor]) -> EmbeddedInputs:
-        """Return inputs, as `read` returns them, embedded."""
-        return self.wrap_embedded(inputs, self.embed(inputs)[0])
+        """Embed inputs, as `tokenize_inputs` returns them.
+
+        Raises:
+            ModelError: the images differ in size.
+        """
+        return self.wrap_embedded(inputs, self.embed(inputs))
 
     def wrap_embedded(self, inputs: Mapping[str, Tensor], tokens: Tensor) -> EmbeddedInputs:
-        """Return inputs that are embedded already, as tokens (B, M, D)."""
-        places = [
+        """Return inputs that are embedded already, as tokens (B, M, D).
+
+        Raises:
+            ModelError: the images differ in size.
+        """
+        added = [
             self.embedding(name).position_and_modality(value) for name, value in inputs.items()
         ]
-        every = torch.cat(places, dim=1).expand_as(tokens)
         return EmbeddedInputs(
-            tokens=tokens, position_and_modality=every, grid=self._common_grid(inputs)
+            tokens=tokens,
+            position_and_modality=torch.cat(added, dim=1).expand_as(tokens),
+            grid=self._common_grid(inputs),
         )
 
     def append_tokens(
         self, embedded: EmbeddedInputs, key: str, ids: Tensor, positions: Tensor | None = None
     ) -> EmbeddedInputs:
-        """Return inputs with tokens of a target at their end.
+        """Append tokens of a target to the inputs.
 
         Args:
             embedded: the inputs.
-            key: the target, which needs an embedding on the encoder's side.
-            ids: its tokens, (B, h, w), or (B, L) in a row.
-            positions: positions (B, k) that are decided; None = all of them.
+            key: the target, which needs an embedding in the encoder.
+            ids: its tokens, (B, h, w), or (B, L) of a sequence.
+            positions: positions (B, k) that are appended; None = all of them.
 
         Raises:
             ModelError: the target has no embedding in the encoder.
@@ -243,30 +254,29 @@ class EncoderDecoder(Encoder):
             raise ModelError(f"{key!r} cannot be given to the encoder: it has no embedding there")
         embedding = self.encoder_embeddings[key]
         if not isinstance(embedding, (TokenEmbedding, SequenceEmbedding)):
-            raise ModelError(f"{key!r} is no input of token ids")
+            raise ModelError(f"{key!r} is not an input of token ids")
         tokens: Tensor = embedding(ids)
-        places = embedding.position_and_modality(ids).expand_as(tokens)
+        added = embedding.position_and_modality(ids).expand_as(tokens)
         if positions is not None:
-            where = positions[:, :, None].expand(-1, -1, tokens.shape[2])
-            tokens, places = tokens.gather(1, where), places.gather(1, where)
+            index = positions[:, :, None].expand(-1, -1, tokens.shape[2])
+            tokens, added = tokens.gather(1, index), added.gather(1, index)
         return EmbeddedInputs(
             tokens=torch.cat([embedded.tokens, tokens], dim=1),
-            position_and_modality=torch.cat([embedded.position_and_modality, places], dim=1),
+            position_and_modality=torch.cat([embedded.position_and_modality, added], dim=1),
             grid=embedded.grid,
         )
 
     def encode_context(self, embedded: EmbeddedInputs) -> DecoderContext:
-        """Return what the encoder makes of the inputs, ready to be asked."""
+        """Run the encoder and prepare its output for the decoder."""
         x = embedded.tokens
         for block in self.encoder:
             x = block(x)
-        encoded: Tensor = self.encoder_norm(x)
-        seen = (
-            fused_linear.linear(self.decoder_proj_context, encoded) + embedded.position_and_modality
-        )
+        encoded: Tensor = self.encoder_norm(x)  # (B, M, D)
+        projected = fused_linear.linear(self.decoder_proj_context, encoded)
+        context = projected + embedded.position_and_modality
         return DecoderContext(
             encoded=encoded,
-            memory=[block.project_context(seen) for block in self._decoder_blocks()],
+            memory=[block.project_context(context) for block in self._decoder_blocks()],
         )
 
     def logits(
@@ -276,51 +286,45 @@ class EncoderDecoder(Encoder):
         grid: PatchGrid,
         positions: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the logits (B, N, V) of targets on a grid, all asked in one pass.
+        """Return the logits (B, N, V) of targets on a grid, all of them from one pass.
 
         Args:
             context: of the inputs.
-            keys: the targets; they do not see each other.
+            keys: the targets; they do not attend to each other.
             grid: rows and columns of their tokens.
-            positions: positions (B, N) that are asked for; None = all h * w, row by row.
+            positions: positions (B, N) to decode; None = all h * w, row by row.
         """
         batch = len(context.encoded)
-        rows = [
+        queries = [
             (self.mask_token + self.target_embedding(key).position_and_modality(grid)).expand(
                 batch, -1, -1
             )
             for key in keys
         ]
         if positions is not None:
-            where = positions[:, :, None].expand(-1, -1, self.architecture.dim)
-            rows = [row.gather(1, where) for row in rows]
-        seen = self._run_decoder(torch.stack(rows, dim=1), context.memory)
-        # ^ (B, T, N, D)
-        return [self._project_logits(key, seen[:, place]) for place, key in enumerate(keys)]
+            index = positions[:, :, None].expand(-1, -1, self.architecture.dim)
+            queries = [query.gather(1, index) for query in queries]
+        decoded = self._run_decoder(torch.stack(queries, dim=1), context.memory)  # (B, T, N, D)
+        return [self._project_logits(key, decoded[:, t]) for t, key in enumerate(keys)]
 
     def next_logits(self, context: DecoderContext, key: str, ids: Tensor) -> Tensor:
-        """Return the logits (B, V) of the token that follows ids in a row (B, L)."""
-        words = self.target_embedding(key).embed_ids(ids)
-        seen = self._run_decoder(words[:, None], context.memory, causal=True)
-        return self._project_logits(key, seen[:, 0, -1])
+        """Return the logits (B, V) of the token that follows a sequence of ids (B, L)."""
+        queries = self.target_embedding(key).embed_ids(ids)
+        decoded = self._run_decoder(queries[:, None], context.memory, causal=True)
+        return self._project_logits(key, decoded[:, 0, -1])
 
-    def optional_keys(self) -> set[str]:
-        """Return the keys that a checkpoint may lack: buffers."""
-        return super().optional_keys() - {"missing_mod_token"}
+    def average_images(self, inputs: Mapping[str, Tensor], encoded: Tensor) -> Tensor:
+        """Return the encoder's output (B, M, D) averaged over the images, (B, h * w, D).
 
-    def is_ignored_key(self, key: str) -> bool:
-        """Tell a key of a modality that this model does not have, or of a tokenizer."""
-        for side, own in (
-            ("encoder_embeddings.", self.encoder_embeddings),
-            ("decoder_embeddings.", self.decoder_embeddings),
-        ):
-            if key.startswith(side):
-                return key.removeprefix(side).partition(".")[0] not in own
-        return key.startswith(("tokenizer.", "missing_mod_token"))
+        Raises:
+            ModelError: the images differ in size, or there is none.
+        """
+        images = split_images(encoded, self.token_spans(inputs), "mean")
+        return torch.stack(images).mean(dim=0)
 
     def _run_decoder(self, y: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
-        for block, kept in zip(self._decoder_blocks(), memory, strict=True):
-            y = block(y, kept, causal=causal)
+        for block, key_and_value in zip(self._decoder_blocks(), memory, strict=True):
+            y = block(y, key_and_value, causal=causal)
         return y
 
     def _project_logits(self, key: str, y: Tensor) -> Tensor:
@@ -341,7 +345,7 @@ class EncoderDecoder(Encoder):
 
 
 def _token_modality(key: str) -> TokenModality:
-    known = MODALITIES_BY_KEY.get(key)
-    if not isinstance(known, TokenModality):
+    modality = MODALITIES_BY_KEY.get(key)
+    if not isinstance(modality, TokenModality):
         raise ModelError(f"{key!r} cannot be generated: it has no tokens")
-    return known
+    return modality

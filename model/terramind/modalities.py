@@ -1,7 +1,7 @@
-"""What each input of TerraMind is: bands in order, unit, statistics, and its official key.
+"""Modalities of TerraMind: bands in order, unit, statistics, and official key.
 
-Band order and version 1 statistics are those that the published weights were trained with; the
-keys are the ones of the official state dicts ("untok" = pixels, "tok" = token ids).
+Band order and version 1 statistics are those that the published weights were trained with. The keys
+are those of the official state dicts: `untok_…` for pixels, `tok_…` for token ids.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from model.errors import ModelError, join_names
 
 PATCH_SIZE = 16
-"""Side of one token's patch, px."""
+"""Side of a token's patch, px."""
 
 IMAGE_SIZE = 224
-"""Side for which the position tables of the published weights were made, px."""
+"""Side of the images that the published position tables are made for, px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,28 +27,28 @@ class Statistics:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise ModelError(f"{len(self.mean)} means but {len(self.std)} deviations")
+            raise ModelError(f"{len(self.mean)} means but {len(self.std)} standard deviations")
         if not all(value > 0 for value in self.std):
             raise ModelError(f"standard deviations must be positive, not {self.std}")
 
     def to_mapping(self) -> dict[str, list[float]]:
-        """Return plain lists, as a card holds them."""
+        """Return plain lists, as in a model card."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterModality:
-    """One raster input, fed to the encoder as pixels."""
+    """A raster input, given to the encoder as pixels."""
 
     name: str
     key: str
     """Name of its embedding in the official state dicts."""
 
     bands: tuple[str, ...]
-    """Names as the products use them, in the order of the channels."""
+    """Band names of the satellite products, in the order of the channels."""
 
     aliases: tuple[str, ...]
-    """TerraMind's own names of the same bands, in the same order."""
+    """TerraMind's names of the same bands, in the same order."""
 
     unit: str
     """DN (reflectance x 10 000), dB, m, or count (8-bit display values)."""
@@ -57,16 +57,15 @@ class RasterModality:
     """Version 1 statistics over the pre-training data."""
 
     def band_index(self, band: str) -> int:
-        """Find a band by either of its names, in any case.
+        """Return the channel of a band, by either of its names, in upper or lower case.
 
         Raises:
-            ModelError: no such band; nothing is guessed.
+            ModelError: no such band.
         """
-        wanted = band.upper()
         for names in (self.bands, self.aliases):
             upper = [name.upper() for name in names]
-            if wanted in upper:
-                return upper.index(wanted)
+            if band.upper() in upper:
+                return upper.index(band.upper())
         raise ModelError(
             f"{self.name} has no band {band!r}; it has {join_names(self.bands, 13)} "
             f"(or {join_names(self.aliases, 13)})"
@@ -75,16 +74,16 @@ class RasterModality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenModality:
-    """What the model knows as token ids: such an input, and everything that it generates."""
+    """A modality of token ids: such an input, or an output of the generator."""
 
     name: str
     key: str
     vocab_size: int
     is_sequence: bool = False
-    """True for ids in a row (coordinates), False for ids on the patch grid."""
+    """True for a sequence of ids (coordinates), False for ids on the patch grid."""
 
     statistics: Statistics | None = None
-    """Version 1 statistics of the raster behind the ids; None where it has no unit."""
+    """Version 1 statistics of the raster that is tokenised; None where it has no unit."""
 
 
 _L2A_BANDS = (
@@ -148,7 +147,7 @@ _RGB = RasterModality(
     key="untok_sen2rgb@224",
     bands=("B04", "B03", "B02"),
     aliases=("RED", "GREEN", "BLUE"),
-    # ^ the guide of the reference lists BLUE first; its code and the means say red first
+    # ^ the guide of the reference lists BLUE first; its code and the means have red first
     unit="count",
     statistics=Statistics(mean=(87.271, 80.931, 66.667), std=(58.767, 47.663, 42.631)),
 )
@@ -183,7 +182,7 @@ _DEM = RasterModality(
 RASTER_MODALITIES: Mapping[str, RasterModality] = {
     entry.name: entry for entry in (_S2L2A, _S2L1C, _RGB, _S1GRD, _S1RTC, _DEM)
 }
-"""Inputs given as pixels, by our names."""
+"""Inputs given as pixels, by name."""
 
 _NDVI = Statistics(mean=(0.327,), std=(0.322,))
 
@@ -195,7 +194,7 @@ TOKEN_MODALITIES: Mapping[str, TokenModality] = {
         TokenModality(name="Coords", key="coords", vocab_size=30000, is_sequence=True),
     )
 }
-"""Inputs that are token ids to the encoder, by our names."""
+"""Inputs given as token ids, by name."""
 
 TARGET_MODALITIES: Mapping[str, TokenModality] = {
     **{
@@ -209,7 +208,7 @@ TARGET_MODALITIES: Mapping[str, TokenModality] = {
     },
     **TOKEN_MODALITIES,
 }
-"""What can be generated, by our names; their official keys are also keys of inputs."""
+"""Outputs of the generator, by name; their official keys are also keys of inputs."""
 
 LULC_CLASSES = (
     "nodata",
@@ -223,12 +222,13 @@ LULC_CLASSES = (
     "clouds",
     "rangeland",
 )
-"""Classes of the LULC modality, in the order of its indices."""
+"""Classes of the LULC modality, in the order of their indices."""
 
 MODALITIES_BY_KEY: Mapping[str, RasterModality | TokenModality] = {
-    **{entry.key: entry for entry in RASTER_MODALITIES.values()},
-    **{entry.key: entry for entry in TARGET_MODALITIES.values()},
+    **{modality.key: modality for modality in RASTER_MODALITIES.values()},
+    **{modality.key: modality for modality in TARGET_MODALITIES.values()},
 }
+"""All modalities, by official key."""
 
 _INPUT_RULES = (
     ("sen2l2a", "untok_sen2l2a@224"),
@@ -241,7 +241,7 @@ _INPUT_RULES = (
     ("ndvi", "tok_ndvi@224"),
     ("coord", "coords"),
 )
-# ^ first match wins; the order is part of the published interface
+# ^ (part of a name, key); the first match wins, and the order is part of the published interface
 
 _TARGET_RULES = (
     ("sen2l2a", "tok_sen2l2a@224"),
@@ -252,90 +252,100 @@ _TARGET_RULES = (
     ("ndvi", "tok_ndvi@224"),
     ("coord", "coords"),
 )
-# ^ the published map takes anything of Sentinel-2 for S2L2A, so that asking for L1C or RGB yields
-#   something else than was asked for; here such names stand for nothing
+# ^ the published map takes every name of Sentinel-2 for S2L2A, so that a request for L1C or RGB
+#   generates L2A; here such names have no key
 
 
 def find_modality_key(name: str) -> str | None:
-    """Return the official key that a user's name stands for, or None if it stands for none."""
+    """Return the official key of an input's name, or None."""
     return _match_key(name, _INPUT_RULES)
 
 
 def find_target_key(name: str) -> str | None:
-    """Return the official key of what is generated under a name, or None if nothing is."""
+    """Return the official key of an output's name, or None."""
     key = _match_key(name, _TARGET_RULES)
     return key if isinstance(MODALITIES_BY_KEY.get(key or ""), TokenModality) else None
 
 
+def is_sequence_key(key: str) -> bool:
+    """Return whether a modality's tokens form a sequence (coordinates), and not a grid."""
+    modality = MODALITIES_BY_KEY.get(key)
+    return isinstance(modality, TokenModality) and modality.is_sequence
+
+
 def get_target_modality(name: str) -> TokenModality:
-    """Return what is generated under a name.
+    """Return the modality that is generated under a name.
 
     Raises:
-        ModelError: nothing of that name can be generated.
+        ModelError: no output of that name.
     """
-    found = MODALITIES_BY_KEY.get(find_target_key(name) or "")
-    if not isinstance(found, TokenModality):
+    modality = MODALITIES_BY_KEY.get(find_target_key(name) or "")
+    if not isinstance(modality, TokenModality):
         raise ModelError(
-            f"{name!r} cannot be generated: there are tokens for {join_names(TARGET_MODALITIES)} only"
+            f"{name!r} cannot be generated: there are tokens for "
+            f"{join_names(TARGET_MODALITIES)} only"
         )
-    return found
+    return modality
 
 
 def _match_key(name: str, rules: Sequence[tuple[str, str]]) -> str | None:
     if name in MODALITIES_BY_KEY:
         return name
-    plain = name.lower().replace("s2", "sen2").replace("s1", "sen1").replace("location", "coords")
-    return next((key for part, key in rules if part in plain), None)
+    long_name = name.lower().replace("s2", "sen2").replace("s1", "sen1")
+    long_name = long_name.replace("location", "coords")
+    return next((key for part, key in rules if part in long_name), None)
 
 
 def get_raster_modality(name: str) -> RasterModality:
-    """Return the raster modality with this name.
+    """Return the raster modality of a name.
 
     Raises:
-        ModelError: the name stands for no raster modality.
+        ModelError: no raster modality of that name.
     """
-    found = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
-    if not isinstance(found, RasterModality):
+    modality = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
+    if not isinstance(modality, RasterModality):
         raise ModelError(f"unknown input {name!r}; known are {join_names(RASTER_MODALITIES)}")
-    return found
+    return modality
 
 
 def band_indices(modality: RasterModality, bands: Iterable[str]) -> tuple[int, ...]:
-    """Return where the bands stand among the modality's channels.
+    """Return the channels of some bands of a modality.
 
     Raises:
-        ModelError: none, an unknown one, or one twice.
+        ModelError: no bands, an unknown one, or one twice.
     """
-    chosen = tuple(modality.band_index(band) for band in bands)
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise ModelError(f"{modality.name}: give each wanted band once, at least one")
-    return chosen
+    indices = tuple(modality.band_index(band) for band in bands)
+    if not indices or len(set(indices)) != len(indices):
+        raise ModelError(f"{modality.name}: give at least one band, and each band once")
+    return indices
 
 
 def get_statistics(
     inputs: Mapping[str, Sequence[str]], overrides: Mapping[str, Statistics] | None = None
 ) -> dict[str, Statistics]:
-    """Return statistics for the bands of every input: those given, else version 1.
+    """Return the statistics of every input's bands: those of `overrides`, else version 1.
+
+    Args:
+        inputs: bands by modality.
+        overrides: statistics by modality.
 
     Raises:
-        ModelError: given statistics have another number of bands than the input.
+        ModelError: statistics for another number of bands than the input has.
     """
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     for name, bands in inputs.items():
         if overrides and name in overrides:
-            found[name] = overrides[name]
+            statistics[name] = overrides[name]
         else:
-            found[name] = _select_statistics(get_raster_modality(name), bands)
-        if len(found[name].mean) != len(bands):
-            raise ModelError(
-                f"{name}: statistics of {len(found[name].mean)} bands, but {len(bands)} bands"
-            )
-    return found
+            statistics[name] = select_statistics(get_raster_modality(name), bands)
+        count = len(statistics[name].mean)
+        if count != len(bands):
+            raise ModelError(f"{name}: statistics of {count} bands, but {len(bands)} bands")
+    return statistics
 
 
-def _select_statistics(modality: RasterModality, bands: Sequence[str]) -> Statistics:
-    chosen = band_indices(modality, bands)
-    full = modality.statistics
-    return Statistics(
-        mean=tuple(full.mean[i] for i in chosen), std=tuple(full.std[i] for i in chosen)
-    )
+def select_statistics(modality: RasterModality, bands: Sequence[str]) -> Statistics:
+    """Return the version 1 statistics of some bands of a modality."""
+    indices = band_indices(modality, bands)
+    mean, std = modality.statistics.mean, modality.statistics.std
+    return Statistics(mean=tuple(mean[i] for i in indices), std=tuple(std[i] for i in indices))

@@ -1,13 +1,13 @@
-"""Number formats: the one that a device computes fastest in.
+"""Number formats, and the one in which a device computes fastest.
 
-    device                        auto   why
+    device                        auto   reason
     CUDA                          bf16   tensor cores
-    CPU with AVX512-BF16 or AMX   bf16   half the time of fp32 (measured: 1.5 to 2.2 times as fast)
-    any other CPU                 fp32   bf16 is emulated, several times as slow
+    CPU with AVX512-BF16 or AMX   bf16   1.5 to 2.2 times as fast as fp32 (measured)
+    any other CPU                 fp32   bf16 is emulated, several times slower
 
-bf16 is for the matrices. Norms, positions and the sums between the blocks stay in single precision
-(`layers.Exact`), so that features are as near to fp32's as under autocast. float16 is not offered:
-its range ends at 65504, and attention goes beyond.
+bf16 is for the matrices. Norms, positions and the sums between the blocks stay in fp32
+(`layers.Float32Module`), so that features are as near to those of fp32 as under autocast. float16
+is not offered: its range ends at 65504, and attention exceeds it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format meant by auto, fp32 or bf16 on a device.
+    """Return the number format of a name on a device.
+
+    Args:
+        name: auto, fp32 or bf16.
+        device: where the model runs; auto depends on it.
 
     Raises:
-        ModelError: unknown, or float16.
+        ModelError: an unknown name, or float16.
     """
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and fused_linear.has_bf16_hardware())
@@ -47,10 +51,10 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Build modules in a number format from the start, as `module.to(kind)` would leave them.
+    """Build modules in a number format from the start, with the result of `module.to(dtype)`.
 
-    Built first and cast then, a model needs the memory of single precision once. What is made
-    inside by a function of torch that names no format has this one: build, and do no arithmetic.
+    A model that is built in fp32 and cast afterwards needs the memory of fp32 once. Inside the
+    context, tensors that name no dtype get this one: build modules only, and compute nothing.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -1,7 +1,7 @@
-"""What each official file was at its first use: commit and sha256, in one small file.
+"""Pins of official weight files: commit and sha256 of each file at its first use.
 
-The official digests are not published, so that the first file is trusted and every later one has
-to be the same. Reading and writing this file needs no torch.
+The digests of the official files are not published, so that the first file is trusted, and later
+ones must be equal to it. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What a file was when it was first used."""
+    """Digest, size and commit of a file at its first use."""
 
     sha256: str
     bytes: int
     commit: str | None
-    """Of the hub repository; None for a file that somebody put there by hand."""
+    """Commit of the hub repository; None for a file that was put into a weights folder by hand."""
 
 
 def home_dir() -> Path:
-    """Return the folder of what we keep on this machine."""
-    given = os.environ.get("TERRAMOSAIC_HOME")
-    if given:
-        return Path(given).expanduser()
+    """Return the folder of pins and weights on this machine."""
+    home = os.environ.get("TERRAMOSAIC_HOME")
+    if home:
+        return Path(home).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "terramosaic"
 
 
 def pins_path() -> Path:
-    """Return the file that holds the pins."""
+    """Return the path of the file of pins."""
     return home_dir() / "weights.json"
 
 
 def read_pins() -> dict[str, dict[str, Pin]]:
-    """Return every pin: by repository and file, then by revision.
+    """Return all pins by repository and file, then by revision.
 
     Raises:
-        WeightsError: the file of the pins is damaged.
+        WeightsError: the file of pins is damaged or cannot be read.
     """
     try:
         text = pins_path().read_text(encoding="utf-8")
@@ -65,36 +65,36 @@ def read_pins() -> dict[str, dict[str, Pin]]:
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{pins_path()}, which pins the digests of weights, is damaged ({error}): put it right, "
-            "or delete it to pin anew what is used next"
+            f"{pins_path()}, the file of pinned digests, is damaged ({error}): repair it, or "
+            "delete it to pin the files anew at their next use"
         ) from error
 
 
 def record_pin(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
-    """Write a pin down and return it, or the one that another process wrote first.
+    """Store a pin and return it, or the one that another process stored first.
 
     Args:
         key: repository and file.
-        label: the revision that was asked for.
-        pin: what was found.
-        renew: write it over an older one.
+        label: the requested revision.
+        pin: of the file.
+        renew: replace an older pin.
 
     Raises:
-        WeightsError: it cannot be written, or what is there is damaged.
+        WeightsError: the file of pins cannot be written, or is damaged.
     """
     try:
         with lock_pins():
-            known = read_pins()
-            kept = known.setdefault(key, {})
-            kept[label] = pin if renew else kept.get(label, pin)
-            plain = {
-                name: {one: asdict(entry) for one, entry in labels.items()}
-                for name, labels in sorted(known.items())
+            pins = read_pins()
+            labels = pins.setdefault(key, {})
+            labels[label] = pin if renew else labels.get(label, pin)
+            content = {
+                file: {revision: asdict(entry) for revision, entry in revisions.items()}
+                for file, revisions in sorted(pins.items())
             }
-            part = pins_path().with_name(pins_path().name + ".part")
-            part.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-            part.replace(pins_path())
-            return kept[label]
+            partial = pins_path().with_name(pins_path().name + ".part")
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            partial.replace(pins_path())
+            return labels[label]
     except OSError as error:
         raise WeightsError(
             f"cannot pin the digest of {key} in {pins_path()} ({error}): set TERRAMOSAIC_HOME to a "
@@ -104,7 +104,7 @@ def record_pin(key: str, label: str, pin: Pin, *, renew: bool) -> Pin:
 
 @contextmanager
 def lock_pins() -> Iterator[None]:
-    """Keep other processes from writing pins meanwhile: workers may start at one moment."""
+    """Lock the file of pins against other processes, such as workers that start together."""
     home_dir().mkdir(parents=True, exist_ok=True)
     with (home_dir() / "weights.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -113,8 +113,8 @@ def lock_pins() -> Iterator[None]:
 
 def hash_file(path: str | Path) -> str:
     """Return the sha256 of a file's bytes, hexadecimal."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(_CHUNK_BYTES):
-            found.update(block)
-    return found.hexdigest()
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a state dict holds, as its keys and shapes tell: kind, parts, modalities, number formats."""
+"""Inspect a state dict by keys and shapes: kind, parts, modalities, number formats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from model.terramind.keys import DECODER_EMBEDDINGS, ENCODER_EMBEDDINGS, SAMPLER_PREFIX
 from model.terramind.modalities import IMAGE_SIZE, MODALITIES_BY_KEY, PATCH_SIZE
 from model.weights.checkpoint import StateDict
 
@@ -30,13 +31,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "post_quant_proj",
     ),
 }
-"""What the first words of keys belong to; any other word is a part of its own."""
+"""First words of keys by part; any other word is a part of its own."""
 
 RASTER = "raster"
-"""The input of a tokenizer, which does not bear its name."""
+"""Name of a tokenizer's input, whose modality is not in its keys."""
 
 _KEY_PREFIXES: Mapping[WeightsKind, str] = {
-    "generator": "sampler.model.",
+    "generator": SAMPLER_PREFIX,
     "segmenter": "encoder.",
     "terratorch": "encoder.",
 }
@@ -44,53 +45,53 @@ _KEY_PREFIXES: Mapping[WeightsKind, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedModality:
-    """One modality that a file holds an embedding for."""
+    """A modality that a state dict holds an embedding for."""
 
     name: str
-    """Ours, or the key itself for one that is not of the family."""
+    """Its name, or the key itself for a modality that is not of TerraMind."""
 
     key: str
     is_tokens: bool
-    """Whether it is embedded from token ids, or from pixels."""
+    """Whether its inputs are token ids, and not pixels."""
 
     size: int
-    """Channels, or entries of the vocabulary."""
+    """Number of channels, or of ids in the vocabulary."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as the command prints them."""
+        """Return plain values, as `terramosaic models` prints them."""
         form = "tokens" if self.is_tokens else "pixels"
         return {"name": self.name, "form": form, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsContents:
-    """What is in a file."""
+    """Contents of a state dict."""
 
     kind: WeightsKind
     parts: Mapping[str, int]
-    """Numbers by part, e.g. encoder, decoder, head."""
+    """Number of parameters by part: encoder, decoder, head …"""
 
     dtypes: Mapping[str, int]
-    """Numbers by number format."""
+    """Number of parameters by number format."""
 
     inputs: tuple[EmbeddedModality, ...] = ()
     outputs: tuple[EmbeddedModality, ...] = ()
     image_size: int = IMAGE_SIZE
-    """For which the position tables are made, px."""
+    """Side of the images that the position tables are made for, px."""
 
     width: int | None = None
-    """Of the encoder's tokens; None where there is none of the family."""
+    """Width of the encoder's tokens; None where there is no TerraMind encoder."""
 
     non_finite_keys: tuple[str, ...] = ()
-    """Keys of tensors that hold NaN or infinity."""
+    """Keys of tensors with NaN or infinity."""
 
     @property
     def parameters(self) -> int:
-        """All numbers; what is stored once for two keys counts once."""
+        """Number of all parameters; a tensor that two keys share counts once."""
         return sum(self.dtypes.values())
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as the command prints them."""
+        """Return plain values, as `terramosaic models` prints them."""
         return {
             "kind": self.kind,
             "parameters": self.parameters,
@@ -104,40 +105,40 @@ class WeightsContents:
 
 
 def inspect_state_dict(tensors: StateDict) -> WeightsContents:
-    """Tell what a state dict holds."""
+    """Return the contents of a state dict."""
     parts: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
     for key, value in _iter_unique_tensors(tensors):
         parts[find_part(key)] += value.numel()
         dtypes[str(value.dtype).removeprefix("torch.")] += value.numel()
     kind = detect_kind(tensors)
-    start = _KEY_PREFIXES.get(kind, "")
-    decoder = "sampler.model." if kind == "tim" else start
+    prefix = _KEY_PREFIXES.get(kind, "")
+    decoder_prefix = SAMPLER_PREFIX if kind == "tim" else prefix
     return WeightsContents(
         kind=kind,
         parts=dict(parts),
         dtypes=dict(dtypes),
         inputs=(
-            *_find_embeddings(tensors, f"{start}encoder_embeddings."),
+            *_find_embeddings(tensors, prefix + ENCODER_EMBEDDINGS),
             *(_find_tokenizer_input(tensors) if kind == "tokenizer" else ()),
         ),
-        outputs=tuple(_find_embeddings(tensors, f"{decoder}decoder_embeddings.")),
+        outputs=tuple(_find_embeddings(tensors, decoder_prefix + DECODER_EMBEDDINGS)),
         image_size=_infer_image_size(tensors),
-        width=_infer_width(tensors, start),
+        width=_infer_width(tensors, prefix),
         non_finite_keys=tuple(key for key, value in tensors.items() if not is_finite(value)),
     )
 
 
 def detect_kind(keys: Mapping[str, object]) -> WeightsKind:
-    """Tell by its keys what a state dict is for."""
+    """Return the kind of a state dict, by its keys."""
 
-    def has(start: str) -> bool:
-        return any(key.startswith(start) for key in keys)
+    def has(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in keys)
 
-    if has("sampler.model."):
-        return "tim" if has("encoder_embeddings.") else "generator"
-    if has("encoder_embeddings."):
-        return "encoder-decoder" if has("decoder_embeddings.") else "encoder"
+    if has(SAMPLER_PREFIX):
+        return "tim" if has(ENCODER_EMBEDDINGS) else "generator"
+    if has(ENCODER_EMBEDDINGS):
+        return "encoder-decoder" if has(DECODER_EMBEDDINGS) else "encoder"
     if has("quant_proj.") or has("post_quant_proj."):
         return "tokenizer"
     if has("encoder.encoder_embeddings."):
@@ -152,12 +153,12 @@ def find_part(key: str) -> str:
 
 
 def _iter_unique_tensors(tensors: StateDict) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors without those that share another one's memory."""
-    seen: set[tuple[int, int]] = set()
+    """Yield the tensors, but of those that share memory only the first."""
+    addresses: set[tuple[int, int]] = set()
     for key, value in tensors.items():
-        place = (value.data_ptr(), value.numel())
-        if place not in seen or not value.numel():
-            seen.add(place)
+        address = (value.data_ptr(), value.numel())
+        if address not in addresses or not value.numel():
+            addresses.add(address)
             yield key, value
 
 
@@ -167,8 +168,8 @@ def _find_embeddings(tensors: StateDict, prefix: str) -> Iterator[EmbeddedModali
     ):
         pixels = tensors.get(f"{prefix}{key}.proj.weight")
         ids = tensors.get(f"{prefix}{key}.token_emb.weight")
-        entry = MODALITIES_BY_KEY.get(key)
-        name = entry.name if entry is not None else key
+        modality = MODALITIES_BY_KEY.get(key)
+        name = modality.name if modality is not None else key
         if pixels is not None and pixels.ndim == 2:
             yield EmbeddedModality(
                 name=name, key=key, is_tokens=False, size=pixels.shape[1] // PATCH_SIZE**2
@@ -186,7 +187,7 @@ def _find_tokenizer_input(tensors: StateDict) -> Iterator[EmbeddedModality]:
 
 
 def _infer_image_size(tensors: StateDict) -> int:
-    """Read the side of the images off the first position table of a grid."""
+    """Return the side of the images that the first position table of a grid is made for, px."""
     for key, value in tensors.items():
         if key.endswith("@224.pos_emb") and value.ndim == 3:
             return math.isqrt(value.shape[1]) * PATCH_SIZE
@@ -195,15 +196,15 @@ def _infer_image_size(tensors: StateDict) -> int:
     return IMAGE_SIZE
 
 
-def _infer_width(tensors: StateDict, start: str) -> int | None:
-    norm = tensors.get(f"{start}encoder_norm.weight")
+def _infer_width(tensors: StateDict, prefix: str) -> int | None:
+    norm = tensors.get(f"{prefix}encoder_norm.weight")
     return None if norm is None or norm.ndim != 1 else norm.shape[0]
 
 
 def is_finite(value: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity; one without memory holds nothing."""
+    """Return whether a tensor holds neither NaN nor infinity; true for one on the meta device."""
     if not value.numel() or not value.is_floating_point() or value.is_meta:
         return True
     least, most = torch.aminmax(value if value.element_size() > 1 else value.half())
-    # ^ NaN spreads to both; one pass, and no copy of the file in memory
+    # ^ NaN propagates to both; one pass, and no copy of the tensor in memory
     return bool(torch.isfinite(least) & torch.isfinite(most))

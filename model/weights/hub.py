@@ -1,11 +1,11 @@
-"""Official files: which there are, where they may already lie, and that they stay the same.
+"""Find or download the official weight files, and verify that they stay the same.
 
-A name is looked for in the weights folders, then in the hub's cache, and only then on the hub.
-What is used for the first time is pinned by commit and sha256 in one small file, and whatever
-differs from its pin later is refused. Nothing here needs torch.
+A file is looked for in the weights folders, then in the hub's cache, and then on the hub. At its
+first use a file is pinned by commit and sha256; a file that differs from its pin later is refused.
+This module does not import torch.
 
     $TERRAMOSAIC_WEIGHTS   folders with official files, searched without network
-    $TERRAMOSAIC_HOME      holds weights/ (searched as well) and weights.json, the pins;
+    $TERRAMOSAIC_HOME      contains weights/ (searched as well) and weights.json, the pins;
                            default ~/.cache/terramosaic
 """
 
@@ -25,64 +25,64 @@ from model.weights.checksums import Pin
 HUB_ORGANIZATION = "ibm-esa-geospatial"
 DEFAULT_REVISION = "main"
 LICENCE = "Apache-2.0"
-"""Of everything in HUB, as its pages say."""
+"""Licence of all official files, as on their pages."""
 
 _REMEDIES = {
-    "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids to ask",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids requests",
     "LocalEntryNotFoundError": "the hub cannot be reached from here",
     "GatedRepoError": "accept the terms on its page, then log in with `hf auth login`",
     "RepositoryNotFoundError": "there is no such repository, or it is private: `hf auth login`",
-    "RevisionNotFoundError": "there is no such revision: leave it out, or take one of its page",
+    "RevisionNotFoundError": "there is no such revision: leave it out, or take one from its page",
     "EntryNotFoundError": "the repository has no such file at this revision",
 }
-# ^ in the order in which they are looked for: some of the first are kinds of the last
+# ^ the first match counts: some of the first are subclasses of the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """A file of the official publication."""
+    """A published file on the Hugging Face hub."""
 
     repo: str
     file: str
 
     @property
     def page(self) -> str:
-        """Where a person can download it."""
+        """URL of the page to download it from."""
         return f"https://huggingface.co/{self.repo}/blob/main/{self.file}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedFile:
-    """An official file that is here, and is what its pin says."""
+    """A local official file that matches its pin."""
 
     path: Path
     pin: Pin
     is_newly_pinned: bool
-    """Whether it was pinned just now."""
+    """Whether it was pinned by this call."""
 
 
 def _list_official_files() -> dict[str, HubFile]:
-    found: dict[str, HubFile] = {}
+    files: dict[str, HubFile] = {}
     for size in ("tiny", "small", "base", "large"):
-        whole = HubFile(
+        checkpoint = HubFile(
             repo=f"{HUB_ORGANIZATION}/TerraMind-1.0-{size}", file=f"TerraMind_v1_{size}.pt"
         )
         for variant in ("", "_tim", "_generate"):
-            # ^ one file holds encoder and decoder; the variants read more of it
-            found[f"terramind_v1_{size}{variant}"] = whole
+            # ^ one file holds encoder and decoder; the variants use more of it
+            files[f"terramind_v1_{size}{variant}"] = checkpoint
     for modality in ("S2L2A", "S1GRD", "S1RTC", "DEM", "LULC", "NDVI"):
-        found[f"terramind_v1_tokenizer_{modality.lower()}"] = HubFile(
+        files[f"terramind_v1_tokenizer_{modality.lower()}"] = HubFile(
             repo=f"{HUB_ORGANIZATION}/TerraMind-1.0-Tokenizer-{modality}",
             file=f"TerraMind_Tokenizer_{modality}.pt",
         )
-    found["terramind_v1_tokenizer_coords"] = HubFile(
+    files["terramind_v1_tokenizer_coords"] = HubFile(
         repo=f"{HUB_ORGANIZATION}/TerraMind-1.0-Tokenizer-Coords", file="config.json"
     )
-    return found
+    return files
 
 
 OFFICIAL_FILES: Mapping[str, HubFile] = _list_official_files()
-"""Official files by our names."""
+"""Official files, by the name of the model or tokenizer."""
 
 
 def get_official_file(name: str) -> HubFile:
@@ -92,24 +92,23 @@ def get_official_file(name: str) -> HubFile:
         WeightsError: there is none of that name.
     """
     if name not in OFFICIAL_FILES:
-        raise WeightsError(
-            f"no official weights for {name!r}; known are {join_names(OFFICIAL_FILES, len(OFFICIAL_FILES))}"
-        )
+        known = join_names(OFFICIAL_FILES, len(OFFICIAL_FILES))
+        raise WeightsError(f"no official weights for {name!r}; known are {known}")
     return OFFICIAL_FILES[name]
 
 
 def list_search_folders() -> list[Path]:
-    """Return the folders that are searched without network, the most particular first."""
-    given = os.environ.get("TERRAMOSAIC_WEIGHTS", "")
-    named = [Path(text).expanduser() for text in given.split(os.pathsep) if text]
-    return [*named, checksums.home_dir() / "weights"]
+    """Return the folders that are searched without network, in the order of the search."""
+    variable = os.environ.get("TERRAMOSAIC_WEIGHTS", "")
+    folders = [Path(text).expanduser() for text in variable.split(os.pathsep) if text]
+    return [*folders, checksums.home_dir() / "weights"]
 
 
 def list_candidate_paths(folder: Path, hub_file: HubFile) -> list[Path]:
-    """Return where a folder may hold a file: under its own name, or converted, or as on the hub.
+    """Return the paths that a file may have in a folder: its own, converted, or as on the hub.
 
-    The coordinates' vocabulary is called config.json there, which says nothing in a folder of
-    many, so that it may lie in a folder named after its repository.
+    The vocabulary of coordinates is called config.json on the hub, a name that is ambiguous in a
+    folder of many files, so that it may be in a folder named after its repository.
     """
     own, converted = folder / hub_file.file, folder / f"{Path(hub_file.file).stem}.safetensors"
     nested = folder / hub_file.repo.rpartition("/")[2] / hub_file.file
@@ -119,146 +118,145 @@ def list_candidate_paths(folder: Path, hub_file: HubFile) -> list[Path]:
 
 
 def find_local_file(name: str, revision: str | None = None) -> Path | None:
-    """Return where an official file already lies, or None; nothing is verified or fetched."""
-    wanted = get_official_file(name)
+    """Return the local path of an official file, or None, without verification or download."""
+    official = get_official_file(name)
     pin = (
         checksums.read_pins()
-        .get(f"{wanted.repo}/{wanted.file}", {})
+        .get(f"{official.repo}/{official.file}", {})
         .get(revision or DEFAULT_REVISION)
     )
-    return (None if revision else _find_in_search_folders(wanted)) or _find_in_hub_cache(
-        wanted, revision, pin
-    )
+    path = None if revision else _find_in_search_folders(official)
+    return path or _find_in_hub_cache(official, revision, pin)
 
 
 def fetch_path(name: str, revision: str | None = None) -> Path:
-    """Return the path of an official file, verified, downloaded if it is not there yet.
+    """Return the verified path of an official file, downloaded if it is not local.
 
     Raises:
-        WeightsError: no official file of that name, it cannot be had from here (and how it can),
-            or it is not the one that was pinned.
+        WeightsError: as for `fetch`.
     """
     return fetch(name, revision).path
 
 
 def fetch(name: str, revision: str | None = None, *, renew: bool = False) -> FetchedFile:
-    """Find or download an official file, and hold it against its pin, or pin it.
+    """Find or download an official file, and compare it with its pin, or pin it.
 
     Args:
-        name: one of HUB.
-        revision: commit, tag or branch; with one, files put there by hand are left aside.
-        renew: forget the pin, and take what the hub (or the folder) holds now.
+        name: of the model or tokenizer, see `OFFICIAL_FILES`.
+        revision: commit, tag or branch; with one, the weights folders are not searched.
+        renew: replace the pin by that of the file that the hub (or the folder) has now.
 
     Raises:
-        WeightsError: as for `from_hub`.
+        WeightsError: no official file of that name; it cannot be downloaded (the message tells how
+            to get it); or it differs from its pin.
     """
-    wanted = get_official_file(name)
+    official = get_official_file(name)
     label = revision or DEFAULT_REVISION
-    path = None if revision else _find_in_search_folders(wanted)
-    key = f"{wanted.repo}/{path.name if path else wanted.file}"
+    path = None if revision else _find_in_search_folders(official)
+    key = f"{official.repo}/{path.name if path else official.file}"
     pin = None if renew else checksums.read_pins().get(key, {}).get(label)
     if path is None and not renew:
-        path = _find_in_hub_cache(wanted, revision, pin)
+        path = _find_in_hub_cache(official, revision, pin)
     if path is None:
-        path = _download(name, wanted, pin.commit if pin and pin.commit else revision)
-    seen = Pin(
+        path = _download(name, official, pin.commit if pin and pin.commit else revision)
+    actual = Pin(
         sha256=checksums.hash_file(path), bytes=path.stat().st_size, commit=_commit_from_path(path)
     )
-    new = pin is None
+    is_newly_pinned = pin is None
     if pin is None:
-        pin = checksums.record_pin(key, label, seen, renew=renew)
-    if seen.sha256 != pin.sha256:
-        raise WeightsError(_digest_mismatch_message(name, path, seen, pin))
-    return FetchedFile(path=path, pin=pin, is_newly_pinned=new)
+        pin = checksums.record_pin(key, label, actual, renew=renew)
+    if actual.sha256 != pin.sha256:
+        raise WeightsError(_digest_mismatch_message(name, path, actual, pin))
+    return FetchedFile(path=path, pin=pin, is_newly_pinned=is_newly_pinned)
 
 
 def copy_file(name: str, path: Path, folder: str | Path) -> Path:
-    """Copy an official file to where `folders` would look for it, and return that place."""
-    place = list_candidate_paths(Path(folder), get_official_file(name))[0].with_name(path.name)
-    # ^ which ends in .safetensors where it was converted
-    if place.exists() and place.samefile(path):
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(place.name + ".part")
+    """Copy an official file to its path in a weights folder, and return that path."""
+    target = list_candidate_paths(Path(folder), get_official_file(name))[0].with_name(path.name)
+    # ^ with the suffix .safetensors where the file was converted
+    if target.exists() and target.samefile(path):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
     try:
-        shutil.copyfile(path, part)
-        part.replace(place)
+        shutil.copyfile(path, partial)
+        partial.replace(target)
     finally:
-        part.unlink(missing_ok=True)
-    return place
+        partial.unlink(missing_ok=True)
+    return target
 
 
-def _find_in_search_folders(wanted: HubFile) -> Path | None:
-    places = (
-        path for folder in list_search_folders() for path in list_candidate_paths(folder, wanted)
+def _find_in_search_folders(official: HubFile) -> Path | None:
+    paths = (
+        path for folder in list_search_folders() for path in list_candidate_paths(folder, official)
     )
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _find_in_hub_cache(wanted: HubFile, revision: str | None, pin: Pin | None) -> Path | None:
-    """Look into the hub's own cache, as its documentation lays it out, without its library."""
-    folder = _hub_cache_dir() / f"models--{wanted.repo.replace('/', '--')}"
+def _find_in_hub_cache(official: HubFile, revision: str | None, pin: Pin | None) -> Path | None:
+    """Search the hub's own cache, by its documented layout, without its library."""
+    folder = _hub_cache_dir() / f"models--{official.repo.replace('/', '--')}"
     commit = pin.commit if pin else None
     if commit is None:
         label = revision or DEFAULT_REVISION
-        named = folder / "refs" / label
-        commit = named.read_text().strip() if named.is_file() else label
-    path = folder / "snapshots" / commit / wanted.file
+        reference = folder / "refs" / label
+        commit = reference.read_text().strip() if reference.is_file() else label
+    path = folder / "snapshots" / commit / official.file
     return path if path.is_file() else None
 
 
 def _hub_cache_dir() -> Path:
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = Path(os.environ.get("HF_HOME") or shared / "huggingface")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or base / "hub")
 
 
 def _commit_from_path(path: Path) -> str | None:
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
-    return found[1] if found else None
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return match[1] if match else None
 
 
-def _download(name: str, wanted: HubFile, revision: str | None) -> Path:
+def _download(name: str, official: HubFile, revision: str | None) -> Path:
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
-        # ^ an extra, and slow to import
+        # ^ an optional dependency, and slow to import
     except ImportError as error:
         reason = "huggingface_hub is not installed: pip install 'terramosaic[hub]'"
-        raise WeightsError(_fetch_error_message(name, wanted, reason)) from error
+        raise WeightsError(_fetch_error_message(name, official, reason)) from error
     try:
-        return Path(hf_hub_download(wanted.repo, wanted.file, revision=revision))
+        return Path(hf_hub_download(official.repo, official.file, revision=revision))
     except Exception as error:
-        # ^ offline, proxy, gated, unknown revision: the library has no common base for them, and
-        #   a person can always fetch the file
-        raise WeightsError(_fetch_error_message(name, wanted, _explain_error(error))) from error
+        # ^ offline, proxy, gated, unknown revision: these errors have no common base class, and
+        #   the file can always be downloaded by hand
+        raise WeightsError(_fetch_error_message(name, official, _explain_error(error))) from error
 
 
 def _explain_error(error: Exception) -> str:
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    remedy = next((f"{text}; " for kind, text in _REMEDIES.items() if kind in kinds), "")
-    said = next(iter(str(error).strip().splitlines()), "")
-    return f"{remedy}{type(error).__name__}: {said[:200]}"
+    classes = [base.__name__ for base in type(error).__mro__]
+    remedy = next((f"{text}; " for name, text in _REMEDIES.items() if name in classes), "")
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return f"{remedy}{type(error).__name__}: {first_line[:200]}"
 
 
-def _fetch_error_message(name: str, wanted: HubFile, reason: str) -> str:
-    place = list_candidate_paths(list_search_folders()[0], wanted)[0]
+def _fetch_error_message(name: str, official: HubFile, reason: str) -> str:
+    path = list_candidate_paths(list_search_folders()[0], official)[0]
     elsewhere = (
         "give its path"
-        if wanted.file.endswith(".json")
-        else f"write `weights: /path/to/{wanted.file}`"
+        if official.file.endswith(".json")
+        else f"write `weights: /path/to/{official.file}`"
     )
     return (
-        f"cannot fetch {wanted.file} from {wanted.repo} ({reason}). On a machine with access "
-        f"download {wanted.page} (or run `terramosaic models fetch {name} --to FOLDER`) and put "
-        f"it here as {place}, where it is found without network; or put it anywhere and "
+        f"cannot fetch {official.file} from {official.repo} ({reason}). On a machine with access "
+        f"download {official.page} (or run `terramosaic models fetch {name} --to FOLDER`) and put "
+        f"it here as {path}, where it is found without network; or put it anywhere and "
         f"{elsewhere}"
     )
 
 
-def _digest_mismatch_message(name: str, path: Path, seen: Pin, pin: Pin) -> str:
+def _digest_mismatch_message(name: str, path: Path, actual: Pin, pin: Pin) -> str:
     return (
-        f"weights {path} have sha256 {seen.sha256}, but {pin.sha256} is pinned since their first "
+        f"weights {path} have sha256 {actual.sha256}, but {pin.sha256} is pinned since their first "
         f"use (in {checksums.pins_path()}): the file is damaged or another one. Delete it and run "
         f"`terramosaic models fetch {name}`; or, if you trust the new one, `terramosaic models "
         f"fetch {name} --renew`"

@@ -1,22 +1,22 @@
-"""Weights: from whatever source into a module, strictly.
+"""Load weights into a module from any kind of source, strictly.
 
-What fits is strict in both directions: a key that is missing, superfluous, of another shape or of
-another kind is an error that names it. Files are read in `model.weights.checkpoint`, the official
-ones found in `model.weights.hub`, random starts made in `model.weights.initialise`.
+Strict in both directions: a key that is missing, unexpected, of another shape or of another number
+type is an error that names it. Keys are translated in `model.terramind.keys`, files are read in
+`model.weights.checkpoint`, official files found in `model.weights.hub`, random weights made in
+`model.weights.initialise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from model.errors import WeightsError, join_names
-from model.terramind.layers import CheckpointModule
+from model.terramind.keys import CheckpointModule, find_conflicting_keys, find_tied_keys
 from model.weights.checkpoint import (
     PICKLE_SUFFIXES,
     StateDict,
@@ -64,23 +64,23 @@ _M = TypeVar("_M", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateDictMismatch:
-    """In what a state dict and a module differ; falsy where they fit."""
+    """Differences between a state dict and a module; falsy where they fit."""
 
     missing: tuple[str, ...] = ()
-    """Keys that the module needs and the state lacks."""
+    """Keys of the module that the state dict lacks."""
 
     unexpected: tuple[str, ...] = ()
-    """Keys that the module has no place for."""
+    """Keys that the module does not have."""
 
     mismatched: tuple[str, ...] = ()
-    """Keys of another shape or kind, and tied keys with two values, each with what differs."""
+    """Keys of another shape or number type, and tied keys with two values, with the difference."""
 
     def __bool__(self) -> bool:
-        """Tell whether anything differs."""
+        """Return whether anything differs."""
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """Name the first few of each kind."""
+        """Name the first few keys of each kind."""
         parts = (
             ("missing", self.missing),
             ("unexpected", self.unexpected),
@@ -92,29 +92,34 @@ class StateDictMismatch:
 
 
 def load_state(module: _M, source: str | Path | StateDict, sha256: str | None = None) -> _M:
-    """Load a state dict with official key names into a module, strictly, and return the module.
+    """Load a state dict with official keys into a module, strictly, and return the module.
 
-    Left out in silence are only parts of the family that the module does not have (decoder,
-    tokenizers, other modalities); lacking may be buffers that the module computes itself, and
-    all but one of the names of a tied weight. Values take the module's number format.
+    Ignored are only keys of parts that the module does not have (decoder, tokenizers, other
+    modalities). A state dict may lack buffers that the module computes itself, and all but one of
+    the names of a tied tensor. Values take the module's number format.
+
+    Args:
+        module: the module, changed in place.
+        source: a file or a state dict.
+        sha256: digest that the file must have.
 
     Raises:
-        WeightsError: keys are missing, superfluous, of another shape or kind; the first of each
-            are named, and how many there are; or a tensor holds NaN or infinity. The module is
-            then unchanged.
+        WeightsError: keys are missing, unexpected, of another shape or number type (the message
+            names the first ones and their number); or a tensor holds NaN or infinity. The module
+            is then unchanged.
     """
     content = source if isinstance(source, Mapping) else read_state_dict(source, sha256)
-    fitting, misfit = compare_state_dict(module, extract_state_dict(content))
-    if misfit:
+    fitting, mismatch = compare_state_dict(module, extract_state_dict(content))
+    if mismatch:
         raise WeightsError(
-            f"the weights do not fit this {type(module).__name__}: {misfit}. Check name, "
-            f"modalities and merge of the model they were made for{_mismatch_hint(misfit)}"
+            f"the weights do not fit this {type(module).__name__}: {mismatch}. Check name, "
+            f"modalities and merge of the model they were made for{_mismatch_hint(mismatch)}"
         )
-    broken = [key for key, value in fitting.items() if not is_finite(value)]
-    if broken:
+    not_finite = [key for key, value in fitting.items() if not is_finite(value)]
+    if not_finite:
         raise WeightsError(
-            f"the weights hold numbers that are not finite in {join_names(broken, 5)}: the file is "
-            "damaged, or its training ran away. Nothing was loaded"
+            f"the weights hold NaN or infinity in {join_names(not_finite, 5)}: the file is "
+            "damaged, or its training diverged. Nothing was loaded"
         )
     module.load_state_dict(fitting, strict=False)
     return module
@@ -123,39 +128,49 @@ def load_state(module: _M, source: str | Path | StateDict, sha256: str | None = 
 def compare_state_dict(
     module: nn.Module, tensors: StateDict
 ) -> tuple[dict[str, Tensor], StateDictMismatch]:
-    """Return the tensors that a module takes, by its own keys, and in what the rest differs.
+    """Return the tensors that a module takes, by its own keys, and what differs.
 
-    The module may stand on the meta device, where it has shapes but costs no memory.
+    The module may be on the meta device, where it has shapes but needs no memory.
+
+    Args:
+        module: the module, which is not changed.
+        tensors: a state dict, as `extract_state_dict` returns it.
     """
-    family = module if isinstance(module, CheckpointModule) else None
-    tensors = family.convert_state_dict(dict(tensors)) if family else dict(tensors)
-    optional = family.optional_keys() if family else set()
-    foreign: Callable[[str], bool] = family.is_ignored_key if family else _ignores_nothing
+    own = module if isinstance(module, CheckpointModule) else None
+    tensors = own.convert_state_dict(dict(tensors)) if own else dict(tensors)
+    optional = own.optional_keys() if own else set()
+    is_ignored: Callable[[str], bool] = own.is_ignored_key if own else _ignores_nothing
     expected: dict[str, Tensor] = module.state_dict(keep_vars=True)
-    tied = _tied_keys(expected)
+    tied_keys = find_tied_keys(expected)
     fitting = {key: value for key, value in tensors.items() if key in expected}
-    copied = {key for keys in tied for key in keys if any(one in fitting for one in keys)}
-    here = {*tensors, *optional, *copied}
+    filled_by_tie = {
+        key for keys in tied_keys if not fitting.keys().isdisjoint(keys) for key in keys
+    }
+    available = {*tensors, *optional, *filled_by_tie}
     differing = [
         f"{key} {_describe_tensor(value)} instead of {_describe_tensor(expected[key])}"
         for key, value in fitting.items()
         if not _is_compatible(expected[key], value)
     ]
+    conflicting = [
+        f"{key} and {first}, which are one"
+        for key, first in find_conflicting_keys(tied_keys, fitting)
+    ]
     return fitting, StateDictMismatch(
-        missing=tuple(k for k in expected if k not in here),
-        unexpected=tuple(k for k in tensors if k not in expected and not foreign(k)),
-        mismatched=(*differing, *_conflicting_tied_keys(tied, fitting)),
+        missing=tuple(k for k in expected if k not in available),
+        unexpected=tuple(k for k in tensors if k not in expected and not is_ignored(k)),
+        mismatched=(*differing, *conflicting),
     )
 
 
 def load_weights(
     module: _M, source: WeightSource, name: str | None = None, revision: str | None = None
 ) -> _M:
-    """Fill a module from any kind of source; None leaves it as it is.
+    """Load weights from any kind of source into a module; None leaves it as it is.
 
     Args:
-        module: what is filled.
-        source: see `Source`.
+        module: the module, changed in place.
+        source: see `WeightSource`.
         name: the model's name, needed for "hub" and for a folder.
         revision: commit, tag or branch of the hub repository.
 
@@ -173,10 +188,10 @@ def load_weights(
 
 
 def check_weight_source(source: object) -> None:
-    """Refuse at once what is no source of weights by its kind.
+    """Refuse a value that is not a `WeightSource`, before anything is built.
 
     Raises:
-        WeightsError: it is none of `Source`.
+        WeightsError: another type, or empty.
     """
     if (
         source is None
@@ -188,27 +203,31 @@ def check_weight_source(source: object) -> None:
 
 
 def find_weight_file(path: str | Path, name: str | None = None) -> Path:
-    """Return the file itself, or a folder's file for the model of that name.
+    """Return the path of a file; of a folder, the file for the model of that name.
+
+    Args:
+        path: a file or a folder.
+        name: of the model.
 
     Raises:
-        WeightsError: the folder holds no such file, or several of which none bears the name.
+        WeightsError: the folder holds no weights, or several files without that name.
     """
     check_weight_source(path)
     folder = Path(path)
     if not folder.is_dir():
         return folder
     official = OFFICIAL_FILES.get(name or "")
-    named = list_candidate_paths(folder, official) if official else []
-    for entry in named:
-        if entry.is_file():
-            return entry
-    every = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", *PICKLE_SUFFIXES))
-    if len(every) == 1:
-        return every[0]
-    held = f"holds {join_names(entry.name for entry in every)}" if every else "holds no weights"
-    wanted = f"{official.file} or one file" if official else "one file"
+    candidates = list_candidate_paths(folder, official) if official else []
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", *PICKLE_SUFFIXES))
+    if len(files) == 1:
+        return files[0]
+    held = f"holds {join_names(file.name for file in files)}" if files else "holds no weights"
+    expected = f"{official.file} or one file" if official else "one file"
     raise WeightsError(
-        f"the folder {folder.resolve()} {held}: {wanted} expected, or give a file's path"
+        f"the folder {folder.resolve()} {held}: {expected} expected, or give a file's path"
     )
 
 
@@ -224,44 +243,19 @@ def _load_from_mapping(module: _M, source: Mapping[str, Any], name: str | None) 
     raise WeightsError(f"weights {join_names(source)}: {_EXPECTED_SOURCES} expected")
 
 
-def _tied_keys(expected: StateDict) -> list[list[str]]:
-    """Return the groups of keys that stand for one and the same tensor of a module."""
-    groups: dict[int, list[str]] = {}
-    for key, value in expected.items():
-        groups.setdefault(id(value), []).append(key)
-    return [keys for keys in groups.values() if len(keys) > 1]
-
-
-def _conflicting_tied_keys(tied: Iterable[list[str]], tensors: StateDict) -> list[str]:
-    """Name the tied keys to which a checkpoint gives two values, of which one would be lost."""
-    found = []
-    for keys in tied:
-        first, *others = [key for key in keys if key in tensors] or [""]
-        found += [
-            f"{key} and {first}, which are one"
-            for key in others
-            if not _is_equal(tensors, key, first)
-        ]
-    return found
-
-
-def _is_equal(tensors: StateDict, first: str, second: str) -> bool:
-    return torch.equal(tensors[first], tensors[second])
-
-
 def _is_compatible(expected: Tensor, value: Tensor) -> bool:
-    """Tell whether one can become the other by rounding: whole numbers in floats are quantised."""
-    whole = expected.is_floating_point() and not value.is_floating_point()
-    return expected.shape == value.shape and not whole
+    """Return whether a value can be cast: quantised weights (whole numbers) cannot."""
+    quantised = expected.is_floating_point() and not value.is_floating_point()
+    return expected.shape == value.shape and not quantised
 
 
 def _describe_tensor(value: Tensor) -> str:
-    real = value.is_floating_point()
-    return f"{tuple(value.shape)}" if real else f"{tuple(value.shape)} of whole numbers"
+    kind = "" if value.is_floating_point() else " of whole numbers"
+    return f"{tuple(value.shape)}{kind}"
 
 
-def _mismatch_hint(misfit: StateDictMismatch) -> str:
-    tables = any("pos_emb" in key for key in misfit.mismatched)
+def _mismatch_hint(mismatch: StateDictMismatch) -> str:
+    tables = any("pos_emb" in key for key in mismatch.mismatched)
     return "; position tables fit image_size 224" if tables else ""
 
 

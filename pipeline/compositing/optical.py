@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import DN
 from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     ROW_CHUNK,
@@ -67,7 +68,7 @@ def compose_optical(
         )
     else:
         layers = _select_days(ordered, bands, stored, clear, recipe.method)
-    return build_composite(to_band_array(layers, bands, stored, units=units.DN), clear, days)
+    return build_composite(to_band_array(layers, bands, stored, units=DN), clear, days)
 
 
 def _clear_masks(
@@ -133,7 +134,7 @@ def _convert_clear(
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
     """Return (time, ...) DN without offset; NaN where a scene is not clear or has no value."""
-    values = units.convert(stored, radiometries, "S2L2A")
+    values = units.convert(stored, radiometries, DN)
     values[~clear] = np.nan
     return values
 

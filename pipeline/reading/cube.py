@@ -28,7 +28,8 @@ from stackstac.raster_spec import RasterSpec
 from stackstac.to_dask import items_to_dask
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import BANDS, MASK_BANDS, TIMELESS_MODALITIES, Asset, Radiometry, Scene
+from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.sensors import Sensor, get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.reading import raster_reader, reprojection, units
 from pipeline.reading.raster_reader import AssetInfo
@@ -88,7 +89,7 @@ def load(
         InvalidInputError: there are no scenes, several modalities or unknown bands, or physical
             values of a mask band are requested; also, the unit of an asset cannot be converted.
     """
-    modality = _check_request(scenes, bands, stored=stored)
+    sensor = _check_request(scenes, bands, stored=stored)
     radiometries = [band_radiometries(scenes, band) for band in bands]
     dtype, fill_value = _stored_dtype(radiometries)
     data = _read_lazily(scenes, bands, grid, dtype.type(fill_value), _dask_chunks(chunks))
@@ -96,12 +97,17 @@ def load(
     attributes: dict[str, Any]
     if stored:
         coordinates |= _radiometry_coordinates(radiometries)
-        attributes = {"long_name": f"{modality} as stored", "nodata": fill_value}
+        attributes = {"long_name": f"{sensor.title}, stored values", "nodata": fill_value}
     else:
-        data = _to_physical(data, radiometries, modality)
-        unit = units.UNIT_BY_MODALITY[modality]
-        attributes = {"long_name": modality, "units": unit, "nodata": math.nan}
-    cube = xr.DataArray(data, dims=DIMENSIONS, coords=coordinates, attrs=attributes, name=modality)
+        data = _to_physical(data, radiometries, sensor.unit)
+        attributes = {
+            "long_name": f"{sensor.title}, {sensor.quantity}",
+            "units": sensor.unit,
+            "nodata": math.nan,
+        }
+    cube = xr.DataArray(
+        data, dims=DIMENSIONS, coords=coordinates, attrs=attributes, name=sensor.name
+    )
     referenced: xr.DataArray = cube.rio.write_crs(grid.epsg)
     return referenced
 
@@ -111,8 +117,8 @@ def band_radiometries(scenes: Sequence[Scene], band: str) -> Radiometries:
     return [scene.assets[band].radiometry if band in scene.assets else None for scene in scenes]
 
 
-def _check_request(scenes: Sequence[Scene], bands: Sequence[str], *, stored: bool) -> str:
-    """Return the modality of the scenes.
+def _check_request(scenes: Sequence[Scene], bands: Sequence[str], *, stored: bool) -> Sensor:
+    """Return the sensor of the scenes.
 
     Raises:
         InvalidInputError: these scenes or bands cannot form a cube.
@@ -123,20 +129,20 @@ def _check_request(scenes: Sequence[Scene], bands: Sequence[str], *, stored: boo
             f"A cube needs scenes of one modality, not {', '.join(modalities) or 'no scene'}. "
             "Load one cube per modality."
         )
-    (modality,) = modalities
-    unknown = [band for band in bands if band not in BANDS[modality]]
+    sensor = get_sensor(modalities[0])
+    unknown = [band for band in bands if band not in sensor.bands]
     if unknown or not bands:
         raise InvalidInputError(
-            f"{modality} has no band {', '.join(unknown) or '(none was named)'}. "
-            f"Its bands are {', '.join(BANDS[modality])}."
+            f"{sensor.name} has no band {', '.join(unknown) or '(none was named)'}. "
+            f"Its bands are {', '.join(sensor.bands)}."
         )
-    masks = [band for band in bands if band in MASK_BANDS]
+    masks = [band for band in bands if band in sensor.mask_bands]
     if masks and not stored:
         raise InvalidInputError(
             f"{', '.join(masks)} has codes or percentages, not physical values. "
             "Load it by itself, with stored=True."
         )
-    return modality
+    return sensor
 
 
 def _stored_dtype(radiometries: Sequence[Radiometries]) -> tuple[np.dtype[Any], float]:
@@ -193,7 +199,7 @@ def _to_datetime64(time: dt.datetime | None) -> np.datetime64:
 
 
 def _solar_day(scene: Scene) -> np.datetime64:
-    if scene.day is None and scene.modality in TIMELESS_MODALITIES:
+    if scene.day is None and scene.datetime is None:
         return np.datetime64("NaT", "ns")
     return np.datetime64(scene.solar_day, "ns")
 
@@ -209,13 +215,13 @@ def _radiometry_coordinates(radiometries: Sequence[Radiometries]) -> dict[str, A
     return {name: (("time", "band"), np.array(values).T) for name, values in columns.items()}
 
 
-def _to_physical(stored: da.Array, radiometries: Sequence[Radiometries], modality: str) -> da.Array:
-    """Convert stored values to the unit of the modality, lazily.
+def _to_physical(stored: da.Array, radiometries: Sequence[Radiometries], unit: str) -> da.Array:
+    """Convert stored values to a unit, lazily.
 
     Args:
         stored: (time, band, y, x) stored values.
         radiometries: by band and scene.
-        modality: modality of the scenes.
+        unit: unit of the sensor.
     """
     values = np.empty((*stored.shape[:2], 1, 1), dtype=object)
     for band, column in enumerate(radiometries):
@@ -225,7 +231,7 @@ def _to_physical(stored: da.Array, radiometries: Sequence[Radiometries], modalit
         _convert_block,
         stored,
         table,
-        modality=modality,
+        unit=unit,
         dtype=np.float32,
         meta=np.empty((0, 0, 0, 0), dtype=np.float32),
     )
@@ -233,13 +239,13 @@ def _to_physical(stored: da.Array, radiometries: Sequence[Radiometries], modalit
 
 
 def _convert_block(
-    stored: NDArray[Any], radiometries: NDArray[np.object_], *, modality: str
+    stored: NDArray[Any], radiometries: NDArray[np.object_], *, unit: str
 ) -> NDArray[np.float32]:
     """Convert one chunk (time, band, y, x), given its radiometries (time, band, 1, 1)."""
     result = np.empty(stored.shape, dtype=np.float32)
     for band in range(stored.shape[1]):
         of_scenes: list[Radiometry | None] = radiometries[:, band, 0, 0].tolist()
-        result[:, band] = units.convert(stored[:, band], of_scenes, modality)
+        result[:, band] = units.convert(stored[:, band], of_scenes, unit)
     return result
 
 

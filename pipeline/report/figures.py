@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from catalogs.sensors import SENSORS
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
@@ -45,8 +46,10 @@ def draw_report_images(
 
     optical = [
         f"composite_{name}"
-        for name in ("S2L2A", "S2L1C")
-        if f"composite_{name}" in paths and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
+        for name, sensor in SENSORS.items()
+        if sensor.group == "optical"
+        and f"composite_{name}" in paths
+        and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
     composite = read(optical[0], rendering.TRUE_COLOR_BANDS) if optical else None
     if "observations" not in paths:

@@ -31,14 +31,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         move_into_place(draft, path)
 
 
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Encode a mapping as indented UTF-8 JSON with a newline at the end.
+
+    Raises:
+        ValueError: a value is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping atomically as indented UTF-8 JSON.
 
     Raises:
         ValueError: a value is NaN or infinite, which JSON cannot represent.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, encode_json(value))
 
 
 @contextmanager

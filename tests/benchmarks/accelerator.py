@@ -64,7 +64,7 @@ def _ways(size: str, device: str, *, quick: bool) -> dict[str, Callable[[], Way]
     def ours(precision: str, *, compiled: bool | str = False) -> Way:
         made = model.backbone(name, PAIR, weights={"random": 0}).to(device)
         ready = model.optimise_for_inference(made, precision, compiled=compiled)
-        return lambda chips: ready.features_unchecked(chips, [-1])
+        return lambda chips: ready.forward_layers(chips, [-1])
 
     def theirs(*, short: bool) -> Way:
         made = getattr(terramind.register(), name)(modalities=list(PAIR)).eval().to(device)
@@ -101,7 +101,7 @@ def _operations(size: str) -> float:
     """Return the floating-point operations of one chip."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         chip = {name: torch.empty(1, BANDS[name], SIDE, SIDE) for name in PAIR}
-        model.backbone(f"terramind_v1_{size}", PAIR).features_unchecked(chip, [-1])
+        model.backbone(f"terramind_v1_{size}", PAIR).forward_layers(chip, [-1])
     return float(counter.get_total_flops())
 
 

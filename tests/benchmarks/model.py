@@ -121,9 +121,9 @@ def targets(setting: Setting) -> Iterator[Ratio]:
         chips, alone = _chips(inputs, 1), SamplingStrategy(chained=False)
         ways = {
             "TerraTorch fp32": lambda: theirs(dict(chips)),  # noqa: B023
-            "fp32": partial(full.tokens, chips, strategy=alone),
-            "fp32, chained": partial(full.tokens, chips),
-            "bf16": partial(half.tokens, chips, strategy=alone),
+            "fp32": partial(full.generate_tokens, chips, strategy=alone),
+            "fp32, chained": partial(full.generate_tokens, chips),
+            "bf16": partial(half.generate_tokens, chips, strategy=alone),
         }
         race = Race(f"tokens of {' and '.join(outputs)}", ways, setting.rounds)
         yield race.ratio("fp32", "TerraTorch fp32", 1.5)

@@ -13,9 +13,11 @@ from catalogs import demo as country
 from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import plans, stages
 from pipeline import cost_model
-from pipeline.plan import plan as plans
+from pipeline.plan.plan import Plan
 from pipeline.runtime import io_statistics
 from pipeline.runtime.context_threads import ContextThreadPool
 from pipeline.storage import receipt
@@ -79,13 +81,15 @@ def little(job):
 
 def _run(job, **options):
     options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()} | options
-    return product.run(job, **options)
+    return launch.run_file(job, **options).to_dict()
 
 
 def _plan(job, period):
-    return product.plan(
-        jobs.load(job).with_period(jobs.periods.parse(period)), NullProgress(), None
-    )
+    return plans.make_plan(_month(job, period), NullProgress()).to_dict()
+
+
+def _month(job, period):
+    return jobs.load(job).with_period(jobs.periods.parse(period))
 
 
 def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
@@ -98,7 +102,7 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        product.load_or_create_plan(job, period)
+        plans.load_or_create_plan(_month(job, period), NullProgress())
         server.forget()
         # ^ what the search and the plan have asked for is not of the tiles
         told = _run(Path(planned["plan"]))
@@ -183,21 +187,20 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        told = stages.map_tiles(
-            str(product.write_plan(product.load_or_create_plan(Path(planned["plan"]))))
-        )
+        stored = plans.write_plan(Plan.read(Path(planned["plan"])))
+        told = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
-    assert len(told["failed"]) == planned["tiles"]["total"]
-    assert told["traffic"]["requests"] == server.requests > len(told["failed"])
-    assert told["traffic"]["bytes"] > 0
+    assert len(told.counts.failed) == planned["tiles"]["total"]
+    assert told.traffic["requests"] == server.requests > len(told.counts.failed)
+    assert told.traffic["bytes"] > 0
 
 
 def test_seconds_of_another_model_say_nothing(web, little):
     _run(little)
     planned = _plan(little, "2021-07")
     home = Path(planned["plan"]).parents[2]
-    known = plans.Plan.read(Path(planned["plan"])).model
+    known = Plan.read(Path(planned["plan"])).model
     assert known is None
     assert cost_model.calibrate_factors(home, None).seconds != 1.0
     other = cost_model.calibrate_factors(home, expanse.MODEL)
@@ -212,7 +215,7 @@ def test_each_modality_is_known_by_itself(web, job):
     """Radar of floats is packed otherwise than reflectance, and periods differ in their mix."""
     _run(job)
     planned = _plan(job, "2021-06")
-    plan = plans.Plan.read(Path(planned["plan"]))
+    plan = Plan.read(Path(planned["plan"]))
     proofs = list(receipt.read_all(Path(planned["plan"]).parent))
     rates = cost_model.calibrate_factors(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}

@@ -25,13 +25,17 @@ from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
 from flows.execution import dask_report, engine
 from flows.execution.engine import TileResult
-from flows.observe import exporter, run_context, run_metrics
+from flows.observe import exporter, run_metrics
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import plans, stages, verify
+from flows.run.plans import StoredPlan
 from pipeline import tile
+from pipeline.plan.plan import Plan
 from pipeline.runtime import atomic_files
 from pipeline.storage import zarr_store
-from tests.pipeline import test_plan as plans
+from tests.pipeline import test_plan
 from tests.support import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +50,9 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 @pytest.fixture
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
-    plan = plans.make(tmp_path, model=None)
+    plan = test_plan.make(tmp_path, model=None)
     output = {"path": str(tmp_path / "out"), "formats": ["cog", "zarr"]}
-    return product.write_plan(dataclasses.replace(plan, job={**JOB, "output": output}))
+    return plans.write_plan(dataclasses.replace(plan, job={**JOB, "output": output})).path
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def _port(caplog):
 
 def _run(path, call=lambda: None):
     options = {"allow_partial": False, "max_cost": None, "progress": Told(call)}
-    return product.run(path, **options)
+    return launch.run_file(path, **options).to_dict()
 
 
 def _pretend(plan_path, name, beside, processes):
@@ -147,9 +151,8 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
     monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
-    monkeypatch.setattr(product, "load_or_create_plan", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(InvalidInputError, match=exporter.ENVIRONMENT_VARIABLE):
-        stages.run("job.yaml", None, False, lambda *_: pytest.fail("it has begun"))
+        stages.run(None, False, RunContext(), None)
     (tmp_path / "plan.json").touch()
     assert main.main(["run", str(tmp_path / "plan.json")]) == 2
     assert f"error: {exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
@@ -163,18 +166,20 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     )
     names = [one.id for one in simulated.tiles(40)]
     monkeypatch.setattr(
-        stages.receipt, "finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
+        stages.receipt, "read_finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
     )
     monkeypatch.setattr(
-        stages.Plan,
+        Plan,
         "tiles",
         property(lambda _: simulated.tiles(43)),
     )
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with run_context.activate(told), exporter.export_run(frozen):
-        made = stages.map_tiles(str(frozen))
+    with exporter.export_run(frozen) as metrics:
+        context = RunContext(progress=told, metrics=metrics)
+        tiles = stages.map_tiles(StoredPlan(plan=Plan.read(frozen), path=frozen), context)
+    counts = tiles.counts
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
     for number, one in enumerate(seen, 1):
@@ -184,11 +189,11 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
         assert one["tiles_working", ""] == min(2, left)
         assert one["run_status", "running"] == 1
     last = seen[-1]
-    assert last["tiles_planned", ""] == made["total"] == 43
-    assert last["tiles_total", "done"] == made["done"] == 39
-    assert last["tiles_total", "skipped"] == made["skipped"] == 3
-    assert last["tiles_total", "failed"] == len(made["failed"]) == 1
-    for stage, seconds in made["seconds"].items():
+    assert last["tiles_planned", ""] == counts.total == 43
+    assert last["tiles_total", "done"] == counts.done == 39
+    assert last["tiles_total", "skipped"] == counts.skipped == 3
+    assert last["tiles_total", "failed"] == len(counts.failed) == 1
+    for stage, seconds in tiles.seconds.items():
         assert last["tile_seconds_total", stage] == pytest.approx(seconds)
     assert last["mapped_square_meters_total", ""] == 39 * 0.25e6
     read = [last[f"read_{one}_total", ""] for one in ("bytes", "requests", "retries")]
@@ -204,14 +209,12 @@ def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
     monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
     with exporter.export_run(frozen):
-        with exporter.export_run(other) as second:
-            assert exporter.get_run_metrics(other) is second
+        with exporter.export_run(other):
             both = _scrape(_port(caplog))
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
     assert one.count("terramosaic_run_info{") == 1
     assert both.count("# TYPE terramosaic_run_info ") == 1
-    assert exporter.get_run_metrics(other) is not second
 
 
 def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
@@ -280,8 +283,8 @@ def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monk
 
 def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monkeypatch):
     original, check = tile.build_tile, zarr_store.check_tile
-    bad = product.load_or_create_plan(frozen).tiles[1].id
-    damaged = product.load_or_create_plan(frozen).tiles[2].id
+    bad = Plan.read(frozen).tiles[1].id
+    damaged = Plan.read(frozen).tiles[2].id
 
     def finish(plan, unit, *rest, **options):
         if unit.id == bad:
@@ -337,9 +340,11 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
 
 def test_nobody_asks_and_nothing_is_imported(frozen):
     code = (
-        "import sys; from pathlib import Path; from flows import metrics, stages\n"
-        "with metrics.kept(Path(sys.argv[1])) as one: one.begin(1, 0); one.end('complete')\n"
-        "assert one.values(); print(*sys.modules)"
+        "import sys; from pathlib import Path\n"
+        "from flows.observe import exporter; from flows.run import stages\n"
+        "with exporter.export_run(Path(sys.argv[1])) as run:\n"
+        " run.begin_tiles(1, 0); run.set_final_status('complete')\n"
+        "assert run.values(); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, frozen], capture_output=True, text=True, check=True
@@ -353,7 +358,7 @@ def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
     one = run_metrics.RunMetrics.for_plan(frozen)
     one.begin_tiles(9, 0)
-    one.set_executor(types.SimpleNamespace(processes=2, beside=2, places=lambda: 16))
+    one.set_executor(types.SimpleNamespace(processes=2, tiles_per_process=2, capacity=lambda: 16))
     for _ in range(2):
         one.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 15.0}))
     values = one.values()
@@ -509,8 +514,8 @@ def cluster():
         yield cluster
 
 
-def _made(cluster, path, count, make=simulated.nothing):
-    options = {"engine": cluster.scheduler_address, "workers": 1, "make": make}
+def _made(cluster, path, count, tile_function=simulated.nothing):
+    options = {"engine": cluster.scheduler_address, "workers": 1, "tile_function": tile_function}
     return [one.reason for one in engine.process_tiles(path, simulated.tiles(count), **options)]
 
 
@@ -583,14 +588,14 @@ def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog
 def test_a_report_is_no_damage(frozen, tmp_path):
     _run(frozen)
     (frozen.parent / dask_report.FILE_NAME).write_text("<html>")
-    found = product.verify(tmp_path / "out", NullProgress())
+    found = verify.verify(tmp_path / "out", NullProgress()).to_dict()
     assert found["ok"]
     assert (frozen.parent / dask_report.FILE_NAME).exists()
 
 
 def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
     code = (
-        "import logging; from flows import land_cover\n"
+        "import logging; from flows.orchestration import land_cover\n"
         "from prefect.logging import handlers, configuration\n"
         "from prefect.settings import get_current_settings as settings\n"
         "configuration.setup_logging()\n"

@@ -23,8 +23,12 @@ from catalogs.snapshot import Snapshot
 from flows.cli import console
 from flows.execution import engine
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import stages
+from flows.run.plans import StoredPlan
 from pipeline import tile
+from pipeline.plan.plan import Plan
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
@@ -42,24 +46,26 @@ PROVIDER = "demo"
 CLIENT = """
 import sys
 from pathlib import Path
-from flows import engine
+from flows.execution import engine
 from pipeline.plan.plan import Plan
-from tests import simulated
-path, address, make = sys.argv[1:]
-tiles = Plan.read(Path(path)).tiles if make == "finish" else simulated.tiles(4)
-make = engine.finish if make == "finish" else simulated.endless
-list(engine.run(Path(path), tiles, engine=address, workers=2, make=make))
+from tests.support import simulated
+path, address, kind = sys.argv[1:]
+tiles = Plan.read(Path(path)).tiles if kind == "real" else simulated.tiles(4)
+tile_function = engine.process_tile if kind == "real" else simulated.endless
+list(engine.process_tiles(
+    Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
 
 FLOW = """
 import sys
 from pathlib import Path
 from prefect.utilities.engine import capture_sigterm
-from flows import product, progress
+from flows.observe import progress
+from flows.orchestration import launch
 with capture_sigterm():
     try:
-        product.run(Path(sys.argv[1]), allow_partial=False, max_cost=None,
-                    progress=progress.watch(sys.stderr))
+        launch.run_file(Path(sys.argv[1]), allow_partial=False, max_cost=None,
+                        progress=progress.create_progress(sys.stderr))
     except BaseException as error:
         print("left by", type(error).__name__, file=sys.stderr)
         raise
@@ -68,15 +74,15 @@ with capture_sigterm():
 
 STUCK = """
 import sys, threading, time
-from flows import console
-console.GRACE = 0.5
-console.listen()
+from flows.cli import console
+console.SHUTDOWN_TIMEOUT = 0.5
+console.install_signal_handlers()
 threading.Thread(target=time.sleep, args=(60,)).start()
 try:
     print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
-    sys.exit(console.interrupted())
+    sys.exit(console.report_interruption())
 """
 
 
@@ -304,11 +310,15 @@ def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path)
     path = _planned(plan, tmp_path, "threads", max_hours=1 / 3600)
     web.script, web.retry_after = lambda *_: "silent", "1"
     with _soon(), pytest.raises(stages.TimeLimitExceeded, match=r"hours of execution\.max_hours"):
-        stages.map_tiles(str(path))
+        _map_tiles(path)
     assert not receipt.read_finished(path.parent, plan)
     web.script = None
     path = _planned(plan, tmp_path, "threads", max_hours=1)
-    assert stages.map_tiles(str(path))["done"] == len(plan.tiles)
+    assert _map_tiles(path).counts.done == len(plan.tiles)
+
+
+def _map_tiles(path):
+    return stages.map_tiles(StoredPlan(plan=Plan.read(path), path=path), RunContext())
 
 
 # -- threads ------------------------------------------------------------------------------------
@@ -405,7 +415,7 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
     web, plan = world
     web.script, web.retry_after = lambda *_: "503", "1"
     web.forget()
-    with _client(stored, cluster.scheduler_address, "finish"):
+    with _client(stored, cluster.scheduler_address, "real"):
         _until(lambda: web.requests > 2, 60)
     _until(lambda: _quiet(web))
     web.script = None
@@ -440,7 +450,9 @@ def _rasters(result):
 
 
 def _run(path):
-    return product.run(path, allow_partial=False, max_cost=None, progress=NullProgress())
+    return launch.run_file(
+        path, allow_partial=False, max_cost=None, progress=NullProgress()
+    ).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +488,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     web.script = lambda _path, _start, count: "silent" if count >= SOME else None
     # ^ every tile asks for the same small files
     path = _planned(plan, tmp_path, name)
-    folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short
+    folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short_digest
     command = ["-c", FLOW] if how == "flow" else ["-m", "flows.cli.main", "run"]
     process = subprocess.Popen(
         [sys.executable, *command, path],
@@ -503,7 +515,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     if how == "command":
         assert process.returncode == console.EXIT_INTERRUPTED
         assert said.count("run the same command again") == 1, said
-        assert "ended in the middle" not in said
+        assert "stopped before" not in said
         # ^ it need not be forced
     else:
         assert "left by TerminationSignal" in said

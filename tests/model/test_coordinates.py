@@ -199,7 +199,7 @@ def test_a_sentence_is_its_words_a_sentinel_and_the_end(tmp_path):
 
 @pytest.mark.parametrize("texts", ["a river", []])
 def test_one_sentence_for_each_sample_is_asked_for(tmp_path, texts):
-    with pytest.raises(ModelError, match="list of sentences"):
+    with pytest.raises(ModelError, match="list of captions"):
         captions(tmp_path).encode(texts)
 
 

@@ -214,11 +214,11 @@ def test_any_size_works_and_the_table_is_resized_once():
     encoder = make(["DEM"])
     embedding = encoder.encoder_embeddings["untok_dem@224"]
     encoder(torch.randn(1, 1, 64, 160))
-    kept = embedding.positions(4, 10)
-    assert kept is embedding.positions(4, 10)
+    kept = embedding.position_table(4, 10)
+    assert kept is embedding.position_table(4, 10)
     for side in range(2, 14):
-        embedding.positions(side, side)
-    assert len(embedding._resized) <= 8
+        embedding.position_table(side, side)
+    assert len(embedding._resized_tables) <= 8
 
 
 def test_new_weights_drop_the_resized_tables():
@@ -293,7 +293,7 @@ def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
 
 def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
     raw = {"S2L2A": torch.full((1, 12, 32, 32), 900.0)}
-    assert torch.isfinite(make().features_unchecked(raw)[-1]).all()
+    assert torch.isfinite(make().forward_layers(raw)[-1]).all()
     assert torch.isfinite(make().train()(raw)).all()
     assert make([{"NEW": 1}])(torch.full((1, 1, 32, 32), 900.0)).shape == (1, 4, 32)
     assert make(["tok_sen2l2a@224"])(torch.full((1, 2, 2), 900)).shape == (1, 4, 32)

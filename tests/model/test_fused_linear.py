@@ -223,71 +223,7 @@ def test_an_optimised_model_is_frozen_and_keeps_its_keys():
 
 
 @fused_here
-@pytest.mark.parametrize(
-    ("kind", "limit"), [("fp32", 1e-6), pytest.param("bf16", 5e-3, marks=half_here)]
-)
-@pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
-def test_packed_weights_give_the_same(size, kind, limit):
-    made = [
-        model.optimise_for_inference(
-            model.backbone(size, ["DEM"], weights={"random": 0}), kind, packed=packed
-        )
-        for packed in (False, True)
-    ]
-    image = normal(2, 1, 32, 32)
-    wanted, got = (encoder(image) for encoder in made)
-    assert float((got - wanted).abs().max() / wanted.abs().max()) <= limit
-    with torch.no_grad(), Calls() as calls:
-        again = made[1](image)
-    assert calls.fused
-    assert float((again - wanted).abs().max() / wanted.abs().max()) <= limit
-    plain, packed = (encoder.state_dict() for encoder in made)
-    assert made[1].encoder[0].attn.qkv.weight.is_mkldnn
-    assert plain.keys() == packed.keys()
-    assert all(torch.equal(plain[name], packed[name]) for name in plain)
-
-
-@fused_here
-def test_a_packed_layer_can_be_watched_and_differentiated_through():
-    plain, made, x = layer(), layer(), normal(3, 64)
-    fused_linear.pack_linear(made)
-    seen = []
-    made.register_forward_hook(lambda _m, _x, out: seen.append(out))
-    with torch.no_grad():
-        got = fused_linear.linear(made, x)
-    assert torch.equal(seen[0], got)
-    torch.testing.assert_close(got, plain(x), rtol=0, atol=2e-6)
-    with torch.enable_grad():
-        leaf = x.clone().requires_grad_()
-        fused_linear.linear(made, leaf).sum().backward()
-    torch.testing.assert_close(leaf.grad, plain.weight.sum(0).expand(3, -1), rtol=1e-5, atol=1e-5)
-
-
-@half_here
-def test_packed_convolutions_give_the_same():
-    size = {"modality": "DEM", "dim": 32, "heads": 1, "depth": 1}
-    size |= {"unet": {"channels": 32, "multipliers": [1, 2], "attention": [2]}}
-    plain, packed = (
-        model.optimise_for_inference(
-            model.tokenizer(size, weights={"random": 0}), "bf16", packed=choice
-        )
-        for choice in (False, True)
-    )
-    noise, codes = normal(2, 1, 64, 64), plain.ids_to_codes(torch.arange(32).view(2, 4, 4))
-    with torch.no_grad(), Calls() as calls:
-        wanted, got = (made.denoise(noise, 500, codes) for made in (plain, packed))
-    assert any("_convolution_pointwise" in name for name in calls.names)
-    assert float((got - wanted).abs().max() / wanted.abs().max()) <= 2e-2
-    with torch.enable_grad():
-        dense = packed.denoise(noise, 500, codes).detach()
-    assert float((dense - wanted).abs().max() / wanted.abs().max()) <= 2e-2
-    before, after = plain.state_dict(), packed.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-@fused_here
-def test_a_packed_generator_gives_the_same():
+def test_an_optimised_generator_gives_the_same():
     given = {"S2L2A": normal(1, 12, 32, 32)}
     tokenizers = {"LULC": {"dim": 32, "heads": 1, "depth": 1}}
     made = [

@@ -176,9 +176,9 @@ def test_thinking_equals_the_oracle(name):
     with torch.inference_mode():
         found = encoder.features(given)
         last = encoder(given)
-        read = encoder.tokenize_inputs(given)
-        tokens, _ = encoder.embed(read)
-        thoughts = encoder.generate_missing(read, tokens, [0] * len(tokens))
+        values = encoder.tokenize_inputs(given)
+        tokens = encoder.embed(values)
+        thoughts = encoder.generate_missing(values, tokens, [0] * len(tokens))
     outputs = oracle.stored(TIM, name, "out")
     compared = 0
     for key, wanted in outputs.items():

@@ -98,12 +98,6 @@ def test_a_size_is_two_numbers_of_whole_patches(size):
             call({"Coords": torch.tensor([[0.0, 0.0]])}, size=size)
 
 
-@pytest.mark.parametrize("draws", [-1, 1.5, True, "2", None])
-def test_draws_are_counted(draws):
-    with pytest.raises(ModelError, match="whole number from 0"):
-        make().class_probabilities(rasters(), draws=draws, standardize=False)
-
-
 def test_the_order_of_the_names_changes_no_bit():
     built, given = make(), rasters(height=48)
     turned = dict(reversed(given.items()))

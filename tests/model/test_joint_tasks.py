@@ -163,8 +163,8 @@ def test_a_call_gives_one_answer_and_no_more(family):
         ({"task": "generate", "modality": ["NDVI", "NDVI"]}, "each once"),
         ({"task": []}, "known are"),
         ({"task": ["land_cover", "flood"]}, "flood"),
-        ({"task": ["land_cover", "embedding"], "checkpoint": "x.ckpt"}, "maps land cover"),
-        ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "maps"),
+        ({"task": ["land_cover", "embedding"], "checkpoint": "x.ckpt"}, "gives land cover only"),
+        ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "only"),
     ],
 )
 def test_what_does_not_go_together_is_refused(segmenter, asked, says):
@@ -241,7 +241,7 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
 
 def test_places_are_one_for_each_window(family):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    with pytest.raises(ModelError, match="2 places for 3 windows"):
+    with pytest.raises(ModelError, match="2 origins for 3 windows"):
         joint.predict(chips(), PLACES[:2])
 
 

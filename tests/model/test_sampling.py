@@ -122,7 +122,6 @@ def test_schedules_decide_everything_once(count, steps):
     [
         {"sampling": "greedy"},
         {"schedule": "roar"},
-        {"order": "raster"},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"top_p": 1.2},

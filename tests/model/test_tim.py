@@ -26,8 +26,9 @@ def rasters(names=("S1GRD", "DEM"), height=32, width=48, **options):
 
 
 def ids_of(encoder, given):
-    read = encoder.read(given)
-    return encoder.think(read, encoder.embed(read)[0], [0] * len(next(iter(given.values()))))
+    values = encoder.tokenize_inputs(given)
+    seeds = [0] * len(next(iter(given.values())))
+    return encoder.generate_missing(values, encoder.embed(values), seeds)
 
 
 def test_it_is_called_as_a_backbone_is():

@@ -161,11 +161,11 @@ def test_position_tables_may_be_absent_and_a_checkpoints_own_win():
 def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
     asked = []
 
-    def from_hub(name, revision=None):
+    def fetch_path(name, revision=None):
         asked.append((name, revision))
         raise WeightsError("no network")
 
-    monkeypatch.setattr(loading, "from_hub", from_hub)
+    monkeypatch.setattr(loading, "fetch_path", fetch_path)
     for source in ({**MICRO, "modality": "S1RTC", "unet": UNET}, {**MICRO, "modality": "LULC"}):
         with pytest.raises(WeightsError, match="no network"):
             model.tokenizer(source, weights="hub", revision="abc")

@@ -107,7 +107,7 @@ def test_an_unknown_name_is_told_all_known_ones():
 
 def test_looking_needs_no_torch():
     code = (
-        f"from model.weights import hub; hub.find_official_file({BASE!r}); "
+        f"from model.weights import hub; hub.get_official_file({BASE!r}); "
         "import sys; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -363,11 +363,11 @@ import json, sys
 from huggingface_hub import errors, try_to_load_from_cache
 from model.weights import hub
 from model.errors import WeightsError
-known = {name: [kind.__name__ for kind in getattr(errors, name).__mro__] for name in hub._REMEDY}
-wanted = hub.HUB["terramind_v1_base"]
+known = {name: [kind.__name__ for kind in getattr(errors, name).__mro__] for name in hub._REMEDIES}
+wanted = hub.OFFICIAL_FILES["terramind_v1_base"]
 found = try_to_load_from_cache(wanted.repo, wanted.file)
 try:
-    hub.from_hub("terramind_v1_tokenizer_lulc")
+    hub.fetch_path("terramind_v1_tokenizer_lulc")
 except WeightsError as error:
     told = str(error)
 print(json.dumps({"known": known, "found": found, "told": told}))
@@ -401,7 +401,7 @@ def test_the_real_library_agrees_about_its_cache_and_its_errors(online):
         ("RevisionNotFoundError", "no such revision"),
         ("EntryNotFoundError", "no such file at this revision"),
         ("LocalEntryNotFoundError", "cannot be reached from here; LocalEntryNotFoundError: no"),
-        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE forbids to ask; OfflineModeIsEnabled: no"),
+        ("OfflineModeIsEnabled", "HF_HUB_OFFLINE forbids requests; OfflineModeIsEnabled: no"),
         ("ProxyError", "(ProxyError: no route to host)"),
     ],
 )

@@ -244,13 +244,11 @@ def test_a_lightning_file_is_read_whole(tmp_path, encoder):
 
 MEMORY = """
 import resource, sys
-from model import layers, weights
-from model.files import checkpoint
-from model.files import initial
+from model.weights import loading
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-weights.read(sys.argv[2])
+loading.read_state_dict(sys.argv[2])
 before = peak()
-state = weights.read(sys.argv[1])
+state = loading.read_state_dict(sys.argv[1])
 print(peak() - before, sum(value.nbytes for value in state.values()))
 """
 

@@ -20,6 +20,7 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
+from catalogs.sensors import DN, POWER, SENSORS
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
@@ -88,7 +89,7 @@ def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):
     stack = cube.load(_scenes(tmp_path), ["B02"], GRID, stored=True)
-    for unit in units.UNIT_BY_MODALITY.values():
+    for unit in {sensor.unit for sensor in SENSORS.values()}:
         with pytest.raises(InvalidInputError):
             units.check_unit(stack, unit)
 
@@ -205,7 +206,7 @@ def test_coordinates_state_what_is_known_of_each_scene(tmp_path):
     assert np.array_equal(array.cloud_cover, [3.5, np.nan, np.nan], equal_nan=True)
     assert array.band.values.tolist() == ["B02"]
     assert "scale" not in array.coords
-    assert array.attrs["units"] == units.DN
+    assert array.attrs["units"] == DN
     assert math.isnan(array.rio.nodata)
 
 
@@ -263,7 +264,7 @@ def test_power_and_heights_are_physical_and_heights_have_no_time(tmp_path):
     array = cube.load([radar], ["VV", "VH"], GRID).compute(scheduler="synchronous")
     assert np.allclose(array.sel(band="VV"), 0.1)
     assert np.isnan(array.sel(band="VH")).all()
-    assert array.attrs["units"] == units.POWER
+    assert array.attrs["units"] == POWER
     path = worlds.raster(tmp_path / "DEM.tif", values * -50)
     terrain = worlds.scene("D", "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
     terrain = dataclasses.replace(terrain, datetime=None)

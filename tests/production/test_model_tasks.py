@@ -19,12 +19,13 @@ from rio_cogeo import cog_validate
 import model
 from catalogs import demo as country
 from catalogs import legend as land_cover_legend
+from catalogs.sensors import SENTINEL_2
 from flows.cli import summary
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import planning, product
+from flows.orchestration import launch
+from flows.run import planning, plans, verify
 from model.terramind import modalities
-from model.terratorch import segmentation
 from model.weights import loading
 from pipeline.compositing import stream
 from pipeline.plan import layers
@@ -32,7 +33,7 @@ from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
 from pipeline.storage import receipt
-from tests.support import stac
+from tests.support import lightning, stac
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -100,7 +101,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = segmentation.build_model(
+    tuned = lightning.build_model(
         SIZE,
         list(INPUTS),
         3,
@@ -146,7 +147,9 @@ def write(home, land, kind, **changes):
 
 
 def run(job):
-    return product.run(job, allow_partial=False, max_cost=None, progress=NullProgress())
+    return launch.run_file(
+        job, allow_partial=False, max_cost=None, progress=NullProgress()
+    ).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
             stored = cube(result, factor)[path.stem].values
             values = file.read() if stored.ndim == 3 else file.read(1)
             assert np.array_equal(stored, values, equal_nan=layer.dtype == "float32")
-    assert product.verify(Path(result["item"]), NullProgress())["ok"]
+    assert verify.verify(Path(result["item"]), NullProgress()).ok
 
 
 @pytest.mark.parametrize("kind", ["land_cover", "embedding", "generate"])
@@ -238,9 +241,9 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_says_what_a_task_takes(home, land, kind):
     schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
-    told = product.plan(
+    told = plans.make_plan(
         jobs.load(write(home, land, kind, name="planned")), NullProgress(), home / "plan.json"
-    )
+    ).to_dict()
     jsonschema.validate(told, schema)
     assert told["tiles"]["new"] == told["tiles"]["total"] > 1
     assert told["peak_memory_bytes"] > 0
@@ -362,7 +365,7 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     assert ("composite_S2L2A" in data) == composites
     used = np.unique(data["inputs_used"].values)
     assert used.any()
-    assert not (used & layers.S2_BIT).any()
+    assert not (used & SENTINEL_2.bit).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
     assert "left out of its inputs" in text

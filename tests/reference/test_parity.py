@@ -201,5 +201,5 @@ def test_tokenizer_in_half_precision(tokenizers, near):
     if ours.modality == "LULC":
         near(half.decode(ids), ours.decode(ids), HALF)
         return
-    codes, noise = ours.codes(ids), published.normal(raster.shape, seed=3)
+    codes, noise = ours.ids_to_codes(ids), published.normal(raster.shape, seed=3)
     near(half.denoise(noise, 400, codes), ours.denoise(noise, 400, codes), HALF)

@@ -1,1 +1,1 @@
-"""Generate other modalities: token sampling, diffusion, thinking in modalities."""
+"""Generation of modalities: sampling of tokens, decoding to rasters, Thinking in Modalities."""

@@ -1,82 +1,49 @@
-"""Land cover over the whole distribution of its tokens, where a single token map knows one answer.
+"""Class probabilities of land cover over the whole distribution of its tokens.
 
-Wanted is the mean of softmax(scores(tokens)) over all token maps, each weighted by its probability;
-positions are independent given the inputs, as the model decodes them in one step. The scores depend
-on all tokens together, so that the mean has no closed form.
-
-    mean code   the decoder, once, at the mean of the codes
-    draws       the average over token maps that are spread evenly through the distribution
+A single token map gives one of many possible maps. The expected probabilities are the mean of
+softmax(scores(tokens)) over all token maps, each weighted by its probability. The scores depend on
+all tokens together, so that this mean has no closed form; it is approximated by one pass of the
+tokenizer's decoder at the mean of the codes. That is exact where the model is sure of a token, and
+smooth between tokens whose codes are close. Where two distant tokens are equally likely, the
+decoder sees a code between them, which may stand for neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from torch import Tensor
 
-from model.terramind.generation.sampling import SamplingStrategy, draw_uniforms, filter_logits
+from model.terramind.generation.sampling import SamplingStrategy, filter_logits
 from model.terramind.tokenizers.tokenizer import Tokenizer
 
 
-def expected_classes(
-    tokenizer: Tokenizer,
-    logits: Tensor,
-    grid: tuple[int, int],
-    strategy: SamplingStrategy,
-    seeds: Sequence[int],
-    draws: int,
+def compute_class_probabilities(
+    tokenizer: Tokenizer, logits: Tensor, grid: tuple[int, int], strategy: SamplingStrategy
 ) -> Tensor:
-    """Return class probabilities (B, 10, H, W), float32, for logits (B, h * w, V).
+    """Return class probabilities (B, 10, 16 * h, 16 * w), float32, at the mean code.
 
     Args:
         tokenizer: of land cover, with its decoder.
-        logits: of one parallel step.
+        logits: of one decoding step, (B, h * w, V).
         grid: h and w.
         strategy: temperature and filters of the distribution.
-        seeds: one for each sample.
-        draws: the number of token maps, or 0 for the mean code.
     """
-    if not draws:
-        codes = compute_mean_codes(tokenizer, logits, strategy).transpose(1, 2)
-        return tokenizer.class_logits(codes.reshape(*codes.shape[:2], *grid)).float().softmax(dim=1)
-    total = torch.zeros((), device=logits.device)
-    for ids in draw_stratified(logits, strategy, seeds, draws):
-        total = total + tokenizer.decode(ids.view(-1, *grid)).float().softmax(dim=1)
-    return total / draws
+    codes = compute_mean_codes(tokenizer, logits, strategy).transpose(1, 2)  # (B, 5, h * w)
+    scores = tokenizer.class_logits(codes.reshape(*codes.shape[:2], *grid))
+    return scores.float().softmax(dim=1)
 
 
 def compute_mean_codes(tokenizer: Tokenizer, logits: Tensor, strategy: SamplingStrategy) -> Tensor:
-    """Return the mean of the codes (B, N, 5) under the distribution of logits (B, N, V).
+    """Return the mean of the codes, (B, N, 5), under the distribution of logits (B, N, V).
 
-    The codes enter the tokenizer's decoder through a linear map, so that the decoder sees the mean
-    of its inputs; what it answers is the first-order value of the mean of its answers.
+    The decoder's first layer is linear in the codes, so that it sees the mean of its inputs; the
+    result is the first-order approximation of the mean of its outputs.
     """
     vocabulary = logits.shape[2]
     ids = torch.arange(vocabulary, device=logits.device).view(1, 1, -1)
-    codes = tokenizer.ids_to_codes(ids)[0, :, 0].T
-    # ^ (V, 5)
+    codes = tokenizer.ids_to_codes(ids)[0, :, 0].T  # (V, 5)
     if not strategy.is_stochastic:
         return codes[logits.argmax(dim=2)]
-    kept = filter_logits(logits.float().flatten(0, 1), strategy.top_k, strategy.top_p)
-    share = (kept / strategy.temperature).softmax(dim=1)
-    return (share @ codes).view(*logits.shape[:2], -1)
-
-
-def draw_stratified(
-    logits: Tensor, strategy: SamplingStrategy, seeds: Sequence[int], count: int
-) -> Iterator[Tensor]:
-    """Yield token maps (B, N) that together cover the distribution evenly at each position.
-
-    A Latin hypercube (McKay et al. 1979): each position's quantiles are cut into `count` strata,
-    and each map gets one number from each position's own shuffled strata. The average over the
-    maps is unbiased for every count, with less noise than that of independent draws.
-    """
-    batch, positions, _ = logits.shape
-    within, shuffle = (
-        draw_uniforms(seeds, positions * count, f"expected {part}").view(batch, positions, count)
-        for part in ("draws", "strata")
-    )
-    lots = (shuffle.argsort(dim=2) + within) / count
-    for index in range(count):
-        yield strategy.choose_ids(logits, lots[:, :, index])
+    filtered = filter_logits(logits.float().flatten(0, 1), strategy.top_k, strategy.top_p)
+    probabilities = (filtered / strategy.temperature).softmax(dim=1)  # (B * N, V)
+    return (probabilities @ codes).view(*logits.shape[:2], -1)

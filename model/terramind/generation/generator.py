@@ -1,11 +1,11 @@
-"""Any to any: what other sensors, or a map, would have shown, from what is there.
+"""Generate modalities from other ones.
 
-    rasters -> encoder -> decoder -> token ids of each output -> its tokenizer -> a raster
+    rasters -> encoder -> decoder -> token ids of each output -> its tokenizer -> raster
 
-Notable: nothing is random unless asked for, and then a sample's answer depends on its own seed.
-Samples go through in chunks of one fixed size, the last one filled up, because the bits of a matrix
-product can depend on the number of its rows: a window gives the same bits alone, in any batch and
-at any place in it. The inputs are never modified.
+Nothing is random unless requested; then the outputs of a sample depend on its own seed. Samples are
+computed in chunks of one fixed size, the last one filled up, because the bits of a matrix product
+can depend on its number of rows: a window has the same bits alone and in any batch. The inputs are
+never modified.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from torch import Tensor
 
 from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
+from model.terramind.declarations import resolve_modality_keys, resolve_output_keys
 from model.terramind.decoder import EmbeddedInputs, EncoderDecoder, PatchGrid
-from model.terramind.embeddings import Tokenizers, check_shape, resolve_modality_keys
-from model.terramind.generation import detokenize
-from model.terramind.generation.detokenize import DiffusionOptions
-from model.terramind.generation.expected_classes import expected_classes
+from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.request import (
+    DiffusionOptions,
     GenerationRequest,
     GeneratorSpec,
     Inputs,
-    resolve_output_keys,
 )
-from model.terramind.generation.sampler import Sampler, is_sequence_key
+from model.terramind.generation.sampler import Sampler
 from model.terramind.generation.sampling import (
-    PositionOrder,
     SamplingMode,
     SamplingStrategy,
     Seeds,
     StepSchedule,
 )
 from model.terramind.generation.standardise import BoaOffset, Scaling
-from model.terramind.layers import CheckpointModule
-from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
+from model.terramind.keys import GeneratorKeys
+from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, is_sequence_key
+from model.terramind.tokenizers.collection import Tokenizers
 
 CHUNK_SIZES = {"cpu": 1, "cuda": 8}
-"""Samples at a time: one fills a CPU's caches, a GPU wants more to do."""
+"""Samples per chunk by kind of device: one fills a CPU's caches, a GPU needs more work."""
 
 
-class Generator(CheckpointModule):
-    """An encoder-decoder with the halves of the tokenizers that it needs."""
+class Generator(GeneratorKeys):
+    """An encoder-decoder with the tokenizers of its inputs and outputs."""
+
+    tokenizer: Tokenizers
 
     def __init__(
         self,
@@ -60,20 +60,21 @@ class Generator(CheckpointModule):
         boa_offset: BoaOffset = 0.0,
     ) -> None:
         super().__init__()
-        if any(not isinstance(entry, str) for entry in inputs):
+        if any(not isinstance(name, str) for name in inputs):
             raise ModelError("a generator takes known modalities only, by name")
         self.spec = GeneratorSpec(
             input_keys=resolve_modality_keys(inputs), output_keys=resolve_output_keys(outputs)
         )
         targets = list(self.spec.output_keys.values())
-        fed = targets[: None if embed_last else -1] if chained else []
-        known = [*inputs, *(key for key in fed if key not in self.spec.input_keys.values())]
-        model = EncoderDecoder(architecture, known, targets, image_size=image_size)
-        self.sampler = Sampler(model)
+        fed_back = targets[: None if embed_last else -1] if chained else []
+        encoded = [*inputs, *(key for key in fed_back if key not in self.spec.input_keys.values())]
+        self.sampler = Sampler(
+            EncoderDecoder(architecture, encoded, targets, image_size=image_size)
+        )
         self.tokenizer = Tokenizers() if tokenizers is None else tokenizers
         self.scaling = Scaling.from_offset(boa_offset)
         self.chunk_size: int | None = None
-        # ^ samples at a time; None = as CHUNK says
+        # ^ samples per chunk; None = that of CHUNK_SIZES for the device
 
     @property
     def model(self) -> EncoderDecoder:
@@ -90,7 +91,6 @@ class Generator(CheckpointModule):
         sampling: SamplingMode = "argmax",
         decoding_steps: int = 1,
         schedule: StepSchedule = "linear",
-        order: PositionOrder = "random",
         temperature: float = 1.0,
         top_k: float = 0,
         top_p: float = 0.8,
@@ -102,33 +102,32 @@ class Generator(CheckpointModule):
         boa_offset: BoaOffset | None = None,
         size: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
-        """Return what was asked for, by the names it was asked with.
+        """Return the outputs, by the names they are requested with.
 
-        Image modalities are (B, C, H, W) float32 in their own unit, or standardised where the
-        inputs are; LULC is (B, 10, H, W) class scores (logits, whose softmax is the probability
-        *given* the chosen tokens; `expected` is over all tokens); Coords is (B, 2) degrees lon,
-        lat, NaN where the model's words are no place.
+        Images are (B, C, H, W) float32 in their own unit, or standardised where the inputs are.
+        LULC is (B, 10, H, W) class scores: logits, whose softmax is the probability given the
+        chosen tokens (`class_probabilities` is over all tokens). Coords is (B, 2) degrees lon, lat;
+        NaN where the generated tokens are not a place.
 
         Args:
-            inputs: rasters (B, C, H, W) by name, sides multiples of 16, and of 32 where an output
-                is made by diffusion (all but LULC and Coords); any of the declared may be absent.
-                LULC also (B, H, W) or (B, 1, H, W) class indices; Coords degrees (B, 2) lon, lat.
-            outputs: some of the declared outputs, in the order in which they are made.
+            inputs: rasters (B, C, H, W) by name, any of the declared ones; sides are multiples of
+                16, and of 32 where an output is made by diffusion (all but LULC and Coords). LULC
+                also as class indices (B, H, W) or (B, 1, H, W); Coords as degrees (B, 2) lon, lat.
+            outputs: some of the declared outputs, in the order in which they are generated.
             seed: of tokens, orders and noise; one for all samples, or one for each.
-            sampling: the likeliest tokens, or tokens drawn from their distribution.
-            decoding_steps: 1 decides all positions at once; see `model.terramind.generation.sampler`.
-            schedule: how many positions each of several steps decides.
-            order: which positions come first.
-            temperature: see `model.terramind.generation.sampling.SamplingStrategy`.
-            top_k: see `model.terramind.generation.sampling.SamplingStrategy`.
-            top_p: see `model.terramind.generation.sampling.SamplingStrategy`.
+            sampling: argmax takes the likeliest tokens, sample draws from their distribution.
+            decoding_steps: 1 decodes all positions at once; see `generation.sampler`.
+            schedule: how many positions each of several steps decodes.
+            temperature: see `SamplingStrategy`.
+            top_k: see `SamplingStrategy`.
+            top_p: see `SamplingStrategy`.
             chained: whether an output is an input of those after it.
             timesteps: steps of the diffusion.
             clamp: see `Tokenizer.decode`.
-            noise: where the diffusion starts, (B, C, H, W) by output; else drawn by the seed.
-            standardize: whether the inputs are in their own units and the outputs shall be.
+            noise: start of the diffusion, (B, C, H, W), by output; else drawn from the seed.
+            standardize: whether the inputs are in their own units, and the outputs shall be.
             boa_offset: DN that Sentinel-2 values carry (1000 since baseline 04.00 where it was not
-                taken off), in inputs and outputs; None = as the generator was built.
+                removed), in inputs and outputs; None = as the generator was built.
             size: (H, W) of the outputs where no input is a raster; default 224 x 224.
 
         Raises:
@@ -142,11 +141,10 @@ class Generator(CheckpointModule):
             top_p=top_p,
             decoding_steps=decoding_steps,
             schedule=schedule,
-            order=order,
             chained=chained,
         )
         scaling = self.scaling if boa_offset is None else Scaling.from_offset(boa_offset)
-        asked = self._make_request(
+        request = self._make_request(
             inputs,
             self.spec.resolve_outputs(outputs),
             seed,
@@ -154,18 +152,17 @@ class Generator(CheckpointModule):
             size=size,
         )
         diffusion = DiffusionOptions(timesteps=timesteps, clamp=clamp, noise=noise or {})
-        detokenize.check_request(self.tokenizer, asked, diffusion)
-        found: list[dict[str, Tensor]] = []
-        for rows, kept in asked.iter_chunks(self._resolve_chunk_size()):
-            ids = self._sample_ids(asked, rows, strategy)
-            made = {
-                name: detokenize.decode_output(
-                    self.tokenizer, asked, name, ids[name], rows, diffusion
-                )
-                for name in asked.output_keys
-            }
-            found.append({name: value[:kept] for name, value in made.items()})
-        return {name: torch.cat([part[name] for part in found]) for name in asked.output_keys}
+        request.check_decoding(self.tokenizer, diffusion)
+        chunks: list[dict[str, Tensor]] = []
+        for rows, count in request.iter_chunks(self._resolve_chunk_size()):
+            ids = self._sample_ids(request, rows, strategy)
+            chunks.append(
+                {
+                    name: self._decode(request, name, ids[name], rows, diffusion)[:count]
+                    for name in request.output_keys
+                }
+            )
+        return {name: torch.cat([part[name] for part in chunks]) for name in request.output_keys}
 
     @torch.no_grad()
     def generate_tokens(
@@ -178,19 +175,19 @@ class Generator(CheckpointModule):
         standardize: bool = False,
         size: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the ids of the outputs, (B, h, w), or (B, 3) for Coords; see `generate`.
+        """Return the token ids of the outputs, (B, h, w), or (B, 3) for Coords; see `generate`.
 
-        As for `context`, the inputs are standardised already, unless told otherwise.
+        As for `encode_inputs`, the inputs are standardised unless `standardize` is true.
         """
         scaling = self.scaling if standardize else None
-        asked = self._make_request(
+        request = self._make_request(
             inputs, self.spec.resolve_outputs(outputs), seed, scaling, size=size
         )
-        found = [
-            {name: ids[:kept] for name, ids in self._sample_ids(asked, rows, strategy).items()}
-            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
+        chunks = [
+            {name: ids[:count] for name, ids in self._sample_ids(request, rows, strategy).items()}
+            for rows, count in request.iter_chunks(self._resolve_chunk_size())
         ]
-        return {name: torch.cat([part[name] for part in found]) for name in asked.output_keys}
+        return {name: torch.cat([part[name] for part in chunks]) for name in request.output_keys}
 
     @torch.no_grad()
     def encode_inputs(
@@ -200,20 +197,20 @@ class Generator(CheckpointModule):
         *,
         standardize: bool = False,
     ) -> Tensor:
-        """Return what the encoder made of the inputs, (B, M, D), normed, inputs as declared.
+        """Return the encoder's output (B, M, D), normalised, inputs in the declared order.
 
         Args:
-            inputs: standardised, as a backbone takes them, unless `standardize`.
-            tokens: ids of outputs that are there already, (B, h, w), appended in their order.
+            inputs: standardised, as for a backbone, unless `standardize` is true.
+            tokens: ids (B, h, w) of outputs that exist already, appended in their order.
             standardize: see `generate`.
         """
         scaling = self.scaling if standardize else None
-        asked = self._make_request(inputs, {}, 0, scaling, tokens)
-        parts = [
-            self.model.encode_context(self._embed_rows(asked, rows)).encoded[:kept]
-            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
+        request = self._make_request(inputs, {}, 0, scaling, tokens)
+        chunks = [
+            self.model.encode_context(self._embed_rows(request, rows)).encoded[:count]
+            for rows, count in request.iter_chunks(self._resolve_chunk_size())
         ]
-        return torch.cat(parts)
+        return torch.cat(chunks)
 
     @torch.no_grad()
     def token_logits(
@@ -224,23 +221,22 @@ class Generator(CheckpointModule):
         *,
         standardize: bool = False,
     ) -> Tensor:
-        """Return the logits (B, h * w, V) of an output's tokens, asked for all at once.
+        """Return the logits (B, h * w, V) of an output's tokens, all positions decoded at once.
 
         Args:
-            inputs: as for `context`.
-            modality: an output on the grid; the words of Coords come one after the other.
-            tokens: ids of outputs that are there already, as for `context`.
+            inputs: as for `encode_inputs`.
+            modality: an output on the grid; those of Coords follow each other.
+            tokens: ids of outputs that exist already, as for `encode_inputs`.
             standardize: see `generate`.
         """
         scaling = self.scaling if standardize else None
-        asked = self._make_request(
-            inputs, self.spec.resolve_outputs([modality]), 0, scaling, tokens
-        )
-        parts = [
-            self._logits(asked, rows)[0][:kept]
-            for rows, kept in asked.iter_chunks(self._resolve_chunk_size())
+        outputs = self.spec.resolve_outputs([modality])
+        request = self._make_request(inputs, outputs, 0, scaling, tokens)
+        chunks = [
+            self._logits(request, rows)[0][:count]
+            for rows, count in request.iter_chunks(self._resolve_chunk_size())
         ]
-        return torch.cat(parts)
+        return torch.cat(chunks)
 
     @torch.no_grad()
     def class_probabilities(
@@ -248,8 +244,6 @@ class Generator(CheckpointModule):
         inputs: Inputs,
         modality: str = "LULC",
         *,
-        draws: int = 0,
-        seed: Seeds = 0,
         temperature: float = 1.0,
         top_k: float = 0,
         top_p: float = 0.0,
@@ -257,66 +251,34 @@ class Generator(CheckpointModule):
     ) -> Tensor:
         """Return class probabilities (B, 10, H, W) over the distribution of the tokens.
 
-        The tokens' distribution is that of one parallel step; see `model.terramind.generation.expected_classes`.
-
-        `draws=0`, one pass: the decoder at the mean code. Exact where the model is sure of a token,
-        smooth between tokens whose codes lie near each other; where two far ones are equally
-        likely, the decoder sees a code between them, which may mean neither.
-
-        `draws=n`, n passes of the tokenizer's decoder: the average over n token maps. Unbiased, and
-        the better the more; 8 to 16 make a good map.
+        All positions are decoded at once, and the tokenizer's decoder runs once, at the mean code;
+        see `model.terramind.generation.expected_classes`.
 
         Args:
-            inputs: as for `generate`, in their own units unless told otherwise.
+            inputs: as for `generate`, in their own units unless `standardize` is false.
             modality: LULC, the one output that has classes.
-            draws: 0 for the mean code, or the number of token maps.
-            seed: of the draws; one for all samples, or one for each.
-            temperature: of the distribution; 0 leaves the likeliest tokens alone.
-            top_k: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
-            top_p: see `model.terramind.generation.sampling.SamplingStrategy`; off by default.
+            temperature: of the distribution; 0 leaves the likeliest tokens only.
+            top_k: see `SamplingStrategy`; off by default.
+            top_p: see `SamplingStrategy`; off by default.
             standardize: see `generate`.
 
         Raises:
-            ModelError: as for `generate`; an output without classes, or no number of draws.
+            ModelError: as for `generate`; an output without classes.
         """
         strategy = SamplingStrategy(
             sampling="sample", temperature=temperature, top_k=top_k, top_p=top_p
         )
-        wanted, scaling = (
-            self.spec.resolve_outputs([modality]),
-            self.scaling if standardize else None,
-        )
-        asked = self._make_request(inputs, wanted, seed, scaling)
-        tokenizer = detokenize.get_decoder(self.tokenizer, modality, asked.output_keys[modality])
-        counted = isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0
-        if not tokenizer.config.has_classes or not counted:
-            raise ModelError(
-                f"{modality}, draws={draws!r}: LULC, and a whole number from 0 on, expected"
-            )
-        parts: list[Tensor] = []
-        for rows, kept in asked.iter_chunks(self._resolve_chunk_size()):
-            logits, grid = self._logits(asked, rows)
-            own = [asked.seeds[row] for row in rows]
-            parts.append(expected_classes(tokenizer, logits, grid, strategy, own, draws)[:kept])
-        return torch.cat(parts)
-
-    def checkpoint_parts(self) -> dict[str, CheckpointModule]:
-        """Return the encoder-decoder and the tokenizers."""
-        return {"sampler.model.": self.model, **self.tokenizer.checkpoint_parts("tokenizer.")}
-
-    def is_ignored_key(self, key: str) -> bool:
-        """Tell a key of a modality, of a tokenizer or of half of one, that is not here."""
-        ours = key.startswith(tuple(self.checkpoint_parts()))
-        return super().is_ignored_key(key) if ours else key.startswith("tokenizer.")
-
-    def convert_state_dict(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a checkpoint's tensors in this layout, also from the plain official one."""
-        if not any(key.startswith("sampler.") for key in tensors):
-            tensors = {
-                key if key.startswith("tokenizer.") else f"sampler.model.{key}": value
-                for key, value in tensors.items()
-            }
-        return super().convert_state_dict(self.tokenizer.add_missing_tensors(tensors, "tokenizer."))
+        outputs = self.spec.resolve_outputs([modality])
+        scaling = self.scaling if standardize else None
+        request = self._make_request(inputs, outputs, 0, scaling)
+        tokenizer = self.tokenizer.get_decoder(modality, outputs[modality])
+        if not tokenizer.config.has_classes:
+            raise ModelError(f"{modality} has no classes: LULC expected")
+        chunks: list[Tensor] = []
+        for rows, count in request.iter_chunks(self._resolve_chunk_size()):
+            logits, grid = self._logits(request, rows)
+            chunks.append(compute_class_probabilities(tokenizer, logits, grid, strategy)[:count])
+        return torch.cat(chunks)
 
     def _make_request(
         self,
@@ -327,29 +289,31 @@ class Generator(CheckpointModule):
         tokens: Inputs | None = None,
         size: tuple[int, int] | None = None,
     ) -> GenerationRequest:
-        asked = self.spec.make_request(inputs, outputs, seed, scaling, tokens, size)
-        for name, value in asked.raster_inputs().items():
-            check_shape(name, self.model.embedding(name), value)
-        return asked
+        request = self.spec.make_request(inputs, outputs, seed, scaling, tokens, size)
+        for name, value in request.input_tensors.items():
+            if not self.tokenizer.takes_raw(request.input_keys[name], value):
+                self.model.embedding(name).check_input(name, value)
+        return request
 
     def _resolve_chunk_size(self) -> int:
         return self.chunk_size or CHUNK_SIZES.get(self.model.mask_token.device.type, 1)
 
     def _embed_rows(self, request: GenerationRequest, rows: list[int]) -> EmbeddedInputs:
+        """Standardise, tokenise and embed the inputs of some samples."""
         device = self.model.mask_token.device
-        given: dict[str, Tensor] = {}
-        for name, value in request.input_tensors.items():
-            key, part = request.input_keys[name], value[rows].to(device)
+        values: dict[str, Tensor] = {}
+        for name, tensor in request.input_tensors.items():
+            key, value = request.input_keys[name], tensor[rows].to(device)
             if request.scaling is not None:
-                part = request.scaling.standardise(key, part, self.model.band_names(name))
-            given[name] = self.tokenizer.tokenize(name, key, part)
-        laid = self.model.embed_inputs(given)
-        for key, ids in request.tokens.items():
-            square = ids[rows].to(device)
-            if laid.grid and not is_sequence_key(key):
-                square = square.reshape(len(rows), *laid.grid)
-            laid = self.model.append_tokens(laid, key, square)
-        return laid
+                value = request.scaling.standardise(key, value, self.model.band_names(name))
+            values[name] = self.tokenizer.tokenize(name, key, value)
+        embedded = self.model.embed_inputs(values)
+        for key, tensor in request.tokens.items():
+            ids = tensor[rows].to(device)
+            if embedded.grid and not is_sequence_key(key):
+                ids = ids.reshape(len(rows), *embedded.grid)
+            embedded = self.model.append_tokens(embedded, key, ids)
+        return embedded
 
     def _resolve_grid(self, request: GenerationRequest, embedded: EmbeddedInputs) -> PatchGrid:
         side = IMAGE_SIZE // PATCH_SIZE
@@ -358,18 +322,46 @@ class Generator(CheckpointModule):
     def _sample_ids(
         self, request: GenerationRequest, rows: list[int], strategy: SamplingStrategy | None
     ) -> dict[str, Tensor]:
-        laid = self._embed_rows(request, rows)
-        seeds = [request.seeds[row] for row in rows]
-        keys, grid = list(request.output_keys.values()), self._resolve_grid(request, laid)
-        ids = self.sampler.sample_tokens(laid, keys, strategy or SamplingStrategy(), seeds, grid)
+        embedded = self._embed_rows(request, rows)
+        ids = self.sampler.sample_tokens(
+            embedded,
+            list(request.output_keys.values()),
+            strategy or SamplingStrategy(),
+            [request.seeds[row] for row in rows],
+            self._resolve_grid(request, embedded),
+        )
         return {name: ids[key] for name, key in request.output_keys.items()}
 
     def _logits(self, request: GenerationRequest, rows: list[int]) -> tuple[Tensor, PatchGrid]:
         (key,) = request.output_keys.values()
         if is_sequence_key(key):
             raise ModelError(
-                f"{join_names(request.output_keys)} has no positions on the grid: use generate"
+                f"{join_names(request.output_keys)} has no positions on the grid: call `generate`"
             )
-        laid = self._embed_rows(request, rows)
-        grid = self._resolve_grid(request, laid)
-        return self.model.logits(self.model.encode_context(laid), [key], grid)[0].float(), grid
+        embedded = self._embed_rows(request, rows)
+        grid = self._resolve_grid(request, embedded)
+        context = self.model.encode_context(embedded)
+        return self.model.logits(context, [key], grid)[0].float(), grid
+
+    def _decode(
+        self,
+        request: GenerationRequest,
+        name: str,
+        ids: Tensor,
+        rows: list[int],
+        diffusion: DiffusionOptions,
+    ) -> Tensor:
+        """Return an output for the ids of some samples: (B, C, H, W) float32, or degrees (B, 2)."""
+        key = request.output_keys[name]
+        if is_sequence_key(key):
+            return self.tokenizer.get_coords_tokenizer(name).decode(ids).to(ids.device)
+        noise = diffusion.noise.get(name)
+        values = self.tokenizer.get_decoder(name, key).decode(
+            ids,
+            noise=None if noise is None else noise[rows],
+            timesteps=diffusion.timesteps,
+            clamp=diffusion.clamp,
+            seed=[request.seeds[row] for row in rows],
+        )
+        scaling = request.scaling
+        return values.float() if scaling is None else scaling.restore_units(key, values.float())

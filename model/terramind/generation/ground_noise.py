@@ -1,11 +1,11 @@
-"""Noise that belongs to the ground: at a pixel the same, whichever window looks at it.
+"""Noise of the ground: the same at a pixel for every window that covers it.
 
-Diffusion starts from noise, and what it makes depends on it. Where each window draws its own,
-neighbours that overlap make two pictures of the same ground, and a seam between them. Here a number
-is a function of its seed, modality, channel, row and column, and of nothing else: the coordinates
-are hashed by the finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, in
-Stafford's variant 13), as counter-based generators do (Salmon et al. 2011,
-doi:10.1145/2063384.2063405), and the hash becomes a quantile of the normal distribution.
+Diffusion starts from noise, and its result depends on it. If each window drew its own, windows that
+overlap would get different images of the same ground, with a seam between them. Here a number
+depends on seed, modality, channel, row and column only: the coordinates are hashed with the
+finaliser of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195, in Stafford's variant 13),
+as in counter-based generators (Salmon et al. 2011, doi:10.1145/2063384.2063405), and the hash
+becomes a quantile of the normal distribution.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 _ROW_FACTOR, _COLUMN_FACTOR = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
-# ^ odd, so that no two coordinates become one: the golden ratio, and that of the plane
+# ^ odd, so that distinct coordinates stay distinct: the golden ratio, and that of the plane
 _MIX_FACTOR_1, _MIX_FACTOR_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _FRACTION_BITS = 53
-# ^ of a float64's fraction
+# ^ of a float64
 
 
 def make_noise(
@@ -31,17 +31,17 @@ def make_noise(
     origins: Sequence[tuple[int, int]],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return standard normal noise (B, C, H, W), float32, of windows on the ground.
+    """Return standard normal noise (B, C, H, W), float32, for windows on the ground.
 
     Args:
-        seed: another one is another field, as is another modality or channel.
-        modality: what is generated.
+        seed: of the noise; another seed, modality or channel gives other numbers.
+        modality: name of the modality that is generated.
         channels: C.
         size: H and W, px.
-        origins: row and column of each window's first pixel, from the origin of the CRS; negative
-            ones too.
-        device: where it is made. The hash is the same everywhere; on another kind of device the
-            last bit of a number may differ.
+        origins: row and column of each window's first pixel, counted from the origin of the CRS;
+            they may be negative.
+        device: where the noise is computed. The hash is the same everywhere; on another kind of
+            device the last bit of a number may differ.
     """
     first = torch.tensor(origins, dtype=torch.int64, device=device).view(-1, 2)
     rows, columns = (
@@ -49,15 +49,15 @@ def make_noise(
         for axis, factor in ((0, _ROW_FACTOR), (1, _COLUMN_FACTOR))
     )
     # ^ (B, H) and (B, W)
-    every = [
-        _normal_channel(_hash_channel(seed, modality, each), rows, columns)
-        for each in range(channels)
+    noise = [
+        _normal_channel(_hash_channel(seed, modality, channel), rows, columns)
+        for channel in range(channels)
     ]
-    return torch.stack(every, dim=1)
+    return torch.stack(noise, dim=1)
 
 
 def _normal_channel(key: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return one channel (B, H, W), float32, of the hashes of rows and columns."""
+    """Return one channel (B, H, W), float32, from the hashes of rows (B, H) and columns (B, W)."""
     bits = _mix_bits(_mix_bits(rows ^ key)[:, :, None] ^ columns[:, None])
     uniform = (
         ((bits >> (64 - _FRACTION_BITS)) & (2**_FRACTION_BITS - 1))
@@ -65,7 +65,7 @@ def _normal_channel(key: int, rows: Tensor, columns: Tensor) -> Tensor:
         .add_(0.5)
         .mul_(2.0**-_FRACTION_BITS)
     )
-    # ^ the middles of 2^53 equal parts: neither zero nor one
+    # ^ the centres of 2^53 equal intervals: neither zero nor one
     normal: Tensor = torch.special.ndtri(uniform)
     return normal.float()
 
@@ -76,12 +76,12 @@ def _hash_channel(seed: int, modality: str, channel: int) -> int:
 
 
 def _mix_bits(x: Tensor) -> Tensor:
-    """Return 64 bits in which every bit of x (int64, wrapping) changes half of them."""
+    """Return a hash of x (int64, wrapping): each bit of x changes about half of its bits."""
     x = (x ^ _shift_right(x, 30)) * _MIX_FACTOR_1
     x = (x ^ _shift_right(x, 27)) * _MIX_FACTOR_2
     return x ^ _shift_right(x, 31)
 
 
 def _shift_right(x: Tensor, count: int) -> Tensor:
-    """Return x shifted right with zeros behind; torch repeats the sign."""
+    """Shift x right and fill with zeros; torch's own operator repeats the sign."""
     return (x >> count) & ((1 << (64 - count)) - 1)

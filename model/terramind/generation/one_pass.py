@@ -1,11 +1,11 @@
-"""One encoder pass over what is given, and all that can be read off it.
+"""Several outputs from one pass of the encoder.
 
     inputs -> encoder -> tokens, averaged over the modalities
-                      -> decoder -> the distribution of a target's tokens -> class probabilities
-                                 -> the likeliest tokens -> diffusion -> values
+                      -> decoder -> distribution of a target's tokens -> class probabilities
+                                 -> likeliest tokens -> diffusion -> values
 
-Each answer has the bits that it would have alone: the decoder is asked for one target after the
-other, and no target is an input of another.
+Each output has the bits that it has alone: the decoder runs for one target after the other, and no
+target is an input of another.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.terramind.decoder import DecoderContext, PatchGrid
-from model.terramind.generation import detokenize, ground_noise
-from model.terramind.generation.expected_classes import expected_classes
+from model.terramind.generation import ground_noise
+from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.sampling import SamplingStrategy
 from model.terramind.modalities import PATCH_SIZE, get_target_modality
 
 _FULL_DISTRIBUTION = SamplingStrategy(sampling="sample", top_p=0.0)
-# ^ the distribution as it is; nothing is drawn where the mean of the codes is asked for
+# ^ without filters; nothing is drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
-    """What the encoder made of some windows."""
+    """The encoder's output for a batch of windows."""
 
     generator: Generator
     inputs: Mapping[str, Tensor]
@@ -44,32 +44,31 @@ class EncodedBatch:
         """Run the encoder.
 
         Args:
-            generator: of these inputs.
-            inputs: standardised (B, C, H, W) by the names that they were declared with, finite.
+            generator: a generator of these inputs.
+            inputs: standardised (B, C, H, W), finite, by the names they were declared with.
 
         Raises:
             ModelError: an input that is unknown or of a wrong shape.
         """
-        laid = generator.model.embed_inputs(inputs)
-        if laid.grid is None:
-            raise ModelError("no input lies on a grid")
-        context = generator.model.encode_context(laid)
-        return cls(generator=generator, inputs=inputs, context=context, grid=laid.grid)
+        checked = generator.model.check_inputs(inputs, check_values=False)
+        embedded = generator.model.embed_inputs(checked)
+        if embedded.grid is None:
+            raise ModelError("no input is a raster: give at least one")
+        context = generator.model.encode_context(embedded)
+        return cls(generator=generator, inputs=checked, context=context, grid=embedded.grid)
 
     def feature_map(self) -> Tensor:
-        """Return the encoder's last tokens as a map (B, D, H / 16, W / 16), averaged."""
-        model = self.generator.model
-        found = model.average_tokens(self.context.encoded, model.token_spans(self.inputs))
-        return found.transpose(1, 2).reshape(len(found), -1, *self.grid)
+        """Return the encoder's tokens, averaged over the images, as (B, D, H / 16, W / 16)."""
+        tokens = self.generator.model.average_images(self.inputs, self.context.encoded)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
 
     @torch.no_grad()
     def class_probabilities(self) -> Tensor:
-        """Return the class probabilities (B, 10, H, W) of land cover, as `Generator.expected`."""
+        """Return land-cover probabilities (B, 10, H, W), as `Generator.class_probabilities`."""
         key = get_target_modality("LULC").key
-        tokenizer = detokenize.get_decoder(self.generator.tokenizer, "LULC", key)
-        seeds = [0] * len(self.context.encoded)
-        return expected_classes(
-            tokenizer, self._logits(key), self.grid, _FULL_DISTRIBUTION, seeds, 0
+        tokenizer = self.generator.tokenizer.get_decoder("LULC", key)
+        return compute_class_probabilities(
+            tokenizer, self._logits(key), self.grid, _FULL_DISTRIBUTION
         )
 
     @torch.no_grad()
@@ -82,10 +81,11 @@ class EncodedBatch:
             name: of the modality.
             seed: of the noise that diffusion starts from.
             timesteps: of the diffusion.
-            origins: of the windows on the ground, see `field.noise`; None: one noise for all.
+            origins: row and column of each window's first pixel, see `ground_noise.make_noise`;
+                None: the same noise for all windows.
         """
         key = get_target_modality(name).key
-        tokenizer = detokenize.get_decoder(self.generator.tokenizer, name, key)
+        tokenizer = self.generator.tokenizer.get_decoder(name, key)
         ids = self._logits(key).argmax(dim=2).view(-1, *self.grid)
         noise: Tensor | None = None
         if origins is not None:

@@ -1,8 +1,8 @@
-"""How tokens are chosen from logits: filters, draws, and in how many steps.
+"""Choice of tokens from logits: filters, draws, and the number of positions per step.
 
-Everything random comes from a generator of its own for each sample, on the CPU, named by the
-sample's seed and by what is drawn. So a sample's tokens depend neither on the batch it is in, nor
-on its place there, nor on what was drawn before, and the global generators are left alone.
+Random numbers come from a generator on the CPU for each sample, seeded by the sample's seed and the
+purpose of the draw. So the tokens of a sample depend neither on its batch and its position there,
+nor on earlier draws, and the global generators are not used.
 """
 
 from __future__ import annotations
@@ -21,58 +21,55 @@ from model.errors import ModelError, join_names
 
 SamplingMode = Literal["argmax", "sample"]
 StepSchedule = Literal["linear", "cosine"]
-PositionOrder = Literal["random", "confidence"]
 Seeds = int | Sequence[int]
-"""One for all samples, or one for each."""
+"""One seed for all samples, or one for each."""
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Rows (r,), and of each the candidates' logits, ids, and whether they are kept, (r, n)."""
+"""Row indices (r,), and the candidates' logits, ids and whether they are kept, each (r, n)."""
 
 _TOP_CANDIDATES = 256
-"""So many of the likeliest tokens are looked at before a whole vocabulary is sorted."""
+"""Number of likeliest tokens that are sorted before the whole vocabulary is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingStrategy:
-    """How the tokens of a target are chosen."""
+    """How the tokens of a target are chosen from logits, and in how many steps."""
 
     sampling: SamplingMode = "argmax"
     """The likeliest token at each position, or one drawn from the distribution."""
 
     temperature: float = 1.0
-    """The logits are divided by it before a draw; 0 is argmax."""
+    """Divisor of the logits before a draw; 0 is argmax."""
 
     top_k: float = 0
-    """Draw among so many likeliest tokens; a fraction below one is of the vocabulary; 0 is off."""
+    """Number of likeliest tokens to draw from; below 1 a share of the vocabulary; 0 is off."""
 
     top_p: float = 0.8
-    """Draw among the fewest tokens that hold this much probability together; 0 and 1 are off."""
+    """Draw from the fewest tokens that hold this probability together; 0 and 1 are off."""
 
     decoding_steps: int = 1
-    """1 decides all positions at once; with more, later positions see the earlier ones."""
+    """1 decodes all positions at once; with more, later positions depend on the earlier ones."""
 
     schedule: StepSchedule = "linear"
-    """Equal shares in each step, or few at first and at last."""
-
-    order: PositionOrder = "random"
-    """Which positions come first: drawn by the seed, or those that the model is surest of."""
+    """Equal numbers of positions in each step, or fewer in the first and the last ones."""
 
     chained: bool = True
-    """Whether a target that is done is an input of the next ones."""
+    """Whether a target that is finished is an input of the next ones."""
 
     def __post_init__(self) -> None:
         _check_choice("sampling", self.sampling, ("argmax", "sample"))
         _check_choice("schedule", self.schedule, ("linear", "cosine"))
-        _check_choice("order", self.order, ("random", "confidence"))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ModelError(f"temperature {self.temperature!r}: a number of 0 or more")
+            raise ModelError(f"temperature {self.temperature!r}: a number of 0 or more expected")
         if not 0 <= self.top_p <= 1:
-            raise ModelError(f"top_p {self.top_p!r}: a share of 0 to 1")
+            raise ModelError(f"top_p {self.top_p!r}: a share of 0 to 1 expected")
         if not (0 <= self.top_k < math.inf) or (self.top_k >= 1 and self.top_k != int(self.top_k)):
-            raise ModelError(f"top_k {self.top_k!r}: a whole number, or a fraction below one")
+            raise ModelError(
+                f"top_k {self.top_k!r}: a whole number, or a fraction below one, expected"
+            )
         steps = self.decoding_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ModelError(f"decoding steps {steps!r}: a whole number of 1 or more")
+            raise ModelError(f"decoding steps {steps!r}: a whole number of 1 or more expected")
 
     @property
     def is_stochastic(self) -> bool:
@@ -80,16 +77,16 @@ class SamplingStrategy:
         return self.sampling == "sample" and self.temperature > 0
 
     def step_counts(self, count: int) -> list[int]:
-        """Return how many of `count` positions are decided in each step, none of them empty."""
+        """Return how many of `count` positions each step decodes, without empty steps."""
         if self.schedule == "linear":
             return linear_schedule(count, self.decoding_steps)
-        shares: list[int] = []
+        steps: list[int] = []
         for share in cosine_schedule(count, self.decoding_steps):
-            shares.append(max(0, min(share, count - sum(shares))))
-        return [share for share in shares if share]
+            steps.append(max(0, min(share, count - sum(steps))))
+        return [share for share in steps if share]
 
     def choose_ids(self, logits: Tensor, uniforms: Tensor | None) -> Tensor:
-        """Return the ids (B, N) for logits (B, N, V); uniforms (B, N) in [0, 1) where one draws."""
+        """Return ids (B, N) for logits (B, N, V); draws need uniform numbers (B, N) in [0, 1)."""
         if uniforms is None or not self.is_stochastic:
             return logits.argmax(dim=-1)
         batch, count, vocabulary = logits.shape
@@ -99,16 +96,17 @@ class SamplingStrategy:
 
 
 def linear_schedule(count: int, steps: int) -> list[int]:
-    """Return equal shares of `count` positions, the larger ones first, without empty steps."""
+    """Divide `count` positions into equal steps, larger ones first, empty ones left out."""
     ends = [int(step * count / steps) for step in range(steps + 1)]
     shares = sorted((b - a for a, b in itertools.pairwise(ends)), reverse=True)
     return [share for share in shares if share]
 
 
 def cosine_schedule(count: int, steps: int) -> list[int]:
-    """Return shares along a cosine, few at first and at last; what rounding leaves comes last.
+    """Divide `count` positions into steps along a cosine, fewer in the first and the last ones.
 
-    The last share can be negative by rounding, as published; `Strategy.shares` mends that.
+    The last step takes the remainder, which can be negative by rounding, as published;
+    `SamplingStrategy.step_counts` corrects that.
     """
     curve = [(1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps + 1)]
     shares = [round(count * (a - b)) for a, b in itertools.pairwise(curve)]
@@ -116,52 +114,52 @@ def cosine_schedule(count: int, steps: int) -> list[int]:
 
 
 def filter_logits(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tensor:
-    """Return logits (R, V) with -inf for every token that must not be drawn.
+    """Return logits (R, V) with -inf for every token that a filter excludes.
 
-    First top-k, where tokens as likely as the k-th stay too; then top-p on what is left, where of
-    tokens that are equally likely the smaller ids stay.
+    First top-k, where tokens as likely as the k-th are kept too; then top-p among the rest, where
+    of equally likely tokens those with smaller ids are kept.
     """
     result = torch.full_like(logits, -math.inf)
     for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
-        chosen = values.masked_fill(~kept, -math.inf)
-        result[rows] = result[rows].scatter(1, ids, chosen)
+        filtered = values.masked_fill(~kept, -math.inf)
+        result[rows] = result[rows].scatter(1, ids, filtered)
     return result
 
 
 def sample_ids(
     logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: float = 0, top_p: float = 0.8
 ) -> Tensor:
-    """Return one id (R,) for each row of logits (R, V): the filter, softmax(logits / T), a draw.
+    """Draw one id (R,) for each row of logits (R, V): filter, softmax(logits / temperature), draw.
 
-    A uniform number becomes the id at that quantile of the distribution, with the likeliest ids
+    A uniform number gives the id at that quantile of the distribution, with the likeliest ids
     first, or in the order of the ids where nothing is filtered.
 
     Args:
         logits: float32.
         uniforms: (R,), each in [0, 1).
         temperature: above zero.
-        top_k: see `Strategy`.
-        top_p: see `Strategy`.
+        top_k: see `SamplingStrategy`.
+        top_p: see `SamplingStrategy`.
     """
     result = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
         scaled = (values / temperature).masked_fill(~kept, -math.inf)
-        reached = scaled.double().softmax(dim=1).cumsum(dim=1)
-        wanted = uniforms.to(reached)[rows, None] * reached[:, -1:]
-        place = (reached <= wanted).sum(dim=1, keepdim=True)
+        cumulative = scaled.double().softmax(dim=1).cumsum(dim=1)
+        quantile = uniforms.to(cumulative)[rows, None] * cumulative[:, -1:]
+        rank = (cumulative <= quantile).sum(dim=1, keepdim=True)
         last = kept.sum(dim=1, keepdim=True) - 1
-        result[rows] = ids.gather(1, torch.minimum(place, last))[:, 0]
+        result[rows] = ids.gather(1, torch.minimum(rank, last))[:, 0]
     return result
 
 
 def draw_uniforms(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
-    """Return uniform numbers of [0, 1), (B, count), a stream for each seed and purpose."""
+    """Draw uniform numbers in [0, 1), (B, count), from a stream for each seed and purpose."""
     rows = [torch.rand(count, generator=_seeded_generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows)
 
 
 def draw_orders(seeds: Sequence[int], count: int, purpose: str) -> Tensor:
-    """Return a random order of `count` positions for each seed, (B, count)."""
+    """Draw a random order of `count` positions for each seed, (B, count)."""
     rows = [torch.randperm(count, generator=_seeded_generator(seed, purpose)) for seed in seeds]
     return torch.stack(rows)
 
@@ -170,66 +168,64 @@ def expand_seeds(seed: Seeds, batch: int) -> list[int]:
     """Return one seed for each sample.
 
     Raises:
-        ModelError: not one whole number for each.
+        ModelError: not one whole number for all samples, or one for each.
     """
     try:
-        given = [seed] * batch if isinstance(seed, int) else list(seed)
-        every = [int(one) for one in given]
+        values = [seed] * batch if isinstance(seed, int) else list(seed)
+        seeds = [int(value) for value in values]
     except (TypeError, ValueError, OverflowError):
-        given, every = [], []
-    whole = not isinstance(seed, bool) and every == given
-    if len(every) != batch or not whole or any(abs(one) >= 2**63 for one in every):
+        values, seeds = [], []
+    whole = not isinstance(seed, bool) and seeds == values
+    if len(seeds) != batch or not whole or any(abs(value) >= 2**63 for value in seeds):
         raise ModelError(
             f"seed={seed!r}: give one whole number of up to 63 bits, or one for each of the "
             f"{batch} samples"
         )
-    return every
+    return seeds
 
 
 def _iter_candidates(logits: Tensor, top_k: float, top_p: float) -> Iterator[Candidates]:
     """Yield every row once, with its candidates and which of them are kept.
 
-    The candidates are the likeliest tokens, in order, where those are enough to tell; for the rows
-    where they are not they are the whole vocabulary.
+    The candidates are the likeliest tokens, in order, where all that is kept is among them; for the
+    other rows they are the whole vocabulary.
     """
-    rows, wide = len(logits), logits.shape[1]
-    every = torch.arange(rows, device=logits.device)
-    keep = max(1, int(top_k * wide)) if 0 < top_k < 1 else int(top_k)
-    keep = keep if 0 < keep < wide else wide
-    nucleus = top_p if 0 < top_p < 1 else 1.0
-    if keep == wide and nucleus == 1:
-        ids = every.new_tensor(range(wide)).expand(rows, wide)
-        yield every, logits, ids, torch.ones_like(ids, dtype=torch.bool)
+    count, vocabulary = logits.shape
+    rows = torch.arange(count, device=logits.device)
+    k = max(1, int(top_k * vocabulary)) if 0 < top_k < 1 else int(top_k)
+    k = k if 0 < k < vocabulary else vocabulary
+    p = top_p if 0 < top_p < 1 else 1.0
+    if k == vocabulary and p == 1:
+        ids = rows.new_tensor(range(vocabulary)).expand(count, vocabulary)
+        yield rows, logits, ids, torch.ones_like(ids, dtype=torch.bool)
         return
-    first = min(max(_TOP_CANDIDATES, 2 * keep if keep < wide else 0), wide)
-    values, ids, kept = _rank_candidates(logits, keep, nucleus, first)
-    sure = ~kept[:, -1] if first < wide else torch.ones_like(kept[:, -1])
-    yield every[sure], values[sure], ids[sure], kept[sure]
-    if not bool(sure.all()):
-        yield every[~sure], *_rank_candidates(logits[~sure], keep, nucleus, wide)
+    first = min(max(_TOP_CANDIDATES, 2 * k if k < vocabulary else 0), vocabulary)
+    values, ids, kept = _rank_candidates(logits, k, p, first)
+    complete = ~kept[:, -1] if first < vocabulary else torch.ones_like(kept[:, -1])
+    yield rows[complete], values[complete], ids[complete], kept[complete]
+    if not bool(complete.all()):
+        yield rows[~complete], *_rank_candidates(logits[~complete], k, p, vocabulary)
 
 
-def _rank_candidates(
-    logits: Tensor, keep: int, nucleus: float, first: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first tokens in order: logits, ids, and which are kept, each (R, first).
+def _rank_candidates(logits: Tensor, k: int, p: float, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the `first` likeliest tokens: logits, ids, and which are kept, each (R, first).
 
-    If fewer than the whole vocabulary are looked at and the last one ties with one that is kept,
-    it is shown as kept: then there may be more behind it.
+    If `first` is less than the vocabulary and the last token ties with one that is kept, it is
+    marked as kept too: further tokens may follow.
     """
     values, ids = _sort_top(logits, first)
-    lowest = values[:, keep - 1 : keep] if keep <= first else values[:, -1:] - math.inf
+    lowest = values[:, k - 1 : k] if k <= first else values[:, -1:] - math.inf
     kept = values >= lowest
-    if nucleus < 1:
+    if p < 1:
         inside = values.masked_fill(~kept, -math.inf)
         if first < logits.shape[1]:
-            mass = logits.masked_fill(logits < lowest, -math.inf).logsumexp(dim=1, keepdim=True)
-            share = (inside - mass).exp().cumsum(dim=1)
+            total = logits.masked_fill(logits < lowest, -math.inf).logsumexp(dim=1, keepdim=True)
+            cumulative = (inside - total).exp().cumsum(dim=1)
         else:
-            share = inside.softmax(dim=1).cumsum(dim=1)
-        before = torch.cat([torch.zeros_like(share[:, :1]), share[:, :-1]], dim=1)
-        kept = kept & (before <= nucleus)
-        # ^ the token that passes the threshold stays as well
+            cumulative = inside.softmax(dim=1).cumsum(dim=1)
+        before = torch.cat([torch.zeros_like(cumulative[:, :1]), cumulative[:, :-1]], dim=1)
+        kept = kept & (before <= p)
+        # ^ the token that passes the threshold is kept as well
     if first < logits.shape[1]:
         tied = (values == values[:, -1:]) & kept
         kept[:, -1] |= tied.any(dim=1)
@@ -237,7 +233,7 @@ def _rank_candidates(
 
 
 def _sort_top(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Return the first tokens, likeliest first and smaller ids first among equals."""
+    """Return logits and ids of the likeliest tokens, in order; of equal ones smaller ids first."""
     if first == logits.shape[1]:
         return logits.sort(dim=1, descending=True, stable=True)
     values, ids = logits.topk(first, dim=1)
@@ -248,8 +244,8 @@ def _sort_top(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
 
 
 def _seeded_generator(seed: int, purpose: str) -> torch.Generator:
-    mixed = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(mixed[:7], "little"))
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def _check_choice(name: str, value: object, known: Sequence[str]) -> None:

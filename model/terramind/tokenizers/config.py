@@ -1,4 +1,4 @@
-"""Sizes of the tokenizers: what each raster is, and how large the two halves are."""
+"""Configurations of the tokenizers: modality, and sizes of encoder and decoder."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITI
 from model.terramind.tokenizers.fsq import Quantizer
 
 NAME_PREFIX = "terramind_v1_tokenizer_"
+"""Prefix of the names of the published tokenizers."""
+
+COORDS_NAME = f"{NAME_PREFIX}coords"
+"""Name of the published tokenizer of coordinates."""
 
 RASTER_CHANNELS: Mapping[str, int] = {
     **{name: len(RASTER_MODALITIES[name].bands) for name in ("S2L2A", "S1GRD", "S1RTC", "DEM")},
     "NDVI": 1,
     "LULC": len(LULC_CLASSES),
 }
-"""Channels of the rasters that have a tokenizer: bands, or classes."""
-
-_COORDS_NAME = f"{NAME_PREFIX}coords"
+"""Number of bands, or of classes, of each raster modality that has a tokenizer."""
 
 _IMAGE_QUANTIZER = Quantizer((8, 8, 8, 6, 5))
 _CLASS_QUANTIZER = Quantizer((7, 5, 5, 5, 5))
 _MAX_LEVELS, _MAX_COUNT = 8, 4096
-# ^ more than any machine could hold
+# ^ larger models fit no machine
+
 NORM_GROUPS = 32
-"""Groups of every group norm of the U-Net."""
+"""Groups of all group norms of the U-Net."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +40,19 @@ class UNetConfig:
     """Size of the diffusion decoder; the defaults are the published ones."""
 
     channels: int = 256
-    """Width of the first level."""
+    """Width of the first level, channels."""
 
     blocks: int = 3
     """Residual blocks of each level on the way down; one more on the way up."""
 
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Width of each level over that of the first."""
+    """Width of each level, as a multiple of the first level's."""
 
     attention: tuple[int, ...] = (4, 8)
-    """Where attention is used: at these fractions of the first level's resolution."""
+    """Factors of downsampling, from the first level on, at which attention is used."""
 
     patch: int = 4
-    """Side of the patches that one place of the first level sees, px."""
+    """Side of the patch that a position of the first level covers, px."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "patch"):
@@ -57,8 +60,8 @@ class UNetConfig:
         _check_lists(self.multipliers, self.attention)
         if not self.multipliers or self.channels % NORM_GROUPS:
             raise ModelError(
-                f"unet: channels {self.channels} must be a multiple of {NORM_GROUPS} (the groups of "
-                "its norms), with at least one multiplier"
+                f"unet: channels {self.channels} must be a multiple of {NORM_GROUPS} (the groups "
+                "of its norms), with at least one multiplier"
             )
         if max(self.widths) > 2 * _MAX_COUNT:
             raise ModelError(f"unet: {max(self.widths)} channels: at most {2 * _MAX_COUNT}")
@@ -74,13 +77,13 @@ class UNetConfig:
 
     @property
     def side_multiple(self) -> int:
-        """What the sides of an image must be multiples of, px."""
+        """Number that the sides of an image must be multiples of, px."""
         return math.lcm(PATCH_SIZE, self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:
-    """What a tokenizer is for, and its size; the defaults are the published ones."""
+    """Modality and size of a tokenizer; the defaults are the published ones."""
 
     modality: str
     dim: int = 768
@@ -89,21 +92,22 @@ class TokenizerConfig:
 
     heads: int = 12
     image_size: int = 256
-    """Side for which the position tables are made, px; others are interpolated from them."""
+    """Side of the images that the position tables are made for, px; others are interpolated."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    """The decoder of everything but land cover."""
+    """Decoder of all modalities but land cover."""
 
     def __post_init__(self) -> None:
         if self.modality not in RASTER_CHANNELS:
             raise ModelError(
-                f"no tokenizer for {self.modality!r}; there is one for {join_names(RASTER_CHANNELS)}"
+                f"no tokenizer for {self.modality!r}; there are some for "
+                f"{join_names(RASTER_CHANNELS)}"
             )
         _check_count("image_size", self.image_size)
         if self.image_size % PATCH_SIZE:
             raise ModelError(f"image_size {self.image_size} is not a multiple of {PATCH_SIZE}")
         _ = self.architecture
-        # ^ refuses what is no size of a transformer
+        # ^ raises where the sizes are no architecture
 
     @property
     def name(self) -> str:
@@ -117,12 +121,12 @@ class TokenizerConfig:
 
     @property
     def has_classes(self) -> bool:
-        """True for land cover, which has classes and no diffusion."""
+        """Whether the raster has classes (land cover), which are decoded without diffusion."""
         return self.modality == "LULC"
 
     @property
     def quantizer(self) -> Quantizer:
-        """The levels of its codes."""
+        """Levels of its codes."""
         return _CLASS_QUANTIZER if self.has_classes else _IMAGE_QUANTIZER
 
     @property
@@ -134,15 +138,15 @@ class TokenizerConfig:
 
     @property
     def side_multiple(self) -> int:
-        """What the sides of a decoded image must be multiples of, px."""
+        """Number that the sides of a decoded image must be multiples of, px."""
         return PATCH_SIZE if self.has_classes else self.unet.side_multiple
 
     @classmethod
     def parse(cls, source: str | Path | Mapping[str, Any] | Self) -> Self:
-        """Resolve a modality, a published name, a mapping or a YAML/JSON file.
+        """Return the configuration of a modality, a published name, a mapping or a YAML/JSON file.
 
         Raises:
-            ModelError: unknown modality or option, or an unreadable file.
+            ModelError: an unknown modality or option, or an unreadable file.
         """
         if isinstance(source, cls):
             return source
@@ -151,34 +155,33 @@ class TokenizerConfig:
         if is_config_file(str(source)):
             content = read_mapping(str(source))
             return cls.parse(content.get("tokenizer", content))
-        if str(source).lower() in ("coords", _COORDS_NAME):
+        if str(source).lower() in ("coords", COORDS_NAME):
             raise ModelError(
-                f"{source}: coordinates have words and no pixels: model.coords_tokenizer makes "
-                "theirs"
+                f"{source}: coordinates have no raster tokenizer: call model.coords_tokenizer"
             )
         return cls(modality=str(source).lower().removeprefix(NAME_PREFIX).upper())
-        # ^ exact names only: "S2L1C" has no tokenizer, and is not taken for S2L2A
+        # ^ exact names only: S2L1C has no tokenizer, and is not taken for S2L2A
 
     @classmethod
     def _from_mapping(cls, options: Mapping[str, Any]) -> Self:
-        given = dict(options)
-        if "modality" not in given:
+        values = dict(options)
+        if "modality" not in values:
             raise ModelError(
                 f"the tokenizer lacks a modality: one of {join_names(RASTER_CHANNELS)}"
             )
-        _check_options("a tokenizer", given, cls)
-        given["modality"] = str(given["modality"]).upper()
-        unet = given.get("unet")
+        _check_options("a tokenizer", values, cls)
+        values["modality"] = str(values["modality"]).upper()
+        unet = values.get("unet")
         if isinstance(unet, Mapping):
             _check_options("its unet", unet, UNetConfig)
-            plain: dict[str, Any] = {
+            unet_values: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in unet.items()
             }
-            given["unet"] = UNetConfig(**plain)
+            values["unet"] = UNetConfig(**unet_values)
         elif unet is not None and not isinstance(unet, UNetConfig):
             raise ModelError(f"unet must be a mapping of options, not {unet!r}")
-        return cls(**given)
+        return cls(**values)
 
 
 def _check_options(owner: str, options: Mapping[str, Any], config_class: type) -> None:

@@ -1,12 +1,12 @@
-"""The diffusion decoder: a U-Net that sees a noisy image and the code, and predicts the image.
+"""U-Net of the diffusion decoder: predicts the clean image from a noisy one and the codes.
 
-    4 x 4 patches -> residual blocks down -> attention in the depth -> up, with what was kept
+    4 x 4 patches -> residual blocks down -> attention at the lowest levels -> up, with skip inputs
 
-Dhariwal and Nichol 2021, arXiv:2105.05233 (without its adaptive norm). Notable: what depends on
-the step alone or on the code alone is computed once for a whole decode (`prepare`), and not at
-each step; that, the first and the last convolution, and the statistics of group norms are in single
-precision whatever the rest is in.
-Notation: B batch, C channels of the raster, n steps, h x w the grid of 4 x 4 patches.
+Dhariwal and Nichol 2021, arXiv:2105.05233 (without its adaptive norm). Terms that depend only on
+the step (`prepare_steps`) or only on the codes (`embed_codes`) are computed once per decoding, and
+not at each step. They, the first and the last convolution, and the statistics of group norms are in
+float32 whatever the number format of the rest. Notation: B batch, C channels of the raster, n
+steps, h x w the grid of 4 x 4 patches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.terramind import fused_linear
 from model.terramind.layers import Float32Module
 from model.terramind.modalities import PATCH_SIZE
 from model.terramind.tokenizers import winograd
@@ -31,42 +30,43 @@ _MAX_PERIOD = 10000.0
 
 @dataclass(frozen=True, slots=True)
 class PreparedSteps:
-    """What stays the same over all steps of a decode."""
+    """Values that are computed once for all steps of a decoding."""
 
     shifts: list[Tensor]
-    """What each residual block adds, one row for each step, (n, its width)."""
+    """Shift of each residual block at each step, (n, its width)."""
 
     kernels: Mapping[nn.Module, Tensor]
-    """Of convolutions for which there is a shorter way, in the form that it wants."""
+    """Transformed kernels of the convolutions that `winograd` computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """What the blocks need at one step."""
+    """Values that the blocks need at one step."""
 
     shifts: Iterator[Tensor]
-    """For each residual block in turn: (its width,), or (B, its width)."""
+    """Shift of each residual block in turn: (its width,), or (B, its width)."""
 
     kernels: Mapping[nn.Module, Tensor]
+    """As in `PreparedSteps`."""
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Return the embedding of whole steps (n,) as (n, dim): cosines, then sines."""
+    """Return the embedding (n, dim) of steps (n,): cosines, then sines."""
     half = dim // 2
-    places = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float()[:, None] * torch.exp(-math.log(_MAX_PERIOD) * places / half)
+    index = torch.arange(half, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * torch.exp(-math.log(_MAX_PERIOD) * index / half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class Float32Linear(Float32Module, nn.Linear):
-    """A linear layer of the steps' path: it runs once for a decode, so it can stay exact."""
+    """A linear layer in float32, for the embedding of steps: it runs once per decoding."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, dtype=torch.float32)
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3 x 3 convolution with zeros around, at a level where the image was halved so often."""
+    """A 3 x 3 convolution with zero padding at a level of the U-Net (number of halvings)."""
 
     bias: nn.Parameter
 
@@ -81,23 +81,23 @@ class Conv3x3(nn.Conv2d):
         bias: Tensor = self.bias
         if shift is not None and shift.ndim == 1:
             bias, shift = (bias + shift).to(x.dtype), None
-            # ^ one step for the whole batch: part of the bias, and not another pass over memory
+            # ^ one step for the whole batch: added to the bias, which saves a pass over memory
         if self in state.kernels:
             out = winograd.winograd_conv(x, state.kernels[self], bias)
         else:
-            out = fused_linear.conv3x3(x, self.weight, bias)
+            out = F.conv2d(x, self.weight, bias, padding=1)
         return out if shift is None else out + shift.to(x.dtype)[:, :, None, None]
 
 
 class Float32Conv(Float32Module, nn.Conv2d):
-    """A convolution where images go in or come out: in bf16, heights would come in steps of 4 m."""
+    """The first or last convolution, in float32: in bf16, heights would have steps of 4 m."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=1, dtype=torch.float32)
 
 
 class ResBlock(nn.Module):
-    """Two convolutions beside a short cut; the step enters between them."""
+    """A residual block of two convolutions; the embedding of the step is added between them."""
 
     def __init__(self, channels: int, out: int, width: int, level: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class ResBlock(nn.Module):
                 nn.GroupNorm(NORM_GROUPS, out),
                 nn.SiLU(inplace=True),
                 nn.Identity(),
-                # ^ the published place of a dropout of zero
+                # ^ the position of a dropout of zero in the published model
                 Conv3x3(out, out, level),
             ]
         )
@@ -130,7 +130,7 @@ class ResBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Every place looks at every other, with one head."""
+    """Self-attention over all positions, with one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -141,9 +141,8 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor, state: StepState) -> Tensor:
         """Return the features, same shape."""
         del state
-        places = self.norm(x).flatten(2).transpose(1, 2)
-        # ^ (B, N, channels)
-        qkv = F.linear(places, self.qkv.weight[:, :, 0], self.qkv.bias)
+        positions = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, channels)
+        qkv = F.linear(positions, self.qkv.weight[:, :, 0], self.qkv.bias)
         query, key, value = qkv[:, None].chunk(3, dim=3)
         mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
         out = F.linear(mixed, self.proj_out.weight[:, :, 0], self.proj_out.bias)
@@ -151,7 +150,7 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size."""
+    """Halve the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -165,19 +164,19 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size."""
+    """Double the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, state: StepState) -> Tensor:
-        """Return the convolution of x with each pixel made four, (B, channels, 2 * h, 2 * w)."""
+        """Return the convolution of x enlarged twice, (B, channels, 2 * h, 2 * w)."""
         return winograd.upsample_conv(x, state.kernels[self], self.conv.bias)
 
 
 class UNet(nn.Module):
-    """The noisy image, the step and the code in; the clean image out."""
+    """Predict the clean image from a noisy image, the step and the codes."""
 
     def __init__(self, config: UNetConfig, channels: int, code_channels: int) -> None:
         super().__init__()
@@ -188,7 +187,7 @@ class UNet(nn.Module):
         )
         first = Float32Conv(self.patch_channels + code_channels, config.widths[0])
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
-        kept = self._build_down(width)
+        skip_widths = self._build_down(width)
         deep = config.widths[-1]
         self.middle_block = nn.ModuleList(
             [
@@ -198,7 +197,7 @@ class UNet(nn.Module):
             ]
         )
         self.output_blocks = nn.ModuleList()
-        self._build_up(width, kept)
+        self._build_up(width, skip_widths)
         last = config.widths[0]
         self.out = nn.ModuleList(
             [
@@ -209,26 +208,26 @@ class UNet(nn.Module):
         )
 
     def embed_codes(self, codes: Tensor) -> Tensor:
-        """Return what codes (B, 5, H / 16, W / 16) add to the first convolution's output."""
+        """Return the part of the first convolution that depends on codes (B, 5, H / 16, W / 16)."""
         first = self._first_conv
-        larger = F.interpolate(
+        enlarged = F.interpolate(
             codes.float(), scale_factor=PATCH_SIZE // self.config.patch, mode="nearest"
-        )
-        return F.conv2d(larger, first.weight[:, self.patch_channels :], first.bias, padding=1)
+        )  # (B, 5, h, w)
+        return F.conv2d(enlarged, first.weight[:, self.patch_channels :], first.bias, padding=1)
 
     def prepare_steps(self, t: Tensor, height: int, width: int) -> PreparedSteps:
-        """Return what does not change over the steps t (n,) for images of a size in pixels."""
+        """Compute what is the same for all decodings of steps t (n,) and images of a size in px."""
         embedded = self.time_embed(timestep_embedding(t, self.config.channels))
         shifts = [m.emb_layers(embedded) for m in self.modules() if isinstance(m, ResBlock)]
-        # ^ modules come in the order of their making, which is that of the forward pass
+        # ^ `modules` gives them in the order of their creation, which is that of the forward pass
         kernels: dict[nn.Module, Tensor] = {}
-        for part in self.modules():
-            if isinstance(part, Upsample):
-                kernels[part] = winograd.prepare_upsample_kernel(part.conv.weight)
-            elif isinstance(part, Conv3x3):
-                rows, columns = ((s // self.config.patch) >> part.level for s in (height, width))
-                if winograd.is_winograd_faster(part.weight, rows, columns, len(t)):
-                    kernels[part] = winograd.prepare_winograd_kernel(part.weight)
+        for layer in self.modules():
+            if isinstance(layer, Upsample):
+                kernels[layer] = winograd.prepare_upsample_kernel(layer.conv.weight)
+            elif isinstance(layer, Conv3x3):
+                rows, columns = ((s // self.config.patch) >> layer.level for s in (height, width))
+                if winograd.is_winograd_faster(layer.weight, rows, columns, len(t)):
+                    kernels[layer] = winograd.prepare_winograd_kernel(layer.weight)
         return PreparedSteps(shifts=shifts, kernels=kernels)
 
     def forward(
@@ -238,26 +237,24 @@ class UNet(nn.Module):
 
         Args:
             x: the noisy image, (B, C, H, W).
-            condition: see `condition`.
-            prepared: see `prepare`.
-            index: which of the steps prepared this one is; None for one step for each sample.
+            condition: as `embed_codes` returns it.
+            prepared: as `prepare_steps` returns it.
+            index: of the step among those prepared; None for one step for each sample.
         """
-        rows = prepared.shifts if index is None else [row[index] for row in prepared.shifts]
-        now = StepState(shifts=iter(rows), kernels=prepared.kernels)
+        shifts = prepared.shifts if index is None else [rows[index] for rows in prepared.shifts]
+        state = StepState(shifts=iter(shifts), kernels=prepared.kernels)
         patches = F.pixel_unshuffle(x.float(), self.config.patch)
         # ^ (B, 16 * C, h, w), channel slowest
-        h = (
-            F.conv2d(patches, self._first_conv.weight[:, : self.patch_channels], padding=1)
-            + condition
-        )
+        image_weight = self._first_conv.weight[:, : self.patch_channels]
+        h = F.conv2d(patches, image_weight, padding=1) + condition
         h = h.to(self._inner_dtype)
-        kept = [h]
+        skips = [h]
         for block in self.input_blocks[1:]:
-            h = _run_block(block, h, now)
-            kept.append(h)
-        h = _run_block(self.middle_block, h, now)
+            h = _run_block(block, h, state)
+            skips.append(h)
+        h = _run_block(self.middle_block, h, state)
         for block in self.output_blocks:
-            h = _run_block(block, torch.cat([h, kept.pop()], dim=1), now)
+            h = _run_block(block, torch.cat([h, skips.pop()], dim=1), state)
         norm, act, conv = self.out
         return F.pixel_shuffle(conv(act(norm(h)).float()), self.config.patch)
 
@@ -270,37 +267,38 @@ class UNet(nn.Module):
         return cast("nn.Conv2d", self.get_submodule("middle_block.0.in_layers.2")).weight.dtype
 
     def _build_down(self, width: int) -> list[int]:
-        """Add the blocks on the way down; return the widths of all that is kept."""
-        size = self.config
-        now, kept = size.widths[0], [size.widths[0]]
-        for level, out in enumerate(size.widths):
-            for _ in range(size.blocks):
-                self.input_blocks.append(self._make_block(now, out, width, level))
-                now = out
-                kept.append(now)
-            if level < len(size.widths) - 1:
-                self.input_blocks.append(nn.ModuleList([Downsample(now)]))
-                kept.append(now)
-        return kept
+        """Add the blocks on the way down; return the widths of the skip connections."""
+        config = self.config
+        channels, skip_widths = config.widths[0], [config.widths[0]]
+        for level, out in enumerate(config.widths):
+            for _ in range(config.blocks):
+                self.input_blocks.append(self._make_block(channels, out, width, level))
+                channels = out
+                skip_widths.append(channels)
+            if level < len(config.widths) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
+                skip_widths.append(channels)
+        return skip_widths
 
-    def _build_up(self, width: int, kept: list[int]) -> None:
-        """Add the blocks on the way up; each takes one of the kept features as well."""
-        now = self.config.widths[-1]
+    def _build_up(self, width: int, skip_widths: list[int]) -> None:
+        """Add the blocks on the way up; each has one of the skip connections as further input."""
+        channels = self.config.widths[-1]
         for level, out in reversed(list(enumerate(self.config.widths))):
             for index in range(self.config.blocks + 1):
-                block = self._make_block(now + kept.pop(), out, width, level)
-                now = out
+                block = self._make_block(channels + skip_widths.pop(), out, width, level)
+                channels = out
                 if level and index == self.config.blocks:
-                    block.append(Upsample(now))
+                    block.append(Upsample(channels))
                 self.output_blocks.append(block)
 
     def _make_block(self, channels: int, out: int, width: int, level: int) -> nn.ModuleList:
-        parts: list[nn.Module] = [ResBlock(channels, out, width, level)]
-        attentive = 2**level in self.config.attention
-        return nn.ModuleList([*parts, SpatialAttention(out)] if attentive else parts)
+        layers: list[nn.Module] = [ResBlock(channels, out, width, level)]
+        if 2**level in self.config.attention:
+            layers.append(SpatialAttention(out))
+        return nn.ModuleList(layers)
 
 
 def _run_block(block: nn.Module, h: Tensor, state: StepState) -> Tensor:
-    for part in block.children():
-        h = part(h, state)
+    for layer in block.children():
+        h = layer(h, state)
     return h

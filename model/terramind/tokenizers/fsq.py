@@ -1,6 +1,6 @@
-"""Finite scalar quantisation: five numbers in (0, 1), each rounded to a few levels, are one id.
+"""Finite scalar quantisation: five numbers in (0, 1), each rounded to a few levels, to one id.
 
-Mentzer et al. 2023, arXiv:2309.15505, with a sigmoid as the bound. There is no codebook: ids and
+Mentzer et al. 2023, arXiv:2309.15505, with a sigmoid as the bound. No codebook is stored: ids and
 codes are computed from each other.
 """
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError
-from model.terramind.layers import check_ids
+from model.terramind.validation import check_token_ids
 
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """The levels of each of the code's numbers, lowest digit of the id first."""
+    """Quantiser with a number of levels for each dimension, lowest digit of the id first."""
 
     levels: tuple[int, ...]
 
@@ -29,13 +29,13 @@ class Quantizer:
 
     @property
     def basis(self) -> tuple[int, ...]:
-        """What one step of each number adds to the id."""
-        return tuple(math.prod(self.levels[:place]) for place in range(len(self.levels)))
+        """Value of one level of each dimension in the id."""
+        return tuple(math.prod(self.levels[:index]) for index in range(len(self.levels)))
 
     def level_indices(self, latents: Tensor) -> Tensor:
-        """Return the level of each number, (B, 5, h, w) int64, of latents (B, 5, h, w).
+        """Return the level of each number of latents (B, 5, h, w), int64, same shape.
 
-        Half-way values go to the even level.
+        Values half-way between levels go to the even one.
 
         Raises:
             ModelError: another number of channels.
@@ -45,20 +45,20 @@ class Quantizer:
                 f"latents (B, {len(self.levels)}, h, w) expected, not {tuple(latents.shape)}"
             )
         bounded = latents.float().sigmoid()
-        # ^ in single precision whatever comes in: bfloat16 has 8 bits, and its rounding of the
-        #   sigmoid and of the sum below would give other ids for most tokens
+        # ^ always in float32: bfloat16 has 8 bits, and its rounding of the sigmoid and of the id
+        #   below would give other ids for most tokens
         return torch.stack(
             [(bounded[:, i] * (n - 1)).round().long() for i, n in enumerate(self.levels)], dim=1
         )
 
     def latents_to_ids(self, latents: Tensor) -> Tensor:
         """Return the token ids (B, h, w) int64 of latents (B, 5, h, w)."""
-        digits = self.level_indices(latents)
-        total = digits[:, 0]
-        for place, step in enumerate(self.basis[1:], start=1):
-            total = total + digits[:, place] * step
+        levels = self.level_indices(latents)
+        ids = levels[:, 0]
+        for index, step in enumerate(self.basis[1:], start=1):
+            ids = ids + levels[:, index] * step
             # ^ Python integers as factors: nothing to copy to the device, nothing to round
-        return total
+        return ids
 
     def ids_to_codes(self, ids: Tensor) -> Tensor:
         """Return the codes (B, 5, h, w), float32 in [0, 1], of ids (B, h, w).
@@ -68,8 +68,9 @@ class Quantizer:
         """
         if ids.ndim != 3:
             raise ModelError(f"token ids (B, rows, columns) expected, not {tuple(ids.shape)}")
-        plain = check_ids(ids, self.codebook_size)
-        pairs = zip(self.basis, self.levels, strict=True)
+        check_token_ids("tokens", ids, self.codebook_size)
+        dimensions = zip(self.basis, self.levels, strict=True)
         return torch.stack(
-            [(plain // step % count).float() / (count - 1) for step, count in pairs], dim=1
+            [(ids.long() // step % count).float() / (count - 1) for step, count in dimensions],
+            dim=1,
         )

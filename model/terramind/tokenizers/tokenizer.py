@@ -1,48 +1,41 @@
 """Tokenizers: a raster to token ids, and ids back to a raster.
 
-    pixels -> transformer -> five numbers a patch -> rounded (`fsq`) -> one id a patch
-    ids -> codes -> U-Net from noise (`unet`, `ddim`); land cover: a transformer, class scores
+    pixels -> transformer -> five numbers per patch -> rounded (`fsq`) -> one id per patch
+    ids -> codes -> U-Net from noise (`diffusion_unet`, `ddim`) -> pixels
+                    for land cover a transformer instead -> class scores
 
-Parameter names are those of the published checkpoints. A half can be built alone: a model that
-generates needs decoders only, one that takes tokens as input needs encoders only.
+Encoder and decoder can be built alone: the outputs of a generator need decoders only, inputs of
+token ids need encoders only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
-from model.terramind.layers import CheckpointModule
+from model.terramind.keys import TokenizerKeys
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.tokenizers import ddim
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.diffusion_unet import UNet
 from model.terramind.tokenizers.vit import PointwiseConv, ViTDecoder, ViTEncoder
-from model.terramind.validation import check_standardised, check_tensor
-from model.weights.initialise import skip_init
-from model.weights.loading import WeightSource, load_weights
+from model.terramind.validation import check_finite, check_standardised, check_tensor
 
 TokenizerPart = Literal["both", "encoder", "decoder"]
 TOKENIZER_PARTS = ("both", "encoder", "decoder")
 
-_PART_PREFIXES = {
-    "encoder": ("encoder.", "quant_proj."),
-    "decoder": ("decoder.", "post_quant_proj."),
-}
 
-
-class Tokenizer(CheckpointModule):
+class Tokenizer(TokenizerKeys):
     """The tokenizer of one raster modality.
 
-    State-dict keys and shapes are the published ones. Of `part="encoder"` they are those of the
-    published encoder-only models for all modalities; the reference's own LULC model of that kind
-    cannot load its file, because `post_quant_proj` is in it, which belongs to the decoder.
+    State-dict keys and shapes are the published ones. With `part="encoder"` they are those of the
+    published encoder-only models. (The reference's own LULC model of that kind cannot load its
+    file, because `post_quant_proj` is in it, which belongs to the decoder.)
     """
 
     def __init__(self, config: TokenizerConfig, part: TokenizerPart = "both") -> None:
@@ -67,14 +60,14 @@ class Tokenizer(CheckpointModule):
                 self.decoder = UNet(config.unet, self.channels, digits)
 
     def encode_latents(self, x: Tensor) -> Tensor:
-        """Return five numbers for each patch, (B, 5, H / 16, W / 16), before rounding.
+        """Return the latents (B, 5, H / 16, W / 16): five numbers per patch, not rounded.
 
         Args:
             x: standardised pixels (B, C, H, W), sides multiples of 16; for LULC class indices
                 (B, H, W) or (B, 1, H, W), or one channel a class (B, 10, H, W).
 
         Raises:
-            ModelError: another shape, pixels that are not finite, or classes that do not exist.
+            ModelError: another shape, pixels that are not finite, or unknown classes.
         """
         self._require_part("encoder")
         check_tensor(self.modality, x)
@@ -89,10 +82,10 @@ class Tokenizer(CheckpointModule):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Return the ids (B, H / 16, W / 16) int64 of a raster; see `latents`.
+        """Return the ids (B, H / 16, W / 16) int64 of a raster; see `encode_latents`.
 
         Raises:
-            ModelError: as for `latents`; or pixels that are clearly not standardised.
+            ModelError: as for `encode_latents`; or pixels that are clearly not standardised.
         """
         check_tensor(self.modality, x)
         if self.modality in RASTER_MODALITIES:
@@ -115,28 +108,28 @@ class Tokenizer(CheckpointModule):
     ) -> Tensor:
         """Return the raster (B, C, 16 * h, 16 * w) of ids (B, h, w).
 
-        LULC gives class scores (logits) and takes no heed of the other arguments; everything else
-        gives standardised pixels, float32.
+        LULC gives class scores (logits) and ignores the other arguments; all other modalities give
+        standardised pixels, float32.
 
         Args:
-            ids: whole numbers below `vocabulary`.
-            noise: where the diffusion starts, (B, C, H, W), standard normal; None draws it.
-            timesteps: diffusion steps asked for; see `ddim.timesteps` for those taken.
-            clamp: cut each prediction to one standard deviation around the mean, as published.
-                It caps DEM at 1622 m, NDVI at 0.65, S1GRD VV at -7.4 dB. False leaves it.
-            seed: of the noise drawn; one for all samples, or one for each. A sample's noise
-                depends on its seed and its size alone.
+            ids: whole numbers below `vocab_size`.
+            noise: start of the diffusion, (B, C, H, W), standard normal; None draws it.
+            timesteps: requested number of diffusion steps; see `ddim.timesteps` for the actual one.
+            clamp: clamp each prediction to one standard deviation around the mean, as published.
+                It limits DEM to 1622 m, NDVI to 0.65, S1GRD VV to -7.4 dB.
+            seed: of the noise; one for all samples, or one for each. The noise of a sample
+                depends on its seed and its size only.
 
         Raises:
-            ModelError: ids, noise, steps or seeds that do not fit, or a size that the U-Net
-                cannot halve often enough: sides must be multiples of 32 px.
+            ModelError: ids, noise, steps or seeds that do not fit, or sides that are not multiples
+                of 32 px, which the U-Net cannot halve often enough.
         """
         self._require_part("decoder")
         codes = self.ids_to_codes(ids)
         if self.config.has_classes:
             return self.class_logits(codes)
         shape = self._image_shape(codes)
-        taken = ddim.make_steps(timesteps)
+        steps = ddim.make_steps(timesteps)
         if noise is None:
             noise = ddim.draw_noise(shape, seed).to(codes.device)
         else:
@@ -144,15 +137,15 @@ class Tokenizer(CheckpointModule):
             if tuple(noise.shape) != shape:
                 raise ModelError(f"noise {shape} expected, not {tuple(noise.shape)}")
             ddim.check_noise(noise)
-        return self._diffuse(codes, noise.to(codes.device), taken, clamp=clamp)
+        return self._diffuse(codes, noise.to(codes.device), steps, clamp=clamp)
 
     def class_logits(self, codes: Tensor) -> Tensor:
         """Return the class scores (B, 10, H, W) of land cover's codes (B, 5, h, w).
 
-        Codes need not be those of ids: the mean code of several candidates is a point between.
+        The codes need not be those of ids: a mean code of several ids lies between them.
 
         Raises:
-            ModelError: this is no tokenizer of land cover.
+            ModelError: this is not a tokenizer of land cover.
         """
         self._require_part("decoder")
         if not self.config.has_classes:
@@ -162,15 +155,15 @@ class Tokenizer(CheckpointModule):
         return out
 
     def denoise(self, x: Tensor, t: int | Tensor, codes: Tensor) -> Tensor:
-        """Return the clean image (B, C, H, W) that the U-Net sees in a noisy one.
+        """Return the U-Net's prediction of the clean image (B, C, H, W) from a noisy one.
 
         Args:
             x: the noisy image, (B, C, H, W).
-            t: the step, 0 to 999; or one for each sample, (B,).
+            t: step of the diffusion, 0 to 999; or one for each sample, (B,).
             codes: (B, 5, H / 16, W / 16).
 
         Raises:
-            ModelError: land cover has no diffusion; shapes or steps that do not fit.
+            ModelError: a tokenizer of land cover; shapes or steps that do not fit.
         """
         unet = self._require_unet()
         if tuple(x.shape) != self._image_shape(codes):
@@ -179,7 +172,7 @@ class Tokenizer(CheckpointModule):
             )
         steps = torch.as_tensor(t, device=x.device)
         if steps.ndim > 1 or steps.is_floating_point() or (steps.ndim and len(steps) != len(x)):
-            raise ModelError(f"t={t!r}: one whole step expected, or one for each sample")
+            raise ModelError(f"t={t!r}: one whole number expected, or one for each sample")
         if not 0 <= int(steps.min()) <= int(steps.max()) < ddim.TRAINING_STEPS:
             raise ModelError(f"t={t!r}: steps lie in 0..{ddim.TRAINING_STEPS - 1}")
         prepared = unet.prepare_steps(steps.reshape(-1), *x.shape[2:])
@@ -187,29 +180,19 @@ class Tokenizer(CheckpointModule):
         out: Tensor = unet(x, condition, prepared, None if steps.ndim else 0)
         return out
 
-    def optional_keys(self) -> set[str]:
-        """Return the keys that a checkpoint may lack: the position tables."""
-        return {name for name, _ in self.named_buffers()}
-
-    def is_ignored_key(self, key: str) -> bool:
-        """Tell a key of the half that was not built."""
-        return self.part != "both" and key.startswith(
-            _PART_PREFIXES["encoder" if self.part == "decoder" else "decoder"]
-        )
-
     def _diffuse(
         self, codes: Tensor, noise: Tensor, steps: Sequence[ddim.DDIMStep], *, clamp: bool
     ) -> Tensor:
         unet = self._require_unet()
         t = torch.tensor([step.t for step in steps], device=noise.device)
         prepared = unet.prepare_steps(t, *noise.shape[2:])
-        together = 1 if noise.device.type == "cpu" else max(1, len(noise))
-        # ^ convolutions on a CPU add up in an order that depends on the size of the batch, and a
-        #   window must give the same bits alone and among others; a batch is hardly quicker there
+        chunk = 1 if noise.device.type == "cpu" else max(1, len(noise))
+        # ^ on a CPU, convolutions sum in an order that depends on the size of the batch, and a
+        #   window must have the same bits alone and in a batch; a batch is hardly faster there
         parts: list[Tensor] = []
-        for start in range(0, len(noise), together):
-            condition = unet.embed_codes(codes[start : start + together])
-            x = noise[start : start + together]
+        for start in range(0, len(noise), chunk):
+            condition = unet.embed_codes(codes[start : start + chunk])
+            x = noise[start : start + chunk]
             for index, step in enumerate(steps):
                 x = ddim.advance(x, unet(x, condition, prepared, index), step, clamp=clamp)
             parts.append(x)
@@ -232,10 +215,11 @@ class Tokenizer(CheckpointModule):
         sides = tuple(PATCH_SIZE * count for count in codes.shape[2:])
         multiple = self.config.side_multiple
         if any(side % multiple for side in sides):
+            halvings = len(self.config.unet.multipliers) - 1
             raise ModelError(
                 f"{self.modality} can be decoded to sides that are multiples of {multiple} px, "
-                f"not to {sides}: its U-Net halves the image {len(self.config.unet.multipliers) - 1}"
-                f" times. Pad the ids to a multiple of {multiple // PATCH_SIZE} tokens, and crop after"
+                f"not to {sides}: its U-Net halves the image {halvings} times. Pad the ids to a "
+                f"multiple of {multiple // PATCH_SIZE} tokens, and crop the result"
             )
         return (codes.shape[0], self.channels, *sides)
 
@@ -249,59 +233,32 @@ class Tokenizer(CheckpointModule):
             raise ModelError(f"{self.modality}: {forms} expected, not {shape}")
         if shape[2] % PATCH_SIZE or shape[3] % PATCH_SIZE or not shape[2] * shape[3]:
             raise ModelError(
-                f"{self.modality}: height and width must be multiples of {PATCH_SIZE}, not {shape[2:]}"
+                f"{self.modality}: height and width must be multiples of {PATCH_SIZE}, "
+                f"not {shape[2:]}"
             )
         if not self.config.has_classes and not x.is_floating_point():
             raise ModelError(
                 f"{self.modality}: standardised pixels expected, not {x.dtype}: subtract the "
-                "mean and divide by the deviation first"
+                "mean and divide by the standard deviation first"
             )
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-            raise ModelError(
-                f"{self.modality} holds NaN or infinite pixels: attention would spread them to "
-                "every token; fill them first (0 after standardisation = the mean)"
-            )
+        check_finite(self.modality, x)
         return x
 
 
 def one_hot(classes: Tensor, count: int = len(LULC_CLASSES)) -> Tensor:
-    """Return one channel a class, (B, 10, H, W) float32, of indices (B, H, W) or (B, 1, H, W).
+    """Return one channel per class, (B, 10, H, W) float32, of indices (B, H, W) or (B, 1, H, W).
 
     Raises:
-        ModelError: indices that are not whole, or that are no class.
+        ModelError: indices that are not whole numbers, or not a class.
     """
-    flat = classes[:, 0] if classes.ndim == 4 else classes
-    whole = flat.long()
-    if flat.is_floating_point() and not bool((whole == flat).all()):
+    values = classes[:, 0] if classes.ndim == 4 else classes
+    indices = values.long()
+    if values.is_floating_point() and not bool((indices == values).all()):
         raise ModelError("land cover has whole class indices; resample it with nearest neighbour")
-    if whole.numel() and not 0 <= int(whole.min()) <= int(whole.max()) < count:
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < count:
         raise ModelError(
             f"land cover has the classes 0..{count - 1} ({join_names(LULC_CLASSES, count)}), but "
-            f"{int(whole.min())}..{int(whole.max())} are given; codes of other products must be "
-            "translated first"
+            f"{int(indices.min())}..{int(indices.max())} are given; translate the codes of other "
+            "products first"
         )
-    return F.one_hot(whole, count).permute(0, 3, 1, 2).float()
-
-
-def tokenizer(
-    modality_or_config: str | Path | Mapping[str, Any] | TokenizerConfig,
-    weights: WeightSource = None,
-    part: TokenizerPart = "both",
-    revision: str | None = None,
-) -> Tokenizer:
-    """Build the tokenizer of a raster modality, ready for use.
-
-    Args:
-        modality_or_config: S2L2A, S1GRD, S1RTC, DEM, NDVI or LULC; a published name
-            (terramind_v1_tokenizer_s2l2a); a mapping with `modality` and sizes; a .yaml file.
-        weights: None, hub, a path, a state dict, {random: seed} or {path: …, sha256: …}.
-        part: both halves, or one: the other's weights are neither built nor asked for.
-        revision: of the hub repository.
-
-    Raises:
-        ModelError: anything unknown. WeightsError: weights that do not fit.
-    """
-    size = TokenizerConfig.parse(modality_or_config)
-    with skip_init(enabled=weights is not None):
-        built = Tokenizer(size, part)
-    return load_weights(built, weights, size.name, revision).eval()
+    return F.one_hot(indices, count).permute(0, 3, 1, 2).float()

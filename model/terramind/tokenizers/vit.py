@@ -1,9 +1,10 @@
-"""The transformers of the tokenizers: pixels to latents, and codes back to class scores.
+"""Transformers of the tokenizers: pixels to features, and codes to class scores.
 
     project patches -> add positions -> blocks -> one more MLP, with tanh
 
-Notable: the layer norms have a learnt bias here, patches are flattened channel-first, and nothing
-is normed at the end. Notation as in `model.terramind.layers`.
+Unlike in the encoder of `model.terramind.encoder`, the layer norms have a learned bias, patches are
+flattened channel-slowest, and the output is not normalised. Notation as in
+`model.terramind.layers`.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from model.terramind.modalities import PATCH_SIZE
 
 
 class Float32LayerNorm(Float32Module, nn.LayerNorm):
-    """A layer norm that stays in single precision."""
+    """A layer norm that stays in float32."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, EPSILON, dtype=torch.float32)
 
 
 class ViTBlock(nn.Module):
-    """One block, normalised before each part."""
+    """A block: attention and MLP, each after a layer norm and beside a residual path."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class TanhMlp(nn.Module):
 
 
 class ViTBase(Float32Module):
-    """What encoder and decoder share: positions, blocks and the last MLP."""
+    """Common part of encoder and decoder: positions, blocks and the last MLP."""
 
     pos_emb: Tensor
 
@@ -74,7 +75,7 @@ class ViTBase(Float32Module):
         side = image_size // PATCH_SIZE
         table = sincos_grid(side, side, architecture.dim).transpose(1, 2).reshape(1, -1, side, side)
         self.register_buffer("pos_emb", table)
-        # ^ published as a parameter that is not trained; a buffer has the same key
+        # ^ published as an untrained parameter; a buffer has the same key
         self.blocks = nn.ModuleList(ViTBlock(architecture) for _ in range(architecture.depth))
         self.norm_mlp = Float32LayerNorm(architecture.dim)
         self.post_mlp = TanhMlp(architecture)
@@ -108,9 +109,11 @@ class ViTEncoder(ViTBase):
         rows, columns = x.shape[2] // PATCH_SIZE, x.shape[3] // PATCH_SIZE
         patches = F.pixel_unshuffle(x.to(self.proj.weight.dtype), PATCH_SIZE)
         # ^ (B, C * 16 * 16, h, w), channel slowest
-        flat = patches.flatten(2).transpose(1, 2)
-        tokens = fused_linear.functional_linear(flat, self.proj.weight.flatten(1), self.proj.bias)
-        # ^ the published convolution as the matrix product that it is: the same bits in any batch
+        rows_of_pixels = patches.flatten(2).transpose(1, 2)  # (B, h * w, C * 16 * 16)
+        tokens = fused_linear.functional_linear(
+            rows_of_pixels, self.proj.weight.flatten(1), self.proj.bias
+        )
+        # ^ the published convolution as a matrix product, which has the same bits in any batch
         return self.run_blocks(tokens, rows, columns)
 
 
@@ -130,7 +133,7 @@ class ViTDecoder(ViTBase):
 
 
 class PointwiseConv(Float32Module, nn.Conv2d):
-    """A 1 x 1 convolution, in single precision: to and from the numbers that are rounded."""
+    """A 1 x 1 convolution in float32, to or from the numbers that are quantised."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 1, dtype=torch.float32)
