@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat
+from catalogs.scene import Caveat, Scene
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job

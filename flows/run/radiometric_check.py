@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from catalogs.errors import AssetReadError
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, RejectedScene, Selection
+from catalogs.scene import Caveat, RejectedScene, Scene
+from catalogs.scene_selection import Selection
 from flows.observe.progress import Progress
 from pipeline.quality import radiometry_check
 from pipeline.quality.radiometry_check import Verdict

@@ -13,8 +13,8 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry, scene_selection, search
 from catalogs.errors import NothingFoundError
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, Selection
+from catalogs.scene import Caveat, Scene
+from catalogs.scene_selection import Selection
 from catalogs.search import CatalogSource, SearchResult
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, RejectedScene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers

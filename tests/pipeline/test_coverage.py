@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
-from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from flows.config import job as jobs
 from flows.observe import progress
 from flows.run import search
