@@ -95,7 +95,7 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     area = plan.grids[0]
     scenes = tuple(one for one in plan.snapshot.scenes if one.modality == "S2L2A")
     bands = [*plan.bands("S2L2A"), "SCL"]
-    stacked = cube.stack(scenes, bands, area, dtype="uint16", fill_value=0)
+    stacked = cube.load(scenes, bands, area, stored=True)
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
     workers = raster_reader.count_read_threads(scenes, threads)
