@@ -22,6 +22,7 @@ from model.predictor.predictors import (
 )
 from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
+from model.weights import checksums
 from tests.support import lightning
 
 TOY = {
@@ -552,7 +553,7 @@ def test_the_demo_is_small_pinned_and_works():
     predictor = registry.load("demo", **CPU)
     weights = registry.DEMO_CARD_PATH.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
-    assert card.weights["sha256"] == registry.loading.digest_of_file(weights)
+    assert card.weights["sha256"] == checksums.hash_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
     out = predictor(
         {"S2L2A": np.full((1, 12, predictor.window, predictor.window), 900, np.float32)}

@@ -14,7 +14,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.terramind.modalities import get_raster_modality
 from model.terratorch import hyperparameters, segmentation
-from model.weights import loading
+from model.weights import checksums, loading
 from tests.support.lightning import (
     ARGS,
     PYRAMID,
@@ -45,7 +45,7 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(network, tmp_path)
     content = as_stored(network, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
     content["state_dict"]["criterion.weight"] = torch.ones(3)
     torch.save(content, path)
-    loaded = load(path, sha256=loading.digest_of_file(path))
+    loaded = load(path, sha256=checksums.hash_file(path))
     assert same_outputs(loaded, network)
     assert not loaded.training
     assert loaded.num_classes == 3
