@@ -119,7 +119,7 @@ def _check_tile_size(size: int | None) -> None:
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Generate a synthetic country, map it, and measure the map's accuracy."""
+    """Generate a synthetic country, map it, measure the map."""
     _check_tile_size(tile_size)
     from flows.cli import summary
     from flows.demo import demo
@@ -143,7 +143,7 @@ def demo(
 )
 @PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
-    """List the scenes of a job, their coverage, and rejected scenes with reasons."""
+    """List the scenes of a job, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import search
@@ -163,7 +163,7 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 @click.option("-o", "--output", type=PATH, help="Path of the plan file.")
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
-    """Write the plan of a job: tiles, scenes, bytes to read, memory, time and cost."""
+    """Plan a job: tiles, scenes, bytes, memory, time, cost."""
     loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import plans
@@ -254,7 +254,9 @@ def backfill(
     max_cost: float | None,
     dry_run: bool,
 ) -> int:
-    """Make one product for each period of a date range; finished periods are skipped.
+    """Make one product for each period of a date range.
+
+    Finished periods are skipped.
 
     The defaults of --from and --cadence are those of the job's schedule; the default of --to is the
     latest period with complete scenes.
@@ -293,7 +295,7 @@ def backfill(
 )
 @click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
-    """Update finished periods that have newer scenes or a newer model."""
+    """Update finished periods with newer scenes or models."""
     _load_job(job)
     from flows.cli import summary
     from flows.orchestration import launch
@@ -323,7 +325,7 @@ def _exit_code_for_periods(result: Result) -> int:
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Check the stored files against the checksums of their receipts."""
+    """Check the stored files against their checksums."""
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
@@ -347,7 +349,10 @@ def verify(console: Console, out: Path) -> int:
               help="Concurrent runs per slot (see execution.slot).")  # fmt: skip
 @click.option("--paused", is_flag=True, help="Register the schedules as paused.")
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
-    """Register deployments of jobs on the Prefect server: schedule, backfill and refresh."""
+    """Register jobs on the Prefect server.
+
+    Each job becomes three deployments: schedule, backfill and refresh.
+    """
     for job in jobs:
         _load_job(job)
     from flows.cli import summary

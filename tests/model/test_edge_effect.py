@@ -77,12 +77,12 @@ def test_every_distance_has_pixels_on_all_sides():
     assert each[0] > 0
     assert set(each) == {each[0]}
     assert curve.steps[0].first == 0
-    assert [one.stop for one in curve.steps[:-1]] == [one.first for one in curve.steps[1:]]
+    assert [bin_.stop for bin_ in curve.steps[:-1]] == [bin_.first for bin_ in curve.steps[1:]]
 
 
 def test_a_far_reach_is_blended_over_a_quarter_at_most():
     steps = [(0, 16, 0.5), (16, 64, 0.3), (64, 96, 0.01)]
-    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*one) for one in steps))
+    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*bounds) for bounds in steps))
     assert (curve.distance, curve.overlap) == (64, 48)
 
 
@@ -104,21 +104,21 @@ def test_an_answer_without_classes_is_measured_in_deviations():
 def test_the_same_places_give_the_same_curve():
     again = measured(rim(3))
     assert again == measured(rim(3))
-    other = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
-    assert [step.differs for step in other.steps] == [step.differs for step in again.steps]
+    reseeded = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
+    assert [step.differs for step in reseeded.steps] == [step.differs for step in again.steps]
 
 
 @pytest.mark.parametrize(
-    ("image", "window", "says"),
+    ("image", "window", "message"),
     [
         (IMAGE["S2L2A"], 48, "windows of 48 px are too small"),
         (IMAGE["S2L2A"][:, :100], 128, "at least 224 x 224 px needed"),
         (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
-def test_what_cannot_be_measured_is_said(image, window, says):
+def test_what_cannot_be_measured_is_said(image, window, message):
     side = (window, window)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         edge_effect.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
 
 
@@ -143,7 +143,7 @@ def step(first, stop, error):
     window=st.integers(4, 256).map(lambda patches: 16 * patches),
 )
 def test_the_overlap_is_whole_patches_and_fits(errors, window):
-    steps = tuple(step(16 * i, 16 * i + 16, one) for i, one in enumerate(errors))
+    steps = tuple(step(16 * i, 16 * i + 16, error) for i, error in enumerate(errors))
     curve = edge_effect.EdgeEffect(window=window, steps=steps)
     assert 0 < curve.overlap <= max(window // 4, 16)
     assert curve.overlap % 16 == 0
@@ -175,10 +175,10 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     curve = edge_effect.EdgeEffect(
         window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
     )
-    told = replace(card, reach=curve)
-    assert told.identity() == card.identity()
-    assert told.digest("x") == card.digest("x")
-    cards.write(tmp_path / "card.json", told)
+    with_curve = replace(card, reach=curve)
+    assert with_curve.identity() == card.identity()
+    assert with_curve.digest("x") == card.digest("x")
+    cards.write(tmp_path / "card.json", with_curve)
     assert cards.read(tmp_path / "card.json").reach == curve
     shown = answer(capsys, "card", tmp_path / "card.json", name="models-card")
     assert shown["reach"]["steps"][0]["differs"] == 0.3
@@ -187,7 +187,7 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| 0 to 1 | 30.0 % | 0.300 |" in out
     assert "Measured on a field." in out
-    assert f"windows overlap by {curve.overlap} px" in out
+    assert f"windows therefore overlap by {curve.overlap} px" in out
 
 
 def test_an_unmeasured_model_says_so(capsys):
@@ -197,7 +197,7 @@ def test_an_unmeasured_model_says_so(capsys):
 
 def test_the_demo_model_shows_its_curve(capsys):
     shown = answer(capsys, "card", "demo", name="models-card")
-    errors = [one["differs"] for one in shown["reach"]["steps"]]
+    errors = [bin_["differs"] for bin_ in shown["reach"]["steps"]]
     assert errors[0] > 5 * errors[-1] > 0
     # ^ the edge is felt, and answers in the middle differ little
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
@@ -211,10 +211,10 @@ def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
     running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    asked = predictors.SegmentationPredictor(network, card, options=running)
+    requested = predictors.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, measured_on="noise")
+    curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0
