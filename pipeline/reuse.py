@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError, TerramosaicError
-from pipeline import tile
+from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
 from pipeline.storage import receipt, zarr_store
@@ -83,7 +83,7 @@ def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTi
                 source.folder,
                 source.plan,
                 source.plan.tiles_by_id[source.receipt.tile],
-                list(tile.list_layer_bands(plan)),
+                list(tile_layers.list_layer_bands(plan)),
             )
         except (TerramosaicError, KeyError, OSError) as error:
             log.warning(

@@ -66,8 +66,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     plan = _read_requested_plan(job)
     if plan is None:
         return None
-    settings = {"model": plan.job["model"], **planning.dump_run_settings(job)}
-    plan = replace(plan, job=settings)
+    plan = replace(plan, settings=planning.build_run_settings(job, plan.settings.model.to_dict()))
     # ^ the folder may have been moved, and the limits of the quality gate may be other ones
     model = plan.model
     if model is not None and known_models.find_spec_digest(job) != known_models.spec_digest(model):
@@ -112,4 +111,4 @@ def _read_requested_plan(job: Job) -> Plan | None:
         plan, _ = published.read_current_plan(product_folder.product_dir(job))
     except InvalidInputError:
         return None
-    return plan if plan.job.get("request") == hash_request(job) else None
+    return plan if plan.settings.request_digest == hash_request(job) else None

@@ -1,4 +1,4 @@
-"""A finished product is found without planning, unless the job, the catalog or the model changed."""
+"""A finished product is found without planning, unless job, catalog or model have changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import existing, known_models, planning
-from pipeline.plan.recipe import ModelSpec
+from tests.support import expanse
 
 PERIOD = "2021-06"
 
@@ -82,7 +82,7 @@ def test_a_narrower_gate_refuses_what_is_published(built):
     assert result.status == "unchanged"
     gate = {"gate": "refuse", "max_seam_z": 0.0, "max_disagreement": 0.0}
     plan, _ = existing.find_unchanged(_changed(built, qc=gate))
-    assert plan.job["qc"]["gate"] == "refuse"
+    assert plan.settings.quality_limits.gate == "refuse"
 
 
 def test_a_missing_receipt_is_noticed(built):
@@ -112,18 +112,7 @@ def test_a_scene_that_leaves_the_catalog_is_noticed(built):
     assert existing.find_unchanged(jobs.load(built)) is not None
 
 
-SPEC = ModelSpec.from_dict(
-    {
-        "name": "demo",
-        "digest": "0" * 64,
-        "window": 224,
-        "inputs": {"S2L2A": ["B04"]},
-        "precision": "fp32",
-        "batch": 1,
-        "device": "cpu",
-        "answers": [{"task": "land_cover"}],
-    }
-)
+SPEC = expanse.MODEL
 
 
 @pytest.fixture

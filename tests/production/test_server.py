@@ -23,6 +23,7 @@ from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import verify
 from pipeline.plan.plan import Plan
+from pipeline.plan.settings import ExecutionSettings
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
 from tests.support import expanse
@@ -428,8 +429,8 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     """Of everything that this module does in Prefect's database, too."""
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
     plan = expanse.plan(tmp_path, 41_000, days=1)
-    how = plan.job | {"execution": {"engine": "threads", "workers": 2}}
-    replace(plan, job=how).write(folder / "plan.json")
+    settings = replace(plan.settings, execution=ExecutionSettings(engine="threads", workers=2))
+    replace(plan, settings=settings).write(folder / "plan.json")
     before = {one["id"] for one in world.api.flow_runs()}
     subprocess.run(
         [sys.executable, "-c", MANY, folder / "plan.json"],

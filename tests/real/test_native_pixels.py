@@ -21,7 +21,6 @@ CATALOGS = {
     "planetary-computer": ("S2L2A", "S1RTC", "DEM"),
     "cdse": ("S2L2A",),
 }
-TYPES = {"S2L2A": ("uint16", 0)}
 BEYOND = 7
 """Pixels that are read around each scene: they must be empty."""
 
@@ -31,15 +30,14 @@ def _scenes(realdata, name):
     source = search.CatalogSource(
         provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
     )
-    found = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
-    assert found.scenes
-    return found.scenes
+    result = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
+    assert result.scenes
+    return result.scenes
 
 
 def _stack(scene, bands, grid):
-    dtype, fill = TYPES.get(scene.modality, ("float32", np.nan))
-    stack = cube.stack([scene], bands, grid, dtype=dtype, fill_value=fill)[0]
-    return stack.compute(scheduler="synchronous"), fill
+    stored = cube.load([scene], bands, grid, stored=True)
+    return stored[0].compute(scheduler="synchronous"), stored.attrs["nodata"]
 
 
 def _known(stored, asset, file, fill):

@@ -19,7 +19,7 @@ from catalogs.sensors import SENSORS
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube, units
+from pipeline.reading import cube
 from tests.support import realitems
 from tests.support.realitems import WORLD
 
@@ -65,7 +65,7 @@ def _provider(items, folder, target):
 def groups(realdata, tmp_path_factory):
     """Return {(folder, collection, baseline): [(item, scene)]} of all that is measured."""
     target = tmp_path_factory.mktemp("tables")
-    items = [one for one in realitems.items(realdata) if realitems.modality(one[1])]
+    items = [item for item in realitems.items(realdata) if realitems.modality(item[1])]
     found, result = {}, {}
     for folder in dict.fromkeys(folder for folder, _ in items):
         source = search.CatalogSource(
@@ -110,16 +110,12 @@ def _native(file):
 
 
 def _ours(scene, band, grid, projected):
-    """Return (y, x) of our cube: composed, or as converted where no job asks for the grid."""
-    bare = scene.only((band,))
+    """Return (y, x) of a composite, or of the cube where no job uses the grid."""
+    bare = scene.select_bands((band,))
     if projected and grid.height * grid.width <= SMALL:
         made = composite.compose_modality(scene.modality, [bare], [band], grid, recipe=RECIPE)
         return made.values[0].compute(scheduler="synchronous").values
-    radar = scene.modality.startswith("S1")
-    dtype, fill = ("float32", np.nan) if radar else ("uint16", 0)
-    stored = cube.stack([bare], [band], grid, dtype=dtype, fill_value=fill)[:, 0]
-    values = stored.compute(scheduler="synchronous").values
-    return units.convert(values, [scene.assets[band].radiometry], SENSORS[scene.modality].unit)[0]
+    return cube.load([bare], [band], grid)[0, 0].compute(scheduler="synchronous").values
 
 
 def _asset(item, scene, band):
@@ -248,11 +244,13 @@ def test_every_scene_is_chosen_by_the_bands_it_has(groups):
             asked = scene_selection.select_scenes(
                 [scene], WORLD, bands={scene.modality: _measured(scene)}
             )
-            assert [one.id for one in asked.used] == [scene.id]
+            assert [used.id for used in asked.used] == [scene.id]
             lacks = scene.modality[:2] == "S1" and not {"VV", "VH"} <= set(scene.assets)
             usual = scene_selection.select_scenes([scene], WORLD)
             assert bool(usual.used) != lacks
-            assert all("it lacks the polarisation" in one.reason for one in usual.refused)
+            assert all(
+                "it lacks the polarisation" in rejection.reason for rejection in usual.refused
+            )
 
 
 TABLES = {"earth-search-v1": "earth-search", "stactools-from-real-SAFE": "stactools"}

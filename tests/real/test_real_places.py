@@ -12,7 +12,7 @@ import rasterio
 
 from flows.config import job as jobs
 from flows.run import planning, product_folder
-from pipeline import tile
+from pipeline import tile, tile_layers
 from pipeline.storage import zarr_store
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
@@ -22,9 +22,9 @@ OFFSET = {"433D_629L_3_1": -1000}
 def _made(values, folder, tmp_path):
     plan = planning.create_plan(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
-    zarr_store.create(target, plan, tile.list_layer_bands(plan))
-    for one in plan.tiles:
-        tile.build_tile(plan, one, None, target, threads=2)
+    zarr_store.create(target, plan, tile_layers.list_layer_bands(plan))
+    for entry in plan.tiles:
+        tile.build_tile(plan, entry, None, target, threads=2)
 
     def layer(name):
         rows, columns = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -88,7 +88,7 @@ def test_a_place_is_composed_exactly(realdata, tmp_path, name):
     outside = np.ones(plan.grid.shape, bool)
     outside[part] = False
     assert set(np.unique(layer("observations")[outside & inside])) <= {0}
-    assert not any("SCL" in one.assets for one in plan.snapshot.scenes)
+    assert not any("SCL" in scene.assets for scene in plan.snapshot.scenes)
 
 
 def _catalog(realdata, collection):
@@ -151,8 +151,8 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     home = product_folder.product_dir(plan)
     folder = home / plan.short_digest
     plan.write(folder / "plan.json")
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-    for one in plan.tiles:
-        tile.build_tile(plan, one, None, folder, threads=2)
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    for entry in plan.tiles:
+        tile.build_tile(plan, entry, None, folder, threads=2)
     item = json.loads(Path(writer.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]
