@@ -77,11 +77,9 @@ def test_another_request_is_planned(built):
         assert existing.find_unchanged(_changed(built, **sections)) is None
 
 
-def test_a_narrower_gate_refuses_what_is_published(built):
-    _, result = existing.find_unchanged(_changed(built, qc={"gate": "off"}))
+def test_the_limits_of_the_job_as_it_is_now_hold(built):
+    plan, result = existing.find_unchanged(_changed(built, qc={"gate": "refuse"}))
     assert result.status == "unchanged"
-    gate = {"gate": "refuse", "max_seam_z": 0.0, "max_disagreement": 0.0}
-    plan, _ = existing.find_unchanged(_changed(built, qc=gate))
     assert plan.settings.quality_limits.gate == "refuse"
 
 
