@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from pipeline.reading import units
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
+from pipeline.storage.store import StoreLike
 
 INPUT_BITS = {
     "S2L2A": layers.S2_BIT,
@@ -74,7 +74,7 @@ def build_tile(
     plan: Plan,
     tile: Tile,
     predictor: Predictor | None,
-    folder: Path,
+    folder: StoreLike,
     *,
     threads: int,
     window_cache: WindowCache | None = None,

@@ -366,13 +366,30 @@ class Plan:
             InvalidInputError: there is no such file, or it is not a plan.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = path.read_bytes()
+        except OSError as error:
             raise InvalidInputError(f"{path} cannot be read as a plan: {error}") from error
+        return cls.from_json(data, str(path))
+
+    @classmethod
+    def from_json(cls, data: bytes, location: str) -> Plan:
+        """Build a plan from the bytes of a plan file.
+
+        Args:
+            data: UTF-8 JSON of :meth:`to_dict`'s values.
+            location: where it was read, for messages.
+
+        Raises:
+            InvalidInputError: it is not a plan.
+        """
+        try:
+            values = json.loads(data.decode("utf-8"))
+        except ValueError as error:
+            raise InvalidInputError(f"{location} cannot be read as a plan: {error}") from error
         try:
             return cls.from_dict(values)
         except InvalidInputError as error:
-            raise InvalidInputError(f"{path}: {error}") from error
+            raise InvalidInputError(f"{location}: {error}") from error
 
 
 def hash_json(value: Mapping[str, Any]) -> str:

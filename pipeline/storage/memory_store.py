@@ -62,6 +62,17 @@ class MemoryStore:
         """Return the store of a folder inside this one."""
         return MemoryStore(self.memory, f"{self.prefix}{check_name(name)}/")
 
+    def parent(self) -> MemoryStore:
+        """Return the store of the folder that holds this one.
+
+        Raises:
+            ValueError: this store is the root.
+        """
+        if not self.prefix:
+            raise ValueError("The root of a store in memory has no parent.")
+        folder = self.prefix.rstrip("/").rpartition("/")[0]
+        return MemoryStore(self.memory, f"{folder}/" if folder else "")
+
     def read(self, name: str) -> bytes:
         """Return the bytes of an object."""
         with self.memory.guard:

@@ -55,6 +55,9 @@ class Store(Protocol):
     def child(self, name: str) -> Store:
         """Return the store of a folder inside this one; it need not exist."""
 
+    def parent(self) -> Store:
+        """Return the store of the folder that holds this one."""
+
     def read(self, name: str) -> bytes:
         """Return the bytes of an object.
 
@@ -186,6 +189,10 @@ class LocalStore:
     def child(self, name: str) -> LocalStore:
         """Return the store of a folder inside this one; it need not exist."""
         return LocalStore(self.root / check_name(name))
+
+    def parent(self) -> LocalStore:
+        """Return the store of the folder that holds this one."""
+        return LocalStore(self.root.parent)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""

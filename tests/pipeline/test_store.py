@@ -36,6 +36,8 @@ def test_an_object_is_read_as_it_was_written(store):
     assert store.child("a").child("b").read("c.bin") == b"second"
     assert store.read("./a/b/c.bin") == b"second"
     assert store.child("a/b").name == "b"
+    assert store.child("a/b").parent() == store.child("a")
+    assert store.child("a").parent() == store
     assert store.child("a/b").location == f"{store.location}/a/b"
 
 
