@@ -119,7 +119,7 @@ def compare_with_truth(truth: Path, folder: Path, plan: Plan) -> AccuracyMetrics
     for one in plan.tiles:
         part = slice(one.row, one.row + one.height), slice(one.column, one.column + one.width)
         mapped = zarr_store.read_layer(
-            zarr_store.store_path(folder, plan, one.epsg), "land_cover", *part
+            zarr_store.grid_store(folder, plan, one.epsg), "land_cover", *part
         )
         matrix += accuracy.confusion_matrix(mapped, read_truth(truth, plan.tile_grid(one)))
     return accuracy.compute_accuracy(matrix)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from pipeline.storage.store import open_store
+
 FILE_NAME = "run.log"
 LOGGER_NAMES = ("flows", "pipeline", "catalogs")
 
@@ -35,7 +37,8 @@ class _RunFilter(logging.Filter):
 def capture_records(folder: Path) -> Iterator[None]:
     """Append what is said during a block to the log in a plan's folder."""
     token = _current_folder.set(folder)
-    handler = logging.FileHandler(folder / FILE_NAME, encoding="utf-8")
+    stream = open_store(folder).open_append(FILE_NAME)
+    handler = logging.StreamHandler(stream)
     lines = logging.Formatter("%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     lines.converter = time.gmtime
     handler.setFormatter(lines)
@@ -52,4 +55,5 @@ def capture_records(folder: Path) -> Iterator[None]:
             one.removeHandler(handler)
             one.setLevel(level)
         handler.close()
+        stream.close()
         _current_folder.reset(token)

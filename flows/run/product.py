@@ -26,8 +26,8 @@ from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance, published
 from pipeline.quality import coverage, gates
 from pipeline.report import search_page
-from pipeline.runtime import atomic_files, lock
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
+from pipeline.storage.store import StoreLike, open_store, write_json
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def write_plan(plan: Plan) -> Path:
     folder = planning.product_dir(plan) / plan.short_digest
     path = folder / "plan.json"
     try:
-        plan.write(path)
+        plan_file.write_plan(folder, plan)
     except OSError as error:
         raise InvalidInputError(
             f"Nothing can be written to {folder} ({error.strerror or error}). "
@@ -87,7 +87,7 @@ def write_plan(plan: Plan) -> Path:
     return path
 
 
-def find_damaged_tiles(plan: Plan, plan_dir: Path) -> list[dict[str, str]]:
+def find_damaged_tiles(plan: Plan, plan_dir: StoreLike) -> list[dict[str, str]]:
     """Return tile, file and reason of everything stored that a receipt does not vouch for.
 
     The receipt of a damaged tile is taken away, so that the next run makes the tile anew.
@@ -100,7 +100,7 @@ def find_damaged_tiles(plan: Plan, plan_dir: Path) -> list[dict[str, str]]:
         found = zarr_store.check_tile(plan_dir, plan, one, proof.digests)
         bad += [{"tile": one.id, "file": file, "reason": reason} for file, reason in found]
         if found:
-            receipt.receipt_path(plan_dir, one).unlink(missing_ok=True)
+            receipt.delete(plan_dir, one)
     return bad
 
 
@@ -174,17 +174,17 @@ def _run_stages(plan_path: str, allow_partial: bool) -> dict[str, Any]:
 
 def find_existing_result(plan: Plan) -> dict[str, Any] | None:
     """Return the result of a product that already stands, or None: no server is started for it."""
-    item = planning.product_dir(plan) / "item.json"
-    folder = item.parent / plan.short_digest
+    product_dir = planning.product_dir(plan)
+    folder = product_dir / plan.short_digest
     done = receipt.read_finished(folder, plan)
-    if len(done) < len(plan.tiles) or not published.is_complete(item, plan):
+    if len(done) < len(plan.tiles) or not published.is_complete(product_dir, plan):
         return None
     run_context.get_progress().finish()
     tiles = {"total": len(plan.tiles), "done": 0, "skipped": len(done), "failed": []}
-    seam = published.read_seam(item)
+    seam = published.read_seam(product_dir)
     status = "refused" if seam and quality_gate.is_refused(plan, seam) else "unchanged"
     # ^ the gate may be narrower than when it was published
-    return build_result(plan, status, str(item), tiles, {}, seam)
+    return build_result(plan, status, str(product_dir / published.ITEM_NAME), tiles, {}, seam)
 
 
 def build_result(
@@ -208,14 +208,14 @@ def build_result(
         "tiles": dict(tiles),
         "scenes": len(plan.snapshot.scenes),
         "seconds": dict(seconds),
-        "accuracy": published.read_accuracy(Path(item)) if item else None,
+        "accuracy": published.read_accuracy(folder.parent) if item else None,
         "seam": seam,
         "planned": planned,
         "actual": cost.get_actual_usage(plan, traffic or {}, seconds, int(tiles["done"])),
         "warnings": [
             *([descriptions.RANDOM_WEIGHTS_WARNING] if provenance.is_random(plan) else []),
             *descriptions.warn_unobserved(
-                published.read_not_observed(Path(item)) if item else None
+                published.read_not_observed(folder.parent) if item else None
             ),
             *quality_gate.find_violations(plan, seam),
         ],
@@ -223,7 +223,7 @@ def build_result(
 
 
 def _existing_path(item: str | None, path: Path) -> str | None:
-    return str(path) if item and path.exists() else None
+    return str(path) if item and open_store(path.parent).exists(path.name) else None
 
 
 def search(
@@ -247,7 +247,7 @@ def search(
             f"{job.name}: scenes found", days, selection.used, selection.refused
         )
         try:
-            atomic_files.write_atomic(report, page.encode())
+            open_store(report.parent).write(report.name, page.encode())
         except OSError as error:
             raise InvalidInputError(
                 f"The report cannot be written to {report} ({error.strerror or error}). "
@@ -305,8 +305,9 @@ def plan(
     progress.start_stage("plan")
     ready = planning.create_plan(job, progress)
     folder = planning.product_dir(ready) / ready.short_digest
-    path = output or folder / "plan.json"
-    ready.write(path)
+    path = output or folder / plan_file.PLAN_NAME
+    plan_store = open_store(path.parent)
+    write_json(plan_store, path.name, ready.to_dict())
     tiles, _ = cost.find_missing_tiles(ready, folder)
     need = cost.estimate_resources(ready, folder, tiles)
     before = published.read_finished_tiles(folder.parent)
@@ -348,7 +349,7 @@ def verify(out: Path, progress: Progress) -> dict[str, Any]:
         except InvalidInputError as error:
             bad.append({"tile": "", "file": str(home / "item.json"), "reason": str(error)})
             continue
-        with lock.acquire(folder):
+        with folder.lock():
             found = find_damaged_tiles(ready, folder)
             bad += found + published.find_damaged_files(home)
             proofs = receipt.read_finished(folder, ready)

@@ -23,9 +23,10 @@ from pipeline.product.product import MissingTile
 from pipeline.publishing import writer
 from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
-from pipeline.runtime import atomic_files, cancellation, lock
+from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.storage import receipt, zarr_store
+from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,8 @@ def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetric
     truth = run_context.get_truth_comparison()
     accuracy = truth(path.parent, plan) if truth else None
     return str(
-        writer.publish_product(
+        home
+        / writer.publish_product(
             plan,
             home,
             missing_tiles=[MissingTile(tile=one["tile"], reason=one["reason"]) for one in failed],
@@ -181,11 +183,11 @@ def run(
     if stands is not None:
         return stands | {"seconds": seconds}
     with (
-        lock.acquire(Path(path).parent),
+        open_store(Path(path).parent).lock(),
         run_log.capture_records(Path(path).parent),
         exporter.export_run(Path(path)) as counted,
     ):
-        atomic_files.remove_leftovers(Path(path).parent)
+        open_store(Path(path).parent).remove_leftovers()
         tiles = clock.run("tiles", map_tiles, path)
         seconds |= tiles.pop("seconds")
         planned, traffic = tiles.pop("planned"), tiles.pop("traffic")

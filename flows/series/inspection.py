@@ -27,6 +27,7 @@ from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.runtime.lock import FolderLockedError
 from pipeline.storage import receipt
+from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def find_finished_item(job: Job, period: Period) -> Path | None:
         return None
     item = home / "item.json"
     if plan.job.get("request") != planning.hash_request(job) or not published.is_complete(
-        item, plan
+        home, plan
     ):
         return None
     return item if len(receipt.read_finished(folder, plan)) == len(plan.tiles) else None
@@ -289,8 +290,10 @@ def build_result(job: Job, entries: Iterable[PeriodSummary], **extra: Any) -> di
 
 def iter_products(job: Job) -> Iterator[tuple[Period, Path]]:
     """Yield period and folder of the products of a job that are there, the oldest first."""
-    for item in sorted((job.output.folder / job.name).glob("*_*/item.json")):
+    collection_dir = job.output.folder / job.name
+    for name in open_store(collection_dir).glob(f"*_*/{published.ITEM_NAME}"):
+        product_dir = (collection_dir / name).parent
         try:
-            yield periods.parse(item.parent.name.replace("_", "/")), item.parent
+            yield periods.parse(product_dir.name.replace("_", "/")), product_dir
         except InvalidInputError:
-            log.warning("%s is no period's folder and is left alone", item.parent)
+            log.warning("%s is not the folder of a period, and is ignored", product_dir)

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from zarr.abc.store import Store as ZarrStore
 
@@ -70,6 +70,9 @@ class Store(Protocol):
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless one of that name exists; return whether it was written."""
+
+    def open_append(self, name: str) -> TextIO:
+        """Open an object to append UTF-8 lines, as a log does; other readers may see it grow."""
 
     def exists(self, name: str = "") -> bool:
         """Return whether there is an object, or a folder with objects, of that name."""
@@ -215,6 +218,12 @@ class LocalStore:
                 return False
         atomic_files.fsync(path.parent)
         return True
+
+    def open_append(self, name: str) -> TextIO:
+        """Open a file to append UTF-8 lines."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
 
     def exists(self, name: str = "") -> bool:
         """Return whether there is a file or folder of that name."""

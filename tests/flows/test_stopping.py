@@ -426,7 +426,7 @@ def _state(folder, plan):
         if one.id in done:
             assert not zarr_store.check_tile(folder, plan, one, done[one.id].digests)
     return {
-        one.id: receipt.receipt_path(folder, one).stat().st_mtime_ns
+        one.id: (folder / receipt.receipt_name(one)).stat().st_mtime_ns
         for one in plan.tiles
         if one.id in done
     }

@@ -96,6 +96,15 @@ def test_one_of_many_writers_creates_an_object(store):
     assert store.glob("**/*") == ["a/first"]
 
 
+def test_lines_are_appended(store):
+    for line in ("first", "zweite: ä"):
+        with store.open_append("plan/run.log") as log:
+            log.write(f"{line}\n")
+            log.flush()
+            assert store.read("plan/run.log").decode().endswith(f"{line}\n")
+    assert store.read("plan/run.log").decode() == "first\nzweite: ä\n"
+
+
 def test_json_is_utf8_and_holds_no_nan(store):
     stores.write_json(store, "a.json", {"area": "Århus"})
     assert store.read("a.json").decode() == '{\n  "area": "Århus"\n}\n'

@@ -229,7 +229,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
     again = run(job)
     assert (again["status"], again["tiles"]["done"]) == ("unchanged", 0)
     plan = plan_of(result)
-    receipt.receipt_path(Path(result["map"]).parents[1], plan.tiles[1]).unlink()
+    receipt.delete(Path(result["map"]).parents[1], plan.tiles[1])
     resumed = run(job)
     assert (resumed["status"], resumed["tiles"]["done"]) == ("complete", 1)
     assert hashes(resumed) == before

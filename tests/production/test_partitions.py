@@ -65,7 +65,7 @@ def _painted(source, folder):
     plan = Plan.read(source)
     partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
-    path = zarr_store.store_path(folder, plan, plan.grid.epsg)
+    path = zarr_store.grid_store(folder, plan, plan.grid.epsg)
     values = [zarr_store.read_layer(path, name, *whole) for name in ("land_cover", "probabilities")]
     return np.concatenate([values[0][None], values[1]]), plan.grid.origin_index()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,5 +153,5 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     zarr_store.create(folder, plan, tile.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, None, folder, threads=2)
-    item = json.loads(Path(writer.publish_product(plan, home)).read_text())
+    item = json.loads((home / writer.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]
