@@ -12,6 +12,7 @@ import shapely
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
+from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -80,7 +81,9 @@ def find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[Sc
     ``max_passes`` times, except for slivers (see lonlat_geometry.MAX_SLIVER_WIDTH). So every point
     keeps at least ``max_passes`` passes, or all that it has. Radar and elevation scenes are kept.
     """
-    optical = sorted((scene for scene in scenes if scene.modality.startswith("S2")), key=_mgrs_key)
+    optical = sorted(
+        (scene for scene in scenes if get_sensor(scene.modality).group == "optical"), key=_mgrs_key
+    )
     for _, group in groupby(optical, _mgrs_key):
         covered = [shapely.Polygon()] * max_passes
         # ^ the area that at least one, two, … passes cover

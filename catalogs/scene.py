@@ -9,36 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from catalogs.sensors import SENSORS, describe_unknown_sensor
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 UNITS = ("reflectance", "power", "dB", "m", "class", "probability")
-
-MASK_BANDS = ("SCL", "CLD")
-"""Bands that say what was seen rather than measure it: scene classes, probability of cloud."""
-
-DEFAULT_BANDS: Mapping[str, tuple[str, ...]] = {
-    "S2L2A": ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),
-    "S2L1C": (
-        *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10"),
-        *("B11", "B12"),
-    ),
-    "S1RTC": ("VV", "VH"),
-    "S1GRD": ("VV", "VH"),
-    "DEM": ("DEM",),
-}
-"""Bands by modality that are wanted where nobody says which."""
-
-BANDS: Mapping[str, tuple[str, ...]] = {
-    **DEFAULT_BANDS,
-    "S2L2A": (*DEFAULT_BANDS["S2L2A"], *MASK_BANDS),
-    "S1RTC": ("VV", "VH", "HH", "HV"),
-    "S1GRD": ("VV", "VH", "HH", "HV"),
-}
-"""Our band names by modality. Every catalog's own names are translated to these."""
-
-TIMELESS_MODALITIES = ("DEM",)
-"""Modalities whose scenes may lack a time."""
 
 ORBIT_STATES = ("ascending", "descending")
 
@@ -78,7 +54,7 @@ class Asset:
     """One band of a scene: a raster file with one band."""
 
     band: str
-    """Name of the band, see BANDS."""
+    """Name of the band, one of its sensor's."""
 
     href: str
     """Absolute path or URL, without a signature."""
@@ -151,7 +127,7 @@ class Scene:
     """Argument of providers.get: a built-in provider's name, or the path of a user's table."""
 
     modality: str
-    """A key of BANDS."""
+    """Name of its sensor, a key of sensors.SENSORS."""
 
     datetime: dt.datetime | None
     """Time of sensing, UTC. None only of modalities without a time."""
@@ -186,16 +162,13 @@ class Scene:
     """Solar day of the pass, where it differs from that of the scene alone."""
 
     assets: Mapping[str, Asset]
-    """Assets by band, in the order of BANDS."""
+    """Assets by band, in the order of the sensor's bands."""
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("A scene has no id.")
-        if self.modality not in BANDS:
-            raise ValueError(
-                f"Scene {self.id}: unknown modality {self.modality!r}; "
-                f"it is one of {', '.join(BANDS)}."
-            )
+        if self.modality not in SENSORS:
+            raise ValueError(f"Scene {self.id}: {describe_unknown_sensor(self.modality)}")
         self._normalise_times()
         object.__setattr__(self, "footprint", _check_polygon(self.id, self.footprint))
         object.__setattr__(self, "bbox", _check_bbox(self.id, self.bbox))
@@ -211,12 +184,12 @@ class Scene:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _to_utc(self.id, value))
-        if self.datetime is None and self.modality not in TIMELESS_MODALITIES:
+        if self.datetime is None and SENSORS[self.modality].is_temporal:
             raise ValueError(f"Scene {self.id}: a {self.modality} scene without a time of sensing.")
 
     def _sort_assets(self) -> dict[str, Asset]:
-        """Return the assets in the order of BANDS; raise for unknown bands and wrong keys."""
-        known = BANDS[self.modality]
+        """Return the assets in the order of the sensor's bands; raise for unknown bands."""
+        known = SENSORS[self.modality].bands
         for band, asset in self.assets.items():
             if band not in known or asset.band != band:
                 raise ValueError(

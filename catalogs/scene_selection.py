@@ -11,7 +11,7 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
 from catalogs.passes import sort_key
-from catalogs.scene import DEFAULT_BANDS, MASK_BANDS
+from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class RejectedScene:
     collection: str = ""
 
     modality: str = ""
-    """A key of scene.BANDS; empty where the item could not be read that far."""
+    """Name of its sensor; empty where the item could not be read that far."""
 
     day: str | None = None
     """Solar day, YYYY-MM-DD."""
@@ -148,7 +148,7 @@ def _find_missing_bands(
 
 
 def _requested_bands(scene: Scene, bands: Mapping[str, Sequence[str]] | None) -> Sequence[str]:
-    return (bands or {}).get(scene.modality, DEFAULT_BANDS[scene.modality])
+    return (bands or {}).get(scene.modality, get_sensor(scene.modality).default_bands)
 
 
 def _check_region(scene: Scene, region: Any) -> str | None:
@@ -157,11 +157,14 @@ def _check_region(scene: Scene, region: Any) -> str | None:
 
 def _check_bands(scene: Scene, requested: Sequence[str]) -> str | None:
     """Return the reason where no requested band, or not every polarisation, is available."""
+    sensor = get_sensor(scene.modality)
     missing = [band for band in requested if band not in scene.assets]
-    if scene.modality.startswith("S1") and missing:
+    if sensor.group == "radar" and missing:
         available = " and ".join(scene.assets) or "none"
         return f"it lacks the polarisation {' and '.join(missing)}: it has {available}"
-    measured = [band for band in scene.assets if band in requested and band not in MASK_BANDS]
+    measured = [
+        band for band in scene.assets if band in requested and band not in sensor.mask_bands
+    ]
     # ^ mask bands alone measure nothing
     return None if measured else f"it has none of {', '.join(requested)}"
 
@@ -170,7 +173,7 @@ def _check_orbit(
     scene: Scene, states: Collection[str] | None, orbits: Collection[int] | None
 ) -> str | None:
     """Return the reason where a radar scene's orbit was not requested."""
-    if not scene.modality.startswith("S1"):
+    if get_sensor(scene.modality).group != "radar":
         return None
     if states is not None and scene.orbit_state not in states:
         direction = scene.orbit_state or "not stated"
@@ -221,7 +224,7 @@ def _describe_replacement(scene: Scene, replacement: Scene) -> str:
 
 
 def _tile_key(scene: Scene) -> tuple[str, str, str]:
-    if scene.datetime is None or scene.modality == "DEM":
+    if not get_sensor(scene.modality).is_temporal:
         return (scene.modality, "", "")
         # ^ one catalog states tile and platform of an elevation model, another does not
     return (scene.modality, scene.platform or "", passes.mgrs_code(scene))
@@ -229,7 +232,7 @@ def _tile_key(scene: Scene) -> tuple[str, str, str]:
 
 def _is_same_acquisition(first: Scene, second: Scene) -> bool:
     """Return whether two scenes of one tile may come from one acquisition."""
-    if first.modality == "DEM":
+    if not get_sensor(first.modality).is_temporal:
         return first.id == second.id or lonlat_geometry.nearly_covers(
             shape(first.footprint), shape(second.footprint)
         )

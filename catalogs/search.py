@@ -11,7 +11,6 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import TIMELESS_MODALITIES
 from catalogs.scene_selection import Caveat
 from catalogs.search_results import (
     ModalityResults,
@@ -19,6 +18,7 @@ from catalogs.search_results import (
     describe_no_results,
     format_bbox,
 )
+from catalogs.sensors import get_sensor
 from catalogs.sources import static_catalog
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def find_scenes(
 
     Args:
         source: The catalog to search.
-        modalities: Keys of scene.BANDS.
+        modalities: Names of sensors.
         region: Shapely area in longitude and latitude; it may extend beyond 180 degrees.
         period: (start, end) with a time zone; an end at midnight includes that whole day. None
             is any time. Modalities without a time (DEM) ignore it.
@@ -86,7 +86,7 @@ def find_scenes(
             provider=provider,
             modality=modality,
             region=region,
-            time_range=None if modality in TIMELESS_MODALITIES else time_range,
+            time_range=time_range if get_sensor(modality).is_temporal else None,
             policy=policy,
         )
         for modality in dict.fromkeys(modalities)

@@ -1,12 +1,12 @@
-"""Segmentation on top of the encoder: tokens say what is there, pixels say where it ends.
+"""Segmentation head: logits of single pixels from the encoder's tokens and the raw pixels.
 
     tokens of several layers -> 1/16 -> 1/8 -> 1/4 -> 1/2 <- raw pixels at half resolution
                                                       1/2 -> logits of the 2 x 2 pixels below
 
-Tokens of 16 px alone lose the edges of parcels. The raw pixels mend the edges, and no more: their
-path sees 14 pixels across, so that context can only come from the encoder. Notable: normalisation
-is over channels, pixel by pixel, so the result depends neither on the batch nor on statistics of
-the window.
+Tokens of 16 px alone lose the edges of parcels, which the path of the raw pixels adds. Its
+receptive field is 14 pixels wide, so that context comes from the encoder alone. Normalisation is
+over the channels of each pixel, so the result depends neither on the batch nor on statistics of the
+window.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from model.terramind.modalities import PATCH_SIZE
 
 TokenUse = Literal["encoder", "zero"]
 _STAGES = 4
-"""Resolutions 1/16, 1/8, 1/4 and 1/2."""
+"""Number of resolutions: 1/16, 1/8, 1/4 and 1/2."""
 
 
 def depth_to_space(x: Tensor, factor: int) -> Tensor:
-    """Return (B, h, w, f * f * C) as (B, h * f, w * f, C): each cell becomes f x f cells."""
+    """Rearrange (B, h, w, f * f * C) to (B, h * f, w * f, C): each cell becomes f x f cells."""
     batch, rows, columns, _ = x.shape
     cells = x.reshape(batch, rows, columns, factor, factor, -1).transpose(2, 3)
     return cells.reshape(batch, rows * factor, columns * factor, -1)
 
 
 def space_to_depth(pixels: Tensor) -> Tensor:
-    """Return (B, C, H, W) as (B, H / 2, W / 2, 4 * C): each cell holds its four pixels."""
+    """Rearrange (B, C, H, W) to (B, H / 2, W / 2, 4 * C): each cell holds four pixels."""
     batch, channels, height, width = pixels.shape
     cells = pixels.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return cells.permute(0, 2, 4, 3, 5, 1).reshape(batch, height // 2, width // 2, -1)
 
 
 class ResidualConv(nn.Module):
-    """Look at the 3 x 3 neighbourhood and add what was seen."""
+    """Residual block: a normalised 3 x 3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class ResidualConv(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (B, h, w, C) plus a function of its neighbourhood."""
-        seen: Tensor = self.conv(self.norm(x).permute(0, 3, 1, 2))
-        return x + F.gelu(seen.permute(0, 2, 3, 1))
+        """Return x (B, h, w, C) plus a function of each cell's neighbourhood."""
+        convolved: Tensor = self.conv(self.norm(x).permute(0, 3, 1, 2))
+        return x + F.gelu(convolved.permute(0, 2, 3, 1))
 
 
 class FeedForward(nn.Module):
-    """Look at each cell by itself and add the result."""
+    """Residual block: a feed-forward network on each cell."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FeedForward(nn.Module):
 
 
 class Lateral(nn.Module):
-    """Spread each token over the cells of a finer grid."""
+    """Project each token to the f x f cells of a finer grid."""
 
     def __init__(self, dim: int, channels: int, factor: int) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class Lateral(nn.Module):
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         """Return tokens (B, rows * columns, D) as (B, rows * f, columns * f, C)."""
-        wide: Tensor = self.linear(self.norm(tokens))
-        return depth_to_space(wide.reshape(tokens.shape[0], rows, columns, -1), self.factor)
+        projected: Tensor = self.linear(self.norm(tokens))
+        return depth_to_space(projected.reshape(tokens.shape[0], rows, columns, -1), self.factor)
 
 
 class PixelStem(nn.Module):
-    """See the raw pixels of every modality at half resolution."""
+    """Embed the raw pixels of every modality at half resolution."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -96,13 +96,13 @@ class PixelStem(nn.Module):
         self.think = FeedForward(width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, H / 2, W / 2, width): each cell knows its own four pixels and no others."""
+        """Return (B, H / 2, W / 2, width): each cell reads its own four pixels alone."""
         out: Tensor = self.think(F.gelu(self.fold(space_to_depth(pixels))))
         return out
 
 
 class PixelHead(nn.Module):
-    """From tokens and pixels to logits at full resolution."""
+    """Logits at full resolution from tokens and pixels."""
 
     def __init__(
         self,
@@ -123,13 +123,14 @@ class PixelHead(nn.Module):
         self.laterals = nn.ModuleList(Lateral(dim, width, factor) for factor in factors)
         self.widen = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(_STAGES - 1))
         self.mix = nn.ModuleList(ResidualConv(width) for _ in range(_STAGES - 1))
-        seen = sum(self.channels.values()) + len(self.channels)
-        self.stem = PixelStem(seen, width)
+        pixel_channels = sum(self.channels.values()) + len(self.channels)
+        # ^ the bands of each modality, and the share of them that is valid
+        self.stem = PixelStem(pixel_channels, width)
         self.refine = nn.Sequential(
             ResidualConv(width), FeedForward(width), ResidualConv(width), FeedForward(width)
         )
-        # ^ two looks at what both say together: 0.015 more of overall accuracy on the demo's
-        # ^ countries; each widens what the raw pixels see by four pixels
+        # ^ two blocks on tokens and pixels together: 0.015 more of overall accuracy on the demo's
+        #   countries; each makes the receptive field of the raw pixels four pixels wider
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.logits = nn.Linear(width, 4 * classes)
 
@@ -141,7 +142,7 @@ class PixelHead(nn.Module):
         Args:
             tokens: one (B, N, D) per layer, shallow to deep.
             pixels: (B, bands and validities of all modalities, H, W), without NaN.
-            pixel_weight: (B,) weight of the raw pixels' path, one if not given.
+            pixel_weight: (B,) weight of the path of the raw pixels; None = one.
         """
         rows, columns = pixels.shape[2] // PATCH_SIZE, pixels.shape[3] // PATCH_SIZE
         deep_first = list(reversed(tokens))
@@ -154,12 +155,12 @@ class PixelHead(nn.Module):
                 x = self.mix[stage](x)
         stem: Tensor = self.stem(pixels)
         x = x + (stem if pixel_weight is None else stem * pixel_weight.to(stem).view(-1, 1, 1, 1))
-        found: Tensor = depth_to_space(self.logits(self.norm(self.refine(x))), 2)
-        return found.permute(0, 3, 1, 2).contiguous()
+        logits: Tensor = depth_to_space(self.logits(self.norm(self.refine(x))), 2)
+        return logits.permute(0, 3, 1, 2).contiguous()
 
 
 class Segmenter(CheckpointModule):
-    """Encoder and head: standardised rasters with holes in, logits out."""
+    """Encoder and head: from standardised rasters with missing pixels to logits."""
 
     def __init__(self, encoder: Encoder, head: PixelHead, layers: Sequence[int]) -> None:
         super().__init__()
@@ -180,9 +181,10 @@ class Segmenter(CheckpointModule):
 
         Args:
             inputs: standardised (B, C, H, W) by modality. NaN = missing, taken as the mean; an
-                absent modality stays out of the encoder's sequence.
-            tokens: "zero" blanks what the encoder says, to measure how much it matters.
-            pixel_weight: (B,) weight of the raw pixels' path; training hides it from some samples.
+                absent modality is left out of the encoder's sequence.
+            tokens: "zero" replaces the encoder's tokens by zeros, as an ablation.
+            pixel_weight: (B,) weight of the path of the raw pixels; training sets it to zero for
+                some samples.
 
         Raises:
             ModelError: unknown or no modality, or a wrong shape.
@@ -190,20 +192,20 @@ class Segmenter(CheckpointModule):
         if tokens not in ("encoder", "zero"):
             raise ModelError(f"tokens {tokens!r}: encoder or zero")
         filled = self._fill_missing(inputs)
-        read = self._encoder_features(filled, self.layers)
+        features = self._encoder_features(filled, self.layers)
         if tokens == "zero":
-            read = [torch.zeros_like(value) for value in read]
-        return self._logits(read, self._stack_pixels(inputs, filled), pixel_weight)
+            features = [torch.zeros_like(layer) for layer in features]
+        return self._logits(features, self._stack_pixels(inputs, filled), pixel_weight)
 
     def forward_with_tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K, H, W) and the last layer's tokens (B, N, D), of one encoder pass.
+        """Return logits (B, K, H, W) and the last layer's tokens (B, N, D), from one encoder pass.
 
         Raises:
             ModelError: as for a call.
         """
         filled = self._fill_missing(inputs)
-        *read, last = self._encoder_features(filled, [*self.layers, self.encoder.depth - 1])
-        return self._logits(read, self._stack_pixels(inputs, filled), None), last
+        *features, last = self._encoder_features(filled, [*self.layers, self.encoder.depth - 1])
+        return self._logits(features, self._stack_pixels(inputs, filled), None), last
 
     def optional_keys(self) -> set[str]:
         """Return the keys that a checkpoint may lack."""
@@ -214,28 +216,31 @@ class Segmenter(CheckpointModule):
         if unknown or not inputs:
             raise ModelError(f"inputs {list(inputs)}: some of {list(self.modalities)} expected")
         ordered = [name for name in self.modalities if name in inputs]
-        # ^ the model's order, whatever the caller's: the order of the sequence changes bits
+        # ^ always the model's order: the order of the sequence changes bits
         return {name: torch.nan_to_num(inputs[name], 0.0, 0.0, 0.0) for name in ordered}
 
     def _encoder_features(
         self, filled: Mapping[str, Tensor], layers: Sequence[int]
     ) -> list[Tensor]:
         checked = self.encoder.check_inputs(filled, check_values=False)
-        found = self.encoder.forward_layers(checked, layers)
-        maps = [value for value in found if isinstance(value, Tensor)]
-        if len(maps) != len(found):
+        features = self.encoder.forward_layers(checked, layers)
+        merged = [layer for layer in features if isinstance(layer, Tensor)]
+        if len(merged) != len(features):
             raise ModelError("a segmenter needs an encoder that merges its modalities: merge mean")
-        return maps
+        return merged
 
     def _stack_pixels(self, inputs: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> Tensor:
+        """Return the bands of all modalities and the share of valid ones: (B, C, H, W)."""
         parts: list[Tensor] = []
-        like = next(iter(filled.values()))
+        reference = next(iter(filled.values()))
         for name, count in self.head.channels.items():
             if name in filled:
-                valid = torch.isfinite(inputs[name]).to(like.dtype).mean(dim=1, keepdim=True)
+                valid = torch.isfinite(inputs[name]).to(reference.dtype).mean(dim=1, keepdim=True)
                 parts += [filled[name], valid]
             else:
-                parts.append(like.new_zeros(like.shape[0], count + 1, *like.shape[2:]))
+                parts.append(
+                    reference.new_zeros(reference.shape[0], count + 1, *reference.shape[2:])
+                )
         return torch.cat(parts, dim=1)
 
     def _logits(
@@ -243,6 +248,6 @@ class Segmenter(CheckpointModule):
     ) -> Tensor:
         dtype = self.head.logits.weight.dtype
         logits: Tensor = self.head(
-            [value.to(dtype) for value in tokens], pixels.to(dtype), pixel_weight
+            [layer.to(dtype) for layer in tokens], pixels.to(dtype), pixel_weight
         )
         return logits

@@ -15,7 +15,8 @@ import numpy as np
 
 from catalogs import href_policy
 from catalogs.errors import InvalidInputError
-from catalogs.scene import MASK_BANDS, Scene
+from catalogs.scene import Scene
+from catalogs.sensors import Sensor, get_sensor
 from pipeline import tile
 from pipeline.compositing import masks, stream
 from pipeline.grid.grid import Grid, Tile
@@ -26,9 +27,6 @@ from pipeline.reading import block_reads
 from pipeline.reading.block_reads import RasterLayout
 from pipeline.storage import plan_file, receipt
 from pipeline.storage.store import Store, StoreLike, open_store
-
-BYTES_PER_PIXEL = {"S2L2A": 1.3, "S1RTC": 3.5, "S1GRD": 3.5, "DEM": 3.0}
-"""Compressed bytes of one stored pixel, measured on the demo country and on real scenes."""
 
 BASE_MEMORY_BYTES = 600_000_000
 """Memory of a process with torch, GDAL and Prefect, without pixels and model weights."""
@@ -307,11 +305,12 @@ def _iter_tile_costs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_TileCost]:
             strip = area.window(row=first, column=0, height=stop - first, width=area.width)
             for scene_read in (scene_reads[index] for index in plan.scene_indices(strip)):
                 modality = scene_read.modality
+                bytes_per_pixel = get_sensor(modality).bytes_per_pixel
                 for group in scene_read.rasters:
                     band_pixels, band_requests = block_reads.estimate_block_reads(
                         group.layout, _pad_grid(strip, group.padding)
                     )
-                    band_bytes = band_pixels * BYTES_PER_PIXEL[modality] + block_reads.HEADER_BYTES
+                    band_bytes = band_pixels * bytes_per_pixel + block_reads.HEADER_BYTES
                     pixels += passes * group.bands * band_pixels
                     num_bytes[modality] += passes * group.bands * band_bytes
                     remote_bytes[modality] += passes * group.remote_bands * band_bytes
@@ -387,6 +386,7 @@ class _SceneReads:
 
 
 def _scene_reads(plan: Plan, scene: Scene) -> _SceneReads:
+    sensor = get_sensor(scene.modality)
     bands = {*plan.bands(scene.modality), "SCL"}
     if plan.recipe.max_cloud_probability is not None:
         bands.add("CLD")
@@ -397,9 +397,9 @@ def _scene_reads(plan: Plan, scene: Scene) -> _SceneReads:
                 epsg=asset.epsg,
                 transform=asset.transform,
                 shape=asset.shape,
-                is_picked=scene.modality.startswith("S2"),
+                is_picked=sensor.group == "optical",
             )
-            padding = _padding(plan, scene.modality, asset.band)
+            padding = _padding(plan, sensor, asset.band)
             is_remote = href_policy.is_remote(asset.href)
             remote_flags.setdefault((layout, padding), []).append(is_remote)
     return _SceneReads(
@@ -411,12 +411,12 @@ def _scene_reads(plan: Plan, scene: Scene) -> _SceneReads:
     )
 
 
-def _padding(plan: Plan, modality: str, band: str) -> int:
+def _padding(plan: Plan, sensor: Sensor, band: str) -> int:
     """Return how many pixels around a grid are read: masks that are dilated reach into it."""
     resolution = plan.pixel_grid(plan.grids[0]).resolution
-    if modality.startswith("S1"):
+    if sensor.group == "radar":
         return masks.border_noise_reach(resolution)
-    return math.ceil(plan.recipe.dilate_m / resolution) if band in MASK_BANDS else 0
+    return math.ceil(plan.recipe.dilate_m / resolution) if band in sensor.mask_bands else 0
 
 
 def _pad_grid(area: Grid, padding: int) -> Grid:

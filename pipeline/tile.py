@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.scene import TIMELESS_MODALITIES, Scene
+from catalogs.scene import Scene
+from catalogs.sensors import get_sensor
 from pipeline.compositing.stream import CompositeBlock, RowBuffer, Strip, read_strips
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
@@ -27,13 +28,6 @@ from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from pipeline.storage.store import StoreLike
 
-INPUT_BITS = {
-    "S2L2A": layers.S2_BIT,
-    "S2L1C": layers.S2_BIT,
-    "S1RTC": layers.S1_BIT,
-    "S1GRD": layers.S1_BIT,
-    "DEM": layers.DEM_BIT,
-}
 CPU_PARALLEL_BATCHES = 2
 """Batches side by side on a CPU: between two windows of one its cores go on with the other."""
 
@@ -66,7 +60,7 @@ def _series_layer_bands(plan: Plan) -> dict[str, tuple[str, ...]]:
             f"{start}_{band}" for start in starts for band in plan.bands(modality)
         )
         for modality in plan.recipe.inputs
-        if modality not in TIMELESS_MODALITIES and plan.bands(modality)
+        if get_sensor(modality).is_temporal and plan.bands(modality)
     }
 
 
@@ -316,7 +310,8 @@ def _input_bits(
     for modality, values in block.values.items():
         if modality in plan.model_inputs:
             there = np.asarray(np.isfinite(values.values[(slice(None), *part)]).any(axis=0))
-            bits[downsample.any_pixel(there, plan.output_stride)] |= INPUT_BITS[modality]
+            bit = get_sensor(modality).input_flag.bit
+            bits[downsample.any_pixel(there, plan.output_stride)] |= bit
     return np.where(observed, bits, 0).astype(np.uint8)
 
 
@@ -332,7 +327,7 @@ def _composite_values(
         values = np.full((len(bands), *shape), np.nan, dtype=np.float32)
         if modality in block.values:
             held = block.values[modality]
-            units.check_unit(held, units.UNIT_BY_MODALITY[modality])
+            units.check_unit(held, get_sensor(modality).unit)
             values = downsample.mean(held.values[(slice(None), *part)], plan.output_stride)
         result[layer.name] = _cast_to_layer(values, layer)
     return result

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from catalogs.scene import BANDS
+from catalogs.sensors import SENSORS, describe_unknown_sensor
 
 AssetNames = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
@@ -44,7 +44,7 @@ class ProviderCollection(_FrozenModel):
     """One collection: its modality, asset names and radiometry."""
 
     modality: str
-    """A key of scene.BANDS."""
+    """Name of its sensor, a key of sensors.SENSORS."""
 
     names: dict[str, AssetNames]
     """Band -> asset names."""
@@ -63,8 +63,8 @@ class ProviderCollection(_FrozenModel):
     @field_validator("modality")
     @classmethod
     def _check_modality(cls, value: str) -> str:
-        if value not in BANDS:
-            raise ValueError(f"unknown modality {value!r}; it is one of {', '.join(BANDS)}")
+        if value not in SENSORS:
+            raise ValueError(describe_unknown_sensor(value).rstrip("."))
         return value
 
     @field_validator("offset", mode="before")
@@ -77,11 +77,12 @@ class ProviderCollection(_FrozenModel):
 
     def model_post_init(self, _context: Any) -> None:
         """Refuse bands that the modality does not have."""
-        unknown = [band for band in self.names if band not in BANDS[self.modality]]
+        bands = SENSORS[self.modality].bands
+        unknown = [band for band in self.names if band not in bands]
         if unknown or not self.names:
             raise ValueError(
                 f"{', '.join(unknown) or 'no name'} among the names of {self.modality}; its "
-                f"bands are {', '.join(BANDS[self.modality])}"
+                f"bands are {', '.join(bands)}"
             )
 
 

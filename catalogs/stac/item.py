@@ -8,7 +8,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from catalogs import lonlat_geometry, providers
-from catalogs.scene import TIMELESS_MODALITIES, Asset, Scene
+from catalogs.scene import Asset, Scene
+from catalogs.sensors import get_sensor
 from catalogs.stac import projection, properties, radiometry
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
 
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers.schema import Provider, ProviderCollection
+    from catalogs.sensors import Sensor
     from catalogs.stac.projection import AssetProjection
 
     Item = Mapping[str, Any]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-RADAR_MODALITIES = ("S1RTC", "S1GRD")
 
 NOT_GEOCODED_REASON = (
     "not geocoded (GRD in radar geometry): use S1RTC, as planetary-computer's sentinel-1-rtc, or "
@@ -116,7 +116,7 @@ def parse(
     Args:
         item: A STAC item; any other JSON value is refused.
         provider: The provider whose conventions hold.
-        modality: Modality of its collection, a key of BANDS.
+        modality: Modality of its collection.
         policy: Where its hrefs may point to.
         base: Path or URL of the item's own document, for relative hrefs.
         area: Its footprint, where it is already known from :func:`read_footprint`.
@@ -125,8 +125,9 @@ def parse(
         UnusableItemError: It cannot be used, with the reason.
         UntrustedHrefError: One of its hrefs points where it may not.
     """
+    sensor = get_sensor(modality)
     sensing_time = read_datetime(item)
-    if sensing_time is None and modality not in TIMELESS_MODALITIES:
+    if sensing_time is None and sensor.is_temporal:
         raise UnusableItemError("it has neither datetime nor start_datetime")
     area = read_footprint(item) if area is None else area
     collection_id = item.get("collection")
@@ -136,16 +137,14 @@ def parse(
             f"its collection {format_value(collection_id)} is not one of "
             f"{', '.join(provider.collections_by_modality.get(modality, ()))} of {provider.name}"
         )
-    baseline = (
-        properties.read_baseline(item) if modality not in (*RADAR_MODALITIES, "DEM") else None
-    )
+    baseline = properties.read_baseline(item) if sensor.has_baseline else None
     assets = dict(_select_assets(item, collection))
     if not assets:
         raise UnusableItemError(_describe_missing_assets(item, provider, collection))
     projections = {
         band: projection.parse_asset(item, asset, band) for band, asset in assets.items()
     }
-    _check_georeferenced(item, modality, list(projections.values()))
+    _check_georeferenced(item, sensor, list(projections.values()))
     radiometries = {
         band: radiometry.parse_asset(
             item, asset, band=band, collection=collection, baseline=baseline
@@ -290,9 +289,11 @@ def _select_href(asset: Mapping[str, Any], band: str, preferred_scheme: str) -> 
     return next((href for href in texts if href.startswith(f"{preferred_scheme}://")), texts[0])
 
 
-def _check_georeferenced(item: Item, modality: str, projections: Sequence[AssetProjection]) -> None:
+def _check_georeferenced(
+    item: Item, sensor: Sensor, projections: Sequence[AssetProjection]
+) -> None:
     """Raise where assets are in radar geometry or state no coordinate system."""
-    if modality == "S1GRD" and any(
+    if sensor.can_be_in_radar_geometry and any(
         projection.is_radar_geometry(item, asset_projection) for asset_projection in projections
     ):
         raise UnusableItemError(NOT_GEOCODED_REASON)

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs import providers
 from catalogs.scene import Radiometry
+from catalogs.sensors import get_sensor
 from catalogs.stac.parsing import UnusableItemError, format_value, get_list, parse_number
 
 if TYPE_CHECKING:
     from catalogs.providers.schema import ProviderCollection
-
-REFLECTANCE_SCALE = 0.0001
-"""Scale of Sentinel-2 where the catalog states none. source: product definition, 1/10000."""
 
 FIRST_OFFSET_BASELINE = (4, 0)
 """Baseline from which ESA adds 1000 to every Sentinel-2 digital number, L1C and L2A alike.
@@ -64,9 +62,12 @@ def parse_asset(
     Raises:
         UnusableItemError: A field is no number, or the unit is missing or unknown.
     """
+    sensor = get_sensor(collection.modality)
     stated = _read_raster_fields(asset, band)
-    scale, offset = stated.get("scale"), stated.get("offset")
+    scale, offset = stated.get("scale", sensor.stored_scale), stated.get("offset")
     nodata = stated.get("nodata", collection.nodata)
+    if sensor.stored_nodata is not None:
+        nodata = sensor.stored_nodata
     if band == "SCL":
         return AssetRadiometry(radiometry=Radiometry(scale=1, offset=0, unit="class"), nodata=0.0)
     if band == "CLD":
@@ -74,18 +75,16 @@ def parse_asset(
             radiometry=Radiometry(scale=1, offset=0, unit="probability"), nodata=None
         )
         # ^ 0 percent is a probability, although some catalogs call it nodata
-    if collection.modality in ("S2L2A", "S2L1C"):
+    if sensor.group == "optical":
         offset, caveat = _resolve_offset(item, collection, offset, baseline)
-        scale = REFLECTANCE_SCALE if scale is None else scale
         return AssetRadiometry(
             radiometry=_build_radiometry(band, scale, offset, "reflectance"),
-            nodata=0.0,
+            nodata=nodata,
             caveat=caveat,
         )
-        # ^ nodata: Sentinel-2 product definition; the tag is often missing from catalog and file
     unit = _read_unit(asset, band, collection)
     return AssetRadiometry(
-        radiometry=_build_radiometry(band, 1.0 if scale is None else scale, offset or 0.0, unit),
+        radiometry=_build_radiometry(band, scale, offset or 0.0, unit),
         nodata=nodata,
     )
 
@@ -114,7 +113,7 @@ def _read_unit(asset: Mapping[str, Any], band: str, collection: ProviderCollecti
         if (unit := source.get("raster:unit", source.get("unit")))
     ]
     unit_name = str(units[-1]).strip().lower() if units else None
-    if collection.modality == "DEM":
+    if get_sensor(collection.modality).group == "elevation":
         if unit_name is None or unit_name in METRE_UNITS:
             return "m"
         raise UnusableItemError(

@@ -1,6 +1,6 @@
-"""What every verb of the command shares: its options, its exit codes, and what goes where.
+"""Output streams, exit codes, error messages and signals of the command line.
 
-Results stand on standard output, everything else on standard error; an error is one message.
+Results go to standard output, everything else to standard error; an error is one message.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ResultFormatter = Callable[[Result], Iterable[str]]
 ExitCodeFunction = Callable[[Result], int]
 
 SHUTDOWN_TIMEOUT = 10.0
-"""Seconds that an interrupted command may take to end by itself."""
+"""Seconds that an interrupted command may take to end before the process is ended."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING_FOUND, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
-    """Register a verb with the two options that all of them share."""
+    """Register a command with the options ``--json`` and ``--debug``."""
 
     def register(function: Callable[..., int]) -> click.Command:
         @functools.wraps(function)
@@ -48,10 +48,13 @@ def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], 
             return console.run(functools.partial(function, console, **options))
 
         decorated = click.option(
-            "--debug", is_flag=True, envvar="TERRAMOSAIC_DEBUG", help="Show tracebacks."
+            "--debug",
+            is_flag=True,
+            envvar="TERRAMOSAIC_DEBUG",
+            help="Show the traceback of an error.",
         )(call)
         decorated = click.option(
-            "--json", "as_json", is_flag=True, help="One JSON object on stdout, logs on stderr."
+            "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
         )(decorated)
         return group.command(name)(decorated)
 
@@ -59,14 +62,14 @@ def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], 
 
 
 class Console:
-    """Where a verb's result and its errors go."""
+    """Prints a command's result or its error, as text or JSON."""
 
     def __init__(self, *, as_json: bool, debug: bool) -> None:
         self._as_json = as_json
         self._debug = debug
 
     def run(self, action: Callable[[], int]) -> int:
-        """Run a verb; whatever it raises becomes one message and an exit code."""
+        """Run a command; an exception becomes one message and an exit code."""
         try:
             return action()
         except (KeyboardInterrupt, click.Abort):
@@ -74,7 +77,7 @@ class Console:
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001
-            # ^ the last line of defence: a person reads what follows, never a traceback
+            # ^ users get a message instead of a traceback, whatever the exception
             return self._report_error(error)
 
     def run_and_print(
@@ -83,15 +86,15 @@ class Console:
         format_result: ResultFormatter,
         exit_code_of: ExitCodeFunction = lambda _: EXIT_OK,
     ) -> int:
-        """Do the work, show its result, and return its exit code."""
-        from flows.observe import progress as watches
+        """Run the work with a progress display, print its result, and return its exit code."""
+        from flows.observe.progress import create_progress
 
-        watch = watches.create_progress(sys.stderr)
+        progress = create_progress(sys.stderr)
         with _redirect_stdout(self._as_json):
             try:
-                result = work(watch)
+                result = work(progress)
             finally:
-                watch.finish()
+                progress.finish()
         code = exit_code_of(result)
         if self._as_json:
             print(json.dumps(_to_json_types(result), allow_nan=False), flush=True)
@@ -109,38 +112,40 @@ class Console:
 
 
 def install_signal_handlers() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, and let neither take long, whatever it is at.
+    """Make SIGTERM raise KeyboardInterrupt as Ctrl-C does, and end the process if that takes long.
 
-    While a flow runs, Prefect has its own way with SIGTERM, and hands it on afterwards.
+    While a flow runs, Prefect handles SIGTERM itself and restores this handler afterwards.
     """
-    asked, once = threading.Lock(), [True]
-    asked.acquire()
-    threading.Thread(target=_exit_after_timeout, args=(asked,), name="end", daemon=True).start()
+    interrupted, is_first = threading.Lock(), [True]
+    interrupted.acquire()
+    threading.Thread(
+        target=_exit_after_timeout, args=(interrupted,), name="shutdown", daemon=True
+    ).start()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if once:
-            once.clear()
-            asked.release()
-            # ^ an Event would not do: the signal may come while this thread has its lock
+        if is_first:
+            is_first.clear()
+            interrupted.release()
+            # ^ not an Event: its lock may be held by this thread when the signal arrives
             raise KeyboardInterrupt
-        # ^ whatever is being closed by then is not interrupted again
+        # ^ a second signal must not interrupt the shutdown
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            # ^ a shell starts what it sends to the background deaf to Ctrl-C
+            # ^ a shell starts background processes with SIGINT ignored
             signal.signal(number, interrupt)
 
 
 def _exit_after_timeout(shutdown_lock: threading.Lock) -> NoReturn:
-    """End the process some seconds after it was asked to end.
+    """End the process :data:`SHUTDOWN_TIMEOUT` seconds after the first signal.
 
-    GDAL cannot be interrupted while it waits for a silent store, or lays out a large COG. Nothing
-    is lost: what has no receipt is not done, and no file has its name before it is whole.
+    GDAL cannot be interrupted while it waits for a server or writes a large COG. No data is lost:
+    a tile without a receipt is computed again, and files are renamed only when they are complete.
     """
     shutdown_lock.acquire()
     time.sleep(SHUTDOWN_TIMEOUT)
-    os.write(2, b"ended in the middle of it; run the same command again to resume\n")
-    # ^ not by print: whoever is stuck may have its lock
+    os.write(2, b"stopped before the work had ended; run the same command again to resume\n")
+    # ^ not print: a blocked thread may hold the lock of stderr
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -160,27 +165,27 @@ def _explain_error(error: Exception) -> tuple[str, int]:
             "out of memory: lower execution.tile, execution.batch or execution.workers.",
             EXIT_FAILED,
         )
-    said = str(error) or "no message"
-    advice = "run it again with --debug for the traceback, and report it if it seems to be ours."
+    text = str(error) or "no message"
+    advice = "run it again with --debug for the traceback, and report it if it is a bug."
     if isinstance(error, OSError):
-        advice = "set this right and run the same command again; --debug shows the traceback."
-    return f"unexpected {type(error).__name__}: {said}; {advice}", EXIT_FAILED
+        advice = "correct this and run the same command again; --debug shows the traceback."
+    return f"unexpected {type(error).__name__}: {text}; {advice}", EXIT_FAILED
 
 
 def _is_model_error(error: Exception) -> bool:
     module = sys.modules.get("model.errors")
-    # ^ what is not imported cannot have been raised
+    # ^ not imported here: if no command has imported it, it raised nothing
     return module is not None and isinstance(error, module.ModelError)
 
 
 def _redact_urls(text: str) -> str:
-    """Cut the query off every URL: it may hold a signature."""
+    """Remove the query of every URL, which may contain a signature."""
     return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 
 @contextlib.contextmanager
 def _redirect_stdout(enabled: bool) -> Iterator[None]:
-    """Send what libraries and child processes print to stderr meanwhile."""
+    """Send the standard output of libraries and child processes to stderr during a block."""
     if not enabled:
         yield
         return
@@ -189,23 +194,23 @@ def _redirect_stdout(enabled: bool) -> Iterator[None]:
             sys.__stdout__.flush()
             stack.enter_context(_redirect_descriptor(1, 2))
             stack.callback(sys.__stdout__.flush)
-            # ^ before the descriptor is put back: what was printed behind our back goes to stderr
+            # ^ flushed before the descriptor is restored, so that buffered text too goes to stderr
         yield
 
 
 @contextlib.contextmanager
 def _redirect_descriptor(source: int, target: int) -> Iterator[None]:
-    kept = os.dup(source)
+    saved = os.dup(source)
     try:
         os.dup2(target, source)
         yield
     finally:
-        os.dup2(kept, source)
-        os.close(kept)
+        os.dup2(saved, source)
+        os.close(saved)
 
 
 def _to_json_types(value: Any) -> Any:
-    """Return JSON's own types: paths as text, NumPy's numbers as numbers, NaN as null."""
+    """Convert to JSON types: paths to strings, NumPy scalars to numbers, NaN to null."""
     if isinstance(value, Mapping):
         return {str(key): _to_json_types(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -218,7 +223,7 @@ def _to_json_types(value: Any) -> Any:
 
 
 def report_usage_error(error: click.ClickException, arguments: Sequence[str]) -> int:
-    """Report a command line that cannot be understood; return the exit code."""
+    """Report an invalid command line; return the exit code."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
     if context is not None:

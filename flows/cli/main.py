@@ -1,6 +1,6 @@
-"""The command ``terramosaic``: its verbs, and what each of them takes.
+"""The command ``terramosaic``: its subcommands and their options.
 
-Nothing heavy is imported before a verb runs: ``--help`` answers at once.
+Modules that are slow to import are imported by the subcommand that needs them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PATH = click.Path(path_type=Path)
 
 
 PERIOD_OPTION = click.option(
-    "--period", metavar="PERIOD", help="Another one than the job's: 2024-05, or latest."
+    "--period", metavar="PERIOD", help="Period instead of the job's, as in 2024-05, or latest."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; the process is left to the caller."""
+    """Run one command line and return its exit code."""
     try:
         code = command.main(arguments, prog_name="terramosaic", standalone_mode=False)
     except click.ClickException as error:
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_interruption()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # ^ `| head` has gone; Python would complain once more when it flushes at exit
+        # ^ the reader of the pipe (`| head`) has ended; the flush at exit would raise again
         return EXIT_FAILED
     return code if isinstance(code, int) else EXIT_OK
 
 
 def entry() -> int:
-    """Run this process's command line; signals end it, and soon, whatever it waits for."""
+    """Run the command line of this process, with its signal handlers installed."""
     console.install_signal_handlers()
     return main()
 
@@ -66,7 +66,7 @@ def _print_version(context: click.Context, _: click.Parameter, is_requested: boo
     try:
         click.echo(f"terramosaic {metadata.version('terramosaic')}")
     except metadata.PackageNotFoundError:
-        click.echo("terramosaic (not installed: running from its source folder)")
+        click.echo("terramosaic (not installed, running from source)")
     context.exit()
 
 
@@ -80,10 +80,10 @@ def _print_version(context: click.Context, _: click.Parameter, is_requested: boo
     help="Show the version and exit.",
 )
 def command() -> None:
-    """Map land cover from Sentinel-1 and Sentinel-2, resumably and wall to wall.
+    """Map land cover of a region from Sentinel-1 and Sentinel-2 scenes.
 
-    Exit codes: 0 done, 1 some tile failed or a gate refused, 2 the request is wrong, 3 nothing
-    found, 130 interrupted (run the same command again to resume).
+    Exit codes: 0 success, 1 tiles failed or the quality gate was not passed, 2 invalid command line
+    or job, 3 nothing found, 130 interrupted (run the same command again to resume).
     """
 
 
@@ -97,35 +97,37 @@ def _load_job(path: Path) -> Any:
 
 
 def _exit_code_for_run(allow_partial: bool) -> ExitCodeFunction:
-    def judge(result: Result) -> int:
-        declared = allow_partial and result["status"] == "partial" and result["item"]
-        return EXIT_OK if result["status"] in ("complete", "unchanged") or declared else EXIT_FAILED
+    def exit_code(result: Result) -> int:
+        accepted = allow_partial and result["status"] == "partial" and result["item"]
+        return EXIT_OK if result["status"] in ("complete", "unchanged") or accepted else EXIT_FAILED
 
-    return judge
+    return exit_code
 
 
 def _check_tile_size(size: int | None) -> None:
     if size is not None and (size <= 0 or size % 16):
         raise errors.InvalidInputError(
-            f"--tile-size {size} is not a multiple of 16, a model's patch."
+            f"--tile-size {size} is not a multiple of 16, the size of the model's patches."
         )
 
 
 @subcommand(command, "demo")
 @click.argument("folder", type=PATH, default=Path("terramosaic-demo"), metavar="[DIR]")
-@click.option("--seed", type=click.IntRange(min=0), help="Another country than the shipped one.")
-@click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Side of a granule.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the synthetic country.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Side of a scene.")
 @click.option("--tile-size", type=int, metavar="PX", help="Side of a tile, a multiple of 16.")
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Make the embedded country, map it, and compare the map with the truth."""
+    """Generate a synthetic country, map it, and measure the map's accuracy."""
     _check_tile_size(tile_size)
     from flows.cli import summary
     from flows.demo import demo
 
     return console.run_and_print(
-        lambda watch: demo.run(folder, seed=seed, size=size, tile_size=tile_size, progress=watch),
+        lambda progress: demo.run(
+            folder, seed=seed, size=size, tile_size=tile_size, progress=progress
+        ),
         summary.format_run,
         _exit_code_for_run(allow_partial=False),
     )
@@ -137,17 +139,17 @@ def demo(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write a page (HTML) with the tables and a picture of the coverage by date.",
+    help="Write the tables and a chart of the coverage by date to an HTML file.",
 )
 @PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
-    """List the scenes of a job, what they cover, and what is left out and why."""
+    """List the scenes of a job, their coverage, and rejected scenes with reasons."""
     loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import product
 
     return console.run_and_print(
-        lambda watch: product.search(loaded, watch, report, period),
+        lambda progress: product.search(loaded, progress, report, period),
         summary.format_search,
         lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
@@ -155,31 +157,38 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 
 @subcommand(command, "plan")
 @click.argument("job", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Where the plan is written.")
+@click.option("-o", "--output", type=PATH, help="Path of the plan file.")
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
-    """Freeze what a job would do: tiles, scenes, bytes, memory, time."""
+    """Write the plan of a job: tiles, scenes, bytes to read, memory, time and cost."""
     loaded = _load_job(job)
     from flows.cli import summary
     from flows.run import product
 
     return console.run_and_print(
-        lambda watch: product.plan(loaded, watch, output, period), summary.format_plan
+        lambda progress: product.plan(loaded, progress, output, period), summary.format_plan
     )
 
 
 @subcommand(command, "run")
 @click.argument("job", type=PATH, metavar="JOB|PLAN")
-@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
-@click.option("--max-cost", type=click.FloatRange(min=0), metavar="N", help="Refuse above this.")
+@click.option(
+    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+)
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="Stop before the work if the estimate exceeds N.",
+)
 @PERIOD_OPTION
 def run(
     console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
 ) -> int:
-    """Run or resume a job or a plan; what is finished is not computed again."""
+    """Run or resume a job or a plan; finished tiles are kept."""
     if job.suffix != ".json":
         _load_job(job)
-        # ^ a wrong job is refused before the slow imports, and before anything is written
+        # ^ an invalid job is reported before the slow imports, and before anything is written
     elif not job.is_file():
         raise errors.InvalidInputError(
             f"There is no plan {job}: check the path, or make it with `plan -o`."
@@ -188,11 +197,11 @@ def run(
     from flows.run import product
 
     return console.run_and_print(
-        lambda watch: product.run(
+        lambda progress: product.run(
             job,
             allow_partial=allow_partial,
             max_cost=max_cost,
-            progress=watch,
+            progress=progress,
             period=period,
         ),
         summary.format_run,
@@ -207,16 +216,24 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
 @click.argument("job", type=PATH)
 @click.option("--from", "first", metavar="DAY", help="First day: 2023, 2023-01 or 2023-01-15.")
 @click.option("--to", "last", metavar="DAY", help="Last day, inclusive, as in 2024-12.")
-@click.option("--cadence", metavar="LENGTH", help="P1M, P1W, P10D, P1Y, season …")
 @click.option(
-    "--order", type=_ORDER_CHOICE, default="oldest", show_default=True, help="Which come first."
+    "--cadence", metavar="LENGTH", help="Length of a period: P1M, P1W, P10D, P1Y, season …"
+)
+@click.option(
+    "--order",
+    type=_ORDER_CHOICE,
+    default="oldest",
+    show_default=True,
+    help="Which periods come first.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
-              help="Periods side by side.")  # fmt: skip
-@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
+              help="Periods to process in parallel.")  # fmt: skip
+@click.option(
+    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+)
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
-              help="Refuse what costs more, all periods together.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only list the periods, and what there is for them.")
+              help="Stop before a period that would bring the total above N.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only list the periods and their scenes.")
 def backfill(
     console: Console,
     job: Path,
@@ -230,27 +247,28 @@ def backfill(
     max_cost: float | None,
     dry_run: bool,
 ) -> int:
-    """Make one product per period of a range; finished periods are skipped.
+    """Make one product for each period of a date range; finished periods are skipped.
 
-    What --from, --to and --cadence leave open, the job's schedule says; without --to, all periods
-    whose scenes are there.
+    The defaults of --from and --cadence are those of the job's schedule; the default of --to is the
+    latest period with complete scenes.
     """
     _load_job(job)
     from flows.cli import summary
     from flows.config.cadence import PeriodRange
     from flows.series import backfill as backfill_series
 
-    newest = order == "newest"
-    wanted = PeriodRange(first=first, last=last, length=cadence, newest_first=newest)
+    period_range = PeriodRange(
+        first=first, last=last, length=cadence, newest_first=order == "newest"
+    )
     return console.run_and_print(
-        lambda watch: backfill_series.run_backfill(
+        lambda progress: backfill_series.run_backfill(
             job,
-            wanted,
+            period_range,
             dry_run=dry_run,
             at_once=at_once,
             allow_partial=allow_partial,
             max_cost=max_cost,
-            progress=watch,
+            progress=progress,
         ),
         summary.format_periods,
         _exit_code_for_periods,
@@ -260,18 +278,20 @@ def backfill(
 @subcommand(command, "refresh")
 @click.argument("job", type=PATH)
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
-              help="Periods side by side.")  # fmt: skip
-@click.option("--allow-partial", is_flag=True, help="Publish with failed tiles declared as holes.")
-@click.option("--dry-run", is_flag=True, help="Only list what is no longer up to date, and why.")
+              help="Periods to process in parallel.")  # fmt: skip
+@click.option(
+    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+)
+@click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
-    """Make finished periods anew that have newer scenes or a newer model: only what changed."""
+    """Update finished periods that have newer scenes or a newer model."""
     _load_job(job)
     from flows.cli import summary
     from flows.series import backfill as backfill_series
 
     return console.run_and_print(
-        lambda watch: backfill_series.run_refresh(
-            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=watch
+        lambda progress: backfill_series.run_refresh(
+            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=progress
         ),
         summary.format_periods,
         _exit_code_for_periods,
@@ -279,16 +299,16 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
 
 
 def _exit_code_for_periods(result: Result) -> int:
-    told = {entry["status"] for entry in result["periods"]}
-    if told & {"failed", "refused", "busy"}:
+    statuses = {entry["status"] for entry in result["periods"]}
+    if statuses & {"failed", "refused", "busy"}:
         return EXIT_FAILED
-    return EXIT_NOTHING_FOUND if told <= {"gap"} else EXIT_OK
+    return EXIT_NOTHING_FOUND if statuses <= {"gap"} else EXIT_OK
 
 
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Compare every stored byte with its receipt."""
+    """Check the stored files against the checksums of their receipts."""
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
@@ -297,7 +317,7 @@ def verify(console: Console, out: Path) -> int:
     from flows.run import product
 
     return console.run_and_print(
-        lambda watch: product.verify(out, watch),
+        lambda progress: product.verify(out, progress),
         summary.format_verification,
         lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
@@ -305,20 +325,22 @@ def verify(console: Console, out: Path) -> int:
 
 @subcommand(command, "deploy")
 @click.argument("jobs", type=PATH, nargs=-1, required=True, metavar="JOB…")
-@click.option("--pool", default="terramosaic", show_default=True, help="Work pool of the workers.")
+@click.option(
+    "--pool", default="terramosaic", show_default=True, help="Name of the Prefect work pool."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Runs at a time on one slot, as that of a GPU.")  # fmt: skip
-@click.option("--paused", is_flag=True, help="Register schedules that do not fire yet.")
+              help="Concurrent runs per slot (see execution.slot).")  # fmt: skip
+@click.option("--paused", is_flag=True, help="Register the schedules as paused.")
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
-    """Register jobs on the Prefect server: schedule, backfill and refresh of each."""
+    """Register deployments of jobs on the Prefect server: schedule, backfill and refresh."""
     for job in jobs:
         _load_job(job)
     from flows.cli import summary
     from flows.orchestration import deployment
 
     return console.run_and_print(
-        lambda watch: deployment.deploy(
-            jobs, pool=pool, limit=limit, paused=paused, progress=watch
+        lambda progress: deployment.deploy(
+            jobs, pool=pool, limit=limit, paused=paused, progress=progress
         ),
         summary.format_deployments,
     )
@@ -328,23 +350,29 @@ def _parse_seeds(_: click.Context, __: click.Parameter, text: str | None) -> tup
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
-        raise click.BadParameter(f"{text!r} is not a list as in 1,2,5-8")
+        raise click.BadParameter(f"{text!r} is not a list of numbers as in 1,2,5-8")
     spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
     if any(span[-1] - span[0] > 10_000 for span in spans):
-        raise click.BadParameter(f"{text!r} is too long a list")
+        raise click.BadParameter(f"{text!r} has more than 10 000 numbers")
     return tuple(seed for span in spans for seed in range(span[0], span[-1] + 1))
 
 
 @subcommand(command, "train")
 @click.argument("job", type=PATH, required=False)
-@click.option("--out", type=PATH, metavar="DIR", help="Where weights and card are written.")
+@click.option("--out", type=PATH, metavar="DIR", help="Output folder of weights and card.")
 @click.option(
-    "--seeds", callback=_parse_seeds, metavar="LIST", help="Countries to learn from: 1,2,5-8."
+    "--seeds",
+    callback=_parse_seeds,
+    metavar="LIST",
+    help="Seeds of the countries to train on: 1,2,5-8.",
 )
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Optimiser steps.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Number of optimiser steps.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), metavar="M", help="Stop by then."
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="M",
+    help="Time limit of training.",
 )
 def train(
     console: Console,
@@ -355,21 +383,24 @@ def train(
     device: str,
     minutes: float | None,
 ) -> int:
-    """Train the small model on demo countries; without a job, by the shipped recipe."""
+    """Train the demo model on synthetic countries.
+
+    JOB is a training configuration; the default is the one of the shipped weights.
+    """
     if job is not None and not job.is_file():
         raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")
     from flows.cli import summary
     from flows.demo import train
 
     return console.run_and_print(
-        lambda watch: train.run(
+        lambda progress: train.run(
             job,
             out=out,
             seeds=seeds,
             steps=steps,
             device=device,
             minutes=minutes,
-            progress=watch,
+            progress=progress,
         ),
         summary.format_mapping,
     )

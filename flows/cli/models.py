@@ -1,21 +1,25 @@
-"""``terramosaic models``: which there are, their weights, and what a file of weights is."""
+"""``terramosaic models``: list models, and fetch, check, convert and describe weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalogs.errors import InvalidInputError
 from flows.cli.console import EXIT_OK, EXIT_USAGE, Console, subcommand
 
+if TYPE_CHECKING:
+    from flows.observe.progress import Progress
+    from model.weights.hub import FetchedFile
+
 PATH = click.Path(path_type=Path)
 
 
 class _DefaultListGroup(click.Group):
-    """A group that lists when it is told nothing else to do."""
+    """Command group whose default subcommand is ``list``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
@@ -25,12 +29,12 @@ class _DefaultListGroup(click.Group):
 
 @click.group(cls=_DefaultListGroup)
 def models() -> None:
-    """List models, fetch their weights, and tell what a file of weights is."""
+    """List models, and fetch, check, convert or describe their weights."""
 
 
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
-    """List known models: size, purpose, and whether their weights are here."""
+    """List known models: size, purpose, and whether their weights are available."""
     from flows.cli import summary
     from model.cards import catalogue
 
@@ -41,9 +45,15 @@ def list_models(console: Console) -> int:
 
 @subcommand(models, "fetch")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--revision", metavar="R", help="Commit, tag or branch of the hub; else the pinned.")
-@click.option("--to", "folder", type=PATH, metavar="DIR", help="Put copies here as well.")
-@click.option("--renew", is_flag=True, help="Pin what is there now, whatever was pinned before.")
+@click.option(
+    "--revision", metavar="R", help="Commit, tag or branch on the hub; default: the pinned commit."
+)
+@click.option(
+    "--to", "folder", type=PATH, metavar="DIR", help="Also copy the files to this folder."
+)
+@click.option(
+    "--renew", is_flag=True, help="Replace the pinned commit and checksum by the current ones."
+)
 def fetch_weights(
     console: Console,
     names: tuple[str, ...],
@@ -51,35 +61,39 @@ def fetch_weights(
     folder: Path | None,
     renew: bool,
 ) -> int:
-    """Download official weights, or find them here, and pin their digests.
+    """Download official weights if they are not in the cache, and pin their checksums.
 
-    For a machine without network: fetch --to a folder elsewhere, carry the folder over, and set
+    For a machine without network: run fetch --to DIR elsewhere, copy DIR to that machine, and set
     TERRAMOSAIC_WEIGHTS to it.
     """
     for name in names:
         _check_fetchable(name)
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"--to {folder} is a file; give a folder.")
+        raise InvalidInputError(f"--to {folder} is a file: give a folder.")
     from flows.cli import summary
 
-    def work(watch: Any) -> Mapping[str, Any]:
+    def work(progress: Progress) -> Mapping[str, Any]:
         from model.weights import hub
 
-        wanted = {hub.OFFICIAL_FILES[name]: name for name in reversed(names)}
-        # ^ several names may stand for one file; the first one is told
-        watch.stage("fetch", len(wanted))
+        name_by_file = {hub.OFFICIAL_FILES[name]: name for name in reversed(names)}
+        # ^ several names may share one file, which is reported under the first of them
+        progress.start_stage("fetch", len(name_by_file))
         rows = []
-        for name in reversed(wanted.values()):
-            found = hub.fetch(name, revision, renew=renew)
-            place = hub.copy_file(name, found.path, folder) if folder else found.path
-            rows.append(_fetched_row(name, place, found, revision))
-            watch.advance(note=name)
+        for name in reversed(name_by_file.values()):
+            weights_file = hub.fetch(name, revision, renew=renew)
+            path = weights_file.path
+            if folder is not None:
+                path = hub.copy_file(name, path, folder)
+            rows.append(_fetched_row(name, path, weights_file, revision))
+            progress.advance(note=name)
         return {"fetched": rows}
 
     return console.run_and_print(work, summary.format_fetched_files)
 
 
-def _fetched_row(name: str, path: Path, weights_file: Any, revision: str | None) -> dict[str, Any]:
+def _fetched_row(
+    name: str, path: Path, weights_file: FetchedFile, revision: str | None
+) -> dict[str, Any]:
     from model.weights import hub
 
     return {
@@ -90,24 +104,25 @@ def _fetched_row(name: str, path: Path, weights_file: Any, revision: str | None)
         "commit": weights_file.pin.commit,
         "sha256": weights_file.pin.sha256,
         "bytes": weights_file.pin.bytes,
-        "pinned": "now" if weights_file.new else "before",
+        "pinned": "now" if weights_file.is_newly_pinned else "before",
     }
 
 
 @subcommand(models, "check")
-@click.argument("what", metavar="NAME|PATH")
-@click.option("--as", "name", metavar="NAME", help="The model that it should fit.")
-def check_weights(console: Console, what: str, name: str | None) -> int:
-    """Tell what a file of weights is, and whether and which model takes it.
+@click.argument("name_or_path", metavar="NAME|PATH")
+@click.option("--as", "name", metavar="NAME", help="Model that the weights should fit.")
+def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
+    """Identify a weights file and the models that it fits.
 
-    Exit code 2 if it fits none, or not the one that is named.
+    Exit code 2 if it fits none, or not the model named with --as.
     """
     from flows.cli import summary
+    from model.tools import locate
     from model.weights import hub
 
-    if name is None and what in hub.OFFICIAL_FILES:
-        name = what
-    path = _locate_weights(what, name)
+    if name is None and name_or_path in hub.OFFICIAL_FILES:
+        name = name_or_path
+    path = locate.locate_weights(name_or_path, name, suggest=_suggest_name)
     if name is not None:
         _check_model_name(name)
 
@@ -117,19 +132,21 @@ def check_weights(console: Console, what: str, name: str | None) -> int:
         return inspect.inspect_file(path, name).to_mapping()
 
     return console.run_and_print(
-        work, summary.format_weights_check, lambda found: EXIT_OK if found["ok"] else EXIT_USAGE
+        work, summary.format_weights_check, lambda result: EXIT_OK if result["ok"] else EXIT_USAGE
     )
 
 
 @subcommand(models, "convert")
 @click.argument("source", type=PATH, metavar="IN")
 @click.argument("target", type=PATH, metavar="OUT.safetensors")
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format.")
-@click.option("--only", metavar="PART", help="encoder, decoder, head, … alone.")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Data type of the output."
+)
+@click.option("--only", metavar="PART", help="Only one part: encoder, decoder, head …")
 def convert_weights(
     console: Console, source: Path, target: Path, dtype: str | None, only: str | None
 ) -> int:
-    """Write .pt or .ckpt weights as safetensors, whole or not at all."""
+    """Convert .pt or .ckpt weights to safetensors."""
     from flows.cli import summary
 
     def work(_: Any) -> Mapping[str, Any]:
@@ -141,90 +158,49 @@ def convert_weights(
 
 
 @subcommand(models, "card")
-@click.argument("what", metavar="NAME|PATH")
-@click.option("-o", "--output", type=PATH, help="A .md or .json file, instead of the screen.")
-def show_card(console: Console, what: str, output: Path | None) -> int:
+@click.argument("name_or_path", metavar="NAME|PATH")
+@click.option("-o", "--output", type=PATH, help="Write to this .md or .json file.")
+def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
     """Describe a model: inputs, bands, units, statistics, licence, sources, limits."""
     if output is not None and output.suffix not in (".md", ".json"):
-        raise InvalidInputError(f"-o {output}: a card is a .md or a .json file.")
+        raise InvalidInputError(f"-o {output}: name a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():
-        raise InvalidInputError(f"-o {output}: there is no such folder; make it first.")
-    from model.cards import model_card
+        raise InvalidInputError(f"-o {output}: its folder does not exist: create it first.")
+    from model.cards import markdown, model_card
 
     def work(_: Any) -> Mapping[str, Any]:
-        card = _build_card(what)
+        card = model_card.describe(name_or_path, suggest=_suggest_name)
         if output is not None:
             _write_card(output, card)
         return card
 
     return console.run_and_print(
         work,
-        lambda card: model_card.render_markdown(card) if output is None else [f"wrote {output}"],
+        lambda card: markdown.render_markdown(card) if output is None else [f"wrote {output}"],
     )
-
-
-def _build_card(name_or_path: str) -> dict[str, Any]:
-    from model.cards import model_card
-    from model.terramind import config
-    from model.weights import hub
-
-    if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
-        return model_card.describe_named(name_or_path)
-    path = _locate_weights(name_or_path, None)
-    if path.suffix != ".json" and not config.is_config_file(path):
-        return model_card.describe_file(path)
-    return model_card.describe_card(path)
 
 
 def _write_card(path: Path, card: Mapping[str, Any]) -> None:
     import json
 
-    from model.cards import model_card
+    from model.cards import markdown
     from pipeline.runtime import atomic_files
 
     text = (
         json.dumps(card, indent=1, ensure_ascii=False)
         if path.suffix == ".json"
-        else "\n".join(model_card.render_markdown(card))
+        else "\n".join(markdown.render_markdown(card))
     )
     atomic_files.write_atomic(path, f"{text}\n".encode())
-
-
-def _locate_weights(name_or_path: str, name: str | None) -> Path:
-    """Return the file that is meant: a path, the file in a folder, or that of a known model."""
-    if not name_or_path.strip():
-        raise InvalidInputError("The name is empty: give a model's name, or the path of a file.")
-    if name_or_path == "demo":
-        from model.predictor import registry
-
-        return registry.DEMO_CARD_PATH.with_name("weights.safetensors")
-        # ^ a name goes before a folder of that name, which `make demo` leaves: write ./demo for it
-    from model.weights import hub
-
-    path = Path(name_or_path)
-    if name_or_path not in hub.OFFICIAL_FILES and path.is_file():
-        return path
-    if name_or_path not in hub.OFFICIAL_FILES and path.is_dir():
-        from model.weights import loading
-
-        return loading.find_weight_file(path, name)
-    if name_or_path not in hub.OFFICIAL_FILES:
-        raise InvalidInputError(
-            f"There is no file {name_or_path}, and no model of that name.{_suggest_name(name_or_path)}"
-        )
-    if hub.find_local_file(name_or_path) is None:
-        raise InvalidInputError(
-            f"The weights of {name_or_path} are not here: run `terramosaic models fetch {name_or_path}`, or give "
-            "the path of a file."
-        )
-    return hub.fetch_path(name_or_path)
 
 
 def _check_fetchable(name: str) -> None:
     from model.weights import hub
 
     if name == "demo":
-        raise InvalidInputError("The weights of 'demo' are shipped: there is nothing to fetch.")
+        raise InvalidInputError(
+            "The weights of 'demo' are part of the package: there is nothing to fetch."
+        )
     if name not in hub.OFFICIAL_FILES:
         raise InvalidInputError(f"There are no official weights for {name!r}.{_suggest_name(name)}")
 
@@ -242,4 +218,5 @@ def _suggest_name(name: str) -> str:
     from flows.config import error_messages
     from model.weights import hub
 
-    return f"{error_messages.suggest_name(name, tuple(hub.OFFICIAL_FILES))} `terramosaic models` lists the names."
+    suggestion = error_messages.suggest_name(name, tuple(hub.OFFICIAL_FILES))
+    return f"{suggestion} `terramosaic models` lists the names."

@@ -1,4 +1,4 @@
-"""What a verb found, in a few lines for people."""
+"""Text output of the commands' results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-"""Statuses of a product with every tile in it."""
-
-
 def format_size(byte_count: float) -> str:
-    """Return bytes in the largest decimal unit that keeps a digit before the point."""
+    """Format a number of bytes with a decimal unit, as in 1.5 MB."""
     unit = 0
     while byte_count >= 1000 and unit < len(SIZE_UNITS) - 1:
         byte_count, unit = byte_count / 1000, unit + 1
@@ -25,7 +22,7 @@ def format_size(byte_count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds in the words of a clock."""
+    """Format seconds as seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -33,7 +30,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Align columns: numbers to the right, texts to the left."""
+    """Format rows as aligned columns: numbers to the right, text to the left."""
     columns = list(zip(*([header, *rows]), strict=True))
     widths = [max(len(_format_cell(value)) for value in column) for column in columns]
     right = [bool(rows) and all(_is_number(value) for value in column[1:]) for column in columns]
@@ -57,7 +54,7 @@ def _is_number(value: object) -> bool:
 
 
 def format_run(result: Mapping[str, Any]) -> Iterator[str]:
-    """Describe a run: what was done, where it lies, how long it took, how good it is."""
+    """Describe a run: status, files, tiles, times, accuracy and seams."""
     tiles, status = result["tiles"], result["status"]
     yield _format_headline(status, result.get("item"), tiles)
     yield from (f"  warning    {text}" for text in result.get("warnings", ()))
@@ -77,14 +74,14 @@ def format_run(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 _ESTIMATE_BASIS_TEXTS = {
-    "table": "a table: a factor of two either way is nothing unusual",
+    "table": "typical values (the real ones may be half or twice as much)",
     "receipts": "the receipts of earlier runs",
 }
-"""What an estimate rests on."""
+"""Basis of an estimate."""
 
 
 def format_cost(cost: Mapping[str, Any]) -> str:
-    """Return an amount with its range."""
+    """Format a cost with its range."""
     amount, low, high = (f"{cost[key]:.2f}" for key in ("amount", "low", "high"))
     return f"{amount} {cost['currency']} ({low} to {high})"
 
@@ -92,8 +89,8 @@ def format_cost(cost: Mapping[str, Any]) -> str:
 def _planned_and_actual(
     planned: Mapping[str, Any] | None, actual: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
-    """Set what was planned beside what was taken."""
-    for name, say in (
+    """Compare the planned bytes, requests, time and cost with the actual ones."""
+    for name, formatter in (
         ("bytes", format_size),
         ("requests", str),
         ("seconds", format_duration),
@@ -102,36 +99,38 @@ def _planned_and_actual(
         if planned and actual and None not in {planned[name], actual[name]}:
             yield (
                 "time" if name == "seconds" else name,
-                f"{say(planned[name])} planned, {say(actual[name])} taken",
+                f"{formatter(planned[name])} planned, {formatter(actual[name])} actual",
             )
 
 
 def _format_seams(figures: Mapping[str, Any] | None) -> str:
-    """Say how many standard deviations the lines lie above what is beside them."""
-    said = [
+    """Format the seam test: z scores of the window, tile and zone lines."""
+    scores = [
         f"{kind} {figures[kind]['z']:+.1f}"
         for kind in ("window", "tile", "zone")
         if figures and figures.get(kind)
     ]
-    return f"z = {', '.join(said)}" if said else ""
+    return f"z = {', '.join(scores)}" if scores else ""
 
 
 def _format_headline(status: str, item: object, tiles: Mapping[str, Any]) -> str:
-    lost = len(tiles["failed"])
+    failed = len(tiles["failed"])
     if status == "refused":
         return (
-            "refused: the quality gate of the job is not passed and nothing is published; the "
-            "tiles stay, so that a run with another qc computes none again"
+            "refused: the map does not pass the job's quality gate and nothing is published; the "
+            "tiles are kept, so that a run with another qc section computes none of them again"
         )
     if status == "unchanged":
-        return "nothing to do: the product is complete, and neither scenes nor recipe changed"
+        return (
+            "nothing to do: the product is complete, and neither its scenes nor its recipe changed"
+        )
     if status == "complete":
         return "complete"
     if item:
-        return f"{status}: {lost} of {tiles['total']} tiles are declared holes in what is published"
+        return f"{status}: published without {failed} of {tiles['total']} tiles, which failed"
     return (
-        f"{status}: {lost} of {tiles['total']} tiles failed and nothing is published; run the "
-        "same command again to try them again, or publish with --allow-partial"
+        f"{status}: {failed} of {tiles['total']} tiles failed and nothing is published; run the "
+        "same command again to retry them, or publish without them with --allow-partial"
     )
 
 
@@ -157,27 +156,37 @@ def _format_accuracy(accuracy: Mapping[str, Any] | None) -> str:
         return ""
     return (
         f"overall {accuracy['overall']:.3f}, macro-F1 {accuracy['macro_f1']:.3f} "
-        f"on {accuracy['n']} pixels whose truth is known"
+        f"on {accuracy['n']} reference pixels"
     )
 
 
 MAX_REASON_LENGTH = 100
-"""Letters of a reason in a table; --json has all of it."""
+"""Largest length of a reason in a table; --json has the whole text."""
 
 MAX_DAYS_LISTED = 60
-"""Days up to which each has a line of its own on a terminal."""
+"""Largest number of days that are listed one per line."""
 
 BAR_WIDTH = 20
-"""Characters of a bar for the whole region."""
+"""Characters of a bar that stands for the whole region."""
 
 
 def format_search(result: Mapping[str, Any]) -> Iterator[str]:
-    """List the scenes, the coverage by date, then what was left out and why."""
+    """List the scenes, the coverage by date, and the rejected scenes with reasons."""
     used, refused = result["used"], result["refused"]
     yield f"{len(used)} scenes are used, {len(refused)} are left out"
-    heads = ("date", "input", "scene", "platform", "tile", "baseline", "orbit", "cloud %", "region")
+    header = (
+        "date",
+        "input",
+        "scene",
+        "platform",
+        "tile",
+        "baseline",
+        "orbit",
+        "cloud %",
+        "region",
+    )
     if used:
-        yield from _indent(format_table(heads, [_scene_row(scene) for scene in used]))
+        yield from _indent(format_table(header, [_scene_row(scene) for scene in used]))
     yield from _format_coverage(result.get("coverage") or ())
     if refused:
         yield "left out:"
@@ -203,12 +212,12 @@ def _scene_row(scene: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _format_coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Draw a bar for each day of which something is used."""
+    """Draw a bar for each day with used scenes."""
     shown = [day for day in days if day["used"]]
     if not shown:
         return
     if len(shown) > MAX_DAYS_LISTED:
-        yield f"coverage: {len(shown)} days (--report FILE draws them, --json lists them)"
+        yield f"coverage: {len(shown)} days (use --report FILE for a chart, --json for a list)"
         return
     yield "coverage by date:"
     rows = [
@@ -219,10 +228,10 @@ def _format_coverage(days: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def draw_bar(share: float) -> str:
-    """Draw a share of the region, 0 to 1, in plain characters."""
-    whole = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
-    # ^ neither is something shown as nothing, nor nearly all as all
-    return "#" * whole + "." * (BAR_WIDTH - whole)
+    """Draw a share of the region, 0 to 1, as an ASCII bar."""
+    filled = min(max(round(share * BAR_WIDTH), share > 0), BAR_WIDTH - (share < 1))
+    # ^ the bar is empty only for 0, and full only for 1
+    return "#" * filled + "." * (BAR_WIDTH - filled)
 
 
 def _format_percent(share: float) -> str:
@@ -240,7 +249,7 @@ def _format_datetime(moment: object) -> str | None:
 
 
 def format_plan(result: Mapping[str, Any]) -> Iterator[str]:
-    """Describe what a run would do, and at what price."""
+    """Describe a plan: tiles, scenes, bytes, memory, time and cost."""
     tiles = result["tiles"]
     count = sum(tiles[key] for key in ("new", "skip", "recompute"))
     yield f"{count} tiles: {tiles['new']} new, {tiles['skip']} done, {tiles['recompute']} to redo"
@@ -252,7 +261,7 @@ def format_plan(result: Mapping[str, Any]) -> Iterator[str]:
         ("time", _format_optional(format_duration, result.get("seconds"))),
         ("to store", _format_optional(format_size, result.get("stored_bytes"))),
         ("cost", _format_optional(format_cost, result.get("cost"))),
-        ("by", _ESTIMATE_BASIS_TEXTS.get(result.get("basis", ""), "")),
+        ("based on", _ESTIMATE_BASIS_TEXTS.get(result.get("basis", ""), "")),
         ("plan", result.get("plan")),
     )
 
@@ -266,16 +275,16 @@ def _format_count(number: int, noun: str) -> str:
 
 
 def format_periods(result: Mapping[str, Any]) -> Iterator[str]:
-    """List periods, what is there for each, and what became of it."""
+    """List periods with their status, scenes and coverage."""
     entries = result["periods"]
     counts = Counter(entry["status"] for entry in entries)
-    what = ", ".join(f"{n} {status}" for status, n in counts.items())
-    yield f"{_format_count(len(entries), 'period')}: {what}"
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
+    yield f"{_format_count(len(entries), 'period')}: {summary}"
     if result["dry_run"]:
-        some = counts["ready"] + counts["thin"]
-        advice = ": leave --dry-run out to make those that are ready or thin" if some else ""
-        yield f"nothing was made{advice}"
-    heads = ("period", "status", "scenes", "covered", "clouds", "why")
+        pending = counts["ready"] + counts["thin"]
+        advice = ": run without --dry-run to process the ready and thin periods" if pending else ""
+        yield f"dry run, nothing was processed{advice}"
+    header = ("period", "status", "scenes", "covered", "clouds", "why")
     rows = [
         (
             f"{entry['start']}/{entry['end']}",
@@ -288,11 +297,11 @@ def format_periods(result: Mapping[str, Any]) -> Iterator[str]:
         for entry in entries
     ]
     if rows:
-        yield from _indent(format_table(heads, rows))
+        yield from _indent(format_table(header, rows))
 
 
 def format_deployments(result: Mapping[str, Any]) -> Iterator[str]:
-    """List deployments, and how a worker for them is started."""
+    """List deployments, and the command that starts a worker for them."""
     rows = [
         (entry["name"], entry["cron"], entry["timezone"], entry["queue"])
         for entry in result["deployments"]
@@ -308,17 +317,17 @@ def _shorten(text: str | None) -> str:
 
 
 def format_verification(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say whether every stored byte is the one that was written."""
-    bad = result["bad"]
+    """Describe the result of a verification."""
+    damages = result["bad"]
     if result["ok"]:
-        yield "sound: every tile matches its receipt"
-    elif bad:
-        found = _format_count(len(bad), "finding")
-        yield f"{found}; run the job again to recompute exactly these tiles:"
-        rows = [(entry["tile"], entry["file"], entry["reason"]) for entry in bad]
-        yield from ("  " + line for line in format_table(("tile", "file", "why"), rows))
+        yield "verified: every tile matches its receipt"
+    elif damages:
+        count = _format_count(len(damages), "problem")
+        yield f"{count}; run the job again to recompute only these tiles:"
+        rows = [(entry["tile"], entry["file"], entry["reason"]) for entry in damages]
+        yield from _indent(format_table(("tile", "file", "why"), rows))
     else:
-        yield "the files match their receipts, but a gate is not passed"
+        yield "every tile matches its receipt, but the quality gate is not passed"
     yield from _format_pairs(("seams", _format_seams(result.get("seam"))))
 
 
@@ -327,7 +336,7 @@ def _join_pairs(values: Mapping[str, Any] | None) -> str:
 
 
 def format_models(result: Mapping[str, Any]) -> Iterator[str]:
-    """List the models that a job can name."""
+    """List the known models."""
     rows = [
         (
             entry["name"],
@@ -337,7 +346,7 @@ def format_models(result: Mapping[str, Any]) -> Iterator[str]:
         )
         for entry in result["models"]
     ]
-    yield from format_table(("name", "parameters", "what it is", "weights"), rows)
+    yield from format_table(("name", "parameters", "description", "weights"), rows)
 
 
 def _format_parameter_count(parameters: int) -> str:
@@ -345,7 +354,7 @@ def _format_parameter_count(parameters: int) -> str:
 
 
 def format_fetched_files(result: Mapping[str, Any]) -> Iterator[str]:
-    """List files and their digests."""
+    """List fetched files with their checksums."""
     for row in result["fetched"]:
         yield f"{row['name']}: {row['path']}"
         yield from _format_pairs(
@@ -356,13 +365,14 @@ def format_fetched_files(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def format_weights_check(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say what a file is and what takes it, or what it lacks."""
+    """Describe a weights file and the models that it fits, or the keys that do not match."""
     fits = result["fits"]
-    yield f"{result['path']}: {result['kind']}, {_format_parameter_count(result['parameters'])} parameters"
+    parameters = _format_parameter_count(result["parameters"])
+    yield f"{result['path']}: {result['kind']}, {parameters} parameters"
     yield from _format_pairs(
         ("size", format_size(result["bytes"])),
         ("sha256", result["sha256"]),
-        ("numbers", _join_pairs(result["dtypes"])),
+        ("dtypes", _join_pairs(result["dtypes"])),
         (
             "parts",
             _join_pairs({part: _format_parameter_count(n) for part, n in result["parts"].items()}),
@@ -373,14 +383,16 @@ def format_weights_check(result: Mapping[str, Any]) -> Iterator[str]:
         ("fits", ", ".join(fits)),
     )
     if not fits:
-        yield f"it does not fit {result['nearest'] or 'any model known here'}:"
-    for what in ("missing", "unexpected", "differing", "not_finite"):
-        yield from _format_keys(what.replace("_", " "), result[what])
+        yield f"it does not fit {result['nearest'] or 'any known model'}:"
+    for kind in ("missing", "unexpected", "differing", "not_finite"):
+        yield from _format_keys(kind.replace("_", " "), result[kind])
 
 
 def _format_modalities(entries: Sequence[Mapping[str, Any]]) -> str:
     unit = {"pixels": "channels", "tokens": "tokens"}
-    return ", ".join(f"{one['name']} ({unit[one['form']]}: {one['size']})" for one in entries)
+    return ", ".join(
+        f"{entry['name']} ({unit[entry['form']]}: {entry['size']})" for entry in entries
+    )
 
 
 def _format_keys(label: str, keys: Sequence[str], max_listed: int = 8) -> Iterator[str]:
@@ -392,17 +404,18 @@ def _format_keys(label: str, keys: Sequence[str], max_listed: int = 8) -> Iterat
 
 
 def format_conversion(result: Mapping[str, Any]) -> Iterator[str]:
-    """Say what was written."""
+    """Describe a converted weights file."""
     yield f"wrote {result['path']}"
     yield from _format_pairs(
         ("size", format_size(result["bytes"])),
         ("tensors", result["tensors"]),
-        ("numbers", _join_pairs(result["dtypes"])),
+        ("dtypes", _join_pairs(result["dtypes"])),
         ("sha256", result["sha256"]),
     )
 
 
 def format_mapping(result: Mapping[str, Any]) -> Iterator[str]:
-    """List keys and values as they are."""
+    """List keys and values."""
     for key, value in result.items():
-        yield f"{key:<12} {_join_pairs(value) if isinstance(value, Mapping) else _format_cell(value)}"
+        text = _join_pairs(value) if isinstance(value, Mapping) else _format_cell(value)
+        yield f"{key:<12} {text}"

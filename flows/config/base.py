@@ -1,4 +1,4 @@
-"""What every group of keys of a job shares: strictness, paths, and names that are known."""
+"""Base model of a job's sections, and validators of paths and names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from flows.config import error_messages
 
-INPUTS = ("S2L2A", "S2L1C", "S1RTC", "S1GRD", "DEM")
-"""The modalities that a job can ask for."""
-
 T = TypeVar("T")
 
 
 def check_choice(value: object, choices: Sequence[str], kind: str, extra_choices: str = "") -> str:
-    """Return a text that is one of the names; anything else is a ValueError."""
+    """Return a value that is one of the choices.
+
+    Raises:
+        ValueError: It is none of them; the message lists them and suggests the nearest.
+    """
     if isinstance(value, str) and value in choices:
         return value
     hint = error_messages.suggest_name(value, choices) if isinstance(value, str) else ""
@@ -29,7 +30,11 @@ def _job_dir(info: ValidationInfo) -> Path:
 
 
 def resolve_path(value: object, info: ValidationInfo) -> Path:
-    """Return an absolute path, relative ones from the job's folder; else a ValueError."""
+    """Return an absolute path; relative ones start at the job's folder.
+
+    Raises:
+        ValueError: The value is no path.
+    """
     if isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value.strip():
@@ -38,7 +43,11 @@ def resolve_path(value: object, info: ValidationInfo) -> Path:
 
 
 def resolve_existing_file(value: object, info: ValidationInfo) -> Path:
-    """Return the absolute path of a file that exists; anything else is a ValueError."""
+    """Return the absolute path of an existing file.
+
+    Raises:
+        ValueError: The value is no path, or there is no such file.
+    """
     path = resolve_path(value, info)
     if not path.is_file():
         raise ValueError(f"there is no file {path} (paths are relative to the job file).")
@@ -46,19 +55,23 @@ def resolve_existing_file(value: object, info: ValidationInfo) -> Path:
 
 
 def check_unique(values: tuple[T, ...]) -> tuple[T, ...]:
-    """Return values among which none is repeated; anything else is a ValueError."""
-    twice = [value for number, value in enumerate(values) if value in values[:number]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is listed twice.")
+    """Return the values unchanged if none is repeated.
+
+    Raises:
+        ValueError: A value is listed twice.
+    """
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} is listed twice.")
     return values
 
 
 ExistingFile = Annotated[Path, BeforeValidator(resolve_existing_file)]
 LaxTuple = Field(strict=False)
-# ^ YAML has lists, the job holds tuples; what is in them stays strict
+# ^ YAML has lists, the job holds tuples; their items stay strict
 
 
 class ConfigModel(BaseModel):
-    """A group of keys: unknown ones are refused, and texts are not taken for numbers."""
+    """Base of all sections: unknown keys are errors, and strings are not coerced to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What is wrong with a document, in words: which key, what it holds, what it wants instead."""
+"""Messages for invalid documents: the key, its value, and what is expected instead."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from pydantic import BaseModel, ValidationError
 
 
 def suggest_name(text: str, names: Sequence[str]) -> str:
-    """Return ``did you mean …?`` with a blank before it, or nothing where nothing is near."""
-    near = difflib.get_close_matches(
-        text.lower(), [name.lower() for name in names], n=1, cutoff=0.5
-    )
-    exact = [name for name in names if near and name.lower() == near[0]]
-    return f" Did you mean {exact[0]!r}?" if exact else ""
+    """Return `` Did you mean …?`` (with a leading space), or "" if no name is similar."""
+    by_lower_case = {name.lower(): name for name in reversed(names)}
+    matches = difflib.get_close_matches(text.lower(), by_lower_case, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
 def explain_validation_error(error: ValidationError, model: type[BaseModel], label: str) -> str:
-    """Return one message that names every wrong key of a document that ``model`` describes."""
+    """Return one message that lists every wrong key of a document.
+
+    Args:
+        error: What pydantic found.
+        model: The pydantic model of the document.
+        label: What the document is called in the message, such as its path.
+    """
     details = error.errors(include_url=False)
-    inner = {detail["loc"][:-1] for detail in details if detail["loc"]}
-    problems = [_format_problem(detail, model) for detail in details if detail["loc"] not in inner]
-    # ^ a list with a wrong item is reported as too short as well
+    parents = {detail["loc"][:-1] for detail in details if detail["loc"]}
+    problems = [
+        _format_problem(detail, model) for detail in details if detail["loc"] not in parents
+    ]
+    # ^ pydantic reports a list with a wrong item as too short as well
     problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
         return f"{label}: {problems[0]}"
@@ -37,36 +43,38 @@ def _format_problem(detail: Any, model: type[BaseModel]) -> str:
     location = detail["loc"]
     if detail["type"] == "missing" and not isinstance(location[-1], str):
         location = location[:-1]
-        # ^ a list that is too short: the list is wrong, not the item that it lacks
-    where, part, field = _locate_field(location, model)
+        # ^ a list that is too short: the message is about the list, not about its missing item
+    key, section, field = _locate_field(location, model)
     if detail["type"] in ("extra_forbidden", "invalid_key"):
-        return _format_unknown_key(str(location[-1]), ".".join(map(str, location[:-1])), part)
+        return _format_unknown_key(str(location[-1]), ".".join(map(str, location[:-1])), section)
     if detail["type"] == "missing" and location == detail["loc"]:
-        example = f", as in `{where}: {field.examples[0]}`" if field and field.examples else ""
-        return f"{where} is missing: add it{example}."
+        example = f", as in `{key}: {field.examples[0]}`" if field and field.examples else ""
+        return f"{key} is missing: add it{example}."
     if detail["type"] == "value_error":
-        return f"{where}: {detail['ctx']['error']}"
-    wanted = field.description if field and field.description else _list_keys(part)
-    hint = _suggest_folder_name(detail["input"]) if where == "name" else ""
-    return f"{where} is {_shorten_repr(detail['input'])}; it wants {wanted}.{hint}"
+        return f"{key}: {detail['ctx']['error']}"
+    expected = field.description if field and field.description else _list_keys(section)
+    hint = _suggest_folder_name(detail["input"]) if key == "name" else ""
+    return f"{key} is {_shorten_repr(detail['input'])}; expected: {expected}.{hint}"
 
 
 def _locate_field(
     location: Sequence[Any], model: type[BaseModel]
 ) -> tuple[str, type[BaseModel] | None, Any]:
-    """Return the location in words, the deepest group of keys on it, and its field."""
-    part: type[BaseModel] | None = model
+    """Return the dotted key of a location, the innermost section on it, and its field."""
+    section: type[BaseModel] | None = model
     field = None
-    words = ""
+    key = ""
     for step in location:
-        words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)
+        key += f"[{step}]" if isinstance(step, int) else f".{step}" if key else str(step)
         fields = (
-            dict(zip(_key_names(part), part.model_fields.values(), strict=True)) if part else {}
+            dict(zip(_key_names(section), section.model_fields.values(), strict=True))
+            if section
+            else {}
         )
         if step in fields:
             field = fields[str(step)]
-            part = _nested_model(field.annotation)
-    return words or "the job", part, field
+            section = _nested_model(field.annotation)
+    return key or "the job", section, field
 
 
 def _nested_model(annotation: object) -> type[BaseModel] | None:
@@ -75,19 +83,23 @@ def _nested_model(annotation: object) -> type[BaseModel] | None:
     return next(filter(None, map(_nested_model, typing.get_args(annotation))), None)
 
 
-def _format_unknown_key(key: str, where: str, part: type[BaseModel] | None) -> str:
-    known = _key_names(part) if part is not None else ()
-    place = f" in {where}" if where else ""
-    return f"unknown key {key!r}{place}.{suggest_name(key, known)} Known keys: {', '.join(known)}."
+def _format_unknown_key(key: str, parent: str, section: type[BaseModel] | None) -> str:
+    known = _key_names(section) if section is not None else ()
+    location = f" in {parent}" if parent else ""
+    return (
+        f"unknown key {key!r}{location}.{suggest_name(key, known)} Known keys: {', '.join(known)}."
+    )
 
 
-def _list_keys(part: type[BaseModel] | None) -> str:
-    return f"keys out of {', '.join(_key_names(part))}" if part is not None else "another value"
+def _list_keys(section: type[BaseModel] | None) -> str:
+    if section is None:
+        return "another value"
+    return f"a mapping with some of the keys {', '.join(_key_names(section))}"
 
 
-def _key_names(part: type[BaseModel]) -> tuple[str, ...]:
-    """Return the keys as they are written."""
-    return tuple(field.alias or name for name, field in part.model_fields.items())
+def _key_names(section: type[BaseModel]) -> tuple[str, ...]:
+    """Return the keys of a section as they are written in the file."""
+    return tuple(field.alias or name for name, field in section.model_fields.items())
 
 
 def _shorten_repr(value: object) -> str:

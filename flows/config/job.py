@@ -1,4 +1,4 @@
-"""The job: what a person writes, checked to the last key before anything is searched or read."""
+"""The job file: one product or a series of them, validated before anything is searched or read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pydantic import (
 from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import BANDS, MASK_BANDS
+from catalogs.sensors import SENSORS, get_sensor
 from flows.config import error_messages, processing, sections, yaml_file
 from flows.config import period as periods
-from flows.config.base import INPUTS, ConfigModel, LaxTuple, check_choice, check_unique
+from flows.config.base import ConfigModel, LaxTuple, check_choice, check_unique
 from flows.config.model import ModelConfig
 from flows.config.prices import Prices
 from flows.config.schedule import Schedule
 
 LATEST = "latest"
-"""The latest period of the schedule whose scenes are complete, found when the job runs."""
+"""Period value: the schedule's latest period with complete scenes, resolved when the job runs."""
 
 
 class Job(ConfigModel):
-    """One product to make, or one for each period of a schedule."""
+    """One product, or one for each period of a schedule."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?$",
@@ -44,7 +44,7 @@ class Job(ConfigModel):
     )
     period: InstanceOf[periods.Period] | None = Field(
         default=None,
-        description=f"{periods.ACCEPTED_FORMATS}; or {LATEST}, as where none is given",
+        description=f"{periods.ACCEPTED_FORMATS}; or {LATEST} (the default)",
         examples=["2024-05-01/2024-09-30"],
     )
     catalog: sections.Catalog = Field(
@@ -57,12 +57,12 @@ class Job(ConfigModel):
     inputs: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
-        description=f"a list out of {', '.join(INPUTS)}",
+        description=f"a list out of {', '.join(SENSORS)}",
     )
     grid: sections.GridConfig = sections.GridConfig()
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         default={},
-        description="the bands of an input where not the usual ones, as in {S1RTC: [HH, HV]}",
+        description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
     )
     mask: processing.Mask = processing.Mask()
     composite: processing.Composite = processing.Composite()
@@ -88,7 +88,7 @@ class Job(ConfigModel):
             return None
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(  # noqa: TRY004
-                # ^ pydantic turns only a ValueError into a finding
+                # ^ pydantic reports ValueError only
                 f"the period {value!r} is not a date: write {periods.ACCEPTED_FORMATS}."
             )
         try:
@@ -106,34 +106,38 @@ class Job(ConfigModel):
     @field_validator("inputs")
     @classmethod
     def _check_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return check_unique(tuple(check_choice(name, INPUTS, "input") for name in value))
+        return check_unique(tuple(check_choice(name, tuple(SENSORS), "input") for name in value))
 
     @field_validator("bands")
     @classmethod
     def _check_bands(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, bands in value.items():
-            check_choice(name, INPUTS, "input")
-            measured = [band for band in BANDS[name] if band not in MASK_BANDS]
-            check_unique(tuple(check_choice(band, measured, f"band of {name}") for band in bands))
+            check_choice(name, tuple(SENSORS), "input")
+            choices = get_sensor(name).measured_bands
+            check_unique(tuple(check_choice(band, choices, f"band of {name}") for band in bands))
             if not bands:
-                raise ValueError(f"{name} has no band: name one of {', '.join(measured)}.")
+                raise ValueError(f"{name} has no band: name one of {', '.join(choices)}.")
         return value
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Job:
-        strange = [name for name in self.bands if name not in self.inputs]
-        if strange:
-            raise ValueError(f"bands names {strange[0]}, which is not among the inputs.")
-        if self.radar != processing.Radar() and not any(name[:2] == "S1" for name in self.inputs):
-            raise ValueError("radar chooses Sentinel-1 passes, and none is among the inputs.")
+        unused = [name for name in self.bands if name not in self.inputs]
+        if unused:
+            raise ValueError(f"bands names {unused[0]}, which is not among the inputs.")
+        if self.radar != processing.Radar() and not any(
+            get_sensor(name).group == "radar" for name in self.inputs
+        ):
+            raise ValueError(
+                "radar selects Sentinel-1 passes, but no Sentinel-1 input is among the inputs."
+            )
         if self.composite.every and not self.output.composites:
             raise ValueError(
-                "composite.every makes more composites, and none are written: add "
-                "output: {composites: true}, or remove it."
+                "composite.every needs composites in the output: add output: {composites: true}, "
+                "or remove composite.every."
             )
         if self.output.probabilities and "land_cover" not in self.model.tasks:
-            asked = ", ".join(self.model.tasks)
-            raise ValueError(f"the task {asked} has no probabilities: remove output.probabilities.")
+            tasks = ", ".join(self.model.tasks)
+            raise ValueError(f"the task {tasks} has no probabilities: remove output.probabilities.")
         return self
 
     @property
@@ -141,7 +145,7 @@ class Job(ConfigModel):
         """Return the period that is mapped.
 
         Raises:
-            InvalidInputError: it is the latest one, and nobody has looked yet which that is.
+            InvalidInputError: The period is the latest one, and has not been resolved yet.
         """
         if self.period is None:
             raise InvalidInputError(
@@ -150,7 +154,7 @@ class Job(ConfigModel):
         return self.period
 
     def with_period(self, period: periods.Period) -> Job:
-        """Return the same job over another period."""
+        """Return a copy of the job with another period."""
         return self.model_copy(update={"period": period})
 
     @property
@@ -160,15 +164,15 @@ class Job(ConfigModel):
 
     @property
     def model_inputs(self) -> tuple[str, ...]:
-        """Return the inputs without what is to be generated."""
+        """Return the inputs less the modalities that the model generates."""
         return tuple(name for name in self.inputs if name not in self.model.modalities)
 
 
 def load(path: Path) -> Job:
-    """Read a job file and check it; paths in it are relative to its folder.
+    """Read and validate a job file; paths in it are relative to its folder.
 
     Raises:
-        InvalidInputError: There is no such file, or something in it is wrong: what, why and what to write.
+        InvalidInputError: The file is missing or invalid; the message says how to correct it.
     """
     values = yaml_file.read(path)
     values.setdefault("name", path.stem)
@@ -176,19 +180,24 @@ def load(path: Path) -> Job:
 
 
 def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") -> Job:
-    """Check a job's keys; relative paths start at ``folder``.
+    """Validate the keys and values of a job.
+
+    Args:
+        values: Content of the job file.
+        folder: Folder that relative paths start at.
+        label: What the job is called in messages.
 
     Raises:
-        InvalidInputError: Something is wrong in them: what, why and what to write.
+        InvalidInputError: Keys are invalid; the message lists all of them.
     """
-    given = {key: value for key, value in values.items() if value is not None}
-    # ^ a section whose keys are all commented out is one that was not given
-    given.setdefault("output", {})
-    if isinstance(given["output"], dict):
-        given["output"] = {"path": "out", **given["output"]}
-    # ^ so that the default is relative to the job file as well
+    document = {key: value for key, value in values.items() if value is not None}
+    # ^ a section whose keys are all commented out counts as absent
+    output = document.get("output", {})
+    if isinstance(output, dict):
+        document["output"] = {"path": "out", **output}
+        # ^ validated as if it were written, so that the default too is relative to the job file
     try:
-        job = Job.model_validate(given, context={"folder": folder})
+        job = Job.model_validate(document, context={"folder": folder})
     except ValidationError as error:
         raise InvalidInputError(
             error_messages.explain_validation_error(error, Job, label)

@@ -1,4 +1,4 @@
-"""The model of a job: which one, what it is asked for, and whose numbers it takes."""
+"""Section ``model`` of a job: architecture, tasks, weights and statistics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from catalogs import legend
 from catalogs.errors import InvalidInputError
+from catalogs.sensors import SENSORS
 from flows.config import yaml_file
 from flows.config.base import (
-    INPUTS,
     ConfigModel,
     ExistingFile,
     LaxTuple,
@@ -27,25 +27,25 @@ from model.terramind import config, modalities
 from model.terratorch.datamodule import statistics_from_yaml
 
 MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
-"""The models known by name; any other is the path of a configuration, ``.yaml``."""
+"""Models known by name; any other name is the path of a ``.yaml`` configuration."""
 
 TASKS = ("land_cover", "embedding", "generate")
-"""What a model can be asked for."""
+"""Tasks of a model."""
 
 GENERATED_MODALITIES = tuple(
     name for name, entry in modalities.TARGET_MODALITIES.items() if entry.statistics is not None
 )
-"""The modalities whose values can be generated."""
+"""Modalities that a model can generate."""
 
 TOKENIZER_MODALITIES = ("LULC", *GENERATED_MODALITIES)
-"""The modalities whose tokenizers can be named."""
+"""Modalities whose tokenizer weights can be set."""
 
 DEFAULT_TIMESTEPS = 10
-"""Diffusion steps of what is generated, where a job does not say."""
+"""Default number of diffusion steps of the decoder of a generated modality."""
 
 
 class Weights(ConfigModel):
-    """Where a model's numbers come from."""
+    """Source of a model's weights."""
 
     source: Literal["shipped", "hub", "path", "random"]
     path: Path | None = None
@@ -53,17 +53,17 @@ class Weights(ConfigModel):
     seed: int | None = None
 
     def to_source(self) -> str | dict[str, str | int] | None:
-        """Return what the model's loaders take; ``None`` stands for the shipped weights."""
+        """Return the ``weights`` argument of the loaders; ``None`` = the shipped weights."""
         if self.source == "random":
             return {"random": self.seed or 0}
         if self.source == "path":
-            pinned = {} if self.sha256 is None else {"sha256": self.sha256}
-            return {"path": str(self.path), **pinned}
+            checksum = {} if self.sha256 is None else {"sha256": self.sha256}
+            return {"path": str(self.path), **checksum}
         return "hub" if self.source == "hub" else None
 
 
 class InputStatistics(ConfigModel):
-    """The normalisation of one input, one number per band in the model's order."""
+    """Mean and standard deviation of one input, one number per band in the model's order."""
 
     mean: Annotated[tuple[float, ...], LaxTuple] = Field(
         min_length=1, description="a list of numbers, one per band"
@@ -75,7 +75,7 @@ class InputStatistics(ConfigModel):
     @model_validator(mode="after")
     def _check_lengths(self) -> InputStatistics:
         if len(self.mean) != len(self.std):
-            raise ValueError(f"{len(self.mean)} means and {len(self.std)} standard deviations.")
+            raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations.")
         return self
 
 
@@ -85,7 +85,7 @@ OneOrMoreNames = Annotated[
 
 
 class ModelConfig(ConfigModel):
-    """The model that looks at the composite."""
+    """The model, its tasks and its weights."""
 
     name: str = Field(default="demo", description="a known model's name or a .yaml file")
     task: Annotated[OneOrMoreNames, LaxTuple] = Field(
@@ -94,7 +94,7 @@ class ModelConfig(ConfigModel):
     modality: Annotated[OneOrMoreNames, LaxTuple] | None = Field(
         default=None,
         min_length=1,
-        description=f"what is generated, one or a list of {', '.join(GENERATED_MODALITIES)}",
+        description=f"what to generate, one or a list of {', '.join(GENERATED_MODALITIES)}",
     )
     weights: Weights | None = Field(
         default=None,
@@ -110,17 +110,17 @@ class ModelConfig(ConfigModel):
     overlap: int | None = Field(
         default=None,
         ge=0,
-        description="pixels that a window shares with the next, at most half of one",
+        description="pixels that neighbouring windows share, at most half a window",
     )
     average_below: float | None = Field(
         default=None,
         gt=0,
         le=1,
         description="a number above 0, at most 1: windows whose mean probability is below it are "
-        "asked from eight sides",
+        "predicted again with test-time augmentation (eight flips and rotations)",
     )
     checkpoint: ExistingFile | None = Field(
-        default=None, description="the path of a TerraTorch .ckpt"
+        default=None, description="the path of a TerraTorch .ckpt file"
     )
     classes: Annotated[tuple[str, ...], LaxTuple] | None = Field(
         default=None, min_length=2, description="a list of class names in the checkpoint's order"
@@ -131,22 +131,19 @@ class ModelConfig(ConfigModel):
         description="a file, or {INPUT: {mean: [...], std: [...]}}",
     )
     training: ExistingFile | None = Field(
-        default=None, description="the .yaml that the checkpoint was trained with"
+        default=None, description="the .yaml file that the checkpoint was trained with"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _move_stats_to_training(cls, values: Any, info: ValidationInfo) -> Any:
-        """Take the configuration of a training for what it is, though it was given as stats."""
-        given = values.get("stats") if isinstance(values, dict) else None
-        if not isinstance(given, str) or "training" in values:
+        """Move ``stats`` to ``training`` if its file is a training configuration."""
+        stats = values.get("stats") if isinstance(values, dict) else None
+        if not isinstance(stats, str) or "training" in values:
             return values
-        rest = {key: value for key, value in values.items() if key != "stats"}
-        return (
-            {**rest, "training": given}
-            if _is_training_config(resolve_path(given, info))
-            else values
-        )
+        if not _is_training_config(resolve_path(stats, info)):
+            return values
+        return {key: value for key, value in values.items() if key != "stats"} | {"training": stats}
 
     @field_validator("name", mode="before")
     @classmethod
@@ -167,9 +164,9 @@ class ModelConfig(ConfigModel):
     def _check_modalities(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
             if name == "LULC":
-                raise ValueError("land cover is a task of its own: write {task: land_cover}.")
+                raise ValueError("land cover has its own task: write {task: land_cover}.")
             if name in ("S2L1C", "RGB"):
-                raise ValueError(f"TerraMind cannot generate {name}: ask for S2L2A.")
+                raise ValueError(f"TerraMind cannot generate {name}: write S2L2A.")
             check_choice(name, GENERATED_MODALITIES, "modality")
         return None if value is None else check_unique(value)
 
@@ -202,7 +199,7 @@ class ModelConfig(ConfigModel):
             yaml_file.read(resolve_existing_file(value, info)) if isinstance(value, str) else value
         )
         for name in values if isinstance(values, dict) else ():
-            check_choice(name, INPUTS, "input")
+            check_choice(name, tuple(SENSORS), "input")
         return values
 
     @field_validator("training")
@@ -217,49 +214,53 @@ class ModelConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ModelConfig:
-        for wrong in (*self._checkpoint_problems(), *self._task_problems(), *self._name_problems()):
-            raise ValueError(wrong)
+        for problem in (
+            *self._checkpoint_problems(), *self._task_problems(), *self._name_problems()
+        ):  # fmt: skip
+            raise ValueError(problem)
         return self
 
     def _checkpoint_problems(self) -> Iterator[str]:
         if self.checkpoint is None:
             if self.classes is not None:
-                yield "classes belong to a checkpoint; other models know theirs: remove them."
+                yield "classes are for a checkpoint only; other models have their own: remove them."
             if self.training is not None:
-                yield f"{self.training} is of a training, and goes with its checkpoint."
+                yield f"{self.training} configures a training: add its checkpoint, or remove it."
             return
         if self.stats is not None and self.training is not None:
-            yield "give stats or training, not both: the one is in the other."
-        given = {"classes": self.classes, "stats": self.stats or self.training}
-        extras = [key for key, value in given.items() if value is None]
-        if extras:
+            yield "give stats or training, not both: training contains the statistics."
+        required = {"classes": self.classes, "stats": self.stats or self.training}
+        missing = [key for key, value in required.items() if value is None]
+        if missing:
             yield (
-                f"a checkpoint carries no {' and no '.join(extras)}: add "
-                f"{' and '.join(f'{key}:' for key in extras)} beside it."
+                f"a checkpoint contains no {' and no '.join(missing)}: add "
+                f"{' and '.join(f'{key}:' for key in missing)} beside it."
             )
         if self.weights is not None:
             yield "give weights or checkpoint, not both."
         if self.tasks != ("land_cover",):
-            yield f"a checkpoint maps land cover, and knows no task {self._other_tasks}: remove one."
+            yield f"a checkpoint maps land cover only: remove it, or the task {self._other_tasks}."
 
     def _task_problems(self) -> Iterator[str]:
         if "generate" in self.tasks and self.modality is None:
-            yield f"to generate, say what: add modality: with one of {', '.join(GENERATED_MODALITIES)}."
+            choices = ", ".join(GENERATED_MODALITIES)
+            yield f"the task generate needs a modality: add modality: with one of {choices}."
         if "generate" not in self.tasks:
             for key in ("modality", "timesteps"):
                 if key in self.model_fields_set and getattr(self, key) is not None:
-                    told = ", ".join(self.tasks)
-                    yield f"{key} belongs to {{task: generate}}, not to {told}: remove it."
+                    tasks = ", ".join(self.tasks)
+                    yield f"{key} is for {{task: generate}}, not for {tasks}: remove it."
         if self.average_below is not None and "land_cover" not in self.tasks:
-            yield "average_below belongs to land cover: remove it."
+            yield "average_below is for the task land_cover: remove it."
         if self.tokenizers and (self.tasks == ("embedding",) or self.checkpoint is not None):
-            yield "nothing is decoded here: remove tokenizers."
+            yield "tokenizers are not used by this task: remove them."
 
     def _name_problems(self) -> Iterator[str]:
         if self.name == "none" and (self.weights is not None or self.checkpoint is not None):
-            yield "the model 'none' runs nothing: remove weights and checkpoint."
+            yield "the model 'none' predicts nothing: remove weights and checkpoint."
         if self.name == "none" and self.tasks != ("land_cover",):
-            yield f"the model 'none' runs nothing: name a model for the task {self._other_tasks}."
+            tasks = self._other_tasks
+            yield f"the model 'none' predicts nothing: name a model for the task {tasks}."
         if self.name == "demo" and self.weights is not None and self.weights.source == "hub":
             yield "the weights of 'demo' are shipped, not on the hub: remove weights."
         if self.name == "demo" and "generate" in self.tasks:
@@ -267,12 +268,12 @@ class ModelConfig(ConfigModel):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Return what the model is asked for, in one order, whatever the order written."""
+        """Return the tasks in the order of :data:`TASKS`."""
         return tuple(name for name in TASKS if name in self.task)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Return what is generated, in one order; empty if nothing is."""
+        """Return the generated modalities in the order of :data:`GENERATED_MODALITIES`."""
         return tuple(name for name in GENERATED_MODALITIES if name in (self.modality or ()))
 
     @property
@@ -281,25 +282,25 @@ class ModelConfig(ConfigModel):
 
     @property
     def config_path(self) -> Path | None:
-        """Return the configuration file, where the name is one."""
+        """Return the model's configuration file if the name is the path of one."""
         return Path(self.name) if self.name.endswith((".yaml", ".yml")) else None
 
     @property
     def label(self) -> str:
-        """Return what the model is called in a product: no folder of this machine."""
-        named = self.checkpoint or self.config_path
-        return named.stem if named else self.name
+        """Return the model's name for products, without folders of this machine."""
+        path = self.checkpoint or self.config_path
+        return path.stem if path else self.name
 
     @property
     def effective_weights(self) -> Weights:
-        """Return the weights asked for, or else the ones that the name implies."""
+        """Return the job's weights, or the default ones of the model's name."""
         if self.weights is not None:
             return self.weights
         return Weights(source="shipped" if self.name in ("demo", "none") else "hub")
 
     @property
     def inputs_with_statistics(self) -> tuple[str, ...]:
-        """Return the inputs whose statistics are given."""
+        """Return the inputs whose statistics the job sets."""
         if self.training is not None:
             return tuple(
                 modalities.get_raster_modality(name).name
@@ -308,40 +309,40 @@ class ModelConfig(ConfigModel):
         return tuple(self.stats or ())
 
     def to_loader_options(self) -> dict[str, Any]:
-        """Return what the model's loader takes, JSON-ready: what is not given is left out."""
-        asked: dict[str, Any] = {"name": self.name, "task": _unwrap_single(self.tasks)}
+        """Return the set keyword arguments of the model's loader, as JSON types."""
+        options: dict[str, Any] = {"name": self.name, "task": _unwrap_single(self.tasks)}
         if self.checkpoint is None:
-            asked["weights"] = self.effective_weights.to_source()
+            options["weights"] = self.effective_weights.to_source()
         else:
-            asked |= {"checkpoint": str(self.checkpoint), "classes": list(self.classes or ())}
+            options |= {"checkpoint": str(self.checkpoint), "classes": list(self.classes or ())}
         if self.training is not None:
-            asked["stats"] = str(self.training)
+            options["stats"] = str(self.training)
         elif self.stats is not None:
-            asked["stats"] = {
+            options["stats"] = {
                 name: {"mean": list(entry.mean), "std": list(entry.std)}
                 for name, entry in self.stats.items()
             }
         if self.tokenizers is not None:
-            asked["tokenizers"] = {
+            options["tokenizers"] = {
                 name: source.to_source() for name, source in self.tokenizers.items()
             }
         if "generate" in self.tasks:
-            asked |= {"modality": _unwrap_single(self.modalities), "timesteps": self.timesteps}
-        return asked
+            options |= {"modality": _unwrap_single(self.modalities), "timesteps": self.timesteps}
+        return options
 
 
 def _unwrap_single(names: tuple[str, ...]) -> str | list[str]:
-    """Return names as a job writes them: one by itself, several as a list."""
+    """Return a single name as a string, several as a list."""
     return names[0] if len(names) == 1 else list(names)
 
 
 def _is_training_config(path: Path) -> bool:
-    """Tell the configuration of a training from a file of statistics."""
+    """Return whether a file is a training configuration, not a file of statistics."""
     try:
         return "data" in yaml_file.read(path)
     except InvalidInputError:
         return False
-        # ^ whoever reads it for its numbers says what is wrong
+        # ^ reading its statistics reports the error
 
 
 _WEIGHTS_SYNTAX = "hub, a path, {path: …, sha256: …} or {random: SEED}"

@@ -1,4 +1,4 @@
-"""The stretch of days that one product describes."""
+"""Period: the range of days that one product describes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from catalogs.errors import InvalidInputError
 
 ACCEPTED_FORMATS = "YYYY-MM-DD/YYYY-MM-DD, YYYY-MM/YYYY-MM, YYYY-MM-DD, YYYY-MM or YYYY"
-"""How a period can be written."""
+"""Accepted forms of a period."""
 
 _DATE_PATTERN = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """Whole days in UTC, from the first to the last, both inclusive."""
+    """Range of whole days in UTC, both ends inclusive."""
 
     start: dt.date
     """First day."""
@@ -42,7 +42,7 @@ class Period:
 
     @property
     def interval(self) -> tuple[dt.datetime, dt.datetime]:
-        """Return the first and the last instant, aware, in UTC."""
+        """Return the first and the last instant as aware datetimes in UTC."""
         return (
             dt.datetime.combine(self.start, dt.time.min, dt.UTC),
             dt.datetime.combine(self.end, dt.time(23, 59, 59), dt.UTC),
@@ -51,10 +51,11 @@ class Period:
 
 
 def parse(text: str) -> Period:
-    """Read a period; a month or a year stands for all of its days.
+    """Parse a period; a month or a year stands for all of its days.
 
     Raises:
-        InvalidInputError: The text has another form, a date does not exist, or the end precedes the start.
+        InvalidInputError: The text has another form, a date does not exist, or the end precedes
+            the start.
     """
     sides = [side.strip() for side in text.strip().split("/")]
     if len(sides) > 2:
@@ -67,17 +68,18 @@ def parse(text: str) -> Period:
 
 
 def _parse_side(side: str, text: str) -> tuple[dt.date, dt.date]:
-    found = _DATE_PATTERN.fullmatch(side)
-    if found is None:
+    match = _DATE_PATTERN.fullmatch(side)
+    if match is None:
         raise InvalidInputError(
             f"The period {text!r} cannot be read at {side!r}: write {ACCEPTED_FORMATS}."
         )
-    year, month, day = (int(part) if part else None for part in found.groups())
+    year, month, day = (int(part) if part else None for part in match.groups())
     try:
         return _first_and_last_day(year or 0, month, day)
     except ValueError as error:
         raise InvalidInputError(
-            f"The period {text!r} names {side!r}, a date that does not exist: write {ACCEPTED_FORMATS}."
+            f"The period {text!r} names {side!r}, a date that does not exist: "
+            f"write {ACCEPTED_FORMATS}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What computing, reading and keeping cost, as a job states it, and what a run costs by that."""
+"""Section ``prices`` of a job, and the cost of an estimate at these prices."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ BYTES_PER_GB = 1e9
 
 
 class Prices(ConfigModel):
-    """The price list of whoever pays; what is not named costs nothing."""
+    """Unit prices; what has no price costs nothing."""
 
     currency: str = Field(
         default="EUR", pattern=r"^[A-Z]{3}$", description="three letters, as in EUR"
     )
-    cpu_hour: float = Field(default=0.0, ge=0, description="of one core, for an hour")
-    gpu_hour: float = Field(default=0.0, ge=0, description="of one GPU, for an hour")
+    cpu_hour: float = Field(default=0.0, ge=0, description="the price of one core for an hour")
+    gpu_hour: float = Field(default=0.0, ge=0, description="the price of one GPU for an hour")
     gb_read: float = Field(
-        default=0.0, ge=0, description="of 1 GB (10^9 bytes) that comes over the network"
+        default=0.0, ge=0, description="the price of 1 GB (10^9 bytes) read over the network"
     )
-    thousand_requests: float = Field(default=0.0, ge=0, description="of 1000 requests")
-    gb_month: float = Field(default=0.0, ge=0, description="of 1 GB that is kept, for a month")
-    months: float = Field(default=12.0, ge=0, description="for which products are kept")
+    thousand_requests: float = Field(default=0.0, ge=0, description="the price of 1000 requests")
+    gb_month: float = Field(default=0.0, ge=0, description="the price of storing 1 GB for a month")
+    months: float = Field(
+        default=12.0, ge=0, description="the number of months that products are stored"
+    )
 
     @model_validator(mode="after")
     def _check_any_price(self) -> Prices:
-        named = (
+        unit_prices = (
             self.cpu_hour, self.gpu_hour, self.gb_read, self.thousand_requests, self.gb_month
         )  # fmt: skip
-        if not any(named):
+        if not any(unit_prices):
             raise ValueError(
                 "name at least one price: cpu_hour, gpu_hour, gb_read, thousand_requests or "
                 "gb_month."
@@ -50,18 +52,18 @@ class Prices(ConfigModel):
         requests: float,
         bytes_stored: float,
     ) -> dict[str, float]:
-        """Return what each kind of thing costs; bytes read and stored."""
-        found = {
+        """Return the cost of each resource: cpu, gpu, read, requests and storage."""
+        parts = {
             "cpu": cpu_hours * self.cpu_hour,
             "gpu": gpu_hours * self.gpu_hour,
             "read": bytes_read / BYTES_PER_GB * self.gb_read,
             "requests": requests / 1000 * self.thousand_requests,
             "storage": bytes_stored / BYTES_PER_GB * self.gb_month * self.months,
         }
-        return {name: round(amount, 6) for name, amount in found.items()}
+        return {name: round(amount, 6) for name, amount in parts.items()}
 
     def compute_cost(self, estimate: CostEstimate) -> dict[str, Any]:
-        """Return what an estimate costs, with the range that it may lie in."""
+        """Return the cost of an estimate: amount, low and high end of its range, and parts."""
         parts = self.compute_parts(
             cpu_hours=estimate.cpu_hours,
             gpu_hours=estimate.gpu_hours,

@@ -1,4 +1,4 @@
-"""The groups of keys that say what counts: as an observation, and as good enough to publish."""
+"""Sections ``mask``, ``composite``, ``radar``, ``radiometry`` and ``qc`` of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SclCode = Annotated[int, Field(ge=0, le=11)]
 
 
 class Mask(ConfigModel):
-    """Which Sentinel-2 pixels count as clear."""
+    """Rules for clear Sentinel-2 pixels."""
 
     clear_scl: Annotated[tuple[SclCode, ...], LaxTuple] = Field(
         default=(2, 4, 5, 6, 7, 11),
@@ -26,20 +26,20 @@ class Mask(ConfigModel):
     )
     dilate_scl: Annotated[tuple[SclCode, ...], LaxTuple] = Field(
         default=(3, 8, 9, 10),
-        description="a list of the scene-classification codes that dilate_m widens",
+        description="a list of the scene-classification codes that dilate_m dilates",
     )
     max_cloud_probability: float | None = Field(
         default=None,
         ge=0,
         le=100,
-        description="per cent above which a pixel is cloud, where scenes have a probability",
+        description="per cent above which a pixel is cloud, in scenes with a cloud probability",
     )
 
     _check_unique_codes = field_validator("clear_scl", "dilate_scl")(check_unique)
 
 
 class Composite(ConfigModel):
-    """How many dates become one."""
+    """Method and limits of compositing dates into one image."""
 
     method: Literal["median", "medoid", "least_cloudy", "latest"] = Field(
         default="median", description="median, medoid, least_cloudy or latest"
@@ -50,11 +50,11 @@ class Composite(ConfigModel):
     max_passes: int | None = Field(
         default=None,
         ge=1,
-        description="a whole number: the least cloudy passes that are kept over any place",
+        description="a whole number: the most passes over a pixel; the least cloudy ones are used",
     )
     every: str | None = Field(
         default=None,
-        description="P1M, P10D, P1W or the like: a composite for each such part of the period too",
+        description="P1M, P10D, P1W or the like: adds a composite for each such part of the period",
     )
 
     @field_validator("every")
@@ -69,7 +69,7 @@ class Composite(ConfigModel):
 
 
 class Radar(ConfigModel):
-    """Which Sentinel-1 passes are used."""
+    """Selection of Sentinel-1 passes."""
 
     orbit: Literal["both", "ascending", "descending"] = Field(
         default="both", description="both, ascending or descending"
@@ -82,7 +82,7 @@ class Radar(ConfigModel):
 
     @property
     def orbit_states(self) -> tuple[str, ...]:
-        """Return the orbit states that are asked for; none stands for all."""
+        """Return the selected orbit states; empty = all."""
         return () if self.orbit == "both" else (self.orbit,)
 
 
@@ -91,16 +91,16 @@ _FALSE_AS_OFF = BeforeValidator(lambda value: "off" if value is False else value
 
 
 class Radiometry(ConfigModel):
-    """Whether what a catalog says of its numbers is proved on the pixels."""
+    """Check of a catalog's scale and offset against the pixels."""
 
     proof: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
         default="refuse",
-        description="refuse (leave out scenes whose pixels contradict it), warn or off",
+        description="refuse (leave out scenes whose pixels contradict the catalog), warn or off",
     )
 
 
 class QualityGate(ConfigModel):
-    """When a map is not good enough to be published."""
+    """Quality a map must have to be published."""
 
     gate: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
         default="warn", description="refuse (publish nothing), warn or off"
@@ -108,20 +108,20 @@ class QualityGate(ConfigModel):
     max_seam_z: float = Field(
         default=3.0,
         gt=0,
-        description="a number above 0: standard deviations by which lines may change more often "
-        "than what lies beside them: without a seam, one map in 700 is above 3",
+        description="a number above 0: the largest z score of class changes along window, tile and "
+        "zone lines compared with those beside them; without seams, one map in 700 exceeds 3",
     )
     max_disagreement: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="the share of pixels, 0 to 1, that may get another class where windows lie "
-        "elsewhere",
+        description="the largest share of pixels, 0 to 1, whose class changes when windows are "
+        "shifted",
     )
     min_agreement: float = Field(
         default=0.995,
         ge=0,
         le=1,
-        description="the share of pixels, 0 to 1, that must keep their class in full precision, "
+        description="the smallest share of pixels, 0 to 1, whose class is the same in fp32, "
         "where a GPU computes in bf16",
     )

@@ -1,4 +1,4 @@
-"""The region that a job maps, as one valid geometry in longitude and latitude."""
+"""Region of a job, read from a bbox or GeoJSON into one valid lon/lat geometry."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 
 POLYGON_TYPES = ("Polygon", "MultiPolygon")
-"""The geometry types that cover ground."""
+"""GeoJSON geometry types of a region."""
 
 MAX_NESTING = 3
-"""Lists around the positions of a MultiPolygon: parts, rings, corners."""
+"""Nesting of coordinate lists in a MultiPolygon: polygons, rings, positions."""
 
 LON_LAT_CRS_SUFFIXES = ("CRS84", "EPSG::4326", "EPSG:4326")
-"""Endings of the CRS names that an old GeoJSON file may carry."""
+"""Accepted endings of the ``crs`` name of a pre-RFC 7946 GeoJSON file."""
 
 
 def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
-    """Return the rectangle (west, south, east, north), degrees.
+    """Return the rectangle of a bbox (west, south, east, north), degrees.
 
-    One that crosses 180° has west > east, or an end beyond ±180; its two halves are returned.
+    A bbox across the antimeridian has west > east, or a longitude beyond ±180; it is returned as
+    two polygons.
 
     Raises:
-        InvalidInputError: It is empty, reversed, or outside of longitude and latitude.
+        InvalidInputError: The bbox is empty, reversed, or outside of longitude and latitude.
     """
     west, south, east, north = bbox
     where = f"The bbox [{west:g}, {south:g}, {east:g}, {north:g}]"
@@ -46,7 +47,7 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
     if width > 180 and west > east:
         raise InvalidInputError(
             f"{where} has west > east, so it would cross the antimeridian and be {width:g}° wide: "
-            "swap west and east. If it is meant, write it as a region file of two polygons."
+            "swap west and east. If this width is intended, write a region file of two polygons."
         )
     return _split_at_antimeridian(
         shapely.box(west, south, east if west < east else east + 360, north)
@@ -54,14 +55,14 @@ def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:
 
 
 def from_file(path: Path) -> Polygon | MultiPolygon:
-    """Read a GeoJSON file; several features become their union, within ±180° of longitude.
+    """Read a GeoJSON file as the union of its features, with longitudes within ±180°.
 
-    A ring crosses 180° where its longitudes go on beyond ±180, or where two neighbouring corners
-    lie more than 180° apart: such an edge runs the short way. A ring that goes round a pole holds
-    the pole.
+    A ring crosses the antimeridian where its longitudes go beyond ±180, or where two neighbouring
+    vertices are more than 180° apart: such an edge runs the short way. A ring around a pole
+    contains the pole.
 
     Raises:
-        InvalidInputError: It is no GeoJSON, holds no area, or an area that is not valid.
+        InvalidInputError: The file is not GeoJSON, has no area, or an invalid one.
     """
     document = _read_geojson(path)
     _check_crs(document, path)
@@ -74,8 +75,8 @@ def from_file(path: Path) -> Polygon | MultiPolygon:
 
 
 def _split_at_antimeridian(area: Polygon) -> Polygon | MultiPolygon:
-    halves: Polygon | MultiPolygon = lonlat_geometry.wrap_longitudes(area)
-    return halves
+    wrapped: Polygon | MultiPolygon = lonlat_geometry.wrap_longitudes(area)
+    return wrapped
 
 
 def _read_geojson(path: Path) -> Mapping[str, Any]:
@@ -124,7 +125,7 @@ def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tup
 
 
 def _flatten_collection(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Walk the geometries of a GeometryCollection."""
+    """Yield the geometries of a GeometryCollection, or the geometry itself."""
     if not isinstance(geometry, dict) or geometry.get("type") != "GeometryCollection":
         yield where, geometry
         return
@@ -140,7 +141,9 @@ def _parse_polygons(geometry: Any, where: str) -> Polygon | MultiPolygon:
         raise InvalidInputError(f"{where} has no geometry: draw a polygon, or remove the feature.")
     kind = geometry.get("type")
     if kind not in POLYGON_TYPES:
-        raise InvalidInputError(f"{where} is a {kind}; a region wants a Polygon or a MultiPolygon.")
+        raise InvalidInputError(
+            f"{where} is a {kind}; a region must be a Polygon or a MultiPolygon."
+        )
     coordinates = geometry.get("coordinates")
     for lon, lat in _iterate_positions(coordinates, where):
         _check_position(lon, lat, where)
@@ -148,39 +151,39 @@ def _parse_polygons(geometry: Any, where: str) -> Polygon | MultiPolygon:
         raise InvalidInputError(f"{where} is an empty {kind}: draw an area.")
     try:
         polygons = [coordinates] if kind == "Polygon" else coordinates
-        drawn = [lonlat_geometry.unwrap_rings(polygon) for polygon in polygons]
+        unwrapped = [lonlat_geometry.unwrap_rings(polygon) for polygon in polygons]
     except (ValueError, TypeError, IndexError, shapely.errors.ShapelyError) as error:
         raise InvalidInputError(
             f"{where} is not a {kind} as GeoJSON writes it: {error}."
         ) from error
-    shape = shapely.union_all([_subtract_holes(rings, where) for rings in drawn])
-    # ^ parts that overlap or share an edge are clear in meaning, though not "simple"
+    shape = shapely.union_all([_subtract_holes(rings, where) for rings in unwrapped])
+    # ^ polygons that overlap or share an edge are accepted, though not valid as a MultiPolygon
     if shape.area == 0:
-        raise InvalidInputError(f"{where} is a {kind} without any area: draw at least a small one.")
+        raise InvalidInputError(f"{where} is a {kind} with zero area: draw a larger one.")
     return shape
 
 
 def _subtract_holes(rings: Sequence[Polygon], where: str) -> Polygon | MultiPolygon:
-    """Return the area of an outer ring less its holes."""
+    """Return the outer ring's polygon less its holes."""
     for ring in rings:
         if not ring.is_valid:
             raise InvalidInputError(_invalid_geometry_message(ring, where))
     outer, *holes = (lonlat_geometry.wrap_longitudes(ring) for ring in rings)
-    hollow = shapely.union_all(holes)
-    if hollow.difference(outer).area > 1e-9:
-        # ^ square degrees, a few metres by a few: what is lost when longitudes are turned by 360
+    hole_union = shapely.union_all(holes)
+    if hole_union.difference(outer).area > 1e-9:
+        # ^ square degrees (a few square metres): rounding of longitudes shifted by 360
         raise InvalidInputError(
             f"{where} is not a valid area: it has a hole outside of its outline."
         )
-    return outer.difference(hollow)
+    return outer.difference(hole_union)
 
 
 def _invalid_geometry_message(shape: Polygon, where: str) -> str:
-    reason, _, place = shapely.is_valid_reason(shape).partition("[")
-    at = f" at longitude, latitude {place.rstrip(']').replace(' ', ', ')}" if place else ""
-    crossed = "is self-intersecting" if "elf-inter" in reason else "is not a valid area"
+    reason, _, position = shapely.is_valid_reason(shape).partition("[")
+    at = f" at longitude, latitude {position.rstrip(']').replace(' ', ', ')}" if position else ""
+    problem = "is self-intersecting" if "elf-inter" in reason else "is not a valid area"
     return (
-        f"{where} {crossed} ({reason.strip()}{at}): untangle its outline there, for instance "
+        f"{where} {problem} ({reason.strip()}{at}): correct its outline there, for instance "
         "with QGIS's 'Fix geometries'."
     )
 
@@ -188,7 +191,7 @@ def _invalid_geometry_message(shape: Polygon, where: str) -> str:
 def _iterate_positions(
     coordinates: Any, where: str, depth: int = 0
 ) -> Iterator[tuple[float, float]]:
-    """Walk nested coordinate lists down to their positions; rings and depth are shapely's."""
+    """Yield the positions of nested coordinate lists."""
     if not isinstance(coordinates, list) or depth > MAX_NESTING:
         raise InvalidInputError(f"{where} has no list of 'coordinates'.")
     if coordinates and not isinstance(coordinates[0], list):
@@ -210,11 +213,13 @@ def _check_position(lon: float, lat: float, where: str) -> None:
     if math.isfinite(lon) and math.isfinite(lat) and abs(lon) <= 360 and abs(lat) <= 90:
         return
     if abs(lat) <= 180 and abs(lon) <= 90:
-        advice = "latitude seems to stand before longitude: swap them."
+        advice = "latitude seems to be before longitude: swap them."
     elif math.isfinite(lon) and math.isfinite(lat) and max(abs(lon), abs(lat)) > 360:
         advice = "these look like projected metres: reproject to EPSG:4326."
     else:
-        advice = "longitude lies within -180..180 (-360..360 across 180°), latitude within -90..90."
+        advice = (
+            "longitude must be within -180..180 (-360..360 across 180°), latitude within -90..90."
+        )
     raise InvalidInputError(
         f"{where} has the position ({lon:g}, {lat:g}), which is not on Earth: {advice}"
     )

@@ -1,4 +1,4 @@
-"""The group of keys that says in which rhythm a job's products follow one another."""
+"""Section ``schedule`` of a job: the periods of a series, and when each one is due."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flows.config.base import ConfigModel
 from flows.config.period import Period
 
 MAX_PERIODS = 5000
-"""Periods of a series at most."""
+"""Largest number of periods in a series."""
 
 _CRON_PATTERN = re.compile(r"\S+( \S+){4}|@(hourly|daily|weekly|monthly|yearly)")
 
 
 class Schedule(ConfigModel):
-    """One product per period, and when a period is ready to be made."""
+    """One product per period, and when a period is ready to be processed."""
 
     cadence: str = Field(default="P1M", description=f"{cadence.ACCEPTED_FORMATS}")
     since: InstanceOf[dt.date] | None = Field(
@@ -32,14 +32,16 @@ class Schedule(ConfigModel):
     )
     cron: str = Field(
         default="0 6 * * *",
-        description='when it is looked for periods to make, as in "0 6 * * *" (daily at six)',
+        description='when due periods are looked for, as in "0 6 * * *" (daily at six)',
     )
-    timezone: str = Field(default="UTC", description="of cron, as in Europe/Copenhagen")
+    timezone: str = Field(
+        default="UTC", description="the time zone of cron, as in Europe/Copenhagen"
+    )
     latency_days: int = Field(
         default=5,
         ge=0,
         le=366,
-        description="days, 0 to 366, after which the scenes of a day are in the catalog",
+        description="days, 0 to 366, until the scenes of a day are in the catalog",
     )
     min_coverage: float = Field(
         default=0.9,
@@ -51,13 +53,14 @@ class Schedule(ConfigModel):
         default=30,
         ge=0,
         le=3660,
-        description="days that a thin period is waited for before it is made as it is, 0 to 3660",
+        description="days, 0 to 3660, to wait for more scenes of a period below min_coverage "
+        "before it is processed as it is",
     )
     catch_up: int = Field(
         default=12,
         ge=1,
         le=MAX_PERIODS,
-        description="how many of the latest periods are looked at, so that missed ones are made",
+        description="how many of the latest periods are checked for missing products",
     )
 
     @field_validator("cadence")
@@ -77,14 +80,16 @@ class Schedule(ConfigModel):
         try:
             return periods.parse(str(value)).start
         except InvalidInputError as error:
-            raise ValueError(f"{value!r} is no day: write YYYY-MM-DD, YYYY-MM or YYYY.") from error
+            raise ValueError(
+                f"{value!r} is not a day: write YYYY-MM-DD, YYYY-MM or YYYY."
+            ) from error
 
     @field_validator("cron")
     @classmethod
     def _check_cron(cls, value: str) -> str:
         plain = " ".join(value.split())
         if not _CRON_PATTERN.fullmatch(plain):
-            raise ValueError(f"{value!r} has not the five fields of cron, as in '0 6 * * *'.")
+            raise ValueError(f"{value!r} does not have the five fields of cron, as in '0 6 * * *'.")
         return plain
 
     @field_validator("timezone")
@@ -97,46 +102,45 @@ class Schedule(ConfigModel):
         return value
 
     def due_periods(self, today: dt.date) -> tuple[Period, ...]:
-        """Return the latest whole periods whose scenes should all be in the catalog by a day.
+        """Return the latest complete periods, at most ``catch_up`` of them.
 
         Args:
-            today: the day in UTC.
+            today: The current day in UTC.
 
         Raises:
-            InvalidInputError: the job does not say from which day periods are counted.
+            InvalidInputError: The schedule has no ``from``.
         """
         if self.since is None:
             raise InvalidInputError(
-                "The job names no period, nor the day from which periods are counted: write "
+                "The job has neither a period nor a day that periods are counted from: write "
                 "period: 2024-05-01/2024-09-30 or --period, or add schedule: {from: 2024-01} "
                 "(with the cadence, if it is not P1M)."
             )
-        found = self.complete_periods(self.since, self.cadence, today)
-        return found[-self.catch_up :]
+        return self.complete_periods(self.since, self.cadence, today)[-self.catch_up :]
 
     def complete_periods(
         self, since: dt.date, cadence_text: str, today: dt.date
     ) -> tuple[Period, ...]:
-        """Return the whole periods from a day on whose scenes should all be in the catalog.
+        """Return the periods that ended at least ``latency_days`` ago.
 
         Args:
-            since: the first day of the first one.
-            cadence_text: their cadence.
-            today: the day in UTC.
+            since: First day of the first period.
+            cadence_text: Cadence of the periods.
+            today: The current day in UTC.
 
         Raises:
-            InvalidInputError: the cadence cannot be read, or makes too many periods.
+            InvalidInputError: The cadence cannot be read, or gives too many periods.
         """
         last = today - dt.timedelta(days=self.latency_days + 1)
         if last < since:
             return ()
-        over = last + dt.timedelta(days=1)
+        day_after = last + dt.timedelta(days=1)
         parts = cadence.split_period(
-            Period(start=since, end=over), cadence_text, max_parts=MAX_PERIODS
+            Period(start=since, end=day_after), cadence_text, max_parts=MAX_PERIODS
         )
         return tuple(part for part in parts if part.end <= last)
-        # ^ of those that have ended by then only whole ones: the day after cuts what has not
+        # ^ an unfinished period is cut at the day after, and thus left out
 
     def is_awaiting_scenes(self, period: Period, today: dt.date) -> bool:
-        """Tell whether more scenes of a period are still waited for."""
+        """Return whether more scenes of a period may still arrive."""
         return today <= period.end + dt.timedelta(days=self.latency_days + self.max_wait_days)

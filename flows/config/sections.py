@@ -1,4 +1,4 @@
-"""The groups of keys of a job, each checked for itself."""
+"""Sections ``region``, ``catalog``, ``grid``, ``output`` and ``execution`` of a job."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from flows.config.base import (
 from flows.execution import executors
 
 OUTPUT_FORMATS = ("cog", "zarr")
-"""The files that a product can hold."""
+"""File formats of a product."""
 
 PATCH_SIZE = 16
-"""Side of a model's patch, pixels: tiles are whole patches."""
+"""Side of a model's patch, pixels: tiles consist of whole patches."""
 
 
 class Region(ConfigModel):
-    """What is mapped."""
+    """The area to map."""
 
     bbox: Annotated[tuple[float, float, float, float], LaxTuple] | None = Field(
         default=None, description="four numbers, [west, south, east, north] in degrees"
@@ -47,10 +47,10 @@ class Region(ConfigModel):
         return self
 
     def read_geometry(self) -> Polygon | MultiPolygon:
-        """Read the region in longitude and latitude.
+        """Return the region in longitude and latitude.
 
         Raises:
-            InvalidInputError: It is not one valid area on Earth.
+            InvalidInputError: The region is not a valid area on Earth.
         """
         if self.bbox is not None:
             return regions.from_bbox(self.bbox)
@@ -58,7 +58,7 @@ class Region(ConfigModel):
 
 
 class Catalog(ConfigModel):
-    """Where scenes are looked for."""
+    """The STAC catalog that is searched."""
 
     provider: str = Field(
         description="a provider's name, or the path of a YAML file that describes one"
@@ -78,8 +78,9 @@ class Catalog(ConfigModel):
         if "/" in value or value.endswith(".json"):
             key = "url" if "://" in value else "path"
             raise ValueError(
-                f"say whose conventions {value!r} follows: {{{key}: {value}, provider: NAME}}, "
-                f"NAME one of {', '.join(providers.list_names())}, or the path of a table of your own "
+                f"name the provider whose conventions {value!r} follows: "
+                f"{{{key}: {value}, provider: NAME}}, NAME one of "
+                f"{', '.join(providers.list_names())}, or the path of your own provider file "
                 "(docs/providers.md)."
             )
         return {"provider": value}
@@ -91,12 +92,12 @@ class Catalog(ConfigModel):
             return check_choice(
                 value, providers.list_names(), "catalog provider", extra_choices=", or a .yaml file"
             )
-        table = str(resolve_existing_file(value, info))
+        path = str(resolve_existing_file(value, info))
         try:
-            providers.get(table)
+            providers.get(path)
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
-        return table
+        return path
 
     @model_validator(mode="after")
     def _check_location(self) -> Catalog:
@@ -104,31 +105,30 @@ class Catalog(ConfigModel):
             raise ValueError("give path or url, not both.")
         if self.location is None and providers.get(self.provider).api is None:
             raise ValueError(
-                f"{self.provider!r} has no address of its own: "
+                f"{self.provider!r} has no API address: "
                 f"write {{path: catalog.json, provider: {self.provider}}}."
             )
         return self
 
     @property
     def location(self) -> str | None:
-        """Return where the catalog lies; ``None`` stands for the provider's own."""
+        """Return the catalog's path or URL; ``None`` = the provider's own API."""
         return str(self.path) if self.path is not None else self.url
 
 
 class GridConfig(ConfigModel):
-    """The raster that the product lies on."""
+    """CRS, resolution and alignment of the output grid."""
 
     crs: str = Field(default="utm", description="utm, or a code as in EPSG:32632")
     resolution: float = Field(default=10.0, ge=1, description="metres per pixel, 1 or more")
     align: Literal["auto", "multiples"] = Field(
         default="auto",
-        description="auto (the scenes' own grid where all share one) or multiples (of the "
-        "resolution)",
+        description="auto (the scenes' grid if all share one) or multiples (of the resolution)",
     )
     mosaic: Annotated[tuple[str, ...], LaxTuple] = Field(
         default=(),
-        description="a list of codes as in EPSG:3035, each a map that joins the UTM zones; "
-        "without it, the zone that holds most of the region",
+        description="a list of codes as in EPSG:3035, each a map that merges the UTM zones; "
+        "by default, the zone that contains most of the region",
     )
 
     @field_validator("mosaic")
@@ -145,23 +145,23 @@ class GridConfig(ConfigModel):
     def _parse_crs(cls, value: str, *, allow_utm: bool) -> str:
         if allow_utm and value.lower() == "utm":
             return "utm"
-        found = re.fullmatch(r"(?i)epsg:([0-9]{4,6})", value)
-        if found is None:
-            what = "neither utm nor a code" if allow_utm else "no code"
-            raise ValueError(f"{value!r} is {what} as in EPSG:32632.")
-        _check_metric_crs(int(found[1]))
-        return f"EPSG:{int(found[1])}"
+        match = re.fullmatch(r"(?i)epsg:([0-9]{4,6})", value)
+        if match is None:
+            problem = "neither utm nor a code" if allow_utm else "not a code"
+            raise ValueError(f"{value!r} is {problem} as in EPSG:32632.")
+        _check_metric_crs(int(match[1]))
+        return f"EPSG:{int(match[1])}"
 
     @property
     def epsg(self) -> int | None:
-        """Return the code asked for; ``None`` stands for the UTM zones that the region touches."""
+        """Return the EPSG code; ``None`` = the UTM zones that the region intersects."""
         return None if self.crs == "utm" else int(self.crs.removeprefix("EPSG:"))
 
 
 def _check_metric_crs(epsg: int) -> None:
     import pyproj  # noqa: PLC0415
 
-    # ^ slow to import, and few jobs name a code
+    # ^ slow to import, and only jobs with a code need it
 
     try:
         crs = pyproj.CRS.from_epsg(epsg)
@@ -169,12 +169,12 @@ def _check_metric_crs(epsg: int) -> None:
         raise ValueError(f"EPSG:{epsg} does not exist.") from error
     if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info[:2]):
         raise ValueError(
-            f"EPSG:{epsg} ({crs.name}) is not projected in metres: use utm or a projected code."
+            f"EPSG:{epsg} ({crs.name}) is not projected in metres: use utm or a projected CRS."
         )
 
 
 class Output(ConfigModel):
-    """Where the product goes, and what it holds."""
+    """Destination and content of the product."""
 
     path: str = Field(default="out", description="a folder")
     formats: Annotated[tuple[str, ...], LaxTuple] = Field(
@@ -193,7 +193,7 @@ class Output(ConfigModel):
             )
         path = resolve_path(value, info)
         if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; the output wants a folder.")
+            raise ValueError(f"{path} is a file; the output must be a folder.")
         return str(path)
 
     @field_validator("formats")
@@ -208,7 +208,7 @@ class Output(ConfigModel):
 
 
 class WorkerRange(ConfigModel):
-    """How many workers there may be, at least and at most."""
+    """Smallest and largest number of workers of an adaptive cluster."""
 
     min: int
     max: int
@@ -218,7 +218,7 @@ MAX_WORKERS = 4096
 
 
 class Execution(ConfigModel):
-    """How it is computed; nothing here changes what a tile means."""
+    """How tiles are computed; these keys do not change the meaning of a tile."""
 
     tile: int = Field(
         default=2048,
@@ -229,8 +229,8 @@ class Execution(ConfigModel):
     engine: str = Field(default="threads", description="threads, distributed or tcp://HOST:PORT")
     workers: Literal["auto"] | int | WorkerRange = Field(
         default="auto",
-        description=f"auto, a whole number from 1 to {MAX_WORKERS}, or {{min: 1, max: 8}} to grow "
-        "and shrink with the work",
+        description=f"auto, a whole number from 1 to {MAX_WORKERS}, or {{min: 1, max: 8}} to "
+        "scale with the work",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -240,15 +240,14 @@ class Execution(ConfigModel):
     slot: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$",
-        description="a name in small letters, as of a GPU: deployed runs with the same one take "
-        "turns; by default gpu where the model runs on one",
+        description="a name in lower case: deployed runs with the same slot take turns, as on one "
+        "GPU; by default gpu if the model runs on a GPU",
     )
     max_hours: float | None = Field(
         default=None,
         gt=0,
         le=8760,
-        description="hours that making the tiles of a product may take before the run is stopped; "
-        "the next one goes on",
+        description="hours after which a run stops making tiles; the next run resumes",
     )
 
     @field_validator("tile")
@@ -265,25 +264,25 @@ class Execution(ConfigModel):
     @classmethod
     def _check_workers(cls, value: Any) -> Any:
         limits = list(value.values()) if isinstance(value, dict) else [value]
-        counted = all(type(one) is int and 1 <= one <= MAX_WORKERS for one in limits)
+        valid = all(type(limit) is int and 1 <= limit <= MAX_WORKERS for limit in limits)
         if (
             isinstance(value, WorkerRange)
             or value == "auto"
-            or (counted and not isinstance(value, dict))
+            or (valid and not isinstance(value, dict))
         ):
             return value
-        if isinstance(value, dict) and set(value) == {"min", "max"} and counted:
+        if isinstance(value, dict) and set(value) == {"min", "max"} and valid:
             if value["min"] <= value["max"]:
                 return value
             raise ValueError(f"min {value['min']} is more than max {value['max']}.")
         raise ValueError(
-            f"{value!r} is neither auto, nor a whole number from 1 to {MAX_WORKERS}, nor two of "
-            "them as in {min: 1, max: 8}."
+            f"{value!r} is neither auto, nor a whole number from 1 to {MAX_WORKERS}, nor a "
+            "range of them as in {min: 1, max: 8}."
         )
 
     @property
     def max_parallel_tiles(self) -> int:
-        """Return how many tiles may be made at a time, as far as the job says."""
+        """Return the largest number of tiles in parallel that ``workers`` allows."""
         return executors.worker_range(
             self.workers.model_dump() if isinstance(self.workers, WorkerRange) else self.workers
         )[1]
@@ -310,11 +309,15 @@ class Execution(ConfigModel):
     def _check_batch(cls, value: Any) -> Any:
         if value == "auto" or (isinstance(value, int) and value is not True and value >= 1):
             return value
-        raise ValueError(f"{value!r} is neither auto nor a whole number from 1.")
+        raise ValueError(f"{value!r} is neither auto nor a whole number >= 1.")
 
 
 def resolve_location(text: str, info: ValidationInfo) -> str:
-    """Return a folder, absolute, or a host or bucket; anything else is a ValueError."""
+    """Return an absolute folder, a host or a bucket of the ``allow`` list.
+
+    Raises:
+        ValueError: The text is neither an existing folder nor a host.
+    """
     if href_policy.is_remote(text):
         return text.rstrip("/")
     folder = resolve_path(text, info)

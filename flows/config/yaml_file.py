@@ -1,4 +1,4 @@
-"""A YAML file that a person wrote, read without surprises."""
+"""Strict reading of YAML files: no duplicate keys, and dates stay text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from catalogs.errors import InvalidInputError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without surprises: dates stay text, and a key may stand only once."""
+    """SafeLoader that keeps dates as text and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
+                if key.value in keys:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                        None, None, f"the key {key.value!r} is repeated", key.start_mark
                     )
-                seen.add(key.value)
+                keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -30,14 +30,14 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# ^ 2024-02-30 would end in a ValueError of datetime, far from any explanation
+# ^ as a timestamp, 2024-02-30 would raise a ValueError of datetime without the key's name
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the keys and values of a file.
+    """Read a YAML file whose top level is a mapping.
 
     Raises:
-        InvalidInputError: There is no such file, it is not YAML, or it does not hold keys.
+        InvalidInputError: There is no such file, it is not YAML, or not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -49,16 +49,14 @@ def read(path: Path) -> dict[str, Any]:
         raise InvalidInputError(f"The file {path} cannot be read: {error}.") from error
     try:
         values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
-        # ^ a SafeLoader, made stricter
+        # ^ _StrictLoader is a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidInputError(f"The file {path} is not YAML: {_one_line(error)}.") from error
-    if not isinstance(values, dict):
-        held = "nothing" if values is None else f"a {type(values).__name__}"
         raise InvalidInputError(
-            f"The file {path} holds {held}, not keys and values as in `name: jutland`."
+            f"The file {path} is not YAML: {' '.join(str(error).split())}."
+        ) from error
+    if not isinstance(values, dict):
+        content = "nothing" if values is None else f"a {type(values).__name__}"
+        raise InvalidInputError(
+            f"The file {path} contains {content}, not keys and values as in `name: jutland`."
         )
     return values
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

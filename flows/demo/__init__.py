@@ -1,1 +1,1 @@
-"""The demo country, and the training of the demo model."""
+"""The synthetic demo country, and the training of the demo model."""

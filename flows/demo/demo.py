@@ -1,4 +1,4 @@
-"""The embedded country, end to end: build it, map it, compare the map with the truth."""
+"""The demo: build a synthetic country, map it, and compare the map with the truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.runtime import atomic_files
 from pipeline.storage import zarr_store
 
 TILE_SIZE = 1024
-"""Side of a tile, pixels: the country makes several, so that resuming can be seen."""
+"""Side of a tile, pixels: small enough for several tiles, which show resuming."""
 
 
 def run(
@@ -37,13 +37,20 @@ def run(
     tile_size: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Build a country in a folder, map it there and measure the map.
+    """Build a country in a folder, map it, and measure the accuracy of the map.
 
-    The folder keeps the catalog, the truth and the job, to be changed and run again.
+    The folder keeps the catalog, the truth and the job, which can be edited and run again.
+
+    Args:
+        folder: Folder of the country and its products.
+        seed: Seed of the country; None = that of the shipped demo.
+        size: Side of a scene, pixels; None = the default.
+        tile_size: Side of a tile, pixels; None = :data:`TILE_SIZE`.
+        progress: Progress display.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     country = build_country(folder, seed=seed, size=size, progress=progress)
-    built = round(time.perf_counter() - started, 3)
+    country_seconds = round(time.perf_counter() - start, 3)
     job = write_job(folder, country, tile_size=tile_size or TILE_SIZE)
     result = product.run(
         job,
@@ -52,44 +59,44 @@ def run(
         progress=progress,
         truth=functools.partial(compare_with_truth, country.truth),
     )
-    result["seconds"] = {"country": built} | result["seconds"]
+    result["seconds"] = {"country": country_seconds} | result["seconds"]
     return result
 
 
 def build_country(
     folder: Path, *, seed: int | None, size: int | None, progress: Progress
 ) -> Country:
-    """Build the country, or find it where it stands."""
+    """Build the country, or open it if the folder has it already."""
     progress.start_stage("country")
-    reached = 0
-    staged = False
+    previous = 0
+    has_total = False
 
-    def tell(stage: str, done: int, total: int) -> None:
-        nonlocal reached, staged
-        if not staged:
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal previous, has_total
+        if not has_total:
             progress.start_stage("country", total)
-            staged = True
-        progress.advance(done - reached, stage)
-        reached = done
+            has_total = True
+        progress.advance(done - previous, stage)
+        previous = done
 
     country = demo.build(
         folder,
         seed=demo.SEED if seed is None else seed,
         size=demo.SIZE if size is None else size,
-        progress=tell,
+        progress=report,
     )
     progress.finish()
     return country
 
 
 def write_job(folder: Path, country: Country, *, tile_size: int, **changes: Any) -> Path:
-    """Write the job that maps a country; all else has a default.
+    """Write the job file that maps a country.
 
     Args:
-        folder: the country's folder.
-        country: the country.
-        tile_size: side of a tile, pixels.
-        changes: sections that replace the ones written here.
+        folder: Folder of the country.
+        country: The country.
+        tile_size: Side of a tile, pixels.
+        changes: Sections that replace the ones written here.
     """
     region = folder / "region.geojson"
     atomic_files.write_json(region, country.region)
@@ -112,21 +119,23 @@ def write_job(folder: Path, country: Country, *, tile_size: int, **changes: Any)
 
 
 def compare_with_truth(truth: Path, folder: Path, plan: Plan) -> AccuracyMetrics | None:
-    """Compare a finished store with the truth, pixel by pixel."""
+    """Compare the land cover of a finished store with the truth, pixel by pixel."""
     if plan.model is None or plan.model.primary_output.task != "land_cover":
         return None
     matrix = np.zeros((256, 256), dtype=np.int64)
-    for one in plan.tiles:
-        part = slice(one.row, one.row + one.height), slice(one.column, one.column + one.width)
+    for tile in plan.tiles:
         mapped = zarr_store.read_layer(
-            zarr_store.grid_store(folder, plan, one.epsg), "land_cover", *part
+            zarr_store.grid_store(folder, plan, tile.epsg),
+            "land_cover",
+            slice(tile.row, tile.row + tile.height),
+            slice(tile.column, tile.column + tile.width),
         )
-        matrix += accuracy.confusion_matrix(mapped, read_truth(truth, plan.tile_grid(one)))
+        matrix += accuracy.confusion_matrix(mapped, read_truth(truth, plan.tile_grid(tile)))
     return accuracy.compute_accuracy(matrix)
 
 
 def read_truth(truth: Path, grid: Grid) -> NDArray[np.uint8]:
-    """Return the true classes on a grid: (height, width), 0 where nothing is known."""
+    """Read the true classes on a grid: (height, width), 0 where unknown."""
     source = raster_reader.AssetInfo(scene_id="truth", provider="demo", nodata=0.0)
     values: NDArray[np.uint8] = raster_reader.read(
         str(truth), source, grid, resampling=Resampling.nearest, dtype="uint8", fill_value=0

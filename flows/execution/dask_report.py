@@ -1,4 +1,4 @@
-"""What is kept of a cluster's work where tiles failed: dask's own performance report."""
+"""dask's performance report of a run with failed tiles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 FILE_NAME = "dask-report.html"
 
 REPORT_TIMEOUT = 60.0
-"""Seconds that a scheduler may take to write it."""
+"""Seconds that a scheduler may take to write the report."""
 
 CLOCK_SKEW = 60.0
-"""Seconds by which the clocks of client, scheduler and workers may differ."""
+"""Largest difference, seconds, between the clocks of client, scheduler and workers."""
 
 
 def remove(plan_dir: Path) -> None:
@@ -26,19 +26,19 @@ def remove(plan_dir: Path) -> None:
 
 
 def start_recording(client: Any) -> float:
-    """Have a scheduler keep the times of its tasks from now on; return since when."""
+    """Make a scheduler record the times of its tasks; return the start, Unix time."""
     client.get_task_stream(start=0, stop=0)
-    # ^ a scheduler without a dashboard keeps none until somebody asks
+    # ^ a scheduler without a dashboard records tasks only after the first request
     return time.time() - CLOCK_SKEW
 
 
 def write(client: Any, start: float, plan_dir: Path) -> None:
-    """Write the report of what a scheduler did into a plan's folder; without one the run ends too.
+    """Write a scheduler's report into a plan's folder; a failure is logged as a warning.
 
     Args:
-        client: of the scheduler.
-        start: what :func:`start_recording` returned.
-        plan_dir: the plan's folder.
+        client: Client of the scheduler.
+        start: Start of the recording, from :func:`start_recording`.
+        plan_dir: Folder of the plan.
     """
     try:
         page = client.sync(
@@ -46,17 +46,17 @@ def write(client: Any, start: float, plan_dir: Path) -> None:
             start=start,
             last_count=0,
             mode="inline",
-            # ^ it must open where there is no network
+            # ^ the page must open without network access
             callback_timeout=REPORT_TIMEOUT,
         )
         open_store(plan_dir).write(FILE_NAME, page.encode())
     except ImportError:
         log.warning(
-            "dask's report on the failed tiles needs bokeh where the scheduler runs: "
+            "dask's performance report of the failed tiles needs bokeh on the scheduler: "
             "pip install 'terramosaic[observe]'"
         )
     except Exception as error:  # noqa: BLE001
-        # ^ whatever has become of the scheduler: the tiles are told of already
-        log.warning("dask's report on the failed tiles could not be written: %s", error)
+        # ^ the scheduler may be in any state; the failed tiles have been reported already
+        log.warning("dask's performance report of the failed tiles could not be written: %s", error)
     else:
         log.info("report=%s", plan_dir / FILE_NAME)

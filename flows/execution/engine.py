@@ -1,6 +1,6 @@
-"""Where tiles are computed: threads of this process, a local dask cluster, or a cluster at hand.
+"""Computing the tiles of a plan on threads, on a local dask cluster or on a running one.
 
-A tile is one task; what travels is the path of a plan, the tile's id and, back, a few numbers.
+A task is a few tiles: the path of a plan and tile ids in, a :class:`TileResult` for each out.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TASKS_PER_WORKER = 2
-"""Tasks submitted per worker: enough to keep it busy, few enough for any scheduler."""
+"""Tasks submitted per worker: enough to keep it busy without loading the scheduler."""
 
 TASK_SECONDS = 0.5
-"""Seconds of work that are worth a task of their own: tiles that take less travel together."""
+"""Duration of a task that is aimed at: faster tiles are grouped into one task."""
 
 MAX_TILES_PER_TASK = 64
-"""Tiles of one task at most."""
+"""Largest number of tiles in one task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileResult:
-    """What became of one tile."""
+    """Outcome of one tile."""
 
     tile: str
     reason: str | None
-    """Why it failed; None = it is finished."""
+    """Why the tile failed; None = it is finished."""
 
     seconds: dict[str, float]
 
     traffic: Mapping[str, int] = field(default_factory=dict)
-    """What was read for it: bytes, requests, and those among them that were retries."""
+    """Bytes, requests and retries of the tile's reads."""
 
     km2: float = 0.0
-    """Ground of the tile inside the region."""
+    """Area of the tile inside the region."""
 
 
 ProcessTile = Callable[[str, str, int, int], TileResult]
-"""Makes one tile: see :func:`process_tile`."""
+"""Computes one tile: see :func:`process_tile`."""
 
 _load_lock = threading.Lock()
 
@@ -74,7 +74,7 @@ def _cached_plan(path: str, _mtime_ns: int) -> Plan:
 
 @functools.lru_cache(maxsize=1)
 def _cached_predictor(path: str, mtime_ns: int) -> Predictor | None:
-    """Load the plan's model: once per process, and only the one that the plan names."""
+    """Load the plan's model, once per process."""
     plan = _cached_plan(path, mtime_ns)
     return model_cache.find_predictor(plan) or _load_predictor(plan)
 
@@ -89,101 +89,106 @@ def _load_predictor(plan: Plan) -> Loaded | None:
         return None
     from model.predictor import registry  # noqa: PLC0415
 
-    # ^ composites need no torch
-    choice, execution = plan.job["model"], plan.job["execution"]
+    # ^ plans without a model need no torch
+    model_config, execution = plan.job["model"], plan.job["execution"]
     predictor = registry.load(
-        **choice,
+        **model_config,
         inputs=tuple(plan.model.inputs),
         device=execution["device"],
         precision=plan.model.precision,
         batch=plan.model.batch if plan.model.device == "cuda" else None,
-        # ^ on a CPU one window after the other is fastest, and the bits are the same
+        # ^ on a CPU one window at a time is fastest, and gives the same bits
         nan_policy="fill",
     )
     if predictor.device_type != plan.model.device:
         raise InvalidInputError(
-            f"The plan was made for the device {plan.model.device}, and here is "
-            f"{predictor.device_type}: the same windows would have other bits. Run it where it was "
-            "planned for, or plan again here."
+            f"The plan is for the device {plan.model.device}, but this machine has "
+            f"{predictor.device_type}, whose results differ in their last bits. Run the plan on a "
+            f"machine with {plan.model.device}, or plan again here."
         )
     if predictor.digest != plan.model.digest:
         raise InvalidInputError(
-            f"The model {plan.model.name} now has the digest {predictor.digest[:12]}, and the "
-            f"plan was made for {plan.model.digest[:12]}. Plan again, or put the weights back."
+            f"The model {plan.model.name} now has the digest {predictor.digest[:12]}, but the "
+            f"plan is for {plan.model.digest[:12]}. Plan again, or restore the weights."
         )
     return predictor
 
 
 def check_model(plan: Plan) -> None:
-    """Refuse a plan whose model is no longer the one that it was made for, before any tile is.
+    """Check that the model is still the one of the plan, before any tile is computed.
 
     Raises:
-        InvalidInputError: the weights, or whatever else decides the model's answers, have changed.
+        InvalidInputError: The weights or other settings of the model have changed.
     """
     if "://" not in plan.job["execution"]["engine"]:
-        # ^ on a cluster elsewhere, what lies there counts: its workers look at each tile
+        # ^ the workers of a remote cluster check their own model files
         model_cache.store_predictor(_load_predictor(plan))
 
 
 def cuda_device(plan: Plan) -> str | None:
-    """Return the CUDA device that the tiles of a plan are made on, None where it is no such."""
+    """Return the CUDA device of a plan's model; None = the model runs on the CPU."""
     if plan.model is None or plan.model.device != "cuda":
         return None
-    asked: str = plan.job["execution"]["device"]
-    return "cuda" if asked == "auto" else asked
+    device: str = plan.job["execution"]["device"]
+    return "cuda" if device == "auto" else device
 
 
 def process_tile(
     plan_path: str, tile_id: str, tiles_per_process: int, processes: int
 ) -> TileResult:
-    """Make one tile of a plan file, in whatever process this is.
+    """Compute one tile of a plan in this process.
 
-    A tile whose receipt stands is left as it is: whoever began it has died after finishing it.
+    A tile that has its receipt is not computed again: its worker died after finishing it.
 
     Args:
-        plan_path: the plan file, in the plan's folder.
-        tile_id: one of its tiles.
-        tiles_per_process: tiles at a time in this process.
-        processes: processes that share the providers' connections.
+        plan_path: The plan file, in the plan's folder.
+        tile_id: Id of one of its tiles.
+        tiles_per_process: Number of tiles that this process computes in parallel.
+        processes: Number of processes that share the providers' connections.
     """
     malloc.trim_heap()
     http_pool.divide_connections(processes)
     path = Path(plan_path)
-    changed = path.stat().st_mtime_ns
+    mtime_ns = path.stat().st_mtime_ns
     with _load_lock:
-        # ^ threads of one process that begin together would each load the model
-        plan = _cached_plan(plan_path, changed)
-        predictor = _cached_predictor(plan_path, changed)
-    unit = plan.tiles_by_id[tile_id]
-    done = receipt.read(path.parent, unit)
-    if done is not None and done.key == plan.tile_key(unit):
-        return TileResult(tile=tile_id, reason=None, seconds=dict(done.seconds))
+        # ^ otherwise threads that start together would each load the model
+        plan = _cached_plan(plan_path, mtime_ns)
+        predictor = _cached_predictor(plan_path, mtime_ns)
+    plan_tile = plan.tiles_by_id[tile_id]
+    tile_receipt = receipt.read(path.parent, plan_tile)
+    if tile_receipt is not None and tile_receipt.key == plan.tile_key(plan_tile):
+        return TileResult(tile=tile_id, reason=None, seconds=dict(tile_receipt.seconds))
     threads = max(len(os.sched_getaffinity(0)) // tiles_per_process, 2)
-    # ^ two at least: one waits for the disk while the other one computes
-    shared = _cached_windows(plan_path, changed)
-    moved = IoStatistics()
+    # ^ at least two: one waits for the disk while the other one computes
+    window_cache = _cached_windows(plan_path, mtime_ns)
+    traffic = IoStatistics()
     try:
-        with io_statistics.collect() as moved:
-            done = tile.build_tile(
-                plan, unit, predictor, path.parent, threads=threads, window_cache=shared
+        with io_statistics.collect() as traffic:
+            tile_receipt = tile.build_tile(
+                plan,
+                plan_tile,
+                predictor,
+                path.parent,
+                threads=threads,
+                window_cache=window_cache,
             )
     except (TerramosaicError, OSError) as error:
-        # ^ a full disk fails its tiles, and the others go on
+        # ^ an error of one tile, such as a full disk, does not stop the others
         cancellation.check_cancelled()
-        # ^ but what a stop has cut off is no failure
-        return TileResult(tile=tile_id, reason=str(error), seconds={}, traffic=moved.to_dict())
+        # ^ an error caused by cancellation is no failure of the tile
+        return TileResult(tile=tile_id, reason=str(error), seconds={}, traffic=traffic.to_dict())
     return TileResult(
         tile=tile_id,
         reason=None,
-        seconds=dict(done.seconds),
-        traffic=dict(done.traffic),
-        km2=done.coverage["inside"] * unit.height * unit.width * _cell_area_km2(plan, unit),
+        seconds=dict(tile_receipt.seconds),
+        traffic=dict(tile_receipt.traffic),
+        km2=tile_receipt.coverage["inside"] * _tile_area_km2(plan, plan_tile),
     )
 
 
-def _cell_area_km2(plan: Plan, unit: Tile) -> float:
-    """Return the ground of one cell of a tile."""
-    return (plan.tile_grid(unit).resolution / 1000) ** 2
+def _tile_area_km2(plan: Plan, plan_tile: Tile) -> float:
+    pixel_km2 = (plan.tile_grid(plan_tile).resolution / 1000) ** 2
+    return plan_tile.height * plan_tile.width * pixel_km2
 
 
 def process_tiles(
@@ -196,65 +201,66 @@ def process_tiles(
     tile_function: ProcessTile = process_tile,
     on_poll: Callable[[executors.Executor], None] = lambda _: None,
 ) -> Generator[TileResult, None, None]:
-    """Make tiles, and tell of each as it ends; one that fails does not stop the others.
+    """Compute tiles and yield the result of each as it ends, failed ones included.
 
     Args:
-        plan_path: the plan file, in the plan's folder.
-        tiles: the tiles to make.
+        plan_path: The plan file, in the plan's folder.
+        tiles: The tiles to compute.
         engine: ``threads``, ``distributed`` (a cluster of processes on this machine) or the
             address of a dask scheduler.
-        workers: tiles at a time: a number, a least and a most, or auto.
-        device: the CUDA device that the plan's tiles are made on, if any.
-        tile_function: makes one tile.
-        on_poll: called with who computes, again and again: they may come and go.
+        workers: ``execution.workers`` of the job.
+        device: CUDA device of the model; None = CPU.
+        tile_function: Computes one tile.
+        on_poll: Called regularly with the executor, whose number of workers may change.
 
     Raises:
-        TerramosaicError: the scheduler is not there, or no longer.
-        Cancelled: the run is no longer wanted.
+        TerramosaicError: The scheduler cannot be reached, or the connection was lost.
+        Cancelled: The run was cancelled.
     """
     if engine != "threads":
         model_cache.store_predictor(None)
-        # ^ workers load their own
-    left, suspected = deque(one.id for one in tiles), deque[str]()
-    waiting: dict[Any, list[str]] = {}
-    handful, by_itself, failed = 1, False, False
+        # ^ workers load their own model
+    queue, suspects = deque(plan_tile.id for plan_tile in tiles), deque[str]()
+    # ^ suspects: tiles of tasks whose workers died
+    pending: dict[Any, list[str]] = {}
+    group_size, one_at_a_time, failed = 1, False, False
     dask_report.remove(plan_path.parent)
-    with _open_executor(engine, workers, device) as hands:
-        while left or suspected or waiting:
-            if not left and not waiting:
-                left, suspected, by_itself = suspected, left, True
-            room = 1 if by_itself else TASKS_PER_WORKER * hands.capacity()
-            while left and len(waiting) < room:
-                count = 1 if by_itself else min(handful, -(-len(left) // room))
-                some = [left.popleft() for _ in range(count)]
+    with _open_executor(engine, workers, device) as executor:
+        while queue or suspects or pending:
+            if not queue and not pending:
+                queue, suspects, one_at_a_time = suspects, queue, True
+            max_pending = 1 if one_at_a_time else TASKS_PER_WORKER * executor.capacity()
+            while queue and len(pending) < max_pending:
+                count = 1 if one_at_a_time else min(group_size, -(-len(queue) // max_pending))
+                group = [queue.popleft() for _ in range(count)]
                 task = (
                     tile_function,
                     str(plan_path),
-                    some,
-                    hands.tiles_per_process,
-                    hands.processes,
+                    group,
+                    executor.tiles_per_process,
+                    executor.processes,
                 )
-                waiting[hands.submit(_process_group, *task)] = some
+                pending[executor.submit(_process_group, *task)] = group
             cancellation.check_cancelled()
-            on_poll(hands)
-            for future in hands.wait_any(waiting):
-                some = waiting.pop(future)
-                told, seconds = _task_result(future)
-                failed |= any(one.reason is not None for one in told)
-                yield from told
-                if told:
-                    left.extendleft(reversed(some[len(told) :]))
-                    enough = int(TASK_SECONDS * len(told) / max(seconds, 1e-6))
-                    handful = max(1, min(enough, 2 * handful, MAX_TILES_PER_TASK))
-                elif by_itself:
+            on_poll(executor)
+            for future in executor.wait_any(pending):
+                group = pending.pop(future)
+                results, seconds = _task_result(future)
+                failed |= any(result.reason is not None for result in results)
+                yield from results
+                if results:
+                    queue.extendleft(reversed(group[len(results) :]))
+                    tiles_per_task = int(TASK_SECONDS * len(results) / max(seconds, 1e-6))
+                    group_size = max(1, min(tiles_per_task, 2 * group_size, MAX_TILES_PER_TASK))
+                elif one_at_a_time:
                     failed = True
-                    yield _killed_worker_result(some[0])
+                    yield _killed_worker_result(group[0])
                 else:
-                    suspected.extend(some)
-                    # ^ a scheduler gives up all that a dying worker held: which of them kills it
-                    #   is known only with nothing beside it, when there is most memory for it too
+                    suspects.extend(group)
+                    # ^ a scheduler gives up all tasks of a worker that dies repeatedly. The tile at
+                    #   fault is found by computing them one at a time, with all memory for it
         if failed:
-            hands.save_report(plan_path.parent)
+            executor.save_report(plan_path.parent)
 
 
 def _open_executor(
@@ -275,32 +281,32 @@ def _process_group(
     tiles_per_process: int,
     processes: int,
 ) -> tuple[list[TileResult], float]:
-    """Make tiles until the time of one task is over; return those made, and the seconds.
+    """Compute tiles for about :data:`TASK_SECONDS`; return their results and the seconds taken.
 
-    A task of the scheduler costs milliseconds, and a tile may take less.
+    Scheduling a task takes milliseconds, and a tile may take less.
     """
-    began = time.monotonic()
-    done: list[TileResult] = []
-    for name in tile_ids:
+    start = time.monotonic()
+    results: list[TileResult] = []
+    for tile_id in tile_ids:
         cancellation.check_cancelled()
-        done.append(tile_function(plan_path, name, tiles_per_process, processes))
-        if time.monotonic() - began > TASK_SECONDS:
+        results.append(tile_function(plan_path, tile_id, tiles_per_process, processes))
+        if time.monotonic() - start > TASK_SECONDS:
             break
-    return done, time.monotonic() - began
+    return results, time.monotonic() - start
 
 
 def _task_result(future: Any) -> tuple[list[TileResult], float]:
-    """Return what a task says; nothing, where its workers died one after the other."""
+    """Return a task's results; none if its workers died repeatedly."""
     try:
-        told: tuple[list[TileResult], float] = future.result()
+        task_result: tuple[list[TileResult], float] = future.result()
     except Exception as error:
         if type(error).__name__ != "KilledWorker":
             raise
-        # ^ by name: distributed is not imported where threads do the work
+        # ^ compared by name, since threads do not import distributed
         return [], 0.0
-    return told
+    return task_result
 
 
 def _killed_worker_result(tile_id: str) -> TileResult:
-    reason = "the worker died, again and again: give it more memory, or make tiles smaller"
+    reason = "its worker died repeatedly: give workers more memory, or lower execution.tile"
     return TileResult(tile=tile_id, reason=reason, seconds={})

@@ -1,4 +1,4 @@
-"""Who computes: what the engine asks of them, and threads, which are at hand everywhere."""
+"""Executors: the protocol that the engine uses, and the executor on threads of this process."""
 
 from __future__ import annotations
 
@@ -12,61 +12,59 @@ from typing import Any, Literal, Protocol
 from pipeline.runtime import cancellation
 
 WorkerCount = int | Mapping[str, int] | Literal["auto"]
-"""As a job says it: a number, ``{min: 1, max: 8}``, or auto."""
+"""``execution.workers`` of a job: a number, ``{min: 1, max: 8}``, or auto."""
 
 POLL_INTERVAL = 1.0
-"""Seconds after which the engine looks whether the run still goes on."""
+"""Seconds after which the engine checks whether the run was cancelled."""
 
 CORES_PER_TILE = 4
-"""Cores that one tile keeps busy where the job leaves it open: as many windows go into a batch."""
+"""Cores per tile with ``workers: auto``; a tile computes one window per core in parallel."""
 
 TILES_PER_GPU = 2
-"""Tiles at a time of a process with a GPU: one reads while the other one infers."""
+"""Parallel tiles of a process with a GPU: one reads while the other one runs the model."""
 
 
 class Executor(Protocol):
-    """What the engine asks of whoever computes."""
+    """Runs tasks on threads or on the workers of a dask scheduler."""
 
     processes: int
-    """Processes that the tiles are divided among."""
+    """Number of processes that the tiles are divided among."""
 
     tiles_per_process: int
-    """Tiles at a time in one of them."""
+    """Number of tiles that one process computes in parallel."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Hand out one task; return its future."""
+        """Submit one task and return its future."""
 
     def wait_any(self, pending: Collection[Any]) -> Collection[Any]:
-        """Return the futures that are done; none, where none is for some seconds."""
+        """Wait some seconds for futures and return those that are done, if any."""
 
     def capacity(self) -> int:
-        """Return how many tasks can be worked on at this moment."""
+        """Return the number of tasks that can run in parallel at this moment."""
 
     def save_report(self, plan_dir: Path) -> None:
-        """Leave in a plan's folder what may tell why tiles of it failed."""
+        """Write diagnostics of failed tiles into a plan's folder."""
 
 
 def worker_range(workers: WorkerCount) -> tuple[int, int]:
-    """Return the least and the most workers that a job asks for on this machine."""
+    """Return the smallest and the largest number of workers of a job on this machine."""
     if isinstance(workers, Mapping):
         return workers["min"], workers["max"]
-    number = (
-        max(len(os.sched_getaffinity(0)) // CORES_PER_TILE, 1) if workers == "auto" else workers
-    )
-    return number, number
+    count = max(len(os.sched_getaffinity(0)) // CORES_PER_TILE, 1) if workers == "auto" else workers
+    return count, count
 
 
 @contextmanager
 def open_thread_executor(workers: WorkerCount) -> Iterator[Executor]:
-    """Lend threads of this process for the length of a block."""
-    most = worker_range(workers)[1]
-    with cancellation.CancellableThreadPool(most, "tile") as pool:
-        yield ThreadExecutor(pool, most)
-        # ^ tiles that are given up are waited for: until then the folder is this run's
+    """Open an executor on threads of this process."""
+    count = worker_range(workers)[1]
+    with cancellation.CancellableThreadPool(count, "tile") as pool:
+        yield ThreadExecutor(pool, count)
+        # ^ leaving the pool waits for cancelled tiles, which still write to the plan's folder
 
 
 class ThreadExecutor:
-    """Threads of this process."""
+    """Executor on threads of this process."""
 
     processes = 1
 
@@ -75,7 +73,7 @@ class ThreadExecutor:
         self.tiles_per_process = workers
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Hand out one task."""
+        """Submit one task."""
         return self._pool.submit(function, *arguments)
 
     def wait_any(self, pending: Collection[Any]) -> Collection[Any]:
@@ -89,4 +87,4 @@ class ThreadExecutor:
         return self.tiles_per_process
 
     def save_report(self, plan_dir: Path) -> None:
-        """Leave nothing: the log has it all."""
+        """Write nothing: the log has all diagnostics."""

@@ -1,4 +1,4 @@
-"""Memory that goes back to the system: by itself glibc keeps what large arrays have left."""
+"""Return of freed memory to the operating system, which glibc otherwise delays."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import functools
 
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD_BYTES = 2**22
-"""Bytes of an array that goes back as soon as it is freed."""
+"""Size, bytes, from which an array is returned to the system as soon as it is freed."""
 
 
 @functools.cache
 def _load_glibc() -> ctypes.CDLL | None:
-    """Return glibc, told to keep no large arrays; None on other systems.
+    """Load glibc and fix its mmap threshold; return None on other systems.
 
-    Else it takes ever larger ones from heaps that it keeps, one for each thread, and a process
-    grows from tile to tile: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    glibc raises the threshold dynamically, and then keeps ever larger arrays in the heaps of its
+    threads, so that a process grows from tile to tile:
+    https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     try:
         library = ctypes.CDLL("libc.so.6")
@@ -26,7 +27,7 @@ def _load_glibc() -> ctypes.CDLL | None:
 
 
 def trim_heap() -> None:
-    """Return what is free to the system, now and, where it is large, from now on."""
+    """Return free heap memory to the system, and from now on large arrays when they are freed."""
     library = _load_glibc()
     if library is not None:
         library.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The model that this process has loaded: to plan with, and then to map with."""
+"""The predictor that this process has loaded for planning, reused for the plan's tiles."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class _Cache:
 
 
 def store_predictor(predictor: Predictor | None) -> None:
-    """Keep a model that was just loaded, instead of the one before; None = none."""
+    """Keep a predictor in place of the previous one; None = keep none."""
     _Cache.predictor = predictor
 
 
 def find_predictor(plan: Plan) -> Predictor | None:
-    """Return the kept model if it is the very one that a plan was made for."""
-    kept, wanted = _Cache.predictor, plan.model
-    if kept is None or wanted is None or kept.digest != wanted.digest:
+    """Return the kept predictor if its weights, precision and device are those of a plan."""
+    predictor, spec = _Cache.predictor, plan.model
+    if predictor is None or spec is None or predictor.digest != spec.digest:
         return None
-    same = (kept.precision, kept.device_type) == (wanted.precision, wanted.device)
-    if same and wanted.device == "cuda":
-        kept.batch_size = wanted.batch
-    return kept if same else None
+    if (predictor.precision, predictor.device_type) != (spec.precision, spec.device):
+        return None
+    if spec.device == "cuda":
+        predictor.batch_size = spec.batch
+    return predictor

@@ -1,6 +1,6 @@
-"""Where the numbers of a run go: to whoever asks for them, or into a file of node_exporter's.
+"""Export of a run's metrics: served over HTTP, or written to a file for node_exporter.
 
-``TERRAMOSAIC_METRICS`` says where; without it nobody is told, and nothing is imported for it.
+``TERRAMOSAIC_METRICS`` names the destination; without it prometheus_client is not imported.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ ENVIRONMENT_VARIABLE = "TERRAMOSAIC_METRICS"
 LOOPBACK = "127.0.0.1"
 
 WRITE_INTERVAL = 5.0
-"""Seconds between two versions of a file, at least."""
+"""Smallest interval, seconds, between two writes of a file."""
 
 _ADDRESS_PATTERN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):)?([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where metrics are served."""
+    """Address at which metrics are served."""
 
     host: str
     port: int
 
 
 Destination = Address | Path
-"""An address, a ``*.prom`` file, or a folder with one such file for each product and period."""
+"""An address, a ``*.prom`` file, or a folder of such files, one per product and period."""
 
 
 class _ActiveRuns:
     by_plan: Mapping[str, RunMetrics] = {}
-    """Path of a plan → its run: Prefect's tasks cannot carry it."""
+    """Path of a plan → metrics of its run, which Prefect tasks cannot take as an argument."""
 
 
 def read_destination() -> Destination | None:
-    """Return where the environment wants the metrics; None = nowhere.
+    """Return the destination that the environment names; None = no export.
 
     Raises:
-        InvalidInputError: what it says is no such place.
+        InvalidInputError: It is neither an address nor a writable path.
     """
     text = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     if not text:
@@ -66,8 +66,9 @@ def read_destination() -> Destination | None:
         return Address((address[1] or LOOPBACK).strip("[]"), int(address[2]))
     if "://" in text or not ("/" in text or text.endswith(".prom")):
         raise InvalidInputError(
-            f"{ENVIRONMENT_VARIABLE}={text} is neither an address nor a path. Write HOST:PORT, a port of this "
-            "machine alone (9108), a folder (/var/lib/node_exporter) or a file that ends in .prom."
+            f"{ENVIRONMENT_VARIABLE}={text} is neither an address nor a path. Write HOST:PORT, a "
+            "port on loopback (9108), a folder (/var/lib/node_exporter) or a file that ends in "
+            ".prom."
         )
     return _check_writable(Path(text).expanduser().absolute(), text)
 
@@ -80,133 +81,133 @@ def _check_writable(path: Path, text: str) -> Path:
             return path
     except OSError as error:
         raise InvalidInputError(
-            f"{ENVIRONMENT_VARIABLE}={text}: nothing can be written to {folder} ({error.strerror or error}). "
-            "Name another folder, or an address HOST:PORT."
+            f"{ENVIRONMENT_VARIABLE}={text}: the folder {folder} is not writable "
+            f"({error.strerror or error}). Name another folder, or an address HOST:PORT."
         ) from error
 
 
 @contextmanager
 def export_run(plan_path: Path) -> Iterator[RunMetrics]:
-    """Count the run of a plan for the length of a block, and tell of it where that is wanted."""
-    meter, wanted = RunMetrics.for_plan(plan_path), read_destination()
-    _ActiveRuns.by_plan = {**_ActiveRuns.by_plan, str(plan_path): meter}
+    """Count the run of a plan during a block, and export its metrics to the destination."""
+    metrics, destination = RunMetrics.for_plan(plan_path), read_destination()
+    _ActiveRuns.by_plan = {**_ActiveRuns.by_plan, str(plan_path): metrics}
     try:
-        with _record_final_status(meter, wanted):
-            yield meter
+        with _record_final_status(metrics, destination):
+            yield metrics
     finally:
         _ActiveRuns.by_plan = {
-            one: held for one, held in _ActiveRuns.by_plan.items() if held is not meter
+            path: active for path, active in _ActiveRuns.by_plan.items() if active is not metrics
         }
 
 
 def get_run_metrics(plan_path: Path) -> RunMetrics:
-    """Return the meter of a plan's run; one that nobody reads, where no run is counted."""
+    """Return the metrics of a plan's run; without such a run, metrics that are not exported."""
     return _ActiveRuns.by_plan.get(str(plan_path)) or RunMetrics.for_plan(plan_path)
 
 
 def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:
-    """Tell of a product that needed no run, where there is a file to do so."""
+    """Write the metrics of a product that was complete already, if they go to a file."""
     if isinstance(read_destination(), Path):
-        with export_run(plan_path) as meter:
-            meter.begin_tiles(result["tiles"]["total"], result["tiles"]["skipped"])
-            meter.set_final_status(
+        with export_run(plan_path) as metrics:
+            metrics.begin_tiles(result["tiles"]["total"], result["tiles"]["skipped"])
+            metrics.set_final_status(
                 "complete" if result["status"] == "unchanged" else result["status"]
             )
 
 
 @contextmanager
-def _record_final_status(meter: RunMetrics, destination: Destination | None) -> Iterator[None]:
-    with _export(meter, destination):
+def _record_final_status(metrics: RunMetrics, destination: Destination | None) -> Iterator[None]:
+    with _export(metrics, destination):
         try:
             yield
         except cancellation.Cancelled:
-            meter.set_final_status("interrupted")
+            metrics.set_final_status("interrupted")
             raise
         except Exception:
-            meter.set_final_status("failed")
+            metrics.set_final_status("failed")
             raise
         except BaseException:
-            meter.set_final_status("interrupted")
+            metrics.set_final_status("interrupted")
             raise
 
 
-def _export(meter: RunMetrics, destination: Destination | None) -> AbstractContextManager[None]:
+def _export(metrics: RunMetrics, destination: Destination | None) -> AbstractContextManager[None]:
     if destination is None:
         return nullcontext()
     return (
-        _serve_http(meter, destination)
+        _serve_http(metrics, destination)
         if isinstance(destination, Address)
-        else _write_textfile(meter, destination)
+        else _write_textfile(metrics, destination)
     )
 
 
 @contextmanager
-def _write_textfile(meter: RunMetrics, path: Path) -> Iterator[None]:
-    page = _Textfile(meter, path)
-    meter.on_change = page.write_if_due
+def _write_textfile(metrics: RunMetrics, path: Path) -> Iterator[None]:
+    textfile = _Textfile(metrics, path)
+    metrics.on_change = textfile.write_if_due
     try:
         yield
     finally:
-        page.write()
+        textfile.write()
 
 
 class _Textfile:
     """A file for node_exporter's textfile collector."""
 
-    def __init__(self, meter: RunMetrics, path: Path) -> None:
-        name = f"terramosaic_{meter.product}_{meter.period}.prom"
+    def __init__(self, metrics: RunMetrics, path: Path) -> None:
+        name = f"terramosaic_{metrics.product}_{metrics.period}.prom"
         self._path = path if path.suffix == ".prom" else path / name
-        # ^ the names of products and periods are those of folders
-        self._collector, self._next_write, self._has_warned = _RunCollector([meter]), 0.0, False
+        # ^ names of products and periods are valid file names
+        self._collector, self._next_write, self._has_warned = _RunCollector([metrics]), 0.0, False
 
     def write_if_due(self) -> None:
-        """Write the file, unless that was done just now."""
+        """Write the file, at most every :data:`WRITE_INTERVAL` seconds."""
         if time.monotonic() >= self._next_write:
             self.write()
 
     def write(self) -> None:
-        """Write the file; one that cannot be written costs a warning, not the run."""
+        """Write the file; a failure is logged as a warning once."""
         from prometheus_client import generate_latest  # noqa: PLC0415
 
-        # ^ imported where somebody reads the metrics
+        # ^ imported only if metrics are exported
         self._next_write = time.monotonic() + WRITE_INTERVAL
         try:
             atomic_files.write_atomic(self._path, generate_latest(_build_registry(self._collector)))
         except OSError as error:
             if not self._has_warned:
-                log.warning("the metrics cannot be written to %s: %s", self._path, error)
+                log.warning("metrics cannot be written to %s: %s", self._path, error)
             self._has_warned = True
 
 
 @dataclass(slots=True, eq=False)
 class _RunCollector:
-    """The runs of this process that a reader sees side by side."""
+    """Prometheus collector of the runs of this process that share a destination."""
 
     runs: list[RunMetrics]
     close: Callable[[], None] = field(default=lambda: None)
 
     def collect(self) -> Iterable[Family]:
-        """Return every metric with the values of all runs, as prometheus_client asks for them."""
+        """Yield every metric with the values of all runs."""
         from prometheus_client import core  # noqa: PLC0415
 
-        # ^ imported where somebody reads the metrics
-        told = [(meter.product, meter.period, meter.values()) for meter in tuple(self.runs)]
-        kinds = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
+        # ^ imported only if metrics are exported
+        runs = [(run.product, run.period, run.values()) for run in tuple(self.runs)]
+        family_classes = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
         for metric in METRICS:
-            family = kinds[metric.kind](
+            family = family_classes[metric.kind](
                 metric.name, metric.documentation, labels=(*COMMON_LABELS, *metric.labels)
             )
-            for product, period, values in told:
-                for own, value in values[metric.name].items():
-                    family.add_metric((product, period, *own), float(value))
+            for product, period, values in runs:
+                for labels, value in values[metric.name].items():
+                    family.add_metric((product, period, *labels), float(value))
             yield family
 
 
 def _build_registry(collector: _RunCollector) -> Any:
-    """Return a registry of ours: the global one has what this process is, and dask's metrics."""
+    """Return an own registry: the global one also has metrics of the process and of dask."""
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
-    # ^ imported where somebody reads the metrics
+    # ^ imported only if metrics are exported
     registry = CollectorRegistry(auto_describe=True)
     registry.register(collector)
     return registry
@@ -217,36 +218,36 @@ _collectors_lock = threading.Lock()
 
 
 @contextmanager
-def _serve_http(meter: RunMetrics, address: Address) -> Iterator[None]:
+def _serve_http(metrics: RunMetrics, address: Address) -> Iterator[None]:
     with _collectors_lock:
-        board = _collectors.get(address) or _start_server(address)
-        if board is not None:
-            board.runs.append(meter)
-            _collectors[address] = board
+        collector = _collectors.get(address) or _start_server(address)
+        if collector is not None:
+            collector.runs.append(metrics)
+            _collectors[address] = collector
     try:
         yield
     finally:
         with _collectors_lock:
-            if board is not None:
-                board.runs.remove(meter)
-                if not board.runs:
+            if collector is not None:
+                collector.runs.remove(metrics)
+                if not collector.runs:
                     del _collectors[address]
-                    board.close()
+                    collector.close()
 
 
 def _start_server(address: Address) -> _RunCollector | None:
-    """Serve a new board; None where that cannot be, which is no reason not to run."""
+    """Start serving a new collector; return None, with a warning, if that fails."""
     from prometheus_client import start_http_server  # noqa: PLC0415
 
-    # ^ imported where somebody reads the metrics
-    board = _RunCollector([])
+    # ^ imported only if metrics are exported
+    collector = _RunCollector([])
     try:
-        server, thread = start_http_server(address.port, address.host, _build_registry(board))
+        server, thread = start_http_server(address.port, address.host, _build_registry(collector))
     except (OSError, UnicodeError) as error:
-        # ^ the latter: a host that cannot be one
+        # ^ UnicodeError: an invalid host name
         log.warning(
-            "the metrics cannot be served at %s:%s (%s): the run goes on without. Where several "
-            "runs share a machine, let %s name a folder.",
+            "metrics cannot be served at %s:%s (%s): the run continues without them. If several "
+            "runs share a machine, set %s to a folder.",
             address.host,
             address.port,
             error,
@@ -260,5 +261,5 @@ def _start_server(address: Address) -> _RunCollector | None:
         server.server_close()
         thread.join()
 
-    board.close = close
-    return board
+    collector.close = close
+    return collector

@@ -1,6 +1,6 @@
-"""How far a run has come: bars on a terminal, one plain line per step elsewhere.
+"""Progress of a run: bars on a terminal, one plain line per step elsewhere.
 
-Everything goes to the stream that is given (standard error), never to standard output.
+Progress is written to the stream of the caller (standard error), never to standard output.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What a flow tells while it works: one stage at a time, from any thread."""
+    """Display of one stage at a time; methods may be called from any thread."""
 
     def start_stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage of ``total`` steps, ending the one before it."""
+        """Start a stage of ``total`` steps, and end the previous one."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Count ``n`` finished steps; the note says which."""
+        """Count ``n`` finished steps; ``note`` describes the last one."""
 
     def finish(self) -> None:
-        """End the stage; without one, do nothing."""
+        """End the stage, if there is one."""
 
 
 class NullProgress:
-    """Progress that nobody watches."""
+    """Progress that is not displayed."""
 
     def start_stage(self, name: str, total: int | None = None) -> None:
-        """Begin nothing."""
+        """Do nothing."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Count nothing."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """End nothing."""
+        """Do nothing."""
 
 
 class LineProgress:
-    """One plain line per step, for logs and files."""
+    """Progress as one plain line per step, for logs and files."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -62,11 +62,11 @@ class LineProgress:
             self._write(name if total is None else f"{name}: {total} to do")
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Write how many steps are done, and which one was the last."""
+        """Write the number of finished steps and the note."""
         with self._lock:
             self._done += n
-            of = "" if self._total is None else f"/{self._total}"
-            self._write(f"{self._name or 'work'} {self._done}{of} {note}".rstrip())
+            total = "" if self._total is None else f"/{self._total}"
+            self._write(f"{self._name or 'work'} {self._done}{total} {note}".rstrip())
 
     def finish(self) -> None:
         """Write how long the stage took."""
@@ -84,7 +84,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """A bar per stage, redrawn in place."""
+    """Progress as one bar per stage, redrawn in place."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -93,7 +93,7 @@ class BarProgress:
         self._task: TaskID | None = None
 
     def start_stage(self, name: str, total: int | None = None) -> None:
-        """Draw a new bar under the finished ones."""
+        """Draw a new bar below the finished ones."""
         with self._lock:
             self._end_stage()
             self._display = _create_display(self._stream)
@@ -107,7 +107,7 @@ class BarProgress:
                 self._display.update(self._task, advance=n, note=note)
 
     def finish(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop redrawing the bar."""
         with self._lock:
             self._end_stage()
 
@@ -116,7 +116,7 @@ class BarProgress:
             return
         if self._task is not None and self._display.tasks[0].total is None:
             self._display.update(self._task, total=1, completed=1)
-            # ^ a bar without a known length would look unfinished for ever
+            # ^ a bar without a total would look unfinished
         self._display.stop()
         self._display = None
 
@@ -125,7 +125,7 @@ def _create_display(stream: TextIO) -> RichProgress:
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
-    # ^ slow to import, and of use on a terminal only
+    # ^ slow to import, and needed on a terminal only
 
     return progress.Progress(
         progress.TextColumn("{task.description:<12}", markup=False),
@@ -140,5 +140,5 @@ def _create_display(stream: TextIO) -> RichProgress:
 
 
 def create_progress(stream: TextIO) -> Progress:
-    """Return bars where the stream is a terminal, lines where it is not."""
+    """Return bars if the stream is a terminal, lines otherwise."""
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)

@@ -1,7 +1,7 @@
-"""Who is told how far a run has come, and what its map is compared with.
+"""Context of a run: its progress display, and the comparison of its map with a known truth.
 
-Prefect's tasks cannot carry either; both follow the context of the run, so that several periods may
-be made side by side.
+Prefect tasks cannot take either as an argument. Context variables keep them apart when several
+periods run in parallel.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pipeline.plan.plan import Plan
 from pipeline.quality.accuracy import AccuracyMetrics
 
 TruthComparison = Callable[[Path, Plan], AccuracyMetrics | None]
-"""Compares a finished store with a known truth."""
+"""Computes the accuracy of a finished store against a known truth."""
 
 _progress: ContextVar[Progress] = ContextVar("progress")
 _truth_comparison: ContextVar[TruthComparison | None] = ContextVar("truth", default=None)
 
 
 def get_progress() -> Progress:
-    """Return who is told."""
+    """Return the progress display of the current run."""
     return _progress.get(NullProgress())
 
 
 def get_truth_comparison() -> TruthComparison | None:
-    """Return what the map is compared with, if anything."""
+    """Return the comparison with a known truth, if there is one."""
     return _truth_comparison.get()
 
 
 @contextmanager
 def activate(progress: Progress, truth_comparison: TruthComparison | None = None) -> Iterator[None]:
-    """Tell one, and compare with the other, for the length of a block."""
+    """Set the progress display and the comparison with a known truth for a block."""
     tokens = _progress.set(progress), _truth_comparison.set(truth_comparison)
     try:
         yield

@@ -1,6 +1,6 @@
-"""The numbers of a run, as they are counted in its own process, and what each of them is called.
+"""Metrics of a run, counted in its process.
 
-docs/metrics.md lists them; the dashboard and the rules of deploy/observability read them.
+docs/metrics.md lists them; the dashboard and the alert rules of deploy/observability use them.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from flows.execution.executors import Executor
 
 COMMON_LABELS = ("product", "period")
-"""What every metric is told apart by."""
+"""Labels of every metric."""
 
 STATUSES = ("running", "complete", "partial", "refused", "failed", "interrupted")
-"""What a run is, or how it ended: as ``run --json`` says it, where it could say it."""
+"""Status of a run: ``running``, or the final status as in ``run --json``."""
 
 MetricValues = Mapping[str, Mapping[tuple[str, ...], float]]
-"""Name of a metric → values of its own labels → number."""
+"""Name of a metric → values of its labels beside :data:`COMMON_LABELS` → value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric, as Prometheus and docs/metrics.md name it."""
+    """One metric, as it is documented in docs/metrics.md."""
 
     name: str
     kind: Literal["counter", "gauge"]
     documentation: str
     labels: tuple[str, ...] = ()
-    """Those that it has beside :data:`COMMON_LABELS`."""
+    """Labels beside :data:`COMMON_LABELS`."""
 
 
 METRICS = (
@@ -79,7 +79,7 @@ METRICS = (
 
 
 def labels_from_path(plan_path: Path) -> tuple[str, str]:
-    """Return product and period of a plan file that lies in its plan's folder."""
+    """Return product and period of a plan file, from its path."""
     return plan_path.parents[2].name, plan_path.parents[1].name
 
 
@@ -90,7 +90,7 @@ def _installed_version() -> str:
 
 @dataclass(slots=True, kw_only=True)
 class RunMetrics:
-    """Counts what a run does; whoever shows it may ask from another thread."""
+    """Metrics of one run; an exporter may read them from another thread."""
 
     product: str
     period: str
@@ -121,7 +121,7 @@ class RunMetrics:
 
     @staticmethod
     def for_plan(plan_path: Path) -> RunMetrics:
-        """Return the meter of a run that begins."""
+        """Return the metrics of a plan's run, before it starts."""
         product, period = labels_from_path(plan_path)
         item = open_store(plan_path.parents[1]).info("item.json")
         return RunMetrics(
@@ -132,26 +132,31 @@ class RunMetrics:
         )
 
     def begin_tiles(self, planned: int, skipped: int) -> None:
-        """Begin with the tiles: so many has the plan, so many of them are finished already."""
+        """Start counting tiles.
+
+        Args:
+            planned: Number of tiles of the plan.
+            skipped: Number of those that were finished before the run.
+        """
         with self._lock:
             self._planned_tiles, self._tile_counts["skipped"] = planned, skipped
             self._last_tile_ended, self._tiles_began = time.time(), time.monotonic()
         self.on_change()
 
     def set_executor(self, executor: Executor) -> None:
-        """Take note of who computes."""
-        places = min(executor.capacity(), executor.processes * executor.tiles_per_process)
-        # ^ who could grow has more places than there are at this moment
+        """Record the number of processes and parallel tiles."""
+        parallel_tiles = min(executor.capacity(), executor.processes * executor.tiles_per_process)
+        # ^ the capacity of an adaptive cluster includes workers that have not started yet
         with self._lock:
-            self._parallel_tiles, self._processes = places, executor.processes
+            self._parallel_tiles, self._processes = parallel_tiles, executor.processes
 
-    def count_tile(self, outcome: TileResult) -> None:
+    def count_tile(self, result: TileResult) -> None:
         """Count one tile."""
         with self._lock:
-            self._tile_counts["failed" if outcome.reason else "done"] += 1
-            self._mapped_km2 += outcome.km2
-            self._io_counts.update(outcome.traffic)
-            for stage, seconds in outcome.seconds.items():
+            self._tile_counts["failed" if result.reason else "done"] += 1
+            self._mapped_km2 += result.km2
+            self._io_counts.update(result.traffic)
+            for stage, seconds in result.seconds.items():
                 self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
             self._last_tile_ended, self._tiles_elapsed = (
                 time.time(),
@@ -160,33 +165,34 @@ class RunMetrics:
         self.on_change()
 
     def set_final_status(self, status: str, failed: int | None = None) -> None:
-        """Say how the run ended, and how many tiles are not sound in the end."""
+        """Set the final status, and the number of failed tiles if verification found more."""
         with self._lock:
             self._status = status
             if failed is not None:
                 self._tile_counts["failed"] = failed
-                # ^ verification may have found more
             if status in ("complete", "partial"):
                 self.last_success = time.time()
 
     def values(self) -> MetricValues:
-        """Return all numbers of this moment."""
+        """Return the current values of all metrics."""
         with self._lock:
             return {
                 "terramosaic_run_info": {(self.plan, _installed_version()): 1.0},
-                "terramosaic_run_status": {(one,): one == self._status for one in STATUSES},
+                "terramosaic_run_status": {
+                    (status,): status == self._status for status in STATUSES
+                },
                 "terramosaic_run_started_timestamp_seconds": {(): self._started},
                 "terramosaic_last_success_timestamp_seconds": _optional_value(self.last_success),
                 "terramosaic_tiles_planned": {(): self._planned_tiles},
                 "terramosaic_tiles_total": {
-                    (one,): count for one, count in self._tile_counts.items()
+                    (outcome,): count for outcome, count in self._tile_counts.items()
                 },
                 **self._queue_values(),
                 "terramosaic_last_tile_timestamp_seconds": _optional_value(self._last_tile_ended),
                 "terramosaic_mapped_square_meters_total": {(): self._mapped_km2 * 1e6},
                 **{
-                    f"terramosaic_read_{one}_total": {(): self._io_counts[one]}
-                    for one in ("bytes", "requests", "retries")
+                    f"terramosaic_read_{name}_total": {(): self._io_counts[name]}
+                    for name in ("bytes", "requests", "retries")
                 },
                 "terramosaic_tile_seconds_total": {
                     (stage,): seconds for stage, seconds in self._stage_seconds.items()
@@ -195,20 +201,21 @@ class RunMetrics:
             }
 
     def _queue_values(self) -> MetricValues:
-        left = self._planned_tiles - self._tile_counts.total() if self._status == "running" else 0
-        working = max(min(self._parallel_tiles, left), 0)
+        is_running = self._status == "running"
+        remaining = self._planned_tiles - self._tile_counts.total() if is_running else 0
+        working = max(min(self._parallel_tiles, remaining), 0)
         return {
-            "terramosaic_tiles_waiting": {(): max(left - working, 0)},
+            "terramosaic_tiles_waiting": {(): max(remaining - working, 0)},
             "terramosaic_tiles_working": {(): working},
         }
 
     def _device_busy_ratio(self) -> float | None:
-        """Return the device's share; None where no model was asked."""
-        asked = self._stage_seconds.get("predict", 0.0)
-        if not asked or not self._tiles_elapsed:
+        """Return the share of time in which devices ran the model; None before any prediction."""
+        predict_seconds = self._stage_seconds.get("predict", 0.0)
+        if not predict_seconds or not self._tiles_elapsed:
             return None
-        return min(asked / (self._tiles_elapsed * self._processes), 1.0)
-        # ^ two tiles of a process may be at the same device at once
+        return min(predict_seconds / (self._tiles_elapsed * self._processes), 1.0)
+        # ^ parallel tiles of a process may use the device at the same time
 
 
 def _optional_value(value: float | None) -> dict[tuple[str, ...], float]:

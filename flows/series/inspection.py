@@ -13,7 +13,7 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import TIMELESS_MODALITIES
+from catalogs.sensors import get_sensor
 from flows.config import cadence
 from flows.config import period as periods
 from flows.config.cadence import PeriodRange
@@ -135,7 +135,7 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
         )
     except NothingFoundError as error:
         return PeriodSummary(period=period, status=GAP, scenes=0, coverage=0.0, reason=str(error))
-    leading = next((name for name in job.inputs if name not in TIMELESS_MODALITIES), job.inputs[0])
+    leading = next((name for name in job.inputs if get_sensor(name).is_temporal), job.inputs[0])
     used = [scene for scene in answer.selection.used if scene.modality == leading]
     share = lonlat_geometry.covered_fraction(
         lonlat_geometry.union(shape(one.footprint) for one in used), answer.region

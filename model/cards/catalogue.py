@@ -1,4 +1,4 @@
-"""The models that have a name, told without building them: no torch is imported here."""
+"""Catalogue of named models, with parameter counts that need neither torch nor the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.terramind import config, modalities
 from model.weights import hub
 
 COUNTED_INPUTS = tuple(modalities.RASTER_MODALITIES)
-"""The inputs that an encoder's parameters are counted with: the six of images."""
+"""Inputs that an encoder's parameters are counted with: the six raster modalities."""
 
 TOKENIZER_PARAMETERS: Mapping[str, int] = {
     "terramind_v1_tokenizer_s2l2a": 289_094_085,
@@ -23,16 +23,16 @@ TOKENIZER_PARAMETERS: Mapping[str, int] = {
     "terramind_v1_tokenizer_lulc": 183_500_805,
     "terramind_v1_tokenizer_ndvi": 286_120_213,
 }
-"""Parameters of the tokenizers, counted once; position tables are buffers."""
+"""Parameters of the tokenizers, counted with torch; position embeddings are buffers."""
 
 COORDS_TOKENIZER = "terramind_v1_tokenizer_coords"
 
 
 def list_models() -> list[dict[str, Any]]:
-    """List name, kind, parameters (None where there is nothing to count), purpose, and weights.
+    """Return name, kind, number of parameters, description and state of the weights of each model.
 
-    The kind is model for what a job can name, tokenizer for what goes with it. The weights are
-    shipped, missing, fetched, on the hub, or none.
+    The kind is ``model`` for a name that a job may use, else ``tokenizer``. Without parameters the
+    number is None. The weights are shipped, missing, fetched, on the hub, or none.
     """
     models = [_demo_row(), *map(_encoder_row, config.ARCHITECTURES), _none_row()]
     return [*models, *map(_tokenizer_row, TOKENIZER_PARAMETERS), _coords_row()]
@@ -54,7 +54,7 @@ def _demo_row() -> dict[str, Any]:
 
 
 def count_stored_parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header: a length, then JSON."""
+    """Count the values in a safetensors file by its header: a length, then JSON."""
     with path.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     tensors = (entry for name, entry in header.items() if name != "__metadata__")
@@ -105,43 +105,43 @@ def _weights_status(name: str) -> str:
 def count_encoder_parameters(
     size: config.Architecture, inputs: Sequence[str] = COUNTED_INPUTS
 ) -> int:
-    """Count an encoder's parameters with some inputs; position tables are buffers."""
+    """Count an encoder's parameters with some inputs; position embeddings are buffers."""
     return sum(_count_embedding_parameters(size, name) for name in inputs) + count_block_parameters(
         size
     )
 
 
 def count_parts(size: config.Architecture, variant: str) -> dict[str, int]:
-    """Count the parts of a model of the family; the encoder with its six image inputs.
+    """Count the parameters of each part of a TerraMind model, the encoder with six raster inputs.
 
     Args:
-        size: of the transformer.
-        variant: "" for the encoder alone, _generate, or _tim.
+        size: its architecture.
+        variant: "" for the encoder alone, "_generate" or "_tim".
     """
     encoder = {"encoder": count_encoder_parameters(size)}
     if not variant:
         return encoder
     rest = count_family_parameters(size) - count_encoder_parameters(size)
-    # ^ with the vectors of tokens, which the encoder reads and the decoder predicts
+    # ^ with the token embeddings, which the encoder reads and the decoder predicts
     if variant == "_tim":
         return {**encoder, "sampler": rest + count_block_parameters(size)}
-        # ^ the embeddings are shared, the blocks stand twice
+        # ^ the embeddings are shared, the encoder blocks are not
     return {**encoder, "decoder": rest}
 
 
 def count_block_parameters(size: config.Architecture) -> int:
-    """Count the parameters of an encoder behind its embeddings: the blocks and the last norm."""
+    """Count the parameters of an encoder after its embeddings: the blocks and the last norm."""
     return size.depth * _count_parameters_per_block(size) + size.dim
 
 
 def count_family_parameters(size: config.Architecture) -> int:
-    """Count an encoder and a decoder with every modality that either of them has.
+    """Count the parameters of an encoder and a decoder with all modalities of either.
 
-    What is one tensor under two names counts once: the modality's own vector on both sides, and
-    the tokens' vectors where they also make the logits.
+    A tensor with two keys counts once: the modality embedding that both sides share, and token
+    embeddings that also give the logits.
     """
     targets = list(modalities.TARGET_MODALITIES.values())
-    raw = count_encoder_parameters(size, tuple(modalities.RASTER_MODALITIES))
+    encoder = count_encoder_parameters(size, tuple(modalities.RASTER_MODALITIES))
     tokens = sum(size.dim * (entry.vocab_size + 1) for entry in targets)
     logits = sum(size.dim * entry.vocab_size for entry in targets)
     cross = 4 * size.dim**2 + (4 * size.dim if size.bias else 0) + 2 * size.dim
@@ -149,7 +149,7 @@ def count_family_parameters(size: config.Architecture) -> int:
     decoder = size.decoder_depth * (_count_parameters_per_block(size) + cross) + size.dim
     context = size.dim**2 + size.dim
     mask = size.dim
-    return raw + tokens + logits + decoder + context + mask
+    return encoder + tokens + logits + decoder + context + mask
 
 
 def _count_embedding_parameters(size: config.Architecture, name: str) -> int:

@@ -1,19 +1,20 @@
-"""What a model is, for people and for programs: inputs, units, statistics, sources, limits.
+"""Model cards in plain values: inputs, units, statistics, sources and limits of any model.
 
-Told from tables and from the files' own keys; no network is built with memory for it.
+They are derived from tables and from the keys of weight files; no network is built in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalogs.errors import InvalidInputError
-from model.cards import catalogue, demo_card
+from model.cards import catalogue
 from model.predictor import cards
 from model.terramind import config, modalities
 from model.terramind.modalities import RasterModality, Statistics
+from model.tools import locate
 from model.weights import checksums, hub
 
 _TERRAMIND_CITATION = (
@@ -22,95 +23,113 @@ _TERRAMIND_CITATION = (
 )
 _TERRAMESH_CITATION = (
     "Blumenstiel et al. 2025, TerraMesh: A Planetary Mosaic of Multimodal Earth Observation Data, "
-    "arXiv:2504.11172 (what it learnt from; CC-BY-SA-4.0)"
+    "arXiv:2504.11172 (the training data; CC-BY-SA-4.0)"
 )
 
 _SCALE_LIMIT = (
-    "It learnt from pixels of 10 m, 2017 to 2024; other resolutions and sensors are foreign to it."
+    "It was trained on pixels of 10 m of 2017 to 2024, and not on other resolutions or sensors."
 )
 _OFFSET_LIMIT = (
     "Its Sentinel-2 data mixed products with and without the offset of processing baseline 04.00; "
-    "here the statistics are applied to numbers without it."
+    "here the statistics are applied to values without it."
 )
 _NAN_LIMIT = (
-    "One pixel that is not finite would spoil its whole window: such windows are refused, or the "
-    "pixels filled with the mean."
+    "One pixel that is not finite would make its whole window NaN: such windows are refused, or "
+    "the pixels filled with the mean."
 )
-_GENERATION_LIMIT = "What it generates is imagined: likely given the inputs, not measured."
+_GENERATION_LIMIT = "What it generates is a likely guess from the inputs, not a measurement."
 _DIFFUSION_LIMIT = (
     "Diffusion as published cannot leave the mean ± one standard deviation: elevation ends at "
     "1622 m, NDVI at 0.65. That limit can be switched off."
 )
 _LEGEND_LIMIT = (
-    "Land cover has the ten classes of the IO/ESRI maps that it learnt from, errors included."
+    "Land cover has the ten classes of the IO/ESRI maps that it was trained on, with their errors."
 )
 
 VARIANT_DESCRIPTIONS = {
     "": "TerraMind's encoder: rasters in, one vector for each 16 by 16 pixels out.",
     "_generate": "TerraMind, any to any: the rasters of one sensor in, those of another out.",
     "_tim": (
-        "TerraMind's encoder, which first imagines land cover and reads it beside the inputs "
+        "TerraMind's encoder, which first generates land cover and reads it beside the inputs "
         "(Thinking in Modalities)."
     ),
 }
 _KIND_BY_VARIANT = {"": "encoder", "_generate": "generator", "_tim": "tim"}
 
 
-def describe_named(name: str) -> dict[str, Any]:
-    """Return the card of a model that has a name.
+def describe(name_or_path: str, suggest: Callable[[str], str] = lambda _: "") -> dict[str, Any]:
+    """Return the card of a named model, of a model card's file, or of a file of weights.
+
+    Args:
+        name_or_path: a name, or the path of a file.
+        suggest: see :func:`model.tools.locate.locate_weights`.
 
     Raises:
-        InvalidInputError: There is no card for that name.
+        InvalidInputError: there is no such model or file.
+        ModelError: the file cannot be read.
+    """
+    if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
+        return describe_named(name_or_path)
+    path = locate.locate_weights(name_or_path, suggest=suggest)
+    if path.suffix != ".json" and not config.is_config_file(path):
+        return describe_file(path)
+    return describe_card(path)
+
+
+def describe_named(name: str) -> dict[str, Any]:
+    """Return the card of a named model.
+
+    Raises:
+        InvalidInputError: there is no card of that name.
     """
     if name == "none":
-        raise InvalidInputError("'none' stands for composites only: there is no model to describe.")
+        raise InvalidInputError("'none' means composites only: there is no model to describe.")
     if name == "demo":
         from model.predictor import registry  # noqa: PLC0415
 
-        # ^ torch, for this one alone
-
+        # ^ imports torch, which other names do not need
         return describe_card(registry.DEMO_CARD_PATH)
     if name == catalogue.COORDS_TOKENIZER:
-        return _published_card(name, "vocabulary", "The words of places: 0.25° steps as tokens.")
+        return _published_card(name, "vocabulary", "Coordinates as tokens, in steps of 0.25°.")
     if name in catalogue.TOKENIZER_PARAMETERS:
         return _describe_tokenizer(name)
-    base = next((one for one in config.ARCHITECTURES if name.startswith(one)), None)
+    base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), None)
     if base is None or name not in hub.OFFICIAL_FILES:
         raise InvalidInputError(f"There is no card for {name!r}.")
     return _describe_terramind(name, base)
 
 
 def describe_card(path: Path) -> dict[str, Any]:
-    """Return the card of a model that is described by a file: what a job would make of it.
+    """Return the card of a model card's file, for the kind of model that a job would load from it.
 
     Raises:
-        ModelError: it is no model card.
+        ModelError: the file is not a model card.
     """
     card = cards.read(path)
-    named = card.weights.get("path") if isinstance(card.weights, Mapping) else card.weights
-    file = path.parent / str(named or "none")
-    family = card.tokenizer is not None and not (file.is_file() and _has_head(file))
+    source = card.weights.get("path") if isinstance(card.weights, Mapping) else card.weights
+    file = path.parent / str(source or "none")
+    is_terramind = card.tokenizer is not None and not (file.is_file() and _has_head(file))
     return {
         **_empty_card(card.name, "segmenter"),
         "what": str(card.training.get("what") or "A segmentation head on TerraMind's encoder."),
         "architecture": card.architecture.to_mapping(),
         "parameters": _count_stored_parameters(file),
         "inputs": [
-            _raster_entry(modalities.get_raster_modality(one), bands, card.statistics[one])
-            for one, bands in card.inputs.items()
+            _raster_entry(modalities.get_raster_modality(name), bands, card.statistics[name])
+            for name, bands in card.inputs.items()
         ],
         "classes": list(card.class_names),
         "window": card.window,
         "reach": card.reach and card.reach.to_summary(),
         "weights": {**_empty_weights(), **(_file_entry(file) if file.is_file() else {})},
         "sources": [f"{path.name} beside its weights: how it was trained, and how good it is"],
-        "limits": ["It knows what it was trained on, and nothing else."],
-        **(_describe_custom_terramind(card) if family else {}),
+        "limits": ["It is accurate only for what it was trained on."],
+        **(_describe_custom_terramind(card) if is_terramind else {}),
     }
 
 
 def _describe_custom_terramind(card: cards.Card) -> dict[str, Any]:
-    """Tell what is other than in a segmenter; tokenizers are counted where they are built."""
+    """Return the entries that differ from a segmenter's; tokenizers are not counted."""
     generates = card.architecture.decoder_depth > 0
     variant = "_generate" if generates else ""
     parts = catalogue.count_parts(card.architecture, variant)
@@ -131,7 +150,7 @@ def _describe_custom_terramind(card: cards.Card) -> dict[str, Any]:
 def _has_head(file: Path) -> bool:
     from model.predictor import weight_source  # noqa: PLC0415
 
-    # ^ torch, for files alone
+    # ^ imports torch, which only files of weights need
     return weight_source.has_head(file, "", family=True)
 
 
@@ -139,55 +158,55 @@ def _count_stored_parameters(file: Path) -> int | None:
     if file.suffix == ".safetensors" and file.is_file():
         return catalogue.count_stored_parameters(file)
     return None
-    # ^ other kinds have no header that could be read without torch
+    # ^ other formats cannot be read without torch
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Return the card of a file of weights, as far as its keys tell.
+    """Return the card of a file of weights, as far as its keys identify it.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: the file cannot be read.
     """
     from model.tools import inspect  # noqa: PLC0415
 
-    # ^ torch, for files alone
+    # ^ imports torch, which only files of weights need
     report = inspect.inspect_file(path)
-    beside = next((one for one in report.fits if config.is_config_file(one)), None)
-    if beside:
-        return describe_card(Path(beside))
-    held = report.contents
-    name = next((one for one in report.fits if one in hub.OFFICIAL_FILES), None)
-    made = describe_named(name) if name else _empty_card(path.stem, held.kind)
-    if made["weights"]["sha256"] != report.sha256:
-        made |= {"licence": None, "weights": _empty_weights()}
-        # ^ it fits, but nobody knows whose it is
-    there = {entry.name for entry in held.inputs}
+    card_path = next((model for model in report.fits if config.is_config_file(model)), None)
+    if card_path:
+        return describe_card(Path(card_path))
+    contents = report.contents
+    name = next((model for model in report.fits if model in hub.OFFICIAL_FILES), None)
+    card = describe_named(name) if name else _empty_card(path.stem, contents.kind)
+    if card["weights"]["sha256"] != report.sha256:
+        card |= {"licence": None, "weights": _empty_weights()}
+        # ^ it fits that model, but it is not the published file
+    input_names = {entry.name for entry in contents.inputs}
     misfits = (
         []
         if report.is_usable
-        else [f"No model known here takes it: `models check {path}` says why."]
+        else [f"No known model takes it: run `terramosaic models check {path}` for the reason."]
     )
     return {
-        **made,
+        **card,
         "name": path.name,
-        "kind": held.kind,
+        "kind": contents.kind,
         "fits": list(report.fits),
-        "parameters": held.parameters,
-        "parts": dict(held.parts),
-        "inputs": [entry for entry in made["inputs"] if entry["name"] in there]
-        or made["inputs"]
-        or [entry.to_mapping() for entry in held.inputs],
-        "window": held.image_size if held.inputs else made["window"],
-        "weights": {**made["weights"], **_file_entry(path, report.sha256)},
-        "limits": [*misfits, *made["limits"]],
+        "parameters": contents.parameters,
+        "parts": dict(contents.parts),
+        "inputs": [entry for entry in card["inputs"] if entry["name"] in input_names]
+        or card["inputs"]
+        or [entry.to_mapping() for entry in contents.inputs],
+        "window": contents.image_size if contents.inputs else card["window"],
+        "weights": {**card["weights"], **_file_entry(path, report.sha256)},
+        "limits": [*misfits, *card["limits"]],
     }
 
 
 def _describe_terramind(name: str, base: str) -> dict[str, Any]:
     size = config.resolve_architecture(base)
     variant = name.removeprefix(base)
-    imagines, answers = variant != "", variant == "_generate"
-    tokenizers = {"tokenizers": sum(catalogue.TOKENIZER_PARAMETERS.values())} if answers else {}
+    generates, has_outputs = variant != "", variant == "_generate"
+    tokenizers = {"tokenizers": sum(catalogue.TOKENIZER_PARAMETERS.values())} if has_outputs else {}
     parts = catalogue.count_parts(size, variant) | tokenizers
     return {
         **_published_card(name, _KIND_BY_VARIANT[variant], VARIANT_DESCRIPTIONS[variant]),
@@ -202,15 +221,15 @@ def _describe_terramind(name: str, base: str) -> dict[str, Any]:
             *map(_token_entry, modalities.TOKEN_MODALITIES.values()),
         ],
         "outputs": [_token_entry(entry) for entry in modalities.TARGET_MODALITIES.values()]
-        if answers
+        if has_outputs
         else [],
-        "classes": list(modalities.LULC_CLASSES) if answers else [],
+        "classes": list(modalities.LULC_CLASSES) if has_outputs else [],
         "window": modalities.IMAGE_SIZE,
         "limits": [
             _SCALE_LIMIT,
             _OFFSET_LIMIT,
             _NAN_LIMIT,
-            *((_GENERATION_LIMIT, _DIFFUSION_LIMIT, _LEGEND_LIMIT) if imagines else ()),
+            *((_GENERATION_LIMIT, _DIFFUSION_LIMIT, _LEGEND_LIMIT) if generates else ()),
         ],
     }
 
@@ -220,11 +239,11 @@ def _describe_tokenizer(name: str) -> dict[str, Any]:
     entry = modalities.TARGET_MODALITIES[raster]
     row = next(row for row in catalogue.list_models() if row["name"] == name)
     known = modalities.RASTER_MODALITIES.get(raster)
-    given = _raster_entry(known, known.bands, known.statistics) if known else _token_entry(entry)
+    source = _raster_entry(known, known.bands, known.statistics) if known else _token_entry(entry)
     return {
         **_published_card(name, "tokenizer", f"TerraMind's tokenizer: {row['about']}."),
         "parameters": row["parameters"],
-        "inputs": [{**given, "form": "pixels"}],
+        "inputs": [{**source, "form": "pixels"}],
         "outputs": [_token_entry(entry)],
         "window": 256,
         "limits": [_DIFFUSION_LIMIT],
@@ -234,8 +253,8 @@ def _describe_tokenizer(name: str) -> dict[str, Any]:
 
 def _lulc_entries() -> dict[str, Any]:
     names = list(modalities.LULC_CLASSES)
-    given = {"name": "LULC", "form": "classes", "size": len(names)}
-    return {"inputs": [given], "classes": names, "limits": []}
+    source = {"name": "LULC", "form": "classes", "size": len(names)}
+    return {"inputs": [source], "classes": names, "limits": []}
 
 
 def _published_card(name: str, kind: str, what: str) -> dict[str, Any]:
@@ -282,11 +301,11 @@ def _file_entry(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
 
 def _hub_entry(name: str) -> dict[str, Any]:
-    wanted, path = hub.OFFICIAL_FILES[name], hub.find_local_file(name)
-    file = path.name if path else wanted.file
-    pin = checksums.read_pins().get(f"{wanted.repo}/{file}", {}).get(hub.DEFAULT_REVISION)
+    official_file, path = hub.OFFICIAL_FILES[name], hub.find_local_file(name)
+    file = path.name if path else official_file.file
+    pin = checksums.read_pins().get(f"{official_file.repo}/{file}", {}).get(hub.DEFAULT_REVISION)
     return {
-        "page": wanted.page,
+        "page": official_file.page,
         "path": str(path) if path else None,
         "sha256": pin.sha256 if pin else None,
         "bytes": pin.bytes if pin else None,
@@ -307,66 +326,16 @@ def _raster_entry(entry: RasterModality, bands: Sequence[str], scale: Statistics
 
 
 def _token_entry(entry: modalities.TokenModality) -> dict[str, Any]:
-    """Describe tokens; those of a raster with its bands, unit and statistics."""
-    made = {"name": entry.name, "form": "tokens", "size": entry.vocab_size}
+    """Describe a modality of tokens; that of a raster with its bands, unit and statistics."""
+    token_entry = {"name": entry.name, "form": "tokens", "size": entry.vocab_size}
     scale, raw = entry.statistics, modalities.RASTER_MODALITIES.get(entry.name)
     if scale is None:
-        return made
+        return token_entry
     bands, unit = (raw.bands, raw.unit) if raw else ((entry.name,), "1")
     return {
-        **made,
+        **token_entry,
         "bands": list(bands),
         "unit": unit,
         "mean": list(scale.mean),
         "std": list(scale.std),
     }
-
-
-def render_markdown(card: Mapping[str, Any]) -> Iterator[str]:
-    """Write a card for people."""
-    yield from (f"# {card['name']}", "", card["what"], "")
-    weights, size, parts = card["weights"], card["architecture"], card["parts"]
-    counted = [f"{name} {_format_millions(count)}" for name, count in parts.items()]
-    facts = (
-        ("Kind", card["kind"]),
-        ("Fits", ", ".join(card.get("fits", ()))),
-        ("Parameters", _format_millions(card["parameters"]) if card["parameters"] else None),
-        ("Parts", ", ".join(counted)),
-        ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
-                                 f"heads {size['heads']}"),
-        ("Window", card["window"] and f"{card['window']} px"),
-        ("Licence", card["licence"]),
-        ("Download", weights["page"]),
-        ("File", weights["path"] and f"`{weights['path']}`"),
-        ("sha256", weights["sha256"] and f"`{weights['sha256']}`"),
-        ("Commit", weights["commit"] and f"`{weights['commit']}`"),
-        ("Classes", ", ".join(card["classes"])),
-    )  # fmt: skip
-    yield from (f"- {name}: {value}" for name, value in facts if value)
-    if card["window"] and card["kind"] != "tokenizer":
-        yield from ("", *demo_card.render_edge_effect(card["reach"]))
-    for title in ("inputs", "outputs"):
-        if card[title]:
-            yield from ("", f"## {title.capitalize()}", "", *_render_table(card[title]))
-    for title in ("limits", "sources"):
-        if card[title]:
-            yield from ("", f"## {title.capitalize()}", "")
-            yield from (f"- {line}" for line in card[title])
-
-
-def _format_millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
-
-
-def _render_table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| modality | form | unit | band | mean | standard deviation |"
-    yield "|---|---|---|---|---|---|"
-    for entry in entries:
-        unit = {"pixels": "bands", "tokens": "tokens"}.get(entry["form"], "classes")
-        bands = entry.get("bands") or [f"{entry['size']} {unit}"]
-        means, stds = (entry.get(key) or ["-"] * len(bands) for key in ("mean", "std"))
-        for index, (band, mean, std) in enumerate(zip(bands, means, stds, strict=True)):
-            head = (
-                (entry["name"], entry["form"], entry.get("unit", "-")) if index == 0 else ("",) * 3
-            )
-            yield "| " + " | ".join(map(str, (*head, band, mean, std))) + " |"

@@ -1,7 +1,7 @@
-"""How many windows go through at a time: as many as a GPU's memory holds, found by trying.
+"""Batch size of a predictor: on a GPU, the number of windows that fits into its memory.
 
-The number belongs to a plan, since the bits of an answer depend on it. It is tried once for each
-model and device, and written down beside the pins of the weights.
+The batch size is part of a plan, because outputs are bit-identical only for the same batch size.
+It is measured once per model and GPU, and cached beside the checksums of the weights.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from model.predictor.predictor import Predictor
 from model.weights import checksums
 
 CPU_BATCH_SIZE = 4
-"""Windows a call where there is no GPU: its cores take one each, so that the number is free."""
+"""Windows per call on a CPU: each core computes one, and outputs do not depend on the number."""
 
 MAX_BATCH_SIZE = 512
 MEMORY_FRACTION = 0.8
-"""Of the memory that is free: the rest is for the next batch, and for whoever else is there."""
+"""Share of the free GPU memory that a batch may take; the rest is for the next batch and others."""
 
 
 def find_batch_size(predictor: Predictor) -> int:
-    """Return how many windows a predictor is best given at a time.
+    """Return the batch size of a predictor.
 
-    On a GPU the largest power of two up to 512 whose peak of memory stays within 80 % of what is
-    free once the weights are there.
+    On a GPU it is the largest power of two up to 512 whose peak memory stays within 80 % of what
+    is free once the weights are loaded; on a CPU it is a constant.
 
     Raises:
         ModelError: not even one window fits.
@@ -40,61 +40,62 @@ def find_batch_size(predictor: Predictor) -> int:
     if predictor.device.type != "cuda":
         return CPU_BATCH_SIZE
     torch.cuda.empty_cache()
-    room = int(MEMORY_FRACTION * torch.cuda.mem_get_info(predictor.device)[0])
-    name = torch.cuda.get_device_name(predictor.device)
-    key = f"{predictor.digest} {name} {predictor.precision}"
-    known = _read_cache().get(key)
-    if known is not None and known["peak"] <= room:
-        return known["batch"]
-    found, peak = _try_batch_sizes(predictor, room)
-    _write_cache(key, {"batch": found, "peak": peak})
-    return found
+    available = int(MEMORY_FRACTION * torch.cuda.mem_get_info(predictor.device)[0])
+    device_name = torch.cuda.get_device_name(predictor.device)
+    key = f"{predictor.digest} {device_name} {predictor.precision}"
+    cached = _read_cache().get(key)
+    if cached is not None and cached["peak"] <= available:
+        return cached["batch"]
+    batch_size, peak = _try_batch_sizes(predictor, available)
+    _write_cache(key, {"batch": batch_size, "peak": peak})
+    return batch_size
 
 
-def _try_batch_sizes(predictor: Predictor, room: int) -> tuple[int, int]:
-    """Return the number of windows, and the bytes that they need beside the weights."""
-    found, before = (0, 0), predictor.batch_size
-    count = 1
+def _try_batch_sizes(predictor: Predictor, available: int) -> tuple[int, int]:
+    """Return the largest batch size within the available bytes, and its peak memory in bytes."""
+    batch_size, peak = 0, 0
+    previous = predictor.batch_size
+    candidate = 1
     try:
-        while count <= MAX_BATCH_SIZE:
-            peak = _measure_peak_memory(predictor, count)
-            if peak is None or peak > room:
+        while candidate <= MAX_BATCH_SIZE:
+            candidate_peak = _measure_peak_memory(predictor, candidate)
+            if candidate_peak is None or candidate_peak > available:
                 break
-            found = (count, peak)
-            count *= 2
+            batch_size, peak = candidate, candidate_peak
+            candidate *= 2
     finally:
-        predictor.batch_size = before
+        predictor.batch_size = previous
         torch.cuda.empty_cache()
-    if not found[0]:
+    if not batch_size:
         raise ModelError(
-            f"{predictor.device} has {room / 1e9:.1f} GB to give, and one window of "
+            f"{predictor.device} has {available / 1e9:.1f} GB available, and one window of "
             f"{predictor.window} px needs more: free its memory, or compute on the CPU"
         )
-    return found
+    return batch_size, peak
 
 
-def _measure_peak_memory(predictor: Predictor, count: int) -> int | None:
-    """Return the bytes that so many windows take beside the weights; None if they do not fit."""
+def _measure_peak_memory(predictor: Predictor, batch_size: int) -> int | None:
+    """Return the peak memory of a batch in bytes, without the weights; None if it does not fit."""
     device = predictor.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    held = torch.cuda.memory_reserved(device)
-    predictor.batch_size = count
+    reserved_before = torch.cuda.memory_reserved(device)
+    predictor.batch_size = batch_size
     try:
-        predictor.predict(_make_mean_chips(predictor, count), [(0, 0)] * count)
+        predictor.predict(_make_mean_chips(predictor, batch_size), [(0, 0)] * batch_size)
     except torch.OutOfMemoryError:
         return None
-    return torch.cuda.max_memory_reserved(device) - held
-    # ^ reserved, not allocated: what lies between two tensors is gone for others as well
+    return torch.cuda.max_memory_reserved(device) - reserved_before
+    # ^ reserved, not allocated: gaps between tensors are not available to other processes either
 
 
-def _make_mean_chips(predictor: Predictor, count: int) -> dict[str, NDArray[np.float32]]:
-    """Return windows of every input, at the mean of the training data."""
+def _make_mean_chips(predictor: Predictor, batch_size: int) -> dict[str, NDArray[np.float32]]:
+    """Return windows of every input, filled with the mean of the training data."""
     side = predictor.window
     return {
         name: np.broadcast_to(
             np.array(predictor.spec.statistics[name].mean, np.float32)[:, None, None],
-            (count, len(bands), side, side),
+            (batch_size, len(bands), side, side),
         )
         for name, bands in predictor.inputs.items()
     }
@@ -118,7 +119,7 @@ def _read_cache() -> dict[str, dict[str, int]]:
 
 def _write_cache(key: str, entry: Mapping[str, int]) -> None:
     with suppress(OSError), checksums.lock_pins():
-        # ^ where nothing can be written it is tried again next time
+        # ^ a folder that cannot be written to has no cache: the next process measures again
         text = json.dumps({**_read_cache(), key: dict(entry)}, indent=1, sort_keys=True)
         part = _cache_path().with_name(f"{_cache_path().name}.{os.getpid()}.part")
         part.write_text(text + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The card of a model: everything that its numbers depend on, and where they come from.
+"""Model cards: architecture, inputs, statistics, classes and weights of a model.
 
-A card is a JSON or YAML mapping; beside the demo's weights lies one, and a user's own model is
-described by one. Reading a card costs no torch.
+A card is a JSON or YAML mapping. The demo model has one beside its weights, and a user's own model
+is described by one. Reading a card does not import torch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from model.terramind.modalities import (
 )
 
 TASKS = ("land_cover", "embedding", "generate")
-"""What a model can be asked for: classes of the legend, features of each patch, another sensor."""
+"""Tasks of a model: classes of the legend, features of each patch, values of another sensor."""
 
 DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
-"""What a model of the family is given where nothing else is said."""
+"""Default inputs of a TerraMind model."""
 
 _MAX_LAYERS, _MAX_WIDTH, _MAX_WINDOW = 4, 1024, 4096
-# ^ layers that the head can read; its channels; the side of a window, px
+# ^ maximum number of layers that a head reads, of its channels, and of pixels along a window
 
 _TOKENIZER_KEYS = ("dim", "depth", "heads", "image_size", "unet")
 
@@ -54,20 +54,21 @@ _FIELD_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "reach": ((Mapping, EdgeEffect, NoneType), "a mapping made by model.predictor.edge_effect"),
     "training": (Mapping, "a mapping"),
 }
-"""What each entry of a card must be."""
+"""Entry of a card → its type, and the type in words."""
 
 CLASSES = tuple(name for name in LULC_CLASSES if name not in ("nodata", "clouds"))
-"""What a pixel of the ground can be: clouds and nodata are not answers but gaps."""
+"""Default classes: those of the legend, without clouds and nodata, which are gaps of a map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What a model is, in plain values: a segmenter, or with `tokenizer` one of the family."""
+    """A model in plain values: a segmenter, or with `tokenizer` a TerraMind model."""
 
     name: str
     architecture: Architecture
     inputs: Mapping[str, tuple[str, ...]]
-    """Bands by modality, in the order of the channels; the modalities in the order of RAW."""
+    """Bands by modality, in the order of the channels; the modalities in the order of
+    `RASTER_MODALITIES`."""
 
     statistics: Mapping[str, Statistics]
     class_names: tuple[str, ...] = CLASSES
@@ -75,7 +76,7 @@ class Card:
 
     task: str = "land_cover"
     layers: tuple[int, ...] = ()
-    """Encoder layers that the head reads, shallow to deep; empty = spread evenly."""
+    """Encoder layers that the head reads, shallow to deep; empty = four, evenly spread."""
 
     width: int = 48
     """Channels of the head."""
@@ -84,23 +85,23 @@ class Card:
     """Side of one input, px."""
 
     tokenizer: Mapping[str, Any] | None = None
-    """Sizes of the tokenizers of a model that generates, where not the published ones: dim, depth,
-    heads, image_size, unet."""
+    """Sizes of the tokenizers of a TerraMind model, where they differ from the published ones: dim,
+    depth, heads, image_size, unet."""
 
     weights: Mapping[str, Any] | str | None = None
-    """Where the weights are: {path, sha256} relative to the card, or any other source."""
+    """Source of the weights: {path, sha256} relative to the card, or any other source."""
 
     reach: EdgeEffect | None = None
-    """How the answer depends on the distance from a window's edge; None = not measured. Like
-    `training` it tells of the weights, and is no part of the digest."""
+    """How the output depends on the distance from a window's edge; None = not measured. Like
+    `training` it describes the weights, and is not part of the digest."""
 
     training: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made and how good it is; for people, not for the digest."""
+    """How the model was trained and its accuracy, for readers; not part of the digest."""
 
     def __post_init__(self) -> None:
         if self.task != TASKS[0]:
             raise ModelError(
-                f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are asked for "
+                f"task {self.task!r}: a card's head is for {TASKS[0]}; other tasks are requested "
                 "when a model is loaded"
             )
         if not PATCH_SIZE <= self.window <= _MAX_WINDOW or self.window % PATCH_SIZE:
@@ -118,17 +119,17 @@ class Card:
             name: tuple(self.inputs[name]) for name in RASTER_MODALITIES if name in self.inputs
         }
         object.__setattr__(self, "inputs", ordered)
-        # ^ the weights depend on the order, and a mapping in a file may come back in another one
+        # ^ the weights depend on the order, and a mapping may be read from a file in another one
         object.__setattr__(self, "statistics", get_statistics(self.inputs, self.statistics))
         if not self.layers:
             object.__setattr__(self, "layers", self.architecture.feature_layers)
         check_layers(self.layers, self.architecture.depth)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the output depends on, besides the weights: plain values, sorted keys."""
-        plain = self.to_mapping()
-        told = ("reach", "training", "weights")
-        return {key: plain[key] for key in sorted(plain) if key not in told}
+        """Return the entries that outputs depend on, without the weights, sorted by key."""
+        values = self.to_mapping()
+        excluded = ("reach", "training", "weights")
+        return {key: values[key] for key in sorted(values) if key not in excluded}
 
     def digest(self, state_digest: str) -> str:
         """Return the sha256 over configuration, statistics and the digest of the weights."""
@@ -136,32 +137,34 @@ class Card:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as a file holds them."""
-        family = {} if self.tokenizer is None else {"tokenizer": dict(self.tokenizer)}
-        # ^ left out where there is none: digests of segmenters stay what they were
-        curve = {} if self.reach is None else {"reach": self.reach.to_mapping()}
+        """Return the card as JSON-ready values."""
+        tokenizer = {} if self.tokenizer is None else {"tokenizer": dict(self.tokenizer)}
+        # ^ left out where there is none: the digests of segmenters do not cover it
+        reach = {} if self.reach is None else {"reach": self.reach.to_mapping()}
         return {
             "name": self.name,
             "task": self.task,
             "architecture": self.architecture.to_mapping(),
             "inputs": {name: list(bands) for name, bands in self.inputs.items()},
-            "statistics": {name: entry.to_mapping() for name, entry in self.statistics.items()},
+            "statistics": {
+                name: statistics.to_mapping() for name, statistics in self.statistics.items()
+            },
             "class_names": list(self.class_names),
             "layers": list(self.layers),
             "width": self.width,
             "window": self.window,
-            **family,
+            **tokenizer,
             "weights": self.weights,
-            **curve,
+            **reach,
             "training": dict(self.training),
         }
 
 
 def check_classes(names: Sequence[str]) -> None:
-    """Refuse class names that the legend does not know, or one twice.
+    """Check that class names are in the legend, each once, and at least two.
 
     Raises:
-        ModelError: which.
+        ModelError: they are not; the message names them.
     """
     unknown = [name for name in names if name not in LULC_CLASSES]
     if unknown or len(set(names)) != len(names) or len(names) < 2:
@@ -172,17 +175,17 @@ def check_classes(names: Sequence[str]) -> None:
 
 
 def check_layers(layers: Sequence[int], depth: int) -> None:
-    """Refuse encoder layers that a head cannot read.
+    """Check that a head can read some encoder layers.
 
     Raises:
-        ModelError: they are no whole numbers from 0 to depth - 1, rising, one to four.
+        ModelError: they are not one to four rising whole numbers from 0 to depth - 1.
     """
-    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in layers)
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
     rising = whole and list(layers) == sorted({*layers})
     if not (rising and 1 <= len(layers) <= _MAX_LAYERS and layers[0] >= 0 and layers[-1] < depth):
         raise ModelError(
-            f"layers {join_names(layers)}: one to {_MAX_LAYERS} whole numbers from 0 to {depth - 1} "
-            "expected, shallow to deep"
+            f"layers {join_names(layers)}: one to {_MAX_LAYERS} whole numbers from 0 to "
+            f"{depth - 1} expected, shallow to deep"
         )
 
 
@@ -191,10 +194,10 @@ def read(path: str | Path, inputs: Sequence[str] | None = None) -> Card:
 
     Args:
         path: the file.
-        inputs: modalities of a model of the family whose card names none; default DEFAULT_INPUTS.
+        inputs: modalities of a TerraMind model whose card names none; default DEFAULT_INPUTS.
 
     Raises:
-        ModelError: absent, not parseable, or with an unknown or missing entry.
+        ModelError: the file is absent or not parseable, or has an unknown or missing entry.
     """
     options = read_mapping(path)
     if options.get("tokenizer") is not None and inputs:
@@ -212,18 +215,18 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
         ModelError: an unknown or missing entry, or one of the wrong kind.
     """
     known = [entry.name for entry in fields(Card)]
-    wrong = [key for key in options if key not in known]
-    if wrong:
+    unknown = [key for key in options if key not in known]
+    if unknown:
         raise ModelError(
-            f"unknown entry {join_names(wrong)}; a model card has {join_names(known, 12)}"
+            f"unknown entry {join_names(unknown)}; a model card has {join_names(known, 12)}"
         )
     _check_types(options)
     if options.get("tokenizer") is not None:
         options = {"inputs": list(DEFAULT_INPUTS), **options}
-        # ^ one of the family takes any of its inputs; a segmenter's head was made for some
-    lacking = [key for key in ("architecture", "inputs") if key not in options]
-    if lacking:
-        raise ModelError(f"the card lacks {join_names(lacking)}")
+        # ^ a TerraMind model takes any of its inputs; a segmenter's head was trained with some
+    missing = [key for key in ("architecture", "inputs") if key not in options]
+    if missing:
+        raise ModelError(f"the card lacks {join_names(missing)}")
     try:
         return Card(**_convert_values({"name": name, **options}))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -238,14 +241,14 @@ def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
     Raises:
         ModelError: unknown modality, or values of the wrong kind.
     """
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     for name, entry in (values or {}).items():
         modality = get_raster_modality(name).name
         if isinstance(entry, Statistics):
-            found[modality] = entry
+            statistics[modality] = entry
             continue
         try:
-            found[modality] = Statistics(
+            statistics[modality] = Statistics(
                 mean=_to_floats(entry["mean"]), std=_to_floats(entry["std"])
             )
         except (TypeError, ValueError, KeyError) as error:
@@ -255,11 +258,11 @@ def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
                 f"statistics of {name}: {{mean: […], std: […]}} expected, one number per band; a "
                 f"value is of the wrong kind ({error!r})"
             ) from error
-    return found
+    return statistics
 
 
 def write(path: str | Path, card: Card) -> None:
-    """Write a card as JSON, whole or not at all."""
+    """Write a card as JSON, atomically."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     text = json.dumps(card.to_mapping(), indent=1, ensure_ascii=False)
@@ -269,36 +272,36 @@ def write(path: str | Path, card: Card) -> None:
 
 def _check_types(options: Mapping[str, Any]) -> None:
     for key, value in options.items():
-        kind, wanted = _FIELD_TYPES.get(key, (object, ""))
-        text = isinstance(value, str) and kind is Sequence
-        number = isinstance(value, bool) and kind is int
-        if not isinstance(value, kind) or text or number:
-            raise ModelError(f"{key}: {value!r} is of the wrong kind: {wanted} expected")
-    wrong = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER_KEYS]
-    if wrong:
+        expected_type, description = _FIELD_TYPES.get(key, (object, ""))
+        is_text = isinstance(value, str) and expected_type is Sequence
+        is_bool = isinstance(value, bool) and expected_type is int
+        if not isinstance(value, expected_type) or is_text or is_bool:
+            raise ModelError(f"{key}: {value!r} is of the wrong kind: {description} expected")
+    unknown = [key for key in options.get("tokenizer") or {} if key not in _TOKENIZER_KEYS]
+    if unknown:
         raise ModelError(
-            f"tokenizer: unknown {join_names(wrong)}; known are {join_names(_TOKENIZER_KEYS)}"
+            f"tokenizer: unknown {join_names(unknown)}; known are {join_names(_TOKENIZER_KEYS)}"
         )
 
 
 def _convert_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    done = dict(options)
-    done["architecture"] = resolve_architecture(options["architecture"])
-    done["inputs"] = _parse_inputs(options["inputs"])
-    done["statistics"] = parse_statistics(options.get("statistics"))
-    if isinstance(done.get("reach"), Mapping):
-        done["reach"] = edge_effect.from_mapping(done["reach"])
+    values = dict(options)
+    values["architecture"] = resolve_architecture(options["architecture"])
+    values["inputs"] = _parse_inputs(options["inputs"])
+    values["statistics"] = parse_statistics(options.get("statistics"))
+    if isinstance(values.get("reach"), Mapping):
+        values["reach"] = edge_effect.from_mapping(values["reach"])
     for key in ("class_names", "layers"):
-        if key in done:
-            done[key] = tuple(done[key])
-    return done
+        if key in values:
+            values[key] = tuple(values[key])
+    return values
 
 
-def _parse_inputs(given: object) -> dict[str, tuple[str, ...]]:
-    if isinstance(given, Mapping):
-        return {get_raster_modality(name).name: tuple(bands) for name, bands in given.items()}
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return {get_raster_modality(name).name: get_raster_modality(name).bands for name in given}
+def _parse_inputs(inputs: object) -> dict[str, tuple[str, ...]]:
+    if isinstance(inputs, Mapping):
+        return {get_raster_modality(name).name: tuple(bands) for name, bands in inputs.items()}
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        return {get_raster_modality(name).name: get_raster_modality(name).bands for name in inputs}
     raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
 
 

@@ -1,6 +1,6 @@
-"""The models that have a name, and the one call that turns a job's `model:` into a predictor.
+"""Registry of named models, and the function that loads a predictor from a job's `model:`.
 
-What a model is asked for decides what is built; for land cover the weights decide as well:
+The requested task decides what is built; for land cover the weights decide as well:
 
     land_cover   weights with our head (`head.logits.weight` is in them) -> the segmenter
                  any other weights with official names -> zero-shot, by generation
@@ -10,7 +10,7 @@ What a model is asked for decides what is built; for land cover the weights deci
     generate     the family's decoder, and the tokenizers of the modalities
     checkpoint   a segmentation model that TerraTorch fine-tuned
 
-Asked for several things, a model gives all of them from one encoder pass over each window.
+Several tasks are computed from one encoder pass over each window.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from torch import nn
 from model import factory
 from model.errors import ModelError, join_names
 from model.predictor import cards, weight_source
-from model.predictor.arrays import NanPolicy
 from model.predictor.cards import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
 from model.predictor.predictors import (
@@ -33,13 +32,15 @@ from model.predictor.predictors import (
     FineTunedPredictor,
     GenerativePredictor,
     SegmentationPredictor,
-    parse_tasks,
 )
+from model.predictor.spec import select_inputs
+from model.predictor.tasks import parse_tasks
+from model.predictor.validation import NanPolicy
 from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
-from model.terramind.modalities import RASTER_MODALITIES, get_raster_modality
+from model.terramind.modalities import get_raster_modality
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terratorch import checkpoint as terratorch_checkpoint
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
@@ -57,7 +58,7 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def load(  # noqa: PLR0913
-    # ^ the keys of a job's `model:` and what it runs on, each by its name
+    # ^ the keys of a job's `model:` and of its execution, each by its name
     name: str,
     weights: WeightSource = None,
     task: str | Sequence[str] = "land_cover",
@@ -74,29 +75,28 @@ def load(  # noqa: PLR0913
     timesteps: int = 10,
     nan_policy: NanPolicy = "refuse",
 ) -> Predictor:
-    """Return a predictor, ready to run.
+    """Load a predictor, ready to run.
 
     Args:
         name: a known name, or a .yaml/.json model card.
         weights: None for the model's own, hub, a path (of the family, or of a whole segmenter),
             {path, sha256}, or {random: SEED}.
-        task: land_cover, embedding or generate, or several of them: the answers come in this
-            order, whatever the order asked in.
+        task: land_cover, embedding or generate, or several of them: the outputs come in this
+            order, whatever the order of the request.
         inputs: the modalities that will be given, in any order; default all of the model's.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32 or bf16.
         batch: windows at a time on the device.
-        modality: what is generated, one or several: S2L2A, S1GRD, S1RTC, DEM or NDVI.
-        checkpoint: a segmentation model from `terratorch fit`, instead of the name and weights;
-            a .yaml as the name says what the checkpoint itself does not.
+        modality: what to generate, one or several: S2L2A, S1GRD, S1RTC, DEM or NDVI.
+        checkpoint: a segmentation model from `terratorch fit`, instead of the weights; the name
+            may be a .yaml with the architecture, which the checkpoint does not hold.
         classes: names of the checkpoint's classes, in its order.
         stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own, or a
-            .yaml with it; or the .yaml of the checkpoint's training, which alone holds them and
-            the order of bands.
-        tokenizers: where the weights of the tokenizers are, by modality; default with the
-            model's own.
-        timesteps: diffusion steps of what is generated.
-        nan_policy: refuse NaN in chips, or fill: NaN = missing, taken as the mean.
+            .yaml with it; or the .yaml of the checkpoint's training, which holds them and the
+            order of bands, where the checkpoint does not.
+        tokenizers: sources of the tokenizers' weights by modality; default beside the model's.
+        timesteps: diffusion steps of generated modalities.
+        nan_policy: "refuse" NaN in chips, or "fill": NaN = missing, taken as the mean.
 
     Raises:
         ModelError: unknown name, task, input, device or precision, or options that contradict.
@@ -105,57 +105,65 @@ def load(  # noqa: PLR0913
     tasks, modalities = parse_tasks(task, modality)
     if checkpoint is not None and tasks != ("land_cover",):
         raise ModelError(
-            f"a checkpoint maps land cover, and cannot be asked for {join_names(tasks)}"
+            f"a checkpoint gives land cover only: it cannot be loaded for {join_names(tasks)}"
         )
 
-    def made(running: InferenceOptions) -> Predictor:
+    def build(options: InferenceOptions) -> Predictor:
         if checkpoint is not None:
-            return _load_fine_tuned(name, checkpoint, classes, stats, inputs, running)
+            return _load_fine_tuned(name, checkpoint, classes, stats, inputs, options)
         if classes is not None:
-            raise ModelError("classes are given with a checkpoint only; other models know theirs")
+            raise ModelError(
+                "classes are given with a checkpoint only; other models have their own"
+            )
         card = _override_statistics(get_card(name, inputs), stats)
-        used = _select_inputs(card, inputs)
+        selected = list(select_inputs(card, inputs))
         source = weight_source.choose_source(name, card, weights)
-        whole = tasks != ("generate",) and weight_source.has_head(
+        has_head = tasks != ("generate",) and weight_source.has_head(
             source, name, family=can_generate(name, card)
         )
-        if whole and modalities:
+        if has_head and modalities:
             raise ModelError(
-                f"{name}: its weights hold a land-cover head and no decoder, and generate "
-                f"{join_names(modalities)} not: ask for it in a job of its own, with weights of the "
-                "family"
+                f"{name}: its weights hold a land-cover head and no decoder, so they cannot "
+                f"generate {join_names(modalities)}: request it in a job of its own, with weights "
+                "of TerraMind"
             )
-        targets = [*(["LULC"] if "land_cover" in tasks and not whole else []), *modalities]
+        targets = [*(["LULC"] if "land_cover" in tasks and not has_head else []), *modalities]
         weight_source.check_tokenizers(tokenizers, targets)
         if tasks == ("embedding",):
-            encoder = _load_encoder(card, source, whole=whole)
-            return EmbeddingPredictor(encoder, card, inputs=used, options=running)
-        if whole:
+            encoder = _load_encoder(card, source, has_head=has_head)
+            return EmbeddingPredictor(encoder, card, inputs=selected, options=options)
+        if has_head:
             segmenter = _load_weights(build_segmenter(card), source, name)
-            return SegmentationPredictor(segmenter, card, tasks=tasks, inputs=used, options=running)
+            return SegmentationPredictor(
+                segmenter, card, tasks=tasks, inputs=selected, options=options
+            )
         return GenerativePredictor(
-            _load_generator(name, card, used, targets, source, tokenizers),
+            _load_generator(name, card, selected, targets, source, tokenizers),
             card,
             tasks=tasks,
             modalities=modalities,
             timesteps=timesteps,
-            inputs=used,
-            options=running,
+            inputs=selected,
+            options=options,
         )
 
-    running = InferenceOptions(
+    options = InferenceOptions(
         device=device, precision=precision, batch_size=batch, nan_policy=nan_policy
     )
-    predictor = made(running)
-    predictor.load_fp32 = lambda: made(replace(running, precision="fp32", batch_size=None))
+    predictor = build(options)
+    predictor.load_fp32 = lambda: build(replace(options, precision="fp32", batch_size=None))
     return predictor
 
 
 def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
-    """Return the card of a model, without its weights.
+    """Return the card of a model; no weights are read.
+
+    Args:
+        name: a known name, or a .yaml/.json model card.
+        inputs: modalities of a TerraMind model whose card names none.
 
     Raises:
-        ModelError: unknown name, or a broken card.
+        ModelError: unknown name, or an invalid card.
     """
     if name == DEMO:
         return _read_demo_card()
@@ -163,16 +171,16 @@ def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
         card = cards.read(name, inputs)
         if card.tokenizer is not None:
             TokenizerConfig.parse({"modality": "LULC", **card.tokenizer})
-            # ^ refuses sizes that cannot be, whatever the task
+            # ^ refuses impossible sizes, whatever the task
         return replace(card, weights=_resolve_weights_path(card.weights, Path(name).parent))
     if name == "none":
-        raise ModelError("none stands for composites only: there is no model to load")
+        raise ModelError("the model none means composites only: there is no model to load")
     if name not in config.ARCHITECTURES:
         raise ModelError(
-            f"unknown model {name!r}; known are {join_names(MODEL_NAMES)}, none (composites only), or a "
-            ".yaml file with a model card"
+            f"unknown model {name!r}; known are {join_names(MODEL_NAMES)}, none (composites only), "
+            "or a .yaml file with a model card"
         )
-    chosen = [get_raster_modality(entry) for entry in inputs or DEFAULT_INPUTS]
+    chosen = [get_raster_modality(modality) for modality in inputs or DEFAULT_INPUTS]
     return Card(
         name=name,
         architecture=config.resolve_architecture(name),
@@ -194,10 +202,10 @@ def build_segmenter(card: Card) -> Segmenter:
 
 
 def save_segmenter(folder: str | Path, segmenter: Segmenter, card: Card) -> Card:
-    """Write weights and card side by side and return the card with the pinned digest."""
+    """Write weights and card into a folder; return the card with the weights' checksum."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.float() for name, value in segmenter.state_dict().items()}
+    state = {key: tensor.float() for key, tensor in segmenter.state_dict().items()}
     sha256 = loading.write_state_dict(folder / "weights.safetensors", state)
     pinned = replace(card, weights={"path": "weights.safetensors", "sha256": sha256})
     cards.write(folder / "card.json", pinned)
@@ -207,8 +215,8 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter, card: Card) -> Card
 def _read_demo_card() -> Card:
     if not DEMO_CARD_PATH.is_file():
         raise ModelError(
-            f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or make it "
-            "with `terramosaic train`"
+            f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or train "
+            "it with `terramosaic train`"
         )
     card = cards.read(DEMO_CARD_PATH)
     return replace(card, weights=_resolve_weights_path(card.weights, DEMO_CARD_PATH.parent))
@@ -225,21 +233,8 @@ def _resolve_weights_path(
     return source
 
 
-def _select_inputs(card: Card, inputs: Sequence[str] | None) -> list[str]:
-    if inputs is None:
-        return list(card.inputs)
-    names = [get_raster_modality(entry).name for entry in inputs]
-    wrong = [name for name in names if name not in card.inputs]
-    if wrong or not names or len(set(names)) != len(names):
-        raise ModelError(
-            f"inputs {join_names(inputs)}: the model {card.name} takes {join_names(card.inputs)}, each "
-            f"once (TerraMind knows {join_names(RASTER_MODALITIES)})"
-        )
-    return names
-
-
 def can_generate(name: str, card: Card) -> bool:
-    """Tell a model that can generate from a segmenter."""
+    """Tell whether a model is a TerraMind model, which can generate, and not a segmenter."""
     return name in config.ARCHITECTURES or card.tokenizer is not None
 
 
@@ -248,28 +243,32 @@ def _override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | Non
     if isinstance(stats, str | Path):
         stats = config.read_mapping(stats)
         if "data" in stats:
-            raise ModelError("stats: the configuration of a training goes with its checkpoint")
-    given = cards.parse_statistics(stats)
-    wrong = [name for name in given if name not in card.inputs]
-    if wrong:
+            raise ModelError(
+                "stats: the configuration of a TerraTorch training goes with a checkpoint only"
+            )
+    statistics = cards.parse_statistics(stats)
+    unknown = [name for name in statistics if name not in card.inputs]
+    if unknown:
         raise ModelError(
-            f"stats of {join_names(wrong)}: {card.name} takes {join_names(card.inputs)}"
+            f"stats of {join_names(unknown)}: {card.name} takes {join_names(card.inputs)}"
         )
-    return replace(card, statistics={**card.statistics, **given})
+    return replace(card, statistics={**card.statistics, **statistics})
 
 
-def _load_encoder(card: Card, source: WeightSource, *, whole: bool) -> Encoder:
-    if whole:
+def _load_encoder(card: Card, source: WeightSource, *, has_head: bool) -> Encoder:
+    if has_head:
         return _load_weights(build_segmenter(card), source, card.name).encoder
-    bare = factory.backbone(card.architecture, list(card.inputs), bands=_select_band_subsets(card))
-    return _load_weights(bare, source, weight_source.find_published_name(card) or card.name)
-    # ^ its bands are chosen already: weights of all bands and of these bands fit
+    encoder = factory.backbone(
+        card.architecture, list(card.inputs), bands=_select_band_subsets(card)
+    )
+    return _load_weights(encoder, source, weight_source.find_published_name(card) or card.name)
+    # ^ its bands are selected already: weights of all bands and of these bands fit
 
 
 def _load_generator(
     name: str,
     card: Card,
-    used: Sequence[str],
+    inputs: Sequence[str],
     targets: Sequence[str],
     source: WeightSource,
     tokenizers: Mapping[str, WeightSource] | None,
@@ -277,30 +276,38 @@ def _load_generator(
     if not can_generate(name, card):
         head = "its weights hold no land-cover head, and " if "LULC" in targets else ""
         raise ModelError(
-            f"{name}: {head}a segmenter generates nothing: use {join_names(config.ARCHITECTURES)}, or "
-            "a configuration with `tokenizer:` and architecture.decoder_depth"
+            f"{name}: {head}a segmenter generates nothing: use "
+            f"{join_names(config.ARCHITECTURES)}, or a configuration with `tokenizer:` and "
+            "architecture.decoder_depth"
         )
     if _select_band_subsets(card):
-        raise ModelError(f"{name}: a generator takes all bands, but the card leaves some out")
-    held: dict[str, Any] = {}
+        raise ModelError(
+            f"{name}: a generator takes all bands of its inputs, but the card leaves some out"
+        )
+    target_tokenizers: dict[str, Any] = {}
     for target in targets:
         options = {"modality": target, **(card.tokenizer or {})}
         size = TokenizerConfig.parse(options)
         if card.window % size.side_multiple:
             raise ModelError(
-                f"window {card.window}: {target} comes in multiples of {size.side_multiple} px"
+                f"window {card.window}: {target} is generated in multiples of "
+                f"{size.side_multiple} px"
             )
         weight_source.check_decoder(target, source, name)
-        place = weight_source.choose_tokenizer_source(
+        tokenizer_source = weight_source.choose_tokenizer_source(
             target, tokenizers, source, name, card.tokenizer
         )
-        held[target] = options if place is None else tokenizer(size, place, part="decoder")
+        target_tokenizers[target] = (
+            options
+            if tokenizer_source is None
+            else tokenizer(size, tokenizer_source, part="decoder")
+        )
     return factory.generator(
         weight_source.find_published_name(card) or card.architecture,
-        inputs=[entry for entry in card.inputs if entry in used],
+        inputs=[modality for modality in card.inputs if modality in inputs],
         outputs=targets,
         weights=source,
-        tokenizers=held,
+        tokenizers=target_tokenizers,
         chained=False,
     )
 
@@ -311,7 +318,7 @@ def _load_fine_tuned(
     classes: Sequence[str] | None,
     stats: str | Path | Mapping[str, Any] | None,
     inputs: Sequence[str] | None,
-    running: InferenceOptions,
+    options: InferenceOptions,
 ) -> FineTunedPredictor:
     bands, training = None, None
     if isinstance(stats, str | Path) and "data" in config.read_mapping(stats):
@@ -319,24 +326,24 @@ def _load_fine_tuned(
         bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
     architecture = name if config.is_config_file(name) else None
     content = terratorch_checkpoint.read(checkpoint)
-    known = "model_args" in read_task_arguments(content.get("hyper_parameters"))
+    has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
     network = terratorch_checkpoint.fine_tuned(
-        content, architecture, hyper_parameters=None if known else training, bands=bands
+        content, architecture, hyper_parameters=None if has_arguments else training, bands=bands
     )
     if classes is None:
         raise ModelError(
-            f"{checkpoint} has {network.num_classes} classes, whose names it does not hold: give "
+            f"{checkpoint} has {network.num_classes} classes, but holds no names of them: give "
             "`classes:` in its order"
         )
     card = Card(
         name=Path(checkpoint).stem,
         architecture=network.architecture,
-        inputs={get_raster_modality(entry).name: bands for entry, bands in network.inputs.items()},
+        inputs={get_raster_modality(name).name: bands for name, bands in network.inputs.items()},
         statistics={},
         class_names=tuple(classes),
     )
     card = _override_statistics(card, stats)
-    return FineTunedPredictor(network, card, inputs=_select_inputs(card, inputs), options=running)
+    return FineTunedPredictor(network, card, inputs=inputs, options=options)
 
 
 def _load_weights(network: _M, source: WeightSource, name: str) -> _M:

@@ -1,31 +1,39 @@
-"""What a predictor takes and what it answers, in plain values."""
+"""Specification of a predictor in plain values: its inputs, its outputs, its digest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from model.terramind.modalities import Statistics
+from torch import nn
+
+from model.errors import ModelError, join_names
+from model.predictor.cards import Card
+from model.terramind.modalities import RASTER_MODALITIES, Statistics, get_raster_modality
+from model.weights import loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """One thing that a predictor says of a window."""
+    """One output of a predictor: for each window an array (channels, H / stride, W / stride)."""
 
     task: str
     """land_cover, embedding or generate."""
 
     class_names: tuple[str, ...] = ()
-    """Names of the probabilities of a land_cover answer, in order."""
+    """Names of the probabilities, in order; empty unless the task is land_cover."""
 
     bands: tuple[str, ...] = ()
-    """Names of the channels of any other answer."""
+    """Names of the channels of other tasks."""
 
     modality: str | None = None
-    """What is generated."""
+    """Modality that is generated; None for other tasks."""
 
     unit: str | None = None
-    """Of what is generated: DN, dB, m, or 1 for a ratio."""
+    """Unit of generated values: DN, dB, m, or 1 for a ratio."""
 
     stride: int = 1
     """Pixels along a side of one value: 16 for the features of a patch."""
@@ -38,7 +46,7 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorSpec:
-    """What a predictor takes and what it answers, for each window."""
+    """Inputs and outputs of a predictor for each window."""
 
     window: int
     """Side of one input, px."""
@@ -47,10 +55,75 @@ class PredictorSpec:
     """Bands by modality, in the order of the channels."""
 
     statistics: Mapping[str, Statistics]
-    """Of the inputs, per band, in the modality's own unit."""
+    """Mean and standard deviation of the inputs by band, in the modality's own unit."""
 
     outputs: tuple[OutputSpec, ...]
     """At least one; the first one is the primary one."""
 
     digest: str
-    """sha256 over configuration, weights, statistics, and everything else that decides numbers."""
+    """sha256 over configuration, weights, statistics and everything else that decides numbers."""
+
+
+def build_spec(
+    card: Card,
+    inputs: Mapping[str, tuple[str, ...]],
+    network: nn.Module,
+    outputs: Sequence[OutputSpec],
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> PredictorSpec:
+    """Return the specification of a network with a card.
+
+    Args:
+        card: the model's card.
+        inputs: the inputs that will be given, see :func:`select_inputs`.
+        network: with its weights, which the digest covers.
+        outputs: of the network.
+        options: other settings that decide numbers, in JSON-ready values.
+    """
+    identity = {
+        "card": card.identity(),
+        "inputs": {name: list(bands) for name, bands in inputs.items()},
+        "answers": [_output_identity(output) for output in outputs],
+        "how": dict(options or {}),
+        "state": loading.hash_state_dict(network.state_dict()),
+    }
+    text = json.dumps(identity, sort_keys=True)
+    return PredictorSpec(
+        window=card.window,
+        inputs=inputs,
+        statistics=card.statistics,
+        outputs=tuple(outputs),
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _output_identity(output: OutputSpec) -> dict[str, Any]:
+    """Return the fields of an output under the names that digests are computed with."""
+    values = asdict(output)
+    return {"cell" if name == "stride" else name: value for name, value in values.items()}
+
+
+def select_inputs(card: Card, inputs: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """Return bands by modality of the inputs that will be given, in the order of the card.
+
+    Another order of the inputs would change the bits of the outputs.
+
+    Args:
+        card: the model's card.
+        inputs: names of modalities, in any order; None = all of the card's.
+
+    Raises:
+        ModelError: an input that the card does not have, none at all, or one twice.
+    """
+    if inputs is None:
+        return dict(card.inputs)
+    names = [get_raster_modality(name).name for name in inputs]
+    unknown = [name for name in names if name not in card.inputs]
+    if unknown or not names or len(set(names)) != len(names):
+        raise ModelError(
+            f"inputs {join_names(inputs)}: the model {card.name} takes "
+            f"{join_names(card.inputs)}, each once (TerraMind knows "
+            f"{join_names(RASTER_MODALITIES)})"
+        )
+    return {name: bands for name, bands in card.inputs.items() if name in names}

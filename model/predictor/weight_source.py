@@ -1,7 +1,7 @@
-"""Which weights are meant: those given, a card's own, or the published ones; and of what they are.
+"""Choose the source of a model's weights: those requested, the card's own, or the published ones.
 
-A file of weights does not say what it is for, but its keys do: our segmentation head has names of
-its own, and everything else with official names belongs to the family.
+What a file of weights is for follows from its keys: our segmentation head has keys of its own, and
+everything else with official keys belongs to TerraMind.
 """
 
 from __future__ import annotations
@@ -20,43 +20,49 @@ from model.weights.loading import WeightSource
 
 
 def find_published_name(card: Card) -> str | None:
-    """Return the published name of a card's architecture, None if it is one of your own."""
-    every = ((name, config.resolve_architecture(name)) for name in config.ARCHITECTURES)
-    return next((name for name, size in every if size == card.architecture), None)
+    """Return the published name of a card's architecture; None for any other architecture."""
+    published = ((name, config.resolve_architecture(name)) for name in config.ARCHITECTURES)
+    return next(
+        (name for name, architecture in published if architecture == card.architecture), None
+    )
 
 
 def choose_source(name: str, card: Card, requested: WeightSource) -> WeightSource:
-    """Return the weights given, or else those that the name implies.
+    """Return the requested source of weights, or the default one of the model.
 
-    "hub" for a configuration of one's own stands for the card's weights, if it names some.
+    Args:
+        name: the model's name, or the path of its card.
+        card: its card.
+        requested: as a job or a caller gives it; "hub" for a model card stands for the weights that
+            the card names, if it does.
 
     Raises:
-        WeightsError: nothing is given, and nothing is implied.
+        WeightsError: no source is requested, and the model has no default one.
     """
     loading.check_weight_source(requested)
-    own = name not in config.ARCHITECTURES
-    if requested is not None and not (own and requested == "hub"):
+    is_custom = name not in config.ARCHITECTURES
+    if requested is not None and not (is_custom and requested == "hub"):
         return requested
-    if own and card.weights is not None:
+    if is_custom and card.weights is not None:
         return card.weights
     if find_published_name(card):
         return "hub"
     raise WeightsError(
         f"no weights for {name}: no published ones fit its sizes. Give `weights:` the path of a "
-        ".safetensors file, or {random: SEED} to try the machinery with a meaningless answer"
+        ".safetensors file, or {random: SEED} for a test run with meaningless outputs"
     )
 
 
 def has_head(source: WeightSource, name: str, *, family: bool) -> bool:
-    """Tell weights of a segmenter, with our head in them, from those of the family.
+    """Tell whether weights are of a segmenter, with our head in them, and not of TerraMind.
 
     Args:
-        source: see `weights.Source`.
+        source: see :data:`model.weights.loading.WeightSource`.
         name: the model's name, for a folder of official files.
-        family: what random weights are for.
+        family: whether random weights are for a TerraMind model.
 
     Raises:
-        WeightsError: the file cannot be read, or it is TerraTorch's.
+        WeightsError: the file cannot be read, or it is a checkpoint of TerraTorch.
     """
     if source == "hub":
         return False
@@ -65,8 +71,8 @@ def has_head(source: WeightSource, name: str, *, family: bool) -> bool:
     kind = contents.detect_kind(_read_tensors(source, name))
     if kind == "terratorch":
         raise WeightsError(
-            f"{_describe_source(source)} is a checkpoint of TerraTorch: give it as `checkpoint:`, with "
-            "`classes:` and `stats:`"
+            f"{_describe_source(source)} is a checkpoint of TerraTorch: give it as "
+            "`checkpoint:`, with `classes:` and `stats:`"
         )
     return kind == "segmenter"
 
@@ -78,21 +84,21 @@ def choose_tokenizer_source(
     name: str,
     sizes: Mapping[str, Any] | None = None,
 ) -> WeightSource:
-    """Return where a tokenizer's weights are; None = in the model's own.
+    """Return the source of a tokenizer's weights; None = they are among the model's.
 
-    They are where it is said; made together with a random model; in the model's file if that
-    holds them; under their official name beside the model's file; else, for one of the published
-    size, wherever official files are found.
+    In this order: the requested source; random weights for a random model; the model's file, if it
+    holds them; a file of the official name beside it; for a tokenizer of the published size the
+    official file.
 
     Args:
-        modality: whose tokenizer.
-        requested: what is said, by modality.
+        modality: of the tokenizer.
+        requested: sources by modality.
         source: of the model's weights.
         name: of the model, for a folder of official files.
         sizes: of the tokenizer, as a card gives them; None for the published ones.
 
     Raises:
-        WeightsError: the weights hold no decoder, or there is no file that could fit.
+        WeightsError: no file fits the sizes of the tokenizer.
     """
     if requested and modality in requested:
         return requested[modality]
@@ -100,32 +106,35 @@ def choose_tokenizer_source(
         return source
     if isinstance(source, Mapping) and set(source) == {"random"}:
         return None
-        # ^ a seed and a name in the model decide a tensor: the same as `model.generator` makes
+        # ^ seed and key decide a random tensor: the same ones as in `model.generator`
     tensors = _read_tensors(source, name)
     if any(key.startswith(f"tokenizer.{get_target_modality(modality).key}.") for key in tensors):
         return None
     path = _source_path(source)
     if path is None:
         return "hub"
-    wanted = hub.get_official_file(NAME_PREFIX + modality.lower())
+    official_file = hub.get_official_file(NAME_PREFIX + modality.lower())
     folder = path if path.is_dir() else path.parent
-    beside = (entry for entry in hub.list_candidate_paths(folder, wanted) if entry.is_file())
-    return next(beside, None) or _require_published_size(modality, path, sizes)
+    candidates = hub.list_candidate_paths(folder, official_file)
+    return next(
+        (candidate for candidate in candidates if candidate.is_file()), None
+    ) or _require_published_size(modality, path, sizes)
 
 
 def check_decoder(modality: str, source: WeightSource, name: str) -> None:
-    """Refuse weights of an encoder alone where something is to be generated.
+    """Check that weights hold a decoder, which generates a modality.
 
     Raises:
-        WeightsError: there is no decoder in them.
+        WeightsError: they hold an encoder alone.
     """
     if source == "hub" or (isinstance(source, Mapping) and set(source) == {"random"}):
         return
     kind = contents.detect_kind(_read_tensors(source, name))
     if kind == "encoder":
         raise WeightsError(
-            f"{_describe_source(source)} holds an encoder alone: {modality} is made by a decoder and a "
-            "tokenizer, which it lacks. Ask for the task embedding, or give whole weights"
+            f"{_describe_source(source)} holds an encoder alone: {modality} is generated by a "
+            "decoder and a tokenizer, which it lacks. Request the task embedding, or give the "
+            "weights of the whole model"
         )
 
 
@@ -143,15 +152,15 @@ def _require_published_size(
 
 
 def check_tokenizers(requested: Mapping[str, WeightSource] | None, used: Sequence[str]) -> None:
-    """Refuse tokenizers that nothing asks for.
+    """Check that requested tokenizers are used.
 
     Raises:
-        ModelError: which.
+        ModelError: some are not; the message names them.
     """
-    extra = [name for name in requested or {} if name not in used]
-    if extra:
+    unused = [name for name in requested or {} if name not in used]
+    if unused:
         raise ModelError(
-            f"tokenizers {join_names(extra)}: "
+            f"tokenizers {join_names(unused)}: "
             + (f"only that of {join_names(used)} is used here" if used else "none is used here")
         )
 
@@ -161,7 +170,7 @@ def _read_tensors(source: WeightSource, name: str) -> loading.StateDict:
     if path is not None:
         sha256 = source.get("sha256") if isinstance(source, Mapping) else None
         return loading.read_state_dict(loading.find_weight_file(path, name), sha256)
-        # ^ what is not the pinned file is not opened; the file is mapped, so tensors cost nothing
+        # ^ a file of another checksum is not opened; tensors are memory-mapped and not read here
     return loading.extract_state_dict(source) if isinstance(source, Mapping) and source else {}
 
 

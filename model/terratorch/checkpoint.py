@@ -1,8 +1,8 @@
-"""Checkpoints of TerraTorch: what `terratorch fit` wrote becomes a model, and no code of it runs.
+"""Load checkpoints that `terratorch fit` wrote, without running code from them.
 
 A Lightning checkpoint holds tensors and the hyper-parameters of the training. The model is built
-anew from these (`model.terratorch.hyperparameters`), and then every tensor must fit. Statistics
-and the order of bands stand in the training's YAML alone (`model.terratorch.datamodule`).
+from the hyper-parameters (`model.terratorch.hyperparameters`), and every tensor must fit it.
+Statistics and the order of bands are in the YAML of the training (`model.terratorch.datamodule`).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Config = str | Path | Mapping[str, Any] | Architecture
 """As for `model.backbone`."""
 
 _WRAPPER_NAMES = ("_timm_module", "_orig_mod")
-# ^ parts of a key that name nothing: of versions before 1.0, and of torch.compile; as the module.
-#   in front that training on several GPUs leaves
+# ^ parts of keys that wrappers add: versions before 1.0, and torch.compile. Training on several
+#   GPUs adds a prefix, `module.`
 
 _SAMPLER_EMBEDDINGS = "encoder.sampler.model.encoder_embeddings."
 _OTHER_BACKBONES = (
     *("prithvi", "timm_", "smp_", "satmae", "scalemae", "clay", "dofa", "resnet", "swin", "vit"),
     *("unet", "mmearth", "ssl4eo", "convnext", "dinov"),
 )
-# ^ how names of other backbones begin in its registry
+# ^ prefixes of the names of other backbones in TerraTorch's registry
 _ADAPTER_MARKERS = ("lora_", "base_model.", "modules_to_save.", "ia3_", "vera_lambda")
 
 
@@ -72,55 +72,55 @@ def fine_tuned(
     bands: Mapping[str, Sequence[str]] | None = None,
     sha256: str | None = None,
 ) -> segmentation.PixelWiseModel:
-    """Return a segmentation model that `terratorch fit` has trained, ready for inference.
+    """Load a segmentation model that `terratorch fit` trained, ready for inference.
 
     Args:
-        source: a .ckpt file, or what such a file holds.
-        config: an architecture, for a backbone that is no known name.
-        hyper_parameters: for a file that holds tensors alone: the .yaml of its training, or
-            `model_args` in a mapping.
+        source: a .ckpt file, or the content of one.
+        config: an architecture, for a backbone whose name is not known.
+        hyper_parameters: for a file of tensors alone: the .yaml of its training, or `model_args`
+            in a mapping.
         bands: other names for the channels of some modalities, in their order.
-        sha256: of the file, if it is pinned.
+        sha256: expected checksum of the file, if any.
 
     Raises:
-        ModelError: hyper-parameters that are not understood, named.
-        WeightsError: absent, damaged or unsafe, or tensors that do not fit, named.
+        ModelError: hyper-parameters that are not supported; the message names them.
+        WeightsError: the file is absent, damaged or unsafe, or tensors do not fit.
     """
     content = source if isinstance(source, Mapping) else read(source, sha256)
     stored = content.get("hyper_parameters")
     arguments = read_task_arguments(stored if hyper_parameters is None else hyper_parameters)
     tensors = _extract_tensors(content)
-    made = _build_model(parse_hyper_parameters(arguments), tensors, config)
+    network = _build_model(parse_hyper_parameters(arguments), tensors, config)
     for name, names in (bands or {}).items():
-        _rename_bands(made.encoder, name, tuple(names))
-    made.hyper_parameters = arguments
-    return loading.load_state(made, tensors).eval()
+        _rename_bands(network.encoder, name, tuple(names))
+    network.hyper_parameters = arguments
+    return loading.load_state(network, tensors).eval()
 
 
 def read(path: str | Path, sha256: str | None = None) -> dict[str, Any]:
-    """Return what a checkpoint's file holds: tensors, and plain values.
+    """Return the content of a checkpoint: tensors and plain values.
 
     Raises:
-        WeightsError: absent, damaged, not what the digest says, or it holds more than data.
+        WeightsError: the file is absent or damaged, has another checksum, or holds objects.
     """
-    stand_in = (AuxiliaryHeadStub, "terratorch.models.model.AuxiliaryHead")
+    stub = (AuxiliaryHeadStub, "terratorch.models.model.AuxiliaryHead")
     try:
-        with torch.serialization.safe_globals([stand_in]):
-            # ^ the name is theirs, the class that is filled is the empty one above
+        with torch.serialization.safe_globals([stub]):
+            # ^ an object of their class is loaded as one of the empty class above
             return loading.read_checkpoint(path, sha256)
     except WeightsError as error:
         if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
         raise WeightsError(
             f"the checkpoint {path} holds more than tensors and plain values "
-            f"({_reason(error.__cause__)}) and is not opened, because a pickle can run any "
+            f"({_find_reason(error.__cause__)}) and is not opened, because a pickle can run any "
             "program. Where it was trained, save it again with plain values: c = torch.load(path, "
             "weights_only=False); torch.save({'state_dict': c['state_dict']}, path), and give the "
             ".yaml of the training (in a job `stats: fit.yaml`, in Python `hyper_parameters`)"
         ) from error
 
 
-def _reason(error: BaseException) -> str:
+def _find_reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "GLOBAL" in line), lines[0])[:160]
 
@@ -130,25 +130,26 @@ def _extract_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise WeightsError(f"no state dict: {type(state).__name__} found instead of tensors")
-    named = {
+    normalised = {
         _normalise_key(str(key)): value for key, value in state.items() if key != "hyper_parameters"
     }
-    model = {key: value for key, value in named.items() if not key.startswith("criterion.")}
-    # ^ the loss has tensors of its own
-    found = loading.extract_state_dict(model)
-    adapted = [key for key in found if any(name in key for name in _ADAPTER_MARKERS)]
-    if adapted:
+    without_loss = {
+        key: value for key, value in normalised.items() if not key.startswith("criterion.")
+    }
+    tensors = loading.extract_state_dict(without_loss)
+    adapters = [key for key in tensors if any(marker in key for marker in _ADAPTER_MARKERS)]
+    if adapters:
         raise WeightsError(
-            f"the checkpoint holds adapters (LoRA, PEFT): {join_names(adapted, 5)}. Merge them where "
-            "it was trained (merge_and_unload) and save the whole model"
+            f"the checkpoint holds adapters (LoRA, PEFT): {join_names(adapters, 5)}. Merge them "
+            "where it was trained (merge_and_unload) and save the whole model"
         )
-    temporal = [key for key in found if key.startswith("encoder.encoder.encoder")]
+    temporal = [key for key in tensors if key.startswith("encoder.encoder.encoder")]
     if temporal:
         raise WeightsError(
-            f"the checkpoint's encoder is wrapped for several dates: {join_names(temporal, 5)}. Only "
-            "models of one date are read"
+            f"the checkpoint's encoder is wrapped for several dates: {join_names(temporal, 5)}. "
+            "Only models of one date are supported"
         )
-    return found
+    return tensors
 
 
 def _normalise_key(key: str) -> str:
@@ -157,83 +158,90 @@ def _normalise_key(key: str) -> str:
 
 
 def _build_model(
-    wanted: SegmentationConfig, tensors: Mapping[str, Tensor], config: Config | None
+    settings: SegmentationConfig, tensors: Mapping[str, Tensor], config: Config | None
 ) -> segmentation.PixelWiseModel:
-    encoder = _build_encoder(wanted, tensors, config)
-    for name, names in wanted.bands.items():
+    encoder = _build_encoder(settings, tensors, config)
+    for name, names in settings.bands.items():
         _set_bands(encoder, name, names)
-    decoder = dict(wanted.decoder_options)
-    headless = not any(key.startswith("head.") for key in tensors)
-    if headless and DECODERS.get(wanted.decoder) is LinearDecoder:
+    decoder = dict(settings.decoder_options)
+    is_headless = not any(key.startswith("head.") for key in tensors)
+    if is_headless and DECODERS.get(settings.decoder) is LinearDecoder:
         decoder.pop("num_classes", None)
-        # ^ version 1.2 puts a head on top, others do not: the tensors tell
-    made = segmentation.assemble_model(
-        encoder, wanted.num_classes, wanted.necks, wanted.decoder, decoder, wanted.head_options
+        # ^ TerraTorch 1.2 adds a head on top, other versions do not; the tensors show which
+    network = segmentation.assemble_model(
+        encoder,
+        settings.num_classes,
+        settings.necks,
+        settings.decoder,
+        decoder,
+        settings.head_options,
     )
-    made.rescale = wanted.rescale
-    return made
+    network.rescale = settings.rescale
+    return network
 
 
 def _build_encoder(
-    wanted: SegmentationConfig, tensors: Mapping[str, Tensor], config: Config | None
+    settings: SegmentationConfig, tensors: Mapping[str, Tensor], config: Config | None
 ) -> Encoder:
-    if wanted.backbone.startswith(_OTHER_BACKBONES):
+    if settings.backbone.startswith(_OTHER_BACKBONES):
         raise ModelError(
-            f"the checkpoint was trained on the backbone {wanted.backbone!r}, which is not "
-            "TerraMind: it cannot be run here"
+            f"the checkpoint was trained on the backbone {settings.backbone!r}, which is not "
+            "TerraMind and is not supported"
         )
-    if config is None and wanted.backbone not in ARCHITECTURES:
+    if config is None and settings.backbone not in ARCHITECTURES:
         raise ModelError(
-            f"backbone {wanted.backbone!r} is none of {join_names(ARCHITECTURES)}: write its dim, "
-            "heads and depth into a .yaml, and give that (in a job `name: x.yaml`, in Python "
+            f"backbone {settings.backbone!r} is none of {join_names(ARCHITECTURES)}: write its "
+            "dim, heads and depth into a .yaml, and give that (in a job `name: x.yaml`, in Python "
             "`config`)"
         )
-    size = wanted.backbone if config is None else config
-    names = [name for name in wanted.modalities if isinstance(name, str)]
-    held = [name for name in names if _has_tokenizer(name, tensors)]
-    tokenizers = dict.fromkeys(held)
-    # ^ None: of the published size, with the weights that are in the checkpoint
-    if wanted.tim_modalities is None:
+    size = settings.backbone if config is None else config
+    names = [name for name in settings.modalities if isinstance(name, str)]
+    tokenizers = dict.fromkeys(name for name in names if _has_tokenizer(name, tensors))
+    # ^ None: a tokenizer of the published size, with its weights in the checkpoint
+    if settings.tim_modalities is None:
         return backbone(
             size,
-            wanted.modalities,
-            merge=wanted.merge,
-            image_size=wanted.image_size,
+            settings.modalities,
+            merge=settings.merge,
+            image_size=settings.image_size,
             tokenizers=tokenizers,
         )
-    if wanted.bands or len(names) < len(wanted.modalities):
+    if settings.bands or len(names) < len(settings.modalities):
         raise ModelError("Thinking in Modalities takes known modalities only, with all bands")
-    fed = [f"{_SAMPLER_EMBEDDINGS}{find_target_key(name)}." for name in wanted.tim_modalities]
+    prefixes = [
+        f"{_SAMPLER_EMBEDDINGS}{find_target_key(name)}." for name in settings.tim_modalities
+    ]
     return tim(
         size,
         names,
-        wanted.tim_modalities,
-        wanted.merge,
+        settings.tim_modalities,
+        settings.merge,
         tokenizers=tokenizers,
-        chained=all(any(key.startswith(start) for key in tensors) for start in fed),
-        # ^ versions before 1.2 did not feed one thought to the next; the tensors tell
-        image_size=wanted.image_size,
+        chained=all(any(key.startswith(prefix) for key in tensors) for prefix in prefixes),
+        # ^ versions before 1.2 did not generate one from another: the tensors show it
+        image_size=settings.image_size,
     )
 
 
 def _has_tokenizer(name: str, tensors: Mapping[str, Tensor]) -> bool:
     key = find_modality_key(name)
     known = MODALITIES_BY_KEY.get(key or "")
-    of_grid = isinstance(known, TokenModality) and not known.is_sequence
-    return of_grid and any(held.startswith(f"encoder.tokenizer.{key}.") for held in tensors)
+    is_grid = isinstance(known, TokenModality) and not known.is_sequence
+    prefix = f"encoder.tokenizer.{key}."
+    return is_grid and any(tensor_key.startswith(prefix) for tensor_key in tensors)
 
 
 def _set_bands(encoder: Encoder, name: str, names: tuple[str, ...]) -> None:
-    """Give a modality as many channels as its band list has names.
+    """Replace the embedding of a modality by one with as many channels as there are names.
 
-    A name that TerraMind does not know is a channel that was learned from nothing; the published
-    class makes it without a word, and its weights are in the checkpoint like any other.
+    A name that TerraMind does not have is a channel trained from scratch; the published class adds
+    it as well, and its weights are in the checkpoint.
     """
     embedding = _get_raster_embedding(encoder, name)
     known = MODALITIES_BY_KEY.get(encoder.modality_keys[name])
     if embedding is None or not isinstance(known, RasterModality):
         return
-        # ^ new modalities and tokens have no list of bands, there as here
+        # ^ new modalities and tokens have no bands
     dim = embedding.proj.out_features
     embedding.proj = nn.Linear(PATCH_SIZE * PATCH_SIZE * len(names), dim, bias=False)
     embedding.bands = tuple(_official_band_name(known, band) for band in names)
@@ -250,12 +258,12 @@ def _rename_bands(encoder: Encoder, name: str, names: tuple[str, ...]) -> None:
     embedding = _get_raster_embedding(encoder, name)
     if embedding is None or len(embedding.bands) != len(names):
         count = 0 if embedding is None else len(embedding.bands)
-        raise ModelError(f"{name} has {count} channels, but {len(names)} names are given")
+        raise ModelError(f"{name} has {count} channels, but {len(names)} band names")
     embedding.bands = names
 
 
 def _get_raster_embedding(encoder: Encoder, name: str) -> RasterEmbedding | None:
     if name not in encoder.modality_keys:
         raise ModelError(f"bands of {name!r}: the model has {join_names(encoder.modality_keys)}")
-    found = encoder.encoder_embeddings[encoder.modality_keys[name]]
-    return found if isinstance(found, RasterEmbedding) else None
+    embedding = encoder.encoder_embeddings[encoder.modality_keys[name]]
+    return embedding if isinstance(embedding, RasterEmbedding) else None

@@ -1,12 +1,14 @@
 """Decoders and the head of segmentation models, with the names and keys of TerraTorch.
 
-A decoder reads the maps that a chain of necks made, shallow to deep, and gives one map; the head
-turns its channels into classes. Notation: B batch, C channels, h x w cells of a map.
+A decoder reads the feature maps of the necks, shallow to deep, and returns one map; the head turns
+its channels into classes. Notation: B batch, C channels, h x w cells of a map.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,16 +18,17 @@ from torch import Tensor, nn
 from model.errors import ModelError
 from model.terramind.layers import EPSILON
 from model.terratorch import options
-from model.terratorch.unet_decoder import DecoderBlocks
 
 _NORMS: Mapping[Any, bool] = {True: True, "batchnorm": True, False: False, "identity": False}
+_SCSE_REDUCTION = 16
+# ^ channels per channel of the bottleneck of channel attention
 
 
 class Decoder(nn.Module):
-    """From several maps to one."""
+    """Base class: several feature maps to one."""
 
     option_names: tuple[str, ...] = ()
-    """Names of its options."""
+    """Names of the options, without the prefix `decoder_`."""
 
     out_channels: int
 
@@ -40,8 +43,108 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
 
+class SCSEModule(nn.Module):
+    """Channel attention plus spatial attention over a map.
+
+    Source: Roy et al. 2018, arXiv:1803.02579 (concurrent spatial and channel squeeze).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = channels // _SCSE_REDUCTION
+        if not reduced:
+            raise ModelError(f"attention needs at least {_SCSE_REDUCTION} channels, not {channels}")
+        self.cSE = nn.Sequential(  # the name is part of the key
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, reduced, 1),
+            nn.ReLU(),
+            nn.Conv2d(reduced, channels, 1),
+            nn.Sigmoid(),
+        )
+        self.sSE = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, h, w), weighted."""
+        weighted: Tensor = x * self.cSE(x) + x * self.sSE(x)
+        return weighted
+
+
+def _build_attention(use_attention: bool, channels: int) -> nn.Module:
+    if not use_attention:
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(attention=SCSEModule(channels)))
+
+
+def _build_convolution(in_channels: int, out_channels: int, use_batchnorm: bool) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not use_batchnorm)
+    norm = nn.BatchNorm2d(out_channels) if use_batchnorm else nn.Identity()
+    return nn.Sequential(conv, norm, nn.ReLU())
+
+
+class DecoderBlock(nn.Module):
+    """Upsample a map, concatenate a shallower one, convolve twice."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        use_batchnorm: bool,
+        use_attention: bool,
+    ) -> None:
+        super().__init__()
+        self.conv1 = _build_convolution(in_channels + skip_channels, out_channels, use_batchnorm)
+        self.attention1 = _build_attention(use_attention, in_channels + skip_channels)
+        self.conv2 = _build_convolution(out_channels, out_channels, use_batchnorm)
+        self.attention2 = _build_attention(use_attention, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Return (B, out_channels, *size)."""
+        x = F.interpolate(x, list(size))
+        # ^ nearest neighbour
+        if skip is not None:
+            x = self.attention1(torch.cat([x, skip], dim=1))
+        out: Tensor = self.attention2(self.conv2(self.conv1(x)))
+        return out
+
+
+class DecoderBlocks(nn.Module):
+    """The decoder of a U-Net, with the keys of segmentation-models-pytorch.
+
+    Its blocks go from the deepest map to the shallowest, with one more at that size. Sizes are
+    those of the maps, as in segmentation-models-pytorch from version 0.5; before, the last block
+    doubled its input once more, with the same weights.
+
+    Source: Ronneberger et al. 2015, arXiv:1505.04597.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int],
+        use_batchnorm: bool,
+        use_attention: bool,
+    ) -> None:
+        super().__init__()
+        deep_first = list(reversed(channels))
+        before = [deep_first[0], *widths[:-1]]
+        skips = [*deep_first[1:], 0]
+        self.blocks = nn.ModuleList(
+            DecoderBlock(*sizes, use_batchnorm, use_attention)
+            for sizes in zip(before, skips, widths, strict=True)
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return (B, last width, h, w) at the size of the first map."""
+        x, *skips = reversed(maps)
+        for index, block in enumerate(self.blocks):
+            skip = skips[index] if index < len(skips) else None
+            x = block(x, skip, (x if skip is None else skip).shape[-2:])
+        return x
+
+
 class UNetDecoder(Decoder):
-    """A U-Net's decoding half, without a centre block.
+    """The decoder of a U-Net, without a centre block.
 
     Source: Ronneberger et al. 2015, arXiv:1505.04597.
     """
@@ -56,13 +159,16 @@ class UNetDecoder(Decoder):
                 f"{self.owner}: {len(widths)} channels for {len(channels)} maps: give one width "
                 "for each map"
             )
-        normed = settings.get("use_batchnorm", True)
-        normed = options.parse_choice(self.owner, "use_batchnorm", normed, _NORMS)
-        kinds = {None: False, "scse": True}
-        kind = options.parse_choice(
-            self.owner, "attention_type", settings.get("attention_type"), kinds
+        use_batchnorm = options.parse_choice(
+            self.owner, "use_batchnorm", settings.get("use_batchnorm", True), _NORMS
         )
-        self.decoder = DecoderBlocks(channels, widths, normed, kind)
+        use_attention = options.parse_choice(
+            self.owner,
+            "attention_type",
+            settings.get("attention_type"),
+            {None: False, "scse": True},
+        )
+        self.decoder = DecoderBlocks(channels, widths, use_batchnorm, use_attention)
         self.out_channels = widths[-1]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -82,12 +188,12 @@ class ConvModule(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, after, h, w)."""
+        """Return (B, out_channels, h, w)."""
         return F.relu(self.norm(self.conv(x)))
 
 
 class UperNetDecoder(Decoder):
-    """Pool the deepest map at several scales, then add top-down and read all levels at once.
+    """Pyramid pooling of the deepest map, then a feature pyramid whose levels are concatenated.
 
     Source: Xiao et al. 2018, arXiv:1807.10221.
     """
@@ -119,7 +225,7 @@ class UperNetDecoder(Decoder):
         pooled = [self._resize(module(deep), deep) for module in self.psp_modules]
         top: Tensor = self.bottleneck(torch.cat([deep, *pooled], dim=1))
         levels = [top]
-        # ^ deepest first; each next one adds what is above it
+        # ^ deepest first; each level adds the upsampled level above it
         for lateral, x in zip(reversed(self.lateral_convs), reversed(shallow), strict=True):
             level: Tensor = lateral(x)
             levels.append(level + self._resize(levels[-1], level))
@@ -137,7 +243,7 @@ class UperNetDecoder(Decoder):
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of a map."""
+    """Layer normalisation over the channels of a map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -150,7 +256,7 @@ class ChannelNorm(nn.Module):
 
 
 class FCNDecoder(Decoder):
-    """Double one map several times, with a convolution after each doubling."""
+    """Upsample one map by two several times, with a convolution after each step."""
 
     option_names = ("channels", "num_convs", "in_index")
 
@@ -180,7 +286,7 @@ class FCNDecoder(Decoder):
 
 
 class LinearDecoder(Decoder):
-    """Spread each cell of one map over a square of pixels, straight to the classes."""
+    """One transposed convolution from one map to the logits of all pixels."""
 
     option_names = ("num_classes", "upsampling_size", "in_index")
 
@@ -200,7 +306,7 @@ class LinearDecoder(Decoder):
 
 
 class IdentityDecoder(Decoder):
-    """Hand one map to the head as it is."""
+    """Pass one map to the head unchanged."""
 
     option_names = ("out_index",)
 
@@ -216,7 +322,7 @@ class IdentityDecoder(Decoder):
 
 
 class SegmentationHead(nn.Module):
-    """Channels to classes, after an optional row of convolutions."""
+    """Channels to classes, after optional convolutions."""
 
     option_names = ("channel_list", "dropout")
 
@@ -224,21 +330,23 @@ class SegmentationHead(nn.Module):
         super().__init__()
         owner = type(self).__name__
         options.check_names(owner, settings, self.option_names)
-        listed = settings.get("channel_list") or []
-        widths = options.parse_ints(owner, "channel_list", listed) if listed else ()
+        channel_list = settings.get("channel_list") or []
+        widths = options.parse_ints(owner, "channel_list", channel_list) if channel_list else ()
         dropout = settings.get("dropout") or 0
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)):
             raise ModelError(f"{owner}: dropout must be a number in 0..1, not {dropout!r}")
         if not 0 <= dropout <= 1:
             raise ModelError(f"{owner}: dropout must be a number in 0..1, not {dropout!r}")
-        before = [channels, *widths]
-        rows = zip(before[:-1], widths, strict=True)
+        all_widths = [channels, *widths]
         self.head = nn.Sequential(
             nn.Sequential(
-                *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in rows)
+                *(
+                    nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ReLU())
+                    for before, after in pairwise(all_widths)
+                )
             ),
             nn.Dropout(dropout),
-            nn.Conv2d(before[-1], num_classes, 1),
+            nn.Conv2d(all_widths[-1], num_classes, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Necks: between the encoder's layers and a decoder, with the names and keys of TerraTorch.
+"""Necks: from the encoder's layers to a decoder's inputs, with the names and keys of TerraTorch.
 
-A chain of necks picks layers, lays their tokens out as images and brings the images to the sizes
-that a decoder wants. Notation: B batch, N tokens, C channels, h x w the grid of patches.
+A chain of necks selects layers, reshapes their tokens to images and resamples the images to the
+sizes that a decoder needs. Notation: B batch, N tokens, C channels, h x w the grid of patches.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PYRAMID_LEVELS = 4
 
 
 class Neck(nn.Module):
-    """One step of a chain."""
+    """Base class: one step of a chain."""
 
     option_names: tuple[str, ...] = ()
-    """Names of its options."""
+    """Names of the options."""
 
     channels: tuple[int, ...]
-    """Widths of what comes out, one per map."""
+    """Channels of the output maps."""
 
     def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__()
@@ -43,19 +43,20 @@ class Neck(nn.Module):
 
 
 class SelectIndices(Neck):
-    """Keep some of the encoder's layers, in the order given."""
+    """Select some of the encoder's layers, in the order of the option."""
 
     option_names = ("indices",)
 
     def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__(channels, settings)
-        wanted = options.parse_ints(self.owner, "indices", settings.get("indices"), None)
-        count = len(channels)
-        self.indices = tuple(options.parse_index(self.owner, "indices", i, count) for i in wanted)
+        indices = options.parse_ints(self.owner, "indices", settings.get("indices"), None)
+        self.indices = tuple(
+            options.parse_index(self.owner, "indices", index, len(channels)) for index in indices
+        )
         self.channels = tuple(channels[index] for index in self.indices)
 
     def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
-        """Return the chosen maps."""
+        """Return the selected maps."""
         del grid
         return [maps[index] for index in self.indices]
 
@@ -63,11 +64,11 @@ class SelectIndices(Neck):
 class ReshapeTokensToImage(Neck):
     """Tokens (B, N, C) to images (B, C, h, w).
 
-    The grid is that of the input. The published class guesses it: a token count that is a square
-    number becomes a square image, so that 128 x 512 px would be read as 16 x 16 patches. It also
-    drops the first token by default and, as the rest fits no grid, takes it back: TerraMind has
-    no class token, and for sides that are multiples of 32 no other outcome is possible. Both
-    values of `remove_cls_token` therefore mean the same here as they do there.
+    The grid is that of the input. The published class guesses it from the number of tokens: a
+    square number becomes a square image, so that 128 x 512 px would be read as 16 x 16 patches. It
+    also drops the first token by default, and restores it where the rest fits no grid: TerraMind
+    has no class token, so for sides that are multiples of 32 it is always restored. Both values of
+    `remove_cls_token` therefore have the same effect, here and there.
     """
 
     option_names = ("remove_cls_token", "effective_time_dim", "h", "temporal_inputs")
@@ -78,9 +79,11 @@ class ReshapeTokensToImage(Neck):
         options.parse_choice(
             self.owner, "effective_time_dim", settings.get("effective_time_dim", 1), {1: 1}
         )
-        never = {False: False}
         options.parse_choice(
-            self.owner, "temporal_inputs", settings.get("temporal_inputs", False), never
+            self.owner,
+            "temporal_inputs",
+            settings.get("temporal_inputs", False),
+            {False: False},
         )
         rows = settings.get("h")
         self.rows = None if rows is None else options.parse_int(self.owner, "h", rows)
@@ -103,7 +106,7 @@ class ReshapeTokensToImage(Neck):
 
 
 class InterpolateToPyramidal(Neck):
-    """Enlarge the map i of n by scale_factor ** (n - i), with nothing learned."""
+    """Upsample the map i of n by scale_factor ** (n - i), by interpolation."""
 
     option_names = ("scale_factor", "mode")
 
@@ -126,7 +129,7 @@ class InterpolateToPyramidal(Neck):
 
 
 class MaxpoolToPyramidal(Neck):
-    """Shrink the map i by kernel_size ** i."""
+    """Downsample the map i by kernel_size ** i."""
 
     option_names = ("kernel_size",)
 
@@ -148,7 +151,7 @@ class MaxpoolToPyramidal(Neck):
 
 
 class LearnedInterpolateToPyramidal(Neck):
-    """Four maps of one size to 4, 2, 1 and 1/2 times that size, with learned enlargement."""
+    """Four maps of one size to 4, 2, 1 and 1/2 times that size, by transposed convolutions."""
 
     def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__(channels, settings)
@@ -157,21 +160,21 @@ class LearnedInterpolateToPyramidal(Neck):
                 f"{self.owner} takes exactly {_PYRAMID_LEVELS} maps, not {len(channels)}: put "
                 "SelectIndices with four indices before it"
             )
-        one, two, three, four = channels
-        self.channels = (one // 4, two // 2, three, four)
+        first, second, third, fourth = channels
+        self.channels = (first // 4, second // 2, third, fourth)
         self.fpn1 = nn.Sequential(
-            nn.ConvTranspose2d(one, one // 2, 2, 2),
-            nn.BatchNorm2d(one // 2),
+            nn.ConvTranspose2d(first, first // 2, 2, 2),
+            nn.BatchNorm2d(first // 2),
             nn.GELU(),
-            nn.ConvTranspose2d(one // 2, one // 4, 2, 2),
+            nn.ConvTranspose2d(first // 2, first // 4, 2, 2),
         )
-        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(two, two // 2, 2, 2))
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(second, second // 2, 2, 2))
 
     def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return (B, C0/4, 4h, 4w), (B, C1/2, 2h, 2w), (B, C2, h, w), (B, C3, h/2, w/2)."""
         del grid
-        one, two, three, four = maps
-        return [self.fpn1(one), self.fpn2(two), three, F.max_pool2d(four, 2)]
+        first, second, third, fourth = maps
+        return [self.fpn1(first), self.fpn2(second), third, F.max_pool2d(fourth, 2)]
 
 
 class AddBottleneckLayer(Neck):
@@ -189,7 +192,7 @@ class AddBottleneckLayer(Neck):
 
 
 class FeaturePyramidNetwork(nn.Module):
-    """A feature pyramid network: from the last map upwards, each adds to the one before it.
+    """Feature pyramid network: from the last map on, each map is added to the one before it.
 
     Source: Lin et al. 2017, arXiv:1612.03144.
     """
@@ -198,11 +201,11 @@ class FeaturePyramidNetwork(nn.Module):
         super().__init__()
         lateral = [nn.Sequential(nn.Conv2d(count, width, 1)) for count in channels]
         smooth = [nn.Sequential(nn.Conv2d(width, width, 3, padding=1)) for _ in channels]
-        # ^ each inside a sequence of one: the keys of trained models have a 0 there
+        # ^ each in a Sequential of one module: the keys of trained models have a 0 there
         self.inner_blocks, self.layer_blocks = nn.ModuleList(lateral), nn.ModuleList(smooth)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return maps (B, width, h, w) of the sizes that came in."""
+        """Return maps (B, width, h, w) of the sizes of the inputs."""
         laterals = [block(x) for block, x in zip(self.inner_blocks, maps, strict=True)]
         for upper, lower in reversed(list(pairwise(range(len(maps))))):
             size = laterals[upper].shape[-2:]
@@ -211,18 +214,20 @@ class FeaturePyramidNetwork(nn.Module):
 
 
 class FeaturePyramidNetworkNeck(Neck):
-    """Let a feature pyramid network bring all maps to one width."""
+    """Bring all maps to one width with a feature pyramid network."""
 
     option_names = ("out_channel", "output_ordered_dict")
 
     def __init__(self, channels: Sequence[int], settings: Mapping[str, Any]) -> None:
         super().__init__(channels, settings)
         settings = {"output_ordered_dict": True} | dict(settings)
-        listing = {False: False}
         options.parse_choice(
-            self.owner, "output_ordered_dict", settings["output_ordered_dict"], listing
+            self.owner,
+            "output_ordered_dict",
+            settings["output_ordered_dict"],
+            {False: False},
         )
-        # ^ with the published default, true, no decoder can read what comes out
+        # ^ no decoder can read the output of the published default, true
         width = options.parse_int(self.owner, "out_channel", settings.get("out_channel", 256))
         self.fpn = FeaturePyramidNetwork(channels, width)
         self.channels = (width,) * len(channels)
@@ -230,8 +235,8 @@ class FeaturePyramidNetworkNeck(Neck):
     def forward(self, maps: list[Tensor], grid: PatchGrid) -> list[Tensor]:
         """Return the maps at one width."""
         del grid
-        found: list[Tensor] = self.fpn(maps)
-        return found
+        pyramid: list[Tensor] = self.fpn(maps)
+        return pyramid
 
 
 NECKS: Mapping[str, type[Neck]] = {
@@ -252,14 +257,14 @@ NECKS: Mapping[str, type[Neck]] = {
 def build_necks(
     steps: Sequence[Mapping[str, Any]], channels: Sequence[int]
 ) -> tuple[nn.ModuleList, tuple[int, ...]]:
-    """Build necks from `{name: …, option: …}` entries, and return the widths at their end.
+    """Build necks from `{name: …, option: …}` entries; return them and their output channels.
 
     Args:
-        steps: in the order in which they run, each fed with what the one before gives.
+        steps: in the order in which they run, each on the output of the one before.
         channels: widths of the encoder's layers.
 
     Raises:
-        ModelError: an unknown neck or option, or an order in which images are missing.
+        ModelError: an unknown neck or option, or a neck on images before tokens are reshaped.
     """
     built: list[Neck] = []
     for step in steps:
@@ -267,7 +272,7 @@ def build_necks(
         if name not in NECKS:
             raise ModelError(
                 f"neck {name!r} is not supported; {join_names(NECKS)} are (AggregateTokens and "
-                "PermuteDims make no image of TerraMind's tokens)"
+                "PermuteDims give no image of TerraMind's tokens)"
             )
         rest = {key: value for key, value in step.items() if key != "name"}
         built.append(NECKS[name](built[-1].channels if built else channels, rest))
@@ -279,12 +284,12 @@ def _check_order(built: Sequence[Neck]) -> None:
     kinds = [type(neck) for neck in built]
     if kinds.count(ReshapeTokensToImage) != 1:
         raise ModelError(
-            "the necks must hold ReshapeTokensToImage once: decoders read images, and the encoder "
-            "gives tokens"
+            "the necks must contain ReshapeTokensToImage once: decoders read images, and the "
+            "encoder gives tokens"
         )
-    before = built[: kinds.index(ReshapeTokensToImage)]
-    early = [neck.owner for neck in before if not isinstance(neck, SelectIndices)]
+    leading = built[: kinds.index(ReshapeTokensToImage)]
+    early = [neck.owner for neck in leading if not isinstance(neck, SelectIndices)]
     if early:
         raise ModelError(
-            f"{join_names(early)} must stand after ReshapeTokensToImage: it reads images"
+            f"{join_names(early)} must come after ReshapeTokensToImage: it reads images"
         )

@@ -1,7 +1,7 @@
-"""Options that come from a file: each is looked at before anything is built from it.
+"""Parse options that come from a file, before anything is built from them.
 
-A configuration can be written by anyone. What is not understood is refused by its name, because an
-option that is dropped in silence makes another model than the one that was trained.
+An option that is not supported is refused by its name, because a model that ignored it would not
+be the model that was trained. `owner` is the part of the model that an option belongs to.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _T = TypeVar("_T")
 
 
 def check_names(owner: str, values: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    """Refuse options that the owner does not have.
+    """Check that the owner has all options.
 
     Raises:
-        ModelError: with the names of the unknown and of the known ones.
+        ModelError: it lacks some; the message names these and the known ones.
     """
     names = list(allowed)
-    wrong = [name for name in values if name not in names]
-    if wrong:
+    unknown = [name for name in values if name not in names]
+    if unknown:
         raise ModelError(
-            f"{owner} does not take {join_names(wrong)}; it takes {join_names(names, 12)}"
+            f"{owner} does not take {join_names(unknown)}; it takes {join_names(names, 12)}"
         )
 
 
 def parse_int(owner: str, name: str, value: object, minimum: int | None = 1) -> int:
-    """Return a whole number, not below `least`.
+    """Return a whole number, not below `minimum`.
 
     Raises:
         ModelError: anything else.
@@ -64,7 +64,7 @@ def parse_bool(owner: str, name: str, value: object) -> bool:
 
 
 def parse_choice(owner: str, name: str, value: object, choices: Mapping[Any, _T]) -> _T:
-    """Return what the value stands for.
+    """Return the meaning of a value.
 
     Raises:
         ModelError: the value is none of the choices.
@@ -77,10 +77,10 @@ def parse_choice(owner: str, name: str, value: object, choices: Mapping[Any, _T]
 
 
 def parse_index(owner: str, name: str, value: object, count: int) -> int:
-    """Return the index, counted from the front, of one among `count` things.
+    """Return an index into a sequence of length `count`, counted from the front.
 
     Raises:
-        ModelError: no whole number, or outside -count..count-1.
+        ModelError: not a whole number, or outside -count..count-1.
     """
     index = parse_int(owner, name, value, None)
     if not -count <= index < count:

@@ -1,6 +1,6 @@
-"""What a file of weights is: told by its keys and shapes, and by the models that take it.
+"""Inspect a file of weights: what it holds by its keys and shapes, and which models it fits.
 
-Models are built on the meta device for this, where they have shapes but cost no memory.
+Models are built on the meta device for this, where they have shapes but need no memory.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ TERRATORCH = "terratorch"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsInspection:
-    """A file, held against the models that could take it."""
+    """A file of weights, compared with the models that it could fit."""
 
     path: Path
     sha256: str
     contents: WeightsContents
     fits: tuple[str, ...]
-    """Names of the models that take it as it is."""
+    """Names of the models that it fits as it is."""
 
     nearest_model: str | None
-    """The model that it was held against: as asked, or the one that it comes nearest to."""
+    """The requested model, or the one with the fewest differences; None if there is none."""
 
     mismatch: StateDictMismatch
-    """In what it differs from that model."""
+    """Differences from that model."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can be used."""
+        """Whether the file fits a model, the requested one if any, and all values are finite."""
         return not self.mismatch and bool(self.fits) and not self.contents.non_finite_keys
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as the command prints them."""
+        """Return JSON-ready values, as `terramosaic models check` prints them."""
         return {
             "path": str(self.path),
             "sha256": self.sha256,
@@ -71,38 +71,44 @@ class WeightsInspection:
 
 
 def inspect_file(path: str | Path, name: str | None = None) -> WeightsInspection:
-    """Tell what a file is, and which model takes it, or why the asked one does not.
+    """Inspect a file of weights and compare it with models.
 
     Args:
         path: of the file.
-        name: the model that it should fit; default whichever it does.
+        name: the model that it should fit; None = all that are possible.
 
     Raises:
-        WeightsError: the file cannot be read. ModelError: there is no model of that name.
+        WeightsError: the file cannot be read.
+        ModelError: there is no model of that name.
     """
     path = Path(path)
     if path.suffix == ".json":
         return _inspect_vocabulary(path, name)
-    held, tensors = read_contents(path)
-    names = list_candidate_models(held, path) if name is None else (name,)
-    found = {one: _compare_with_model(one, path, held, tensors) for one in names}
-    fits = tuple(one for one, misfit in found.items() if not misfit)
-    nearest = min(found, key=lambda one: _count_differences(found[one]), default=None)
+    file_contents, tensors = read_contents(path)
+    names = list_candidate_models(file_contents, path) if name is None else (name,)
+    mismatches = {
+        model_name: _compare_with_model(model_name, path, file_contents, tensors)
+        for model_name in names
+    }
+    fits = tuple(model_name for model_name, mismatch in mismatches.items() if not mismatch)
+    nearest = min(
+        mismatches, key=lambda model_name: _count_differences(mismatches[model_name]), default=None
+    )
     return WeightsInspection(
         path=path,
         sha256=loading.digest_of_file(path),
-        contents=held,
+        contents=file_contents,
         fits=fits,
         nearest_model=nearest,
-        mismatch=StateDictMismatch() if nearest is None else found[nearest],
+        mismatch=StateDictMismatch() if nearest is None else mismatches[nearest],
     )
 
 
 def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]:
-    """Read a file and tell what it holds.
+    """Read a file of weights; return what it holds, and its tensors.
 
     Raises:
-        WeightsError: absent, damaged, unsafe, or it holds no tensors.
+        WeightsError: the file is absent, damaged or unsafe, or holds no tensors.
     """
     try:
         tensors = loading.read_state_dict(path)
@@ -110,14 +116,14 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
         if Path(path).suffix != ".ckpt":
             raise
         tensors = fine_tuned(path).state_dict()
-        # ^ which knows one object that a training may have put beside the tensors
+        # ^ this also reads checkpoints with descriptions of auxiliary heads, which are objects
     return contents.inspect_state_dict(tensors), tensors
 
 
 def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[str, ...]:
-    """Return the names of the models that a file could be meant for."""
-    every = {name: config.resolve_architecture(name).dim for name in config.ARCHITECTURES}
-    sizes = tuple(name for name, dim in every.items() if dim == file_contents.width) or tuple(every)
+    """Return the names of the models that a file could fit."""
+    dims = {name: config.resolve_architecture(name).dim for name in config.ARCHITECTURES}
+    sizes = tuple(name for name, dim in dims.items() if dim == file_contents.width) or tuple(dims)
     if file_contents.kind == "encoder":
         return sizes
     if file_contents.kind == "encoder-decoder":
@@ -126,11 +132,9 @@ def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[s
         variant = "_generate" if file_contents.kind == "generator" else "_tim"
         return tuple(name + variant for name in sizes)
     if file_contents.kind == "tokenizer":
-        given = {entry.size for entry in file_contents.inputs}
-        alike = [name for name, count in RASTER_CHANNELS.items() if count in given] or list(
-            RASTER_CHANNELS
-        )
-        return tuple(NAME_PREFIX + modality.lower() for modality in alike)
+        channels = {entry.size for entry in file_contents.inputs}
+        rasters = [name for name, count in RASTER_CHANNELS.items() if count in channels]
+        return tuple(NAME_PREFIX + name.lower() for name in rasters or RASTER_CHANNELS)
     if file_contents.kind == "segmenter":
         card = path.with_name("card.json")
         return (str(card), registry.DEMO) if card.is_file() else (registry.DEMO,)
@@ -138,10 +142,10 @@ def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[s
 
 
 def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
-    """Build a model without memory, for the modalities that a file holds.
+    """Build a model on the meta device, with the modalities that a file holds.
 
     Raises:
-        ModelError: no such model, or the file holds no modality that it could take.
+        ModelError: there is no such model, or the file holds no modality of it.
     """
     with torch.device("meta"):
         if name.startswith(NAME_PREFIX) and name != COORDS_NAME:
@@ -151,7 +155,7 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
                 cards.read(registry.DEMO_CARD_PATH if name == registry.DEMO else name),
                 file_contents,
             )
-        base = next((one for one in config.ARCHITECTURES if name.startswith(one)), "")
+        base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), "")
         variant = name.removeprefix(base)
         if base and variant in _VARIANT_SUFFIXES:
             return _build_terramind_model(name, variant, file_contents)
@@ -160,62 +164,64 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
     )
 
 
-def _build_from_card(card: cards.Card, found: WeightsContents) -> nn.Module:
-    """Build what a job would build of a card for such a file."""
-    if card.tokenizer is None or found.kind == "segmenter":
+def _build_from_card(card: cards.Card, file_contents: WeightsContents) -> nn.Module:
+    """Build the model that a job would build from a card for such a file."""
+    if card.tokenizer is None or file_contents.kind == "segmenter":
         return registry.build_segmenter(card)
-    if found.kind == "encoder":
-        return _build_terramind_model(card.architecture, "", found)
-    if found.kind == "tokenizer":
-        name = list_candidate_models(found, Path())[0].removeprefix(NAME_PREFIX).upper()
-        return tokenizer({"modality": name, **card.tokenizer}, part=_find_tokenizer_part(found))
+    if file_contents.kind == "encoder":
+        return _build_terramind_model(card.architecture, "", file_contents)
+    if file_contents.kind == "tokenizer":
+        name = list_candidate_models(file_contents, Path())[0].removeprefix(NAME_PREFIX).upper()
+        return tokenizer(
+            {"modality": name, **card.tokenizer}, part=_find_tokenizer_part(file_contents)
+        )
     return _build_terramind_model(
-        card.architecture, "_tim" if found.kind == "tim" else "_generate", found
+        card.architecture, "_tim" if file_contents.kind == "tim" else "_generate", file_contents
     )
 
 
-def _find_tokenizer_part(found: WeightsContents) -> TokenizerPart:
-    halves: list[TokenizerPart] = [one for one in _TOKENIZER_PARTS if one in found.parts]
+def _find_tokenizer_part(file_contents: WeightsContents) -> TokenizerPart:
+    halves: list[TokenizerPart] = [part for part in _TOKENIZER_PARTS if part in file_contents.parts]
     return halves[0] if len(halves) == 1 else "both"
 
 
 def _build_terramind_model(
-    name: str | config.Architecture, variant: str, found: WeightsContents
+    name: str | config.Architecture, variant: str, file_contents: WeightsContents
 ) -> nn.Module:
-    wanted = [_to_declaration(entry) for entry in found.inputs if _is_backbone_input(entry)]
-    if not wanted:
-        told = name if isinstance(name, str) else "the card"
-        raise ModelError(f"no embedding of an input of {told} is in the file")
+    declarations = [
+        _to_declaration(entry) for entry in file_contents.inputs if _is_backbone_input(entry)
+    ]
+    if not declarations:
+        owner = name if isinstance(name, str) else "the card"
+        raise ModelError(f"no embedding of an input of {owner} is in the file")
     if not variant:
-        return factory.backbone(name, wanted, image_size=found.image_size)
-    pixels = [
+        return factory.backbone(name, declarations, image_size=file_contents.image_size)
+    inputs = [
         entry.name
-        for entry in found.inputs
+        for entry in file_contents.inputs
         if not entry.is_tokens and entry.key in MODALITIES_BY_KEY
     ]
-    made = [entry.name for entry in found.outputs if entry.key in MODALITIES_BY_KEY]
-    if not pixels or not made:
-        raise ModelError(
-            "generation needs pixels to start from, and a decoder: the file lacks these"
-        )
+    outputs = [entry.name for entry in file_contents.outputs if entry.key in MODALITIES_BY_KEY]
+    if not inputs or not outputs:
+        raise ModelError("generation needs raster inputs and a decoder, which the file lacks")
     if variant == "_generate":
-        return factory.generator(name, pixels, made, tokenizers={})
-    thoughts = made if found.kind == "tim" or "LULC" not in made else ["LULC"]
-    return factory.tim(name, pixels, thoughts, image_size=found.image_size)
+        return factory.generator(name, inputs, outputs, tokenizers={})
+    generated = outputs if file_contents.kind == "tim" or "LULC" not in outputs else ["LULC"]
+    return factory.tim(name, inputs, generated, image_size=file_contents.image_size)
 
 
 def _compare_with_model(
-    name: str, path: Path, found: WeightsContents, tensors: StateDict
+    name: str, path: Path, file_contents: WeightsContents, tensors: StateDict
 ) -> StateDictMismatch:
     if name == TERRATORCH:
         return _compare_with_terratorch(path)
-    if config.is_config_file(name) and found.kind == "terratorch":
+    if config.is_config_file(name) and file_contents.kind == "terratorch":
         return _compare_with_terratorch(path, name)
     if name not in (registry.DEMO, *hub.OFFICIAL_FILES) and not config.is_config_file(name):
-        build_meta_model(name, found)
-        # ^ raises, and says which names there are
+        build_meta_model(name, file_contents)
+        # ^ raises an error that lists the names
     try:
-        module = build_meta_model(name, found)
+        module = build_meta_model(name, file_contents)
     except WeightsError:
         raise
     except ModelError as error:
@@ -231,12 +237,12 @@ def _compare_with_terratorch(path: Path, card: str | None = None) -> StateDictMi
     return StateDictMismatch()
 
 
-def _count_differences(misfit: StateDictMismatch) -> int:
-    return len(misfit.missing) + len(misfit.unexpected) + len(misfit.mismatched)
+def _count_differences(mismatch: StateDictMismatch) -> int:
+    return len(mismatch.missing) + len(mismatch.unexpected) + len(mismatch.mismatched)
 
 
 def _is_backbone_input(entry: EmbeddedModality) -> bool:
-    """Tell an input of the backbone from what only chained generation reads."""
+    """Tell whether the backbone reads an input, and not chained generation alone."""
     return not entry.is_tokens or entry.name in TOKEN_MODALITIES
 
 
@@ -247,19 +253,19 @@ def _to_declaration(entry: EmbeddedModality) -> str | dict[str, int]:
 
 def _inspect_vocabulary(path: Path, name: str | None) -> WeightsInspection:
     if name not in (None, COORDS_NAME):
-        raise ModelError(f"{path} could be a vocabulary only: {COORDS_NAME}, not {name}")
+        raise ModelError(f"{path} can only be a vocabulary, {COORDS_NAME}, and not {name}")
     if not path.is_file():
         raise WeightsError(f"the vocabulary {path} does not exist")
     try:
         coords_tokenizer(path)
-        misfit = StateDictMismatch()
+        mismatch = StateDictMismatch()
     except WeightsError as error:
-        misfit = StateDictMismatch(mismatched=(str(error),))
+        mismatch = StateDictMismatch(mismatched=(str(error),))
     return WeightsInspection(
         path=path,
         sha256=loading.digest_of_file(path),
-        contents=WeightsContents(kind="unknown" if misfit else "vocabulary", parts={}, dtypes={}),
-        fits=() if misfit else (COORDS_NAME,),
+        contents=WeightsContents(kind="unknown" if mismatch else "vocabulary", parts={}, dtypes={}),
+        fits=() if mismatch else (COORDS_NAME,),
         nearest_model=COORDS_NAME,
-        mismatch=misfit,
+        mismatch=mismatch,
     )

@@ -1,4 +1,4 @@
-"""Train our own segmenters, and measure them honestly: `fit`, `evaluate` and a baseline."""
+"""Train segmenters with `fit`, score them with `evaluate`, and compare them with a baseline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Training material: whole mosaics, held on the device, from which crops are drawn.
+"""Training data: labelled mosaics on the device, from which crops are drawn.
 
-Every random number comes from one NumPy generator on the CPU, so the same seed draws the same
-crops on every device.
+All random numbers come from one NumPy generator on the CPU, so the same seed draws the same crops
+on every device.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from model.errors import ModelError
 from model.terramind.modalities import Statistics
 
 IGNORE_INDEX = 255
-"""Label of a pixel that teaches nothing."""
+"""Label of a pixel that does not enter the loss."""
 
 _MAX_POSITIONS = 4096
-"""Remembered positions per class and mosaic."""
+"""Maximum number of sampled positions per class and mosaic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledMosaic:
-    """One aligned scene with its truth."""
+    """Aligned rasters with their labels."""
 
     inputs: Mapping[str, NDArray[np.float32]]
     """(C, H, W) by modality, in the predictor's units: DN, dB, m; NaN = missing."""
 
     labels: NDArray[np.uint8]
-    """(H, W), index of the class in the model's order; IGNORE where unknown."""
+    """(H, W), index of the class in the model's order; IGNORE_INDEX where unknown."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -46,31 +46,32 @@ class LabelledMosaic:
 
 
 def compute_band_statistics(mosaics: Sequence[LabelledMosaic]) -> dict[str, Statistics]:
-    """Return mean and deviation per band over all valid pixels of the mosaics.
+    """Return mean and standard deviation per band over all valid pixels of the mosaics.
 
     Raises:
-        ModelError: a band without any valid pixel, or one that is constant.
+        ModelError: a band without valid pixels.
     """
-    found: dict[str, Statistics] = {}
+    statistics: dict[str, Statistics] = {}
     for name in mosaics[0].inputs:
-        stack = [entry.inputs[name] for entry in mosaics if name in entry.inputs]
+        stack = [mosaic.inputs[name] for mosaic in mosaics if name in mosaic.inputs]
         valid = [np.isfinite(values).sum(axis=(1, 2), dtype=np.float64) for values in stack]
         count = np.sum(valid, axis=0)
         if not (count > 1).all():
-            raise ModelError(f"{name}: a band has no valid pixel to take statistics from")
-        mean = np.sum([np.nansum(v, axis=(1, 2), dtype=np.float64) for v in stack], axis=0) / count
-        spread = [np.nansum((v - mean[:, None, None]) ** 2, axis=(1, 2)) for v in stack]
-        std = np.sqrt(np.sum(spread, axis=0) / count)
-        found[name] = Statistics(
+            raise ModelError(f"{name}: a band has no valid pixels to compute statistics from")
+        sums = [np.nansum(values, axis=(1, 2), dtype=np.float64) for values in stack]
+        mean = np.sum(sums, axis=0) / count
+        squares = [np.nansum((values - mean[:, None, None]) ** 2, axis=(1, 2)) for values in stack]
+        std = np.sqrt(np.sum(squares, axis=0) / count)
+        statistics[name] = Statistics(
             mean=tuple(round(float(value), 4) for value in mean),
             std=tuple(round(float(value), 4) for value in std),
         )
-    return found
+    return statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropBatch:
-    """A batch drawn from the pool."""
+    """A batch of crops."""
 
     planes: Tensor
     """(B, all bands of all modalities, h, w), standardised, NaN = missing."""
@@ -80,7 +81,7 @@ class CropBatch:
 
 
 class CropSampler:
-    """Mosaics on the device, standardised, with the places of every class."""
+    """Draws crops from standardised mosaics on the device."""
 
     def __init__(
         self,
@@ -94,75 +95,97 @@ class CropSampler:
         if not mosaics:
             raise ModelError("nothing to train on: no mosaic given")
         self.device, self.rng = device, rng
-        self.planes = [standardise(entry, channels, statistics).to(device) for entry in mosaics]
-        self.labels = [torch.from_numpy(entry.labels).to(device) for entry in mosaics]
+        self.planes = [standardise(mosaic, channels, statistics).to(device) for mosaic in mosaics]
+        self.labels = [torch.from_numpy(mosaic.labels).to(device) for mosaic in mosaics]
         self.class_counts = _count_classes(mosaics, classes)
-        self._class_positions = [_sample_positions(entry.labels, classes, rng) for entry in mosaics]
+        self._class_positions = [
+            _sample_positions(mosaic.labels, classes, rng) for mosaic in mosaics
+        ]
         self._mosaics_by_class = [
-            [i for i, p in enumerate(self._class_positions) if c in p] for c in range(classes)
+            [
+                index
+                for index, positions in enumerate(self._class_positions)
+                if class_index in positions
+            ]
+            for class_index in range(classes)
         ]
 
     def class_weights(self, power: float) -> Tensor:
-        """Return weights (share ** -power) whose mean over the pixels is one."""
+        """Return class weights (share ** -power), with a mean of one over the pixels."""
         share = self.class_counts.sum(axis=0) / self.class_counts.sum()
         weight = np.where(share > 0, np.maximum(share, 1e-4) ** -power, 1.0)
         return torch.tensor(weight / (weight * share).sum(), dtype=torch.float32)
 
     def draw_crops(self, batch: int, crop: int, balanced: float) -> CropBatch:
-        """Draw crops: a share around pixels of a class drawn evenly, the rest by area."""
+        """Draw crops around pixels of all mosaics.
+
+        Args:
+            batch: number of crops.
+            crop: their side, px.
+            balanced: share of the crops whose centre is of a class drawn with equal probabilities;
+                the others are drawn by area.
+        """
         planes, labels = [], []
         for _ in range(batch):
-            home, row, column = self._draw_centre(balanced)
-            height, width = self.labels[home].shape
+            mosaic_index, row, column = self._draw_centre(balanced)
+            height, width = self.labels[mosaic_index].shape
             top = self._draw_start(row, height, crop)
             left = self._draw_start(column, width, crop)
-            turn = int(self.rng.integers(8))
+            symmetry = int(self.rng.integers(8))
             window = (..., slice(top, top + crop), slice(left, left + crop))
-            planes.append(apply_symmetry(self.planes[home][window], turn))
-            labels.append(apply_symmetry(self.labels[home][window], turn))
+            planes.append(apply_symmetry(self.planes[mosaic_index][window], symmetry))
+            labels.append(apply_symmetry(self.labels[mosaic_index][window], symmetry))
         return CropBatch(planes=torch.stack(planes), labels=torch.stack(labels).long())
 
     def _draw_centre(self, balanced: float) -> tuple[int, int, int]:
+        """Draw the index of a mosaic, and a row and a column in it."""
         if self.rng.random() < balanced:
-            kinds = [kind for kind, homes in enumerate(self._mosaics_by_class) if homes]
-            kind = int(self.rng.choice(kinds))
-            home = int(self.rng.choice(self._mosaics_by_class[kind]))
+            present = [index for index, mosaics in enumerate(self._mosaics_by_class) if mosaics]
+            class_index = int(self.rng.choice(present))
+            mosaic_index = int(self.rng.choice(self._mosaics_by_class[class_index]))
         else:
-            flat = self.class_counts.ravel() / self.class_counts.sum()
-            home, kind = divmod(int(self.rng.choice(flat.size, p=flat)), self.class_counts.shape[1])
-        places = self._class_positions[home][kind]
-        row, column = places[int(self.rng.integers(len(places)))]
-        return home, int(row), int(column)
+            shares = self.class_counts.ravel() / self.class_counts.sum()
+            mosaic_index, class_index = divmod(
+                int(self.rng.choice(shares.size, p=shares)), self.class_counts.shape[1]
+            )
+        positions = self._class_positions[mosaic_index][class_index]
+        row, column = positions[int(self.rng.integers(len(positions)))]
+        return mosaic_index, int(row), int(column)
 
     def _draw_start(self, centre: int, size: int, crop: int) -> int:
-        wanted = centre - int(self.rng.integers(crop))
-        return min(max(wanted, 0), size - crop)
+        start = centre - int(self.rng.integers(crop))
+        return min(max(start, 0), size - crop)
 
 
 def apply_symmetry(values: Tensor, symmetry: int) -> Tensor:
-    """Return one of the eight symmetries of a square, over the last two axes."""
+    """Apply one of the eight symmetries of a square to the last two axes."""
     if symmetry >= 4:
         values = values.transpose(-1, -2)
     return torch.rot90(values, symmetry % 4, (-2, -1))
 
 
 def check_sizes(mosaics: Sequence[LabelledMosaic], crop: int) -> None:
-    """Refuse mosaics that are smaller than a crop.
+    """Check that no mosaic is smaller than a crop.
 
     Raises:
-        ModelError: which.
+        ModelError: one is.
     """
-    for index, entry in enumerate(mosaics):
-        if min(entry.labels.shape) < crop:
+    for index, mosaic in enumerate(mosaics):
+        if min(mosaic.labels.shape) < crop:
             raise ModelError(
-                f"mosaic {index} is {entry.labels.shape}, smaller than a crop of {crop}"
+                f"mosaic {index} is {mosaic.labels.shape}, smaller than a crop of {crop}"
             )
 
 
 def standardise(
     mosaic: LabelledMosaic, channels: Mapping[str, int], statistics: Mapping[str, Statistics]
 ) -> Tensor:
-    """Return all bands of all modalities (C, H, W); a modality that is not there is NaN.
+    """Return the standardised bands of all modalities (C, H, W); a missing modality is NaN.
+
+    Args:
+        mosaic: the rasters.
+        channels: number of bands by modality, in the order of the output.
+        statistics: mean and standard deviation by modality.
 
     Raises:
         ModelError: a modality with another number of bands than the model's.
@@ -182,12 +205,14 @@ def standardise(
 
 
 def _count_classes(mosaics: Sequence[LabelledMosaic], classes: int) -> NDArray[np.int64]:
-    counts = np.stack([np.bincount(e.labels.ravel(), minlength=256)[:256] for e in mosaics])
-    strange = counts[:, classes:IGNORE_INDEX].sum()
-    if strange or not counts[:, :classes].sum():
+    counts = np.stack(
+        [np.bincount(mosaic.labels.ravel(), minlength=256)[:256] for mosaic in mosaics]
+    )
+    invalid = counts[:, classes:IGNORE_INDEX].sum()
+    if invalid or not counts[:, :classes].sum():
         raise ModelError(
-            f"labels must be 0..{classes - 1} or {IGNORE_INDEX} (ignored), with some of the former; "
-            f"{strange} pixels hold another value"
+            f"labels must be 0..{classes - 1} or {IGNORE_INDEX} (ignored), and not all ignored; "
+            f"{invalid} pixels hold another value"
         )
     return counts[:, :classes].astype(np.int64)
 
@@ -195,11 +220,12 @@ def _count_classes(mosaics: Sequence[LabelledMosaic], classes: int) -> NDArray[n
 def _sample_positions(
     labels: NDArray[np.uint8], classes: int, rng: np.random.Generator
 ) -> dict[int, NDArray[np.int64]]:
-    found: dict[int, NDArray[np.int64]] = {}
+    """Draw rows and columns (N, 2) of pixels by class."""
+    positions: dict[int, NDArray[np.int64]] = {}
     flat = labels.ravel()
-    for kind in range(classes):
-        where = np.flatnonzero(flat == kind)
-        if where.size:
-            chosen = rng.choice(where, min(_MAX_POSITIONS, where.size), replace=False)
-            found[kind] = np.stack(np.unravel_index(chosen, labels.shape), axis=1)
-    return found
+    for class_index in range(classes):
+        pixels = np.flatnonzero(flat == class_index)
+        if pixels.size:
+            drawn = rng.choice(pixels, min(_MAX_POSITIONS, pixels.size), replace=False)
+            positions[class_index] = np.stack(np.unravel_index(drawn, labels.shape), axis=1)
+    return positions

@@ -1,4 +1,4 @@
-"""Map whole mosaics with a segmenter and score them, with its tokens or without."""
+"""Evaluate a segmenter on whole mosaics, with the encoder's tokens or without."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.train.dataset import LabelledMosaic, standardise
 from model.train.metrics import Scores, compute_scores
 
 CONTEXT = 32
-"""Width of a window's rim that is left to the neighbouring window, px; a quarter at most."""
+"""Context at the edge of a window, px, which the next window predicts; at most a quarter."""
 
 
 def evaluate(
@@ -28,14 +28,27 @@ def evaluate(
     tokens: TokenUse = "encoder",
     window: int = IMAGE_SIZE,
 ) -> Scores:
-    """Score the maps of all mosaics as one; `tokens="zero"` blanks the encoder."""
-    answers = [
+    """Map all mosaics and return the scores over all of their pixels.
+
+    Args:
+        segmenter: to evaluate.
+        mosaics: with their labels.
+        statistics: to standardise with; default those of TerraMind v1.
+        device: auto, cpu, cuda or cuda:N.
+        tokens: "zero" replaces the encoder's tokens by zeros.
+        window: side of a window, px.
+
+    Raises:
+        ModelError: a mosaic is smaller than a window.
+    """
+    predictions = [
         predict_probabilities(
-            segmenter, chip, statistics=statistics, device=device, tokens=tokens, window=window
+            segmenter, mosaic, statistics=statistics, device=device, tokens=tokens, window=window
         ).argmax(axis=0)
-        for chip in mosaics
+        for mosaic in mosaics
     ]
-    return compute_scores([chip.labels for chip in mosaics], answers, segmenter.head.classes)
+    labels = [mosaic.labels for mosaic in mosaics]
+    return compute_scores(labels, predictions, segmenter.head.classes)
 
 
 def predict_probabilities(
@@ -47,42 +60,50 @@ def predict_probabilities(
     tokens: TokenUse = "encoder",
     window: int = IMAGE_SIZE,
 ) -> NDArray[np.float32]:
-    """Return (K, H, W) for a whole mosaic: overlapping windows, each giving its middle."""
-    place = resolve_device(device)
+    """Return probabilities (K, H, W) of a whole mosaic, from the middles of overlapping windows.
+
+    Args and errors are those of :func:`evaluate`.
+    """
+    torch_device = resolve_device(device)
     channels = segmenter.head.channels
     bands = {name: segmenter.encoder.band_names(name) for name in segmenter.modalities}
     height, width = mosaic.labels.shape
     if min(height, width) < window:
         raise ModelError(f"a mosaic of {height} x {width} is smaller than a window of {window}")
-    planes = standardise(mosaic, channels, get_statistics(bands, statistics)).to(place)
-    segmenter = segmenter.to(place).eval()
-    result = np.zeros((segmenter.head.classes, height, width), np.float32)
+    planes = standardise(mosaic, channels, get_statistics(bands, statistics)).to(torch_device)
+    segmenter = segmenter.to(torch_device).eval()
+    probabilities = np.zeros((segmenter.head.classes, height, width), np.float32)
     with torch.inference_mode():
         for rows, inner_rows in _iter_axis_windows(height, window):
             for columns, inner_columns in _iter_axis_windows(width, window):
-                given = _select_present(planes[:, rows, columns][None], channels)
-                if not given:
+                inputs = _select_present(planes[:, rows, columns][None], channels)
+                if not inputs:
                     continue
-                answer = segmenter(given, tokens=tokens).float().softmax(dim=1)[0].cpu().numpy()
-                local = (_relative_slice(inner_rows, rows), _relative_slice(inner_columns, columns))
-                result[:, inner_rows, inner_columns] = answer[:, local[0], local[1]]
+                logits = segmenter(inputs, tokens=tokens)
+                predicted = logits.float().softmax(dim=1)[0].cpu().numpy()
+                middle = (
+                    _relative_slice(inner_rows, rows),
+                    _relative_slice(inner_columns, columns),
+                )
+                probabilities[:, inner_rows, inner_columns] = predicted[:, middle[0], middle[1]]
     segmenter.to("cpu")
-    return result
+    return probabilities
 
 
 def _select_present(planes: torch.Tensor, channels: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Return the modalities that have any valid pixel."""
     parts = torch.split(planes, list(channels.values()), dim=1)
-    found = zip(channels, parts, strict=True)
-    return {name: part for name, part in found if bool(torch.isfinite(part).any())}
+    named_parts = zip(channels, parts, strict=True)
+    return {name: part for name, part in named_parts if bool(torch.isfinite(part).any())}
 
 
 def _iter_axis_windows(size: int, window: int) -> Iterator[tuple[slice, slice]]:
-    """Yield windows along one axis with the part that each of them answers for."""
-    margin = min(CONTEXT, window // 4)
-    starts = [*range(0, size - window, window - 2 * margin), size - window]
+    """Yield windows along one axis, each with the part that is taken from its output."""
+    context = min(CONTEXT, window // 4)
+    starts = [*range(0, size - window, window - 2 * context), size - window]
     for index, start in enumerate(starts):
-        first = 0 if index == 0 else start + margin
-        last = size if index == len(starts) - 1 else start + window - margin
+        first = 0 if index == 0 else start + context
+        last = size if index == len(starts) - 1 else start + window - context
         yield slice(start, start + window), slice(first, last)
 
 

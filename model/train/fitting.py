@@ -1,4 +1,4 @@
-"""Fit a segmenter to mosaics: seeded, on any device, in a few minutes or as long as you like."""
+"""Train a segmenter on labelled mosaics, with a seed, on any device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitProgress:
-    """Where a training stands."""
+    """Progress of a training."""
 
     step: int
     steps: int
@@ -37,7 +37,7 @@ class FitProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRecord:
-    """How a training went, for the card."""
+    """Settings and losses of a training, for the model card."""
 
     steps: int
     seconds: float
@@ -47,10 +47,10 @@ class FitRecord:
     device: str
     threads: int
     losses: tuple[float, ...]
-    """Mean over each twentieth of the steps."""
+    """Mean loss over each twentieth of the steps."""
 
     def to_mapping(self) -> dict[str, object]:
-        """Return plain values."""
+        """Return JSON-ready values."""
         return {name: getattr(self, name) for name in self.__slots__} | {
             "losses": [round(value, 4) for value in self.losses]
         }
@@ -58,29 +58,29 @@ class FitRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """What is rarely changed."""
+    """Settings that are rarely changed."""
 
     crop: int = IMAGE_SIZE
-    """Side of a crop, px: the window's, so that positions mean the same in training and use."""
+    """Side of a crop, px: a window's, so that position embeddings are those of inference."""
 
     weight_decay: float = 0.05
     label_smoothing: float = 0.03
-    """Share of the target that is spread over all classes: edges are not that certain."""
+    """Share of the target that is spread over all classes, because labels at edges are uncertain."""
 
     class_power: float = 0.35
-    """Classes weigh share ** -power: 0 follows the area, 1 makes all equal."""
+    """Exponent of the class weights, share ** -power: 0 = by area, 1 = all classes alike."""
 
     balanced_share: float = 0.5
-    """Share of the crops that are centred on a class drawn evenly."""
+    """Share of the crops whose centre is of a class drawn with equal probabilities."""
 
     augmentation: Augmentation = Augmentation()  # noqa: RUF009
-    # ^ frozen, so the one instance can be shared
+    # ^ frozen, so one instance can be shared
     use_bf16: bool = False
-    """Multiply in bfloat16 (autocast); for CUDA, and for CPUs that can."""
+    """Use autocast to bfloat16, on CUDA and on CPUs that support it."""
 
 
 def fit(  # noqa: PLR0913
-    # ^ a recipe is read as one call, so its settings stand in one list
+    # ^ the settings of a training recipe are given in one call
     segmenter: Segmenter,
     mosaics: Sequence[LabelledMosaic],
     *,
@@ -97,64 +97,67 @@ def fit(  # noqa: PLR0913
     """Train a segmenter in place and leave it in evaluation mode on the CPU.
 
     Args:
-        segmenter: with any weights; what it starts from matters as much as the seed.
-        mosaics: mosaics with their truth, all kept on the device.
+        segmenter: with its initial weights.
+        mosaics: with their labels; all are kept on the device.
         steps: number of batches.
         batch: crops per step.
-        learning_rate: at its highest, after warming up.
-        seed: of the crops and of everything else that is drawn.
+        learning_rate: the maximum, after the warm-up.
+        seed: of crops and augmentations.
         device: auto, cpu, cuda or cuda:N.
         progress: called after every step.
-        time_budget: seconds after which the training ends, its schedule compressed to fit; then
-            the result depends on the speed of the machine. None = all steps, reproducible on the
-            same CPU with the same number of threads.
+        time_budget: seconds after which the training ends, with the schedule of the learning rate
+            scaled to it; the result then depends on the speed of the machine. None = all steps,
+            reproducible on the same CPU with the same number of threads.
         statistics: to standardise with; default those of TerraMind v1.
-        options: all else.
+        options: other settings.
 
     Raises:
-        ModelError: unusable material or settings, or a loss that is not finite.
+        ModelError: invalid mosaics or settings, or a loss that is not finite.
     """
-    how, place = options or FitOptions(), resolve_device(device)
-    _check_settings(steps, batch, learning_rate, how)
-    check_sizes(mosaics, how.crop)
-    scales = get_statistics(_get_bands(segmenter), statistics)
+    options, torch_device = options or FitOptions(), resolve_device(device)
+    _check_settings(steps, batch, learning_rate, options)
+    check_sizes(mosaics, options.crop)
+    statistics = get_statistics(_get_bands(segmenter), statistics)
     rng = np.random.default_rng(seed)
-    pool = CropSampler(mosaics, segmenter.head.channels, scales, segmenter.head.classes, place, rng)
-    trainer = _Trainer(segmenter.to(place).train(), pool, scales, how, learning_rate)
+    head = segmenter.head
+    sampler = CropSampler(mosaics, head.channels, statistics, head.classes, torch_device, rng)
+    trainer = _Trainer(
+        segmenter.to(torch_device).train(), sampler, statistics, options, learning_rate
+    )
     clock = _TrainingClock(steps, time_budget)
     losses: list[float] = []
-    while (part := clock.fraction_done(len(losses))) < 1:
-        losses.append(trainer.step(batch, part))
+    while (fraction := clock.fraction_done(len(losses))) < 1:
+        losses.append(trainer.step(batch, fraction))
         if progress is not None:
-            progress(clock.to_progress(losses, learning_rate * learning_rate_factor(part)))
+            progress(clock.to_progress(losses, learning_rate * learning_rate_factor(fraction)))
     segmenter.to("cpu").eval()
     return FitRecord(
         steps=len(losses),
         seconds=round(clock.elapsed_seconds(), 1),
         batch=batch,
-        crop=how.crop,
+        crop=options.crop,
         seed=seed,
-        device=_device_name(place),
+        device=_device_name(torch_device),
         threads=torch.get_num_threads(),
         losses=_summarise_losses(losses),
     )
 
 
 def learning_rate_factor(fraction: float) -> float:
-    """Return the learning rate at a part of the training, relative to its highest: up, then down.
+    """Return the learning rate relative to its maximum, at a fraction of the training.
 
-    A short linear rise and a cosine to almost nothing (Loshchilov and Hutter 2017).
+    A short linear warm-up, then a cosine decay to 1 % (Loshchilov and Hutter 2017).
     """
     if fraction < _WARMUP_FRACTION:
         return max(fraction / _WARMUP_FRACTION, 0.02)
-    fall = (fraction - _WARMUP_FRACTION) / (1 - _WARMUP_FRACTION)
+    decay = (fraction - _WARMUP_FRACTION) / (1 - _WARMUP_FRACTION)
     return _FINAL_RATE_FACTOR + (1 - _FINAL_RATE_FACTOR) * 0.5 * (
-        1 + math.cos(math.pi * min(fall, 1.0))
+        1 + math.cos(math.pi * min(decay, 1.0))
     )
 
 
 class _TrainingClock:
-    """How much of the training is over, by steps or by time."""
+    """Fraction of the training that is done, by steps or by time."""
 
     def __init__(self, steps: int, budget: float | None) -> None:
         self.steps, self.budget = steps, budget
@@ -180,32 +183,37 @@ class _TrainingClock:
 
 
 class _Trainer:
-    """Material, model, loss and optimiser."""
+    """Model, crops, loss and optimiser."""
 
     def __init__(
         self,
         segmenter: Segmenter,
-        pool: CropSampler,
-        scales: Mapping[str, Statistics],
-        how: FitOptions,
-        rate: float,
+        sampler: CropSampler,
+        statistics: Mapping[str, Statistics],
+        options: FitOptions,
+        learning_rate: float,
     ) -> None:
-        self.segmenter, self.pool, self.scales = segmenter, pool, scales
-        self.options, self.learning_rate = how, rate
-        self.class_weights = pool.class_weights(how.class_power).to(pool.device)
-        self.optimiser = torch.optim.AdamW(_parameter_groups(segmenter, how.weight_decay), lr=rate)
-        self.autocast = torch.autocast(pool.device.type, torch.bfloat16, enabled=how.use_bf16)
+        self.segmenter, self.sampler, self.statistics = segmenter, sampler, statistics
+        self.options, self.learning_rate = options, learning_rate
+        self.class_weights = sampler.class_weights(options.class_power).to(sampler.device)
+        self.optimiser = torch.optim.AdamW(
+            _parameter_groups(segmenter, options.weight_decay), lr=learning_rate
+        )
+        self.autocast = torch.autocast(
+            sampler.device.type, torch.bfloat16, enabled=options.use_bf16
+        )
 
-    def step(self, batch: int, part: float) -> float:
-        """Take one step and return its loss."""
-        how, channels, rng = self.options.augmentation, self.segmenter.head.channels, self.pool.rng
-        crops = self.pool.draw_crops(batch, self.options.crop, self.options.balanced_share)
-        inputs = augment(crops.planes, channels, self.scales, how, rng)
-        seen = how.draw_pixel_weights(batch, rng)
+    def step(self, batch: int, fraction: float) -> float:
+        """Take one step at a fraction of the training, and return its loss."""
+        augmentation, rng = self.options.augmentation, self.sampler.rng
+        crops = self.sampler.draw_crops(batch, self.options.crop, self.options.balanced_share)
+        channels = self.segmenter.head.channels
+        inputs = augment(crops.planes, channels, self.statistics, augmentation, rng)
+        pixel_weight = augmentation.draw_pixel_weights(batch, rng)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * learning_rate_factor(part)
+            group["lr"] = self.learning_rate * learning_rate_factor(fraction)
         with self.autocast:
-            logits = self.segmenter(inputs, pixel_weight=seen)
+            logits = self.segmenter(inputs, pixel_weight=pixel_weight)
         return self._backward(self._loss(logits, crops))
 
     def _loss(self, logits: Tensor, crops: CropBatch) -> Tensor:
@@ -235,8 +243,8 @@ def _parameter_groups(segmenter: Segmenter, decay: float) -> list[dict[str, obje
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in segmenter.named_parameters():
-        plain = parameter.ndim > 1 and "mod_emb" not in name
-        (matrices if plain else others).append(parameter)
+        is_matrix = parameter.ndim > 1 and "mod_emb" not in name
+        (matrices if is_matrix else others).append(parameter)
     return [
         {"params": matrices, "weight_decay": decay},
         {"params": others, "weight_decay": 0.0},
@@ -247,11 +255,13 @@ def _get_bands(segmenter: Segmenter) -> dict[str, tuple[str, ...]]:
     return {name: segmenter.encoder.band_names(name) for name in segmenter.modalities}
 
 
-def _check_settings(steps: int, batch: int, rate: float, how: FitOptions) -> None:
-    if steps < 1 or batch < 1 or not rate > 0:
-        raise ModelError(f"steps {steps}, batch {batch}, learning rate {rate}: all above zero")
-    if how.crop < PATCH_SIZE or how.crop % PATCH_SIZE:
-        raise ModelError(f"crop {how.crop} is not a multiple of {PATCH_SIZE}")
+def _check_settings(steps: int, batch: int, learning_rate: float, options: FitOptions) -> None:
+    if steps < 1 or batch < 1 or not learning_rate > 0:
+        raise ModelError(
+            f"steps {steps}, batch {batch}, learning rate {learning_rate}: all must be above zero"
+        )
+    if options.crop < PATCH_SIZE or options.crop % PATCH_SIZE:
+        raise ModelError(f"crop {options.crop} is not a multiple of {PATCH_SIZE}")
 
 
 def _device_name(device: torch.device) -> str:

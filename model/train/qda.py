@@ -1,4 +1,4 @@
-"""The honest baseline: every pixel by itself, one Gaussian per class (quadratic discriminant)."""
+"""Baseline classifier of single pixels: quadratic discriminant analysis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK_SIZE = 1 << 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qda:
-    """Means, full covariances and priors of the classes."""
+    """Quadratic discriminant analysis: means, full covariances and priors of the classes."""
 
     means: FloatArray
     """(K, F)."""
@@ -34,47 +34,47 @@ class Qda:
         Samples with a missing feature or a label outside of the classes are left out.
 
         Raises:
-            ModelError: no usable sample.
+            ModelError: there is no complete sample with a valid label.
         """
-        used = np.isfinite(features).all(axis=1) & (labels >= 0) & (labels < classes)
-        x, y = np.asarray(features[used], np.float64), labels[used]
+        complete = np.isfinite(features).all(axis=1) & (labels >= 0) & (labels < classes)
+        x, y = np.asarray(features[complete], np.float64), labels[complete]
         if not len(x):
             raise ModelError("no complete sample with a known class to fit the baseline to")
         width = x.shape[1]
         means, covariances = np.zeros((classes, width)), np.zeros((classes, width, width))
         counts = np.bincount(y.astype(np.int64), minlength=classes)
         ridge = _RIDGE * np.diag(x.var(axis=0) + 1e-12)
-        for kind in np.flatnonzero(counts):
-            own = x[y == kind]
-            means[kind] = own.mean(axis=0)
-            centred = own - means[kind]
-            covariances[kind] = centred.T @ centred / len(own) + ridge
+        for label in np.flatnonzero(counts):
+            samples = x[y == label]
+            means[label] = samples.mean(axis=0)
+            centred = samples - means[label]
+            covariances[label] = centred.T @ centred / len(samples) + ridge
         return cls(means=means, covariances=covariances, priors=counts / counts.sum())
 
     def predict(self, features: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the most probable class (N,); missing features are integrated out."""
-        answer = np.empty(len(features), np.int64)
+        """Return the most probable class (N,) of features (N, F); NaN features are marginalised."""
+        predicted = np.empty(len(features), np.int64)
         for start in range(0, len(features), _CHUNK_SIZE):
-            part = np.asarray(features[start : start + _CHUNK_SIZE], np.float64)
-            answer[start : start + _CHUNK_SIZE] = self._log_posteriors(part).argmax(axis=1)
-        return answer
+            chunk = np.asarray(features[start : start + _CHUNK_SIZE], np.float64)
+            predicted[start : start + _CHUNK_SIZE] = self._log_posteriors(chunk).argmax(axis=1)
+        return predicted
 
     def _log_posteriors(self, x: FloatArray) -> FloatArray:
-        here = np.isfinite(x)
-        patterns, which = np.unique(here, axis=0, return_inverse=True)
-        result = np.empty((len(x), len(self.priors)))
+        valid = np.isfinite(x)
+        patterns, pattern_indices = np.unique(valid, axis=0, return_inverse=True)
+        scores = np.empty((len(x), len(self.priors)))
         for index, pattern in enumerate(patterns):
-            rows = np.flatnonzero(which.ravel() == index)
-            result[rows] = self._score_complete(x[np.ix_(rows, np.flatnonzero(pattern))], pattern)
-        return result
+            rows = np.flatnonzero(pattern_indices.ravel() == index)
+            scores[rows] = self._score_complete(x[np.ix_(rows, np.flatnonzero(pattern))], pattern)
+        return scores
 
     def _score_complete(self, x: FloatArray, features: NDArray[np.bool_]) -> FloatArray:
-        """Return log density plus log prior for samples that have exactly these features."""
+        """Return log density plus log prior (N, K) of samples that have exactly some features."""
         scores = np.full((len(x), len(self.priors)), -np.inf)
-        for kind in np.flatnonzero(self.priors):
-            scores[:, kind] = np.log(self.priors[kind])
+        for label in np.flatnonzero(self.priors):
+            scores[:, label] = np.log(self.priors[label])
             if features.any():
-                root = np.linalg.cholesky(self.covariances[kind][np.ix_(features, features)])
-                white = np.linalg.solve(root, (x - self.means[kind][features]).T)
-                scores[:, kind] -= 0.5 * (white**2).sum(axis=0) + np.log(np.diag(root)).sum()
+                root = np.linalg.cholesky(self.covariances[label][np.ix_(features, features)])
+                whitened = np.linalg.solve(root, (x - self.means[label][features]).T)
+                scores[:, label] -= 0.5 * (whitened**2).sum(axis=0) + np.log(np.diag(root)).sum()
         return scores

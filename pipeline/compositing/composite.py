@@ -12,7 +12,8 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.scene import TIMELESS_MODALITIES, Radiometry, Scene
+from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import get_sensor
 from pipeline.compositing.observations import (
     Composite,
     band_radiometries,
@@ -46,19 +47,20 @@ def compose_modality(
     The order of the scenes does not matter, and a part of the grid gives the part of the result.
 
     Args:
-        modality: a key of :data:`pipeline.reading.units.UNIT_BY_MODALITY`.
+        modality: name of a sensor.
         scenes: the scenes that intersect the grid; at least one.
         bands: bands of the result, in order; NaN where no scene has the band.
         grid: the output grid.
         recipe: cloud mask and method of the composite.
     """
-    if modality.startswith("S2"):
+    sensor = get_sensor(modality)
+    if sensor.group == "optical":
         result = compose_optical(scenes, bands, grid, recipe=recipe)
-    elif modality.startswith("S1"):
+    elif sensor.group == "radar":
         result = compose_radar(scenes, bands, grid)
     else:
         result = compose_elevation(scenes, bands, grid)
-    units.check_unit(result.values, units.UNIT_BY_MODALITY[modality])
+    units.check_unit(result.values, sensor.unit)
     return result
 
 
@@ -73,7 +75,7 @@ def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tup
     return tuple(
         scene
         for scene in scenes
-        if scene.modality in TIMELESS_MODALITIES or first <= scene.solar_day <= last
+        if not get_sensor(scene.modality).is_temporal or first <= scene.solar_day <= last
     )
 
 
@@ -110,4 +112,4 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
 def _first_valid(
     stored: NDArray[np.float32], *, radiometries: Sequence[Radiometry | None]
 ) -> NDArray[np.float32]:
-    return first_finite(units.convert(stored, radiometries, "DEM"))
+    return first_finite(units.convert(stored, radiometries, units.METRE))

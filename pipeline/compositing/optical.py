@@ -150,7 +150,7 @@ def _convert_clear(
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
     """Return (time, ...) DN without offset; NaN where a scene is not clear or has no value."""
-    values = units.convert(stored, radiometries, "S2L2A")
+    values = units.convert(stored, radiometries, units.DN)
     values[~clear] = np.nan
     return values
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import get_sensor
 from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     Composite,
@@ -65,7 +66,9 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
 def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
     """Return a note for products that average several Sentinel-1 satellites; None for others."""
     platforms = {
-        scene.platform for scene in scenes if scene.modality.startswith("S1") and scene.platform
+        scene.platform
+        for scene in scenes
+        if get_sensor(scene.modality).group == "radar" and scene.platform
     }
     if len(platforms) < 2:
         return None
@@ -80,7 +83,7 @@ def _scene_power(
     stored: NDArray[np.float32], radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
     """Return (y, x) linear power of a scene; NaN = no measurement, or border noise."""
-    power: NDArray[np.float32] = units.convert(stored[None], [radiometry], "S1RTC")[0]
+    power: NDArray[np.float32] = units.convert(stored[None], [radiometry], units.POWER)[0]
     power[masks.detect_border_noise(power, spacing)] = np.nan
     return power
 

@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
+from catalogs.sensors import GROUPS, get_sensor
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
@@ -101,8 +102,8 @@ def _to_composite_block(
 
 
 def _observation_modality(inputs: Sequence[str]) -> str:
-    """Return the modality whose days are counted: Sentinel-2, else Sentinel-1, else the first."""
-    return min(inputs, key=lambda name: ("S2", "S1", "DE").index(name[:2]))
+    """Return the modality whose days are counted: of the first group of sensors.GROUPS."""
+    return min(inputs, key=lambda name: GROUPS.index(get_sensor(name).group))
 
 
 def to_model_inputs(plan: Plan, block: CompositeBlock) -> dict[str, NDArray[np.float32]]:

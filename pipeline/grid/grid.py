@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
+from catalogs.sensors import get_sensor
 from pipeline.grid import utm
 
 
@@ -244,8 +245,8 @@ def find_alignments(
     Optical scenes decide where there are any, else radar scenes; only rasters in the given CRS
     count, because all others are warped anyway.
     """
-    optical = [scene for scene in scenes if scene.modality.startswith("S2")]
-    radar = [scene for scene in scenes if scene.modality.startswith("S1")]
+    optical = [scene for scene in scenes if get_sensor(scene.modality).group == "optical"]
+    radar = [scene for scene in scenes if get_sensor(scene.modality).group == "radar"]
     corners: list[tuple[float, float]] = []
     for scene in optical or radar:
         finest = min(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from catalogs import legend as land_cover_legend
+from catalogs.sensors import DN, METRE, POWER, SENSORS, Group, Sensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,64 +118,83 @@ class Layer:
         return self.bands or tuple(bands)
 
 
-S2_BIT = 1
-"""Bit of the layer ``inputs_used``: Sentinel-2 was an input."""
-
-S1_BIT = 2
-"""Bit of the layer ``inputs_used``: Sentinel-1 was an input."""
-
-DEM_BIT = 4
-"""Bit of the layer ``inputs_used``: a terrain model was an input."""
-
 GENERATED_BIT = 8
 """Bit of the layer ``inputs_used``, reserved in the published format: a generated input.
 
 No plan sets it: all inputs of a plan are read from scenes."""
 
 COMPOSITE_NODATA = -32768
-"""Stored value of an unobserved pixel of the Sentinel-2 composite; 0 and negatives are data."""
+"""Stored value of an unobserved pixel of an optical composite; 0 and negatives are data."""
 
-_COMPOSITE_LAYERS: tuple[Layer, ...] = (
-    *(
-        Layer(
-            name=f"composite_{name}",
-            title=f"{title} composite",
-            description=f"One value of the clear {quantity}, offset removed; slightly negative "
-            "values are data.",
-            dtype="int16",
-            nodata=COMPOSITE_NODATA,
-            scale=1e-4,
-            unit="1",
-            overview_resampling="average",
-        )
-        for name, title, quantity in (
-            ("S2L2A", "Sentinel-2", "surface reflectances"),
-            ("S2L1C", "Sentinel-2 L1C", "top-of-atmosphere reflectances"),
-        )
-    ),
-    *(
-        Layer(
-            name=f"composite_{name}",
-            title=f"Sentinel-1 {title}composite",
-            description="Mean of the orbits' mean backscatter, in linear power.",
-            dtype="float32",
-            nodata=float("nan"),
-            unit="1",
-            overview_resampling="average",
-        )
-        for name, title in (("S1RTC", ""), ("S1GRD", "GRD "))
-    ),
-    Layer(
-        name="composite_DEM",
-        title="Terrain",
-        description="Height of the surface above the geoid.",
-        dtype="float32",
-        nodata=float("nan"),
-        unit="m",
+
+@dataclass(frozen=True, kw_only=True)
+class _CompositeStorage:
+    """How composites in one unit are stored."""
+
+    dtype: str
+    nodata: float
+    scale: float = 1.0
+    unit: str
+
+
+_STORAGE_BY_UNIT = {
+    DN: _CompositeStorage(dtype="int16", nodata=COMPOSITE_NODATA, scale=1e-4, unit="1"),
+    POWER: _CompositeStorage(dtype="float32", nodata=float("nan"), unit="1"),
+    METRE: _CompositeStorage(dtype="float32", nodata=float("nan"), unit="m"),
+}
+
+_COMPOSITE_DESCRIPTIONS: dict[Group, str] = {
+    "optical": "One value of the clear {quantity}, offset removed; slightly negative values are "
+    "data.",
+    "radar": "Mean of the orbits' mean {quantity}, in linear power.",
+    "elevation": "Height of the surface above the geoid.",
+}
+
+
+def _composite_layer(sensor: Sensor) -> Layer:
+    """Return the layer of a sensor's composite."""
+    storage = _STORAGE_BY_UNIT[sensor.unit]
+    return Layer(
+        name=f"composite_{sensor.name}",
+        title=sensor.title if sensor.group == "elevation" else f"{sensor.title} composite",
+        description=_COMPOSITE_DESCRIPTIONS[sensor.group].format(quantity=sensor.quantity),
+        dtype=storage.dtype,
+        nodata=storage.nodata,
+        scale=storage.scale,
+        unit=storage.unit,
         overview_resampling="average",
-        bands=("DEM",),
-    ),
-)
+        bands=() if sensor.is_temporal else sensor.default_bands,
+    )
+
+
+def _series_layer(sensor: Sensor) -> Layer:
+    """Return the layer of a sensor's composites of the parts of the period."""
+    layer = _composite_layer(sensor)
+    return replace(
+        layer,
+        name=f"series_{sensor.name}",
+        title=f"{layer.title}, part by part",
+        description=f"{layer.description} One for each part of the period, named by its first day.",
+    )
+
+
+def _inputs_used_layer(sensors: Sequence[Sensor]) -> Layer:
+    """Return the layer that says which inputs the model was given."""
+    flags = sorted({sensor.input_flag for sensor in sensors}, key=lambda flag: flag.bit)
+    bits = ", ".join(f"{flag.bit} {flag.title}" for flag in flags)
+    names = {flag.bit: flag.name for flag in flags} | {GENERATED_BIT: "generated"}
+    return Layer(
+        name="inputs_used",
+        title="Inputs used",
+        description=f"Bit field of what the model saw: {bits}, {GENERATED_BIT} an input that the "
+        "model itself generated.",
+        dtype="uint8",
+        nodata=0,
+        overview_resampling="mode",
+        bands=("inputs_used",),
+        bitfields=tuple(sorted(names.items())),
+    )
+
 
 LAYERS: tuple[Layer, ...] = (
     Layer(
@@ -251,22 +272,6 @@ LAYERS: tuple[Layer, ...] = (
         bands=("last_observed",),
     ),
     Layer(
-        name="inputs_used",
-        title="Inputs used",
-        description="Bit field of what the model saw: 1 Sentinel-2, 2 Sentinel-1, 4 terrain, "
-        "8 an input that the model itself generated.",
-        dtype="uint8",
-        nodata=0,
-        overview_resampling="mode",
-        bands=("inputs_used",),
-        bitfields=(
-            (S2_BIT, "sentinel_2"),
-            (S1_BIT, "sentinel_1"),
-            (DEM_BIT, "dem"),
-            (GENERATED_BIT, "generated"),
-        ),
-    ),
-    Layer(
         name="probabilities",
         title="Class probabilities",
         description="Probability of each class, one band per class.",
@@ -338,7 +343,6 @@ LAYERS: tuple[Layer, ...] = (
         bands=("NDVI",),
         kind="values",
     ),
-    *_COMPOSITE_LAYERS,
     Layer(
         name="series_observations",
         title="Clear observations in each part of the period",
@@ -348,20 +352,26 @@ LAYERS: tuple[Layer, ...] = (
         unit="d",
         overview_resampling="average",
     ),
-    *(
-        replace(
-            layer,
-            name=layer.name.replace("composite_", "series_"),
-            title=f"{layer.title}, part by part",
-            description=f"{layer.description} One for each part of the period, named by its "
-            "first day.",
-        )
-        for layer in _COMPOSITE_LAYERS
-        if not layer.bands
-    ),
 )
+"""Layers that do not depend on the sensors."""
 
 LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
+
+
+@functools.lru_cache(maxsize=4)
+def _build_sensor_layers(sensors: tuple[Sensor, ...]) -> dict[str, Layer]:
+    """Return the layers that depend on the sensors, by name."""
+    sensor_layers = (
+        _inputs_used_layer(sensors),
+        *map(_composite_layer, sensors),
+        *(_series_layer(sensor) for sensor in sensors if sensor.is_temporal),
+    )
+    return {layer.name: layer for layer in sensor_layers}
+
+
+def list_layers() -> tuple[Layer, ...]:
+    """Return all layers that a product can have."""
+    return (*LAYERS_BY_NAME.values(), *_build_sensor_layers(tuple(SENSORS.values())).values())
 
 
 def get(name: str) -> Layer:
@@ -370,8 +380,9 @@ def get(name: str) -> Layer:
     Raises:
         ValueError: no layer has that name; the message lists all names.
     """
-    try:
-        return LAYERS_BY_NAME[name]
-    except KeyError:
-        names = ", ".join(LAYERS_BY_NAME)
-        raise ValueError(f"No layer is called {name!r}; the layers are: {names}.") from None
+    sensor_layers = _build_sensor_layers(tuple(SENSORS.values()))
+    layer = LAYERS_BY_NAME.get(name) or sensor_layers.get(name)
+    if layer is None:
+        names = ", ".join((*LAYERS_BY_NAME, *sensor_layers))
+        raise ValueError(f"No layer is called {name!r}; the layers are: {names}.")
+    return layer

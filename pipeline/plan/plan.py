@@ -16,8 +16,9 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import DEFAULT_BANDS, Scene
+from catalogs.scene import Scene
 from catalogs.scene_selection import Caveat, RejectedScene
+from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm, window_lattice
 from pipeline.grid.grid import Grid, Tile
@@ -204,7 +205,7 @@ class Plan:
         """Return the bands of a modality to composite: the model's, or those of the scenes."""
         if self.model is not None and modality in self.model.inputs:
             return self.model.inputs[modality]
-        requested = self.recipe.bands.get(modality, DEFAULT_BANDS[modality])
+        requested = self.recipe.bands.get(modality, get_sensor(modality).default_bands)
         return tuple(band for band in requested if (modality, band) in self._available_bands)
 
     @functools.cached_property

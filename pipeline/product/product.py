@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from catalogs.scene import MASK_BANDS, Scene
+from catalogs.scene import Scene
 from catalogs.scene_selection import Caveat, RejectedScene
+from catalogs.sensors import get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer, OutputKind
@@ -298,7 +299,8 @@ class Product:
         return tuple(
             scene.id
             for scene in self.scenes
-            if scene.modality.startswith("S2") and not set(MASK_BANDS) & set(scene.assets)
+            if (sensor := get_sensor(scene.modality)).group == "optical"
+            and not set(sensor.mask_bands) & set(scene.assets)
         )
 
     @property

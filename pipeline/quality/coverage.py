@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
+from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,12 +54,14 @@ def group_by_day(
     used: dict[tuple[str, dt.date | None], list[Scene]] = defaultdict(list)
     rejected: dict[tuple[str, dt.date | None], list[RejectedScene]] = defaultdict(list)
     for scene in scenes:
-        date = None if scene.datetime is None or scene.modality == "DEM" else scene.solar_day
+        date = scene.solar_day if get_sensor(scene.modality).is_temporal else None
         used[scene.modality, date].append(scene)
     for rejection in refused:
-        if rejection.modality == "DEM":
-            rejected["DEM", None].append(rejection)
-        elif rejection.modality and rejection.day:
+        if not rejection.modality:
+            continue
+        if not get_sensor(rejection.modality).is_temporal:
+            rejected[rejection.modality, None].append(rejection)
+        elif rejection.day:
             date = dt.date.fromisoformat(rejection.day)
             rejected[rejection.modality, date].append(rejection)
     keys = list(dict.fromkeys((*used, *rejected)))

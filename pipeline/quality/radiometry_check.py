@@ -20,7 +20,8 @@ from pyproj import Geod
 from scipy import ndimage
 from shapely.geometry import shape
 
-from catalogs.scene import MASK_BANDS, Radiometry, Scene
+from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import Sensor, get_sensor
 from catalogs.stac.radiometry import BASELINE_OFFSET
 from pipeline.reading import raster_reader
 from pipeline.runtime import cancellation
@@ -30,22 +31,6 @@ THUMBNAIL_SIZE = 512
 
 MIN_VALID_PIXELS = 1000
 """Valid pixels that a band needs for its quantiles."""
-
-PROBE_BANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "S2L2A": (("B02",), ("B04",), ("B8A", "B08"), ("B12", "B11")),
-    "S2L1C": (("B10",), ("B12", "B11")),
-    # ^ at the top of the atmosphere blue and red are never dark, as the air itself scatters light
-    "S1RTC": (("VV", "HH"), ("VH", "HV")),
-    "S1GRD": (("VV", "HH"), ("VH", "HV")),
-    "DEM": (("DEM",),),
-}
-"""Modality → groups of bands; of each group the first band that the scene has is read."""
-
-OFFSET_BANDS: Mapping[str, tuple[str, ...]] = {
-    "S2L2A": ("B02", "B04"),
-    "S2L1C": ("B10", "B12", "B11"),
-}
-"""Modality → bands whose dark end must be cut off before the offset counts as stored."""
 
 STORED_OFFSET = -BASELINE_OFFSET
 """Reflectance of black ground in pixels that still hold the offset."""
@@ -146,7 +131,9 @@ def check_scene(
         )
         bands[name] = read_thumbnail(asset.href, asset_info, size=THUMBNAIL_SIZE)
     claims = {
-        name: asset.radiometry for name, asset in scene.assets.items() if name not in MASK_BANDS
+        name: asset.radiometry
+        for name, asset in scene.assets.items()
+        if name not in get_sensor(scene.modality).mask_bands
     }
     area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shape(scene.footprint))
     return evaluate_radiometry(scene.modality, bands, claims, square_km=abs(area) / 1e6)
@@ -167,7 +154,7 @@ def check_scenes(
 
 def select_probe_bands(scene: Scene) -> tuple[str, ...]:
     """Return the bands of a scene that are read, at most four."""
-    groups = PROBE_BANDS.get(scene.modality, ())
+    groups = get_sensor(scene.modality).probe_bands
     bands = (next((name for name in group if name in scene.assets), None) for group in groups)
     return tuple(name for name in bands if name is not None)
 
@@ -182,18 +169,21 @@ def evaluate_radiometry(
     """Compare the stated radiometry with pixel values.
 
     Args:
-        modality: a key of :data:`PROBE_BANDS`; for any other the status is "cannot tell".
+        modality: name of a sensor.
         bands: band name → stored values (y, x), each on its own grid, NaN where there is no data.
         claims: band name → stated radiometry, at least of the bands in ``bands``.
         square_km: area of the scene.
     """
     stored = {name: _interior_pixels(values) for name, values in bands.items()}
     stored = {name: values for name, values in stored.items() if values.size >= MIN_VALID_PIXELS}
-    if modality.startswith("S2"):
-        return _check_reflectance(modality, stored, claims, square_km)
+    sensor = get_sensor(modality)
+    if sensor.group == "optical":
+        return _check_reflectance(sensor, stored, claims, square_km)
     if not stored:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
-    return _check_elevation(stored) if modality == "DEM" else _check_backscatter(stored, claims)
+    if sensor.group == "elevation":
+        return _check_elevation(stored)
+    return _check_backscatter(stored, claims)
 
 
 def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -209,7 +199,7 @@ def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _check_reflectance(
-    modality: str,
+    sensor: Sensor,
     stored: Mapping[str, NDArray[np.float64]],
     claims: Mapping[str, Radiometry],
     square_km: float,
@@ -226,9 +216,7 @@ def _check_reflectance(
     if not reflectance:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
     stated_offset = offsets[next(iter(reflectance))]
-    return _check_scale(reflectance) or _check_offset(
-        modality, reflectance, stated_offset, square_km
-    )
+    return _check_scale(reflectance) or _check_offset(sensor, reflectance, stated_offset, square_km)
 
 
 def _check_scale(reflectance: Mapping[str, NDArray[np.float64]]) -> Verdict | None:
@@ -258,15 +246,17 @@ def _check_scale(reflectance: Mapping[str, NDArray[np.float64]]) -> Verdict | No
 
 
 def _check_offset(
-    modality: str,
+    sensor: Sensor,
     reflectance: Mapping[str, NDArray[np.float64]],
     stated_offset: float,
     square_km: float,
 ) -> Verdict:
     """Compare the stated offset with the one that the dark end of the bands shows."""
     figures = _dark_end_statistics(reflectance)
+    if not sensor.offset_probe_bands:
+        return _unknown(f"the offset of {sensor.name} is not checked", figures)
     statement = f"the stated offset is {stated_offset:g}"
-    dark_bands = [name for name in OFFSET_BANDS[modality] if name in reflectance]
+    dark_bands = [name for name in sensor.offset_probe_bands if name in reflectance]
     dark_ends = ", ".join(f"{name} {figures[name] / 1e-4:.0f}" for name in reflectance)
     observation = f"the darkest 2 % of the pixels end at {dark_ends} (stored, as 1/10000)"
     if figures["below"] >= OFFSET_FREE_SHARE:
@@ -275,7 +265,7 @@ def _check_offset(
             f"{figures['below']:.0%} of the values lie below "
             f"{STORED_OFFSET - DARK_TOLERANCE:g}, so the offset is not in the pixels"
         )
-    elif _is_dark_end_cut_off(dark_bands, reflectance, figures, modality, square_km):
+    elif _is_dark_end_cut_off(dark_bands, reflectance, figures, sensor, square_km):
         actual_offset = BASELINE_OFFSET
         conclusion = (
             f"dark ground is cut off at {STORED_OFFSET:g}, so {BASELINE_OFFSET:g} is still to be "
@@ -303,7 +293,7 @@ def _is_dark_end_cut_off(
     names: Sequence[str],
     reflectance: Mapping[str, NDArray[np.float64]],
     figures: Mapping[str, float],
-    modality: str,
+    sensor: Sensor,
     square_km: float,
 ) -> bool:
     """Return whether dark ground is cut off at 0.1: sharply, and in all of the bands."""
@@ -314,7 +304,9 @@ def _is_dark_end_cut_off(
         and DARK_END_RANGE[0] <= figures[name] <= DARK_END_RANGE[1]
         for name in names
     )
-    return is_sharp and (modality != "S2L2A" or _has_dark_ground(reflectance, figures))
+    return is_sharp and (
+        not sensor.is_surface_reflectance or _has_dark_ground(reflectance, figures)
+    )
 
 
 def _has_dark_ground(

@@ -16,24 +16,14 @@ from numpy.typing import NDArray
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
+from catalogs.sensors import DECIBEL as DECIBEL
+from catalogs.sensors import DN as DN
+from catalogs.sensors import METRE as METRE
+from catalogs.sensors import POWER as POWER
+from catalogs.sensors import get_sensor
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
 # ^ values, and which of them are measurements
-
-DN = "1e-4"
-"""Unit of Sentinel-2 in the pipeline: ten-thousandths of reflectance."""
-
-POWER = "m2 m-2"
-"""Unit of Sentinel-1 in the pipeline: backscattered power per area, linear."""
-
-DECIBEL = "dB"
-"""Unit of Sentinel-1 as an input of a model."""
-
-METRE = "m"
-"""Unit of heights."""
-
-UNIT_BY_MODALITY = {"S2L2A": DN, "S2L1C": DN, "S1RTC": POWER, "S1GRD": POWER, "DEM": METRE}
-"""Unit in the pipeline by modality."""
 
 QUANTIFICATION_VALUE = 10_000.0
 """Sentinel-2 DN per unit of reflectance (Products Specification, QUANTIFICATION_VALUE)."""
@@ -122,31 +112,31 @@ def to_model_unit(array: xr.DataArray, modality: str) -> xr.DataArray:
     """Convert a composite to the unit of model inputs: power becomes decibel.
 
     Raises:
-        InvalidInputError: the composite is not in the unit of :data:`UNIT_BY_MODALITY`.
+        InvalidInputError: the composite is not in the unit of its sensor.
     """
-    check_unit(array, UNIT_BY_MODALITY[modality])
-    if UNIT_BY_MODALITY[modality] != POWER:
+    sensor = get_sensor(modality)
+    check_unit(array, sensor.unit)
+    if sensor.model_unit != DECIBEL:
         return array
     return array.copy(data=to_decibel(array.values)).assign_attrs(units=DECIBEL)
 
 
 def convert(
-    stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], modality: str
+    stored: NDArray[np.generic], radiometries: Sequence[Radiometry | None], unit: str
 ) -> NDArray[np.float32]:
     """Convert stored values of several scenes, each by its own radiometry.
 
     Args:
         stored: (scene, ...) stored values, nodata included.
         radiometries: radiometry of each scene; None if the scene lacks the asset.
-        modality: modality of the scenes, a key of :data:`UNIT_BY_MODALITY`.
+        unit: unit of the result: DN, POWER or METRE.
 
     Returns:
-        (scene, ...) in the unit of :data:`UNIT_BY_MODALITY`; NaN = no measurement.
+        (scene, ...) in that unit; NaN = no measurement.
 
     Raises:
-        InvalidInputError: the unit of a scene's values cannot be converted to the modality's.
+        InvalidInputError: the unit of a scene's values cannot be converted to it.
     """
-    unit = UNIT_BY_MODALITY[modality]
     result = np.empty(stored.shape, dtype=np.float32)
     for index, radiometry in enumerate(radiometries):
         if radiometry is None:
@@ -154,7 +144,7 @@ def convert(
             continue
         if radiometry.unit not in CONVERTIBLE_UNITS[unit]:
             raise InvalidInputError(
-                f"The unit of an asset is {radiometry.unit!r}, but {modality} needs "
+                f"The unit of an asset is {radiometry.unit!r}, but a composite in {unit!r} needs "
                 f"{' or '.join(CONVERTIBLE_UNITS[unit])}. Correct the table of the provider."
             )
         values, measured = _CONVERSIONS[unit](stored[index], radiometry)

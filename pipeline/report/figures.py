@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from catalogs.sensors import SENSORS
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
@@ -47,8 +48,10 @@ def draw_report_images(
 
     optical = [
         f"composite_{name}"
-        for name in ("S2L2A", "S2L1C")
-        if f"composite_{name}" in hrefs and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
+        for name, sensor in SENSORS.items()
+        if sensor.group == "optical"
+        and f"composite_{name}" in hrefs
+        and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
     composite = read(optical[0], rendering.TRUE_COLOR_BANDS) if optical else None
     if "observations" not in hrefs:

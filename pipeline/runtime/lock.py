@@ -32,7 +32,7 @@ def acquire(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # ^ a killed run may still have tiles on remote workers, which cancel them within
-            #   seconds (flows.execution.task_cancellation). Until then they do no harm: every
+            #   seconds (flows.execution.dask_worker). Until then they do no harm: every
             #   process writes the same bytes for a tile, and shards and receipts are replaced
             #   atomically
         except BlockingIOError:

@@ -86,7 +86,7 @@ def singly() -> dict[str, Any]:
 
 def killed() -> dict[str, Any]:
     """Run all tiles on two processes, and kill one of them every eight seconds."""
-    return _scheduled("distributed", TILES, make=simulated.record, killing=True)
+    return _scheduled("distributed", TILES, tile_function=simulated.record, killing=True)
 
 
 PARTS = {one.__name__: one for one in (planning, threads, together, singly, killed)}
@@ -110,14 +110,14 @@ def _scheduled(
     kind: str,
     tiles: int,
     *,
-    make: engine.ProcessTile = simulated.nothing,
+    tile_function: engine.ProcessTile = simulated.nothing,
     killing: bool = False,
     remarks: str = "",
 ) -> dict[str, Any]:
     heard = _Heard()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / simulated.MADE).mkdir()
-        options = {"engine": kind, "workers": 2, "make": make}
+        options = {"engine": kind, "workers": 2, "tile_function": tile_function}
         coming = engine.process_tiles(Path(folder) / "plan.json", simulated.tiles(tiles), **options)
         outcomes = [next(coming)]
         clock = _Clock()

@@ -12,7 +12,7 @@ import pytest
 from catalogs import href_policy, providers
 from catalogs.errors import InvalidInputError
 from catalogs.providers import schema
-from catalogs.scene import BANDS, DEFAULT_BANDS
+from catalogs.sensors import SENSORS
 from catalogs.stac import item
 from catalogs.stac.parsing import UnusableItemError
 
@@ -361,16 +361,16 @@ def test_the_tables_are_sound():
     for name in providers.list_names():
         provider = providers.get(name)
         assert (provider.name, provider.key, provider.file) == (name, name, None)
-        assert set(provider.collections_by_modality) <= set(BANDS)
+        assert set(provider.collections_by_modality) <= set(SENSORS)
         for modality, ids in provider.collections_by_modality.items():
             for one in ids:
-                assert set(DEFAULT_BANDS[modality]) <= {
+                assert set(SENSORS[modality].default_bands) <= {
                     *provider.collections_by_id[one].names,
                     "HH",
                     "HV",
                 }
     assert set(providers.get("earth-search").collections_by_id["sentinel-2-l2a"].names) == set(
-        BANDS["S2L2A"]
+        SENSORS["S2L2A"].bands
     )
     assert providers.get("cdse").connections <= 4
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.scene import BANDS, UNITS, Asset, Radiometry, Scene
+from catalogs.scene import UNITS, Asset, Radiometry, Scene
+from catalogs.sensors import SENSORS
 
 NOON = dt.datetime(2024, 6, 1, 12, tzinfo=dt.UTC)
 NAIVE = NOON.replace(tzinfo=None)
@@ -67,8 +68,8 @@ def assets(draw, band):
 
 @st.composite
 def scenes(draw):
-    modality = draw(st.sampled_from(sorted(BANDS)))
-    bands = draw(st.sets(st.sampled_from(BANDS[modality])))
+    modality = draw(st.sampled_from(sorted(SENSORS)))
+    bands = draw(st.sets(st.sampled_from(SENSORS[modality].bands)))
     moment = draw(st.none() | times) if modality == "DEM" else draw(times)
     west, south = draw(st.floats(-180, 178)), draw(st.floats(-89, 88))
     ring = [[west, south], [west + 1, south], [west, south + 1], [west, south]]

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import passes, scene_selection, search
-from catalogs.scene import BANDS, Asset, Radiometry, Scene
+from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.sensors import SENSORS
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
 REGION = shapely.box(9, 56, 10, 57)
@@ -170,7 +171,7 @@ def archives(draw):
             a_scene(
                 f"s{number}",
                 modality=modality,
-                bands=draw(st.sampled_from([BANDS[modality], BANDS[modality][:1]])),
+                bands=draw(st.sampled_from([SENSORS[modality].bands, SENSORS[modality].bands[:1]])),
                 box=(west, 56, draw(st.sampled_from([west + 0.5, west + 1])), 57),
                 datetime=NOON + dt.timedelta(seconds=draw(st.sampled_from([0, 0.001, 40, 90]))),
                 platform=draw(st.sampled_from([None, "sentinel-2a"])),

@@ -19,7 +19,8 @@ from shapely.geometry import shape
 
 from catalogs import href_policy, providers, snapshot
 from catalogs.errors import InvalidInputError
-from catalogs.scene import BANDS, Scene
+from catalogs.scene import Scene
+from catalogs.sensors import SENSORS
 from catalogs.stac import item
 from catalogs.stac.parsing import UnusableItemError
 
@@ -309,7 +310,9 @@ def check_time(document, scene):
 
 
 def check_numbers(document, scene, provider):
-    assert list(scene.assets) == [band for band in BANDS[scene.modality] if band in scene.assets]
+    assert list(scene.assets) == [
+        band for band in SENSORS[scene.modality].bands if band in scene.assets
+    ]
     for band, asset in scene.assets.items():
         raw = raw_asset(document, asset)
         inner = raw.get("raster:bands") or raw.get("bands") or [{}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -22,7 +23,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flows
 from catalogs import errors
 from flows.cli import main, summary
 from flows.observe import progress
@@ -153,18 +153,19 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
     verbs = {
-        "product": ("search", "plan", "run", "verify"),
-        "periodic": ("backfill", "refresh"),
-        "demo": ("run",),
-        "train": ("run",),
+        "run.product": ("search", "plan", "run", "verify"),
+        "series.backfill": ("run_backfill", "run_refresh"),
+        "demo.demo": ("run",),
+        "demo.train": ("run",),
     }
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
         for function in functions:
-            key = name if function == "run" and name != "product" else function
-            setattr(module, function, told.verb(key))
+            verb = name.split(".")[1] if name.startswith("demo.") else function.removeprefix("run_")
+            setattr(module, function, told.verb(verb))
         monkeypatch.setitem(sys.modules, f"flows.{name}", module)
-        monkeypatch.setattr(flows, name, module, raising=False)
+        package, _, module_name = f"flows.{name}".rpartition(".")
+        monkeypatch.setattr(importlib.import_module(package), module_name, module, raising=False)
     return told
 
 
@@ -212,7 +213,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
-        "import sys, types, flows\n"
+        "import sys, types, flows.run\n"
         "module = types.ModuleType('flows.run.product')\n"
         "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
         "sys.modules['flows.run.product'] = flows.run.product = module\n"
@@ -237,7 +238,7 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
     verbs = ("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy")
     for name in (*verbs, "models", "train"):
         assert re.search(rf"\b{name}\b", text)
-    for word in ("0 done", "1 some tile failed", "2 the request", "3 nothing found", "130 inter"):
+    for word in ("0 success", "1 tiles failed", "2 invalid", "3 nothing found", "130 inter"):
         assert word in text
 
 
@@ -274,8 +275,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (UNCHANGED, [], 0, ["nothing to do: ", "item.json"]),
         (FAILED, [], 1, ["1 of 4 tiles failed and nothing is published", "B04 of S2B_1"]),
         (FAILED, ["--allow-partial"], 1, ["nothing is published"]),
-        (PARTIAL, ["--allow-partial"], 0, ["1 of 4 tiles are declared holes", "item.json"]),
-        (PARTIAL, [], 1, ["declared holes"]),
+        (PARTIAL, ["--allow-partial"], 0, ["published without 1 of 4 tiles", "item.json"]),
+        (PARTIAL, [], 1, ["published without"]),
         (FAILED | {"status": "failed"}, [], 1, ["failed: 1 of 4"]),
     ],
 )  # fmt: skip
@@ -372,7 +373,7 @@ def test_periods_are_listed_with_what_became_of_them(
 def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fakes.answers["verify"] = SOUND
     assert run("verify", tmp_path) == 0
-    assert "sound" in capsys.readouterr().out
+    assert "verified" in capsys.readouterr().out
     fakes.answers["verify"] = ROTTEN
     assert run("verify", tmp_path) == 1
     assert re.search(r"32632/0001_0002 +c/3/7 +sha256 differs", capsys.readouterr().out)
@@ -444,7 +445,7 @@ def test_known_errors(
     [
         (KeyError("tile"), "unexpected KeyError: 'tile'"),
         (RuntimeError(), "unexpected RuntimeError: no message"),
-        (OSError(28, "No space left on device"), "No space left on device; set this right"),
+        (OSError(28, "No space left on device"), "No space left on device; correct this"),
         (MemoryError(), "out of memory: lower execution.tile"),
         (ValueError("plain"), "unexpected ValueError: plain"),
     ],
@@ -490,12 +491,12 @@ def test_interruption_is_resumable(
 
 
 SLEEPER = """
-import signal, sys, time, types, flows
+import signal, sys, time, types, flows.run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
 module = types.ModuleType("flows.run.product")
 def run(job, *, allow_partial, max_cost, progress, period):
-    progress.stage("tiles", 4)
+    progress.start_stage("tiles", 4)
     time.sleep(60)
 module.run = run
 sys.modules["flows.run.product"] = flows.run.product = module
@@ -637,10 +638,10 @@ def test_json_keeps_values_and_drops_nan(
 
 
 NOISY = """
-import os, subprocess, sys, types, flows
+import os, subprocess, sys, types, flows.run
 module = types.ModuleType("flows.run.product")
 def search(job, progress, report, period):
-    progress.stage("search")
+    progress.start_stage("search")
     print("python noise")
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_cluster as clusters
-from flows.execution import engine, executors, worker_plugins
+from flows.execution import dask_worker, engine, executors
 from pipeline import tile
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline import test_plan as plans
@@ -68,7 +68,7 @@ def _made(path):
 def _run(path, count, **options):
     """Run simulated tiles; return name -> outcomes."""
     told = collections.defaultdict(list)
-    options = {"engine": "threads", "workers": 2, "make": simulated.record} | options
+    options = {"engine": "threads", "workers": 2, "tile_function": simulated.record} | options
     for outcome in engine.process_tiles(path, simulated.tiles(count), **options):
         told[outcome.tile].append(outcome)
     assert {len(outcomes) for outcomes in told.values()} <= {1}
@@ -98,7 +98,7 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "ThreadExecutor", Counted)
-        assert len(_run(path, 4000, make=last)) == 4000
+        assert len(_run(path, 4000, tile_function=last)) == 4000
     assert set(sizes[:6]) == {1}
     assert max(sizes) == engine.MAX_TILES_PER_TASK
     assert sizes[-1] < engine.MAX_TILES_PER_TASK / 4
@@ -114,7 +114,7 @@ def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
         time.sleep(0.03 if int(name[-6:]) % 50 == 49 else 0.0)
         return simulated.nothing(plan_path, name, beside, processes)
 
-    assert len(_run(path, 600, make=uneven)) == 600
+    assert len(_run(path, 600, tile_function=uneven)) == 600
     assert len(order) == 600
 
 
@@ -135,7 +135,7 @@ def test_killed_workers_lose_nothing(path, cluster):
     port = cluster.scheduler.http_server.port
     try:
         with simulated.pulse(port) as told:
-            done = _run(path, 160, engine=cluster.scheduler_address, make=simulated.slow)
+            done = _run(path, 160, engine=cluster.scheduler_address, tile_function=simulated.slow)
     finally:
         over.set()
         killer.join()
@@ -151,17 +151,21 @@ def test_killed_workers_lose_nothing(path, cluster):
 
 
 def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, monkeypatch):
-    done = _run(path, 12, engine=cluster.scheduler_address, make=simulated.deadly, workers="auto")
+    done = _run(
+        path, 12, engine=cluster.scheduler_address, tile_function=simulated.deadly, workers="auto"
+    )
     failed = {name for name, one in done.items() if one.reason}
     assert failed == {"r000c000007"}
-    assert "again and again" in done["r000c000007"].reason
+    assert "died repeatedly" in done["r000c000007"].reason
     assert set(_made(path)) == set(done) - failed
 
 
 def test_tiles_behind_one_that_kills_are_made(path):
     """One worker: whatever waits behind the deadly tile loses its worker as often as that one."""
     with _workers(1, deaths=0) as one:
-        done = _run(path, 14, engine=one.scheduler_address, make=simulated.deadly, workers="auto")
+        done = _run(
+            path, 14, engine=one.scheduler_address, tile_function=simulated.deadly, workers="auto"
+        )
     assert {name for name, one in done.items() if one.reason} == {"r000c000007"}
     assert len(_made(path)) == 13
 
@@ -173,7 +177,7 @@ def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster
         pids = client.run(os.getpid)
         equipped = min(pids)
         client.run(_equip, workers=[equipped])
-        done = _run(path, 50, engine=cluster.scheduler_address, gpu="cuda")
+        done = _run(path, 50, engine=cluster.scheduler_address, device="cuda")
         assert len(done) == 50
         assert {int(pid) for (pid,) in _made(path).values()} == {pids[equipped]}
         hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=True)
@@ -217,7 +221,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
         again = dict(future.result() for future in asked)
         assert len(set(again) - set(seen)) == 1
     mine = sorted(os.sched_getaffinity(0))
-    halves = [set(worker_plugins.split_cores(mine, number, 2)) for number in (0, 1)]
+    halves = [set(dask_worker.split_cores(mine, number, 2)) for number in (0, 1)]
     for found in (seen, again):
         assert sorted(found.values(), key=min) == sorted(halves, key=min)
 
@@ -225,7 +229,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
 def _until(hands, processes):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        hands.places()
+        hands.capacity()
         if hands.processes == processes == len(hands._client.scheduler_info()["workers"]):
             return
         time.sleep(0.1)
@@ -240,7 +244,7 @@ def _affinity(number):
 def test_an_own_cluster_grows_with_the_work(path):
     with dask.config.set({"distributed.adaptive.target-duration": "100ms"}):
         # ^ seconds by default: whoever is done sooner needs no help
-        options = {"workers": {"min": 1, "max": 2}, "make": simulated.slow}
+        options = {"workers": {"min": 1, "max": 2}, "tile_function": simulated.slow}
         done = _run(path, 150, engine="distributed", **options)
     assert len(done) == 150
     assert len({pid for (pid,) in _made(path).values()}) == 2
@@ -249,7 +253,7 @@ def test_an_own_cluster_grows_with_the_work(path):
 @given(count=st.integers(1, 200), shares=st.integers(1, 70))
 def test_shares_divide_the_cores(count, shares):
     machine = list(range(100, 100 + count))
-    cut = [list(worker_plugins.split_cores(machine, number, shares)) for number in range(shares)]
+    cut = [list(dask_worker.split_cores(machine, number, shares)) for number in range(shares)]
     assert min(map(len, cut)) >= 1
     if shares <= count:
         assert [core for part in cut for core in part] == machine

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError
+from catalogs.sensors import SENSORS
 from flows.config import (
     error_messages,
     job,
@@ -29,7 +30,7 @@ from flows.config import (
     yaml_file,
 )
 from flows.config import model as model_config
-from flows.config.base import INPUTS, ConfigModel
+from flows.config.base import ConfigModel
 from model.cards import catalogue
 from model.terramind import config
 
@@ -222,7 +223,7 @@ def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) ->
     }
     assert chosen.inputs_with_statistics == ("S2L2A", "DEM")
     assert chosen.label == "tuned"
-    assert "goes with its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
+    assert "add its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
     write(tmp_path, "data: {}", "fit.yaml")
     assert "has no `means`" in refused(tmp_path, SMALL + model)
 
@@ -271,9 +272,9 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
-    tasks = pytest.importorskip("model.predictor.predictors")
+    tasks = pytest.importorskip("model.predictor.tasks")
     assert model_config.TASKS == tasks.TASKS
-    assert tuple(tasks.GENERATED) == model_config.GENERATED_MODALITIES
+    assert tuple(tasks.GENERATED_MODALITIES) == model_config.GENERATED_MODALITIES
 
 
 def test_job_is_frozen(tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ WRONG = [
     ("every", "composite: {every: monthly}", ["'monthly' cannot be read", "P1M"]),
     ("every-none", "composite: {every: P1M}", ["output: {composites: true}"]),
     ("orbit", "radar: {orbit: up}", ["radar.orbit is 'up'", "ascending"]),
-    ("radar-none", "inputs: [S2L2A]\nradar: {orbit: ascending}", ["none is among"]),
+    ("radar-none", "inputs: [S2L2A]\nradar: {orbit: ascending}", ["no Sentinel-1 input is among"]),
     ("proof", "radiometry: {proof: yes}", ["radiometry.proof"]),
     ("bands", "bands: {S1RTC: [HX]}", ["'HX'", "VV, VH, HH, HV"]),
     ("bands-scl", "bands: {S2L2A: [SCL]}", ["'SCL'"]),
@@ -325,8 +326,8 @@ WRONG = [
     ("seed-true", "model: {weights: {random: true}}", ["is not hub"]),
     ("digest", "model: {weights: {path: job.yaml, sha256: abc}}", ["'abc' is not 64 hex"]),
     ("hub-demo", "model: {name: demo, weights: hub}", ["shipped, not on the hub"]),
-    ("none-weights", "model: {name: none, weights: hub}", ["'none' runs nothing"]),
-    ("modality", "model: {name: terramind_v1_base, task: generate}", ["say what", "NDVI"]),
+    ("none-weights", "model: {name: none, weights: hub}", ["'none' predicts nothing"]),
+    ("modality", "model: {name: terramind_v1_base, task: generate}", ["needs a modality", "NDVI"]),
     ("modality-lulc", "model: {name: terramind_v1_base, task: generate, modality: LULC}",
      ["model.modality", "{task: land_cover}"]),
     ("modality-rgb", "model: {name: terramind_v1_base, task: generate, modality: RGB}",
@@ -338,11 +339,11 @@ WRONG = [
     ("modality-of-list", "model: {name: terramind_v1_base, task: generate, modality: [DEM, NDWI]}",
      ["unknown modality 'NDWI'"]),
     ("modality-of-two", "model: {task: [land_cover, embedding], modality: NDVI}",
-     ["modality belongs to {task: generate}, not to land_cover, embedding"]),
+     ["modality is for {task: generate}, not for land_cover, embedding"]),
     ("demo-generates-too", "model: {task: [land_cover, generate], modality: NDVI}",
      ["'demo' maps land cover"]),
-    ("modality-of-map", "model: {modality: NDVI}", ["modality belongs to {task: generate}"]),
-    ("steps-of-map", "model: {timesteps: 4}", ["timesteps belongs to {task: generate}"]),
+    ("modality-of-map", "model: {modality: NDVI}", ["modality is for {task: generate}"]),
+    ("steps-of-map", "model: {timesteps: 4}", ["timesteps is for {task: generate}"]),
     ("steps", "model: {name: terramind_v1_base, task: generate, modality: DEM, timesteps: 0}",
      ["model.timesteps is 0", "1 to 1000"]),
     ("steps-many", "model: {name: terramind_v1_base, timesteps: 1001}",
@@ -352,13 +353,13 @@ WRONG = [
     ("tokenizer-lost", "model: {name: terramind_v1_base, tokenizers: {LULC: lost.pt}}",
      ["model.tokenizers", "no weights at", "lost.pt"]),
     ("tokenizer-idle", "model: {name: terramind_v1_base, task: embedding, tokenizers: {LULC: hub}}",
-     ["nothing is decoded"]),
-    ("none-task", "model: {name: none, task: embedding}", ["'none' runs nothing"]),
+     ["tokenizers are not used by this task"]),
+    ("none-task", "model: {name: none, task: embedding}", ["'none' predicts nothing"]),
     ("demo-generates", "model: {task: generate, modality: NDVI}", ["'demo' maps land cover"]),
-    ("idle-classes", "model: {classes: [water, trees]}", ["classes belong to a checkpoint"]),
+    ("idle-classes", "model: {classes: [water, trees]}", ["classes are for a checkpoint only"]),
     ("checkpoint-task",
      "model: {checkpoint: job.yaml, task: [embedding], classes: [water, trees], stats: s.yaml}",
-     ["a checkpoint maps land cover, and knows no task embedding"]),
+     ["a checkpoint maps land cover only: remove it, or the task embedding"]),
     ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
      ["the task embedding has no probabilities"]),
     ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
@@ -366,11 +367,11 @@ WRONG = [
      ["not both"]),
     ("class", "model: {classes: [water, wood]}", ["unknown class 'wood'"]),
     ("stats-input", "model: {stats: {S3: {mean: [1], std: [1]}}}", ["unknown input 'S3'"]),
-    ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means and 1"]),
+    ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means but 1"]),
     ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),
     ("format", "output: {formats: [geotiff]}", ["unknown format 'geotiff'", "cog, zarr"]),
     ("scheme", "output: {path: 'gs://maps'}", ["'gs://maps' is a URL"]),
-    ("output-file", "output: {path: job.yaml}", ["is a file; the output wants a folder"]),
+    ("output-file", "output: {path: job.yaml}", ["is a file; the output must be a folder"]),
     ("flag", "output: {probabilities: 1}", ["output.probabilities is 1", "true or false"]),
     ("tile", "execution: {tile: 100}", ["100 is not a multiple of 16", "96 or 112"]),
     ("tile-zero", "execution: {tile: 0}", ["execution.tile is 0", "multiple of 16"]),
@@ -378,11 +379,11 @@ WRONG = [
     ("workers-true", "execution: {workers: true}", ["True is neither auto"]),
     ("workers-min", "execution: {workers: {min: 1}}", ["{'min': 1} is neither", "{min: 1, max"]),
     ("workers-max", "execution: {workers: {min: 3, max: 2}}", ["min 3 is more than max 2"]),
-    ("workers-text", "execution: {workers: {min: 1, max: two}}", ["nor two of them"]),
+    ("workers-text", "execution: {workers: {min: 1, max: two}}", ["nor a range of them"]),
     ("engine", "execution: {engine: thread}", ["Did you mean 'threads'?"]),
     ("port", "execution: {engine: 'tcp://127.0.0.1:99999'}", ["99999"]),
     ("averaged", "model: {name: terramind_v1_base, task: embedding, average_below: 0.5}",
-     ["average_below belongs to land cover"]),
+     ["average_below is for the task land_cover"]),
     ("device", "execution: {device: gpu}", ["unknown device 'gpu'", "cuda:N"]),
     ("precision", "execution: {precision: fp16}", ["execution.precision is 'fp16'", "bf16"]),
     ("batch", "execution: {batch: 0}", ["0 is neither auto nor"]),
@@ -400,7 +401,7 @@ WRONG = [
     ("provider", "catalog: planetary", ["unknown catalog provider", "'planetary-computer'?"]),
     ("lost-table", "catalog: own.yaml", ["catalog.provider", "there is no file", "own.yaml"]),
     ("no-table", "catalog: {url: 'https://a.example', provider: job.yaml}", ["docs/providers.md"]),
-    ("bare-demo", "catalog: demo", ["'demo' has no address", "path: catalog.json"]),
+    ("bare-demo", "catalog: demo", ["'demo' has no API address", "path: catalog.json"]),
     ("bare-path", "catalog: data/catalog.json", ["{path: data/catalog.json, provider: NAME}"]),
     ("bare-url", "catalog: 'https://a.example/v1'", ["{url: https://a.example/v1, provider"]),
     ("lost-catalog", "catalog: {path: c.json, provider: cdse}", ["catalog.path", "no file"]),
@@ -418,7 +419,7 @@ WRONG = [
     ("south", "region: {bbox: [1, 4, 3, 2]}", ["south >= north"]),
     ("thin", "region: {bbox: [1, 2, 1, 3]}", ["no width"]),
     ("metres", "region: {bbox: [500000, 6200000, 510000, 6210000]}", ["projected metres"]),
-    ("swapped", "region: {bbox: [56, 100, 57, 110]}", ["latitude seems to stand before"]),
+    ("swapped", "region: {bbox: [56, 100, 57, 110]}", ["latitude seems to be before"]),
     ("reversed", "period: 2024-09-30/2024-05-01", ["ends (2024-05-01) before it starts"]),
     ("february", "period: 2024-02-30", ["'2024-02-30', a date that does not exist"]),
     ("month-13", "period: 2024-13", ["does not exist"]),
@@ -460,12 +461,12 @@ def test_several_wrong_keys_stand_in_one_message(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("a: [1", "is not YAML"),
-        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ("a: 1\na: 2", "the key 'a' is repeated"),
         ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
         ("? [a, b]\n: 1\n? {c: d}\n: 2", "is not YAML"),
-        ("", "holds nothing"),
-        ("- name: x", "holds a list"),
-        ("just words", "holds a str"),
+        ("", "contains nothing"),
+        ("- name: x", "contains a list"),
+        ("just words", "contains a str"),
     ],
 )
 def test_what_is_not_yaml_keys(tmp_path: Path, text: str, words: str) -> None:
@@ -507,8 +508,8 @@ def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path
 
 
 def test_nearest_name_keeps_its_own_spelling() -> None:
-    assert error_messages.suggest_name("s2l2a", INPUTS) == " Did you mean 'S2L2A'?"
-    assert error_messages.suggest_name("zzzzzz", INPUTS) == ""
+    assert error_messages.suggest_name("s2l2a", tuple(SENSORS)) == " Did you mean 'S2L2A'?"
+    assert error_messages.suggest_name("zzzzzz", tuple(SENSORS)) == ""
 
 
 # --- the period ------------------------------------------------------------------------------
@@ -644,7 +645,7 @@ BAD_REGIONS = [
      "is not a valid area"),
     ("line-like", polygon((9, 56), (10, 57), (9, 56)), "is not a valid area"),
     ("metres", polygon((5e5, 6.2e6), (5.1e5, 6.2e6), (5.1e5, 6.3e6)), "projected metres"),
-    ("swapped", polygon((56, 100), (57, 100), (57, 101)), "latitude seems to stand before"),
+    ("swapped", polygon((56, 100), (57, 100), (57, 101)), "latitude seems to be before"),
     ("infinite", '{"type": "Polygon", "coordinates": [[[NaN, 1], [2, 3]]]}', "not on Earth"),
     ("bag-of-points", {"type": "GeometryCollection", "geometries": [SQUARE, POINT]},
      "the geometry, geometry 2 is a Point"),

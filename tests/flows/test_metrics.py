@@ -163,7 +163,7 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     )
     names = [one.id for one in simulated.tiles(40)]
     monkeypatch.setattr(
-        stages.receipt, "finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
+        stages.receipt, "read_finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
     )
     monkeypatch.setattr(
         stages.Plan,
@@ -337,9 +337,11 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
 
 def test_nobody_asks_and_nothing_is_imported(frozen):
     code = (
-        "import sys; from pathlib import Path; from flows import metrics, stages\n"
-        "with metrics.kept(Path(sys.argv[1])) as one: one.begin(1, 0); one.end('complete')\n"
-        "assert one.values(); print(*sys.modules)"
+        "import sys; from pathlib import Path\n"
+        "from flows.observe import exporter; from flows.run import stages\n"
+        "with exporter.export_run(Path(sys.argv[1])) as run:\n"
+        " run.begin_tiles(1, 0); run.set_final_status('complete')\n"
+        "assert run.values(); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, frozen], capture_output=True, text=True, check=True
@@ -353,7 +355,7 @@ def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
     one = run_metrics.RunMetrics.for_plan(frozen)
     one.begin_tiles(9, 0)
-    one.set_executor(types.SimpleNamespace(processes=2, beside=2, places=lambda: 16))
+    one.set_executor(types.SimpleNamespace(processes=2, tiles_per_process=2, capacity=lambda: 16))
     for _ in range(2):
         one.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 15.0}))
     values = one.values()
@@ -509,8 +511,8 @@ def cluster():
         yield cluster
 
 
-def _made(cluster, path, count, make=simulated.nothing):
-    options = {"engine": cluster.scheduler_address, "workers": 1, "make": make}
+def _made(cluster, path, count, tile_function=simulated.nothing):
+    options = {"engine": cluster.scheduler_address, "workers": 1, "tile_function": tile_function}
     return [one.reason for one in engine.process_tiles(path, simulated.tiles(count), **options)]
 
 
@@ -590,7 +592,7 @@ def test_a_report_is_no_damage(frozen, tmp_path):
 
 def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
     code = (
-        "import logging; from flows import land_cover\n"
+        "import logging; from flows.orchestration import land_cover\n"
         "from prefect.logging import handlers, configuration\n"
         "from prefect.settings import get_current_settings as settings\n"
         "configuration.setup_logging()\n"

@@ -170,9 +170,9 @@ def test_a_revision_and_a_renewal(online, capsys):
         (["fetch", TINY], ["huggingface_hub is not installed", "TerraMind_v1_tiny.pt", "--to"]),
         (["fetch", COORDS], ["TerraMind-1.0-Tokenizer-Coords/config.json", "give its path"]),
         (["fetch", "terramind_v1_bse"], ["no official weights", "mean 'terramind_v1_base'?"]),
-        (["fetch", TINY, "demo"], ["are shipped"]),
+        (["fetch", TINY, "demo"], ["are part of the package"]),
         (["fetch"], ["NAME"]),
-        (["fetch", TINY, "--to", "FILE"], ["is a file; give a folder"]),
+        (["fetch", TINY, "--to", "FILE"], ["is a file: give a folder"]),
     ],
 )
 def test_what_cannot_be_fetched(capsys, tmp_path, arguments, says):

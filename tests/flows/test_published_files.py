@@ -14,7 +14,6 @@ from model.cards import catalogue
 from model.errors import WeightsError
 from model.predictor import cards, registry
 from model.terramind import modalities
-from model.terratorch import segmentation
 from model.tools import convert
 from model.weights import checkpoint, checksums, contents, hub, loading
 from tests.support import lightning
@@ -163,7 +162,7 @@ def test_a_checkpoint_of_a_known_backbone_fits(tmp_path, capsys):
     arguments = lightning.ARGS | {"backbone": TINY}
     options = {"necks": lightning.PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
     shapes = shapes_of(
-        lambda: segmentation.build_model(TINY, arguments["backbone_modalities"], 3, **options)
+        lambda: lightning.build_model(TINY, arguments["backbone_modalities"], 3, **options)
     )
     hollow(tmp_path / "state.pt", shapes, "model.")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -264,7 +263,7 @@ def encoder():
     return model.backbone(SMALL, ["DEM", "S1GRD"], weights={"random": 3})
 
 
-def same(one, other):
+def same_outputs(one, other):
     left, right = one.state_dict(), other.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
@@ -275,7 +274,7 @@ def test_a_converted_file_loads_strictly(tmp_path, capsys, encoder):
     found = answer(capsys, "convert", source, target, name="models-convert")
     assert found["sha256"] == checksums.hash_file(target)
     assert found["tensors"] == len(encoder.state_dict())
-    assert same(model.backbone(SMALL, ["DEM", "S1GRD"], weights=target), encoder)
+    assert same_outputs(model.backbone(SMALL, ["DEM", "S1GRD"], weights=target), encoder)
     assert checkpoint.read_metadata(target) == {
         "converted_from": "w.pt", "sha256": checksums.hash_file(source)
     }  # fmt: skip
@@ -338,7 +337,7 @@ def test_a_checkpoint_keeps_what_its_model_is_built_from(tmp_path):
     torch.save(stored, tmp_path / "a.ckpt")
     assert run("convert", tmp_path / "a.ckpt", tmp_path / "a.safetensors") == 0
     loaded = model.fine_tuned(tmp_path / "a.safetensors", config=lightning.SIZE)
-    assert same(loaded, whole)
+    assert same_outputs(loaded, whole)
     direct = model.fine_tuned(stored, config=lightning.SIZE)
     assert loaded.hyper_parameters == direct.hyper_parameters
 

@@ -78,7 +78,7 @@ def test_a_thin_period_is_waited_for_to_the_day():
 
 
 def test_without_a_beginning_nothing_is_due():
-    with pytest.raises(InvalidInputError, match=r"no period, .*schedule: \{from: 2024-01\}"):
+    with pytest.raises(InvalidInputError, match=r"neither a period .*schedule: \{from: 2024-01\}"):
         _schedule().due_periods(_day("2024-02-06"))
 
 
@@ -97,11 +97,11 @@ def test_a_job_needs_no_period_of_its_own(tmp_path):
     ("keys", "words"),
     [
         ({"cadence": "monthly"}, "schedule.cadence: The cadence 'monthly' cannot be read"),
-        ({"from": "soon"}, "schedule.from: 'soon' is no day"),
+        ({"from": "soon"}, "schedule.from: 'soon' is not a day"),
         ({"since": "2024"}, "unknown key 'since' in schedule"),
-        ({"cron": "daily"}, "schedule.cron: 'daily' has not the five fields"),
+        ({"cron": "daily"}, "schedule.cron: 'daily' does not have the five fields"),
         ({"timezone": "Mars/Olympus"}, "schedule.timezone: there is no time zone 'Mars/Olympus'"),
-        ({"latency_days": -1}, "schedule.latency_days is -1; it wants days, 0 to 366"),
+        ({"latency_days": -1}, "schedule.latency_days is -1; expected: days, 0 to 366"),
         ({"min_coverage": 90}, "schedule.min_coverage is 90"),
     ],
 )

@@ -42,24 +42,26 @@ PROVIDER = "demo"
 CLIENT = """
 import sys
 from pathlib import Path
-from flows import engine
+from flows.execution import engine
 from pipeline.plan.plan import Plan
-from tests import simulated
-path, address, make = sys.argv[1:]
-tiles = Plan.read(Path(path)).tiles if make == "finish" else simulated.tiles(4)
-make = engine.finish if make == "finish" else simulated.endless
-list(engine.run(Path(path), tiles, engine=address, workers=2, make=make))
+from tests.support import simulated
+path, address, kind = sys.argv[1:]
+tiles = Plan.read(Path(path)).tiles if kind == "real" else simulated.tiles(4)
+tile_function = engine.process_tile if kind == "real" else simulated.endless
+list(engine.process_tiles(
+    Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
 
 FLOW = """
 import sys
 from pathlib import Path
 from prefect.utilities.engine import capture_sigterm
-from flows import product, progress
+from flows.observe.progress import create_progress
+from flows.run import product
 with capture_sigterm():
     try:
         product.run(Path(sys.argv[1]), allow_partial=False, max_cost=None,
-                    progress=progress.watch(sys.stderr))
+                    progress=create_progress(sys.stderr))
     except BaseException as error:
         print("left by", type(error).__name__, file=sys.stderr)
         raise
@@ -68,15 +70,15 @@ with capture_sigterm():
 
 STUCK = """
 import sys, threading, time
-from flows import console
-console.GRACE = 0.5
-console.listen()
+from flows.cli import console
+console.SHUTDOWN_TIMEOUT = 0.5
+console.install_signal_handlers()
 threading.Thread(target=time.sleep, args=(60,)).start()
 try:
     print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
-    sys.exit(console.interrupted())
+    sys.exit(console.report_interruption())
 """
 
 
@@ -405,7 +407,7 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
     web, plan = world
     web.script, web.retry_after = lambda *_: "503", "1"
     web.forget()
-    with _client(stored, cluster.scheduler_address, "finish"):
+    with _client(stored, cluster.scheduler_address, "real"):
         _until(lambda: web.requests > 2, 60)
     _until(lambda: _quiet(web))
     web.script = None
@@ -503,7 +505,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     if how == "command":
         assert process.returncode == console.EXIT_INTERRUPTED
         assert said.count("run the same command again") == 1, said
-        assert "ended in the middle" not in said
+        assert "stopped before" not in said
         # ^ it need not be forced
     else:
         assert "left by TerminationSignal" in said

@@ -14,8 +14,8 @@ from model.cards import catalogue, model_card
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.terramind import config, modalities
-from model.terratorch import segmentation
 from model.weights import loading
+from tests.support import lightning
 from tests.support.hollow import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
 
 CPU = {"device": "cpu", "precision": "fp32"}
@@ -214,7 +214,7 @@ def test_statistics_may_lie_in_a_file(tmp_path):
     card, source = str(written(tmp_path)), {"random": 3}
     told = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
     assert told.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
-    with pytest.raises(ModelError, match="goes with its checkpoint"):
+    with pytest.raises(ModelError, match="goes with a checkpoint only"):
         registry.load(card, source, stats=str(tmp_path / "fit.yaml"))
 
 
@@ -232,7 +232,7 @@ def checkpoint(path, backbone="micro", **told):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    whole = segmentation.build_model(
+    whole = lightning.build_model(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(whole, 2).state_dict()

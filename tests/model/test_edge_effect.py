@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cards import demo_card
+from model.cards import markdown
 from model.errors import ModelError
 from model.predictor import cards, edge_effect, predictors, registry
 from model.predictor.predictor import InferenceOptions
@@ -98,7 +98,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(demo_card.render_edge_effect(curve.to_summary()))
+    assert "another class" not in "\n".join(markdown.render_edge_effect(curve.to_summary()))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -112,8 +112,8 @@ def test_the_same_places_give_the_same_curve():
     ("image", "window", "says"),
     [
         (IMAGE["S2L2A"], 48, "windows of 48 px are too small"),
-        (IMAGE["S2L2A"][:, :100], 128, "224 x 224 px at least"),
-        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "nowhere are 224 x 224 px observed"),
+        (IMAGE["S2L2A"][:, :100], 128, "at least 224 x 224 px needed"),
+        (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
 def test_what_cannot_be_measured_is_said(image, window, says):
@@ -127,7 +127,7 @@ def test_a_silent_model_has_no_curve():
         def predict(self, chips, places=None):
             return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
 
-    with pytest.raises(ModelError, match="no finite answer"):
+    with pytest.raises(ModelError, match="output is not finite"):
         edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
 
 
@@ -203,8 +203,7 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
     assert (
-        "\n".join(demo_card.render_edge_effect(registry.get_card("demo").reach.to_summary()))
-        in text
+        "\n".join(markdown.render_edge_effect(registry.get_card("demo").reach.to_summary())) in text
     )
 
 

@@ -163,8 +163,8 @@ def test_a_call_gives_one_answer_and_no_more(family):
         ({"task": "generate", "modality": ["NDVI", "NDVI"]}, "each once"),
         ({"task": []}, "known are"),
         ({"task": ["land_cover", "flood"]}, "flood"),
-        ({"task": ["land_cover", "embedding"], "checkpoint": "x.ckpt"}, "maps land cover"),
-        ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "maps"),
+        ({"task": ["land_cover", "embedding"], "checkpoint": "x.ckpt"}, "gives land cover only"),
+        ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "only"),
     ],
 )
 def test_what_does_not_go_together_is_refused(segmenter, asked, says):

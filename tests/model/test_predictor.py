@@ -224,9 +224,9 @@ def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, says, na
 def test_channels_last_are_told():
     given = chips()
     for last in ({n: np.moveaxis(v, 1, -1) for n, v in given.items()}, {"DEM": given["DEM"][0]}):
-        with pytest.raises(ModelError, match=r"channels stand last|batch of one"):
+        with pytest.raises(ModelError, match=r"channels are last|batch of one"):
             make()(last)
-    with pytest.raises(ModelError, match="channels stand last"):
+    with pytest.raises(ModelError, match="channels are last"):
         make()({"S2L2A": np.moveaxis(given["S2L2A"], 1, -1)[0]})
 
 

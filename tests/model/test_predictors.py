@@ -15,11 +15,11 @@ from model.errors import ModelError
 from model.predictor import cards
 from model.predictor.predictor import InferenceOptions
 from model.predictor.predictors import (
-    GENERATED_MODALITIES,
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
 )
+from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
 from tests.support import toys
 

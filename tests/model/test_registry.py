@@ -16,13 +16,13 @@ import model
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.predictor.predictors import (
-    GENERATED_MODALITIES,
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
+from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
-from model.terratorch import segmentation
+from tests.support import lightning
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
@@ -150,7 +150,7 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "terramind_v1_tiny", "stats": "fit.yaml"}, "fit.yaml"),
         ({"name": "terramind_v1_tiny", "nan_policy": "ignore"}, "refuse or fill"),
         ({"name": "demo", "task": "generate", "modality": "NDVI"}, "generates nothing"),
-        ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "maps land cover"),
+        ({"name": "demo", "checkpoint": "x.ckpt", "task": "embedding"}, "gives land cover only"),
         ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
     ],
 )
@@ -469,7 +469,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    whole = segmentation.build_model(
+    whole = lightning.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,

@@ -21,9 +21,10 @@ from tests.support.lightning import (
     RESHAPE,
     SIZE,
     as_stored,
-    inputs_of,
+    build_model,
     load,
-    same,
+    random_inputs,
+    same_outputs,
     whole_model,
 )
 from tests.support.oracle import one_thread  # noqa: F401
@@ -45,7 +46,7 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
     content["state_dict"]["criterion.weight"] = torch.ones(3)
     torch.save(content, path)
     loaded = load(path, sha256=loading.digest_of_file(path))
-    assert same(loaded, whole)
+    assert same_outputs(loaded, whole)
     assert not loaded.training
     assert loaded.num_classes == 3
     assert loaded.class_names == ("sea", "ice", "land")
@@ -67,7 +68,7 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
         {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", **flat},
         {"class_path": path, "init_args": flat, "_instantiator": "instantiate_module"},
     ):
-        assert same(load(stored | {"hyper_parameters": told}), whole)
+        assert same_outputs(load(stored | {"hyper_parameters": told}), whole)
 
 
 WRAPPED = {
@@ -83,7 +84,7 @@ def test_parts_of_keys_that_name_nothing_are_taken_off(whole, stored, how):
     stored["state_dict"]["criterion.weight"] = torch.ones(3)
     state = {WRAPPED[how](key): value for key, value in stored["state_dict"].items()}
     assert set(state) != set(stored["state_dict"])
-    assert same(load(stored | {"state_dict": state}), whole)
+    assert same_outputs(load(stored | {"state_dict": state}), whole)
 
 
 def test_what_only_training_reads_is_left_out(whole, stored):
@@ -94,7 +95,7 @@ def test_what_only_training_reads_is_left_out(whole, stored):
     }
     stored["hyper_parameters"] |= {"aux_heads": [{"name": "deep", "decoder": "FCNDecoder"}]}
     loaded = load(stored)
-    assert same(loaded, whole)
+    assert same_outputs(loaded, whole)
     assert not any(key.startswith("aux_heads") for key in loaded.state_dict())
 
 
@@ -116,7 +117,7 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
         torch.save(stored, tmp_path / "a.ckpt")
     assert module.__name__ not in sys.modules
     loaded = load(tmp_path / "a.ckpt")
-    assert same(loaded, whole)
+    assert same_outputs(loaded, whole)
     assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
     with pytest.raises(WeightsError, match="more than tensors"):
         loading.read_state_dict(tmp_path / "a.ckpt")
@@ -125,7 +126,7 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
 
 def test_tensors_alone_want_the_yaml_of_their_training(whole, stored, tmp_path):
     torch.save(stored["state_dict"], tmp_path / "a.pt")
-    with pytest.raises(ModelError, match=r"says nothing of its model.*\.yaml"):
+    with pytest.raises(ModelError, match=r"does not describe its model.*\.yaml"):
         load(tmp_path / "a.pt")
     (tmp_path / "a.yaml").write_text(
         """
@@ -145,10 +146,10 @@ model:
       decoder_channels: [16, 12, 8, 8]
 """
     )
-    assert same(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
+    assert same_outputs(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
     loading.write_state_dict(tmp_path / "a.safetensors", stored["state_dict"])
     args = {"model_args": ARGS}
-    assert same(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
+    assert same_outputs(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
 
 
 def test_options_may_come_as_one_mapping_a_part(whole, stored):
@@ -162,7 +163,7 @@ def test_options_may_come_as_one_mapping_a_part(whole, stored):
         "aux_decoders": None,
     }
     stored["hyper_parameters"]["model_args"] = args
-    assert same(load(stored), whole)
+    assert same_outputs(load(stored), whole)
     args["decoder_channels"] = [16, 12, 8, 8]
     with pytest.raises(ModelError, match="either decoder_kwargs"):
         load(stored)
@@ -177,7 +178,7 @@ def test_band_lists_give_the_channels_in_their_order():
         ),
         3,
     )
-    inputs = inputs_of()
+    inputs = random_inputs()
     inputs["S2L2A"] = inputs["S2L2A"][:, :3]
     with torch.inference_mode():
         wanted = built(inputs)
@@ -195,7 +196,7 @@ def test_band_lists_give_the_channels_in_their_order():
         bands={"S2L2A": ["B8A", "B04", "B02"]},
     )
     assert renamed.inputs["S2L2A"] == ("B8A", "B04", "B02")
-    with pytest.raises(ModelError, match="3 channels, but 1 names"):
+    with pytest.raises(ModelError, match="3 channels, but 1 band names"):
         load(as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}), bands={"S2L2A": "a"})
     with pytest.raises(WeightsError, match=r"untok_sen2l2a@224\.proj\.weight \(32, 768\)"):
         load(as_stored(built))
@@ -205,9 +206,7 @@ def test_band_lists_give_the_channels_in_their_order():
 def test_new_modalities_and_concatenation(stored):
     modalities = [{"SOIL": 5}, "S1GRD"]
     built = loading.initialise(
-        segmentation.build_model(
-            SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"
-        ),
+        build_model(SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"),
         5,
     )
     changes = {
@@ -247,7 +246,7 @@ def test_a_linear_decoder_has_a_head_on_top_where_the_tensors_say_so():
                 with pytest.raises(WeightsError, match=r"head\.head\.2"):
                     load(content)
             else:
-                assert same(load(content), built)
+                assert same_outputs(load(content), built)
 
 
 THINKS = SIZE | {"depth": 2, "decoder_depth": 1}
@@ -269,8 +268,8 @@ def test_a_backbone_that_thinks_loads_with_its_sampler(options):
     unused = "model.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
     content["state_dict"][unused] = torch.ones(3)
     loaded = model.fine_tuned(content, config=THINKS)
-    assert same(loaded, built)
-    assert same(loaded, loaded)
+    assert same_outputs(loaded, built)
+    assert same_outputs(loaded, loaded)
     # ^ the published one draws anew at each call
     assert list(loaded.inputs) == ["S2L2A", "S1GRD"]
     sampled = [key for key in content["state_dict"] if "sampler.model.decoder.0" in key]

@@ -49,7 +49,7 @@ def test_statistics_and_bands_come_from_the_yaml(tmp_path):
 def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
     text = "data: {means: [1.0], stds: [2.0], output_bands: [DEM]}\n"
     path = _yaml(tmp_path, text)
-    with pytest.raises(ModelError, match="which `modality`"):
+    with pytest.raises(ModelError, match="give the `modality`"):
         checkpoint.statistics_from_yaml(path)
     assert checkpoint.statistics_from_yaml(path, modality="DEM")["DEM"].mean == (1.0,)
     path = _yaml(tmp_path, text + "model: {model_args: {backbone_modalities: [DEM]}}\n")

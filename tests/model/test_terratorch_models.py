@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 import model
 from model.errors import ModelError
 from model.terratorch import necks, segmentation
-from tests.support.lightning import RESHAPE, SELECT, SIZE, as_stored, inputs_of, load, whole_model
+from tests.support.lightning import (
+    RESHAPE,
+    SELECT,
+    SIZE,
+    as_stored,
+    build_model,
+    load,
+    random_inputs,
+    whole_model,
+)
 from tests.support.oracle import one_thread  # noqa: F401
 
 
@@ -33,7 +42,7 @@ def _mirrored(value, height, width):
 @given(st.integers(12, 70), st.integers(12, 70))
 def test_any_size_is_mirrored_to_multiples_of_32_and_cut_back(height, width):
     built = whole_model()
-    inputs = inputs_of(height, width)
+    inputs = random_inputs(height, width)
     with torch.inference_mode():
         found = built(inputs)
         full = built({name: _mirrored(value, height, width) for name, value in inputs.items()})
@@ -56,7 +65,7 @@ def test_tokens_become_the_grid_of_the_input_whatever_its_shape(rows, columns, r
 
 def test_a_wide_image_is_not_read_as_a_square_one(whole):
     # 64 x 256 px: 64 tokens, a square number, that the published class lays out as 8 x 8
-    inputs = inputs_of(64, 256)
+    inputs = random_inputs(64, 256)
     wide = whole_model(necks=[RESHAPE], decoder="IdentityDecoder", decoder_options={})
     with torch.inference_mode():
         found = wide(inputs)
@@ -69,16 +78,16 @@ def test_a_wide_image_is_not_read_as_a_square_one(whole):
 def test_a_fixed_number_of_rows_holds_for_no_other_input():
     fixed = whole_model(necks=[RESHAPE | {"h": 4}], decoder="IdentityDecoder", decoder_options={})
     with torch.inference_mode():
-        assert fixed(inputs_of(64, 32)).shape == (2, 3, 64, 32)
+        assert fixed(random_inputs(64, 32)).shape == (2, 3, 64, 32)
         with pytest.raises(ModelError, match="h = 4 rows of patches, but the input has 2"):
-            fixed(inputs_of(32, 64))
+            fixed(random_inputs(32, 64))
 
 
 def test_a_unet_ends_at_the_size_of_its_first_map(whole):
     sizes = []
     hook = whole.decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].shape))
     with torch.inference_mode():
-        whole(inputs_of(64, 96))
+        whole(random_inputs(64, 96))
     hook.remove()
     assert sizes == [(2, 8, 16, 24)]
     # ^ a quarter of the input; segmentation-models-pytorch before 0.5 would go on to a half
@@ -93,7 +102,7 @@ def test_blocks_that_nobody_reads_do_not_run():
     for index, block in enumerate(shallow.encoder.encoder):
         block.register_forward_hook(lambda *_, index=index: ran.append(index))
     with torch.inference_mode():
-        shallow(inputs_of())
+        shallow(random_inputs())
     assert ran == [0, 1]
 
 
@@ -110,7 +119,7 @@ def test_blocks_that_nobody_reads_do_not_run():
 )
 def test_every_decoder_stands_on_its_usual_necks(decoder, options, factor):
     size = SIZE | {"dim": 64}
-    built = segmentation.build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
+    built = build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
     sizes = []
     built.decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].shape[2:]))
     with torch.inference_mode():
@@ -135,12 +144,12 @@ def test_necks_for_other_pyramids():
     sizes = []
     built.neck[-1].register_forward_hook(lambda *seen: sizes.extend(x.shape for x in seen[2]))
     with torch.inference_mode():
-        built(inputs_of(32, 32))
+        built(random_inputs(32, 32))
     assert sizes == [(2, 6, side, side) for side in (32, 16, 8, 4, 4)]
 
 
 def test_probabilities_are_the_softmax_and_survive_bfloat16(whole):
-    inputs = inputs_of()
+    inputs = random_inputs()
     rounded = copy.deepcopy(whole).to(torch.bfloat16)
     with torch.inference_mode():
         logits, full, half = (
@@ -155,7 +164,7 @@ def test_probabilities_are_the_softmax_and_survive_bfloat16(whole):
 
 
 def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
-    inputs = inputs_of()
+    inputs = random_inputs()
     broken = {**inputs, "S1GRD": inputs["S1GRD"].clone()}
     broken["S1GRD"][0, 0, 0, 0] = torch.nan
     for given_, told in (
@@ -176,14 +185,14 @@ def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
 def test_a_model_that_may_not_enlarge_its_answer_says_so(whole):
     loaded = load(as_stored(whole, {"rescale": False}))
     with torch.inference_mode(), pytest.raises(ModelError, match="`rescale` is false"):
-        loaded(inputs_of())
+        loaded(random_inputs())
 
 
 def test_modalities_that_were_not_merged_make_no_image():
     for merge in ("dict", None):
         with pytest.raises(ModelError, match="mean, max or concat"):
             whole_model(merge=merge)
-    alone = segmentation.build_model(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
+    alone = build_model(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
     with torch.inference_mode():
         assert alone(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 

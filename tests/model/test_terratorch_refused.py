@@ -9,13 +9,13 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from model.terratorch import segmentation
 from tests.support.lightning import (
     ARGS,
     LEARNED,
     RESHAPE,
     SELECT,
     as_stored,
+    build_model,
     load,
     whole_model,
 )
@@ -136,7 +136,7 @@ NECKS_REFUSED = {
     "stride": [SELECT, RESHAPE, {"name": "MaxpoolToPyramidal", "stride": 2}],
 }
 MESSAGES = {"no images": "ReshapeTokensToImage once", "nothing": "ReshapeTokensToImage once"}
-MESSAGES |= {"too early": "must stand after"}
+MESSAGES |= {"too early": "must come after"}
 
 
 @pytest.mark.parametrize("why", NECKS_REFUSED)
@@ -177,8 +177,6 @@ def test_a_known_backbone_needs_no_config():
     args = {"backbone": "terratorch_terramind_v1_tiny", "necks": [RESHAPE], "num_classes": 2}
     args |= {"backbone_modalities": ["DEM"], "decoder": "IdentityDecoder"}
     with torch.device("meta"):
-        built = segmentation.build_model(
-            "terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder"
-        )
+        built = build_model("terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder")
         content = {"state_dict": built.state_dict(), "hyper_parameters": {"model_args": args}}
         assert model.fine_tuned(content).architecture.dim == 192

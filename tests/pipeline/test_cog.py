@@ -68,7 +68,7 @@ def write(path, layer, values, **options):
     )
 
 
-@pytest.mark.parametrize("layer", layers.LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", layers.list_layers(), ids=lambda layer: layer.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path, layer, shape):
     values = pixels(layer, len(layer.bands) or 3, *shape)
@@ -324,7 +324,7 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
 
 
 def test_layers_state_their_rules():
-    for layer in layers.LAYERS:
+    for layer in layers.list_layers():
         assert layers.get(layer.name) is layer
         assert layer.fill_value.dtype == layer.dtype
         assert layer.is_categorical == (layer.has_legend or layer.overview_resampling == "mode")

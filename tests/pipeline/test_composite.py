@@ -366,7 +366,7 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
 def test_another_unit_than_the_modalitys_is_refused(tmp_path):
     path = worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
     asset = worlds.asset(path, "VV", worlds.REFLECTANCE, None)
-    with pytest.raises(InvalidInputError, match="'reflectance', but S1RTC needs"):
+    with pytest.raises(InvalidInputError, match="'reflectance', but a composite in 'm2 m-2' needs"):
         _of("S1RTC", [worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
 
 

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
+from catalogs.sensors import SENSORS
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube, units
 from tests.support import worlds
@@ -83,7 +84,7 @@ def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):
     stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
-    for unit in units.UNIT_BY_MODALITY.values():
+    for unit in {sensor.unit for sensor in SENSORS.values()}:
         with pytest.raises(InvalidInputError):
             units.check_unit(stack, unit)
 

@@ -15,7 +15,7 @@ from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan
-from pipeline.product import publishing
+from pipeline.publishing import writer
 from pipeline.storage import zarr_store
 from tests.pipeline.test_plan import MODEL, make
 from tests.support import stac
@@ -79,7 +79,7 @@ def test_a_new_layer_needs_one_entry(predictor, tmp_path):
     assert np.array_equal(stored != 65535, observed)
     assert 0 <= stored[observed].min() < stored[observed].max() <= 400
 
-    item_path = publishing.publish_product(plan, product_dir)
+    item_path = writer.publish_product(plan, product_dir)
     item = json.loads(item_path.read_text())
     stac.check(item, stac.validator())
     (band,) = item["assets"]["canopy_height"]["raster:bands"]

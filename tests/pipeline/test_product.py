@@ -72,7 +72,7 @@ BANDS = {
     "composite_S2L2A": ("B02", "B03", "B04"),
     "composite_S1RTC": ("VV_ascending", "VH_ascending"),
 }
-NAMES = [layer.name for layer in layers.LAYERS if layer.bands or layer.name in BANDS]
+NAMES = [layer.name for layer in layers.list_layers() if layer.bands or layer.name in BANDS]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from rasterio.warp import transform_bounds
 
 from catalogs import lonlat_geometry
 from catalogs.scene import Asset, Scene
+from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
 from pipeline import cost_model
 from pipeline.compositing import stream
@@ -235,7 +236,7 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
                     metres = asset.transform[0] * (1 if asset.epsg > 5000 else 111_000)
                     rows, columns = (side * 10 / metres for side in area.shape)
                     pixels = (rows + 1024 * strips) * (columns + 1024)
-                    most += pixels * cost_model.BYTES_PER_PIXEL[scene.modality] + strips * 2**15
+                    most += pixels * get_sensor(scene.modality).bytes_per_pixel + strips * 2**15
                     openings += strips
     need = cost_model.estimate_cost(plan, workers=1)
     assert most / 5 < need.bytes < most

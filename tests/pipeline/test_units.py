@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
+from catalogs.sensors import SENSORS
 from pipeline.reading import units
 from tests.support import worlds
 
@@ -36,12 +37,14 @@ def test_decibel_is_finite_where_power_is_known():
 def test_averages_are_made_in_power():
     stored = np.array([[-10.0], [-20.0]], np.float32)
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
-    power = units.convert(stored, [decibel, decibel], "S1RTC")
+    power = units.convert(stored, [decibel, decibel], SENSORS["S1RTC"].unit)
     assert power.mean() == pytest.approx((0.1 + 0.01) / 2)
 
 
 def test_a_missing_asset_is_missing_everywhere():
-    assert np.isnan(units.convert(np.ones((1, 2, 2), np.uint16), [None], "S2L2A")).all()
+    assert np.isnan(
+        units.convert(np.ones((1, 2, 2), np.uint16), [None], SENSORS["S2L2A"].unit)
+    ).all()
 
 
 def test_another_unit_is_refused():
@@ -54,7 +57,7 @@ def test_another_unit_is_refused():
 @given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
 def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
     stored = np.array([max(count, 0) if dtype is np.uint16 else count], dtype)
-    found = units.convert(stored[None], [worlds.SHIFTED], "S2L1C")[0, 0]
+    found = units.convert(stored[None], [worlds.SHIFTED], SENSORS["S2L1C"].unit)[0, 0]
     if stored[0] > 0:
         assert found == stored[0] - 1000.0
     else:
@@ -63,7 +66,7 @@ def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
 
 def test_a_saturated_count_is_no_measurement():
     stored = np.array([[65535, 65534]], np.uint16)
-    found = units.convert(stored, [worlds.SHIFTED], "S2L2A")[0]
+    found = units.convert(stored, [worlds.SHIFTED], SENSORS["S2L2A"].unit)[0]
     assert np.isnan(found[0])
     assert found[1] == 64534
 
@@ -71,7 +74,7 @@ def test_a_saturated_count_is_no_measurement():
 def test_reflectance_stored_as_itself_may_be_negative_and_nan_is_missing():
     itself = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
     stored = np.array([[-0.0125, 0.0, 0.5, np.nan]], np.float32)
-    found = units.convert(stored, [itself], "S2L2A")[0]
+    found = units.convert(stored, [itself], SENSORS["S2L2A"].unit)[0]
     assert found[:3].tolist() == [-125.0, 0.0, 5000.0]
     assert np.isnan(found[3])
 
@@ -79,29 +82,31 @@ def test_reflectance_stored_as_itself_may_be_negative_and_nan_is_missing():
 @pytest.mark.parametrize("void", [-32768, -9999, -500.5, 9000.5, np.nan])
 def test_a_height_that_no_land_has_is_a_void(void):
     stored = np.array([[void, -430.0, 0.0, 8849.0]], np.float32)
-    found = units.convert(stored, [worlds.METRE], "DEM")[0]
+    found = units.convert(stored, [worlds.METRE], SENSORS["DEM"].unit)[0]
     assert np.isnan(found[0])
     assert found[1:].tolist() == [-430.0, 0.0, 8849.0]
 
 
 def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
     stored = np.array([[0.0, -1.0, 0.25]], np.float32)
-    found = units.convert(stored, [worlds.POWER], "S1RTC")[0]
+    found = units.convert(stored, [worlds.POWER], SENSORS["S1RTC"].unit)[0]
     assert np.isnan(found[:2]).all()
     assert found[2] == 0.25
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
-    assert units.convert(stored, [decibel], "S1GRD")[0, 0] == 1.0
+    assert units.convert(stored, [decibel], SENSORS["S1GRD"].unit)[0, 0] == 1.0
 
 
-@pytest.mark.parametrize("modality", units.UNIT_BY_MODALITY)
+@pytest.mark.parametrize("target", [units.DN, units.POWER, units.METRE])
 @pytest.mark.parametrize("unit", ["reflectance", "power", "dB", "m", "class", "probability"])
-def test_numbers_in_a_strange_unit_are_refused(modality, unit):
+def test_numbers_in_a_strange_unit_are_refused(target, unit):
     meaning = Radiometry(scale=1.0, offset=0.0, unit=unit)
-    if unit in units.CONVERTIBLE_UNITS[units.UNIT_BY_MODALITY[modality]]:
-        units.convert(np.ones((1, 2)), [meaning], modality)
+    if unit in units.CONVERTIBLE_UNITS[target]:
+        units.convert(np.ones((1, 2)), [meaning], target)
     else:
-        with pytest.raises(InvalidInputError, match=f"'{unit}', but {modality} needs"):
-            units.convert(np.ones((1, 2)), [meaning], modality)
+        with pytest.raises(
+            InvalidInputError, match=f"'{unit}', but a composite in '{target}' needs"
+        ):
+            units.convert(np.ones((1, 2)), [meaning], target)
 
 
 def test_the_models_door_turns_power_to_decibel_once():

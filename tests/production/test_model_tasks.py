@@ -19,12 +19,12 @@ from rio_cogeo import cog_validate
 import model
 from catalogs import demo as country
 from catalogs import legend as land_cover_legend
+from catalogs.sensors import SENTINEL_2
 from flows.cli import summary
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.run import planning, product
 from model.terramind import modalities
-from model.terratorch import segmentation
 from model.weights import loading
 from pipeline.compositing import stream
 from pipeline.plan import layers
@@ -32,7 +32,7 @@ from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
 from pipeline.storage import receipt
-from tests.support import stac
+from tests.support import lightning, stac
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -100,7 +100,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = segmentation.build_model(
+    tuned = lightning.build_model(
         SIZE,
         list(INPUTS),
         3,
@@ -362,7 +362,7 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     assert ("composite_S2L2A" in data) == composites
     used = np.unique(data["inputs_used"].values)
     assert used.any()
-    assert not (used & layers.S2_BIT).any()
+    assert not (used & SENTINEL_2.bit).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
     assert "left out of its inputs" in text

@@ -24,7 +24,7 @@ from rio_cogeo import cog_validate
 
 from catalogs import demo as country
 from catalogs import legend
-from catalogs.scene import DEFAULT_BANDS
+from catalogs.sensors import SENSORS
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import product
@@ -37,7 +37,7 @@ CARD = {
     "name": "tiny",
     "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
     "inputs": {
-        "S2L2A": list(DEFAULT_BANDS["S2L2A"]),
+        "S2L2A": list(SENSORS["S2L2A"].default_bands),
         "S1RTC": ["VV", "VH"],
         "DEM": ["DEM"],
     },

@@ -12,7 +12,8 @@ import rasterio
 from shapely.geometry import box
 
 from catalogs import demo, search
-from catalogs.scene import MASK_BANDS, Radiometry
+from catalogs.scene import Radiometry
+from catalogs.sensors import SENSORS
 from pipeline.quality import radiometry_check
 
 WORLD = box(-180, -89, 180, 89)
@@ -44,7 +45,8 @@ def _lie(scene):
         return replace(asset, radiometry=replace(asset.radiometry, offset=offset))
 
     assets = {
-        band: asset if band in MASK_BANDS else other(asset) for band, asset in scene.assets.items()
+        band: asset if band in SENSORS[scene.modality].mask_bands else other(asset)
+        for band, asset in scene.assets.items()
     }
     return replace(scene, assets=assets)
 

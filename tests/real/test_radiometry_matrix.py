@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from catalogs import providers, scene_selection, search
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import BANDS, MASK_BANDS
+from catalogs.sensors import SENSORS
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
@@ -48,7 +48,7 @@ def _table(items, folder, target):
         if there == folder and modality:
             one = collections.setdefault(item["collection"], {"modality": modality, "names": {}})
             names = {realitems.band(name): name for name in item["assets"]}
-            one["names"] |= {band: names[band] for band in BANDS[modality] if band in names}
+            one["names"] |= {band: names[band] for band in SENSORS[modality].bands if band in names}
     path = target / f"{folder}-of-mine.yaml"
     path.write_text(yaml.safe_dump({"collections": collections}))
     return str(path)
@@ -119,7 +119,7 @@ def _ours(scene, band, grid, projected):
     dtype, fill = ("float32", np.nan) if radar else ("uint16", 0)
     stored = cube.stack([bare], [band], grid, dtype=dtype, fill_value=fill)[:, 0]
     values = stored.compute(scheduler="synchronous").values
-    return units.convert(values, [scene.assets[band].radiometry], scene.modality)[0]
+    return units.convert(values, [scene.assets[band].radiometry], SENSORS[scene.modality].unit)[0]
 
 
 def _asset(item, scene, band):
@@ -140,7 +140,7 @@ def _unit_and_nodata(asset, file):
 
 
 def _measured(scene):
-    return [band for band in scene.assets if band not in MASK_BANDS]
+    return [band for band in scene.assets if band not in SENSORS[scene.modality].mask_bands]
 
 
 def test_reflectance_of_every_group_is_what_the_files_say(groups):

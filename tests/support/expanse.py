@@ -10,7 +10,8 @@ from pathlib import Path
 import shapely
 from pyproj import Transformer
 
-from catalogs.scene import BANDS, Asset, Scene
+from catalogs.scene import Asset, Scene
+from catalogs.sensors import SENSORS
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm
 from pipeline.plan.output_spec import OutputSpec
@@ -96,7 +97,7 @@ def _optical(epsg: int, ground: shapely.Polygon, days: int) -> Iterator[Scene]:
                     outline,
                     {
                         band: _asset(band, epsg, float(SIZES.get(band, 20)), left, top, SIDE)
-                        for band in BANDS["S2L2A"]
+                        for band in SENSORS["S2L2A"].bands
                         if band != "CLD"
                     },
                     when=dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC) + dt.timedelta(days=3 * day),

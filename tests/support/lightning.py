@@ -26,15 +26,35 @@ ARGS = {
 }
 
 
+def build_model(
+    architecture,
+    modalities,
+    num_classes,
+    necks=None,
+    decoder="UNetDecoder",
+    decoder_options=None,
+    head_options=None,
+    merge="mean",
+    bands=None,
+):
+    """Build a segmentation model without weights; see `segmentation.assemble_model`."""
+    encoder = model.backbone(architecture, modalities, bands=bands, merge=merge)
+    return segmentation.assemble_model(
+        encoder, num_classes, necks, decoder, decoder_options, head_options
+    )
+
+
 def whole_model(seed=0, **changes):
+    """Build a small segmentation model with random weights."""
     options = {"num_classes": 3, "necks": PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
-    built = segmentation.build_model(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
+    built = build_model(SIZE, ["S2L2A", "S1GRD"], **(options | changes))
     return loading.initialise(built, seed)
 
 
-def as_stored(whole, args=None, **told):
-    state = {f"model.{key}": value for key, value in whole.state_dict().items()}
-    hyper_parameters = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", **told}
+def as_stored(network, args=None, **more):
+    """Return the content of a Lightning checkpoint of a segmentation model."""
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    hyper_parameters = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", **more}
     return {
         "epoch": 3,
         "pytorch-lightning_version": "2.6.6",
@@ -43,7 +63,8 @@ def as_stored(whole, args=None, **told):
     }
 
 
-def inputs_of(height=64, width=64, seed=1):
+def random_inputs(height=64, width=64, seed=1):
+    """Return standardised rasters of two windows."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(2, channels, height, width, generator=generator)
@@ -52,10 +73,12 @@ def inputs_of(height=64, width=64, seed=1):
 
 
 def load(content, **options):
+    """Load a fine-tuned model."""
     return model.fine_tuned(content, config=SIZE, **options)
 
 
-def same(one, other):
-    inputs = inputs_of()
+def same_outputs(first, second):
+    """Tell whether two models give the same logits."""
+    inputs = random_inputs()
     with torch.inference_mode():
-        return torch.equal(one(inputs), other(inputs))
+        return torch.equal(first(inputs), second(inputs))

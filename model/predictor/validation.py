@@ -1,4 +1,4 @@
-"""Arrays of windows as a caller gives them: looked at before any number is computed."""
+"""Validation of input windows, done before anything is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.terramind.modalities import PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.validation import check_window_units
 
 Chips = Mapping[str, NDArray[np.float32]]
-"""(B, C, H, W) by modality."""
+"""Windows (B, C, H, W) by modality."""
 
 InputBands = Mapping[str, tuple[str, ...]]
 """Bands by modality."""
@@ -24,28 +24,33 @@ NanPolicy = Literal["refuse", "fill"]
 def validate_chips(
     chips: Chips, inputs: InputBands, nan_policy: NanPolicy
 ) -> tuple[Chips, tuple[int, int, int]]:
-    """Return chips that a model can be given, and their B, H and W.
+    """Check windows against the inputs of a model, and return them with their B, H and W.
 
-    Where holes are filled, infinity becomes NaN: radar without an echo is 10 * log10(0).
+    With the policy "fill" infinity becomes NaN: radar without an echo is 10 * log10(0).
+
+    Args:
+        chips: windows (B, C, H, W) by modality.
+        inputs: the bands of the model's inputs.
+        nan_policy: whether NaN is an error or a missing pixel.
 
     Raises:
-        ModelError: none, an unknown one, a wrong shape or unit, or holes where they are refused.
+        ModelError: no or an unknown modality, a wrong shape or unit, or NaN that is refused.
     """
     unknown = [name for name in chips if name not in inputs]
     if unknown or not chips:
         raise ModelError(
             f"inputs {join_names(chips)}: the model was loaded for {join_names(inputs)}"
         )
-    shapes = {name: np.shape(value) for name, value in chips.items()}
+    shapes = {name: np.shape(values) for name, values in chips.items()}
     for name, shape in shapes.items():
         _check_shape(name, inputs[name], shape)
     batch, _, height, width = next(iter(shapes.values()))
-    if any((s[0], *s[2:]) != (batch, height, width) for s in shapes.values()):
-        raise ModelError(f"the inputs differ in number or size: {shapes}")
+    if any((shape[0], *shape[2:]) != (batch, height, width) for shape in shapes.values()):
+        raise ModelError(f"the inputs differ in batch size or in height and width: {shapes}")
     if height % PATCH_SIZE or width % PATCH_SIZE or not height * width:
-        raise ModelError(f"windows must be multiples of {PATCH_SIZE}, not {height} x {width}")
+        raise ModelError(f"windows must be multiples of {PATCH_SIZE} px, not {height} x {width}")
     if nan_policy == "fill":
-        chips = {name: _replace_infinity(values) for name, values in chips.items()}
+        chips = {name: _infinity_to_nan(values) for name, values in chips.items()}
     for name, values in chips.items():
         if name in RASTER_MODALITIES:
             check_window_units(RASTER_MODALITIES[name], np.asarray(values))
@@ -59,12 +64,16 @@ def validate_chips(
 
 
 def compute_data_mask(chips: Chips, inputs: InputBands) -> NDArray[np.bool_]:
-    """Return which windows have data of which of the chips, (B, modalities), in their order."""
-    named = [chips[name] for name in inputs if name in chips]
-    return np.stack([np.isfinite(values).any(axis=(1, 2, 3)) for values in named], axis=1)
+    """Return which windows have data of which modalities.
+
+    Returns:
+        (B, modalities of the chips, in the order of the inputs).
+    """
+    ordered = [chips[name] for name in inputs if name in chips]
+    return np.stack([np.isfinite(values).any(axis=(1, 2, 3)) for values in ordered], axis=1)
 
 
-def _replace_infinity(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _infinity_to_nan(values: NDArray[np.float32]) -> NDArray[np.float32]:
     infinite = np.isinf(values)
     return np.where(infinite, np.float32(np.nan), values) if infinite.any() else values
 
@@ -73,7 +82,7 @@ def _check_shape(name: str, bands: tuple[str, ...], shape: tuple[int, ...]) -> N
     if len(shape) == 4 and shape[1] == len(bands):
         return
     if len(shape) in (3, 4) and shape[-1] == len(bands):
-        hint = ". The channels stand last: move them before height and width"
+        hint = ". The channels are last: move them before height and width"
     elif len(shape) == 3 and shape[0] == len(bands):
         hint = ". One window is a batch of one: values[None]"
     else:
