@@ -14,7 +14,7 @@ from flows.observe.progress import NullProgress
 from flows.orchestration import server
 from flows.run import stages
 from flows.series import backfill, inspection
-from pipeline.plan.plan import Plan
+from pipeline.storage import plan_file
 
 server.prepare_environment()
 
@@ -54,18 +54,18 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 
 def _prepare_plan(job: str, period: str | None) -> str:
     path = stages.prepare_plan(job, period)
-    artifacts.show_plan(Plan.read(Path(path)), Path(path).parent)
+    artifacts.show_plan(plan_file.read_plan_file(path), Path(path).parent)
     return path
 
 
 def _map_tiles(plan_path: str) -> dict[str, Any]:
-    with concurrency.hold_slot(concurrency.find_slot(Plan.read(Path(plan_path)))):
+    with concurrency.hold_slot(concurrency.find_slot(plan_file.read_plan_file(plan_path))):
         return stages.map_tiles(plan_path)
 
 
 def _measure_quality(plan_path: str) -> Any:
     figures = stages.measure_quality(plan_path)
-    artifacts.show_quality(Plan.read(Path(plan_path)), figures.to_dict())
+    artifacts.show_quality(plan_file.read_plan_file(plan_path), figures.to_dict())
     return figures
 
 
@@ -92,7 +92,7 @@ def run_name() -> str:
     job, period = Path(given["job"]), given.get("period")
     if job.suffix != ".json":
         return f"{job.stem} {period or 'as the job says'}"
-    plan = Plan.read(job)
+    plan = plan_file.read_plan_file(job)
     return f"{plan.name} {plan.period[0]} to {plan.period[1]}"
 
 
@@ -134,7 +134,7 @@ def _run_product(job: str, period: str | None, allow_partial: bool) -> dict[str,
 def _product_name(job: str) -> str:
     """Return the name of the product of a job file, or of a plan."""
     path = Path(job)
-    return Plan.read(path).name if path.suffix == ".json" else jobs.load(path).name
+    return plan_file.read_plan_file(path).name if path.suffix == ".json" else jobs.load(path).name
 
 
 def _run_stage(stage: Callable[..., Any], *arguments: Any) -> Any:

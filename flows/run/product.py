@@ -48,7 +48,7 @@ def load_or_create_plan(path: Path, period: str | None = None) -> Plan:
             raise InvalidInputError(
                 f"{path} is a plan, and has its period. Give the job, or no --period."
             )
-        return Plan.read(path)
+        return plan_file.read_plan_file(path)
     return planning.create_plan(
         with_period(jobs.load(path), period, run_context.get_progress()), run_context.get_progress()
     )

@@ -18,14 +18,13 @@ from flows.execution.engine import TileResult
 from flows.observe import exporter, run_context, run_log, run_metrics
 from flows.run import cost, product, quality_gate
 from pipeline import reuse, tile
-from pipeline.plan.plan import Plan
 from pipeline.product.product import MissingTile
 from pipeline.publishing import writer
 from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def prepare_plan(job: str, period: str | None = None) -> str:
 def map_tiles(plan_path: str) -> dict[str, Any]:
     """Make the tiles that are missing; return what became of them."""
     path = Path(plan_path)
-    plan = Plan.read(path)
+    plan = plan_file.read_plan_file(path)
     folder = path.parent
     planned = cost.get_planned_usage(plan, folder)
     zarr_store.create(folder, plan, tile.list_layer_bands(plan))
@@ -126,19 +125,19 @@ def _log_tile_result(tile_result: TileResult) -> None:
 def verify_tiles(plan_path: str) -> list[dict[str, str]]:
     """Compare every stored byte with its receipt; return what does not match."""
     path = Path(plan_path)
-    return product.find_damaged_tiles(Plan.read(path), path.parent)
+    return product.find_damaged_tiles(plan_file.read_plan_file(path), path.parent)
 
 
 def measure_quality(plan_path: str) -> QualityMetrics:
     """Look for seams in what is stored, and pool what the receipts' samples tell."""
     path = Path(plan_path)
-    return gates.measure_quality(Plan.read(path), path.parent)
+    return gates.measure_quality(plan_file.read_plan_file(path), path.parent)
 
 
 def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetrics) -> str:
     """Write COGs, pictures, report and, last, the item; return its path."""
     path = Path(plan_path)
-    plan = Plan.read(path)
+    plan = plan_file.read_plan_file(path)
     home = path.parent.parent
     sheets = len(plan.grids) + len(plan.mosaic_grids)
     run_context.get_progress().start_stage("publish", len(tile.list_layer_bands(plan)) * sheets)
@@ -178,7 +177,7 @@ def run(
     clock = _StageTimer(run_stage, seconds)
     run_context.get_progress().start_stage("plan")
     path = clock.run("plan", prepare_plan, job, period)
-    stands = product.find_existing_result(Plan.read(Path(path))) if job != path else None
+    stands = product.find_existing_result(plan_file.read_plan_file(path)) if job != path else None
     # ^ whoever brings a plan has looked already
     if stands is not None:
         return stands | {"seconds": seconds}
@@ -199,14 +198,14 @@ def run(
         if not failed or (allow_partial and some):
             # ^ a product of nothing but holes says nothing
             figures = clock.run("quality", measure_quality, path)
-            if not quality_gate.is_refused(Plan.read(Path(path)), figures.to_dict()):
+            if not quality_gate.is_refused(plan_file.read_plan_file(path), figures.to_dict()):
                 item = clock.run("publish", publish, path, failed, figures)
         status = _status(failed, item, figures)
         counted.set_final_status(status, len(failed))
     run_context.get_progress().finish()
     tiles["failed"] = failed
     return product.build_result(
-        Plan.read(Path(path)),
+        plan_file.read_plan_file(path),
         status,
         item,
         tiles,

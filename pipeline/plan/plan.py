@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shapely.geometry import mapping, shape
@@ -25,7 +24,6 @@ from pipeline.grid.grid import Grid, Tile
 from pipeline.grid.scene_index import SceneIndex
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.plan.recipe import ModelSpec, Recipe
-from pipeline.runtime import atomic_files
 
 NUMERICS_VERSION = 5
 """Incremented whenever the same scenes, recipe and model give other pixel values than before."""
@@ -354,23 +352,6 @@ class Plan:
                 f"{plan.digest[:12]}: it was made by another version. {_REPLAN_HINT}"
             )
         return plan
-
-    def write(self, path: Path) -> None:
-        """Write the plan atomically as JSON."""
-        atomic_files.write_json(path, self.to_dict())
-
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        """Read a plan file.
-
-        Raises:
-            InvalidInputError: there is no such file, or it is not a plan.
-        """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InvalidInputError(f"{path} cannot be read as a plan: {error}") from error
-        return cls.from_json(data, str(path))
 
     @classmethod
     def from_json(cls, data: bytes, location: str) -> Plan:

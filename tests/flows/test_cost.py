@@ -15,10 +15,9 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.run import product, stages
 from pipeline import cost_model
-from pipeline.plan import plan as plans
 from pipeline.runtime import io_statistics
 from pipeline.runtime.context_threads import ContextThreadPool
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.faults.server import serving
 from tests.support import expanse
 
@@ -197,7 +196,7 @@ def test_seconds_of_another_model_say_nothing(web, little):
     _run(little)
     planned = _plan(little, "2021-07")
     home = Path(planned["plan"]).parents[2]
-    known = plans.Plan.read(Path(planned["plan"])).model
+    known = plan_file.read_plan_file(planned["plan"]).model
     assert known is None
     assert cost_model.calibrate_factors(home, None).seconds != 1.0
     other = cost_model.calibrate_factors(home, expanse.MODEL)
@@ -212,7 +211,7 @@ def test_each_modality_is_known_by_itself(web, job):
     """Radar of floats is packed otherwise than reflectance, and periods differ in their mix."""
     _run(job)
     planned = _plan(job, "2021-06")
-    plan = plans.Plan.read(Path(planned["plan"]))
+    plan = plan_file.read_plan_file(planned["plan"])
     proofs = list(receipt.read_all(Path(planned["plan"]).parent))
     rates = cost_model.calibrate_factors(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}

@@ -28,7 +28,7 @@ from pipeline import tile
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.server import serving
 from tests.pipeline import test_plan as plans
 from tests.support import simulated
@@ -43,10 +43,10 @@ CLIENT = """
 import sys
 from pathlib import Path
 from flows.execution import engine
-from pipeline.plan.plan import Plan
+from pipeline.storage import plan_file
 from tests.support import simulated
 path, address, kind = sys.argv[1:]
-tiles = Plan.read(Path(path)).tiles if kind == "real" else simulated.tiles(4)
+tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated.tiles(4)
 tile_function = engine.process_tile if kind == "real" else simulated.endless
 list(engine.process_tiles(
     Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
@@ -264,7 +264,7 @@ def _planned(plan, folder, engine, **more):
         "qc": plan.job.get("qc", {}),
     }
     path = folder / "plan.json"
-    dataclasses.replace(plan, job=job).write(path)
+    plan_file.write_plan_file(path, dataclasses.replace(plan, job=job))
     return path
 
 
@@ -273,7 +273,7 @@ def stored(world, tmp_path):
     """Return the path of the plan; its store is there."""
     plan = world[1]
     path = tmp_path / "plan.json"
-    plan.write(path)
+    plan_file.write_plan_file(path, plan)
     zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
     return path
 

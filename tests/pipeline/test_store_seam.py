@@ -18,14 +18,14 @@ STORE_MODULES = {
 """The store, and what it is built on."""
 
 WRITES_ELSEWHERE = {
+    "flows/cli/main.py": "opens the null device, after standard output was closed",
     "flows/cli/models.py": "writes a model card to a path that the user names",
     "flows/demo/demo.py": "writes the job and region of the demo, which are inputs",
     "flows/demo/train.py": "writes the demo's trained model and its card",
-    "flows/demo/training_data.py": "keeps training data in a temporary directory",
     "flows/observe/exporter.py": "writes metrics to the folder of node_exporter",
     "pipeline/storage/cog.py": "hashes a finished file in a temporary directory of the store",
 }
-"""Modules that write or hash local files that are no part of an output, and what they do."""
+"""Modules that open local files that are no part of an output, and what they do."""
 
 FORBIDDEN_MODULES = {"fcntl", "tempfile", "pipeline.runtime.atomic_files"}
 

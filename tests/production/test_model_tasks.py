@@ -28,10 +28,9 @@ from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import stream
 from pipeline.plan import layers
-from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.support import lightning, stac
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +163,7 @@ def made(home, land):
 
 
 def plan_of(result):
-    return Plan.read(Path(result["map"]).parents[1] / "plan.json")
+    return plan_file.read_plan_file(Path(result["map"]).parents[1] / "plan.json")
 
 
 def hashes(result):
@@ -244,7 +243,7 @@ def test_a_plan_says_what_a_task_takes(home, land, kind):
     jsonschema.validate(told, schema)
     assert told["tiles"]["new"] == told["tiles"]["total"] > 1
     assert told["peak_memory_bytes"] > 0
-    frozen = Plan.read(home / "plan.json")
+    frozen = plan_file.read_plan_file(home / "plan.json")
     assert frozen.grid.resolution == (160.0 if kind == "embedding" else 10.0)
     assert frozen.job["model"].get("timesteps") == KINDS[kind].get("timesteps")
 

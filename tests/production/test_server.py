@@ -22,7 +22,7 @@ from catalogs import demo as country
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import product
-from pipeline.plan.plan import Plan
+from pipeline.storage import plan_file
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
 from tests.support import expanse
@@ -237,7 +237,10 @@ def test_a_backfill_makes_months_once_and_shows_them(world, land, written, deplo
         assert len(world.api.task_runs(name)) == 5
     assert product.verify(path.parent / "out" / "months", NullProgress())["ok"]
     (made,) = (path.parent / "out" / "months").glob("2021-06*/*/plan.json")
-    assert demo.compare_with_truth(land.truth, made.parent, Plan.read(made)).overall > 0.8
+    assert (
+        demo.compare_with_truth(land.truth, made.parent, plan_file.read_plan_file(made)).overall
+        > 0.8
+    )
 
     before = _receipts(path)
     again = _backfill(world, path, first="2021-05", last="2021-08")
@@ -418,7 +421,7 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
     plan = expanse.plan(tmp_path, 41_000, days=1)
     how = plan.job | {"execution": {"engine": "threads", "workers": 2}}
-    replace(plan, job=how).write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", replace(plan, job=how))
     before = {one["id"] for one in world.api.flow_runs()}
     subprocess.run(
         [sys.executable, "-c", MANY, folder / "plan.json"],

@@ -12,7 +12,7 @@ import rasterio
 from flows.config import job as jobs
 from flows.run import planning
 from pipeline import tile
-from pipeline.storage import zarr_store
+from pipeline.storage import plan_file, zarr_store
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 OFFSET = {"433D_629L_3_1": -1000}
@@ -149,7 +149,7 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
     home = planning.product_dir(plan)
     folder = home / plan.short_digest
-    plan.write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, None, folder, threads=2)
