@@ -54,7 +54,7 @@ def planning() -> dict[str, Any]:
         path = Path(folder) / "plan.json"
         made = expanse.plan(Path(folder), TILES)
         clock = _Clock()
-        made.write(path)
+        plan_file.write_plan_file(path, made)
         plan = plan_file.read_plan_file(path)
         cost_model.estimate_cost(plan, workers=2)
         receipt.read_finished(path.parent, plan)
