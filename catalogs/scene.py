@@ -249,6 +249,35 @@ class Scene:
         return cls(**arguments)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedScene:
+    """A scene that is left out, with the reason."""
+
+    id: str
+    reason: str
+
+    collection: str = ""
+
+    modality: str = ""
+    """Name of its sensor; empty where the item could not be read that far."""
+
+    day: str | None = None
+    """Solar day, YYYY-MM-DD."""
+
+    share: float | None = None
+    """Share of the searched region that its footprint covers, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caveat:
+    """What is missing or unclear about a scene, collection or input that is used all the same."""
+
+    id: str
+    """Id of the scene or collection, or name of the input."""
+
+    text: str
+
+
 def _check_transform(band: str, values: Sequence[float]) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != 6 or not all(math.isfinite(number) for number in numbers):

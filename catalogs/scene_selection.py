@@ -11,6 +11,7 @@ from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
 from catalogs.passes import sort_key
+from catalogs.scene import Caveat, RejectedScene
 from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
@@ -24,35 +25,6 @@ SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 Reprocessing moves a time by milliseconds. Neighbouring slices are close in time, too, but have
 other footprints.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RejectedScene:
-    """A scene that is left out, with the reason."""
-
-    id: str
-    reason: str
-
-    collection: str = ""
-
-    modality: str = ""
-    """Name of its sensor; empty where the item could not be read that far."""
-
-    day: str | None = None
-    """Solar day, YYYY-MM-DD."""
-
-    share: float | None = None
-    """Share of the searched region that its footprint covers, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caveat:
-    """What is missing or unclear about a scene, collection or input that is used all the same."""
-
-    id: str
-    """Id of the scene or collection, or name of the input."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene_selection import Caveat
+from catalogs.scene import Caveat
 from catalogs.search_results import (
     ModalityResults,
     TimeRange,
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
-    from catalogs.scene import Scene
-    from catalogs.scene_selection import RejectedScene
+    from catalogs.scene import RejectedScene, Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

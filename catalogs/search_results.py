@@ -12,7 +12,7 @@ import shapely
 
 from catalogs import href_policy
 from catalogs.errors import InvalidInputError
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import RejectedScene
 from catalogs.stac import item
 from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
 

@@ -13,8 +13,7 @@ from catalogs.passes import sort_key
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from catalogs.scene import Scene
-    from catalogs.scene_selection import RejectedScene
+    from catalogs.scene import RejectedScene, Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

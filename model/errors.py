@@ -14,7 +14,7 @@ class WeightsError(ModelError):
 
 
 def join_names(names: Iterable[object], limit: int = 8) -> str:
-    """Join names with commas for a message; after `limit` names only their number is told."""
+    """Join names with commas for a message; names beyond `limit` are only counted."""
     texts = [str(name) for name in names]
     rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return (", ".join(texts[:limit]) or "none") + rest

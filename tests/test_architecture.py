@@ -35,7 +35,9 @@ def test_the_pipeline_runs_without_torch_and_prefect():
 
 
 def test_verbs_that_do_not_run_pay_for_no_orchestrator():
-    assert "prefect" not in _imported("import flows.run.product")
+    assert "prefect" not in _imported(
+        "import flows.orchestration.launch, flows.run.search, flows.run.verify"
+    )
 
 
 def test_the_model_needs_torch_and_safetensors_alone():

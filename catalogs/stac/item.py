@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator, Sequence
 
-    from catalogs.href_policy import HrefPolicy
     from catalogs.providers.schema import Provider, ProviderCollection
     from catalogs.sensors import Sensor
     from catalogs.stac.projection import AssetProjection
@@ -42,6 +41,13 @@ MAX_COORDINATE = 10_000.0
 """Largest coordinate of a footprint: degrees, or metres of height as the third number."""
 
 _COORDINATE_DEPTHS = {"Polygon": 3, "MultiPolygon": 4}
+
+
+class HrefResolver(Protocol):
+    """Decides which hrefs may be read; see :class:`catalogs.href_policy.HrefPolicy`."""
+
+    def resolve_raster(self, href: str, base: str) -> str:
+        """Return the href of a raster as an absolute path or URL, or raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +113,7 @@ def parse(
     *,
     provider: Provider,
     modality: str,
-    policy: HrefPolicy,
+    policy: HrefResolver,
     base: str,
     area: Any = None,
 ) -> ParsedItem:

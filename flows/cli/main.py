@@ -119,7 +119,7 @@ def _check_tile_size(size: int | None) -> None:
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Generate a synthetic country, map it, and measure the map's accuracy."""
+    """Generate a synthetic country, map it, measure the map."""
     _check_tile_size(tile_size)
     from flows.cli import summary
     from flows.demo import demo
@@ -127,7 +127,7 @@ def demo(
     return console.run_and_print(
         lambda progress: demo.run(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
-        ),
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial=False),
     )
@@ -143,13 +143,16 @@ def demo(
 )
 @PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
-    """List the scenes of a job, their coverage, and rejected scenes with reasons."""
+    """List the scenes of a job, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import search
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: product.search(loaded, progress, report, period),
+        lambda progress: search.search(
+            latest.with_period(loaded, period, progress), progress, report
+        ).to_dict(),
         summary.format_search,
         lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
@@ -160,13 +163,17 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 @click.option("-o", "--output", type=PATH, help="Path of the plan file.")
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
-    """Write the plan of a job: tiles, scenes, bytes to read, memory, time and cost."""
+    """Plan a job: tiles, scenes, bytes, memory, time, cost."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import plans
+    from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: product.plan(loaded, progress, output, period), summary.format_plan
+        lambda progress: plans.make_plan(
+            latest.with_period(loaded, period, progress), progress, output
+        ).to_dict(),
+        summary.format_plan,
     )
 
 
@@ -194,16 +201,16 @@ def run(
             f"There is no plan {job}: check the path, or make it with `plan -o`."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.orchestration import launch
 
     return console.run_and_print(
-        lambda progress: product.run(
+        lambda progress: launch.run_file(
             job,
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=progress,
             period=period,
-        ),
+        ).to_dict(),
         summary.format_run,
         _exit_code_for_run(allow_partial),
     )
@@ -247,7 +254,9 @@ def backfill(
     max_cost: float | None,
     dry_run: bool,
 ) -> int:
-    """Make one product for each period of a date range; finished periods are skipped.
+    """Make one product for each period of a date range.
+
+    Finished periods are skipped.
 
     The defaults of --from and --cadence are those of the job's schedule; the default of --to is the
     latest period with complete scenes.
@@ -255,6 +264,7 @@ def backfill(
     _load_job(job)
     from flows.cli import summary
     from flows.config.cadence import PeriodRange
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     period_range = PeriodRange(
@@ -269,7 +279,8 @@ def backfill(
             allow_partial=allow_partial,
             max_cost=max_cost,
             progress=progress,
-        ),
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -284,15 +295,21 @@ def backfill(
 )
 @click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
-    """Update finished periods that have newer scenes or a newer model."""
+    """Update finished periods with newer scenes or models."""
     _load_job(job)
     from flows.cli import summary
+    from flows.orchestration import launch
     from flows.series import backfill as backfill_series
 
     return console.run_and_print(
         lambda progress: backfill_series.run_refresh(
-            job, dry_run=dry_run, at_once=at_once, allow_partial=allow_partial, progress=progress
-        ),
+            job,
+            dry_run=dry_run,
+            at_once=at_once,
+            allow_partial=allow_partial,
+            progress=progress,
+            run_job=launch.run_job,
+        ).to_dict(),
         summary.format_periods,
         _exit_code_for_periods,
     )
@@ -308,16 +325,16 @@ def _exit_code_for_periods(result: Result) -> int:
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Check the stored files against the checksums of their receipts."""
+    """Check the stored files against their checksums."""
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
     from flows.cli import summary
-    from flows.run import product
+    from flows.run import verify
 
     return console.run_and_print(
-        lambda progress: product.verify(out, progress),
+        lambda progress: verify.verify(out, progress).to_dict(),
         summary.format_verification,
         lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
@@ -332,7 +349,10 @@ def verify(console: Console, out: Path) -> int:
               help="Concurrent runs per slot (see execution.slot).")  # fmt: skip
 @click.option("--paused", is_flag=True, help="Register the schedules as paused.")
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
-    """Register deployments of jobs on the Prefect server: schedule, backfill and refresh."""
+    """Register jobs on the Prefect server.
+
+    Each job becomes three deployments: schedule, backfill and refresh.
+    """
     for job in jobs:
         _load_job(job)
     from flows.cli import summary
@@ -341,7 +361,7 @@ def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paus
     return console.run_and_print(
         lambda progress: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=progress
-        ),
+        ).to_dict(),
         summary.format_deployments,
     )
 

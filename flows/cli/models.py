@@ -29,12 +29,12 @@ class _DefaultListGroup(click.Group):
 
 @click.group(cls=_DefaultListGroup)
 def models() -> None:
-    """List models, and fetch, check, convert or describe their weights."""
+    """List, fetch, check, convert and describe models."""
 
 
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
-    """List known models: size, purpose, and whether their weights are available."""
+    """List known models, and whether their weights are here."""
     from flows.cli import summary
     from model.cards import catalogue
 
@@ -61,7 +61,7 @@ def fetch_weights(
     folder: Path | None,
     renew: bool,
 ) -> int:
-    """Download official weights if they are not in the cache, and pin their checksums.
+    """Download official weights and pin their checksums.
 
     For a machine without network: run fetch --to DIR elsewhere, copy DIR to that machine, and set
     TERRAMOSAIC_WEIGHTS to it.
@@ -161,7 +161,7 @@ def convert_weights(
 @click.argument("name_or_path", metavar="NAME|PATH")
 @click.option("-o", "--output", type=PATH, help="Write to this .md or .json file.")
 def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
-    """Describe a model: inputs, bands, units, statistics, licence, sources, limits."""
+    """Describe a model: inputs, statistics, licence, limits."""
     if output is not None and output.suffix not in (".md", ".json"):
         raise InvalidInputError(f"-o {output}: name a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():

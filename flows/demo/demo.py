@@ -16,7 +16,8 @@ from rasterio.enums import Resampling
 from catalogs import demo
 from catalogs.demo import Country
 from flows.observe.progress import Progress
-from flows.run import product
+from flows.orchestration import launch
+from flows.run.results import RunResult
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan
 from pipeline.quality import accuracy
@@ -36,7 +37,7 @@ def run(
     size: int | None,
     tile_size: int | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> RunResult:
     """Build a country in a folder, map it, and measure the accuracy of the map.
 
     The folder keeps the catalog, the truth and the job, which can be edited and run again.
@@ -52,15 +53,14 @@ def run(
     country = build_country(folder, seed=seed, size=size, progress=progress)
     country_seconds = round(time.perf_counter() - start, 3)
     job = write_job(folder, country, tile_size=tile_size or TILE_SIZE)
-    result = product.run(
+    result = launch.run_file(
         job,
         allow_partial=False,
         max_cost=None,
         progress=progress,
-        truth=functools.partial(compare_with_truth, country.truth),
+        truth_comparison=functools.partial(compare_with_truth, country.truth),
     )
-    result["seconds"] = {"country": country_seconds} | result["seconds"]
-    return result
+    return result.model_copy(update={"seconds": {"country": country_seconds, **result.seconds}})
 
 
 def build_country(

@@ -47,11 +47,6 @@ Destination = Address | Path
 """An address, a ``*.prom`` file, or a folder of such files, one per product and period."""
 
 
-class _ActiveRuns:
-    by_plan: Mapping[str, RunMetrics] = {}
-    """Path of a plan → metrics of its run, which Prefect tasks cannot take as an argument."""
-
-
 def read_destination() -> Destination | None:
     """Return the destination that the environment names; None = no export.
 
@@ -89,20 +84,9 @@ def _check_writable(path: Path, text: str) -> Path:
 @contextmanager
 def export_run(plan_path: Path) -> Iterator[RunMetrics]:
     """Count the run of a plan during a block, and export its metrics to the destination."""
-    metrics, destination = RunMetrics.for_plan(plan_path), read_destination()
-    _ActiveRuns.by_plan = {**_ActiveRuns.by_plan, str(plan_path): metrics}
-    try:
-        with _record_final_status(metrics, destination):
-            yield metrics
-    finally:
-        _ActiveRuns.by_plan = {
-            path: active for path, active in _ActiveRuns.by_plan.items() if active is not metrics
-        }
-
-
-def get_run_metrics(plan_path: Path) -> RunMetrics:
-    """Return the metrics of a plan's run; without such a run, metrics that are not exported."""
-    return _ActiveRuns.by_plan.get(str(plan_path)) or RunMetrics.for_plan(plan_path)
+    metrics = RunMetrics.for_plan(plan_path)
+    with _record_final_status(metrics, read_destination()):
+        yield metrics
 
 
 def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:

@@ -1,43 +1,25 @@
-"""Context of a run: its progress display, and the comparison of its map with a known truth.
-
-Prefect tasks cannot take either as an argument. Context variables keep them apart when several
-periods run in parallel.
-"""
+"""Context of a run: its progress, its metrics, and the truth that its map is compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.observe.progress import NullProgress, Progress
+from flows.observe.run_metrics import RunMetrics
 from pipeline.plan.plan import Plan
 from pipeline.quality.accuracy import AccuracyMetrics
 
 TruthComparison = Callable[[Path, Plan], AccuracyMetrics | None]
-"""Computes the accuracy of a finished store against a known truth."""
-
-_progress: ContextVar[Progress] = ContextVar("progress")
-_truth_comparison: ContextVar[TruthComparison | None] = ContextVar("truth", default=None)
+"""Compares the store in a plan's folder with a known truth."""
 
 
-def get_progress() -> Progress:
-    """Return the progress display of the current run."""
-    return _progress.get(NullProgress())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What a run needs beside its plan; it is handed from stage to stage."""
 
-
-def get_truth_comparison() -> TruthComparison | None:
-    """Return the comparison with a known truth, if there is one."""
-    return _truth_comparison.get()
-
-
-@contextmanager
-def activate(progress: Progress, truth_comparison: TruthComparison | None = None) -> Iterator[None]:
-    """Set the progress display and the comparison with a known truth for a block."""
-    tokens = _progress.set(progress), _truth_comparison.set(truth_comparison)
-    try:
-        yield
-    finally:
-        _progress.reset(tokens[0])
-        _truth_comparison.reset(tokens[1])
+    progress: Progress = field(default_factory=NullProgress)
+    truth_comparison: TruthComparison | None = None
+    metrics: RunMetrics | None = None
+    """Metrics of the run; None where they are not exported."""

@@ -43,37 +43,47 @@ class Metric:
 
 
 METRICS = (
-    Metric("terramosaic_run_info", "gauge", "Always 1; says what runs.", ("plan", "version")),
-    Metric("terramosaic_run_status", "gauge", "1 for what the run is, 0 otherwise.", ("status",)),
-    Metric("terramosaic_run_started_timestamp_seconds", "gauge", "When the run began."),
+    Metric(
+        "terramosaic_run_info",
+        "gauge",
+        "Always 1; plan and version are in the labels.",
+        ("plan", "version"),
+    ),
+    Metric(
+        "terramosaic_run_status",
+        "gauge",
+        "1 for the current status of the run, 0 for the others.",
+        ("status",),
+    ),
+    Metric("terramosaic_run_started_timestamp_seconds", "gauge", "Start of the run."),
     Metric(
         "terramosaic_last_success_timestamp_seconds",
         "gauge",
-        "When the product was last published, or found to be finished.",
+        "Time at which the product was last published or found complete.",
     ),
     Metric("terramosaic_tiles_planned", "gauge", "Tiles of the plan."),
-    Metric("terramosaic_tiles_total", "counter", "Tiles by what became of them.", ("outcome",)),
-    Metric("terramosaic_tiles_waiting", "gauge", "Tiles that nobody has begun."),
-    Metric("terramosaic_tiles_working", "gauge", "Tiles that are being made."),
+    Metric("terramosaic_tiles_total", "counter", "Tiles by outcome.", ("outcome",)),
+    Metric("terramosaic_tiles_waiting", "gauge", "Tiles that have not been started."),
+    Metric("terramosaic_tiles_working", "gauge", "Tiles in progress."),
     Metric(
         "terramosaic_last_tile_timestamp_seconds",
         "gauge",
-        "When the last tile ended; until then, when the first ones were begun.",
+        "End of the last finished tile; before that, start of the first tiles.",
     ),
-    Metric("terramosaic_mapped_square_meters_total", "counter", "Ground of the tiles made."),
-    Metric("terramosaic_read_bytes_total", "counter", "Bytes read of the scenes."),
-    Metric("terramosaic_read_requests_total", "counter", "Requests for them."),
-    Metric("terramosaic_read_retries_total", "counter", "Requests that had to be repeated."),
+    Metric("terramosaic_mapped_square_meters_total", "counter", "Area of the tiles computed."),
+    Metric("terramosaic_read_bytes_total", "counter", "Bytes read from scenes."),
+    Metric("terramosaic_read_requests_total", "counter", "Requests for scenes."),
+    Metric("terramosaic_read_retries_total", "counter", "Requests that were retried."),
     Metric(
         "terramosaic_tile_seconds_total",
         "counter",
-        "Seconds that the tiles took, by stage; tile is all of them together.",
+        "Seconds spent on tiles, by stage; the stage tile is the total.",
         ("stage",),
     ),
     Metric(
         "terramosaic_device_busy_ratio",
         "gauge",
-        "Share of the time since the first tile in which a process's device was at the model.",
+        "Share of the time since the first tile in which the device of a process ran the model.",
     ),
 )
 

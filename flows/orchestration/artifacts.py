@@ -1,6 +1,6 @@
-"""What people see of a run in Prefect: its plan, what was seen when, how far it is, how good it is.
+"""Artifacts of a run in Prefect: its plan, the coverage by day, its progress and its quality.
 
-Numbers and short tables only; pixels, tiles and receipts stay in the product's folder.
+They are numbers and short tables; pixels, tiles and receipts stay in the product's folder.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ParamSpec
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
 from uuid import UUID
 
-from flows.cli import summary
-from flows.orchestration import server
+from prefect import artifacts as prefect_artifacts
+
+from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
 from flows.run import cost
+from flows.run.plans import StoredPlan
+from flows.run.results import RunResult
+from flows.series.inspection import PeriodSummary
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.quality import coverage
-
-server.prepare_environment()
-
-from prefect import artifacts as prefect_artifacts  # noqa: E402
-
-# ^ Prefect's settings are read when it is imported
+from pipeline.quality.gates import QualityMetrics
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +34,13 @@ UPDATE_INTERVAL = 5.0
 """Seconds between two updates of a run's progress."""
 
 FINISH_TIMEOUT = 10.0
-"""Seconds that the end of a stage waits until its bar is drawn."""
+"""Seconds that the end of a stage waits for the last update of its progress."""
 
 MAX_DAYS = 40
-"""Days in the table of what was seen; the report has all of them."""
+"""Largest number of days in the table of the coverage; the product's report has all of them."""
+
+MAX_FAILED_TILES = 20
+"""Largest number of failed tiles that are listed."""
 
 
 def artifact_key(*parts: str) -> str:
@@ -48,42 +49,43 @@ def artifact_key(*parts: str) -> str:
 
 
 def _best_effort(publish: Callable[Params, None]) -> Callable[Params, None]:
-    """Let no run end because something could not be shown."""
+    """Turn the errors of a function that shows something into warnings: no run may end by them."""
 
     @functools.wraps(publish)
-    def attempt(*given: Params.args, **more: Params.kwargs) -> None:
+    def attempt(*arguments: Params.args, **keywords: Params.kwargs) -> None:
         try:
-            publish(*given, **more)
+            publish(*arguments, **keywords)
         except Exception as error:  # noqa: BLE001
-            # ^ whatever Prefect raises where its server is away
+            # ^ Prefect raises errors of many types where its server is away
             log.warning("%s could not be shown in Prefect: %s", publish.__name__, error)
 
     return attempt
 
 
 @_best_effort
-def show_plan(plan: Plan, plan_dir: Path) -> None:
-    """Show what a run will do, and what was seen on which day."""
-    tiles, _ = cost.find_missing_tiles(plan, plan_dir)
-    need = cost.estimate_resources(plan, plan_dir, tiles)
-    priced = cost.estimate_cost(plan, need)
+def show_plan(stored: StoredPlan) -> None:
+    """Show the estimate of a run, and the coverage of its region by day."""
+    plan = stored.plan
+    missing, _ = cost.find_missing_tiles(plan, stored.folder)
+    estimate = cost.estimate_resources(plan, stored.folder, missing)
+    price = cost.estimate_cost(plan, estimate)
     rows = [
         ("plan", plan.short_digest),
         ("scenes", len(plan.snapshot.scenes)),
         ("left out", len(plan.snapshot.refused)),
         ("tiles", len(plan.tiles)),
-        ("to make", len(tiles)),
-        ("to read", summary.format_size(need.bytes)),
-        ("requests", need.requests),
-        ("memory", summary.format_size(need.peak_memory_bytes)),
-        ("time", summary.format_duration(need.seconds)),
-        ("cost", summary.format_cost(priced) if priced else "no prices in the job"),
-        ("folder", str(plan_dir)),
+        ("to make", len(missing)),
+        ("to read", format_size(estimate.bytes)),
+        ("requests", estimate.requests),
+        ("memory", format_size(estimate.peak_memory_bytes)),
+        ("time", format_duration(estimate.seconds)),
+        ("cost", format_cost(price.to_dict()) if price else "no prices in the job"),
+        ("folder", str(stored.folder)),
     ]
     prefect_artifacts.create_table_artifact(
-        [{"what": what, "value": value} for what, value in rows],
+        [{"what": name, "value": value} for name, value in rows],
         key=artifact_key(plan.name, "plan"),
-        description=f"What the run of {_format_title(plan)} does",
+        description=f"Estimate for the run of {_format_title(plan)}",
     )
     days = coverage.group_by_day(
         plan.snapshot.scenes, plan.snapshot.refused, from_geojson(plan.region)
@@ -91,14 +93,14 @@ def show_plan(plan: Plan, plan_dir: Path) -> None:
     prefect_artifacts.create_markdown_artifact(
         "\n".join(_coverage_table(days)),
         key=artifact_key(plan.name, "coverage"),
-        description=f"What was in view, {_format_title(plan)}",
+        description=f"Coverage by day, {_format_title(plan)}",
     )
 
 
 def _coverage_table(days: Sequence[coverage.DayCoverage]) -> list[str]:
     lines = ["| day | input | share of the region | scenes |", "|---|---|---|---|"]
     lines += [
-        f"| {day.date or 'any'} | {day.modality} | `{summary.draw_bar(day.share)}` {day.share:.0%} "
+        f"| {day.date or 'any'} | {day.modality} | `{draw_bar(day.share)}` {day.share:.0%} "
         f"| {len(day.scenes)} used, {len(day.refused)} left out |"
         for day in days[:MAX_DAYS]
     ]
@@ -108,16 +110,17 @@ def _coverage_table(days: Sequence[coverage.DayCoverage]) -> list[str]:
 
 
 @_best_effort
-def show_quality(plan: Plan, quality: Mapping[str, Any]) -> None:
-    """Show the figures of a map's quality."""
+def show_quality(plan: Plan, quality: QualityMetrics) -> None:
+    """Show the quality figures of a map."""
+    values = quality.to_dict()
     rows = [
-        {"line": kind, "z": quality[kind]["z"], "excess": quality[kind]["excess"]}
+        {"line": kind, "z": values[kind]["z"], "excess": values[kind]["excess"]}
         for kind in ("window", "tile", "zone")
-        if quality.get(kind)
+        if values[kind]
     ]
-    other = quality.get("disagreement")
-    if other:
-        rows.append({"line": "windows half a stride off", "share": other["share"]})
+    disagreement = values["disagreement"]
+    if disagreement:
+        rows.append({"line": "windows half a stride off", "share": disagreement["share"]})
     if rows:
         prefect_artifacts.create_table_artifact(
             rows,
@@ -127,16 +130,20 @@ def show_quality(plan: Plan, quality: Mapping[str, Any]) -> None:
 
 
 @_best_effort
-def show_product(name: str, result: Mapping[str, Any]) -> None:
-    """Show where a product lies, and what became of its tiles."""
-    tiles = result["tiles"]
-    counts = f"{tiles['done']} tiles made, {tiles['skipped']} were there"
+def show_product(name: str, result: RunResult) -> None:
+    """Show where the files of a product are, and the tiles by their outcome."""
+    tiles = result.tiles
+    counts = f"{tiles.done} tiles made, {tiles.skipped} finished before"
+    paths = {"item": result.item, "map": result.map, "quicklook": result.quicklook}
     lines = [
-        f"**{result['status']}**: {counts}, {len(tiles['failed'])} failed",
+        f"**{result.status}**: {counts}, {len(tiles.failed)} failed",
         "",
-        *(f"* {what}: `{result[what]}`" for what in ("item", "map", "quicklook") if result[what]),
-        *(f"* warning: {text}" for text in result["warnings"]),
-        *(f"* failed: {one['tile']}, {one['reason']}" for one in tiles["failed"][:20]),
+        *(f"* {label}: `{path}`" for label, path in paths.items() if path),
+        *(f"* warning: {text}" for text in result.warnings),
+        *(
+            f"* failed: {failure.tile}, {failure.reason}"
+            for failure in tiles.failed[:MAX_FAILED_TILES]
+        ),
     ]
     prefect_artifacts.create_markdown_artifact(
         "\n".join(lines), key=artifact_key(name, "product"), description=f"The product of {name}"
@@ -144,11 +151,11 @@ def show_product(name: str, result: Mapping[str, Any]) -> None:
 
 
 @_best_effort
-def show_periods(name: str, description: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Show the periods of a series: before anything is made, and after."""
-    shown = ("start", "end", "status", "scenes", "coverage", "reason")
+def show_periods(name: str, description: str, entries: Sequence[PeriodSummary]) -> None:
+    """Show the periods of a series."""
+    columns = {"start", "end", "status", "scenes", "coverage", "reason"}
     prefect_artifacts.create_table_artifact(
-        [{name: row[name] for name in shown} for row in rows],
+        [entry.to_result().model_dump(mode="json", include=columns) for entry in entries],
         key=artifact_key(name, "periods"),
         description=description,
     )
@@ -159,7 +166,7 @@ def _format_title(plan: Plan) -> str:
 
 
 class PrefectProgress:
-    """Progress of the tiles, in Prefect: a bar that moves now and then."""
+    """Progress of the tiles as a progress artifact, which is updated every few seconds."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Name the product."""
@@ -170,7 +177,7 @@ class PrefectProgress:
         self._update_thread = threading.Thread()
 
     def start_stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage; only that of the tiles is drawn."""
+        """Begin a stage; only that of the tiles has an artifact."""
         self.finish()
         if name == "tiles" and total:
             self._total, self._done = total, 0
@@ -178,13 +185,13 @@ class PrefectProgress:
 
     def advance(self, n: int = 1, note: str = "") -> None:  # noqa: ARG002
         """Count finished tiles."""
-        # ^ every progress takes a note; a bar has no place for it
+        # ^ the protocol has a note; an artifact cannot show it
         self._done += n
         if self._artifact_id is not None and self._clock() > self._updated_at + UPDATE_INTERVAL:
             self._update_artifact()
 
     def finish(self) -> None:
-        """Draw what was reached."""
+        """Update the artifact a last time."""
         if self._artifact_id is not None:
             self._join_update()
             self._update_artifact()
@@ -197,30 +204,30 @@ class PrefectProgress:
 
     def _create_artifact(self) -> None:
         try:
-            made = prefect_artifacts.create_progress_artifact(
+            artifact_id = prefect_artifacts.create_progress_artifact(
                 0.0,
                 key=artifact_key(self._name, "tiles"),
                 description=f"{self._total} tiles to make",
             )
-            self._artifact_id = made if isinstance(made, UUID) else None
+            self._artifact_id = artifact_id if isinstance(artifact_id, UUID) else None
         except Exception as error:  # noqa: BLE001
             # ^ as above
             log.warning("progress could not be shown in Prefect: %s", error)
         self._updated_at = self._clock()
 
     def _update_artifact(self) -> None:
-        """Move the bar, beside the work: a server that is away is asked for minutes."""
+        """Update the artifact in a thread: Prefect retries for minutes if its server is away."""
         self._updated_at = self._clock()
         if self._artifact_id is None or self._update_thread.is_alive():
             return
         share = 100.0 * self._done / max(self._total, 1)
-        told = functools.partial(update_progress, self._artifact_id, share)
+        update = functools.partial(update_progress, self._artifact_id, share)
         context = contextvars.copy_context()
-        self._update_thread = threading.Thread(target=context.run, args=(told,), daemon=True)
+        self._update_thread = threading.Thread(target=context.run, args=(update,), daemon=True)
         self._update_thread.start()
 
 
 @_best_effort
 def update_progress(artifact_id: UUID, share: float) -> None:
-    """Move a bar of progress."""
+    """Set a progress artifact to a share in percent."""
     prefect_artifacts.update_progress_artifact(artifact_id, progress=share)

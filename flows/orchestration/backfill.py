@@ -1,33 +1,26 @@
-"""The flow of a backfill: a product for each period of a range, finished ones skipped."""
+"""The flow of a backfill: a product for each period of a range; finished periods are skipped."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
+import prefect
+from prefect import runtime
+
 from flows.config import job as jobs
 from flows.config.cadence import PeriodRange
-from flows.observe import run_context
-from flows.orchestration import server
-from flows.orchestration.land_cover import raise_on_failure
+from flows.observe.progress import NullProgress
+from flows.orchestration import artifacts, cancellation, concurrency, land_cover, server
 from flows.run import cost
 from flows.series import backfill as backfill_series
 from flows.series import inspection
 
-server.prepare_environment()
-
-import prefect  # noqa: E402
-from prefect import runtime  # noqa: E402
-
-from flows.orchestration import artifacts, cancellation, concurrency  # noqa: E402
-
-# ^ Prefect's settings are read when it is imported
-
 
 def _flow_run_name() -> str:
-    given = runtime.flow_run.parameters
-    job, first, last = Path(given["job"]).stem, given.get("first"), given.get("last")
-    return f"{job} {first or 'from the start'} to {last or 'the latest'}"
+    parameters = runtime.flow_run.parameters
+    first, last = parameters.get("first"), parameters.get("last")
+    return f"{Path(parameters['job']).stem} {first or 'from the start'} to {last or 'the latest'}"
 
 
 @prefect.flow(
@@ -46,7 +39,7 @@ def backfill(
 ) -> dict[str, Any]:
     """Make one product per period of a range; finished periods are skipped.
 
-    Runs of a schedule that want the same GPU go first: a backfill gives way between two periods.
+    Scheduled runs that need the same GPU go first: a backfill waits for them between two periods.
 
     Args:
         job: Path of a job file.
@@ -55,23 +48,25 @@ def backfill(
         cadence: P1M, P1W, P10D, P1Y, season …; empty: the schedule's.
         order: Which periods come first.
         at_once: Periods side by side, 1 to 64.
-        dry_run: Only look.
-        allow_partial: Publish with failed tiles declared as holes.
-        max_cost: What all periods may cost together, in the currency of the job's prices; empty:
+        dry_run: Only list the periods.
+        allow_partial: Publish with failed tiles declared as missing.
+        max_cost: Largest cost of all periods together, in the currency of the job's prices; empty:
             no limit.
 
     Returns:
         What ``terramosaic backfill --json`` prints.
     """
     server.enable_info_logging()
-    wanted = PeriodRange(first=first, last=last, length=cadence, newest_first=order == "newest")
-    found: dict[str, Any] = cancellation.run_cancellable(
-        _run_backfill, Path(job), wanted, at_once, dry_run, allow_partial, max_cost
+    period_range = PeriodRange(
+        first=first, last=last, length=cadence, newest_first=order == "newest"
     )
-    return found
+    result: dict[str, Any] = cancellation.run_cancellable(
+        _run, Path(job), period_range, at_once, dry_run, allow_partial, max_cost
+    )
+    return result
 
 
-def _run_backfill(
+def _run(
     job_path: Path,
     period_range: PeriodRange,
     at_once: int,
@@ -79,19 +74,23 @@ def _run_backfill(
     allow_partial: bool,
     max_cost: float | None,
 ) -> dict[str, Any]:
-    asked = jobs.load(job_path)
-    cost.validate_limit(asked, max_cost, at_once)
+    job = jobs.load(job_path)
+    cost.validate_limit(job, max_cost, at_once)
+    progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
-        found = inspection.inspect_range(asked, period_range, run_context.get_progress())
-        artifacts.show_periods(asked.name, "What there is for each period", _rows(found))
+        entries = inspection.inspect_range(job, period_range, progress)
+        artifacts.show_periods(job.name, "The periods before the run", entries)
         if dry_run:
-            return inspection.build_result(asked, found, dry_run=True)
-        made = backfill_series.run_periods(
-            job_path, found, at_once, allow_partial, run_context.get_progress(), max_cost
+            return backfill_series.build_result(job, entries, dry_run=True).to_dict()
+        entries = backfill_series.run_periods(
+            job,
+            entries,
+            at_once=at_once,
+            allow_partial=allow_partial,
+            progress=progress,
+            run_job=land_cover.run_job,
+            max_cost=max_cost,
         )
-    artifacts.show_periods(asked.name, "What became of each period", _rows(made))
-    return raise_on_failure(inspection.build_result(asked, made, dry_run=False))
-
-
-def _rows(entries: list[inspection.PeriodSummary]) -> list[dict[str, Any]]:
-    return [one.to_dict() for one in entries]
+    artifacts.show_periods(job.name, "The periods after the run", entries)
+    result = backfill_series.build_result(job, entries, dry_run=False)
+    return backfill_series.raise_on_failure(result).to_dict()

@@ -1,8 +1,8 @@
-"""What Prefect's server wants of a run at work, asked for by the run itself.
+"""Cancellation of flow runs, asked for at the Prefect server by the run itself.
 
-A worker that is there ends a cancelled run with a signal. One that was replaced knows nothing of
-the runs of its predecessor, and they would go on to their end. And a server that was away for a
-while has heard no sign of life meanwhile, and calls runs crashed that are well.
+A worker ends a cancelled run with a signal. A worker that replaced another one does not know the
+runs of its predecessor, which would go on to their end. And a server that was away for a while has
+received no heartbeats meanwhile, and marks healthy runs as crashed.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from flows.orchestration import server
+from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelled, Running
+
 from pipeline.runtime import cancellation
-
-server.prepare_environment()
-
-from prefect import runtime  # noqa: E402
-from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
-from prefect.client.schemas.objects import StateType  # noqa: E402
-from prefect.states import Cancelled, Running  # noqa: E402
-
-# ^ Prefect's settings are read when it is imported
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 8.0
-"""Seconds between two looks."""
+"""Seconds between two requests for the state of the runs."""
 
 
 class _ActiveRuns:
-    """The runs of this process, one within another, and whether they are still wanted."""
+    """The flow runs of this process (subflows within flows), and whether they are cancelled.
+
+    Shared by the process, because one thread asks for all of its runs.
+    """
 
     lock = threading.Lock()
     runs: set[UUID] = set()  # noqa: RUF012
@@ -41,9 +39,9 @@ class _ActiveRuns:
 
 
 def run_cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Do the work of a flow; it is given up, and the flow ends as cancelled, when it is cancelled.
+    """Call a function within a flow; if the flow run is cancelled, stop it and end as cancelled.
 
-    Not a decorator: Prefect looks for the types of a flow's parameters where its function is.
+    This is no decorator, because Prefect reads the types of a flow's parameters from its function.
     """
     run = UUID(runtime.flow_run.id)
     _register_run(run)
@@ -53,7 +51,7 @@ def run_cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
     except cancellation.Cancelled:
         if not _ActiveRuns.cancelled.is_set():
             raise
-        return Cancelled(message="What is finished is kept; the next run goes on from there.")
+        return Cancelled(message="Finished tiles are kept; the next run goes on from there.")
     finally:
         _unregister_run(run)
 
@@ -62,7 +60,9 @@ def _register_run(run: UUID) -> None:
     with _ActiveRuns.lock:
         _ActiveRuns.runs.add(run)
         if _ActiveRuns.thread is None:
-            _ActiveRuns.thread = threading.Thread(target=_poll_server, name="orders", daemon=True)
+            _ActiveRuns.thread = threading.Thread(
+                target=_poll_server, name="cancellation", daemon=True
+            )
             _ActiveRuns.thread.start()
 
 
@@ -74,7 +74,7 @@ def _unregister_run(run: UUID) -> None:
 
 
 def _poll_server() -> None:
-    """Look again and again, until there is no run left."""
+    """Ask for the state of the runs again and again, until no run is left."""
     pause = threading.Event()
     while True:
         pause.wait(POLL_INTERVAL)
@@ -89,7 +89,7 @@ def _poll_server() -> None:
                     _check_run(client, run)
         except Exception as error:  # noqa: BLE001
             # ^ the server is away: the run goes on
-            log.debug("no orders: %s", error)
+            log.debug("the state of the runs could not be read: %s", error)
 
 
 def _check_run(client: SyncPrefectClient, run: UUID) -> None:
@@ -100,5 +100,5 @@ def _check_run(client: SyncPrefectClient, run: UUID) -> None:
         log.info("run=%s is cancelled", run)
         _ActiveRuns.cancelled.set()
     elif state.type == StateType.CRASHED:
-        log.warning("run=%s was called crashed and is well", run)
-        client.set_flow_run_state(run, Running(message="It is well."), force=True)
+        log.warning("run=%s was marked as crashed and is still running", run)
+        client.set_flow_run_state(run, Running(message="The run is still running."), force=True)

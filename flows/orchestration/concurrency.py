@@ -1,4 +1,4 @@
-"""Who may use a GPU now: runs that share one take turns, and backfills stand back."""
+"""Concurrency limits: runs that share a GPU take turns, and backfills wait for scheduled runs."""
 
 from __future__ import annotations
 
@@ -7,44 +7,39 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.orchestration import server
-from pipeline.plan.plan import Plan
-from pipeline.runtime import cancellation
-
-server.prepare_environment()
-
-from prefect import runtime  # noqa: E402
-from prefect.client.orchestration import get_client  # noqa: E402
-from prefect.client.schemas.filters import (  # noqa: E402
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import State, StateType  # noqa: E402
-from prefect.concurrency.sync import concurrency  # noqa: E402
+from prefect.client.schemas.objects import State, StateType
+from prefect.concurrency.sync import concurrency
 
-# ^ Prefect's settings are read when it is imported
+from pipeline.plan.plan import Plan
+from pipeline.runtime import cancellation
 
 log = logging.getLogger(__name__)
 
 GPU_SLOT = "gpu"
-"""The slot of plans for a GPU whose job names no other."""
+"""Slot of plans for a GPU whose job names no slot (execution.slot)."""
 
 BACKFILL, SCHEDULED = "backfill", "scheduled"
-"""Tags of runs that give way, and of those that they give way to."""
+"""Tags of runs that wait for others, and of those that they wait for."""
 
 LEASE_SECONDS = 60.0
-"""Seconds after which the slot of a run that died is free again: the least that Prefect takes."""
+"""Seconds until the slot of a run that died is free: the smallest value that Prefect accepts."""
 
 START_TIMEOUT = dt.timedelta(minutes=2)
-"""How long a run may take to begin before it is no longer waited for."""
+"""Time that a run may take to start before a backfill no longer waits for it."""
 
 MAX_RUNS = 100
-"""Runs that are looked at."""
+"""Largest number of runs in one request."""
 
 POLL_INTERVAL = 5.0
-"""Seconds between two looks whether a scheduled run waits."""
+"""Seconds between two requests for the scheduled runs."""
 
 
 def limit_name(slot: str) -> str:
@@ -53,17 +48,17 @@ def limit_name(slot: str) -> str:
 
 
 def find_slot(plan: Plan) -> str | None:
-    """Return the slot that a plan's tiles want: the job's, or that of GPUs; None = none."""
-    asked: str | None = plan.job["execution"].get("slot")
+    """Return the slot that a plan's tiles need: the job's, or that of GPUs; None = none."""
+    slot: str | None = plan.job["execution"].get("slot")
     on_gpu = plan.model is not None and plan.model.device == "cuda"
-    return asked or (GPU_SLOT if on_gpu else None)
+    return slot or (GPU_SLOT if on_gpu else None)
 
 
 @contextmanager
 def hold_slot(slot: str | None) -> Iterator[None]:
-    """Hold a slot for the length of a block; whoever comes second waits.
+    """Hold a slot during a block; wait while other runs hold it.
 
-    Where the server has no such limit (``terramosaic deploy`` makes it) nobody waits.
+    Where the server has no such limit (``terramosaic deploy`` creates it), no run waits.
     """
     if slot is None:
         yield
@@ -80,23 +75,23 @@ def hold_slot(slot: str | None) -> Iterator[None]:
 
 
 def is_alive(state: State | None, now: dt.datetime) -> bool:
-    """Tell a run that works, or is about to, from one whose worker died while it started it."""
+    """Tell whether a run works or is about to, rather than left behind by a worker that died."""
     if state is None:
         return False
     return state.type == StateType.RUNNING or now - state.timestamp < START_TIMEOUT
 
 
 def _yield_to_scheduled(slot: str) -> None:
-    """Wait while a scheduled run uses a slot, or wants to."""
-    running = FlowRunFilterState(
+    """Wait while a scheduled run uses a slot, or waits for it."""
+    active = FlowRunFilterState(
         type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
     )
     tags = FlowRunFilterTags(all_=[SCHEDULED, limit_name(slot)])
-    wanted = FlowRunFilter(tags=tags, state=running)
+    scheduled_runs = FlowRunFilter(tags=tags, state=active)
     with get_client(sync_client=True) as client:
         while any(
             is_alive(run.state, dt.datetime.now(dt.UTC))
-            for run in client.read_flow_runs(flow_run_filter=wanted, limit=MAX_RUNS)
+            for run in client.read_flow_runs(flow_run_filter=scheduled_runs, limit=MAX_RUNS)
         ):
             log.info("slot=%s is left to a scheduled run", slot)
             cancellation.sleep(POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""Jobs as deployments of Prefect: a schedule, a backfill and a refresh for each."""
+"""Deployments on a Prefect server: for each job a scheduled run, a backfill and a refresh."""
 
 from __future__ import annotations
 
@@ -9,52 +9,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import InvalidInputError
-from flows.config import job as jobs
-from flows.config.job import Job
-from flows.observe.progress import Progress
-from flows.orchestration import server
-
-server.prepare_environment()
-
-from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
-from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
-from prefect.client.schemas.objects import StateType  # noqa: E402
-from prefect.deployments.runner import RunnerDeployment  # noqa: E402
-from prefect.events.actions import ChangeFlowRunState  # noqa: E402
-from prefect.events.schemas.automations import (  # noqa: E402
-    AutomationCore,
-    EventTrigger,
-    Posture,
-)
-from prefect.events.schemas.events import ResourceSpecification  # noqa: E402
-from prefect.exceptions import (  # noqa: E402
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import (
     ObjectAlreadyExists,
     ObjectNotFound,
     PrefectHTTPStatusError,
 )
-from prefect.schedules import Cron  # noqa: E402
-from prefect.types.entrypoint import EntrypointType  # noqa: E402
-from prefect.workers.process import ProcessWorker  # noqa: E402
+from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
 
-from flows.orchestration import concurrency  # noqa: E402
-from flows.orchestration.backfill import backfill  # noqa: E402
-from flows.orchestration.land_cover import DUE, land_cover  # noqa: E402
-from flows.orchestration.refresh import refresh  # noqa: E402
-
-# ^ Prefect's settings are read when it is imported
+from catalogs.errors import InvalidInputError
+from flows.config import job as jobs
+from flows.config.job import Job
+from flows.observe.progress import Progress
+from flows.orchestration import concurrency, server
+from flows.orchestration.backfill import backfill
+from flows.orchestration.land_cover import DUE, land_cover
+from flows.orchestration.refresh import refresh
+from flows.run.results import Deployment, DeployResult
 
 QUEUES = {concurrency.SCHEDULED: 1, concurrency.BACKFILL: 10}
-"""Work queues by priority: a worker that may take only so many runs takes scheduled ones first."""
+"""Priority of the work queues: a worker with a limit of runs takes scheduled runs first."""
 
 HEARTBEAT_SECONDS = 30
-"""Seconds between two signs of life of a flow run: the least that Prefect takes."""
+"""Seconds between two heartbeats of a flow run: the smallest value that Prefect accepts."""
 
 HEARTBEAT_TIMEOUT = 3 * HEARTBEAT_SECONDS
-"""Seconds of silence after which a flow run counts as crashed."""
+"""Seconds without a heartbeat after which a flow run counts as crashed."""
 
 CRASHED_AUTOMATION = "terramosaic: flow runs without a sign of life have crashed"
 NEVER_STARTED_AUTOMATION = "terramosaic: flow runs that never began have crashed"
+# ^ an automation is found by its name, so that these stay as they are on servers that have them
 
 START_TIMEOUT = 600
 """Seconds that a worker may take to start a run."""
@@ -62,24 +54,21 @@ START_TIMEOUT = 600
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_CLIENT_MAX_RETRIES": "7",
-    # ^ four minutes: a server that is upgraded meanwhile still hears how a run has ended
+    # ^ four minutes of retries: the end of a run reaches a server that is being upgraded
 }
 
 
 def deploy(
     job_paths: Sequence[Path], *, pool: str, limit: int, paused: bool, progress: Progress
-) -> dict[str, Any]:
-    """Register the deployments of jobs, and what they need on the server; again changes them.
+) -> DeployResult:
+    """Register or update the deployments of jobs, and what they need on the server.
 
     Args:
-        job_paths: job files, at the place where the workers see them too.
-        pool: name of the work pool; a pool of processes is made where there is none.
+        job_paths: job files, at a path that the workers see too.
+        pool: name of the work pool; a pool of processes is created where there is none.
         limit: runs that may hold one slot, as that of a GPU, at a time.
         paused: register schedules that do not fire yet.
-        progress: who is told how far it has come.
-
-    Returns:
-        What ``terramosaic deploy --json`` prints.
+        progress: a step per job.
 
     Raises:
         InvalidInputError: no server is named, two jobs have one name, or a schedule cannot be read.
@@ -91,25 +80,26 @@ def deploy(
         )
     loaded = [(path.resolve(), jobs.load(path)) for path in job_paths]
     names = [job.name for _, job in loaded]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
         raise InvalidInputError(
-            f"Two jobs are named {twice[0]}: products and deployments need names apart."
+            f"Two jobs are named {duplicates[0]}. Give each job a name of its own: products and "
+            "deployments are named after it."
         )
     progress.start_stage("deploy", len(loaded))
-    planned = [(job, tuple(_build_deployments(path, job, pool, paused))) for path, job in loaded]
-    # ^ all of them, before any is registered
-    found: list[dict[str, Any]] = []
+    prepared = [(job, tuple(_build_deployments(path, job, pool, paused))) for path, job in loaded]
+    # ^ errors in any of them are found before any is registered
+    registered: list[Deployment] = []
     with _explain_auth_errors(), get_client(sync_client=True) as client:
         _ensure_work_pool(client, pool)
         _ensure_crash_automations(client)
         for slot in sorted({_job_slot(job) for _, job in loaded}):
             client.upsert_global_concurrency_limit_by_name(concurrency.limit_name(slot), limit)
-        for job, ready in planned:
-            found += _register(job, ready)
+        for job, deployments in prepared:
+            registered += _register(job, deployments)
             progress.advance(1, job.name)
     progress.finish()
-    return {"pool": pool, "deployments": found}
+    return DeployResult(pool=pool, deployments=tuple(registered))
 
 
 def _job_slot(job: Job) -> str:
@@ -118,29 +108,28 @@ def _job_slot(job: Job) -> str:
 
 @contextmanager
 def _explain_auth_errors() -> Iterator[None]:
-    """Say what to do where the server does not let us in."""
+    """Turn the server's 401 and 403 into an error that says what to do."""
     try:
         yield
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise
         raise InvalidInputError(
-            f"The Prefect server at {server.resolve_api_url()} refuses the password: set "
-            "PREFECT_API_AUTH_STRING=user:password as the server has it (docs/operate.md)."
+            "The Prefect server refuses the password. Set PREFECT_API_AUTH_STRING=user:password "
+            "to the server's own (docs/operate.md)."
         ) from error
 
 
-def _register(job: Job, deployments: Sequence[RunnerDeployment]) -> Iterator[dict[str, Any]]:
-    for one in deployments:
-        identity = one.apply()
-        schedule = next(iter(one.schedules or ()), None)
-        yield {
-            "name": f"{one.flow_name}/{one.name}",
-            "id": str(identity),
-            "cron": job.schedule.cron if schedule else None,
-            "timezone": job.schedule.timezone if schedule else None,
-            "queue": one.work_queue_name,
-        }
+def _register(job: Job, deployments: Sequence[RunnerDeployment]) -> Iterator[Deployment]:
+    for deployment in deployments:
+        deployment_id = deployment.apply()
+        yield Deployment(
+            name=f"{deployment.flow_name}/{deployment.name}",
+            id=str(deployment_id),
+            cron=job.schedule.cron if deployment.schedules else None,
+            timezone=job.schedule.timezone if deployment.schedules else None,
+            queue=deployment.work_queue_name or "default",
+        )
 
 
 def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterator[RunnerDeployment]:
@@ -148,15 +137,15 @@ def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterato
     common: dict[str, Any] = {
         "work_pool_name": pool,
         "entrypoint_type": EntrypointType.MODULE_PATH,
-        # ^ no limit of runs: where its lease cannot be renewed, because the server is away for some
-        #   minutes, Prefect ends a run that is well. A second run of a job leaves alone what the
-        #   first one is at (pipeline.runtime.lock)
+        # ^ no limit of concurrent runs: where its lease cannot be renewed, because the server is
+        #   away for some minutes, Prefect ends a healthy run. A second run of a job skips the
+        #   products that the first one is making (pipeline.runtime.lock)
         "job_variables": {
             "env": ENVIRONMENT | _forwarded_environment(),
             "working_dir": str(path.parent),
             "stream_output": False,
-            # ^ whoever writes to a worker that is gone is ended by Prefect's own console; the log
-            #   of a run lies beside its receipts
+            # ^ a run that writes to a worker that is gone is ended by Prefect's console; the log of
+            #   a run is a file beside its receipts
         },
     }
     tags = ["terramosaic", job.name, concurrency.limit_name(_job_slot(job))]
@@ -175,12 +164,12 @@ def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterato
         )
     except ValueError as error:
         raise InvalidInputError(f"{path}: schedule.cron {job.schedule.cron!r}: {error}") from error
-    for flow, words in ((backfill, "A range of periods"), (refresh, "Finished periods")):
+    for flow, scope in ((backfill, "A range of periods"), (refresh, "Finished periods")):
         yield RunnerDeployment.from_flow(
             flow,
             name=job.name,
             parameters={"job": str(path)},
-            description=f"{words} of {path}.",
+            description=f"{scope} of {path}.",
             tags=tags,
             work_queue_name=concurrency.BACKFILL,
             **common,
@@ -188,13 +177,13 @@ def _build_deployments(path: Path, job: Job, pool: str, paused: bool) -> Iterato
 
 
 def _forwarded_environment() -> dict[str, str]:
-    """Return what of this environment a run needs too; no secret is among it."""
+    """Return the variables of this environment that a run needs too; none of them is a secret."""
     names = ("TERRAMOSAIC_HOME", "TERRAMOSAIC_WEIGHTS", "TERRAMOSAIC_METRICS")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _ensure_work_pool(client: SyncPrefectClient, name: str) -> None:
-    """Find the work pool, or make one of processes; and its two queues."""
+    """Create the work pool (of processes) and its two queues, unless they exist."""
     try:
         client.read_work_pool(name)
     except ObjectNotFound:
@@ -206,12 +195,12 @@ def _ensure_work_pool(client: SyncPrefectClient, name: str) -> None:
         try:
             client.create_work_queue(name=queue, work_pool_name=name, priority=priority)
         except ObjectAlreadyExists:
-            known = client.read_work_queue_by_name(queue, work_pool_name=name)
-            client.update_work_queue(known.id, priority=priority)
+            existing = client.read_work_queue_by_name(queue, work_pool_name=name)
+            client.update_work_queue(existing.id, priority=priority)
 
 
 def _ensure_crash_automations(client: SyncPrefectClient) -> None:
-    """Have the server call crashed what no longer gives a sign of life, its process being gone."""
+    """Have the server mark runs as crashed whose heartbeats stop, or which never start."""
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
     later = ("Running", "Cancelling", "AwaitingConcurrencySlot", "Scheduled", "heartbeat")
     _ensure_automation(
@@ -228,7 +217,7 @@ def _ensure_crash_automations(client: SyncPrefectClient) -> None:
         expect=(*later, *ends),
         within=START_TIMEOUT,
     )
-    # ^ a worker that dies while it starts a run leaves it pending, without any heartbeat yet
+    # ^ a worker that dies while it starts a run leaves the run pending, before any heartbeat
 
 
 def _ensure_automation(
@@ -239,16 +228,24 @@ def _ensure_automation(
     expect: Sequence[str],
     within: int,
 ) -> None:
-    """Have runs called crashed of which, after some events, none of others is heard in time."""
+    """Create an automation that marks runs as crashed when an expected event does not follow.
+
+    Args:
+        client: client of the server.
+        name: name of the automation; one that exists is left as it is.
+        after: flow-run events that start the time.
+        expect: flow-run events of which one must follow.
+        within: seconds until then.
+    """
     if client.read_automations_by_name(name):
         return
     client.create_automation(
         AutomationCore(
             name=name,
-            description="What such a run has finished is kept; the next one goes on from there.",
+            description="Finished tiles of such a run are kept; the next run goes on from there.",
             trigger=EventTrigger(
-                after={f"prefect.flow-run.{one}" for one in after},
-                expect={f"prefect.flow-run.{one}" for one in expect},
+                after={f"prefect.flow-run.{event}" for event in after},
+                expect={f"prefect.flow-run.{event}" for event in expect},
                 match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
@@ -260,7 +257,7 @@ def _ensure_automation(
                     force=False,
                     state=StateType.CRASHED,
                     name="Crashed",
-                    message="No sign of life: its process or machine is gone. What is finished is "
+                    message="No heartbeat: its process or machine is gone. Finished tiles are "
                     "kept; the next run goes on from there.",
                 )
             ],

@@ -1,24 +1,17 @@
-"""The flow of a refresh: finished periods with newer scenes or a newer model are made anew."""
+"""The flow of a refresh: outdated products are made again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import prefect
+from prefect import runtime
+
 from flows.config import job as jobs
-from flows.observe import run_context
-from flows.orchestration import server
-from flows.orchestration.land_cover import raise_on_failure
-from flows.series import backfill, inspection, outdated
-
-server.prepare_environment()
-
-import prefect  # noqa: E402
-from prefect import runtime  # noqa: E402
-
-from flows.orchestration import artifacts, cancellation, concurrency  # noqa: E402
-
-# ^ Prefect's settings are read when it is imported
+from flows.observe.progress import NullProgress
+from flows.orchestration import artifacts, cancellation, concurrency, land_cover, server
+from flows.series import backfill, outdated
 
 
 @prefect.flow(
@@ -30,37 +23,41 @@ from flows.orchestration import artifacts, cancellation, concurrency  # noqa: E4
 def refresh(
     job: str, at_once: int = 1, dry_run: bool = False, allow_partial: bool = False
 ) -> dict[str, Any]:
-    """Make those finished periods anew that have newer scenes or a newer model.
+    """Make those finished periods again that have newer scenes or a newer model.
 
-    Tiles that nothing has changed for are taken over.
+    Tiles for which nothing has changed are copied.
 
     Args:
         job: Path of a job file.
         at_once: Periods side by side, 1 to 64.
-        dry_run: Only look.
-        allow_partial: Publish with failed tiles declared as holes.
+        dry_run: Only list the periods.
+        allow_partial: Publish with failed tiles declared as missing.
 
     Returns:
         What ``terramosaic refresh --json`` prints.
     """
     server.enable_info_logging()
-    found: dict[str, Any] = cancellation.run_cancellable(
-        _run_refresh, Path(job), at_once, dry_run, allow_partial
+    result: dict[str, Any] = cancellation.run_cancellable(
+        _run, Path(job), at_once, dry_run, allow_partial
     )
-    return found
+    return result
 
 
-def _run_refresh(
-    job_path: Path, at_once: int, dry_run: bool, allow_partial: bool
-) -> dict[str, Any]:
-    asked = jobs.load(job_path)
+def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> dict[str, Any]:
+    job = jobs.load(job_path)
+    progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
-        # ^ what is there already can wait as well
-        entries = outdated.find_outdated(asked, run_context.get_progress())
+        # ^ products that are there can wait for scheduled runs
+        entries = outdated.find_outdated(job, progress)
         if not dry_run:
             entries = backfill.run_periods(
-                job_path, entries, at_once, allow_partial, run_context.get_progress()
+                job,
+                entries,
+                at_once=at_once,
+                allow_partial=allow_partial,
+                progress=progress,
+                run_job=land_cover.run_job,
             )
-    result = inspection.build_result(asked, entries, dry_run=dry_run)
-    artifacts.show_periods(asked.name, "Finished periods, and what is newer", result["periods"])
-    return raise_on_failure(result)
+    artifacts.show_periods(job.name, "Finished periods, and what is newer", entries)
+    result = backfill.build_result(job, entries, dry_run=dry_run)
+    return backfill.raise_on_failure(result).to_dict()

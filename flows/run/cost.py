@@ -1,17 +1,17 @@
-"""What a run will take and cost, and, when it is over, what it took and cost."""
+"""Estimated and actual bytes, requests, time and cost of a run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from catalogs.errors import InvalidInputError
-from flows.cli import summary
 from flows.config.job import Job
 from flows.config.prices import Prices
 from flows.execution import executors
+from flows.observe.formatting import format_cost
+from flows.run.results import ActualUsage, Cost, PlannedUsage, RunResult
 from pipeline import cost_model, reuse
 from pipeline.cost_model import CostEstimate
 from pipeline.grid.grid import Tile
@@ -25,20 +25,20 @@ NO_PRICES_MESSAGE = (
 
 
 def find_missing_tiles(plan: Plan, plan_dir: Path) -> tuple[list[Tile], int]:
-    """Return the tiles of a plan that a run would make, and how many of them are there elsewhere.
+    """Return the tiles that a run would make, and how many more it would copy from other plans.
 
     Args:
         plan: the plan.
-        plan_dir: its folder; those beside it may hold tiles that are taken over.
+        plan_dir: its folder; tiles with the same key are copied from the folders beside it.
     """
-    done = receipt.read_finished(plan_dir, plan)
-    missing = [one for one in plan.tiles if one.id not in done]
-    elsewhere = reuse.find_reusable_tiles(plan_dir, plan, missing)
-    return [one for one in missing if one.id not in elsewhere], len(elsewhere)
+    finished = receipt.read_finished(plan_dir, plan)
+    missing = [tile for tile in plan.tiles if tile.id not in finished]
+    reusable = reuse.find_reusable_tiles(plan_dir, plan, missing)
+    return [tile for tile in missing if tile.id not in reusable], len(reusable)
 
 
 def estimate_resources(plan: Plan, plan_dir: Path, tiles: Sequence[Tile]) -> CostEstimate:
-    """Estimate what making tiles takes, by the receipts of the product's earlier runs."""
+    """Estimate what making tiles takes, calibrated by the receipts of earlier runs."""
     workers, cores = _count_workers_and_cores(plan)
     return cost_model.estimate_cost(
         plan,
@@ -58,31 +58,30 @@ def _tiles_per_gpu(plan: Plan) -> int:
 
 
 def _count_workers_and_cores(plan: Plan) -> tuple[int, int]:
-    """Return how many workers there are at most, and the cores of each."""
+    """Return the largest number of workers, and the cores of each."""
     execution = plan.job["execution"]
-    most = executors.worker_range(execution["workers"])[1]
-    here = len(os.sched_getaffinity(0))
+    workers = executors.worker_range(execution["workers"])[1]
     if "://" in execution["engine"]:
-        return most, executors.CORES_PER_TILE
-    return most, max(here // most, 1)
+        return workers, executors.CORES_PER_TILE
+    return workers, max(len(os.sched_getaffinity(0)) // workers, 1)
 
 
 def load_prices(plan: Plan) -> Prices | None:
-    """Return the prices of a plan's job, if it has any."""
-    stated = plan.job.get("prices")
-    return Prices.model_validate(stated) if stated else None
+    """Return the prices of a plan's job; None where it has none."""
+    prices = plan.job.get("prices")
+    return Prices.model_validate(prices) if prices else None
 
 
 def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:
-    """Refuse a limit of what runs cost where none can be kept.
+    """Check that a cost limit can be kept.
 
     Args:
         job: the job.
-        limit: what is asked for; None = none.
-        at_once: runs side by side.
+        limit: largest cost of all runs together; None = no limit.
+        at_once: number of runs side by side.
 
     Raises:
-        InvalidInputError: the job states no prices, or what runs have cost is not known when others begin.
+        InvalidInputError: the job states no prices, or several runs side by side share the limit.
     """
     if limit is not None and job.prices is None:
         raise InvalidInputError(NO_PRICES_MESSAGE)
@@ -93,81 +92,81 @@ def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:
         )
 
 
-def estimate_cost(plan: Plan, resources: CostEstimate) -> dict[str, Any] | None:
-    """Return what an estimate costs; None where the job states no prices."""
-    asked = load_prices(plan)
-    return asked.compute_cost(resources) if asked else None
+def estimate_cost(plan: Plan, resources: CostEstimate) -> Cost | None:
+    """Return the cost of an estimate; None where the job states no prices."""
+    prices = load_prices(plan)
+    return Cost.model_validate(prices.compute_cost(resources)) if prices else None
 
 
 def check_limit(plan: Plan, plan_dir: Path, limit: float | None) -> None:
-    """Refuse a run that is dearer than a limit, before anything is made.
+    """Check the estimated cost of a run against a limit, before anything is made.
 
     Raises:
-        InvalidInputError: it is, or the job states no prices.
+        InvalidInputError: the estimate is above the limit, or the job states no prices.
     """
     if limit is None:
         return
-    tiles, _ = find_missing_tiles(plan, plan_dir)
-    priced = estimate_cost(plan, estimate_resources(plan, plan_dir, tiles))
-    if priced is None:
+    missing, _ = find_missing_tiles(plan, plan_dir)
+    cost = estimate_cost(plan, estimate_resources(plan, plan_dir, missing))
+    if cost is None:
         raise InvalidInputError(NO_PRICES_MESSAGE)
-    if priced["amount"] > limit:
+    if cost.amount > limit:
         raise InvalidInputError(
-            f"The run would cost {summary.format_cost(priced)}, and --max-cost leaves {limit:g} for it: "
-            "nothing was made. Raise the limit, or make region, period or inputs smaller."
+            f"The run would cost {format_cost(cost.to_dict())}, and --max-cost leaves {limit:g} "
+            "for it: nothing was made. Raise the limit, or make region, period or inputs smaller."
         )
 
 
 class CostLimit:
-    """What a series of runs may cost together, and what is left of it."""
+    """The cost that a series of runs may reach together, and what is left of it."""
 
     def __init__(self, limit: float | None) -> None:
-        """Begin with all of it; None = no limit."""
+        """Start with the whole limit; None = no limit."""
         self.remaining = limit
 
-    def deduct(self, result: Mapping[str, Any]) -> None:
-        """Take out what a run has cost."""
+    def deduct(self, result: RunResult) -> None:
+        """Subtract the cost of a run."""
         if self.remaining is not None:
-            cost = result["actual"]["cost"] if result["actual"] else 0.0
+            cost = (result.actual.cost if result.actual else None) or 0.0
             self.remaining = max(self.remaining - cost, 0.0)
 
 
-def get_planned_usage(plan: Plan, plan_dir: Path) -> dict[str, Any]:
-    """Return what a run is planned to take, as ``run --json`` prints it."""
-    tiles, _ = find_missing_tiles(plan, plan_dir)
-    needed = estimate_resources(plan, plan_dir, tiles)
-    priced = estimate_cost(plan, needed)
-    return {
-        "bytes": needed.bytes,
-        "requests": needed.requests,
-        "seconds": needed.seconds,
-        "cost": priced["amount"] if priced else None,
-        "basis": needed.basis,
-    }
+def get_planned_usage(plan: Plan, plan_dir: Path) -> PlannedUsage:
+    """Return the estimate for the missing tiles of a plan."""
+    missing, _ = find_missing_tiles(plan, plan_dir)
+    estimate = estimate_resources(plan, plan_dir, missing)
+    cost = estimate_cost(plan, estimate)
+    return PlannedUsage(
+        bytes=estimate.bytes,
+        requests=estimate.requests,
+        seconds=estimate.seconds,
+        cost=cost.amount if cost else None,
+        basis=estimate.basis,
+    )
 
 
 def get_actual_usage(
     plan: Plan, traffic: Mapping[str, int], seconds: Mapping[str, float], tiles_done: int
-) -> dict[str, Any] | None:
-    """Return what the tiles of a run took, likewise; None where none was made.
+) -> ActualUsage | None:
+    """Return what the tiles of a run took; None where none was made.
 
     Args:
         plan: the plan.
         traffic: bytes and requests of all tiles.
-        seconds: of the stages, and of all tiles added up.
-        tiles_done: the number of tiles that were made.
+        seconds: seconds by stage, and of all tiles added up.
+        tiles_done: number of tiles that were made.
     """
-    busy = seconds.get("tile", 0.0)
-    if not busy:
+    tile_seconds = seconds.get("tile", 0.0)
+    if not tile_seconds:
         return None
-    remote = bool(traffic.get("requests"))
-    stated, amount = load_prices(plan), None
-    if stated:
+    is_remote = bool(traffic.get("requests"))
+    prices, cost = load_prices(plan), None
+    if prices:
         on_gpu = plan.model is not None and plan.model.device == "cuda"
-        amount = sum(
-            stated.compute_parts(
-                cpu_hours=busy * _count_workers_and_cores(plan)[1] / 3600,
-                gpu_hours=busy / _tiles_per_gpu(plan) / 3600 if on_gpu else 0.0,
+        cost = sum(
+            prices.compute_parts(
+                cpu_hours=tile_seconds * _count_workers_and_cores(plan)[1] / 3600,
+                gpu_hours=tile_seconds / _tiles_per_gpu(plan) / 3600 if on_gpu else 0.0,
                 bytes_read=traffic.get("bytes", 0),
                 requests=traffic.get("requests", 0),
                 bytes_stored=cost_model.estimate_stored_bytes(plan, plan.tiles)
@@ -175,9 +174,9 @@ def get_actual_usage(
                 / len(plan.tiles),
             ).values()
         )
-    return {
-        "bytes": traffic["bytes"] if remote else None,
-        "requests": traffic["requests"] if remote else None,
-        "seconds": seconds["tiles"],
-        "cost": None if amount is None else round(amount, 4),
-    }
+    return ActualUsage(
+        bytes=traffic["bytes"] if is_remote else None,
+        requests=traffic["requests"] if is_remote else None,
+        seconds=seconds["tiles"],
+        cost=None if cost is None else round(cost, 4),
+    )

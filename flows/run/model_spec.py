@@ -1,4 +1,4 @@
-"""What a plan freezes of a job's model: its digest, its windows, and how it is loaded again."""
+"""The model in a plan: its spec, the overlap of its windows, and its load options."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 
 DEFAULT_OVERLAP = 1 / 11
-"""Share of a window that it has in common with the next where the model's own curve was not
-measured: 20 of 224 pixels, which blend by fewer windows than a stride of 192 crops."""
+"""Overlap of two windows as a share of a window, where the model's edge effect was not measured:
+20 of 224 pixels, which blend over fewer windows than a stride of 192 crops."""
 
 
 def load_spec(job: Job) -> ModelSpec:
-    """Load the model of a job, and return what a plan says of it.
+    """Load the model of a job and return its spec; the model stays in memory for the run.
 
     Raises:
-        InvalidInputError: an input has no statistics; the model is not what the job says it is.
+        InvalidInputError: an input has no statistics, or the model cannot be loaded.
     """
-    lacking = [name for name in job.inputs if name not in job.model.inputs_with_statistics]
-    if job.model.checkpoint is not None and lacking:
+    missing = [name for name in job.inputs if name not in job.model.inputs_with_statistics]
+    if job.model.checkpoint is not None and missing:
         raise InvalidInputError(
             "A checkpoint carries no statistics, and model.stats has none of "
-            f"{', '.join(lacking)}. Add them, or name only the inputs that the checkpoint was "
+            f"{', '.join(missing)}. Add them, or name only the inputs that the checkpoint was "
             "trained with."
         )
     malloc.trim_heap()
@@ -63,28 +63,29 @@ def load_spec(job: Job) -> ModelSpec:
 
 
 def choose_overlap(job: Job, model: ModelSpec) -> int:
-    """Return by how many pixels windows overlap: as the job says, else as was measured.
+    """Return the overlap of two windows in pixels: the job's, else the measured or default one.
 
-    Whole cells of the coarsest answer, so that the cells of two windows are the same.
+    It is a multiple of the coarsest output's stride, so that the cells of two windows coincide.
 
     Raises:
-        InvalidInputError: more than half of a window.
+        InvalidInputError: the job's overlap is more than half of a window.
     """
-    asked = job.model.overlap
-    if asked is not None and 2 * asked > model.window:
+    overlap = job.model.overlap
+    if overlap is not None and 2 * overlap > model.window:
         raise InvalidInputError(
-            f"model.overlap {asked}: windows of {model.window} px can share "
+            f"model.overlap {overlap}: windows of {model.window} px can share "
             f"{model.window // 2} px at most."
         )
-    cell = model.max_output_stride
-    if asked is not None:
-        return round(asked / cell) * cell
-    return max(round((_measured_overlap(job) or model.window * DEFAULT_OVERLAP) / cell), 1) * cell
-    # ^ windows that do not overlap at all do not blend
+    stride = model.max_output_stride
+    if overlap is not None:
+        return round(overlap / stride) * stride
+    default = _measured_overlap(job) or model.window * DEFAULT_OVERLAP
+    return max(round(default / stride), 1) * stride
+    # ^ windows without any overlap do not blend
 
 
 def _measured_overlap(job: Job) -> int | None:
-    """Return the overlap that the model's own curve asks for, where one was measured."""
+    """Return the overlap that the model's measured edge effect needs; None where unmeasured."""
     if job.model.checkpoint is not None:
         return None
     curve = registry.get_card(job.model.name, job.model_inputs).reach
@@ -92,9 +93,9 @@ def _measured_overlap(job: Job) -> int | None:
 
 
 def build_load_options(job: Job) -> dict[str, Any]:
-    """Return what the model's loader takes, with the weights that a configuration names."""
-    asked = job.model.to_loader_options()
-    if job.model.config_path is not None and asked.get("weights") == "hub":
+    """Return the options of the model's loader, with the weights that a configuration names."""
+    options = job.model.to_loader_options()
+    if job.model.config_path is not None and options.get("weights") == "hub":
         card = registry.get_card(job.model.name, job.model_inputs)
-        asked["weights"] = weight_source.choose_source(job.model.name, card, "hub")
-    return asked
+        options["weights"] = weight_source.choose_source(job.model.name, card, "hub")
+    return options

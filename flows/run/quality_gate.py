@@ -1,4 +1,4 @@
-"""Whether a product is good enough to be published: its figures against the limits of its job."""
+"""Quality gate: the quality figures of a product against the limits of its job."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.quality import gates
 
 
 def get_limits(plan: Plan) -> QualityGate:
-    """Return the limits that a plan's job sets, or those that hold where it sets none."""
+    """Return the limits of a plan's job; those that it leaves out have their defaults."""
     return QualityGate(**plan.job.get("qc", {}))
 
 
 def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
-    """Say which figures are above their limits; nothing where the job does not want to know."""
+    """Return a sentence for each figure above its limit; none with ``gate: off``."""
     limits = get_limits(plan)
     if limits.gate == "off" or not quality:
         return []
@@ -24,5 +24,5 @@ def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
 
 
 def is_refused(plan: Plan, quality: Mapping[str, Any] | None) -> bool:
-    """Tell whether the job wants nothing published with these figures."""
+    """Tell whether a product with these figures must not be published."""
     return get_limits(plan).gate == "refuse" and bool(find_violations(plan, quality))

@@ -1,4 +1,4 @@
-"""From scenes that were found to scenes that are used: chosen, looked at, and chosen again."""
+"""Radiometric check: scenes whose pixels contradict their catalog are left out of the selection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from catalogs.errors import AssetReadError
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, RejectedScene, Selection
+from catalogs.scene import Caveat, RejectedScene, Scene
+from catalogs.scene_selection import Selection
 from flows.observe.progress import Progress
 from pipeline.quality import radiometry_check
 from pipeline.quality.radiometry_check import Verdict
@@ -18,16 +18,16 @@ from pipeline.reading import raster_reader
 SelectScenes = Callable[[Sequence[Scene]], Selection]
 
 SCENES_PER_STEP = 16
-"""Scenes that are looked at between two steps of the progress."""
+"""Scenes that are checked between two steps of the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedSelection:
-    """A selection none of whose scenes is contradicted by its own pixels, unless allowed."""
+    """A selection of scenes, and the verdicts on their pixels."""
 
     selection: Selection
     caveats: tuple[Caveat, ...] = ()
-    """What the pixels contradict, where that is no reason to refuse."""
+    """Contradicted scenes that are used all the same, because the job allows it."""
 
     verdict_counts: Mapping[str, int]
     """Verdict → number of the scenes used."""
@@ -40,31 +40,35 @@ def select_checked_scenes(
     reject_contradicted: bool,
     progress: Progress,
 ) -> CheckedSelection:
-    """Choose scenes whose pixels do not contradict what their catalog claims of them.
+    """Select scenes whose pixels do not contradict what their catalog states of them.
 
-    A scene that is refused may have stood for an older processing: so the choice is made again
-    without it, until all that is chosen has been looked at.
+    A rejected scene may have replaced an older processing of the same acquisition. Therefore the
+    selection is repeated without it, until every selected scene is checked.
 
     Args:
-        candidates: what the search found.
+        candidates: the scenes that the search found.
         select_scenes: selects some of them.
-        reject_contradicted: whether a contradicted scene is left out; else it is used, with a doubt.
-        progress: who is told how far it has come.
+        reject_contradicted: whether a contradicted scene is left out; else it gets a caveat.
+        progress: a step per batch of scenes.
 
     Raises:
         AssetReadError: a scene's pixels cannot be read.
     """
     verdicts: dict[tuple[str, str], Verdict] = {}
-    lying: list[RejectedScene] = []
+    rejected: list[RejectedScene] = []
     while True:
-        out = {(one.collection, one.id) for one in lying}
-        selection = select_scenes([scene for scene in candidates if _scene_key(scene) not in out])
-        unknown = [scene for scene in selection.used if _scene_key(scene) not in verdicts]
-        verdicts |= _check_scenes(unknown, progress)
-        liars = [one for one in selection.used if verdicts[_scene_key(one)].status == "contradicts"]
-        if not liars or not reject_contradicted:
+        excluded = {(scene.collection, scene.id) for scene in rejected}
+        selection = select_scenes(
+            [scene for scene in candidates if _scene_key(scene) not in excluded]
+        )
+        unchecked = [scene for scene in selection.used if _scene_key(scene) not in verdicts]
+        verdicts |= _check_scenes(unchecked, progress)
+        contradicted = [
+            scene for scene in selection.used if verdicts[_scene_key(scene)].status == "contradicts"
+        ]
+        if not contradicted or not reject_contradicted:
             break
-        lying += [
+        rejected += [
             RejectedScene(
                 id=scene.id,
                 reason=verdicts[_scene_key(scene)].reason.rstrip("."),
@@ -72,13 +76,15 @@ def select_checked_scenes(
                 modality=scene.modality,
                 day=scene.solar_day.isoformat() if scene.datetime else None,
             )
-            for scene in liars
+            for scene in contradicted
         ]
-    answers = Counter(verdicts[_scene_key(scene)].status for scene in selection.used)
+    counts = Counter(verdicts[_scene_key(scene)].status for scene in selection.used)
     return CheckedSelection(
-        selection=replace(selection, refused=(*lying, *selection.refused)),
-        caveats=tuple(Caveat(id=one.id, text=verdicts[_scene_key(one)].reason) for one in liars),
-        verdict_counts=dict(sorted(answers.items())),
+        selection=replace(selection, refused=(*rejected, *selection.refused)),
+        caveats=tuple(
+            Caveat(id=scene.id, text=verdicts[_scene_key(scene)].reason) for scene in contradicted
+        ),
+        verdict_counts=dict(sorted(counts.items())),
     )
 
 
@@ -87,21 +93,23 @@ def _scene_key(scene: Scene) -> tuple[str, str]:
 
 
 def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str, str], Verdict]:
-    """Return what the pixels of each scene say."""
+    """Return the verdict on the pixels of each scene."""
     if not scenes:
         return {}
     threads = raster_reader.count_read_threads(scenes, os.cpu_count() or 1)
-    progress.start_stage("proof", len(scenes))
+    progress.start_stage("radiometry", len(scenes))
     verdicts: dict[tuple[str, str], Verdict] = {}
     for start in range(0, len(scenes), SCENES_PER_STEP):
-        some = scenes[start : start + SCENES_PER_STEP]
+        batch = scenes[start : start + SCENES_PER_STEP]
         try:
-            answers = radiometry_check.check_scenes(some, threads=threads)
+            batch_verdicts = radiometry_check.check_scenes(batch, threads=threads)
         except AssetReadError as error:
             raise AssetReadError(
-                f"The scenes' pixels cannot be looked at. {error} To plan without looking: "
-                "radiometry: {proof: off}."
+                f"The radiometry of the scenes cannot be checked on their pixels. {error} To plan "
+                "without this check: radiometry: {proof: off}."
             ) from error
-        verdicts |= {_scene_key(scene): answer for scene, answer in zip(some, answers, strict=True)}
-        progress.advance(len(some), some[-1].id)
+        verdicts |= {
+            _scene_key(scene): verdict for scene, verdict in zip(batch, batch_verdicts, strict=True)
+        }
+        progress.advance(len(batch), batch[-1].id)
     return verdicts

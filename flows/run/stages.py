@@ -1,22 +1,35 @@
 """The stages of a run: plan → tiles → verify → quality → publish.
 
-From one to the next go the path of a plan and a few numbers; arrays stay where they are.
+Each stage is a function. They are called as they are, or as the tasks of a Prefect flow.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from catalogs.errors import TerramosaicError
+from flows.config.job import Job
 from flows.execution import engine
 from flows.execution.engine import TileResult
-from flows.observe import exporter, run_context, run_log, run_metrics
-from flows.run import cost, product, quality_gate
+from flows.observe import exporter, run_log
+from flows.observe.run_context import RunContext
+from flows.observe.run_metrics import RunMetrics
+from flows.run import cost, existing, outcome, plans, product_folder, quality_gate, verify
+from flows.run.plans import StoredPlan
+from flows.run.results import (
+    DamagedFile,
+    PlannedUsage,
+    RunResult,
+    RunStatus,
+    TileCounts,
+    TileFailure,
+)
 from pipeline import reuse, tile
 from pipeline.product.product import MissingTile
 from pipeline.publishing import writer
@@ -24,79 +37,112 @@ from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
-from pipeline.storage import plan_file, receipt, zarr_store
+from pipeline.storage import receipt, zarr_store
 from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
-StageRunner = Callable[..., Any]
-"""Takes one stage: called with the stage and its arguments, it returns what the stage does."""
+Params = ParamSpec("Params")
+Returned = TypeVar("Returned")
 
 
 class TimeLimitExceeded(TerramosaicError):
-    """Making the tiles has taken longer than the job allows."""
+    """The tiles of a run have taken longer than ``execution.max_hours``."""
 
 
-def prepare_plan(job: str, period: str | None = None) -> str:
-    """Search, choose and freeze; return the path of the plan."""
-    return str(product.write_plan(product.load_or_create_plan(Path(job), period)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilesResult:
+    """Result of the stage that makes tiles."""
+
+    counts: TileCounts
+    seconds: dict[str, float]
+    """Seconds by step of a tile (read, predict, write, …, tile), added up over all tiles."""
+
+    planned: PlannedUsage
+    """Estimate for the tiles that were missing."""
+
+    traffic: dict[str, int]
+    """Bytes, requests and retries over the network, added up over all tiles."""
 
 
-def map_tiles(plan_path: str) -> dict[str, Any]:
-    """Make the tiles that are missing; return what became of them."""
-    path = Path(plan_path)
-    plan = plan_file.read_plan_file(path)
-    folder = path.parent
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """The five stages of a run, as plain functions or as Prefect's tasks."""
+
+    prepare_plan: Callable[[Job | StoredPlan, RunContext], StoredPlan]
+    map_tiles: Callable[[StoredPlan, RunContext], TilesResult]
+    verify_tiles: Callable[[StoredPlan], list[DamagedFile]]
+    measure_quality: Callable[[StoredPlan], QualityMetrics]
+    publish: Callable[[StoredPlan, Sequence[TileFailure], QualityMetrics, RunContext], Path]
+
+
+def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
+    """Plan a job and write the plan; a stored plan is returned as it is."""
+    if isinstance(source, StoredPlan):
+        return source
+    return plans.write_plan(plans.load_or_create_plan(source, context.progress))
+
+
+def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
+    """Make the missing tiles of a plan; tiles of earlier plans with the same key are copied.
+
+    Raises:
+        TimeLimitExceeded: the tiles take longer than the job allows.
+        TransientError: the dask scheduler is gone.
+    """
+    plan, folder = stored.plan, stored.folder
     planned = cost.get_planned_usage(plan, folder)
     zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-    done = set(receipt.read_finished(folder, plan))
-    missing = [one for one in plan.tiles if one.id not in done]
-    done |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
-    todo = [one for one in missing if one.id not in done]
+    finished = set(receipt.read_finished(folder, plan))
+    missing = [unit for unit in plan.tiles if unit.id not in finished]
+    finished |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
+    pending = [unit for unit in missing if unit.id not in finished]
     execution = plan.job["execution"]
-    run_context.get_progress().start_stage("tiles", len(todo))
+    context.progress.start_stage("tiles", len(pending))
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
-    failed = []
-    counted = exporter.get_run_metrics(path)
-    counted.begin_tiles(len(plan.tiles), len(done))
-    made = engine.process_tiles(
-        path,
-        todo,
+    failed: list[TileFailure] = []
+    metrics = context.metrics or RunMetrics.for_plan(stored.path)
+    metrics.begin_tiles(len(plan.tiles), len(finished))
+    tile_results = engine.process_tiles(
+        stored.path,
+        pending,
         engine=execution["engine"],
         workers=execution["workers"],
         device=engine.cuda_device(plan),
-        on_poll=counted.set_executor,
+        on_poll=metrics.set_executor,
     )
-    with _time_limit(execution.get("max_hours")), closing(made):
-        # ^ else the tiles in hand went on until whatever ended this was forgotten
-        for outcome in made:
-            counted.count_tile(outcome)
-            _log_tile_result(outcome)
-            run_context.get_progress().advance(1, outcome.tile)
-            if outcome.reason is not None:
-                failed.append({"tile": outcome.tile, "reason": outcome.reason})
-            for name, count in outcome.traffic.items():
+    with _time_limit(execution.get("max_hours")), closing(tile_results):
+        # ^ without closing, tiles in progress would go on until the generator is collected
+        for tile_result in tile_results:
+            metrics.count_tile(tile_result)
+            _log_tile_result(tile_result)
+            context.progress.advance(1, tile_result.tile)
+            if tile_result.reason is not None:
+                failed.append(TileFailure(tile=tile_result.tile, reason=tile_result.reason))
+            for name, count in tile_result.traffic.items():
                 traffic[name] = traffic.get(name, 0) + count
-            for name, value in outcome.seconds.items():
+            for name, value in tile_result.seconds.items():
                 seconds[name] = round(seconds.get(name, 0.0) + value, 3)
-    return {
-        "total": len(plan.tiles),
-        "done": len(todo) - len(failed),
-        "skipped": len(done),
-        "failed": sorted(failed, key=lambda one: one["tile"]),
-        "seconds": seconds,
-        "planned": planned,
-        "traffic": traffic,
-    }
+    return TilesResult(
+        counts=TileCounts(
+            total=len(plan.tiles),
+            done=len(pending) - len(failed),
+            skipped=len(finished),
+            failed=tuple(sorted(failed, key=lambda failure: failure.tile)),
+        ),
+        seconds=seconds,
+        planned=planned,
+        traffic=traffic,
+    )
 
 
 @contextmanager
 def _time_limit(hours: float | None) -> Iterator[None]:
-    """Give up the work of a block that takes too long.
+    """Cancel the work of a block after some hours; None = no limit.
 
     Raises:
-        Late: it has.
+        TimeLimitExceeded: the block was cancelled.
     """
     if hours is None:
         yield
@@ -110,145 +156,168 @@ def _time_limit(hours: float | None) -> Iterator[None]:
             raise
         raise TimeLimitExceeded(
             f"The tiles have taken the {hours:g} hours of execution.max_hours: the run was "
-            "stopped. What is finished is kept; run it again to go on."
+            "stopped. Finished tiles are kept; run the same command again to go on."
         ) from None
 
 
 def _log_tile_result(tile_result: TileResult) -> None:
-    """Leave a line in the log of whoever runs, not of the worker that made the tile."""
+    """Log the result of a tile in this process: the log of the worker that made it may be lost."""
     if tile_result.reason is None:
         log.info("tile=%s done seconds=%s", tile_result.tile, dict(tile_result.seconds))
     else:
         log.error("tile=%s failed reason=%s", tile_result.tile, tile_result.reason)
 
 
-def verify_tiles(plan_path: str) -> list[dict[str, str]]:
-    """Compare every stored byte with its receipt; return what does not match."""
-    path = Path(plan_path)
-    return product.find_damaged_tiles(plan_file.read_plan_file(path), path.parent)
+def verify_tiles(stored: StoredPlan) -> list[DamagedFile]:
+    """Compare the stored values of every finished tile with its receipt; return what differs."""
+    return verify.find_damaged_tiles(stored.plan, stored.folder)
 
 
-def measure_quality(plan_path: str) -> QualityMetrics:
-    """Look for seams in what is stored, and pool what the receipts' samples tell."""
-    path = Path(plan_path)
-    return gates.measure_quality(plan_file.read_plan_file(path), path.parent)
+def measure_quality(stored: StoredPlan) -> QualityMetrics:
+    """Test the stored layers for seams, and pool the samples in the tiles' receipts."""
+    return gates.measure_quality(stored.plan, stored.folder)
 
 
-def publish(plan_path: str, failed: list[dict[str, str]], quality: QualityMetrics) -> str:
-    """Write COGs, pictures, report and, last, the item; return its path."""
-    path = Path(plan_path)
-    plan = plan_file.read_plan_file(path)
-    home = path.parent.parent
-    sheets = len(plan.grids) + len(plan.mosaic_grids)
-    run_context.get_progress().start_stage("publish", len(tile.list_layer_bands(plan)) * sheets)
-    truth = run_context.get_truth_comparison()
-    accuracy = truth(path.parent, plan) if truth else None
-    return str(
-        home
-        / writer.publish_product(
-            plan,
-            home,
-            missing_tiles=[MissingTile(tile=one["tile"], reason=one["reason"]) for one in failed],
-            accuracy=accuracy,
-            quality=quality,
-            formats=plan.job["output"]["formats"],
-            on_layer=lambda name: run_context.get_progress().advance(1, name),
-        )
+def publish(
+    stored: StoredPlan,
+    failed: Sequence[TileFailure],
+    quality: QualityMetrics,
+    context: RunContext,
+) -> Path:
+    """Write COGs, pictures, report and, last, the item; return the item's path."""
+    plan, folder = stored.plan, stored.folder
+    grid_count = len(plan.grids) + len(plan.mosaic_grids)
+    context.progress.start_stage("publish", len(tile.list_layer_bands(plan)) * grid_count)
+    compare = context.truth_comparison
+    item_name = writer.publish_product(
+        plan,
+        folder.parent,
+        missing_tiles=[MissingTile(tile=failure.tile, reason=failure.reason) for failure in failed],
+        accuracy=compare(folder, plan) if compare else None,
+        quality=quality,
+        formats=plan.job["output"]["formats"],
+        on_layer=lambda name: context.progress.advance(1, name),
     )
+    return folder.parent / item_name
+
+
+FUNCTIONS = Stages(
+    prepare_plan=prepare_plan,
+    map_tiles=map_tiles,
+    verify_tiles=verify_tiles,
+    measure_quality=measure_quality,
+    publish=publish,
+)
+"""The stages as plain functions."""
 
 
 def run(
-    job: str, period: str | None, allow_partial: bool, run_stage: StageRunner
-) -> dict[str, Any]:
-    """Take every stage of a job file or of a plan, and finish what is unfinished.
+    source: Job | StoredPlan,
+    allow_partial: bool,
+    context: RunContext,
+    stages: Stages = FUNCTIONS,
+) -> RunResult:
+    """Take a job or a plan through all stages; tiles that are finished are not made again.
 
     Args:
-        job: path of a job file, or of a plan.
-        period: another one than the job's, or the latest; None = the job's.
-        allow_partial: publish with failed tiles declared as holes.
-        run_stage: how a stage is taken.
-
-    Returns:
-        What ``terramosaic run --json`` prints.
+        source: a stored plan, or a job over one period.
+        allow_partial: publish a product although tiles failed; they are declared as missing.
+        context: progress and the like.
+        stages: the functions that are called.
     """
     exporter.read_destination()
-    # ^ refused before anything runs, where it is none
-    seconds: dict[str, float] = {}
-    clock = _StageTimer(run_stage, seconds)
-    run_context.get_progress().start_stage("plan")
-    path = clock.run("plan", prepare_plan, job, period)
-    stands = product.find_existing_result(plan_file.read_plan_file(path)) if job != path else None
-    # ^ whoever brings a plan has looked already
-    if stands is not None:
-        return stands | {"seconds": seconds}
+    # ^ a wrong destination of the metrics is refused before anything runs
+    timer = _StageTimer(source)
+    context.progress.start_stage("plan")
+    stored = timer.run("plan", stages.prepare_plan, source, context)
+    if isinstance(source, Job):
+        result = existing.find_existing_result(stored.plan, context.progress)
+        if result is not None:
+            return result.model_copy(update={"seconds": timer.seconds})
     with (
-        open_store(Path(path).parent).lock(),
-        run_log.capture_records(Path(path).parent),
-        exporter.export_run(Path(path)) as counted,
+        open_store(stored.folder).lock(),
+        run_log.capture_records(stored.folder),
+        exporter.export_run(stored.path) as metrics,
     ):
-        open_store(Path(path).parent).remove_leftovers()
-        tiles = clock.run("tiles", map_tiles, path)
-        seconds |= tiles.pop("seconds")
-        planned, traffic = tiles.pop("planned"), tiles.pop("traffic")
-        run_context.get_progress().start_stage("verify")
-        bad = clock.run("verify", verify_tiles, path)
-        failed = _merge_failures(tiles["failed"], bad)
-        item, figures = None, None
-        some = tiles["done"] + tiles["skipped"] > len(bad)
-        if not failed or (allow_partial and some):
-            # ^ a product of nothing but holes says nothing
-            figures = clock.run("quality", measure_quality, path)
-            if not quality_gate.is_refused(plan_file.read_plan_file(path), figures.to_dict()):
-                item = clock.run("publish", publish, path, failed, figures)
-        status = _status(failed, item, figures)
-        counted.set_final_status(status, len(failed))
-    run_context.get_progress().finish()
-    tiles["failed"] = failed
-    return product.build_result(
-        plan_file.read_plan_file(path),
-        status,
-        item,
-        tiles,
-        seconds,
-        figures.to_dict() if figures else None,
-        planned,
-        traffic,
+        context = replace(context, metrics=metrics)
+        open_store(stored.folder).remove_leftovers()
+        tiles = timer.run("tiles", stages.map_tiles, stored, context)
+        timer.seconds |= tiles.seconds
+        context.progress.start_stage("verify")
+        damaged = timer.run("verify", stages.verify_tiles, stored)
+        counts = tiles.counts
+        failed = _merge_failures(counts.failed, damaged)
+        item, quality = None, None
+        if not failed or (allow_partial and counts.done + counts.skipped > len(damaged)):
+            # ^ a product without a single sound tile is not published
+            quality = timer.run("quality", stages.measure_quality, stored)
+            if not quality_gate.is_refused(stored.plan, quality.to_dict()):
+                item = timer.run("publish", stages.publish, stored, failed, quality, context)
+        status = _choose_status(failed, item, quality)
+        metrics.set_final_status(status, len(failed))
+    context.progress.finish()
+    return outcome.build_run_result(
+        stored.plan,
+        status=status,
+        item=item,
+        tiles=counts.model_copy(update={"failed": failed}),
+        seconds=timer.seconds,
+        quality=quality.to_dict() if quality else None,
+        planned=tiles.planned,
+        traffic=tiles.traffic,
     )
 
 
-def _status(failed: list[dict[str, str]], item: str | None, quality: QualityMetrics | None) -> str:
+def _choose_status(
+    failed: Sequence[TileFailure], item: Path | None, quality: QualityMetrics | None
+) -> RunStatus:
     if quality and not item:
         return "refused"
-    return "complete" if not failed else "partial" if item else "failed"
+    if not failed:
+        return "complete"
+    return "partial" if item else "failed"
 
 
 class _StageTimer:
-    def __init__(self, run_stage: StageRunner, seconds: dict[str, float]) -> None:
-        self._run_stage, self._seconds = run_stage, seconds
+    """Runs stages one after the other, and logs the seconds of each."""
 
-    def run(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+    def __init__(self, source: Job | StoredPlan) -> None:
+        product = source.plan if isinstance(source, StoredPlan) else source
+        folder = product_folder.product_dir(product)
+        self._labels = folder.parent.name, folder.name
+        self.seconds: dict[str, float] = {}
+
+    def run(
+        self,
+        name: str,
+        stage: Callable[Params, Returned],
+        *arguments: Params.args,
+        **options: Params.kwargs,
+    ) -> Returned:
+        """Run a stage unless the run was cancelled, and return what it returns."""
         cancellation.check_cancelled()
         started = time.perf_counter()
-        result = self._run_stage(stage, *arguments)
-        self._seconds[name] = round(time.perf_counter() - started, 3)
-        path = Path(result if stage is prepare_plan else arguments[0])
-        product, period = run_metrics.labels_from_path(path)
+        returned = stage(*arguments, **options)
+        self.seconds[name] = round(time.perf_counter() - started, 3)
         log.info(
             "stage=%s product=%s period=%s done seconds=%s",
             name,
-            product,
-            period,
-            self._seconds[name],
+            *self._labels,
+            self.seconds[name],
         )
-        return result
+        return returned
 
 
 def _merge_failures(
-    failed: list[dict[str, str]], damaged: list[dict[str, str]]
-) -> list[dict[str, str]]:
-    known = {one["tile"] for one in failed}
-    return failed + [
-        {"tile": one["tile"], "reason": f"{one['file']}: {one['reason']}"}
-        for one in damaged
-        if one["tile"] not in known
-    ]
+    failed: Sequence[TileFailure], damaged: Sequence[DamagedFile]
+) -> tuple[TileFailure, ...]:
+    """Return the tiles that failed, and after them those whose stored values are damaged."""
+    known = {failure.tile for failure in failed}
+    return (
+        *failed,
+        *(
+            TileFailure(tile=finding.tile or "", reason=f"{finding.file}: {finding.reason}")
+            for finding in damaged
+            if finding.tile not in known
+        ),
+    )

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import InvalidInputError
 from model.cards import catalogue
+from model.errors import ModelError
 from model.predictor import cards
 from model.terramind import config, modalities
 from model.terramind.modalities import RasterModality, Statistics
@@ -65,8 +65,7 @@ def describe(name_or_path: str, suggest: Callable[[str], str] = lambda _: "") ->
         suggest: see :func:`model.tools.locate.locate_weights`.
 
     Raises:
-        InvalidInputError: there is no such model or file.
-        ModelError: the file cannot be read.
+        ModelError: there is no such model or file, or the file cannot be read.
     """
     if name_or_path in hub.OFFICIAL_FILES or name_or_path in ("demo", "none"):
         return describe_named(name_or_path)
@@ -80,10 +79,10 @@ def describe_named(name: str) -> dict[str, Any]:
     """Return the card of a named model.
 
     Raises:
-        InvalidInputError: there is no card of that name.
+        ModelError: there is no card of that name.
     """
     if name == "none":
-        raise InvalidInputError("'none' means composites only: there is no model to describe.")
+        raise ModelError("'none' means composites only: there is no model to describe.")
     if name == "demo":
         from model.predictor import registry  # noqa: PLC0415
 
@@ -95,7 +94,7 @@ def describe_named(name: str) -> dict[str, Any]:
         return _describe_tokenizer(name)
     base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), None)
     if base is None or name not in hub.OFFICIAL_FILES:
-        raise InvalidInputError(f"There is no card for {name!r}.")
+        raise ModelError(f"There is no card for {name!r}.")
     return _describe_terramind(name, base)
 
 

@@ -67,7 +67,7 @@ class MeasuredPredictor(Protocol):
         """Specifications of the outputs; the first one is measured."""
 
     def predict(
-        self, chips: Images, places: Sequence[tuple[int, int]] | None = None
+        self, chips: Images, origins: Sequence[tuple[int, int]] | None = None
     ) -> tuple[NDArray[np.float32], ...]:
         """Return (B, K, H / stride, W / stride) for each output."""
 

@@ -194,7 +194,7 @@ class Predictor(ABC):
             result[~has_data] = 1 / len(class_names)
         return result
 
-    def predict(self, chips: Chips, places: Sequence[WindowOrigin] | None = None) -> Rasters:
+    def predict(self, chips: Chips, origins: Sequence[WindowOrigin] | None = None) -> Rasters:
         """Return (B, K, H / stride, W / stride) for each of `outputs`, from one encoder pass.
 
         The output of a window without any data, and one that is not finite, is NaN in all pixels;
@@ -202,7 +202,7 @@ class Predictor(ABC):
 
         Args:
             chips: as for a call.
-            places: row and column of each window's first pixel, counted from the origin of the
+            origins: row and column of each window's first pixel, counted from the origin of the
                 CRS. Diffusion then starts from noise that depends on the position on the ground,
                 so that overlapping windows agree. None: all windows start from the same noise.
 
@@ -212,8 +212,8 @@ class Predictor(ABC):
         chips, (count, height, width) = validation.validate_chips(
             chips, self.inputs, self.options.nan_policy
         )
-        if places is not None and len(places) != count:
-            raise ModelError(f"{len(places)} places for {count} windows: one for each expected")
+        if origins is not None and len(origins) != count:
+            raise ModelError(f"{len(origins)} origins for {count} windows: expected one for each")
         results = tuple(
             np.full(
                 (count, len(spec.channels), height // spec.stride, width // spec.stride),
@@ -228,7 +228,7 @@ class Predictor(ABC):
             for start in range(0, len(rows), self.batch_size)
         ]
         predicted = self._map_batches(
-            lambda batch: self._predict_batch(chips, places, *batch), batches
+            lambda batch: self._predict_batch(chips, origins, *batch), batches
         )
         for (_, rows), outputs in zip(batches, predicted, strict=True):
             for result, output in zip(results, outputs, strict=True):
@@ -247,8 +247,8 @@ class Predictor(ABC):
         is_available = self.precision != "fp32" and self.load_fp32 is not None
         return self._predict_fp32 if is_available else None
 
-    def _predict_fp32(self, chips: Chips, places: Sequence[WindowOrigin] | None = None) -> Rasters:
-        return self._fp32_predictor.predict(chips, places)
+    def _predict_fp32(self, chips: Chips, origins: Sequence[WindowOrigin] | None = None) -> Rasters:
+        return self._fp32_predictor.predict(chips, origins)
 
     @functools.cached_property
     def _fp32_predictor(self) -> Predictor:
@@ -272,16 +272,16 @@ class Predictor(ABC):
     def _predict_batch(
         self,
         chips: Chips,
-        places: Sequence[WindowOrigin] | None,
+        origins: Sequence[WindowOrigin] | None,
         names: Sequence[str],
         rows: NDArray[np.intp],
     ) -> Rasters:
         padded = np.resize(rows, self.batch_size)
         # ^ always the same number of windows: the first ones repeat, and what is extra is dropped
-        origins = None if places is None else [places[row] for row in padded.tolist()]
+        batch_origins = None if origins is None else [origins[row] for row in padded.tolist()]
         with torch.inference_mode():
             pixels = {name: self._standardise(name, chips[name][padded]) for name in names}
-            outputs = self.forward(WindowBatch(pixels=pixels, origins=origins))
+            outputs = self.forward(WindowBatch(pixels=pixels, origins=batch_origins))
             return tuple(output[: len(rows)].float().cpu().numpy() for output in outputs)
 
     def _standardise(self, name: str, values: NDArray[np.float32]) -> Tensor:

@@ -154,12 +154,12 @@ class Encoder(EncoderKeys):
         if not self.modality_drop_rate:
             return values
         images = [name for name in values if not self.embedding(name).is_sequence] or list(values)
-        kept = images[int(torch.randint(len(images), ()))]
+        kept_image = images[int(torch.randint(len(images), ()))]
         draws = torch.rand(len(values)).tolist()
         return {
             name: value
             for (name, value), draw in zip(values.items(), draws, strict=True)
-            if name == kept or draw >= self.modality_drop_rate
+            if name == kept_image or draw >= self.modality_drop_rate
         }
 
     # --- calls: inputs are as the caller has them ----------------------------------------------
@@ -220,7 +220,7 @@ class Encoder(EncoderKeys):
         return named
 
     def resolve_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        """Return the inputs under their declared names, in the order that `check_inputs` tells.
+        """Return the inputs under their declared names, ordered as in `check_inputs`.
 
         Raises:
             ModelError: no input, an unknown one, one twice, or one that is not a tensor.

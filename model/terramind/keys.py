@@ -1,7 +1,7 @@
 """Keys of the published checkpoints, and how they map onto the modules of this package.
 
 All parameter and buffer names are the published ones, so that most state dicts load key for key.
-What remains to be translated stands here, and nowhere else:
+The rest of the translation is in this module:
 
     published file                            our module
     terramind_v1_*, encoder and decoder       Encoder: the decoder's keys are ignored
@@ -13,8 +13,8 @@ What remains to be translated stands here, and nowhere else:
     keys of a wrapper (`model.`, `module.`)   the wrapper's prefix is removed
     tied tensors                              one name is enough; two names must agree
 
-Strict loading itself is in `model.weights.loading`, which asks a `CheckpointModule` three things:
-which keys a checkpoint may lack, which keys are ignored, and how the tensors are converted.
+`model.weights.loading` compares keys strictly. It gets three things from a `CheckpointModule`: the
+keys that a checkpoint may lack, the keys that are ignored, and the converted tensors.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from catalogs.errors import InvalidInputError
+from model.errors import ModelError
 from model.weights import hub
 
 
@@ -24,11 +24,11 @@ def locate_weights(
         suggest: returns a sentence on similar names, which is added to the error.
 
     Raises:
-        InvalidInputError: there is no such file or name, or the weights were not downloaded.
+        ModelError: there is no such file or name, or the weights were not downloaded.
         WeightsError: the folder has no file of weights.
     """
     if not name_or_path.strip():
-        raise InvalidInputError("The name is empty: give a model's name, or the path of a file.")
+        raise ModelError("The name is empty: give a model's name, or the path of a file.")
     if name_or_path == "demo":
         from model.predictor import registry  # noqa: PLC0415
 
@@ -43,11 +43,11 @@ def locate_weights(
         # ^ imports torch
         return loading.find_weight_file(path, model_name)
     if name_or_path not in hub.OFFICIAL_FILES:
-        raise InvalidInputError(
+        raise ModelError(
             f"There is no file {name_or_path}, and no model of that name.{suggest(name_or_path)}"
         )
     if hub.find_local_file(name_or_path) is None:
-        raise InvalidInputError(
+        raise ModelError(
             f"The weights of {name_or_path} have not been downloaded: run "
             f"`terramosaic models fetch {name_or_path}`, or give the path of a file."
         )

@@ -15,8 +15,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, RejectedScene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
 from pipeline.grid import grid, utm, window_lattice

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from catalogs.scene import Scene
-from catalogs.scene_selection import Caveat, RejectedScene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers

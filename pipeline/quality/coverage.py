@@ -15,8 +15,7 @@ from catalogs.sensors import get_sensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from catalogs.scene import Scene
-    from catalogs.scene_selection import RejectedScene
+    from catalogs.scene import RejectedScene, Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from catalogs.scene import Scene
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import RejectedScene, Scene
 from pipeline.quality.coverage import DayCoverage
 from pipeline.report import coverage_chart, html
 

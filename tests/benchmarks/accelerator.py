@@ -1,4 +1,4 @@
-"""Chips a second on a GPU, and what share that is of the fastest matrix product measured there."""
+"""Chips per second on a GPU, and the share of the fastest matrix product that this is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def measured(device: str = "cuda", *, quick: bool = False) -> Iterator[tuple[str, Row]]:
     """Yield a line and its figures for each size, way and batch.
 
-    The share is of the fastest bf16 product for every way, so that one column compares them all.
+    All shares are of the fastest bf16 product, so that they can be compared.
     """
     ceiling = 0.0
     for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -62,16 +62,16 @@ def _ways(size: str, device: str, *, quick: bool) -> dict[str, Callable[[], Way]
     name = f"terramind_v1_{size}"
 
     def ours(precision: str, *, compiled: bool | str = False) -> Way:
-        made = model.backbone(name, PAIR, weights={"random": 0}).to(device)
-        ready = model.optimise_for_inference(made, precision, compiled=compiled)
-        return lambda chips: ready.forward_layers(chips, [-1])
+        encoder = model.backbone(name, PAIR, weights={"random": 0}).to(device)
+        optimised = model.optimise_for_inference(encoder, precision, compiled=compiled)
+        return lambda chips: optimised.forward_layers(chips, [-1])
 
     def theirs(*, short: bool) -> Way:
-        made = getattr(terramind.register(), name)(modalities=list(PAIR)).eval().to(device)
+        encoder = getattr(terramind.register(), name)(modalities=list(PAIR)).eval().to(device)
 
         def run(chips: Chips) -> object:
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=short):
-                return made(dict(chips))
+                return encoder(dict(chips))
 
         return run
 
@@ -109,15 +109,15 @@ def _fastest_product(kind: torch.dtype, device: str, sides: Sequence[int]) -> fl
     """Return the highest rate of a square product, operations a second."""
     best = 0.0
     for side in sides:
-        one, other = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-        best = max(best, 2 * side**3 / _seconds(partial(torch.mm, one, other), device))
+        first, second = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+        best = max(best, 2 * side**3 / _seconds(partial(torch.mm, first, second), device))
     return best
 
 
 def _seconds(way: Callable[[], object], device: str, repeats: int = 20) -> float:
     """Return the median time of one call."""
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    taken = []
+    times = []
     with torch.inference_mode():
         for _ in range(3):
             way()
@@ -126,8 +126,8 @@ def _seconds(way: Callable[[], object], device: str, repeats: int = 20) -> float
             started = time.perf_counter()
             way()
             wait()
-            taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+            times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
 def _name(device: str) -> str:

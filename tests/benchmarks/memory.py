@@ -1,4 +1,4 @@
-"""Peak memory of a generator, each in a process of its own."""
+"""Peak memory of generators, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.reference import terramind
 
 _COMMON = "import torch; torch.set_num_threads(2); torch.manual_seed(0)"
 _PEAK = "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
-# ^ the kernel's own mark; getrusage begins with that of the parent process
+# ^ the kernel's high-water mark; that of getrusage starts at the parent process's
 _WARM = "torch.nn.Linear(64, 64)(torch.zeros(1, 64))"
-# ^ what every process with torch pays
+# ^ memory that every process with torch needs
 _CHIPS = 'chips = {"S2L2A": torch.randn(1, 12, 224, 224)}'
 
 _WAYS = {
@@ -24,7 +24,7 @@ _WAYS = {
     ),
 } | {
     precision: (
-        "import model, model.terramind.generation.generator, model.factory, model.predictor.optimise",
+        "import model, model.factory, model.predictor.optimise",
         (
             "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, "
             f"precision='{precision}'); model.optimise_for_inference(made, '{precision}')"
@@ -37,26 +37,26 @@ _WAYS = {
 
 def measured(size: str) -> list[dict[str, Any]]:
     """Return peak resident memory in MiB: of the whole process, and beyond its imports."""
-    found = []
+    rows = []
     for outputs in (["LULC"], ["LULC", "DEM"]):
         for name, (load, build, use) in _WAYS.items():
             if name == "TerraTorch" and not terramind.installed():
                 continue
             bare = _peak([_COMMON, load, _WARM, _PEAK])
-            made = build.format(size=size, outputs=outputs)
-            peak = _peak([_COMMON, load, _CHIPS, made, use, _PEAK])
-            found.append(
+            build_statement = build.format(size=size, outputs=outputs)
+            peak = _peak([_COMMON, load, _CHIPS, build_statement, use, _PEAK])
+            rows.append(
                 {"outputs": outputs, "way": name, "process": peak, "generator": peak - bare}
             )
-    return found
+    return rows
 
 
 def told(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the rows of a table; the share is that of the first way with the same outputs."""
+    """Yield the rows of a table; shares are of the first way with the same outputs."""
     yield "| peak memory of | way | process, MiB | share | beyond imports, MiB | share |"
     yield "|---|---|---|---|---|---|"
     for row in rows:
-        first = next(each for each in rows if each["outputs"] == row["outputs"])
+        first = next(r for r in rows if r["outputs"] == row["outputs"])
         shares = [f"{row[what] / first[what]:.0%}" for what in ("process", "generator")]
         yield (
             f"| S2L2A to {' and '.join(row['outputs'])} | {row['way']} | {row['process']:.0f} | "

@@ -1,7 +1,7 @@
-"""Our model against TerraTorch 1.2.13 in one run: ``make reference-bench``.
+"""Speed of our model and of TerraTorch 1.2.13 in one run: ``make reference-bench``.
 
-Both have the same random weights and take turns. Without TerraTorch only what concerns us alone is
-measured; where there is a GPU, `accelerator` follows.
+Both have the same random weights and run in turn. Without TerraTorch only our own figures are
+measured; on a machine with a GPU, `accelerator` follows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIDE = 224
 
 
 class Setting:
-    """How much is run."""
+    """Sizes and numbers of runs."""
 
     def __init__(self, *, quick: bool, rounds: int | None) -> None:
         self.size = "terramind_v1_tiny" if quick else "terramind_v1_base"
@@ -109,9 +109,9 @@ def land_cover(setting: Setting) -> Iterator[Ratio]:
 
 
 def targets(setting: Setting) -> Iterator[Ratio]:
-    """Tokens of several outputs: from one encoder pass, and one after the other as theirs."""
-    inputs, every = ["S2L2A"], ["LULC", "DEM", "NDVI"]
-    for outputs in (every[:2], every):
+    """Tokens of several outputs: from one encoder pass, and chained as in TerraTorch."""
+    inputs, names = ["S2L2A"], ["LULC", "DEM", "NDVI"]
+    for outputs in (names[:2], names):
         theirs = _theirs(f"{setting.size}_generate", modalities=inputs, output_modalities=outputs)
         weights = {k: v for k, v in theirs.state_dict().items() if k.startswith("sampler.")}
         full, half = _generators(setting, inputs, outputs, weights, {})
@@ -132,7 +132,7 @@ def targets(setting: Setting) -> Iterator[Ratio]:
 
 
 def thinking(setting: Setting) -> Iterator[Ratio]:
-    """A backbone that imagines land cover first."""
+    """A backbone with Thinking in Modalities: land cover is generated first."""
     theirs = _theirs(f"{setting.size}_tim", modalities=PAIR)
     full, half = (
         model.optimise_for_inference(
@@ -155,7 +155,7 @@ def thinking(setting: Setting) -> Iterator[Ratio]:
 
 
 def diffusion(setting: Setting) -> Iterator[Ratio]:
-    """Tokens of a DEM to pixels, many steps of a U-Net."""
+    """Tokens of a DEM to pixels: several steps of the U-Net."""
     theirs, full, half = _tokenizers("DEM")
     ids = torch.randint(full.vocab_size, (1, 14, 14), generator=torch.Generator().manual_seed(0))
     plain = partial(theirs.decode_tokens, ids, timesteps=setting.steps, verbose=False)
@@ -230,11 +230,11 @@ RACES = {
 
 def run(arguments: Sequence[str] = ()) -> Iterator[str]:
     """Yield the lines of the report."""
-    asked = _parser().parse_args(arguments)
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    setting = Setting(quick=asked.quick, rounds=asked.rounds)
-    wanted = asked.only.split(",") if asked.only else [*RACES, "memory", "accelerator"]
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setting = Setting(quick=options.quick, rounds=options.rounds)
+    names = options.only.split(",") if options.only else [*RACES, "memory", "accelerator"]
     around = timing.circumstances()
     yield from timing.told(around)
     report: dict[str, Any] = {"circumstances": around, "ratios": []}
@@ -242,23 +242,23 @@ def run(arguments: Sequence[str] = ()) -> Iterator[str]:
         yield "terratorch is not installed here (`make reference-bench`): no ratios"
     else:
         yield from timing.HEAD
-        for name in (name for name in wanted if name in RACES):
+        for name in (name for name in names if name in RACES):
             with torch.inference_mode():
                 for row in RACES[name](setting):
                     report["ratios"] += timing.as_plain([row])
                     yield row.line()
             gc.collect()
-    if "memory" in wanted and sys.platform == "linux":
+    if "memory" in names and sys.platform == "linux":
         report["memory"] = memory.measured(setting.size)
         yield from memory.told(report["memory"])
-    if "accelerator" in wanted and torch.cuda.is_available():
+    if "accelerator" in names and torch.cuda.is_available():
         report["accelerator"] = []
-        for line, row in accelerator.measured(quick=asked.quick):
+        for line, row in accelerator.measured(quick=options.quick):
             report["accelerator"].append(row)
             yield line
     yield f"load at the end {timing.circumstances()['load']}"
-    if asked.json:
-        Path(asked.json).write_text(json.dumps(report, indent=1))
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1))
 
 
 def _parser() -> argparse.ArgumentParser:

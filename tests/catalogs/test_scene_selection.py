@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import passes, scene_selection, search
-from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.scene import Asset, Caveat, Radiometry, RejectedScene, Scene
 from catalogs.sensors import SENSORS
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
@@ -375,9 +375,7 @@ def test_a_scene_without_some_bands_is_used_and_says_so():
     selection = scene_selection.select_scenes(
         [a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")}
     )
-    assert selection.caveats == (
-        scene_selection.Caveat(id="some", text="it lacks B03, B8A: used for the others"),
-    )
+    assert selection.caveats == (Caveat(id="some", text="it lacks B03, B8A: used for the others"),)
     assert (
         scene_selection.select_scenes([a_scene("all")], REGION, bands={"S2L2A": ("B02",)}).caveats
         == ()
@@ -389,7 +387,7 @@ def test_a_refusal_knows_its_day_and_its_share_of_the_region():
     (refusal,) = scene_selection.select_scenes([scene], REGION, 60).refused
     assert (refusal.collection, refusal.modality) == ("sentinel-2-l2a", "S2L2A")
     assert (refusal.day, refusal.share) == ("2024-06-01", 0.5)
-    assert scene_selection.RejectedScene(id="a", reason="b").share is None
+    assert RejectedScene(id="a", reason="b").share is None
     # ^ as an older plan file has it
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import scene_selection
-from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from catalogs.snapshot import Snapshot
 from tests.support.documents import WORLD, find
 

@@ -32,9 +32,9 @@ def test_no_day_is_lost_and_none_is_there_twice(first, days, count, unit):
     parts = _cut(first, last, text)
     assert parts[0].start == first
     assert parts[-1].end == last
-    for one, after in itertools.pairwise(parts):
-        assert after.start == one.end + dt.timedelta(days=1)
-        assert one.start <= one.end
+    for part, following in itertools.pairwise(parts):
+        assert following.start == part.end + dt.timedelta(days=1)
+        assert part.start <= part.end
 
 
 @given(DAYS, st.integers(0, 1500), st.integers(1, 30), st.sampled_from("DWMY"))
@@ -49,16 +49,20 @@ def test_months_and_seasons_are_those_of_pandas(year, month, months):
     first = pd.Period(year=year, month=month, freq="M")
     last = first + months
     parts = _cut(first.start_time.date(), last.end_time.date(), "P1M")
-    wanted = pd.period_range(first, last, freq="M")
+    expected = pd.period_range(first, last, freq="M")
     assert [(part.start, part.end) for part in parts] == [
-        (one.start_time.date(), one.end_time.date()) for one in wanted
+        (month.start_time.date(), month.end_time.date()) for month in expected
     ]
     seasons = _cut(first.start_time.date(), last.end_time.date(), "season")
     quarters = pd.period_range(first.start_time, last.end_time, freq="Q-NOV")
     # ^ quarters of a year that ends with November: the seasons of meteorology
     assert len(seasons) == len(quarters)
-    assert [part.start for part in seasons[1:]] == [one.start_time.date() for one in quarters[1:]]
-    assert [part.end for part in seasons[:-1]] == [one.end_time.date() for one in quarters[:-1]]
+    assert [part.start for part in seasons[1:]] == [
+        quarter.start_time.date() for quarter in quarters[1:]
+    ]
+    assert [part.end for part in seasons[:-1]] == [
+        quarter.end_time.date() for quarter in quarters[:-1]
+    ]
 
 
 @given(DAYS, st.integers(0, 1500), st.integers(1, 30), st.sampled_from([*"DWMY", "season"]))
@@ -83,9 +87,9 @@ def test_only_the_ends_of_a_range_are_cut(first, days, count, unit):
 
 
 @given(st.integers(1999, 2030), st.integers(0, 9))
-def test_a_range_that_is_widened_keeps_its_periods(year, more):
+def test_a_range_that_is_widened_keeps_its_periods(year, years):
     small = _cut(dt.date(year, 1, 1), dt.date(year, 12, 31), "P1M")
-    wide = _cut(dt.date(year - more, 1, 1), dt.date(year + more, 12, 31), "P1M")
+    wide = _cut(dt.date(year - years, 1, 1), dt.date(year + years, 12, 31), "P1M")
     assert set(small) <= set(wide)
 
 

@@ -143,7 +143,8 @@ class Flows:
             answer = self.answers[name]
             if isinstance(answer, BaseException):
                 raise answer
-            return answer() if callable(answer) else answer
+            answer = answer() if callable(answer) else answer
+            return answer if name == "train" else types.SimpleNamespace(to_dict=lambda: answer)
 
         return call
 
@@ -153,15 +154,17 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     told = Flows()
     verbs = {
-        "run.product": ("search", "plan", "run", "verify"),
-        "series.backfill": ("run_backfill", "run_refresh"),
-        "demo.demo": ("run",),
-        "demo.train": ("run",),
+        "run.search": {"search": "search"},
+        "run.plans": {"make_plan": "plan"},
+        "run.verify": {"verify": "verify"},
+        "orchestration.launch": {"run_file": "run", "run_job": "run"},
+        "series.backfill": {"run_backfill": "backfill", "run_refresh": "refresh"},
+        "demo.demo": {"run": "demo"},
+        "demo.train": {"run": "train"},
     }
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
-        for function in functions:
-            verb = name.split(".")[1] if name.startswith("demo.") else function.removeprefix("run_")
+        for function, verb in functions.items():
             setattr(module, function, told.verb(verb))
         monkeypatch.setitem(sys.modules, f"flows.{name}", module)
         package, _, module_name = f"flows.{name}".rpartition(".")
@@ -213,10 +216,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
-        "import sys, types, flows.run\n"
-        "module = types.ModuleType('flows.run.product')\n"
-        "module.search = lambda job, progress, report, period: {'used': [], 'refused': []}\n"
-        "sys.modules['flows.run.product'] = flows.run.product = module\n"
+        "import sys\n"
+        "from flows.run import results, search\n"
+        "search.search = lambda *_: results.SearchResult(\n"
+        "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -491,15 +494,14 @@ def test_interruption_is_resumable(
 
 
 SLEEPER = """
-import signal, sys, time, types, flows.run
+import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # ^ a shell that starts tests in the background has it ignored
-module = types.ModuleType("flows.run.product")
-def run(job, *, allow_partial, max_cost, progress, period):
+from flows.orchestration import launch
+def run_file(job, *, allow_partial, max_cost, progress, period):
     progress.start_stage("tiles", 4)
     time.sleep(60)
-module.run = run
-sys.modules["flows.run.product"] = flows.run.product = module
+launch.run_file = run_file
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -638,17 +640,19 @@ def test_json_keeps_values_and_drops_nan(
 
 
 NOISY = """
-import os, subprocess, sys, types, flows.run
-module = types.ModuleType("flows.run.product")
-def search(job, progress, report, period):
+import os, subprocess, sys
+from flows.run import results, search as search_module
+SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
+    "id": "a", "collection": "c", "modality": "DEM"
+}
+def search(job, progress, report):
     progress.start_stage("search")
     print("python noise")
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
-    return {"used": [{"id": "a", "datetime": None}], "refused": []}
-module.search = search
-sys.modules["flows.run.product"] = flows.run.product = module
+    return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
+search_module.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """

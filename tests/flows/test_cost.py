@@ -13,7 +13,9 @@ from catalogs import demo as country
 from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import plans, stages
 from pipeline import cost_model
 from pipeline.runtime import io_statistics
 from pipeline.runtime.context_threads import ContextThreadPool
@@ -78,13 +80,15 @@ def little(job):
 
 def _run(job, **options):
     options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()} | options
-    return product.run(job, **options)
+    return launch.run_file(job, **options).to_dict()
 
 
 def _plan(job, period):
-    return product.plan(
-        jobs.load(job).with_period(jobs.periods.parse(period)), NullProgress(), None
-    )
+    return plans.make_plan(_month(job, period), NullProgress()).to_dict()
+
+
+def _month(job, period):
+    return jobs.load(job).with_period(jobs.periods.parse(period))
 
 
 def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
@@ -97,7 +101,7 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        product.load_or_create_plan(job, period)
+        plans.load_or_create_plan(_month(job, period), NullProgress())
         server.forget()
         # ^ what the search and the plan have asked for is not of the tiles
         told = _run(Path(planned["plan"]))
@@ -182,14 +186,13 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        told = stages.map_tiles(
-            str(product.write_plan(product.load_or_create_plan(Path(planned["plan"]))))
-        )
+        stored = plans.write_plan(plan_file.read_plan_file(planned["plan"]))
+        told = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
-    assert len(told["failed"]) == planned["tiles"]["total"]
-    assert told["traffic"]["requests"] == server.requests > len(told["failed"])
-    assert told["traffic"]["bytes"] > 0
+    assert len(told.counts.failed) == planned["tiles"]["total"]
+    assert told.traffic["requests"] == server.requests > len(told.counts.failed)
+    assert told.traffic["bytes"] > 0
 
 
 def test_seconds_of_another_model_say_nothing(web, little):

@@ -34,7 +34,7 @@ QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 @contextlib.contextmanager
 def _workers(count, deaths):
-    """Lend so many workers, of a scheduler that gives up a task after more deaths than these."""
+    """Start a cluster whose scheduler gives up a task after more than ``deaths`` worker deaths."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": deaths}),
         distributed.LocalCluster(
@@ -50,7 +50,7 @@ def _workers(count, deaths):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Lend two workers."""
+    """Start a cluster of two workers."""
     with _workers(2, deaths=1) as cluster:
         yield cluster
 
@@ -62,39 +62,41 @@ def path(tmp_path):
 
 
 def _made(path):
-    return {one.name: one.read_text().split() for one in (path.parent / simulated.MADE).iterdir()}
+    return {
+        file.name: file.read_text().split() for file in (path.parent / simulated.MADE).iterdir()
+    }
 
 
 def _run(path, count, **options):
-    """Run simulated tiles; return name -> outcomes."""
-    told = collections.defaultdict(list)
+    """Run simulated tiles; return tile id -> result."""
+    outcomes_by_tile = collections.defaultdict(list)
     options = {"engine": "threads", "workers": 2, "tile_function": simulated.record} | options
-    for outcome in engine.process_tiles(path, simulated.tiles(count), **options):
-        told[outcome.tile].append(outcome)
-    assert {len(outcomes) for outcomes in told.values()} <= {1}
-    return {name: outcomes[0] for name, outcomes in told.items()}
+    for result in engine.process_tiles(path, simulated.tiles(count), **options):
+        outcomes_by_tile[result.tile].append(result)
+    assert {len(results) for results in outcomes_by_tile.values()} <= {1}
+    return {tile_id: results[0] for tile_id, results in outcomes_by_tile.items()}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3000])
 @pytest.mark.parametrize("workers", [1, 4, "auto", {"min": 1, "max": 3}])
 def test_threads_make_every_tile_once(path, count, workers):
-    told = _run(path, count, workers=workers)
-    assert len(told) == count == len(_made(path))
-    assert not [one for one in told.values() if one.reason]
+    results = _run(path, count, workers=workers)
+    assert len(results) == count == len(_made(path))
+    assert not [result for result in results.values() if result.reason]
 
 
 def test_tiles_that_take_long_are_tasks_of_their_own(path):
-    """A task that holds tiles back keeps the others waiting at the end."""
+    """A task with many slow tiles would keep other workers idle at the end."""
     sizes = []
 
     class Counted(executors.ThreadExecutor):
-        def submit(self, work, make, plan_path, some, *rest):
-            sizes.append(len(some))
-            return super().submit(work, make, plan_path, some, *rest)
+        def submit(self, function, tile_function, plan_path, tile_ids, *rest):
+            sizes.append(len(tile_ids))
+            return super().submit(function, tile_function, plan_path, tile_ids, *rest)
 
-    def last(plan_path, name, beside, processes):
-        time.sleep(0.3 if int(name[-6:]) < 6 else 0.0)
-        return simulated.nothing(plan_path, name, beside, processes)
+    def last(plan_path, tile_id, tiles_per_process, processes):
+        time.sleep(0.3 if int(tile_id[-6:]) < 6 else 0.0)
+        return simulated.nothing(plan_path, tile_id, tiles_per_process, processes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "ThreadExecutor", Counted)
@@ -109,10 +111,10 @@ def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
     monkeypatch.setattr(engine, "TASK_SECONDS", 0.02)
     order = []
 
-    def uneven(plan_path, name, beside, processes):
-        order.append(name)
-        time.sleep(0.03 if int(name[-6:]) % 50 == 49 else 0.0)
-        return simulated.nothing(plan_path, name, beside, processes)
+    def uneven(plan_path, tile_id, tiles_per_process, processes):
+        order.append(tile_id)
+        time.sleep(0.03 if int(tile_id[-6:]) % 50 == 49 else 0.0)
+        return simulated.nothing(plan_path, tile_id, tiles_per_process, processes)
 
     assert len(_run(path, 600, tile_function=uneven)) == 600
     assert len(order) == 600
@@ -134,7 +136,7 @@ def test_killed_workers_lose_nothing(path, cluster):
     killer.start()
     port = cluster.scheduler.http_server.port
     try:
-        with simulated.pulse(port) as told:
+        with simulated.pulse(port) as health:
             done = _run(path, 160, engine=cluster.scheduler_address, tile_function=simulated.slow)
     finally:
         over.set()
@@ -142,11 +144,11 @@ def test_killed_workers_lose_nothing(path, cluster):
         cluster.sync(cluster._correct_state)
         # ^ the next test wants its workers
     assert killed
-    assert not [one.reason for one in done.values() if one.reason]
-    assert set(done) == set(_made(path)) == {one.id for one in simulated.tiles(160)}
+    assert not [result.reason for result in done.values() if result.reason]
+    assert set(done) == set(_made(path)) == {tile.id for tile in simulated.tiles(160)}
     assert all(len(times) <= 1 for times in _made(path).values())
-    assert told.seconds
-    assert not told.failures
+    assert health.seconds
+    assert not health.failures
     # ^ it answers all the while; how fast is for tests.benchmarks.scheduling to say
 
 
@@ -154,19 +156,23 @@ def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, mon
     done = _run(
         path, 12, engine=cluster.scheduler_address, tile_function=simulated.deadly, workers="auto"
     )
-    failed = {name for name, one in done.items() if one.reason}
+    failed = {tile_id for tile_id, result in done.items() if result.reason}
     assert failed == {"r000c000007"}
     assert "died repeatedly" in done["r000c000007"].reason
     assert set(_made(path)) == set(done) - failed
 
 
 def test_tiles_behind_one_that_kills_are_made(path):
-    """One worker: whatever waits behind the deadly tile loses its worker as often as that one."""
-    with _workers(1, deaths=0) as one:
+    """With one worker, tiles queued behind the deadly one lose their worker as often."""
+    with _workers(1, deaths=0) as cluster:
         done = _run(
-            path, 14, engine=one.scheduler_address, tile_function=simulated.deadly, workers="auto"
+            path,
+            14,
+            engine=cluster.scheduler_address,
+            tile_function=simulated.deadly,
+            workers="auto",
         )
-    assert {name for name, one in done.items() if one.reason} == {"r000c000007"}
+    assert {tile_id for tile_id, result in done.items() if result.reason} == {"r000c000007"}
     assert len(_made(path)) == 13
 
 
@@ -180,10 +186,10 @@ def test_tiles_want_a_gpu_where_the_plan_does_and_workers_have_one(path, cluster
         done = _run(path, 50, engine=cluster.scheduler_address, device="cuda")
         assert len(done) == 50
         assert {int(pid) for (pid,) in _made(path).values()} == {pids[equipped]}
-        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=True)
-        assert hands.capacity() == hands.tiles_per_process == hands.processes == 1
-        hands = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=False)
-        assert (hands.capacity(), hands.processes) == (2, 2)
+        executor = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=True)
+        assert executor.capacity() == executor.tiles_per_process == executor.processes == 1
+        executor = clusters.DaskExecutor(client, "auto", is_local=False, wants_gpu=False)
+        assert (executor.capacity(), executor.processes) == (2, 2)
         assert clusters.DaskExecutor(client, 1, is_local=False, wants_gpu=False).capacity() == 1
         assert (
             clusters.DaskExecutor(
@@ -202,35 +208,35 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
     monkeypatch.setattr(clusters, "POLL_INTERVAL", 0.5)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
-        clusters.open_dask_executor("distributed", 2) as hands,
+        clusters.open_dask_executor("distributed", 2) as executor,
     ):
-        (port,) = [int(found[1]) for found in re.finditer(r":(\d+)/health", caplog.text)]
-        with simulated.pulse(port) as told:
-            asked = [hands.submit(_affinity, number) for number in range(40)]
-            seen = dict(future.result() for future in asked)
+        (port,) = [int(match[1]) for match in re.finditer(r":(\d+)/health", caplog.text)]
+        with simulated.pulse(port) as health:
+            futures = [executor.submit(_affinity, number) for number in range(40)]
+            before = dict(future.result() for future in futures)
             time.sleep(0.2)
-        assert told.seconds
-        assert not told.failures
-        assert hands.capacity() == hands.processes == 2
-        cluster = hands._client.cluster
+        assert health.seconds
+        assert not health.failures
+        assert executor.capacity() == executor.processes == 2
+        cluster = executor._client.cluster
         cluster.sync(cluster.workers[0].close)
         # ^ as a nanny goes whose worker could not be started again
         for count in (1, 2):
-            _until(hands, count)
-        asked = [hands.submit(_affinity, number) for number in range(40)]
-        again = dict(future.result() for future in asked)
-        assert len(set(again) - set(seen)) == 1
+            _until(executor, count)
+        futures = [executor.submit(_affinity, number) for number in range(40)]
+        after = dict(future.result() for future in futures)
+        assert len(set(after) - set(before)) == 1
     mine = sorted(os.sched_getaffinity(0))
     halves = [set(dask_worker.split_cores(mine, number, 2)) for number in (0, 1)]
-    for found in (seen, again):
-        assert sorted(found.values(), key=min) == sorted(halves, key=min)
+    for affinities in (before, after):
+        assert sorted(affinities.values(), key=min) == sorted(halves, key=min)
 
 
-def _until(hands, processes):
+def _until(executor, processes):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        hands.capacity()
-        if hands.processes == processes == len(hands._client.scheduler_info()["workers"]):
+        executor.capacity()
+        if executor.processes == processes == len(executor._client.scheduler_info()["workers"]):
             return
         time.sleep(0.1)
     raise AssertionError(f"there never were {processes} workers")
@@ -263,12 +269,12 @@ def test_shares_divide_the_cores(count, shares):
 
 
 class Gpus(distributed.LocalCluster):
-    """What dask-cuda offers, with two GPUs that are none."""
+    """Stand-in for dask-cuda's cluster on a machine with two GPUs."""
 
-    asked: ClassVar[list[dict]] = []
+    options: ClassVar[list[dict]] = []
 
     def __init__(self, n_workers=None, **options):
-        type(self).asked.append({"n_workers": n_workers, **options})
+        type(self).options.append({"n_workers": n_workers, **options})
         if n_workers and n_workers > 2:
             raise ValueError("Can not scale beyond visible devices")
         super().__init__(n_workers=n_workers or 2, **options)
@@ -276,15 +282,15 @@ class Gpus(distributed.LocalCluster):
 
 def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=Gpus))
-    Gpus.asked.clear()
-    with clusters.open_dask_executor("distributed", "auto", device="cuda") as hands:
-        assert (hands.processes, hands.tiles_per_process, hands.capacity()) == (2, 2, 4)
-        seen = [hands.submit(_together) for _ in range(12)]
-        counts = [future.result() for future in seen]
+    Gpus.options.clear()
+    with clusters.open_dask_executor("distributed", "auto", device="cuda") as executor:
+        assert (executor.processes, executor.tiles_per_process, executor.capacity()) == (2, 2, 4)
+        futures = [executor.submit(_together) for _ in range(12)]
+        counts = [future.result() for future in futures]
     assert max(counts) <= clusters.TILES_PER_GPU
-    (asked,) = Gpus.asked
-    assert asked["n_workers"] is None
-    assert (asked["threads_per_worker"], asked["resources"]) == (2, {"GPU": 1})
+    (options,) = Gpus.options
+    assert options["n_workers"] is None
+    assert (options["threads_per_worker"], options["resources"]) == (2, {"GPU": 1})
     with (
         pytest.raises(InvalidInputError, match=r"3 workers with a GPU.*beyond visible"),
         clusters.open_dask_executor("distributed", 3, device="cuda"),
@@ -340,7 +346,7 @@ def test_a_scheduler_that_goes_is_named(path):
 
 @pytest.fixture
 def frozen(tmp_path):
-    """Freeze a plan of some tiles, and make its store."""
+    """Write a plan of a few tiles, and create its store."""
     plan = plans.make(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
     zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
@@ -358,26 +364,26 @@ def test_threads_that_begin_together_load_the_model_once(frozen, monkeypatch):
 
     monkeypatch.setattr(engine, "_load_predictor", load)
     engine._cached_predictor.cache_clear()
-    told = list(engine.process_tiles(path, plan.tiles, engine="threads", workers=4))
+    results = list(engine.process_tiles(path, plan.tiles, engine="threads", workers=4))
     engine._cached_predictor.cache_clear()
-    assert not [one.reason for one in told if one.reason]
+    assert not [result.reason for result in results if result.reason]
     assert loaded == [1]
-    assert set(receipt.read_finished(path.parent, plan)) == {one.id for one in plan.tiles}
+    assert set(receipt.read_finished(path.parent, plan)) == {tile.id for tile in plan.tiles}
 
 
 def test_a_tile_whose_receipt_stands_is_not_made_again(frozen, monkeypatch):
     plan, path = frozen
     first, second, *_ = plan.tiles
     done = tile.build_tile(plan, first, Brightness(), path.parent, threads=1)
-    made = []
+    built = []
     monkeypatch.setattr(engine, "_cached_predictor", lambda *_: None)
     monkeypatch.setattr(
-        tile, "build_tile", lambda _, unit, *rest, **more: made.append(unit) or done
+        tile, "build_tile", lambda _, plan_tile, *rest, **options: built.append(plan_tile) or done
     )
-    for one in (first, second):
-        outcome = engine.process_tile(str(path), one.id, 1, 1)
-        assert (outcome.tile, outcome.reason) == (one.id, None)
-        assert outcome.seconds == dict(done.seconds)
-        assert (outcome.km2 > 0) == (one is second)
+    for plan_tile in (first, second):
+        result = engine.process_tile(str(path), plan_tile.id, 1, 1)
+        assert (result.tile, result.reason) == (plan_tile.id, None)
+        assert result.seconds == dict(done.seconds)
+        assert (result.km2 > 0) == (plan_tile is second)
         # ^ what was there before is not counted again
-    assert made == [second]
+    assert built == [second]

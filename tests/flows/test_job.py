@@ -256,8 +256,8 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
     "order", ["[embedding, generate, land_cover]", "[land_cover, generate, embedding]"]
 )
 def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -> None:
-    asked = f"{{name: terramind_v1_base, task: {order}, modality: [NDVI, DEM]}}"
-    chosen = job.load(write(tmp_path, SMALL + f"model: {asked}\n")).model
+    section = f"{{name: terramind_v1_base, task: {order}, modality: [NDVI, DEM]}}"
+    chosen = job.load(write(tmp_path, SMALL + f"model: {section}\n")).model
     assert chosen.tasks == ("land_cover", "embedding", "generate")
     assert chosen.modalities == ("DEM", "NDVI")
     assert chosen.to_loader_options() == {
@@ -267,8 +267,8 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
         "timesteps": model_config.DEFAULT_TIMESTEPS,
         "weights": "hub",
     }
-    one = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
-    assert one.to_loader_options()["task"] == "embedding"
+    config = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
+    assert config.to_loader_options()["task"] == "embedding"
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
@@ -434,8 +434,8 @@ WRONG = [
 
 def changed(text: str, change: str) -> str:
     key = change.partition(":")[0]
-    kept = [line for line in text.strip().splitlines() if not line.startswith(f"{key}:")]
-    return "\n".join([*kept, change, ""])
+    lines = [line for line in text.strip().splitlines() if not line.startswith(f"{key}:")]
+    return "\n".join([*lines, change, ""])
 
 
 @pytest.mark.parametrize(

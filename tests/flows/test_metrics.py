@@ -25,13 +25,17 @@ from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
 from flows.execution import dask_report, engine
 from flows.execution.engine import TileResult
-from flows.observe import exporter, run_context, run_metrics
+from flows.observe import exporter, run_metrics
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import plans, stages, verify
+from flows.run.plans import StoredPlan
 from pipeline import tile
+from pipeline.plan.plan import Plan
 from pipeline.runtime import atomic_files
-from pipeline.storage import zarr_store
-from tests.pipeline import test_plan as plans
+from pipeline.storage import plan_file, zarr_store
+from tests.pipeline import test_plan
 from tests.support import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +50,9 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 @pytest.fixture
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
-    plan = plans.make(tmp_path, model=None)
+    plan = test_plan.make(tmp_path, model=None)
     output = {"path": str(tmp_path / "out"), "formats": ["cog", "zarr"]}
-    return product.write_plan(dataclasses.replace(plan, job={**JOB, "output": output}))
+    return plans.write_plan(dataclasses.replace(plan, job={**JOB, "output": output})).path
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def _port(caplog):
 
 def _run(path, call=lambda: None):
     options = {"allow_partial": False, "max_cost": None, "progress": Told(call)}
-    return product.run(path, **options)
+    return launch.run_file(path, **options).to_dict()
 
 
 def _pretend(plan_path, name, beside, processes):
@@ -147,9 +151,8 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
     monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
-    monkeypatch.setattr(product, "load_or_create_plan", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(InvalidInputError, match=exporter.ENVIRONMENT_VARIABLE):
-        stages.run("job.yaml", None, False, lambda *_: pytest.fail("it has begun"))
+        stages.run(None, False, RunContext(), None)
     (tmp_path / "plan.json").touch()
     assert main.main(["run", str(tmp_path / "plan.json")]) == 2
     assert f"error: {exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
@@ -166,15 +169,19 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
         stages.receipt, "read_finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
     )
     monkeypatch.setattr(
-        stages.Plan,
+        Plan,
         "tiles",
         property(lambda _: simulated.tiles(43)),
     )
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with run_context.activate(told), exporter.export_run(frozen):
-        made = stages.map_tiles(str(frozen))
+    with exporter.export_run(frozen) as metrics:
+        context = RunContext(progress=told, metrics=metrics)
+        tiles = stages.map_tiles(
+            StoredPlan(plan=plan_file.read_plan_file(frozen), path=frozen), context
+        )
+    counts = tiles.counts
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
     for number, one in enumerate(seen, 1):
@@ -184,11 +191,11 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
         assert one["tiles_working", ""] == min(2, left)
         assert one["run_status", "running"] == 1
     last = seen[-1]
-    assert last["tiles_planned", ""] == made["total"] == 43
-    assert last["tiles_total", "done"] == made["done"] == 39
-    assert last["tiles_total", "skipped"] == made["skipped"] == 3
-    assert last["tiles_total", "failed"] == len(made["failed"]) == 1
-    for stage, seconds in made["seconds"].items():
+    assert last["tiles_planned", ""] == counts.total == 43
+    assert last["tiles_total", "done"] == counts.done == 39
+    assert last["tiles_total", "skipped"] == counts.skipped == 3
+    assert last["tiles_total", "failed"] == len(counts.failed) == 1
+    for stage, seconds in tiles.seconds.items():
         assert last["tile_seconds_total", stage] == pytest.approx(seconds)
     assert last["mapped_square_meters_total", ""] == 39 * 0.25e6
     read = [last[f"read_{one}_total", ""] for one in ("bytes", "requests", "retries")]
@@ -204,14 +211,12 @@ def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
     monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
     with exporter.export_run(frozen):
-        with exporter.export_run(other) as second:
-            assert exporter.get_run_metrics(other) is second
+        with exporter.export_run(other):
             both = _scrape(_port(caplog))
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
     assert one.count("terramosaic_run_info{") == 1
     assert both.count("# TYPE terramosaic_run_info ") == 1
-    assert exporter.get_run_metrics(other) is not second
 
 
 def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
@@ -280,8 +285,8 @@ def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monk
 
 def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monkeypatch):
     original, check = tile.build_tile, zarr_store.check_tile
-    bad = product.load_or_create_plan(frozen).tiles[1].id
-    damaged = product.load_or_create_plan(frozen).tiles[2].id
+    bad = plan_file.read_plan_file(frozen).tiles[1].id
+    damaged = plan_file.read_plan_file(frozen).tiles[2].id
 
     def finish(plan, unit, *rest, **options):
         if unit.id == bad:
@@ -585,7 +590,7 @@ def test_a_scheduler_that_is_gone_writes_no_report(tmp_path, monkeypatch, caplog
 def test_a_report_is_no_damage(frozen, tmp_path):
     _run(frozen)
     (frozen.parent / dask_report.FILE_NAME).write_text("<html>")
-    found = product.verify(tmp_path / "out", NullProgress())
+    found = verify.verify(tmp_path / "out", NullProgress()).to_dict()
     assert found["ok"]
     assert (frozen.parent / dask_report.FILE_NAME).exists()
 

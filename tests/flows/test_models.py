@@ -120,9 +120,9 @@ def test_an_encoder_s_parameters_depend_on_its_inputs(inputs):
 
 
 def test_fetched_files_are_pinned(online, capsys):
-    found = answer(capsys, "fetch", TINY, LULC, name="models-fetch")["fetched"]
-    assert [row["name"] for row in found] == [TINY, LULC]
-    for row in found:
+    result = answer(capsys, "fetch", TINY, LULC, name="models-fetch")["fetched"]
+    assert [row["name"] for row in result] == [TINY, LULC]
+    for row in result:
         path = Path(row["path"])
         assert row["sha256"] == checksums.hash_file(path)
         assert (row["commit"], row["revision"], row["pinned"]) == (COMMIT, "main", "now")
@@ -130,33 +130,33 @@ def test_fetched_files_are_pinned(online, capsys):
     assert run("fetch", TINY) == 0
     out = capsys.readouterr().out
     assert "pinned before" in out
-    assert found[0]["sha256"] in out
+    assert result[0]["sha256"] in out
 
 
 def test_one_file_is_fetched_once_whatever_its_names(online, capsys):
-    asked = ("fetch", f"{TINY}_generate", LULC, TINY, f"{TINY}_tim", LULC)
-    found = answer(capsys, *asked, name="models-fetch")["fetched"]
-    assert [row["name"] for row in found] == [f"{TINY}_generate", LULC]
+    arguments = ("fetch", f"{TINY}_generate", LULC, TINY, f"{TINY}_tim", LULC)
+    result = answer(capsys, *arguments, name="models-fetch")["fetched"]
+    assert [row["name"] for row in result] == [f"{TINY}_generate", LULC]
 
 
 def test_a_copy_can_be_carried_to_a_machine_without_network(online, capsys, tmp_path, monkeypatch):
     names = [TINY, COORDS]
-    found = answer(capsys, "fetch", *names, "--to", tmp_path / "stick", name="models-fetch")
+    result = answer(capsys, "fetch", *names, "--to", tmp_path / "stick", name="models-fetch")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "stick"))
     again = answer(capsys, "fetch", *names, name="models-fetch")
-    for one, other in zip(found["fetched"], again["fetched"], strict=True):
-        assert one["path"] == other["path"]
-        assert one["sha256"] == other["sha256"]
-        assert other["commit"] is None
+    for row, copied in zip(result["fetched"], again["fetched"], strict=True):
+        assert row["path"] == copied["path"]
+        assert row["sha256"] == copied["sha256"]
+        assert copied["commit"] is None
 
 
 def test_a_revision_and_a_renewal(online, capsys):
-    other = "d" * 40
-    found = answer(capsys, "fetch", TINY, "--revision", other, name="models-fetch")["fetched"][0]
-    assert (found["revision"], found["commit"]) == (other, other)
+    commit = "d" * 40
+    result = answer(capsys, "fetch", TINY, "--revision", commit, name="models-fetch")["fetched"][0]
+    assert (result["revision"], result["commit"]) == (commit, commit)
     row = answer(capsys, "fetch", TINY, name="models-fetch")["fetched"][0]
     Path(row["path"]).write_text("changed")
     assert "--renew" in refused(capsys, "fetch", TINY)
@@ -206,11 +206,11 @@ def test_every_name_has_a_card(capsys, name):
 
 def test_a_card_holds_the_statistics_that_are_applied():
     card = model_card.describe_named("terramind_v1_base")
-    given = {entry["name"]: entry for entry in card["inputs"]}
+    inputs = {entry["name"]: entry for entry in card["inputs"]}
     entry = modalities.RASTER_MODALITIES["S1RTC"]
-    assert given["S1RTC"]["bands"] == ["VV", "VH"]
-    assert given["S1RTC"]["unit"] == "dB"
-    assert given["S1RTC"]["mean"] == list(entry.statistics.mean)
+    assert inputs["S1RTC"]["bands"] == ["VV", "VH"]
+    assert inputs["S1RTC"]["unit"] == "dB"
+    assert inputs["S1RTC"]["mean"] == list(entry.statistics.mean)
     shipped = registry.get_card("demo")
     demo = {entry["name"]: entry for entry in model_card.describe_named("demo")["inputs"]}
     assert demo["DEM"]["mean"] == list(shipped.statistics["DEM"].mean)
@@ -251,10 +251,10 @@ def test_one_s_own_card_is_read(tmp_path, capsys):
     card = cards.from_mapping(TOY, "toy")
     registry.save_segmenter(tmp_path, loading.initialise(registry.build_segmenter(card), 1), card)
     for what in ("card.json", "weights.safetensors"):
-        found = answer(capsys, "card", tmp_path / what, name="models-card")
-        assert (found["name"], found["kind"]) == ("toy", "segmenter")
-        assert found["weights"]["sha256"] == checksums.hash_file(tmp_path / "weights.safetensors")
-        assert found["classes"] == list(card.class_names)
+        result = answer(capsys, "card", tmp_path / what, name="models-card")
+        assert (result["name"], result["kind"]) == ("toy", "segmenter")
+        assert result["weights"]["sha256"] == checksums.hash_file(tmp_path / "weights.safetensors")
+        assert result["classes"] == list(card.class_names)
     (tmp_path / "card.json").write_text("{}")
     assert "lacks architecture" in refused(capsys, "card", tmp_path / "card.json")
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_shown_ends_nothing(monkeypatch, shown, caplog):
     board.start_stage("tiles", 2)
     board.advance(2)
     board.finish()
-    assert "bar could not be shown in Prefect" in caplog.text
+    assert "update_progress could not be shown in Prefect" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""When a period is due, and for how long a thin one is waited for."""
+"""When a period is due, and how long to wait for more scenes."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
     )
     today = since + dt.timedelta(days=later)
     due = schedule.due_periods(today)
-    assert all(one.end + dt.timedelta(days=latency) < today for one in due)
-    starts = [since, *(one.end + dt.timedelta(days=1) for one in due)]
-    assert [one.start for one in due] == starts[:-1]
+    assert all(period.end + dt.timedelta(days=latency) < today for period in due)
+    starts = [since, *(period.end + dt.timedelta(days=1) for period in due)]
+    assert [period.start for period in due] == starts[:-1]
     again = schedule.due_periods(today + dt.timedelta(days=1))
     assert again[: len(due)] == due
     assert len(again) <= len(due) + 1
@@ -63,7 +63,7 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
 
 def test_missed_periods_are_caught_up_with_but_not_for_ever():
     schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
-    assert [str(one.start) for one in schedule.due_periods(_day("2024-03-20"))] == [
+    assert [str(period.start) for period in schedule.due_periods(_day("2024-03-20"))] == [
         "2023-12-01",
         "2024-01-01",
         "2024-02-01",

@@ -18,8 +18,9 @@ from flows.config import job as jobs
 from flows.config import period as periods
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
-from flows.run import product
-from flows.series import backfill, inspection
+from flows.orchestration import launch
+from flows.run import plans, search
+from flows.series import backfill, inspection, latest
 from pipeline.runtime import lock
 from pipeline.storage import plan_file, receipt
 
@@ -81,14 +82,18 @@ def _changed(job, **sections):
 def _backfill(job, **changes):
     wanted = PeriodRange(**{name: changes.get(name, value) for name, value in RANGE.items()})
     options = OPTIONS | {name: value for name, value in changes.items() if name not in RANGE}
-    told = backfill.run_backfill(job, wanted, progress=NullProgress(), **options)
+    told = backfill.run_backfill(
+        job, wanted, progress=NullProgress(), **{"run_job": launch.run_job, **options}
+    ).to_dict()
     _fits("backfill", told)
     return told
 
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = backfill.run_refresh(job, progress=NullProgress(), **options)
+    told = backfill.run_refresh(
+        job, progress=NullProgress(), run_job=launch.run_job, **options
+    ).to_dict()
     _fits("refresh", told)
     return told
 
@@ -128,15 +133,15 @@ def test_a_range_wants_no_period_in_the_job(job):
     with pytest.raises(
         InvalidInputError, match=r"names no period.*period: 2024-05-01/2024-09-30 or --period"
     ):
-        product.run(job, **options)
-    assert product.run(job, period="2021-07", **options)["status"] == "unchanged"
+        launch.run_file(job, **options)
+    assert launch.run_file(job, period="2021-07", **options).status == "unchanged"
 
 
 def test_periods_are_made_until_the_money_is_spent(job):
     _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
     # ^ what is stored is known exactly before it is made
     month = jobs.load(job).with_period(periods.parse("2021-07"))
-    each = product.plan(month, NullProgress(), None)["cost"]["amount"]
+    each = plans.make_plan(month, NullProgress()).cost.amount
     some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
     assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
     left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
@@ -197,19 +202,15 @@ def _digests(job):
     }
 
 
-def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
-    plain = product.run
-
-    def run(path, *, period, **options):
-        if period.startswith("2021-06"):
+def test_a_month_that_fails_does_not_stop_the_others(job):
+    def run_job(job, **options):
+        if job.period.start.month == 6:
             raise OSError("No space left on device")
-        return plain(path, period=period, **options)
+        return launch.run_job(job, **options)
 
-    monkeypatch.setattr(product, "run", run)
-    told = _backfill(job, first="2021-06", last="2021-07")
+    told = _backfill(job, first="2021-06", last="2021-07", run_job=run_job)
     assert _statuses(told) == {"2021-06": "failed", "2021-07": "complete"}
     assert told["periods"][0]["reason"] == "No space left on device"
-    monkeypatch.undo()
     assert _statuses(_backfill(job, first="2021-06", last="2021-07")) == {
         "2021-06": "complete",
         "2021-07": "finished",
@@ -218,8 +219,9 @@ def test_a_month_that_fails_does_not_stop_the_others(job, monkeypatch):
 
 def test_a_month_that_another_run_is_at_is_left_to_it(job):
     june = {"first": "2021-06", "last": "2021-06"}
-    plan = product.load_or_create_plan(job, "2021-06")
-    with lock.acquire(product.write_plan(plan).parent):
+    month = jobs.load(job).with_period(periods.parse("2021-06"))
+    stored = plans.write_plan(plans.load_or_create_plan(month, NullProgress()))
+    with lock.acquire(stored.folder):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
         assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
     assert _statuses(_backfill(job, **june)) == {"2021-06": "complete"}
@@ -258,7 +260,7 @@ class Hidden:
 
 
 def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
-    listed = product.search(product.jobs.load(_changed(job, period="2021-06")), NullProgress())
+    listed = search.search(jobs.load(_changed(job, period="2021-06")), NullProgress()).to_dict()
     newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
     assert newest["coverage"] < 0.9
     hidden = Hidden(land.catalog, newest["id"])
@@ -317,19 +319,19 @@ def test_a_damaged_tile_is_not_taken_over(job):
 def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
     _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
     monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 6, 10))
-    looked = inspection.inspect_due(product.jobs.load(job), NullProgress())
+    looked = inspection.inspect_due(jobs.load(job), NullProgress())
     assert {str(one.period.start)[:7]: one.status for one in looked} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
     monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 7, 10))
-    looked = inspection.inspect_due(product.jobs.load(job), NullProgress())
+    looked = inspection.inspect_due(jobs.load(job), NullProgress())
     assert [one.status for one in looked] == ["ready", "gap", "ready"]
-    assert str(inspection.find_latest(product.jobs.load(job), NullProgress()).start) == "2021-06-01"
-    told = product.run(
+    assert str(latest.find_latest(jobs.load(job), NullProgress()).start) == "2021-06-01"
+    told = launch.run_file(
         job, allow_partial=False, max_cost=None, progress=NullProgress(), period="latest"
     )
-    assert "2021-06-01_2021-06-30" in told["item"]
+    assert "2021-06-01_2021-06-30" in told.item
     told = _backfill(job, first=None, last=None, length=None)
     assert [*_statuses(told).values()] == ["complete", "gap", "finished"]
 
@@ -341,10 +343,10 @@ def test_where_to_begin_must_be_said(job):
         _backfill(job, first="2999-01", last=None)
     with pytest.raises(InvalidInputError, match=r"ends .* before it starts"):
         _backfill(job, first="2021-06", last="2021-05")
-    plan = product.plan(product.jobs.load(_changed(job, period="2021-06")), NullProgress(), None)
-    with pytest.raises(InvalidInputError, match="is a plan, and has its period"):
-        product.run(
-            Path(plan["plan"]),
+    plan = plans.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
+    with pytest.raises(InvalidInputError, match="is a plan, whose period is fixed"):
+        launch.run_file(
+            Path(plan.plan),
             allow_partial=False,
             max_cost=None,
             progress=NullProgress(),

@@ -23,7 +23,10 @@ from catalogs.snapshot import Snapshot
 from flows.cli import console
 from flows.execution import engine
 from flows.observe.progress import NullProgress
-from flows.run import product, stages
+from flows.observe.run_context import RunContext
+from flows.orchestration import launch
+from flows.run import stages
+from flows.run.plans import StoredPlan
 from pipeline import tile
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
@@ -56,12 +59,12 @@ FLOW = """
 import sys
 from pathlib import Path
 from prefect.utilities.engine import capture_sigterm
-from flows.observe.progress import create_progress
-from flows.run import product
+from flows.observe import progress
+from flows.orchestration import launch
 with capture_sigterm():
     try:
-        product.run(Path(sys.argv[1]), allow_partial=False, max_cost=None,
-                    progress=create_progress(sys.stderr))
+        launch.run_file(Path(sys.argv[1]), allow_partial=False, max_cost=None,
+                        progress=progress.create_progress(sys.stderr))
     except BaseException as error:
         print("left by", type(error).__name__, file=sys.stderr)
         raise
@@ -306,11 +309,17 @@ def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path)
     path = _planned(plan, tmp_path, "threads", max_hours=1 / 3600)
     web.script, web.retry_after = lambda *_: "silent", "1"
     with _soon(), pytest.raises(stages.TimeLimitExceeded, match=r"hours of execution\.max_hours"):
-        stages.map_tiles(str(path))
+        _map_tiles(path)
     assert not receipt.read_finished(path.parent, plan)
     web.script = None
     path = _planned(plan, tmp_path, "threads", max_hours=1)
-    assert stages.map_tiles(str(path))["done"] == len(plan.tiles)
+    assert _map_tiles(path).counts.done == len(plan.tiles)
+
+
+def _map_tiles(path):
+    return stages.map_tiles(
+        StoredPlan(plan=plan_file.read_plan_file(path), path=path), RunContext()
+    )
 
 
 # -- threads ------------------------------------------------------------------------------------
@@ -442,7 +451,9 @@ def _rasters(result):
 
 
 def _run(path):
-    return product.run(path, allow_partial=False, max_cost=None, progress=NullProgress())
+    return launch.run_file(
+        path, allow_partial=False, max_cost=None, progress=NullProgress()
+    ).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +489,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
     web.script = lambda _path, _start, count: "silent" if count >= SOME else None
     # ^ every tile asks for the same small files
     path = _planned(plan, tmp_path, name)
-    folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short
+    folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short_digest
     command = ["-c", FLOW] if how == "flow" else ["-m", "flows.cli.main", "run"]
     process = subprocess.Popen(
         [sys.executable, *command, path],

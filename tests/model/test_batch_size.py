@@ -88,7 +88,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("total", "window", "wanted"),
+    ("total", "window", "expected"),
     [
         (24 * GB, 0.1 * GB, 128),
         # ^ 22 GB are free, 17.6 may be taken: 128 windows take 12.8, 256 do not fit
@@ -99,13 +99,13 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
-    monkeypatch, total, window, wanted
+    monkeypatch, total, window, expected
 ):
     predictor = Model(Card(monkeypatch, total=total, window=window))
-    assert batch_size.find_batch_size(predictor) == wanted
+    assert batch_size.find_batch_size(predictor) == expected
     assert predictor.batch_size == 16
     # ^ as it was
-    assert max(predictor.tried) <= min(512, 2 * wanted)
+    assert max(predictor.tried) <= min(512, 2 * expected)
     assert predictor.card.held == WEIGHTS
 
 

@@ -57,8 +57,8 @@ def test_the_documented_example_runs(tmp_path):
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
     (tmp_path / "micro.yaml").write_text(text)
     card = cards.read(tmp_path / "micro.yaml")
-    told = yaml.safe_load(text)
-    assert card.architecture.to_mapping() == told["architecture"]
+    values = yaml.safe_load(text)
+    assert card.architecture.to_mapping() == values["architecture"]
     rng = np.random.default_rng(0)
     elevation = rng.uniform(0, 900, (1, 1, 32, 32)).astype(np.float32)
     for options in ({}, {"task": "embedding"}, {"task": "generate", "modality": "NDVI"}):
@@ -76,7 +76,7 @@ def test_every_entry_of_a_card_is_documented():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"tokenizer": 5}, "tokenizer: 5"),
         ({"tokenizer": {"modality": "DEM"}}, "tokenizer: unknown modality"),
@@ -105,14 +105,14 @@ def test_every_entry_of_a_card_is_documented():
     ],
 )
 @pytest.mark.parametrize("family", [True, False])
-def test_what_a_card_cannot_say_is_named(family, change, says):
+def test_what_a_card_cannot_say_is_named(family, change, message):
     whole = (FAMILY if family else TOY) | change
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         cards.from_mapping(whole)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "says"),
+    ("sizes", "message"),
     [
         ({"dim": 10**9}, "dim"),
         ({"image_size": 16 * 10**6}, "image_size"),
@@ -122,10 +122,10 @@ def test_what_a_card_cannot_say_is_named(family, change, says):
         ({"unet": 5}, "unet"),
     ],
 )
-def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes, says):
+def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes, message):
     path = written(tmp_path, tokenizer=TOKENIZER | sizes)
     for task in ("land_cover", "embedding"):
-        with pytest.raises(ModelError, match=says):
+        with pytest.raises(ModelError, match=message):
             registry.load(str(path), {"random": 1}, task)
 
 
@@ -212,8 +212,8 @@ def test_statistics_may_lie_in_a_file(tmp_path):
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"data": {"means": 1}}))
     card, source = str(written(tmp_path)), {"random": 3}
-    told = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
-    assert told.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
+    loaded = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
+    assert loaded.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
     with pytest.raises(ModelError, match="goes with a checkpoint only"):
         registry.load(card, source, stats=str(tmp_path / "fit.yaml"))
 
@@ -221,7 +221,7 @@ def test_statistics_may_lie_in_a_file(tmp_path):
 # --- the command -----------------------------------------------------------------------------
 
 
-def checkpoint(path, backbone="micro", **told):
+def checkpoint(path, backbone="micro", **options):
     args = {
         "backbone": backbone,
         "backbone_modalities": ["DEM"],
@@ -236,7 +236,7 @@ def checkpoint(path, backbone="micro", **told):
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(whole, 2).state_dict()
-    content = {"hyper_parameters": {"model_args": args}} | told
+    content = {"hyper_parameters": {"model_args": args}} | options
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, **content}, path)
     return path, args
 
@@ -252,8 +252,8 @@ def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
         "terratorch": checkpoint(tmp_path / "c.ckpt")[0],
     }
     for kind, file in files.items():
-        found = answer(capsys, "check", file, "--as", card, name="models-check")
-        assert (found["kind"], found["fits"]) == (kind, [str(card)])
+        result = answer(capsys, "check", file, "--as", card, name="models-check")
+        assert (result["kind"], result["fits"]) == (kind, [str(card)])
     larger = written(tmp_path, architecture=SIZE | {"dim": 48, "heads": 3})
     for kind, file in files.items():
         code = 0 if kind == "tokenizer" else 2
@@ -262,10 +262,10 @@ def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
 
 def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys):
     card = written(tmp_path)
-    found = answer(capsys, "card", card, name="models-card")
-    assert found["kind"] == "generator"
-    assert {entry["name"] for entry in found["outputs"]} == set(modalities.TARGET_MODALITIES)
-    assert sum(found["parts"].values()) == found["parameters"]
+    result = answer(capsys, "card", card, name="models-card")
+    assert result["kind"] == "generator"
+    assert {entry["name"] for entry in result["outputs"]} == set(modalities.TARGET_MODALITIES)
+    assert sum(result["parts"].values()) == result["parameters"]
     whole = written(tmp_path, weights="s.pt")
     saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(whole)))
     assert model_card.describe_card(whole)["kind"] == "segmenter"
@@ -318,6 +318,6 @@ def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
     data = {"means": {"DEM": list(scale.mean)}, "stds": {"DEM": list(scale.std)}}
     fit = {"model": {"init_args": {"model_args": args}}, "data": {"init_args": data}}
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))
-    told = registry.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
+    loaded = registry.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
     elevation = np.linspace(0, 900, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
-    np.testing.assert_array_equal(told({"DEM": elevation}), whole({"DEM": elevation}))
+    np.testing.assert_array_equal(loaded({"DEM": elevation}), whole({"DEM": elevation}))

@@ -1,4 +1,4 @@
-"""Places and sentences as ids: what is rounded, refused, and read from which file."""
+"""Tokenizers of coordinates and captions: rounding, refused values, vocabulary files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PLACES = CoordsTokenizer(VOCABULARY)
 
 
 def write(path, vocabulary, added):
-    """Write a file as the `tokenizers` library does, words added to it or its own."""
+    """Write a vocabulary file as the `tokenizers` library does, with own or with added words."""
     words = [
-        {"id": place, "content": word, "special": True, "normalized": False}
+        {"id": word_id, "content": word, "special": True, "normalized": False}
         | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-        for word, place in vocabulary.items()
+        for word, word_id in vocabulary.items()
     ]
     content = {
         "version": "1.0",
@@ -118,10 +118,10 @@ def test_a_place_that_the_vocabulary_lacks_is_named():
 def test_ids_that_are_no_place_give_nan():
     north, east = VOCABULARY["lat=0.25"], VOCABULARY["lon=0.50"]
     rows = [[north, east, 3], [east, north, 3], [3, 3, 3], [north, north, 3], [-1, 10**6, 0]]
-    found = PLACES.decode(torch.tensor(rows))
-    assert found.dtype == torch.float32
-    assert found[0].tolist() == [0.5, 0.25]
-    assert bool(found[1:].isnan().all())
+    degrees = PLACES.decode(torch.tensor(rows))
+    assert degrees.dtype == torch.float32
+    assert degrees[0].tolist() == [0.5, 0.25]
+    assert bool(degrees[1:].isnan().all())
     assert PLACES.decode(torch.tensor([[north, east]])).tolist() == [[0.5, 0.25]]
     with pytest.raises(ModelError, match="L >= 2"):
         PLACES.decode(torch.tensor([north, east]))
@@ -181,9 +181,9 @@ def captions(tmp_path):
     path = write(tmp_path / "config.json", WORDS_OF_A_SENTENCE, added=False)
     content = json.loads(path.read_text())
     content["added_tokens"] = [
-        {"id": place, "content": word, "special": True, "normalized": False}
+        {"id": word_id, "content": word, "special": True, "normalized": False}
         | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-        for word, place in SPECIAL.items()
+        for word, word_id in SPECIAL.items()
     ]
     path.write_text(json.dumps(content))
     return model.captions_tokenizer(path)

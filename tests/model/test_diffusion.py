@@ -1,4 +1,4 @@
-"""Decoding: the schedule, noise, sizes, precision, and shorter ways to the same images."""
+"""Diffusion decoding: schedule, noise, sizes, precision and faster convolutions."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_the_noise_is_estimated_before_the_cut():
     step = ddim.make_steps(4)[1]
     clean, noise = torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), 0.5)
     x = step.signal * clean + step.noise * noise
-    wanted = step.next_signal * 1.0 + step.next_noise * noise
-    torch.testing.assert_close(ddim.advance(x, clean, step, clamp=True), wanted)
+    expected = step.next_signal * 1.0 + step.next_noise * noise
+    torch.testing.assert_close(ddim.advance(x, clean, step, clamp=True), expected)
 
 
 # diffusion
@@ -67,11 +67,11 @@ def test_a_decode_takes_the_steps_of_its_schedule_one_by_one():
 
 def test_what_does_not_change_over_the_steps_is_computed_once():
     tokenizer = make(part="decoder")
-    seen = {"steps": 0, "embedded": 0, "coded": 0}
+    counts = {"steps": 0, "embedded": 0, "coded": 0}
     unet = tokenizer.decoder
 
     def count(name):
-        return lambda *_: seen.__setitem__(name, seen[name] + 1)
+        return lambda *_: counts.__setitem__(name, counts[name] + 1)
 
     unet.register_forward_hook(count("steps"))
     unet.time_embed.register_forward_hook(count("embedded"))
@@ -79,7 +79,7 @@ def test_what_does_not_change_over_the_steps_is_computed_once():
     for module in projections:
         module.register_forward_hook(count("coded"))
     tokenizer.decode(ids_for(tokenizer), timesteps=10)
-    assert seen == {"steps": 10, "embedded": 1, "coded": len(projections)}
+    assert counts == {"steps": 10, "embedded": 1, "coded": len(projections)}
 
 
 def test_a_sample_is_the_same_alone_in_a_batch_and_in_another_order():
@@ -96,12 +96,12 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_in_another_order():
 
 def test_noise_belongs_to_the_seed_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    one, other = ddim.draw_noise((2, 3, 32, 32), 4), ddim.draw_noise((1, 3, 32, 32), [4])
-    assert torch.equal(one[0], one[1])
-    assert torch.equal(one[:1], other)
-    assert not torch.equal(ddim.draw_noise((1, 3, 32, 32), 5), other)
-    assert abs(float(one.mean())) < 0.1
-    assert abs(float(one.std()) - 1) < 0.1
+    first, second = ddim.draw_noise((2, 3, 32, 32), 4), ddim.draw_noise((1, 3, 32, 32), [4])
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[:1], second)
+    assert not torch.equal(ddim.draw_noise((1, 3, 32, 32), 5), second)
+    assert abs(float(first.mean())) < 0.1
+    assert abs(float(first.std()) - 1) < 0.1
     tokenizer = make(part="decoder")
     ids = ids_for(tokenizer)
     drawn = ddim.draw_noise((1, 1, 64, 64), 9)
@@ -188,17 +188,17 @@ def test_bf16_stays_near_single_precision(modality):
     tokenizer = make(modality)
     ids = ids_for(tokenizer, batch=2)
     x = classes() if modality == "LULC" else pixels_for(tokenizer)
-    wanted, latents = tokenizer.decode(ids, timesteps=4), tokenizer.encode_latents(x)
+    expected, latents = tokenizer.decode(ids, timesteps=4), tokenizer.encode_latents(x)
     half = make(modality, weights=tokenizer.state_dict()).to(torch.bfloat16)
-    found = half.decode(ids, timesteps=4).float()
-    scale = float(wanted.abs().max())
-    assert float((found - wanted).abs().max()) < 0.1 * scale
-    assert float((found - wanted).square().mean().sqrt()) < 0.02 * scale
+    decoded = half.decode(ids, timesteps=4).float()
+    scale = float(expected.abs().max())
+    assert float((decoded - expected).abs().max()) < 0.1 * scale
+    assert float((decoded - expected).square().mean().sqrt()) < 0.02 * scale
     close = (half.encode_latents(x).float() - latents).abs().max()
     assert float(close) < 0.05 * float(latents.abs().max())
     if modality == "DEM":
         assert half.decode(ids, timesteps=1).dtype == torch.float32
-        assert not torch.equal(found, found.bfloat16().float())
+        assert not torch.equal(decoded, decoded.bfloat16().float())
         # ^ eight bits would be heights in steps of metres
 
 
@@ -227,9 +227,9 @@ def test_a_convolution_after_enlarging_needs_no_enlarged_image():
         weight = torch.randn(out, channels, 3, 3, generator=generator)
         bias = torch.randn(out, generator=generator)
         larger = F.interpolate(x, scale_factor=2, mode="nearest")
-        wanted = F.conv2d(larger, weight, bias, padding=1)
-        got = winograd.upsample_conv(x, winograd.prepare_upsample_kernel(weight), bias)
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+        expected = F.conv2d(larger, weight, bias, padding=1)
+        actual = winograd.upsample_conv(x, winograd.prepare_upsample_kernel(weight), bias)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_a_convolution_by_tiles_is_the_same_but_for_rounding():
@@ -238,9 +238,9 @@ def test_a_convolution_by_tiles_is_the_same_but_for_rounding():
         x = torch.randn(batch, channels, height, width, generator=generator)
         weight = torch.randn(out, channels, 3, 3, generator=generator)
         bias = torch.randn(out, generator=generator)
-        wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-        got = winograd.winograd_conv(x, winograd.prepare_winograd_kernel(weight), bias)
-        assert float((got - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+        expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+        actual = winograd.winograd_conv(x, winograd.prepare_winograd_kernel(weight), bias)
+        assert float((actual - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
 def test_tiles_are_used_only_where_they_pay():

@@ -28,8 +28,8 @@ class Known:
         self.window, self.wrong = window, wrong
         self.outputs = [SimpleNamespace(stride=stride, class_names=classes)]
 
-    def predict(self, chips, places=None):
-        assert len(places) == len(chips["S2L2A"])
+    def predict(self, chips, origins=None):
+        assert len(origins) == len(chips["S2L2A"])
         stride = self.outputs[0].stride
         plain = chips["S2L2A"][:, 0, ::stride, ::stride]
         first = np.where(self.wrong, 1.0 - (plain > 0), plain > 0).astype(np.float32)
@@ -109,23 +109,23 @@ def test_the_same_places_give_the_same_curve():
 
 
 @pytest.mark.parametrize(
-    ("image", "window", "says"),
+    ("image", "window", "message"),
     [
         (IMAGE["S2L2A"], 48, "windows of 48 px are too small"),
         (IMAGE["S2L2A"][:, :100], 128, "at least 224 x 224 px needed"),
         (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
-def test_what_cannot_be_measured_is_said(image, window, says):
+def test_what_cannot_be_measured_is_said(image, window, message):
     side = (window, window)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         edge_effect.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
 
 
 def test_a_silent_model_has_no_curve():
     class Silent(Known):
-        def predict(self, chips, places=None):
-            return (np.full((len(places), 2, 128, 128), np.nan, np.float32),)
+        def predict(self, chips, origins=None):
+            return (np.full((len(origins), 2, 128, 128), np.nan, np.float32),)
 
     with pytest.raises(ModelError, match="output is not finite"):
         edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
@@ -175,10 +175,10 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     curve = edge_effect.EdgeEffect(
         window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
     )
-    told = replace(card, reach=curve)
-    assert told.identity() == card.identity()
-    assert told.digest("x") == card.digest("x")
-    cards.write(tmp_path / "card.json", told)
+    with_curve = replace(card, reach=curve)
+    assert with_curve.identity() == card.identity()
+    assert with_curve.digest("x") == card.digest("x")
+    cards.write(tmp_path / "card.json", with_curve)
     assert cards.read(tmp_path / "card.json").reach == curve
     shown = answer(capsys, "card", tmp_path / "card.json", name="models-card")
     assert shown["reach"]["steps"][0]["differs"] == 0.3
@@ -187,7 +187,7 @@ def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "| 0 to 1 | 30.0 % | 0.300 |" in out
     assert "Measured on a field." in out
-    assert f"windows overlap by {curve.overlap} px" in out
+    assert f"windows therefore overlap by {curve.overlap} px" in out
 
 
 def test_an_unmeasured_model_says_so(capsys):
@@ -211,10 +211,10 @@ def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
     running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    asked = predictors.SegmentationPredictor(network, card, options=running)
+    requested = predictors.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = edge_effect.measure(asked, [{"DEM": heights}], sites=2, measured_on="noise")
+    curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0

@@ -1,4 +1,4 @@
-"""What the encoder promises beyond the reference: what it refuses, and how it behaves."""
+"""The encoder: configuration, bands, merges, checks of inputs and independence of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MICRO = TINY | {"decoder_depth": 1}
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Tiny shapes run faster without handing work around."""
+    """Run on one thread, which is faster for tiny shapes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -146,9 +146,9 @@ def test_patch_embedding_is_a_strided_convolution():
     embedding = make().encoder_embeddings["untok_sen2l2a@224"]
     x = rasters(size=64)["S2L2A"]
     kernel = embedding.proj.weight.view(32, 16, 16, 12).permute(0, 3, 1, 2)
-    wanted = torch.nn.functional.conv2d(x, kernel, stride=16).flatten(2).transpose(1, 2)
+    expected = torch.nn.functional.conv2d(x, kernel, stride=16).flatten(2).transpose(1, 2)
     torch.testing.assert_close(
-        embedding.proj(embedding.to_patches(x)), wanted, atol=1e-4, rtol=1e-4
+        embedding.proj(embedding.to_patches(x)), expected, atol=1e-4, rtol=1e-4
     )
 
 
@@ -163,11 +163,11 @@ def test_a_shift_of_one_patch_shifts_the_tokens():
 
 
 def test_the_input_mapping_is_not_modified():
-    given = rasters() | {}
-    before = {name: value.clone() for name, value in given.items()}
-    make()(given)
-    assert list(given) == list(before)
-    assert all(torch.equal(given[name], before[name]) for name in before)
+    inputs = rasters() | {}
+    before = {name: value.clone() for name, value in inputs.items()}
+    make()(inputs)
+    assert list(inputs) == list(before)
+    assert all(torch.equal(inputs[name], before[name]) for name in before)
 
 
 def test_a_bare_tensor_is_the_first_modality():
@@ -187,9 +187,9 @@ def test_only_the_last_layer_is_normed_and_fewer_layers_cost_less():
         block.register_forward_hook(lambda *_, index=index: ran.append(index))
     first = encoder.features(x, [0])[0]
     assert ran == [0]
-    every = encoder.features(x)
-    assert torch.equal(every[0], first)
-    assert torch.equal(every[-1], encoder(x))
+    all_layers = encoder.features(x)
+    assert torch.equal(all_layers[0], first)
+    assert torch.equal(all_layers[-1], encoder(x))
     assert torch.equal(encoder.features(x, [-1, 0])[1], first)
 
 
@@ -214,8 +214,8 @@ def test_any_size_works_and_the_table_is_resized_once():
     encoder = make(["DEM"])
     embedding = encoder.encoder_embeddings["untok_dem@224"]
     encoder(torch.randn(1, 1, 64, 160))
-    kept = embedding.position_table(4, 10)
-    assert kept is embedding.position_table(4, 10)
+    table = embedding.position_table(4, 10)
+    assert table is embedding.position_table(4, 10)
     for side in range(2, 14):
         embedding.position_table(side, side)
     assert len(embedding._resized_tables) <= 8
@@ -291,6 +291,23 @@ def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
             call(inputs)
 
 
+@pytest.mark.parametrize("build", [make, lambda: model.tim(MICRO, ["S2L2A", "S1RTC", "DEM"])])
+def test_inputs_are_checked_in_calls_and_not_in_forward(build, monkeypatch):
+    encoder, inputs = build(), rasters()
+    expected = encoder(inputs)
+    checks = []
+    check_inputs = encoder.check_inputs
+    monkeypatch.setattr(
+        encoder, "check_inputs", lambda values: checks.append(1) or check_inputs(values)
+    )
+    assert torch.equal(encoder.forward(inputs), expected)
+    assert torch.equal(encoder.forward_layers(inputs, [-1])[0], expected)
+    assert checks == []
+    assert torch.equal(encoder(inputs), expected)
+    assert torch.equal(encoder.features(inputs, [-1])[0], expected)
+    assert checks == [1, 1]
+
+
 def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
     raw = {"S2L2A": torch.full((1, 12, 32, 32), 900.0)}
     assert torch.isfinite(make().forward_layers(raw)[-1]).all()
@@ -303,8 +320,12 @@ def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
 def test_the_order_of_the_names_changes_no_bit_of_what_is_merged(merge):
     encoder, x = make(merge=merge), rasters(size=48)
     turned = dict(reversed(x.items()))
-    one, other = encoder(x), encoder(turned)
-    pairs = [(one, other)] if merge != "dict" else [(one[name], other[name]) for name in x]
+    straight, reordered = encoder(x), encoder(turned)
+    pairs = (
+        [(straight, reordered)]
+        if merge != "dict"
+        else [(straight[name], reordered[name]) for name in x]
+    )
     assert all(torch.equal(*pair) for pair in pairs)
 
 

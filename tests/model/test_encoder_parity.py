@@ -1,4 +1,4 @@
-"""The encoder against the numbers of the reference implementation, and its keys and shapes."""
+"""The encoder: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ def test_features_equal_the_oracle(suite, name):
         merge=case["merge_method"],
         weights=oracle.tensors(weights),
     )
-    given = oracle.inputs_of(suite, name)
+    inputs = oracle.inputs_of(suite, name)
     with torch.inference_mode():
-        found = encoder.features(given)
-        last = encoder(given)
+        all_layers = encoder.features(inputs)
+        last = encoder(inputs)
     outputs = oracle.stored(suite, name, "out")
     assert outputs
-    for key, wanted in outputs.items():
+    for key, expected in outputs.items():
         part, _, modality = key.partition(".")
         if part == "proj_weight_row0":
-            got = encoder.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"][0]
+            actual = encoder.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"][0]
         else:
-            layer = last if part in ("last", f"layer{encoder.depth - 1}") else found[int(part[5:])]
-            got = oracle.thinned(layer[modality] if modality else layer, wanted, [1])
-        assert oracle.error(got, wanted) <= oracle.FEATURES, key
+            layer = (
+                last if part in ("last", f"layer{encoder.depth - 1}") else all_layers[int(part[5:])]
+            )
+            actual = oracle.thinned(layer[modality] if modality else layer, expected, [1])
+        assert oracle.error(actual, expected) <= oracle.FEATURES, key
 
 
 @needs_oracle
 def test_position_tables_equal_the_oracle():
-    for key, wanted in oracle.stored("cases_primitives", "sincos_2d", "out").items():
+    for key, expected in oracle.stored("cases_primitives", "sincos_2d", "out").items():
         size, _, kind = key.partition("_d")
         dim, _, rows = kind.partition("_")
         columns, lines = (int(side) for side in size.split("x"))
@@ -56,11 +58,11 @@ def test_position_tables_equal_the_oracle():
         table = layers.sincos_grid(lines, columns, int(dim))
         if rows:
             table = table[:, [0, 1, 13, 14, 27, 195]]
-        assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
-    for key, wanted in oracle.stored("cases_primitives", "sincos_1d", "out").items():
+        assert oracle.error(table, expected) <= oracle.PRIMITIVES, key
+    for key, expected in oracle.stored("cases_primitives", "sincos_1d", "out").items():
         length, dim = (int(part) for part in key.removesuffix("_rows").split("_d"))
         table = layers.sincos_sequence(length, dim)[:, [0, 1, 2, 3, 255, 511]]
-        assert oracle.error(table, wanted) <= oracle.PRIMITIVES, key
+        assert oracle.error(table, expected) <= oracle.PRIMITIVES, key
 
 
 @needs_oracle
@@ -73,8 +75,8 @@ def test_resized_tables_equal_the_oracle(name):
         if key.startswith("14x14") and "rows" not in key
     )
     resized = layers.resize_position_table(table, height // 16, width // 16)
-    wanted = oracle.stored("cases_primitives", name, "out")["pos"]
-    assert oracle.error(oracle.thinned(resized, wanted, [1]), wanted) <= oracle.PRIMITIVES
+    expected = oracle.stored("cases_primitives", name, "out")["pos"]
+    assert oracle.error(oracle.thinned(resized, expected, [1]), expected) <= oracle.PRIMITIVES
 
 
 LISTED = {

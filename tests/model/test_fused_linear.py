@@ -1,4 +1,4 @@
-"""Fused layers, number formats and compiled blocks give what the plain layers give."""
+"""Fused layers, number formats and compiled blocks have the outputs of plain layers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ half_here = pytest.mark.skipif(
 
 
 class Calls(TorchDispatchMode):
-    """Note which operations run."""
+    """Record the operations that run."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +53,9 @@ def layer(bias=True):
     return nn.Linear(64, 48, bias=bias)
 
 
-def plainly(made, x, activation="none"):
+def plainly(module, x, activation="none"):
     with torch.enable_grad():
-        return fused_linear.linear(made, x, activation).detach()
+        return fused_linear.linear(module, x, activation).detach()
 
 
 SHAPES = {
@@ -74,22 +74,22 @@ SHAPES = {
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize(("kind", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_fused_layers_equal_plain_ones(x, bias, kind, limit):
-    made, x = layer(bias).to(kind), x.to(kind)
+    module, x = layer(bias).to(kind), x.to(kind)
     for activation in ("none", "gelu", "silu", "tanh"):
         with torch.no_grad():
-            got = fused_linear.linear(made, x, activation)
-        torch.testing.assert_close(got, plainly(made, x, activation), rtol=0, atol=limit)
+            actual = fused_linear.linear(module, x, activation)
+        torch.testing.assert_close(actual, plainly(module, x, activation), rtol=0, atol=limit)
     factor = normal(48, *x.shape[:-1]).to(kind).movedim(0, -1)
     with torch.no_grad():
-        got = fused_linear.linear_mul(made, x, factor)
-    wanted = plainly(made, x) * factor
-    torch.testing.assert_close(got, wanted, rtol=limit, atol=limit)
+        actual = fused_linear.linear_mul(module, x, factor)
+    expected = plainly(module, x) * factor
+    torch.testing.assert_close(actual, expected, rtol=limit, atol=limit)
 
 
 def test_inputs_take_the_number_format_of_the_weights():
-    made = layer().bfloat16()
+    module = layer().bfloat16()
     with torch.no_grad():
-        assert fused_linear.linear(made, normal(2, 64)).dtype == torch.bfloat16
+        assert fused_linear.linear(module, normal(2, 64)).dtype == torch.bfloat16
 
 
 @fused_here
@@ -98,19 +98,19 @@ def test_an_encoder_is_fused_in_inference_and_plain_in_training(size):
     encoder = model.backbone(size, ["DEM"], weights={"random": 0})
     image = normal(1, 1, 32, 32)
     with Calls() as training:
-        wanted = encoder(image)
-    wanted.sum().backward()
+        expected = encoder(image)
+    expected.sum().backward()
     assert encoder.encoder[0].attn.qkv.weight.grad is not None
     with Calls() as inference, torch.inference_mode():
-        got = encoder(image)
+        actual = encoder(image)
     assert inference.fused
     assert not training.fused
     assert not any("aten.mm" in name or "aten.addmm" in name for name in inference.names)
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 class Adapter(nn.Linear):
-    """A low-rank change on top, as fine-tuning adds it."""
+    """A linear layer with a low-rank adapter, as in fine-tuning."""
 
     def forward(self, x):
         return super().forward(x) + 1
@@ -164,11 +164,11 @@ def test_autocast_decides_where_it_is_on():
 
 @fused_here
 def test_a_sample_has_the_same_bits_in_any_batch():
-    made, x = nn.Linear(192, 576), normal(8, 49, 192)
+    module, x = nn.Linear(192, 576), normal(8, 49, 192)
     with torch.no_grad():
-        together = fused_linear.linear(made, x, "gelu")
-        for place in (0, 5):
-            assert torch.equal(fused_linear.linear(made, x[place], "gelu"), together[place])
+        together = fused_linear.linear(module, x, "gelu")
+        for row in (0, 5):
+            assert torch.equal(fused_linear.linear(module, x[row], "gelu"), together[row])
 
 
 @pytest.mark.parametrize("size", [GATED, PLAIN], ids=["gated", "plain"])
@@ -179,11 +179,11 @@ def test_half_precision_keeps_norms_and_positions_exact(size):
     exact = {name for name in kinds if "norm" in name or name.endswith(("pos_emb", "mod_emb"))}
     assert {kinds[name] for name in exact} == {torch.float32}
     assert {kinds[name] for name in set(kinds) - exact} == {torch.bfloat16}
-    given = {"DEM": normal(1, 1, 32, 48), "LULC": torch.arange(6).view(1, 2, 3)}
+    inputs = {"DEM": normal(1, 1, 32, 48), "LULC": torch.arange(6).view(1, 2, 3)}
     with torch.inference_mode():
-        got, wanted = half(given), full(given)
-    assert got.dtype == torch.float32
-    assert float((got - wanted).abs().max() / wanted.abs().max()) < 2e-2
+        actual, expected = half(inputs), full(inputs)
+    assert actual.dtype == torch.float32
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 2e-2
     assert kinds.keys() == full.state_dict().keys()
 
 
@@ -197,9 +197,9 @@ def test_half_precision_and_back_loses_digits_of_matrices_only():
 
 def test_auto_is_half_precision_where_that_is_fast(monkeypatch):
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    for fast, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(fused_linear, "has_bf16_hardware", lambda fast=fast: fast)
-        assert resolve_dtype("auto", CPU) == wanted
+        assert resolve_dtype("auto", CPU) == expected
     assert resolve_dtype("fp32", CPU) == torch.float32
     assert resolve_dtype("bf16", CPU) == torch.bfloat16
 
@@ -212,35 +212,37 @@ def test_other_precisions_are_refused(name):
 
 def test_an_optimised_model_is_frozen_and_keeps_its_keys():
     encoder = model.backbone(GATED, ["DEM"], weights={"random": 0})
-    wanted, keys = encoder(normal(1, 1, 32, 32)).detach(), list(encoder.state_dict())
-    ready = model.optimise_for_inference(encoder.train(), "bf16")
-    assert ready is encoder
-    assert not ready.training
-    assert not any(parameter.requires_grad for parameter in ready.parameters())
-    assert list(ready.state_dict()) == keys
-    got = ready(normal(1, 1, 32, 32))
-    assert float((got - wanted).abs().max() / wanted.abs().max()) < 2e-2
+    expected, keys = encoder(normal(1, 1, 32, 32)).detach(), list(encoder.state_dict())
+    optimised = model.optimise_for_inference(encoder.train(), "bf16")
+    assert optimised is encoder
+    assert not optimised.training
+    assert not any(parameter.requires_grad for parameter in optimised.parameters())
+    assert list(optimised.state_dict()) == keys
+    actual = optimised(normal(1, 1, 32, 32))
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 2e-2
 
 
 @fused_here
 def test_an_optimised_generator_gives_the_same():
-    given = {"S2L2A": normal(1, 12, 32, 32)}
+    inputs = {"S2L2A": normal(1, 12, 32, 32)}
     tokenizers = {"LULC": {"dim": 32, "heads": 1, "depth": 1}}
-    made = [
+    generators = [
         model.generator(GATED, ["S2L2A"], ["LULC"], {"random": 0}, tokenizers) for _ in range(2)
     ]
-    wanted = made[0].generate(given, standardize=False)["LULC"]
-    got = model.optimise_for_inference(made[1], "fp32").generate(given, standardize=False)["LULC"]
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    expected = generators[0].generate(inputs, standardize=False)["LULC"]
+    actual = model.optimise_for_inference(generators[1], "fp32").generate(
+        inputs, standardize=False
+    )["LULC"]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("asked", "mode"), [(True, "default"), ("reduce-overhead",) * 2])
 def test_each_block_is_compiled_alone(asked, mode, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda part, mode: compiled.append((part, mode)))
-    made = model.backbone(GATED, ["DEM"], weights={"random": 0})
-    model.optimise_for_inference(made, "fp32", compiled=asked)
-    assert compiled == [(block, mode) for block in made.encoder]
+    module = model.backbone(GATED, ["DEM"], weights={"random": 0})
+    model.optimise_for_inference(module, "fp32", compiled=asked)
+    assert compiled == [(block, mode) for block in module.encoder]
     # ^ that the program gives the same is looked at in tests/reference: it takes a minute
 
 
@@ -250,13 +252,13 @@ def test_a_generator_built_in_half_precision_is_the_one_that_was_cast():
         "LULC": small,
         "DEM": small | {"unet": {"channels": 32, "multipliers": [1, 1]}},
     }
-    made = [
+    generators = [
         model.generator(
             GATED, ["S2L2A", "LULC"], ["LULC", "DEM"], {"random": 0}, tokenizers, precision=kind
         )
         for kind in ("fp32", "bf16")
     ]
-    cast, direct = made[0].to(torch.bfloat16).state_dict(), made[1].state_dict()
+    cast, direct = generators[0].to(torch.bfloat16).state_dict(), generators[1].state_dict()
     assert cast.keys() == direct.keys()
     assert torch.get_default_dtype() == torch.float32
     for name, value in cast.items():
@@ -285,6 +287,6 @@ def test_half_precision_draws_the_same_map():
         fields = noise.standard_normal((2, mean.size, 14, 14)).repeat(16, 2).repeat(16, 3)
         grain = noise.standard_normal((2, mean.size, 224, 224))
         chips[name] = (mean + 0.5 * std * (fields + 0.3 * grain)).astype(np.float32)
-    wanted, got = full(chips).argmax(1), half(chips).argmax(1)
-    assert len(np.unique(wanted)) > 2
-    assert (got == wanted).mean() >= 0.995
+    expected, actual = full(chips).argmax(1), half(chips).argmax(1)
+    assert len(np.unique(expected)) > 2
+    assert (actual == expected).mean() >= 0.995

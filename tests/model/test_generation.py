@@ -1,4 +1,4 @@
-"""What generation promises: deterministic, any size, chained or not, and nothing silently else."""
+"""Generation: units, sizes, repeatability, chaining, decoding steps, coordinates, expectations."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.support.toys import MICRO, make, passes, rasters, raw, same
 
 def test_outputs_come_in_their_own_units_by_the_names_asked():
     built = make(("S2L2A",), ("LULC", "S1GRD", "DEM"))
-    given = raw(("S2L2A",))
-    out = built.generate(given, timesteps=1)
+    inputs = raw(("S2L2A",))
+    out = built.generate(inputs, timesteps=1)
     assert {name: tuple(value.shape) for name, value in out.items()} == {
         "LULC": (1, 10, 32, 32),
         "S1GRD": (1, 2, 32, 32),
         "DEM": (1, 1, 32, 32),
     }
     plain = built.generate(
-        {"S2L2A": standard(given["S2L2A"], "S2L2A")}, timesteps=1, standardize=False
+        {"S2L2A": standard(inputs["S2L2A"], "S2L2A")}, timesteps=1, standardize=False
     )
     torch.testing.assert_close(out["DEM"], plain["DEM"] * 951.272 + 670.665, atol=1e-2, rtol=1e-4)
     torch.testing.assert_close(out["LULC"], plain["LULC"])
@@ -40,11 +40,11 @@ def standard(x, name):
 
 
 def test_ndvi_is_scaled_with_its_own_statistics():
-    built, given = make(), rasters()
-    plain = built.generate(given, ["NDVI"], standardize=False, timesteps=2)["NDVI"]
+    built, inputs = make(), rasters()
+    plain = built.generate(inputs, ["NDVI"], standardize=False, timesteps=2)["NDVI"]
     assert float(plain.abs().max()) <= 1.0
     # ^ the published clamp
-    free = built.generate(given, ["NDVI"], standardize=False, timesteps=2, clamp=False)["NDVI"]
+    free = built.generate(inputs, ["NDVI"], standardize=False, timesteps=2, clamp=False)["NDVI"]
     assert float(free.abs().max()) > 1.0
     scaled = built.generate(raw(), ["NDVI"], timesteps=2)["NDVI"]
     assert 0.327 - 0.322 - 1e-4 <= float(scaled.min()) < float(scaled.max()) <= 0.649 + 1e-4
@@ -53,13 +53,13 @@ def test_ndvi_is_scaled_with_its_own_statistics():
 @pytest.mark.parametrize(("height", "width"), [(32, 96), (96, 32), (48, 80), (16, 16)])
 def test_any_size_keeps_its_orientation(height, width):
     built = make()
-    given = rasters(height=height, width=width)
-    ids = built.generate_tokens(given, ["LULC"])["LULC"]
+    inputs = rasters(height=height, width=width)
+    ids = built.generate_tokens(inputs, ["LULC"])["LULC"]
     assert ids.shape == (1, height // 16, width // 16)
-    out = built.generate(given, ["LULC"], standardize=False)["LULC"]
+    out = built.generate(inputs, ["LULC"], standardize=False)["LULC"]
     assert out.shape == (1, 10, height, width)
     assert torch.equal(out, built.tokenizer.get_raster_tokenizer("tok_lulc@224").decode(ids))
-    logits = built.token_logits(given, "LULC")
+    logits = built.token_logits(inputs, "LULC")
     assert torch.equal(logits.argmax(2).view(ids.shape), ids)
 
 
@@ -68,48 +68,48 @@ def test_each_position_is_asked_for_by_its_own_place():
     grid = (2, 5)
     context = built.model.encode_context(built.model.embed_inputs(rasters(height=32, width=80)))
     whole = built.model.logits(context, ["tok_lulc@224"], grid)[0]
-    one = built.model.target_embedding("tok_lulc@224").position_and_modality(grid)
+    added = built.model.target_embedding("tok_lulc@224").position_and_modality(grid)
     square = built.model.target_embedding("tok_lulc@224").position_and_modality((5, 2))
-    assert whole.shape[1] == one.shape[1] == 10
-    assert not torch.equal(one, square)
+    assert whole.shape[1] == added.shape[1] == 10
+    assert not torch.equal(added, square)
 
 
 def test_inputs_may_be_absent_and_their_order_is_theirs():
-    built, given = make(), rasters()
+    built, inputs = make(), rasters()
     for names in (("DEM",), ("S1GRD", "S2L2A")):
-        out = built.generate({n: given[n] for n in names}, standardize=False, timesteps=1)
+        out = built.generate({n: inputs[n] for n in names}, standardize=False, timesteps=1)
         assert all(torch.isfinite(value).all() for value in out.values())
 
 
 def test_the_callers_inputs_are_not_modified():
-    given = raw(batch=2)
-    before = {name: value.clone() for name, value in given.items()}
-    make().generate(given, timesteps=1)
-    assert list(given) == list(before)
-    assert same(given, before)
+    inputs = raw(batch=2)
+    before = {name: value.clone() for name, value in inputs.items()}
+    make().generate(inputs, timesteps=1)
+    assert list(inputs) == list(before)
+    assert same(inputs, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float64])
 def test_raw_numbers_of_any_format_are_standardised(dtype):
-    given = {"S2L2A": raw(("S2L2A",))["S2L2A"].round()}
-    wanted = make().generate(given, ["LULC"])
-    assert same(make().generate({"S2L2A": given["S2L2A"].to(dtype)}, ["LULC"]), wanted)
+    inputs = {"S2L2A": raw(("S2L2A",))["S2L2A"].round()}
+    expected = make().generate(inputs, ["LULC"])
+    assert same(make().generate({"S2L2A": inputs["S2L2A"].to(dtype)}, ["LULC"]), expected)
 
 
 def test_an_offset_belongs_to_one_call():
     built = make(("S2L2A", "DEM"), ("S2L2A", "LULC"))
-    given = raw(("S2L2A",))
-    shifted = {"S2L2A": given["S2L2A"] + 1000}
-    plain = built.generate(given, ["S2L2A"], timesteps=1)["S2L2A"]
+    inputs = raw(("S2L2A",))
+    shifted = {"S2L2A": inputs["S2L2A"] + 1000}
+    plain = built.generate(inputs, ["S2L2A"], timesteps=1)["S2L2A"]
     for offset in (1000, {"S2L2A": 1000.0}, 1000):
-        got = built.generate(shifted, ["S2L2A"], timesteps=1, boa_offset=offset)["S2L2A"]
-        torch.testing.assert_close(got, plain + 1000, atol=0.1, rtol=1e-4)
-    assert torch.equal(built.generate(given, ["S2L2A"], timesteps=1)["S2L2A"], plain)
+        actual = built.generate(shifted, ["S2L2A"], timesteps=1, boa_offset=offset)["S2L2A"]
+        torch.testing.assert_close(actual, plain + 1000, atol=0.1, rtol=1e-4)
+    assert torch.equal(built.generate(inputs, ["S2L2A"], timesteps=1)["S2L2A"], plain)
     always = make(("S2L2A", "DEM"), ("S2L2A", "LULC"), boa_offset=1000)
-    got = always.generate(shifted, ["S2L2A"], timesteps=1)["S2L2A"]
-    torch.testing.assert_close(got, plain + 1000, atol=0.1, rtol=1e-4)
+    actual = always.generate(shifted, ["S2L2A"], timesteps=1)["S2L2A"]
+    torch.testing.assert_close(actual, plain + 1000, atol=0.1, rtol=1e-4)
     with pytest.raises(ModelError, match="S1GRD"):
-        built.generate(given, boa_offset={"S1GRD": 1})
+        built.generate(inputs, boa_offset={"S1GRD": 1})
 
 
 # --- deterministic --------------------------------------------------------------------------------
@@ -125,122 +125,122 @@ RANDOM = [
 @pytest.mark.parametrize("options", RANDOM)
 def test_a_window_is_the_same_alone_in_a_batch_and_in_another_order(options):
     built = make(embed_last=True)
-    given = rasters(batch=8, height=16, width=48)
+    inputs = rasters(batch=8, height=16, width=48)
     seeds = [11, 5, 11, 7, 0, -3, 2**40, 5]
     options = options | {"standardize": False, "timesteps": 1}
-    together = built.generate(given, seed=seeds, **options)
+    together = built.generate(inputs, seed=seeds, **options)
     order = [3, 1, 7, 0, 5, 2, 6, 4]
     shuffled = built.generate(
-        {n: v[order] for n, v in given.items()}, seed=[seeds[i] for i in order], **options
+        {n: v[order] for n, v in inputs.items()}, seed=[seeds[i] for i in order], **options
     )
     assert same(shuffled, {n: v[order] for n, v in together.items()})
     for row in (0, 5):
-        alone = built.generate({n: v[[row]] for n, v in given.items()}, seed=seeds[row], **options)
+        alone = built.generate({n: v[[row]] for n, v in inputs.items()}, seed=seeds[row], **options)
         assert same(alone, {n: v[[row]] for n, v in together.items()})
 
 
 def test_a_chunk_is_filled_up():
-    built, given = make(), rasters(batch=5)
-    wanted = built.generate(given, standardize=False, timesteps=1)
+    built, inputs = make(), rasters(batch=5)
+    expected = built.generate(inputs, standardize=False, timesteps=1)
     built.chunk_size = 3
     try:
-        seen = passes(built.model.encoder[0])
-        got = built.generate(given, ["LULC"], standardize=False)
+        recorded = passes(built.model.encoder[0])
+        actual = built.generate(inputs, ["LULC"], standardize=False)
     finally:
         built.chunk_size = None
-    assert seen == [3, 3]
-    torch.testing.assert_close(got["LULC"], wanted["LULC"], atol=1e-4, rtol=1e-4)
+    assert recorded == [3, 3]
+    torch.testing.assert_close(actual["LULC"], expected["LULC"], atol=1e-4, rtol=1e-4)
 
 
 def test_the_global_generators_are_left_alone():
     torch.manual_seed(5)
     random.seed(5)
-    before, other = torch.get_rng_state(), random.getstate()
+    before, random_state = torch.get_rng_state(), random.getstate()
     make(embed_last=True).generate(
         rasters(), sampling="sample", decoding_steps=2, standardize=False
     )
     assert torch.equal(torch.get_rng_state(), before)
-    assert random.getstate() == other
+    assert random.getstate() == random_state
 
 
 def test_drawn_tokens_depend_on_the_seed_and_likeliest_ones_do_not():
-    built, given = make(), rasters(batch=2)
-    given = {n: v[[0, 0]] for n, v in given.items()}
-    drawn = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=[1, 2])[
-        "LULC"
-    ]
+    built, inputs = make(), rasters(batch=2)
+    inputs = {n: v[[0, 0]] for n, v in inputs.items()}
+    drawn = built.generate_tokens(
+        inputs, strategy=SamplingStrategy(sampling="sample"), seed=[1, 2]
+    )["LULC"]
     assert not torch.equal(drawn[0], drawn[1])
-    again = built.generate_tokens(given, strategy=SamplingStrategy(sampling="sample"), seed=1)[
+    again = built.generate_tokens(inputs, strategy=SamplingStrategy(sampling="sample"), seed=1)[
         "LULC"
     ]
     assert torch.equal(again[0], again[1])
     assert torch.equal(again[0], drawn[0])
-    likeliest = built.generate_tokens(given, seed=[1, 2])["LULC"]
+    likeliest = built.generate_tokens(inputs, seed=[1, 2])["LULC"]
     assert torch.equal(likeliest[0], likeliest[1])
     cold = SamplingStrategy(sampling="sample", temperature=0)
-    assert torch.equal(built.generate_tokens(given, strategy=cold, seed=9)["LULC"], likeliest)
+    assert torch.equal(built.generate_tokens(inputs, strategy=cold, seed=9)["LULC"], likeliest)
 
 
 def test_what_else_is_made_does_not_change_an_output():
-    built, given = make(), rasters()
+    built, inputs = make(), rasters()
     options = {"sampling": "sample", "seed": 4, "standardize": False, "chained": False}
-    both = built.generate(given, timesteps=1, **options)
+    both = built.generate(inputs, timesteps=1, **options)
     for name in ("LULC", "NDVI"):
-        assert torch.equal(built.generate(given, [name], timesteps=1, **options)[name], both[name])
+        assert torch.equal(built.generate(inputs, [name], timesteps=1, **options)[name], both[name])
 
 
 def test_given_noise_takes_the_place_of_drawn_noise():
-    built, given = make(), rasters(batch=2)
+    built, inputs = make(), rasters(batch=2)
     noise = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     options = {"standardize": False, "timesteps": 2}
-    whole = built.generate(given, ["NDVI"], noise={"NDVI": noise}, **options)["NDVI"]
-    part = {n: v[1:] for n, v in given.items()}
-    one = built.generate(part, ["NDVI"], noise={"NDVI": noise[1:]}, **options)["NDVI"]
-    assert torch.equal(whole[1:], one)
+    whole = built.generate(inputs, ["NDVI"], noise={"NDVI": noise}, **options)["NDVI"]
+    part = {n: v[1:] for n, v in inputs.items()}
+    alone = built.generate(part, ["NDVI"], noise={"NDVI": noise[1:]}, **options)["NDVI"]
+    assert torch.equal(whole[1:], alone)
     for wrong in ({"LULC": noise}, {"NDVI": noise[:1]}):
         with pytest.raises(ModelError, match="noise"):
-            built.generate(given, ["NDVI"], noise=wrong, **options)
+            built.generate(inputs, ["NDVI"], noise=wrong, **options)
 
 
 # --- chained, or from one context -----------------------------------------------------------------
 
 
 def test_chained_outputs_see_those_before_them_and_others_do_not():
-    built, given = make(), rasters()
-    ids = built.generate_tokens(given)
-    assert torch.equal(ids["NDVI"], after(built, given, ids["LULC"]))
-    free = built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+    built, inputs = make(), rasters()
+    ids = built.generate_tokens(inputs)
+    assert torch.equal(ids["NDVI"], after(built, inputs, ids["LULC"]))
+    free = built.generate_tokens(inputs, strategy=SamplingStrategy(chained=False))
     assert torch.equal(free["LULC"], ids["LULC"])
-    assert torch.equal(free["NDVI"], built.token_logits(given, "NDVI").argmax(2).view(1, 2, 2))
-    with_map = built.token_logits(given, "NDVI", tokens={"LULC": ids["LULC"]})
-    assert float((with_map - built.token_logits(given, "NDVI")).abs().max()) > 0.05
+    assert torch.equal(free["NDVI"], built.token_logits(inputs, "NDVI").argmax(2).view(1, 2, 2))
+    with_map = built.token_logits(inputs, "NDVI", tokens={"LULC": ids["LULC"]})
+    assert float((with_map - built.token_logits(inputs, "NDVI")).abs().max()) > 0.05
 
 
-def after(built, given, ids):
-    return built.token_logits(given, "NDVI", tokens={"LULC": ids}).argmax(2).view(1, 2, 2)
+def after(built, inputs, ids):
+    return built.token_logits(inputs, "NDVI", tokens={"LULC": ids}).argmax(2).view(1, 2, 2)
 
 
 def test_independent_outputs_share_one_pass_of_encoder_and_decoder():
-    built, given = make(), rasters()
+    built, inputs = make(), rasters()
     encoder, decoder = passes(built.model.encoder[0]), passes(built.model.decoder[0])
-    built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+    built.generate_tokens(inputs, strategy=SamplingStrategy(chained=False))
     assert (len(encoder), len(decoder)) == (1, 1)
-    built.generate_tokens(given)
+    built.generate_tokens(inputs)
     assert (len(encoder), len(decoder)) == (1 + 2, 1 + 2)
 
 
 def test_inputs_are_embedded_once():
     built = make()
-    seen = passes(built.model.encoder_embeddings["untok_sen2l2a@224"])
+    recorded = passes(built.model.encoder_embeddings["untok_sen2l2a@224"])
     built.generate_tokens(rasters(), strategy=SamplingStrategy(decoding_steps=1))
-    assert seen == [1]
+    assert recorded == [1]
 
 
 def test_another_order_than_that_of_the_model_is_refused_not_unchained():
-    built, given = make(), rasters()
+    built, inputs = make(), rasters()
     with pytest.raises(ModelError, match="chained=False"):
-        built.generate_tokens(given, ["NDVI", "LULC"])
-    free = built.generate_tokens(given, ["NDVI", "LULC"], strategy=SamplingStrategy(chained=False))
+        built.generate_tokens(inputs, ["NDVI", "LULC"])
+    free = built.generate_tokens(inputs, ["NDVI", "LULC"], strategy=SamplingStrategy(chained=False))
     assert list(free) == ["NDVI", "LULC"]
 
 
@@ -252,61 +252,63 @@ def test_another_order_than_that_of_the_model_is_refused_not_unchained():
 def test_several_steps_decide_every_position(monkeypatch, schedule, steps):
     built = make(embed_last=True)
     strategy = SamplingStrategy(decoding_steps=steps, schedule=schedule)
-    given = rasters(height=48, width=32, batch=2)
-    told, add = [], built.model.append_tokens
+    inputs = rasters(height=48, width=32, batch=2)
+    appended, add = [], built.model.append_tokens
 
     def spy(laid, key, ids, known=None):
-        told.append((known, ids))
+        appended.append((known, ids))
         return add(laid, key, ids, known)
 
     monkeypatch.setattr(built.model, "append_tokens", spy)
-    ids = built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"]
+    ids = built.generate_tokens(inputs, ["LULC"], strategy=strategy)["LULC"]
     assert ids.shape == (2, 3, 2)
     assert 0 <= int(ids.min()) <= int(ids.max()) < 4375
     shares = strategy.step_counts(6)
     counts = [sum(shares[:n]) for n in range(1, len(shares))]
-    assert [known.shape[1] for known, _ in told] == 2 * counts
-    for row, (known, then) in enumerate(told):
+    assert [known.shape[1] for known, _ in appended] == 2 * counts
+    for row, (known, then) in enumerate(appended):
         assert bool((known.diff(dim=1) > 0).all())
         # ^ each position once
         final = ids[row // len(counts)].flatten()[known[0]]
         assert torch.equal(then.flatten()[known[0]], final)
     monkeypatch.undo()
-    assert torch.equal(ids, built.generate_tokens(given, ["LULC"], strategy=strategy)["LULC"])
+    assert torch.equal(ids, built.generate_tokens(inputs, ["LULC"], strategy=strategy)["LULC"])
 
 
 @torch.no_grad()
 def test_later_steps_see_what_was_decided():
-    built, given = make(embed_last=True), rasters(height=48, width=48)
+    built, inputs = make(embed_last=True), rasters(height=48, width=48)
     key, grid = "tok_ndvi@224", (3, 3)
-    laid = built.model.embed_inputs(given)
-    context = built.model.encode_context(laid)
+    embedded = built.model.embed_inputs(inputs)
+    context = built.model.encode_context(embedded)
     ids = torch.arange(9).view(1, 3, 3) * 1000
     known = torch.tensor([[0, 4, 8]])
-    asked = torch.tensor([[1, 2]])
-    (blind,) = built.model.logits(context, [key], grid, asked)
-    more = built.model.append_tokens(laid, key, ids, known)
-    assert more.tokens.shape[1] == laid.tokens.shape[1] + 3
-    seen = built.model.encode_context(more)
-    (aware,) = built.model.logits(seen, [key], grid, asked)
+    positions = torch.tensor([[1, 2]])
+    (blind,) = built.model.logits(context, [key], grid, positions)
+    extended = built.model.append_tokens(embedded, key, ids, known)
+    assert extended.tokens.shape[1] == embedded.tokens.shape[1] + 3
+    context_after = built.model.encode_context(extended)
+    (aware,) = built.model.logits(context_after, [key], grid, positions)
     assert float((aware - blind).abs().max()) > 0.01
-    other = ids.clone()
-    other[0, 0, 1] = 7
-    (same_,) = built.model.logits(
-        built.model.encode_context(built.model.append_tokens(laid, key, other, known)),
+    changed = ids.clone()
+    changed[0, 0, 1] = 7
+    (unchanged,) = built.model.logits(
+        built.model.encode_context(built.model.append_tokens(embedded, key, changed, known)),
         [key],
         grid,
-        asked,
+        positions,
     )
-    assert torch.equal(aware, same_)
+    assert torch.equal(aware, unchanged)
     # ^ a position that is not decided is not seen
 
 
 def test_steps_need_an_embedding_of_the_target():
     with pytest.raises(ModelError, match="embed_last"):
         make().generate(rasters(), decoding_steps=2, standardize=False)
-    found = make().generate_tokens(rasters(), ["LULC"], strategy=SamplingStrategy(decoding_steps=2))
-    assert found["LULC"].shape == (1, 2, 2)
+    outputs = make().generate_tokens(
+        rasters(), ["LULC"], strategy=SamplingStrategy(decoding_steps=2)
+    )
+    assert outputs["LULC"].shape == (1, 2, 2)
     assert "encoder_embeddings.tok_ndvi@224.mod_emb" in make(embed_last=True).model.state_dict()
 
 
@@ -319,20 +321,20 @@ def test_a_class_raster_may_come_in_every_form():
     hot = torch.nn.functional.one_hot(classes, 10).permute(0, 3, 1, 2).float()
     image = raw(("S2L2A",), batch=3, height=32, width=48)
     forms = [classes, classes[:, None], hot, classes.to(torch.uint8)]
-    found = [built.generate(image | {"LULC": form}, timesteps=1) for form in forms]
-    assert all(same(found[0], other) for other in found[1:])
+    outputs = [built.generate(image | {"LULC": form}, timesteps=1) for form in forms]
+    assert all(same(outputs[0], repeated) for repeated in outputs[1:])
     without = built.generate(image, timesteps=1)
-    assert not same(found[0], without)
+    assert not same(outputs[0], without)
     with pytest.raises(ModelError, match=r"classes 0\.\.9"):
         built.generate(image | {"LULC": classes + 1}, timesteps=1)
 
 
 def test_what_is_given_cannot_be_asked_for():
     built = make(("S2L2A", "LULC"), ("LULC", "NDVI"))
-    given = rasters(("S2L2A",)) | {"LULC": torch.zeros(1, 32, 32, dtype=torch.long)}
+    inputs = rasters(("S2L2A",)) | {"LULC": torch.zeros(1, 32, 32, dtype=torch.long)}
     with pytest.raises(ModelError, match="requested as an output, but given as an input"):
-        built.generate(given, standardize=False)
-    assert set(built.generate(given, ["NDVI"], standardize=False, timesteps=1)) == {"NDVI"}
+        built.generate(inputs, standardize=False)
+    assert set(built.generate(inputs, ["NDVI"], standardize=False, timesteps=1)) == {"NDVI"}
     assert "LULC" in built.generate(rasters(("S2L2A",)), ["LULC"], standardize=False)
 
 
@@ -359,27 +361,27 @@ def test_coordinates_go_in_as_degrees():
 
 @pytest.mark.parametrize(("third", "kept"), [(3, 3), (6, 3), (99, 99)])
 def test_coordinates_come_out_one_word_after_the_other(monkeypatch, third, kept):
-    built, given = make(("S2L2A",), ("Coords", "LULC")), rasters(("S2L2A",))
-    said = []
+    built, inputs = make(("S2L2A",), ("Coords", "LULC")), rasters(("S2L2A",))
+    sequences = []
 
     def next_logits(_context, key, ids):
-        said.append((key, ids.tolist()))
+        sequences.append((key, ids.tolist()))
         return torch.nn.functional.one_hot(
             torch.tensor([[0, 10, 11, third][ids.shape[1]]] * len(ids)), 30000
         ).float()
 
     monkeypatch.setattr(built.model, "next_logits", next_logits)
-    out = built.generate(given, standardize=False)
-    assert said == [("coords", [[5, 10, 11][: n + 1]]) for n in range(3)]
+    out = built.generate(inputs, standardize=False)
+    assert sequences == [("coords", [[5, 10, 11][: n + 1]]) for n in range(3)]
     assert out["Coords"].tolist() == [[-7.25, 1.5]]
-    ids = built.generate_tokens(given)
+    ids = built.generate_tokens(inputs)
     assert ids["Coords"].tolist() == [[10, 11, kept]]
-    told = built.token_logits(given, "LULC", tokens={"Coords": ids["Coords"]})
-    assert torch.equal(told.argmax(2).view(1, 2, 2), ids["LULC"])
+    logits = built.token_logits(inputs, "LULC", tokens={"Coords": ids["Coords"]})
+    assert torch.equal(logits.argmax(2).view(1, 2, 2), ids["LULC"])
 
 
 def test_words_to_come_are_announced_where_the_encoder_knows_them():
-    given = rasters(("S2L2A",))
+    inputs = rasters(("S2L2A",))
     counts = {}
     for outputs in (("LULC", "Coords", "NDVI"), ("LULC", "Coords")):
         built = make(("S2L2A",), outputs)
@@ -387,8 +389,8 @@ def test_words_to_come_are_announced_where_the_encoder_knows_them():
         hook = built.model.encoder[0].register_forward_pre_hook(
             lambda _, args, seen=seen: seen.append(args[0].shape[1])
         )
-        built.generate_tokens(given)
-        built.generate_tokens(given, strategy=SamplingStrategy(chained=False))
+        built.generate_tokens(inputs)
+        built.generate_tokens(inputs, strategy=SamplingStrategy(chained=False))
         hook.remove()
         counts[outputs] = seen
     assert counts["LULC", "Coords", "NDVI"] == [4 + 1, 4 + 4 + 1, 4 + 4 + 3, 4]
@@ -402,45 +404,45 @@ def test_words_that_are_no_place_are_nan_and_words_do_not_see_the_future():
     assert bool(out.isnan().all())
     context = built.model.encode_context(built.model.embed_inputs(rasters(("S2L2A",))))
     words = built.model.target_embedding("coords").embed_ids(torch.tensor([[5, 10, 99]]))
-    every = built.model._run_decoder(words[:, None], context.memory, causal=True)[:, 0]
+    decoded = built.model._run_decoder(words[:, None], context.memory, causal=True)[:, 0]
     for count in (1, 2):
         first = built.model._run_decoder(words[:, None, :count], context.memory, causal=True)[:, 0]
-        torch.testing.assert_close(first[:, -1], every[:, count - 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(first[:, -1], decoded[:, count - 1], atol=1e-5, rtol=1e-5)
     with pytest.raises(ModelError, match="no positions"):
         built.token_logits(rasters(("S2L2A",)), "Coords")
 
 
 def test_without_a_raster_the_size_is_asked_for_or_the_published_one():
     built = make(("S2L2A", "Coords"), ("LULC",))
-    place = {"Coords": torch.tensor([[0.0, 0.0]])}
-    assert built.generate(place, size=(32, 48))["LULC"].shape == (1, 10, 32, 48)
-    assert built.generate_tokens(place)["LULC"].shape == (1, 14, 14)
+    inputs = {"Coords": torch.tensor([[0.0, 0.0]])}
+    assert built.generate(inputs, size=(32, 48))["LULC"].shape == (1, 10, 32, 48)
+    assert built.generate_tokens(inputs)["LULC"].shape == (1, 14, 14)
 
 
 # --- expectations ---------------------------------------------------------------------------------
 
 
 def test_the_mean_code_is_the_mean_of_the_codes():
-    built, given = make(), rasters(height=32, width=48, batch=2)
+    built, inputs = make(), rasters(height=32, width=48, batch=2)
     tokenizer = built.tokenizer.get_raster_tokenizer("tok_lulc@224")
-    share = built.token_logits(given, "LULC").softmax(2)
+    share = built.token_logits(inputs, "LULC").softmax(2)
     codes = tokenizer.ids_to_codes(torch.arange(4375).view(1, 1, -1))[0, :, 0]
     mean = torch.einsum("bnv,cv->bcn", share, codes).view(2, 5, 2, 3)
-    wanted = tokenizer.class_logits(mean).softmax(1)
-    got = built.class_probabilities(given, standardize=False)
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    assert got.shape == (2, 10, 32, 48)
+    expected = tokenizer.class_logits(mean).softmax(1)
+    actual = built.class_probabilities(inputs, standardize=False)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    assert actual.shape == (2, 10, 32, 48)
 
 
 def test_where_the_model_is_sure_all_answers_agree():
-    built, given = make(), rasters()
-    hard = built.generate(given, ["LULC"], standardize=False)["LULC"].softmax(1)
-    sharp = built.class_probabilities(given, temperature=0, standardize=False)
+    built, inputs = make(), rasters()
+    hard = built.generate(inputs, ["LULC"], standardize=False)["LULC"].softmax(1)
+    sharp = built.class_probabilities(inputs, temperature=0, standardize=False)
     torch.testing.assert_close(sharp, hard, atol=1e-5, rtol=1e-4)
-    near = built.class_probabilities(given, top_k=1, standardize=False)
+    near = built.class_probabilities(inputs, top_k=1, standardize=False)
     torch.testing.assert_close(near, hard, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
-        built.class_probabilities(given, standardize=False).sum(1),
+        built.class_probabilities(inputs, standardize=False).sum(1),
         torch.ones(1, 32, 32),
         atol=1e-5,
         rtol=0,
@@ -448,9 +450,9 @@ def test_where_the_model_is_sure_all_answers_agree():
 
 
 def test_expectations_do_not_depend_on_the_batch():
-    built, given = make(), rasters(batch=3)
-    whole = built.class_probabilities(given, standardize=False)
-    last = built.class_probabilities({n: v[2:] for n, v in given.items()}, standardize=False)
+    built, inputs = make(), rasters(batch=3)
+    whole = built.class_probabilities(inputs, standardize=False)
+    last = built.class_probabilities({n: v[2:] for n, v in inputs.items()}, standardize=False)
     assert torch.equal(whole[2:], last)
     with pytest.raises(ModelError, match="LULC"):
-        built.class_probabilities(given, "NDVI", standardize=False)
+        built.class_probabilities(inputs, "NDVI", standardize=False)

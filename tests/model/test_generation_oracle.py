@@ -1,4 +1,4 @@
-"""Generation, Thinking in Modalities and token inputs against the reference's numbers and keys."""
+"""Generation and TiM: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SIZES = ("tiny", "small", "base", "large")
 
 
 def size_of(modality):
-    """Return a tokenizer's size from config.json, in our words."""
-    told = oracle.described()["tokenizer"]
-    unet = told.get(f"unet_{modality.lower()}")
+    """Return a tokenizer's configuration from config.json, by our option names."""
+    settings = oracle.described()["tokenizer"]
+    unet = settings.get(f"unet_{modality.lower()}")
     size = {
         "modality": modality,
-        "dim": told["enc_dim"],
-        "depth": told["depth"],
-        "heads": told["heads"],
-        "image_size": told["image_size"],
+        "dim": settings["enc_dim"],
+        "depth": settings["depth"],
+        "heads": settings["heads"],
+        "image_size": settings["image_size"],
     }
     if unet is None:
         return size
@@ -38,7 +38,7 @@ def size_of(modality):
         "attention_resolutions": "attention",
     }
     named = {words[key]: value for key, value in unet.items()}
-    return size | {"unet": named | {"patch": told["unet_patch"]}}
+    return size | {"unet": named | {"patch": settings["unet_patch"]}}
 
 
 def decoder_of(modality):
@@ -62,53 +62,53 @@ def built_for(case):
 
 
 def argmax_cases():
-    every = oracle.named(GENERATION, "")
-    return [n for n in every if not n.startswith("sampled_")]
+    names = oracle.named(GENERATION, "")
+    return [n for n in names if not n.startswith("sampled_")]
 
 
-def equal_where_clear(got, wanted, margin):
-    assert got.shape == wanted.shape
+def equal_where_clear(actual, expected, margin):
+    assert actual.shape == expected.shape
     clear = margin > oracle.MARGIN
     assert clear.float().mean() > 0.9
-    assert torch.equal(got[clear], wanted[clear])
+    assert torch.equal(actual[clear], expected[clear])
 
 
-def among(rows, wanted):
-    """Hold each stored row of logits against the nearest of ours: which it is stands in prose."""
-    for row in wanted.flatten(0, -2):
-        best = min(oracle.error(one, row) for one in rows.flatten(0, -2))
+def among(rows, expected):
+    """Compare each stored row of logits with the nearest of ours; its position is not stored."""
+    for row in expected.flatten(0, -2):
+        best = min(oracle.error(candidate, row) for candidate in rows.flatten(0, -2))
         assert best <= oracle.LOGITS
 
 
-def thin(got, wanted):
-    """Cut our batch to the stored one, and apply the stride along the tokens."""
-    return oracle.thinned(got[: len(wanted)], wanted, [1])
+def thin(actual, expected):
+    """Cut our outputs to the stored batch, and apply the stored stride along the tokens."""
+    return oracle.thinned(actual[: len(expected)], expected, [1])
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", argmax_cases())
 def test_generated_rasters_equal_the_oracle(name):
     case = oracle.cases(GENERATION)[name]
-    given, wanted = (oracle.stored(GENERATION, name, kind) for kind in ("in", "out"))
-    found = built_for(case).generate(
-        {key: given[key] for key in case["modalities"]},
+    inputs, expected = (oracle.stored(GENERATION, name, kind) for kind in ("in", "out"))
+    outputs = built_for(case).generate(
+        {key: inputs[key] for key in case["modalities"]},
         timesteps=case.get("timesteps", 10),
-        noise={o: given[f"noise_{o.lower()}"] for o in case["output_modalities"] if o != "LULC"},
+        noise={o: inputs[f"noise_{o.lower()}"] for o in case["output_modalities"] if o != "LULC"},
         standardize=case["standardize"],
     )
-    assert list(found) == case["output_modalities"]
+    assert list(outputs) == case["output_modalities"]
     compared = 0
-    for key, value in wanted.items():
+    for key, value in expected.items():
         output, _, kind = key.partition("_")
-        if output in found and kind.startswith("s"):
+        if output in outputs and kind.startswith("s"):
             limit = oracle.LOGITS if output == "LULC" else oracle.PIXELS
-            got = oracle.thinned(found[output], value, [2, 3])
-            assert oracle.error(got, value) <= limit
+            actual = oracle.thinned(outputs[output], value, [2, 3])
+            assert oracle.error(actual, value) <= limit
             compared += 1
         if kind == "argmax":
-            scores = found[output].topk(2, dim=1).values
+            scores = outputs[output].topk(2, dim=1).values
             clear = scores[:, 0] - scores[:, 1] > oracle.MARGIN
-            assert torch.equal(found[output].argmax(dim=1)[clear], value.long()[clear])
+            assert torch.equal(outputs[output].argmax(dim=1)[clear], value.long()[clear])
             assert clear.float().mean() > 0.99
     assert compared == len(case["output_modalities"])
 
@@ -119,41 +119,47 @@ def test_token_ids_and_logits_equal_the_oracle(name):
     case = oracle.cases(GENERATION)[name]
     built, scaled = built_for(case), {"standardize": case["standardize"]}
     inputs = oracle.inputs_of(GENERATION, name)
-    wanted = oracle.stored(GENERATION, name, "out")
+    expected = oracle.stored(GENERATION, name, "out")
     ids = built.generate_tokens(inputs, **scaled)
     earlier = {}
     for step, output in enumerate(case["output_modalities"], start=1):
         low = output.lower()
-        equal_where_clear(ids[output].flatten(1), wanted[f"{low}_tokens"], wanted[f"{low}_margin"])
+        equal_where_clear(
+            ids[output].flatten(1), expected[f"{low}_tokens"], expected[f"{low}_margin"]
+        )
         logits = built.token_logits(inputs, output, tokens=earlier, **scaled)
-        among(logits, wanted[f"{low}_logits_tok"])
-        equal_where_clear(logits.argmax(dim=2), wanted[f"{low}_tokens"], wanted[f"{low}_margin"])
-        if f"context_step{step}" in wanted:
-            seen = built.encode_inputs(inputs, tokens=earlier, **scaled)
-            stored = wanted[f"context_step{step}"]
-            assert oracle.error(thin(seen, stored), stored) <= oracle.FEATURES
-        earlier[output] = wanted[f"{low}_tokens"]
+        among(logits, expected[f"{low}_logits_tok"])
+        equal_where_clear(
+            logits.argmax(dim=2), expected[f"{low}_tokens"], expected[f"{low}_margin"]
+        )
+        if f"context_step{step}" in expected:
+            encoded = built.encode_inputs(inputs, tokens=earlier, **scaled)
+            stored = expected[f"context_step{step}"]
+            assert oracle.error(thin(encoded, stored), stored) <= oracle.FEATURES
+        earlier[output] = expected[f"{low}_tokens"]
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", oracle.named(GENERATION, "sampled_"))
 def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
     case = oracle.cases(GENERATION)[name]
-    given = oracle.stored(GENERATION, case["inputs_from"] or name, "in")
-    wanted = oracle.stored(GENERATION, name, "out")
-    built = generator(tuple(given), ("LULC",))
-    logits = built.token_logits(given, "LULC")
+    inputs = oracle.stored(GENERATION, case["inputs_from"] or name, "in")
+    expected = oracle.stored(GENERATION, name, "out")
+    built = generator(tuple(inputs), ("LULC",))
+    logits = built.token_logits(inputs, "LULC")
     batch, count, _ = logits.shape
     with torch.random.fork_rng():
         torch.manual_seed(case["torch_seed"])
         order = torch.argsort(torch.rand(count) * 1e-6)
-        kept = sampling.filter_logits(logits[:, order].flatten(0, 1), case["top_k"], case["top_p"])
-        drawn = torch.multinomial((kept / case["temps"]).softmax(dim=1), 1).view(batch, count)
-    assert torch.equal(order.expand(batch, count), wanted["roar_order"].long())
+        filtered = sampling.filter_logits(
+            logits[:, order].flatten(0, 1), case["top_k"], case["top_p"]
+        )
+        drawn = torch.multinomial((filtered / case["temps"]).softmax(dim=1), 1).view(batch, count)
+    assert torch.equal(order.expand(batch, count), expected["roar_order"].long())
     ids = torch.zeros_like(drawn).scatter(1, order.expand(batch, count), drawn)
-    rows = next(iter(given.values())).shape[2] // modalities.PATCH_SIZE
+    rows = next(iter(inputs.values())).shape[2] // modalities.PATCH_SIZE
     scores = built.tokenizer.get_raster_tokenizer("tok_lulc@224").decode(ids.view(batch, rows, -1))
-    agree = scores.argmax(dim=1) == wanted["LULC_argmax"].long()
+    agree = scores.argmax(dim=1) == expected["LULC_argmax"].long()
     assert agree.float().mean() > 0.98
     # ^ one draw at a rounding boundary changes one patch
 
@@ -163,31 +169,33 @@ def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
 def test_thinking_equals_the_oracle(name):
     case = oracle.cases(TIM)[name]
     source = case.get("inputs_from") or name
-    told = oracle.cases(TIM)[source] | case
+    settings = oracle.cases(TIM)[source] | case
     encoder = model.tim(
         oracle.style("base_style", "tim_encoder_depth"),
-        told["modalities"],
-        told["tim_modalities"],
-        merge=told["merge_method"],
+        settings["modalities"],
+        settings["tim_modalities"],
+        merge=settings["merge_method"],
         weights=oracle.tensors("weights_tim"),
     )
     stored = oracle.stored(TIM, source, "in")
-    given = {key: stored[key] for key in told["modalities"]}
+    inputs = {key: stored[key] for key in settings["modalities"]}
     with torch.inference_mode():
-        found = encoder.features(given)
-        last = encoder(given)
-        values = encoder.tokenize_inputs(given)
+        generated = encoder.features(inputs)
+        last = encoder(inputs)
+        values = encoder.tokenize_inputs(inputs)
         tokens = encoder.embed(values)
         thoughts = encoder.generate_missing(values, tokens, [0] * len(tokens))
     outputs = oracle.stored(TIM, name, "out")
     compared = 0
-    for key, wanted in outputs.items():
+    for key, expected in outputs.items():
         if key.startswith(("layer", "last")) and "_" not in key:
-            got = last if key == "last" else found[int(key.removeprefix("layer"))]
-            assert oracle.error(oracle.thinned(got, wanted, [1]), wanted) <= oracle.FEATURES, key
+            actual = last if key == "last" else generated[int(key.removeprefix("layer"))]
+            assert (
+                oracle.error(oracle.thinned(actual, expected, [1]), expected) <= oracle.FEATURES
+            ), key
             compared += 1
     assert compared
-    for modality in told["tim_modalities"]:
+    for modality in settings["tim_modalities"]:
         low = modality.lower()
         if f"{low}_tokens" in outputs:
             ids = thoughts[modalities.get_target_modality(modality).key].flatten(1)
@@ -208,9 +216,9 @@ def test_features_of_a_class_raster_equal_the_oracle(name):
         tokenizers={"LULC": size_of("LULC")},
     )
     with torch.inference_mode():
-        got = encoder(oracle.inputs_of(RASTER, name))
-    wanted = oracle.stored(RASTER, name, "out")["last"]
-    assert oracle.error(oracle.thinned(got, wanted, [1]), wanted) <= oracle.FEATURES
+        actual = encoder(oracle.inputs_of(RASTER, name))
+    expected = oracle.stored(RASTER, name, "out")["last"]
+    assert oracle.error(oracle.thinned(actual, expected, [1]), expected) <= oracle.FEATURES
 
 
 @needs_oracle
@@ -218,10 +226,10 @@ def test_features_of_a_class_raster_equal_the_oracle(name):
 def test_filters_equal_the_oracle(name):
     case = oracle.cases("cases_primitives")[name]
     logits = oracle.stored("cases_primitives", name, "in")["logits"]
-    wanted = oracle.stored("cases_primitives", name, "out")["filtered"]
-    got = sampling.filter_logits(logits, case["top_k"], case["top_p"])
-    assert torch.equal(got.sort(dim=1).values, wanted.sort(dim=1).values)
-    differ = got != wanted
+    expected = oracle.stored("cases_primitives", name, "out")["filtered"]
+    actual = sampling.filter_logits(logits, case["top_k"], case["top_p"])
+    assert torch.equal(actual.sort(dim=1).values, expected.sort(dim=1).values)
+    differ = actual != expected
     equals = (logits[:, :, None] == logits[:, None, :]).sum(dim=2) > 1
     assert bool(equals[differ].all())
     # ^ which of two equal logits stays is open in the reference, whose sort is not stable
@@ -231,9 +239,9 @@ def test_filters_equal_the_oracle(name):
 @pytest.mark.parametrize("name", oracle.named("cases_primitives", "linear_schedule_"))
 def test_schedules_equal_the_oracle(name):
     steps, count = (int(part) for part in name.removeprefix("linear_schedule_").split("_"))
-    wanted = oracle.stored("cases_primitives", name, "out")
-    assert sampling.linear_schedule(count, steps) == wanted["tokens"].tolist()
-    assert sampling.cosine_schedule(count, steps) == wanted["cosine"].tolist()
+    expected = oracle.stored("cases_primitives", name, "out")
+    assert sampling.linear_schedule(count, steps) == expected["tokens"].tolist()
+    assert sampling.cosine_schedule(count, steps) == expected["cosine"].tolist()
 
 
 def shapes_of(stored):
@@ -244,10 +252,10 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def left_out(wanted, got):
-    """Return the keys that we do not build; what we build must be as listed."""
-    assert {key: wanted.get(key) for key in got} == got
-    return [key for key in wanted if key not in got]
+def left_out(listed, own):
+    """Return the listed keys that our model does not have; check that the others are equal."""
+    assert {key: listed.get(key) for key in own} == own
+    return [key for key in listed if key not in own]
 
 
 @needs_listings
@@ -258,13 +266,13 @@ def test_a_generator_has_the_official_keys_but_for_unused_halves(size):
         built = model.generator(
             f"terramind_v1_{size}_generate", ["S2L2A", "S1GRD"], ["LULC", "DEM"]
         )
-    wanted, got = shapes_of(stored), oracle.shapes(built)
-    missing = left_out(wanted, got)
+    expected, actual = shapes_of(stored), oracle.shapes(built)
+    missing = left_out(expected, actual)
     halves = {key.split(".", 3)[0] + "." + key.split(".")[2] for key in missing}
     assert halves == {"tokenizer.encoder", "tokenizer.quant_proj"}
     assert all(built.is_ignored_key(key) for key in missing)
-    tables = [key for key in got if key.startswith("tokenizer.") and key.endswith("pos_emb")]
-    elsewhere = sum(math.prod(wanted[key]) for key in (*missing, *tables))
+    tables = [key for key in actual if key.startswith("tokenizer.") and key.endswith("pos_emb")]
+    elsewhere = sum(math.prod(expected[key]) for key in (*missing, *tables))
     # ^ the tables of the tokenizers are listed as parameters, and are buffers here
     assert parameters(built) == stored["n_unique_params"] - elsewhere
 
@@ -275,11 +283,11 @@ def test_thinking_has_the_official_keys_but_for_the_unused_tokenizer(size):
     stored = oracle.listing(f"terramind_v1_{size}_tim__s2l2a_s1grd_lulc")
     with torch.device("meta"):
         built = model.tim(f"terramind_v1_{size}_tim", ["S2L2A", "S1GRD"])
-    wanted = shapes_of(stored)
-    missing = left_out(wanted, oracle.shapes(built))
+    expected = shapes_of(stored)
+    missing = left_out(expected, oracle.shapes(built))
     assert {key.split(".")[0] for key in missing} == {"tokenizer"}
     assert all(built.is_ignored_key(key) for key in missing)
-    unused = sum(math.prod(wanted[key]) for key in missing)
+    unused = sum(math.prod(expected[key]) for key in missing)
     assert parameters(built) == stored["n_unique_params"] - unused
 
 

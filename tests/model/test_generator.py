@@ -1,4 +1,4 @@
-"""What a generator refuses before it computes, and which weights it takes."""
+"""The generator: refused requests and declarations, and loading of its weights."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_a_size_is_two_numbers_of_whole_patches(size):
 
 
 def test_the_order_of_the_names_changes_no_bit():
-    built, given = make(), rasters(height=48)
-    turned = dict(reversed(given.items()))
-    for answer in (
+    built, inputs = make(), rasters(height=48)
+    turned = dict(reversed(inputs.items()))
+    for call in (
         lambda x: built.generate(x, ["LULC"], standardize=False)["LULC"],
         lambda x: built.class_probabilities(x, standardize=False),
         lambda x: built.generate_tokens(x, ["NDVI"], strategy=SamplingStrategy(chained=False))[
@@ -110,20 +110,20 @@ def test_the_order_of_the_names_changes_no_bit():
         lambda x: built.token_logits(x, "LULC"),
         built.encode_inputs,
     ):
-        assert torch.equal(answer(given), answer(turned))
+        assert torch.equal(call(inputs), call(turned))
 
 
 def test_expectations_take_what_generate_takes():
-    built, given = make(), raw()
+    built, inputs = make(), raw()
     own = {
-        name: built.scaling.standardise(modalities.find_modality_key(name), given[name])
-        for name in given
+        name: built.scaling.standardise(modalities.find_modality_key(name), inputs[name])
+        for name in inputs
     }
     assert torch.equal(
-        built.class_probabilities(given), built.class_probabilities(own, standardize=False)
+        built.class_probabilities(inputs), built.class_probabilities(own, standardize=False)
     )
     with pytest.raises(ModelError, match="standardize=True"):
-        built.class_probabilities(given, standardize=False)
+        built.class_probabilities(inputs, standardize=False)
 
 
 def test_inputs_of_different_sizes_are_refused():
@@ -136,19 +136,19 @@ def test_inputs_of_different_sizes_are_refused():
 def test_diffusion_wants_multiples_of_its_own_before_anything_is_computed():
     deep = TOKENIZER | {"unet": TOKENIZER["unet"] | {"multipliers": [1, 1, 1, 1]}}
     built = model.generator(MICRO, ["S2L2A"], ["LULC", "DEM"], tokenizers={"DEM": deep})
-    seen = passes(built.model.encoder[0])
+    passes_seen = passes(built.model.encoder[0])
     with pytest.raises(ModelError, match=r"DEM.*multiples of 32"):
         built.generate(rasters(("S2L2A",), 48, 64), ["DEM"], standardize=False, chained=False)
-    assert not seen
+    assert not passes_seen
 
 
 def test_an_output_without_its_tokenizer_is_refused_before_anything_is_computed():
     built = model.generator(MICRO, ["S2L2A"], ["LULC", "Coords"], tokenizers={})
-    seen = passes(built.model.encoder[0])
+    passes_seen = passes(built.model.encoder[0])
     for name in ("LULC", "Coords"):
         with pytest.raises(ModelError, match="tokenizer"):
             built.generate(rasters(("S2L2A",)), [name], standardize=False)
-    assert not seen
+    assert not passes_seen
     assert built.generate_tokens(rasters(("S2L2A",)), ["LULC"])["LULC"].shape == (1, 2, 2)
 
 
@@ -168,9 +168,9 @@ def test_an_output_without_its_tokenizer_is_refused_before_anything_is_computed(
     ],
 )
 def test_wrong_generators_are_refused(options, says):
-    wanted = {"inputs": ["S2L2A"], "outputs": ["LULC"], "tokenizers": {}} | options
+    expected = {"inputs": ["S2L2A"], "outputs": ["LULC"], "tokenizers": {}} | options
     with pytest.raises(ModelError, match=says):
-        model.generator(wanted.pop("size", MICRO), **wanted)
+        model.generator(expected.pop("size", MICRO), **expected)
 
 
 @pytest.mark.parametrize("name", ["lulc", "tok_lulc@224", "LULC"])
@@ -185,12 +185,12 @@ def test_tokenizers_go_by_every_name_of_their_modality(name):
 
 
 def fresh(weights=None, **options):
-    wanted = {"tokenizers": {"LULC": TOKENIZER, "NDVI": TOKENIZER}} | options
-    return model.generator(MICRO, list(RAW), ["LULC", "NDVI"], weights=weights, **wanted)
+    expected = {"tokenizers": {"LULC": TOKENIZER, "NDVI": TOKENIZER}} | options
+    return model.generator(MICRO, list(RAW), ["LULC", "NDVI"], weights=weights, **expected)
 
 
 def plain(built):
-    """Return the state as an official file holds it: the encoder-decoder, without prefix."""
+    """Return the state dict of an official file: the encoder-decoder, without prefix."""
     return {k: v.clone() for k, v in built.model.state_dict().items()}
 
 
@@ -222,19 +222,19 @@ def test_a_plain_file_alone_does_not_leave_tokenizers_at_random():
 
 def test_tokenizers_that_are_given_win_over_those_in_the_file():
     own = lively(model.tokenizer({"modality": "LULC"} | TOKENIZER, part="decoder"), seed=8)
-    kept = {k: v.clone() for k, v in own.state_dict().items()}
+    before = {k: v.clone() for k, v in own.state_dict().items()}
     built = fresh(make().state_dict(), tokenizers={"LULC": own, "NDVI": TOKENIZER})
     assert built.tokenizer.get_raster_tokenizer("tok_lulc@224") is own
-    assert same(own.state_dict(), kept)
+    assert same(own.state_dict(), before)
 
 
 def test_a_tokenizer_of_the_wrong_half_or_modality_is_refused():
     reads = model.tokenizer({"modality": "LULC"} | TOKENIZER, part="encoder")
     with pytest.raises(ModelError, match="part='decoder'"):
         fresh(tokenizers={"LULC": reads})
-    other = model.tokenizer({"modality": "DEM"} | TOKENIZER, part="decoder")
+    dem = model.tokenizer({"modality": "DEM"} | TOKENIZER, part="decoder")
     with pytest.raises(ModelError, match="of DEM"):
-        fresh(tokenizers={"LULC": other})
+        fresh(tokenizers={"LULC": dem})
 
 
 def test_one_name_of_a_tied_tensor_is_enough_but_two_must_agree():
@@ -265,17 +265,17 @@ def test_what_lacks_or_does_not_belong_is_named():
 
 
 def test_other_modalities_of_an_official_file_are_left_out():
-    more = plain(make(embed_last=True))
-    more["decoder_embeddings.tok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
-    loaded = model.load_state(fresh({"random": 1}), more)
-    assert all(torch.equal(value, more[key]) for key, value in loaded.model.state_dict().items())
+    state = plain(make(embed_last=True))
+    state["decoder_embeddings.tok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
+    loaded = model.load_state(fresh({"random": 1}), state)
+    assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
 
 
 def test_random_weights_fill_model_and_tokenizers():
-    one, two, other = (fresh({"random": seed}).state_dict() for seed in (1, 1, 2))
-    assert same(one, two)
+    first, again, dem = (fresh({"random": seed}).state_dict() for seed in (1, 1, 2))
+    assert same(first, again)
     for key in ("tokenizer.tok_lulc@224.decoder.out_proj.weight", "sampler.model.mask_token"):
-        assert not torch.equal(one[key], other[key])
+        assert not torch.equal(first[key], dem[key])
 
 
 def test_without_the_hub_the_error_names_the_file(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Noise of the ground: normal, independent, the same for every window that looks at a pixel."""
+"""Noise of the ground: normal, independent, and equal in all windows that cover a pixel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one(seed=0, modality="DEM", channels=1, side=512, place=(0, 0)):
 
 
 def mixed(x):
-    """The finaliser of SplitMix64 in whole numbers of any size."""
+    """Return the finaliser of SplitMix64, computed with Python's integers."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
     return x ^ (x >> 31)
@@ -51,19 +51,19 @@ def by_hand(seed, modality, channel, row, column):
     st.integers(-(2**45), 2**45),
 )
 def test_a_number_depends_on_its_coordinates_alone(seed, modality, row, column):
-    found = ground_noise.make_noise(
+    noise = ground_noise.make_noise(
         seed, modality, 2, (3, 2), [(row, column), (row - 1, column + 1)]
     )
-    for place, (first, left) in enumerate(((row, column), (row - 1, column + 1))):
+    for index, (first, left) in enumerate(((row, column), (row - 1, column + 1))):
         for channel in (0, 1):
             for y, x in ((0, 0), (2, 1)):
-                wanted = by_hand(seed, modality, channel, first + y, left + x)
-                assert abs(float(found[place, channel, y, x]) - wanted) < 1e-6
+                expected = by_hand(seed, modality, channel, first + y, left + x)
+                assert abs(float(noise[index, channel, y, x]) - expected) < 1e-6
 
 
 def test_the_numbers_are_normal():
-    for place in ((0, 0), (-300, -700_000), (524_288, 65_536)):
-        drawn = one(place=place, channels=2)
+    for origin in ((0, 0), (-300, -700_000), (524_288, 65_536)):
+        drawn = one(place=origin, channels=2)
         count = drawn.size
         assert abs(drawn.mean()) < 4 / count**0.5
         assert abs(drawn.var() - 1) < 4 * (2 / count) ** 0.5
@@ -71,8 +71,8 @@ def test_the_numbers_are_normal():
         assert abs((drawn**4).mean() - 3) < 4 * (96 / count) ** 0.5
         levels = np.linspace(-3, 3, 25)
         shares = np.searchsorted(np.sort(drawn.ravel()), levels) / count
-        wanted = [NormalDist().cdf(level) for level in levels]
-        assert np.abs(shares - wanted).max() < 2 / count**0.5
+        expected = [NormalDist().cdf(level) for level in levels]
+        assert np.abs(shares - expected).max() < 2 / count**0.5
         # ^ Kolmogorov-Smirnov at far beyond any usual level
 
 
@@ -95,11 +95,11 @@ def test_neighbours_channels_seeds_and_modalities_say_nothing_of_each_other():
         b = first[: 512 - down, left : 512 - moved]
         pairs[f"{down} down, {right} right"] = (a, b)
     for name, (a, b) in pairs.items():
-        told = a != b if name == "transposed" else np.ones(a.shape, bool)
+        compared = a != b if name == "transposed" else np.ones(a.shape, bool)
         # ^ the diagonal is its own mirror
-        count = told.sum()
-        assert abs(np.corrcoef(a[told], b[told])[0, 1]) < 5 / count**0.5, name
-        assert abs(np.corrcoef(a[told] ** 2, b[told] ** 2)[0, 1]) < 5 / count**0.5, name
+        count = compared.sum()
+        assert abs(np.corrcoef(a[compared], b[compared])[0, 1]) < 5 / count**0.5, name
+        assert abs(np.corrcoef(a[compared] ** 2, b[compared] ** 2)[0, 1]) < 5 / count**0.5, name
 
 
 def test_no_frequency_stands_out():
@@ -110,13 +110,13 @@ def test_no_frequency_stands_out():
 
 
 def test_windows_see_the_same_noise_where_they_overlap():
-    places = [(10, -40), (10, -24), (26, -40), (-4, -61)]
-    found = ground_noise.make_noise(3, "S2L2A", 12, (32, 48), places).numpy()
+    origins = [(10, -40), (10, -24), (26, -40), (-4, -61)]
+    noise = ground_noise.make_noise(3, "S2L2A", 12, (32, 48), origins).numpy()
     whole = ground_noise.make_noise(3, "S2L2A", 12, (100, 160), [(-20, -80)])[0].numpy()
-    for (row, column), window in zip(places, found, strict=True):
+    for (row, column), window in zip(origins, noise, strict=True):
         top, left = row + 20, column + 80
         np.testing.assert_array_equal(window, whole[:, top : top + 32, left : left + 48])
-    assert found.dtype == np.float32
+    assert noise.dtype == np.float32
     assert len(np.unique(whole)) > 0.99 * whole.size
 
 
@@ -128,7 +128,7 @@ def test_the_same_again():
 
 @pytest.fixture(scope="module")
 def sure():
-    """Return a model that is sure of one token everywhere: what it makes differs by noise alone."""
+    """Return a model that is sure of one token everywhere: its outputs differ by noise only."""
     card = cards.from_mapping(
         {
             "name": "toy",
@@ -169,7 +169,7 @@ def windows():
 
 
 def seam(answers):
-    """Return how far neighbours differ in the middle of their overlap, and what blending loses.
+    """Return the difference of neighbours in the middle of their overlap, and the blended contrast.
 
     Both in shares of the picture's own deviation: two pictures that have nothing to do with each
     other differ by 1.41, and blended half and half they keep 0.71 of their contrast.
@@ -177,17 +177,17 @@ def seam(answers):
     overlap = WINDOW - STRIDE
     middle = slice(overlap // 4, 3 * overlap // 4)
     gaps = [
-        one[:, :, -overlap:][:, :, middle] - other[:, :, :overlap][:, :, middle]
-        for one, other in itertools.pairwise(answers)
+        left[:, :, -overlap:][:, :, middle] - right[:, :, :overlap][:, :, middle]
+        for left, right in itertools.pairwise(answers)
     ]
     rising = np.minimum(1, (np.arange(WINDOW) + 0.5) / overlap)
     ramp = np.minimum(rising, rising[::-1])
     blended = np.zeros((WINDOW, STRIDE * (COUNT - 1) + WINDOW))
     weight = np.zeros(blended.shape[1])
-    for index, answer in enumerate(answers):
-        place = slice(index * STRIDE, index * STRIDE + WINDOW)
-        blended[:, place] += answer[0] * ramp
-        weight[place] += ramp
+    for index, output in enumerate(answers):
+        columns = slice(index * STRIDE, index * STRIDE + WINDOW)
+        blended[:, columns] += output[0] * ramp
+        weight[columns] += ramp
     blended /= weight
     lines = [STRIDE * index + overlap // 2 for index in range(1, COUNT)]
     across = np.concatenate([blended[:, line - 4 : line + 4].ravel() for line in lines])
@@ -196,22 +196,22 @@ def seam(answers):
 
 
 def test_what_is_made_from_the_noise_of_the_ground_has_less_of_a_seam(sure):
-    chips, places = windows()
-    (ground,), (own,) = sure.predict(chips, places), sure.predict(chips)
-    apart, kept = seam(ground)
+    chips, origins = windows()
+    (ground,), (own,) = sure.predict(chips, origins), sure.predict(chips)
+    apart, smooth = seam(ground)
     apart_own, kept_own = seam(own)
     assert apart_own > 1
     assert apart < 0.25 * apart_own
-    assert kept > 0.95 > 0.9 > kept_own
+    assert smooth > 0.95 > 0.9 > kept_own
     # ^ without places all windows start from one noise, which lies elsewhere on the ground for each
 
 
 def test_windows_without_places_start_from_one_noise(sure):
-    chips, places = windows()
+    chips, origins = windows()
     same = {"DEM": np.repeat(chips["DEM"][:1], 2, axis=0)}
     (fixed,) = sure.predict(same)
     np.testing.assert_array_equal(fixed[0], fixed[1])
-    (placed,) = sure.predict(same, places[:2])
+    (placed,) = sure.predict(same, origins[:2])
     assert not np.array_equal(placed[0], placed[1])
-    np.testing.assert_array_equal(sure.predict(same, places[:2])[0], placed)
+    np.testing.assert_array_equal(sure.predict(same, origins[:2])[0], placed)
     np.testing.assert_array_equal(sure(same), fixed)

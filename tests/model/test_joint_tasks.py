@@ -68,13 +68,13 @@ def segmenter(tmp_path):
 
 def chips(batch=3, seed=0):
     rng = np.random.default_rng(seed)
-    found = {}
+    result = {}
     for name in ("S2L2A", "S1RTC", "DEM"):
         scale = modalities.get_raster_modality(name).statistics
         mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
         drawn = rng.normal(0, 0.4, (batch, len(scale.mean), SIDE, SIDE))
-        found[name] = (mean + std * drawn).astype(np.float32)
-    return found
+        result[name] = (mean + std * drawn).astype(np.float32)
+    return result
 
 
 @pytest.mark.parametrize("places", [None, PLACES])
@@ -85,13 +85,13 @@ def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
     given["DEM"][1] = np.nan
     given["S2L2A"][0, 3, :9] = np.nan
     joint = registry.load(family, {"random": 3}, **EVERY, **options)
-    found = joint.predict(given, places)
-    assert len(found) == len(joint.outputs) == len(ALONE)
-    for one, answer, asked in zip(found, joint.outputs, ALONE, strict=True):
-        single = registry.load(family, {"random": 3}, **asked, **options)
+    result = joint.predict(given, places)
+    assert len(result) == len(joint.outputs) == len(ALONE)
+    for one, answer, requested in zip(result, joint.outputs, ALONE, strict=True):
+        single = registry.load(family, {"random": 3}, **requested, **options)
         assert single.outputs == (answer,)
-        (wanted,) = single.predict(given, places)
-        np.testing.assert_array_equal(one, wanted)
+        (expected,) = single.predict(given, places)
+        np.testing.assert_array_equal(one, expected)
         assert np.isfinite(one).all()
         assert one.std() > 0
 
@@ -128,8 +128,8 @@ def test_the_encoder_runs_once_for_a_window(family):
 
 
 def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
-    asked = ["embedding", "land_cover"]
-    joint = registry.load(segmenter, task=asked, **CPU)
+    requested = ["embedding", "land_cover"]
+    joint = registry.load(segmenter, task=requested, **CPU)
     assert isinstance(joint, SegmentationPredictor)
     assert joint.network.layers == (0, 1)
     # ^ the head stops before the last layer, whose tokens are the features
@@ -137,9 +137,9 @@ def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
     given["S1RTC"][2] = np.nan
     alone = [registry.load(segmenter, task=one, **CPU) for one in ("land_cover", "embedding")]
     first, last = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
-    found = joint.predict(given)
+    result = joint.predict(given)
     assert (len(first), len(last)) == (3, 3)
-    for one, single in zip(found, alone, strict=True):
+    for one, single in zip(result, alone, strict=True):
         np.testing.assert_array_equal(one, single(given))
     assert joint.outputs == (alone[0].outputs[0], alone[1].outputs[0])
     assert len({joint.digest, *(one.digest for one in alone)}) == 3
@@ -152,7 +152,7 @@ def test_a_call_gives_one_answer_and_no_more(family):
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("requested", "message"),
     [
         ({"task": ["land_cover", "generate"], "modality": "NDVI"}, "head and no decoder"),
         ({"task": ["embedding", "generate"], "modality": ["NDVI", "DEM"]}, "DEM, NDVI"),
@@ -167,9 +167,9 @@ def test_a_call_gives_one_answer_and_no_more(family):
         ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "only"),
     ],
 )
-def test_what_does_not_go_together_is_refused(segmenter, asked, says):
-    with pytest.raises(ModelError, match=says):
-        registry.load(segmenter, **asked, **CPU)
+def test_what_does_not_go_together_is_refused(segmenter, requested, message):
+    with pytest.raises(ModelError, match=message):
+        registry.load(segmenter, **requested, **CPU)
 
 
 def test_weights_without_a_decoder_make_nothing(family, tmp_path):
@@ -241,7 +241,7 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
 
 def test_places_are_one_for_each_window(family):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    with pytest.raises(ModelError, match="2 places for 3 windows"):
+    with pytest.raises(ModelError, match="2 origins for 3 windows"):
         joint.predict(chips(), PLACES[:2])
 
 
@@ -255,15 +255,15 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
     assert not made
     given = chips()
     for _ in range(2):
-        found = half.predict_reference(given, PLACES)
+        result = half.predict_reference(given, PLACES)
     assert len(made) == 1
     # ^ loaded when it is asked for, and kept
     assert (made[0].precision, made[0].digest) == ("fp32", half.digest)
-    for one, wanted, rough in zip(
-        found, full.predict(given, PLACES), half.predict(given, PLACES), strict=True
+    for one, expected, rough in zip(
+        result, full.predict(given, PLACES), half.predict(given, PLACES), strict=True
     ):
-        np.testing.assert_array_equal(one, wanted)
-        assert not np.array_equal(rough, wanted)
+        np.testing.assert_array_equal(one, expected)
+        assert not np.array_equal(rough, expected)
 
 
 def test_a_predictor_of_a_network_s_own_knows_no_reference():

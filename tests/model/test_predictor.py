@@ -101,8 +101,8 @@ def test_it_equals_the_segmenter_after_standardisation():
     }
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 4)
     with torch.inference_mode():
-        wanted = segmenter(tensors).softmax(1).numpy()
-    np.testing.assert_allclose(predictor(given), wanted, atol=1e-6)
+        expected = segmenter(tensors).softmax(1).numpy()
+    np.testing.assert_allclose(predictor(given), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -190,13 +190,13 @@ def test_by_default_holes_are_refused():
 @pytest.mark.parametrize("name", BANDS)
 def test_infinite_pixels_are_holes(name, value):
     given = chips()
-    before, holed = make()(given), given[name].copy()
+    before, with_nan = make()(given), given[name].copy()
     given[name][2, 0, 0, 0] = value
-    holed[2, 0, 0, 0] = np.nan
+    with_nan[2, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
         make(nan_policy="refuse")(given)
     out = make()(given)
-    np.testing.assert_array_equal(out, make()(given | {name: holed}))
+    np.testing.assert_array_equal(out, make()(given | {name: with_nan}))
     np.testing.assert_array_equal(out[:2], before[:2])
     given[name][2] = value
     absent = given[name].copy()
@@ -206,18 +206,18 @@ def test_infinite_pixels_are_holes(name, value):
 
 @pytest.mark.parametrize("nan_policy", ["fill", "refuse"])
 @pytest.mark.parametrize(
-    ("name", "spoil", "says"),
+    ("name", "spoil", "message"),
     [
         ("S1RTC", lambda v: 10 ** (v / 10), r"linear power.*decibel"),
         ("S2L2A", lambda v: v / 10_000, r"reflectance.*DN"),
         ("DEM", lambda v: v * 1000, "metres"),
     ],
 )
-def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, says, nan_policy):
+def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, message, nan_policy):
     given = chips()
     predictor = make(nan_policy=nan_policy)
     predictor(given)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         predictor(given | {name: spoil(given[name])})
 
 
@@ -245,19 +245,19 @@ def test_running_twice_gives_the_same_bits():
 
 def test_threads_of_the_caller_get_the_same_bits():
     predictor, given = make(), chips(batch=2, size=48)
-    wanted = predictor(given)
-    found = [None] * 4
+    expected = predictor(given)
+    result = [None] * 4
 
     def work(index):
-        found[index] = predictor(given)
+        result[index] = predictor(given)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for answer in found:
-        np.testing.assert_array_equal(answer, wanted)
+    for answer in result:
+        np.testing.assert_array_equal(answer, expected)
 
 
 def test_the_digest_covers_weights_statistics_and_configuration():
@@ -272,8 +272,8 @@ def test_the_digest_covers_weights_statistics_and_configuration():
         make_card(class_names=["water", "crops", "trees"]),
     ):
         assert SegmentationPredictor(segmenter, other, options=running()).digest != base
-    told = make_card(training={"accuracy": 0.9})
-    assert SegmentationPredictor(segmenter, told, options=running()).digest == base
+    trained = make_card(training={"accuracy": 0.9})
+    assert SegmentationPredictor(segmenter, trained, options=running()).digest == base
 
 
 def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
@@ -282,8 +282,8 @@ def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
     card = registry.get_card("demo")
     assert "tokenizer" not in card.identity()
     state = registry.loading.hash_state_dict(registry.loading.read_state_dict(card.weights["path"]))
-    wanted = card.digest(f"{state} S2L2A S1RTC DEM")
-    assert registry.load("demo", device="cpu").digest == wanted
+    expected = card.digest(f"{state} S2L2A S1RTC DEM")
+    assert registry.load("demo", device="cpu").digest == expected
 
 
 def test_precision_and_device_do_not_change_the_digest():
@@ -291,7 +291,7 @@ def test_precision_and_device_do_not_change_the_digest():
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({}, "loaded for"),
         ({"NDVI": np.zeros((1, 1, 32, 32), np.float32)}, "loaded for"),
@@ -307,8 +307,8 @@ def test_precision_and_device_do_not_change_the_digest():
         ),
     ],
 )
-def test_wrong_chips_are_refused(given, says):
-    with pytest.raises(ModelError, match=says):
+def test_wrong_chips_are_refused(given, message):
+    with pytest.raises(ModelError, match=message):
         make()(given)
 
 
@@ -345,7 +345,7 @@ print(hashlib.sha256(predictor({"S2L2A": chips}).tobytes()).hexdigest())
 
 
 def test_the_number_of_cores_does_not_change_a_bit():
-    found = {
+    result = {
         subprocess.run(
             [sys.executable, "-c", _DIGEST],
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
@@ -355,4 +355,4 @@ def test_the_number_of_cores_does_not_change_a_bit():
         ).stdout
         for threads in ("1", "2", "5")
     }
-    assert len(found) == 1
+    assert len(result) == 1

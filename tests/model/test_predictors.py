@@ -171,11 +171,11 @@ def test_holes_are_the_mean_and_a_modality_without_any_pixel_is_absent(kind):
     predictor = MAKERS[kind]()
     given = given_for(predictor)
     scale = modalities.get_raster_modality("S2L2A").statistics
-    holed, meant = given["S2L2A"].copy(), given["S2L2A"].copy()
-    holed[:, 2, :7] = np.nan
-    meant[:, 2, :7] = scale.mean[2]
+    with_nan, with_mean = given["S2L2A"].copy(), given["S2L2A"].copy()
+    with_nan[:, 2, :7] = np.nan
+    with_mean[:, 2, :7] = scale.mean[2]
     np.testing.assert_allclose(
-        predictor(given | {"S2L2A": holed}), predictor(given | {"S2L2A": meant}), atol=1e-4
+        predictor(given | {"S2L2A": with_nan}), predictor(given | {"S2L2A": with_mean}), atol=1e-4
     )
     absent = predictor({n: v for n, v in given.items() if n != "DEM"})
     blank = predictor(given | {"DEM": np.full_like(given["DEM"], np.nan)})
@@ -216,19 +216,19 @@ def test_zero_shot_answers_with_the_model_s_legend():
 
 
 def standardised(given):
-    found = {}
+    result = {}
     for name, values in given.items():
         scale = modalities.get_raster_modality(name).statistics
         mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
-        found[name] = (torch.from_numpy(values) - mean) / std
-    return found
+        result[name] = (torch.from_numpy(values) - mean) / std
+    return result
 
 
 def test_zero_shot_land_cover_is_what_the_generator_expects():
     given = chips(batch=1)
     out = zero_shot()(given)
-    wanted = generator().class_probabilities(standardised(given), standardize=False)
-    np.testing.assert_allclose(out, wanted / wanted.sum(dim=1, keepdim=True), atol=1e-6)
+    expected = generator().class_probabilities(standardised(given), standardize=False)
+    np.testing.assert_allclose(out, expected / expected.sum(dim=1, keepdim=True), atol=1e-6)
     assert out.std() > 0.01
 
 

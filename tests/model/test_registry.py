@@ -78,14 +78,14 @@ def chips():
 
 def whole_chips(names=("S2L2A", "S1RTC", "DEM")):
     rng = np.random.default_rng(0)
-    found = {}
+    result = {}
     for name in names:
         scale = modalities.get_raster_modality(name).statistics
         mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
         drawn = 0.3 * rng.standard_normal((2, len(scale.mean), 32, 32))
         drawn += np.array([-0.5, 2])[:, None, None, None]
-        found[name] = (mean + std * drawn).astype(np.float32)
-    return found
+        result[name] = (mean + std * drawn).astype(np.float32)
+    return result
 
 
 def test_a_shipped_model_comes_back(shipped):
@@ -132,7 +132,7 @@ def test_other_weights_may_be_given(shipped):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"name": "terramind_v9_huge"}, "terramind_v1_base"),
         ({"name": "terramind_v1_base", "task": "flood"}, "land_cover"),
@@ -154,8 +154,8 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(arguments, says):
-    with pytest.raises(ModelError, match=says):
+def test_what_cannot_be_loaded_is_told(arguments, message):
+    with pytest.raises(ModelError, match=message):
         registry.load(**arguments)
 
 
@@ -181,7 +181,7 @@ def test_inputs_that_the_model_does_not_take_are_refused(shipped):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"hats": 1}, "hats"),
         ({"inputs": {}}, "input"),
@@ -200,15 +200,15 @@ def test_inputs_that_the_model_does_not_take_are_refused(shipped):
         ({"architecture": {"dim": 32}}, "lacks"),
     ],
 )
-def test_broken_cards_are_refused(change, says):
-    with pytest.raises(ModelError, match=says):
+def test_broken_cards_are_refused(change, message):
+    with pytest.raises(ModelError, match=message):
         cards.from_mapping(TOY | change)
 
 
-@pytest.mark.parametrize("lacking", ["architecture", "inputs"])
-def test_a_card_without_its_essentials_is_refused(lacking):
-    with pytest.raises(ModelError, match=lacking):
-        cards.from_mapping({k: v for k, v in TOY.items() if k != lacking})
+@pytest.mark.parametrize("missing_key", ["architecture", "inputs"])
+def test_a_card_without_its_essentials_is_refused(missing_key):
+    with pytest.raises(ModelError, match=missing_key):
+        cards.from_mapping({k: v for k, v in TOY.items() if k != missing_key})
 
 
 def test_statistics_default_to_version_1_of_the_chosen_bands():
@@ -338,20 +338,20 @@ def test_a_generator_takes_all_bands(tmp_path):
     mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
     with torch.inference_mode():
         tokens = encoder((torch.from_numpy(given) - mean) / std)
-    found = cut({"S2L2A": given}).reshape(2, 32, -1)
-    np.testing.assert_allclose(found, tokens.transpose(1, 2), atol=1e-5)
+    result = cut({"S2L2A": given}).reshape(2, 32, -1)
+    np.testing.assert_allclose(result, tokens.transpose(1, 2), atol=1e-5)
 
 
 def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family, shipped):
     folder, _ = shipped
-    wanted = registry.load(str(folder / "card.json"), **CPU)
+    expected = registry.load(str(folder / "card.json"), **CPU)
     card = cards.read(folder / "card.json")
     with_tokenizer = replace(card, tokenizer=FAMILY["tokenizer"], weights=None)
     cards.write(folder / "both.json", with_tokenizer)
     source = folder / "weights.safetensors"
     segmenter = registry.load(str(folder / "both.json"), source, **CPU)
     assert isinstance(segmenter, SegmentationPredictor)
-    np.testing.assert_array_equal(segmenter(chips()), wanted(chips()))
+    np.testing.assert_array_equal(segmenter(chips()), expected(chips()))
     state = registry.load(str(family), {"random": 3}, **CPU).network.state_dict()
     registry.loading.write_state_dict(folder / "family.safetensors", state)
     same = registry.load(str(family), folder / "family.safetensors", **CPU)
@@ -390,7 +390,7 @@ def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
 def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
     folder, card = shipped
     features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
-    assert features.bands[-1] == "e031"
+    assert features.outputs[0].bands[-1] == "e031"
     given = {"DEM": whole_chips(("DEM",))["DEM"]}
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     scale = card.statistics["DEM"]
@@ -408,19 +408,19 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
     folder = tmp_path / "official"
     folder.mkdir()
     start = f"tokenizer.{modalities.get_target_modality('LULC').key}."
-    beside = {
+    neighbours = {
         key.removeprefix(start): value
         for key, value in whole.network.state_dict().items()
         if key.startswith(start)
     }
-    registry.loading.write_state_dict(folder / "TerraMind_Tokenizer_LULC.safetensors", beside)
+    registry.loading.write_state_dict(folder / "TerraMind_Tokenizer_LULC.safetensors", neighbours)
     generator = {
         key: value for key, value in whole.network.state_dict().items() if "tokenizer" not in key
     }
     registry.loading.write_state_dict(folder / "TerraMind.safetensors", generator)
     source = folder / "TerraMind.safetensors"
-    found = registry.load(str(family), source, **CPU)
-    assert found.digest == whole.digest
+    result = registry.load(str(family), source, **CPU)
+    assert result.digest == whole.digest
     elsewhere = registry.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
     assert elsewhere.digest != whole.digest
     with pytest.raises(ModelError, match="DEM"):
@@ -516,12 +516,12 @@ def test_the_training_s_yaml_holds_statistics_and_bands(checkpoint, family, tmp_
     path = tmp_path / "fit.yaml"
     path.write_text(yaml.safe_dump({"data": {"init_args": {"means": means, "stds": stds}}}))
     options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
-    told = registry.load(str(family), stats=str(path), **options)
+    loaded = registry.load(str(family), stats=str(path), **options)
     plain = {
         "S2L2A": {"mean": [1000.0] * 12, "std": [500.0] * 12},
         "DEM": {"mean": [100.0], "std": [50.0]},
     }
-    assert told.digest == registry.load(str(family), stats=plain, **options).digest
+    assert loaded.digest == registry.load(str(family), stats=plain, **options).digest
 
 
 def test_checkpoints_say_what_they_lack(checkpoint, family):
@@ -540,7 +540,7 @@ def test_checkpoints_say_what_they_lack(checkpoint, family):
 @needs_demo
 def test_the_demo_has_features():
     features = registry.load("demo", task="embedding", **CPU)
-    assert len(features.bands) == registry.get_card("demo").architecture.dim
+    assert len(features.outputs[0].bands) == registry.get_card("demo").architecture.dim
     assert np.isfinite(features(whole_chips())).all()
 
 

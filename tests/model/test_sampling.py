@@ -1,4 +1,4 @@
-"""How tokens are chosen: filters, draws, schedules, and what makes them repeat."""
+"""Sampling of tokens: filters, draws, schedules and seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.oracle import one_thread  # noqa: F401
 
 
 def slow_filter(row, top_k, top_p):
-    """Return the ids that stay, by the definition."""
+    """Return the ids that the filters keep, computed by their definition."""
     ids = sorted(range(len(row)), key=lambda i: (-row[i], i))
     if top_k:
         count = max(1, int(top_k * len(row))) if top_k < 1 else min(int(top_k), len(row))
@@ -24,13 +24,13 @@ def slow_filter(row, top_k, top_p):
     if not 0 < top_p < 1:
         return set(ids)
     weights = [math.exp(row[i] - row[ids[0]]) for i in ids]
-    kept, held = set(), 0.0
+    mask, held = set(), 0.0
     for i, weight in zip(ids, weights, strict=True):
         if held > top_p * sum(weights):
             break
-        kept.add(i)
+        mask.add(i)
         held += weight
-    return kept
+    return mask
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,22 +46,22 @@ def test_the_filter_keeps_what_the_definition_says(seed, wide, scale, top_k, top
     logits = torch.randn(3, wide, generator=torch.Generator().manual_seed(seed)) * scale
     logits = logits.round(decimals=1) if rounded else logits
     # ^ with many equals
-    got = sampling.filter_logits(logits, top_k, top_p)
-    for row, kept in zip(logits.double().tolist(), got.isfinite(), strict=True):
-        wanted = slow_filter(row, top_k, top_p)
-        assert set(kept.nonzero()[:, 0].tolist()) == wanted
-    assert torch.equal(got[got.isfinite()], logits[got.isfinite()])
+    actual = sampling.filter_logits(logits, top_k, top_p)
+    for row, mask in zip(logits.double().tolist(), actual.isfinite(), strict=True):
+        expected = slow_filter(row, top_k, top_p)
+        assert set(mask.nonzero()[:, 0].tolist()) == expected
+    assert torch.equal(actual[actual.isfinite()], logits[actual.isfinite()])
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.8), (5, 0.0), (10, 0.5), (0, 0.0)])
 def test_draws_follow_the_filtered_distribution(top_k, top_p):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(1, 400, generator=generator)
-    lots = (torch.arange(20000) + 0.5) / 20000
-    ids = sampling.sample_ids(logits.expand(20000, -1), lots, 0.7, top_k, top_p)
-    found = torch.bincount(ids, minlength=400) / 20000
-    wanted = (sampling.filter_logits(logits, top_k, top_p)[0] / 0.7).softmax(0)
-    assert float((found - wanted).abs().max()) < 2e-4
+    uniforms = (torch.arange(20000) + 0.5) / 20000
+    ids = sampling.sample_ids(logits.expand(20000, -1), uniforms, 0.7, top_k, top_p)
+    frequencies = torch.bincount(ids, minlength=400) / 20000
+    expected = (sampling.filter_logits(logits, top_k, top_p)[0] / 0.7).softmax(0)
+    assert float((frequencies - expected).abs().max()) < 2e-4
     if top_k or top_p:
         assert int(ids[0]) == int(logits.argmax())
 
@@ -77,18 +77,18 @@ def test_no_lot_draws_what_is_filtered_out(lot):
 def test_a_row_does_not_depend_on_its_neighbours():
     generator = torch.Generator().manual_seed(2)
     flat, sharp = torch.randn(4, 900, generator=generator), torch.randn(4, 900) * 6
-    lots = torch.rand(8, generator=generator)
-    both = sampling.sample_ids(torch.cat([flat, sharp]), lots, 1.0, 0, 0.9)
+    uniforms = torch.rand(8, generator=generator)
+    both = sampling.sample_ids(torch.cat([flat, sharp]), uniforms, 1.0, 0, 0.9)
     # ^ the flat rows need more than the first look
-    assert torch.equal(sampling.sample_ids(flat, lots[:4], 1.0, 0, 0.9), both[:4])
-    assert torch.equal(sampling.sample_ids(sharp, lots[4:], 1.0, 0, 0.9), both[4:])
+    assert torch.equal(sampling.sample_ids(flat, uniforms[:4], 1.0, 0, 0.9), both[:4])
+    assert torch.equal(sampling.sample_ids(sharp, uniforms[4:], 1.0, 0, 0.9), both[4:])
 
 
 def test_random_numbers_depend_on_seed_and_purpose_alone():
-    one = sampling.draw_uniforms([4, 9], 6, "a")
-    assert torch.equal(one, sampling.draw_uniforms([9, 4], 6, "a").flip(0))
-    assert not torch.equal(one, sampling.draw_uniforms([4, 9], 6, "b"))
-    assert 0 <= float(one.min()) <= float(one.max()) < 1
+    uniforms = sampling.draw_uniforms([4, 9], 6, "a")
+    assert torch.equal(uniforms, sampling.draw_uniforms([9, 4], 6, "a").flip(0))
+    assert not torch.equal(uniforms, sampling.draw_uniforms([4, 9], 6, "b"))
+    assert 0 <= float(uniforms.min()) <= float(uniforms.max()) < 1
     order = sampling.draw_orders([4, 4, 5], 30, "a")
     assert torch.equal(order[0], order[1])
     assert not torch.equal(order[0], order[2])

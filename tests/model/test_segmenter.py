@@ -59,10 +59,10 @@ def test_impossible_heads_are_refused(options):
 
 def test_missing_pixels_are_the_mean_and_told_to_the_head(segmenter):
     x = rasters()
-    holed = {n: v.clone() for n, v in x.items()}
-    holed["S2L2A"][0, :, 8:20, 8:20] = torch.nan
-    filled = {n: torch.nan_to_num(v, 0.0) for n, v in holed.items()}
-    out, plain = segmenter(holed), segmenter(filled)
+    with_nan = {n: v.clone() for n, v in x.items()}
+    with_nan["S2L2A"][0, :, 8:20, 8:20] = torch.nan
+    filled = {n: torch.nan_to_num(v, 0.0) for n, v in with_nan.items()}
+    out, plain = segmenter(with_nan), segmenter(filled)
     assert torch.isfinite(out).all()
     assert not torch.equal(out[0], plain[0])
     torch.testing.assert_close(out[1], plain[1], atol=1e-5, rtol=0)

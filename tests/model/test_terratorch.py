@@ -64,11 +64,11 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
     flat = stored["hyper_parameters"]
     del flat["task"]
     path = "terratorch.tasks.SemanticSegmentationTask"
-    for told in (
+    for hyper_parameters in (
         {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", **flat},
         {"class_path": path, "init_args": flat, "_instantiator": "instantiate_module"},
     ):
-        assert same_outputs(load(stored | {"hyper_parameters": told}), whole)
+        assert same_outputs(load(stored | {"hyper_parameters": hyper_parameters}), whole)
 
 
 WRAPPED = {
@@ -181,7 +181,7 @@ def test_band_lists_give_the_channels_in_their_order():
     inputs = random_inputs()
     inputs["S2L2A"] = inputs["S2L2A"][:, :3]
     with torch.inference_mode():
-        wanted = built(inputs)
+        expected = built(inputs)
     for names, ours in (
         (["NIR_BROAD", "RED", "BLUE"], ("B08", "B04", "B02")),
         (["NIR_BROAD", "RED", "SLOPE"], ("B08", "B04", "SLOPE")),
@@ -190,7 +190,7 @@ def test_band_lists_give_the_channels_in_their_order():
         loaded = load(as_stored(built, {"backbone_bands": {"S2L2A": names}}))
         assert loaded.inputs["S2L2A"] == ours
         with torch.inference_mode():
-            assert torch.equal(loaded(inputs), wanted)
+            assert torch.equal(loaded(inputs), expected)
     renamed = load(
         as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}),
         bands={"S2L2A": ["B8A", "B04", "B02"]},
@@ -292,7 +292,7 @@ def test_embeddings_of_encoder_and_sampler_may_differ():
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ({"backbone_tim_decoding_steps": 2}, "tim_decoding_steps 2"),
         ({"backbone_tim_modalities": "LULC"}, "list of names"),
@@ -302,8 +302,8 @@ def test_embeddings_of_encoder_and_sampler_may_differ():
         ({"backbone": "micro", "backbone_tim_modalities": ["LULC"]}, "tim_modalities"),
     ],
 )
-def test_thoughts_that_cannot_be_had_are_refused(option, told):
-    with pytest.raises(ModelError, match=told):
+def test_thoughts_that_cannot_be_had_are_refused(option, message):
+    with pytest.raises(ModelError, match=message):
         model.fine_tuned(as_stored(thinker(), TIM | option), config=THINKS)
 
 
@@ -332,13 +332,13 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
 
 
 def test_parts_are_named_as_published_whatever_the_recipe_says():
-    found = hyperparameters.parse_hyper_parameters(
+    result = hyperparameters.parse_hyper_parameters(
         hyperparameters.read_task_arguments({"model_args": ARGS})
     )
-    assert found.backbone == "micro"
-    assert found.decoder_options == {"channels": [16, 12, 8, 8]}
-    assert found.head_options == {"dropout": 0.1}
-    assert found.rescale is True
+    assert result.backbone == "micro"
+    assert result.decoder_options == {"channels": [16, 12, 8, 8]}
+    assert result.head_options == {"dropout": 0.1}
+    assert result.rescale is True
     assert hyperparameters.to_plain_values({"a": (1, {2.5}), "b": object()}) == {
         "a": [1, [2.5]],
         "b": "<object>",

@@ -35,11 +35,11 @@ data:
 
 def test_statistics_and_bands_come_from_the_yaml(tmp_path):
     path = _yaml(tmp_path, MULTI)
-    found = checkpoint.statistics_from_yaml(path)
-    assert found["S1GRD"].mean == (-12.5, -20.25)
-    assert found["S1GRD"].std == (5.0, 6.0)
+    result = checkpoint.statistics_from_yaml(path)
+    assert result["S1GRD"].mean == (-12.5, -20.25)
+    assert result["S1GRD"].std == (5.0, 6.0)
     pixel = 1234.0
-    mean, std = found["S2L2A"].mean, found["S2L2A"].std
+    mean, std = result["S2L2A"].mean, result["S2L2A"].std
     assert [(pixel - m) / s for m, s in zip(mean, std, strict=True)] == pytest.approx(
         [(pixel * 2 - 1000) / 100, (pixel * 2 - 2000) / 200]
     )
@@ -58,7 +58,7 @@ def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("model: {}", "no `data` section"),
         ("data: {stds: {DEM: [1]}}", "no `means`"),
@@ -72,6 +72,6 @@ def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
         ("[1, 2]", "not a mapping"),
     ],
 )
-def test_a_yaml_without_usable_statistics_says_what_is_missing(tmp_path, text, told):
-    with pytest.raises(ModelError, match=told):
+def test_a_yaml_without_usable_statistics_says_what_is_missing(tmp_path, text, message):
+    with pytest.raises(ModelError, match=message):
         checkpoint.statistics_from_yaml(_yaml(tmp_path, text))

@@ -44,11 +44,11 @@ def test_any_size_is_mirrored_to_multiples_of_32_and_cut_back(height, width):
     built = whole_model()
     inputs = random_inputs(height, width)
     with torch.inference_mode():
-        found = built(inputs)
+        result = built(inputs)
         full = built({name: _mirrored(value, height, width) for name, value in inputs.items()})
     top, left = (-height % 32) // 2, (-width % 32) // 2
-    assert found.shape == (2, 3, height, width)
-    assert torch.equal(found, full[:, :, top : top + height, left : left + width])
+    assert result.shape == (2, 3, height, width)
+    assert torch.equal(result, full[:, :, top : top + height, left : left + width])
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans())
@@ -68,11 +68,11 @@ def test_a_wide_image_is_not_read_as_a_square_one(whole):
     inputs = random_inputs(64, 256)
     wide = whole_model(necks=[RESHAPE], decoder="IdentityDecoder", decoder_options={})
     with torch.inference_mode():
-        found = wide(inputs)
+        result = wide(inputs)
         tokens = wide.encoder(inputs)
         patch = wide.head(tokens.transpose(1, 2).reshape(2, 32, 4, 16))
-        wanted = torch.nn.functional.interpolate(patch, (64, 256), mode="bilinear")
-    assert torch.allclose(found, wanted, atol=1e-6)
+        expected = torch.nn.functional.interpolate(patch, (64, 256), mode="bilinear")
+    assert torch.allclose(result, expected, atol=1e-6)
 
 
 def test_a_fixed_number_of_rows_holds_for_no_other_input():
@@ -85,7 +85,7 @@ def test_a_fixed_number_of_rows_holds_for_no_other_input():
 
 def test_a_unet_ends_at_the_size_of_its_first_map(whole):
     sizes = []
-    hook = whole.decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].shape))
+    hook = whole.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape))
     with torch.inference_mode():
         whole(random_inputs(64, 96))
     hook.remove()
@@ -121,11 +121,11 @@ def test_every_decoder_stands_on_its_usual_necks(decoder, options, factor):
     size = SIZE | {"dim": 64}
     built = build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
     sizes = []
-    built.decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].shape[2:]))
+    built.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape[2:]))
     with torch.inference_mode():
-        found = built(torch.randn(1, 2, 32, 64))
+        result = built(torch.randn(1, 2, 32, 64))
         # ^ a bare tensor is the first modality
-    assert found.shape == (1, 4, 32, 64)
+    assert result.shape == (1, 4, 32, 64)
     assert sizes == [(2 * factor, 4 * factor)]
 
 
@@ -142,7 +142,9 @@ def test_necks_for_other_pyramids():
     steps[-1]["output_ordered_dict"] = False
     built = whole_model(necks=steps, decoder="UperNetDecoder", decoder_options={"channels": 8})
     sizes = []
-    built.neck[-1].register_forward_hook(lambda *seen: sizes.extend(x.shape for x in seen[2]))
+    built.neck[-1].register_forward_hook(
+        lambda *observed: sizes.extend(x.shape for x in observed[2])
+    )
     with torch.inference_mode():
         built(random_inputs(32, 32))
     assert sizes == [(2, 6, side, side) for side in (32, 16, 8, 4, 4)]
@@ -167,14 +169,14 @@ def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
     inputs = random_inputs()
     broken = {**inputs, "S1GRD": inputs["S1GRD"].clone()}
     broken["S1GRD"][0, 0, 0, 0] = torch.nan
-    for given_, told in (
+    for given_, message in (
         (broken, "NaN"),
         ({"DEM": torch.zeros(1, 1, 32, 32)}, "DEM"),
         ({**inputs, "S1GRD": torch.zeros(2, 2, 32, 32)}, "one size"),
         ({name: value[..., :11] for name, value in inputs.items()}, "at least 12"),
         ({}, "no input"),
     ):
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             whole(given_)
     with torch.inference_mode():
         assert torch.equal(whole.forward_unchecked(inputs), whole(inputs))
@@ -210,7 +212,7 @@ def test_classes_of_a_tokenised_modality_are_mirrored_like_any_image():
         one = built({"S1GRD": radar, "LULC": classes})
         other = built({"S1GRD": radar, "LULC": classes[:, None]})
         full = _mirrored(classes[:, None], 48, 64)
-        wanted = built({"S1GRD": _mirrored(radar, 48, 64), "LULC": full})[:, :, 8:56]
+        expected = built({"S1GRD": _mirrored(radar, 48, 64), "LULC": full})[:, :, 8:56]
     assert torch.equal(one, other)
-    assert torch.equal(one, wanted)
+    assert torch.equal(one, expected)
     assert one.shape == (2, 3, 48, 64)

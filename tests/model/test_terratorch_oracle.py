@@ -24,12 +24,14 @@ def _variants():
 
 def _checkpoint(variant):
     """Return one variant as Lightning stores it: tensors and hyper-parameters."""
-    told = json.loads((Path(oracle.ORACLE) / "segmentation_hyper_parameters.json").read_text())
+    hyper_parameters = json.loads(
+        (Path(oracle.ORACLE) / "segmentation_hyper_parameters.json").read_text()
+    )
     stored = oracle.tensors("weights_segmentation")
     state = {key: value for key, value in stored.items() if "::" not in key}
     mine = f"{variant}::"
     state |= {k.removeprefix(mine): v for k, v in stored.items() if k.startswith(mine)}
-    return {"state_dict": state, "hyper_parameters": told[variant]}
+    return {"state_dict": state, "hyper_parameters": hyper_parameters[variant]}
 
 
 def _loaded(variant):
@@ -44,7 +46,7 @@ def _groups(variant, modalities):
     for key, value in stored.items():
         group, _, modality = key.partition(".")
         groups.setdefault(group, {})[modality] = value
-    return {group: {m: found[m] for m in modalities} for group, found in groups.items()}
+    return {group: {m: result[m] for m in modalities} for group, result in groups.items()}
 
 
 @needs_oracle
@@ -53,7 +55,7 @@ def test_logits_and_classes_equal_the_oracle(variant):
     loaded = _loaded(variant)
     outputs = oracle.stored(SUITE, variant, "out")
     groups = _groups(variant, loaded.inputs)
-    seen = set()
+    observed = set()
     for group, inputs in groups.items():
         with torch.inference_mode():
             logits = loaded(inputs)
@@ -61,7 +63,7 @@ def test_logits_and_classes_equal_the_oracle(variant):
         plain = [key for key in outputs if not key.startswith("padded")]
         for key in plain if group == min(groups) else padded:
             # ^ a96, b80x112: the letters give the order
-            seen.add(key)
+            observed.add(key)
             if key == "argmax":
                 first, second = logits.topk(2, dim=1).values.unbind(1)
                 clear = (first - second) > oracle.MARGIN
@@ -71,7 +73,7 @@ def test_logits_and_classes_equal_the_oracle(variant):
                 step = int(re.search(r"_s(\d+)$", key)[1])
                 got = logits[..., ::step, ::step]
                 assert oracle.error(got, outputs[key]) <= oracle.SEGMENTATION, key
-    assert seen == set(outputs)
+    assert observed == set(outputs)
 
 
 @needs_oracle

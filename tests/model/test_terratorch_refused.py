@@ -75,16 +75,16 @@ def test_tensors_that_do_not_fit_are_named(stored):
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         ("model.encoder.encoder.0.attn.qkv.lora_A.default.weight", "merge_and_unload"),
         ("model.encoder.base_model.model.encoder_norm.weight", "merge_and_unload"),
         ("model.encoder.encoder.encoder_norm.weight", "one date"),
     ],
 )
-def test_adapters_and_wrappers_are_refused_by_their_keys(stored, key, told):
+def test_adapters_and_wrappers_are_refused_by_their_keys(stored, key, message):
     stored["state_dict"][key] = torch.ones(2)
-    with pytest.raises(WeightsError, match=told) as error:
+    with pytest.raises(WeightsError, match=message) as error:
         load(stored)
     assert key.removeprefix("model.") in str(error.value)
 
@@ -117,9 +117,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_model_arguments_that_are_not_understood_are_refused_by_name(stored, name):
-    value, told = REFUSED[name]
+    value, message = REFUSED[name]
     stored["hyper_parameters"]["model_args"][name] = value
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         load(stored)
 
 
@@ -162,14 +162,14 @@ def test_other_tasks_and_factories_are_refused(stored, told, message):
 
 def test_backbones_that_are_no_encoder_are_refused(stored):
     args = stored["hyper_parameters"]["model_args"]
-    for name, told in {
+    for name, message in {
         "terramind_v1_base_generate": "no features to segment",
         "terramind_v1_base_encdec": "no features to segment",
         "prithvi_eo_v2_300": "not TerraMind",
         "terramind_v01_base": "`config`",
     }.items():
         args["backbone"] = name
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             model.fine_tuned(stored)
 
 

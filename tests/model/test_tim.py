@@ -1,4 +1,4 @@
-"""Thinking in Modalities, token rasters and dropped modalities: what backbones promise."""
+"""Thinking in Modalities, rasters of token modalities, and modality drop."""
 
 from __future__ import annotations
 
@@ -25,69 +25,69 @@ def rasters(names=("S1GRD", "DEM"), height=32, width=48, **options):
     return toys.rasters(names, height, width, **options)
 
 
-def ids_of(encoder, given):
-    values = encoder.tokenize_inputs(given)
-    seeds = [0] * len(next(iter(given.values())))
+def ids_of(encoder, inputs):
+    values = encoder.tokenize_inputs(inputs)
+    seeds = [0] * len(next(iter(inputs.values())))
     return encoder.generate_missing(values, encoder.embed(values), seeds)
 
 
 def test_it_is_called_as_a_backbone_is():
-    encoder, given = make(), rasters(batch=2)
-    out = encoder(given)
+    encoder, inputs = make(), rasters(batch=2)
+    out = encoder(inputs)
     assert out.shape == (2, 6, 32)
-    layers = encoder.features(given, [0, -1])
+    layers = encoder.features(inputs, [0, -1])
     assert torch.equal(layers[1], out)
     assert encoder.out_dim == 32
     assert make(merge="concat").out_dim == 3 * 32
 
 
 def test_twice_the_same_also_in_evaluation_and_in_any_batch():
-    encoder, given = make(), rasters(batch=3)
-    first = encoder(given)
-    assert torch.equal(encoder(given), first)
-    one = encoder({n: v[1:2] for n, v in given.items()})
-    torch.testing.assert_close(one, first[1:2], atol=1e-4, rtol=1e-4)
+    encoder, inputs = make(), rasters(batch=3)
+    first = encoder(inputs)
+    assert torch.equal(encoder(inputs), first)
+    alone = encoder({n: v[1:2] for n, v in inputs.items()})
+    torch.testing.assert_close(alone, first[1:2], atol=1e-4, rtol=1e-4)
 
 
 def test_it_thinks_what_a_generator_would_make_and_merges_it_last():
-    encoder, given = make(), rasters()
-    thought = ids_of(encoder, given)
+    encoder, inputs = make(), rasters()
+    thought = ids_of(encoder, inputs)
     assert list(thought) == ["tok_lulc@224"]
     sampler = encoder.sampler.model
-    context = sampler.encode_context(sampler.embed_inputs(encoder.tokenize_inputs(given)))
-    wanted = sampler.logits(context, ["tok_lulc@224"], (2, 3))[0].argmax(2)
-    assert torch.equal(thought["tok_lulc@224"], wanted.view(1, 2, 3))
-    told = given | {"LULC": thought["tok_lulc@224"]}
+    context = sampler.encode_context(sampler.embed_inputs(encoder.tokenize_inputs(inputs)))
+    expected = sampler.logits(context, ["tok_lulc@224"], (2, 3))[0].argmax(2)
+    assert torch.equal(thought["tok_lulc@224"], expected.view(1, 2, 3))
+    complete = inputs | {"LULC": thought["tok_lulc@224"]}
     plain = model.backbone(MICRO, ["S1GRD", "DEM", "LULC"], weights=None, merge="concat")
     own = {k: v for k, v in encoder.state_dict().items() if not k.startswith("sampler.")}
     model.load_state(plain, own)
     concat = make(merge="concat")
     model.load_state(concat, encoder.state_dict())
-    torch.testing.assert_close(concat(given), plain(told), atol=1e-5, rtol=1e-5)
-    mean = torch.stack(concat(given).split(32, dim=2)).mean(0)
-    torch.testing.assert_close(encoder(given), mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(concat(inputs), plain(complete), atol=1e-5, rtol=1e-5)
+    mean = torch.stack(concat(inputs).split(32, dim=2)).mean(0)
+    torch.testing.assert_close(encoder(inputs), mean, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_given_is_not_imagined():
-    encoder, given = make(), rasters()
+    encoder, inputs = make(), rasters()
     ids = torch.full((1, 2, 3), 17)
     ran = []
     encoder.sampler.model.encoder[0].register_forward_pre_hook(lambda *_: ran.append(1))
-    with_ids = encoder(given | {"LULC": ids})
+    with_ids = encoder(inputs | {"LULC": ids})
     assert not ran
-    assert not torch.equal(with_ids, encoder(given))
+    assert not torch.equal(with_ids, encoder(inputs))
     assert ran == [1]
 
 
 def test_inputs_are_not_modified_and_dict_leaves_thoughts_out():
-    given = rasters()
-    before = dict(given)
-    parts = make(merge="dict")(given)
+    inputs = rasters()
+    before = dict(inputs)
+    parts = make(merge="dict")(inputs)
     assert set(parts) == {"S1GRD", "DEM"}
-    assert same(given, before)
-    told = given | {"LULC": torch.zeros(1, 2, 3, dtype=torch.long)}
-    assert len(make(merge="dict")(told)) == 3
-    assert make(merge=None)(given).shape == (1, 18, 32)
+    assert same(inputs, before)
+    complete = inputs | {"LULC": torch.zeros(1, 2, 3, dtype=torch.long)}
+    assert len(make(merge="dict")(complete)) == 3
+    assert make(merge=None)(inputs).shape == (1, 18, 32)
 
 
 def test_inputs_may_be_absent_and_sizes_are_free():
@@ -97,23 +97,23 @@ def test_inputs_may_be_absent_and_sizes_are_free():
 
 
 def test_thoughts_follow_each_other():
-    encoder, given = make(thoughts=("LULC", "NDVI")), rasters()
+    encoder, inputs = make(thoughts=("LULC", "NDVI")), rasters()
     free = make(thoughts=("LULC", "NDVI"), chained=False)
-    assert list(ids_of(encoder, given)) == ["tok_lulc@224", "tok_ndvi@224"]
+    assert list(ids_of(encoder, inputs)) == ["tok_lulc@224", "tok_ndvi@224"]
     keys = encoder.sampler.model.encoder_embeddings
     assert {"tok_lulc@224", "tok_ndvi@224"} <= set(keys)
     assert not {"tok_lulc@224", "tok_ndvi@224"} & set(free.sampler.model.encoder_embeddings)
-    assert free(given).shape == encoder(given).shape
+    assert free(inputs).shape == encoder(inputs).shape
 
 
 def test_drawn_thoughts_depend_on_the_seed():
     encoder = make(strategy=SamplingStrategy(sampling="sample"))
-    given = {n: v[[0, 0]] for n, v in rasters(batch=1).items()}
-    drawn = encoder(given, seed=[1, 2])
+    inputs = {n: v[[0, 0]] for n, v in rasters(batch=1).items()}
+    drawn = encoder(inputs, seed=[1, 2])
     assert not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn, encoder(given, seed=[1, 2]))
+    assert torch.equal(drawn, encoder(inputs, seed=[1, 2]))
     state = torch.get_rng_state()
-    encoder(given)
+    encoder(inputs)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -174,11 +174,11 @@ def test_embeddings_that_were_trained_apart_are_loaded_apart():
     twin = model_.decoder_embeddings["tok_lulc@224"].mod_emb
     assert twin is model_.get_parameter(lulc)
     assert twin is not built.get_parameter(lulc)
-    given = rasters()
-    wanted = model_.logits(
-        model_.encode_context(model_.embed_inputs(given)), ["tok_lulc@224"], (2, 3)
+    inputs = rasters()
+    expected = model_.logits(
+        model_.encode_context(model_.embed_inputs(inputs)), ["tok_lulc@224"], (2, 3)
     )[0].argmax(2)
-    assert torch.equal(ids_of(built, given)["tok_lulc@224"].flatten(1), wanted)
+    assert torch.equal(ids_of(built, inputs)["tok_lulc@224"].flatten(1), expected)
     # ^ the sampler sees the inputs through its own embeddings
 
 
@@ -229,9 +229,9 @@ def test_rasters_of_token_modalities_go_through_their_tokenizers():
     ids = encoder.tokenizer.get_raster_tokenizer("tok_lulc@224").encode(classes)
     bare = model.backbone(MICRO, ["DEM", "LULC", "NDVI"], merge="dict")
     model.load_state(bare, {k: v for k, v in encoder.state_dict().items() if k[:3] != "tok"})
-    wanted = bare(image | {"LULC": ids})["LULC"]
+    expected = bare(image | {"LULC": ids})["LULC"]
     for form in (classes, classes[:, None]):
-        assert torch.equal(encoder(image | {"LULC": form})["LULC"], wanted)
+        assert torch.equal(encoder(image | {"LULC": form})["LULC"], expected)
     ndvi = encoder(image | {"NDVI": rasters(("DEM",), batch=2, seed=4)["DEM"]})["NDVI"]
     assert ndvi.shape == (2, 6, 32)
     for wrong in ({"LULC": classes + 1}, {"NDVI": classes}, {"NDVI": image["DEM"] * float("nan")}):
@@ -276,24 +276,24 @@ def drops(rate, names=("S2L2A", "S1GRD", "DEM"), **options):
 
 def test_whole_modalities_drop_in_training_and_one_image_stays():
     encoder = drops(0.6, ("S2L2A", "S1GRD", "DEM", "Coords")).train()
-    given = rasters(("S2L2A", "S1GRD", "DEM")) | {"Coords": torch.tensor([[7, 8, 3]])}
+    inputs = rasters(("S2L2A", "S1GRD", "DEM")) | {"Coords": torch.tensor([[7, 8, 3]])}
     torch.manual_seed(0)
-    seen = [tuple(encoder.tokenize_inputs(given)) for _ in range(300)]
-    assert len(set(seen)) > 5
-    assert all(set(names) & {"S2L2A", "S1GRD", "DEM"} for names in seen)
-    assert all(list(names) == [n for n in given if n in names] for names in seen)
-    share = sum("Coords" in names for names in seen) / 300
+    drawn = [tuple(encoder.tokenize_inputs(inputs)) for _ in range(300)]
+    assert len(set(drawn)) > 5
+    assert all(set(names) & {"S2L2A", "S1GRD", "DEM"} for names in drawn)
+    assert all(list(names) == [n for n in inputs if n in names] for names in drawn)
+    share = sum("Coords" in names for names in drawn) / 300
     assert 0.3 < share < 0.5
-    assert encoder(given).shape == (1, 6, 32)
+    assert encoder(inputs).shape == (1, 6, 32)
     assert drops(0.6, merge="concat").train()(rasters(("S2L2A", "DEM"))).shape == (1, 6, 96)
 
 
 def test_nothing_drops_in_evaluation_or_without_a_rate():
-    given = rasters(("S2L2A", "S1GRD", "DEM"))
+    inputs = rasters(("S2L2A", "S1GRD", "DEM"))
     plain = drops(0.0)
-    assert torch.equal(drops(0.9)(given), plain(given))
+    assert torch.equal(drops(0.9)(inputs), plain(inputs))
     state = torch.get_rng_state()
-    assert list(plain.train().tokenize_inputs(given)) == list(given)
+    assert list(plain.train().tokenize_inputs(inputs)) == list(inputs)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -1,4 +1,4 @@
-"""The tokenizers against the numbers of the reference, and their keys and shapes."""
+"""Tokenizers: outputs, keys and shapes equal to those of the reference implementation."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MODALITIES = ("S2L2A", "S1GRD", "S1RTC", "DEM", "NDVI", "LULC")
 
 
 def configuration(kind):
-    """Return the sizes that the folder's tokenizer of a modality (s2l2a, dem, lulc) was made in."""
-    told = oracle.described()["tokenizer"]
+    """Return the configuration of the folder's tokenizer of a modality (s2l2a, dem, lulc)."""
+    settings = oracle.described()["tokenizer"]
     sizes = {
         "modality": kind,
-        "dim": told["enc_dim"],
-        "depth": told["depth"],
-        "heads": told["heads"],
-        "image_size": told["image_size"],
+        "dim": settings["enc_dim"],
+        "depth": settings["depth"],
+        "heads": settings["heads"],
+        "image_size": settings["image_size"],
     }
-    network = told.get(f"unet_{kind}")
+    network = settings.get(f"unet_{kind}")
     if network is None:
         return sizes
     return sizes | {
@@ -37,7 +37,7 @@ def configuration(kind):
             "blocks": network["num_res_blocks"],
             "multipliers": network["channel_mult"],
             "attention": network["attention_resolutions"],
-            "patch": told["unet_patch"],
+            "patch": settings["unet_patch"],
         }
     }
 
@@ -50,7 +50,7 @@ def built(kind, part="both"):
 
 
 def doing(what):
-    """Return the suite's cases whose name says that they encode, decode, or run the U-Net once."""
+    """Return the suite's cases of a kind by their names: encode, decode or unet."""
     return [name for name in oracle.named(SUITE, "") if name == "none" or f"_{what}_" in name]
 
 
@@ -61,7 +61,7 @@ def case(name):
 
 @pytest.fixture(params=["direct", "tiles"])
 def _way(request, monkeypatch):
-    """Let tiny images, for which it would not pay, go the shorter way of large ones as well."""
+    """Compute the convolutions of tiny images with Winograd as well, as those of large ones."""
     fewest = 1 if request.param == "tiles" else 10**9
     for limit in ("MIN_PIXELS", "MIN_CHANNELS", "MIN_USES"):
         monkeypatch.setattr(winograd, limit, fewest)
@@ -69,148 +69,152 @@ def _way(request, monkeypatch):
 
 @needs_oracle
 def test_every_case_of_the_folder_is_run():
-    asked = {name for what in ("encode", "decode", "unet") for name in doing(what)}
-    assert asked == set(oracle.cases(SUITE))
+    tested = {name for kind in ("encode", "decode", "unet") for name in doing(kind)}
+    assert tested == set(oracle.cases(SUITE))
 
 
 @needs_oracle
 @pytest.mark.parametrize("part", ["both", "encoder"])
 @pytest.mark.parametrize("name", doing("encode"))
 def test_latents_and_ids_equal_the_oracle(name, part):
-    kind, given, wanted = case(name)
+    kind, inputs, expected = case(name)
     tokenizer = built(kind, part)
-    (raster,) = given.values()
+    (raster,) = inputs.values()
     with torch.inference_mode():
         latents = tokenizer.encode_latents(raster)
         ids = tokenizer.encode(raster)
-    assert oracle.error(latents, wanted["latent"]) <= oracle.LATENTS
+    assert oracle.error(latents, expected["latent"]) <= oracle.LATENTS
     assert torch.equal(ids, tokenizer.quantize(latents))
-    sure = wanted["margin"] > oracle.MARGIN
+    sure = expected["margin"] > oracle.MARGIN
     assert sure.any()
-    assert torch.equal(ids[sure], wanted["tokens"].long()[sure])
-    codes = tokenizer.ids_to_codes(wanted["tokens"])
+    assert torch.equal(ids[sure], expected["tokens"].long()[sure])
+    codes = tokenizer.ids_to_codes(expected["tokens"])
     assert torch.equal(tokenizer.ids_to_codes(ids).movedim(1, -1)[sure], codes.movedim(1, -1)[sure])
-    if "code" in wanted:
-        assert oracle.error(codes, wanted["code"]) <= oracle.PRIMITIVES
+    if "code" in expected:
+        assert oracle.error(codes, expected["code"]) <= oracle.PRIMITIVES
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", [n for n in doing("decode") if "lulc" in n or n == "none"])
 def test_class_scores_equal_the_oracle(name):
-    kind, given, wanted = case(name)
+    kind, inputs, expected = case(name)
     with torch.inference_mode():
-        scores = built(kind, "decoder").decode(given["tokens"])
-    (stored,) = (value for key, value in wanted.items() if key.startswith("logits"))
+        scores = built(kind, "decoder").decode(inputs["tokens"])
+    (stored,) = (value for key, value in expected.items() if key.startswith("logits"))
     assert oracle.error(oracle.thinned(scores, stored, [2, 3]), stored) <= oracle.LOGITS
-    if "argmax" in wanted:
-        sure = wanted["ambiguous"] == 0
+    if "argmax" in expected:
+        sure = expected["ambiguous"] == 0
         assert sure.float().mean() > 0.9
-        assert torch.equal(scores.argmax(dim=1)[sure], wanted["argmax"].long()[sure])
+        assert torch.equal(scores.argmax(dim=1)[sure], expected["argmax"].long()[sure])
 
 
 @needs_oracle
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("name", doing("unet"))
 def test_single_evaluations_of_the_unet_equal_the_oracle(name):
-    kind, given, wanted = case(name)
+    kind, inputs, expected = case(name)
     with torch.inference_mode():
-        clean = built(kind).denoise(given["sample"], oracle.cases(SUITE)[name]["t"], given["cond"])
-    assert oracle.error(oracle.thinned(clean, wanted["x0"], [2, 3]), wanted["x0"]) <= oracle.PIXELS
+        clean = built(kind).denoise(
+            inputs["sample"], oracle.cases(SUITE)[name]["t"], inputs["cond"]
+        )
+    assert (
+        oracle.error(oracle.thinned(clean, expected["x0"], [2, 3]), expected["x0"]) <= oracle.PIXELS
+    )
 
 
 @needs_oracle
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("name", [n for n in doing("decode") if "lulc" not in n])
 def test_diffused_images_equal_the_oracle(name):
-    kind, given, wanted = case(name)
+    kind, inputs, expected = case(name)
     steps = oracle.cases(SUITE)[name]["timesteps"]
     with torch.inference_mode():
         image = built(kind, "decoder").decode(
-            given["tokens"], noise=given["noise"], timesteps=steps
+            inputs["tokens"], noise=inputs["noise"], timesteps=steps
         )
-    (stored,) = wanted.values()
+    (stored,) = expected.values()
     assert oracle.error(oracle.thinned(image, stored, [2, 3]), stored) <= oracle.PIXELS
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", oracle.named("cases_primitives", "fsq"))
 def test_quantisation_equals_the_oracle(name):
-    told = oracle.cases("cases_primitives")[name]
-    quantizer = Quantizer(tuple(told["levels"]))
-    assert (list(quantizer.basis), quantizer.codebook_size) == (told["basis"], told["size"])
+    settings = oracle.cases("cases_primitives")[name]
+    quantizer = Quantizer(tuple(settings["levels"]))
+    assert (list(quantizer.basis), quantizer.codebook_size) == (settings["basis"], settings["size"])
     (latents,) = oracle.stored("cases_primitives", name, "in").values()
-    wanted = oracle.stored("cases_primitives", name, "out")
+    expected = oracle.stored("cases_primitives", name, "out")
     ids = quantizer.latents_to_ids(latents)
-    assert torch.equal(ids, wanted["index"].long())
-    assert oracle.error(quantizer.ids_to_codes(ids), wanted["code"]) <= oracle.PRIMITIVES
-    codes = quantizer.ids_to_codes(wanted["ids"][None, None])[0, :, 0].T
-    assert oracle.error(codes, wanted["ids_code"]) <= oracle.PRIMITIVES
+    assert torch.equal(ids, expected["index"].long())
+    assert oracle.error(quantizer.ids_to_codes(ids), expected["code"]) <= oracle.PRIMITIVES
+    codes = quantizer.ids_to_codes(expected["ids"][None, None])[0, :, 0].T
+    assert oracle.error(codes, expected["ids_code"]) <= oracle.PRIMITIVES
 
 
 @needs_oracle
 def test_levels_are_those_of_the_oracle():
-    told = {
+    settings = {
         c["size"]: c["levels"] for n, c in oracle.cases("cases_primitives").items() if "fsq" in n
     }
     for modality in MODALITIES:
         with torch.device("meta"):
             tokenizer = model.tokenizer(modality, part="encoder")
-        assert list(tokenizer.quantizer.levels) == told[tokenizer.vocab_size]
+        assert list(tokenizer.quantizer.levels) == settings[tokenizer.vocab_size]
 
 
 @needs_oracle
 def test_the_schedule_equals_the_oracle():
-    wanted = oracle.stored("cases_primitives", "ddim", "out")
-    assert oracle.error(ddim.alphas_cumprod(), wanted.pop("alphas_cumprod")) <= oracle.PRIMITIVES
-    assert wanted
-    for name, steps in wanted.items():
+    expected = oracle.stored("cases_primitives", "ddim", "out")
+    assert oracle.error(ddim.alphas_cumprod(), expected.pop("alphas_cumprod")) <= oracle.PRIMITIVES
+    assert expected
+    for name, steps in expected.items():
         assert list(ddim.timesteps(int(name[1:]))) == steps.tolist(), name
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", oracle.named("cases_primitives", "ddim_step"))
 def test_single_steps_equal_the_oracle(name):
-    told = oracle.cases("cases_primitives")[name]
-    given = oracle.stored("cases_primitives", name, "in")
-    (step,) = (s for s in ddim.make_steps(told["n_steps"]) if s.t == told["t"])
-    got = ddim.advance(given["sample"], given["model_output"], step, clamp=True)
-    wanted = oracle.stored("cases_primitives", name, "out")["prev"]
-    assert oracle.error(got, wanted) <= oracle.PRIMITIVES
+    settings = oracle.cases("cases_primitives")[name]
+    inputs = oracle.stored("cases_primitives", name, "in")
+    (step,) = (s for s in ddim.make_steps(settings["n_steps"]) if s.t == settings["t"])
+    actual = ddim.advance(inputs["sample"], inputs["model_output"], step, clamp=True)
+    expected = oracle.stored("cases_primitives", name, "out")["prev"]
+    assert oracle.error(actual, expected) <= oracle.PRIMITIVES
 
 
 @needs_oracle
 def test_embedded_steps_equal_the_oracle():
     (steps,) = oracle.stored("cases_primitives", "timestep_embedding", "in").values()
-    (wanted,) = oracle.stored("cases_primitives", "timestep_embedding", "out").values()
+    (expected,) = oracle.stored("cases_primitives", "timestep_embedding", "out").values()
     assert (
-        oracle.error(diffusion_unet.timestep_embedding(steps, wanted.shape[1]), wanted)
+        oracle.error(diffusion_unet.timestep_embedding(steps, expected.shape[1]), expected)
         <= oracle.PRIMITIVES
     )
 
 
 @needs_oracle
 def test_coordinates_equal_the_oracle():
-    place = model.coords_tokenizer(Path(oracle.ORACLE) / "coords_tokenizer_synthetic.json")
-    told = oracle.cases("cases_coords")["encode"]
-    given = oracle.stored("cases_coords", "encode", "in")["lonlat"]
+    tokenizer = model.coords_tokenizer(Path(oracle.ORACLE) / "coords_tokenizer_synthetic.json")
+    settings = oracle.cases("cases_coords")["encode"]
+    inputs = oracle.stored("cases_coords", "encode", "in")["lonlat"]
     ids = oracle.stored("cases_coords", "encode", "out")["ids"]
-    assert [f"{' '.join(pair)} [EOS]" for pair in place.to_words(given)] == told["strings"]
-    assert torch.equal(place.encode(given), ids)
-    given = oracle.stored("cases_coords", "decode", "in")["ids"]
+    assert [f"{' '.join(pair)} [EOS]" for pair in tokenizer.to_words(inputs)] == settings["strings"]
+    assert torch.equal(tokenizer.encode(inputs), ids)
+    inputs = oracle.stored("cases_coords", "decode", "in")["ids"]
     assert torch.equal(
-        place.decode(given), oracle.stored("cases_coords", "decode", "out")["lonlat"]
+        tokenizer.decode(inputs), oracle.stored("cases_coords", "decode", "out")["lonlat"]
     )
 
 
 @needs_oracle
 def test_the_references_negative_zero_is_not_repeated():
-    place = model.coords_tokenizer(Path(oracle.ORACLE) / "coords_tokenizer_synthetic.json")
-    given = oracle.stored("cases_coords", "negative_zero_trap", "in")["lonlat"]
-    theirs = oracle.stored("cases_coords", "negative_zero_trap", "out")["ids"]
-    ours = place.encode(given)
-    assert theirs.shape[1] != 3
-    assert ours.shape == (len(given), 3)
-    assert torch.equal(place.decode(ours), (given * 4).round() / 4 + 0.0)
+    tokenizer = model.coords_tokenizer(Path(oracle.ORACLE) / "coords_tokenizer_synthetic.json")
+    inputs = oracle.stored("cases_coords", "negative_zero_trap", "in")["lonlat"]
+    reference = oracle.stored("cases_coords", "negative_zero_trap", "out")["ids"]
+    ours = tokenizer.encode(inputs)
+    assert reference.shape[1] != 3
+    assert ours.shape == (len(inputs), 3)
+    assert torch.equal(tokenizer.decode(ours), (inputs * 4).round() / 4 + 0.0)
 
 
 @needs_listings

@@ -1,4 +1,4 @@
-"""What the tokenizers promise beyond the reference: what they refuse, and how they behave."""
+"""Tokenizers: configuration, forms of input, refused values, weights."""
 
 from __future__ import annotations
 
@@ -159,17 +159,17 @@ def test_position_tables_may_be_absent_and_a_checkpoints_own_win():
 
 
 def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
-    asked = []
+    requests = []
 
     def fetch_path(name, revision=None):
-        asked.append((name, revision))
+        requests.append((name, revision))
         raise WeightsError("no network")
 
     monkeypatch.setattr(loading, "fetch_path", fetch_path)
     for source in ({**MICRO, "modality": "S1RTC", "unet": UNET}, {**MICRO, "modality": "LULC"}):
         with pytest.raises(WeightsError, match="no network"):
             model.tokenizer(source, weights="hub", revision="abc")
-    assert asked == [
+    assert requests == [
         ("terramind_v1_tokenizer_s1rtc", "abc"),
         ("terramind_v1_tokenizer_lulc", "abc"),
     ]
@@ -186,7 +186,7 @@ def test_forms_of_a_class_raster_give_the_same_ids():
     forms.append(forms[-1].float())
     ids = [tokenizer.encode(form) for form in forms]
     assert ids[0].shape == (2, 2, 3)
-    assert all(torch.equal(other, ids[0]) for other in ids[1:])
+    assert all(torch.equal(repeated, ids[0]) for repeated in ids[1:])
 
 
 @pytest.mark.parametrize(

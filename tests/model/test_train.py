@@ -82,9 +82,9 @@ def test_training_leaves_the_global_generators_alone():
     built = segmenter()
     torch.manual_seed(5)
     fit(built, [mosaic(0)], steps=2)
-    found = torch.rand(1)
+    result = torch.rand(1)
     torch.manual_seed(5)
-    assert torch.equal(found, torch.rand(1))
+    assert torch.equal(result, torch.rand(1))
 
 
 def test_every_parameter_is_trained():
@@ -95,10 +95,10 @@ def test_every_parameter_is_trained():
 
 
 def test_progress_is_told_and_time_is_kept():
-    seen = []
-    record = fit(segmenter(), [mosaic(0)], steps=100_000, time_budget=0.5, progress=seen.append)
-    assert 1 <= len(seen) == record.steps < 100_000
-    assert seen[-1].step == len(seen)
+    observed = []
+    record = fit(segmenter(), [mosaic(0)], steps=100_000, time_budget=0.5, progress=observed.append)
+    assert 1 <= len(observed) == record.steps < 100_000
+    assert observed[-1].step == len(observed)
     assert record.seconds < 10
 
 
@@ -118,7 +118,7 @@ def test_half_precision_trains_too():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"steps": 0}, "above zero"),
         ({"batch": 0}, "above zero"),
@@ -128,8 +128,8 @@ def test_half_precision_trains_too():
         ({"device": "abacus"}, "device"),
     ],
 )
-def test_senseless_settings_are_refused(options, says):
-    with pytest.raises(ModelError, match=says):
+def test_senseless_settings_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
         fit(segmenter(), [mosaic(0)], **options)
 
 
@@ -323,13 +323,13 @@ def test_inside_and_edge_make_up_the_whole():
     rng = np.random.default_rng(0)
     truth = mosaic(0).labels
     answer = np.where(rng.random(truth.shape) < 0.8, truth, (truth + 1) % 3)
-    found = metrics.compute_scores([truth], [answer], 3)
+    result = metrics.compute_scores([truth], [answer], 3)
     edge = metrics.edge_mask(truth)
-    assert found.overall == pytest.approx((truth == answer).mean())
-    assert found.edge == pytest.approx((truth == answer)[edge].mean())
-    assert found.inside == pytest.approx((truth == answer)[~edge].mean())
-    assert found.pixels == truth.size
-    assert found.to_mapping()["overall"] == round(found.overall, 4)
+    assert result.overall == pytest.approx((truth == answer).mean())
+    assert result.edge == pytest.approx((truth == answer)[edge].mean())
+    assert result.inside == pytest.approx((truth == answer)[~edge].mean())
+    assert result.pixels == truth.size
+    assert result.to_mapping()["overall"] == round(result.overall, 4)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (80, 113), (97, 224)])
@@ -340,11 +340,11 @@ def test_a_whole_mosaic_is_covered(shape):
         labels=chip.labels[: shape[0], : shape[1]],
     )
     part.inputs["S2L2A"][:, :50, :50] = np.nan
-    found = train.predict_probabilities(
+    result = train.predict_probabilities(
         segmenter(), part, device="cpu", window=64 if shape[0] < 96 else 96
     )
-    assert found.shape == (3, *shape)
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    assert result.shape == (3, *shape)
+    np.testing.assert_allclose(result.sum(0), 1, atol=1e-5)
 
 
 def test_a_mosaic_below_a_window_is_refused():
@@ -384,9 +384,9 @@ def test_qda_integrates_missing_features_out():
     x, labels, *_ = gaussians()
     baseline = train.Qda.fit(x, labels, 3)
     alone = train.Qda.fit(x[:, :1], labels, 3)
-    holed = x.copy()
-    holed[:, 1] = np.nan
-    assert (baseline.predict(holed) == alone.predict(x[:, :1])).mean() > 0.999
+    with_nan = x.copy()
+    with_nan[:, 1] = np.nan
+    assert (baseline.predict(with_nan) == alone.predict(x[:, :1])).mean() > 0.999
     assert (baseline.predict(np.full((3, 2), np.nan)) == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""Units: what a window's numbers give away, and that no real scene is refused."""
+"""Checks of units: wrong units are recognised, and no real scene is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def standardised(name, values):
 
 
 def picture(values):
-    """Render band by band, cut at two percent, as a viewer does."""
+    """Stretch each band to 0..255 between its 2nd and 98th percentile, as a viewer does."""
     low, high = np.percentile(values, (2, 98), axis=(0, 2, 3), keepdims=True)
     return np.rint(((values - low) / (high - low)).clip(0, 1) * 255)
 

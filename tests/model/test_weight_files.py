@@ -1,4 +1,4 @@
-"""Official files: found where they lie, fetched once, pinned at first use, refused when changed."""
+"""Official weight files: search, download, pins, and messages when something is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST, SECOND = "a" * 40, "b" * 40
 
 
 class Hub:
-    """A stand-in for huggingface_hub that lays files out as its cache does."""
+    """A substitute for huggingface_hub with the same layout of its cache."""
 
     def __init__(self, cache):
         self.cache, self.asked, self.error = cache, [], None
@@ -66,10 +66,10 @@ def online(tmp_path, monkeypatch):
 
 
 def put(folder, name, content):
-    place = hub.list_candidate_paths(Path(folder), hub.OFFICIAL_FILES[name])[0]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(content)
-    return place
+    path = hub.list_candidate_paths(Path(folder), hub.OFFICIAL_FILES[name])[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 # --- which files there are -------------------------------------------------------------------
@@ -82,22 +82,22 @@ def test_every_official_file_has_its_name():
                   ("s2l2a", "s1grd", "s1rtc", "dem", "lulc", "ndvi", "coords")]  # fmt: skip
     assert list(hub.OFFICIAL_FILES) == sizes + tokenizers
     assert len(set(hub.OFFICIAL_FILES.values())) == 11
-    told = hub.OFFICIAL_FILES["terramind_v1_tokenizer_s2l2a"]
-    assert told.repo == "ibm-esa-geospatial/TerraMind-1.0-Tokenizer-S2L2A"
-    assert told.file == "TerraMind_Tokenizer_S2L2A.pt"
+    official = hub.OFFICIAL_FILES["terramind_v1_tokenizer_s2l2a"]
+    assert official.repo == "ibm-esa-geospatial/TerraMind-1.0-Tokenizer-S2L2A"
+    assert official.file == "TerraMind_Tokenizer_S2L2A.pt"
     assert hub.OFFICIAL_FILES[COORDS].file == "config.json"
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
 def test_variants_read_the_backbone_s_file(size):
-    one = hub.OFFICIAL_FILES[f"terramind_v1_{size}"]
+    official = hub.OFFICIAL_FILES[f"terramind_v1_{size}"]
     assert (
-        one
+        official
         == hub.OFFICIAL_FILES[f"terramind_v1_{size}_tim"]
         == hub.OFFICIAL_FILES[f"terramind_v1_{size}_generate"]
     )
-    assert one.repo == f"ibm-esa-geospatial/TerraMind-1.0-{size}"
-    assert one.file == f"TerraMind_v1_{size}.pt"
+    assert official.repo == f"ibm-esa-geospatial/TerraMind-1.0-{size}"
+    assert official.file == f"TerraMind_v1_{size}.pt"
 
 
 def test_an_unknown_name_is_told_all_known_ones():
@@ -120,15 +120,15 @@ def test_looking_needs_no_torch():
 def test_without_the_library_the_message_says_what_from_where_and_to_which_place(name, home):
     with pytest.raises(WeightsError) as caught:
         hub.fetch_path(name)
-    text, wanted = str(caught.value), hub.OFFICIAL_FILES[name]
-    for part in (wanted.file, wanted.repo, wanted.page, "pip install 'terramosaic[hub]'",
+    text, expected = str(caught.value), hub.OFFICIAL_FILES[name]
+    for part in (expected.file, expected.repo, expected.page, "pip install 'terramosaic[hub]'",
                  f"terramosaic models fetch {name} --to", str(home / "weights")):  # fmt: skip
         assert part in text
-    assert ("weights: /path/to" in text) == wanted.file.endswith(".pt")
-    place = text.partition("here as ")[2].partition(", where")[0]
-    Path(place).parent.mkdir(parents=True)
-    Path(place).write_bytes(b"x")
-    assert hub.fetch_path(name) == Path(place)
+    assert ("weights: /path/to" in text) == expected.file.endswith(".pt")
+    path = text.partition("here as ")[2].partition(", where")[0]
+    Path(path).parent.mkdir(parents=True)
+    Path(path).write_bytes(b"x")
+    assert hub.fetch_path(name) == Path(path)
     # ^ the place that the message names is one that is searched
 
 
@@ -138,8 +138,8 @@ def test_weights_folders_are_searched_without_network(tmp_path, home, monkeypatc
     folders = {"first": tmp_path / "one", "second": tmp_path / "two", "home": home / "weights"}
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", f"{folders['first']}:{folders['second']}")
     assert hub.find_local_file(name) is None
-    place = put(folders[where], name, b"mine")
-    assert hub.find_local_file(name) == hub.fetch_path(name) == place
+    path = put(folders[where], name, b"mine")
+    assert hub.find_local_file(name) == hub.fetch_path(name) == path
 
 
 def test_the_first_folder_wins_and_a_converted_file_counts(tmp_path, home, monkeypatch):
@@ -181,8 +181,8 @@ def test_a_home_in_the_cache_folder(monkeypatch, tmp_path):
 
 
 def test_the_first_use_is_written_down(online, home):
-    found = hub.fetch(BASE)
-    assert found.is_newly_pinned
+    fetched = hub.fetch(BASE)
+    assert fetched.is_newly_pinned
     assert online.asked == [(hub.OFFICIAL_FILES[BASE].repo, "TerraMind_v1_base.pt", None)]
     book = json.loads((home / "weights.json").read_text())
     sha256 = hashlib.sha256(b"first").hexdigest()
@@ -193,7 +193,7 @@ def test_the_first_use_is_written_down(online, home):
     }
     again = hub.fetch(BASE)
     assert not again.is_newly_pinned
-    assert again.pin == found.pin
+    assert again.pin == fetched.pin
     assert len(online.asked) == 1
 
 
@@ -224,7 +224,7 @@ def test_a_revision_has_its_own_pin(online, tmp_path, monkeypatch):
     assert hub.fetch_path(BASE).read_bytes() == b"by hand"
     assert hub.fetch_path(BASE, "v2").read_bytes() == b"second"
     assert hub.fetch_path(BASE, FIRST).read_bytes() == b"first"
-    assert [asked[2] for asked in online.asked] == ["v2", FIRST]
+    assert [request[2] for request in online.asked] == ["v2", FIRST]
     labels = checksums.read_pins()["ibm-esa-geospatial/TerraMind-1.0-base/TerraMind_v1_base.pt"]
     assert {label: pin.commit for label, pin in labels.items()} == {
         "main": None, "v2": SECOND, FIRST: FIRST
@@ -261,17 +261,17 @@ def test_a_changed_file_is_refused_with_what_to_do(online, home, where):
 
 def test_a_file_put_by_hand_must_be_the_one_that_was_fetched(online, home):
     hub.fetch_path(BASE)
-    place = put(home / "weights", BASE, b"another")
+    path = put(home / "weights", BASE, b"another")
     with pytest.raises(WeightsError, match="pinned since their first use"):
         hub.fetch_path(BASE)
-    place.write_bytes(b"first")
-    assert hub.fetch_path(BASE) == place
+    path.write_bytes(b"first")
+    assert hub.fetch_path(BASE) == path
 
 
 def test_a_download_must_be_what_was_put_by_hand_before(online, home):
-    place = put(home / "weights", BASE, b"from a colleague")
+    path = put(home / "weights", BASE, b"from a colleague")
     hub.fetch_path(BASE)
-    place.unlink()
+    path.unlink()
     with pytest.raises(WeightsError, match="pinned since their first use"):
         hub.fetch_path(BASE)
 
@@ -316,11 +316,11 @@ def test_processes_that_pin_at_one_moment_lose_nothing(tmp_path, monkeypatch):
 
 
 def test_the_pin_of_who_came_first_stands(online, monkeypatch):
-    """Two processes use a file for the first time, and it is not the same to both."""
-    other = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
+    """Two processes use a file for the first time, and get different contents."""
+    first_pin = checksums.Pin(sha256="0" * 64, bytes=1, commit=None)
     key = f"{hub.OFFICIAL_FILES[BASE].repo}/TerraMind_v1_base.pt"
-    seen = iter([{}, {key: {"main": other}}])
-    monkeypatch.setattr(checksums, "read_pins", lambda: next(seen))
+    reads = iter([{}, {key: {"main": first_pin}}])
+    monkeypatch.setattr(checksums, "read_pins", lambda: next(reads))
     with pytest.raises(WeightsError, match="0000"):
         hub.fetch_path(BASE)
 
@@ -385,12 +385,12 @@ def test_the_real_library_agrees_about_its_cache_and_its_errors(online):
         text=True,
         check=True,
     )
-    told = json.loads(done.stdout)
-    assert told["found"] == str(path)
-    assert "RepositoryNotFoundError" in told["known"]["GatedRepoError"]
-    assert "EntryNotFoundError" in told["known"]["LocalEntryNotFoundError"]
-    assert "cannot fetch TerraMind_Tokenizer_LULC.pt" in told["told"]
-    assert "cannot be reached from here; LocalEntryNotFoundError" in told["told"]
+    report = json.loads(done.stdout)
+    assert report["found"] == str(path)
+    assert "RepositoryNotFoundError" in report["known"]["GatedRepoError"]
+    assert "EntryNotFoundError" in report["known"]["LocalEntryNotFoundError"]
+    assert "cannot fetch TerraMind_Tokenizer_LULC.pt" in report["told"]
+    assert "cannot be reached from here; LocalEntryNotFoundError" in report["told"]
 
 
 @pytest.mark.parametrize(
@@ -425,17 +425,17 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(online, kind, says):
 
 @pytest.mark.parametrize("name", [BASE, COORDS])
 def test_a_copy_lies_where_it_is_looked_for(online, tmp_path, monkeypatch, name):
-    found = hub.fetch(name)
-    place = hub.copy_file(name, found.path, tmp_path / "stick")
-    assert place.read_bytes() == b"first"
-    assert hub.copy_file(name, place, tmp_path / "stick") == place
+    fetched = hub.fetch(name)
+    path = hub.copy_file(name, fetched.path, tmp_path / "stick")
+    assert path.read_bytes() == b"first"
+    assert hub.copy_file(name, path, tmp_path / "stick") == path
     assert not list((tmp_path / "stick").rglob("*.part"))
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(tmp_path / "stick"))
-    assert hub.fetch_path(name) == place
+    assert hub.fetch_path(name) == path
 
 
 def test_a_converted_file_is_copied_under_its_own_name(home, tmp_path):
     (home / "weights").mkdir(parents=True)
     (home / "weights" / "TerraMind_v1_base.safetensors").write_bytes(b"converted")
-    place = hub.copy_file(BASE, hub.fetch_path(BASE), tmp_path)
-    assert place == tmp_path / "TerraMind_v1_base.safetensors"
+    path = hub.copy_file(BASE, hub.fetch_path(BASE), tmp_path)
+    assert path == tmp_path / "TerraMind_v1_base.safetensors"

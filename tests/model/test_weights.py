@@ -1,4 +1,4 @@
-"""Only the pinned weights are loaded, only as data, and only where they fit."""
+"""Loading, writing and initialising weights: strict, pinned, and without pickled code."""
 
 from __future__ import annotations
 
@@ -167,12 +167,12 @@ def test_half_precision_weights_become_the_module_s_own(encoder):
 
 def test_random_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    one = model.backbone(TINY, ["S2L2A", "DEM"], weights={"random": 5})
+    first = model.backbone(TINY, ["S2L2A", "DEM"], weights={"random": 5})
     torch.manual_seed(2)
-    two = model.backbone(TINY, ["S2L2A", "DEM"], weights={"random": 5})
+    second = model.backbone(TINY, ["S2L2A", "DEM"], weights={"random": 5})
     three = model.backbone(TINY, ["S2L2A", "DEM"], weights={"random": 6})
-    assert same(one, two)
-    assert not same(one, three)
+    assert same(first, second)
+    assert not same(first, three)
 
 
 @pytest.mark.parametrize("source", [{"random": -1}, {"random": "x"}, {"seed": 3}, {"random": True}])
@@ -234,9 +234,9 @@ def test_a_lightning_file_is_read_whole(tmp_path, encoder):
     path = tmp_path / "task.ckpt"
     whole = {"state_dict": dict(encoder.state_dict()), "hyper_parameters": {"lr": 1e-4}, "epoch": 3}
     torch.save(whole, path)
-    found = loading.read_checkpoint(path)
-    assert found["hyper_parameters"] == {"lr": 1e-4}
-    assert loading.extract_state_dict(found).keys() == encoder.state_dict().keys()
+    content = loading.read_checkpoint(path)
+    assert content["hyper_parameters"] == {"lr": 1e-4}
+    assert loading.extract_state_dict(content).keys() == encoder.state_dict().keys()
     torch.save([torch.ones(2)], path)
     with pytest.raises(WeightsError, match="hold a list"):
         loading.read_checkpoint(path)
@@ -361,7 +361,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 class Everything(torch.nn.Module):
-    """One of each kind of layer that the family has."""
+    """One layer of each kind that the models have."""
 
     def __init__(self):
         super().__init__()
@@ -379,28 +379,28 @@ class Everything(torch.nn.Module):
 
 
 def test_every_kind_of_layer_gets_a_fitting_start():
-    made = loading.initialise(Everything(), 3).requires_grad_(False)
-    assert float(made.conv.weight.std()) == pytest.approx((2 / (9 * 96)) ** 0.5, rel=0.05)
-    assert float(made.line.weight.std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
-    assert float(made.qkv.weight.std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
-    assert float(made.token_emb.weight.std()) == pytest.approx(0.02, rel=0.05)
-    assert float(made.mask_token.std()) == pytest.approx(0.02, rel=0.3)
-    assert bool((made.group.weight == 1).all())
-    assert bool((made.norm.weight == 1).all())
-    assert float(made.scale) == 1
-    for name, value in made.named_parameters():
+    module = loading.initialise(Everything(), 3).requires_grad_(False)
+    assert float(module.conv.weight.std()) == pytest.approx((2 / (9 * 96)) ** 0.5, rel=0.05)
+    assert float(module.line.weight.std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert float(module.qkv.weight.std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert float(module.token_emb.weight.std()) == pytest.approx(0.02, rel=0.05)
+    assert float(module.mask_token.std()) == pytest.approx(0.02, rel=0.3)
+    assert bool((module.group.weight == 1).all())
+    assert bool((module.norm.weight == 1).all())
+    assert float(module.scale) == 1
+    for name, value in module.named_parameters():
         assert bool((value == 0).all()) == name.endswith("bias")
 
 
 def test_position_tables_are_not_made_random():
-    made = loading.initialise(Everything(), 3)
-    assert torch.equal(made.pos_emb, layers.sincos_grid(4, 4, 64))
+    module = loading.initialise(Everything(), 3)
+    assert torch.equal(module.pos_emb, layers.sincos_grid(4, 4, 64))
 
 
 def test_frozen_parts_are_made_random_all_the_same():
-    """A frozen sampler must depend on the seed alone, too."""
-    one, two = Everything().requires_grad_(False), Everything()
-    assert same(loading.initialise(one, 3), loading.initialise(two, 3))
+    """A frozen sampler must depend on the seed only, too."""
+    first, second = Everything().requires_grad_(False), Everything()
+    assert same(loading.initialise(first, 3), loading.initialise(second, 3))
 
 
 def test_a_parameter_s_start_does_not_depend_on_the_others():
@@ -496,16 +496,16 @@ def test_the_hub_s_file_is_loaded_at_the_asked_revision_and_pinned(monkeypatch, 
     tiny = model.backbone("terramind_v1_tiny", ["DEM"], weights={"random": 2})
     path = tmp_path / "TerraMind_v1_tiny.pt"
     torch.save(tiny.state_dict(), path)
-    asked = []
+    requests = []
 
     def fetch(repo, file, revision=None):
-        asked.append((repo, file, revision))
+        requests.append((repo, file, revision))
         return str(path)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub_that(fetch))
-    found = model.backbone("terramind_v1_tiny", ["DEM"], weights="hub", revision="abc")
-    assert same(found, tiny)
-    assert asked == [("ibm-esa-geospatial/TerraMind-1.0-tiny", "TerraMind_v1_tiny.pt", "abc")]
+    content = model.backbone("terramind_v1_tiny", ["DEM"], weights="hub", revision="abc")
+    assert same(content, tiny)
+    assert requests == [("ibm-esa-geospatial/TerraMind-1.0-tiny", "TerraMind_v1_tiny.pt", "abc")]
     torch.save({key: value + 1 for key, value in tiny.state_dict().items()}, path)
     with pytest.raises(WeightsError, match="pinned since their first use"):
         model.backbone("terramind_v1_tiny", ["DEM"], weights="hub", revision="abc")

@@ -12,8 +12,7 @@ import pystac
 import pytest
 import rasterio
 
-from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.scene_selection import RejectedScene
+from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.product import descriptions, stac_collection, stac_item

@@ -23,7 +23,8 @@ from catalogs.sensors import SENTINEL_2
 from flows.cli import summary
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import planning, product
+from flows.orchestration import launch
+from flows.run import planning, plans, verify
 from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import stream
@@ -145,7 +146,9 @@ def write(home, land, kind, **changes):
 
 
 def run(job):
-    return product.run(job, allow_partial=False, max_cost=None, progress=NullProgress())
+    return launch.run_file(
+        job, allow_partial=False, max_cost=None, progress=NullProgress()
+    ).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
             stored = cube(result, factor)[path.stem].values
             values = file.read() if stored.ndim == 3 else file.read(1)
             assert np.array_equal(stored, values, equal_nan=layer.dtype == "float32")
-    assert product.verify(Path(result["item"]), NullProgress())["ok"]
+    assert verify.verify(Path(result["item"]), NullProgress()).ok
 
 
 @pytest.mark.parametrize("kind", ["land_cover", "embedding", "generate"])
@@ -237,9 +240,9 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_says_what_a_task_takes(home, land, kind):
     schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
-    told = product.plan(
+    told = plans.make_plan(
         jobs.load(write(home, land, kind, name="planned")), NullProgress(), home / "plan.json"
-    )
+    ).to_dict()
     jsonschema.validate(told, schema)
     assert told["tiles"]["new"] == told["tiles"]["total"] > 1
     assert told["peak_memory_bytes"] > 0

@@ -25,9 +25,11 @@ from rio_cogeo import cog_validate
 from catalogs import demo as country
 from catalogs import legend
 from catalogs.sensors import SENSORS
+from flows.config import job as jobs
 from flows.demo import demo
 from flows.observe.progress import NullProgress
-from flows.run import product
+from flows.orchestration import launch
+from flows.run import plans, verify
 from pipeline.inference import consistency
 from pipeline.plan import layers
 from tests.support import stac
@@ -98,7 +100,7 @@ def _change(job, **sections):
 
 def _run(job, **options):
     options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()} | options
-    return product.run(job, **options)
+    return launch.run_file(job, **options).to_dict()
 
 
 def _rasters(item):
@@ -196,7 +198,7 @@ def broken(job, land, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(land, copy)
     job = _change(job, catalog={"path": str(copy / "catalog" / "catalog.json")})
-    plan = product.load_or_create_plan(job)
+    plan = plans.load_or_create_plan(jobs.load(job), NullProgress())
     counted = [
         (sum(scene in plan.tile_scenes(tile) for tile in plan.tiles), scene)
         for scene in plan.snapshot.scenes
@@ -226,14 +228,14 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     item = json.loads(Path(partial["item"]).read_text())
     holes = {one["tile"] for one in item["properties"]["terramosaic:holes"]}
     assert holes == {one["tile"] for one in result["tiles"]["failed"]}
-    plan = product.load_or_create_plan(job)
+    plan = plans.load_or_create_plan(jobs.load(job), NullProgress())
     with rasterio.open(_find(partial["item"], "observations.tif")) as file:
         for tile in plan.tiles:
             window = ((tile.row, tile.row + tile.height), (tile.column, tile.column + tile.width))
             unknown = (file.read(1, window=window) == 65535).all()
             assert unknown == (tile.id in holes)
             # ^ a hole is not "seen, and nothing there"
-    assert product.verify(Path(partial["item"]), NullProgress())["ok"]
+    assert verify.verify(Path(partial["item"]), NullProgress()).ok
 
 
 def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
@@ -267,7 +269,7 @@ def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     result = _run(job)
     before = _rasters(result["item"])
     out = job.parent / "out"
-    sound = product.verify(out, NullProgress())
+    sound = verify.verify(out, NullProgress()).to_dict()
     assert (sound["ok"], sound["bad"]) == (True, [])
     assert sound["seam"] == {"item": result["item"], **result["seam"]}
     shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/0/1"))))
@@ -279,13 +281,13 @@ def test_verify_names_the_damage_and_the_next_run_repairs_it(job):
     shard = next(iter(sorted(out.rglob("cube.zarr/land_cover/c/1/0"))))
     shard.write_bytes(shard.read_bytes()[:-9])
     for _ in range(2):
-        found = product.verify(out, NullProgress())
+        found = verify.verify(out, NullProgress()).to_dict()
         assert not found["ok"]
         assert {one["tile"] for one in found["bad"]} == {"r000c001", "r001c000", ""}
     repaired = _run(job)
     assert repaired["tiles"]["done"] == 2
     assert _rasters(repaired["item"]) == before
-    assert product.verify(out, NullProgress())["ok"]
+    assert verify.verify(out, NullProgress()).ok
 
 
 def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
@@ -295,16 +297,14 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
     shutil.copytree(Path(result["item"]).parent, other)
     plan = next(other.rglob("plan.json"))
     plan.write_text(plan.read_text().replace('"format": ', '"format": 9'))
-    found = product.verify(out, NullProgress())
+    found = verify.verify(out, NullProgress()).to_dict()
     assert [str(plan) in one["reason"] for one in found["bad"]] == [True]
     assert found["seam"]["item"] == result["item"]
 
 
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
-    from flows.config import job as jobs
-
-    made = product.plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
-    assert made["tiles"]["new"] == made["tiles"]["total"]
+    made = plans.make_plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
+    assert made.tiles.new == made.tiles.total
     job.unlink()
     result = _run(tmp_path / "plan.json")
     assert result["status"] == "complete"
@@ -312,10 +312,9 @@ def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
 
 def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, capfd):
     from flows.cli import main
-    from flows.config import job as jobs
 
     made = tmp_path / "plan.json"
-    product.plan(jobs.load(job), NullProgress(), made)
+    plans.make_plan(jobs.load(job), NullProgress(), made)
     card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
     assert main.main(["run", str(made)]) == 2
@@ -329,14 +328,14 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
 
 def test_the_demo_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "demo"
-    result = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress())
+    result = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress()).to_dict()
     assert result["status"] == "complete"
     for name in ("catalog/catalog.json", "truth.tif", "job.yaml"):
         assert (folder / name).exists()
     assert result["accuracy"]["n"] > 100_000
     assert result["accuracy"]["overall"] >= 0.85
     assert result["accuracy"]["macro_f1"] >= 0.75
-    again = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress())
+    again = demo.run(folder, seed=11, size=512, tile_size=512, progress=NullProgress()).to_dict()
     assert again["status"] == "unchanged"
     assert again["accuracy"] == result["accuracy"]
 
@@ -439,30 +438,6 @@ def test_a_server_at_hand_is_told_of_the_run(job, tmp_path):
         assert flow["state_type"] == "COMPLETED"
         names = sorted(one["name"].rpartition("-")[0] for one in _asked(env, "task_runs"))
         assert names == ["map tiles", "plan", "publish", "quality", "verify"]
-
-
-def test_a_run_goes_on_when_its_server_goes(job, monkeypatch):
-    """As Prefect raises it, after two minutes of its own patience."""
-    from flows.orchestration import land_cover, server
-    from flows.run import stages
-
-    def lost(job, allow_partial):
-        stages.run(job, None, allow_partial, lambda stage, *given: stage(*given))
-        raise OSError("Connection refused")
-
-    monkeypatch.setattr(server, "resolve_api_url", lambda: "http://127.0.0.1:9/api")
-    monkeypatch.setattr(server, "check_health", lambda: OSError("Connection refused"))
-    monkeypatch.setattr(land_cover, "land_cover", lost)
-    said = []
-    monkeypatch.setattr(product.log, "warning", lambda text, named: said.append(text % named))
-    told = _run(job)
-    assert told["status"] == "complete"
-    assert told["tiles"]["skipped"] == told["tiles"]["total"]
-    assert "http://127.0.0.1:9/api no longer answers" in said[0]
-    monkeypatch.setattr(server, "check_health", lambda: None)
-    with pytest.raises(OSError, match="refused"):
-        _run(_change(job, output={"path": "again"}))
-    # ^ where the server is well, whatever was wrong is not its loss
 
 
 def test_a_server_that_does_not_answer_is_named(job):

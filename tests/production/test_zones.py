@@ -16,7 +16,8 @@ from pyproj import CRS, Geod, Proj, Transformer
 from catalogs import demo as country
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import planning, product
+from flows.orchestration import launch
+from flows.run import planning, product_folder, verify
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import stac_item
@@ -42,10 +43,12 @@ def made(tmp_path_factory):
     }
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(values))
-    result = product.run(job, allow_partial=False, max_cost=None, progress=NullProgress())
+    result = launch.run_file(
+        job, allow_partial=False, max_cost=None, progress=NullProgress()
+    ).to_dict()
     assert result["status"] == "complete"
     plan = planning.create_plan(jobs.load(job))
-    return plan, planning.product_dir(plan), result
+    return plan, product_folder.product_dir(plan), result
 
 
 def _centres(grid, own):
@@ -168,12 +171,12 @@ def test_each_zone_has_a_group_of_the_cube(made):
 
 def test_it_is_done_and_verifies(made):
     _plan, home, _ = made
-    again = product.run(
+    again = launch.run_file(
         home.parents[1].parent / "job.yaml",
         allow_partial=False,
         max_cost=None,
         progress=NullProgress(),
     )
-    assert again["status"] == "unchanged"
-    assert again["map"] is None  # no model, no map
-    assert product.verify(home, NullProgress())["ok"]
+    assert again.status == "unchanged"
+    assert again.map is None  # no model, no map
+    assert verify.verify(home, NullProgress()).ok

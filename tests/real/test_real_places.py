@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from flows.config import job as jobs
-from flows.run import planning
+from flows.run import planning, product_folder
 from pipeline import tile
 from pipeline.storage import plan_file, zarr_store
 
@@ -147,7 +147,7 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
 
     values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
-    home = planning.product_dir(plan)
+    home = product_folder.product_dir(plan)
     folder = home / plan.short_digest
     plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile.list_layer_bands(plan))

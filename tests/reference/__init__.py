@@ -1,1 +1,1 @@
-"""TerraTorch beside our model, in one process: ``make reference``."""
+"""Comparison of our model with TerraTorch in one process: ``make reference``."""

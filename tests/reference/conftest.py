@@ -1,4 +1,4 @@
-"""Compare with a limit, and print what was found: the figures are wanted, not only the verdict."""
+"""Comparison with a limit, whose figures are printed at the end of the run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def near(record_property):
     largest = {"error": 0.0}
     record_property("largest", largest)
 
-    def check(got, wanted, limit):
-        assert got.shape == wanted.shape
-        top = wanted.float().abs().max()
+    def check(actual, expected, limit):
+        assert actual.shape == expected.shape
+        top = expected.float().abs().max()
         assert 0 < float(top) < float("inf")
-        error = float((got.float() - wanted.float()).abs().max() / top)
+        error = float((actual.float() - expected.float()).abs().max() / top)
         largest["error"], largest["limit"] = max(error, largest["error"]), limit
         assert error <= limit
         return error
@@ -27,10 +27,11 @@ def pytest_terminal_summary(terminalreporter):
     """Print the largest error of each comparison."""
     terminalreporter.section("largest errors, relative to the largest value")
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
-        found = dict(report.user_properties)
-        if report.when == "call" and "limit" in found.get("largest", {}):
+        properties = dict(report.user_properties)
+        if report.when == "call" and "limit" in properties.get("largest", {}):
             name = report.nodeid.rpartition("::")[2]
-            line = f"{found['largest']['error']:.1e} of {found['largest']['limit']:.0e}  {name}"
+            largest = properties["largest"]
+            line = f"{largest['error']:.1e} of {largest['limit']:.0e}  {name}"
             terminalreporter.write_line(line)
-        for line in found.get("lines", ()):
+        for line in properties.get("lines", ()):
             terminalreporter.write_line(f"    {line}")

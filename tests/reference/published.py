@@ -1,4 +1,4 @@
-"""TerraTorch's models with random weights, and what both sides are fed."""
+"""TerraTorch's models with random weights, and the inputs of both models."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SIDE = 224
 
 
 def built(name, module=None, **options):
-    """Build one of TerraTorch's models with every parameter away from its starting value."""
+    """Build one of TerraTorch's models, with every parameter changed from its initial value."""
     random.seed(0)
     torch.manual_seed(0)
     source = terramind.part(module) if module else terramind.register()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # ^ it says that nothing is pre-trained
-        made = getattr(source, name)(**options)
-    return stirred(made).eval()
+        # ^ it warns that nothing is pre-trained
+        network = getattr(source, name)(**options)
+    return stirred(network).eval()
 
 
 def stirred(module):
-    """Move what starts as one value all over, so that nothing is tested at zero or one only."""
+    """Change parameters that are constant, so that none is tested at zero or one only."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("missing_mod_token"):
                 parameter.zero_()
-                # ^ it is created from memory as it was found
+                # ^ it is created from uninitialised memory
             if parameter.numel() > 1 and parameter.min() == parameter.max():
                 spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
                 parameter.add_(spread * torch.randn(parameter.shape, generator=generator))

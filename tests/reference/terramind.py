@@ -1,7 +1,7 @@
 """TerraTorch's TerraMind modules, imported without the rest of TerraTorch.
 
 Its packages import Lightning, torchgeo, timm and more from their `__init__`. Here those packages
-are present as bare folders, so that only the modules that are asked for run.
+are present as empty packages, so that only the requested modules are imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLACE = "terratorch.models.backbones.terramind"
 
 
 def installed() -> bool:
-    """Tell whether TerraTorch is there, without importing it."""
+    """Return whether TerraTorch is installed, without importing it."""
     return "terratorch" in sys.modules or importlib.util.find_spec("terratorch") is not None
 
 
@@ -50,15 +50,15 @@ def tiling() -> types.ModuleType:
     register()
     _add("terratorch.models.utils", None)
     sys.modules["terratorch.models.utils"].pad_images = None
-    # ^ imported by it and called nowhere; the real module wants torchvision
+    # ^ imported by it and never called; the real module needs torchvision
     return importlib.import_module("terratorch.tasks.tiled_inference")
 
 
 def _stand_in() -> None:
-    found = importlib.util.find_spec("terratorch")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("terratorch")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("no terratorch here: run `make reference`")
-    root = Path(found.submodule_search_locations[0])
+    root = Path(spec.submodule_search_locations[0])
     for name in BARE:
         _add(name, root.joinpath(*name.split(".")[1:]))
     registry = importlib.import_module("terratorch.registry.registry")
@@ -67,10 +67,10 @@ def _stand_in() -> None:
     )
     if importlib.util.find_spec("torchvision") is None:
         importlib.import_module("diffusers")
-        # ^ first: it looks for torchvision and would find the empty one
+        # ^ first, because it would find the empty torchvision
         for name in UNUSED:
             _add(name, None)
-        # ^ a helper that nothing calls imports them
+        # ^ imported by a helper that is never called
 
 
 def _add(name: str, folder: Path | None) -> None:

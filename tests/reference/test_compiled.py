@@ -1,4 +1,4 @@
-"""Compiled blocks give what the plain ones give; here, because compiling takes a minute."""
+"""Compiled blocks have the outputs of plain ones; a test here, because compiling takes a minute."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SIZE = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 2}
 
 
 @needs_terratorch
-# ^ which it does not need, but then it runs where a minute more does not matter
+# ^ not needed here, but then the test runs where a further minute does not matter
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 # ^ the compiler's own
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler here")
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks(near):
-    made = model.backbone(SIZE, ["DEM"], weights={"random": 0})
+    encoder = model.backbone(SIZE, ["DEM"], weights={"random": 0})
     image = normal((1, 1, 32, 32))
     with torch.inference_mode():
-        wanted = made(image)
-        near(model.optimise_for_inference(made, "fp32", compiled=True)(image), wanted, 1e-5)
+        expected = encoder(image)
+        near(model.optimise_for_inference(encoder, "fp32", compiled=True)(image), expected, 1e-5)

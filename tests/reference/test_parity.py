@@ -1,4 +1,4 @@
-"""Our model against TerraTorch 1.2.13, both with the same random weights, in one process."""
+"""Outputs of our model and of TerraTorch 1.2.13, with the same random weights, in one process."""
 
 from __future__ import annotations
 
@@ -52,32 +52,32 @@ def _backbones(size, modalities, merge):
 @pytest.mark.parametrize("merge", ["mean", "concat"])
 def test_every_layer_of_the_backbone(size, merge, near):
     theirs, ours = _backbones(size, PAIR, merge)
-    given = published.inputs(PAIR, batch=2)
-    wanted, got = theirs(dict(given)), ours.features(given)
-    assert len(wanted) == len(got) == ours.depth
-    for mine, reference in zip(got, wanted, strict=True):
+    inputs = published.inputs(PAIR, batch=2)
+    expected, actual = theirs(dict(inputs)), ours.features(inputs)
+    assert len(expected) == len(actual) == ours.depth
+    for mine, reference in zip(actual, expected, strict=True):
         near(mine, reference, FULL)
 
 
 def test_backbone_with_one_modality_missing_and_another_size(size, near):
     theirs, ours = _backbones(size, MIXED, "concat")
-    given = published.inputs(["DEM", "S2L2A"], batch=1, side=96)
-    near(ours(given), theirs(dict(given))[-1], FULL)
+    inputs = published.inputs(["DEM", "S2L2A"], batch=1, side=96)
+    near(ours(inputs), theirs(dict(inputs))[-1], FULL)
 
 
 def test_backbone_in_half_precision(size, near):
     theirs, ours = _backbones(size, PAIR, "mean")
-    given = published.inputs(PAIR, batch=1)
-    near(model.optimise_for_inference(ours, "bf16")(given), theirs(dict(given))[-1], HALF)
+    inputs = published.inputs(PAIR, batch=1)
+    near(model.optimise_for_inference(ours, "bf16")(inputs), theirs(dict(inputs))[-1], HALF)
 
 
 def test_thinking_in_modalities(size, near):
     theirs = published.built(f"{size}_tim", modalities=PAIR, tim_temps=0.0)
     ours = model.tim(size, PAIR, weights=theirs.state_dict())
-    given = published.inputs(PAIR, batch=2, side=96)
-    wanted, got = theirs(dict(given)), ours.features(given)
+    inputs = published.inputs(PAIR, batch=2, side=96)
+    expected, actual = theirs(dict(inputs)), ours.features(inputs)
     for layer in (0, ours.depth // 2, ours.depth - 1):
-        near(got[layer], wanted[layer], FULL)
+        near(actual[layer], expected[layer], FULL)
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -89,38 +89,38 @@ def generators(request):
     return theirs, model.generator(name, PAIR, ["LULC", "DEM"], weights=theirs.state_dict())
 
 
-def _logits_seen(theirs, given, noise):
+def _logits_seen(theirs, inputs, noise):
     """Return what TerraTorch generates, and its token logits by key, in the order of the grid."""
-    seen, step = {}, theirs.sampler.forward_enc_dec_roar_batched
+    by_key, step = {}, theirs.sampler.forward_enc_dec_roar_batched
 
     def watched(mod_dict, target, *args, **options):
-        logits, places = step(mod_dict, target, *args, **options)
-        there = places[:, :, None].expand_as(logits)
+        logits, positions = step(mod_dict, target, *args, **options)
+        index = positions[:, :, None].expand_as(logits)
         # ^ it decodes the positions in a random order
-        seen[target] = torch.empty_like(logits).scatter_(1, there, logits)
-        return logits, places
+        by_key[target] = torch.empty_like(logits).scatter_(1, index, logits)
+        return logits, positions
 
     tokenizer = theirs.tokenizer["tok_dem@224"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theirs.sampler, "forward_enc_dec_roar_batched", watched)
         patch.setattr(tokenizer, "decode_tokens", partial(tokenizer.decode_tokens, generator=noise))
-        made = theirs(dict(given), timesteps=2)
-    return made, seen
+        generated = theirs(dict(inputs), timesteps=2)
+    return generated, by_key
 
 
 def test_generation(generators, near):
     theirs, ours = generators
-    given = published.inputs(PAIR, batch=2, side=96)
-    made, seen = _logits_seen(theirs, given, torch.Generator().manual_seed(5))
-    near(ours.token_logits(given, "LULC"), seen["tok_lulc@224"], FULL)
-    ids = seen["tok_lulc@224"].argmax(2).unflatten(1, (6, 6))
-    chained = ours.token_logits(given, "DEM", tokens={"LULC": ids})
-    near(chained, seen["tok_dem@224"], FULL)
+    inputs = published.inputs(PAIR, batch=2, side=96)
+    generated, logits = _logits_seen(theirs, inputs, torch.Generator().manual_seed(5))
+    near(ours.token_logits(inputs, "LULC"), logits["tok_lulc@224"], FULL)
+    ids = logits["tok_lulc@224"].argmax(2).unflatten(1, (6, 6))
+    chained = ours.token_logits(inputs, "DEM", tokens={"LULC": ids})
+    near(chained, logits["tok_dem@224"], FULL)
     noise = {"DEM": published.normal((2, 1, 96, 96), seed=5)}
-    got = ours.generate(given, standardize=False, timesteps=2, noise=noise)
-    assert list(got) == list(made)
-    for name, wanted in made.items():
-        near(got[name], wanted, FULL)
+    actual = ours.generate(inputs, standardize=False, timesteps=2, noise=noise)
+    assert list(actual) == list(generated)
+    for name, expected in generated.items():
+        near(actual[name], expected, FULL)
 
 
 def test_land_cover_in_half_precision(near, record_property):
@@ -128,23 +128,23 @@ def test_land_cover_in_half_precision(near, record_property):
         "terramind_v1_base_generate", modalities=PAIR, output_modalities=["LULC"], temps=0.0
     )
     full = model.generator("terramind_v1_base", PAIR, ["LULC"], weights=theirs.state_dict())
-    given = published.inputs(PAIR, batch=1)
-    logits = full.token_logits(given, "LULC")
+    inputs = published.inputs(PAIR, batch=1)
+    logits = full.token_logits(inputs, "LULC")
     ids = logits.argmax(2).unflatten(1, (14, 14))
     decoder = full.tokenizer.get_raster_tokenizer("tok_lulc@224")
     scores = decoder.decode(ids)
     half, decoder = full.to(torch.bfloat16), decoder.to(torch.bfloat16)
-    near(half.token_logits(given, "LULC"), logits, HALF)
+    near(half.token_logits(inputs, "LULC"), logits, HALF)
     near(decoder.decode(ids), scores, HALF)
     shorter = decoder.decode(ids).float()
     typical = float((shorter - scores).abs().flatten().kthvalue(int(0.99 * scores.numel())).values)
     # ^ with the largest error in its place, the next lines could not fail
     best = scores.topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > 2 * typical
-    same = shorter.argmax(1) == scores.argmax(1)
-    record_property("lines", [f"same class {float(same.float().mean()):.4%} of all pixels"])
+    agree = shorter.argmax(1) == scores.argmax(1)
+    record_property("lines", [f"same class {float(agree.float().mean()):.4%} of all pixels"])
     assert float(clear.float().mean()) > 0.5
-    assert float(same[clear].float().mean()) >= 0.995
+    assert float(agree[clear].float().mean()) >= 0.995
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
@@ -164,17 +164,19 @@ def _raster(tokenizer, side):
 def test_tokenizer_encodes(tokenizers, near):
     theirs, ours = tokenizers
     raster = _raster(ours, side=96)
-    seen = []
-    handle = theirs.quant_proj.register_forward_hook(lambda _module, _given, out: seen.append(out))
-    _, _, wanted = theirs.encode(raster)
+    latents = []
+    handle = theirs.quant_proj.register_forward_hook(
+        lambda _module, _given, out: latents.append(out)
+    )
+    _, _, expected = theirs.encode(raster)
     handle.remove()
-    near(ours.encode_latents(raster), seen[0], FULL)
+    near(ours.encode_latents(raster), latents[0], FULL)
     levels = torch.tensor(ours.quantizer.levels).view(1, -1, 1, 1) - 1
-    places = seen[0].sigmoid() * levels
-    sure = ((places - places.floor() - 0.5).abs() > MARGIN).all(dim=1)
+    scaled = latents[0].sigmoid() * levels
+    sure = ((scaled - scaled.floor() - 0.5).abs() > MARGIN).all(dim=1)
     # ^ elsewhere the last bits decide to which side it is rounded
     assert float(sure.float().mean()) > 0.95
-    assert bool((ours.encode(raster) == wanted)[sure].all())
+    assert bool((ours.encode(raster) == expected)[sure].all())
 
 
 def test_tokenizer_decodes(tokenizers, near):
@@ -185,10 +187,10 @@ def test_tokenizer_decodes(tokenizers, near):
         return
     noise = published.normal((1, ours.channels, 64, 96), seed=3)
     codes = theirs.tokens_to_embedding(ids)
-    one = theirs.decoder(noise, 400, codes)
-    near(ours.denoise(noise, 400, codes), one, FULL)
-    same = torch.Generator().manual_seed(3)
-    whole = theirs.decode_tokens(ids, timesteps=4, generator=same, verbose=False)
+    clean = theirs.decoder(noise, 400, codes)
+    near(ours.denoise(noise, 400, codes), clean, FULL)
+    generator = torch.Generator().manual_seed(3)
+    whole = theirs.decode_tokens(ids, timesteps=4, generator=generator, verbose=False)
     near(ours.decode(ids, noise=noise, timesteps=4), whole, FULL)
 
 

@@ -29,11 +29,11 @@ def _line(one, base):
 )
 def test_seams_are_a_fraction_of_terratorch_s(stride, density, most, theirs, record_property):
     lattice = Lattice(window=seams.WINDOW, stride=stride, context_width=0)
-    found = seams.ours(lattice)
-    record_property("lines", [_line(theirs, theirs), _line(found, theirs)])
-    assert found.density <= density
+    measured = seams.ours(lattice)
+    record_property("lines", [_line(theirs, theirs), _line(measured, theirs)])
+    assert measured.density <= density
     assert theirs.density == pytest.approx(0.2713, abs=1e-4)
-    assert found.mean <= most * theirs.mean
+    assert measured.mean <= most * theirs.mean
 
 
 @needs_terratorch

@@ -1,6 +1,6 @@
-"""Weights for tests: files of official size that take no room, and what the command says of them.
+"""Weight files of official size that take no disk space, and the command that inspects them.
 
-Every tensor of a hollow file has its shape, and one number in memory.
+Each tensor of such a file has its full shape, and one number in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOY = {"architecture": {"dim": 32, "heads": 2, "depth": 2}, "inputs": ["DEM"], "
 
 @pytest.fixture(autouse=True, name="home")
 def own_home(tmp_path, monkeypatch):
-    """Keep a test from what this machine has fetched, and from the hub. Import it where wanted."""
+    """Isolate a test from this machine's weights and from the hub. Import it to use it."""
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TERRAMOSAIC_WEIGHTS", raising=False)
@@ -38,16 +38,16 @@ def run(*arguments):
 
 
 def answer(capsys, *arguments, code=0, name=None):
-    """Run with --json and return the object, held against its schema."""
+    """Run with --json and return the object, validated against its schema."""
     assert run(*arguments, "--json") == code
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     schema = json.loads((ROOT / "docs" / "json" / f"{name}.schema.json").read_text())
-    jsonschema.Draft202012Validator(schema).validate(found)
-    return found
+    jsonschema.Draft202012Validator(schema).validate(result)
+    return result
 
 
 def refused(capsys, *arguments):
-    """Run what cannot be done, and return the one line that says so."""
+    """Run a command that fails, and return its one line of error."""
     assert run(*arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -59,7 +59,7 @@ def refused(capsys, *arguments):
 
 
 def hollow(path, shapes, prefix=""):
-    """Write a state dict of these shapes that takes no room."""
+    """Write a state dict of these shapes that takes no disk space."""
     state = {
         f"{prefix}{key}": torch.zeros(1).expand(*shape) if shape else torch.zeros(())
         for key, shape in shapes.items()

@@ -1,4 +1,4 @@
-"""What deploy/ and the pages say: manifests of Kubernetes, services of compose, units, commands."""
+"""Content of deploy/ and of the pages: Kubernetes manifests, compose services, units, commands."""
 
 from __future__ import annotations
 
@@ -28,26 +28,30 @@ FILES = [
 
 
 class Command(NamedTuple):
-    """Words that a configuration starts, or that a page tells a person to type."""
+    """A command line in a configuration or on a page."""
 
     where: str
     words: tuple[str, ...]
     environment: Mapping[str, Any] = {}
     own: bool = True
-    """Starts on the reader's machine, and not in a container or a pod."""
+    """Whether it runs on the user's machine, not in a container or a pod."""
 
     mentioned: bool = False
-    """Stands within a sentence, where arguments may be left out."""
+    """Whether it is part of a sentence, where arguments may be omitted."""
 
 
 def named(kind: str) -> list[dict[str, Any]]:
-    """Return the documents of a kind, of the base and of the overlays."""
-    documents = (one for path in FILES for one in yaml.safe_load_all(path.read_text()))
-    return [one for one in documents if one["kind"] == kind]
+    """Return the documents of a kind in the base and the overlays."""
+    return [
+        document
+        for path in FILES
+        for document in yaml.safe_load_all(path.read_text())
+        if document["kind"] == kind
+    ]
 
 
 class Pod(NamedTuple):
-    """What runs in Kubernetes."""
+    """Pod template of a workload."""
 
     spec: dict[str, Any]
     labels: Mapping[str, str]
@@ -59,14 +63,14 @@ def _pods() -> Iterator[tuple[str, Pod]]:
     scheduler, worker = (
         label | {"dask.org/component": component} for component in ("scheduler", "worker")
     )
-    # ^ the operator gives them
+    # ^ labels set by the operator
     yield "scheduler", Pod(cluster["spec"]["scheduler"]["spec"], scheduler)
     yield "dask", Pod(cluster["spec"]["worker"]["spec"], worker)
-    for one in named("DaskWorkerGroup"):
-        yield "gpu", Pod(one["spec"]["worker"]["spec"], worker)
-    for one in [*named("Deployment"), *named("StatefulSet")]:
-        template = one["spec"]["template"]
-        name = one["metadata"]["name"].removeprefix("terramosaic-")
+    for group in named("DaskWorkerGroup"):
+        yield "gpu", Pod(group["spec"]["worker"]["spec"], worker)
+    for workload in [*named("Deployment"), *named("StatefulSet")]:
+        template = workload["spec"]["template"]
+        name = workload["metadata"]["name"].removeprefix("terramosaic-")
         yield name, Pod(template["spec"], template["metadata"]["labels"])
 
 
@@ -74,8 +78,9 @@ PODS = dict(_pods())
 
 
 def commands() -> list[Command]:
-    """Return every command of ours, Prefect's and dask's, that stands anywhere."""
-    return [*_compose(), *_units(), *_kubernetes(), *(one for page in PAGES for one in _page(page))]
+    """Return all commands of terramosaic, Prefect and dask in configurations and pages."""
+    in_pages = (command for page in PAGES for command in _page(page))
+    return [*_compose(), *_units(), *_kubernetes(), *in_pages]
 
 
 def _compose() -> Iterator[Command]:
@@ -97,7 +102,8 @@ def _kubernetes() -> Iterator[Command]:
         (container,) = pod.spec["containers"]
         if container["image"].startswith("terramosaic"):
             environment = {
-                one["name"]: one.get("valueFrom", one.get("value")) for one in container["env"]
+                variable["name"]: variable.get("valueFrom", variable.get("value"))
+                for variable in container["env"]
             }
             yield Command(f"pod:{name}", tuple(container["args"]), environment, own=False)
 
@@ -111,17 +117,17 @@ def _page(page: Path) -> Iterator[Command]:
     for line in lines:
         yield from _line(where, line)
     for line in inline:
-        for one in _line(where, line.replace("\n", " ")):
-            yield one._replace(mentioned=True)
+        for command in _line(where, line.replace("\n", " ")):
+            yield command._replace(mentioned=True)
 
 
 def _line(where: str, line: str) -> Iterator[Command]:
-    """Find our commands in a line of a shell, also behind sudo, docker and kubectl."""
+    """Yield the commands in a shell line, also behind sudo, docker and kubectl."""
     for words in _parts(line):
         for number, word in enumerate(words):
             if " " in word:
                 yield from _line(where, word)
-                # ^ what another shell is given
+                # ^ a command line that is passed to another shell
             elif Path(word).name in PROGRAMS and _begins(words[:number]) and words[number + 1 :]:
                 own = "exec" not in words[:number]
                 yield Command(where, (Path(word).name, *words[number + 1 :]), own=own)
@@ -129,14 +135,14 @@ def _line(where: str, line: str) -> Iterator[Command]:
 
 
 def _begins(before: list[str]) -> bool:
-    """Say whether a command begins after these words."""
+    """Return whether a command starts after these words."""
     wrapped = before[-1:] and before[-1] in {"sudo", "nohup", "until", "--"}
     return not before or bool(wrapped) or before[-2:-1] == ["exec"]
     # ^ `docker compose exec SERVICE`
 
 
 def _parts(line: str) -> Iterator[list[str]]:
-    """Split a line into the words of each of its commands, without what is redirected."""
+    """Split a line into the words of each of its commands, without redirections."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
     lexer.whitespace_split = True
     try:

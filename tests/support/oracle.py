@@ -1,7 +1,7 @@
-"""The reference implementation's numbers, and the keys and shapes of the published checkpoints.
+"""Outputs of the reference implementation, and keys and shapes of the published checkpoints.
 
-Everything that a test needs to know about a case stands in the folder's `config.json`, so that
-the same tests run on a folder made with other seeds, depths, widths and sizes.
+The parameters of each case are in the folder's `config.json`, so that the same tests run on a
+folder made with other seeds, depths, widths and sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MARGIN = 1e-4
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Tiny shapes run faster without handing work around. Import it where it is wanted."""
+    """Run on one thread, which is faster for tiny shapes. Import it to use it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,46 +45,46 @@ def one_thread():
 
 @cache
 def tensors(name):
-    """Return the tensors of one file, floating ones in single precision."""
+    """Return the tensors of one file; floating-point ones in float32."""
     packed = (Path(ORACLE) / f"{name}.safetensors.xz").read_bytes()
-    found = parse(lzma.decompress(packed))
-    return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
+    values = parse(lzma.decompress(packed))
+    return {k: v.float() if v.is_floating_point() else v for k, v in values.items()}
 
 
 @cache
 def described():
-    """Return the folder's config.json."""
+    """Return the content of the folder's config.json."""
     return json.loads((Path(ORACLE) / "config.json").read_text())
 
 
 def cases(suite):
-    """Return what config.json says of each case of a suite."""
+    """Return the parameters of each case of a suite."""
     return described()["index"][suite]["cases"]
 
 
 def params(*suites):
-    """Return every (suite, case) for parametrize; one empty pair where there is no folder."""
+    """Return all (suite, case) for parametrize; one pair of "none" where there is no folder."""
     if not ORACLE:
         return [pytest.param("none", "none")]
     return [pytest.param(s, c, id=f"{s}-{c}") for s in suites for c in cases(s)]
 
 
 def named(suite, prefix):
-    """Return the names of a suite's cases that begin so, for parametrize."""
+    """Return the names of a suite's cases with a prefix, for parametrize."""
     return [name for name in cases(suite) if name.startswith(prefix)] if ORACLE else ["none"]
 
 
 def style(name, depth="encoder_depth"):
-    """Return the architecture of base_style or tiny_style, as `model.terramind.config` wants it."""
-    told = described()[name]
+    """Return the architecture of base_style or tiny_style, as a mapping of options."""
+    settings = described()[name]
     return {
-        "dim": told["dim"],
-        "heads": told["num_heads"],
-        "depth": told[depth],
-        "decoder_depth": told.get(depth.replace("encoder", "decoder"), 0),
-        "gated": told["gated_mlp"],
-        "bias": told["qkv_bias"],
-        "mlp_ratio": told["mlp_ratio"],
+        "dim": settings["dim"],
+        "heads": settings["num_heads"],
+        "depth": settings[depth],
+        "decoder_depth": settings.get(depth.replace("encoder", "decoder"), 0),
+        "gated": settings["gated_mlp"],
+        "bias": settings["qkv_bias"],
+        "mlp_ratio": settings["mlp_ratio"],
     }
 
 
@@ -97,35 +97,35 @@ def stored(suite, case, kind):
 def inputs_of(suite, name):
     """Return a case's inputs by modality, in the order in which they were fed."""
     case = cases(suite)[name]
-    given = stored(suite, case.get("inputs_from") or name, "in")
-    if "tensor" in given:
-        return given["tensor"]
+    values = stored(suite, case.get("inputs_from") or name, "in")
+    if "tensor" in values:
+        return values["tensor"]
     names = [m if isinstance(m, str) else next(iter(m)) for m in case["modalities"]]
-    return {key: given[key] for key in case.get("input_order") or names if key in given}
+    return {key: values[key] for key in case.get("input_order") or names if key in values}
 
 
-def error(got, wanted):
-    """Return the largest error relative to the largest value, or to one if that is larger."""
-    assert got.shape == wanted.shape
-    return float((got - wanted).abs().max() / max(1.0, float(wanted.abs().max())))
+def error(actual, expected):
+    """Return the largest error, relative to the largest value or to 1, whichever is larger."""
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max() / max(1.0, float(expected.abs().max())))
 
 
-def thinned(values, wanted, axes):
+def thinned(values, expected, axes):
     """Apply the strides with which a case stores its output.
 
-    Several strides can give one shape; the one that was meant is the one that comes near.
+    Several strides can give the stored shape; the one with the smallest error is taken.
     """
     fitting = [
-        [s for s in range(1, n + 1) if len(range(0, n, s)) == kept]
-        for n, kept in ((values.shape[axis], wanted.shape[axis]) for axis in axes)
+        [s for s in range(1, n + 1) if len(range(0, n, s)) == stored_length]
+        for n, stored_length in ((values.shape[axis], expected.shape[axis]) for axis in axes)
     ]
-    found = []
+    candidates = []
     for steps in itertools.product(*fitting):
         thin = values
         for axis, step in zip(axes, steps, strict=True):
             thin = thin.index_select(axis, torch.arange(0, values.shape[axis], step))
-        found.append(thin)
-    return min(found, key=lambda thin: error(thin, wanted))
+        candidates.append(thin)
+    return min(candidates, key=lambda thin: error(thin, expected))
 
 
 def listing(name):

@@ -1,4 +1,4 @@
-"""Small generators with weights lively enough that inputs change what is likeliest."""
+"""Small generators, with weights so large that the likeliest tokens depend on the inputs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COORDS = CoordsTokenizer(WORDS)
 
 
 def lively(module, seed=3):
-    """Give every parameter values large enough that inputs change what is likeliest."""
+    """Give every parameter values so large that the likeliest tokens depend on the inputs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
-            one = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if one else 0.3 * noise)
+            is_norm = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if is_norm else 0.3 * noise)
     return module
 
 
@@ -57,20 +57,21 @@ def rasters(names=RAW, height=32, width=32, batch=1, seed=0):
 
 def raw(names=RAW, **options):
     """Return rasters in their own units."""
-    found = {}
+    values = {}
     for name, x in rasters(names, **options).items():
         scale = modalities.get_raster_modality(name).statistics
         mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
-        found[name] = x * std / 3 + mean
-    return found
+        values[name] = x * std / 3 + mean
+    return values
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+def same(first, second):
+    """Return whether two dicts hold the same keys and equal tensors."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def passes(module):
-    """Count how often a module is run, and on how many samples."""
-    seen = []
-    module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    return seen
+    """Record the number of samples of each run of a module."""
+    batch_sizes = []
+    module.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))
+    return batch_sizes

@@ -25,7 +25,7 @@ Seeds = int | Sequence[int]
 """One seed for all samples, or one for each."""
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Row indices (r,), and the candidates' logits, ids and whether they are kept, each (r, n)."""
+"""Row indices (r,), and the candidates' logits, ids and a mask of those that are kept, each (r, n)."""
 
 _TOP_CANDIDATES = 256
 """Number of likeliest tokens that are sorted before the whole vocabulary is."""
@@ -120,8 +120,8 @@ def filter_logits(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tenso
     of equally likely tokens those with smaller ids are kept.
     """
     result = torch.full_like(logits, -math.inf)
-    for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
-        filtered = values.masked_fill(~kept, -math.inf)
+    for rows, values, ids, mask in _iter_candidates(logits, top_k, top_p):
+        filtered = values.masked_fill(~mask, -math.inf)
         result[rows] = result[rows].scatter(1, ids, filtered)
     return result
 
@@ -142,12 +142,12 @@ def sample_ids(
         top_p: see `SamplingStrategy`.
     """
     result = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    for rows, values, ids, kept in _iter_candidates(logits, top_k, top_p):
-        scaled = (values / temperature).masked_fill(~kept, -math.inf)
+    for rows, values, ids, mask in _iter_candidates(logits, top_k, top_p):
+        scaled = (values / temperature).masked_fill(~mask, -math.inf)
         cumulative = scaled.double().softmax(dim=1).cumsum(dim=1)
         quantile = uniforms.to(cumulative)[rows, None] * cumulative[:, -1:]
         rank = (cumulative <= quantile).sum(dim=1, keepdim=True)
-        last = kept.sum(dim=1, keepdim=True) - 1
+        last = mask.sum(dim=1, keepdim=True) - 1
         result[rows] = ids.gather(1, torch.minimum(rank, last))[:, 0]
     return result
 
@@ -185,7 +185,7 @@ def expand_seeds(seed: Seeds, batch: int) -> list[int]:
 
 
 def _iter_candidates(logits: Tensor, top_k: float, top_p: float) -> Iterator[Candidates]:
-    """Yield every row once, with its candidates and which of them are kept.
+    """Yield every row once, with its candidates and a mask of those that are kept.
 
     The candidates are the likeliest tokens, in order, where all that is kept is among them; for the
     other rows they are the whole vocabulary.
@@ -200,36 +200,36 @@ def _iter_candidates(logits: Tensor, top_k: float, top_p: float) -> Iterator[Can
         yield rows, logits, ids, torch.ones_like(ids, dtype=torch.bool)
         return
     first = min(max(_TOP_CANDIDATES, 2 * k if k < vocabulary else 0), vocabulary)
-    values, ids, kept = _rank_candidates(logits, k, p, first)
-    complete = ~kept[:, -1] if first < vocabulary else torch.ones_like(kept[:, -1])
-    yield rows[complete], values[complete], ids[complete], kept[complete]
+    values, ids, mask = _rank_candidates(logits, k, p, first)
+    complete = ~mask[:, -1] if first < vocabulary else torch.ones_like(mask[:, -1])
+    yield rows[complete], values[complete], ids[complete], mask[complete]
     if not bool(complete.all()):
         yield rows[~complete], *_rank_candidates(logits[~complete], k, p, vocabulary)
 
 
 def _rank_candidates(logits: Tensor, k: int, p: float, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the `first` likeliest tokens: logits, ids, and which are kept, each (R, first).
+    """Return the `first` likeliest tokens: logits, ids, and a mask of those kept, each (R, first).
 
     If `first` is less than the vocabulary and the last token ties with one that is kept, it is
     marked as kept too: further tokens may follow.
     """
     values, ids = _sort_top(logits, first)
     lowest = values[:, k - 1 : k] if k <= first else values[:, -1:] - math.inf
-    kept = values >= lowest
+    mask = values >= lowest
     if p < 1:
-        inside = values.masked_fill(~kept, -math.inf)
+        inside = values.masked_fill(~mask, -math.inf)
         if first < logits.shape[1]:
             total = logits.masked_fill(logits < lowest, -math.inf).logsumexp(dim=1, keepdim=True)
             cumulative = (inside - total).exp().cumsum(dim=1)
         else:
             cumulative = inside.softmax(dim=1).cumsum(dim=1)
         before = torch.cat([torch.zeros_like(cumulative[:, :1]), cumulative[:, :-1]], dim=1)
-        kept = kept & (before <= p)
+        mask = mask & (before <= p)
         # ^ the token that passes the threshold is kept as well
     if first < logits.shape[1]:
-        tied = (values == values[:, -1:]) & kept
-        kept[:, -1] |= tied.any(dim=1)
-    return values, ids, kept
+        tied = (values == values[:, -1:]) & mask
+        mask[:, -1] |= tied.any(dim=1)
+    return values, ids, mask
 
 
 def _sort_top(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:

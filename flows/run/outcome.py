@@ -1,0 +1,73 @@
+"""The result of a run, from its plan, tiles and published item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.run import cost, product_folder, quality_gate
+from flows.run.results import (
+    Accuracy,
+    PlannedUsage,
+    Quality,
+    RunResult,
+    RunStatus,
+    TileCounts,
+)
+from pipeline.plan.plan import Plan
+from pipeline.product import descriptions, provenance, published
+from pipeline.storage.store import open_store
+
+
+def build_run_result(
+    plan: Plan,
+    *,
+    status: RunStatus,
+    item: Path | None,
+    tiles: TileCounts,
+    seconds: Mapping[str, float],
+    quality: Mapping[str, Any] | None,
+    planned: PlannedUsage | None = None,
+    traffic: Mapping[str, int] | None = None,
+) -> RunResult:
+    """Return the result of a run, or of a product that needs none.
+
+    Args:
+        plan: the plan.
+        status: how the run ended.
+        item: path of the published item; None where nothing is published.
+        tiles: the tiles by their outcome.
+        seconds: seconds by stage, and of all tiles added up.
+        quality: quality figures as an item states them, if they were measured.
+        planned: estimate for the tiles that were made.
+        traffic: bytes and requests of all tiles that were made.
+    """
+    plan_dir = product_folder.plan_dir(plan)
+    layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
+    accuracy = published.read_accuracy(plan_dir.parent) if item else None
+    random_weights = provenance.is_random(plan)
+    return RunResult(
+        status=status,
+        item=str(item) if item else None,
+        map=_path_if_published(item, plan_dir / published.main_dir_name(plan) / f"{layer}.tif"),
+        quicklook=_path_if_published(item, plan_dir / "quicklook.png"),
+        tiles=tiles,
+        scenes=len(plan.snapshot.scenes),
+        seconds=dict(seconds),
+        accuracy=Accuracy.model_validate(accuracy) if accuracy else None,
+        seam=Quality.model_validate(quality) if quality else None,
+        planned=planned,
+        actual=cost.get_actual_usage(plan, traffic or {}, seconds, tiles.done),
+        warnings=(
+            *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
+            *descriptions.warn_unobserved(
+                published.read_not_observed(plan_dir.parent) if item else None
+            ),
+            *quality_gate.find_violations(plan, quality),
+        ),
+    )
+
+
+def _path_if_published(item: Path | None, path: Path) -> str | None:
+    return str(path) if item and open_store(path.parent).exists(path.name) else None

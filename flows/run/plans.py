@@ -1,0 +1,109 @@
+"""Plan files: loaded, made from a job, written into their folder, and summarised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalogs.errors import InvalidInputError
+from flows.config import job as jobs
+from flows.config.job import Job
+from flows.observe.progress import Progress
+from flows.run import cost, planning, product_folder
+from flows.run.results import PlannedTiles, PlanResult
+from pipeline.plan.plan import Plan
+from pipeline.product import published
+from pipeline.storage import plan_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPlan:
+    """A plan and its file, whose folder holds the plan's receipts, store and layers."""
+
+    plan: Plan
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Return the plan's folder."""
+        return self.path.parent
+
+
+def load_job_or_plan(path: Path) -> Job | Plan:
+    """Read a plan (``.json``) or a job (any other file).
+
+    Raises:
+        InvalidInputError: the file does not exist, or something in it is wrong.
+    """
+    return plan_file.read_plan_file(path) if path.suffix == ".json" else jobs.load(path)
+
+
+def load_or_create_plan(source: Job | Plan, progress: Progress) -> Plan:
+    """Return a plan as it is, or the plan of a job over its period.
+
+    Args:
+        source: a plan, or a job over one period.
+        progress: progress of the radiometric check.
+
+    Raises:
+        InvalidInputError: parts of the job contradict each other or the model.
+        NothingFoundError: the catalog has no scenes for the job.
+    """
+    return source if isinstance(source, Plan) else planning.create_plan(source, progress)
+
+
+def write_plan(plan: Plan) -> StoredPlan:
+    """Write a plan into its own folder.
+
+    Raises:
+        InvalidInputError: the folder cannot be written.
+    """
+    folder = product_folder.plan_dir(plan)
+    try:
+        plan_file.write_plan(folder, plan)
+    except OSError as error:
+        raise InvalidInputError(
+            f"The plan cannot be written to {folder} ({error.strerror or error}). "
+            "Name another folder in output.path."
+        ) from error
+    return StoredPlan(plan=plan, path=folder / plan_file.PLAN_NAME)
+
+
+def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanResult:
+    """Plan a job, write the plan, and estimate what running it takes and costs.
+
+    Args:
+        job: the job over one period.
+        progress: progress of the radiometric check.
+        output: path of the plan file; None = the plan's own folder.
+    """
+    progress.start_stage("plan")
+    plan = planning.create_plan(job, progress)
+    folder = product_folder.plan_dir(plan)
+    path = output or folder / plan_file.PLAN_NAME
+    plan_file.write_plan_file(path, plan)
+    missing, _ = cost.find_missing_tiles(plan, folder)
+    estimate = cost.estimate_resources(plan, folder, missing)
+    earlier = published.read_finished_tiles(folder.parent)
+    recompute = sum(tile.id in earlier for tile in missing)
+    progress.finish()
+    return PlanResult(
+        plan=str(path),
+        tiles=PlannedTiles(
+            total=len(plan.tiles),
+            new=len(missing) - recompute,
+            skip=len(plan.tiles) - len(missing),
+            recompute=recompute,
+        ),
+        scenes=len(plan.snapshot.scenes),
+        bytes=estimate.bytes,
+        requests=estimate.requests,
+        peak_memory_bytes=estimate.peak_memory_bytes,
+        seconds=estimate.seconds,
+        cpu_hours=estimate.cpu_hours,
+        gpu_hours=estimate.gpu_hours,
+        stored_bytes=estimate.stored_bytes,
+        uncertainty=estimate.uncertainty,
+        basis=estimate.basis,
+        cost=cost.estimate_cost(plan, estimate),
+    )

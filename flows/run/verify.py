@@ -1,0 +1,88 @@
+"""Verification of products: every stored byte is compared with its receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from catalogs.errors import InvalidInputError
+from flows.observe.progress import Progress
+from flows.run import quality_gate
+from flows.run.results import DamagedFile, ProductQuality, VerifyResult
+from pipeline.plan.plan import Plan
+from pipeline.product import published
+from pipeline.quality import gates
+from pipeline.storage import receipt, zarr_store
+from pipeline.storage.store import StoreLike
+
+
+def find_damaged_tiles(plan: Plan, plan_dir: StoreLike) -> list[DamagedFile]:
+    """Return the stored files of finished tiles whose values differ from their receipt.
+
+    The receipt of a damaged tile is deleted, so that the next run makes the tile again.
+
+    Args:
+        plan: the plan.
+        plan_dir: its folder.
+    """
+    damaged: list[DamagedFile] = []
+    for tile in plan.tiles:
+        tile_receipt = receipt.read(plan_dir, tile)
+        if tile_receipt is None or tile_receipt.key != plan.tile_key(tile):
+            continue
+        findings = zarr_store.check_tile(plan_dir, plan, tile, tile_receipt.digests)
+        damaged += [
+            DamagedFile(tile=tile.id, file=file, reason=reason) for file, reason in findings
+        ]
+        if findings:
+            receipt.delete(plan_dir, tile)
+    return damaged
+
+
+def verify(location: Path, progress: Progress) -> VerifyResult:
+    """Check every file of the products under a folder, or of one product.
+
+    Args:
+        location: an output folder, a product folder or an ``item.json``.
+        progress: a step per product.
+
+    Raises:
+        InvalidInputError: there is no product at the location.
+    """
+    product_dirs = published.find_product_dirs(location)
+    progress.start_stage("verify", len(product_dirs))
+    damaged: list[DamagedFile] = []
+    measured: list[dict[str, Any]] = []
+    gate_passed = True
+    for product_dir in product_dirs:
+        progress.advance(1, product_dir.name)
+        item = str(product_dir / published.ITEM_NAME)
+        try:
+            plan, plan_dir = published.read_current_plan(product_dir)
+        except InvalidInputError as error:
+            damaged.append(DamagedFile(tile="", file=item, reason=str(error)))
+            continue
+        with plan_dir.lock():
+            damaged += find_damaged_tiles(plan, plan_dir)
+            damaged += [
+                DamagedFile(**finding) for finding in published.find_damaged_files(product_dir)
+            ]
+            receipts = receipt.read_finished(plan_dir, plan)
+            missing = published.read_missing_tiles(product_dir)
+            if len(receipts) + len(missing) >= len(plan.tiles):
+                quality = gates.measure_quality(plan, plan_dir).to_dict()
+                gate_passed &= not quality_gate.is_refused(plan, quality)
+                measured.append({"item": item, **quality})
+        reported = {finding.tile for finding in damaged}
+        damaged += [
+            DamagedFile(tile=tile.id, file="receipts", reason="the tile has no receipt")
+            for tile in plan.tiles
+            if tile.id not in receipts and tile.id not in missing and tile.id not in reported
+        ]
+    progress.finish()
+    worst = max(measured, key=gates.largest_z) if measured else None
+    return VerifyResult(
+        ok=not damaged and gate_passed,
+        bad=tuple(damaged),
+        seam=ProductQuality.model_validate(worst) if worst else None,
+    )
