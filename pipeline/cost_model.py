@@ -17,7 +17,7 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
-from pipeline import tile
+from pipeline import tile_layers
 from pipeline.compositing import masks, stream
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layers
@@ -331,7 +331,7 @@ def estimate_stored_bytes(plan: Plan, tiles: Sequence[Tile]) -> int:
     """Estimate the bytes of tiles on disk, in all formats of the product."""
     cells = sum(planned_tile.height * planned_tile.width for planned_tile in tiles)
     bytes_per_cell = _layer_bytes_per_cell(plan)
-    formats = len(plan.job["output"].get("formats", ("cog", "zarr")))
+    formats = len(plan.settings.formats)
     return round(cells * bytes_per_cell * COMPRESSION_RATIO * max(formats, 1))
 
 
@@ -339,7 +339,7 @@ def _layer_bytes_per_cell(plan: Plan) -> float:
     """Return the uncompressed bytes of all layers for one cell of the grid."""
     return sum(
         len(bands) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
-        for name, bands in tile.list_layer_bands(plan).items()
+        for name, bands in tile_layers.list_layer_bands(plan).items()
     )
 
 
@@ -432,7 +432,7 @@ def _seconds_per_window(plan: Plan) -> float:
     """Return the seconds that the model takes for one window."""
     if plan.model is None:
         return 0.0
-    steps = int(plan.job["model"].get("timesteps", 0))
+    steps = plan.settings.model.timesteps or 0
     seconds = sum(
         SECONDS_PER_WINDOW.get(output.task, SECONDS_PER_WINDOW["generate"])
         for output in plan.model.outputs

@@ -13,7 +13,7 @@ from flows.config import job as jobs
 from flows.demo.demo import read_truth, write_job
 from flows.run import planning
 from model.train import IGNORE_INDEX, LabelledMosaic
-from pipeline.compositing import stream
+from pipeline.compositing import composite_block
 
 INPUTS = ("S2L2A", "S1RTC", "DEM")
 NO_MODEL = {"name": "none"}
@@ -35,12 +35,12 @@ def compose_country(
     job = write_job(folder, country, tile_size=512, model=NO_MODEL)
     plan = planning.create_plan(jobs.load(job))
     truth = read_truth(country.truth, plan.grid)
-    composite = stream.compose(plan, plan.snapshot.scenes, plan.grid, threads=threads)
+    composite = composite_block.compose(plan, plan.snapshot.scenes, plan.grid, threads=threads)
     labels = np.where(
         composite.observations > 0, _to_class_indices(truth, class_names), IGNORE_INDEX
     )
     # ^ pixels without observations are not mapped, hence neither trained on nor tested
-    inputs = stream.to_model_inputs(plan, composite)
+    inputs = composite_block.to_model_inputs(plan, composite)
     return LabelledMosaic(inputs=dict(inputs), labels=labels.astype(np.uint8))
 
 

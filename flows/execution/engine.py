@@ -90,11 +90,10 @@ def _load_predictor(plan: Plan) -> Loaded | None:
     from model.predictor import registry  # noqa: PLC0415
 
     # ^ plans without a model need no torch
-    model_config, execution = plan.job["model"], plan.job["execution"]
     predictor = registry.load(
-        **model_config,
+        **plan.settings.model.to_dict(),
         inputs=tuple(plan.model.inputs),
-        device=execution["device"],
+        device=plan.settings.execution.device,
         precision=plan.model.precision,
         batch=plan.model.batch if plan.model.device == "cuda" else None,
         # ^ on a CPU one window at a time is fastest, and gives the same bits
@@ -120,7 +119,7 @@ def check_model(plan: Plan) -> None:
     Raises:
         InvalidInputError: The weights or other settings of the model have changed.
     """
-    if "://" not in plan.job["execution"]["engine"]:
+    if "://" not in plan.settings.execution.engine:
         # ^ the workers of a remote cluster check their own model files
         model_cache.store_predictor(_load_predictor(plan))
 
@@ -129,7 +128,7 @@ def cuda_device(plan: Plan) -> str | None:
     """Return the CUDA device of a plan's model; None = the model runs on the CPU."""
     if plan.model is None or plan.model.device != "cuda":
         return None
-    device: str = plan.job["execution"]["device"]
+    device = plan.settings.execution.device
     return "cuda" if device == "auto" else device
 
 

@@ -49,9 +49,8 @@ def limit_name(slot: str) -> str:
 
 def find_slot(plan: Plan) -> str | None:
     """Return the slot that a plan's tiles need: the job's, or that of GPUs; None = none."""
-    slot: str | None = plan.job["execution"].get("slot")
     on_gpu = plan.model is not None and plan.model.device == "cuda"
-    return slot or (GPU_SLOT if on_gpu else None)
+    return plan.settings.execution.slot or (GPU_SLOT if on_gpu else None)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
@@ -52,24 +53,24 @@ def estimate_resources(plan: Plan, plan_dir: Path, tiles: Sequence[Tile]) -> Cos
 
 def _tiles_per_gpu(plan: Plan) -> int:
     """Return how many tiles share a GPU."""
-    execution = plan.job["execution"]
-    threads = execution["engine"] == "threads"
-    return executors.worker_range(execution["workers"])[1] if threads else executors.TILES_PER_GPU
+    execution = plan.settings.execution
+    threads = execution.engine == "threads"
+    return executors.worker_range(execution.workers)[1] if threads else executors.TILES_PER_GPU
 
 
 def _count_workers_and_cores(plan: Plan) -> tuple[int, int]:
     """Return the largest number of workers, and the cores of each."""
-    execution = plan.job["execution"]
-    workers = executors.worker_range(execution["workers"])[1]
-    if "://" in execution["engine"]:
+    execution = plan.settings.execution
+    workers = executors.worker_range(execution.workers)[1]
+    if "://" in execution.engine:
         return workers, executors.CORES_PER_TILE
     return workers, max(len(os.sched_getaffinity(0)) // workers, 1)
 
 
 def load_prices(plan: Plan) -> Prices | None:
     """Return the prices of a plan's job; None where it has none."""
-    prices = plan.job.get("prices")
-    return Prices.model_validate(prices) if prices else None
+    prices = plan.settings.prices
+    return Prices.model_validate(asdict(prices)) if prices else None
 
 
 def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:

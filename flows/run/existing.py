@@ -60,6 +60,6 @@ def find_finished_item(job: Job) -> Path | None:
         return None
     item = product_dir / published.ITEM_NAME
     request = hash_request(planning.drop_generated_inputs(job))
-    if plan.job.get("request") != request or not published.is_complete(product_dir, plan):
+    if plan.settings.request_digest != request or not published.is_complete(product_dir, plan):
         return None
     return item if len(receipt.read_finished(plan_dir, plan)) == len(plan.tiles) else None

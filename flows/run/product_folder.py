@@ -13,7 +13,7 @@ def product_dir(source: Job | Plan) -> Path:
     if isinstance(source, Job):
         return source.output.folder / source.name / source.resolved_period.folder_name
     start, end = source.period
-    return Path(source.job["output"]["path"]) / source.name / f"{start}_{end}"
+    return Path(source.settings.output_dir) / source.name / f"{start}_{end}"
 
 
 def plan_dir(plan: Plan) -> Path:

@@ -30,7 +30,7 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
-from pipeline import reuse, tile
+from pipeline import reuse, tile_layers
 from pipeline.product.product import MissingTile
 from pipeline.publishing import writer
 from pipeline.quality import gates
@@ -92,12 +92,12 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     """
     plan, folder = stored.plan, stored.folder
     planned = cost.get_planned_usage(plan, folder)
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     finished = set(receipt.read_finished(folder, plan))
     missing = [unit for unit in plan.tiles if unit.id not in finished]
     finished |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
     pending = [unit for unit in missing if unit.id not in finished]
-    execution = plan.job["execution"]
+    execution = plan.settings.execution
     context.progress.start_stage("tiles", len(pending))
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
@@ -107,12 +107,12 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     tile_results = engine.process_tiles(
         stored.path,
         pending,
-        engine=execution["engine"],
-        workers=execution["workers"],
+        engine=execution.engine,
+        workers=execution.workers,
         device=engine.cuda_device(plan),
         on_poll=metrics.set_executor,
     )
-    with _time_limit(execution.get("max_hours")), closing(tile_results):
+    with _time_limit(execution.max_hours), closing(tile_results):
         # ^ without closing, tiles in progress would go on until the generator is collected
         for tile_result in tile_results:
             metrics.count_tile(tile_result)
@@ -187,7 +187,7 @@ def publish(
     """Write COGs, pictures, report and, last, the item; return the item's path."""
     plan, folder = stored.plan, stored.folder
     grid_count = len(plan.grids) + len(plan.mosaic_grids)
-    context.progress.start_stage("publish", len(tile.list_layer_bands(plan)) * grid_count)
+    context.progress.start_stage("publish", len(tile_layers.list_layer_bands(plan)) * grid_count)
     compare = context.truth_comparison
     item_name = writer.publish_product(
         plan,
@@ -195,7 +195,7 @@ def publish(
         missing_tiles=[MissingTile(tile=failure.tile, reason=failure.reason) for failure in failed],
         accuracy=compare(folder, plan) if compare else None,
         quality=quality,
-        formats=plan.job["output"]["formats"],
+        formats=plan.settings.formats,
         on_layer=lambda name: context.progress.advance(1, name),
     )
     return folder.parent / item_name

@@ -78,7 +78,7 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         NothingFoundError: the catalog has no scenes for the job any more.
     """
     job = planning.drop_generated_inputs(job)
-    if plan.job.get("request") != hash_request(job):
+    if plan.settings.request_digest != hash_request(job):
         yield "the job asks for something else"
     if (plan.model and plan.model.to_dict()) != (model and model.to_dict()):
         yield "the model is another one"

@@ -21,7 +21,7 @@ from model.terramind.tokenizers.config import COORDS_NAME, NAME_PREFIX, RASTER_C
 from model.terramind.tokenizers.tokenizer import TokenizerPart
 from model.terratorch.checkpoint import fine_tuned
 from model.tokenizer_loading import coords_tokenizer, tokenizer
-from model.weights import contents, hub, loading
+from model.weights import checksums, contents, hub, loading
 from model.weights.contents import EmbeddedModality, WeightsContents
 from model.weights.loading import StateDict, StateDictMismatch
 
@@ -96,7 +96,7 @@ def inspect_file(path: str | Path, name: str | None = None) -> WeightsInspection
     )
     return WeightsInspection(
         path=path,
-        sha256=loading.digest_of_file(path),
+        sha256=checksums.hash_file(path),
         contents=file_contents,
         fits=fits,
         nearest_model=nearest,
@@ -263,7 +263,7 @@ def _inspect_vocabulary(path: Path, name: str | None) -> WeightsInspection:
         mismatch = StateDictMismatch(mismatched=(str(error),))
     return WeightsInspection(
         path=path,
-        sha256=loading.digest_of_file(path),
+        sha256=checksums.hash_file(path),
         contents=WeightsContents(kind="unknown" if mismatch else "vocabulary", parts={}, dtypes={}),
         fits=() if mismatch else (COORDS_NAME,),
         nearest_model=COORDS_NAME,

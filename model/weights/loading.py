@@ -26,26 +26,20 @@ from model.weights.checkpoint import (
     read_state_dict,
     write_state_dict,
 )
-from model.weights.checksums import hash_file as digest_of_file
 from model.weights.contents import is_finite
-from model.weights.hub import OFFICIAL_FILES, HubFile, fetch_path, list_candidate_paths
+from model.weights.hub import OFFICIAL_FILES, fetch_path, list_candidate_paths
 from model.weights.initialise import initialise
 
 __all__ = [
-    "OFFICIAL_FILES",
-    "HubFile",
     "StateDict",
     "StateDictMismatch",
     "WeightSource",
     "check_weight_source",
     "compare_state_dict",
-    "digest_of_file",
     "extract_state_dict",
-    "fetch_path",
     "find_weight_file",
     "hash_state_dict",
     "initialise",
-    "list_candidate_paths",
     "load_state",
     "load_weights",
     "read_checkpoint",

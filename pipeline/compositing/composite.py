@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
-from catalogs.sensors import get_sensor
+from catalogs.sensors import METRE, get_sensor
 from pipeline.compositing.observations import (
     Composite,
-    band_radiometries,
     first_finite,
     reduce_over_time,
     to_band_array,
@@ -86,19 +85,19 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
     measurement. The model fills missing values.
     """
     ordered = sorted(scenes, key=lambda scene: (scene.id, scene.collection))
-    stored = cube.stack(ordered, bands, grid, dtype="float32", fill_value=np.nan)
+    stored = cube.load(ordered, bands, grid, stored=True)
     layers = da.stack(
         [
             reduce_over_time(
                 _first_valid,
                 [stored.sel(band=band).data],
                 np.float32,
-                radiometries=band_radiometries(ordered, band),
+                radiometries=cube.band_radiometries(ordered, band),
             )
             for band in bands
         ]
     )
-    values = to_band_array(layers, bands, stored, units=units.METRE)
+    values = to_band_array(layers, bands, stored, units=METRE)
     observed = da.isfinite(layers).any(axis=0).astype(np.uint16)
     no_day = to_plane_array(da.zeros(grid.shape, dtype=np.uint16, chunks=grid.shape), values)
     return Composite(
@@ -112,4 +111,4 @@ def compose_elevation(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid)
 def _first_valid(
     stored: NDArray[np.float32], *, radiometries: Sequence[Radiometry | None]
 ) -> NDArray[np.float32]:
-    return first_finite(units.convert(stored, radiometries, units.METRE))
+    return first_finite(units.convert(stored, radiometries, METRE))

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from catalogs.scene import Radiometry, Scene
+from catalogs.scene import Scene
 from catalogs.scene_selection import recency_key
 
 EPOCH = dt.date(1970, 1, 1)
@@ -59,11 +59,6 @@ def group_indices(keys: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     return list(groups.items())
-
-
-def band_radiometries(scenes: Sequence[Scene], band: str) -> list[Radiometry | None]:
-    """Return the radiometry of a band in each scene; None if the scene lacks the band."""
-    return [scene.assets[band].radiometry if band in scene.assets else None for scene in scenes]
 
 
 def build_composite(values: xr.DataArray, usable: da.Array, days: Sequence[dt.date]) -> Composite:

@@ -18,11 +18,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
+from catalogs.sensors import DN
 from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     ROW_CHUNK,
     Composite,
-    band_radiometries,
     build_composite,
     first_finite,
     group_indices,
@@ -50,8 +50,7 @@ def compose_optical(
     * ``latest``: the latest day.
     """
     ordered = sort_by_day(scenes, grid.epsg)
-    dtype, fill = _storage_dtype(ordered, bands)
-    stored = cube.stack(ordered, bands, grid, dtype=dtype, fill_value=fill)
+    stored = cube.load(ordered, bands, grid, stored=True)
     clear = _clear_masks(ordered, stored, grid, recipe)
     days = [scene.solar_day for scene in ordered]
     if recipe.method == "median":
@@ -62,25 +61,14 @@ def compose_optical(
                     [stored.sel(band=band).data, clear],
                     np.float32,
                     days=days,
-                    radiometries=band_radiometries(ordered, band),
+                    radiometries=cube.band_radiometries(ordered, band),
                 )
                 for band in bands
             ]
         )
     else:
         layers = _select_days(ordered, bands, stored, clear, recipe.method)
-    return build_composite(to_band_array(layers, bands, stored, units=units.DN), clear, days)
-
-
-def _storage_dtype(scenes: Sequence[Scene], bands: Sequence[str]) -> tuple[str, float]:
-    """Return the smallest type that can hold the stored values of the scenes, and its nodata."""
-    is_dn = all(
-        units.is_stored_as_dn(asset.radiometry)
-        for scene in scenes
-        for band, asset in scene.assets.items()
-        if band in bands
-    )
-    return ("uint16", 0) if is_dn else ("float32", math.nan)
+    return build_composite(to_band_array(layers, bands, stored, units=DN), clear, days)
 
 
 def _clear_masks(
@@ -95,8 +83,8 @@ def _clear_masks(
     # ^ a dilated cloud outside the grid may reach into it
     inner = (slice(pad, pad + grid.height), slice(pad, pad + grid.width))
     max_probability = recipe.max_cloud_probability
-    scl = _stack_masks(scenes, "SCL", wider, fill=masks.SCL_NODATA)
-    probability = _stack_masks(scenes, "CLD", wider, fill=0) if max_probability is not None else {}
+    scl = _load_masks(scenes, "SCL", wider)
+    probability = {} if max_probability is None else _load_masks(scenes, "CLD", wider)
     layers = []
     for index, scene in enumerate(scenes):
         if index in scl:
@@ -120,16 +108,12 @@ def _clear_masks(
     return stacked
 
 
-def _stack_masks(
-    scenes: Sequence[Scene], band: str, area: Grid, *, fill: int
-) -> dict[int, da.Array]:
-    """Return index of the scene -> (y, x) mask band, for the scenes that have it."""
+def _load_masks(scenes: Sequence[Scene], band: str, grid: Grid) -> dict[int, da.Array]:
+    """Return index of the scene -> (y, x) mask band, for the scenes that have it; 0 = nodata."""
     indices = [index for index, scene in enumerate(scenes) if band in scene.assets]
     if not indices:
         return {}
-    stack = cube.stack(
-        [scenes[index] for index in indices], [band], area, dtype="uint8", fill_value=fill
-    )
+    stack = cube.load([scenes[index] for index in indices], [band], grid, stored=True)
     return {index: stack.data[time, 0] for time, index in enumerate(indices)}
 
 
@@ -150,7 +134,7 @@ def _convert_clear(
     radiometries: Sequence[Radiometry | None],
 ) -> NDArray[np.float32]:
     """Return (time, ...) DN without offset; NaN where a scene is not clear or has no value."""
-    values = units.convert(stored, radiometries, units.DN)
+    values = units.convert(stored, radiometries, DN)
     values[~clear] = np.nan
     return values
 
@@ -193,7 +177,7 @@ def _select_days(
         dtype=np.float32,
         meta=np.empty((0, 0, 0), dtype=np.float32),
         groups=_group_observations(scenes, method),
-        radiometries=[band_radiometries(scenes, band) for band in bands],
+        radiometries=[cube.band_radiometries(scenes, band) for band in bands],
         method=method,
     )
     return selected

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
-from catalogs.sensors import get_sensor
+from catalogs.sensors import POWER, get_sensor
 from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     Composite,
-    band_radiometries,
     build_composite,
     group_indices,
     reduce_over_time,
@@ -39,14 +38,14 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
     )
     # ^ whether a pixel is border noise may depend on the edge of a swath outside the grid
     inner = (slice(None), slice(pad, pad + grid.height), slice(pad, pad + grid.width))
-    stored = cube.stack(ordered, bands, wider, dtype="float32", fill_value=np.nan)
+    stored = cube.load(ordered, bands, wider, stored=True)
     orbits = [f"{scene.orbit_state}/{scene.relative_orbit}" for scene in ordered]
     powers = {
         band: da.stack(
             [
                 layer.map_blocks(_scene_power, radiometry, grid.resolution, dtype=np.float32)
                 for layer, radiometry in zip(
-                    stored.sel(band=band).data, band_radiometries(ordered, band), strict=True
+                    stored.sel(band=band).data, cube.band_radiometries(ordered, band), strict=True
                 )
             ]
         )[inner]
@@ -57,9 +56,7 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
         for band in bands
     ]
     usable = functools.reduce(operator.or_, [da.isfinite(power) for power in powers.values()])
-    values = to_band_array(
-        da.stack(layers), bands, stored[..., inner[1], inner[2]], units=units.POWER
-    )
+    values = to_band_array(da.stack(layers), bands, stored[..., inner[1], inner[2]], units=POWER)
     return build_composite(values, usable, [scene.solar_day for scene in ordered])
 
 
@@ -83,7 +80,7 @@ def _scene_power(
     stored: NDArray[np.float32], radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
     """Return (y, x) linear power of a scene; NaN = no measurement, or border noise."""
-    power: NDArray[np.float32] = units.convert(stored[None], [radiometry], units.POWER)[0]
+    power: NDArray[np.float32] = units.convert(stored[None], [radiometry], POWER)[0]
     power[masks.detect_border_noise(power, spacing)] = np.nan
     return power
 

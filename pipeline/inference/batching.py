@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -133,27 +133,36 @@ class BatchRunner:
         self._executor, self._predictor, self._placement = executor, predictor, placement
         self._batch_size, self._stats, self._tta_threshold = batch_size, stats, tta_threshold
         self._cache = window_cache or WindowCache(0)
+        self._queue: deque[_PendingWindow] = deque()
         self._next_batch: list[_PendingWindow] = []
         self._queued_batches = 0
 
-    def predict_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Outputs]]:
-        """Yield each window with its outputs."""
-        queue: deque[_PendingWindow] = deque()
-        for window in windows:
-            pending = _PendingWindow(window, self._cached_outputs(window))
-            queue.append(pending)
-            if pending.outputs is None:
-                self._next_batch.append(pending)
-            if len(self._next_batch) == self._batch_size:
-                self._submit_batch()
-            while queue and (
-                queue[0].outputs or (queue[0].future and self._queued_batches > MAX_QUEUED_BATCHES)
-            ):
-                yield self._wait_for_window(queue.popleft())
+    def submit(self, window: Window) -> None:
+        """Add a window to the next batch, unless its outputs are cached."""
+        pending = _PendingWindow(window, self._cached_outputs(window))
+        self._queue.append(pending)
+        if pending.outputs is None:
+            self._next_batch.append(pending)
+        if len(self._next_batch) == self._batch_size:
+            self._submit_batch()
+
+    def completed(self) -> Iterator[tuple[Window, Outputs]]:
+        """Yield the next windows whose outputs are available, in the order of submission.
+
+        While more than :data:`MAX_QUEUED_BATCHES` batches are queued, wait for the oldest one.
+        """
+        while self._queue and (
+            self._queue[0].outputs
+            or (self._queue[0].future and self._queued_batches > MAX_QUEUED_BATCHES)
+        ):
+            yield self._wait_for_window(self._queue.popleft())
+
+    def drain(self) -> Iterator[tuple[Window, Outputs]]:
+        """Submit the last batch and yield all remaining windows, in the order of submission."""
         if self._next_batch:
             self._submit_batch()
-        while queue:
-            yield self._wait_for_window(queue.popleft())
+        while self._queue:
+            yield self._wait_for_window(self._queue.popleft())
 
     def _cached_outputs(self, window: Window) -> Outputs | None:
         if window.is_sample:

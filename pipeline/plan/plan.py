@@ -23,6 +23,7 @@ from pipeline.grid.grid import Grid, Tile
 from pipeline.grid.scene_index import SceneIndex
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.plan.settings import RunSettings
 
 NUMERICS_VERSION = 5
 """Incremented whenever the same scenes, recipe and model give other pixel values than before."""
@@ -67,8 +68,8 @@ class Plan:
     radiometry_verdicts: Mapping[str, int] = field(default_factory=dict)
     """Verdict of the radiometry check → number of scenes used."""
 
-    job: Mapping[str, Any]
-    """How to run it again: the job as it was written. Not part of the identity."""
+    settings: RunSettings
+    """Where and how it runs; not part of the digest. Key ``job`` of the plan file."""
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME_PATTERN.fullmatch(self.name):
@@ -305,7 +306,7 @@ class Plan:
             "refused": [asdict(refusal) for refusal in self.snapshot.refused],
             "doubts": [asdict(caveat) for caveat in self.caveats],
             "proof": dict(self.radiometry_verdicts),
-            "job": self.job,
+            "job": self.settings.to_dict(),
         }
         return {**values, "sha256": hash_json(values)}
 
@@ -337,10 +338,10 @@ class Plan:
                 model=ModelSpec.from_dict(values["model"]) if values["model"] else None,
                 caveats=tuple(Caveat(**caveat) for caveat in values["doubts"]),
                 radiometry_verdicts=values["proof"],
-                job=values["job"],
+                settings=RunSettings.from_dict(values["job"]),
             )
             stated_digest = values["plan"]
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise InvalidInputError(
                 f"This is not a plan, or one of another version ({type(error).__name__}: {error}). "
                 f"{_REPLAN_HINT}"

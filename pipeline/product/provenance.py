@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.plan.plan import Plan
-
-_PUBLISHED_OPTIONS = ("modality", "timesteps", "classes")
+from pipeline.plan.settings import ModelOptions
 
 
 def model_options(plan: Plan) -> dict[str, Any]:
     """Return the model's options, JSON-ready; files are named without their folders."""
     if plan.model is None:
         return {}
-    settings = plan.job["model"]
+    settings = plan.settings.model
     tasks = list(dict.fromkeys(output.task for output in plan.model.outputs))
     options = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
-    options |= {key: settings[key] for key in _PUBLISHED_OPTIONS if key in settings}
-    options |= {
-        key: _drop_directory(settings[key]) for key in ("checkpoint", "stats") if key in settings
+    published = {
+        "modality": settings.modality,
+        "timesteps": settings.timesteps,
+        "classes": settings.classes,
+        "checkpoint": _drop_directory(settings.checkpoint),
+        "stats": _drop_directory(settings.stats),
     }
+    options |= {key: value for key, value in published.items() if value is not None}
     options |= {key: _drop_directory(source) for key, source in _weight_sources(settings).items()}
     return options
 
@@ -30,16 +33,16 @@ def is_random(plan: Plan) -> bool:
     """Return whether any weights of the plan's model are random."""
     if plan.model is None:
         return False
-    sources = _weight_sources(plan.job["model"]).values()
+    sources = _weight_sources(plan.settings.model).values()
     return any("random" in source for source in sources if isinstance(source, Mapping))
 
 
-def _weight_sources(model_settings: Mapping[str, Any]) -> dict[str, Any]:
+def _weight_sources(model_options: ModelOptions) -> dict[str, Any]:
     """Return the sources of the weights of the model and of each tokenizer, by label."""
     sources: dict[str, Any] = {}
-    if "checkpoint" not in model_settings:
-        sources["weights"] = model_settings.get("weights") or "shipped"
-    for name, source in model_settings.get("tokenizers", {}).items():
+    if model_options.checkpoint is None:
+        sources["weights"] = model_options.weights or "shipped"
+    for name, source in (model_options.tokenizers or {}).items():
         sources[f"tokenizer {name}"] = source
     return sources
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import tile
+from pipeline import tile, tile_layers
 from pipeline.grid.grid import Grid
 from pipeline.plan import layers
 from pipeline.plan.plan import Plan, from_geojson
@@ -109,7 +109,7 @@ def _write_rasters(
 ) -> Iterator[Raster]:
     """Write the COGs of all grids, and of all mosaics."""
     plan_store = store.child(plan.short_digest)
-    layers_by_factor = zarr_store.group_layers_by_factor(plan, tile.list_layer_bands(plan))
+    layers_by_factor = zarr_store.group_layers_by_factor(plan, tile_layers.list_layer_bands(plan))
     for grid, (factor, layer_bands) in itertools.product(plan.grids, layers_by_factor.items()):
         grid_layers = _GridLayers(
             grid=grid.coarsen(factor),

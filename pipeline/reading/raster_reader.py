@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -298,60 +298,3 @@ def _read_on_grid(
         )
     except InvalidInputError as error:
         raise InvalidInputError(f"{asset.scene_id}: {error}") from None
-
-
-class AssetReader:
-    """Implementation of stackstac's reader protocol by :func:`read`.
-
-    stackstac's own reader turns a missing file into nodata, takes several times as long as a plain
-    window read, and writes the href, which may hold a token, into graphs and messages.
-    """
-
-    def __init__(
-        self,
-        *,
-        url: str,
-        spec: Any,
-        dtype: DTypeLike,
-        fill_value: float,
-        sources: Mapping[str, AssetInfo],
-        kernels: Mapping[str, Resampling],
-        **_unused: Any,
-        # ^ among them stackstac's resampling method, which is the same for all assets
-    ) -> None:
-        self._href = url
-        self._asset = sources[url]
-        self._spec = spec
-        self._resampling = kernels[url]
-        self._dtype = np.dtype(dtype)
-        self._fill_value = fill_value
-
-    def read(self, window: Window) -> NDArray[Any]:
-        """Read a window of the output grid: (height, width)."""
-        left, _, _, top = self._spec.bounds
-        resolution = self._spec.resolutions_xy[0]
-        grid = Grid(
-            epsg=self._spec.epsg,
-            resolution=resolution,
-            left=left + window.col_off * resolution,
-            top=top - window.row_off * resolution,
-            height=int(window.height),
-            width=int(window.width),
-        )
-        return read(
-            self._href,
-            self._asset,
-            grid,
-            resampling=self._resampling,
-            dtype=self._dtype,
-            fill_value=self._fill_value,
-        )
-
-    def close(self) -> None:
-        """Do nothing: datasets live for one read."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)

@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
-from catalogs.sensors import DECIBEL as DECIBEL
-from catalogs.sensors import DN as DN
-from catalogs.sensors import METRE as METRE
-from catalogs.sensors import POWER as POWER
-from catalogs.sensors import get_sensor
+from catalogs.sensors import DECIBEL, DN, METRE, POWER, get_sensor
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
 # ^ values, and which of them are measurements

@@ -158,7 +158,7 @@ def _ours(address: str) -> np.ndarray:
         height=SIDE,
         width=SIDE,
     )
-    lazy = cube.stack(scenes, list(BANDS), grid, dtype="uint16", fill_value=0)
+    lazy = cube.load(scenes, list(BANDS), grid, stored=True)
     result = np.empty(lazy.shape, np.uint16)
     workers = raster_reader.count_read_threads(scenes, 2)
     dask.array.store(lazy.data, result, lock=False, scheduler="threads", num_workers=workers)
@@ -232,7 +232,7 @@ def _stackstac(address: str) -> np.ndarray:
 
 
 WAYS: dict[str, tuple[str, tuple[str, ...], Callable[[str], np.ndarray]]] = {
-    "ours": ("ours: cube.stack", ("pipeline.reading.cube", "dask.threaded"), _ours),
+    "ours": ("ours: cube.load", ("pipeline.reading.cube", "dask.threaded"), _ours),
     "rasterio": (f"rasterio windows, {THREADS} threads", ("rasterio.warp",), _windows),
     "odc-pool": (f"odc-stac, pool of {THREADS}", ("odc.stac", "dask.threaded"), _odc_pool),
     "odc-dask": (f"odc-stac, dask, {THREADS} threads", ("odc.stac", "dask.threaded"), _odc_dask),

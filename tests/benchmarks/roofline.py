@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flows.config import job as jobs
 from flows.run import planning
 from model.predictor import registry
-from pipeline.compositing import stream
+from pipeline.compositing import composite_block
 from pipeline.plan.plan import Plan
 from pipeline.reading import cube, raster_reader
 from tests.benchmarks import endtoend, ground, processes, timing
@@ -95,14 +95,14 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     area = plan.grids[0]
     scenes = tuple(one for one in plan.snapshot.scenes if one.modality == "S2L2A")
     bands = [*plan.bands("S2L2A"), "SCL"]
-    stacked = cube.stack(scenes, bands, area, dtype="uint16", fill_value=0)
+    stacked = cube.load(scenes, bands, area, stored=True)
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
     workers = raster_reader.count_read_threads(scenes, threads)
     dask.array.store(stacked.data, values, lock=False, scheduler="threads", num_workers=workers)
     read = time.perf_counter() - started
     started = time.perf_counter()
-    stream.compose(plan, scenes, area, threads=threads)
+    composite_block.compose(plan, scenes, area, threads=threads)
     both = time.perf_counter() - started
     files = {asset.href for one in scenes for band, asset in one.assets.items() if band in bands}
     around = ground.AROUND

@@ -24,7 +24,7 @@ from model.predictor import registry
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.inference import batching, blend, tiled
+from pipeline.inference import batching
 from tests.benchmarks import seams, timing
 from tests.reference import terramind
 from tests.support import fakes
@@ -56,9 +56,8 @@ def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, An
     values = image[:, row : row + height, column : column + width]
     looks = fakes.looks({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
     count, classes = batching.WindowStats(), np.empty((side, side), np.uint8)
-    for part in tiled.predict_tile(looks, placement, LATTICE, ask, batch_size=BATCH, stats=count):
-        if isinstance(part, blend.BlendedRows):
-            classes[part.start : part.stop] = part.values[0].argmax(axis=0)
+    for part in fakes.predict_tile(looks, placement, LATTICE, ask, batch_size=BATCH, stats=count):
+        classes[part.start : part.stop] = part.values[0].argmax(axis=0)
     blends = [seams.our_blends(LATTICE, 0, side)] * 2
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
 

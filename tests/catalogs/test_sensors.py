@@ -20,7 +20,7 @@ from catalogs.snapshot import Snapshot
 from flows.config import job as jobs
 from flows.run import planning, product
 from model.terramind import modalities
-from pipeline import cost_model, tile
+from pipeline import cost_model, tile, tile_layers
 from pipeline.plan import layers
 from pipeline.publishing import writer
 from pipeline.storage import receipt as receipts
@@ -197,7 +197,7 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     product_dir = planning.product_dir(plan)
     folder = product_dir / plan.short_digest
     product.write_plan(plan)
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     (only_tile,) = plan.tiles
     receipt = tile.build_tile(plan, only_tile, None, folder, threads=1)
     receipts.write(folder, only_tile, receipt)

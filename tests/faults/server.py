@@ -133,10 +133,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(state.latency)
             fault = state.script(parts.path, start, count) if state.script else None
             self._answer(state.folder / parts.path.lstrip("/"), found, fault)
-            self.wfile.flush()
         finally:
             with state.lock:
                 state.busy -= 1
+                # ^ before the last bytes leave: the client may use the connection again at once
+        self.wfile.flush()
 
     def _answer(self, path: Path, found: re.Match[str] | None, fault: str | None) -> None:
         if not path.is_file():

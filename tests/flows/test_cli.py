@@ -131,13 +131,13 @@ ROTTEN: dict[str, Any] = {
 
 
 class Flows:
-    """Stand-ins for the flows: they answer or raise what a test says, and keep their calls."""
+    """Stand-ins for the flows: they return or raise what a test sets, and record their calls."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
-    def verb(self, name: str) -> Any:
+    def command(self, name: str) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append((name, arguments, options))
             answer = self.answers[name]
@@ -152,7 +152,7 @@ class Flows:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
-    told = Flows()
+    flows = Flows()
     verbs = {
         "run.search": {"search": "search"},
         "run.plans": {"make_plan": "plan"},
@@ -165,11 +165,11 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     for name, functions in verbs.items():
         module = types.ModuleType(f"flows.{name}")
         for function, verb in functions.items():
-            setattr(module, function, told.verb(verb))
+            setattr(module, function, flows.command(verb))
         monkeypatch.setitem(sys.modules, f"flows.{name}", module)
         package, _, module_name = f"flows.{name}".rpartition(".")
         monkeypatch.setattr(importlib.import_module(package), module_name, module, raising=False)
-    return told
+    return flows
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def run(*arguments: object) -> int:
 
 
 def schema(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
-    return found
+    document: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return document
 
 
 def check(document: Any, name: str) -> None:
@@ -298,10 +298,10 @@ def test_run(
     for word in words:
         assert word in captured.out
     assert captured.err == ""
-    _, arguments, given_ = fakes.calls[0]
+    _, arguments, keywords = fakes.calls[0]
     assert arguments == (job,)
-    assert given_["allow_partial"] is bool(options)
-    assert given_["max_cost"] is None
+    assert keywords["allow_partial"] is bool(options)
+    assert keywords["max_cost"] is None
 
 
 def test_run_takes_a_plan_and_a_price(fakes: Flows, tmp_path: Path) -> None:
@@ -368,9 +368,14 @@ def test_periods_are_listed_with_what_became_of_them(
     assert "2 periods: 1 gap, 1 complete" in out
     assert re.search(r"2024-03-01/2024-03-31 +complete +14 +> 99 % +31 %", out)
     assert "clouds" in out
-    _, (_, wanted), asked = fakes.calls[0]
-    assert (wanted.first, wanted.last, wanted.length) == ("2024-02", "2024-03", "P1M")
-    assert (wanted.newest_first, asked["at_once"], asked["dry_run"]) == (True, 2, False)
+    _, (_, period_range), keywords = fakes.calls[0]
+    assert (period_range.first, period_range.last, period_range.length) == (
+        "2024-02",
+        "2024-03",
+        "P1M",
+    )
+    assert period_range.newest_first
+    assert (keywords["at_once"], keywords["dry_run"]) == (2, False)
 
 
 def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -561,8 +566,8 @@ def test_wrong_request_is_one_message(
     (job.parent / "empty.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     (job.parent / "region.geojson").write_text(BOW_TIE)
     key = change.partition(":")[0]
-    kept = [line for line in JOB.strip().splitlines() if not line.startswith(f"{key}:")]
-    job.write_text("\n".join([*kept, change, ""]))
+    lines = [line for line in JOB.strip().splitlines() if not line.startswith(f"{key}:")]
+    job.write_text("\n".join([*lines, change, ""]))
     assert run(name, job) == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -760,7 +765,7 @@ def drain(descriptor: int, into: bytearray) -> None:
             part = os.read(descriptor, 4096)
         except OSError:
             return
-            # ^ how Linux says that the other end of a terminal is closed
+            # ^ on Linux, reading a terminal whose other end is closed raises EIO
         if not part:
             return
         into += part

@@ -33,6 +33,7 @@ from flows.run import plans, stages, verify
 from flows.run.plans import StoredPlan
 from pipeline import tile
 from pipeline.plan.plan import Plan
+from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
 from pipeline.runtime import atomic_files
 from pipeline.storage import plan_file, zarr_store
 from tests.pipeline import test_plan
@@ -40,10 +41,6 @@ from tests.support import simulated
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
-JOB = {
-    "execution": {"engine": "threads", "workers": 2, "device": "cpu"},
-    "qc": {"gate": "off"},
-}
 ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 
 
@@ -51,8 +48,12 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
     plan = test_plan.make(tmp_path, model=None)
-    output = {"path": str(tmp_path / "out"), "formats": ["cog", "zarr"]}
-    return plans.write_plan(dataclasses.replace(plan, job={**JOB, "output": output})).path
+    settings = RunSettings(
+        output_dir=str(tmp_path / "out"),
+        execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),
+        quality_limits=QualityLimits(gate="off"),
+    )
+    return plans.write_plan(dataclasses.replace(plan, settings=settings)).path
 
 
 @pytest.fixture

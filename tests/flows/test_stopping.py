@@ -27,7 +27,8 @@ from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import stages
 from flows.run.plans import StoredPlan
-from pipeline import tile
+from pipeline import tile_layers
+from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
@@ -259,15 +260,13 @@ def world(far):
 
 def _planned(plan, folder, engine, **more):
     """Write a plan as a job would have it; return its path."""
-    execution = {"engine": engine, "workers": 2, "device": "cpu", **more}
-    job = {
-        "output": {"path": str(folder / "out"), "formats": ["cog", "zarr"]},
-        "model": {},
-        "execution": execution,
-        "qc": plan.job.get("qc", {}),
-    }
+    settings = RunSettings(
+        output_dir=str(folder / "out"),
+        execution=ExecutionSettings(engine=engine, workers=2, device="cpu", **more),
+        quality_limits=plan.settings.quality_limits,
+    )
     path = folder / "plan.json"
-    plan_file.write_plan_file(path, dataclasses.replace(plan, job=job))
+    plan_file.write_plan_file(path, dataclasses.replace(plan, settings=settings))
     return path
 
 
@@ -277,7 +276,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan_file.write_plan_file(path, plan)
-    zarr_store.create(tmp_path, plan, tile.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return path
 
 

@@ -106,9 +106,9 @@ def test_every_entry_of_a_card_is_documented():
 )
 @pytest.mark.parametrize("family", [True, False])
 def test_what_a_card_cannot_say_is_named(family, change, message):
-    whole = (FAMILY if family else TOY) | change
+    options = (FAMILY if family else TOY) | change
     with pytest.raises(ModelError, match=message):
-        cards.from_mapping(whole)
+        cards.from_mapping(options)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,10 @@ def checkpoint(path, backbone="micro", **options):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    whole = lightning.build_model(
+    network = lightning.build_model(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
-    state = loading.initialise(whole, 2).state_dict()
+    state = loading.initialise(network, 2).state_dict()
     content = {"hyper_parameters": {"model_args": args}} | options
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, **content}, path)
     return path, args
@@ -266,9 +266,9 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
     assert result["kind"] == "generator"
     assert {entry["name"] for entry in result["outputs"]} == set(modalities.TARGET_MODALITIES)
     assert sum(result["parts"].values()) == result["parameters"]
-    whole = written(tmp_path, weights="s.pt")
-    saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(whole)))
-    assert model_card.describe_card(whole)["kind"] == "segmenter"
+    path = written(tmp_path, weights="s.pt")
+    saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(path)))
+    assert model_card.describe_card(path)["kind"] == "segmenter"
     assert model_card.describe_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
     plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
     assert (
@@ -289,9 +289,9 @@ def test_one_model_has_one_number_of_parameters(name):
     counted = sum(value.numel() for value in encoder.parameters())
     assert row["parameters"] == card["parameters"] == card["parts"]["encoder"] == counted
     for variant in ("_generate", "_tim"):
-        whole = model_card.describe_named(name + variant)
-        assert whole["parts"]["encoder"] == counted
-        assert whole["parameters"] == sum(whole["parts"].values())
+        card = model_card.describe_named(name + variant)
+        assert card["parts"]["encoder"] == counted
+        assert card["parameters"] == sum(card["parts"].values())
 
 
 # --- checkpoints of TerraTorch ---------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
     with pytest.raises(ModelError, match=r"`name: x\.yaml`"):
         registry.load(TINY, checkpoint=file, **options)
     card = str(written(tmp_path))
-    whole = registry.load(card, checkpoint=file, **options)
+    expected = registry.load(card, checkpoint=file, **options)
     bare, _ = checkpoint(tmp_path / "bare.ckpt", hyper_parameters={})
     with pytest.raises(ModelError, match=r"`stats: fit\.yaml`"):
         registry.load(card, checkpoint=bare, **options)
@@ -320,4 +320,4 @@ def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))
     loaded = registry.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
     elevation = np.linspace(0, 900, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
-    np.testing.assert_array_equal(loaded({"DEM": elevation}), whole({"DEM": elevation}))
+    np.testing.assert_array_equal(loaded({"DEM": elevation}), expected({"DEM": elevation}))

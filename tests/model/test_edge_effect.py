@@ -77,12 +77,12 @@ def test_every_distance_has_pixels_on_all_sides():
     assert each[0] > 0
     assert set(each) == {each[0]}
     assert curve.steps[0].first == 0
-    assert [one.stop for one in curve.steps[:-1]] == [one.first for one in curve.steps[1:]]
+    assert [bin_.stop for bin_ in curve.steps[:-1]] == [bin_.first for bin_ in curve.steps[1:]]
 
 
 def test_a_far_reach_is_blended_over_a_quarter_at_most():
     steps = [(0, 16, 0.5), (16, 64, 0.3), (64, 96, 0.01)]
-    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*one) for one in steps))
+    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*bounds) for bounds in steps))
     assert (curve.distance, curve.overlap) == (64, 48)
 
 
@@ -104,8 +104,8 @@ def test_an_answer_without_classes_is_measured_in_deviations():
 def test_the_same_places_give_the_same_curve():
     again = measured(rim(3))
     assert again == measured(rim(3))
-    other = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
-    assert [step.differs for step in other.steps] == [step.differs for step in again.steps]
+    reseeded = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
+    assert [step.differs for step in reseeded.steps] == [step.differs for step in again.steps]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def step(first, stop, error):
     window=st.integers(4, 256).map(lambda patches: 16 * patches),
 )
 def test_the_overlap_is_whole_patches_and_fits(errors, window):
-    steps = tuple(step(16 * i, 16 * i + 16, one) for i, one in enumerate(errors))
+    steps = tuple(step(16 * i, 16 * i + 16, error) for i, error in enumerate(errors))
     curve = edge_effect.EdgeEffect(window=window, steps=steps)
     assert 0 < curve.overlap <= max(window // 4, 16)
     assert curve.overlap % 16 == 0
@@ -197,7 +197,7 @@ def test_an_unmeasured_model_says_so(capsys):
 
 def test_the_demo_model_shows_its_curve(capsys):
     shown = answer(capsys, "card", "demo", name="models-card")
-    errors = [one["differs"] for one in shown["reach"]["steps"]]
+    errors = [bin_["differs"] for bin_ in shown["reach"]["steps"]]
     assert errors[0] > 5 * errors[-1] > 0
     # ^ the edge is felt, and answers in the middle differ little
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)

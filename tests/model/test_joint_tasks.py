@@ -66,7 +66,7 @@ def segmenter(tmp_path):
     return str(tmp_path / "card.json")
 
 
-def chips(batch=3, seed=0):
+def make_chips(batch=3, seed=0):
     rng = np.random.default_rng(seed)
     result = {}
     for name in ("S2L2A", "S1RTC", "DEM"):
@@ -81,19 +81,19 @@ def chips(batch=3, seed=0):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
     options = CPU | {"precision": precision}
-    given = chips()
-    given["DEM"][1] = np.nan
-    given["S2L2A"][0, 3, :9] = np.nan
+    chips = make_chips()
+    chips["DEM"][1] = np.nan
+    chips["S2L2A"][0, 3, :9] = np.nan
     joint = registry.load(family, {"random": 3}, **EVERY, **options)
-    result = joint.predict(given, places)
+    result = joint.predict(chips, places)
     assert len(result) == len(joint.outputs) == len(ALONE)
-    for one, answer, requested in zip(result, joint.outputs, ALONE, strict=True):
+    for output, spec, requested in zip(result, joint.outputs, ALONE, strict=True):
         single = registry.load(family, {"random": 3}, **requested, **options)
-        assert single.outputs == (answer,)
-        (expected,) = single.predict(given, places)
-        np.testing.assert_array_equal(one, expected)
-        assert np.isfinite(one).all()
-        assert one.std() > 0
+        assert single.outputs == (spec,)
+        (expected,) = single.predict(chips, places)
+        np.testing.assert_array_equal(output, expected)
+        assert np.isfinite(output).all()
+        assert output.std() > 0
 
 
 def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
@@ -105,13 +105,13 @@ def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
             strict=False,
         )
     ]
-    for one in predictors:
-        assert [answer.task for answer in one.outputs] == ["land_cover", "embedding"] + [
+    for predictor in predictors:
+        assert [spec.task for spec in predictor.outputs] == ["land_cover", "embedding"] + [
             "generate"
         ] * 2
-        assert [answer.modality for answer in one.outputs] == [None, None, "S1GRD", "NDVI"]
-        assert [answer.stride for answer in one.outputs] == [1, 16, 1, 1]
-    assert len({one.digest for one in predictors}) == 1
+        assert [spec.modality for spec in predictor.outputs] == [None, None, "S1GRD", "NDVI"]
+        assert [spec.stride for spec in predictor.outputs] == [1, 16, 1, 1]
+    assert len({predictor.digest for predictor in predictors}) == 1
     fewer = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
     assert fewer.digest not in {predictors[0].digest, registry.load(family, {"random": 3}).digest}
 
@@ -121,7 +121,7 @@ def test_the_encoder_runs_once_for_a_window(family):
     assert isinstance(joint, GenerativePredictor)
     first, last = (passes(joint.network.model.encoder[index]) for index in (0, -1))
     decoded = passes(joint.network.model.decoder[0])
-    joint.predict(chips(batch=3), PLACES)
+    joint.predict(make_chips(batch=3), PLACES)
     assert (len(first), len(last)) == (3, 3)
     assert len(decoded) == 3 * 3
     # ^ once for each target, over the same context
@@ -133,22 +133,22 @@ def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
     assert isinstance(joint, SegmentationPredictor)
     assert joint.network.layers == (0, 1)
     # ^ the head stops before the last layer, whose tokens are the features
-    given = chips()
-    given["S1RTC"][2] = np.nan
-    alone = [registry.load(segmenter, task=one, **CPU) for one in ("land_cover", "embedding")]
+    chips = make_chips()
+    chips["S1RTC"][2] = np.nan
+    alone = [registry.load(segmenter, task=task, **CPU) for task in ("land_cover", "embedding")]
     first, last = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
-    result = joint.predict(given)
+    result = joint.predict(chips)
     assert (len(first), len(last)) == (3, 3)
-    for one, single in zip(result, alone, strict=True):
-        np.testing.assert_array_equal(one, single(given))
+    for output, single in zip(result, alone, strict=True):
+        np.testing.assert_array_equal(output, single(chips))
     assert joint.outputs == (alone[0].outputs[0], alone[1].outputs[0])
-    assert len({joint.digest, *(one.digest for one in alone)}) == 3
+    assert len({joint.digest, *(predictor.digest for predictor in alone)}) == 3
 
 
 def test_a_call_gives_one_answer_and_no_more(family):
     joint = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
     with pytest.raises(ModelError, match="2 outputs"):
-        joint(chips())
+        joint(make_chips())
 
 
 @pytest.mark.parametrize(
@@ -183,66 +183,66 @@ def test_weights_without_a_decoder_make_nothing(family, tmp_path):
 
 
 def test_one_file_of_weights_fills_every_part(family, tmp_path):
-    whole = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    registry.loading.write_state_dict(tmp_path / "all.safetensors", whole.network.state_dict())
+    saved = registry.load(family, {"random": 3}, **EVERY, **CPU)
+    registry.loading.write_state_dict(tmp_path / "all.safetensors", saved.network.state_dict())
     again = registry.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
-    assert again.digest == whole.digest
-    given = chips(batch=1)
-    for one, other in zip(again.predict(given), whole.predict(given), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert again.digest == saved.digest
+    chips = make_chips(batch=1)
+    for output, saved_output in zip(again.predict(chips), saved.predict(chips), strict=True):
+        np.testing.assert_array_equal(output, saved_output)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_bad_pixel_stays_in_its_window(family, value):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU, batch=3)
-    given = chips()
-    before = joint.predict(given, PLACES)
-    given["S1RTC"][1, 0, 5, 5] = value
-    after = joint.predict(given, PLACES)
-    for one, other in zip(before, after, strict=True):
-        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
-        assert np.isfinite(other).all()
+    chips = make_chips()
+    before = joint.predict(chips, PLACES)
+    chips["S1RTC"][1, 0, 5, 5] = value
+    after = joint.predict(chips, PLACES)
+    for first, second in zip(before, after, strict=True):
+        np.testing.assert_array_equal(first[[0, 2]], second[[0, 2]])
+        assert np.isfinite(second).all()
     assert not np.array_equal(before[0][1], after[0][1])
 
 
 def test_a_window_without_data_has_no_answer_at_all(family):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    given = chips()
-    before = joint.predict(given, PLACES)
-    for values in given.values():
+    chips = make_chips()
+    before = joint.predict(chips, PLACES)
+    for values in chips.values():
         values[1] = -np.inf
-    for one, other in zip(before, joint.predict(given, PLACES), strict=True):
-        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
-        assert np.isnan(other[1]).all()
+    for first, second in zip(before, joint.predict(chips, PLACES), strict=True):
+        np.testing.assert_array_equal(first[[0, 2]], second[[0, 2]])
+        assert np.isnan(second[1]).all()
 
 
 def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
     """A window that the network overflows on, as damaged weights make it: here one in three."""
     joint = registry.load(segmenter, task=["land_cover", "embedding"], **CPU)
-    given = chips()
-    before = joint.predict(given)
+    chips = make_chips()
+    before = joint.predict(chips)
     stem = joint.network.head.stem
 
     def overflow(_module, args, out):
         return torch.where(args[0].mean() > 1, torch.nan, out)
 
     stem.register_forward_hook(overflow)
-    given["S2L2A"][1] += 20_000
-    classes, features = joint.predict(given)
+    chips["S2L2A"][1] += 20_000
+    classes, features = joint.predict(chips)
     assert np.isnan(classes[1]).all()
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(classes[[0, 2]], before[0][[0, 2]])
     single = registry.load(segmenter, **CPU)
     single.network.head.stem.register_forward_hook(overflow)
     with pytest.raises(ModelError, match="not finite"):
-        single(given)
-    assert np.isnan(single.predict(given)[0][1]).all()
+        single(chips)
+    assert np.isnan(single.predict(chips)[0][1]).all()
 
 
 def test_places_are_one_for_each_window(family):
     joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
     with pytest.raises(ModelError, match="2 origins for 3 windows"):
-        joint.predict(chips(), PLACES[:2])
+        joint.predict(make_chips(), PLACES[:2])
 
 
 def test_the_reference_is_the_same_model_in_single_precision(family):
@@ -253,16 +253,16 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
     again = half.load_fp32
     half.load_fp32 = lambda: made.append(again()) or made[-1]
     assert not made
-    given = chips()
+    chips = make_chips()
     for _ in range(2):
-        result = half.predict_reference(given, PLACES)
+        result = half.predict_reference(chips, PLACES)
     assert len(made) == 1
     # ^ loaded when it is asked for, and kept
     assert (made[0].precision, made[0].digest) == ("fp32", half.digest)
-    for one, expected, rough in zip(
-        result, full.predict(given, PLACES), half.predict(given, PLACES), strict=True
+    for output, expected, rough in zip(
+        result, full.predict(chips, PLACES), half.predict(chips, PLACES), strict=True
     ):
-        np.testing.assert_array_equal(one, expected)
+        np.testing.assert_array_equal(output, expected)
         assert not np.array_equal(rough, expected)
 
 

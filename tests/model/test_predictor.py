@@ -55,7 +55,7 @@ def make(inputs=None, seed=4, **options):
     return SegmentationPredictor(segmenter, card, inputs=inputs, options=running(**options))
 
 
-def chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
+def make_chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
     rng = np.random.default_rng(seed)
     return {
         n: rng.normal(*TYPICAL[n], (batch, BANDS[n], size, size)).astype(np.float32) for n in names
@@ -80,39 +80,39 @@ def test_it_is_what_the_pipeline_expects():
 
 
 def test_probabilities_sum_to_one_and_nothing_is_modified():
-    given = chips()
-    given["S2L2A"][0, :, :5] = np.nan
-    before = {name: value.copy() for name, value in given.items()}
-    out = make()(given)
+    chips = make_chips()
+    chips["S2L2A"][0, :, :5] = np.nan
+    before = {name: value.copy() for name, value in chips.items()}
+    out = make()(chips)
     assert out.shape == (3, 3, 32, 32)
     assert out.dtype == np.float32
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
     for name, value in before.items():
-        np.testing.assert_array_equal(given[name], value)
+        np.testing.assert_array_equal(chips[name], value)
 
 
 def test_it_equals_the_segmenter_after_standardisation():
-    predictor, given = make(), chips(batch=1)
+    predictor, chips = make(), make_chips(batch=1)
     card = make_card()
     tensors = {
         n: (torch.from_numpy(v) - torch.tensor(card.statistics[n].mean)[:, None, None])
         / torch.tensor(card.statistics[n].std)[:, None, None]
-        for n, v in given.items()
+        for n, v in chips.items()
     }
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 4)
     with torch.inference_mode():
         expected = segmenter(tensors).softmax(1).numpy()
-    np.testing.assert_allclose(predictor(given), expected, atol=1e-6)
+    np.testing.assert_allclose(predictor(chips), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_window_does_not_depend_on_the_others(batch):
-    predictor, given = make(batch_size=batch), chips(batch=5)
-    given["S1RTC"][[0, 3]] = np.nan
-    together = predictor(given)
+    predictor, chips = make(batch_size=batch), make_chips(batch=5)
+    chips["S1RTC"][[0, 3]] = np.nan
+    together = predictor(chips)
     order = [3, 1, 4, 0, 2]
-    shuffled = predictor({n: v[order] for n, v in given.items()})
-    alone = np.concatenate([predictor({n: v[i : i + 1] for n, v in given.items()}) for i in order])
+    shuffled = predictor({n: v[order] for n, v in chips.items()})
+    alone = np.concatenate([predictor({n: v[i : i + 1] for n, v in chips.items()}) for i in order])
     np.testing.assert_allclose(shuffled, together[order], atol=1e-6)
     np.testing.assert_allclose(alone, together[order], atol=1e-6)
     if batch == 1:
@@ -120,26 +120,26 @@ def test_a_window_does_not_depend_on_the_others(batch):
 
 
 def test_a_missing_modality_is_the_same_as_an_absent_one():
-    predictor, given = make(), chips()
-    absent = predictor({"S2L2A": given["S2L2A"]})
-    blank = {n: np.full_like(v, np.nan) if n != "S2L2A" else v for n, v in given.items()}
+    predictor, chips = make(), make_chips()
+    absent = predictor({"S2L2A": chips["S2L2A"]})
+    blank = {n: np.full_like(v, np.nan) if n != "S2L2A" else v for n, v in chips.items()}
     np.testing.assert_array_equal(predictor(blank), absent)
     only = make(inputs=["S2L2A"])
-    np.testing.assert_array_equal(only({"S2L2A": given["S2L2A"]}), absent)
+    np.testing.assert_array_equal(only({"S2L2A": chips["S2L2A"]}), absent)
 
 
 def test_a_missing_modality_in_one_window_does_not_touch_the_next():
-    predictor, given = make(), chips()
-    before = predictor(given)
-    given["DEM"][1] = np.nan
-    after = predictor(given)
+    predictor, chips = make(), make_chips()
+    before = predictor(chips)
+    chips["DEM"][1] = np.nan
+    after = predictor(chips)
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
     assert not np.array_equal(after[1], before[1])
 
 
 def test_a_window_without_any_data_is_undecided():
-    given = {n: np.full_like(v, np.nan) for n, v in chips().items()}
-    np.testing.assert_allclose(make()(given), 1 / 3)
+    chips = {n: np.full_like(v, np.nan) for n, v in make_chips().items()}
+    np.testing.assert_allclose(make()(chips), 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -150,29 +150,29 @@ def test_a_window_without_any_data_is_undecided():
     ],
 )
 def test_extreme_pixels_give_finite_answers(values):
-    given = chips()
+    chips = make_chips()
     for name, value in values.items():
-        given[name][0, :, :16] = value
+        chips[name][0, :, :16] = value
     for precision in ("fp32", "bf16"):
-        out = make(precision=precision)(given)
+        out = make(precision=precision)(chips)
         assert np.isfinite(out).all()
 
 
 def test_half_precision_stays_close():
-    given = chips()
-    gap = np.abs(make()(given) - make(precision="bf16")(given))
+    chips = make_chips()
+    gap = np.abs(make()(chips) - make(precision="bf16")(chips))
     assert 0 < gap.max() < 0.2
     assert gap.mean() < 0.02
 
 
 def test_holes_are_refused_unless_they_are_to_be_filled():
-    given = chips()
-    make(nan_policy="refuse")(given)
-    given["S1RTC"][1, 0, 3, 4] = np.nan
-    make()(given)
+    chips = make_chips()
+    make(nan_policy="refuse")(chips)
+    chips["S1RTC"][1, 0, 3, 4] = np.nan
+    make()(chips)
     with pytest.raises(ModelError, match=r'S1RTC.*every pixel.*nan_policy="fill"'):
-        make(nan_policy="refuse")(given)
-    blank = given | {"S1RTC": np.full_like(given["S1RTC"], np.nan)}
+        make(nan_policy="refuse")(chips)
+    blank = chips | {"S1RTC": np.full_like(chips["S1RTC"], np.nan)}
     with pytest.raises(ModelError, match="Leave out"):
         make(nan_policy="refuse")(blank)
 
@@ -189,19 +189,19 @@ def test_by_default_holes_are_refused():
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("name", BANDS)
 def test_infinite_pixels_are_holes(name, value):
-    given = chips()
-    before, with_nan = make()(given), given[name].copy()
-    given[name][2, 0, 0, 0] = value
+    chips = make_chips()
+    before, with_nan = make()(chips), chips[name].copy()
+    chips[name][2, 0, 0, 0] = value
     with_nan[2, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
-        make(nan_policy="refuse")(given)
-    out = make()(given)
-    np.testing.assert_array_equal(out, make()(given | {name: with_nan}))
+        make(nan_policy="refuse")(chips)
+    out = make()(chips)
+    np.testing.assert_array_equal(out, make()(chips | {name: with_nan}))
     np.testing.assert_array_equal(out[:2], before[:2])
-    given[name][2] = value
-    absent = given[name].copy()
+    chips[name][2] = value
+    absent = chips[name].copy()
     absent[2] = np.nan
-    np.testing.assert_array_equal(make()(given), make()(given | {name: absent}))
+    np.testing.assert_array_equal(make()(chips), make()(chips | {name: absent}))
 
 
 @pytest.mark.parametrize("nan_policy", ["fill", "refuse"])
@@ -214,20 +214,20 @@ def test_infinite_pixels_are_holes(name, value):
     ],
 )
 def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, message, nan_policy):
-    given = chips()
+    chips = make_chips()
     predictor = make(nan_policy=nan_policy)
-    predictor(given)
+    predictor(chips)
     with pytest.raises(ModelError, match=message):
-        predictor(given | {name: spoil(given[name])})
+        predictor(chips | {name: spoil(chips[name])})
 
 
 def test_channels_last_are_told():
-    given = chips()
-    for last in ({n: np.moveaxis(v, 1, -1) for n, v in given.items()}, {"DEM": given["DEM"][0]}):
+    chips = make_chips()
+    for last in ({n: np.moveaxis(v, 1, -1) for n, v in chips.items()}, {"DEM": chips["DEM"][0]}):
         with pytest.raises(ModelError, match=r"channels are last|batch of one"):
             make()(last)
     with pytest.raises(ModelError, match="channels are last"):
-        make()({"S2L2A": np.moveaxis(given["S2L2A"], 1, -1)[0]})
+        make()({"S2L2A": np.moveaxis(chips["S2L2A"], 1, -1)[0]})
 
 
 def test_an_answer_that_is_not_finite_is_refused():
@@ -235,21 +235,21 @@ def test_an_answer_that_is_not_finite_is_refused():
     with torch.no_grad():
         predictor.network.head.logits.weight[0] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
-        predictor(chips())
+        predictor(make_chips())
 
 
 def test_running_twice_gives_the_same_bits():
-    given = chips()
-    np.testing.assert_array_equal(make()(given), make()(given))
+    chips = make_chips()
+    np.testing.assert_array_equal(make()(chips), make()(chips))
 
 
 def test_threads_of_the_caller_get_the_same_bits():
-    predictor, given = make(), chips(batch=2, size=48)
-    expected = predictor(given)
+    predictor, chips = make(), make_chips(batch=2, size=48)
+    expected = predictor(chips)
     result = [None] * 4
 
     def work(index):
-        result[index] = predictor(given)
+        result[index] = predictor(chips)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -291,7 +291,7 @@ def test_precision_and_device_do_not_change_the_digest():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("chips", "message"),
     [
         ({}, "loaded for"),
         ({"NDVI": np.zeros((1, 1, 32, 32), np.float32)}, "loaded for"),
@@ -307,13 +307,13 @@ def test_precision_and_device_do_not_change_the_digest():
         ),
     ],
 )
-def test_wrong_chips_are_refused(given, message):
+def test_wrong_chips_are_refused(chips, message):
     with pytest.raises(ModelError, match=message):
-        make()(given)
+        make()(chips)
 
 
 def test_an_empty_batch_gives_an_empty_answer():
-    assert make()(chips(batch=0)).shape == (0, 3, 32, 32)
+    assert make()(make_chips(batch=0)).shape == (0, 3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "mps"])

@@ -43,7 +43,7 @@ def running(**options):
     )
 
 
-def chips(batch=3, seed=0, names=tuple(TYPICAL), size=SIDE):
+def make_chips(batch=3, seed=0, names=tuple(TYPICAL), size=SIDE):
     rng = np.random.default_rng(seed)
     counts = {name: len(modalities.get_raster_modality(name).bands) for name in names}
     return {
@@ -127,8 +127,8 @@ MAKERS = {
 }
 
 
-def given_for(predictor, **options):
-    return chips(names=tuple(predictor.inputs), **options)
+def chips_for(predictor, **options):
+    return make_chips(names=tuple(predictor.inputs), **options)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -137,7 +137,7 @@ def test_it_is_what_the_pipeline_expects(kind):
     predictor: predictors.Predictor = MAKERS[kind]()
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)
-    out = predictor(given_for(predictor))
+    out = predictor(chips_for(predictor))
     channels = len(predictor.outputs[0].class_names or predictor.outputs[0].bands)
     assert out.shape == (
         3,
@@ -156,12 +156,12 @@ def test_it_is_what_the_pipeline_expects(kind):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_window_does_not_depend_on_the_others(kind):
     predictor = MAKERS[kind]()
-    given = given_for(predictor, batch=5)
-    given["DEM"][[0, 3]] = np.nan
-    together = predictor(given)
+    chips = chips_for(predictor, batch=5)
+    chips["DEM"][[0, 3]] = np.nan
+    together = predictor(chips)
     order = [3, 1, 4, 0, 2]
-    shuffled = predictor({n: v[order] for n, v in given.items()})
-    alone = np.concatenate([predictor({n: v[i : i + 1] for n, v in given.items()}) for i in order])
+    shuffled = predictor({n: v[order] for n, v in chips.items()})
+    alone = np.concatenate([predictor({n: v[i : i + 1] for n, v in chips.items()}) for i in order])
     np.testing.assert_array_equal(shuffled, together[order])
     np.testing.assert_array_equal(alone, together[order])
 
@@ -169,27 +169,27 @@ def test_a_window_does_not_depend_on_the_others(kind):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_holes_are_the_mean_and_a_modality_without_any_pixel_is_absent(kind):
     predictor = MAKERS[kind]()
-    given = given_for(predictor)
+    chips = chips_for(predictor)
     scale = modalities.get_raster_modality("S2L2A").statistics
-    with_nan, with_mean = given["S2L2A"].copy(), given["S2L2A"].copy()
+    with_nan, with_mean = chips["S2L2A"].copy(), chips["S2L2A"].copy()
     with_nan[:, 2, :7] = np.nan
     with_mean[:, 2, :7] = scale.mean[2]
     np.testing.assert_allclose(
-        predictor(given | {"S2L2A": with_nan}), predictor(given | {"S2L2A": with_mean}), atol=1e-4
+        predictor(chips | {"S2L2A": with_nan}), predictor(chips | {"S2L2A": with_mean}), atol=1e-4
     )
-    absent = predictor({n: v for n, v in given.items() if n != "DEM"})
-    blank = predictor(given | {"DEM": np.full_like(given["DEM"], np.nan)})
+    absent = predictor({n: v for n, v in chips.items() if n != "DEM"})
+    blank = predictor(chips | {"DEM": np.full_like(chips["DEM"], np.nan)})
     np.testing.assert_array_equal(blank, absent)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_window_without_any_data_has_no_answer(kind):
     predictor = MAKERS[kind]()
-    given = given_for(predictor)
-    before = predictor(given)
-    for value in given.values():
+    chips = chips_for(predictor)
+    before = predictor(chips)
+    for value in chips.values():
         value[1] = np.nan
-    out = predictor(given)
+    out = predictor(chips)
     np.testing.assert_array_equal(out[[0, 2]], before[[0, 2]])
     if predictor.outputs[0].class_names:
         np.testing.assert_allclose(out[1], 1 / len(predictor.outputs[0].class_names))
@@ -200,13 +200,13 @@ def test_a_window_without_any_data_has_no_answer(kind):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_holes_and_wrong_units_are_refused(kind):
     predictor = MAKERS[kind](nan_policy="refuse")
-    given = given_for(predictor)
-    predictor(given)
+    chips = chips_for(predictor)
+    predictor(chips)
     with pytest.raises(ModelError, match="reflectance"):
-        predictor(given | {"S2L2A": given["S2L2A"] / 1e4})
-    given["S2L2A"][0, 0, 0, 0] = np.nan
+        predictor(chips | {"S2L2A": chips["S2L2A"] / 1e4})
+    chips["S2L2A"][0, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match="NaN"):
-        predictor(given)
+        predictor(chips)
 
 
 def test_zero_shot_answers_with_the_model_s_legend():
@@ -215,9 +215,9 @@ def test_zero_shot_answers_with_the_model_s_legend():
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
 
 
-def standardised(given):
+def standardised(chips):
     result = {}
-    for name, values in given.items():
+    for name, values in chips.items():
         scale = modalities.get_raster_modality(name).statistics
         mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
         result[name] = (torch.from_numpy(values) - mean) / std
@@ -225,18 +225,18 @@ def standardised(given):
 
 
 def test_zero_shot_land_cover_is_what_the_generator_expects():
-    given = chips(batch=1)
-    out = zero_shot()(given)
-    expected = generator().class_probabilities(standardised(given), standardize=False)
+    chips = make_chips(batch=1)
+    out = zero_shot()(chips)
+    expected = generator().class_probabilities(standardised(chips), standardize=False)
     np.testing.assert_allclose(out, expected / expected.sum(dim=1, keepdim=True), atol=1e-6)
     assert out.std() > 0.01
 
 
 def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
     card = make_card()
-    predictor, given = embedding(card), chips(batch=1)
-    given = {name: value[:, :, :, :16] for name, value in given.items()}
-    out = predictor(given)
+    predictor, chips = embedding(card), make_chips(batch=1)
+    chips = {name: value[:, :, :, :16] for name, value in chips.items()}
+    out = predictor(chips)
     assert out.shape == (1, 32, 2, 1)
     assert predictor.outputs[0].bands[:2] == ("e000", "e001")
     assert (predictor.outputs[0].task, predictor.outputs[0].stride, predictor.outputs[0].unit) == (
@@ -247,7 +247,7 @@ def test_embeddings_are_the_last_layer_s_tokens_on_the_grid():
     tensors = {
         name: (torch.from_numpy(value) - torch.tensor(scale.mean)[:, None, None])
         / torch.tensor(scale.std)[:, None, None]
-        for name, value in given.items()
+        for name, value in chips.items()
         for scale in [modalities.get_raster_modality(name).statistics]
     }
     with torch.inference_mode():
@@ -264,12 +264,12 @@ def test_embeddings_want_one_vector_a_patch():
 
 @pytest.mark.parametrize("modality", GENERATED_MODALITIES)
 def test_what_is_generated_comes_in_its_own_unit(modality):
-    predictor, given = generation(modality, timesteps=4), chips(batch=1)
+    predictor, chips = generation(modality, timesteps=4), make_chips(batch=1)
     made = generator(modality).generate(
-        standardised(given), [modality], timesteps=4, standardize=False
+        standardised(chips), [modality], timesteps=4, standardize=False
     )[modality]
     target = modalities.get_target_modality(modality).statistics
-    out = predictor(given)
+    out = predictor(chips)
     for channel, (mean, std) in enumerate(zip(target.mean, target.std, strict=True)):
         np.testing.assert_allclose(
             out[0, channel], made[0, channel] * std + mean, rtol=1e-4, atol=1e-4 * max(std, 1.0)
@@ -298,9 +298,9 @@ def test_fine_tuned_models_are_given_pixels_without_holes():
         "land_cover",
         ("water", "trees", "crops"),
     )
-    given = given_for(predictor)
-    given["DEM"][0, 0, 0] = np.nan
-    assert np.isfinite(predictor(given)).all()
+    chips = chips_for(predictor)
+    chips["DEM"][0, 0, 0] = np.nan
+    assert np.isfinite(predictor(chips)).all()
 
 
 def test_fine_tuned_models_have_as_many_classes_as_names():
@@ -315,10 +315,10 @@ def test_the_digest_covers_what_decides_the_answer():
     for kind, make in MAKERS.items():
         assert make().digest == digests[kind]
         assert make(nan_policy="refuse", precision="bf16").digest == digests[kind]
-    other = make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}})
+    restandardised = make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}})
     sizes = make_card(tokenizer={"dim": 32, "depth": 2, "heads": 2})
-    assert len({zero_shot(one).digest for one in (make_card(), other, sizes)}) == 3
-    assert embedding(other).digest != digests["embedding"]
+    assert len({zero_shot(card).digest for card in (make_card(), restandardised, sizes)}) == 3
+    assert embedding(restandardised).digest != digests["embedding"]
     changed = EmbeddingPredictor(backbone(make_card(), seed=2), make_card(), options=running())
     assert changed.digest != digests["embedding"]
     fewer = GenerativePredictor(generator(), make_card(), inputs=["S2L2A"], options=running())
@@ -329,10 +329,10 @@ def test_the_digest_covers_what_decides_the_answer():
 
 
 def test_the_digest_covers_what_a_checkpoint_says_of_its_parts():
-    one, two = Tuned(), Tuned({"necks": [{"name": "SelectIndices", "indices": [1]}]})
-    assert tuned(network=one).digest != tuned(network=two).digest
+    first, second = Tuned(), Tuned({"necks": [{"name": "SelectIndices", "indices": [1]}]})
+    assert tuned(network=first).digest != tuned(network=second).digest
     renamed = make_card(class_names=["water", "crops", "trees"], inputs=["S2L2A", "DEM"])
-    assert tuned(renamed, network=one).digest != tuned(network=one).digest
+    assert tuned(renamed, network=first).digest != tuned(network=first).digest
 
 
 @pytest.mark.parametrize("timesteps", [0, -3, 2000])

@@ -22,6 +22,7 @@ from model.predictor.predictors import (
 )
 from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
+from model.weights import checksums
 from tests.support import lightning
 
 TOY = {
@@ -72,11 +73,11 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.delenv("TERRAMOSAIC_WEIGHTS", raising=False)
 
 
-def chips():
+def make_chips():
     return {"S2L2A": np.full((1, 4, 32, 32), 900, np.float32)}
 
 
-def whole_chips(names=("S2L2A", "S1RTC", "DEM")):
+def make_full_chips(names=("S2L2A", "S1RTC", "DEM")):
     rng = np.random.default_rng(0)
     result = {}
     for name in names:
@@ -95,7 +96,7 @@ def test_a_shipped_model_comes_back(shipped):
     assert card.weights["path"] == "weights.safetensors"
     again = registry.load(str(folder / "card.json"), **CPU)
     assert predictor.digest == again.digest
-    np.testing.assert_array_equal(predictor(chips()), again(chips()))
+    np.testing.assert_array_equal(predictor(make_chips()), again(make_chips()))
 
 
 def test_a_card_survives_writing_and_reading(shipped):
@@ -107,8 +108,8 @@ def test_a_card_may_be_yaml(shipped):
     folder, _ = shipped
     content = json.loads((folder / "card.json").read_text())
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
-    one = registry.load(str(folder / "mine.yaml"), **CPU)
-    assert one.digest == registry.load(str(folder / "card.json"), **CPU).digest
+    from_yaml = registry.load(str(folder / "mine.yaml"), **CPU)
+    assert from_yaml.digest == registry.load(str(folder / "card.json"), **CPU).digest
 
 
 def test_shipped_weights_are_pinned(shipped):
@@ -256,8 +257,8 @@ def test_a_small_configuration_answers_every_task(family, task):
     assert isinstance(predictor, kind)
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
     assert predictor.window == 32
-    given = whole_chips()
-    out = predictor(given)
+    chips = make_full_chips()
+    out = predictor(chips)
     channels = len(predictor.outputs[0].class_names or predictor.outputs[0].bands)
     assert out.shape == (
         2,
@@ -269,12 +270,12 @@ def test_a_small_configuration_answers_every_task(family, task):
     assert not np.array_equal(out[0], out[1])
     again = registry.load(str(family), {"random": 3}, task, **CPU, **options)
     assert again.digest == predictor.digest
-    np.testing.assert_array_equal(again(given), out)
-    alone = [predictor({n: v[i : i + 1] for n, v in given.items()})[0] for i in (1, 0)]
+    np.testing.assert_array_equal(again(chips), out)
+    alone = [predictor({n: v[i : i + 1] for n, v in chips.items()})[0] for i in (1, 0)]
     np.testing.assert_array_equal(alone[::-1], out)
-    other = registry.load(str(family), {"random": 4}, task, **CPU, **options)
-    assert other.digest != predictor.digest
-    assert not np.array_equal(other(given), out)
+    reseeded = registry.load(str(family), {"random": 4}, task, **CPU, **options)
+    assert reseeded.digest != predictor.digest
+    assert not np.array_equal(reseeded(chips), out)
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -283,21 +284,21 @@ def test_half_precision_answers_every_task(family, task):
     half = registry.load(str(family), {"random": 3}, task, precision="bf16", **options)
     full = registry.load(str(family), {"random": 3}, task, precision="fp32", **options)
     assert (half.precision, half.digest) == ("bf16", full.digest)
-    given = whole_chips()
-    out = half(given)
+    chips = make_full_chips()
+    out = half(chips)
     assert out.dtype == np.float32
     assert np.isfinite(out).all()
     if task != "generate":
         # ^ one token that falls to another side makes another picture
-        assert np.abs(out - full(given)).mean() < 0.03
-    alone = [half({n: v[i : i + 1] for n, v in given.items()})[0] for i in (1, 0)]
+        assert np.abs(out - full(chips)).mean() < 0.03
+    alone = [half({n: v[i : i + 1] for n, v in chips.items()})[0] for i in (1, 0)]
     np.testing.assert_array_equal(alone[::-1], out)
 
 
 def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
     predictor = registry.load(str(family), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
     assert dict(predictor.inputs) == {"S1GRD": ("VV", "VH"), "DEM": ("DEM",)}
-    out = predictor(whole_chips(("S1GRD", "DEM")))
+    out = predictor(make_full_chips(("S1GRD", "DEM")))
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
 
 
@@ -306,7 +307,7 @@ def test_every_modality_can_be_generated(family, modality):
     predictor = registry.load(
         str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
     )
-    out = predictor(whole_chips())
+    out = predictor(make_full_chips())
     assert out.shape == (2, len(predictor.outputs[0].bands), 32, 32)
     scale = modalities.get_target_modality(modality).statistics
     mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
@@ -333,12 +334,12 @@ def test_a_generator_takes_all_bands(tmp_path):
     registry.loading.write_state_dict(tmp_path / "all.safetensors", encoder.state_dict())
     cut = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
     encoder.select_bands({"S2L2A": ["B02", "B08"]})
-    given = whole_chips()["S2L2A"][:, [1, 7]]
+    chips = make_full_chips()["S2L2A"][:, [1, 7]]
     scale = cut.spec.statistics["S2L2A"]
     mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
     with torch.inference_mode():
-        tokens = encoder((torch.from_numpy(given) - mean) / std)
-    result = cut({"S2L2A": given}).reshape(2, 32, -1)
+        tokens = encoder((torch.from_numpy(chips) - mean) / std)
+    result = cut({"S2L2A": chips}).reshape(2, 32, -1)
     np.testing.assert_allclose(result, tokens.transpose(1, 2), atol=1e-5)
 
 
@@ -351,7 +352,7 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
     source = folder / "weights.safetensors"
     segmenter = registry.load(str(folder / "both.json"), source, **CPU)
     assert isinstance(segmenter, SegmentationPredictor)
-    np.testing.assert_array_equal(segmenter(chips()), expected(chips()))
+    np.testing.assert_array_equal(segmenter(make_chips()), expected(make_chips()))
     state = registry.load(str(family), {"random": 3}, **CPU).network.state_dict()
     registry.loading.write_state_dict(folder / "family.safetensors", state)
     same = registry.load(str(family), folder / "family.safetensors", **CPU)
@@ -367,8 +368,8 @@ def test_a_segmenter_without_its_head_is_told(shipped):
     with pytest.raises(ModelError, match="hold no land-cover head"):
         registry.load(str(folder / "card.json"), path)
     features = registry.load(str(folder / "card.json"), path, "embedding", **CPU)
-    whole = registry.load(str(folder / "card.json"), task="embedding", **CPU)
-    np.testing.assert_array_equal(features(chips()), whole(chips()))
+    from_card = registry.load(str(folder / "card.json"), task="embedding", **CPU)
+    np.testing.assert_array_equal(features(make_chips()), from_card(make_chips()))
 
 
 def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
@@ -380,49 +381,51 @@ def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
     assert isinstance(predictor, SegmentationPredictor)
     assert (predictor.window, predictor.outputs[0].class_names) == (224, cards.CLASSES)
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
-    out = predictor(whole_chips(("S1RTC", "DEM")))
+    out = predictor(make_full_chips(("S1RTC", "DEM")))
     assert out.shape == (2, 8, 32, 32)
     features = registry.load("terramind_v1_tiny", path, "embedding", inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(features, EmbeddingPredictor)
-    assert features(whole_chips(("S1RTC", "DEM"))).shape == (2, 192, 2, 2)
+    assert features(make_full_chips(("S1RTC", "DEM"))).shape == (2, 192, 2, 2)
 
 
 def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
     folder, card = shipped
     features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     assert features.outputs[0].bands[-1] == "e031"
-    given = {"DEM": whole_chips(("DEM",))["DEM"]}
+    chips = {"DEM": make_full_chips(("DEM",))["DEM"]}
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     scale = card.statistics["DEM"]
     with torch.inference_mode():
         tokens = segmenter.encoder(
-            {"DEM": (torch.from_numpy(given["DEM"]) - scale.mean[0]) / scale.std[0]}
+            {"DEM": (torch.from_numpy(chips["DEM"]) - scale.mean[0]) / scale.std[0]}
         )
     np.testing.assert_allclose(
-        features(given), tokens.transpose(1, 2).reshape(2, 32, 2, 2), atol=1e-5
+        features(chips), tokens.transpose(1, 2).reshape(2, 32, 2, 2), atol=1e-5
     )
 
 
 def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, offline):
-    whole = registry.load(str(family), {"random": 3}, **CPU)
+    predictor = registry.load(str(family), {"random": 3}, **CPU)
     folder = tmp_path / "official"
     folder.mkdir()
     start = f"tokenizer.{modalities.get_target_modality('LULC').key}."
     neighbours = {
         key.removeprefix(start): value
-        for key, value in whole.network.state_dict().items()
+        for key, value in predictor.network.state_dict().items()
         if key.startswith(start)
     }
     registry.loading.write_state_dict(folder / "TerraMind_Tokenizer_LULC.safetensors", neighbours)
     generator = {
-        key: value for key, value in whole.network.state_dict().items() if "tokenizer" not in key
+        key: value
+        for key, value in predictor.network.state_dict().items()
+        if "tokenizer" not in key
     }
     registry.loading.write_state_dict(folder / "TerraMind.safetensors", generator)
     source = folder / "TerraMind.safetensors"
     result = registry.load(str(family), source, **CPU)
-    assert result.digest == whole.digest
+    assert result.digest == predictor.digest
     elsewhere = registry.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
-    assert elsewhere.digest != whole.digest
+    assert elsewhere.digest != predictor.digest
     with pytest.raises(ModelError, match="DEM"):
         registry.load(str(family), source, tokenizers={"DEM": "hub"})
     with pytest.raises(WeightsError, match=r"no tokenizer of NDVI.*tokenizers: \{NDVI"):
@@ -431,7 +434,7 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
 
 def test_statistics_may_be_given(family):
     plain = registry.load(str(family), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
-    other = registry.load(
+    shifted_mean = registry.load(
         str(family),
         {"random": 3},
         "embedding",
@@ -439,19 +442,19 @@ def test_statistics_may_be_given(family):
         **CPU,
         stats={"DEM": {"mean": [0.0], "std": [951.272]}},
     )
-    assert other.digest != plain.digest
-    given = whole_chips(("DEM",))
-    shifted = {"DEM": given["DEM"] - np.float32(670.665)}
-    np.testing.assert_allclose(other(shifted), plain(given), atol=1e-4)
+    assert shifted_mean.digest != plain.digest
+    chips = make_full_chips(("DEM",))
+    shifted = {"DEM": chips["DEM"] - np.float32(670.665)}
+    np.testing.assert_allclose(shifted_mean(shifted), plain(chips), atol=1e-4)
 
 
 def test_holes_are_passed_on(family):
-    given = whole_chips()
-    given["DEM"][0, 0, 0] = np.nan
+    chips = make_full_chips()
+    chips["DEM"][0, 0, 0] = np.nan
     with pytest.raises(ModelError, match="NaN"):
-        registry.load(str(family), {"random": 3}, "embedding", **CPU)(given)
+        registry.load(str(family), {"random": 3}, "embedding", **CPU)(chips)
     fills = registry.load(str(family), {"random": 3}, "embedding", **CPU, nan_policy="fill")
-    assert np.isfinite(fills(given)).all()
+    assert np.isfinite(fills(chips)).all()
 
 
 ARGS = {
@@ -469,7 +472,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    whole = lightning.build_model(
+    network = lightning.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,
@@ -477,7 +480,7 @@ def checkpoint(tmp_path):
         decoder="FCNDecoder",
         decoder_options={"channels": 8, "num_convs": 1},
     )
-    state = registry.loading.initialise(whole, 2).state_dict()
+    state = registry.loading.initialise(network, 2).state_dict()
     path = tmp_path / "best.ckpt"
     torch.save(
         {
@@ -498,13 +501,13 @@ def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
     predictor = registry.load(str(family), **options)
     assert predictor.outputs[0].class_names == CLASSES
     assert list(predictor.inputs) == ["S2L2A", "DEM"]
-    out = predictor(whole_chips(("S2L2A", "DEM")))
+    out = predictor(make_full_chips(("S2L2A", "DEM")))
     assert out.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
     stats = {"DEM": {"mean": [0.0], "std": [100.0]}}
-    other = registry.load(str(family), stats=stats, **options)
-    assert other.digest != predictor.digest
-    assert not np.array_equal(other(whole_chips(("S2L2A", "DEM"))), out)
+    restandardised = registry.load(str(family), stats=stats, **options)
+    assert restandardised.digest != predictor.digest
+    assert not np.array_equal(restandardised(make_full_chips(("S2L2A", "DEM"))), out)
     fewer = registry.load(str(family), inputs=["DEM"], **options)
     assert list(fewer.inputs) == ["DEM"]
 
@@ -541,7 +544,7 @@ def test_checkpoints_say_what_they_lack(checkpoint, family):
 def test_the_demo_has_features():
     features = registry.load("demo", task="embedding", **CPU)
     assert len(features.outputs[0].bands) == registry.get_card("demo").architecture.dim
-    assert np.isfinite(features(whole_chips())).all()
+    assert np.isfinite(features(make_full_chips())).all()
 
 
 @needs_demo
@@ -550,7 +553,7 @@ def test_the_demo_is_small_pinned_and_works():
     predictor = registry.load("demo", **CPU)
     weights = registry.DEMO_CARD_PATH.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
-    assert card.weights["sha256"] == registry.loading.digest_of_file(weights)
+    assert card.weights["sha256"] == checksums.hash_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
     out = predictor(
         {"S2L2A": np.full((1, 12, predictor.window, predictor.window), 900, np.float32)}

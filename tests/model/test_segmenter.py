@@ -186,7 +186,7 @@ def test_spreading_undoes_folding():
 def test_spread_tokens_lie_over_their_patch():
     lateral = segmentation_head.Lateral(4, 3, 2)
     tokens = torch.randn(1, 6, 4)
-    whole = lateral(tokens, 2, 3)
-    assert whole.shape == (1, 4, 6, 3)
+    finer = lateral(tokens, 2, 3)
+    assert finer.shape == (1, 4, 6, 3)
     alone = lateral(tokens[:, 4:5], 1, 1)
-    torch.testing.assert_close(whole[:, 2:4, 2:4], alone)
+    torch.testing.assert_close(finer[:, 2:4, 2:4], alone)

@@ -14,7 +14,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.terramind.modalities import get_raster_modality
 from model.terratorch import hyperparameters, segmentation
-from model.weights import loading
+from model.weights import checksums, loading
 from tests.support.lightning import (
     ARGS,
     PYRAMID,
@@ -31,22 +31,22 @@ from tests.support.oracle import one_thread  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def whole():
+def network():
     return whole_model()
 
 
 @pytest.fixture
-def stored(whole):
-    return copy.deepcopy(as_stored(whole))
+def stored(network):
+    return copy.deepcopy(as_stored(network))
 
 
-def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
+def test_a_checkpoint_file_becomes_the_model_that_was_trained(network, tmp_path):
     path = tmp_path / "epoch=3.ckpt"
-    content = as_stored(whole, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
+    content = as_stored(network, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
     content["state_dict"]["criterion.weight"] = torch.ones(3)
     torch.save(content, path)
-    loaded = load(path, sha256=loading.digest_of_file(path))
-    assert same_outputs(loaded, whole)
+    loaded = load(path, sha256=checksums.hash_file(path))
+    assert same_outputs(loaded, network)
     assert not loaded.training
     assert loaded.num_classes == 3
     assert loaded.class_names == ("sea", "ice", "land")
@@ -60,7 +60,7 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(whole, tmp_path):
         load(path, sha256="0" * 64)
 
 
-def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
+def test_the_command_line_stores_its_arguments_in_two_other_ways(network, stored):
     flat = stored["hyper_parameters"]
     del flat["task"]
     path = "terratorch.tasks.SemanticSegmentationTask"
@@ -68,7 +68,7 @@ def test_the_command_line_stores_its_arguments_in_two_other_ways(whole, stored):
         {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", **flat},
         {"class_path": path, "init_args": flat, "_instantiator": "instantiate_module"},
     ):
-        assert same_outputs(load(stored | {"hyper_parameters": hyper_parameters}), whole)
+        assert same_outputs(load(stored | {"hyper_parameters": hyper_parameters}), network)
 
 
 WRAPPED = {
@@ -80,14 +80,14 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("how", WRAPPED)
-def test_parts_of_keys_that_name_nothing_are_taken_off(whole, stored, how):
+def test_parts_of_keys_that_name_nothing_are_taken_off(network, stored, how):
     stored["state_dict"]["criterion.weight"] = torch.ones(3)
     state = {WRAPPED[how](key): value for key, value in stored["state_dict"].items()}
     assert set(state) != set(stored["state_dict"])
-    assert same_outputs(load(stored | {"state_dict": state}), whole)
+    assert same_outputs(load(stored | {"state_dict": state}), network)
 
 
-def test_what_only_training_reads_is_left_out(whole, stored):
+def test_what_only_training_reads_is_left_out(network, stored):
     stored["state_dict"] |= {
         "criterion.weight": torch.ones(3),
         "model.aux_heads.deep.0.convs.0.0.weight": torch.ones(4, 4, 2, 2),
@@ -95,11 +95,11 @@ def test_what_only_training_reads_is_left_out(whole, stored):
     }
     stored["hyper_parameters"] |= {"aux_heads": [{"name": "deep", "decoder": "FCNDecoder"}]}
     loaded = load(stored)
-    assert same_outputs(loaded, whole)
+    assert same_outputs(loaded, network)
     assert not any(key.startswith("aux_heads") for key in loaded.state_dict())
 
 
-def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored, tmp_path):
+def test_auxiliary_heads_described_by_an_object_need_no_terratorch(network, stored, tmp_path):
     module = types.ModuleType("terratorch.models.model")
 
     @dataclass
@@ -117,14 +117,14 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(whole, stored
         torch.save(stored, tmp_path / "a.ckpt")
     assert module.__name__ not in sys.modules
     loaded = load(tmp_path / "a.ckpt")
-    assert same_outputs(loaded, whole)
+    assert same_outputs(loaded, network)
     assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
     with pytest.raises(WeightsError, match="more than tensors"):
         loading.read_state_dict(tmp_path / "a.ckpt")
         # ^ the leave is taken back
 
 
-def test_tensors_alone_want_the_yaml_of_their_training(whole, stored, tmp_path):
+def test_tensors_alone_want_the_yaml_of_their_training(network, stored, tmp_path):
     torch.save(stored["state_dict"], tmp_path / "a.pt")
     with pytest.raises(ModelError, match=r"does not describe its model.*\.yaml"):
         load(tmp_path / "a.pt")
@@ -146,13 +146,13 @@ model:
       decoder_channels: [16, 12, 8, 8]
 """
     )
-    assert same_outputs(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), whole)
+    assert same_outputs(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), network)
     loading.write_state_dict(tmp_path / "a.safetensors", stored["state_dict"])
     args = {"model_args": ARGS}
-    assert same_outputs(load(tmp_path / "a.safetensors", hyper_parameters=args), whole)
+    assert same_outputs(load(tmp_path / "a.safetensors", hyper_parameters=args), network)
 
 
-def test_options_may_come_as_one_mapping_a_part(whole, stored):
+def test_options_may_come_as_one_mapping_a_part(network, stored):
     args = {
         "backbone": "terratorch_micro",
         "backbone_kwargs": {"modalities": ["S2L2A", "S1GRD"], "pretrained": False},
@@ -163,7 +163,7 @@ def test_options_may_come_as_one_mapping_a_part(whole, stored):
         "aux_decoders": None,
     }
     stored["hyper_parameters"]["model_args"] = args
-    assert same_outputs(load(stored), whole)
+    assert same_outputs(load(stored), network)
     args["decoder_channels"] = [16, 12, 8, 8]
     with pytest.raises(ModelError, match="either decoder_kwargs"):
         load(stored)

@@ -27,7 +27,7 @@ from tests.support.oracle import one_thread  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def whole():
+def network():
     return whole_model()
 
 
@@ -63,7 +63,7 @@ def test_tokens_become_the_grid_of_the_input_whatever_its_shape(rows, columns, r
             assert torch.equal(image[:, :, row, column], tokens[:, row * columns + column])
 
 
-def test_a_wide_image_is_not_read_as_a_square_one(whole):
+def test_a_wide_image_is_not_read_as_a_square_one(network):
     # 64 x 256 px: 64 tokens, a square number, that the published class lays out as 8 x 8
     inputs = random_inputs(64, 256)
     wide = whole_model(necks=[RESHAPE], decoder="IdentityDecoder", decoder_options={})
@@ -83,11 +83,11 @@ def test_a_fixed_number_of_rows_holds_for_no_other_input():
             fixed(random_inputs(32, 64))
 
 
-def test_a_unet_ends_at_the_size_of_its_first_map(whole):
+def test_a_unet_ends_at_the_size_of_its_first_map(network):
     sizes = []
-    hook = whole.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape))
+    hook = network.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape))
     with torch.inference_mode():
-        whole(random_inputs(64, 96))
+        network(random_inputs(64, 96))
     hook.remove()
     assert sizes == [(2, 8, 16, 24)]
     # ^ a quarter of the input; segmentation-models-pytorch before 0.5 would go on to a half
@@ -150,13 +150,13 @@ def test_necks_for_other_pyramids():
     assert sizes == [(2, 6, side, side) for side in (32, 16, 8, 4, 4)]
 
 
-def test_probabilities_are_the_softmax_and_survive_bfloat16(whole):
+def test_probabilities_are_the_softmax_and_survive_bfloat16(network):
     inputs = random_inputs()
-    rounded = copy.deepcopy(whole).to(torch.bfloat16)
+    rounded = copy.deepcopy(network).to(torch.bfloat16)
     with torch.inference_mode():
         logits, full, half = (
-            whole(inputs),
-            whole.predict_probabilities(inputs),
+            network(inputs),
+            network.predict_probabilities(inputs),
             rounded.predict_probabilities(inputs),
         )
     assert torch.equal(full, logits.softmax(dim=1))
@@ -165,11 +165,11 @@ def test_probabilities_are_the_softmax_and_survive_bfloat16(whole):
     assert float((half - full).abs().max()) <= 2e-2
 
 
-def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
+def test_holes_unknown_inputs_and_odd_sizes_are_refused(network):
     inputs = random_inputs()
     broken = {**inputs, "S1GRD": inputs["S1GRD"].clone()}
     broken["S1GRD"][0, 0, 0, 0] = torch.nan
-    for given_, message in (
+    for rasters, message in (
         (broken, "NaN"),
         ({"DEM": torch.zeros(1, 1, 32, 32)}, "DEM"),
         ({**inputs, "S1GRD": torch.zeros(2, 2, 32, 32)}, "one size"),
@@ -177,15 +177,15 @@ def test_holes_unknown_inputs_and_odd_sizes_are_refused(whole):
         ({}, "no input"),
     ):
         with pytest.raises(ModelError, match=message):
-            whole(given_)
+            network(rasters)
     with torch.inference_mode():
-        assert torch.equal(whole.forward_unchecked(inputs), whole(inputs))
-        assert whole({"S1GRD": inputs["S1GRD"]}).shape == (2, 3, 64, 64)
+        assert torch.equal(network.forward_unchecked(inputs), network(inputs))
+        assert network({"S1GRD": inputs["S1GRD"]}).shape == (2, 3, 64, 64)
         # ^ a modality may be missing
 
 
-def test_a_model_that_may_not_enlarge_its_answer_says_so(whole):
-    loaded = load(as_stored(whole, {"rescale": False}))
+def test_a_model_that_may_not_enlarge_its_answer_says_so(network):
+    loaded = load(as_stored(network, {"rescale": False}))
     with torch.inference_mode(), pytest.raises(ModelError, match="`rescale` is false"):
         loaded(random_inputs())
 
@@ -209,10 +209,10 @@ def test_classes_of_a_tokenised_modality_are_mirrored_like_any_image():
     radar = torch.randn(2, 2, 48, 64, generator=generator)
     classes = torch.randint(0, 10, (2, 48, 64), generator=generator)
     with torch.inference_mode():
-        one = built({"S1GRD": radar, "LULC": classes})
-        other = built({"S1GRD": radar, "LULC": classes[:, None]})
+        from_ids = built({"S1GRD": radar, "LULC": classes})
+        from_image = built({"S1GRD": radar, "LULC": classes[:, None]})
         full = _mirrored(classes[:, None], 48, 64)
         expected = built({"S1GRD": _mirrored(radar, 48, 64), "LULC": full})[:, :, 8:56]
-    assert torch.equal(one, other)
-    assert torch.equal(one, expected)
-    assert one.shape == (2, 3, 48, 64)
+    assert torch.equal(from_ids, from_image)
+    assert torch.equal(from_ids, expected)
+    assert from_ids.shape == (2, 3, 48, 64)

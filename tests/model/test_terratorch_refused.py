@@ -23,13 +23,13 @@ from tests.support.oracle import one_thread  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def whole():
+def network():
     return whole_model()
 
 
 @pytest.fixture
-def stored(whole):
-    return copy.deepcopy(as_stored(whole))
+def stored(network):
+    return copy.deepcopy(as_stored(network))
 
 
 class Surprise:

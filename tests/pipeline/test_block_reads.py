@@ -1,4 +1,4 @@
-"""What is said to be fetched for a grid is what a server is asked for."""
+"""The estimated reads of a grid are those that a server receives."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def web(tmp_path_factory):
     """Serve a raster without compression, in blocks of the usual side."""
     folder = tmp_path_factory.mktemp("blocks")
     values = np.random.default_rng(1).integers(1, 60_000, (HEIGHT, WIDTH)).astype(np.uint16)
-    first = worlds.raster(folder / "first.tif", values)
+    source = worlds.raster(folder / "first.tif", values)
     options = {"compress": "none", "blocksize": block_reads.BLOCK_SIZE, "overviews": "none"}
-    copy(first, folder / "cog.tif", driver="COG", **options)
-    with serving(folder) as running:
-        yield running
+    copy(source, folder / "cog.tif", driver="COG", **options)
+    with serving(folder) as server:
+        yield server
 
 
-def _asked(web, grid, resampling):
+def _read(web, grid, resampling):
+    """Read a grid; return the bytes sent and the requests received by the server."""
     web.forget()
     options = {"resampling": resampling, "dtype": np.uint16, "fill_value": 0}
     raster_reader.read(f"{web.address}/cog.tif", SOURCE, grid, **options)
@@ -62,34 +63,34 @@ RASTER = RasterLayout(
     ],
     ids=["corner", "across", "one", "outside", "whole-rows", "end", "coarse"],
 )
-def test_blocks_of_the_grid_s_own_system_are_known(web, grid):
+def test_blocks_in_the_crs_of_the_grid_are_exact(web, grid):
     pixels, requests = block_reads.estimate_block_reads(RASTER, grid)
-    sent, asked = _asked(web, grid, Resampling.nearest)
-    assert asked == requests
+    sent, received = _read(web, grid, Resampling.nearest)
+    assert received == requests
     assert sent == pytest.approx(2 * pixels + block_reads.HEADER_BYTES, rel=0.01)
     assert pixels >= min(grid.height * grid.width, 100 * 100)
 
 
-def test_beside_a_raster_only_its_header_is_read(web):
+def test_outside_of_a_raster_only_its_header_is_read(web):
     grid = _grid(5000, 5000, 100, 100)
     assert block_reads.estimate_block_reads(RASTER, grid) == (0, 1)
-    assert _asked(web, grid, Resampling.nearest)[1] == 1
+    assert _read(web, grid, Resampling.nearest)[1] == 1
 
 
 @pytest.mark.parametrize("side", [200, 700, 1200])
-def test_warped_blocks_are_about_known(web, side):
-    """Where they begin is not, so each side has one more."""
+def test_warped_blocks_are_estimated_roughly(web, side):
+    """Where they begin is unknown, so each side has one more."""
     grid = _grid(300.5, 300.5, side // 2, side // 2, size=20.0)
     warped = RasterLayout(
         epsg=RASTER.epsg, transform=RASTER.transform, shape=RASTER.shape, is_picked=False
     )
     pixels, requests = block_reads.estimate_block_reads(warped, grid)
-    sent, asked = _asked(web, grid, Resampling.bilinear)
-    assert asked / 2 <= requests <= 2 * asked
+    sent, received = _read(web, grid, Resampling.bilinear)
+    assert received / 2 <= requests <= 2 * received
     assert sent / 2 <= 2 * pixels + block_reads.HEADER_BYTES <= 2.5 * sent
 
 
-def test_a_raster_that_is_not_described_is_one_of_the_grid_s_pixels():
+def test_a_raster_without_a_transform_has_the_resolution_of_the_grid():
     grid = _grid(0, 0, 512, 1024)
     pixels, requests = block_reads.estimate_block_reads(
         RasterLayout(epsg=None, transform=None, shape=None, is_picked=True), grid
@@ -97,7 +98,7 @@ def test_a_raster_that_is_not_described_is_one_of_the_grid_s_pixels():
     assert (pixels, requests) == (1024 * 1536, 3)
 
 
-def test_another_system_is_measured_in_metres():
+def test_pixels_of_another_crs_are_measured_in_metres():
     step = 1 / 3600
     heights = RasterLayout(
         epsg=4326,

@@ -1,14 +1,17 @@
-"""The one call of stackstac against plain rasterio."""
+"""Cubes of scenes: equal to rasterio, lazy, with coordinates, wherever they are computed."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import pickle
 
 import dask
 import numpy as np
 import pytest
 import rasterio
-import rioxarray  # noqa: F401  (registers .rio)
+import shapely
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
@@ -17,8 +20,10 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
-from catalogs.sensors import SENSORS
+from catalogs.sensors import DN, POWER, SENSORS
+from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
+from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube, units
 from tests.support import worlds
 
@@ -51,7 +56,7 @@ def _scenes(folder):
 
 def test_the_cube_equals_rasterio(tmp_path):
     scenes = _scenes(tmp_path)
-    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(scenes, ["B02", "B11"], GRID, stored=True)
     assert stack.dims == ("time", "band", "y", "x")
     assert stack.shape == (2, 2, 30, 40)
     values = stack.compute(scheduler="synchronous")
@@ -65,16 +70,16 @@ def test_the_cube_equals_rasterio(tmp_path):
 
 
 def test_pixel_centres_are_where_they_should_be(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(_scenes(tmp_path), ["B02"], GRID, stored=True)
     assert stack.x.values[0] == GRID.left + 5
     assert stack.y.values[0] == GRID.top - 5
     assert stack.rio.transform() == GRID.transform
 
 
 def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(_scenes(tmp_path), ["B02", "B11"], GRID, stored=True)
     values = stack[0].compute(scheduler="synchronous")
-    values.rio.write_crs(GRID.epsg).rio.to_raster(tmp_path / "back.tif")
+    values.rio.to_raster(tmp_path / "back.tif")
     with rasterio.open(tmp_path / "back.tif") as file:
         assert file.transform == GRID.transform
         assert file.bounds == GRID.bounds
@@ -83,7 +88,7 @@ def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
 
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(_scenes(tmp_path), ["B02"], GRID, stored=True)
     for unit in {sensor.unit for sensor in SENSORS.values()}:
         with pytest.raises(InvalidInputError):
             units.check_unit(stack, unit)
@@ -92,9 +97,9 @@ def test_a_cube_as_stored_has_no_unit(tmp_path):
 def test_nothing_is_read_before_it_is_needed(tmp_path):
     scenes = _scenes(tmp_path)
     for scene in scenes:
-        for one in scene.assets.values():
-            (tmp_path / one.href).unlink()
-    stack = cube.stack(scenes, ["B02"], GRID, dtype="uint16", fill_value=0)
+        for asset in scene.assets.values():
+            (tmp_path / asset.href).unlink()
+    stack = cube.load(scenes, ["B02"], GRID, stored=True)
     with pytest.raises(Exception, match="cannot be read"):
         stack.compute(scheduler="synchronous")
 
@@ -102,9 +107,7 @@ def test_nothing_is_read_before_it_is_needed(tmp_path):
 def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
     scenes = _scenes(tmp_path)
     scenes[0] = scenes[0].select_bands(["B02"])
-    values = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0).compute(
-        scheduler="synchronous"
-    )
+    values = cube.load(scenes, ["B02", "B11"], GRID, stored=True).compute(scheduler="synchronous")
     assert (values[0].sel(band="B11") == 0).all()
     assert (values[1].sel(band="B11") > 0).all()
     assert (values[0].sel(band="B02") > 0).all()
@@ -122,10 +125,10 @@ def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
         )
         for name in away
     ]
-    stack = cube.stack(scenes, ["B02", "B11"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(scenes, ["B02", "B11"], GRID, stored=True)
     assert stack["id"].values.tolist() == away
     sums = stack.sum(("y", "x")).compute(scheduler="synchronous")
-    assert [bool(one) for one in sums.sel(band="B02")] == [name == "near" for name in away]
+    assert [bool(value) for value in sums.sel(band="B02")] == [name == "near" for name in away]
     assert (sums.sel(band="B11") == 0).all()
 
 
@@ -145,8 +148,8 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
         top=5_215_000.0,
     )
     bands = ["B02", "B11"]
-    alone = cube.stack([own], bands, GRID, dtype="uint16", fill_value=0)[0]
-    beside = cube.stack([other, own], bands, GRID, dtype="uint16", fill_value=0)[1]
+    alone = cube.load([own], bands, GRID, stored=True)[0]
+    beside = cube.load([other, own], bands, GRID, stored=True)[1]
     assert np.array_equal(
         alone.compute(scheduler="synchronous"), beside.compute(scheduler="synchronous")
     )
@@ -154,10 +157,199 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
 
 def test_no_signature_in_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr("catalogs.signing.sign", lambda href, _: f"{href}?sig=CANARY")
-    stack = cube.stack(_scenes(tmp_path), ["B02"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load(_scenes(tmp_path), ["B02"], GRID, stored=True)
     import cloudpickle
 
     assert b"CANARY" not in cloudpickle.dumps(dask.optimize(stack))
+
+
+def _platforms(folder):
+    """Return two scenes of several platforms, baselines and radiometries, and one of 2023."""
+    rng = np.random.default_rng(5)
+    first, second, third = (
+        worlds.optical(
+            folder,
+            name,
+            {"B02": rng.integers(1, 9000, (80, 80)).astype(np.uint16)},
+            rng.integers(0, 12, (80, 80)).astype(np.uint8),
+            radiometry=radiometry,
+            when=when,
+        )
+        for name, radiometry, when in (
+            ("A", worlds.REFLECTANCE, "2023-12-31T23:30:00+00:00"),
+            ("B", worlds.SHIFTED, "2024-06-01T10:00:00+00:00"),
+            ("C", worlds.REFLECTANCE, "2024-06-01T10:00:14.024+00:00"),
+        )
+    )
+    return [
+        dataclasses.replace(
+            first, platform="sentinel-2a", baseline="05.10", relative_orbit=22, cloud_cover=3.5
+        ),
+        dataclasses.replace(second, platform="sentinel-2b", orbit_state="descending"),
+        third.select_bands(["SCL"]),
+    ]
+
+
+def test_coordinates_state_what_is_known_of_each_scene(tmp_path):
+    array = cube.load(_platforms(tmp_path), ["B02"], GRID)
+    assert array.name == "S2L2A"
+    assert array.time.dtype == "datetime64[ns]"
+    assert array.time.values[2] == np.datetime64("2024-06-01T10:00:14.024")
+    days = array.solar_day.values.astype("datetime64[D]").astype(str).tolist()
+    assert days == ["2024-01-01", "2024-06-01", "2024-06-01"]
+    # ^ at 15 degrees east the sun is an hour ahead of UTC
+    assert array["id"].values.tolist() == ["A", "B", "C"]
+    assert array.platform.values.tolist() == ["sentinel-2a", "sentinel-2b", ""]
+    assert array.orbit_state.values.tolist() == ["", "descending", ""]
+    assert array.relative_orbit.values.tolist() == [22, 0, 0]
+    assert array.baseline.values.tolist() == ["05.10", "", ""]
+    assert np.array_equal(array.cloud_cover, [3.5, np.nan, np.nan], equal_nan=True)
+    assert array.band.values.tolist() == ["B02"]
+    assert "scale" not in array.coords
+    assert array.attrs["units"] == DN
+    assert math.isnan(array.rio.nodata)
+
+
+def test_stored_values_come_with_their_scale_offset_and_unit(tmp_path):
+    array = cube.load(_platforms(tmp_path), ["B02", "SCL"], GRID, stored=True)
+    assert array.dtype == np.uint16
+    assert array.rio.nodata == 0
+    assert np.array_equal(array.scale, [[1e-4, 1], [1e-4, 1], [np.nan, 1]], equal_nan=True)
+    assert np.array_equal(array.offset, [[0, 0], [-0.1, 0], [np.nan, 0]], equal_nan=True)
+    assert array.unit.values.tolist() == [
+        ["reflectance", "class"],
+        ["reflectance", "class"],
+        ["", "class"],
+    ]
+
+
+def test_physical_values_are_the_stored_ones_converted(tmp_path):
+    scenes = _platforms(tmp_path)
+    physical = cube.load(scenes, ["B02"], GRID)
+    stored = cube.load(scenes, ["B02"], GRID, stored=True).compute(scheduler="synchronous")
+    assert physical.dtype == np.float32
+    values = physical.compute(scheduler="synchronous")
+    assert np.array_equal(values[0], stored[0])
+    assert np.array_equal(values[1], stored[1].astype(int) - 1000)
+    assert np.isnan(values[2]).all()
+    reflectance = stored * stored.scale + stored.offset
+    assert np.allclose(values[:2] * 1e-4, reflectance[:2], atol=1e-6)
+
+
+def test_one_clear_scene_is_its_own_composite(tmp_path):
+    (scene,) = _scenes(tmp_path)[:1]
+    recipe = Recipe(
+        inputs=(),
+        clear_scl=tuple(range(12)),
+        dilate_m=0.0,
+        method="median",
+        stride=1,
+        margin=0,
+        probabilities=False,
+        composites=True,
+    )
+    bare = scene.select_bands(["B02", "B11"])
+    result = composite.compose_modality("S2L2A", [bare], ["B02", "B11"], GRID, recipe=recipe)
+    array = cube.load([bare], ["B02", "B11"], GRID)
+    assert np.array_equal(
+        result.values.compute(scheduler="synchronous"), array[0].compute(scheduler="synchronous")
+    )
+
+
+def test_power_and_heights_are_physical_and_heights_have_no_time(tmp_path):
+    decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
+    values = np.full((80, 80), -10.0, np.float32)
+    path = worlds.raster(tmp_path / "VV.tif", values)
+    radar = worlds.scene("R", "S1RTC", {"VV": worlds.asset(path, "VV", decibel, None)})
+    array = cube.load([radar], ["VV", "VH"], GRID).compute(scheduler="synchronous")
+    assert np.allclose(array.sel(band="VV"), 0.1)
+    assert np.isnan(array.sel(band="VH")).all()
+    assert array.attrs["units"] == POWER
+    path = worlds.raster(tmp_path / "DEM.tif", values * -50)
+    terrain = worlds.scene("D", "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
+    terrain = dataclasses.replace(terrain, datetime=None)
+    array = cube.load([terrain], ["DEM"], GRID).compute(scheduler="synchronous")
+    assert (array == 500).all()
+    assert np.isnat(array.time.values[0])
+    assert np.isnat(array.solar_day.values[0])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        (None, ((1, 1), (1, 1), (30,), (40,))),
+        (16, ((1, 1), (1, 1), (16, 14), (16, 16, 8))),
+        ({"time": -1, "y": 10}, ((2,), (1, 1), (10, 10, 10), (40,))),
+        ({"band": 2, "time": 2}, ((2,), (2,), (30,), (40,))),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_chunks_are_those_requested_and_change_no_value(tmp_path, chunks, expected, stored):
+    scenes, bands = _scenes(tmp_path), ["B02", "B11"]
+    scenes[1] = scenes[1].select_bands(["B11"])
+    array = cube.load(scenes, bands, GRID, chunks=chunks, stored=stored)
+    assert array.chunks == expected
+    whole = cube.load(scenes, bands, GRID, stored=stored).compute(scheduler="synchronous")
+    xr.testing.assert_identical(array.compute(scheduler="synchronous"), whole)
+
+
+def test_a_cube_is_pickled_and_computed_elsewhere(tmp_path):
+    array = cube.load(_scenes(tmp_path), ["B02", "B11"], GRID, chunks=20)
+    copy = pickle.loads(pickle.dumps(array))
+    xr.testing.assert_identical(
+        copy.compute(scheduler="synchronous"), array.compute(scheduler="synchronous")
+    )
+
+
+def test_a_cube_is_clipped_to_a_region(tmp_path):
+    array = cube.load(_scenes(tmp_path), ["B02"], GRID)
+    left, top = GRID.left + 100, GRID.top - 100
+    region = shapely.Polygon([(left, top), (left + 84, top), (left, top - 84)])
+    clipped = array.rio.clip([region])
+    assert clipped.chunks is not None
+    # ^ clipping is lazy, too
+    assert clipped.shape == (2, 1, 8, 8)
+    assert clipped.rio.crs.to_epsg() == GRID.epsg
+    assert clipped.rio.transform() == GRID.window(row=10, column=10, height=8, width=8).transform
+    values = clipped.compute(scheduler="synchronous").values
+    xs, ys = np.meshgrid(clipped.x, clipped.y)
+    inside = shapely.contains_xy(region, xs, ys)
+    whole = array[:, :, 10:18, 10:18].compute(scheduler="synchronous").values
+    assert np.array_equal(values[..., inside], whole[..., inside])
+    assert np.isnan(values[..., xs - left + top - ys > 84]).all()
+    degrees = Transformer.from_crs(GRID.epsg, 4326, always_xy=True)
+    outline = shapely.transform(region, degrees.transform, interleaved=False)
+    assert array.rio.clip([outline], crs=4326).shape == clipped.shape
+
+
+def test_days_are_grouped_by_the_sun(tmp_path):
+    array = cube.load(_platforms(tmp_path), ["B02"], GRID)
+    daily = array.groupby("solar_day").mean().compute(scheduler="synchronous")
+    assert daily.sizes["solar_day"] == 2
+    assert np.array_equal(daily[1], array[1].compute(scheduler="synchronous"))
+
+
+@pytest.mark.parametrize(
+    ("bands", "options", "message"),
+    [
+        (["B99"], {}, "S2L2A has no band B99"),
+        ([], {}, "no band"),
+        (["SCL"], {}, "stored=True"),
+        (["B02"], {"chunks": {"rows": 5}}, "chunks names 'rows'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(tmp_path, bands, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        cube.load(_scenes(tmp_path), bands, GRID, **options)
+
+
+def test_a_cube_holds_one_modality(tmp_path):
+    scenes = _scenes(tmp_path)
+    with pytest.raises(InvalidInputError, match="one modality, not no scene"):
+        cube.load([], ["B02"], GRID)
+    other = dataclasses.replace(scenes[0], modality="S2L1C", assets={})
+    with pytest.raises(InvalidInputError, match="one modality, not S2L1C, S2L2A"):
+        cube.load([*scenes, other], ["B02"], GRID)
 
 
 def _asset(unit, size, epsg=worlds.EPSG):
@@ -225,7 +417,7 @@ def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
             for band, size, shift in (("B02", 10.0, 0.0), ("B05", 20.0, 10.0), ("B09", 60.0, 10.0))
         },
     )
-    stack = cube.stack([scene], ["B02", "B05", "B09"], GRID, dtype="uint16", fill_value=0)[0]
+    stack = cube.load([scene], ["B02", "B05", "B09"], GRID, stored=True)[0]
     values = stack.compute(scheduler="synchronous")
     for band, size, shift in (("B02", 10, 0), ("B05", 20, 10), ("B09", 60, 10)):
         with rasterio.open(scene.assets[band].href) as file:
@@ -258,15 +450,15 @@ def test_no_asset_is_dropped_by_its_corners(tmp_path, place, epsg, longitude, la
     grid = Grid(
         epsg=epsg, resolution=30.0, left=round(x) - 150, top=round(y) + 150, height=10, width=10
     )
-    found = cube.stack([scene], ["DEM"], grid, dtype="float32", fill_value=np.nan)
-    assert np.isfinite(found.compute(scheduler="synchronous")).mean() > 0.4
+    array = cube.load([scene], ["DEM"], grid, stored=True)
+    assert np.isfinite(array.compute(scheduler="synchronous")).mean() > 0.4
 
 
 def test_scenes_of_one_name_are_two(tmp_path):
     first, _ = _scenes(tmp_path / "a")
     second, _ = _scenes(tmp_path / "b")
     other = worlds.optical(tmp_path / "c", first.id, {"B02": np.full((80, 80), 3, np.uint16)})
-    stack = cube.stack([first, other, second], ["B02"], GRID, dtype="uint16", fill_value=0)
+    stack = cube.load([first, other, second], ["B02"], GRID, stored=True)
     values = stack.compute(scheduler="synchronous").values
     assert (values[1] == 3).all()
     assert np.array_equal(values[0], values[2])
@@ -335,15 +527,11 @@ def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, o
         width=data.draw(st.integers(1, width - column)),
     )
     chosen = [scenes[name] for name in names]
-    whole = cube.stack(chosen, BANDS, grid, dtype="uint16", fill_value=0).compute(
-        scheduler="synchronous"
-    )
-    found = cube.stack(chosen, BANDS, part, dtype="uint16", fill_value=0).compute(
-        scheduler="synchronous"
-    )
+    whole = cube.load(chosen, BANDS, grid, stored=True).compute(scheduler="synchronous")
+    found = cube.load(chosen, BANDS, part, stored=True).compute(scheduler="synchronous")
     expected = whole[:, :, row : row + part.height, column : column + part.width]
     assert np.array_equal(found, expected)
     assert math.isclose(found.x.values[0], expected.x.values[0])
     assert set(np.unique(whole.sel(band="SCL"))) <= set(range(12))
-    alone = cube.stack(chosen[-1:], BANDS, grid, dtype="uint16", fill_value=0)[0]
+    alone = cube.load(chosen[-1:], BANDS, grid, stored=True)[0]
     assert np.array_equal(alone.compute(scheduler="synchronous"), whole[-1])

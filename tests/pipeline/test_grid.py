@@ -28,12 +28,12 @@ def test_a_grid_without_pixels_cannot_be_made():
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([16, 64, 128]))
 def test_tiles_cover_every_pixel_once(height, width, size):
     area = Grid(epsg=32633, resolution=10.0, left=0, top=0, height=height, width=width)
-    seen = np.zeros(area.shape, int)
+    count = np.zeros(area.shape, int)
     for tile in grid.split_into_tiles(area, size):
-        seen[tile.row : tile.row + tile.height, tile.column : tile.column + tile.width] += 1
+        count[tile.row : tile.row + tile.height, tile.column : tile.column + tile.width] += 1
         assert tile.row % size == 0
         assert tile.column % size == 0
-    assert (seen == 1).all()
+    assert (count == 1).all()
 
 
 @given(st.integers(-50, 50), st.integers(-50, 50))

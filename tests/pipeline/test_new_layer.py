@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import xarray as xr
 
-from pipeline import tile
+from pipeline import tile, tile_layers
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.output_spec import OutputSpec
@@ -58,7 +58,7 @@ def build(folder, predictor):
     plan_dir = product_dir / plan.short_digest
     plan_dir.mkdir(parents=True)
     plan_file.write_plan_file(plan_dir / "plan.json", plan)
-    zarr_store.create(plan_dir, plan, tile.list_layer_bands(plan))
+    zarr_store.create(plan_dir, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, predictor, plan_dir, threads=1)
     return plan, product_dir

@@ -15,6 +15,7 @@ from pipeline import cost_model
 from pipeline.grid import grid, window_lattice
 from pipeline.plan.plan import Plan, hash_json, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.plan.settings import ModelOptions, RunSettings
 from pipeline.storage import plan_file
 from tests.support import worlds
 from tests.support.fakes import Brightness, Painter, Patches, Several
@@ -44,9 +45,9 @@ SEVERAL = dataclasses.replace(MODEL, outputs=(*Several.outputs,))
 
 
 def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
-    """Plan some scenes of random pixels."""
+    """Plan a product of scenes with random pixels."""
     rng = np.random.default_rng(5)
-    made = tuple(
+    optical = tuple(
         worlds.optical(
             folder,
             f"scene-{number}",
@@ -59,19 +60,19 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
     back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(box, back.transform, interleaved=False)
-    cell, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
-    steps = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
+    finest, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
+    lattice = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
     whole = grid.build_covering_grid(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
         region=to_geojson(region),
-        grids=(whole.refine(coarsest // cell),),
-        tile_size=tile // cell,
-        snapshot=Snapshot(scenes=made),
-        recipe=dataclasses.replace(RECIPE, **(steps if model else {"stride": 0, "margin": 0})),
+        grids=(whole.refine(coarsest // finest),),
+        tile_size=tile // finest,
+        snapshot=Snapshot(scenes=optical),
+        recipe=dataclasses.replace(RECIPE, **(lattice if model else {"stride": 0, "margin": 0})),
         model=model,
-        job={"output": {"path": str(folder)}, "model": {}, "execution": {}},
+        settings=RunSettings(output_dir=str(folder)),
     )
 
 
@@ -88,7 +89,7 @@ def test_a_plan_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     "model", [FEATURES, NDVI, SEVERAL], ids=["embedding", "generate", "several"]
 )
-def test_a_plan_of_another_answer_survives_its_file(tmp_path, model):
+def test_a_plan_with_another_output_survives_its_file(tmp_path, model):
     plan = make(tmp_path, model=model)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
     again = plan_file.read_plan_file(tmp_path / "plan.json")
@@ -111,9 +112,9 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
         assert context.resolution == area.resolution == 10.0
         assert [index % 8 for index in (*context.origin_index(), *area.origin_index())] == [0] * 4
         assert context.height % 8 == context.width % 8 == 0
-    beside = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
+    shifted = dataclasses.replace(plan.grid, left=plan.grid.left + 10.0)
     with pytest.raises(ValueError, match="multiples of 8 px"):
-        dataclasses.replace(plan, grids=(beside,))
+        dataclasses.replace(plan, grids=(shifted,))
     with pytest.raises(ValueError, match="multiples of 8 px"):
         dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, stride=20))
 
@@ -158,9 +159,11 @@ def test_whatever_decides_a_pixel_changes_the_digest(tmp_path, change):
     assert dataclasses.replace(plan, **change).digest != plan.digest
 
 
-def test_where_it_goes_does_not_change_the_digest(tmp_path):
+def test_run_settings_do_not_enter_the_digest(tmp_path):
     plan = make(tmp_path)
-    assert dataclasses.replace(plan, job={"output": {"path": "/other"}}).digest == plan.digest
+    assert (
+        dataclasses.replace(plan, settings=RunSettings(output_dir="/other")).digest == plan.digest
+    )
 
 
 def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
@@ -173,13 +176,13 @@ def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
         top=worlds.TOP - 600,
         when="2024-06-20T10:00:00+00:00",
     )
-    more = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
-    changed = {tile.id for tile in plan.tiles if plan.tile_key(tile) != more.tile_key(tile)}
+    extended = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
+    changed = {tile.id for tile in plan.tiles if plan.tile_key(tile) != extended.tile_key(tile)}
     assert "r000c000" not in changed
     assert changed
     for tile in plan.tiles:
-        touched = "small" in {scene.id for scene in more.tile_scenes(tile)}
-        assert touched == (tile.id in changed)
+        intersects = "small" in {scene.id for scene in extended.tile_scenes(tile)}
+        assert intersects == (tile.id in changed)
 
 
 def test_an_edited_plan_is_refused(tmp_path):
@@ -212,12 +215,12 @@ def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
         plan_file.read_plan_file(path)
 
 
-def test_the_estimate_knows_what_is_asked_for(tmp_path):
+def test_the_estimate_depends_on_the_outputs(tmp_path):
     ndvi = make(tmp_path, model=NDVI)
-    slow = dataclasses.replace(ndvi, job={**ndvi.job, "model": {"timesteps": 10}})
+    diffusion = dataclasses.replace(ndvi.settings, model=ModelOptions(timesteps=10))
+    slow = dataclasses.replace(ndvi, settings=diffusion)
     plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
-    found = [cost_model.estimate_cost(plan, workers=1) for plan in plans]
-    seconds = [one.seconds for one in found]
+    seconds = [cost_model.estimate_cost(plan, workers=1).seconds for plan in plans]
     assert seconds == sorted(set(seconds))
     outputs = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
     wide = dataclasses.replace(FEATURES, outputs=outputs)
@@ -231,11 +234,11 @@ def test_the_estimate_knows_what_is_asked_for(tmp_path):
 
 
 def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
-    """Only the stored layers of a tile do: strips and windows come and go."""
+    """Only the stored layers of a tile do; strips and windows do not stay in memory."""
     small, tall = make(tmp_path), make(tmp_path)
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
-    found = [cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
-    assert found[1] == pytest.approx(found[0], rel=0.1)
+    memory = [cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    assert memory[1] == pytest.approx(memory[0], rel=0.1)
 
 
 @pytest.mark.parametrize(

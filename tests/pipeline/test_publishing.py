@@ -8,7 +8,7 @@ import rasterio
 import xarray as xr
 
 from catalogs.errors import InvalidInputError
-from pipeline import reuse, tile
+from pipeline import reuse, tile, tile_layers
 from pipeline.product import published, stac_collection
 from pipeline.publishing import writer
 from pipeline.storage import plan_file, receipt, zarr_store
@@ -20,7 +20,7 @@ from tests.support.fakes import Brightness
 
 def _build_tiles(plan, plan_store, tiles=None):
     plan_file.write_plan(plan_store, plan)
-    zarr_store.create(plan_store, plan, tile.list_layer_bands(plan))
+    zarr_store.create(plan_store, plan, tile_layers.list_layer_bands(plan))
     for plan_tile in tiles or plan.tiles:
         tile.build_tile(plan, plan_tile, Brightness(), plan_store, threads=1)
 

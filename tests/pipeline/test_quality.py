@@ -17,6 +17,7 @@ from pipeline.grid import grid as grids
 from pipeline.grid.window_lattice import Lattice
 from pipeline.plan import layers
 from pipeline.plan.plan import from_geojson
+from pipeline.plan.settings import QualityLimits
 from pipeline.quality import gates, seam_test
 from pipeline.quality.seam_profiles import SeamProfiles
 from pipeline.quality.seam_test import Seam
@@ -467,7 +468,8 @@ def _figures(z=0.0, share=0.0):
 )
 def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused):
     plan = expanse.plan(tmp_path, 1)
-    plan = dataclasses.replace(plan, job={**plan.job, "qc": gate})
+    settings = dataclasses.replace(plan.settings, quality_limits=QualityLimits(**gate))
+    plan = dataclasses.replace(plan, settings=settings)
     found = quality_gate.find_violations(plan, figures)
     assert len(found) == told
     assert quality_gate.is_refused(plan, figures) is refused
@@ -476,7 +478,8 @@ def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused)
 
 
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
-    assert quality_gate.get_limits(expanse.plan(tmp_path, 1)) == QualityGate()
+    limits = expanse.plan(tmp_path, 1).settings.quality_limits
+    assert dataclasses.asdict(limits) == QualityGate().model_dump()
 
 
 LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}

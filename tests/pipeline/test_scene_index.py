@@ -1,4 +1,4 @@
-"""Which scenes a tile meets, and plans of many tiles: the same answers, at the price of few."""
+"""The spatial index of scenes, and plans and cost estimates of many tiles."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from pipeline.compositing import stream
 from pipeline.grid import scene_index
 from pipeline.grid.grid import Grid
 from pipeline.plan import plan as plans
+from pipeline.plan.settings import RunSettings
 from pipeline.storage import plan_file, receipt
 from tests.support import expanse, worlds
 
 SYSTEMS = (32632, 32633, 32701, 32660, 3035, 5041, 4326)
 
 
-def _meets(scene, area):
-    """Ask each scene by itself, as plainly as it can be asked."""
-    known = next((a for a in scene.assets.values() if a.epsg and a.transform and a.shape), None)
-    if known is not None and known.epsg == area.epsg:
-        a, _, left, _, e, top = known.transform
-        raster = shapely.box(left, top + e * known.shape[0], left + a * known.shape[1], top)
+def _intersects(scene, area):
+    """Tell whether a scene may intersect a grid, without an index."""
+    asset = next((a for a in scene.assets.values() if a.epsg and a.transform and a.shape), None)
+    if asset is not None and asset.epsg == area.epsg:
+        a, _, left, _, e, top = asset.transform
+        raster = shapely.box(left, top + e * asset.shape[0], left + a * asset.shape[1], top)
         return raster.intersects(shapely.box(*area.bounds))
     lonlat = lonlat_geometry.from_bbox(
         transform_bounds(f"EPSG:{area.epsg}", "EPSG:4326", *area.bounds)
@@ -47,12 +48,12 @@ def _meets(scene, area):
 @st.composite
 def grids(draw):
     epsg = draw(st.sampled_from([code for code in SYSTEMS if code != 4326]))
-    far = 3_000_000 if epsg in (3035, 5041) else 500_000
-    north = draw(st.integers(100, far * 2 if epsg in (3035, 5041) else 9_000_000))
+    easting = 3_000_000 if epsg in (3035, 5041) else 500_000
+    north = draw(st.integers(100, easting * 2 if epsg in (3035, 5041) else 9_000_000))
     return Grid(
         epsg=epsg,
         resolution=10.0,
-        left=float(draw(st.integers(far // 10, 2 * far - far // 10))),
+        left=float(draw(st.integers(easting // 10, 2 * easting - easting // 10))),
         top=float(north),
         height=draw(st.integers(1, 3000)),
         width=draw(st.integers(1, 3000)),
@@ -61,9 +62,9 @@ def grids(draw):
 
 @st.composite
 def scenes(draw, area):
-    """Draw scenes near a grid, edge to edge with it now and then, with or without a raster."""
+    """Draw scenes near a grid, some edge to edge with it, with or without a raster."""
     left, bottom, right, top = area.bounds
-    found = []
+    drawn = []
     for number in range(draw(st.integers(0, 6))):
         side = draw(st.sampled_from([100.0, 5_000.0, 30_000.0]))
         x = draw(st.sampled_from([left - side, right, left, right - side / 3, right + 0.5]))
@@ -80,7 +81,7 @@ def scenes(draw, area):
             transform=(10.0, 0.0, x, 0.0, -10.0, y) if draw(st.booleans()) else None,
             shape=(round(side / 10), round(side / 10)),
         )
-        found.append(
+        drawn.append(
             Scene(
                 id=f"scene-{number}",
                 collection="test",
@@ -92,16 +93,16 @@ def scenes(draw, area):
                 assets={} if epsg == 4326 else {"B02": asset},
             )
         )
-    return tuple(found)
+    return tuple(drawn)
 
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_trees_find_what_asking_each_scene_finds(data):
+def test_the_index_finds_the_scenes_that_a_search_of_all_finds(data):
     area = data.draw(grids())
-    some = data.draw(scenes(area))
-    assert scene_index.find_intersecting_scenes(some, area) == tuple(
-        one for one in some if _meets(one, area)
+    drawn = data.draw(scenes(area))
+    assert scene_index.find_intersecting_scenes(drawn, area) == tuple(
+        scene for scene in drawn if _intersects(scene, area)
     )
 
 
@@ -112,8 +113,8 @@ def test_across_180_degrees_too(data):
     west, south, east, north = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", *area.bounds)
     assert west > east
     shift = data.draw(st.floats(-12, 12).filter(lambda x: abs(abs(x) - 6) > 1e-3))
-    made = (-180 + shift) % 360 - 180
-    box = (made, south, made + 0.5 if made < 179.5 else made - 359.5, north)
+    edge = (-180 + shift) % 360 - 180
+    box = (edge, south, edge + 0.5 if edge < 179.5 else edge - 359.5, north)
     scene = Scene(
         id="one",
         collection="test",
@@ -124,15 +125,16 @@ def test_across_180_degrees_too(data):
         bbox=box,
         assets={},
     )
-    assert bool(scene_index.find_intersecting_scenes((scene,), area)) == _meets(scene, area)
+    assert bool(scene_index.find_intersecting_scenes((scene,), area)) == _intersects(scene, area)
 
 
-def test_every_tile_of_a_plan_meets_the_same_scenes_as_before(tmp_path):
+def test_every_tile_of_a_plan_has_the_scenes_that_intersect_it(tmp_path):
     plan = expanse.plan(tmp_path, 600, days=2)
     assert len(plan.grids) == 2
     for tile in plan.tiles[::7]:
-        wanted = [scene for scene in plan.snapshot.scenes if _meets(scene, plan.context_grid(tile))]
-        assert list(plan.tile_scenes(tile)) == wanted
+        area = plan.context_grid(tile)
+        expected = [scene for scene in plan.snapshot.scenes if _intersects(scene, area)]
+        assert list(plan.tile_scenes(tile)) == expected
         assert plan.tiles_by_id[tile.id] is tile
 
 
@@ -141,9 +143,9 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
     keys = {tile.id: plan.tile_key(tile) for tile in plan.tiles}
     assert len(set(keys.values())) == len(keys)
 
-    def changed(other):
-        assert [tile.id for tile in other.tiles] == list(keys)
-        return {tile.id for tile in other.tiles if other.tile_key(tile) != keys[tile.id]}
+    def changed(new_plan):
+        assert [tile.id for tile in new_plan.tiles] == list(keys)
+        return {tile.id for tile in new_plan.tiles if new_plan.tile_key(tile) != keys[tile.id]}
 
     (first, *_) = plan.snapshot.scenes
     moved = dataclasses.replace(
@@ -166,7 +168,9 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
         },
     )
     assert not changed(dataclasses.replace(plan, snapshot=Snapshot(scenes=(*others, elsewhere))))
-    assert not changed(dataclasses.replace(plan, name="other", job={"output": {}}))
+    assert not changed(
+        dataclasses.replace(plan, name="other", settings=RunSettings(output_dir="/other"))
+    )
     for change in (
         {"recipe": dataclasses.replace(plan.recipe, dilate_m=1.0)},
         {"model": dataclasses.replace(plan.model, digest="e" * 64)},
@@ -177,9 +181,9 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
     smaller = dataclasses.replace(
         plan, region=plans.to_geojson(shapely.box(left, bottom, 12.02, top))
     )
-    of_the_east = {tile.id for tile in plan.tiles if tile.epsg == 32633}
-    assert changed(smaller) == of_the_east
-    # ^ the ground of the western zone is what it was
+    eastern_tiles = {tile.id for tile in plan.tiles if tile.epsg == 32633}
+    assert changed(smaller) == eastern_tiles
+    # ^ the part of the western zone is unchanged
 
 
 @pytest.fixture(scope="module")
@@ -190,24 +194,24 @@ def large(tmp_path_factory):
     return folder / "plan.json"
 
 
-def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
-    """Not at every scene for every tile; tests.benchmarks.scheduling has the seconds."""
+def test_ten_thousand_tiles_index_each_scene_once(large, monkeypatch):
+    """Not once for every tile; tests.benchmarks.scheduling measures the seconds."""
     calls = Counter()
 
-    def counted(owner, name):
-        real = getattr(owner, name)
+    def count_calls(owner, name):
+        original = getattr(owner, name)
 
-        def count(*arguments, **options):
+        def wrapper(*args, **kwargs):
             calls[name] += 1
-            return real(*arguments, **options)
+            return original(*args, **kwargs)
 
-        monkeypatch.setattr(owner, name, count)
+        monkeypatch.setattr(owner, name, wrapper)
 
-    counted(scene_index, "_raster_outline")
-    counted(Scene, "identity")
+    count_calls(scene_index, "_raster_outline")
+    count_calls(Scene, "identity")
     plan = plan_file.read_plan_file(large)
-    need = cost_model.estimate_cost(plan, workers=2)
-    done = receipt.read_finished(large.parent, plan)
+    estimate = cost_model.estimate_cost(plan, workers=2)
+    finished = receipt.read_finished(large.parent, plan)
     keys = {plan.tile_key(tile) for tile in plan.tiles}
     plan_file.write_plan_file(large.with_name("again.json"), plan)
     scenes = len(plan.snapshot.scenes)
@@ -215,15 +219,15 @@ def test_ten_thousand_tiles_look_at_each_scene_once(large, monkeypatch):
     assert scenes > 500
     assert calls["_raster_outline"] <= scenes * len(plan.grids)
     assert calls["identity"] <= 2 * scenes
-    assert not done
-    assert need.requests > len(plan.tiles)
+    assert not finished
+    assert estimate.requests > len(plan.tiles)
     assert json.loads(large.with_name("again.json").read_text()) == json.loads(large.read_text())
 
 
 def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
     plan = expanse.plan(tmp_path, 60, days=2)
     bands = {"B02", "B03", "B04", "B08", "B11", "B12", "SCL", "DEM"}
-    most = openings = windows = 0
+    max_bytes = openings = windows = 0
     for tile in plan.tiles:
         area = plan.context_grid(tile)
         windows += len(plan.window_placement(tile).window_origins)
@@ -235,29 +239,31 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
                     metres = asset.transform[0] * (1 if asset.epsg > 5000 else 111_000)
                     rows, columns = (side * 10 / metres for side in area.shape)
                     pixels = (rows + 1024 * strips) * (columns + 1024)
-                    most += pixels * get_sensor(scene.modality).bytes_per_pixel + strips * 2**15
+                    max_bytes += (
+                        pixels * get_sensor(scene.modality).bytes_per_pixel + strips * 2**15
+                    )
                     openings += strips
-    need = cost_model.estimate_cost(plan, workers=1)
-    assert most / 5 < need.bytes < most
-    assert openings < need.requests < 5 * openings
-    assert need.seconds > windows * cost_model.SECONDS_PER_WINDOW["land_cover"]
-    some = cost_model.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
-    assert some.stored_bytes < need.stored_bytes
-    assert some.requests < need.requests
+    estimate = cost_model.estimate_cost(plan, workers=1)
+    assert max_bytes / 5 < estimate.bytes < max_bytes
+    assert openings < estimate.requests < 5 * openings
+    assert estimate.seconds > windows * cost_model.SECONDS_PER_WINDOW["land_cover"]
+    half = cost_model.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
+    assert half.stored_bytes < estimate.stored_bytes
+    assert half.requests < estimate.requests
 
 
-def test_an_estimate_of_many_tiles_looks_at_some(tmp_path, monkeypatch):
+def test_an_estimate_of_many_tiles_samples_them(tmp_path, monkeypatch):
     plan = expanse.plan(tmp_path, 400, days=2)
     whole = cost_model.estimate_cost(plan, workers=1)
     monkeypatch.setattr(cost_model, "MAX_SAMPLED_TILES", 150)
-    some = cost_model.estimate_cost(plan, workers=1)
+    sampled = cost_model.estimate_cost(plan, workers=1)
     for name in ("bytes", "requests", "seconds"):
-        assert getattr(some, name) == pytest.approx(getattr(whole, name), rel=0.1), name
+        assert getattr(sampled, name) == pytest.approx(getattr(whole, name), rel=0.1), name
 
 
-def test_files_of_this_machine_cost_no_network(tmp_path):
+def test_local_files_cost_no_network(tmp_path):
     plan = expanse.plan(tmp_path, 20, days=1)
-    far = cost_model.estimate_cost(plan, workers=1)
+    remote = cost_model.estimate_cost(plan, workers=1)
     scenes = tuple(
         dataclasses.replace(
             scene,
@@ -268,9 +274,9 @@ def test_files_of_this_machine_cost_no_network(tmp_path):
         )
         for scene in plan.snapshot.scenes
     )
-    near = cost_model.estimate_cost(
+    local = cost_model.estimate_cost(
         dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
         workers=1,
     )
-    assert far.remote_bytes == far.bytes == near.bytes > 0
-    assert (near.remote_bytes, near.requests) == (0, 0)
+    assert remote.remote_bytes == remote.bytes == local.bytes > 0
+    assert (local.remote_bytes, local.requests) == (0, 0)

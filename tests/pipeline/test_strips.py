@@ -1,4 +1,4 @@
-"""Strips of a tile: read one ahead, and never to be seen in what comes of them."""
+"""Strips of a tile: one is read ahead, and they leave no trace in the pixels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tile
-from pipeline.compositing import stream
+from pipeline import tile, tile_layers
+from pipeline.compositing import composite_block, row_buffer, stream
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
@@ -56,43 +56,50 @@ def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
 
 @pytest.mark.parametrize("fake", [Brightness, Edgy])
 def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
-    found = []
+    receipts = []
     for name, rows in (("one", 2048), ("many", 8)):
         monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(stream, "MIN_STRIP_ROWS", rows)
         plan, folder = make(tmp_path, tile=64), tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-        found.append([tile.build_tile(plan, one, fake(), folder, threads=2) for one in plan.tiles])
-    one, many = found
-    assert [made.digests for made in one] == [made.digests for made in many]
-    assert [made.samples for made in one] == [made.samples for made in many]
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        receipts.append(
+            [tile.build_tile(plan, planned, fake(), folder, threads=2) for planned in plan.tiles]
+        )
+    one_strip, many_strips = receipts
+    assert [done.digests for done in one_strip] == [done.digests for done in many_strips]
+    assert [done.samples for done in one_strip] == [done.samples for done in many_strips]
 
 
 def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "MAX_STRIP_ROWS", 24)
     monkeypatch.setattr(stream, "MIN_STRIP_ROWS", 24)
     plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-    cut = [tile.build_tile(plan, one, Several(), folder, threads=2).digests for one in plan.tiles]
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+
+    def digests():
+        return [
+            tile.build_tile(plan, planned, Several(), folder, threads=2).digests
+            for planned in plan.tiles
+        ]
+
+    cut = digests()
     monkeypatch.undo()
-    assert cut == [
-        tile.build_tile(plan, one, Several(), folder, threads=2).digests for one in plan.tiles
-    ]
+    assert cut == digests()
 
 
 def test_one_part_is_read_ahead_and_no_more():
-    read, used = [], []
+    parts_read, parts_used = [], []
 
-    def slowly(part):
-        read.append(part)
+    def read(part):
+        parts_read.append(part)
         return part
 
-    for part in stream.prefetch(range(6), slowly):
+    for part in stream.prefetch(range(6), read):
         time.sleep(0.02)
-        used.append(part)
-        assert len(read) <= len(used) + 1
-    assert used == list(range(6))
-    assert list(stream.prefetch([], slowly)) == []
+        parts_used.append(part)
+        assert len(parts_read) <= len(parts_used) + 1
+    assert parts_used == list(range(6))
+    assert list(stream.prefetch([], read)) == []
 
 
 def test_reading_and_working_go_side_by_side():
@@ -131,32 +138,40 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
     whole = GRID.window(row=row, column=column, height=height, width=width)
 
     def sampled(area):
-        placed = window_lattice.place_windows(area, lattice)
-        found = consistency.select_sample_windows(placed, lattice, 8)
-        for first, columns in found.items():
-            assert first - 8 in placed.window_rows
-            assert first + 32 <= placed.context_grid.height
-            for across in columns:
-                assert across - 8 in placed.window_columns
-                assert across + 32 <= placed.context_grid.width
-        down, right = placed.origin_index
-        return [(down + one, right + other) for one in found for other in found[one]]
+        placement = window_lattice.place_windows(area, lattice)
+        samples = consistency.select_sample_windows(placement, lattice, 8)
+        for first_row, columns in samples.items():
+            assert first_row - 8 in placement.window_rows
+            assert first_row + 32 <= placement.context_grid.height
+            for first_column in columns:
+                assert first_column - 8 in placement.window_columns
+                assert first_column + 32 <= placement.context_grid.width
+        top, left = placement.origin_index
+        return [
+            (top + first_row, left + first_column)
+            for first_row, columns in samples.items()
+            for first_column in columns
+        ]
 
     expected = sampled(whole)
-    parts = [one for cut in grids.split_into_tiles(whole, side) for one in sampled(
-        whole.window(row=cut.row, column=cut.column, height=cut.height, width=cut.width)
-    )]  # fmt: skip
+    parts = [
+        origin
+        for part in grids.split_into_tiles(whole, side)
+        for origin in sampled(
+            whole.window(row=part.row, column=part.column, height=part.height, width=part.width)
+        )
+    ]
     assert sorted(parts) == sorted(expected)
     assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / consistency.SAMPLE_INTERVAL + 5
 
 
-def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
+def test_the_receipt_holds_the_counts_of_samples_and_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 
     class Halved(Edgy):
-        """Knows another precision, in which all is the other class."""
+        """Has a reference precision in which every pixel has the other class."""
 
         @property
         def predict_reference(self):
@@ -186,86 +201,91 @@ def test_the_receipt_tells_what_samples_and_windows_said(tmp_path, monkeypatch):
 
 def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
     plan = make(tmp_path, model=None, tile=64)
-    found = []
+    digests = []
     for name, rows in (("one", 2048), ("many", 16)):
         monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(stream, "MIN_STRIP_ROWS", min(rows, 16))
         folder = tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-        made = [tile.build_tile(plan, one, None, folder, threads=2) for one in plan.tiles]
-        found.append([one.digests for one in made])
-        assert all(one.samples == {} for one in made)
-    assert found[0] == found[1]
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        receipts = [
+            tile.build_tile(plan, planned, None, folder, threads=2) for planned in plan.tiles
+        ]
+        digests.append([done.digests for done in receipts])
+        assert all(done.samples == {} for done in receipts)
+    assert digests[0] == digests[1]
 
 
 def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path):
     """What a strip has no scene of is NaN there: the windows across its edge see both."""
     plan = make(tmp_path)
     area = plan.context_grid(plan.tiles[0])
-    roll = stream.RowBuffer({"S2L2A": 1, "DEM": 1}, area.width)
+    buffer = row_buffer.RowBuffer({"S2L2A": 1, "DEM": 1}, area.width)
     for first, stop in ((0, 10), (10, 30)):
-        part = area.window(row=first, column=0, height=stop - first, width=area.width)
-        seen = stream.compose(plan, plan.snapshot.scenes, part, threads=1)
-        inputs = stream.to_model_inputs(plan, seen)
+        rows = area.window(row=first, column=0, height=stop - first, width=area.width)
+        block = composite_block.compose(plan, plan.snapshot.scenes, rows, threads=1)
+        inputs = composite_block.to_model_inputs(plan, block)
         if first:
             inputs["DEM"] = np.ones((1, stop - first, area.width), np.float32)
-        roll.append(stream.Strip(first_row=first, composites=seen, inputs=inputs, read_seconds=0.0))
-    inputs, observed = roll.read_rows(5, 25)
+        buffer.append(
+            stream.Strip(first_row=first, composites=block, inputs=inputs, read_seconds=0.0)
+        )
+    inputs, observed = buffer.read_rows(5, 25)
     assert np.isnan(inputs["DEM"][0, :5]).all()
     assert (inputs["DEM"][0, 5:] == 1).all()
-    whole = stream.compose(plan, plan.snapshot.scenes, area, threads=1)
+    whole = composite_block.compose(plan, plan.snapshot.scenes, area, threads=1)
     assert np.array_equal(observed, whole.observations[5:25] > 0)
-    due = whole.values["S2L2A"].values[:, 5:25]
-    assert np.array_equal(inputs["S2L2A"], due, equal_nan=True)
-    roll.drop_above(10)
-    assert dataclasses.replace(roll._strips[0]).first_row == 10
+    expected = whole.values["S2L2A"].values[:, 5:25]
+    assert np.array_equal(inputs["S2L2A"], expected, equal_nan=True)
+    buffer.drop_above(10)
+    assert buffer._strips[0].first_row == 10
 
 
-def test_neighbouring_tiles_ask_the_model_once(tmp_path):
+def test_windows_of_neighbouring_tiles_are_predicted_once(tmp_path):
     """The windows across an edge are computed for the first tile, and the bytes stay the same."""
-    found = {}
-    for name, shared in (("each", None), ("shared", batching.WindowCache())):
+    digests, origins, receipts = {}, {}, {}
+    for name, cache in (("each", None), ("shared", batching.WindowCache())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
-        zarr_store.create(folder, plan, tile.list_layer_bands(plan))
-        made = [
-            tile.build_tile(plan, one, fake, folder, threads=1, window_cache=shared)
-            for one in plan.tiles
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        receipts[name] = [
+            tile.build_tile(plan, planned, fake, folder, threads=1, window_cache=cache)
+            for planned in plan.tiles
         ]
-        asked = [place for place in fake.places if place[0] % 20 == place[1] % 20 == 0]
-        found[name] = [one.digests for one in made], set(asked), made
-    assert found["each"][0] == found["shared"][0]
-    assert found["each"][1] == found["shared"][1]
-    taken = sum(one.samples["shared"] for one in found["shared"][2])
-    used = sum(one.samples["windows"] for one in found["shared"][2])
-    assert used - taken == len(found["each"][1])
-    assert taken > 0
+        digests[name] = [done.digests for done in receipts[name]]
+        origins[name] = {
+            (row, column) for row, column in fake.places if row % 20 == column % 20 == 0
+        }
+    assert digests["each"] == digests["shared"]
+    assert origins["each"] == origins["shared"]
+    cache_hits = sum(done.samples["shared"] for done in receipts["shared"])
+    used = sum(done.samples["windows"] for done in receipts["shared"])
+    assert used - cache_hits == len(origins["each"])
+    assert cache_hits > 0
 
 
-def test_what_is_shared_is_bounded():
-    shared = batching.WindowCache(max_bytes=100)
+def test_the_window_cache_is_bounded():
+    cache = batching.WindowCache(max_bytes=100)
     for index in range(10):
-        shared.put((index, 0), (np.zeros(10, np.float32),))
-    assert shared.get((9, 0)) is not None
-    assert [shared.get((index, 0)) for index in range(7)] == [None] * 7
+        cache.put((index, 0), (np.zeros(10, np.float32),))
+    assert cache.get((9, 0)) is not None
+    assert [cache.get((index, 0)) for index in range(7)] == [None] * 7
 
 
-def test_windows_beside_the_region_are_not_asked_for(tmp_path):
-    """And what lies in the region has the same answer as if they were."""
+def test_windows_beside_the_region_are_not_predicted(tmp_path):
+    """What lies in the region has the same values as if they were."""
     plan = make(tmp_path, tile=128)
     points = shapely.geometry.shape(plan.region).exterior.coords
     corner = shapely.geometry.Polygon([points[0], points[1], points[2]])
-    some = dataclasses.replace(plan, region=to_geojson(corner))
-    found = {}
-    for name, one in (("all", plan), ("some", some)):
-        fake, folder = Edgy(), tmp_path / name
-        zarr_store.create(folder, one, tile.list_layer_bands(one))
-        made = tile.build_tile(one, one.tiles[0], fake, folder, threads=1)
-        whole = slice(0, one.grid.height), slice(0, one.grid.width)
-        found[name] = (
-            zarr_store.read_layer(folder / zarr_store.STORE_NAME, "confidence", *whole),
-            made.samples["windows"],
-        )
-    inside = found["some"][0] != 255
+    smaller = dataclasses.replace(plan, region=to_geojson(corner))
+    confidence, windows = {}, {}
+    for name, planned in (("square", plan), ("triangle", smaller)):
+        folder = tmp_path / name
+        zarr_store.create(folder, planned, tile_layers.list_layer_bands(planned))
+        done = tile.build_tile(planned, planned.tiles[0], Edgy(), folder, threads=1)
+        whole = slice(0, planned.grid.height), slice(0, planned.grid.width)
+        store = folder / zarr_store.STORE_NAME
+        confidence[name] = zarr_store.read_layer(store, "confidence", *whole)
+        windows[name] = done.samples["windows"]
+    inside = confidence["triangle"] != 255
     assert 0.3 < inside.mean() < 0.6
-    assert np.array_equal(found["some"][0][inside], found["all"][0][inside])
-    assert found["some"][1] < found["all"][1]
+    assert np.array_equal(confidence["triangle"][inside], confidence["square"][inside])
+    assert windows["triangle"] < windows["square"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.inference import classify, downsample, test_time_augmentation, tiled
+from pipeline.inference import classify, downsample, test_time_augmentation
 from pipeline.inference.tiled import WindowRow
 from tests.support import fakes
 from tests.support.fakes import Brightness, Edgy, Painter, Patches, Several
@@ -265,7 +265,7 @@ def test_what_is_held_does_not_grow_with_the_height():
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in tiled.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
+    for _ in fakes.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
         pass
     assert len(most) > 90
     assert max(most) < 12

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
-from catalogs.sensors import SENSORS
+from catalogs.sensors import DN, METRE, POWER, SENSORS
 from pipeline.reading import units
 from tests.support import worlds
 
@@ -50,8 +50,8 @@ def test_a_missing_asset_is_missing_everywhere():
 def test_another_unit_is_refused():
     array = xr.DataArray([1.0], attrs={"units": "dB"}, name="VV")
     with pytest.raises(InvalidInputError, match="'dB', but 'm2 m-2' is needed"):
-        units.check_unit(array, units.POWER)
-    units.check_unit(array.assign_attrs(units="m2 m-2"), units.POWER)
+        units.check_unit(array, POWER)
+    units.check_unit(array.assign_attrs(units="m2 m-2"), POWER)
 
 
 @given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
@@ -96,7 +96,7 @@ def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
     assert units.convert(stored, [decibel], SENSORS["S1GRD"].unit)[0, 0] == 1.0
 
 
-@pytest.mark.parametrize("target", [units.DN, units.POWER, units.METRE])
+@pytest.mark.parametrize("target", [DN, POWER, METRE])
 @pytest.mark.parametrize("unit", ["reflectance", "power", "dB", "m", "class", "probability"])
 def test_numbers_in_a_strange_unit_are_refused(target, unit):
     meaning = Radiometry(scale=1.0, offset=0.0, unit=unit)
@@ -110,14 +110,14 @@ def test_numbers_in_a_strange_unit_are_refused(target, unit):
 
 
 def test_the_models_door_turns_power_to_decibel_once():
-    power = xr.DataArray(np.array([0.1, np.nan], np.float32), attrs={"units": units.POWER})
+    power = xr.DataArray(np.array([0.1, np.nan], np.float32), attrs={"units": POWER})
     decibel = units.to_model_unit(power, "S1RTC")
     assert decibel.values[0] == pytest.approx(-10)
     assert np.isnan(decibel.values[1])
     assert decibel.attrs["units"] == "dB"
     with pytest.raises(InvalidInputError, match="'dB', but"):
         units.to_model_unit(decibel, "S1RTC")
-    optical = power.assign_attrs(units=units.DN)
+    optical = power.assign_attrs(units=DN)
     assert units.to_model_unit(optical, "S2L1C") is optical
     with pytest.raises(InvalidInputError):
         units.to_model_unit(power, "S2L2A")

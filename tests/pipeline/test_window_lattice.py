@@ -12,8 +12,8 @@ from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 
 lattices = st.builds(
-    lambda margin, ramp, flat: Lattice(
-        window=2 * margin + 2 * ramp + flat, stride=ramp + flat, context_width=margin
+    lambda context, ramp, flat: Lattice(
+        window=2 * context + 2 * ramp + flat, stride=ramp + flat, context_width=context
     ),
     st.integers(0, 8),
     st.integers(0, 20),
@@ -35,8 +35,8 @@ def test_the_weights_sum_to_one_everywhere(lattice, first, count):
 def test_every_window_of_a_tile_gives_it_weight(lattice, first, count):
     for start in lattice.window_starts(first, count):
         assert start % lattice.stride == 0
-        given = np.flatnonzero(lattice.compute_axis_weights()) + start
-        assert ((given >= first) & (given < first + count)).any()
+        weighted = np.flatnonzero(lattice.compute_axis_weights()) + start
+        assert ((weighted >= first) & (weighted < first + count)).any()
 
 
 def test_a_lattice_with_gaps_cannot_be_made():
@@ -50,26 +50,26 @@ def test_tiles_and_crops_share_their_windows(row, column):
     grid = Grid(epsg=32633, resolution=10.0, left=503.25, top=907.5, height=90, width=80)
     crop = grid.window(row=row, column=column, height=40, width=40)
 
-    def seen(area):
-        placed = window_lattice.place_windows(area, lattice)
-        first = placed.context_grid.origin_index()
-        return {(first[0] + r, first[1] + c) for r, c in placed.window_origins}
+    def windows(area):
+        placement = window_lattice.place_windows(area, lattice)
+        top, left = placement.context_grid.origin_index()
+        return {(top + row, left + column) for row, column in placement.window_origins}
 
-    whole = seen(grid.window(row=-30, column=-30, height=160, width=160))
-    assert seen(crop) <= whole
+    whole = windows(grid.window(row=-30, column=-30, height=160, width=160))
+    assert windows(crop) <= whole
 
 
 def test_the_context_holds_every_window():
     lattice = Lattice(window=32, stride=20, context_width=2)
     grid = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=50, width=50)
-    placed = window_lattice.place_windows(
+    placement = window_lattice.place_windows(
         grid.window(row=16, column=16, height=16, width=16), lattice
     )
-    for row, column in placed.window_origins:
-        assert 0 <= row <= placed.context_grid.height - 32
-        assert 0 <= column <= placed.context_grid.width - 32
-    x = placed.context_grid.left + placed.tile_offset[1] * 10
-    y = placed.context_grid.top - placed.tile_offset[0] * 10
+    for row, column in placement.window_origins:
+        assert 0 <= row <= placement.context_grid.height - 32
+        assert 0 <= column <= placement.context_grid.width - 32
+    x = placement.context_grid.left + placement.tile_offset[1] * 10
+    y = placement.context_grid.top - placement.tile_offset[0] * 10
     assert (x, y) == (160.0, -160.0)
 
 

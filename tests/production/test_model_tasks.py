@@ -27,7 +27,7 @@ from flows.orchestration import launch
 from flows.run import planning, plans, verify
 from model.terramind import modalities
 from model.weights import loading
-from pipeline.compositing import stream
+from pipeline.compositing import composite_block
 from pipeline.plan import layers
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
@@ -248,7 +248,7 @@ def test_a_plan_says_what_a_task_takes(home, land, kind):
     assert told["peak_memory_bytes"] > 0
     frozen = plan_file.read_plan_file(home / "plan.json")
     assert frozen.grid.resolution == (160.0 if kind == "embedding" else 10.0)
-    assert frozen.job["model"].get("timesteps") == KINDS[kind].get("timesteps")
+    assert frozen.settings.model.timesteps == KINDS[kind].get("timesteps")
 
 
 def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
@@ -260,8 +260,8 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
         assert file.descriptions == tuple(f"e{index:03d}" for index in range(SIZE["dim"]))
     one = plan.tiles[0]
     area, placed = plan.context_grid(one), plan.window_placement(one)
-    seen = stream.compose(plan, plan.tile_scenes(one), area, threads=1)
-    chips = stream.to_model_inputs(plan, seen)
+    seen = composite_block.compose(plan, plan.tile_scenes(one), area, threads=1)
+    chips = composite_block.to_model_inputs(plan, seen)
     given = {}
     for name in plan.model.inputs:
         mean, std = (

@@ -22,6 +22,7 @@ from catalogs import demo as country
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import verify
+from pipeline.plan.settings import ExecutionSettings
 from pipeline.storage import plan_file
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
@@ -430,8 +431,8 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     """Of everything that this module does in Prefect's database, too."""
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
     plan = expanse.plan(tmp_path, 41_000, days=1)
-    how = plan.job | {"execution": {"engine": "threads", "workers": 2}}
-    plan_file.write_plan_file(folder / "plan.json", replace(plan, job=how))
+    settings = replace(plan.settings, execution=ExecutionSettings(engine="threads", workers=2))
+    plan_file.write_plan_file(folder / "plan.json", replace(plan, settings=settings))
     before = {one["id"] for one in world.api.flow_runs()}
     subprocess.run(
         [sys.executable, "-c", MANY, folder / "plan.json"],

@@ -21,7 +21,6 @@ CATALOGS = {
     "planetary-computer": ("S2L2A", "S1RTC", "DEM"),
     "cdse": ("S2L2A",),
 }
-TYPES = {"S2L2A": ("uint16", 0)}
 BEYOND = 7
 """Pixels that are read around each scene: they must be empty."""
 
@@ -37,9 +36,8 @@ def _scenes(realdata, name):
 
 
 def _stack(scene, bands, grid):
-    dtype, fill = TYPES.get(scene.modality, ("float32", np.nan))
-    stack = cube.stack([scene], bands, grid, dtype=dtype, fill_value=fill)[0]
-    return stack.compute(scheduler="synchronous"), fill
+    stored = cube.load([scene], bands, grid, stored=True)
+    return stored[0].compute(scheduler="synchronous"), stored.attrs["nodata"]
 
 
 def _known(stored, asset, file, fill):

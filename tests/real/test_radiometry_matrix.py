@@ -19,7 +19,7 @@ from catalogs.sensors import SENSORS
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube, units
+from pipeline.reading import cube
 from tests.support import realitems
 from tests.support.realitems import WORLD
 
@@ -110,16 +110,12 @@ def _native(file):
 
 
 def _ours(scene, band, grid, projected):
-    """Return (y, x) of our cube: composed, or as converted where no job asks for the grid."""
-    bare = scene.only((band,))
+    """Return (y, x) of a composite, or of the cube where no job uses the grid."""
+    bare = scene.select_bands((band,))
     if projected and grid.height * grid.width <= SMALL:
         made = composite.compose_modality(scene.modality, [bare], [band], grid, recipe=RECIPE)
         return made.values[0].compute(scheduler="synchronous").values
-    radar = scene.modality.startswith("S1")
-    dtype, fill = ("float32", np.nan) if radar else ("uint16", 0)
-    stored = cube.stack([bare], [band], grid, dtype=dtype, fill_value=fill)[:, 0]
-    values = stored.compute(scheduler="synchronous").values
-    return units.convert(values, [scene.assets[band].radiometry], SENSORS[scene.modality].unit)[0]
+    return cube.load([bare], [band], grid)[0, 0].compute(scheduler="synchronous").values
 
 
 def _asset(item, scene, band):

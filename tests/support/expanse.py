@@ -1,4 +1,4 @@
-"""A plan over two UTM zones with as many tiles as wanted: nothing of it is on any disk."""
+"""A plan over two UTM zones with any number of tiles, of scenes that exist on no disk."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from pipeline.grid import grid, utm
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.plan.settings import ExecutionSettings, RunSettings
 from tests.support import worlds
 
 TILE = 512
 SIDE, STEP = 109_800.0, 100_000.0
-"""Of a Sentinel-2 tile and between two of them, metres."""
+"""Side of a Sentinel-2 tile, and distance between two, metres."""
 
 SIZES = dict.fromkeys(("B01", "B09"), 60) | dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
 """Metres of a pixel; 20 for all other bands."""
 
 SOUTH, MIDDLE = 36.0, 12.0
-"""Degrees: where the land begins, and the border of its two zones."""
+"""Degrees: the southern edge of the region, and the meridian between its two zones."""
 
 MODEL = ModelSpec(
     name="fake",
@@ -51,12 +52,12 @@ RECIPE = Recipe(
 
 
 def plan(folder: Path, tiles: int, *, days: int = 10) -> Plan:
-    """Plan about so many tiles of 512 px on both sides of the meridian at 12 degrees east.
+    """Plan tiles of 512 px on both sides of the meridian at 12 degrees east.
 
     Args:
-        folder: where the product would go.
-        tiles: about so many.
-        days: Sentinel-2 scenes of each place.
+        folder: where the product would be written.
+        tiles: approximate number of tiles.
+        days: number of Sentinel-2 scenes of each point.
     """
     area = tiles * (TILE * 0.01) ** 2
     # ^ km²; one degree is some 111 km, and 80 km along a parallel here
@@ -76,13 +77,13 @@ def plan(folder: Path, tiles: int, *, days: int = 10) -> Plan:
         snapshot=Snapshot(scenes=(*scenes, *_heights(region))),
         recipe=RECIPE,
         model=MODEL,
-        job={"output": {"path": str(folder)}, "model": {}, "execution": {"device": "cpu"}},
+        settings=RunSettings(output_dir=str(folder), execution=ExecutionSettings(device="cpu")),
     )
 
 
-def _optical(epsg: int, ground: shapely.Polygon, days: int) -> Iterator[Scene]:
-    """Yield the scenes of each Sentinel-2 tile that holds some of the ground."""
-    west, south, east, north = grid.project(ground, epsg).bounds
+def _optical(epsg: int, region: shapely.Polygon, days: int) -> Iterator[Scene]:
+    """Yield the scenes of each Sentinel-2 tile that intersects a region."""
+    west, south, east, north = grid.project(region, epsg).bounds
     back = Transformer.from_crs(epsg, 4326, always_xy=True)
     for column in range(math.floor(west / STEP), math.ceil(east / STEP)):
         for row in range(math.floor(south / STEP), math.ceil(north / STEP)):

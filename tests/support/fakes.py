@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.grid import window_lattice
-from pipeline.inference import tiled
-from pipeline.inference.blend import BlendedRows
-from pipeline.inference.tiled import WindowRow
+from pipeline.inference.batching import WindowStats
+from pipeline.inference.tiled import TilePredictor, WindowRow
 from pipeline.plan.output_spec import OutputSpec
 
 
@@ -119,6 +118,16 @@ def looks(inputs, observed, placement, side, *, beside=None):
         )
 
 
+def predict_tile(window_rows, placement, lattice, predictor, *, stats=None, **options):
+    """Yield the blended rows of a tile, from rows of windows."""
+    with TilePredictor(
+        placement, lattice, predictor, stats=stats or WindowStats(), **options
+    ) as tile_predictor:
+        for window_row in window_rows:
+            yield from tile_predictor.predict_and_blend(window_row)
+        yield from tile_predictor.finish()
+
+
 def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options):
     """Return the blended answers of an area, (channel, y, x) each.
 
@@ -135,9 +144,8 @@ def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options
     values = ground(placed.context_grid)
     seen = np.ones(values.shape, bool) if observed is None else observed(placed.context_grid)
     shown = {"S2L2A": np.where(seen, values, np.nan)[None].astype(np.float32)}
-    parts = [
-        part
-        for part in tiled.predict_tile(
+    parts = list(
+        predict_tile(
             looks(shown, seen, placed, lattice.window),
             placed,
             lattice,
@@ -145,8 +153,7 @@ def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options
             batch_size=batch,
             **options,
         )
-        if isinstance(part, BlendedRows)
-    ]
+    )
     edges = [0, *(part.stop for part in parts)]
     assert edges == [*(part.start for part in parts), area.height]
     return tuple(

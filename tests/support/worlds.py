@@ -1,4 +1,4 @@
-"""Small invented scenes on disk, for the tests of the pipeline."""
+"""Small synthetic scenes on disk, for the tests of the pipeline."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def scene(
     assets: Mapping[str, Asset],
     *,
     when: str = "2024-06-01T10:00:00+00:00",
-    **more: Any,
+    **fields: Any,
 ) -> Scene:
-    """Make a scene whose footprint is that of its first asset."""
+    """Build a scene with the footprint of its first asset."""
     first = next(iter(assets.values()))
     with rasterio.open(first.href) as file:
         west, south, east, north = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
@@ -91,7 +91,7 @@ def scene(
         footprint={"type": "Polygon", "coordinates": [ring]},
         bbox=(west, south, east, north),
         assets=dict(assets),
-        **more,
+        **fields,
     )
 
 
@@ -104,17 +104,17 @@ def optical(
     radiometry: Radiometry = REFLECTANCE,
     when: str = "2024-06-01T10:00:00+00:00",
     sizes: Mapping[str, float] | None = None,
-    **place: Any,
+    **georeference: Any,
 ) -> Scene:
-    """Make a Sentinel-2 scene of some bands; the SCL lies at 20 m unless it is as large as they."""
+    """Build a Sentinel-2 scene; the SCL has 20 m pixels unless it has as many as the bands."""
     assets = {}
     for band, values in bands.items():
         size = (sizes or {}).get(band, 10.0)
-        path = raster(folder / identity / f"{band}.tif", values, resolution=size, **place)
+        path = raster(folder / identity / f"{band}.tif", values, resolution=size, **georeference)
         assets[band] = asset(path, band, radiometry, 0.0)
     if scl is not None:
         any_band = next(iter(bands.values()))
         size = 10.0 * any_band.shape[0] / scl.shape[0]
-        path = raster(folder / identity / "SCL.tif", scl, resolution=size, **place)
+        path = raster(folder / identity / "SCL.tif", scl, resolution=size, **georeference)
         assets["SCL"] = asset(path, "SCL", CLASS, 0.0)
     return scene(identity, "S2L2A", assets, when=when)
