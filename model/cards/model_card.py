@@ -150,7 +150,7 @@ def _has_head(file: Path) -> bool:
     from model.predictor import weight_source  # noqa: PLC0415
 
     # ^ imports torch, which only files of weights need
-    return weight_source.has_head(file, "", family=True)
+    return weight_source.has_head(file, "", is_terramind=True)
 
 
 def _count_stored_parameters(file: Path) -> int | None:

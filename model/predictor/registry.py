@@ -6,8 +6,8 @@ The requested task decides what is built; for land cover the weights decide as w
                  any other weights with official names -> zero-shot, by generation
                  {random: SEED} -> zero-shot if the name is published or the configuration has
                  `tokenizer:`, else a segmenter
-    embedding    the encoder, of the family's weights or of a segmenter's
-    generate     the family's decoder, and the tokenizers of the modalities
+    embedding    the encoder, from weights of TerraMind or of a segmenter
+    generate     TerraMind's decoder, and the tokenizers of the modalities
     checkpoint   a segmentation model that TerraTorch fine-tuned
 
 Several tasks are computed from one encoder pass over each window.
@@ -79,7 +79,7 @@ def load(  # noqa: PLR0913
 
     Args:
         name: a known name, or a .yaml/.json model card.
-        weights: None for the model's own, hub, a path (of the family, or of a whole segmenter),
+        weights: None for the model's own, hub, a path (of TerraMind, or of a whole segmenter),
             {path, sha256}, or {random: SEED}.
         task: land_cover, embedding or generate, or several of them: the outputs come in this
             order, whatever the order of the request.
@@ -119,7 +119,7 @@ def load(  # noqa: PLR0913
         selected = list(select_inputs(card, inputs))
         source = weight_source.choose_source(name, card, weights)
         has_head = tasks != ("generate",) and weight_source.has_head(
-            source, name, family=can_generate(name, card)
+            source, name, is_terramind=can_generate(name, card)
         )
         if has_head and modalities:
             raise ModelError(

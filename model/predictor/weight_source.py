@@ -53,13 +53,13 @@ def choose_source(name: str, card: Card, requested: WeightSource) -> WeightSourc
     )
 
 
-def has_head(source: WeightSource, name: str, *, family: bool) -> bool:
+def has_head(source: WeightSource, name: str, *, is_terramind: bool) -> bool:
     """Tell whether weights are of a segmenter, with our head in them, and not of TerraMind.
 
     Args:
         source: see :data:`model.weights.loading.WeightSource`.
         name: the model's name, for a folder of official files.
-        family: whether random weights are for a TerraMind model.
+        is_terramind: whether random weights are for a TerraMind model.
 
     Raises:
         WeightsError: the file cannot be read, or it is a checkpoint of TerraTorch.
@@ -67,7 +67,7 @@ def has_head(source: WeightSource, name: str, *, family: bool) -> bool:
     if source == "hub":
         return False
     if isinstance(source, Mapping) and set(source) == {"random"}:
-        return not family
+        return not is_terramind
     kind = contents.detect_kind(_read_tensors(source, name))
     if kind == "terratorch":
         raise WeightsError(

@@ -65,7 +65,7 @@ class FitOptions:
 
     weight_decay: float = 0.05
     label_smoothing: float = 0.03
-    """Share of the target that is spread over all classes, because labels at edges are uncertain."""
+    """Share of the target that is spread over all classes: labels at edges are uncertain."""
 
     class_power: float = 0.35
     """Exponent of the class weights, share ** -power: 0 = by area, 1 = all classes alike."""

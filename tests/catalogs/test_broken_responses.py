@@ -109,9 +109,9 @@ def test_features_that_are_no_items_are_named_and_the_rest_is_used():
            an_item("nan", geometry=None, bbox=[float("nan"), 0, 1, 1]),
            an_item("s2-l1c") | {"collection": "sentinel-2-l1c"}]  # fmt: skip
     with serve(page([*bad, *FIVE])) as server:
-        found = find(server.url)
-    assert ids(found) == ALL_FIVE
-    refused = {refusal.id: refusal.reason for refusal in found.refused}
+        result = find(server.url)
+    assert ids(result) == ALL_FIVE
+    refused = {refusal.id: refusal.reason for refusal in result.refused}
     assert {"bare", "deep", "far", "nan", "s2-l1c"} <= refused.keys()
     assert "was not requested" in refused["s2-l1c"]
 

@@ -130,10 +130,10 @@ def test_every_raster_is_a_cog_as_its_item_says(built, items):
         for asset in item["assets"].values():
             valid, wrong, odd = cogeo.cog_validate(str(asset["path"]), strict=True)
             assert valid, (asset["href"], wrong, odd)
-            told = asset if "proj:transform" in asset else item["properties"]
+            fields = asset if "proj:transform" in asset else item["properties"]
             with rasterio.open(asset["path"]) as source:
-                assert list(source.transform)[:6] == told["proj:transform"][:6]
-                assert list(source.shape) == told["proj:shape"]
+                assert list(source.transform)[:6] == fields["proj:transform"][:6]
+                assert list(source.shape) == fields["proj:shape"]
                 assert source.crs.to_epsg() == item["properties"]["proj:epsg"]
 
 
@@ -224,8 +224,8 @@ def test_one_granule_is_cut_by_the_swath(items):
     whole = shapely.transform(
         square.outline(), frame.inverse(square.epsg).transform, interleaved=False
     )
-    told = shapely.geometry.shape(item["geometry"]).area / whole.area
-    assert told == pytest.approx((numbers > 0).mean(), abs=0.01)
+    share = shapely.geometry.shape(item["geometry"]).area / whole.area
+    assert share == pytest.approx((numbers > 0).mean(), abs=0.01)
 
 
 def test_no_other_pixel_is_nodata(items):

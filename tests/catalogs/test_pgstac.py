@@ -88,7 +88,9 @@ def test_every_provider_and_several_collections(ask, provider):
     live, static = ask(provider, modalities)
     same(live, static)
     assert {scene.modality for scene in live.scenes} == set(modalities)
-    strangers = {refusal.id for refusal in live.refused} - {one.id for one in static.refused}
+    strangers = {refusal.id for refusal in live.refused} - {
+        rejection.id for rejection in static.refused
+    }
     assert strangers.isdisjoint({scene.id for scene in static.scenes})
 
 
@@ -104,7 +106,7 @@ def test_region_and_period_are_asked_for(ask, monkeypatch):
             period = (moment - dt.timedelta(days=6), moment + dt.timedelta(days=6))
             live, static = ask("planetary-computer", region=region, period=period)
             same(live, static)
-            assert scene.id in {one.id for one in live.scenes}
+            assert scene.id in {scene.id for scene in live.scenes}
             assert len(live.scenes) < len(everything)
 
 

@@ -363,9 +363,9 @@ def test_the_tables_are_sound():
         assert (provider.name, provider.key, provider.file) == (name, name, None)
         assert set(provider.collections_by_modality) <= set(SENSORS)
         for modality, ids in provider.collections_by_modality.items():
-            for one in ids:
+            for collection_id in ids:
                 assert set(SENSORS[modality].default_bands) <= {
-                    *provider.collections_by_id[one].names,
+                    *provider.collections_by_id[collection_id].names,
                     "HH",
                     "HV",
                 }
@@ -531,9 +531,9 @@ def test_offsets_of_real_items(provider, part, digital_offset):
             scene = parse(document, provider, "S2L2A", (REALDATA,), str(path)).scene
             for band, asset in scene.assets.items():
                 found += 1
-                wanted = 0 if band == "SCL" else digital_offset
+                expected = 0 if band == "SCL" else digital_offset
                 stored = asset.radiometry.offset / asset.radiometry.scale
-                assert stored == pytest.approx(wanted)
+                assert stored == pytest.approx(expected)
     assert found >= 5
 
 
@@ -574,12 +574,12 @@ def test_one_real_scene_in_two_collections_means_two_offsets():
     removed = next(
         document for _, document in of_real(root) if document["id"] == "S2B_20EPT_20250731_0_L2A"
     )
-    kept = next(
+    with_offset = next(
         document for _, document in of_real(root) if document["collection"] == "sentinel-2-c1-l2a"
     )
     offsets = [
         parse(document, "earth-search").scene.assets["B04"].radiometry.offset
-        for document in (removed, kept)
+        for document in (removed, with_offset)
     ]
     assert offsets == [0, -0.1]
 

@@ -27,20 +27,20 @@ def test_recorded_pages_hold_every_scene_twice():
             Path(REALDATA)
             / f"stac/earth-search-v1/_api/search_s2_duplicates_page{page}.response.json"
         )
-        found = find(answer, region=region, period=period, provider="earth-search")
-        assert found.refused == ()
-        for scene in found.scenes:
+        result = find(answer, region=region, period=period, provider="earth-search")
+        assert result.refused == ()
+        for scene in result.scenes:
             assert {asset.radiometry.offset for asset in scene.assets.values()} == {0.0}
-        names += ids(found)
+        names += ids(result)
     assert len(names) == len(set(names)) == 16
     assert {"S2A_32TMT_20200305_0_L2A", "S2A_32TMT_20200305_1_L2A"} <= set(names)
 
 
 def test_a_recorded_answer_of_cdse():
     answer = Path(REALDATA) / "stac/cdse/_api/search_s2_4items.response.json"
-    found = find(answer, region=WORLD, period=None, provider="cdse")
-    assert len(found.scenes) == 4
-    for scene in found.scenes:
+    result = find(answer, region=WORLD, period=None, provider="cdse")
+    assert len(result.scenes) == 4
+    for scene in result.scenes:
         assert scene.baseline == "05.00"
         assert scene.assets["B02"].href.startswith("s3://eodata/")
         assert scene.assets["B02"].href.endswith("_B02_10m.jp2")
@@ -59,7 +59,7 @@ def test_a_recorded_answer_of_cdse():
     ],
 )
 def test_real_static_catalogs(path, provider, modalities, count):
-    found = find(
+    result = find(
         Path(REALDATA) / "catalog" / path,
         modalities,
         region=WORLD,
@@ -67,8 +67,8 @@ def test_real_static_catalogs(path, provider, modalities, count):
         provider=provider,
         allow=(REALDATA,),
     )
-    assert len(found.scenes) == count
-    assert found.refused == ()
+    assert len(result.scenes) == count
+    assert result.refused == ()
 
 
 def test_each_real_place_has_all_three_inputs():
@@ -76,7 +76,7 @@ def test_each_real_place_has_all_three_inputs():
         item = recorded(f"../catalog/planetary-computer/sentinel-2-l2a/S2_TM_{name}.json")
         moment = day(item["properties"]["datetime"][:10])
         span = (moment - dt.timedelta(days=5), moment + dt.timedelta(days=5))
-        found = find(
+        result = find(
             Path(REALDATA) / "catalog/planetary-computer",
             ("S2L2A", "S1RTC", "DEM"),
             region=shapely.box(*item["bbox"]),
@@ -84,4 +84,4 @@ def test_each_real_place_has_all_three_inputs():
             provider="planetary-computer",
             allow=(REALDATA,),
         )
-        assert sorted(scene.modality for scene in found.scenes) == ["DEM", "S1RTC", "S2L2A"]
+        assert sorted(scene.modality for scene in result.scenes) == ["DEM", "S1RTC", "S2L2A"]

@@ -410,7 +410,9 @@ def test_a_pass_across_180_degrees_and_midnight_is_one_day():
         used = scene_selection.select_scenes([next_day, east, west], region).used
         days = [scene.solar_day for scene in used]
         assert days == [dt.date(2024, 6, 1), dt.date(2024, 6, 1), dt.date(2024, 6, 2)]
-        assert [Scene.from_dict(json.loads(json.dumps(one.to_dict()))) for one in used] == [*used]
+        assert [Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) for scene in used] == [
+            *used
+        ]
         assert scene_selection.select_scenes(used, region).used == used
         assert scene_selection.select_scenes([used[0]], region).used == (west,)
 
@@ -442,7 +444,7 @@ def test_real_twins_of_earth_search():
         / f"stac/earth-search-v1/_api/search_s2_duplicates_page{page}.response.json"
         for page in (1, 2)
     ]
-    features = [one for page in pages for one in json.loads(page.read_text())["features"]]
+    features = [item for page in pages for item in json.loads(page.read_text())["features"]]
     assert len(features) == 16
     scenes = []
     for page in pages:
@@ -461,9 +463,9 @@ def test_real_granules_of_one_pass_are_no_twins():
         location=str(Path(REALDATA or "") / "catalog/earth-search"),
         allow=(REALDATA or "",),
     )
-    found = search.find_scenes(source, ["S2L2A"], shapely.box(14, 45, 16, 47), None)
-    used, refused = chosen(found.scenes, region=shapely.box(14, 45, 16, 47))
+    result = search.find_scenes(source, ["S2L2A"], shapely.box(14, 45, 16, 47), None)
+    used, refused = chosen(result.scenes, region=shapely.box(14, 45, 16, 47))
     assert len(used) == 6
     assert refused == {}
-    days = {scene.solar_day for scene in found.scenes}
+    days = {scene.solar_day for scene in result.scenes}
     assert sorted(day.day for day in days) == [10, 13, 18]

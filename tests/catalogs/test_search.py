@@ -59,8 +59,8 @@ def test_sub_catalogs_of_other_providers_are_passed_by(tmp_path):
         {"rel": "child", "href": "./landsat/catalog.json"},
     ]
     root = dump(tmp_path / "catalog.json", {"type": "Catalog", "id": "root", "links": links})
-    found = find(root, provider="planetary-computer")
-    assert ids(found) == ["of-landsat", "of-planetary-computer"]
+    result = find(root, provider="planetary-computer")
+    assert ids(result) == ["of-landsat", "of-planetary-computer"]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_one_bad_item_does_not_stop_the_search(tmp_path):
             an_item("scaleless", assets={"B02": {"href": "./x.tif", "raster:scale": 0}}),
         ],
     )
-    found = find(catalog)
-    assert ids(found) == ["good"]
-    reasons = {refusal.id: refusal.reason for refusal in found.refused}
+    result = find(catalog)
+    assert ids(result) == ["good"]
+    reasons = {refusal.id: refusal.reason for refusal in result.refused}
     assert reasons.keys() == {
         *("time", "shapeless", "bandless", "listed", "outside", "remote", "virtual", "nowhere"),
         "scaleless",
@@ -143,8 +143,8 @@ def test_hrefs_two_folders_up_need_the_allow_list(tmp_path):
     catalog = publish(folder, [an_item("a", assets={"B02": {"href": "../../data/a.tif"}})])
     with pytest.raises(NothingFoundError, match=f"add {tmp_path} to the job's allow list"):
         find(catalog)
-    found = find(catalog, allow=(str(tmp_path / "data"),))
-    assert found.scenes[0].assets["B02"].href == str(tmp_path / "data" / "a.tif")
+    result = find(catalog, allow=(str(tmp_path / "data"),))
+    assert result.scenes[0].assets["B02"].href == str(tmp_path / "data" / "a.tif")
 
 
 def test_an_item_link_out_of_the_catalog_is_refused(tmp_path):
@@ -155,15 +155,15 @@ def test_an_item_link_out_of_the_catalog_is_refused(tmp_path):
     document = json.loads(collection.read_text())
     document["links"].append({"rel": "item", "href": "../../secret.json"})
     dump(collection, document)
-    found = find(catalog)
-    assert ids(found) == ["a"]
-    assert [refusal.id for refusal in found.refused] == ["../../secret.json"]
+    result = find(catalog)
+    assert ids(result) == ["a"]
+    assert [refusal.id for refusal in result.refused] == ["../../secret.json"]
 
 
 def test_doubts_are_handed_on(tmp_path):
     unsure = an_item("a", properties={"datetime": "2024-06-10T10:00:00Z", "proj:epsg": 32632})
-    found = find(publish(tmp_path, [unsure]))
-    assert [(doubt.id, "taken as 0" in doubt.text) for doubt in found.caveats] == [("a", True)]
+    result = find(publish(tmp_path, [unsure]))
+    assert [(doubt.id, "taken as 0" in doubt.text) for doubt in result.caveats] == [("a", True)]
 
 
 def test_a_catalog_in_a_circle(tmp_path):
@@ -214,9 +214,9 @@ def test_features_that_are_no_list(tmp_path, features):
 
 def test_features_that_are_no_items(tmp_path):
     path = dump(tmp_path / "x.json", {"type": "FeatureCollection", "features": [7, an_item("a")]})
-    found = find(path)
-    assert ids(found) == ["a"]
-    assert [refusal.reason for refusal in found.refused] == ["7 is no item"]
+    result = find(path)
+    assert ids(result) == ["a"]
+    assert [refusal.reason for refusal in result.refused] == ["7 is no item"]
 
 
 def test_two_ways_to_one_child_are_no_circle(tmp_path):
@@ -245,9 +245,9 @@ def test_a_broken_item_is_named_and_the_others_are_used(tmp_path, broken):
     catalog = publish(tmp_path, [an_item("a"), an_item("b")])
     file = tmp_path / "sentinel-2-l2a" / "a.json"
     file.unlink() if broken is None else file.write_text(broken)
-    found = find(catalog)
-    assert [scene.id for scene in found.scenes] == ["b"]
-    assert any("a.json" in f"{one.id} {one.reason}" for one in found.refused)
+    result = find(catalog)
+    assert [scene.id for scene in result.scenes] == ["b"]
+    assert any("a.json" in f"{rejection.id} {rejection.reason}" for rejection in result.refused)
     (tmp_path / "sentinel-2-l2a" / "b.json").unlink()
     with pytest.raises(NothingFoundError, match=r"b.json"):
         find(catalog)

@@ -18,7 +18,7 @@ from catalogs.errors import InvalidInputError
 from catalogs.sensors import SENSORS, InputFlag, Sensor, get_sensor
 from catalogs.snapshot import Snapshot
 from flows.config import job as jobs
-from flows.run import planning, product
+from flows.run import planning
 from model.terramind import modalities
 from pipeline import cost_model, tile, tile_layers
 from pipeline.plan import layers
@@ -194,9 +194,10 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     assert plan.bands("L8SR") == ("RED", "NIR")
     assert cost_model.estimate_cost(plan, workers=1).bytes > 0
 
-    product_dir = planning.product_dir(plan)
+    product_dir = tmp_path / "out" / "landsat" / "2024-06"
     folder = product_dir / plan.short_digest
-    product.write_plan(plan)
+    folder.mkdir(parents=True)
+    plan.write(folder / "plan.json")
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     (only_tile,) = plan.tiles
     receipt = tile.build_tile(plan, only_tile, None, folder, threads=1)

@@ -79,11 +79,11 @@ def test_any_order_of_real_documents_gives_one_digest(
 ):
     paths = sorted((realdata / "stac" / folder).glob("**/*.json"))
     documents = [json.loads(path.read_text()) for path in paths]
-    items = [one for one in documents if one.get("type") == "Feature"]
-    items += [one for many in documents for one in many.get("features", ())]
+    items = [item for item in documents if item.get("type") == "Feature"]
+    items += [item for many in documents for item in many.get("features", ())]
     items += [
-        one | {"properties": one["properties"] | {"eo:cloud_cover": 99, "updated": "2026-01-01"}}
-        for one in items[::3]
+        item | {"properties": item["properties"] | {"eo:cloud_cover": 99, "updated": "2026-01-01"}}
+        for item in items[::3]
     ]
     # ^ the catalog moved while it was being read: two documents of one id
 
@@ -92,10 +92,10 @@ def test_any_order_of_real_documents_gives_one_digest(
     def check(order):
         path = tmp_path / "items.json"
         path.write_text(json.dumps({"type": "FeatureCollection", "features": order}))
-        found = find(path, modalities, region=WORLD, period=None, provider=provider)
-        chosen = scene_selection.select_scenes(found.scenes, WORLD)
-        whole = Snapshot(scenes=found.scenes, refused=found.refused)
-        answers.add((whole.digest, whole.refused, found.caveats,
+        result = find(path, modalities, region=WORLD, period=None, provider=provider)
+        chosen = scene_selection.select_scenes(result.scenes, WORLD)
+        whole = Snapshot(scenes=result.scenes, refused=result.refused)
+        answers.add((whole.digest, whole.refused, result.caveats,
                      Snapshot(scenes=chosen.used, refused=chosen.refused).digest))  # fmt: skip
 
     answers = set()

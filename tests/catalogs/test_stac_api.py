@@ -42,18 +42,18 @@ def an_endless(features_of, matched=None):
 @pytest.mark.parametrize("stated", [5, None])
 def test_an_api_is_asked_page_by_page(merge, stated):
     with serve(Answer(body=paged(FIVE, merge=merge, stated=stated))) as server:
-        found = find(server.url)
-    assert ids(found) == ALL_FIVE
-    assert found.caveats == ()
-    asked = server.of("/search")
-    assert [one.method for one in asked] == ["POST"] * 3
-    for one in asked:
-        assert one.body["collections"] == ["sentinel-2-l2a"]
-        assert one.body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999999Z"
-        assert one.body["limit"] == api.PAGE_SIZE
-        assert shapely.geometry.shape(one.body["intersects"]).equals(HERE)
-    assert [one.body.get("token") for one in asked] == [None, 2, 4]
-    href = found.scenes[0].assets["B02"].href
+        result = find(server.url)
+    assert ids(result) == ALL_FIVE
+    assert result.caveats == ()
+    requests = server.of("/search")
+    assert [request.method for request in requests] == ["POST"] * 3
+    for request in requests:
+        assert request.body["collections"] == ["sentinel-2-l2a"]
+        assert request.body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999999Z"
+        assert request.body["limit"] == api.PAGE_SIZE
+        assert shapely.geometry.shape(request.body["intersects"]).equals(HERE)
+    assert [request.body.get("token") for request in requests] == [None, 2, 4]
+    href = result.scenes[0].assets["B02"].href
     assert href == f"{server.url}/collections/sentinel-2-l2a/items/s0.tif"
     assert server.most_at_once == 1
 
@@ -61,27 +61,27 @@ def test_an_api_is_asked_page_by_page(merge, stated):
 def test_an_api_that_only_knows_get():
     with serve(Answer(body=paged(FIVE)), methods=("GET",)) as server:
         assert ids(find(server.url)) == ALL_FIVE
-    asked = server.of("/search")
-    assert [one.method for one in asked] == ["GET"] * 3
-    assert asked[0].query["collections"] == "sentinel-2-l2a"
-    assert shapely.geometry.shape(json.loads(asked[0].query["intersects"])).equals(HERE)
+    requests = server.of("/search")
+    assert [request.method for request in requests] == ["GET"] * 3
+    assert requests[0].query["collections"] == "sentinel-2-l2a"
+    assert shapely.geometry.shape(json.loads(requests[0].query["intersects"])).equals(HERE)
 
 
 @pytest.mark.parametrize("matched", [5, None])
 def test_paging_ends_though_next_never_does(matched):
     parts = [FIVE[:2], FIVE[2:4], FIVE[4:]]
     with serve(an_endless(lambda n: parts[min(n, 2)], matched)) as server:
-        found = find(server.url)
-    assert ids(found) == ALL_FIVE
+        result = find(server.url)
+    assert ids(result) == ALL_FIVE
     assert len(server.of("/search")) == (3 if matched else 4)
 
 
 def test_a_page_that_comes_again_ends_the_search_and_is_told():
     parts = [FIVE[:2], FIVE[:2], FIVE[2:]]
     with serve(an_endless(lambda n: parts[min(n, 2)], 5)) as server:
-        found = find(server.url)
-    assert ids(found) == ["s0", "s1"]
-    assert [doubt.text for doubt in found.caveats] == ["the catalog states 5 items and returned 2"]
+        result = find(server.url)
+    assert ids(result) == ["s0", "s1"]
+    assert [doubt.text for doubt in result.caveats] == ["the catalog states 5 items and returned 2"]
 
 
 def test_a_stated_number_that_is_too_low_loses_nothing(monkeypatch):
@@ -169,7 +169,7 @@ def test_retry_after_is_waited_for(stated):
     busy = Answer(status=429, headers={"Retry-After": stated()})
     with serve(busy, page(FIVE)) as server:
         assert ids(find(server.url)) == ALL_FIVE
-    first, second = (one.at for one in server.of("/search"))
+    first, second = (request.at for request in server.of("/search"))
     assert 0.9 <= second - first < 10
     # ^ a date has whole seconds, so two may be little more than one
 
@@ -223,8 +223,10 @@ def test_a_region_of_many_corners_is_sent_as_boxes(methods):
     wiggly = shapely.Point(9.5, 56.5).buffer(0.3, quad_segs=400)
     with serve(page(FIVE), methods=methods) as server:
         assert ids(find(server.url, region=wiggly)) == ALL_FIVE
-    asked = server.of("/search")[0]
-    sent = asked.body["intersects"] if asked.body else json.loads(asked.query["intersects"])
+    requests = server.of("/search")[0]
+    sent = (
+        requests.body["intersects"] if requests.body else json.loads(requests.query["intersects"])
+    )
     sent = shapely.geometry.shape(sent)
     assert shapely.get_num_coordinates(sent) <= api.MAX_REGION_VERTICES[methods[0]]
     assert sent.buffer(1e-9).covers(wiggly)
@@ -272,19 +274,19 @@ def test_sixteen_recorded_hits_are_eight_scenes(realdata):
     region = shapely.box(*recorded["bbox"])
     period = (day("2020-03-01"), day("2020-03-05"))
     with replayed(folder, names) as server:
-        found = find(server.url, region=region, period=period, provider="earth-search")
-    asked = server.of("/search")
-    assert len(asked) == 2
+        result = find(server.url, region=region, period=period, provider="earth-search")
+    requests = server.of("/search")
+    assert len(requests) == 2
     # ^ the last page has a link to a next one all the same
-    assert asked[1].body == question_of(folder, names[1])
-    sent = asked[0].body
+    assert requests[1].body == question_of(folder, names[1])
+    sent = requests[0].body
     assert shapely.geometry.shape(sent["intersects"]).equals(region)
     assert set(recorded["collections"]) <= set(sent["collections"])
     assert sent["datetime"].split("/")[0] == recorded["datetime"].split("/")[0]
     assert sent["datetime"].split("/")[1][:19] == recorded["datetime"].split("/")[1][:19]
-    assert len(found.scenes) == 16
-    assert found.refused == found.caveats == ()
-    chosen = scene_selection.select_scenes(found.scenes, region)
+    assert len(result.scenes) == 16
+    assert result.refused == result.caveats == ()
+    chosen = scene_selection.select_scenes(result.scenes, region)
     assert len(chosen.used) == len(chosen.refused) == 8
     assert all("reprocessed as" in refusal.reason for refusal in chosen.refused)
     assert {scene.baseline for scene in chosen.used} == {"05.00"}
@@ -307,8 +309,8 @@ def test_recorded_answers(realdata, path, name, provider, modality, counts):
             with pytest.raises(NothingFoundError, match=f"of {counts[1]} items cannot be used"):
                 find(server.url, **source)
             return
-        found = find(server.url, **source)
-    assert (len(found.scenes), len(found.refused)) == counts
+        result = find(server.url, **source)
+    assert (len(result.scenes), len(result.refused)) == counts
 
 
 def test_a_recorded_answer_of_planetary_computer(realdata):
@@ -317,8 +319,8 @@ def test_a_recorded_answer_of_planetary_computer(realdata):
     asked = recorded["properties"]["query"]
     with serve(page(recorded["features"])) as server:
         period = (day("2020-06-01"), day("2020-07-31"))
-        found = find(server.url, region=WORLD, period=period, provider="planetary-computer")
+        result = find(server.url, region=WORLD, period=period, provider="planetary-computer")
         sent = server.of("/search")[0].body
-    assert len(found.scenes) == 13
+    assert len(result.scenes) == 13
     assert sent["collections"] == asked["collections"]
     assert sent["datetime"][:30] == asked["datetime"][:30]

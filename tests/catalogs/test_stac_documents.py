@@ -199,7 +199,7 @@ def missing_fact(document, modality):
     if not re.search(r"(Z|[+-]\d\d:\d\d)$", stamp):
         return "has no zone"
     sources = [properties, *document["assets"].values()]
-    if not any(one.get("proj:epsg") or one.get("proj:code") for one in sources):
+    if not any(source.get("proj:epsg") or source.get("proj:code") for source in sources):
         return "states no coordinate system"
     return None
 
@@ -222,7 +222,7 @@ def check_names(document, scene):
     assert scene.id == document["id"]
     assert scene.collection == (document.get("collection") or "")
     states = ("ascending", "descending")
-    assert scene.orbit_state == next((one for one in states if one in str(properties)), None)
+    assert scene.orbit_state == next((state for state in states if state in str(properties)), None)
     orbit = properties.get("sat:relative_orbit") or in_names(document, r"_R(\d{3})_")
     assert scene.relative_orbit == (None if orbit is None else int(orbit))
     takes = [value for key, value in properties.items() if key.endswith(":datatake_id")]
@@ -316,7 +316,7 @@ def check_numbers(document, scene, provider):
     for band, asset in scene.assets.items():
         raw = raw_asset(document, asset)
         inner = raw.get("raster:bands") or raw.get("bands") or [{}]
-        said = {key.removeprefix("raster:"): value for key, value in inner[0].items()} | {
+        message = {key.removeprefix("raster:"): value for key, value in inner[0].items()} | {
             key.removeprefix("raster:"): value
             for key, value in raw.items()
             if key in ("raster:offset", "raster:scale", "nodata")
@@ -329,16 +329,16 @@ def check_numbers(document, scene, provider):
             assert (meaning.unit, meaning.scale, meaning.offset) == ("probability", 1, 0)
             assert asset.nodata is None
         elif scene.modality.startswith("S2"):
-            assert (meaning.unit, meaning.scale) == ("reflectance", said.get("scale", 0.0001))
+            assert (meaning.unit, meaning.scale) == ("reflectance", message.get("scale", 0.0001))
             assert asset.nodata == 0
             assert meaning.offset / meaning.scale == pytest.approx(
-                digital_offset(document, said, provider)
+                digital_offset(document, message, provider)
             )
         elif scene.modality == "S1RTC":
-            unit = "dB" if said.get("unit") == "dB" else "power"
+            unit = "dB" if message.get("unit") == "dB" else "power"
             assert (meaning.unit, meaning.scale, meaning.offset) == (unit, 1, 0)
             fallback = -32768 if provider == "planetary-computer" else 0
-            assert asset.nodata == said.get("nodata", fallback)
+            assert asset.nodata == message.get("nodata", fallback)
         else:
             assert (meaning.unit, meaning.scale, meaning.offset) == ("m", 1, 0)
 

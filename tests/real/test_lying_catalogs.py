@@ -87,7 +87,7 @@ def _dark_end(href):
 def _tells(item, stored):
     """Return whether plain figures leave no doubt about the offset: with room on either side."""
     bands, square_km = _figures(item)
-    black, stray = (float(np.mean([one[index] for one in bands.values()])) for index in (0, 1))
+    black, stray = (float(np.mean([asset[index] for asset in bands.values()])) for index in (0, 1))
     if not stored:
         return black > 0.08
     ends = {name: one[2] for name, one in bands.items()}
@@ -104,22 +104,22 @@ def _judged(location, provider, lied, must):
     """Look at one item that lies in the three ways; return whether it was refused."""
     identity = lied["id"]
     believed = realitems.plan(location, provider, [lied], "off")
-    assert [one.id for one in believed.snapshot.scenes] == [identity]
+    assert [scene.id for scene in believed.snapshot.scenes] == [identity]
     assert believed.radiometry_verdicts == {}
-    assert not [one for one in believed.caveats if LIED in one.text]
+    assert not [caveat for caveat in believed.caveats if LIED in caveat.text]
     warned = realitems.plan(location, provider, [lied], "warn")
-    assert [one.id for one in warned.snapshot.scenes] == [identity]
+    assert [scene.id for scene in warned.snapshot.scenes] == [identity]
     assert "agrees" not in warned.radiometry_verdicts, identity
     caught = warned.radiometry_verdicts == {"contradicts": 1}
-    doubts = [one for one in warned.caveats if LIED in one.text]
-    assert [one.id for one in doubts] == [identity] * caught
+    caveats = [caveat for caveat in warned.caveats if LIED in caveat.text]
+    assert [caveat.id for caveat in caveats] == [identity] * caught
     if caught:
         with pytest.raises(NothingFoundError, match=f"{identity}: {LIED}"):
             realitems.plan(location, provider, [lied], "refuse")
     else:
-        kept = realitems.plan(location, provider, [lied], "refuse")
-        assert kept.radiometry_verdicts == {"cannot tell": 1}
-        assert [one.id for one in kept.snapshot.scenes] == [identity]
+        accepted = realitems.plan(location, provider, [lied], "refuse")
+        assert accepted.radiometry_verdicts == {"cannot tell": 1}
+        assert [scene.id for scene in accepted.snapshot.scenes] == [identity]
     assert caught or not must, identity
     return caught
 
@@ -178,10 +178,12 @@ def test_a_flag_that_lies_about_a_collection_changes_nothing_but_is_told(realdat
     for honest, liar in zip(some, lied, strict=True):
         location = realitems.publish(tmp_path / honest["id"], [liar])
         plan = realitems.plan(location, "earth-search", [liar], "refuse")
-        assert [one.id for one in plan.snapshot.scenes] == [honest["id"]]
+        assert [scene.id for scene in plan.snapshot.scenes] == [honest["id"]]
         assert plan.radiometry_verdicts == {"agrees": 1}
-        assert all(one.radiometry.offset == 0 for one in plan.snapshot.scenes[0].assets.values())
-        assert sum("boa_offset_applied is False" in one.text for one in plan.caveats) == 1
+        assert all(
+            asset.radiometry.offset == 0 for asset in plan.snapshot.scenes[0].assets.values()
+        )
+        assert sum("boa_offset_applied is False" in caveat.text for caveat in plan.caveats) == 1
 
 
 def test_an_offset_that_is_left_out_follows_from_the_baseline(realdata, tmp_path):
@@ -205,7 +207,7 @@ def test_a_scale_that_is_left_out_or_counted_twice_is_refused(realdata, tmp_path
 
 
 def test_decibel_and_power_that_change_places_are_refused(realdata, tmp_path):
-    told = set()
+    stated_units = set()
     for number, (provider, item) in enumerate(realitems.radar(realdata)):
         unit = item["assets"]["vv"]["raster:bands"][0]["unit"]
         lied = _each_band(item, _states("unit", "1" if unit == "dB" else "dB"))
@@ -213,22 +215,22 @@ def test_decibel_and_power_that_change_places_are_refused(realdata, tmp_path):
         with rasterio.open(item["assets"]["vv"]["href"]) as file:
             counted = int(np.isfinite(file.read(1, masked=True).filled(np.nan)).sum())
         if _judged(location, provider, lied, counted > 2000):
-            told.add(unit)
+            stated_units.add(unit)
         honest = realitems.publish(tmp_path / f"honest-{number}", [item])
         assert (
             "contradicts"
             not in realitems.plan(honest, provider, [item], "warn").radiometry_verdicts
         )
-    assert told
+    assert stated_units
 
 
 def _twins(realdata, tmp_path):
     """Publish real scenes twice: honest, and as of the collection that still has the offset."""
     some = [item for folder, item in _optical(realdata) if folder == "earth-search"]
     common = shapely.geometry.shape(some[0]["geometry"])
-    some = [one for one in some if common.intersects(shapely.geometry.shape(one["geometry"]))]
+    some = [item for item in some if common.intersects(shapely.geometry.shape(item["geometry"]))]
     cell = some[0]["id"].split("_")[1]
-    some = [one for one in some if one["id"].split("_")[1] == cell]
+    some = [item for item in some if item["id"].split("_")[1] == cell]
     lied = [_other_offset("earth-search", item)[1] for item in some]
     return some, lied, realitems.publish(tmp_path / "twins", [*some, *lied])
 
@@ -236,11 +238,15 @@ def _twins(realdata, tmp_path):
 def test_honest_twins_stand_for_scenes_that_are_refused(realdata, tmp_path):
     some, lied, location = _twins(realdata, tmp_path)
     plan = realitems.plan(location, "earth-search", some, "refuse")
-    assert {one.collection for one in plan.snapshot.scenes} == {"sentinel-2-l2a"}
-    assert {one.id for one in plan.snapshot.scenes} == {one["id"] for one in some}
+    assert {scene.collection for scene in plan.snapshot.scenes} == {"sentinel-2-l2a"}
+    assert {scene.id for scene in plan.snapshot.scenes} == {item["id"] for item in some}
     assert plan.radiometry_verdicts == {"agrees": len(some)}
-    named = {one.id for one in plan.snapshot.refused if one.collection == "sentinel-2-c1-l2a"}
-    assert named == {one["id"] for one in lied}
+    named = {
+        rejection.id
+        for rejection in plan.snapshot.refused
+        if rejection.collection == "sentinel-2-c1-l2a"
+    }
+    assert named == {item["id"] for item in lied}
 
 
 def test_a_run_tells_what_it_refused(realdata, tmp_path, capsys):

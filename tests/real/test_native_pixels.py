@@ -30,9 +30,9 @@ def _scenes(realdata, name):
     source = search.CatalogSource(
         provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
     )
-    found = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
-    assert found.scenes
-    return found.scenes
+    result = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
+    assert result.scenes
+    return result.scenes
 
 
 def _stack(scene, bands, grid):

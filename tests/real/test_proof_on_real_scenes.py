@@ -55,17 +55,17 @@ def test_no_true_claim_is_refused_and_no_lie_believed(realdata):
     scenes = list(_real(realdata))
     true = radiometry_check.check_scenes(scenes, threads=2)
     tally = Counter((scene.modality, one.status) for scene, one in zip(scenes, true, strict=True))
-    assert not [one for one in true if one.status == "contradicts"]
+    assert not [verdict for verdict in true if verdict.status == "contradicts"]
     assert tally["DEM", "agrees"] == tally["S1RTC", "agrees"] == 3
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
     assert tally["S2L2A", "agrees"] == len(optical) - 5
     # ^ five dates in Flanders: two under cloud, three under a veil, each 640 m wide
     lies = radiometry_check.check_scenes([_lie(scene) for scene in optical], threads=2)
-    assert not [one for one in lies if one.status == "agrees"]
+    assert not [verdict for verdict in lies if verdict.status == "agrees"]
     for scene, one in zip(optical, lies, strict=True):
         if any(name in scene.id for name in MUST_CONVICT):
             assert one.status == "contradicts", scene.id
-    assert sum(one.status == "contradicts" for one in lies) == len(optical) - 5
+    assert sum(verdict.status == "contradicts" for verdict in lies) == len(optical) - 5
 
 
 def _offset_stored(scene):
@@ -107,10 +107,10 @@ def test_windows_of_real_scenes_with_either_state_of_the_pixels(realdata, side):
                 claims = dict.fromkeys(
                     bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
                 )
-                found = radiometry_check.evaluate_radiometry(
+                verdict = radiometry_check.evaluate_radiometry(
                     "S2L2A", bands, claims, square_km=square_km
                 )
-                tally[(claimed == -0.1) == holds, found.status] += 1
+                tally[(claimed == -0.1) == holds, verdict.status] += 1
     assert tally[True, "contradicts"] == tally[False, "agrees"] == 0
     assert tally[True, "agrees"] == tally[False, "contradicts"] > tally[True, "cannot tell"]
 
@@ -127,9 +127,9 @@ def test_overviews_of_a_real_scene_say_the_same(realdata, kind, factor):
             claims = dict.fromkeys(
                 bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
             )
-            found = radiometry_check.evaluate_radiometry("S2L2A", bands, claims, square_km=100.0)
+            verdict = radiometry_check.evaluate_radiometry("S2L2A", bands, claims, square_km=100.0)
             wrong = "agrees" if (claimed == -0.1) != stored else "contradicts"
-            assert found.status != wrong
+            assert verdict.status != wrong
 
 
 def test_radar_in_decibel_and_in_power(realdata):
@@ -156,11 +156,11 @@ def test_the_demo_country_mixes_baselines(tmp_path, seed):
     demo.build(tmp_path, seed=seed, size=512)
     scenes = _found(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
     assert "contradicts" not in {
-        one.status for one in radiometry_check.check_scenes(scenes, threads=2)
+        verdict.status for verdict in radiometry_check.check_scenes(scenes, threads=2)
     }
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
     lies = Counter(
-        one.status for one in radiometry_check.check_scenes(map(_lie, optical), threads=2)
+        verdict.status for verdict in radiometry_check.check_scenes(map(_lie, optical), threads=2)
     )
     assert lies["agrees"] == 0
     assert lies["contradicts"] >= 0.8 * len(optical)

@@ -65,7 +65,7 @@ def _provider(items, folder, target):
 def groups(realdata, tmp_path_factory):
     """Return {(folder, collection, baseline): [(item, scene)]} of all that is measured."""
     target = tmp_path_factory.mktemp("tables")
-    items = [one for one in realitems.items(realdata) if realitems.modality(one[1])]
+    items = [item for item in realitems.items(realdata) if realitems.modality(item[1])]
     found, result = {}, {}
     for folder in dict.fromkeys(folder for folder, _ in items):
         source = search.CatalogSource(
@@ -244,11 +244,13 @@ def test_every_scene_is_chosen_by_the_bands_it_has(groups):
             asked = scene_selection.select_scenes(
                 [scene], WORLD, bands={scene.modality: _measured(scene)}
             )
-            assert [one.id for one in asked.used] == [scene.id]
+            assert [used.id for used in asked.used] == [scene.id]
             lacks = scene.modality[:2] == "S1" and not {"VV", "VH"} <= set(scene.assets)
             usual = scene_selection.select_scenes([scene], WORLD)
             assert bool(usual.used) != lacks
-            assert all("it lacks the polarisation" in one.reason for one in usual.refused)
+            assert all(
+                "it lacks the polarisation" in rejection.reason for rejection in usual.refused
+            )
 
 
 TABLES = {"earth-search-v1": "earth-search", "stactools-from-real-SAFE": "stactools"}

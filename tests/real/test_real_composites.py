@@ -146,7 +146,9 @@ def _same(found, expected):
 
 @pytest.mark.parametrize("method", COMPOSITE_METHODS)
 def test_the_composite_of_a_catalog_is_numpys_on_all_pixels(realdata, method):
-    scenes = [one for one in _found(realdata, "earth-search", ("S2L2A",)) if "SCL" in one.assets]
+    scenes = [
+        scene for scene in _found(realdata, "earth-search", ("S2L2A",)) if "SCL" in scene.assets
+    ]
     bands = [band for band in scenes[0].assets if band != "SCL"]
     grid = _mosaic(scenes, bands[0])
     whole = _made("S2L2A", scenes, bands, grid, _recipe(method))

@@ -22,8 +22,8 @@ def _made(values, folder, tmp_path):
     plan = planning.create_plan(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
     zarr_store.create(target, plan, tile_layers.list_layer_bands(plan))
-    for one in plan.tiles:
-        tile.build_tile(plan, one, None, target, threads=2)
+    for entry in plan.tiles:
+        tile.build_tile(plan, entry, None, target, threads=2)
 
     def layer(name):
         rows, columns = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -87,7 +87,7 @@ def test_a_place_is_composed_exactly(realdata, tmp_path, name):
     outside = np.ones(plan.grid.shape, bool)
     outside[part] = False
     assert set(np.unique(layer("observations")[outside & inside])) <= {0}
-    assert not any("SCL" in one.assets for one in plan.snapshot.scenes)
+    assert not any("SCL" in scene.assets for scene in plan.snapshot.scenes)
 
 
 def _catalog(realdata, collection):
@@ -151,7 +151,7 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     folder = home / plan.short_digest
     plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    for one in plan.tiles:
-        tile.build_tile(plan, one, None, folder, threads=2)
+    for entry in plan.tiles:
+        tile.build_tile(plan, entry, None, folder, threads=2)
     item = json.loads((home / writer.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]
