@@ -25,18 +25,18 @@ def find_existing_result(plan: Plan, progress: Progress) -> RunResult | None:
         plan: the plan.
         progress: ended where the product is complete.
     """
-    item = product_folder.product_dir(plan) / "item.json"
+    product_dir = product_folder.product_dir(plan)
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
-    if len(finished) < len(plan.tiles) or not published.is_complete(item, plan):
+    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
         return None
     progress.finish()
-    quality = published.read_seam(item)
+    quality = published.read_seam(product_dir)
     refused = quality is not None and quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
     return outcome.build_run_result(
         plan,
         status="refused" if refused else "unchanged",
-        item=item,
+        item=product_dir / published.ITEM_NAME,
         tiles=TileCounts(total=len(plan.tiles), done=0, skipped=len(finished), failed=()),
         seconds={},
         quality=quality,
@@ -58,8 +58,8 @@ def find_finished_item(job: Job) -> Path | None:
         plan, plan_dir = published.read_current_plan(product_dir)
     except InvalidInputError:
         return None
-    item = product_dir / "item.json"
+    item = product_dir / published.ITEM_NAME
     request = hash_request(planning.drop_generated_inputs(job))
-    if plan.settings.request_digest != request or not published.is_complete(item, plan):
+    if plan.settings.request_digest != request or not published.is_complete(product_dir, plan):
         return None
     return item if len(receipt.read_finished(plan_dir, plan)) == len(plan.tiles) else None
