@@ -10,7 +10,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,8 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.reading import block_reads
 from pipeline.reading.block_reads import RasterLayout
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
+from pipeline.storage.store import Store, StoreLike, open_store
 
 BASE_MEMORY_BYTES = 600_000_000
 """Memory of a process with torch, GDAL and Prefect, without pixels and model weights."""
@@ -195,7 +195,7 @@ def _weighted_sum(amounts: Mapping[str, float], factors: Mapping[str, float]) ->
     return sum(amount * factors.get(modality, default) for modality, amount in amounts.items())
 
 
-def calibrate_factors(product_dir: Path, model: ModelSpec | None) -> CostFactors:
+def calibrate_factors(product_dir: StoreLike, model: ModelSpec | None) -> CostFactors:
     """Compare what earlier runs of a product took, by their receipts, with the table.
 
     Args:
@@ -204,8 +204,9 @@ def calibrate_factors(product_dir: Path, model: ModelSpec | None) -> CostFactors
     """
     pairs_by_metric: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     runs = 0
-    for path in sorted(product_dir.glob("*/*/plan.json"))[-MAX_COMPARED_RUNS:]:
-        compared = _compare_run(path, model)
+    store = open_store(product_dir)
+    for name in store.glob(f"*/*/{plan_file.PLAN_NAME}")[-MAX_COMPARED_RUNS:]:
+        compared = _compare_run(store.child(name.rpartition("/")[0]), model)
         runs += bool(compared)
         for metric, pair in compared.items():
             pairs_by_metric[metric].append(pair)
@@ -226,16 +227,18 @@ def calibrate_factors(product_dir: Path, model: ModelSpec | None) -> CostFactors
     )
 
 
-def _compare_run(path: Path, model: ModelSpec | None) -> dict[tuple[str, str], tuple[float, float]]:
+def _compare_run(
+    plan_store: Store, model: ModelSpec | None
+) -> dict[tuple[str, str], tuple[float, float]]:
     """Return (metric, modality) → (actual, estimated by the table) over the tiles of one run."""
     try:
-        plan = Plan.read(path)
+        plan = plan_file.read_plan(plan_store)
     except InvalidInputError:
         return {}
         # ^ damaged, or written by another version
     receipts = [
         tile_receipt
-        for tile_receipt in receipt.read_all(path.parent, max_count=MAX_RECEIPTS_PER_RUN)
+        for tile_receipt in receipt.read_all(plan_store, max_count=MAX_RECEIPTS_PER_RUN)
         if tile_receipt.tile in plan.tiles_by_id
     ]
     costs = list(

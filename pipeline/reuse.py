@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from catalogs.errors import InvalidInputError, TerramosaicError
 from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.receipt import Receipt
+from pipeline.storage.store import Store, StoreLike, open_store
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 class ReusableTile:
     """A finished tile of another plan."""
 
-    folder: Path
+    folder: Store
     plan: Plan
     receipt: Receipt
 
 
-def find_reusable_tiles(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict[str, ReusableTile]:
+def find_reusable_tiles(
+    folder: StoreLike, plan: Plan, tiles: Sequence[Tile]
+) -> dict[str, ReusableTile]:
     """Find tiles with the same keys in the folders of other plans of the product.
 
     Args:
@@ -52,7 +54,7 @@ def find_reusable_tiles(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict
         if not receipts:
             continue
         try:
-            source_plan = Plan.read(source_folder / "plan.json")
+            source_plan = plan_file.read_plan(source_folder)
         except InvalidInputError:
             continue
             # ^ damaged, or written by another version
@@ -64,7 +66,9 @@ def find_reusable_tiles(folder: Path, plan: Plan, tiles: Sequence[Tile]) -> dict
     return reusable
 
 
-def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTile]) -> set[str]:
+def copy_tiles(
+    folder: StoreLike, plan: Plan, reusable_tiles: Mapping[str, ReusableTile]
+) -> set[str]:
     """Copy tiles into a plan's store, each receipt after its values.
 
     Args:
@@ -89,7 +93,7 @@ def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTi
             log.warning(
                 "tile=%s will be built again: its copy in %s is damaged (%s)",
                 tile_id,
-                source.folder,
+                source.folder.location,
                 error,
             )
             continue
@@ -97,7 +101,7 @@ def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTi
             log.warning(
                 "tile=%s will be built again: its copy in %s does not match the receipt",
                 tile_id,
-                source.folder,
+                source.folder.location,
             )
             continue
         receipt.write(folder, target, replace(source.receipt, tile=tile_id))
@@ -105,7 +109,15 @@ def copy_tiles(folder: Path, plan: Plan, reusable_tiles: Mapping[str, ReusableTi
     return copied
 
 
-def _other_plan_folders(folder: Path) -> list[Path]:
+def _other_plan_folders(folder: StoreLike) -> list[Store]:
     """Return the folders of other plans of the same product, the most recent first."""
-    plans = [path for path in folder.parent.glob("*/plan.json") if path.parent != folder]
-    return [path.parent for path in sorted(plans, key=lambda path: -path.stat().st_mtime_ns)]
+    plan_store = open_store(folder)
+    product_store = plan_store.parent()
+    modified: dict[str, float] = {}
+    for name in product_store.glob(f"*/{plan_file.PLAN_NAME}"):
+        info = product_store.info(name)
+        plan_name = name.partition("/")[0]
+        if info is not None and plan_name != plan_store.name:
+            modified[plan_name] = info.modified
+    recent_first = sorted(modified, key=lambda plan_name: -modified[plan_name])
+    return [product_store.child(plan_name) for plan_name in recent_first]

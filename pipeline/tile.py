@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from pipeline.plan.recipe import ModelSpec
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
+from pipeline.storage.store import StoreLike
 from pipeline.tile_layers import TileLayers
 
 CPU_PARALLEL_BATCHES = 2
@@ -40,7 +40,7 @@ def build_tile(
     plan: Plan,
     tile: Tile,
     predictor: Predictor | None,
-    folder: Path,
+    folder: StoreLike,
     *,
     threads: int,
     window_cache: WindowCache | None = None,

@@ -125,7 +125,7 @@ def compare_with_truth(truth: Path, folder: Path, plan: Plan) -> AccuracyMetrics
     matrix = np.zeros((256, 256), dtype=np.int64)
     for tile in plan.tiles:
         mapped = zarr_store.read_layer(
-            zarr_store.store_path(folder, plan, tile.epsg),
+            zarr_store.grid_store(folder, plan, tile.epsg),
             "land_cover",
             slice(tile.row, tile.row + tile.height),
             slice(tile.column, tile.column + tile.width),

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime import atomic_files
+from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ CLOCK_SKEW = 60.0
 
 def remove(plan_dir: Path) -> None:
     """Remove the report of an earlier run from a plan's folder."""
-    (plan_dir / FILE_NAME).unlink(missing_ok=True)
+    open_store(plan_dir).delete(FILE_NAME)
 
 
 def start_recording(client: Any) -> float:
@@ -49,7 +49,7 @@ def write(client: Any, start: float, plan_dir: Path) -> None:
             # ^ the page must open without network access
             callback_timeout=REPORT_TIMEOUT,
         )
-        atomic_files.write_atomic(plan_dir / FILE_NAME, page.encode())
+        open_store(plan_dir).write(FILE_NAME, page.encode())
     except ImportError:
         log.warning(
             "dask's performance report of the failed tiles needs bokeh on the scheduler: "

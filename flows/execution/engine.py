@@ -25,7 +25,7 @@ from pipeline.plan.plan import Plan
 from pipeline.reading import http_pool
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.runtime.io_statistics import IoStatistics
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 
 if TYPE_CHECKING:
     from model.predictor.predictor import Predictor as Loaded
@@ -69,7 +69,7 @@ _load_lock = threading.Lock()
 
 @functools.lru_cache(maxsize=2)
 def _cached_plan(path: str, _mtime_ns: int) -> Plan:
-    return Plan.read(Path(path))
+    return plan_file.read_plan_file(path)
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from pipeline.storage.store import open_store
+
 FILE_NAME = "run.log"
 LOGGER_NAMES = ("flows", "pipeline", "catalogs")
 
@@ -35,7 +37,8 @@ class _RunFilter(logging.Filter):
 def capture_records(folder: Path) -> Iterator[None]:
     """Append the log records of a block to the log file in a plan's folder."""
     token = _current_folder.set(folder)
-    handler = logging.FileHandler(folder / FILE_NAME, encoding="utf-8")
+    stream = open_store(folder).open_append(FILE_NAME)
+    handler = logging.StreamHandler(stream)
     formatter = logging.Formatter(
         "%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ"
     )
@@ -54,4 +57,5 @@ def capture_records(folder: Path) -> Iterator[None]:
             logger.removeHandler(handler)
             logger.setLevel(level)
         handler.close()
+        stream.close()
         _current_folder.reset(token)

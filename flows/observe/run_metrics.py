@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.storage.store import open_store
+
 if TYPE_CHECKING:
     from flows.execution.engine import TileResult
     from flows.execution.executors import Executor
@@ -131,12 +133,12 @@ class RunMetrics:
     def for_plan(plan_path: Path) -> RunMetrics:
         """Return the metrics of a plan's run, before it starts."""
         product, period = labels_from_path(plan_path)
-        item = plan_path.parents[1] / "item.json"
+        item = open_store(plan_path.parents[1]).info("item.json")
         return RunMetrics(
             product=product,
             period=period,
             plan=plan_path.parent.name,
-            last_success=item.stat().st_mtime if item.exists() else None,
+            last_success=None if item is None else item.modified,
         )
 
     def begin_tiles(self, planned: int, skipped: int) -> None:

@@ -25,6 +25,7 @@ from flows.run.stages import Stages, TilesResult
 from flows.series import backfill, inspection, latest
 from pipeline.plan.plan import Plan
 from pipeline.quality.gates import QualityMetrics
+from pipeline.storage import plan_file
 
 Params = ParamSpec("Params")
 Returned = TypeVar("Returned")
@@ -95,7 +96,9 @@ def flow_run_name() -> str:
     if path.suffix != ".json":
         return f"{path.stem} {period or 'as the job says'}"
     local = _local_run.get()
-    plan = local.stored.plan if local and local.stored.path == path else Plan.read(path)
+    plan = (
+        local.stored.plan if local and local.stored.path == path else plan_file.read_plan_file(path)
+    )
     return f"{plan.name} {plan.period[0]} to {plan.period[1]}"
 
 

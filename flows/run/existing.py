@@ -22,17 +22,17 @@ def find_existing_result(plan: Plan) -> RunResult | None:
     The published item must name this very plan (by its digest: scenes, recipe, model, grids), have
     no missing tiles and all of its files, and every tile must have a receipt with its key.
     """
-    item = product_folder.product_dir(plan) / "item.json"
+    product_dir = product_folder.product_dir(plan)
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
-    if len(finished) < len(plan.tiles) or not published.is_complete(item, plan):
+    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
         return None
-    quality = published.read_seam(item)
+    quality = published.read_seam(product_dir)
     refused = quality is not None and quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
     return outcome.build_run_result(
         plan,
         status="refused" if refused else "unchanged",
-        item=item,
+        item=product_dir / published.ITEM_NAME,
         tiles=TileCounts(total=len(plan.tiles), done=0, skipped=len(finished), failed=()),
         seconds={},
         quality=quality,
@@ -97,12 +97,11 @@ def find_finished_item(job: Job) -> Path | None:
     plan = _read_requested_plan(planning.drop_generated_inputs(job))
     if plan is None:
         return None
-    item = product_folder.product_dir(job) / "item.json"
-    plan_dir = item.parent / plan.short_digest
-    is_complete = published.is_complete(item, plan)
-    if not is_complete or len(receipt.read_finished(plan_dir, plan)) < len(plan.tiles):
+    product_dir = product_folder.product_dir(job)
+    finished = receipt.read_finished(product_dir / plan.short_digest, plan)
+    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
         return None
-    return item
+    return product_dir / published.ITEM_NAME
 
 
 def _read_requested_plan(job: Job) -> Plan | None:

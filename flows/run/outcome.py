@@ -18,6 +18,7 @@ from flows.run.results import (
 )
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance, published
+from pipeline.storage.store import open_store
 
 
 def build_run_result(
@@ -45,7 +46,7 @@ def build_run_result(
     """
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
-    accuracy = published.read_accuracy(item) if item else None
+    accuracy = published.read_accuracy(plan_dir.parent) if item else None
     random_weights = provenance.is_random(plan)
     return RunResult(
         status=status,
@@ -61,11 +62,13 @@ def build_run_result(
         actual=actual,
         warnings=(
             *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
-            *descriptions.warn_unobserved(published.read_not_observed(item) if item else None),
+            *descriptions.warn_unobserved(
+                published.read_not_observed(plan_dir.parent) if item else None
+            ),
             *quality_gate.find_violations(plan, quality),
         ),
     )
 
 
 def _path_if_published(item: Path | None, path: Path) -> str | None:
-    return str(path) if item and path.exists() else None
+    return str(path) if item and open_store(path.parent).exists(path.name) else None

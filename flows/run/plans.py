@@ -13,6 +13,7 @@ from flows.run import planning, product_folder
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published
+from pipeline.storage import plan_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ def load_job_or_plan(path: Path) -> Job | Plan:
     Raises:
         InvalidInputError: the file does not exist, or something in it is wrong.
     """
-    return Plan.read(path) if path.suffix == ".json" else jobs.load(path)
+    return plan_file.read_plan_file(path) if path.suffix == ".json" else jobs.load(path)
 
 
 def load_or_create_plan(source: Job | Plan, progress: Progress) -> Plan:
@@ -58,15 +59,14 @@ def write_plan(plan: Plan) -> StoredPlan:
         InvalidInputError: the folder cannot be written.
     """
     folder = product_folder.plan_dir(plan)
-    path = folder / "plan.json"
     try:
-        plan.write(path)
+        plan_file.write_plan(folder, plan)
     except OSError as error:
         raise InvalidInputError(
             f"The plan cannot be written to {folder} ({error.strerror or error}). "
             "Name another folder in output.path."
         ) from error
-    return StoredPlan(plan=plan, path=path)
+    return StoredPlan(plan=plan, path=folder / plan_file.PLAN_NAME)
 
 
 def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanResult:
@@ -83,8 +83,8 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
     progress.start_stage("plan")
     plan = planning.create_plan(job, progress)
     folder = product_folder.plan_dir(plan)
-    path = output or folder / "plan.json"
-    plan.write(path)
+    path = output or folder / plan_file.PLAN_NAME
+    plan_file.write_plan_file(path, plan)
     missing, _ = cost.find_missing_tiles(plan, folder)
     estimate = cost.estimate_resources(plan, folder, missing)
     earlier = published.read_finished_tiles(folder.parent)

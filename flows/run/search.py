@@ -11,7 +11,7 @@ from flows.run import scenes
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
 from pipeline.quality import coverage
 from pipeline.report import search_page
-from pipeline.runtime import atomic_files
+from pipeline.storage.store import open_store
 
 
 def search(job: Job, progress: Progress, report: Path | None = None) -> SearchResult:
@@ -35,7 +35,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
             f"{job.name}: scenes found", days, selection.used, selection.refused
         )
         try:
-            atomic_files.write_atomic(report, page.encode())
+            open_store(report.parent).write(report.name, page.encode())
         except OSError as error:
             raise InvalidInputError(
                 f"The report cannot be written to {report} ({error.strerror or error}). "

@@ -35,9 +35,10 @@ from pipeline.product.product import MissingTile
 from pipeline.publishing import writer
 from pipeline.quality import gates
 from pipeline.quality.gates import QualityMetrics
-from pipeline.runtime import atomic_files, cancellation, lock
+from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.storage import receipt, zarr_store
+from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ def publish(
     grid_count = len(plan.grids) + len(plan.mosaic_grids)
     context.progress.start_stage("publish", len(tile_layers.list_layer_bands(plan)) * grid_count)
     compare = context.truth_comparison
-    return writer.publish_product(
+    item_name = writer.publish_product(
         plan,
         folder.parent,
         missing_tiles=[MissingTile(tile=failure.tile, reason=failure.reason) for failure in failed],
@@ -197,6 +198,7 @@ def publish(
         formats=plan.settings.formats,
         on_layer=lambda name: context.progress.advance(1, name),
     )
+    return folder.parent / item_name
 
 
 FUNCTIONS = Stages(
@@ -234,12 +236,12 @@ def run(
             context.progress.finish()
             return result.model_copy(update={"seconds": timer.seconds})
     with (
-        lock.acquire(stored.folder),
+        open_store(stored.folder).lock(),
         run_log.capture_records(stored.folder),
         exporter.export_run(stored.path) as metrics,
     ):
         context = replace(context, metrics=metrics)
-        atomic_files.remove_leftovers(stored.folder)
+        open_store(stored.folder).remove_leftovers()
         tiles = timer.run("tiles", stages.map_tiles, stored, context)
         timer.seconds |= tiles.seconds
         context.progress.start_stage("verify")

@@ -12,11 +12,11 @@ from flows.run.results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published
 from pipeline.quality import gates
-from pipeline.runtime import lock
 from pipeline.storage import receipt, zarr_store
+from pipeline.storage.store import StoreLike
 
 
-def find_damaged_tiles(plan: Plan, plan_dir: Path) -> list[DamagedFile]:
+def find_damaged_tiles(plan: Plan, plan_dir: StoreLike) -> list[DamagedFile]:
     """Return the stored files of finished tiles whose values differ from their receipt.
 
     The receipt of a damaged tile is deleted, so that the next run makes the tile again.
@@ -35,7 +35,7 @@ def find_damaged_tiles(plan: Plan, plan_dir: Path) -> list[DamagedFile]:
             DamagedFile(tile=tile.id, file=file, reason=reason) for file, reason in findings
         ]
         if findings:
-            receipt.receipt_path(plan_dir, tile).unlink(missing_ok=True)
+            receipt.delete(plan_dir, tile)
     return damaged
 
 
@@ -56,13 +56,13 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
     gate_passed = True
     for product_dir in product_dirs:
         progress.advance(1, product_dir.name)
-        item = str(product_dir / "item.json")
+        item = str(product_dir / published.ITEM_NAME)
         try:
             plan, plan_dir = published.read_current_plan(product_dir)
         except InvalidInputError as error:
             damaged.append(DamagedFile(tile="", file=item, reason=str(error)))
             continue
-        with lock.acquire(plan_dir):
+        with plan_dir.lock():
             damaged += find_damaged_tiles(plan, plan_dir)
             damaged += [
                 DamagedFile(**finding) for finding in published.find_damaged_files(product_dir)

@@ -19,6 +19,7 @@ from flows.series.inspection import PeriodSummary
 from pipeline.plan.plan import Plan, hash_json
 from pipeline.plan.recipe import ModelSpec
 from pipeline.product import published
+from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,13 @@ def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
 
 def iter_products(job: Job) -> Iterator[tuple[Period, Path]]:
     """Yield period and folder of the job's published products, oldest first."""
-    for item in sorted((job.output.folder / job.name).glob("*_*/item.json")):
+    collection_dir = job.output.folder / job.name
+    for name in open_store(collection_dir).glob(f"*_*/{published.ITEM_NAME}"):
+        product_dir = (collection_dir / name).parent
         try:
-            yield periods.parse(item.parent.name.replace("_", "/")), item.parent
+            yield periods.parse(product_dir.name.replace("_", "/")), product_dir
         except InvalidInputError:
-            log.warning("%s is not the folder of a period and is skipped", item.parent)
+            log.warning("%s is not the folder of a period and is skipped", product_dir)
 
 
 def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | None) -> Iterator[str]:

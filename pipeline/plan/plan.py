@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shapely.geometry import mapping, shape
@@ -25,7 +24,6 @@ from pipeline.grid.scene_index import SceneIndex
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import RunSettings
-from pipeline.runtime import atomic_files
 
 NUMERICS_VERSION = 5
 """Incremented whenever the same scenes, recipe and model give other pixel values than before."""
@@ -355,25 +353,25 @@ class Plan:
             )
         return plan
 
-    def write(self, path: Path) -> None:
-        """Write the plan atomically as JSON."""
-        atomic_files.write_json(path, self.to_dict())
-
     @classmethod
-    def read(cls, path: Path) -> Plan:
-        """Read a plan file.
+    def from_json(cls, data: bytes, location: str) -> Plan:
+        """Build a plan from the bytes of a plan file.
+
+        Args:
+            data: UTF-8 JSON of :meth:`to_dict`'s values.
+            location: where it was read, for messages.
 
         Raises:
-            InvalidInputError: there is no such file, or it is not a plan.
+            InvalidInputError: it is not a plan.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"{path} cannot be read as a plan: {error}") from error
+            values = json.loads(data.decode("utf-8"))
+        except ValueError as error:
+            raise InvalidInputError(f"{location} cannot be read as a plan: {error}") from error
         try:
             return cls.from_dict(values)
         except InvalidInputError as error:
-            raise InvalidInputError(f"{path}: {error}") from error
+            raise InvalidInputError(f"{location}: {error}") from error
 
 
 def hash_json(value: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from catalogs.scene import Caveat, RejectedScene, Scene
@@ -16,8 +15,8 @@ from pipeline.plan import layers
 from pipeline.plan.layers import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.gates import QualityMetrics
-from pipeline.runtime import atomic_files
 from pipeline.storage.cog import CogInfo
+from pipeline.storage.store import Store
 
 DOCUMENT_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "quicklook": ("Quicklook", "image/png", ("thumbnail", "overview")),
@@ -143,15 +142,23 @@ class Document:
             )
 
     @classmethod
-    def from_path(
-        cls, path: Path, *, item_dir: Path, kind: str, key: str | None = None
-    ) -> Document:
-        """Describe a file or folder under ``item_dir``, the folder of the item."""
-        href = path.relative_to(item_dir).as_posix()
-        if path.is_dir():
-            return cls(key=key or kind, href=href, kind=kind)
-        size, digest = path.stat().st_size, atomic_files.sha256(path)
-        return cls(key=key or kind, href=href, kind=kind, sha256=digest, size=size)
+    def from_object(cls, store: Store, href: str, *, kind: str, key: str | None = None) -> Document:
+        """Describe an object in the store of the item's folder.
+
+        Args:
+            store: the item's folder.
+            href: name of the object.
+            kind: as :attr:`kind`.
+            key: asset key; the kind by default.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        info = store.info(href)
+        if info is None:
+            raise FileNotFoundError(f"{store.location}/{href}")
+        sha256 = store.sha256(href)
+        return cls(key=key or kind, href=href, kind=kind, sha256=sha256, size=info.size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.plan import layers
 from pipeline.product import stac_item
 from pipeline.storage import styles
+from pipeline.storage.store import StoreLike, open_store, read_json
 
 
 def build_collection(
@@ -55,10 +54,10 @@ def build_collection(
     }
 
 
-def read_items(product_dir: Path) -> list[dict[str, Any]]:
-    """Read the items of a product's folder, oldest period first."""
-    paths = sorted(product_dir.glob("*/item.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+def read_items(collection_dir: StoreLike) -> list[dict[str, Any]]:
+    """Read the items of all periods of a product, oldest period first."""
+    store = open_store(collection_dir)
+    return [read_json(store, name) for name in store.glob("*/item.json")]
 
 
 def _output_titles(items: Sequence[Mapping[str, Any]]) -> list[str]:

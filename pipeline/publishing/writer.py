@@ -8,7 +8,6 @@ import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ from pipeline.product.product import Document, MissingTile, Product, Provenance,
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.gates import QualityMetrics
 from pipeline.report import figures, rendering, report
-from pipeline.runtime import atomic_files, cancellation
-from pipeline.storage import cog, mosaic, styles, zarr_store
+from pipeline.runtime import cancellation
+from pipeline.storage import cog, mosaic, plan_file, styles, zarr_store
+from pipeline.storage.store import Store, StoreLike, open_store, write_json
 
 NOTICES = (
     (
@@ -41,46 +41,44 @@ NOTICES = (
 
 def publish_product(
     plan: Plan,
-    product_dir: Path,
+    product_dir: StoreLike,
     *,
     missing_tiles: Sequence[MissingTile] = (),
     accuracy: AccuracyMetrics | None = None,
     quality: QualityMetrics | None = None,
     formats: Sequence[str] = ("cog", "zarr"),
     on_layer: Callable[[str], None] | None = None,
-) -> Path:
-    """Write all files of a product; return the path of its item.
+) -> str:
+    """Write all files of a product; return the name of its item in the product's folder.
 
     Args:
         plan: the plan, all of whose tiles are finished or declared as missing.
-        product_dir: the period's folder, where ``item.json`` goes.
+        product_dir: the period's folder; it holds the plan's folder, and gets ``item.json``.
         missing_tiles: tiles that are missing.
         accuracy: agreement with a reference map, where there is one.
         quality: seam and sample figures.
         formats: ``cog``, ``zarr`` or both.
         on_layer: called with the name of each finished COG.
     """
-    plan_dir = product_dir / plan.short_digest
-    rasters = (
-        tuple(_write_rasters(plan, product_dir, plan_dir, on_layer)) if "cog" in formats else ()
-    )
-    documents = list(_write_documents(product_dir, plan_dir, rasters, formats))
-    images = figures.draw_report_images(plan, product_dir, rasters)
+    store, plan_name = open_store(product_dir), plan.short_digest
+    rasters = tuple(_write_rasters(plan, store, on_layer)) if "cog" in formats else ()
+    documents = list(_write_documents(store, plan_name, rasters, formats))
+    images = figures.draw_report_images(plan, store, rasters)
     if images is not None:
-        quicklook, page = plan_dir / "quicklook.png", plan_dir / "report.html"
-        atomic_files.write_atomic(quicklook, images.quicklook)
-        documents.append(Document.from_path(quicklook, item_dir=product_dir, kind="quicklook"))
+        quicklook_name, report_name = f"{plan_name}/quicklook.png", f"{plan_name}/report.html"
+        store.write(quicklook_name, images.quicklook)
+        documents.append(Document.from_object(store, quicklook_name, kind="quicklook"))
         product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
-        atomic_files.write_atomic(page, report.render_report(product, images).encode())
-        documents.append(Document.from_path(page, item_dir=product_dir, kind="report"))
+        store.write(report_name, report.render_report(product, images).encode())
+        documents.append(Document.from_object(store, report_name, kind="report"))
     product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
-    atomic_files.write_json(product_dir / "item.json", stac_item.build_item(product))
-    items = stac_collection.read_items(product_dir.parent)
+    write_json(store, published.ITEM_NAME, stac_item.build_item(product))
+    items = stac_collection.read_items(store.parent())
     collection = stac_collection.build_collection(
         items, title=plan.name, license_id=product.license
     )
-    atomic_files.write_json(product_dir.parent / "collection.json", collection)
-    return product_dir / "item.json"
+    write_json(store.parent(), published.COLLECTION_NAME, collection)
+    return published.ITEM_NAME
 
 
 PARALLEL_LAYERS = 2
@@ -89,11 +87,15 @@ PARALLEL_LAYERS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GridLayers:
-    """One grid of a product: a zone's, the only one, or a mosaic's."""
+    """Layers on one grid of a product: of a zone, the only grid, or a mosaic."""
 
     grid: Grid
-    store_path: Path
-    cog_dir: Path
+    source: Store
+    """Zarr group of the layers."""
+
+    cog_dir: str
+    """Folder of the COGs, relative to the product's folder."""
+
     suffix: str
     """What follows the layer's name in its asset keys."""
 
@@ -103,33 +105,35 @@ class _GridLayers:
 
 
 def _write_rasters(
-    plan: Plan, product_dir: Path, plan_dir: Path, on_layer: Callable[[str], None] | None
+    plan: Plan, store: Store, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
+    """Write the COGs of all grids, and of all mosaics."""
+    plan_store = store.child(plan.short_digest)
     layers_by_factor = zarr_store.group_layers_by_factor(plan, tile_layers.list_layer_bands(plan))
     for grid, (factor, layer_bands) in itertools.product(plan.grids, layers_by_factor.items()):
         grid_layers = _GridLayers(
             grid=grid.coarsen(factor),
-            store_path=zarr_store.store_path(plan_dir, plan, grid.epsg, factor),
-            cog_dir=plan_dir / str(grid.epsg),
+            source=zarr_store.grid_store(plan_store, plan, grid.epsg, factor),
+            cog_dir=f"{plan.short_digest}/{grid.epsg}",
             suffix="" if len(plan.grids) == 1 else f"_{grid.epsg}",
             is_mosaic=False,
             layer_bands=layer_bands,
         )
-        yield from _write_grid_layers(plan, product_dir, grid_layers, on_layer)
+        yield from _write_grid_layers(plan, store, grid_layers, on_layer)
     for grid in plan.mosaic_grids:
-        with atomic_files.temporary_directory(plan_dir) as work_dir:
-            path = work_dir / zarr_store.STORE_NAME
-            mosaic.write_mosaic(plan, plan_dir, grid, path, layers_by_factor[1])
+        with plan_store.temporary_directory() as directory:
+            source = open_store(directory / zarr_store.STORE_NAME)
+            mosaic.write_mosaic(plan, plan_store, grid, source, layers_by_factor[1])
             # ^ coarser outputs stay in their zones: their cells do not coincide
             grid_layers = _GridLayers(
                 grid=grid,
-                store_path=path,
-                cog_dir=plan_dir / published.mosaic_dir_name(grid),
+                source=source,
+                cog_dir=f"{plan.short_digest}/{published.mosaic_dir_name(grid)}",
                 suffix="" if _is_default_mosaic(plan, grid) else f"_mosaic_{grid.epsg}",
                 is_mosaic=True,
                 layer_bands=layers_by_factor[1],
             )
-            yield from _write_grid_layers(plan, product_dir, grid_layers, on_layer)
+            yield from _write_grid_layers(plan, store, grid_layers, on_layer)
 
 
 def _is_default_mosaic(plan: Plan, grid: Grid) -> bool:
@@ -138,16 +142,17 @@ def _is_default_mosaic(plan: Plan, grid: Grid) -> bool:
 
 
 def _write_grid_layers(
-    plan: Plan, product_dir: Path, grid_layers: _GridLayers, on_layer: Callable[[str], None] | None
+    plan: Plan, store: Store, grid_layers: _GridLayers, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
     def write(name: str) -> Raster:
         layer, bands = layers.get(name), grid_layers.layer_bands[name]
-        path = grid_layers.cog_dir / f"{name}.tif"
+        href = f"{grid_layers.cog_dir}/{name}.tif"
         info = cog.write_cog(
-            path,
+            store,
+            href,
             grid_layers.grid,
             layer,
-            functools.partial(_read_rows, grid_layers.store_path, name, grid_layers.grid.width),
+            functools.partial(_read_rows, grid_layers.source, name, grid_layers.grid.width),
             bands=bands,
             tags=_cog_tags(plan),
         )
@@ -155,7 +160,7 @@ def _write_grid_layers(
             on_layer(name)
         return Raster(
             key=f"{name}{grid_layers.suffix}",
-            href=path.relative_to(product_dir).as_posix(),
+            href=href,
             layer=layer,
             grid=grid_layers.grid,
             bands=bands,
@@ -167,8 +172,9 @@ def _write_grid_layers(
         yield from pool.map(write, grid_layers.layer_bands)
 
 
-def _read_rows(path: Path, name: str, width: int, start: int, stop: int) -> NDArray[Any]:
-    values = zarr_store.read_layer(path, name, slice(start, stop), slice(0, width))
+def _read_rows(source: Store, name: str, width: int, start: int, stop: int) -> NDArray[Any]:
+    """Read a strip of a layer: (bands, rows, width)."""
+    values = zarr_store.read_layer(source, name, slice(start, stop), slice(0, width))
     return values if values.ndim == 3 else values[np.newaxis]
 
 
@@ -181,25 +187,24 @@ def _cog_tags(plan: Plan) -> Mapping[str, str]:
 
 
 def _write_documents(
-    product_dir: Path, plan_dir: Path, rasters: Sequence[Raster], formats: Sequence[str]
+    store: Store, plan_name: str, rasters: Sequence[Raster], formats: Sequence[str]
 ) -> Iterator[Document]:
-    yield Document.from_path(plan_dir / "plan.json", item_dir=product_dir, kind="plan")
+    """Write the styles; yield the plan, the Zarr store and the styles."""
+    yield Document.from_object(store, f"{plan_name}/{plan_file.PLAN_NAME}", kind="plan")
     if "zarr" in formats:
-        yield Document.from_path(
-            plan_dir / zarr_store.STORE_NAME, item_dir=product_dir, kind="zarr"
-        )
+        yield Document(key="zarr", href=f"{plan_name}/{zarr_store.STORE_NAME}", kind="zarr")
     styled: set[str] = set()
     for raster in rasters:
         if raster.key != raster.layer.name:
             continue
             # ^ the zones of a mosaic share its style
         for kind, suffix, text in _render_styles(raster):
-            path = plan_dir / f"{raster.key}.{suffix}"
-            atomic_files.write_atomic(path, text.encode())
+            name = f"{plan_name}/{raster.key}.{suffix}"
+            store.write(name, text.encode())
             key = f"{kind}_{raster.key}" if kind in styled else kind
             # ^ the main output comes first, and has the plain key
             styled.add(kind)
-            yield Document.from_path(path, item_dir=product_dir, kind=kind, key=key)
+            yield Document.from_object(store, name, kind=kind, key=key)
 
 
 def _render_styles(raster: Raster) -> Iterator[tuple[str, str, str]]:

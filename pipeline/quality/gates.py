@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.plan.plan import Plan
 from pipeline.quality import seam_profiles
 from pipeline.quality.seam_test import Seam
 from pipeline.storage import receipt
+from pipeline.storage.store import StoreLike
 
 FloatArray = NDArray[np.float64]
 
@@ -104,7 +104,7 @@ def _round_values(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def measure_quality(plan: Plan, plan_dir: Path) -> QualityMetrics:
+def measure_quality(plan: Plan, plan_dir: StoreLike) -> QualityMetrics:
     """Compute the figures of a plan from its Zarr store and its receipts.
 
     Memory is bounded by a tile and a row of pixels, whatever the region's size.
@@ -126,7 +126,7 @@ def measure_quality(plan: Plan, plan_dir: Path) -> QualityMetrics:
     )
 
 
-def _pool_samples(plan: Plan, plan_dir: Path) -> dict[str, Any]:
+def _pool_samples(plan: Plan, plan_dir: StoreLike) -> dict[str, Any]:
     """Pool the samples of all receipts."""
     receipts = receipt.read_finished(plan_dir, plan).values()
     samples_by_tile = [tile_receipt.samples for tile_receipt in receipts]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from pipeline.plan.plan import Plan
 from pipeline.quality import seam_test
 from pipeline.quality.seam_test import BoundaryProfile, Neighbourhood, PixelBlock, Seam, SeamAxis
 from pipeline.storage import mosaic, zarr_store
+from pipeline.storage.store import Store, StoreLike
 
 PATCH_SIZE = 16
 """Pixels: the texture of a vision transformer's output repeats with its patches."""
@@ -143,7 +143,7 @@ class SeamProfiles:
 
 
 def build_profiles(
-    plan: Plan, plan_dir: Path, output_spec: OutputSpec, lattice: Lattice
+    plan: Plan, plan_dir: StoreLike, output_spec: OutputSpec, lattice: Lattice
 ) -> SeamProfiles:
     """Count the changes at all boundaries of a plan's layer, in one pass over its store.
 
@@ -163,8 +163,9 @@ def build_profiles(
     tile = plan.tile_size // factor
     profiles = []
     for grid in plan.grids:
-        path, cells = zarr_store.store_path(plan_dir, plan, grid.epsg, factor), grid.coarsen(factor)
-        axes = seam_test.count_boundaries(_iter_blocks(path, layer, cells, tile), cells.shape)
+        source = zarr_store.grid_store(plan_dir, plan, grid.epsg, factor)
+        cells = grid.coarsen(factor)
+        axes = seam_test.count_boundaries(_iter_blocks(source, layer, cells, tile), cells.shape)
         profiles += list(zip(cells.origin_index(), axes, strict=True))
     return SeamProfiles(
         layer=layer,
@@ -175,14 +176,14 @@ def build_profiles(
     )
 
 
-def _iter_blocks(path: Path, layer: Layer, grid: Grid, tile: int) -> Iterator[PixelBlock]:
+def _iter_blocks(source: Store, layer: Layer, grid: Grid, tile: int) -> Iterator[PixelBlock]:
     for block in grids.split_into_tiles(grid, tile):
         rows = slice(block.row, block.row + block.height)
         columns = slice(block.column, block.column + block.width)
         yield (
             block.row,
             block.column,
-            *_prepare_values(layer, zarr_store.read_layer(path, layer.name, rows, columns)),
+            *_prepare_values(layer, zarr_store.read_layer(source, layer.name, rows, columns)),
         )
 
 
@@ -219,7 +220,7 @@ def evaluate_layer(
     )
 
 
-def evaluate_zones(plan: Plan, plan_dir: Path, output_spec: OutputSpec) -> Seam | None:
+def evaluate_zones(plan: Plan, plan_dir: StoreLike, output_spec: OutputSpec) -> Seam | None:
     """Test the borders of the zones on the first mosaic; None where there are none.
 
     A border is not a column of pixels, so it is shifted as a whole: pairs of pixels across it are

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from catalogs.sensors import SENSORS
 from pipeline.plan import layers
@@ -15,6 +14,7 @@ from pipeline.product.product import CoverageCounts, Raster
 from pipeline.report import quicklook, rendering, report
 from pipeline.report.quicklook import Heading, ObservedLayers, QuicklookLayout
 from pipeline.report.rendering import Pixels, Thumbnail
+from pipeline.storage.store import StoreLike, open_store
 
 PANEL_SIZE = 760
 """Longest side of each panel of the quicklook, pixels."""
@@ -27,7 +27,7 @@ MAX_VALUES = 1 << 25
 
 
 def draw_report_images(
-    plan: Plan, product_dir: Path, rasters: Sequence[Raster]
+    plan: Plan, product_dir: StoreLike, rasters: Sequence[Raster]
 ) -> report.ReportImages | None:
     """Draw the images of a product's report; None without COGs to draw them from.
 
@@ -36,27 +36,29 @@ def draw_report_images(
         product_dir: the product's folder.
         rasters: its COGs.
     """
-    paths = {raster.key: product_dir / raster.href for raster in rasters}
+    store = open_store(product_dir)
+    hrefs = {raster.key: raster.href for raster in rasters}
     output_layer = plan.model.primary_output.layer_name if plan.model else None
     shown_bands = _shown_bands(plan)
     side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown_bands), 1)))
 
     def read(name: str, bands: Sequence[str] = ()) -> Thumbnail:
-        return rendering.read_thumbnail(paths[name], layers.get(name), side, bands)
+        path = store.gdal_path(hrefs[name])
+        return rendering.read_thumbnail(path, layers.get(name), side, bands)
 
     optical = [
         f"composite_{name}"
         for name, sensor in SENSORS.items()
         if sensor.group == "optical"
-        and f"composite_{name}" in paths
+        and f"composite_{name}" in hrefs
         and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
     composite = read(optical[0], rendering.TRUE_COLOR_BANDS) if optical else None
-    if "observations" not in paths:
+    if "observations" not in hrefs:
         return None
     observations = read("observations")
     max_observations = max(int(observations.values[0][observations.valid_mask].max(initial=0)), 1)
-    if output_layer in paths:
+    if output_layer in hrefs:
         observed = ObservedLayers(
             observations=observations,
             composite=composite,
@@ -73,7 +75,7 @@ def draw_report_images(
         layout = quicklook.layout_composite(composite, observations, build_heading(plan))
     else:
         return None
-    confidence = read("confidence") if "confidence" in paths else None
+    confidence = read("confidence") if "confidence" in hrefs else None
     return report.ReportImages(
         quicklook=quicklook.render_png(layout),
         confidence=None

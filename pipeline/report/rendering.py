@@ -81,13 +81,15 @@ class Thumbnail:
         return valid
 
 
-def read_thumbnail(path: Path, layer: Layer, max_size: int, bands: Sequence[str] = ()) -> Thumbnail:
+def read_thumbnail(
+    path: str | Path, layer: Layer, max_size: int, bands: Sequence[str] = ()
+) -> Thumbnail:
     """Read a COG at no more than ``max_size`` pixels a side, mostly from its overviews.
 
     Labels are resampled by mode, everything else by average.
 
     Args:
-        path: the file.
+        path: the file, as GDAL opens it.
         layer: the layer in it.
         max_size: longest side of the result, pixels.
         bands: names of the bands to read, in that order; all where empty.
@@ -99,7 +101,7 @@ def read_thumbnail(path: Path, layer: Layer, max_size: int, bands: Sequence[str]
         names = tuple(source.descriptions)
         selected = tuple(bands) or names
         if missing := [name for name in selected if name not in names]:
-            raise ValueError(f"{path.name} has no band {missing}; it has {list(names)}.")
+            raise ValueError(f"{Path(path).name} has no band {missing}; it has {list(names)}.")
         factor = min(1.0, max_size / max(source.shape))
         shape = tuple(max(1, round(length * factor)) for length in source.shape)
         values = source.read(

@@ -1,4 +1,4 @@
-"""What is in a raster, told while its strips pass by: statistics of each band, and a checksum."""
+"""Compute statistics of each band and a checksum of a raster, strip by strip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.plan.layers import Layer
 
 @dataclass(frozen=True, kw_only=True)
 class BandStatistics:
-    """What is in one band; values are stored values, before the layer's scale."""
+    """Statistics of one band, in stored values (before the layer's scale)."""
 
     valid: int
     """Pixels that are not nodata."""
@@ -24,23 +24,23 @@ class BandStatistics:
     """All pixels."""
 
     minimum: float | None
-    """Smallest valid value; None where there is none."""
+    """Smallest valid value; None without valid pixels."""
 
     maximum: float | None
-    """Largest valid value."""
+    """Largest valid value; None without valid pixels."""
 
     mean: float | None
-    """Mean of the valid values; None for labels and where nothing is valid."""
+    """Mean of the valid values; None for labels and without valid pixels."""
 
     stddev: float | None
-    """Population standard deviation of the valid values; None as the mean."""
+    """Population standard deviation of the valid values; None where the mean is."""
 
     counts: Mapping[int, int] | None
-    """Pixels per value, nodata included, for 8-bit and 16-bit unsigned layers; else None."""
+    """Value → pixels, nodata included, for 8-bit and 16-bit unsigned layers; else None."""
 
     @property
     def valid_percent(self) -> float:
-        """Return the share of pixels that are not nodata, 0 to 100."""
+        """Return the percentage of pixels that are not nodata."""
         return 100.0 * self.valid / self.total
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,14 +58,14 @@ class BandStatistics:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BandStatistics:
-        """Build the statistics from :meth:`to_dict`'s values."""
+        """Build the statistics from the values of :meth:`to_dict`."""
         counts = values["counts"]
-        whole = None if counts is None else {int(key): int(counts[key]) for key in counts}
-        return cls(**{**values, "counts": whole})
+        integer_counts = None if counts is None else {int(key): int(counts[key]) for key in counts}
+        return cls(**{**values, "counts": integer_counts})
 
 
 class RasterStatistics:
-    """Statistics and a checksum, gathered while strips pass by."""
+    """Statistics and checksum of a raster that is passed strip by strip."""
 
     def __init__(self, layer: Layer, band_count: int) -> None:
         self.layer = layer
@@ -74,13 +74,13 @@ class RasterStatistics:
         self.bands = [RunningBandStatistics(layer) for _ in range(band_count)]
 
     def add(self, strip: NDArray[Any]) -> None:
-        """Take in a strip, (bands, rows, columns)."""
+        """Add a strip, (bands, rows, columns)."""
         self.checksum = zlib.crc32(np.ascontiguousarray(strip).data, self.checksum)
         for band, values in zip(self.bands, strip, strict=True):
             band.add(values)
 
     def statistics(self) -> tuple[BandStatistics, ...]:
-        """Return what was gathered, one entry per band."""
+        """Return the statistics of each band."""
         return tuple(band.statistics() for band in self.bands)
 
 
@@ -103,38 +103,39 @@ class RunningBandStatistics:
         )
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in the values of one strip."""
+        """Add the values of one strip."""
         self.total += values.size
         if self.counts is not None:
             self.counts += np.bincount(values.ravel(), minlength=self.counts.size)
-        known = values[self.layer.valid_mask(values)]
-        if known.size == 0:
+        valid = values[self.layer.valid_mask(values)]
+        if valid.size == 0:
             return
-        self.minimum = min(self.minimum, float(known.min()))
-        self.maximum = max(self.maximum, float(known.max()))
+        self.minimum = min(self.minimum, float(valid.min()))
+        self.maximum = max(self.maximum, float(valid.max()))
         if not self.layer.is_categorical:
-            self._merge(known.astype(np.float64))
-        self.valid += known.size
+            self._merge(valid.astype(np.float64))
+        self.valid += valid.size
 
-    def _merge(self, known: NDArray[np.float64]) -> None:
+    def _merge(self, values: NDArray[np.float64]) -> None:
         """Merge the mean and the sum of squared deviations of a group into the running ones."""
-        mean = float(known.mean())
-        squares = float(np.square(known - mean).sum())
-        total = self.valid + known.size
+        mean = float(values.mean())
+        squares = float(np.square(values - mean).sum())
+        total = self.valid + values.size
         step = mean - self.mean
-        self.mean += step * known.size / total
-        self.squares += squares + step * step * self.valid * known.size / total
+        self.mean += step * values.size / total
+        self.squares += squares + step * step * self.valid * values.size / total
 
     def statistics(self) -> BandStatistics:
-        """Return what was gathered."""
-        known, moments = self.valid > 0, self.valid > 0 and not self.layer.is_categorical
+        """Return the statistics of the values added so far."""
+        has_values = self.valid > 0
+        has_moments = has_values and not self.layer.is_categorical
         return BandStatistics(
             valid=self.valid,
             total=self.total,
-            minimum=self.minimum if known else None,
-            maximum=self.maximum if known else None,
-            mean=self.mean if moments else None,
-            stddev=float(np.sqrt(self.squares / self.valid)) if moments else None,
+            minimum=self.minimum if has_values else None,
+            maximum=self.maximum if has_values else None,
+            mean=self.mean if has_moments else None,
+            stddev=float(np.sqrt(self.squares / self.valid)) if has_moments else None,
             counts=None
             if self.counts is None
             else {int(value): int(self.counts[value]) for value in np.flatnonzero(self.counts)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import rasterio
 from zarr.abc.store import Store as ZarrStore
@@ -62,6 +63,17 @@ class MemoryStore:
         """Return the store of a folder inside this one."""
         return MemoryStore(self.memory, f"{self.prefix}{check_name(name)}/")
 
+    def parent(self) -> MemoryStore:
+        """Return the store of the folder that holds this one.
+
+        Raises:
+            ValueError: this store is the root.
+        """
+        if not self.prefix:
+            raise ValueError("The root of a store in memory has no parent.")
+        folder = self.prefix.rstrip("/").rpartition("/")[0]
+        return MemoryStore(self.memory, f"{folder}/" if folder else "")
+
     def read(self, name: str) -> bytes:
         """Return the bytes of an object."""
         with self.memory.guard:
@@ -82,6 +94,10 @@ class MemoryStore:
                 return False
             self.write(name, data)
             return True
+
+    def open_append(self, name: str) -> TextIO:
+        """Open an object to append lines; they are stored when the stream is flushed or closed."""
+        return _Appender(self, name)
 
     def exists(self, name: str = "") -> bool:
         """Return whether there is an object, or a folder with objects, of that name."""
@@ -174,6 +190,25 @@ class MemoryStore:
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}{check_name(name)}"
+
+
+class _Appender(io.StringIO):
+    """A stream whose text is appended to an object."""
+
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        super().__init__()
+        self._store, self._name = store, name
+        self._before = store.read(name) if store.exists(name) else b""
+
+    def flush(self) -> None:
+        """Store all text written so far."""
+        self._store.write(self._name, self._before + self.getvalue().encode())
+
+    def close(self) -> None:
+        """Store the text, and close the stream."""
+        if not self.closed:
+            self.flush()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True)

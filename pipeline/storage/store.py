@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from zarr.abc.store import Store as ZarrStore
 
@@ -55,6 +55,9 @@ class Store(Protocol):
     def child(self, name: str) -> Store:
         """Return the store of a folder inside this one; it need not exist."""
 
+    def parent(self) -> Store:
+        """Return the store of the folder that holds this one."""
+
     def read(self, name: str) -> bytes:
         """Return the bytes of an object.
 
@@ -67,6 +70,9 @@ class Store(Protocol):
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless one of that name exists; return whether it was written."""
+
+    def open_append(self, name: str) -> TextIO:
+        """Open an object to append UTF-8 lines, as a log does; other readers may see it grow."""
 
     def exists(self, name: str = "") -> bool:
         """Return whether there is an object, or a folder with objects, of that name."""
@@ -187,6 +193,10 @@ class LocalStore:
         """Return the store of a folder inside this one; it need not exist."""
         return LocalStore(self.root / check_name(name))
 
+    def parent(self) -> LocalStore:
+        """Return the store of the folder that holds this one."""
+        return LocalStore(self.root.parent)
+
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
         return self._path(name).read_bytes()
@@ -208,6 +218,12 @@ class LocalStore:
                 return False
         atomic_files.fsync(path.parent)
         return True
+
+    def open_append(self, name: str) -> TextIO:
+        """Open a file to append UTF-8 lines."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
 
     def exists(self, name: str = "") -> bool:
         """Return whether there is a file or folder of that name."""

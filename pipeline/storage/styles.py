@@ -1,4 +1,4 @@
-"""The legend in the dialects of the tools: QGIS, SLD, STAC and GDAL, all from one table."""
+"""Write the legend in the formats of QGIS, SLD, STAC and GDAL."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ minimumValue="{low}" maximumValue="{high}" labelPrecision="4">
 
 
 def qml() -> str:
-    """Return a QGIS style: a palette with labels, nodata left transparent.
+    """Return a QGIS style: a palette with labels, without nodata.
 
-    QGIS applies it by itself where it lies beside a raster of the same stem.
+    QGIS applies it automatically to a raster of the same stem in the same folder.
     """
     entries = "\n".join(
         f'        <paletteEntry value="{entry.code}" color="#{entry.color_hint.lower()}" '
@@ -96,7 +96,7 @@ def qml() -> str:
 
 
 def sld(layer: Layer) -> str:
-    """Return an OGC SLD 1.0 style for a layer with the legend, as GeoServer and QGIS read it."""
+    """Return an OGC SLD 1.0 style of the legend, for GeoServer and QGIS."""
     entries = "\n".join(
         f'              <ColorMapEntry color="#{entry.color_hint}" quantity="{entry.code}" '
         f'label="{escape(entry.title)}" opacity="{0 if entry.code == legend.NODATA else 1}"/>'
@@ -108,7 +108,7 @@ def sld(layer: Layer) -> str:
 
 
 def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
-    """Return a QGIS style for a layer of one band: colours between values.
+    """Return a QGIS style of a colour ramp, for a layer of one band.
 
     Args:
         stops: (value, (red, green, blue)), from low to high.
@@ -124,7 +124,7 @@ def ramp_qml(stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
 
 
 def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) -> str:
-    """Return an OGC SLD 1.0 style for a layer of one band: colours between values."""
+    """Return an OGC SLD 1.0 style of a colour ramp, for a layer of one band."""
     entries = "\n".join(
         f'              <ColorMapEntry color="#{red:02x}{green:02x}{blue:02x}" '
         f'quantity="{value:.6g}" label="{value:.4g}" opacity="1"/>'
@@ -136,7 +136,7 @@ def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) 
 
 
 def colormap() -> dict[int, tuple[int, int, int, int]]:
-    """Return red, green, blue and alpha by code; nodata is transparent."""
+    """Return code → red, green, blue and alpha; nodata is transparent."""
     return {
         entry.code: (*entry.color, 0 if entry.code == legend.NODATA else 255)
         for entry in legend.CLASSES
@@ -147,8 +147,8 @@ def classification_classes(counts: Mapping[int, int] | None = None) -> list[dict
     """Return the legend as ``classification:classes``.
 
     Args:
-        counts: pixels per code; adds how many pixels each class has, and its percentage of the
-            mapped ones.
+        counts: code → pixels; adds the number of pixels of each class, and its percentage of the
+            mapped pixels.
     """
     entries = []
     shares = class_percentages(counts) if counts is not None else {}
@@ -170,9 +170,9 @@ def classification_classes(counts: Mapping[int, int] | None = None) -> list[dict
 
 
 def class_percentages(counts: Mapping[int, int]) -> dict[int, float]:
-    """Return each class's share of the mapped pixels, 0 to 100; nodata has none.
+    """Return code → percentage of the mapped pixels, for every class except nodata.
 
-    Every class of the legend is there; all are 0 where nothing is mapped.
+    All are 0 if nothing is mapped.
     """
     codes = [entry.code for entry in legend.CLASSES if entry.code != legend.NODATA]
     mapped = sum(counts.get(code, 0) for code in codes)
@@ -180,7 +180,7 @@ def class_percentages(counts: Mapping[int, int]) -> dict[int, float]:
 
 
 def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
-    """Return a layer's bits as ``classification:bitfields``."""
+    """Return the bits of a layer as ``classification:bitfields``."""
     return [
         {
             "name": name,
@@ -198,11 +198,11 @@ def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
 def attribute_table(counts: Mapping[int, int], resolution: float) -> str:
     """Return GDAL's auxiliary XML with category names and the raster attribute table.
 
-    Area_perc is the share of the mapped pixels, so that the classes add up to 100; nodata has 0.
-    Areas are pixels times their nominal size on the grid.
+    Area_perc is the percentage of the mapped pixels: the classes add up to 100, and nodata has 0.
+    Areas are numbers of pixels times the nominal area of a pixel.
 
     Args:
-        counts: pixels per code.
+        counts: code → pixels.
         resolution: side of a pixel, metres.
     """
     columns = "\n".join(
@@ -243,12 +243,12 @@ _ATTRIBUTE_COLUMNS = (
 )
 """Name, GDAL type (0 integer, 1 real, 2 text), GDAL usage (5 value, 1 count, 2 name, 6-8 RGB).
 
-Counts are reals: GDAL's integer column has 32 bits, and a country has more pixels.
+Counts are reals: GDAL's integer columns have 32 bits, which large regions exceed.
 """
 
 
 def _category_names() -> str:
-    """Return one name per value from 0 on, blank between the codes."""
+    """Return a ``Category`` element per value from 0 on, empty for values that are no code."""
     titles = {entry.code: entry.title for entry in legend.CLASSES}
     return "\n".join(
         f"      <Category>{escape(titles.get(code, ''))}</Category>"

@@ -1,4 +1,4 @@
-"""The Zarr of a product: made once, written by whole shards, every byte checkable."""
+"""Write and read the Zarr store of a plan; one tile is one shard of each layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +19,8 @@ from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.plan import Plan
-from pipeline.runtime import atomic_files, cancellation
+from pipeline.runtime import cancellation
+from pipeline.storage.store import Store, StoreLike, open_store
 
 STORE_NAME = "cube.zarr"
 MAX_CHUNK_SIZE = 512
@@ -29,59 +29,73 @@ _T = TypeVar("_T")
 
 
 def chunk_size(tile: int) -> int:
-    """Return the side of a chunk: the largest divisor of the tile that is not above 512."""
+    """Return the side of a chunk: the largest divisor of the tile's side up to MAX_CHUNK_SIZE."""
     return next(size for size in range(min(tile, MAX_CHUNK_SIZE), 0, -1) if tile % size == 0)
 
 
-def store_path(plan_dir: Path, plan: Plan, epsg: int, factor: int = 1) -> Path:
-    """Return where a grid of a plan has its store: the cube itself, or its group of that grid.
+def grid_store_name(plan: Plan, epsg: int, factor: int = 1) -> str:
+    """Return the name of the Zarr group of one grid in the folder of a plan.
+
+    Args:
+        plan: the plan.
+        epsg: coordinate system of the grid.
+        factor: coarsening factor of the layers: coarser layers lie in a group of their own, with
+            their own coordinates.
+    """
+    name = STORE_NAME if len(plan.grids) == 1 else f"{STORE_NAME}/{epsg}"
+    return name if factor == 1 else f"{name}/cells_{factor}"
+
+
+def grid_store(plan_dir: StoreLike, plan: Plan, epsg: int, factor: int = 1) -> Store:
+    """Return the Zarr group of one grid of a plan; see :func:`grid_store_name`."""
+    return open_store(plan_dir).child(grid_store_name(plan, epsg, factor))
+
+
+def create(plan_dir: StoreLike, plan: Plan, layer_bands: Mapping[str, Sequence[str]]) -> None:
+    """Create the empty Zarr store of a plan, whole or not at all; keep one that exists.
 
     Args:
         plan_dir: the plan's folder.
         plan: the plan.
-        epsg: the grid's coordinate system.
-        factor: cells of the grid along a side of one cell of the layers: those of coarser answers
-            lie in a group of their own, with coordinates of their own.
+        layer_bands: layer → names of its bands.
     """
-    home = plan_dir / STORE_NAME if len(plan.grids) == 1 else plan_dir / STORE_NAME / str(epsg)
-    return home if factor == 1 else home / f"cells_{factor}"
-
-
-def create(plan_dir: Path, plan: Plan, layer_bands: Mapping[str, Sequence[str]]) -> None:
-    """Make a plan's empty store in its folder: whole, or not at all. One shard is one tile.
-
-    Nothing is erased: a store that stands there stays as it is.
-    """
-    if (plan_dir / STORE_NAME).exists():
+    store = open_store(plan_dir)
+    if store.exists(STORE_NAME):
         return
-    plan_dir.mkdir(parents=True, exist_ok=True)
-    with atomic_files.temporary_directory(plan_dir) as work:
+    with store.temporary_directory() as directory:
         for grid in plan.grids:
-            for factor, some in group_layers_by_factor(plan, layer_bands).items():
-                path = store_path(work, plan, grid.epsg, factor)
-                create_grid_store(path, grid.coarsen(factor), plan.tile_size // factor, some)
-            _consolidate(store_path(work, plan, grid.epsg))
-            # ^ once more: it names the groups inside
+            for factor, bands in group_layers_by_factor(plan, layer_bands).items():
+                draft = grid_store(directory, plan, grid.epsg, factor)
+                create_grid_store(draft, grid.coarsen(factor), plan.tile_size // factor, bands)
+            _consolidate(grid_store(directory, plan, grid.epsg))
+            # ^ again, so that the metadata includes the groups of coarser layers
         if len(plan.grids) > 1:
-            zarr.create_group(work / STORE_NAME, zarr_format=3)
-            _consolidate(work / STORE_NAME)
-        (work / STORE_NAME).rename(plan_dir / STORE_NAME)
-    atomic_files.fsync(plan_dir)
+            zarr.create_group(directory / STORE_NAME, zarr_format=3)
+            _consolidate(open_store(directory / STORE_NAME))
+        store.adopt(directory / STORE_NAME, STORE_NAME)
 
 
 def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, dict[str, _T]]:
-    """Return layers by the cells of the grid that make one of theirs, the finest first."""
-    found: dict[int, dict[str, _T]] = {}
+    """Return a mapping of layers by their coarsening factor, the finest first."""
+    by_factor: dict[int, dict[str, _T]] = {}
     for name in sorted(by_layer, key=plan.coarsening_factor):
-        found.setdefault(plan.coarsening_factor(name), {})[name] = by_layer[name]
-    return found
+        by_factor.setdefault(plan.coarsening_factor(name), {})[name] = by_layer[name]
+    return by_factor
 
 
 def create_grid_store(
-    path: Path, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
+    location: StoreLike, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
 ) -> None:
-    """Write the empty store of one grid."""
-    root = zarr.create_group(path, zarr_format=3)
+    """Create the empty Zarr group of one grid, with coordinates and an array per layer.
+
+    Args:
+        location: the folder of the group.
+        grid: the grid.
+        tile: side of a tile, cells of the grid: that of a shard.
+        layer_bands: layer → names of its bands.
+    """
+    store = open_store(location)
+    root = zarr.create_group(store.zarr_store(), zarr_format=3)
     _write_coordinates(root, grid)
     side = chunk_size(tile)
     for name, bands in layer_bands.items():
@@ -94,23 +108,23 @@ def create_grid_store(
             chunks=(*(1,) * len(depth), side, side),
             shards=(*depth, tile, tile),
             compressors=[ZstdCodec(level=3, checksum=True)],
-            # ^ without the checksum a flipped bit decodes to another map
+            # ^ without the checksum a flipped bit would go unnoticed
             fill_value=layer.fill_value,
             dimension_names=dims,
             attributes=_attributes(layer, bands),
         )
-    _consolidate(path)
+    _consolidate(store)
 
 
 _warnings_lock = threading.Lock()
 
 
-def _consolidate(path: Path) -> None:
+def _consolidate(store: Store) -> None:
     with _warnings_lock, warnings.catch_warnings():
-        # ^ what is filtered is of the process: two threads would put back each other's filters
+        # ^ filters belong to the process: two threads would restore each other's
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        # ^ not in the format's text yet, and what xarray.open_zarr looks for first all the same
-        zarr.consolidate_metadata(path)
+        # ^ not part of the Zarr 3 specification yet, but read first by xarray.open_zarr
+        zarr.consolidate_metadata(store.zarr_store())
 
 
 def _array_shape(
@@ -119,7 +133,7 @@ def _array_shape(
     if layer.is_single_band:
         return grid.shape, ("y", "x"), ()
     dimension = f"band_{layer.name.removeprefix('composite_')}"
-    # ^ one name per layer: xarray wants one length per dimension
+    # ^ one name per layer: in xarray a dimension has one length
     return (len(bands), *grid.shape), (dimension, "y", "x"), (len(bands),)
 
 
@@ -164,140 +178,142 @@ def _write_coordinates(root: zarr.Group, grid: Grid) -> None:
 
 
 def write_tile(
-    plan_dir: Path, plan: Plan, tile: Tile, values: Mapping[str, NDArray[Any]]
+    plan_dir: StoreLike, plan: Plan, tile: Tile, values: Mapping[str, NDArray[Any]]
 ) -> dict[str, str]:
-    """Write all layers of a tile of a plan; return layer → sha256 of its values."""
+    """Write all layers of a tile of a plan; return layer → SHA-256 of its values."""
     digests: dict[str, str] = {}
-    for factor, some in group_layers_by_factor(plan, values).items():
-        digests |= write_layers(
-            store_path(plan_dir, plan, tile.epsg, factor), tile.coarsen(factor), some
-        )
+    for factor, layer_values in group_layers_by_factor(plan, values).items():
+        group = grid_store(plan_dir, plan, tile.epsg, factor)
+        digests |= write_layers(group, tile.coarsen(factor), layer_values)
     return digests
 
 
 def read_tile(
-    plan_dir: Path, plan: Plan, tile: Tile, layer_names: Sequence[str]
+    plan_dir: StoreLike, plan: Plan, tile: Tile, layer_names: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
     """Read layers of a tile of a plan: (tile.height, tile.width), or with bands before them.
 
     Raises:
-        TerramosaicError: the bytes do not decode.
+        TerramosaicError: a shard is damaged.
     """
-    found: dict[str, NDArray[Any]] = {}
-    for factor, some in group_layers_by_factor(plan, dict.fromkeys(layer_names)).items():
-        path, part = store_path(plan_dir, plan, tile.epsg, factor), tile.coarsen(factor)
-        rows = slice(part.row, part.row + part.height)
-        columns = slice(part.column, part.column + part.width)
-        found |= {name: read_layer(path, name, rows, columns) for name in some}
-    return found
+    values: dict[str, NDArray[Any]] = {}
+    for factor, names in group_layers_by_factor(plan, dict.fromkeys(layer_names)).items():
+        group, cells = grid_store(plan_dir, plan, tile.epsg, factor), tile.coarsen(factor)
+        rows = slice(cells.row, cells.row + cells.height)
+        columns = slice(cells.column, cells.column + cells.width)
+        values |= {name: read_layer(group, name, rows, columns) for name in names}
+    return values
 
 
 def check_tile(
-    plan_dir: Path, plan: Plan, tile: Tile, digests: Mapping[str, str]
+    plan_dir: StoreLike, plan: Plan, tile: Tile, digests: Mapping[str, str]
 ) -> list[tuple[str, str]]:
-    """Compare all stored values of a tile of a plan with their digests, as :func:`check_layers` does."""
-    found: list[tuple[str, str]] = []
-    for factor, some in group_layers_by_factor(plan, digests).items():
-        found += check_layers(
-            store_path(plan_dir, plan, tile.epsg, factor), tile.coarsen(factor), some
-        )
-    return found
+    """Compare all stored values of a tile of a plan with their digests, by :func:`check_layers`."""
+    damages: list[tuple[str, str]] = []
+    for factor, layer_digests in group_layers_by_factor(plan, digests).items():
+        group = grid_store(plan_dir, plan, tile.epsg, factor)
+        damages += check_layers(group, tile.coarsen(factor), layer_digests)
+    return damages
 
 
-def write_layers(path: Path, tile: Tile, values: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Write a tile's layers, each a whole shard.
+def write_layers(
+    location: StoreLike, tile: Tile, values: Mapping[str, NDArray[Any]]
+) -> dict[str, str]:
+    """Write the layers of a tile, each a whole shard, and make them durable.
 
     Args:
-        path: the store.
-        tile: where on the grid.
+        location: the folder of the grid's Zarr group.
+        tile: position on the grid.
         values: layer → (tile.height, tile.width) or (band, tile.height, tile.width).
 
     Returns:
-        Layer → sha256 of its values.
+        Layer → SHA-256 of its values.
     """
-    root = zarr.open_group(path, mode="r+")
-    digests = {}
+    store = open_store(location)
+    root = zarr.open_group(store.zarr_store(), mode="r+")
+    digests, shards = {}, []
     for name, data in values.items():
         array = _open_array(root, name).with_config({"write_empty_chunks": True})
-        # ^ an unwritten chunk reads as fill: lost, empty and not done would look the same; and not
-        # ^ by zarr.config, which is global: tiles are written side by side
+        # ^ an unwritten chunk reads as the fill value: lost and empty chunks would look the same.
+        # ^ Set per array, as zarr.config is global and tiles are written in parallel
         stored = np.ascontiguousarray(data, dtype=array.dtype)
-        for file in _shard_files(path, name, tile, root):
-            file.unlink(missing_ok=True)
-            # ^ at the edge of the grid zarr would read the old one first, which may be damaged
+        shard = _shard_name(name, tile, array)
+        store.delete(shard)
+        # ^ at the edge of the grid zarr would first read the old shard, which may be damaged
         array[_tile_selection(array, tile)] = stored
+        shards.append(shard)
         digests[name] = hashlib.sha256(stored.tobytes()).hexdigest()
-    _sync_shards(path, values, tile, root)
+    store.sync(shards)
+    # ^ before a receipt states that they exist
     return digests
 
 
-def _sync_shards(path: Path, names: Mapping[str, Any], tile: Tile, root: zarr.Group) -> None:
-    """Force the tile's shards onto the disk, before a receipt says that they are there."""
-    for name in names:
-        for file in _shard_files(path, name, tile, root):
-            atomic_files.fsync(file)
-
-
-def _shard_files(path: Path, name: str, tile: Tile, root: zarr.Group) -> list[Path]:
-    array = _open_array(root, name)
+def _shard_name(layer_name: str, tile: Tile, array: zarr.Array[Any]) -> str:
+    """Return the name of a tile's shard in the folder of its Zarr group."""
     rows, columns = (array.shards or array.chunks)[-2:]
-    leading = ["0"] * (array.ndim - 2)
-    return [path.joinpath(name, "c", *leading, str(tile.row // rows), str(tile.column // columns))]
+    bands = ["0"] * (array.ndim - 2)
+    position = [*bands, str(tile.row // rows), str(tile.column // columns)]
+    return "/".join([layer_name, "c", *position])
 
 
-def read_layer(path: Path, layer_name: str, rows: slice, columns: slice) -> NDArray[Any]:
-    """Read a part of a layer: (rows, columns) or (band, rows, columns).
+def read_layer(location: StoreLike, layer_name: str, rows: slice, columns: slice) -> NDArray[Any]:
+    """Read a window of a layer: (rows, columns) or (band, rows, columns).
 
     Raises:
-        TerramosaicError: the bytes do not decode, so the store is damaged.
-        Cancelled: they are no longer wanted.
+        TerramosaicError: a shard is damaged.
+        Cancelled: the run was cancelled.
     """
     cancellation.check_cancelled()
-    root = zarr.open_group(path, mode="r")
+    store = open_store(location)
+    root = zarr.open_group(store.zarr_store(), mode="r")
     try:
         return np.asarray(_open_array(root, layer_name)[(..., rows, columns)])
     except (ValueError, RuntimeError, OSError) as error:
         raise TerramosaicError(
-            f"{path.name}/{layer_name} is damaged in rows {rows.start}-{rows.stop}, columns "
+            f"{store.name}/{layer_name} is damaged in rows {rows.start}-{rows.stop}, columns "
             f"{columns.start}-{columns.stop} ({error}). "
-            "terramosaic verify names the tiles; run the job again to make them anew."
+            "terramosaic verify lists the damaged tiles; run the job again to rebuild them."
         ) from error
 
 
-def check_layers(path: Path, tile: Tile, digests: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Compare a tile's stored values with their digests.
+def check_layers(
+    location: StoreLike, tile: Tile, digests: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Compare the stored values of a tile with their digests.
 
     Returns:
-        (file, reason) of each layer that is not what was written; empty = all is well.
+        (file, reason) of each layer that differs; empty if none does.
 
     Raises:
-        Cancelled: nobody wants to know any longer.
+        Cancelled: the run was cancelled.
     """
     cancellation.check_cancelled()
+    store = open_store(location)
     try:
-        root = zarr.open_group(path, mode="r")
+        root = zarr.open_group(store.zarr_store(), mode="r")
     except (OSError, ValueError, KeyError) as error:
-        return [(path.name, f"the store cannot be opened: {type(error).__name__}")]
-    bad = []
-    for name, expected in digests.items():
-        reason = _find_damage(root, path, name, tile, expected)
+        return [(store.name, f"the store cannot be opened: {type(error).__name__}")]
+    damages = []
+    for name, digest in digests.items():
+        reason = _find_damage(root, store, name, tile, digest)
         if reason:
-            bad.append((f"{path.name}/{name}", reason))
-    return bad
+            damages.append((f"{store.name}/{name}", reason))
+    return damages
 
 
-def _find_damage(root: zarr.Group, path: Path, name: str, tile: Tile, expected: str) -> str | None:
+def _find_damage(root: zarr.Group, store: Store, name: str, tile: Tile, digest: str) -> str | None:
+    """Return what is wrong with a layer of a tile; None if nothing is."""
     try:
         array = _open_array(root, name)
-        if not all(file.exists() for file in _shard_files(path, name, tile, root)):
+        if not store.exists(_shard_name(name, tile, array)):
             return "the shard is missing"
         values = np.ascontiguousarray(array[_tile_selection(array, tile)])
     except KeyError:
         return "the layer is missing"
     except (ValueError, RuntimeError, OSError) as error:
         return f"the shard does not decode: {error}"
-    if hashlib.sha256(values.tobytes()).hexdigest() != expected:
-        return "the values are not those that the receipt vouches for"
+    if hashlib.sha256(values.tobytes()).hexdigest() != digest:
+        return "the values differ from those listed in the receipt"
     return None
 
 
@@ -312,7 +328,7 @@ def _tile_selection(array: zarr.Array[Any], tile: Tile) -> tuple[Any, ...]:
     sides = (array.shards or array.chunks)[-2:]
     if tile.row % sides[0] or tile.column % sides[1]:
         raise AssertionError(f"tile {tile.id} does not begin at a shard")
-        # ^ two writers in one shard lose each other's pixels without a word
+        # ^ two writers of one shard would silently overwrite each other's pixels
     return (
         ...,
         slice(tile.row, tile.row + tile.height),

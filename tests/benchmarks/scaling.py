@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import plan_file
 from tests.support import partitions
 
 ROUNDS = 3
@@ -62,9 +63,8 @@ def told(taken: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 def measured(source: Path, folder: Path, engine: str, workers: int) -> dict[str, Any]:
     """Make the tiles of a plan on as many cores as there are workers."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
-    from pipeline.plan.plan import Plan
 
-    tiles = Plan.read(source).tiles
+    tiles = plan_file.read_plan_file(source).tiles
     made = partitions.made(source, folder, tiles, engine=engine, workers=workers)
     return {
         "tiles": len(tiles),

@@ -24,8 +24,7 @@ from typing import Any
 
 from flows.execution import engine
 from pipeline import cost_model
-from pipeline.plan.plan import Plan
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.support import expanse, simulated
 
 TILES = 100_000
@@ -55,8 +54,8 @@ def planning() -> dict[str, Any]:
         path = Path(folder) / "plan.json"
         made = expanse.plan(Path(folder), TILES)
         clock = _Clock()
-        made.write(path)
-        plan = Plan.read(path)
+        plan_file.write_plan_file(path, made)
+        plan = plan_file.read_plan_file(path)
         cost_model.estimate_cost(plan, workers=2)
         receipt.read_finished(path.parent, plan)
         for tile in plan.tiles:

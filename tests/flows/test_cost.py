@@ -17,10 +17,9 @@ from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import plans, stages
 from pipeline import cost_model
-from pipeline.plan.plan import Plan
 from pipeline.runtime import io_statistics
 from pipeline.runtime.context_threads import ContextThreadPool
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.faults.server import serving
 from tests.support import expanse
 
@@ -187,7 +186,7 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        stored = plans.write_plan(Plan.read(Path(planned["plan"])))
+        stored = plans.write_plan(plan_file.read_plan_file(planned["plan"]))
         told = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
@@ -200,7 +199,7 @@ def test_seconds_of_another_model_say_nothing(web, little):
     _run(little)
     planned = _plan(little, "2021-07")
     home = Path(planned["plan"]).parents[2]
-    known = Plan.read(Path(planned["plan"])).model
+    known = plan_file.read_plan_file(planned["plan"]).model
     assert known is None
     assert cost_model.calibrate_factors(home, None).seconds != 1.0
     other = cost_model.calibrate_factors(home, expanse.MODEL)
@@ -215,7 +214,7 @@ def test_each_modality_is_known_by_itself(web, job):
     """Radar of floats is packed otherwise than reflectance, and periods differ in their mix."""
     _run(job)
     planned = _plan(job, "2021-06")
-    plan = Plan.read(Path(planned["plan"]))
+    plan = plan_file.read_plan_file(planned["plan"])
     proofs = list(receipt.read_all(Path(planned["plan"]).parent))
     rates = cost_model.calibrate_factors(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}

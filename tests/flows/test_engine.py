@@ -24,7 +24,7 @@ from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_cluster as clusters
 from flows.execution import dask_worker, engine, executors
 from pipeline import tile, tile_layers
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 from tests.pipeline import test_plan as plans
 from tests.support import simulated
 from tests.support.fakes import Brightness
@@ -348,7 +348,7 @@ def test_a_scheduler_that_goes_is_named(path):
 def frozen(tmp_path):
     """Write a plan of a few tiles, and create its store."""
     plan = plans.make(tmp_path)
-    plan.write(tmp_path / "plan.json")
+    plan_file.write_plan_file(tmp_path / "plan.json", plan)
     zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"
 

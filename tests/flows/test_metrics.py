@@ -35,7 +35,7 @@ from pipeline import tile
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
 from pipeline.runtime import atomic_files
-from pipeline.storage import zarr_store
+from pipeline.storage import plan_file, zarr_store
 from tests.pipeline import test_plan
 from tests.support import simulated
 
@@ -179,7 +179,9 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
     with exporter.export_run(frozen) as metrics:
         context = RunContext(progress=told, metrics=metrics)
-        tiles = stages.map_tiles(StoredPlan(plan=Plan.read(frozen), path=frozen), context)
+        tiles = stages.map_tiles(
+            StoredPlan(plan=plan_file.read_plan_file(frozen), path=frozen), context
+        )
     counts = tiles.counts
     seen = [_read(text) for text in texts]
     assert len(seen) == len(names)
@@ -284,8 +286,8 @@ def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monk
 
 def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monkeypatch):
     original, check = tile.build_tile, zarr_store.check_tile
-    bad = Plan.read(frozen).tiles[1].id
-    damaged = Plan.read(frozen).tiles[2].id
+    bad = plan_file.read_plan_file(frozen).tiles[1].id
+    damaged = plan_file.read_plan_file(frozen).tiles[2].id
 
     def finish(plan, unit, *rest, **options):
         if unit.id == bad:

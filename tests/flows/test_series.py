@@ -21,9 +21,8 @@ from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import plans, search
 from flows.series import backfill, inspection, latest
-from pipeline.plan.plan import Plan
 from pipeline.runtime import lock
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 
 ROOT = Path(__file__).parents[2]
 MONTHS = ["2021-04", "2021-05", "2021-06", "2021-07", "2021-08", "2021-09"]
@@ -289,7 +288,7 @@ def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
 def _digests_of(item):
     values = json.loads(Path(item).read_text())
     path = Path(item).parent / values["assets"]["plan"]["href"]
-    plan = Plan.read(path)
+    plan = plan_file.read_plan_file(path)
     found = receipt.read_finished(path.parent, plan)
     assert len(found) == len(plan.tiles)
     return {name: dict(one.digests) for name, one in found.items()}

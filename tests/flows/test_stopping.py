@@ -28,12 +28,11 @@ from flows.orchestration import launch
 from flows.run import stages
 from flows.run.plans import StoredPlan
 from pipeline import tile_layers
-from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
 from pipeline.runtime import cancellation
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.server import serving
 from tests.pipeline import test_plan as plans
 from tests.support import simulated
@@ -48,10 +47,10 @@ CLIENT = """
 import sys
 from pathlib import Path
 from flows.execution import engine
-from pipeline.plan.plan import Plan
+from pipeline.storage import plan_file
 from tests.support import simulated
 path, address, kind = sys.argv[1:]
-tiles = Plan.read(Path(path)).tiles if kind == "real" else simulated.tiles(4)
+tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated.tiles(4)
 tile_function = engine.process_tile if kind == "real" else simulated.endless
 list(engine.process_tiles(
     Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
@@ -267,7 +266,7 @@ def _planned(plan, folder, engine, **more):
         quality_limits=plan.settings.quality_limits,
     )
     path = folder / "plan.json"
-    dataclasses.replace(plan, settings=settings).write(path)
+    plan_file.write_plan_file(path, dataclasses.replace(plan, settings=settings))
     return path
 
 
@@ -276,7 +275,7 @@ def stored(world, tmp_path):
     """Return the path of the plan; its store is there."""
     plan = world[1]
     path = tmp_path / "plan.json"
-    plan.write(path)
+    plan_file.write_plan_file(path, plan)
     zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return path
 
@@ -317,7 +316,9 @@ def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path)
 
 
 def _map_tiles(path):
-    return stages.map_tiles(StoredPlan(plan=Plan.read(path), path=path), RunContext())
+    return stages.map_tiles(
+        StoredPlan(plan=plan_file.read_plan_file(path), path=path), RunContext()
+    )
 
 
 # -- threads ------------------------------------------------------------------------------------
@@ -435,7 +436,7 @@ def _state(folder, plan):
         if one.id in done:
             assert not zarr_store.check_tile(folder, plan, one, done[one.id].digests)
     return {
-        one.id: receipt.receipt_path(folder, one).stat().st_mtime_ns
+        one.id: (folder / receipt.receipt_name(one)).stat().st_mtime_ns
         for one in plan.tiles
         if one.id in done
     }

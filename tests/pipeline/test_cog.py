@@ -59,7 +59,12 @@ def write(path, layer, values, **options):
         options.setdefault("bands", ())
     options.setdefault("bands", names)
     return cog.write_cog(
-        path, grid(*values.shape[1:]), layer, lambda first, last: values[:, first:last], **options
+        path.parent,
+        path.name,
+        grid(*values.shape[1:]),
+        layer,
+        lambda first, last: values[:, first:last],
+        **options,
     )
 
 
@@ -189,7 +194,7 @@ def test_strips_come_once_each_from_top_to_bottom(tmp_path):
         seen.append((first, last))
         return np.zeros((1, last - first, 5), "uint8")
 
-    cog.write_cog(tmp_path / "x.tif", grid(1100, 5), layers.get("land_cover"), read)
+    cog.write_cog(tmp_path, "x.tif", grid(1100, 5), layers.get("land_cover"), read)
     assert seen == [(0, 512), (512, 1024), (1024, 1100)]
 
 
@@ -197,7 +202,7 @@ def test_a_strip_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
     layer = layers.get("land_cover")
     for wrong in (np.zeros((1, 4, 9), "uint8"), np.zeros((1, 5, 5), "int16")):
         with pytest.raises(ValueError, match=r"needed are uint8 \(1, 5, 5\)"):
-            cog.write_cog(tmp_path / "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
+            cog.write_cog(tmp_path, "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,7 +241,7 @@ KILLED = textwrap.dedent("""
         cog._verify_cog = die
     if where == "promote":
         atomic_files.move_into_place = die
-    cog.write_cog(folder / "x.tif", grid, layers.get("confidence"), read)
+    cog.write_cog(folder, "x.tif", grid, layers.get("confidence"), read)
 """)
 
 
@@ -360,7 +365,14 @@ def test_many_bands_make_small_blocks(tmp_path, count, side):
     values[:, :3] = np.nan
     path = tmp_path / "e.tif"
     names = [f"e{index:03d}" for index in range(count)]
-    cog.write_cog(path, grid(140, 150), layer, lambda first, last: values[:, first:last], names)
+    cog.write_cog(
+        path.parent,
+        path.name,
+        grid(140, 150),
+        layer,
+        lambda first, last: values[:, first:last],
+        names,
+    )
     assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
     with rasterio.open(path) as source:
         assert source.block_shapes == [(side, side)] * count

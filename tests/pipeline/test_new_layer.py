@@ -14,9 +14,8 @@ from pipeline import tile, tile_layers
 from pipeline.plan import layers
 from pipeline.plan.layers import Layer
 from pipeline.plan.output_spec import OutputSpec
-from pipeline.plan.plan import Plan
 from pipeline.publishing import writer
-from pipeline.storage import zarr_store
+from pipeline.storage import plan_file, zarr_store
 from tests.pipeline.test_plan import MODEL, make
 from tests.support import stac
 from tests.support.fakes import Brightness
@@ -58,7 +57,7 @@ def build(folder, predictor):
     product_dir = folder / "product" / "2024-06-01_2024-06-30"
     plan_dir = product_dir / plan.short_digest
     plan_dir.mkdir(parents=True)
-    plan.write(plan_dir / "plan.json")
+    plan_file.write_plan_file(plan_dir / "plan.json", plan)
     zarr_store.create(plan_dir, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, predictor, plan_dir, threads=1)
@@ -68,7 +67,7 @@ def build(folder, predictor):
 def test_a_new_layer_needs_one_entry(predictor, tmp_path):
     plan, product_dir = build(tmp_path, predictor)
     plan_dir = product_dir / plan.short_digest
-    assert Plan.read(plan_dir / "plan.json").digest == plan.digest
+    assert plan_file.read_plan_file(plan_dir / "plan.json").digest == plan.digest
 
     with xr.open_zarr(plan_dir / zarr_store.STORE_NAME) as cube:
         stored = cube.canopy_height.values

@@ -16,6 +16,7 @@ from pipeline.grid import grid, window_lattice
 from pipeline.plan.plan import Plan, hash_json, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import ModelOptions, RunSettings
+from pipeline.storage import plan_file
 from tests.support import worlds
 from tests.support.fakes import Brightness, Painter, Patches, Several
 
@@ -77,8 +78,8 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
 
 def test_a_plan_survives_its_file(tmp_path):
     plan = make(tmp_path)
-    plan.write(tmp_path / "plan.json")
-    again = Plan.read(tmp_path / "plan.json")
+    plan_file.write_plan_file(tmp_path / "plan.json", plan)
+    again = plan_file.read_plan_file(tmp_path / "plan.json")
     assert again.digest == plan.digest
     assert [again.tile_key(tile) for tile in again.tiles] == [
         plan.tile_key(tile) for tile in plan.tiles
@@ -90,8 +91,8 @@ def test_a_plan_survives_its_file(tmp_path):
 )
 def test_a_plan_with_another_output_survives_its_file(tmp_path, model):
     plan = make(tmp_path, model=model)
-    plan.write(tmp_path / "plan.json")
-    again = Plan.read(tmp_path / "plan.json")
+    plan_file.write_plan_file(tmp_path / "plan.json", plan)
+    again = plan_file.read_plan_file(tmp_path / "plan.json")
     assert again.model == model
     assert again.digest == plan.digest != make(tmp_path).digest
 
@@ -186,12 +187,12 @@ def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
 
 def test_an_edited_plan_is_refused(tmp_path):
     path = tmp_path / "plan.json"
-    make(tmp_path).write(path)
+    plan_file.write_plan_file(path, make(tmp_path))
     values = json.loads(path.read_text())
     values["recipe"]["dilate_m"] = 500.0
     path.write_text(json.dumps(values))
     with pytest.raises(InvalidInputError, match="edited"):
-        Plan.read(path)
+        plan_file.read_plan_file(path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"plan": 1}'])
@@ -199,19 +200,19 @@ def test_what_is_no_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(InvalidInputError):
-        Plan.read(path)
+        plan_file.read_plan_file(path)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "", "a/b", ".hidden"])
 def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
     path = tmp_path / "plan.json"
-    make(tmp_path).write(path)
+    plan_file.write_plan_file(path, make(tmp_path))
     values = json.loads(path.read_text())
     values["name"] = name
     del values["sha256"]
     path.write_text(json.dumps({**values, "sha256": hash_json(values)}))
     with pytest.raises(InvalidInputError, match="folder"):
-        Plan.read(path)
+        plan_file.read_plan_file(path)
 
 
 def test_the_estimate_depends_on_the_outputs(tmp_path):
@@ -257,8 +258,8 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
 def test_an_edited_plan_is_refused_whatever_was_edited(tmp_path, edit):
     path = tmp_path / "plan.json"
     plan = make(tmp_path)
-    plan.write(path)
-    assert Plan.read(path) == plan
+    plan_file.write_plan_file(path, plan)
+    assert plan_file.read_plan_file(path) == plan
     path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
     with pytest.raises(InvalidInputError, match=r"plan\.json: .*edited"):
-        Plan.read(path)
+        plan_file.read_plan_file(path)

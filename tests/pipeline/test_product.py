@@ -23,6 +23,7 @@ from pipeline.quality.seam_test import Seam
 from pipeline.report import quicklook, rendering, report
 from pipeline.runtime import atomic_files
 from pipeline.storage import cog, styles
+from pipeline.storage.store import LocalStore
 from tests.support import stac
 
 GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
@@ -88,7 +89,7 @@ def product(folder):
         values = values_of(layer, bands)
         href = f"{stem}/32632/{name}.tif"
         info = cog.write_cog(
-            folder / href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
+            folder, href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
         )
         raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
         rasters.append(raster)
@@ -96,8 +97,8 @@ def product(folder):
     atomic_files.write_atomic(style, styles.qml().encode())
     (folder / stem / "cube.zarr").mkdir()
     documents = [
-        Document.from_path(style, item_dir=folder, kind="style"),
-        Document.from_path(folder / stem / "cube.zarr", item_dir=folder, kind="zarr"),
+        Document.from_object(LocalStore(folder), f"{stem}/32632/land_cover.qml", kind="style"),
+        Document(key="zarr", href=f"{stem}/cube.zarr", kind="zarr"),
     ]
     return Product(
         name="jutland",
@@ -456,7 +457,7 @@ def answering(product, folder, layer, bands):
     values = values_of(layer, bands)
     href = f"{PLAN[:12]}/32632/other_{layer.name}.tif"
     read = lambda first, last: values[:, first:last]
-    info = cog.write_cog(folder / href, GRID, layer, read, () if layer.bands else bands)
+    info = cog.write_cog(folder, href, GRID, layer, read, () if layer.bands else bands)
     raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
     counts = product.rasters_for_layer("observations")
     source = replace(product.provenance, main_layer=layer.name)

@@ -237,7 +237,7 @@ def test_thumbnails_come_from_the_file(tmp_path):
     codes[:, :, :600] = 2
     codes[:, ::3, ::3] = 11
     path = tmp_path / "map.tif"
-    cog.write_cog(path, grid, layer, lambda first, last: codes[:, first:last])
+    cog.write_cog(path.parent, path.name, grid, layer, lambda first, last: codes[:, first:last])
     small = rendering.read_thumbnail(path, layer, 300)
     assert small.values.shape == (1, 225, 300)
     assert small.metres_per_pixel == pytest.approx(40.0)

@@ -9,7 +9,7 @@ import pytest
 
 from catalogs.errors import InvalidInputError
 from flows.config import processing
-from pipeline.plan.plan import Plan, hash_json
+from pipeline.plan.plan import hash_json
 from pipeline.plan.settings import (
     ExecutionSettings,
     ModelOptions,
@@ -17,6 +17,7 @@ from pipeline.plan.settings import (
     QualityLimits,
     RunSettings,
 )
+from pipeline.storage import plan_file
 from tests.pipeline.test_plan import make
 
 STORED = {
@@ -93,8 +94,8 @@ def test_a_plan_keeps_its_settings(tmp_path):
         quality_limits=QualityLimits(gate="off"),
     )
     plan = dataclasses.replace(make(tmp_path), settings=settings)
-    plan.write(tmp_path / "plan.json")
-    assert Plan.read(tmp_path / "plan.json").settings == settings
+    plan_file.write_plan_file(tmp_path / "plan.json", plan)
+    assert plan_file.read_plan_file(tmp_path / "plan.json").settings == settings
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,9 @@ def test_a_plan_keeps_its_settings(tmp_path):
 )
 def test_settings_of_another_form_are_refused(tmp_path, job):
     path = tmp_path / "plan.json"
-    make(tmp_path).write(path)
+    plan_file.write_plan_file(path, make(tmp_path))
     values = json.loads(path.read_text()) | {"job": job}
     del values["sha256"]
     path.write_text(json.dumps({**values, "sha256": hash_json(values)}))
     with pytest.raises(InvalidInputError, match="not a plan"):
-        Plan.read(path)
+        plan_file.read_plan_file(path)

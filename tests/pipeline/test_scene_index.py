@@ -21,9 +21,8 @@ from pipeline.compositing import stream
 from pipeline.grid import scene_index
 from pipeline.grid.grid import Grid
 from pipeline.plan import plan as plans
-from pipeline.plan.plan import Plan
 from pipeline.plan.settings import RunSettings
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.support import expanse, worlds
 
 SYSTEMS = (32632, 32633, 32701, 32660, 3035, 5041, 4326)
@@ -191,7 +190,7 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
 def large(tmp_path_factory):
     """Return the file of a plan of some ten thousand tiles."""
     folder = tmp_path_factory.mktemp("large")
-    expanse.plan(folder, 10_000).write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", expanse.plan(folder, 10_000))
     return folder / "plan.json"
 
 
@@ -210,11 +209,11 @@ def test_ten_thousand_tiles_index_each_scene_once(large, monkeypatch):
 
     count_calls(scene_index, "_raster_outline")
     count_calls(Scene, "identity")
-    plan = Plan.read(large)
+    plan = plan_file.read_plan_file(large)
     estimate = cost_model.estimate_cost(plan, workers=2)
     finished = receipt.read_finished(large.parent, plan)
     keys = {plan.tile_key(tile) for tile in plan.tiles}
-    plan.write(large.with_name("again.json"))
+    plan_file.write_plan_file(large.with_name("again.json"), plan)
     scenes = len(plan.snapshot.scenes)
     assert len(plan.tiles) == len(plan.tiles_by_id) == len(keys) > 10_000
     assert scenes > 500

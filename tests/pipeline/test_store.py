@@ -36,6 +36,8 @@ def test_an_object_is_read_as_it_was_written(store):
     assert store.child("a").child("b").read("c.bin") == b"second"
     assert store.read("./a/b/c.bin") == b"second"
     assert store.child("a/b").name == "b"
+    assert store.child("a/b").parent() == store.child("a")
+    assert store.child("a").parent() == store
     assert store.child("a/b").location == f"{store.location}/a/b"
 
 
@@ -92,6 +94,15 @@ def test_one_of_many_writers_creates_an_object(store):
     assert created.count(True) == 1
     assert store.read("a/first") == str(created.index(True)).encode()
     assert store.glob("**/*") == ["a/first"]
+
+
+def test_lines_are_appended(store):
+    for line in ("first", "zweite: ä"):
+        with store.open_append("plan/run.log") as log:
+            log.write(f"{line}\n")
+            log.flush()
+            assert store.read("plan/run.log").decode().endswith(f"{line}\n")
+    assert store.read("plan/run.log").decode() == "first\nzweite: ä\n"
 
 
 def test_json_is_utf8_and_holds_no_nan(store):

@@ -113,7 +113,7 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
 
 def _whole(folder, plan, name):
     factor = plan.coarsening_factor(name)
-    path = zarr_store.store_path(folder, plan, plan.grid.epsg, factor)
+    path = zarr_store.grid_store(folder, plan, plan.grid.epsg, factor)
     grid = plan.grid.coarsen(factor)
     return zarr_store.read_layer(path, name, slice(0, grid.height), slice(0, grid.width))
 
@@ -126,8 +126,8 @@ def test_a_coarse_answer_beside_a_fine_one_is_what_it_is_by_itself(tmp_path):
         zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         for one in plan.tiles:
             tile.build_tile(plan, one, fake(), folder, threads=1)
-        path = zarr_store.store_path(
-            folder, plan, plan.grid.epsg, plan.coarsening_factor("embedding")
+        path = folder / zarr_store.grid_store_name(
+            plan, plan.grid.epsg, plan.coarsening_factor("embedding")
         )
         with xr.open_zarr(path, decode_coords="all") as cube:
             held[name] = (cube.embedding.load(), cube.rio.transform())
@@ -191,8 +191,8 @@ def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
 def test_finished_tiles_are_known_by_their_receipts(finished):
     plan, folder = finished
     assert set(receipt.read_finished(folder, plan)) == {one.id for one in plan.tiles}
-    receipt.receipt_path(folder, plan.tiles[0]).write_text("{ half")
-    receipt.receipt_path(folder, plan.tiles[1]).unlink()
+    (folder / receipt.receipt_name(plan.tiles[0])).write_text("{ half")
+    receipt.delete(folder, plan.tiles[1])
     assert set(receipt.read_finished(folder, plan)) == {one.id for one in plan.tiles[2:]}
 
 

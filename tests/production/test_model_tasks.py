@@ -29,10 +29,9 @@ from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import composite_block
 from pipeline.plan import layers
-from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 from tests.support import lightning, stac
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +166,7 @@ def made(home, land):
 
 
 def plan_of(result):
-    return Plan.read(Path(result["map"]).parents[1] / "plan.json")
+    return plan_file.read_plan_file(Path(result["map"]).parents[1] / "plan.json")
 
 
 def hashes(result):
@@ -232,7 +231,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
     again = run(job)
     assert (again["status"], again["tiles"]["done"]) == ("unchanged", 0)
     plan = plan_of(result)
-    receipt.receipt_path(Path(result["map"]).parents[1], plan.tiles[1]).unlink()
+    receipt.delete(Path(result["map"]).parents[1], plan.tiles[1])
     resumed = run(job)
     assert (resumed["status"], resumed["tiles"]["done"]) == ("complete", 1)
     assert hashes(resumed) == before
@@ -247,7 +246,7 @@ def test_a_plan_says_what_a_task_takes(home, land, kind):
     jsonschema.validate(told, schema)
     assert told["tiles"]["new"] == told["tiles"]["total"] > 1
     assert told["peak_memory_bytes"] > 0
-    frozen = Plan.read(home / "plan.json")
+    frozen = plan_file.read_plan_file(home / "plan.json")
     assert frozen.grid.resolution == (160.0 if kind == "embedding" else 10.0)
     assert frozen.settings.model.timesteps == KINDS[kind].get("timesteps")
 

@@ -11,8 +11,7 @@ import yaml
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.run import plans
-from pipeline.plan.plan import Plan
-from pipeline.storage import zarr_store
+from pipeline.storage import plan_file, zarr_store
 from tests.production.test_runs import CARD
 from tests.support import partitions
 
@@ -46,14 +45,14 @@ def source(tmp_path_factory):
 def reference(source, tmp_path_factory):
     """Make it by one thread, in order."""
     folder = tmp_path_factory.mktemp("reference") / "made"
-    tiles = Plan.read(source).tiles
+    tiles = plan_file.read_plan_file(source).tiles
     assert len(tiles) >= 6
     return partitions.made(source, folder, tiles, engine="threads", workers=1)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_bytes_whoever_makes_them_in_whatever_order(source, reference, way, tmp_path):
-    tiles = list(Plan.read(source).tiles)
+    tiles = list(plan_file.read_plan_file(source).tiles)
     random.Random(way).shuffle(tiles)
     made = partitions.made(source, tmp_path / "made", tiles, **WAYS[way])
     assert made.files == reference.files
@@ -62,10 +61,10 @@ def test_the_same_bytes_whoever_makes_them_in_whatever_order(source, reference, 
 
 def _painted(source, folder):
     """Make a plan; return land cover and probabilities, and where on Earth they begin, pixels."""
-    plan = Plan.read(source)
+    plan = plan_file.read_plan_file(source)
     partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
-    path = zarr_store.store_path(folder, plan, plan.grid.epsg)
+    path = zarr_store.grid_store(folder, plan, plan.grid.epsg)
     values = [zarr_store.read_layer(path, name, *whole) for name in ("land_cover", "probabilities")]
     return np.concatenate([values[0][None], values[1]]), plan.grid.origin_index()
 

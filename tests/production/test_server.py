@@ -22,8 +22,8 @@ from catalogs import demo as country
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import verify
-from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings
+from pipeline.storage import plan_file
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
 from tests.support import expanse
@@ -238,7 +238,10 @@ def test_a_backfill_makes_months_once_and_shows_them(world, land, written, deplo
         assert len(world.api.task_runs(name)) == 5
     assert verify.verify(path.parent / "out" / "months", NullProgress()).ok
     (made,) = (path.parent / "out" / "months").glob("2021-06*/*/plan.json")
-    assert demo.compare_with_truth(land.truth, made.parent, Plan.read(made)).overall > 0.8
+    assert (
+        demo.compare_with_truth(land.truth, made.parent, plan_file.read_plan_file(made)).overall
+        > 0.8
+    )
 
     before = _receipts(path)
     again = _backfill(world, path, first="2021-05", last="2021-08")
@@ -400,8 +403,7 @@ from flows.orchestration import land_cover
 from flows.run import cost, plans
 from flows.run.plans import StoredPlan
 from pipeline import reuse
-from pipeline.plan.plan import Plan
-from pipeline.product import publishing
+from pipeline.product import published
 from pipeline.quality.gates import QualityMetrics
 from pipeline.storage import receipt, zarr_store
 from tests.support import simulated
@@ -412,7 +414,7 @@ cost.get_planned_usage = lambda *_: None
 reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}
 zarr_store.create = lambda *_: None
-publishing.main_dir_name = lambda _: "32633"
+published.main_dir_name = lambda _: "32633"
 engine.process_tiles.__kwdefaults__["tile_function"] = simulated.nothing
 land_cover.TASKS = dataclasses.replace(
     land_cover.TASKS,
@@ -430,7 +432,7 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
     plan = expanse.plan(tmp_path, 41_000, days=1)
     settings = replace(plan.settings, execution=ExecutionSettings(engine="threads", workers=2))
-    replace(plan, settings=settings).write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", replace(plan, settings=settings))
     before = {one["id"] for one in world.api.flow_runs()}
     subprocess.run(
         [sys.executable, "-c", MANY, folder / "plan.json"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import rasterio
 from flows.config import job as jobs
 from flows.run import planning, product_folder
 from pipeline import tile, tile_layers
-from pipeline.storage import zarr_store
+from pipeline.storage import plan_file, zarr_store
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 OFFSET = {"433D_629L_3_1": -1000}
@@ -150,9 +149,9 @@ def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
     home = product_folder.product_dir(plan)
     folder = home / plan.short_digest
-    plan.write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, None, folder, threads=2)
-    item = json.loads(Path(writer.publish_product(plan, home)).read_text())
+    item = json.loads((home / writer.publish_product(plan, home)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]

@@ -20,8 +20,7 @@ from flows.observe.progress import NullProgress
 from flows.run import plans
 from pipeline import tile_layers
 from pipeline.grid.grid import Tile
-from pipeline.plan.plan import Plan
-from pipeline.storage import receipt, zarr_store
+from pipeline.storage import plan_file, receipt, zarr_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     """
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
-    plan = Plan.read(path)
+    plan = plan_file.read_plan_file(path)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     began, ready, told = time.perf_counter(), [], []
     for outcome in engine.process_tiles(path, tiles, **options):

@@ -1,0 +1,102 @@
+"""A product is built and published in any store: a local folder, or memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+
+from catalogs.errors import InvalidInputError
+from pipeline import reuse, tile, tile_layers
+from pipeline.product import published, stac_collection
+from pipeline.publishing import writer
+from pipeline.storage import plan_file, receipt, zarr_store
+from pipeline.storage.memory_store import MemoryStore
+from pipeline.storage.store import LocalStore
+from tests.pipeline.test_plan import make
+from tests.support.fakes import Brightness
+
+
+def _build_tiles(plan, plan_store, tiles=None):
+    plan_file.write_plan(plan_store, plan)
+    zarr_store.create(plan_store, plan, tile_layers.list_layer_bands(plan))
+    for plan_tile in tiles or plan.tiles:
+        tile.build_tile(plan, plan_tile, Brightness(), plan_store, threads=1)
+
+
+@pytest.fixture(params=["local", "memory"])
+def collection_store(request, tmp_path):
+    return LocalStore(tmp_path / "out") if request.param == "local" else MemoryStore()
+
+
+def test_a_product_is_published_and_verified(collection_store, tmp_path):
+    plan = make(tmp_path)
+    product_store = collection_store.child("2024-06-01_2024-06-30")
+    plan_store = product_store.child(plan.short_digest)
+    assert not published.is_complete(product_store, plan)
+    _build_tiles(plan, plan_store)
+    assert writer.publish_product(plan, product_store) == "item.json"
+    assert published.is_complete(product_store, plan)
+    assert published.read_current_plan(product_store) == (plan, plan_store)
+    assert published.find_damaged_files(product_store) == []
+    assert published.read_finished_tiles(product_store) == {
+        plan_tile.id for plan_tile in plan.tiles
+    }
+    assert [item["id"] for item in stac_collection.read_items(collection_store)]
+    assert collection_store.exists("collection.json")
+    for plan_tile in plan.tiles:
+        digests = receipt.read(plan_store, plan_tile).digests
+        assert zarr_store.check_tile(plan_store, plan, plan_tile, digests) == []
+    name = f"{plan.short_digest}/{plan.grid.epsg}/land_cover.tif"
+    with rasterio.open(product_store.gdal_path(name)) as source:
+        cog_values = source.read(1)
+    group = zarr_store.grid_store(plan_store, plan, plan.grid.epsg).zarr_store()
+    with xr.open_zarr(group) as cube:
+        assert np.array_equal(cube.land_cover.values, cog_values)
+    assert cog_values.any()
+
+    page = product_store.read(f"{plan.short_digest}/report.html")
+    product_store.write(f"{plan.short_digest}/report.html", page + b" ")
+    product_store.delete(name)
+    reasons = {
+        entry["file"]: entry["reason"] for entry in published.find_damaged_files(product_store)
+    }
+    assert reasons == {
+        f"./{name}": "the file is missing",
+        f"./{plan.short_digest}/report.html": "the file differs from the published one",
+    }
+    assert not published.is_complete(product_store, plan)
+
+
+def test_both_stores_hold_the_same_bytes(tmp_path):
+    plan = make(tmp_path)
+    stores = (LocalStore(tmp_path / "out"), MemoryStore())
+    for store in stores:
+        _build_tiles(plan, store.child("plan"))
+        names = store.child("plan").glob("cube.zarr/**/*")
+        assert any(name.startswith("cube.zarr/land_cover/c/") for name in names)
+    local, memory = (
+        {name: store.read(name) for name in store.glob("plan/cube.zarr/**/*")} for store in stores
+    )
+    assert local == memory
+
+
+def test_tiles_of_another_plan_are_found_and_copied(collection_store, tmp_path):
+    product_store = collection_store.child("period")
+    plan = make(tmp_path)
+    _build_tiles(plan, product_store.child("first"))
+    plan_store = product_store.child("second")
+    _build_tiles(plan, plan_store, tiles=plan.tiles[:1])
+    reusable = reuse.find_reusable_tiles(plan_store, plan, plan.tiles[1:])
+    assert set(reusable) == {plan_tile.id for plan_tile in plan.tiles[1:]}
+    assert reuse.copy_tiles(plan_store, plan, reusable) == set(reusable)
+    assert len(receipt.read_finished(plan_store, plan)) == len(plan.tiles)
+
+
+def test_a_plan_file_that_is_damaged_is_named(collection_store):
+    with pytest.raises(InvalidInputError, match=r"plan\.json cannot be read as a plan"):
+        plan_file.read_plan(collection_store)
+    collection_store.write("plan.json", b"{ half")
+    with pytest.raises(InvalidInputError, match=r"plan\.json cannot be read as a plan"):
+        plan_file.read_plan(collection_store)
