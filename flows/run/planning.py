@@ -87,7 +87,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
         model=model,
-        settings=_run_settings(job, load_options),
+        settings=build_run_settings(job, load_options),
     )
 
 
@@ -193,7 +193,7 @@ def _load_model(job: Job) -> tuple[ModelSpec | None, int, dict[str, Any]]:
     return model, model_spec.choose_overlap(job, model), model_spec.build_load_options(job)
 
 
-def _run_settings(job: Job, loader_options: Mapping[str, Any]) -> RunSettings:
+def build_run_settings(job: Job, loader_options: Mapping[str, Any]) -> RunSettings:
     """Return the settings that running the plan needs and that do not decide its pixels.
 
     Args:
