@@ -140,11 +140,12 @@ def test_variables_of_prefect_are_settings_of_prefect():
 
 
 def test_variables_of_ours_are_read():
-    code = "".join(
-        path.read_text() for name in ("model", "flows") for path in (ROOT / name).rglob("*.py")
+    product, tests = (
+        "".join(path.read_text() for name in folders for path in (ROOT / name).rglob("*.py"))
+        for folders in (("model", "flows"), ("tests",))
     )
     for where, name in set(_variables("TERRAMOSAIC")):
-        assert name in code, where
+        assert name in (tests if where == "testing.md" else product), where
 
 
 def test_prefect_yaml_names_flows_that_are_there():
