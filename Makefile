@@ -9,7 +9,7 @@ PYTEST_PARALLEL ?= -n 2 --dist loadscope
 # ^ loadscope keeps the tests of a module together, so that a module's country or server is made once
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint bench reference reference-bench mapping-bench clean
+.PHONY: demo test test-all lint schemas bench reference reference-bench mapping-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
@@ -27,6 +27,10 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# The JSON Schemas of what the commands print with --json.
+schemas: $(VENV)/.run
+	$(VENV)/bin/python -m flows.run.schemas docs/json
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from catalogs import snapshot
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.observe.progress import Progress
-from flows.run import outcome, planning, product_folder, quality_gate
+from flows.config.run_settings import build_run_settings
+from flows.run import known_models, outcome, planning, product_folder, quality_gate, scenes
 from flows.run.request import hash_request
 from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
@@ -15,21 +17,16 @@ from pipeline.product import published
 from pipeline.storage import receipt
 
 
-def find_existing_result(plan: Plan, progress: Progress) -> RunResult | None:
+def find_existing_result(plan: Plan) -> RunResult | None:
     """Return the result of a plan whose product is complete; None where something is left to do.
 
     The published item must name this very plan (by its digest: scenes, recipe, model, grids), have
     no missing tiles and all of its files, and every tile must have a receipt with its key.
-
-    Args:
-        plan: the plan.
-        progress: ended where the product is complete.
     """
     product_dir = product_folder.product_dir(plan)
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
     if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
         return None
-    progress.finish()
     quality = published.read_seam(product_dir)
     refused = quality is not None and quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
@@ -43,6 +40,52 @@ def find_existing_result(plan: Plan, progress: Progress) -> RunResult | None:
     )
 
 
+def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
+    """Return plan and result of a job's finished product if planning the job would not change it.
+
+    This saves loading the model and reading pixels where nothing is left to do. Compared with the
+    published plan are
+
+    * the request of the job (:func:`flows.run.request.hash_request`);
+    * the model, by a fingerprint of its files and of this installation
+      (:mod:`flows.run.known_models`);
+    * the scenes that a search of the catalog selects now, by the digest of their identities.
+
+    Everything else in a plan's digest follows from these. The product must be complete, as
+    :func:`find_existing_result` requires. None is returned wherever something differs or cannot be
+    known this way: then the job is planned. The radiometric check of the scenes is not repeated:
+    it depends on the pixels alone, which have an identity in the catalog.
+
+    Args:
+        job: the job over one period.
+
+    Raises:
+        NothingFoundError: the catalog has no scenes for the job.
+        InvalidInputError: the catalog cannot be searched as the job says.
+    """
+    job = planning.drop_generated_inputs(job)
+    plan = _read_requested_plan(job)
+    if plan is None:
+        return None
+    settings = build_run_settings(job, plan.settings.model.to_dict(), hash_request(job))
+    plan = replace(plan, settings=settings)
+    # ^ the folder may have been moved, and the limits of the quality gate may be other ones
+    model = plan.model
+    if model is not None and known_models.find_spec_digest(job) != known_models.spec_digest(model):
+        return None
+    result = find_existing_result(plan)
+    if result is None:
+        return None
+    search_result = scenes.search_scenes(
+        job,
+        context_m=model.window * job.grid.resolution if model else 0.0,
+        bands=model.inputs if model else None,
+        check_radiometry=False,
+    )
+    selected = snapshot.compute_digest(search_result.selection.used)
+    return (plan, result) if selected == plan.snapshot.digest else None
+
+
 def find_finished_item(job: Job) -> Path | None:
     """Return the item of a job's product if it is complete and made for the job's request.
 
@@ -53,13 +96,20 @@ def find_finished_item(job: Job) -> Path | None:
     Args:
         job: the job over one period.
     """
+    plan = _read_requested_plan(planning.drop_generated_inputs(job))
+    if plan is None:
+        return None
     product_dir = product_folder.product_dir(job)
+    finished = receipt.read_finished(product_dir / plan.short_digest, plan)
+    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
+        return None
+    return product_dir / published.ITEM_NAME
+
+
+def _read_requested_plan(job: Job) -> Plan | None:
+    """Return the plan of a job's published product; None where it was made for another request."""
     try:
-        plan, plan_dir = published.read_current_plan(product_dir)
+        plan, _ = published.read_current_plan(product_folder.product_dir(job))
     except InvalidInputError:
         return None
-    item = product_dir / published.ITEM_NAME
-    request = hash_request(planning.drop_generated_inputs(job))
-    if plan.settings.request_digest != request or not published.is_complete(product_dir, plan):
-        return None
-    return item if len(receipt.read_finished(plan_dir, plan)) == len(plan.tiles) else None
+    return plan if plan.settings.request_digest == hash_request(job) else None

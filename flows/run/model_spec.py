@@ -7,6 +7,7 @@ from typing import Any
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
+from flows.run import known_models
 from model.predictor import batch_size, registry, weight_source
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
@@ -40,7 +41,7 @@ def load_spec(job: Job) -> ModelSpec:
     )
     model_cache.store_predictor(predictor)
     batch = job.execution.batch
-    return ModelSpec(
+    spec = ModelSpec(
         name=job.model.label,
         digest=predictor.digest,
         window=predictor.window,
@@ -60,6 +61,8 @@ def load_spec(job: Job) -> ModelSpec:
             for output in predictor.outputs
         ),
     )
+    known_models.keep_spec_digest(job, spec)
+    return spec
 
 
 def choose_overlap(job: Job, model: ModelSpec) -> int:

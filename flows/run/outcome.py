@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.run import cost, product_folder, quality_gate
+from flows.run import product_folder, quality_gate
 from flows.run.results import (
     Accuracy,
+    ActualUsage,
     PlannedUsage,
     Quality,
     RunResult,
@@ -29,7 +30,7 @@ def build_run_result(
     seconds: Mapping[str, float],
     quality: Mapping[str, Any] | None,
     planned: PlannedUsage | None = None,
-    traffic: Mapping[str, int] | None = None,
+    actual: ActualUsage | None = None,
 ) -> RunResult:
     """Return the result of a run, or of a product that needs none.
 
@@ -38,10 +39,10 @@ def build_run_result(
         status: how the run ended.
         item: path of the published item; None where nothing is published.
         tiles: the tiles by their outcome.
-        seconds: seconds by stage, and of all tiles added up.
+        seconds: seconds by stage, and of all tiles by step.
         quality: quality figures as an item states them, if they were measured.
         planned: estimate for the tiles that were made.
-        traffic: bytes and requests of all tiles that were made.
+        actual: what these tiles took.
     """
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
@@ -58,7 +59,7 @@ def build_run_result(
         accuracy=Accuracy.model_validate(accuracy) if accuracy else None,
         seam=Quality.model_validate(quality) if quality else None,
         planned=planned,
-        actual=cost.get_actual_usage(plan, traffic or {}, seconds, tiles.done),
+        actual=actual,
         warnings=(
             *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
             *descriptions.warn_unobserved(

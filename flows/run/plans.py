@@ -9,7 +9,7 @@ from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import cost, planning, product_folder
+from flows.run import planning, product_folder
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published
@@ -77,6 +77,9 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
         progress: progress of the radiometric check.
         output: path of the plan file; None = the plan's own folder.
     """
+    from flows.run import cost  # noqa: PLC0415
+
+    # ^ slow to import (xarray, dask), and runs of finished products do not need it
     progress.start_stage("plan")
     plan = planning.create_plan(job, progress)
     folder = product_folder.plan_dir(plan)

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 
 from flows.config.job import Job
-from flows.execution import engine
 from flows.observe import exporter
 from flows.observe.run_context import RunContext
-from flows.run import cost, existing, plans, product_folder
+from flows.run import existing, plans, product_folder
 from flows.run.plans import StoredPlan
 from flows.run.results import RunResult
 from pipeline.plan.plan import Plan
@@ -40,21 +39,53 @@ def run(
         NothingFoundError: the catalog has no scenes for the job.
     """
     exporter.read_destination()
-    if max_cost is not None and isinstance(source, Job):
+    if isinstance(source, Job) and max_cost is not None:
+        from flows.run import cost  # noqa: PLC0415
+
+        # ^ slow to import (xarray, dask), and a finished product does not need it
         cost.validate_limit(source, max_cost)
     # ^ both are refused before anything is searched
     started = time.perf_counter()
     context.progress.start_stage("plan")
-    plan = plans.load_or_create_plan(source, context.progress)
-    planning_seconds = round(time.perf_counter() - started, 3)
-    result = existing.find_existing_result(plan, context.progress)
-    if result is None:
-        cost.check_limit(plan, product_folder.plan_dir(plan), max_cost)
-        if isinstance(source, Plan):
-            engine.check_model(plan)
-            # ^ a job has just been planned with its model as it is
-        result = run_stages(plans.write_plan(plan), allow_partial, context)
+    unchanged = existing.find_unchanged(source) if isinstance(source, Job) else None
+    if unchanged is None:
+        plan = plans.load_or_create_plan(source, context.progress)
+        result = existing.find_existing_result(plan)
     else:
+        plan, result = unchanged
+    planning_seconds = round(time.perf_counter() - started, 3)
+    if result is None:
+        result = _run_plan(
+            plan,
+            is_new=isinstance(source, Job),
+            allow_partial=allow_partial,
+            max_cost=max_cost,
+            context=context,
+            run_stages=run_stages,
+        )
+    else:
+        context.progress.finish()
         plan_path = product_folder.plan_dir(plan) / "plan.json"
         exporter.export_existing_result(plan_path, result.to_dict())
     return result.model_copy(update={"seconds": {**result.seconds, "plan": planning_seconds}})
+
+
+def _run_plan(
+    plan: Plan,
+    *,
+    is_new: bool,
+    allow_partial: bool,
+    max_cost: float | None,
+    context: RunContext,
+    run_stages: RunStages,
+) -> RunResult:
+    """Check the cost and the model of a plan, write it, and take it through its stages."""
+    from flows.execution import engine  # noqa: PLC0415
+    from flows.run import cost  # noqa: PLC0415
+
+    # ^ slow to import (xarray, dask), and a finished product does not need them
+    cost.check_limit(plan, product_folder.plan_dir(plan), max_cost)
+    if not is_new:
+        engine.check_model(plan)
+        # ^ a job has just been planned with its model as it is
+    return run_stages(plans.write_plan(plan), allow_partial, context)

@@ -231,8 +231,9 @@ def run(
     context.progress.start_stage("plan")
     stored = timer.run("plan", stages.prepare_plan, source, context)
     if isinstance(source, Job):
-        result = existing.find_existing_result(stored.plan, context.progress)
+        result = existing.find_existing_result(stored.plan)
         if result is not None:
+            context.progress.finish()
             return result.model_copy(update={"seconds": timer.seconds})
     with (
         open_store(stored.folder).lock(),
@@ -264,7 +265,7 @@ def run(
         seconds=timer.seconds,
         quality=quality.to_dict() if quality else None,
         planned=tiles.planned,
-        traffic=tiles.traffic,
+        actual=cost.get_actual_usage(stored.plan, tiles.traffic, timer.seconds, counts.done),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from pipeline.compositing import radar
 from pipeline.plan import layers
 from pipeline.product.product import Product
 
@@ -146,6 +145,9 @@ def list_limitations(product: Product) -> list[str]:
             "(SCL). All of their pixels were treated as clear, so clouds and shadows may have "
             "entered the map."
         )
+    from pipeline.compositing import radar  # noqa: PLC0415
+
+    # ^ slow to import (xarray, dask), and the other descriptions do not need it
     mixed_satellites = radar.describe_mixed_satellites(product.scenes)
     if mixed_satellites is not None:
         notes.append(mixed_satellites)

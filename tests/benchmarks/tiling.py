@@ -54,7 +54,7 @@ def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, An
     row, column = (AROUND - place for place in placement.tile_offset)
     height, width = placement.context_grid.shape
     values = image[:, row : row + height, column : column + width]
-    looks = fakes.looks({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
+    looks = fakes.window_rows({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
     count, classes = batching.WindowStats(), np.empty((side, side), np.uint8)
     for part in fakes.predict_tile(looks, placement, LATTICE, ask, batch_size=BATCH, stats=count):
         classes[part.start : part.stop] = part.values[0].argmax(axis=0)

@@ -1,4 +1,4 @@
-"""A web server on this machine that serves a folder in ranges, and fails as it is told to."""
+"""A local web server that serves byte ranges of a folder, with scripted failures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 FAULTS = (
     *("404", "403", "416", "429", "500", "503"),
     "short",  # half of the body, then the connection ends
-    "truncated",  # fewer bytes than asked for, and it says so
-    "shrunk",  # the file is said to be smaller than it is
+    "truncated",  # fewer bytes than requested, stated in Content-Range
+    "shrunk",  # Content-Range states a smaller file
     "zeros",  # zeros in place of the data
     "whole",  # the range is ignored
     "page",  # a page of text with status 200, as gateways send it
-    "shifted",  # another range than the one asked for, and it says so
-    "reset",  # the connection is reset before the answer
+    "shifted",  # another range than the requested one, stated in Content-Range
+    "reset",  # the connection is reset before the response
     "cut",  # ... and within it
     "stall",  # the headers, and then nothing
     "silent",  # nothing at all
@@ -34,11 +34,11 @@ FAULTS = (
 )
 
 Script = Callable[[str, int, int], str | None]
-"""(path, first byte, how often these bytes were asked for before) → a fault, or None."""
+"""(path, first byte, number of earlier requests for these bytes) -> a fault, or None."""
 
 
 def sometimes(seed: int, share: float, faults: tuple[str, ...] = FAULTS) -> Script:
-    """Return a script by which that share of the requests fails, the same for the same seed."""
+    """Return a script by which a share of the requests fails; it depends on the seed alone."""
 
     def script(path: str, start: int, count: int) -> str | None:
         dice = random.Random(f"{seed}:{path}:{start}:{count}")
@@ -49,12 +49,12 @@ def sometimes(seed: int, share: float, faults: tuple[str, ...] = FAULTS) -> Scri
 
 @dataclass
 class Server:
-    """What is served, how it fails, and what was asked for."""
+    """State of the server: the folder, the failures, and counts of requests."""
 
     folder: Path
     script: Script | None = None
     latency: float = 0.0
-    """Seconds before each answer."""
+    """Seconds before each response."""
 
     stall: float = 2.0
     """Seconds of silence."""
@@ -65,7 +65,7 @@ class Server:
     sent: int = 0
     busy: int = 0
     most: int = 0
-    """Requests under way at once, at most."""
+    """Maximum number of simultaneous requests."""
 
     times: list[float] = field(default_factory=list)
     asked: Counter[tuple[str, int]] = field(default_factory=Counter)

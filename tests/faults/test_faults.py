@@ -1,4 +1,4 @@
-"""A failed read never becomes nodata: tiles under faults are the same to the bit, or failed."""
+"""Tiles that are read from a failing server are identical to the bit, or failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARES = (0.02, 0.1, 0.3)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Return a plan of nine tiles and four scenes on a server, and each tile's true digests."""
+    """Return a server, a plan of nine tiles and four scenes on it, and the tiles' true digests."""
     folder = tmp_path_factory.mktemp("world")
     near = plans.make(folder, scenes=4, tile=24)
     for path in sorted(folder.glob("scene-[01]/*.tif")):
@@ -53,20 +53,21 @@ def world(tmp_path_factory):
 
 
 def _run(plan, folder):
-    """Make every tile; return the digests of those that were made, and why the others were not."""
+    """Build every tile; return its digests, or the message of its error, by tile."""
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    found = {}
-    for one in plan.tiles:
+    results = {}
+    for part in plan.tiles:
         try:
-            found[one.id] = tile.build_tile(plan, one, Brightness(), folder, threads=2).digests
+            written = tile.build_tile(plan, part, Brightness(), folder, threads=2)
+            results[part.id] = written.digests
         except TerramosaicError as error:
-            found[one.id] = str(error)
-    return found
+            results[part.id] = str(error)
+    return results
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Small files in many small requests, and a server that is soon given up."""
+    """Read small files in many small requests, with few and quick retries."""
     quick = dataclasses.replace(
         http_ranges.RETRY_POLICY, max_attempts=4, backoff=0.0005, timeout=(0.1, 0.1), deadline=5.0
     )
@@ -88,14 +89,14 @@ def test_a_tile_is_the_same_to_the_bit_or_failed(world, impatient, tmp_path, see
     share = SHARES[seed % len(SHARES)]
     web.forget()
     web.script = server.sometimes(seed, share)
-    found = _run(plan, tmp_path)
-    for one in plan.tiles:
-        made = found[one.id]
-        if isinstance(made, str):
-            assert "cannot be read" in made, (seed, one.id, made)
-            assert receipt.read(tmp_path, one) is None, (seed, one.id)
+    results = _run(plan, tmp_path)
+    for part in plan.tiles:
+        result = results[part.id]
+        if isinstance(result, str):
+            assert "cannot be read" in result, (seed, part.id, result)
+            assert receipt.read(tmp_path, part) is None, (seed, part.id)
         else:
-            assert made == true[one.id], (seed, share, one.id)
+            assert result == true[part.id], (seed, share, part.id)
 
 
 def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
@@ -107,10 +108,10 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
         web.script = server.sometimes(1, 0.15, (fault,))
         zarr_store.create(tmp_path / fault, plan, tile_layers.list_layer_bands(plan))
         try:
-            made = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
+            written = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
         except TerramosaicError:
             continue
-        assert made.digests == true[first.id], fault
+        assert written.digests == true[first.id], fault
         healed.add(fault)
     assert set(server.FAULTS) - healed <= {"redirect", "404", "403"}
-    # ^ another host is refused at once, and what is not there or forbidden at the second time
+    # ^ another host is refused at once, a missing or forbidden file at the second request

@@ -50,6 +50,8 @@ COMPLETE: dict[str, Any] = {
     "accuracy": {"overall": np.float64(0.91), "macro_f1": 0.8, "n": 1000},
     "planned": {"bytes": 1e9, "requests": 100, "seconds": 60.0, "cost": 1.5, "basis": "table"},
     "actual": {"bytes": 9e8, "requests": 90, "seconds": 61.25, "cost": None},
+    "seam": None,
+    "warnings": [],
 }
 UNCHANGED = COMPLETE | {"status": "unchanged", "accuracy": None, "planned": None, "actual": None}
 PARTIAL = COMPLETE | {
@@ -58,13 +60,30 @@ PARTIAL = COMPLETE | {
 }
 FAILED = PARTIAL | {"item": None, "map": None, "quicklook": None, "accuracy": None}
 
+SCENE: dict[str, Any] = dict.fromkeys(
+    [
+        *(
+            "id",
+            "datetime",
+            "collection",
+            "modality",
+            "platform",
+            "tile",
+            "baseline",
+            "orbit_state",
+        ),
+        *("relative_orbit", "cloud_cover", "coverage"),
+    ]
+) | {"collection": "c"}
+REFUSED = dict.fromkeys(("id", "reason", "collection", "modality", "date", "coverage"))
 SEARCH: dict[str, Any] = {
     "used": [
-        {"id": "S2B_1", "datetime": "2024-05-12T10:36:19Z", "modality": "S2L2A"}
+        SCENE
+        | {"id": "S2B_1", "datetime": "2024-05-12T10:36:19Z", "modality": "S2L2A"}
         | {"cloud_cover": 3.2},
-        {"id": "DEM_1", "datetime": None, "modality": "DEM", "cloud_cover": None},
+        SCENE | {"id": "DEM_1", "datetime": None, "modality": "DEM", "cloud_cover": None},
     ],
-    "refused": [{"id": "S2B_2", "reason": "87 % clouds, the job takes 60 %"}],
+    "refused": [REFUSED | {"id": "S2B_2", "reason": "87 % clouds, the job takes 60 %"}],
     "coverage": [
         {"modality": "S2L2A", "date": "2024-05-12", "coverage": 0.996, "cloud_cover": 3.2}
         | {"used": ["S2B_1"], "refused": []},
@@ -77,7 +96,7 @@ SEARCH: dict[str, Any] = {
 }
 PLAN: dict[str, Any] = {
     "plan": Path("plan.json"),
-    "tiles": {"new": 40, "skip": 2, "recompute": 1},
+    "tiles": {"total": 43, "new": 40, "skip": 2, "recompute": 1},
     "scenes": 61,
     "bytes": 21_474_836_480,
     "requests": 9120,

@@ -161,7 +161,7 @@ def test_numbers_that_are_not_finite_are_not_loaded():
     for value in (float("nan"), float("inf")):
         broken = dict(before)
         broken["encoder_norm.weight"] = torch.full((32,), value)
-        with pytest.raises(WeightsError, match=r"not finite in encoder_norm\.weight"):
+        with pytest.raises(WeightsError, match=r"NaN or infinity in encoder_norm\.weight"):
             model.load_state(encoder, broken)
     assert torch.equal(encoder.encoder_norm.weight, before["encoder_norm.weight"])
 
@@ -221,7 +221,7 @@ def test_statistics_may_lie_in_a_file(tmp_path):
 # --- the command -----------------------------------------------------------------------------
 
 
-def checkpoint(path, backbone="micro", **options):
+def checkpoint(path, backbone="micro", **content_changes):
     args = {
         "backbone": backbone,
         "backbone_modalities": ["DEM"],
@@ -236,7 +236,7 @@ def checkpoint(path, backbone="micro", **options):
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(network, 2).state_dict()
-    content = {"hyper_parameters": {"model_args": args}} | options
+    content = {"hyper_parameters": {"model_args": args}} | content_changes
     torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, **content}, path)
     return path, args
 

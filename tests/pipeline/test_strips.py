@@ -252,7 +252,7 @@ def test_windows_of_neighbouring_tiles_are_predicted_once(tmp_path):
         ]
         digests[name] = [done.digests for done in receipts[name]]
         origins[name] = {
-            (row, column) for row, column in fake.places if row % 20 == column % 20 == 0
+            (row, column) for row, column in fake.origins if row % 20 == column % 20 == 0
         }
     assert digests["each"] == digests["shared"]
     assert origins["each"] == origins["shared"]

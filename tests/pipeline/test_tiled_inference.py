@@ -1,4 +1,4 @@
-"""Windows to blended probabilities: whoever asks gets the same answer."""
+"""Blended outputs of windows: equal in every tile that contains a pixel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROUND = np.random.default_rng(3).uniform(0, 8000, (400, 400)).astype(np.float32
 
 
 def _ground(area):
-    """Return the ground under a grid: a function of the place alone."""
+    """Return values that depend on the position on the ground alone."""
     row, column = area.origin_index()
     return GROUND[row + 150 : row + 150 + area.height, column + 100 : column + 100 + area.width]
 
@@ -81,7 +81,7 @@ def test_every_batch_has_the_same_size():
     assert set(fake.calls) == {7}
 
 
-def test_nothing_seen_gives_no_answer():
+def test_without_observations_there_is_no_output():
     found = _map(GRID, Brightness(), observed=lambda area: np.zeros(area.shape, bool))
     assert np.isnan(found).all()
 
@@ -104,7 +104,7 @@ def test_classes_confidence_and_margin():
     ("shares", "observed"),
     [((0.1, 0.1, 0.8), True), ((0.7, 0.2, 0.1), False), ((np.nan,) * 3, True)],
 )
-def test_clouds_and_the_unseen_have_no_class(shares, observed):
+def test_clouds_and_unobserved_pixels_have_no_class(shares, observed):
     values = np.array(shares, np.float32).reshape(3, 1, 1)
     found = classify.classify_probabilities(
         values, ("water", "bare", "clouds"), np.full((1, 1), observed)
@@ -124,7 +124,7 @@ def _features(area, **options):
     return fakes.blend(area.refine(8), PATCHES, Patches(), _ground, **options)[0]
 
 
-def test_a_cell_is_the_answer_of_its_own_pixels():
+def test_a_cell_is_the_output_of_its_own_pixels():
     found = _features(COARSE)
     means = downsample.mean(_ground(COARSE.refine(8)), 8)
     assert found[0] == pytest.approx(means, rel=1e-5)
@@ -146,7 +146,7 @@ def test_every_crop_gives_the_same_cells(row, column, height, width, batch):
     assert np.array_equal(part, whole[:, row : row + height, column : column + width])
 
 
-def test_an_answer_of_another_shape_is_refused():
+def test_an_output_of_another_shape_is_refused():
     class Wide(Patches):
         outputs = (replace(Patches.outputs[0], stride=4),)
 
@@ -154,25 +154,25 @@ def test_an_answer_of_another_shape_is_refused():
         fakes.blend(COARSE.refine(8), PATCHES, Wide(), _ground)
 
 
-def test_several_answers_are_those_of_each_by_itself():
+def test_several_outputs_are_those_of_each_by_itself():
     area = COARSE.refine(8)
-    found = fakes.blend(area, PATCHES, Several(), _ground)
-    for answer, fake in zip(found, (Brightness, Patches, Painter), strict=True):
-        assert np.array_equal(answer, fakes.blend(area, PATCHES, fake(), _ground)[0])
+    outputs = fakes.blend(area, PATCHES, Several(), _ground)
+    for output, fake in zip(outputs, (Brightness, Patches, Painter), strict=True):
+        assert np.array_equal(output, fakes.blend(area, PATCHES, fake(), _ground)[0])
 
 
-def test_features_and_values_stay_where_something_was_seen():
-    said = Painter.outputs[0]
+def test_features_and_values_are_stored_where_something_was_observed():
+    spec = Painter.outputs[0]
     blended = np.array([[[0.25, 0.5, np.nan]]], np.float32)
     observed = np.array([[True, False, True]])
-    found = classify.to_layers(said, blended, observed, include_probabilities=False)
-    assert list(found) == ["generated_NDVI"]
-    assert np.array_equal(found["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
+    layers = classify.to_layers(spec, blended, observed, include_probabilities=False)
+    assert list(layers) == ["generated_NDVI"]
+    assert np.array_equal(layers["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
     with pytest.raises(ValueError, match="stores values in '1'"):
-        replace(said, unit="percent")
+        replace(spec, unit="percent")
 
 
-def test_windows_are_told_where_on_earth_they_lie():
+def test_the_model_receives_the_origins_of_windows():
     fake = Brightness()
     area = GRID.window(row=-10, column=-20, height=60, width=70)
     _map(area, fake, batch=1)
@@ -180,7 +180,7 @@ def test_windows_are_told_where_on_earth_they_lie():
     expected = [
         (r, c) for r in LATTICE.window_starts(row, 60) for c in LATTICE.window_starts(column, 70)
     ]
-    assert fake.places == expected
+    assert fake.origins == expected
 
 
 @settings(max_examples=40)
@@ -191,16 +191,16 @@ def test_windows_are_told_where_on_earth_they_lie():
     st.integers(1, 95),
     st.integers(1, 85),
 )
-def test_an_answer_that_is_not_finite_stays_in_its_own_window(bad, at_x, at_y, height, width):
-    """Where any other window has an answer for a pixel, that one counts."""
+def test_an_output_that_is_not_finite_affects_its_own_window_only(bad, at_x, at_y, height, width):
+    """If any other window has a value for a pixel, it is used."""
 
     class Broken(Edgy):
         def one(self, values, places):
-            answer = super().one(values, places)
+            output = super().one(values, places)
             for index, (row, column) in enumerate(places):
                 if row <= at_y < row + 32 and column <= at_x < column + 32:
-                    answer[index, 0, at_y - row, at_x - column] = bad
-            return answer
+                    output[index, 0, at_y - row, at_x - column] = bad
+            return output
 
     area = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=height, width=width)
     good = _map(area, Edgy())
@@ -212,7 +212,7 @@ def test_an_answer_that_is_not_finite_stays_in_its_own_window(bad, at_x, at_y, h
 @settings(max_examples=30)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(16, 32), st.integers(0, 2**32 - 1))
 def test_missing_pixels_never_spread(height, width, stride, seed):
-    """Any size, any stride, any mask: an answer wherever something was seen, and the same one."""
+    """Whatever the size, the stride and the mask: every observed pixel has its own value."""
     lattice = Lattice(window=32, stride=stride, context_width=0)
     area = Grid(epsg=32633, resolution=10.0, left=430.0, top=910.0, height=height, width=width)
     rng = np.random.default_rng(seed)
@@ -247,13 +247,13 @@ class Owner:
         Held.alive -= 1
 
 
-def test_what_is_held_does_not_grow_with_the_height():
-    """Rows of windows leave before the next ones come: few are held at a time."""
+def test_the_memory_does_not_grow_with_the_height():
+    """Few rows of windows are in memory at a time."""
     area = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=2000, width=40)
     placed = window_lattice.place_windows(area, LATTICE)
     most = []
 
-    def coming():
+    def rows():
         for row in placed.window_rows:
             values = np.zeros((1, 32, placed.context_grid.width), np.float32).view(Held)
             values.owner = Owner()
@@ -265,7 +265,7 @@ def test_what_is_held_does_not_grow_with_the_height():
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in fakes.predict_tile(coming(), placed, LATTICE, Brightness(), batch_size=4):
+    for _ in fakes.predict_tile(rows(), placed, LATTICE, Brightness(), batch_size=4):
         pass
     assert len(most) > 90
     assert max(most) < 12
@@ -281,19 +281,23 @@ def test_symmetries_undo_themselves(turn):
     )
 
 
-def test_an_unsure_window_is_asked_from_all_sides():
-    """Answers by the place in the window become those of all eight sides, if they are unsure."""
+def test_an_uncertain_window_is_averaged_over_the_symmetries():
+    """A prediction by the position in the window becomes the mean of its eight symmetries."""
     fake = Edgy()
     chips = {"S2L2A": np.zeros((2, 1, 32, 32), np.float32)}
     plain = fake.predict(chips, [(0, 0), (0, 32)])[0]
     (same,) = test_time_augmentation.predict(fake, chips, [(0, 0), (0, 32)], 0.5)
     assert np.array_equal(same, plain)
     (found,) = test_time_augmentation.predict(fake, chips, [(0, 0), (0, 32)], 0.9)
-    eight = [np.rot90(one, k, (1, 2)) for one in (plain[0], plain[0][:, :, ::-1]) for k in range(4)]
+    eight = [
+        np.rot90(image, turns, (1, 2))
+        for image in (plain[0], plain[0][:, :, ::-1])
+        for turns in range(4)
+    ]
     assert found[0] == pytest.approx(np.mean(eight, axis=0), abs=1e-6)
 
 
-def test_what_only_fills_up_a_batch_is_not_asked_again():
+def test_windows_that_only_fill_up_a_batch_are_not_augmented():
     fake = Edgy()
     chips = {"S2L2A": np.zeros((2, 1, 32, 32), np.float32)}
     chips["S2L2A"][1] = np.nan

@@ -42,7 +42,7 @@ def _made(modality, scenes, bands, grid, recipe):
     made = composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return {
         name: getattr(made, name).compute(scheduler="synchronous").values
-        for name in ("values", "observations", "first", "last")
+        for name in ("values", "observations", "first_day", "last_day")
     }
 
 
@@ -112,8 +112,8 @@ def _expected(scenes, bands, grid, method):
     return {
         "values": _composed(np.array(daily), scenes, looks, method),
         "observations": np.sum(seen, axis=0),
-        "first": np.where(np.any(seen, axis=0), np.where(seen, numbers, 99999).min(axis=0), 0),
-        "last": stamps.max(axis=0),
+        "first_day": np.where(np.any(seen, axis=0), np.where(seen, numbers, 99999).min(axis=0), 0),
+        "last_day": stamps.max(axis=0),
     }
 
 

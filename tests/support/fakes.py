@@ -1,4 +1,4 @@
-"""Predictors without a network."""
+"""Predictors without a network, and a function that runs them on arrays in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.plan.output_spec import OutputSpec
 
 
 class Brightness:
-    """Calls bright pixels bare and dark ones water, by themselves: no context, no seams."""
+    """Predict bare ground for bright pixels and water for dark ones, without any context."""
 
     window = 32
     inputs: Mapping[str, tuple[str, ...]] = {"S2L2A": ("B02",)}
@@ -24,11 +24,11 @@ class Brightness:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
-        self.places: list[tuple[int, int]] = []
+        self.origins: list[tuple[int, int]] = []
 
     def predict(self, chips, places):
         self.calls.append(len(places))
-        self.places += places
+        self.origins += places
         return (self.one(chips["S2L2A"], places),)
 
     def one(self, values, places):
@@ -40,17 +40,17 @@ class Brightness:
 
 
 class Edgy(Brightness):
-    """Answers by the place in the window: whatever blends it badly shows seams."""
+    """Predict by the position in the window, so that a wrong blend shows seams."""
 
     def one(self, values, places):
         side = self.window
         ramp = np.broadcast_to(np.linspace(0, 1, side, dtype=np.float32), (side, side))
-        answer = np.stack([ramp, 1 - ramp, 0 * ramp])
-        return np.repeat(answer[None], len(values), axis=0).astype(np.float32)
+        probabilities = np.stack([ramp, 1 - ramp, 0 * ramp])
+        return np.repeat(probabilities[None], len(values), axis=0).astype(np.float32)
 
 
 class Moody(Brightness):
-    """Answers by the window's mean beside the pixel: windows disagree about every pixel.
+    """Predict by the pixel and the window's mean: windows disagree about every pixel.
 
     z = x + 2 * mean of x over the window; the probabilities are softmax(z, -z).
     """
@@ -62,37 +62,37 @@ class Moody(Brightness):
         self.window = window
 
     def one(self, values, places):
-        plain = np.nan_to_num(values[:, 0], posinf=0, neginf=0)
-        z = plain + 2 * plain.mean(axis=(1, 2), keepdims=True)
+        finite = np.nan_to_num(values[:, 0], posinf=0, neginf=0)
+        z = finite + 2 * finite.mean(axis=(1, 2), keepdims=True)
         p = 1 / (1 + np.exp(-2 * z))
         return np.stack([p, 1 - p], axis=1).astype(np.float32)
 
 
 class Patches(Brightness):
-    """Answers once per patch of 8 pixels: mean, place in the window, and a constant."""
+    """Predict features per patch of 8 pixels: mean, column in the window, and a constant."""
 
     outputs = (OutputSpec(task="embedding", bands=("e000", "e001", "e002"), stride=8),)
 
     def one(self, values, places):
-        plain = np.nan_to_num(values[:, 0])
+        finite = np.nan_to_num(values[:, 0])
         side = self.window // 8
-        mean = plain.reshape(-1, side, 8, side, 8).mean(axis=(2, 4))
-        place = np.broadcast_to(np.arange(side, dtype=np.float32), mean.shape)
-        return np.stack([mean, place, np.full_like(mean, 7)], axis=1).astype(np.float32)
+        mean = finite.reshape(-1, side, 8, side, 8).mean(axis=(2, 4))
+        column = np.broadcast_to(np.arange(side, dtype=np.float32), mean.shape)
+        return np.stack([mean, column, np.full_like(mean, 7)], axis=1).astype(np.float32)
 
 
 class Painter(Brightness):
-    """Makes a vegetation index of the brightness, and of the place in the window."""
+    """Generate a vegetation index from the brightness and the column in the window."""
 
     outputs = (OutputSpec(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
 
     def one(self, values, places):
-        place = np.linspace(0, 0.1, self.window, dtype=np.float32)
-        return (np.nan_to_num(values) / 10_000 - place).astype(np.float32)
+        column = np.linspace(0, 0.1, self.window, dtype=np.float32)
+        return (np.nan_to_num(values) / 10_000 - column).astype(np.float32)
 
 
 class Several(Brightness):
-    """Maps, describes and paints in one go."""
+    """Predict land cover, features and a vegetation index in one pass."""
 
     outputs = (*Brightness.outputs, *Patches.outputs, *Painter.outputs)
 
@@ -102,8 +102,16 @@ class Several(Brightness):
         return tuple(fake().one(values, places) for fake in (Brightness, Patches, Painter))
 
 
-def looks(inputs, observed, placement, side, *, beside=None):
-    """Cut arrays that lie in memory into the rows of windows of a placement."""
+def window_rows(inputs, observed, placement, side, *, beside=None):
+    """Cut arrays in memory into the rows of windows of a placement.
+
+    Args:
+        inputs: modality -> (band, y, x) of the context.
+        observed: (y, x) of the context.
+        placement: the windows.
+        side: side of a window.
+        beside: (row, column) of a sample window beside the lattice.
+    """
     rows = [(row, placement.window_columns, False) for row in placement.window_rows]
     if beside is not None:
         rows.append((beside[0], (beside[1],), True))
@@ -118,36 +126,36 @@ def looks(inputs, observed, placement, side, *, beside=None):
         )
 
 
-def predict_tile(window_rows, placement, lattice, predictor, *, stats=None, **options):
+def predict_tile(rows, placement, lattice, predictor, *, stats=None, **options):
     """Yield the blended rows of a tile, from rows of windows."""
     with TilePredictor(
         placement, lattice, predictor, stats=stats or WindowStats(), **options
     ) as tile_predictor:
-        for window_row in window_rows:
+        for window_row in rows:
             yield from tile_predictor.predict_and_blend(window_row)
         yield from tile_predictor.finish()
 
 
 def blend(area, lattice, predictor, ground, *, batch=4, observed=None, **options):
-    """Return the blended answers of an area, (channel, y, x) each.
+    """Return the blended outputs of an area, (channel, y, x) each.
 
     Args:
-        area: grid, in pixels.
-        lattice: in pixels.
+        area: grid of the area.
+        lattice: lattice of the windows, in pixels.
         predictor: the model.
-        ground: grid -> (y, x), the input.
+        ground: function grid -> (y, x) values of the input.
         batch: windows per call.
-        observed: grid -> (y, x) of booleans; default all.
-        options: of predict.blended.
+        observed: function grid -> (y, x) mask of observed pixels; None = all are.
+        options: further arguments of TilePredictor.
     """
-    placed = window_lattice.place_windows(area, lattice)
-    values = ground(placed.context_grid)
-    seen = np.ones(values.shape, bool) if observed is None else observed(placed.context_grid)
-    shown = {"S2L2A": np.where(seen, values, np.nan)[None].astype(np.float32)}
+    placement = window_lattice.place_windows(area, lattice)
+    values = ground(placement.context_grid)
+    mask = np.ones(values.shape, bool) if observed is None else observed(placement.context_grid)
+    inputs = {"S2L2A": np.where(mask, values, np.nan)[None].astype(np.float32)}
     parts = list(
         predict_tile(
-            looks(shown, seen, placed, lattice.window),
-            placed,
+            window_rows(inputs, mask, placement, lattice.window),
+            placement,
             lattice,
             predictor,
             batch_size=batch,

@@ -1,0 +1,133 @@
+"""Models whose spec is known without loading them.
+
+Loading a model takes seconds: torch is imported, and the weights are read and hashed. When a model
+has been loaded for a plan, the digest of its spec is kept in a file of this machine, under a
+fingerprint of all that decides the spec. As long as the fingerprint is the same, so is the spec.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flows.config.job import Job
+from flows.config.model import Weights
+from model.weights import checksums
+from pipeline.plan.plan import hash_json
+from pipeline.plan.recipe import ModelSpec
+from pipeline.runtime import atomic_files
+
+PACKAGES = ("catalogs", "pipeline", "model", "flows")
+MAX_ENTRIES = 100
+"""Largest number of fingerprints that are kept; the oldest are dropped."""
+
+
+def find_spec_digest(job: Job) -> str | None:
+    """Return the digest of the spec of a job's model; None where the model must be loaded."""
+    fingerprint = compute_fingerprint(job)
+    return None if fingerprint is None else _read_entries().get(fingerprint)
+
+
+def keep_spec_digest(job: Job, spec: ModelSpec) -> None:
+    """Keep the digest of the spec of a job's model, which has just been loaded."""
+    fingerprint = compute_fingerprint(job)
+    if fingerprint is None:
+        return
+    entries = _read_entries()
+    if entries.pop(fingerprint, None) is None:
+        entries = dict(list(entries.items())[1 - MAX_ENTRIES :])
+    entries[fingerprint] = spec_digest(spec)
+    with suppress(OSError):
+        atomic_files.write_json(_entries_path(), entries)
+        # ^ where the folder cannot be written, the next run loads the model again
+
+
+def spec_digest(spec: ModelSpec) -> str:
+    """Return the sha256 of a model's spec."""
+    return hash_json(spec.to_dict())
+
+
+def compute_fingerprint(job: Job) -> str | None:
+    """Return the sha256 of all that decides the spec of a job's model.
+
+    These are the options of the loader; path, size, inode and times (to the nanosecond) of the
+    files of weights, checkpoint, training and tokenizers, and of all files of this project's
+    packages, which hold the shipped weights and cards; the version of torch; and the machine.
+
+    Returns:
+        None where files that are not named in the job decide the spec too: for weights of the hub
+        and for models with a configuration of their own; and on machines with a GPU, whose free
+        memory decides the batch size.
+    """
+    model = job.model
+    sources = (model.effective_weights, *(model.tokenizers or {}).values())
+    has_gpu = bool(glob.glob("/dev/nvidia[0-9]*"))  # noqa: PTH207
+    uses_hub = model.checkpoint is None and any(source.source == "hub" for source in sources)
+    if has_gpu or uses_hub or model.config_path is not None:
+        return None
+    try:
+        files = [_stat_file(path) for path in _list_model_files(job, sources)]
+        code = hashlib.sha256(json.dumps(_stat_packages()).encode()).hexdigest()
+    except OSError:
+        return None
+    values = {
+        "options": model.to_loader_options(),
+        "inputs": list(job.model_inputs),
+        "device": job.execution.device,
+        "precision": job.execution.precision,
+        "batch": job.execution.batch,
+        "files": files,
+        "code": code,
+        "torch": importlib.metadata.version("torch"),
+        "machine": [platform.node(), platform.machine(), platform.processor()],
+    }
+    return hash_json(values)
+
+
+def _list_model_files(job: Job, sources: tuple[Weights, ...]) -> list[Path]:
+    """Return the files that a job names for its model; of folders, the files in them."""
+    named = [job.model.checkpoint, job.model.training, *(source.path for source in sources)]
+    files: list[Path] = []
+    for path in named:
+        if path is not None:
+            files += sorted(path.rglob("*")) if path.is_dir() else [path]
+    return files
+
+
+def _stat_packages() -> list[list[Any]]:
+    """Return the state of every file of this project's packages."""
+    folders = []
+    for name in PACKAGES:
+        package = importlib.util.find_spec(name)
+        folders += list(package.submodule_search_locations or ()) if package else []
+    return [
+        _stat_file(path)
+        for folder in folders
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix != ".pyc" and path.is_file()
+    ]
+
+
+def _stat_file(path: Path) -> list[Any]:
+    """Return path, size, inode and times of a file: a replaced or edited file has others."""
+    state = path.stat()
+    return [str(path), state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _entries_path() -> Path:
+    return checksums.home_dir() / "model-specs.json"
+
+
+def _read_entries() -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        entries = json.loads(_entries_path().read_text(encoding="utf-8"))
+        if isinstance(entries, dict):
+            return {key: value for key, value in entries.items() if isinstance(value, str)}
+    return {}

@@ -1,0 +1,77 @@
+"""JSON Schemas of the commands' results, generated from :mod:`flows.run.results`.
+
+``make schemas`` writes them to docs/json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.run import results
+from flows.run.results import Result
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The schema of one command's output."""
+
+    title: str
+    """The commands that print it."""
+
+    result: type[Result]
+
+
+SCHEMAS: Mapping[str, Schema] = {
+    "run": Schema("terramosaic run --json, terramosaic demo --json", results.RunResult),
+    "search": Schema("terramosaic search --json", results.SearchResult),
+    "plan": Schema("terramosaic plan --json", results.PlanResult),
+    "backfill": Schema("terramosaic backfill --json", results.BackfillResult),
+    "refresh": Schema("terramosaic refresh --json", results.BackfillResult),
+    "deploy": Schema("terramosaic deploy --json", results.DeployResult),
+    "verify": Schema("terramosaic verify --json", results.VerifyResult),
+    "error": Schema("terramosaic … --json of a command that fails", results.ErrorResult),
+}
+"""Name of the schema's file → schema."""
+
+
+def generate(name: str) -> dict[str, Any]:
+    """Return a schema as JSON-ready values."""
+    schema = SCHEMAS[name]
+    values = _drop_titles(schema.result.model_json_schema(mode="serialization"))
+    return {"$schema": DIALECT, "title": schema.title, **values}
+
+
+def _drop_titles(value: Any) -> Any:
+    """Return a schema without the titles that pydantic derives from the names of its fields."""
+    if isinstance(value, list):
+        return [_drop_titles(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _drop_titles(entry)
+        for key, entry in value.items()
+        if key != "title" or not isinstance(entry, str)
+    }
+
+
+def format_schema(name: str) -> str:
+    """Return the text of a schema's file."""
+    return json.dumps(generate(name), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_schemas(folder: Path) -> None:
+    """Write all schemas into a folder."""
+    for name in SCHEMAS:
+        path = folder / f"{name}.schema.json"
+        path.write_text(format_schema(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))

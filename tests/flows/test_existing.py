@@ -1,0 +1,153 @@
+"""A finished product is found without planning, unless job, catalog or model have changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import yaml
+
+from catalogs import demo as country
+from flows.config import job as jobs
+from flows.observe.progress import NullProgress
+from flows.orchestration import launch
+from flows.run import existing, known_models, planning
+from tests.support import expanse
+
+PERIOD = "2021-06"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Make a small country and a product of composites over a part of it."""
+    folder = tmp_path_factory.mktemp("land")
+    land = country.build(folder / "country", seed=11, size=512)
+    points = land.region["coordinates"][0]
+    west, east = (edge(x for x, _ in points) for edge in (min, max))
+    south, north = (edge(y for _, y in points) for edge in (min, max))
+    path = folder / "job.yaml"
+    values = {
+        "name": "part",
+        "region": {
+            "bbox": [
+                west + 0.4 * (east - west),
+                south + 0.4 * (north - south),
+                west + 0.6 * (east - west),
+                south + 0.6 * (north - south),
+            ]
+        },
+        "period": PERIOD,
+        "catalog": {"path": str(land.catalog), "provider": "demo"},
+        "inputs": ["S2L2A"],
+        "bands": {"S2L2A": ["B04"]},
+        "grid": {"crs": f"EPSG:{land.epsg}"},
+        "model": {"name": "none"},
+        "output": {"path": "out", "composites": True, "formats": ["zarr"]},
+        "execution": {"tile": 512, "workers": 1},
+    }
+    path.write_text(yaml.safe_dump(values))
+    assert _run(path).status == "complete"
+    return path
+
+
+def _run(path):
+    return launch.run_file(path, allow_partial=False, max_cost=None, progress=NullProgress())
+
+
+def _changed(path, **sections):
+    values = yaml.safe_load(path.read_text())
+    copy = path.with_name("changed.yaml")
+    copy.write_text(yaml.safe_dump(values | sections))
+    return jobs.load(copy)
+
+
+def test_a_finished_product_is_found_without_planning(built, monkeypatch):
+    monkeypatch.setattr(planning, "create_plan", lambda *_: pytest.fail("the job was planned"))
+    result = _run(built)
+    assert result.status == "unchanged"
+    assert result.tiles.skipped == result.tiles.total
+    assert result.item is not None
+
+
+def test_another_request_is_planned(built):
+    assert existing.find_unchanged(_changed(built)) is not None
+    for sections in ({"mask": {"dilate_m": 80}}, {"bands": {"S2L2A": ["B08"]}}):
+        assert existing.find_unchanged(_changed(built, **sections)) is None
+
+
+def test_the_limits_of_the_job_as_it_is_now_hold(built):
+    plan, result = existing.find_unchanged(_changed(built, qc={"gate": "refuse"}))
+    assert result.status == "unchanged"
+    assert plan.settings.quality_limits.gate == "refuse"
+
+
+def test_a_missing_receipt_is_noticed(built):
+    receipt = next(built.parent.glob("out/part/*/*/receipts/*.json"))
+    text = receipt.read_text()
+    receipt.unlink()
+    assert existing.find_unchanged(jobs.load(built)) is None
+    receipt.write_text(text)
+    assert existing.find_unchanged(jobs.load(built)) is not None
+
+
+def test_a_scene_that_leaves_the_catalog_is_noticed(built):
+    plan, _ = existing.find_unchanged(jobs.load(built))
+    removed = plan.snapshot.scenes[0].id
+    catalog = jobs.load(built).catalog.path.parent
+    originals = {}
+    for path in catalog.rglob("collection.json"):
+        values = json.loads(path.read_text())
+        links = [link for link in values["links"] if not link["href"].endswith(f"{removed}.json")]
+        if len(links) < len(values["links"]):
+            originals[path] = path.read_text()
+            path.write_text(json.dumps(values | {"links": links}))
+    assert originals
+    assert existing.find_unchanged(jobs.load(built)) is None
+    for path, text in originals.items():
+        path.write_text(text)
+    assert existing.find_unchanged(jobs.load(built)) is not None
+
+
+SPEC = expanse.MODEL
+
+
+@pytest.fixture
+def weighted(built, tmp_path, monkeypatch):
+    """Return a job whose model has weights of its own, on a machine without a GPU."""
+    monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(known_models.glob, "glob", lambda _: [])
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"a" * 1000)
+    model = {"name": "demo", "weights": {"path": str(weights)}}
+    return _changed(built, model=model), weights
+
+
+def test_a_model_is_known_after_it_was_loaded(weighted):
+    job, _ = weighted
+    assert known_models.find_spec_digest(job) is None
+    known_models.keep_spec_digest(job, SPEC)
+    assert known_models.find_spec_digest(job) == known_models.spec_digest(SPEC)
+
+
+def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
+    job, weights = weighted
+    known_models.keep_spec_digest(job, SPEC)
+    state = weights.stat()
+    replacement = tmp_path / "replacement"
+    replacement.write_bytes(b"b" * 1000)
+    os.utime(replacement, ns=(state.st_atime_ns, state.st_mtime_ns))
+    shutil.move(replacement, weights)
+    # ^ same size and modification time
+    assert weights.stat().st_mtime_ns == state.st_mtime_ns
+    assert known_models.find_spec_digest(job) is None
+
+
+def test_models_of_the_hub_and_gpus_are_always_loaded(built, weighted, monkeypatch):
+    job, _ = weighted
+    assert known_models.compute_fingerprint(job) is not None
+    hub = _changed(built, model={"name": "terramind_v1_tiny", "weights": "hub"})
+    assert known_models.compute_fingerprint(hub) is None
+    monkeypatch.setattr(known_models.glob, "glob", lambda _: ["/dev/nvidia0"])
+    assert known_models.compute_fingerprint(job) is None

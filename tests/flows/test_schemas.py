@@ -1,0 +1,33 @@
+"""The JSON Schemas in docs/json are those of the results that the commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from flows.run import results, schemas
+
+FOLDER = Path(__file__).parents[2] / "docs" / "json"
+
+
+@pytest.mark.parametrize("name", schemas.SCHEMAS)
+def test_a_committed_schema_is_the_generated_one(name):
+    committed = (FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")
+    assert committed == schemas.format_schema(name), "run: make schemas"
+
+
+@pytest.mark.parametrize("name", schemas.SCHEMAS)
+def test_a_schema_names_every_key_and_allows_no_other(name):
+    schema = schemas.generate(name)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert part["additionalProperties"] is False
+        assert part["required"] == [*part["properties"]]
+        assert part["description"]
+
+
+def test_an_accuracy_without_compared_pixels_is_null():
+    accuracy = results.Accuracy(overall=float("nan"), macro_f1=float("nan"), n=0)
+    assert accuracy.to_dict() == {"overall": None, "macro_f1": None, "n": 0}
