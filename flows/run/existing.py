@@ -8,6 +8,7 @@ from pathlib import Path
 from catalogs import snapshot
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
+from flows.config.run_settings import build_run_settings
 from flows.run import known_models, outcome, planning, product_folder, quality_gate, scenes
 from flows.run.request import hash_request
 from flows.run.results import RunResult, TileCounts
@@ -66,7 +67,8 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     plan = _read_requested_plan(job)
     if plan is None:
         return None
-    plan = replace(plan, settings=planning.build_run_settings(job, plan.settings.model.to_dict()))
+    settings = build_run_settings(job, plan.settings.model.to_dict(), hash_request(job))
+    plan = replace(plan, settings=settings)
     # ^ the folder may have been moved, and the limits of the quality gate may be other ones
     model = plan.model
     if model is not None and known_models.find_spec_digest(job) != known_models.spec_digest(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from catalogs.errors import InvalidInputError
@@ -10,8 +10,7 @@ from catalogs.scene import Caveat, Scene
 from catalogs.snapshot import Snapshot
 from flows.config import cadence
 from flows.config.job import Job
-from flows.config.prices import Prices
-from flows.config.sections import WorkerRange
+from flows.config.run_settings import build_run_settings
 from flows.observe.progress import Progress
 from flows.run import scenes
 from flows.run.request import hash_request
@@ -20,13 +19,6 @@ from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
-from pipeline.plan.settings import (
-    ExecutionSettings,
-    ModelOptions,
-    PriceList,
-    QualityLimits,
-    RunSettings,
-)
 
 MAX_STEPS = 400
 """Largest number of parts that a period is split into; each has a composite of its own."""
@@ -87,7 +79,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
         model=model,
-        settings=build_run_settings(job, load_options),
+        settings=build_run_settings(job, load_options, hash_request(job)),
     )
 
 
@@ -191,49 +183,3 @@ def _load_model(job: Job) -> tuple[ModelSpec | None, int, dict[str, Any]]:
     # ^ torch takes seconds to import, and composites do not need it
     model = model_spec.load_spec(job)
     return model, model_spec.choose_overlap(job, model), model_spec.build_load_options(job)
-
-
-def build_run_settings(job: Job, loader_options: Mapping[str, Any]) -> RunSettings:
-    """Return the settings that running the plan needs and that do not decide its pixels.
-
-    Args:
-        job: the job over one period.
-        loader_options: options with which the model is loaded.
-    """
-    execution, limits = job.execution, job.qc
-    workers = execution.workers
-    return RunSettings(
-        output_dir=str(job.output.folder),
-        formats=tuple(job.output.formats),
-        request_digest=hash_request(job),
-        model=ModelOptions(**loader_options),
-        execution=ExecutionSettings(
-            tile=execution.tile,
-            engine=execution.engine,
-            workers=workers.model_dump() if isinstance(workers, WorkerRange) else workers,
-            device=execution.device,
-            precision=execution.precision,
-            batch=execution.batch,
-            slot=execution.slot,
-            max_hours=execution.max_hours,
-        ),
-        quality_limits=QualityLimits(
-            gate=limits.gate,
-            max_seam_z=limits.max_seam_z,
-            max_disagreement=limits.max_disagreement,
-            min_agreement=limits.min_agreement,
-        ),
-        prices=_price_list(job.prices) if job.prices else None,
-    )
-
-
-def _price_list(prices: Prices) -> PriceList:
-    return PriceList(
-        currency=prices.currency,
-        cpu_hour=prices.cpu_hour,
-        gpu_hour=prices.gpu_hour,
-        gb_read=prices.gb_read,
-        thousand_requests=prices.thousand_requests,
-        gb_month=prices.gb_month,
-        months=prices.months,
-    )

@@ -23,8 +23,8 @@ from model.terramind import modalities
 from pipeline import cost_model, tile, tile_layers
 from pipeline.plan import layers
 from pipeline.publishing import writer
+from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts
-from pipeline.storage import zarr_store
 from tests.pipeline.test_plan import make as make_plan
 from tests.support import worlds
 
@@ -197,12 +197,12 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     product_dir = tmp_path / "out" / "landsat" / "2024-06"
     folder = product_dir / plan.short_digest
     folder.mkdir(parents=True)
-    plan.write(folder / "plan.json")
+    plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     (only_tile,) = plan.tiles
     receipt = tile.build_tile(plan, only_tile, None, folder, threads=1)
     receipts.write(folder, only_tile, receipt)
-    item = json.loads(writer.publish_product(plan, product_dir).read_text())
+    item = json.loads((product_dir / writer.publish_product(plan, product_dir)).read_text())
 
     asset = item["assets"]["composite_L8SR"]
     assert asset["title"] == "Landsat 8 composite"

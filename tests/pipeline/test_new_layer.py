@@ -78,8 +78,8 @@ def test_a_new_layer_needs_one_entry(predictor, tmp_path):
     assert np.array_equal(stored != 65535, observed)
     assert 0 <= stored[observed].min() < stored[observed].max() <= 400
 
-    item_path = writer.publish_product(plan, product_dir)
-    item = json.loads(item_path.read_text())
+    item_name = writer.publish_product(plan, product_dir)
+    item = json.loads((product_dir / item_name).read_text())
     stac.check(item, stac.validator())
     (band,) = item["assets"]["canopy_height"]["raster:bands"]
     assert (band["unit"], band["scale"], band["nodata"]) == ("m", 0.1, 65535)

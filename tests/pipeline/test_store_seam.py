@@ -23,6 +23,8 @@ WRITES_ELSEWHERE = {
     "flows/demo/demo.py": "writes the job and region of the demo, which are inputs",
     "flows/demo/train.py": "writes the demo's trained model and its card",
     "flows/observe/exporter.py": "writes metrics to the folder of node_exporter",
+    "flows/run/known_models.py": "keeps the specs of models in the user's cache folder",
+    "flows/run/schemas.py": "writes the JSON schemas of the documentation",
     "pipeline/storage/cog.py": "hashes a finished file in a temporary directory of the store",
 }
 """Modules that open local files that are no part of an output, and what they do."""
