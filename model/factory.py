@@ -18,7 +18,7 @@ from model.terramind.declarations import (
 )
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from model.terramind.generation.standardise import BoaOffset
 from model.terramind.generation.tim import TiMEncoder
 from model.terramind.merging import Merge

@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
-from pipeline.compositing import stream
+from pipeline.compositing import strip_reader
 from pipeline.compositing.row_buffer import RowBuffer
-from pipeline.compositing.stream import Strip
+from pipeline.compositing.strip_reader import Strip
 from pipeline.grid.grid import Tile
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference import consistency
 from pipeline.inference.batching import WindowCache, WindowStats
-from pipeline.inference.predictor import Predictor
-from pipeline.inference.tiled import TilePredictor, WindowRow
-from pipeline.plan import layers
+from pipeline.inference.predictor_protocol import Predictor
+from pipeline.inference.tiled_inference import TilePredictor, WindowRow
+from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from pipeline.storage.store import StoreLike
-from pipeline.tile_layers import TileLayers
+from pipeline.tile_values import TileLayers
 
 CPU_PARALLEL_BATCHES = 2
 """Batches predicted in parallel on a CPU, so that one uses the cores that another leaves idle."""
@@ -68,7 +68,7 @@ def build_tile(
     with (
         io_statistics.collect() as traffic,
         contextlib.closing(
-            stream.read_strips(plan, scenes, plan.context_grid(tile), threads=threads)
+            strip_reader.read_strips(plan, scenes, plan.context_grid(tile), threads=threads)
         ) as strips,
     ):
         if predictor is None or plan.model is None:
@@ -258,7 +258,7 @@ def _cut_window_row(buffer: RowBuffer, scheduled: _ScheduledRow, window: int) ->
 
 def _coverage_fractions(observations: NDArray[np.uint16]) -> dict[str, float]:
     """Return the fraction of cells inside the region, and of these the fraction observed."""
-    inside = observations != layers.get("observations").fill_value
+    inside = observations != layer_table.get("observations").fill_value
     observed = float((inside & (observations > 0)).sum() / max(int(inside.sum()), 1))
     return {"inside": round(float(inside.mean()), 6), "observed": round(observed, 6)}
 

@@ -146,11 +146,11 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
     """List the scenes of a job, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import search
+    from flows.run import search_summary
     from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: search.search(
+        lambda progress: search_summary.search(
             latest.with_period(loaded, period, progress), progress, report
         ).to_dict(),
         summary.format_search,
@@ -166,11 +166,11 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     """Plan a job: tiles, scenes, bytes, memory, time, cost."""
     loaded = _load_job(job)
     from flows.cli import summary
-    from flows.run import plans
+    from flows.run import plan_files
     from flows.series import latest
 
     return console.run_and_print(
-        lambda progress: plans.make_plan(
+        lambda progress: plan_files.make_plan(
             latest.with_period(loaded, period, progress), progress, output
         ).to_dict(),
         summary.format_plan,

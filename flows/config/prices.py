@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from flows.config.base import ConfigModel
 
 if TYPE_CHECKING:
-    from pipeline.cost_model import CostEstimate
+    from pipeline.resource_estimate import CostEstimate
 
 BYTES_PER_GB = 1e9
 

@@ -22,7 +22,7 @@ from model.cards import markdown
 from model.predictor import edge_effect, registry
 from model.predictor.cards import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictors import SegmentationPredictor
+from model.predictor.predictor_kinds import SegmentationPredictor
 from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.modalities import Statistics, get_raster_modality

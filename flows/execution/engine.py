@@ -30,7 +30,7 @@ from pipeline.storage import plan_file, receipt
 if TYPE_CHECKING:
     from model.predictor.predictor import Predictor as Loaded
     from pipeline.grid.grid import Tile
-    from pipeline.inference.predictor import Predictor
+    from pipeline.inference.predictor_protocol import Predictor
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from prefect import artifacts as prefect_artifacts
 
 from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
 from flows.run import cost
-from flows.run.plans import StoredPlan
+from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
 from flows.series.inspection import PeriodSummary
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.quality import coverage
-from pipeline.quality.gates import QualityMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 
 log = logging.getLogger(__name__)
 

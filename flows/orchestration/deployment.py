@@ -30,9 +30,9 @@ from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.orchestration import concurrency, server
-from flows.orchestration.backfill import backfill
-from flows.orchestration.land_cover import DUE, land_cover
-from flows.orchestration.refresh import refresh
+from flows.orchestration.backfill_flow import backfill
+from flows.orchestration.land_cover_flow import DUE, land_cover
+from flows.orchestration.refresh_flow import refresh
 from flows.run.results import Deployment, DeployResult
 
 QUEUES = {concurrency.SCHEDULED: 1, concurrency.BACKFILL: 10}

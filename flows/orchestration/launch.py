@@ -14,8 +14,8 @@ from flows.observe import exporter
 from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
-from flows.run import plans, run
-from flows.run.plans import StoredPlan
+from flows.run import plan_files, run
+from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
 from flows.series import latest
 from pipeline.plan.plan import Plan
@@ -46,7 +46,7 @@ def run_file(
     """
     exporter.read_destination()
     # ^ a wrong destination of the metrics is refused before anything is read
-    source = plans.load_job_or_plan(path)
+    source = plan_files.load_job_or_plan(path)
     if isinstance(source, Job):
         source = latest.with_period(source, period, progress)
     elif period is not None:
@@ -91,7 +91,7 @@ def _run_stages(stored: StoredPlan, allow_partial: bool, context: RunContext) ->
         from flows.run import stages  # noqa: PLC0415
 
         return stages.run(stored, allow_partial, context)
-    from flows.orchestration import land_cover  # noqa: PLC0415
+    from flows.orchestration import land_cover_flow  # noqa: PLC0415
 
     # ^ Prefect takes seconds to import
-    return land_cover.run_as_flow(stored, allow_partial, context)
+    return land_cover_flow.run_as_flow(stored, allow_partial, context)

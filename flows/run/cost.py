@@ -13,10 +13,10 @@ from flows.config.prices import Prices
 from flows.execution import executors
 from flows.observe.formatting import format_cost
 from flows.run.results import ActualUsage, Cost, PlannedUsage, RunResult
-from pipeline import cost_model, reuse
-from pipeline.cost_model import CostEstimate
+from pipeline import resource_estimate, reuse
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
+from pipeline.resource_estimate import CostEstimate
 from pipeline.storage import receipt
 
 NO_PRICES_MESSAGE = (
@@ -41,13 +41,13 @@ def find_missing_tiles(plan: Plan, plan_dir: Path) -> tuple[list[Tile], int]:
 def estimate_resources(plan: Plan, plan_dir: Path, tiles: Sequence[Tile]) -> CostEstimate:
     """Estimate what making tiles takes, calibrated by the receipts of earlier runs."""
     workers, cores = _count_workers_and_cores(plan)
-    return cost_model.estimate_cost(
+    return resource_estimate.estimate_cost(
         plan,
         workers=workers,
         cores=cores,
         workers_per_gpu=_tiles_per_gpu(plan),
         tiles=tiles,
-        factors=cost_model.calibrate_factors(plan_dir.parents[1], plan.model),
+        factors=resource_estimate.calibrate_factors(plan_dir.parents[1], plan.model),
     )
 
 
@@ -170,7 +170,7 @@ def get_actual_usage(
                 gpu_hours=tile_seconds / _tiles_per_gpu(plan) / 3600 if on_gpu else 0.0,
                 bytes_read=traffic.get("bytes", 0),
                 requests=traffic.get("requests", 0),
-                bytes_stored=cost_model.estimate_stored_bytes(plan, plan.tiles)
+                bytes_stored=resource_estimate.estimate_stored_bytes(plan, plan.tiles)
                 * tiles_done
                 / len(plan.tiles),
             ).values()

@@ -8,7 +8,7 @@ from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
 from flows.run import known_models
-from model.predictor import batch_size, registry, weight_source
+from model.predictor import batch_size_search, registry, weight_source
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 
@@ -47,7 +47,7 @@ def load_spec(job: Job) -> ModelSpec:
         window=predictor.window,
         inputs={name: tuple(bands) for name, bands in predictor.inputs.items()},
         precision=predictor.precision,
-        batch=batch if isinstance(batch, int) else batch_size.find_batch_size(predictor),
+        batch=batch if isinstance(batch, int) else batch_size_search.find_batch_size(predictor),
         device=predictor.device_type,
         outputs=tuple(
             OutputSpec(

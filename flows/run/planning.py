@@ -12,9 +12,9 @@ from flows.config import cadence
 from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
 from flows.observe.progress import Progress
-from flows.run import scenes
-from flows.run.request import hash_request
-from flows.run.scenes import SceneSearchResult
+from flows.run import scene_search
+from flows.run.job_request import hash_request
+from flows.run.scene_search import SceneSearchResult
 from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
@@ -38,7 +38,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
     job = drop_generated_inputs(job)
     model, overlap, load_options = _load_model(job)
     window = model.window if model else 0
-    search_result = scenes.search_scenes(
+    search_result = scene_search.search_scenes(
         job,
         context_m=window * job.grid.resolution,
         bands=model.inputs if model else None,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.plan.plan import Plan
-from pipeline.quality import gates
+from pipeline.quality import quality_metrics
 
 
 def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
@@ -15,7 +15,7 @@ def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
     limits = plan.settings.quality_limits
     if limits.gate == "off" or not quality:
         return []
-    return gates.check_limits(quality, asdict(limits))
+    return quality_metrics.check_limits(quality, asdict(limits))
 
 
 def is_refused(plan: Plan, quality: Mapping[str, Any] | None) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from flows.config.job import Job
 from flows.observe import exporter
 from flows.observe.run_context import RunContext
-from flows.run import existing, plans, product_folder
-from flows.run.plans import StoredPlan
+from flows.run import finished_products, plan_files, product_folder
+from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
 from pipeline.plan.plan import Plan
 
@@ -47,10 +47,10 @@ def run(
     # ^ both are refused before anything is searched
     started = time.perf_counter()
     context.progress.start_stage("plan")
-    unchanged = existing.find_unchanged(source) if isinstance(source, Job) else None
+    unchanged = finished_products.find_unchanged(source) if isinstance(source, Job) else None
     if unchanged is None:
-        plan = plans.load_or_create_plan(source, context.progress)
-        result = existing.find_existing_result(plan)
+        plan = plan_files.load_or_create_plan(source, context.progress)
+        result = finished_products.find_existing_result(plan)
     else:
         plan, result = unchanged
     planning_seconds = round(time.perf_counter() - started, 3)
@@ -88,4 +88,4 @@ def _run_plan(
     if not is_new:
         engine.check_model(plan)
         # ^ a job has just been planned with its model as it is
-    return run_stages(plans.write_plan(plan), allow_partial, context)
+    return run_stages(plan_files.write_plan(plan), allow_partial, context)

@@ -20,8 +20,16 @@ from flows.execution.engine import TileResult
 from flows.observe import exporter, run_log
 from flows.observe.run_context import RunContext
 from flows.observe.run_metrics import RunMetrics
-from flows.run import cost, existing, outcome, plans, product_folder, quality_gate, verify
-from flows.run.plans import StoredPlan
+from flows.run import (
+    cost,
+    finished_products,
+    plan_files,
+    product_folder,
+    quality_gate,
+    run_result,
+    verify,
+)
+from flows.run.plan_files import StoredPlan
 from flows.run.results import (
     DamagedFile,
     PlannedUsage,
@@ -30,11 +38,11 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
-from pipeline import reuse, tile_layers
+from pipeline import reuse, tile_values
 from pipeline.product.product import MissingTile
-from pipeline.publishing import writer
-from pipeline.quality import gates
-from pipeline.quality.gates import QualityMetrics
+from pipeline.publishing import product_writer
+from pipeline.quality import quality_metrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.storage import receipt, zarr_store
@@ -80,7 +88,7 @@ def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
     """Plan a job and write the plan; a stored plan is returned as it is."""
     if isinstance(source, StoredPlan):
         return source
-    return plans.write_plan(plans.load_or_create_plan(source, context.progress))
+    return plan_files.write_plan(plan_files.load_or_create_plan(source, context.progress))
 
 
 def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
@@ -92,7 +100,7 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     """
     plan, folder = stored.plan, stored.folder
     planned = cost.get_planned_usage(plan, folder)
-    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
     finished = set(receipt.read_finished(folder, plan))
     missing = [unit for unit in plan.tiles if unit.id not in finished]
     finished |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
@@ -175,7 +183,7 @@ def verify_tiles(stored: StoredPlan) -> list[DamagedFile]:
 
 def measure_quality(stored: StoredPlan) -> QualityMetrics:
     """Test the stored layers for seams, and pool the samples in the tiles' receipts."""
-    return gates.measure_quality(stored.plan, stored.folder)
+    return quality_metrics.measure_quality(stored.plan, stored.folder)
 
 
 def publish(
@@ -187,9 +195,9 @@ def publish(
     """Write COGs, pictures, report and, last, the item; return the item's path."""
     plan, folder = stored.plan, stored.folder
     grid_count = len(plan.grids) + len(plan.mosaic_grids)
-    context.progress.start_stage("publish", len(tile_layers.list_layer_bands(plan)) * grid_count)
+    context.progress.start_stage("publish", len(tile_values.list_layer_bands(plan)) * grid_count)
     compare = context.truth_comparison
-    item_name = writer.publish_product(
+    item_name = product_writer.publish_product(
         plan,
         folder.parent,
         missing_tiles=[MissingTile(tile=failure.tile, reason=failure.reason) for failure in failed],
@@ -231,7 +239,7 @@ def run(
     context.progress.start_stage("plan")
     stored = timer.run("plan", stages.prepare_plan, source, context)
     if isinstance(source, Job):
-        result = existing.find_existing_result(stored.plan)
+        result = finished_products.find_existing_result(stored.plan)
         if result is not None:
             context.progress.finish()
             return result.model_copy(update={"seconds": timer.seconds})
@@ -257,7 +265,7 @@ def run(
         status = _choose_status(failed, item, quality)
         metrics.set_final_status(status, len(failed))
     context.progress.finish()
-    return outcome.build_run_result(
+    return run_result.build_run_result(
         stored.plan,
         status=status,
         item=item,

@@ -10,8 +10,8 @@ from flows.observe.progress import Progress
 from flows.run import quality_gate
 from flows.run.results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
-from pipeline.product import published
-from pipeline.quality import gates
+from pipeline.product import published_item
+from pipeline.quality import quality_metrics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.store import StoreLike
 
@@ -49,28 +49,28 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
     Raises:
         InvalidInputError: there is no product at the location.
     """
-    product_dirs = published.find_product_dirs(location)
+    product_dirs = published_item.find_product_dirs(location)
     progress.start_stage("verify", len(product_dirs))
     damaged: list[DamagedFile] = []
     measured: list[dict[str, Any]] = []
     gate_passed = True
     for product_dir in product_dirs:
         progress.advance(1, product_dir.name)
-        item = str(product_dir / published.ITEM_NAME)
+        item = str(product_dir / published_item.ITEM_NAME)
         try:
-            plan, plan_dir = published.read_current_plan(product_dir)
+            plan, plan_dir = published_item.read_current_plan(product_dir)
         except InvalidInputError as error:
             damaged.append(DamagedFile(tile="", file=item, reason=str(error)))
             continue
         with plan_dir.lock():
             damaged += find_damaged_tiles(plan, plan_dir)
             damaged += [
-                DamagedFile(**finding) for finding in published.find_damaged_files(product_dir)
+                DamagedFile(**finding) for finding in published_item.find_damaged_files(product_dir)
             ]
             receipts = receipt.read_finished(plan_dir, plan)
-            missing = published.read_missing_tiles(product_dir)
+            missing = published_item.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
-                quality = gates.measure_quality(plan, plan_dir).to_dict()
+                quality = quality_metrics.measure_quality(plan, plan_dir).to_dict()
                 gate_passed &= not quality_gate.is_refused(plan, quality)
                 measured.append({"item": item, **quality})
         reported = {finding.tile for finding in damaged}
@@ -80,7 +80,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             if tile.id not in receipts and tile.id not in missing and tile.id not in reported
         ]
     progress.finish()
-    worst = max(measured, key=gates.largest_z) if measured else None
+    worst = max(measured, key=quality_metrics.largest_z) if measured else None
     return VerifyResult(
         ok=not damaged and gate_passed,
         bad=tuple(damaged),

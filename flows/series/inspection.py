@@ -18,7 +18,7 @@ from flows.config.job import Job
 from flows.config.period import Period
 from flows.config.schedule import MAX_PERIODS
 from flows.observe.progress import Progress
-from flows.run import existing, scenes
+from flows.run import finished_products, scene_search
 from flows.run.results import PeriodResult, PeriodStatus, PeriodTiles
 
 RUNNABLE = ("ready", "thin")
@@ -100,11 +100,11 @@ def list_periods(job: Job, period_range: PeriodRange) -> list[Period]:
 def inspect_period(job: Job, period: Period) -> PeriodSummary:
     """Look for the product of a period and, without one, search the catalog for its scenes."""
     job = job.with_period(period)
-    item = existing.find_finished_item(job)
+    item = finished_products.find_finished_item(job)
     if item is not None:
         return PeriodSummary(period=period, status="finished", item=str(item))
     try:
-        search_result = scenes.search_scenes(job, context_m=0.0, check_radiometry=False)
+        search_result = scene_search.search_scenes(job, context_m=0.0, check_radiometry=False)
     except NothingFoundError as error:
         return PeriodSummary(period=period, status="gap", scenes=0, coverage=0.0, reason=str(error))
     dated_input = next((name for name in job.inputs if get_sensor(name).is_temporal), job.inputs[0])

@@ -13,12 +13,12 @@ from flows.config import period as periods
 from flows.config.job import Job
 from flows.config.period import Period
 from flows.observe.progress import Progress
-from flows.run import planning, scenes
-from flows.run.request import hash_request
+from flows.run import planning, scene_search
+from flows.run.job_request import hash_request
 from flows.series.inspection import PeriodSummary
 from pipeline.plan.plan import Plan, hash_json
 from pipeline.plan.recipe import ModelSpec
-from pipeline.product import published
+from pipeline.product import published_item
 from pipeline.storage.store import open_store
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
     for period, product_dir in products:
         entry = PeriodSummary(period=period, status="finished", item=str(product_dir / "item.json"))
         try:
-            plan, _ = published.read_current_plan(product_dir)
+            plan, _ = published_item.read_current_plan(product_dir)
             changes = "; ".join(iter_changes(job.with_period(period), plan, product_dir, model))
         except NothingFoundError as error:
             changes = ""
@@ -57,7 +57,7 @@ def find_outdated(job: Job, progress: Progress) -> list[PeriodSummary]:
 def iter_products(job: Job) -> Iterator[tuple[Period, Path]]:
     """Yield period and folder of the job's published products, oldest first."""
     collection_dir = job.output.folder / job.name
-    for name in open_store(collection_dir).glob(f"*_*/{published.ITEM_NAME}"):
+    for name in open_store(collection_dir).glob(f"*_*/{published_item.ITEM_NAME}"):
         product_dir = (collection_dir / name).parent
         try:
             yield periods.parse(product_dir.name.replace("_", "/")), product_dir
@@ -82,9 +82,9 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         yield "the job asks for something else"
     if (plan.model and plan.model.to_dict()) != (model and model.to_dict()):
         yield "the model is another one"
-    if published.read_missing_tiles(product_dir):
+    if published_item.read_missing_tiles(product_dir):
         yield "tiles are missing"
-    search_result = scenes.search_scenes(
+    search_result = scene_search.search_scenes(
         job,
         context_m=model.window * job.grid.resolution if model else 0.0,
         bands=model.inputs if model else None,

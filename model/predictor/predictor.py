@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.errors import ModelError
-from model.predictor import validation
+from model.predictor import window_validation
 from model.predictor.optimise import optimise_for_inference
 from model.predictor.spec import OutputSpec, PredictorSpec
-from model.predictor.validation import Chips, NanPolicy
+from model.predictor.window_validation import Chips, NanPolicy
 from model.terramind.modalities import Statistics
 from model.terramind.precision import resolve_dtype
 
@@ -114,7 +114,7 @@ class WindowBatch:
 class Predictor(ABC):
     """A network on a device that takes and returns numpy arrays.
 
-    Its kinds are in :mod:`model.predictor.predictors`.
+    Its kinds are in :mod:`model.predictor.predictor_kinds`.
     """
 
     def __init__(self, network: nn.Module, spec: PredictorSpec, options: InferenceOptions) -> None:
@@ -183,7 +183,7 @@ class Predictor(ABC):
                 f"this model gives {len(self.outputs)} outputs: call its predict method"
             )
         (result,) = self.predict(chips)
-        has_data = validation.compute_data_mask(chips, self.inputs).any(axis=1)
+        has_data = window_validation.compute_data_mask(chips, self.inputs).any(axis=1)
         if np.isnan(result[has_data]).any():
             raise ModelError(
                 f"the model's output is not finite (precision {self.precision}): the weights "
@@ -209,7 +209,7 @@ class Predictor(ABC):
         Raises:
             ModelError: an unknown input, a wrong shape or unit, or NaN that is refused.
         """
-        chips, (count, height, width) = validation.validate_chips(
+        chips, (count, height, width) = window_validation.validate_chips(
             chips, self.inputs, self.options.nan_policy
         )
         if origins is not None and len(origins) != count:
@@ -261,7 +261,7 @@ class Predictor(ABC):
     ) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
         """Yield sets of modalities, and the rows of the windows that have data of exactly these."""
         names = [name for name in self.inputs if name in chips]
-        has_data = validation.compute_data_mask(chips, self.inputs)
+        has_data = window_validation.compute_data_mask(chips, self.inputs)
         for pattern in np.unique(has_data, axis=0):
             if pattern.any():
                 present = tuple(

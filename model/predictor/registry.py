@@ -27,7 +27,7 @@ from model.errors import ModelError, join_names
 from model.predictor import cards, weight_source
 from model.predictor.cards import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
-from model.predictor.predictors import (
+from model.predictor.predictor_kinds import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
@@ -35,7 +35,7 @@ from model.predictor.predictors import (
 )
 from model.predictor.spec import select_inputs
 from model.predictor.tasks import parse_tasks
-from model.predictor.validation import NanPolicy
+from model.predictor.window_validation import NanPolicy
 from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.encoder import Encoder

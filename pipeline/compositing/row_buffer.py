@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compositing.stream import Strip
+from pipeline.compositing.strip_reader import Strip
 
 
 class RowBuffer:

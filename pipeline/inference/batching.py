@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.window_lattice import WindowPlacement
 from pipeline.inference import test_time_augmentation
-from pipeline.inference.predictor import Outputs, Predictor
+from pipeline.inference.predictor_protocol import Outputs, Predictor
 from pipeline.runtime import cancellation
 
 MAX_QUEUED_BATCHES = 2

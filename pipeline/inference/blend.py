@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference.batching import Window
-from pipeline.inference.predictor import PredictorOutput
+from pipeline.inference.predictor_protocol import PredictorOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from catalogs import legend
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
-from pipeline.inference.classify import NON_LAND_COVER_CLASSES
-from pipeline.inference.predictor import Predictor
-from pipeline.inference.tiled import SampleWindow
+from pipeline.inference.output_layers import NON_LAND_COVER_CLASSES
+from pipeline.inference.predictor_protocol import Predictor
+from pipeline.inference.tiled_inference import SampleWindow
 from pipeline.plan.plan import Plan
 
 SAMPLE_INTERVAL = 65

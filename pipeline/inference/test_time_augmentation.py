@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inference.predictor import Predictor
+from pipeline.inference.predictor_protocol import Predictor
 
 SYMMETRIES = tuple((turn, mirrored) for turn in range(4) for mirrored in (False, True))
 """Number of quarter turns, and whether the image is mirrored first; the first is the identity."""

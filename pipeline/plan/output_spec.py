@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pipeline.plan import layers
-from pipeline.plan.layers import OutputKind
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import OutputKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
     """One output of a model: for each window an array (channel, window / stride, window / stride).
 
-    How it is stored follows from one entry of :data:`pipeline.plan.layers.LAYERS`, the one that
+    How it is stored follows from the entry of :data:`pipeline.plan.layer_table.LAYERS` that
     is called :attr:`layer_name`: Zarr variable, COG, STAC asset, style and report read data type,
     nodata, scale and unit there.
     """
@@ -40,9 +40,11 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if self.task == "generate" and self.modality is None:
             raise ValueError("an output of the task 'generate' needs a modality")
-        layer = layers.LAYERS_BY_NAME.get(self.layer_name)
+        layer = layer_table.LAYERS_BY_NAME.get(self.layer_name)
         if layer is None or layer.kind is None:
-            known = ", ".join(name for name, entry in layers.LAYERS_BY_NAME.items() if entry.kind)
+            known = ", ".join(
+                name for name, entry in layer_table.LAYERS_BY_NAME.items() if entry.kind
+            )
             raise ValueError(
                 f"unknown task {self.task!r}: no layer {self.layer_name!r} stores an output of a "
                 f"model; there are {known}"
@@ -70,7 +72,7 @@ class OutputSpec:
     @property
     def kind(self) -> OutputKind | None:
         """Return whether the channels are class probabilities, values or features."""
-        return layers.get(self.layer_name).kind
+        return layer_table.get(self.layer_name).kind
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values, without the fields that have their default."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product.product import Product
 
 RANDOM_WEIGHTS_WARNING = (
@@ -80,7 +80,7 @@ def describe_product(product: Product) -> str:
             "Embeddings: for every cell the features that the model computes, for search, "
             "clustering or a classifier of your own."
         )
-    title = layers.get(product.provenance.main_layer).title.removeprefix("Generated ")
+    title = layer_table.get(product.provenance.main_layer).title.removeprefix("Generated ")
     inputs = " and ".join(product.provenance.model_options.get("inputs", ())) or "other inputs"
     return f"{title[0].upper()}{title[1:]} as the model generates it from {inputs}, pixel by pixel."
 
@@ -127,7 +127,7 @@ def describe_lineage(product: Product) -> str:
             f"{composites} Land cover predicted by {model} on overlapping windows, probabilities "
             "blended before the most probable class was taken."
         )
-    title = layers.get(product.provenance.main_layer).title
+    title = layer_table.get(product.provenance.main_layer).title
     return f"{composites} {title} computed by {model} on overlapping windows, and blended."
 
 

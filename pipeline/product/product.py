@@ -11,10 +11,10 @@ from typing import Any
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
 from pipeline.grid.grid import Grid
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer, OutputKind
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
-from pipeline.quality.gates import QualityMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage.cog import CogInfo
 from pipeline.storage.store import Store
 
@@ -289,7 +289,9 @@ class Product:
     @property
     def output_kind(self) -> str:
         """Return the kind of the main output as texts name it: land_cover, embedding, generated."""
-        kind = layers.get(self.provenance.main_layer).kind if self.provenance.main_layer else None
+        kind = (
+            layer_table.get(self.provenance.main_layer).kind if self.provenance.main_layer else None
+        )
         return _TEXT_KEYS.get(kind, "")
 
     @property

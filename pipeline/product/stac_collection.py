@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product import stac_item
 from pipeline.storage import styles
 from pipeline.storage.store import StoreLike, open_store, read_json
@@ -69,7 +69,7 @@ def _output_titles(items: Sequence[Mapping[str, Any]]) -> list[str]:
         # ^ older items do not name their output
         for entry in items
     }
-    return [layers.get(name).title if name else "Composites" for name in output_layers]
+    return [layer_table.get(name).title if name else "Composites" for name in output_layers]
 
 
 def _output_layer(properties: Mapping[str, Any]) -> str | None:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan
 from pipeline.quality import seam_test
@@ -157,7 +157,7 @@ def build_profiles(
         TerramosaicError: the store is damaged.
     """
     layer, factor = (
-        layers.get(output_spec.layer_name),
+        layer_table.get(output_spec.layer_name),
         plan.coarsening_factor(output_spec.layer_name),
     )
     tile = plan.tile_size // factor
@@ -226,7 +226,7 @@ def evaluate_zones(plan: Plan, plan_dir: StoreLike, output_spec: OutputSpec) -> 
     A border is not a column of pixels, so it is shifted as a whole: pairs of pixels across it are
     compared with the pairs at given distances from it, row by row and column by column.
     """
-    layer = layers.get(output_spec.layer_name)
+    layer = layer_table.get(output_spec.layer_name)
     if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
         return None
     names = {layer.name: output_spec.channels, mosaic.OBSERVATION_LAYER: ()}

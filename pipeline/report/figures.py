@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from catalogs.sensors import SENSORS
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, product, provenance
 from pipeline.product.product import CoverageCounts, Raster
@@ -44,7 +44,7 @@ def draw_report_images(
 
     def read(name: str, bands: Sequence[str] = ()) -> Thumbnail:
         path = store.gdal_path(hrefs[name])
-        return rendering.read_thumbnail(path, layers.get(name), side, bands)
+        return rendering.read_thumbnail(path, layer_table.get(name), side, bands)
 
     optical = [
         f"composite_{name}"
@@ -65,7 +65,7 @@ def draw_report_images(
             coverage_counts=CoverageCounts.from_rasters(rasters, output_layer),
         )
         layout = _build_layout(
-            layers.get(output_layer),
+            layer_table.get(output_layer),
             read(output_layer, shown_bands),
             observed,
             build_heading(plan),

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from catalogs import legend
-from pipeline.plan.layers import Layer
+from pipeline.plan.layer_table import Layer
 from pipeline.report import rendering
 from pipeline.report.rendering import ColorRamp, Mask, Pixels, Thumbnail
 from pipeline.storage import styles

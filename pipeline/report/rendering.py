@@ -19,7 +19,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from catalogs import legend
-from pipeline.plan.layers import Layer
+from pipeline.plan.layer_table import Layer
 from pipeline.storage.band_statistics import BandStatistics
 
 Pixels = NDArray[np.uint8]

@@ -11,11 +11,11 @@ from markupsafe import Markup
 from shapely.geometry import shape
 
 from catalogs import legend
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product import descriptions
 from pipeline.product.product import Product, Raster
 from pipeline.quality import coverage
-from pipeline.quality.gates import ProportionEstimate, QualityMetrics
+from pipeline.quality.quality_metrics import ProportionEstimate, QualityMetrics
 from pipeline.quality.seam_test import Seam
 from pipeline.report import charts, coverage_chart, html, quicklook
 from pipeline.storage import styles
@@ -181,7 +181,7 @@ def _main_title(product: Product) -> str:
     """Return what the quicklook shows."""
     if product.provenance.model is None:
         return "Composite"
-    return layers.get(product.provenance.main_layer).title
+    return layer_table.get(product.provenance.main_layer).title
 
 
 def _list_facts(product: Product) -> dict[str, str]:

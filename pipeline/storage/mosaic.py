@@ -17,7 +17,7 @@ from shapely.geometry import box
 
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.storage import zarr_store
 from pipeline.storage.store import Store, StoreLike
@@ -114,7 +114,8 @@ def _merge_zones(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
     missing = grids.rasterize_region(region, area)
     values = {
-        name: _allocate(layers.get(name), len(bands), area) for name, bands in layer_bands.items()
+        name: _allocate(layer_table.get(name), len(bands), area)
+        for name, bands in layer_bands.items()
     }
     owner = np.zeros(area.shape, dtype=np.uint8)
     passes = [
@@ -129,7 +130,7 @@ def _merge_zones(
     return values, owner
 
 
-def _allocate(layer: layers.Layer, bands: int, area: Grid) -> NDArray[Any]:
+def _allocate(layer: layer_table.Layer, bands: int, area: Grid) -> NDArray[Any]:
     shape = area.shape if layer.is_single_band else (bands, *area.shape)
     return np.full(shape, layer.fill_value, dtype=layer.dtype)
 
@@ -158,7 +159,7 @@ def _copy_nearest(
         name: zarr_store.read_layer(zone.store, name, slice(r0, r1), slice(c0, c1))
         for name in values
     }
-    is_own = layers.get(OBSERVATION_LAYER).valid_mask(source[OBSERVATION_LAYER])
+    is_own = layer_table.get(OBSERVATION_LAYER).valid_mask(source[OBSERVATION_LAYER])
     for down, right in NEIGHBOUR_OFFSETS:
         row, column = rows + down - r0, columns + right - c0
         usable = (row >= 0) & (row < r1 - r0) & (column >= 0) & (column < c1 - c0)

@@ -10,7 +10,7 @@ from catalogs import legend
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.plan.layers import Layer
+    from pipeline.plan.layer_table import Layer
 
 _QML_TEMPLATE = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>

@@ -16,8 +16,8 @@ from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation
 from pipeline.storage.store import Store, StoreLike, open_store
@@ -99,7 +99,7 @@ def create_grid_store(
     _write_coordinates(root, grid)
     side = chunk_size(tile)
     for name, bands in layer_bands.items():
-        layer = layers.get(name)
+        layer = layer_table.get(name)
         shape, dims, depth = _array_shape(layer, bands, grid)
         root.create_array(
             name,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import model
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.benchmarks import accelerator, memory, timing
 from tests.benchmarks.timing import Race, Ratio
 from tests.reference import terramind

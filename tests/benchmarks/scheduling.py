@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.execution import engine
-from pipeline import cost_model
+from pipeline import resource_estimate
 from pipeline.storage import plan_file, receipt
-from tests.support import expanse, simulated
+from tests.support import large_plan, simulated
 
 TILES = 100_000
 
@@ -52,11 +52,11 @@ def planning() -> dict[str, Any]:
     """Freeze, write, read, estimate and look for receipts, as the verb plan does; then keys."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
-        made = expanse.plan(Path(folder), TILES)
+        made = large_plan.plan(Path(folder), TILES)
         clock = _Clock()
         plan_file.write_plan_file(path, made)
         plan = plan_file.read_plan_file(path)
-        cost_model.estimate_cost(plan, workers=2)
+        resource_estimate.estimate_cost(plan, workers=2)
         receipt.read_finished(path.parent, plan)
         for tile in plan.tiles:
             plan.tile_key(plan.tiles_by_id[tile.id])

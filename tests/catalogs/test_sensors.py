@@ -20,13 +20,13 @@ from catalogs.snapshot import Snapshot
 from flows.config import job as jobs
 from flows.run import planning
 from model.terramind import modalities
-from pipeline import cost_model, tile, tile_layers
-from pipeline.plan import layers
-from pipeline.publishing import writer
+from pipeline import resource_estimate, tile, tile_values
+from pipeline.plan import layer_table
+from pipeline.publishing import product_writer
 from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts
 from tests.pipeline.test_plan import make as make_plan
-from tests.support import worlds
+from tests.support import small_worlds
 
 LANDSAT = Sensor(
     name="L8SR",
@@ -67,7 +67,7 @@ def test_every_sensor_is_complete(name):
     assert {band for group in sensor.probe_bands for band in group} <= set(sensor.measured_bands)
     assert set(sensor.offset_probe_bands) <= set(sensor.measured_bands)
     assert sensor.bytes_per_pixel > 0
-    assert layers.get(f"composite_{name}").title.startswith(sensor.title)
+    assert layer_table.get(f"composite_{name}").title.startswith(sensor.title)
 
 
 def test_sensors_of_one_bit_have_one_flag():
@@ -115,19 +115,24 @@ def test_the_cost_of_every_optical_input_is_estimated(tmp_path, name):
         snapshot=Snapshot(scenes=tuple(scenes)),
         recipe=dataclasses.replace(plan.recipe, inputs=(name,)),
     )
-    assert cost_model.estimate_cost(plan, workers=1).bytes > 0
+    assert resource_estimate.estimate_cost(plan, workers=1).bytes > 0
 
 
 def _write_item(folder, name, day, red, nir):
     """Write a Landsat item with its two rasters; return the item."""
     paths = {
-        "red": worlds.raster(folder / name / "red.tif", red, nodata=0),
-        "nir08": worlds.raster(folder / name / "nir08.tif", nir, nodata=0),
+        "red": small_worlds.raster(folder / name / "red.tif", red, nodata=0),
+        "nir08": small_worlds.raster(folder / name / "nir08.tif", nir, nodata=0),
     }
     side = SIZE * 10.0
-    corners = (worlds.LEFT, worlds.TOP - side, worlds.LEFT + side, worlds.TOP)
+    corners = (
+        small_worlds.LEFT,
+        small_worlds.TOP - side,
+        small_worlds.LEFT + side,
+        small_worlds.TOP,
+    )
     geometry = transform_geom(
-        f"EPSG:{worlds.EPSG}", "EPSG:4326", shapely.geometry.mapping(shapely.box(*corners))
+        f"EPSG:{small_worlds.EPSG}", "EPSG:4326", shapely.geometry.mapping(shapely.box(*corners))
     )
     return {
         "type": "Feature",
@@ -135,13 +140,13 @@ def _write_item(folder, name, day, red, nir):
         "id": name,
         "collection": "landsat-c2-l2",
         "geometry": geometry,
-        "bbox": transform_bounds(f"EPSG:{worlds.EPSG}", "EPSG:4326", *corners),
+        "bbox": transform_bounds(f"EPSG:{small_worlds.EPSG}", "EPSG:4326", *corners),
         "properties": {
             "datetime": f"{day}T10:00:00Z",
             "platform": "landsat-8",
             "eo:cloud_cover": 3.0,
-            "proj:code": f"EPSG:{worlds.EPSG}",
-            "proj:transform": [10, 0, worlds.LEFT, 0, -10, worlds.TOP],
+            "proj:code": f"EPSG:{small_worlds.EPSG}",
+            "proj:transform": [10, 0, small_worlds.LEFT, 0, -10, small_worlds.TOP],
             "proj:shape": [SIZE, SIZE],
         },
         "links": [],
@@ -176,7 +181,7 @@ def landsat_job(tmp_path, monkeypatch):
         "period": "2024-06",
         "catalog": {"path": str(catalog), "provider": str(tmp_path / "landsat.yaml")},
         "inputs": ["L8SR"],
-        "grid": {"crs": f"EPSG:{worlds.EPSG}"},
+        "grid": {"crs": f"EPSG:{small_worlds.EPSG}"},
         "composite": {"max_passes": 3},
         "model": {"name": "none"},
         "output": {"path": str(tmp_path / "out"), "composites": True},
@@ -192,17 +197,17 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     plan = planning.create_plan(jobs.load(path))
     assert [scene.id for scene in plan.snapshot.scenes] == ["LC08_0", "LC08_1", "LC08_2"]
     assert plan.bands("L8SR") == ("RED", "NIR")
-    assert cost_model.estimate_cost(plan, workers=1).bytes > 0
+    assert resource_estimate.estimate_cost(plan, workers=1).bytes > 0
 
     product_dir = tmp_path / "out" / "landsat" / "2024-06"
     folder = product_dir / plan.short_digest
     folder.mkdir(parents=True)
     plan_file.write_plan_file(folder / "plan.json", plan)
-    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
     (only_tile,) = plan.tiles
     receipt = tile.build_tile(plan, only_tile, None, folder, threads=1)
     receipts.write(folder, only_tile, receipt)
-    item = json.loads((product_dir / writer.publish_product(plan, product_dir)).read_text())
+    item = json.loads((product_dir / product_writer.publish_product(plan, product_dir)).read_text())
 
     asset = item["assets"]["composite_L8SR"]
     assert asset["title"] == "Landsat 8 composite"
@@ -211,12 +216,12 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     assert "landsat_8" in {bit["name"] for bit in bits}
     with rasterio.open(product_dir / asset["href"]) as file:
         composite = file.read()
-    column = round((plan.grid.left - worlds.LEFT) / 10)
-    row = round((worlds.TOP - plan.grid.top) / 10)
+    column = round((plan.grid.left - small_worlds.LEFT) / 10)
+    row = round((small_worlds.TOP - plan.grid.top) / 10)
     window = stored[:, :, row : row + plan.grid.height, column : column + plan.grid.width]
     dn = np.where(window == 0, np.nan, window * 0.275 - 2000)
     # ^ scale 2.75e-5 and offset -0.2, in units of 1e-4
-    inside = composite[0] != layers.COMPOSITE_NODATA
+    inside = composite[0] != layer_table.COMPOSITE_NODATA
     assert inside.mean() > 0.9
     assert np.abs(composite - np.nanmedian(dn, axis=0))[:, inside].max() <= 1
     with rasterio.open(product_dir / item["assets"]["inputs_used"]["href"]) as file:

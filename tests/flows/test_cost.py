@@ -15,13 +15,13 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
-from flows.run import plans, stages
-from pipeline import cost_model
+from flows.run import plan_files, stages
+from pipeline import resource_estimate
 from pipeline.runtime import io_statistics
 from pipeline.runtime.context_threads import ContextThreadPool
 from pipeline.storage import plan_file, receipt
 from tests.faults.server import serving
-from tests.support import expanse
+from tests.support import large_plan
 
 PRICES = {"currency": "EUR", "cpu_hour": 1.0, "gb_read": 100.0, "thousand_requests": 5.0}
 
@@ -84,7 +84,7 @@ def _run(job, **options):
 
 
 def _plan(job, period):
-    return plans.make_plan(_month(job, period), NullProgress()).to_dict()
+    return plan_files.make_plan(_month(job, period), NullProgress()).to_dict()
 
 
 def _month(job, period):
@@ -95,13 +95,13 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     _, server = web
     first = _plan(job, "2021-06")
     assert first["basis"] == "table"
-    assert first["uncertainty"] == cost_model.TABLE_UNCERTAINTY
+    assert first["uncertainty"] == resource_estimate.TABLE_UNCERTAINTY
     told = _run(job)
     assert told["planned"]["basis"] == "table"
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        plans.load_or_create_plan(_month(job, period), NullProgress())
+        plan_files.load_or_create_plan(_month(job, period), NullProgress())
         server.forget()
         # ^ what the search and the plan have asked for is not of the tiles
         told = _run(Path(planned["plan"]))
@@ -186,7 +186,7 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        stored = plans.write_plan(plan_file.read_plan_file(planned["plan"]))
+        stored = plan_files.write_plan(plan_file.read_plan_file(planned["plan"]))
         told = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
@@ -201,12 +201,12 @@ def test_seconds_of_another_model_say_nothing(web, little):
     home = Path(planned["plan"]).parents[2]
     known = plan_file.read_plan_file(planned["plan"]).model
     assert known is None
-    assert cost_model.calibrate_factors(home, None).seconds != 1.0
-    other = cost_model.calibrate_factors(home, expanse.MODEL)
+    assert resource_estimate.calibrate_factors(home, None).seconds != 1.0
+    other = resource_estimate.calibrate_factors(home, large_plan.MODEL)
     assert other.seconds == 1.0
     assert other.runs == 1
-    assert other.uncertainty == cost_model.SINGLE_RUN_UNCERTAINTY
-    assert other.requests == cost_model.calibrate_factors(home, None).requests
+    assert other.uncertainty == resource_estimate.SINGLE_RUN_UNCERTAINTY
+    assert other.requests == resource_estimate.calibrate_factors(home, None).requests
     assert other.requests.keys() == {"", "S2L2A"}
 
 
@@ -216,14 +216,14 @@ def test_each_modality_is_known_by_itself(web, job):
     planned = _plan(job, "2021-06")
     plan = plan_file.read_plan_file(planned["plan"])
     proofs = list(receipt.read_all(Path(planned["plan"]).parent))
-    rates = cost_model.calibrate_factors(Path(planned["plan"]).parents[2], None)
+    rates = resource_estimate.calibrate_factors(Path(planned["plan"]).parents[2], None)
     kinds = {"S2L2A", "S1RTC", "DEM"}
     for name, factors in (("bytes", rates.bytes), ("requests", rates.requests)):
         took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
         assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
         assert set(factors) == {"", *kinds}
-        table = getattr(cost_model.estimate_cost(plan, workers=1), name)
-        known = getattr(cost_model.estimate_cost(plan, workers=1, factors=rates), name)
+        table = getattr(resource_estimate.estimate_cost(plan, workers=1), name)
+        known = getattr(resource_estimate.estimate_cost(plan, workers=1, factors=rates), name)
         assert known == pytest.approx(sum(took.values()), rel=1e-6)
         assert known != table
     assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
@@ -231,7 +231,7 @@ def test_each_modality_is_known_by_itself(web, job):
 
 def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
     """A tile higher than its scenes is read strip by strip, each of the scenes that it meets."""
-    wide = dataclasses.replace(expanse.plan(tmp_path, 64, days=1), tile_size=2048)
+    wide = dataclasses.replace(large_plan.plan(tmp_path, 64, days=1), tile_size=2048)
     one = max(wide.tiles, key=lambda tile: tile.height * tile.width)
     area = wide.context_grid(one)
     met = next(scene for scene in wide.tile_scenes(one) if scene.modality == "S2L2A")
@@ -248,7 +248,7 @@ def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
         snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
         recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
         plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
-        return cost_model.estimate_cost(plan, workers=1, tiles=[one]).requests
+        return resource_estimate.estimate_cost(plan, workers=1, tiles=[one]).requests
 
     assert min(area.shape) > 2000
     assert asked(-10) == 0

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_cluster as clusters
 from flows.execution import dask_worker, engine, executors
-from pipeline import tile, tile_layers
+from pipeline import tile, tile_values
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.pipeline import test_plan as plans
 from tests.support import simulated
@@ -349,7 +349,7 @@ def frozen(tmp_path):
     """Write a plan of a few tiles, and create its store."""
     plan = plans.make(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
-    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_values.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"
 
 

@@ -13,8 +13,8 @@ from catalogs import demo as country
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import existing, known_models, planning
-from tests.support import expanse
+from flows.run import finished_products, known_models, planning
+from tests.support import large_plan
 
 PERIOD = "2021-06"
 
@@ -72,13 +72,13 @@ def test_a_finished_product_is_found_without_planning(built, monkeypatch):
 
 
 def test_another_request_is_planned(built):
-    assert existing.find_unchanged(_changed(built)) is not None
+    assert finished_products.find_unchanged(_changed(built)) is not None
     for sections in ({"mask": {"dilate_m": 80}}, {"bands": {"S2L2A": ["B08"]}}):
-        assert existing.find_unchanged(_changed(built, **sections)) is None
+        assert finished_products.find_unchanged(_changed(built, **sections)) is None
 
 
 def test_the_limits_of_the_job_as_it_is_now_hold(built):
-    plan, result = existing.find_unchanged(_changed(built, qc={"gate": "refuse"}))
+    plan, result = finished_products.find_unchanged(_changed(built, qc={"gate": "refuse"}))
     assert result.status == "unchanged"
     assert plan.settings.quality_limits.gate == "refuse"
 
@@ -87,13 +87,13 @@ def test_a_missing_receipt_is_noticed(built):
     receipt = next(built.parent.glob("out/part/*/*/receipts/*.json"))
     text = receipt.read_text()
     receipt.unlink()
-    assert existing.find_unchanged(jobs.load(built)) is None
+    assert finished_products.find_unchanged(jobs.load(built)) is None
     receipt.write_text(text)
-    assert existing.find_unchanged(jobs.load(built)) is not None
+    assert finished_products.find_unchanged(jobs.load(built)) is not None
 
 
 def test_a_scene_that_leaves_the_catalog_is_noticed(built):
-    plan, _ = existing.find_unchanged(jobs.load(built))
+    plan, _ = finished_products.find_unchanged(jobs.load(built))
     removed = plan.snapshot.scenes[0].id
     catalog = jobs.load(built).catalog.path.parent
     originals = {}
@@ -104,13 +104,13 @@ def test_a_scene_that_leaves_the_catalog_is_noticed(built):
             originals[path] = path.read_text()
             path.write_text(json.dumps(values | {"links": links}))
     assert originals
-    assert existing.find_unchanged(jobs.load(built)) is None
+    assert finished_products.find_unchanged(jobs.load(built)) is None
     for path, text in originals.items():
         path.write_text(text)
-    assert existing.find_unchanged(jobs.load(built)) is not None
+    assert finished_products.find_unchanged(jobs.load(built)) is not None
 
 
-SPEC = expanse.MODEL
+SPEC = large_plan.MODEL
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from model.cards import catalogue, model_card
 from model.predictor import cards, registry
 from model.terramind import config, modalities
 from model.weights import checksums, hub, loading
-from tests.support.hollow import (  # noqa: F401
+from tests.support.empty_weights import (  # noqa: F401
     COORDS,
     LULC,
     ROOT,

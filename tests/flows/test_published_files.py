@@ -16,8 +16,8 @@ from model.predictor import cards, registry
 from model.terramind import modalities
 from model.tools import convert
 from model.weights import checkpoint, checksums, contents, hub, loading
-from tests.support import lightning
-from tests.support.hollow import (  # noqa: F401
+from tests.support import lightning_checkpoints
+from tests.support.empty_weights import (  # noqa: F401
     COORDS,
     LULC,
     TINY,
@@ -150,19 +150,24 @@ def test_numbers_that_are_none_are_found(tmp_path, capsys):
 
 def test_a_checkpoint_of_terratorch_is_told(tmp_path, capsys):
     path = tmp_path / "epoch=3.ckpt"
-    torch.save(lightning.as_stored(lightning.whole_model()), path)
+    torch.save(lightning_checkpoints.as_stored(lightning_checkpoints.whole_model()), path)
     found = answer(capsys, "check", path, name="models-check", code=2)
     assert found["kind"] == "terratorch"
-    assert repr(lightning.ARGS["backbone"]) in found["differing"][0]
+    assert repr(lightning_checkpoints.ARGS["backbone"]) in found["differing"][0]
     # ^ the backbone has no known name, and nobody told its size
     assert set(found["parts"]) == {"encoder", "neck", "decoder", "head"}
 
 
 def test_a_checkpoint_of_a_known_backbone_fits(tmp_path, capsys):
-    arguments = lightning.ARGS | {"backbone": TINY}
-    options = {"necks": lightning.PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
+    arguments = lightning_checkpoints.ARGS | {"backbone": TINY}
+    options = {
+        "necks": lightning_checkpoints.PYRAMID,
+        "decoder_options": {"channels": [16, 12, 8, 8]},
+    }
     shapes = shapes_of(
-        lambda: lightning.build_model(TINY, arguments["backbone_modalities"], 3, **options)
+        lambda: lightning_checkpoints.build_model(
+            TINY, arguments["backbone_modalities"], 3, **options
+        )
     )
     hollow(tmp_path / "state.pt", shapes, "model.")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -332,13 +337,13 @@ def test_the_encoder_of_a_fine_tuned_model_becomes_a_backbone(tmp_path):
 
 
 def test_a_checkpoint_keeps_what_its_model_is_built_from(tmp_path):
-    whole = lightning.whole_model()
-    stored = lightning.as_stored(whole)
+    whole = lightning_checkpoints.whole_model()
+    stored = lightning_checkpoints.as_stored(whole)
     torch.save(stored, tmp_path / "a.ckpt")
     assert run("convert", tmp_path / "a.ckpt", tmp_path / "a.safetensors") == 0
-    loaded = model.fine_tuned(tmp_path / "a.safetensors", config=lightning.SIZE)
+    loaded = model.fine_tuned(tmp_path / "a.safetensors", config=lightning_checkpoints.SIZE)
     assert same_outputs(loaded, whole)
-    direct = model.fine_tuned(stored, config=lightning.SIZE)
+    direct = model.fine_tuned(stored, config=lightning_checkpoints.SIZE)
     assert loaded.hyper_parameters == direct.hyper_parameters
 
 

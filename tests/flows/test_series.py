@@ -19,7 +19,7 @@ from flows.config import period as periods
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plans, search
+from flows.run import plan_files, search_summary
 from flows.series import backfill, inspection, latest
 from pipeline.runtime import lock
 from pipeline.storage import plan_file, receipt
@@ -141,7 +141,7 @@ def test_periods_are_made_until_the_money_is_spent(job):
     _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
     # ^ what is stored is known exactly before it is made
     month = jobs.load(job).with_period(periods.parse("2021-07"))
-    each = plans.make_plan(month, NullProgress()).cost.amount
+    each = plan_files.make_plan(month, NullProgress()).cost.amount
     some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
     assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
     left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
@@ -220,7 +220,7 @@ def test_a_month_that_fails_does_not_stop_the_others(job):
 def test_a_month_that_another_run_is_at_is_left_to_it(job):
     june = {"first": "2021-06", "last": "2021-06"}
     month = jobs.load(job).with_period(periods.parse("2021-06"))
-    stored = plans.write_plan(plans.load_or_create_plan(month, NullProgress()))
+    stored = plan_files.write_plan(plan_files.load_or_create_plan(month, NullProgress()))
     with lock.acquire(stored.folder):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
         assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
@@ -260,7 +260,9 @@ class Hidden:
 
 
 def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
-    listed = search.search(jobs.load(_changed(job, period="2021-06")), NullProgress()).to_dict()
+    listed = search_summary.search(
+        jobs.load(_changed(job, period="2021-06")), NullProgress()
+    ).to_dict()
     newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
     assert newest["coverage"] < 0.9
     hidden = Hidden(land.catalog, newest["id"])
@@ -343,7 +345,7 @@ def test_where_to_begin_must_be_said(job):
         _backfill(job, first="2999-01", last=None)
     with pytest.raises(InvalidInputError, match=r"ends .* before it starts"):
         _backfill(job, first="2021-06", last="2021-05")
-    plan = plans.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
+    plan = plan_files.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
     with pytest.raises(InvalidInputError, match="is a plan, whose period is fixed"):
         launch.run_file(
             Path(plan.plan),

@@ -26,8 +26,8 @@ from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import stages
-from flows.run.plans import StoredPlan
-from pipeline import tile_layers
+from flows.run.plan_files import StoredPlan
+from pipeline import tile_values
 from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
@@ -276,7 +276,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan_file.write_plan_file(path, plan)
-    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_values.list_layer_bands(plan))
     return path
 
 

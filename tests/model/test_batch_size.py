@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.errors import ModelError
-from model.predictor import batch_size
+from model.predictor import batch_size_search
 from model.terramind.modalities import Statistics
 
 GB = 10**9
@@ -102,7 +102,7 @@ def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
     monkeypatch, total, window, expected
 ):
     predictor = Model(Card(monkeypatch, total=total, window=window))
-    assert batch_size.find_batch_size(predictor) == expected
+    assert batch_size_search.find_batch_size(predictor) == expected
     assert predictor.batch_size == 16
     # ^ as it was
     assert max(predictor.tried) <= min(512, 2 * expected)
@@ -112,7 +112,9 @@ def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
 def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home):
     card = Card(monkeypatch)
     first, again = Model(card), Model(card)
-    assert batch_size.find_batch_size(first) == batch_size.find_batch_size(again) == 128
+    assert (
+        batch_size_search.find_batch_size(first) == batch_size_search.find_batch_size(again) == 128
+    )
     assert (bool(first.tried), again.tried) == (True, [])
     (key,) = json.loads((home / "batches.json").read_text())
     assert key == f"{'ab' * 32} A GPU bf16"
@@ -120,22 +122,22 @@ def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home
         other = Model(card)
         for name, value in change.items():
             setattr(other, name, value)
-        batch_size.find_batch_size(other)
+        batch_size_search.find_batch_size(other)
         assert other.tried
     card.name = "Another GPU"
     elsewhere = Model(card)
-    batch_size.find_batch_size(elsewhere)
+    batch_size_search.find_batch_size(elsewhere)
     assert elsewhere.tried
     assert len(json.loads((home / "batches.json").read_text())) == 4
 
 
 def test_what_no_longer_fits_is_tried_anew(monkeypatch):
     card = Card(monkeypatch)
-    assert batch_size.find_batch_size(Model(card)) == 128
+    assert batch_size_search.find_batch_size(Model(card)) == 128
     card.others = 12 * GB
     # ^ somebody else moved in: 10 GB are free, 8 may be taken
     crowded = Model(card)
-    assert batch_size.find_batch_size(crowded) == 64
+    assert batch_size_search.find_batch_size(crowded) == 64
     assert crowded.tried[-1] == 128
 
 
@@ -143,24 +145,24 @@ def test_what_no_longer_fits_is_tried_anew(monkeypatch):
 def test_a_damaged_note_is_written_anew(monkeypatch, home, text):
     home.mkdir()
     (home / "batches.json").write_text(text)
-    assert batch_size.find_batch_size(Model(Card(monkeypatch))) == 128
+    assert batch_size_search.find_batch_size(Model(Card(monkeypatch))) == 128
     assert len(json.loads((home / "batches.json").read_text())) == 1
 
 
 def test_where_nothing_can_be_written_it_works_all_the_same(monkeypatch, home):
     home.write_text("a file where the folder should be")
-    assert batch_size.find_batch_size(Model(Card(monkeypatch))) == 128
+    assert batch_size_search.find_batch_size(Model(Card(monkeypatch))) == 128
 
 
 def test_a_window_that_does_not_fit_is_told(monkeypatch):
     predictor = Model(Card(monkeypatch, total=4 * GB, window=1.7 * GB))
     with pytest.raises(ModelError, match=r"1.6 GB.*32 px"):
-        batch_size.find_batch_size(predictor)
+        batch_size_search.find_batch_size(predictor)
     assert predictor.batch_size == 16
 
 
 def test_on_a_cpu_nothing_is_tried():
     assert (
-        batch_size.find_batch_size(SimpleNamespace(device=torch.device("cpu")))
-        == batch_size.CPU_BATCH_SIZE
+        batch_size_search.find_batch_size(SimpleNamespace(device=torch.device("cpu")))
+        == batch_size_search.CPU_BATCH_SIZE
     )

@@ -15,8 +15,8 @@ from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
 from model.terramind import config, modalities
 from model.weights import loading
-from tests.support import lightning
-from tests.support.hollow import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
+from tests.support import lightning_checkpoints
+from tests.support.empty_weights import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
 
 CPU = {"device": "cpu", "precision": "fp32"}
 SIZE = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 1}
@@ -232,7 +232,7 @@ def checkpoint(path, backbone="micro", **content_changes):
         "decoder_num_convs": 1,
     }
     options = {"channels": 8, "num_convs": 1}
-    network = lightning.build_model(
+    network = lightning_checkpoints.build_model(
         SIZE, ["DEM"], 3, necks=args["necks"], decoder="FCNDecoder", decoder_options=options
     )
     state = loading.initialise(network, 2).state_dict()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from model.cards import markdown
 from model.errors import ModelError
-from model.predictor import cards, edge_effect, predictors, registry
+from model.predictor import cards, edge_effect, predictor_kinds, registry
 from model.predictor.predictor import InferenceOptions
 from model.weights import loading
-from tests.support.hollow import TOY, answer, run
+from tests.support.empty_weights import TOY, answer, run
 
 RNG = np.random.default_rng(5)
 IMAGE = {"S2L2A": RNG.normal(size=(1, 320, 288)).astype(np.float32)}
@@ -211,7 +211,7 @@ def test_a_network_is_measured_as_training_does():
     card = cards.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
     running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    requested = predictors.SegmentationPredictor(network, card, options=running)
+    requested = predictor_kinds.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
     curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")

@@ -10,7 +10,7 @@ import torch
 
 import model
 from model.terramind import modalities
-from model.terramind.generation import sampling
+from model.terramind.generation import sampling_strategy
 from tests.support import oracle
 from tests.support.oracle import needs_listings, needs_oracle, one_thread  # noqa: F401
 
@@ -151,7 +151,7 @@ def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
     with torch.random.fork_rng():
         torch.manual_seed(case["torch_seed"])
         order = torch.argsort(torch.rand(count) * 1e-6)
-        filtered = sampling.filter_logits(
+        filtered = sampling_strategy.filter_logits(
             logits[:, order].flatten(0, 1), case["top_k"], case["top_p"]
         )
         drawn = torch.multinomial((filtered / case["temps"]).softmax(dim=1), 1).view(batch, count)
@@ -227,7 +227,7 @@ def test_filters_equal_the_oracle(name):
     case = oracle.cases("cases_primitives")[name]
     logits = oracle.stored("cases_primitives", name, "in")["logits"]
     expected = oracle.stored("cases_primitives", name, "out")["filtered"]
-    actual = sampling.filter_logits(logits, case["top_k"], case["top_p"])
+    actual = sampling_strategy.filter_logits(logits, case["top_k"], case["top_p"])
     assert torch.equal(actual.sort(dim=1).values, expected.sort(dim=1).values)
     differ = actual != expected
     equals = (logits[:, :, None] == logits[:, None, :]).sum(dim=2) > 1
@@ -240,8 +240,8 @@ def test_filters_equal_the_oracle(name):
 def test_schedules_equal_the_oracle(name):
     steps, count = (int(part) for part in name.removeprefix("linear_schedule_").split("_"))
     expected = oracle.stored("cases_primitives", name, "out")
-    assert sampling.linear_schedule(count, steps) == expected["tokens"].tolist()
-    assert sampling.cosine_schedule(count, steps) == expected["cosine"].tolist()
+    assert sampling_strategy.linear_schedule(count, steps) == expected["tokens"].tolist()
+    assert sampling_strategy.cosine_schedule(count, steps) == expected["cosine"].tolist()
 
 
 def shapes_of(stored):

@@ -10,7 +10,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.terramind import modalities
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support.oracle import one_thread  # noqa: F401
 from tests.support.toys import MICRO, RAW, TOKENIZER, lively, make, passes, rasters, raw, same
 

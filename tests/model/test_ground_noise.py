@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import model
 from model.predictor import cards
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictors import GenerativePredictor
+from model.predictor.predictor_kinds import GenerativePredictor
 from model.terramind import modalities
 from model.terramind.generation import ground_noise
 from tests.support import toys

@@ -12,7 +12,7 @@ import yaml
 import model
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
-from model.predictor.predictors import GenerativePredictor, SegmentationPredictor
+from model.predictor.predictor_kinds import GenerativePredictor, SegmentationPredictor
 from model.terramind import modalities
 from tests.support.toys import passes
 

@@ -14,7 +14,7 @@ import torch
 from model.errors import ModelError
 from model.predictor import cards, registry
 from model.predictor.predictor import InferenceOptions, resolve_device
-from model.predictor.predictors import SegmentationPredictor
+from model.predictor.predictor_kinds import SegmentationPredictor
 
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
@@ -63,7 +63,7 @@ def make_chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
 
 
 def test_it_is_what_the_pipeline_expects():
-    predictors = pytest.importorskip("pipeline.inference.predictor")
+    predictors = pytest.importorskip("pipeline.inference.predictor_protocol")
     predictor: predictors.Predictor = make()
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
@@ -335,7 +335,7 @@ card = cards.from_mapping({
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
 })
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictors import SegmentationPredictor
+from model.predictor.predictor_kinds import SegmentationPredictor
 from model.weights import loading
 segmenter = loading.initialise(registry.build_segmenter(card), 0)
 predictor = SegmentationPredictor(segmenter, card, options=InferenceOptions(device="cpu"))

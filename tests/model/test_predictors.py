@@ -14,7 +14,7 @@ import model
 from model.errors import ModelError
 from model.predictor import cards
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictors import (
+from model.predictor.predictor_kinds import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
@@ -133,7 +133,7 @@ def chips_for(predictor, **options):
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_it_is_what_the_pipeline_expects(kind):
-    predictors = pytest.importorskip("pipeline.inference.predictor")
+    predictors = pytest.importorskip("pipeline.inference.predictor_protocol")
     predictor: predictors.Predictor = MAKERS[kind]()
     members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
     assert all(hasattr(predictor, name) for name in members)

@@ -15,7 +15,7 @@ import yaml
 import model
 from model.errors import ModelError, WeightsError
 from model.predictor import cards, registry
-from model.predictor.predictors import (
+from model.predictor.predictor_kinds import (
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
@@ -23,7 +23,7 @@ from model.predictor.predictors import (
 from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
 from model.weights import checksums
-from tests.support import lightning
+from tests.support import lightning_checkpoints
 
 TOY = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
@@ -472,7 +472,7 @@ CLASSES = ("water", "trees", "crops")
 @pytest.fixture
 def checkpoint(tmp_path):
     """Return the path of what `terratorch fit` would have written."""
-    network = lightning.build_model(
+    network = lightning_checkpoints.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
         3,

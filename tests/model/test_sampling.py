@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ModelError
-from model.terramind.generation import sampling
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation import sampling_strategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support.oracle import one_thread  # noqa: F401
 
 
@@ -46,7 +46,7 @@ def test_the_filter_keeps_what_the_definition_says(seed, wide, scale, top_k, top
     logits = torch.randn(3, wide, generator=torch.Generator().manual_seed(seed)) * scale
     logits = logits.round(decimals=1) if rounded else logits
     # ^ with many equals
-    actual = sampling.filter_logits(logits, top_k, top_p)
+    actual = sampling_strategy.filter_logits(logits, top_k, top_p)
     for row, mask in zip(logits.double().tolist(), actual.isfinite(), strict=True):
         expected = slow_filter(row, top_k, top_p)
         assert set(mask.nonzero()[:, 0].tolist()) == expected
@@ -58,9 +58,9 @@ def test_draws_follow_the_filtered_distribution(top_k, top_p):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(1, 400, generator=generator)
     uniforms = (torch.arange(20000) + 0.5) / 20000
-    ids = sampling.sample_ids(logits.expand(20000, -1), uniforms, 0.7, top_k, top_p)
+    ids = sampling_strategy.sample_ids(logits.expand(20000, -1), uniforms, 0.7, top_k, top_p)
     frequencies = torch.bincount(ids, minlength=400) / 20000
-    expected = (sampling.filter_logits(logits, top_k, top_p)[0] / 0.7).softmax(0)
+    expected = (sampling_strategy.filter_logits(logits, top_k, top_p)[0] / 0.7).softmax(0)
     assert float((frequencies - expected).abs().max()) < 2e-4
     if top_k or top_p:
         assert int(ids[0]) == int(logits.argmax())
@@ -69,7 +69,7 @@ def test_draws_follow_the_filtered_distribution(top_k, top_p):
 @pytest.mark.parametrize("lot", [0.0, 0.5, 1 - 2**-24, 1.0])
 def test_no_lot_draws_what_is_filtered_out(lot):
     logits = torch.tensor([[0.0, 3.0, 1.0, -2.0], [5.0, -100.0, -100.0, 4.0]])
-    ids = sampling.sample_ids(logits, torch.full((2,), lot), 1.0, 2, 0.0)
+    ids = sampling_strategy.sample_ids(logits, torch.full((2,), lot), 1.0, 2, 0.0)
     assert ids[0] in (1, 2)
     assert ids[1] in (0, 3)
 
@@ -78,30 +78,30 @@ def test_a_row_does_not_depend_on_its_neighbours():
     generator = torch.Generator().manual_seed(2)
     flat, sharp = torch.randn(4, 900, generator=generator), torch.randn(4, 900) * 6
     uniforms = torch.rand(8, generator=generator)
-    both = sampling.sample_ids(torch.cat([flat, sharp]), uniforms, 1.0, 0, 0.9)
+    both = sampling_strategy.sample_ids(torch.cat([flat, sharp]), uniforms, 1.0, 0, 0.9)
     # ^ the flat rows need more than the first look
-    assert torch.equal(sampling.sample_ids(flat, uniforms[:4], 1.0, 0, 0.9), both[:4])
-    assert torch.equal(sampling.sample_ids(sharp, uniforms[4:], 1.0, 0, 0.9), both[4:])
+    assert torch.equal(sampling_strategy.sample_ids(flat, uniforms[:4], 1.0, 0, 0.9), both[:4])
+    assert torch.equal(sampling_strategy.sample_ids(sharp, uniforms[4:], 1.0, 0, 0.9), both[4:])
 
 
 def test_random_numbers_depend_on_seed_and_purpose_alone():
-    uniforms = sampling.draw_uniforms([4, 9], 6, "a")
-    assert torch.equal(uniforms, sampling.draw_uniforms([9, 4], 6, "a").flip(0))
-    assert not torch.equal(uniforms, sampling.draw_uniforms([4, 9], 6, "b"))
+    uniforms = sampling_strategy.draw_uniforms([4, 9], 6, "a")
+    assert torch.equal(uniforms, sampling_strategy.draw_uniforms([9, 4], 6, "a").flip(0))
+    assert not torch.equal(uniforms, sampling_strategy.draw_uniforms([4, 9], 6, "b"))
     assert 0 <= float(uniforms.min()) <= float(uniforms.max()) < 1
-    order = sampling.draw_orders([4, 4, 5], 30, "a")
+    order = sampling_strategy.draw_orders([4, 4, 5], 30, "a")
     assert torch.equal(order[0], order[1])
     assert not torch.equal(order[0], order[2])
     assert torch.equal(order.sort(dim=1).values, torch.arange(30).expand(3, 30))
 
 
 def test_each_sample_gets_a_seed():
-    assert sampling.expand_seeds(7, 3) == [7, 7, 7]
-    assert sampling.expand_seeds([1, -2, 3], 3) == [1, -2, 3]
-    assert sampling.expand_seeds(torch.tensor([4, 5]), 2) == [4, 5]
+    assert sampling_strategy.expand_seeds(7, 3) == [7, 7, 7]
+    assert sampling_strategy.expand_seeds([1, -2, 3], 3) == [1, -2, 3]
+    assert sampling_strategy.expand_seeds(torch.tensor([4, 5]), 2) == [4, 5]
     for wrong in ([1, 2], [1, 2, 3.5], True, 2**63):
         with pytest.raises(ModelError, match="seed"):
-            sampling.expand_seeds(wrong, 3)
+            sampling_strategy.expand_seeds(wrong, 3)
 
 
 @settings(max_examples=80, deadline=None)
@@ -112,7 +112,7 @@ def test_schedules_decide_everything_once(count, steps):
         assert sum(shares) == count
         assert min(shares) >= 1
         assert len(shares) <= steps
-    linear = sampling.linear_schedule(count, steps)
+    linear = sampling_strategy.linear_schedule(count, steps)
     assert max(linear) - min(linear) <= 1
     assert linear == sorted(linear, reverse=True)
 

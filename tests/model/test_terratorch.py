@@ -15,7 +15,7 @@ from model.errors import ModelError, WeightsError
 from model.terramind.modalities import get_raster_modality
 from model.terratorch import hyperparameters, segmentation
 from model.weights import checksums, loading
-from tests.support.lightning import (
+from tests.support.lightning_checkpoints import (
     ARGS,
     PYRAMID,
     RESHAPE,

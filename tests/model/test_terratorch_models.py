@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import model
 from model.errors import ModelError
 from model.terratorch import necks, segmentation
-from tests.support.lightning import (
+from tests.support.lightning_checkpoints import (
     RESHAPE,
     SELECT,
     SIZE,

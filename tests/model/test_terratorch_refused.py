@@ -9,7 +9,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from tests.support.lightning import (
+from tests.support.lightning_checkpoints import (
     ARGS,
     LEARNED,
     RESHAPE,

@@ -7,7 +7,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support import toys
 from tests.support.oracle import one_thread  # noqa: F401
 from tests.support.toys import lively, same

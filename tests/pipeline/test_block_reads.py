@@ -11,7 +11,7 @@ from pipeline.grid.grid import Grid
 from pipeline.reading import block_reads, raster_reader
 from pipeline.reading.block_reads import RasterLayout
 from tests.faults.server import serving
-from tests.support import worlds
+from tests.support import small_worlds
 
 HEIGHT, WIDTH = 1536, 2560
 SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
@@ -22,7 +22,7 @@ def web(tmp_path_factory):
     """Serve a raster without compression, in blocks of the usual side."""
     folder = tmp_path_factory.mktemp("blocks")
     values = np.random.default_rng(1).integers(1, 60_000, (HEIGHT, WIDTH)).astype(np.uint16)
-    source = worlds.raster(folder / "first.tif", values)
+    source = small_worlds.raster(folder / "first.tif", values)
     options = {"compress": "none", "blocksize": block_reads.BLOCK_SIZE, "overviews": "none"}
     copy(source, folder / "cog.tif", driver="COG", **options)
     with serving(folder) as server:
@@ -37,14 +37,14 @@ def _read(web, grid, resampling):
     return web.sent, web.requests
 
 
-def _grid(row, column, height, width, *, size=10.0, epsg=worlds.EPSG):
-    left, top = worlds.LEFT + 10 * column, worlds.TOP - 10 * row
+def _grid(row, column, height, width, *, size=10.0, epsg=small_worlds.EPSG):
+    left, top = small_worlds.LEFT + 10 * column, small_worlds.TOP - 10 * row
     return Grid(epsg=epsg, resolution=size, left=left, top=top, height=height, width=width)
 
 
 RASTER = RasterLayout(
-    epsg=worlds.EPSG,
-    transform=(10.0, 0.0, worlds.LEFT, 0.0, -10.0, worlds.TOP),
+    epsg=small_worlds.EPSG,
+    transform=(10.0, 0.0, small_worlds.LEFT, 0.0, -10.0, small_worlds.TOP),
     shape=(HEIGHT, WIDTH),
     is_picked=True,
 )

@@ -19,7 +19,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from catalogs import legend
 from pipeline.grid.grid import Grid
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.runtime import atomic_files
 from pipeline.storage import band_statistics, cog
 
@@ -68,7 +68,7 @@ def write(path, layer, values, **options):
     )
 
 
-@pytest.mark.parametrize("layer", layers.list_layers(), ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", layer_table.list_layers(), ids=lambda layer: layer.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path, layer, shape):
     values = pixels(layer, len(layer.bands) or 3, *shape)
@@ -91,7 +91,7 @@ def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path,
 
 
 def test_colours_and_nodata_are_read_back(tmp_path):
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     write(tmp_path / "map.tif", layer, pixels(layer, 1, 700, 700))
     with rasterio.open(tmp_path / "map.tif") as source:
         table = source.colormap(1)
@@ -105,7 +105,7 @@ def test_colours_and_nodata_are_read_back(tmp_path):
 
 @pytest.mark.parametrize("name", ["land_cover", "second_class", "last_observed", "inputs_used"])
 def test_overviews_of_labels_hold_only_labels_of_the_full_map(tmp_path, name):
-    layer = layers.get(name)
+    layer = layer_table.get(name)
     random = np.random.default_rng(5)
     values = random.choice([0, 2, 5, 11], (1, 1030, 700)).astype(layer.dtype)
     path = tmp_path / "map.tif"
@@ -119,7 +119,7 @@ def test_overviews_of_labels_hold_only_labels_of_the_full_map(tmp_path, name):
 
 
 def test_a_labels_overview_is_the_most_frequent_label(tmp_path):
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     quarter = np.array([[5, 5], [5, 2]], "uint8")
     values = np.tile(quarter, (400, 400))[None]
     write(tmp_path / "map.tif", layer, values)
@@ -129,7 +129,7 @@ def test_a_labels_overview_is_the_most_frequent_label(tmp_path):
 
 @pytest.mark.parametrize("name", ["confidence", "observations", "probabilities", "composite_DEM"])
 def test_averages_leave_nodata_out(tmp_path, name):
-    layer = layers.get(name)
+    layer = layer_table.get(name)
     quarter = np.full((2, 2), 40, layer.dtype)
     quarter[0, 0] = layer.fill_value
     values = np.tile(quarter, (400, 400))[None]
@@ -140,7 +140,7 @@ def test_averages_leave_nodata_out(tmp_path, name):
 
 def test_the_same_pixels_give_the_same_bytes(tmp_path):
     for name in ("land_cover", "probabilities", "composite_S1RTC"):
-        layer = layers.get(name)
+        layer = layer_table.get(name)
         values = pixels(layer, len(layer.bands) or 2, 530, 600)
         first = write(tmp_path / "a" / "x.tif", layer, values, tags={"B": "2", "A": "1"})
         second = write(tmp_path / "b" / "x.tif", layer, values, tags={"A": "1", "B": "2"})
@@ -161,7 +161,7 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path):
     )
 )
 def test_pixels_and_statistics_equal_what_went_in(tmp_path, values):
-    layer = layers.get("composite_S2L2A")
+    layer = layer_table.get("composite_S2L2A")
     info = write(tmp_path / "x.tif", layer, values)
     with rasterio.open(tmp_path / "x.tif") as source:
         assert np.array_equal(source.read(), values)
@@ -177,7 +177,7 @@ def test_pixels_and_statistics_equal_what_went_in(tmp_path, values):
 
 
 def test_statistics_over_many_strips(tmp_path):
-    layer = layers.get("composite_S1RTC")
+    layer = layer_table.get("composite_S1RTC")
     values = pixels(layer, 2, 1300, 60)
     info = write(tmp_path / "x.tif", layer, values)
     for band, statistics in zip(values.astype(float), info.statistics, strict=True):
@@ -194,12 +194,12 @@ def test_strips_come_once_each_from_top_to_bottom(tmp_path):
         seen.append((first, last))
         return np.zeros((1, last - first, 5), "uint8")
 
-    cog.write_cog(tmp_path, "x.tif", grid(1100, 5), layers.get("land_cover"), read)
+    cog.write_cog(tmp_path, "x.tif", grid(1100, 5), layer_table.get("land_cover"), read)
     assert seen == [(0, 512), (512, 1024), (1024, 1100)]
 
 
 def test_a_strip_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     for wrong in (np.zeros((1, 4, 9), "uint8"), np.zeros((1, 5, 5), "int16")):
         with pytest.raises(ValueError, match=r"needed are uint8 \(1, 5, 5\)"):
             cog.write_cog(tmp_path, "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
@@ -207,7 +207,7 @@ def test_a_strip_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
 
 
 def test_a_file_that_reads_back_differently_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
-    layer = layers.get("confidence")
+    layer = layer_table.get("confidence")
     real = cog._convert_to_cog
 
     def spoil(draft, finished, layer, side):
@@ -259,7 +259,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, where):
 
 
 def test_the_attribute_table_counts_every_class(tmp_path):
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     values = np.array([[[0, 1, 1, 2], [5, 5, 5, 5]]], "uint8")
     info = write(tmp_path / "x.tif", layer, values)
     sidecar = tmp_path / "x.tif.aux.xml"
@@ -302,7 +302,7 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
     ):
         function = getattr(gdal, name)
         function.restype, function.argtypes = result, arguments
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     write(tmp_path / "x.tif", layer, pixels(layer, 1, 30, 30))
     gdal.GDALAllRegister()
     dataset = gdal.GDALOpen(os.fsencode(tmp_path / "x.tif"), 0)
@@ -324,8 +324,8 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
 
 
 def test_layers_state_their_rules():
-    for layer in layers.list_layers():
-        assert layers.get(layer.name) is layer
+    for layer in layer_table.list_layers():
+        assert layer_table.get(layer.name) is layer
         assert layer.fill_value.dtype == layer.dtype
         assert layer.is_categorical == (layer.has_legend or layer.overview_resampling == "mode")
         assert layer.valid_mask(np.array([layer.fill_value, 1], layer.dtype)).tolist() == [
@@ -333,11 +333,11 @@ def test_layers_state_their_rules():
             True,
         ]
     with pytest.raises(ValueError, match="the layers are: land_cover, confidence"):
-        layers.get("elevation")
+        layer_table.get("elevation")
     with pytest.raises(ValueError, match="pass their names"):
-        layers.get("probabilities").band_names()
+        layer_table.get("probabilities").band_names()
     with pytest.raises(ValueError, match="has the bands"):
-        layers.get("margin").band_names(("other",))
+        layer_table.get("margin").band_names(("other",))
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):
@@ -357,7 +357,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("count", "side"), [(3, 512), (16, 512), (17, 256), (65, 128), (768, 128)])
 def test_many_bands_make_small_blocks(tmp_path, count, side):
-    layer = layers.get("embedding")
+    layer = layer_table.get("embedding")
     assert cog.block_size(layer, count) == side
     if count > 65:
         return

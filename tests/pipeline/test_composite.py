@@ -19,10 +19,15 @@ from catalogs.sensors import DN, POWER
 from pipeline.compositing import composite, optical
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
-from tests.support import worlds
+from tests.support import small_worlds
 
 GRID = Grid(
-    epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=20, width=20
+    epsg=small_worlds.EPSG,
+    resolution=10.0,
+    left=small_worlds.LEFT,
+    top=small_worlds.TOP,
+    height=20,
+    width=20,
 )
 CLEAR = (2, 4, 5, 6, 7, 11)
 
@@ -67,12 +72,14 @@ def test_the_median_is_numpys(values):
 
 
 def test_offset_and_offset_free_scenes_agree(tmp_path):
-    plain = worlds.optical(tmp_path, "a", {"B02": _full(700)}, when="2024-06-01T10:00:00+00:00")
-    shifted = worlds.optical(
+    plain = small_worlds.optical(
+        tmp_path, "a", {"B02": _full(700)}, when="2024-06-01T10:00:00+00:00"
+    )
+    shifted = small_worlds.optical(
         tmp_path,
         "b",
         {"B02": _full(1700)},
-        radiometry=worlds.SHIFTED,
+        radiometry=small_worlds.SHIFTED,
         when="2024-06-11T10:00:00+00:00",
     )
     values, count, last = _of("S2L2A", [plain, shifted], ["B02"])
@@ -83,7 +90,9 @@ def test_offset_and_offset_free_scenes_agree(tmp_path):
 
 
 def test_dark_pixels_with_an_offset_become_negative_and_stay_data(tmp_path):
-    scene = worlds.optical(tmp_path, "a", {"B02": _full(400)}, radiometry=worlds.SHIFTED)
+    scene = small_worlds.optical(
+        tmp_path, "a", {"B02": _full(400)}, radiometry=small_worlds.SHIFTED
+    )
     values, count, _ = _of("S2L2A", [scene], ["B02"])
     assert (values == -600).all()
     assert (count == 1).all()
@@ -95,8 +104,8 @@ def test_granules_of_one_pass_count_once(tmp_path):
     right[:, :8] = 0
     scl_left, scl_right = np.where(left, 4, 0), np.where(right, 4, 0)
     scenes = [
-        worlds.optical(tmp_path, "a", {"B02": left}, scl_left.astype(np.uint8)),
-        worlds.optical(
+        small_worlds.optical(tmp_path, "a", {"B02": left}, scl_left.astype(np.uint8)),
+        small_worlds.optical(
             tmp_path,
             "b",
             {"B02": right},
@@ -112,7 +121,7 @@ def test_granules_of_one_pass_count_once(tmp_path):
 def test_clouds_are_left_out_and_an_unseen_pixel_is_not_observed(tmp_path):
     scl = np.full((20, 20), 4, np.uint8)
     scl[:5] = 9
-    cloudy = worlds.optical(tmp_path, "a", {"B02": _full(8000)}, scl)
+    cloudy = small_worlds.optical(tmp_path, "a", {"B02": _full(8000)}, scl)
     values, count, last = _of("S2L2A", [cloudy], ["B02"])
     assert np.isnan(values.values[0, :5]).all()
     assert (count[:5] == 0).all()
@@ -123,7 +132,7 @@ def test_clouds_are_left_out_and_an_unseen_pixel_is_not_observed(tmp_path):
 def test_a_cloud_outside_the_grid_throws_its_margin_into_it(tmp_path):
     scl = np.full((40, 40), 4, np.uint8)
     scl[:, 21] = 9
-    scene = worlds.optical(tmp_path, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
+    scene = small_worlds.optical(tmp_path, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
     _, count, _ = _of("S2L2A", [scene], ["B02"], dilate=40.0)
     assert (count[:, 17:] == 0).all()
     assert (count[:, :17] == 1).all()
@@ -132,15 +141,17 @@ def test_a_cloud_outside_the_grid_throws_its_margin_into_it(tmp_path):
 def test_a_scene_without_classification_counts_where_it_has_data(tmp_path):
     values = _full(500)
     values[:3] = 0
-    _, count, _ = _of("S2L2A", [worlds.optical(tmp_path, "a", {"B02": values})], ["B02"])
+    _, count, _ = _of("S2L2A", [small_worlds.optical(tmp_path, "a", {"B02": values})], ["B02"])
     assert (count[:3] == 0).all()
     assert (count[3:] == 1).all()
 
 
 def _radar(folder, name, value, *, orbit, when="2024-06-01T05:00:00+00:00", number=1):
-    path = worlds.raster(folder / f"{name}.tif", np.full((20, 20), value, np.float32))
-    assets = {"VV": worlds.asset(path, "VV", worlds.POWER, None)}
-    return worlds.scene(name, "S1RTC", assets, when=when, orbit_state=orbit, relative_orbit=number)
+    path = small_worlds.raster(folder / f"{name}.tif", np.full((20, 20), value, np.float32))
+    assets = {"VV": small_worlds.asset(path, "VV", small_worlds.POWER, None)}
+    return small_worlds.scene(
+        name, "S1RTC", assets, when=when, orbit_state=orbit, relative_orbit=number
+    )
 
 
 def test_radar_is_averaged_in_power_and_orbits_weigh_alike(tmp_path):
@@ -165,9 +176,11 @@ def test_heights_come_from_the_first_that_has_one(tmp_path):
     low[0] = np.nan
     scenes = []
     for name, heights in (("a", low), ("b", np.full((20, 20), 9.0, np.float32))):
-        path = worlds.raster(tmp_path / f"{name}.tif", heights)
+        path = small_worlds.raster(tmp_path / f"{name}.tif", heights)
         scenes.append(
-            worlds.scene(name, "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
+            small_worlds.scene(
+                name, "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
+            )
         )
     values, _, _ = _of("DEM", scenes, ["DEM"])
     assert (values.values[0, 0] == 9).all()
@@ -177,7 +190,7 @@ def test_heights_come_from_the_first_that_has_one(tmp_path):
 def _days(folder, brightness, covers=(), **more):
     scenes = []
     for number, value in enumerate(brightness, start=1):
-        scene = worlds.optical(
+        scene = small_worlds.optical(
             folder,
             f"d{number}",
             {"B02": _full(value[0]), "B03": _full(value[1])},
@@ -232,7 +245,7 @@ def test_first_and_last_days_are_those_of_the_clear_observations(tmp_path):
     scl[0][:5] = 9
     scl[2][10:] = 8
     scenes = [
-        worlds.optical(
+        small_worlds.optical(
             tmp_path, f"d{n}", {"B02": _full(500)}, scl[n], when=f"2024-06-0{n + 1}T10:00:00+00:00"
         )
         for n in range(3)
@@ -246,10 +259,10 @@ def test_first_and_last_days_are_those_of_the_clear_observations(tmp_path):
 
 
 def _with_probability(folder, percent, scl):
-    scene = worlds.optical(folder, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
-    path = worlds.raster(folder / "CLD.tif", percent)
+    scene = small_worlds.optical(folder, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
+    path = small_worlds.raster(folder / "CLD.tif", percent)
     meaning = Radiometry(scale=1.0, offset=0.0, unit="probability")
-    cloud = worlds.asset(path, "CLD", meaning, None)
+    cloud = small_worlds.asset(path, "CLD", meaning, None)
     return dataclasses.replace(scene, assets=scene.assets | {"CLD": cloud})
 
 
@@ -270,9 +283,9 @@ def test_reflectance_in_floating_point_and_counts_are_composed_together(tmp_path
     itself = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
     floats = np.full((20, 20), -0.02, np.float32)
     floats[0] = np.nan
-    path = worlds.raster(tmp_path / "f.tif", floats)
+    path = small_worlds.raster(tmp_path / "f.tif", floats)
     scenes = [
-        worlds.scene("f", "S2L2A", {"B02": worlds.asset(path, "B02", itself, None)}),
+        small_worlds.scene("f", "S2L2A", {"B02": small_worlds.asset(path, "B02", itself, None)}),
         *_days(tmp_path, [(400, 400)]),
     ]
     scenes[1] = dataclasses.replace(scenes[1], datetime=scenes[0].datetime + dt.timedelta(days=3))
@@ -302,7 +315,7 @@ def test_the_halves_make_the_whole(world, method, across):
     with tempfile.TemporaryDirectory() as folder:
         scenes = [
             dataclasses.replace(
-                worlds.optical(
+                small_worlds.optical(
                     Path(folder),
                     f"s{index}",
                     {"B02": look[0], "B03": look[1]},
@@ -332,9 +345,11 @@ def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_pa
     power = np.full((20, 40), 0.1, np.float32)
     power[:, :8] = 0
     power[:, 8:12] = 1e-4
-    path = worlds.raster(tmp_path / "a.tif", power)
-    asset = worlds.asset(path, "VV", worlds.POWER, None)
-    scene = worlds.scene("a", "S1RTC", {"VV": asset}, orbit_state="ascending", relative_orbit=1)
+    path = small_worlds.raster(tmp_path / "a.tif", power)
+    asset = small_worlds.asset(path, "VV", small_worlds.POWER, None)
+    scene = small_worlds.scene(
+        "a", "S1RTC", {"VV": asset}, orbit_state="ascending", relative_orbit=1
+    )
     for column in (0, 10, 11):
         grid = GRID.window(row=0, column=column, height=20, width=20)
         values, count, last = _of("S1RTC", [scene], ["VV", "VH"], grid)
@@ -355,8 +370,10 @@ def test_several_satellites_are_worth_a_note(tmp_path):
 
 def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_path):
     days = _days(tmp_path, [(1, 1)] * 3)
-    path = worlds.raster(tmp_path / "dem.tif", np.ones((20, 20), np.float32))
-    dem = worlds.scene("dem", "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
+    path = small_worlds.raster(tmp_path / "dem.tif", np.ones((20, 20), np.float32))
+    dem = small_worlds.scene(
+        "dem", "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
+    )
     scenes = [*days, dem]
     assert composite.select_scenes_in_step(scenes, ("2024-06-01", "2024-06-02")) == (*days[:2], dem)
     assert composite.select_scenes_in_step(scenes, ("2024-06-03", "2024-06-03")) == (days[2], dem)
@@ -364,10 +381,10 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
 
 
 def test_another_unit_than_the_modalitys_is_refused(tmp_path):
-    path = worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
-    asset = worlds.asset(path, "VV", worlds.REFLECTANCE, None)
+    path = small_worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
+    asset = small_worlds.asset(path, "VV", small_worlds.REFLECTANCE, None)
     with pytest.raises(InvalidInputError, match="'reflectance', but a composite in 'm2 m-2' needs"):
-        _of("S1RTC", [worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
+        _of("S1RTC", [small_worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
 
 
 def test_composites_are_lazy_whatever_the_method(tmp_path):

@@ -25,13 +25,13 @@ from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube, units
-from tests.support import worlds
+from tests.support import small_worlds
 
 GRID = Grid(
-    epsg=worlds.EPSG,
+    epsg=small_worlds.EPSG,
     resolution=10.0,
-    left=worlds.LEFT + 100,
-    top=worlds.TOP - 50,
+    left=small_worlds.LEFT + 100,
+    top=small_worlds.TOP - 50,
     height=30,
     width=40,
 )
@@ -40,7 +40,7 @@ GRID = Grid(
 def _scenes(folder):
     rng = np.random.default_rng(0)
     return [
-        worlds.optical(
+        small_worlds.optical(
             folder,
             name,
             {
@@ -117,11 +117,11 @@ def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
 def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
     values = np.full((40, 40), 7, np.uint16)
     scenes = [
-        worlds.optical(
+        small_worlds.optical(
             tmp_path,
             name,
             {"B02": values},
-            left=worlds.LEFT + (90_000 if name == "far" else 0),
+            left=small_worlds.LEFT + (90_000 if name == "far" else 0),
         )
         for name in away
     ]
@@ -135,7 +135,7 @@ def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
 def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
     own = _scenes(tmp_path)[0]
     rng = np.random.default_rng(9)
-    other = worlds.optical(
+    other = small_worlds.optical(
         tmp_path,
         "other",
         {
@@ -167,7 +167,7 @@ def _platforms(folder):
     """Return two scenes of several platforms, baselines and radiometries, and one of 2023."""
     rng = np.random.default_rng(5)
     first, second, third = (
-        worlds.optical(
+        small_worlds.optical(
             folder,
             name,
             {"B02": rng.integers(1, 9000, (80, 80)).astype(np.uint16)},
@@ -176,9 +176,9 @@ def _platforms(folder):
             when=when,
         )
         for name, radiometry, when in (
-            ("A", worlds.REFLECTANCE, "2023-12-31T23:30:00+00:00"),
-            ("B", worlds.SHIFTED, "2024-06-01T10:00:00+00:00"),
-            ("C", worlds.REFLECTANCE, "2024-06-01T10:00:14.024+00:00"),
+            ("A", small_worlds.REFLECTANCE, "2023-12-31T23:30:00+00:00"),
+            ("B", small_worlds.SHIFTED, "2024-06-01T10:00:00+00:00"),
+            ("C", small_worlds.REFLECTANCE, "2024-06-01T10:00:14.024+00:00"),
         )
     )
     return [
@@ -259,14 +259,16 @@ def test_one_clear_scene_is_its_own_composite(tmp_path):
 def test_power_and_heights_are_physical_and_heights_have_no_time(tmp_path):
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
     values = np.full((80, 80), -10.0, np.float32)
-    path = worlds.raster(tmp_path / "VV.tif", values)
-    radar = worlds.scene("R", "S1RTC", {"VV": worlds.asset(path, "VV", decibel, None)})
+    path = small_worlds.raster(tmp_path / "VV.tif", values)
+    radar = small_worlds.scene("R", "S1RTC", {"VV": small_worlds.asset(path, "VV", decibel, None)})
     array = cube.load([radar], ["VV", "VH"], GRID).compute(scheduler="synchronous")
     assert np.allclose(array.sel(band="VV"), 0.1)
     assert np.isnan(array.sel(band="VH")).all()
     assert array.attrs["units"] == POWER
-    path = worlds.raster(tmp_path / "DEM.tif", values * -50)
-    terrain = worlds.scene("D", "DEM", {"DEM": worlds.asset(path, "DEM", worlds.METRE, None)})
+    path = small_worlds.raster(tmp_path / "DEM.tif", values * -50)
+    terrain = small_worlds.scene(
+        "D", "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
+    )
     terrain = dataclasses.replace(terrain, datetime=None)
     array = cube.load([terrain], ["DEM"], GRID).compute(scheduler="synchronous")
     assert (array == 500).all()
@@ -352,7 +354,7 @@ def test_a_cube_holds_one_modality(tmp_path):
         cube.load([*scenes, other], ["B02"], GRID)
 
 
-def _asset(unit, size, epsg=worlds.EPSG):
+def _asset(unit, size, epsg=small_worlds.EPSG):
     step = size / 111_320 if epsg in (4326, 9707) else size
     return Asset(
         band="any",
@@ -398,20 +400,20 @@ def test_the_asset_decides_how_it_is_resampled(unit, size, epsg, kernel):
 
 def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
     rng = np.random.default_rng(4)
-    scene = worlds.scene(
+    scene = small_worlds.scene(
         "S",
         "S2L2A",
         {
-            band: worlds.asset(
-                worlds.raster(
+            band: small_worlds.asset(
+                small_worlds.raster(
                     tmp_path / f"{band}.tif",
                     rng.integers(1, 9000, (90 // int(size / 10),) * 2).astype(np.uint16),
                     resolution=size,
-                    left=worlds.LEFT - shift,
-                    top=worlds.TOP + shift,
+                    left=small_worlds.LEFT - shift,
+                    top=small_worlds.TOP + shift,
                 ),
                 band,
-                worlds.REFLECTANCE,
+                small_worlds.REFLECTANCE,
                 0.0,
             )
             for band, size, shift in (("B02", 10.0, 0.0), ("B05", 20.0, 10.0), ("B09", 60.0, 10.0))
@@ -429,8 +431,10 @@ def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
 
 def _height(path, **place):
     values = np.random.default_rng(8).integers(1, 4000, (300, 400)).astype(np.float32)
-    asset = worlds.asset(worlds.raster(path, values, **place), "DEM", worlds.METRE, None)
-    return worlds.scene(path.stem, "DEM", {"DEM": asset})
+    asset = small_worlds.asset(
+        small_worlds.raster(path, values, **place), "DEM", small_worlds.METRE, None
+    )
+    return small_worlds.scene(path.stem, "DEM", {"DEM": asset})
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -457,7 +461,7 @@ def test_no_asset_is_dropped_by_its_corners(tmp_path, place, epsg, longitude, la
 def test_scenes_of_one_name_are_two(tmp_path):
     first, _ = _scenes(tmp_path / "a")
     second, _ = _scenes(tmp_path / "b")
-    other = worlds.optical(tmp_path / "c", first.id, {"B02": np.full((80, 80), 3, np.uint16)})
+    other = small_worlds.optical(tmp_path / "c", first.id, {"B02": np.full((80, 80), 3, np.uint16)})
     stack = cube.load([first, other, second], ["B02"], GRID, stored=True)
     values = stack.compute(scheduler="synchronous").values
     assert (values[1] == 3).all()
@@ -478,12 +482,12 @@ def scenes(tmp_path_factory):
 
     places = {
         "own": {},
-        "off": {"left": worlds.LEFT + 4.0382, "top": worlds.TOP - 2.9174},
+        "off": {"left": small_worlds.LEFT + 4.0382, "top": small_worlds.TOP - 2.9174},
         "beside": {"epsg": 32632, "left": 957_000.0, "top": 5_217_600.0},
-        "far": {"left": worlds.LEFT + 90_000},
+        "far": {"left": small_worlds.LEFT + 90_000},
     }
     made = {
-        name: worlds.optical(
+        name: small_worlds.optical(
             folder,
             name,
             {"B02": noise((120, 120)), "B05": noise((60, 60)), "B09": noise((20, 20))},
@@ -511,10 +515,10 @@ BANDS = ["B02", "B05", "B09", "SCL"]
 def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, offset, size, data):
     height, width = size
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=resolution,
-        left=worlds.LEFT + 300 + offset[0],
-        top=worlds.TOP - 300 + offset[1],
+        left=small_worlds.LEFT + 300 + offset[0],
+        top=small_worlds.TOP - 300 + offset[1],
         height=height,
         width=width,
     )

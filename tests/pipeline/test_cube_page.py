@@ -12,7 +12,7 @@ import shapely
 from PIL import Image
 
 from catalogs import search
-from tests.support import worlds
+from tests.support import small_worlds
 
 PAGE = Path(__file__).parents[2] / "docs" / "cube.md"
 NIR = (2000, 3000, 4000, 6000)
@@ -27,7 +27,7 @@ def scenes(tmp_path):
     scl = np.full(shape, 4, np.uint8)
     scl[:40, :40] = 9
     return tuple(
-        worlds.optical(
+        small_worlds.optical(
             tmp_path,
             f"S{day}",
             {"B04": np.full(shape, RED, np.uint16), "B08": np.full(shape, nir, np.uint16)},

@@ -13,7 +13,7 @@ from rasterio.features import geometry_mask
 from catalogs.errors import InvalidInputError
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid
-from tests.support import worlds
+from tests.support import small_worlds
 
 SMALL = Grid(epsg=32633, resolution=10.0, left=500_000.0, top=5_200_000.0, height=70, width=50)
 
@@ -52,10 +52,10 @@ def test_degrees_are_refused_as_a_grid():
 
 def test_the_scenes_own_grid_is_kept(tmp_path):
     values = np.ones((20, 20), np.uint16)
-    off = worlds.optical(tmp_path, "a", {"B02": values}, left=500_003.25, top=5_200_007.5)
+    off = small_worlds.optical(tmp_path, "a", {"B02": values}, left=500_003.25, top=5_200_007.5)
     assert grid.common_alignment([off], 32633, 10.0) == pytest.approx((3.25, 7.5))
     assert grid.common_alignment([off], 32632, 10.0) == (0.0, 0.0)
-    other = worlds.optical(tmp_path, "b", {"B02": values}, left=500_004.0, top=5_200_007.5)
+    other = small_worlds.optical(tmp_path, "b", {"B02": values}, left=500_004.0, top=5_200_007.5)
     assert grid.common_alignment([off, other], 32633, 10.0) == (0.0, 0.0)
 
 

@@ -22,14 +22,14 @@ from catalogs.scene import Asset
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube, http_pool, http_ranges, raster_reader
 from tests.faults import server
-from tests.support import worlds
+from tests.support import small_worlds
 
 SIZE = 300
 GRID = Grid(
-    epsg=worlds.EPSG,
+    epsg=small_worlds.EPSG,
     resolution=10.0,
-    left=worlds.LEFT,
-    top=worlds.TOP,
+    left=small_worlds.LEFT,
+    top=small_worlds.TOP,
     height=SIZE,
     width=SIZE,
 )
@@ -43,7 +43,7 @@ SECRET = "sig=canary-4711"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("remote")
-    first = worlds.raster(place / "deflate.tif", VALUES)
+    first = small_worlds.raster(place / "deflate.tif", VALUES)
     for compress in ("none", "lzw", "zstd"):
         copy(
             first,
@@ -246,8 +246,8 @@ def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
 
 def test_no_token_is_in_a_graph(web, monkeypatch, folder):
     _Signer(monkeypatch)
-    local = worlds.asset(folder / "deflate.tif", "B02", worlds.REFLECTANCE, 0.0)
-    scene = worlds.scene("S", "S2L2A", {"B02": local})
+    local = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
+    scene = small_worlds.scene("S", "S2L2A", {"B02": local})
     asset: Asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
     far = dataclasses.replace(scene, provider="demo", assets={"B02": asset})
     lazy = cube.load([far], ["B02"], GRID, stored=True)
@@ -257,8 +257,8 @@ def test_no_token_is_in_a_graph(web, monkeypatch, folder):
 
 
 def test_remote_scenes_have_more_readers_than_cores(web, folder):
-    local = worlds.asset(folder / "deflate.tif", "B02", worlds.REFLECTANCE, 0.0)
-    near = worlds.scene("S", "S2L2A", {"B02": local})
+    local = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
+    near = small_worlds.scene("S", "S2L2A", {"B02": local})
     asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
     far = dataclasses.replace(near, provider="cdse", assets={"B02": asset})
     assert raster_reader.count_read_threads([near], 2) == 2
@@ -301,9 +301,12 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
 def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypatch):
     """GDAL forgets what it has read whenever a warped view is closed."""
     values = np.random.default_rng(3).normal(500, 50, (300, 300)).astype(np.float32)
-    path = worlds.raster(tmp_path / "dem.tif", values, resolution=30.0, epsg=32632)
+    path = small_worlds.raster(tmp_path / "dem.tif", values, resolution=30.0, epsg=32632)
     ((left,), (top,)) = warp.transform(
-        "EPSG:32632", f"EPSG:{worlds.EPSG}", [worlds.LEFT + 1500], [worlds.TOP - 1500]
+        "EPSG:32632",
+        f"EPSG:{small_worlds.EPSG}",
+        [small_worlds.LEFT + 1500],
+        [small_worlds.TOP - 1500],
     )
     grid = dataclasses.replace(
         GRID, left=round(left, -1), top=round(top, -1), height=700, width=700

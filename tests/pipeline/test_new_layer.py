@@ -10,11 +10,11 @@ import pytest
 import rasterio
 import xarray as xr
 
-from pipeline import tile, tile_layers
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer
+from pipeline import tile, tile_values
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
-from pipeline.publishing import writer
+from pipeline.publishing import product_writer
 from pipeline.storage import plan_file, zarr_store
 from tests.pipeline.test_plan import MODEL, make
 from tests.support import stac
@@ -38,7 +38,7 @@ CANOPY_HEIGHT = Layer(
 @pytest.fixture
 def predictor(monkeypatch):
     """Return a predictor of the new layer, which is in the table for the time of the test."""
-    monkeypatch.setitem(layers.LAYERS_BY_NAME, CANOPY_HEIGHT.name, CANOPY_HEIGHT)
+    monkeypatch.setitem(layer_table.LAYERS_BY_NAME, CANOPY_HEIGHT.name, CANOPY_HEIGHT)
 
     class CanopyHeight(Brightness):
         """A height of brightness / 20 decimetres."""
@@ -58,7 +58,7 @@ def build(folder, predictor):
     plan_dir = product_dir / plan.short_digest
     plan_dir.mkdir(parents=True)
     plan_file.write_plan_file(plan_dir / "plan.json", plan)
-    zarr_store.create(plan_dir, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(plan_dir, plan, tile_values.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, predictor, plan_dir, threads=1)
     return plan, product_dir
@@ -78,7 +78,7 @@ def test_a_new_layer_needs_one_entry(predictor, tmp_path):
     assert np.array_equal(stored != 65535, observed)
     assert 0 <= stored[observed].min() < stored[observed].max() <= 400
 
-    item_name = writer.publish_product(plan, product_dir)
+    item_name = product_writer.publish_product(plan, product_dir)
     item = json.loads((product_dir / item_name).read_text())
     stac.check(item, stac.validator())
     (band,) = item["assets"]["canopy_height"]["raster:bands"]

@@ -11,13 +11,13 @@ import shapely
 
 from catalogs.errors import InvalidInputError
 from catalogs.snapshot import Snapshot
-from pipeline import cost_model
+from pipeline import resource_estimate
 from pipeline.grid import grid, window_lattice
 from pipeline.plan.plan import Plan, hash_json, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import ModelOptions, RunSettings
 from pipeline.storage import plan_file
-from tests.support import worlds
+from tests.support import small_worlds
 from tests.support.fakes import Brightness, Painter, Patches, Several
 
 RECIPE = Recipe(
@@ -48,7 +48,7 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     """Plan a product of scenes with random pixels."""
     rng = np.random.default_rng(5)
     optical = tuple(
-        worlds.optical(
+        small_worlds.optical(
             folder,
             f"scene-{number}",
             {"B02": rng.integers(1, 8000, (size, size)).astype(np.uint16)},
@@ -57,12 +57,17 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
         )
         for number in range(scenes)
     )
-    box = shapely.box(worlds.LEFT + 53, worlds.TOP - 707, worlds.LEFT + 703, worlds.TOP - 67)
-    back = grid.Transformer.from_crs(worlds.EPSG, 4326, always_xy=True)
+    box = shapely.box(
+        small_worlds.LEFT + 53,
+        small_worlds.TOP - 707,
+        small_worlds.LEFT + 703,
+        small_worlds.TOP - 67,
+    )
+    back = grid.Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
     region = shapely.transform(box, back.transform, interleaved=False)
     finest, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
     lattice = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
-    whole = grid.build_covering_grid(region, worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
+    whole = grid.build_covering_grid(region, small_worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
@@ -168,12 +173,12 @@ def test_run_settings_do_not_enter_the_digest(tmp_path):
 
 def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
     plan = make(tmp_path)
-    small = worlds.optical(
+    small = small_worlds.optical(
         tmp_path,
         "small",
         {"B02": np.ones((4, 4), np.uint16)},
-        left=worlds.LEFT + 600,
-        top=worlds.TOP - 600,
+        left=small_worlds.LEFT + 600,
+        top=small_worlds.TOP - 600,
         when="2024-06-20T10:00:00+00:00",
     )
     extended = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
@@ -220,13 +225,14 @@ def test_the_estimate_depends_on_the_outputs(tmp_path):
     diffusion = dataclasses.replace(ndvi.settings, model=ModelOptions(timesteps=10))
     slow = dataclasses.replace(ndvi, settings=diffusion)
     plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
-    seconds = [cost_model.estimate_cost(plan, workers=1).seconds for plan in plans]
+    seconds = [resource_estimate.estimate_cost(plan, workers=1).seconds for plan in plans]
     assert seconds == sorted(set(seconds))
     outputs = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
     wide = dataclasses.replace(FEATURES, outputs=outputs)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
     memory = [
-        cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (coarse, many)
+        resource_estimate.estimate_cost(plan, workers=1).peak_memory_bytes
+        for plan in (coarse, many)
     ]
     width = max(coarse.context_grid(tile).width for tile in coarse.tiles)
     sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile_size**2
@@ -237,7 +243,9 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     """Only the stored layers of a tile do; strips and windows do not stay in memory."""
     small, tall = make(tmp_path), make(tmp_path)
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
-    memory = [cost_model.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)]
+    memory = [
+        resource_estimate.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)
+    ]
     assert memory[1] == pytest.approx(memory[0], rel=0.1)
 
 

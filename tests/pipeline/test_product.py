@@ -14,11 +14,11 @@ import rasterio
 
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from pipeline.grid.grid import Grid
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product import descriptions, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.quality.accuracy import AccuracyMetrics
-from pipeline.quality.gates import ProportionEstimate, QualityMetrics
+from pipeline.quality.quality_metrics import ProportionEstimate, QualityMetrics
 from pipeline.quality.seam_test import Seam
 from pipeline.report import quicklook, rendering, report
 from pipeline.runtime import atomic_files
@@ -71,7 +71,7 @@ BANDS = {
     "composite_S2L2A": ("B02", "B03", "B04"),
     "composite_S1RTC": ("VV_ascending", "VH_ascending"),
 }
-NAMES = [layer.name for layer in layers.list_layers() if layer.bands or layer.name in BANDS]
+NAMES = [layer.name for layer in layer_table.list_layers() if layer.bands or layer.name in BANDS]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def product(folder):
     stem = PLAN[:12]
     rasters = []
     for name in NAMES:
-        layer = layers.get(name)
+        layer = layer_table.get(name)
         bands = layer.band_names(BANDS.get(name, ()))
         values = values_of(layer, bands)
         href = f"{stem}/32632/{name}.tif"
@@ -355,7 +355,7 @@ class Outline(HTMLParser):
 def pictures_of(product, folder):
     paths = {raster.key: folder / raster.href for raster in product.rasters}
     thumbnails = {
-        name: rendering.read_thumbnail(paths[name], layers.get(name), 760)
+        name: rendering.read_thumbnail(paths[name], layer_table.get(name), 760)
         for name in ("land_cover", "observations", "confidence")
     }
     view = quicklook.layout_land_cover(
@@ -438,7 +438,7 @@ def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
     codes = np.concatenate(
         [values_of(r.layer, r.bands) for r in product.rasters_for_layer("land_cover")]
     )
-    inside = seen != layers.get("observations").fill_value
+    inside = seen != layer_table.get("observations").fill_value
     unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
     assert unseen > 0
     properties = stac_item.build_item(product)["properties"]
@@ -476,7 +476,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
-    layer, bands = layers.get(name), ANSWERS[name]
+    layer, bands = layer_table.get(name), ANSWERS[name]
     other = answering(product, folder, layer, bands)
     document = stac_item.build_item(other)
     stac.check(document, validator)
@@ -501,7 +501,7 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
 
 
 def test_a_collection_names_all_that_its_items_answer(product, folder):
-    ndvi = answering(product, folder, layers.get("generated_NDVI"), ("NDVI",))
+    ndvi = answering(product, folder, layer_table.get("generated_NDVI"), ("NDVI",))
     later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     items = [stac_item.build_item(product), stac_item.build_item(later)]
     whole = stac_collection.build_collection(items, title="Jutland", license_id="other")

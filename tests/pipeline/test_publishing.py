@@ -8,9 +8,9 @@ import rasterio
 import xarray as xr
 
 from catalogs.errors import InvalidInputError
-from pipeline import reuse, tile, tile_layers
-from pipeline.product import published, stac_collection
-from pipeline.publishing import writer
+from pipeline import reuse, tile, tile_values
+from pipeline.product import published_item, stac_collection
+from pipeline.publishing import product_writer
 from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.memory_store import MemoryStore
 from pipeline.storage.store import LocalStore
@@ -20,7 +20,7 @@ from tests.support.fakes import Brightness
 
 def _build_tiles(plan, plan_store, tiles=None):
     plan_file.write_plan(plan_store, plan)
-    zarr_store.create(plan_store, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(plan_store, plan, tile_values.list_layer_bands(plan))
     for plan_tile in tiles or plan.tiles:
         tile.build_tile(plan, plan_tile, Brightness(), plan_store, threads=1)
 
@@ -34,13 +34,13 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
     plan = make(tmp_path)
     product_store = collection_store.child("2024-06-01_2024-06-30")
     plan_store = product_store.child(plan.short_digest)
-    assert not published.is_complete(product_store, plan)
+    assert not published_item.is_complete(product_store, plan)
     _build_tiles(plan, plan_store)
-    assert writer.publish_product(plan, product_store) == "item.json"
-    assert published.is_complete(product_store, plan)
-    assert published.read_current_plan(product_store) == (plan, plan_store)
-    assert published.find_damaged_files(product_store) == []
-    assert published.read_finished_tiles(product_store) == {
+    assert product_writer.publish_product(plan, product_store) == "item.json"
+    assert published_item.is_complete(product_store, plan)
+    assert published_item.read_current_plan(product_store) == (plan, plan_store)
+    assert published_item.find_damaged_files(product_store) == []
+    assert published_item.read_finished_tiles(product_store) == {
         plan_tile.id for plan_tile in plan.tiles
     }
     assert [item["id"] for item in stac_collection.read_items(collection_store)]
@@ -60,13 +60,13 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
     product_store.write(f"{plan.short_digest}/report.html", page + b" ")
     product_store.delete(name)
     reasons = {
-        entry["file"]: entry["reason"] for entry in published.find_damaged_files(product_store)
+        entry["file"]: entry["reason"] for entry in published_item.find_damaged_files(product_store)
     }
     assert reasons == {
         f"./{name}": "the file is missing",
         f"./{plan.short_digest}/report.html": "the file differs from the published one",
     }
-    assert not published.is_complete(product_store, plan)
+    assert not published_item.is_complete(product_store, plan)
 
 
 def test_both_stores_hold_the_same_bytes(tmp_path):

@@ -15,16 +15,16 @@ from flows.config.processing import QualityGate
 from flows.run import quality_gate
 from pipeline.grid import grid as grids
 from pipeline.grid.window_lattice import Lattice
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.plan import from_geojson
 from pipeline.plan.settings import QualityLimits
-from pipeline.quality import gates, seam_test
+from pipeline.quality import quality_metrics, seam_test
 from pipeline.quality.seam_profiles import SeamProfiles
 from pipeline.quality.seam_test import Seam
 from pipeline.report import charts
 from pipeline.storage import mosaic, receipt, zarr_store
 from pipeline.storage.receipt import Receipt
-from tests.support import expanse
+from tests.support import large_plan
 
 LATTICE = Lattice(window=224, stride=208, context_width=0)
 SIDE = 1248
@@ -44,7 +44,7 @@ def _cuts(values, first=(37, 91), lattice=LATTICE, layer="land_cover"):
     valid = values != 0 if values.ndim == 2 else np.isfinite(values).all(axis=0)
     axes = seam_test.count_boundaries(_blocks(values, valid, TILE), valid.shape)
     return SeamProfiles(
-        layer=layers.get(layer),
+        layer=layer_table.get(layer),
         lattice=lattice,
         tile_size=TILE,
         period=16,
@@ -325,7 +325,7 @@ def test_continuous_answers_are_judged_by_their_steps():
 @pytest.mark.parametrize(("n", "count"), [(1, 0), (10, 10), (900, 400), (5000, 61)])
 def test_shares_have_wilson_s_interval_and_pixels_of_a_sample_are_one(n, count, size):
     """Where all pixels of a sample are alike, it tells as much as one of them."""
-    share = gates.ProportionEstimate.from_samples(
+    share = quality_metrics.ProportionEstimate.from_samples(
         [(size, size)] * count + [(size, 0)] * (n - count)
     )
     low, high = stats.binomtest(count, n).proportion_ci(method="wilson")
@@ -339,7 +339,7 @@ def test_the_interval_of_samples_holds_the_truth():
     for _ in range(400):
         shares = chance.beta(0.5, 2.0, 40)
         pixels = chance.integers(50, 200, 40)
-        one = gates.ProportionEstimate.from_samples(
+        one = quality_metrics.ProportionEstimate.from_samples(
             list(zip(pixels, chance.binomial(pixels, shares), strict=True))
         )
         held += one.low <= 0.2 <= one.high
@@ -347,9 +347,9 @@ def test_the_interval_of_samples_holds_the_truth():
 
 
 def test_of_nothing_there_is_no_share():
-    assert gates.ProportionEstimate.from_samples([]) is None
-    assert gates.ProportionEstimate.from_samples([(0, 0)]) is None
-    one = gates.ProportionEstimate.from_samples([(5000, 900)])
+    assert quality_metrics.ProportionEstimate.from_samples([]) is None
+    assert quality_metrics.ProportionEstimate.from_samples([(0, 0)]) is None
+    one = quality_metrics.ProportionEstimate.from_samples([(5000, 900)])
     assert one.high - one.low > 0.5
     # ^ of one sample nobody knows how far it strays
 
@@ -357,7 +357,7 @@ def test_of_nothing_there_is_no_share():
 @pytest.fixture
 def two_zones(tmp_path):
     """Make a store over two zones, without a model: a field of classes on the ground."""
-    plan = expanse.plan(tmp_path, 4)
+    plan = large_plan.plan(tmp_path, 4)
     mosaic_grid = grids.build_covering_grid(from_geojson(plan.region), 3035, 10.0, (0.0, 0.0))
     plan = dataclasses.replace(plan, mosaic_grids=(mosaic_grid,), tile_size=512)
     return plan, tmp_path
@@ -370,7 +370,7 @@ def _fill(plan, folder, paint):
     for tile in plan.tiles:
         area = plan.tile_grid(tile)
         inside = grids.rasterize_region(grids.project(plan.region_for(tile.epsg), tile.epsg), area)
-        none = layers.get("observations").fill_value
+        none = layer_table.get("observations").fill_value
         values = {
             "land_cover": np.where(inside, paint(area), 0).astype(np.uint8),
             "observations": np.where(inside, 3, none).astype(none.dtype),
@@ -407,7 +407,7 @@ def _ground(area):
 def test_the_figures_of_a_product_over_two_zones(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, _ground)
-    found = gates.measure_quality(plan, folder)
+    found = quality_metrics.measure_quality(plan, folder)
     for seam in (found.window, found.tile, found.zone):
         assert seam.z < 3
     assert found.tile.lines >= 2
@@ -424,7 +424,7 @@ def test_the_figures_of_a_product_over_two_zones(two_zones):
 def test_a_step_between_two_zones_is_found(two_zones):
     plan, folder = two_zones
     _fill(plan, folder, lambda area: _ground(area) % 7 + 1 if area.epsg == 32633 else _ground(area))
-    found = gates.measure_quality(plan, folder)
+    found = quality_metrics.measure_quality(plan, folder)
     assert found.zone.z > 10
     assert found.zone.excess > 0.2
     assert max(found.window.z, found.tile.z) < 3
@@ -443,13 +443,15 @@ def test_a_mosaic_says_which_zone_each_pixel_comes_from(two_zones):
 def test_composites_alone_have_no_figures(two_zones):
     plan, folder = two_zones
     plain = dataclasses.replace(plan, model=None)
-    assert gates.measure_quality(plain, folder) == gates.QualityMetrics()
+    assert quality_metrics.measure_quality(plain, folder) == quality_metrics.QualityMetrics()
 
 
 def _figures(z=0.0, share=0.0):
     seam = Seam(z=z, lines=4, rate=0.06, excess=0.02, worst=0.03)
-    disagreement = gates.ProportionEstimate.from_samples([(1000, round(1000 * share))] * 99)
-    return gates.QualityMetrics(tile=seam, disagreement=disagreement).to_dict()
+    disagreement = quality_metrics.ProportionEstimate.from_samples(
+        [(1000, round(1000 * share))] * 99
+    )
+    return quality_metrics.QualityMetrics(tile=seam, disagreement=disagreement).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -467,7 +469,7 @@ def _figures(z=0.0, share=0.0):
     ],
 )
 def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused):
-    plan = expanse.plan(tmp_path, 1)
+    plan = large_plan.plan(tmp_path, 1)
     settings = dataclasses.replace(plan.settings, quality_limits=QualityLimits(**gate))
     plan = dataclasses.replace(plan, settings=settings)
     found = quality_gate.find_violations(plan, figures)
@@ -478,7 +480,7 @@ def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused)
 
 
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
-    limits = expanse.plan(tmp_path, 1).settings.quality_limits
+    limits = large_plan.plan(tmp_path, 1).settings.quality_limits
     assert dataclasses.asdict(limits) == QualityGate().model_dump()
 
 
@@ -494,6 +496,6 @@ LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
     ],
 )
 def test_what_full_precision_and_silent_windows_say(figures, said):
-    found = gates.check_limits(figures, LIMITS)
+    found = quality_metrics.check_limits(figures, LIMITS)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from catalogs import legend as land_cover_legend
 from pipeline.grid.grid import Grid
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product import product
 from pipeline.report import quicklook, rendering
 from pipeline.storage import cog
@@ -185,7 +185,7 @@ def test_features_and_values_get_a_page_with_what_their_colours_mean():
     features = quicklook.layout_embedding(thumbnail(values, nodata=np.nan), ground, HEADING)
     assert features.note == quicklook.RELATIVE_COLORS_NOTE
     assert [entry.title for entry in features.legend_entries] == [quicklook.NOT_OBSERVED]
-    layer = layers.get("generated_DEM")
+    layer = layer_table.get("generated_DEM")
     terrain = quicklook.layout_generated(
         thumbnail(1000 * values, nodata=np.nan), layer, ground, HEADING
     )
@@ -203,13 +203,13 @@ def test_generated_bands_that_make_a_picture_are_shown_as_one():
     values = np.random.default_rng(4).uniform(0, 3000, (3, 20, 30)).astype("float32")
     colored = thumbnail(values, ("B04", "B03", "B02"), np.nan)
     shown = quicklook.layout_generated(
-        colored, layers.get("generated_S2L2A"), quicklook.ObservedLayers(), HEADING
+        colored, layer_table.get("generated_S2L2A"), quicklook.ObservedLayers(), HEADING
     )
     assert shown.panels[0][0] == "Generated Sentinel-2, true colour"
     assert shown.color_bar is None
     radar = thumbnail(values[:1], ("VV",), np.nan)
     shown = quicklook.layout_generated(
-        radar, layers.get("generated_S1RTC"), quicklook.ObservedLayers(), HEADING
+        radar, layer_table.get("generated_S1RTC"), quicklook.ObservedLayers(), HEADING
     )
     assert shown.panels[0][0] == "Generated Sentinel-1 RTC, VV"
 
@@ -232,7 +232,7 @@ def test_shares_are_of_the_whole_map_when_its_counts_are_known():
 
 def test_thumbnails_come_from_the_file(tmp_path):
     grid = Grid(epsg=32632, resolution=10.0, left=0.0, top=0.0, height=900, width=1200)
-    layer = layers.get("land_cover")
+    layer = layer_table.get("land_cover")
     codes = np.full((1, 900, 1200), 5, "uint8")
     codes[:, :, :600] = 2
     codes[:, ::3, ::3] = 11

@@ -18,7 +18,7 @@ from catalogs.scene import Radiometry
 from pipeline.quality import radiometry_check
 from pipeline.reading import raster_reader
 from tests.faults import server
-from tests.support import worlds
+from tests.support import small_worlds
 
 SIDE = 160
 LAND = {"B02": (250, 90), "B04": (300, 130), "B8A": (2900, 700), "B12": (1000, 300)}
@@ -227,7 +227,7 @@ def _scene(folder, name, *, stored, claimed):
     bands = _country(12, stored=stored).items()
     radiometry = Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
     pixels = {band: np.kron(values, np.ones((2, 2))).astype(np.uint16) for band, values in bands}
-    return worlds.optical(folder, name, pixels, radiometry=radiometry)
+    return small_worlds.optical(folder, name, pixels, radiometry=radiometry)
 
 
 def test_scenes_are_judged_in_their_order_by_four_thumbnails_each(tmp_path):
@@ -261,7 +261,7 @@ SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", no
 @pytest.mark.parametrize("average", [True, False])
 def test_a_thumbnail_is_an_overview(tmp_path, average):
     values = np.random.default_rng(0).integers(0, 3000, (500, 420)).astype(np.uint16)
-    path = worlds.raster(tmp_path / "B02.tif", values, nodata=0)
+    path = small_worlds.raster(tmp_path / "B02.tif", values, nodata=0)
     kernel = Resampling.average if average else Resampling.nearest
     with rasterio.open(path, "r+") as file:
         file.build_overviews([2, 4, 8], kernel)
@@ -275,7 +275,7 @@ def test_a_thumbnail_is_an_overview(tmp_path, average):
 
 def test_without_overviews_a_thumbnail_is_nine_windows_or_all(tmp_path):
     values = np.arange(1, 500 * 420 + 1, dtype=np.uint32).reshape(500, 420)
-    path = worlds.raster(tmp_path / "B02.tif", values)
+    path = small_worlds.raster(tmp_path / "B02.tif", values)
     found = raster_reader.read_thumbnail(str(path), SOURCE, size=100).reshape(9, 50, 50)
     places = [(row, column) for row in (75, 225, 375) for column in (62, 185, 308)]
     for part, (row, column) in zip(found, places, strict=True):
@@ -292,8 +292,8 @@ def test_a_remote_scene_costs_eight_requests(tmp_path):
         cog.write(
             tmp_path / f"{band}.tif", np.kron(pixels, np.ones((32, 32))).astype(np.uint16), **frame
         )
-        assets[band] = worlds.asset(tmp_path / f"{band}.tif", band, claim, 0.0)
-    scene = worlds.scene("S", "S2L2A", assets)
+        assets[band] = small_worlds.asset(tmp_path / f"{band}.tif", band, claim, 0.0)
+    scene = small_worlds.scene("S", "S2L2A", assets)
     with server.serving(tmp_path) as running:
         there = {
             band: replace(asset, href=f"{running.address}/{band}.tif")

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from catalogs.errors import AssetReadError, InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import raster_reader
-from tests.support import worlds
+from tests.support import small_worlds
 
 SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
 
@@ -30,7 +30,7 @@ def _read(path, grid, **options):
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
     values = np.random.default_rng(1).integers(1, 60_000, (200, 180)).astype(np.uint16)
-    return worlds.raster(tmp_path_factory.mktemp("noise") / "B02.tif", values)
+    return small_worlds.raster(tmp_path_factory.mktemp("noise") / "B02.tif", values)
 
 
 @settings(max_examples=40)
@@ -46,10 +46,10 @@ def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, wid
             1, window=Window(column, row, width, height), boundless=True, fill_value=0
         )
     native = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT + 10 * column,
-        top=worlds.TOP - 10 * row,
+        left=small_worlds.LEFT + 10 * column,
+        top=small_worlds.TOP - 10 * row,
         height=height,
         width=width,
     )
@@ -59,9 +59,16 @@ def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, wid
 
 def test_coarse_pixels_are_picked_at_the_centre(tmp_path):
     values = np.arange(1, 26, dtype=np.uint16).reshape(5, 5)
-    path = worlds.raster(tmp_path / "c.tif", values, resolution=60.0, left=worlds.LEFT - 20)
+    path = small_worlds.raster(
+        tmp_path / "c.tif", values, resolution=60.0, left=small_worlds.LEFT - 20
+    )
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=30, width=28
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=30,
+        width=28,
     )
     expected = np.kron(values, np.ones((6, 6), np.uint16))[:30, 2:30]
     assert np.array_equal(_read(path, grid), expected)
@@ -81,12 +88,12 @@ def test_warped_pixels_do_not_depend_on_who_asks(noise):
 def test_interpolation_never_mixes_nodata_in(tmp_path):
     values = np.full((60, 60), 1000, np.uint16)
     values[:, 30:] = 0
-    path = worlds.raster(tmp_path / "half.tif", values)
+    path = small_worlds.raster(tmp_path / "half.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT + 3,
-        top=worlds.TOP - 4,
+        left=small_worlds.LEFT + 3,
+        top=small_worlds.TOP - 4,
         height=58,
         width=58,
     )
@@ -97,11 +104,16 @@ def test_interpolation_never_mixes_nodata_in(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
     values = np.full((50, 50), 9, dtype)
-    path = worlds.raster(
+    path = small_worlds.raster(
         tmp_path / "DEM.tif", values, epsg=4326, left=15.0, top=46.95, resolution=1e-4
     )
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=499_900.0, top=5_199_700.0, height=90, width=80
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=499_900.0,
+        top=5_199_700.0,
+        height=90,
+        width=80,
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
     found = _read(
@@ -119,9 +131,14 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
 
 def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
     values = np.array([[1.0, np.nan], [-32768.0, 2.0]], np.float32)
-    path = worlds.raster(tmp_path / "vv.tif", values)
+    path = small_worlds.raster(tmp_path / "vv.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=2,
+        width=2,
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
     found = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
@@ -131,9 +148,14 @@ def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
 
 
 def test_negative_numbers_of_signed_products_do_not_wrap(tmp_path):
-    path = worlds.raster(tmp_path / "s.tif", np.array([[5, -9999]], np.int16))
+    path = small_worlds.raster(tmp_path / "s.tif", np.array([[5, -9999]], np.int16))
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=1, width=2
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=1,
+        width=2,
     )
     assert _read(path, grid).tolist() == [[5, 0]]
 
@@ -141,7 +163,7 @@ def test_negative_numbers_of_signed_products_do_not_wrap(tmp_path):
 @pytest.mark.parametrize("damage", ["gone", "cut", "text"])
 def test_a_failed_read_is_an_error_and_never_nodata(tmp_path, damage):
     values = np.random.default_rng(2).integers(1, 9000, (256, 256)).astype(np.uint16)
-    path = worlds.raster(tmp_path / "B02.tif", values)
+    path = small_worlds.raster(tmp_path / "B02.tif", values)
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -150,7 +172,12 @@ def test_a_failed_read_is_an_error_and_never_nodata(tmp_path, damage):
     else:
         path.write_bytes(b"<VRTDataset/>")
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=256, width=256
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=256,
+        width=256,
     )
     with pytest.raises(AssetReadError, match=r"S: .*B02\.tif cannot be read"):
         _read(path, grid)
@@ -164,7 +191,12 @@ def test_a_virtual_raster_is_not_opened(tmp_path, noise):
         "</VRTRasterBand></VRTDataset>"
     )
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=2,
+        width=2,
     )
     with pytest.raises(AssetReadError):
         _read(path, grid)
@@ -178,7 +210,12 @@ def test_a_raster_in_radar_geometry_is_refused(tmp_path):
     ) as file:
         file.write(np.ones((1, 4, 4), np.float32))
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=2,
+        width=2,
     )
     with pytest.raises(InvalidInputError, match="coordinate system"):
         _read(path, grid)

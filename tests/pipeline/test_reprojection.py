@@ -20,7 +20,7 @@ from rasterio.warp import reproject
 from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import reprojection
-from tests.support import worlds
+from tests.support import small_worlds
 
 RESOLUTIONS = (
     *(4.9, 5.0, 7.5, 9.9, 10.0, 10.1, 12.5, 15.0, 19.9),
@@ -100,8 +100,8 @@ def _away(valid, grid):
             np.clip(np.ceil(high + 1).astype(int), -1, limit) + 1,
         )
 
-    r0, r1 = ends((worlds.TOP - grid.top) / 10, grid.height, valid.shape[0] + 1)
-    c0, c1 = ends((grid.left - worlds.LEFT) / 10, grid.width, valid.shape[1] + 1)
+    r0, r1 = ends((small_worlds.TOP - grid.top) / 10, grid.height, valid.shape[0] + 1)
+    c0, c1 = ends((grid.left - small_worlds.LEFT) / 10, grid.width, valid.shape[1] + 1)
     holes = sums[np.ix_(r1, c1)] - sums[np.ix_(r0, c1)] - sums[np.ix_(r1, c0)]
     inside = (r0 > 0)[:, None] & (c0 > 0)
     inside &= (r1 < valid.shape[0] + 1)[:, None] & (c1 < valid.shape[1] + 1)
@@ -115,7 +115,7 @@ def noise(tmp_path_factory):
     values = rng.integers(1, 60_001, SHAPE).astype(np.uint16)
     values[:, 370:] = 0
     values[rng.random(SHAPE) < 0.01] = 0
-    path = worlds.raster(tmp_path_factory.mktemp("noise") / "B.tif", values, nodata=0)
+    path = small_worlds.raster(tmp_path_factory.mktemp("noise") / "B.tif", values, nodata=0)
     with rasterio.open(path, "r+") as file:
         file.build_overviews([2, 4, 8], Resampling.average)
         # ^ which must not be used
@@ -124,10 +124,10 @@ def noise(tmp_path_factory):
 
 def _around(resolution, offset):
     return Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=resolution,
-        left=worlds.LEFT - 3 * resolution + offset,
-        top=worlds.TOP + 2 * resolution - offset,
+        left=small_worlds.LEFT - 3 * resolution + offset,
+        top=small_worlds.TOP + 2 * resolution - offset,
         height=math.ceil(10 * SHAPE[0] / resolution) + 6,
         width=math.ceil(10 * SHAPE[1] / resolution) + 6,
     )
@@ -234,11 +234,11 @@ def sources(tmp_path_factory):
     found = {}
     for epsg in SYSTEMS:
         to = Transformer.from_crs(32633, epsg, always_xy=True)
-        x, y = to.transform(worlds.LEFT + 3_000, worlds.TOP - 3_000)
+        x, y = to.transform(small_worlds.LEFT + 3_000, small_worlds.TOP - 3_000)
         size = 1e-4 if epsg == 4326 else 10.0
         values = rng.integers(1, 60_001, (300, 320)).astype(np.uint16)
         values[rng.random(values.shape) < 0.05] = 0
-        found[epsg] = worlds.raster(
+        found[epsg] = small_worlds.raster(
             folder / f"{epsg}.tif",
             values,
             epsg=epsg,
@@ -264,10 +264,10 @@ def test_a_crop_of_the_whole_is_the_crop_read(
 ):
     height, width = size
     whole = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=resolution,
-        left=worlds.LEFT + 3_000 + east - width * resolution / 2,
-        top=worlds.TOP - 3_000 + north + height * resolution / 2,
+        left=small_worlds.LEFT + 3_000 + east - width * resolution / 2,
+        top=small_worlds.TOP - 3_000 + north + height * resolution / 2,
         height=height,
         width=width,
     )
@@ -299,12 +299,12 @@ def test_half_a_pixel_away_four_neighbours_count_alike(tmp_path, dtype, nodata):
     if nodata not in (None, -9999.0):
         holes = rng.random(values.shape) < 0.2
         values[holes] = nodata
-    path = worlds.raster(tmp_path / "a.tif", values)
+    path = small_worlds.raster(tmp_path / "a.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT - 15,
-        top=worlds.TOP + 15,
+        left=small_worlds.LEFT - 15,
+        top=small_worlds.TOP + 15,
         height=63,
         width=73,
     )
@@ -327,12 +327,12 @@ def test_half_a_pixel_away_four_neighbours_count_alike(tmp_path, dtype, nodata):
 def test_what_is_not_a_number_spreads_no_further_than_the_kernel(tmp_path, kernel):
     values = np.full((90, 90), 5, np.float32)
     values[45, 45] = np.nan
-    path = worlds.raster(tmp_path / "a.tif", values)
+    path = small_worlds.raster(tmp_path / "a.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT + 3,
-        top=worlds.TOP - 3,
+        left=small_worlds.LEFT + 3,
+        top=small_worlds.TOP - 3,
         height=88,
         width=88,
     )
@@ -349,9 +349,14 @@ def test_averages_leave_nodata_out(tmp_path):
     values = np.arange(1, 65, dtype=np.uint16).reshape(8, 8)
     values[0, :4] = 0
     values[4:, 4:] = 0
-    path = worlds.raster(tmp_path / "a.tif", values)
+    path = small_worlds.raster(tmp_path / "a.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG, resolution=40.0, left=worlds.LEFT, top=worlds.TOP, height=2, width=2
+        epsg=small_worlds.EPSG,
+        resolution=40.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=2,
+        width=2,
     )
     found = _read(path, grid, Resampling.average)
     first = values[:4, :4]
@@ -396,7 +401,7 @@ def _random(shape, seed=7):
     return np.random.default_rng(seed).integers(1, 60_001, shape).astype(np.uint16)
 
 
-ZONE = CRS.from_epsg(worlds.EPSG)
+ZONE = CRS.from_epsg(small_worlds.EPSG)
 NAMELESS = CRS.from_proj4("+proj=tmerc +lon_0=15 +k=0.9996 +x_0=500000 +datum=WGS84 +units=m")
 
 
@@ -408,20 +413,20 @@ def test_a_system_is_known_by_what_it_is(tmp_path, crs, kernel, monkeypatch):
     monkeypatch.setattr(reprojection, "_warp_blocks", None)
     # ^ not to be called
     values = _random((40, 50))
-    transform = from_origin(worlds.LEFT, worlds.TOP, 10, 10)
+    transform = from_origin(small_worlds.LEFT, small_worlds.TOP, 10, 10)
     path = _written(tmp_path / "a.tif", values, crs.to_wkt(), transform)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT + 50,
-        top=worlds.TOP - 70,
+        left=small_worlds.LEFT + 50,
+        top=small_worlds.TOP - 70,
         height=30,
         width=40,
     )
     assert np.array_equal(_read(path, grid, kernel), values[7:37, 5:45])
 
 
-UPRIGHT = Affine.translation(worlds.LEFT, worlds.TOP) * Affine.scale(10, -10)
+UPRIGHT = Affine.translation(small_worlds.LEFT, small_worlds.TOP) * Affine.scale(10, -10)
 
 
 @pytest.mark.parametrize(
@@ -439,10 +444,10 @@ UPRIGHT = Affine.translation(worlds.LEFT, worlds.TOP) * Affine.scale(10, -10)
 def test_rasters_lie_as_they_like(tmp_path, transform, resolution):
     path = _written(tmp_path / "a.tif", _random((200, 220)), "EPSG:32633", transform)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=resolution,
-        left=worlds.LEFT - 20 * resolution,
-        top=worlds.TOP + 20 * resolution,
+        left=small_worlds.LEFT - 20 * resolution,
+        top=small_worlds.TOP + 20 * resolution,
         height=math.ceil(3_000 / resolution),
         width=math.ceil(3_000 / resolution),
     )
@@ -578,9 +583,14 @@ def test_a_coarse_grid_reads_a_fine_raster_in_pieces(noise, monkeypatch, kernel)
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(tmp_path, values, dtype, named):
-    path = worlds.raster(tmp_path / "a.tif", values)
+    path = small_worlds.raster(tmp_path / "a.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG, resolution=10.0, left=worlds.LEFT, top=worlds.TOP, height=1, width=2
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=1,
+        width=2,
     )
     with pytest.raises(InvalidInputError, match=f"such as {named} .*do not fit into {dtype}"):
         _read(path, grid, Resampling.nearest, dtype=dtype)
@@ -588,12 +598,12 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, values, dtype, named):
 
 def test_nodata_that_no_pixel_can_hold_is_none(tmp_path):
     values = (_random((50, 50)) % 9 + 1).astype(np.uint8)
-    path = worlds.raster(tmp_path / "a.tif", values)
+    path = small_worlds.raster(tmp_path / "a.tif", values)
     grid = Grid(
-        epsg=worlds.EPSG,
+        epsg=small_worlds.EPSG,
         resolution=10.0,
-        left=worlds.LEFT - 103,
-        top=worlds.TOP + 3,
+        left=small_worlds.LEFT - 103,
+        top=small_worlds.TOP + 3,
         height=40,
         width=40,
     )

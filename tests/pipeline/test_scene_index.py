@@ -16,14 +16,14 @@ from catalogs import lonlat_geometry
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
-from pipeline import cost_model
-from pipeline.compositing import stream
+from pipeline import resource_estimate
+from pipeline.compositing import strip_reader
 from pipeline.grid import scene_index
 from pipeline.grid.grid import Grid
 from pipeline.plan import plan as plans
 from pipeline.plan.settings import RunSettings
 from pipeline.storage import plan_file, receipt
-from tests.support import expanse, worlds
+from tests.support import large_plan, small_worlds
 
 SYSTEMS = (32632, 32633, 32701, 32660, 3035, 5041, 4326)
 
@@ -76,7 +76,7 @@ def scenes(draw, area):
         asset = Asset(
             band="B02",
             href=f"/{number}.tif",
-            radiometry=worlds.REFLECTANCE,
+            radiometry=small_worlds.REFLECTANCE,
             epsg=epsg,
             transform=(10.0, 0.0, x, 0.0, -10.0, y) if draw(st.booleans()) else None,
             shape=(round(side / 10), round(side / 10)),
@@ -87,7 +87,7 @@ def scenes(draw, area):
                 collection="test",
                 provider="demo",
                 modality="DEM" if epsg == 4326 else "S2L2A",
-                datetime=worlds.dt.datetime(2024, 6, 1, tzinfo=worlds.dt.UTC),
+                datetime=small_worlds.dt.datetime(2024, 6, 1, tzinfo=small_worlds.dt.UTC),
                 footprint=lonlat_geometry.to_geojson(lonlat_geometry.from_bbox(bbox)),
                 bbox=bbox,
                 assets={} if epsg == 4326 else {"B02": asset},
@@ -129,7 +129,7 @@ def test_across_180_degrees_too(data):
 
 
 def test_every_tile_of_a_plan_has_the_scenes_that_intersect_it(tmp_path):
-    plan = expanse.plan(tmp_path, 600, days=2)
+    plan = large_plan.plan(tmp_path, 600, days=2)
     assert len(plan.grids) == 2
     for tile in plan.tiles[::7]:
         area = plan.context_grid(tile)
@@ -139,7 +139,7 @@ def test_every_tile_of_a_plan_has_the_scenes_that_intersect_it(tmp_path):
 
 
 def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
-    plan = expanse.plan(tmp_path, 300, days=2)
+    plan = large_plan.plan(tmp_path, 300, days=2)
     keys = {tile.id: plan.tile_key(tile) for tile in plan.tiles}
     assert len(set(keys.values())) == len(keys)
 
@@ -151,7 +151,7 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
     moved = dataclasses.replace(
         first,
         assets={
-            band: dataclasses.replace(asset, radiometry=worlds.REFLECTANCE)
+            band: dataclasses.replace(asset, radiometry=small_worlds.REFLECTANCE)
             for band, asset in first.assets.items()
         },
     )
@@ -190,7 +190,7 @@ def test_a_key_covers_what_decides_a_tile_and_nothing_else(tmp_path):
 def large(tmp_path_factory):
     """Return the file of a plan of some ten thousand tiles."""
     folder = tmp_path_factory.mktemp("large")
-    plan_file.write_plan_file(folder / "plan.json", expanse.plan(folder, 10_000))
+    plan_file.write_plan_file(folder / "plan.json", large_plan.plan(folder, 10_000))
     return folder / "plan.json"
 
 
@@ -210,7 +210,7 @@ def test_ten_thousand_tiles_index_each_scene_once(large, monkeypatch):
     count_calls(scene_index, "_raster_outline")
     count_calls(Scene, "identity")
     plan = plan_file.read_plan_file(large)
-    estimate = cost_model.estimate_cost(plan, workers=2)
+    estimate = resource_estimate.estimate_cost(plan, workers=2)
     finished = receipt.read_finished(large.parent, plan)
     keys = {plan.tile_key(tile) for tile in plan.tiles}
     plan_file.write_plan_file(large.with_name("again.json"), plan)
@@ -225,14 +225,14 @@ def test_ten_thousand_tiles_index_each_scene_once(large, monkeypatch):
 
 
 def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
-    plan = expanse.plan(tmp_path, 60, days=2)
+    plan = large_plan.plan(tmp_path, 60, days=2)
     bands = {"B02", "B03", "B04", "B08", "B11", "B12", "SCL", "DEM"}
     max_bytes = openings = windows = 0
     for tile in plan.tiles:
         area = plan.context_grid(tile)
         windows += len(plan.window_placement(tile).window_origins)
         scenes = plan.tile_scenes(tile)
-        strips = len(stream.split_rows(area, scenes))
+        strips = len(strip_reader.split_rows(area, scenes))
         for scene in scenes:
             for asset in scene.assets.values():
                 if asset.band in bands:
@@ -243,27 +243,27 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
                         pixels * get_sensor(scene.modality).bytes_per_pixel + strips * 2**15
                     )
                     openings += strips
-    estimate = cost_model.estimate_cost(plan, workers=1)
+    estimate = resource_estimate.estimate_cost(plan, workers=1)
     assert max_bytes / 5 < estimate.bytes < max_bytes
     assert openings < estimate.requests < 5 * openings
-    assert estimate.seconds > windows * cost_model.SECONDS_PER_WINDOW["land_cover"]
-    half = cost_model.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
+    assert estimate.seconds > windows * resource_estimate.SECONDS_PER_WINDOW["land_cover"]
+    half = resource_estimate.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
     assert half.stored_bytes < estimate.stored_bytes
     assert half.requests < estimate.requests
 
 
 def test_an_estimate_of_many_tiles_samples_them(tmp_path, monkeypatch):
-    plan = expanse.plan(tmp_path, 400, days=2)
-    whole = cost_model.estimate_cost(plan, workers=1)
-    monkeypatch.setattr(cost_model, "MAX_SAMPLED_TILES", 150)
-    sampled = cost_model.estimate_cost(plan, workers=1)
+    plan = large_plan.plan(tmp_path, 400, days=2)
+    whole = resource_estimate.estimate_cost(plan, workers=1)
+    monkeypatch.setattr(resource_estimate, "MAX_SAMPLED_TILES", 150)
+    sampled = resource_estimate.estimate_cost(plan, workers=1)
     for name in ("bytes", "requests", "seconds"):
         assert getattr(sampled, name) == pytest.approx(getattr(whole, name), rel=0.1), name
 
 
 def test_local_files_cost_no_network(tmp_path):
-    plan = expanse.plan(tmp_path, 20, days=1)
-    remote = cost_model.estimate_cost(plan, workers=1)
+    plan = large_plan.plan(tmp_path, 20, days=1)
+    remote = resource_estimate.estimate_cost(plan, workers=1)
     scenes = tuple(
         dataclasses.replace(
             scene,
@@ -274,7 +274,7 @@ def test_local_files_cost_no_network(tmp_path):
         )
         for scene in plan.snapshot.scenes
     )
-    local = cost_model.estimate_cost(
+    local = resource_estimate.estimate_cost(
         dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
         workers=1,
     )

@@ -49,7 +49,7 @@ OUTPUT_MODULES = [
     path.relative_to(ROOT).as_posix()
     for folder in OUTPUT_FOLDERS
     for path in sorted((ROOT / "pipeline" / folder).rglob("*.py"))
-] + ["pipeline/tile.py", "pipeline/reuse.py", "pipeline/cost_model.py"]
+] + ["pipeline/tile.py", "pipeline/reuse.py", "pipeline/resource_estimate.py"]
 """Modules all of whose files are those of an output."""
 
 MODULES = [

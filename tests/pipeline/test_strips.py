@@ -12,8 +12,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tile, tile_layers
-from pipeline.compositing import composite_block, row_buffer, stream
+from pipeline import tile, tile_values
+from pipeline.compositing import composite_block, row_buffer, strip_reader
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
@@ -31,7 +31,7 @@ def test_strips_cover_every_row_once(height, width, cell):
     area = Grid(
         epsg=32633, resolution=10.0, left=0.0, top=0.0, height=height * cell, width=width * cell
     )
-    parts = stream.split_rows(area, (), row_multiple=cell)
+    parts = strip_reader.split_rows(area, (), row_multiple=cell)
     assert [row for first, stop in parts for row in (first, stop)][1:-1:2] == [
         row for first, stop in parts for row in (first, stop)
     ][2::2]
@@ -39,7 +39,7 @@ def test_strips_cover_every_row_once(height, width, cell):
     rows = [stop - first for first, stop in parts]
     assert min(rows) > 0
     assert max(rows) * area.width <= max(
-        stream.MAX_STRIP_PIXELS, stream.MIN_STRIP_ROWS * area.width
+        strip_reader.MAX_STRIP_PIXELS, strip_reader.MIN_STRIP_ROWS * area.width
     )
     assert all(first % cell == 0 for first, _ in parts)
 
@@ -49,7 +49,7 @@ def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
     (asset,) = {scene.assets["B02"].transform for scene in plan.snapshot.scenes}
     top = asset[5] - 3000 * 10.0
     area = Grid(epsg=plan.grid.epsg, resolution=10.0, left=0.0, top=top, height=5000, width=1024)
-    edges = [first for first, _ in stream.split_rows(area, plan.snapshot.scenes)][1:]
+    edges = [first for first, _ in strip_reader.split_rows(area, plan.snapshot.scenes)][1:]
     assert edges
     assert all((3000 + row) % 1024 == 0 for row in edges)
 
@@ -58,10 +58,10 @@ def test_strips_begin_where_blocks_of_the_files_begin(tmp_path):
 def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
     receipts = []
     for name, rows in (("one", 2048), ("many", 8)):
-        monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
-        monkeypatch.setattr(stream, "MIN_STRIP_ROWS", rows)
+        monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", rows)
+        monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", rows)
         plan, folder = make(tmp_path, tile=64), tmp_path / name
-        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
         receipts.append(
             [tile.build_tile(plan, planned, fake(), folder, threads=2) for planned in plan.tiles]
         )
@@ -71,10 +71,10 @@ def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
 
 
 def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "MAX_STRIP_ROWS", 24)
-    monkeypatch.setattr(stream, "MIN_STRIP_ROWS", 24)
+    monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", 24)
+    monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", 24)
     plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
 
     def digests():
         return [
@@ -94,12 +94,12 @@ def test_one_part_is_read_ahead_and_no_more():
         parts_read.append(part)
         return part
 
-    for part in stream.prefetch(range(6), read):
+    for part in strip_reader.prefetch(range(6), read):
         time.sleep(0.02)
         parts_used.append(part)
         assert len(parts_read) <= len(parts_used) + 1
     assert parts_used == list(range(6))
-    assert list(stream.prefetch([], read)) == []
+    assert list(strip_reader.prefetch([], read)) == []
 
 
 def test_reading_and_working_go_side_by_side():
@@ -110,7 +110,7 @@ def test_reading_and_working_go_side_by_side():
             meeting.wait()
         return part
 
-    for part in stream.prefetch(range(2), read):
+    for part in strip_reader.prefetch(range(2), read):
         if part == 0:
             meeting.wait()
             # ^ the second part is being read while the first is worked on
@@ -123,7 +123,7 @@ def test_a_failure_of_reading_comes_out(tmp_path):
         return part
 
     with pytest.raises(OSError, match="gone"):
-        list(stream.prefetch(range(4), fail))
+        list(strip_reader.prefetch(range(4), fail))
 
 
 @given(
@@ -168,7 +168,7 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
 def test_the_receipt_holds_the_counts_of_samples_and_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
 
     class Halved(Edgy):
         """Has a reference precision in which every pixel has the other class."""
@@ -203,10 +203,10 @@ def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
     plan = make(tmp_path, model=None, tile=64)
     digests = []
     for name, rows in (("one", 2048), ("many", 16)):
-        monkeypatch.setattr(stream, "MAX_STRIP_ROWS", rows)
-        monkeypatch.setattr(stream, "MIN_STRIP_ROWS", min(rows, 16))
+        monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", rows)
+        monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", min(rows, 16))
         folder = tmp_path / name
-        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
         receipts = [
             tile.build_tile(plan, planned, None, folder, threads=2) for planned in plan.tiles
         ]
@@ -227,7 +227,7 @@ def test_a_modality_that_only_some_strips_have_is_missing_in_the_others(tmp_path
         if first:
             inputs["DEM"] = np.ones((1, stop - first, area.width), np.float32)
         buffer.append(
-            stream.Strip(first_row=first, composites=block, inputs=inputs, read_seconds=0.0)
+            strip_reader.Strip(first_row=first, composites=block, inputs=inputs, read_seconds=0.0)
         )
     inputs, observed = buffer.read_rows(5, 25)
     assert np.isnan(inputs["DEM"][0, :5]).all()
@@ -245,7 +245,7 @@ def test_windows_of_neighbouring_tiles_are_predicted_once(tmp_path):
     digests, origins, receipts = {}, {}, {}
     for name, cache in (("each", None), ("shared", batching.WindowCache())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
-        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
         receipts[name] = [
             tile.build_tile(plan, planned, fake, folder, threads=1, window_cache=cache)
             for planned in plan.tiles
@@ -279,7 +279,7 @@ def test_windows_beside_the_region_are_not_predicted(tmp_path):
     confidence, windows = {}, {}
     for name, planned in (("square", plan), ("triangle", smaller)):
         folder = tmp_path / name
-        zarr_store.create(folder, planned, tile_layers.list_layer_bands(planned))
+        zarr_store.create(folder, planned, tile_values.list_layer_bands(planned))
         done = tile.build_tile(planned, planned.tiles[0], Edgy(), folder, threads=1)
         whole = slice(0, planned.grid.height), slice(0, planned.grid.width)
         store = folder / zarr_store.STORE_NAME

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pystac.extensions.classification import Classification
 
 from catalogs import legend
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.report import rendering
 from pipeline.storage import styles
 from pipeline.storage.band_statistics import BandStatistics
@@ -30,7 +30,7 @@ def test_qgis_gets_a_palette_with_labels_and_full_opacity():
 
 
 def test_sld_names_and_colours_every_code():
-    root = ET.fromstring(styles.sld(layers.get("land_cover")).encode())
+    root = ET.fromstring(styles.sld(layer_table.get("land_cover")).encode())
     space = {"sld": "http://www.opengis.net/sld"}
     color_map = root.find(".//sld:ColorMap", space)
     assert color_map.get("type") == "values"
@@ -45,7 +45,7 @@ def test_sld_names_and_colours_every_code():
 
 
 def test_values_get_a_ramp_from_low_to_high():
-    layer = layers.get("generated_NDVI")
+    layer = layer_table.get("generated_NDVI")
     band = BandStatistics(
         valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
     )
@@ -97,7 +97,7 @@ def test_shares_of_the_mapped_pixels_add_up(counts):
 
 
 def test_bits_stand_where_the_contract_puts_them():
-    fields = styles.classification_bitfields(layers.get("inputs_used"))
+    fields = styles.classification_bitfields(layer_table.get("inputs_used"))
     assert {field["name"]: 1 << field["offset"] for field in fields} == {
         "sentinel_2": 1,
         "sentinel_1": 2,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.inference import classify, downsample, test_time_augmentation
-from pipeline.inference.tiled import WindowRow
+from pipeline.inference import downsample, output_layers, test_time_augmentation
+from pipeline.inference.tiled_inference import WindowRow
 from tests.support import fakes
 from tests.support.fakes import Brightness, Edgy, Painter, Patches, Several
 
@@ -88,7 +88,7 @@ def test_without_observations_there_is_no_output():
 
 def test_classes_confidence_and_margin():
     shares = np.array([[[0.7]], [[0.2]], [[0.1]]], np.float32)
-    found = classify.classify_probabilities(
+    found = output_layers.classify_probabilities(
         shares, ("water", "bare", "clouds"), np.ones((1, 1), bool)
     )
     assert {name: int(values.ravel()[0]) for name, values in found.items()} == {
@@ -106,7 +106,7 @@ def test_classes_confidence_and_margin():
 )
 def test_clouds_and_unobserved_pixels_have_no_class(shares, observed):
     values = np.array(shares, np.float32).reshape(3, 1, 1)
-    found = classify.classify_probabilities(
+    found = output_layers.classify_probabilities(
         values, ("water", "bare", "clouds"), np.full((1, 1), observed)
     )
     assert found["land_cover"][0, 0] == 0
@@ -165,7 +165,7 @@ def test_features_and_values_are_stored_where_something_was_observed():
     spec = Painter.outputs[0]
     blended = np.array([[[0.25, 0.5, np.nan]]], np.float32)
     observed = np.array([[True, False, True]])
-    layers = classify.to_layers(spec, blended, observed, include_probabilities=False)
+    layers = output_layers.to_layers(spec, blended, observed, include_probabilities=False)
     assert list(layers) == ["generated_NDVI"]
     assert np.array_equal(layers["generated_NDVI"], [[0.25, np.nan, np.nan]], equal_nan=True)
     with pytest.raises(ValueError, match="stores values in '1'"):

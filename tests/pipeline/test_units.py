@@ -12,14 +12,14 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 from catalogs.sensors import DN, METRE, POWER, SENSORS
 from pipeline.reading import units
-from tests.support import worlds
+from tests.support import small_worlds
 
 
 @given(st.integers(1, 65535))
 def test_the_offset_is_subtracted_exactly_and_never_wraps(stored):
     values = np.array([stored], np.uint16)
-    assert units.to_dn(values, worlds.SHIFTED)[0] == stored - 1000
-    assert units.to_dn(values, worlds.REFLECTANCE)[0] == stored
+    assert units.to_dn(values, small_worlds.SHIFTED)[0] == stored - 1000
+    assert units.to_dn(values, small_worlds.REFLECTANCE)[0] == stored
 
 
 @given(st.floats(-60, 20))
@@ -57,7 +57,7 @@ def test_another_unit_is_refused():
 @given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
 def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
     stored = np.array([max(count, 0) if dtype is np.uint16 else count], dtype)
-    found = units.convert(stored[None], [worlds.SHIFTED], SENSORS["S2L1C"].unit)[0, 0]
+    found = units.convert(stored[None], [small_worlds.SHIFTED], SENSORS["S2L1C"].unit)[0, 0]
     if stored[0] > 0:
         assert found == stored[0] - 1000.0
     else:
@@ -66,7 +66,7 @@ def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
 
 def test_a_saturated_count_is_no_measurement():
     stored = np.array([[65535, 65534]], np.uint16)
-    found = units.convert(stored, [worlds.SHIFTED], SENSORS["S2L2A"].unit)[0]
+    found = units.convert(stored, [small_worlds.SHIFTED], SENSORS["S2L2A"].unit)[0]
     assert np.isnan(found[0])
     assert found[1] == 64534
 
@@ -82,14 +82,14 @@ def test_reflectance_stored_as_itself_may_be_negative_and_nan_is_missing():
 @pytest.mark.parametrize("void", [-32768, -9999, -500.5, 9000.5, np.nan])
 def test_a_height_that_no_land_has_is_a_void(void):
     stored = np.array([[void, -430.0, 0.0, 8849.0]], np.float32)
-    found = units.convert(stored, [worlds.METRE], SENSORS["DEM"].unit)[0]
+    found = units.convert(stored, [small_worlds.METRE], SENSORS["DEM"].unit)[0]
     assert np.isnan(found[0])
     assert found[1:].tolist() == [-430.0, 0.0, 8849.0]
 
 
 def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
     stored = np.array([[0.0, -1.0, 0.25]], np.float32)
-    found = units.convert(stored, [worlds.POWER], SENSORS["S1RTC"].unit)[0]
+    found = units.convert(stored, [small_worlds.POWER], SENSORS["S1RTC"].unit)[0]
     assert np.isnan(found[:2]).all()
     assert found[2] == 0.25
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")

@@ -24,15 +24,15 @@ from flows.cli import summary
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import planning, plans, verify
+from flows.run import plan_files, planning, verify
 from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import composite_block
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
 from pipeline.storage import plan_file, receipt
-from tests.support import lightning, stac
+from tests.support import lightning_checkpoints, stac
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -100,7 +100,7 @@ def home(tmp_path_factory):
     """Write a network's configuration, a fine-tuned checkpoint, and its statistics."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "micro.yaml").write_text(yaml.safe_dump(MICRO))
-    tuned = lightning.build_model(
+    tuned = lightning_checkpoints.build_model(
         SIZE,
         list(INPUTS),
         3,
@@ -197,7 +197,7 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
     assert item["properties"]["gsd"] == plan.grid.resolution
     for path in Path(result["item"]).parent.glob("*/*/*.tif"):
         assert cog_validate(path, strict=True, quiet=True) == (True, [], []), path
-        layer = layers.get(path.stem)
+        layer = layer_table.get(path.stem)
         factor = plan.coarsening_factor(path.stem)
         with rasterio.open(path) as file:
             assert file.transform == plan.grid.coarsen(factor).transform
@@ -240,7 +240,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_says_what_a_task_takes(home, land, kind):
     schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
-    told = plans.make_plan(
+    told = plan_files.make_plan(
         jobs.load(write(home, land, kind, name="planned")), NullProgress(), home / "plan.json"
     ).to_dict()
     jsonschema.validate(told, schema)

@@ -29,9 +29,9 @@ from flows.config import job as jobs
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plans, verify
+from flows.run import plan_files, verify
 from pipeline.inference import consistency
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from tests.support import stac
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
         valid, errors, warnings = cog_validate(path, strict=True)
         assert valid, (path, errors, warnings)
         with rasterio.open(path) as file:
-            layer = layers.get(path.stem)
+            layer = layer_table.get(path.stem)
             assert f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
             if layer.has_legend:
                 assert file.colormap(1)[1][:3] == legend.CLASS_BY_CODE[1].color
@@ -198,7 +198,7 @@ def broken(job, land, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(land, copy)
     job = _change(job, catalog={"path": str(copy / "catalog" / "catalog.json")})
-    plan = plans.load_or_create_plan(jobs.load(job), NullProgress())
+    plan = plan_files.load_or_create_plan(jobs.load(job), NullProgress())
     counted = [
         (sum(scene in plan.tile_scenes(tile) for tile in plan.tiles), scene)
         for scene in plan.snapshot.scenes
@@ -228,7 +228,7 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     item = json.loads(Path(partial["item"]).read_text())
     holes = {one["tile"] for one in item["properties"]["terramosaic:holes"]}
     assert holes == {one["tile"] for one in result["tiles"]["failed"]}
-    plan = plans.load_or_create_plan(jobs.load(job), NullProgress())
+    plan = plan_files.load_or_create_plan(jobs.load(job), NullProgress())
     with rasterio.open(_find(partial["item"], "observations.tif")) as file:
         for tile in plan.tiles:
             window = ((tile.row, tile.row + tile.height), (tile.column, tile.column + tile.width))
@@ -303,7 +303,7 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
 
 
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
-    made = plans.make_plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
+    made = plan_files.make_plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
     assert made.tiles.new == made.tiles.total
     job.unlink()
     result = _run(tmp_path / "plan.json")
@@ -314,7 +314,7 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
     from flows.cli import main
 
     made = tmp_path / "plan.json"
-    plans.make_plan(jobs.load(job), NullProgress(), made)
+    plan_files.make_plan(jobs.load(job), NullProgress(), made)
     card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
     assert main.main(["run", str(made)]) == 2
@@ -459,7 +459,7 @@ def test_a_server_that_does_not_answer_is_named(job):
 
 
 def test_prefect_can_serve_the_flow():
-    from flows.orchestration.land_cover import land_cover
+    from flows.orchestration.land_cover_flow import land_cover
 
     deployment = land_cover.to_deployment(name="region", parameters={"job": "region.yaml"})
     assert deployment.entrypoint.endswith("land_cover.py:land_cover")

@@ -26,7 +26,7 @@ from pipeline.plan.settings import ExecutionSettings
 from pipeline.storage import plan_file
 from tests.servers import database, orchestra, process
 from tests.servers.api import TERMINAL, eventually
-from tests.support import expanse
+from tests.support import large_plan
 
 pytestmark = [
     pytest.mark.skipif(orchestra.missing() is not None, reason=str(orchestra.missing())),
@@ -401,10 +401,10 @@ from pathlib import Path
 from flows.execution import engine
 from flows.orchestration import land_cover
 from flows.run import cost, plans
-from flows.run.plans import StoredPlan
+from flows.run.plan_files import StoredPlan
 from pipeline import reuse
 from pipeline.product import published
-from pipeline.quality.gates import QualityMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import receipt, zarr_store
 from tests.support import simulated
 
@@ -430,7 +430,7 @@ assert result["tiles"]["done"] > 40_000, result
 def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     """Of everything that this module does in Prefect's database, too."""
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
-    plan = expanse.plan(tmp_path, 41_000, days=1)
+    plan = large_plan.plan(tmp_path, 41_000, days=1)
     settings = replace(plan.settings, execution=ExecutionSettings(engine="threads", workers=2))
     plan_file.write_plan_file(folder / "plan.json", replace(plan, settings=settings))
     before = {one["id"] for one in world.api.flow_runs()}

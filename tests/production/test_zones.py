@@ -18,7 +18,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import planning, product_folder, verify
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import stac_item
 
@@ -68,7 +68,7 @@ def _own(home, plan, epsg):
     """Return which pixels of a zone's grid belong to it, from its published counts."""
     values, code, transform = _read(home, f"{plan.short}/{epsg}/observations.tif")
     assert (code, transform) == (epsg, plan.on(epsg).transform)
-    return values[0] != layers.get("observations").nodata
+    return values[0] != layer_table.get("observations").nodata
 
 
 def test_there_is_a_grid_for_each_zone(made):
@@ -100,7 +100,7 @@ def test_the_geodesic_area_of_all_pixels_is_that_of_the_region(made):
 def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
     plan, home, _ = made
     for name in ("observations", "composite_S2L2A", "composite_DEM"):
-        layer = layers.get(name)
+        layer = layer_table.get(name)
         values, code, transform = _read(home, f"{plan.short}/mosaic_{epsg}/{name}.tif")
         grid = next(one for one in plan.mosaic_grids if one.epsg == epsg)
         assert (code, transform) == (epsg, grid.transform)
@@ -128,7 +128,7 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
             expected = source[:, rows[within], columns[within]]
             assert np.array_equal(flat[:, here][:, within], expected, equal_nan=True)
     counts = values_of(home, plan, epsg)
-    assert (counts[inside] != layers.get("observations").nodata).all()
+    assert (counts[inside] != layer_table.get("observations").nodata).all()
 
 
 def values_of(home, plan, epsg):

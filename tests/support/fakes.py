@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.grid import window_lattice
 from pipeline.inference.batching import WindowStats
-from pipeline.inference.tiled import TilePredictor, WindowRow
+from pipeline.inference.tiled_inference import TilePredictor, WindowRow
 from pipeline.plan.output_spec import OutputSpec
 
 

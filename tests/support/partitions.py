@@ -17,8 +17,8 @@ from catalogs import demo as country
 from flows.config import job as jobs
 from flows.execution import engine
 from flows.observe.progress import NullProgress
-from flows.run import plans
-from pipeline import tile_layers
+from flows.run import plan_files
+from pipeline import tile_values
 from pipeline.grid.grid import Tile
 from pipeline.storage import plan_file, receipt, zarr_store
 
@@ -59,7 +59,7 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
     } | sections
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
     path = folder / "plan.json"
-    plans.make_plan(jobs.parse(values, folder=folder), NullProgress(), path)
+    plan_files.make_plan(jobs.parse(values, folder=folder), NullProgress(), path)
     return path
 
 
@@ -72,7 +72,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = plan_file.read_plan_file(path)
-    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
     began, ready, told = time.perf_counter(), [], []
     for outcome in engine.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome

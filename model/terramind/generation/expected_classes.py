@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.terramind.generation.sampling import SamplingStrategy, filter_logits
+from model.terramind.generation.sampling_strategy import SamplingStrategy, filter_logits
 from model.terramind.tokenizers.tokenizer import Tokenizer
 
 

@@ -27,7 +27,7 @@ from model.terramind.generation.request import (
     Inputs,
 )
 from model.terramind.generation.sampler import Sampler
-from model.terramind.generation.sampling import (
+from model.terramind.generation.sampling_strategy import (
     SamplingMode,
     SamplingStrategy,
     Seeds,

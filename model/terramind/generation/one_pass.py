@@ -21,7 +21,7 @@ from model.terramind.decoder import DecoderContext, PatchGrid
 from model.terramind.generation import ground_noise
 from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.generator import Generator
-from model.terramind.generation.sampling import SamplingStrategy
+from model.terramind.generation.sampling_strategy import SamplingStrategy
 from model.terramind.modalities import PATCH_SIZE, get_target_modality
 
 _FULL_DISTRIBUTION = SamplingStrategy(sampling="sample", top_p=0.0)

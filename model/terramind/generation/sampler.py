@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from model.terramind.decoder import DecoderContext, EmbeddedInputs, EncoderDecoder, PatchGrid
-from model.terramind.generation.sampling import SamplingStrategy, draw_orders, draw_uniforms
+from model.terramind.generation.sampling_strategy import (
+    SamplingStrategy,
+    draw_orders,
+    draw_uniforms,
+)
 from model.terramind.modalities import is_sequence_key
 
 START_ID, EOS_ID, STOP_ID = 5, 3, 6

@@ -23,7 +23,7 @@ from model.terramind.declarations import resolve_modality_keys, resolve_output_k
 from model.terramind.decoder import EncoderDecoder
 from model.terramind.encoder import Encoder, Inputs
 from model.terramind.generation.sampler import Sampler
-from model.terramind.generation.sampling import SamplingStrategy, Seeds, expand_seeds
+from model.terramind.generation.sampling_strategy import SamplingStrategy, Seeds, expand_seeds
 from model.terramind.keys import TiMEncoderKeys
 from model.terramind.merging import Merge, MergedTokens
 from model.terramind.modalities import IMAGE_SIZE

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from catalogs.sensors import get_sensor
 from pipeline.compositing.composite_block import CompositeBlock
-from pipeline.compositing.stream import Strip
+from pipeline.compositing.strip_reader import Strip
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
-from pipeline.inference import classify, downsample
+from pipeline.inference import downsample, output_layers
 from pipeline.inference.blend import BlendedRows
-from pipeline.plan import layers
-from pipeline.plan.layers import Layer
+from pipeline.plan import layer_table
+from pipeline.plan.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.reading import units
 
@@ -26,11 +26,13 @@ OBSERVATION_LAYERS = ("observations", "first_observed", "last_observed", "inputs
 def list_layer_bands(plan: Plan) -> dict[str, tuple[str, ...]]:
     """Return the layers of a plan's product: name → names of the bands."""
     outputs = (
-        classify.list_output_layers(plan.model, include_probabilities=plan.recipe.probabilities)
+        output_layers.list_output_layers(
+            plan.model, include_probabilities=plan.recipe.probabilities
+        )
         if plan.model
         else {}
     )
-    observations = {name: layers.get(name).band_names() for name in OBSERVATION_LAYERS}
+    observations = {name: layer_table.get(name).band_names() for name in OBSERVATION_LAYERS}
     composites = {
         f"composite_{modality}": plan.bands(modality)
         for modality in plan.recipe.inputs
@@ -118,25 +120,25 @@ class TileLayers:
         for output_spec, blended in zip(model.outputs, rows.values, strict=True):
             observed = downsample.upper_median(observations, output_spec.stride // stride) > 0
             target = slice(rows.start // output_spec.stride, rows.stop // output_spec.stride)
-            output_layers = classify.to_layers(
+            layer_values = output_layers.to_layers(
                 output_spec,
                 blended,
                 observed,
                 include_probabilities=self._plan.recipe.probabilities,
             )
-            for name, values in output_layers.items():
+            for name, values in layer_values.items():
                 self._values[name][..., target, :] = values
 
     def finalize(self) -> dict[str, NDArray[Any]]:
         """Set everything outside of the region to nodata, and return the values by layer."""
         for name, values in self._values.items():
             outside = ~self._region_masks[self._plan.coarsening_factor(name)]
-            values[..., outside] = layers.get(name).fill_value
+            values[..., outside] = layer_table.get(name).fill_value
         return self._values
 
 
 def _nodata_array(name: str, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
-    layer = layers.get(name)
+    layer = layer_table.get(name)
     shape = area.coarsen(factor).shape
     return np.full(
         shape if layer.is_single_band else (len(bands), *shape), layer.fill_value, dtype=layer.dtype
@@ -192,7 +194,7 @@ def _composite_values(
         bands = plan.bands(modality)
         if not bands:
             continue
-        layer = layers.get(f"composite_{modality}")
+        layer = layer_table.get(f"composite_{modality}")
         values = np.full((len(bands), *shape), np.nan, dtype=np.float32)
         if modality in block.values:
             composite = block.values[modality]

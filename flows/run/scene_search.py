@@ -18,8 +18,8 @@ from catalogs.scene_selection import Selection
 from catalogs.search import CatalogSource, SearchResult
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
-from flows.run import radiometric_check
-from flows.run.radiometric_check import CheckedSelection
+from flows.run import radiometry_selection
+from flows.run.radiometry_selection import CheckedSelection
 from pipeline.grid import grid, utm
 
 
@@ -86,7 +86,7 @@ def search_scenes(
     checked = (
         CheckedSelection(selection=select(candidates.scenes), verdict_counts={})
         if mode == "off" or not check_radiometry
-        else radiometric_check.select_checked_scenes(
+        else radiometry_selection.select_checked_scenes(
             candidates.scenes,
             select,
             reject_contradicted=mode == "refuse",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import legend
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 
@@ -32,11 +32,11 @@ def list_output_layers(
     band_names: dict[str, tuple[str, ...]] = {}
     for spec in model.outputs:
         if spec.kind == "classes":
-            band_names |= {name: layers.get(name).band_names() for name in LAND_COVER_LAYERS}
+            band_names |= {name: layer_table.get(name).band_names() for name in LAND_COVER_LAYERS}
             if include_probabilities:
                 band_names["probabilities"] = spec.class_names
         else:
-            layer = layers.get(spec.layer_name)
+            layer = layer_table.get(spec.layer_name)
             band_names[layer.name] = layer.band_names(spec.bands)
     return band_names
 
@@ -60,7 +60,7 @@ def to_layers(
         Name of the layer -> (y, x) or (band, y, x).
     """
     if output_spec.kind != "classes":
-        layer = layers.get(output_spec.layer_name)
+        layer = layer_table.get(output_spec.layer_name)
         values = np.full(blended.shape, layer.fill_value, dtype=layer.dtype)
         valid = observed & np.isfinite(blended)
         rounded = blended if values.dtype.kind == "f" else np.rint(blended)
@@ -104,7 +104,7 @@ def classify_probabilities(
         "second_class": np.where(valid, codes[order[1]], legend.NODATA).astype(np.uint8),
         "margin": _to_percent(best - second, valid),
         "probabilities": np.where(
-            valid, np.rint(finite * 200), layers.get("probabilities").fill_value
+            valid, np.rint(finite * 200), layer_table.get("probabilities").fill_value
         ).astype(np.uint8),
     }
 

@@ -18,7 +18,7 @@ from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import ExecutionSettings, RunSettings
-from tests.support import worlds
+from tests.support import small_worlds
 
 TILE = 512
 SIDE, STEP = 109_800.0, 100_000.0
@@ -116,11 +116,11 @@ def _heights(region: shapely.Polygon) -> Iterator[Scene]:
 
 def _asset(band: str, epsg: int, size: float, left: float, top: float, side: float) -> Asset:
     pixels = round(side / size)
-    units = {"SCL": worlds.CLASS, "DEM": worlds.METRE}
+    units = {"SCL": small_worlds.CLASS, "DEM": small_worlds.METRE}
     return Asset(
         band=band,
         href=f"https://store.example/{epsg}/{left:.0f}/{top:.0f}/{band}.tif",
-        radiometry=units.get(band, worlds.SHIFTED),
+        radiometry=units.get(band, small_worlds.SHIFTED),
         epsg=epsg,
         transform=(size, 0.0, left, 0.0, -size, top),
         shape=(pixels, pixels),

@@ -10,7 +10,7 @@ from prefect import runtime
 
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.orchestration import artifacts, cancellation, concurrency, land_cover, server
+from flows.orchestration import artifacts, cancellation, concurrency, land_cover_flow, server
 from flows.series import backfill, outdated
 
 
@@ -56,7 +56,7 @@ def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> di
                 at_once=at_once,
                 allow_partial=allow_partial,
                 progress=progress,
-                run_job=land_cover.run_job,
+                run_job=land_cover_flow.run_job,
             )
     artifacts.show_periods(job.name, "Finished periods, and what is newer", entries)
     result = backfill.build_result(job, entries, dry_run=dry_run)

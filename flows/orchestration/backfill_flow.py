@@ -11,7 +11,7 @@ from prefect import runtime
 from flows.config import job as jobs
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
-from flows.orchestration import artifacts, cancellation, concurrency, land_cover, server
+from flows.orchestration import artifacts, cancellation, concurrency, land_cover_flow, server
 from flows.run import cost
 from flows.series import backfill as backfill_series
 from flows.series import inspection
@@ -88,7 +88,7 @@ def _run(
             at_once=at_once,
             allow_partial=allow_partial,
             progress=progress,
-            run_job=land_cover.run_job,
+            run_job=land_cover_flow.run_job,
             max_cost=max_cost,
         )
     artifacts.show_periods(job.name, "The periods after the run", entries)

@@ -9,11 +9,11 @@ from catalogs import snapshot
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
-from flows.run import known_models, outcome, planning, product_folder, quality_gate, scenes
-from flows.run.request import hash_request
+from flows.run import known_models, planning, product_folder, quality_gate, run_result, scene_search
+from flows.run.job_request import hash_request
 from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
-from pipeline.product import published
+from pipeline.product import published_item
 from pipeline.storage import receipt
 
 
@@ -25,15 +25,15 @@ def find_existing_result(plan: Plan) -> RunResult | None:
     """
     product_dir = product_folder.product_dir(plan)
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
-    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
+    if len(finished) < len(plan.tiles) or not published_item.is_complete(product_dir, plan):
         return None
-    quality = published.read_seam(product_dir)
+    quality = published_item.read_seam(product_dir)
     refused = quality is not None and quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
-    return outcome.build_run_result(
+    return run_result.build_run_result(
         plan,
         status="refused" if refused else "unchanged",
-        item=product_dir / published.ITEM_NAME,
+        item=product_dir / published_item.ITEM_NAME,
         tiles=TileCounts(total=len(plan.tiles), done=0, skipped=len(finished), failed=()),
         seconds={},
         quality=quality,
@@ -46,7 +46,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     This saves loading the model and reading pixels where nothing is left to do. Compared with the
     published plan are
 
-    * the request of the job (:func:`flows.run.request.hash_request`);
+    * the request of the job (:func:`flows.run.job_request.hash_request`);
     * the model, by a fingerprint of its files and of this installation
       (:mod:`flows.run.known_models`);
     * the scenes that a search of the catalog selects now, by the digest of their identities.
@@ -76,7 +76,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     result = find_existing_result(plan)
     if result is None:
         return None
-    search_result = scenes.search_scenes(
+    search_result = scene_search.search_scenes(
         job,
         context_m=model.window * job.grid.resolution if model else 0.0,
         bands=model.inputs if model else None,
@@ -89,7 +89,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
 def find_finished_item(job: Job) -> Path | None:
     """Return the item of a job's product if it is complete and made for the job's request.
 
-    Compared are the request (:func:`flows.run.request.hash_request`), the plan's digest, the
+    Compared are the request (:func:`flows.run.job_request.hash_request`), the plan's digest, the
     item's files and the tiles' receipts. The catalog is not searched and the model is not loaded:
     ``terramosaic refresh`` looks for newer scenes and models.
 
@@ -101,15 +101,15 @@ def find_finished_item(job: Job) -> Path | None:
         return None
     product_dir = product_folder.product_dir(job)
     finished = receipt.read_finished(product_dir / plan.short_digest, plan)
-    if len(finished) < len(plan.tiles) or not published.is_complete(product_dir, plan):
+    if len(finished) < len(plan.tiles) or not published_item.is_complete(product_dir, plan):
         return None
-    return product_dir / published.ITEM_NAME
+    return product_dir / published_item.ITEM_NAME
 
 
 def _read_requested_plan(job: Job) -> Plan | None:
     """Return the plan of a job's published product; None where it was made for another request."""
     try:
-        plan, _ = published.read_current_plan(product_folder.product_dir(job))
+        plan, _ = published_item.read_current_plan(product_folder.product_dir(job))
     except InvalidInputError:
         return None
     return plan if plan.settings.request_digest == hash_request(job) else None

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import tile, tile_layers
+from pipeline import tile, tile_values
 from pipeline.grid.grid import Grid
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
-from pipeline.product import provenance, published, stac_collection, stac_item
+from pipeline.product import provenance, published_item, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.quality.accuracy import AccuracyMetrics
-from pipeline.quality.gates import QualityMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.report import figures, rendering, report
 from pipeline.runtime import cancellation
 from pipeline.storage import cog, mosaic, plan_file, styles, zarr_store
@@ -72,13 +72,13 @@ def publish_product(
         store.write(report_name, report.render_report(product, images).encode())
         documents.append(Document.from_object(store, report_name, kind="report"))
     product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
-    write_json(store, published.ITEM_NAME, stac_item.build_item(product))
+    write_json(store, published_item.ITEM_NAME, stac_item.build_item(product))
     items = stac_collection.read_items(store.parent())
     collection = stac_collection.build_collection(
         items, title=plan.name, license_id=product.license
     )
-    write_json(store.parent(), published.COLLECTION_NAME, collection)
-    return published.ITEM_NAME
+    write_json(store.parent(), published_item.COLLECTION_NAME, collection)
+    return published_item.ITEM_NAME
 
 
 PARALLEL_LAYERS = 2
@@ -109,7 +109,7 @@ def _write_rasters(
 ) -> Iterator[Raster]:
     """Write the COGs of all grids, and of all mosaics."""
     plan_store = store.child(plan.short_digest)
-    layers_by_factor = zarr_store.group_layers_by_factor(plan, tile_layers.list_layer_bands(plan))
+    layers_by_factor = zarr_store.group_layers_by_factor(plan, tile_values.list_layer_bands(plan))
     for grid, (factor, layer_bands) in itertools.product(plan.grids, layers_by_factor.items()):
         grid_layers = _GridLayers(
             grid=grid.coarsen(factor),
@@ -128,7 +128,7 @@ def _write_rasters(
             grid_layers = _GridLayers(
                 grid=grid,
                 source=source,
-                cog_dir=f"{plan.short_digest}/{published.mosaic_dir_name(grid)}",
+                cog_dir=f"{plan.short_digest}/{published_item.mosaic_dir_name(grid)}",
                 suffix="" if _is_default_mosaic(plan, grid) else f"_mosaic_{grid.epsg}",
                 is_mosaic=True,
                 layer_bands=layers_by_factor[1],
@@ -145,7 +145,7 @@ def _write_grid_layers(
     plan: Plan, store: Store, grid_layers: _GridLayers, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
     def write(name: str) -> Raster:
-        layer, bands = layers.get(name), grid_layers.layer_bands[name]
+        layer, bands = layer_table.get(name), grid_layers.layer_bands[name]
         href = f"{grid_layers.cog_dir}/{name}.tif"
         info = cog.write_cog(
             store,

@@ -17,7 +17,7 @@ from pipeline.grid.window_lattice import Lattice, WindowPlacement
 from pipeline.inference import batching
 from pipeline.inference.batching import BatchRunner, Window, WindowCache, WindowStats
 from pipeline.inference.blend import BlendedRows, WindowBlender
-from pipeline.inference.predictor import Outputs, Predictor
+from pipeline.inference.predictor_protocol import Outputs, Predictor
 from pipeline.runtime import cancellation
 
 

@@ -25,7 +25,7 @@ Seeds = int | Sequence[int]
 """One seed for all samples, or one for each."""
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Row indices (r,), and the candidates' logits, ids and a mask of those that are kept, each (r, n)."""
+"""Row indices (r,), and logits, ids and a mask of the candidates that are kept, each (r, n)."""
 
 _TOP_CANDIDATES = 256
 """Number of likeliest tokens that are sorted before the whole vocabulary is."""

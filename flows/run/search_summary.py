@@ -7,7 +7,7 @@ from pathlib import Path
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import scenes
+from flows.run import scene_search
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
 from pipeline.quality import coverage
 from pipeline.report import search_page
@@ -27,7 +27,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
         NothingFoundError: no scene meets the region in the period.
     """
     progress.start_stage("search")
-    search_result = scenes.search_scenes(job, context_m=0.0, check_radiometry=False)
+    search_result = scene_search.search_scenes(job, context_m=0.0, check_radiometry=False)
     selection, region = search_result.selection, search_result.region
     days = coverage.group_by_day(selection.used, selection.refused, region)
     if report is not None:

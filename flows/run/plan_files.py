@@ -12,7 +12,7 @@ from flows.observe.progress import Progress
 from flows.run import planning, product_folder
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
-from pipeline.product import published
+from pipeline.product import published_item
 from pipeline.storage import plan_file
 
 
@@ -87,7 +87,7 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
     plan_file.write_plan_file(path, plan)
     missing, _ = cost.find_missing_tiles(plan, folder)
     estimate = cost.estimate_resources(plan, folder, missing)
-    earlier = published.read_finished_tiles(folder.parent)
+    earlier = published_item.read_finished_tiles(folder.parent)
     recompute = sum(tile.id in earlier for tile in missing)
     progress.finish()
     return PlanResult(

@@ -18,13 +18,13 @@ from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.observe.run_context import RunContext
 from flows.orchestration import artifacts, cancellation, concurrency, server
-from flows.run import plans, run, stages
-from flows.run.plans import StoredPlan
+from flows.run import plan_files, run, stages
+from flows.run.plan_files import StoredPlan
 from flows.run.results import BackfillResult, RunResult
 from flows.run.stages import Stages, TilesResult
 from flows.series import backfill, inspection, latest
 from pipeline.plan.plan import Plan
-from pipeline.quality.gates import QualityMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import plan_file
 
 Params = ParamSpec("Params")
@@ -146,9 +146,9 @@ def _run(path: Path, period: str | None, allow_partial: bool) -> dict[str, Any]:
 
 
 def _load(path: Path, period: str | None) -> Job | StoredPlan:
-    source = plans.load_job_or_plan(path)
+    source = plan_files.load_job_or_plan(path)
     if isinstance(source, Plan):
-        return plans.write_plan(source)
+        return plan_files.write_plan(source)
     return latest.with_period(source, period, NullProgress())
 
 

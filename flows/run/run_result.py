@@ -17,7 +17,7 @@ from flows.run.results import (
     TileCounts,
 )
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, provenance, published
+from pipeline.product import descriptions, provenance, published_item
 from pipeline.storage.store import open_store
 
 
@@ -46,12 +46,14 @@ def build_run_result(
     """
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
-    accuracy = published.read_accuracy(plan_dir.parent) if item else None
+    accuracy = published_item.read_accuracy(plan_dir.parent) if item else None
     random_weights = provenance.is_random(plan)
     return RunResult(
         status=status,
         item=str(item) if item else None,
-        map=_path_if_published(item, plan_dir / published.main_dir_name(plan) / f"{layer}.tif"),
+        map=_path_if_published(
+            item, plan_dir / published_item.main_dir_name(plan) / f"{layer}.tif"
+        ),
         quicklook=_path_if_published(item, plan_dir / "quicklook.png"),
         tiles=tiles,
         scenes=len(plan.snapshot.scenes),
@@ -63,7 +65,7 @@ def build_run_result(
         warnings=(
             *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
             *descriptions.warn_unobserved(
-                published.read_not_observed(plan_dir.parent) if item else None
+                published_item.read_not_observed(plan_dir.parent) if item else None
             ),
             *quality_gate.find_violations(plan, quality),
         ),

@@ -17,10 +17,10 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
-from pipeline import tile_layers
-from pipeline.compositing import masks, stream
+from pipeline import tile_values
+from pipeline.compositing import masks, strip_reader
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layers
+from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.reading import block_reads
@@ -301,7 +301,7 @@ def _iter_tile_costs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_TileCost]:
         scene_counts = Counter(scene.modality for scene in scenes)
         pixels = 0.0
         num_bytes, remote_bytes, requests = (defaultdict[str, float](float) for _ in range(3))
-        for first, stop in stream.split_rows(area, scenes):
+        for first, stop in strip_reader.split_rows(area, scenes):
             strip = area.window(row=first, column=0, height=stop - first, width=area.width)
             for scene_read in (scene_reads[index] for index in plan.scene_indices(strip)):
                 modality = scene_read.modality
@@ -338,8 +338,10 @@ def estimate_stored_bytes(plan: Plan, tiles: Sequence[Tile]) -> int:
 def _layer_bytes_per_cell(plan: Plan) -> float:
     """Return the uncompressed bytes of all layers for one cell of the grid."""
     return sum(
-        len(bands) * np.dtype(layers.get(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
-        for name, bands in tile_layers.list_layer_bands(plan).items()
+        len(bands)
+        * np.dtype(layer_table.get(name).dtype).itemsize
+        / plan.coarsening_factor(name) ** 2
+        for name, bands in tile_values.list_layer_bands(plan).items()
     )
 
 
@@ -352,7 +354,7 @@ def _tile_memory_bytes(plan: Plan, area: Grid, max_scenes: int, num_bands: int) 
         max_scenes: the largest number of scenes of one modality.
         num_bands: bands of all modalities.
     """
-    first, stop = stream.split_rows(area, ())[0]
+    first, stop = strip_reader.split_rows(area, ())[0]
     strip_pixels = (stop - first) * area.width
     strips = strip_pixels * num_bands * 4 * STRIPS_IN_MEMORY
     stacks = strip_pixels * max_scenes * STACK_BYTES_PER_PIXEL
