@@ -1,4 +1,4 @@
-"""The lattice of model windows, anchored to the CRS, and their blending weights.
+"""The lattice of model windows, anchored to the CRS.
 
 The lattice does not depend on the region or the tile: a pixel is always covered by the same
 windows with the same weights, so tiles join without seams.
@@ -7,9 +7,6 @@ windows with the same weights, so tiles join without seams.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.grid.grid import Grid
 
@@ -46,14 +43,6 @@ class Lattice:
     def overlap(self) -> int:
         """Return the number of pixels over which two neighbouring windows are blended."""
         return self.window - 2 * self.context_width - self.stride
-
-    def compute_axis_weights(self) -> NDArray[np.float32]:
-        """Return the blending weights along one axis, (window,); over the lattice they sum to 1."""
-        ramp = (np.arange(self.overlap) + 0.5) / max(self.overlap, 1)
-        # ^ linear: no other ramp of this length has a smaller largest step
-        flat = np.ones(self.window - 2 * self.context_width - 2 * self.overlap)
-        edge = np.zeros(self.context_width)
-        return np.concatenate([edge, ramp, flat, 1.0 - ramp, edge]).astype(np.float32)
 
     def coarsen(self, factor: int) -> Lattice:
         """Return the same lattice in cells of ``factor`` x ``factor`` pixels.

@@ -14,6 +14,15 @@ from pipeline.inference.batching import Window
 from pipeline.inference.predictor_protocol import PredictorOutput
 
 
+def compute_axis_weights(lattice: Lattice) -> NDArray[np.float32]:
+    """Return the blending weights along one axis, (window,); over the lattice they sum to 1."""
+    ramp = (np.arange(lattice.overlap) + 0.5) / max(lattice.overlap, 1)
+    # ^ linear: no other ramp of this length has a smaller largest step
+    flat = np.ones(lattice.window - 2 * lattice.context_width - 2 * lattice.overlap)
+    edge = np.zeros(lattice.context_width)
+    return np.concatenate([edge, ramp, flat, 1.0 - ramp, edge]).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendedRows:
     """Rows of the tile whose blending is complete."""
@@ -101,7 +110,7 @@ class _OutputBlender:
         size = lattice.window - 2 * lattice.context_width
         channels = len(output_spec.channels)
         self._inner = slice(lattice.context_width, lattice.context_width + size)
-        axis_weights = lattice.compute_axis_weights()[self._inner]
+        axis_weights = compute_axis_weights(lattice)[self._inner]
         self._weights = np.outer(axis_weights, axis_weights)
         self._weighted_sum = np.zeros((channels, size, width), dtype=np.float32)
         self._weight_sum = np.zeros((size, width), dtype=np.float32)

@@ -7,7 +7,6 @@ notebook: see ``docs/cube.md``. This is the only module that calls stackstac.
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,7 @@ import dask.array as da
 import numpy as np
 import rioxarray  # noqa: F401  # registers the accessor .rio
 import xarray as xr
-from affine import Affine
 from numpy.typing import DTypeLike, NDArray
-from pyproj import CRS
-from pyproj.exceptions import CRSError
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 from stackstac.prepare import ASSET_TABLE_DT
@@ -28,17 +24,12 @@ from stackstac.raster_spec import RasterSpec
 from stackstac.to_dask import items_to_dask
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import Sensor, get_sensor
 from pipeline.grid.grid import Grid
-from pipeline.reading import raster_reader, reprojection, units
+from pipeline.reading import raster_reader, units
 from pipeline.reading.raster_reader import AssetInfo
-
-MASK_UNITS = ("class", "probability")
-"""Units of mask bands: they have no physical unit, and are stored as bytes."""
-
-NEAREST_UNITS = (*MASK_UNITS, "dB")
-"""Units whose values are never averaged or interpolated: codes, percentages and logarithms."""
+from pipeline.reading.resampling import MASK_UNITS, choose_resampling
 
 DIMENSIONS = ("time", "band", "y", "x")
 """Dimensions of a cube."""
@@ -331,7 +322,7 @@ def _read_lazily(
                         nodata=asset.nodata,
                         modality=scene.modality,
                     ),
-                    resampling=_choose_resampling(asset, grid),
+                    resampling=choose_resampling(asset, grid),
                 )
                 table["bounds"][time, index] = grid.bounds
     spec = RasterSpec(grid.epsg, grid.bounds, (grid.resolution, grid.resolution))
@@ -348,37 +339,3 @@ def _read_lazily(
         errors_as_nodata=(),
     )
     return data
-
-
-def _choose_resampling(asset: Asset, grid: Grid) -> Resampling:
-    """Choose the resampling method of an asset whose pixels do not coincide with the grid's.
-
-    It depends on the asset and the grid alone, not on other scenes, which differ from tile to tile.
-    Assets with smaller pixels than the grid are averaged. Of the others, reflectances of the same
-    coordinate system use nearest neighbour (TerraMind's training data were upsampled so; TerraMesh,
-    § 3), those of another system are interpolated, and so are power and heights. Classes,
-    probabilities and decibels use nearest neighbour whatever their pixel size.
-    """
-    unit = asset.radiometry.unit
-    if unit in NEAREST_UNITS:
-        return Resampling.nearest
-    if _is_finer(asset, grid):
-        return Resampling.average
-    if unit == "reflectance" and asset.epsg == grid.epsg:
-        return Resampling.nearest
-    return Resampling.bilinear
-
-
-_crs_from_epsg = functools.lru_cache(maxsize=256)(CRS.from_epsg)
-
-
-def _is_finer(asset: Asset, grid: Grid) -> bool:
-    """Return whether the pixels of an asset are smaller than the grid's."""
-    if asset.transform is None or asset.epsg is None:
-        return False
-    try:
-        crs = _crs_from_epsg(asset.epsg)
-    except CRSError:
-        return False
-        # ^ a code that PROJ does not know; the file may state its coordinate system otherwise
-    return reprojection.pixel_size_metres(crs, Affine(*asset.transform)) < 0.999 * grid.resolution

@@ -24,7 +24,7 @@ from catalogs.sensors import DN, POWER, SENSORS
 from pipeline.compositing import composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
-from pipeline.reading import cube, units
+from pipeline.reading import cube, resampling, units
 from tests.support import small_worlds
 
 GRID = Grid(
@@ -375,10 +375,10 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
         # classes and what goes with them, and logarithms: never mixed
         *(
             (unit, size, 32633, NEAREST)
-            for unit in cube.NEAREST_UNITS
+            for unit in resampling.NEAREST_UNITS
             for size in (5.0, 10.0, 60.0)
         ),
-        *((unit, size, 4326, NEAREST) for unit in cube.NEAREST_UNITS for size in (5.0, 30.0)),
+        *((unit, size, 4326, NEAREST) for unit in resampling.NEAREST_UNITS for size in (5.0, 30.0)),
         ("reflectance", 60.0, 32633, NEAREST),
         ("reflectance", 10.0, 32633, NEAREST),
         ("reflectance", 5.0, 32633, AVERAGE),
@@ -395,7 +395,7 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
     ],
 )
 def test_the_asset_decides_how_it_is_resampled(unit, size, epsg, kernel):
-    assert cube._choose_resampling(_asset(unit, size, epsg), GRID) is kernel
+    assert resampling.choose_resampling(_asset(unit, size, epsg), GRID) is kernel
 
 
 def test_bands_of_other_origins_fall_where_they_lie(tmp_path):

@@ -218,7 +218,7 @@ def test_layers_of_other_shapes_are_refused():
     small = thumbnail(np.zeros((3, 5, 5), "int16"), ("B04", "B03", "B02"), -32768)
     with pytest.raises(ValueError, match="must have one shape"):
         view(10, 10, composite=small)
-    with pytest.raises(ValueError, match="of one size"):
+    with pytest.raises(ValueError, match="at one size"):
         view(10, 10, observations=thumbnail(np.zeros((5, 5), "uint16")))
 
 

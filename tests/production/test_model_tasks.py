@@ -28,6 +28,7 @@ from flows.run import plan_files, planning, verify
 from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import composite_block
+from pipeline.inference import blend
 from pipeline.plan import layer_table
 from pipeline.product import descriptions, provenance
 from pipeline.report import figures
@@ -272,7 +273,7 @@ def test_an_embedding_is_what_the_encoder_says_of_the_composite(made):
     encoder = model.backbone(SIZE, list(plan.model.inputs), weights={"random": SEED}).eval()
     lattice = plan.lattice.coarsen(plan.output_stride)
     side = plan.lattice.window
-    flat = np.flatnonzero(lattice.compute_axis_weights() == 1)
+    flat = np.flatnonzero(blend.compute_axis_weights(lattice) == 1)
     checked = 0
     for row, column in placed.window_origins:
         place = (slice(None), slice(row, row + side), slice(column, column + side))
