@@ -19,8 +19,8 @@ from model.terramind.declarations import (
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.sampling_strategy import SamplingStrategy
-from model.terramind.generation.standardise import BoaOffset
 from model.terramind.generation.tim import TiMEncoder
+from model.terramind.generation.value_scaling import BoaOffset
 from model.terramind.merging import Merge
 from model.terramind.modalities import IMAGE_SIZE
 from model.terramind.precision import default_dtype

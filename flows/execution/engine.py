@@ -267,10 +267,10 @@ def _open_executor(
 ) -> AbstractContextManager[executors.Executor]:
     if engine == "threads":
         return executors.open_thread_executor(workers)
-    from flows.execution import dask_cluster  # noqa: PLC0415
+    from flows.execution import dask_executor  # noqa: PLC0415
 
     # ^ distributed is slow to import, and threads do not need it
-    return dask_cluster.open_dask_executor(engine, workers, device)
+    return dask_executor.open_dask_executor(engine, workers, device)
 
 
 def _process_group(

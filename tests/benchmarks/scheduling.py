@@ -181,7 +181,7 @@ class _Heard(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.port: int | None = None
-        log = logging.getLogger("flows.execution.dask_cluster")
+        log = logging.getLogger("flows.execution.dask_executor")
         log.addHandler(self)
         log.setLevel("INFO")
 

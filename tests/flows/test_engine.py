@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError, TerramosaicError
-from flows.execution import dask_cluster as clusters
+from flows.execution import dask_executor as clusters
 from flows.execution import dask_worker, engine, executors
 from pipeline import tile, tile_values
 from pipeline.storage import plan_file, receipt, zarr_store
@@ -204,7 +204,7 @@ async def _equip(dask_worker):
 
 
 def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, monkeypatch):
-    caplog.set_level("INFO", "flows.execution.dask_cluster")
+    caplog.set_level("INFO", "flows.execution.dask_executor")
     monkeypatch.setattr(clusters, "POLL_INTERVAL", 0.5)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),

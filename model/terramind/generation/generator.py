@@ -33,7 +33,7 @@ from model.terramind.generation.sampling_strategy import (
     Seeds,
     StepSchedule,
 )
-from model.terramind.generation.standardise import BoaOffset, Scaling
+from model.terramind.generation.value_scaling import BoaOffset, Scaling
 from model.terramind.keys import GeneratorKeys
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, is_sequence_key
 from model.terramind.tokenizers.collection import Tokenizers

@@ -10,7 +10,7 @@ from torch import Tensor
 from model.errors import ModelError, join_names
 from model.terramind.decoder import PatchGrid
 from model.terramind.generation.sampling_strategy import Seeds, expand_seeds
-from model.terramind.generation.standardise import Scaling
+from model.terramind.generation.value_scaling import Scaling
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,
     PATCH_SIZE,
