@@ -186,7 +186,7 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     "--max-cost",
     type=click.FloatRange(min=0),
     metavar="N",
-    help="Stop before the work if the estimate exceeds N.",
+    help="Do not start if the estimated cost exceeds N, in the currency of the job's prices.",
 )
 @PERIOD_OPTION
 def run(

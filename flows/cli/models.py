@@ -34,7 +34,7 @@ def models() -> None:
 
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
-    """List known models, and whether their weights are here."""
+    """List known models and where their weights are."""
     from flows.cli import summary
     from model.cards import catalogue
 
