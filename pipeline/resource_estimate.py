@@ -18,7 +18,7 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
 from pipeline import tile_values
-from pipeline.compositing import masks, strip_reader
+from pipeline.compositing import radar, strip_reader
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
@@ -417,7 +417,7 @@ def _padding(plan: Plan, sensor: Sensor, band: str) -> int:
     """Return how many pixels around a grid are read: masks that are dilated reach into it."""
     resolution = plan.pixel_grid(plan.grids[0]).resolution
     if sensor.group == "radar":
-        return masks.border_noise_reach(resolution)
+        return radar.border_noise_reach(resolution)
     return math.ceil(plan.recipe.dilate_m / resolution) if band in sensor.mask_bands else 0
 
 

@@ -1,4 +1,7 @@
-"""Compose Sentinel-1: the mean of the mean backscatter of each orbit, in linear power."""
+"""Compose Sentinel-1: the mean of the mean backscatter of each orbit, in linear power.
+
+Border noise at the edges of swaths is left out.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from collections.abc import Sequence
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import POWER, get_sensor
-from pipeline.compositing import masks
 from pipeline.compositing.observations import (
     Composite,
     build_composite,
@@ -24,6 +27,21 @@ from pipeline.compositing.observations import (
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube, units
 
+BORDER_NOISE_DB = -35.0
+"""Backscatter in dB below which a pixel beside the edge of a swath is border noise.
+
+The noise-equivalent backscatter of Sentinel-1 is -22 dB by requirement and about -30 dB at its
+best: calm water is not darker, border noise is. IPF 2.9 (March 2018) and later write zeros instead.
+ESA, Masking "No-value" Pixels on GRD Products, MPC-0243, 2018; Stasolla and Neyt, Sensors 18
+(2018) 3454.
+"""
+
+BORDER_NOISE_M = 500.0
+"""Distance from the edge in metres within which dark pixels are taken for border noise."""
+
+MIN_EDGE_SIZE = 5
+"""Side in pixels of the smallest square of nodata that is an edge of the swath, not a speckle."""
+
 
 def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> Composite:
     """Average linear power per orbit, then average the orbits.
@@ -32,7 +50,7 @@ def compose_radar(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> 
     turn away from another are balanced. Zeros and border noise are no observations.
     """
     ordered = sort_by_day(scenes, grid.epsg)
-    pad = masks.border_noise_reach(grid.resolution)
+    pad = border_noise_reach(grid.resolution)
     wider = grid.window(
         row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
     )
@@ -76,12 +94,39 @@ def describe_mixed_satellites(scenes: Sequence[Scene]) -> str | None:
     )
 
 
+def detect_border_noise(power: NDArray[np.floating], spacing: float) -> NDArray[np.bool_]:
+    """Return where a radar image is border noise: dark, and beside the edge of the swath.
+
+    The result depends on pixels within :func:`border_noise_reach` only, so that a part of an image
+    gives the part of the result. Dark water away from an edge is no border noise, even if it
+    contains speckles of nodata.
+
+    Args:
+        power: (y, x) linear power; NaN = nodata.
+        spacing: distance of neighbouring pixels in metres.
+    """
+    dark = power < 10 ** (BORDER_NOISE_DB / 10)
+    if not dark.any():
+        return np.asarray(dark)
+    edge = ndimage.binary_opening(
+        np.isnan(power), structure=np.ones((MIN_EDGE_SIZE, MIN_EDGE_SIZE), dtype=np.bool_)
+    )
+    if not edge.any():
+        return np.zeros_like(dark)
+    return np.asarray(dark & (ndimage.distance_transform_edt(~edge) <= BORDER_NOISE_M / spacing))
+
+
+def border_noise_reach(spacing: float) -> int:
+    """Return the distance in pixels up to which others decide whether a pixel is border noise."""
+    return int(np.ceil(BORDER_NOISE_M / spacing)) + MIN_EDGE_SIZE - 1
+
+
 def _scene_power(
     stored: NDArray[np.float32], radiometry: Radiometry | None, spacing: float
 ) -> NDArray[np.float32]:
     """Return (y, x) linear power of a scene; NaN = no measurement, or border noise."""
     power: NDArray[np.float32] = units.convert(stored[None], [radiometry], POWER)[0]
-    power[masks.detect_border_noise(power, spacing)] = np.nan
+    power[detect_border_noise(power, spacing)] = np.nan
     return power
 
 

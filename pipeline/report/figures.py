@@ -11,7 +11,7 @@ from pipeline.plan.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, product, provenance
 from pipeline.product.product import CoverageCounts, Raster
-from pipeline.report import quicklook, rendering, report
+from pipeline.report import quicklook, rendering, report, true_color
 from pipeline.report.quicklook import Heading, ObservedLayers, QuicklookLayout
 from pipeline.report.rendering import Pixels, Thumbnail
 from pipeline.storage.store import StoreLike, open_store
@@ -51,9 +51,9 @@ def draw_report_images(
         for name, sensor in SENSORS.items()
         if sensor.group == "optical"
         and f"composite_{name}" in hrefs
-        and set(rendering.TRUE_COLOR_BANDS) <= set(plan.bands(name))
+        and set(true_color.TRUE_COLOR_BANDS) <= set(plan.bands(name))
     ]
-    composite = read(optical[0], rendering.TRUE_COLOR_BANDS) if optical else None
+    composite = read(optical[0], true_color.TRUE_COLOR_BANDS) if optical else None
     if "observations" not in hrefs:
         return None
     observations = read("observations")
@@ -109,8 +109,8 @@ def _shown_bands(plan: Plan) -> tuple[str, ...]:
     bands = plan.model.primary_output.bands
     if plan.model.primary_output.kind == "features":
         return bands
-    if set(rendering.TRUE_COLOR_BANDS) <= set(bands):
-        return rendering.TRUE_COLOR_BANDS
+    if set(true_color.TRUE_COLOR_BANDS) <= set(bands):
+        return true_color.TRUE_COLOR_BANDS
     return bands[:1]
 
 

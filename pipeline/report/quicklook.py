@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from catalogs import legend
 from pipeline.plan.layer_table import Layer
-from pipeline.report import rendering
+from pipeline.report import rendering, true_color
 from pipeline.report.rendering import ColorRamp, Mask, Pixels, Thumbnail
 from pipeline.storage import styles
 
@@ -107,7 +107,7 @@ class ObservedLayers:
     """Observation counts, of the same shape; nodata lies outside the region."""
 
     composite: Thumbnail | None = None
-    """Sentinel-2 composite with the bands of :data:`rendering.TRUE_COLOR_BANDS`; same shape."""
+    """Sentinel-2 composite with the bands of :data:`true_color.TRUE_COLOR_BANDS`; same shape."""
 
     coverage_counts: CoverageCounts | None = None
     """Counts of the whole product; by default those of the thumbnails."""
@@ -189,8 +189,8 @@ def layout_generated(
     values: Thumbnail, layer: Layer, observed: ObservedLayers, heading: Heading
 ) -> QuicklookLayout:
     """Lay out generated values: in true colour if the bands allow, else one band in a ramp."""
-    if set(rendering.TRUE_COLOR_BANDS) <= set(values.bands):
-        panel = (f"{layer.title}, true colour", rendering.render_true_color(values))
+    if set(true_color.TRUE_COLOR_BANDS) <= set(values.bands):
+        panel = (f"{layer.title}, true colour", true_color.render_true_color(values))
         return _layout_panels(panel, values, observed, heading)
     low, high = rendering.percentile_limits(values)
     ramp = rendering.ramp_for_layer(layer)
@@ -214,7 +214,7 @@ def layout_composite(
 
 
 def _composite_panel(composite: Thumbnail) -> tuple[str, Pixels]:
-    return "Sentinel-2, true colour", rendering.render_true_color(composite)
+    return "Sentinel-2, true colour", true_color.render_true_color(composite)
 
 
 def _layout_panels(

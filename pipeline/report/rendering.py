@@ -28,9 +28,6 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 """(rows, columns)."""
 
-TRUE_COLOR_BANDS = ("B04", "B03", "B02")
-"""Sentinel-2 bands of red, green and blue."""
-
 OUTSIDE_COLOR = (240, 241, 243)
 """Outside the region."""
 
@@ -44,10 +41,8 @@ UNCLASSIFIED_COLOR = (236, 206, 178)
 MAX_HEIGHT = 1100
 """Largest height of a panel, pixels."""
 
-_PERCENTILES = (2.0, 98.0)
-
-_BRIGHT_DN = 3500
-"""DN of Sentinel-2 above which, in a visible band, a pixel is snow, cloud or glint."""
+PERCENTILES = (2.0, 98.0)
+"""Quantiles in percent that are the ends of a stretch."""
 
 _PCA_SAMPLES = 4096
 """Cells from which the principal components are computed."""
@@ -174,26 +169,6 @@ def unclassified_mask(output: Thumbnail, observations: Thumbnail | None) -> NDAr
     return gaps if observations is None else gaps & (observations.values[0] > 0)
 
 
-def render_true_color(composite: Thumbnail) -> Pixels:
-    """Stretch red, green and blue from the 2 % to the 98 % quantile of land and water, all alike.
-
-    Snow and clouds are left out of the quantiles unless there is nothing else: they would make the
-    rest of the image too dark.
-    """
-    known = composite.valid_mask
-    order = [composite.bands.index(name) for name in TRUE_COLOR_BANDS]
-    pixels = np.full((*known.shape, 3), OUTSIDE_COLOR, np.uint8)
-    if not known.any():
-        return pixels
-    colors = composite.values[order][:, known].astype(np.float64)
-    dark = (colors < _BRIGHT_DN).all(axis=0)
-    land = colors[:, dark] if dark.any() else colors
-    low, high = np.percentile(land, _PERCENTILES)
-    stretched = np.clip((colors - low) / max(high - low, 1e-9), 0, 1)
-    pixels[known] = np.rint(255 * stretched.T)
-    return pixels
-
-
 ColorRamp = Literal["confidence", "count", "value", "vegetation"]
 
 _COLOR_RAMPS: Mapping[ColorRamp, tuple[tuple[int, int, int], ...]] = {
@@ -233,7 +208,7 @@ def percentile_limits(layer: Thumbnail) -> tuple[float, float]:
     known = layer.values[0][layer.valid_mask]
     if not known.size:
         return 0.0, 1.0
-    low, high = np.percentile(known.astype(np.float64), _PERCENTILES)
+    low, high = np.percentile(known.astype(np.float64), PERCENTILES)
     return float(low), float(high)
 
 
@@ -276,7 +251,7 @@ def render_principal_components(features: Thumbnail) -> Pixels:
     axes = axes * np.where(strongest < 0, -1.0, 1.0)
     # ^ the sign of an axis is arbitrary: its largest component is made positive, to be repeatable
     components = (points - centre.astype(np.float32)) @ axes.astype(np.float32)
-    low, high = np.percentile(components, _PERCENTILES, axis=0)
+    low, high = np.percentile(components, PERCENTILES, axis=0)
     shown = np.clip((components - low) / np.maximum(high - low, 1e-9), 0, 1)
     colors = np.full((len(points), 3), 0.5)
     colors[:, : shown.shape[1]] = shown

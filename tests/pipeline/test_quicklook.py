@@ -13,7 +13,7 @@ from catalogs import legend as land_cover_legend
 from pipeline.grid.grid import Grid
 from pipeline.plan import layer_table
 from pipeline.product import product
-from pipeline.report import quicklook, rendering
+from pipeline.report import quicklook, rendering, true_color
 from pipeline.storage import cog
 
 HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")
@@ -108,7 +108,7 @@ def test_what_was_seen_and_has_no_class_is_not_called_unseen():
 
 def test_the_stretch_runs_from_2_to_98_percent():
     values = np.arange(1001, dtype="int16").reshape(1, 7, 143).repeat(3, 0)
-    pixels = rendering.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = true_color.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     flat = pixels[..., 0].ravel()
     assert (flat[:21] == 0).all()
     assert (flat[980:] == 255).all()
@@ -119,14 +119,14 @@ def test_the_stretch_runs_from_2_to_98_percent():
 def test_bands_come_out_as_red_green_and_blue():
     values = np.zeros((3, 4, 50), "int16")
     values[2, :, :25] = 900  # B04 is red
-    pixels = rendering.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = true_color.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     assert pixels[0, 0].tolist() == [255, 0, 0]
     assert pixels[0, 30].tolist() == [0, 0, 0]
 
 
 def test_a_picture_of_nothing_is_pale():
     values = np.full((3, 4, 4), -32768, "int16")
-    pixels = rendering.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
+    pixels = true_color.render_true_color(thumbnail(values, ("B02", "B03", "B04"), -32768))
     assert (pixels == rendering.OUTSIDE_COLOR).all()
 
 

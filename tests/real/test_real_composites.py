@@ -14,7 +14,7 @@ import shapely
 from scipy import ndimage
 
 from catalogs import search
-from pipeline.compositing import composite, masks
+from pipeline.compositing import composite, radar
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 from pipeline.reading import units
@@ -225,8 +225,8 @@ def test_no_real_pixel_in_decibel_far_from_an_edge_is_taken_for_border_noise(rea
                 stored = file.read(1, masked=True).filled(np.nan)
                 spacing = file.transform.a
             power = units.from_decibel(stored)
-            reach = masks.border_noise_reach(spacing)
-            noise = masks.detect_border_noise(np.pad(power, reach, constant_values=np.nan), spacing)
+            reach = radar.border_noise_reach(spacing)
+            noise = radar.detect_border_noise(np.pad(power, reach, constant_values=np.nan), spacing)
             found = np.where(noise[reach:-reach, reach:-reach], np.nan, power)
             checked += _lost_at_the_edge(power, found, spacing)
     assert checked > 0
@@ -239,6 +239,6 @@ def _lost_at_the_edge(power, found, spacing):
     assert np.array_equal(found[known & ~lost], power[known & ~lost])
     assert not (lost & (power > 10**-3.5)).any()
     away = ndimage.distance_transform_edt(np.pad(known, 1))[1:-1, 1:-1] * spacing
-    assert not (lost & (away > masks.BORDER_NOISE_M + masks.MIN_EDGE_SIZE * spacing)).any()
+    assert not (lost & (away > radar.BORDER_NOISE_M + radar.MIN_EDGE_SIZE * spacing)).any()
     assert lost.sum() <= 0.01 * known.sum()
     return int(known.sum())
