@@ -173,8 +173,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     flows = Flows()
     verbs = {
-        "run.search": {"search": "search"},
-        "run.plans": {"make_plan": "plan"},
+        "run.search_summary": {"search": "search"},
+        "run.plan_files": {"make_plan": "plan"},
         "run.verify": {"verify": "verify"},
         "orchestration.launch": {"run_file": "run", "run_job": "run"},
         "series.backfill": {"run_backfill": "backfill", "run_refresh": "refresh"},
@@ -236,8 +236,8 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys\n"
-        "from flows.run import results, search\n"
-        "search.search = lambda *_: results.SearchResult(\n"
+        "from flows.run import results, search_summary\n"
+        "search_summary.search = lambda *_: results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -665,7 +665,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys
-from flows.run import results, search as search_module
+from flows.run import results, search_summary
 SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
     "id": "a", "collection": "c", "modality": "DEM"
 }
@@ -676,7 +676,7 @@ def search(job, progress, report):
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
-search_module.search = search
+search_summary.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -292,7 +292,7 @@ def test_each_gpu_has_a_worker_of_its_own(path, monkeypatch):
     assert options["n_workers"] is None
     assert (options["threads_per_worker"], options["resources"]) == (2, {"GPU": 1})
     with (
-        pytest.raises(InvalidInputError, match=r"3 workers with a GPU.*beyond visible"),
+        pytest.raises(InvalidInputError, match=r"3 workers with one GPU each.*beyond visible"),
         clusters.open_dask_executor("distributed", 3, device="cuda"),
     ):
         pass

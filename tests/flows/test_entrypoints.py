@@ -95,7 +95,7 @@ def test_runs_that_a_page_starts_have_such_parameters():
     assert found
     for words in found:
         name = words[3].partition("/")[0]
-        flow = getattr(importlib.import_module(f"flows.orchestration.{name}"), name)
+        flow = getattr(importlib.import_module(f"flows.orchestration.{name}_flow"), name)
         given = {words[n + 1].partition("=")[0] for n, word in enumerate(words) if word == "-p"}
         assert given <= set(flow.parameters.properties)
 

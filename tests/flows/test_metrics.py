@@ -598,7 +598,7 @@ def test_a_report_is_no_damage(frozen, tmp_path):
 
 def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
     code = (
-        "import logging; from flows.orchestration import land_cover\n"
+        "import logging; from flows.orchestration import land_cover_flow\n"
         "from prefect.logging import handlers, configuration\n"
         "from prefect.settings import get_current_settings as settings\n"
         "configuration.setup_logging()\n"

@@ -197,7 +197,7 @@ def test_an_unknown_kind_fits_nothing(tmp_path, capsys):
     found = answer(capsys, "check", path, name="models-check", code=2)
     assert (found["kind"], found["nearest"]) == ("unknown", None)
     assert run("check", path) == 2
-    assert "does not fit any model known here" in capsys.readouterr().out
+    assert "it does not fit any known model" in capsys.readouterr().out
     found = answer(capsys, "check", path, "--as", TINY, name="models-check", code=2)
     assert found["differing"] == [f"no embedding of an input of {TINY} is in the file"]
 
@@ -250,7 +250,7 @@ def test_what_is_no_file_of_weights_is_told(bad, capsys, verb, file, says):
         (["card", TINY + "x"], "no model of that name"),
         (["card", "none"], "composites only"),
         (["card", TINY, "-o", "card.pdf"], ".md or a .json"),
-        (["card", TINY, "-o", "/nowhere/card.md"], "no such folder"),
+        (["card", TINY, "-o", "/nowhere/card.md"], "its folder does not exist"),
     ],
 )
 def test_wrong_requests(capsys, arguments, says):
@@ -360,7 +360,7 @@ def test_what_cannot_be_converted_is_told(bad, capsys, file, says):
         (["DEMO", "DEMO"], "is the source itself"),
         (["DEMO", "w.safetensors", "--dtype", "int8"], "int8"),
         (["DEMO", "absent/w.safetensors"], "no folder"),
-        (["large.pt", "w.safetensors", "--dtype", "fp16"], "w holds numbers that are too large"),
+        (["large.pt", "w.safetensors", "--dtype", "fp16"], "w holds values that are too large"),
         (["DEMO"], "OUT.safetensors"),
     ],
 )

@@ -204,12 +204,12 @@ def _interrupted(work, *arguments, **named):
 
 
 def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
-    def read(href, source, *, pixels):
+    def read(href, asset, *, size):
         cancellation.sleep(60)
 
     scenes = plans.make(tmp_path, model=None).snapshot.scenes
     with _soon(), pytest.raises(KeyboardInterrupt):
-        _interrupted(radiometry_check.check_scenes, scenes, threads=2, read=read)
+        _interrupted(radiometry_check.check_scenes, scenes, threads=2, read_thumbnail=read)
 
 
 # -- reading ------------------------------------------------------------------------------------
