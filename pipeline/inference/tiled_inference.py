@@ -67,8 +67,9 @@ class TilePredictor:
     Windows without any observed pixel are left out. The others are weighted by position
     (:func:`pipeline.inference.blend.compute_axis_weights`) and by their fraction of observed
     pixels, so that a window with hardly any observation does not outvote its neighbour. Pixels of
-    an output that are not finite have no weight. Windows are added in the order of the lattice, whatever the
-    batch size: the weighted sum of a pixel has the same bits in every tile that contains it.
+    an output that are not finite have no weight. Windows are added in the order of the lattice,
+    whatever the batch size: the weighted sum of a pixel has the same bits in every tile that
+    contains it.
 
     Use it as a context manager: leaving the block ends the threads of the batches.
     """
