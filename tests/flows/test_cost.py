@@ -191,7 +191,9 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     finally:
         server.script = None
     assert len(told.counts.failed) == planned["tiles"]["total"]
-    assert told.traffic["requests"] == server.requests > len(told.counts.failed)
+    assert told.traffic["requests"] == pytest.approx(server.requests, abs=2)
+    # ^ a request that is cut off because its tile has failed may not reach the server
+    assert server.requests > len(told.counts.failed)
     assert told.traffic["bytes"] > 0
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import dask
 import distributed
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,17 +36,29 @@ QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 @contextlib.contextmanager
 def _workers(count, deaths):
     """Start a cluster whose scheduler gives up a task after more than ``deaths`` worker deaths."""
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": deaths}),
-        distributed.LocalCluster(
+    with dask.config.set({"distributed.scheduler.allowed-failures": deaths}):
+        cluster = distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             host="127.0.0.1",
             scheduler_kwargs=QUIET,
             memory_limit=0,
-        ) as cluster,
-    ):
-        yield cluster
+        )
+        try:
+            yield cluster
+        finally:
+            with contextlib.suppress(TimeoutError):
+                cluster.close(timeout=30)
+                # ^ a worker that is being started again when its cluster closes may never end
+            _kill_workers()
+
+
+def _kill_workers():
+    """Kill the worker processes that a closed cluster has left."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,8 @@ def test_a_range_wants_no_period_in_the_job(job):
     assert _statuses(_backfill(job, first="2021-07", last="2021-07")) == {"2021-07": "complete"}
     options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()}
     with pytest.raises(
-        InvalidInputError, match=r"names no period.*period: 2024-05-01/2024-09-30 or --period"
+        InvalidInputError,
+        match=r"neither a period nor a day.*period: 2024-05-01/2024-09-30 or --period",
     ):
         launch.run_file(job, **options)
     assert launch.run_file(job, period="2021-07", **options).status == "unchanged"

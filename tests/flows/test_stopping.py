@@ -500,8 +500,8 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     try:
-        _until(lambda: len(receipt.read_finished(folder, plan)) == SOME, 60)
-        _until(lambda: max(web.asked.values()) > SOME)
+        _until(lambda: len(receipt.read_finished(folder, plan)) == SOME, 120)
+        _until(lambda: max(web.asked.values()) > SOME, 120)
         others = psutil.Process(process.pid).children(recursive=True)
         (os.killpg if everyone else os.kill)(process.pid, number)
         _, said = process.communicate(timeout=SOON)

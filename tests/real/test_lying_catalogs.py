@@ -148,7 +148,9 @@ def test_pixels_that_still_hold_the_offset_do_not_pass_for_free_of_it(realdata, 
             }
             lied = item | {"assets": assets, "collection": "sentinel-2-l2a"}
             location = realitems.publish(tmp_path / item["id"], [lied])
-            with pytest.raises(NothingFoundError, match=f"{item['id']}: {LIED}: an offset of 0"):
+            with pytest.raises(
+                NothingFoundError, match=f"{item['id']}: {LIED}: the stated offset is 0"
+            ):
                 realitems.plan(location, "earth-search", [lied], "refuse")
             refused += 1
     assert refused > 0
