@@ -399,30 +399,30 @@ import sys
 from pathlib import Path
 
 from flows.execution import engine
-from flows.orchestration import land_cover
-from flows.run import cost, plans
+from flows.orchestration import land_cover_flow
+from flows.run import cost, plan_files
 from flows.run.plan_files import StoredPlan
 from pipeline import reuse
-from pipeline.product import published
+from pipeline.product import published_item
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import receipt, zarr_store
 from tests.support import simulated
 
 path = Path(sys.argv[1])
-plans.write_plan = lambda plan: StoredPlan(plan=plan, path=path)
+plan_files.write_plan = lambda plan: StoredPlan(plan=plan, path=path)
 cost.get_planned_usage = lambda *_: None
 reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}
 zarr_store.create = lambda *_: None
-published.main_dir_name = lambda _: "32633"
+published_item.main_dir_name = lambda _: "32633"
 engine.process_tiles.__kwdefaults__["tile_function"] = simulated.nothing
-land_cover.TASKS = dataclasses.replace(
-    land_cover.TASKS,
-    verify_tiles=land_cover.as_task(lambda *_: [], "verify"),
-    measure_quality=land_cover.as_task(lambda *_: QualityMetrics(), "quality"),
-    publish=land_cover.as_task(lambda *_: Path("item.json"), "publish"),
+land_cover_flow.TASKS = dataclasses.replace(
+    land_cover_flow.TASKS,
+    verify_tiles=land_cover_flow.as_task(lambda *_: [], "verify"),
+    measure_quality=land_cover_flow.as_task(lambda *_: QualityMetrics(), "quality"),
+    publish=land_cover_flow.as_task(lambda *_: Path("item.json"), "publish"),
 )
-result = land_cover.land_cover(job=str(path))
+result = land_cover_flow.land_cover(job=str(path))
 assert result["tiles"]["done"] > 40_000, result
 """
 
