@@ -16,7 +16,6 @@ from typing import ClassVar
 
 import dask
 import distributed
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,16 +48,8 @@ def _workers(count, deaths):
         finally:
             with contextlib.suppress(TimeoutError):
                 cluster.close(timeout=30)
-                # ^ a worker that is being started again when its cluster closes may never end
-            _kill_workers()
-
-
-def _kill_workers():
-    """Kill the worker processes that a closed cluster has left."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "spawn_main" in " ".join(process.cmdline()):
-                process.kill()
+                # ^ a worker that is being started again when its cluster closes may never end;
+                # it ends with this process
 
 
 @pytest.fixture(scope="module")
