@@ -226,7 +226,7 @@ KILLED = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from pipeline.grid.grid import Grid
-    from pipeline.plan import layers
+    from pipeline.plan import layer_table
     from pipeline.runtime import atomic_files
     from pipeline.storage import cog
 
@@ -241,7 +241,7 @@ KILLED = textwrap.dedent("""
         cog._verify_cog = die
     if where == "promote":
         atomic_files.move_into_place = die
-    cog.write_cog(folder, "x.tif", grid, layers.get("confidence"), read)
+    cog.write_cog(folder, "x.tif", grid, layer_table.get("confidence"), read)
 """)
 
 
