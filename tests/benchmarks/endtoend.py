@@ -25,8 +25,8 @@ from tests.benchmarks.ground import Ground
 THEIRS = processes.ROOT / ".venv-reference" / "bin" / "python"
 INPUTS = ["S2L2A"]
 _WEIGHTS = """
-from model.prediction import known
-made = known.load({name!r}, {{"random": 0}}, inputs=["S2L2A"], device="cpu")
+from model.predictor import registry
+made = registry.load({name!r}, {{"random": 0}}, inputs=["S2L2A"], device="cpu")
 print(made.precision, sum(one.nbytes for one in made.network.state_dict().values()))
 """
 
