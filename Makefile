@@ -14,7 +14,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
 
-# Everything that can be proved in a quarter of an hour on two cores; docs/testing.md says what each tier proves.
+# Everything but whole runs, servers and killed processes; docs/testing.md says what each tier proves.
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) -m "not production" $(PYTEST_ARGS)
 
