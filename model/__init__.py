@@ -1,7 +1,7 @@
 """TerraMind and the models built on it. It needs torch, numpy and safetensors, not the pipeline.
 
 The public names are imported at first use, so that importing `model.errors`,
-`model.terramind.config` or `model.predictor.cards` does not import torch.
+`model.terramind.config` or `model.predictor.card_file` does not import torch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from model.factory import backbone, generator, segmenter, tim
-    from model.predictor.optimise import optimise_for_inference
+    from model.predictor.compilation import optimise_for_inference
     from model.predictor.registry import load
-    from model.terratorch.checkpoint import fine_tuned
-    from model.tokenizer_loading import captions_tokenizer, coords_tokenizer, tokenizer
+    from model.terratorch.lightning_checkpoint import fine_tuned
+    from model.weights.factory import (
+        backbone,
+        generator,
+        segmenter,
+        tim,
+    )
     from model.weights.loading import load_state
+    from model.weights.tokenizer_loading import captions_tokenizer, coords_tokenizer, tokenizer
 
 __all__ = [
     "backbone",
@@ -32,17 +37,17 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "backbone": "model.factory",
-    "segmenter": "model.factory",
-    "generator": "model.factory",
-    "tim": "model.factory",
-    "fine_tuned": "model.terratorch.checkpoint",
+    "backbone": "model.weights.factory",
+    "segmenter": "model.weights.factory",
+    "generator": "model.weights.factory",
+    "tim": "model.weights.factory",
+    "fine_tuned": "model.terratorch.lightning_checkpoint",
     "load": "model.predictor.registry",
     "load_state": "model.weights.loading",
-    "optimise_for_inference": "model.predictor.optimise",
-    "tokenizer": "model.tokenizer_loading",
-    "coords_tokenizer": "model.tokenizer_loading",
-    "captions_tokenizer": "model.tokenizer_loading",
+    "optimise_for_inference": "model.predictor.compilation",
+    "tokenizer": "model.weights.tokenizer_loading",
+    "coords_tokenizer": "model.weights.tokenizer_loading",
+    "captions_tokenizer": "model.weights.tokenizer_loading",
 }
 
 

@@ -17,7 +17,7 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
-from pipeline import tile_values
+from pipeline import tile_layers
 from pipeline.compositing import radar, strip_reader
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan import layer_table
@@ -341,7 +341,7 @@ def _layer_bytes_per_cell(plan: Plan) -> float:
         len(bands)
         * np.dtype(layer_table.get(name).dtype).itemsize
         / plan.coarsening_factor(name) ** 2
-        for name, bands in tile_values.list_layer_bands(plan).items()
+        for name, bands in tile_layers.list_layer_bands(plan).items()
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from catalogs.errors import InvalidInputError, TerramosaicError
-from pipeline import tile_values
+from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
 from pipeline.storage import plan_file, receipt, zarr_store
@@ -87,7 +87,7 @@ def copy_tiles(
                 source.folder,
                 source.plan,
                 source.plan.tiles_by_id[source.receipt.tile],
-                list(tile_values.list_layer_bands(plan)),
+                list(tile_layers.list_layer_bands(plan)),
             )
         except (TerramosaicError, KeyError, OSError) as error:
             log.warning(

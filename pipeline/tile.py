@@ -6,8 +6,8 @@ import contextlib
 import importlib.metadata
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,27 @@ from pipeline.runtime import cancellation, io_statistics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from pipeline.storage.store import StoreLike
-from pipeline.tile_values import TileLayers
+from pipeline.tile_layers import TileLayers
 
 CPU_PARALLEL_BATCHES = 2
 """Batches predicted in parallel on a CPU, so that one uses the cores that another leaves idle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileResult:
+    """Outcome of one tile."""
+
+    tile: str
+    reason: str | None
+    """Why the tile failed; None = it is finished."""
+
+    seconds: dict[str, float]
+
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    """Bytes, requests and retries of the tile's reads."""
+
+    km2: float = 0.0
+    """Area of the tile inside the region."""
 
 
 def build_tile(

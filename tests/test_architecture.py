@@ -32,14 +32,15 @@ def test_help_pays_for_nothing_else():
 
 def test_the_pipeline_runs_without_torch_and_prefect():
     found = _imported(
-        "import pipeline.tile, pipeline.storage.cog, pipeline.product.stac_item, catalogs.search"
+        "import pipeline.tile, pipeline.storage.cog, pipeline.product.stac_item, "
+        "catalogs.search.search"
     )
     assert not found & {"torch", "prefect", "model"}
 
 
 def test_verbs_that_do_not_run_pay_for_no_orchestrator():
     assert "prefect" not in _imported(
-        "import flows.orchestration.launch, flows.run.search_summary, flows.run.verify"
+        "import flows.orchestration.launch, flows.run.search_result, flows.run.verify"
     )
 
 

@@ -1,4 +1,4 @@
-"""Output streams, exit codes, error messages and signals of the command line.
+"""Output streams and error messages of the command line.
 
 Results go to standard output, everything else to standard error; an error is one message.
 """
@@ -11,18 +11,15 @@ import json
 import math
 import os
 import re
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalogs import errors
+from flows.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
@@ -31,11 +28,6 @@ Result = Mapping[str, Any]
 Work = Callable[["Progress"], Result]
 ResultFormatter = Callable[[Result], Iterable[str]]
 ExitCodeFunction = Callable[[Result], int]
-
-SHUTDOWN_TIMEOUT = 10.0
-"""Seconds that an interrupted command may take to end before the process is ended."""
-
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING_FOUND, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
@@ -109,44 +101,6 @@ class Console:
         message, code = _explain_error(error)
         _print_error(_redact_urls(message), code, as_json=self._as_json)
         return code
-
-
-def install_signal_handlers() -> None:
-    """Make SIGTERM raise KeyboardInterrupt as Ctrl-C does, and end the process if that takes long.
-
-    While a flow runs, Prefect handles SIGTERM itself and restores this handler afterwards.
-    """
-    interrupted, is_first = threading.Lock(), [True]
-    interrupted.acquire()
-    threading.Thread(
-        target=_exit_after_timeout, args=(interrupted,), name="shutdown", daemon=True
-    ).start()
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if is_first:
-            is_first.clear()
-            interrupted.release()
-            # ^ not an Event: its lock may be held by this thread when the signal arrives
-            raise KeyboardInterrupt
-        # ^ a second signal must not interrupt the shutdown
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            # ^ a shell starts background processes with SIGINT ignored
-            signal.signal(number, interrupt)
-
-
-def _exit_after_timeout(shutdown_lock: threading.Lock) -> NoReturn:
-    """End the process :data:`SHUTDOWN_TIMEOUT` seconds after the first signal.
-
-    GDAL cannot be interrupted while it waits for a server or writes a large COG. No data is lost:
-    a tile without a receipt is computed again, and files are renamed only when they are complete.
-    """
-    shutdown_lock.acquire()
-    time.sleep(SHUTDOWN_TIMEOUT)
-    os.write(2, b"stopped before the work had ended; run the same command again to resume\n")
-    # ^ not print: a blocked thread may hold the lock of stderr
-    os._exit(EXIT_INTERRUPTED)
 
 
 def report_interruption() -> int:

@@ -15,11 +15,8 @@ from typing import Any
 import click
 
 from catalogs import errors
-from flows.cli import console
+from flows.cli import signals
 from flows.cli.console import (
-    EXIT_FAILED,
-    EXIT_NOTHING_FOUND,
-    EXIT_OK,
     Console,
     ExitCodeFunction,
     Result,
@@ -27,6 +24,7 @@ from flows.cli.console import (
     report_usage_error,
     subcommand,
 )
+from flows.cli.exit_codes import EXIT_FAILED, EXIT_NOTHING_FOUND, EXIT_OK
 from flows.cli.models import models
 
 PATH = click.Path(path_type=Path)
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """Run the command line of this process, with its signal handlers installed."""
-    console.install_signal_handlers()
+    signals.install_signal_handlers()
     return main()
 
 
@@ -121,14 +119,14 @@ def demo(
 ) -> int:
     """Generate a synthetic country, map it, measure the map."""
     _check_tile_size(tile_size)
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.demo import demo
 
     return console.run_and_print(
         lambda progress: demo.run(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
         ).to_dict(),
-        summary.format_run,
+        text_output.format_run,
         _exit_code_for_run(allow_partial=False),
     )
 
@@ -145,15 +143,15 @@ def demo(
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
     """List the scenes of a job, and why others are left out."""
     loaded = _load_job(job)
-    from flows.cli import summary
-    from flows.run import search_summary
-    from flows.series import latest
+    from flows.cli import text_output
+    from flows.run import search_result
+    from flows.series import latest_period
 
     return console.run_and_print(
-        lambda progress: search_summary.search(
-            latest.with_period(loaded, period, progress), progress, report
+        lambda progress: search_result.search(
+            latest_period.with_period(loaded, period, progress), progress, report
         ).to_dict(),
-        summary.format_search,
+        text_output.format_search,
         lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
     )
 
@@ -165,15 +163,15 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
     """Plan a job: tiles, scenes, bytes, memory, time, cost."""
     loaded = _load_job(job)
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.run import plan_files
-    from flows.series import latest
+    from flows.series import latest_period
 
     return console.run_and_print(
         lambda progress: plan_files.make_plan(
-            latest.with_period(loaded, period, progress), progress, output
+            latest_period.with_period(loaded, period, progress), progress, output
         ).to_dict(),
-        summary.format_plan,
+        text_output.format_plan,
     )
 
 
@@ -200,7 +198,7 @@ def run(
         raise errors.InvalidInputError(
             f"There is no plan {job}: check the path, or make it with `plan -o`."
         )
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.orchestration import launch
 
     return console.run_and_print(
@@ -211,7 +209,7 @@ def run(
             progress=progress,
             period=period,
         ).to_dict(),
-        summary.format_run,
+        text_output.format_run,
         _exit_code_for_run(allow_partial),
     )
 
@@ -262,7 +260,7 @@ def backfill(
     latest period with complete scenes.
     """
     _load_job(job)
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.config.cadence import PeriodRange
     from flows.orchestration import launch
     from flows.series import backfill as backfill_series
@@ -281,7 +279,7 @@ def backfill(
             progress=progress,
             run_job=launch.run_job,
         ).to_dict(),
-        summary.format_periods,
+        text_output.format_periods,
         _exit_code_for_periods,
     )
 
@@ -297,12 +295,12 @@ def backfill(
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
     """Update finished periods with newer scenes or models."""
     _load_job(job)
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.orchestration import launch
-    from flows.series import backfill as backfill_series
+    from flows.series.refresh import run_refresh
 
     return console.run_and_print(
-        lambda progress: backfill_series.run_refresh(
+        lambda progress: run_refresh(
             job,
             dry_run=dry_run,
             at_once=at_once,
@@ -310,7 +308,7 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
             progress=progress,
             run_job=launch.run_job,
         ).to_dict(),
-        summary.format_periods,
+        text_output.format_periods,
         _exit_code_for_periods,
     )
 
@@ -330,12 +328,12 @@ def verify(console: Console, out: Path) -> int:
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
         )
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.run import verify
 
     return console.run_and_print(
         lambda progress: verify.verify(out, progress).to_dict(),
-        summary.format_verification,
+        text_output.format_verification,
         lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
     )
 
@@ -355,14 +353,14 @@ def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paus
     """
     for job in jobs:
         _load_job(job)
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.orchestration import deployment
 
     return console.run_and_print(
         lambda progress: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=progress
         ).to_dict(),
-        summary.format_deployments,
+        text_output.format_deployments,
     )
 
 
@@ -409,7 +407,7 @@ def train(
     """
     if job is not None and not job.is_file():
         raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")
-    from flows.cli import summary
+    from flows.cli import text_output
     from flows.demo import train
 
     return console.run_and_print(
@@ -422,7 +420,7 @@ def train(
             minutes=minutes,
             progress=progress,
         ),
-        summary.format_mapping,
+        text_output.format_mapping,
     )
 
 

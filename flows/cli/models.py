@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from catalogs.errors import InvalidInputError
-from flows.cli.console import EXIT_OK, EXIT_USAGE, Console, subcommand
+from flows.cli.console import Console, subcommand
+from flows.cli.exit_codes import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
@@ -35,11 +36,11 @@ def models() -> None:
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
     """List known models and where their weights are."""
-    from flows.cli import summary
-    from model.cards import catalogue
+    from flows.cli import text_output
+    from model.tools import model_list
 
     return console.run_and_print(
-        lambda _: {"models": catalogue.list_models()}, summary.format_models
+        lambda _: {"models": model_list.list_models()}, text_output.format_models
     )
 
 
@@ -70,7 +71,7 @@ def fetch_weights(
         _check_fetchable(name)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"--to {folder} is a file: give a folder.")
-    from flows.cli import summary
+    from flows.cli import text_output
 
     def work(progress: Progress) -> Mapping[str, Any]:
         from model.weights import hub
@@ -88,7 +89,7 @@ def fetch_weights(
             progress.advance(note=name)
         return {"fetched": rows}
 
-    return console.run_and_print(work, summary.format_fetched_files)
+    return console.run_and_print(work, text_output.format_fetched_files)
 
 
 def _fetched_row(
@@ -116,7 +117,7 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
 
     Exit code 2 if it fits none, or not the model named with --as.
     """
-    from flows.cli import summary
+    from flows.cli import text_output
     from model.tools import locate
     from model.weights import hub
 
@@ -132,7 +133,9 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
         return inspect.inspect_file(path, name).to_mapping()
 
     return console.run_and_print(
-        work, summary.format_weights_check, lambda result: EXIT_OK if result["ok"] else EXIT_USAGE
+        work,
+        text_output.format_weights_check,
+        lambda result: EXIT_OK if result["ok"] else EXIT_USAGE,
     )
 
 
@@ -147,14 +150,14 @@ def convert_weights(
     console: Console, source: Path, target: Path, dtype: str | None, only: str | None
 ) -> int:
     """Convert .pt or .ckpt weights to safetensors."""
-    from flows.cli import summary
+    from flows.cli import text_output
 
     def work(_: Any) -> Mapping[str, Any]:
         from model.tools import convert
 
         return convert.convert(source, target, dtype, only)
 
-    return console.run_and_print(work, summary.format_conversion)
+    return console.run_and_print(work, text_output.format_conversion)
 
 
 @subcommand(models, "card")
@@ -166,7 +169,7 @@ def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
         raise InvalidInputError(f"-o {output}: name a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():
         raise InvalidInputError(f"-o {output}: its folder does not exist: create it first.")
-    from model.cards import markdown, model_card
+    from model.tools import card_markdown, model_card
 
     def work(_: Any) -> Mapping[str, Any]:
         card = model_card.describe(name_or_path, suggest=_suggest_name)
@@ -176,20 +179,20 @@ def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
 
     return console.run_and_print(
         work,
-        lambda card: markdown.render_markdown(card) if output is None else [f"wrote {output}"],
+        lambda card: card_markdown.render_markdown(card) if output is None else [f"wrote {output}"],
     )
 
 
 def _write_card(path: Path, card: Mapping[str, Any]) -> None:
     import json
 
-    from model.cards import markdown
+    from model.tools import card_markdown
     from pipeline.runtime import atomic_files
 
     text = (
         json.dumps(card, indent=1, ensure_ascii=False)
         if path.suffix == ".json"
-        else "\n".join(markdown.render_markdown(card))
+        else "\n".join(card_markdown.render_markdown(card))
     )
     atomic_files.write_atomic(path, f"{text}\n".encode())
 

@@ -19,11 +19,18 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import InvalidInputError
 from catalogs.sensors import SENSORS, get_sensor
-from flows.config import error_messages, processing, sections, yaml_file
+from flows.config import error_messages, yaml_file
 from flows.config import period as periods
 from flows.config.base import ConfigModel, LaxTuple, check_choice, check_unique
+from flows.config.catalog import Catalog, resolve_location
+from flows.config.compositing import Composite, Mask, Radar
+from flows.config.execution import Execution
+from flows.config.grid import GridConfig
 from flows.config.model import ModelConfig
+from flows.config.output import Output
 from flows.config.prices import Prices
+from flows.config.quality import QualityGate, Radiometry
+from flows.config.region import Region
 from flows.config.schedule import Schedule
 
 LATEST = "latest"
@@ -38,7 +45,7 @@ class Job(ConfigModel):
         description="letters, digits, dot, dash and underscore, as it names a folder",
         examples=["jutland-2024"],
     )
-    region: sections.Region = Field(
+    region: Region = Field(
         description="{bbox: [west, south, east, north]} or {file: region.geojson}",
         examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
     )
@@ -47,7 +54,7 @@ class Job(ConfigModel):
         description=f"{periods.ACCEPTED_FORMATS}; or {LATEST} (the default)",
         examples=["2024-05-01/2024-09-30"],
     )
-    catalog: sections.Catalog = Field(
+    catalog: Catalog = Field(
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
         examples=["planetary-computer"],
     )
@@ -59,19 +66,19 @@ class Job(ConfigModel):
         min_length=1,
         description=f"a list out of {', '.join(SENSORS)}",
     )
-    grid: sections.GridConfig = sections.GridConfig()
+    grid: GridConfig = GridConfig()
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
         default={},
         description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
     )
-    mask: processing.Mask = processing.Mask()
-    composite: processing.Composite = processing.Composite()
-    radar: processing.Radar = processing.Radar()
-    radiometry: processing.Radiometry = processing.Radiometry()
+    mask: Mask = Mask()
+    composite: Composite = Composite()
+    radar: Radar = Radar()
+    radiometry: Radiometry = Radiometry()
     model: ModelConfig = ModelConfig()
-    output: sections.Output = sections.Output()
-    execution: sections.Execution = sections.Execution()
-    qc: processing.QualityGate = processing.QualityGate()
+    output: Output = Output()
+    execution: Execution = Execution()
+    qc: QualityGate = QualityGate()
     schedule: Schedule = Schedule()
     prices: Prices | None = Field(
         default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
@@ -101,7 +108,7 @@ class Job(ConfigModel):
     def _check_allowed_locations(
         cls, value: tuple[str, ...], info: ValidationInfo
     ) -> tuple[str, ...]:
-        return check_unique(tuple(sections.resolve_location(text, info) for text in value))
+        return check_unique(tuple(resolve_location(text, info) for text in value))
 
     @field_validator("inputs")
     @classmethod
@@ -124,7 +131,7 @@ class Job(ConfigModel):
         unused = [name for name in self.bands if name not in self.inputs]
         if unused:
             raise ValueError(f"bands names {unused[0]}, which is not among the inputs.")
-        if self.radar != processing.Radar() and not any(
+        if self.radar != Radar() and not any(
             get_sensor(name).group == "radar" for name in self.inputs
         ):
             raise ValueError(

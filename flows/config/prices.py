@@ -1,17 +1,10 @@
-"""Section ``prices`` of a job, and the cost of an estimate at these prices."""
+"""Section ``prices`` of a job."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from flows.config.base import ConfigModel
-
-if TYPE_CHECKING:
-    from pipeline.resource_estimate import CostEstimate
-
-BYTES_PER_GB = 1e9
 
 
 class Prices(ConfigModel):
@@ -42,40 +35,3 @@ class Prices(ConfigModel):
                 "gb_month."
             )
         return self
-
-    def compute_parts(
-        self,
-        *,
-        cpu_hours: float,
-        gpu_hours: float,
-        bytes_read: float,
-        requests: float,
-        bytes_stored: float,
-    ) -> dict[str, float]:
-        """Return the cost of each resource: cpu, gpu, read, requests and storage."""
-        parts = {
-            "cpu": cpu_hours * self.cpu_hour,
-            "gpu": gpu_hours * self.gpu_hour,
-            "read": bytes_read / BYTES_PER_GB * self.gb_read,
-            "requests": requests / 1000 * self.thousand_requests,
-            "storage": bytes_stored / BYTES_PER_GB * self.gb_month * self.months,
-        }
-        return {name: round(amount, 6) for name, amount in parts.items()}
-
-    def compute_cost(self, estimate: CostEstimate) -> dict[str, Any]:
-        """Return the cost of an estimate: amount, low and high end of its range, and parts."""
-        parts = self.compute_parts(
-            cpu_hours=estimate.cpu_hours,
-            gpu_hours=estimate.gpu_hours,
-            bytes_read=estimate.remote_bytes,
-            requests=estimate.requests,
-            bytes_stored=estimate.stored_bytes,
-        )
-        amount = sum(parts.values())
-        return {
-            "currency": self.currency,
-            "amount": round(amount, 4),
-            "low": round(amount / estimate.uncertainty, 4),
-            "high": round(amount * estimate.uncertainty, 4),
-            "parts": parts,
-        }

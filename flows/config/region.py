@@ -1,4 +1,4 @@
-"""Region of a job, read from a bbox or GeoJSON into one valid lon/lat geometry."""
+"""Section ``region`` of a job, read from a bbox or GeoJSON into one valid lon/lat geometry."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import shapely
+from pydantic import Field, model_validator
 from shapely import MultiPolygon, Polygon
 
 from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
+from flows.config.base import ConfigModel, ExistingFile, LaxTuple
 
 POLYGON_TYPES = ("Polygon", "MultiPolygon")
 """GeoJSON geometry types of a region."""
@@ -22,6 +24,33 @@ MAX_NESTING = 3
 
 LON_LAT_CRS_SUFFIXES = ("CRS84", "EPSG::4326", "EPSG:4326")
 """Accepted endings of the ``crs`` name of a pre-RFC 7946 GeoJSON file."""
+
+
+class Region(ConfigModel):
+    """The area to map."""
+
+    bbox: Annotated[tuple[float, float, float, float], LaxTuple] | None = Field(
+        default=None, description="four numbers, [west, south, east, north] in degrees"
+    )
+    file: ExistingFile | None = Field(default=None, description="the path of a GeoJSON file")
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Region:
+        if (self.bbox is None) == (self.file is None):
+            raise ValueError(
+                "give one of two: {bbox: [west, south, east, north]} or {file: region.geojson}."
+            )
+        return self
+
+    def read_geometry(self) -> Polygon | MultiPolygon:
+        """Return the region in longitude and latitude.
+
+        Raises:
+            InvalidInputError: The region is not a valid area on Earth.
+        """
+        if self.bbox is not None:
+            return from_bbox(self.bbox)
+        return from_file(self.file or Path())
 
 
 def from_bbox(bbox: Sequence[float]) -> Polygon | MultiPolygon:

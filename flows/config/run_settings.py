@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flows.config.execution import WorkerRange
 from flows.config.job import Job
 from flows.config.prices import Prices
-from flows.config.sections import WorkerRange
 from pipeline.plan.settings import (
     ExecutionSettings,
     ModelOptions,

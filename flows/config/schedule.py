@@ -1,4 +1,4 @@
-"""Section ``schedule`` of a job: the periods of a series, and when each one is due."""
+"""Section ``schedule`` of a job: the periods of a series, and when they are looked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from catalogs.errors import InvalidInputError
 from flows.config import cadence
 from flows.config import period as periods
 from flows.config.base import ConfigModel
-from flows.config.period import Period
 
 MAX_PERIODS = 5000
 """Largest number of periods in a series."""
@@ -100,47 +99,3 @@ class Schedule(ConfigModel):
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(f"there is no time zone {value!r}: write UTC or Area/City.") from error
         return value
-
-    def due_periods(self, today: dt.date) -> tuple[Period, ...]:
-        """Return the latest complete periods, at most ``catch_up`` of them.
-
-        Args:
-            today: The current day in UTC.
-
-        Raises:
-            InvalidInputError: The schedule has no ``from``.
-        """
-        if self.since is None:
-            raise InvalidInputError(
-                "The job has neither a period nor a day that periods are counted from: write "
-                "period: 2024-05-01/2024-09-30 or --period, or add schedule: {from: 2024-01} "
-                "(with the cadence, if it is not P1M)."
-            )
-        return self.complete_periods(self.since, self.cadence, today)[-self.catch_up :]
-
-    def complete_periods(
-        self, since: dt.date, cadence_text: str, today: dt.date
-    ) -> tuple[Period, ...]:
-        """Return the periods that ended at least ``latency_days`` ago.
-
-        Args:
-            since: First day of the first period.
-            cadence_text: Cadence of the periods.
-            today: The current day in UTC.
-
-        Raises:
-            InvalidInputError: The cadence cannot be read, or gives too many periods.
-        """
-        last = today - dt.timedelta(days=self.latency_days + 1)
-        if last < since:
-            return ()
-        day_after = last + dt.timedelta(days=1)
-        parts = cadence.split_period(
-            Period(start=since, end=day_after), cadence_text, max_parts=MAX_PERIODS
-        )
-        return tuple(part for part in parts if part.end <= last)
-        # ^ an unfinished period is cut at the day after, and thus left out
-
-    def is_awaiting_scenes(self, period: Period, today: dt.date) -> bool:
-        """Return whether more scenes of a period may still arrive."""
-        return today <= period.end + dt.timedelta(days=self.latency_days + self.max_wait_days)

@@ -18,16 +18,16 @@ from flows.config import error_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
-from model.cards import markdown
 from model.predictor import edge_effect, registry
-from model.predictor.cards import CLASSES, Card
+from model.predictor.card_file import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictor_kinds import SegmentationPredictor
-from model.segmentation_head import Segmenter
+from model.predictor.task_predictors import SegmentationPredictor
 from model.terramind import config
 from model.terramind.modalities import Statistics, get_raster_modality
+from model.terramind.segmentation_head import Segmenter
+from model.tools import card_markdown
 from model.train import IGNORE_INDEX, LabelledMosaic, Qda, compute_band_statistics, evaluate, fit
-from model.train.metrics import Scores, compute_scores
+from model.train.scores import Scores, compute_scores
 from pipeline.runtime import atomic_files
 
 DEFAULT_CONFIG_PATH = Path(registry.DEMO_CARD_PATH).parent / "recipe.yaml"
@@ -146,7 +146,7 @@ def run(
     card = registry.save_segmenter(out, network, replace(card, reach=curve))
     weights = out / "weights.safetensors"
     sha256, size = atomic_files.sha256(weights), weights.stat().st_size
-    text = markdown.render_demo_card(card, sha256=sha256, size=size)
+    text = card_markdown.render_demo_card(card, sha256=sha256, size=size)
     atomic_files.write_atomic(out / "card.md", text.encode())
     progress.finish()
     return {

@@ -19,7 +19,8 @@ from distributed.comm.core import CommClosedError
 from catalogs.errors import InvalidInputError, TransientError
 from flows.execution import dask_report, dask_worker
 from flows.execution.dask_worker import CpuAffinityPlugin, IgnoreInterruptPlugin
-from flows.execution.executors import TILES_PER_GPU, Executor, WorkerCount, worker_range
+from flows.execution.executors import TILES_PER_GPU, Executor
+from pipeline.plan.settings import WorkerCount, worker_range
 
 log = logging.getLogger(__name__)
 

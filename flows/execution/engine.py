@@ -11,9 +11,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,12 @@ from flows.execution import dask_report, executors, malloc, model_cache
 from pipeline import tile
 from pipeline.inference.batching import WindowCache
 from pipeline.plan.plan import Plan
+from pipeline.plan.settings import WorkerCount
 from pipeline.reading import http_pool
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.runtime.io_statistics import IoStatistics
 from pipeline.storage import plan_file, receipt
+from pipeline.tile import TileResult
 
 if TYPE_CHECKING:
     from model.predictor.predictor import Predictor as Loaded
@@ -42,23 +43,6 @@ TASK_SECONDS = 0.5
 
 MAX_TILES_PER_TASK = 64
 """Largest number of tiles in one task."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileResult:
-    """Outcome of one tile."""
-
-    tile: str
-    reason: str | None
-    """Why the tile failed; None = it is finished."""
-
-    seconds: dict[str, float]
-
-    traffic: Mapping[str, int] = field(default_factory=dict)
-    """Bytes, requests and retries of the tile's reads."""
-
-    km2: float = 0.0
-    """Area of the tile inside the region."""
 
 
 ProcessTile = Callable[[str, str, int, int], TileResult]
@@ -195,7 +179,7 @@ def process_tiles(
     tiles: Sequence[Tile],
     *,
     engine: str,
-    workers: executors.WorkerCount,
+    workers: WorkerCount,
     device: str | None = None,
     tile_function: ProcessTile = process_tile,
     on_poll: Callable[[executors.Executor], None] = lambda _: None,
@@ -263,7 +247,7 @@ def process_tiles(
 
 
 def _open_executor(
-    engine: str, workers: executors.WorkerCount, device: str | None
+    engine: str, workers: WorkerCount, device: str | None
 ) -> AbstractContextManager[executors.Executor]:
     if engine == "threads":
         return executors.open_thread_executor(workers)

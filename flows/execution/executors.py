@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from pipeline.plan.settings import WorkerCount, worker_range
 from pipeline.runtime import cancellation
-
-WorkerCount = int | Mapping[str, int] | Literal["auto"]
-"""``execution.workers`` of a job: a number, ``{min: 1, max: 8}``, or auto."""
 
 POLL_INTERVAL = 1.0
 """Seconds after which the engine checks whether the run was cancelled."""
-
-CORES_PER_TILE = 4
-"""Cores per tile with ``workers: auto``; a tile computes one window per core in parallel."""
 
 TILES_PER_GPU = 2
 """Parallel tiles of a process with a GPU: one reads while the other one runs the model."""
@@ -44,14 +38,6 @@ class Executor(Protocol):
 
     def save_report(self, plan_dir: Path) -> None:
         """Write diagnostics of failed tiles into a plan's folder."""
-
-
-def worker_range(workers: WorkerCount) -> tuple[int, int]:
-    """Return the smallest and the largest number of workers of a job on this machine."""
-    if isinstance(workers, Mapping):
-        return workers["min"], workers["max"]
-    count = max(len(os.sched_getaffinity(0)) // CORES_PER_TILE, 1) if workers == "auto" else workers
-    return count, count
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.storage.store import open_store
 
 if TYPE_CHECKING:
-    from flows.execution.engine import TileResult
-    from flows.execution.executors import Executor
+    from pipeline.tile import TileResult
 
 COMMON_LABELS = ("product", "period")
 """Labels of every metric."""
@@ -153,12 +152,10 @@ class RunMetrics:
             self._last_tile_ended, self._tiles_began = time.time(), time.monotonic()
         self.on_change()
 
-    def set_executor(self, executor: Executor) -> None:
-        """Record the number of processes and parallel tiles."""
-        parallel_tiles = min(executor.capacity(), executor.processes * executor.tiles_per_process)
-        # ^ the capacity of an adaptive cluster includes workers that have not started yet
+    def set_capacity(self, *, processes: int, parallel_tiles: int) -> None:
+        """Record the number of processes and of parallel tiles in all of them."""
         with self._lock:
-            self._parallel_tiles, self._processes = parallel_tiles, executor.processes
+            self._parallel_tiles, self._processes = parallel_tiles, processes
 
     def count_tile(self, result: TileResult) -> None:
         """Count one tile."""

@@ -21,7 +21,7 @@ from flows.observe.formatting import draw_bar, format_cost, format_duration, for
 from flows.run import cost
 from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
-from flows.series.inspection import PeriodSummary
+from flows.series.period_status import PeriodSummary
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.quality import coverage
 from pipeline.quality.quality_metrics import QualityMetrics

@@ -11,10 +11,15 @@ from prefect import runtime
 from flows.config import job as jobs
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
-from flows.orchestration import artifacts, cancellation, concurrency, land_cover_flow, server
+from flows.orchestration import (
+    artifacts,
+    concurrency,
+    flow_cancellation,
+    land_cover_flow,
+    server,
+)
 from flows.run import cost
-from flows.series import backfill as backfill_series
-from flows.series import inspection
+from flows.series import period_runs, period_status
 
 
 def _flow_run_name() -> str:
@@ -60,7 +65,7 @@ def backfill(
     period_range = PeriodRange(
         first=first, last=last, length=cadence, newest_first=order == "newest"
     )
-    result: dict[str, Any] = cancellation.run_cancellable(
+    result: dict[str, Any] = flow_cancellation.run_cancellable(
         _run, Path(job), period_range, at_once, dry_run, allow_partial, max_cost
     )
     return result
@@ -78,11 +83,11 @@ def _run(
     cost.validate_limit(job, max_cost, at_once)
     progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
-        entries = inspection.inspect_range(job, period_range, progress)
+        entries = period_status.inspect_range(job, period_range, progress)
         artifacts.show_periods(job.name, "The periods before the run", entries)
         if dry_run:
-            return backfill_series.build_result(job, entries, dry_run=True).to_dict()
-        entries = backfill_series.run_periods(
+            return period_runs.build_result(job, entries, dry_run=True).to_dict()
+        entries = period_runs.run_periods(
             job,
             entries,
             at_once=at_once,
@@ -92,5 +97,5 @@ def _run(
             max_cost=max_cost,
         )
     artifacts.show_periods(job.name, "The periods after the run", entries)
-    result = backfill_series.build_result(job, entries, dry_run=False)
-    return backfill_series.raise_on_failure(result).to_dict()
+    result = period_runs.build_result(job, entries, dry_run=False)
+    return period_runs.raise_on_failure(result).to_dict()

@@ -17,12 +17,17 @@ from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.observe.run_context import RunContext
-from flows.orchestration import artifacts, cancellation, concurrency, server
+from flows.orchestration import (
+    artifacts,
+    concurrency,
+    flow_cancellation,
+    server,
+)
 from flows.run import plan_files, run, stages
 from flows.run.plan_files import StoredPlan
 from flows.run.results import BackfillResult, RunResult
 from flows.run.stages import Stages, TilesResult
-from flows.series import backfill, inspection, latest
+from flows.series import latest_period, period_runs, period_status
 from pipeline.plan.plan import Plan
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import plan_file
@@ -121,7 +126,9 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
         What ``terramosaic run --json`` prints; for periods that are due, what ``backfill`` does.
     """
     server.enable_info_logging()
-    result: dict[str, Any] = cancellation.run_cancellable(_run, Path(job), period, allow_partial)
+    result: dict[str, Any] = flow_cancellation.run_cancellable(
+        _run, Path(job), period, allow_partial
+    )
     return result
 
 
@@ -149,16 +156,16 @@ def _load(path: Path, period: str | None) -> Job | StoredPlan:
     source = plan_files.load_job_or_plan(path)
     if isinstance(source, Plan):
         return plan_files.write_plan(source)
-    return latest.with_period(source, period, NullProgress())
+    return latest_period.with_period(source, period, NullProgress())
 
 
 def _run_due_periods(path: Path, allow_partial: bool) -> BackfillResult:
     """Run the periods that are due, oldest first, each as a subflow."""
     job = jobs.load(path)
     progress = NullProgress()
-    entries = inspection.inspect_due(job, progress)
+    entries = period_status.inspect_due(job, progress)
     artifacts.show_periods(job.name, "The latest periods before the run", entries)
-    entries = backfill.run_periods(
+    entries = period_runs.run_periods(
         job,
         entries,
         at_once=1,
@@ -167,7 +174,7 @@ def _run_due_periods(path: Path, allow_partial: bool) -> BackfillResult:
         run_job=run_job,
     )
     artifacts.show_periods(job.name, "The latest periods after the run", entries)
-    return backfill.raise_on_failure(backfill.build_result(job, entries, dry_run=False))
+    return period_runs.raise_on_failure(period_runs.build_result(job, entries, dry_run=False))
 
 
 # -- stages as tasks -----------------------------------------------------------------------------

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.observe import exporter
+from flows.observe import metrics_exporter
 from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
 from flows.run import plan_files, run
 from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
-from flows.series import latest
+from flows.series import latest_period
 from pipeline.plan.plan import Plan
 
 
@@ -44,11 +44,11 @@ def run_file(
         InvalidInputError: the file is wrong, or a plan is given with a period.
         NothingFoundError: the catalog has no scenes for the job.
     """
-    exporter.read_destination()
+    metrics_exporter.read_destination()
     # ^ a wrong destination of the metrics is refused before anything is read
     source = plan_files.load_job_or_plan(path)
     if isinstance(source, Job):
-        source = latest.with_period(source, period, progress)
+        source = latest_period.with_period(source, period, progress)
     elif period is not None:
         raise InvalidInputError(
             f"{path} is a plan, whose period is fixed. Give the job, or leave --period out."

@@ -10,8 +10,14 @@ from prefect import runtime
 
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.orchestration import artifacts, cancellation, concurrency, land_cover_flow, server
-from flows.series import backfill, outdated
+from flows.orchestration import (
+    artifacts,
+    concurrency,
+    flow_cancellation,
+    land_cover_flow,
+    server,
+)
+from flows.series import outdated_products, period_runs
 
 
 @prefect.flow(
@@ -37,7 +43,7 @@ def refresh(
         What ``terramosaic refresh --json`` prints.
     """
     server.enable_info_logging()
-    result: dict[str, Any] = cancellation.run_cancellable(
+    result: dict[str, Any] = flow_cancellation.run_cancellable(
         _run, Path(job), at_once, dry_run, allow_partial
     )
     return result
@@ -48,9 +54,9 @@ def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> di
     progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
         # ^ products that are there can wait for scheduled runs
-        entries = outdated.find_outdated(job, progress)
+        entries = outdated_products.find_outdated(job, progress)
         if not dry_run:
-            entries = backfill.run_periods(
+            entries = period_runs.run_periods(
                 job,
                 entries,
                 at_once=at_once,
@@ -59,5 +65,5 @@ def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> di
                 run_job=land_cover_flow.run_job,
             )
     artifacts.show_periods(job.name, "Finished periods, and what is newer", entries)
-    result = backfill.build_result(job, entries, dry_run=dry_run)
-    return backfill.raise_on_failure(result).to_dict()
+    result = period_runs.build_result(job, entries, dry_run=dry_run)
+    return period_runs.raise_on_failure(result).to_dict()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.config.prices import Prices
 from flows.execution import executors
 from flows.observe.formatting import format_cost
-from flows.run.results import ActualUsage, Cost, PlannedUsage, RunResult
+from flows.run.results import ActualUsage, Cost, CostParts, PlannedUsage, RunResult
 from pipeline import resource_estimate, reuse
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
+from pipeline.plan.settings import CORES_PER_TILE, PriceList, worker_range
 from pipeline.resource_estimate import CostEstimate
 from pipeline.storage import receipt
+
+BYTES_PER_GB = 1e9
 
 NO_PRICES_MESSAGE = (
     "--max-cost: the job states no prices, so no cost can be compared. Add, say, "
@@ -55,22 +56,16 @@ def _tiles_per_gpu(plan: Plan) -> int:
     """Return how many tiles share a GPU."""
     execution = plan.settings.execution
     threads = execution.engine == "threads"
-    return executors.worker_range(execution.workers)[1] if threads else executors.TILES_PER_GPU
+    return worker_range(execution.workers)[1] if threads else executors.TILES_PER_GPU
 
 
 def _count_workers_and_cores(plan: Plan) -> tuple[int, int]:
     """Return the largest number of workers, and the cores of each."""
     execution = plan.settings.execution
-    workers = executors.worker_range(execution.workers)[1]
+    workers = worker_range(execution.workers)[1]
     if "://" in execution.engine:
-        return workers, executors.CORES_PER_TILE
+        return workers, CORES_PER_TILE
     return workers, max(len(os.sched_getaffinity(0)) // workers, 1)
-
-
-def load_prices(plan: Plan) -> Prices | None:
-    """Return the prices of a plan's job; None where it has none."""
-    prices = plan.settings.prices
-    return Prices.model_validate(asdict(prices)) if prices else None
 
 
 def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:
@@ -95,8 +90,45 @@ def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:
 
 def estimate_cost(plan: Plan, resources: CostEstimate) -> Cost | None:
     """Return the cost of an estimate; None where the job states no prices."""
-    prices = load_prices(plan)
-    return Cost.model_validate(prices.compute_cost(resources)) if prices else None
+    prices = plan.settings.prices
+    if prices is None:
+        return None
+    parts = compute_cost_parts(
+        prices,
+        cpu_hours=resources.cpu_hours,
+        gpu_hours=resources.gpu_hours,
+        bytes_read=resources.remote_bytes,
+        requests=resources.requests,
+        bytes_stored=resources.stored_bytes,
+    )
+    amount = sum(parts.values())
+    return Cost(
+        currency=prices.currency,
+        amount=round(amount, 4),
+        low=round(amount / resources.uncertainty, 4),
+        high=round(amount * resources.uncertainty, 4),
+        parts=CostParts(**parts),
+    )
+
+
+def compute_cost_parts(
+    prices: PriceList,
+    *,
+    cpu_hours: float,
+    gpu_hours: float,
+    bytes_read: float,
+    requests: float,
+    bytes_stored: float,
+) -> dict[str, float]:
+    """Return the cost of each resource: cpu, gpu, read, requests and storage."""
+    parts = {
+        "cpu": cpu_hours * prices.cpu_hour,
+        "gpu": gpu_hours * prices.gpu_hour,
+        "read": bytes_read / BYTES_PER_GB * prices.gb_read,
+        "requests": requests / 1000 * prices.thousand_requests,
+        "storage": bytes_stored / BYTES_PER_GB * prices.gb_month * prices.months,
+    }
+    return {name: round(amount, 6) for name, amount in parts.items()}
 
 
 def check_limit(plan: Plan, plan_dir: Path, limit: float | None) -> None:
@@ -161,11 +193,12 @@ def get_actual_usage(
     if not tile_seconds:
         return None
     is_remote = bool(traffic.get("requests"))
-    prices, cost = load_prices(plan), None
+    prices, cost = plan.settings.prices, None
     if prices:
         on_gpu = plan.model is not None and plan.model.device == "cuda"
         cost = sum(
-            prices.compute_parts(
+            compute_cost_parts(
+                prices,
                 cpu_hours=tile_seconds * _count_workers_and_cores(plan)[1] / 3600,
                 gpu_hours=tile_seconds / _tiles_per_gpu(plan) / 3600 if on_gpu else 0.0,
                 bytes_read=traffic.get("bytes", 0),

@@ -9,11 +9,18 @@ from catalogs import snapshot
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
-from flows.run import known_models, planning, product_folder, quality_gate, run_result, scene_search
-from flows.run.job_request import hash_request
+from flows.run import (
+    model_spec_cache,
+    planning,
+    product_folder,
+    run_result,
+    scene_search,
+)
+from flows.run.job_digest import hash_request
 from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
+from pipeline.quality import quality_gate
 from pipeline.storage import receipt
 
 
@@ -46,9 +53,9 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     This saves loading the model and reading pixels where nothing is left to do. Compared with the
     published plan are
 
-    * the request of the job (:func:`flows.run.job_request.hash_request`);
+    * the request of the job (:func:`flows.run.job_digest.hash_request`);
     * the model, by a fingerprint of its files and of this installation
-      (:mod:`flows.run.known_models`);
+      (:mod:`flows.run.model_spec_cache`);
     * the scenes that a search of the catalog selects now, by the digest of their identities.
 
     Everything else in a plan's digest follows from these. The product must be complete, as
@@ -71,7 +78,9 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     plan = replace(plan, settings=settings)
     # ^ the folder may have been moved, and the limits of the quality gate may be other ones
     model = plan.model
-    if model is not None and known_models.find_spec_digest(job) != known_models.spec_digest(model):
+    if model is not None and model_spec_cache.find_spec_digest(job) != model_spec_cache.spec_digest(
+        model
+    ):
         return None
     result = find_existing_result(plan)
     if result is None:
@@ -89,7 +98,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
 def find_finished_item(job: Job) -> Path | None:
     """Return the item of a job's product if it is complete and made for the job's request.
 
-    Compared are the request (:func:`flows.run.job_request.hash_request`), the plan's digest, the
+    Compared are the request (:func:`flows.run.job_digest.hash_request`), the plan's digest, the
     item's files and the tiles' receipts. The catalog is not searched and the model is not loaded:
     ``terramosaic refresh`` looks for newer scenes and models.
 

@@ -7,7 +7,7 @@ from typing import Any
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.execution import malloc, model_cache
-from flows.run import known_models
+from flows.run import model_spec_cache
 from model.predictor import batch_size_search, registry, weight_source
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
@@ -61,7 +61,7 @@ def load_spec(job: Job) -> ModelSpec:
             for output in predictor.outputs
         ),
     )
-    known_models.keep_spec_digest(job, spec)
+    model_spec_cache.keep_spec_digest(job, spec)
     return spec
 
 

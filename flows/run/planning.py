@@ -13,7 +13,7 @@ from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
 from flows.observe.progress import Progress
 from flows.run import scene_search
-from flows.run.job_request import hash_request
+from flows.run.job_digest import hash_request
 from flows.run.scene_search import SceneSearchResult
 from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid

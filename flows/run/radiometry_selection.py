@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from catalogs.errors import AssetReadError
 from catalogs.scene import Caveat, RejectedScene, Scene
-from catalogs.scene_selection import Selection
+from catalogs.search.scene_selection import Selection
 from flows.observe.progress import Progress
 from pipeline.quality import radiometry_check
 from pipeline.quality.radiometry_check import Verdict

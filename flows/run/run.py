@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from flows.config.job import Job
-from flows.observe import exporter
+from flows.observe import metrics_exporter
 from flows.observe.run_context import RunContext
 from flows.run import finished_products, plan_files, product_folder
 from flows.run.plan_files import StoredPlan
@@ -38,7 +38,7 @@ def run(
         InvalidInputError: the job is wrong, or the run would cost more than the limit.
         NothingFoundError: the catalog has no scenes for the job.
     """
-    exporter.read_destination()
+    metrics_exporter.read_destination()
     if isinstance(source, Job) and max_cost is not None:
         from flows.run import cost  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def run(
     else:
         context.progress.finish()
         plan_path = product_folder.plan_dir(plan) / "plan.json"
-        exporter.export_existing_result(plan_path, result.to_dict())
+        metrics_exporter.export_existing_result(plan_path, result.to_dict())
     return result.model_copy(update={"seconds": {**result.seconds, "plan": planning_seconds}})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.run import product_folder, quality_gate
+from flows.run import product_folder
 from flows.run.results import (
     Accuracy,
     ActualUsage,
@@ -18,6 +18,7 @@ from flows.run.results import (
 )
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, provenance, published_item
+from pipeline.quality import quality_gate
 from pipeline.storage.store import open_store
 
 

@@ -11,11 +11,12 @@ from pyproj import Transformer
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from catalogs import lonlat_geometry, scene_selection, search
+from catalogs import lonlat_geometry
 from catalogs.errors import NothingFoundError
 from catalogs.scene import Caveat, Scene
-from catalogs.scene_selection import Selection
-from catalogs.search import CatalogSource, SearchResult
+from catalogs.search import scene_selection, search
+from catalogs.search.scene_selection import Selection
+from catalogs.search.search import CatalogSource, SearchResult
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometry_selection

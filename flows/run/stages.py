@@ -16,8 +16,7 @@ from typing import ParamSpec, TypeVar
 from catalogs.errors import TerramosaicError
 from flows.config.job import Job
 from flows.execution import engine
-from flows.execution.engine import TileResult
-from flows.observe import exporter, run_log
+from flows.observe import metrics_exporter, run_log
 from flows.observe.run_context import RunContext
 from flows.observe.run_metrics import RunMetrics
 from flows.run import (
@@ -25,7 +24,6 @@ from flows.run import (
     finished_products,
     plan_files,
     product_folder,
-    quality_gate,
     run_result,
     verify,
 )
@@ -38,15 +36,16 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
-from pipeline import reuse, tile_values
+from pipeline import reuse, tile_layers
+from pipeline.product import product_writer
 from pipeline.product.product import MissingTile
-from pipeline.publishing import product_writer
-from pipeline.quality import quality_metrics
+from pipeline.quality import quality_gate, quality_metrics
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.store import open_store
+from pipeline.tile import TileResult
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     """
     plan, folder = stored.plan, stored.folder
     planned = cost.get_planned_usage(plan, folder)
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     finished = set(receipt.read_finished(folder, plan))
     missing = [unit for unit in plan.tiles if unit.id not in finished]
     finished |= reuse.copy_tiles(folder, plan, reuse.find_reusable_tiles(folder, plan, missing))
@@ -118,7 +117,13 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
         engine=execution.engine,
         workers=execution.workers,
         device=engine.cuda_device(plan),
-        on_poll=metrics.set_executor,
+        on_poll=lambda executor: metrics.set_capacity(
+            processes=executor.processes,
+            parallel_tiles=min(
+                executor.capacity(), executor.processes * executor.tiles_per_process
+            ),
+            # ^ the capacity of an adaptive cluster includes workers that have not started yet
+        ),
     )
     with _time_limit(execution.max_hours), closing(tile_results):
         # ^ without closing, tiles in progress would go on until the generator is collected
@@ -195,7 +200,7 @@ def publish(
     """Write COGs, pictures, report and, last, the item; return the item's path."""
     plan, folder = stored.plan, stored.folder
     grid_count = len(plan.grids) + len(plan.mosaic_grids)
-    context.progress.start_stage("publish", len(tile_values.list_layer_bands(plan)) * grid_count)
+    context.progress.start_stage("publish", len(tile_layers.list_layer_bands(plan)) * grid_count)
     compare = context.truth_comparison
     item_name = product_writer.publish_product(
         plan,
@@ -233,7 +238,7 @@ def run(
         context: progress and the like.
         stages: the functions that are called.
     """
-    exporter.read_destination()
+    metrics_exporter.read_destination()
     # ^ a wrong destination of the metrics is refused before anything runs
     timer = _StageTimer(source)
     context.progress.start_stage("plan")
@@ -246,7 +251,7 @@ def run(
     with (
         open_store(stored.folder).lock(),
         run_log.capture_records(stored.folder),
-        exporter.export_run(stored.path) as metrics,
+        metrics_exporter.export_run(stored.path) as metrics,
     ):
         context = replace(context, metrics=metrics)
         open_store(stored.folder).remove_leftovers()

@@ -7,13 +7,12 @@ from typing import Any
 
 from catalogs.errors import InvalidInputError
 from flows.observe.progress import Progress
-from flows.run import quality_gate
 from flows.run.results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
-from pipeline.quality import quality_metrics
+from pipeline.quality import quality_gate, quality_metrics
 from pipeline.storage import receipt, zarr_store
-from pipeline.storage.store import StoreLike
+from pipeline.storage.store import Store, StoreLike, open_store
 
 
 def find_damaged_tiles(plan: Plan, plan_dir: StoreLike) -> list[DamagedFile]:
@@ -37,6 +36,24 @@ def find_damaged_tiles(plan: Plan, plan_dir: StoreLike) -> list[DamagedFile]:
         if findings:
             receipt.delete(plan_dir, tile)
     return damaged
+
+
+def find_damaged_files(product_dir: StoreLike) -> list[DamagedFile]:
+    """Return the published files that are missing, or differ from the checksum in the item."""
+    store = open_store(product_dir)
+    return [
+        DamagedFile(tile="", file=name, reason=reason)
+        for name, checksum in published_item.list_published_files(store).items()
+        if (reason := _find_damage(store, name, checksum)) is not None
+    ]
+
+
+def _find_damage(store: Store, name: str, checksum: str | None) -> str | None:
+    if not store.exists(name):
+        return "the file is missing"
+    if checksum and not checksum.endswith(store.sha256(name)):
+        return "the file differs from the published one"
+    return None
 
 
 def verify(location: Path, progress: Progress) -> VerifyResult:
@@ -64,9 +81,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             continue
         with plan_dir.lock():
             damaged += find_damaged_tiles(plan, plan_dir)
-            damaged += [
-                DamagedFile(**finding) for finding in published_item.find_damaged_files(product_dir)
-            ]
+            damaged += find_damaged_files(product_dir)
             receipts = receipt.read_finished(plan_dir, plan)
             missing = published_item.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
@@ -80,7 +95,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             if tile.id not in receipts and tile.id not in missing and tile.id not in reported
         ]
     progress.finish()
-    worst = max(measured, key=quality_metrics.largest_z) if measured else None
+    worst = max(measured, key=quality_gate.largest_z) if measured else None
     return VerifyResult(
         ok=not damaged and gate_passed,
         bad=tuple(damaged),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from model.predictor import window_validation
-from model.predictor.optimise import optimise_for_inference
+from model.predictor.compilation import optimise_for_inference
 from model.predictor.spec import OutputSpec, PredictorSpec
 from model.predictor.window_validation import Chips, NanPolicy
 from model.terramind.modalities import Statistics
@@ -114,7 +114,7 @@ class WindowBatch:
 class Predictor(ABC):
     """A network on a device that takes and returns numpy arrays.
 
-    Its kinds are in :mod:`model.predictor.predictor_kinds`.
+    Its kinds are in :mod:`model.predictor.task_predictors`.
     """
 
     def __init__(self, network: nn.Module, spec: PredictorSpec, options: InferenceOptions) -> None:

@@ -22,32 +22,31 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from model import factory
 from model.errors import ModelError, join_names
-from model.predictor import cards, weight_source
-from model.predictor.cards import DEFAULT_INPUTS, Card
+from model.predictor import card_file, weight_source
+from model.predictor.card_file import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
-from model.predictor.predictor_kinds import (
+from model.predictor.spec import select_inputs
+from model.predictor.task_predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
-from model.predictor.spec import select_inputs
 from model.predictor.tasks import parse_tasks
 from model.predictor.window_validation import NanPolicy
-from model.segmentation_head import Segmenter
 from model.terramind import config
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.modalities import get_raster_modality
+from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers.config import TokenizerConfig
-from model.terratorch import checkpoint as terratorch_checkpoint
+from model.terratorch import lightning_checkpoint as terratorch_checkpoint
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
 from model.terratorch.hyperparameters import read_task_arguments
-from model.tokenizer_loading import tokenizer
-from model.weights import loading
+from model.weights import factory, loading
 from model.weights.loading import WeightSource
+from model.weights.tokenizer_loading import tokenizer
 
 DEMO = "demo"
 DEMO_CARD_PATH = Path(__file__).parents[1] / "demo" / "card.json"
@@ -168,7 +167,7 @@ def get_card(name: str, inputs: Sequence[str] | None = None) -> Card:
     if name == DEMO:
         return _read_demo_card()
     if config.is_config_file(name):
-        card = cards.read(name, inputs)
+        card = card_file.read(name, inputs)
         if card.tokenizer is not None:
             TokenizerConfig.parse({"modality": "LULC", **card.tokenizer})
             # ^ refuses impossible sizes, whatever the task
@@ -208,7 +207,7 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter, card: Card) -> Card
     state = {key: tensor.float() for key, tensor in segmenter.state_dict().items()}
     sha256 = loading.write_state_dict(folder / "weights.safetensors", state)
     pinned = replace(card, weights={"path": "weights.safetensors", "sha256": sha256})
-    cards.write(folder / "card.json", pinned)
+    card_file.write(folder / "card.json", pinned)
     return pinned
 
 
@@ -218,7 +217,7 @@ def _read_demo_card() -> Card:
             f"the demo model is not installed ({DEMO_CARD_PATH} is missing): reinstall, or train "
             "it with `terramosaic train`"
         )
-    card = cards.read(DEMO_CARD_PATH)
+    card = card_file.read(DEMO_CARD_PATH)
     return replace(card, weights=_resolve_weights_path(card.weights, DEMO_CARD_PATH.parent))
 
 
@@ -246,7 +245,7 @@ def _override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | Non
             raise ModelError(
                 "stats: the configuration of a TerraTorch training goes with a checkpoint only"
             )
-    statistics = cards.parse_statistics(stats)
+    statistics = card_file.parse_statistics(stats)
     unknown = [name for name in statistics if name not in card.inputs]
     if unknown:
         raise ModelError(

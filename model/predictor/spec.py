@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from model.errors import ModelError, join_names
-from model.predictor.cards import Card
+from model.predictor.card_file import Card
 from model.terramind.modalities import RASTER_MODALITIES, Statistics, get_raster_modality
 from model.weights import loading
 

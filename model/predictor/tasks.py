@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from model.errors import ModelError, join_names
-from model.predictor.cards import TASKS
+from model.predictor.card_file import TASKS
 from model.predictor.spec import OutputSpec
 from model.terramind.encoder import Encoder
 from model.terramind.modalities import PATCH_SIZE, RASTER_MODALITIES, TARGET_MODALITIES

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ModelError, join_names
+from model.terramind.input_validation import check_window_units
 from model.terramind.modalities import PATCH_SIZE, RASTER_MODALITIES
-from model.terramind.validation import check_window_units
 
 Chips = Mapping[str, NDArray[np.float32]]
 """Windows (B, C, H, W) by modality."""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
-from model.terramind.declarations import ModalityDeclaration
 from model.terramind.embeddings import Embedding, SequenceEmbedding, TokenEmbedding
 from model.terramind.encoder import Encoder
 from model.terramind.keys import EncoderDecoderKeys
@@ -32,8 +31,9 @@ from model.terramind.layers import (
     sincos_grid,
     sincos_sequence,
 )
-from model.terramind.merging import split_images
 from model.terramind.modalities import IMAGE_SIZE, MODALITIES_BY_KEY, PATCH_SIZE, TokenModality
+from model.terramind.modality_names import ModalityDeclaration
+from model.terramind.token_merging import split_images
 
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values of the context for each decoder block, (B, heads, M, D / heads)."""

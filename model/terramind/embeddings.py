@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.errors import ModelError, join_names
 from model.terramind import fused_linear
 from model.terramind.config import Architecture
+from model.terramind.input_validation import check_token_ids
 from model.terramind.layers import (
     Float32Module,
     resize_position_table,
@@ -28,7 +29,6 @@ from model.terramind.modalities import (
     TokenModality,
     band_indices,
 )
-from model.terramind.validation import check_token_ids
 
 _MAX_CACHED_TABLES = 8
 

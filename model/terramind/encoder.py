@@ -16,11 +16,6 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.declarations import (
-    ModalityDeclaration,
-    new_modality_channels,
-    resolve_modality_keys,
-)
 from model.terramind.embeddings import (
     InputEmbedding,
     RasterEmbedding,
@@ -28,9 +23,15 @@ from model.terramind.embeddings import (
     TokenEmbedding,
     build_embeddings,
 )
+from model.terramind.input_validation import (
+    check_batch_sizes,
+    check_finite,
+    check_is_mapping,
+    check_standardised,
+    check_tensor,
+)
 from model.terramind.keys import EncoderKeys
 from model.terramind.layers import EncoderBlock, LayerNorm
-from model.terramind.merging import MERGES, Merge, MergedTokens, TokenSpan, merge_tokens
 from model.terramind.modalities import (
     IMAGE_SIZE,
     MODALITIES_BY_KEY,
@@ -38,14 +39,19 @@ from model.terramind.modalities import (
     RasterModality,
     find_modality_key,
 )
-from model.terramind.tokenizers.collection import Tokenizers
-from model.terramind.validation import (
-    check_batch_sizes,
-    check_finite,
-    check_is_mapping,
-    check_standardised,
-    check_tensor,
+from model.terramind.modality_names import (
+    ModalityDeclaration,
+    new_modality_channels,
+    resolve_modality_keys,
 )
+from model.terramind.token_merging import (
+    MERGES,
+    Merge,
+    MergedTokens,
+    TokenSpan,
+    merge_tokens,
+)
+from model.terramind.tokenizers.collection import Tokenizers
 
 Inputs = Tensor | Mapping[str, Tensor]
 """Tensors by modality; a bare tensor is the first declared modality."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from model.errors import ModelError
 from model.terramind.config import read_mapping
-from model.terramind.declarations import ModalityDeclaration
-from model.terramind.merging import Merge
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
+from model.terramind.modality_names import ModalityDeclaration
+from model.terramind.token_merging import Merge
 from model.terratorch import options
 
 _FIXED_OPTIONS: Mapping[str, Mapping[Any, None]] = {

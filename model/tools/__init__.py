@@ -1,1 +1,1 @@
-"""Inspect and convert weight files."""
+"""List, describe, inspect and convert models and weight files."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.errors import WeightsError, join_names
 from model.terratorch.hyperparameters import to_plain_values
-from model.weights import checksums, contents, loading
+from model.weights import checksums, loading, state_dict_contents
 
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -57,7 +57,7 @@ def convert(
     }
     if not target.parent.is_dir():
         raise WeightsError(f"there is no folder {target.parent} to write to")
-    inspected = contents.inspect_state_dict(tensors)
+    inspected = state_dict_contents.inspect_state_dict(tensors)
     if inspected.non_finite_keys:
         raise WeightsError(
             f"{source} holds values that are not finite in "
@@ -77,11 +77,16 @@ def convert(
 
 
 def _select_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    selected = {key: value for key, value in tensors.items() if contents.find_part(key) == part}
+    selected = {
+        key: value for key, value in tensors.items() if state_dict_contents.find_part(key) == part
+    }
     if not selected:
-        parts = dict.fromkeys(contents.find_part(key) for key in tensors)
+        parts = dict.fromkeys(state_dict_contents.find_part(key) for key in tensors)
         raise WeightsError(f"there is no part {part!r} in the file; there are {join_names(parts)}")
-    if contents.detect_kind(tensors) in ("segmenter", "terratorch") and part == "encoder":
+    if (
+        state_dict_contents.detect_kind(tensors) in ("segmenter", "terratorch")
+        and part == "encoder"
+    ):
         return {key.removeprefix("encoder."): value for key, value in selected.items()}
     return selected
 

@@ -12,18 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import factory
 from model.errors import ModelError, WeightsError, join_names
-from model.predictor import cards, registry
+from model.predictor import card_file, registry
 from model.terramind import config
 from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
 from model.terramind.tokenizers.config import COORDS_NAME, NAME_PREFIX, RASTER_CHANNELS
 from model.terramind.tokenizers.tokenizer import TokenizerPart
-from model.terratorch.checkpoint import fine_tuned
-from model.tokenizer_loading import coords_tokenizer, tokenizer
-from model.weights import checksums, contents, hub, loading
-from model.weights.contents import EmbeddedModality, WeightsContents
+from model.terratorch.lightning_checkpoint import fine_tuned
+from model.weights import (
+    checksums,
+    factory,
+    hub,
+    loading,
+    state_dict_contents,
+)
 from model.weights.loading import StateDict, StateDictMismatch
+from model.weights.state_dict_contents import EmbeddedModality, WeightsContents
+from model.weights.tokenizer_loading import coords_tokenizer, tokenizer
 
 _VARIANT_SUFFIXES = ("", "_generate", "_tim")
 
@@ -117,7 +122,7 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
             raise
         tensors = fine_tuned(path).state_dict()
         # ^ this also reads checkpoints with descriptions of auxiliary heads, which are objects
-    return contents.inspect_state_dict(tensors), tensors
+    return state_dict_contents.inspect_state_dict(tensors), tensors
 
 
 def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[str, ...]:
@@ -152,7 +157,7 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
             return tokenizer(name, part=_find_tokenizer_part(file_contents))
         if name == registry.DEMO or config.is_config_file(name):
             return _build_from_card(
-                cards.read(registry.DEMO_CARD_PATH if name == registry.DEMO else name),
+                card_file.read(registry.DEMO_CARD_PATH if name == registry.DEMO else name),
                 file_contents,
             )
         base = next((prefix for prefix in config.ARCHITECTURES if name.startswith(prefix)), "")
@@ -164,7 +169,7 @@ def build_meta_model(name: str, file_contents: WeightsContents) -> nn.Module:
     )
 
 
-def _build_from_card(card: cards.Card, file_contents: WeightsContents) -> nn.Module:
+def _build_from_card(card: card_file.Card, file_contents: WeightsContents) -> nn.Module:
     """Build the model that a job would build from a card for such a file."""
     if card.tokenizer is None or file_contents.kind == "segmenter":
         return registry.build_segmenter(card)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from model.train.dataset import IGNORE_INDEX, LabelledMosaic, compute_band_statistics
 from model.train.evaluation import evaluate, predict_probabilities
 from model.train.fitting import FitProgress, FitRecord, fit
-from model.train.metrics import Scores
 from model.train.qda import Qda
+from model.train.scores import Scores
 
 __all__ = [
     "IGNORE_INDEX",

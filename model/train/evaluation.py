@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.predictor.predictor import resolve_device
-from model.segmentation_head import Segmenter, TokenUse
 from model.terramind.modalities import IMAGE_SIZE, Statistics, get_statistics
+from model.terramind.segmentation_head import Segmenter, TokenUse
 from model.train.dataset import LabelledMosaic, standardise
-from model.train.metrics import Scores, compute_scores
+from model.train.scores import Scores, compute_scores
 
 CONTEXT = 32
 """Context at the edge of a window, px, which the next window predicts; at most a quarter."""

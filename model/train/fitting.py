@@ -14,8 +14,8 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.predictor.predictor import resolve_device
-from model.segmentation_head import Segmenter
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, Statistics, get_statistics
+from model.terramind.segmentation_head import Segmenter
 from model.train.augmentation import Augmentation, augment
 from model.train.dataset import IGNORE_INDEX, CropBatch, CropSampler, LabelledMosaic, check_sizes
 

@@ -2,7 +2,7 @@
 
 Strict in both directions: a key that is missing, unexpected, of another shape or of another number
 type is an error that names it. Keys are translated in `model.terramind.keys`, files are read in
-`model.weights.checkpoint`, official files found in `model.weights.hub`, random weights made in
+`model.weights.checkpoint_file`, official files found in `model.weights.hub`, random weights made in
 `model.weights.initialise`.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.errors import WeightsError, join_names
 from model.terramind.keys import CheckpointModule, find_conflicting_keys, find_tied_keys
-from model.weights.checkpoint import (
+from model.weights.checkpoint_file import (
     PICKLE_SUFFIXES,
     StateDict,
     extract_state_dict,
@@ -26,9 +26,9 @@ from model.weights.checkpoint import (
     read_state_dict,
     write_state_dict,
 )
-from model.weights.contents import is_finite
 from model.weights.hub import OFFICIAL_FILES, fetch_path, list_candidate_paths
 from model.weights.initialise import initialise
+from model.weights.state_dict_contents import is_finite
 
 __all__ = [
     "StateDict",

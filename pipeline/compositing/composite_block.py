@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from catalogs.scene import Scene
 from catalogs.sensors import GROUPS, get_sensor
-from pipeline.compositing import composite
+from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
 from pipeline.plan.plan import Plan
@@ -58,7 +58,7 @@ def compose(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) ->
     steps = plan.recipe.steps if plan.recipe.composites else ()
     lazy = [_lazy_composites(plan, nearby, area)]
     lazy += [
-        _lazy_composites(plan, composite.select_scenes_in_step(nearby, step), area)
+        _lazy_composites(plan, modality_composite.select_scenes_in_step(nearby, step), area)
         for step in steps
     ]
     num_readers = raster_reader.count_read_threads(nearby, threads)
@@ -77,7 +77,9 @@ def _lazy_composites(plan: Plan, scenes: Sequence[Scene], area: Grid) -> dict[st
         selected = [scene for scene in scenes if scene.modality == modality]
         bands = plan.bands(modality)
         if selected and bands:
-            result = composite.compose_modality(modality, selected, bands, area, recipe=plan.recipe)
+            result = modality_composite.compose_modality(
+                modality, selected, bands, area, recipe=plan.recipe
+            )
             planes = (result.observations.data, result.first_day.data, result.last_day.data)
             lazy[modality] = (result.values, *planes)
     return lazy

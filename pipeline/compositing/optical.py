@@ -1,8 +1,8 @@
 """Compose Sentinel-2: reduce the clear observations of each pixel to one.
 
 A day is one observation: if several granules of it are clear, each band is that of the first one
-in the order of :func:`pipeline.compositing.observations.sort_by_day`. A scene without SCL is clear
-wherever it has data.
+in the order of :func:`pipeline.compositing.temporal_reduction.sort_by_day`. A scene without SCL is
+clear wherever it has data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import DN
 from pipeline.compositing import masks
-from pipeline.compositing.observations import (
+from pipeline.compositing.temporal_reduction import (
     ROW_CHUNK,
     Composite,
     build_composite,

@@ -5,9 +5,25 @@ They are stored under the key ``job`` of a plan file, in the form that the job h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+WorkerCount = int | Mapping[str, int] | Literal["auto"]
+"""``execution.workers`` of a job: a number, ``{min: 1, max: 8}``, or auto."""
+
+CORES_PER_TILE = 4
+"""Cores per tile with ``workers: auto``; a tile computes one window per core in parallel."""
+
+
+def worker_range(workers: WorkerCount) -> tuple[int, int]:
+    """Return the smallest and the largest number of workers of a job on this machine."""
+    if isinstance(workers, Mapping):
+        return workers["min"], workers["max"]
+    count = max(len(os.sched_getaffinity(0)) // CORES_PER_TILE, 1) if workers == "auto" else workers
+    return count, count
+
 
 WeightSource = str | Mapping[str, Any] | None
 """``hub``, a path, ``{path, sha256}`` or ``{random: SEED}``; None for the weights shipped with the
@@ -61,7 +77,7 @@ class ExecutionSettings:
     engine: str = "threads"
     """``threads``, ``distributed`` or the address of a dask scheduler."""
 
-    workers: Literal["auto"] | int | Mapping[str, int] = "auto"
+    workers: WorkerCount = "auto"
     """Tiles built in parallel; ``{min, max}`` for a cluster that scales."""
 
     device: str = "auto"

@@ -1,1 +1,1 @@
-"""Describe and publish a finished product: STAC item, collection, provenance."""
+"""Publish a finished product: COGs, styles, report, STAC item and collection."""

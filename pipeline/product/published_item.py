@@ -109,31 +109,13 @@ def read_current_plan(product_dir: StoreLike) -> tuple[Plan, Store]:
     return plan_file.read_plan(plan_store), plan_store
 
 
-def find_damaged_files(product_dir: StoreLike) -> list[dict[str, str]]:
-    """Compare each published file with the checksum in the item.
+def list_published_files(product_dir: StoreLike) -> dict[str, str | None]:
+    """Return the names of a product's files, and the checksum that its item states for each.
 
-    Returns:
-        ``tile`` (empty), ``file`` and ``reason`` of each file that is missing or differs.
+    Names are relative to the product's folder; a checksum is a multihash, or None.
     """
-    store = open_store(product_dir)
-    item = _read_item(store) or {"assets": {}}
-    reasons = {
-        asset["href"]: _find_damage(store, asset["href"], asset.get("file:checksum"))
-        for asset in item["assets"].values()
-    }
-    return [
-        {"tile": "", "file": href, "reason": reason}
-        for href, reason in reasons.items()
-        if reason is not None
-    ]
-
-
-def _find_damage(store: Store, href: str, checksum: str | None) -> str | None:
-    if not store.exists(href):
-        return "the file is missing"
-    if checksum and not checksum.endswith(store.sha256(href)):
-        return "the file differs from the published one"
-    return None
+    item = _read_item(open_store(product_dir)) or {"assets": {}}
+    return {asset["href"]: asset.get("file:checksum") for asset in item["assets"].values()}
 
 
 def _read_properties(product_dir: StoreLike) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ The figures are computed from the stored layers and the receipts, so they can be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
@@ -141,82 +141,3 @@ def _pool_samples(plan: Plan, plan_dir: StoreLike) -> dict[str, Any]:
         "precision": pool("precision"),
         "silent": sum(int(samples.get("silent", 0)) for samples in samples_by_tile),
     }
-
-
-def check_limits(metrics: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
-    """Return a message for each figure that exceeds its limit, with what to do.
-
-    Args:
-        metrics: as of :meth:`QualityMetrics.to_dict`.
-        limits: the job's ``max_seam_z``, ``max_disagreement`` and ``min_agreement``.
-    """
-    checks = (
-        *(_check_seam(kind, metrics.get(kind), limits["max_seam_z"]) for kind in ADVICE),
-        _check_disagreement(metrics.get("disagreement"), limits["max_disagreement"]),
-        _check_precision(metrics.get("precision"), limits["min_agreement"]),
-        _check_finite(metrics.get("silent")),
-    )
-    return [message for message in checks if message is not None]
-
-
-def _check_seam(kind: str, seam: Mapping[str, float] | None, max_z: float) -> str | None:
-    if not seam or seam["z"] <= max_z:
-        return None
-    rate, usual = _format_percent(seam["rate"]), _format_percent(seam["rate"] - seam["excess"])
-    return (
-        f"Seams at {kind} lines: {rate} of the neighbours across them differ, where {usual} would "
-        f"be usual, and at the most visible line {_format_points(seam['worst'])} more than usual "
-        f"(z = {seam['z']:.1f}, qc.max_seam_z is {max_z:g}). {ADVICE[kind]}"
-    )
-
-
-def _check_disagreement(sample: Mapping[str, float] | None, limit: float) -> str | None:
-    if not sample or sample["low"] <= limit:
-        return None
-    share, low = _format_percent(sample["share"]), _format_percent(sample["low"])
-    return (
-        f"{share} of the pixels get another class where the windows are shifted by half a stride, "
-        f"and at least {low} with 95 % confidence (qc.max_disagreement is {limit:g}). "
-        f"{ADVICE['window']}"
-    )
-
-
-def _check_precision(sample: Mapping[str, float] | None, limit: float) -> str | None:
-    if not sample or sample["share"] >= limit:
-        return None
-    return (
-        f"Only {100 * sample['share']:.2f} % of the pixels keep their class in full precision "
-        f"(qc.min_agreement is {limit:g}). Set execution.precision: fp32."
-    )
-
-
-def _check_finite(window_count: int | None) -> str | None:
-    if not window_count:
-        return None
-    return (
-        f"{window_count} windows had no finite output: pixels that no other window covers are not "
-        "classified. Compute in fp32, and run terramosaic models check on the weights."
-    )
-
-
-def largest_z(metrics: Mapping[str, Any]) -> float:
-    """Return the largest z of the seams; minus infinity without any."""
-    return max((metrics[kind]["z"] for kind in ADVICE if metrics.get(kind)), default=float("-inf"))
-
-
-ADVICE = {
-    "window": "Raise model.overlap, or choose a model that needs less context.",
-    "tile": "The windows of neighbouring tiles differ: run terramosaic verify, and report it as a "
-    "bug if no tile is damaged.",
-    "zone": "Look at the mosaic along the border of the zones: the scenes, or their dates, may "
-    "differ on either side.",
-}
-"""Kind of seam → what to do about it."""
-
-
-def _format_percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _format_points(share: float) -> str:
-    return f"{100 * share:.2g} percentage points"

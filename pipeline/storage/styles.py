@@ -1,4 +1,4 @@
-"""Write the legend in the formats of QGIS, SLD, STAC and GDAL."""
+"""Styles of layers: legends and colour ramps in the formats of QGIS, SLD, STAC and GDAL."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from catalogs import legend
+from pipeline.storage import color_ramps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.plan.layer_table import Layer
+    from pipeline.storage.band_statistics import BandStatistics
 
 _QML_TEMPLATE = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
@@ -79,6 +81,17 @@ minimumValue="{low}" maximumValue="{high}" labelPrecision="4">
   <blendMode>0</blendMode>
 </qgis>
 """
+
+
+def render_styles(layer: Layer, band: BandStatistics) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, suffix and text of the styles of a layer that has a legend or a colour ramp."""
+    if layer.kind == "classes":
+        yield "style", "qml", qml()
+        yield "sld", "sld", sld(layer)
+    elif layer.kind == "values" and layer.is_single_band and band.mean is not None:
+        stops = color_ramps.ramp_stops(layer, band)
+        yield "style", "qml", ramp_qml(stops)
+        yield "sld", "sld", ramp_sld(layer, stops)
 
 
 def qml() -> str:

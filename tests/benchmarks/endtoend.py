@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import ground, processes, timing
-from tests.benchmarks.ground import Ground
+from tests.benchmarks import mirrored_country, paired_timing, process_measurement
+from tests.benchmarks.mirrored_country import Ground
 
-THEIRS = processes.ROOT / ".venv-reference" / "bin" / "python"
+THEIRS = process_measurement.ROOT / ".venv-reference" / "bin" / "python"
 INPUTS = ["S2L2A"]
 _WEIGHTS = """
 from model.predictor import registry
@@ -42,7 +42,7 @@ def ours(land: Ground, name: str, out: Path, precision: str, tile: int | None) -
         model={"name": name, "weights": {"random": 0}},
         execution=execution | ({"tile": tile} if tile else {}),
     )
-    ended = processes.mapped(job)
+    ended = process_measurement.mapped(job)
     told = json.loads(ended.out)["seconds"]
     rest = ended.seconds - told["tiles"] - told["publish"]
     gaps = told["tiles"] - told["tile"]
@@ -59,10 +59,12 @@ def theirs(
     land: Ground, name: str, out: Path, python: Path, *, autocast: bool = False
 ) -> dict[str, Any]:
     """Run the script."""
-    script = str(processes.ROOT / "tests" / "benchmarks" / "baseline.py")
+    script = str(process_measurement.ROOT / "tests" / "benchmarks" / "baseline.py")
     where = [*map(str, land.bounds), land.period, "--model", name]
     how = ["--autocast"] if autocast else []
-    ended = processes.watched([str(python), script, str(land.catalog), str(out), *where, *how])
+    ended = process_measurement.watched(
+        [str(python), script, str(land.catalog), str(out), *where, *how]
+    )
     told = json.loads(ended.out.splitlines()[-1])
     return {
         "seconds": ended.seconds,
@@ -76,7 +78,11 @@ def _weights(name: str) -> tuple[str, float]:
     """Return our precision by itself, and MiB of weights at it."""
     code = _WEIGHTS.format(name=name)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=processes.ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=process_measurement.ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     precision, size = done.stdout.split()
     return precision, int(size) / 2**20
@@ -84,8 +90,8 @@ def _weights(name: str) -> tuple[str, float]:
 
 def run(given: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield from timing.told(timing.circumstances())
-    land = ground.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
+    yield from paired_timing.told(paired_timing.circumstances())
+    land = mirrored_country.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
     precision, size = _weights(given.model)
     ways = {
         "TerraTorch script": lambda: theirs(

@@ -11,22 +11,31 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks import endtoend, ground, processes, whole
+from tests.benchmarks import (
+    endtoend,
+    mirrored_country,
+    process_measurement,
+    reference_inference,
+)
 
 SHAPES = ("2048x2048", "4096x4096", "8192x2048", "2048x8192")
 """Rows x columns."""
 
 
-def ours(folder: Path, shape: str, tile: int | None) -> processes.Ended:
+def ours(folder: Path, shape: str, tile: int | None) -> process_measurement.Ended:
     """Run a job with one worker."""
     height, width = map(int, shape.split("x"))
     out = folder / "footprint"
     shutil.rmtree(out, ignore_errors=True)
     execution = {"workers": 1} | ({"tile": tile} if tile else {})
-    job = ground.lay(folder / shape, height, width).job(
-        "footprint", out, inputs=list(whole.INPUTS), model={"name": "demo"}, execution=execution
+    job = mirrored_country.lay(folder / shape, height, width).job(
+        "footprint",
+        out,
+        inputs=list(reference_inference.INPUTS),
+        model={"name": "demo"},
+        execution=execution,
     )
-    return processes.mapped(job)
+    return process_measurement.mapped(job)
 
 
 def run(given: argparse.Namespace) -> Iterator[str]:
@@ -35,10 +44,15 @@ def run(given: argparse.Namespace) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     firsts: dict[str, float] = {}
     for shape in given.shapes:
-        script = [str(given.theirs), "-m", "tests.benchmarks.whole", *shape.split("x")]
+        script = [
+            str(given.theirs),
+            "-m",
+            "tests.benchmarks.reference_inference",
+            *shape.split("x"),
+        ]
         ways = {
             "terramosaic run": lambda shape=shape: ours(given.folder, shape, given.tile),
-            "tiled_inference": lambda script=script: processes.watched(script),
+            "tiled_inference": lambda script=script: process_measurement.watched(script),
         }
         for name, way in ways.items():
             ended = way()

@@ -20,7 +20,12 @@ import numpy as np
 import torch
 
 from model.predictor import registry
-from tests.benchmarks import endtoend, ground, processes, timing
+from tests.benchmarks import (
+    endtoend,
+    mirrored_country,
+    paired_timing,
+    process_measurement,
+)
 
 INPUTS = ["S2L2A"]
 
@@ -70,12 +75,12 @@ class _Busy(threading.Thread):
 
 def run(given: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield from timing.told(timing.circumstances(("torch",)))
+    yield from paired_timing.told(paired_timing.circumstances(("torch",)))
     if not torch.cuda.is_available():
         yield "skipped: no CUDA device is here"
         return
     yield torch.cuda.get_device_name()
-    land = ground.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
+    land = mirrored_country.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
     weights = None if given.model == "demo" else {"random": 0}
     out = given.folder / "graphics"
     shutil.rmtree(out, ignore_errors=True)
@@ -88,7 +93,7 @@ def run(given: argparse.Namespace) -> Iterator[str]:
     )
     busy = _Busy()
     busy.start()
-    ended = processes.mapped(job)
+    ended = process_measurement.mapped(job)
     busy.over.set()
     busy.join()
     told = json.loads(ended.out)

@@ -17,7 +17,7 @@ from torch import nn
 from model.predictor import registry
 from model.predictor.predictor import Predictor
 from model.terramind import modalities
-from tests.benchmarks.timing import Race
+from tests.benchmarks.paired_timing import Race
 
 NAME = "terramind_v1_base"
 INPUTS = ("S2L2A",)

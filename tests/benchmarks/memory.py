@@ -24,7 +24,7 @@ _WAYS = {
     ),
 } | {
     precision: (
-        "import model, model.factory, model.predictor.optimise",
+        "import model, model.weights.factory, model.predictor.compilation",
         (
             "made = model.generator('{size}', ['S2L2A'], {outputs}, {{'random': 0}}, "
             f"precision='{precision}'); model.optimise_for_inference(made, '{precision}')"

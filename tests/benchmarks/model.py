@@ -21,8 +21,8 @@ import torch
 
 import model
 from model.terramind.generation.sampling_strategy import SamplingStrategy
-from tests.benchmarks import accelerator, memory, timing
-from tests.benchmarks.timing import Race, Ratio
+from tests.benchmarks import accelerator, memory, paired_timing
+from tests.benchmarks.paired_timing import Race, Ratio
 from tests.reference import terramind
 
 PAIR = ["S2L2A", "S1GRD"]
@@ -235,17 +235,17 @@ def run(arguments: Sequence[str] = ()) -> Iterator[str]:
         torch.set_num_threads(options.threads)
     setting = Setting(quick=options.quick, rounds=options.rounds)
     names = options.only.split(",") if options.only else [*RACES, "memory", "accelerator"]
-    around = timing.circumstances()
-    yield from timing.told(around)
+    around = paired_timing.circumstances()
+    yield from paired_timing.told(around)
     report: dict[str, Any] = {"circumstances": around, "ratios": []}
     if not terramind.installed():
         yield "terratorch is not installed here (`make reference-bench`): no ratios"
     else:
-        yield from timing.HEAD
+        yield from paired_timing.HEAD
         for name in (name for name in names if name in RACES):
             with torch.inference_mode():
                 for row in RACES[name](setting):
-                    report["ratios"] += timing.as_plain([row])
+                    report["ratios"] += paired_timing.as_plain([row])
                     yield row.line()
             gc.collect()
     if "memory" in names and sys.platform == "linux":
@@ -256,7 +256,7 @@ def run(arguments: Sequence[str] = ()) -> Iterator[str]:
         for line, row in accelerator.measured(quick=options.quick):
             report["accelerator"].append(row)
             yield line
-    yield f"load at the end {timing.circumstances()['load']}"
+    yield f"load at the end {paired_timing.circumstances()['load']}"
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1))
 

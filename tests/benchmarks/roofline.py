@@ -27,7 +27,12 @@ from model.predictor import registry
 from pipeline.compositing import composite_block
 from pipeline.plan.plan import Plan
 from pipeline.reading import cube, raster_reader
-from tests.benchmarks import endtoend, ground, processes, timing
+from tests.benchmarks import (
+    endtoend,
+    mirrored_country,
+    paired_timing,
+    process_measurement,
+)
 
 LARGE = 256 * 2**20
 """Bytes that a bandwidth is measured with."""
@@ -105,7 +110,7 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     composite_block.compose(plan, scenes, area, threads=threads)
     both = time.perf_counter() - started
     files = {asset.href for one in scenes for band, asset in one.assets.items() if band in bands}
-    around = ground.AROUND
+    around = mirrored_country.AROUND
     share = area.height * area.width / ((area.height + 2 * around) * (area.width + 2 * around))
     size = sum(Path(href.removeprefix("file://")).stat().st_size for href in files) * share
     moved = values.size * 4 + 4 * (len(bands) - 1) * area.height * area.width
@@ -132,14 +137,14 @@ def _size(folder: Path, pattern: str) -> int:
 
 def run(given: argparse.Namespace) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield from timing.told(timing.circumstances(("torch",)))
+    yield from paired_timing.told(paired_timing.circumstances(("torch",)))
     limits = machine(given.folder)
     yield (
         f"read {limits.load / 1e9:.2f} GB/s, write {limits.save / 1e9:.2f} GB/s, memory "
         f"{limits.memory / 1e9:.1f} GB/s, products of {limits.product['fp32'] / 1e9:.0f} GFLOP/s "
         f"in fp32 and {limits.product['bf16'] / 1e9:.0f} in bf16"
     )
-    land = ground.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
+    land = mirrored_country.lay(given.folder / f"{given.size}x{given.size}", given.size, given.size)
     out, weights = given.folder / "roofline", None if given.model == "demo" else {"random": 0}
     inputs = ["S2L2A"]
     shutil.rmtree(out, ignore_errors=True)
@@ -150,7 +155,7 @@ def run(given: argparse.Namespace) -> Iterator[str]:
         model={"name": given.model} | ({"weights": weights} if weights else {}),
         execution={"workers": 1},
     )
-    ended = processes.mapped(job)
+    ended = process_measurement.mapped(job)
     told = json.loads(ended.out)
     seconds = told["seconds"]
     folder = Path(told["item"]).parent

@@ -25,7 +25,7 @@ from typing import Any
 from flows.execution import engine
 from pipeline import resource_estimate
 from pipeline.storage import plan_file, receipt
-from tests.support import large_plan, simulated
+from tests.support import large_plan, simulated_tiles
 
 TILES = 100_000
 
@@ -85,7 +85,7 @@ def singly() -> dict[str, Any]:
 
 def killed() -> dict[str, Any]:
     """Run all tiles on two processes, and kill one of them every eight seconds."""
-    return _scheduled("distributed", TILES, tile_function=simulated.record, killing=True)
+    return _scheduled("distributed", TILES, tile_function=simulated_tiles.record, killing=True)
 
 
 PARTS = {one.__name__: one for one in (planning, threads, together, singly, killed)}
@@ -109,28 +109,30 @@ def _scheduled(
     kind: str,
     tiles: int,
     *,
-    tile_function: engine.ProcessTile = simulated.nothing,
+    tile_function: engine.ProcessTile = simulated_tiles.nothing,
     killing: bool = False,
     remarks: str = "",
 ) -> dict[str, Any]:
     heard = _Heard()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / simulated.MADE).mkdir()
+        (Path(folder) / simulated_tiles.MADE).mkdir()
         options = {"engine": kind, "workers": 2, "tile_function": tile_function}
-        coming = engine.process_tiles(Path(folder) / "plan.json", simulated.tiles(tiles), **options)
+        coming = engine.process_tiles(
+            Path(folder) / "plan.json", simulated_tiles.tiles(tiles), **options
+        )
         outcomes = [next(coming)]
         clock = _Clock()
         # ^ the cluster has started, and is not a cost of tiles
         more: dict[str, Any] = {"remarks": remarks}
         if heard.port is not None:
-            with simulated.pulse(heard.port) as told, _killing(on=killing) as dead:
+            with simulated_tiles.pulse(heard.port) as told, _killing(on=killing) as dead:
                 outcomes += itertools.islice(coming, tiles - 1)
                 # ^ after the last one the scheduler is gone
             more["health"] = max(told.seconds)
             if told.failures:
                 raise AssertionError(f"/health failed: {told.failures[:3]}")
             if killing:
-                made = len(list((Path(folder) / simulated.MADE).iterdir()))
+                made = len(list((Path(folder) / simulated_tiles.MADE).iterdir()))
                 more["remarks"] = f"{len(dead)} workers killed, {made} tiles made"
                 if made != tiles:
                     raise AssertionError(f"{made} of {tiles} tiles made")

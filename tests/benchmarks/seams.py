@@ -17,7 +17,7 @@ import torch
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from tests.reference import terramind
-from tests.support import fakes
+from tests.support import fake_predictors
 
 SIDE, WINDOW, SEEDS = 1344, 224, 5
 DECAY = 1.8
@@ -61,14 +61,14 @@ def ours(lattice: Lattice) -> Seams:
     """Blend as a tile does; beyond the field it goes on as it is periodic."""
     steps: list[float] = []
     for seed in range(SEEDS):
-        ground, asked = field(seed), fakes.Moody(WINDOW)
+        ground, asked = field(seed), fake_predictors.Moody(WINDOW)
 
         def around(grid: Grid, ground: np.ndarray = ground) -> np.ndarray:
             row, column = grid.origin_index()
             rows = np.arange(row, row + grid.height) % SIDE
             return ground[rows][:, np.arange(column, column + grid.width) % SIDE]
 
-        answer = fakes.blend(AREA, lattice, asked, around)[0][0]
+        answer = fake_predictors.blend(AREA, lattice, asked, around)[0][0]
         row, column = AREA.origin_index()
         for axis, first in enumerate((row, column)):
             steps.append(largest(line_steps(answer, axis), our_blends(lattice, first, SIDE)))
@@ -82,9 +82,9 @@ def theirs(stride: int = 192, delta: int = 8) -> Seams:
     tiling = terramind.tiling()
     steps: list[float] = []
     for seed in range(SEEDS):
-        asked = fakes.Moody(WINDOW)
+        asked = fake_predictors.Moody(WINDOW)
 
-        def forward(chips: torch.Tensor, asked: fakes.Moody = asked) -> torch.Tensor:
+        def forward(chips: torch.Tensor, asked: fake_predictors.Moody = asked) -> torch.Tensor:
             return torch.from_numpy(asked.one(chips.numpy(), []))
 
         image = torch.from_numpy(field(seed))[None, None]

@@ -25,9 +25,9 @@ from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import batching
-from tests.benchmarks import seams, timing
+from tests.benchmarks import paired_timing, seams
 from tests.reference import terramind
-from tests.support import fakes
+from tests.support import fake_predictors
 
 LATTICE = Lattice(window=224, stride=192, context_width=0)
 AROUND = 224
@@ -54,9 +54,13 @@ def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, An
     row, column = (AROUND - place for place in placement.tile_offset)
     height, width = placement.context_grid.shape
     values = image[:, row : row + height, column : column + width]
-    looks = fakes.window_rows({"S2L2A": values}, np.ones((height, width), bool), placement, 224)
+    looks = fake_predictors.window_rows(
+        {"S2L2A": values}, np.ones((height, width), bool), placement, 224
+    )
     count, classes = batching.WindowStats(), np.empty((side, side), np.uint8)
-    for part in fakes.predict_tile(looks, placement, LATTICE, ask, batch_size=BATCH, stats=count):
+    for part in fake_predictors.predict_tile(
+        looks, placement, LATTICE, ask, batch_size=BATCH, stats=count
+    ):
         classes[part.start : part.stop] = part.values[0].argmax(axis=0)
     blends = [seams.our_blends(LATTICE, 0, side)] * 2
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
@@ -121,7 +125,7 @@ def turn(way: str, name: str, side: int) -> dict[str, Any]:
 
 def run(name: str, side: int, rounds: int) -> Iterator[str]:
     """Yield the lines of both tables."""
-    yield from timing.told(timing.circumstances())
+    yield from paired_timing.told(paired_timing.circumstances())
     yield from seams.told()
     yield ""
     taken: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from catalogs import lonlat_geometry
 from catalogs.errors import NothingFoundError
-from tests.support.documents import an_item, dump, find, ids
+from tests.support.stac_documents import (
+    an_item,
+    dump,
+    find,
+    ids,
+)
 
 SCATTERED = [
     an_item(

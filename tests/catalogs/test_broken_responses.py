@@ -8,8 +8,19 @@ import pytest
 
 from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
-from tests.servers.stac import Answer, Server, page, serve
-from tests.support.documents import ALL_FIVE, FIVE, an_item, find, ids
+from tests.servers.stac_api import (
+    Answer,
+    Server,
+    page,
+    serve,
+)
+from tests.support.stac_documents import (
+    ALL_FIVE,
+    FIVE,
+    an_item,
+    find,
+    ids,
+)
 
 ELSEWHERE = "http://169.254.169.254"
 

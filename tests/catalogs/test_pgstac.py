@@ -8,12 +8,12 @@ import pytest
 import requests
 import shapely
 
-from catalogs import search
 from catalogs.errors import NothingFoundError
+from catalogs.search import search
 from catalogs.snapshot import Snapshot
 from catalogs.sources import api
 from tests.servers import pgstac
-from tests.support.documents import WORLD
+from tests.support.stac_documents import WORLD
 
 PROVIDERS = ("earth-search", "planetary-computer", "cdse")
 

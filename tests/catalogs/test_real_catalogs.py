@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import shapely
 
-from tests.support.documents import WORLD, day, find, ids
+from tests.support.stac_documents import (
+    WORLD,
+    day,
+    find,
+    ids,
+)
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
 pytestmark = pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")

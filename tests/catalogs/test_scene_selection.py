@@ -11,8 +11,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import passes, scene_selection, search
+from catalogs import passes
 from catalogs.scene import Asset, Caveat, Radiometry, RejectedScene, Scene
+from catalogs.search import scene_selection, search
 from catalogs.sensors import SENSORS
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")

@@ -9,10 +9,19 @@ from itertools import pairwise
 import pytest
 import shapely
 
-from catalogs import search
 from catalogs.errors import InvalidInputError, NothingFoundError
-from tests.servers.stac import Answer, Server
-from tests.support.documents import HERE, JUNE, an_item, day, dump, find, ids, publish
+from catalogs.search import search
+from tests.servers.stac_api import Answer, Server
+from tests.support.stac_documents import (
+    HERE,
+    JUNE,
+    an_item,
+    day,
+    dump,
+    find,
+    ids,
+    publish,
+)
 
 ELSEWHERE = shapely.box(-60, -30, -59, -29)
 

@@ -20,9 +20,9 @@ from catalogs.snapshot import Snapshot
 from flows.config import job as jobs
 from flows.run import planning
 from model.terramind import modalities
-from pipeline import resource_estimate, tile, tile_values
+from pipeline import resource_estimate, tile, tile_layers
 from pipeline.plan import layer_table
-from pipeline.publishing import product_writer
+from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts
 from tests.pipeline.test_plan import make as make_plan
@@ -203,7 +203,7 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     folder = product_dir / plan.short_digest
     folder.mkdir(parents=True)
     plan_file.write_plan_file(folder / "plan.json", plan)
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     (only_tile,) = plan.tiles
     receipt = tile.build_tile(plan, only_tile, None, folder, threads=1)
     receipts.write(folder, only_tile, receipt)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs import scene_selection
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
+from catalogs.search import scene_selection
 from catalogs.snapshot import Snapshot
-from tests.support.documents import WORLD, find
+from tests.support.stac_documents import WORLD, find
 
 
 def a_scene(name, **changed):

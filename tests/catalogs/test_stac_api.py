@@ -9,12 +9,28 @@ import time
 import pytest
 import shapely
 
-from catalogs import scene_selection
 from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError, TransientError
+from catalogs.search import scene_selection
 from catalogs.snapshot import Snapshot
 from catalogs.sources import api, http_client
-from tests.servers.stac import Answer, Server, landing, page, paged, serve
-from tests.support.documents import ALL_FIVE, FIVE, HERE, WORLD, an_item, day, find, ids
+from tests.servers.stac_api import (
+    Answer,
+    Server,
+    landing,
+    page,
+    paged,
+    serve,
+)
+from tests.support.stac_documents import (
+    ALL_FIVE,
+    FIVE,
+    HERE,
+    WORLD,
+    an_item,
+    day,
+    find,
+    ids,
+)
 
 ELSEWHERE = "http://169.254.169.254"
 

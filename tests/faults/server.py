@@ -189,8 +189,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self._head(status, len(data), headers)
         if self.command != "HEAD":
-            self.wfile.write(data)
             self.state.sent += len(data)
+            # ^ counted first: the reader may compare as soon as it has the last byte
+            self.wfile.write(data)
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -12,12 +12,12 @@ from rasterio.shutil import copy
 
 from catalogs.errors import TerramosaicError
 from catalogs.snapshot import Snapshot
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.reading import http_ranges
 from pipeline.storage import receipt, zarr_store
 from tests.faults import server
 from tests.pipeline import test_plan as plans
-from tests.support.fakes import Brightness
+from tests.support.fake_predictors import Brightness
 
 SEEDS = 500 if os.environ.get("TERRAMOSAIC_NIGHTLY") else 20
 SHARES = (0.02, 0.1, 0.3)
@@ -54,7 +54,7 @@ def world(tmp_path_factory):
 
 def _run(plan, folder):
     """Build every tile; return its digests, or the message of its error, by tile."""
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     results = {}
     for part in plan.tiles:
         try:
@@ -106,7 +106,7 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
     for fault in server.FAULTS:
         web.forget()
         web.script = server.sometimes(1, 0.15, (fault,))
-        zarr_store.create(tmp_path / fault, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(tmp_path / fault, plan, tile_layers.list_layer_bands(plan))
         try:
             written = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
         except TerramosaicError:

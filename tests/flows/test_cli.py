@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalogs import errors
-from flows.cli import main, summary
+from flows.cli import main, text_output
 from flows.observe import progress
 from model.errors import ModelError, WeightsError
 
@@ -173,11 +173,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     flows = Flows()
     verbs = {
-        "run.search_summary": {"search": "search"},
+        "run.search_result": {"search": "search"},
         "run.plan_files": {"make_plan": "plan"},
         "run.verify": {"verify": "verify"},
         "orchestration.launch": {"run_file": "run", "run_job": "run"},
-        "series.backfill": {"run_backfill": "backfill", "run_refresh": "refresh"},
+        "series.backfill": {"run_backfill": "backfill"},
+        "series.refresh": {"run_refresh": "refresh"},
         "demo.demo": {"run": "demo"},
         "demo.train": {"run": "train"},
     }
@@ -236,8 +237,8 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys\n"
-        "from flows.run import results, search_summary\n"
-        "search_summary.search = lambda *_: results.SearchResult(\n"
+        "from flows.run import results, search_result\n"
+        "search_result.search = lambda *_: results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -665,7 +666,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys
-from flows.run import results, search_summary
+from flows.run import results, search_result
 SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
     "id": "a", "collection": "c", "modality": "DEM"
 }
@@ -676,7 +677,7 @@ def search(job, progress, report):
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
-search_summary.search = search
+search_result.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -836,7 +837,7 @@ def test_progress_takes_steps_outside_of_a_stage(kind: progress.Progress) -> Non
     [(999, "999 B"), (1000, "1.0 kB"), (21_474_836_480, "21.5 GB"), (1e16, "10.0 PB")],
 )  # fmt: skip
 def test_sizes(count: float, words: str) -> None:
-    assert summary.format_size(count) == words
+    assert text_output.format_size(count) == words
 
 
 @pytest.mark.parametrize(
@@ -844,7 +845,7 @@ def test_sizes(count: float, words: str) -> None:
     [(59.9, "59.9 s"), (840, "14 min"), (3599, "1 h 00 min"), (9e3, "2 h 30 min")],
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
-    assert summary.format_duration(seconds) == words
+    assert text_output.format_duration(seconds) == words
 
 
 words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12)
@@ -852,6 +853,6 @@ words_ = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1
 
 @given(st.lists(st.tuples(words_, st.integers(0, 10**6)), min_size=1, max_size=8))
 def test_tables_are_aligned(rows: list[tuple[str, int]]) -> None:
-    lines = summary.format_table(("name", "count"), rows)
+    lines = text_output.format_table(("name", "count"), rows)
     assert len({len(line) for line in lines}) == 1
     assert [int(line.split()[-1]) for line in lines[1:]] == [count for _, count in rows]

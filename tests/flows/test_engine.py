@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_executor as clusters
 from flows.execution import dask_worker, engine, executors
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.pipeline import test_plan as plans
-from tests.support import simulated
-from tests.support.fakes import Brightness
+from tests.support import simulated_tiles
+from tests.support.fake_predictors import Brightness
 
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
@@ -61,21 +61,22 @@ def cluster():
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / simulated.MADE).mkdir()
+    (tmp_path / simulated_tiles.MADE).mkdir()
     return tmp_path / "plan.json"
 
 
 def _made(path):
     return {
-        file.name: file.read_text().split() for file in (path.parent / simulated.MADE).iterdir()
+        file.name: file.read_text().split()
+        for file in (path.parent / simulated_tiles.MADE).iterdir()
     }
 
 
 def _run(path, count, **options):
     """Run simulated tiles; return tile id -> result."""
     outcomes_by_tile = collections.defaultdict(list)
-    options = {"engine": "threads", "workers": 2, "tile_function": simulated.record} | options
-    for result in engine.process_tiles(path, simulated.tiles(count), **options):
+    options = {"engine": "threads", "workers": 2, "tile_function": simulated_tiles.record} | options
+    for result in engine.process_tiles(path, simulated_tiles.tiles(count), **options):
         outcomes_by_tile[result.tile].append(result)
     assert {len(results) for results in outcomes_by_tile.values()} <= {1}
     return {tile_id: results[0] for tile_id, results in outcomes_by_tile.items()}
@@ -100,7 +101,7 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
 
     def last(plan_path, tile_id, tiles_per_process, processes):
         time.sleep(0.3 if int(tile_id[-6:]) < 6 else 0.0)
-        return simulated.nothing(plan_path, tile_id, tiles_per_process, processes)
+        return simulated_tiles.nothing(plan_path, tile_id, tiles_per_process, processes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "ThreadExecutor", Counted)
@@ -118,7 +119,7 @@ def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
     def uneven(plan_path, tile_id, tiles_per_process, processes):
         order.append(tile_id)
         time.sleep(0.03 if int(tile_id[-6:]) % 50 == 49 else 0.0)
-        return simulated.nothing(plan_path, tile_id, tiles_per_process, processes)
+        return simulated_tiles.nothing(plan_path, tile_id, tiles_per_process, processes)
 
     assert len(_run(path, 600, tile_function=uneven)) == 600
     assert len(order) == 600
@@ -140,8 +141,10 @@ def test_killed_workers_lose_nothing(path, cluster):
     killer.start()
     port = cluster.scheduler.http_server.port
     try:
-        with simulated.pulse(port) as health:
-            done = _run(path, 160, engine=cluster.scheduler_address, tile_function=simulated.slow)
+        with simulated_tiles.pulse(port) as health:
+            done = _run(
+                path, 160, engine=cluster.scheduler_address, tile_function=simulated_tiles.slow
+            )
     finally:
         over.set()
         killer.join()
@@ -149,7 +152,7 @@ def test_killed_workers_lose_nothing(path, cluster):
         # ^ the next test wants its workers
     assert killed
     assert not [result.reason for result in done.values() if result.reason]
-    assert set(done) == set(_made(path)) == {tile.id for tile in simulated.tiles(160)}
+    assert set(done) == set(_made(path)) == {tile.id for tile in simulated_tiles.tiles(160)}
     assert all(len(times) <= 1 for times in _made(path).values())
     assert health.seconds
     assert not health.failures
@@ -158,7 +161,11 @@ def test_killed_workers_lose_nothing(path, cluster):
 
 def test_a_tile_that_kills_its_workers_takes_no_other_with_it(path, cluster, monkeypatch):
     done = _run(
-        path, 12, engine=cluster.scheduler_address, tile_function=simulated.deadly, workers="auto"
+        path,
+        12,
+        engine=cluster.scheduler_address,
+        tile_function=simulated_tiles.deadly,
+        workers="auto",
     )
     failed = {tile_id for tile_id, result in done.items() if result.reason}
     assert failed == {"r000c000007"}
@@ -173,7 +180,7 @@ def test_tiles_behind_one_that_kills_are_made(path):
             path,
             14,
             engine=cluster.scheduler_address,
-            tile_function=simulated.deadly,
+            tile_function=simulated_tiles.deadly,
             workers="auto",
         )
     assert {tile_id for tile_id, result in done.items() if result.reason} == {"r000c000007"}
@@ -215,7 +222,7 @@ def test_an_own_cluster_shares_the_cores_is_well_and_stays_whole(path, caplog, m
         clusters.open_dask_executor("distributed", 2) as executor,
     ):
         (port,) = [int(match[1]) for match in re.finditer(r":(\d+)/health", caplog.text)]
-        with simulated.pulse(port) as health:
+        with simulated_tiles.pulse(port) as health:
             futures = [executor.submit(_affinity, number) for number in range(40)]
             before = dict(future.result() for future in futures)
             time.sleep(0.2)
@@ -254,7 +261,7 @@ def _affinity(number):
 def test_an_own_cluster_grows_with_the_work(path):
     with dask.config.set({"distributed.adaptive.target-duration": "100ms"}):
         # ^ seconds by default: whoever is done sooner needs no help
-        options = {"workers": {"min": 1, "max": 2}, "tile_function": simulated.slow}
+        options = {"workers": {"min": 1, "max": 2}, "tile_function": simulated_tiles.slow}
         done = _run(path, 150, engine="distributed", **options)
     assert len(done) == 150
     assert len({pid for (pid,) in _made(path).values()}) == 2
@@ -337,10 +344,10 @@ def test_a_scheduler_that_goes_is_named(path):
     ) as cluster:
         run = engine.process_tiles(
             path,
-            simulated.tiles(400),
+            simulated_tiles.tiles(400),
             engine=cluster.scheduler_address,
             workers=1,
-            tile_function=simulated.slow,
+            tile_function=simulated_tiles.slow,
         )
         next(run)
         cluster.close()
@@ -353,7 +360,7 @@ def frozen(tmp_path):
     """Write a plan of a few tiles, and create its store."""
     plan = plans.make(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
-    zarr_store.create(tmp_path, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"
 
 

@@ -13,7 +13,7 @@ from catalogs import demo as country
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import finished_products, known_models, planning
+from flows.run import finished_products, model_spec_cache, planning
 from tests.support import large_plan
 
 PERIOD = "2021-06"
@@ -117,7 +117,7 @@ SPEC = large_plan.MODEL
 def weighted(built, tmp_path, monkeypatch):
     """Return a job whose model has weights of its own, on a machine without a GPU."""
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(known_models.glob, "glob", lambda _: [])
+    monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: [])
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"a" * 1000)
     model = {"name": "demo", "weights": {"path": str(weights)}}
@@ -126,14 +126,14 @@ def weighted(built, tmp_path, monkeypatch):
 
 def test_a_model_is_known_after_it_was_loaded(weighted):
     job, _ = weighted
-    assert known_models.find_spec_digest(job) is None
-    known_models.keep_spec_digest(job, SPEC)
-    assert known_models.find_spec_digest(job) == known_models.spec_digest(SPEC)
+    assert model_spec_cache.find_spec_digest(job) is None
+    model_spec_cache.keep_spec_digest(job, SPEC)
+    assert model_spec_cache.find_spec_digest(job) == model_spec_cache.spec_digest(SPEC)
 
 
 def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
     job, weights = weighted
-    known_models.keep_spec_digest(job, SPEC)
+    model_spec_cache.keep_spec_digest(job, SPEC)
     state = weights.stat()
     replacement = tmp_path / "replacement"
     replacement.write_bytes(b"b" * 1000)
@@ -141,13 +141,13 @@ def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
     shutil.move(replacement, weights)
     # ^ same size and modification time
     assert weights.stat().st_mtime_ns == state.st_mtime_ns
-    assert known_models.find_spec_digest(job) is None
+    assert model_spec_cache.find_spec_digest(job) is None
 
 
 def test_models_of_the_hub_and_gpus_are_always_loaded(built, weighted, monkeypatch):
     job, _ = weighted
-    assert known_models.compute_fingerprint(job) is not None
+    assert model_spec_cache.compute_fingerprint(job) is not None
     hub = _changed(built, model={"name": "terramind_v1_tiny", "weights": "hub"})
-    assert known_models.compute_fingerprint(hub) is None
-    monkeypatch.setattr(known_models.glob, "glob", lambda _: ["/dev/nvidia0"])
-    assert known_models.compute_fingerprint(job) is None
+    assert model_spec_cache.compute_fingerprint(hub) is None
+    monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: ["/dev/nvidia0"])
+    assert model_spec_cache.compute_fingerprint(job) is None

@@ -23,16 +23,19 @@ from flows.config import (
     job,
     period,
     prices,
-    processing,
     region,
     schedule,
-    sections,
     yaml_file,
 )
 from flows.config import model as model_config
 from flows.config.base import ConfigModel
-from model.cards import catalogue
+from flows.config.compositing import Composite, Mask, Radar
+from flows.config.execution import Execution
+from flows.config.grid import GridConfig
+from flows.config.output import Output
+from flows.config.quality import QualityGate, Radiometry
 from model.terramind import config
+from model.tools import model_list
 
 SMALL = """
 name: jutland-2024
@@ -160,15 +163,15 @@ def test_every_key_of_the_example_is_a_field() -> None:
 
 def section_types() -> dict[str, type[ConfigModel]]:
     return {
-        "grid": sections.GridConfig,
-        "mask": processing.Mask,
-        "composite": processing.Composite,
-        "radar": processing.Radar,
-        "radiometry": processing.Radiometry,
+        "grid": GridConfig,
+        "mask": Mask,
+        "composite": Composite,
+        "radar": Radar,
+        "radiometry": Radiometry,
         "model": model_config.ModelConfig,
-        "output": sections.Output,
-        "execution": sections.Execution,
-        "qc": processing.QualityGate,
+        "output": Output,
+        "execution": Execution,
+        "qc": QualityGate,
         "schedule": schedule.Schedule,
         "prices": prices.Prices,
     }
@@ -723,19 +726,19 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     import model
 
     with torch.device("meta"):
-        module = model.backbone(name, list(catalogue.COUNTED_INPUTS))
+        module = model.backbone(name, list(model_list.COUNTED_INPUTS))
     counted = sum(parameter.numel() for parameter in module.parameters())
-    assert catalogue.count_encoder_parameters(config.resolve_architecture(name)) == counted
+    assert model_list.count_encoder_parameters(config.resolve_architecture(name)) == counted
 
 
 def test_registry_names_what_a_job_can_name() -> None:
-    models = {row["name"] for row in catalogue.list_models() if row["kind"] == "model"}
+    models = {row["name"] for row in model_list.list_models() if row["kind"] == "model"}
     assert models == set(model_config.MODEL_NAMES)
 
 
 def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
+    states = {row["name"]: row["weights"] for row in model_list.list_models()}
     assert states["terramind_v1_base"] == "on the hub"
     folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
     snapshot = folder / "snapshots" / "abc"
@@ -743,7 +746,7 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (snapshot / "TerraMind_v1_base.pt").touch()
-    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
+    states = {row["name"]: row["weights"] for row in model_list.list_models()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
 

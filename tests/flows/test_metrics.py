@@ -11,7 +11,6 @@ import re
 import socket
 import subprocess
 import sys
-import types
 import urllib.request
 from pathlib import Path
 
@@ -24,8 +23,7 @@ from prometheus_client import parser
 from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
 from flows.execution import dask_report, engine
-from flows.execution.engine import TileResult
-from flows.observe import exporter, run_metrics
+from flows.observe import metrics_exporter, run_metrics
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
@@ -36,8 +34,9 @@ from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
 from pipeline.runtime import atomic_files
 from pipeline.storage import plan_file, zarr_store
+from pipeline.tile import TileResult
 from tests.pipeline import test_plan
-from tests.support import simulated
+from tests.support import simulated_tiles
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -58,7 +57,7 @@ def frozen(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "prom"))
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "prom"))
     return tmp_path / "prom"
 
 
@@ -114,7 +113,7 @@ def _pretend(plan_path, name, beside, processes):
 
 def _count(path):
     """Count a tile, as a run does."""
-    with exporter.export_run(path) as counted:
+    with metrics_exporter.export_run(path) as counted:
         counted.begin_tiles(1, 0)
         counted.count_tile(_pretend("", "r000c000000", 1, 1))
         counted.set_final_status("complete", 0)
@@ -132,18 +131,18 @@ def _count(path):
     ],
 )
 def test_an_address_is_loopback_unless_a_host_is_named(monkeypatch, text, address):
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text)
-    assert exporter.read_destination() == exporter.Address(*address)
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text)
+    assert metrics_exporter.read_destination() == metrics_exporter.Address(*address)
 
 
 def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
     for text in ("new/folder", "new/run.prom"):
-        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, f"{tmp_path}/{text}")
-        assert exporter.read_destination() == tmp_path / text
+        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, f"{tmp_path}/{text}")
+        assert metrics_exporter.read_destination() == tmp_path / text
     assert not list((tmp_path / "new").glob("*.prom"))
     for text in ("", "  "):
-        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text)
-        assert exporter.read_destination() is None
+        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text)
+        assert metrics_exporter.read_destination() is None
 
 
 @pytest.mark.parametrize(
@@ -151,33 +150,33 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 )
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
-    with pytest.raises(InvalidInputError, match=exporter.ENVIRONMENT_VARIABLE):
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
+    with pytest.raises(InvalidInputError, match=metrics_exporter.ENVIRONMENT_VARIABLE):
         stages.run(None, False, RunContext(), None)
     (tmp_path / "plan.json").touch()
     assert main.main(["run", str(tmp_path / "plan.json")]) == 2
-    assert f"error: {exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
+    assert f"error: {metrics_exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
 
 
 def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.observe.exporter")
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "0")
+    caplog.set_level("INFO", "flows.observe.metrics_exporter")
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, "0")
     monkeypatch.setattr(
         engine, "process_tiles", functools.partial(engine.process_tiles, tile_function=_pretend)
     )
-    names = [one.id for one in simulated.tiles(40)]
+    names = [one.id for one in simulated_tiles.tiles(40)]
     monkeypatch.setattr(
         stages.receipt, "read_finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
     )
     monkeypatch.setattr(
         Plan,
         "tiles",
-        property(lambda _: simulated.tiles(43)),
+        property(lambda _: simulated_tiles.tiles(43)),
     )
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with exporter.export_run(frozen) as metrics:
+    with metrics_exporter.export_run(frozen) as metrics:
         context = RunContext(progress=told, metrics=metrics)
         tiles = stages.map_tiles(
             StoredPlan(plan=plan_file.read_plan_file(frozen), path=frozen), context
@@ -208,11 +207,11 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
 
 
 def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.observe.exporter")
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
+    caplog.set_level("INFO", "flows.observe.metrics_exporter")
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
-    with exporter.export_run(frozen):
-        with exporter.export_run(other):
+    with metrics_exporter.export_run(frozen):
+        with metrics_exporter.export_run(other):
             both = _scrape(_port(caplog))
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
@@ -225,15 +224,15 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, f"127.0.0.1:{port}")
+        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, f"127.0.0.1:{port}")
         _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_exporter"]
     assert f"127.0.0.1:{port}" in warning.getMessage()
 
 
 def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
     caplog.set_level("INFO", "flows.run.stages")
-    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 3600.0)
+    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 3600.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     during = []
     result = _run(frozen, lambda: during.append(page.read_text()))
@@ -277,7 +276,7 @@ def _agree(found, result):
 
 
 def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monkeypatch):
-    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 0.0)
+    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 0.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     done = []
     result = _run(frozen, lambda: done.append(_read(page.read_text())["tiles_total", "done"]))
@@ -313,7 +312,7 @@ def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monk
     ("error", "status"), [(KeyboardInterrupt, "interrupted"), (RuntimeError, "failed")]
 )
 def test_a_run_that_is_cut_short_says_so(frozen, monkeypatch, tmp_path, error, status):
-    monkeypatch.setenv(exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "run.prom"))
+    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "run.prom"))
 
     def stop():
         raise error
@@ -335,17 +334,17 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
         original(path, data)
 
     monkeypatch.setattr(atomic_files, "write_atomic", write)
-    monkeypatch.setattr(exporter, "WRITE_INTERVAL", 0.0)
+    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 0.0)
     _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.observe.exporter"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_exporter"]
     assert "No space left" in warning.getMessage()
 
 
 def test_nobody_asks_and_nothing_is_imported(frozen):
     code = (
         "import sys; from pathlib import Path\n"
-        "from flows.observe import exporter; from flows.run import stages\n"
-        "with exporter.export_run(Path(sys.argv[1])) as run:\n"
+        "from flows.observe import metrics_exporter; from flows.run import stages\n"
+        "with metrics_exporter.export_run(Path(sys.argv[1])) as run:\n"
         " run.begin_tiles(1, 0); run.set_final_status('complete')\n"
         "assert run.values(); print(*sys.modules)"
     )
@@ -361,7 +360,7 @@ def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
     one = run_metrics.RunMetrics.for_plan(frozen)
     one.begin_tiles(9, 0)
-    one.set_executor(types.SimpleNamespace(processes=2, tiles_per_process=2, capacity=lambda: 16))
+    one.set_capacity(processes=2, parallel_tiles=4)
     for _ in range(2):
         one.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 15.0}))
     values = one.values()
@@ -500,7 +499,7 @@ def test_prometheus_is_told_of_loopback_alone():
         for static in scrape["static_configs"]
         for target in static["targets"]
     ]
-    assert {target.split(":")[0] for target in targets} == {exporter.LOOPBACK}
+    assert {target.split(":")[0] for target in targets} == {metrics_exporter.LOOPBACK}
     assert len({one["job_name"] for one in config["scrape_configs"]}) == 4
 
 
@@ -517,9 +516,11 @@ def cluster():
         yield cluster
 
 
-def _made(cluster, path, count, tile_function=simulated.nothing):
+def _made(cluster, path, count, tile_function=simulated_tiles.nothing):
     options = {"engine": cluster.scheduler_address, "workers": 1, "tile_function": tile_function}
-    return [one.reason for one in engine.process_tiles(path, simulated.tiles(count), **options)]
+    return [
+        one.reason for one in engine.process_tiles(path, simulated_tiles.tiles(count), **options)
+    ]
 
 
 def test_dask_has_the_metrics_that_are_asked_for(cluster, tmp_path):

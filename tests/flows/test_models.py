@@ -14,9 +14,9 @@ import torch
 
 import model
 from flows.config import model as model_config
-from model.cards import catalogue, model_card
-from model.predictor import cards, registry
+from model.predictor import card_file, registry
 from model.terramind import config, modalities
+from model.tools import model_card, model_list
 from model.weights import checksums, hub, loading
 from tests.support.empty_weights import (  # noqa: F401
     COORDS,
@@ -61,7 +61,7 @@ def test_the_group_alone_lists(capsys):
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert re.search(r"terramind_v1_base +91\.4 M ", printed[0])
-    assert len(printed[0].splitlines()) == 1 + len(catalogue.list_models())
+    assert len(printed[0].splitlines()) == 1 + len(model_list.list_models())
     assert answer(capsys, name="models") == answer(capsys, "list", name="models")
     assert run("-h") == 0
     assert "fetch" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_the_list_costs_no_torch():
 
 
 def test_the_list_names_what_can_be_fetched():
-    rows = {row["name"]: row for row in catalogue.list_models()}
+    rows = {row["name"]: row for row in model_list.list_models()}
     variants = {name for name in hub.OFFICIAL_FILES if name.endswith(("_tim", "_generate"))}
     assert set(rows) == {"demo", "none", *hub.OFFICIAL_FILES} - variants
     models = {name for name, row in rows.items() if row["kind"] == "model"}
@@ -86,17 +86,17 @@ def test_the_list_names_what_can_be_fetched():
 def test_what_is_here_is_told(home, capsys):
     (home / "weights").mkdir(parents=True)
     (home / "weights" / hub.OFFICIAL_FILES[LULC].file).touch()
-    states = {row["name"]: row["weights"] for row in catalogue.list_models()}
+    states = {row["name"]: row["weights"] for row in model_list.list_models()}
     assert states[LULC] == "fetched"
     assert states["terramind_v1_tokenizer_dem"] == "on the hub"
     assert states["demo"] == "shipped"
 
 
-@pytest.mark.parametrize("name", catalogue.TOKENIZER_PARAMETERS)
+@pytest.mark.parametrize("name", model_list.TOKENIZER_PARAMETERS)
 def test_tokenizers_have_as_many_parameters_as_the_list_says(name):
     with torch.device("meta"):
         built = model.tokenizer(name)
-    assert catalogue.TOKENIZER_PARAMETERS[name] == sum(
+    assert model_list.TOKENIZER_PARAMETERS[name] == sum(
         value.numel() for value in built.parameters()
     )
 
@@ -105,7 +105,7 @@ def test_tokenizers_have_as_many_parameters_as_the_list_says(name):
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_the_family_has_as_many_parameters_as_published(name):
     published = listing(f"{name}__encdec_all")["n_unique_params"]
-    assert catalogue.count_family_parameters(config.resolve_architecture(name)) == published
+    assert model_list.count_family_parameters(config.resolve_architecture(name)) == published
 
 
 @pytest.mark.parametrize("inputs", [["S2L1C"], ["RGB", "NDVI"], ["S1GRD", "Coords", "LULC"]])
@@ -113,7 +113,7 @@ def test_an_encoder_s_parameters_depend_on_its_inputs(inputs):
     with torch.device("meta"):
         built = model.backbone(TINY, inputs)
     counted = sum(value.numel() for value in built.parameters())
-    assert catalogue.count_encoder_parameters(config.resolve_architecture(TINY), inputs) == counted
+    assert model_list.count_encoder_parameters(config.resolve_architecture(TINY), inputs) == counted
 
 
 # --- fetch -----------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_a_published_file_s_card_bears_its_licence(home, capsys, tiny_shapes):
 
 
 def test_one_s_own_card_is_read(tmp_path, capsys):
-    card = cards.from_mapping(TOY, "toy")
+    card = card_file.from_mapping(TOY, "toy")
     registry.save_segmenter(tmp_path, loading.initialise(registry.build_segmenter(card), 1), card)
     for what in ("card.json", "weights.safetensors"):
         result = answer(capsys, "card", tmp_path / what, name="models-card")

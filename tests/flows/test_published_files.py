@@ -10,12 +10,17 @@ import pytest
 import torch
 
 import model
-from model.cards import catalogue
 from model.errors import WeightsError
-from model.predictor import cards, registry
+from model.predictor import card_file, registry
 from model.terramind import modalities
-from model.tools import convert
-from model.weights import checkpoint, checksums, contents, hub, loading
+from model.tools import convert, model_list
+from model.weights import (
+    checkpoint_file,
+    checksums,
+    hub,
+    loading,
+    state_dict_contents,
+)
 from tests.support import lightning_checkpoints
 from tests.support.empty_weights import (  # noqa: F401
     COORDS,
@@ -72,11 +77,11 @@ def test_official_files_are_recognised(tmp_path, capsys, name):
 
 
 def part_of_decoder(key):
-    return contents.find_part(key) == "decoder"
+    return state_dict_contents.find_part(key) == "decoder"
 
 
 @needs_listings
-@pytest.mark.parametrize("name", catalogue.TOKENIZER_PARAMETERS)
+@pytest.mark.parametrize("name", model_list.TOKENIZER_PARAMETERS)
 def test_official_tokenizers_are_recognised(tmp_path, capsys, name):
     shapes = {key: shape for key, (shape, _) in listing(name)["tensors"].items()}
     found = answer(capsys, "check", hollow(tmp_path / "t.pt", shapes), name="models-check")
@@ -104,7 +109,7 @@ def test_the_demo_and_one_s_own_segmenter_are_told(tmp_path, capsys):
     found = answer(capsys, "check", "demo", name="models-check")
     assert (found["kind"], found["ok"]) == ("segmenter", True)
     assert "demo" in found["fits"]
-    card = cards.from_mapping(TOY, "toy")
+    card = card_file.from_mapping(TOY, "toy")
     registry.save_segmenter(tmp_path, loading.initialise(registry.build_segmenter(card), 1), card)
     found = answer(capsys, "check", tmp_path / "weights.safetensors", name="models-check")
     assert found["fits"] == [str(tmp_path / "card.json")]
@@ -280,7 +285,7 @@ def test_a_converted_file_loads_strictly(tmp_path, capsys, encoder):
     assert found["sha256"] == checksums.hash_file(target)
     assert found["tensors"] == len(encoder.state_dict())
     assert same_outputs(model.backbone(SMALL, ["DEM", "S1GRD"], weights=target), encoder)
-    assert checkpoint.read_metadata(target) == {
+    assert checkpoint_file.read_metadata(target) == {
         "converted_from": "w.pt", "sha256": checksums.hash_file(source)
     }  # fmt: skip
     first = target.read_bytes()
@@ -401,7 +406,7 @@ def test_an_unknown_format_is_refused_by_the_library_too(tmp_path):
     ],
 )
 def test_keys_belong_to_parts(key, part):
-    assert contents.find_part(key) == part
+    assert state_dict_contents.find_part(key) == part
 
 
 @needs_listings
@@ -412,4 +417,4 @@ def test_every_published_kind_is_told_by_its_keys(path):
              "tokenizer": "tokenizer", "terratorch": "terratorch"}  # fmt: skip
     wanted = next((kind for part, kind in kinds.items() if part in name), "encoder")
     told = {key.removeprefix("model."): value for key, value in listing(name)["tensors"].items()}
-    assert contents.detect_kind(told) == wanted
+    assert state_dict_contents.detect_kind(told) == wanted

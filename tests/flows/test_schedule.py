@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.schedule import Schedule
+from flows.series import due_periods
 
 JOB = {
     "name": "here",
@@ -38,7 +39,7 @@ def _day(text):
 )
 def test_a_month_is_due_when_its_latency_is_over(today, last):
     schedule = _schedule(**{"from": "2023-06", "latency_days": 5})
-    assert schedule.due_periods(_day(today))[-1].end == _day(last)
+    assert due_periods.list_due(schedule, _day(today))[-1].end == _day(last)
 
 
 @given(
@@ -52,18 +53,18 @@ def test_nothing_is_due_before_its_day_and_everything_after(since, later, latenc
         **{"from": str(since), "latency_days": latency, "cadence": cadence, "catch_up": 5000}
     )
     today = since + dt.timedelta(days=later)
-    due = schedule.due_periods(today)
+    due = due_periods.list_due(schedule, today)
     assert all(period.end + dt.timedelta(days=latency) < today for period in due)
     starts = [since, *(period.end + dt.timedelta(days=1) for period in due)]
     assert [period.start for period in due] == starts[:-1]
-    again = schedule.due_periods(today + dt.timedelta(days=1))
+    again = due_periods.list_due(schedule, today + dt.timedelta(days=1))
     assert again[: len(due)] == due
     assert len(again) <= len(due) + 1
 
 
 def test_missed_periods_are_caught_up_with_but_not_for_ever():
     schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
-    assert [str(period.start) for period in schedule.due_periods(_day("2024-03-20"))] == [
+    assert [str(period.start) for period in due_periods.list_due(schedule, _day("2024-03-20"))] == [
         "2023-12-01",
         "2024-01-01",
         "2024-02-01",
@@ -72,14 +73,14 @@ def test_missed_periods_are_caught_up_with_but_not_for_ever():
 
 def test_a_thin_period_is_waited_for_to_the_day():
     schedule = _schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
-    (january,) = schedule.due_periods(_day("2024-02-06"))
-    assert schedule.is_awaiting_scenes(january, _day("2024-03-06"))
-    assert not schedule.is_awaiting_scenes(january, _day("2024-03-07"))
+    (january,) = due_periods.list_due(schedule, _day("2024-02-06"))
+    assert due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-06"))
+    assert not due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-07"))
 
 
 def test_without_a_beginning_nothing_is_due():
     with pytest.raises(InvalidInputError, match=r"neither a period .*schedule: \{from: 2024-01\}"):
-        _schedule().due_periods(_day("2024-02-06"))
+        due_periods.list_due(_schedule(), _day("2024-02-06"))
 
 
 def test_a_job_needs_no_period_of_its_own(tmp_path):

@@ -19,8 +19,9 @@ from flows.config import period as periods
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plan_files, search_summary
-from flows.series import backfill, inspection, latest
+from flows.run import plan_files, search_result
+from flows.series import backfill, due_periods, latest_period, period_status
+from flows.series.refresh import run_refresh
 from pipeline.runtime import lock
 from pipeline.storage import plan_file, receipt
 
@@ -91,9 +92,7 @@ def _backfill(job, **changes):
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = backfill.run_refresh(
-        job, progress=NullProgress(), run_job=launch.run_job, **options
-    ).to_dict()
+    told = run_refresh(job, progress=NullProgress(), run_job=launch.run_job, **options).to_dict()
     _fits("refresh", told)
     return told
 
@@ -165,7 +164,9 @@ def test_a_backfill_makes_each_month_once(job):
     assert _statuses(listed)["2021-05"] == "gap"
     # ^ its only pass is of clouds
     assert "max_cloud_cover" in listed["periods"][1]["reason"]
-    ready = {month for month, status in _statuses(listed).items() if status in inspection.RUNNABLE}
+    ready = {
+        month for month, status in _statuses(listed).items() if status in period_status.RUNNABLE
+    }
     assert len(ready) >= 4
 
     first = _backfill(job, first="2021-06", last="2021-07")
@@ -261,7 +262,7 @@ class Hidden:
 
 
 def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
-    listed = search_summary.search(
+    listed = search_result.search(
         jobs.load(_changed(job, period="2021-06")), NullProgress()
     ).to_dict()
     newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
@@ -321,16 +322,16 @@ def test_a_damaged_tile_is_not_taken_over(job):
 
 def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
     _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
-    monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 6, 10))
-    looked = inspection.inspect_due(jobs.load(job), NullProgress())
+    monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 6, 10))
+    looked = period_status.inspect_due(jobs.load(job), NullProgress())
     assert {str(one.period.start)[:7]: one.status for one in looked} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
-    monkeypatch.setattr(inspection, "today", lambda: dt.date(2021, 7, 10))
-    looked = inspection.inspect_due(jobs.load(job), NullProgress())
+    monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 7, 10))
+    looked = period_status.inspect_due(jobs.load(job), NullProgress())
     assert [one.status for one in looked] == ["ready", "gap", "ready"]
-    assert str(latest.find_latest(jobs.load(job), NullProgress()).start) == "2021-06-01"
+    assert str(latest_period.find_latest(jobs.load(job), NullProgress()).start) == "2021-06-01"
     told = launch.run_file(
         job, allow_partial=False, max_cost=None, progress=NullProgress(), period="latest"
     )

@@ -20,14 +20,14 @@ import psutil
 import pytest
 
 from catalogs.snapshot import Snapshot
-from flows.cli import console
+from flows.cli.exit_codes import EXIT_INTERRUPTED
 from flows.execution import engine
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import stages
 from flows.run.plan_files import StoredPlan
-from pipeline import tile_values
+from pipeline import tile_layers
 from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
 from pipeline.reading import http_pool, http_ranges
@@ -35,7 +35,7 @@ from pipeline.runtime import cancellation
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.server import serving
 from tests.pipeline import test_plan as plans
-from tests.support import simulated
+from tests.support import simulated_tiles
 
 ROOT = Path(__file__).parents[2]
 SOON = 20.0
@@ -48,10 +48,10 @@ import sys
 from pathlib import Path
 from flows.execution import engine
 from pipeline.storage import plan_file
-from tests.support import simulated
+from tests.support import simulated_tiles
 path, address, kind = sys.argv[1:]
-tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated.tiles(4)
-tile_function = engine.process_tile if kind == "real" else simulated.endless
+tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated_tiles.tiles(4)
+tile_function = engine.process_tile if kind == "real" else simulated_tiles.endless
 list(engine.process_tiles(
     Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
@@ -74,9 +74,9 @@ with capture_sigterm():
 
 STUCK = """
 import sys, threading, time
-from flows.cli import console
-console.SHUTDOWN_TIMEOUT = 0.5
-console.install_signal_handlers()
+from flows.cli import console, signals
+signals.SHUTDOWN_TIMEOUT = 0.5
+signals.install_signal_handlers()
 threading.Thread(target=time.sleep, args=(60,)).start()
 try:
     print("ready", flush=True)
@@ -276,7 +276,7 @@ def stored(world, tmp_path):
     plan = world[1]
     path = tmp_path / "plan.json"
     plan_file.write_plan_file(path, plan)
-    zarr_store.create(tmp_path, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return path
 
 
@@ -326,13 +326,13 @@ def _map_tiles(path):
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / simulated.MADE).mkdir()
+    (tmp_path / simulated_tiles.MADE).mkdir()
     return tmp_path / "plan.json"
 
 
 def _size(path):
     """Return how much the tiles in hand have written."""
-    return sum(one.stat().st_size for one in (path.parent / simulated.MADE).iterdir())
+    return sum(one.stat().st_size for one in (path.parent / simulated_tiles.MADE).iterdir())
 
 
 def _still(path):
@@ -344,7 +344,11 @@ def _still(path):
 
 def _endless(path):
     return engine.process_tiles(
-        path, simulated.tiles(4), engine="threads", workers=2, tile_function=simulated.endless
+        path,
+        simulated_tiles.tiles(4),
+        engine="threads",
+        workers=2,
+        tile_function=simulated_tiles.endless,
     )
 
 
@@ -362,11 +366,11 @@ def test_a_run_among_several_stops_where_it_is_no_longer_wanted(path, over):
 
 def test_tiles_are_given_up_by_whoever_closes_the_run(path):
     def first(plan_path, name, *rest):
-        made = simulated.nothing if name.endswith("0") else simulated.endless
+        made = simulated_tiles.nothing if name.endswith("0") else simulated_tiles.endless
         return made(plan_path, name, *rest)
 
     run = engine.process_tiles(
-        path, simulated.tiles(4), engine="threads", workers=2, tile_function=first
+        path, simulated_tiles.tiles(4), engine="threads", workers=2, tile_function=first
     )
     assert next(run).tile.endswith("0")
     with _soon():
@@ -402,10 +406,14 @@ def _client(*arguments):
 def test_workers_elsewhere_give_up_what_a_killed_client_wanted(cluster, path, world):
     address = cluster.scheduler_address
     with _client(path, address, "endless"):
-        _until(lambda: len(list((path.parent / simulated.MADE).iterdir())) == 2, 60)
+        _until(lambda: len(list((path.parent / simulated_tiles.MADE).iterdir())) == 2, 60)
     _until(lambda: _still(path))
     told = engine.process_tiles(
-        path, simulated.tiles(4), engine=address, workers=2, tile_function=simulated.nothing
+        path,
+        simulated_tiles.tiles(4),
+        engine=address,
+        workers=2,
+        tile_function=simulated_tiles.nothing,
     )
     assert len([*told]) == 4
     # ^ the workers are free again
@@ -513,7 +521,7 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if how == "command":
-        assert process.returncode == console.EXIT_INTERRUPTED
+        assert process.returncode == EXIT_INTERRUPTED
         assert said.count("run the same command again") == 1, said
         assert "stopped before" not in said
         # ^ it need not be forced
@@ -546,6 +554,6 @@ def test_a_process_that_cannot_end_is_ended():
             process.send_signal(signal.SIGTERM)
         # ^ a second one changes nothing
         _, said = process.communicate(timeout=SOON)
-    assert process.returncode == console.EXIT_INTERRUPTED
+    assert process.returncode == EXIT_INTERRUPTED
     assert said.count(b"run the same command again") == 2
     assert b"Traceback" not in said

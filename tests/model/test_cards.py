@@ -10,10 +10,10 @@ import torch
 import yaml
 
 import model
-from model.cards import catalogue, model_card
 from model.errors import ModelError, WeightsError
-from model.predictor import cards, registry
+from model.predictor import card_file, registry
 from model.terramind import config, modalities
+from model.tools import model_card, model_list
 from model.weights import loading
 from tests.support import lightning_checkpoints
 from tests.support.empty_weights import ROOT, TINY, TOY, answer, own_home, refused, run  # noqa: F401
@@ -56,7 +56,7 @@ def an_encoder():
 def test_the_documented_example_runs(tmp_path):
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "model.md").read_text(), re.DOTALL)
     (tmp_path / "micro.yaml").write_text(text)
-    card = cards.read(tmp_path / "micro.yaml")
+    card = card_file.read(tmp_path / "micro.yaml")
     values = yaml.safe_load(text)
     assert card.architecture.to_mapping() == values["architecture"]
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_the_documented_example_runs(tmp_path):
 
 def test_every_entry_of_a_card_is_documented():
     text = (ROOT / "docs" / "model.md").read_text()
-    for key in cards.Card.__dataclass_fields__:
+    for key in card_file.Card.__dataclass_fields__:
         assert f"| `{key}` |" in text
     for key in (*config.Architecture.__dataclass_fields__, *TOKENIZER, *TOKENIZER["unet"]):
         assert key in text
@@ -108,7 +108,7 @@ def test_every_entry_of_a_card_is_documented():
 def test_what_a_card_cannot_say_is_named(family, change, message):
     options = (FAMILY if family else TOY) | change
     with pytest.raises(ModelError, match=message):
-        cards.from_mapping(options)
+        card_file.from_mapping(options)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
         "generator": saved(tmp_path / "g.pt", a_generator()),
         "encoder": saved(tmp_path / "e.pt", an_encoder()),
         "tokenizer": saved(tmp_path / "t.pt", model.tokenizer(sizes, {"random": 1})),
-        "segmenter": saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(card))),
+        "segmenter": saved(tmp_path / "s.pt", registry.build_segmenter(card_file.read(card))),
         "terratorch": checkpoint(tmp_path / "c.ckpt")[0],
     }
     for kind, file in files.items():
@@ -267,7 +267,7 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
     assert {entry["name"] for entry in result["outputs"]} == set(modalities.TARGET_MODALITIES)
     assert sum(result["parts"].values()) == result["parameters"]
     path = written(tmp_path, weights="s.pt")
-    saved(tmp_path / "s.pt", registry.build_segmenter(cards.read(path)))
+    saved(tmp_path / "s.pt", registry.build_segmenter(card_file.read(path)))
     assert model_card.describe_card(path)["kind"] == "segmenter"
     assert model_card.describe_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
     plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
@@ -282,7 +282,7 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
 
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_one_model_has_one_number_of_parameters(name):
-    (row,) = (row for row in catalogue.list_models() if row["name"] == name)
+    (row,) = (row for row in model_list.list_models() if row["name"] == name)
     card = model_card.describe_named(name)
     with torch.device("meta"):
         encoder = model.backbone(name, list(modalities.RASTER_MODALITIES))

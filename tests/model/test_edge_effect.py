@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cards import markdown
 from model.errors import ModelError
-from model.predictor import cards, edge_effect, predictor_kinds, registry
+from model.predictor import (
+    card_file,
+    edge_effect,
+    registry,
+    task_predictors,
+)
 from model.predictor.predictor import InferenceOptions
+from model.tools import card_markdown
 from model.weights import loading
 from tests.support.empty_weights import TOY, answer, run
 
@@ -98,7 +103,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(markdown.render_edge_effect(curve.to_summary()))
+    assert "another class" not in "\n".join(card_markdown.render_edge_effect(curve.to_summary()))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -164,22 +169,22 @@ def test_the_overlap_is_whole_patches_and_fits(errors, window):
 )
 def test_a_curve_that_is_none_is_refused(wrong):
     with pytest.raises(ModelError, match="reach"):
-        cards.from_mapping({**TOY, "reach": wrong}, "toy")
+        card_file.from_mapping({**TOY, "reach": wrong}, "toy")
 
 
 # --- in cards ----------------------------------------------------------------------------------
 
 
 def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
-    card = cards.from_mapping(TOY, "toy")
+    card = card_file.from_mapping(TOY, "toy")
     curve = edge_effect.EdgeEffect(
         window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
     )
     with_curve = replace(card, reach=curve)
     assert with_curve.identity() == card.identity()
     assert with_curve.digest("x") == card.digest("x")
-    cards.write(tmp_path / "card.json", with_curve)
-    assert cards.read(tmp_path / "card.json").reach == curve
+    card_file.write(tmp_path / "card.json", with_curve)
+    assert card_file.read(tmp_path / "card.json").reach == curve
     shown = answer(capsys, "card", tmp_path / "card.json", name="models-card")
     assert shown["reach"]["steps"][0]["differs"] == 0.3
     assert shown["reach"]["overlap"] == curve.overlap
@@ -203,15 +208,16 @@ def test_the_demo_model_shows_its_curve(capsys):
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
     assert (
-        "\n".join(markdown.render_edge_effect(registry.get_card("demo").reach.to_summary())) in text
+        "\n".join(card_markdown.render_edge_effect(registry.get_card("demo").reach.to_summary()))
+        in text
     )
 
 
 def test_a_network_is_measured_as_training_does():
-    card = cards.from_mapping({**TOY, "window": 64}, "toy")
+    card = card_file.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
     running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    requested = predictor_kinds.SegmentationPredictor(network, card, options=running)
+    requested = task_predictors.SegmentationPredictor(network, card, options=running)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
     curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")

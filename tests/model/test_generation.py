@@ -12,7 +12,14 @@ from model.errors import ModelError
 from model.terramind import modalities
 from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support.oracle import one_thread  # noqa: F401
-from tests.support.toys import MICRO, make, passes, rasters, raw, same
+from tests.support.small_generators import (
+    MICRO,
+    make,
+    passes,
+    rasters,
+    raw,
+    same,
+)
 
 # --- what it makes --------------------------------------------------------------------------------
 

@@ -12,7 +12,17 @@ from model.terramind import modalities
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support.oracle import one_thread  # noqa: F401
-from tests.support.toys import MICRO, RAW, TOKENIZER, lively, make, passes, rasters, raw, same
+from tests.support.small_generators import (
+    MICRO,
+    RAW,
+    TOKENIZER,
+    lively,
+    make,
+    passes,
+    rasters,
+    raw,
+    same,
+)
 
 nan = float("nan")
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import model
-from model.predictor import cards
+from model.predictor import card_file
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictor_kinds import GenerativePredictor
+from model.predictor.task_predictors import GenerativePredictor
 from model.terramind import modalities
 from model.terramind.generation import ground_noise
-from tests.support import toys
+from tests.support import small_generators
 
 WINDOW, STRIDE, COUNT = 128, 64, 6
 MASK = 2**64 - 1
@@ -129,16 +129,18 @@ def test_the_same_again():
 @pytest.fixture(scope="module")
 def sure():
     """Return a model that is sure of one token everywhere: its outputs differ by noise only."""
-    card = cards.from_mapping(
+    card = card_file.from_mapping(
         {
             "name": "toy",
-            "architecture": toys.MICRO,
+            "architecture": small_generators.MICRO,
             "tokenizer": {"dim": 32, "depth": 1, "heads": 2},
             "inputs": ["DEM"],
             "window": WINDOW,
         }
     )
-    sizes = toys.TOKENIZER | {"unet": toys.TOKENIZER["unet"] | {"attention": []}}
+    sizes = small_generators.TOKENIZER | {
+        "unet": small_generators.TOKENIZER["unet"] | {"attention": []}
+    }
     generator = model.generator(
         card.architecture,
         ["DEM"],

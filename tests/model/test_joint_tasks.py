@@ -11,10 +11,10 @@ import yaml
 
 import model
 from model.errors import ModelError, WeightsError
-from model.predictor import cards, registry
-from model.predictor.predictor_kinds import GenerativePredictor, SegmentationPredictor
+from model.predictor import card_file, registry
+from model.predictor.task_predictors import GenerativePredictor, SegmentationPredictor
 from model.terramind import modalities
-from tests.support.toys import passes
+from tests.support.small_generators import passes
 
 CPU = {"device": "cpu", "precision": "fp32", "nan_policy": "fill"}
 SIDE = 32
@@ -59,7 +59,7 @@ def family(tmp_path):
 
 @pytest.fixture
 def segmenter(tmp_path):
-    card = cards.from_mapping(SEGMENTER, "toy")
+    card = card_file.from_mapping(SEGMENTER, "toy")
     registry.save_segmenter(
         tmp_path, registry.loading.initialise(registry.build_segmenter(card), 1), card
     )
@@ -267,7 +267,7 @@ def test_the_reference_is_the_same_model_in_single_precision(family):
 
 
 def test_a_predictor_of_a_network_s_own_knows_no_reference():
-    card = cards.from_mapping(SEGMENTER)
+    card = card_file.from_mapping(SEGMENTER)
     network = registry.loading.initialise(registry.build_segmenter(card), 1)
     running = registry.InferenceOptions(device="cpu", precision="bf16")
     assert SegmentationPredictor(network, card, options=running).predict_reference is None

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from model.errors import ModelError
-from model.predictor import cards, registry
+from model.predictor import card_file, registry
 from model.predictor.predictor import InferenceOptions, resolve_device
-from model.predictor.predictor_kinds import SegmentationPredictor
+from model.predictor.task_predictors import SegmentationPredictor
 
 BANDS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
@@ -30,7 +30,7 @@ def _one_thread():
 
 
 def make_card(**options):
-    return cards.from_mapping(
+    return card_file.from_mapping(
         {
             "name": "toy",
             "architecture": {"dim": 32, "heads": 2, "depth": 2},
@@ -329,13 +329,13 @@ def test_a_batch_below_one_is_refused():
 
 _DIGEST = """
 import hashlib, numpy as np
-from model.predictor import cards, registry
-card = cards.from_mapping({
+from model.predictor import card_file, registry
+card = card_file.from_mapping({
     "name": "small", "architecture": {"dim": 64, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"]}, "width": 16, "window": 64,
 })
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictor_kinds import SegmentationPredictor
+from model.predictor.task_predictors import SegmentationPredictor
 from model.weights import loading
 segmenter = loading.initialise(registry.build_segmenter(card), 0)
 predictor = SegmentationPredictor(segmenter, card, options=InferenceOptions(device="cpu"))

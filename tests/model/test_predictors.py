@@ -12,16 +12,16 @@ from torch import nn
 
 import model
 from model.errors import ModelError
-from model.predictor import cards
+from model.predictor import card_file
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictor_kinds import (
+from model.predictor.task_predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
 )
 from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
-from tests.support import toys
+from tests.support import small_generators
 
 TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
 SIDE = 32
@@ -34,7 +34,7 @@ def make_card(**options):
         "tokenizer": {"dim": 32, "depth": 1, "heads": 2},
         "window": SIDE,
     }
-    return cards.from_mapping(plain | options)
+    return card_file.from_mapping(plain | options)
 
 
 def running(**options):
@@ -63,10 +63,10 @@ def built(outputs):
         make_card().architecture,
         list(TYPICAL),
         list(outputs),
-        tokenizers=dict.fromkeys(outputs, toys.TOKENIZER),
+        tokenizers=dict.fromkeys(outputs, small_generators.TOKENIZER),
         chained=False,
     )
-    return toys.lively(made)
+    return small_generators.lively(made)
 
 
 class Tuned(nn.Module):

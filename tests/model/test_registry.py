@@ -14,8 +14,8 @@ import yaml
 
 import model
 from model.errors import ModelError, WeightsError
-from model.predictor import cards, registry
-from model.predictor.predictor_kinds import (
+from model.predictor import card_file, registry
+from model.predictor.task_predictors import (
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
@@ -51,7 +51,7 @@ needs_demo = pytest.mark.skipif(
 
 @pytest.fixture
 def shipped(tmp_path):
-    card = cards.from_mapping(TOY, "toy")
+    card = card_file.from_mapping(TOY, "toy")
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     return tmp_path, registry.save_segmenter(tmp_path, segmenter, card)
 
@@ -101,7 +101,7 @@ def test_a_shipped_model_comes_back(shipped):
 
 def test_a_card_survives_writing_and_reading(shipped):
     folder, card = shipped
-    assert cards.read(folder / "card.json") == card
+    assert card_file.read(folder / "card.json") == card
 
 
 def test_a_card_may_be_yaml(shipped):
@@ -203,25 +203,25 @@ def test_inputs_that_the_model_does_not_take_are_refused(shipped):
 )
 def test_broken_cards_are_refused(change, message):
     with pytest.raises(ModelError, match=message):
-        cards.from_mapping(TOY | change)
+        card_file.from_mapping(TOY | change)
 
 
 @pytest.mark.parametrize("missing_key", ["architecture", "inputs"])
 def test_a_card_without_its_essentials_is_refused(missing_key):
     with pytest.raises(ModelError, match=missing_key):
-        cards.from_mapping({k: v for k, v in TOY.items() if k != missing_key})
+        card_file.from_mapping({k: v for k, v in TOY.items() if k != missing_key})
 
 
 def test_statistics_default_to_version_1_of_the_chosen_bands():
-    card = cards.from_mapping(TOY)
+    card = card_file.from_mapping(TOY)
     full = modalities.get_raster_modality("S2L2A").statistics
     assert card.statistics["S2L2A"].mean == (full.mean[1], full.mean[2], full.mean[3], full.mean[7])
     assert card.layers == (0, 1)
 
 
 def test_classes_are_ground_only():
-    assert len(cards.CLASSES) == 8
-    assert not {"clouds", "nodata"} & set(cards.CLASSES)
+    assert len(card_file.CLASSES) == 8
+    assert not {"clouds", "nodata"} & set(card_file.CLASSES)
 
 
 def test_class_names_are_those_of_the_legend():
@@ -231,7 +231,7 @@ def test_class_names_are_those_of_the_legend():
 
 
 def test_errors_and_cards_cost_no_torch():
-    code = "import sys, model.predictor.cards, model.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.predictor.card_file, model.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -346,9 +346,9 @@ def test_a_generator_takes_all_bands(tmp_path):
 def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family, shipped):
     folder, _ = shipped
     expected = registry.load(str(folder / "card.json"), **CPU)
-    card = cards.read(folder / "card.json")
+    card = card_file.read(folder / "card.json")
     with_tokenizer = replace(card, tokenizer=FAMILY["tokenizer"], weights=None)
-    cards.write(folder / "both.json", with_tokenizer)
+    card_file.write(folder / "both.json", with_tokenizer)
     source = folder / "weights.safetensors"
     segmenter = registry.load(str(folder / "both.json"), source, **CPU)
     assert isinstance(segmenter, SegmentationPredictor)
@@ -373,13 +373,13 @@ def test_a_segmenter_without_its_head_is_told(shipped):
 
 
 def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
-    built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(cards.CLASSES))
+    built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(card_file.CLASSES))
     state = registry.loading.initialise(built, 1).state_dict()
     path = tmp_path / "weights.safetensors"
     registry.loading.write_state_dict(path, state)
     predictor = registry.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(predictor, SegmentationPredictor)
-    assert (predictor.window, predictor.outputs[0].class_names) == (224, cards.CLASSES)
+    assert (predictor.window, predictor.outputs[0].class_names) == (224, card_file.CLASSES)
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
     out = predictor(make_full_chips(("S1RTC", "DEM")))
     assert out.shape == (2, 8, 32, 32)
@@ -575,7 +575,7 @@ def test_a_missing_demo_is_told(monkeypatch, tmp_path):
 
 
 def test_a_card_is_frozen():
-    card = cards.from_mapping(TOY)
+    card = card_file.from_mapping(TOY)
     with pytest.raises(AttributeError):
         card.window = 64
     assert replace(card, window=64).digest("x") != card.digest("x")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import model
-from model import segmentation_head
 from model.errors import ModelError
+from model.terramind import segmentation_head
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
 NAMES = ["S2L2A", "S1RTC", "DEM"]

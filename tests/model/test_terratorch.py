@@ -13,7 +13,7 @@ import torch
 import model
 from model.errors import ModelError, WeightsError
 from model.terramind.modalities import get_raster_modality
-from model.terratorch import hyperparameters, segmentation
+from model.terratorch import hyperparameters, segmentation_model
 from model.weights import checksums, loading
 from tests.support.lightning_checkpoints import (
     ARGS,
@@ -173,7 +173,7 @@ def test_band_lists_give_the_channels_in_their_order():
     encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], weights={"random": 0})
     encoder.select_bands({"S2L2A": ["B08", "B04", "B02"]})
     built = loading.initialise(
-        segmentation.assemble_model(
+        segmentation_model.assemble_model(
             encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}
         ),
         3,
@@ -256,7 +256,7 @@ TIM = {"backbone": "micro_tim", "necks": READ, "decoder_channels": [8], "backbon
 
 def thinker(**options):
     encoder = model.tim(THINKS, ["S2L2A", "S1GRD"], **options)
-    built = segmentation.assemble_model(encoder, 3, READ, decoder_options={"channels": [8]})
+    built = segmentation_model.assemble_model(encoder, 3, READ, decoder_options={"channels": [8]})
     return loading.initialise(built, 7)
 
 
@@ -312,7 +312,7 @@ def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
     with torch.device("meta"):
         tokenizers = {"LULC": None}
         encoder = model.backbone(SIZE, ["S1GRD", "LULC"], tokenizers=tokenizers)
-        built = segmentation.assemble_model(encoder, 3, steps, "IdentityDecoder")
+        built = segmentation_model.assemble_model(encoder, 3, steps, "IdentityDecoder")
         args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": steps}
         content = as_stored(built, args | {"decoder": "IdentityDecoder"})
         del content["hyper_parameters"]["model_args"]["decoder_channels"]

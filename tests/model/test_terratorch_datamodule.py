@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model.errors import ModelError
-from model.terratorch import checkpoint
+from model.terratorch import lightning_checkpoint
 
 
 def _yaml(tmp_path, text):
@@ -35,7 +35,7 @@ data:
 
 def test_statistics_and_bands_come_from_the_yaml(tmp_path):
     path = _yaml(tmp_path, MULTI)
-    result = checkpoint.statistics_from_yaml(path)
+    result = lightning_checkpoint.statistics_from_yaml(path)
     assert result["S1GRD"].mean == (-12.5, -20.25)
     assert result["S1GRD"].std == (5.0, 6.0)
     pixel = 1234.0
@@ -43,18 +43,18 @@ def test_statistics_and_bands_come_from_the_yaml(tmp_path):
     assert [(pixel - m) / s for m, s in zip(mean, std, strict=True)] == pytest.approx(
         [(pixel * 2 - 1000) / 100, (pixel * 2 - 2000) / 200]
     )
-    assert checkpoint.bands_from_yaml(path) == {"S2L2A": ("BLUE", "RED")}
+    assert lightning_checkpoint.bands_from_yaml(path) == {"S2L2A": ("BLUE", "RED")}
 
 
 def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
     text = "data: {means: [1.0], stds: [2.0], output_bands: [DEM]}\n"
     path = _yaml(tmp_path, text)
     with pytest.raises(ModelError, match="give the `modality`"):
-        checkpoint.statistics_from_yaml(path)
-    assert checkpoint.statistics_from_yaml(path, modality="DEM")["DEM"].mean == (1.0,)
+        lightning_checkpoint.statistics_from_yaml(path)
+    assert lightning_checkpoint.statistics_from_yaml(path, modality="DEM")["DEM"].mean == (1.0,)
     path = _yaml(tmp_path, text + "model: {model_args: {backbone_modalities: [DEM]}}\n")
-    assert checkpoint.statistics_from_yaml(path)["DEM"].std == (2.0,)
-    assert checkpoint.bands_from_yaml(path) == {"DEM": ("DEM",)}
+    assert lightning_checkpoint.statistics_from_yaml(path)["DEM"].std == (2.0,)
+    assert lightning_checkpoint.bands_from_yaml(path) == {"DEM": ("DEM",)}
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
 )
 def test_a_yaml_without_usable_statistics_says_what_is_missing(tmp_path, text, message):
     with pytest.raises(ModelError, match=message):
-        checkpoint.statistics_from_yaml(_yaml(tmp_path, text))
+        lightning_checkpoint.statistics_from_yaml(_yaml(tmp_path, text))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import model
 from model.errors import ModelError
-from model.terratorch import necks, segmentation
+from model.terratorch import necks, segmentation_model
 from tests.support.lightning_checkpoints import (
     RESHAPE,
     SELECT,
@@ -204,7 +204,7 @@ def test_classes_of_a_tokenised_modality_are_mirrored_like_any_image():
     encoder = model.backbone(
         SIZE, ["S1GRD", "LULC"], tokenizers={"LULC": size}, weights={"random": 3}
     )
-    built = segmentation.assemble_model(encoder, 3, [RESHAPE], "IdentityDecoder")
+    built = segmentation_model.assemble_model(encoder, 3, [RESHAPE], "IdentityDecoder")
     generator = torch.Generator().manual_seed(0)
     radar = torch.randn(2, 2, 48, 64, generator=generator)
     classes = torch.randint(0, 10, (2, 48, 64), generator=generator)

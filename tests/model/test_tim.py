@@ -8,9 +8,9 @@ import torch
 import model
 from model.errors import ModelError, WeightsError
 from model.terramind.generation.sampling_strategy import SamplingStrategy
-from tests.support import toys
+from tests.support import small_generators
 from tests.support.oracle import one_thread  # noqa: F401
-from tests.support.toys import lively, same
+from tests.support.small_generators import lively, same
 
 MICRO = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 1}
 TOKENIZER = {"dim": 32, "depth": 1, "heads": 2}
@@ -22,7 +22,7 @@ def make(names=("S1GRD", "DEM"), thoughts=("LULC",), **options):
 
 
 def rasters(names=("S1GRD", "DEM"), height=32, width=48, **options):
-    return toys.rasters(names, height, width, **options)
+    return small_generators.rasters(names, height, width, **options)
 
 
 def ids_of(encoder, inputs):

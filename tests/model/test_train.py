@@ -12,7 +12,12 @@ import model
 from model import train
 from model.errors import ModelError
 from model.terramind.modalities import Statistics
-from model.train import augmentation, dataset, fitting, metrics
+from model.train import (
+    augmentation,
+    dataset,
+    fitting,
+    scores,
+)
 
 TINY = {"dim": 32, "heads": 2, "depth": 1}
 CHANNELS = {"S2L2A": 12, "S1RTC": 2, "DEM": 1}
@@ -294,27 +299,27 @@ def test_holes_hit_optical_data_only():
 def test_confusion_counts_what_it_says():
     truth = np.array([[0, 0, 1], [2, 255, 1]], np.uint8)
     answer = np.array([[0, 1, 1], [2, 0, 0]])
-    table = metrics.confusion_matrix(truth, answer, 3)
+    table = scores.confusion_matrix(truth, answer, 3)
     assert table.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert metrics.overall_accuracy(table) == pytest.approx(3 / 5)
-    assert metrics.f1_by_class(table).tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert scores.overall_accuracy(table) == pytest.approx(3 / 5)
+    assert scores.f1_by_class(table).tolist() == pytest.approx([0.5, 0.5, 1.0])
     with pytest.raises(ModelError, match="outside"):
-        metrics.confusion_matrix(truth, answer + 2, 3)
+        scores.confusion_matrix(truth, answer + 2, 3)
     with pytest.raises(ModelError, match="shape"):
-        metrics.confusion_matrix(truth, answer[:1], 3)
+        scores.confusion_matrix(truth, answer[:1], 3)
 
 
 def test_macro_f1_leaves_out_classes_that_hardly_occur():
     table = np.array([[900, 0, 0], [0, 96, 0], [4, 0, 0]])
-    assert metrics.macro_f1(table) == pytest.approx((2 * 900 / 1804 + 1) / 2)
-    assert metrics.macro_f1(table, 0.0) == pytest.approx((2 * 900 / 1804 + 1 + 0) / 3)
-    assert np.isnan(metrics.macro_f1(np.zeros((2, 2), int)))
+    assert scores.macro_f1(table) == pytest.approx((2 * 900 / 1804 + 1) / 2)
+    assert scores.macro_f1(table, 0.0) == pytest.approx((2 * 900 / 1804 + 1 + 0) / 3)
+    assert np.isnan(scores.macro_f1(np.zeros((2, 2), int)))
 
 
 def test_edges_are_the_pixels_with_another_neighbour():
     labels = np.zeros((6, 6), np.uint8)
     labels[:, 3:] = 1
-    edge = metrics.edge_mask(labels)
+    edge = scores.edge_mask(labels)
     assert edge[:, 2:4].all()
     assert not edge[:, [0, 1, 4, 5]].any()
 
@@ -323,8 +328,8 @@ def test_inside_and_edge_make_up_the_whole():
     rng = np.random.default_rng(0)
     truth = mosaic(0).labels
     answer = np.where(rng.random(truth.shape) < 0.8, truth, (truth + 1) % 3)
-    result = metrics.compute_scores([truth], [answer], 3)
-    edge = metrics.edge_mask(truth)
+    result = scores.compute_scores([truth], [answer], 3)
+    edge = scores.edge_mask(truth)
     assert result.overall == pytest.approx((truth == answer).mean())
     assert result.edge == pytest.approx((truth == answer)[edge].mean())
     assert result.inside == pytest.approx((truth == answer)[~edge].mean())

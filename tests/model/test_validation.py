@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ModelError
-from model.terramind import modalities, validation
+from model.terramind import input_validation, modalities
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 FILES = {"S2L2A": "S2L2A", "S2L1C": "S2L1C", "S1RTC": "S1RTC", "DEM": "DEM", "RGB": "S2RGB"}
@@ -25,7 +25,7 @@ def window(name, size=48, seed=0, batch=1):
 
 
 def check(name, values):
-    validation.check_window_units(
+    input_validation.check_window_units(
         modalities.get_raster_modality(name), np.asarray(values, np.float32)
     )
 
@@ -86,15 +86,15 @@ def test_the_window_at_fault_is_named_and_judged_by_itself():
 @pytest.mark.parametrize("kind", [np.uint8, bool, complex, object])
 def test_what_is_no_measurement_is_refused(kind):
     with pytest.raises(ModelError, match="float32"):
-        validation.check_window_units(
+        input_validation.check_window_units(
             modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(kind)
         )
 
 
 def test_a_picture_is_what_rgb_wants():
     rgb = window("RGB").clip(0, 255)
-    validation.check_window_units(modalities.get_raster_modality("RGB"), rgb.astype(np.uint8))
-    validation.check_window_units(
+    input_validation.check_window_units(modalities.get_raster_modality("RGB"), rgb.astype(np.uint8))
+    input_validation.check_window_units(
         modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(np.int16)
     )
 
@@ -152,7 +152,7 @@ def _real(realdata, place, name):
 @pytest.mark.parametrize("name", FILES)
 def test_real_places_are_taken_and_their_spoilt_copies_are_not(realdata, place, name):
     real = _real(realdata, place, name)
-    validation.check_window_units(modalities.get_raster_modality(name), real)
+    input_validation.check_window_units(modalities.get_raster_modality(name), real)
     check(name, real)
     spoilt = {
         "DN": [lambda v: v / 1e4, picture],

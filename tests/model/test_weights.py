@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import model
 from model.errors import ModelError, WeightsError
 from model.terramind import layers
-from model.weights import checkpoint, initialise, loading
+from model.weights import checkpoint_file, initialise, loading
 
 TINY = {"dim": 32, "heads": 2, "depth": 2}
 
@@ -332,13 +332,13 @@ def test_a_module_without_memory_can_be_compared(encoder):
 def test_notes_travel_with_the_tensors(tmp_path):
     path, notes = tmp_path / "w.safetensors", {"hyper_parameters": {"lr": 0.1, "names": ["ä"]}}
     loading.write_state_dict(path, {"a": torch.ones(2)}, notes)
-    assert checkpoint.read_metadata(path) == notes
+    assert checkpoint_file.read_metadata(path) == notes
     assert loading.read_state_dict(path).keys() == {"a"}
     loading.write_state_dict(path, {"a": torch.ones(2)})
-    assert checkpoint.read_metadata(path) == {}
+    assert checkpoint_file.read_metadata(path) == {}
     path.write_bytes(b"no")
     with pytest.raises(WeightsError, match="damaged"):
-        checkpoint.read_metadata(path)
+        checkpoint_file.read_metadata(path)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
@@ -350,7 +350,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint_file, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         loading.write_state_dict(path, {"a": torch.zeros(2)})
     assert path.read_bytes() == before

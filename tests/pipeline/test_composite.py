@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Radiometry
 from catalogs.sensors import DN, POWER
-from pipeline.compositing import composite, optical
+from pipeline.compositing import modality_composite, optical
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 from tests.support import small_worlds
@@ -39,7 +39,7 @@ def _recipe(**more):
 
 def _of(modality, scenes, bands, grid=GRID, dilate=0.0, **more):
     recipe = _recipe(dilate_m=dilate, **more)
-    made = composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
+    made = modality_composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return (
         made.values.compute(scheduler="synchronous"),
         made.observations.compute(scheduler="synchronous").values,
@@ -250,7 +250,7 @@ def test_first_and_last_days_are_those_of_the_clear_observations(tmp_path):
         )
         for n in range(3)
     ]
-    made = composite.compose_modality("S2L2A", scenes, ["B02"], GRID, recipe=_recipe())
+    made = modality_composite.compose_modality("S2L2A", scenes, ["B02"], GRID, recipe=_recipe())
     first, last = made.first_day.values, made.last_day.values
     assert (first[:5] == _day(2)).all()
     assert (first[5:] == _day(1)).all()
@@ -363,9 +363,11 @@ def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_pa
 def test_several_satellites_are_worth_a_note(tmp_path):
     one = _radar(tmp_path, "a", 0.1, orbit="ascending")
     first = dataclasses.replace(one, platform="sentinel-1a")
-    assert composite.describe_mixed_satellites([first, first, one]) is None
+    assert modality_composite.describe_mixed_satellites([first, first, one]) is None
     other = dataclasses.replace(one, platform="sentinel-1c")
-    assert "sentinel-1a, sentinel-1c" in composite.describe_mixed_satellites([other, first])
+    assert "sentinel-1a, sentinel-1c" in modality_composite.describe_mixed_satellites(
+        [other, first]
+    )
 
 
 def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_path):
@@ -375,9 +377,15 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
         "dem", "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
     )
     scenes = [*days, dem]
-    assert composite.select_scenes_in_step(scenes, ("2024-06-01", "2024-06-02")) == (*days[:2], dem)
-    assert composite.select_scenes_in_step(scenes, ("2024-06-03", "2024-06-03")) == (days[2], dem)
-    assert composite.select_scenes_in_step(scenes, ("2023-01-01", "2023-12-31")) == (dem,)
+    assert modality_composite.select_scenes_in_step(scenes, ("2024-06-01", "2024-06-02")) == (
+        *days[:2],
+        dem,
+    )
+    assert modality_composite.select_scenes_in_step(scenes, ("2024-06-03", "2024-06-03")) == (
+        days[2],
+        dem,
+    )
+    assert modality_composite.select_scenes_in_step(scenes, ("2023-01-01", "2023-12-31")) == (dem,)
 
 
 def test_another_unit_than_the_modalitys_is_refused(tmp_path):
@@ -392,7 +400,7 @@ def test_composites_are_lazy_whatever_the_method(tmp_path):
     for asset in scenes[0].assets.values():
         Path(asset.href).unlink()
     for method in COMPOSITE_METHODS:
-        made = composite.compose_modality(
+        made = modality_composite.compose_modality(
             "S2L2A", scenes, ["B02", "B03"], GRID, recipe=_recipe(method=method)
         )
         assert made.values.shape == (2, 20, 20)

@@ -17,10 +17,10 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from flows.config import job as jobs
 from flows.observe import progress
-from flows.run import search_summary
+from flows.run import search_result
+from pipeline.product.report import coverage_chart
 from pipeline.quality import coverage
 from pipeline.quality.coverage import DayCoverage
-from pipeline.report import coverage_chart
 
 REGION = shapely.box(10, 40, 14, 44)
 NOON = dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC)
@@ -174,9 +174,7 @@ def a_job(realdata, tmp_path):
 
 def test_a_search_of_real_scenes(realdata, tmp_path):
     page = tmp_path / "deep" / "search.html"
-    found = search_summary.search(
-        a_job(realdata, tmp_path), progress.NullProgress(), page
-    ).to_dict()
+    found = search_result.search(a_job(realdata, tmp_path), progress.NullProgress(), page).to_dict()
     assert [len(found["used"]), len(found["refused"])] == [4, 2]
     assert [day["date"] for day in found["coverage"]] == ["2023-08-10", "2023-08-13", "2023-08-18"]
     clear = found["coverage"][1]
@@ -199,6 +197,6 @@ def test_a_search_of_real_scenes(realdata, tmp_path):
 def test_a_report_that_cannot_be_written(realdata, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInputError, match="Name another file with --report"):
-        search_summary.search(
+        search_result.search(
             a_job(realdata, tmp_path), progress.NullProgress(), tmp_path / "file" / "search.html"
         )

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry
 from catalogs.sensors import DN, POWER, SENSORS
-from pipeline.compositing import composite
+from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube, resampling, units
@@ -249,7 +249,9 @@ def test_one_clear_scene_is_its_own_composite(tmp_path):
         composites=True,
     )
     bare = scene.select_bands(["B02", "B11"])
-    result = composite.compose_modality("S2L2A", [bare], ["B02", "B11"], GRID, recipe=recipe)
+    result = modality_composite.compose_modality(
+        "S2L2A", [bare], ["B02", "B11"], GRID, recipe=recipe
+    )
     array = cube.load([bare], ["B02", "B11"], GRID)
     assert np.array_equal(
         result.values.compute(scheduler="synchronous"), array[0].compute(scheduler="synchronous")

@@ -11,7 +11,7 @@ import pytest
 import shapely
 from PIL import Image
 
-from catalogs import search
+from catalogs.search import search
 from tests.support import small_worlds
 
 PAGE = Path(__file__).parents[2] / "docs" / "cube.md"

@@ -10,15 +10,15 @@ import pytest
 import rasterio
 import xarray as xr
 
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.plan import layer_table
 from pipeline.plan.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
-from pipeline.publishing import product_writer
+from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
 from tests.pipeline.test_plan import MODEL, make
-from tests.support import stac
-from tests.support.fakes import Brightness
+from tests.support import stac_schemas
+from tests.support.fake_predictors import Brightness
 
 CANOPY_HEIGHT = Layer(
     name="canopy_height",
@@ -58,7 +58,7 @@ def build(folder, predictor):
     plan_dir = product_dir / plan.short_digest
     plan_dir.mkdir(parents=True)
     plan_file.write_plan_file(plan_dir / "plan.json", plan)
-    zarr_store.create(plan_dir, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(plan_dir, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, predictor, plan_dir, threads=1)
     return plan, product_dir
@@ -80,7 +80,7 @@ def test_a_new_layer_needs_one_entry(predictor, tmp_path):
 
     item_name = product_writer.publish_product(plan, product_dir)
     item = json.loads((product_dir / item_name).read_text())
-    stac.check(item, stac.validator())
+    stac_schemas.check(item, stac_schemas.validator())
     (band,) = item["assets"]["canopy_height"]["raster:bands"]
     assert (band["unit"], band["scale"], band["nodata"]) == ("m", 0.1, 65535)
     with rasterio.open(product_dir / item["assets"]["canopy_height"]["href"]) as cog:

@@ -18,7 +18,12 @@ from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import ModelOptions, RunSettings
 from pipeline.storage import plan_file
 from tests.support import small_worlds
-from tests.support.fakes import Brightness, Painter, Patches, Several
+from tests.support.fake_predictors import (
+    Brightness,
+    Painter,
+    Patches,
+    Several,
+)
 
 RECIPE = Recipe(
     inputs=("S2L2A",),

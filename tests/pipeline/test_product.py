@@ -17,14 +17,14 @@ from pipeline.grid.grid import Grid
 from pipeline.plan import layer_table
 from pipeline.product import descriptions, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
+from pipeline.product.report import quicklook, rendering, report
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.quality_metrics import ProportionEstimate, QualityMetrics
 from pipeline.quality.seam_test import Seam
-from pipeline.report import quicklook, rendering, report
 from pipeline.runtime import atomic_files
 from pipeline.storage import cog, styles
 from pipeline.storage.store import LocalStore
-from tests.support import stac
+from tests.support import stac_schemas
 
 GRID = Grid(epsg=32632, resolution=10.0, left=500000.0, top=6300000.0, height=60, width=80)
 RING = [[9.0, 56.5], [9.1, 56.5], [9.1, 56.6], [9.0, 56.6], [9.0, 56.5]]
@@ -137,11 +137,11 @@ def product(folder):
 
 @pytest.fixture(scope="module")
 def validator():
-    return stac.validator()
+    return stac_schemas.validator()
 
 
 def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
-    stac.check(stac_item.build_item(product), validator)
+    stac_schemas.check(stac_item.build_item(product), validator)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_validation_would_notice(product, validator, path, value):
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises((pystac.STACValidationError, ValueError)):
-        stac.check(document, validator)
+        stac_schemas.check(document, validator)
 
 
 def test_the_item_says_what_the_files_hold(product, folder):
@@ -234,7 +234,7 @@ def test_what_went_in_and_what_did_not_is_told(product):
 def test_a_partial_product_declares_its_holes(product, validator):
     partial = replace(product, missing_tiles=(MissingTile(tile="0003_0001", reason="unreadable"),))
     document = stac_item.build_item(partial)
-    stac.check(document, validator)
+    stac_schemas.check(document, validator)
     assert document["properties"]["terramosaic:partial"] is True
     assert document["properties"]["terramosaic:holes"] == [
         {"tile": "0003_0001", "reason": "unreadable"}
@@ -291,7 +291,7 @@ def test_two_grids_keep_their_projections_apart(product, validator):
         replace(first, key="land_cover_32633", grid=other),
     )
     document = stac_item.build_item(replace(product, grids=(GRID, other), rasters=rasters))
-    stac.check(document, validator)
+    stac_schemas.check(document, validator)
     assert document["properties"]["proj:code"] is None
     assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
 
@@ -306,7 +306,7 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     document = stac_collection.build_collection(
         stac_collection.read_items(tmp_path), title="Jutland", license_id="other"
     )
-    stac.check(document, validator)
+    stac_schemas.check(document, validator)
     assert document["extent"]["spatial"]["bbox"] == [[8.0, 56.0, 9.1, 57.0]]
     assert document["extent"]["temporal"]["interval"] == [
         ["2024-05-01T00:00:00Z", "2025-09-30T23:59:59Z"]
@@ -479,7 +479,7 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
     layer, bands = layer_table.get(name), ANSWERS[name]
     other = answering(product, folder, layer, bands)
     document = stac_item.build_item(other)
-    stac.check(document, validator)
+    stac_schemas.check(document, validator)
     asset = document["assets"][name]
     assert [band["name"] for band in asset["bands"]] == list(bands)
     assert [band["unit"] for band in asset["raster:bands"]] == [layer.unit] * len(bands)
@@ -491,7 +491,7 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
     )
     Outline(text)
     whole = stac_collection.build_collection([document], title="Jutland", license_id="other")
-    stac.check(whole, validator)
+    stac_schemas.check(whole, validator)
     for said in (json.dumps(document), text, json.dumps(whole)):
         assert "land cover" not in said.lower()
         assert "land-cover" not in said.lower()

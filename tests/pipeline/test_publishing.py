@@ -8,19 +8,19 @@ import rasterio
 import xarray as xr
 
 from catalogs.errors import InvalidInputError
-from pipeline import reuse, tile, tile_values
-from pipeline.product import published_item, stac_collection
-from pipeline.publishing import product_writer
+from flows.run import verify
+from pipeline import reuse, tile, tile_layers
+from pipeline.product import product_writer, published_item, stac_collection
 from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.memory_store import MemoryStore
 from pipeline.storage.store import LocalStore
 from tests.pipeline.test_plan import make
-from tests.support.fakes import Brightness
+from tests.support.fake_predictors import Brightness
 
 
 def _build_tiles(plan, plan_store, tiles=None):
     plan_file.write_plan(plan_store, plan)
-    zarr_store.create(plan_store, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(plan_store, plan, tile_layers.list_layer_bands(plan))
     for plan_tile in tiles or plan.tiles:
         tile.build_tile(plan, plan_tile, Brightness(), plan_store, threads=1)
 
@@ -39,7 +39,7 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
     assert product_writer.publish_product(plan, product_store) == "item.json"
     assert published_item.is_complete(product_store, plan)
     assert published_item.read_current_plan(product_store) == (plan, plan_store)
-    assert published_item.find_damaged_files(product_store) == []
+    assert verify.find_damaged_files(product_store) == []
     assert published_item.read_finished_tiles(product_store) == {
         plan_tile.id for plan_tile in plan.tiles
     }
@@ -59,9 +59,7 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
     page = product_store.read(f"{plan.short_digest}/report.html")
     product_store.write(f"{plan.short_digest}/report.html", page + b" ")
     product_store.delete(name)
-    reasons = {
-        entry["file"]: entry["reason"] for entry in published_item.find_damaged_files(product_store)
-    }
+    reasons = {entry.file: entry.reason for entry in verify.find_damaged_files(product_store)}
     assert reasons == {
         f"./{name}": "the file is missing",
         f"./{plan.short_digest}/report.html": "the file differs from the published one",

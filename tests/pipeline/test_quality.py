@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from catalogs import legend
-from flows.config.processing import QualityGate
-from flows.run import quality_gate
+from flows.config.quality import QualityGate
 from pipeline.grid import grid as grids
 from pipeline.grid.window_lattice import Lattice
 from pipeline.plan import layer_table
 from pipeline.plan.plan import from_geojson
 from pipeline.plan.settings import QualityLimits
-from pipeline.quality import quality_metrics, seam_test
+from pipeline.product.report import charts
+from pipeline.quality import quality_gate, quality_metrics, seam_test
 from pipeline.quality.seam_profiles import SeamProfiles
 from pipeline.quality.seam_test import Seam
-from pipeline.report import charts
 from pipeline.storage import mosaic, receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from tests.support import large_plan
@@ -496,6 +495,6 @@ LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
     ],
 )
 def test_what_full_precision_and_silent_windows_say(figures, said):
-    found = quality_metrics.check_limits(figures, LIMITS)
+    found = quality_gate.check_limits(figures, LIMITS)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

@@ -13,7 +13,7 @@ from catalogs import legend as land_cover_legend
 from pipeline.grid.grid import Grid
 from pipeline.plan import layer_table
 from pipeline.product import product
-from pipeline.report import quicklook, rendering, true_color
+from pipeline.product.report import quicklook, rendering, true_color
 from pipeline.storage import cog
 
 HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from catalogs.errors import InvalidInputError
-from flows.config import processing
+from flows.config.quality import QualityGate
 from pipeline.plan.plan import hash_json
 from pipeline.plan.settings import (
     ExecutionSettings,
@@ -67,7 +67,7 @@ def test_sections_that_an_older_plan_lacks_have_defaults():
 
 
 def test_default_limits_are_those_of_a_job():
-    assert dataclasses.asdict(QualityLimits()) == processing.QualityGate().model_dump()
+    assert dataclasses.asdict(QualityLimits()) == QualityGate().model_dump()
 
 
 @pytest.mark.parametrize(

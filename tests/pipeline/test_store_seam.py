@@ -22,8 +22,8 @@ WRITES_ELSEWHERE = {
     "flows/cli/models.py": "writes a model card to a path that the user names",
     "flows/demo/demo.py": "writes the job and region of the demo, which are inputs",
     "flows/demo/train.py": "writes the demo's trained model and its card",
-    "flows/observe/exporter.py": "writes metrics to the folder of node_exporter",
-    "flows/run/known_models.py": "keeps the specs of models in the user's cache folder",
+    "flows/observe/metrics_exporter.py": "writes metrics to the folder of node_exporter",
+    "flows/run/model_spec_cache.py": "keeps the specs of models in the user's cache folder",
     "flows/run/schemas.py": "writes the JSON schemas of the documentation",
     "pipeline/storage/cog.py": "hashes a finished file in a temporary directory of the store",
 }

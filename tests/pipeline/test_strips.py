@@ -12,7 +12,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.compositing import composite_block, row_buffer, strip_reader
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
@@ -21,7 +21,7 @@ from pipeline.inference import batching, consistency
 from pipeline.plan.plan import to_geojson
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline.test_plan import SEVERAL, make
-from tests.support.fakes import Brightness, Edgy, Several
+from tests.support.fake_predictors import Brightness, Edgy, Several
 
 GRID = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=100, width=100)
 
@@ -61,7 +61,7 @@ def test_strips_leave_no_trace(tmp_path, monkeypatch, fake):
         monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", rows)
         plan, folder = make(tmp_path, tile=64), tmp_path / name
-        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         receipts.append(
             [tile.build_tile(plan, planned, fake(), folder, threads=2) for planned in plan.tiles]
         )
@@ -74,7 +74,7 @@ def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
     monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", 24)
     monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", 24)
     plan, folder = make(tmp_path, model=SEVERAL, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 
     def digests():
         return [
@@ -168,7 +168,7 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
 def test_the_receipt_holds_the_counts_of_samples_and_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 
     class Halved(Edgy):
         """Has a reference precision in which every pixel has the other class."""
@@ -206,7 +206,7 @@ def test_a_plan_without_a_model_is_read_in_strips_too(tmp_path, monkeypatch):
         monkeypatch.setattr(strip_reader, "MAX_STRIP_ROWS", rows)
         monkeypatch.setattr(strip_reader, "MIN_STRIP_ROWS", min(rows, 16))
         folder = tmp_path / name
-        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         receipts = [
             tile.build_tile(plan, planned, None, folder, threads=2) for planned in plan.tiles
         ]
@@ -245,7 +245,7 @@ def test_windows_of_neighbouring_tiles_are_predicted_once(tmp_path):
     digests, origins, receipts = {}, {}, {}
     for name, cache in (("each", None), ("shared", batching.WindowCache())):
         fake, plan, folder = Edgy(), make(tmp_path, tile=32), tmp_path / name
-        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         receipts[name] = [
             tile.build_tile(plan, planned, fake, folder, threads=1, window_cache=cache)
             for planned in plan.tiles
@@ -279,7 +279,7 @@ def test_windows_beside_the_region_are_not_predicted(tmp_path):
     confidence, windows = {}, {}
     for name, planned in (("square", plan), ("triangle", smaller)):
         folder = tmp_path / name
-        zarr_store.create(folder, planned, tile_values.list_layer_bands(planned))
+        zarr_store.create(folder, planned, tile_layers.list_layer_bands(planned))
         done = tile.build_tile(planned, planned.tiles[0], Edgy(), folder, threads=1)
         whole = slice(0, planned.grid.height), slice(0, planned.grid.width)
         store = folder / zarr_store.STORE_NAME

@@ -10,8 +10,7 @@ from pystac.extensions.classification import Classification
 
 from catalogs import legend
 from pipeline.plan import layer_table
-from pipeline.report import rendering
-from pipeline.storage import styles
+from pipeline.storage import color_ramps, styles
 from pipeline.storage.band_statistics import BandStatistics
 
 MAPPED = [entry for entry in legend.CLASSES if entry.code != legend.NODATA]
@@ -49,7 +48,7 @@ def test_values_get_a_ramp_from_low_to_high():
     band = BandStatistics(
         valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
     )
-    stops = rendering.ramp_stops(layer, band)
+    stops = color_ramps.ramp_stops(layer, band)
     assert [round(value, 3) for value, _ in (stops[0], stops[-1])] == [0.0, 0.8]
     root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.ramp_qml(stops)))
     renderer = root.find("pipe/rasterrenderer")
@@ -65,13 +64,13 @@ def test_values_get_a_ramp_from_low_to_high():
     assert [entry.get("color") for entry in color_map] == colors
     assert [item.get("color") for item in items] == colors
     flat = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
-    values = [value for value, _ in rendering.ramp_stops(layer, flat)]
+    values = [value for value, _ in color_ramps.ramp_stops(layer, flat)]
     assert values == sorted(set(values))
     empty = BandStatistics(
         valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
     )
     with pytest.raises(ValueError, match="no valid values"):
-        rendering.ramp_stops(layer, empty)
+        color_ramps.ramp_stops(layer, empty)
 
 
 def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():

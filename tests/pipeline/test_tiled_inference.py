@@ -14,8 +14,14 @@ from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import downsample, output_layers, test_time_augmentation
 from pipeline.inference.tiled_inference import WindowRow
-from tests.support import fakes
-from tests.support.fakes import Brightness, Edgy, Painter, Patches, Several
+from tests.support import fake_predictors
+from tests.support.fake_predictors import (
+    Brightness,
+    Edgy,
+    Painter,
+    Patches,
+    Several,
+)
 
 LATTICE = Lattice(window=32, stride=20, context_width=2)
 GRID = Grid(epsg=32633, resolution=10.0, left=430.0, top=910.0, height=100, width=90)
@@ -29,7 +35,7 @@ def _ground(area):
 
 
 def _map(area, predictor, **options):
-    return fakes.blend(area, LATTICE, predictor, _ground, **options)[0]
+    return fake_predictors.blend(area, LATTICE, predictor, _ground, **options)[0]
 
 
 def test_a_pixelwise_model_is_not_changed_by_blending():
@@ -121,7 +127,7 @@ PATCHES = Lattice(window=32, stride=24, context_width=0)
 
 
 def _features(area, **options):
-    return fakes.blend(area.refine(8), PATCHES, Patches(), _ground, **options)[0]
+    return fake_predictors.blend(area.refine(8), PATCHES, Patches(), _ground, **options)[0]
 
 
 def test_a_cell_is_the_output_of_its_own_pixels():
@@ -151,14 +157,14 @@ def test_an_output_of_another_shape_is_refused():
         outputs = (replace(Patches.outputs[0], stride=4),)
 
     with pytest.raises(AssertionError, match="instead of"):
-        fakes.blend(COARSE.refine(8), PATCHES, Wide(), _ground)
+        fake_predictors.blend(COARSE.refine(8), PATCHES, Wide(), _ground)
 
 
 def test_several_outputs_are_those_of_each_by_itself():
     area = COARSE.refine(8)
-    outputs = fakes.blend(area, PATCHES, Several(), _ground)
+    outputs = fake_predictors.blend(area, PATCHES, Several(), _ground)
     for output, fake in zip(outputs, (Brightness, Patches, Painter), strict=True):
-        assert np.array_equal(output, fakes.blend(area, PATCHES, fake(), _ground)[0])
+        assert np.array_equal(output, fake_predictors.blend(area, PATCHES, fake(), _ground)[0])
 
 
 def test_features_and_values_are_stored_where_something_was_observed():
@@ -223,9 +229,9 @@ def test_missing_pixels_never_spread(height, width, stride, seed):
         row, column = grid.origin_index()
         return ~holes[row + 150 :, column + 100 :][: grid.height, : grid.width]
 
-    found = fakes.blend(area, lattice, Brightness(), _ground, observed=observed)[0]
+    found = fake_predictors.blend(area, lattice, Brightness(), _ground, observed=observed)[0]
     seen = observed(area)
-    whole = fakes.blend(area, lattice, Brightness(), _ground)[0]
+    whole = fake_predictors.blend(area, lattice, Brightness(), _ground)[0]
     assert np.isfinite(found[:, seen]).all()
     assert found[:, seen] == pytest.approx(whole[:, seen], abs=1e-5)
 
@@ -265,7 +271,7 @@ def test_the_memory_does_not_grow_with_the_height():
                 observed=np.ones(values.shape[1:], bool),
             )
 
-    for _ in fakes.predict_tile(rows(), placed, LATTICE, Brightness(), batch_size=4):
+    for _ in fake_predictors.predict_tile(rows(), placed, LATTICE, Brightness(), batch_size=4):
         pass
     assert len(most) > 90
     assert max(most) < 12

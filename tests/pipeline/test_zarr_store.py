@@ -12,19 +12,24 @@ import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
 from catalogs.errors import AssetReadError, TerramosaicError
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.plan import layer_table
 from pipeline.runtime import lock
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline.test_plan import FEATURES, NDVI, SEVERAL, make
-from tests.support.fakes import Brightness, Painter, Patches, Several
+from tests.support.fake_predictors import (
+    Brightness,
+    Painter,
+    Patches,
+    Several,
+)
 
 
 @pytest.fixture
 def finished(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, Brightness(), folder, threads=1)
     return plan, folder
@@ -46,7 +51,7 @@ def test_the_zarr_opens_and_lies_where_it_should(finished):
     assert data.rio.crs.to_epsg() == plan.grid.epsg
     assert data.rio.transform() == plan.grid.transform
     assert data.land_cover.rio.transform() == plan.grid.transform
-    for name in tile_values.list_layer_bands(plan):
+    for name in tile_layers.list_layer_bands(plan):
         assert data[name].dtype == layer_table.get(name).dtype
         assert data[name].shape[-2:] == plan.grid.shape
     inside = data.observations.values != 65535
@@ -61,24 +66,24 @@ def test_the_zarr_opens_and_lies_where_it_should(finished):
 def test_a_second_creation_erases_nothing(finished):
     plan, folder = finished
     before = _bytes(folder)
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     assert _bytes(folder) == before
 
 
 def test_the_order_of_tiles_and_their_size_do_not_matter(finished, tmp_path):
     plan, folder = finished
     again = tmp_path / "again"
-    zarr_store.create(again, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(again, plan, tile_layers.list_layer_bands(plan))
     for one in reversed(plan.tiles):
         tile.build_tile(plan, one, Brightness(), again, threads=2)
     assert _bytes(again) == _bytes(folder)
     whole = make(tmp_path, tile=128)
     large = tmp_path / "large"
-    zarr_store.create(large, whole, tile_values.list_layer_bands(whole))
+    zarr_store.create(large, whole, tile_layers.list_layer_bands(whole))
     for one in whole.tiles:
         tile.build_tile(whole, one, Brightness(), large, threads=1)
     everything = slice(0, plan.grid.height), slice(0, plan.grid.width)
-    for name in tile_values.list_layer_bands(plan):
+    for name in tile_layers.list_layer_bands(plan):
         small = zarr_store.read_layer(folder / zarr_store.STORE_NAME, name, *everything)
         assert np.array_equal(
             small, zarr_store.read_layer(large / zarr_store.STORE_NAME, name, *everything)
@@ -94,14 +99,14 @@ def test_another_answer_does_not_know_its_tiles_either(tmp_path, model, fake):
     found = []
     for number, size in enumerate((32, 64, 128)):
         plan, folder = make(tmp_path, model=model, tile=size), tmp_path / f"out-{number}"
-        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         for one in plan.tiles:
             tile.build_tile(plan, one, fake(), folder, threads=1)
             proof = receipt.read(folder, one)
             assert zarr_store.check_tile(folder, plan, one, proof.digests) == []
         assert len(receipt.read_finished(folder, plan)) == len(plan.tiles)
         found.append(
-            {name: _whole(folder, plan, name) for name in tile_values.list_layer_bands(plan)}
+            {name: _whole(folder, plan, name) for name in tile_layers.list_layer_bands(plan)}
         )
     assert {"observations", "last_observed", "inputs_used", model.primary_output.layer_name} <= set(
         found[0]
@@ -123,7 +128,7 @@ def test_a_coarse_answer_beside_a_fine_one_is_what_it_is_by_itself(tmp_path):
     held = {}
     for name, model, fake in (("one", FEATURES, Patches), ("all", SEVERAL, Several)):
         plan, folder = make(tmp_path, model=model), tmp_path / name
-        zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+        zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
         for one in plan.tiles:
             tile.build_tile(plan, one, fake(), folder, threads=1)
         path = folder / zarr_store.grid_store_name(
@@ -151,7 +156,7 @@ class Overcast(Brightness):
 def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished, tmp_path):
     plan, folder = finished
     cloudy = tmp_path / "cloudy"
-    zarr_store.create(cloudy, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(cloudy, plan, tile_layers.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, Overcast(), cloudy, threads=1)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -167,7 +172,7 @@ def test_an_answer_that_is_no_class_does_not_change_what_the_scenes_say(finished
 
 def test_cells_hold_the_mean_of_what_was_seen(tmp_path):
     plan, folder = make(tmp_path, model=FEATURES), tmp_path / "out"
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     for one in plan.tiles:
         tile.build_tile(plan, one, Patches(), folder, threads=1)
     with warnings.catch_warnings():
@@ -286,7 +291,7 @@ def test_a_damaged_shard_is_written_anew(finished, damage, place):
 def test_a_tile_whose_asset_is_gone_writes_nothing(tmp_path):
     plan = make(tmp_path)
     folder = tmp_path / "product"
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     (tmp_path / "scene-0" / "B02.tif").unlink()
     with pytest.raises(AssetReadError, match="scene-0"):
         tile.build_tile(plan, plan.tiles[0], Brightness(), folder, threads=1)
@@ -309,11 +314,11 @@ def test_empty_tiles_written_side_by_side_are_there(tmp_path):
     plan = make(tmp_path, tile=16)
     path = tmp_path / zarr_store.STORE_NAME
     zarr_store.create_grid_store(
-        path, plan.grid, plan.tile_size, tile_values.list_layer_bands(plan)
+        path, plan.grid, plan.tile_size, tile_layers.list_layer_bands(plan)
     )
 
     def empty(one):
-        shape = dict.fromkeys(tile_values.list_layer_bands(plan), (one.height, one.width))
+        shape = dict.fromkeys(tile_layers.list_layer_bands(plan), (one.height, one.width))
         shape["composite_S2L2A"] = (1, one.height, one.width)
         return zarr_store.write_layers(
             path,

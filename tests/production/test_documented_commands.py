@@ -69,6 +69,6 @@ def test_a_look_at_prefect_works_as_it_is_written(home):
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    assert "sound: every tile matches its receipt" in done.stdout
+    assert "verified: every tile matches its receipt" in done.stdout
     months = {one.parent.name for one in folder.glob("country/out/demo/*/item.json")}
     assert months >= {"2021-06-01_2021-06-30", "2021-07-01_2021-07-31"}

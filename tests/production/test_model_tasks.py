@@ -20,7 +20,7 @@ import model
 from catalogs import demo as country
 from catalogs import legend as land_cover_legend
 from catalogs.sensors import SENTINEL_2
-from flows.cli import summary
+from flows.cli import text_output
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
@@ -31,9 +31,9 @@ from pipeline.compositing import composite_block
 from pipeline.inference import blend
 from pipeline.plan import layer_table
 from pipeline.product import descriptions, provenance
-from pipeline.report import figures
+from pipeline.product.report import figures
 from pipeline.storage import plan_file, receipt
-from tests.support import lightning_checkpoints, stac
+from tests.support import lightning_checkpoints, stac_schemas
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("S2L2A", "S1RTC", "DEM")
@@ -192,7 +192,7 @@ def test_every_task_makes_a_product_that_opens_everywhere(made, kind):
     assert result["tiles"]["total"] == result["tiles"]["done"] > 1
     assert Path(result["map"]).stem == ANSWER[kind]
     item, plan = json.loads(Path(result["item"]).read_text()), plan_of(result)
-    stac.check(item, stac.validator())
+    stac_schemas.check(item, stac_schemas.validator())
     assert {ANSWER[kind], "observations", "quicklook", "zarr", "report"} <= set(item["assets"])
     assert item["properties"]["terramosaic:answer"] == ANSWER[kind]
     assert item["properties"]["gsd"] == plan.grid.resolution
@@ -334,7 +334,7 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
         == random
     )
     assert (
-        any(descriptions.RANDOM_WEIGHTS_WARNING in line for line in summary.format_run(result))
+        any(descriptions.RANDOM_WEIGHTS_WARNING in line for line in text_output.format_run(result))
         == random
     )
     options = properties["terramosaic:model_options"]
@@ -377,7 +377,7 @@ def test_generating_an_input_from_itself_is_refused(home, land, capfd):
     choice = KINDS["generate"] | {"modality": "DEM"}
     job = write(home, land, "generate", name="itself", model=choice, inputs=["DEM"])
     assert main.main(["run", str(job)]) == 2
-    assert "To generate DEM, other inputs are needed" in capfd.readouterr().err
+    assert "To generate DEM, the model needs other inputs" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["land_cover", "checkpoint"])

@@ -32,7 +32,7 @@ from flows.orchestration import launch
 from flows.run import plan_files, verify
 from pipeline.inference import consistency
 from pipeline.plan import layer_table
-from tests.support import stac
+from tests.support import stac_schemas
 
 ROOT = Path(__file__).parents[2]
 CARD = {
@@ -118,10 +118,10 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
     assert result["status"] == "complete"
     assert result["tiles"]["total"] == result["tiles"]["done"] >= 4
     item = json.loads(Path(result["item"]).read_text())
-    checker = stac.validator()
-    stac.check(item, checker)
+    checker = stac_schemas.validator()
+    stac_schemas.check(item, checker)
     collection = Path(result["item"]).parents[1] / "collection.json"
-    stac.check(json.loads(collection.read_text()), checker)
+    stac_schemas.check(json.loads(collection.read_text()), checker)
     for key, asset in item["assets"].items():
         assert (Path(result["item"]).parent / asset["href"]).exists(), key
     for key in ("land_cover", "confidence", "observations", "quicklook", "zarr", "report", "style"):
@@ -322,7 +322,7 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
     assert out == ""
     told = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(told) == 1
-    assert "Plan again, or put the weights back" in told[0]
+    assert "Plan again, or restore the weights" in told[0]
     assert not list(tmp_path.rglob("cube.zarr"))
 
 
@@ -462,7 +462,7 @@ def test_prefect_can_serve_the_flow():
     from flows.orchestration.land_cover_flow import land_cover
 
     deployment = land_cover.to_deployment(name="region", parameters={"job": "region.yaml"})
-    assert deployment.entrypoint.endswith("land_cover.py:land_cover")
+    assert deployment.entrypoint.endswith("land_cover_flow.py:land_cover")
     assert set(deployment._parameter_openapi_schema.model_dump()["properties"]) == {
         "job",
         "period",

@@ -24,12 +24,14 @@ from flows.observe.progress import NullProgress
 from flows.run import verify
 from pipeline.plan.settings import ExecutionSettings
 from pipeline.storage import plan_file
-from tests.servers import database, orchestra, process
-from tests.servers.api import TERMINAL, eventually
+from tests.servers import database, process, production_services
+from tests.servers.prefect_api import TERMINAL, eventually
 from tests.support import large_plan
 
 pytestmark = [
-    pytest.mark.skipif(orchestra.missing() is not None, reason=str(orchestra.missing())),
+    pytest.mark.skipif(
+        production_services.missing() is not None, reason=str(production_services.missing())
+    ),
     pytest.mark.slow,
 ]
 
@@ -45,7 +47,7 @@ def land(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world():
-    with orchestra.serve() as running:
+    with production_services.serve() as running:
         yield running
 
 
@@ -406,7 +408,7 @@ from pipeline import reuse
 from pipeline.product import published_item
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import receipt, zarr_store
-from tests.support import simulated
+from tests.support import simulated_tiles
 
 path = Path(sys.argv[1])
 plan_files.write_plan = lambda plan: StoredPlan(plan=plan, path=path)
@@ -415,7 +417,7 @@ reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}
 zarr_store.create = lambda *_: None
 published_item.main_dir_name = lambda _: "32633"
-engine.process_tiles.__kwdefaults__["tile_function"] = simulated.nothing
+engine.process_tiles.__kwdefaults__["tile_function"] = simulated_tiles.nothing
 land_cover_flow.TASKS = dataclasses.replace(
     land_cover_flow.TASKS,
     verify_tiles=land_cover_flow.as_task(lambda *_: [], "verify"),

@@ -66,8 +66,8 @@ def _read(home, href):
 
 def _own(home, plan, epsg):
     """Return which pixels of a zone's grid belong to it, from its published counts."""
-    values, code, transform = _read(home, f"{plan.short}/{epsg}/observations.tif")
-    assert (code, transform) == (epsg, plan.on(epsg).transform)
+    values, code, transform = _read(home, f"{plan.short_digest}/{epsg}/observations.tif")
+    assert (code, transform) == (epsg, plan.grid_for(epsg).transform)
     return values[0] != layer_table.get("observations").nodata
 
 
@@ -101,7 +101,7 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
     plan, home, _ = made
     for name in ("observations", "composite_S2L2A", "composite_DEM"):
         layer = layer_table.get(name)
-        values, code, transform = _read(home, f"{plan.short}/mosaic_{epsg}/{name}.tif")
+        values, code, transform = _read(home, f"{plan.short_digest}/mosaic_{epsg}/{name}.tif")
         grid = next(one for one in plan.mosaic_grids if one.epsg == epsg)
         assert (code, transform) == (epsg, grid.transform)
         xs, ys = _centres(grid, np.ones(grid.shape, bool))
@@ -115,7 +115,7 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
         for zone in plan.grids:
             here = inside & ((longitudes >= 12.0) == (zone.epsg == 32633))
             own = _own(home, plan, zone.epsg)
-            source, _, _ = _read(home, f"{plan.short}/{zone.epsg}/{name}.tif")
+            source, _, _ = _read(home, f"{plan.short_digest}/{zone.epsg}/{name}.tif")
             x, y = Transformer.from_crs(epsg, zone.epsg, always_xy=True).transform(
                 xs[here], ys[here]
             )
@@ -132,7 +132,7 @@ def test_a_mosaic_pixel_is_the_nearest_pixel_of_its_zone(made, epsg):
 
 
 def values_of(home, plan, epsg):
-    return _read(home, f"{plan.short}/mosaic_{epsg}/observations.tif")[0].ravel()
+    return _read(home, f"{plan.short_digest}/mosaic_{epsg}/observations.tif")[0].ravel()
 
 
 def test_the_item_names_every_part_and_counts_each_once(made):
@@ -150,7 +150,7 @@ def test_the_item_names_every_part_and_counts_each_once(made):
     assert item["properties"]["proj:code"] is None
     inside = sum(int(_own(home, plan, grid.epsg).sum()) for grid in plan.grids)
     unseen = sum(
-        int((_read(home, f"{plan.short}/{grid.epsg}/observations.tif")[0] == 0).sum())
+        int((_read(home, f"{plan.short_digest}/{grid.epsg}/observations.tif")[0] == 0).sum())
         for grid in plan.grids
     )
     assert item["properties"]["terramosaic:not_observed_percent"] == pytest.approx(
@@ -160,7 +160,7 @@ def test_the_item_names_every_part_and_counts_each_once(made):
 
 def test_each_zone_has_a_group_of_the_cube(made):
     plan, home, _ = made
-    cube = home / plan.short / "cube.zarr"
+    cube = home / plan.short_digest / "cube.zarr"
     for grid in plan.grids:
         data = xr.open_zarr(cube / str(grid.epsg), decode_coords="all")
         assert data.rio.crs.to_epsg() == grid.epsg

@@ -17,7 +17,7 @@ from pyproj import Geod
 
 from catalogs.errors import NothingFoundError
 from flows.cli import main
-from tests.support import realitems
+from tests.support import real_items
 
 LIED = "its radiometry is not as stated"
 PROBES = ("B02", "B04", "B8A", "B12")
@@ -48,7 +48,7 @@ def _unstated(claims, prefix):
 
 def _other_offset(folder, item):
     """Return (provider, an item that claims the other offset), as that catalog could be wrong."""
-    stored = realitems.added(folder, item) != 0
+    stored = real_items.added(folder, item) != 0
     if folder == "earth-search":
         return folder, _each_band(item, _states("offset", -0.1)) | {
             "collection": "sentinel-2-c1-l2a"
@@ -61,14 +61,14 @@ def _other_offset(folder, item):
 
 
 def _optical(realdata):
-    for folder, item in realitems.items(realdata):
-        if realitems.modality(item) == "S2L2A" and folder != "other":
+    for folder, item in real_items.items(realdata):
+        if real_items.modality(item) == "S2L2A" and folder != "other":
             yield folder, item
 
 
 def _figures(item):
     """Return {band: (share below 0.06, share below 0.08, quantiles)} as stored, and km²."""
-    named = {realitems.band(name): asset["href"] for name, asset in item["assets"].items()}
+    named = {real_items.band(name): asset["href"] for name, asset in item["assets"].items()}
     names = [one if one in named else STAND_INS.get(one) for one in PROBES]
     bands = {name: _dark_end(named[name]) for name in names if name in named}
     area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shapely.geometry.shape(item["geometry"]))
@@ -103,11 +103,11 @@ def _tells(item, stored):
 def _judged(location, provider, lied, must):
     """Look at one item that lies in the three ways; return whether it was refused."""
     identity = lied["id"]
-    believed = realitems.plan(location, provider, [lied], "off")
+    believed = real_items.plan(location, provider, [lied], "off")
     assert [scene.id for scene in believed.snapshot.scenes] == [identity]
     assert believed.radiometry_verdicts == {}
     assert not [caveat for caveat in believed.caveats if LIED in caveat.text]
-    warned = realitems.plan(location, provider, [lied], "warn")
+    warned = real_items.plan(location, provider, [lied], "warn")
     assert [scene.id for scene in warned.snapshot.scenes] == [identity]
     assert "agrees" not in warned.radiometry_verdicts, identity
     caught = warned.radiometry_verdicts == {"contradicts": 1}
@@ -115,9 +115,9 @@ def _judged(location, provider, lied, must):
     assert [caveat.id for caveat in caveats] == [identity] * caught
     if caught:
         with pytest.raises(NothingFoundError, match=f"{identity}: {LIED}"):
-            realitems.plan(location, provider, [lied], "refuse")
+            real_items.plan(location, provider, [lied], "refuse")
     else:
-        accepted = realitems.plan(location, provider, [lied], "refuse")
+        accepted = real_items.plan(location, provider, [lied], "refuse")
         assert accepted.radiometry_verdicts == {"cannot tell": 1}
         assert [scene.id for scene in accepted.snapshot.scenes] == [identity]
     assert caught or not must, identity
@@ -128,45 +128,45 @@ def test_offsets_that_lie_are_refused_doubted_or_believed(realdata, tmp_path):
     refused = set()
     for number, (folder, item) in enumerate(_optical(realdata)):
         provider, lied = _other_offset(folder, item)
-        location = realitems.publish(tmp_path / str(number), [lied])
-        must = _tells(item, realitems.added(folder, item) != 0)
+        location = real_items.publish(tmp_path / str(number), [lied])
+        must = _tells(item, real_items.added(folder, item) != 0)
         if _judged(location, provider, lied, must):
-            refused.add((folder, realitems.added(folder, item)))
+            refused.add((folder, real_items.added(folder, item)))
     assert {0, -1000} <= {added for _, added in refused}
 
 
 def test_pixels_that_still_hold_the_offset_do_not_pass_for_free_of_it(realdata, tmp_path):
     """What the one Earth Search collection takes out, listed where the pixels still have it."""
-    names = {band: name for name, band in realitems.COLOURS.items()} | {"SCL": "scl"}
+    names = {band: name for name, band in real_items.COLOURS.items()} | {"SCL": "scl"}
     refused = 0
     for folder, item in _optical(realdata):
-        if realitems.added(folder, item) and _tells(item, True):
+        if real_items.added(folder, item) and _tells(item, True):
             assets = {
-                names[realitems.band(name)]: one
+                names[real_items.band(name)]: one
                 for name, one in item["assets"].items()
-                if realitems.band(name) in names
+                if real_items.band(name) in names
             }
             lied = item | {"assets": assets, "collection": "sentinel-2-l2a"}
-            location = realitems.publish(tmp_path / item["id"], [lied])
+            location = real_items.publish(tmp_path / item["id"], [lied])
             with pytest.raises(
                 NothingFoundError, match=f"{item['id']}: {LIED}: the stated offset is 0"
             ):
-                realitems.plan(location, "earth-search", [lied], "refuse")
+                real_items.plan(location, "earth-search", [lied], "refuse")
             refused += 1
     assert refused > 0
 
 
 def test_the_top_of_the_atmosphere_is_judged_by_its_darkest_bands(realdata, tmp_path):
-    for folder, item in realitems.items(realdata):
-        if realitems.modality(item) == "S2L1C" and "B10" in item["assets"]:
+    for folder, item in real_items.items(realdata):
+        if real_items.modality(item) == "S2L1C" and "B10" in item["assets"]:
             honest = item | {"collection": "sentinel-2-l1c"}
-            location = realitems.publish(tmp_path / item["id"], [honest])
-            assert realitems.plan(location, "cdse", [honest], "refuse").radiometry_verdicts == {
+            location = real_items.publish(tmp_path / item["id"], [honest])
+            assert real_items.plan(location, "cdse", [honest], "refuse").radiometry_verdicts == {
                 "agrees": 1
             }
-            stored = realitems.added(folder, item) != 0
+            stored = real_items.added(folder, item) != 0
             lied = _each_band(honest, _states("offset", 0 if stored else -0.1))
-            location = realitems.publish(tmp_path / f"{item['id']}-lied", [lied])
+            location = real_items.publish(tmp_path / f"{item['id']}-lied", [lied])
             black = [_dark_end(item["assets"][name]["href"])[0] for name in ("B10", "B12")]
             must = stored or np.mean(black) > 0.08
             assert _judged(location, "cdse", lied, must)
@@ -178,8 +178,8 @@ def test_a_flag_that_lies_about_a_collection_changes_nothing_but_is_told(realdat
     for item in lied:
         item["properties"]["earthsearch:boa_offset_applied"] = False
     for honest, liar in zip(some, lied, strict=True):
-        location = realitems.publish(tmp_path / honest["id"], [liar])
-        plan = realitems.plan(location, "earth-search", [liar], "refuse")
+        location = real_items.publish(tmp_path / honest["id"], [liar])
+        plan = real_items.plan(location, "earth-search", [liar], "refuse")
         assert [scene.id for scene in plan.snapshot.scenes] == [honest["id"]]
         assert plan.radiometry_verdicts == {"agrees": 1}
         assert all(
@@ -192,36 +192,36 @@ def test_an_offset_that_is_left_out_follows_from_the_baseline(realdata, tmp_path
     for folder, item in _optical(realdata):
         if folder == "cdse":
             bare = _each_band(item, _unstated)
-            location = realitems.publish(tmp_path / item["id"], [bare])
-            (scene,) = realitems.plan(location, folder, [bare], "off").snapshot.scenes
+            location = real_items.publish(tmp_path / item["id"], [bare])
+            (scene,) = real_items.plan(location, folder, [bare], "off").snapshot.scenes
             offsets = {
                 asset.radiometry.offset for band, asset in scene.assets.items() if band != "SCL"
             }
-            assert offsets == {realitems.added(folder, item) / 10_000}
+            assert offsets == {real_items.added(folder, item) / 10_000}
 
 
 def test_a_scale_that_is_left_out_or_counted_twice_is_refused(realdata, tmp_path):
     for number, (folder, item) in enumerate(_optical(realdata)):
         lied = _each_band(item, _states("scale", (1.0, 1e-8)[number % 2]))
-        location = realitems.publish(tmp_path / str(number), [lied])
+        location = real_items.publish(tmp_path / str(number), [lied])
         with pytest.raises(NothingFoundError, match=f"{item['id']}: {LIED}: with its scale"):
-            realitems.plan(location, folder, [lied], "refuse")
+            real_items.plan(location, folder, [lied], "refuse")
 
 
 def test_decibel_and_power_that_change_places_are_refused(realdata, tmp_path):
     stated_units = set()
-    for number, (provider, item) in enumerate(realitems.radar(realdata)):
+    for number, (provider, item) in enumerate(real_items.radar(realdata)):
         unit = item["assets"]["vv"]["raster:bands"][0]["unit"]
         lied = _each_band(item, _states("unit", "1" if unit == "dB" else "dB"))
-        location = realitems.publish(tmp_path / str(number), [lied])
+        location = real_items.publish(tmp_path / str(number), [lied])
         with rasterio.open(item["assets"]["vv"]["href"]) as file:
             counted = int(np.isfinite(file.read(1, masked=True).filled(np.nan)).sum())
         if _judged(location, provider, lied, counted > 2000):
             stated_units.add(unit)
-        honest = realitems.publish(tmp_path / f"honest-{number}", [item])
+        honest = real_items.publish(tmp_path / f"honest-{number}", [item])
         assert (
             "contradicts"
-            not in realitems.plan(honest, provider, [item], "warn").radiometry_verdicts
+            not in real_items.plan(honest, provider, [item], "warn").radiometry_verdicts
         )
     assert stated_units
 
@@ -234,12 +234,12 @@ def _twins(realdata, tmp_path):
     cell = some[0]["id"].split("_")[1]
     some = [item for item in some if item["id"].split("_")[1] == cell]
     lied = [_other_offset("earth-search", item)[1] for item in some]
-    return some, lied, realitems.publish(tmp_path / "twins", [*some, *lied])
+    return some, lied, real_items.publish(tmp_path / "twins", [*some, *lied])
 
 
 def test_honest_twins_stand_for_scenes_that_are_refused(realdata, tmp_path):
     some, lied, location = _twins(realdata, tmp_path)
-    plan = realitems.plan(location, "earth-search", some, "refuse")
+    plan = real_items.plan(location, "earth-search", some, "refuse")
     assert {scene.collection for scene in plan.snapshot.scenes} == {"sentinel-2-l2a"}
     assert {scene.id for scene in plan.snapshot.scenes} == {item["id"] for item in some}
     assert plan.radiometry_verdicts == {"agrees": len(some)}
@@ -253,9 +253,9 @@ def test_honest_twins_stand_for_scenes_that_are_refused(realdata, tmp_path):
 
 def test_a_run_tells_what_it_refused(realdata, tmp_path, capsys):
     some, lied, _ = _twins(realdata, tmp_path)
-    location = realitems.publish(tmp_path / "mixed", [*some[1:], lied[0]])
+    location = real_items.publish(tmp_path / "mixed", [*some[1:], lied[0]])
     path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(realitems.job(location, "earth-search", some, "refuse")))
+    path.write_text(yaml.safe_dump(real_items.job(location, "earth-search", some, "refuse")))
     assert main.main(["run", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     item = json.loads(Path(result["item"]).read_text())
@@ -269,7 +269,7 @@ def test_a_run_tells_what_it_refused(realdata, tmp_path, capsys):
     )
     assert refused["reason"] in report
     assert f"(agrees: {len(some) - 1} scenes)" in report
-    alone = realitems.publish(tmp_path / "alone", [lied[0]])
-    path.write_text(yaml.safe_dump(realitems.job(alone, "earth-search", [lied[0]], "refuse")))
+    alone = real_items.publish(tmp_path / "alone", [lied[0]])
+    path.write_text(yaml.safe_dump(real_items.job(alone, "earth-search", [lied[0]], "refuse")))
     assert main.main(["run", str(path)]) == 3
     assert LIED in capsys.readouterr().err

@@ -11,8 +11,8 @@ import shapely
 from pyproj import CRS, Transformer
 from rasterio.windows import Window
 
-from catalogs import search
 from catalogs.scene import Asset, Radiometry, Scene
+from catalogs.search import search
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube
 

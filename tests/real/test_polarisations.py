@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from catalogs import search
 from catalogs.errors import NothingFoundError
-from pipeline.compositing import composite
+from catalogs.search import search
+from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
-from tests.support import realitems
+from tests.support import real_items
 
 
 def _horizontal(realdata):
@@ -38,22 +38,22 @@ def _geocoded(item, real):
 
 
 def test_recorded_horizontal_scenes_are_used_where_they_are_asked_for(realdata, tmp_path):
-    by_kind = {realitems.modality(item): item for _, item in realitems.radar(realdata)}
+    by_kind = {real_items.modality(item): item for _, item in real_items.radar(realdata)}
     seen = set()
     for number, (_, item) in enumerate(_horizontal(realdata)):
         for kind, real in by_kind.items():
             made = _geocoded(item, real)
             pair = [name.upper() for name in made["assets"]]
-            location = realitems.publish(tmp_path / f"{number}-{kind}", [made])
+            location = real_items.publish(tmp_path / f"{number}-{kind}", [made])
             with pytest.raises(NothingFoundError, match=f"it has {' and '.join(pair)}"):
-                realitems.plan(location, "planetary-computer", [made], "refuse", inputs=[kind])
+                real_items.plan(location, "planetary-computer", [made], "refuse", inputs=[kind])
             asked = {"inputs": [kind], "bands": {kind: pair}}
-            plan = realitems.plan(location, "planetary-computer", [made], "refuse", **asked)
+            plan = real_items.plan(location, "planetary-computer", [made], "refuse", **asked)
             assert plan.bands(kind) == tuple(pair)
             if len(pair) == 1:
                 both = {"inputs": [kind], "bands": {kind: ["HH", "HV"]}}
                 with pytest.raises(NothingFoundError, match="lacks the polarisation HV"):
-                    realitems.plan(location, "planetary-computer", [made], "refuse", **both)
+                    real_items.plan(location, "planetary-computer", [made], "refuse", **both)
             _is_composed(plan, kind, pair, made)
             seen.add((kind, len(pair)))
     assert {kind for kind, _ in seen} == set(by_kind)
@@ -75,7 +75,7 @@ def _is_composed(plan, kind, pair, item):
                 width=file.width,
             )
         power = 10 ** (stored / 10) if asset["raster:bands"][0]["unit"] == "dB" else stored
-        made = composite.compose_modality(kind, scenes, pair, grid, recipe=plan.recipe)
+        made = modality_composite.compose_modality(kind, scenes, pair, grid, recipe=plan.recipe)
         found = made.values[index].compute(scheduler="synchronous").values
         sure = power > 10**-3.5
         assert np.allclose(found[sure], power[sure], rtol=2e-6, atol=0)
@@ -84,7 +84,7 @@ def _is_composed(plan, kind, pair, item):
 def test_horizontal_scenes_in_radar_geometry_are_refused_with_the_way_out(realdata, tmp_path):
     for number, (folder, item) in enumerate(_horizontal(realdata)):
         provider = "stactools" if folder.startswith("stactools") else folder.removesuffix("-v1")
-        location = realitems.publish(tmp_path / str(number), [item])
+        location = real_items.publish(tmp_path / str(number), [item])
         source = search.CatalogSource(provider=provider, location=str(location))
         with pytest.raises(NothingFoundError, match=r"radar geometry.*S1RTC"):
-            search.find_scenes(source, ["S1GRD"], realitems.WORLD, None)
+            search.find_scenes(source, ["S1GRD"], real_items.WORLD, None)

@@ -11,8 +11,9 @@ import pytest
 import rasterio
 from shapely.geometry import box
 
-from catalogs import demo, search
+from catalogs import demo
 from catalogs.scene import Radiometry
+from catalogs.search import search
 from catalogs.sensors import SENSORS
 from pipeline.quality import radiometry_check
 

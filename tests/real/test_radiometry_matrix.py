@@ -13,15 +13,16 @@ import rasterio
 import yaml
 from scipy import ndimage
 
-from catalogs import providers, scene_selection, search
+from catalogs import providers
 from catalogs.errors import InvalidInputError, NothingFoundError
+from catalogs.search import scene_selection, search
 from catalogs.sensors import SENSORS
-from pipeline.compositing import composite
+from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube
-from tests.support import realitems
-from tests.support.realitems import WORLD
+from tests.support import real_items
+from tests.support.real_items import WORLD
 
 RECIPE = Recipe(
     inputs=(),
@@ -44,10 +45,10 @@ def _table(items, folder, target):
     """Write a table for the collections that no table of ours declares; return its path."""
     collections = {}
     for there, item in items:
-        modality = realitems.modality(item)
+        modality = real_items.modality(item)
         if there == folder and modality:
             one = collections.setdefault(item["collection"], {"modality": modality, "names": {}})
-            names = {realitems.band(name): name for name in item["assets"]}
+            names = {real_items.band(name): name for name in item["assets"]}
             one["names"] |= {band: names[band] for band in SENSORS[modality].bands if band in names}
     path = target / f"{folder}-of-mine.yaml"
     path.write_text(yaml.safe_dump({"collections": collections}))
@@ -65,7 +66,7 @@ def _provider(items, folder, target):
 def groups(realdata, tmp_path_factory):
     """Return {(folder, collection, baseline): [(item, scene)]} of all that is measured."""
     target = tmp_path_factory.mktemp("tables")
-    items = [item for item in realitems.items(realdata) if realitems.modality(item[1])]
+    items = [item for item in real_items.items(realdata) if real_items.modality(item[1])]
     found, result = {}, {}
     for folder in dict.fromkeys(folder for folder, _ in items):
         source = search.CatalogSource(
@@ -73,13 +74,13 @@ def groups(realdata, tmp_path_factory):
             location=str(realdata / "catalog" / folder / "catalog.json"),
             allow=(str(realdata),),
         )
-        modalities = {realitems.modality(item) for one, item in items if one == folder}
+        modalities = {real_items.modality(item) for one, item in items if one == folder}
         for scene in search.find_scenes(source, sorted(modalities), WORLD, None).scenes:
             found[folder, scene.collection, scene.id] = scene
     for folder, item in items:
         scene = found.pop((folder, item["collection"], item["id"]))
-        assert scene.modality == realitems.modality(item)
-        key = (folder, item["collection"], realitems.baseline(item) or "none stated")
+        assert scene.modality == real_items.modality(item)
+        key = (folder, item["collection"], real_items.baseline(item) or "none stated")
         result.setdefault(key, []).append((item, scene))
     assert not found
     return result
@@ -113,7 +114,9 @@ def _ours(scene, band, grid, projected):
     """Return (y, x) of a composite, or of the cube where no job uses the grid."""
     bare = scene.select_bands((band,))
     if projected and grid.height * grid.width <= SMALL:
-        made = composite.compose_modality(scene.modality, [bare], [band], grid, recipe=RECIPE)
+        made = modality_composite.compose_modality(
+            scene.modality, [bare], [band], grid, recipe=RECIPE
+        )
         return made.values[0].compute(scheduler="synchronous").values
     return cube.load([bare], [band], grid)[0, 0].compute(scheduler="synchronous").values
 
@@ -125,7 +128,7 @@ def _asset(item, scene, band):
         for name, asset in item["assets"].items()
         if Path(asset["href"]) == Path(scene.assets[band].href).resolve()
     ]
-    assert realitems.band(name) == band
+    assert real_items.band(name) == band
     return asset
 
 
@@ -146,7 +149,7 @@ def test_reflectance_of_every_group_is_what_the_files_say(groups):
     for key, some in optical.items():
         pixels = 0
         for item, scene in some:
-            added = realitems.added(key[0], item)
+            added = real_items.added(key[0], item)
             for band in _measured(scene):
                 asset = _asset(item, scene, band)
                 with rasterio.open(asset["href"]) as file:
@@ -181,7 +184,7 @@ def test_the_darkest_pixels_bear_out_what_the_table_says(groups):
                 with rasterio.open(scene.assets[band].href) as file:
                     values = file.read(1)
                 stored.append(values[values > 0])
-            if realitems.added(key[0], item):
+            if real_items.added(key[0], item):
                 assert np.mean(np.concatenate(stored) < 800) < 0.01, (key, scene.id)
             else:
                 free += bool(min(values.min() for values in stored) < 800)
@@ -275,7 +278,7 @@ def test_recorded_items_of_every_baseline_claim_what_esa_did(realdata, tmp_path)
     seen = set()
     for number, (provider, item) in enumerate(_recorded(realdata)):
         source = search.CatalogSource(
-            provider=provider, location=str(realitems.publish(tmp_path / str(number), [item]))
+            provider=provider, location=str(real_items.publish(tmp_path / str(number), [item]))
         )
         modality = providers.get(provider).collections_by_id[item["collection"]].modality
         try:
@@ -283,9 +286,9 @@ def test_recorded_items_of_every_baseline_claim_what_esa_did(realdata, tmp_path)
         except NothingFoundError:
             continue
             # ^ what is refused has no numbers
-        offset = realitems.added(provider, item) / 10_000
+        offset = real_items.added(provider, item) / 10_000
         for band in _measured(scene):
             meaning = scene.assets[band].radiometry
             assert (meaning.scale, meaning.offset) == (1e-4, offset), (provider, item["id"], band)
-        seen.add((provider, item["collection"], realitems.baseline(item)))
+        seen.add((provider, item["collection"], real_items.baseline(item)))
     assert len(seen) > 5

@@ -13,8 +13,8 @@ import rasterio
 import shapely
 from scipy import ndimage
 
-from catalogs import search
-from pipeline.compositing import composite, radar
+from catalogs.search import search
+from pipeline.compositing import modality_composite, radar
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 from pipeline.reading import units
@@ -39,7 +39,7 @@ def _recipe(method, **more):
 
 
 def _made(modality, scenes, bands, grid, recipe):
-    made = composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
+    made = modality_composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return {
         name: getattr(made, name).compute(scheduler="synchronous").values
         for name in ("values", "observations", "first_day", "last_day")

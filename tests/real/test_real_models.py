@@ -12,7 +12,7 @@ import model
 from model.errors import ModelError
 from model.predictor import registry
 from model.predictor.predictor import InferenceOptions
-from model.predictor.predictor_kinds import EmbeddingPredictor
+from model.predictor.task_predictors import EmbeddingPredictor
 from model.terramind.modalities import LULC_CLASSES
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")

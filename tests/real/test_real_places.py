@@ -11,7 +11,7 @@ import rasterio
 
 from flows.config import job as jobs
 from flows.run import planning, product_folder
-from pipeline import tile, tile_values
+from pipeline import tile, tile_layers
 from pipeline.storage import plan_file, zarr_store
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
@@ -21,7 +21,7 @@ OFFSET = {"433D_629L_3_1": -1000}
 def _made(values, folder, tmp_path):
     plan = planning.create_plan(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
-    zarr_store.create(target, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(target, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, None, target, threads=2)
 
@@ -143,14 +143,14 @@ def test_observations_are_counted_as_the_classifications_say(realdata, tmp_path)
 
 @pytest.mark.parametrize("name", PLACES[:1])
 def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
-    from pipeline.publishing import product_writer
+    from pipeline.product import product_writer
 
     values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
     home = product_folder.product_dir(plan)
     folder = home / plan.short_digest
     plan_file.write_plan_file(folder / "plan.json", plan)
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     for entry in plan.tiles:
         tile.build_tile(plan, entry, None, folder, threads=2)
     item = json.loads((home / product_writer.publish_product(plan, home)).read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import model
-from model.terratorch import segmentation
+from model.terratorch import segmentation_model
 from model.weights import loading
 
 SIZE = {"dim": 32, "heads": 2, "depth": 4, "gated": False, "bias": True}
@@ -39,7 +39,7 @@ def build_model(
 ):
     """Build a segmentation model without weights; see `segmentation.assemble_model`."""
     encoder = model.backbone(architecture, modalities, bands=bands, merge=merge)
-    return segmentation.assemble_model(
+    return segmentation_model.assemble_model(
         encoder, num_classes, necks, decoder, decoder_options, head_options
     )
 

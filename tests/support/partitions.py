@@ -18,7 +18,7 @@ from flows.config import job as jobs
 from flows.execution import engine
 from flows.observe.progress import NullProgress
 from flows.run import plan_files
-from pipeline import tile_values
+from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.storage import plan_file, receipt, zarr_store
 
@@ -72,7 +72,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = plan_file.read_plan_file(path)
-    zarr_store.create(folder, plan, tile_values.list_layer_bands(plan))
+    zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     began, ready, told = time.perf_counter(), [], []
     for outcome in engine.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.declarations import resolve_modality_keys, resolve_output_keys
 from model.terramind.decoder import EmbeddedInputs, EncoderDecoder, PatchGrid
 from model.terramind.generation.expected_classes import compute_class_probabilities
 from model.terramind.generation.request import (
@@ -36,6 +35,7 @@ from model.terramind.generation.sampling_strategy import (
 from model.terramind.generation.value_scaling import BoaOffset, Scaling
 from model.terramind.keys import GeneratorKeys
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE, is_sequence_key
+from model.terramind.modality_names import resolve_modality_keys, resolve_output_keys
 from model.terramind.tokenizers.collection import Tokenizers
 
 CHUNK_SIZES = {"cpu": 1, "cuda": 8}

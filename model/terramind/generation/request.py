@@ -11,6 +11,15 @@ from model.errors import ModelError, join_names
 from model.terramind.decoder import PatchGrid
 from model.terramind.generation.sampling_strategy import Seeds, expand_seeds
 from model.terramind.generation.value_scaling import Scaling
+from model.terramind.input_validation import (
+    check_batch_sizes,
+    check_finite,
+    check_is_mapping,
+    check_standardised,
+    check_tensor,
+    check_token_ids,
+    check_units,
+)
 from model.terramind.modalities import (
     MODALITIES_BY_KEY,
     PATCH_SIZE,
@@ -22,15 +31,6 @@ from model.terramind.modalities import (
 )
 from model.terramind.tokenizers import ddim
 from model.terramind.tokenizers.collection import Tokenizers
-from model.terramind.validation import (
-    check_batch_sizes,
-    check_finite,
-    check_is_mapping,
-    check_standardised,
-    check_tensor,
-    check_token_ids,
-    check_units,
-)
 
 Inputs = Mapping[str, Tensor]
 """Tensors by modality."""

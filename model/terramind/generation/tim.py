@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
 from model.terramind.config import Architecture
-from model.terramind.declarations import resolve_modality_keys, resolve_output_keys
 from model.terramind.decoder import EncoderDecoder
 from model.terramind.encoder import Encoder, Inputs
 from model.terramind.generation.sampler import Sampler
 from model.terramind.generation.sampling_strategy import SamplingStrategy, Seeds, expand_seeds
 from model.terramind.keys import TiMEncoderKeys
-from model.terramind.merging import Merge, MergedTokens
 from model.terramind.modalities import IMAGE_SIZE
+from model.terramind.modality_names import resolve_modality_keys, resolve_output_keys
+from model.terramind.token_merging import Merge, MergedTokens
 from model.terramind.tokenizers.collection import Tokenizers
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError, WeightsError, join_names
-from model.terramind.validation import check_tensor
+from model.terramind.input_validation import check_tensor
 
 PAD_ID, EOS_ID = 0, 3
 """Ids of [PAD] and [EOS]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError
-from model.terramind.validation import check_token_ids
+from model.terramind.input_validation import check_token_ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model.errors import ModelError, join_names
+from model.terramind.input_validation import check_finite, check_standardised, check_tensor
 from model.terramind.keys import TokenizerKeys
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, RASTER_MODALITIES
 from model.terramind.tokenizers import ddim
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terramind.tokenizers.diffusion_unet import UNet
 from model.terramind.tokenizers.vit import PointwiseConv, ViTDecoder, ViTEncoder
-from model.terramind.validation import check_finite, check_standardised, check_tensor
 
 TokenizerPart = Literal["both", "encoder", "decoder"]
 TOKENIZER_PARTS = ("both", "encoder", "decoder")

@@ -1,0 +1,1 @@
+"""Search catalogs for scenes, and select those to use."""

@@ -1,0 +1,67 @@
+"""Section ``grid`` of a job."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from flows.config.base import ConfigModel, LaxTuple, check_unique
+
+
+class GridConfig(ConfigModel):
+    """CRS, resolution and alignment of the output grid."""
+
+    crs: str = Field(default="utm", description="utm, or a code as in EPSG:32632")
+    resolution: float = Field(default=10.0, ge=1, description="metres per pixel, 1 or more")
+    align: Literal["auto", "multiples"] = Field(
+        default="auto",
+        description="auto (the scenes' grid if all share one) or multiples (of the resolution)",
+    )
+    mosaic: Annotated[tuple[str, ...], LaxTuple] = Field(
+        default=(),
+        description="a list of codes as in EPSG:3035, each a map that merges the UTM zones; "
+        "by default, the zone that contains most of the region",
+    )
+
+    @field_validator("mosaic")
+    @classmethod
+    def _check_mosaic_crs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_unique(tuple(cls._parse_crs(code, allow_utm=False) for code in value))
+
+    @field_validator("crs")
+    @classmethod
+    def _check_crs(cls, value: str) -> str:
+        return cls._parse_crs(value, allow_utm=True)
+
+    @classmethod
+    def _parse_crs(cls, value: str, *, allow_utm: bool) -> str:
+        if allow_utm and value.lower() == "utm":
+            return "utm"
+        match = re.fullmatch(r"(?i)epsg:([0-9]{4,6})", value)
+        if match is None:
+            problem = "neither utm nor a code" if allow_utm else "not a code"
+            raise ValueError(f"{value!r} is {problem} as in EPSG:32632.")
+        _check_metric_crs(int(match[1]))
+        return f"EPSG:{int(match[1])}"
+
+    @property
+    def epsg(self) -> int | None:
+        """Return the EPSG code; ``None`` = the UTM zones that the region intersects."""
+        return None if self.crs == "utm" else int(self.crs.removeprefix("EPSG:"))
+
+
+def _check_metric_crs(epsg: int) -> None:
+    import pyproj  # noqa: PLC0415
+
+    # ^ slow to import, and only jobs with a code need it
+
+    try:
+        crs = pyproj.CRS.from_epsg(epsg)
+    except pyproj.exceptions.CRSError as error:
+        raise ValueError(f"EPSG:{epsg} does not exist.") from error
+    if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info[:2]):
+        raise ValueError(
+            f"EPSG:{epsg} ({crs.name}) is not projected in metres: use utm or a projected CRS."
+        )

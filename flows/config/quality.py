@@ -1,0 +1,49 @@
+"""Sections ``radiometry`` and ``qc`` of a job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from flows.config.base import ConfigModel
+
+_FALSE_AS_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""YAML 1.1 reads a bare ``off`` as false."""
+
+
+class Radiometry(ConfigModel):
+    """Check of a catalog's scale and offset against the pixels."""
+
+    proof: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
+        default="refuse",
+        description="refuse (leave out scenes whose pixels contradict the catalog), warn or off",
+    )
+
+
+class QualityGate(ConfigModel):
+    """Quality a map must have to be published."""
+
+    gate: Annotated[Literal["refuse", "warn", "off"], _FALSE_AS_OFF] = Field(
+        default="warn", description="refuse (publish nothing), warn or off"
+    )
+    max_seam_z: float = Field(
+        default=3.0,
+        gt=0,
+        description="a number above 0: the largest z score of class changes along window, tile and "
+        "zone lines compared with those beside them; without seams, one map in 700 exceeds 3",
+    )
+    max_disagreement: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="the largest share of pixels, 0 to 1, whose class changes when windows are "
+        "shifted",
+    )
+    min_agreement: float = Field(
+        default=0.995,
+        ge=0,
+        le=1,
+        description="the smallest share of pixels, 0 to 1, whose class is the same in fp32, "
+        "where a GPU computes in bf16",
+    )

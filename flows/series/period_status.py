@@ -1,0 +1,152 @@
+"""Status of a job's periods: finished, ready to be made, or without scenes so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shapely.geometry import shape
+
+from catalogs import lonlat_geometry
+from catalogs.errors import NothingFoundError
+from catalogs.sensors import get_sensor
+from flows.config import cadence
+from flows.config.cadence import PeriodRange
+from flows.config.job import Job
+from flows.config.period import Period
+from flows.observe.progress import Progress
+from flows.run import finished_products, scene_search
+from flows.run.results import PeriodResult, PeriodStatus, PeriodTiles
+from flows.series import due_periods
+
+RUNNABLE = ("ready", "thin")
+"""Statuses of the periods that a backfill makes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodSummary:
+    """One period of a job: what there is for it, and later the outcome of its run."""
+
+    period: Period
+    status: PeriodStatus
+    reason: str | None = None
+    """Why it has this status, where that needs words."""
+
+    scenes: int | None = None
+    """Scenes used; None where the catalog was not searched."""
+
+    coverage: float | None = None
+    """Share of the region under the scenes of the first input with a date, 0 to 1."""
+
+    cloud_cover: float | None = None
+    """Mean cloud cover of these scenes, percent, as the catalog states it."""
+
+    item: str | None = None
+    """Path of the product's item."""
+
+    tiles: PeriodTiles | None = None
+    """Tiles of the run by their outcome."""
+
+    def to_result(self) -> PeriodResult:
+        """Return the entry as ``backfill --json`` prints it."""
+        return PeriodResult(
+            start=self.period.start.isoformat(),
+            end=self.period.end.isoformat(),
+            status=self.status,
+            item=self.item,
+            scenes=self.scenes,
+            coverage=None if self.coverage is None else round(self.coverage, 4),
+            cloud_cover=None if self.cloud_cover is None else round(self.cloud_cover, 1),
+            tiles=self.tiles,
+            reason=self.reason,
+        )
+
+
+def inspect_period(job: Job, period: Period) -> PeriodSummary:
+    """Look for the product of a period and, without one, search the catalog for its scenes."""
+    job = job.with_period(period)
+    item = finished_products.find_finished_item(job)
+    if item is not None:
+        return PeriodSummary(period=period, status="finished", item=str(item))
+    try:
+        search_result = scene_search.search_scenes(job, context_m=0.0, check_radiometry=False)
+    except NothingFoundError as error:
+        return PeriodSummary(period=period, status="gap", scenes=0, coverage=0.0, reason=str(error))
+    dated_input = next((name for name in job.inputs if get_sensor(name).is_temporal), job.inputs[0])
+    selected = search_result.selection.used
+    dated = [scene for scene in selected if scene.modality == dated_input]
+    coverage = lonlat_geometry.covered_fraction(
+        lonlat_geometry.union(shape(scene.footprint) for scene in dated), search_result.region
+    )
+    is_covered = coverage >= job.schedule.min_coverage
+    cloud_covers = [scene.cloud_cover for scene in dated if scene.cloud_cover is not None]
+    return PeriodSummary(
+        period=period,
+        status="ready" if is_covered else "thin",
+        scenes=len(selected),
+        coverage=coverage,
+        cloud_cover=sum(cloud_covers) / len(cloud_covers) if cloud_covers else None,
+        reason=None if is_covered else f"{dated_input} covers {coverage:.0%} of the region",
+    )
+
+
+def inspect_periods(
+    job: Job, job_periods: Sequence[Period], progress: Progress
+) -> list[PeriodSummary]:
+    """Inspect periods one after the other."""
+    progress.start_stage("inspect", len(job_periods))
+    entries = []
+    for period in job_periods:
+        entries.append(inspect_period(job, period))
+        progress.advance(1, f"{period} {entries[-1].status}")
+    progress.finish()
+    return entries
+
+
+def inspect_range(job: Job, period_range: PeriodRange, progress: Progress) -> list[PeriodSummary]:
+    """Inspect the periods of a range, in the order in which they will be made.
+
+    Raises:
+        InvalidInputError: an end of the range cannot be read, or no period lies in the range.
+    """
+    entries = inspect_periods(job, due_periods.list_periods(job, period_range), progress)
+    entries = _mark_cut_periods(entries, period_range.length or job.schedule.cadence)
+    if period_range.last is None:
+        entries = mark_waiting(job, entries)
+    return entries[::-1] if period_range.newest_first else entries
+
+
+def _mark_cut_periods(entries: Sequence[PeriodSummary], period_length: str) -> list[PeriodSummary]:
+    """Add a reason to the first and the last period, oldest first, if the range cuts them."""
+    since = entries[0].period.start
+    marked = list(entries)
+    for index in {0, len(entries) - 1}:
+        entry = entries[index]
+        full_period = cadence.restore_full_period(entry.period, since, period_length)
+        if full_period != entry.period:
+            reasons = (entry.reason, f"a part of {full_period}, which the range cuts")
+            marked[index] = replace(entry, reason="; ".join(filter(None, reasons)))
+    return marked
+
+
+def mark_waiting(job: Job, entries: Sequence[PeriodSummary]) -> list[PeriodSummary]:
+    """Set the status of thin periods and gaps to waiting while the schedule expects more scenes."""
+    day = due_periods.today()
+    return [
+        replace(entry, status="waiting")
+        if entry.status in {"thin", "gap"}
+        and due_periods.is_awaiting_scenes(job.schedule, entry.period, day)
+        else entry
+        for entry in entries
+    ]
+
+
+def inspect_due(job: Job, progress: Progress) -> list[PeriodSummary]:
+    """Inspect the latest periods of the schedule that have ended.
+
+    Raises:
+        InvalidInputError: the job does not say from which day periods are counted.
+    """
+    return mark_waiting(
+        job, inspect_periods(job, due_periods.list_due(job.schedule, due_periods.today()), progress)
+    )

@@ -1,0 +1,202 @@
+"""Model cards as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from model.predictor.card_file import Card
+
+
+def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
+    """Return the card of the demo model with its training and accuracy.
+
+    Args:
+        card: the card of its folder.
+        sha256: checksum of the weights.
+        size: of the weights, bytes.
+    """
+    training = card.training
+    recipe, fit = training["recipe"], training["fit"]
+    return "\n".join(
+        [
+            "# The demo model",
+            "",
+            training["what"],
+            "",
+            (
+                f"- Architecture: TerraMind's encoder, width {card.architecture.dim}, depth "
+                f"{card.architecture.depth}, heads {card.architecture.heads}, with a "
+                "segmentation head over tokens and raw pixels at half resolution."
+            ),
+            f"- Inputs: {', '.join(card.inputs)}; windows of {card.window} px at 10 m.",
+            f"- Classes: {', '.join(card.class_names)}.",
+            f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
+            (
+                f"- Trained on the countries of seeds {recipe['seeds'][0]} to "
+                f"{recipe['seeds'][-1]} ({recipe['size']} px a granule), {fit['steps']} steps of "
+                f"{recipe['batch']} crops, {fit['seconds']:.0f} s on {fit['device']}."
+            ),
+            (
+                "- Not good for: real land. Spectra, texture and backscatter of the countries "
+                "follow statistics of a few real scenes; landscapes, seasons and most of the "
+                "world's surfaces do not occur in them."
+            ),
+            "",
+            "## On countries that it was not trained on",
+            "",
+            (
+                "Pixel by pixel against the countries' truth, on composites as a job computes "
+                "them. The baseline is a Gaussian classifier of single pixels (quadratic "
+                "discriminant analysis) that was fitted to the same countries. Without tokens: the "
+                "same network with the encoder's tokens set to zero."
+            ),
+            "",
+            *_country_table(training["test_countries"]),
+            "",
+            "F1 by class:",
+            "",
+            *_f1_table(training["test_countries"]),
+            "",
+            *render_edge_effect(card.reach.to_summary() if card.reach else None),
+            "",
+            "## On real land",
+            "",
+            (
+                "Agreement with the land cover that TerraMesh gives for three places, which is "
+                "itself a model's map and not of the day of the scenes."
+            ),
+            "",
+            *_place_table(training["real_places"]),
+            "",
+        ]
+    )
+
+
+def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
+    """Return the section on the edge of a window.
+
+    Args:
+        edge_effect: of :meth:`model.predictor.edge_effect.EdgeEffect.to_summary`; None = not
+            measured.
+    """
+    title = "## At the edge of a window"
+    if edge_effect is None:
+        return [title, "", "Not measured."]
+    steps = edge_effect["steps"]
+    classed = steps[0]["differs"] is not None
+    names = [*(["another class"] if classed else []), "mean change"]
+    measured = f" Measured on {edge_effect['on']}." if edge_effect["on"] else ""
+    rows = [
+        title,
+        "",
+        (
+            "Pixels at a distance from the edge of a window, against the same pixels in the middle "
+            f"of another one, for windows of {edge_effect['window']} px.{measured}"
+        ),
+        "",
+        f"| px from the edge | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for step in steps:
+        share = [f"{100 * step['differs']:.1f} %"] if classed else []
+        figures = " | ".join([*share, f"{step['change']:.3f}"])
+        first, last = step["first"], step["stop"] - 1
+        rows.append(f"| {first if first == last else f'{first} to {last}'} | {figures} |")
+    overlap = edge_effect["overlap"]
+    return [
+        *rows,
+        "",
+        f"Neighbouring windows therefore overlap by {overlap} px, all of them blended.",
+    ]
+
+
+def _country_table(tested: Mapping[str, Any]) -> list[str]:
+    rows = [
+        "| seed | | overall | macro F1 | inside parcels | at edges |",
+        "|---|---|---|---|---|---|",
+    ]
+    titles = {
+        "model": "model",
+        "model_without_tokens": "model without tokens",
+        "per_pixel_qda": "single pixels (QDA)",
+    }
+    for seed, scores_by_model in tested.items():
+        for kind, title in titles.items():
+            scores = scores_by_model[kind]
+            figures = (scores[key] for key in ("overall", "macro_f1", "inside", "edge"))
+            rows.append(f"| {seed} | {title} | {' | '.join(f'{value:.3f}' for value in figures)} |")
+    return rows
+
+
+def _f1_table(tested: Mapping[str, Any]) -> list[str]:
+    names = list(next(iter(tested.values()))["model"]["f1"])
+    rows = [f"| seed | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for seed, scores_by_model in tested.items():
+        values = (scores_by_model["model"]["f1"][name] for name in names)
+        rows.append(f"| {seed} | {' | '.join(_format_figure(value) for value in values)} |")
+    return rows
+
+
+def _place_table(places: Mapping[str, Any]) -> list[str]:
+    if not places:
+        return ["Not measured: no real scenes were available."]
+    rows = ["| place | overall | macro F1 |", "|---|---|---|"]
+    return rows + [
+        f"| {name} | {scores['overall']:.3f} | {scores['macro_f1']:.3f} |"
+        for name, scores in places.items()
+    ]
+
+
+def _format_figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def render_markdown(card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a card that :mod:`model.tools.model_card` described."""
+    yield from (f"# {card['name']}", "", card["what"], "")
+    weights, size, parts = card["weights"], card["architecture"], card["parts"]
+    counted = [f"{name} {_format_millions(count)}" for name, count in parts.items()]
+    facts = (
+        ("Kind", card["kind"]),
+        ("Fits", ", ".join(card.get("fits", ()))),
+        ("Parameters", _format_millions(card["parameters"]) if card["parameters"] else None),
+        ("Parts", ", ".join(counted)),
+        ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
+                                 f"heads {size['heads']}"),
+        ("Window", card["window"] and f"{card['window']} px"),
+        ("Licence", card["licence"]),
+        ("Download", weights["page"]),
+        ("File", weights["path"] and f"`{weights['path']}`"),
+        ("sha256", weights["sha256"] and f"`{weights['sha256']}`"),
+        ("Commit", weights["commit"] and f"`{weights['commit']}`"),
+        ("Classes", ", ".join(card["classes"])),
+    )  # fmt: skip
+    yield from (f"- {name}: {value}" for name, value in facts if value)
+    if card["window"] and card["kind"] != "tokenizer":
+        yield from ("", *render_edge_effect(card["reach"]))
+    for title in ("inputs", "outputs"):
+        if card[title]:
+            yield from ("", f"## {title.capitalize()}", "", *_render_table(card[title]))
+    for title in ("limits", "sources"):
+        if card[title]:
+            yield from ("", f"## {title.capitalize()}", "")
+            yield from (f"- {line}" for line in card[title])
+
+
+def _format_millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def _render_table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| modality | form | unit | band | mean | standard deviation |"
+    yield "|---|---|---|---|---|---|"
+    for entry in entries:
+        unit = {"pixels": "bands", "tokens": "tokens"}.get(entry["form"], "classes")
+        bands = entry.get("bands") or [f"{entry['size']} {unit}"]
+        means, stds = (entry.get(key) or ["-"] * len(bands) for key in ("mean", "std"))
+        for index, (band, mean, std) in enumerate(zip(bands, means, stds, strict=True)):
+            head = (
+                (entry["name"], entry["form"], entry.get("unit", "-")) if index == 0 else ("",) * 3
+            )
+            yield "| " + " | ".join(map(str, (*head, band, mean, std))) + " |"

@@ -1,1 +1,0 @@
-"""Publish a finished product: COGs, styles, pictures, report, STAC item and collection."""
