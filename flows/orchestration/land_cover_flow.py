@@ -126,15 +126,12 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
         What ``terramosaic run --json`` prints; for periods that are due, what ``backfill`` does.
     """
     server.enable_info_logging()
-    result: dict[str, Any] = flow_cancellation.run_cancellable(
-        _run, Path(job), period, allow_partial
-    )
-    return result
+    return flow_cancellation.run_cancellable(_run, Path(job), period, allow_partial)
 
 
-def _run(path: Path, period: str | None, allow_partial: bool) -> dict[str, Any]:
+def _run(path: Path, period: str | None, allow_partial: bool) -> RunResult | BackfillResult:
     if period == DUE:
-        return _run_due_periods(path, allow_partial).to_dict()
+        return _run_due_periods(path, allow_partial)
     local = _local_run.get()
     source: Job | StoredPlan
     if local is not None and local.stored.path == path:
@@ -149,7 +146,7 @@ def _run(path: Path, period: str | None, allow_partial: bool) -> dict[str, Any]:
     artifacts.show_product(name, result)
     if result.status in {"failed", "refused"}:
         raise IncompleteProduct(result)
-    return result.to_dict()
+    return result
 
 
 def _load(path: Path, period: str | None) -> Job | StoredPlan:

@@ -144,8 +144,9 @@ def check_limit(plan: Plan, plan_dir: Path, limit: float | None) -> None:
     if cost is None:
         raise InvalidInputError(NO_PRICES_MESSAGE)
     if cost.amount > limit:
+        price = format_cost(cost.amount, cost.low, cost.high, cost.currency)
         raise InvalidInputError(
-            f"The run would cost {format_cost(cost.to_dict())}, and --max-cost leaves {limit:g} "
+            f"The run would cost {price}, and --max-cost leaves {limit:g} "
             "for it: nothing was made. Raise the limit, or make region, period or inputs smaller."
         )
 

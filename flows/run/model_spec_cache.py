@@ -78,7 +78,7 @@ def compute_fingerprint(job: Job) -> str | None:
     except OSError:
         return None
     values = {
-        "options": model.to_loader_options(),
+        "options": model.to_options().to_dict(),
         "inputs": list(job.model_inputs),
         "device": job.execution.device,
         "precision": job.execution.precision,

@@ -265,7 +265,7 @@ def run(
         if not failed or (allow_partial and counts.done + counts.skipped > len(damaged)):
             # ^ a product without a single sound tile is not published
             quality = timer.run("quality", stages.measure_quality, stored)
-            if not quality_gate.is_refused(stored.plan, quality.to_dict()):
+            if not quality_gate.is_refused(stored.plan, quality):
                 item = timer.run("publish", stages.publish, stored, failed, quality, context)
         status = _choose_status(failed, item, quality)
         metrics.set_final_status(status, len(failed))
@@ -276,7 +276,7 @@ def run(
         item=item,
         tiles=counts.model_copy(update={"failed": failed}),
         seconds=timer.seconds,
-        quality=quality.to_dict() if quality else None,
+        quality=quality,
         planned=tiles.planned,
         actual=cost.get_actual_usage(stored.plan, tiles.traffic, timer.seconds, counts.done),
     )

@@ -25,6 +25,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import plan_files, planning, verify
+from flows.run.results import RunResult
 from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import composite_block
@@ -334,7 +335,10 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
         == random
     )
     assert (
-        any(descriptions.RANDOM_WEIGHTS_WARNING in line for line in text_output.format_run(result))
+        any(
+            descriptions.RANDOM_WEIGHTS_WARNING in line
+            for line in text_output.format_run(RunResult.model_validate(result))
+        )
         == random
     )
     options = properties["terramosaic:model_options"]
