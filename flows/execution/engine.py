@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import InvalidInputError, TerramosaicError
-from flows.execution import dask_report, executors, malloc, model_cache
+from flows.execution import (
+    dask_report,
+    executors,
+    memory_release,
+    model_cache,
+)
 from pipeline import tile
 from pipeline.inference.batching import WindowCache
 from pipeline.plan.plan import Plan
@@ -129,7 +134,7 @@ def process_tile(
         tiles_per_process: Number of tiles that this process computes in parallel.
         processes: Number of processes that share the providers' connections.
     """
-    malloc.trim_heap()
+    memory_release.trim_heap()
     http_pool.divide_connections(processes)
     path = Path(plan_path)
     mtime_ns = path.stat().st_mtime_ns

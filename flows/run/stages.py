@@ -18,7 +18,6 @@ from flows.config.job import Job
 from flows.execution import engine
 from flows.observe import metrics_exporter, run_log
 from flows.observe.run_context import RunContext
-from flows.observe.run_metrics import RunMetrics
 from flows.run import (
     cost,
     finished_products,
@@ -109,7 +108,7 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
     failed: list[TileFailure] = []
-    metrics = context.metrics or RunMetrics.for_plan(stored.path)
+    metrics = context.metrics
     metrics.begin_tiles(len(plan.tiles), len(finished))
     tile_results = engine.process_tiles(
         stored.path,
@@ -268,7 +267,7 @@ def run(
             if not quality_gate.is_refused(stored.plan, quality):
                 item = timer.run("publish", stages.publish, stored, failed, quality, context)
         status = _choose_status(failed, item, quality)
-        metrics.set_final_status(status, len(failed))
+        metrics.set_final_status(status, len(failed) - len(counts.failed))
     context.progress.finish()
     return run_result.build_run_result(
         stored.plan,

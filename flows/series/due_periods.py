@@ -86,8 +86,3 @@ def list_complete(
     parts = cadence.split_period(Period(start=since, end=day_after), length, max_parts=MAX_PERIODS)
     return tuple(part for part in parts if part.end <= last)
     # ^ an unfinished period is cut at the day after, and thus left out
-
-
-def is_awaiting_scenes(schedule: Schedule, period: Period, day: dt.date) -> bool:
-    """Return whether more scenes of a period may still arrive."""
-    return day <= period.end + dt.timedelta(days=schedule.latency_days + schedule.max_wait_days)

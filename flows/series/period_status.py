@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from flows.config import cadence
 from flows.config.cadence import PeriodRange
 from flows.config.job import Job
 from flows.config.period import Period
+from flows.config.schedule import Schedule
 from flows.observe.progress import Progress
 from flows.run import finished_products, scene_search
 from flows.run.results import PeriodResult, PeriodStatus, PeriodTiles
@@ -129,13 +131,17 @@ def _mark_cut_periods(entries: Sequence[PeriodSummary], period_length: str) -> l
     return marked
 
 
+def is_awaiting_scenes(schedule: Schedule, period: Period, day: dt.date) -> bool:
+    """Return whether more scenes of a period may still arrive."""
+    return day <= period.end + dt.timedelta(days=schedule.latency_days + schedule.max_wait_days)
+
+
 def mark_waiting(job: Job, entries: Sequence[PeriodSummary]) -> list[PeriodSummary]:
     """Set the status of thin periods and gaps to waiting while the schedule expects more scenes."""
     day = due_periods.today()
     return [
         replace(entry, status="waiting")
-        if entry.status in {"thin", "gap"}
-        and due_periods.is_awaiting_scenes(job.schedule, entry.period, day)
+        if entry.status in {"thin", "gap"} and is_awaiting_scenes(job.schedule, entry.period, day)
         else entry
         for entry in entries
     ]

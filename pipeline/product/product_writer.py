@@ -20,7 +20,7 @@ from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import provenance, published_item, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
-from pipeline.product.report import figures, report
+from pipeline.product.report import report, report_images
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation
@@ -63,7 +63,7 @@ def publish_product(
     store, plan_name = open_store(product_dir), plan.short_digest
     rasters = tuple(_write_rasters(plan, store, on_layer)) if "cog" in formats else ()
     documents = list(_write_documents(store, plan_name, rasters, formats))
-    images = figures.draw_report_images(plan, store, rasters)
+    images = report_images.draw_report_images(plan, store, rasters)
     if images is not None:
         quicklook_name, report_name = f"{plan_name}/quicklook.png", f"{plan_name}/report.html"
         store.write(quicklook_name, images.quicklook)

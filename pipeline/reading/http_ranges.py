@@ -67,7 +67,7 @@ class RetryPolicy:
     deadline: float = 300.0
     """Seconds in which one asset must be read, all retries included."""
 
-    max_retry_after: float = 120.0
+    max_retry_after: float = http_client.MAX_RETRY_AFTER
     """Longest Retry-After in seconds that is waited for."""
 
 

@@ -18,7 +18,7 @@ from flows.orchestration import launch
 from flows.run import plan_files, stages
 from pipeline import resource_estimate
 from pipeline.runtime import io_statistics
-from pipeline.runtime.context_threads import ContextThreadPool
+from pipeline.runtime.cancellation import CancellableThreadPool
 from pipeline.storage import plan_file, receipt
 from tests.faults.server import serving
 from tests.support import large_plan
@@ -284,7 +284,7 @@ def test_a_receipt_without_traffic_is_read(web, little):
 
 
 def test_threads_count_for_whoever_hands_them_work():
-    with ContextThreadPool(2) as pool:
+    with CancellableThreadPool(2, "read") as pool:
         with io_statistics.collect() as one:
             first = pool.submit(lambda: io_statistics.current().add(requests=1, num_bytes=10))
         with io_statistics.collect() as two:

@@ -32,7 +32,7 @@ from pipeline.compositing import composite_block
 from pipeline.inference import blend
 from pipeline.plan import layer_table
 from pipeline.product import descriptions, provenance
-from pipeline.product.report import figures
+from pipeline.product.report import report_images
 from pipeline.storage import plan_file, receipt
 from tests.support import lightning_checkpoints, stac_schemas
 
@@ -331,7 +331,7 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
     assert (descriptions.RANDOM_WEIGHTS_WARNING in result["warnings"]) == random
     assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING) == random
     assert (
-        figures.build_heading(plan).subtitle.startswith(descriptions.RANDOM_WEIGHTS_WARNING)
+        report_images.build_heading(plan).subtitle.startswith(descriptions.RANDOM_WEIGHTS_WARNING)
         == random
     )
     assert (
