@@ -21,12 +21,11 @@ from flows.observe.run_context import RunContext
 from flows.run import (
     cost,
     finished_products,
-    plan_files,
     product_folder,
     run_result,
+    stored_plan,
     verify,
 )
-from flows.run.plan_files import StoredPlan
 from flows.run.results import (
     DamagedFile,
     PlannedUsage,
@@ -35,6 +34,7 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
+from flows.run.stored_plan import StoredPlan
 from pipeline import reuse, tile_layers
 from pipeline.product import product_writer
 from pipeline.product.product import MissingTile
@@ -86,7 +86,7 @@ def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
     """Plan a job and write the plan; a stored plan is returned as it is."""
     if isinstance(source, StoredPlan):
         return source
-    return plan_files.write_plan(plan_files.load_or_create_plan(source, context.progress))
+    return stored_plan.write_plan(stored_plan.load_or_create_plan(source, context.progress))
 
 
 def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
