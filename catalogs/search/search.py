@@ -187,10 +187,10 @@ def _search_static_catalog(
 
 def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
     """Fill the results from a STAC API."""
-    from catalogs.sources import api  # noqa: PLC0415
+    from catalogs.sources import stac_api  # noqa: PLC0415
     # ^ pystac-client takes a while to load, and static catalogs do without
 
-    with api.connect(location) as stac_api:
+    with stac_api.connect(location) as connection:
         for result in results:
             result.location = location
             interval = (
@@ -198,9 +198,9 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 if result.time_range is None
                 else "/".join(map(_format_time, result.time_range))
             )
-            count = api.MatchCount()
-            for document in api.search_items(
-                stac_api, result.collections, result.region, interval, count
+            count = stac_api.MatchCount()
+            for document in stac_api.search_items(
+                connection, result.collections, result.region, interval, count
             ):
                 result.add_item(
                     static_catalog.ItemDocument(item=document, base=_base_href(location, document))
@@ -210,7 +210,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                     f"the catalog states {count.matched} items and returned {count.returned}"
                 )
             if not result.parsed_items:
-                extents = api.describe_extents(stac_api, result.collections)
+                extents = stac_api.describe_extents(connection, result.collections)
                 result.catalog_description = "".join(
                     f" {name} runs {extent}." for name, extent in extents.items()
                 )

@@ -144,11 +144,11 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
     """List the scenes of a job, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import text_output
-    from flows.run import search_result
+    from flows.run import search_report
     from flows.series import latest_period
 
     return console.run_and_print(
-        lambda progress: search_result.search(
+        lambda progress: search_report.search(
             latest_period.with_period(loaded, period, progress), progress, report
         ).to_dict(),
         text_output.format_search,
@@ -164,11 +164,11 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     """Plan a job: tiles, scenes, bytes, memory, time, cost."""
     loaded = _load_job(job)
     from flows.cli import text_output
-    from flows.run import plan_files
+    from flows.run import stored_plan
     from flows.series import latest_period
 
     return console.run_and_print(
-        lambda progress: plan_files.make_plan(
+        lambda progress: stored_plan.make_plan(
             latest_period.with_period(loaded, period, progress), progress, output
         ).to_dict(),
         text_output.format_plan,

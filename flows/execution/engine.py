@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import InvalidInputError, TerramosaicError
-from flows.execution import dask_report, executors, malloc, model_cache
+from flows.execution import (
+    dask_report,
+    executors,
+    memory_release,
+    model_cache,
+)
 from pipeline import tile
 from pipeline.inference.batching import WindowCache
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import WorkerCount
-from pipeline.reading import http_pool
+from pipeline.reading import provider_connections
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.runtime.io_statistics import IoStatistics
 from pipeline.storage import plan_file, receipt
@@ -129,8 +134,8 @@ def process_tile(
         tiles_per_process: Number of tiles that this process computes in parallel.
         processes: Number of processes that share the providers' connections.
     """
-    malloc.trim_heap()
-    http_pool.divide_connections(processes)
+    memory_release.trim_heap()
+    provider_connections.divide_connections(processes)
     path = Path(plan_path)
     mtime_ns = path.stat().st_mtime_ns
     with _load_lock:

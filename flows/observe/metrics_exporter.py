@@ -11,17 +11,17 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import InvalidInputError
-from flows.observe.run_metrics import COMMON_LABELS, METRICS, RunMetrics
+from flows.observe.run_metrics import ExportedMetrics, RunMetrics
 from pipeline.runtime import atomic_files, cancellation
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric as Family
+    from prometheus_client import Metric
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,17 @@ def _check_writable(path: Path, text: str) -> Path:
 @contextmanager
 def export_run(plan_path: Path) -> Iterator[RunMetrics]:
     """Count the run of a plan during a block, and export its metrics to the destination."""
-    metrics = RunMetrics.for_plan(plan_path)
-    with _record_final_status(metrics, read_destination()):
+    destination = read_destination()
+    if destination is None:
+        yield RunMetrics()
+        return
+    metrics = ExportedMetrics(plan_path)
+    with (
+        _serve_http(metrics, destination)
+        if isinstance(destination, Address)
+        else _write_textfile(metrics, destination),
+        _record_final_status(metrics),
+    ):
         yield metrics
 
 
@@ -100,33 +109,22 @@ def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _record_final_status(metrics: RunMetrics, destination: Destination | None) -> Iterator[None]:
-    with _export(metrics, destination):
-        try:
-            yield
-        except cancellation.Cancelled:
-            metrics.set_final_status("interrupted")
-            raise
-        except Exception:
-            metrics.set_final_status("failed")
-            raise
-        except BaseException:
-            metrics.set_final_status("interrupted")
-            raise
-
-
-def _export(metrics: RunMetrics, destination: Destination | None) -> AbstractContextManager[None]:
-    if destination is None:
-        return nullcontext()
-    return (
-        _serve_http(metrics, destination)
-        if isinstance(destination, Address)
-        else _write_textfile(metrics, destination)
-    )
+def _record_final_status(metrics: RunMetrics) -> Iterator[None]:
+    try:
+        yield
+    except cancellation.Cancelled:
+        metrics.set_final_status("interrupted")
+        raise
+    except Exception:
+        metrics.set_final_status("failed")
+        raise
+    except BaseException:
+        metrics.set_final_status("interrupted")
+        raise
 
 
 @contextmanager
-def _write_textfile(metrics: RunMetrics, path: Path) -> Iterator[None]:
+def _write_textfile(metrics: ExportedMetrics, path: Path) -> Iterator[None]:
     textfile = _Textfile(metrics, path)
     metrics.on_change = textfile.write_if_due
     try:
@@ -138,11 +136,11 @@ def _write_textfile(metrics: RunMetrics, path: Path) -> Iterator[None]:
 class _Textfile:
     """A file for node_exporter's textfile collector."""
 
-    def __init__(self, metrics: RunMetrics, path: Path) -> None:
+    def __init__(self, metrics: ExportedMetrics, path: Path) -> None:
         name = f"terramosaic_{metrics.product}_{metrics.period}.prom"
         self._path = path if path.suffix == ".prom" else path / name
         # ^ names of products and periods are valid file names
-        self._collector, self._next_write, self._has_warned = _RunCollector([metrics]), 0.0, False
+        self._registry, self._next_write, self._has_warned = metrics.registry, 0.0, False
 
     def write_if_due(self) -> None:
         """Write the file, at most every :data:`WRITE_INTERVAL` seconds."""
@@ -156,7 +154,7 @@ class _Textfile:
         # ^ imported only if metrics are exported
         self._next_write = time.monotonic() + WRITE_INTERVAL
         try:
-            atomic_files.write_atomic(self._path, generate_latest(_build_registry(self._collector)))
+            atomic_files.write_atomic(self._path, generate_latest(self._registry))
         except OSError as error:
             if not self._has_warned:
                 log.warning("metrics cannot be written to %s: %s", self._path, error)
@@ -165,48 +163,34 @@ class _Textfile:
 
 @dataclass(slots=True, eq=False)
 class _RunCollector:
-    """Prometheus collector of the runs of this process that share a destination."""
+    """Prometheus collector of the runs of this process that share an address."""
 
-    runs: list[RunMetrics]
+    runs: list[ExportedMetrics]
     close: Callable[[], None] = field(default=lambda: None)
 
-    def collect(self) -> Iterable[Family]:
-        """Yield every metric with the values of all runs."""
-        from prometheus_client import core  # noqa: PLC0415
-
-        # ^ imported only if metrics are exported
-        runs = [(run.product, run.period, run.values()) for run in tuple(self.runs)]
-        family_classes = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
-        for metric in METRICS:
-            family = family_classes[metric.kind](
-                metric.name, metric.documentation, labels=(*COMMON_LABELS, *metric.labels)
-            )
-            for product, period, values in runs:
-                for labels, value in values[metric.name].items():
-                    family.add_metric((product, period, *labels), float(value))
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric once, with the values of all runs."""
+        for family, *others in zip(
+            *(run.registry.collect() for run in tuple(self.runs)), strict=True
+        ):
+            for other in others:
+                family.samples.extend(other.samples)
             yield family
 
 
-def _build_registry(collector: _RunCollector) -> Any:
-    """Return an own registry: the global one also has metrics of the process and of dask."""
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
-
-    # ^ imported only if metrics are exported
-    registry = CollectorRegistry(auto_describe=True)
-    registry.register(collector)
-    return registry
-
-
 _collectors: dict[Address, _RunCollector] = {}
+"""Collectors that are served. Periods that are mapped at the same time share a server."""
+
 _collectors_lock = threading.Lock()
 
 
 @contextmanager
-def _serve_http(metrics: RunMetrics, address: Address) -> Iterator[None]:
+def _serve_http(metrics: ExportedMetrics, address: Address) -> Iterator[None]:
     with _collectors_lock:
-        collector = _collectors.get(address) or _start_server(address)
+        collector = _collectors.get(address)
         if collector is not None:
             collector.runs.append(metrics)
+        elif (collector := _start_server(address, metrics)) is not None:
             _collectors[address] = collector
     try:
         yield
@@ -219,14 +203,16 @@ def _serve_http(metrics: RunMetrics, address: Address) -> Iterator[None]:
                     collector.close()
 
 
-def _start_server(address: Address) -> _RunCollector | None:
-    """Start serving a new collector; return None, with a warning, if that fails."""
-    from prometheus_client import start_http_server  # noqa: PLC0415
+def _start_server(address: Address, metrics: ExportedMetrics) -> _RunCollector | None:
+    """Start serving a collector of one run; return None, with a warning, if that fails."""
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
 
     # ^ imported only if metrics are exported
-    collector = _RunCollector([])
+    collector, registry = _RunCollector([metrics]), CollectorRegistry(auto_describe=True)
+    registry.register(collector)
+    # ^ auto_describe, and a run at this time: a scrape may ask for metrics by name[]
     try:
-        server, thread = start_http_server(address.port, address.host, _build_registry(collector))
+        server, thread = start_http_server(address.port, address.host, registry)
     except (OSError, UnicodeError) as error:
         # ^ UnicodeError: an invalid host name
         log.warning(

@@ -21,5 +21,5 @@ class RunContext:
 
     progress: Progress = field(default_factory=NullProgress)
     truth_comparison: TruthComparison | None = None
-    metrics: RunMetrics | None = None
-    """Metrics of the run; None where they are not exported."""
+    metrics: RunMetrics = field(default_factory=RunMetrics)
+    """Metrics of the run; nothing is counted where they are not exported."""

@@ -5,20 +5,21 @@ docs/metrics.md lists them; the dashboard and the alert rules of deploy/observab
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.storage.store import open_store
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge
+
     from pipeline.tile import TileResult
+
+_Kind = TypeVar("_Kind", "Counter", "Gauge")
 
 COMMON_LABELS = ("product", "period")
 """Labels of every metric."""
@@ -26,119 +27,9 @@ COMMON_LABELS = ("product", "period")
 STATUSES = ("running", "complete", "partial", "refused", "failed", "interrupted")
 """Status of a run: ``running``, or the final status as in ``run --json``."""
 
-MetricValues = Mapping[str, Mapping[tuple[str, ...], float]]
-"""Name of a metric → values of its labels beside :data:`COMMON_LABELS` → value."""
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric, as it is documented in docs/metrics.md."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    documentation: str
-    labels: tuple[str, ...] = ()
-    """Labels beside :data:`COMMON_LABELS`."""
-
-
-METRICS = (
-    Metric(
-        "terramosaic_run_info",
-        "gauge",
-        "Always 1; plan and version are in the labels.",
-        ("plan", "version"),
-    ),
-    Metric(
-        "terramosaic_run_status",
-        "gauge",
-        "1 for the current status of the run, 0 for the others.",
-        ("status",),
-    ),
-    Metric("terramosaic_run_started_timestamp_seconds", "gauge", "Start of the run."),
-    Metric(
-        "terramosaic_last_success_timestamp_seconds",
-        "gauge",
-        "Time at which the product was last published or found complete.",
-    ),
-    Metric("terramosaic_tiles_planned", "gauge", "Tiles of the plan."),
-    Metric("terramosaic_tiles_total", "counter", "Tiles by outcome.", ("outcome",)),
-    Metric("terramosaic_tiles_waiting", "gauge", "Tiles that have not been started."),
-    Metric("terramosaic_tiles_working", "gauge", "Tiles in progress."),
-    Metric(
-        "terramosaic_last_tile_timestamp_seconds",
-        "gauge",
-        "End of the last finished tile; before that, start of the first tiles.",
-    ),
-    Metric("terramosaic_mapped_square_meters_total", "counter", "Area of the tiles computed."),
-    Metric("terramosaic_read_bytes_total", "counter", "Bytes read from scenes."),
-    Metric("terramosaic_read_requests_total", "counter", "Requests for scenes."),
-    Metric("terramosaic_read_retries_total", "counter", "Requests that were retried."),
-    Metric(
-        "terramosaic_tile_seconds_total",
-        "counter",
-        "Seconds spent on tiles, by stage; the stage tile is the total.",
-        ("stage",),
-    ),
-    Metric(
-        "terramosaic_device_busy_ratio",
-        "gauge",
-        "Share of the time since the first tile in which the device of a process ran the model.",
-    ),
-)
-
-
-def labels_from_path(plan_path: Path) -> tuple[str, str]:
-    """Return product and period of a plan file, from its path."""
-    return plan_path.parents[2].name, plan_path.parents[1].name
-
-
-@functools.cache
-def _installed_version() -> str:
-    return importlib.metadata.version("terramosaic")
-
-
-@dataclass(slots=True, kw_only=True)
 class RunMetrics:
-    """Metrics of one run; an exporter may read them from another thread."""
-
-    product: str
-    period: str
-    plan: str
-    on_change: Callable[[], None] = lambda: None
-    """Called after every change."""
-
-    last_success: float | None = None
-    """Unix time of the last success."""
-
-    _status: str = "running"
-    _started: float = field(default_factory=time.time)
-    _planned_tiles: int = 0
-    _tile_counts: Counter[str] = field(default_factory=lambda: Counter(done=0, failed=0, skipped=0))
-    _last_tile_ended: float | None = None
-    """Unix time of the last tile."""
-
-    _tiles_began: float = 0.0
-    _tiles_elapsed: float = 0.0
-    """Seconds from the first tile to the last one."""
-
-    _parallel_tiles: int = 0
-    _processes: int = 1
-    _mapped_km2: float = 0.0
-    _io_counts: Counter[str] = field(default_factory=Counter)
-    _stage_seconds: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @staticmethod
-    def for_plan(plan_path: Path) -> RunMetrics:
-        """Return the metrics of a plan's run, before it starts."""
-        product, period = labels_from_path(plan_path)
-        item = open_store(plan_path.parents[1]).info("item.json")
-        return RunMetrics(
-            product=product,
-            period=period,
-            plan=plan_path.parent.name,
-            last_success=None if item is None else item.modified,
-        )
+    """Metrics of a run that are not exported: nothing is counted."""
 
     def begin_tiles(self, planned: int, skipped: int) -> None:
         """Start counting tiles.
@@ -147,83 +38,171 @@ class RunMetrics:
             planned: Number of tiles of the plan.
             skipped: Number of those that were finished before the run.
         """
-        with self._lock:
-            self._planned_tiles, self._tile_counts["skipped"] = planned, skipped
-            self._last_tile_ended, self._tiles_began = time.time(), time.monotonic()
+
+    def set_capacity(self, *, processes: int, parallel_tiles: int) -> None:
+        """Record the number of processes and of parallel tiles in all of them."""
+
+    def count_tile(self, result: TileResult) -> None:
+        """Count one tile."""
+
+    def set_final_status(self, status: str, damaged: int = 0) -> None:
+        """Set the final status, and count the tiles that verification found damaged as failed."""
+
+
+class ExportedMetrics(RunMetrics):
+    """Metrics of a run, in a registry that an exporter may read from another thread.
+
+    The global registry is not used: it also has metrics of the process and of dask.
+    """
+
+    def __init__(self, plan_path: Path) -> None:
+        from prometheus_client import (  # noqa: PLC0415
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            disable_created_metrics,
+        )
+
+        # ^ imported only if metrics are exported
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        # ^ in the whole process: a registry has no such option
+        self.product, self.period = plan_path.parents[2].name, plan_path.parents[1].name
+        self.registry = CollectorRegistry()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when tiles begin, and after each of them."""
+
+        self._remaining_tiles = 0
+        self._parallel_tiles = 0
+        self._processes = 1
+        self._predict_seconds = 0.0
+        self._tiles_began = 0.0
+        self._tiles_elapsed = 0.0
+        """Seconds from the first tile to the last one."""
+
+        self._add(
+            Gauge,
+            "terramosaic_run_info",
+            "Always 1; plan and version are in the labels.",
+            *("plan", "version"),
+        )(plan_path.parent.name, importlib.metadata.version("terramosaic")).set(1)
+        self._status = self._add(
+            Gauge,
+            "terramosaic_run_status",
+            "1 for the current status of the run, 0 for the others.",
+            "status",
+        )
+        self._set_status("running")
+        self._add(
+            Gauge, "terramosaic_run_started_timestamp_seconds", "Start of the run."
+        )().set_to_current_time()
+        self._last_success = self._add(
+            Gauge,
+            "terramosaic_last_success_timestamp_seconds",
+            "Time at which the product was last published or found complete.",
+        )
+        item = open_store(plan_path.parents[1]).info("item.json")
+        if item is not None:
+            self._last_success().set(item.modified)
+        self._planned = self._add(Gauge, "terramosaic_tiles_planned", "Tiles of the plan.")()
+        self._tiles = self._add(Counter, "terramosaic_tiles_total", "Tiles by outcome.", "outcome")
+        for outcome in ("done", "failed", "skipped"):
+            self._tiles(outcome)
+        self._waiting = self._add(
+            Gauge, "terramosaic_tiles_waiting", "Tiles that have not been started."
+        )()
+        self._working = self._add(Gauge, "terramosaic_tiles_working", "Tiles in progress.")()
+        self._last_tile_ended = self._add(
+            Gauge,
+            "terramosaic_last_tile_timestamp_seconds",
+            "End of the last finished tile; before that, start of the first tiles.",
+        )
+        self._mapped_area = self._add(
+            Counter, "terramosaic_mapped_square_meters_total", "Area of the tiles computed."
+        )()
+        self._traffic = {
+            name: self._add(Counter, f"terramosaic_read_{name}_total", documentation)()
+            for name, documentation in (
+                ("bytes", "Bytes read from scenes."),
+                ("requests", "Requests for scenes."),
+                ("retries", "Requests that were retried."),
+            )
+        }
+        self._stage_seconds = self._add(
+            Counter,
+            "terramosaic_tile_seconds_total",
+            "Seconds spent on tiles, by stage; the stage tile is the total.",
+            "stage",
+        )
+        self._device_busy_ratio = self._add(
+            Gauge,
+            "terramosaic_device_busy_ratio",
+            "Share of the time since the first tile in which the device of a process ran "
+            "the model.",
+        )
+
+    def _add(
+        self, kind: type[_Kind], name: str, documentation: str, *labels: str
+    ) -> Callable[..., _Kind]:
+        """Add a metric, and return a function from values of its own labels to their series.
+
+        A series is exported, with the value 0, from the first call for it.
+        """
+        metric = kind(name, documentation, (*COMMON_LABELS, *labels), registry=self.registry)
+        return partial(metric.labels, self.product, self.period)
+
+    def begin_tiles(self, planned: int, skipped: int) -> None:
+        """Start counting tiles."""
+        self._planned.set(planned)
+        self._tiles("skipped").inc(skipped)
+        self._last_tile_ended().set_to_current_time()
+        self._remaining_tiles, self._tiles_began = planned - skipped, time.monotonic()
+        self._set_queue()
         self.on_change()
 
     def set_capacity(self, *, processes: int, parallel_tiles: int) -> None:
         """Record the number of processes and of parallel tiles in all of them."""
-        with self._lock:
-            self._parallel_tiles, self._processes = parallel_tiles, processes
+        self._parallel_tiles, self._processes = parallel_tiles, processes
+        self._set_queue()
+        self._set_device_busy_ratio()
 
     def count_tile(self, result: TileResult) -> None:
         """Count one tile."""
-        with self._lock:
-            self._tile_counts["failed" if result.reason else "done"] += 1
-            self._mapped_km2 += result.km2
-            self._io_counts.update(result.traffic)
-            for stage, seconds in result.seconds.items():
-                self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
-            self._last_tile_ended, self._tiles_elapsed = (
-                time.time(),
-                time.monotonic() - self._tiles_began,
-            )
+        self._last_tile_ended().set_to_current_time()
+        self._tiles("failed" if result.reason else "done").inc()
+        self._mapped_area.inc(result.km2 * 1e6)
+        for name, counter in self._traffic.items():
+            counter.inc(result.traffic.get(name, 0))
+        # ^ other counts of the traffic are those of single modalities
+        for stage, seconds in result.seconds.items():
+            self._stage_seconds(stage).inc(seconds)
+        self._remaining_tiles -= 1
+        self._tiles_elapsed = time.monotonic() - self._tiles_began
+        self._predict_seconds += result.seconds.get("predict", 0.0)
+        self._set_queue()
+        self._set_device_busy_ratio()
         self.on_change()
 
-    def set_final_status(self, status: str, failed: int | None = None) -> None:
-        """Set the final status, and the number of failed tiles if verification found more."""
-        with self._lock:
-            self._status = status
-            if failed is not None:
-                self._tile_counts["failed"] = failed
-            if status in ("complete", "partial"):
-                self.last_success = time.time()
+    def set_final_status(self, status: str, damaged: int = 0) -> None:
+        """Set the final status, and count the tiles that verification found damaged as failed."""
+        self._tiles("failed").inc(damaged)
+        self._remaining_tiles = 0
+        self._set_queue()
+        self._set_status(status)
+        if status in ("complete", "partial"):
+            self._last_success().set_to_current_time()
 
-    def values(self) -> MetricValues:
-        """Return the current values of all metrics."""
-        with self._lock:
-            return {
-                "terramosaic_run_info": {(self.plan, _installed_version()): 1.0},
-                "terramosaic_run_status": {
-                    (status,): status == self._status for status in STATUSES
-                },
-                "terramosaic_run_started_timestamp_seconds": {(): self._started},
-                "terramosaic_last_success_timestamp_seconds": _optional_value(self.last_success),
-                "terramosaic_tiles_planned": {(): self._planned_tiles},
-                "terramosaic_tiles_total": {
-                    (outcome,): count for outcome, count in self._tile_counts.items()
-                },
-                **self._queue_values(),
-                "terramosaic_last_tile_timestamp_seconds": _optional_value(self._last_tile_ended),
-                "terramosaic_mapped_square_meters_total": {(): self._mapped_km2 * 1e6},
-                **{
-                    f"terramosaic_read_{name}_total": {(): self._io_counts[name]}
-                    for name in ("bytes", "requests", "retries")
-                },
-                "terramosaic_tile_seconds_total": {
-                    (stage,): seconds for stage, seconds in self._stage_seconds.items()
-                },
-                "terramosaic_device_busy_ratio": _optional_value(self._device_busy_ratio()),
-            }
+    def _set_status(self, current: str) -> None:
+        for status in STATUSES:
+            self._status(status).set(status == current)
 
-    def _queue_values(self) -> MetricValues:
-        is_running = self._status == "running"
-        remaining = self._planned_tiles - self._tile_counts.total() if is_running else 0
-        working = max(min(self._parallel_tiles, remaining), 0)
-        return {
-            "terramosaic_tiles_waiting": {(): max(remaining - working, 0)},
-            "terramosaic_tiles_working": {(): working},
-        }
+    def _set_queue(self) -> None:
+        working = max(min(self._parallel_tiles, self._remaining_tiles), 0)
+        self._working.set(working)
+        self._waiting.set(max(self._remaining_tiles - working, 0))
 
-    def _device_busy_ratio(self) -> float | None:
-        """Return the share of time in which devices ran the model; None before any prediction."""
-        predict_seconds = self._stage_seconds.get("predict", 0.0)
-        if not predict_seconds or not self._tiles_elapsed:
-            return None
-        return min(predict_seconds / (self._tiles_elapsed * self._processes), 1.0)
-        # ^ parallel tiles of a process may use the device at the same time
-
-
-def _optional_value(value: float | None) -> dict[tuple[str, ...], float]:
-    return {} if value is None else {(): value}
+    def _set_device_busy_ratio(self) -> None:
+        """Set the share of time in which devices ran the model; absent before any prediction."""
+        if self._predict_seconds and self._tiles_elapsed:
+            ratio = self._predict_seconds / (self._tiles_elapsed * self._processes)
+            self._device_busy_ratio().set(min(ratio, 1.0))
+            # ^ parallel tiles of a process may use the device at the same time

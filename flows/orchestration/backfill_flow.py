@@ -19,7 +19,8 @@ from flows.orchestration import (
     server,
 )
 from flows.run import cost
-from flows.series import period_runs, period_status
+from flows.series import backfill as backfill_series
+from flows.series import period_runs
 
 
 def _flow_run_name() -> str:
@@ -83,7 +84,7 @@ def _run(
     cost.validate_limit(job, max_cost, at_once)
     progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
-        entries = period_status.inspect_range(job, period_range, progress)
+        entries = backfill_series.inspect_backfill(job, period_range, progress)
         artifacts.show_periods(job.name, "The periods before the run", entries)
         if dry_run:
             return period_runs.build_result(job, entries, dry_run=True).to_dict()

@@ -6,7 +6,7 @@ from typing import Any
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.execution import malloc, model_cache
+from flows.execution import memory_release, model_cache
 from flows.run import model_spec_cache
 from model.predictor import batch_size_search, registry, weight_source
 from pipeline.plan.output_spec import OutputSpec
@@ -30,7 +30,7 @@ def load_spec(job: Job) -> ModelSpec:
             f"{', '.join(missing)}. Add them, or name only the inputs that the checkpoint was "
             "trained with."
         )
-    malloc.trim_heap()
+    memory_release.trim_heap()
     # ^ weights are read in full precision and kept in half of it
     predictor = registry.load(
         **job.model.to_loader_options(),

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.job import Job
-from flows.config.model import Weights
-from model.weights import checksums
+from model.errors import ModelError
+from model.predictor import card_file
+from model.weights import checksums, hub
 from pipeline.plan.plan import hash_json
 from pipeline.plan.recipe import ModelSpec
 from pipeline.runtime import atomic_files
@@ -58,27 +59,23 @@ def compute_fingerprint(job: Job) -> str | None:
     """Return the sha256 of all that decides the spec of a job's model.
 
     These are the options of the loader; path, size, inode and times (to the nanosecond) of the
-    files of weights, checkpoint, training and tokenizers, and of all files of this project's
-    packages, which hold the shipped weights and cards; the version of torch; and the machine.
+    files from which the model is made (:func:`_list_model_files`) and of all files of this
+    project's packages, which hold the shipped weights and cards; the version of torch; and the
+    machine.
 
     Returns:
-        None where files that are not named in the job decide the spec too: for weights of the hub
-        and for models with a configuration of their own; and on machines with a GPU, whose free
-        memory decides the batch size.
+        None on machines with a GPU, whose free memory decides the batch size, and where a file
+        cannot be found, which planning then reports.
     """
-    model = job.model
-    sources = (model.effective_weights, *(model.tokenizers or {}).values())
-    has_gpu = bool(glob.glob("/dev/nvidia[0-9]*"))  # noqa: PTH207
-    uses_hub = model.checkpoint is None and any(source.source == "hub" for source in sources)
-    if has_gpu or uses_hub or model.config_path is not None:
+    if glob.glob("/dev/nvidia[0-9]*"):  # noqa: PTH207
         return None
     try:
-        files = [_stat_file(path) for path in _list_model_files(job, sources)]
+        files = [_stat_file(path) for path in _list_model_files(job)]
         code = hashlib.sha256(json.dumps(_stat_packages()).encode()).hexdigest()
-    except OSError:
+    except (OSError, ModelError):
         return None
     values = {
-        "options": model.to_loader_options(),
+        "options": job.model.to_loader_options(),
         "inputs": list(job.model_inputs),
         "device": job.execution.device,
         "precision": job.execution.precision,
@@ -91,14 +88,42 @@ def compute_fingerprint(job: Job) -> str | None:
     return hash_json(values)
 
 
-def _list_model_files(job: Job, sources: tuple[Weights, ...]) -> list[Path]:
-    """Return the files that a job names for its model; of folders, the files in them."""
-    named = [job.model.checkpoint, job.model.training, *(source.path for source in sources)]
+def _list_model_files(job: Job) -> list[Path]:
+    """Return the files from which a job's model may be made.
+
+    These are the files that the job names, of folders the files in them; those that a model's
+    configuration names; official files beside weights, where tokenizers are looked for; and
+    official files in the search folders and the hub's cache, and their recorded checksums, if the
+    job loads any of them.
+    """
+    model = job.model
+    sources = [model.effective_weights, *(model.tokenizers or {}).values()]
+    named = [model.checkpoint, model.training, model.config_path]
+    named += [source.path for source in sources]
+    uses_hub = model.checkpoint is None and any(source.source == "hub" for source in sources)
+    if model.config_path is not None:
+        card = card_file.read(model.config_path, job.model_inputs)
+        named.append(card_file.find_weights_path(card, model.config_path.parent))
     files: list[Path] = []
     for path in named:
         if path is not None:
             files += sorted(path.rglob("*")) if path.is_dir() else [path]
+            files += _list_official_files_beside(path)
+    if uses_hub:
+        files += [path for name in hub.OFFICIAL_FILES if (path := hub.find_local_file(name))]
+        files += [path for path in (checksums.pins_path(),) if path.is_file()]
     return files
+
+
+def _list_official_files_beside(path: Path) -> list[Path]:
+    """Return the official files in the folder of a file, or in a folder."""
+    folder = path if path.is_dir() else path.parent
+    return [
+        candidate
+        for official in hub.OFFICIAL_FILES.values()
+        for candidate in hub.list_candidate_paths(folder, official)
+        if candidate.is_file()
+    ]
 
 
 def _stat_packages() -> list[list[Any]]:

@@ -17,7 +17,7 @@ from flows.run.results import (
     TileCounts,
 )
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, provenance, published_item
+from pipeline.product import descriptions, model_provenance, published_item
 from pipeline.quality import quality_gate
 from pipeline.storage.store import open_store
 
@@ -48,7 +48,7 @@ def build_run_result(
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
     accuracy = published_item.read_accuracy(plan_dir.parent) if item else None
-    random_weights = provenance.is_random(plan)
+    random_weights = model_provenance.is_random(plan)
     return RunResult(
         status=status,
         item=str(item) if item else None,

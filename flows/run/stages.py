@@ -18,16 +18,14 @@ from flows.config.job import Job
 from flows.execution import engine
 from flows.observe import metrics_exporter, run_log
 from flows.observe.run_context import RunContext
-from flows.observe.run_metrics import RunMetrics
 from flows.run import (
     cost,
     finished_products,
-    plan_files,
     product_folder,
     run_result,
+    stored_plan,
     verify,
 )
-from flows.run.plan_files import StoredPlan
 from flows.run.results import (
     DamagedFile,
     PlannedUsage,
@@ -36,6 +34,7 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
+from flows.run.stored_plan import StoredPlan
 from pipeline import reuse, tile_layers
 from pipeline.product import product_writer
 from pipeline.product.product import MissingTile
@@ -87,7 +86,7 @@ def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
     """Plan a job and write the plan; a stored plan is returned as it is."""
     if isinstance(source, StoredPlan):
         return source
-    return plan_files.write_plan(plan_files.load_or_create_plan(source, context.progress))
+    return stored_plan.write_plan(stored_plan.load_or_create_plan(source, context.progress))
 
 
 def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
@@ -109,7 +108,7 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     seconds: dict[str, float] = {}
     traffic = dict.fromkeys(("bytes", "requests", "retries"), 0)
     failed: list[TileFailure] = []
-    metrics = context.metrics or RunMetrics.for_plan(stored.path)
+    metrics = context.metrics
     metrics.begin_tiles(len(plan.tiles), len(finished))
     tile_results = engine.process_tiles(
         stored.path,
@@ -268,7 +267,7 @@ def run(
             if not quality_gate.is_refused(stored.plan, quality.to_dict()):
                 item = timer.run("publish", stages.publish, stored, failed, quality, context)
         status = _choose_status(failed, item, quality)
-        metrics.set_final_status(status, len(failed))
+        metrics.set_final_status(status, len(failed) - len(counts.failed))
     context.progress.finish()
     return run_result.build_run_result(
         stored.plan,

@@ -235,6 +235,19 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
         raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
 
 
+def find_weights_path(card: Card, folder: Path) -> Path | None:
+    """Return the path of the weights that a card names; None for other sources.
+
+    Args:
+        card: the card.
+        folder: folder of its file, at which relative paths start.
+    """
+    source = card.weights.get("path") if isinstance(card.weights, Mapping) else card.weights
+    if not isinstance(source, str | Path) or source == "hub":
+        return None
+    return folder / source
+
+
 def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
     """Return statistics by modality from plain values, {modality: {mean: [...], std: [...]}}.
 

@@ -27,13 +27,13 @@ from model.predictor import card_file, weight_source
 from model.predictor.card_file import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
 from model.predictor.spec import select_inputs
+from model.predictor.task_options import parse_tasks
 from model.predictor.task_predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
-from model.predictor.tasks import parse_tasks
 from model.predictor.window_validation import NanPolicy
 from model.terramind import config
 from model.terramind.encoder import Encoder

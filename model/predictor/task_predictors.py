@@ -20,10 +20,11 @@ from model.errors import ModelError, join_names
 from model.predictor.card_file import TASKS, Card
 from model.predictor.predictor import InferenceOptions, Predictor, WindowBatch
 from model.predictor.spec import OutputSpec, PredictorSpec, build_spec, select_inputs
-from model.predictor.tasks import embedding_output, generated_output
+from model.predictor.task_options import embedding_output, generated_output
 from model.terramind.encoder import Encoder
 from model.terramind.generation.generator import Generator
 from model.terramind.generation.one_pass import EncodedBatch
+from model.terramind.generation.value_scaling import Scaling
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, TARGET_MODALITIES
 from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers import ddim
@@ -186,14 +187,10 @@ class GenerativePredictor(Predictor):
         values = encoded.generate_values(
             output.modality, seed=NOISE_SEED, timesteps=self._timesteps, origins=windows.origins
         )
-        statistics = TARGET_MODALITIES[output.modality].statistics
-        if statistics is None:
+        modality = TARGET_MODALITIES[output.modality]
+        if modality.statistics is None:
             raise ModelError(f"{output.modality} has no unit")
-        mean, std = (
-            values.new_tensor(column).view(1, -1, 1, 1)
-            for column in (statistics.mean, statistics.std)
-        )
-        return values * std + mean
+        return Scaling().restore_units(modality.key, values)
 
 
 def _tokens_to_map(tokens: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:

@@ -153,14 +153,14 @@ def _stored_dtype(radiometries: Sequence[Radiometries]) -> tuple[np.dtype[Any], 
 def _dask_chunks(chunks: int | Mapping[str, int] | None) -> tuple[int, ...]:
     """Return the chunk size along each dimension; -1 = the whole dimension."""
     sizes = {"time": 1, "band": 1, "y": -1, "x": -1}
-    given = {"y": chunks, "x": chunks} if isinstance(chunks, int) else dict(chunks or {})
-    unknown = [name for name in given if name not in sizes]
+    requested = {"y": chunks, "x": chunks} if isinstance(chunks, int) else dict(chunks or {})
+    unknown = [name for name in requested if name not in sizes]
     if unknown:
         raise InvalidInputError(
             f"chunks names {', '.join(map(repr, unknown))}, which is no dimension of a cube. "
             f"Its dimensions are {', '.join(sizes)}."
         )
-    return tuple((sizes | given).values())
+    return tuple((sizes | requested).values())
 
 
 def _coordinates(scenes: Sequence[Scene], bands: Sequence[str], grid: Grid) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from catalogs import href_policy, signing
 from catalogs.sources import http_client
-from pipeline.reading import http_pool
+from pipeline.reading import provider_connections
 from pipeline.runtime import cancellation, io_statistics
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class RetryPolicy:
     deadline: float = 300.0
     """Seconds in which one asset must be read, all retries included."""
 
-    max_retry_after: float = 120.0
+    max_retry_after: float = http_client.MAX_RETRY_AFTER
     """Longest Retry-After in seconds that is waited for."""
 
 
@@ -116,7 +116,7 @@ class RangeFile:
         """
         self._href = href
         self._provider = provider
-        self._connections = http_pool.get_connections(provider)
+        self._connections = provider_connections.get_connections(provider)
         self._statistics = io_statistics.current()
         self._modality = modality
         self._deadline = deadline

@@ -11,12 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
-
-from pipeline.runtime.context_threads import ContextThreadPool
 
 _T = TypeVar("_T")
 
@@ -101,8 +99,10 @@ def with_cancellation(function: Callable[..., _T]) -> Callable[..., _T]:
     return bound
 
 
-class CancellableThreadPool(ContextThreadPool):
-    """A thread pool whose tasks are cancelled with the work that submitted them.
+class CancellableThreadPool(ThreadPoolExecutor):
+    """A thread pool whose tasks run in the context of the work that submitted them.
+
+    So they are cancelled with it, and their reads are counted with it.
 
     They are also cancelled when the ``with`` block of the pool ends with an exception.
     """
@@ -123,7 +123,8 @@ class CancellableThreadPool(ContextThreadPool):
 
     def submit(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """Submit a task."""
-        return super().submit(self._run_unless_cancelled, function, *args, **kwargs)
+        run = copy_context().run
+        return super().submit(run, self._run_unless_cancelled, function, *args, **kwargs)
 
     def _run_unless_cancelled(
         self, function: Callable[..., _T], /, *args: Any, **kwargs: Any

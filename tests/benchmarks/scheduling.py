@@ -56,7 +56,7 @@ def planning() -> dict[str, Any]:
         clock = _Clock()
         plan_file.write_plan_file(path, made)
         plan = plan_file.read_plan_file(path)
-        resource_estimate.estimate_cost(plan, workers=2)
+        resource_estimate.estimate_resources(plan, workers=2)
         receipt.read_finished(path.parent, plan)
         for tile in plan.tiles:
             plan.tile_key(plan.tiles_by_id[tile.id])

@@ -11,7 +11,7 @@ import shapely
 from catalogs.errors import NothingFoundError
 from catalogs.search import search
 from catalogs.snapshot import Snapshot
-from catalogs.sources import api
+from catalogs.sources import stac_api
 from tests.servers import pgstac
 from tests.support.stac_documents import WORLD
 
@@ -76,7 +76,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("size", [1, 4, 5, 100])
 def test_pages_of_any_size_hold_the_same_scenes(ask, monkeypatch, size):
-    monkeypatch.setattr(api, "PAGE_SIZE", size)
+    monkeypatch.setattr(stac_api, "PAGE_SIZE", size)
     live, static = ask("earth-search")
     assert len(live.scenes) == 6
     same(live, static)
@@ -95,7 +95,7 @@ def test_every_provider_and_several_collections(ask, provider):
 
 
 def test_region_and_period_are_asked_for(ask, monkeypatch):
-    monkeypatch.setattr(api, "PAGE_SIZE", 2)
+    monkeypatch.setattr(stac_api, "PAGE_SIZE", 2)
     everything = ask("planetary-computer")[1].scenes
     for scene in everything[::6]:
         moment = scene.datetime

@@ -12,7 +12,7 @@ import shapely
 from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError, TransientError
 from catalogs.search import scene_selection
 from catalogs.snapshot import Snapshot
-from catalogs.sources import api, http_client
+from catalogs.sources import http_client, stac_api
 from tests.servers.stac_api import (
     Answer,
     Server,
@@ -66,7 +66,7 @@ def test_an_api_is_asked_page_by_page(merge, stated):
     for request in requests:
         assert request.body["collections"] == ["sentinel-2-l2a"]
         assert request.body["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59.999999Z"
-        assert request.body["limit"] == api.PAGE_SIZE
+        assert request.body["limit"] == stac_api.PAGE_SIZE
         assert shapely.geometry.shape(request.body["intersects"]).equals(HERE)
     assert [request.body.get("token") for request in requests] == [None, 2, 4]
     href = result.scenes[0].assets["B02"].href
@@ -101,13 +101,13 @@ def test_a_page_that_comes_again_ends_the_search_and_is_told():
 
 
 def test_a_stated_number_that_is_too_low_loses_nothing(monkeypatch):
-    monkeypatch.setattr(api, "PAGE_SIZE", 2)
+    monkeypatch.setattr(stac_api, "PAGE_SIZE", 2)
     with serve(Answer(body=paged(FIVE, stated=2))) as server:
         assert ids(find(server.url)) == ALL_FIVE
 
 
 def test_ever_new_items_end_in_an_error(monkeypatch):
-    monkeypatch.setattr(api, "MAX_PAGES", 20)
+    monkeypatch.setattr(stac_api, "MAX_PAGES", 20)
     with (
         serve(an_endless(lambda n: [an_item(f"x{n}")])) as server,
         pytest.raises(InvalidInputError, match="more than 20 pages: ask for a smaller region"),
@@ -244,7 +244,7 @@ def test_a_region_of_many_corners_is_sent_as_boxes(methods):
         requests.body["intersects"] if requests.body else json.loads(requests.query["intersects"])
     )
     sent = shapely.geometry.shape(sent)
-    assert shapely.get_num_coordinates(sent) <= api.MAX_REGION_VERTICES[methods[0]]
+    assert shapely.get_num_coordinates(sent) <= stac_api.MAX_REGION_VERTICES[methods[0]]
     assert sent.buffer(1e-9).covers(wiggly)
 
 

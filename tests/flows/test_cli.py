@@ -173,8 +173,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     flows = Flows()
     verbs = {
-        "run.search_result": {"search": "search"},
-        "run.plan_files": {"make_plan": "plan"},
+        "run.search_report": {"search": "search"},
+        "run.stored_plan": {"make_plan": "plan"},
         "run.verify": {"verify": "verify"},
         "orchestration.launch": {"run_file": "run", "run_job": "run"},
         "series.backfill": {"run_backfill": "backfill"},
@@ -237,8 +237,8 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys\n"
-        "from flows.run import results, search_result\n"
-        "search_result.search = lambda *_: results.SearchResult(\n"
+        "from flows.run import results, search_report\n"
+        "search_report.search = lambda *_: results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -666,7 +666,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys
-from flows.run import results, search_result
+from flows.run import results, search_report
 SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
     "id": "a", "collection": "c", "modality": "DEM"
 }
@@ -677,7 +677,7 @@ def search(job, progress, report):
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
-search_result.search = search
+search_report.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -14,6 +14,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import finished_products, model_spec_cache, planning
+from model.weights import checksums, hub
 from tests.support import large_plan
 
 PERIOD = "2021-06"
@@ -144,10 +145,62 @@ def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
     assert model_spec_cache.find_spec_digest(job) is None
 
 
-def test_models_of_the_hub_and_gpus_are_always_loaded(built, weighted, monkeypatch):
+def test_models_on_gpus_are_always_loaded(weighted, monkeypatch):
     job, _ = weighted
     assert model_spec_cache.compute_fingerprint(job) is not None
-    hub = _changed(built, model={"name": "terramind_v1_tiny", "weights": "hub"})
-    assert model_spec_cache.compute_fingerprint(hub) is None
     monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: ["/dev/nvidia0"])
     assert model_spec_cache.compute_fingerprint(job) is None
+
+
+@pytest.mark.parametrize("model", [{"weights": "hub"}, {"tokenizers": {"LULC": "hub"}}])
+def test_official_files_are_another_model_when_they_change(
+    built, weighted, tmp_path, monkeypatch, model
+):
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(folder))
+    if "weights" not in model:
+        model = model | {"weights": {"random": 1}}
+    job = _changed(built, model={"name": "terramind_v1_tiny", **model})
+    fingerprints = {model_spec_cache.compute_fingerprint(job)}
+    file = folder / hub.OFFICIAL_FILES["terramind_v1_tiny"].file
+    file.write_bytes(b"a")
+    fingerprints.add(model_spec_cache.compute_fingerprint(job))
+    file.write_bytes(b"ab")
+    fingerprints.add(model_spec_cache.compute_fingerprint(job))
+    checksums.record_pin(
+        "repo", "main", checksums.Pin(commit="1", sha256="2", bytes=1), renew=False
+    )
+    fingerprints.add(model_spec_cache.compute_fingerprint(job))
+    assert None not in fingerprints
+    assert len(fingerprints) == 4
+
+
+def test_a_tokenizer_beside_the_weights_is_a_part_of_the_model(weighted):
+    job, weights = weighted
+    before = model_spec_cache.compute_fingerprint(job)
+    tokenizer = hub.OFFICIAL_FILES["terramind_v1_tokenizer_lulc"].file
+    weights.with_name(tokenizer).write_bytes(b"tokens")
+    assert model_spec_cache.compute_fingerprint(job) not in {before, None}
+
+
+def test_the_files_of_a_configuration_are_a_part_of_the_model(built, weighted, tmp_path):
+    _, weights = weighted
+    configuration = tmp_path / "mine.yaml"
+    configuration.write_text(
+        yaml.safe_dump(
+            {
+                "architecture": {"dim": 64, "heads": 2, "depth": 2},
+                "inputs": {"S2L2A": ["B04"]},
+                "weights": {"path": weights.name},
+            }
+        )
+    )
+    job = _changed(built, model={"name": str(configuration)})
+    fingerprints = {model_spec_cache.compute_fingerprint(job)}
+    weights.write_bytes(b"c" * 10)
+    fingerprints.add(model_spec_cache.compute_fingerprint(job))
+    configuration.write_text(configuration.read_text() + "width: 16\n")
+    fingerprints.add(model_spec_cache.compute_fingerprint(job))
+    assert None not in fingerprints
+    assert len(fingerprints) == 3

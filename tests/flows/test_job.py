@@ -275,7 +275,7 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
-    tasks = pytest.importorskip("model.predictor.tasks")
+    tasks = pytest.importorskip("model.predictor.task_options")
     assert model_config.TASKS == tasks.TASKS
     assert tuple(tasks.GENERATED_MODALITIES) == model_config.GENERATED_MODALITIES
 

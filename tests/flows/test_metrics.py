@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import distributed
+import prometheus_client
 import promql_parser
 import pytest
 import yaml
@@ -27,8 +28,8 @@ from flows.observe import metrics_exporter, run_metrics
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
-from flows.run import plan_files, stages, verify
-from flows.run.plan_files import StoredPlan
+from flows.run import stages, stored_plan, verify
+from flows.run.stored_plan import StoredPlan
 from pipeline import tile
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
@@ -52,7 +53,7 @@ def frozen(tmp_path):
         execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),
         quality_limits=QualityLimits(gate="off"),
     )
-    return plan_files.write_plan(dataclasses.replace(plan, settings=settings)).path
+    return stored_plan.write_plan(dataclasses.replace(plan, settings=settings)).path
 
 
 @pytest.fixture
@@ -88,8 +89,31 @@ def _read(text):
     return found
 
 
-def _scrape(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+def _values(metrics):
+    return _read(prometheus_client.generate_latest(metrics.registry).decode())
+
+
+@pytest.fixture
+def metrics(frozen):
+    """Return metrics in which every one of them has a value."""
+    metrics = run_metrics.ExportedMetrics(frozen)
+    metrics.begin_tiles(1, 0)
+    metrics.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 1.0}))
+    metrics.set_final_status("complete")
+    return metrics
+
+
+def _definitions(metrics):
+    """Return name -> (kind, labels, documentation) of all metrics."""
+    return {
+        sample.name: (family.type, [*sample.labels][2:], family.documentation)
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+
+
+def _scrape(port, query=""):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics{query}", timeout=10) as answer:
         return answer.read().decode()
 
 
@@ -107,7 +131,7 @@ def _pretend(plan_path, name, beside, processes):
     if name == "r000c000001":
         return TileResult(tile=name, reason="it cannot be read", seconds={})
     seconds = {"read": 0.25, "predict": 0.5, "write": 0.125, "tile": 1.0}
-    traffic = {"bytes": 1000, "requests": 10, "retries": 1}
+    traffic = {"bytes": 1000, "requests": 10, "retries": 1, "requests_S2L2A": 10}
     return TileResult(tile=name, reason=None, seconds=seconds, traffic=traffic, km2=0.25)
 
 
@@ -117,7 +141,7 @@ def _count(path):
         counted.begin_tiles(1, 0)
         counted.count_tile(_pretend("", "r000c000000", 1, 1))
         counted.set_final_status("complete", 0)
-    assert counted.values()["terramosaic_tiles_total"]["done",] == 1
+    assert _values(counted)["tiles_total", "done"] == 1
 
 
 @pytest.mark.parametrize(
@@ -213,10 +237,14 @@ def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
     with metrics_exporter.export_run(frozen):
         with metrics_exporter.export_run(other):
             both = _scrape(_port(caplog))
+            by_name = _scrape(_port(caplog), "?name[]=terramosaic_tiles_planned")
         one = _scrape(_port(caplog))
     assert both.count("terramosaic_run_info{") == 2
     assert one.count("terramosaic_run_info{") == 1
     assert both.count("# TYPE terramosaic_run_info ") == 1
+    assert {line.split()[2] for line in by_name.splitlines() if line[0] == "#"} == {
+        "terramosaic_tiles_planned"
+    }
 
 
 def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
@@ -346,7 +374,7 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
         "from flows.observe import metrics_exporter; from flows.run import stages\n"
         "with metrics_exporter.export_run(Path(sys.argv[1])) as run:\n"
         " run.begin_tiles(1, 0); run.set_final_status('complete')\n"
-        "assert run.values(); print(*sys.modules)"
+        "print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, frozen], capture_output=True, text=True, check=True
@@ -358,38 +386,37 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
 def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     clock = iter([100.0, 110.0, 120.0])
     monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
-    one = run_metrics.RunMetrics.for_plan(frozen)
+    one = run_metrics.ExportedMetrics(frozen)
     one.begin_tiles(9, 0)
     one.set_capacity(processes=2, parallel_tiles=4)
     for _ in range(2):
         one.count_tile(TileResult(tile="a", reason=None, seconds={"predict": 15.0}))
-    values = one.values()
-    assert values["terramosaic_device_busy_ratio"] == {(): 30 / (20 * 2)}
-    assert values["terramosaic_tiles_working"] == {(): 4}
+    values = _values(one)
+    assert values["device_busy_ratio", ""] == 30 / (20 * 2)
+    assert values["tiles_working", ""] == 4
     # ^ workers that may yet join make no tile
 
 
-def test_the_page_lists_the_metrics():
+def test_the_page_lists_the_metrics(metrics):
     rows = re.findall(
         r"^\| `(terramosaic_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*) \|$",
         (ROOT / "docs" / "metrics.md").read_text(),
         flags=re.MULTILINE,
     )
     assert [(name, kind, labels, meaning) for name, kind, labels, _, meaning in rows] == [
-        (one.name, one.kind, ", ".join(f"`{name}`" for name in one.labels), one.documentation)
-        for one in run_metrics.METRICS
+        (name, kind, ", ".join(f"`{label}`" for label in labels), documentation)
+        for name, (kind, labels, documentation) in _definitions(metrics).items()
     ]
     assert all(unit for *_, unit, _ in rows)
 
 
-def test_names_are_as_prometheus_wants_them(frozen):
-    values = run_metrics.RunMetrics.for_plan(frozen).values()
-    assert [*values] == [one.name for one in run_metrics.METRICS]
-    for one in run_metrics.METRICS:
-        assert one.name.endswith("_total") == (one.kind == "counter")
-        assert not re.search(r"_(ms|km|kb|mb|minutes|hours|days|percent)(_|$)", one.name)
-        for own in values[one.name]:
-            assert len(own) == len(one.labels)
+def test_names_are_as_prometheus_wants_them(metrics):
+    for name, (kind, *_) in _definitions(metrics).items():
+        assert name.endswith("_total") == (kind == "counter")
+        assert not re.search(r"_(ms|km|kb|mb|minutes|hours|days|percent)(_|$)", name)
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            assert tuple(sample.labels)[:2] == run_metrics.COMMON_LABELS
 
 
 def _panels():
@@ -429,21 +456,19 @@ def test_every_query_is_one():
         promql_parser.parse("rate(terramosaic_tiles_total) > ")
 
 
-def test_queries_ask_for_metrics_and_labels_that_there_are():
-    ours = {one.name: one for one in run_metrics.METRICS}
+def test_queries_ask_for_metrics_and_labels_that_there_are(metrics):
+    ours = {name: labels for name, (_, labels, _) in _definitions(metrics).items()}
     for query in _queries():
         for name in _names(query):
             assert name in ours or name.startswith("dask_"), name
             for matchers in re.findall(rf"{name}\{{([^}}]*)\}}", query):
                 labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
                 if name in ours:
-                    assert labels <= {*run_metrics.COMMON_LABELS, *ours[name].labels}, query
+                    assert labels <= {*run_metrics.COMMON_LABELS, *ours[name]}, query
     asked = set().union(*map(_names, _queries()))
-    assert {one for one in asked if one.startswith("terramosaic_")} >= {
-        one.name
-        for one in run_metrics.METRICS
-        if one.name not in ("terramosaic_run_info", "terramosaic_run_started_timestamp_seconds")
-    }
+    assert {one for one in asked if one.startswith("terramosaic_")} >= (
+        ours.keys() - {"terramosaic_run_info", "terramosaic_run_started_timestamp_seconds"}
+    )
     statuses = re.findall(r'status=~"([^"]+)"', " ".join(_queries()))
     assert {one for text in statuses for one in text.split("|")} <= {*run_metrics.STATUSES}
 

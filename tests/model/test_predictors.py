@@ -14,12 +14,12 @@ import model
 from model.errors import ModelError
 from model.predictor import card_file
 from model.predictor.predictor import InferenceOptions
+from model.predictor.task_options import GENERATED_MODALITIES
 from model.predictor.task_predictors import (
     EmbeddingPredictor,
     FineTunedPredictor,
     GenerativePredictor,
 )
-from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
 from tests.support import small_generators
 

@@ -15,12 +15,12 @@ import yaml
 import model
 from model.errors import ModelError, WeightsError
 from model.predictor import card_file, registry
+from model.predictor.task_options import GENERATED_MODALITIES
 from model.predictor.task_predictors import (
     EmbeddingPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
-from model.predictor.tasks import GENERATED_MODALITIES
 from model.terramind import modalities
 from model.weights import checksums
 from tests.support import lightning_checkpoints
