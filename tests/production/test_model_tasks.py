@@ -372,7 +372,7 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     assert not (used & SENTINEL_2.bit).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
-    assert "left out of its inputs" in text
+    assert "The modality that is generated is never among the model&#39;s inputs." in text
 
 
 def test_generating_an_input_from_itself_is_refused(home, land, capfd):
