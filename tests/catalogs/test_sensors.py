@@ -25,7 +25,7 @@ from pipeline.plan import layer_table
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts
-from tests.pipeline.test_plan import make as make_plan
+from tests.pipeline.test_plan import make_plan
 from tests.support import small_worlds
 
 LANDSAT = Sensor(

@@ -27,7 +27,7 @@ SHARES = (0.02, 0.1, 0.3)
 def world(tmp_path_factory):
     """Return a server, a plan of nine tiles and four scenes on it, and the tiles' true digests."""
     folder = tmp_path_factory.mktemp("world")
-    near = plans.make(folder, scenes=4, tile=24)
+    near = plans.make_plan(folder, scenes=4, tile=24)
     for path in sorted(folder.glob("scene-[01]/*.tif")):
         plain = path.with_suffix(".plain.tif")
         copy(path, plain, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)

@@ -358,7 +358,7 @@ def test_a_scheduler_that_goes_is_named(path):
 @pytest.fixture
 def frozen(tmp_path):
     """Write a plan of a few tiles, and create its store."""
-    plan = plans.make(tmp_path)
+    plan = plans.make_plan(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
     zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"

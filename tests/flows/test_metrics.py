@@ -47,7 +47,7 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 @pytest.fixture
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
-    plan = test_plan.make(tmp_path, model=None)
+    plan = test_plan.make_plan(tmp_path, model=None)
     settings = RunSettings(
         output_dir=str(tmp_path / "out"),
         execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),

@@ -207,7 +207,7 @@ def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
     def read(href, asset, *, size):
         cancellation.sleep(60)
 
-    scenes = plans.make(tmp_path, model=None).snapshot.scenes
+    scenes = plans.make_plan(tmp_path, model=None).snapshot.scenes
     with _soon(), pytest.raises(KeyboardInterrupt):
         _interrupted(radiometry_check.check_scenes, scenes, threads=2, read_thumbnail=read)
 
@@ -228,7 +228,7 @@ def test_a_pause_between_requests_ends_when_the_work_is_given_up(tmp_path, over)
 def far(tmp_path_factory):
     """Serve the scenes of a plan of nine tiles; return the server and the plan."""
     folder = tmp_path_factory.mktemp("far")
-    near = plans.make(folder, scenes=3, tile=24, model=None)
+    near = plans.make_plan(folder, scenes=3, tile=24, model=None)
     with serving(folder, stall=60.0) as web:
         scenes = tuple(
             dataclasses.replace(

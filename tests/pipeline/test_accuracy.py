@@ -32,7 +32,7 @@ def test_overall_accuracy_and_f1_follow_their_definitions(predicted, reference):
 
 
 @given(maps, maps)
-def test_matrices_of_parts_add_up(predicted, reference):
+def test_confusion_matrices_of_parts_add_up(predicted, reference):
     whole = accuracy.confusion_matrix(predicted, reference)
     upper = accuracy.confusion_matrix(predicted[:7], reference[:7])
     lower = accuracy.confusion_matrix(predicted[7:], reference[7:])

@@ -1,4 +1,4 @@
-"""The estimated reads of a grid are those that a server receives."""
+"""The estimated reads of a grid agree with those that a server receives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory):
+def raster_server(tmp_path_factory):
     """Serve a raster without compression, in blocks of the usual side."""
     folder = tmp_path_factory.mktemp("blocks")
     values = np.random.default_rng(1).integers(1, 60_000, (HEIGHT, WIDTH)).astype(np.uint16)
@@ -29,12 +29,12 @@ def web(tmp_path_factory):
         yield server
 
 
-def _read(web, grid, resampling):
+def _read(raster_server, grid, resampling):
     """Read a grid; return the bytes sent and the requests received by the server."""
-    web.forget()
+    raster_server.forget()
     options = {"resampling": resampling, "dtype": np.uint16, "fill_value": 0}
-    raster_reader.read(f"{web.address}/cog.tif", SOURCE, grid, **options)
-    return web.sent, web.requests
+    raster_reader.read(f"{raster_server.address}/cog.tif", SOURCE, grid, **options)
+    return raster_server.sent, raster_server.requests
 
 
 def _grid(row, column, height, width, *, size=10.0, epsg=small_worlds.EPSG):
@@ -63,29 +63,29 @@ RASTER = RasterLayout(
     ],
     ids=["corner", "across", "one", "outside", "whole-rows", "end", "coarse"],
 )
-def test_blocks_in_the_crs_of_the_grid_are_exact(web, grid):
+def test_blocks_in_the_crs_of_the_grid_are_exact(raster_server, grid):
     pixels, requests = block_reads.estimate_block_reads(RASTER, grid)
-    sent, received = _read(web, grid, Resampling.nearest)
+    sent, received = _read(raster_server, grid, Resampling.nearest)
     assert received == requests
     assert sent == pytest.approx(2 * pixels + block_reads.HEADER_BYTES, rel=0.01)
     assert pixels >= min(grid.height * grid.width, 100 * 100)
 
 
-def test_outside_of_a_raster_only_its_header_is_read(web):
+def test_only_the_header_is_read_outside_a_raster(raster_server):
     grid = _grid(5000, 5000, 100, 100)
     assert block_reads.estimate_block_reads(RASTER, grid) == (0, 1)
-    assert _read(web, grid, Resampling.nearest)[1] == 1
+    assert _read(raster_server, grid, Resampling.nearest)[1] == 1
 
 
 @pytest.mark.parametrize("side", [200, 700, 1200])
-def test_warped_blocks_are_estimated_roughly(web, side):
-    """Where they begin is unknown, so each side has one more."""
+def test_warped_blocks_are_estimated_roughly(raster_server, side):
+    """The first block is not known exactly, so one block more is assumed on each side."""
     grid = _grid(300.5, 300.5, side // 2, side // 2, size=20.0)
     warped = RasterLayout(
         epsg=RASTER.epsg, transform=RASTER.transform, shape=RASTER.shape, is_picked=False
     )
     pixels, requests = block_reads.estimate_block_reads(warped, grid)
-    sent, received = _read(web, grid, Resampling.bilinear)
+    sent, received = _read(raster_server, grid, Resampling.bilinear)
     assert received / 2 <= requests <= 2 * received
     assert sent / 2 <= 2 * pixels + block_reads.HEADER_BYTES <= 2.5 * sent
 
@@ -98,7 +98,7 @@ def test_a_raster_without_a_transform_has_the_resolution_of_the_grid():
     assert (pixels, requests) == (1024 * 1536, 3)
 
 
-def test_pixels_of_another_crs_are_measured_in_metres():
+def test_pixels_of_a_geographic_crs_are_converted_to_metres():
     step = 1 / 3600
     heights = RasterLayout(
         epsg=4326,

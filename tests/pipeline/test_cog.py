@@ -1,4 +1,4 @@
-"""COGs: valid, complete, equal to what went in, and readable as maps with names."""
+"""COGs: valid, complete, equal to the pixels written, and readable with class names."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ CODES = [entry.code for entry in legend.CLASSES]
 SHAPES = [(1, 1), (300, 7), (512, 512), (513, 40), (900, 1300)]
 
 
-def grid(height, width, resolution=10.0):
+def make_grid(height, width, resolution=10.0):
     return Grid(
         epsg=32632,
         resolution=resolution,
@@ -38,22 +38,22 @@ def grid(height, width, resolution=10.0):
     )
 
 
-def pixels(layer, bands, height, width, seed=0):
-    random = np.random.default_rng(seed)
+def make_pixels(layer, bands, height, width, seed=0):
+    rng = np.random.default_rng(seed)
     shape = (bands, height, width)
     if layer.has_legend:
-        blocks = random.choice(CODES, (bands, -(-height // 9), -(-width // 9)))
+        blocks = rng.choice(CODES, (bands, -(-height // 9), -(-width // 9)))
         return blocks.repeat(9, 1).repeat(9, 2)[:, :height, :width].astype(layer.dtype)
     if layer.dtype == "float32":
-        values = random.integers(0, 9, shape).astype("float32") / 16
+        values = rng.integers(0, 9, shape).astype("float32") / 16
         values[:, : height // 3] = np.nan
         return values
-    values = random.integers(0, 101, shape).astype(layer.dtype)
+    values = rng.integers(0, 101, shape).astype(layer.dtype)
     values[:, :, : width // 4] = layer.fill_value
     return values
 
 
-def write(path, layer, values, **options):
+def write_layer(path, layer, values, **options):
     names = layer.bands or tuple(f"band_{number}" for number in range(len(values)))
     if layer.bands:
         options.setdefault("bands", ())
@@ -61,7 +61,7 @@ def write(path, layer, values, **options):
     return cog.write_cog(
         path.parent,
         path.name,
-        grid(*values.shape[1:]),
+        make_grid(*values.shape[1:]),
         layer,
         lambda first, last: values[:, first:last],
         **options,
@@ -71,15 +71,15 @@ def write(path, layer, values, **options):
 @pytest.mark.parametrize("layer", layer_table.list_layers(), ids=lambda layer: layer.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path, layer, shape):
-    values = pixels(layer, len(layer.bands) or 3, *shape)
+    values = make_pixels(layer, len(layer.bands) or 3, *shape)
     path = tmp_path / f"{layer.name}.tif"
-    info = write(path, layer, values)
+    info = write_layer(path, layer, values)
     valid, errors, warnings = cog_validate(path, strict=True, quiet=True)
     assert (valid, errors, warnings) == (True, [], [])
     with rasterio.open(path) as source:
         assert np.array_equal(source.read(), values, equal_nan=layer.dtype == "float32")
         assert source.crs.to_epsg() == 32632
-        assert source.transform == grid(*shape).transform
+        assert source.transform == make_grid(*shape).transform
         assert source.dtypes[0] == layer.dtype
         assert source.nodata == layer.nodata or np.isnan([source.nodata, layer.nodata]).all()
         assert source.scales == (layer.scale,) * len(values)
@@ -92,7 +92,7 @@ def test_every_layer_and_shape_is_a_strictly_valid_cog_with_its_pixels(tmp_path,
 
 def test_colours_and_nodata_are_read_back(tmp_path):
     layer = layer_table.get("land_cover")
-    write(tmp_path / "map.tif", layer, pixels(layer, 1, 700, 700))
+    write_layer(tmp_path / "map.tif", layer, make_pixels(layer, 1, 700, 700))
     with rasterio.open(tmp_path / "map.tif") as source:
         table = source.colormap(1)
         assert source.colorinterp[0] == rasterio.enums.ColorInterp.palette
@@ -106,10 +106,10 @@ def test_colours_and_nodata_are_read_back(tmp_path):
 @pytest.mark.parametrize("name", ["land_cover", "second_class", "last_observed", "inputs_used"])
 def test_overviews_of_labels_hold_only_labels_of_the_full_map(tmp_path, name):
     layer = layer_table.get(name)
-    random = np.random.default_rng(5)
-    values = random.choice([0, 2, 5, 11], (1, 1030, 700)).astype(layer.dtype)
+    rng = np.random.default_rng(5)
+    values = rng.choice([0, 2, 5, 11], (1, 1030, 700)).astype(layer.dtype)
     path = tmp_path / "map.tif"
-    write(path, layer, values)
+    write_layer(path, layer, values)
     with rasterio.open(path) as source:
         levels = len(source.overviews(1))
     assert levels == 2
@@ -122,18 +122,18 @@ def test_a_labels_overview_is_the_most_frequent_label(tmp_path):
     layer = layer_table.get("land_cover")
     quarter = np.array([[5, 5], [5, 2]], "uint8")
     values = np.tile(quarter, (400, 400))[None]
-    write(tmp_path / "map.tif", layer, values)
+    write_layer(tmp_path / "map.tif", layer, values)
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as overview:
         assert (overview.read() == 5).all()
 
 
 @pytest.mark.parametrize("name", ["confidence", "observations", "probabilities", "composite_DEM"])
-def test_averages_leave_nodata_out(tmp_path, name):
+def test_overviews_average_without_nodata(tmp_path, name):
     layer = layer_table.get(name)
     quarter = np.full((2, 2), 40, layer.dtype)
     quarter[0, 0] = layer.fill_value
     values = np.tile(quarter, (400, 400))[None]
-    write(tmp_path / "map.tif", layer, values)
+    write_layer(tmp_path / "map.tif", layer, values)
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as overview:
         assert (overview.read() == 40).all()
 
@@ -141,12 +141,12 @@ def test_averages_leave_nodata_out(tmp_path, name):
 def test_the_same_pixels_give_the_same_bytes(tmp_path):
     for name in ("land_cover", "probabilities", "composite_S1RTC"):
         layer = layer_table.get(name)
-        values = pixels(layer, len(layer.bands) or 2, 530, 600)
-        first = write(tmp_path / "a" / "x.tif", layer, values, tags={"B": "2", "A": "1"})
-        second = write(tmp_path / "b" / "x.tif", layer, values, tags={"A": "1", "B": "2"})
+        values = make_pixels(layer, len(layer.bands) or 2, 530, 600)
+        first = write_layer(tmp_path / "a" / "x.tif", layer, values, tags={"B": "2", "A": "1"})
+        second = write_layer(tmp_path / "b" / "x.tif", layer, values, tags={"A": "1", "B": "2"})
         assert first == second
         values[0, 3, 400] = 7
-        third = write(tmp_path / "a" / "x.tif", layer, values, tags={"B": "2", "A": "1"})
+        third = write_layer(tmp_path / "a" / "x.tif", layer, values, tags={"B": "2", "A": "1"})
         assert third.sha256 != first.sha256
 
 
@@ -160,68 +160,68 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path):
         elements=st.integers(-32768, 32767),
     )
 )
-def test_pixels_and_statistics_equal_what_went_in(tmp_path, values):
+def test_pixels_and_statistics_equal_those_written(tmp_path, values):
     layer = layer_table.get("composite_S2L2A")
-    info = write(tmp_path / "x.tif", layer, values)
+    info = write_layer(tmp_path / "x.tif", layer, values)
     with rasterio.open(tmp_path / "x.tif") as source:
         assert np.array_equal(source.read(), values)
     for band, statistics in zip(values, info.statistics, strict=True):
-        known = band[band != -32768].astype(float)
-        assert (statistics.valid, statistics.total) == (known.size, band.size)
-        if known.size:
-            found = (statistics.minimum, statistics.maximum, statistics.mean, statistics.stddev)
-            due = (known.min(), known.max(), known.mean(), known.std())
-            assert found == pytest.approx(due, rel=1e-9, abs=1e-9)
+        valid = band[band != -32768].astype(float)
+        assert (statistics.valid, statistics.total) == (valid.size, band.size)
+        if valid.size:
+            actual = (statistics.minimum, statistics.maximum, statistics.mean, statistics.stddev)
+            expected = (valid.min(), valid.max(), valid.mean(), valid.std())
+            assert actual == pytest.approx(expected, rel=1e-9, abs=1e-9)
         else:
             assert statistics.minimum is None
 
 
 def test_statistics_over_many_strips(tmp_path):
     layer = layer_table.get("composite_S1RTC")
-    values = pixels(layer, 2, 1300, 60)
-    info = write(tmp_path / "x.tif", layer, values)
+    values = make_pixels(layer, 2, 1300, 60)
+    info = write_layer(tmp_path / "x.tif", layer, values)
     for band, statistics in zip(values.astype(float), info.statistics, strict=True):
-        found = (statistics.mean, statistics.stddev)
-        assert found == pytest.approx((np.nanmean(band), np.nanstd(band)), rel=1e-9)
+        actual = (statistics.mean, statistics.stddev)
+        assert actual == pytest.approx((np.nanmean(band), np.nanstd(band)), rel=1e-9)
         assert statistics.valid_percent == pytest.approx(100 * np.isfinite(band).mean())
         assert band_statistics.BandStatistics.from_dict(statistics.to_dict()) == statistics
 
 
-def test_strips_come_once_each_from_top_to_bottom(tmp_path):
-    seen = []
+def test_strips_are_read_once_each_from_top_to_bottom(tmp_path):
+    strips = []
 
-    def read(first, last):
-        seen.append((first, last))
+    def read_strip(first, last):
+        strips.append((first, last))
         return np.zeros((1, last - first, 5), "uint8")
 
-    cog.write_cog(tmp_path, "x.tif", grid(1100, 5), layer_table.get("land_cover"), read)
-    assert seen == [(0, 512), (512, 1024), (1024, 1100)]
+    cog.write_cog(tmp_path, "x.tif", make_grid(1100, 5), layer_table.get("land_cover"), read_strip)
+    assert strips == [(0, 512), (512, 1024), (1024, 1100)]
 
 
-def test_a_strip_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
+def test_a_strip_of_wrong_shape_or_type_is_refused_and_leaves_no_file(tmp_path):
     layer = layer_table.get("land_cover")
-    for wrong in (np.zeros((1, 4, 9), "uint8"), np.zeros((1, 5, 5), "int16")):
+    for strip in (np.zeros((1, 4, 9), "uint8"), np.zeros((1, 5, 5), "int16")):
         with pytest.raises(ValueError, match=r"needed are uint8 \(1, 5, 5\)"):
-            cog.write_cog(tmp_path, "x.tif", grid(5, 5), layer, lambda *_, wrong=wrong: wrong)
+            cog.write_cog(tmp_path, "x.tif", make_grid(5, 5), layer, lambda *_, strip=strip: strip)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_reads_back_differently_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_file_that_reads_back_differently_is_refused_and_leaves_no_file(tmp_path, monkeypatch):
     layer = layer_table.get("confidence")
-    real = cog._convert_to_cog
+    convert = cog._convert_to_cog
 
-    def spoil(draft, finished, layer, side):
+    def convert_spoilt_draft(draft, finished, layer, side):
         with rasterio.open(draft, "r+") as source:
             source.write(np.full((1, 1, 1), 9, "uint8"), window=((0, 1), (0, 1)))
-        real(draft, finished, layer, side)
+        convert(draft, finished, layer, side)
 
-    monkeypatch.setattr(cog, "_convert_to_cog", spoil)
+    monkeypatch.setattr(cog, "_convert_to_cog", convert_spoilt_draft)
     with pytest.raises(OSError, match="differ from those written"):
-        write(tmp_path / "x.tif", layer, pixels(layer, 1, 20, 20))
+        write_layer(tmp_path / "x.tif", layer, make_pixels(layer, 1, 20, 20))
     assert list(tmp_path.iterdir()) == []
 
 
-KILLED = textwrap.dedent("""
+KILLED_WRITER = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
     import numpy as np
@@ -245,13 +245,16 @@ KILLED = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("where", ["strip", "check", "promote"])
-def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, where):
+@pytest.mark.parametrize("stage", ["strip", "check", "promote"])
+def test_a_killed_writer_leaves_no_file_under_the_final_name(tmp_path, stage):
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, where, str(tmp_path)], cwd=root, check=False, timeout=60
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, stage, str(tmp_path)],
+        cwd=root,
+        check=False,
+        timeout=60,
     )
-    assert done.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "x.tif").exists()
     assert all(path.name.startswith(atomic_files.TEMP_PREFIX) for path in tmp_path.iterdir())
     assert atomic_files.remove_leftovers(tmp_path) == 1
@@ -261,12 +264,15 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, where):
 def test_the_attribute_table_counts_every_class(tmp_path):
     layer = layer_table.get("land_cover")
     values = np.array([[[0, 1, 1, 2], [5, 5, 5, 5]]], "uint8")
-    info = write(tmp_path / "x.tif", layer, values)
+    info = write_layer(tmp_path / "x.tif", layer, values)
     sidecar = tmp_path / "x.tif.aux.xml"
     assert info.sidecar_sha256 == atomic_files.sha256(sidecar)
     table = ET.parse(sidecar).find(".//GDALRasterAttributeTable")
-    heads = [column.findtext("Name") for column in table.iter("FieldDefn")]
-    rows = [dict(zip(heads, [cell.text for cell in row], strict=True)) for row in table.iter("Row")]
+    field_names = [column.findtext("Name") for column in table.iter("FieldDefn")]
+    rows = [
+        dict(zip(field_names, [cell.text for cell in row], strict=True))
+        for row in table.iter("Row")
+    ]
     assert [int(row["Value"]) for row in rows] == CODES
     assert [row["Class_name"] for row in rows] == [entry.title for entry in legend.CLASSES]
     assert {int(row["Value"]): int(row["Count"]) for row in rows if row["Count"] != "0"} == {
@@ -283,10 +289,10 @@ def test_the_attribute_table_counts_every_class(tmp_path):
 
 def test_gdal_finds_class_names_and_attribute_table(tmp_path):
     folder = Path(rasterio.__file__).parents[1] / "rasterio.libs"
-    found = sorted(folder.glob("libgdal*.so*"))
-    if not found:
+    libraries = sorted(folder.glob("libgdal*.so*"))
+    if not libraries:
         pytest.skip("rasterio was not installed from a wheel: no GDAL library beside it")
-    gdal = ctypes.CDLL(str(found[0]))
+    gdal = ctypes.CDLL(str(libraries[0]))
     for name, result, arguments in (
         ("GDALOpen", ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)),
         ("GDALGetRasterBand", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)),
@@ -303,13 +309,13 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
         function = getattr(gdal, name)
         function.restype, function.argtypes = result, arguments
     layer = layer_table.get("land_cover")
-    write(tmp_path / "x.tif", layer, pixels(layer, 1, 30, 30))
+    write_layer(tmp_path / "x.tif", layer, make_pixels(layer, 1, 30, 30))
     gdal.GDALAllRegister()
     dataset = gdal.GDALOpen(os.fsencode(tmp_path / "x.tif"), 0)
     band = gdal.GDALGetRasterBand(dataset, 1)
     table = gdal.GDALGetDefaultRAT(band)
     names = gdal.GDALGetRasterCategoryNames(band)
-    # ^ in this order: GDAL opens the sidecar at the first question about a table or metadata
+    # ^ in this order: GDAL opens the sidecar at the first request for a table or metadata
     rows = {
         int(gdal.GDALRATGetValueAsString(table, row, 0)): gdal.GDALRATGetValueAsString(
             table, row, 2
@@ -323,7 +329,7 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
     assert rows == titles
 
 
-def test_layers_state_their_rules():
+def test_layers_state_their_properties():
     for layer in layer_table.list_layers():
         assert layer_table.get(layer.name) is layer
         assert layer.fill_value.dtype == layer.dtype
@@ -340,7 +346,7 @@ def test_layers_state_their_rules():
         layer_table.get("margin").band_names(("other",))
 
 
-def test_files_are_whole_or_absent(tmp_path, monkeypatch):
+def test_files_are_written_completely_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "a.json"
     atomic_files.write_json(path, {"area": "Århus"})
     assert path.read_text(encoding="utf-8") == '{\n  "area": "Århus"\n}\n'
@@ -352,11 +358,11 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         atomic_files.write_atomic(path, b"half")
     assert b"rhus" in path.read_bytes()
-    assert [found.name for found in path.parent.iterdir()] == ["a.json"]
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(("count", "side"), [(3, 512), (16, 512), (17, 256), (65, 128), (768, 128)])
-def test_many_bands_make_small_blocks(tmp_path, count, side):
+def test_files_of_many_bands_have_small_blocks(tmp_path, count, side):
     layer = layer_table.get("embedding")
     assert cog.block_size(layer, count) == side
     if count > 65:
@@ -368,7 +374,7 @@ def test_many_bands_make_small_blocks(tmp_path, count, side):
     cog.write_cog(
         path.parent,
         path.name,
-        grid(140, 150),
+        make_grid(140, 150),
         layer,
         lambda first, last: values[:, first:last],
         names,

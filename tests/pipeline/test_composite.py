@@ -1,4 +1,4 @@
-"""Many observations to one."""
+"""Compositing of many observations to one."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ GRID = Grid(
 CLEAR = (2, 4, 5, 6, 7, 11)
 
 
-def _recipe(**more):
-    values = {"clear_scl": CLEAR, "dilate_m": 0.0, "method": "median"} | more
+def _recipe(**changes):
+    values = {"clear_scl": CLEAR, "dilate_m": 0.0, "method": "median"} | changes
     return Recipe(inputs=(), stride=1, margin=0, probabilities=False, composites=True, **values)
 
 
-def _of(modality, scenes, bands, grid=GRID, dilate=0.0, **more):
-    recipe = _recipe(dilate_m=dilate, **more)
-    made = modality_composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
+def _compose(modality, scenes, bands, grid=GRID, dilate=0.0, **changes):
+    recipe = _recipe(dilate_m=dilate, **changes)
+    composite = modality_composite.compose_modality(modality, scenes, bands, grid, recipe=recipe)
     return (
-        made.values.compute(scheduler="synchronous"),
-        made.observations.compute(scheduler="synchronous").values,
-        made.last_day.compute(scheduler="synchronous").values,
+        composite.values.compute(scheduler="synchronous"),
+        composite.observations.compute(scheduler="synchronous").values,
+        composite.last_day.compute(scheduler="synchronous").values,
     )
 
 
-def _day(number):
+def _count_epoch_days(number):
     return (dt.date(2024, 6, number) - dt.date(1970, 1, 1)).days
 
 
-def _full(value):
+def _full_band(value):
     return np.full((20, 20), value, np.uint16)
 
 
@@ -62,7 +62,7 @@ def _full(value):
         elements=st.one_of(st.integers(-1000, 9000).map(float), st.just(float("nan"))),
     )
 )
-def test_the_median_is_numpys(values):
+def test_the_median_equals_that_of_numpy(values):
     import warnings
 
     with warnings.catch_warnings():
@@ -71,35 +71,35 @@ def test_the_median_is_numpys(values):
     assert np.array_equal(optical.nanmedian(values), expected, equal_nan=True)
 
 
-def test_offset_and_offset_free_scenes_agree(tmp_path):
-    plain = small_worlds.optical(
-        tmp_path, "a", {"B02": _full(700)}, when="2024-06-01T10:00:00+00:00"
+def test_scenes_with_and_without_an_offset_agree(tmp_path):
+    unshifted = small_worlds.optical(
+        tmp_path, "a", {"B02": _full_band(700)}, when="2024-06-01T10:00:00+00:00"
     )
     shifted = small_worlds.optical(
         tmp_path,
         "b",
-        {"B02": _full(1700)},
+        {"B02": _full_band(1700)},
         radiometry=small_worlds.SHIFTED,
         when="2024-06-11T10:00:00+00:00",
     )
-    values, count, last = _of("S2L2A", [plain, shifted], ["B02"])
+    values, count, last = _compose("S2L2A", [unshifted, shifted], ["B02"])
     assert (values == 700).all()
     assert values.attrs["units"] == DN
     assert (count == 2).all()
     assert (last == (dt.date(2024, 6, 11) - dt.date(1970, 1, 1)).days).all()
 
 
-def test_dark_pixels_with_an_offset_become_negative_and_stay_data(tmp_path):
+def test_dark_pixels_with_an_offset_become_negative_and_stay_valid(tmp_path):
     scene = small_worlds.optical(
-        tmp_path, "a", {"B02": _full(400)}, radiometry=small_worlds.SHIFTED
+        tmp_path, "a", {"B02": _full_band(400)}, radiometry=small_worlds.SHIFTED
     )
-    values, count, _ = _of("S2L2A", [scene], ["B02"])
+    values, count, _ = _compose("S2L2A", [scene], ["B02"])
     assert (values == -600).all()
     assert (count == 1).all()
 
 
-def test_granules_of_one_pass_count_once(tmp_path):
-    left, right = _full(500), _full(500)
+def test_granules_of_one_pass_are_counted_once(tmp_path):
+    left, right = _full_band(500), _full_band(500)
     left[:, 12:] = 0
     right[:, :8] = 0
     scl_left, scl_right = np.where(left, 4, 0), np.where(right, 4, 0)
@@ -113,40 +113,40 @@ def test_granules_of_one_pass_count_once(tmp_path):
             when="2024-06-01T10:00:14+00:00",
         ),
     ]
-    values, count, _ = _of("S2L2A", scenes, ["B02"])
+    values, count, _ = _compose("S2L2A", scenes, ["B02"])
     assert (count == 1).all()
     assert (values == 500).all()
 
 
-def test_clouds_are_left_out_and_an_unseen_pixel_is_not_observed(tmp_path):
+def test_clouds_are_excluded_and_pixels_without_clear_data_are_not_observed(tmp_path):
     scl = np.full((20, 20), 4, np.uint8)
     scl[:5] = 9
-    cloudy = small_worlds.optical(tmp_path, "a", {"B02": _full(8000)}, scl)
-    values, count, last = _of("S2L2A", [cloudy], ["B02"])
+    cloudy = small_worlds.optical(tmp_path, "a", {"B02": _full_band(8000)}, scl)
+    values, count, last = _compose("S2L2A", [cloudy], ["B02"])
     assert np.isnan(values.values[0, :5]).all()
     assert (count[:5] == 0).all()
     assert (last[:5] == 0).all()
     assert (count[5:] == 1).all()
 
 
-def test_a_cloud_outside_the_grid_throws_its_margin_into_it(tmp_path):
+def test_a_cloud_outside_the_grid_is_dilated_into_it(tmp_path):
     scl = np.full((40, 40), 4, np.uint8)
     scl[:, 21] = 9
     scene = small_worlds.optical(tmp_path, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
-    _, count, _ = _of("S2L2A", [scene], ["B02"], dilate=40.0)
+    _, count, _ = _compose("S2L2A", [scene], ["B02"], dilate=40.0)
     assert (count[:, 17:] == 0).all()
     assert (count[:, :17] == 1).all()
 
 
 def test_a_scene_without_classification_counts_where_it_has_data(tmp_path):
-    values = _full(500)
+    values = _full_band(500)
     values[:3] = 0
-    _, count, _ = _of("S2L2A", [small_worlds.optical(tmp_path, "a", {"B02": values})], ["B02"])
+    _, count, _ = _compose("S2L2A", [small_worlds.optical(tmp_path, "a", {"B02": values})], ["B02"])
     assert (count[:3] == 0).all()
     assert (count[3:] == 1).all()
 
 
-def _radar(folder, name, value, *, orbit, when="2024-06-01T05:00:00+00:00", number=1):
+def _radar_scene(folder, name, value, *, orbit, when="2024-06-01T05:00:00+00:00", number=1):
     path = small_worlds.raster(folder / f"{name}.tif", np.full((20, 20), value, np.float32))
     assets = {"VV": small_worlds.asset(path, "VV", small_worlds.POWER, None)}
     return small_worlds.scene(
@@ -154,24 +154,24 @@ def _radar(folder, name, value, *, orbit, when="2024-06-01T05:00:00+00:00", numb
     )
 
 
-def test_radar_is_averaged_in_power_and_orbits_weigh_alike(tmp_path):
+def test_radar_is_averaged_in_power_with_equal_weights_of_orbits(tmp_path):
     scenes = [
-        _radar(tmp_path, "a", 0.1, orbit="ascending"),
-        _radar(tmp_path, "b", 0.3, orbit="ascending", when="2024-06-13T05:00:00+00:00"),
-        _radar(tmp_path, "c", 1.0, orbit="descending", when="2024-06-05T17:00:00+00:00"),
+        _radar_scene(tmp_path, "a", 0.1, orbit="ascending"),
+        _radar_scene(tmp_path, "b", 0.3, orbit="ascending", when="2024-06-13T05:00:00+00:00"),
+        _radar_scene(tmp_path, "c", 1.0, orbit="descending", when="2024-06-05T17:00:00+00:00"),
     ]
-    values, count, _ = _of("S1RTC", scenes, ["VV"])
+    values, count, _ = _compose("S1RTC", scenes, ["VV"])
     assert values.values == pytest.approx((0.2 + 1.0) / 2)
     assert values.attrs["units"] == POWER
     assert (count == 3).all()
 
 
 def test_one_radar_scene_passes_unchanged(tmp_path):
-    values, _, _ = _of("S1RTC", [_radar(tmp_path, "a", 0.123456, orbit=None)], ["VV"])
+    values, _, _ = _compose("S1RTC", [_radar_scene(tmp_path, "a", 0.123456, orbit=None)], ["VV"])
     assert (values.values == np.float32(0.123456)).all()
 
 
-def test_heights_come_from_the_first_that_has_one(tmp_path):
+def test_heights_come_from_the_first_scene_with_data(tmp_path):
     low = np.full((20, 20), 5.0, np.float32)
     low[0] = np.nan
     scenes = []
@@ -182,20 +182,20 @@ def test_heights_come_from_the_first_that_has_one(tmp_path):
                 name, "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
             )
         )
-    values, _, _ = _of("DEM", scenes, ["DEM"])
+    values, _, _ = _compose("DEM", scenes, ["DEM"])
     assert (values.values[0, 0] == 9).all()
     assert (values.values[0, 1:] == 5).all()
 
 
-def _days(folder, brightness, covers=(), **more):
+def _optical_scenes(folder, brightness, covers=(), **options):
     scenes = []
     for number, value in enumerate(brightness, start=1):
         scene = small_worlds.optical(
             folder,
             f"d{number}",
-            {"B02": _full(value[0]), "B03": _full(value[1])},
+            {"B02": _full_band(value[0]), "B03": _full_band(value[1])},
             when=f"2024-06-{number:02}T10:00:00+00:00",
-            **more,
+            **options,
         )
         cover = covers[number - 1] if covers else None
         scenes.append(dataclasses.replace(scene, cloud_cover=cover))
@@ -211,28 +211,28 @@ def _days(folder, brightness, covers=(), **more):
         ("latest", (800, 100)),
     ],
 )
-def test_each_method_is_what_it_says(tmp_path, method, expected):
-    looks = [(100, 900), (300, 950), (800, 100)]
-    scenes = _days(tmp_path, looks, covers=(5.0, 50.0, None))
-    values, count, last = _of("S2L2A", scenes[::-1], ["B02", "B03"], method=method)
+def test_each_method_follows_its_definition(tmp_path, method, expected):
+    brightness = [(100, 900), (300, 950), (800, 100)]
+    scenes = _optical_scenes(tmp_path, brightness, covers=(5.0, 50.0, None))
+    values, count, last = _compose("S2L2A", scenes[::-1], ["B02", "B03"], method=method)
     assert values.values[:, 7, 7].tolist() == list(expected)
     assert (count == 3).all()
-    assert (last == _day(3)).all()
+    assert (last == _count_epoch_days(3)).all()
 
 
-def test_of_equally_near_days_the_earliest_is_taken(tmp_path):
-    scenes = _days(tmp_path, [(100, 500), (300, 500)])
-    values, _, _ = _of("S2L2A", scenes[::-1], ["B02", "B03"], method="medoid")
+def test_the_medoid_takes_the_earliest_of_equally_near_days(tmp_path):
+    scenes = _optical_scenes(tmp_path, [(100, 500), (300, 500)])
+    values, _, _ = _compose("S2L2A", scenes[::-1], ["B02", "B03"], method="medoid")
     assert (values.values[0] == 100).all()
 
 
 @pytest.mark.parametrize("method", COMPOSITE_METHODS[1:])
-def test_all_bands_are_of_one_day_and_the_day_with_more_bands_goes_first(tmp_path, method):
-    scenes = _days(tmp_path, [(100, 110), (120, 0)], covers=(9.0, 1.0))
-    values, _, last = _of("S2L2A", scenes, ["B02", "B03"], method=method)
+def test_all_bands_are_of_one_day_and_the_day_with_more_bands_is_preferred(tmp_path, method):
+    scenes = _optical_scenes(tmp_path, [(100, 110), (120, 0)], covers=(9.0, 1.0))
+    values, _, last = _compose("S2L2A", scenes, ["B02", "B03"], method=method)
     assert (values.values[0] == 100).all()
     assert (values.values[1] == 110).all()
-    assert (last == _day(2)).all()
+    assert (last == _count_epoch_days(2)).all()
 
 
 def test_unknown_methods_are_refused():
@@ -246,102 +246,112 @@ def test_first_and_last_days_are_those_of_the_clear_observations(tmp_path):
     scl[2][10:] = 8
     scenes = [
         small_worlds.optical(
-            tmp_path, f"d{n}", {"B02": _full(500)}, scl[n], when=f"2024-06-0{n + 1}T10:00:00+00:00"
+            tmp_path,
+            f"d{n}",
+            {"B02": _full_band(500)},
+            scl[n],
+            when=f"2024-06-0{n + 1}T10:00:00+00:00",
         )
         for n in range(3)
     ]
-    made = modality_composite.compose_modality("S2L2A", scenes, ["B02"], GRID, recipe=_recipe())
-    first, last = made.first_day.values, made.last_day.values
-    assert (first[:5] == _day(2)).all()
-    assert (first[5:] == _day(1)).all()
-    assert (last[:10] == _day(3)).all()
-    assert (last[10:] == _day(2)).all()
+    composite = modality_composite.compose_modality(
+        "S2L2A", scenes, ["B02"], GRID, recipe=_recipe()
+    )
+    first, last = composite.first_day.values, composite.last_day.values
+    assert (first[:5] == _count_epoch_days(2)).all()
+    assert (first[5:] == _count_epoch_days(1)).all()
+    assert (last[:10] == _count_epoch_days(3)).all()
+    assert (last[10:] == _count_epoch_days(2)).all()
 
 
-def _with_probability(folder, percent, scl):
+def _scene_with_cloud_probability(folder, percent, scl):
     scene = small_worlds.optical(folder, "a", {"B02": np.full((40, 40), 500, np.uint16)}, scl)
     path = small_worlds.raster(folder / "CLD.tif", percent)
-    meaning = Radiometry(scale=1.0, offset=0.0, unit="probability")
-    cloud = small_worlds.asset(path, "CLD", meaning, None)
+    radiometry = Radiometry(scale=1.0, offset=0.0, unit="probability")
+    cloud = small_worlds.asset(path, "CLD", radiometry, None)
     return dataclasses.replace(scene, assets=scene.assets | {"CLD": cloud})
 
 
-@pytest.mark.parametrize("classified", [True, False])
-def test_a_probable_cloud_is_a_cloud_and_throws_its_margin(tmp_path, classified):
+@pytest.mark.parametrize("has_classification", [True, False])
+def test_a_probable_cloud_is_masked_and_dilated(tmp_path, has_classification):
     percent = np.zeros((40, 40), np.uint8)
     percent[:, 21], percent[:, 2] = 61, 60
-    scl = np.full((40, 40), 4, np.uint8) if classified else None
-    scene = _with_probability(tmp_path, percent, scl)
-    _, count, _ = _of("S2L2A", [scene], ["B02"], dilate=40.0, max_cloud_probability=60.0)
+    scl = np.full((40, 40), 4, np.uint8) if has_classification else None
+    scene = _scene_with_cloud_probability(tmp_path, percent, scl)
+    _, count, _ = _compose("S2L2A", [scene], ["B02"], dilate=40.0, max_cloud_probability=60.0)
     assert (count[:, 17:] == 0).all()
     assert (count[:, :17] == 1).all()
-    _, count, _ = _of("S2L2A", [scene], ["B02"], dilate=40.0)
+    _, count, _ = _compose("S2L2A", [scene], ["B02"], dilate=40.0)
     assert (count == 1).all()
 
 
-def test_reflectance_in_floating_point_and_counts_are_composed_together(tmp_path):
-    itself = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
+def test_reflectance_in_floating_point_and_counts_are_composited_together(tmp_path):
+    radiometry = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
     floats = np.full((20, 20), -0.02, np.float32)
     floats[0] = np.nan
     path = small_worlds.raster(tmp_path / "f.tif", floats)
     scenes = [
-        small_worlds.scene("f", "S2L2A", {"B02": small_worlds.asset(path, "B02", itself, None)}),
-        *_days(tmp_path, [(400, 400)]),
+        small_worlds.scene(
+            "f", "S2L2A", {"B02": small_worlds.asset(path, "B02", radiometry, None)}
+        ),
+        *_optical_scenes(tmp_path, [(400, 400)]),
     ]
     scenes[1] = dataclasses.replace(scenes[1], datetime=scenes[0].datetime + dt.timedelta(days=3))
-    values, count, _ = _of("S2L2A", scenes, ["B02"])
+    values, count, _ = _compose("S2L2A", scenes, ["B02"])
     assert (values.values[0, 0] == 400).all()
     assert (values.values[0, 1:] == 100).all()
     assert (count[0] == 1).all()
 
 
 @st.composite
-def _worlds(draw):
+def _random_scenes(draw):
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
-    number = draw(st.integers(1, 5))
-    looks = rng.integers(0, 5, (number, 2, 20, 20)).astype(np.uint16) * 300
-    codes = rng.choice([4, 4, 4, 5, 9, 3, 0, 12], (number, 20, 20)).astype(np.uint8)
-    days = rng.integers(1, 4, number)
-    covers = rng.choice([None, 5.0, 40.0], number)
-    cut = int(rng.integers(1, 19))
-    return looks, codes, days, covers, cut
+    count = draw(st.integers(1, 5))
+    pixels = rng.integers(0, 5, (count, 2, 20, 20)).astype(np.uint16) * 300
+    codes = rng.choice([4, 4, 4, 5, 9, 3, 0, 12], (count, 20, 20)).astype(np.uint8)
+    days = rng.integers(1, 4, count)
+    covers = rng.choice([None, 5.0, 40.0], count)
+    split = int(rng.integers(1, 19))
+    return pixels, codes, days, covers, split
 
 
 @settings(max_examples=15)
-@given(_worlds(), st.sampled_from(COMPOSITE_METHODS), st.booleans())
-def test_the_halves_make_the_whole(world, method, across):
-    looks, codes, days, covers, cut = world
+@given(_random_scenes(), st.sampled_from(COMPOSITE_METHODS), st.booleans())
+def test_composites_of_two_halves_equal_the_composite_of_the_whole(
+    random_scenes, method, along_columns
+):
+    pixels, codes, days, covers, split = random_scenes
     with tempfile.TemporaryDirectory() as folder:
         scenes = [
             dataclasses.replace(
                 small_worlds.optical(
                     Path(folder),
                     f"s{index}",
-                    {"B02": look[0], "B03": look[1]},
+                    {"B02": bands[0], "B03": bands[1]},
                     scl,
                     when=f"2024-06-{day:02}T10:00:{index:02}+00:00",
                 ),
                 cloud_cover=cover,
             )
-            for index, (look, scl, day, cover) in enumerate(
-                zip(looks, codes, days, covers, strict=True)
+            for index, (bands, scl, day, cover) in enumerate(
+                zip(pixels, codes, days, covers, strict=True)
             )
         ]
         parts = []
-        for first, size in ((0, cut), (cut, 20 - cut)):
-            place = {"row": first, "column": 0, "height": size, "width": 20}
-            if across:
-                place = {"row": 0, "column": first, "height": 20, "width": size}
-            part = GRID.window(**place)
-            parts.append(_of("S2L2A", scenes[::-1], ["B02", "B03"], part, 20.0, method=method))
-        whole = _of("S2L2A", scenes, ["B02", "B03"], GRID, 20.0, method=method)
-    for one, (left, right) in zip(whole, zip(*parts, strict=True), strict=True):
-        joined = np.concatenate([left, right], axis=-1 if across else -2)
-        assert np.array_equal(one, joined, equal_nan=True)
+        for first, size in ((0, split), (split, 20 - split)):
+            window = {"row": first, "column": 0, "height": size, "width": 20}
+            if along_columns:
+                window = {"row": 0, "column": first, "height": 20, "width": size}
+            part = GRID.window(**window)
+            parts.append(_compose("S2L2A", scenes[::-1], ["B02", "B03"], part, 20.0, method=method))
+        whole = _compose("S2L2A", scenes, ["B02", "B03"], GRID, 20.0, method=method)
+    for expected, (left, right) in zip(whole, zip(*parts, strict=True), strict=True):
+        actual = np.concatenate([left, right], axis=-1 if along_columns else -2)
+        assert np.array_equal(expected, actual, equal_nan=True)
 
 
-def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_path):
+def test_border_noise_of_radar_is_never_observed_whatever_the_tile_origin(tmp_path):
     power = np.full((20, 40), 0.1, np.float32)
     power[:, :8] = 0
     power[:, 8:12] = 1e-4
@@ -352,7 +362,7 @@ def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_pa
     )
     for column in (0, 10, 11):
         grid = GRID.window(row=0, column=column, height=20, width=20)
-        values, count, last = _of("S1RTC", [scene], ["VV", "VH"], grid)
+        values, count, last = _compose("S1RTC", [scene], ["VV", "VH"], grid)
         assert np.isnan(values.values[0, :, : 12 - column]).all()
         assert (values.values[0, :, 12 - column :] == np.float32(0.1)).all()
         assert np.isnan(values.values[1]).all()
@@ -360,18 +370,18 @@ def test_border_noise_of_radar_is_no_observation_wherever_the_tile_begins(tmp_pa
         assert np.array_equal(last > 0, count > 0)
 
 
-def test_several_satellites_are_worth_a_note(tmp_path):
-    one = _radar(tmp_path, "a", 0.1, orbit="ascending")
-    first = dataclasses.replace(one, platform="sentinel-1a")
-    assert modality_composite.describe_mixed_satellites([first, first, one]) is None
-    other = dataclasses.replace(one, platform="sentinel-1c")
+def test_mixed_satellites_are_described_in_a_note(tmp_path):
+    unknown = _radar_scene(tmp_path, "a", 0.1, orbit="ascending")
+    sentinel_1a = dataclasses.replace(unknown, platform="sentinel-1a")
+    assert modality_composite.describe_mixed_satellites([sentinel_1a, sentinel_1a, unknown]) is None
+    sentinel_1c = dataclasses.replace(unknown, platform="sentinel-1c")
     assert "sentinel-1a, sentinel-1c" in modality_composite.describe_mixed_satellites(
-        [other, first]
+        [sentinel_1c, sentinel_1a]
     )
 
 
-def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_path):
-    days = _days(tmp_path, [(1, 1)] * 3)
+def test_a_step_holds_the_scenes_of_its_solar_days_and_those_without_a_day(tmp_path):
+    days = _optical_scenes(tmp_path, [(1, 1)] * 3)
     path = small_worlds.raster(tmp_path / "dem.tif", np.ones((20, 20), np.float32))
     dem = small_worlds.scene(
         "dem", "DEM", {"DEM": small_worlds.asset(path, "DEM", small_worlds.METRE, None)}
@@ -388,19 +398,19 @@ def test_steps_hold_the_scenes_of_their_solar_days_and_those_without_a_day(tmp_p
     assert modality_composite.select_scenes_in_step(scenes, ("2023-01-01", "2023-12-31")) == (dem,)
 
 
-def test_another_unit_than_the_modalitys_is_refused(tmp_path):
+def test_another_unit_than_that_of_the_modality_is_refused(tmp_path):
     path = small_worlds.raster(tmp_path / "a.tif", np.ones((20, 20), np.float32))
     asset = small_worlds.asset(path, "VV", small_worlds.REFLECTANCE, None)
     with pytest.raises(InvalidInputError, match="'reflectance', but a composite in 'm2 m-2' needs"):
-        _of("S1RTC", [small_worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
+        _compose("S1RTC", [small_worlds.scene("a", "S1RTC", {"VV": asset})], ["VV"])
 
 
 def test_composites_are_lazy_whatever_the_method(tmp_path):
-    scenes = _days(tmp_path, [(1, 1)])
+    scenes = _optical_scenes(tmp_path, [(1, 1)])
     for asset in scenes[0].assets.values():
         Path(asset.href).unlink()
     for method in COMPOSITE_METHODS:
-        made = modality_composite.compose_modality(
+        composite = modality_composite.compose_modality(
             "S2L2A", scenes, ["B02", "B03"], GRID, recipe=_recipe(method=method)
         )
-        assert made.values.shape == (2, 20, 20)
+        assert composite.values.shape == (2, 20, 20)

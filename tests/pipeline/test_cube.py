@@ -1,4 +1,4 @@
-"""Cubes of scenes: equal to rasterio, lazy, with coordinates, wherever they are computed."""
+"""Cubes of scenes: equal to rasterio, lazy, with coordinates, in any process."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_pixel_centres_are_where_they_should_be(tmp_path):
     assert stack.rio.transform() == GRID.transform
 
 
-def test_a_cube_is_written_and_read_back_in_its_place(tmp_path):
+def test_a_cube_survives_writing_to_a_raster(tmp_path):
     stack = cube.load(_scenes(tmp_path), ["B02", "B11"], GRID, stored=True)
     values = stack[0].compute(scheduler="synchronous")
     values.rio.to_raster(tmp_path / "back.tif")
@@ -94,7 +94,7 @@ def test_a_cube_as_stored_has_no_unit(tmp_path):
             units.check_unit(stack, unit)
 
 
-def test_nothing_is_read_before_it_is_needed(tmp_path):
+def test_nothing_is_read_before_computation(tmp_path):
     scenes = _scenes(tmp_path)
     for scene in scenes:
         for asset in scene.assets.values():
@@ -104,7 +104,7 @@ def test_nothing_is_read_before_it_is_needed(tmp_path):
         stack.compute(scheduler="synchronous")
 
 
-def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
+def test_a_band_missing_from_a_scene_is_empty_in_that_scene_only(tmp_path):
     scenes = _scenes(tmp_path)
     scenes[0] = scenes[0].select_bands(["B02"])
     values = cube.load(scenes, ["B02", "B11"], GRID, stored=True).compute(scheduler="synchronous")
@@ -113,8 +113,8 @@ def test_a_band_that_a_scene_lacks_is_missing_there_only(tmp_path):
     assert (values[0].sel(band="B02") > 0).all()
 
 
-@pytest.mark.parametrize("away", [["far"], ["near", "far"], ["far", "near"]])
-def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
+@pytest.mark.parametrize("names", [["far"], ["near", "far"], ["far", "near"]])
+def test_a_scene_outside_the_grid_is_kept_as_an_empty_layer(tmp_path, names):
     values = np.full((40, 40), 7, np.uint16)
     scenes = [
         small_worlds.optical(
@@ -123,17 +123,17 @@ def test_a_scene_beside_the_grid_is_empty_and_not_forgotten(tmp_path, away):
             {"B02": values},
             left=small_worlds.LEFT + (90_000 if name == "far" else 0),
         )
-        for name in away
+        for name in names
     ]
     stack = cube.load(scenes, ["B02", "B11"], GRID, stored=True)
-    assert stack["id"].values.tolist() == away
+    assert stack["id"].values.tolist() == names
     sums = stack.sum(("y", "x")).compute(scheduler="synchronous")
-    assert [bool(value) for value in sums.sel(band="B02")] == [name == "near" for name in away]
+    assert [bool(value) for value in sums.sel(band="B02")] == [name == "near" for name in names]
     assert (sums.sel(band="B11") == 0).all()
 
 
-def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
-    own = _scenes(tmp_path)[0]
+def test_a_layer_does_not_depend_on_the_other_scenes(tmp_path):
+    scene = _scenes(tmp_path)[0]
     rng = np.random.default_rng(9)
     other = small_worlds.optical(
         tmp_path,
@@ -148,10 +148,10 @@ def test_a_layer_does_not_depend_on_the_scenes_beside_it(tmp_path):
         top=5_215_000.0,
     )
     bands = ["B02", "B11"]
-    alone = cube.load([own], bands, GRID, stored=True)[0]
-    beside = cube.load([other, own], bands, GRID, stored=True)[1]
+    alone = cube.load([scene], bands, GRID, stored=True)[0]
+    with_other = cube.load([other, scene], bands, GRID, stored=True)[1]
     assert np.array_equal(
-        alone.compute(scheduler="synchronous"), beside.compute(scheduler="synchronous")
+        alone.compute(scheduler="synchronous"), with_other.compute(scheduler="synchronous")
     )
 
 
@@ -163,8 +163,8 @@ def test_no_signature_in_the_graph(tmp_path, monkeypatch):
     assert b"CANARY" not in cloudpickle.dumps(dask.optimize(stack))
 
 
-def _platforms(folder):
-    """Return two scenes of several platforms, baselines and radiometries, and one of 2023."""
+def _scenes_of_two_platforms(folder):
+    """Return three scenes of two platforms, with and without an offset; the first is of 2023."""
     rng = np.random.default_rng(5)
     first, second, third = (
         small_worlds.optical(
@@ -190,8 +190,8 @@ def _platforms(folder):
     ]
 
 
-def test_coordinates_state_what_is_known_of_each_scene(tmp_path):
-    array = cube.load(_platforms(tmp_path), ["B02"], GRID)
+def test_coordinates_state_the_metadata_of_each_scene(tmp_path):
+    array = cube.load(_scenes_of_two_platforms(tmp_path), ["B02"], GRID)
     assert array.name == "S2L2A"
     assert array.time.dtype == "datetime64[ns]"
     assert array.time.values[2] == np.datetime64("2024-06-01T10:00:14.024")
@@ -211,7 +211,7 @@ def test_coordinates_state_what_is_known_of_each_scene(tmp_path):
 
 
 def test_stored_values_come_with_their_scale_offset_and_unit(tmp_path):
-    array = cube.load(_platforms(tmp_path), ["B02", "SCL"], GRID, stored=True)
+    array = cube.load(_scenes_of_two_platforms(tmp_path), ["B02", "SCL"], GRID, stored=True)
     assert array.dtype == np.uint16
     assert array.rio.nodata == 0
     assert np.array_equal(array.scale, [[1e-4, 1], [1e-4, 1], [np.nan, 1]], equal_nan=True)
@@ -223,8 +223,8 @@ def test_stored_values_come_with_their_scale_offset_and_unit(tmp_path):
     ]
 
 
-def test_physical_values_are_the_stored_ones_converted(tmp_path):
-    scenes = _platforms(tmp_path)
+def test_physical_values_are_the_converted_stored_values(tmp_path):
+    scenes = _scenes_of_two_platforms(tmp_path)
     physical = cube.load(scenes, ["B02"], GRID)
     stored = cube.load(scenes, ["B02"], GRID, stored=True).compute(scheduler="synchronous")
     assert physical.dtype == np.float32
@@ -288,7 +288,7 @@ def test_power_and_heights_are_physical_and_heights_have_no_time(tmp_path):
     ],
 )
 @pytest.mark.parametrize("stored", [True, False])
-def test_chunks_are_those_requested_and_change_no_value(tmp_path, chunks, expected, stored):
+def test_chunks_are_as_requested_and_do_not_change_values(tmp_path, chunks, expected, stored):
     scenes, bands = _scenes(tmp_path), ["B02", "B11"]
     scenes[1] = scenes[1].select_bands(["B11"])
     array = cube.load(scenes, bands, GRID, chunks=chunks, stored=stored)
@@ -297,7 +297,7 @@ def test_chunks_are_those_requested_and_change_no_value(tmp_path, chunks, expect
     xr.testing.assert_identical(array.compute(scheduler="synchronous"), whole)
 
 
-def test_a_cube_is_pickled_and_computed_elsewhere(tmp_path):
+def test_a_pickled_cube_gives_the_same_values(tmp_path):
     array = cube.load(_scenes(tmp_path), ["B02", "B11"], GRID, chunks=20)
     copy = pickle.loads(pickle.dumps(array))
     xr.testing.assert_identical(
@@ -326,8 +326,8 @@ def test_a_cube_is_clipped_to_a_region(tmp_path):
     assert array.rio.clip([outline], crs=4326).shape == clipped.shape
 
 
-def test_days_are_grouped_by_the_sun(tmp_path):
-    array = cube.load(_platforms(tmp_path), ["B02"], GRID)
+def test_days_are_grouped_by_solar_day(tmp_path):
+    array = cube.load(_scenes_of_two_platforms(tmp_path), ["B02"], GRID)
     daily = array.groupby("solar_day").mean().compute(scheduler="synchronous")
     assert daily.sizes["solar_day"] == 2
     assert np.array_equal(daily[1], array[1].compute(scheduler="synchronous"))
@@ -342,7 +342,7 @@ def test_days_are_grouped_by_the_sun(tmp_path):
         (["B02"], {"chunks": {"rows": 5}}, "chunks names 'rows'"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_at_once(tmp_path, bands, options, message):
+def test_an_invalid_request_is_refused_immediately(tmp_path, bands, options, message):
     with pytest.raises(InvalidInputError, match=message):
         cube.load(_scenes(tmp_path), bands, GRID, **options)
 
@@ -374,7 +374,7 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
 @pytest.mark.parametrize(
     ("unit", "size", "epsg", "kernel"),
     [
-        # classes and what goes with them, and logarithms: never mixed
+        # classes, values derived from them, and logarithms are never interpolated
         *(
             (unit, size, 32633, NEAREST)
             for unit in resampling.NEAREST_UNITS
@@ -390,17 +390,17 @@ NEAREST, BILINEAR, AVERAGE = Resampling.nearest, Resampling.bilinear, Resampling
         ("power", 5.0, 32633, AVERAGE),
         ("m", 30.0, 4326, BILINEAR),
         ("m", 30.0, 9707, BILINEAR),
-        # ^ degrees under a height: 0.0003 is not finer than 10 m
+        # ^ degrees, with a vertical axis or without: 0.0003 is not finer than 10 m
         ("m", 5.0, 4326, AVERAGE),
         ("m", 5.0, 9707, AVERAGE),
         ("m", 30.0, 99999, BILINEAR),
     ],
 )
-def test_the_asset_decides_how_it_is_resampled(unit, size, epsg, kernel):
+def test_resampling_is_chosen_from_unit_and_resolution_of_the_asset(unit, size, epsg, kernel):
     assert resampling.choose_resampling(_asset(unit, size, epsg), GRID) is kernel
 
 
-def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
+def test_bands_with_other_origins_are_aligned(tmp_path):
     rng = np.random.default_rng(4)
     scene = small_worlds.scene(
         "S",
@@ -431,27 +431,29 @@ def test_bands_of_other_origins_fall_where_they_lie(tmp_path):
         assert np.array_equal(values.sel(band=band), stored[np.ix_(rows, columns)])
 
 
-def _height(path, **place):
+def _dem_scene(path, **georeference):
     values = np.random.default_rng(8).integers(1, 4000, (300, 400)).astype(np.float32)
     asset = small_worlds.asset(
-        small_worlds.raster(path, values, **place), "DEM", small_worlds.METRE, None
+        small_worlds.raster(path, values, **georeference), "DEM", small_worlds.METRE, None
     )
     return small_worlds.scene(path.stem, "DEM", {"DEM": asset})
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("place", "epsg", "longitude", "latitude"),
+    ("georeference", "epsg", "longitude", "latitude"),
     [
-        # its northern edge is a curve there, and the corners lie beyond the middle
+        # the northern edge is a curve in UTC; its middle lies beyond the corners
         ({"left": 9.0, "top": 46.0, "resolution": 0.03}, 32633, 15.0, 45.99),
         ({"left": -180.0, "top": 90.0, "resolution": 0.9}, 3413, 100.0, 89.5),
         ({"left": -180.0, "top": -60.0, "resolution": 0.1}, 32760, 180.0, -65.0),
     ],
     ids=["curved", "pole", "antimeridian"],
 )
-def test_no_asset_is_dropped_by_its_corners(tmp_path, place, epsg, longitude, latitude):
-    scene = _height(tmp_path / "DEM.tif", epsg=4326, **place)
+def test_no_asset_is_dropped_because_of_its_corners(
+    tmp_path, georeference, epsg, longitude, latitude
+):
+    scene = _dem_scene(tmp_path / "DEM.tif", epsg=4326, **georeference)
     x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(longitude, latitude)
     grid = Grid(
         epsg=epsg, resolution=30.0, left=round(x) - 150, top=round(y) + 150, height=10, width=10
@@ -460,7 +462,7 @@ def test_no_asset_is_dropped_by_its_corners(tmp_path, place, epsg, longitude, la
     assert np.isfinite(array.compute(scheduler="synchronous")).mean() > 0.4
 
 
-def test_scenes_of_one_name_are_two(tmp_path):
+def test_scenes_with_the_same_id_are_kept_apart(tmp_path):
     first, _ = _scenes(tmp_path / "a")
     second, _ = _scenes(tmp_path / "b")
     other = small_worlds.optical(tmp_path / "c", first.id, {"B02": np.full((80, 80), 3, np.uint16)})
@@ -473,34 +475,38 @@ def test_scenes_of_one_name_are_two(tmp_path):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Return scenes of several systems, sizes, origins and units over one place."""
+    """Return scenes in several CRSs, resolutions, origins and bands over the same location."""
     folder = tmp_path_factory.mktemp("scenes")
     rng = np.random.default_rng(11)
 
-    def noise(shape):
+    def make_noise(shape):
         values = rng.integers(1, 9000, shape).astype(np.uint16)
         values[rng.random(shape) < 0.05] = 0
         return values
 
-    places = {
+    georeferences = {
         "own": {},
         "off": {"left": small_worlds.LEFT + 4.0382, "top": small_worlds.TOP - 2.9174},
         "beside": {"epsg": 32632, "left": 957_000.0, "top": 5_217_600.0},
         "far": {"left": small_worlds.LEFT + 90_000},
     }
-    made = {
+    scenes_by_name = {
         name: small_worlds.optical(
             folder,
             name,
-            {"B02": noise((120, 120)), "B05": noise((60, 60)), "B09": noise((20, 20))},
+            {
+                "B02": make_noise((120, 120)),
+                "B05": make_noise((60, 60)),
+                "B09": make_noise((20, 20)),
+            },
             rng.integers(0, 12, (60, 60)).astype(np.uint8),
             sizes={"B05": 20.0, "B09": 60.0},
-            **place,
+            **georeference,
         )
-        for name, place in places.items()
+        for name, georeference in georeferences.items()
     }
-    made["few"] = made["own"].select_bands(["B05"])
-    return made
+    scenes_by_name["few"] = scenes_by_name["own"].select_bands(["B05"])
+    return scenes_by_name
 
 
 BANDS = ["B02", "B05", "B09", "SCL"]
@@ -514,7 +520,9 @@ BANDS = ["B02", "B05", "B09", "SCL"]
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     data=st.data(),
 )
-def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, offset, size, data):
+def test_a_window_of_a_cube_equals_the_cube_of_the_window(
+    scenes, names, resolution, offset, size, data
+):
     height, width = size
     grid = Grid(
         epsg=small_worlds.EPSG,
@@ -526,7 +534,7 @@ def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, o
     )
     row = data.draw(st.integers(0, height - 1))
     column = data.draw(st.integers(0, width - 1))
-    part = grid.window(
+    window = grid.window(
         row=row,
         column=column,
         height=data.draw(st.integers(1, height - row)),
@@ -534,10 +542,10 @@ def test_a_part_of_any_cube_is_the_cube_of_the_part(scenes, names, resolution, o
     )
     chosen = [scenes[name] for name in names]
     whole = cube.load(chosen, BANDS, grid, stored=True).compute(scheduler="synchronous")
-    found = cube.load(chosen, BANDS, part, stored=True).compute(scheduler="synchronous")
-    expected = whole[:, :, row : row + part.height, column : column + part.width]
-    assert np.array_equal(found, expected)
-    assert math.isclose(found.x.values[0], expected.x.values[0])
+    actual = cube.load(chosen, BANDS, window, stored=True).compute(scheduler="synchronous")
+    expected = whole[:, :, row : row + window.height, column : column + window.width]
+    assert np.array_equal(actual, expected)
+    assert math.isclose(actual.x.values[0], expected.x.values[0])
     assert set(np.unique(whole.sel(band="SCL"))) <= set(range(12))
     alone = cube.load(chosen[-1:], BANDS, grid, stored=True)[0]
     assert np.array_equal(alone.compute(scheduler="synchronous"), whole[-1])

@@ -1,4 +1,4 @@
-"""The code of docs/cube.md, as it is written, on four small scenes."""
+"""The code of docs/cube.md runs unchanged on four small scenes."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def scenes(tmp_path):
     )
 
 
-def test_the_code_of_the_page_runs_and_gives_the_index(scenes, tmp_path, monkeypatch, capsys):
+def test_the_code_of_the_page_computes_the_expected_index(scenes, tmp_path, monkeypatch, capsys):
     (tmp_path / "demo").mkdir()
     footprint = shapely.geometry.shape(scenes[0].footprint).buffer(0.001)
     (tmp_path / "demo" / "region.geojson").write_text(shapely.to_geojson(footprint))
-    found = search.SearchResult(scenes=scenes, refused=())
-    find = mock.create_autospec(search.find_scenes, return_value=found)
-    monkeypatch.setattr(search, "find_scenes", find)
+    result = search.SearchResult(scenes=scenes, refused=())
+    find_scenes = mock.create_autospec(search.find_scenes, return_value=result)
+    monkeypatch.setattr(search, "find_scenes", find_scenes)
     monkeypatch.chdir(tmp_path)
     namespace = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     for block in blocks:
-        exec(block, namespace)  # the page is ours
+        exec(block, namespace)  # the page belongs to this repository
     assert len(blocks) == 2
     daily = namespace["daily"]
     expected = [(nir - RED) / (nir + RED) for nir in NIR]

@@ -1,4 +1,4 @@
-"""Pixels summed up for cells, and grids whose cells are whole wherever a region begins."""
+"""Pixels aggregated to cells, and grids that consist of whole cells wherever a region begins."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CELL = 4
 
 
 @given(arrays.arrays(np.uint16, (8, 12), elements=st.integers(0, 5)))
-def test_a_cell_counts_what_half_of_its_pixels_reach(counts):
-    found = downsample.upper_median(counts, CELL)
+def test_half_of_the_pixels_of_a_cell_reach_its_count(counts):
+    medians = downsample.upper_median(counts, CELL)
     for row in range(2):
         for column in range(3):
             pixels = counts[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
-            count = found[row, column]
+            count = medians[row, column]
             assert (pixels >= count).mean() >= 0.5
             assert (pixels >= count + 1).mean() < 0.5
             assert (count > 0) == ((pixels > 0).mean() >= 0.5)
 
 
 @given(arrays.arrays(np.uint16, (5, 7), elements=st.integers(0, 60000)))
-def test_a_pixel_is_its_own_cell(counts):
+def test_cells_of_one_pixel_keep_their_values(counts):
     assert np.array_equal(downsample.upper_median(counts, 1), counts)
     assert np.array_equal(downsample.latest_day(counts, 1), counts)
     assert np.array_equal(downsample.any_pixel(counts > 9, 1), counts > 9)
@@ -35,7 +35,7 @@ def test_a_pixel_is_its_own_cell(counts):
     assert np.array_equal(downsample.mean(values, 1), values, equal_nan=True)
 
 
-def test_days_bits_and_means_of_a_cell():
+def test_days_flags_and_means_of_a_cell():
     days = np.zeros((4, 8), np.uint16)
     days[3, 1], days[0, 0] = 20_000, 19_000
     assert downsample.latest_day(days, CELL).tolist() == [[20_000, 0]]
@@ -60,7 +60,7 @@ grids = st.builds(
 
 
 @given(grids, st.sampled_from([1, 4, 16]))
-def test_cells_cover_their_pixels_and_are_counted_alike_everywhere(grid, cell):
+def test_cells_cover_their_pixels_and_share_an_origin(grid, cell):
     coarse = grid.coarsen(cell)
     left, bottom, right, top = grid.bounds
     assert coarse.resolution == grid.resolution * cell
@@ -79,6 +79,6 @@ def test_cells_cover_their_pixels_and_are_counted_alike_everywhere(grid, cell):
     )
 
 
-def test_a_grid_of_pixels_is_its_own():
+def test_a_cell_size_of_one_keeps_the_grid():
     grid = Grid(epsg=32633, resolution=10.0, left=433.0, top=907.5, height=33, width=47)
     assert grid.coarsen(1) == grid == grid.refine(1)

@@ -1,4 +1,4 @@
-"""Grids, tiles and zones: pure geometry."""
+"""Geometry of grids, tiles and zones."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ def test_tiles_cover_every_pixel_once(height, width, size):
 
 
 @given(st.integers(-50, 50), st.integers(-50, 50))
-def test_a_ground_pixel_has_one_number_whatever_the_grid(row, column):
+def test_a_pixel_on_the_ground_has_the_same_index_in_every_grid(row, column):
     shifted = SMALL.window(row=row, column=column, height=5, width=5)
-    first = SMALL.origin_index()
-    assert shifted.origin_index() == (first[0] + row, first[1] + column)
+    origin = SMALL.origin_index()
+    assert shifted.origin_index() == (origin[0] + row, origin[1] + column)
 
 
-def test_degrees_are_refused_as_a_grid():
+def test_geographic_and_unknown_systems_are_refused():
     with pytest.raises(InvalidInputError, match="metres"):
         grid.resolve_epsg_codes("EPSG:4326", shapely.box(0, 0, 1, 1))
     with pytest.raises(InvalidInputError, match="not a known"):
         grid.resolve_epsg_codes("EPSG:99999999", shapely.box(0, 0, 1, 1))
 
 
-def test_the_scenes_own_grid_is_kept(tmp_path):
+def test_the_alignment_of_the_scenes_is_kept_if_they_share_it(tmp_path):
     values = np.ones((20, 20), np.uint16)
-    off = small_worlds.optical(tmp_path, "a", {"B02": values}, left=500_003.25, top=5_200_007.5)
-    assert grid.common_alignment([off], 32633, 10.0) == pytest.approx((3.25, 7.5))
-    assert grid.common_alignment([off], 32632, 10.0) == (0.0, 0.0)
-    other = small_worlds.optical(tmp_path, "b", {"B02": values}, left=500_004.0, top=5_200_007.5)
-    assert grid.common_alignment([off, other], 32633, 10.0) == (0.0, 0.0)
+    shifted = small_worlds.optical(tmp_path, "a", {"B02": values}, left=500_003.25, top=5_200_007.5)
+    assert grid.common_alignment([shifted], 32633, 10.0) == pytest.approx((3.25, 7.5))
+    assert grid.common_alignment([shifted], 32632, 10.0) == (0.0, 0.0)
+    differently_shifted = small_worlds.optical(
+        tmp_path, "b", {"B02": values}, left=500_004.0, top=5_200_007.5
+    )
+    assert grid.common_alignment([shifted, differently_shifted], 32633, 10.0) == (0.0, 0.0)
 
 
-def test_a_region_is_covered_by_whole_pixels_of_the_phase():
+def test_a_region_is_covered_by_whole_aligned_pixels():
     region = shapely.box(15.01, 46.9, 15.03, 46.92)
     area = grid.build_covering_grid(region, 32633, 10.0, (3.25, 7.5))
     west, south, east, north = grid.project(region, 32633).bounds
@@ -72,14 +74,14 @@ def test_a_region_is_covered_by_whole_pixels_of_the_phase():
     assert (area.top - 7.5) % 10 == pytest.approx(0, abs=1e-6)
 
 
-def test_a_parallel_stays_a_parallel():
+def test_a_parallel_is_projected_as_a_curve():
     region = shapely.box(12.0, 47.0, 14.0, 48.0)
     projected = grid.project(region, 32632)
     middle = Transformer.from_crs(4326, 32632, always_xy=True).transform(13.0, 47.0)
     assert shapely.Point(middle).distance(projected.boundary) < 1.0
 
 
-def test_inside_agrees_with_gdal():
+def test_a_rasterized_region_agrees_with_gdal():
     region = shapely.Polygon([(500_000, 5_199_400), (500_500, 5_199_990), (500_100, 5_199_300)])
     expected = ~geometry_mask([region], SMALL.shape, SMALL.transform)
     assert np.array_equal(grid.rasterize_region(region, SMALL), expected)
@@ -91,7 +93,7 @@ def test_inside_agrees_with_gdal():
     ("box", "epsg"),
     [((-180, -90, 180, 90), 32631), ((0, 40, 20, 60), 32632), ((12, 47, 13, 48), 32755)],
 )
-def test_a_region_that_a_system_is_not_made_for_is_refused(box, epsg):
+def test_a_region_outside_the_area_of_use_is_refused(box, epsg):
     with pytest.raises(InvalidInputError, match="is defined for"):
         grid.build_covering_grid(shapely.box(*box), epsg, 10.0, (0.0, 0.0))
 
@@ -101,21 +103,21 @@ def test_a_region_across_180_degrees_lies_on_one_grid():
         [shapely.box(179.9, -17.0, 180, -16.8), shapely.box(-180, -17.0, -179.9, -16.8)]
     )
     assert grid.resolve_epsg_codes("utm", region) == (32701, 32760)
-    one = grid.build_covering_grid(region, 3832, 100.0, (0.0, 0.0))
-    assert one.width * 100 < 30_000
-    inside = grid.rasterize_region(grid.project(region, 3832), one)
+    covering_grid = grid.build_covering_grid(region, 3832, 100.0, (0.0, 0.0))
+    assert covering_grid.width * 100 < 30_000
+    inside = grid.rasterize_region(grid.project(region, 3832), covering_grid)
     assert inside.mean() > 0.98
 
 
-def test_a_cap_of_the_pole_lies_on_the_polar_grid():
+def test_a_polar_cap_lies_on_the_polar_grid():
     cap = shapely.box(-180, 88.5, 180, 90)
     assert grid.resolve_epsg_codes("utm", cap) == (5041,)
-    one = grid.build_covering_grid(cap, 5041, 500.0, (0.0, 0.0))
-    assert grid.rasterize_region(grid.project(cap, 5041), one).mean() == pytest.approx(
+    covering_grid = grid.build_covering_grid(cap, 5041, 500.0, (0.0, 0.0))
+    assert grid.rasterize_region(grid.project(cap, 5041), covering_grid).mean() == pytest.approx(
         np.pi / 4, abs=0.01
     )
 
 
-def test_a_region_far_from_a_grids_use_is_refused():
+def test_a_region_far_from_the_central_meridian_is_refused():
     with pytest.raises(InvalidInputError, match="is defined for"):
         grid.build_covering_grid(shapely.box(100, 45, 101, 46), 32632, 10.0, (0.0, 0.0))

@@ -1,4 +1,4 @@
-"""Bytes from far away: the pixels that were asked for, or an error, however the server fails."""
+"""Remote reads: the requested pixels, or an error, however the server fails."""
 
 from __future__ import annotations
 
@@ -40,50 +40,50 @@ GRID = Grid(
 )
 VALUES = np.random.default_rng(1).integers(1, 60_000, (SIZE, SIZE)).astype(np.uint16)
 VALUES[:128, :128] = 0
-# ^ two by two blocks of nothing: zeros that are no failure
+# ^ two by two blocks of nodata: zeros that are not failed reads
 SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
 SECRET = "sig=canary-4711"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("remote")
-    first = small_worlds.raster(place / "deflate.tif", VALUES)
+    directory = tmp_path_factory.mktemp("remote")
+    source = small_worlds.raster(directory / "deflate.tif", VALUES)
     for compress in ("none", "lzw", "zstd"):
         copy(
-            first,
-            place / f"{compress}.tif",
+            source,
+            directory / f"{compress}.tif",
             driver="GTiff",
             compress=compress,
             tiled=True,
             blockxsize=64,
             blockysize=64,
         )
-    copy(first, place / "cog.tif", driver="COG", compress="deflate", blocksize=128)
+    copy(source, directory / "cog.tif", driver="COG", compress="deflate", blocksize=128)
     options = {"QUALITY": 100, "REVERSIBLE": "YES"}
-    copy(first, place / "jp2.jp2", driver="JP2OpenJPEG", **options)
-    (place / "bucket").mkdir()
-    (place / "bucket" / "deflate.tif").write_bytes(first.read_bytes())
-    return place
+    copy(source, directory / "jp2.jp2", driver="JP2OpenJPEG", **options)
+    (directory / "bucket").mkdir()
+    (directory / "bucket" / "deflate.tif").write_bytes(source.read_bytes())
+    return directory
 
 
 @pytest.fixture
-def web(folder, monkeypatch):
-    quick = dataclasses.replace(
+def file_server(folder, monkeypatch):
+    short_policy = dataclasses.replace(
         http_ranges.RETRY_POLICY,
         backoff=0.002,
         timeout=(0.3, 0.3),
         deadline=20.0,
         max_retry_after=2.0,
     )
-    monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
-    with server.serving(folder, stall=0.5) as running:
-        yield running
+    monkeypatch.setattr(http_ranges, "RETRY_POLICY", short_policy)
+    with server.serving(folder, stall=0.5) as running_server:
+        yield running_server
 
 
-def _read(web, name="deflate.tif", grid=GRID, **options):
+def _read(file_server, name="deflate.tif", grid=GRID, **options):
     return raster_reader.read(
-        f"{web.address}/{name}",
+        f"{file_server.address}/{name}",
         options.pop("source", SOURCE),
         grid,
         **{"resampling": Resampling.nearest, "dtype": "uint16", "fill_value": 0, **options},
@@ -93,12 +93,12 @@ def _read(web, name="deflate.tif", grid=GRID, **options):
 @pytest.mark.parametrize(
     "name", ["deflate.tif", "none.tif", "lzw.tif", "zstd.tif", "cog.tif", "jp2.jp2"]
 )
-def test_a_remote_file_reads_like_a_local_one(web, name):
-    assert np.array_equal(_read(web, name), VALUES)
+def test_a_remote_file_reads_like_a_local_one(file_server, name):
+    assert np.array_equal(_read(file_server, name), VALUES)
 
 
-def _once(fault, *, head):
-    """Fail the first answer: for the file's beginning, or for anything else of it."""
+def _fail_first_request(fault, *, head):
+    """Return a script that fails the first response for the head or the rest of a file."""
 
     def script(path, start, count):
         return fault if count == 0 and (start == 0) == head else None
@@ -107,104 +107,104 @@ def _once(fault, *, head):
 
 
 @pytest.mark.parametrize("name", ["deflate.tif", "none.tif", "lzw.tif"])
-@pytest.mark.parametrize("where", ["header", "data"])
+@pytest.mark.parametrize("part", ["header", "data"])
 @pytest.mark.parametrize("fault", server.FAULTS)
-def test_a_fault_is_healed_or_an_error(web, fault, where, name):
-    web.script = _once(fault, head=where == "header")
+def test_a_transient_fault_is_retried_or_an_error(file_server, fault, part, name):
+    file_server.script = _fail_first_request(fault, head=part == "header")
     if fault == "redirect":
         with pytest.raises(AssetReadError, match="redirects to another host"):
-            _read(web, name)
+            _read(file_server, name)
     else:
-        assert np.array_equal(_read(web, name), VALUES)
-    web.script = None
-    web.forget()
-    assert np.array_equal(_read(web, name), VALUES)
-    assert web.requests == 2
-    # ^ nothing remembers the failure
+        assert np.array_equal(_read(file_server, name), VALUES)
+    file_server.script = None
+    file_server.forget()
+    assert np.array_equal(_read(file_server, name), VALUES)
+    assert file_server.requests == 2
+    # ^ the failure is not remembered
 
 
 @pytest.mark.parametrize("fault", [fault for fault in server.FAULTS if fault != "whole"])
-def test_a_fault_that_stays_is_an_error(web, fault):
-    web.script = lambda path, start, count: fault
+def test_a_permanent_fault_is_an_error(file_server, fault):
+    file_server.script = lambda path, start, count: fault
     with pytest.raises(AssetReadError, match=r"^S: http://127.*deflate\.tif cannot be read \("):
-        _read(web)
-    assert web.requests <= 25
+        _read(file_server)
+    assert file_server.requests <= 25
 
 
-def test_what_is_not_there_is_not_asked_for_long(web):
+def test_a_missing_file_is_not_retried_for_long(file_server):
     with pytest.raises(AssetReadError, match="HTTP 404, 2 attempt"):
-        _read(web, "gone.tif")
-    assert web.requests == 2
+        _read(file_server, "gone.tif")
+    assert file_server.requests == 2
 
 
 @pytest.mark.parametrize("size", [9, 200, 400, 700, 900, 1500, 4000])
-def test_a_file_that_is_said_to_be_short_never_has_empty_blocks(web, monkeypatch, size):
-    """A block index that is cut off would read as blocks that were never written."""
+def test_a_file_of_too_small_stated_size_is_read_completely(file_server, monkeypatch, size):
+    """A truncated block index would be read as blocks that were never written."""
     monkeypatch.setattr(http_ranges, "HEADER_BYTES", 2 * size)
-    web.script = _once("shrunk", head=True)
-    assert np.array_equal(_read(web, "none.tif"), VALUES)
+    file_server.script = _fail_first_request("shrunk", head=True)
+    assert np.array_equal(_read(file_server, "none.tif"), VALUES)
 
 
-def test_no_more_requests_than_plain_windows(web):
-    web.forget()
+def test_no_more_requests_are_sent_than_by_gdal(file_server):
+    file_server.forget()
     with (
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
-        rasterio.open(f"{web.address}/cog.tif") as file,
+        rasterio.open(f"{file_server.address}/cog.tif") as file,
     ):
         file.read(1)
-    plain = web.requests
-    web.forget()
-    _read(web, "cog.tif")
-    assert web.requests <= plain
+    gdal_requests = file_server.requests
+    file_server.forget()
+    _read(file_server, "cog.tif")
+    assert file_server.requests <= gdal_requests
 
 
-def test_many_threads_read_what_one_reads_within_the_providers_limit(web):
+def test_parallel_reads_equal_serial_ones_within_the_provider_limit(file_server):
     parts = [
         GRID.window(row=row, column=column, height=90, width=110)
         for row in range(0, 200, 30)
         for column in range(0, 180, 40)
     ]
-    serial = [_read(web, grid=part) for part in parts]
-    web.latency = 0.01
+    expected = [_read(file_server, grid=part) for part in parts]
+    file_server.latency = 0.01
     provider_connections.divide_connections(8)
     try:
         assert provider_connections.max_connections("demo") == 4
-        web.forget()
+        file_server.forget()
         with ThreadPoolExecutor(32) as pool:
-            found = list(pool.map(lambda part: _read(web, grid=part), parts))
+            actual = list(pool.map(lambda part: _read(file_server, grid=part), parts))
     finally:
         provider_connections.divide_connections(1)
-    assert all(map(np.array_equal, found, serial))
-    assert 2 <= web.most <= 4
+    assert all(map(np.array_equal, actual, expected))
+    assert 2 <= file_server.most <= 4
 
 
-def test_a_server_that_asks_for_time_gets_it(web):
-    web.script = _once("429", head=True)
-    web.retry_after = "1"
-    _read(web)
-    assert 0.9 < web.times[1] - web.times[0] < 3
-    web.forget()
-    web.script = _once("503", head=True)
-    web.retry_after = "9999"
+def test_retry_after_is_respected_up_to_a_limit(file_server):
+    file_server.script = _fail_first_request("429", head=True)
+    file_server.retry_after = "1"
+    _read(file_server)
+    assert 0.9 < file_server.times[1] - file_server.times[0] < 3
+    file_server.forget()
+    file_server.script = _fail_first_request("503", head=True)
+    file_server.retry_after = "9999"
     with pytest.raises(AssetReadError, match="Retry-After is 9999 s"):
-        _read(web)
+        _read(file_server)
 
 
-def test_the_time_of_a_read_is_bounded(web, monkeypatch):
+def test_the_duration_of_a_read_is_bounded(file_server, monkeypatch):
     monkeypatch.setattr(
         http_ranges,
         "RETRY_POLICY",
         dataclasses.replace(http_ranges.RETRY_POLICY, max_attempts=99, deadline=0.8),
     )
-    web.script = lambda path, start, count: "stall"
-    started = time.monotonic()
+    file_server.script = lambda path, start, count: "stall"
+    start_time = time.monotonic()
     with pytest.raises(AssetReadError, match="cannot be read"):
-        _read(web)
-    assert time.monotonic() - started < 3
+        _read(file_server)
+    assert time.monotonic() - start_time < 3
 
 
 class _Signer:
-    """Hands out numbered tokens; the first one has expired."""
+    """Issues numbered tokens, of which the first has expired."""
 
     def __init__(self, monkeypatch):
         self.number = 1
@@ -218,19 +218,19 @@ class _Signer:
         self.number += 1
 
 
-def test_a_token_that_has_expired_is_replaced_once(web, monkeypatch):
+def test_an_expired_token_is_replaced_once(file_server, monkeypatch):
     signer = _Signer(monkeypatch)
-    web.script = _once("403", head=True)
-    assert np.array_equal(_read(web), VALUES)
-    assert web.queries == [f"{SECRET}-1", f"{SECRET}-2", f"{SECRET}-2"]
-    web.script = lambda path, start, count: "403"
+    file_server.script = _fail_first_request("403", head=True)
+    assert np.array_equal(_read(file_server), VALUES)
+    assert file_server.queries == [f"{SECRET}-1", f"{SECRET}-2", f"{SECRET}-2"]
+    file_server.script = lambda path, start, count: "403"
     with pytest.raises(AssetReadError, match="HTTP 403, 2 attempt"):
-        _read(web)
+        _read(file_server)
     assert signer.number == 4
 
 
 @pytest.mark.parametrize("fault", [None, *server.FAULTS])
-def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
+def test_no_token_is_in_logs_or_errors(file_server, monkeypatch, caplog, fault):
     _Signer(monkeypatch)
     monkeypatch.setattr(
         http_ranges,
@@ -238,49 +238,50 @@ def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
         dataclasses.replace(http_ranges.RETRY_POLICY, max_attempts=2, timeout=(0.1, 0.1)),
     )
     caplog.set_level(logging.DEBUG, logger="")
-    web.script = lambda path, start, count: fault
-    said = ""
+    file_server.script = lambda path, start, count: fault
+    error_text = ""
     try:
-        _read(web)
+        _read(file_server)
     except AssetReadError:
-        said = traceback.format_exc()
-    assert any(SECRET in query for query in web.queries)
+        error_text = traceback.format_exc()
+    assert any(SECRET in query for query in file_server.queries)
     assert "127.0.0.1" in caplog.text
-    assert "canary" not in caplog.text + said
+    assert "canary" not in caplog.text + error_text
 
 
-def test_no_token_is_in_a_graph(web, monkeypatch, folder):
+def test_no_token_is_in_a_graph(file_server, monkeypatch, folder):
     _Signer(monkeypatch)
-    local = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
-    scene = small_worlds.scene("S", "S2L2A", {"B02": local})
-    asset: Asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
-    far = dataclasses.replace(scene, provider="demo", assets={"B02": asset})
-    lazy = cube.load([far], ["B02"], GRID, stored=True)
-    assert b"canary" not in pickle.dumps(dict(lazy.__dask_graph__()))
-    assert np.array_equal(lazy.values[0, 0], VALUES)
-    assert SECRET in web.queries[0]
+    local_asset = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
+    scene = small_worlds.scene("S", "S2L2A", {"B02": local_asset})
+    asset: Asset = dataclasses.replace(local_asset, href=f"{file_server.address}/deflate.tif")
+    remote_scene = dataclasses.replace(scene, provider="demo", assets={"B02": asset})
+    array = cube.load([remote_scene], ["B02"], GRID, stored=True)
+    assert b"canary" not in pickle.dumps(dict(array.__dask_graph__()))
+    assert np.array_equal(array.values[0, 0], VALUES)
+    assert SECRET in file_server.queries[0]
 
 
-def test_remote_scenes_have_more_readers_than_cores(web, folder):
-    local = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
-    near = small_worlds.scene("S", "S2L2A", {"B02": local})
-    asset = dataclasses.replace(local, href=f"{web.address}/deflate.tif")
-    far = dataclasses.replace(near, provider="cdse", assets={"B02": asset})
-    assert raster_reader.count_read_threads([near], 2) == 2
+def test_remote_scenes_have_more_readers_than_cores(file_server, folder):
+    local_asset = small_worlds.asset(folder / "deflate.tif", "B02", small_worlds.REFLECTANCE, 0.0)
+    local_scene = small_worlds.scene("S", "S2L2A", {"B02": local_asset})
+    asset = dataclasses.replace(local_asset, href=f"{file_server.address}/deflate.tif")
+    remote_scene = dataclasses.replace(local_scene, provider="cdse", assets={"B02": asset})
+    assert raster_reader.count_read_threads([local_scene], 2) == 2
     assert (
-        raster_reader.count_read_threads([near, dataclasses.replace(far, provider="demo")], 2) == 16
+        raster_reader.count_read_threads(
+            [local_scene, dataclasses.replace(remote_scene, provider="demo")], 2
+        )
+        == 16
     )
-    assert raster_reader.count_read_threads([far], 2) == 4
+    assert raster_reader.count_read_threads([remote_scene], 2) == 4
     assert raster_reader.count_read_threads([], 0) == 1
 
 
 @pytest.mark.parametrize("fault", [None, "404", "503", "short", "reset"])
 @pytest.mark.parametrize("request_", [1, 2])
-def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
-    web, folder, monkeypatch, fault, request_
-):
+def test_a_bucket_is_read_by_gdal_and_retried(file_server, folder, monkeypatch, fault, request_):
     for name, value in {
-        "AWS_S3_ENDPOINT": web.address.removeprefix("http://"),
+        "AWS_S3_ENDPOINT": file_server.address.removeprefix("http://"),
         "AWS_HTTPS": "NO",
         "AWS_VIRTUAL_HOSTING": "FALSE",
         "AWS_NO_SIGN_REQUEST": "YES",
@@ -289,8 +290,10 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
     monkeypatch.setitem(raster_reader.S3_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
     name = f"{fault}-{request_}.tif"
     (folder / "bucket" / name).write_bytes((folder / "deflate.tif").read_bytes())
-    web.script = lambda path, start, count: fault if web.requests == request_ else None
-    found = raster_reader.read(
+    file_server.script = lambda path, start, count: (
+        fault if file_server.requests == request_ else None
+    )
+    actual = raster_reader.read(
         f"s3://bucket/{name}",
         SOURCE,
         GRID,
@@ -298,13 +301,13 @@ def test_a_bucket_is_read_by_gdal_and_healed_all_the_same(
         dtype="uint16",
         fill_value=0,
     )
-    assert np.array_equal(found, VALUES)
-    assert web.most <= 1 + (fault == "reset")
-    # ^ who breaks a connection may still be at it when the next request is there
+    assert np.array_equal(actual, VALUES)
+    assert file_server.most <= 1 + (fault == "reset")
+    # ^ a request whose connection was reset may still be running when the next one arrives
 
 
-def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypatch):
-    """GDAL forgets what it has read whenever a warped view is closed."""
+def test_a_block_under_many_blocks_of_the_grid_is_requested_once(tmp_path, monkeypatch):
+    """GDAL drops its block cache whenever a warped view is closed."""
     values = np.random.default_rng(3).normal(500, 50, (300, 300)).astype(np.float32)
     path = small_worlds.raster(tmp_path / "dem.tif", values, resolution=30.0, epsg=32632)
     ((left,), (top,)) = warp.transform(
@@ -319,12 +322,12 @@ def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypat
     options = {"resampling": Resampling.bilinear, "dtype": "float32", "fill_value": np.nan}
     expected = raster_reader.read(str(path), SOURCE, grid, **options)
     assert np.isfinite(expected).all()
-    sent = []
-    with server.serving(tmp_path) as web:
-        for kept in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
-            monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", kept)
-            web.forget()
-            found = _read(web, "dem.tif", grid, **options)
-            assert np.array_equal(found, expected, equal_nan=True)
-            sent.append(web.sent)
-    assert sent[0] < 1.2 * path.stat().st_size < sent[1] < sent[2]
+    sent_bytes = []
+    with server.serving(tmp_path) as file_server:
+        for cache_size in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
+            monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", cache_size)
+            file_server.forget()
+            actual = _read(file_server, "dem.tif", grid, **options)
+            assert np.array_equal(actual, expected, equal_nan=True)
+            sent_bytes.append(file_server.sent)
+    assert sent_bytes[0] < 1.2 * path.stat().st_size < sent_bytes[1] < sent_bytes[2]

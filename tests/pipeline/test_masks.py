@@ -1,4 +1,4 @@
-"""Clear or not, and how far from a cloud."""
+"""Masks of clear pixels, and dilation around clouds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOUDY = (3, 8, 9, 10)
 
 
 @given(hnp.arrays(np.uint8, (12, 12), elements=st.integers(0, 11)), st.floats(1, 4))
-def test_dilation_is_a_distance(scl, radius):
+def test_dilation_is_by_euclidean_distance(scl, radius):
     clear = masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=radius)
     cloudy = np.isin(scl, CLOUDY)
     distance = (
@@ -24,7 +24,7 @@ def test_dilation_is_a_distance(scl, radius):
     assert np.array_equal(clear, np.isin(scl, CLEAR) & (distance > radius))
 
 
-def test_without_dilation_the_classes_decide():
+def test_without_dilation_classes_alone_decide():
     scl = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert np.array_equal(
         masks.clear_mask(scl, classes=CLEAR, dilated_classes=CLOUDY, dilation_radius=0),
@@ -55,7 +55,7 @@ def test_scenes_are_dilated_separately():
 
 
 @given(st.integers(12, 255))
-def test_codes_that_do_not_exist_are_never_clear(code):
+def test_unknown_codes_are_never_clear(code):
     assert not masks.clear_mask(
         np.full((2, 2), code, np.uint8),
         classes=range(256),
@@ -64,7 +64,7 @@ def test_codes_that_do_not_exist_are_never_clear(code):
     ).any()
 
 
-def test_the_given_classes_are_dilated_unless_they_are_clear():
+def test_dilated_classes_are_dilated_unless_they_are_clear():
     scl = np.full((9, 9), 4, np.uint8)
     scl[4, 4] = 11
     scl[0, 0] = 9

@@ -1,4 +1,4 @@
-"""A new output of a model takes one entry of the layer table, from the windows to the report."""
+"""A new output needs only an entry in the layer table, from the windows to the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.plan.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
-from tests.pipeline.test_plan import MODEL, make
+from tests.pipeline.test_plan import MODEL, make_plan
 from tests.support import stac_schemas
 from tests.support.fake_predictors import Brightness
 
@@ -37,7 +37,7 @@ CANOPY_HEIGHT = Layer(
 
 @pytest.fixture
 def predictor(monkeypatch):
-    """Return a predictor of the new layer, which is in the table for the time of the test."""
+    """Return a predictor of the new layer, which is in the table during the test."""
     monkeypatch.setitem(layer_table.LAYERS_BY_NAME, CANOPY_HEIGHT.name, CANOPY_HEIGHT)
 
     class CanopyHeight(Brightness):
@@ -51,9 +51,9 @@ def predictor(monkeypatch):
     return CanopyHeight()
 
 
-def build(folder, predictor):
-    """Map the small world of `make`, and return the plan and the folder of the product."""
-    plan = make(folder, model=dataclasses.replace(MODEL, outputs=predictor.outputs))
+def build_product(folder, predictor):
+    """Map the small region of `make_plan`, and return the plan and the folder of the product."""
+    plan = make_plan(folder, model=dataclasses.replace(MODEL, outputs=predictor.outputs))
     product_dir = folder / "product" / "2024-06-01_2024-06-30"
     plan_dir = product_dir / plan.short_digest
     plan_dir.mkdir(parents=True)
@@ -64,8 +64,8 @@ def build(folder, predictor):
     return plan, product_dir
 
 
-def test_a_new_layer_needs_one_entry(predictor, tmp_path):
-    plan, product_dir = build(tmp_path, predictor)
+def test_a_new_layer_needs_only_a_table_entry(predictor, tmp_path):
+    plan, product_dir = build_product(tmp_path, predictor)
     plan_dir = product_dir / plan.short_digest
     assert plan_file.read_plan_file(plan_dir / "plan.json").digest == plan.digest
 

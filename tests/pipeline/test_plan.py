@@ -1,4 +1,4 @@
-"""The frozen plan: what decides a product's identity, and what does not."""
+"""The plan: what changes its digest, and what does not."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ NDVI = dataclasses.replace(MODEL, outputs=(*Painter.outputs,))
 SEVERAL = dataclasses.replace(MODEL, outputs=(*Several.outputs,))
 
 
-def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
+def make_plan(folder, *, scenes=2, model=MODEL, tile=32, size=80):
     """Plan a product of scenes with random pixels."""
     rng = np.random.default_rng(5)
-    optical = tuple(
+    optical_scenes = tuple(
         small_worlds.optical(
             folder,
             f"scene-{number}",
@@ -68,18 +68,20 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
         small_worlds.LEFT + 703,
         small_worlds.TOP - 67,
     )
-    back = grid.Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
-    region = shapely.transform(box, back.transform, interleaved=False)
+    to_lonlat = grid.Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
+    region = shapely.transform(box, to_lonlat.transform, interleaved=False)
     finest, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
     lattice = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
-    whole = grid.build_covering_grid(region, small_worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(coarsest)
+    coarse_grid = grid.build_covering_grid(region, small_worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(
+        coarsest
+    )
     return Plan(
         name="test",
         period=("2024-06-01", "2024-06-30"),
         region=to_geojson(region),
-        grids=(whole.refine(coarsest // finest),),
+        grids=(coarse_grid.refine(coarsest // finest),),
         tile_size=tile // finest,
-        snapshot=Snapshot(scenes=optical),
+        snapshot=Snapshot(scenes=optical_scenes),
         recipe=dataclasses.replace(RECIPE, **(lattice if model else {"stride": 0, "margin": 0})),
         model=model,
         settings=RunSettings(output_dir=str(folder)),
@@ -87,11 +89,11 @@ def make(folder, *, scenes=2, model=MODEL, tile=32, size=80):
 
 
 def test_a_plan_survives_its_file(tmp_path):
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
-    again = plan_file.read_plan_file(tmp_path / "plan.json")
-    assert again.digest == plan.digest
-    assert [again.tile_key(tile) for tile in again.tiles] == [
+    restored = plan_file.read_plan_file(tmp_path / "plan.json")
+    assert restored.digest == plan.digest
+    assert [restored.tile_key(tile) for tile in restored.tiles] == [
         plan.tile_key(tile) for tile in plan.tiles
     ]
 
@@ -100,11 +102,11 @@ def test_a_plan_survives_its_file(tmp_path):
     "model", [FEATURES, NDVI, SEVERAL], ids=["embedding", "generate", "several"]
 )
 def test_a_plan_with_another_output_survives_its_file(tmp_path, model):
-    plan = make(tmp_path, model=model)
+    plan = make_plan(tmp_path, model=model)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
-    again = plan_file.read_plan_file(tmp_path / "plan.json")
-    assert again.model == model
-    assert again.digest == plan.digest != make(tmp_path).digest
+    restored = plan_file.read_plan_file(tmp_path / "plan.json")
+    assert restored.model == model
+    assert restored.digest == plan.digest != make_plan(tmp_path).digest
 
 
 def test_a_model_survives_json():
@@ -114,7 +116,7 @@ def test_a_model_survives_json():
 
 
 def test_cells_are_whole_patches_of_the_windows(tmp_path):
-    plan = make(tmp_path, model=FEATURES)
+    plan = make_plan(tmp_path, model=FEATURES)
     assert plan.grid.resolution == 80.0
     assert plan.lattice == window_lattice.Lattice(window=32, stride=24, context_width=0)
     for tile in plan.tiles:
@@ -138,7 +140,7 @@ def test_cells_are_whole_patches_of_the_windows(tmp_path):
         ({"stride": 5}, "whole cells"),
     ],
 )
-def test_models_that_cannot_be_are_refused(change, message):
+def test_invalid_model_outputs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(MODEL, outputs=(dataclasses.replace(MODEL.primary_output, **change),))
 
@@ -150,7 +152,7 @@ def test_a_model_needs_distinct_outputs(count, message):
 
 
 def test_paths_do_not_enter_the_digest(tmp_path):
-    assert make(tmp_path / "a").digest == make(tmp_path / "elsewhere").digest
+    assert make_plan(tmp_path / "a").digest == make_plan(tmp_path / "elsewhere").digest
 
 
 @pytest.mark.parametrize(
@@ -164,21 +166,21 @@ def test_paths_do_not_enter_the_digest(tmp_path):
         {"snapshot": Snapshot(scenes=())},
     ],
 )
-def test_whatever_decides_a_pixel_changes_the_digest(tmp_path, change):
-    plan = make(tmp_path)
+def test_everything_that_decides_a_pixel_changes_the_digest(tmp_path, change):
+    plan = make_plan(tmp_path)
     assert dataclasses.replace(plan, **change).digest != plan.digest
 
 
 def test_run_settings_do_not_enter_the_digest(tmp_path):
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     assert (
         dataclasses.replace(plan, settings=RunSettings(output_dir="/other")).digest == plan.digest
     )
 
 
-def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
-    plan = make(tmp_path)
-    small = small_worlds.optical(
+def test_a_new_scene_changes_only_the_tiles_that_it_intersects(tmp_path):
+    plan = make_plan(tmp_path)
+    small_scene = small_worlds.optical(
         tmp_path,
         "small",
         {"B02": np.ones((4, 4), np.uint16)},
@@ -186,7 +188,9 @@ def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
         top=small_worlds.TOP - 600,
         when="2024-06-20T10:00:00+00:00",
     )
-    extended = dataclasses.replace(plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small)))
+    extended = dataclasses.replace(
+        plan, snapshot=Snapshot(scenes=(*plan.snapshot.scenes, small_scene))
+    )
     changed = {tile.id for tile in plan.tiles if plan.tile_key(tile) != extended.tile_key(tile)}
     assert "r000c000" not in changed
     assert changed
@@ -197,7 +201,7 @@ def test_a_new_scene_changes_the_tiles_that_it_touches_and_no_other(tmp_path):
 
 def test_an_edited_plan_is_refused(tmp_path):
     path = tmp_path / "plan.json"
-    plan_file.write_plan_file(path, make(tmp_path))
+    plan_file.write_plan_file(path, make_plan(tmp_path))
     values = json.loads(path.read_text())
     values["recipe"]["dilate_m"] = 500.0
     path.write_text(json.dumps(values))
@@ -206,7 +210,7 @@ def test_an_edited_plan_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"plan": 1}'])
-def test_what_is_no_plan_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(InvalidInputError):
@@ -214,9 +218,9 @@ def test_what_is_no_plan_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["../../evil", "", "a/b", ".hidden"])
-def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
+def test_a_plan_name_cannot_lead_to_another_folder(tmp_path, name):
     path = tmp_path / "plan.json"
-    plan_file.write_plan_file(path, make(tmp_path))
+    plan_file.write_plan_file(path, make_plan(tmp_path))
     values = json.loads(path.read_text())
     values["name"] = name
     del values["sha256"]
@@ -226,31 +230,41 @@ def test_a_plan_cannot_name_a_folder_elsewhere(tmp_path, name):
 
 
 def test_the_estimate_depends_on_the_outputs(tmp_path):
-    ndvi = make(tmp_path, model=NDVI)
+    ndvi = make_plan(tmp_path, model=NDVI)
     diffusion = dataclasses.replace(ndvi.settings, model=ModelOptions(timesteps=10))
-    slow = dataclasses.replace(ndvi, settings=diffusion)
-    plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
+    slow_plan = dataclasses.replace(ndvi, settings=diffusion)
+    plans = (
+        make_plan(tmp_path, model=None),
+        make_plan(tmp_path),
+        make_plan(tmp_path, model=FEATURES),
+        ndvi,
+        slow_plan,
+    )
     seconds = [resource_estimate.estimate_resources(plan, workers=1).seconds for plan in plans]
     assert seconds == sorted(set(seconds))
     outputs = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
-    wide = dataclasses.replace(FEATURES, outputs=outputs)
-    coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
+    wide_model = dataclasses.replace(FEATURES, outputs=outputs)
+    plan_of_3_bands, plan_of_768_bands = (
+        make_plan(tmp_path, model=model) for model in (FEATURES, wide_model)
+    )
     memory = [
         resource_estimate.estimate_resources(plan, workers=1).peak_memory_bytes
-        for plan in (coarse, many)
+        for plan in (plan_of_3_bands, plan_of_768_bands)
     ]
-    width = max(coarse.context_grid(tile).width for tile in coarse.tiles)
-    sums, stored = 2 * 4 * 32 * width / 64, 4 * coarse.tile_size**2
+    width = max(plan_of_3_bands.context_grid(tile).width for tile in plan_of_3_bands.tiles)
+    sums, stored = 2 * 4 * 32 * width / 64, 4 * plan_of_3_bands.tile_size**2
     assert memory[1] - memory[0] == pytest.approx((768 - 3) * (sums + stored), rel=1e-3)
 
 
 def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
-    """Only the stored layers of a tile do; strips and windows do not stay in memory."""
-    small, tall = make(tmp_path), make(tmp_path)
-    tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
+    """Only the stored layers of a tile grow; strips and windows are not kept in memory."""
+    short_plan, tall_plan = make_plan(tmp_path), make_plan(tmp_path)
+    tall_plan = dataclasses.replace(
+        tall_plan, grids=(dataclasses.replace(tall_plan.grid, height=60_000),)
+    )
     memory = [
         resource_estimate.estimate_resources(plan, workers=1).peak_memory_bytes
-        for plan in (small, tall)
+        for plan in (short_plan, tall_plan)
     ]
     assert memory[1] == pytest.approx(memory[0], rel=0.1)
 
@@ -269,9 +283,9 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     ],
     ids=str,
 )
-def test_an_edited_plan_is_refused_whatever_was_edited(tmp_path, edit):
+def test_a_plan_with_any_edited_value_is_refused(tmp_path, edit):
     path = tmp_path / "plan.json"
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     plan_file.write_plan_file(path, plan)
     assert plan_file.read_plan_file(path) == plan
     path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))

@@ -1,4 +1,4 @@
-"""The STAC item, the collection and the report: valid, complete, and silent about this machine."""
+"""The STAC item, the collection and the report: valid, complete, without local paths or secrets."""
 
 import base64
 import datetime as dt
@@ -31,7 +31,7 @@ RING = [[9.0, 56.5], [9.1, 56.5], [9.1, 56.6], [9.0, 56.6], [9.0, 56.5]]
 PLAN = "9c" * 32
 
 
-def scene(name, modality="S2L2A", *, scl=True, folder="/data/catalog"):
+def make_scene(name, modality="S2L2A", *, scl=True, folder="/data/catalog"):
     bands = {"S2L2A": ["B02", "B03", "B04"], "S1RTC": ["VV", "VH"], "DEM": ["DEM"]}[modality]
     bands += ["SCL"] if scl and modality == "S2L2A" else []
     radiometry = Radiometry(scale=1.0, offset=0.0, unit="m")
@@ -50,20 +50,20 @@ def scene(name, modality="S2L2A", *, scl=True, folder="/data/catalog"):
     )
 
 
-def values_of(layer, bands):
-    random = np.random.default_rng(4)
+def make_values(layer, bands):
+    rng = np.random.default_rng(4)
     shape = (len(bands), GRID.height, GRID.width)
     if layer.has_legend:
-        found = random.choice([1, 2, 5, 7, 11], shape).astype("uint8")
-        found[:, :9] = 0
-        return found
+        values = rng.choice([1, 2, 5, 7, 11], shape).astype("uint8")
+        values[:, :9] = 0
+        return values
     if layer.dtype == "float32":
-        found = random.normal(size=shape).astype("float32")
-        found[:, 0] = np.nan
-        return found
-    found = random.integers(0, 101, shape).astype(layer.dtype)
-    found[:, :5] = layer.fill_value
-    return found
+        values = rng.normal(size=shape).astype("float32")
+        values[:, 0] = np.nan
+        return values
+    values = rng.integers(0, 101, shape).astype(layer.dtype)
+    values[:, :5] = layer.fill_value
+    return values
 
 
 BANDS = {
@@ -86,10 +86,15 @@ def product(folder):
     for name in NAMES:
         layer = layer_table.get(name)
         bands = layer.band_names(BANDS.get(name, ()))
-        values = values_of(layer, bands)
+        values = make_values(layer, bands)
         href = f"{stem}/32632/{name}.tif"
         info = cog.write_cog(
-            folder, href, GRID, layer, lambda a, b, v=values: v[:, a:b], BANDS.get(name, ())
+            folder,
+            href,
+            GRID,
+            layer,
+            lambda first, last, layer_values=values: layer_values[:, first:last],
+            BANDS.get(name, ()),
         )
         raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
         rasters.append(raster)
@@ -111,7 +116,7 @@ def product(folder):
         grids=(GRID,),
         rasters=tuple(rasters),
         documents=tuple(documents),
-        scenes=(scene("S2A_one"), scene("S2B two", scl=False), scene("dem", "DEM")),
+        scenes=(make_scene("S2A_one"), make_scene("S2B two", scl=False), make_scene("dem", "DEM")),
         refused=(
             RejectedScene(id="S2A_old", reason="cannot open /data/catalog/x/B02.tif"),
             RejectedScene(
@@ -140,7 +145,7 @@ def validator():
     return stac_schemas.validator()
 
 
-def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
+def test_the_item_is_valid_with_every_declared_extension(product, validator):
     stac_schemas.check(stac_item.build_item(product), validator)
 
 
@@ -156,17 +161,17 @@ def test_the_item_is_valid_with_every_extension_it_declares(product, validator):
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
-def test_the_validation_would_notice(product, validator, path, value):
+def test_an_invalid_item_fails_the_validation(product, validator, path, value):
     document = json.loads(json.dumps(stac_item.build_item(product)))
-    inner = document
+    parent = document
     for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     with pytest.raises((pystac.STACValidationError, ValueError)):
         stac_schemas.check(document, validator)
 
 
-def test_the_item_says_what_the_files_hold(product, folder):
+def test_the_item_describes_its_files(product, folder):
     document = stac_item.build_item(product)
     assert document["id"] == "jutland_2024-05-01_2024-09-30"
     assert document["properties"]["datetime"] is None
@@ -197,11 +202,11 @@ def test_pystac_reads_projection_and_classes(product):
     assert item.ext.proj.epsg == 32632
     asset = item.assets["land_cover"]
     assert asset.media_type == pystac.MediaType.COG
-    read = [entry.value for entry in asset.ext.classification.classes]
-    assert read == [0, 1, 2, 4, 5, 7, 8, 9, 10, 11]
+    codes = [entry.value for entry in asset.ext.classification.classes]
+    assert codes == [0, 1, 2, 4, 5, 7, 8, 9, 10, 11]
 
 
-def test_only_extensions_that_are_used_are_declared(product):
+def test_only_used_extensions_are_declared(product):
     bare = replace(product, rasters=(), documents=())
     assert stac_item.build_item(bare)["stac_extensions"] == [
         stac_item.PROCESSING,
@@ -210,7 +215,7 @@ def test_only_extensions_that_are_used_are_declared(product):
     assert len(stac_item.build_item(product)["stac_extensions"]) == 5
 
 
-def test_links_lead_up_and_to_every_input(product):
+def test_links_lead_to_the_parent_and_to_every_input(product):
     links = stac_item.build_item(product)["links"]
     assert [link["href"] for link in links if link["rel"] == "derived_from"] == [
         "S2A_one",
@@ -220,7 +225,7 @@ def test_links_lead_up_and_to_every_input(product):
     assert {link["rel"] for link in links} == {*("parent", "collection", "derived_from", "license")}
 
 
-def test_what_went_in_and_what_did_not_is_told(product):
+def test_inputs_and_conditions_of_the_run_are_recorded(product):
     values = stac_item.build_item(product)["properties"]
     assert values["terramosaic:plan"] == PLAN
     assert values["terramosaic:inputs_without_scl"] == ["S2B two"]
@@ -231,7 +236,7 @@ def test_what_went_in_and_what_did_not_is_told(product):
     assert "terramosaic:partial" not in values
 
 
-def test_a_partial_product_declares_its_holes(product, validator):
+def test_a_partial_product_declares_its_missing_tiles(product, validator):
     partial = replace(product, missing_tiles=(MissingTile(tile="0003_0001", reason="unreadable"),))
     document = stac_item.build_item(partial)
     stac_schemas.check(document, validator)
@@ -242,11 +247,11 @@ def test_a_partial_product_declares_its_holes(product, validator):
     assert any("partial" in note for note in descriptions.list_limitations(partial))
 
 
-def test_nothing_of_this_machine_and_no_secret_is_published(product, folder):
-    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+def test_no_local_path_and_no_secret_is_published(product, folder):
+    images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     for text in (
         json.dumps(stac_item.build_item(product)),
-        report.render_report(product, pictures),
+        report.render_report(product, images),
     ):
         assert "/data/" not in text
         assert "SECRET" not in text
@@ -272,7 +277,7 @@ def test_an_asset_elsewhere_is_refused(product, href):
         Document(key="report", kind="report", href=href)
 
 
-def test_impossible_products_are_refused(product):
+def test_invalid_products_are_refused(product):
     for change, message in (
         ({"end": dt.date(2024, 4, 1)}, "ends before it begins"),
         ({"created": product.created.replace(tzinfo=None)}, "time zone"),
@@ -283,14 +288,14 @@ def test_impossible_products_are_refused(product):
             replace(product, **change)
 
 
-def test_two_grids_keep_their_projections_apart(product, validator):
-    other = replace(GRID, epsg=32633)
-    first = product.rasters[0]
+def test_two_grids_have_separate_projections(product, validator):
+    second_grid = replace(GRID, epsg=32633)
+    first_raster = product.rasters[0]
     rasters = (
-        replace(first, key="land_cover_32632"),
-        replace(first, key="land_cover_32633", grid=other),
+        replace(first_raster, key="land_cover_32632"),
+        replace(first_raster, key="land_cover_32633", grid=second_grid),
     )
-    document = stac_item.build_item(replace(product, grids=(GRID, other), rasters=rasters))
+    document = stac_item.build_item(replace(product, grids=(GRID, second_grid), rasters=rasters))
     stac_schemas.check(document, validator)
     assert document["properties"]["proj:code"] is None
     assert document["assets"]["land_cover_32633"]["proj:code"] == "EPSG:32633"
@@ -314,14 +319,14 @@ def test_the_collection_spans_its_items_and_is_valid(product, validator, tmp_pat
     items = [link["href"] for link in document["links"] if link["rel"] == "item"]
     assert items == [f"./{entry.period_dir}/item.json" for entry in (product, moved)]
     atomic_files.write_json(tmp_path / "collection.json", document)
-    opened = pystac.Collection.from_file(tmp_path / "collection.json")
-    assert [item.id for item in opened.get_items()] == [product.id, moved.id]
-    assert all(item.get_parent().id == "jutland" for item in opened.get_items())
+    collection = pystac.Collection.from_file(tmp_path / "collection.json")
+    assert [item.id for item in collection.get_items()] == [product.id, moved.id]
+    assert all(item.get_parent().id == "jutland" for item in collection.get_items())
     with pytest.raises(ValueError, match="of one product"):
         stac_collection.build_collection([], title="Jutland", license_id="other")
 
 
-class Outline(HTMLParser):
+class PageParser(HTMLParser):
     """Collects tags, texts and sources, and checks that tags close in order."""
 
     VOID = ("meta", "img")
@@ -352,7 +357,7 @@ class Outline(HTMLParser):
         self.texts.append(data)
 
 
-def pictures_of(product, folder):
+def render_images(product, folder):
     paths = {raster.key: folder / raster.href for raster in product.rasters}
     thumbnails = {
         name: rendering.read_thumbnail(paths[name], layer_table.get(name), 760)
@@ -375,98 +380,113 @@ def pictures_of(product, folder):
     )
 
 
-def test_the_report_is_one_whole_page(product, folder):
-    text = report.render_report(product, pictures_of(product, folder))
-    outline = Outline(text)
-    assert "script" not in outline.tags
-    assert outline.tags.count("img") == 3
-    assert "svg" in outline.tags
-    for source in outline.sources:
+def test_the_report_is_one_complete_page(product, folder):
+    text = report.render_report(product, render_images(product, folder))
+    page = PageParser(text)
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 3
+    assert "svg" in page.tags
+    for source in page.sources:
         assert source.startswith(("data:image/png;base64,", "https://sentinels.copernicus.eu"))
-    for source in outline.sources[:1]:
+    for source in page.sources[:1]:
         assert base64.b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
-    said = " ".join(outline.texts)
-    for part in (
+    page_text = " ".join(page.texts)
+    for phrase in (
         *("Jutland <north>", "1 May 2024 to 30 September 2024", "Crops", "91.0 %", "0.840"),
         *("S2B two", "no SCL: treated as clear", "cannot open B02.tif", PLAN, "ab" * 32, "2.4.6"),
     ):
-        assert part in said
+        assert phrase in page_text
     assert "Jutland <north>" not in text
 
 
 def test_the_report_states_the_area_of_each_class(product, folder):
-    text = report.render_report(product, pictures_of(product, folder))
+    text = report.render_report(product, render_images(product, folder))
     counts = product.count_values("land_cover")
     assert sum(counts.values()) == GRID.height * GRID.width
     assert f"<td>{counts[5] * 100 / 1e6:,.2f}</td>" in text
 
 
-def test_the_report_of_composites_alone_speaks_of_no_map(product):
-    rasters = tuple(r for r in product.rasters if r.layer.name.startswith("composite"))
-    source = replace(product.provenance, model=None, model_digest=None)
-    bare = replace(
-        product, rasters=rasters, provenance=source, accuracy=None, scenes=(), refused=()
+def test_the_report_of_composites_alone_mentions_no_map(product):
+    rasters = tuple(
+        raster for raster in product.rasters if raster.layer.name.startswith("composite")
     )
-    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
-    text = report.render_report(bare, pictures)
-    Outline(text)
+    provenance = replace(product.provenance, model=None, model_digest=None)
+    composites_only = replace(
+        product, rasters=rasters, provenance=provenance, accuracy=None, scenes=(), refused=()
+    )
+    images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    text = report.render_report(composites_only, images)
+    PageParser(text)
     assert "composites only" in text
     assert "Area by class" not in text
     assert "Accuracy" not in text
 
 
-def test_random_weights_are_said_first(product):
+def test_random_weights_are_mentioned_first(product):
     assert "random" not in json.dumps(stac_item.build_item(product)).lower()
     options = {"task": "land_cover", "weights": {"random": 3}}
-    source = replace(product.provenance, is_random=True, model_options=options)
-    tried = replace(product, provenance=source)
-    properties = stac_item.build_item(tried)["properties"]
+    provenance = replace(product.provenance, is_random=True, model_options=options)
+    random_product = replace(product, provenance=provenance)
+    properties = stac_item.build_item(random_product)["properties"]
     assert properties["description"].startswith(descriptions.RANDOM_WEIGHTS_WARNING)
     assert properties["terramosaic:random_weights"] is True
     assert properties["terramosaic:model_options"] == options
     assert properties["terramosaic:notes"][0] == descriptions.RANDOM_WEIGHTS_WARNING
-    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     assert f'<p class="warning">{descriptions.RANDOM_WEIGHTS_WARNING}</p>' in report.render_report(
-        tried, pictures
+        random_product, images
     )
 
 
-def test_what_was_seen_and_not_classified_is_counted_by_itself(product):
-    seen = np.concatenate(
-        [values_of(r.layer, r.bands) for r in product.rasters_for_layer("observations")]
+def test_observed_pixels_without_a_class_are_counted_separately(product):
+    counts = np.concatenate(
+        [
+            make_values(raster.layer, raster.bands)
+            for raster in product.rasters_for_layer("observations")
+        ]
     )
     codes = np.concatenate(
-        [values_of(r.layer, r.bands) for r in product.rasters_for_layer("land_cover")]
+        [
+            make_values(raster.layer, raster.bands)
+            for raster in product.rasters_for_layer("land_cover")
+        ]
     )
-    inside = seen != layer_table.get("observations").fill_value
-    unseen, mapped = int((seen == 0).sum()), int((codes > 0).sum())
-    assert unseen > 0
+    inside = counts != layer_table.get("observations").fill_value
+    unobserved, classified = int((counts == 0).sum()), int((codes > 0).sum())
+    assert unobserved > 0
     properties = stac_item.build_item(product)["properties"]
-    share = 100 * unseen / inside.sum()
-    assert properties["terramosaic:not_observed_percent"] == pytest.approx(share, abs=1e-3)
-    blank = 100 * (inside.sum() - unseen - mapped) / inside.sum()
-    assert blank > 0
-    assert properties["terramosaic:not_classified_percent"] == pytest.approx(blank, abs=1e-3)
-    pictures = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
-    said = f"{100 - share:.1f} % observed; {blank:.1f} % not classified although observed"
-    assert said in report.render_report(product, pictures)
+    unobserved_percent = 100 * unobserved / inside.sum()
+    assert properties["terramosaic:not_observed_percent"] == pytest.approx(
+        unobserved_percent, abs=1e-3
+    )
+    unclassified_percent = 100 * (inside.sum() - unobserved - classified) / inside.sum()
+    assert unclassified_percent > 0
+    assert properties["terramosaic:not_classified_percent"] == pytest.approx(
+        unclassified_percent, abs=1e-3
+    )
+    images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+    sentence = (
+        f"{100 - unobserved_percent:.1f} % observed; "
+        f"{unclassified_percent:.1f} % not classified although observed"
+    )
+    assert sentence in report.render_report(product, images)
 
 
-def answering(product, folder, layer, bands):
-    """Return the product as if its model had answered with another layer."""
-    values = values_of(layer, bands)
+def replace_main_layer(product, folder, layer, bands):
+    """Return the product as if the main output of its model were another layer."""
+    values = make_values(layer, bands)
     href = f"{PLAN[:12]}/32632/other_{layer.name}.tif"
     read = lambda first, last: values[:, first:last]
     info = cog.write_cog(folder, href, GRID, layer, read, () if layer.bands else bands)
     raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
     counts = product.rasters_for_layer("observations")
-    source = replace(product.provenance, main_layer=layer.name)
+    provenance = replace(product.provenance, main_layer=layer.name)
     return replace(
-        product, rasters=(raster, *counts), provenance=source, documents=(), accuracy=None
+        product, rasters=(raster, *counts), provenance=provenance, documents=(), accuracy=None
     )
 
 
-ANSWERS = {
+MAIN_LAYERS = {
     "embedding": tuple(f"e{index:03d}" for index in range(24)),
     "generated_NDVI": ("NDVI",),
     "generated_S1RTC": ("VV", "VH"),
@@ -474,11 +494,11 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_other_answers_are_told_as_what_they_are(product, folder, validator, name):
-    layer, bands = layer_table.get(name), ANSWERS[name]
-    other = answering(product, folder, layer, bands)
-    document = stac_item.build_item(other)
+@pytest.mark.parametrize("name", MAIN_LAYERS)
+def test_other_main_layers_are_described_by_their_own_terms(product, folder, validator, name):
+    layer, bands = layer_table.get(name), MAIN_LAYERS[name]
+    changed_product = replace_main_layer(product, folder, layer, bands)
+    document = stac_item.build_item(changed_product)
     stac_schemas.check(document, validator)
     asset = document["assets"][name]
     assert [band["name"] for band in asset["bands"]] == list(bands)
@@ -487,30 +507,33 @@ def test_other_answers_are_told_as_what_they_are(product, folder, validator, nam
     assert document["properties"]["terramosaic:answer"] == name
     assert layer.title in document["properties"]["processing:lineage"]
     text = report.render_report(
-        other, report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
+        changed_product,
+        report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8"))),
     )
-    Outline(text)
-    whole = stac_collection.build_collection([document], title="Jutland", license_id="other")
-    stac_schemas.check(whole, validator)
-    for said in (json.dumps(document), text, json.dumps(whole)):
-        assert "land cover" not in said.lower()
-        assert "land-cover" not in said.lower()
-    assert whole["description"].startswith(f"{layer.title} of Jutland")
-    mean = other.rasters[0].info.statistics[0].mean * layer.scale
+    PageParser(text)
+    collection = stac_collection.build_collection([document], title="Jutland", license_id="other")
+    stac_schemas.check(collection, validator)
+    for output in (json.dumps(document), text, json.dumps(collection)):
+        assert "land cover" not in output.lower()
+        assert "land-cover" not in output.lower()
+    assert collection["description"].startswith(f"{layer.title} of Jutland")
+    mean = changed_product.rasters[0].info.statistics[0].mean * layer.scale
     assert (f"<td>{mean:.4g}</td>" in text) == (name != "embedding")
 
 
-def test_a_collection_names_all_that_its_items_answer(product, folder):
-    ndvi = answering(product, folder, layer_table.get("generated_NDVI"), ("NDVI",))
-    later = replace(ndvi, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
+def test_a_collection_names_all_main_layers_of_its_items(product, folder):
+    ndvi_product = replace_main_layer(product, folder, layer_table.get("generated_NDVI"), ("NDVI",))
+    later = replace(ndvi_product, start=dt.date(2025, 5, 1), end=dt.date(2025, 9, 30))
     items = [stac_item.build_item(product), stac_item.build_item(later)]
-    whole = stac_collection.build_collection(items, title="Jutland", license_id="other")
-    assert whole["description"].startswith("Land cover and Generated NDVI of Jutland")
-    bare = replace(product, rasters=(), provenance=replace(product.provenance, model=None))
-    whole = stac_collection.build_collection(
-        [stac_item.build_item(bare)], title="Jutland", license_id="other"
+    collection = stac_collection.build_collection(items, title="Jutland", license_id="other")
+    assert collection["description"].startswith("Land cover and Generated NDVI of Jutland")
+    composites_only = replace(
+        product, rasters=(), provenance=replace(product.provenance, model=None)
     )
-    assert whole["description"].startswith("Composites of Jutland")
+    collection = stac_collection.build_collection(
+        [stac_item.build_item(composites_only)], title="Jutland", license_id="other"
+    )
+    assert collection["description"].startswith("Composites of Jutland")
 
 
 def test_the_report_has_a_section_on_seams(product):
@@ -521,7 +544,7 @@ def test_the_report_has_a_section_on_seams(product):
     )
     images = report.ReportImages(quicklook=rendering.encode_png(np.zeros((2, 2, 3), "uint8")))
     page = report.render_report(replace(product, quality=quality), images)
-    Outline(page)
+    PageParser(page)
     assert "<h2>Seams</h2>" in page
     assert "4.00 % of 2,000 sampled pixels get another class" in page
     assert page.count("<polyline") == 2

@@ -1,4 +1,4 @@
-"""A product is built and published in any store: a local folder, or memory."""
+"""A product is built and published in any store: a local folder or memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.product import product_writer, published_item, stac_collection
 from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.memory_store import MemoryStore
 from pipeline.storage.store import LocalStore
-from tests.pipeline.test_plan import make
+from tests.pipeline.test_plan import make_plan
 from tests.support.fake_predictors import Brightness
 
 
@@ -31,7 +31,7 @@ def collection_store(request, tmp_path):
 
 
 def test_a_product_is_published_and_verified(collection_store, tmp_path):
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     product_store = collection_store.child("2024-06-01_2024-06-30")
     plan_store = product_store.child(plan.short_digest)
     assert not published_item.is_complete(product_store, plan)
@@ -68,7 +68,7 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
 
 
 def test_both_stores_hold_the_same_bytes(tmp_path):
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     stores = (LocalStore(tmp_path / "out"), MemoryStore())
     for store in stores:
         _build_tiles(plan, store.child("plan"))
@@ -82,7 +82,7 @@ def test_both_stores_hold_the_same_bytes(tmp_path):
 
 def test_tiles_of_another_plan_are_found_and_copied(collection_store, tmp_path):
     product_store = collection_store.child("period")
-    plan = make(tmp_path)
+    plan = make_plan(tmp_path)
     _build_tiles(plan, product_store.child("first"))
     plan_store = product_store.child("second")
     _build_tiles(plan, plan_store, tiles=plan.tiles[:1])
@@ -92,7 +92,7 @@ def test_tiles_of_another_plan_are_found_and_copied(collection_store, tmp_path):
     assert len(receipt.read_finished(plan_store, plan)) == len(plan.tiles)
 
 
-def test_a_plan_file_that_is_damaged_is_named(collection_store):
+def test_an_absent_or_damaged_plan_file_is_named(collection_store):
     with pytest.raises(InvalidInputError, match=r"plan\.json cannot be read as a plan"):
         plan_file.read_plan(collection_store)
     collection_store.write("plan.json", b"{ half")

@@ -1,4 +1,4 @@
-"""Pixels on a grid: equal to rasterio's, or an error."""
+"""Pixels read on a grid equal those of rasterio, or the read is an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _read(path, grid, **options):
 
 
 @pytest.fixture(scope="module")
-def noise(tmp_path_factory):
+def noise_path(tmp_path_factory):
     values = np.random.default_rng(1).integers(1, 60_000, (200, 180)).astype(np.uint16)
     return small_worlds.raster(tmp_path_factory.mktemp("noise") / "B02.tif", values)
 
@@ -40,8 +40,8 @@ def noise(tmp_path_factory):
     height=st.integers(1, 60),
     width=st.integers(1, 60),
 )
-def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, width):
-    with rasterio.open(noise) as file:
+def test_the_native_grid_is_read_pixel_for_pixel(noise_path, row, column, height, width):
+    with rasterio.open(noise_path) as file:
         expected = file.read(
             1, window=Window(column, row, width, height), boundless=True, fill_value=0
         )
@@ -53,8 +53,8 @@ def test_the_native_grid_is_read_pixel_for_pixel(noise, row, column, height, wid
         height=height,
         width=width,
     )
-    assert np.array_equal(_read(noise, native), expected)
-    assert np.array_equal(_read(noise, native, resampling=Resampling.bilinear), expected)
+    assert np.array_equal(_read(noise_path, native), expected)
+    assert np.array_equal(_read(noise_path, native, resampling=Resampling.bilinear), expected)
 
 
 def test_coarse_pixels_are_picked_at_the_centre(tmp_path):
@@ -74,18 +74,16 @@ def test_coarse_pixels_are_picked_at_the_centre(tmp_path):
     assert np.array_equal(_read(path, grid), expected)
 
 
-def test_warped_pixels_do_not_depend_on_who_asks(noise):
-    whole = Grid(
-        epsg=32632, resolution=10.0, left=953_000.0, top=5_216_000.0, height=700, width=700
-    )
-    first = _read(noise, whole, resampling=Resampling.bilinear)
-    assert (first > 0).sum() > 5_000
-    part = whole.window(row=333, column=222, height=101, width=77)
-    again = _read(noise, part, resampling=Resampling.bilinear)
-    assert np.array_equal(again, first[333:434, 222:299])
+def test_warped_pixels_are_the_same_in_every_window(noise_path):
+    grid = Grid(epsg=32632, resolution=10.0, left=953_000.0, top=5_216_000.0, height=700, width=700)
+    expected = _read(noise_path, grid, resampling=Resampling.bilinear)
+    assert (expected > 0).sum() > 5_000
+    window = grid.window(row=333, column=222, height=101, width=77)
+    actual = _read(noise_path, window, resampling=Resampling.bilinear)
+    assert np.array_equal(actual, expected[333:434, 222:299])
 
 
-def test_interpolation_never_mixes_nodata_in(tmp_path):
+def test_interpolation_excludes_nodata(tmp_path):
     values = np.full((60, 60), 1000, np.uint16)
     values[:, 30:] = 0
     path = small_worlds.raster(tmp_path / "half.tif", values)
@@ -97,12 +95,12 @@ def test_interpolation_never_mixes_nodata_in(tmp_path):
         height=58,
         width=58,
     )
-    found = _read(path, grid, resampling=Resampling.bilinear)
-    assert set(np.unique(found)) == {0, 1000}
+    actual = _read(path, grid, resampling=Resampling.bilinear)
+    assert set(np.unique(actual)) == {0, 1000}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
-def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
+def test_pixels_outside_a_raster_without_nodata_are_missing(tmp_path, dtype):
     values = np.full((50, 50), 9, dtype)
     path = small_worlds.raster(
         tmp_path / "DEM.tif", values, epsg=4326, left=15.0, top=46.95, resolution=1e-4
@@ -116,7 +114,7 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
         width=80,
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
-    found = _read(
+    actual = _read(
         path,
         grid,
         source=source,
@@ -124,12 +122,12 @@ def test_beside_a_raster_without_nodata_there_is_nothing(tmp_path, dtype):
         dtype="float32",
         fill_value=np.nan,
     )
-    assert set(np.unique(found[np.isfinite(found)])) == {9.0}
-    assert np.isnan(found).any()
-    assert np.isfinite(found).sum() > 1000
+    assert set(np.unique(actual[np.isfinite(actual)])) == {9.0}
+    assert np.isnan(actual).any()
+    assert np.isfinite(actual).sum() > 1000
 
 
-def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
+def test_nan_and_nodata_of_the_catalog_are_missing(tmp_path):
     values = np.array([[1.0, np.nan], [-32768.0, 2.0]], np.float32)
     path = small_worlds.raster(tmp_path / "vv.tif", values)
     grid = Grid(
@@ -141,13 +139,13 @@ def test_nan_and_the_catalogs_nodata_are_missing(tmp_path):
         width=2,
     )
     source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
-    found = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
-    assert found[0, 0] == 1
-    assert found[1, 1] == 2
-    assert np.isnan(found).sum() == 2
+    actual = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
+    assert actual[0, 0] == 1
+    assert actual[1, 1] == 2
+    assert np.isnan(actual).sum() == 2
 
 
-def test_negative_numbers_of_signed_products_do_not_wrap(tmp_path):
+def test_negative_values_of_signed_rasters_do_not_wrap(tmp_path):
     path = small_worlds.raster(tmp_path / "s.tif", np.array([[5, -9999]], np.int16))
     grid = Grid(
         epsg=small_worlds.EPSG,
@@ -183,11 +181,11 @@ def test_a_failed_read_is_an_error_and_never_nodata(tmp_path, damage):
         _read(path, grid)
 
 
-def test_a_virtual_raster_is_not_opened(tmp_path, noise):
+def test_a_virtual_raster_is_not_opened(tmp_path, noise_path):
     path = tmp_path / "B02.tif"
     path.write_text(
         '<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="UInt16" band="1">'
-        f"<SimpleSource><SourceFilename>{noise}</SourceFilename></SimpleSource>"
+        f"<SimpleSource><SourceFilename>{noise_path}</SourceFilename></SimpleSource>"
         "</VRTRasterBand></VRTDataset>"
     )
     grid = Grid(

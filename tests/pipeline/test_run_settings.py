@@ -1,4 +1,4 @@
-"""The run settings of a plan: their form in the plan file, and what they leave to defaults."""
+"""The run settings of a plan: their form in the plan file, and their defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.plan.settings import (
     RunSettings,
 )
 from pipeline.storage import plan_file
-from tests.pipeline.test_plan import make
+from tests.pipeline.test_plan import make_plan
 
 STORED = {
     "model": {"name": "demo", "task": "land_cover", "weights": None},
@@ -59,7 +59,7 @@ def test_the_form_in_a_plan_file_is_kept():
     assert settings.prices == PriceList(currency="CHF", cpu_hour=0.05)
 
 
-def test_sections_that_an_older_plan_lacks_have_defaults():
+def test_sections_missing_in_an_older_plan_have_defaults():
     settings = RunSettings.from_dict({"output": {"path": "/out"}, "model": {}, "execution": {}})
     assert settings == RunSettings(output_dir="/out")
     assert settings.formats == ("cog", "zarr")
@@ -81,7 +81,7 @@ def test_default_limits_are_those_of_a_job():
         ),
     ],
 )
-def test_options_that_are_not_set_are_left_to_the_loader(options, stored):
+def test_unset_options_are_left_to_the_loader(options, stored):
     assert options.to_dict() == stored
     assert ModelOptions(**stored) == options
 
@@ -93,7 +93,7 @@ def test_a_plan_keeps_its_settings(tmp_path):
         execution=ExecutionSettings(engine="tcp://host:8786", max_hours=2.5),
         quality_limits=QualityLimits(gate="off"),
     )
-    plan = dataclasses.replace(make(tmp_path), settings=settings)
+    plan = dataclasses.replace(make_plan(tmp_path), settings=settings)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
     assert plan_file.read_plan_file(tmp_path / "plan.json").settings == settings
 
@@ -101,9 +101,9 @@ def test_a_plan_keeps_its_settings(tmp_path):
 @pytest.mark.parametrize(
     "job", [None, {}, {"output": None}, {**STORED, "execution": {"engines": "threads"}}]
 )
-def test_settings_of_another_form_are_refused(tmp_path, job):
+def test_settings_in_another_form_are_refused(tmp_path, job):
     path = tmp_path / "plan.json"
-    plan_file.write_plan_file(path, make(tmp_path))
+    plan_file.write_plan_file(path, make_plan(tmp_path))
     values = json.loads(path.read_text()) | {"job": job}
     del values["sha256"]
     path.write_text(json.dumps({**values, "sha256": hash_json(values)}))

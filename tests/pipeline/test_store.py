@@ -1,4 +1,4 @@
-"""The contract of stores: the same tests for a local folder and for memory."""
+"""The contract of stores: the same tests for a local folder and for a store in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_object_is_read_as_it_was_written(store):
     assert store.child("a/b").location == f"{store.location}/a/b"
 
 
-def test_what_does_not_exist(store):
+def test_missing_objects(store):
     assert not store.exists()
     assert not store.exists("a")
     assert store.info("a") is None
@@ -64,13 +64,13 @@ def test_folders_exist_with_their_objects(store):
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../a", "a/../../b"])
-def test_names_stay_in_the_folder(store, name):
-    for use in (store.read, store.child, store.glob, store.delete, store.info):
+def test_names_cannot_lead_out_of_the_folder(store, name):
+    for method in (store.read, store.child, store.glob, store.delete, store.info):
         with pytest.raises(ValueError, match="no name of an object"):
-            use(name)
+            method(name)
 
 
-def test_names_are_found_by_patterns(store):
+def test_names_are_matched_by_patterns(store):
     names = ["item.json", "p/item.json", "p/q/plan.json", "p/q/receipts/r0.json", "p/q/x.tif"]
     for name in reversed(names):
         store.write(name, b"")
@@ -82,7 +82,7 @@ def test_names_are_found_by_patterns(store):
     assert store.child("p/q").glob("receipts/*.json") == ["receipts/r0.json"]
 
 
-def test_one_of_many_writers_creates_an_object(store):
+def test_only_one_of_many_writers_creates_an_object(store):
     barrier = threading.Barrier(8)
 
     def create(number):
@@ -114,7 +114,7 @@ def test_json_is_utf8_and_holds_no_nan(store):
     assert stores.read_json(store, "a.json") == {"area": "Århus"}
 
 
-def test_the_lock_is_held_once(store):
+def test_the_lock_is_exclusive(store):
     with (
         store.lock(),
         pytest.raises(FolderLockedError, match="Another run"),
@@ -125,7 +125,7 @@ def test_the_lock_is_held_once(store):
         pass
 
 
-def test_files_and_directories_are_adopted(store):
+def test_files_and_directories_are_moved_into_the_store(store):
     with store.temporary_directory() as directory:
         (directory / "one.tif").write_bytes(b"one")
         store.adopt(directory / "one.tif", "cogs/one.tif")
@@ -133,7 +133,7 @@ def test_files_and_directories_are_adopted(store):
         (directory / "tree" / "zarr.json").write_bytes(b"{}")
         (directory / "tree" / "c" / "0").write_bytes(b"0")
         assert store.glob("**/*") == ["cogs/one.tif"]
-        # ^ unfinished files are no objects
+        # ^ unfinished files are not objects
         store.adopt(directory / "tree", "cube.zarr")
     assert not directory.exists()
     assert store.glob("**/*") == ["cogs/one.tif", "cube.zarr/c/0", "cube.zarr/zarr.json"]
@@ -159,10 +159,10 @@ def test_zarr_opens_folders(store):
     array[:] = 7
     store.sync(["cube.zarr/band/c/0/0"])
     assert store.exists("cube.zarr/band/c/1/1")
-    again = zarr.open_group(store.child("cube.zarr").zarr_store(), mode="r")
-    assert (again["band"][:] == 7).all()
+    reopened = zarr.open_group(store.child("cube.zarr").zarr_store(), mode="r")
+    assert (reopened["band"][:] == 7).all()
     store.delete("cube.zarr/band/c/0/0")
-    assert again["band"][:2, :2].sum() == 0
+    assert reopened["band"][:2, :2].sum() == 0
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path):

@@ -1,4 +1,4 @@
-"""Everything under an output's path goes through a store: no other module writes files or locks."""
+"""All files of an output go through a store: no other module writes or locks files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORE_MODULES = {
     "pipeline/storage/store.py",
     "pipeline/storage/memory_store.py",
 }
-"""The store, and what it is built on."""
+"""The store and the modules that it is built on."""
 
 WRITES_ELSEWHERE = {
     "flows/cli/main.py": "opens the null device, after standard output was closed",
@@ -27,7 +27,7 @@ WRITES_ELSEWHERE = {
     "flows/run/schemas.py": "writes the JSON schemas of the documentation",
     "pipeline/storage/cog.py": "hashes a finished file in a temporary directory of the store",
 }
-"""Modules that open local files that are no part of an output, and what they do."""
+"""Modules that open local files outside of an output, and what they do."""
 
 FORBIDDEN_MODULES = {"fcntl", "tempfile", "pipeline.runtime.atomic_files"}
 
@@ -50,7 +50,7 @@ OUTPUT_MODULES = [
     for folder in OUTPUT_FOLDERS
     for path in sorted((ROOT / "pipeline" / folder).rglob("*.py"))
 ] + ["pipeline/tile.py", "pipeline/reuse.py", "pipeline/resource_estimate.py"]
-"""Modules all of whose files are those of an output."""
+"""Modules that only read and write files of an output."""
 
 MODULES = [
     path.relative_to(ROOT).as_posix()
@@ -91,7 +91,7 @@ def test_outputs_are_read_through_the_store(name):
 
 
 @pytest.mark.parametrize("name", sorted(WRITES_ELSEWHERE))
-def test_every_exception_is_needed(name):
+def test_every_exemption_is_needed(name):
     assert _find_uses(name, WRITING_METHODS)
 
 
@@ -105,6 +105,6 @@ def test_every_exception_is_needed(name):
         ("with lock.acquire(folder):\n    pass", "lock.acquire"),
     ],
 )
-def test_the_search_finds_what_is_forbidden(tmp_path, source, use):
+def test_the_search_detects_forbidden_uses(tmp_path, source, use):
     (tmp_path / "module.py").write_text(source)
     assert _find_uses(str(tmp_path / "module.py"), WRITING_METHODS) == {use}

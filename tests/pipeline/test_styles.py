@@ -1,4 +1,4 @@
-"""Styles: every dialect says the same legend, with names."""
+"""Styles: every format shows the same legend, with names."""
 
 import re
 from xml.etree import ElementTree as ET
@@ -22,28 +22,28 @@ def test_qgis_gets_a_palette_with_labels_and_full_opacity():
     assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
     assert float(renderer.get("opacity")) == 1
     entries = renderer.findall("colorPalette/paletteEntry")
-    assert [(int(e.get("value")), e.get("color"), e.get("label")) for e in entries] == [
-        (entry.code, f"#{entry.color_hint.lower()}", entry.title) for entry in MAPPED
-    ]
+    assert [
+        (int(entry.get("value")), entry.get("color"), entry.get("label")) for entry in entries
+    ] == [(entry.code, f"#{entry.color_hint.lower()}", entry.title) for entry in MAPPED]
     assert {entry.get("alpha") for entry in entries} == {"255"}
 
 
 def test_sld_names_and_colours_every_code():
     root = ET.fromstring(styles.sld(layer_table.get("land_cover")).encode())
-    space = {"sld": "http://www.opengis.net/sld"}
-    color_map = root.find(".//sld:ColorMap", space)
+    namespaces = {"sld": "http://www.opengis.net/sld"}
+    color_map = root.find(".//sld:ColorMap", namespaces)
     assert color_map.get("type") == "values"
-    found = {
+    actual = {
         int(entry.get("quantity")): (entry.get("color"), entry.get("label"), entry.get("opacity"))
         for entry in color_map
     }
-    assert found == {
+    assert actual == {
         entry.code: (f"#{entry.color_hint}", entry.title, "1" if entry.code else "0")
         for entry in legend.CLASSES
     }
 
 
-def test_values_get_a_ramp_from_low_to_high():
+def test_continuous_layers_get_a_ramp_from_low_to_high():
     layer = layer_table.get("generated_NDVI")
     band = BandStatistics(
         valid=9, total=9, minimum=-0.2, maximum=0.9, mean=0.4, stddev=0.2, counts=None
@@ -63,8 +63,8 @@ def test_values_get_a_ramp_from_low_to_high():
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for _, color in stops]
     assert [entry.get("color") for entry in color_map] == colors
     assert [item.get("color") for item in items] == colors
-    flat = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
-    values = [value for value, _ in color_ramps.ramp_stops(layer, flat)]
+    constant = BandStatistics(valid=1, total=1, minimum=2, maximum=2, mean=2, stddev=0, counts=None)
+    values = [value for value, _ in color_ramps.ramp_stops(layer, constant)]
     assert values == sorted(set(values))
     empty = BandStatistics(
         valid=0, total=9, minimum=None, maximum=None, mean=None, stddev=None, counts=None
@@ -73,10 +73,10 @@ def test_values_get_a_ramp_from_low_to_high():
         color_ramps.ramp_stops(layer, empty)
 
 
-def test_stac_classes_are_those_of_the_table_and_pystac_reads_them():
+def test_stac_classes_are_those_of_the_legend_and_readable_by_pystac():
     entries = styles.classification_classes({0: 5, 1: 1, 5: 3})
-    read = [Classification(entry) for entry in entries]
-    assert [(entry.value, entry.name, entry.color_hint) for entry in read] == [
+    classifications = [Classification(entry) for entry in entries]
+    assert [(entry.value, entry.name, entry.color_hint) for entry in classifications] == [
         (entry.code, entry.name, entry.color_hint) for entry in legend.CLASSES
     ]
     by_value = {entry["value"]: entry for entry in entries}
@@ -95,7 +95,7 @@ def test_shares_of_the_mapped_pixels_add_up(counts):
     assert set(shares) == {entry.code for entry in MAPPED}
 
 
-def test_bits_stand_where_the_contract_puts_them():
+def test_bit_offsets_are_stable():
     fields = styles.classification_bitfields(layer_table.get("inputs_used"))
     assert {field["name"]: 1 << field["offset"] for field in fields} == {
         "sentinel_2": 1,

@@ -1,4 +1,4 @@
-"""Units and offsets."""
+"""Conversion of units and offsets."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_decibel_and_power_are_inverse(decibel):
     assert units.to_decibel(power)[0] == pytest.approx(decibel, abs=1e-3)
 
 
-def test_decibel_is_finite_where_power_is_known():
+def test_decibel_is_finite_for_any_valid_power():
     result = units.to_decibel(np.array([0.0, -1.0, 1.0, np.nan], np.float32))
     assert result[:3].tolist() == pytest.approx([-60, -60, 0], abs=1e-4)
     assert np.isnan(result[3])
 
 
-def test_averages_are_made_in_power():
+def test_averages_are_computed_in_power():
     stored = np.array([[-10.0], [-20.0]], np.float32)
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
     power = units.convert(stored, [decibel, decibel], SENSORS["S1RTC"].unit)
@@ -57,59 +57,59 @@ def test_another_unit_is_refused():
 @given(st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), st.integers(-2000, 32767))
 def test_a_count_is_a_measurement_between_nodata_and_saturation(dtype, count):
     stored = np.array([max(count, 0) if dtype is np.uint16 else count], dtype)
-    found = units.convert(stored[None], [small_worlds.SHIFTED], SENSORS["S2L1C"].unit)[0, 0]
+    actual = units.convert(stored[None], [small_worlds.SHIFTED], SENSORS["S2L1C"].unit)[0, 0]
     if stored[0] > 0:
-        assert found == stored[0] - 1000.0
+        assert actual == stored[0] - 1000.0
     else:
-        assert np.isnan(found)
+        assert np.isnan(actual)
 
 
-def test_a_saturated_count_is_no_measurement():
+def test_a_saturated_count_is_missing():
     stored = np.array([[65535, 65534]], np.uint16)
-    found = units.convert(stored, [small_worlds.SHIFTED], SENSORS["S2L2A"].unit)[0]
-    assert np.isnan(found[0])
-    assert found[1] == 64534
+    actual = units.convert(stored, [small_worlds.SHIFTED], SENSORS["S2L2A"].unit)[0]
+    assert np.isnan(actual[0])
+    assert actual[1] == 64534
 
 
-def test_reflectance_stored_as_itself_may_be_negative_and_nan_is_missing():
-    itself = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
+def test_reflectance_stored_unscaled_may_be_negative_and_nan_is_missing():
+    radiometry = Radiometry(scale=1.0, offset=0.0, unit="reflectance")
     stored = np.array([[-0.0125, 0.0, 0.5, np.nan]], np.float32)
-    found = units.convert(stored, [itself], SENSORS["S2L2A"].unit)[0]
-    assert found[:3].tolist() == [-125.0, 0.0, 5000.0]
-    assert np.isnan(found[3])
+    actual = units.convert(stored, [radiometry], SENSORS["S2L2A"].unit)[0]
+    assert actual[:3].tolist() == [-125.0, 0.0, 5000.0]
+    assert np.isnan(actual[3])
 
 
-@pytest.mark.parametrize("void", [-32768, -9999, -500.5, 9000.5, np.nan])
-def test_a_height_that_no_land_has_is_a_void(void):
-    stored = np.array([[void, -430.0, 0.0, 8849.0]], np.float32)
-    found = units.convert(stored, [small_worlds.METRE], SENSORS["DEM"].unit)[0]
-    assert np.isnan(found[0])
-    assert found[1:].tolist() == [-430.0, 0.0, 8849.0]
+@pytest.mark.parametrize("height", [-32768, -9999, -500.5, 9000.5, np.nan])
+def test_an_impossible_height_is_missing(height):
+    stored = np.array([[height, -430.0, 0.0, 8849.0]], np.float32)
+    actual = units.convert(stored, [small_worlds.METRE], SENSORS["DEM"].unit)[0]
+    assert np.isnan(actual[0])
+    assert actual[1:].tolist() == [-430.0, 0.0, 8849.0]
 
 
-def test_zeros_in_power_are_no_measurement_and_zero_decibel_is():
+def test_zero_power_is_missing_and_zero_decibel_is_not():
     stored = np.array([[0.0, -1.0, 0.25]], np.float32)
-    found = units.convert(stored, [small_worlds.POWER], SENSORS["S1RTC"].unit)[0]
-    assert np.isnan(found[:2]).all()
-    assert found[2] == 0.25
+    actual = units.convert(stored, [small_worlds.POWER], SENSORS["S1RTC"].unit)[0]
+    assert np.isnan(actual[:2]).all()
+    assert actual[2] == 0.25
     decibel = Radiometry(scale=1.0, offset=0.0, unit="dB")
     assert units.convert(stored, [decibel], SENSORS["S1GRD"].unit)[0, 0] == 1.0
 
 
 @pytest.mark.parametrize("target", [DN, POWER, METRE])
 @pytest.mark.parametrize("unit", ["reflectance", "power", "dB", "m", "class", "probability"])
-def test_numbers_in_a_strange_unit_are_refused(target, unit):
-    meaning = Radiometry(scale=1.0, offset=0.0, unit=unit)
+def test_other_units_are_refused(target, unit):
+    radiometry = Radiometry(scale=1.0, offset=0.0, unit=unit)
     if unit in units.CONVERTIBLE_UNITS[target]:
-        units.convert(np.ones((1, 2)), [meaning], target)
+        units.convert(np.ones((1, 2)), [radiometry], target)
     else:
         with pytest.raises(
             InvalidInputError, match=f"'{unit}', but a composite in '{target}' needs"
         ):
-            units.convert(np.ones((1, 2)), [meaning], target)
+            units.convert(np.ones((1, 2)), [radiometry], target)
 
 
-def test_the_models_door_turns_power_to_decibel_once():
+def test_inputs_of_the_model_are_converted_from_power_to_decibel_once():
     power = xr.DataArray(np.array([0.1, np.nan], np.float32), attrs={"units": POWER})
     decibel = units.to_model_unit(power, "S1RTC")
     assert decibel.values[0] == pytest.approx(-10)

@@ -1,4 +1,4 @@
-"""Zones: every place has one, and the parts of a region are the region."""
+"""UTM zones: each location has one, and the parts of a region add up to the region."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pyproj import CRS
 
 from pipeline.grid import grid, utm
 
-places = st.tuples(st.floats(-179.9, 179.9), st.floats(-89.9, 89.9))
+locations = st.tuples(st.floats(-179.9, 179.9), st.floats(-89.9, 89.9))
 
 
-def zone(longitude, latitude):
-    """Return the zone of a place, which no other may hold as well."""
+def find_zone(longitude, latitude):
+    """Return the zone of a location, and check that no other zone contains it."""
     (code,) = [
         code
         for code, area in utm.zone_polygons().items()
@@ -23,21 +23,21 @@ def zone(longitude, latitude):
     return code
 
 
-@given(places)
-def test_the_zone_is_the_one_that_pyproj_finds(place):
-    longitude, latitude = place
+@given(locations)
+def test_the_zone_is_the_one_that_pyproj_finds(location):
+    longitude, latitude = location
     assume(abs(longitude % 6) > 1e-6 and abs(latitude) > 1e-6)
     assume(all(abs(latitude - edge) > 1e-6 for edge in (-80, 56, 64, 72, 84)))
-    code = zone(longitude, latitude)
-    use = CRS.from_epsg(code).area_of_use
+    code = find_zone(longitude, latitude)
+    area_of_use = CRS.from_epsg(code).area_of_use
     if (56 <= latitude < 64 and 0 < longitude < 12) or (latitude >= 72 and 0 <= longitude < 42):
         return  # the exceptions of Norway and Svalbard are tested by name
-    assert use.west - 1e-9 <= longitude <= use.east + 1e-9
-    assert use.south - 1e-9 <= latitude <= use.north + 1e-9
+    assert area_of_use.west - 1e-9 <= longitude <= area_of_use.east + 1e-9
+    assert area_of_use.south - 1e-9 <= latitude <= area_of_use.north + 1e-9
 
 
 @pytest.mark.parametrize(
-    ("place", "code"),
+    ("location", "code"),
     [
         ((5.3, 60.4), 32632),
         ((15.6, 78.2), 32633),
@@ -49,29 +49,29 @@ def test_the_zone_is_the_one_that_pyproj_finds(place):
         ((-179.9, -10.0), 32701),
     ],
 )
-def test_zones_by_name(place, code):
-    assert zone(*place) == code
-    assert grid.resolve_epsg_codes("utm", shapely.Point(*place).buffer(0.01)) == (code,)
+def test_exceptional_and_polar_zones(location, code):
+    assert find_zone(*location) == code
+    assert grid.resolve_epsg_codes("utm", shapely.Point(*location).buffer(0.01)) == (code,)
 
 
 def test_the_zones_cover_the_world_once():
-    areas = list(utm.zone_polygons().values())
-    assert sum(area.area for area in areas) == pytest.approx(360 * 180)
-    assert shapely.union_all(areas).area == pytest.approx(360 * 180)
+    polygons = list(utm.zone_polygons().values())
+    assert sum(polygon.area for polygon in polygons) == pytest.approx(360 * 180)
+    assert shapely.union_all(polygons).area == pytest.approx(360 * 180)
 
 
-@given(places, st.floats(0.001, 8), st.floats(0.001, 8))
-def test_the_parts_of_a_region_are_the_region(place, width, height):
-    west, south = place
+@given(locations, st.floats(0.001, 8), st.floats(0.001, 8))
+def test_the_parts_of_a_region_add_up_to_it(location, width, height):
+    west, south = location
     region = shapely.box(west, south, min(west + width, 180), min(south + height, 90))
     parts = [utm.clip_to_zone(region, code) for code in utm.find_zones(region)]
     assert sum(part.area for part in parts) == pytest.approx(region.area, rel=1e-9)
     assert all(part.area > 0 for part in parts)
 
 
-def test_a_zone_that_is_only_touched_is_left_out():
+def test_a_zone_that_is_only_touched_is_excluded():
     assert utm.find_zones(shapely.box(6, 45, 12, 46)) == (32632,)
     assert utm.find_zones(shapely.box(6, 45, 12.001, 46)) == (32632, 32633)
-    star = shapely.Polygon([(11, 45), (12, 45.5), (11, 46)])
-    assert utm.find_zones(star) == (32632,)
-    assert utm.clip_to_zone(star, 32633).is_empty
+    triangle = shapely.Polygon([(11, 45), (12, 45.5), (11, 46)])
+    assert utm.find_zones(triangle) == (32632,)
+    assert utm.clip_to_zone(triangle, 32633).is_empty
