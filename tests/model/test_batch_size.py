@@ -1,4 +1,4 @@
-"""How many windows a GPU takes at a time, with a GPU whose memory is a script."""
+"""The batch size of a GPU, with a simulated GPU of given memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ GB = 10**9
 WEIGHTS = 2 * GB
 
 
-class Card:
-    """A GPU: so many bytes, of which the weights and the windows of a call take theirs."""
+class FakeGpu:
+    """A GPU of a given size, filled by the weights and the windows of a call."""
 
     def __init__(self, monkeypatch, *, total=24 * GB, window=0.1 * GB, name="A GPU"):
         self.total, self.window, self.name, self.others = total, window, name, 0
         self.held = self.peak = WEIGHTS
-        for each in (
+        for function_name in (
             "mem_get_info", "memory_reserved", "max_memory_reserved", "reset_peak_memory_stats",
             "empty_cache", "get_device_name",
         ):  # fmt: skip
-            monkeypatch.setattr(torch.cuda, each, getattr(self, each))
+            monkeypatch.setattr(torch.cuda, function_name, getattr(self, function_name))
 
     def mem_get_info(self, _device):
         return self.total - self.held - self.others, self.total
@@ -54,8 +54,8 @@ class Card:
         self.peak = max(self.peak, self.held)
 
 
-class Model:
-    """A predictor that takes memory and answers nothing."""
+class FakePredictor:
+    """A predictor that takes memory and returns nothing."""
 
     window, digest, precision = 32, "ab" * 32, "bf16"
     device = torch.device("cuda")
@@ -67,8 +67,8 @@ class Model:
         }
     )
 
-    def __init__(self, card):
-        self.card, self.batch_size, self.tried = card, 16, []
+    def __init__(self, gpu):
+        self.card, self.batch_size, self.tried = gpu, 16, []
 
     def predict(self, chips, places):
         assert {name: values.shape for name, values in chips.items()} == {
@@ -82,7 +82,7 @@ class Model:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
+def cache_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -91,77 +91,79 @@ def home(tmp_path, monkeypatch):
     ("total", "window", "expected"),
     [
         (24 * GB, 0.1 * GB, 128),
-        # ^ 22 GB are free, 17.6 may be taken: 128 windows take 12.8, 256 do not fit
+        # ^ 22 GB are free, of which 17.6 may be used: 128 windows take 12.8, 256 do not fit
         (24 * GB, 0.137 * GB, 128),
         (24 * GB, 0.138 * GB, 64),
         (4 * GB, 1.5 * GB, 1),
         (142 * GB, 0.01 * GB, 512),
     ],
 )
-def test_the_largest_power_of_two_within_four_fifths_of_what_is_free(
+def test_the_largest_power_of_two_within_four_fifths_of_free_memory_is_found(
     monkeypatch, total, window, expected
 ):
-    predictor = Model(Card(monkeypatch, total=total, window=window))
+    predictor = FakePredictor(FakeGpu(monkeypatch, total=total, window=window))
     assert batch_size_search.find_batch_size(predictor) == expected
     assert predictor.batch_size == 16
-    # ^ as it was
+    # ^ unchanged
     assert max(predictor.tried) <= min(512, 2 * expected)
     assert predictor.card.held == WEIGHTS
 
 
-def test_it_is_tried_once_for_a_model_a_device_and_a_precision(monkeypatch, home):
-    card = Card(monkeypatch)
-    first, again = Model(card), Model(card)
+def test_the_search_runs_once_per_model_device_and_precision(monkeypatch, cache_home):
+    gpu = FakeGpu(monkeypatch)
+    first_predictor, second_predictor = FakePredictor(gpu), FakePredictor(gpu)
     assert (
-        batch_size_search.find_batch_size(first) == batch_size_search.find_batch_size(again) == 128
+        batch_size_search.find_batch_size(first_predictor)
+        == batch_size_search.find_batch_size(second_predictor)
+        == 128
     )
-    assert (bool(first.tried), again.tried) == (True, [])
-    (key,) = json.loads((home / "batches.json").read_text())
+    assert (bool(first_predictor.tried), second_predictor.tried) == (True, [])
+    (key,) = json.loads((cache_home / "batches.json").read_text())
     assert key == f"{'ab' * 32} A GPU bf16"
     for change in ({"digest": "cd" * 32}, {"precision": "fp32"}):
-        other = Model(card)
+        changed_predictor = FakePredictor(gpu)
         for name, value in change.items():
-            setattr(other, name, value)
-        batch_size_search.find_batch_size(other)
-        assert other.tried
-    card.name = "Another GPU"
-    elsewhere = Model(card)
-    batch_size_search.find_batch_size(elsewhere)
-    assert elsewhere.tried
-    assert len(json.loads((home / "batches.json").read_text())) == 4
+            setattr(changed_predictor, name, value)
+        batch_size_search.find_batch_size(changed_predictor)
+        assert changed_predictor.tried
+    gpu.name = "Another GPU"
+    moved_predictor = FakePredictor(gpu)
+    batch_size_search.find_batch_size(moved_predictor)
+    assert moved_predictor.tried
+    assert len(json.loads((cache_home / "batches.json").read_text())) == 4
 
 
-def test_what_no_longer_fits_is_tried_anew(monkeypatch):
-    card = Card(monkeypatch)
-    assert batch_size_search.find_batch_size(Model(card)) == 128
-    card.others = 12 * GB
-    # ^ somebody else moved in: 10 GB are free, 8 may be taken
-    crowded = Model(card)
-    assert batch_size_search.find_batch_size(crowded) == 64
-    assert crowded.tried[-1] == 128
+def test_a_stored_size_that_no_longer_fits_is_searched_again(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    assert batch_size_search.find_batch_size(FakePredictor(gpu)) == 128
+    gpu.others = 12 * GB
+    # ^ another process takes memory: 10 GB are free, 8 may be used
+    predictor = FakePredictor(gpu)
+    assert batch_size_search.find_batch_size(predictor) == 64
+    assert predictor.tried[-1] == 128
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{broken", '{"ab": 3}'])
-def test_a_damaged_note_is_written_anew(monkeypatch, home, text):
-    home.mkdir()
-    (home / "batches.json").write_text(text)
-    assert batch_size_search.find_batch_size(Model(Card(monkeypatch))) == 128
-    assert len(json.loads((home / "batches.json").read_text())) == 1
+def test_a_damaged_cache_is_replaced(monkeypatch, cache_home, text):
+    cache_home.mkdir()
+    (cache_home / "batches.json").write_text(text)
+    assert batch_size_search.find_batch_size(FakePredictor(FakeGpu(monkeypatch))) == 128
+    assert len(json.loads((cache_home / "batches.json").read_text())) == 1
 
 
-def test_where_nothing_can_be_written_it_works_all_the_same(monkeypatch, home):
-    home.write_text("a file where the folder should be")
-    assert batch_size_search.find_batch_size(Model(Card(monkeypatch))) == 128
+def test_an_unwritable_cache_is_ignored(monkeypatch, cache_home):
+    cache_home.write_text("a file where the folder should be")
+    assert batch_size_search.find_batch_size(FakePredictor(FakeGpu(monkeypatch))) == 128
 
 
-def test_a_window_that_does_not_fit_is_told(monkeypatch):
-    predictor = Model(Card(monkeypatch, total=4 * GB, window=1.7 * GB))
+def test_a_window_that_does_not_fit_is_refused(monkeypatch):
+    predictor = FakePredictor(FakeGpu(monkeypatch, total=4 * GB, window=1.7 * GB))
     with pytest.raises(ModelError, match=r"1.6 GB.*32 px"):
         batch_size_search.find_batch_size(predictor)
     assert predictor.batch_size == 16
 
 
-def test_on_a_cpu_nothing_is_tried():
+def test_the_batch_size_of_a_cpu_is_constant():
     assert (
         batch_size_search.find_batch_size(SimpleNamespace(device=torch.device("cpu")))
         == batch_size_search.CPU_BATCH_SIZE

@@ -1,4 +1,4 @@
-"""Models of one's own: what a card may say, what files go with it, and what is refused."""
+"""Models of users: the format of cards, the files that go with them, and what is refused."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ TOKENIZER = {
 FAMILY = {"architecture": SIZE, "tokenizer": TOKENIZER, "window": 32}
 
 
-def written(tmp_path, **changes):
+def write_card(tmp_path, **changes):
     path = tmp_path / "micro.yaml"
     path.write_text(yaml.safe_dump(FAMILY | changes))
     return path
 
 
-def saved(path, network):
+def save_network(path, network):
     torch.save(network.state_dict(), path)
     return path
 
 
-def a_generator(outputs=("NDVI", "LULC"), inputs=("S2L2A", "S1RTC", "DEM")):
+def build_generator(outputs=("NDVI", "LULC"), inputs=("S2L2A", "S1RTC", "DEM")):
     sizes = dict.fromkeys(outputs, TOKENIZER)
     return model.generator(SIZE, list(inputs), list(outputs), {"random": 3}, tokenizers=sizes)
 
 
-def an_encoder():
+def build_encoder():
     return model.backbone(SIZE, ["S2L2A", "DEM"], weights={"random": 3})
 
 
@@ -104,9 +104,9 @@ def test_every_entry_of_a_card_is_documented():
         ({"architecture": 5}, "architecture: 5"),
     ],
 )
-@pytest.mark.parametrize("family", [True, False])
-def test_what_a_card_cannot_say_is_named(family, change, message):
-    options = (FAMILY if family else TOY) | change
+@pytest.mark.parametrize("has_decoder", [True, False])
+def test_an_invalid_entry_of_a_card_is_named(has_decoder, change, message):
+    options = (FAMILY if has_decoder else TOY) | change
     with pytest.raises(ModelError, match=message):
         card_file.from_mapping(options)
 
@@ -122,8 +122,8 @@ def test_what_a_card_cannot_say_is_named(family, change, message):
         ({"unet": 5}, "unet"),
     ],
 )
-def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes, message):
-    path = written(tmp_path, tokenizer=TOKENIZER | sizes)
+def test_invalid_tokenizers_are_refused_for_every_task(tmp_path, sizes, message):
+    path = write_card(tmp_path, tokenizer=TOKENIZER | sizes)
     for task in ("land_cover", "embedding"):
         with pytest.raises(ModelError, match=message):
             registry.load(str(path), {"random": 1}, task)
@@ -132,31 +132,31 @@ def test_tokenizers_that_cannot_be_are_refused_whatever_the_task(tmp_path, sizes
 # --- weights ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [5, "", [], {}, ["a"], 1.5, True])
-def test_what_is_no_source_of_weights_is_told_at_once(tmp_path, wrong):
+@pytest.mark.parametrize("source", [5, "", [], {}, ["a"], 1.5, True])
+def test_an_invalid_source_of_weights_is_refused(tmp_path, source):
     with pytest.raises(WeightsError, match="hub, a path"):
-        registry.load(str(written(tmp_path)), wrong)
+        registry.load(str(write_card(tmp_path)), source)
     with pytest.raises(WeightsError, match="hub, a path"):
-        model.backbone(SIZE, ["DEM"], weights=wrong)
+        model.backbone(SIZE, ["DEM"], weights=source)
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64, 10**30, "a", True])
-def test_seeds_have_bounds(tmp_path, seed):
+def test_seeds_outside_the_range_are_refused(tmp_path, seed):
     with pytest.raises(WeightsError, match=r"below 2\^64"):
-        registry.load(str(written(tmp_path)), {"random": seed})
+        registry.load(str(write_card(tmp_path)), {"random": seed})
 
 
-def test_a_seed_means_the_same_numbers_through_every_door(tmp_path):
-    made = a_generator().state_dict()
+def test_a_seed_gives_the_same_weights_for_every_task(tmp_path):
+    expected = build_generator().state_dict()
     for options in ({}, {"task": "generate", "modality": "NDVI"}):
-        loaded = registry.load(str(written(tmp_path)), {"random": 3}, **options, **CPU)
+        loaded = registry.load(str(write_card(tmp_path)), {"random": 3}, **options, **CPU)
         state = loaded.network.state_dict()
         assert any(key.startswith("tokenizer.") for key in state)
-        assert [k for k, v in state.items() if not torch.equal(v, made[k])] == []
+        assert [key for key, value in state.items() if not torch.equal(value, expected[key])] == []
 
 
-def test_numbers_that_are_not_finite_are_not_loaded():
-    encoder = an_encoder()
+def test_weights_that_are_not_finite_are_refused():
+    encoder = build_encoder()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     for value in (float("nan"), float("inf")):
         broken = dict(before)
@@ -167,39 +167,43 @@ def test_numbers_that_are_not_finite_are_not_loaded():
 
 
 def test_an_encoder_alone_cannot_generate(tmp_path):
-    card, file = written(tmp_path), saved(tmp_path / "encoder.pt", an_encoder())
+    card, file = write_card(tmp_path), save_network(tmp_path / "encoder.pt", build_encoder())
     with pytest.raises(WeightsError, match=r"encoder\.pt holds an encoder alone"):
         registry.load(str(card), file)
     registry.load(str(card), file, "embedding", inputs=["S2L2A", "DEM"], **CPU)
 
 
-def test_tokenizers_of_other_sizes_are_not_asked_from_the_hub(tmp_path):
-    state = {k: v for k, v in a_generator().state_dict().items() if "tokenizer" not in k}
+def test_tokenizers_of_other_sizes_are_not_downloaded(tmp_path):
+    state = {
+        key: value
+        for key, value in build_generator().state_dict().items()
+        if "tokenizer" not in key
+    }
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="no published one has the sizes of this card"):
-        registry.load(str(written(tmp_path)), tmp_path / "w.pt")
+        registry.load(str(write_card(tmp_path)), tmp_path / "w.pt")
 
 
-def test_tokenizers_without_use_are_told(tmp_path):
-    card = str(written(tmp_path))
+def test_unused_tokenizers_are_refused(tmp_path):
+    card = str(write_card(tmp_path))
     with pytest.raises(ModelError, match="NDVI: none is used here"):
         registry.load(card, {"random": 1}, "embedding", tokenizers={"NDVI": {"random": 1}})
     with pytest.raises(ModelError, match="no use for any"):
         model.backbone(SIZE, ["DEM"], tokenizers={"NDVI": {"random": 1}})
 
 
-def test_files_that_are_no_weights_are_named(tmp_path, capsys, monkeypatch):
+def test_files_without_weights_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"absent\.ckpt do not exist.*\.ckpt"):
         loading.read_state_dict("absent.ckpt")
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
-        registry.load(str(written(tmp_path)), ".")
+        registry.load(str(write_card(tmp_path)), ".")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     assert "odd.pt" in refused(capsys, "check", tmp_path)
     assert "empty" in refused(capsys, "check", "")
 
 
-def test_coordinates_and_none_say_what_they_are():
+def test_coordinates_and_none_are_explained():
     for name in ("terramind_v1_tokenizer_coords", "Coords"):
         with pytest.raises(ModelError, match=r"model\.coords_tokenizer"):
             model.tokenizer(name)
@@ -207,13 +211,13 @@ def test_coordinates_and_none_say_what_they_are():
         model.load("none")
 
 
-def test_statistics_may_lie_in_a_file(tmp_path):
-    plain = {"DEM": {"mean": [100.0], "std": [50.0]}}
-    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plain))
+def test_statistics_may_be_read_from_a_file(tmp_path):
+    statistics = {"DEM": {"mean": [100.0], "std": [50.0]}}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(statistics))
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"data": {"means": 1}}))
-    card, source = str(written(tmp_path)), {"random": 3}
+    card, source = str(write_card(tmp_path)), {"random": 3}
     loaded = registry.load(card, source, "embedding", stats=tmp_path / "plain.yaml", **CPU)
-    assert loaded.digest == registry.load(card, source, "embedding", stats=plain, **CPU).digest
+    assert loaded.digest == registry.load(card, source, "embedding", stats=statistics, **CPU).digest
     with pytest.raises(ModelError, match="goes with a checkpoint only"):
         registry.load(card, source, stats=str(tmp_path / "fit.yaml"))
 
@@ -221,7 +225,7 @@ def test_statistics_may_lie_in_a_file(tmp_path):
 # --- the command -----------------------------------------------------------------------------
 
 
-def checkpoint(path, backbone="micro", **content_changes):
+def write_checkpoint(path, backbone="micro", **content_changes):
     args = {
         "backbone": backbone,
         "backbone_modalities": ["DEM"],
@@ -237,55 +241,59 @@ def checkpoint(path, backbone="micro", **content_changes):
     )
     state = loading.initialise(network, 2).state_dict()
     content = {"hyper_parameters": {"model_args": args}} | content_changes
-    torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, **content}, path)
+    torch.save(
+        {"state_dict": {f"model.{key}": value for key, value in state.items()}, **content}, path
+    )
     return path, args
 
 
-def test_a_card_is_held_against_all_that_a_job_would_take(tmp_path, capsys):
-    card = written(tmp_path)
+def test_a_card_is_checked_against_every_kind_of_file(tmp_path, capsys):
+    card = write_card(tmp_path)
     sizes = {"modality": "NDVI", **TOKENIZER}
     files = {
-        "generator": saved(tmp_path / "g.pt", a_generator()),
-        "encoder": saved(tmp_path / "e.pt", an_encoder()),
-        "tokenizer": saved(tmp_path / "t.pt", model.tokenizer(sizes, {"random": 1})),
-        "segmenter": saved(tmp_path / "s.pt", registry.build_segmenter(card_file.read(card))),
-        "terratorch": checkpoint(tmp_path / "c.ckpt")[0],
+        "generator": save_network(tmp_path / "g.pt", build_generator()),
+        "encoder": save_network(tmp_path / "e.pt", build_encoder()),
+        "tokenizer": save_network(tmp_path / "t.pt", model.tokenizer(sizes, {"random": 1})),
+        "segmenter": save_network(
+            tmp_path / "s.pt", registry.build_segmenter(card_file.read(card))
+        ),
+        "terratorch": write_checkpoint(tmp_path / "c.ckpt")[0],
     }
     for kind, file in files.items():
         result = answer(capsys, "check", file, "--as", card, name="models-check")
         assert (result["kind"], result["fits"]) == (kind, [str(card)])
-    larger = written(tmp_path, architecture=SIZE | {"dim": 48, "heads": 3})
+    larger_card = write_card(tmp_path, architecture=SIZE | {"dim": 48, "heads": 3})
     for kind, file in files.items():
         code = 0 if kind == "tokenizer" else 2
-        assert run("check", file, "--as", larger) == code
+        assert run("check", file, "--as", larger_card) == code
 
 
-def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys):
-    card = written(tmp_path)
+def test_a_card_of_a_user_is_described_like_a_published_one(tmp_path, capsys):
+    card = write_card(tmp_path)
     result = answer(capsys, "card", card, name="models-card")
     assert result["kind"] == "generator"
     assert {entry["name"] for entry in result["outputs"]} == set(modalities.TARGET_MODALITIES)
     assert sum(result["parts"].values()) == result["parameters"]
-    path = written(tmp_path, weights="s.pt")
-    saved(tmp_path / "s.pt", registry.build_segmenter(card_file.read(path)))
+    path = write_card(tmp_path, weights="s.pt")
+    save_network(tmp_path / "s.pt", registry.build_segmenter(card_file.read(path)))
     assert model_card.describe_card(path).kind == "segmenter"
-    assert model_card.describe_card(written(tmp_path, weights={"random": 1})).kind == "generator"
-    plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
-    described = model_card.describe_card(plain)
-    assert (described.kind, described.outputs) == ("encoder", ())
+    assert model_card.describe_card(write_card(tmp_path, weights={"random": 1})).kind == "generator"
+    encoder_card = write_card(tmp_path, architecture=SIZE | {"decoder_depth": 0})
+    description = model_card.describe_card(encoder_card)
+    assert (description.kind, description.outputs) == ("encoder", ())
 
 
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
-def test_one_model_has_one_number_of_parameters(name):
-    (listed,) = (entry for entry in model_list.list_models() if entry.name == name)
+def test_all_commands_state_the_same_number_of_parameters(name):
+    (listed_model,) = (entry for entry in model_list.list_models() if entry.name == name)
     card = model_card.describe_named(name)
     with torch.device("meta"):
         encoder = model.backbone(name, list(modalities.RASTER_MODALITIES))
-    counted = sum(value.numel() for value in encoder.parameters())
-    assert listed.parameters == card.parameters == card.parts["encoder"] == counted
+    parameter_count = sum(value.numel() for value in encoder.parameters())
+    assert listed_model.parameters == card.parameters == card.parts["encoder"] == parameter_count
     for variant in ("_generate", "_tim"):
         card = model_card.describe_named(name + variant)
-        assert card.parts["encoder"] == counted
+        assert card.parts["encoder"] == parameter_count
         assert card.parameters == sum(card.parts.values())
 
 
@@ -293,26 +301,30 @@ def test_one_model_has_one_number_of_parameters(name):
 
 
 @pytest.mark.parametrize("backbone", ["prithvi_eo_v2_300", "terratorch_prithvi_eo_v1_100"])
-def test_another_backbone_is_not_run_as_terramind(tmp_path, backbone):
-    file, _ = checkpoint(tmp_path / "c.ckpt", backbone)
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, backbone):
+    file, _ = write_checkpoint(tmp_path / "c.ckpt", backbone)
     with pytest.raises(ModelError, match=r"prithvi.*not TerraMind"):
-        registry.load(str(written(tmp_path)), checkpoint=file, classes=("water", "trees", "crops"))
+        registry.load(
+            str(write_card(tmp_path)), checkpoint=file, classes=("water", "trees", "crops")
+        )
 
 
-def test_what_a_checkpoint_lacks_is_told_in_words_of_a_job(tmp_path):
+def test_missing_parts_of_a_checkpoint_are_explained_in_terms_of_a_job(tmp_path):
     options = {"classes": ("water", "trees", "crops"), **CPU}
-    file, args = checkpoint(tmp_path / "c.ckpt")
+    file, args = write_checkpoint(tmp_path / "c.ckpt")
     with pytest.raises(ModelError, match=r"`name: x\.yaml`"):
         registry.load(TINY, checkpoint=file, **options)
-    card = str(written(tmp_path))
+    card = str(write_card(tmp_path))
     expected = registry.load(card, checkpoint=file, **options)
-    bare, _ = checkpoint(tmp_path / "bare.ckpt", hyper_parameters={})
+    bare_checkpoint, _ = write_checkpoint(tmp_path / "bare.ckpt", hyper_parameters={})
     with pytest.raises(ModelError, match=r"`stats: fit\.yaml`"):
-        registry.load(card, checkpoint=bare, **options)
-    scale = modalities.RASTER_MODALITIES["DEM"].statistics
-    data = {"means": {"DEM": list(scale.mean)}, "stds": {"DEM": list(scale.std)}}
-    fit = {"model": {"init_args": {"model_args": args}}, "data": {"init_args": data}}
-    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))
-    loaded = registry.load(card, checkpoint=bare, stats=str(tmp_path / "fit.yaml"), **options)
+        registry.load(card, checkpoint=bare_checkpoint, **options)
+    statistics = modalities.RASTER_MODALITIES["DEM"].statistics
+    data = {"means": {"DEM": list(statistics.mean)}, "stds": {"DEM": list(statistics.std)}}
+    fit_config = {"model": {"init_args": {"model_args": args}}, "data": {"init_args": data}}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit_config))
+    loaded = registry.load(
+        card, checkpoint=bare_checkpoint, stats=str(tmp_path / "fit.yaml"), **options
+    )
     elevation = np.linspace(0, 900, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
     np.testing.assert_array_equal(loaded({"DEM": elevation}), expected({"DEM": elevation}))

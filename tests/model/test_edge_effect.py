@@ -1,4 +1,4 @@
-"""The curve of a window's edge, on predictors whose edges are known, and in the cards."""
+"""The measured effect of window edges, on predictors with known edges, and in model cards."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RNG = np.random.default_rng(5)
 IMAGE = {"S2L2A": RNG.normal(size=(1, 320, 288)).astype(np.float32)}
 
 
-class Known:
-    """Answers pixel by pixel, but where a mask of the window turns the answer over."""
+class PredictorWithWrongEdge:
+    """Predicts pixel by pixel, with the wrong class where a mask of the window is true."""
 
     def __init__(self, wrong, *, window=128, stride=1, classes=("water", "trees")):
         self.window, self.wrong = window, wrong
@@ -36,12 +36,14 @@ class Known:
     def predict(self, chips, origins=None):
         assert len(origins) == len(chips["S2L2A"])
         stride = self.outputs[0].stride
-        plain = chips["S2L2A"][:, 0, ::stride, ::stride]
-        first = np.where(self.wrong, 1.0 - (plain > 0), plain > 0).astype(np.float32)
-        return (np.stack([first, 1 - first], axis=1),)
+        chip_values = chips["S2L2A"][:, 0, ::stride, ::stride]
+        first_class = np.where(self.wrong, 1.0 - (chip_values > 0), chip_values > 0).astype(
+            np.float32
+        )
+        return (np.stack([first_class, 1 - first_class], axis=1),)
 
 
-def rim(width, *, window=128, stride=1):
+def make_edge_mask(width, *, window=128, stride=1):
     """Return a mask of the pixels less than `width` from any edge."""
     inside = np.zeros((window // stride, window // stride), bool)
     inside[width // stride : inside.shape[0] - width // stride, width // stride :] = True
@@ -49,68 +51,89 @@ def rim(width, *, window=128, stride=1):
     return ~inside
 
 
-def measured(wrong, **options):
-    return edge_effect.measure(Known(wrong, **options), [IMAGE], sites=3)
+def measure_edge_effect(is_wrong, **options):
+    return edge_effect.measure(PredictorWithWrongEdge(is_wrong, **options), [IMAGE], sites=3)
 
 
-def test_without_an_edge_there_is_no_error():
-    curve = measured(np.zeros((128, 128), bool))
-    assert {(step.differs, step.change) for step in curve.steps} == {(0.0, 0.0)}
+def test_without_wrong_edges_there_is_no_error():
+    curve = measure_edge_effect(np.zeros((128, 128), bool))
+    assert {
+        (make_distance_bin.differs, make_distance_bin.change) for make_distance_bin in curve.steps
+    } == {(0.0, 0.0)}
     assert (curve.distance, curve.overlap) == (0, 32)
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 24])
-def test_the_width_of_a_bad_edge_is_found(width):
-    curve = measured(rim(width))
-    for step in curve.steps:
-        assert (step.differs, step.change) == ((1.0, 1.0) if step.stop <= width else (0.0, 0.0))
+def test_the_width_of_a_wrong_edge_is_found(width):
+    curve = measure_edge_effect(make_edge_mask(width))
+    for make_distance_bin in curve.steps:
+        assert (make_distance_bin.differs, make_distance_bin.change) == (
+            (1.0, 1.0) if make_distance_bin.stop <= width else (0.0, 0.0)
+        )
     assert curve.distance == width
     assert curve.overlap == 32
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_every_side_counts_a_quarter(turns):
-    left = np.zeros((128, 128), bool)
-    left[:, :4] = True
-    curve = measured(np.rot90(left, turns))
-    assert [step.differs for step in curve.steps][:5] == [0.25, 0.25, 0.25, 0.25, 0.0]
+def test_every_side_counts_equally(turns):
+    left_edge = np.zeros((128, 128), bool)
+    left_edge[:, :4] = True
+    curve = measure_edge_effect(np.rot90(left_edge, turns))
+    assert [make_distance_bin.differs for make_distance_bin in curve.steps][:5] == [
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+        0.0,
+    ]
 
 
 def test_every_distance_has_pixels_on_all_sides():
-    curve = measured(np.zeros((128, 128), bool))
-    each = [step.pixels / (step.stop - step.first) for step in curve.steps]
-    assert each[0] > 0
-    assert set(each) == {each[0]}
+    curve = measure_edge_effect(np.zeros((128, 128), bool))
+    pixels_per_distance = [
+        make_distance_bin.pixels / (make_distance_bin.stop - make_distance_bin.first)
+        for make_distance_bin in curve.steps
+    ]
+    assert pixels_per_distance[0] > 0
+    assert set(pixels_per_distance) == {pixels_per_distance[0]}
     assert curve.steps[0].first == 0
-    assert [bin_.stop for bin_ in curve.steps[:-1]] == [bin_.first for bin_ in curve.steps[1:]]
+    assert [distance_bin.stop for distance_bin in curve.steps[:-1]] == [
+        distance_bin.first for distance_bin in curve.steps[1:]
+    ]
 
 
-def test_a_far_reach_is_blended_over_a_quarter_at_most():
+def test_a_wide_edge_is_blended_over_a_quarter_at_most():
     steps = [(0, 16, 0.5), (16, 64, 0.3), (64, 96, 0.01)]
-    curve = edge_effect.EdgeEffect(window=224, steps=tuple(step(*bounds) for bounds in steps))
+    curve = edge_effect.EdgeEffect(
+        window=224, steps=tuple(make_distance_bin(*bounds) for bounds in steps)
+    )
     assert (curve.distance, curve.overlap) == (64, 48)
 
 
-def test_cells_are_measured_at_their_size():
-    curve = measured(rim(16, stride=8), stride=8)
-    assert [step.first for step in curve.steps][:3] == [0, 8, 16]
-    assert [step.differs for step in curve.steps][:3] == [1.0, 1.0, 0.0]
+def test_coarse_outputs_are_measured_at_their_cell_size():
+    curve = measure_edge_effect(make_edge_mask(16, stride=8), stride=8)
+    assert [make_distance_bin.first for make_distance_bin in curve.steps][:3] == [0, 8, 16]
+    assert [make_distance_bin.differs for make_distance_bin in curve.steps][:3] == [1.0, 1.0, 0.0]
 
 
-def test_an_answer_without_classes_is_measured_in_deviations():
-    curve = measured(rim(3), classes=())
-    assert all(step.differs is None for step in curve.steps)
+def test_an_output_without_classes_is_measured_in_standard_deviations():
+    curve = measure_edge_effect(make_edge_mask(3), classes=())
+    assert all(make_distance_bin.differs is None for make_distance_bin in curve.steps)
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
-    # ^ turned over: one apart, and the deviation of a fair coin is a half
+    # ^ inverted values differ by one, and the deviation of a fair coin is a half
     assert curve.distance == 3
     assert "another class" not in "\n".join(card_markdown.render_edge_effect(curve))
 
 
-def test_the_same_places_give_the_same_curve():
-    again = measured(rim(3))
-    assert again == measured(rim(3))
-    reseeded = edge_effect.measure(Known(rim(3)), [IMAGE], sites=3, seed=1)
-    assert [step.differs for step in reseeded.steps] == [step.differs for step in again.steps]
+def test_the_same_sites_give_the_same_curve():
+    curve = measure_edge_effect(make_edge_mask(3))
+    assert curve == measure_edge_effect(make_edge_mask(3))
+    reseeded = edge_effect.measure(
+        PredictorWithWrongEdge(make_edge_mask(3)), [IMAGE], sites=3, seed=1
+    )
+    assert [make_distance_bin.differs for make_distance_bin in reseeded.steps] == [
+        make_distance_bin.differs for make_distance_bin in curve.steps
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,25 +144,27 @@ def test_the_same_places_give_the_same_curve():
         (np.full_like(IMAGE["S2L2A"], np.nan), 128, "no 224 x 224 px of the images are valid"),
     ],
 )
-def test_what_cannot_be_measured_is_said(image, window, message):
+def test_what_cannot_be_measured_is_explained(image, window, message):
     side = (window, window)
     with pytest.raises(ModelError, match=message):
-        edge_effect.measure(Known(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2)
+        edge_effect.measure(
+            PredictorWithWrongEdge(np.zeros(side, bool), window=window), [{"S2L2A": image}], sites=2
+        )
 
 
-def test_a_silent_model_has_no_curve():
-    class Silent(Known):
+def test_a_model_without_finite_output_is_refused():
+    class NonFinitePredictor(PredictorWithWrongEdge):
         def predict(self, chips, origins=None):
             return (np.full((len(origins), 2, 128, 128), np.nan, np.float32),)
 
     with pytest.raises(ModelError, match="output is not finite"):
-        edge_effect.measure(Silent(np.zeros((128, 128), bool)), [IMAGE], sites=2)
+        edge_effect.measure(NonFinitePredictor(np.zeros((128, 128), bool)), [IMAGE], sites=2)
 
 
 # --- the curve as a value ----------------------------------------------------------------------
 
 
-def step(first, stop, error):
+def make_distance_bin(first, stop, error):
     return edge_effect.DistanceBin(first=first, stop=stop, differs=error, change=error, pixels=100)
 
 
@@ -147,8 +172,10 @@ def step(first, stop, error):
     errors=st.lists(st.floats(0, 1), min_size=1, max_size=8),
     window=st.integers(4, 256).map(lambda patches: 16 * patches),
 )
-def test_the_overlap_is_whole_patches_and_fits(errors, window):
-    steps = tuple(step(16 * i, 16 * i + 16, error) for i, error in enumerate(errors))
+def test_the_overlap_is_of_whole_patches_and_fits_into_the_window(errors, window):
+    steps = tuple(
+        make_distance_bin(16 * index, 16 * index + 16, error) for index, error in enumerate(errors)
+    )
     curve = edge_effect.EdgeEffect(window=window, steps=steps)
     assert 0 < curve.overlap <= max(window // 4, 16)
     assert curve.overlap % 16 == 0
@@ -157,7 +184,7 @@ def test_the_overlap_is_whole_patches_and_fits(errors, window):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "curve",
     [
         {},
         {"window": 224, "steps": []},
@@ -167,57 +194,59 @@ def test_the_overlap_is_whole_patches_and_fits(errors, window):
         {"window": 224, "steps": [{"first": 0, "stop": 0, "differs": 0, "change": 0, "pixels": 1}]},
     ],
 )
-def test_a_curve_that_is_none_is_refused(wrong):
+def test_an_invalid_curve_is_refused(curve):
     with pytest.raises(ModelError, match="reach"):
-        card_file.from_mapping({**TOY, "reach": wrong}, "toy")
+        card_file.from_mapping({**TOY, "reach": curve}, "toy")
 
 
 # --- in cards ----------------------------------------------------------------------------------
 
 
-def test_a_curve_travels_with_the_card_and_changes_no_digest(tmp_path, capsys):
+def test_a_curve_is_stored_in_the_card_and_changes_no_digest(tmp_path, capsys):
     card = card_file.from_mapping(TOY, "toy")
     curve = edge_effect.EdgeEffect(
-        window=card.window, steps=(step(0, 2, 0.3), step(2, 16, 0.1)), measured_on="a field"
+        window=card.window,
+        steps=(make_distance_bin(0, 2, 0.3), make_distance_bin(2, 16, 0.1)),
+        measured_on="a field",
     )
     with_curve = replace(card, reach=curve)
     assert with_curve.identity() == card.identity()
     assert with_curve.digest("x") == card.digest("x")
     card_file.write(tmp_path / "card.json", with_curve)
     assert card_file.read(tmp_path / "card.json").reach == curve
-    shown = answer(capsys, "card", tmp_path / "card.json", name="models-card")
-    assert shown["reach"]["steps"][0]["differs"] == 0.3
-    assert shown["reach"]["overlap"] == curve.overlap
+    description = answer(capsys, "card", tmp_path / "card.json", name="models-card")
+    assert description["reach"]["steps"][0]["differs"] == 0.3
+    assert description["reach"]["overlap"] == curve.overlap
     assert run("card", tmp_path / "card.json") == 0
-    out = capsys.readouterr().out
-    assert "| 0 to 1 | 30.0 % | 0.300 |" in out
-    assert "Measured on a field." in out
-    assert f"windows therefore overlap by {curve.overlap} px" in out
+    output = capsys.readouterr().out
+    assert "| 0 to 1 | 30.0 % | 0.300 |" in output
+    assert "Measured on a field." in output
+    assert f"windows therefore overlap by {curve.overlap} px" in output
 
 
-def test_an_unmeasured_model_says_so(capsys):
+def test_an_unmeasured_model_is_described_as_such(capsys):
     assert run("card", "terramind_v1_base") == 0
     assert "## At the edge of a window\n\nNot measured.\n" in capsys.readouterr().out
 
 
 def test_the_demo_model_shows_its_curve(capsys):
-    shown = answer(capsys, "card", "demo", name="models-card")
-    errors = [bin_["differs"] for bin_ in shown["reach"]["steps"]]
+    description = answer(capsys, "card", "demo", name="models-card")
+    errors = [distance_bin["differs"] for distance_bin in description["reach"]["steps"]]
     assert errors[0] > 5 * errors[-1] > 0
-    # ^ the edge is felt, and answers in the middle differ little
-    assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
+    # ^ the edge has an effect, and outputs in the middle differ little
+    assert (description["reach"]["window"], description["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
     assert "\n".join(card_markdown.render_edge_effect(registry.get_card("demo").reach)) in text
 
 
-def test_a_network_is_measured_as_training_does():
+def test_a_network_with_missing_pixels_is_measured():
     card = card_file.from_mapping({**TOY, "window": 64}, "toy")
     network = loading.initialise(registry.build_segmenter(card), 1)
-    running = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
-    requested = task_predictors.SegmentationPredictor(network, card, options=running)
+    options = InferenceOptions(device="cpu", precision="fp32", nan_policy="fill")
+    predictor = task_predictors.SegmentationPredictor(network, card, options=options)
     heights = (400 + 50 * RNG.normal(size=(1, 160, 160))).astype(np.float32)
     heights[:, 3, 3] = np.nan
-    curve = edge_effect.measure(requested, [{"DEM": heights}], sites=2, measured_on="noise")
+    curve = edge_effect.measure(predictor, [{"DEM": heights}], sites=2, measured_on="noise")
     assert curve.window == 64
     assert curve.steps[-1].stop == 32
     assert curve.steps[0].change > 0

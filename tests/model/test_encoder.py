@@ -17,7 +17,7 @@ MICRO = TINY | {"decoder_depth": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
+def _use_one_thread():
     """Run on one thread, which is faster for tiny shapes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -25,11 +25,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def make(names=("S2L2A", "S1RTC", "DEM"), **options):
+def make_encoder(names=("S2L2A", "S1RTC", "DEM"), **options):
     return model.backbone(TINY, list(names), **({"weights": {"random": 3}} | options))
 
 
-def rasters(names=("S2L2A", "S1RTC", "DEM"), size=32, batch=1, seed=0):
+def make_rasters(names=("S2L2A", "S1RTC", "DEM"), size=32, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(
@@ -39,7 +39,7 @@ def rasters(names=("S2L2A", "S1RTC", "DEM"), size=32, batch=1, seed=0):
     }
 
 
-def test_known_sizes_are_those_of_the_paper():
+def test_named_architectures_have_the_published_sizes():
     base = config.resolve_architecture("terramind_v1_base")
     assert (base.dim, base.heads, base.depth, base.mlp_hidden_dim) == (768, 12, 12, 2048)
     large = config.resolve_architecture("terramind_v1_large")
@@ -48,14 +48,14 @@ def test_known_sizes_are_those_of_the_paper():
     assert (tiny.mlp_hidden_dim, tiny.gated, tiny.bias) == (768, False, True)
 
 
-def test_a_configuration_comes_from_a_mapping_or_a_file(tmp_path):
+def test_an_architecture_is_read_from_a_mapping_or_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("dim: 32\nheads: 2\ndepth: 2\n")
     assert config.resolve_architecture(path) == config.resolve_architecture(TINY)
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ("terramind_v2_base", "terramind_v1_base"),
         ({"dim": 32, "heads": 2}, "depth"),
@@ -65,13 +65,13 @@ def test_a_configuration_comes_from_a_mapping_or_a_file(tmp_path):
         ("absent.yaml", "absent.yaml"),
     ],
 )
-def test_a_wrong_configuration_is_refused(source, says):
-    with pytest.raises(ModelError, match=says):
+def test_an_invalid_architecture_is_refused(source, message):
+    with pytest.raises(ModelError, match=message):
         config.resolve_architecture(source)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "dim: [", "dim: 32"])
-def test_a_broken_file_is_refused(tmp_path, text):
+def test_a_damaged_file_is_refused(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ModelError):
@@ -79,7 +79,7 @@ def test_a_broken_file_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("user", "key"),
+    ("name", "key"),
     [
         ("S2L2A", "untok_sen2l2a@224"),
         ("s2l1c", "untok_sen2l1c@224"),
@@ -92,13 +92,18 @@ def test_a_broken_file_is_refused(tmp_path, text):
         ("landsat", None),
     ],
 )
-def test_names_stand_for_official_keys(user, key):
-    assert modalities.find_modality_key(user) == key
+def test_names_are_mapped_to_official_keys(name, key):
+    assert modalities.find_modality_key(name) == key
 
 
-def test_bands_have_two_names_each():
-    s2 = modalities.get_raster_modality("S2L2A")
-    assert [s2.band_index(b) for b in ("B02", "blue", "SWIR_2", "b12")] == [1, 1, 11, 11]
+def test_bands_have_two_names():
+    s2l2a = modalities.get_raster_modality("S2L2A")
+    assert [s2l2a.band_index(band) for band in ("B02", "blue", "SWIR_2", "b12")] == [
+        1,
+        1,
+        11,
+        11,
+    ]
     assert (
         modalities.get_raster_modality("S2L1C").band_index("CIRRUS")
         == modalities.get_raster_modality("S2L1C").band_index("B10")
@@ -109,42 +114,47 @@ def test_bands_have_two_names_each():
 
 
 @pytest.mark.parametrize("bands", [["B99"], ["B02", "B02"], []])
-def test_unknown_repeated_or_no_bands_are_refused(bands):
+def test_unknown_repeated_or_absent_bands_are_refused(bands):
     with pytest.raises(ModelError):
-        make(bands={"S2L2A": bands} if bands else {"S2L2A": ()})
+        make_encoder(bands={"S2L2A": bands} if bands else {"S2L2A": ()})
 
 
 def test_a_band_subset_keeps_the_weights_of_its_bands():
-    full, part = make(), make(bands={"S2L2A": ["B12", "BLUE"]})
+    full_encoder, subset_encoder = make_encoder(), make_encoder(bands={"S2L2A": ["B12", "BLUE"]})
     key = "encoder_embeddings.untok_sen2l2a@224.proj.weight"
-    wide = full.state_dict()[key].view(32, 256, 12)
-    assert torch.equal(part.state_dict()[key].view(32, 256, 2), wide[:, :, [11, 1]])
-    assert part.band_names("S2L2A") == ("B12", "B02")
+    weights = full_encoder.state_dict()[key].view(32, 256, 12)
+    assert torch.equal(subset_encoder.state_dict()[key].view(32, 256, 2), weights[:, :, [11, 1]])
+    assert subset_encoder.band_names("S2L2A") == ("B12", "B02")
 
 
 def test_a_full_checkpoint_loads_into_an_encoder_of_fewer_bands():
-    full = make()
-    part = make(bands={"S2L2A": ["B04", "B08"]}, weights=None)
-    model.load_state(part, full.state_dict())
+    full_encoder = make_encoder()
+    subset_encoder = make_encoder(bands={"S2L2A": ["B04", "B08"]}, weights=None)
+    model.load_state(subset_encoder, full_encoder.state_dict())
     assert torch.equal(
-        part.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"],
-        make(bands={"S2L2A": ["B04", "B08"]}).state_dict()[
+        subset_encoder.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"],
+        make_encoder(bands={"S2L2A": ["B04", "B08"]}).state_dict()[
             "encoder_embeddings.untok_sen2l2a@224.proj.weight"
         ],
     )
 
 
-def test_zeroed_bands_equal_a_subset():
-    full, part = make(["S2L2A"]), make(["S2L2A"], bands={"S2L2A": ["B03", "B11"]})
-    x = rasters(["S2L2A"])["S2L2A"]
-    blank = torch.zeros_like(x)
-    blank[:, [2, 10]] = x[:, [2, 10]]
-    torch.testing.assert_close(full(blank), part(x[:, [2, 10]]), atol=1e-5, rtol=0)
+def test_zeroed_bands_equal_a_subset_of_bands():
+    full_encoder, subset_encoder = (
+        make_encoder(["S2L2A"]),
+        make_encoder(["S2L2A"], bands={"S2L2A": ["B03", "B11"]}),
+    )
+    x = make_rasters(["S2L2A"])["S2L2A"]
+    zeroed = torch.zeros_like(x)
+    zeroed[:, [2, 10]] = x[:, [2, 10]]
+    torch.testing.assert_close(
+        full_encoder(zeroed), subset_encoder(x[:, [2, 10]]), atol=1e-5, rtol=0
+    )
 
 
 def test_patch_embedding_is_a_strided_convolution():
-    embedding = make().encoder_embeddings["untok_sen2l2a@224"]
-    x = rasters(size=64)["S2L2A"]
+    embedding = make_encoder().encoder_embeddings["untok_sen2l2a@224"]
+    x = make_rasters(size=64)["S2L2A"]
     kernel = embedding.proj.weight.view(32, 16, 16, 12).permute(0, 3, 1, 2)
     expected = torch.nn.functional.conv2d(x, kernel, stride=16).flatten(2).transpose(1, 2)
     torch.testing.assert_close(
@@ -153,65 +163,67 @@ def test_patch_embedding_is_a_strided_convolution():
 
 
 def test_a_shift_of_one_patch_shifts_the_tokens():
-    embedding = make().encoder_embeddings["untok_sen2l2a@224"]
-    x = rasters(size=64)["S2L2A"]
-    plain, moved = (
-        (embedding.proj(embedding.to_patches(v))).view(1, 4, 4, -1)
-        for v in (x, torch.roll(x, (16, -16), (2, 3)))
+    embedding = make_encoder().encoder_embeddings["untok_sen2l2a@224"]
+    x = make_rasters(size=64)["S2L2A"]
+    tokens, shifted_tokens = (
+        (embedding.proj(embedding.to_patches(pixels))).view(1, 4, 4, -1)
+        for pixels in (x, torch.roll(x, (16, -16), (2, 3)))
     )
-    torch.testing.assert_close(moved, torch.roll(plain, (1, -1), (1, 2)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        shifted_tokens, torch.roll(tokens, (1, -1), (1, 2)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_input_mapping_is_not_modified():
-    inputs = rasters() | {}
+    inputs = make_rasters() | {}
     before = {name: value.clone() for name, value in inputs.items()}
-    make()(inputs)
+    make_encoder()(inputs)
     assert list(inputs) == list(before)
     assert all(torch.equal(inputs[name], before[name]) for name in before)
 
 
-def test_a_bare_tensor_is_the_first_modality():
-    encoder, x = make(), rasters()
+def test_a_single_tensor_is_taken_as_the_first_modality():
+    encoder, x = make_encoder(), make_rasters()
     assert torch.equal(encoder(x["S2L2A"]), encoder({"S2L2A": x["S2L2A"]}))
 
 
 def test_official_keys_are_accepted_as_input_names():
-    encoder, x = make(), rasters()
+    encoder, x = make_encoder(), make_rasters()
     assert torch.equal(encoder({"untok_dem@224": x["DEM"]}), encoder({"DEM": x["DEM"]}))
 
 
-def test_only_the_last_layer_is_normed_and_fewer_layers_cost_less():
-    encoder, x = make(), rasters()
-    ran = []
+def test_only_the_last_layer_is_normalised_and_unused_layers_do_not_run():
+    encoder, x = make_encoder(), make_rasters()
+    layers_run = []
     for index, block in enumerate(encoder.encoder):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
-    first = encoder.features(x, [0])[0]
-    assert ran == [0]
+        block.register_forward_hook(lambda *_, index=index: layers_run.append(index))
+    first_layer = encoder.features(x, [0])[0]
+    assert layers_run == [0]
     all_layers = encoder.features(x)
-    assert torch.equal(all_layers[0], first)
+    assert torch.equal(all_layers[0], first_layer)
     assert torch.equal(all_layers[-1], encoder(x))
-    assert torch.equal(encoder.features(x, [-1, 0])[1], first)
+    assert torch.equal(encoder.features(x, [-1, 0])[1], first_layer)
 
 
 def test_merges_agree_with_the_unmerged_tokens():
-    x = rasters()
-    parts = make(merge="dict")(x)
-    stack = torch.stack([parts[name] for name in x])
-    assert torch.equal(torch.cat(list(parts.values()), 1), make(merge=None)(x))
-    torch.testing.assert_close(make(merge="mean")(x), stack.mean(0))
-    torch.testing.assert_close(make(merge="max")(x), stack.amax(0))
-    assert torch.equal(make(merge="concat")(x), torch.cat(list(parts.values()), -1))
-    assert make(merge="concat").out_dim == 96
+    x = make_rasters()
+    tokens = make_encoder(merge="dict")(x)
+    stack = torch.stack([tokens[name] for name in x])
+    assert torch.equal(torch.cat(list(tokens.values()), 1), make_encoder(merge=None)(x))
+    torch.testing.assert_close(make_encoder(merge="mean")(x), stack.mean(0))
+    torch.testing.assert_close(make_encoder(merge="max")(x), stack.amax(0))
+    assert torch.equal(make_encoder(merge="concat")(x), torch.cat(list(tokens.values()), -1))
+    assert make_encoder(merge="concat").out_dim == 96
 
 
-def test_concat_counts_images_only():
-    encoder = make(["S2L2A", "S1GRD", "Coords"], merge="concat")
-    out = encoder({"S2L2A": rasters()["S2L2A"], "Coords": torch.tensor([[7, 8, 3]])})
-    assert out.shape == (1, 4, encoder.out_dim)
+def test_concat_counts_rasters_only():
+    encoder = make_encoder(["S2L2A", "S1GRD", "Coords"], merge="concat")
+    tokens = encoder({"S2L2A": make_rasters()["S2L2A"], "Coords": torch.tensor([[7, 8, 3]])})
+    assert tokens.shape == (1, 4, encoder.out_dim)
 
 
-def test_any_size_works_and_the_table_is_resized_once():
-    encoder = make(["DEM"])
+def test_any_size_is_accepted_and_position_tables_are_cached():
+    encoder = make_encoder(["DEM"])
     embedding = encoder.encoder_embeddings["untok_dem@224"]
     encoder(torch.randn(1, 1, 64, 160))
     table = embedding.position_table(4, 10)
@@ -221,41 +233,41 @@ def test_any_size_works_and_the_table_is_resized_once():
     assert len(embedding._resized_tables) <= 8
 
 
-def test_new_weights_drop_the_resized_tables():
-    encoder = make(["DEM"])
+def test_new_weights_clear_the_resized_tables():
+    encoder = make_encoder(["DEM"])
     x = torch.randn(1, 1, 32, 32)
     encoder(x)
     state = encoder.state_dict() | {
         "encoder_embeddings.untok_dem@224.pos_emb": torch.ones(1, 196, 32)
     }
-    fresh = make(["DEM"], weights=state)
+    new_encoder = make_encoder(["DEM"], weights=state)
     encoder.load_state_dict(state)
-    assert torch.equal(encoder(x), fresh(x))
-    blunt = make(["DEM"]).bfloat16().float()
-    there_and_back = make(["DEM"])
-    there_and_back(x)
-    there_and_back.bfloat16().float()
-    assert torch.equal(there_and_back(x), blunt(x))
+    assert torch.equal(encoder(x), new_encoder(x))
+    rounded_encoder = make_encoder(["DEM"]).bfloat16().float()
+    rounded_after_use = make_encoder(["DEM"])
+    rounded_after_use(x)
+    rounded_after_use.bfloat16().float()
+    assert torch.equal(rounded_after_use(x), rounded_encoder(x))
 
 
 def test_training_works_after_inference_at_the_same_size():
-    encoder, x = make(["DEM"]), torch.randn(1, 1, 32, 32)
+    encoder, x = make_encoder(["DEM"]), torch.randn(1, 1, 32, 32)
     with torch.inference_mode():
         encoder(x)
     encoder(x)[..., 0].sum().backward()
     assert encoder.encoder[0].attn.qkv.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_pixels_that_are_not_finite_are_refused(bad):
-    x = rasters()
-    x["S1RTC"][0, 0, 3, 3] = bad
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_not_finite_are_refused(value):
+    x = make_rasters()
+    x["S1RTC"][0, 0, 3, 3] = value
     with pytest.raises(ModelError, match=r"S1RTC.*fill"):
-        make()(x)
+        make_encoder()(x)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "says"),
+    ("inputs", "message"),
     [
         ({}, "no input"),
         ({"NDVI": torch.zeros(1, 2, 2)}, "unknown modality"),
@@ -267,13 +279,13 @@ def test_pixels_that_are_not_finite_are_refused(bad):
         ({"DEM": torch.zeros(1, 1, 16, 16), "dem": torch.zeros(1, 1, 16, 16)}, "twice"),
     ],
 )
-def test_wrong_inputs_are_refused(inputs, says):
-    with pytest.raises(ModelError, match=says):
-        make()(inputs)
+def test_invalid_inputs_are_refused(inputs, message):
+    with pytest.raises(ModelError, match=message):
+        make_encoder()(inputs)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "says"),
+    ("inputs", "message"),
     [
         (np.zeros((1, 12, 32, 32), "f4"), "by name expected, not ndarray"),
         (None, "by name expected, not NoneType"),
@@ -284,16 +296,18 @@ def test_wrong_inputs_are_refused(inputs, says):
         ({"S2L2A": torch.full((1, 12, 32, 32), 900.0)}, "S2L2A.*mean is 900"),
     ],
 )
-@pytest.mark.parametrize("build", [make, lambda: model.tim(MICRO, ["S2L2A"])])
-def test_what_is_no_standardised_tensor_is_refused(build, inputs, says):
+@pytest.mark.parametrize("build", [make_encoder, lambda: model.tim(MICRO, ["S2L2A"])])
+def test_inputs_that_are_not_standardised_tensors_are_refused(build, inputs, message):
     for call in (build(), build().features):
-        with pytest.raises(ModelError, match=says):
+        with pytest.raises(ModelError, match=message):
             call(inputs)
 
 
-@pytest.mark.parametrize("build", [make, lambda: model.tim(MICRO, ["S2L2A", "S1RTC", "DEM"])])
+@pytest.mark.parametrize(
+    "build", [make_encoder, lambda: model.tim(MICRO, ["S2L2A", "S1RTC", "DEM"])]
+)
 def test_inputs_are_checked_in_calls_and_not_in_forward(build, monkeypatch):
-    encoder, inputs = build(), rasters()
+    encoder, inputs = build(), make_rasters()
     expected = encoder(inputs)
     checks = []
     check_inputs = encoder.check_inputs
@@ -308,44 +322,54 @@ def test_inputs_are_checked_in_calls_and_not_in_forward(build, monkeypatch):
     assert checks == [1, 1]
 
 
-def test_raw_pixels_pass_where_nobody_looks_and_where_they_are_no_pixels():
+def test_raw_pixels_pass_without_checks_and_in_modalities_without_statistics():
     raw = {"S2L2A": torch.full((1, 12, 32, 32), 900.0)}
-    assert torch.isfinite(make().forward_layers(raw)[-1]).all()
-    assert torch.isfinite(make().train()(raw)).all()
-    assert make([{"NEW": 1}])(torch.full((1, 1, 32, 32), 900.0)).shape == (1, 4, 32)
-    assert make(["tok_sen2l2a@224"])(torch.full((1, 2, 2), 900)).shape == (1, 4, 32)
+    assert torch.isfinite(make_encoder().forward_layers(raw)[-1]).all()
+    assert torch.isfinite(make_encoder().train()(raw)).all()
+    assert make_encoder([{"NEW": 1}])(torch.full((1, 1, 32, 32), 900.0)).shape == (1, 4, 32)
+    assert make_encoder(["tok_sen2l2a@224"])(torch.full((1, 2, 2), 900)).shape == (1, 4, 32)
 
 
 @pytest.mark.parametrize("merge", ["mean", "max", "dict"])
-def test_the_order_of_the_names_changes_no_bit_of_what_is_merged(merge):
-    encoder, x = make(merge=merge), rasters(size=48)
-    turned = dict(reversed(x.items()))
-    straight, reordered = encoder(x), encoder(turned)
+def test_merged_features_do_not_depend_on_the_order_of_the_inputs(merge):
+    encoder, x = make_encoder(merge=merge), make_rasters(size=48)
+    reversed_inputs = dict(reversed(x.items()))
+    features, reversed_features = encoder(x), encoder(reversed_inputs)
     pairs = (
-        [(straight, reordered)]
+        [(features, reversed_features)]
         if merge != "dict"
-        else [(straight[name], reordered[name]) for name in x]
+        else [(features[name], reversed_features[name]) for name in x]
     )
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-def test_the_order_of_the_names_is_that_of_the_blocks_and_of_the_sequence():
-    x = rasters()
-    turned = dict(reversed(x.items()))
-    plain, back = make(merge="concat")(x), make(merge="concat")(turned)
-    torch.testing.assert_close(back, torch.cat(plain.chunk(3, -1)[::-1], -1), atol=1e-5, rtol=0)
-    plain, back = make(merge=None)(x), make(merge=None)(turned)
-    torch.testing.assert_close(back, torch.cat(plain.chunk(3, 1)[::-1], 1), atol=1e-5, rtol=0)
+def test_blocks_and_sequences_follow_the_order_of_the_inputs():
+    x = make_rasters()
+    reversed_inputs = dict(reversed(x.items()))
+    features, reversed_features = (
+        make_encoder(merge="concat")(x),
+        make_encoder(merge="concat")(reversed_inputs),
+    )
+    torch.testing.assert_close(
+        reversed_features, torch.cat(features.chunk(3, -1)[::-1], -1), atol=1e-5, rtol=0
+    )
+    features, reversed_features = (
+        make_encoder(merge=None)(x),
+        make_encoder(merge=None)(reversed_inputs),
+    )
+    torch.testing.assert_close(
+        reversed_features, torch.cat(features.chunk(3, 1)[::-1], 1), atol=1e-5, rtol=0
+    )
 
 
-def test_the_public_names_can_be_listed():
+def test_public_names_are_listed_by_dir():
     assert set(model.__all__) <= set(dir(model))
 
 
 @pytest.mark.parametrize("ids", [torch.zeros(1, 2, 2), torch.full((1, 2, 2), 4375)])
-def test_token_ids_must_be_ids(ids):
+def test_token_ids_must_be_integers_within_the_vocabulary(ids):
     with pytest.raises(ModelError, match="token ids"):
-        make(["LULC"])({"LULC": ids})
+        make_encoder(["LULC"])({"LULC": ids})
 
 
 @pytest.mark.parametrize(
@@ -361,7 +385,7 @@ def test_token_ids_must_be_ids(ids):
         (["LULC"], {"bands": {"LULC": ["x"]}}),
     ],
 )
-def test_wrong_declarations_are_refused(names, options):
+def test_invalid_declarations_are_refused(names, options):
     with pytest.raises(ModelError):
         model.backbone(TINY, names, **options)
 
@@ -369,18 +393,18 @@ def test_wrong_declarations_are_refused(names, options):
 @pytest.mark.parametrize("layer", [[], [2], [-3]])
 def test_layers_that_do_not_exist_are_refused(layer):
     with pytest.raises(ModelError, match="layers"):
-        make().features(rasters(), layer)
+        make_encoder().features(make_rasters(), layer)
 
 
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 99))
-def test_the_answer_for_a_sample_does_not_depend_on_its_neighbours(rows, columns, seed):
-    encoder = make(["S1RTC"])
+def test_features_of_a_sample_do_not_depend_on_its_batch(rows, columns, seed):
+    encoder = make_encoder(["S1RTC"])
     x = torch.randn(3, 2, 16 * rows, 16 * columns, generator=torch.Generator().manual_seed(seed))
     order = [2, 0, 1]
-    together, shuffled = encoder(x), encoder(x[order])
-    torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoder(x[1:2]), together[1:2], atol=1e-5, rtol=0)
+    features, shuffled = encoder(x), encoder(x[order])
+    torch.testing.assert_close(shuffled, features[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder(x[1:2]), features[1:2], atol=1e-5, rtol=0)
 
 
 def test_resizing_to_the_same_grid_changes_nothing():

@@ -37,12 +37,14 @@ def test_features_equal_the_oracle(suite, name):
     outputs = oracle.stored(suite, name, "out")
     assert outputs
     for key, expected in outputs.items():
-        part, _, modality = key.partition(".")
-        if part == "proj_weight_row0":
+        output_name, _, modality = key.partition(".")
+        if output_name == "proj_weight_row0":
             actual = encoder.state_dict()["encoder_embeddings.untok_sen2l2a@224.proj.weight"][0]
         else:
             layer = (
-                last if part in ("last", f"layer{encoder.depth - 1}") else all_layers[int(part[5:])]
+                last
+                if output_name in ("last", f"layer{encoder.depth - 1}")
+                else all_layers[int(output_name[5:])]
             )
             actual = oracle.thinned(layer[modality] if modality else layer, expected, [1])
         assert oracle.error(actual, expected) <= oracle.FEATURES, key
@@ -51,11 +53,11 @@ def test_features_equal_the_oracle(suite, name):
 @needs_oracle
 def test_position_tables_equal_the_oracle():
     for key, expected in oracle.stored("cases_primitives", "sincos_2d", "out").items():
-        size, _, kind = key.partition("_d")
-        dim, _, rows = kind.partition("_")
-        columns, lines = (int(side) for side in size.split("x"))
-        # ^ the fixture counts width first
-        table = layers.sincos_grid(lines, columns, int(dim))
+        size, _, dim_and_rows = key.partition("_d")
+        dim, _, rows = dim_and_rows.partition("_")
+        column_count, row_count = (int(side) for side in size.split("x"))
+        # ^ the fixture states the width first
+        table = layers.sincos_grid(row_count, column_count, int(dim))
         if rows:
             table = table[:, [0, 1, 13, 14, 27, 195]]
         assert oracle.error(table, expected) <= oracle.PRIMITIVES, key
@@ -101,19 +103,21 @@ def test_keys_and_shapes_are_the_official_ones(listing):
     name, options = LISTED[listing]
     stored = oracle.listing(listing)
     with torch.device("meta"):
-        built = model.backbone(name, **({"modalities": RAW6} | options))
-    assert oracle.shapes(built) == {key: shape for key, (shape, _) in stored["tensors"].items()}
-    unique = sum(p.numel() for p in built.parameters())
+        encoder = model.backbone(name, **({"modalities": RAW6} | options))
+    assert oracle.shapes(encoder) == {key: shape for key, (shape, _) in stored["tensors"].items()}
+    unique = sum(parameter.numel() for parameter in encoder.parameters())
     assert unique == stored["n_unique_params"]
-    assert sorted(key for key, _ in built.named_buffers()) == sorted(stored["buffers"])
+    assert sorted(key for key, _ in encoder.named_buffers()) == sorted(stored["buffers"])
 
 
 @needs_listings
 @pytest.mark.parametrize("size", ["tiny", "base"])
-def test_an_official_file_of_the_whole_family_loads_into_the_backbone(size):
+def test_an_official_file_with_all_modalities_loads_into_the_backbone(size):
     stored = oracle.listing(f"terramind_v1_{size}__encdec_all")
     with torch.device("meta"):
-        built = model.backbone(f"terramind_v1_{size}", RAW6)
+        encoder = model.backbone(f"terramind_v1_{size}", RAW6)
         state = {key: torch.empty(shape) for key, (shape, _) in stored["tensors"].items()}
-    assert set(built.state_dict()) <= set(state)
-    assert not [k for k in state if k not in built.state_dict() and not built.is_ignored_key(k)]
+    assert set(encoder.state_dict()) <= set(state)
+    assert not [
+        key for key in state if key not in encoder.state_dict() and not encoder.is_ignored_key(key)
+    ]

@@ -1,4 +1,4 @@
-"""Several answers of one encoder pass: the numbers that each has alone, and what cannot be."""
+"""Several outputs of one encoder pass: equal to those of single tasks, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ SEGMENTER = {
     "width": 8,
     "window": SIDE,
 }
-EVERY = {
+ALL_TASKS = {
     "task": ("land_cover", "embedding", "generate"),
     "modality": ("NDVI", "S1GRD"),
     "timesteps": 2,
 }
-ALONE = (
+SINGLE_TASKS = (
     {"task": "land_cover"},
     {"task": "embedding"},
     {"task": "generate", "modality": "S1GRD", "timesteps": 2},
     {"task": "generate", "modality": "NDVI", "timesteps": 2},
 )
-PLACES = [(100, -40), (100, -24), (-7, 3)]
+ORIGINS = [(100, -40), (100, -24), (-7, 3)]
 
 
 @pytest.fixture
-def family(tmp_path):
+def family_card(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(FAMILY))
     return str(path)
 
 
 @pytest.fixture
-def segmenter(tmp_path):
+def segmenter_card(tmp_path):
     card = card_file.from_mapping(SEGMENTER, "toy")
     registry.save_segmenter(
         tmp_path, registry.loading.initialise(registry.build_segmenter(card), 1), card
@@ -70,38 +70,42 @@ def make_chips(batch=3, seed=0):
     rng = np.random.default_rng(seed)
     result = {}
     for name in ("S2L2A", "S1RTC", "DEM"):
-        scale = modalities.get_raster_modality(name).statistics
-        mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
-        drawn = rng.normal(0, 0.4, (batch, len(scale.mean), SIDE, SIDE))
-        result[name] = (mean + std * drawn).astype(np.float32)
+        statistics = modalities.get_raster_modality(name).statistics
+        mean, std = (
+            np.array(values)[:, None, None] for values in (statistics.mean, statistics.std)
+        )
+        noise = rng.normal(0, 0.4, (batch, len(statistics.mean), SIDE, SIDE))
+        result[name] = (mean + std * noise).astype(np.float32)
     return result
 
 
-@pytest.mark.parametrize("places", [None, PLACES])
+@pytest.mark.parametrize("origins", [None, ORIGINS])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_each_answer_has_the_bits_that_it_has_alone(family, precision, places):
+def test_each_output_equals_that_of_its_task_alone(family_card, precision, origins):
     options = CPU | {"precision": precision}
     chips = make_chips()
     chips["DEM"][1] = np.nan
     chips["S2L2A"][0, 3, :9] = np.nan
-    joint = registry.load(family, {"random": 3}, **EVERY, **options)
-    result = joint.predict(chips, places)
-    assert len(result) == len(joint.outputs) == len(ALONE)
-    for output, spec, requested in zip(result, joint.outputs, ALONE, strict=True):
-        single = registry.load(family, {"random": 3}, **requested, **options)
+    joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **options)
+    result = joint.predict(chips, origins)
+    assert len(result) == len(joint.outputs) == len(SINGLE_TASKS)
+    for output, spec, requested in zip(result, joint.outputs, SINGLE_TASKS, strict=True):
+        single = registry.load(family_card, {"random": 3}, **requested, **options)
         assert single.outputs == (spec,)
-        (expected,) = single.predict(chips, places)
+        (expected,) = single.predict(chips, origins)
         np.testing.assert_array_equal(output, expected)
         assert np.isfinite(output).all()
         assert output.std() > 0
 
 
-def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
+def test_outputs_have_a_fixed_order(family_card):
     predictors = [
-        registry.load(family, {"random": 3}, list(tasks), modality=list(names), timesteps=2, **CPU)
+        registry.load(
+            family_card, {"random": 3}, list(tasks), modality=list(names), timesteps=2, **CPU
+        )
         for tasks, names in zip(
-            itertools.permutations(EVERY["task"]),
-            itertools.cycle(itertools.permutations(EVERY["modality"])),
+            itertools.permutations(ALL_TASKS["task"]),
+            itertools.cycle(itertools.permutations(ALL_TASKS["modality"])),
             strict=False,
         )
     ]
@@ -112,41 +116,48 @@ def test_the_answers_come_in_one_order_whatever_the_order_asked_in(family):
         assert [spec.modality for spec in predictor.outputs] == [None, None, "S1GRD", "NDVI"]
         assert [spec.stride for spec in predictor.outputs] == [1, 16, 1, 1]
     assert len({predictor.digest for predictor in predictors}) == 1
-    fewer = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
-    assert fewer.digest not in {predictors[0].digest, registry.load(family, {"random": 3}).digest}
+    smaller_predictor = registry.load(
+        family_card, {"random": 3}, ["land_cover", "embedding"], **CPU
+    )
+    assert smaller_predictor.digest not in {
+        predictors[0].digest,
+        registry.load(family_card, {"random": 3}).digest,
+    }
 
 
-def test_the_encoder_runs_once_for_a_window(family):
-    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+def test_the_encoder_runs_once_per_window(family_card):
+    joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
     assert isinstance(joint, GenerativePredictor)
-    first, last = (passes(joint.network.model.encoder[index]) for index in (0, -1))
-    decoded = passes(joint.network.model.decoder[0])
-    joint.predict(make_chips(batch=3), PLACES)
-    assert (len(first), len(last)) == (3, 3)
-    assert len(decoded) == 3 * 3
-    # ^ once for each target, over the same context
+    first_layer, last_layer = (passes(joint.network.model.encoder[index]) for index in (0, -1))
+    decoder_runs = passes(joint.network.model.decoder[0])
+    joint.predict(make_chips(batch=3), ORIGINS)
+    assert (len(first_layer), len(last_layer)) == (3, 3)
+    assert len(decoder_runs) == 3 * 3
+    # ^ once per target, from the same context
 
 
-def test_a_segmenter_gives_its_features_from_the_same_pass(segmenter):
+def test_a_segmenter_returns_features_of_the_same_pass(segmenter_card):
     requested = ["embedding", "land_cover"]
-    joint = registry.load(segmenter, task=requested, **CPU)
+    joint = registry.load(segmenter_card, task=requested, **CPU)
     assert isinstance(joint, SegmentationPredictor)
     assert joint.network.layers == (0, 1)
-    # ^ the head stops before the last layer, whose tokens are the features
+    # ^ the head reads earlier layers only; the features are those of the last layer
     chips = make_chips()
     chips["S1RTC"][2] = np.nan
-    alone = [registry.load(segmenter, task=task, **CPU) for task in ("land_cover", "embedding")]
-    first, last = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
+    single_predictors = [
+        registry.load(segmenter_card, task=task, **CPU) for task in ("land_cover", "embedding")
+    ]
+    first_layer, last_layer = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
     result = joint.predict(chips)
-    assert (len(first), len(last)) == (3, 3)
-    for output, single in zip(result, alone, strict=True):
+    assert (len(first_layer), len(last_layer)) == (3, 3)
+    for output, single in zip(result, single_predictors, strict=True):
         np.testing.assert_array_equal(output, single(chips))
-    assert joint.outputs == (alone[0].outputs[0], alone[1].outputs[0])
-    assert len({joint.digest, *(predictor.digest for predictor in alone)}) == 3
+    assert joint.outputs == (single_predictors[0].outputs[0], single_predictors[1].outputs[0])
+    assert len({joint.digest, *(predictor.digest for predictor in single_predictors)}) == 3
 
 
-def test_a_call_gives_one_answer_and_no_more(family):
-    joint = registry.load(family, {"random": 3}, ["land_cover", "embedding"], **CPU)
+def test_a_call_is_refused_for_several_outputs(family_card):
+    joint = registry.load(family_card, {"random": 3}, ["land_cover", "embedding"], **CPU)
     with pytest.raises(ModelError, match="2 outputs"):
         joint(make_chips())
 
@@ -167,64 +178,68 @@ def test_a_call_gives_one_answer_and_no_more(family):
         ({"task": ["land_cover", "generate"], "modality": "DEM", "checkpoint": "x.ckpt"}, "only"),
     ],
 )
-def test_what_does_not_go_together_is_refused(segmenter, requested, message):
+def test_tasks_that_cannot_be_combined_are_refused(segmenter_card, requested, message):
     with pytest.raises(ModelError, match=message):
-        registry.load(segmenter, **requested, **CPU)
+        registry.load(segmenter_card, **requested, **CPU)
 
 
-def test_weights_without_a_decoder_make_nothing(family, tmp_path):
+def test_weights_without_a_decoder_cannot_generate(family_card, tmp_path):
     encoder = model.backbone(
         FAMILY["architecture"], ["S2L2A", "S1RTC", "DEM"], weights={"random": 3}
     )
     registry.loading.write_state_dict(tmp_path / "encoder.safetensors", encoder.state_dict())
     with pytest.raises(WeightsError, match="encoder alone"):
-        registry.load(family, tmp_path / "encoder.safetensors", ["embedding", "generate"],
+        registry.load(family_card, tmp_path / "encoder.safetensors", ["embedding", "generate"],
                    modality="DEM", **CPU)  # fmt: skip
 
 
-def test_one_file_of_weights_fills_every_part(family, tmp_path):
-    saved = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    registry.loading.write_state_dict(tmp_path / "all.safetensors", saved.network.state_dict())
-    again = registry.load(family, tmp_path / "all.safetensors", **EVERY, **CPU)
-    assert again.digest == saved.digest
+def test_one_file_of_weights_fills_all_parts(family_card, tmp_path):
+    saved_predictor = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
+    registry.loading.write_state_dict(
+        tmp_path / "all.safetensors", saved_predictor.network.state_dict()
+    )
+    loaded_predictor = registry.load(family_card, tmp_path / "all.safetensors", **ALL_TASKS, **CPU)
+    assert loaded_predictor.digest == saved_predictor.digest
     chips = make_chips(batch=1)
-    for output, saved_output in zip(again.predict(chips), saved.predict(chips), strict=True):
+    for output, saved_output in zip(
+        loaded_predictor.predict(chips), saved_predictor.predict(chips), strict=True
+    ):
         np.testing.assert_array_equal(output, saved_output)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_bad_pixel_stays_in_its_window(family, value):
-    joint = registry.load(family, {"random": 3}, **EVERY, **CPU, batch=3)
+def test_an_invalid_pixel_affects_its_own_window_only(family_card, value):
+    joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU, batch=3)
     chips = make_chips()
-    before = joint.predict(chips, PLACES)
+    before = joint.predict(chips, ORIGINS)
     chips["S1RTC"][1, 0, 5, 5] = value
-    after = joint.predict(chips, PLACES)
-    for first, second in zip(before, after, strict=True):
-        np.testing.assert_array_equal(first[[0, 2]], second[[0, 2]])
-        assert np.isfinite(second).all()
+    after = joint.predict(chips, ORIGINS)
+    for output_before, output_after in zip(before, after, strict=True):
+        np.testing.assert_array_equal(output_before[[0, 2]], output_after[[0, 2]])
+        assert np.isfinite(output_after).all()
     assert not np.array_equal(before[0][1], after[0][1])
 
 
-def test_a_window_without_data_has_no_answer_at_all(family):
-    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+def test_a_window_without_data_has_no_output(family_card):
+    joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
     chips = make_chips()
-    before = joint.predict(chips, PLACES)
+    before = joint.predict(chips, ORIGINS)
     for values in chips.values():
         values[1] = -np.inf
-    for first, second in zip(before, joint.predict(chips, PLACES), strict=True):
-        np.testing.assert_array_equal(first[[0, 2]], second[[0, 2]])
-        assert np.isnan(second[1]).all()
+    for output_before, output_after in zip(before, joint.predict(chips, ORIGINS), strict=True):
+        np.testing.assert_array_equal(output_before[[0, 2]], output_after[[0, 2]])
+        assert np.isnan(output_after[1]).all()
 
 
-def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
-    """A window that the network overflows on, as damaged weights make it: here one in three."""
-    joint = registry.load(segmenter, task=["land_cover", "embedding"], **CPU)
+def test_an_output_that_is_not_finite_is_removed(segmenter_card):
+    """The network overflows on one of three windows, as with damaged weights."""
+    joint = registry.load(segmenter_card, task=["land_cover", "embedding"], **CPU)
     chips = make_chips()
     before = joint.predict(chips)
     stem = joint.network.head.stem
 
-    def overflow(_module, args, out):
-        return torch.where(args[0].mean() > 1, torch.nan, out)
+    def overflow(_module, args, output):
+        return torch.where(args[0].mean() > 1, torch.nan, output)
 
     stem.register_forward_hook(overflow)
     chips["S2L2A"][1] += 20_000
@@ -232,42 +247,47 @@ def test_an_answer_that_is_not_finite_leaves_its_window_out(segmenter):
     assert np.isnan(classes[1]).all()
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(classes[[0, 2]], before[0][[0, 2]])
-    single = registry.load(segmenter, **CPU)
+    single = registry.load(segmenter_card, **CPU)
     single.network.head.stem.register_forward_hook(overflow)
     with pytest.raises(ModelError, match="not finite"):
         single(chips)
     assert np.isnan(single.predict(chips)[0][1]).all()
 
 
-def test_places_are_one_for_each_window(family):
-    joint = registry.load(family, {"random": 3}, **EVERY, **CPU)
+def test_the_number_of_origins_must_be_that_of_windows(family_card):
+    joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
     with pytest.raises(ModelError, match="2 origins for 3 windows"):
-        joint.predict(make_chips(), PLACES[:2])
+        joint.predict(make_chips(), ORIGINS[:2])
 
 
-def test_the_reference_is_the_same_model_in_single_precision(family):
-    full = registry.load(family, {"random": 3}, **EVERY, **CPU)
-    assert full.predict_reference is None
-    half = registry.load(family, {"random": 3}, **EVERY, **CPU | {"precision": "bf16"})
-    made = []
-    again = half.load_fp32
-    half.load_fp32 = lambda: made.append(again()) or made[-1]
-    assert not made
+def test_the_reference_is_the_same_model_in_single_precision(family_card):
+    full_predictor = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
+    assert full_predictor.predict_reference is None
+    half_predictor = registry.load(
+        family_card, {"random": 3}, **ALL_TASKS, **CPU | {"precision": "bf16"}
+    )
+    loaded = []
+    load_fp32 = half_predictor.load_fp32
+    half_predictor.load_fp32 = lambda: loaded.append(load_fp32()) or loaded[-1]
+    assert not loaded
     chips = make_chips()
     for _ in range(2):
-        result = half.predict_reference(chips, PLACES)
-    assert len(made) == 1
-    # ^ loaded when it is asked for, and kept
-    assert (made[0].precision, made[0].digest) == ("fp32", half.digest)
-    for output, expected, rough in zip(
-        result, full.predict(chips, PLACES), half.predict(chips, PLACES), strict=True
+        result = half_predictor.predict_reference(chips, ORIGINS)
+    assert len(loaded) == 1
+    # ^ loaded on first use, and kept
+    assert (loaded[0].precision, loaded[0].digest) == ("fp32", half_predictor.digest)
+    for output, expected, half_output in zip(
+        result,
+        full_predictor.predict(chips, ORIGINS),
+        half_predictor.predict(chips, ORIGINS),
+        strict=True,
     ):
         np.testing.assert_array_equal(output, expected)
-        assert not np.array_equal(rough, expected)
+        assert not np.array_equal(half_output, expected)
 
 
-def test_a_predictor_of_a_network_s_own_knows_no_reference():
+def test_a_predictor_of_a_custom_network_has_no_reference():
     card = card_file.from_mapping(SEGMENTER)
     network = registry.loading.initialise(registry.build_segmenter(card), 1)
-    running = registry.InferenceOptions(device="cpu", precision="bf16")
-    assert SegmentationPredictor(network, card, options=running).predict_reference is None
+    options = registry.InferenceOptions(device="cpu", precision="bf16")
+    assert SegmentationPredictor(network, card, options=options).predict_reference is None

@@ -1,4 +1,4 @@
-"""The predictor: the pipeline's protocol, missing data, independence of the batch, refusals."""
+"""The predictor: the protocol of the pipeline, missing data, batches, and refusals."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TYPICAL = {"S2L2A": (1500, 800), "S1RTC": (-12, 4), "DEM": (400, 200)}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny shapes run faster without handing work around."""
+def _use_one_thread():
+    """Run on one thread, which is faster for tiny shapes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,28 +43,29 @@ def make_card(**options):
     )
 
 
-def running(**options):
+def make_options(**options):
     return InferenceOptions(
         **{"device": "cpu", "precision": "fp32", "nan_policy": "fill"} | options
     )
 
 
-def make(inputs=None, seed=4, **options):
+def make_predictor(inputs=None, seed=4, **options):
     card = make_card()
     segmenter = registry.loading.initialise(registry.build_segmenter(card), seed)
-    return SegmentationPredictor(segmenter, card, inputs=inputs, options=running(**options))
+    return SegmentationPredictor(segmenter, card, inputs=inputs, options=make_options(**options))
 
 
 def make_chips(batch=3, size=32, seed=0, names=tuple(BANDS)):
     rng = np.random.default_rng(seed)
     return {
-        n: rng.normal(*TYPICAL[n], (batch, BANDS[n], size, size)).astype(np.float32) for n in names
+        name: rng.normal(*TYPICAL[name], (batch, BANDS[name], size, size)).astype(np.float32)
+        for name in names
     }
 
 
-def test_it_is_what_the_pipeline_expects():
+def test_a_predictor_fulfils_the_protocol_of_the_pipeline():
     predictors = pytest.importorskip("pipeline.inference.predictor_protocol")
-    predictor: predictors.Predictor = make()
+    predictor: predictors.Predictor = make_predictor()
     assert predictor.window == 32
     assert dict(predictor.inputs)["DEM"] == ("DEM",)
     assert dict(predictor.inputs)["S2L2A"][:3] == ("B01", "B02", "B03")
@@ -75,29 +76,29 @@ def test_it_is_what_the_pipeline_expects():
         (),
     )
     assert len(predictor.digest) == 64
-    members = {n for n in vars(predictors.Predictor) if not n.startswith("_")}
-    assert all(hasattr(predictor, name) for name in members)
+    member_names = {name for name in vars(predictors.Predictor) if not name.startswith("_")}
+    assert all(hasattr(predictor, name) for name in member_names)
 
 
-def test_probabilities_sum_to_one_and_nothing_is_modified():
+def test_probabilities_sum_to_one_and_chips_are_not_modified():
     chips = make_chips()
     chips["S2L2A"][0, :, :5] = np.nan
     before = {name: value.copy() for name, value in chips.items()}
-    out = make()(chips)
-    assert out.shape == (3, 3, 32, 32)
-    assert out.dtype == np.float32
-    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
+    probabilities = make_predictor()(chips)
+    assert probabilities.shape == (3, 3, 32, 32)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     for name, value in before.items():
         np.testing.assert_array_equal(chips[name], value)
 
 
-def test_it_equals_the_segmenter_after_standardisation():
-    predictor, chips = make(), make_chips(batch=1)
+def test_the_output_is_that_of_the_segmenter_after_standardisation():
+    predictor, chips = make_predictor(), make_chips(batch=1)
     card = make_card()
     tensors = {
-        n: (torch.from_numpy(v) - torch.tensor(card.statistics[n].mean)[:, None, None])
-        / torch.tensor(card.statistics[n].std)[:, None, None]
-        for n, v in chips.items()
+        name: (torch.from_numpy(values) - torch.tensor(card.statistics[name].mean)[:, None, None])
+        / torch.tensor(card.statistics[name].std)[:, None, None]
+        for name, values in chips.items()
     }
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 4)
     with torch.inference_mode():
@@ -106,30 +107,38 @@ def test_it_equals_the_segmenter_after_standardisation():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_a_window_does_not_depend_on_the_others(batch):
-    predictor, chips = make(batch_size=batch), make_chips(batch=5)
+def test_a_window_does_not_depend_on_its_batch(batch):
+    predictor, chips = make_predictor(batch_size=batch), make_chips(batch=5)
     chips["S1RTC"][[0, 3]] = np.nan
-    together = predictor(chips)
+    outputs = predictor(chips)
     order = [3, 1, 4, 0, 2]
-    shuffled = predictor({n: v[order] for n, v in chips.items()})
-    alone = np.concatenate([predictor({n: v[i : i + 1] for n, v in chips.items()}) for i in order])
-    np.testing.assert_allclose(shuffled, together[order], atol=1e-6)
-    np.testing.assert_allclose(alone, together[order], atol=1e-6)
+    shuffled = predictor({name: values[order] for name, values in chips.items()})
+    alone = np.concatenate(
+        [
+            predictor({name: values[index : index + 1] for name, values in chips.items()})
+            for index in order
+        ]
+    )
+    np.testing.assert_allclose(shuffled, outputs[order], atol=1e-6)
+    np.testing.assert_allclose(alone, outputs[order], atol=1e-6)
     if batch == 1:
-        np.testing.assert_array_equal(alone, together[order])
+        np.testing.assert_array_equal(alone, outputs[order])
 
 
-def test_a_missing_modality_is_the_same_as_an_absent_one():
-    predictor, chips = make(), make_chips()
+def test_a_modality_of_nan_equals_an_absent_one():
+    predictor, chips = make_predictor(), make_chips()
     absent = predictor({"S2L2A": chips["S2L2A"]})
-    blank = {n: np.full_like(v, np.nan) if n != "S2L2A" else v for n, v in chips.items()}
-    np.testing.assert_array_equal(predictor(blank), absent)
-    only = make(inputs=["S2L2A"])
-    np.testing.assert_array_equal(only({"S2L2A": chips["S2L2A"]}), absent)
+    with_nan = {
+        name: np.full_like(values, np.nan) if name != "S2L2A" else values
+        for name, values in chips.items()
+    }
+    np.testing.assert_array_equal(predictor(with_nan), absent)
+    predictor_of_one_input = make_predictor(inputs=["S2L2A"])
+    np.testing.assert_array_equal(predictor_of_one_input({"S2L2A": chips["S2L2A"]}), absent)
 
 
-def test_a_missing_modality_in_one_window_does_not_touch_the_next():
-    predictor, chips = make(), make_chips()
+def test_a_missing_modality_affects_its_own_window_only():
+    predictor, chips = make_predictor(), make_chips()
     before = predictor(chips)
     chips["DEM"][1] = np.nan
     after = predictor(chips)
@@ -137,9 +146,9 @@ def test_a_missing_modality_in_one_window_does_not_touch_the_next():
     assert not np.array_equal(after[1], before[1])
 
 
-def test_a_window_without_any_data_is_undecided():
-    chips = {n: np.full_like(v, np.nan) for n, v in make_chips().items()}
-    np.testing.assert_allclose(make()(chips), 1 / 3)
+def test_a_window_without_data_has_equal_probabilities():
+    chips = {name: np.full_like(values, np.nan) for name, values in make_chips().items()}
+    np.testing.assert_allclose(make_predictor()(chips), 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -149,145 +158,152 @@ def test_a_window_without_any_data_is_undecided():
         {"S2L2A": -1000.0, "S1RTC": -60.0, "DEM": -430.0},
     ],
 )
-def test_extreme_pixels_give_finite_answers(values):
+def test_extreme_pixels_give_finite_output(values):
     chips = make_chips()
     for name, value in values.items():
         chips[name][0, :, :16] = value
     for precision in ("fp32", "bf16"):
-        out = make(precision=precision)(chips)
-        assert np.isfinite(out).all()
+        probabilities = make_predictor(precision=precision)(chips)
+        assert np.isfinite(probabilities).all()
 
 
-def test_half_precision_stays_close():
+def test_half_precision_stays_close_to_single_precision():
     chips = make_chips()
-    gap = np.abs(make()(chips) - make(precision="bf16")(chips))
-    assert 0 < gap.max() < 0.2
-    assert gap.mean() < 0.02
+    difference = np.abs(make_predictor()(chips) - make_predictor(precision="bf16")(chips))
+    assert 0 < difference.max() < 0.2
+    assert difference.mean() < 0.02
 
 
-def test_holes_are_refused_unless_they_are_to_be_filled():
+def test_missing_pixels_are_refused_unless_they_are_filled():
     chips = make_chips()
-    make(nan_policy="refuse")(chips)
+    make_predictor(nan_policy="refuse")(chips)
     chips["S1RTC"][1, 0, 3, 4] = np.nan
-    make()(chips)
+    make_predictor()(chips)
     with pytest.raises(ModelError, match=r'S1RTC.*every pixel.*nan_policy="fill"'):
-        make(nan_policy="refuse")(chips)
-    blank = chips | {"S1RTC": np.full_like(chips["S1RTC"], np.nan)}
+        make_predictor(nan_policy="refuse")(chips)
+    without_modality = chips | {"S1RTC": np.full_like(chips["S1RTC"], np.nan)}
     with pytest.raises(ModelError, match="Leave out"):
-        make(nan_policy="refuse")(blank)
+        make_predictor(nan_policy="refuse")(without_modality)
 
 
-def test_holes_have_two_meanings():
+def test_an_unknown_nan_policy_is_refused():
     with pytest.raises(ModelError, match="refuse or fill"):
-        make(nan_policy="ignore")
+        make_predictor(nan_policy="ignore")
 
 
-def test_by_default_holes_are_refused():
+def test_missing_pixels_are_refused_by_default():
     assert InferenceOptions().nan_policy == "refuse"
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("name", BANDS)
-def test_infinite_pixels_are_holes(name, value):
+def test_infinite_pixels_are_missing_pixels(name, value):
     chips = make_chips()
-    before, with_nan = make()(chips), chips[name].copy()
+    before, with_nan = make_predictor()(chips), chips[name].copy()
     chips[name][2, 0, 0, 0] = value
     with_nan[2, 0, 0, 0] = np.nan
     with pytest.raises(ModelError, match=f"{name}, window 2: infinite"):
-        make(nan_policy="refuse")(chips)
-    out = make()(chips)
-    np.testing.assert_array_equal(out, make()(chips | {name: with_nan}))
-    np.testing.assert_array_equal(out[:2], before[:2])
+        make_predictor(nan_policy="refuse")(chips)
+    output = make_predictor()(chips)
+    np.testing.assert_array_equal(output, make_predictor()(chips | {name: with_nan}))
+    np.testing.assert_array_equal(output[:2], before[:2])
     chips[name][2] = value
     absent = chips[name].copy()
     absent[2] = np.nan
-    np.testing.assert_array_equal(make()(chips), make()(chips | {name: absent}))
+    np.testing.assert_array_equal(make_predictor()(chips), make_predictor()(chips | {name: absent}))
 
 
 @pytest.mark.parametrize("nan_policy", ["fill", "refuse"])
 @pytest.mark.parametrize(
-    ("name", "spoil", "message"),
+    ("name", "convert", "message"),
     [
-        ("S1RTC", lambda v: 10 ** (v / 10), r"linear power.*decibel"),
-        ("S2L2A", lambda v: v / 10_000, r"reflectance.*DN"),
-        ("DEM", lambda v: v * 1000, "metres"),
+        ("S1RTC", lambda values: 10 ** (values / 10), r"linear power.*decibel"),
+        ("S2L2A", lambda values: values / 10_000, r"reflectance.*DN"),
+        ("DEM", lambda values: values * 1000, "metres"),
     ],
 )
-def test_a_wrong_unit_is_refused_before_it_is_standardised(name, spoil, message, nan_policy):
+def test_a_wrong_unit_is_refused_before_standardisation(name, convert, message, nan_policy):
     chips = make_chips()
-    predictor = make(nan_policy=nan_policy)
+    predictor = make_predictor(nan_policy=nan_policy)
     predictor(chips)
     with pytest.raises(ModelError, match=message):
-        predictor(chips | {name: spoil(chips[name])})
+        predictor(chips | {name: convert(chips[name])})
 
 
-def test_channels_last_are_told():
+def test_chips_with_channels_last_are_refused():
     chips = make_chips()
-    for last in ({n: np.moveaxis(v, 1, -1) for n, v in chips.items()}, {"DEM": chips["DEM"][0]}):
+    for invalid_chips in (
+        {name: np.moveaxis(values, 1, -1) for name, values in chips.items()},
+        {"DEM": chips["DEM"][0]},
+    ):
         with pytest.raises(ModelError, match=r"channels are last|batch of one"):
-            make()(last)
+            make_predictor()(invalid_chips)
     with pytest.raises(ModelError, match="channels are last"):
-        make()({"S2L2A": np.moveaxis(chips["S2L2A"], 1, -1)[0]})
+        make_predictor()({"S2L2A": np.moveaxis(chips["S2L2A"], 1, -1)[0]})
 
 
-def test_an_answer_that_is_not_finite_is_refused():
-    predictor = make()
+def test_an_output_that_is_not_finite_is_refused():
+    predictor = make_predictor()
     with torch.no_grad():
         predictor.network.head.logits.weight[0] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
         predictor(make_chips())
 
 
-def test_running_twice_gives_the_same_bits():
+def test_repeated_calls_give_the_same_bits():
     chips = make_chips()
-    np.testing.assert_array_equal(make()(chips), make()(chips))
+    np.testing.assert_array_equal(make_predictor()(chips), make_predictor()(chips))
 
 
 def test_threads_of_the_caller_get_the_same_bits():
-    predictor, chips = make(), make_chips(batch=2, size=48)
+    predictor, chips = make_predictor(), make_chips(batch=2, size=48)
     expected = predictor(chips)
-    result = [None] * 4
+    outputs = [None] * 4
 
-    def work(index):
-        result[index] = predictor(chips)
+    def predict_in_thread(index):
+        outputs[index] = predictor(chips)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=predict_in_thread, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for answer in result:
-        np.testing.assert_array_equal(answer, expected)
+    for output in outputs:
+        np.testing.assert_array_equal(output, expected)
 
 
 def test_the_digest_covers_weights_statistics_and_configuration():
-    base = make().digest
-    assert make().digest == base
-    assert make(seed=5).digest != base
-    assert make(inputs=["S2L2A"]).digest != base
+    base = make_predictor().digest
+    assert make_predictor().digest == base
+    assert make_predictor(seed=5).digest != base
+    assert make_predictor(inputs=["S2L2A"]).digest != base
     segmenter = registry.loading.initialise(registry.build_segmenter(make_card()), 4)
-    for other in (
+    for changed_card in (
         make_card(statistics={"DEM": {"mean": [0.0], "std": [1.0]}}),
         make_card(window=64),
         make_card(class_names=["water", "crops", "trees"]),
     ):
-        assert SegmentationPredictor(segmenter, other, options=running()).digest != base
-    trained = make_card(training={"accuracy": 0.9})
-    assert SegmentationPredictor(segmenter, trained, options=running()).digest == base
+        assert SegmentationPredictor(segmenter, changed_card, options=make_options()).digest != base
+    card_with_training = make_card(training={"accuracy": 0.9})
+    assert (
+        SegmentationPredictor(segmenter, card_with_training, options=make_options()).digest == base
+    )
 
 
-def test_the_digest_of_the_demo_is_what_it_was_before_there_were_other_tasks():
+def test_the_digest_of_the_demo_is_independent_of_later_tasks():
     if not registry.DEMO_CARD_PATH.is_file():
         pytest.skip("no demo weights are shipped")
     card = registry.get_card("demo")
     assert "tokenizer" not in card.identity()
-    state = registry.loading.hash_state_dict(registry.loading.read_state_dict(card.weights["path"]))
-    expected = card.digest(f"{state} S2L2A S1RTC DEM")
+    weights_digest = registry.loading.hash_state_dict(
+        registry.loading.read_state_dict(card.weights["path"])
+    )
+    expected = card.digest(f"{weights_digest} S2L2A S1RTC DEM")
     assert registry.load("demo", device="cpu").digest == expected
 
 
 def test_precision_and_device_do_not_change_the_digest():
-    assert make(precision="bf16").digest == make().digest
+    assert make_predictor(precision="bf16").digest == make_predictor().digest
 
 
 @pytest.mark.parametrize(
@@ -307,27 +323,27 @@ def test_precision_and_device_do_not_change_the_digest():
         ),
     ],
 )
-def test_wrong_chips_are_refused(chips, message):
+def test_invalid_chips_are_refused(chips, message):
     with pytest.raises(ModelError, match=message):
-        make()(chips)
+        make_predictor()(chips)
 
 
-def test_an_empty_batch_gives_an_empty_answer():
-    assert make()(make_chips(batch=0)).shape == (0, 3, 32, 32)
+def test_an_empty_batch_gives_an_empty_output():
+    assert make_predictor()(make_chips(batch=0)).shape == (0, 3, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "mps"])
-def test_devices_that_are_not_here_are_refused(name):
+def test_absent_devices_are_refused(name):
     with pytest.raises(ModelError, match="device"):
         resolve_device(name)
 
 
 def test_a_batch_below_one_is_refused():
     with pytest.raises(ModelError, match="batch"):
-        make(batch_size=0)
+        make_predictor(batch_size=0)
 
 
-_DIGEST = """
+DIGEST_PROGRAM = """
 import hashlib, numpy as np
 from model.predictor import card_file, registry
 card = card_file.from_mapping({
@@ -344,10 +360,10 @@ print(hashlib.sha256(predictor({"S2L2A": chips}).tobytes()).hexdigest())
 """
 
 
-def test_the_number_of_cores_does_not_change_a_bit():
-    result = {
+def test_the_number_of_threads_does_not_change_a_bit():
+    digests = {
         subprocess.run(
-            [sys.executable, "-c", _DIGEST],
+            [sys.executable, "-c", DIGEST_PROGRAM],
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             capture_output=True,
             text=True,
@@ -355,4 +371,4 @@ def test_the_number_of_cores_does_not_change_a_bit():
         ).stdout
         for threads in ("1", "2", "5")
     }
-    assert len(result) == 1
+    assert len(digests) == 1

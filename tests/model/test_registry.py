@@ -1,4 +1,4 @@
-"""Names, cards and what cannot be loaded."""
+"""Names of models, cards, tasks, and requests that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from model.terramind import modalities
 from model.weights import checksums
 from tests.support import lightning_checkpoints
 
-TOY = {
+CARD_VALUES = {
     "architecture": {"dim": 32, "heads": 2, "depth": 2},
     "inputs": {"S2L2A": ["B02", "B03", "B04", "B08"], "DEM": ["DEM"]},
     "class_names": ["water", "trees", "crops"],
@@ -50,23 +50,23 @@ needs_demo = pytest.mark.skipif(
 
 
 @pytest.fixture
-def shipped(tmp_path):
-    card = card_file.from_mapping(TOY, "toy")
+def shipped_model(tmp_path):
+    card = card_file.from_mapping(CARD_VALUES, "toy")
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
     return tmp_path, registry.save_segmenter(tmp_path, segmenter, card)
 
 
 @pytest.fixture
-def family(tmp_path):
-    """Return the path of a configuration of the family, small enough for a test."""
+def family_card(tmp_path):
+    """Return the path of a card of a small model with encoder, decoder and tokenizers."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(FAMILY))
     return path
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """Have neither network nor official files."""
+def no_network(tmp_path, monkeypatch):
+    """Remove the network and all official files."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -81,53 +81,55 @@ def make_full_chips(names=("S2L2A", "S1RTC", "DEM")):
     rng = np.random.default_rng(0)
     result = {}
     for name in names:
-        scale = modalities.get_raster_modality(name).statistics
-        mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
-        drawn = 0.3 * rng.standard_normal((2, len(scale.mean), 32, 32))
-        drawn += np.array([-0.5, 2])[:, None, None, None]
-        result[name] = (mean + std * drawn).astype(np.float32)
+        statistics = modalities.get_raster_modality(name).statistics
+        mean, std = (
+            np.array(values)[:, None, None] for values in (statistics.mean, statistics.std)
+        )
+        noise = 0.3 * rng.standard_normal((2, len(statistics.mean), 32, 32))
+        noise += np.array([-0.5, 2])[:, None, None, None]
+        result[name] = (mean + std * noise).astype(np.float32)
     return result
 
 
-def test_a_shipped_model_comes_back(shipped):
-    folder, card = shipped
+def test_a_shipped_model_is_loaded(shipped_model):
+    folder, card = shipped_model
     predictor = registry.load(str(folder / "card.json"), **CPU)
     assert dict(predictor.inputs) == {"S2L2A": ("B02", "B03", "B04", "B08"), "DEM": ("DEM",)}
     assert card.weights["path"] == "weights.safetensors"
-    again = registry.load(str(folder / "card.json"), **CPU)
-    assert predictor.digest == again.digest
-    np.testing.assert_array_equal(predictor(make_chips()), again(make_chips()))
+    second_predictor = registry.load(str(folder / "card.json"), **CPU)
+    assert predictor.digest == second_predictor.digest
+    np.testing.assert_array_equal(predictor(make_chips()), second_predictor(make_chips()))
 
 
-def test_a_card_survives_writing_and_reading(shipped):
-    folder, card = shipped
+def test_a_card_survives_writing_and_reading(shipped_model):
+    folder, card = shipped_model
     assert card_file.read(folder / "card.json") == card
 
 
-def test_a_card_may_be_yaml(shipped):
-    folder, _ = shipped
+def test_a_card_may_be_yaml(shipped_model):
+    folder, _ = shipped_model
     content = json.loads((folder / "card.json").read_text())
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
     from_yaml = registry.load(str(folder / "mine.yaml"), **CPU)
     assert from_yaml.digest == registry.load(str(folder / "card.json"), **CPU).digest
 
 
-def test_shipped_weights_are_pinned(shipped):
-    folder, _ = shipped
+def test_shipped_weights_are_pinned(shipped_model):
+    folder, _ = shipped_model
     file = folder / "weights.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
+    file_bytes = bytearray(file.read_bytes())
+    file_bytes[-1] ^= 1
+    file.write_bytes(file_bytes)
     with pytest.raises(WeightsError, match="pinned"):
         registry.load(str(folder / "card.json"))
 
 
-def test_other_weights_may_be_given(shipped):
-    folder, _ = shipped
+def test_other_weights_may_be_passed(shipped_model):
+    folder, _ = shipped_model
     path = str(folder / "card.json")
     pinned = registry.load(path, **CPU)
-    same = registry.load(path, {"random": 1}, **CPU)
-    assert same.digest == pinned.digest
+    reseeded = registry.load(path, {"random": 1}, **CPU)
+    assert reseeded.digest == pinned.digest
     assert registry.load(path, {"random": 2}, **CPU).digest != pinned.digest
     assert registry.load(path, folder / "weights.safetensors", **CPU).digest == pinned.digest
 
@@ -155,28 +157,28 @@ def test_other_weights_may_be_given(shipped):
         ({"name": "demo", "checkpoint": "x.ckpt"}, "x.ckpt"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(arguments, message):
+def test_invalid_requests_are_explained(arguments, message):
     with pytest.raises(ModelError, match=message):
         registry.load(**arguments)
 
 
 @pytest.mark.parametrize("weights", [None, "hub"])
-def test_published_weights_that_cannot_be_had_are_told(offline, weights):
+def test_unavailable_published_weights_are_explained(no_network, weights):
     with pytest.raises(WeightsError, match=r"TerraMind_Tokenizer_LULC.*huggingface.co"):
         registry.load("terramind_v1_tiny", weights)
     with pytest.raises(WeightsError, match=r"TerraMind_v1_tiny.pt.*huggingface.co"):
         registry.load("terramind_v1_tiny", weights, task="embedding")
 
 
-def test_a_configuration_without_weights_is_told(family):
+def test_a_configuration_without_weights_is_explained(family_card):
     with pytest.raises(WeightsError, match="random: SEED"):
-        registry.load(str(family))
+        registry.load(str(family_card))
     with pytest.raises(WeightsError, match="random: SEED"):
-        registry.load(str(family), "hub")
+        registry.load(str(family_card), "hub")
 
 
-def test_inputs_that_the_model_does_not_take_are_refused(shipped):
-    folder, _ = shipped
+def test_inputs_unknown_to_the_model_are_refused(shipped_model):
+    folder, _ = shipped_model
     with pytest.raises(ModelError, match=r"S1RTC.*takes S2L2A, DEM"):
         registry.load(str(folder / "card.json"), inputs=["S2L2A", "S1RTC"])
 
@@ -201,25 +203,32 @@ def test_inputs_that_the_model_does_not_take_are_refused(shipped):
         ({"architecture": {"dim": 32}}, "lacks"),
     ],
 )
-def test_broken_cards_are_refused(change, message):
+def test_invalid_cards_are_refused(change, message):
     with pytest.raises(ModelError, match=message):
-        card_file.from_mapping(TOY | change)
+        card_file.from_mapping(CARD_VALUES | change)
 
 
 @pytest.mark.parametrize("missing_key", ["architecture", "inputs"])
 def test_a_card_without_its_essentials_is_refused(missing_key):
     with pytest.raises(ModelError, match=missing_key):
-        card_file.from_mapping({k: v for k, v in TOY.items() if k != missing_key})
+        card_file.from_mapping(
+            {key: value for key, value in CARD_VALUES.items() if key != missing_key}
+        )
 
 
 def test_statistics_default_to_version_1_of_the_chosen_bands():
-    card = card_file.from_mapping(TOY)
-    full = modalities.get_raster_modality("S2L2A").statistics
-    assert card.statistics["S2L2A"].mean == (full.mean[1], full.mean[2], full.mean[3], full.mean[7])
+    card = card_file.from_mapping(CARD_VALUES)
+    statistics = modalities.get_raster_modality("S2L2A").statistics
+    assert card.statistics["S2L2A"].mean == (
+        statistics.mean[1],
+        statistics.mean[2],
+        statistics.mean[3],
+        statistics.mean[7],
+    )
     assert card.layers == (0, 1)
 
 
-def test_classes_are_ground_only():
+def test_classes_exclude_clouds_and_nodata():
     assert len(card_file.CLASSES) == 8
     assert not {"clouds", "nodata"} & set(card_file.CLASSES)
 
@@ -230,12 +239,12 @@ def test_class_names_are_those_of_the_legend():
     assert tuple(entry.name for entry in by_index) == modalities.LULC_CLASSES
 
 
-def test_errors_and_cards_cost_no_torch():
+def test_errors_and_cards_do_not_import_torch():
     code = "import sys, model.predictor.card_file, model.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_importing_the_model_leaves_torch_s_threads_alone():
+def test_importing_the_model_keeps_the_number_of_threads():
     code = (
         "import torch; n = torch.get_num_threads(); import model.predictor.registry, model.train; "
         "raise SystemExit(n != torch.get_num_threads())"
@@ -243,79 +252,89 @@ def test_importing_the_model_leaves_torch_s_threads_alone():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-KINDS = {
+TASKS = {
     "land_cover": ({}, GenerativePredictor),
     "embedding": ({}, EmbeddingPredictor),
     "generate": ({"modality": "NDVI", "timesteps": 2}, GenerativePredictor),
 }
 
 
-@pytest.mark.parametrize("task", KINDS)
-def test_a_small_configuration_answers_every_task(family, task):
-    options, kind = KINDS[task]
-    predictor = registry.load(str(family), {"random": 3}, task, **CPU, **options)
-    assert isinstance(predictor, kind)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_small_model_performs_every_task(family_card, task):
+    options, predictor_class = TASKS[task]
+    predictor = registry.load(str(family_card), {"random": 3}, task, **CPU, **options)
+    assert isinstance(predictor, predictor_class)
     assert list(predictor.inputs) == ["S2L2A", "S1RTC", "DEM"]
     assert predictor.window == 32
     chips = make_full_chips()
-    out = predictor(chips)
+    output = predictor(chips)
     channels = len(predictor.outputs[0].class_names or predictor.outputs[0].bands)
-    assert out.shape == (
+    assert output.shape == (
         2,
         channels,
         32 // predictor.outputs[0].stride,
         32 // predictor.outputs[0].stride,
     )
-    assert np.isfinite(out).all()
-    assert not np.array_equal(out[0], out[1])
-    again = registry.load(str(family), {"random": 3}, task, **CPU, **options)
-    assert again.digest == predictor.digest
-    np.testing.assert_array_equal(again(chips), out)
-    alone = [predictor({n: v[i : i + 1] for n, v in chips.items()})[0] for i in (1, 0)]
-    np.testing.assert_array_equal(alone[::-1], out)
-    reseeded = registry.load(str(family), {"random": 4}, task, **CPU, **options)
+    assert np.isfinite(output).all()
+    assert not np.array_equal(output[0], output[1])
+    second_predictor = registry.load(str(family_card), {"random": 3}, task, **CPU, **options)
+    assert second_predictor.digest == predictor.digest
+    np.testing.assert_array_equal(second_predictor(chips), output)
+    single_outputs = [
+        predictor({name: values[index : index + 1] for name, values in chips.items()})[0]
+        for index in (1, 0)
+    ]
+    np.testing.assert_array_equal(single_outputs[::-1], output)
+    reseeded = registry.load(str(family_card), {"random": 4}, task, **CPU, **options)
     assert reseeded.digest != predictor.digest
-    assert not np.array_equal(reseeded(chips), out)
+    assert not np.array_equal(reseeded(chips), output)
 
 
-@pytest.mark.parametrize("task", KINDS)
-def test_half_precision_answers_every_task(family, task):
-    options = KINDS[task][0] | {"device": "cpu"}
-    half = registry.load(str(family), {"random": 3}, task, precision="bf16", **options)
-    full = registry.load(str(family), {"random": 3}, task, precision="fp32", **options)
-    assert (half.precision, half.digest) == ("bf16", full.digest)
+@pytest.mark.parametrize("task", TASKS)
+def test_half_precision_performs_every_task(family_card, task):
+    options = TASKS[task][0] | {"device": "cpu"}
+    half_predictor = registry.load(
+        str(family_card), {"random": 3}, task, precision="bf16", **options
+    )
+    full_predictor = registry.load(
+        str(family_card), {"random": 3}, task, precision="fp32", **options
+    )
+    assert (half_predictor.precision, half_predictor.digest) == ("bf16", full_predictor.digest)
     chips = make_full_chips()
-    out = half(chips)
-    assert out.dtype == np.float32
-    assert np.isfinite(out).all()
+    output = half_predictor(chips)
+    assert output.dtype == np.float32
+    assert np.isfinite(output).all()
     if task != "generate":
-        # ^ one token that falls to another side makes another picture
-        assert np.abs(out - full(chips)).mean() < 0.03
-    alone = [half({n: v[i : i + 1] for n, v in chips.items()})[0] for i in (1, 0)]
-    np.testing.assert_array_equal(alone[::-1], out)
+        # ^ in generation a single different token changes the image
+        assert np.abs(output - full_predictor(chips)).mean() < 0.03
+    single_outputs = [
+        half_predictor({name: values[index : index + 1] for name, values in chips.items()})[0]
+        for index in (1, 0)
+    ]
+    np.testing.assert_array_equal(single_outputs[::-1], output)
 
 
-def test_a_configuration_of_the_family_takes_any_of_its_inputs(family):
-    predictor = registry.load(str(family), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
+def test_a_model_accepts_any_subset_of_its_inputs(family_card):
+    predictor = registry.load(str(family_card), {"random": 3}, inputs=["DEM", "S1GRD"], **CPU)
     assert dict(predictor.inputs) == {"S1GRD": ("VV", "VH"), "DEM": ("DEM",)}
-    out = predictor(make_full_chips(("S1GRD", "DEM")))
-    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
+    output = predictor(make_full_chips(("S1GRD", "DEM")))
+    np.testing.assert_allclose(output.sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", GENERATED_MODALITIES)
-def test_every_modality_can_be_generated(family, modality):
+def test_every_modality_can_be_generated(family_card, modality):
     predictor = registry.load(
-        str(family), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
+        str(family_card), {"random": 3}, "generate", modality=modality, timesteps=1, **CPU
     )
-    out = predictor(make_full_chips())
-    assert out.shape == (2, len(predictor.outputs[0].bands), 32, 32)
-    scale = modalities.get_target_modality(modality).statistics
-    mean, std = (np.array(v)[:, None, None] for v in (scale.mean, scale.std))
-    assert np.abs((out - mean) / std).max() <= 1 + 1e-5
-    # ^ as published: one standard deviation around the mean
+    output = predictor(make_full_chips())
+    assert output.shape == (2, len(predictor.outputs[0].bands), 32, 32)
+    statistics = modalities.get_target_modality(modality).statistics
+    mean, std = (np.array(values)[:, None, None] for values in (statistics.mean, statistics.std))
+    assert np.abs((output - mean) / std).max() <= 1 + 1e-5
+    # ^ as published: within one standard deviation of the mean
 
 
-def test_windows_that_a_decoder_cannot_make_are_told(tmp_path):
+def test_windows_that_a_decoder_cannot_produce_are_refused(tmp_path):
     path = tmp_path / "odd.yaml"
     path.write_text(yaml.safe_dump(FAMILY | {"window": 48}))
     registry.load(str(path), {"random": 3}, **CPU)
@@ -323,7 +342,7 @@ def test_windows_that_a_decoder_cannot_make_are_told(tmp_path):
         registry.load(str(path), {"random": 3}, "generate", modality="DEM")
 
 
-def test_a_generator_takes_all_bands(tmp_path):
+def test_a_generator_needs_all_bands(tmp_path):
     path = tmp_path / "few.yaml"
     path.write_text(yaml.safe_dump(FAMILY | {"inputs": {"S2L2A": ["B02", "B08"]}}))
     with pytest.raises(ModelError, match="all bands"):
@@ -332,19 +351,23 @@ def test_a_generator_takes_all_bands(tmp_path):
     assert embedding.inputs["S2L2A"] == ("B02", "B08")
     encoder = model.backbone(FAMILY["architecture"], ["S2L2A"], weights={"random": 3})
     registry.loading.write_state_dict(tmp_path / "all.safetensors", encoder.state_dict())
-    cut = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
+    subset_predictor = registry.load(str(path), tmp_path / "all.safetensors", "embedding", **CPU)
     encoder.select_bands({"S2L2A": ["B02", "B08"]})
     chips = make_full_chips()["S2L2A"][:, [1, 7]]
-    scale = cut.spec.statistics["S2L2A"]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
+    statistics = subset_predictor.spec.statistics["S2L2A"]
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (statistics.mean, statistics.std)
+    )
     with torch.inference_mode():
         tokens = encoder((torch.from_numpy(chips) - mean) / std)
-    result = cut({"S2L2A": chips}).reshape(2, 32, -1)
+    result = subset_predictor({"S2L2A": chips}).reshape(2, 32, -1)
     np.testing.assert_allclose(result, tokens.transpose(1, 2), atol=1e-5)
 
 
-def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family, shipped):
-    folder, _ = shipped
+def test_the_content_of_the_weights_decides_between_segmenter_and_generator(
+    family_card, shipped_model
+):
+    folder, _ = shipped_model
     expected = registry.load(str(folder / "card.json"), **CPU)
     card = card_file.read(folder / "card.json")
     with_tokenizer = replace(card, tokenizer=FAMILY["tokenizer"], weights=None)
@@ -353,15 +376,15 @@ def test_the_content_of_the_weights_decides_between_a_head_and_the_family(family
     segmenter = registry.load(str(folder / "both.json"), source, **CPU)
     assert isinstance(segmenter, SegmentationPredictor)
     np.testing.assert_array_equal(segmenter(make_chips()), expected(make_chips()))
-    state = registry.load(str(family), {"random": 3}, **CPU).network.state_dict()
+    state = registry.load(str(family_card), {"random": 3}, **CPU).network.state_dict()
     registry.loading.write_state_dict(folder / "family.safetensors", state)
-    same = registry.load(str(family), folder / "family.safetensors", **CPU)
-    assert isinstance(same, GenerativePredictor)
-    assert same.digest == registry.load(str(family), {"random": 3}, **CPU).digest
+    generator = registry.load(str(family_card), folder / "family.safetensors", **CPU)
+    assert isinstance(generator, GenerativePredictor)
+    assert generator.digest == registry.load(str(family_card), {"random": 3}, **CPU).digest
 
 
-def test_a_segmenter_without_its_head_is_told(shipped):
-    folder, card = shipped
+def test_a_segmenter_without_its_head_is_refused(shipped_model):
+    folder, card = shipped_model
     encoder = registry.loading.initialise(registry.build_segmenter(card), 1).encoder
     path = folder / "encoder.safetensors"
     registry.loading.write_state_dict(path, encoder.state_dict())
@@ -372,49 +395,51 @@ def test_a_segmenter_without_its_head_is_told(shipped):
     np.testing.assert_array_equal(features(make_chips()), from_card(make_chips()))
 
 
-def test_a_published_size_takes_the_weights_of_a_segmenter(tmp_path):
-    built = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(card_file.CLASSES))
-    state = registry.loading.initialise(built, 1).state_dict()
+def test_a_published_architecture_accepts_the_weights_of_a_segmenter(tmp_path):
+    segmenter = model.segmenter("terramind_v1_tiny", ["S1RTC", "DEM"], len(card_file.CLASSES))
+    state = registry.loading.initialise(segmenter, 1).state_dict()
     path = tmp_path / "weights.safetensors"
     registry.loading.write_state_dict(path, state)
     predictor = registry.load("terramind_v1_tiny", path, inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(predictor, SegmentationPredictor)
     assert (predictor.window, predictor.outputs[0].class_names) == (224, card_file.CLASSES)
     assert list(predictor.inputs) == ["S1RTC", "DEM"]
-    out = predictor(make_full_chips(("S1RTC", "DEM")))
-    assert out.shape == (2, 8, 32, 32)
+    output = predictor(make_full_chips(("S1RTC", "DEM")))
+    assert output.shape == (2, 8, 32, 32)
     features = registry.load("terramind_v1_tiny", path, "embedding", inputs=["DEM", "S1RTC"], **CPU)
     assert isinstance(features, EmbeddingPredictor)
     assert features(make_full_chips(("S1RTC", "DEM"))).shape == (2, 192, 2, 2)
 
 
-def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped):
-    folder, card = shipped
+def test_embeddings_of_the_demo_are_those_of_its_encoder(shipped_model):
+    folder, card = shipped_model
     features = registry.load(str(folder / "card.json"), task="embedding", **CPU)
     assert features.outputs[0].bands[-1] == "e031"
     chips = {"DEM": make_full_chips(("DEM",))["DEM"]}
     segmenter = registry.loading.initialise(registry.build_segmenter(card), 1)
-    scale = card.statistics["DEM"]
+    statistics = card.statistics["DEM"]
     with torch.inference_mode():
         tokens = segmenter.encoder(
-            {"DEM": (torch.from_numpy(chips["DEM"]) - scale.mean[0]) / scale.std[0]}
+            {"DEM": (torch.from_numpy(chips["DEM"]) - statistics.mean[0]) / statistics.std[0]}
         )
     np.testing.assert_allclose(
         features(chips), tokens.transpose(1, 2).reshape(2, 32, 2, 2), atol=1e-5
     )
 
 
-def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, offline):
-    predictor = registry.load(str(family), {"random": 3}, **CPU)
+def test_tokenizers_may_be_stored_beside_the_weights_or_named(family_card, tmp_path, no_network):
+    predictor = registry.load(str(family_card), {"random": 3}, **CPU)
     folder = tmp_path / "official"
     folder.mkdir()
-    start = f"tokenizer.{modalities.get_target_modality('LULC').key}."
-    neighbours = {
-        key.removeprefix(start): value
+    prefix = f"tokenizer.{modalities.get_target_modality('LULC').key}."
+    tokenizer_state = {
+        key.removeprefix(prefix): value
         for key, value in predictor.network.state_dict().items()
-        if key.startswith(start)
+        if key.startswith(prefix)
     }
-    registry.loading.write_state_dict(folder / "TerraMind_Tokenizer_LULC.safetensors", neighbours)
+    registry.loading.write_state_dict(
+        folder / "TerraMind_Tokenizer_LULC.safetensors", tokenizer_state
+    )
     generator = {
         key: value
         for key, value in predictor.network.state_dict().items()
@@ -422,39 +447,41 @@ def test_tokenizers_may_lie_beside_the_weights_or_be_named(family, tmp_path, off
     }
     registry.loading.write_state_dict(folder / "TerraMind.safetensors", generator)
     source = folder / "TerraMind.safetensors"
-    result = registry.load(str(family), source, **CPU)
+    result = registry.load(str(family_card), source, **CPU)
     assert result.digest == predictor.digest
-    elsewhere = registry.load(str(family), source, tokenizers={"LULC": {"random": 5}}, **CPU)
-    assert elsewhere.digest != predictor.digest
+    reseeded = registry.load(str(family_card), source, tokenizers={"LULC": {"random": 5}}, **CPU)
+    assert reseeded.digest != predictor.digest
     with pytest.raises(ModelError, match="DEM"):
-        registry.load(str(family), source, tokenizers={"DEM": "hub"})
+        registry.load(str(family_card), source, tokenizers={"DEM": "hub"})
     with pytest.raises(WeightsError, match=r"no tokenizer of NDVI.*tokenizers: \{NDVI"):
-        registry.load(str(family), source, "generate", modality="NDVI")
+        registry.load(str(family_card), source, "generate", modality="NDVI")
 
 
-def test_statistics_may_be_given(family):
-    plain = registry.load(str(family), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
+def test_statistics_may_be_passed(family_card):
+    predictor = registry.load(str(family_card), {"random": 3}, "embedding", inputs=["DEM"], **CPU)
     shifted_mean = registry.load(
-        str(family),
+        str(family_card),
         {"random": 3},
         "embedding",
         inputs=["DEM"],
         **CPU,
         stats={"DEM": {"mean": [0.0], "std": [951.272]}},
     )
-    assert shifted_mean.digest != plain.digest
+    assert shifted_mean.digest != predictor.digest
     chips = make_full_chips(("DEM",))
-    shifted = {"DEM": chips["DEM"] - np.float32(670.665)}
-    np.testing.assert_allclose(shifted_mean(shifted), plain(chips), atol=1e-4)
+    shifted_chips = {"DEM": chips["DEM"] - np.float32(670.665)}
+    np.testing.assert_allclose(shifted_mean(shifted_chips), predictor(chips), atol=1e-4)
 
 
-def test_holes_are_passed_on(family):
+def test_the_nan_policy_is_passed_on(family_card):
     chips = make_full_chips()
     chips["DEM"][0, 0, 0] = np.nan
     with pytest.raises(ModelError, match="NaN"):
-        registry.load(str(family), {"random": 3}, "embedding", **CPU)(chips)
-    fills = registry.load(str(family), {"random": 3}, "embedding", **CPU, nan_policy="fill")
-    assert np.isfinite(fills(chips)).all()
+        registry.load(str(family_card), {"random": 3}, "embedding", **CPU)(chips)
+    filling_predictor = registry.load(
+        str(family_card), {"random": 3}, "embedding", **CPU, nan_policy="fill"
+    )
+    assert np.isfinite(filling_predictor(chips)).all()
 
 
 ARGS = {
@@ -470,8 +497,8 @@ CLASSES = ("water", "trees", "crops")
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    """Return the path of what `terratorch fit` would have written."""
+def checkpoint_path(tmp_path):
+    """Return the path of a checkpoint as written by `terratorch fit`."""
     network = lightning_checkpoints.build_model(
         FAMILY["architecture"],
         ["S2L2A", "DEM"],
@@ -496,86 +523,92 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_a_checkpoint_of_terratorch_maps(checkpoint, family):
-    options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
-    predictor = registry.load(str(family), **options)
+def test_a_checkpoint_of_terratorch_is_loaded(checkpoint_path, family_card):
+    options = {"checkpoint": checkpoint_path, "classes": CLASSES, **CPU}
+    predictor = registry.load(str(family_card), **options)
     assert predictor.outputs[0].class_names == CLASSES
     assert list(predictor.inputs) == ["S2L2A", "DEM"]
-    out = predictor(make_full_chips(("S2L2A", "DEM")))
-    assert out.shape == (2, 3, 32, 32)
-    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-5)
+    output = predictor(make_full_chips(("S2L2A", "DEM")))
+    assert output.shape == (2, 3, 32, 32)
+    np.testing.assert_allclose(output.sum(axis=1), 1, atol=1e-5)
     stats = {"DEM": {"mean": [0.0], "std": [100.0]}}
-    restandardised = registry.load(str(family), stats=stats, **options)
+    restandardised = registry.load(str(family_card), stats=stats, **options)
     assert restandardised.digest != predictor.digest
-    assert not np.array_equal(restandardised(make_full_chips(("S2L2A", "DEM"))), out)
-    fewer = registry.load(str(family), inputs=["DEM"], **options)
-    assert list(fewer.inputs) == ["DEM"]
+    assert not np.array_equal(restandardised(make_full_chips(("S2L2A", "DEM"))), output)
+    smaller_predictor = registry.load(str(family_card), inputs=["DEM"], **options)
+    assert list(smaller_predictor.inputs) == ["DEM"]
 
 
-def test_the_training_s_yaml_holds_statistics_and_bands(checkpoint, family, tmp_path):
+def test_statistics_and_bands_are_read_from_the_yaml_of_the_training(
+    checkpoint_path, family_card, tmp_path
+):
     bands = list(modalities.get_raster_modality("S2L2A").aliases)
     means = {"S2L2A": dict.fromkeys(bands, 1000.0), "DEM": {"DEM": 100.0}}
     stds = {"S2L2A": dict.fromkeys(bands, 500.0), "DEM": {"DEM": 50.0}}
     path = tmp_path / "fit.yaml"
     path.write_text(yaml.safe_dump({"data": {"init_args": {"means": means, "stds": stds}}}))
-    options = {"checkpoint": checkpoint, "classes": CLASSES, **CPU}
-    loaded = registry.load(str(family), stats=str(path), **options)
-    plain = {
+    options = {"checkpoint": checkpoint_path, "classes": CLASSES, **CPU}
+    loaded = registry.load(str(family_card), stats=str(path), **options)
+    statistics = {
         "S2L2A": {"mean": [1000.0] * 12, "std": [500.0] * 12},
         "DEM": {"mean": [100.0], "std": [50.0]},
     }
-    assert loaded.digest == registry.load(str(family), stats=plain, **options).digest
+    assert loaded.digest == registry.load(str(family_card), stats=statistics, **options).digest
 
 
-def test_checkpoints_say_what_they_lack(checkpoint, family):
+def test_missing_options_of_a_checkpoint_are_named(checkpoint_path, family_card):
     with pytest.raises(ModelError, match=r"3 classes.*classes:"):
-        registry.load(str(family), checkpoint=checkpoint)
+        registry.load(str(family_card), checkpoint=checkpoint_path)
     with pytest.raises(ModelError, match="2 class names for a model of 3"):
-        registry.load(str(family), checkpoint=checkpoint, classes=CLASSES[:2])
+        registry.load(str(family_card), checkpoint=checkpoint_path, classes=CLASSES[:2])
     with pytest.raises(ModelError, match="lava"):
-        registry.load(str(family), checkpoint=checkpoint, classes=("water", "trees", "lava"))
+        registry.load(
+            str(family_card), checkpoint=checkpoint_path, classes=("water", "trees", "lava")
+        )
     with pytest.raises(ModelError, match="takes S2L2A, DEM"):
-        registry.load(str(family), checkpoint=checkpoint, classes=CLASSES, inputs=["S1RTC"])
+        registry.load(
+            str(family_card), checkpoint=checkpoint_path, classes=CLASSES, inputs=["S1RTC"]
+        )
     with pytest.raises(WeightsError, match="checkpoint:"):
-        registry.load(str(family), checkpoint)
+        registry.load(str(family_card), checkpoint_path)
 
 
 @needs_demo
-def test_the_demo_has_features():
+def test_the_demo_has_embeddings():
     features = registry.load("demo", task="embedding", **CPU)
     assert len(features.outputs[0].bands) == registry.get_card("demo").architecture.dim
     assert np.isfinite(features(make_full_chips())).all()
 
 
 @needs_demo
-def test_the_demo_is_small_pinned_and_works():
+def test_the_demo_is_small_and_pinned():
     card = registry.get_card("demo")
     predictor = registry.load("demo", **CPU)
     weights = registry.DEMO_CARD_PATH.parent / "weights.safetensors"
     assert weights.stat().st_size <= 12e6
     assert card.weights["sha256"] == checksums.hash_file(weights)
     assert set(predictor.inputs) == {"S2L2A", "S1RTC", "DEM"}
-    out = predictor(
+    probabilities = predictor(
         {"S2L2A": np.full((1, 12, predictor.window, predictor.window), 900, np.float32)}
     )
-    np.testing.assert_allclose(out.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
 @needs_demo
-def test_the_demo_s_card_says_what_it_is():
+def test_the_card_of_the_demo_states_its_training():
     training = registry.get_card("demo").training
     assert training
     assert json.dumps(dict(training))
 
 
-def test_a_missing_demo_is_told(monkeypatch, tmp_path):
+def test_a_missing_demo_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "DEMO_CARD_PATH", tmp_path / "card.json")
     with pytest.raises(ModelError, match="terramosaic train"):
         registry.load("demo")
 
 
 def test_a_card_is_frozen():
-    card = card_file.from_mapping(TOY)
+    card = card_file.from_mapping(CARD_VALUES)
     with pytest.raises(AttributeError):
         card.window = 64
     assert replace(card, window=64).digest("x") != card.digest("x")

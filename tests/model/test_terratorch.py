@@ -1,4 +1,4 @@
-"""Checkpoints of `terratorch fit`: what loads, and what it then is."""
+"""Checkpoints of `terratorch fit`: loading, and the loaded model."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def network():
 
 
 @pytest.fixture
-def stored(network):
+def stored_checkpoint(network):
     return copy.deepcopy(as_stored(network))
 
 
-def test_a_checkpoint_file_becomes_the_model_that_was_trained(network, tmp_path):
+def test_a_checkpoint_file_is_loaded_as_the_trained_model(network, tmp_path):
     path = tmp_path / "epoch=3.ckpt"
     content = as_stored(network, class_names=["sea", "ice", "land"], class_weights=[1.0, 2.0, 1.0])
     content["state_dict"]["criterion.weight"] = torch.ones(3)
@@ -60,15 +60,21 @@ def test_a_checkpoint_file_becomes_the_model_that_was_trained(network, tmp_path)
         load(path, sha256="0" * 64)
 
 
-def test_the_command_line_stores_its_arguments_in_two_other_ways(network, stored):
-    flat = stored["hyper_parameters"]
-    del flat["task"]
+def test_two_other_forms_of_arguments_of_the_command_line_are_read(network, stored_checkpoint):
+    arguments = stored_checkpoint["hyper_parameters"]
+    del arguments["task"]
     path = "terratorch.tasks.SemanticSegmentationTask"
     for hyper_parameters in (
-        {"_class_path": path, "_instantiator": "lightning.pytorch.cli.instantiate_module", **flat},
-        {"class_path": path, "init_args": flat, "_instantiator": "instantiate_module"},
+        {
+            "_class_path": path,
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            **arguments,
+        },
+        {"class_path": path, "init_args": arguments, "_instantiator": "instantiate_module"},
     ):
-        assert same_outputs(load(stored | {"hyper_parameters": hyper_parameters}), network)
+        assert same_outputs(
+            load(stored_checkpoint | {"hyper_parameters": hyper_parameters}), network
+        )
 
 
 WRAPPED = {
@@ -79,27 +85,29 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("how", WRAPPED)
-def test_parts_of_keys_that_name_nothing_are_taken_off(network, stored, how):
-    stored["state_dict"]["criterion.weight"] = torch.ones(3)
-    state = {WRAPPED[how](key): value for key, value in stored["state_dict"].items()}
-    assert set(state) != set(stored["state_dict"])
-    assert same_outputs(load(stored | {"state_dict": state}), network)
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_wrapper_prefixes_of_keys_are_removed(network, stored_checkpoint, wrapper):
+    stored_checkpoint["state_dict"]["criterion.weight"] = torch.ones(3)
+    state = {WRAPPED[wrapper](key): value for key, value in stored_checkpoint["state_dict"].items()}
+    assert set(state) != set(stored_checkpoint["state_dict"])
+    assert same_outputs(load(stored_checkpoint | {"state_dict": state}), network)
 
 
-def test_what_only_training_reads_is_left_out(network, stored):
-    stored["state_dict"] |= {
+def test_parts_used_in_training_only_are_ignored(network, stored_checkpoint):
+    stored_checkpoint["state_dict"] |= {
         "criterion.weight": torch.ones(3),
         "model.aux_heads.deep.0.convs.0.0.weight": torch.ones(4, 4, 2, 2),
         "model.aux_heads.deep.1.head.2.weight": torch.ones(3, 4, 1, 1),
     }
-    stored["hyper_parameters"] |= {"aux_heads": [{"name": "deep", "decoder": "FCNDecoder"}]}
-    loaded = load(stored)
+    stored_checkpoint["hyper_parameters"] |= {
+        "aux_heads": [{"name": "deep", "decoder": "FCNDecoder"}]
+    }
+    loaded = load(stored_checkpoint)
     assert same_outputs(loaded, network)
     assert not any(key.startswith("aux_heads") for key in loaded.state_dict())
 
 
-def test_auxiliary_heads_described_by_an_object_need_no_terratorch(network, stored, tmp_path):
+def test_auxiliary_heads_can_be_read_without_terratorch(network, stored_checkpoint, tmp_path):
     module = types.ModuleType("terratorch.models.model")
 
     @dataclass
@@ -113,19 +121,21 @@ def test_auxiliary_heads_described_by_an_object_need_no_terratorch(network, stor
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.setitem(sys.modules, name, module)
-        stored["hyper_parameters"]["aux_heads"] = [AuxiliaryHead("deep", "FCNDecoder")]
-        torch.save(stored, tmp_path / "a.ckpt")
+        stored_checkpoint["hyper_parameters"]["aux_heads"] = [AuxiliaryHead("deep", "FCNDecoder")]
+        torch.save(stored_checkpoint, tmp_path / "a.ckpt")
     assert module.__name__ not in sys.modules
     loaded = load(tmp_path / "a.ckpt")
     assert same_outputs(loaded, network)
     assert loaded.hyper_parameters["aux_heads"] == ["<Auxiliary>"]
     with pytest.raises(WeightsError, match="more than tensors"):
         loading.read_state_dict(tmp_path / "a.ckpt")
-        # ^ the leave is taken back
+        # ^ the exemption applies to one call only
 
 
-def test_tensors_alone_want_the_yaml_of_their_training(network, stored, tmp_path):
-    torch.save(stored["state_dict"], tmp_path / "a.pt")
+def test_tensors_without_hyper_parameters_need_the_yaml_of_their_training(
+    network, stored_checkpoint, tmp_path
+):
+    torch.save(stored_checkpoint["state_dict"], tmp_path / "a.pt")
     with pytest.raises(ModelError, match=r"does not describe its model.*\.yaml"):
         load(tmp_path / "a.pt")
     (tmp_path / "a.yaml").write_text(
@@ -147,12 +157,12 @@ model:
 """
     )
     assert same_outputs(load(tmp_path / "a.pt", hyper_parameters=tmp_path / "a.yaml"), network)
-    loading.write_state_dict(tmp_path / "a.safetensors", stored["state_dict"])
+    loading.write_state_dict(tmp_path / "a.safetensors", stored_checkpoint["state_dict"])
     args = {"model_args": ARGS}
     assert same_outputs(load(tmp_path / "a.safetensors", hyper_parameters=args), network)
 
 
-def test_options_may_come_as_one_mapping_a_part(network, stored):
+def test_options_may_be_grouped_in_mappings(network, stored_checkpoint):
     args = {
         "backbone": "terratorch_micro",
         "backbone_kwargs": {"modalities": ["S2L2A", "S1GRD"], "pretrained": False},
@@ -162,17 +172,17 @@ def test_options_may_come_as_one_mapping_a_part(network, stored):
         "necks": PYRAMID,
         "aux_decoders": None,
     }
-    stored["hyper_parameters"]["model_args"] = args
-    assert same_outputs(load(stored), network)
+    stored_checkpoint["hyper_parameters"]["model_args"] = args
+    assert same_outputs(load(stored_checkpoint), network)
     args["decoder_channels"] = [16, 12, 8, 8]
     with pytest.raises(ModelError, match="either decoder_kwargs"):
-        load(stored)
+        load(stored_checkpoint)
 
 
 def test_band_lists_give_the_channels_in_their_order():
     encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], weights={"random": 0})
     encoder.select_bands({"S2L2A": ["B08", "B04", "B02"]})
-    built = loading.initialise(
+    segmenter = loading.initialise(
         segmentation_model.assemble_model(
             encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}
         ),
@@ -181,31 +191,34 @@ def test_band_lists_give_the_channels_in_their_order():
     inputs = random_inputs()
     inputs["S2L2A"] = inputs["S2L2A"][:, :3]
     with torch.inference_mode():
-        expected = built(inputs)
-    for names, ours in (
+        expected = segmenter(inputs)
+    for names, expected_bands in (
         (["NIR_BROAD", "RED", "BLUE"], ("B08", "B04", "B02")),
         (["NIR_BROAD", "RED", "SLOPE"], ("B08", "B04", "SLOPE")),
-        # ^ the published class trains a channel of its own for a name that it does not know
+        # ^ the published class trains a separate channel for an unknown name
     ):
-        loaded = load(as_stored(built, {"backbone_bands": {"S2L2A": names}}))
-        assert loaded.inputs["S2L2A"] == ours
+        loaded = load(as_stored(segmenter, {"backbone_bands": {"S2L2A": names}}))
+        assert loaded.inputs["S2L2A"] == expected_bands
         with torch.inference_mode():
             assert torch.equal(loaded(inputs), expected)
     renamed = load(
-        as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}),
+        as_stored(segmenter, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}),
         bands={"S2L2A": ["B8A", "B04", "B02"]},
     )
     assert renamed.inputs["S2L2A"] == ("B8A", "B04", "B02")
     with pytest.raises(ModelError, match="3 channels, but 1 band names"):
-        load(as_stored(built, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}), bands={"S2L2A": "a"})
+        load(
+            as_stored(segmenter, {"backbone_bands": {"S2L2A": ["a", "b", "c"]}}),
+            bands={"S2L2A": "a"},
+        )
     with pytest.raises(WeightsError, match=r"untok_sen2l2a@224\.proj\.weight \(32, 768\)"):
-        load(as_stored(built))
-        # ^ nothing is cut out of the wrong number of channels
+        load(as_stored(segmenter))
+        # ^ no channels are selected if their number differs
 
 
-def test_new_modalities_and_concatenation(stored):
+def test_new_modalities_and_concatenation(stored_checkpoint):
     modalities = [{"SOIL": 5}, "S1GRD"]
-    built = loading.initialise(
+    segmenter = loading.initialise(
         build_model(SIZE, modalities, 3, [RESHAPE], "FCNDecoder", {"channels": 8}, merge="concat"),
         5,
     )
@@ -216,77 +229,79 @@ def test_new_modalities_and_concatenation(stored):
         "decoder": "FCNDecoder",
         "decoder_channels": 8,
     }
-    content = as_stored(built, changes)
+    content = as_stored(segmenter, changes)
     loaded = load(content)
     assert loaded.inputs == {"SOIL": ("1", "2", "3", "4", "5"), "S1GRD": ("VV", "VH")}
     inputs = {"SOIL": torch.randn(1, 5, 64, 64)}
     with torch.inference_mode():
-        assert torch.equal(loaded(inputs), built(inputs))
+        assert torch.equal(loaded(inputs), segmenter(inputs))
     del content["state_dict"]["model.encoder.missing_mod_token"]
     with pytest.raises(WeightsError, match="missing_mod_token"):
         load(content)
-        # ^ it was trained: a fresh one would be another model
+        # ^ it was trained: a new one would change the model
 
 
-def test_a_linear_decoder_has_a_head_on_top_where_the_tensors_say_so():
+def test_a_linear_decoder_has_a_head_if_the_tensors_contain_one():
     for options, has_head in (
         ({"upsampling_size": 16, "num_classes": 3}, True),
         ({"upsampling_size": 16}, False),
     ):
-        built = whole_model(necks=[RESHAPE], decoder="LinearDecoder", decoder_options=options)
-        assert any(key.startswith("head.") for key in built.state_dict()) == has_head
-        for more in ({"decoder_num_classes": 3}, {}):
+        segmenter = whole_model(necks=[RESHAPE], decoder="LinearDecoder", decoder_options=options)
+        assert any(key.startswith("head.") for key in segmenter.state_dict()) == has_head
+        for decoder_arguments in ({"decoder_num_classes": 3}, {}):
             args = {key: value for key, value in ARGS.items() if key[:8] != "decoder_"}
             args |= {"necks": [RESHAPE], "decoder": "LinearDecoder", "decoder_upsampling_size": 16}
-            content = as_stored(built)
-            content["hyper_parameters"]["model_args"] = args | more
+            content = as_stored(segmenter)
+            content["hyper_parameters"]["model_args"] = args | decoder_arguments
             del args["head_dropout"]
             content["hyper_parameters"]["model_args"].pop("head_dropout")
-            if has_head and not more:
+            if has_head and not decoder_arguments:
                 with pytest.raises(WeightsError, match=r"head\.head\.2"):
                     load(content)
             else:
-                assert same_outputs(load(content), built)
+                assert same_outputs(load(content), segmenter)
 
 
-THINKS = SIZE | {"depth": 2, "decoder_depth": 1}
+TIM_SIZE = SIZE | {"depth": 2, "decoder_depth": 1}
 READ = [{"name": "SelectIndices", "indices": [-1]}, RESHAPE]
 TIM = {"backbone": "micro_tim", "necks": READ, "decoder_channels": [8], "backbone_tim_temps": 1.0}
 
 
-def thinker(**options):
-    encoder = model.tim(THINKS, ["S2L2A", "S1GRD"], **options)
-    built = segmentation_model.assemble_model(encoder, 3, READ, decoder_options={"channels": [8]})
-    return loading.initialise(built, 7)
+def build_tim_segmenter(**options):
+    encoder = model.tim(TIM_SIZE, ["S2L2A", "S1GRD"], **options)
+    segmenter = segmentation_model.assemble_model(
+        encoder, 3, READ, decoder_options={"channels": [8]}
+    )
+    return loading.initialise(segmenter, 7)
 
 
 @pytest.mark.parametrize("options", [{}, {"chained": False}, {"merge": "concat"}])
-def test_a_backbone_that_thinks_loads_with_its_sampler(options):
-    built = thinker(**options)
+def test_a_tim_backbone_is_loaded_with_its_sampler(options):
+    segmenter = build_tim_segmenter(**options)
     merge = {"backbone_merge_method": options.get("merge", "mean")}
-    content = as_stored(built, TIM | merge)
+    content = as_stored(segmenter, TIM | merge)
     unused = "model.encoder.tokenizer.tok_lulc@224.encoder.norm_mlp.weight"
     content["state_dict"][unused] = torch.ones(3)
-    loaded = model.fine_tuned(content, config=THINKS)
-    assert same_outputs(loaded, built)
+    loaded = model.fine_tuned(content, config=TIM_SIZE)
+    assert same_outputs(loaded, segmenter)
     assert same_outputs(loaded, loaded)
-    # ^ the published one draws anew at each call
+    # ^ the published class samples anew at each call
     assert list(loaded.inputs) == ["S2L2A", "S1GRD"]
-    sampled = [key for key in content["state_dict"] if "sampler.model.decoder.0" in key]
-    for key in sampled[:2]:
+    sampler_keys = [key for key in content["state_dict"] if "sampler.model.decoder.0" in key]
+    for key in sampler_keys[:2]:
         del content["state_dict"][key]
     with pytest.raises(WeightsError) as error:
-        model.fine_tuned(content, config=THINKS)
-    assert sampled[0].removeprefix("model.") in str(error.value)
+        model.fine_tuned(content, config=TIM_SIZE)
+    assert sampler_keys[0].removeprefix("model.") in str(error.value)
 
 
 def test_embeddings_of_encoder_and_sampler_may_differ():
-    content = as_stored(thinker(), TIM)
+    content = as_stored(build_tim_segmenter(), TIM)
     key = "encoder_embeddings.untok_sen2l2a@224.mod_emb"
     before = content["state_dict"][f"model.encoder.{key}"]
     trained = before + 1
     content["state_dict"][f"model.encoder.{key}"] = trained
-    loaded = model.fine_tuned(content, config=THINKS).state_dict()
+    loaded = model.fine_tuned(content, config=TIM_SIZE).state_dict()
     assert torch.equal(loaded[f"encoder.{key}"], trained)
     assert torch.equal(loaded[f"encoder.sampler.model.{key}"], before)
 
@@ -302,36 +317,36 @@ def test_embeddings_of_encoder_and_sampler_may_differ():
         ({"backbone": "micro", "backbone_tim_modalities": ["LULC"]}, "tim_modalities"),
     ],
 )
-def test_thoughts_that_cannot_be_had_are_refused(option, message):
+def test_unsupported_tim_options_are_refused(option, message):
     with pytest.raises(ModelError, match=message):
-        model.fine_tuned(as_stored(thinker(), TIM | option), config=THINKS)
+        model.fine_tuned(as_stored(build_tim_segmenter(), TIM | option), config=TIM_SIZE)
 
 
-def test_a_tokenizer_in_the_checkpoint_takes_the_rasters_of_its_modality():
-    steps = [{"name": "SelectIndices", "indices": [0]}, RESHAPE]
+def test_a_tokenizer_in_the_checkpoint_encodes_rasters_of_its_modality():
+    neck_options = [{"name": "SelectIndices", "indices": [0]}, RESHAPE]
     with torch.device("meta"):
         tokenizers = {"LULC": None}
         encoder = model.backbone(SIZE, ["S1GRD", "LULC"], tokenizers=tokenizers)
-        built = segmentation_model.assemble_model(encoder, 3, steps, "IdentityDecoder")
-        args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": steps}
-        content = as_stored(built, args | {"decoder": "IdentityDecoder"})
+        segmenter = segmentation_model.assemble_model(encoder, 3, neck_options, "IdentityDecoder")
+        args = {"backbone_modalities": ["S1GRD", "LULC"], "necks": neck_options}
+        content = as_stored(segmenter, args | {"decoder": "IdentityDecoder"})
         del content["hyper_parameters"]["model_args"]["decoder_channels"]
-        held = [key for key in content["state_dict"] if ".tokenizer." in key]
+        tokenizer_keys = [key for key in content["state_dict"] if ".tokenizer." in key]
         decoder = "model.encoder.tokenizer.tok_lulc@224.decoder.out_proj.weight"
         content["state_dict"][decoder] = torch.ones(2)
         loaded = load(content)
-        assert held
+        assert tokenizer_keys
         assert loaded.encoder.tokenizer.get_raster_tokenizer("tok_lulc@224")
         assert loaded.inputs == {"S1GRD": ("VV", "VH"), "LULC": ()}
         del content["state_dict"]["model.encoder.tokenizer.tok_lulc@224.quant_proj.weight"]
         with pytest.raises(WeightsError, match=r"tok_lulc@224\.quant_proj\.weight"):
             load(content)
-        for key in (*held, decoder):
+        for key in (*tokenizer_keys, decoder):
             content["state_dict"].pop(key, None)
         assert load(content).encoder.tokenizer.get_raster_tokenizer("tok_lulc@224") is None
 
 
-def test_parts_are_named_as_published_whatever_the_recipe_says():
+def test_hyper_parameters_are_parsed_into_parts():
     result = hyperparameters.parse_hyper_parameters(
         hyperparameters.read_task_arguments({"model_args": ARGS})
     )

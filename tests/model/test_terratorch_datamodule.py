@@ -1,4 +1,4 @@
-"""Statistics and bands from the YAML of a training."""
+"""Statistics and bands are read from the YAML of a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from model.errors import ModelError
 from model.terratorch import lightning_checkpoint
 
 
-def _yaml(tmp_path, text):
+def _write_yaml(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     return path
@@ -33,26 +33,26 @@ data:
 """
 
 
-def test_statistics_and_bands_come_from_the_yaml(tmp_path):
-    path = _yaml(tmp_path, MULTI)
+def test_statistics_and_bands_are_read_from_the_yaml(tmp_path):
+    path = _write_yaml(tmp_path, MULTI)
     result = lightning_checkpoint.statistics_from_yaml(path)
     assert result["S1GRD"].mean == (-12.5, -20.25)
     assert result["S1GRD"].std == (5.0, 6.0)
     pixel = 1234.0
     mean, std = result["S2L2A"].mean, result["S2L2A"].std
-    assert [(pixel - m) / s for m, s in zip(mean, std, strict=True)] == pytest.approx(
-        [(pixel * 2 - 1000) / 100, (pixel * 2 - 2000) / 200]
-    )
+    assert [
+        (pixel - band_mean) / band_std for band_mean, band_std in zip(mean, std, strict=True)
+    ] == pytest.approx([(pixel * 2 - 1000) / 100, (pixel * 2 - 2000) / 200])
     assert lightning_checkpoint.bands_from_yaml(path) == {"S2L2A": ("BLUE", "RED")}
 
 
 def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
     text = "data: {means: [1.0], stds: [2.0], output_bands: [DEM]}\n"
-    path = _yaml(tmp_path, text)
+    path = _write_yaml(tmp_path, text)
     with pytest.raises(ModelError, match="give the `modality`"):
         lightning_checkpoint.statistics_from_yaml(path)
     assert lightning_checkpoint.statistics_from_yaml(path, modality="DEM")["DEM"].mean == (1.0,)
-    path = _yaml(tmp_path, text + "model: {model_args: {backbone_modalities: [DEM]}}\n")
+    path = _write_yaml(tmp_path, text + "model: {model_args: {backbone_modalities: [DEM]}}\n")
     assert lightning_checkpoint.statistics_from_yaml(path)["DEM"].std == (2.0,)
     assert lightning_checkpoint.bands_from_yaml(path) == {"DEM": ("DEM",)}
 
@@ -72,6 +72,6 @@ def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
         ("[1, 2]", "not a mapping"),
     ],
 )
-def test_a_yaml_without_usable_statistics_says_what_is_missing(tmp_path, text, message):
+def test_a_yaml_without_usable_statistics_is_explained(tmp_path, text, message):
     with pytest.raises(ModelError, match=message):
-        lightning_checkpoint.statistics_from_yaml(_yaml(tmp_path, text))
+        lightning_checkpoint.statistics_from_yaml(_write_yaml(tmp_path, text))

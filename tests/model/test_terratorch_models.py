@@ -1,4 +1,4 @@
-"""Segmentation models: what their parts do to sizes, grids, missing and odd inputs."""
+"""Segmentation models: sizes, grids, necks, decoders, and missing or invalid inputs."""
 
 from __future__ import annotations
 
@@ -31,29 +31,36 @@ def network():
     return whole_model()
 
 
-def _mirrored(value, height, width):
-    """Pad as numpy does it, the odd row below and the odd column at the right."""
-    rows, columns = (-side % 32 for side in (height, width))
-    edges = [(0, 0), (0, 0), (rows // 2, -(-rows // 2)), (columns // 2, -(-columns // 2))]
-    return torch.from_numpy(np.pad(value.numpy(), edges, mode="reflect"))
+def _pad_by_reflection(value, height, width):
+    """Pad with numpy; an odd row is added below and an odd column at the right."""
+    row_count, column_count = (-side % 32 for side in (height, width))
+    padding = [
+        (0, 0),
+        (0, 0),
+        (row_count // 2, -(-row_count // 2)),
+        (column_count // 2, -(-column_count // 2)),
+    ]
+    return torch.from_numpy(np.pad(value.numpy(), padding, mode="reflect"))
 
 
 @settings(max_examples=8)
 @given(st.integers(12, 70), st.integers(12, 70))
-def test_any_size_is_mirrored_to_multiples_of_32_and_cut_back(height, width):
-    built = whole_model()
+def test_any_size_is_padded_by_reflection_to_multiples_of_32_and_cropped(height, width):
+    segmenter = whole_model()
     inputs = random_inputs(height, width)
     with torch.inference_mode():
-        result = built(inputs)
-        full = built({name: _mirrored(value, height, width) for name, value in inputs.items()})
+        result = segmenter(inputs)
+        padded_result = segmenter(
+            {name: _pad_by_reflection(value, height, width) for name, value in inputs.items()}
+        )
     top, left = (-height % 32) // 2, (-width % 32) // 2
     assert result.shape == (2, 3, height, width)
-    assert torch.equal(result, full[:, :, top : top + height, left : left + width])
+    assert torch.equal(result, padded_result[:, :, top : top + height, left : left + width])
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.booleans())
-def test_tokens_become_the_grid_of_the_input_whatever_its_shape(rows, columns, remove):
-    (neck,), channels = necks.build_necks([{**RESHAPE, "remove_cls_token": remove}], [3])
+def test_tokens_are_reshaped_to_the_grid_of_the_input(rows, columns, remove_cls_token):
+    (neck,), channels = necks.build_necks([{**RESHAPE, "remove_cls_token": remove_cls_token}], [3])
     tokens = torch.arange(2 * rows * columns * 3).reshape(2, rows * columns, 3)
     (image,) = neck([tokens], (rows, columns))
     assert image.shape == (2, 3, rows, columns)
@@ -63,29 +70,33 @@ def test_tokens_become_the_grid_of_the_input_whatever_its_shape(rows, columns, r
             assert torch.equal(image[:, :, row, column], tokens[:, row * columns + column])
 
 
-def test_a_wide_image_is_not_read_as_a_square_one(network):
+def test_a_wide_image_is_not_reshaped_to_a_square(network):
     # 64 x 256 px: 64 tokens, a square number, that the published class lays out as 8 x 8
     inputs = random_inputs(64, 256)
-    wide = whole_model(necks=[RESHAPE], decoder="IdentityDecoder", decoder_options={})
+    segmenter = whole_model(necks=[RESHAPE], decoder="IdentityDecoder", decoder_options={})
     with torch.inference_mode():
-        result = wide(inputs)
-        tokens = wide.encoder(inputs)
-        patch = wide.head(tokens.transpose(1, 2).reshape(2, 32, 4, 16))
+        result = segmenter(inputs)
+        tokens = segmenter.encoder(inputs)
+        patch = segmenter.head(tokens.transpose(1, 2).reshape(2, 32, 4, 16))
         expected = torch.nn.functional.interpolate(patch, (64, 256), mode="bilinear")
     assert torch.allclose(result, expected, atol=1e-6)
 
 
-def test_a_fixed_number_of_rows_holds_for_no_other_input():
-    fixed = whole_model(necks=[RESHAPE | {"h": 4}], decoder="IdentityDecoder", decoder_options={})
+def test_a_fixed_number_of_rows_applies_to_one_input_size():
+    segmenter = whole_model(
+        necks=[RESHAPE | {"h": 4}], decoder="IdentityDecoder", decoder_options={}
+    )
     with torch.inference_mode():
-        assert fixed(random_inputs(64, 32)).shape == (2, 3, 64, 32)
+        assert segmenter(random_inputs(64, 32)).shape == (2, 3, 64, 32)
         with pytest.raises(ModelError, match="h = 4 rows of patches, but the input has 2"):
-            fixed(random_inputs(32, 64))
+            segmenter(random_inputs(32, 64))
 
 
-def test_a_unet_ends_at_the_size_of_its_first_map(network):
+def test_a_unet_ends_at_the_size_of_its_first_feature_map(network):
     sizes = []
-    hook = network.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape))
+    hook = network.decoder.register_forward_hook(
+        lambda *arguments: sizes.append(arguments[2].shape)
+    )
     with torch.inference_mode():
         network(random_inputs(64, 96))
     hook.remove()
@@ -93,17 +104,17 @@ def test_a_unet_ends_at_the_size_of_its_first_map(network):
     # ^ a quarter of the input; segmentation-models-pytorch before 0.5 would go on to a half
 
 
-def test_blocks_that_nobody_reads_do_not_run():
-    shallow = whole_model(
+def test_blocks_after_the_last_selected_one_do_not_run():
+    segmenter = whole_model(
         necks=[SELECT | {"indices": [1, 0]}, RESHAPE, {"name": "MaxpoolToPyramidal"}],
         decoder_options={"channels": [8, 8]},
     )
-    ran = []
-    for index, block in enumerate(shallow.encoder.encoder):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    blocks_run = []
+    for index, block in enumerate(segmenter.encoder.encoder):
+        block.register_forward_hook(lambda *_, index=index: blocks_run.append(index))
     with torch.inference_mode():
-        shallow(random_inputs())
-    assert ran == [0, 1]
+        segmenter(random_inputs())
+    assert blocks_run == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -117,19 +128,19 @@ def test_blocks_that_nobody_reads_do_not_run():
         ("IdentityDecoder", {}, 1),
     ],
 )
-def test_every_decoder_stands_on_its_usual_necks(decoder, options, factor):
+def test_every_decoder_works_with_its_usual_necks(decoder, options, factor):
     size = SIZE | {"dim": 64}
-    built = build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
+    segmenter = build_model(size, ["S1GRD"], 4, decoder=decoder, decoder_options=options)
     sizes = []
-    built.decoder.register_forward_hook(lambda *observed: sizes.append(observed[2].shape[2:]))
+    segmenter.decoder.register_forward_hook(lambda *arguments: sizes.append(arguments[2].shape[2:]))
     with torch.inference_mode():
-        result = built(torch.randn(1, 2, 32, 64))
-        # ^ a bare tensor is the first modality
+        result = segmenter(torch.randn(1, 2, 32, 64))
+        # ^ a single tensor is taken as the first modality
     assert result.shape == (1, 4, 32, 64)
     assert sizes == [(2 * factor, 4 * factor)]
 
 
-def test_scse_attention_wants_channels_to_squeeze():
+def test_scse_attention_needs_16_channels():
     with pytest.raises(ModelError, match="at least 16 channels, not 8"):
         whole_model(decoder_options={"channels": [8, 8, 8, 8], "attention_type": "scse"})
 
@@ -140,79 +151,81 @@ def test_necks_for_other_pyramids():
     with pytest.raises(ModelError, match="output_ordered_dict 0"):
         whole_model(necks=steps)
     steps[-1]["output_ordered_dict"] = False
-    built = whole_model(necks=steps, decoder="UperNetDecoder", decoder_options={"channels": 8})
+    segmenter = whole_model(necks=steps, decoder="UperNetDecoder", decoder_options={"channels": 8})
     sizes = []
-    built.neck[-1].register_forward_hook(
-        lambda *observed: sizes.extend(x.shape for x in observed[2])
+    segmenter.neck[-1].register_forward_hook(
+        lambda *arguments: sizes.extend(feature_map.shape for feature_map in arguments[2])
     )
     with torch.inference_mode():
-        built(random_inputs(32, 32))
+        segmenter(random_inputs(32, 32))
     assert sizes == [(2, 6, side, side) for side in (32, 16, 8, 4, 4)]
 
 
-def test_probabilities_are_the_softmax_and_survive_bfloat16(network):
+def test_probabilities_are_the_softmax_also_in_bfloat16(network):
     inputs = random_inputs()
-    rounded = copy.deepcopy(network).to(torch.bfloat16)
+    half_network = copy.deepcopy(network).to(torch.bfloat16)
     with torch.inference_mode():
-        logits, full, half = (
+        logits, probabilities, half_probabilities = (
             network(inputs),
             network.predict_probabilities(inputs),
-            rounded.predict_probabilities(inputs),
+            half_network.predict_probabilities(inputs),
         )
-    assert torch.equal(full, logits.softmax(dim=1))
-    assert half.dtype == torch.float32
-    assert torch.allclose(half.sum(dim=1), torch.ones(2, 64, 64), atol=1e-5)
-    assert float((half - full).abs().max()) <= 2e-2
+    assert torch.equal(probabilities, logits.softmax(dim=1))
+    assert half_probabilities.dtype == torch.float32
+    assert torch.allclose(half_probabilities.sum(dim=1), torch.ones(2, 64, 64), atol=1e-5)
+    assert float((half_probabilities - probabilities).abs().max()) <= 2e-2
 
 
-def test_holes_unknown_inputs_and_odd_sizes_are_refused(network):
+def test_missing_pixels_unknown_inputs_and_small_sizes_are_refused(network):
     inputs = random_inputs()
-    broken = {**inputs, "S1GRD": inputs["S1GRD"].clone()}
-    broken["S1GRD"][0, 0, 0, 0] = torch.nan
-    for rasters, message in (
-        (broken, "NaN"),
+    inputs_with_nan = {**inputs, "S1GRD": inputs["S1GRD"].clone()}
+    inputs_with_nan["S1GRD"][0, 0, 0, 0] = torch.nan
+    for invalid_inputs, message in (
+        (inputs_with_nan, "NaN"),
         ({"DEM": torch.zeros(1, 1, 32, 32)}, "DEM"),
         ({**inputs, "S1GRD": torch.zeros(2, 2, 32, 32)}, "one size"),
         ({name: value[..., :11] for name, value in inputs.items()}, "at least 12"),
         ({}, "no input"),
     ):
         with pytest.raises(ModelError, match=message):
-            network(rasters)
+            network(invalid_inputs)
     with torch.inference_mode():
         assert torch.equal(network.forward_unchecked(inputs), network(inputs))
         assert network({"S1GRD": inputs["S1GRD"]}).shape == (2, 3, 64, 64)
         # ^ a modality may be missing
 
 
-def test_a_model_that_may_not_enlarge_its_answer_says_so(network):
+def test_a_model_without_rescaling_refuses_another_output_size(network):
     loaded = load(as_stored(network, {"rescale": False}))
     with torch.inference_mode(), pytest.raises(ModelError, match="`rescale` is false"):
         loaded(random_inputs())
 
 
-def test_modalities_that_were_not_merged_make_no_image():
+def test_unmerged_modalities_are_refused():
     for merge in ("dict", None):
         with pytest.raises(ModelError, match="mean, max or concat"):
             whole_model(merge=merge)
-    alone = build_model(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
+    single_modality = build_model(SIZE, ["DEM"], 2, [RESHAPE], "IdentityDecoder", merge=None)
     with torch.inference_mode():
-        assert alone(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+        assert single_modality(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
 
-def test_classes_of_a_tokenised_modality_are_mirrored_like_any_image():
+def test_class_rasters_are_padded_like_other_rasters():
     size = {"modality": "LULC", "dim": 16, "depth": 1, "heads": 2}
     encoder = model.backbone(
         SIZE, ["S1GRD", "LULC"], tokenizers={"LULC": size}, weights={"random": 3}
     )
-    built = segmentation_model.assemble_model(encoder, 3, [RESHAPE], "IdentityDecoder")
+    segmenter = segmentation_model.assemble_model(encoder, 3, [RESHAPE], "IdentityDecoder")
     generator = torch.Generator().manual_seed(0)
     radar = torch.randn(2, 2, 48, 64, generator=generator)
     classes = torch.randint(0, 10, (2, 48, 64), generator=generator)
     with torch.inference_mode():
-        from_ids = built({"S1GRD": radar, "LULC": classes})
-        from_image = built({"S1GRD": radar, "LULC": classes[:, None]})
-        full = _mirrored(classes[:, None], 48, 64)
-        expected = built({"S1GRD": _mirrored(radar, 48, 64), "LULC": full})[:, :, 8:56]
+        from_ids = segmenter({"S1GRD": radar, "LULC": classes})
+        from_image = segmenter({"S1GRD": radar, "LULC": classes[:, None]})
+        padded_classes = _pad_by_reflection(classes[:, None], 48, 64)
+        expected = segmenter({"S1GRD": _pad_by_reflection(radar, 48, 64), "LULC": padded_classes})[
+            :, :, 8:56
+        ]
     assert torch.equal(from_ids, from_image)
     assert torch.equal(from_ids, expected)
     assert from_ids.shape == (2, 3, 48, 64)

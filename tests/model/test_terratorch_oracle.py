@@ -1,4 +1,4 @@
-"""Segmentation models against the numbers and the checkpoints of the reference implementation."""
+"""Segmentation models equal the outputs and checkpoints of the reference implementation."""
 
 from __future__ import annotations
 
@@ -16,70 +16,75 @@ from tests.support.oracle import needs_listings, needs_oracle, one_thread  # noq
 SUITE = "cases_segmentation"
 
 
-def _variants():
+def _list_variants():
     if not oracle.ORACLE:
         return ["none"]
     return [name for name, case in oracle.cases(SUITE).items() if "inputs_from" in case]
 
 
-def _checkpoint(variant):
+def _read_checkpoint(variant):
     """Return one variant as Lightning stores it: tensors and hyper-parameters."""
     hyper_parameters = json.loads(
         (Path(oracle.ORACLE) / "segmentation_hyper_parameters.json").read_text()
     )
     stored = oracle.tensors("weights_segmentation")
     state = {key: value for key, value in stored.items() if "::" not in key}
-    mine = f"{variant}::"
-    state |= {k.removeprefix(mine): v for k, v in stored.items() if k.startswith(mine)}
+    prefix = f"{variant}::"
+    state |= {
+        key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)
+    }
     return {"state_dict": state, "hyper_parameters": hyper_parameters[variant]}
 
 
-def _loaded(variant):
+def _load_variant(variant):
     size = oracle.style("tiny_style", "segmentation_encoder_depth")
-    return model.fine_tuned(_checkpoint(variant), config=size)
+    return model.fine_tuned(_read_checkpoint(variant), config=size)
 
 
-def _groups(variant, modalities):
-    """Return the inputs of each size by the name under which the outputs know it."""
+def _group_inputs(variant, modalities):
+    """Return the inputs of each size by their group name in the outputs."""
     stored = oracle.stored(SUITE, oracle.cases(SUITE)[variant]["inputs_from"], "in")
     groups = {}
     for key, value in stored.items():
         group, _, modality = key.partition(".")
         groups.setdefault(group, {})[modality] = value
-    return {group: {m: result[m] for m in modalities} for group, result in groups.items()}
+    return {
+        group: {modality: inputs[modality] for modality in modalities}
+        for group, inputs in groups.items()
+    }
 
 
 @needs_oracle
-@pytest.mark.parametrize("variant", _variants())
+@pytest.mark.parametrize("variant", _list_variants())
 def test_logits_and_classes_equal_the_oracle(variant):
-    loaded = _loaded(variant)
+    loaded = _load_variant(variant)
     outputs = oracle.stored(SUITE, variant, "out")
-    groups = _groups(variant, loaded.inputs)
-    observed = set()
+    groups = _group_inputs(variant, loaded.inputs)
+    compared = set()
     for group, inputs in groups.items():
         with torch.inference_mode():
             logits = loaded(inputs)
-        padded = [key for key in outputs if key.startswith(f"padded_{group[1:]}")]
-        plain = [key for key in outputs if not key.startswith("padded")]
-        for key in plain if group == min(groups) else padded:
-            # ^ a96, b80x112: the letters give the order
-            observed.add(key)
+        padded_keys = [key for key in outputs if key.startswith(f"padded_{group[1:]}")]
+        plain_keys = [key for key in outputs if not key.startswith("padded")]
+        for key in plain_keys if group == min(groups) else padded_keys:
+            # ^ a96, b80x112: the letters define the order
+            compared.add(key)
             if key == "argmax":
                 first, second = logits.topk(2, dim=1).values.unbind(1)
-                clear = (first - second) > oracle.MARGIN
-                assert clear.float().mean() > 0.99
-                assert (logits.argmax(dim=1) == outputs[key])[clear].all()
+                is_clear = (first - second) > oracle.MARGIN
+                assert is_clear.float().mean() > 0.99
+                assert (logits.argmax(dim=1) == outputs[key])[is_clear].all()
             else:
                 step = int(re.search(r"_s(\d+)$", key)[1])
-                got = logits[..., ::step, ::step]
-                assert oracle.error(got, outputs[key]) <= oracle.SEGMENTATION, key
-    assert observed == set(outputs)
+                actual = logits[..., ::step, ::step]
+                assert oracle.error(actual, outputs[key]) <= oracle.SEGMENTATION, key
+    assert compared == set(outputs)
 
 
 @needs_oracle
-@pytest.mark.parametrize("variant", _variants())
+@pytest.mark.parametrize("variant", _list_variants())
 def test_loading_is_strict_in_both_directions(variant):
-    checkpoint = _checkpoint(variant)
+    checkpoint = _read_checkpoint(variant)
     size = oracle.style("tiny_style", "segmentation_encoder_depth")
     loaded = model.fine_tuned(checkpoint, config=size)
     for key, value in loaded.state_dict().items():
@@ -87,23 +92,27 @@ def test_loading_is_strict_in_both_directions(variant):
     assert len(loaded.state_dict()) == len(checkpoint["state_dict"])
 
 
-def _listings():
-    return sorted(p.name.removesuffix(".json.gz") for p in oracle.LISTINGS.glob("terratorch_*"))
+def _find_listings():
+    return sorted(
+        path.name.removesuffix(".json.gz") for path in oracle.LISTINGS.glob("terratorch_*")
+    )
 
 
 @needs_listings
-@pytest.mark.parametrize("name", _listings() or ["none"])
+@pytest.mark.parametrize("name", _find_listings() or ["none"])
 def test_keys_and_shapes_are_those_of_real_checkpoints(name):
     stored = oracle.listing(name)
-    kept = {k: v for k, v in stored["tensors"].items() if not k.startswith("criterion.")}
+    expected = {
+        key: value for key, value in stored["tensors"].items() if not key.startswith("criterion.")
+    }
     with torch.device("meta"):
         state = {
-            key: torch.empty(shape, dtype=getattr(torch, kind))
-            for key, (shape, kind) in stored["tensors"].items()
+            key: torch.empty(shape, dtype=getattr(torch, dtype))
+            for key, (shape, dtype) in stored["tensors"].items()
         }
         checkpoint = {"state_dict": state, "hyper_parameters": stored["hyper_parameters"]}
         loaded = model.fine_tuned(checkpoint)
-    ours = {f"model.{key}": shape for key, shape in oracle.shapes(loaded).items()}
-    assert ours == {key: shape for key, (shape, _) in kept.items()}
+    actual = {f"model.{key}": shape for key, shape in oracle.shapes(loaded).items()}
+    assert actual == {key: shape for key, (shape, _) in expected.items()}
     assert loaded.num_classes == stored["hyper_parameters"]["model_args"]["num_classes"]
     assert loaded.class_names == tuple(stored["hyper_parameters"]["class_names"])

@@ -1,4 +1,4 @@
-"""Checkpoints of `terratorch fit`: what is refused, and what the message says."""
+"""Checkpoints of `terratorch fit` that are refused, and the messages."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def network():
 
 
 @pytest.fixture
-def stored(network):
+def stored_checkpoint(network):
     return copy.deepcopy(as_stored(network))
 
 
-class Surprise:
+class FileWritingPickle:
     def __init__(self, path):
         self.path = path
 
@@ -40,17 +40,17 @@ class Surprise:
         return open, (str(self.path), "w")
 
 
-def test_a_program_in_a_checkpoint_does_not_run(stored, tmp_path):
-    stored["hyper_parameters"]["optimizer_hparams"] = Surprise(tmp_path / "ran")
-    torch.save(stored, tmp_path / "a.ckpt")
+def test_a_program_in_a_checkpoint_does_not_run(stored_checkpoint, tmp_path):
+    stored_checkpoint["hyper_parameters"]["optimizer_hparams"] = FileWritingPickle(tmp_path / "ran")
+    torch.save(stored_checkpoint, tmp_path / "a.ckpt")
     with pytest.raises(WeightsError) as error:
         load(tmp_path / "a.ckpt")
     assert not (tmp_path / "ran").exists()
-    for part in ("io.open", "weights_only=False", "state_dict", ".yaml"):
-        assert part in str(error.value)
+    for phrase in ("io.open", "weights_only=False", "state_dict", ".yaml"):
+        assert phrase in str(error.value)
 
 
-def test_damaged_and_absent_files_are_told_from_unsafe_ones(tmp_path):
+def test_damaged_and_absent_files_have_messages_of_their_own(tmp_path):
     with pytest.raises(WeightsError, match="do not exist"):
         load(tmp_path / "none.ckpt")
     (tmp_path / "a.ckpt").write_bytes(b"PK\x03\x04 and nothing else")
@@ -60,16 +60,16 @@ def test_damaged_and_absent_files_are_told_from_unsafe_ones(tmp_path):
         load({"state_dict": [1], "hyper_parameters": {"model_args": ARGS}})
 
 
-def test_tensors_that_do_not_fit_are_named(stored):
-    state = stored["state_dict"]
-    lost = [key for key in state if "running_var" in key][:2]
-    for key in lost:
+def test_tensors_that_do_not_fit_are_named(stored_checkpoint):
+    state = stored_checkpoint["state_dict"]
+    removed_keys = [key for key in state if "running_var" in key][:2]
+    for key in removed_keys:
         del state[key]
     state["model.encoder.encoder_embeddings.untok_dem@224.mod_emb"] = torch.ones(1, 1, 32)
     state["model.head.head.2.bias"] = torch.ones(7)
     with pytest.raises(WeightsError) as error:
-        load(stored)
-    for key in (*lost, "model.encoder.encoder_embeddings.untok_dem@224.mod_emb"):
+        load(stored_checkpoint)
+    for key in (*removed_keys, "model.encoder.encoder_embeddings.untok_dem@224.mod_emb"):
         assert key.removeprefix("model.") in str(error.value)
     assert "head.head.2.bias (7,) instead of (3,)" in str(error.value)
 
@@ -82,10 +82,10 @@ def test_tensors_that_do_not_fit_are_named(stored):
         ("model.encoder.encoder.encoder_norm.weight", "one date"),
     ],
 )
-def test_adapters_and_wrappers_are_refused_by_their_keys(stored, key, message):
-    stored["state_dict"][key] = torch.ones(2)
+def test_adapters_and_wrappers_are_refused_by_their_keys(stored_checkpoint, key, message):
+    stored_checkpoint["state_dict"][key] = torch.ones(2)
     with pytest.raises(WeightsError, match=message) as error:
-        load(stored)
+        load(stored_checkpoint)
     assert key.removeprefix("model.") in str(error.value)
 
 
@@ -116,11 +116,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_model_arguments_that_are_not_understood_are_refused_by_name(stored, name):
+def test_unknown_model_arguments_are_refused_by_name(stored_checkpoint, name):
     value, message = REFUSED[name]
-    stored["hyper_parameters"]["model_args"][name] = value
+    stored_checkpoint["hyper_parameters"]["model_args"][name] = value
     with pytest.raises(ModelError, match=message):
-        load(stored)
+        load(stored_checkpoint)
 
 
 NECKS_REFUSED = {
@@ -139,14 +139,14 @@ MESSAGES = {"no images": "ReshapeTokensToImage once", "nothing": "ReshapeTokensT
 MESSAGES |= {"too early": "must come after"}
 
 
-@pytest.mark.parametrize("why", NECKS_REFUSED)
-def test_necks_that_cannot_work_are_refused_when_the_model_is_built(why):
-    with pytest.raises(ModelError, match=MESSAGES.get(why, why)):
-        whole_model(necks=NECKS_REFUSED[why])
+@pytest.mark.parametrize("reason", NECKS_REFUSED)
+def test_invalid_necks_are_refused_when_the_model_is_built(reason):
+    with pytest.raises(ModelError, match=MESSAGES.get(reason, reason)):
+        whole_model(necks=NECKS_REFUSED[reason])
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("arguments", "message"),
     [
         ({"task": "regression"}, "regression"),
         ({"_class_path": "terratorch.tasks.PixelwiseRegressionTask"}, "PixelwiseRegressionTask"),
@@ -154,14 +154,14 @@ def test_necks_that_cannot_work_are_refused_when_the_model_is_built(why):
         ({"model": torch.nn.Identity()}, "<Identity>"),
     ],
 )
-def test_other_tasks_and_factories_are_refused(stored, told, message):
-    stored["hyper_parameters"] |= told
+def test_other_tasks_and_factories_are_refused(stored_checkpoint, arguments, message):
+    stored_checkpoint["hyper_parameters"] |= arguments
     with pytest.raises(ModelError, match=message):
-        load(stored)
+        load(stored_checkpoint)
 
 
-def test_backbones_that_are_no_encoder_are_refused(stored):
-    args = stored["hyper_parameters"]["model_args"]
+def test_backbones_that_are_not_encoders_are_refused(stored_checkpoint):
+    args = stored_checkpoint["hyper_parameters"]["model_args"]
     for name, message in {
         "terramind_v1_base_generate": "no features to segment",
         "terramind_v1_base_encdec": "no features to segment",
@@ -170,13 +170,13 @@ def test_backbones_that_are_no_encoder_are_refused(stored):
     }.items():
         args["backbone"] = name
         with pytest.raises(ModelError, match=message):
-            model.fine_tuned(stored)
+            model.fine_tuned(stored_checkpoint)
 
 
 def test_a_known_backbone_needs_no_config():
     args = {"backbone": "terratorch_terramind_v1_tiny", "necks": [RESHAPE], "num_classes": 2}
     args |= {"backbone_modalities": ["DEM"], "decoder": "IdentityDecoder"}
     with torch.device("meta"):
-        built = build_model("terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder")
-        content = {"state_dict": built.state_dict(), "hyper_parameters": {"model_args": args}}
+        segmenter = build_model("terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder")
+        content = {"state_dict": segmenter.state_dict(), "hyper_parameters": {"model_args": args}}
         assert model.fine_tuned(content).architecture.dim == 192

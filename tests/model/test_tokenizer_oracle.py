@@ -18,8 +18,8 @@ SUITE = "cases_tokenizers"
 MODALITIES = ("S2L2A", "S1GRD", "S1RTC", "DEM", "NDVI", "LULC")
 
 
-def configuration(kind):
-    """Return the configuration of the folder's tokenizer of a modality (s2l2a, dem, lulc)."""
+def read_tokenizer_size(kind):
+    """Return the size of a tokenizer of the test data, by a modality in lower case."""
     settings = oracle.described()["tokenizer"]
     sizes = {
         "modality": kind,
@@ -43,93 +43,96 @@ def configuration(kind):
 
 
 @functools.cache
-def built(kind, part="both"):
+def build_tokenizer(kind, part="both"):
     return model.tokenizer(
-        configuration(kind), weights=oracle.tensors(f"weights_tok_{kind}"), part=part
+        read_tokenizer_size(kind), weights=oracle.tensors(f"weights_tok_{kind}"), part=part
     )
 
 
-def doing(what):
-    """Return the suite's cases of a kind by their names: encode, decode or unet."""
-    return [name for name in oracle.named(SUITE, "") if name == "none" or f"_{what}_" in name]
+def list_cases(kind):
+    """Return the names of the cases of a kind: encode, decode or unet."""
+    return [name for name in oracle.named(SUITE, "") if name == "none" or f"_{kind}_" in name]
 
 
-def case(name):
-    stored = (oracle.stored(SUITE, name, kind) for kind in ("in", "out"))
-    return name.partition("_")[0], *stored
+def read_case(name):
+    inputs_and_outputs = (oracle.stored(SUITE, name, kind) for kind in ("in", "out"))
+    return name.partition("_")[0], *inputs_and_outputs
 
 
 @pytest.fixture(params=["direct", "tiles"])
-def _way(request, monkeypatch):
-    """Compute the convolutions of tiny images with Winograd as well, as those of large ones."""
-    fewest = 1 if request.param == "tiles" else 10**9
+def _convolution(request, monkeypatch):
+    """Run the tests with direct convolutions, and with Winograd even for tiny images."""
+    minimum = 1 if request.param == "tiles" else 10**9
     for limit in ("MIN_PIXELS", "MIN_CHANNELS", "MIN_USES"):
-        monkeypatch.setattr(winograd, limit, fewest)
+        monkeypatch.setattr(winograd, limit, minimum)
 
 
 @needs_oracle
-def test_every_case_of_the_folder_is_run():
-    tested = {name for kind in ("encode", "decode", "unet") for name in doing(kind)}
+def test_every_case_of_the_test_data_is_run():
+    tested = {name for kind in ("encode", "decode", "unet") for name in list_cases(kind)}
     assert tested == set(oracle.cases(SUITE))
 
 
 @needs_oracle
 @pytest.mark.parametrize("part", ["both", "encoder"])
-@pytest.mark.parametrize("name", doing("encode"))
+@pytest.mark.parametrize("name", list_cases("encode"))
 def test_latents_and_ids_equal_the_oracle(name, part):
-    kind, inputs, expected = case(name)
-    tokenizer = built(kind, part)
+    kind, inputs, expected = read_case(name)
+    tokenizer = build_tokenizer(kind, part)
     (raster,) = inputs.values()
     with torch.inference_mode():
         latents = tokenizer.encode_latents(raster)
         ids = tokenizer.encode(raster)
     assert oracle.error(latents, expected["latent"]) <= oracle.LATENTS
     assert torch.equal(ids, tokenizer.quantize(latents))
-    sure = expected["margin"] > oracle.MARGIN
-    assert sure.any()
-    assert torch.equal(ids[sure], expected["tokens"].long()[sure])
+    is_clear = expected["margin"] > oracle.MARGIN
+    assert is_clear.any()
+    assert torch.equal(ids[is_clear], expected["tokens"].long()[is_clear])
     codes = tokenizer.ids_to_codes(expected["tokens"])
-    assert torch.equal(tokenizer.ids_to_codes(ids).movedim(1, -1)[sure], codes.movedim(1, -1)[sure])
+    assert torch.equal(
+        tokenizer.ids_to_codes(ids).movedim(1, -1)[is_clear], codes.movedim(1, -1)[is_clear]
+    )
     if "code" in expected:
         assert oracle.error(codes, expected["code"]) <= oracle.PRIMITIVES
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", [n for n in doing("decode") if "lulc" in n or n == "none"])
+@pytest.mark.parametrize("name", [n for n in list_cases("decode") if "lulc" in n or n == "none"])
 def test_class_scores_equal_the_oracle(name):
-    kind, inputs, expected = case(name)
+    kind, inputs, expected = read_case(name)
     with torch.inference_mode():
-        scores = built(kind, "decoder").decode(inputs["tokens"])
+        scores = build_tokenizer(kind, "decoder").decode(inputs["tokens"])
     (stored,) = (value for key, value in expected.items() if key.startswith("logits"))
     assert oracle.error(oracle.thinned(scores, stored, [2, 3]), stored) <= oracle.LOGITS
     if "argmax" in expected:
-        sure = expected["ambiguous"] == 0
-        assert sure.float().mean() > 0.9
-        assert torch.equal(scores.argmax(dim=1)[sure], expected["argmax"].long()[sure])
+        is_clear = expected["ambiguous"] == 0
+        assert is_clear.float().mean() > 0.9
+        assert torch.equal(scores.argmax(dim=1)[is_clear], expected["argmax"].long()[is_clear])
 
 
 @needs_oracle
-@pytest.mark.usefixtures("_way")
-@pytest.mark.parametrize("name", doing("unet"))
+@pytest.mark.usefixtures("_convolution")
+@pytest.mark.parametrize("name", list_cases("unet"))
 def test_single_evaluations_of_the_unet_equal_the_oracle(name):
-    kind, inputs, expected = case(name)
+    kind, inputs, expected = read_case(name)
     with torch.inference_mode():
-        clean = built(kind).denoise(
+        denoised = build_tokenizer(kind).denoise(
             inputs["sample"], oracle.cases(SUITE)[name]["t"], inputs["cond"]
         )
     assert (
-        oracle.error(oracle.thinned(clean, expected["x0"], [2, 3]), expected["x0"]) <= oracle.PIXELS
+        oracle.error(oracle.thinned(denoised, expected["x0"], [2, 3]), expected["x0"])
+        <= oracle.PIXELS
     )
 
 
 @needs_oracle
-@pytest.mark.usefixtures("_way")
-@pytest.mark.parametrize("name", [n for n in doing("decode") if "lulc" not in n])
+@pytest.mark.usefixtures("_convolution")
+@pytest.mark.parametrize("name", [n for n in list_cases("decode") if "lulc" not in n])
 def test_diffused_images_equal_the_oracle(name):
-    kind, inputs, expected = case(name)
+    kind, inputs, expected = read_case(name)
     steps = oracle.cases(SUITE)[name]["timesteps"]
     with torch.inference_mode():
-        image = built(kind, "decoder").decode(
+        image = build_tokenizer(kind, "decoder").decode(
             inputs["tokens"], noise=inputs["noise"], timesteps=steps
         )
     (stored,) = expected.values()
@@ -154,7 +157,9 @@ def test_quantisation_equals_the_oracle(name):
 @needs_oracle
 def test_levels_are_those_of_the_oracle():
     settings = {
-        c["size"]: c["levels"] for n, c in oracle.cases("cases_primitives").items() if "fsq" in n
+        case["size"]: case["levels"]
+        for name, case in oracle.cases("cases_primitives").items()
+        if "fsq" in name
     }
     for modality in MODALITIES:
         with torch.device("meta"):
@@ -176,7 +181,11 @@ def test_the_schedule_equals_the_oracle():
 def test_single_steps_equal_the_oracle(name):
     settings = oracle.cases("cases_primitives")[name]
     inputs = oracle.stored("cases_primitives", name, "in")
-    (step,) = (s for s in ddim.make_steps(settings["n_steps"]) if s.t == settings["t"])
+    (step,) = (
+        candidate
+        for candidate in ddim.make_steps(settings["n_steps"])
+        if candidate.t == settings["t"]
+    )
     actual = ddim.advance(inputs["sample"], inputs["model_output"], step, clamp=True)
     expected = oracle.stored("cases_primitives", name, "out")["prev"]
     assert oracle.error(actual, expected) <= oracle.PRIMITIVES
@@ -207,39 +216,44 @@ def test_coordinates_equal_the_oracle():
 
 
 @needs_oracle
-def test_the_references_negative_zero_is_not_repeated():
+def test_the_negative_zero_of_the_reference_is_not_reproduced():
     tokenizer = model.coords_tokenizer(Path(oracle.ORACLE) / "coords_tokenizer_synthetic.json")
     inputs = oracle.stored("cases_coords", "negative_zero_trap", "in")["lonlat"]
     reference = oracle.stored("cases_coords", "negative_zero_trap", "out")["ids"]
-    ours = tokenizer.encode(inputs)
+    actual = tokenizer.encode(inputs)
     assert reference.shape[1] != 3
-    assert ours.shape == (len(inputs), 3)
-    assert torch.equal(tokenizer.decode(ours), (inputs * 4).round() / 4 + 0.0)
+    assert actual.shape == (len(inputs), 3)
+    assert torch.equal(tokenizer.decode(actual), (inputs * 4).round() / 4 + 0.0)
 
 
 @needs_listings
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_keys_and_shapes_are_the_official_ones(modality):
     name = f"terramind_v1_tokenizer_{modality.lower()}"
-    whole, half = oracle.listing(name), oracle.listing(f"{name}__backbone")
+    listing, encoder_listing = oracle.listing(name), oracle.listing(f"{name}__backbone")
     with torch.device("meta"):
-        both = model.tokenizer(name)
+        tokenizer = model.tokenizer(name)
         parts = [model.tokenizer(modality, part=part) for part in ("encoder", "decoder")]
-    assert oracle.shapes(both) == {key: shape for key, (shape, _) in whole["tensors"].items()}
-    assert sum(v.numel() for v in both.state_dict().values()) == whole["n_unique_params"]
+    assert oracle.shapes(tokenizer) == {
+        key: shape for key, (shape, _) in listing["tensors"].items()
+    }
+    assert (
+        sum(value.numel() for value in tokenizer.state_dict().values())
+        == listing["n_unique_params"]
+    )
     encoder, decoder = (oracle.shapes(part) for part in parts)
-    assert encoder == {key: shape for key, (shape, _) in half["tensors"].items()}
+    assert encoder == {key: shape for key, (shape, _) in encoder_listing["tensors"].items()}
     assert not set(encoder) & set(decoder)
-    assert encoder | decoder == oracle.shapes(both)
+    assert encoder | decoder == oracle.shapes(tokenizer)
 
 
 @needs_listings
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_an_official_file_loads_into_either_half(modality, part):
-    listed = set(oracle.listing(f"terramind_v1_tokenizer_{modality.lower()}")["tensors"])
+    listed_keys = set(oracle.listing(f"terramind_v1_tokenizer_{modality.lower()}")["tensors"])
     with torch.device("meta"):
-        half = model.tokenizer(modality, part=part)
-    own = set(half.state_dict())
-    assert own < listed
-    assert {key for key in listed if half.is_ignored_key(key)} == listed - own
+        tokenizer = model.tokenizer(modality, part=part)
+    own_keys = set(tokenizer.state_dict())
+    assert own_keys < listed_keys
+    assert {key for key in listed_keys if tokenizer.is_ignored_key(key)} == listed_keys - own_keys

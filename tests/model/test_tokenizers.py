@@ -1,4 +1,4 @@
-"""Tokenizers: configuration, forms of input, refused values, weights."""
+"""Tokenizers: configuration, forms of input, invalid values, and weights."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ UNET = {"channels": 32, "blocks": 1}
 IMAGES = [name for name in RASTER_CHANNELS if name != "LULC"]
 
 
-def make(modality="DEM", unet=UNET, **options):
+def make_tokenizer(modality="DEM", unet=UNET, **options):
     size = MICRO | {"modality": modality} | ({} if modality == "LULC" else {"unet": unet})
     return model.tokenizer(size, **({"weights": {"random": 3}} | options))
 
 
-def ids_for(tokenizer, batch=1, rows=4, columns=4, seed=0):
+def make_ids(tokenizer, batch=1, rows=4, columns=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(tokenizer.vocab_size, (batch, rows, columns), generator=generator)
 
 
-def pixels_for(tokenizer, batch=1, height=32, width=32, seed=0):
+def make_pixels(tokenizer, batch=1, height=32, width=32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, tokenizer.channels, height, width, generator=generator)
 
 
-def classes(batch=2, height=32, width=48, seed=0):
+def make_class_raster(batch=2, height=32, width=48, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(10, (batch, height, width), generator=generator)
 
 
-# what is built
+# configuration
 
 
 @pytest.mark.parametrize("modality", RASTER_CHANNELS)
-def test_names_stand_for_the_published_sizes(modality):
+def test_names_are_mapped_to_the_published_sizes(modality):
     size = TokenizerConfig.parse(f"terramind_v1_tokenizer_{modality.lower()}")
     assert size == TokenizerConfig.parse(modality) == TokenizerConfig.parse({"modality": modality})
     assert (size.dim, size.depth, size.heads, size.image_size) == (768, 12, 12, 256)
@@ -49,7 +49,7 @@ def test_names_stand_for_the_published_sizes(modality):
     assert size.quantizer.codebook_size == (4375 if modality == "LULC" else 15360)
 
 
-def test_a_file_of_options_builds_the_same(tmp_path):
+def test_a_file_of_options_is_read_like_a_mapping(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "tokenizer: {modality: dem, dim: 32, depth: 1, heads: 2, image_size: 64,\n"
@@ -61,7 +61,7 @@ def test_a_file_of_options_builds_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ("S2L1C", "no tokenizer for 'S2L1C'"),
         ("RGB", "S2L2A"),
@@ -79,15 +79,15 @@ def test_a_file_of_options_builds_the_same(tmp_path):
         ({"modality": "DEM", "depth": 0}, "depth"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused(source, says):
-    with pytest.raises(ModelError, match=says):
+def test_invalid_tokenizers_are_refused(source, message):
+    with pytest.raises(ModelError, match=message):
         model.tokenizer(source)
 
 
 @pytest.mark.parametrize("modality", RASTER_CHANNELS)
 def test_random_weights_give_finite_results(modality):
-    tokenizer = make(modality)
-    x = classes() if modality == "LULC" else pixels_for(tokenizer, 2, 32, 64)
+    tokenizer = make_tokenizer(modality)
+    x = make_class_raster() if modality == "LULC" else make_pixels(tokenizer, 2, 32, 64)
     ids = tokenizer.encode(x)
     assert ids.dtype == torch.int64
     assert ids.unique().numel() > 1
@@ -95,33 +95,36 @@ def test_random_weights_give_finite_results(modality):
     assert image.shape == (2, tokenizer.channels, 16 * ids.shape[1], 16 * ids.shape[2])
     assert bool(image.isfinite().all())
     assert 1e-3 < float(image.std()) < 100
-    again = make(modality)
-    assert torch.equal(again.encode(x), ids)
-    assert torch.equal(again.decode(ids, timesteps=2), image)
+    second_tokenizer = make_tokenizer(modality)
+    assert torch.equal(second_tokenizer.encode(x), ids)
+    assert torch.equal(second_tokenizer.decode(ids, timesteps=2), image)
 
 
 def test_the_first_level_of_the_unet_has_its_own_width():
-    tokenizer = make(unet=UNET | {"multipliers": [2, 1]})
+    tokenizer = make_tokenizer(unet=UNET | {"multipliers": [2, 1]})
     state = tokenizer.state_dict()
     assert state["decoder.input_blocks.0.0.weight"].shape[0] == 64
     assert "decoder.input_blocks.1.0.skip_connection.weight" not in state
     assert state["decoder.out.2.weight"].shape[1] == 64
-    assert bool(tokenizer.decode(ids_for(tokenizer), timesteps=1).isfinite().all())
+    assert bool(tokenizer.decode(make_ids(tokenizer), timesteps=1).isfinite().all())
 
 
-# halves
+# halves of a tokenizer
 
 
 @pytest.mark.parametrize("modality", ["LULC", "DEM"])
-def test_a_half_does_what_the_whole_does(modality):
-    whole = make(modality)
-    encoder = make(modality, weights=whole.state_dict(), part="encoder")
-    decoder = make(modality, weights=whole.state_dict(), part="decoder")
-    x = classes(1, 32, 32) if modality == "LULC" else pixels_for(whole)
+def test_a_half_gives_the_results_of_the_whole_tokenizer(modality):
+    tokenizer = make_tokenizer(modality)
+    encoder = make_tokenizer(modality, weights=tokenizer.state_dict(), part="encoder")
+    decoder = make_tokenizer(modality, weights=tokenizer.state_dict(), part="decoder")
+    x = make_class_raster(1, 32, 32) if modality == "LULC" else make_pixels(tokenizer)
     ids = encoder.encode(x)
-    assert torch.equal(ids, whole.encode(x))
-    assert torch.equal(decoder.decode(ids, timesteps=1), whole.decode(ids, timesteps=1))
-    count = [sum(p.numel() for p in part.parameters()) for part in (encoder, decoder, whole)]
+    assert torch.equal(ids, tokenizer.encode(x))
+    assert torch.equal(decoder.decode(ids, timesteps=1), tokenizer.decode(ids, timesteps=1))
+    count = [
+        sum(parameter.numel() for parameter in module.parameters())
+        for module in (encoder, decoder, tokenizer)
+    ]
     assert count[0] + count[1] == count[2]
     with pytest.raises(ModelError, match="part='encoder'"):
         encoder.decode(ids)
@@ -131,34 +134,42 @@ def test_a_half_does_what_the_whole_does(modality):
 
 def test_an_unknown_part_is_refused():
     with pytest.raises(ModelError, match="encoder, decoder"):
-        make(part="head")
+        make_tokenizer(part="head")
 
 
 @pytest.mark.parametrize(("part", "key"), [("encoder", "encoder.head"), ("decoder", "out.0.scale")])
-def test_loading_stays_strict_within_a_half(part, key):
-    state = make().state_dict()
+def test_loading_is_strict_within_a_half(part, key):
+    state = make_tokenizer().state_dict()
     with pytest.raises(WeightsError, match=key):
-        make(weights=state | {key: torch.zeros(1)}, part=part)
-    lacking = {k: v for k, v in state.items() if not k.endswith("fc1.bias") and "out.2" not in k}
+        make_tokenizer(weights=state | {key: torch.zeros(1)}, part=part)
+    incomplete = {
+        key: value
+        for key, value in state.items()
+        if not key.endswith("fc1.bias") and "out.2" not in key
+    }
     with pytest.raises(WeightsError, match="missing"):
-        make(weights=lacking, part=part)
+        make_tokenizer(weights=incomplete, part=part)
     with pytest.raises(WeightsError, match="decoder"):
-        make("LULC", weights=state)
+        make_tokenizer("LULC", weights=state)
 
 
-def test_position_tables_may_be_absent_and_a_checkpoints_own_win():
-    whole = make("LULC")
-    state = whole.state_dict()
+def test_position_tables_may_be_absent_and_those_of_a_checkpoint_take_precedence():
+    tokenizer = make_tokenizer("LULC")
+    state = tokenizer.state_dict()
     tables = [key for key in state if key.endswith("pos_emb")]
     assert len(tables) == 2
-    plain = make("LULC", weights={k: v for k, v in state.items() if k not in tables})
-    moved = make("LULC", weights=state | {key: state[key] + 1 for key in tables})
-    x = classes()
-    assert torch.equal(plain.encode_latents(x), whole.encode_latents(x))
-    assert not torch.allclose(moved.encode_latents(x), whole.encode_latents(x))
+    without_tables = make_tokenizer(
+        "LULC", weights={key: value for key, value in state.items() if key not in tables}
+    )
+    with_changed_tables = make_tokenizer(
+        "LULC", weights=state | {key: state[key] + 1 for key in tables}
+    )
+    x = make_class_raster()
+    assert torch.equal(without_tables.encode_latents(x), tokenizer.encode_latents(x))
+    assert not torch.allclose(with_changed_tables.encode_latents(x), tokenizer.encode_latents(x))
 
 
-def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
+def test_official_weights_are_requested_by_the_name_of_the_modality(monkeypatch):
     requests = []
 
     def fetch_path(name, revision=None):
@@ -175,12 +186,12 @@ def test_official_weights_are_asked_for_by_the_modalitys_name(monkeypatch):
     ]
 
 
-# rasters in
+# input rasters
 
 
 def test_forms_of_a_class_raster_give_the_same_ids():
-    tokenizer = make("LULC")
-    x = classes()
+    tokenizer = make_tokenizer("LULC")
+    x = make_class_raster()
     forms = [x, x[:, None], x.byte(), x.float(), x[:, None].double()]
     forms.append(F.one_hot(x, 10).permute(0, 3, 1, 2))
     forms.append(forms[-1].float())
@@ -190,7 +201,7 @@ def test_forms_of_a_class_raster_give_the_same_ids():
 
 
 @pytest.mark.parametrize(
-    ("x", "says"),
+    ("x", "message"),
     [
         (torch.full((1, 16, 16), 10), "0..9"),
         (torch.full((1, 16, 16), -1), "0..9"),
@@ -202,13 +213,13 @@ def test_forms_of_a_class_raster_give_the_same_ids():
         (torch.zeros(1, 0, 16, dtype=torch.long), "multiples of 16"),
     ],
 )
-def test_what_is_no_class_raster_is_refused(x, says):
-    with pytest.raises(ModelError, match=says):
-        make("LULC", part="encoder").encode(x)
+def test_invalid_class_rasters_are_refused(x, message):
+    with pytest.raises(ModelError, match=message):
+        make_tokenizer("LULC", part="encoder").encode(x)
 
 
 @pytest.mark.parametrize(
-    ("x", "says"),
+    ("x", "message"),
     [
         (torch.zeros(1, 3, 32, 32), r"\(B, 2, H, W\)"),
         (torch.zeros(2, 32, 32), r"\(B, 2, H, W\)"),
@@ -218,25 +229,25 @@ def test_what_is_no_class_raster_is_refused(x, says):
         (torch.full((1, 2, 32, 32), float("inf")), "NaN"),
     ],
 )
-def test_what_is_no_standardised_raster_is_refused(x, says):
-    with pytest.raises(ModelError, match=says):
-        make("S1GRD", part="encoder").encode(x)
+def test_invalid_rasters_are_refused(x, message):
+    with pytest.raises(ModelError, match=message):
+        make_tokenizer("S1GRD", part="encoder").encode(x)
 
 
-def test_the_encoder_takes_multiples_of_16_that_the_decoder_does_not():
-    tokenizer = make("NDVI")
-    ids = tokenizer.encode(pixels_for(tokenizer, height=80, width=112))
+def test_the_encoder_accepts_multiples_of_16_that_the_decoder_refuses():
+    tokenizer = make_tokenizer("NDVI")
+    ids = tokenizer.encode(make_pixels(tokenizer, height=80, width=112))
     assert ids.shape == (1, 5, 7)
     with pytest.raises(ModelError, match=r"multiples of 32 px, not to \(80, 112\).*2 tokens"):
         tokenizer.decode(ids)
-    assert make("LULC").decode(ids % 4375).shape == (1, 10, 80, 112)
+    assert make_tokenizer("LULC").decode(ids % 4375).shape == (1, 10, 80, 112)
 
 
 # ids
 
 
 @pytest.mark.parametrize("modality", ["LULC", "S2L2A"])
-def test_every_id_survives_its_code(modality):
+def test_ids_are_restored_from_their_codes(modality):
     with torch.device("meta"):
         size = model.tokenizer(modality, part="encoder").config
     quantizer = size.quantizer
@@ -253,16 +264,16 @@ def test_ids_of_half_precision_latents_are_computed_in_single_precision(modality
     with torch.device("meta"):
         quantizer = model.tokenizer(modality, part="encoder").config.quantizer
     latents = 2 * torch.randn(1, 5, 40, 40, generator=torch.Generator().manual_seed(1))
-    half = latents.bfloat16()
-    ids = quantizer.latents_to_ids(half)
-    assert torch.equal(ids, quantizer.latents_to_ids(half.float()))
+    half_latents = latents.bfloat16()
+    ids = quantizer.latents_to_ids(half_latents)
+    assert torch.equal(ids, quantizer.latents_to_ids(half_latents.float()))
     assert int(ids.max()) > 256
-    # ^ bfloat16 holds no whole numbers above: there, most of these ids would be others
+    # ^ bfloat16 cannot represent larger integers exactly, so that most ids would differ
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(quantizer.latents_to_ids(half), ids)
+        assert torch.equal(quantizer.latents_to_ids(half_latents), ids)
 
 
-def test_half_way_latents_go_to_the_even_level():
+def test_halfway_latents_are_rounded_to_the_even_level():
     quantizer = TokenizerConfig(modality="DEM").quantizer
     bounded = torch.tensor([0.5 / 7, 1.5 / 7, 2.5 / 7]).double()
     exact = bounded.logit().float().sigmoid() * 7
@@ -271,7 +282,7 @@ def test_half_way_latents_go_to_the_even_level():
 
 
 @pytest.mark.parametrize(
-    ("ids", "says"),
+    ("ids", "message"),
     [
         (torch.tensor([[[15360]]]), "0..15359"),
         (torch.tensor([[[-1]]]), "0..15359"),
@@ -279,44 +290,46 @@ def test_half_way_latents_go_to_the_even_level():
         (torch.zeros(1, 4, dtype=torch.long), "rows, columns"),
     ],
 )
-def test_what_is_no_id_is_refused(ids, says):
-    with pytest.raises(ModelError, match=says):
-        make(part="decoder").decode(ids)
+def test_invalid_ids_are_refused(ids, message):
+    with pytest.raises(ModelError, match=message):
+        make_tokenizer(part="decoder").decode(ids)
 
 
 def test_latents_of_another_width_are_refused():
     with pytest.raises(ModelError, match=r"\(B, 5, h, w\)"):
-        make(part="encoder").quantize(torch.zeros(1, 4, 2, 2))
+        make_tokenizer(part="encoder").quantize(torch.zeros(1, 4, 2, 2))
 
 
 def test_raw_pixels_are_not_encoded():
-    reads = make("S2L2A", part="encoder")
+    encoder = make_tokenizer("S2L2A", part="encoder")
     with pytest.raises(ModelError, match="mean is 900"):
-        reads.encode(torch.full((1, 12, 32, 32), 900.0))
-    assert make("NDVI", part="encoder").encode(torch.full((1, 1, 32, 32), 60.0)).shape == (1, 2, 2)
+        encoder.encode(torch.full((1, 12, 32, 32), 900.0))
+    assert make_tokenizer("NDVI", part="encoder").encode(
+        torch.full((1, 1, 32, 32), 60.0)
+    ).shape == (1, 2, 2)
 
 
-@pytest.mark.parametrize("wrong", [None, [[1.0]], torch.zeros(1, 1, 32, 32).numpy()])
-def test_tokenizers_take_tensors(wrong):
-    whole = make("DEM")
-    for call in (whole.encode, whole.encode_latents, whole.decode):
+@pytest.mark.parametrize("value", [None, [[1.0]], torch.zeros(1, 1, 32, 32).numpy()])
+def test_tokenizers_refuse_values_that_are_not_tensors(value):
+    tokenizer = make_tokenizer("DEM")
+    for call in (tokenizer.encode, tokenizer.encode_latents, tokenizer.decode):
         with pytest.raises(ModelError, match="a torch tensor expected"):
-            call(wrong)
-    if wrong is not None:
+            call(value)
+    if value is not None:
         with pytest.raises(ModelError, match="a torch tensor expected"):
-            whole.decode(ids_for(whole), noise=wrong)
+            tokenizer.decode(make_ids(tokenizer), noise=value)
 
 
 def test_noise_must_be_finite():
-    writes = make("DEM", part="decoder")
+    decoder = make_tokenizer("DEM", part="decoder")
     noise = torch.zeros(1, 1, 64, 64)
     noise[0, 0, 5, 5] = float("nan")
     with pytest.raises(ModelError, match="noise holds NaN"):
-        writes.decode(ids_for(writes), noise=noise)
+        decoder.decode(make_ids(decoder), noise=noise)
 
 
 @pytest.mark.parametrize("seed", ["a", 1.5, None, [1.5]])
-def test_a_seed_is_a_whole_number(seed):
-    writes = make("DEM", part="decoder")
+def test_a_seed_must_be_an_integer(seed):
+    decoder = make_tokenizer("DEM", part="decoder")
     with pytest.raises(ModelError, match="seed="):
-        writes.decode(ids_for(writes), seed=seed)
+        decoder.decode(make_ids(decoder), seed=seed)

@@ -1,4 +1,4 @@
-"""Checks of units: wrong units are recognised, and no real scene is refused."""
+"""Checks of units: wrong units are recognised, and no valid window is refused."""
 
 from __future__ import annotations
 
@@ -11,48 +11,52 @@ from hypothesis import strategies as st
 from model.errors import ModelError
 from model.terramind import input_validation, modalities
 
-PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
+LOCATIONS = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 FILES = {"S2L2A": "S2L2A", "S2L1C": "S2L1C", "S1RTC": "S1RTC", "DEM": "DEM", "RGB": "S2RGB"}
 
 
-def window(name, size=48, seed=0, batch=1):
+def make_window(name, size=48, seed=0, batch=1):
     modality = modalities.get_raster_modality(name)
-    scale = modality.statistics
+    statistics = modality.statistics
     rng = np.random.default_rng(seed)
-    drawn = rng.normal(0, 0.4, (batch, len(modality.bands), size, size))
-    values = drawn * np.array(scale.std)[:, None, None] + np.array(scale.mean)[:, None, None]
+    noise = rng.normal(0, 0.4, (batch, len(modality.bands), size, size))
+    values = (
+        noise * np.array(statistics.std)[:, None, None] + np.array(statistics.mean)[:, None, None]
+    )
     return values.clip(1, None) if modality.unit == "DN" else values
 
 
-def check(name, values):
+def check_window(name, values):
     input_validation.check_window_units(
         modalities.get_raster_modality(name), np.asarray(values, np.float32)
     )
 
 
-def power(values):
+def to_power(values):
     return 10 ** (values / 10)
 
 
-def standardised(name, values):
-    scale = modalities.get_raster_modality(name).statistics
-    return (values - np.array(scale.mean)[:, None, None]) / np.array(scale.std)[:, None, None]
+def standardise(name, values):
+    statistics = modalities.get_raster_modality(name).statistics
+    return (values - np.array(statistics.mean)[:, None, None]) / np.array(statistics.std)[
+        :, None, None
+    ]
 
 
-def picture(values):
+def stretch_to_8_bit(values):
     """Stretch each band to 0..255 between its 2nd and 98th percentile, as a viewer does."""
     low, high = np.percentile(values, (2, 98), axis=(0, 2, 3), keepdims=True)
     return np.rint(((values - low) / (high - low)).clip(0, 1) * 255)
 
 
-WRONG = {
-    "linear S1": ("S1RTC", power, "linear power"),
-    "linear S1, GRD": ("S1GRD", power, "10 \\* log10"),
-    "amplitudes": ("S1GRD", lambda v: 1e3 * power(v) ** 0.5, "decibel"),
+WRONG_UNITS = {
+    "linear S1": ("S1RTC", to_power, "linear power"),
+    "linear S1, GRD": ("S1GRD", to_power, "10 \\* log10"),
+    "amplitudes": ("S1GRD", lambda v: 1e3 * to_power(v) ** 0.5, "decibel"),
     "nothing seen, said as 0 dB": ("S1RTC", np.zeros_like, "linear power"),
     "reflectance": ("S2L2A", lambda v: v / 1e4, "multiply reflectance by 10 000"),
     "reflectance of L1C": ("S2L1C", lambda v: v / 1e4, "multiply reflectance"),
-    "a picture": ("S2L2A", picture, "8-bit picture"),
+    "a picture": ("S2L2A", stretch_to_8_bit, "8-bit picture"),
     "brightness": ("RGB", lambda v: v.clip(0, 255) / 255, "brightness of 0 to 1"),
     "DN for RGB": ("RGB", lambda v: 30 * v.clip(1, 255), "0 to 255"),
     "fill values in S2": ("S2L2A", lambda v: np.where(v < 1000, -9999, v), "NaN for fill"),
@@ -65,41 +69,43 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_unit_is_told_with_the_right_one(case):
-    name, spoil, says = WRONG[case]
-    right = window(name)
-    check(name, right)
-    with pytest.raises(ModelError, match=says) as refusal:
-        check(name, spoil(right))
-    assert name in str(refusal.value)
-    assert "expected is" in str(refusal.value)
+@pytest.mark.parametrize("case", WRONG_UNITS)
+def test_a_wrong_unit_is_named_with_the_expected_one(case):
+    name, convert, message = WRONG_UNITS[case]
+    values = make_window(name)
+    check_window(name, values)
+    with pytest.raises(ModelError, match=message) as error:
+        check_window(name, convert(values))
+    assert name in str(error.value)
+    assert "expected is" in str(error.value)
 
 
-def test_the_window_at_fault_is_named_and_judged_by_itself():
-    values = window("S1RTC", batch=5)
-    values[3] = power(values[3])
+def test_the_invalid_window_is_named():
+    values = make_window("S1RTC", batch=5)
+    values[3] = to_power(values[3])
     with pytest.raises(ModelError, match="window 3"):
-        check("S1RTC", values)
+        check_window("S1RTC", values)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, bool, complex, object])
-def test_what_is_no_measurement_is_refused(kind):
+@pytest.mark.parametrize("dtype", [np.uint8, bool, complex, object])
+def test_values_that_are_not_real_numbers_are_refused(dtype):
     with pytest.raises(ModelError, match="float32"):
         input_validation.check_window_units(
-            modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(kind)
+            modalities.get_raster_modality("S2L2A"), make_window("S2L2A").astype(dtype)
         )
 
 
-def test_a_picture_is_what_rgb_wants():
-    rgb = window("RGB").clip(0, 255)
-    input_validation.check_window_units(modalities.get_raster_modality("RGB"), rgb.astype(np.uint8))
+def test_integer_pixels_are_accepted():
+    pixels = make_window("RGB").clip(0, 255)
     input_validation.check_window_units(
-        modalities.get_raster_modality("S2L2A"), window("S2L2A").astype(np.int16)
+        modalities.get_raster_modality("RGB"), pixels.astype(np.uint8)
+    )
+    input_validation.check_window_units(
+        modalities.get_raster_modality("S2L2A"), make_window("S2L2A").astype(np.int16)
     )
 
 
-TRUE = {
+VALID_WINDOWS = {
     "dark water": ("S2L2A", lambda rng, shape: rng.integers(0, 61, shape)),
     "darkest water": ("S2L2A", lambda rng, shape: rng.integers(0, 3, shape)),
     "water of two dates": ("S2L2A", lambda rng, shape: rng.integers(-40, 40, shape) / 2),
@@ -118,11 +124,11 @@ TRUE = {
 }
 
 
-@pytest.mark.parametrize("case", TRUE)
-def test_land_and_sea_at_their_extremes_are_taken(case):
-    name, draw = TRUE[case]
+@pytest.mark.parametrize("case", VALID_WINDOWS)
+def test_extremes_of_land_and_sea_are_accepted(case):
+    name, draw = VALID_WINDOWS[case]
     shape = (2, len(modalities.get_raster_modality(name).bands), 32, 32)
-    check(name, draw(np.random.default_rng(0), shape))
+    check_window(name, draw(np.random.default_rng(0), shape))
 
 
 @settings(max_examples=60)
@@ -131,44 +137,49 @@ def test_land_and_sea_at_their_extremes_are_taken(case):
     share=st.floats(0, 1),
     seed=st.integers(0, 999),
 )
-def test_clouds_do_not_make_a_window_wrong(name, share, seed):
-    values = window(name, size=32, seed=seed)
+def test_missing_pixels_are_accepted(name, share, seed):
+    values = make_window(name, size=32, seed=seed)
     values[np.random.default_rng(seed).random(values.shape) < share] = np.nan
-    check(name, values)
+    check_window(name, values)
 
 
 @pytest.mark.parametrize("name", ["S2L2A", "S1RTC", "DEM", "RGB"])
-def test_nothing_at_all_is_no_wrong_unit(name):
-    check(name, np.full((2, len(modalities.get_raster_modality(name).bands), 32, 32), np.nan))
-    check(name, np.zeros((0, len(modalities.get_raster_modality(name).bands), 32, 32)))
+def test_empty_windows_are_accepted(name):
+    check_window(
+        name, np.full((2, len(modalities.get_raster_modality(name).bands), 32, 32), np.nan)
+    )
+    check_window(name, np.zeros((0, len(modalities.get_raster_modality(name).bands), 32, 32)))
 
 
-def _real(realdata, place, name):
-    with rasterio.open(realdata / "terramesh" / place / f"{FILES[name]}.tif") as file:
+def _read_real(realdata, location, name):
+    with rasterio.open(realdata / "terramesh" / location / f"{FILES[name]}.tif") as file:
         return file.read()[None]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("location", LOCATIONS)
 @pytest.mark.parametrize("name", FILES)
-def test_real_places_are_taken_and_their_spoilt_copies_are_not(realdata, place, name):
-    real = _real(realdata, place, name)
-    input_validation.check_window_units(modalities.get_raster_modality(name), real)
-    check(name, real)
-    spoilt = {
-        "DN": [lambda v: v / 1e4, picture],
-        "dB": [power, lambda v: power(v) ** 0.5],
-        "m": [lambda v: np.where(v == v.min(), -9999, v), lambda v: v + 2e4],
-        "count": [lambda v: v / 255, lambda v: v * 30.0],
+def test_real_windows_are_accepted_and_refused_in_wrong_units(realdata, location, name):
+    values = _read_real(realdata, location, name)
+    input_validation.check_window_units(modalities.get_raster_modality(name), values)
+    check_window(name, values)
+    conversions = {
+        "DN": [lambda pixels: pixels / 1e4, stretch_to_8_bit],
+        "dB": [to_power, lambda pixels: to_power(pixels) ** 0.5],
+        "m": [
+            lambda pixels: np.where(pixels == pixels.min(), -9999, pixels),
+            lambda pixels: pixels + 2e4,
+        ],
+        "count": [lambda pixels: pixels / 255, lambda pixels: pixels * 30.0],
     }[modalities.get_raster_modality(name).unit]
-    for spoil in spoilt:
+    for convert in conversions:
         with pytest.raises(ModelError, match="expected is"):
-            check(name, spoil(real))
+            check_window(name, convert(values))
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_corner_of_a_real_place_is_taken(realdata, place):
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_every_corner_of_a_real_image_is_accepted(realdata, location):
     for name in FILES:
-        real = _real(realdata, place, name)
+        values = _read_real(realdata, location, name)
         for row in range(0, 224, 32):
             for column in range(0, 224, 32):
-                check(name, real[..., row : row + 32, column : column + 32])
+                check_window(name, values[..., row : row + 32, column : column + 32])
