@@ -117,7 +117,7 @@ def _check_tile_size(size: int | None) -> None:
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Generate a synthetic country, map it, measure the map."""
+    """Map a synthetic country and measure the accuracy of the map."""
     _check_tile_size(tile_size)
     from flows.cli import text_output
     from flows.demo import demo
@@ -141,7 +141,7 @@ def demo(
 )
 @PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
-    """List the scenes of a job, and why others are left out."""
+    """List the scenes that a job uses, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import text_output
     from flows.run import search_result
@@ -161,7 +161,7 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 @click.option("-o", "--output", type=PATH, help="Path of the plan file.")
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
-    """Plan a job: tiles, scenes, bytes, memory, time, cost."""
+    """Plan a job: estimate tiles, bytes, memory, time and cost."""
     loaded = _load_job(job)
     from flows.cli import text_output
     from flows.run import plan_files
@@ -190,7 +190,7 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
 def run(
     console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
 ) -> int:
-    """Run or resume a job or a plan; finished tiles are kept."""
+    """Run or resume a job or a plan; skip finished tiles."""
     if job.suffix != ".json":
         _load_job(job)
         # ^ an invalid job is reported before the slow imports, and before anything is written
@@ -229,7 +229,7 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
     type=_ORDER_CHOICE,
     default="oldest",
     show_default=True,
-    help="Which periods come first.",
+    help="Which periods are processed first.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods to process in parallel.")  # fmt: skip
@@ -237,7 +237,7 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
     "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
 )
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
-              help="Stop before a period that would bring the total above N.")  # fmt: skip
+              help="Stop before a period that would raise the total cost above N.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only list the periods and their scenes.")
 def backfill(
     console: Console,
@@ -293,7 +293,10 @@ def backfill(
 )
 @click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
-    """Update finished periods with newer scenes or models."""
+    """Recompute finished periods whose scenes, model or job changed.
+
+    Periods with missing tiles are recomputed too. Tiles for which nothing has changed are copied.
+    """
     _load_job(job)
     from flows.cli import text_output
     from flows.orchestration import launch
@@ -323,7 +326,7 @@ def _exit_code_for_periods(result: Result) -> int:
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Check the stored files against their checksums."""
+    """Compare a product with its checksums and test it for seams."""
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
@@ -349,7 +352,7 @@ def verify(console: Console, out: Path) -> int:
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
     """Register jobs on the Prefect server.
 
-    Each job becomes three deployments: schedule, backfill and refresh.
+    Each job gets three deployments: land_cover (scheduled), backfill and refresh.
     """
     for job in jobs:
         _load_job(job)
@@ -403,7 +406,7 @@ def train(
 ) -> int:
     """Train the demo model on synthetic countries.
 
-    JOB is a training configuration; the default is the one of the shipped weights.
+    JOB is a training configuration; the default is that of the weights in this package.
     """
     if job is not None and not job.is_file():
         raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")
