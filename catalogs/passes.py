@@ -1,4 +1,4 @@
-"""Satellite passes: grouping scenes by pass, solar days, and the passes beyond a maximum."""
+"""Satellite passes: grouping scenes by pass, and the solar day of a pass."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import re
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
-
-import shapely
-from shapely.geometry import shape
-
-from catalogs import lonlat_geometry
-from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -73,35 +67,6 @@ def unify_solar_days(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
     return tuple(unified.get(id(scene), scene) for scene in originals)
 
 
-def find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[Scene]:
-    """Yield the optical scenes that are not among the ``max_passes`` clearest passes anywhere.
-
-    Within an MGRS tile, passes are ordered by cloud cover (unknown last), then time, then id. A
-    pass is dropped as a whole, and only where clearer ones cover its footprint in the tile
-    ``max_passes`` times, except for slivers (see lonlat_geometry.MAX_SLIVER_WIDTH). So every point
-    keeps at least ``max_passes`` passes, or all that it has. Radar and elevation scenes are kept.
-    """
-    optical = sorted(
-        (scene for scene in scenes if get_sensor(scene.modality).group == "optical"), key=_mgrs_key
-    )
-    for _, group in groupby(optical, _mgrs_key):
-        covered = [shapely.Polygon()] * max_passes
-        # ^ the area that at least one, two, … passes cover
-        for pass_scenes in sorted(group_passes(group), key=_cloud_cover_key):
-            area = lonlat_geometry.union(shape(scene.footprint) for scene in pass_scenes)
-            if lonlat_geometry.nearly_covers(covered[-1], area):
-                yield from pass_scenes
-                continue
-            for level in range(max_passes - 1, 0, -1):
-                overlap = shapely.intersection(covered[level - 1], area)
-                covered[level] = shapely.union(covered[level], overlap)
-            covered[0] = shapely.union(covered[0], area)
-
-
-def _mgrs_key(scene: Scene) -> tuple[str, str]:
-    return (scene.modality, mgrs_code(scene))
-
-
 def _datatake_key(scene: Scene) -> tuple[str, str, str, str, int]:
     """Return modality, platform and datatake; without a datatake, the orbit as far as stated."""
     datatake = _BASELINE_SUFFIX.sub("", scene.datatake or "")
@@ -126,17 +91,3 @@ def _split_by_orbit(scenes: Iterable[Scene]) -> Iterator[tuple[Scene, ...]]:
         group.append(scene)
     if group:
         yield tuple(group)
-
-
-def _cloud_cover_key(
-    scenes: Sequence[Scene],
-) -> tuple[bool, float, tuple[dt.datetime, str, str, str]]:
-    """Return a key that is smaller for a clearer pass: the mean cloud cover weighted by area."""
-    stated = [
-        (scene.cloud_cover, float(shape(scene.footprint).area))
-        for scene in scenes
-        if scene.cloud_cover is not None
-    ]
-    weight = sum(area for _, area in stated)
-    mean = sum(cover * area for cover, area in stated) / weight if weight else 0.0
-    return (not stated, mean, sort_key(scenes[0]))

@@ -1,4 +1,4 @@
-"""Cost model: estimate bytes, requests, time and memory of a plan before anything is read.
+"""Estimate bytes, requests, time and memory of a plan before anything is read.
 
 The estimate starts from a table of constants; the receipts of earlier runs of the same product
 calibrate it.
@@ -94,7 +94,7 @@ DEFAULT_FACTORS = CostFactors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostEstimate:
+class ResourceEstimate:
     """The estimated cost of building tiles."""
 
     bytes: int
@@ -142,7 +142,7 @@ class _TileCost:
     """Peak memory, bytes."""
 
 
-def estimate_cost(
+def estimate_resources(
     plan: Plan,
     *,
     workers: int,
@@ -150,7 +150,7 @@ def estimate_cost(
     factors: CostFactors = DEFAULT_FACTORS,
     cores: int = DEFAULT_CORES,
     workers_per_gpu: int = 1,
-) -> CostEstimate:
+) -> ResourceEstimate:
     """Estimate the cost of building tiles of a plan.
 
     Args:
@@ -175,7 +175,7 @@ def estimate_cost(
         peak_bytes = max(peak_bytes, cost.memory_bytes)
     busy_seconds *= factors.seconds
     on_gpu = plan.model is not None and plan.model.device == "cuda"
-    return CostEstimate(
+    return ResourceEstimate(
         bytes=round(num_bytes),
         remote_bytes=round(remote_bytes),
         requests=round(requests),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from pipeline.inference.tiled_inference import TilePredictor, WindowRow
 from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
-from pipeline.runtime import cancellation, io_statistics
+from pipeline.runtime import cancellation, io_statistics, software_versions
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
 from pipeline.storage.store import StoreLike
@@ -103,7 +102,7 @@ def build_tile(
         scenes=tuple(sorted(scene.id for scene in scenes)),
         digests=digests,
         coverage=_coverage_fractions(values["observations"]),
-        versions=package_versions(),
+        versions=software_versions.package_versions(),
         seconds={
             "read": round(builder.read_seconds, 3),
             "predict": round(builder.window_stats.seconds, 3),
@@ -278,9 +277,3 @@ def _coverage_fractions(observations: NDArray[np.uint16]) -> dict[str, float]:
     inside = observations != layer_table.get("observations").fill_value
     observed = float((inside & (observations > 0)).sum() / max(int(inside.sum()), 1))
     return {"inside": round(float(inside.mean()), 6), "observed": round(observed, 6)}
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that pixel values may depend on."""
-    names = ("terramosaic", "numpy", "rasterio", "stackstac", "torch", "zarr")
-    return {name: importlib.metadata.version(name) for name in names}

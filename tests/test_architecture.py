@@ -40,7 +40,7 @@ def test_the_pipeline_runs_without_torch_and_prefect():
 
 def test_verbs_that_do_not_run_pay_for_no_orchestrator():
     assert "prefect" not in _imported(
-        "import flows.orchestration.launch, flows.run.search_result, flows.run.verify"
+        "import flows.orchestration.launch, flows.run.search_report, flows.run.verify"
     )
 
 

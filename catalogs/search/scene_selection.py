@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import shapely
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
@@ -170,7 +171,7 @@ def _find_surplus(scenes: Sequence[Scene], max_passes: int | None) -> Iterator[t
     """Yield (scene, reason) where enough clearer passes cover the footprint."""
     if max_passes is not None:
         reason = f"composite.max_passes is {max_passes}: that many clearer passes cover its area"
-        yield from ((scene, reason) for scene in passes.find_surplus_scenes(scenes, max_passes))
+        yield from ((scene, reason) for scene in _find_surplus_scenes(scenes, max_passes))
 
 
 def _find_superseded(scenes: Sequence[Scene]) -> Iterator[tuple[Scene, str]]:
@@ -232,3 +233,46 @@ def _find_replacement(scene: Scene, newer_scenes: Sequence[Scene]) -> Scene | No
     overlaps = [footprint.intersection(area).area for area in areas]
     ranked = zip(overlaps, newer_scenes, strict=True)
     return max(ranked, key=lambda pair: (pair[0], recency_key(pair[1])))[1]
+
+
+def _find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[Scene]:
+    """Yield the optical scenes that are not among the ``max_passes`` clearest passes anywhere.
+
+    Within an MGRS tile, passes are ordered by cloud cover (unknown last), then time, then id. A
+    pass is dropped as a whole, and only where clearer ones cover its footprint in the tile
+    ``max_passes`` times, except for slivers (see lonlat_geometry.MAX_SLIVER_WIDTH). So every point
+    keeps at least ``max_passes`` passes, or all that it has. Radar and elevation scenes are kept.
+    """
+    optical = sorted(
+        (scene for scene in scenes if get_sensor(scene.modality).group == "optical"), key=_mgrs_key
+    )
+    for _, group in groupby(optical, _mgrs_key):
+        covered = [shapely.Polygon()] * max_passes
+        # ^ the area that at least one, two, … passes cover
+        for pass_scenes in sorted(passes.group_passes(group), key=_cloud_cover_key):
+            area = lonlat_geometry.union(shape(scene.footprint) for scene in pass_scenes)
+            if lonlat_geometry.nearly_covers(covered[-1], area):
+                yield from pass_scenes
+                continue
+            for level in range(max_passes - 1, 0, -1):
+                overlap = shapely.intersection(covered[level - 1], area)
+                covered[level] = shapely.union(covered[level], overlap)
+            covered[0] = shapely.union(covered[0], area)
+
+
+def _mgrs_key(scene: Scene) -> tuple[str, str]:
+    return (scene.modality, passes.mgrs_code(scene))
+
+
+def _cloud_cover_key(
+    scenes: Sequence[Scene],
+) -> tuple[bool, float, tuple[dt.datetime, str, str, str]]:
+    """Return a key that is smaller for a clearer pass: the mean cloud cover weighted by area."""
+    stated = [
+        (scene.cloud_cover, float(shape(scene.footprint).area))
+        for scene in scenes
+        if scene.cloud_cover is not None
+    ]
+    weight = sum(area for _, area in stated)
+    mean = sum(cover * area for cover, area in stated) / weight if weight else 0.0
+    return (not stated, mean, passes.sort_key(scenes[0]))

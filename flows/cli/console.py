@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -24,10 +24,15 @@ from flows.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_US
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
 
-Result = Mapping[str, Any]
-Work = Callable[["Progress"], Result]
-ResultFormatter = Callable[[Result], Iterable[str]]
-ExitCodeFunction = Callable[[Result], int]
+
+class JsonReady(Protocol):
+    """A result that can be printed as JSON: see :class:`flows.run.results.Result`."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the result as JSON-ready values."""
+
+
+AnyResult = TypeVar("AnyResult", bound=JsonReady)
 
 
 def subcommand(group: click.Group, name: str) -> Callable[[Callable[..., int]], click.Command]:
@@ -74,9 +79,9 @@ class Console:
 
     def run_and_print(
         self,
-        work: Work,
-        format_result: ResultFormatter,
-        exit_code_of: ExitCodeFunction = lambda _: EXIT_OK,
+        work: Callable[[Progress], AnyResult],
+        format_result: Callable[[AnyResult], Iterable[str]],
+        exit_code_of: Callable[[AnyResult], int] = lambda _: EXIT_OK,
     ) -> int:
         """Run the work with a progress display, print its result, and return its exit code."""
         from flows.observe.progress import create_progress
@@ -89,7 +94,7 @@ class Console:
                 progress.finish()
         code = exit_code_of(result)
         if self._as_json:
-            print(json.dumps(_to_json_types(result), allow_nan=False), flush=True)
+            print(json.dumps(_replace_nan(result.to_dict()), allow_nan=False), flush=True)
         else:
             for line in format_result(result):
                 print(line, flush=True)
@@ -163,17 +168,13 @@ def _redirect_descriptor(source: int, target: int) -> Iterator[None]:
         os.close(saved)
 
 
-def _to_json_types(value: Any) -> Any:
-    """Convert to JSON types: paths to strings, NumPy scalars to numbers, NaN to null."""
+def _replace_nan(value: Any) -> Any:
+    """Replace the numbers of JSON-ready values that are not finite, which JSON lacks, by None."""
     if isinstance(value, Mapping):
-        return {str(key): _to_json_types(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_json_types(inner) for inner in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+        return {key: _replace_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replace_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report_usage_error(error: click.ClickException, arguments: Sequence[str]) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,14 +18,16 @@ from catalogs import errors
 from flows.cli import signals
 from flows.cli.console import (
     Console,
-    ExitCodeFunction,
-    Result,
     report_interruption,
     report_usage_error,
     subcommand,
 )
 from flows.cli.exit_codes import EXIT_FAILED, EXIT_NOTHING_FOUND, EXIT_OK
 from flows.cli.models import models
+
+if TYPE_CHECKING:
+    from flows.config.job import Job
+    from flows.run.results import BackfillResult, RunResult
 
 PATH = click.Path(path_type=Path)
 
@@ -88,16 +90,16 @@ def command() -> None:
 command.add_command(models)
 
 
-def _load_job(path: Path) -> Any:
+def _load_job(path: Path) -> Job:
     from flows.config import job
 
     return job.load(path)
 
 
-def _exit_code_for_run(allow_partial: bool) -> ExitCodeFunction:
-    def exit_code(result: Result) -> int:
-        accepted = allow_partial and result["status"] == "partial" and result["item"]
-        return EXIT_OK if result["status"] in ("complete", "unchanged") or accepted else EXIT_FAILED
+def _exit_code_for_run(allow_partial: bool) -> Callable[[RunResult], int]:
+    def exit_code(result: RunResult) -> int:
+        accepted = allow_partial and result.status == "partial" and result.item
+        return EXIT_OK if result.status in ("complete", "unchanged") or accepted else EXIT_FAILED
 
     return exit_code
 
@@ -125,7 +127,7 @@ def demo(
     return console.run_and_print(
         lambda progress: demo.run(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
-        ).to_dict(),
+        ),
         text_output.format_run,
         _exit_code_for_run(allow_partial=False),
     )
@@ -144,15 +146,15 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
     """List the scenes that a job uses, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import text_output
-    from flows.run import search_result
+    from flows.run import search_report
     from flows.series import latest_period
 
     return console.run_and_print(
-        lambda progress: search_result.search(
+        lambda progress: search_report.search(
             latest_period.with_period(loaded, period, progress), progress, report
-        ).to_dict(),
+        ),
         text_output.format_search,
-        lambda result: EXIT_OK if result["used"] else EXIT_NOTHING_FOUND,
+        lambda result: EXIT_OK if result.used else EXIT_NOTHING_FOUND,
     )
 
 
@@ -164,13 +166,13 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
     """Plan a job: estimate tiles, bytes, memory, time and cost."""
     loaded = _load_job(job)
     from flows.cli import text_output
-    from flows.run import plan_files
+    from flows.run import stored_plan
     from flows.series import latest_period
 
     return console.run_and_print(
-        lambda progress: plan_files.make_plan(
+        lambda progress: stored_plan.make_plan(
             latest_period.with_period(loaded, period, progress), progress, output
-        ).to_dict(),
+        ),
         text_output.format_plan,
     )
 
@@ -208,7 +210,7 @@ def run(
             max_cost=max_cost,
             progress=progress,
             period=period,
-        ).to_dict(),
+        ),
         text_output.format_run,
         _exit_code_for_run(allow_partial),
     )
@@ -278,7 +280,7 @@ def backfill(
             max_cost=max_cost,
             progress=progress,
             run_job=launch.run_job,
-        ).to_dict(),
+        ),
         text_output.format_periods,
         _exit_code_for_periods,
     )
@@ -310,14 +312,14 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
             allow_partial=allow_partial,
             progress=progress,
             run_job=launch.run_job,
-        ).to_dict(),
+        ),
         text_output.format_periods,
         _exit_code_for_periods,
     )
 
 
-def _exit_code_for_periods(result: Result) -> int:
-    statuses = {entry["status"] for entry in result["periods"]}
+def _exit_code_for_periods(result: BackfillResult) -> int:
+    statuses = {entry.status for entry in result.periods}
     if statuses & {"failed", "refused", "busy"}:
         return EXIT_FAILED
     return EXIT_NOTHING_FOUND if statuses <= {"gap"} else EXIT_OK
@@ -335,9 +337,9 @@ def verify(console: Console, out: Path) -> int:
     from flows.run import verify
 
     return console.run_and_print(
-        lambda progress: verify.verify(out, progress).to_dict(),
+        lambda progress: verify.verify(out, progress),
         text_output.format_verification,
-        lambda result: EXIT_OK if result["ok"] else EXIT_FAILED,
+        lambda result: EXIT_OK if result.ok else EXIT_FAILED,
     )
 
 
@@ -362,7 +364,7 @@ def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paus
     return console.run_and_print(
         lambda progress: deployment.deploy(
             jobs, pool=pool, limit=limit, paused=paused, progress=progress
-        ).to_dict(),
+        ),
         text_output.format_deployments,
     )
 
@@ -423,7 +425,7 @@ def train(
             minutes=minutes,
             progress=progress,
         ),
-        text_output.format_mapping,
+        text_output.format_training,
     )
 
 

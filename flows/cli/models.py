@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 
@@ -14,9 +15,14 @@ from flows.cli.exit_codes import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
-    from model.weights.hub import FetchedFile
+    from flows.run.model_results import CheckResult, ConvertResult, FetchResult, ListResult
+    from flows.run.results import Result
+    from model.tools.model_card import ModelDescription
+    from model.tools.model_list import ListedModel
 
 PATH = click.Path(path_type=Path)
+
+Record = TypeVar("Record")
 
 
 class _DefaultListGroup(click.Group):
@@ -33,6 +39,17 @@ def models() -> None:
     """List, fetch, check, convert and describe models."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Printable(Generic[Record]):
+    """A record that is formatted as it is, and becomes a result only where JSON is wanted."""
+
+    record: Record
+    build_result: Callable[[Record], Result]
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.build_result(self.record).to_dict()
+
+
 @subcommand(models, "list")
 def list_models(console: Console) -> int:
     """List known models and where their weights are."""
@@ -40,8 +57,16 @@ def list_models(console: Console) -> int:
     from model.tools import model_list
 
     return console.run_and_print(
-        lambda _: {"models": model_list.list_models()}, text_output.format_models
+        lambda _: _Printable(model_list.list_models(), _build_list_result),
+        lambda printable: text_output.format_models(printable.record),
     )
+
+
+def _build_list_result(models: list[ListedModel]) -> ListResult:
+    from flows.run import model_results
+
+    # ^ imports pydantic, which takes longer than the list
+    return model_results.ListResult.from_models(models)
 
 
 @subcommand(models, "fetch")
@@ -73,40 +98,32 @@ def fetch_weights(
         raise InvalidInputError(f"--to {folder} is a file: give a folder.")
     from flows.cli import text_output
 
-    def work(progress: Progress) -> Mapping[str, Any]:
+    def work(progress: Progress) -> FetchResult:
+        from flows.run import model_results
         from model.weights import hub
 
         name_by_file = {hub.OFFICIAL_FILES[name]: name for name in reversed(names)}
         # ^ several names may share one file, which is reported under the first of them
         progress.start_stage("fetch", len(name_by_file))
-        rows = []
+        entries = []
         for name in reversed(name_by_file.values()):
             weights_file = hub.fetch(name, revision, renew=renew)
             path = weights_file.path
             if folder is not None:
                 path = hub.copy_file(name, path, folder)
-            rows.append(_fetched_row(name, path, weights_file, revision))
+            entries.append(
+                model_results.FetchedFileEntry.from_file(
+                    weights_file,
+                    name=name,
+                    path=path,
+                    repo=hub.OFFICIAL_FILES[name].repo,
+                    revision=revision or hub.DEFAULT_REVISION,
+                )
+            )
             progress.advance(note=name)
-        return {"fetched": rows}
+        return model_results.FetchResult(fetched=tuple(entries))
 
     return console.run_and_print(work, text_output.format_fetched_files)
-
-
-def _fetched_row(
-    name: str, path: Path, weights_file: FetchedFile, revision: str | None
-) -> dict[str, Any]:
-    from model.weights import hub
-
-    return {
-        "name": name,
-        "path": str(path),
-        "repo": hub.OFFICIAL_FILES[name].repo,
-        "revision": revision or hub.DEFAULT_REVISION,
-        "commit": weights_file.pin.commit,
-        "sha256": weights_file.pin.sha256,
-        "bytes": weights_file.pin.bytes,
-        "pinned": "now" if weights_file.is_newly_pinned else "before",
-    }
 
 
 @subcommand(models, "check")
@@ -127,15 +144,16 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
     if name is not None:
         _check_model_name(name)
 
-    def work(_: Any) -> Mapping[str, Any]:
+    def work(_: Progress) -> CheckResult:
+        from flows.run import model_results
         from model.tools import inspect
 
-        return inspect.inspect_file(path, name).to_mapping()
+        return model_results.CheckResult.from_inspection(inspect.inspect_file(path, name))
 
     return console.run_and_print(
         work,
         text_output.format_weights_check,
-        lambda result: EXIT_OK if result["ok"] else EXIT_USAGE,
+        lambda result: EXIT_OK if result.ok else EXIT_USAGE,
     )
 
 
@@ -152,10 +170,11 @@ def convert_weights(
     """Convert .pt or .ckpt weights to safetensors."""
     from flows.cli import text_output
 
-    def work(_: Any) -> Mapping[str, Any]:
+    def work(_: Progress) -> ConvertResult:
+        from flows.run import model_results
         from model.tools import convert
 
-        return convert.convert(source, target, dtype, only)
+        return model_results.ConvertResult.from_file(convert.convert(source, target, dtype, only))
 
     return console.run_and_print(work, text_output.format_conversion)
 
@@ -169,30 +188,40 @@ def show_card(console: Console, name_or_path: str, output: Path | None) -> int:
         raise InvalidInputError(f"-o {output}: name a .md or a .json file.")
     if output is not None and not output.absolute().parent.is_dir():
         raise InvalidInputError(f"-o {output}: its folder does not exist: create it first.")
+    from flows.run import model_results
     from model.tools import card_markdown, model_card
 
-    def work(_: Any) -> Mapping[str, Any]:
-        card = model_card.describe(name_or_path, suggest=_suggest_name)
+    def work(_: Progress) -> _Printable[ModelDescription]:
+        description = model_card.describe(name_or_path, suggest=_suggest_name)
         if output is not None:
-            _write_card(output, card)
-        return card
+            _write_card(output, description)
+        return _Printable(description, model_results.CardResult.from_description)
 
     return console.run_and_print(
         work,
-        lambda card: card_markdown.render_markdown(card) if output is None else [f"wrote {output}"],
+        lambda printable: (
+            card_markdown.render_markdown(printable.record)
+            if output is None
+            else [f"wrote {output}"]
+        ),
     )
 
 
-def _write_card(path: Path, card: Mapping[str, Any]) -> None:
+def _write_card(path: Path, description: ModelDescription) -> None:
     import json
 
+    from flows.run import model_results
     from model.tools import card_markdown
     from pipeline.runtime import atomic_files
 
     text = (
-        json.dumps(card, indent=1, ensure_ascii=False)
+        json.dumps(
+            model_results.CardResult.from_description(description).to_dict(),
+            indent=1,
+            ensure_ascii=False,
+        )
         if path.suffix == ".json"
-        else "\n".join(card_markdown.render_markdown(card))
+        else "\n".join(card_markdown.render_markdown(description))
     )
     atomic_files.write_atomic(path, f"{text}\n".encode())
 

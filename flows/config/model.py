@@ -25,6 +25,7 @@ from flows.config.base import (
 from model.errors import ModelError
 from model.terramind import config, modalities
 from model.terratorch.datamodule import statistics_from_yaml
+from pipeline.plan.settings import ModelOptions
 
 MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
 """Models known by name; any other name is the path of a ``.yaml`` configuration."""
@@ -308,27 +309,33 @@ class ModelConfig(ConfigModel):
             )
         return tuple(self.stats or ())
 
-    def to_loader_options(self) -> dict[str, Any]:
-        """Return the set keyword arguments of the model's loader, as JSON types."""
-        options: dict[str, Any] = {"name": self.name, "task": _unwrap_single(self.tasks)}
-        if self.checkpoint is None:
-            options["weights"] = self.effective_weights.to_source()
-        else:
-            options |= {"checkpoint": str(self.checkpoint), "classes": list(self.classes or ())}
+    def to_options(self) -> ModelOptions:
+        """Return the options with which the model is loaded, as JSON types."""
+        has_checkpoint, generates = self.checkpoint is not None, "generate" in self.tasks
+        return ModelOptions(
+            name=self.name,
+            task=_unwrap_single(self.tasks),
+            weights=None if has_checkpoint else self.effective_weights.to_source(),
+            checkpoint=str(self.checkpoint) if has_checkpoint else None,
+            classes=list(self.classes or ()) if has_checkpoint else None,
+            stats=self._statistics_source(),
+            tokenizers=None
+            if self.tokenizers is None
+            else {name: source.to_source() for name, source in self.tokenizers.items()},
+            modality=_unwrap_single(self.modalities) if generates else None,
+            timesteps=self.timesteps if generates else None,
+        )
+
+    def _statistics_source(self) -> str | dict[str, dict[str, list[float]]] | None:
+        """Return the path of the training's configuration, or the statistics of each input."""
         if self.training is not None:
-            options["stats"] = str(self.training)
-        elif self.stats is not None:
-            options["stats"] = {
-                name: {"mean": list(entry.mean), "std": list(entry.std)}
-                for name, entry in self.stats.items()
-            }
-        if self.tokenizers is not None:
-            options["tokenizers"] = {
-                name: source.to_source() for name, source in self.tokenizers.items()
-            }
-        if "generate" in self.tasks:
-            options |= {"modality": _unwrap_single(self.modalities), "timesteps": self.timesteps}
-        return options
+            return str(self.training)
+        if self.stats is None:
+            return None
+        return {
+            name: {"mean": list(entry.mean), "std": list(entry.std)}
+            for name, entry in self.stats.items()
+        }
 
 
 def _unwrap_single(names: tuple[str, ...]) -> str | list[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from flows.config.execution import WorkerRange
 from flows.config.job import Job
 from flows.config.prices import Prices
@@ -17,14 +14,12 @@ from pipeline.plan.settings import (
 )
 
 
-def build_run_settings(
-    job: Job, loader_options: Mapping[str, Any], request_digest: str
-) -> RunSettings:
+def build_run_settings(job: Job, model_options: ModelOptions, request_digest: str) -> RunSettings:
     """Return the settings of a job that a run needs and that do not decide the pixels.
 
     Args:
         job: The job over one period.
-        loader_options: Options of the model's loader.
+        model_options: Options with which the model is loaded.
         request_digest: sha256 of what the job requests.
     """
     execution, limits = job.execution, job.qc
@@ -33,7 +28,7 @@ def build_run_settings(
         output_dir=str(job.output.folder),
         formats=tuple(job.output.formats),
         request_digest=request_digest,
-        model=ModelOptions(**loader_options),
+        model=model_options,
         execution=ExecutionSettings(
             tile=execution.tile,
             engine=execution.engine,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from flows.config import error_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
+from flows.run.results import CountryAccuracy, TrainResult
 from model.predictor import edge_effect, registry
 from model.predictor.card_file import CLASSES, Card
 from model.predictor.predictor import InferenceOptions
@@ -75,7 +76,7 @@ def run(
     device: str,
     minutes: float | None,
     progress: Progress,
-) -> dict[str, Any]:
+) -> TrainResult:
     """Train the demo model and write its weights and card.
 
     Args:
@@ -114,7 +115,7 @@ def run(
         progress=lambda step: progress.advance(1, f"loss {step.loss:.3f}"),
     )
     tests = load_or_build_countries(out, recipe.test_seeds, recipe.test_size, progress)
-    measured = evaluate_models(
+    scores_by_seed = evaluate_models(
         network, statistics, mosaics, dict(zip(recipe.test_seeds, tests, strict=True)), progress
     )
     training = {
@@ -131,7 +132,11 @@ def run(
             "machine": platform.machine(),
         },
         "seconds_of_material": data_seconds,
-        **measured,
+        "test_countries": {
+            str(seed): scores.to_mapping() for seed, scores in scores_by_seed.items()
+        },
+        "real_places": {},
+        # ^ the card of the shipped weights also has measurements on real land
     }
     card = _build_card(recipe, network, statistics, training)
     curve = edge_effect.measure(
@@ -149,14 +154,22 @@ def run(
     text = card_markdown.render_demo_card(card, sha256=sha256, size=size)
     atomic_files.write_atomic(out / "card.md", text.encode())
     progress.finish()
-    return {
-        "weights": str(weights),
-        "card": str(out / "card.md"),
-        "sha256": sha256,
-        "bytes": size,
-        "seconds": round(time.perf_counter() - started, 1),
-        **_summarise_accuracy(measured),
-    }
+    return TrainResult(
+        weights=str(weights),
+        card=str(out / "card.md"),
+        sha256=sha256,
+        bytes=size,
+        seconds=round(time.perf_counter() - started, 1),
+        test_countries={
+            str(seed): CountryAccuracy(
+                model=round(scores.model.overall, 4),
+                model_without_tokens=round(scores.model_without_tokens.overall, 4),
+                per_pixel_qda=round(scores.per_pixel_qda.overall, 4),
+            )
+            for seed, scores in scores_by_seed.items()
+        },
+        real_places={},
+    )
 
 
 def load_or_build_countries(
@@ -202,31 +215,48 @@ def _build_card(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountryScores:
+    """Scores of the three classifiers on one country."""
+
+    model: Scores
+    model_without_tokens: Scores
+    per_pixel_qda: Scores
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return JSON-ready values, as in the model card."""
+        return {
+            "model": _scores_by_class(self.model),
+            "model_without_tokens": _scores_by_class(self.model_without_tokens),
+            "per_pixel_qda": _scores_by_class(self.per_pixel_qda),
+        }
+
+
 def evaluate_models(
     network: Segmenter,
     statistics: Mapping[str, Statistics],
     mosaics: Sequence[LabelledMosaic],
     tests: Mapping[int, LabelledMosaic],
     progress: Progress,
-) -> dict[str, Any]:
+) -> dict[int, CountryScores]:
     """Evaluate the network, the network without its tokens, and a per-pixel baseline.
 
     All three are evaluated on the same test countries.
+
+    Returns:
+        The scores by the seed of the country.
     """
     baseline = _fit_baseline(mosaics)
     progress.start_stage("measure", len(tests))
-    result: dict[str, Any] = {}
+    scores_by_seed: dict[int, CountryScores] = {}
     for seed, test in tests.items():
-        result[str(seed)] = {
-            "model": _scores_by_class(evaluate(network, [test], statistics=statistics)),
-            "model_without_tokens": _scores_by_class(
-                evaluate(network, [test], statistics=statistics, tokens="zero")
-            ),
-            "per_pixel_qda": _scores_by_class(_score_baseline(baseline, test)),
-        }
+        scores_by_seed[seed] = CountryScores(
+            model=evaluate(network, [test], statistics=statistics),
+            model_without_tokens=evaluate(network, [test], statistics=statistics, tokens="zero"),
+            per_pixel_qda=_score_baseline(baseline, test),
+        )
         progress.advance(1, f"seed {seed}")
-    return {"test_countries": result, "real_places": {}}
-    # ^ the card of the shipped weights also has measurements on real land
+    return scores_by_seed
 
 
 def _fit_baseline(mosaics: Sequence[LabelledMosaic]) -> Qda:
@@ -248,13 +278,3 @@ def _scores_by_class(measured_scores: Scores) -> dict[str, Any]:
     if not isinstance(by_class, list):
         raise TypeError("by_class is a list")
     return values | {"f1": dict(zip(CLASSES, by_class, strict=True))}
-
-
-def _summarise_accuracy(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "test_countries": {
-            seed: {kind: scores["overall"] for kind, scores in entry.items()}
-            for seed, entry in measured["test_countries"].items()
-        },
-        "real_places": {},
-    }

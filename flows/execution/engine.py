@@ -27,7 +27,7 @@ from pipeline import tile
 from pipeline.inference.batching import WindowCache
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import WorkerCount
-from pipeline.reading import http_pool
+from pipeline.reading import provider_connections
 from pipeline.runtime import cancellation, io_statistics
 from pipeline.runtime.io_statistics import IoStatistics
 from pipeline.storage import plan_file, receipt
@@ -135,7 +135,7 @@ def process_tile(
         processes: Number of processes that share the providers' connections.
     """
     memory_release.trim_heap()
-    http_pool.divide_connections(processes)
+    provider_connections.divide_connections(processes)
     path = Path(plan_path)
     mtime_ns = path.stat().st_mtime_ns
     with _load_lock:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 BAR_WIDTH = 20
@@ -31,10 +28,9 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def format_cost(cost: Mapping[str, Any]) -> str:
+def format_cost(amount: float, low: float, high: float, currency: str) -> str:
     """Format a cost with its range."""
-    amount, low, high = (f"{cost[key]:.2f}" for key in ("amount", "low", "high"))
-    return f"{amount} {cost['currency']} ({low} to {high})"
+    return f"{amount:.2f} {currency} ({low:.2f} to {high:.2f})"
 
 
 def draw_bar(share: float) -> str:

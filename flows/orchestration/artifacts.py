@@ -19,8 +19,8 @@ from prefect import artifacts as prefect_artifacts
 
 from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
 from flows.run import cost
-from flows.run.plan_files import StoredPlan
 from flows.run.results import RunResult
+from flows.run.stored_plan import StoredPlan
 from flows.series.period_status import PeriodSummary
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.quality import coverage
@@ -69,6 +69,11 @@ def show_plan(stored: StoredPlan) -> None:
     missing, _ = cost.find_missing_tiles(plan, stored.folder)
     estimate = cost.estimate_resources(plan, stored.folder, missing)
     price = cost.estimate_cost(plan, estimate)
+    price_text = (
+        format_cost(price.amount, price.low, price.high, price.currency)
+        if price
+        else "no prices in the job"
+    )
     rows = [
         ("plan", plan.short_digest),
         ("scenes", len(plan.snapshot.scenes)),
@@ -79,7 +84,7 @@ def show_plan(stored: StoredPlan) -> None:
         ("requests", estimate.requests),
         ("memory", format_size(estimate.peak_memory_bytes)),
         ("time", format_duration(estimate.seconds)),
-        ("cost", format_cost(price.to_dict()) if price else "no prices in the job"),
+        ("cost", price_text),
         ("folder", str(stored.folder)),
     ]
     prefect_artifacts.create_table_artifact(
@@ -112,15 +117,11 @@ def _coverage_table(days: Sequence[coverage.DayCoverage]) -> list[str]:
 @_best_effort
 def show_quality(plan: Plan, quality: QualityMetrics) -> None:
     """Show the quality figures of a map."""
-    values = quality.to_dict()
-    rows = [
-        {"line": kind, "z": values[kind]["z"], "excess": values[kind]["excess"]}
-        for kind in ("window", "tile", "zone")
-        if values[kind]
+    rows: list[dict[str, str | float]] = [
+        {"line": kind, "z": seam.z, "excess": seam.excess} for kind, seam in quality.seams().items()
     ]
-    disagreement = values["disagreement"]
-    if disagreement:
-        rows.append({"line": "windows half a stride off", "share": disagreement["share"]})
+    if quality.disagreement:
+        rows.append({"line": "windows half a stride off", "share": quality.disagreement.share})
     if rows:
         prefect_artifacts.create_table_artifact(
             rows,

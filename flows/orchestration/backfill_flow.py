@@ -19,7 +19,9 @@ from flows.orchestration import (
     server,
 )
 from flows.run import cost
-from flows.series import period_runs, period_status
+from flows.run.results import BackfillResult
+from flows.series import backfill as backfill_series
+from flows.series import period_runs
 
 
 def _flow_run_name() -> str:
@@ -65,10 +67,9 @@ def backfill(
     period_range = PeriodRange(
         first=first, last=last, length=cadence, newest_first=order == "newest"
     )
-    result: dict[str, Any] = flow_cancellation.run_cancellable(
+    return flow_cancellation.run_cancellable(
         _run, Path(job), period_range, at_once, dry_run, allow_partial, max_cost
     )
-    return result
 
 
 def _run(
@@ -78,15 +79,15 @@ def _run(
     dry_run: bool,
     allow_partial: bool,
     max_cost: float | None,
-) -> dict[str, Any]:
+) -> BackfillResult:
     job = jobs.load(job_path)
     cost.validate_limit(job, max_cost, at_once)
     progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
-        entries = period_status.inspect_range(job, period_range, progress)
+        entries = backfill_series.inspect_backfill(job, period_range, progress)
         artifacts.show_periods(job.name, "The periods before the run", entries)
         if dry_run:
-            return period_runs.build_result(job, entries, dry_run=True).to_dict()
+            return period_runs.build_result(job, entries, dry_run=True)
         entries = period_runs.run_periods(
             job,
             entries,
@@ -98,4 +99,4 @@ def _run(
         )
     artifacts.show_periods(job.name, "The periods after the run", entries)
     result = period_runs.build_result(job, entries, dry_run=False)
-    return period_runs.raise_on_failure(result).to_dict()
+    return period_runs.raise_on_failure(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +10,7 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import (
     ObjectAlreadyExists,
     ObjectNotFound,
@@ -29,7 +24,7 @@ from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.orchestration import concurrency, server
+from flows.orchestration import concurrency, crash_automations, server
 from flows.orchestration.backfill_flow import backfill
 from flows.orchestration.land_cover_flow import DUE, land_cover
 from flows.orchestration.refresh_flow import refresh
@@ -38,21 +33,8 @@ from flows.run.results import Deployment, DeployResult
 QUEUES = {concurrency.SCHEDULED: 1, concurrency.BACKFILL: 10}
 """Priority of the work queues: a worker with a limit of runs takes scheduled runs first."""
 
-HEARTBEAT_SECONDS = 30
-"""Seconds between two heartbeats of a flow run: the smallest value that Prefect accepts."""
-
-HEARTBEAT_TIMEOUT = 3 * HEARTBEAT_SECONDS
-"""Seconds without a heartbeat after which a flow run counts as crashed."""
-
-CRASHED_AUTOMATION = "terramosaic: flow runs without a sign of life have crashed"
-NEVER_STARTED_AUTOMATION = "terramosaic: flow runs that never began have crashed"
-# ^ an automation is found by its name, so that these stay as they are on servers that have them
-
-START_TIMEOUT = 600
-"""Seconds that a worker may take to start a run."""
-
 ENVIRONMENT = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(crash_automations.HEARTBEAT_SECONDS),
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     # ^ four minutes of retries: the end of a run reaches a server that is being upgraded
 }
@@ -92,7 +74,7 @@ def deploy(
     registered: list[Deployment] = []
     with _explain_auth_errors(), get_client(sync_client=True) as client:
         _ensure_work_pool(client, pool)
-        _ensure_crash_automations(client)
+        crash_automations.ensure_crash_automations(client)
         for slot in sorted({_job_slot(job) for _, job in loaded}):
             client.upsert_global_concurrency_limit_by_name(concurrency.limit_name(slot), limit)
         for job, deployments in prepared:
@@ -197,69 +179,3 @@ def _ensure_work_pool(client: SyncPrefectClient, name: str) -> None:
         except ObjectAlreadyExists:
             existing = client.read_work_queue_by_name(queue, work_pool_name=name)
             client.update_work_queue(existing.id, priority=priority)
-
-
-def _ensure_crash_automations(client: SyncPrefectClient) -> None:
-    """Have the server mark runs as crashed whose heartbeats stop, or which never start."""
-    ends = ("Completed", "Failed", "Cancelled", "Crashed")
-    later = ("Running", "Cancelling", "AwaitingConcurrencySlot", "Scheduled", "heartbeat")
-    _ensure_automation(
-        client,
-        CRASHED_AUTOMATION,
-        after=("heartbeat",),
-        expect=("heartbeat", *ends),
-        within=HEARTBEAT_TIMEOUT,
-    )
-    _ensure_automation(
-        client,
-        NEVER_STARTED_AUTOMATION,
-        after=("Pending", "Submitting"),
-        expect=(*later, *ends),
-        within=START_TIMEOUT,
-    )
-    # ^ a worker that dies while it starts a run leaves the run pending, before any heartbeat
-
-
-def _ensure_automation(
-    client: SyncPrefectClient,
-    name: str,
-    *,
-    after: Sequence[str],
-    expect: Sequence[str],
-    within: int,
-) -> None:
-    """Create an automation that marks runs as crashed when an expected event does not follow.
-
-    Args:
-        client: client of the server.
-        name: name of the automation; one that exists is left as it is.
-        after: flow-run events that start the time.
-        expect: flow-run events of which one must follow.
-        within: seconds until then.
-    """
-    if client.read_automations_by_name(name):
-        return
-    client.create_automation(
-        AutomationCore(
-            name=name,
-            description="Finished tiles of such a run are kept; the next run goes on from there.",
-            trigger=EventTrigger(
-                after={f"prefect.flow-run.{event}" for event in after},
-                expect={f"prefect.flow-run.{event}" for event in expect},
-                match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=dt.timedelta(seconds=within),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    force=False,
-                    state=StateType.CRASHED,
-                    name="Crashed",
-                    message="No heartbeat: its process or machine is gone. Finished tiles are "
-                    "kept; the next run goes on from there.",
-                )
-            ],
-        )
-    )

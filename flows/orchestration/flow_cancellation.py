@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, cast
 from uuid import UUID
 
 from prefect import runtime
@@ -18,7 +18,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Running
 
+from flows.run.results import Result
 from pipeline.runtime import cancellation
+
+Params = ParamSpec("Params")
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +41,26 @@ class _ActiveRuns:
     thread: threading.Thread | None = None
 
 
-def run_cancellable(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function within a flow; if the flow run is cancelled, stop it and end as cancelled.
+def run_cancellable(
+    function: Callable[Params, Result], *arguments: Params.args, **options: Params.kwargs
+) -> dict[str, Any]:
+    """Call a function within a flow, and return its result as JSON-ready values.
 
-    This is no decorator, because Prefect reads the types of a flow's parameters from its function.
+    If the flow run is cancelled, the function is stopped, and the state in which the run ends is
+    returned. This is no decorator, because Prefect reads the types of a flow's parameters from its
+    function.
     """
     run = UUID(runtime.flow_run.id)
     _register_run(run)
     try:
         with cancellation.cancel_when(_ActiveRuns.cancelled.is_set):
-            return function(*arguments)
+            return function(*arguments, **options).to_dict()
     except cancellation.Cancelled:
         if not _ActiveRuns.cancelled.is_set():
             raise
-        return Cancelled(message="Finished tiles are kept; the next run goes on from there.")
+        state: Any = Cancelled(message="Finished tiles are kept; the next run goes on from there.")
+        return cast("dict[str, Any]", state)
+        # ^ Prefect takes a state in place of a flow's result
     finally:
         _unregister_run(run)
 

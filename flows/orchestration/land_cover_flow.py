@@ -23,11 +23,11 @@ from flows.orchestration import (
     flow_cancellation,
     server,
 )
-from flows.run import plan_files, run, stages
-from flows.run.plan_files import StoredPlan
+from flows.run import run, stages, stored_plan
 from flows.run.results import BackfillResult, RunResult
 from flows.run.stages import Stages, TilesResult
-from flows.series import latest_period, period_runs, period_status
+from flows.run.stored_plan import StoredPlan
+from flows.series import due_periods, latest_period, period_runs
 from pipeline.plan.plan import Plan
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import plan_file
@@ -126,15 +126,12 @@ def land_cover(job: str, period: str | None = None, allow_partial: bool = False)
         What ``terramosaic run --json`` prints; for periods that are due, what ``backfill`` does.
     """
     server.enable_info_logging()
-    result: dict[str, Any] = flow_cancellation.run_cancellable(
-        _run, Path(job), period, allow_partial
-    )
-    return result
+    return flow_cancellation.run_cancellable(_run, Path(job), period, allow_partial)
 
 
-def _run(path: Path, period: str | None, allow_partial: bool) -> dict[str, Any]:
+def _run(path: Path, period: str | None, allow_partial: bool) -> RunResult | BackfillResult:
     if period == DUE:
-        return _run_due_periods(path, allow_partial).to_dict()
+        return _run_due_periods(path, allow_partial)
     local = _local_run.get()
     source: Job | StoredPlan
     if local is not None and local.stored.path == path:
@@ -149,13 +146,13 @@ def _run(path: Path, period: str | None, allow_partial: bool) -> dict[str, Any]:
     artifacts.show_product(name, result)
     if result.status in {"failed", "refused"}:
         raise IncompleteProduct(result)
-    return result.to_dict()
+    return result
 
 
 def _load(path: Path, period: str | None) -> Job | StoredPlan:
-    source = plan_files.load_job_or_plan(path)
+    source = stored_plan.load_job_or_plan(path)
     if isinstance(source, Plan):
-        return plan_files.write_plan(source)
+        return stored_plan.write_plan(source)
     return latest_period.with_period(source, period, NullProgress())
 
 
@@ -163,7 +160,7 @@ def _run_due_periods(path: Path, allow_partial: bool) -> BackfillResult:
     """Run the periods that are due, oldest first, each as a subflow."""
     job = jobs.load(path)
     progress = NullProgress()
-    entries = period_status.inspect_due(job, progress)
+    entries = due_periods.inspect_due(job, progress)
     artifacts.show_periods(job.name, "The latest periods before the run", entries)
     entries = period_runs.run_periods(
         job,

@@ -14,9 +14,9 @@ from flows.observe import metrics_exporter
 from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
-from flows.run import plan_files, run
-from flows.run.plan_files import StoredPlan
+from flows.run import run, stored_plan
 from flows.run.results import RunResult
+from flows.run.stored_plan import StoredPlan
 from flows.series import latest_period
 from pipeline.plan.plan import Plan
 
@@ -46,7 +46,7 @@ def run_file(
     """
     metrics_exporter.read_destination()
     # ^ a wrong destination of the metrics is refused before anything is read
-    source = plan_files.load_job_or_plan(path)
+    source = stored_plan.load_job_or_plan(path)
     if isinstance(source, Job):
         source = latest_period.with_period(source, period, progress)
     elif period is not None:

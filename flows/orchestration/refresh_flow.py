@@ -17,6 +17,7 @@ from flows.orchestration import (
     land_cover_flow,
     server,
 )
+from flows.run.results import BackfillResult
 from flows.series import outdated_products, period_runs
 
 
@@ -43,13 +44,10 @@ def refresh(
         What ``terramosaic refresh --json`` prints.
     """
     server.enable_info_logging()
-    result: dict[str, Any] = flow_cancellation.run_cancellable(
-        _run, Path(job), at_once, dry_run, allow_partial
-    )
-    return result
+    return flow_cancellation.run_cancellable(_run, Path(job), at_once, dry_run, allow_partial)
 
 
-def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> dict[str, Any]:
+def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> BackfillResult:
     job = jobs.load(job_path)
     progress = NullProgress()
     with prefect.tags(concurrency.BACKFILL):
@@ -66,4 +64,4 @@ def _run(job_path: Path, at_once: int, dry_run: bool, allow_partial: bool) -> di
             )
     artifacts.show_periods(job.name, "Finished periods, and what is newer", entries)
     result = period_runs.build_result(job, entries, dry_run=dry_run)
-    return period_runs.raise_on_failure(result).to_dict()
+    return period_runs.raise_on_failure(result)

@@ -15,7 +15,7 @@ from pipeline import resource_estimate, reuse
 from pipeline.grid.grid import Tile
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import CORES_PER_TILE, PriceList, worker_range
-from pipeline.resource_estimate import CostEstimate
+from pipeline.resource_estimate import ResourceEstimate
 from pipeline.storage import receipt
 
 BYTES_PER_GB = 1e9
@@ -39,10 +39,10 @@ def find_missing_tiles(plan: Plan, plan_dir: Path) -> tuple[list[Tile], int]:
     return [tile for tile in missing if tile.id not in reusable], len(reusable)
 
 
-def estimate_resources(plan: Plan, plan_dir: Path, tiles: Sequence[Tile]) -> CostEstimate:
+def estimate_resources(plan: Plan, plan_dir: Path, tiles: Sequence[Tile]) -> ResourceEstimate:
     """Estimate what making tiles takes, calibrated by the receipts of earlier runs."""
     workers, cores = _count_workers_and_cores(plan)
-    return resource_estimate.estimate_cost(
+    return resource_estimate.estimate_resources(
         plan,
         workers=workers,
         cores=cores,
@@ -88,7 +88,7 @@ def validate_limit(job: Job, limit: float | None, at_once: int = 1) -> None:
         )
 
 
-def estimate_cost(plan: Plan, resources: CostEstimate) -> Cost | None:
+def estimate_cost(plan: Plan, resources: ResourceEstimate) -> Cost | None:
     """Return the cost of an estimate; None where the job states no prices."""
     prices = plan.settings.prices
     if prices is None:
@@ -144,8 +144,9 @@ def check_limit(plan: Plan, plan_dir: Path, limit: float | None) -> None:
     if cost is None:
         raise InvalidInputError(NO_PRICES_MESSAGE)
     if cost.amount > limit:
+        price = format_cost(cost.amount, cost.low, cost.high, cost.currency)
         raise InvalidInputError(
-            f"The run would cost {format_cost(cost.to_dict())}, and --max-cost leaves {limit:g} "
+            f"The run would cost {price}, and --max-cost leaves {limit:g} "
             "for it: nothing was made. Raise the limit, or make region, period or inputs smaller."
         )
 

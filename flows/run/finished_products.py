@@ -34,8 +34,8 @@ def find_existing_result(plan: Plan) -> RunResult | None:
     finished = receipt.read_finished(product_folder.plan_dir(plan), plan)
     if len(finished) < len(plan.tiles) or not published_item.is_complete(product_dir, plan):
         return None
-    quality = published_item.read_seam(product_dir)
-    refused = quality is not None and quality_gate.is_refused(plan, quality)
+    quality = published_item.read_quality(product_dir)
+    refused = quality_gate.is_refused(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
     return run_result.build_run_result(
         plan,
@@ -74,7 +74,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     plan = _read_requested_plan(job)
     if plan is None:
         return None
-    settings = build_run_settings(job, plan.settings.model.to_dict(), hash_request(job))
+    settings = build_run_settings(job, plan.settings.model, hash_request(job))
     plan = replace(plan, settings=settings)
     # ^ the folder may have been moved, and the limits of the quality gate may be other ones
     model = plan.model

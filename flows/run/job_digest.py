@@ -24,7 +24,7 @@ def hash_request(job: Job) -> str:
         | {
             "region": to_geojson(job.geometry),
             "catalog": [catalog.provider, catalog.location],
-            "model": job.model.to_loader_options() | {"overlap": job.model.overlap},
+            "model": job.model.to_options().to_dict() | {"overlap": job.model.overlap},
             "average_below": job.model.average_below,
             "output": [job.output.formats, job.output.probabilities, job.output.composites],
             "execution": [execution.tile, execution.device, execution.precision],

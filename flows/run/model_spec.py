@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
@@ -11,6 +12,7 @@ from flows.run import model_spec_cache
 from model.predictor import batch_size_search, registry, weight_source
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
+from pipeline.plan.settings import ModelOptions
 
 DEFAULT_OVERLAP = 1 / 11
 """Overlap of two windows as a share of a window, where the model's edge effect was not measured:
@@ -33,7 +35,7 @@ def load_spec(job: Job) -> ModelSpec:
     memory_release.trim_heap()
     # ^ weights are read in full precision and kept in half of it
     predictor = registry.load(
-        **job.model.to_loader_options(),
+        **job.model.to_options().to_dict(),
         inputs=job.model_inputs,
         device=job.execution.device,
         precision=job.execution.precision,
@@ -95,10 +97,11 @@ def _measured_overlap(job: Job) -> int | None:
     return curve.overlap if curve else None
 
 
-def build_load_options(job: Job) -> dict[str, Any]:
-    """Return the options of the model's loader, with the weights that a configuration names."""
-    options = job.model.to_loader_options()
-    if job.model.config_path is not None and options.get("weights") == "hub":
-        card = registry.get_card(job.model.name, job.model_inputs)
-        options["weights"] = weight_source.choose_source(job.model.name, card, "hub")
-    return options
+def build_model_options(job: Job) -> ModelOptions:
+    """Return the options of the model, with the weights that a configuration names."""
+    options = job.model.to_options()
+    if job.model.config_path is None or options.weights != "hub":
+        return options
+    card = registry.get_card(job.model.name, job.model_inputs)
+    source = weight_source.choose_source(job.model.name, card, "hub")
+    return replace(options, weights=str(source) if isinstance(source, Path) else source)

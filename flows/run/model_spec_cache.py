@@ -75,7 +75,7 @@ def compute_fingerprint(job: Job) -> str | None:
     except (OSError, ModelError):
         return None
     values = {
-        "options": job.model.to_loader_options(),
+        "options": job.model.to_options().to_dict(),
         "inputs": list(job.model_inputs),
         "device": job.execution.device,
         "precision": job.execution.precision,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Caveat, Scene
@@ -19,6 +18,7 @@ from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.plan.settings import ModelOptions
 
 MAX_STEPS = 400
 """Largest number of parts that a period is split into; each has a composite of its own."""
@@ -36,7 +36,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         NothingFoundError: the catalog has no scenes for the job.
     """
     job = drop_generated_inputs(job)
-    model, overlap, load_options = _load_model(job)
+    model, overlap, model_options = _load_model(job)
     window = model.window if model else 0
     search_result = scene_search.search_scenes(
         job,
@@ -79,7 +79,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
         model=model,
-        settings=build_run_settings(job, load_options, hash_request(job)),
+        settings=build_run_settings(job, model_options, hash_request(job)),
     )
 
 
@@ -174,12 +174,12 @@ def _split_period(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
-def _load_model(job: Job) -> tuple[ModelSpec | None, int, dict[str, Any]]:
-    """Return the plan's model, the overlap of its windows in pixels, and its loader's options."""
+def _load_model(job: Job) -> tuple[ModelSpec | None, int, ModelOptions]:
+    """Return the plan's model, the overlap of its windows in pixels, and the model's options."""
     if job.model.name == "none":
-        return None, 0, job.model.to_loader_options()
+        return None, 0, job.model.to_options()
     from flows.run import model_spec  # noqa: PLC0415
 
     # ^ torch takes seconds to import, and composites do not need it
     model = model_spec.load_spec(job)
-    return model, model_spec.choose_overlap(job, model), model_spec.build_load_options(job)
+    return model, model_spec.choose_overlap(job, model), model_spec.build_model_options(job)

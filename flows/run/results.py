@@ -1,16 +1,20 @@
 """Results of the commands: what each of them prints with ``--json``.
 
-The JSON Schemas in docs/json are generated from these models: see :mod:`flows.run.schemas`.
+Those of ``terramosaic models …`` are in :mod:`flows.run.model_results`. The JSON Schemas in
+docs/json are generated from these models: see :mod:`flows.run.schemas`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from catalogs.sensors import SENSORS
+
+if TYPE_CHECKING:
+    from pipeline.quality.quality_metrics import QualityMetrics
 
 RunStatus = Literal["complete", "unchanged", "partial", "failed", "refused"]
 PeriodStatus = Literal["finished", "ready", "thin", "gap", "waiting", "busy"] | RunStatus
@@ -130,6 +134,11 @@ class Quality(Result):
     )
     silent: Count = Field(description="Windows without a finite output.")
 
+    @classmethod
+    def from_metrics(cls, metrics: QualityMetrics) -> Quality:
+        """Build the result from measured figures, rounded as in an item."""
+        return Quality.model_validate(metrics.to_dict())
+
 
 class ProductQuality(Quality):
     """Quality figures of one of several products."""
@@ -137,6 +146,11 @@ class ProductQuality(Quality):
     item: str = Field(
         description="Path of the product's item; of several products, the one with the largest z."
     )
+
+    @classmethod
+    def from_product(cls, item: str, metrics: QualityMetrics) -> ProductQuality:
+        """Build the result from a product's item and its measured figures."""
+        return cls.model_validate({"item": item, **metrics.to_dict()})
 
 
 # -- cost ----------------------------------------------------------------------------------------
@@ -401,6 +415,28 @@ class DeployResult(Result):
 
     pool: str = Field(description="Work pool.")
     deployments: tuple[Deployment, ...]
+
+
+class CountryAccuracy(Result):
+    """Overall accuracy on one synthetic country."""
+
+    model: float = Field(description="Of the model.")
+    model_without_tokens: float = Field(description="With the encoder's tokens set to zero.")
+    per_pixel_qda: float = Field(description="Of a Gaussian classifier of single pixels.")
+
+
+class TrainResult(Result):
+    """The weights that were trained. Its keys are not fixed yet, so that it has no schema."""
+
+    weights: str = Field(description="Path of the weights.")
+    card: str = Field(description="Path of the page that describes them.")
+    sha256: str = Field(description="Checksum of the weights.")
+    bytes: Count = Field(description="Size of the weights.")
+    seconds: NonNegative = Field(description="Time of the training, countries included.")
+    test_countries: dict[str, CountryAccuracy] = Field(
+        description="Accuracy by the seed of countries that it was not trained on."
+    )
+    real_places: dict[str, float] = Field(description="Accuracy on real land; empty.")
 
 
 class ErrorResult(Result):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from flows.config.job import Job
 from flows.observe import metrics_exporter
 from flows.observe.run_context import RunContext
-from flows.run import finished_products, plan_files, product_folder
-from flows.run.plan_files import StoredPlan
+from flows.run import finished_products, product_folder, stored_plan
 from flows.run.results import RunResult
+from flows.run.stored_plan import StoredPlan
 from pipeline.plan.plan import Plan
 
 RunStages = Callable[[StoredPlan, bool, RunContext], RunResult]
@@ -49,7 +49,7 @@ def run(
     context.progress.start_stage("plan")
     unchanged = finished_products.find_unchanged(source) if isinstance(source, Job) else None
     if unchanged is None:
-        plan = plan_files.load_or_create_plan(source, context.progress)
+        plan = stored_plan.load_or_create_plan(source, context.progress)
         result = finished_products.find_existing_result(plan)
     else:
         plan, result = unchanged
@@ -88,4 +88,4 @@ def _run_plan(
     if not is_new:
         engine.check_model(plan)
         # ^ a job has just been planned with its model as it is
-    return run_stages(plan_files.write_plan(plan), allow_partial, context)
+    return run_stages(stored_plan.write_plan(plan), allow_partial, context)

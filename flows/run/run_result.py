@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.run import product_folder
 from flows.run.results import (
@@ -17,8 +16,9 @@ from flows.run.results import (
     TileCounts,
 )
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, provenance, published_item
+from pipeline.product import descriptions, model_provenance, published_item
 from pipeline.quality import quality_gate
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage.store import open_store
 
 
@@ -29,7 +29,7 @@ def build_run_result(
     item: Path | None,
     tiles: TileCounts,
     seconds: Mapping[str, float],
-    quality: Mapping[str, Any] | None,
+    quality: QualityMetrics | None,
     planned: PlannedUsage | None = None,
     actual: ActualUsage | None = None,
 ) -> RunResult:
@@ -41,14 +41,14 @@ def build_run_result(
         item: path of the published item; None where nothing is published.
         tiles: the tiles by their outcome.
         seconds: seconds by stage, and of all tiles by step.
-        quality: quality figures as an item states them, if they were measured.
+        quality: quality figures, if they were measured.
         planned: estimate for the tiles that were made.
         actual: what these tiles took.
     """
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
     accuracy = published_item.read_accuracy(plan_dir.parent) if item else None
-    random_weights = provenance.is_random(plan)
+    random_weights = model_provenance.is_random(plan)
     return RunResult(
         status=status,
         item=str(item) if item else None,
@@ -59,8 +59,8 @@ def build_run_result(
         tiles=tiles,
         scenes=len(plan.snapshot.scenes),
         seconds=dict(seconds),
-        accuracy=Accuracy.model_validate(accuracy) if accuracy else None,
-        seam=Quality.model_validate(quality) if quality else None,
+        accuracy=Accuracy.model_validate(accuracy, from_attributes=True) if accuracy else None,
+        seam=Quality.from_metrics(quality) if quality else None,
         planned=planned,
         actual=actual,
         warnings=(

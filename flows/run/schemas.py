@@ -1,5 +1,6 @@
-"""JSON Schemas of the commands' results, generated from :mod:`flows.run.results`.
+"""JSON Schemas of the commands' results.
 
+They are generated from :mod:`flows.run.results` and :mod:`flows.run.model_results`;
 ``make schemas`` writes them to docs/json.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.run import results
+from flows.run import model_results, results
 from flows.run.results import Result
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -36,6 +37,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "refresh": Schema("terramosaic refresh --json", results.BackfillResult),
     "deploy": Schema("terramosaic deploy --json", results.DeployResult),
     "verify": Schema("terramosaic verify --json", results.VerifyResult),
+    "models": Schema("terramosaic models list --json", model_results.ListResult),
+    "models-fetch": Schema("terramosaic models fetch --json", model_results.FetchResult),
+    "models-check": Schema("terramosaic models check --json", model_results.CheckResult),
+    "models-convert": Schema("terramosaic models convert --json", model_results.ConvertResult),
+    "models-card": Schema("terramosaic models card --json", model_results.CardResult),
     "error": Schema("terramosaic … --json of a command that fails", results.ErrorResult),
 }
 """Name of the schema's file → schema."""

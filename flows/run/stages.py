@@ -21,12 +21,11 @@ from flows.observe.run_context import RunContext
 from flows.run import (
     cost,
     finished_products,
-    plan_files,
     product_folder,
     run_result,
+    stored_plan,
     verify,
 )
-from flows.run.plan_files import StoredPlan
 from flows.run.results import (
     DamagedFile,
     PlannedUsage,
@@ -35,6 +34,7 @@ from flows.run.results import (
     TileCounts,
     TileFailure,
 )
+from flows.run.stored_plan import StoredPlan
 from pipeline import reuse, tile_layers
 from pipeline.product import product_writer
 from pipeline.product.product import MissingTile
@@ -86,7 +86,7 @@ def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
     """Plan a job and write the plan; a stored plan is returned as it is."""
     if isinstance(source, StoredPlan):
         return source
-    return plan_files.write_plan(plan_files.load_or_create_plan(source, context.progress))
+    return stored_plan.write_plan(stored_plan.load_or_create_plan(source, context.progress))
 
 
 def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
@@ -264,7 +264,7 @@ def run(
         if not failed or (allow_partial and counts.done + counts.skipped > len(damaged)):
             # ^ a product without a single sound tile is not published
             quality = timer.run("quality", stages.measure_quality, stored)
-            if not quality_gate.is_refused(stored.plan, quality.to_dict()):
+            if not quality_gate.is_refused(stored.plan, quality):
                 item = timer.run("publish", stages.publish, stored, failed, quality, context)
         status = _choose_status(failed, item, quality)
         metrics.set_final_status(status, len(failed) - len(counts.failed))
@@ -275,7 +275,7 @@ def run(
         item=item,
         tiles=counts.model_copy(update={"failed": failed}),
         seconds=timer.seconds,
-        quality=quality.to_dict() if quality else None,
+        quality=quality,
         planned=tiles.planned,
         actual=cost.get_actual_usage(stored.plan, tiles.traffic, timer.seconds, counts.done),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from catalogs.errors import InvalidInputError
 from flows.observe.progress import Progress
@@ -11,6 +10,7 @@ from flows.run.results import DamagedFile, ProductQuality, VerifyResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.quality import quality_gate, quality_metrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.store import Store, StoreLike, open_store
 
@@ -69,7 +69,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
     product_dirs = published_item.find_product_dirs(location)
     progress.start_stage("verify", len(product_dirs))
     damaged: list[DamagedFile] = []
-    measured: list[dict[str, Any]] = []
+    measured: list[tuple[str, QualityMetrics]] = []
     gate_passed = True
     for product_dir in product_dirs:
         progress.advance(1, product_dir.name)
@@ -85,9 +85,9 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             receipts = receipt.read_finished(plan_dir, plan)
             missing = published_item.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
-                quality = quality_metrics.measure_quality(plan, plan_dir).to_dict()
+                quality = quality_metrics.measure_quality(plan, plan_dir)
                 gate_passed &= not quality_gate.is_refused(plan, quality)
-                measured.append({"item": item, **quality})
+                measured.append((item, quality))
         reported = {finding.tile for finding in damaged}
         damaged += [
             DamagedFile(tile=tile.id, file="receipts", reason="the tile has no receipt")
@@ -95,9 +95,9 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             if tile.id not in receipts and tile.id not in missing and tile.id not in reported
         ]
     progress.finish()
-    worst = max(measured, key=quality_gate.largest_z) if measured else None
+    worst = max(measured, key=lambda entry: entry[1].largest_z, default=None)
     return VerifyResult(
         ok=not damaged and gate_passed,
         bad=tuple(damaged),
-        seam=ProductQuality.model_validate(worst) if worst else None,
+        seam=ProductQuality.from_product(*worst) if worst else None,
     )

@@ -6,11 +6,25 @@ from pathlib import Path
 
 from flows.config import job as jobs
 from flows.config.cadence import PeriodRange
+from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import cost
 from flows.run.results import BackfillResult
-from flows.series import period_runs, period_status
+from flows.series import due_periods, period_runs
 from flows.series.period_runs import RunJob
+from flows.series.period_status import PeriodSummary
+
+
+def inspect_backfill(
+    job: Job, period_range: PeriodRange, progress: Progress
+) -> list[PeriodSummary]:
+    """Inspect the periods of a backfill, in the order in which they are made.
+
+    Raises:
+        InvalidInputError: an end of the range cannot be read, or no period lies in the range.
+    """
+    entries = due_periods.inspect_range(job, period_range, progress)
+    return entries[::-1] if period_range.newest_first else entries
 
 
 def run_backfill(
@@ -41,7 +55,7 @@ def run_backfill(
     """
     job = jobs.load(job_path)
     cost.validate_limit(job, max_cost, at_once)
-    entries = period_status.inspect_range(job, period_range, progress)
+    entries = inspect_backfill(job, period_range, progress)
     if not dry_run:
         entries = period_runs.run_periods(
             job,

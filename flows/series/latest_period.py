@@ -43,7 +43,7 @@ def find_latest(job: Job, progress: Progress) -> Period:
     for period in reversed(due):
         status = period_status.inspect_period(job, period).status
         progress.advance(1, f"{period} {status}")
-        is_final = not period_status.is_awaiting_scenes(job.schedule, period, day)
+        is_final = not due_periods.is_awaiting_scenes(job.schedule, period, day)
         if status in {"finished", "ready"} or (status == "thin" and is_final):
             return period
     raise NothingFoundError(

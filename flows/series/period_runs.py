@@ -12,13 +12,15 @@ from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.run import cost
 from flows.run.results import BackfillResult, PeriodTiles, RunResult
-from flows.series import period_status
 from flows.series.period_status import PeriodSummary
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
 from pipeline.runtime.lock import FolderLockedError
 
 log = logging.getLogger(__name__)
+
+RUNNABLE = ("ready", "thin")
+"""Statuses of the periods that a backfill makes."""
 
 
 class RunJob(Protocol):
@@ -59,7 +61,7 @@ def run_periods(
 
     def attempt(entry: PeriodSummary) -> PeriodSummary:
         cancellation.check_cancelled()
-        if entry.status not in period_status.RUNNABLE:
+        if entry.status not in RUNNABLE:
             return entry
         return _run_entry(
             entry,

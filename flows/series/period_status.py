@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry
 from catalogs.errors import NothingFoundError
 from catalogs.sensors import get_sensor
-from flows.config import cadence
-from flows.config.cadence import PeriodRange
 from flows.config.job import Job
 from flows.config.period import Period
-from flows.config.schedule import Schedule
 from flows.observe.progress import Progress
 from flows.run import finished_products, scene_search
 from flows.run.results import PeriodResult, PeriodStatus, PeriodTiles
-from flows.series import due_periods
-
-RUNNABLE = ("ready", "thin")
-"""Statuses of the periods that a backfill makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,56 +95,3 @@ def inspect_periods(
         progress.advance(1, f"{period} {entries[-1].status}")
     progress.finish()
     return entries
-
-
-def inspect_range(job: Job, period_range: PeriodRange, progress: Progress) -> list[PeriodSummary]:
-    """Inspect the periods of a range, in the order in which they will be made.
-
-    Raises:
-        InvalidInputError: an end of the range cannot be read, or no period lies in the range.
-    """
-    entries = inspect_periods(job, due_periods.list_periods(job, period_range), progress)
-    entries = _mark_cut_periods(entries, period_range.length or job.schedule.cadence)
-    if period_range.last is None:
-        entries = mark_waiting(job, entries)
-    return entries[::-1] if period_range.newest_first else entries
-
-
-def _mark_cut_periods(entries: Sequence[PeriodSummary], period_length: str) -> list[PeriodSummary]:
-    """Add a reason to the first and the last period, oldest first, if the range cuts them."""
-    since = entries[0].period.start
-    marked = list(entries)
-    for index in {0, len(entries) - 1}:
-        entry = entries[index]
-        full_period = cadence.restore_full_period(entry.period, since, period_length)
-        if full_period != entry.period:
-            reasons = (entry.reason, f"a part of {full_period}, which the range cuts")
-            marked[index] = replace(entry, reason="; ".join(filter(None, reasons)))
-    return marked
-
-
-def is_awaiting_scenes(schedule: Schedule, period: Period, day: dt.date) -> bool:
-    """Return whether more scenes of a period may still arrive."""
-    return day <= period.end + dt.timedelta(days=schedule.latency_days + schedule.max_wait_days)
-
-
-def mark_waiting(job: Job, entries: Sequence[PeriodSummary]) -> list[PeriodSummary]:
-    """Set the status of thin periods and gaps to waiting while the schedule expects more scenes."""
-    day = due_periods.today()
-    return [
-        replace(entry, status="waiting")
-        if entry.status in {"thin", "gap"} and is_awaiting_scenes(job.schedule, entry.period, day)
-        else entry
-        for entry in entries
-    ]
-
-
-def inspect_due(job: Job, progress: Progress) -> list[PeriodSummary]:
-    """Inspect the latest periods of the schedule that have ended.
-
-    Raises:
-        InvalidInputError: the job does not say from which day periods are counted.
-    """
-    return mark_waiting(
-        job, inspect_periods(job, due_periods.list_due(job.schedule, due_periods.today()), progress)
-    )

@@ -149,10 +149,6 @@ class EdgeEffect:
         steps = [asdict(step) for step in self.steps]
         return {"window": self.window, "on": self.measured_on, "steps": steps}
 
-    def to_summary(self) -> dict[str, Any]:
-        """Return JSON-ready values with the overlap."""
-        return {**self.to_mapping(), "overlap": self.overlap}
-
 
 def from_mapping(mapping: Mapping[str, Any]) -> EdgeEffect:
     """Build an edge effect from :meth:`EdgeEffect.to_mapping`'s values.

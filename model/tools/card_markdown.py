@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from model.predictor.card_file import Card
+from model.predictor.edge_effect import EdgeEffect
+from model.tools.model_card import DescribedModality, ModelDescription
 
 LINE_LENGTH = 118
 """Longest line of prose in a card."""
@@ -62,7 +64,7 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
             "",
             *_f1_table(training["test_countries"]),
             "",
-            *render_edge_effect(card.reach.to_summary() if card.reach else None),
+            *render_edge_effect(card.reach),
             "",
             "## Agreement on real land",
             "",
@@ -77,41 +79,35 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
     )
 
 
-def render_edge_effect(edge_effect: Mapping[str, Any] | None) -> list[str]:
-    """Return the section on the edge of a window.
-
-    Args:
-        edge_effect: of :meth:`model.predictor.edge_effect.EdgeEffect.to_summary`; None = not
-            measured.
-    """
+def render_edge_effect(edge_effect: EdgeEffect | None) -> list[str]:
+    """Return the section on the edge of a window; None = not measured."""
     title = "## At the edge of a window"
     if edge_effect is None:
         return [title, "", "Not measured."]
-    steps = edge_effect["steps"]
-    classed = steps[0]["differs"] is not None
+    classed = edge_effect.steps[0].differs is not None
     names = [*(["another class"] if classed else []), "mean change"]
-    measured = f" Measured on {edge_effect['on']}." if edge_effect["on"] else ""
+    measured = f" Measured on {edge_effect.measured_on}." if edge_effect.measured_on else ""
     rows = [
         title,
         "",
         *_wrap(
             "Difference between pixels at a distance from the edge of a window and the same pixels "
-            f"in the middle of another window, for windows of {edge_effect['window']} px.{measured}"
+            f"in the middle of another window, for windows of {edge_effect.window} px.{measured}"
         ),
         "",
         f"| px from the edge | {' | '.join(names)} |",
         f"|---|{'---|' * len(names)}",
     ]
-    for step in steps:
-        share = [f"{100 * step['differs']:.1f} %"] if classed else []
-        figures = " | ".join([*share, f"{step['change']:.3f}"])
-        first, last = step["first"], step["stop"] - 1
+    for step in edge_effect.steps:
+        share = [] if step.differs is None else [f"{100 * step.differs:.1f} %"]
+        figures = " | ".join([*share, f"{step.change:.3f}"])
+        first, last = step.first, step.stop - 1
         rows.append(f"| {first if first == last else f'{first} to {last}'} | {figures} |")
-    overlap = edge_effect["overlap"]
     return [
         *rows,
         "",
-        f"Neighbouring windows therefore overlap by {overlap} px and are blended over all of them.",
+        f"Neighbouring windows therefore overlap by {edge_effect.overlap} px and are blended "
+        "over all of them.",
     ]
 
 
@@ -167,51 +163,47 @@ def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def render_markdown(card: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a card that :mod:`model.tools.model_card` described."""
-    yield from (f"# {card['name']}", "", card["what"], "")
-    weights, size, parts = card["weights"], card["architecture"], card["parts"]
-    counted = [f"{name} {_format_millions(count)}" for name, count in parts.items()]
+def render_markdown(model: ModelDescription) -> Iterator[str]:
+    """Yield the lines of a model's card."""
+    yield from (f"# {model.name}", "", model.what, "")
+    weights, size = model.weights, model.architecture
+    counted = [f"{name} {_format_millions(count)}" for name, count in model.parts.items()]
     facts = (
-        ("Kind", card["kind"]),
-        ("Fits", ", ".join(card.get("fits", ()))),
-        ("Parameters", _format_millions(card["parameters"]) if card["parameters"] else None),
+        ("Kind", model.kind),
+        ("Fits", ", ".join(model.fits or ())),
+        ("Parameters", model.parameters and _format_millions(model.parameters)),
         ("Parts", ", ".join(counted)),
-        ("Transformer", size and f"width {size['dim']}, depth {size['depth']}, "
-                                 f"heads {size['heads']}"),
-        ("Window", card["window"] and f"{card['window']} px"),
-        ("Licence", card["licence"]),
-        ("Download", weights["page"]),
-        ("File", weights["path"] and f"`{weights['path']}`"),
-        ("sha256", weights["sha256"] and f"`{weights['sha256']}`"),
-        ("Commit", weights["commit"] and f"`{weights['commit']}`"),
-        ("Classes", ", ".join(card["classes"])),
-    )  # fmt: skip
+        ("Transformer", size and f"width {size.dim}, depth {size.depth}, heads {size.heads}"),
+        ("Window", model.window and f"{model.window} px"),
+        ("Licence", model.licence),
+        ("Download", weights.page),
+        ("File", weights.path and f"`{weights.path}`"),
+        ("sha256", weights.sha256 and f"`{weights.sha256}`"),
+        ("Commit", weights.commit and f"`{weights.commit}`"),
+        ("Classes", ", ".join(model.classes)),
+    )
     yield from (f"- {name}: {value}" for name, value in facts if value)
-    if card["window"] and card["kind"] != "tokenizer":
-        yield from ("", *render_edge_effect(card["reach"]))
-    for title in ("inputs", "outputs"):
-        if card[title]:
-            yield from ("", f"## {title.capitalize()}", "", *_render_table(card[title]))
-    for title in ("limits", "sources"):
-        if card[title]:
-            yield from ("", f"## {title.capitalize()}", "")
-            yield from (f"- {line}" for line in card[title])
+    if model.window and model.kind != "tokenizer":
+        yield from ("", *render_edge_effect(model.reach))
+    for title, entries in (("Inputs", model.inputs), ("Outputs", model.outputs)):
+        if entries:
+            yield from ("", f"## {title}", "", *_render_table(entries))
+    for title, lines in (("Limits", model.limits), ("Sources", model.sources)):
+        if lines:
+            yield from ("", f"## {title}", "", *(f"- {line}" for line in lines))
 
 
 def _format_millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
 
 
-def _render_table(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _render_table(entries: Sequence[DescribedModality]) -> Iterator[str]:
     yield "| modality | form | unit | band | mean | standard deviation |"
     yield "|---|---|---|---|---|---|"
     for entry in entries:
-        unit = {"pixels": "bands", "tokens": "tokens"}.get(entry["form"], "classes")
-        bands = entry.get("bands") or [f"{entry['size']} {unit}"]
-        means, stds = (entry.get(key) or ["-"] * len(bands) for key in ("mean", "std"))
+        unit = {"pixels": "bands", "tokens": "tokens"}.get(entry.form, "classes")
+        bands = entry.bands or (f"{entry.size} {unit}",)
+        means, stds = (values or ["-"] * len(bands) for values in (entry.mean, entry.std))
         for index, (band, mean, std) in enumerate(zip(bands, means, stds, strict=True)):
-            head = (
-                (entry["name"], entry["form"], entry.get("unit", "-")) if index == 0 else ("",) * 3
-            )
+            head = (entry.name, entry.form, entry.unit or "-") if index == 0 else ("",) * 3
             yield "| " + " | ".join(map(str, (*head, band, mean, std))) + " |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from model.errors import WeightsError, join_names
 from model.terratorch.hyperparameters import to_plain_values
 from model.weights import checksums, loading, state_dict_contents
+from model.weights.state_dict_contents import WeightsContents
 
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -20,9 +22,21 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedFile:
+    """A safetensors file that was written."""
+
+    path: Path
+    sha256: str
+    tensors: int
+    """Number of tensors."""
+
+    contents: WeightsContents
+
+
 def convert(
     source: str | Path, target: str | Path, dtype: str | None = None, part: str | None = None
-) -> dict[str, Any]:
+) -> ConvertedFile:
     """Write a file of weights as safetensors, atomically, and describe what was written.
 
     Args:
@@ -65,15 +79,7 @@ def convert(
             "nothing is written"
         )
     sha256 = loading.write_state_dict(target, tensors, metadata)
-    return {
-        "path": str(target),
-        "sha256": sha256,
-        "bytes": target.stat().st_size,
-        "tensors": len(tensors),
-        "parameters": inspected.parameters,
-        "dtypes": dict(inspected.dtypes),
-        "parts": dict(inspected.parts),
-    }
+    return ConvertedFile(path=target, sha256=sha256, tensors=len(tensors), contents=inspected)
 
 
 def _select_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,21 +57,6 @@ class WeightsInspection:
     def is_usable(self) -> bool:
         """Whether the file fits a model, the requested one if any, and all values are finite."""
         return not self.mismatch and bool(self.fits) and not self.contents.non_finite_keys
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return JSON-ready values, as `terramosaic models check` prints them."""
-        return {
-            "path": str(self.path),
-            "sha256": self.sha256,
-            "bytes": self.path.stat().st_size,
-            **self.contents.to_mapping(),
-            "ok": self.is_usable,
-            "fits": list(self.fits),
-            "nearest": self.nearest_model,
-            "missing": list(self.mismatch.missing),
-            "unexpected": list(self.mismatch.unexpected),
-            "differing": list(self.mismatch.mismatched),
-        }
 
 
 def inspect_file(path: str | Path, name: str | None = None) -> WeightsInspection:

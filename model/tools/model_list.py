@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from model.terramind import config, modalities
 from model.weights import hub
@@ -27,30 +28,47 @@ TOKENIZER_PARAMETERS: Mapping[str, int] = {
 
 COORDS_TOKENIZER = "terramind_v1_tokenizer_coords"
 
-
-def list_models() -> list[dict[str, Any]]:
-    """Return name, kind, number of parameters, description and state of the weights of each model.
-
-    The kind is ``model`` for a name that a job may use, else ``tokenizer``. Without parameters the
-    number is None. The weights are shipped, missing, fetched, on the hub, or none.
-    """
-    models = [_demo_row(), *map(_encoder_row, config.ARCHITECTURES), _none_row()]
-    return [*models, *map(_tokenizer_row, TOKENIZER_PARAMETERS), _coords_row()]
+ModelKind = Literal["model", "tokenizer"]
+WeightsStatus = Literal["shipped", "missing", "fetched", "on the hub", "none"]
 
 
-def _demo_row() -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """A named model in the list of all models."""
+
+    name: str
+    kind: ModelKind
+    """``model`` for a name that a job may use."""
+
+    parameters: int | None
+    """Number of parameters; None where there is nothing to count."""
+
+    about: str
+    """A short description."""
+
+    weights: WeightsStatus
+    """Where the weights are."""
+
+
+def list_models() -> list[ListedModel]:
+    """List all models, and after them the tokenizers."""
+    models = [_list_demo(), *map(_list_encoder, config.ARCHITECTURES), _list_none()]
+    return [*models, *map(_list_tokenizer, TOKENIZER_PARAMETERS), _list_coords()]
+
+
+def _list_demo() -> ListedModel:
     files = [
         Path(str(entry))
         for entry in (resources.files("model") / "demo").iterdir()
         if entry.name.endswith(".safetensors")
     ]
-    return {
-        "name": "demo",
-        "kind": "model",
-        "parameters": sum(map(count_stored_parameters, files)) if files else None,
-        "about": "small land-cover model, trained on invented countries",
-        "weights": "shipped" if files else "missing",
-    }
+    return ListedModel(
+        name="demo",
+        kind="model",
+        parameters=sum(map(count_stored_parameters, files)) if files else None,
+        about="small land-cover model, trained on invented countries",
+        weights="shipped" if files else "missing",
+    )
 
 
 def count_stored_parameters(path: Path) -> int:
@@ -61,44 +79,50 @@ def count_stored_parameters(path: Path) -> int:
     return sum(math.prod(entry["shape"]) for entry in tensors)
 
 
-def _encoder_row(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "kind": "model",
-        "parameters": count_encoder_parameters(config.resolve_architecture(name)),
-        "about": "TerraMind: encoder (counted with its six image inputs), decoder",
-        "weights": _weights_status(name),
-    }
+def _list_encoder(name: str) -> ListedModel:
+    return ListedModel(
+        name=name,
+        kind="model",
+        parameters=count_encoder_parameters(config.resolve_architecture(name)),
+        about="TerraMind: encoder (counted with its six image inputs), decoder",
+        weights=_find_weights_status(name),
+    )
 
 
-def _none_row() -> dict[str, Any]:
-    about = "composites only"
-    return {"name": "none", "kind": "model", "parameters": None, "about": about, "weights": "none"}
+def _list_none() -> ListedModel:
+    return ListedModel(
+        name="none", kind="model", parameters=None, about="composites only", weights="none"
+    )
 
 
-def _tokenizer_row(name: str) -> dict[str, Any]:
+def _list_tokenizer(name: str) -> ListedModel:
+    return ListedModel(
+        name=name,
+        kind="tokenizer",
+        parameters=TOKENIZER_PARAMETERS[name],
+        about=describe_tokenizer(name),
+        weights=_find_weights_status(name),
+    )
+
+
+def describe_tokenizer(name: str) -> str:
+    """Return what a tokenizer of rasters does."""
     raster = name.rpartition("_")[2].upper()
     decoder = "a transformer" if raster == "LULC" else "diffusion"
-    return {
-        "name": name,
-        "kind": "tokenizer",
-        "parameters": TOKENIZER_PARAMETERS[name],
-        "about": f"{raster} to tokens and, by {decoder}, back",
-        "weights": _weights_status(name),
-    }
+    return f"{raster} to tokens and, by {decoder}, back"
 
 
-def _coords_row() -> dict[str, Any]:
-    return {
-        "name": COORDS_TOKENIZER,
-        "kind": "tokenizer",
-        "parameters": None,
-        "about": "vocabulary of coordinates",
-        "weights": _weights_status(COORDS_TOKENIZER),
-    }
+def _list_coords() -> ListedModel:
+    return ListedModel(
+        name=COORDS_TOKENIZER,
+        kind="tokenizer",
+        parameters=None,
+        about="vocabulary of coordinates",
+        weights=_find_weights_status(COORDS_TOKENIZER),
+    )
 
 
-def _weights_status(name: str) -> str:
+def _find_weights_status(name: str) -> WeightsStatus:
     return "on the hub" if hub.find_local_file(name) is None else "fetched"
 
 

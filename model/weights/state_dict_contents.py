@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -57,10 +57,10 @@ class EmbeddedModality:
     size: int
     """Number of channels, or of ids in the vocabulary."""
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as `terramosaic models` prints them."""
-        form = "tokens" if self.is_tokens else "pixels"
-        return {"name": self.name, "form": form, "size": self.size}
+    @property
+    def form(self) -> Literal["pixels", "tokens"]:
+        """What the embedding takes."""
+        return "tokens" if self.is_tokens else "pixels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,19 +89,6 @@ class WeightsContents:
     def parameters(self) -> int:
         """Number of all parameters; a tensor that two keys share counts once."""
         return sum(self.dtypes.values())
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain values, as `terramosaic models` prints them."""
-        return {
-            "kind": self.kind,
-            "parameters": self.parameters,
-            "dtypes": dict(self.dtypes),
-            "parts": dict(self.parts),
-            "inputs": [entry.to_mapping() for entry in self.inputs],
-            "outputs": [entry.to_mapping() for entry in self.outputs],
-            "image_size": self.image_size if self.inputs else None,
-            "not_finite": list(self.non_finite_keys),
-        }
 
 
 def inspect_state_dict(tensors: StateDict) -> WeightsContents:

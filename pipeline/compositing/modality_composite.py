@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import METRE, get_sensor
-from pipeline.compositing.optical import compose_optical
-from pipeline.compositing.radar import compose_radar, describe_mixed_satellites
-from pipeline.compositing.temporal_reduction import (
+from pipeline.compositing.composite_record import (
     Composite,
     first_finite,
     reduce_over_time,
     to_band_array,
     to_plane_array,
 )
+from pipeline.compositing.optical import compose_optical
+from pipeline.compositing.radar import compose_radar, describe_mixed_satellites
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import Recipe
 from pipeline.reading import cube, units

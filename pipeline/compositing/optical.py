@@ -1,7 +1,7 @@
 """Compose Sentinel-2: reduce the clear observations of each pixel to one.
 
 A day is one observation: if several granules of it are clear, each band is that of the first one
-in the order of :func:`pipeline.compositing.temporal_reduction.sort_by_day`. A scene without SCL is
+in the order of :func:`pipeline.compositing.composite_record.sort_by_day`. A scene without SCL is
 clear wherever it has data.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import DN
 from pipeline.compositing import masks
-from pipeline.compositing.temporal_reduction import (
+from pipeline.compositing.composite_record import (
     ROW_CHUNK,
     Composite,
     build_composite,

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import POWER, get_sensor
-from pipeline.compositing.temporal_reduction import (
+from pipeline.compositing.composite_record import (
     Composite,
     build_composite,
     group_indices,

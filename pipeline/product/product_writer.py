@@ -14,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import tile, tile_layers
+from pipeline import tile_layers
 from pipeline.grid.grid import Grid
 from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
-from pipeline.product import provenance, published_item, stac_collection, stac_item
+from pipeline.product import (
+    model_provenance,
+    published_item,
+    stac_collection,
+    stac_item,
+)
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.product.report import report, report_images
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.quality_metrics import QualityMetrics
-from pipeline.runtime import cancellation
+from pipeline.runtime import cancellation, software_versions
 from pipeline.storage import cog, mosaic, plan_file, styles, zarr_store
 from pipeline.storage.store import Store, StoreLike, open_store, write_json
 
@@ -216,7 +221,9 @@ def _build_product(
     quality: QualityMetrics | None,
 ) -> Product:
     software = {
-        name: version for name, version in tile.package_versions().items() if name != "terramosaic"
+        name: version
+        for name, version in software_versions.package_versions().items()
+        if name != "terramosaic"
     }
     return Product(
         name=plan.name,
@@ -242,8 +249,8 @@ def _build_product(
             software=software,
             recipe=plan.recipe.to_dict(),
             main_layer=plan.model.primary_output.layer_name if plan.model else "",
-            model_options=provenance.model_options(plan),
-            is_random=provenance.is_random(plan),
+            model_options=model_provenance.model_options(plan),
+            is_random=model_provenance.is_random(plan),
         ),
         missing_tiles=tuple(missing_tiles),
         accuracy=accuracy,

@@ -10,6 +10,8 @@ from typing import Any
 from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan
+from pipeline.quality.accuracy import AccuracyMetrics
+from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import plan_file, receipt
 from pipeline.storage.store import Store, StoreLike, open_store, read_json
 
@@ -38,18 +40,20 @@ def is_complete(product_dir: StoreLike, plan: Plan) -> bool:
     return all(store.exists(asset["href"]) for asset in item["assets"].values())
 
 
-def read_accuracy(product_dir: StoreLike) -> dict[str, Any] | None:
-    """Return the accuracy figures of a product: overall, macro_f1 and n; None without them."""
+def read_accuracy(product_dir: StoreLike) -> AccuracyMetrics | None:
+    """Return the accuracy of a product; None without it."""
     accuracy = _read_properties(product_dir).get("terramosaic:accuracy")
     if not accuracy:
         return None
-    return {key: accuracy[key] for key in ("overall", "macro_f1", "n")}
+    return AccuracyMetrics(
+        **{key: accuracy[key] for key in ("overall", "macro_f1", "n")}, f1=accuracy.get("f1", {})
+    )
 
 
-def read_seam(product_dir: StoreLike) -> dict[str, Any] | None:
-    """Return the seam figures of a product; None without them."""
-    figures: dict[str, Any] | None = _read_properties(product_dir).get("terramosaic:seam")
-    return figures
+def read_quality(product_dir: StoreLike) -> QualityMetrics | None:
+    """Return the quality figures that a product's item states; None without them."""
+    figures = _read_properties(product_dir).get("terramosaic:seam")
+    return QualityMetrics.from_dict(figures) if figures else None
 
 
 def read_not_observed(product_dir: StoreLike) -> float | None:

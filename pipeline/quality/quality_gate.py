@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
-
 from pipeline.plan.plan import Plan
+from pipeline.plan.settings import QualityLimits
+from pipeline.quality.quality_metrics import ProportionEstimate, QualityMetrics
+from pipeline.quality.seam_test import Seam
 
 ADVICE = {
     "window": "Raise model.overlap, or choose a model that needs less context.",
@@ -18,50 +17,45 @@ ADVICE = {
 """Kind of seam → what to do about it."""
 
 
-def find_violations(plan: Plan, quality: Mapping[str, Any] | None) -> list[str]:
+def find_violations(plan: Plan, quality: QualityMetrics | None) -> list[str]:
     """Return a sentence for each figure above its limit; none with ``gate: off``."""
     limits = plan.settings.quality_limits
-    if limits.gate == "off" or not quality:
+    if limits.gate == "off" or quality is None:
         return []
-    return check_limits(quality, asdict(limits))
+    return check_limits(quality, limits)
 
 
-def is_refused(plan: Plan, quality: Mapping[str, Any] | None) -> bool:
+def is_refused(plan: Plan, quality: QualityMetrics | None) -> bool:
     """Tell whether a product with these figures must not be published."""
     return plan.settings.quality_limits.gate == "refuse" and bool(find_violations(plan, quality))
 
 
-def check_limits(metrics: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
-    """Return a message for each figure that exceeds its limit, with what to do.
-
-    Args:
-        metrics: as of :meth:`QualityMetrics.to_dict`.
-        limits: the job's ``max_seam_z``, ``max_disagreement`` and ``min_agreement``.
-    """
+def check_limits(metrics: QualityMetrics, limits: QualityLimits) -> list[str]:
+    """Return a message for each figure that exceeds its limit, with what to do."""
     checks = (
-        *(_check_seam(kind, metrics.get(kind), limits["max_seam_z"]) for kind in ADVICE),
-        _check_disagreement(metrics.get("disagreement"), limits["max_disagreement"]),
-        _check_precision(metrics.get("precision"), limits["min_agreement"]),
-        _check_finite(metrics.get("silent")),
+        *(_check_seam(kind, seam, limits.max_seam_z) for kind, seam in metrics.seams().items()),
+        _check_disagreement(metrics.disagreement, limits.max_disagreement),
+        _check_precision(metrics.precision, limits.min_agreement),
+        _check_finite(metrics.silent),
     )
     return [message for message in checks if message is not None]
 
 
-def _check_seam(kind: str, seam: Mapping[str, float] | None, max_z: float) -> str | None:
-    if not seam or seam["z"] <= max_z:
+def _check_seam(kind: str, seam: Seam, max_z: float) -> str | None:
+    if seam.z <= max_z:
         return None
-    rate, usual = _format_percent(seam["rate"]), _format_percent(seam["rate"] - seam["excess"])
+    rate, usual = _format_percent(seam.rate), _format_percent(seam.rate - seam.excess)
     return (
         f"Seams at {kind} lines: {rate} of the neighbours across them differ, where {usual} would "
-        f"be usual, and at the most visible line {_format_points(seam['worst'])} more than usual "
-        f"(z = {seam['z']:.1f}, qc.max_seam_z is {max_z:g}). {ADVICE[kind]}"
+        f"be usual, and at the most visible line {_format_points(seam.worst)} more than usual "
+        f"(z = {seam.z:.1f}, qc.max_seam_z is {max_z:g}). {ADVICE[kind]}"
     )
 
 
-def _check_disagreement(sample: Mapping[str, float] | None, limit: float) -> str | None:
-    if not sample or sample["low"] <= limit:
+def _check_disagreement(sample: ProportionEstimate | None, limit: float) -> str | None:
+    if sample is None or sample.low <= limit:
         return None
-    share, low = _format_percent(sample["share"]), _format_percent(sample["low"])
+    share, low = _format_percent(sample.share), _format_percent(sample.low)
     return (
         f"{share} of the pixels get another class where the windows are shifted by half a stride, "
         f"and at least {low} with 95 % confidence (qc.max_disagreement is {limit:g}). "
@@ -69,27 +63,22 @@ def _check_disagreement(sample: Mapping[str, float] | None, limit: float) -> str
     )
 
 
-def _check_precision(sample: Mapping[str, float] | None, limit: float) -> str | None:
-    if not sample or sample["share"] >= limit:
+def _check_precision(sample: ProportionEstimate | None, limit: float) -> str | None:
+    if sample is None or sample.share >= limit:
         return None
     return (
-        f"Only {100 * sample['share']:.2f} % of the pixels keep their class in full precision "
+        f"Only {100 * sample.share:.2f} % of the pixels keep their class in full precision "
         f"(qc.min_agreement is {limit:g}). Set execution.precision: fp32."
     )
 
 
-def _check_finite(window_count: int | None) -> str | None:
+def _check_finite(window_count: int) -> str | None:
     if not window_count:
         return None
     return (
         f"{window_count} windows had no finite output: pixels that no other window covers are not "
         "classified. Compute in fp32, and run terramosaic models check on the weights."
     )
-
-
-def largest_z(metrics: Mapping[str, Any]) -> float:
-    """Return the largest z of the seams; minus infinity without any."""
-    return max((metrics[kind]["z"] for kind in ADVICE if metrics.get(kind)), default=float("-inf"))
 
 
 def _format_percent(share: float) -> str:

@@ -5,7 +5,7 @@ The figures are computed from the stored layers and the receipts, so they can be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
@@ -90,6 +90,39 @@ class QualityMetrics:
 
     blend_length: int = 0
     """Boundaries over which they do."""
+
+    def seams(self) -> dict[str, Seam]:
+        """Return the seams that could be tested, by kind: window, tile and zone."""
+        seams = {"window": self.window, "tile": self.tile, "zone": self.zone}
+        return {kind: seam for kind, seam in seams.items() if seam is not None}
+
+    @property
+    def largest_z(self) -> float:
+        """Largest z of the seams; minus infinity without any."""
+        return max((seam.z for seam in self.seams().values()), default=float("-inf"))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QualityMetrics:
+        """Build the figures from :meth:`to_dict`'s values.
+
+        Raises:
+            TypeError: a figure has another form.
+        """
+
+        def read_seam(kind: str) -> Seam | None:
+            return Seam(**values[kind]) if values.get(kind) else None
+
+        def read_proportion(name: str) -> ProportionEstimate | None:
+            return ProportionEstimate(**values[name]) if values.get(name) else None
+
+        return cls(
+            window=read_seam("window"),
+            tile=read_seam("tile"),
+            zone=read_seam("zone"),
+            disagreement=read_proportion("disagreement"),
+            precision=read_proportion("precision"),
+            silent=values.get("silent", 0),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON-ready values, without those that only a chart needs."""

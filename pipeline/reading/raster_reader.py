@@ -27,7 +27,12 @@ from catalogs import href_policy, signing
 from catalogs.errors import AssetReadError, InvalidInputError
 from catalogs.scene import Scene
 from pipeline.grid.grid import Grid
-from pipeline.reading import gdal_opener, http_pool, http_ranges, reprojection
+from pipeline.reading import (
+    gdal_opener,
+    http_ranges,
+    provider_connections,
+    reprojection,
+)
 from pipeline.reading.http_ranges import RangeFile
 from pipeline.runtime import cancellation
 
@@ -159,7 +164,9 @@ def count_read_threads(scenes: Sequence[Scene], cores: int) -> int:
         if href_policy.is_remote(asset.href)
     }
     return max(
-        cores, *(min(MAX_READ_THREADS, http_pool.max_connections(name)) for name in providers), 1
+        cores,
+        *(min(MAX_READ_THREADS, provider_connections.max_connections(name)) for name in providers),
+        1,
     )
 
 
@@ -185,7 +192,7 @@ def _call_with_gdal_path(
     uncached = {"CPL_VSIL_CURL_NON_CACHED": f"/vsis3/{parts.netloc}"} if is_retry else {}
     # ^ GDAL caches that a path could not be opened
     with (
-        http_pool.get_connections(asset.provider).semaphore,
+        provider_connections.get_connections(asset.provider).semaphore,
         rasterio.Env(**GDAL_OPTIONS | S3_OPTIONS, **access.gdal_options, **uncached),
     ):
         return function(access.href)

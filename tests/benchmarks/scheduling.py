@@ -49,14 +49,14 @@ def told(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def planning() -> dict[str, Any]:
-    """Freeze, write, read, estimate and look for receipts, as the verb plan does; then keys."""
+    """Write, read and estimate a plan, look for receipts, as `terramosaic plan` does; then keys."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         made = large_plan.plan(Path(folder), TILES)
         clock = _Clock()
         plan_file.write_plan_file(path, made)
         plan = plan_file.read_plan_file(path)
-        resource_estimate.estimate_cost(plan, workers=2)
+        resource_estimate.estimate_resources(plan, workers=2)
         receipt.read_finished(path.parent, plan)
         for tile in plan.tiles:
             plan.tile_key(plan.tiles_by_id[tile.id])
@@ -93,13 +93,13 @@ PARTS = {one.__name__: one for one in (planning, threads, together, singly, kill
 
 class _Clock:
     def __init__(self) -> None:
-        self._tiles_elapsed, self._cpu = time.perf_counter(), time.process_time()
+        self._started, self._cpu = time.perf_counter(), time.process_time()
 
     def row(self, what: str, tiles: int, **more: Any) -> dict[str, Any]:
         return {
             "what": what,
             "tiles": tiles,
-            "wall": time.perf_counter() - self._tiles_elapsed,
+            "wall": time.perf_counter() - self._started,
             "cpu": time.process_time() - self._cpu,
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         } | more

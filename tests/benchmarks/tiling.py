@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from model.predictor import registry
+from model.predictor.predictor import Predictor
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
@@ -48,7 +49,7 @@ def _image(side: int) -> np.ndarray:
     return (1500 + 300 * plain).clip(1, 9000).astype(np.float32)
 
 
-def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, Any]:
+def _ours(image: np.ndarray, side: int, ask: Predictor) -> dict[str, Any]:
     area = Grid(epsg=32632, resolution=10.0, left=0.0, top=0.0, height=side, width=side)
     placement = window_lattice.place_windows(area, LATTICE)
     row, column = (AROUND - place for place in placement.tile_offset)
@@ -66,7 +67,7 @@ def _ours(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, An
     return {"used": count.used, "density": seams.density_of(192), "seam": _changes(classes, blends)}
 
 
-def _theirs(image: np.ndarray, side: int, ask: registry.Predictor) -> dict[str, Any]:
+def _theirs(image: np.ndarray, side: int, ask: Predictor) -> dict[str, Any]:
     import torch
 
     tiling = terramind.tiling()

@@ -115,7 +115,7 @@ def test_the_cost_of_every_optical_input_is_estimated(tmp_path, name):
         snapshot=Snapshot(scenes=tuple(scenes)),
         recipe=dataclasses.replace(plan.recipe, inputs=(name,)),
     )
-    assert resource_estimate.estimate_cost(plan, workers=1).bytes > 0
+    assert resource_estimate.estimate_resources(plan, workers=1).bytes > 0
 
 
 def _write_item(folder, name, day, red, nir):
@@ -197,7 +197,7 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     plan = planning.create_plan(jobs.load(path))
     assert [scene.id for scene in plan.snapshot.scenes] == ["LC08_0", "LC08_1", "LC08_2"]
     assert plan.bands("L8SR") == ("RED", "NIR")
-    assert resource_estimate.estimate_cost(plan, workers=1).bytes > 0
+    assert resource_estimate.estimate_resources(plan, workers=1).bytes > 0
 
     product_dir = tmp_path / "out" / "landsat" / "2024-06"
     folder = product_dir / plan.short_digest

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 import jsonschema
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from hypothesis import strategies as st
 from catalogs import errors
 from flows.cli import main, text_output
 from flows.observe import progress
+from flows.run import results
 from model.errors import ModelError, WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +41,13 @@ FAILED_TILE = {"tile": "32632/0001_0002", "reason": "B04 of S2B_1 could not be r
 
 COMPLETE: dict[str, Any] = {
     "status": "complete",
-    "item": Path("out/a/2024/item.json"),
-    "map": Path("out/a/2024/abc/32632/land_cover.tif"),
+    "item": "out/a/2024/item.json",
+    "map": "out/a/2024/abc/32632/land_cover.tif",
     "quicklook": "out/a/2024/abc/quicklook.png",
-    "tiles": {"total": 4, "done": np.int64(3), "skipped": 1, "failed": []},
+    "tiles": {"total": 4, "done": 3, "skipped": 1, "failed": []},
     "scenes": 12,
     "seconds": {"search": 0.5, "tiles": 61.25},
-    "accuracy": {"overall": np.float64(0.91), "macro_f1": 0.8, "n": 1000},
+    "accuracy": {"overall": 0.91, "macro_f1": 0.8, "n": 1000},
     "planned": {"bytes": 1e9, "requests": 100, "seconds": 60.0, "cost": 1.5, "basis": "table"},
     "actual": {"bytes": 9e8, "requests": 90, "seconds": 61.25, "cost": None},
     "seam": None,
@@ -95,7 +95,7 @@ SEARCH: dict[str, Any] = {
     "report": None,
 }
 PLAN: dict[str, Any] = {
-    "plan": Path("plan.json"),
+    "plan": "plan.json",
     "tiles": {"total": 43, "new": 40, "skip": 2, "recompute": 1},
     "scenes": 61,
     "bytes": 21_474_836_480,
@@ -111,7 +111,7 @@ PLAN: dict[str, Any] = {
         "currency": "EUR",
         "amount": 0.33,
         "low": 0.26,
-        "high": np.float64(0.41),
+        "high": 0.41,
         "parts": {"cpu": 0.07, "gpu": 0.0, "read": 0.22, "requests": 0.0, "storage": 0.04},
     },
 }
@@ -149,6 +149,29 @@ ROTTEN: dict[str, Any] = {
 }
 
 
+TRAINED: dict[str, Any] = {
+    "weights": "out/weights.safetensors",
+    "card": "out/card.md",
+    "sha256": "a" * 64,
+    "bytes": 1_500_000,
+    "seconds": 90.0,
+    "test_countries": {
+        "7": {"model": 0.91, "model_without_tokens": 0.85, "per_pixel_qda": 0.7},
+    },
+    "real_places": {},
+}
+RESULTS: dict[str, type[results.Result]] = {
+    "run": results.RunResult,
+    "demo": results.RunResult,
+    "search": results.SearchResult,
+    "plan": results.PlanResult,
+    "backfill": results.BackfillResult,
+    "refresh": results.BackfillResult,
+    "verify": results.VerifyResult,
+    "train": results.TrainResult,
+}
+
+
 class Flows:
     """Stand-ins for the flows: they return or raise what a test sets, and record their calls."""
 
@@ -163,7 +186,7 @@ class Flows:
             if isinstance(answer, BaseException):
                 raise answer
             answer = answer() if callable(answer) else answer
-            return answer if name == "train" else types.SimpleNamespace(to_dict=lambda: answer)
+            return RESULTS[name].model_validate(answer)
 
         return call
 
@@ -173,8 +196,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Flows:
     monkeypatch.delenv("TERRAMOSAIC_DEBUG", raising=False)
     flows = Flows()
     verbs = {
-        "run.search_result": {"search": "search"},
-        "run.plan_files": {"make_plan": "plan"},
+        "run.search_report": {"search": "search"},
+        "run.stored_plan": {"make_plan": "plan"},
         "run.verify": {"verify": "verify"},
         "orchestration.launch": {"run_file": "run", "run_job": "run"},
         "series.backfill": {"run_backfill": "backfill"},
@@ -237,8 +260,8 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
     fake = tmp_path / "fake.py"
     fake.write_text(
         "import sys\n"
-        "from flows.run import results, search_result\n"
-        "search_result.search = lambda *_: results.SearchResult(\n"
+        "from flows.run import results, search_report\n"
+        "search_report.search = lambda *_: results.SearchResult(\n"
         "    used=(), refused=(), coverage=(), report=None)\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
@@ -410,13 +433,15 @@ def test_verify(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_train(fakes: Flows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fakes.answers["train"] = {"weights": tmp_path / "w.safetensors", "accuracy": {"overall": 0.9}}
+    fakes.answers["train"] = TRAINED
     assert run("train", "--out", tmp_path, "--seeds", "1,5-8", "--steps", 10, "--minutes", 2) == 0
     options = fakes.calls[0][2]
     assert fakes.calls[0][1] == (None,)
     assert options["seeds"] == (1, 5, 6, 7, 8)
     assert (options["steps"], options["minutes"], options["device"]) == (10, 2.0, "auto")
-    assert "overall 0.9" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "wrote out/weights.safetensors" in out
+    assert re.search(r"7 +0\.910 +0\.850 +0\.700", out)
     assert run("train", "--seeds", "1;2") == 2
     assert run("train", tmp_path / "lost.yaml") == 2
 
@@ -653,10 +678,10 @@ def test_json_is_one_object_that_its_schema_knows(
 def test_json_keeps_values_and_drops_nan(
     fakes: Flows, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.answers["plan"] = PLAN | {"cost": float("nan")}
+    fakes.answers["plan"] = PLAN | {"seconds": float("nan")}
     run("plan", job, "--json")
     document = json.loads(capsys.readouterr().out)
-    assert document == PLAN | {"plan": "plan.json", "cost": None}
+    assert document == PLAN | {"seconds": None}
     fakes.answers["run"] = COMPLETE
     run("run", job, "--json")
     document = json.loads(capsys.readouterr().out)
@@ -666,7 +691,7 @@ def test_json_keeps_values_and_drops_nan(
 
 NOISY = """
 import os, subprocess, sys
-from flows.run import results, search_result
+from flows.run import results, search_report
 SCENE = dict.fromkeys(results.UsedScene.model_fields) | {
     "id": "a", "collection": "c", "modality": "DEM"
 }
@@ -677,7 +702,7 @@ def search(job, progress, report):
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
     return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
-search_result.search = search
+search_report.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -15,7 +15,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
-from flows.run import plan_files, stages
+from flows.run import stages, stored_plan
 from pipeline import resource_estimate
 from pipeline.runtime import io_statistics
 from pipeline.runtime.cancellation import CancellableThreadPool
@@ -84,7 +84,7 @@ def _run(job, **options):
 
 
 def _plan(job, period):
-    return plan_files.make_plan(_month(job, period), NullProgress()).to_dict()
+    return stored_plan.make_plan(_month(job, period), NullProgress()).to_dict()
 
 
 def _month(job, period):
@@ -101,7 +101,7 @@ def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        plan_files.load_or_create_plan(_month(job, period), NullProgress())
+        stored_plan.load_or_create_plan(_month(job, period), NullProgress())
         server.forget()
         # ^ what the search and the plan have asked for is not of the tiles
         told = _run(Path(planned["plan"]))
@@ -186,7 +186,7 @@ def test_what_a_failed_tile_has_read_counts(web, little):
     server.forget()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
-        stored = plan_files.write_plan(plan_file.read_plan_file(planned["plan"]))
+        stored = stored_plan.write_plan(plan_file.read_plan_file(planned["plan"]))
         told = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
@@ -224,8 +224,8 @@ def test_each_modality_is_known_by_itself(web, job):
         took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
         assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
         assert set(factors) == {"", *kinds}
-        table = getattr(resource_estimate.estimate_cost(plan, workers=1), name)
-        known = getattr(resource_estimate.estimate_cost(plan, workers=1, factors=rates), name)
+        table = getattr(resource_estimate.estimate_resources(plan, workers=1), name)
+        known = getattr(resource_estimate.estimate_resources(plan, workers=1, factors=rates), name)
         assert known == pytest.approx(sum(took.values()), rel=1e-6)
         assert known != table
     assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
@@ -250,7 +250,7 @@ def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
         snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
         recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
         plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
-        return resource_estimate.estimate_cost(plan, workers=1, tiles=[one]).requests
+        return resource_estimate.estimate_resources(plan, workers=1, tiles=[one]).requests
 
     assert min(area.shape) > 2000
     assert asked(-10) == 0

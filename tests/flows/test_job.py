@@ -204,7 +204,7 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
     write(tmp_path, "S2L2A: {mean: [1000, 900.5], std: [1, 2]}", "stats.yaml")
     model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: stats.yaml}\n"
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_loader_options()["stats"] == {
+    assert chosen.to_options().to_dict()["stats"] == {
         "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
     }
     assert chosen.inputs_with_statistics == ("S2L2A",)
@@ -217,7 +217,7 @@ def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) ->
     write(tmp_path, f"data: {{class_path: a.b, init_args: {data}}}\n", "fit.yaml")
     model = "model: {checkpoint: tuned.ckpt, classes: [water, trees], stats: fit.yaml}\n"
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_loader_options() == {
+    assert chosen.to_options().to_dict() == {
         "name": "demo",
         "task": "land_cover",
         "checkpoint": str(tmp_path / "tuned.ckpt"),
@@ -238,7 +238,7 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
         "weights: {random: 3}, tokenizers: {NDVI: ndvi.pt}}\n"
     )
     chosen = job.load(write(tmp_path, SMALL + model)).model
-    assert chosen.to_loader_options() == {
+    assert chosen.to_options().to_dict() == {
         "name": "terramind_v1_base",
         "task": "generate",
         "modality": "NDVI",
@@ -246,9 +246,9 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
         "weights": {"random": 3},
         "tokenizers": {"NDVI": {"path": str(tmp_path / "ndvi.pt")}},
     }
-    assert json.loads(json.dumps(chosen.to_loader_options())) == chosen.to_loader_options()
+    assert json.loads(json.dumps(chosen.to_options().to_dict())) == chosen.to_options().to_dict()
     embed = "model: {name: terramind_v1_base, task: embedding}\n"
-    assert job.load(write(tmp_path, SMALL + embed)).model.to_loader_options() == {
+    assert job.load(write(tmp_path, SMALL + embed)).model.to_options().to_dict() == {
         "name": "terramind_v1_base",
         "task": "embedding",
         "weights": "hub",
@@ -263,7 +263,7 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
     chosen = job.load(write(tmp_path, SMALL + f"model: {section}\n")).model
     assert chosen.tasks == ("land_cover", "embedding", "generate")
     assert chosen.modalities == ("DEM", "NDVI")
-    assert chosen.to_loader_options() == {
+    assert chosen.to_options().to_dict() == {
         "name": "terramind_v1_base",
         "task": ["land_cover", "embedding", "generate"],
         "modality": ["DEM", "NDVI"],
@@ -271,7 +271,7 @@ def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -
         "weights": "hub",
     }
     config = job.load(write(tmp_path, SMALL + "model: {task: [embedding]}\n")).model
-    assert config.to_loader_options()["task"] == "embedding"
+    assert config.to_options().to_dict()["task"] == "embedding"
 
 
 def test_the_job_and_the_model_know_the_same_tasks_in_the_same_order() -> None:
@@ -732,13 +732,13 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
 
 
 def test_registry_names_what_a_job_can_name() -> None:
-    models = {row["name"] for row in model_list.list_models() if row["kind"] == "model"}
+    models = {model.name for model in model_list.list_models() if model.kind == "model"}
     assert models == set(model_config.MODEL_NAMES)
 
 
 def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    states = {row["name"]: row["weights"] for row in model_list.list_models()}
+    states = {model.name: model.weights for model in model_list.list_models()}
     assert states["terramind_v1_base"] == "on the hub"
     folder = tmp_path / "models--ibm-esa-geospatial--TerraMind-1.0-base"
     snapshot = folder / "snapshots" / "abc"
@@ -746,7 +746,7 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (snapshot / "TerraMind_v1_base.pt").touch()
-    states = {row["name"]: row["weights"] for row in model_list.list_models()}
+    states = {model.name: model.weights for model in model_list.list_models()}
     assert states["terramind_v1_base"] == "fetched"
     assert states["terramind_v1_tiny"] == "on the hub"
 

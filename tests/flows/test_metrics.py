@@ -28,8 +28,8 @@ from flows.observe import metrics_exporter, run_metrics
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
-from flows.run import plan_files, stages, verify
-from flows.run.plan_files import StoredPlan
+from flows.run import stages, stored_plan, verify
+from flows.run.stored_plan import StoredPlan
 from pipeline import tile
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
@@ -53,7 +53,7 @@ def frozen(tmp_path):
         execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),
         quality_limits=QualityLimits(gate="off"),
     )
-    return plan_files.write_plan(dataclasses.replace(plan, settings=settings)).path
+    return stored_plan.write_plan(dataclasses.replace(plan, settings=settings)).path
 
 
 @pytest.fixture

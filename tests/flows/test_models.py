@@ -76,17 +76,17 @@ def test_the_list_costs_no_torch():
 
 
 def test_the_list_names_what_can_be_fetched():
-    rows = {row["name"]: row for row in model_list.list_models()}
+    listed = {entry.name: entry for entry in model_list.list_models()}
     variants = {name for name in hub.OFFICIAL_FILES if name.endswith(("_tim", "_generate"))}
-    assert set(rows) == {"demo", "none", *hub.OFFICIAL_FILES} - variants
-    models = {name for name, row in rows.items() if row["kind"] == "model"}
+    assert set(listed) == {"demo", "none", *hub.OFFICIAL_FILES} - variants
+    models = {name for name, entry in listed.items() if entry.kind == "model"}
     assert models == set(model_config.MODEL_NAMES)
 
 
 def test_what_is_here_is_told(home, capsys):
     (home / "weights").mkdir(parents=True)
     (home / "weights" / hub.OFFICIAL_FILES[LULC].file).touch()
-    states = {row["name"]: row["weights"] for row in model_list.list_models()}
+    states = {entry.name: entry.weights for entry in model_list.list_models()}
     assert states[LULC] == "fetched"
     assert states["terramind_v1_tokenizer_dem"] == "on the hub"
     assert states["demo"] == "shipped"
@@ -206,14 +206,14 @@ def test_every_name_has_a_card(capsys, name):
 
 def test_a_card_holds_the_statistics_that_are_applied():
     card = model_card.describe_named("terramind_v1_base")
-    inputs = {entry["name"]: entry for entry in card["inputs"]}
+    inputs = {entry.name: entry for entry in card.inputs}
     entry = modalities.RASTER_MODALITIES["S1RTC"]
-    assert inputs["S1RTC"]["bands"] == ["VV", "VH"]
-    assert inputs["S1RTC"]["unit"] == "dB"
-    assert inputs["S1RTC"]["mean"] == list(entry.statistics.mean)
+    assert inputs["S1RTC"].bands == ("VV", "VH")
+    assert inputs["S1RTC"].unit == "dB"
+    assert inputs["S1RTC"].mean == tuple(entry.statistics.mean)
     shipped = registry.get_card("demo")
-    demo = {entry["name"]: entry for entry in model_card.describe_named("demo")["inputs"]}
-    assert demo["DEM"]["mean"] == list(shipped.statistics["DEM"].mean)
+    demo = {entry.name: entry for entry in model_card.describe_named("demo").inputs}
+    assert demo["DEM"].mean == tuple(shipped.statistics["DEM"].mean)
 
 
 def test_a_card_is_written(tmp_path, capsys):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.schedule import Schedule
-from flows.series import due_periods, period_status
+from flows.series import due_periods
 
 JOB = {
     "name": "here",
@@ -74,8 +74,8 @@ def test_missed_periods_are_caught_up_with_but_not_for_ever():
 def test_a_thin_period_is_waited_for_to_the_day():
     schedule = _schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
     (january,) = due_periods.list_due(schedule, _day("2024-02-06"))
-    assert period_status.is_awaiting_scenes(schedule, january, _day("2024-03-06"))
-    assert not period_status.is_awaiting_scenes(schedule, january, _day("2024-03-07"))
+    assert due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-06"))
+    assert not due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-07"))
 
 
 def test_without_a_beginning_nothing_is_due():

@@ -19,8 +19,8 @@ from flows.config import period as periods
 from flows.config.cadence import PeriodRange
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plan_files, search_result
-from flows.series import backfill, due_periods, latest_period, period_status
+from flows.run import search_report, stored_plan
+from flows.series import backfill, due_periods, latest_period, period_runs
 from flows.series.refresh import run_refresh
 from pipeline.runtime import lock
 from pipeline.storage import plan_file, receipt
@@ -141,7 +141,7 @@ def test_periods_are_made_until_the_money_is_spent(job):
     _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
     # ^ what is stored is known exactly before it is made
     month = jobs.load(job).with_period(periods.parse("2021-07"))
-    each = plan_files.make_plan(month, NullProgress()).cost.amount
+    each = stored_plan.make_plan(month, NullProgress()).cost.amount
     some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
     assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
     left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
@@ -164,9 +164,7 @@ def test_a_backfill_makes_each_month_once(job):
     assert _statuses(listed)["2021-05"] == "gap"
     # ^ its only pass is of clouds
     assert "max_cloud_cover" in listed["periods"][1]["reason"]
-    ready = {
-        month for month, status in _statuses(listed).items() if status in period_status.RUNNABLE
-    }
+    ready = {month for month, status in _statuses(listed).items() if status in period_runs.RUNNABLE}
     assert len(ready) >= 4
 
     first = _backfill(job, first="2021-06", last="2021-07")
@@ -222,7 +220,7 @@ def test_a_month_that_fails_does_not_stop_the_others(job):
 def test_a_month_that_another_run_is_at_is_left_to_it(job):
     june = {"first": "2021-06", "last": "2021-06"}
     month = jobs.load(job).with_period(periods.parse("2021-06"))
-    stored = plan_files.write_plan(plan_files.load_or_create_plan(month, NullProgress()))
+    stored = stored_plan.write_plan(stored_plan.load_or_create_plan(month, NullProgress()))
     with lock.acquire(stored.folder):
         assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
         assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
@@ -262,7 +260,7 @@ class Hidden:
 
 
 def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
-    listed = search_result.search(
+    listed = search_report.search(
         jobs.load(_changed(job, period="2021-06")), NullProgress()
     ).to_dict()
     newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
@@ -323,13 +321,13 @@ def test_a_damaged_tile_is_not_taken_over(job):
 def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
     _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
     monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 6, 10))
-    looked = period_status.inspect_due(jobs.load(job), NullProgress())
+    looked = due_periods.inspect_due(jobs.load(job), NullProgress())
     assert {str(one.period.start)[:7]: one.status for one in looked} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
     monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 7, 10))
-    looked = period_status.inspect_due(jobs.load(job), NullProgress())
+    looked = due_periods.inspect_due(jobs.load(job), NullProgress())
     assert [one.status for one in looked] == ["ready", "gap", "ready"]
     assert str(latest_period.find_latest(jobs.load(job), NullProgress()).start) == "2021-06-01"
     told = launch.run_file(
@@ -347,7 +345,7 @@ def test_where_to_begin_must_be_said(job):
         _backfill(job, first="2999-01", last=None)
     with pytest.raises(InvalidInputError, match=r"ends .* before it starts"):
         _backfill(job, first="2021-06", last="2021-05")
-    plan = plan_files.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
+    plan = stored_plan.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
     with pytest.raises(InvalidInputError, match="is a plan, whose period is fixed"):
         launch.run_file(
             Path(plan.plan),

@@ -26,11 +26,11 @@ from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
 from flows.run import stages
-from flows.run.plan_files import StoredPlan
+from flows.run.stored_plan import StoredPlan
 from pipeline import tile_layers
 from pipeline.plan.settings import ExecutionSettings, RunSettings
 from pipeline.quality import radiometry_check
-from pipeline.reading import http_pool, http_ranges
+from pipeline.reading import http_ranges, provider_connections
 from pipeline.runtime import cancellation
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.server import serving
@@ -251,8 +251,8 @@ def world(far):
     """Return the server, well again, and the plan."""
     web, plan = far
     web.script = None
-    http_pool.divide_connections(2)
-    http_pool.divide_connections(1)
+    provider_connections.divide_connections(2)
+    provider_connections.divide_connections(1)
     # ^ threads of an earlier test may still wait for its answers
     yield web, plan
     web.script = None

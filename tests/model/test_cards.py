@@ -268,30 +268,25 @@ def test_a_card_of_one_s_own_is_described_as_a_job_would_use_it(tmp_path, capsys
     assert sum(result["parts"].values()) == result["parameters"]
     path = written(tmp_path, weights="s.pt")
     saved(tmp_path / "s.pt", registry.build_segmenter(card_file.read(path)))
-    assert model_card.describe_card(path)["kind"] == "segmenter"
-    assert model_card.describe_card(written(tmp_path, weights={"random": 1}))["kind"] == "generator"
+    assert model_card.describe_card(path).kind == "segmenter"
+    assert model_card.describe_card(written(tmp_path, weights={"random": 1})).kind == "generator"
     plain = written(tmp_path, architecture=SIZE | {"decoder_depth": 0})
-    assert (
-        model_card.describe_card(plain)["kind"],
-        model_card.describe_card(plain)["outputs"],
-    ) == (
-        "encoder",
-        [],
-    )
+    described = model_card.describe_card(plain)
+    assert (described.kind, described.outputs) == ("encoder", ())
 
 
 @pytest.mark.parametrize("name", config.ARCHITECTURES)
 def test_one_model_has_one_number_of_parameters(name):
-    (row,) = (row for row in model_list.list_models() if row["name"] == name)
+    (listed,) = (entry for entry in model_list.list_models() if entry.name == name)
     card = model_card.describe_named(name)
     with torch.device("meta"):
         encoder = model.backbone(name, list(modalities.RASTER_MODALITIES))
     counted = sum(value.numel() for value in encoder.parameters())
-    assert row["parameters"] == card["parameters"] == card["parts"]["encoder"] == counted
+    assert listed.parameters == card.parameters == card.parts["encoder"] == counted
     for variant in ("_generate", "_tim"):
         card = model_card.describe_named(name + variant)
-        assert card["parts"]["encoder"] == counted
-        assert card["parameters"] == sum(card["parts"].values())
+        assert card.parts["encoder"] == counted
+        assert card.parameters == sum(card.parts.values())
 
 
 # --- checkpoints of TerraTorch ---------------------------------------------------------------

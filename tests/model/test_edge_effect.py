@@ -103,7 +103,7 @@ def test_an_answer_without_classes_is_measured_in_deviations():
     assert curve.steps[0].change == pytest.approx(2, abs=0.1)
     # ^ turned over: one apart, and the deviation of a fair coin is a half
     assert curve.distance == 3
-    assert "another class" not in "\n".join(card_markdown.render_edge_effect(curve.to_summary()))
+    assert "another class" not in "\n".join(card_markdown.render_edge_effect(curve))
 
 
 def test_the_same_places_give_the_same_curve():
@@ -207,10 +207,7 @@ def test_the_demo_model_shows_its_curve(capsys):
     # ^ the edge is felt, and answers in the middle differ little
     assert (shown["reach"]["window"], shown["reach"]["overlap"]) == (224, 32)
     text = (registry.DEMO_CARD_PATH.parent / "card.md").read_text()
-    assert (
-        "\n".join(card_markdown.render_edge_effect(registry.get_card("demo").reach.to_summary()))
-        in text
-    )
+    assert "\n".join(card_markdown.render_edge_effect(registry.get_card("demo").reach)) in text
 
 
 def test_a_network_is_measured_as_training_does():

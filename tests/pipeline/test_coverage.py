@@ -17,7 +17,7 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from flows.config import job as jobs
 from flows.observe import progress
-from flows.run import search_result
+from flows.run import search_report
 from pipeline.product.report import coverage_chart
 from pipeline.quality import coverage
 from pipeline.quality.coverage import DayCoverage
@@ -174,7 +174,7 @@ def a_job(realdata, tmp_path):
 
 def test_a_search_of_real_scenes(realdata, tmp_path):
     page = tmp_path / "deep" / "search.html"
-    found = search_result.search(a_job(realdata, tmp_path), progress.NullProgress(), page).to_dict()
+    found = search_report.search(a_job(realdata, tmp_path), progress.NullProgress(), page).to_dict()
     assert [len(found["used"]), len(found["refused"])] == [4, 2]
     assert [day["date"] for day in found["coverage"]] == ["2023-08-10", "2023-08-13", "2023-08-18"]
     clear = found["coverage"][1]
@@ -197,6 +197,6 @@ def test_a_search_of_real_scenes(realdata, tmp_path):
 def test_a_report_that_cannot_be_written(realdata, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInputError, match="Name another file with --report"):
-        search_result.search(
+        search_report.search(
             a_job(realdata, tmp_path), progress.NullProgress(), tmp_path / "file" / "search.html"
         )

@@ -20,7 +20,12 @@ from catalogs import signing
 from catalogs.errors import AssetReadError
 from catalogs.scene import Asset
 from pipeline.grid.grid import Grid
-from pipeline.reading import cube, http_pool, http_ranges, raster_reader
+from pipeline.reading import (
+    cube,
+    http_ranges,
+    provider_connections,
+    raster_reader,
+)
 from tests.faults import server
 from tests.support import small_worlds
 
@@ -161,14 +166,14 @@ def test_many_threads_read_what_one_reads_within_the_providers_limit(web):
     ]
     serial = [_read(web, grid=part) for part in parts]
     web.latency = 0.01
-    http_pool.divide_connections(8)
+    provider_connections.divide_connections(8)
     try:
-        assert http_pool.max_connections("demo") == 4
+        assert provider_connections.max_connections("demo") == 4
         web.forget()
         with ThreadPoolExecutor(32) as pool:
             found = list(pool.map(lambda part: _read(web, grid=part), parts))
     finally:
-        http_pool.divide_connections(1)
+        provider_connections.divide_connections(1)
     assert all(map(np.array_equal, found, serial))
     assert 2 <= web.most <= 4
 

@@ -230,13 +230,13 @@ def test_the_estimate_depends_on_the_outputs(tmp_path):
     diffusion = dataclasses.replace(ndvi.settings, model=ModelOptions(timesteps=10))
     slow = dataclasses.replace(ndvi, settings=diffusion)
     plans = (make(tmp_path, model=None), make(tmp_path), make(tmp_path, model=FEATURES), ndvi, slow)
-    seconds = [resource_estimate.estimate_cost(plan, workers=1).seconds for plan in plans]
+    seconds = [resource_estimate.estimate_resources(plan, workers=1).seconds for plan in plans]
     assert seconds == sorted(set(seconds))
     outputs = (dataclasses.replace(FEATURES.primary_output, bands=tuple(map(str, range(768)))),)
     wide = dataclasses.replace(FEATURES, outputs=outputs)
     coarse, many = (make(tmp_path, model=model) for model in (FEATURES, wide))
     memory = [
-        resource_estimate.estimate_cost(plan, workers=1).peak_memory_bytes
+        resource_estimate.estimate_resources(plan, workers=1).peak_memory_bytes
         for plan in (coarse, many)
     ]
     width = max(coarse.context_grid(tile).width for tile in coarse.tiles)
@@ -249,7 +249,8 @@ def test_the_estimate_of_memory_does_not_grow_with_the_height(tmp_path):
     small, tall = make(tmp_path), make(tmp_path)
     tall = dataclasses.replace(tall, grids=(dataclasses.replace(tall.grid, height=60_000),))
     memory = [
-        resource_estimate.estimate_cost(plan, workers=1).peak_memory_bytes for plan in (small, tall)
+        resource_estimate.estimate_resources(plan, workers=1).peak_memory_bytes
+        for plan in (small, tall)
     ]
     assert memory[1] == pytest.approx(memory[0], rel=0.1)
 

@@ -450,7 +450,7 @@ def _figures(z=0.0, share=0.0):
     disagreement = quality_metrics.ProportionEstimate.from_samples(
         [(1000, round(1000 * share))] * 99
     )
-    return quality_metrics.QualityMetrics(tile=seam, disagreement=disagreement).to_dict()
+    return quality_metrics.QualityMetrics(tile=seam, disagreement=disagreement)
 
 
 @pytest.mark.parametrize(
@@ -478,23 +478,35 @@ def test_the_gate_does_what_the_job_says(tmp_path, gate, figures, told, refused)
         assert "qc.max" in text
 
 
+def _proportion(share):
+    return quality_metrics.ProportionEstimate(n=1000, share=share, low=share, high=share)
+
+
+def test_the_figures_of_an_item_are_read_as_they_were_measured():
+    seam = Seam(z=0.5, lines=4, rate=0.06, excess=0.02, worst=0.03)
+    for measured in (
+        quality_metrics.QualityMetrics(),
+        quality_metrics.QualityMetrics(zone=seam, precision=_proportion(0.99), silent=2),
+    ):
+        assert quality_metrics.QualityMetrics.from_dict(measured.to_dict()) == measured
+    assert measured.largest_z == 0.5
+
+
 def test_a_plan_without_limits_has_those_of_a_job_without_them(tmp_path):
     limits = large_plan.plan(tmp_path, 1).settings.quality_limits
     assert dataclasses.asdict(limits) == QualityGate().model_dump()
 
 
-LIMITS = {"max_seam_z": 3.0, "max_disagreement": 0.1, "min_agreement": 0.995}
-
-
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        ({"precision": {"n": 1000, "share": 0.994}}, "precision: fp32"),
+        ({"precision": _proportion(0.994)}, "precision: fp32"),
         ({"silent": 3}, "3 windows"),
-        ({"precision": {"n": 1000, "share": 0.996}, "silent": 0}, None),
+        ({"precision": _proportion(0.996), "silent": 0}, None),
     ],
 )
 def test_what_full_precision_and_silent_windows_say(figures, said):
-    found = quality_gate.check_limits(figures, LIMITS)
+    metrics = quality_metrics.QualityMetrics(**figures)
+    found = quality_gate.check_limits(metrics, QualityLimits())
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

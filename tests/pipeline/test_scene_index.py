@@ -210,7 +210,7 @@ def test_ten_thousand_tiles_index_each_scene_once(large, monkeypatch):
     count_calls(scene_index, "_raster_outline")
     count_calls(Scene, "identity")
     plan = plan_file.read_plan_file(large)
-    estimate = resource_estimate.estimate_cost(plan, workers=2)
+    estimate = resource_estimate.estimate_resources(plan, workers=2)
     finished = receipt.read_finished(large.parent, plan)
     keys = {plan.tile_key(tile) for tile in plan.tiles}
     plan_file.write_plan_file(large.with_name("again.json"), plan)
@@ -243,27 +243,27 @@ def test_the_estimate_reads_each_asset_once_per_strip(tmp_path):
                         pixels * get_sensor(scene.modality).bytes_per_pixel + strips * 2**15
                     )
                     openings += strips
-    estimate = resource_estimate.estimate_cost(plan, workers=1)
+    estimate = resource_estimate.estimate_resources(plan, workers=1)
     assert max_bytes / 5 < estimate.bytes < max_bytes
     assert openings < estimate.requests < 5 * openings
     assert estimate.seconds > windows * resource_estimate.SECONDS_PER_WINDOW["land_cover"]
-    half = resource_estimate.estimate_cost(plan, workers=1, tiles=plan.tiles[::2])
+    half = resource_estimate.estimate_resources(plan, workers=1, tiles=plan.tiles[::2])
     assert half.stored_bytes < estimate.stored_bytes
     assert half.requests < estimate.requests
 
 
 def test_an_estimate_of_many_tiles_samples_them(tmp_path, monkeypatch):
     plan = large_plan.plan(tmp_path, 400, days=2)
-    whole = resource_estimate.estimate_cost(plan, workers=1)
+    whole = resource_estimate.estimate_resources(plan, workers=1)
     monkeypatch.setattr(resource_estimate, "MAX_SAMPLED_TILES", 150)
-    sampled = resource_estimate.estimate_cost(plan, workers=1)
+    sampled = resource_estimate.estimate_resources(plan, workers=1)
     for name in ("bytes", "requests", "seconds"):
         assert getattr(sampled, name) == pytest.approx(getattr(whole, name), rel=0.1), name
 
 
 def test_local_files_cost_no_network(tmp_path):
     plan = large_plan.plan(tmp_path, 20, days=1)
-    remote = resource_estimate.estimate_cost(plan, workers=1)
+    remote = resource_estimate.estimate_resources(plan, workers=1)
     scenes = tuple(
         dataclasses.replace(
             scene,
@@ -274,7 +274,7 @@ def test_local_files_cost_no_network(tmp_path):
         )
         for scene in plan.snapshot.scenes
     )
-    local = resource_estimate.estimate_cost(
+    local = resource_estimate.estimate_resources(
         dataclasses.replace(plan, snapshot=dataclasses.replace(plan.snapshot, scenes=scenes)),
         workers=1,
     )

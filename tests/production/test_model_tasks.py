@@ -24,13 +24,14 @@ from flows.cli import text_output
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plan_files, planning, verify
+from flows.run import planning, stored_plan, verify
+from flows.run.results import RunResult
 from model.terramind import modalities
 from model.weights import loading
 from pipeline.compositing import composite_block
 from pipeline.inference import blend
 from pipeline.plan import layer_table
-from pipeline.product import descriptions, provenance
+from pipeline.product import descriptions, model_provenance
 from pipeline.product.report import report_images
 from pipeline.storage import plan_file, receipt
 from tests.support import lightning_checkpoints, stac_schemas
@@ -241,7 +242,7 @@ def test_a_second_run_has_nothing_to_do_and_a_lost_tile_is_made_anew(made, kind)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_says_what_a_task_takes(home, land, kind):
     schema = json.loads((ROOT / "docs" / "json" / "plan.schema.json").read_text())
-    told = plan_files.make_plan(
+    told = stored_plan.make_plan(
         jobs.load(write(home, land, kind, name="planned")), NullProgress(), home / "plan.json"
     ).to_dict()
     jsonschema.validate(told, schema)
@@ -334,7 +335,10 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
         == random
     )
     assert (
-        any(descriptions.RANDOM_WEIGHTS_WARNING in line for line in text_output.format_run(result))
+        any(
+            descriptions.RANDOM_WEIGHTS_WARNING in line
+            for line in text_output.format_run(RunResult.model_validate(result))
+        )
         == random
     )
     options = properties["terramosaic:model_options"]
@@ -348,7 +352,7 @@ def test_random_weights_are_told_everywhere_and_real_ones_nowhere(made, kind):
 def test_the_weights_of_a_configuration_are_told_as_its_own(home, land):
     (home / "own.yaml").write_text(yaml.safe_dump(MICRO | {"weights": {"random": 5}}))
     job = jobs.load(write(home, land, "land_cover", name="own", model={"name": "own.yaml"}))
-    assert provenance.is_random(planning.create_plan(job))
+    assert model_provenance.is_random(planning.create_plan(job))
 
 
 @pytest.mark.parametrize("composites", [True, False])
@@ -368,7 +372,7 @@ def test_what_is_generated_is_not_shown_to_the_model(home, land, composites):
     assert not (used & SENTINEL_2.bit).any()
     text = (Path(result["map"]).parents[1] / "report.html").read_text()
     assert "as the model generates it from S1RTC and DEM" in text
-    assert "left out of its inputs" in text
+    assert "The modality that is generated is never among the model&#39;s inputs." in text
 
 
 def test_generating_an_input_from_itself_is_refused(home, land, capfd):

@@ -10,7 +10,7 @@ import yaml
 
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
-from flows.run import plan_files
+from flows.run import stored_plan
 from pipeline.storage import plan_file, zarr_store
 from tests.production.test_runs import CARD
 from tests.support import partitions
@@ -77,7 +77,7 @@ def _replanned(source, folder, region=None, **execution):
     if region is not None:
         values["region"] = {"bbox": region}
     path = folder / "plan.json"
-    plan_files.make_plan(jobs.parse(values, folder=source.parent), NullProgress(), path)
+    stored_plan.make_plan(jobs.parse(values, folder=source.parent), NullProgress(), path)
     return path
 
 

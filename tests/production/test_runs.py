@@ -29,7 +29,7 @@ from flows.config import job as jobs
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
-from flows.run import plan_files, verify
+from flows.run import stored_plan, verify
 from pipeline.inference import consistency
 from pipeline.plan import layer_table
 from tests.support import stac_schemas
@@ -198,7 +198,7 @@ def broken(job, land, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(land, copy)
     job = _change(job, catalog={"path": str(copy / "catalog" / "catalog.json")})
-    plan = plan_files.load_or_create_plan(jobs.load(job), NullProgress())
+    plan = stored_plan.load_or_create_plan(jobs.load(job), NullProgress())
     counted = [
         (sum(scene in plan.tile_scenes(tile) for tile in plan.tiles), scene)
         for scene in plan.snapshot.scenes
@@ -228,7 +228,7 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
     item = json.loads(Path(partial["item"]).read_text())
     holes = {one["tile"] for one in item["properties"]["terramosaic:holes"]}
     assert holes == {one["tile"] for one in result["tiles"]["failed"]}
-    plan = plan_files.load_or_create_plan(jobs.load(job), NullProgress())
+    plan = stored_plan.load_or_create_plan(jobs.load(job), NullProgress())
     with rasterio.open(_find(partial["item"], "observations.tif")) as file:
         for tile in plan.tiles:
             window = ((tile.row, tile.row + tile.height), (tile.column, tile.column + tile.width))
@@ -303,7 +303,7 @@ def test_verify_goes_on_after_a_product_that_it_cannot_read(job):
 
 
 def test_a_plan_runs_as_it_was_frozen(job, tmp_path):
-    made = plan_files.make_plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
+    made = stored_plan.make_plan(jobs.load(job), NullProgress(), tmp_path / "plan.json")
     assert made.tiles.new == made.tiles.total
     job.unlink()
     result = _run(tmp_path / "plan.json")
@@ -314,7 +314,7 @@ def test_a_plan_whose_weights_changed_is_refused_before_any_tile(job, tmp_path, 
     from flows.cli import main
 
     made = tmp_path / "plan.json"
-    plan_files.make_plan(jobs.load(job), NullProgress(), made)
+    stored_plan.make_plan(jobs.load(job), NullProgress(), made)
     card = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card | {"width": 16}))
     assert main.main(["run", str(made)]) == 2

@@ -25,7 +25,7 @@ from flows.run import verify
 from pipeline.plan.settings import ExecutionSettings
 from pipeline.storage import plan_file
 from tests.servers import database, process, production_services
-from tests.servers.prefect_api import TERMINAL, eventually
+from tests.servers.prefect_client import TERMINAL, eventually
 from tests.support import large_plan
 
 pytestmark = [
@@ -402,8 +402,8 @@ from pathlib import Path
 
 from flows.execution import engine
 from flows.orchestration import land_cover_flow
-from flows.run import cost, plan_files
-from flows.run.plan_files import StoredPlan
+from flows.run import cost, stored_plan
+from flows.run.stored_plan import StoredPlan
 from pipeline import reuse
 from pipeline.product import published_item
 from pipeline.quality.quality_metrics import QualityMetrics
@@ -411,7 +411,7 @@ from pipeline.storage import receipt, zarr_store
 from tests.support import simulated_tiles
 
 path = Path(sys.argv[1])
-plan_files.write_plan = lambda plan: StoredPlan(plan=plan, path=path)
+stored_plan.write_plan = lambda plan: StoredPlan(plan=plan, path=path)
 cost.get_planned_usage = lambda *_: None
 reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.servers import database
-from tests.servers.prefect_api import Api
+from tests.servers.prefect_client import Api
 from tests.servers.process import Process, answers, free_port
 
 ROOT = Path(__file__).parents[2]

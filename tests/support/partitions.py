@@ -17,7 +17,7 @@ from catalogs import demo as country
 from flows.config import job as jobs
 from flows.execution import engine
 from flows.observe.progress import NullProgress
-from flows.run import plan_files
+from flows.run import stored_plan
 from pipeline import tile_layers
 from pipeline.grid.grid import Tile
 from pipeline.storage import plan_file, receipt, zarr_store
@@ -59,7 +59,7 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
     } | sections
     (folder / "job.yaml").write_text(yaml.safe_dump(values))
     path = folder / "plan.json"
-    plan_files.make_plan(jobs.parse(values, folder=folder), NullProgress(), path)
+    stored_plan.make_plan(jobs.parse(values, folder=folder), NullProgress(), path)
     return path
 
 

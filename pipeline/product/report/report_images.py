@@ -9,7 +9,7 @@ from catalogs.sensors import SENSORS
 from pipeline.plan import layer_table
 from pipeline.plan.layer_table import Layer
 from pipeline.plan.plan import Plan
-from pipeline.product import descriptions, product, provenance
+from pipeline.product import descriptions, model_provenance, product
 from pipeline.product.product import CoverageCounts, Raster
 from pipeline.product.report import (
     quicklook,
@@ -94,7 +94,9 @@ def draw_report_images(
 def build_heading(plan: Plan) -> Heading:
     """Return the heading of the quicklook, with a warning if the weights are random."""
     grid = (*plan.mosaic_grids, *plan.grids)[0] if len(plan.grids) > 1 else plan.grid
-    warning = f"{descriptions.RANDOM_WEIGHTS_WARNING} · " if provenance.is_random(plan) else ""
+    warning = (
+        f"{descriptions.RANDOM_WEIGHTS_WARNING} · " if model_provenance.is_random(plan) else ""
+    )
     return Heading(
         title=plan.name,
         subtitle=f"{warning}{plan.period[0]} to {plan.period[1]} · EPSG:{grid.epsg} · "
