@@ -106,8 +106,10 @@ def render_edge_effect(edge_effect: EdgeEffect | None) -> list[str]:
     return [
         *rows,
         "",
-        f"Neighbouring windows therefore overlap by {edge_effect.overlap} px and are blended "
-        "over all of them.",
+        (
+            f"Neighbouring windows therefore overlap by {edge_effect.overlap} px and are blended "
+            "over all of them."
+        ),
     ]
 
 
