@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from catalogs import errors
-from flows.cli import signals
+from flows.cli import exit_codes, signals
 from flows.cli.console import (
     Console,
     report_interruption,
@@ -27,7 +27,6 @@ from flows.cli.models import models
 
 if TYPE_CHECKING:
     from flows.config.job import Job
-    from flows.run.results import BackfillResult, RunResult
 
 PATH = click.Path(path_type=Path)
 
@@ -96,14 +95,6 @@ def _load_job(path: Path) -> Job:
     return job.load(path)
 
 
-def _exit_code_for_run(allow_partial: bool) -> Callable[[RunResult], int]:
-    def exit_code(result: RunResult) -> int:
-        accepted = allow_partial and result.status == "partial" and result.item
-        return EXIT_OK if result.status in ("complete", "unchanged") or accepted else EXIT_FAILED
-
-    return exit_code
-
-
 def _check_tile_size(size: int | None) -> None:
     if size is not None and (size <= 0 or size % 16):
         raise errors.InvalidInputError(
@@ -129,7 +120,7 @@ def demo(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
         ),
         text_output.format_run,
-        _exit_code_for_run(allow_partial=False),
+        exit_codes.exit_code_for_run(allow_partial=False),
     )
 
 
@@ -212,7 +203,7 @@ def run(
             period=period,
         ),
         text_output.format_run,
-        _exit_code_for_run(allow_partial),
+        exit_codes.exit_code_for_run(allow_partial=allow_partial),
     )
 
 
@@ -282,7 +273,7 @@ def backfill(
             run_job=launch.run_job,
         ),
         text_output.format_periods,
-        _exit_code_for_periods,
+        exit_codes.exit_code_for_periods,
     )
 
 
@@ -314,15 +305,8 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
             run_job=launch.run_job,
         ),
         text_output.format_periods,
-        _exit_code_for_periods,
+        exit_codes.exit_code_for_periods,
     )
-
-
-def _exit_code_for_periods(result: BackfillResult) -> int:
-    statuses = {entry.status for entry in result.periods}
-    if statuses & {"failed", "refused", "busy"}:
-        return EXIT_FAILED
-    return EXIT_NOTHING_FOUND if statuses <= {"gap"} else EXIT_OK
 
 
 @subcommand(command, "verify")

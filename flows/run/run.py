@@ -66,7 +66,12 @@ def run(
     else:
         context.progress.finish()
         plan_path = product_folder.plan_dir(plan) / "plan.json"
-        metrics_exporter.export_existing_result(plan_path, result.to_dict())
+        metrics_exporter.export_existing_result(
+            plan_path,
+            status=result.status,
+            tiles=result.tiles.total,
+            skipped=result.tiles.skipped,
+        )
     return result.model_copy(update={"seconds": {**result.seconds, "plan": planning_seconds}})
 
 
