@@ -255,6 +255,6 @@ def _build_product(
         missing_tiles=tuple(missing_tiles),
         accuracy=accuracy,
         quality=quality,
-        accuracy_reference="the truth of the embedded country" if accuracy else "",
+        accuracy_reference="the true land cover of the synthetic country" if accuracy else "",
         notices=NOTICES,
     )
