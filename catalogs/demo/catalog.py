@@ -319,8 +319,8 @@ def _collection(name: str, items: list[Document]) -> Document:
         "id": name,
         "title": _TITLES[name],
         "description": (
-            "Scenes of a synthetic country, rendered by terramosaic, with metadata like those of the "
-            "Planetary Computer's collection of the same name. No pixel was measured."
+            "Scenes of a synthetic country, rendered by terramosaic, with metadata like those of "
+            "the Planetary Computer's collection of the same name. No pixel was measured."
         ),
         "license": "Apache-2.0",
         "providers": [{"name": "terramosaic", "roles": ["producer", "host"]}],
