@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import tile_layers
+from pipeline import layer_table, tile_layers
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import (
     model_provenance,

@@ -17,8 +17,9 @@ from pipeline.compositing import composite_block, row_buffer, strip_reader
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
-from pipeline.inference import batching, consistency
+from pipeline.inference import batching
 from pipeline.plan.plan import to_geojson
+from pipeline.quality import window_agreement
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline.test_plan import SEVERAL, make
 from tests.support.fake_predictors import Brightness, Edgy, Several
@@ -139,7 +140,7 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
 
     def sampled(area):
         placement = window_lattice.place_windows(area, lattice)
-        samples = consistency.select_sample_windows(placement, lattice, 8)
+        samples = window_agreement.select_sample_windows(placement, lattice, 8)
         for first_row, columns in samples.items():
             assert first_row - 8 in placement.window_rows
             assert first_row + 32 <= placement.context_grid.height
@@ -162,11 +163,14 @@ def test_samples_are_the_same_however_a_region_is_cut(row, column, height, width
         )
     ]
     assert sorted(parts) == sorted(expected)
-    assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / consistency.SAMPLE_INTERVAL + 5
+    assert (
+        len(expected)
+        <= (height // 24 + 2) * (width // 24 + 2) / window_agreement.SAMPLE_INTERVAL + 5
+    )
 
 
 def test_the_receipt_holds_the_counts_of_samples_and_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
+    monkeypatch.setattr(window_agreement, "SAMPLE_INTERVAL", 1)
     plan, folder = make(tmp_path, tile=64), tmp_path / "out"
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 
