@@ -17,10 +17,9 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
-from pipeline import tile_layers
+from pipeline import layer_table, tile_layers
 from pipeline.compositing import radar, strip_reader
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.reading import block_reads

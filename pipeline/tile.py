@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
+from pipeline import layer_table
 from pipeline.compositing import strip_reader
 from pipeline.compositing.row_buffer import RowBuffer
 from pipeline.compositing.strip_reader import Strip
 from pipeline.grid.grid import Tile
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
-from pipeline.inference import consistency
 from pipeline.inference.batching import WindowCache, WindowStats
 from pipeline.inference.predictor_protocol import Predictor
 from pipeline.inference.tiled_inference import TilePredictor, WindowRow
-from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
+from pipeline.quality import window_agreement
 from pipeline.runtime import cancellation, io_statistics, software_versions
 from pipeline.storage import receipt, zarr_store
 from pipeline.storage.receipt import Receipt
@@ -209,7 +209,7 @@ class TileBuilder:
             "windows": self.window_stats.used,
             "shared": self.window_stats.cache_hits,
             "silent": self.window_stats.non_finite,
-            **consistency.compare_samples(
+            **window_agreement.compare_samples(
                 self._plan,
                 placement,
                 tile_predictor.samples,
@@ -240,7 +240,7 @@ class TileBuilder:
             )
             for row in placement.window_rows
         ]
-        sample_windows = consistency.select_sample_windows(
+        sample_windows = window_agreement.select_sample_windows(
             placement, lattice, self._plan.max_output_stride
         )
         sample_rows = [

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.sensors import get_sensor
+from pipeline import layer_table
 from pipeline.compositing.composite_block import CompositeBlock
 from pipeline.compositing.strip_reader import Strip
 from pipeline.grid import grid
 from pipeline.grid.grid import Grid, Tile
 from pipeline.inference import downsample, output_layers
 from pipeline.inference.blend import BlendedRows
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.reading import units
 

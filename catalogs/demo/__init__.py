@@ -1,4 +1,4 @@
-"""The embedded country: an invented landscape, seen by Sentinel-1 and Sentinel-2."""
+"""The synthetic country: a generated landscape with scenes of Sentinel-1, Sentinel-2 and a DEM."""
 
 from __future__ import annotations
 

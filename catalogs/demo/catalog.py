@@ -22,9 +22,9 @@ Document = dict[str, Any]
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _EXTENSION = "https://stac-extensions.github.io/{}/v{}/schema.json"
 _TITLES = {
-    "sentinel-2-l2a": "Sentinel-2 Level-2A (invented country)",
-    "sentinel-1-rtc": "Sentinel 1 Radiometrically Terrain Corrected (invented country)",
-    "cop-dem-glo-30": "Copernicus DEM GLO-30 (invented country)",
+    "sentinel-2-l2a": "Sentinel-2 Level-2A (synthetic country)",
+    "sentinel-1-rtc": "Sentinel 1 Radiometrically Terrain Corrected (synthetic country)",
+    "cop-dem-glo-30": "Copernicus DEM GLO-30 (synthetic country)",
 }
 _BANDS = {
     "B01": ("coastal", "Coastal aerosol", 0.443, 0.027),
@@ -319,7 +319,7 @@ def _collection(name: str, items: list[Document]) -> Document:
         "id": name,
         "title": _TITLES[name],
         "description": (
-            "Scenes of an invented country, rendered by terramosaic and described in the words of "
+            "Scenes of a synthetic country, rendered by terramosaic, with metadata like those of "
             "the Planetary Computer's collection of the same name. No pixel was measured."
         ),
         "license": "Apache-2.0",
@@ -338,10 +338,11 @@ def _catalog(collections: list[str]) -> Document:
         "type": "Catalog",
         "stac_version": "1.0.0",
         "id": "terramosaic-demo",
-        "title": "An invented country",
+        "title": "A synthetic country",
         "description": (
-            "A static catalog over an invented country at the edge of UTM zones "
-            f"{frame.MAIN - 32600} and {frame.NEIGHBOUR - 32600}, as the Planetary Computer would."
+            "A static catalog of a synthetic country at the edge of UTM zones "
+            f"{frame.MAIN - 32600} and {frame.NEIGHBOUR - 32600}, with metadata like those of the "
+            "Planetary Computer."
         ),
         "links": [
             _link("root", "./catalog.json"),

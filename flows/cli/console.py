@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from catalogs import errors
-from flows.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from flows.cli import errors
+from flows.cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from flows.observe.progress import Progress
@@ -103,8 +102,8 @@ class Console:
     def _report_error(self, error: Exception) -> int:
         if self._debug:
             traceback.print_exc()
-        message, code = _explain_error(error)
-        _print_error(_redact_urls(message), code, as_json=self._as_json)
+        message, code = errors.explain_error(error)
+        _print_error(errors.redact_urls(message), code, as_json=self._as_json)
         return code
 
 
@@ -112,34 +111,6 @@ def report_interruption() -> int:
     """Report an interruption; return the exit code."""
     print("interrupted; run the same command again to resume", file=sys.stderr)
     return EXIT_INTERRUPTED
-
-
-def _explain_error(error: Exception) -> tuple[str, int]:
-    if isinstance(error, errors.TerramosaicError):
-        return str(error), error.exit_code
-    if _is_model_error(error):
-        return str(error), EXIT_USAGE
-    if isinstance(error, MemoryError):
-        return (
-            "out of memory: lower execution.tile, execution.batch or execution.workers.",
-            EXIT_FAILED,
-        )
-    text = str(error) or "no message"
-    advice = "run it again with --debug for the traceback, and report it if it is a bug."
-    if isinstance(error, OSError):
-        advice = "correct this and run the same command again; --debug shows the traceback."
-    return f"unexpected {type(error).__name__}: {text}; {advice}", EXIT_FAILED
-
-
-def _is_model_error(error: Exception) -> bool:
-    module = sys.modules.get("model.errors")
-    # ^ not imported here: if no command has imported it, it raised nothing
-    return module is not None and isinstance(error, module.ModelError)
-
-
-def _redact_urls(text: str) -> str:
-    """Remove the query of every URL, which may contain a signature."""
-    return re.sub(r"(\b[a-z0-9]+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
 
 
 @contextlib.contextmanager

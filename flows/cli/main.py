@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from catalogs import errors
-from flows.cli import signals
+from flows.cli import exit_codes, signals
 from flows.cli.console import (
     Console,
     report_interruption,
@@ -27,7 +27,6 @@ from flows.cli.models import models
 
 if TYPE_CHECKING:
     from flows.config.job import Job
-    from flows.run.results import BackfillResult, RunResult
 
 PATH = click.Path(path_type=Path)
 
@@ -96,14 +95,6 @@ def _load_job(path: Path) -> Job:
     return job.load(path)
 
 
-def _exit_code_for_run(allow_partial: bool) -> Callable[[RunResult], int]:
-    def exit_code(result: RunResult) -> int:
-        accepted = allow_partial and result.status == "partial" and result.item
-        return EXIT_OK if result.status in ("complete", "unchanged") or accepted else EXIT_FAILED
-
-    return exit_code
-
-
 def _check_tile_size(size: int | None) -> None:
     if size is not None and (size <= 0 or size % 16):
         raise errors.InvalidInputError(
@@ -119,7 +110,7 @@ def _check_tile_size(size: int | None) -> None:
 def demo(
     console: Console, folder: Path, seed: int | None, size: int | None, tile_size: int | None
 ) -> int:
-    """Generate a synthetic country, map it, measure the map."""
+    """Map a synthetic country and measure the accuracy of the map."""
     _check_tile_size(tile_size)
     from flows.cli import text_output
     from flows.demo import demo
@@ -129,7 +120,7 @@ def demo(
             folder, seed=seed, size=size, tile_size=tile_size, progress=progress
         ),
         text_output.format_run,
-        _exit_code_for_run(allow_partial=False),
+        exit_codes.exit_code_for_run(allow_partial=False),
     )
 
 
@@ -143,7 +134,7 @@ def demo(
 )
 @PERIOD_OPTION
 def search(console: Console, job: Path, report: Path | None, period: str | None) -> int:
-    """List the scenes of a job, and why others are left out."""
+    """List the scenes that a job uses, and why others are left out."""
     loaded = _load_job(job)
     from flows.cli import text_output
     from flows.run import search_report
@@ -163,7 +154,7 @@ def search(console: Console, job: Path, report: Path | None, period: str | None)
 @click.option("-o", "--output", type=PATH, help="Path of the plan file.")
 @PERIOD_OPTION
 def plan(console: Console, job: Path, output: Path | None, period: str | None) -> int:
-    """Plan a job: tiles, scenes, bytes, memory, time, cost."""
+    """Plan a job: estimate tiles, bytes, memory, time and cost."""
     loaded = _load_job(job)
     from flows.cli import text_output
     from flows.run import stored_plan
@@ -192,7 +183,7 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
 def run(
     console: Console, job: Path, allow_partial: bool, max_cost: float | None, period: str | None
 ) -> int:
-    """Run or resume a job or a plan; finished tiles are kept."""
+    """Run or resume a job or a plan; skip finished tiles."""
     if job.suffix != ".json":
         _load_job(job)
         # ^ an invalid job is reported before the slow imports, and before anything is written
@@ -212,7 +203,7 @@ def run(
             period=period,
         ),
         text_output.format_run,
-        _exit_code_for_run(allow_partial),
+        exit_codes.exit_code_for_run(allow_partial=allow_partial),
     )
 
 
@@ -231,7 +222,7 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
     type=_ORDER_CHOICE,
     default="oldest",
     show_default=True,
-    help="Which periods come first.",
+    help="Which periods are processed first.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods to process in parallel.")  # fmt: skip
@@ -239,7 +230,7 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
     "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
 )
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
-              help="Stop before a period that would bring the total above N.")  # fmt: skip
+              help="Stop before a period that would raise the total cost above N.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only list the periods and their scenes.")
 def backfill(
     console: Console,
@@ -282,7 +273,7 @@ def backfill(
             run_job=launch.run_job,
         ),
         text_output.format_periods,
-        _exit_code_for_periods,
+        exit_codes.exit_code_for_periods,
     )
 
 
@@ -295,7 +286,10 @@ def backfill(
 )
 @click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:
-    """Update finished periods with newer scenes or models."""
+    """Recompute finished periods whose scenes, model or job changed.
+
+    Periods with missing tiles are recomputed too. Tiles for which nothing has changed are copied.
+    """
     _load_job(job)
     from flows.cli import text_output
     from flows.orchestration import launch
@@ -311,21 +305,14 @@ def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_
             run_job=launch.run_job,
         ),
         text_output.format_periods,
-        _exit_code_for_periods,
+        exit_codes.exit_code_for_periods,
     )
-
-
-def _exit_code_for_periods(result: BackfillResult) -> int:
-    statuses = {entry.status for entry in result.periods}
-    if statuses & {"failed", "refused", "busy"}:
-        return EXIT_FAILED
-    return EXIT_NOTHING_FOUND if statuses <= {"gap"} else EXIT_OK
 
 
 @subcommand(command, "verify")
 @click.argument("out", type=PATH)
 def verify(console: Console, out: Path) -> int:
-    """Check the stored files against their checksums."""
+    """Compare a product with its checksums and test it for seams."""
     if not out.exists():
         raise errors.InvalidInputError(
             f"There is nothing at {out}: give the output folder, a product folder or its item.json."
@@ -351,7 +338,7 @@ def verify(console: Console, out: Path) -> int:
 def deploy(console: Console, jobs: tuple[Path, ...], pool: str, limit: int, paused: bool) -> int:
     """Register jobs on the Prefect server.
 
-    Each job becomes three deployments: schedule, backfill and refresh.
+    Each job gets three deployments: land_cover (scheduled), backfill and refresh.
     """
     for job in jobs:
         _load_job(job)
@@ -405,7 +392,7 @@ def train(
 ) -> int:
     """Train the demo model on synthetic countries.
 
-    JOB is a training configuration; the default is the one of the shipped weights.
+    JOB is a training configuration; the default is that of the weights in this package.
     """
     if job is not None and not job.is_file():
         raise errors.InvalidInputError(f"There is no file {job}: check the path, or leave it out.")

@@ -119,9 +119,9 @@ def run(
         network, statistics, mosaics, dict(zip(recipe.test_seeds, tests, strict=True)), progress
     )
     training = {
-        "what": "A small network of TerraMind's architecture, trained on invented countries "
-        "(catalogs/demo) by `terramosaic train`. It shows the machinery; it holds none of "
-        "TerraMind's pre-training, and it is no product for real land.",
+        "what": "A small network of TerraMind's architecture, trained on synthetic countries "
+        "(catalogs/demo) by `terramosaic train`. It is for trials of terramosaic: it has none of "
+        "TerraMind's pre-training and is not suited to real land.",
         "recipe": recipe.model_dump(mode="json"),
         "fit": {
             "steps": record.steps,

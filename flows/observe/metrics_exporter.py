@@ -10,11 +10,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from catalogs.errors import InvalidInputError
 from flows.observe.run_metrics import ExportedMetrics, RunMetrics
@@ -98,14 +98,19 @@ def export_run(plan_path: Path) -> Iterator[RunMetrics]:
         yield metrics
 
 
-def export_existing_result(plan_path: Path, result: Mapping[str, Any]) -> None:
-    """Write the metrics of a product that was complete already, if they go to a file."""
+def export_existing_result(plan_path: Path, *, status: str, tiles: int, skipped: int) -> None:
+    """Write the metrics of a product that was complete already, if they go to a file.
+
+    Args:
+        plan_path: its plan file.
+        status: status of the result.
+        tiles: number of tiles of the plan.
+        skipped: number of those that were finished before the run.
+    """
     if isinstance(read_destination(), Path):
         with export_run(plan_path) as metrics:
-            metrics.begin_tiles(result["tiles"]["total"], result["tiles"]["skipped"])
-            metrics.set_final_status(
-                "complete" if result["status"] == "unchanged" else result["status"]
-            )
+            metrics.begin_tiles(tiles, skipped)
+            metrics.set_final_status("complete" if status == "unchanged" else status)
 
 
 @contextmanager

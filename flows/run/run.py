@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from flows.config.job import Job
+from flows.execution.tile_worker import check_model
 from flows.observe import metrics_exporter
 from flows.observe.run_context import RunContext
 from flows.run import finished_products, product_folder, stored_plan
@@ -66,7 +67,12 @@ def run(
     else:
         context.progress.finish()
         plan_path = product_folder.plan_dir(plan) / "plan.json"
-        metrics_exporter.export_existing_result(plan_path, result.to_dict())
+        metrics_exporter.export_existing_result(
+            plan_path,
+            status=result.status,
+            tiles=result.tiles.total,
+            skipped=result.tiles.skipped,
+        )
     return result.model_copy(update={"seconds": {**result.seconds, "plan": planning_seconds}})
 
 
@@ -80,12 +86,11 @@ def _run_plan(
     run_stages: RunStages,
 ) -> RunResult:
     """Check the cost and the model of a plan, write it, and take it through its stages."""
-    from flows.execution import engine  # noqa: PLC0415
     from flows.run import cost  # noqa: PLC0415
 
     # ^ slow to import (xarray, dask), and a finished product does not need them
     cost.check_limit(plan, product_folder.plan_dir(plan), max_cost)
     if not is_new:
-        engine.check_model(plan)
+        check_model(plan)
         # ^ a job has just been planned with its model as it is
     return run_stages(stored_plan.write_plan(plan), allow_partial, context)

@@ -15,7 +15,8 @@ from typing import ParamSpec, TypeVar
 
 from catalogs.errors import TerramosaicError
 from flows.config.job import Job
-from flows.execution import engine
+from flows.execution import tile_scheduler
+from flows.execution.tile_worker import cuda_device
 from flows.observe import metrics_exporter, run_log
 from flows.observe.run_context import RunContext
 from flows.run import (
@@ -110,12 +111,12 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
     failed: list[TileFailure] = []
     metrics = context.metrics
     metrics.begin_tiles(len(plan.tiles), len(finished))
-    tile_results = engine.process_tiles(
+    tile_results = tile_scheduler.process_tiles(
         stored.path,
         pending,
         engine=execution.engine,
         workers=execution.workers,
-        device=engine.cuda_device(plan),
+        device=cuda_device(plan),
         on_poll=lambda executor: metrics.set_capacity(
             processes=executor.processes,
             parallel_tiles=min(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from model.predictor.card_file import Card
 from model.predictor.edge_effect import EdgeEffect
 from model.tools.model_card import DescribedModality, ModelDescription
+
+LINE_LENGTH = 118
+"""Longest line of prose in a card."""
 
 
 def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
@@ -24,33 +28,33 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
         [
             "# The demo model",
             "",
-            training["what"],
+            *_wrap(training["what"]),
             "",
-            (
+            *_wrap(
                 f"- Architecture: TerraMind's encoder, width {card.architecture.dim}, depth "
                 f"{card.architecture.depth}, heads {card.architecture.heads}, with a "
                 "segmentation head over tokens and raw pixels at half resolution."
             ),
             f"- Inputs: {', '.join(card.inputs)}; windows of {card.window} px at 10 m.",
             f"- Classes: {', '.join(card.class_names)}.",
-            f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`.",
-            (
+            *_wrap(f"- Weights: `weights.safetensors`, {size / 1e6:.1f} MB, sha256 `{sha256}`."),
+            *_wrap(
                 f"- Trained on the countries of seeds {recipe['seeds'][0]} to "
                 f"{recipe['seeds'][-1]} ({recipe['size']} px a granule), {fit['steps']} steps of "
                 f"{recipe['batch']} crops, {fit['seconds']:.0f} s on {fit['device']}."
             ),
-            (
-                "- Not good for: real land. Spectra, texture and backscatter of the countries "
-                "follow statistics of a few real scenes; landscapes, seasons and most of the "
-                "world's surfaces do not occur in them."
+            *_wrap(
+                "- Not suited to: real land. Spectra, texture and backscatter of the countries "
+                "follow statistics of a few real scenes; real landscapes and seasons and most of "
+                "the world's surfaces do not occur in them."
             ),
             "",
-            "## On countries that it was not trained on",
+            "## Accuracy on countries that it was not trained on",
             "",
-            (
-                "Pixel by pixel against the countries' truth, on composites as a job computes "
-                "them. The baseline is a Gaussian classifier of single pixels (quadratic "
-                "discriminant analysis) that was fitted to the same countries. Without tokens: the "
+            *_wrap(
+                "All pixels compared with the true land cover, on composites as in a job. The "
+                "baseline is a Gaussian classifier of single pixels (quadratic discriminant "
+                'analysis, QDA) that was fitted to the training countries. "Without tokens" is the '
                 "same network with the encoder's tokens set to zero."
             ),
             "",
@@ -62,11 +66,11 @@ def render_demo_card(card: Card, *, sha256: str, size: int) -> str:
             "",
             *render_edge_effect(card.reach),
             "",
-            "## On real land",
+            "## Agreement on real land",
             "",
-            (
-                "Agreement with the land cover that TerraMesh gives for three places, which is "
-                "itself a model's map and not of the day of the scenes."
+            *_wrap(
+                "Agreement with the land cover of TerraMesh at three places. That land cover is "
+                "itself the output of a model, and not of the same day as the scenes."
             ),
             "",
             *_place_table(training["real_places"]),
@@ -86,9 +90,9 @@ def render_edge_effect(edge_effect: EdgeEffect | None) -> list[str]:
     rows = [
         title,
         "",
-        (
-            "Pixels at a distance from the edge of a window, against the same pixels in the middle "
-            f"of another one, for windows of {edge_effect.window} px.{measured}"
+        *_wrap(
+            "Difference between pixels at a distance from the edge of a window and the same pixels "
+            f"in the middle of another window, for windows of {edge_effect.window} px.{measured}"
         ),
         "",
         f"| px from the edge | {' | '.join(names)} |",
@@ -102,8 +106,22 @@ def render_edge_effect(edge_effect: EdgeEffect | None) -> list[str]:
     return [
         *rows,
         "",
-        f"Neighbouring windows therefore overlap by {edge_effect.overlap} px, all of them blended.",
+        (
+            f"Neighbouring windows therefore overlap by {edge_effect.overlap} px and are blended "
+            "over all of them."
+        ),
     ]
+
+
+def _wrap(text: str) -> list[str]:
+    """Break a paragraph or a list item into lines."""
+    return textwrap.wrap(
+        text,
+        LINE_LENGTH,
+        subsequent_indent="  " if text.startswith("- ") else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _country_table(tested: Mapping[str, Any]) -> list[str]:

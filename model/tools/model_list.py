@@ -66,7 +66,7 @@ def _list_demo() -> ListedModel:
         name="demo",
         kind="model",
         parameters=sum(map(count_stored_parameters, files)) if files else None,
-        about="small land-cover model, trained on invented countries",
+        about="small land-cover model, trained on synthetic countries",
         weights="shipped" if files else "missing",
     )
 

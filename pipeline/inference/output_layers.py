@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import legend
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 

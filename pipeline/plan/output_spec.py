@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import OutputKind
+from pipeline import layer_table
+from pipeline.layer_table import OutputKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
     """One output of a model: for each window an array (channel, window / stride, window / stride).
 
-    How it is stored follows from the entry of :data:`pipeline.plan.layer_table.LAYERS` that
+    How it is stored follows from the entry of :data:`pipeline.layer_table.LAYERS` that
     is called :attr:`layer_name`: Zarr variable, COG, STAC asset, style and report read data type,
     nodata, scale and unit there.
     """

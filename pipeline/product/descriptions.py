@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.product.product import Product
 
 RANDOM_WEIGHTS_WARNING = (

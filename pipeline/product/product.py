@@ -10,9 +10,9 @@ from typing import Any
 
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
+from pipeline import layer_table
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer, OutputKind
+from pipeline.layer_table import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage.cog import CogInfo

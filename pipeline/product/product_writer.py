@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import tile_layers
+from pipeline import layer_table, tile_layers
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import (
     model_provenance,
@@ -255,6 +254,6 @@ def _build_product(
         missing_tiles=tuple(missing_tiles),
         accuracy=accuracy,
         quality=quality,
-        accuracy_reference="the truth of the embedded country" if accuracy else "",
+        accuracy_reference="the true land cover of the synthetic country" if accuracy else "",
         notices=NOTICES,
     )

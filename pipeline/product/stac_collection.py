@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.product import stac_item
 from pipeline.storage import styles
 from pipeline.storage.store import StoreLike, open_store, read_json

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from catalogs.scene import Scene
     from pipeline.grid.grid import Grid
-    from pipeline.plan.layer_table import Layer
+    from pipeline.layer_table import Layer
     from pipeline.storage.band_statistics import BandStatistics
 
 STAC_VERSION = "1.1.0"

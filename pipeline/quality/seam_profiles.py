@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import layer_table
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan
 from pipeline.quality import seam_test

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from pipeline.grid.grid import Grid
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.reading.raster_reader import GDAL_CACHE_MB
 from pipeline.runtime import atomic_files
 from pipeline.storage import styles

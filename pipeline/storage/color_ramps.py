@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.storage.band_statistics import BandStatistics
 
 ColorRamp = Literal["confidence", "count", "value", "vegetation"]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from shapely.geometry import box
 
+from pipeline import layer_table
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.storage import zarr_store
 from pipeline.storage.store import Store, StoreLike

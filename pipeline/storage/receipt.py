@@ -43,7 +43,7 @@ class Receipt:
     """Stage → seconds."""
 
     samples: Mapping[str, Any] = field(default_factory=dict)
-    """Counts of windows, and samples predicted twice; see :mod:`pipeline.inference.consistency`."""
+    """Counts of windows and of samples predicted twice: `pipeline.quality.window_agreement`."""
 
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Bytes, requests and retries, also by modality; see :mod:`pipeline.runtime.io_statistics`."""

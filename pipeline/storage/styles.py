@@ -11,7 +11,7 @@ from pipeline.storage import color_ramps
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.plan.layer_table import Layer
+    from pipeline.layer_table import Layer
     from pipeline.storage.band_statistics import BandStatistics
 
 _QML_TEMPLATE = """\

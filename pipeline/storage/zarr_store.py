@@ -15,9 +15,9 @@ from pyproj import CRS
 from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
+from pipeline import layer_table
 from pipeline.grid.grid import Grid, Tile
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation
 from pipeline.storage.store import Store, StoreLike, open_store

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.execution import engine
+from flows.execution import tile_scheduler
+from flows.execution.tile_worker import ProcessTile
 from pipeline import resource_estimate
 from pipeline.storage import plan_file, receipt
 from tests.support import large_plan, simulated_tiles
@@ -79,7 +80,7 @@ def together() -> dict[str, Any]:
 
 def singly() -> dict[str, Any]:
     """Run some tiles on two processes, each a task: what a tile of a second and more costs."""
-    engine.MAX_TILES_PER_TASK = 1
+    tile_scheduler.MAX_TILES_PER_TASK = 1
     return _scheduled("distributed", TILES // 20, remarks="one tile a task")
 
 
@@ -109,7 +110,7 @@ def _scheduled(
     kind: str,
     tiles: int,
     *,
-    tile_function: engine.ProcessTile = simulated_tiles.nothing,
+    tile_function: ProcessTile = simulated_tiles.nothing,
     killing: bool = False,
     remarks: str = "",
 ) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _scheduled(
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / simulated_tiles.MADE).mkdir()
         options = {"engine": kind, "workers": 2, "tile_function": tile_function}
-        coming = engine.process_tiles(
+        coming = tile_scheduler.process_tiles(
             Path(folder) / "plan.json", simulated_tiles.tiles(tiles), **options
         )
         outcomes = [next(coming)]

@@ -20,8 +20,7 @@ from catalogs.snapshot import Snapshot
 from flows.config import job as jobs
 from flows.run import planning
 from model.terramind import modalities
-from pipeline import resource_estimate, tile, tile_layers
-from pipeline.plan import layer_table
+from pipeline import layer_table, resource_estimate, tile, tile_layers
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts

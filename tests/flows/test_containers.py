@@ -1,4 +1,4 @@
-"""Images, compose, units, secrets and example jobs: small, pinned, locked up, and true."""
+"""The image, compose, units, secrets and example jobs: small, pinned, locked up, and true."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import check_jsonschema
@@ -18,7 +19,7 @@ from flows.config import job as jobs
 from tests.support.manifests import (
     COMPOSE,
     DEPLOY,
-    IMAGES,
+    IMAGE,
     JOBS,
     KUBERNETES,
     PODS,
@@ -38,9 +39,8 @@ def _instructions(path):
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_an_image_is_small_pinned_and_nobody_special(path):
-    told = _instructions(path)
+def test_the_image_is_small_pinned_and_without_privileges():
+    told = _instructions(IMAGE)
     words = [word for word, _ in told]
     assert words.count("FROM") == 2
     assert "ADD" not in words
@@ -83,25 +83,37 @@ def _linted(text):
     return done.stdout
 
 
-@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_hadolint_has_nothing_to_say(path):
-    assert _linted(path.read_text()) == ""
+def test_hadolint_finds_nothing():
+    assert _linted(IMAGE.read_text()) == ""
 
 
-def test_hadolint_speaks_where_there_is_something_to_say():
+def test_hadolint_finds_a_bad_instruction():
     assert "DL3006" in _linted("FROM python\nUSER 1:1\n")
 
 
-def test_the_images_differ_in_torch_and_cuda_alone():
-    one, other = ([f"{word} {rest}" for word, rest in _instructions(path)] for path in IMAGES)
-    assert len(one) == len(other)
-    differing = [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
-    assert {first.split()[0] for first, _ in differing} == {"ARG", "RUN", "LABEL", "ENV"}
-    for first, second in differing:
-        assert re.search(r"TORCH_INDEX|dask-cuda|title|NVIDIA", second), (first, second)
+def test_builds_of_the_page_set_arguments_of_the_image():
+    """The image for GPUs differs from the one for CPUs by build arguments alone."""
+    defaults = dict(
+        rest.partition("=")[::2] for word, rest in _instructions(IMAGE) if word == "ARG"
+    )
+    documented = " ".join(README.replace("\\\n", " ").split())
+    builds = re.findall(r"docker build (.*?)-t terramosaic:([\w.-]+)", documented)
+    arguments = {
+        tag: dict(re.findall(r"--build-arg (\w+)=(\S+)", options)) for options, tag in builds
+    }
+    assert arguments.keys() == {VERSION, f"{VERSION}-cuda"}
+    assert not arguments[VERSION]
+    gpu = arguments[f"{VERSION}-cuda"]
+    assert gpu.keys() <= defaults.keys()
+    assert re.fullmatch(r"https://download\.pytorch\.org/whl/cu\d+", gpu["TORCH_INDEX"])
+    assert gpu["EXTRAS"] == f"{defaults['EXTRAS']},gpu"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(gpu["EXTRAS"].split(",")) <= project["optional-dependencies"].keys()
+    comment = " ".join(IMAGE.read_text().replace("\\\n#", " ").split())
+    assert all(f"--build-arg {name}={value}" in comment for name, value in gpu.items())
 
 
-def test_new_volumes_belong_to_the_user_of_the_images():
+def test_new_volumes_belong_to_the_user_of_the_image():
     """A volume that is new takes its owner from the folder of the image that it covers."""
     covered = {
         volume.split(":")[1]
@@ -111,24 +123,22 @@ def test_new_volumes_belong_to_the_user_of_the_images():
         if volume.partition(":")[0] in COMPOSE["volumes"]
     }
     assert len(covered) == 4
-    for path in IMAGES:
-        (line,) = [rest for word, rest in _instructions(path) if "install -d" in rest]
-        owned = line.partition("install -d -o 10001 -g 10001 ")[2].split()
-        assert set(owned) == covered
+    (line,) = [rest for word, rest in _instructions(IMAGE) if "install -d" in rest]
+    owned = line.partition("install -d -o 10001 -g 10001 ")[2].split()
+    assert set(owned) == covered
 
 
-def test_what_is_sent_to_the_builder_is_what_the_images_copy():
+def test_what_is_sent_to_the_builder_is_what_the_image_copies():
     kept = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
     }
-    for path in IMAGES:
-        copied = {
-            source
-            for word, rest in _instructions(path)
-            if word == "COPY" and "--from" not in rest
-            for source in rest.split()[:-1]
-        }
-        assert copied == kept
+    copied = {
+        source
+        for word, rest in _instructions(IMAGE)
+        if word == "COPY" and "--from" not in rest
+        for source in rest.split()[:-1]
+    }
+    assert copied == kept
 
 
 def test_compose_is_what_its_schema_takes():

@@ -116,7 +116,7 @@ def test_pools_that_jobs_are_deployed_to_have_a_worker_there():
 
 def _variables(prefix):
     """Yield (file, name) of every variable that a configuration or a page names."""
-    texts = [*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.service"), *DEPLOY.glob("Dockerfile*")]
+    texts = [*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.service"), DEPLOY / "Dockerfile"]
     for path in [*texts, *PAGES]:
         for name in re.findall(rf"\b{prefix}_[A-Z][A-Z0-9_]+\b", path.read_text()):
             yield path.name, name

@@ -23,7 +23,7 @@ from prometheus_client import parser
 
 from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
-from flows.execution import dask_report, engine
+from flows.execution import dask_report, tile_scheduler
 from flows.observe import metrics_exporter, run_metrics
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
@@ -186,7 +186,9 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     caplog.set_level("INFO", "flows.observe.metrics_exporter")
     monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, "0")
     monkeypatch.setattr(
-        engine, "process_tiles", functools.partial(engine.process_tiles, tile_function=_pretend)
+        tile_scheduler,
+        "process_tiles",
+        functools.partial(tile_scheduler.process_tiles, tile_function=_pretend),
     )
     names = [one.id for one in simulated_tiles.tiles(40)]
     monkeypatch.setattr(
@@ -544,7 +546,8 @@ def cluster():
 def _made(cluster, path, count, tile_function=simulated_tiles.nothing):
     options = {"engine": cluster.scheduler_address, "workers": 1, "tile_function": tile_function}
     return [
-        one.reason for one in engine.process_tiles(path, simulated_tiles.tiles(count), **options)
+        one.reason
+        for one in tile_scheduler.process_tiles(path, simulated_tiles.tiles(count), **options)
     ]
 
 
@@ -629,7 +632,8 @@ def test_no_line_of_a_tile_goes_to_the_server_of_prefect():
         "from prefect.settings import get_current_settings as settings\n"
         "configuration.setup_logging()\n"
         "assert not settings().logging.extra_loggers\n"
-        "for name in ('flows.execution.engine', 'flows.run.stages', 'pipeline', 'catalogs'):\n"
+        "names = 'flows.execution.tile_scheduler', 'flows.run.stages', 'pipeline', 'catalogs'\n"
+        "for name in names:\n"
         "    one = logging.getLogger(name)\n"
         "    while one:\n"
         "        print(name, one.name, [type(held).__name__ for held in one.handlers])\n"

@@ -121,8 +121,8 @@ def test_compose_publishes_two_ports_on_loopback_that_ask_for_a_secret():
         name: {other for other, one in SERVICES.items() if name in one["networks"]}
         for name in COMPOSE["networks"]
     }
-    assert neighbours["records"] == {"database", "server"}
-    assert neighbours["page"] == set(ports)
+    assert neighbours["database"] == {"database", "server"}
+    assert neighbours["published"] == set(ports)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_compose_publishes_two_ports_on_loopback_that_ask_for_a_secret():
         ("server", "ports", ["0.0.0.0:4200:4200"]),
         ("server", "environment", {}),
         ("scheduler", "ports", ["127.0.0.1:8786:8786"]),
-        ("scheduler", "networks", ["cluster", "outside"]),
+        ("scheduler", "networks", ["dask", "internet"]),
         ("database", "ports", ["127.0.0.1:5432:5432"]),
-        ("database", "networks", ["records", "outside"]),
-        ("cpu", "networks", ["cluster", "page"]),
+        ("database", "networks", ["database", "internet"]),
+        ("cpu", "networks", ["dask", "published"]),
         ("cpu", "network_mode", "host"),
         ("store", "entrypoint", ["weed", "server", "-s3"]),
     ],

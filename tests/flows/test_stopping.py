@@ -21,7 +21,7 @@ import pytest
 
 from catalogs.snapshot import Snapshot
 from flows.cli.exit_codes import EXIT_INTERRUPTED
-from flows.execution import engine
+from flows.execution import tile_scheduler
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
@@ -46,13 +46,13 @@ PROVIDER = "demo"
 CLIENT = """
 import sys
 from pathlib import Path
-from flows.execution import engine
+from flows.execution import tile_scheduler, tile_worker
 from pipeline.storage import plan_file
 from tests.support import simulated_tiles
 path, address, kind = sys.argv[1:]
 tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated_tiles.tiles(4)
-tile_function = engine.process_tile if kind == "real" else simulated_tiles.endless
-list(engine.process_tiles(
+tile_function = tile_worker.process_tile if kind == "real" else simulated_tiles.endless
+list(tile_scheduler.process_tiles(
     Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
 
@@ -297,7 +297,7 @@ def test_a_tile_that_is_read_is_given_up_and_asks_for_nothing_more(world, stored
         cancellation.cancel_when(lambda: web.requests > 1),
         pytest.raises(cancellation.Cancelled),
     ):
-        list(engine.process_tiles(stored, plan.tiles, engine="threads", workers=2))
+        list(tile_scheduler.process_tiles(stored, plan.tiles, engine="threads", workers=2))
     assert not receipt.read_finished(stored.parent, plan)
     _until(lambda: not [one for one in threading.enumerate() if "strip" in one.name])
     _until(lambda: _quiet(web))
@@ -343,7 +343,7 @@ def _still(path):
 
 
 def _endless(path):
-    return engine.process_tiles(
+    return tile_scheduler.process_tiles(
         path,
         simulated_tiles.tiles(4),
         engine="threads",
@@ -369,7 +369,7 @@ def test_tiles_are_given_up_by_whoever_closes_the_run(path):
         made = simulated_tiles.nothing if name.endswith("0") else simulated_tiles.endless
         return made(plan_path, name, *rest)
 
-    run = engine.process_tiles(
+    run = tile_scheduler.process_tiles(
         path, simulated_tiles.tiles(4), engine="threads", workers=2, tile_function=first
     )
     assert next(run).tile.endswith("0")
@@ -408,7 +408,7 @@ def test_workers_elsewhere_give_up_what_a_killed_client_wanted(cluster, path, wo
     with _client(path, address, "endless"):
         _until(lambda: len(list((path.parent / simulated_tiles.MADE).iterdir())) == 2, 60)
     _until(lambda: _still(path))
-    told = engine.process_tiles(
+    told = tile_scheduler.process_tiles(
         path,
         simulated_tiles.tiles(4),
         engine=address,
@@ -428,7 +428,9 @@ def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world,
     _until(lambda: _quiet(web))
     web.script = None
     told = list(
-        engine.process_tiles(stored, plan.tiles, engine=cluster.scheduler_address, workers=2)
+        tile_scheduler.process_tiles(
+            stored, plan.tiles, engine=cluster.scheduler_address, workers=2
+        )
     )
     assert not [one.reason for one in told if one.reason]
     assert len(receipt.read_finished(stored.parent, plan)) == len(plan.tiles)

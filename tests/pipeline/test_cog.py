@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from rio_cogeo.cogeo import cog_validate
 
 from catalogs import legend
+from pipeline import layer_table
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
 from pipeline.runtime import atomic_files
 from pipeline.storage import band_statistics, cog
 
@@ -226,7 +226,7 @@ KILLED_WRITER = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from pipeline.grid.grid import Grid
-    from pipeline.plan import layer_table
+    from pipeline import layer_table
     from pipeline.runtime import atomic_files
     from pipeline.storage import cog
 

@@ -10,9 +10,8 @@ import pytest
 import rasterio
 import xarray as xr
 
-from pipeline import tile, tile_layers
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer
+from pipeline import layer_table, tile, tile_layers
+from pipeline.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store

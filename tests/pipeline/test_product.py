@@ -13,8 +13,8 @@ import pytest
 import rasterio
 
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
+from pipeline import layer_table
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
 from pipeline.product import descriptions, stac_collection, stac_item
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.product.report import quicklook, rendering, report

@@ -12,9 +12,9 @@ from scipy import ndimage, stats
 
 from catalogs import legend
 from flows.config.quality import QualityGate
+from pipeline import layer_table
 from pipeline.grid import grid as grids
 from pipeline.grid.window_lattice import Lattice
-from pipeline.plan import layer_table
 from pipeline.plan.plan import from_geojson
 from pipeline.plan.settings import QualityLimits
 from pipeline.product.report import charts

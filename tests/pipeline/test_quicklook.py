@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catalogs import legend as land_cover_legend
+from pipeline import layer_table
 from pipeline.grid.grid import Grid
-from pipeline.plan import layer_table
 from pipeline.product import product
 from pipeline.product.report import quicklook, rendering, true_color
 from pipeline.storage import cog

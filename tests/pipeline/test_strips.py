@@ -17,8 +17,9 @@ from pipeline.compositing import composite_block, row_buffer, strip_reader
 from pipeline.grid import grid as grids
 from pipeline.grid import window_lattice
 from pipeline.grid.grid import Grid
-from pipeline.inference import batching, consistency
+from pipeline.inference import batching
 from pipeline.plan.plan import to_geojson
+from pipeline.quality import window_agreement
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline.test_plan import SEVERAL, make_plan
 from tests.support.fake_predictors import Brightness, Edgy, Several
@@ -146,7 +147,7 @@ def test_sample_windows_do_not_depend_on_the_division_of_a_region(row, column, h
 
     def select_samples(area):
         placement = window_lattice.place_windows(area, lattice)
-        samples = consistency.select_sample_windows(placement, lattice, 8)
+        samples = window_agreement.select_sample_windows(placement, lattice, 8)
         for first_row, columns in samples.items():
             assert first_row - 8 in placement.window_rows
             assert first_row + 32 <= placement.context_grid.height
@@ -169,11 +170,14 @@ def test_sample_windows_do_not_depend_on_the_division_of_a_region(row, column, h
         )
     ]
     assert sorted(actual) == sorted(expected)
-    assert len(expected) <= (height // 24 + 2) * (width // 24 + 2) / consistency.SAMPLE_INTERVAL + 5
+    assert (
+        len(expected)
+        <= (height // 24 + 2) * (width // 24 + 2) / window_agreement.SAMPLE_INTERVAL + 5
+    )
 
 
 def test_the_receipt_holds_counts_of_samples_and_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
+    monkeypatch.setattr(window_agreement, "SAMPLE_INTERVAL", 1)
     plan, folder = make_plan(tmp_path, tile=64), tmp_path / "out"
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pystac.extensions.classification import Classification
 
 from catalogs import legend
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.storage import color_ramps, styles
 from pipeline.storage.band_statistics import BandStatistics
 

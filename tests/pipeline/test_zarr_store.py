@@ -12,8 +12,7 @@ import rioxarray  # noqa: F401  (registers .rio)
 import xarray as xr
 
 from catalogs.errors import AssetReadError, TerramosaicError
-from pipeline import tile, tile_layers
-from pipeline.plan import layer_table
+from pipeline import layer_table, tile, tile_layers
 from pipeline.runtime import lock
 from pipeline.storage import receipt, zarr_store
 from tests.pipeline.test_plan import FEATURES, NDVI, SEVERAL, make_plan

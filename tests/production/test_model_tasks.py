@@ -28,9 +28,9 @@ from flows.run import planning, stored_plan, verify
 from flows.run.results import RunResult
 from model.terramind import modalities
 from model.weights import loading
+from pipeline import layer_table
 from pipeline.compositing import composite_block
 from pipeline.inference import blend
-from pipeline.plan import layer_table
 from pipeline.product import descriptions, model_provenance
 from pipeline.product.report import report_images
 from pipeline.storage import plan_file, receipt

@@ -30,8 +30,8 @@ from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import stored_plan, verify
-from pipeline.inference import consistency
-from pipeline.plan import layer_table
+from pipeline import layer_table
+from pipeline.quality import window_agreement
 from tests.support import stac_schemas
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +239,7 @@ def test_an_unreadable_asset_fails_its_tiles_and_nothing_else(broken):
 
 
 def test_what_the_gate_refuses_is_not_published_and_its_tiles_stay(job, monkeypatch):
-    monkeypatch.setattr(consistency, "SAMPLE_INTERVAL", 1)
+    monkeypatch.setattr(window_agreement, "SAMPLE_INTERVAL", 1)
     # ^ the country is smaller than 65 windows
     values = yaml.safe_load(job.read_text())
     narrow = yaml.safe_dump(values | {"qc": {"gate": "refuse", "max_disagreement": 0.0}})

@@ -400,7 +400,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from flows.execution import engine
+from flows.execution import tile_scheduler
 from flows.orchestration import land_cover_flow
 from flows.run import cost, stored_plan
 from flows.run.stored_plan import StoredPlan
@@ -417,7 +417,7 @@ reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}
 zarr_store.create = lambda *_: None
 published_item.main_dir_name = lambda _: "32633"
-engine.process_tiles.__kwdefaults__["tile_function"] = simulated_tiles.nothing
+tile_scheduler.process_tiles.__kwdefaults__["tile_function"] = simulated_tiles.nothing
 land_cover_flow.TASKS = dataclasses.replace(
     land_cover_flow.TASKS,
     verify_tiles=land_cover_flow.as_task(lambda *_: [], "verify"),

@@ -18,7 +18,7 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.orchestration import launch
 from flows.run import planning, product_folder, verify
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import stac_item
 

@@ -15,7 +15,7 @@ import yaml
 
 from catalogs import demo as country
 from flows.config import job as jobs
-from flows.execution import engine
+from flows.execution import tile_scheduler
 from flows.observe.progress import NullProgress
 from flows.run import stored_plan
 from pipeline import tile_layers
@@ -74,7 +74,7 @@ def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> M
     plan = plan_file.read_plan_file(path)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     began, ready, told = time.perf_counter(), [], []
-    for outcome in engine.process_tiles(path, tiles, **options):
+    for outcome in tile_scheduler.process_tiles(path, tiles, **options):
         assert outcome.reason is None, outcome
         ready.append(time.perf_counter() - began)
         told.append(outcome.tile)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from catalogs import legend
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.product.report import rendering, true_color
 from pipeline.product.report.rendering import (
     Mask,

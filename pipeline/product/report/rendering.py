@@ -19,7 +19,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from catalogs import legend
-from pipeline.plan.layer_table import Layer
+from pipeline.layer_table import Layer
 from pipeline.storage import color_ramps
 
 Pixels = NDArray[np.uint8]

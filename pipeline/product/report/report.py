@@ -11,7 +11,7 @@ from markupsafe import Markup
 from shapely.geometry import shape
 
 from catalogs import legend
-from pipeline.plan import layer_table
+from pipeline import layer_table
 from pipeline.product import descriptions
 from pipeline.product.product import Product, Raster
 from pipeline.product.report import (

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from catalogs.sensors import SENSORS
-from pipeline.plan import layer_table
-from pipeline.plan.layer_table import Layer
+from pipeline import layer_table
+from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, model_provenance, product
 from pipeline.product.product import CoverageCounts, Raster

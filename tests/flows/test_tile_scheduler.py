@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from catalogs.errors import InvalidInputError, TerramosaicError
 from flows.execution import dask_executor as clusters
-from flows.execution import dask_worker, engine, executors
+from flows.execution import dask_worker, executors, tile_scheduler, tile_worker
 from pipeline import tile, tile_layers
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.pipeline import test_plan as plans
@@ -76,7 +76,7 @@ def _run(path, count, **options):
     """Run simulated tiles; return tile id -> result."""
     outcomes_by_tile = collections.defaultdict(list)
     options = {"engine": "threads", "workers": 2, "tile_function": simulated_tiles.record} | options
-    for result in engine.process_tiles(path, simulated_tiles.tiles(count), **options):
+    for result in tile_scheduler.process_tiles(path, simulated_tiles.tiles(count), **options):
         outcomes_by_tile[result.tile].append(result)
     assert {len(results) for results in outcomes_by_tile.values()} <= {1}
     return {tile_id: results[0] for tile_id, results in outcomes_by_tile.items()}
@@ -107,13 +107,13 @@ def test_tiles_that_take_long_are_tasks_of_their_own(path):
         patch.setattr(executors, "ThreadExecutor", Counted)
         assert len(_run(path, 4000, tile_function=last)) == 4000
     assert set(sizes[:6]) == {1}
-    assert max(sizes) == engine.MAX_TILES_PER_TASK
-    assert sizes[-1] < engine.MAX_TILES_PER_TASK / 4
+    assert max(sizes) == tile_scheduler.MAX_TILES_PER_TASK
+    assert sizes[-1] < tile_scheduler.MAX_TILES_PER_TASK / 4
     assert len(sizes) < 400
 
 
 def test_what_a_task_did_not_begin_is_handed_out_again(path, monkeypatch):
-    monkeypatch.setattr(engine, "TASK_SECONDS", 0.02)
+    monkeypatch.setattr(tile_scheduler, "TASK_SECONDS", 0.02)
     order = []
 
     def uneven(plan_path, tile_id, tiles_per_process, processes):
@@ -342,7 +342,7 @@ def test_a_scheduler_that_goes_is_named(path):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", scheduler_kwargs=QUIET
     ) as cluster:
-        run = engine.process_tiles(
+        run = tile_scheduler.process_tiles(
             path,
             simulated_tiles.tiles(400),
             engine=cluster.scheduler_address,
@@ -373,10 +373,10 @@ def test_threads_that_begin_together_load_the_model_once(frozen, monkeypatch):
         time.sleep(0.1)
         return Brightness()
 
-    monkeypatch.setattr(engine, "_load_predictor", load)
-    engine._cached_predictor.cache_clear()
-    results = list(engine.process_tiles(path, plan.tiles, engine="threads", workers=4))
-    engine._cached_predictor.cache_clear()
+    monkeypatch.setattr(tile_worker, "_load_predictor", load)
+    tile_worker._cached_predictor.cache_clear()
+    results = list(tile_scheduler.process_tiles(path, plan.tiles, engine="threads", workers=4))
+    tile_worker._cached_predictor.cache_clear()
     assert not [result.reason for result in results if result.reason]
     assert loaded == [1]
     assert set(receipt.read_finished(path.parent, plan)) == {tile.id for tile in plan.tiles}
@@ -387,12 +387,12 @@ def test_a_tile_whose_receipt_stands_is_not_made_again(frozen, monkeypatch):
     first, second, *_ = plan.tiles
     done = tile.build_tile(plan, first, Brightness(), path.parent, threads=1)
     built = []
-    monkeypatch.setattr(engine, "_cached_predictor", lambda *_: None)
+    monkeypatch.setattr(tile_worker, "_cached_predictor", lambda *_: None)
     monkeypatch.setattr(
         tile, "build_tile", lambda _, plan_tile, *rest, **options: built.append(plan_tile) or done
     )
     for plan_tile in (first, second):
-        result = engine.process_tile(str(path), plan_tile.id, 1, 1)
+        result = tile_worker.process_tile(str(path), plan_tile.id, 1, 1)
         assert (result.tile, result.reason) == (plan_tile.id, None)
         assert result.seconds == dict(done.seconds)
         assert (result.km2 > 0) == (plan_tile is second)
