@@ -21,7 +21,7 @@ from tests.support.small_generators import (
     same,
 )
 
-# -- outputs ---------------------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------
 
 
 def test_outputs_have_physical_units_and_the_requested_names():
@@ -131,7 +131,7 @@ def test_an_offset_applies_to_one_call():
         generator.generate(inputs, boa_offset={"S1GRD": 1})
 
 
-# -- repeatability ---------------------------------------------------------------------------------
+# --- repeatability --------------------------------------------------------------------------------
 
 SAMPLING_OPTIONS = [
     {},
@@ -231,7 +231,7 @@ def test_passed_noise_replaces_drawn_noise():
             generator.generate(inputs, ["NDVI"], noise=invalid_noise, **options)
 
 
-# -- chained and independent outputs ---------------------------------------------------------------
+# --- chained and independent outputs --------------------------------------------------------------
 
 
 def test_chained_outputs_depend_on_those_before_them():
@@ -277,7 +277,7 @@ def test_another_order_is_refused_unless_outputs_are_independent():
     assert list(independent_ids) == ["NDVI", "LULC"]
 
 
-# -- decoding in several steps ---------------------------------------------------------------------
+# --- decoding in several steps --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -347,7 +347,7 @@ def test_several_steps_require_an_embedding_of_the_target():
     assert "encoder_embeddings.tok_ndvi@224.mod_emb" in make(embed_last=True).model.state_dict()
 
 
-# -- land cover and coordinates as inputs and outputs ----------------------------------------------
+# --- land cover and coordinates as inputs and outputs ---------------------------------------------
 
 
 def test_a_class_raster_is_accepted_in_every_form():
@@ -458,7 +458,7 @@ def test_without_a_raster_the_size_is_passed_or_the_published_one():
     assert generator.generate_tokens(inputs)["LULC"].shape == (1, 14, 14)
 
 
-# -- expectations ----------------------------------------------------------------------------------
+# --- expectations ---------------------------------------------------------------------------------
 
 
 def test_class_probabilities_are_decoded_from_the_mean_code():

@@ -31,7 +31,7 @@ def make_noise(value):
     return torch.full((1, 1, 32, 32), value)
 
 
-# -- refused requests ------------------------------------------------------------------------------
+# --- refused requests -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["S2L1C", "RGB", "S2RGB", "S2", "landsat", "untok_sen2l2a@224"])

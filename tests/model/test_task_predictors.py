@@ -268,7 +268,7 @@ def test_embeddings_are_the_tokens_of_the_last_layer_on_the_grid():
     np.testing.assert_allclose(output[0, :, 1, 0], tokens[0, 1], atol=1e-5)
 
 
-def test_embeddings_need_a_merge_of_the_mean():
+def test_embeddings_require_the_merge_mean():
     card = make_card()
     with pytest.raises(ModelError, match="merge mean"):
         EmbeddingPredictor(build_backbone(card, merge="concat"), card, options=make_options())

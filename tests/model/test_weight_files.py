@@ -72,7 +72,7 @@ def write_weights(folder, name, content):
     return path
 
 
-# --- which files there are -------------------------------------------------------------------
+# --- names of the files ---------------------------------------------------------------------
 
 
 def test_every_official_file_has_a_name():
@@ -380,7 +380,7 @@ def test_pins_are_read_as_they_were_written(tmp_path_factory, pins):
         assert checksums.read_pins() == pins
 
 
-# --- the hub refuses -------------------------------------------------------------------------
+# --- errors of the hub -----------------------------------------------------------------------
 
 
 needs_library = pytest.mark.skipif(
@@ -451,7 +451,7 @@ def test_errors_of_the_hub_are_explained_with_a_remedy(fake_hub, error_name, mes
     assert checksums.read_pins() == {}
 
 
-# --- carried elsewhere -----------------------------------------------------------------------
+# --- copies of files -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [BASE, COORDS])

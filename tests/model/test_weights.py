@@ -318,7 +318,7 @@ def test_a_tied_weight_is_written_under_each_of_its_names(tmp_path):
     assert have_equal_states(model.load_state(TiedModule(), tmp_path / "w.safetensors"), tied)
 
 
-# -- comparing without memory -----------------------------------------------------------------
+# --- comparing without memory ----------------------------------------------------------------
 
 
 def test_a_module_on_the_meta_device_can_be_compared(encoder):
@@ -365,7 +365,7 @@ def test_a_failed_write_leaves_the_file_unchanged(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-# -- initialisation ---------------------------------------------------------------------------
+# --- initialisation --------------------------------------------------------------------------
 
 
 class AllLayers(torch.nn.Module):

@@ -443,7 +443,7 @@ def _dem_scene(path, **georeference):
 @pytest.mark.parametrize(
     ("georeference", "epsg", "longitude", "latitude"),
     [
-        # the northern edge is a curve in UTC; its middle lies beyond the corners
+        # the northern edge is a curve in UTM, and its corners lie farther north than its middle
         ({"left": 9.0, "top": 46.0, "resolution": 0.03}, 32633, 15.0, 45.99),
         ({"left": -180.0, "top": 90.0, "resolution": 0.9}, 3413, 100.0, 89.5),
         ({"left": -180.0, "top": -60.0, "resolution": 0.1}, 32760, 180.0, -65.0),
