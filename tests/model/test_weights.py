@@ -465,7 +465,7 @@ def test_initialisation_is_skipped_only_where_requested():
 # --- folders and the hub ---------------------------------------------------------------------
 
 
-def test_a_folder_is_replaced_by_its_only_weight_file(tmp_path):
+def test_the_only_weight_file_of_a_folder_is_loaded(tmp_path):
     backbone = model.backbone("terramind_v1_tiny", ["DEM"], weights={"random": 2})
     loading.write_state_dict(tmp_path / "mine.safetensors", backbone.state_dict())
     for source in (tmp_path, str(tmp_path), {"path": tmp_path}):

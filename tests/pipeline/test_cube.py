@@ -69,7 +69,7 @@ def test_the_cube_equals_rasterio(tmp_path):
         assert np.array_equal(values[index].sel(band="B11"), fine[5:35, 10:50])
 
 
-def test_pixel_centres_are_where_they_should_be(tmp_path):
+def test_pixel_centres_match_the_grid(tmp_path):
     stack = cube.load(_scenes(tmp_path), ["B02"], GRID, stored=True)
     assert stack.x.values[0] == GRID.left + 5
     assert stack.y.values[0] == GRID.top - 5

@@ -270,7 +270,7 @@ def test_no_local_path_and_no_secret_is_published(product, folder):
 
 
 @pytest.mark.parametrize("href", ["/srv/x.tif", "../x.tif", "https://a.org/x.tif", "C:\\x.tif"])
-def test_an_asset_elsewhere_is_refused(product, href):
+def test_an_href_outside_of_the_product_is_refused(product, href):
     with pytest.raises(ValueError, match="relative path"):
         replace(product.rasters[0], href=href)
     with pytest.raises(ValueError, match="relative path"):

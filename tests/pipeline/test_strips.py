@@ -95,7 +95,7 @@ def test_cells_are_not_cut_by_strips(tmp_path, monkeypatch):
     assert actual == build_tiles()
 
 
-def test_exactly_one_part_is_read_ahead():
+def test_at_most_one_part_is_read_ahead():
     parts_read, parts_used = [], []
 
     def read(part):
