@@ -269,8 +269,8 @@ def _serve(folder: str, pipe: Any) -> None:
     with server.serving(Path(folder), latency=LATENCY) as state:
         pipe.send(state.address)
         while pipe.recv() == "count":
-            pipe.send((state.requests, state.sent, state.most))
-            state.forget()
+            pipe.send((state.requests, state.sent, state.max_active))
+            state.reset_counts()
 
 
 def _turns(names: list[str], address: str, pipe: Any) -> dict[str, list[dict[str, float]]]:

@@ -32,7 +32,7 @@ def run() -> Iterator[str]:
         yield "two workers want two cores, and this process has one"
         return
     with tempfile.TemporaryDirectory() as folder:
-        source = partitions.plan(Path(folder), size=SIZE, tile=TILE)
+        source = partitions.create_plan(Path(folder), size=SIZE, tile=TILE)
         taken: dict[str, list[dict[str, Any]]] = {}
         for turn in range(ROUNDS):
             for engine, workers in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
@@ -65,7 +65,7 @@ def measured(source: Path, folder: Path, engine: str, workers: int) -> dict[str,
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
 
     tiles = plan_file.read_plan_file(source).tiles
-    made = partitions.made(source, folder, tiles, engine=engine, workers=workers)
+    made = partitions.build_product(source, folder, tiles, engine=engine, workers=workers)
     return {
         "tiles": len(tiles),
         "whole": made.ready[-1],

@@ -86,7 +86,9 @@ def singly() -> dict[str, Any]:
 
 def killed() -> dict[str, Any]:
     """Run all tiles on two processes, and kill one of them every eight seconds."""
-    return _scheduled("distributed", TILES, tile_function=simulated_tiles.record, killing=True)
+    return _scheduled(
+        "distributed", TILES, tile_function=simulated_tiles.record_process, killing=True
+    )
 
 
 PARTS = {one.__name__: one for one in (planning, threads, together, singly, killed)}
@@ -110,30 +112,30 @@ def _scheduled(
     kind: str,
     tiles: int,
     *,
-    tile_function: ProcessTile = simulated_tiles.nothing,
+    tile_function: ProcessTile = simulated_tiles.return_at_once,
     killing: bool = False,
     remarks: str = "",
 ) -> dict[str, Any]:
     heard = _Heard()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / simulated_tiles.MADE).mkdir()
+        (Path(folder) / simulated_tiles.RECORDS).mkdir()
         options = {"engine": kind, "workers": 2, "tile_function": tile_function}
         coming = tile_scheduler.process_tiles(
-            Path(folder) / "plan.json", simulated_tiles.tiles(tiles), **options
+            Path(folder) / "plan.json", simulated_tiles.create_tiles(tiles), **options
         )
         outcomes = [next(coming)]
         clock = _Clock()
         # ^ the cluster has started, and is not a cost of tiles
         more: dict[str, Any] = {"remarks": remarks}
         if heard.port is not None:
-            with simulated_tiles.pulse(heard.port) as told, _killing(on=killing) as dead:
+            with simulated_tiles.poll_health(heard.port) as told, _killing(on=killing) as dead:
                 outcomes += itertools.islice(coming, tiles - 1)
                 # ^ after the last one the scheduler is gone
             more["health"] = max(told.seconds)
             if told.failures:
                 raise AssertionError(f"/health failed: {told.failures[:3]}")
             if killing:
-                made = len(list((Path(folder) / simulated_tiles.MADE).iterdir()))
+                made = len(list((Path(folder) / simulated_tiles.RECORDS).iterdir()))
                 more["remarks"] = f"{len(dead)} workers killed, {made} tiles made"
                 if made != tiles:
                     raise AssertionError(f"{made} of {tiles} tiles made")

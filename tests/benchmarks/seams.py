@@ -85,7 +85,7 @@ def theirs(stride: int = 192, delta: int = 8) -> Seams:
         asked = fake_predictors.Moody(WINDOW)
 
         def forward(chips: torch.Tensor, asked: fake_predictors.Moody = asked) -> torch.Tensor:
-            return torch.from_numpy(asked.one(chips.numpy(), []))
+            return torch.from_numpy(asked.predict_values(chips.numpy(), []))
 
         image = torch.from_numpy(field(seed))[None, None]
         options = {"crop": WINDOW, "stride": stride, "delta": delta}

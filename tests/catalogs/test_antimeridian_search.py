@@ -1,4 +1,4 @@
-"""Search over regions across 180 degrees, round the poles and over a zone's edge."""
+"""Search in regions across 180 degrees, around the poles and across the edge of a UTM zone."""
 
 import pytest
 import shapely
@@ -14,7 +14,7 @@ from tests.support.stac_documents import (
     ids,
 )
 
-SCATTERED = [
+DOCUMENTS = [
     an_item(
         f"{west}_{south}",
         geometry=lonlat_geometry.to_geojson(lonlat_geometry.from_bbox(box)),
@@ -27,12 +27,12 @@ SCATTERED = [
 
 
 @pytest.fixture(scope="module")
-def scattered(tmp_path_factory):
+def catalog(tmp_path_factory):
     path = tmp_path_factory.mktemp("scattered") / "items.json"
-    return dump(path, {"type": "FeatureCollection", "features": SCATTERED})
+    return dump(path, {"type": "FeatureCollection", "features": DOCUMENTS})
 
 
-def ids_over(catalog, region):
+def find_ids(catalog, region):
     try:
         return set(ids(find(catalog, region=region)))
     except NothingFoundError:
@@ -46,17 +46,17 @@ def ids_over(catalog, region):
     st.floats(0.1, 30),
     st.floats(0.1, 2),
 )
-def test_a_region_finds_what_its_halves_find(scattered, west, south, width, height):
+def test_a_region_finds_the_same_items_as_its_halves(catalog, west, south, width, height):
     north, east = min(south + height, 90), west + width
     middle = min(180.0, west + width / 2) if east > 180 else (6.0 if west < 6 < east else east)
     halves = [shapely.box(west, south, middle, north)]
     if middle < east:
         halves.append(shapely.box(middle, south, east, north))
-    whole = ids_over(scattered, shapely.box(west, south, east, north))
-    assert whole == set().union(*(ids_over(scattered, half) for half in halves))
-    own = {
+    actual = find_ids(catalog, shapely.box(west, south, east, north))
+    assert actual == set().union(*(find_ids(catalog, half) for half in halves))
+    expected = {
         document["id"]
-        for document in SCATTERED
+        for document in DOCUMENTS
         if any(
             shapely.box(*corners).intersects(shapely.box(west + turn, south, east + turn, north))
             for turn in (-360, 0, 360)
@@ -64,10 +64,10 @@ def test_a_region_finds_what_its_halves_find(scattered, west, south, width, heig
             for corners in [[box[0], box[1], box[2] + 360 * (box[0] > box[2]), box[3]]]
         )
     }
-    assert whole == own
+    assert actual == expected
 
 
-def test_a_cap_finds_what_lies_round_the_pole(scattered):
-    found = ids_over(scattered, shapely.box(-180, 88, 180, 90))
-    assert len(found) == 10
-    assert all(name.endswith("_88") for name in found)
+def test_a_polar_region_finds_all_items_around_the_pole(catalog):
+    item_ids = find_ids(catalog, shapely.box(-180, 88, 180, 90))
+    assert len(item_ids) == 10
+    assert all(item_id.endswith("_88") for item_id in item_ids)

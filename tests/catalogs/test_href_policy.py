@@ -1,4 +1,4 @@
-"""Trust: a corpus of hostile hrefs and ids, and signing at the last moment."""
+"""The policy for hrefs against hostile hrefs and ids, and signing just before a file is read."""
 
 import datetime as dt
 import itertools
@@ -104,26 +104,26 @@ def test_hostile_hrefs_are_refused(href):
         (BLOB.replace(".net/", ".net:443/"), BLOB.replace(".net/", ".net:443/")),
     ],
 )
-def test_honest_hrefs_are_settled(href, settled):
+def test_valid_hrefs_are_resolved(href, settled):
     assert a_trust().resolve_raster(href, "/catalog/c/item.json") == settled
 
 
-def test_links_cannot_lead_out(tmp_path):
-    inside, outside = tmp_path / "catalog", tmp_path / "outside"
-    inside.mkdir()
-    outside.mkdir()
-    (outside / "a.tif").write_bytes(b"secret")
-    (inside / "link.tif").symlink_to(outside / "a.tif")
-    (inside / "folder").symlink_to(outside)
-    trusted = a_trust(str(inside / "catalog.json"))
+def test_links_cannot_lead_out_of_the_catalog(tmp_path):
+    inner, outer = tmp_path / "catalog", tmp_path / "outside"
+    inner.mkdir()
+    outer.mkdir()
+    (outer / "a.tif").write_bytes(b"secret")
+    (inner / "link.tif").symlink_to(outer / "a.tif")
+    (inner / "folder").symlink_to(outer)
+    trusted = a_trust(str(inner / "catalog.json"))
     for href in ("./link.tif", "./folder/a.tif"):
         with pytest.raises(href_policy.UntrustedHrefError, match="outside of the catalog"):
-            trusted.resolve_raster(href, str(inside / "item.json"))
-    allowed = a_trust(str(inside / "catalog.json"), allow=[str(outside)])
-    assert allowed.resolve_raster("./link.tif", str(inside / "item.json")) == str(outside / "a.tif")
+            trusted.resolve_raster(href, str(inner / "item.json"))
+    allowed = a_trust(str(inner / "catalog.json"), allow=[str(outer)])
+    assert allowed.resolve_raster("./link.tif", str(inner / "item.json")) == str(outer / "a.tif")
 
 
-def test_a_neighbour_with_a_longer_name_is_outside():
+def test_a_folder_with_the_same_prefix_is_outside():
     with pytest.raises(href_policy.UntrustedHrefError):
         a_trust().resolve_raster("/catalog-2/a.tif", "/catalog/item.json")
 
@@ -169,7 +169,7 @@ def test_public_buckets_are_read_over_https():
     assert eodata == "s3://eodata/S/B02_10m.jp2"
 
 
-def test_secrets_stay_out_of_messages():
+def test_messages_hold_no_secrets():
     signed = "https://evil.example/a.tif?sig=SECRET&se=1"
     for href in (signed, "https://me:SECRET@evil.example/a.tif", "weird:x?SECRET"):
         with pytest.raises(href_policy.UntrustedHrefError) as raised:
@@ -188,15 +188,15 @@ def test_secrets_stay_out_of_messages():
         "cannot open token=SECRET at x.tif",
     ],
 )
-def test_secrets_stay_out_of_foreign_messages(message):
+def test_messages_of_libraries_are_redacted(message):
     redacted = href_policy.redact(message)
     assert "SECRET" not in redacted
     assert "x.tif" in redacted
     assert href_policy.redact("why? nobody knows") == "why? nobody knows"
 
 
-class Answer:
-    """What the token service says."""
+class TokenResponse:
+    """A response of the token service."""
 
     def __init__(self, status=200, minutes=45, skew=0, document=None):
         now = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=skew)
@@ -216,46 +216,46 @@ COUNT = itertools.count()
 
 @pytest.fixture
 def service(monkeypatch):
-    """Answer token requests from a list, repeating the last; remember what was asked."""
+    """Answer token requests from a list, repeating the last one; record the requests."""
     monkeypatch.setattr(signing, "_tokens", {})
-    answers, asked = [Answer()], []
+    responses, sent_requests = [TokenResponse()], []
 
     def get(_self, address, *, headers, timeout, allow_redirects):
         assert timeout == http_client.TIMEOUT
         assert not allow_redirects
-        asked.append((address, headers))
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        sent_requests.append((address, headers))
+        response = responses.pop(0) if len(responses) > 1 else responses[0]
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     monkeypatch.setattr(requests.Session, "get", get)
-    return types.SimpleNamespace(answers=answers, asked=asked)
+    return types.SimpleNamespace(responses=responses, requests=sent_requests)
 
 
-def test_what_needs_no_signature_stays(service):
+def test_hrefs_that_need_no_signature_are_unchanged(service):
     for provider in ("demo", "earth-search", "cdse"):
         assert signing.sign(BLOB, provider) == BLOB
     for href in ("/data/B02.tif", "https://x.example/a.tif", BLOB.replace("https", "http")):
         assert signing.sign(href, "planetary-computer") == href
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_one_token_serves_a_container(service, monkeypatch):
     monkeypatch.delenv(signing.SUBSCRIPTION_KEY_VARIABLE, raising=False)
-    service.answers[:] = [Answer(), Answer()]
-    first = signing.sign(BLOB, providers.get("planetary-computer"))
-    assert re.fullmatch(re.escape(BLOB) + r"\?se=1&sig=SECRET\d+", first)
-    assert signing.sign(BLOB.replace("B02", "B03"), "planetary-computer") == first.replace(
+    service.responses[:] = [TokenResponse(), TokenResponse()]
+    signed = signing.sign(BLOB, providers.get("planetary-computer"))
+    assert re.fullmatch(re.escape(BLOB) + r"\?se=1&sig=SECRET\d+", signed)
+    assert signing.sign(BLOB.replace("B02", "B03"), "planetary-computer") == signed.replace(
         "B02", "B03"
     )
-    assert service.asked == [(f"{signing.TOKEN_URL}/sentinel2l2a01/sentinel2-l2", {})]
-    assert signing.sign(first, "planetary-computer") == first
-    signing.forget_token(first)
-    assert signing.sign(BLOB, "planetary-computer") != first
+    assert service.requests == [(f"{signing.TOKEN_URL}/sentinel2l2a01/sentinel2-l2", {})]
+    assert signing.sign(signed, "planetary-computer") == signed
+    signing.forget_token(signed)
+    assert signing.sign(BLOB, "planetary-computer") != signed
 
 
-def test_access_shows_no_token(service):
+def test_the_repr_of_a_signed_href_holds_no_token(service):
     reading = signing.sign_with_options(BLOB, "planetary-computer")
     assert "SECRET" in reading.href
     assert "SECRET" not in f"{reading!r} {reading} {reading.gdal_options}"
@@ -284,12 +284,12 @@ def test_access_shows_no_token(service):
         ("cdse", "/data/B02.jp2", {}),
     ],
 )
-def test_what_gdal_must_be_told_for_an_href(service, provider, href, options):
+def test_gdal_options_of_an_href(service, provider, href, options):
     assert signing.sign_with_options(href, provider) == signing.SignedHref(href, options)
-    assert service.asked == []
+    assert service.requests == []
 
 
-def test_a_table_of_one_s_own_says_how_buckets_and_hosts_are_reached(tmp_path):
+def test_a_custom_table_states_access_to_buckets_and_hosts(tmp_path):
     table = tmp_path / "own.yaml"
     table.write_text(
         "hosts: [data.example.org]\nsigning: bearer\nbuckets: {open-data: {access: public}}\n"
@@ -326,7 +326,7 @@ class _Bucket(BaseHTTPRequestHandler):
         pass
 
 
-def test_gdal_takes_the_options_of_a_bucket(tmp_path, monkeypatch):
+def test_gdal_uses_the_options_of_a_bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
     with ThreadingHTTPServer(("127.0.0.1", 0), _Bucket) as server:
@@ -365,40 +365,40 @@ def test_the_name_of_a_file_in_an_href(href, name):
 def test_many_threads_fetch_once(service):
     with ThreadPoolExecutor(8) as pool:
         signed = set(pool.map(lambda _: signing.sign(BLOB, "planetary-computer"), range(64)))
-    assert len(signed) == len(service.asked) == 1
+    assert len(signed) == len(service.requests) == 1
 
 
 @pytest.mark.parametrize("skew", [-20, 0, 20])
-def test_a_wrong_clock_neither_keeps_nor_loses_tokens(service, skew):
-    service.answers[:] = [Answer(skew=skew), Answer(skew=skew)]
+def test_a_wrong_clock_does_not_change_the_lifetime_of_tokens(service, skew):
+    service.responses[:] = [TokenResponse(skew=skew), TokenResponse(skew=skew)]
     assert signing.sign(BLOB, "planetary-computer") == signing.sign(BLOB, "planetary-computer")
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 def test_a_token_about_to_end_is_replaced(service):
-    service.answers[:] = [Answer(minutes=0.9), Answer(minutes=0.9), Answer()]
+    service.responses[:] = [TokenResponse(minutes=0.9), TokenResponse(minutes=0.9), TokenResponse()]
     signed = {signing.sign(BLOB, "planetary-computer") for _ in range(3)}
-    assert len(signed) == len(service.asked) == 3
+    assert len(signed) == len(service.requests) == 3
 
 
 def test_a_subscription_is_used(service, monkeypatch):
     monkeypatch.setenv(signing.SUBSCRIPTION_KEY_VARIABLE, "mine")
     signing.sign(BLOB, "planetary-computer")
-    assert service.asked[0][1] == {"Ocp-Apim-Subscription-Key": "mine"}
+    assert service.requests[0][1] == {"Ocp-Apim-Subscription-Key": "mine"}
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "message"),
+    ("response", "error", "message"),
     [
         (requests.ConnectionError("https://x/token?sig=SECRET"), TransientError, "ConnectionError"),
-        (Answer(status=503), TransientError, "answers 503"),
-        (Answer(status=404), InvalidInputError, r"answers 404.*public container"),
-        (Answer(document={"token": "sig=SECRET"}), TransientError, "KeyError"),
-        (Answer(document=["SECRET"]), TransientError, "TypeError"),
+        (TokenResponse(status=503), TransientError, "answers 503"),
+        (TokenResponse(status=404), InvalidInputError, r"answers 404.*public container"),
+        (TokenResponse(document={"token": "sig=SECRET"}), TransientError, "KeyError"),
+        (TokenResponse(document=["SECRET"]), TransientError, "TypeError"),
     ],
 )
-def test_a_failed_token_is_told_without_secrets(service, answer, error, message):
-    service.answers[:] = [answer]
+def test_the_error_of_a_failed_token_holds_no_secrets(service, response, error, message):
+    service.responses[:] = [response]
     signed_before = f"{BLOB}?old=SECRET"
     with pytest.raises(error, match=message) as raised:
         signing.sign(signed_before, "planetary-computer")

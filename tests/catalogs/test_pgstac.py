@@ -18,8 +18,8 @@ from tests.support.stac_documents import WORLD
 PROVIDERS = ("earth-search", "planetary-computer", "cdse")
 
 
-def absolute(path):
-    """Return a document without links, its assets at absolute addresses."""
+def read_with_absolute_hrefs(path):
+    """Return a STAC document without links, with absolute hrefs of its assets."""
     document = json.loads(path.read_text())
     document["links"] = []
     for asset in (document.get("assets") or {}).values():
@@ -35,7 +35,7 @@ def server(realdata):
         pytest.skip(reason)
     collections, items = {}, []
     for path in sorted((realdata / "catalog").glob("*/*/*.json")):
-        document = absolute(path)
+        document = read_with_absolute_hrefs(path)
         if path.name == "collection.json":
             collections.setdefault(document["id"], document)
             # ^ three providers have a sentinel-2-l2a, an API has one
@@ -47,81 +47,81 @@ def server(realdata):
 
 
 @pytest.fixture
-def ask(server, realdata):
-    """Ask one question of the API and of the static catalog; return both answers."""
+def search_both(server, realdata):
+    """Return a function that searches the API and the static catalog, and returns both results."""
 
-    def both(provider, modalities=("S2L2A",), region=WORLD, period=None):
-        places = (server, str(realdata / "catalog" / provider / "catalog.json"))
+    def search_api_and_catalog(provider, modalities=("S2L2A",), region=WORLD, period=None):
+        locations = (server, str(realdata / "catalog" / provider / "catalog.json"))
         return [
             search.find_scenes(
-                search.CatalogSource(provider=provider, location=place, allow=(str(realdata),)),
+                search.CatalogSource(provider=provider, location=location, allow=(str(realdata),)),
                 modalities,
                 region,
                 period,
             )
-            for place in places
+            for location in locations
         ]
 
-    return both
+    return search_api_and_catalog
 
 
-def same(one, other):
-    assert [scene.identity() for scene in one.scenes] == [
-        scene.identity() for scene in other.scenes
+def assert_same_scenes(first, second):
+    assert [scene.identity() for scene in first.scenes] == [
+        scene.identity() for scene in second.scenes
     ]
-    assert [scene.assets for scene in one.scenes] == [scene.assets for scene in other.scenes]
-    assert Snapshot(scenes=one.scenes).digest == Snapshot(scenes=other.scenes).digest
-    assert one.caveats == other.caveats
+    assert [scene.assets for scene in first.scenes] == [scene.assets for scene in second.scenes]
+    assert Snapshot(scenes=first.scenes).digest == Snapshot(scenes=second.scenes).digest
+    assert first.caveats == second.caveats
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 100])
-def test_pages_of_any_size_hold_the_same_scenes(ask, monkeypatch, size):
+def test_pages_of_any_size_hold_the_same_scenes(search_both, monkeypatch, size):
     monkeypatch.setattr(stac_api, "PAGE_SIZE", size)
-    live, static = ask("earth-search")
+    live, static = search_both("earth-search")
     assert len(live.scenes) == 6
-    same(live, static)
+    assert_same_scenes(live, static)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_every_provider_and_several_collections(ask, provider):
+def test_every_provider_and_several_collections(search_both, provider):
     modalities = ("S2L2A", "S1RTC", "DEM") if provider == "planetary-computer" else ("S2L2A",)
-    live, static = ask(provider, modalities)
-    same(live, static)
+    live, static = search_both(provider, modalities)
+    assert_same_scenes(live, static)
     assert {scene.modality for scene in live.scenes} == set(modalities)
-    strangers = {refusal.id for refusal in live.refused} - {
+    refused_ids = {refusal.id for refusal in live.refused} - {
         rejection.id for rejection in static.refused
     }
-    assert strangers.isdisjoint({scene.id for scene in static.scenes})
+    assert refused_ids.isdisjoint({scene.id for scene in static.scenes})
 
 
-def test_region_and_period_are_asked_for(ask, monkeypatch):
+def test_region_and_period_are_sent_to_the_api(search_both, monkeypatch):
     monkeypatch.setattr(stac_api, "PAGE_SIZE", 2)
-    everything = ask("planetary-computer")[1].scenes
-    for scene in everything[::6]:
+    all_scenes = search_both("planetary-computer")[1].scenes
+    for scene in all_scenes[::6]:
         moment = scene.datetime
         west, south, east, north = scene.bbox
         corner = shapely.box(west, south, (west + east) / 2, (south + north) / 2)
         triangle = shapely.Polygon([(west, south), (east, south), (west, north)])
         for region in (corner, triangle, shapely.union_all([corner, shapely.box(100, 0, 101, 1)])):
             period = (moment - dt.timedelta(days=6), moment + dt.timedelta(days=6))
-            live, static = ask("planetary-computer", region=region, period=period)
-            same(live, static)
+            live, static = search_both("planetary-computer", region=region, period=period)
+            assert_same_scenes(live, static)
             assert scene.id in {scene.id for scene in live.scenes}
-            assert len(live.scenes) < len(everything)
+            assert len(live.scenes) < len(all_scenes)
 
 
-def test_a_region_across_180_degrees_is_understood(ask):
-    live, static = ask("earth-search", region=shapely.box(15.5, 45, 200, 47))
+def test_a_region_across_180_degrees_is_searched(search_both):
+    live, static = search_both("earth-search", region=shapely.box(15.5, 45, 200, 47))
     # ^ from the middle of the scenes eastward to 160 degrees west
-    same(live, static)
+    assert_same_scenes(live, static)
     assert len(live.scenes) == 6
     with pytest.raises(NothingFoundError):
-        ask("earth-search", region=shapely.box(170, 45, 190, 47))
+        search_both("earth-search", region=shapely.box(170, 45, 190, 47))
 
 
-def test_nothing_found_tells_the_extent(ask, server):
+def test_the_error_of_an_empty_result_states_the_extent(search_both, server):
     with pytest.raises(NothingFoundError) as raised:
-        ask("earth-search", region=shapely.box(-60, -30, -59, -29))
+        search_both("earth-search", region=shapely.box(-60, -30, -59, -29))
     message = str(raised.value)
     assert server in message
     assert "sentinel-2-l2a runs from 20" in message
@@ -130,15 +130,15 @@ def test_nothing_found_tells_the_extent(ask, server):
 def test_the_client_can_query(server):
     from pystac_client import Client
 
-    found = Client.open(server).search(
+    query = Client.open(server).search(
         collections=["sentinel-2-l2a"], query={"eo:cloud_cover": {"lt": 30}}, limit=2
     )
-    names = {item["id"] for item in found.items_as_dicts()}
-    everything = requests.post(
+    item_ids = {item["id"] for item in query.items_as_dicts()}
+    features = requests.post(
         f"{server}/search", json={"collections": ["sentinel-2-l2a"], "limit": 500}, timeout=30
     ).json()["features"]
-    clear = {
-        item["id"] for item in everything if item["properties"].get("eo:cloud_cover", 100) < 30
+    expected = {
+        item["id"] for item in features if item["properties"].get("eo:cloud_cover", 100) < 30
     }
-    assert names == clear
-    assert 0 < len(clear) < len(everything)
+    assert item_ids == expected
+    assert 0 < len(expected) < len(features)

@@ -1,4 +1,4 @@
-"""What the numbers of each catalog mean, by fixtures and by the real items."""
+"""Provider tables: units, offsets, nodata and times of synthetic and of real items."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def a_trust(provider, *allow):
 
 
 def parse(document, provider="planetary-computer", modality="S2L2A", allow=(), base=None):
-    known = providers.get(provider)
+    provider_table = providers.get(provider)
     return item.parse(
         document,
-        provider=known,
+        provider=provider_table,
         modality=modality,
-        policy=a_trust(known, *allow),
+        policy=a_trust(provider_table, *allow),
         base=base or "/catalog/item.json",
     )
 
@@ -52,11 +52,11 @@ def an_item(name="B02", *, asset=None, properties=None, **changed):
 STATED = {"raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}]}
 
 
-def made_by(baseline):
+def baseline_properties(baseline):
     return {"s2:processing_baseline": baseline}
 
 
-NEW, OLD = made_by("05.10"), made_by("02.14")
+NEW, OLD = baseline_properties("05.10"), baseline_properties("02.14")
 ZERO = {"raster:bands": [{"offset": 0}]}
 IN_ID = {"id": "S2A_MSIL2A_20220201T000000_N0400_R1_T32TMT_2"}
 ON_ASSET = {"raster:offset": -0.1, "raster:scale": 0.0001}
@@ -71,8 +71,8 @@ NO_NAME = {"collection": None}
     ("provider", "band", "document", "digital_offset"),
     [
         ("planetary-computer", "B02", an_item(properties=NEW), -1000),
-        ("planetary-computer", "B02", an_item(properties=made_by("04.00")), -1000),
-        ("planetary-computer", "B02", an_item(properties=made_by("03.01")), 0),
+        ("planetary-computer", "B02", an_item(properties=baseline_properties("04.00")), -1000),
+        ("planetary-computer", "B02", an_item(properties=baseline_properties("03.01")), 0),
         ("planetary-computer", "B02", an_item(properties=OLD), 0),
         ("planetary-computer", "B02", an_item(asset=STATED, properties=OLD), -1000),
         ("planetary-computer", "B02", an_item(asset=ZERO, properties=NEW), 0),
@@ -94,7 +94,7 @@ NO_NAME = {"collection": None}
         ("cdse", "B02", an_item("B02_10m", asset={"bands": [{"raster:offset": -0.1}]}), -1000),
     ],
 )  # fmt: skip
-def test_one_reflectance_whoever_has_subtracted_the_offset(
+def test_reflectance_is_the_same_whoever_has_subtracted_the_offset(
     provider, band, document, digital_offset
 ):
     radiometry = parse(document, provider).scene.assets[band].radiometry
@@ -103,18 +103,20 @@ def test_one_reflectance_whoever_has_subtracted_the_offset(
     assert radiometry.offset / radiometry.scale == pytest.approx(digital_offset)
 
 
-def test_what_a_catalog_leaves_open_is_told():
+def test_missing_and_contradicting_offsets_are_caveats():
     assert parse(an_item(properties=NEW)).caveats == ()
     assert "neither an offset nor a baseline" in parse(an_item()).caveats[0]
-    lying = an_item("blue", asset=STATED, properties=NEW | NOT_REMOVED)
-    assert "boa_offset_applied is False" in parse(lying, "earth-search").caveats[0]
-    silent = an_item("blue", properties=NEW)
-    assert "no flag of removal beside baseline 05.10" in parse(silent, "earth-search").caveats[0]
-    against = parse(an_item(asset=ZERO, properties=NEW)).caveats[0]
-    assert "offset of 0 although baseline 05.10 implies -0.1" in against
+    not_removed = an_item("blue", asset=STATED, properties=NEW | NOT_REMOVED)
+    assert "boa_offset_applied is False" in parse(not_removed, "earth-search").caveats[0]
+    without_flag = an_item("blue", properties=NEW)
+    assert (
+        "no flag of removal beside baseline 05.10" in parse(without_flag, "earth-search").caveats[0]
+    )
+    caveat = parse(an_item(asset=ZERO, properties=NEW)).caveats[0]
+    assert "offset of 0 although baseline 05.10 implies -0.1" in caveat
 
 
-def test_the_finest_asset_of_a_band_is_taken():
+def test_the_finest_asset_of_a_band_is_used():
     document = an_item("B02_20m")
     document["assets"]["B02_10m"] = {"href": "./fine.jp2"}
     assert parse(document, "cdse").scene.assets["B02"].href == "/catalog/fine.jp2"
@@ -129,7 +131,7 @@ def test_the_finest_asset_of_a_band_is_taken():
         ({"bands": [{"unit": "dB"}], "nodata": -99}, "dB", -99.0),
     ],
 )
-def test_radar_is_power_unless_it_says_decibel(asset, unit, nodata):
+def test_radar_is_power_unless_its_unit_is_decibel(asset, unit, nodata):
     document = an_item("vv", asset=asset, collection="sentinel-1-rtc")
     parsed = parse(document, modality="S1RTC").scene.assets["VV"]
     assert (parsed.radiometry.unit, parsed.nodata) == (unit, nodata)
@@ -142,7 +144,7 @@ def test_radar_is_power_unless_it_says_decibel(asset, unit, nodata):
 )
 def test_l1c_carries_the_offset_from_the_same_baseline_on(baseline, asset, digital_offset):
     document = an_item(
-        "cirrus", asset=asset, properties=made_by(baseline), collection="sentinel-2-l1c"
+        "cirrus", asset=asset, properties=baseline_properties(baseline), collection="sentinel-2-l1c"
     )
     bands = parse(document, "earth-search", "S2L1C").scene.assets
     assert list(bands) == ["B10"]
@@ -160,15 +162,15 @@ def test_cloud_probability_of_zero_is_not_nodata():
     ("hrefs", "expected"),
     [("stated", "s3://eodata/a.jp2"), ("s3", "s3://eodata/a.jp2"), ("https", "https://zip")],
 )
-def test_the_address_of_an_asset_is_the_table_s_choice(hrefs, expected):
+def test_the_table_chooses_between_hrefs_of_an_asset(hrefs, expected):
     node = "https://zipper.dataspace.copernicus.eu/odata/v1/Products(1)/Nodes(a.jp2)/$value"
     alternates = {"href": "s3://eodata/a.jp2", "alternate": {"https": {"href": node}}}
-    known = providers.get("cdse").model_copy(update={"hrefs": hrefs})
+    provider_table = providers.get("cdse").model_copy(update={"hrefs": hrefs})
     parsed = item.parse(
         an_item("B02_10m", asset=alternates),
-        provider=known,
+        provider=provider_table,
         modality="S2L2A",
-        policy=a_trust(known),
+        policy=a_trust(provider_table),
         base="/catalog/item.json",
     )
     assert parsed.scene.assets["B02"].href.startswith(expected)
@@ -184,7 +186,7 @@ def test_optical_zero_is_nodata_and_classes_are_classes():
 
 
 @pytest.mark.parametrize(
-    ("where", "epsg"),
+    ("fields", "epsg"),
     [
         ({"proj:epsg": 32632}, 32632),
         ({"proj:epsg": "32633"}, 32633),
@@ -192,10 +194,10 @@ def test_optical_zero_is_nodata_and_classes_are_classes():
         ({"proj:epsg": None, "proj:code": "EPSG:9707"}, 9707),
     ],
 )
-def test_coordinate_systems_of_stac_1_0_and_1_1(where, epsg):
-    document = an_item(properties=where | ({} if "proj:epsg" in where else {"proj:epsg": None}))
+def test_coordinate_systems_of_stac_1_0_and_1_1(fields, epsg):
+    document = an_item(properties=fields | ({} if "proj:epsg" in fields else {"proj:epsg": None}))
     assert parse(document).scene.assets["B02"].epsg == epsg
-    document = an_item(asset=where, properties={"proj:epsg": 4326})
+    document = an_item(asset=fields, properties={"proj:epsg": 4326})
     assert parse(document).scene.assets["B02"].epsg == epsg
 
 
@@ -225,12 +227,12 @@ def test_the_grid_comes_from_the_asset_or_the_item():
         ({"asset": {"href": "/etc/passwd"}}, "outside of the catalog's own folder"),
     ],
 )  # fmt: skip
-def test_why_an_item_is_refused(changed, reason):
+def test_an_unusable_item_is_refused(changed, reason):
     with pytest.raises(InvalidInputError, match=reason):
         parse(an_item(**changed))
 
 
-def test_start_datetime_stands_in_for_a_null_datetime():
+def test_start_datetime_replaces_a_null_datetime():
     stamps = {"datetime": None, "start_datetime": "2024-04-19 04:58:39.221202+02:00"}
     moment = parse(an_item(properties=stamps)).scene.datetime
     assert moment.isoformat() == "2024-04-19T02:58:39.221202+00:00"
@@ -272,11 +274,11 @@ def test_radar_geometry_is_refused_even_if_it_claims_degrees(properties):
 def test_geocoded_grd_is_read_where_it_states_its_unit(epsg, transform):
     grid = {"proj:epsg": epsg, "proj:transform": transform}
     decibel = {"raster:bands": [{"unit": "dB"}]}
-    silent = an_item("vv", properties=grid, collection="sentinel-1-grd")
-    stated = an_item("vv", properties=grid, asset=decibel, collection="sentinel-1-grd")
-    assert parse(stated, modality="S1GRD").scene.assets["VV"].radiometry.unit == "dB"
+    without_unit = an_item("vv", properties=grid, collection="sentinel-1-grd")
+    in_power = an_item("vv", properties=grid, asset=decibel, collection="sentinel-1-grd")
+    assert parse(in_power, modality="S1GRD").scene.assets["VV"].radiometry.unit == "dB"
     with pytest.raises(UnusableItemError, match="VV states no unit"):
-        parse(silent, modality="S1GRD")
+        parse(without_unit, modality="S1GRD")
     # ^ ESA's own numbers are amplitudes without calibration
     amplitude = an_item(
         "vv",
@@ -305,7 +307,7 @@ def test_an_hh_scene_is_parsed():
         ("2024-06-01 10:00:00+00:00", "2024-06-01T10:00:00+00:00"),
     ],
 )
-def test_stamps_of_every_kind_are_utc(stamp, moment):
+def test_datetimes_of_every_form_are_converted_to_utc(stamp, moment):
     assert parse(an_item(properties={"datetime": stamp})).scene.datetime.isoformat() == moment
 
 
@@ -324,7 +326,7 @@ def test_stamps_of_every_kind_are_utc(stamp, moment):
         ("NaT", "is no time"),
     ],
 )
-def test_stamps_that_are_no_moment_are_refused(stamp, reason):
+def test_invalid_datetimes_are_refused(stamp, reason):
     with pytest.raises(UnusableItemError, match=reason):
         parse(an_item(properties={"datetime": stamp}))
     parsed = parse(an_item(properties=NEW | {"s2:generation_time": stamp}))
@@ -352,7 +354,7 @@ def test_baselines_as_numbers(text, number):
     assert providers.parse_baseline(text) == number
 
 
-def test_the_tables_are_sound():
+def test_the_tables_of_all_providers_are_consistent():
     with pytest.raises(
         InvalidInputError, match=r"Unknown catalog 'landsat'.*earth-search.*docs/providers.md"
     ):
@@ -406,7 +408,7 @@ ONE = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
         ("\x00", "cannot be read as a provider table"),
     ],
 )
-def test_a_table_that_cannot_be_is_refused_in_words(tmp_path, text, reason):
+def test_an_invalid_table_is_refused(tmp_path, text, reason):
     table = tmp_path / "wrong.yaml"
     table.write_text(text)
     with pytest.raises(InvalidInputError, match=reason) as raised:
@@ -419,7 +421,7 @@ def test_a_missing_table_is_named(tmp_path):
         providers.get(str(tmp_path / "none.yaml"))
 
 
-def documented():
+def read_documented_tables():
     """Return the YAML blocks of the documentation by the name in their first line."""
     text = Path(__file__).parents[2].joinpath("docs/providers.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
@@ -427,12 +429,12 @@ def documented():
 
 
 def test_the_documented_table_is_read(tmp_path):
-    blocks = documented()
+    blocks = read_documented_tables()
     table = tmp_path / "mountains.yaml"
     table.write_text(blocks["mountains.yaml"] + blocks["buckets:"])
-    known = providers.get(str(table))
-    assert (known.name, known.key) == ("mountains", str(table))
-    assert known.buckets["eodata"].access == "keys"
+    provider_table = providers.get(str(table))
+    assert (provider_table.name, provider_table.key) == ("mountains", str(table))
+    assert provider_table.buckets["eodata"].access == "keys"
     document = an_item("blue", properties=NEW, collection="s2-boa")
     document["assets"] |= {
         "blue": {"href": "https://data.example.org/blue.tif"},
@@ -452,10 +454,10 @@ def test_the_documented_table_is_read(tmp_path):
 
 def test_the_documentation_names_every_key_and_catalog():
     text = Path(__file__).parents[2].joinpath("docs/providers.md").read_text()
-    keys = {field.alias or name for name, field in schema.Provider.model_fields.items()}
+    keys = {field.alias or key for key, field in schema.Provider.model_fields.items()}
     keys |= set(schema.ProviderCollection.model_fields) | set(schema.Bucket.model_fields)
-    for word in (*(keys - {"name", "file"}), *providers.list_names()):
-        assert re.search(rf"`?{word}[`:]", text), word
+    for name in (*(keys - {"name", "file"}), *providers.list_names()):
+        assert re.search(rf"`?{name}[`:]", text), name
 
 
 def test_an_edited_table_is_read_again(tmp_path):
@@ -469,24 +471,26 @@ def test_an_edited_table_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("offset", "expected"), [("baseline", -0.1), ("removed", 0), ("-0.05", -0.05), ("0", 0)]
 )
-def test_a_table_of_one_s_own_says_what_holds(tmp_path, offset, expected):
+def test_the_offset_of_a_custom_table_overrides_the_item(tmp_path, offset, expected):
     table = tmp_path / "mine.yaml"
     table.write_text(ONE.replace("}}}", f"}}, offset: {offset}}}}}"))
-    lying = {"raster:bands": [{"offset": -0.3}]}
-    document = an_item("blue", asset=lying, properties=NEW, collection="a")
+    stated = {"raster:bands": [{"offset": -0.3}]}
+    document = an_item("blue", asset=stated, properties=NEW, collection="a")
     assert parse(document, str(table)).scene.assets["B02"].radiometry.offset == expected
 
 
-def test_the_command_does_not_pay_for_tables():
+def test_the_command_does_not_load_tables_at_start():
     code = (
         "import sys, flows.cli.main, catalogs.providers as p; p.list_names();"
         "print([m for m in ('yaml', 'pydantic') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
 
 
-def of_real(folder):
+def iterate_real_items(folder):
     root = Path(REALDATA or "")
     for path in sorted((root / folder).rglob("*.json")):
         document = json.loads(path.read_text())
@@ -499,10 +503,10 @@ def of_real(folder):
     ("provider", "count"), [("planetary-computer", 30), ("earth-search", 6), ("cdse", 2)]
 )
 def test_every_real_item_parses(provider, count):
-    known = providers.get(provider)
+    provider_table = providers.get(provider)
     scenes = {}
-    for path, document in of_real(f"catalog/{provider}"):
-        modality = known.collections_by_id[document["collection"]].modality
+    for path, document in iterate_real_items(f"catalog/{provider}"):
+        modality = provider_table.collections_by_id[document["collection"]].modality
         parsed = parse(document, provider, modality, allow=(REALDATA,), base=str(path))
         scenes[parsed.scene.id] = parsed.scene
         for asset in parsed.scene.assets.values():
@@ -514,7 +518,7 @@ def test_every_real_item_parses(provider, count):
 
 @real
 @pytest.mark.parametrize(
-    ("provider", "part", "digital_offset"),
+    ("provider", "id_part", "digital_offset"),
     [
         ("planetary-computer", "S2_TM_433D", -1000),
         ("planetary-computer", "S2_TM_637U", 0),
@@ -524,28 +528,28 @@ def test_every_real_item_parses(provider, count):
         ("cdse", "33SVB", 0),
     ],
 )
-def test_offsets_of_real_items(provider, part, digital_offset):
-    found = 0
-    for path, document in of_real(f"catalog/{provider}/sentinel-2-l2a"):
-        if part in document["id"]:
+def test_offsets_of_real_items(provider, id_part, digital_offset):
+    count = 0
+    for path, document in iterate_real_items(f"catalog/{provider}/sentinel-2-l2a"):
+        if id_part in document["id"]:
             scene = parse(document, provider, "S2L2A", (REALDATA,), str(path)).scene
             for band, asset in scene.assets.items():
-                found += 1
+                count += 1
                 expected = 0 if band == "SCL" else digital_offset
                 stored = asset.radiometry.offset / asset.radiometry.scale
                 assert stored == pytest.approx(expected)
-    assert found >= 5
+    assert count >= 5
 
 
 @real
 def test_real_radar_and_elevation(tmp_path):
-    for path, document in of_real("catalog/planetary-computer/sentinel-1-rtc"):
+    for path, document in iterate_real_items("catalog/planetary-computer/sentinel-1-rtc"):
         scene = parse(document, "planetary-computer", "S1RTC", (REALDATA,), str(path)).scene
         assert {asset.radiometry.unit for asset in scene.assets.values()} == {"power"}
         assert {asset.nodata for asset in scene.assets.values()} == {-32768.0}
     units, table = set(), tmp_path / "geocoded.yaml"
     table.write_text("collections: {sentinel-1-grd-db: {modality: S1GRD, names: {VV: vv, VH: vh}}}")
-    for path, document in of_real("catalog/other/sentinel-1-grd-db"):
+    for path, document in iterate_real_items("catalog/other/sentinel-1-grd-db"):
         scene = parse(document, str(table), "S1GRD", (REALDATA,), str(path)).scene
         units |= {asset.radiometry.unit for asset in scene.assets.values()}
     assert units == {"dB"}
@@ -561,7 +565,7 @@ def test_real_radar_and_elevation(tmp_path):
     ],
 )
 def test_real_radar_geometry_is_refused(folder, provider):
-    documents = list(of_real(f"stac/{folder}"))
+    documents = list(iterate_real_items(f"stac/{folder}"))
     assert documents
     for path, document in documents:
         with pytest.raises(UnusableItemError, match="not geocoded"):
@@ -572,10 +576,14 @@ def test_real_radar_geometry_is_refused(folder, provider):
 def test_one_real_scene_in_two_collections_means_two_offsets():
     root = "stac/earth-search-v1"
     removed = next(
-        document for _, document in of_real(root) if document["id"] == "S2B_20EPT_20250731_0_L2A"
+        document
+        for _, document in iterate_real_items(root)
+        if document["id"] == "S2B_20EPT_20250731_0_L2A"
     )
     with_offset = next(
-        document for _, document in of_real(root) if document["collection"] == "sentinel-2-c1-l2a"
+        document
+        for _, document in iterate_real_items(root)
+        if document["collection"] == "sentinel-2-c1-l2a"
     )
     offsets = [
         parse(document, "earth-search").scene.assets["B04"].radiometry.offset
@@ -597,7 +605,9 @@ def test_one_real_scene_in_two_collections_means_two_offsets():
     ],
 )
 def test_real_items_of_the_live_catalogs_parse(folder, provider, modality):
-    documents = [document for _, document in of_real(f"stac/{folder}") if "assets" in document]
+    documents = [
+        document for _, document in iterate_real_items(f"stac/{folder}") if "assets" in document
+    ]
     assert documents
     for document in documents:
         scene = parse(

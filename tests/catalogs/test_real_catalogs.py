@@ -1,4 +1,4 @@
-"""Search in the real static catalogs and in recorded answers read as files."""
+"""Search in the real static catalogs and in recorded responses read as files."""
 
 import datetime as dt
 import json
@@ -19,7 +19,7 @@ REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
 pytestmark = pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
 
 
-def recorded(name):
+def read_recorded(name):
     return json.loads((Path(REALDATA or "") / "stac" / name).read_text())
 
 
@@ -28,11 +28,11 @@ def test_recorded_pages_hold_every_scene_twice():
     period = (day("2020-03-01"), day("2020-03-05"))
     names = []
     for page in (1, 2):
-        answer = (
+        path = (
             Path(REALDATA)
             / f"stac/earth-search-v1/_api/search_s2_duplicates_page{page}.response.json"
         )
-        result = find(answer, region=region, period=period, provider="earth-search")
+        result = find(path, region=region, period=period, provider="earth-search")
         assert result.refused == ()
         for scene in result.scenes:
             assert {asset.radiometry.offset for asset in scene.assets.values()} == {0.0}
@@ -41,9 +41,9 @@ def test_recorded_pages_hold_every_scene_twice():
     assert {"S2A_32TMT_20200305_0_L2A", "S2A_32TMT_20200305_1_L2A"} <= set(names)
 
 
-def test_a_recorded_answer_of_cdse():
-    answer = Path(REALDATA) / "stac/cdse/_api/search_s2_4items.response.json"
-    result = find(answer, region=WORLD, period=None, provider="cdse")
+def test_a_recorded_response_of_cdse():
+    path = Path(REALDATA) / "stac/cdse/_api/search_s2_4items.response.json"
+    result = find(path, region=WORLD, period=None, provider="cdse")
     assert len(result.scenes) == 4
     for scene in result.scenes:
         assert scene.baseline == "05.00"
@@ -78,14 +78,14 @@ def test_real_static_catalogs(path, provider, modalities, count):
 
 def test_each_real_place_has_all_three_inputs():
     for name in ("433D_629L_3_1", "637U_59R_1_3", "282D_485L_3_3"):
-        item = recorded(f"../catalog/planetary-computer/sentinel-2-l2a/S2_TM_{name}.json")
+        item = read_recorded(f"../catalog/planetary-computer/sentinel-2-l2a/S2_TM_{name}.json")
         moment = day(item["properties"]["datetime"][:10])
-        span = (moment - dt.timedelta(days=5), moment + dt.timedelta(days=5))
+        period = (moment - dt.timedelta(days=5), moment + dt.timedelta(days=5))
         result = find(
             Path(REALDATA) / "catalog/planetary-computer",
             ("S2L2A", "S1RTC", "DEM"),
             region=shapely.box(*item["bbox"]),
-            period=span,
+            period=period,
             provider="planetary-computer",
             allow=(REALDATA,),
         )

@@ -1,4 +1,4 @@
-"""The scene record: what cannot be built, and what survives a file."""
+"""Scene records: validation, JSON and identity."""
 
 import copy
 import datetime as dt
@@ -95,33 +95,33 @@ def scenes(draw):
 
 @given(scenes())
 def test_a_scene_survives_json(scene):
-    written = json.dumps(scene.to_dict(), allow_nan=False)
-    again = Scene.from_dict(json.loads(written))
-    assert again == scene
-    assert json.dumps(again.to_dict()) == written
-    assert again.identity() == scene.identity()
+    text = json.dumps(scene.to_dict(), allow_nan=False)
+    restored = Scene.from_dict(json.loads(text))
+    assert restored == scene
+    assert json.dumps(restored.to_dict()) == text
+    assert restored.identity() == scene.identity()
 
 
 @given(scenes(), st.text(min_size=1))
-def test_identity_does_not_know_where_files_lie(scene, elsewhere):
-    moved = scene.to_dict()
-    for asset in moved["assets"].values():
-        asset["href"] = elsewhere
-    moved = Scene.from_dict(moved)
-    assert moved.identity() == scene.identity()
+def test_identity_is_independent_of_hrefs(scene, href):
+    changed = scene.to_dict()
+    for asset in changed["assets"].values():
+        asset["href"] = href
+    changed = Scene.from_dict(changed)
+    assert changed.identity() == scene.identity()
     assert all("href" not in asset for asset in scene.identity()["assets"].values())
 
 
-def test_identity_knows_a_table_by_its_name():
+def test_identity_holds_the_name_of_a_table_without_its_folder():
     tables = ["/a/own.yaml", "/b/c/own.yaml", "own"]
     identities = [a_scene(provider=provider).identity() for provider in tables]
     assert identities[0] == identities[1] == identities[2]
     assert a_scene(provider="earth-search-v0").identity()["provider"] == "earth-search-v0"
 
 
-def test_identity_knows_everything_else():
-    plain = a_scene()
-    others = [
+def test_identity_depends_on_everything_else():
+    original = a_scene()
+    variants = [
         a_scene(id="S2A_2"),
         a_scene(baseline="05.10"),
         a_scene(datetime=NOON + dt.timedelta(milliseconds=1)),
@@ -136,8 +136,8 @@ def test_identity_knows_everything_else():
         ),
         a_scene(assets={"B02": an_asset(transform=(10, 0, 5, 0, -10, 5))}),
     ]
-    seen = {json.dumps(scene.identity(), sort_keys=True) for scene in [plain, *others]}
-    assert len(seen) == len(others) + 1
+    identities = {json.dumps(scene.identity(), sort_keys=True) for scene in [original, *variants]}
+    assert len(identities) == len(variants) + 1
 
 
 def test_a_scene_can_be_sent_to_a_worker():
@@ -146,7 +146,7 @@ def test_a_scene_can_be_sent_to_a_worker():
     assert copy.deepcopy(scene).to_dict() == scene.to_dict()
 
 
-def test_later_changes_outside_do_not_reach_a_scene():
+def test_a_scene_is_independent_of_later_changes_to_its_arguments():
     footprint = copy.deepcopy(SQUARE)
     bands = {"B02": an_asset()}
     scene = a_scene(footprint=footprint, assets=bands)
@@ -156,7 +156,7 @@ def test_later_changes_outside_do_not_reach_a_scene():
     assert list(scene.assets) == ["B02"]
 
 
-def test_times_are_brought_to_utc_and_assets_into_order():
+def test_times_are_converted_to_utc_and_assets_sorted():
     east = dt.timezone(dt.timedelta(hours=2))
     scene = a_scene(
         datetime=dt.datetime(2024, 6, 1, 14, tzinfo=east),
@@ -187,7 +187,7 @@ def test_times_are_brought_to_utc_and_assets_into_order():
         ({"cloud_cover": 101}, "cloud cover of 101"),
     ],
 )
-def test_what_cannot_be_a_scene(changed, reason):
+def test_an_invalid_scene_is_refused(changed, reason):
     with pytest.raises(ValueError, match=reason):
         a_scene(**changed)
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_a_scene(changed, reason):
         ({"shape": (0, 5)}, r"\(rows, columns\)"),
     ],
 )
-def test_what_cannot_be_an_asset(changed, reason):
+def test_an_invalid_asset_is_refused(changed, reason):
     with pytest.raises(ValueError, match=reason):
         an_asset(**changed)
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_an_asset(changed, reason):
         {"scale": 1, "offset": 0, "unit": "feet"},
     ],
 )
-def test_what_cannot_be_a_radiometry(values):
+def test_an_invalid_radiometry_is_refused(values):
     with pytest.raises(ValueError, match=r"unit|finite"):
         Radiometry(**values)
 

@@ -1,4 +1,4 @@
-"""Selection: twins count once, split granules are kept whole, and order does not matter."""
+"""Selection: duplicates count once, all parts of a granule are kept, in any order of the scenes."""
 
 import dataclasses
 import datetime as dt
@@ -45,35 +45,35 @@ def a_scene(name, *, bands=("B02", "B04", "SCL"), box=(9, 56, 10, 57), **changed
     return Scene(**values | changed)
 
 
-def chosen(scenes, **how):
-    selection = scene_selection.select_scenes(scenes, how.pop("region", REGION), **how)
+def select_ids(scenes, **options):
+    selection = scene_selection.select_scenes(scenes, options.pop("region", REGION), **options)
     return (
         [scene.id for scene in selection.used],
         {refusal.id: refusal.reason for refusal in selection.refused},
     )
 
 
-def test_the_newest_baseline_of_a_twin_stays():
+def test_the_newest_baseline_of_a_duplicate_is_kept():
     old = a_scene("old", baseline="02.14", processed=NOON + dt.timedelta(days=900))
     new = a_scene("new", baseline="05.00", datetime=NOON + dt.timedelta(milliseconds=1))
-    assert chosen([old, new]) == (["new"], {"old": "reprocessed as new"})
+    assert select_ids([old, new]) == (["new"], {"old": "reprocessed as new"})
 
 
-def test_the_latest_processing_of_one_baseline_stays():
+def test_the_latest_processing_of_a_baseline_is_kept():
     first = a_scene("first")
     later = a_scene("later", processed=NOON + dt.timedelta(days=1, seconds=1))
     unknown = a_scene("unknown", processed=None)
-    used, refused = chosen([later, first, unknown])
+    used, refused = select_ids([later, first, unknown])
     assert used == ["later"]
     assert refused == {"first": "reprocessed as later", "unknown": "reprocessed as later"}
 
 
 def test_baselines_are_compared_as_numbers():
-    assert chosen([a_scene("a", baseline="4.10"), a_scene("b", baseline="04.09")])[0] == ["a"]
+    assert select_ids([a_scene("a", baseline="4.10"), a_scene("b", baseline="04.09")])[0] == ["a"]
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changed",
     [
         {"platform": "sentinel-2b"},
         {"tile": "32VMH"},
@@ -81,48 +81,48 @@ def test_baselines_are_compared_as_numbers():
         {"box": (9, 57, 10, 58)},
     ],
 )
-def test_what_is_no_twin(other):
-    used, _ = chosen([a_scene("a"), a_scene("b", **other)], region=shapely.box(9, 56, 10, 58))
+def test_scenes_of_different_acquisitions_are_not_duplicates(changed):
+    used, _ = select_ids([a_scene("a"), a_scene("b", **changed)], region=shapely.box(9, 56, 10, 58))
     assert sorted(used) == ["a", "b"]
 
 
 def test_the_halves_of_a_split_granule_are_both_kept():
     west = a_scene("west", box=(9, 56, 9.55, 57))
     east = a_scene("east", box=(9.5, 56, 10, 57), processed=NOON + dt.timedelta(days=3))
-    assert chosen([west, east]) == (["east", "west"], {})
+    assert select_ids([west, east]) == (["east", "west"], {})
 
 
-def test_two_new_halves_replace_an_old_whole():
-    whole = a_scene("whole", baseline="02.14")
+def test_two_new_halves_replace_an_old_full_scene():
+    full = a_scene("whole", baseline="02.14")
     west, east = a_scene("west", box=(9, 56, 9.6, 57)), a_scene("east", box=(9.6, 56, 10, 57))
-    assert chosen([east, whole, west]) == (["east", "west"], {"whole": "reprocessed as west"})
+    assert select_ids([east, full, west]) == (["east", "west"], {"whole": "reprocessed as west"})
 
 
-def test_a_new_half_does_not_replace_an_old_whole():
-    whole, west = a_scene("whole", baseline="02.14"), a_scene("west", box=(9, 56, 9.6, 57))
-    assert chosen([whole, west])[0] == ["west", "whole"]
+def test_a_new_half_does_not_replace_an_old_full_scene():
+    full, west = a_scene("whole", baseline="02.14"), a_scene("west", box=(9, 56, 9.6, 57))
+    assert select_ids([full, west])[0] == ["west", "whole"]
 
 
-def test_a_twin_that_is_too_cloudy_does_not_take_the_other_with_it():
+def test_a_duplicate_that_is_too_cloudy_does_not_replace_the_other():
     old = a_scene("old", baseline="02.14", cloud_cover=10)
     new = a_scene("new", cloud_cover=90)
-    used, refused = chosen([old, new], max_cloud_cover=60)
+    used, refused = select_ids([old, new], max_cloud_cover=60)
     assert used == ["old"]
     assert refused["new"] == "cloud cover 90.0 % is above 60 %"
 
 
-def test_a_cover_that_is_not_stated_is_kept():
+def test_a_scene_without_a_cloud_cover_is_kept():
     scenes = [a_scene("a", cloud_cover=60, tile="A"), a_scene("b", tile="B")]
-    assert chosen(scenes, max_cloud_cover=60) == (["a", "b"], {})
+    assert select_ids(scenes, max_cloud_cover=60) == (["a", "b"], {})
 
 
-def test_wanted_bands_decide():
+def test_a_scene_without_any_requested_band_is_refused():
     scenes = [
         a_scene("full", tile="A"),
         a_scene("only-classes", tile="B", bands=("SCL",)),
         a_scene("one-missing", tile="C", bands=("B04", "SCL")),
     ]
-    used, refused = chosen(scenes, bands={"S2L2A": ("B02", "B04")})
+    used, refused = select_ids(scenes, bands={"S2L2A": ("B02", "B04")})
     assert used == ["full", "one-missing"]
     assert refused == {"only-classes": "it has none of B02, B04"}
 
@@ -130,10 +130,10 @@ def test_wanted_bands_decide():
 def test_radar_needs_both_polarisations():
     both = a_scene("both", modality="S1RTC", bands=("VV", "VH"), tile=None)
     single = a_scene("single", modality="S1RTC", bands=("VV",), tile=None, platform="sentinel-1b")
-    used, refused = chosen([single, both])
+    used, refused = select_ids([single, both])
     assert used == ["both"]
     assert refused == {"single": "it lacks the polarisation VH: it has VV"}
-    assert chosen([single], bands={"S1RTC": ("VV",)})[0] == ["single"]
+    assert select_ids([single], bands={"S1RTC": ("VV",)})[0] == ["single"]
 
 
 def heights(name, **changed):
@@ -142,21 +142,25 @@ def heights(name, **changed):
 
 
 def test_one_elevation_tile_of_two_catalogs_counts_once():
-    one = heights("N56_E009", collection="cop-dem-glo-30", tile="CDEM-N56E009", platform="tandem-x")
-    other = heights("N56_E009", collection="dem", box=(9, 56, 10, 57.0003))
-    beside = heights("N56_E010", box=(9.9999, 56, 11, 57))
-    used, refused = chosen([one, beside, other], region=shapely.box(9, 56, 11, 57))
+    glo30_scene = heights(
+        "N56_E009", collection="cop-dem-glo-30", tile="CDEM-N56E009", platform="tandem-x"
+    )
+    dem_scene = heights("N56_E009", collection="dem", box=(9, 56, 10, 57.0003))
+    neighbour = heights("N56_E010", box=(9.9999, 56, 11, 57))
+    used, refused = select_ids(
+        [glo30_scene, neighbour, dem_scene], region=shapely.box(9, 56, 11, 57)
+    )
     assert used == ["N56_E009", "N56_E010"]
     assert refused == {"N56_E009": "the same acquisition as N56_E009 of dem"}
 
 
 def test_a_fine_elevation_grid_is_no_duplicate_of_the_coarse_one_around_it():
     fine = heights("a-fine", box=(9.2, 56.2, 9.3, 56.3))
-    assert chosen([fine, heights("coarse")])[0] == ["a-fine", "coarse"]
+    assert select_ids([fine, heights("coarse")])[0] == ["a-fine", "coarse"]
 
 
-def test_what_is_off_the_region():
-    assert chosen([a_scene("a")], region=shapely.box(20, 56, 21, 57)) == (
+def test_a_scene_outside_the_region_is_refused():
+    assert select_ids([a_scene("a")], region=shapely.box(20, 56, 21, 57)) == (
         [],
         {"a": "it does not touch the region"},
     )
@@ -186,15 +190,15 @@ def archives(draw):
 
 @settings(max_examples=150)
 @given(archives(), st.randoms(use_true_random=False))
-def test_shuffling_changes_nothing(scenes, chance):
+def test_the_order_of_scenes_does_not_matter(scenes, chance):
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    once = scene_selection.select_scenes(scenes, REGION, 60)
-    assert scene_selection.select_scenes(shuffled, REGION, 60) == once
-    assert len(once.used) + len(once.refused) == len(scenes)
-    again = scene_selection.select_scenes(once.used, REGION, 60)
-    assert again.used == once.used
-    # ^ and choosing from what was chosen refuses nothing more
+    selection = scene_selection.select_scenes(scenes, REGION, 60)
+    assert scene_selection.select_scenes(shuffled, REGION, 60) == selection
+    assert len(selection.used) + len(selection.refused) == len(scenes)
+    second_selection = scene_selection.select_scenes(selection.used, REGION, 60)
+    assert second_selection.used == selection.used
+    # ^ selecting from a selection refuses nothing more
 
 
 EDGES = st.sampled_from([9, 9.25, 9.5, 9.75, 10])
@@ -202,7 +206,7 @@ EDGES = st.sampled_from([9, 9.25, 9.5, 9.75, 10])
 
 @st.composite
 def strips(draw, **changes):
-    """Parts of one granule, full height, between quarters of a degree."""
+    """Draw parts of one granule of full height, with edges at quarters of a degree."""
     scenes = []
     for number in range(draw(st.integers(1, 7))):
         west, east = sorted(draw(st.lists(EDGES, min_size=2, max_size=2, unique=True)))
@@ -211,7 +215,7 @@ def strips(draw, **changes):
     return scenes
 
 
-def ground(scenes):
+def union_footprints(scenes):
     return shapely.union_all([shapely.geometry.shape(scene.footprint) for scene in scenes])
 
 
@@ -224,25 +228,29 @@ def ground(scenes):
     ),
     st.randoms(use_true_random=False),
 )
-def test_parts_and_twins_lose_no_ground(scenes, chance):
+def test_the_selection_covers_all_the_ground(scenes, chance):
     used = scene_selection.select_scenes(scenes, REGION).used
-    assert ground(scenes).difference(ground(used)).area < 1e-9
+    assert union_footprints(scenes).difference(union_footprints(used)).area < 1e-9
     for scene in used:
         newer = [
-            one
-            for one in used
-            if scene_selection.recency_key(one) > scene_selection.recency_key(scene)
+            other
+            for other in used
+            if scene_selection.recency_key(other) > scene_selection.recency_key(scene)
         ]
-        assert not newer or ground([scene]).difference(ground(newer)).area > 1e-3
+        assert (
+            not newer or union_footprints([scene]).difference(union_footprints(newer)).area > 1e-3
+        )
     shuffled = list(scenes)
     chance.shuffle(shuffled)
     assert scene_selection.select_scenes(shuffled, REGION).used == used
 
 
-def depth(scenes, x):
-    """Count the passes over a meridian."""
-    over = [scene for scene in scenes if ground([scene]).intersects(shapely.Point(x, 56.5))]
-    return len({scene.datetime for scene in over})
+def count_passes(scenes, x):
+    """Return the number of passes that cover a meridian."""
+    intersecting = [
+        scene for scene in scenes if union_footprints([scene]).intersects(shapely.Point(x, 56.5))
+    ]
+    return len({scene.datetime for scene in intersecting})
 
 
 @settings(max_examples=150)
@@ -254,18 +262,23 @@ def depth(scenes, x):
     st.integers(1, 3),
     st.randoms(use_true_random=False),
 )
-def test_a_cap_keeps_every_place_as_often_seen_as_it_can(scenes, most, chance):
-    every = scene_selection.select_scenes(scenes, REGION)
-    capped = scene_selection.select_scenes(scenes, REGION, max_passes=most)
+def test_a_limit_of_passes_keeps_the_possible_depth_everywhere(scenes, max_passes, chance):
+    unlimited = scene_selection.select_scenes(scenes, REGION)
+    limited = scene_selection.select_scenes(scenes, REGION, max_passes=max_passes)
     for x in (9.1, 9.4, 9.6, 9.9):
-        assert depth(capped.used, x) >= min(most, depth(every.used, x))
+        assert count_passes(limited.used, x) >= min(max_passes, count_passes(unlimited.used, x))
     shuffled = list(scenes)
     chance.shuffle(shuffled)
-    assert scene_selection.select_scenes(shuffled, REGION, max_passes=most).used == capped.used
-    assert scene_selection.select_scenes(capped.used, REGION, max_passes=most).used == capped.used
+    assert (
+        scene_selection.select_scenes(shuffled, REGION, max_passes=max_passes).used == limited.used
+    )
+    assert (
+        scene_selection.select_scenes(limited.used, REGION, max_passes=max_passes).used
+        == limited.used
+    )
 
 
-def test_a_cap_takes_the_clearest_of_each_cell():
+def test_a_limit_of_passes_keeps_the_clearest_of_each_tile():
     scenes = [
         a_scene(
             f"{tile}-{day}",
@@ -276,55 +289,55 @@ def test_a_cap_takes_the_clearest_of_each_cell():
         for tile, covers in (("32VNH", (50, None, 0, 10)), ("32VMH", (0, 50, 50, 90)))
         for day, cover in enumerate(covers)
     ]
-    used, refused = chosen(scenes, max_passes=2)
+    used, refused = select_ids(scenes, max_passes=2)
     assert sorted(used) == ["32VMH-0", "32VMH-1", "32VNH-2", "32VNH-3"]
     assert refused["32VNH-1"] == (
         "composite.max_passes is 2: that many clearer passes cover its area"
     )
 
 
-def test_a_cloudy_pass_stays_where_only_it_sees_the_ground():
+def test_a_cloudy_pass_is_kept_where_no_other_covers_the_ground():
     clear = a_scene("clear", box=(9, 56, 9.8, 57), cloud_cover=0)
     full = a_scene("full", cloud_cover=90, datetime=NOON + dt.timedelta(days=3))
-    assert chosen([clear, full], max_passes=1)[0] == ["clear", "full"]
+    assert select_ids([clear, full], max_passes=1)[0] == ["clear", "full"]
 
 
-def test_both_halves_of_a_granule_are_one_pass_to_the_cap():
+def test_both_halves_of_a_granule_count_as_one_pass():
     west = a_scene("west", box=(9, 56, 9.55, 57), cloud_cover=0)
     east = a_scene("east", box=(9.5, 56, 10, 57), cloud_cover=20)
     later = a_scene("later", cloud_cover=15, datetime=NOON + dt.timedelta(days=3))
-    assert chosen([west, east, later], max_passes=1)[0] == ["east", "west"]
+    assert select_ids([west, east, later], max_passes=1)[0] == ["east", "west"]
 
 
-def test_radar_is_not_capped():
+def test_passes_of_radar_are_not_limited():
     radar = [
         a_scene(f"r{day}", modality="S1RTC", bands=("VV", "VH"), tile=None,
                 datetime=NOON + dt.timedelta(days=day))
         for day in range(3)
     ]  # fmt: skip
-    assert len(chosen(radar, max_passes=1)[0]) == 3
+    assert len(select_ids(radar, max_passes=1)[0]) == 3
 
 
-def test_a_catalog_that_stamps_the_datatake_has_the_same_granule():
-    own = a_scene("own", datatake="GS2A_20240601T101031_046700_N05.10")
-    start = a_scene(
+def test_a_scene_dated_by_its_datatake_is_a_duplicate():
+    original = a_scene("own", datatake="GS2A_20240601T101031_046700_N05.10")
+    dated_by_datatake = a_scene(
         "start",
         datetime=NOON - dt.timedelta(minutes=10),
         collection="other",
         processed=NOON,
         tile="32VNH",
     )
-    assert chosen([own, start]) == (["own"], {"start": "reprocessed as own"})
+    assert select_ids([original, dated_by_datatake]) == (["own"], {"start": "reprocessed as own"})
     one_digit = [a_scene("a", tile="1CCV"), a_scene("b", tile="01CCV")]
-    assert chosen(one_digit) == (["b"], {"a": "the same acquisition as b"})
+    assert select_ids(one_digit) == (["b"], {"a": "the same acquisition as b"})
 
 
-def test_a_strip_at_the_edge_of_a_swath_is_ground_of_its_own():
+def test_a_scene_that_alone_covers_a_strip_is_kept():
     old = a_scene("old", baseline="02.14", box=(9, 56, 10, 57))
     new = a_scene("new", box=(9.05, 56, 10, 57))
-    assert chosen([old, new])[0] == ["new", "old"]
+    assert select_ids([old, new])[0] == ["new", "old"]
     sliver = a_scene("new", box=(9.01, 56, 10, 57))
-    assert chosen([old, sliver])[0] == ["new"]
+    assert select_ids([old, sliver])[0] == ["new"]
 
 
 def radar(name, **changed):
@@ -332,30 +345,30 @@ def radar(name, **changed):
     return a_scene(name, **values | {"platform": "sentinel-1a"} | changed)
 
 
-def test_slices_stay_and_their_reprocessing_counts_once():
-    first = radar("first", box=(9, 56, 10, 56.6), relative_orbit=51)
-    second = radar("second", box=(9, 56.5, 10, 57), datetime=NOON + dt.timedelta(seconds=25))
-    again = radar("first-again", box=(9, 56, 10, 56.6), processed=NOON + dt.timedelta(days=9))
-    used, refused = chosen([first, second, again])
+def test_slices_are_kept_and_their_reprocessing_counts_once():
+    south = radar("first", box=(9, 56, 10, 56.6), relative_orbit=51)
+    north = radar("second", box=(9, 56.5, 10, 57), datetime=NOON + dt.timedelta(seconds=25))
+    reprocessed = radar("first-again", box=(9, 56, 10, 56.6), processed=NOON + dt.timedelta(days=9))
+    used, refused = select_ids([south, north, reprocessed])
     assert used == ["first-again", "second"]
     assert refused == {"first": "reprocessed as first-again"}
 
 
-def test_orbits_are_kept_apart():
+def test_scenes_are_selected_by_orbit():
     scenes = [
         radar("up", orbit_state="ascending", relative_orbit=44),
         radar("down", orbit_state="descending", relative_orbit=51),
         radar("unsaid", platform="sentinel-1c"),
     ]
-    assert len(chosen(scenes)[0]) == 3
-    assert chosen(scenes, orbit_states=["ascending"]) == (
+    assert len(select_ids(scenes)[0]) == 3
+    assert select_ids(scenes, orbit_states=["ascending"]) == (
         ["up"],
         {
             "down": "its orbit direction is descending; ascending is requested",
             "unsaid": "its orbit direction is not stated; ascending is requested",
         },
     )
-    assert chosen(scenes, relative_orbits=[51, 80]) == (
+    assert select_ids(scenes, relative_orbits=[51, 80]) == (
         ["down"],
         {
             "up": "its relative orbit is 44; 51 or 80 is requested",
@@ -363,16 +376,18 @@ def test_orbits_are_kept_apart():
         },
     )
     optical = a_scene("optical", orbit_state="descending")
-    assert chosen([optical], orbit_states=["ascending"], relative_orbits=[1])[0] == ["optical"]
+    assert select_ids([optical], orbit_states=["ascending"], relative_orbits=[1])[0] == ["optical"]
 
 
-def test_other_polarisations_are_used_where_they_are_asked_for():
+def test_other_polarisations_are_used_where_requested():
     polar = radar("polar", bands=("HH", "HV"))
-    assert chosen([polar])[1] == {"polar": "it lacks the polarisation VV and VH: it has HH and HV"}
-    assert chosen([polar], bands={"S1RTC": ("HH", "HV")})[0] == ["polar"]
+    assert select_ids([polar])[1] == {
+        "polar": "it lacks the polarisation VV and VH: it has HH and HV"
+    }
+    assert select_ids([polar], bands={"S1RTC": ("HH", "HV")})[0] == ["polar"]
 
 
-def test_a_scene_without_some_bands_is_used_and_says_so():
+def test_a_scene_without_some_bands_is_used_with_a_caveat():
     selection = scene_selection.select_scenes(
         [a_scene("some")], REGION, bands={"S2L2A": ("B02", "B03", "B8A")}
     )
@@ -383,7 +398,7 @@ def test_a_scene_without_some_bands_is_used_and_says_so():
     )
 
 
-def test_a_refusal_knows_its_day_and_its_share_of_the_region():
+def test_a_refused_scene_has_its_day_and_its_share_of_the_region():
     scene = a_scene("half", box=(9, 56, 9.5, 57), cloud_cover=90)
     (refusal,) = scene_selection.select_scenes([scene], REGION, 60).refused
     assert (refusal.collection, refusal.modality) == ("sentinel-2-l2a", "S2L2A")
@@ -394,12 +409,14 @@ def test_a_refusal_knows_its_day_and_its_share_of_the_region():
 
 def test_a_pass_across_180_degrees_and_midnight_is_one_day():
     start = dt.datetime(2024, 6, 1, 23, 59, 50, tzinfo=dt.UTC)
-    later = {"datetime": start + dt.timedelta(seconds=20)}
+    east_time = {"datetime": start + dt.timedelta(seconds=20)}
     for datatake in ("GS2A_20240601T235031_046700_N05.10", None):
         west = a_scene("west", box=(179, 60, 180, 61), tile="60VXM", datatake=datatake)
         west = dataclasses.replace(west, datetime=start)
-        other = datatake and datatake.replace("N05.10", "N05.11")
-        east = a_scene("east", box=(-180, 60, -179, 61), tile="01VCG", datatake=other, **later)
+        east_datatake = datatake and datatake.replace("N05.10", "N05.11")
+        east = a_scene(
+            "east", box=(-180, 60, -179, 61), tile="01VCG", datatake=east_datatake, **east_time
+        )
         next_day = a_scene(
             "next",
             box=(-180, 60, -179, 61),
@@ -429,17 +446,17 @@ def test_a_pass_across_180_degrees_and_midnight_is_one_day():
         ({"datatake": "GS2A_20240601T101031_046700_N05.10"}, 2),
     ],
 )
-def test_what_one_pass_is(changed, count):
-    first = a_scene("first", orbit_state="descending", relative_orbit=51)
-    other = a_scene(
+def test_scenes_are_grouped_into_passes(changed, count):
+    first_scene = a_scene("first", orbit_state="descending", relative_orbit=51)
+    other_scene = a_scene(
         "other", tile="32VMH", **{"orbit_state": "descending", "relative_orbit": 51} | changed
     )
-    assert len(passes.group_passes([other, first])) == count
+    assert len(passes.group_passes([other_scene, first_scene])) == count
     assert passes.group_passes([heights("dem")]) == ()
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
-def test_real_twins_of_earth_search():
+def test_real_duplicates_of_earth_search():
     pages = [
         Path(REALDATA or "")
         / f"stac/earth-search-v1/_api/search_s2_duplicates_page{page}.response.json"
@@ -451,21 +468,21 @@ def test_real_twins_of_earth_search():
     for page in pages:
         source = search.CatalogSource(provider="earth-search", location=str(page))
         scenes += search.find_scenes(source, ["S2L2A"], shapely.box(9, 47, 10, 48), None).scenes
-    used, refused = chosen(scenes, region=shapely.box(9, 47, 10, 48))
+    used, refused = select_ids(scenes, region=shapely.box(9, 47, 10, 48))
     assert len(used) == len(refused) == 8
     assert all(name.endswith("_1_L2A") for name in used)
     assert refused["S2A_32TMT_20200305_0_L2A"] == "reprocessed as S2A_32TMT_20200305_1_L2A"
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")
-def test_real_granules_of_one_pass_are_no_twins():
+def test_real_granules_of_one_pass_are_not_duplicates():
     source = search.CatalogSource(
         provider="earth-search",
         location=str(Path(REALDATA or "") / "catalog/earth-search"),
         allow=(REALDATA or "",),
     )
     result = search.find_scenes(source, ["S2L2A"], shapely.box(14, 45, 16, 47), None)
-    used, refused = chosen(result.scenes, region=shapely.box(14, 45, 16, 47))
+    used, refused = select_ids(result.scenes, region=shapely.box(14, 45, 16, 47))
     assert len(used) == 6
     assert refused == {}
     days = {scene.solar_day for scene in result.scenes}

@@ -1,4 +1,4 @@
-"""Search: static catalogs, real ones too, and what is said when nothing is there."""
+"""Search in static catalogs, and the messages where nothing is found."""
 
 import contextlib
 import json
@@ -38,28 +38,28 @@ def test_a_catalog_is_walked_and_sorted(tmp_path):
         ],
     )
     assert ids(find(catalog)) == ["b", "c", "a"]
-    everything = find(catalog, ["DEM", "S2L2A", "S1RTC"])
-    assert ids(everything) == ["d", "b", "c", "s1", "a"]
-    assert everything.refused == ()
-    first = everything.scenes[1]
-    assert first.assets["B02"].href == str(tmp_path / "sentinel-2-l2a" / "b.tif")
-    assert first.assets["B02"].radiometry.offset == -0.1
-    assert first.provider == "demo"
+    all_modalities = find(catalog, ["DEM", "S2L2A", "S1RTC"])
+    assert ids(all_modalities) == ["d", "b", "c", "s1", "a"]
+    assert all_modalities.refused == ()
+    optical_scene = all_modalities.scenes[1]
+    assert optical_scene.assets["B02"].href == str(tmp_path / "sentinel-2-l2a" / "b.tif")
+    assert optical_scene.assets["B02"].radiometry.offset == -0.1
+    assert optical_scene.provider == "demo"
 
 
-def test_a_folder_stands_for_its_catalog_and_a_collection_is_a_catalog_too(tmp_path):
+def test_a_folder_or_a_collection_can_be_searched(tmp_path):
     publish(tmp_path, [an_item("a")])
     assert ids(find(tmp_path)) == ["a"]
     assert ids(find(tmp_path / "sentinel-2-l2a" / "collection.json")) == ["a"]
 
 
-def test_a_list_of_features_is_a_catalog_too(tmp_path):
+def test_a_feature_collection_can_be_searched(tmp_path):
     features = {"type": "FeatureCollection", "features": [an_item("a"), an_item("b")]}
     path = dump(tmp_path / "items.json", features)
     assert ids(find(path)) == ["a", "b"]
 
 
-def test_sub_catalogs_of_other_providers_are_passed_by(tmp_path):
+def test_sub_catalogs_of_other_providers_are_skipped(tmp_path):
     for name in ("planetary-computer", "earth-search", "landsat"):
         publish(tmp_path / name, [an_item(f"of-{name}")])
     links = [
@@ -87,14 +87,14 @@ def test_the_period_includes_its_last_day(tmp_path, stamp, inside):
     assert ("x" in ids(find(catalog))) is inside
 
 
-def test_an_end_with_a_time_is_taken_to_the_second(tmp_path):
+def test_an_end_with_a_time_is_exact_to_the_second(tmp_path):
     catalog = publish(tmp_path, [an_item("a"), an_item("b", "2024-06-30T12:00:01Z")])
     period = (JUNE[0], day("2024-06-30T12:00:00"))
     assert ids(find(catalog, period=period)) == ["a"]
     assert ids(find(catalog, period=None)) == ["a", "b"]
 
 
-def test_the_footprint_decides_and_the_bbox_where_there_is_none(tmp_path):
+def test_an_item_is_selected_by_its_footprint_or_else_its_bbox(tmp_path):
     corner = {
         "type": "Polygon",
         "coordinates": [[[9, 56], [9.3, 56], [9, 56.3], [9, 56]]],
@@ -169,24 +169,24 @@ def test_an_item_link_out_of_the_catalog_is_refused(tmp_path):
     assert [refusal.id for refusal in result.refused] == ["../../secret.json"]
 
 
-def test_doubts_are_handed_on(tmp_path):
-    unsure = an_item("a", properties={"datetime": "2024-06-10T10:00:00Z", "proj:epsg": 32632})
-    result = find(publish(tmp_path, [unsure]))
-    assert [(doubt.id, "taken as 0" in doubt.text) for doubt in result.caveats] == [("a", True)]
+def test_caveats_are_returned(tmp_path):
+    document = an_item("a", properties={"datetime": "2024-06-10T10:00:00Z", "proj:epsg": 32632})
+    result = find(publish(tmp_path, [document]))
+    assert [(caveat.id, "taken as 0" in caveat.text) for caveat in result.caveats] == [("a", True)]
 
 
-def test_a_catalog_in_a_circle(tmp_path):
+def test_a_circular_catalog_is_refused(tmp_path):
     publish(tmp_path, [], children=[{"rel": "child", "href": "./in/catalog.json"}])
     publish(tmp_path / "in", [], children=[{"rel": "child", "href": "../catalog.json"}])
     with pytest.raises(InvalidInputError, match=r"in a circle.*in/catalog.json.*own ancestor"):
         find(tmp_path)
 
 
-def test_a_catalog_that_goes_on_for_ever():
-    deeper = [f"/catalog{'x' * number}.json" for number in range(60)]
+def test_a_catalog_of_too_many_levels_is_refused():
+    paths = [f"/catalog{'x' * number}.json" for number in range(60)]
     script = {
-        place: Answer(body={"type": "Catalog", "links": [{"rel": "child", "href": child}]})
-        for place, child in pairwise(deeper)
+        path: Answer(body={"type": "Catalog", "links": [{"rel": "child", "href": child}]})
+        for path, child in pairwise(paths)
     }
     with (
         Server(lambda _: script) as server,
@@ -200,35 +200,35 @@ def test_items_are_fetched_on_no_more_connections_than_the_provider_allows():
     links = [{"rel": "item", "href": f"./{name}.json"} for name in names]
     script = {f"/{name}.json": Answer(body=an_item(name), pause=0.02) for name in names}
     script["/catalog.json"] = Answer(body={"type": "Catalog", "links": links})
-    for provider, lanes in (("cdse", 4), ("demo", 32)):
+    for provider, connections in (("cdse", 4), ("demo", 32)):
         with Server(lambda _: script) as server:
             with contextlib.suppress(NothingFoundError):
                 find(f"{server.url}/catalog.json", provider=provider)
-            assert len(server.asked) == 1 + 1 + len(names)
+            assert len(server.requests) == 1 + 1 + len(names)
             # ^ the root twice: to see whether it is an API
-            assert 2 <= server.most_at_once <= lanes
+            assert 2 <= server.max_concurrent <= connections
 
 
-def test_what_is_no_catalog_to_read():
+def test_a_catalog_in_a_bucket_is_refused():
     with pytest.raises(InvalidInputError, match="give its https URL"):
         find("s3://bucket/catalog.json")
 
 
 @pytest.mark.parametrize("features", [7, {"a": 1}, "x"])
-def test_features_that_are_no_list(tmp_path, features):
+def test_features_that_are_not_a_list_are_refused(tmp_path, features):
     path = dump(tmp_path / "items.json", {"type": "FeatureCollection", "features": features})
     with pytest.raises(InvalidInputError, match="no list of features"):
         find(path)
 
 
-def test_features_that_are_no_items(tmp_path):
+def test_a_feature_that_is_not_an_item_is_refused(tmp_path):
     path = dump(tmp_path / "x.json", {"type": "FeatureCollection", "features": [7, an_item("a")]})
     result = find(path)
     assert ids(result) == ["a"]
     assert [refusal.reason for refusal in result.refused] == ["7 is no item"]
 
 
-def test_two_ways_to_one_child_are_no_circle(tmp_path):
+def test_two_links_to_the_same_child_are_not_a_circle(tmp_path):
     publish(
         tmp_path,
         [an_item("a")],
@@ -250,7 +250,7 @@ def test_a_broken_document_is_named(tmp_path, broken):
 
 
 @pytest.mark.parametrize("broken", [None, '{"type": "Fea', "[]", "{}"])
-def test_a_broken_item_is_named_and_the_others_are_used(tmp_path, broken):
+def test_a_broken_item_is_refused_and_the_others_are_used(tmp_path, broken):
     catalog = publish(tmp_path, [an_item("a"), an_item("b")])
     file = tmp_path / "sentinel-2-l2a" / "a.json"
     file.unlink() if broken is None else file.write_text(broken)
@@ -283,20 +283,20 @@ def test_a_link_without_an_address_is_named(tmp_path):
         ({"region": shapely.box(500000, 6200000, 510000, 6210000)}, "write it in degrees"),
     ],
 )
-def test_what_cannot_be_asked(tmp_path, changed, reason):
+def test_an_invalid_request_is_refused(tmp_path, changed, reason):
     catalog = publish(tmp_path, [an_item("a")])
     with pytest.raises(InvalidInputError, match=reason) as raised:
         find(**{"location": catalog} | changed)
     assert raised.value.exit_code == 2
 
 
-def test_the_demo_needs_a_place():
+def test_the_demo_needs_a_location():
     with pytest.raises(InvalidInputError, match="give the path or URL of a catalog"):
         search.find_scenes(search.CatalogSource(provider="demo"), ["S2L2A"], HERE, JUNE)
 
 
 @pytest.mark.parametrize(
-    ("changed", "parts"),
+    ("changed", "phrases"),
     [
         (
             {"region": ELSEWHERE},
@@ -313,16 +313,16 @@ def test_the_demo_needs_a_place():
         ),
     ],
 )  # fmt: skip
-def test_nothing_found_says_what_there_is(tmp_path, changed, parts):
+def test_the_error_of_an_empty_result_describes_the_catalog(tmp_path, changed, phrases):
     catalog = publish(tmp_path, [an_item("a"), an_item("b", "2024-06-12T10:00:00Z")])
     with pytest.raises(NothingFoundError) as raised:
         find(catalog, **changed)
     assert raised.value.exit_code == 3
-    for part in [*parts, str(catalog)]:
-        assert part in str(raised.value)
+    for phrase in [*phrases, str(catalog)]:
+        assert phrase in str(raised.value)
 
 
-def test_nothing_usable_says_why(tmp_path):
+def test_the_error_without_usable_items_states_the_reasons(tmp_path):
     catalog = publish(tmp_path, [an_item("a", assets={"x": {"href": "./x.tif"}})])
     with pytest.raises(NothingFoundError, match=r"1 items cannot be used \(a: no usable S2L2A"):
         find(catalog)
@@ -348,9 +348,9 @@ def test_a_static_catalog_on_a_web_server(tmp_path):
     thread.start()
     try:
         root = f"http://127.0.0.1:{server.server_port}"
-        found = find(f"{root}/catalog.json")
-        assert len(found.scenes) == 20
-        assert found.scenes[0].assets["B02"].href == f"{root}/sentinel-2-l2a/s0.tif"
+        result = find(f"{root}/catalog.json")
+        assert len(result.scenes) == 20
+        assert result.scenes[0].assets["B02"].href == f"{root}/sentinel-2-l2a/s0.tif"
         with pytest.raises(InvalidInputError, match="answers 404"):
             find(f"{root}/nothing.json")
     finally:

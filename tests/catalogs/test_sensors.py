@@ -85,8 +85,10 @@ def test_sensors_and_models_agree(name):
 
 
 def test_every_sensor_has_a_collection_of_some_provider():
-    known = [providers.get(name) for name in providers.list_names()]
-    assert {name for provider in known for name in provider.collections_by_modality} == set(SENSORS)
+    tables = [providers.get(name) for name in providers.list_names()]
+    assert {name for provider in tables for name in provider.collections_by_modality} == set(
+        SENSORS
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,8 +222,8 @@ def test_a_new_sensor_needs_one_entry_and_a_provider_table(landsat_job, tmp_path
     window = stored[:, :, row : row + plan.grid.height, column : column + plan.grid.width]
     dn = np.where(window == 0, np.nan, window * 0.275 - 2000)
     # ^ scale 2.75e-5 and offset -0.2, in units of 1e-4
-    inside = composite[0] != layer_table.COMPOSITE_NODATA
-    assert inside.mean() > 0.9
-    assert np.abs(composite - np.nanmedian(dn, axis=0))[:, inside].max() <= 1
+    valid = composite[0] != layer_table.COMPOSITE_NODATA
+    assert valid.mean() > 0.9
+    assert np.abs(composite - np.nanmedian(dn, axis=0))[:, valid].max() <= 1
     with rasterio.open(product_dir / item["assets"]["inputs_used"]["href"]) as file:
-        assert set(np.unique(file.read(1)[inside])) == {LANDSAT.input_flag.bit}
+        assert set(np.unique(file.read(1)[valid])) == {LANDSAT.input_flag.bit}

@@ -36,17 +36,17 @@ def a_scene(name, **changed):
 SCENES = tuple(a_scene(f"d{number}") for number in range(5))
 
 
-def moved(scene):
+def move_asset(scene):
     asset = dataclasses.replace(scene.assets["DEM"], href="/there/else.tif")
     return dataclasses.replace(scene, assets={"DEM": asset})
 
 
-def test_the_digest_knows_neither_order_nor_place():
+def test_the_digest_is_independent_of_order_and_hrefs():
     shuffled = list(SCENES)
     random.Random(1).shuffle(shuffled)
     digest = Snapshot(scenes=SCENES).digest
     assert Snapshot(scenes=tuple(shuffled)).digest == digest
-    assert Snapshot(scenes=tuple(map(moved, SCENES))).digest == digest
+    assert Snapshot(scenes=tuple(map(move_asset, SCENES))).digest == digest
     assert Snapshot(scenes=SCENES, refused=(RejectedScene(id="x", reason="y"),)).digest == digest
     assert Snapshot(scenes=SCENES[1:]).digest != digest
     changed = (a_scene("d0", baseline="1.0"), *SCENES[1:])
@@ -54,14 +54,14 @@ def test_the_digest_knows_neither_order_nor_place():
     assert len(digest) == 64
 
 
-def test_the_digest_stays_what_it_was():
+def test_the_digest_is_stable():
     assert Snapshot(scenes=SCENES[:1]).digest == (
         "e70ca704f32f118b90551b5c7cba872e810e84abe9ff752e60fe2921b3341efe"
     )
     # ^ a change here makes the receipts of finished tiles stale: make it knowingly
 
 
-def test_a_scene_may_not_stand_twice():
+def test_a_duplicate_scene_is_refused():
     with pytest.raises(ValueError, match="d1"):
         Snapshot(scenes=(*SCENES, SCENES[1]))
 
@@ -80,7 +80,7 @@ def test_any_order_of_real_documents_gives_one_digest(
     paths = sorted((realdata / "stac" / folder).glob("**/*.json"))
     documents = [json.loads(path.read_text()) for path in paths]
     items = [item for item in documents if item.get("type") == "Feature"]
-    items += [item for many in documents for item in many.get("features", ())]
+    items += [item for document in documents for item in document.get("features", ())]
     items += [
         item | {"properties": item["properties"] | {"eo:cloud_cover": 99, "updated": "2026-01-01"}}
         for item in items[::3]
@@ -93,11 +93,12 @@ def test_any_order_of_real_documents_gives_one_digest(
         path = tmp_path / "items.json"
         path.write_text(json.dumps({"type": "FeatureCollection", "features": order}))
         result = find(path, modalities, region=WORLD, period=None, provider=provider)
-        chosen = scene_selection.select_scenes(result.scenes, WORLD)
-        whole = Snapshot(scenes=result.scenes, refused=result.refused)
-        answers.add((whole.digest, whole.refused, result.caveats,
-                     Snapshot(scenes=chosen.used, refused=chosen.refused).digest))  # fmt: skip
+        selection = scene_selection.select_scenes(result.scenes, WORLD)
+        snapshot = Snapshot(scenes=result.scenes, refused=result.refused)
+        results.add((snapshot.digest, snapshot.refused, result.caveats,
+                                          Snapshot(scenes=selection.used,
+                              refused=selection.refused).digest))  # fmt: skip
 
-    answers = set()
+    results = set()
     check()
-    assert len(answers) == 1
+    assert len(results) == 1

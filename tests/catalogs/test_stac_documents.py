@@ -1,7 +1,7 @@
-"""Real STAC documents of every version and dialect: each becomes a scene or says what it lacks.
+"""Real STAC documents of every version and provider become scenes or are refused with the reason.
 
-What a scene must hold is worked out here from the raw JSON, kind by kind, without the code under
-test; the folder is any that has documents of these kinds.
+The expected fields of a scene are derived from the raw JSON for each kind of document, without the
+code under test. Any folder with documents of these kinds can be used.
 """
 
 import copy
@@ -37,7 +37,7 @@ collections:
     names: {B01: B01, B02: B02, B03: B03, B04: B04, B05: B05, B06: B06, B07: B07, B08: B08,
             B8A: B8A, B09: B09, B11: B11, B12: B12, SCL: SCL}
 """
-"""The table that a user would write for items of STAC 0.8 beside SAFE products."""
+"""The provider table that a user would write for items of STAC 0.8 beside SAFE products."""
 
 FACTS = re.compile(
     r"no STAC item|has no (properties|assets)|neither datetime nor start_datetime|is not one of"
@@ -48,7 +48,7 @@ FACTS = re.compile(
 
 
 @pytest.fixture(scope="module")
-def safe(tmp_path_factory):
+def safe_table(tmp_path_factory):
     table = tmp_path_factory.mktemp("table") / "safe.yaml"
     table.write_text(SAFE)
     return str(table)
@@ -57,41 +57,45 @@ def safe(tmp_path_factory):
 def documents(folder):
     """Yield (path, document) of every JSON document, and of every one inside another."""
     for path in sorted(folder.rglob("*.json")):
-        yield from parts(path, json.loads(path.read_text()))
+        yield from iterate_features(path, json.loads(path.read_text()))
 
 
-def parts(path, document):
+def iterate_features(path, document):
     yield path, document
     if isinstance(document, dict):
         for feature in document.get("features") or []:
-            yield from parts(path, feature)
+            yield from iterate_features(path, feature)
 
 
 REAL = list(documents(FOLDER)) if FOLDER.is_dir() else []
 
 
-def hrefs(document):
+def join_hrefs(document):
     return " ".join(str(asset.get("href")) for asset in document["assets"].values())
 
 
-def kind_of(document):
-    """Return (provider, modality) of a document that we want as a scene, or None."""
+def find_kind(document):
+    """Return (provider, modality) of a document that should become a scene, or None."""
     if not isinstance(document, dict) or document.get("type") != "Feature":
         return None
     if "assets" not in document:
         return None
-    where, collection = hrefs(document), document.get("collection")
-    if ".zarr" in where:
+    all_hrefs, collection = join_hrefs(document), document.get("collection")
+    if ".zarr" in all_hrefs:
         return None
-    if ".blob.core.windows.net/" in where:
-        found = {
+    if ".blob.core.windows.net/" in all_hrefs:
+        modality_by_collection = {
             "sentinel-2-l2a": "S2L2A",
             "sentinel-1-rtc": "S1RTC",
             "sentinel-1-grd": "S1GRD",
             "cop-dem-glo-30": "DEM",
         }
-        return ("planetary-computer", found[collection]) if collection in found else None
-    if "s3://eodata/" in where:
+        return (
+            ("planetary-computer", modality_by_collection[collection])
+            if collection in modality_by_collection
+            else None
+        )
+    if "s3://eodata/" in all_hrefs:
         return ("cdse", "S2L2A" if collection == "sentinel-2-l2a" else "S1GRD")
     if collection == "sentinel-s2-l2a-cogs":
         return ("earth-search-v0", "S2L2A")
@@ -101,23 +105,31 @@ def kind_of(document):
         return ("stactools", "S1RTC" if "rtc" in collection else "S1GRD")
     if collection is None and "blue" in document["assets"]:
         return ("stactools", "S2L2A")
-    found = {
+    modality_by_collection = {
         "sentinel-2-l2a": "S2L2A",
         "sentinel-2-c1-l2a": "S2L2A",
         "sentinel-2-l1c": "S2L1C",
         "sentinel-1-grd": "S1GRD",
         "cop-dem-glo-30": "DEM",
     }
-    return ("earth-search", found[collection]) if collection in found else None
+    return (
+        ("earth-search", modality_by_collection[collection])
+        if collection in modality_by_collection
+        else None
+    )
 
 
 def parse(document, provider, modality):
-    known = providers.get(provider)
-    trusted = href_policy.HrefPolicy(provider=known, origin="/catalog/catalog.json", allow=())
-    return item.parse(document, provider=known, modality=modality, policy=trusted, base=BASE)
+    provider_table = providers.get(provider)
+    policy = href_policy.HrefPolicy(
+        provider=provider_table, origin="/catalog/catalog.json", allow=()
+    )
+    return item.parse(
+        document, provider=provider_table, modality=modality, policy=policy, base=BASE
+    )
 
 
-def scene_or_reason(document, provider, modality):
+def parse_or_return_reason(document, provider, modality):
     try:
         item.read_footprint(document)
         item.read_datetime(document)
@@ -126,54 +138,54 @@ def scene_or_reason(document, provider, modality):
         return str(error)
 
 
-def wanted(kind):
-    return [(path, one) for path, one in REAL if kind_of(one) == kind]
+def list_documents(kind):
+    return [(path, document) for path, document in REAL if find_kind(document) == kind]
 
 
-KINDS = sorted({kind for _, one in REAL if (kind := kind_of(one))})
+KINDS = sorted({kind for _, document in REAL if (kind := find_kind(document))})
 
 
 @real
-def test_every_stac_document_is_a_scene_or_says_what_it_lacks(safe):
+def test_every_stac_document_is_a_scene_or_refused_with_the_reason(safe_table):
     assert REAL
-    used = 0
+    scene_count = 0
     for path, document in REAL:
-        for name in (*providers.list_names(), safe):
+        for name in (*providers.list_names(), safe_table):
             for modality in providers.get(name).collections_by_modality:
-                answer = scene_or_reason(document, name, modality)
-                if isinstance(answer, str):
-                    assert FACTS.search(answer), f"{path}: {answer}"
+                scene = parse_or_return_reason(document, name, modality)
+                if isinstance(scene, str):
+                    assert FACTS.search(scene), f"{path}: {scene}"
                 else:
-                    used += 1
-                    assert answer.assets
-    assert used >= len(KINDS) / 2
+                    scene_count += 1
+                    assert scene.assets
+    assert scene_count >= len(KINDS) / 2
     # ^ GRD of every provider is a kind too, and refused
 
 
 @real
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
-def test_stac_documents_of_a_kind_are_used_or_refused_alike(kind, safe):
+def test_stac_documents_of_a_kind_are_used_or_refused_alike(kind, safe_table):
     provider, modality = kind
-    for path, document in wanted(kind):
+    for path, document in list_documents(kind):
         if modality == "S1GRD":
             with pytest.raises(UnusableItemError, match=r"not geocoded .*use S1RTC.*terrain"):
                 parse(document, provider, modality)
             continue
-        name = safe if provider == "safe" else provider
-        if lacking := missing_fact(document, modality):
-            with pytest.raises(UnusableItemError, match=lacking):
-                parse(document, name, modality)
+        table = safe_table if provider == "safe" else provider
+        if missing_fact := find_missing_fact(document, modality):
+            with pytest.raises(UnusableItemError, match=missing_fact):
+                parse(document, table, modality)
             continue
-        scene = parse(document, name, modality).scene
+        scene = parse(document, table, modality).scene
         check_names(document, scene)
         check_place(document, scene)
         check_time(document, scene)
         check_numbers(document, scene, provider)
-        assert scene.provider == name, path
+        assert scene.provider == table, path
 
 
 @real
-def test_stac_documents_that_are_no_scenes_of_ours_say_why():
+def test_stac_documents_of_other_kinds_are_refused_with_the_reason():
     assert KINDS
     for path, document in REAL:
         if not isinstance(document, dict) or document.get("type") != "Feature":
@@ -182,7 +194,7 @@ def test_stac_documents_that_are_no_scenes_of_ours_say_why():
         elif ".zarr" in json.dumps(document.get("assets")):
             with pytest.raises(InvalidInputError, match=r"Zarr|no usable S2L2A asset"):
                 parse(document | {"collection": "sentinel-2-l2a"}, "cdse", "S2L2A")
-        elif kind_of(document) is None and "assets" in document:
+        elif find_kind(document) is None and "assets" in document:
             with pytest.raises(
                 UnusableItemError, match=r"its collection .* is not one of|has neither"
             ):
@@ -190,8 +202,8 @@ def test_stac_documents_that_are_no_scenes_of_ours_say_why():
         assert path
 
 
-def missing_fact(document, modality):
-    """Return the refusal to expect of a document of a kind that is read, or None."""
+def find_missing_fact(document, modality):
+    """Return the expected reason of refusal of a document of a supported kind, or None."""
     properties = document["properties"]
     stamp = properties.get("datetime") or properties.get("start_datetime")
     if stamp is None:
@@ -204,16 +216,16 @@ def missing_fact(document, modality):
     return None
 
 
-def product_names(document):
+def list_product_names(document):
     properties = document["properties"]
     keys = ("s2:product_uri", "sentinel:product_id", "s2:datatake_id", "eopf:datatake_id")
     return [str(properties[key]) for key in keys if properties.get(key)] + [document["id"]]
 
 
-def in_names(document, pattern):
-    for name in product_names(document):
-        if found := re.search(pattern, name):
-            return found[1]
+def search_product_names(document, pattern):
+    for name in list_product_names(document):
+        if match := re.search(pattern, name):
+            return match[1]
     return None
 
 
@@ -223,34 +235,34 @@ def check_names(document, scene):
     assert scene.collection == (document.get("collection") or "")
     states = ("ascending", "descending")
     assert scene.orbit_state == next((state for state in states if state in str(properties)), None)
-    orbit = properties.get("sat:relative_orbit") or in_names(document, r"_R(\d{3})_")
+    orbit = properties.get("sat:relative_orbit") or search_product_names(document, r"_R(\d{3})_")
     assert scene.relative_orbit == (None if orbit is None else int(orbit))
-    takes = [value for key, value in properties.items() if key.endswith(":datatake_id")]
-    assert [scene.datatake] == (takes or [None])
-    letters = properties.get("platform") or properties.get("eo:platform")
-    if letters and scene.modality.startswith("S"):
-        assert scene.platform == f"sentinel-{letters[-2:]}".lower()
+    datatakes = [value for key, value in properties.items() if key.endswith(":datatake_id")]
+    assert [scene.datatake] == (datatakes or [None])
+    platform = properties.get("platform") or properties.get("eo:platform")
+    if platform and scene.modality.startswith("S"):
+        assert scene.platform == f"sentinel-{platform[-2:]}".lower()
     if scene.modality.startswith("S2"):
-        doubtful = properties.get("sentinel:valid_cloud_cover") is False
-        assert scene.cloud_cover == (None if doubtful else properties.get("eo:cloud_cover"))
-        assert scene.baseline == baseline_of(document)
+        is_cover_invalid = properties.get("sentinel:valid_cloud_cover") is False
+        assert scene.cloud_cover == (None if is_cover_invalid else properties.get("eo:cloud_cover"))
+        assert scene.baseline == find_baseline(document)
         cell = re.search(r"\d\d[A-Z]{3}", str(properties.get("s2:mgrs_tile")))
-        cell = cell or re.search(r"_T(\d\d[A-Z]{3})_", " ".join(product_names(document)) + "_")
+        cell = cell or re.search(r"_T(\d\d[A-Z]{3})_", " ".join(list_product_names(document)) + "_")
         cell = cell or re.search(r"_(\d\d?[A-Z]{3})_", document["id"])
         assert scene.tile == cell[cell.lastindex or 0].rjust(5, "0")
 
 
-def baseline_of(document):
-    digits = in_names(document, r"_N(\d\d\.?\d\d)(?:_|$)")
+def find_baseline(document):
+    digits = search_product_names(document, r"_N(\d\d\.?\d\d)(?:_|$)")
     digits = digits or document["properties"].get("s2:processing_baseline", "").rjust(5, "0")
     digits = digits.replace(".", "")
     return f"{digits[:2]}.{digits[2:]}" if digits.strip("0") else None
 
 
-def positions(coordinates):
+def flatten_positions(coordinates):
     if isinstance(coordinates[0], int | float):
         return [coordinates]
-    return [one for part in coordinates if part for one in positions(part)]
+    return [position for part in coordinates if part for position in flatten_positions(part)]
 
 
 def check_place(document, scene):
@@ -264,13 +276,13 @@ def check_place(document, scene):
     assert west >= -180
     assert east <= 180
     if document.get("geometry"):
-        corners = positions(document["geometry"]["coordinates"])
+        corners = flatten_positions(document["geometry"]["coordinates"])
         latitudes = [min(90, max(-90, corner[1])) for corner in corners]
         assert south == pytest.approx(min(latitudes)) or south == -90
         assert north == pytest.approx(max(latitudes)) or north == 90
         # ^ a ring that goes round a pole holds it
     for band, asset in scene.assets.items():
-        raw = raw_asset(document, asset)
+        raw = find_raw_asset(document, asset)
         merged = document["properties"] | raw
         code = merged.get("proj:epsg") or merged.get("proj:code")
         assert f"EPSG:{asset.epsg}" == f"EPSG:{str(code).removeprefix('EPSG:')}", band
@@ -280,12 +292,14 @@ def check_place(document, scene):
         assert asset.checksum == raw.get("file:checksum")
 
 
-def raw_asset(document, asset):
+def find_raw_asset(document, asset):
     """Return the raw asset whose file a scene's asset points to."""
     name = asset.href.rpartition("/")[2]
-    found = [raw for raw in document["assets"].values() if f"/{raw['href']}".endswith(f"/{name}")]
-    assert len({raw["href"] for raw in found}) == 1, name
-    return found[0]
+    matching = [
+        raw for raw in document["assets"].values() if f"/{raw['href']}".endswith(f"/{name}")
+    ]
+    assert len({raw["href"] for raw in matching}) == 1, name
+    return matching[0]
 
 
 def check_time(document, scene):
@@ -296,12 +310,12 @@ def check_time(document, scene):
     else:
         year, month, day, hour, minute, second = map(int, re.findall(r"\d+", stamp)[:6])
         zone = re.search(r"([+-])(\d\d):(\d\d)$", stamp)
-        ahead = int(f"{zone[1]}1") * (60 * int(zone[2]) + int(zone[3])) if zone else 0
+        offset_minutes = int(f"{zone[1]}1") * (60 * int(zone[2]) + int(zone[3])) if zone else 0
         fraction = re.search(r"\.(\d+)", stamp)
-        micro = int(fraction[1].ljust(6, "0")[:6]) if fraction and second < 60 else 0
-        whole = dt.datetime(year, month, day, hour, minute, tzinfo=dt.UTC)
-        later = dt.timedelta(minutes=-ahead, seconds=second, microseconds=micro)
-        assert scene.datetime == whole + later
+        microseconds = int(fraction[1].ljust(6, "0")[:6]) if fraction and second < 60 else 0
+        minute_start = dt.datetime(year, month, day, hour, minute, tzinfo=dt.UTC)
+        rest = dt.timedelta(minutes=-offset_minutes, seconds=second, microseconds=microseconds)
+        assert scene.datetime == minute_start + rest
     keys = ("s2:generation_time", "processing:datetime", "s1:processing_datetime")
     stamps = [properties[key] for key in keys if key in properties]
     assert (scene.processed is None) == (not stamps)
@@ -314,7 +328,7 @@ def check_numbers(document, scene, provider):
         band for band in SENSORS[scene.modality].bands if band in scene.assets
     ]
     for band, asset in scene.assets.items():
-        raw = raw_asset(document, asset)
+        raw = find_raw_asset(document, asset)
         inner = raw.get("raster:bands") or raw.get("bands") or [{}]
         message = {key.removeprefix("raster:"): value for key, value in inner[0].items()} | {
             key.removeprefix("raster:"): value
@@ -332,7 +346,7 @@ def check_numbers(document, scene, provider):
             assert (meaning.unit, meaning.scale) == ("reflectance", message.get("scale", 0.0001))
             assert asset.nodata == 0
             assert meaning.offset / meaning.scale == pytest.approx(
-                digital_offset(document, message, provider)
+                compute_digital_offset(document, message, provider)
             )
         elif scene.modality == "S1RTC":
             unit = "dB" if message.get("unit") == "dB" else "power"
@@ -343,33 +357,35 @@ def check_numbers(document, scene, provider):
             assert (meaning.unit, meaning.scale, meaning.offset) == ("m", 1, 0)
 
 
-def digital_offset(document, said, provider):
-    """Return what is to be added to the stored number, as the facts about each catalog have it."""
-    implied = -1000 if float(baseline_of(document) or 0) >= 4 else 0
+def compute_digital_offset(document, stated, provider):
+    """Return the number to add to stored values, by what is known of each catalog."""
+    implied = -1000 if float(find_baseline(document) or 0) >= 4 else 0
     if provider == "earth-search-v0":
         return 0
     if provider == "earth-search" and document["collection"] == "sentinel-2-l2a":
         return 0
-    if "offset" in said:
-        return said["offset"] * 10000
+    if "offset" in stated:
+        return stated["offset"] * 10000
     return implied
 
 
 @real
-def test_one_acquisition_in_the_stac_documents_of_two_catalogs_is_one_place():
-    """The same product at Earth Search and elsewhere has the same names, so that twins are seen."""
-    seen = {}
+def test_stac_documents_of_one_acquisition_have_the_same_platform_and_tile():
+    """Duplicates are found by these, whatever catalog a document comes from."""
+    names_by_acquisition = {}
     for kind in KINDS:
         if kind[1] != "S2L2A" or kind[0] == "safe":
             continue
-        for _, document in wanted(kind):
+        for _, document in list_documents(kind):
             scene = parse(document, *kind).scene
-            uri = next((name for name in product_names(document) if "_MSIL2A_" in name), None)
+            uri = next((name for name in list_product_names(document) if "_MSIL2A_" in name), None)
             key = uri and re.match(r"(S2.)_MSIL2A_(\d{8}T\d{6}).*_(T\w{5})", uri)
             if key:
-                seen.setdefault(key.groups(), set()).add((scene.platform, scene.tile))
-    assert seen
-    assert all(len(names) == 1 for names in seen.values())
+                names_by_acquisition.setdefault(key.groups(), set()).add(
+                    (scene.platform, scene.tile)
+                )
+    assert names_by_acquisition
+    assert all(len(names) == 1 for names in names_by_acquisition.values())
 
 
 A_DOCUMENT = {
@@ -400,7 +416,12 @@ A_DOCUMENT = {
 
 FUZZED = [
     (("planetary-computer", "S2L2A"), A_DOCUMENT),
-    *((kind, document) for kind in KINDS if kind[0] != "safe" for _, document in wanted(kind)[:2]),
+    *(
+        (kind, document)
+        for kind in KINDS
+        if kind[0] != "safe"
+        for _, document in list_documents(kind)[:2]
+    ),
 ]
 
 READ = re.compile(
@@ -411,7 +432,7 @@ READ = re.compile(
 """Keys that are read; half of all changes are aimed at them."""
 
 
-def nested(depth):
+def nest(depth):
     value = []
     for level in range(depth):
         value = [value] if level % 2 else {"coordinates": value}
@@ -449,29 +470,29 @@ VALUES = st.one_of(
     ),
     st.lists(st.integers(-200, 200) | st.floats(), max_size=10),
     st.dictionaries(st.text(max_size=4), st.integers(), max_size=3),
-    st.sampled_from([1, 7, 60, 5000, 100_000]).map(nested),
+    st.sampled_from([1, 7, 60, 5000, 100_000]).map(nest),
 )
 
 
-def places(value, found=None):
+def list_values(value, values=None):
     """Return (holder, key) of every value inside a document."""
-    found = [] if found is None else found
+    values = [] if values is None else values
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in pairs:
-        found.append((value, key))
+        values.append((value, key))
         if isinstance(inner, dict | list):
-            places(inner, found)
-    return found
+            list_values(inner, values)
+    return values
 
 
 @st.composite
-def mutated(draw):
+def mutated_documents(draw):
     kind, original = draw(st.sampled_from(FUZZED))
     document = copy.deepcopy(original)
-    everywhere = places(document)
-    aimed = [place for place in everywhere if READ.match(str(place[1]))]
+    all_values = list_values(document)
+    read_values = [value for value in all_values if READ.match(str(value[1]))]
     for _ in range(draw(st.integers(1, 3))):
-        choice = aimed if draw(st.booleans()) else everywhere
+        choice = read_values if draw(st.booleans()) else all_values
         holder, key = choice[draw(st.integers(0, len(choice) - 1))]
         if isinstance(holder, list) and key >= len(holder):
             continue
@@ -497,29 +518,29 @@ def mutated(draw):
     derandomize=not NIGHTLY,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(mutated())
-def test_changed_stac_documents_are_scenes_or_wrong(changed):
+@given(mutated_documents())
+def test_mutated_stac_documents_are_scenes_or_refused(changed):
     (provider, modality), document = changed
-    scene = scene_or_reason(document, provider, modality)
+    scene = parse_or_return_reason(document, provider, modality)
     if isinstance(scene, str):
         assert 0 < len(scene.strip().encode()) < 2000
         return
-    written = json.dumps(scene.to_dict(), allow_nan=False)
-    assert Scene.from_dict(json.loads(written)) == scene
+    text = json.dumps(scene.to_dict(), allow_nan=False)
+    assert Scene.from_dict(json.loads(text)) == scene
     assert snapshot.compute_digest([scene])
     assert scene.datetime is None or scene.solar_day
-    known = providers.get(provider)
+    provider_table = providers.get(provider)
     for asset in scene.assets.values():
         host = re.match(r"(?:https|s3)://([^/]+)/", asset.href)
         assert (
-            host[1] in {*known.hosts, *known.buckets}
+            host[1] in {*provider_table.hosts, *provider_table.buckets}
             if host
             else asset.href.startswith("/catalog/")
         )
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, [[]], {"type": "Feature"}, math.nan])
-def test_what_is_no_stac_document_at_all(value):
+def test_a_value_that_is_not_a_stac_document_is_refused(value):
     for read in (item.read_footprint, item.read_datetime):
         with pytest.raises(InvalidInputError, match=r"no STAC item|its id"):
             read(value)
@@ -532,10 +553,10 @@ def test_what_is_no_stac_document_at_all(value):
     [
         (("geometry", "type"), ["Polygon"], "TypeError"),
         (("geometry",), "Polygon", "no GeoJSON"),
-        (("geometry", "coordinates"), nested(1001), "in place of coordinates"),
-        (("properties", "proj:epsg"), nested(100_000), "RecursionError"),
-        (("properties", "datetime"), nested(100_000), "is no time"),
-        (("assets", "B02", "type"), nested(100_000), "RecursionError"),
+        (("geometry", "coordinates"), nest(1001), "in place of coordinates"),
+        (("properties", "proj:epsg"), nest(100_000), "RecursionError"),
+        (("properties", "datetime"), nest(100_000), "is no time"),
+        (("assets", "B02", "type"), nest(100_000), "RecursionError"),
         (("assets", "B02", "href"), ["./B02.tif"], "B02 has no href"),
         (("assets", "B02", "href"), "https://[::1", "malformed item: ValueError|Invalid"),
         (("assets", "B02", "proj:transform"), [10, 0, 0, 0, 0, 0], "is no valid transform"),
@@ -546,7 +567,7 @@ def test_what_is_no_stac_document_at_all(value):
         (("id",), "a\ud800", "is not printable text"),
     ],
 )
-def test_malformed_stac_documents_are_told_in_one_clause(path, value, reason):
+def test_malformed_stac_documents_are_refused_in_one_clause(path, value, reason):
     document = copy.deepcopy(A_DOCUMENT)
     holder = document
     for key in path[:-1]:

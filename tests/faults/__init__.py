@@ -1,1 +1,1 @@
-"""Scripted failures of servers and processes."""
+"""A web server with scripted failures, and tests of tiles that are read from it."""

@@ -26,9 +26,9 @@ FAULTS = (
     "page",  # a page of text with status 200, as gateways send it
     "shifted",  # another range than the requested one, stated in Content-Range
     "reset",  # the connection is reset before the response
-    "cut",  # ... and within it
+    "cut",  # ... and within the response
     "stall",  # the headers, and then nothing
-    "silent",  # nothing at all
+    "silent",  # no response at all
     "redirect",  # to another host
     "circle",  # to itself
 )
@@ -37,12 +37,12 @@ Script = Callable[[str, int, int], str | None]
 """(path, first byte, number of earlier requests for these bytes) -> a fault, or None."""
 
 
-def sometimes(seed: int, share: float, faults: tuple[str, ...] = FAULTS) -> Script:
+def fail_sometimes(seed: int, share: float, faults: tuple[str, ...] = FAULTS) -> Script:
     """Return a script by which a share of the requests fails; it depends on the seed alone."""
 
     def script(path: str, start: int, count: int) -> str | None:
-        dice = random.Random(f"{seed}:{path}:{start}:{count}")
-        return dice.choice(faults) if dice.random() < share else None
+        rng = random.Random(f"{seed}:{path}:{start}:{count}")
+        return rng.choice(faults) if rng.random() < share else None
 
     return script
 
@@ -63,19 +63,19 @@ class Server:
     address: str = ""
     requests: int = 0
     sent: int = 0
-    busy: int = 0
-    most: int = 0
+    active: int = 0
+    max_active: int = 0
     """Maximum number of simultaneous requests."""
 
     times: list[float] = field(default_factory=list)
-    asked: Counter[tuple[str, int]] = field(default_factory=Counter)
+    request_counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     queries: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def forget(self) -> None:
-        """Start counting anew."""
-        self.requests = self.sent = self.most = 0
-        self.asked.clear()
+    def reset_counts(self) -> None:
+        """Reset all counts."""
+        self.requests = self.sent = self.max_active = 0
+        self.request_counts.clear()
         self.times.clear()
         self.queries.clear()
 
@@ -102,7 +102,7 @@ class _Threads(http.server.ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request, client_address):
-        """Say nothing: broken connections are the point."""
+        """Print nothing: broken connections are intended."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -118,35 +118,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        state, parts = self.state, urlsplit(self.path)
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        start = int(found[1]) if found else 0
+        state, url = self.state, urlsplit(self.path)
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start = int(byte_range[1]) if byte_range else 0
         with state.lock:
             state.requests += 1
             state.times.append(time.monotonic())
-            state.queries.append(parts.query)
-            count = state.asked[parts.path, start]
-            state.asked[parts.path, start] += 1
-            state.busy += 1
-            state.most = max(state.most, state.busy)
+            state.queries.append(url.query)
+            count = state.request_counts[url.path, start]
+            state.request_counts[url.path, start] += 1
+            state.active += 1
+            state.max_active = max(state.max_active, state.active)
         try:
             time.sleep(state.latency)
-            fault = state.script(parts.path, start, count) if state.script else None
-            self._answer(state.folder / parts.path.lstrip("/"), found, fault)
+            fault = state.script(url.path, start, count) if state.script else None
+            self._answer(state.folder / url.path.lstrip("/"), byte_range, fault)
         finally:
             with state.lock:
-                state.busy -= 1
-                # ^ before the last bytes leave: the client may use the connection again at once
+                state.active -= 1
+                # ^ before the last bytes are sent: the client may reuse the connection at once
         self.wfile.flush()
 
-    def _answer(self, path: Path, found: re.Match[str] | None, fault: str | None) -> None:
+    def _answer(self, path: Path, byte_range: re.Match[str] | None, fault: str | None) -> None:
         if not path.is_file():
             fault = "404"
         if fault in ("404", "403", "416", "429", "500", "503"):
             return self._head(int(fault), 0, {"Retry-After": self.state.retry_after})
         if fault in ("redirect", "circle"):
-            goal = self.path if fault == "circle" else f"http://localhost:1{self.path}"
-            return self._head(302, 0, {"Location": goal})
+            location = self.path if fault == "circle" else f"http://localhost:1{self.path}"
+            return self._head(302, 0, {"Location": location})
         if fault == "silent":
             time.sleep(self.state.stall)
         if fault in ("silent", "reset"):
@@ -155,11 +155,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._send(200, b"<html>Please sign in</html>", {})
         size = path.stat().st_size
         start, stop = 0, size
-        if found:
-            start, stop = int(found[1]), min(int(found[2] or size - 1) + 1, size)
+        if byte_range:
+            start, stop = int(byte_range[1]), min(int(byte_range[2] or size - 1) + 1, size)
         if start >= size:
             return self._head(416, 0, {})
-        return self._range(path, start, stop, fault if found else None, partial=bool(found))
+        return self._range(
+            path, start, stop, fault if byte_range else None, partial=bool(byte_range)
+        )
 
     def _range(self, path: Path, start: int, stop: int, fault: str | None, *, partial: bool):
         size = path.stat().st_size
@@ -190,7 +192,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._head(status, len(data), headers)
         if self.command != "HEAD":
             self.state.sent += len(data)
-            # ^ counted first: the reader may compare as soon as it has the last byte
+            # ^ counted first: the test may compare as soon as the client has the last byte
             self.wfile.write(data)
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Tiles that are read from a failing server are identical to the bit, or failed."""
+"""Tiles that are read from a failing server are identical to the bit, or fail."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SHARES = (0.02, 0.1, 0.3)
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Return a server, a plan of nine tiles and four scenes on it, and the tiles' true digests."""
+    """Return a server, a plan of nine tiles and four scenes on it, and the expected digests."""
     folder = tmp_path_factory.mktemp("world")
-    near = plans.make_plan(folder, scenes=4, tile=24)
+    local_plan = plans.make_plan(folder, scenes=4, tile=24)
     for path in sorted(folder.glob("scene-[01]/*.tif")):
-        plain = path.with_suffix(".plain.tif")
-        copy(path, plain, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)
-        plain.rename(path)
-        # ^ half of them uncompressed: there no code tells damage
+        uncompressed = path.with_suffix(".plain.tif")
+        copy(path, uncompressed, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)
+        uncompressed.rename(path)
+        # ^ half of them uncompressed, where no decoder detects damage
     with server.serving(folder, stall=0.2) as web:
-        far = tuple(
+        served_scenes = tuple(
             dataclasses.replace(
                 scene,
                 provider="demo",
@@ -45,28 +45,28 @@ def world(tmp_path_factory):
                     for band, asset in scene.assets.items()
                 },
             )
-            for scene in near.snapshot.scenes
+            for scene in local_plan.snapshot.scenes
         )
-        plan = dataclasses.replace(near, snapshot=Snapshot(scenes=far))
+        plan = dataclasses.replace(local_plan, snapshot=Snapshot(scenes=served_scenes))
         assert len(plan.tiles) == 9
-        yield web, plan, _run(plan, tmp_path_factory.mktemp("true"))
+        yield web, plan, _build_tiles(plan, tmp_path_factory.mktemp("true"))
 
 
-def _run(plan, folder):
+def _build_tiles(plan, folder):
     """Build every tile; return its digests, or the message of its error, by tile."""
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
     results = {}
-    for part in plan.tiles:
+    for plan_tile in plan.tiles:
         try:
-            written = tile.build_tile(plan, part, Brightness(), folder, threads=2)
-            results[part.id] = written.digests
+            tile_receipt = tile.build_tile(plan, plan_tile, Brightness(), folder, threads=2)
+            results[plan_tile.id] = tile_receipt.digests
         except TerramosaicError as error:
-            results[part.id] = str(error)
+            results[plan_tile.id] = str(error)
     return results
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def quick_requests(monkeypatch):
     """Read small files in many small requests, with few and quick retries."""
     quick = dataclasses.replace(
         http_ranges.RETRY_POLICY, max_attempts=4, backoff=0.0005, timeout=(0.1, 0.1), deadline=5.0
@@ -84,34 +84,36 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_tile_is_the_same_to_the_bit_or_failed(world, impatient, tmp_path, seed):
-    web, plan, true = world
+def test_a_tile_is_identical_to_the_bit_or_fails(world, quick_requests, tmp_path, seed):
+    web, plan, expected = world
     share = SHARES[seed % len(SHARES)]
-    web.forget()
-    web.script = server.sometimes(seed, share)
-    results = _run(plan, tmp_path)
-    for part in plan.tiles:
-        result = results[part.id]
+    web.reset_counts()
+    web.script = server.fail_sometimes(seed, share)
+    results = _build_tiles(plan, tmp_path)
+    for plan_tile in plan.tiles:
+        result = results[plan_tile.id]
         if isinstance(result, str):
-            assert "cannot be read" in result, (seed, part.id, result)
-            assert receipt.read(tmp_path, part) is None, (seed, part.id)
+            assert "cannot be read" in result, (seed, plan_tile.id, result)
+            assert receipt.read(tmp_path, plan_tile) is None, (seed, plan_tile.id)
         else:
-            assert result == true[part.id], (seed, share, part.id)
+            assert result == expected[plan_tile.id], (seed, share, plan_tile.id)
 
 
-def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
-    web, plan, true = world
-    (first, *_) = plan.tiles
-    healed = set()
+def test_a_tile_is_identical_after_each_temporary_fault(world, quick_requests, tmp_path):
+    web, plan, expected = world
+    (first_tile, *_) = plan.tiles
+    survived = set()
     for fault in server.FAULTS:
-        web.forget()
-        web.script = server.sometimes(1, 0.15, (fault,))
+        web.reset_counts()
+        web.script = server.fail_sometimes(1, 0.15, (fault,))
         zarr_store.create(tmp_path / fault, plan, tile_layers.list_layer_bands(plan))
         try:
-            written = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
+            tile_receipt = tile.build_tile(
+                plan, first_tile, Brightness(), tmp_path / fault, threads=2
+            )
         except TerramosaicError:
             continue
-        assert written.digests == true[first.id], fault
-        healed.add(fault)
-    assert set(server.FAULTS) - healed <= {"redirect", "404", "403"}
+        assert tile_receipt.digests == expected[first_tile.id], fault
+        survived.add(fault)
+    assert set(server.FAULTS) - survived <= {"redirect", "404", "403"}
     # ^ another host is refused at once, a missing or forbidden file at the second request

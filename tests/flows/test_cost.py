@@ -1,4 +1,4 @@
-"""What a run is planned to take and cost, and what it took: over a web server that counts."""
+"""Planned and actual requests, bytes, time and cost of a run, read from a counting web server."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PRICES = {"currency": "EUR", "cpu_hour": 1.0, "gb_read": 100.0, "thousand_reques
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory):
-    """Serve a small country; its catalog lies beside, as its items name files relative to it."""
+def served_country(tmp_path_factory):
+    """Serve a small country with its catalog, whose items have relative hrefs."""
     folder = tmp_path_factory.mktemp("land") / "country"
     land = country.build(folder, seed=11, size=512)
     with serving(folder) as server:
@@ -36,13 +36,13 @@ def web(tmp_path_factory):
 
 
 @pytest.fixture
-def job(web, tmp_path):
+def job(served_country, tmp_path):
     """Write a job of composites over a part of the served country."""
-    land, server = web
+    land, server = served_country
     points = land.region["coordinates"][0]
     west, east = (edge(x for x, _ in points) for edge in (min, max))
     south, north = (edge(y for _, y in points) for edge in (min, max))
-    where = land.catalog.relative_to(server.folder).as_posix()
+    catalog_path = land.catalog.relative_to(server.folder).as_posix()
     values = {
         "name": "part",
         "region": {
@@ -54,7 +54,7 @@ def job(web, tmp_path):
             ]
         },
         "period": "2021-06",
-        "catalog": {"url": f"{server.address}/{where}", "provider": "demo"},
+        "catalog": {"url": f"{server.address}/{catalog_path}", "provider": "demo"},
         "inputs": ["S2L2A", "S1RTC", "DEM"],
         "grid": {"crs": f"EPSG:{land.epsg}"},
         "model": {"name": "none"},
@@ -69,8 +69,8 @@ def job(web, tmp_path):
 
 
 @pytest.fixture
-def little(job):
-    """Leave of the job what takes a second: two bands, and four tiles."""
+def small_job(job):
+    """Reduce the job to two bands and four tiles, which take a second."""
     values = yaml.safe_load(job.read_text())
     values |= {"inputs": ["S2L2A"], "bands": {"S2L2A": ["B04", "B08"]}}
     values["execution"]["tile"] = 256
@@ -84,214 +84,223 @@ def _run(job, **options):
 
 
 def _plan(job, period):
-    return stored_plan.make_plan(_month(job, period), NullProgress()).to_dict()
+    return stored_plan.make_plan(_load_job(job, period), NullProgress()).to_dict()
 
 
-def _month(job, period):
+def _load_job(job, period):
     return jobs.load(job).with_period(jobs.periods.parse(period))
 
 
-def test_after_one_run_the_next_is_planned_as_it_comes(web, job):
-    _, server = web
-    first = _plan(job, "2021-06")
-    assert first["basis"] == "table"
-    assert first["uncertainty"] == resource_estimate.TABLE_UNCERTAINTY
-    told = _run(job)
-    assert told["planned"]["basis"] == "table"
+def test_estimates_are_calibrated_by_an_earlier_run(served_country, job):
+    _, server = served_country
+    table_estimate = _plan(job, "2021-06")
+    assert table_estimate["basis"] == "table"
+    assert table_estimate["uncertainty"] == resource_estimate.TABLE_UNCERTAINTY
+    result = _run(job)
+    assert result["planned"]["basis"] == "table"
     for period in ("2021-07", "2021-09"):
         planned = _plan(job, period)
         assert planned["basis"] == "receipts"
-        stored_plan.load_or_create_plan(_month(job, period), NullProgress())
-        server.forget()
-        # ^ what the search and the plan have asked for is not of the tiles
-        told = _run(Path(planned["plan"]))
-        assert told["planned"]["bytes"] == planned["bytes"]
+        stored_plan.load_or_create_plan(_load_job(job, period), NullProgress())
+        server.reset_counts()
+        # ^ requests of the search and the plan do not belong to the tiles
+        result = _run(Path(planned["plan"]))
+        assert result["planned"]["bytes"] == planned["bytes"]
         for name in ("bytes", "requests"):
-            assert told["planned"][name] == pytest.approx(told["actual"][name], rel=0.2), name
-        assert told["actual"]["requests"] == server.requests
-        assert told["actual"]["bytes"] == server.sent
-        assert told["planned"]["seconds"] > 0
-        assert told["actual"]["seconds"] > 0
-    again = _run(job)
-    assert (again["planned"], again["actual"]) == (None, None)
+            assert result["planned"][name] == pytest.approx(result["actual"][name], rel=0.2), name
+        assert result["actual"]["requests"] == server.requests
+        assert result["actual"]["bytes"] == server.sent
+        assert result["planned"]["seconds"] > 0
+        assert result["actual"]["seconds"] > 0
+    unchanged = _run(job)
+    assert (unchanged["planned"], unchanged["actual"]) == (None, None)
 
 
-def test_each_tile_has_its_own_count(web, little):
-    _, server = web
-    planned = _plan(little, "2021-06")
-    server.forget()
+def test_requests_are_counted_for_each_tile(served_country, small_job):
+    _, server = served_country
+    planned = _plan(small_job, "2021-06")
+    server.reset_counts()
     _run(Path(planned["plan"]))
-    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
-    assert len(proofs) == planned["tiles"]["total"]
-    assert all(one.traffic["requests"] > 0 for one in proofs)
-    assert sum(one.traffic["requests"] for one in proofs) == server.requests
-    # ^ two at a time
+    receipts = list(receipt.read_all(Path(planned["plan"]).parent))
+    assert len(receipts) == planned["tiles"]["total"]
+    assert all(tile_receipt.traffic["requests"] > 0 for tile_receipt in receipts)
+    assert sum(tile_receipt.traffic["requests"] for tile_receipt in receipts) == server.requests
+    # ^ also with two tiles at a time
 
 
-def test_repeated_requests_are_counted(web, little):
-    _, server = web
-    planned = _plan(little, "2021-06")
+def test_repeated_requests_are_counted(served_country, small_job):
+    _, server = served_country
+    planned = _plan(small_job, "2021-06")
     server.script = lambda path, start, count: "503" if start == 0 and count == 0 else None
-    server.asked.clear()
+    server.request_counts.clear()
     try:
         _run(Path(planned["plan"]))
     finally:
         server.script = None
-    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
-    assert sum(one.traffic["retries"] for one in proofs) > 0
+    receipts = list(receipt.read_all(Path(planned["plan"]).parent))
+    assert sum(tile_receipt.traffic["retries"] for tile_receipt in receipts) > 0
 
 
-def test_cost_follows_from_the_prices(little):
-    told = _plan(little, "2021-06")
-    cost = told["cost"]
+def test_cost_is_computed_from_the_prices(small_job):
+    result = _plan(small_job, "2021-06")
+    cost = result["cost"]
     assert cost["currency"] == "EUR"
-    assert cost["parts"]["read"] == pytest.approx(told["bytes"] / 1e9 * 100, rel=1e-3)
-    assert cost["parts"]["requests"] == pytest.approx(told["requests"] / 1000 * 5)
-    assert cost["parts"]["cpu"] == pytest.approx(told["cpu_hours"], abs=1e-3)
+    assert cost["parts"]["read"] == pytest.approx(result["bytes"] / 1e9 * 100, rel=1e-3)
+    assert cost["parts"]["requests"] == pytest.approx(result["requests"] / 1000 * 5)
+    assert cost["parts"]["cpu"] == pytest.approx(result["cpu_hours"], abs=1e-3)
     assert cost["parts"]["storage"] == 0
     assert cost["amount"] == pytest.approx(sum(cost["parts"].values()), abs=1e-3)
     assert cost["low"] < cost["amount"] < cost["high"]
 
 
-def test_what_is_too_dear_is_refused_and_nothing_is_written(little):
+def test_a_run_above_the_limit_of_cost_is_refused(small_job):
     with pytest.raises(
         InvalidInputError, match=r"would cost .* EUR .*, and --max-cost leaves 0.01 for"
     ):
-        _run(little, max_cost=0.01)
-    assert not (little.parent / "out").exists()
-    told = _run(little, max_cost=1000.0)
-    assert told["status"] == "complete"
-    assert told["actual"]["cost"] > 0
-    values = yaml.safe_load(little.read_text())
+        _run(small_job, max_cost=0.01)
+    assert not (small_job.parent / "out").exists()
+    result = _run(small_job, max_cost=1000.0)
+    assert result["status"] == "complete"
+    assert result["actual"]["cost"] > 0
+    values = yaml.safe_load(small_job.read_text())
     del values["prices"]
-    little.write_text(yaml.safe_dump(values | {"period": "2021-07"}))
+    small_job.write_text(yaml.safe_dump(values | {"period": "2021-07"}))
     with pytest.raises(InvalidInputError, match=r"--max-cost: the job states no prices"):
-        _run(little, max_cost=1.0)
+        _run(small_job, max_cost=1.0)
 
 
-def test_a_limit_without_prices_is_refused_before_anything_is_searched(web, little):
-    _, server = web
-    values = yaml.safe_load(little.read_text())
+def test_a_limit_without_prices_is_refused_before_the_search(served_country, small_job):
+    _, server = served_country
+    values = yaml.safe_load(small_job.read_text())
     del values["prices"]
-    little.write_text(yaml.safe_dump(values))
-    server.forget()
+    small_job.write_text(yaml.safe_dump(values))
+    server.reset_counts()
     with pytest.raises(InvalidInputError, match="states no prices"):
-        _run(little, max_cost=1.0)
+        _run(small_job, max_cost=1.0)
     assert server.requests == 0
 
 
-def test_what_a_failed_tile_has_read_counts(web, little):
-    _, server = web
-    planned = _plan(little, "2021-06")
-    server.forget()
+def test_requests_of_a_failed_tile_are_counted(served_country, small_job):
+    _, server = served_country
+    planned = _plan(small_job, "2021-06")
+    server.reset_counts()
     server.script = lambda path, start, _count: "404" if "B08" in path else None
     try:
         stored = stored_plan.write_plan(plan_file.read_plan_file(planned["plan"]))
-        told = stages.map_tiles(stored, RunContext())
+        result = stages.map_tiles(stored, RunContext())
     finally:
         server.script = None
-    assert len(told.counts.failed) == planned["tiles"]["total"]
-    assert told.traffic["requests"] == pytest.approx(server.requests, abs=2)
+    assert len(result.counts.failed) == planned["tiles"]["total"]
+    assert result.traffic["requests"] == pytest.approx(server.requests, abs=2)
     # ^ a request that is cut off because its tile has failed may not reach the server
-    assert server.requests > len(told.counts.failed)
-    assert told.traffic["bytes"] > 0
+    assert server.requests > len(result.counts.failed)
+    assert result.traffic["bytes"] > 0
 
 
-def test_seconds_of_another_model_say_nothing(web, little):
-    _run(little)
-    planned = _plan(little, "2021-07")
+def test_seconds_of_another_model_are_not_used(served_country, small_job):
+    _run(small_job)
+    planned = _plan(small_job, "2021-07")
     home = Path(planned["plan"]).parents[2]
-    known = plan_file.read_plan_file(planned["plan"]).model
-    assert known is None
+    model_spec = plan_file.read_plan_file(planned["plan"]).model
+    assert model_spec is None
     assert resource_estimate.calibrate_factors(home, None).seconds != 1.0
-    other = resource_estimate.calibrate_factors(home, large_plan.MODEL)
-    assert other.seconds == 1.0
-    assert other.runs == 1
-    assert other.uncertainty == resource_estimate.SINGLE_RUN_UNCERTAINTY
-    assert other.requests == resource_estimate.calibrate_factors(home, None).requests
-    assert other.requests.keys() == {"", "S2L2A"}
+    factors = resource_estimate.calibrate_factors(home, large_plan.MODEL)
+    assert factors.seconds == 1.0
+    assert factors.runs == 1
+    assert factors.uncertainty == resource_estimate.SINGLE_RUN_UNCERTAINTY
+    assert factors.requests == resource_estimate.calibrate_factors(home, None).requests
+    assert factors.requests.keys() == {"", "S2L2A"}
 
 
-def test_each_modality_is_known_by_itself(web, job):
-    """Radar of floats is packed otherwise than reflectance, and periods differ in their mix."""
+def test_each_modality_is_calibrated_separately(served_country, job):
+    """Radar and reflectance compress differently, and their shares differ between periods."""
     _run(job)
     planned = _plan(job, "2021-06")
     plan = plan_file.read_plan_file(planned["plan"])
-    proofs = list(receipt.read_all(Path(planned["plan"]).parent))
+    receipts = list(receipt.read_all(Path(planned["plan"]).parent))
     rates = resource_estimate.calibrate_factors(Path(planned["plan"]).parents[2], None)
-    kinds = {"S2L2A", "S1RTC", "DEM"}
+    modalities = {"S2L2A", "S1RTC", "DEM"}
     for name, factors in (("bytes", rates.bytes), ("requests", rates.requests)):
-        took = {kind: sum(one.traffic[f"{name}_{kind}"] for one in proofs) for kind in kinds}
-        assert sum(took.values()) == sum(one.traffic[name] for one in proofs)
-        assert set(factors) == {"", *kinds}
-        table = getattr(resource_estimate.estimate_resources(plan, workers=1), name)
-        known = getattr(resource_estimate.estimate_resources(plan, workers=1, factors=rates), name)
-        assert known == pytest.approx(sum(took.values()), rel=1e-6)
-        assert known != table
+        actual = {
+            modality: sum(tile_receipt.traffic[f"{name}_{modality}"] for tile_receipt in receipts)
+            for modality in modalities
+        }
+        assert sum(actual.values()) == sum(tile_receipt.traffic[name] for tile_receipt in receipts)
+        assert set(factors) == {"", *modalities}
+        uncalibrated = getattr(resource_estimate.estimate_resources(plan, workers=1), name)
+        calibrated = getattr(
+            resource_estimate.estimate_resources(plan, workers=1, factors=rates), name
+        )
+        assert calibrated == pytest.approx(sum(actual.values()), rel=1e-6)
+        assert calibrated != uncalibrated
     assert rates.bytes["S1RTC"] != pytest.approx(rates.bytes["S2L2A"], rel=0.1)
 
 
-def test_strips_beside_a_scene_ask_it_for_nothing(tmp_path):
-    """A tile higher than its scenes is read strip by strip, each of the scenes that it meets."""
-    wide = dataclasses.replace(large_plan.plan(tmp_path, 64, days=1), tile_size=2048)
-    one = max(wide.tiles, key=lambda tile: tile.height * tile.width)
-    area = wide.context_grid(one)
-    met = next(scene for scene in wide.tile_scenes(one) if scene.modality == "S2L2A")
+def test_strips_beside_a_scene_need_no_requests(tmp_path):
+    """Of a tile that is higher than its scenes, each strip reads only the scenes it intersects."""
+    wide_plan = dataclasses.replace(large_plan.plan(tmp_path, 64, days=1), tile_size=2048)
+    tile = max(wide_plan.tiles, key=lambda candidate: candidate.height * candidate.width)
+    area = wide_plan.context_grid(tile)
+    optical_scene = next(
+        scene for scene in wide_plan.tile_scenes(tile) if scene.modality == "S2L2A"
+    )
 
-    def asked(rows):
-        """Plan with a scene that ends so many rows below the tile's first."""
+    def estimate_requests(rows):
+        """Return the requests of the tile with a scene that ends ``rows`` below the tile's top."""
         left, top = area.left, area.bounds[3] - 10 * (rows - 1024)
         assets = {
             "B02": dataclasses.replace(
-                met.assets["B02"], transform=(10, 0, left, 0, -10, top), shape=(1024, 2048)
+                optical_scene.assets["B02"],
+                transform=(10, 0, left, 0, -10, top),
+                shape=(1024, 2048),
             )
         }
-        scene = dataclasses.replace(met, assets=assets)
-        snapshot = dataclasses.replace(wide.snapshot, scenes=(scene,))
-        recipe = dataclasses.replace(wide.recipe, inputs=("S2L2A",))
-        plan = dataclasses.replace(wide, snapshot=snapshot, recipe=recipe)
-        return resource_estimate.estimate_resources(plan, workers=1, tiles=[one]).requests
+        scene = dataclasses.replace(optical_scene, assets=assets)
+        snapshot = dataclasses.replace(wide_plan.snapshot, scenes=(scene,))
+        recipe = dataclasses.replace(wide_plan.recipe, inputs=("S2L2A",))
+        plan = dataclasses.replace(wide_plan, snapshot=snapshot, recipe=recipe)
+        return resource_estimate.estimate_resources(plan, workers=1, tiles=[tile]).requests
 
     assert min(area.shape) > 2000
-    assert asked(-10) == 0
-    assert asked(100) == 2 + 1
+    assert estimate_requests(-10) == 0
+    assert estimate_requests(100) == 2 + 1
     # ^ a header and a row of blocks, and a header for the strip that begins where the scene ends
 
 
-def test_prices_of_nothing_are_refused(little):
-    values = yaml.safe_load(little.read_text())
-    for prices, words in (
+def test_invalid_prices_are_refused(small_job):
+    values = yaml.safe_load(small_job.read_text())
+    for prices, message in (
         ({"currency": "EUR"}, "name at least one price"),
         ({"cpu_hour": -1}, "prices.cpu_hour is -1"),
         ({"cpu_hour": 1, "currency": "euro"}, "prices.currency is 'euro'"),
     ):
-        little.write_text(yaml.safe_dump(values | {"prices": prices}))
-        with pytest.raises(InvalidInputError, match=words):
-            jobs.load(little)
+        small_job.write_text(yaml.safe_dump(values | {"prices": prices}))
+        with pytest.raises(InvalidInputError, match=message):
+            jobs.load(small_job)
 
 
-def test_a_receipt_without_traffic_is_read(web, little):
-    planned = _plan(little, "2021-06")
+def test_a_receipt_without_traffic_is_read(served_country, small_job):
+    planned = _plan(small_job, "2021-06")
     _run(Path(planned["plan"]))
     for path in Path(planned["plan"]).parent.glob("receipts/*.json"):
         values = json.loads(path.read_text())
         del values["traffic"]
         path.write_text(json.dumps(values))
-    told = _plan(little, "2021-07")
-    assert told["basis"] == "receipts"
+    result = _plan(small_job, "2021-07")
+    assert result["basis"] == "receipts"
     # ^ seconds are known; bytes are those of the table
-    assert _run(little)["status"] == "unchanged"
+    assert _run(small_job)["status"] == "unchanged"
 
 
-def test_threads_count_for_whoever_hands_them_work():
+def test_requests_in_threads_are_counted_for_their_submitter():
     with CancellableThreadPool(2, "read") as pool:
-        with io_statistics.collect() as one:
+        with io_statistics.collect() as first_count:
             first = pool.submit(lambda: io_statistics.current().add(requests=1, num_bytes=10))
-        with io_statistics.collect() as two:
+        with io_statistics.collect() as second_count:
             second = pool.submit(lambda: io_statistics.current().add(requests=2, num_bytes=20))
         first.result()
         second.result()
-    assert (one.requests, one.bytes) == (1, 10)
-    assert (two.requests, two.bytes) == (2, 20)
+    assert (first_count.requests, first_count.bytes) == (1, 10)
+    assert (second_count.requests, second_count.bytes) == (2, 20)
     io_statistics.current().add(requests=1)
-    # ^ of nobody
+    # ^ outside of any collection

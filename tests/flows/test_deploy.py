@@ -217,7 +217,7 @@ def test_the_commands_start_a_scheduler_and_workers_that_are_well(tmp_path):
     with _started([*scheduler, "--host", "127.0.0.1"]) as process:
         address = _heard(process, r"Scheduler at:\s+(tcp://\S+)")
         port = int(_heard(process, r"(?:dashboard at|http at):\s+\S*:(\d+)"))
-        with simulated_tiles.pulse(port) as told:
+        with simulated_tiles.poll_health(port) as told:
             time.sleep(0.3)
         assert told.seconds
         assert not told.failures

@@ -1,4 +1,4 @@
-"""Commands of configurations and pages are ones that the programs take; nothing is run."""
+"""Commands in configurations and pages are parsed by their programs, without running them."""
 
 from __future__ import annotations
 
@@ -19,50 +19,52 @@ from flows.cli.main import command as terramosaic
 from tests.support.manifests import COMPOSE, DEPLOY, PAGES, PODS, ROOT, SERVICES, UNITS, commands
 
 DASK = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
-STRANGER = "5f0c4b0e-7a4c-4c0b-9f5e-3f1a0e0b8b7a"
+RUN_ID = "5f0c4b0e-7a4c-4c0b-9f5e-3f1a0e0b8b7a"
 
 
-def _clicked(verb, words, parent=None):
-    """Parse words as the command would, and return its parameters."""
-    context = verb.make_context(verb.name, list(words), parent=parent)
-    if not isinstance(verb, click.Group):
+def _parse_click(command, arguments, parent=None):
+    """Parse arguments as a click command would, and return its parameters."""
+    context = command.make_context(command.name, list(arguments), parent=parent)
+    if not isinstance(command, click.Group):
         return context.params
-    rest = [*context._protected_args, *context.args]
-    if not rest:
+    remaining = [*context._protected_args, *context.args]
+    if not remaining:
         return context.params
-    _, chosen, rest = verb.resolve_command(context, rest)
-    return _clicked(chosen, rest, context)
+    _, subcommand, remaining = command.resolve_command(context, remaining)
+    return _parse_click(subcommand, remaining, context)
 
 
-def _parse(words):
-    """Return what a program makes of its words.
+def _parse(command_line):
+    """Return the parameters that a program parses from a command line.
 
     Raises:
         click.ClickException: terramosaic or dask would refuse them.
         cyclopts.CycloptsError: Prefect would.
     """
-    program, *rest = words
+    program, *arguments = command_line
     if program == "terramosaic":
-        return _clicked(terramosaic, rest)
+        return _parse_click(terramosaic, arguments)
     if program == "dask":
-        return _clicked(DASK[rest[0]], rest[1:])
+        return _parse_click(DASK[arguments[0]], arguments[1:])
     from prefect.cli._app import _app
 
     # ^ takes seconds to import
-    rest = [STRANGER if word == "ID" else word for word in rest]
-    _, bound, _ = _app.parse_args(rest, print_error=False, exit_on_error=False)
+    arguments = [RUN_ID if argument == "ID" else argument for argument in arguments]
+    _, bound, _ = _app.parse_args(arguments, print_error=False, exit_on_error=False)
     return dict(bound.arguments)
 
 
 COMMANDS = commands()
 
 
-@pytest.mark.parametrize("one", COMMANDS, ids=lambda one: f"{one.where}: {' '.join(one.words)}")
-def test_a_command_is_one_that_its_program_takes(one):
+@pytest.mark.parametrize(
+    "command", COMMANDS, ids=lambda command: f"{command.where}: {' '.join(command.words)}"
+)
+def test_a_command_is_parsed_by_its_program(command):
     try:
-        _parse(one.words)
+        _parse(command.words)
     except click.MissingParameter:
-        assert one.mentioned
+        assert command.mentioned
 
 
 @pytest.mark.parametrize(
@@ -76,46 +78,60 @@ def test_a_command_is_one_that_its_program_takes(one):
         "prefect work-pool pauze terramosaic",
     ],
 )
-def test_a_command_that_no_longer_exists_is_found(line):
+def test_an_invalid_command_is_refused(line):
     with pytest.raises((click.ClickException, cyclopts.CycloptsError)):
         _parse(line.split())
 
 
-def test_every_place_with_commands_is_looked_at():
-    places = {one.where for one in COMMANDS}
-    assert {f"pod:{name}" for name in PODS} - {"pod:database"} <= places
-    assert {path.name for path in UNITS} <= places
-    ours = {name for name, one in SERVICES.items() if one["image"].startswith("terramosaic")}
-    assert {f"compose:{name}" for name in ours} <= places
-    assert {"deploy/README.md", "deploy/upgrade.md", "docs/operate.md"} <= places
+def test_commands_are_found_in_every_file():
+    files = {command.where for command in COMMANDS}
+    assert {f"pod:{name}" for name in PODS} - {"pod:database"} <= files
+    assert {path.name for path in UNITS} <= files
+    own_services = {
+        name for name, service in SERVICES.items() if service["image"].startswith("terramosaic")
+    }
+    assert {f"compose:{name}" for name in own_services} <= files
+    assert {"deploy/README.md", "deploy/upgrade.md", "docs/operate.md"} <= files
 
 
-def test_runs_that_a_page_starts_have_such_parameters():
-    found = [one.words for one in COMMANDS if one.words[:3] == ("prefect", "deployment", "run")]
-    assert found
-    for words in found:
-        name = words[3].partition("/")[0]
+def test_parameters_of_runs_on_pages_exist():
+    runs = [
+        command.words
+        for command in COMMANDS
+        if command.words[:3] == ("prefect", "deployment", "run")
+    ]
+    assert runs
+    for arguments in runs:
+        name = arguments[3].partition("/")[0]
         flow = getattr(importlib.import_module(f"flows.orchestration.{name}_flow"), name)
-        given = {words[n + 1].partition("=")[0] for n, word in enumerate(words) if word == "-p"}
-        assert given <= set(flow.parameters.properties)
+        parameters = {
+            arguments[index + 1].partition("=")[0]
+            for index, argument in enumerate(arguments)
+            if argument == "-p"
+        }
+        assert parameters <= set(flow.parameters.properties)
 
 
-def test_pools_that_jobs_are_deployed_to_have_a_worker_there():
-    for kind in ("compose", "pod"):
+def test_work_pools_of_deployed_jobs_have_workers():
+    for prefix in ("compose", "pod"):
         workers = {
-            _parse(one.words)["work_pool_name"]
-            for one in COMMANDS
-            if one.where.startswith(kind) and "worker" in one.words[:2] and "--pool" in one.words
+            _parse(command.words)["work_pool_name"]
+            for command in COMMANDS
+            if command.where.startswith(prefix)
+            and "worker" in command.words[:2]
+            and "--pool" in command.words
         }
         assert workers == {"terramosaic", "terramosaic-gpu"}
     assert {
-        _parse(one.words)["pool"] for one in COMMANDS if one.words[:2] == ("terramosaic", "deploy")
-        if not one.mentioned or "--pool" in one.words
-    } == {"terramosaic", "terramosaic-gpu"}  # fmt: skip
+        _parse(command.words)["pool"]
+        for command in COMMANDS
+        if command.words[:2] == ("terramosaic", "deploy")
+        if not command.mentioned or "--pool" in command.words
+    } == {"terramosaic", "terramosaic-gpu"}
 
 
-def _variables(prefix):
-    """Yield (file, name) of every variable that a configuration or a page names."""
+def _find_variables(prefix):
+    """Yield (file, name) of every variable in a configuration or on a page."""
     texts = [*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.service"), DEPLOY / "Dockerfile"]
     for path in [*texts, *PAGES]:
         for name in re.findall(rf"\b{prefix}_[A-Z][A-Z0-9_]+\b", path.read_text()):
@@ -124,59 +140,65 @@ def _variables(prefix):
 
 def test_variables_of_prefect_are_settings_of_prefect():
     logging = Path(prefect.__file__).parent / "logging" / "logging.yml"
-    known = set(_get_valid_setting_names(Settings))
-    known |= {
+    setting_names = set(_get_valid_setting_names(Settings))
+    setting_names |= {
         f"PREFECT_LOGGING_{section}_{key}".upper()
         for section, values in yaml.safe_load(logging.read_text()).items()
         if isinstance(values, dict)
         for key in values
     }
-    # ^ whatever stands in that file can be said by a variable as well
-    assert "PREFECT_SERVER_API_AUTH_STRING" in known
-    named = set(_variables("PREFECT"))
-    assert len(named) > 20
-    for where, name in named - {("compose.yaml", "PREFECT_AUTH")}:
-        assert name in known, where
+    # ^ every key of that file can be set by a variable as well
+    assert "PREFECT_SERVER_API_AUTH_STRING" in setting_names
+    variables = set(_find_variables("PREFECT"))
+    assert len(variables) > 20
+    for file, name in variables - {("compose.yaml", "PREFECT_AUTH")}:
+        assert name in setting_names, file
 
 
-def test_variables_of_ours_are_read():
+def test_variables_of_terramosaic_are_read():
     product, tests = (
         "".join(path.read_text() for name in folders for path in (ROOT / name).rglob("*.py"))
         for folders in (("model", "flows"), ("tests",))
     )
-    for where, name in set(_variables("TERRAMOSAIC")):
-        assert name in (tests if where == "testing.md" else product), where
+    for file, name in set(_find_variables("TERRAMOSAIC")):
+        assert name in (tests if file == "testing.md" else product), file
 
 
-def test_prefect_yaml_names_flows_that_are_there():
-    told = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())
-    for one in told["deployments"]:
-        module, _, name = one["entrypoint"].rpartition(".")
+def test_prefect_yaml_names_existing_flows():
+    configuration = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())
+    for deployment in configuration["deployments"]:
+        module, _, name = deployment["entrypoint"].rpartition(".")
         flow = getattr(importlib.import_module(module), name)
-        assert set(one["parameters"]) <= set(flow.parameters.properties)
-        assert set(flow.parameters.required) <= set(one["parameters"])
-        assert one["work_pool"]["job_variables"]["stream_output"] is False
+        assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+        assert set(flow.parameters.required) <= set(deployment["parameters"])
+        assert deployment["work_pool"]["job_variables"]["stream_output"] is False
 
 
-def test_leases_and_retention_are_set_wherever_a_server_is_configured():
+def test_every_server_configuration_sets_leases_and_retention():
     leases = "prefect.server.concurrency.lease_storage.filesystem"
     importlib.import_module(leases)
-    asked = {
+    expected = {
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": leases,
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    pod = {one["name"]: one.get("value") for one in PODS["server"].spec["containers"][0]["env"]}
+    pod = {
+        variable["name"]: variable.get("value")
+        for variable in PODS["server"].spec["containers"][0]["env"]
+    }
     unit = dict(re.findall(r"^Environment=(\w+)=(.+)$", UNITS[0].read_text(), re.MULTILINE))
     for environment in (COMPOSE["services"]["server"]["environment"], pod, unit):
-        assert asked.items() <= environment.items()
+        assert expected.items() <= environment.items()
     assert leases in (ROOT / "docs" / "operate.md").read_text()
 
 
-def test_workers_live_as_long_as_a_server_is_away():
+def test_workers_retry_while_a_server_is_down():
     for name in ("worker", "gpu"):
         assert SERVICES[name]["environment"]["PREFECT_CLIENT_MAX_RETRIES"] == "7"
     for name in ("worker", "gpu-worker"):
-        env = {one["name"]: one.get("value") for one in PODS[name].spec["containers"][0]["env"]}
+        env = {
+            variable["name"]: variable.get("value")
+            for variable in PODS[name].spec["containers"][0]["env"]
+        }
         assert env["PREFECT_CLIENT_MAX_RETRIES"] == "7"

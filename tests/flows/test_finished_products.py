@@ -21,7 +21,7 @@ PERIOD = "2021-06"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def job_path(tmp_path_factory):
     """Make a small country and a product of composites over a part of it."""
     folder = tmp_path_factory.mktemp("land")
     land = country.build(folder / "country", seed=11, size=512)
@@ -57,46 +57,46 @@ def _run(path):
     return launch.run_file(path, allow_partial=False, max_cost=None, progress=NullProgress())
 
 
-def _changed(path, **sections):
+def _load_changed(path, **sections):
     values = yaml.safe_load(path.read_text())
     copy = path.with_name("changed.yaml")
     copy.write_text(yaml.safe_dump(values | sections))
     return jobs.load(copy)
 
 
-def test_a_finished_product_is_found_without_planning(built, monkeypatch):
+def test_a_finished_product_is_found_without_planning(job_path, monkeypatch):
     monkeypatch.setattr(planning, "create_plan", lambda *_: pytest.fail("the job was planned"))
-    result = _run(built)
+    result = _run(job_path)
     assert result.status == "unchanged"
     assert result.tiles.skipped == result.tiles.total
     assert result.item is not None
 
 
-def test_another_request_is_planned(built):
-    assert finished_products.find_unchanged(_changed(built)) is not None
+def test_another_request_is_planned(job_path):
+    assert finished_products.find_unchanged(_load_changed(job_path)) is not None
     for sections in ({"mask": {"dilate_m": 80}}, {"bands": {"S2L2A": ["B08"]}}):
-        assert finished_products.find_unchanged(_changed(built, **sections)) is None
+        assert finished_products.find_unchanged(_load_changed(job_path, **sections)) is None
 
 
-def test_the_limits_of_the_job_as_it_is_now_hold(built):
-    plan, result = finished_products.find_unchanged(_changed(built, qc={"gate": "refuse"}))
+def test_changed_quality_limits_are_used(job_path):
+    plan, result = finished_products.find_unchanged(_load_changed(job_path, qc={"gate": "refuse"}))
     assert result.status == "unchanged"
     assert plan.settings.quality_limits.gate == "refuse"
 
 
-def test_a_missing_receipt_is_noticed(built):
-    receipt = next(built.parent.glob("out/part/*/*/receipts/*.json"))
+def test_a_product_without_a_receipt_is_not_unchanged(job_path):
+    receipt = next(job_path.parent.glob("out/part/*/*/receipts/*.json"))
     text = receipt.read_text()
     receipt.unlink()
-    assert finished_products.find_unchanged(jobs.load(built)) is None
+    assert finished_products.find_unchanged(jobs.load(job_path)) is None
     receipt.write_text(text)
-    assert finished_products.find_unchanged(jobs.load(built)) is not None
+    assert finished_products.find_unchanged(jobs.load(job_path)) is not None
 
 
-def test_a_scene_that_leaves_the_catalog_is_noticed(built):
-    plan, _ = finished_products.find_unchanged(jobs.load(built))
+def test_a_product_with_a_removed_scene_is_not_unchanged(job_path):
+    plan, _ = finished_products.find_unchanged(jobs.load(job_path))
     removed = plan.snapshot.scenes[0].id
-    catalog = jobs.load(built).catalog.path.parent
+    catalog = jobs.load(job_path).catalog.path.parent
     originals = {}
     for path in catalog.rglob("collection.json"):
         values = json.loads(path.read_text())
@@ -105,35 +105,35 @@ def test_a_scene_that_leaves_the_catalog_is_noticed(built):
             originals[path] = path.read_text()
             path.write_text(json.dumps(values | {"links": links}))
     assert originals
-    assert finished_products.find_unchanged(jobs.load(built)) is None
+    assert finished_products.find_unchanged(jobs.load(job_path)) is None
     for path, text in originals.items():
         path.write_text(text)
-    assert finished_products.find_unchanged(jobs.load(built)) is not None
+    assert finished_products.find_unchanged(jobs.load(job_path)) is not None
 
 
 SPEC = large_plan.MODEL
 
 
 @pytest.fixture
-def weighted(built, tmp_path, monkeypatch):
+def job_with_weights(job_path, tmp_path, monkeypatch):
     """Return a job whose model has weights of its own, on a machine without a GPU."""
     monkeypatch.setenv("TERRAMOSAIC_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: [])
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"a" * 1000)
     model = {"name": "demo", "weights": {"path": str(weights)}}
-    return _changed(built, model=model), weights
+    return _load_changed(job_path, model=model), weights
 
 
-def test_a_model_is_known_after_it_was_loaded(weighted):
-    job, _ = weighted
+def test_a_model_is_cached_after_it_was_loaded(job_with_weights):
+    job, _ = job_with_weights
     assert model_spec_cache.find_spec_digest(job) is None
     model_spec_cache.keep_spec_digest(job, SPEC)
     assert model_spec_cache.find_spec_digest(job) == model_spec_cache.spec_digest(SPEC)
 
 
-def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
-    job, weights = weighted
+def test_other_weights_at_the_same_path_are_another_model(job_with_weights, tmp_path):
+    job, weights = job_with_weights
     model_spec_cache.keep_spec_digest(job, SPEC)
     state = weights.stat()
     replacement = tmp_path / "replacement"
@@ -145,8 +145,8 @@ def test_other_weights_at_the_same_path_are_another_model(weighted, tmp_path):
     assert model_spec_cache.find_spec_digest(job) is None
 
 
-def test_models_on_gpus_are_always_loaded(weighted, monkeypatch):
-    job, _ = weighted
+def test_models_on_gpus_are_always_loaded(job_with_weights, monkeypatch):
+    job, _ = job_with_weights
     assert model_spec_cache.compute_fingerprint(job) is not None
     monkeypatch.setattr(model_spec_cache.glob, "glob", lambda _: ["/dev/nvidia0"])
     assert model_spec_cache.compute_fingerprint(job) is None
@@ -154,14 +154,14 @@ def test_models_on_gpus_are_always_loaded(weighted, monkeypatch):
 
 @pytest.mark.parametrize("model", [{"weights": "hub"}, {"tokenizers": {"LULC": "hub"}}])
 def test_official_files_are_another_model_when_they_change(
-    built, weighted, tmp_path, monkeypatch, model
+    job_path, job_with_weights, tmp_path, monkeypatch, model
 ):
     folder = tmp_path / "downloads"
     folder.mkdir()
     monkeypatch.setenv("TERRAMOSAIC_WEIGHTS", str(folder))
     if "weights" not in model:
         model = model | {"weights": {"random": 1}}
-    job = _changed(built, model={"name": "terramind_v1_tiny", **model})
+    job = _load_changed(job_path, model={"name": "terramind_v1_tiny", **model})
     fingerprints = {model_spec_cache.compute_fingerprint(job)}
     file = folder / hub.OFFICIAL_FILES["terramind_v1_tiny"].file
     file.write_bytes(b"a")
@@ -176,16 +176,16 @@ def test_official_files_are_another_model_when_they_change(
     assert len(fingerprints) == 4
 
 
-def test_a_tokenizer_beside_the_weights_is_a_part_of_the_model(weighted):
-    job, weights = weighted
+def test_a_tokenizer_beside_the_weights_is_a_part_of_the_model(job_with_weights):
+    job, weights = job_with_weights
     before = model_spec_cache.compute_fingerprint(job)
     tokenizer = hub.OFFICIAL_FILES["terramind_v1_tokenizer_lulc"].file
     weights.with_name(tokenizer).write_bytes(b"tokens")
     assert model_spec_cache.compute_fingerprint(job) not in {before, None}
 
 
-def test_the_files_of_a_configuration_are_a_part_of_the_model(built, weighted, tmp_path):
-    _, weights = weighted
+def test_the_files_of_a_configuration_are_a_part_of_the_model(job_path, job_with_weights, tmp_path):
+    _, weights = job_with_weights
     configuration = tmp_path / "mine.yaml"
     configuration.write_text(
         yaml.safe_dump(
@@ -196,7 +196,7 @@ def test_the_files_of_a_configuration_are_a_part_of_the_model(built, weighted, t
             }
         )
     )
-    job = _changed(built, model={"name": str(configuration)})
+    job = _load_changed(job_path, model={"name": str(configuration)})
     fingerprints = {model_spec_cache.compute_fingerprint(job)}
     weights.write_bytes(b"c" * 10)
     fingerprints.add(model_spec_cache.compute_fingerprint(job))

@@ -51,16 +51,16 @@ def write(folder: Path, text: str, name: str = "job.yaml") -> Path:
     return path
 
 
-def refused(folder: Path, text: str) -> str:
+def get_refusal(folder: Path, text: str) -> str:
     with pytest.raises(InvalidInputError) as caught:
         job.load(write(folder, text))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
 
-def geojson(folder: Path, document_: object) -> Path:
+def geojson(folder: Path, document: object) -> Path:
     path = folder / "region.geojson"
-    text = document_ if isinstance(document_, str) else json.dumps(document_)
+    text = document if isinstance(document, str) else json.dumps(document)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -226,12 +226,12 @@ def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) ->
     }
     assert chosen.inputs_with_statistics == ("S2L2A", "DEM")
     assert chosen.label == "tuned"
-    assert "add its checkpoint" in refused(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
+    assert "add its checkpoint" in get_refusal(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
     write(tmp_path, "data: {}", "fit.yaml")
-    assert "has no `means`" in refused(tmp_path, SMALL + model)
+    assert "has no `means`" in get_refusal(tmp_path, SMALL + model)
 
 
-def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
+def test_options_of_a_model_reach_its_loader(tmp_path: Path) -> None:
     write(tmp_path, "", "ndvi.pt")
     model = (
         "model: {name: terramind_v1_base, task: generate, modality: NDVI, timesteps: 4, "
@@ -258,7 +258,7 @@ def test_what_a_model_is_asked_for_reaches_its_loader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "order", ["[embedding, generate, land_cover]", "[land_cover, generate, embedding]"]
 )
-def test_several_things_are_asked_for_in_one_order(tmp_path: Path, order: str) -> None:
+def test_several_tasks_have_one_order(tmp_path: Path, order: str) -> None:
     section = f"{{name: terramind_v1_base, task: {order}, modality: [NDVI, DEM]}}"
     chosen = job.load(write(tmp_path, SMALL + f"model: {section}\n")).model
     assert chosen.tasks == ("land_cover", "embedding", "generate")
@@ -435,33 +435,37 @@ WRONG = [
 ]  # fmt: skip
 
 
-def changed(text: str, change: str) -> str:
+def change_key(text: str, change: str) -> str:
     key = change.partition(":")[0]
     lines = [line for line in text.strip().splitlines() if not line.startswith(f"{key}:")]
     return "\n".join([*lines, change, ""])
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG]
+    ("change", "phrases"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG]
 )
-def test_wrong_key_is_refused_with_its_name(tmp_path: Path, change: str, words: list[str]) -> None:
+def test_wrong_key_is_refused_with_its_name(
+    tmp_path: Path, change: str, phrases: list[str]
+) -> None:
     write(tmp_path, "DEM: {mean: [1], std: [1]}", "s.yaml")
-    message = refused(tmp_path, changed(SMALL, change))
+    message = get_refusal(tmp_path, change_key(SMALL, change))
     assert message.startswith(str(tmp_path / "job.yaml") + ": ")
     assert "\n" not in message
-    for word in words:
-        assert word in message
+    for phrase in phrases:
+        assert phrase in message
 
 
-def test_several_wrong_keys_stand_in_one_message(tmp_path: Path) -> None:
-    message = refused(tmp_path, changed(changed(SMALL, "grid: {resolution: x}"), "inputs: [S9]"))
+def test_several_wrong_keys_are_in_one_message(tmp_path: Path) -> None:
+    message = get_refusal(
+        tmp_path, change_key(change_key(SMALL, "grid: {resolution: x}"), "inputs: [S9]")
+    )
     assert "2 keys are wrong" in message
     assert "grid.resolution" in message
     assert "S9" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "phrase"),
     [
         ("a: [1", "is not YAML"),
         ("a: 1\na: 2", "the key 'a' is repeated"),
@@ -472,14 +476,16 @@ def test_several_wrong_keys_stand_in_one_message(tmp_path: Path) -> None:
         ("just words", "contains a str"),
     ],
 )
-def test_what_is_not_yaml_keys(tmp_path: Path, text: str, words: str) -> None:
-    message = refused(tmp_path, text)
-    assert words in message
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(
+    tmp_path: Path, text: str, phrase: str
+) -> None:
+    message = get_refusal(tmp_path, text)
+    assert phrase in message
     assert "job.yaml" in message
     assert "\n" not in message
 
 
-def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"no file .*lost\.yaml"):
         job.load(tmp_path / "lost.yaml")
     with pytest.raises(InvalidInputError, match="cannot be read"):
@@ -489,28 +495,28 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
         job.load(tmp_path / "job.yaml")
 
 
-def test_dates_stay_text(tmp_path: Path) -> None:
+def test_dates_are_read_as_text(tmp_path: Path) -> None:
     assert yaml_file.read(write(tmp_path, "a: 2024-05-01\nb: 2024"))["a"] == "2024-05-01"
 
 
-def test_job_is_loaded_without_torch_and_without_raster_libraries(tmp_path: Path) -> None:
+def test_job_is_loaded_without_torch_and_raster_libraries(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     code = (
         "import sys, pathlib; from flows.config import job; job.load(pathlib.Path(sys.argv[1]));"
         "print([m for m in ('torch', 'rasterio', 'xarray', 'prefect', 'dask', 'rich', 'pyproj')"
         " if m in sys.modules])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
-def test_nearest_name_keeps_its_own_spelling() -> None:
+def test_suggested_name_keeps_its_own_spelling() -> None:
     assert error_messages.suggest_name("s2l2a", tuple(SENSORS)) == " Did you mean 'S2L2A'?"
     assert error_messages.suggest_name("zzzzzz", tuple(SENSORS)) == ""
 
@@ -537,17 +543,17 @@ def test_period_forms(text: str, start: str, end: str) -> None:
 
 @pytest.mark.parametrize("text", ["2024", "2024-05-01", "2024-05/2024-06"])
 def test_period_in_a_job_without_quotes(tmp_path: Path, text: str) -> None:
-    loaded = job.load(write(tmp_path, changed(SMALL, f"period: {text}")))
+    loaded = job.load(write(tmp_path, change_key(SMALL, f"period: {text}")))
     assert loaded.period == period.parse(text)
 
 
 @given(a=st.dates(), b=st.dates())
 def test_period_round_trip(a: dt.date, b: dt.date) -> None:
     first, last = sorted((a, b))
-    read = period.parse(f"{first.isoformat()}/{last.isoformat()}")
-    assert (read.start, read.end) == (first, last)
-    assert read.folder_name == f"{first.isoformat()}_{last.isoformat()}"
-    start, end = read.interval
+    parsed = period.parse(f"{first.isoformat()}/{last.isoformat()}")
+    assert (parsed.start, parsed.end) == (first, last)
+    assert parsed.folder_name == f"{first.isoformat()}_{last.isoformat()}"
+    start, end = parsed.interval
     assert start.tzinfo is dt.UTC
     assert end.date() == last
     assert (end - start).total_seconds() == ((last - first).days + 1) * 86_400 - 1
@@ -556,10 +562,10 @@ def test_period_round_trip(a: dt.date, b: dt.date) -> None:
 @given(st.text(max_size=30))
 def test_period_never_fails_otherwise(text: str) -> None:
     try:
-        read = period.parse(text)
+        parsed = period.parse(text)
     except InvalidInputError:
         return
-    assert read.start <= read.end
+    assert parsed.start <= parsed.end
 
 
 # --- the region ------------------------------------------------------------------------------
@@ -573,7 +579,7 @@ def collection(*geometries: object) -> dict[str, object]:
     return {"type": "FeatureCollection", "features": [feature(g) for g in geometries]}
 
 
-def named(crs: str) -> dict[str, object]:
+def crs_member(crs: str) -> dict[str, object]:
     return {"type": "name", "properties": {"name": crs}}
 
 
@@ -591,7 +597,7 @@ EAST = polygon((10, 56), (11, 56), (11, 57), (10, 57))
         (collection(SQUARE, EAST), (9, 56, 11, 57), 2),
         (collection(SQUARE, SQUARE), (9, 56, 10, 57), 1),
         (polygon((9, 56, 5), (10, 56, 5), (10, 57, 5), (9, 57, 5)), (9, 56, 10, 57), 1),
-        ({**SQUARE, "crs": named("urn:ogc:def:crs:OGC:1.3:CRS84")}, (9, 56, 10, 57), 1),
+        ({**SQUARE, "crs": crs_member("urn:ogc:def:crs:OGC:1.3:CRS84")}, (9, 56, 10, 57), 1),
         ({"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], EAST["coordinates"]]},
          (9, 56, 11, 57), 2),
         ({"type": "GeometryCollection", "geometries": [SQUARE, EAST]}, (9, 56, 11, 57), 2),
@@ -654,22 +660,22 @@ BAD_REGIONS = [
      "the geometry, geometry 2 is a Point"),
     ("nested", {"type": "Polygon", "coordinates": [[[[[9, 56]]]]]}, "no list of 'coordinates'"),
     ("beyond", polygon((350, 1), (370, 1), (370, 2), (350, 2)), "not on Earth"),
-    ("crs", {**SQUARE, "crs": named("EPSG:32632")}, "is in EPSG:32632"),
+    ("crs", {**SQUARE, "crs": crs_member("EPSG:32632")}, "is in EPSG:32632"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("drawn", "words"), [c[1:] for c in BAD_REGIONS], ids=[c[0] for c in BAD_REGIONS]
+    ("drawn", "phrase"), [c[1:] for c in BAD_REGIONS], ids=[c[0] for c in BAD_REGIONS]
 )
-def test_bad_region_file(tmp_path: Path, drawn: object, words: str) -> None:
+def test_bad_region_file(tmp_path: Path, drawn: object, phrase: str) -> None:
     path = geojson(tmp_path, drawn)
     with pytest.raises(InvalidInputError) as caught:
         region.from_file(path)
-    assert words in str(caught.value)
+    assert phrase in str(caught.value)
     assert str(path) in str(caught.value)
-    message = refused(tmp_path, changed(SMALL, "region: {file: region.geojson}"))
+    message = get_refusal(tmp_path, change_key(SMALL, "region: {file: region.geojson}"))
     assert "region: " in message
-    assert words in message
+    assert phrase in message
 
 
 @given(
@@ -712,7 +718,7 @@ def test_region_of_parts_with_holes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_bbox_of_no_number(value: float) -> None:
+def test_bbox_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(InvalidInputError, match="not on Earth"):
         region.from_bbox((value, 1, 2, 3))
 
@@ -731,12 +737,12 @@ def test_parameters_are_those_of_the_module(name: str) -> None:
     assert model_list.count_encoder_parameters(config.resolve_architecture(name)) == counted
 
 
-def test_registry_names_what_a_job_can_name() -> None:
+def test_registry_lists_the_models_of_a_job() -> None:
     models = {model.name for model in model_list.list_models() if model.kind == "model"}
     assert models == set(model_config.MODEL_NAMES)
 
 
-def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetched_weights_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     states = {model.name: model.weights for model in model_list.list_models()}
     assert states["terramind_v1_base"] == "on the hub"
@@ -751,10 +757,10 @@ def test_fetched_weights_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert states["terramind_v1_tiny"] == "on the hub"
 
 
-@pytest.mark.parametrize("written", ["off", '"off"', "false"])
-def test_a_bare_off_is_off(tmp_path: Path, written: str) -> None:
+@pytest.mark.parametrize("value", ["off", '"off"', "false"])
+def test_a_bare_off_is_off(tmp_path: Path, value: str) -> None:
     """YAML 1.1 reads it as false."""
-    text = f"{SMALL}\nqc: {{gate: {written}}}\nradiometry: {{proof: {written}}}\n"
+    text = f"{SMALL}\nqc: {{gate: {value}}}\nradiometry: {{proof: {value}}}\n"
     path = write(tmp_path, text, "job.yaml")
     loaded = job.load(path)
     assert (loaded.qc.gate, loaded.radiometry.proof) == ("off", "off")

@@ -190,14 +190,14 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
         "process_tiles",
         functools.partial(tile_scheduler.process_tiles, tile_function=_pretend),
     )
-    names = [one.id for one in simulated_tiles.tiles(40)]
+    names = [one.id for one in simulated_tiles.create_tiles(40)]
     monkeypatch.setattr(
         stages.receipt, "read_finished", lambda _, plan: {one.id: None for one in plan.tiles[40:]}
     )
     monkeypatch.setattr(
         Plan,
         "tiles",
-        property(lambda _: simulated_tiles.tiles(43)),
+        property(lambda _: simulated_tiles.create_tiles(43)),
     )
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
@@ -543,11 +543,13 @@ def cluster():
         yield cluster
 
 
-def _made(cluster, path, count, tile_function=simulated_tiles.nothing):
+def _made(cluster, path, count, tile_function=simulated_tiles.return_at_once):
     options = {"engine": cluster.scheduler_address, "workers": 1, "tile_function": tile_function}
     return [
         one.reason
-        for one in tile_scheduler.process_tiles(path, simulated_tiles.tiles(count), **options)
+        for one in tile_scheduler.process_tiles(
+            path, simulated_tiles.create_tiles(count), **options
+        )
     ]
 
 

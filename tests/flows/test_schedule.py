@@ -20,11 +20,11 @@ JOB = {
 }
 
 
-def _schedule(**keys):
+def _parse_schedule(**keys):
     return Schedule.model_validate(keys)
 
 
-def _day(text):
+def _parse_day(text):
     return dt.date.fromisoformat(text)
 
 
@@ -38,8 +38,8 @@ def _day(text):
     ],
 )
 def test_a_month_is_due_when_its_latency_is_over(today, last):
-    schedule = _schedule(**{"from": "2023-06", "latency_days": 5})
-    assert due_periods.list_due(schedule, _day(today))[-1].end == _day(last)
+    schedule = _parse_schedule(**{"from": "2023-06", "latency_days": 5})
+    assert due_periods.list_due(schedule, _parse_day(today))[-1].end == _parse_day(last)
 
 
 @given(
@@ -48,54 +48,58 @@ def test_a_month_is_due_when_its_latency_is_over(today, last):
     st.integers(0, 60),
     st.sampled_from(["P1M", "P1W", "P10D", "P1Y", "season", "P3M"]),
 )
-def test_nothing_is_due_before_its_day_and_everything_after(since, later, latency, cadence):
-    schedule = _schedule(
+def test_periods_are_due_after_their_latency(since, days, latency, cadence):
+    schedule = _parse_schedule(
         **{"from": str(since), "latency_days": latency, "cadence": cadence, "catch_up": 5000}
     )
-    today = since + dt.timedelta(days=later)
+    today = since + dt.timedelta(days=days)
     due = due_periods.list_due(schedule, today)
     assert all(period.end + dt.timedelta(days=latency) < today for period in due)
     starts = [since, *(period.end + dt.timedelta(days=1) for period in due)]
     assert [period.start for period in due] == starts[:-1]
-    again = due_periods.list_due(schedule, today + dt.timedelta(days=1))
-    assert again[: len(due)] == due
-    assert len(again) <= len(due) + 1
+    due_next_day = due_periods.list_due(schedule, today + dt.timedelta(days=1))
+    assert due_next_day[: len(due)] == due
+    assert len(due_next_day) <= len(due) + 1
 
 
-def test_missed_periods_are_caught_up_with_but_not_for_ever():
-    schedule = _schedule(**{"from": "2020-01", "catch_up": 3})
-    assert [str(period.start) for period in due_periods.list_due(schedule, _day("2024-03-20"))] == [
+def test_missed_periods_are_limited_by_catch_up():
+    schedule = _parse_schedule(**{"from": "2020-01", "catch_up": 3})
+    assert [
+        str(period.start) for period in due_periods.list_due(schedule, _parse_day("2024-03-20"))
+    ] == [
         "2023-12-01",
         "2024-01-01",
         "2024-02-01",
     ]
 
 
-def test_a_thin_period_is_waited_for_to_the_day():
-    schedule = _schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
-    (january,) = due_periods.list_due(schedule, _day("2024-02-06"))
-    assert due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-06"))
-    assert not due_periods.is_awaiting_scenes(schedule, january, _day("2024-03-07"))
+def test_scenes_are_awaited_until_max_wait_days():
+    schedule = _parse_schedule(**{"from": "2024-01", "latency_days": 5, "max_wait_days": 30})
+    (january,) = due_periods.list_due(schedule, _parse_day("2024-02-06"))
+    assert due_periods.is_awaiting_scenes(schedule, january, _parse_day("2024-03-06"))
+    assert not due_periods.is_awaiting_scenes(schedule, january, _parse_day("2024-03-07"))
 
 
-def test_without_a_beginning_nothing_is_due():
+def test_a_schedule_without_a_start_is_refused():
     with pytest.raises(InvalidInputError, match=r"neither a period .*schedule: \{from: 2024-01\}"):
-        due_periods.list_due(_schedule(), _day("2024-02-06"))
+        due_periods.list_due(_parse_schedule(), _parse_day("2024-02-06"))
 
 
 def test_a_job_needs_no_period_of_its_own(tmp_path):
-    """The schedule, a range or --period may name it."""
+    """The schedule, a range or --period may state it."""
     for keys in ({}, {"schedule": {"from": "2024-01"}}):
         job = jobs.parse({**JOB, **keys}, folder=tmp_path)
         assert job.period is None
         with pytest.raises(InvalidInputError, match="latest"):
             _ = job.resolved_period
-    named = jobs.parse({**JOB, "period": "latest", "schedule": {"from": 2024}}, folder=tmp_path)
-    assert named.schedule.since == _day("2024-01-01")
+    job_of_latest = jobs.parse(
+        {**JOB, "period": "latest", "schedule": {"from": 2024}}, folder=tmp_path
+    )
+    assert job_of_latest.schedule.since == _parse_day("2024-01-01")
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "message"),
     [
         ({"cadence": "monthly"}, "schedule.cadence: The cadence 'monthly' cannot be read"),
         ({"from": "soon"}, "schedule.from: 'soon' is not a day"),
@@ -106,6 +110,6 @@ def test_a_job_needs_no_period_of_its_own(tmp_path):
         ({"min_coverage": 90}, "schedule.min_coverage is 90"),
     ],
 )
-def test_what_is_wrong_in_a_schedule_is_said(tmp_path, keys, words):
-    with pytest.raises(InvalidInputError, match=words.replace("(", r"\(")):
+def test_an_invalid_schedule_is_refused(tmp_path, keys, message):
+    with pytest.raises(InvalidInputError, match=message.replace("(", r"\(")):
         jobs.parse({**JOB, "period": "2024", "schedule": keys}, folder=tmp_path)

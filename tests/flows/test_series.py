@@ -1,4 +1,4 @@
-"""Backfills and refreshes: which periods are made, which are left, what is taken over."""
+"""Backfills and refreshes: which periods are computed or skipped, and which tiles are reused."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ OPTIONS = {"dry_run": False, "at_once": 1, "allow_partial": False, "max_cost": N
 
 
 @pytest.fixture(scope="module")
-def land(tmp_path_factory):
+def demo_country(tmp_path_factory):
     """Build a small country once."""
     folder = tmp_path_factory.mktemp("land") / "country"
     return country.build(folder, seed=11, size=512)
 
 
 @pytest.fixture
-def job(land, tmp_path):
+def job(demo_country, tmp_path):
     """Write a job of composites over a part of the country: four tiles."""
-    points = land.region["coordinates"][0]
+    points = demo_country.region["coordinates"][0]
     west, east = (edge(x for x, _ in points) for edge in (min, max))
     south, north = (edge(y for _, y in points) for edge in (min, max))
-    part = [
+    bbox = [
         west + 0.3 * (east - west),
         south + 0.3 * (north - south),
         west + 0.7 * (east - west),
         south + 0.7 * (north - south),
     ]
-    return _written(
+    return _write_job(
         tmp_path / "job.yaml",
         {
             "name": "part",
-            "region": {"bbox": part},
+            "region": {"bbox": bbox},
             "period": "2021",
-            "catalog": {"path": str(land.catalog), "provider": "demo"},
+            "catalog": {"path": str(demo_country.catalog), "provider": "demo"},
             "inputs": ["S2L2A"],
             "bands": {"S2L2A": ["B04", "B08"]},
-            "grid": {"crs": f"EPSG:{land.epsg}"},
+            "grid": {"crs": f"EPSG:{demo_country.epsg}"},
             "model": {"name": "none"},
             "output": {"path": "out", "composites": True, "formats": ["zarr"]},
             "execution": {"tile": 160, "workers": 1},
@@ -68,66 +68,66 @@ def job(land, tmp_path):
     )
 
 
-def _written(path, values):
+def _write_job(path, values):
     path.write_text(yaml.safe_dump(values))
     return path
 
 
-def _changed(job, **sections):
+def _change_job(job, **sections):
     values = yaml.safe_load(job.read_text())
     for name, changes in sections.items():
         values[name] = values.get(name, {}) | changes if isinstance(changes, dict) else changes
-    return _written(job, values)
+    return _write_job(job, values)
 
 
 def _backfill(job, **changes):
-    wanted = PeriodRange(**{name: changes.get(name, value) for name, value in RANGE.items()})
+    period_range = PeriodRange(**{name: changes.get(name, value) for name, value in RANGE.items()})
     options = OPTIONS | {name: value for name, value in changes.items() if name not in RANGE}
-    told = backfill.run_backfill(
-        job, wanted, progress=NullProgress(), **{"run_job": launch.run_job, **options}
+    result = backfill.run_backfill(
+        job, period_range, progress=NullProgress(), **{"run_job": launch.run_job, **options}
     ).to_dict()
-    _fits("backfill", told)
-    return told
+    _validate("backfill", result)
+    return result
 
 
 def _refresh(job, **changes):
     options = {"dry_run": False, "at_once": 1, "allow_partial": False} | changes
-    told = run_refresh(job, progress=NullProgress(), run_job=launch.run_job, **options).to_dict()
-    _fits("refresh", told)
-    return told
+    result = run_refresh(job, progress=NullProgress(), run_job=launch.run_job, **options).to_dict()
+    _validate("refresh", result)
+    return result
 
 
-def _fits(name, told):
+def _validate(name, result):
     schema = json.loads((ROOT / "docs" / "json" / f"{name}.schema.json").read_text())
-    jsonschema.validate(json.loads(json.dumps(told)), schema)
+    jsonschema.validate(json.loads(json.dumps(result)), schema)
 
 
-def _statuses(told):
-    return {entry["start"][:7]: entry["status"] for entry in told["periods"]}
+def _get_statuses(result):
+    return {entry["start"][:7]: entry["status"] for entry in result["periods"]}
 
 
-def _written_when(job):
+def _list_receipt_times(job):
     return {
         path: path.stat().st_mtime_ns for path in job.parent.glob("out/part/*/*/receipts/*.json")
     }
 
 
-def test_a_period_that_the_range_cuts_says_so(job):
+def test_a_period_cut_by_the_range_has_a_reason(job):
     listed = _backfill(job, first="2021-06", last="2021-09", length="season", dry_run=True)
     summer, autumn = listed["periods"]
     assert summer["reason"] is None
     assert 0 <= summer["cloud_cover"] <= 100
     assert "a part of 2021-09-01/2021-11-30, which the range cuts" in autumn["reason"]
-    (whole,) = _backfill(job, first="2021", last="2021", length="P1Y", dry_run=True)["periods"]
-    assert whole["reason"] is None
+    (year,) = _backfill(job, first="2021", last="2021", length="P1Y", dry_run=True)["periods"]
+    assert year["reason"] is None
 
 
-def test_a_range_wants_no_period_in_the_job(job):
+def test_a_range_needs_no_period_in_the_job(job):
     values = yaml.safe_load(job.read_text())
     values.pop("period", None)
     values.pop("schedule", None)
-    _written(job, values)
-    assert _statuses(_backfill(job, first="2021-07", last="2021-07")) == {"2021-07": "complete"}
+    _write_job(job, values)
+    assert _get_statuses(_backfill(job, first="2021-07", last="2021-07")) == {"2021-07": "complete"}
     options = {"allow_partial": False, "max_cost": None, "progress": NullProgress()}
     with pytest.raises(
         InvalidInputError,
@@ -137,65 +137,75 @@ def test_a_range_wants_no_period_in_the_job(job):
     assert launch.run_file(job, period="2021-07", **options).status == "unchanged"
 
 
-def test_periods_are_made_until_the_money_is_spent(job):
-    _changed(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
-    # ^ what is stored is known exactly before it is made
+def test_periods_are_computed_until_the_limit_of_cost(job):
+    _change_job(job, prices={"currency": "EUR", "gb_month": 1e6, "months": 1})
+    # ^ the cost of storage is known exactly in advance
     month = jobs.load(job).with_period(periods.parse("2021-07"))
-    each = stored_plan.make_plan(month, NullProgress()).cost.amount
-    some = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * each)
-    assert _statuses(some) == {"2021-07": "complete", "2021-08": "failed", "2021-09": "failed"}
-    left = float(re.search(r"--max-cost leaves (\S+) for it", some["periods"][1]["reason"])[1])
-    assert left == pytest.approx(0.5 * each, rel=0.01)
-    assert set(_statuses(_backfill(job, first="2021-07", last="2021-08")).values()) == {
+    amount = stored_plan.make_plan(month, NullProgress()).cost.amount
+    result = _backfill(job, first="2021-07", last="2021-09", max_cost=1.5 * amount)
+    assert _get_statuses(result) == {
+        "2021-07": "complete",
+        "2021-08": "failed",
+        "2021-09": "failed",
+    }
+    remaining = float(
+        re.search(r"--max-cost leaves (\S+) for it", result["periods"][1]["reason"])[1]
+    )
+    assert remaining == pytest.approx(0.5 * amount, rel=0.01)
+    assert set(_get_statuses(_backfill(job, first="2021-07", last="2021-08")).values()) == {
         "complete",
         "finished",
     }
     with pytest.raises(InvalidInputError, match="2 periods at once begin before it is known"):
         _backfill(job, max_cost=1.0, at_once=2)
-    _changed(job, prices=None)
+    _change_job(job, prices=None)
     with pytest.raises(InvalidInputError, match="states no prices"):
         _backfill(job, max_cost=1.0)
 
 
-def test_a_backfill_makes_each_month_once(job):
+def test_a_backfill_computes_each_month_once(job):
     listed = _backfill(job, dry_run=True)
     assert not (job.parent / "out").exists()
-    assert [*_statuses(listed)] == MONTHS
-    assert _statuses(listed)["2021-05"] == "gap"
+    assert [*_get_statuses(listed)] == MONTHS
+    assert _get_statuses(listed)["2021-05"] == "gap"
     # ^ its only pass is of clouds
     assert "max_cloud_cover" in listed["periods"][1]["reason"]
-    ready = {month for month, status in _statuses(listed).items() if status in period_runs.RUNNABLE}
+    ready = {
+        month for month, status in _get_statuses(listed).items() if status in period_runs.RUNNABLE
+    }
     assert len(ready) >= 4
 
-    first = _backfill(job, first="2021-06", last="2021-07")
-    assert _statuses(first) == {"2021-06": "complete", "2021-07": "complete"}
-    before = _written_when(job)
-    wider = _backfill(job)
-    made = {month for month, status in _statuses(wider).items() if status == "complete"}
-    assert made == ready - {"2021-06", "2021-07"}
-    assert _statuses(wider)["2021-06"] == "finished"
-    after = _written_when(job)
+    first_result = _backfill(job, first="2021-06", last="2021-07")
+    assert _get_statuses(first_result) == {"2021-06": "complete", "2021-07": "complete"}
+    before = _list_receipt_times(job)
+    second_result = _backfill(job)
+    computed = {
+        month for month, status in _get_statuses(second_result).items() if status == "complete"
+    }
+    assert computed == ready - {"2021-06", "2021-07"}
+    assert _get_statuses(second_result)["2021-06"] == "finished"
+    after = _list_receipt_times(job)
     assert before.items() <= after.items()
 
-    again = _backfill(job)
-    assert set(_statuses(again).values()) == {"finished", "gap"}
-    assert _written_when(job) == after
-    for entry in again["periods"]:
+    third_result = _backfill(job)
+    assert set(_get_statuses(third_result).values()) == {"finished", "gap"}
+    assert _list_receipt_times(job) == after
+    for entry in third_result["periods"]:
         if entry["status"] == "finished":
             folder = Path(entry["item"]).parent
             assert folder.name == f"{entry['start']}_{entry['end']}"
 
 
-def test_two_periods_at_once_are_the_same_products(job):
+def test_two_periods_at_once_give_the_same_products(job):
     _backfill(job, first="2021-06", last="2021-07")
-    one = _digests(job)
+    expected = _read_digests(job)
     (job.parent / "out").rename(job.parent / "before")
-    told = _backfill(job, first="2021-06", last="2021-07", at_once=2, newest_first=True)
-    assert [entry["start"] for entry in told["periods"]] == ["2021-07-01", "2021-06-01"]
-    assert _digests(job) == one
+    result = _backfill(job, first="2021-06", last="2021-07", at_once=2, newest_first=True)
+    assert [entry["start"] for entry in result["periods"]] == ["2021-07-01", "2021-06-01"]
+    assert _read_digests(job) == expected
 
 
-def _digests(job):
+def _read_digests(job):
     return {
         (path.parents[2].name, path.stem): json.loads(path.read_text())["digests"]
         for path in job.parent.glob("out/part/*/*/receipts/*.json")
@@ -208,144 +218,146 @@ def test_a_month_that_fails_does_not_stop_the_others(job):
             raise OSError("No space left on device")
         return launch.run_job(job, **options)
 
-    told = _backfill(job, first="2021-06", last="2021-07", run_job=run_job)
-    assert _statuses(told) == {"2021-06": "failed", "2021-07": "complete"}
-    assert told["periods"][0]["reason"] == "No space left on device"
-    assert _statuses(_backfill(job, first="2021-06", last="2021-07")) == {
+    result = _backfill(job, first="2021-06", last="2021-07", run_job=run_job)
+    assert _get_statuses(result) == {"2021-06": "failed", "2021-07": "complete"}
+    assert result["periods"][0]["reason"] == "No space left on device"
+    assert _get_statuses(_backfill(job, first="2021-06", last="2021-07")) == {
         "2021-06": "complete",
         "2021-07": "finished",
     }
 
 
-def test_a_month_that_another_run_is_at_is_left_to_it(job):
+def test_a_month_locked_by_another_run_is_busy(job):
     june = {"first": "2021-06", "last": "2021-06"}
     month = jobs.load(job).with_period(periods.parse("2021-06"))
     stored = stored_plan.write_plan(stored_plan.load_or_create_plan(month, NullProgress()))
     with lock.acquire(stored.folder):
-        assert _statuses(_backfill(job, **june)) == {"2021-06": "busy"}
+        assert _get_statuses(_backfill(job, **june)) == {"2021-06": "busy"}
         assert main.main(["backfill", str(job), "--from", "2021-06", "--to", "2021-06"]) == 1
-    assert _statuses(_backfill(job, **june)) == {"2021-06": "complete"}
+    assert _get_statuses(_backfill(job, **june)) == {"2021-06": "complete"}
 
 
 def test_another_recipe_is_another_product(job):
     _backfill(job, first="2021-06", last="2021-06")
-    _changed(job, mask={"dilate_m": 80})
-    assert _statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
+    _change_job(job, mask={"dilate_m": 80})
+    assert _get_statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
         "2021-06": "ready"
     }
-    _changed(job, mask={"dilate_m": 40}, execution={"workers": 2})
-    assert _statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
+    _change_job(job, mask={"dilate_m": 40}, execution={"workers": 2})
+    assert _get_statuses(_backfill(job, first="2021-06", last="2021-06", dry_run=True)) == {
         "2021-06": "finished"
     }
-    # ^ who computes it does not matter
+    # ^ the number of workers does not change the product
 
 
-class Hidden:
-    """A catalog without one of its items, until it comes."""
+class HiddenItem:
+    """A catalog without one of its items, until the item is restored."""
 
     def __init__(self, catalog, identity):
         self._files = {}
         (self._item,) = catalog.parent.rglob(f"{identity}.json")
         for path in catalog.parent.rglob("collection.json"):
             values = json.loads(path.read_text())
-            kept = [one for one in values["links"] if not one["href"].endswith(self._item.name)]
-            if len(kept) < len(values["links"]):
+            links = [link for link in values["links"] if not link["href"].endswith(self._item.name)]
+            if len(links) < len(values["links"]):
                 self._files[path] = path.read_text()
-                path.write_text(json.dumps(values | {"links": kept}))
+                path.write_text(json.dumps(values | {"links": links}))
         assert self._files
 
-    def comes(self):
+    def restore(self):
         for path, text in self._files.items():
             path.write_text(text)
 
 
-def test_a_newer_scene_recomputes_the_tiles_that_it_touches(job, land):
+def test_a_newer_scene_recomputes_the_tiles_that_it_intersects(job, demo_country):
     listed = search_report.search(
-        jobs.load(_changed(job, period="2021-06")), NullProgress()
+        jobs.load(_change_job(job, period="2021-06")), NullProgress()
     ).to_dict()
-    newest = min((one for one in listed["used"]), key=lambda one: (one["coverage"], one["id"]))
+    newest = min(
+        (scene for scene in listed["used"]), key=lambda scene: (scene["coverage"], scene["id"])
+    )
     assert newest["coverage"] < 0.9
-    hidden = Hidden(land.catalog, newest["id"])
+    hidden = HiddenItem(demo_country.catalog, newest["id"])
     try:
         _backfill(job, first="2021-06", last="2021-06")
-        assert _statuses(_refresh(job)) == {"2021-06": "finished"}
+        assert _get_statuses(_refresh(job)) == {"2021-06": "finished"}
     finally:
-        hidden.comes()
-    seen = _refresh(job, dry_run=True)
-    assert _statuses(seen) == {"2021-06": "ready"}
-    assert seen["periods"][0]["reason"] == f"1 newer scenes ({newest['id']})"
+        hidden.restore()
+    dry_run = _refresh(job, dry_run=True)
+    assert _get_statuses(dry_run) == {"2021-06": "ready"}
+    assert dry_run["periods"][0]["reason"] == f"1 newer scenes ({newest['id']})"
     (entry,) = _refresh(job)["periods"]
     assert entry["status"] == "complete"
     assert entry["tiles"]["done"] > 0
     assert entry["tiles"]["skipped"] > 0
     assert entry["tiles"]["done"] + entry["tiles"]["skipped"] == entry["tiles"]["total"]
-    refreshed = _digests_of(entry["item"])
-    assert _statuses(_refresh(job)) == {"2021-06": "finished"}
+    refreshed = _read_verified_digests(entry["item"])
+    assert _get_statuses(_refresh(job)) == {"2021-06": "finished"}
     (job.parent / "out").rename(job.parent / "before")
     (fresh,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
-    assert _digests_of(fresh["item"]) == refreshed
-    # ^ a map does not tell how it came about
+    assert _read_verified_digests(fresh["item"]) == refreshed
+    # ^ the refreshed product equals one that is computed at once
 
 
-def _digests_of(item):
+def _read_verified_digests(item):
     values = json.loads(Path(item).read_text())
     path = Path(item).parent / values["assets"]["plan"]["href"]
     plan = plan_file.read_plan_file(path)
-    found = receipt.read_finished(path.parent, plan)
-    assert len(found) == len(plan.tiles)
-    return {name: dict(one.digests) for name, one in found.items()}
+    receipts = receipt.read_finished(path.parent, plan)
+    assert len(receipts) == len(plan.tiles)
+    return {tile_id: dict(tile_receipt.digests) for tile_id, tile_receipt in receipts.items()}
 
 
-def test_a_damaged_tile_is_not_taken_over(job):
-    _changed(job, period="2021-06")
+def test_a_damaged_tile_is_not_reused(job):
+    _change_job(job, period="2021-06")
     (entry,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
-    whole = _digests_of(entry["item"])
+    expected = _read_verified_digests(entry["item"])
     plan_path = next(Path(entry["item"]).parent.glob("*/plan.json"))
     for file in plan_path.parent.glob("cube.zarr/observations/c/0/0"):
         file.write_bytes(file.read_bytes()[:-9] + b"123456789")
-    _changed(job, mask={"dilate_m": 41}, schedule={"min_coverage": 0.8})
-    # ^ not the same tiles: nothing is taken over
-    (other,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
-    assert other["tiles"]["skipped"] == 0
-    _changed(job, mask={"dilate_m": 40})
+    _change_job(job, mask={"dilate_m": 41}, schedule={"min_coverage": 0.8})
+    # ^ the recipe differs: no tile is reused
+    (changed,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    assert changed["tiles"]["skipped"] == 0
+    _change_job(job, mask={"dilate_m": 40})
     (plan_path.parent / "receipts").rename(plan_path.parent / "kept")
     copy = plan_path.parent.with_name("0123456789ab")
     plan_path.parent.rename(copy)
     (copy / "kept").rename(copy / "receipts")
-    (again,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
-    assert again["tiles"]["done"] == 1
-    assert again["tiles"]["skipped"] == again["tiles"]["total"] - 1
-    assert _digests_of(again["item"]) == whole
+    (repaired,) = _backfill(job, first="2021-06", last="2021-06")["periods"]
+    assert repaired["tiles"]["done"] == 1
+    assert repaired["tiles"]["skipped"] == repaired["tiles"]["total"] - 1
+    assert _read_verified_digests(repaired["item"]) == expected
 
 
-def test_a_schedule_makes_what_is_due_and_waits_for_what_is_thin(job, monkeypatch):
-    _changed(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
+def test_a_schedule_waits_for_periods_with_low_coverage(job, monkeypatch):
+    _change_job(job, schedule={"from": "2021-04", "latency_days": 5, "max_wait_days": 30})
     monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 6, 10))
-    looked = due_periods.inspect_due(jobs.load(job), NullProgress())
-    assert {str(one.period.start)[:7]: one.status for one in looked} == {
+    due = due_periods.inspect_due(jobs.load(job), NullProgress())
+    assert {str(status.period.start)[:7]: status.status for status in due} == {
         "2021-04": "ready",
         "2021-05": "waiting",
     }
     monkeypatch.setattr(due_periods, "today", lambda: dt.date(2021, 7, 10))
-    looked = due_periods.inspect_due(jobs.load(job), NullProgress())
-    assert [one.status for one in looked] == ["ready", "gap", "ready"]
+    due = due_periods.inspect_due(jobs.load(job), NullProgress())
+    assert [status.status for status in due] == ["ready", "gap", "ready"]
     assert str(latest_period.find_latest(jobs.load(job), NullProgress()).start) == "2021-06-01"
-    told = launch.run_file(
+    result = launch.run_file(
         job, allow_partial=False, max_cost=None, progress=NullProgress(), period="latest"
     )
-    assert "2021-06-01_2021-06-30" in told.item
-    told = _backfill(job, first=None, last=None, length=None)
-    assert [*_statuses(told).values()] == ["complete", "gap", "finished"]
+    assert "2021-06-01_2021-06-30" in result.item
+    result = _backfill(job, first=None, last=None, length=None)
+    assert [*_get_statuses(result).values()] == ["complete", "gap", "finished"]
 
 
-def test_where_to_begin_must_be_said(job):
+def test_invalid_ranges_are_refused(job):
     with pytest.raises(InvalidInputError, match="--from 2023-01"):
         _backfill(job, first=None)
     with pytest.raises(InvalidInputError, match="is over by 5 days"):
         _backfill(job, first="2999-01", last=None)
     with pytest.raises(InvalidInputError, match=r"ends .* before it starts"):
         _backfill(job, first="2021-06", last="2021-05")
-    plan = stored_plan.make_plan(jobs.load(_changed(job, period="2021-06")), NullProgress())
+    plan = stored_plan.make_plan(jobs.load(_change_job(job, period="2021-06")), NullProgress())
     with pytest.raises(InvalidInputError, match="is a plan, whose period is fixed"):
         launch.run_file(
             Path(plan.plan),

@@ -1,4 +1,4 @@
-"""Work that is stopped ends soon, whoever does it, and leaves nothing half done."""
+"""Cancelled work ends soon, in threads, workers and processes, and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from tests.pipeline import test_plan as plans
 from tests.support import simulated_tiles
 
 ROOT = Path(__file__).parents[2]
-SOON = 20.0
-"""Seconds within which work has ended: a minute would be left of it."""
+MAX_SECONDS = 20.0
+"""Seconds within which work must have ended; without cancellation it would take a minute."""
 
 PROVIDER = "demo"
 
@@ -50,8 +50,8 @@ from flows.execution import tile_scheduler, tile_worker
 from pipeline.storage import plan_file
 from tests.support import simulated_tiles
 path, address, kind = sys.argv[1:]
-tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated_tiles.tiles(4)
-tile_function = tile_worker.process_tile if kind == "real" else simulated_tiles.endless
+tiles = plan_file.read_plan_file(path).tiles if kind == "real" else simulated_tiles.create_tiles(4)
+tile_function = tile_worker.process_tile if kind == "real" else simulated_tiles.write_for_a_minute
 list(tile_scheduler.process_tiles(
     Path(path), tiles, engine=address, workers=2, tile_function=tile_function))
 """
@@ -72,7 +72,7 @@ with capture_sigterm():
 """
 """What Prefect does with SIGTERM around a flow, without its server."""
 
-STUCK = """
+PROCESS_WITH_THREAD = """
 import sys, threading, time
 from flows.cli import console, signals
 signals.SHUTDOWN_TIMEOUT = 0.5
@@ -90,33 +90,33 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture(autouse=True)
-def hearing():
-    """Let Ctrl-C be heard: who starts the tests in the background makes them deaf to it."""
+def restore_sigint_handler():
+    """Restore the handler of SIGINT, which a shell disables for processes in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
-def over():
-    """Return an event that is set in a moment."""
-    found = threading.Event()
-    timer = threading.Timer(0.3, found.set)
+def cancel_event():
+    """Yield an event that is set after 0.3 s."""
+    event = threading.Event()
+    timer = threading.Timer(0.3, event.set)
     timer.start()
-    yield found
+    yield event
     timer.cancel()
 
 
 @contextlib.contextmanager
-def _soon():
-    began = time.monotonic()
+def _assert_ends_soon():
+    start = time.monotonic()
     yield
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - start < MAX_SECONDS
 
 
-def _until(moment, seconds=SOON):
+def _wait_until(condition, seconds=MAX_SECONDS):
     end = time.monotonic() + seconds
-    while not moment():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -124,35 +124,39 @@ def _until(moment, seconds=SOON):
 @pytest.mark.parametrize(
     "wait", [lambda: cancellation.wait_for_result(Future()), lambda: cancellation.sleep(60)]
 )
-def test_a_wait_ends_when_the_work_is_given_up(over, wait):
-    with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
+def test_a_wait_ends_when_the_work_is_cancelled(cancel_event, wait):
+    with (
+        _assert_ends_soon(),
+        cancellation.cancel_when(cancel_event.is_set),
+        pytest.raises(cancellation.Cancelled),
+    ):
         wait()
 
 
-def test_a_wait_that_is_not_given_up_is_a_wait():
-    began = time.monotonic()
+def test_a_wait_without_cancellation_takes_its_time():
+    start = time.monotonic()
     cancellation.sleep(0.3)
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - start >= 0.3
 
 
-def test_what_a_thread_returns_or_raises_comes_out_as_it_is():
-    done, failed = Future(), Future()
-    threading.Timer(2 * cancellation.POLL_INTERVAL, done.set_result, ["late"]).start()
-    assert cancellation.wait_for_result(done) == "late"
+def test_the_result_or_error_of_a_thread_is_returned_unchanged():
+    successful, failed = Future(), Future()
+    threading.Timer(2 * cancellation.POLL_INTERVAL, successful.set_result, ["late"]).start()
+    assert cancellation.wait_for_result(successful) == "late"
     failed.set_exception(TimeoutError("of the work"))
     with pytest.raises(TimeoutError, match="of the work"):
         cancellation.wait_for_result(failed)
 
 
-def test_work_is_given_up_wherever_it_is_done(over):
-    over.wait()
-    with cancellation.cancel_when(over.is_set):
-        carried = cancellation.with_cancellation(cancellation.check_cancelled)
+def test_work_is_cancelled_in_contexts_blocks_and_threads(cancel_event):
+    cancel_event.wait()
+    with cancellation.cancel_when(cancel_event.is_set):
+        check = cancellation.with_cancellation(cancellation.check_cancelled)
         with pytest.raises(cancellation.Cancelled):
-            contextvars.Context().run(carried)
+            contextvars.Context().run(check)
         with cancellation.cancel_when(lambda: False), pytest.raises(cancellation.Cancelled):
             cancellation.check_cancelled()
-            # ^ what an inner block wants does not bring the outer one back
+            # ^ an inner block cannot undo the cancellation of the outer one
         with (
             cancellation.CancellableThreadPool(1, "test") as pool,
             pytest.raises(cancellation.Cancelled),
@@ -161,74 +165,78 @@ def test_work_is_given_up_wherever_it_is_done(over):
     contextvars.Context().run(cancellation.check_cancelled)
 
 
-def test_threads_end_with_the_block_that_an_error_ends():
-    begun, ended = threading.Event(), []
+def test_threads_end_when_their_block_ends_with_an_error():
+    started, ended = threading.Event(), []
 
     def work():
-        begun.set()
+        started.set()
         with pytest.raises(cancellation.Cancelled):
             cancellation.sleep(60)
         ended.append(1)
 
-    waiting = []
+    futures = []
 
-    def lend():
+    def fail_while_running():
         with cancellation.CancellableThreadPool(1, "test") as pool:
-            waiting.extend(pool.submit(work) for _ in range(3))
-            begun.wait()
+            futures.extend(pool.submit(work) for _ in range(3))
+            started.wait()
             raise ZeroDivisionError
 
-    with _soon(), pytest.raises(ZeroDivisionError):
-        lend()
+    with _assert_ends_soon(), pytest.raises(ZeroDivisionError):
+        fail_while_running()
     assert ended == [1]
-    assert all(one.cancelled() for one in waiting[1:])
+    assert all(future.cancelled() for future in futures[1:])
 
 
-def test_threads_that_cannot_end_are_left_behind_where_that_is_wanted():
-    stuck = threading.Event()
+def test_threads_are_not_waited_for_without_wait_on_error():
+    release = threading.Event()
 
-    def lend():
+    def fail_while_running():
         with cancellation.CancellableThreadPool(1, "test", wait_on_error=False) as pool:
-            pool.submit(stuck.wait, 60)
+            pool.submit(release.wait, 60)
             raise ZeroDivisionError
 
-    with _soon(), pytest.raises(ZeroDivisionError):
-        lend()
-    stuck.set()
+    with _assert_ends_soon(), pytest.raises(ZeroDivisionError):
+        fail_while_running()
+    release.set()
 
 
-def _interrupted(work, *arguments, **named):
-    """Do work, and press Ctrl-C in the middle of it."""
+def _call_with_sigint(function, *arguments, **keywords):
+    """Call a function and send SIGINT to this process after one second."""
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    work(*arguments, **named)
+    function(*arguments, **keywords)
 
 
-def test_scenes_that_are_looked_at_are_given_up_with_the_plan(tmp_path):
+def test_checks_of_scenes_are_cancelled_by_sigint(tmp_path):
     def read(href, asset, *, size):
         cancellation.sleep(60)
 
     scenes = plans.make_plan(tmp_path, model=None).snapshot.scenes
-    with _soon(), pytest.raises(KeyboardInterrupt):
-        _interrupted(radiometry_check.check_scenes, scenes, threads=2, read_thumbnail=read)
+    with _assert_ends_soon(), pytest.raises(KeyboardInterrupt):
+        _call_with_sigint(radiometry_check.check_scenes, scenes, threads=2, read_thumbnail=read)
 
 
 # -- reading ------------------------------------------------------------------------------------
 
 
-def test_a_pause_between_requests_ends_when_the_work_is_given_up(tmp_path, over):
+def test_a_pause_between_requests_ends_when_the_work_is_cancelled(tmp_path, cancel_event):
     (tmp_path / "a.tif").write_bytes(b"x" * 100)
     with serving(tmp_path, script=lambda *_: "503", retry_after="100") as web:
         file = http_ranges.RangeFile(f"{web.address}/a.tif", PROVIDER, time.monotonic() + 300)
-        with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
+        with (
+            _assert_ends_soon(),
+            cancellation.cancel_when(cancel_event.is_set),
+            pytest.raises(cancellation.Cancelled),
+        ):
             file.open()
         assert web.requests == 1
 
 
 @pytest.fixture(scope="module")
-def far(tmp_path_factory):
+def served_plan(tmp_path_factory):
     """Serve the scenes of a plan of nine tiles; return the server and the plan."""
     folder = tmp_path_factory.mktemp("far")
-    near = plans.make_plan(folder, scenes=3, tile=24, model=None)
+    plan = plans.make_plan(folder, scenes=3, tile=24, model=None)
     with serving(folder, stall=60.0) as web:
         scenes = tuple(
             dataclasses.replace(
@@ -241,15 +249,15 @@ def far(tmp_path_factory):
                     for band, asset in scene.assets.items()
                 },
             )
-            for scene in near.snapshot.scenes
+            for scene in plan.snapshot.scenes
         )
-        yield web, dataclasses.replace(near, snapshot=Snapshot(scenes=scenes))
+        yield web, dataclasses.replace(plan, snapshot=Snapshot(scenes=scenes))
 
 
 @pytest.fixture
-def world(far):
-    """Return the server, well again, and the plan."""
-    web, plan = far
+def working_server(served_plan):
+    """Return the server, without faults, and the plan."""
+    web, plan = served_plan
     web.script = None
     provider_connections.divide_connections(2)
     provider_connections.divide_connections(1)
@@ -258,11 +266,11 @@ def world(far):
     web.script = None
 
 
-def _planned(plan, folder, engine, **more):
-    """Write a plan as a job would have it; return its path."""
+def _write_plan(plan, folder, engine, **execution_settings):
+    """Write a plan with the settings of a job; return its path."""
     settings = RunSettings(
         output_dir=str(folder / "out"),
-        execution=ExecutionSettings(engine=engine, workers=2, device="cpu", **more),
+        execution=ExecutionSettings(engine=engine, workers=2, device="cpu", **execution_settings),
         quality_limits=plan.settings.quality_limits,
     )
     path = folder / "plan.json"
@@ -271,47 +279,52 @@ def _planned(plan, folder, engine, **more):
 
 
 @pytest.fixture
-def stored(world, tmp_path):
-    """Return the path of the plan; its store is there."""
-    plan = world[1]
+def stored_plan_path(working_server, tmp_path):
+    """Return the path of the plan, whose store has been created."""
+    plan = working_server[1]
     path = tmp_path / "plan.json"
     plan_file.write_plan_file(path, plan)
     zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return path
 
 
-def _quiet(web):
-    """Tell whether the server is left alone; a reader that goes on asks again after a second."""
+def _is_without_requests(web):
+    """Return whether no more requests arrive; a reader that goes on repeats one every second."""
     before = web.requests
     time.sleep(2)
     return web.requests == before
 
 
 @pytest.mark.parametrize("fault", ["503", "silent"])
-def test_a_tile_that_is_read_is_given_up_and_asks_for_nothing_more(world, stored, fault):
-    web, plan = world
+def test_a_cancelled_tile_sends_no_more_requests(working_server, stored_plan_path, fault):
+    web, plan = working_server
     web.script, web.retry_after = lambda *_: fault, "1"
-    web.forget()
+    web.reset_counts()
     with (
-        _soon(),
+        _assert_ends_soon(),
         cancellation.cancel_when(lambda: web.requests > 1),
         pytest.raises(cancellation.Cancelled),
     ):
-        list(tile_scheduler.process_tiles(stored, plan.tiles, engine="threads", workers=2))
-    assert not receipt.read_finished(stored.parent, plan)
-    _until(lambda: not [one for one in threading.enumerate() if "strip" in one.name])
-    _until(lambda: _quiet(web))
+        list(
+            tile_scheduler.process_tiles(stored_plan_path, plan.tiles, engine="threads", workers=2)
+        )
+    assert not receipt.read_finished(stored_plan_path.parent, plan)
+    _wait_until(lambda: not [thread for thread in threading.enumerate() if "strip" in thread.name])
+    _wait_until(lambda: _is_without_requests(web))
 
 
-def test_a_run_that_takes_longer_than_its_job_allows_is_stopped(world, tmp_path):
-    web, plan = world
-    path = _planned(plan, tmp_path, "threads", max_hours=1 / 3600)
+def test_a_run_is_stopped_at_its_time_limit(working_server, tmp_path):
+    web, plan = working_server
+    path = _write_plan(plan, tmp_path, "threads", max_hours=1 / 3600)
     web.script, web.retry_after = lambda *_: "silent", "1"
-    with _soon(), pytest.raises(stages.TimeLimitExceeded, match=r"hours of execution\.max_hours"):
+    with (
+        _assert_ends_soon(),
+        pytest.raises(stages.TimeLimitExceeded, match=r"hours of execution\.max_hours"),
+    ):
         _map_tiles(path)
     assert not receipt.read_finished(path.parent, plan)
     web.script = None
-    path = _planned(plan, tmp_path, "threads", max_hours=1)
+    path = _write_plan(plan, tmp_path, "threads", max_hours=1)
     assert _map_tiles(path).counts.done == len(plan.tiles)
 
 
@@ -326,59 +339,71 @@ def _map_tiles(path):
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / simulated_tiles.MADE).mkdir()
+    (tmp_path / simulated_tiles.RECORDS).mkdir()
     return tmp_path / "plan.json"
 
 
-def _size(path):
-    """Return how much the tiles in hand have written."""
-    return sum(one.stat().st_size for one in (path.parent / simulated_tiles.MADE).iterdir())
+def _count_bytes(path):
+    """Return the number of bytes that the tiles have written."""
+    return sum(file.stat().st_size for file in (path.parent / simulated_tiles.RECORDS).iterdir())
 
 
-def _still(path):
-    """Tell whether nothing is written any more."""
-    before = _size(path)
+def _is_without_writes(path):
+    """Return whether nothing more is written."""
+    before = _count_bytes(path)
     time.sleep(0.5)
-    return _size(path) == before
+    return _count_bytes(path) == before
 
 
-def _endless(path):
+def _process_endless_tiles(path):
     return tile_scheduler.process_tiles(
         path,
-        simulated_tiles.tiles(4),
+        simulated_tiles.create_tiles(4),
         engine="threads",
         workers=2,
-        tile_function=simulated_tiles.endless,
+        tile_function=simulated_tiles.write_for_a_minute,
     )
 
 
-def test_tiles_in_threads_are_given_up_with_the_run(path):
-    with _soon(), pytest.raises(KeyboardInterrupt):
-        _interrupted(list, _endless(path))
-    assert _still(path)
+def test_tiles_in_threads_are_cancelled_by_sigint(path):
+    with _assert_ends_soon(), pytest.raises(KeyboardInterrupt):
+        _call_with_sigint(list, _process_endless_tiles(path))
+    assert _is_without_writes(path)
 
 
-def test_a_run_among_several_stops_where_it_is_no_longer_wanted(path, over):
-    with _soon(), cancellation.cancel_when(over.is_set), pytest.raises(cancellation.Cancelled):
-        list(_endless(path))
-    assert _still(path)
+def test_a_cancelled_run_stops_its_tiles(path, cancel_event):
+    with (
+        _assert_ends_soon(),
+        cancellation.cancel_when(cancel_event.is_set),
+        pytest.raises(cancellation.Cancelled),
+    ):
+        list(_process_endless_tiles(path))
+    assert _is_without_writes(path)
 
 
-def test_tiles_are_given_up_by_whoever_closes_the_run(path):
-    def first(plan_path, name, *rest):
-        made = simulated_tiles.nothing if name.endswith("0") else simulated_tiles.endless
-        return made(plan_path, name, *rest)
+def test_closing_a_run_cancels_its_tiles(path):
+    def process_tile(plan_path, tile_id, *arguments):
+        tile_function = (
+            simulated_tiles.return_at_once
+            if tile_id.endswith("0")
+            else simulated_tiles.write_for_a_minute
+        )
+        return tile_function(plan_path, tile_id, *arguments)
 
     run = tile_scheduler.process_tiles(
-        path, simulated_tiles.tiles(4), engine="threads", workers=2, tile_function=first
+        path,
+        simulated_tiles.create_tiles(4),
+        engine="threads",
+        workers=2,
+        tile_function=process_tile,
     )
     assert next(run).tile.endswith("0")
-    with _soon():
+    with _assert_ends_soon():
         run.close()
-    assert _still(path)
+    assert _is_without_writes(path)
 
 
-# -- workers elsewhere --------------------------------------------------------------------------
+# -- workers of a cluster -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -388,12 +413,12 @@ def cluster():
         threads_per_worker=1,
         host="127.0.0.1",
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-    ) as running:
-        yield running
+    ) as local_cluster:
+        yield local_cluster
 
 
 @contextlib.contextmanager
-def _client(*arguments):
+def _run_client(*arguments):
     """Run tiles from another process; it is killed at the end of the block."""
     client = subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], cwd=ROOT)
     try:
@@ -403,56 +428,58 @@ def _client(*arguments):
         client.wait()
 
 
-def test_workers_elsewhere_give_up_what_a_killed_client_wanted(cluster, path, world):
+def test_workers_cancel_the_tiles_of_a_killed_client(cluster, path, working_server):
     address = cluster.scheduler_address
-    with _client(path, address, "endless"):
-        _until(lambda: len(list((path.parent / simulated_tiles.MADE).iterdir())) == 2, 60)
-    _until(lambda: _still(path))
-    told = tile_scheduler.process_tiles(
+    with _run_client(path, address, "endless"):
+        _wait_until(lambda: len(list((path.parent / simulated_tiles.RECORDS).iterdir())) == 2, 60)
+    _wait_until(lambda: _is_without_writes(path))
+    results = tile_scheduler.process_tiles(
         path,
-        simulated_tiles.tiles(4),
+        simulated_tiles.create_tiles(4),
         engine=address,
         workers=2,
-        tile_function=simulated_tiles.nothing,
+        tile_function=simulated_tiles.return_at_once,
     )
-    assert len([*told]) == 4
+    assert len([*results]) == 4
     # ^ the workers are free again
 
 
-def test_workers_elsewhere_read_nothing_more_for_a_killed_client(cluster, world, stored):
-    web, plan = world
+def test_workers_send_no_more_requests_for_a_killed_client(
+    cluster, working_server, stored_plan_path
+):
+    web, plan = working_server
     web.script, web.retry_after = lambda *_: "503", "1"
-    web.forget()
-    with _client(stored, cluster.scheduler_address, "real"):
-        _until(lambda: web.requests > 2, 60)
-    _until(lambda: _quiet(web))
+    web.reset_counts()
+    with _run_client(stored_plan_path, cluster.scheduler_address, "real"):
+        _wait_until(lambda: web.requests > 2, 60)
+    _wait_until(lambda: _is_without_requests(web))
     web.script = None
-    told = list(
+    results = list(
         tile_scheduler.process_tiles(
-            stored, plan.tiles, engine=cluster.scheduler_address, workers=2
+            stored_plan_path, plan.tiles, engine=cluster.scheduler_address, workers=2
         )
     )
-    assert not [one.reason for one in told if one.reason]
-    assert len(receipt.read_finished(stored.parent, plan)) == len(plan.tiles)
+    assert not [result.reason for result in results if result.reason]
+    assert len(receipt.read_finished(stored_plan_path.parent, plan)) == len(plan.tiles)
 
 
 # -- whole processes ----------------------------------------------------------------------------
 
 
-def _state(folder, plan):
-    """Return receipts and the time of each; every one of them must hold."""
-    done = receipt.read_finished(folder, plan)
-    for one in plan.tiles:
-        if one.id in done:
-            assert not zarr_store.check_tile(folder, plan, one, done[one.id].digests)
+def _check_receipts(folder, plan):
+    """Check the finished tiles against their receipts; return the time of each receipt."""
+    receipts = receipt.read_finished(folder, plan)
+    for tile in plan.tiles:
+        if tile.id in receipts:
+            assert not zarr_store.check_tile(folder, plan, tile, receipts[tile.id].digests)
     return {
-        one.id: (folder / receipt.receipt_name(one)).stat().st_mtime_ns
-        for one in plan.tiles
-        if one.id in done
+        tile.id: (folder / receipt.receipt_name(tile)).stat().st_mtime_ns
+        for tile in plan.tiles
+        if tile.id in receipts
     }
 
 
-def _rasters(result):
+def _compute_raster_digests(result):
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(result["item"]).parent.glob("*/*/*.tif"))
@@ -466,20 +493,20 @@ def _run(path):
 
 
 @pytest.fixture(scope="module")
-def whole(far, tmp_path_factory):
-    """Return the rasters of a run that nobody disturbed."""
+def expected_rasters(served_plan, tmp_path_factory):
+    """Return the digests of the rasters of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    result = _run(_planned(far[1], folder, "threads"))
+    result = _run(_write_plan(served_plan[1], folder, "threads"))
     assert result["status"] == "complete"
-    return _rasters(result)
+    return _compute_raster_digests(result)
 
 
-SOME = 4
-"""Of nine tiles: so many are made before the server falls silent."""
+FINISHED_TILES = 4
+"""Number of the nine tiles that are finished before the server falls silent."""
 
 
 @pytest.mark.parametrize(
-    ("how", "name", "number", "everyone"),
+    ("program", "engine_name", "signal_number", "signal_group"),
     [
         ("command", "threads", signal.SIGTERM, False),
         ("command", "threads", signal.SIGINT, False),
@@ -490,16 +517,16 @@ SOME = 4
         # ^ as a process worker of Prefect sends it
     ],
 )
-def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
-    world, whole, tmp_path, how, name, number, everyone
+def test_a_stopped_run_continues_to_the_same_product(
+    working_server, expected_rasters, tmp_path, program, engine_name, signal_number, signal_group
 ):
-    web, plan = world
-    web.forget()
-    web.script = lambda _path, _start, count: "silent" if count >= SOME else None
+    web, plan = working_server
+    web.reset_counts()
+    web.script = lambda _path, _start, count: "silent" if count >= FINISHED_TILES else None
     # ^ every tile asks for the same small files
-    path = _planned(plan, tmp_path, name)
+    path = _write_plan(plan, tmp_path, engine_name)
     folder = tmp_path / "out" / plan.name / "_".join(plan.period) / plan.short_digest
-    command = ["-c", FLOW] if how == "flow" else ["-m", "flows.cli.main", "run"]
+    command = ["-c", FLOW] if program == "flow" else ["-m", "flows.cli.main", "run"]
     process = subprocess.Popen(
         [sys.executable, *command, path],
         cwd=ROOT,
@@ -510,52 +537,55 @@ def test_a_stopped_run_ends_and_goes_on_as_if_nothing_had_been(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     try:
-        _until(lambda: len(receipt.read_finished(folder, plan)) == SOME, 120)
-        _until(lambda: max(web.asked.values()) > SOME, 120)
-        others = psutil.Process(process.pid).children(recursive=True)
-        (os.killpg if everyone else os.kill)(process.pid, number)
-        _, said = process.communicate(timeout=SOON)
-        assert not psutil.wait_procs(others, timeout=SOON)[1]
+        _wait_until(lambda: len(receipt.read_finished(folder, plan)) == FINISHED_TILES, 120)
+        _wait_until(lambda: max(web.request_counts.values()) > FINISHED_TILES, 120)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if signal_group else os.kill)(process.pid, signal_number)
+        _, stderr = process.communicate(timeout=MAX_SECONDS)
+        assert not psutil.wait_procs(children, timeout=MAX_SECONDS)[1]
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if how == "command":
+    if program == "command":
         assert process.returncode == EXIT_INTERRUPTED
-        assert said.count("run the same command again") == 1, said
-        assert "stopped before" not in said
-        # ^ it need not be forced
+        assert stderr.count("run the same command again") == 1, stderr
+        assert "stopped before" not in stderr
+        # ^ it ended without being killed
     else:
-        assert "left by TerminationSignal" in said
+        assert "left by TerminationSignal" in stderr
         assert process.returncode == -signal.SIGTERM
-        # ^ Prefect hands on what its runner has not announced
-    assert "Traceback" not in said or name == "distributed"
-    # ^ there a worker may tell at length that it has lost its scheduler
-    kept = _state(folder, plan)
-    assert len(kept) == SOME
+        # ^ Prefect re-raises a signal that its runner has not announced
+    assert "Traceback" not in stderr or engine_name == "distributed"
+    # ^ there a worker may log a traceback because it has lost its scheduler
+    receipts = _check_receipts(folder, plan)
+    assert len(receipts) == FINISHED_TILES
     assert not list(tmp_path.rglob("item.json"))
     assert not [*tmp_path.rglob(".tmp-*"), *tmp_path.rglob("*.partial")]
 
     web.script = None
-    result = _run(_planned(plan, tmp_path, "threads"))
-    # ^ who computes is not in the plan's hash
+    result = _run(_write_plan(plan, tmp_path, "threads"))
+    # ^ the engine is not part of the plan's hash
     assert result["status"] == "complete"
-    assert result["tiles"]["skipped"] == SOME
-    assert _rasters(result) == whole
-    assert kept.items() <= _state(folder, plan).items()
+    assert result["tiles"]["skipped"] == FINISHED_TILES
+    assert _compute_raster_digests(result) == expected_rasters
+    assert receipts.items() <= _check_receipts(folder, plan).items()
 
 
-def test_a_process_that_cannot_end_is_ended():
+def test_a_process_with_a_running_thread_is_ended():
     with subprocess.Popen(
-        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", PROCESS_WITH_THREAD],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
         for _ in range(2):
             process.send_signal(signal.SIGTERM)
         # ^ a second one changes nothing
-        _, said = process.communicate(timeout=SOON)
+        _, stderr = process.communicate(timeout=MAX_SECONDS)
     assert process.returncode == EXIT_INTERRUPTED
-    assert said.count(b"run the same command again") == 2
-    assert b"Traceback" not in said
+    assert stderr.count(b"run the same command again") == 2
+    assert b"Traceback" not in stderr

@@ -19,22 +19,22 @@ SUITES = {
 
 
 @needs_oracle
-@pytest.mark.parametrize(("suite", "name"), oracle.params(*SUITES))
+@pytest.mark.parametrize(("suite", "name"), oracle.list_cases(*SUITES))
 def test_features_equal_the_oracle(suite, name):
-    case = oracle.cases(suite)[name]
+    case = oracle.read_cases(suite)[name]
     weights, style = SUITES[suite]
     encoder = model.backbone(
-        oracle.style(style),
+        oracle.read_architecture(style),
         case["modalities"],
         bands=case.get("bands"),
         merge=case["merge_method"],
-        weights=oracle.tensors(weights),
+        weights=oracle.read_tensors(weights),
     )
-    inputs = oracle.inputs_of(suite, name)
+    inputs = oracle.read_inputs(suite, name)
     with torch.inference_mode():
         all_layers = encoder.features(inputs)
         last = encoder(inputs)
-    outputs = oracle.stored(suite, name, "out")
+    outputs = oracle.read_case_tensors(suite, name, "out")
     assert outputs
     for key, expected in outputs.items():
         output_name, _, modality = key.partition(".")
@@ -46,13 +46,13 @@ def test_features_equal_the_oracle(suite, name):
                 if output_name in ("last", f"layer{encoder.depth - 1}")
                 else all_layers[int(output_name[5:])]
             )
-            actual = oracle.thinned(layer[modality] if modality else layer, expected, [1])
-        assert oracle.error(actual, expected) <= oracle.FEATURES, key
+            actual = oracle.thin_output(layer[modality] if modality else layer, expected, [1])
+        assert oracle.compute_error(actual, expected) <= oracle.FEATURES, key
 
 
 @needs_oracle
 def test_position_tables_equal_the_oracle():
-    for key, expected in oracle.stored("cases_primitives", "sincos_2d", "out").items():
+    for key, expected in oracle.read_case_tensors("cases_primitives", "sincos_2d", "out").items():
         size, _, dim_and_rows = key.partition("_d")
         dim, _, rows = dim_and_rows.partition("_")
         column_count, row_count = (int(side) for side in size.split("x"))
@@ -60,25 +60,28 @@ def test_position_tables_equal_the_oracle():
         table = layers.sincos_grid(row_count, column_count, int(dim))
         if rows:
             table = table[:, [0, 1, 13, 14, 27, 195]]
-        assert oracle.error(table, expected) <= oracle.PRIMITIVES, key
-    for key, expected in oracle.stored("cases_primitives", "sincos_1d", "out").items():
+        assert oracle.compute_error(table, expected) <= oracle.PRIMITIVES, key
+    for key, expected in oracle.read_case_tensors("cases_primitives", "sincos_1d", "out").items():
         length, dim = (int(part) for part in key.removesuffix("_rows").split("_d"))
         table = layers.sincos_sequence(length, dim)[:, [0, 1, 2, 3, 255, 511]]
-        assert oracle.error(table, expected) <= oracle.PRIMITIVES, key
+        assert oracle.compute_error(table, expected) <= oracle.PRIMITIVES, key
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named("cases_primitives", "pos_interp_"))
+@pytest.mark.parametrize("name", oracle.list_case_names("cases_primitives", "pos_interp_"))
 def test_resized_tables_equal_the_oracle(name):
     height, width = (int(side) for side in name.rpartition("_")[2].split("x"))
     (table,) = (
         value
-        for key, value in oracle.stored("cases_primitives", "sincos_2d", "out").items()
+        for key, value in oracle.read_case_tensors("cases_primitives", "sincos_2d", "out").items()
         if key.startswith("14x14") and "rows" not in key
     )
     resized = layers.resize_position_table(table, height // 16, width // 16)
-    expected = oracle.stored("cases_primitives", name, "out")["pos"]
-    assert oracle.error(oracle.thinned(resized, expected, [1]), expected) <= oracle.PRIMITIVES
+    expected = oracle.read_case_tensors("cases_primitives", name, "out")["pos"]
+    assert (
+        oracle.compute_error(oracle.thin_output(resized, expected, [1]), expected)
+        <= oracle.PRIMITIVES
+    )
 
 
 LISTED = {
@@ -104,7 +107,9 @@ def test_keys_and_shapes_are_the_official_ones(listing):
     stored = oracle.listing(listing)
     with torch.device("meta"):
         encoder = model.backbone(name, **({"modalities": RAW6} | options))
-    assert oracle.shapes(encoder) == {key: shape for key, (shape, _) in stored["tensors"].items()}
+    assert oracle.list_shapes(encoder) == {
+        key: shape for key, (shape, _) in stored["tensors"].items()
+    }
     unique = sum(parameter.numel() for parameter in encoder.parameters())
     assert unique == stored["n_unique_params"]
     assert sorted(key for key, _ in encoder.named_buffers()) == sorted(stored["buffers"])

@@ -14,11 +14,11 @@ from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support.oracle import one_thread  # noqa: F401
 from tests.support.small_generators import (
     MICRO,
+    are_equal,
     make,
-    passes,
     rasters,
     raw,
-    same,
+    record_batch_sizes,
 )
 
 # --- outputs --------------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ def test_inputs_of_the_caller_are_not_modified():
     before = {name: value.clone() for name, value in inputs.items()}
     make().generate(inputs, timesteps=1)
     assert list(inputs) == list(before)
-    assert same(inputs, before)
+    assert are_equal(inputs, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float64])
 def test_raw_numbers_of_any_dtype_are_standardised(dtype):
     inputs = {"S2L2A": raw(("S2L2A",))["S2L2A"].round()}
     expected = make().generate(inputs, ["LULC"])
-    assert same(make().generate({"S2L2A": inputs["S2L2A"].to(dtype)}, ["LULC"]), expected)
+    assert are_equal(make().generate({"S2L2A": inputs["S2L2A"].to(dtype)}, ["LULC"]), expected)
 
 
 def test_an_offset_applies_to_one_call():
@@ -154,12 +154,12 @@ def test_a_window_does_not_depend_on_its_batch(options):
         seed=[seeds[index] for index in order],
         **options,
     )
-    assert same(shuffled, {name: values[order] for name, values in outputs.items()})
+    assert are_equal(shuffled, {name: values[order] for name, values in outputs.items()})
     for row in (0, 5):
         alone = generator.generate(
             {name: values[[row]] for name, values in inputs.items()}, seed=seeds[row], **options
         )
-        assert same(alone, {name: values[[row]] for name, values in outputs.items()})
+        assert are_equal(alone, {name: values[[row]] for name, values in outputs.items()})
 
 
 def test_a_partial_chunk_is_filled_up():
@@ -167,7 +167,7 @@ def test_a_partial_chunk_is_filled_up():
     expected = generator.generate(inputs, standardize=False, timesteps=1)
     generator.chunk_size = 3
     try:
-        recorded = passes(generator.model.encoder[0])
+        recorded = record_batch_sizes(generator.model.encoder[0])
         actual = generator.generate(inputs, ["LULC"], standardize=False)
     finally:
         generator.chunk_size = None
@@ -253,7 +253,10 @@ def predict_chained_ndvi(generator, inputs, ids):
 
 def test_independent_outputs_share_one_pass_of_encoder_and_decoder():
     generator, inputs = make(), rasters()
-    encoder, decoder = passes(generator.model.encoder[0]), passes(generator.model.decoder[0])
+    encoder, decoder = (
+        record_batch_sizes(generator.model.encoder[0]),
+        record_batch_sizes(generator.model.decoder[0]),
+    )
     generator.generate_tokens(inputs, strategy=SamplingStrategy(chained=False))
     assert (len(encoder), len(decoder)) == (1, 1)
     generator.generate_tokens(inputs)
@@ -262,7 +265,7 @@ def test_independent_outputs_share_one_pass_of_encoder_and_decoder():
 
 def test_inputs_are_embedded_once():
     generator = make()
-    recorded = passes(generator.model.encoder_embeddings["untok_sen2l2a@224"])
+    recorded = record_batch_sizes(generator.model.encoder_embeddings["untok_sen2l2a@224"])
     generator.generate_tokens(rasters(), strategy=SamplingStrategy(decoding_steps=1))
     assert recorded == [1]
 
@@ -357,9 +360,9 @@ def test_a_class_raster_is_accepted_in_every_form():
     image = raw(("S2L2A",), batch=3, height=32, width=48)
     forms = [classes, classes[:, None], one_hot, classes.to(torch.uint8)]
     outputs = [generator.generate(image | {"LULC": form}, timesteps=1) for form in forms]
-    assert all(same(outputs[0], repeated) for repeated in outputs[1:])
+    assert all(are_equal(outputs[0], repeated) for repeated in outputs[1:])
     outputs_without_map = generator.generate(image, timesteps=1)
-    assert not same(outputs[0], outputs_without_map)
+    assert not are_equal(outputs[0], outputs_without_map)
     with pytest.raises(ModelError, match=r"classes 0\.\.9"):
         generator.generate(image | {"LULC": classes + 1}, timesteps=1)
 

@@ -20,7 +20,7 @@ SIZES = ("tiny", "small", "base", "large")
 
 def read_tokenizer_size(modality):
     """Return the size of a tokenizer from config.json, by the option names of this package."""
-    settings = oracle.described()["tokenizer"]
+    settings = oracle.read_config()["tokenizer"]
     unet = settings.get(f"unet_{modality.lower()}")
     size = {
         "modality": modality,
@@ -42,17 +42,17 @@ def read_tokenizer_size(modality):
 
 
 def build_token_decoder(modality):
-    state = oracle.tensors(f"weights_tok_{modality.lower()}")
+    state = oracle.read_tensors(f"weights_tok_{modality.lower()}")
     return model.tokenizer(read_tokenizer_size(modality), weights=state, part="decoder")
 
 
 @functools.cache
 def build_generator(inputs, outputs):
     return model.generator(
-        oracle.style("base_style"),
+        oracle.read_architecture("base_style"),
         inputs=list(inputs),
         outputs=list(outputs),
-        weights=oracle.tensors("weights_encdec"),
+        weights=oracle.read_tensors("weights_encdec"),
         tokenizers={name: build_token_decoder(name) for name in outputs},
     )
 
@@ -62,7 +62,7 @@ def build_generator_of_case(case):
 
 
 def list_argmax_cases():
-    names = oracle.named(GENERATION, "")
+    names = oracle.list_case_names(GENERATION, "")
     return [name for name in names if not name.startswith("sampled_")]
 
 
@@ -76,20 +76,22 @@ def assert_equal_where_clear(actual, expected, margin):
 def assert_rows_occur(rows, expected):
     """Check that each stored row of logits is among ours; its position is not stored."""
     for row in expected.flatten(0, -2):
-        smallest_error = min(oracle.error(candidate, row) for candidate in rows.flatten(0, -2))
+        smallest_error = min(
+            oracle.compute_error(candidate, row) for candidate in rows.flatten(0, -2)
+        )
         assert smallest_error <= oracle.LOGITS
 
 
 def thin_tokens(actual, expected):
     """Cut the outputs to the stored batch, and apply the stored stride along the tokens."""
-    return oracle.thinned(actual[: len(expected)], expected, [1])
+    return oracle.thin_output(actual[: len(expected)], expected, [1])
 
 
 @needs_oracle
 @pytest.mark.parametrize("name", list_argmax_cases())
 def test_generated_rasters_equal_the_oracle(name):
-    case = oracle.cases(GENERATION)[name]
-    inputs, expected = (oracle.stored(GENERATION, name, kind) for kind in ("in", "out"))
+    case = oracle.read_cases(GENERATION)[name]
+    inputs, expected = (oracle.read_case_tensors(GENERATION, name, kind) for kind in ("in", "out"))
     outputs = build_generator_of_case(case).generate(
         {key: inputs[key] for key in case["modalities"]},
         timesteps=case.get("timesteps", 10),
@@ -106,8 +108,8 @@ def test_generated_rasters_equal_the_oracle(name):
         output, _, kind = key.partition("_")
         if output in outputs and kind.startswith("s"):
             limit = oracle.LOGITS if output == "LULC" else oracle.PIXELS
-            actual = oracle.thinned(outputs[output], value, [2, 3])
-            assert oracle.error(actual, value) <= limit
+            actual = oracle.thin_output(outputs[output], value, [2, 3])
+            assert oracle.compute_error(actual, value) <= limit
             compared += 1
         if kind == "argmax":
             scores = outputs[output].topk(2, dim=1).values
@@ -120,10 +122,10 @@ def test_generated_rasters_equal_the_oracle(name):
 @needs_oracle
 @pytest.mark.parametrize("name", list_argmax_cases())
 def test_token_ids_and_logits_equal_the_oracle(name):
-    case = oracle.cases(GENERATION)[name]
+    case = oracle.read_cases(GENERATION)[name]
     generator, scaling = build_generator_of_case(case), {"standardize": case["standardize"]}
-    inputs = oracle.inputs_of(GENERATION, name)
-    expected = oracle.stored(GENERATION, name, "out")
+    inputs = oracle.read_inputs(GENERATION, name)
+    expected = oracle.read_case_tensors(GENERATION, name, "out")
     ids = generator.generate_tokens(inputs, **scaling)
     earlier = {}
     for step, output in enumerate(case["output_modalities"], start=1):
@@ -139,16 +141,16 @@ def test_token_ids_and_logits_equal_the_oracle(name):
         if f"context_step{step}" in expected:
             encoded = generator.encode_inputs(inputs, tokens=earlier, **scaling)
             stored = expected[f"context_step{step}"]
-            assert oracle.error(thin_tokens(encoded, stored), stored) <= oracle.FEATURES
+            assert oracle.compute_error(thin_tokens(encoded, stored), stored) <= oracle.FEATURES
         earlier[output] = expected[f"{prefix}_tokens"]
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named(GENERATION, "sampled_"))
+@pytest.mark.parametrize("name", oracle.list_case_names(GENERATION, "sampled_"))
 def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
-    case = oracle.cases(GENERATION)[name]
-    inputs = oracle.stored(GENERATION, case["inputs_from"] or name, "in")
-    expected = oracle.stored(GENERATION, name, "out")
+    case = oracle.read_cases(GENERATION)[name]
+    inputs = oracle.read_case_tensors(GENERATION, case["inputs_from"] or name, "in")
+    expected = oracle.read_case_tensors(GENERATION, name, "out")
     generator = build_generator(tuple(inputs), ("LULC",))
     logits = generator.token_logits(inputs, "LULC")
     batch, count, _ = logits.shape
@@ -171,19 +173,19 @@ def test_sampled_land_cover_equals_the_oracle_given_its_random_numbers(name):
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named(TIM, ""))
+@pytest.mark.parametrize("name", oracle.list_case_names(TIM, ""))
 def test_thinking_in_modalities_equals_the_oracle(name):
-    case = oracle.cases(TIM)[name]
+    case = oracle.read_cases(TIM)[name]
     source = case.get("inputs_from") or name
-    settings = oracle.cases(TIM)[source] | case
+    settings = oracle.read_cases(TIM)[source] | case
     encoder = model.tim(
-        oracle.style("base_style", "tim_encoder_depth"),
+        oracle.read_architecture("base_style", "tim_encoder_depth"),
         settings["modalities"],
         settings["tim_modalities"],
         merge=settings["merge_method"],
-        weights=oracle.tensors("weights_tim"),
+        weights=oracle.read_tensors("weights_tim"),
     )
-    stored = oracle.stored(TIM, source, "in")
+    stored = oracle.read_case_tensors(TIM, source, "in")
     inputs = {key: stored[key] for key in settings["modalities"]}
     with torch.inference_mode():
         layer_features = encoder.features(inputs)
@@ -191,13 +193,14 @@ def test_thinking_in_modalities_equals_the_oracle(name):
         values = encoder.tokenize_inputs(inputs)
         tokens = encoder.embed(values)
         generated_ids = encoder.generate_missing(values, tokens, [0] * len(tokens))
-    outputs = oracle.stored(TIM, name, "out")
+    outputs = oracle.read_case_tensors(TIM, name, "out")
     compared = 0
     for key, expected in outputs.items():
         if key.startswith(("layer", "last")) and "_" not in key:
             actual = features if key == "last" else layer_features[int(key.removeprefix("layer"))]
             assert (
-                oracle.error(oracle.thinned(actual, expected, [1]), expected) <= oracle.FEATURES
+                oracle.compute_error(oracle.thin_output(actual, expected, [1]), expected)
+                <= oracle.FEATURES
             ), key
             compared += 1
     assert compared
@@ -209,30 +212,34 @@ def test_thinking_in_modalities_equals_the_oracle(name):
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named(RASTER, ""))
+@pytest.mark.parametrize("name", oracle.list_case_names(RASTER, ""))
 def test_features_of_a_class_raster_equal_the_oracle(name):
-    case = oracle.cases(RASTER)[name]
+    case = oracle.read_cases(RASTER)[name]
     prefix = "tokenizer.tok_lulc@224."
-    tokenizer = {prefix + key: value for key, value in oracle.tensors("weights_tok_lulc").items()}
+    tokenizer = {
+        prefix + key: value for key, value in oracle.read_tensors("weights_tok_lulc").items()
+    }
     encoder = model.backbone(
-        oracle.style("base_style"),
+        oracle.read_architecture("base_style"),
         case["modalities"],
         merge=case["merge_method"],
-        weights=oracle.tensors("weights_vit_base_style") | tokenizer,
+        weights=oracle.read_tensors("weights_vit_base_style") | tokenizer,
         tokenizers={"LULC": read_tokenizer_size("LULC")},
     )
     with torch.inference_mode():
-        actual = encoder(oracle.inputs_of(RASTER, name))
-    expected = oracle.stored(RASTER, name, "out")["last"]
-    assert oracle.error(oracle.thinned(actual, expected, [1]), expected) <= oracle.FEATURES
+        actual = encoder(oracle.read_inputs(RASTER, name))
+    expected = oracle.read_case_tensors(RASTER, name, "out")["last"]
+    assert (
+        oracle.compute_error(oracle.thin_output(actual, expected, [1]), expected) <= oracle.FEATURES
+    )
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named("cases_primitives", "filter_"))
+@pytest.mark.parametrize("name", oracle.list_case_names("cases_primitives", "filter_"))
 def test_filters_equal_the_oracle(name):
-    case = oracle.cases("cases_primitives")[name]
-    logits = oracle.stored("cases_primitives", name, "in")["logits"]
-    expected = oracle.stored("cases_primitives", name, "out")["filtered"]
+    case = oracle.read_cases("cases_primitives")[name]
+    logits = oracle.read_case_tensors("cases_primitives", name, "in")["logits"]
+    expected = oracle.read_case_tensors("cases_primitives", name, "out")["filtered"]
     actual = sampling_strategy.filter_logits(logits, case["top_k"], case["top_p"])
     assert torch.equal(actual.sort(dim=1).values, expected.sort(dim=1).values)
     is_different = actual != expected
@@ -242,10 +249,10 @@ def test_filters_equal_the_oracle(name):
 
 
 @needs_oracle
-@pytest.mark.parametrize("name", oracle.named("cases_primitives", "linear_schedule_"))
+@pytest.mark.parametrize("name", oracle.list_case_names("cases_primitives", "linear_schedule_"))
 def test_schedules_equal_the_oracle(name):
     steps, count = (int(part) for part in name.removeprefix("linear_schedule_").split("_"))
-    expected = oracle.stored("cases_primitives", name, "out")
+    expected = oracle.read_case_tensors("cases_primitives", name, "out")
     assert sampling_strategy.linear_schedule(count, steps) == expected["tokens"].tolist()
     assert sampling_strategy.cosine_schedule(count, steps) == expected["cosine"].tolist()
 
@@ -272,7 +279,7 @@ def test_a_generator_has_the_official_keys_except_unused_halves(size):
         generator = model.generator(
             f"terramind_v1_{size}_generate", ["S2L2A", "S1GRD"], ["LULC", "DEM"]
         )
-    expected, actual = read_shapes(stored), oracle.shapes(generator)
+    expected, actual = read_shapes(stored), oracle.list_shapes(generator)
     missing = find_missing_keys(expected, actual)
     halves = {key.split(".", 3)[0] + "." + key.split(".")[2] for key in missing}
     assert halves == {"tokenizer.encoder", "tokenizer.quant_proj"}
@@ -290,7 +297,7 @@ def test_a_tim_has_the_official_keys_except_the_unused_tokenizer(size):
     with torch.device("meta"):
         tim = model.tim(f"terramind_v1_{size}_tim", ["S2L2A", "S1GRD"])
     expected = read_shapes(stored)
-    missing = find_missing_keys(expected, oracle.shapes(tim))
+    missing = find_missing_keys(expected, oracle.list_shapes(tim))
     assert {key.split(".")[0] for key in missing} == {"tokenizer"}
     assert all(tim.is_ignored_key(key) for key in missing)
     unused_count = sum(math.prod(expected[key]) for key in missing)
@@ -309,7 +316,7 @@ def test_the_encoder_decoder_of_all_modalities_has_the_official_keys(size):
         encoder_decoder = model.generator(
             f"terramind_v1_{size}", inputs, outputs, tokenizers={}
         ).model
-    assert oracle.shapes(encoder_decoder) == read_shapes(stored)
+    assert oracle.list_shapes(encoder_decoder) == read_shapes(stored)
     assert count_parameters(encoder_decoder) == stored["n_unique_params"]
     assert sorted(key for key, _ in encoder_decoder.named_buffers()) == sorted(stored["buffers"])
 
@@ -322,6 +329,6 @@ def test_a_backbone_with_all_inputs_has_the_official_keys():
         encoder = model.backbone(
             "terramind_v1_base", names, tokenizers={"LULC": None, "NDVI": None}
         )
-    missing = find_missing_keys(read_shapes(stored), oracle.shapes(encoder))
+    missing = find_missing_keys(read_shapes(stored), oracle.list_shapes(encoder))
     assert {key.split(".")[2] for key in missing} == {"decoder", "post_quant_proj"}
     assert all(encoder.is_ignored_key(key) for key in missing)

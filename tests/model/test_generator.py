@@ -16,12 +16,12 @@ from tests.support.small_generators import (
     MICRO,
     RAW,
     TOKENIZER,
-    lively,
+    are_equal,
     make,
-    passes,
     rasters,
     raw,
-    same,
+    record_batch_sizes,
+    set_large_weights,
 )
 
 nan = float("nan")
@@ -149,7 +149,7 @@ def test_a_size_that_diffusion_cannot_decode_is_refused_before_computing():
     generator = model.generator(
         MICRO, ["S2L2A"], ["LULC", "DEM"], tokenizers={"DEM": deep_tokenizer}
     )
-    recorded = passes(generator.model.encoder[0])
+    recorded = record_batch_sizes(generator.model.encoder[0])
     with pytest.raises(ModelError, match=r"DEM.*multiples of 32"):
         generator.generate(rasters(("S2L2A",), 48, 64), ["DEM"], standardize=False, chained=False)
     assert not recorded
@@ -157,7 +157,7 @@ def test_a_size_that_diffusion_cannot_decode_is_refused_before_computing():
 
 def test_an_output_without_its_tokenizer_is_refused_before_computing():
     generator = model.generator(MICRO, ["S2L2A"], ["LULC", "Coords"], tokenizers={})
-    recorded = passes(generator.model.encoder[0])
+    recorded = record_batch_sizes(generator.model.encoder[0])
     for name in ("LULC", "Coords"):
         with pytest.raises(ModelError, match="tokenizer"):
             generator.generate(rasters(("S2L2A",)), [name], standardize=False)
@@ -209,17 +209,17 @@ def copy_official_state(generator):
 
 def test_a_complete_state_can_be_reloaded():
     state = make().state_dict()
-    assert same(build_generator(state).state_dict(), state)
+    assert are_equal(build_generator(state).state_dict(), state)
     reloaded = model.load_state(build_generator({"random": 1}), state)
-    assert same(reloaded.state_dict(), state)
+    assert are_equal(reloaded.state_dict(), state)
 
 
 def test_the_official_layout_fills_the_model_and_keeps_tokenizers():
     generator = build_generator({"random": 1})
     before = {key: value.clone() for key, value in generator.tokenizer.state_dict().items()}
     model.load_state(generator, copy_official_state(make()))
-    assert same(generator.model.state_dict(), make().model.state_dict())
-    assert same(generator.tokenizer.state_dict(), before)
+    assert are_equal(generator.model.state_dict(), make().model.state_dict())
+    assert are_equal(generator.tokenizer.state_dict(), before)
 
 
 def test_a_file_without_tokenizers_does_not_leave_them_random():
@@ -229,7 +229,7 @@ def test_a_file_without_tokenizers_does_not_leave_them_random():
         name: make().tokenizer.get_raster_tokenizer(f"tok_{name.lower()}@224")
         for name in ("LULC", "NDVI")
     }
-    assert same(
+    assert are_equal(
         build_generator(copy_official_state(make()), tokenizers=tokenizers).state_dict(),
         make().state_dict(),
     )
@@ -240,13 +240,15 @@ def test_a_file_without_tokenizers_does_not_leave_them_random():
 
 
 def test_passed_tokenizers_take_precedence_over_those_in_the_file():
-    tokenizer = lively(model.tokenizer({"modality": "LULC"} | TOKENIZER, part="decoder"), seed=8)
+    tokenizer = set_large_weights(
+        model.tokenizer({"modality": "LULC"} | TOKENIZER, part="decoder"), seed=8
+    )
     before = {key: value.clone() for key, value in tokenizer.state_dict().items()}
     generator = build_generator(
         make().state_dict(), tokenizers={"LULC": tokenizer, "NDVI": TOKENIZER}
     )
     assert generator.tokenizer.get_raster_tokenizer("tok_lulc@224") is tokenizer
-    assert same(tokenizer.state_dict(), before)
+    assert are_equal(tokenizer.state_dict(), before)
 
 
 def test_a_tokenizer_of_the_wrong_half_or_modality_is_refused():
@@ -267,7 +269,7 @@ def test_either_name_of_a_tied_tensor_is_enough_but_both_must_agree():
         key: value for key, value in copy_official_state(make()).items() if key not in tied_names
     }
     generator = model.load_state(build_generator({"random": 1}), state)
-    assert same(generator.model.state_dict(), make().model.state_dict())
+    assert are_equal(generator.model.state_dict(), make().model.state_dict())
     for tied_name in tied_names:
         changed_state = copy_official_state(make())
         changed_state[tied_name] = changed_state[tied_name] + 1
@@ -298,7 +300,7 @@ def test_random_weights_fill_model_and_tokenizers():
     state, same_seed_state, other_seed_state = (
         build_generator({"random": seed}).state_dict() for seed in (1, 1, 2)
     )
-    assert same(state, same_seed_state)
+    assert are_equal(state, same_seed_state)
     for key in ("tokenizer.tok_lulc@224.decoder.out_proj.weight", "sampler.model.mask_token"):
         assert not torch.equal(state[key], other_seed_state[key])
 

@@ -14,7 +14,7 @@ from model.errors import ModelError, WeightsError
 from model.predictor import card_file, registry
 from model.predictor.task_predictors import GenerativePredictor, SegmentationPredictor
 from model.terramind import modalities
-from tests.support.small_generators import passes
+from tests.support.small_generators import record_batch_sizes
 
 CPU = {"device": "cpu", "precision": "fp32", "nan_policy": "fill"}
 SIDE = 32
@@ -128,8 +128,10 @@ def test_outputs_have_a_fixed_order(family_card):
 def test_the_encoder_runs_once_per_window(family_card):
     joint = registry.load(family_card, {"random": 3}, **ALL_TASKS, **CPU)
     assert isinstance(joint, GenerativePredictor)
-    first_layer, last_layer = (passes(joint.network.model.encoder[index]) for index in (0, -1))
-    decoder_runs = passes(joint.network.model.decoder[0])
+    first_layer, last_layer = (
+        record_batch_sizes(joint.network.model.encoder[index]) for index in (0, -1)
+    )
+    decoder_runs = record_batch_sizes(joint.network.model.decoder[0])
     joint.predict(make_chips(batch=3), ORIGINS)
     assert (len(first_layer), len(last_layer)) == (3, 3)
     assert len(decoder_runs) == 3 * 3
@@ -147,7 +149,9 @@ def test_a_segmenter_returns_features_of_the_same_pass(segmenter_card):
     single_predictors = [
         registry.load(segmenter_card, task=task, **CPU) for task in ("land_cover", "embedding")
     ]
-    first_layer, last_layer = (passes(joint.network.encoder.encoder[index]) for index in (0, -1))
+    first_layer, last_layer = (
+        record_batch_sizes(joint.network.encoder.encoder[index]) for index in (0, -1)
+    )
     result = joint.predict(chips)
     assert (len(first_layer), len(last_layer)) == (3, 3)
     for output, single in zip(result, single_predictors, strict=True):

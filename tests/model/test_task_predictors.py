@@ -66,7 +66,7 @@ def build_generator(outputs):
         tokenizers=dict.fromkeys(outputs, small_generators.TOKENIZER),
         chained=False,
     )
-    return small_generators.lively(generator)
+    return small_generators.set_large_weights(generator)
 
 
 class FakeFineTunedModel(nn.Module):

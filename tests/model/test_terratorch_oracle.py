@@ -19,7 +19,7 @@ SUITE = "cases_segmentation"
 def _list_variants():
     if not oracle.ORACLE:
         return ["none"]
-    return [name for name, case in oracle.cases(SUITE).items() if "inputs_from" in case]
+    return [name for name, case in oracle.read_cases(SUITE).items() if "inputs_from" in case]
 
 
 def _read_checkpoint(variant):
@@ -27,7 +27,7 @@ def _read_checkpoint(variant):
     hyper_parameters = json.loads(
         (Path(oracle.ORACLE) / "segmentation_hyper_parameters.json").read_text()
     )
-    stored = oracle.tensors("weights_segmentation")
+    stored = oracle.read_tensors("weights_segmentation")
     state = {key: value for key, value in stored.items() if "::" not in key}
     prefix = f"{variant}::"
     state |= {
@@ -37,13 +37,13 @@ def _read_checkpoint(variant):
 
 
 def _load_variant(variant):
-    size = oracle.style("tiny_style", "segmentation_encoder_depth")
+    size = oracle.read_architecture("tiny_style", "segmentation_encoder_depth")
     return model.fine_tuned(_read_checkpoint(variant), config=size)
 
 
 def _group_inputs(variant, modalities):
     """Return the inputs of each size by their group name in the outputs."""
-    stored = oracle.stored(SUITE, oracle.cases(SUITE)[variant]["inputs_from"], "in")
+    stored = oracle.read_case_tensors(SUITE, oracle.read_cases(SUITE)[variant]["inputs_from"], "in")
     groups = {}
     for key, value in stored.items():
         group, _, modality = key.partition(".")
@@ -58,7 +58,7 @@ def _group_inputs(variant, modalities):
 @pytest.mark.parametrize("variant", _list_variants())
 def test_logits_and_classes_equal_the_oracle(variant):
     loaded = _load_variant(variant)
-    outputs = oracle.stored(SUITE, variant, "out")
+    outputs = oracle.read_case_tensors(SUITE, variant, "out")
     groups = _group_inputs(variant, loaded.inputs)
     compared = set()
     for group, inputs in groups.items():
@@ -77,7 +77,7 @@ def test_logits_and_classes_equal_the_oracle(variant):
             else:
                 step = int(re.search(r"_s(\d+)$", key)[1])
                 actual = logits[..., ::step, ::step]
-                assert oracle.error(actual, outputs[key]) <= oracle.SEGMENTATION, key
+                assert oracle.compute_error(actual, outputs[key]) <= oracle.SEGMENTATION, key
     assert compared == set(outputs)
 
 
@@ -85,7 +85,7 @@ def test_logits_and_classes_equal_the_oracle(variant):
 @pytest.mark.parametrize("variant", _list_variants())
 def test_loading_is_strict_in_both_directions(variant):
     checkpoint = _read_checkpoint(variant)
-    size = oracle.style("tiny_style", "segmentation_encoder_depth")
+    size = oracle.read_architecture("tiny_style", "segmentation_encoder_depth")
     loaded = model.fine_tuned(checkpoint, config=size)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, checkpoint["state_dict"][f"model.{key}"].to(value.dtype)), key
@@ -112,7 +112,7 @@ def test_keys_and_shapes_are_those_of_real_checkpoints(name):
         }
         checkpoint = {"state_dict": state, "hyper_parameters": stored["hyper_parameters"]}
         loaded = model.fine_tuned(checkpoint)
-    actual = {f"model.{key}": shape for key, shape in oracle.shapes(loaded).items()}
+    actual = {f"model.{key}": shape for key, shape in oracle.list_shapes(loaded).items()}
     assert actual == {key: shape for key, (shape, _) in expected.items()}
     assert loaded.num_classes == stored["hyper_parameters"]["model_args"]["num_classes"]
     assert loaded.class_names == tuple(stored["hyper_parameters"]["class_names"])

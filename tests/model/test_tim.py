@@ -10,7 +10,7 @@ from model.errors import ModelError, WeightsError
 from model.terramind.generation.sampling_strategy import SamplingStrategy
 from tests.support import small_generators
 from tests.support.oracle import one_thread  # noqa: F401
-from tests.support.small_generators import lively, same
+from tests.support.small_generators import are_equal, set_large_weights
 
 MICRO = {"dim": 32, "heads": 2, "depth": 2, "decoder_depth": 1}
 TOKENIZER = {"dim": 32, "depth": 1, "heads": 2}
@@ -18,7 +18,7 @@ SHARED = "encoder_embeddings.untok_dem@224.proj.weight"
 
 
 def make_tim(names=("S1GRD", "DEM"), thoughts=("LULC",), **options):
-    return lively(model.tim(MICRO, list(names), list(thoughts), **options))
+    return set_large_weights(model.tim(MICRO, list(names), list(thoughts), **options))
 
 
 def make_rasters(names=("S1GRD", "DEM"), height=32, width=48, **options):
@@ -86,7 +86,7 @@ def test_inputs_are_not_modified_and_dict_excludes_generated_modalities():
     before = dict(inputs)
     features = make_tim(merge="dict")(inputs)
     assert set(features) == {"S1GRD", "DEM"}
-    assert same(inputs, before)
+    assert are_equal(inputs, before)
     all_inputs = inputs | {"LULC": torch.zeros(1, 2, 3, dtype=torch.long)}
     assert len(make_tim(merge="dict")(all_inputs)) == 3
     assert make_tim(merge=None)(inputs).shape == (1, 18, 32)
@@ -158,7 +158,7 @@ def test_the_official_file_fills_encoder_and_sampler():
 def test_a_complete_state_can_be_reloaded_and_missing_keys_are_named():
     state = make_tim().state_dict()
     tim = model.tim(MICRO, ["S1GRD", "DEM"], weights=state)
-    assert same(tim.state_dict(), state)
+    assert are_equal(tim.state_dict(), state)
     assert tim.has_shared_embeddings
     state = {key: value for key, value in state.items() if key != "sampler.model.mask_token"}
     with pytest.raises(WeightsError, match=r"sampler\.model\.mask_token"):
@@ -169,7 +169,7 @@ def test_separately_trained_embeddings_are_loaded_separately():
     state = {key: value.clone() for key, value in make_tim().state_dict().items()}
     state[SHARED] += torch.randn(state[SHARED].shape, generator=torch.Generator().manual_seed(1))
     tim = model.tim(MICRO, ["S1GRD", "DEM"], weights=state)
-    assert same(tim.state_dict(), state)
+    assert are_equal(tim.state_dict(), state)
     assert not tim.has_shared_embeddings
     key = "encoder_embeddings.tok_lulc@224.mod_emb"
     sampler_model = tim.sampler.model
@@ -188,7 +188,7 @@ def test_a_checkpoint_from_before_chaining_is_loaded():
     state = make_tim(chained=False).state_dict()
     assert "sampler.model.encoder_embeddings.tok_lulc@224.mod_emb" not in state
     tim = model.tim(MICRO, ["S1GRD", "DEM"], chained=False, weights=state)
-    assert same(tim.state_dict(), state)
+    assert are_equal(tim.state_dict(), state)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_invalid_uses_are_refused(use):
 
 def build_backbone_with_tokenizers(**options):
     tokenizers = {"LULC": TOKENIZER, "NDVI": TOKENIZER}
-    return lively(
+    return set_large_weights(
         model.backbone(
             MICRO, ["DEM", "LULC", "NDVI"], tokenizers=tokenizers, merge="dict", **options
         )
@@ -265,7 +265,7 @@ def test_tokenizers_are_loaded_from_the_file_or_passed():
     backbone = model.backbone(
         MICRO, ["DEM", "LULC", "NDVI"], merge="dict", weights=state, tokenizers=tokenizer_sizes
     )
-    assert same(backbone.state_dict(), state)
+    assert are_equal(backbone.state_dict(), state)
     state_without_tokenizers = {
         key: value for key, value in state.items() if not key.startswith("tokenizer.")
     }
@@ -285,7 +285,7 @@ def test_tokenizers_are_loaded_from_the_file_or_passed():
     backbone = model.backbone(
         MICRO, ["DEM", "LULC", "NDVI"], weights=state_without_tokenizers, tokenizers=tokenizers
     )
-    assert same(backbone.state_dict(), state)
+    assert are_equal(backbone.state_dict(), state)
     with pytest.raises(ModelError, match="use for"):
         model.backbone(MICRO, ["DEM"], tokenizers={"LULC": TOKENIZER})
 

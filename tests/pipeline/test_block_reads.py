@@ -31,7 +31,7 @@ def raster_server(tmp_path_factory):
 
 def _read(raster_server, grid, resampling):
     """Read a grid; return the bytes sent and the requests received by the server."""
-    raster_server.forget()
+    raster_server.reset_counts()
     options = {"resampling": resampling, "dtype": np.uint16, "fill_value": 0}
     raster_reader.read(f"{raster_server.address}/cog.tif", SOURCE, grid, **options)
     return raster_server.sent, raster_server.requests

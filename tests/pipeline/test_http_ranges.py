@@ -117,7 +117,7 @@ def test_a_transient_fault_is_retried_or_an_error(file_server, fault, part, name
     else:
         assert np.array_equal(_read(file_server, name), VALUES)
     file_server.script = None
-    file_server.forget()
+    file_server.reset_counts()
     assert np.array_equal(_read(file_server, name), VALUES)
     assert file_server.requests == 2
     # ^ the failure is not remembered
@@ -146,14 +146,14 @@ def test_a_file_of_too_small_stated_size_is_read_completely(file_server, monkeyp
 
 
 def test_no_more_requests_are_sent_than_by_gdal(file_server):
-    file_server.forget()
+    file_server.reset_counts()
     with (
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
         rasterio.open(f"{file_server.address}/cog.tif") as file,
     ):
         file.read(1)
     gdal_requests = file_server.requests
-    file_server.forget()
+    file_server.reset_counts()
     _read(file_server, "cog.tif")
     assert file_server.requests <= gdal_requests
 
@@ -169,13 +169,13 @@ def test_parallel_reads_equal_serial_ones_within_the_provider_limit(file_server)
     provider_connections.divide_connections(8)
     try:
         assert provider_connections.max_connections("demo") == 4
-        file_server.forget()
+        file_server.reset_counts()
         with ThreadPoolExecutor(32) as pool:
             actual = list(pool.map(lambda part: _read(file_server, grid=part), parts))
     finally:
         provider_connections.divide_connections(1)
     assert all(map(np.array_equal, actual, expected))
-    assert 2 <= file_server.most <= 4
+    assert 2 <= file_server.max_active <= 4
 
 
 def test_retry_after_is_respected_up_to_a_limit(file_server):
@@ -183,7 +183,7 @@ def test_retry_after_is_respected_up_to_a_limit(file_server):
     file_server.retry_after = "1"
     _read(file_server)
     assert 0.9 < file_server.times[1] - file_server.times[0] < 3
-    file_server.forget()
+    file_server.reset_counts()
     file_server.script = _fail_first_request("503", head=True)
     file_server.retry_after = "9999"
     with pytest.raises(AssetReadError, match="Retry-After is 9999 s"):
@@ -302,7 +302,7 @@ def test_a_bucket_is_read_by_gdal_and_retried(file_server, folder, monkeypatch, 
         fill_value=0,
     )
     assert np.array_equal(actual, VALUES)
-    assert file_server.most <= 1 + (fault == "reset")
+    assert file_server.max_active <= 1 + (fault == "reset")
     # ^ a request whose connection was reset may still be running when the next one arrives
 
 
@@ -326,7 +326,7 @@ def test_a_block_under_many_blocks_of_the_grid_is_requested_once(tmp_path, monke
     with server.serving(tmp_path) as file_server:
         for cache_size in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
             monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", cache_size)
-            file_server.forget()
+            file_server.reset_counts()
             actual = _read(file_server, "dem.tif", grid, **options)
             assert np.array_equal(actual, expected, equal_nan=True)
             sent_bytes.append(file_server.sent)

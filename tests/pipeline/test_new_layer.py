@@ -44,7 +44,7 @@ def predictor(monkeypatch):
 
         outputs = (OutputSpec(task="canopy_height", bands=("canopy_height",), unit="dm"),)
 
-        def one(self, values, places):
+        def predict_values(self, values, places):
             return np.nan_to_num(values).astype(np.float32) / 20
 
     return CanopyHeight()

@@ -186,11 +186,13 @@ def test_the_receipt_holds_counts_of_samples_and_windows(tmp_path, monkeypatch):
 
         @property
         def predict_reference(self):
-            return lambda chips, places: (self.one(chips["S2L2A"], places)[:, [1, 0, 2]],)
+            return lambda chips, places: (
+                self.predict_values(chips["S2L2A"], places)[:, [1, 0, 2]],
+            )
 
     class Silent(Brightness):
-        def one(self, values, places):
-            return np.full_like(super().one(values, places), np.nan)
+        def predict_values(self, values, places):
+            return np.full_like(super().predict_values(values, places), np.nan)
 
     first = plan.tiles[0]
     exact = tile.build_tile(plan, first, Brightness(), folder, threads=1).samples

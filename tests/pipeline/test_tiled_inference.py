@@ -209,8 +209,8 @@ def test_a_non_finite_output_affects_only_its_own_window(
     """The values of overlapping windows are used for the pixel, if there are any."""
 
     class Broken(Edgy):
-        def one(self, values, origins):
-            output = super().one(values, origins)
+        def predict_values(self, values, origins):
+            output = super().predict_values(values, origins)
             for index, (row, column) in enumerate(origins):
                 if row <= invalid_row < row + 32 and column <= invalid_column < column + 32:
                     output[index, 0, invalid_row - row, invalid_column - column] = invalid_value

@@ -148,8 +148,8 @@ def test_a_coarse_output_beside_a_fine_one_is_unchanged(tmp_path):
 class Overcast(Brightness):
     """Predicts clouds everywhere."""
 
-    def one(self, values, places):
-        probabilities = super().one(values, places)
+    def predict_values(self, values, places):
+        probabilities = super().predict_values(values, places)
         probabilities[:] = 0
         probabilities[:, self.outputs[0].class_names.index("clouds")] = 1
         return probabilities

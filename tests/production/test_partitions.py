@@ -28,7 +28,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     card = CARD | {"inputs": {"S2L2A": CARD["inputs"]["S2L2A"]}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(card))
-    return partitions.plan(
+    return partitions.create_plan(
         folder,
         size=512,
         tile=64,
@@ -47,14 +47,14 @@ def reference(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference") / "made"
     tiles = plan_file.read_plan_file(source).tiles
     assert len(tiles) >= 6
-    return partitions.made(source, folder, tiles, engine="threads", workers=1)
+    return partitions.build_product(source, folder, tiles, engine="threads", workers=1)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_bytes_whoever_makes_them_in_whatever_order(source, reference, way, tmp_path):
     tiles = list(plan_file.read_plan_file(source).tiles)
     random.Random(way).shuffle(tiles)
-    made = partitions.made(source, tmp_path / "made", tiles, **WAYS[way])
+    made = partitions.build_product(source, tmp_path / "made", tiles, **WAYS[way])
     assert made.files == reference.files
     assert any("/c/" in name for name in made.files)
 
@@ -62,7 +62,7 @@ def test_the_same_bytes_whoever_makes_them_in_whatever_order(source, reference, 
 def _painted(source, folder):
     """Make a plan; return land cover and probabilities, and where on Earth they begin, pixels."""
     plan = plan_file.read_plan_file(source)
-    partitions.made(source, folder, plan.tiles, engine="threads", workers=2)
+    partitions.build_product(source, folder, plan.tiles, engine="threads", workers=2)
     whole = slice(0, plan.grid.height), slice(0, plan.grid.width)
     path = zarr_store.grid_store(folder, plan, plan.grid.epsg)
     values = [zarr_store.read_layer(path, name, *whole) for name in ("land_cover", "probabilities")]

@@ -25,7 +25,7 @@ from flows.run import verify
 from pipeline.plan.settings import ExecutionSettings
 from pipeline.storage import plan_file
 from tests.servers import database, process, production_services
-from tests.servers.prefect_client import TERMINAL, eventually
+from tests.servers.prefect_client import TERMINAL, wait_until
 from tests.support import large_plan
 
 pytestmark = [
@@ -157,7 +157,7 @@ def test_who_has_no_password_sees_nothing(world):
 def test_no_process_listens_beyond_this_machine(world):
     listening = [
         (process.name(), one.laddr.ip)
-        for process in world.belonging()
+        for process in world.list_processes()
         for one in process.net_connections("inet")
         if one.status == "LISTEN"
     ]
@@ -168,7 +168,7 @@ def test_no_process_listens_beyond_this_machine(world):
 def test_a_schedule_makes_what_is_due_and_then_nothing(world, deployed):
     path, _ = deployed
     _schedule(world, "land_cover/demo-region", "resume")
-    made = eventually(lambda: [one for one in _scheduled(world) if "complete" in one], seconds=240)
+    made = wait_until(lambda: [one for one in _scheduled(world) if "complete" in one], seconds=240)
     _schedule(world, "land_cover/demo-region", "pause")
     assert made == [["complete"] + ["gap"] * (len(made[0]) - 1)]
     (item,) = (path.parent / "out" / path.stem).glob("*/item.json")
@@ -197,7 +197,7 @@ def _schedule(world, name, what):
     identity = world.api.deployment(name)["id"]
     world.api("POST", f"/deployments/{identity}/{what}_deployment")
     if what == "pause":
-        eventually(
+        wait_until(
             lambda: [
                 one
                 for one in world.api.flow_runs(deployments={"id": {"any_": [identity]}})
@@ -262,17 +262,17 @@ def test_a_backfill_makes_months_once_and_shows_them(world, land, written, deplo
 def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, deployed, victim):
     path = written(f"without-{victim}")
     run = _backfill(world, path, first="2021-06", last="2021-07")
-    eventually(lambda: len(_receipts(path)) > 11, seconds=300)
+    wait_until(lambda: len(_receipts(path)) > 11, seconds=300)
     # ^ within the second month of nine tiles
     if victim == "flow":
-        eventually(lambda: world.flow(run), seconds=10).kill()
+        wait_until(lambda: world.flow(run), seconds=10).kill()
     else:
         world.kill(victim)
     finished = _receipts(path)
     if victim != "flow":
         time.sleep(2)
-        world.revive()
-    eventually(
+        world.restart()
+    wait_until(
         lambda: world.flow(run) is None or world.api.flow_run(run)["state_type"] in TERMINAL,
         seconds=400,
     )
@@ -288,7 +288,7 @@ def test_whatever_dies_the_backfill_is_finished_or_can_go_on(world, written, dep
 def test_a_run_without_a_sign_of_life_has_crashed(world, written, deployed):
     path = written("silent")
     run = _backfill(world, path, first="2021-06", last="2021-06")
-    eventually(lambda: _receipts(path), seconds=300)
+    wait_until(lambda: _receipts(path), seconds=300)
     world.kill("worker")
     world.flow(run).kill()
     # ^ as when the machine of both is gone
@@ -301,11 +301,11 @@ def test_a_run_without_a_sign_of_life_has_crashed(world, written, deployed):
 def test_a_cancelled_run_stops_its_work_and_can_go_on(world, written, deployed):
     path = written("cancelled")
     run = _backfill(world, path)
-    eventually(lambda: len(_receipts(path)) > 2, seconds=300)
+    wait_until(lambda: len(_receipts(path)) > 2, seconds=300)
     began = time.monotonic()
     world.api.set_state(run, "CANCELLING")
-    eventually(lambda: world.flow(run) is None, seconds=30)
-    eventually(lambda: _quiet(world), seconds=30 - (time.monotonic() - began))
+    wait_until(lambda: world.flow(run) is None, seconds=30)
+    wait_until(lambda: _quiet(world), seconds=30 - (time.monotonic() - began))
     assert world.api.until(run, seconds=60)["state_type"] == "CANCELLED"
     finished = _receipts(path)
     time.sleep(3)
@@ -318,11 +318,11 @@ def test_a_cancelled_run_stops_its_work_and_can_go_on(world, written, deployed):
 def test_a_run_whose_worker_was_replaced_can_be_cancelled(world, written, deployed):
     path = written("orphaned")
     run = _backfill(world, path)
-    eventually(lambda: len(_receipts(path)) > 2, seconds=300)
+    wait_until(lambda: len(_receipts(path)) > 2, seconds=300)
     world.kill("worker")
     world.start("worker")
     world.api.set_state(run, "CANCELLING")
-    eventually(lambda: world.flow(run) is None, seconds=30)
+    wait_until(lambda: world.flow(run) is None, seconds=30)
     assert world.api.until(run, seconds=60)["state_type"] == "CANCELLED"
     finished = _receipts(path)
     time.sleep(3)
@@ -333,9 +333,9 @@ def test_a_run_that_is_wrongly_called_crashed_says_that_it_is_well(world, writte
     """As after a server that was away for longer than a run may be silent."""
     path = written("well")
     run = _backfill(world, path, first="2021-06", last="2021-07")
-    eventually(lambda: len(_receipts(path)) > 2, seconds=300)
+    wait_until(lambda: len(_receipts(path)) > 2, seconds=300)
     world.api.set_state(run, "CRASHED")
-    eventually(lambda: world.api.flow_run(run)["state_type"] == "RUNNING", seconds=30)
+    wait_until(lambda: world.api.flow_run(run)["state_type"] == "RUNNING", seconds=30)
     assert world.api.until(run, seconds=400)["state_type"] == "COMPLETED"
     assert _months(path) == ["2021-06", "2021-07"]
 
@@ -417,7 +417,7 @@ reuse.find_reusable_tiles = lambda *_: {}
 receipt.read_finished = lambda *_: {}
 zarr_store.create = lambda *_: None
 published_item.main_dir_name = lambda _: "32633"
-tile_scheduler.process_tiles.__kwdefaults__["tile_function"] = simulated_tiles.nothing
+tile_scheduler.process_tiles.__kwdefaults__["tile_function"] = simulated_tiles.return_at_once
 land_cover_flow.TASKS = dataclasses.replace(
     land_cover_flow.TASKS,
     verify_tiles=land_cover_flow.as_task(lambda *_: [], "verify"),
@@ -444,7 +444,7 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
         check=True,
     )
     (run,) = [one["id"] for one in world.api.flow_runs() if one["id"] not in before]
-    eventually(lambda: len(world.api.task_runs(run)) == 5)
+    wait_until(lambda: len(world.api.task_runs(run)) == 5)
     assert len(world.api.logs(run)) < 50
     assert _artifacts(world, run)["expanse-tiles"]["data"] == 100.0
     assert _bytes_in(world) < 50e6

@@ -1,4 +1,4 @@
-"""Real scenes on their own grids: every band is what rasterio reads, to the byte."""
+"""Every band of real scenes on its native grid equals what rasterio reads, to the byte."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CATALOGS = {
     "planetary-computer": ("S2L2A", "S1RTC", "DEM"),
     "cdse": ("S2L2A",),
 }
-BEYOND = 7
-"""Pixels that are read around each scene: they must be empty."""
+PADDING = 7
+"""Pixels that are read around each scene, and must be nodata."""
 
 
-def _scenes(realdata, name):
+def _find_scenes(realdata, name):
     folder = realdata / "catalog" / name
     source = search.CatalogSource(
         provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
@@ -35,12 +35,12 @@ def _scenes(realdata, name):
     return result.scenes
 
 
-def _stack(scene, bands, grid):
+def _load_stored(scene, bands, grid):
     stored = cube.load([scene], bands, grid, stored=True)
     return stored[0].compute(scheduler="synchronous"), stored.attrs["nodata"]
 
 
-def _known(stored, asset, file, fill):
+def _fill_nodata(stored, asset, file, fill):
     """Return stored values with the fill in place of nodata, in floating point."""
     nodata = asset.nodata if asset.nodata is not None else file.nodata
     values = stored.astype(float)
@@ -49,77 +49,77 @@ def _known(stored, asset, file, fill):
     return values
 
 
-def _around(file, beyond=BEYOND):
+def _pad_grid(file, padding=PADDING):
     return Grid(
         epsg=file.crs.to_epsg(),
         resolution=file.transform.a,
-        left=file.transform.c - beyond * file.transform.a,
-        top=file.transform.f + beyond * file.transform.a,
-        height=file.height + 2 * beyond,
-        width=file.width + 2 * beyond,
+        left=file.transform.c - padding * file.transform.a,
+        top=file.transform.f + padding * file.transform.a,
+        height=file.height + 2 * padding,
+        width=file.width + 2 * padding,
     )
 
 
 @pytest.mark.parametrize("name", CATALOGS)
-def test_every_band_on_its_own_grid_is_untouched(realdata, name):
+def test_every_band_on_its_native_grid_is_unchanged(realdata, name):
     pixels = 0
-    for scene in _scenes(realdata, name):
+    for scene in _find_scenes(realdata, name):
         for band, asset in scene.assets.items():
             with rasterio.open(asset.href) as file:
-                grid = _around(file)
-                values, fill = _stack(scene, [band], grid)
-                inner = _known(file.read(1), asset, file, fill)
-                expected = np.pad(inner, BEYOND, constant_values=fill)
+                grid = _pad_grid(file)
+                values, fill = _load_stored(scene, [band], grid)
+                inner = _fill_nodata(file.read(1), asset, file, fill)
+                expected = np.pad(inner, PADDING, constant_values=fill)
                 assert np.array_equal(values[0], expected, equal_nan=True), (scene.id, band)
             pixels += values.size
     assert pixels > 100_000
 
 
 @pytest.mark.parametrize("name", CATALOGS)
-def test_a_window_over_the_edge_is_untouched(realdata, name):
-    for scene in _scenes(realdata, name):
+def test_a_window_across_the_edge_is_unchanged(realdata, name):
+    for scene in _find_scenes(realdata, name):
         band, asset = next(iter(scene.assets.items()))
         with rasterio.open(asset.href) as file:
-            grid = _around(file)
+            grid = _pad_grid(file)
             third, half = grid.height // 3, grid.width // 2
-            part = grid.window(row=third, column=half, height=third, width=half)
-            values, fill = _stack(scene, [band], part)
-            window = Window(half - BEYOND, third - BEYOND, half, third)
-            there = file.read(1, window=window, boundless=True, fill_value=0)
-            empty = np.ones(there.shape, np.bool_)
-            empty[: file.height + BEYOND - third, : file.width + BEYOND - half] = False
-            expected = np.where(empty, fill, _known(there, asset, file, fill))
+            window_grid = grid.window(row=third, column=half, height=third, width=half)
+            values, fill = _load_stored(scene, [band], window_grid)
+            window = Window(half - PADDING, third - PADDING, half, third)
+            stored = file.read(1, window=window, boundless=True, fill_value=0)
+            empty = np.ones(stored.shape, np.bool_)
+            empty[: file.height + PADDING - third, : file.width + PADDING - half] = False
+            expected = np.where(empty, fill, _fill_nodata(stored, asset, file, fill))
         assert np.array_equal(values[0], expected, equal_nan=True), scene.id
 
 
 @pytest.mark.parametrize("name", CATALOGS)
-def test_coarser_bands_are_picked_on_the_finest_grid(realdata, name):
-    for scene in _scenes(realdata, name):
+def test_coarser_bands_are_sampled_on_the_finest_grid(realdata, name):
+    for scene in _find_scenes(realdata, name):
         if scene.modality != "S2L2A":
             continue
         finest = min(scene.assets.values(), key=lambda asset: abs(asset.transform[0]))
         with rasterio.open(finest.href) as file:
-            whole = _around(file, 0)
-        grid = whole.window(
-            row=0, column=0, height=min(whole.height, 600), width=min(whole.width, 900)
+            full_grid = _pad_grid(file, 0)
+        grid = full_grid.window(
+            row=0, column=0, height=min(full_grid.height, 600), width=min(full_grid.width, 900)
         )
-        values, fill = _stack(scene, list(scene.assets), grid)
+        values, fill = _load_stored(scene, list(scene.assets), grid)
         xs, ys = values.x.values, values.y.values
         for band, asset in scene.assets.items():
             with rasterio.open(asset.href) as file:
-                t = file.transform
-                columns = np.floor((xs - t.c) / t.a + 1e-6).astype(int)
-                rows = np.floor((ys - t.f) / t.e + 1e-6).astype(int)
-                beyond = max(0, -rows.min(), -columns.min(), rows.max() - file.height + 1)
-                beyond = int(max(beyond, columns.max() - file.width + 1))
+                transform = file.transform
+                columns = np.floor((xs - transform.c) / transform.a + 1e-6).astype(int)
+                rows = np.floor((ys - transform.f) / transform.e + 1e-6).astype(int)
+                padding = max(0, -rows.min(), -columns.min(), rows.max() - file.height + 1)
+                padding = int(max(padding, columns.max() - file.width + 1))
                 stored = np.pad(
-                    _known(file.read(1), asset, file, fill), beyond, constant_values=fill
+                    _fill_nodata(file.read(1), asset, file, fill), padding, constant_values=fill
                 )
-            expected = stored[np.ix_(rows + beyond, columns + beyond)]
+            expected = stored[np.ix_(rows + padding, columns + padding)]
             assert np.array_equal(values.sel(band=band), expected), (scene.id, band)
 
 
-def _terrain(path):
+def _build_dem_scene(path):
     """Describe a terrain model as a catalog would."""
     with rasterio.open(path) as file:
         asset = Asset(
@@ -143,8 +143,8 @@ def _terrain(path):
     )
 
 
-def test_a_terrain_model_under_a_compound_system_keeps_its_place(realdata):
-    """Bilinear interpolation written out, at places reckoned by pyproj."""
+def test_an_elevation_model_in_a_compound_crs_is_placed_correctly(realdata):
+    """Expected is bilinear interpolation in NumPy, at coordinates computed by pyproj."""
     path = next((realdata / "dem-rome").glob("*.tif"))
     with rasterio.open(path) as file:
         code, heights, transform = file.crs.to_epsg(), file.read(1).astype(float), file.transform
@@ -153,7 +153,7 @@ def test_a_terrain_model_under_a_compound_system_keeps_its_place(realdata):
         nodata = file.nodata
     assert compound.is_compound
     assert code == 9707
-    scene = _terrain(path)
+    scene = _build_dem_scene(path)
     x, y = Transformer.from_crs(4326, 32633, always_xy=True).transform(*middle)
     grid = Grid(
         epsg=32633,
@@ -163,10 +163,10 @@ def test_a_terrain_model_under_a_compound_system_keeps_its_place(realdata):
         height=400,
         width=400,
     )
-    values, _ = _stack(scene, ["DEM"], grid)
+    values, _ = _load_stored(scene, ["DEM"], grid)
     xs, ys = np.meshgrid(values.x.values, values.y.values)
-    back = Transformer.from_crs(32633, 4326, always_xy=True)
-    column, row = ~transform * back.transform(xs, ys)
+    to_degrees = Transformer.from_crs(32633, 4326, always_xy=True)
+    column, row = ~transform * to_degrees.transform(xs, ys)
     column, row = column - 0.5, row - 0.5
     left, above = np.floor(column).astype(int), np.floor(row).astype(int)
     expected = sum(

@@ -1,4 +1,4 @@
-"""Recorded scenes with HH: used where they are asked for, refused with the reason where not."""
+"""Recorded scenes with HH are used where the job requests HH, and refused elsewhere."""
 
 from __future__ import annotations
 
@@ -16,53 +16,63 @@ from pipeline.grid.grid import Grid
 from tests.support import real_items
 
 
-def _horizontal(realdata):
-    """Yield (folder, recorded item) of those that have HH, some with HV."""
+def _iterate_horizontal(realdata):
+    """Yield (folder, recorded item) of all items with HH, some of them also with HV."""
     for path in sorted((realdata / "stac").glob("*/sentinel-1*/*.json")):
         item = json.loads(path.read_text())
         if item.get("type") == "Feature" and "hh" in item.get("assets", {}):
             yield path.parents[1].name, item
 
 
-def _geocoded(item, real):
+def _geocode(item, real_item):
     """Return a recorded item as if its product had been geocoded to real pixels."""
-    made = copy.deepcopy(real)
-    made["id"] = item["id"]
-    made["properties"] |= {
+    geocoded = copy.deepcopy(real_item)
+    geocoded["id"] = item["id"]
+    geocoded["properties"] |= {
         key: value for key, value in item["properties"].items() if not key.startswith("proj:")
     }
-    made["properties"]["datetime"] = real["properties"]["datetime"]
+    geocoded["properties"]["datetime"] = real_item["properties"]["datetime"]
     names = {"hh": "vv", "hv": "vh"}
-    made["assets"] = {name: real["assets"][names[name]] for name in names if name in item["assets"]}
-    return made
+    geocoded["assets"] = {
+        name: real_item["assets"][names[name]] for name in names if name in item["assets"]
+    }
+    return geocoded
 
 
-def test_recorded_horizontal_scenes_are_used_where_they_are_asked_for(realdata, tmp_path):
-    by_kind = {real_items.modality(item): item for _, item in real_items.radar(realdata)}
-    seen = set()
-    for number, (_, item) in enumerate(_horizontal(realdata)):
-        for kind, real in by_kind.items():
-            made = _geocoded(item, real)
-            pair = [name.upper() for name in made["assets"]]
-            location = real_items.publish(tmp_path / f"{number}-{kind}", [made])
-            with pytest.raises(NothingFoundError, match=f"it has {' and '.join(pair)}"):
-                real_items.plan(location, "planetary-computer", [made], "refuse", inputs=[kind])
-            asked = {"inputs": [kind], "bands": {kind: pair}}
-            plan = real_items.plan(location, "planetary-computer", [made], "refuse", **asked)
-            assert plan.bands(kind) == tuple(pair)
-            if len(pair) == 1:
-                both = {"inputs": [kind], "bands": {kind: ["HH", "HV"]}}
+def test_recorded_horizontal_scenes_are_used_where_requested(realdata, tmp_path):
+    items_by_modality = {
+        real_items.get_modality(item): item for _, item in real_items.iterate_radar(realdata)
+    }
+    tested = set()
+    for number, (_, item) in enumerate(_iterate_horizontal(realdata)):
+        for modality, real_item in items_by_modality.items():
+            geocoded = _geocode(item, real_item)
+            polarisations = [name.upper() for name in geocoded["assets"]]
+            location = real_items.publish_catalog(tmp_path / f"{number}-{modality}", [geocoded])
+            with pytest.raises(NothingFoundError, match=f"it has {' and '.join(polarisations)}"):
+                real_items.create_plan(
+                    location, "planetary-computer", [geocoded], "refuse", inputs=[modality]
+                )
+            options = {"inputs": [modality], "bands": {modality: polarisations}}
+            plan = real_items.create_plan(
+                location, "planetary-computer", [geocoded], "refuse", **options
+            )
+            assert plan.bands(modality) == tuple(polarisations)
+            if len(polarisations) == 1:
+                both_options = {"inputs": [modality], "bands": {modality: ["HH", "HV"]}}
                 with pytest.raises(NothingFoundError, match="lacks the polarisation HV"):
-                    real_items.plan(location, "planetary-computer", [made], "refuse", **both)
-            _is_composed(plan, kind, pair, made)
-            seen.add((kind, len(pair)))
-    assert {kind for kind, _ in seen} == set(by_kind)
+                    real_items.create_plan(
+                        location, "planetary-computer", [geocoded], "refuse", **both_options
+                    )
+            _check_composite(plan, modality, polarisations, geocoded)
+            tested.add((modality, len(polarisations)))
+    assert {modality for modality, _ in tested} == set(items_by_modality)
 
 
-def _is_composed(plan, kind, pair, item):
+def _check_composite(plan, modality, polarisations, item):
     """Check that each polarisation comes from its own file, in power."""
     scenes = plan.snapshot.scenes
-    for index, name in enumerate(pair):
+    for index, name in enumerate(polarisations):
         asset = item["assets"][name.lower()]
         with rasterio.open(asset["href"]) as file:
             stored = file.read(1).astype(np.float64)
@@ -75,16 +85,18 @@ def _is_composed(plan, kind, pair, item):
                 width=file.width,
             )
         power = 10 ** (stored / 10) if asset["raster:bands"][0]["unit"] == "dB" else stored
-        made = modality_composite.compose_modality(kind, scenes, pair, grid, recipe=plan.recipe)
-        found = made.values[index].compute(scheduler="synchronous").values
-        sure = power > 10**-3.5
-        assert np.allclose(found[sure], power[sure], rtol=2e-6, atol=0)
+        composite = modality_composite.compose_modality(
+            modality, scenes, polarisations, grid, recipe=plan.recipe
+        )
+        actual = composite.values[index].compute(scheduler="synchronous").values
+        above_noise = power > 10**-3.5
+        assert np.allclose(actual[above_noise], power[above_noise], rtol=2e-6, atol=0)
 
 
-def test_horizontal_scenes_in_radar_geometry_are_refused_with_the_way_out(realdata, tmp_path):
-    for number, (folder, item) in enumerate(_horizontal(realdata)):
+def test_horizontal_scenes_in_radar_geometry_are_refused_with_advice(realdata, tmp_path):
+    for number, (folder, item) in enumerate(_iterate_horizontal(realdata)):
         provider = "stactools" if folder.startswith("stactools") else folder.removesuffix("-v1")
-        location = real_items.publish(tmp_path / str(number), [item])
+        location = real_items.publish_catalog(tmp_path / str(number), [item])
         source = search.CatalogSource(provider=provider, location=str(location))
         with pytest.raises(NothingFoundError, match=r"radar geometry.*S1RTC"):
             search.find_scenes(source, ["S1GRD"], real_items.WORLD, None)

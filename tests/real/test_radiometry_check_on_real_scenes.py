@@ -1,4 +1,4 @@
-"""Real scenes and lies made from them: no truth is refused, no lie is believed."""
+"""The radiometry check on real scenes, with correct and with wrong offsets and units."""
 
 from __future__ import annotations
 
@@ -23,60 +23,64 @@ CATALOGS = {
     "planetary-computer": ("planetary-computer", ["S2L2A", "S1RTC", "DEM"]),
     "cdse": ("cdse", ["S2L2A"]),
 }
-MUST_CONVICT = ("29UNU", "33SVB", "S2_TM_", "BEN_", "33TW")
-"""Places of ordinary ground: their lies must be refused, not only doubted."""
+MUST_CONTRADICT = ("29UNU", "33SVB", "S2_TM_", "BEN_", "33TW")
+"""Scenes of ordinary ground, whose wrong offsets must be refused and not only doubted."""
 
 
-def _found(location, provider, modalities, *allow):
+def _search(location, provider, modalities, *allow):
     source = search.CatalogSource(provider=provider, location=str(location), allow=allow)
     return search.find_scenes(source, modalities, WORLD, None).scenes
 
 
-def _real(realdata):
+def _iterate_scenes(realdata):
     for folder, (provider, modalities) in CATALOGS.items():
         location = realdata / "catalog" / folder / "catalog.json"
-        yield from _found(location, provider, modalities, str(realdata))
+        yield from _search(location, provider, modalities, str(realdata))
 
 
-def _lie(scene):
-    """Return the scene with the other claim."""
+def _with_wrong_offset(scene):
+    """Return the scene with the wrong offset."""
 
-    def other(asset):
+    def change_offset(asset):
         offset = -0.1 - asset.radiometry.offset
         return replace(asset, radiometry=replace(asset.radiometry, offset=offset))
 
     assets = {
-        band: asset if band in SENSORS[scene.modality].mask_bands else other(asset)
+        band: asset if band in SENSORS[scene.modality].mask_bands else change_offset(asset)
         for band, asset in scene.assets.items()
     }
     return replace(scene, assets=assets)
 
 
-def test_no_true_claim_is_refused_and_no_lie_believed(realdata):
-    scenes = list(_real(realdata))
-    true = radiometry_check.check_scenes(scenes, threads=2)
-    tally = Counter((scene.modality, one.status) for scene, one in zip(scenes, true, strict=True))
-    assert not [verdict for verdict in true if verdict.status == "contradicts"]
+def test_correct_offsets_are_accepted_and_wrong_ones_not(realdata):
+    scenes = list(_iterate_scenes(realdata))
+    verdicts = radiometry_check.check_scenes(scenes, threads=2)
+    tally = Counter(
+        (scene.modality, verdict.status) for scene, verdict in zip(scenes, verdicts, strict=True)
+    )
+    assert not [verdict for verdict in verdicts if verdict.status == "contradicts"]
     assert tally["DEM", "agrees"] == tally["S1RTC", "agrees"] == 3
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
     assert tally["S2L2A", "agrees"] == len(optical) - 5
     # ^ five dates in Flanders: two under cloud, three under a veil, each 640 m wide
-    lies = radiometry_check.check_scenes([_lie(scene) for scene in optical], threads=2)
-    assert not [verdict for verdict in lies if verdict.status == "agrees"]
-    for scene, one in zip(optical, lies, strict=True):
-        if any(name in scene.id for name in MUST_CONVICT):
-            assert one.status == "contradicts", scene.id
-    assert sum(verdict.status == "contradicts" for verdict in lies) == len(optical) - 5
+    wrong_verdicts = radiometry_check.check_scenes(
+        [_with_wrong_offset(scene) for scene in optical], threads=2
+    )
+    assert not [verdict for verdict in wrong_verdicts if verdict.status == "agrees"]
+    for scene, verdict in zip(optical, wrong_verdicts, strict=True):
+        if any(name in scene.id for name in MUST_CONTRADICT):
+            assert verdict.status == "contradicts", scene.id
+    assert sum(verdict.status == "contradicts" for verdict in wrong_verdicts) == len(optical) - 5
 
 
-def _offset_stored(scene):
+def _has_stored_offset(scene):
     return any(name in scene.id for name in ("29UNU", "433D"))
 
 
-def _windows(realdata, side, count):
+def _iterate_windows(realdata, side, count):
     """Yield (stored offset, bands, square kilometres) of windows of large real scenes."""
     rng = np.random.default_rng(side)
-    for scene in _real(realdata):
+    for scene in _iterate_scenes(realdata):
         if scene.modality != "S2L2A" or not re.search("29UNU|33TW|S2_TM", scene.id):
             continue
         bands = {}
@@ -90,51 +94,53 @@ def _windows(realdata, side, count):
         height, width = next(iter(bands.values())).shape
         for _ in range(count):
             row, column = (int(rng.integers(0, size - side + 1)) for size in (height, width))
-            part = (slice(row, row + side), slice(column, column + side))
-            cut = {band: values[part] for band, values in bands.items()}
-            yield _offset_stored(scene), cut, (side * metres / 1000) ** 2
+            window = (slice(row, row + side), slice(column, column + side))
+            cut = {band: values[window] for band, values in bands.items()}
+            yield _has_stored_offset(scene), cut, (side * metres / 1000) ** 2
 
 
 @pytest.mark.parametrize("side", [64, 128, 200])
-def test_windows_of_real_scenes_with_either_state_of_the_pixels(realdata, side):
+def test_windows_of_real_scenes_with_and_without_the_offset(realdata, side):
     tally = Counter()
-    for stored, cut, square_km in _windows(realdata, side, 12):
-        moved = {
+    for stored, cut, square_km in _iterate_windows(realdata, side, 12):
+        shifted = {
             band: np.maximum(values - 1000, 1) if stored else values + 1000
             for band, values in cut.items()
         }
-        for holds, bands in ((stored, cut), (not stored, moved)):
-            for claimed in (0.0, -0.1):
-                claims = dict.fromkeys(
-                    bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
+        for has_offset, bands in ((stored, cut), (not stored, shifted)):
+            for stated_offset in (0.0, -0.1):
+                radiometry = dict.fromkeys(
+                    bands, Radiometry(scale=1e-4, offset=stated_offset, unit="reflectance")
                 )
                 verdict = radiometry_check.evaluate_radiometry(
-                    "S2L2A", bands, claims, square_km=square_km
+                    "S2L2A", bands, radiometry, square_km=square_km
                 )
-                tally[(claimed == -0.1) == holds, verdict.status] += 1
+                tally[(stated_offset == -0.1) == has_offset, verdict.status] += 1
     assert tally[True, "contradicts"] == tally[False, "agrees"] == 0
     assert tally[True, "agrees"] == tally[False, "contradicts"] > tally[True, "cannot tell"]
 
 
-@pytest.mark.parametrize("kind", ["nearest", "mean"])
+@pytest.mark.parametrize("resampling", ["nearest", "mean"])
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_overviews_of_a_real_scene_say_the_same(realdata, kind, factor):
-    for stored, cut, _ in _windows(realdata, 224, 1):
+def test_overviews_of_a_real_scene_are_not_misjudged(realdata, resampling, factor):
+    for stored, cut, _ in _iterate_windows(realdata, 224, 1):
         bands = {}
         for band, values in cut.items():
             blocks = values.reshape(224 // factor, factor, 224 // factor, factor)
-            bands[band] = blocks.mean((1, 3)) if kind == "mean" else blocks[:, 0, :, 0]
-        for claimed in (0.0, -0.1):
-            claims = dict.fromkeys(
-                bands, Radiometry(scale=1e-4, offset=claimed, unit="reflectance")
+            bands[band] = blocks.mean((1, 3)) if resampling == "mean" else blocks[:, 0, :, 0]
+        for stated_offset in (0.0, -0.1):
+            radiometry = dict.fromkeys(
+                bands, Radiometry(scale=1e-4, offset=stated_offset, unit="reflectance")
             )
-            verdict = radiometry_check.evaluate_radiometry("S2L2A", bands, claims, square_km=100.0)
-            wrong = "agrees" if (claimed == -0.1) != stored else "contradicts"
+            verdict = radiometry_check.evaluate_radiometry(
+                "S2L2A", bands, radiometry, square_km=100.0
+            )
+            wrong = "agrees" if (stated_offset == -0.1) != stored else "contradicts"
             assert verdict.status != wrong
 
 
 def test_radar_in_decibel_and_in_power(realdata):
-    scenes = [scene for scene in _real(realdata) if scene.modality == "S1RTC"]
+    scenes = [scene for scene in _iterate_scenes(realdata) if scene.modality == "S1RTC"]
     for scene in scenes:
         assets = {
             band: replace(asset, radiometry=replace(asset.radiometry, unit="dB"))
@@ -144,24 +150,25 @@ def test_radar_in_decibel_and_in_power(realdata):
     for path in sorted(realdata.glob("bigearthnet/S1*/*.tif")):
         with rasterio.open(path) as file:
             bands = {"VV": file.read(1)}
-        for unit, answer in (("dB", "agrees"), ("power", "contradicts")):
-            claims = {"VV": Radiometry(scale=1, offset=0, unit=unit)}
+        for unit, status in (("dB", "agrees"), ("power", "contradicts")):
+            radiometry = {"VV": Radiometry(scale=1, offset=0, unit=unit)}
             assert (
-                radiometry_check.evaluate_radiometry("S1GRD", bands, claims, square_km=1).status
-                == answer
+                radiometry_check.evaluate_radiometry("S1GRD", bands, radiometry, square_km=1).status
+                == status
             )
 
 
 @pytest.mark.parametrize("seed", [7])
 def test_the_demo_country_mixes_baselines(tmp_path, seed):
     demo.build(tmp_path, seed=seed, size=512)
-    scenes = _found(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
+    scenes = _search(tmp_path / "catalog" / "catalog.json", "demo", ["S2L2A", "S1RTC", "DEM"])
     assert "contradicts" not in {
         verdict.status for verdict in radiometry_check.check_scenes(scenes, threads=2)
     }
     optical = [scene for scene in scenes if scene.modality == "S2L2A"]
-    lies = Counter(
-        verdict.status for verdict in radiometry_check.check_scenes(map(_lie, optical), threads=2)
+    wrong_verdicts = Counter(
+        verdict.status
+        for verdict in radiometry_check.check_scenes(map(_with_wrong_offset, optical), threads=2)
     )
-    assert lies["agrees"] == 0
-    assert lies["contradicts"] >= 0.8 * len(optical)
+    assert wrong_verdicts["agrees"] == 0
+    assert wrong_verdicts["contradicts"] >= 0.8 * len(optical)

@@ -1,4 +1,4 @@
-"""Real scenes: the composite is what rasterio reads, and days are counted as the SCLs say."""
+"""Composites of real scenes equal what rasterio reads; observations are counted from the SCL."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 OFFSET = {"433D_629L_3_1": -1000}
 
 
-def _made(values, folder, tmp_path):
+def _build_product(values, folder, tmp_path):
     plan = planning.create_plan(jobs.parse(values, folder=folder))
     target = tmp_path / "product"
     zarr_store.create(target, plan, tile_layers.list_layer_bands(plan))
-    for entry in plan.tiles:
-        tile.build_tile(plan, entry, None, target, threads=2)
+    for plan_tile in plan.tiles:
+        tile.build_tile(plan, plan_tile, None, target, threads=2)
 
     def layer(name):
         rows, columns = slice(0, plan.grid.height), slice(0, plan.grid.width)
@@ -32,7 +32,7 @@ def _made(values, folder, tmp_path):
     return plan, layer
 
 
-def _place(realdata, name, **more):
+def _build_job(realdata, name, **sections):
     root = realdata / "catalog" / "planetary-computer"
     item = json.loads((root / "sentinel-2-l2a" / f"S2_TM_{name}.json").read_text())
     return {
@@ -45,58 +45,58 @@ def _place(realdata, name, **more):
         "model": {"name": "none"},
         "output": {"composites": True},
         "execution": {"tile": 128},
-    } | more
+    } | sections
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_a_place_is_composed_exactly(realdata, tmp_path, name):
-    plan, layer = _made(_place(realdata, name), tmp_path, tmp_path)
+def test_the_composite_of_a_place_equals_the_files(realdata, tmp_path, name):
+    plan, layer = _build_product(_build_job(realdata, name), tmp_path, tmp_path)
     folder = realdata / "terramesh-cog" / name
     with rasterio.open(folder / "S2L2A_B02.tif") as file:
-        scene = file.transform
+        transform = file.transform
         assert file.crs.to_epsg() == plan.grid.epsg
         height, width = file.shape
-    row = (plan.grid.top - scene.f) / 10
-    column = (scene.c - plan.grid.left) / 10
+    row = (plan.grid.top - transform.f) / 10
+    column = (transform.c - plan.grid.left) / 10
     assert row == pytest.approx(round(row), abs=1e-6)
     assert column == pytest.approx(round(column), abs=1e-6)
-    part = (
+    window = (
         slice(round(row), round(row) + height),
         slice(round(column), round(column) + width),
     )
-    inside = layer("observations") != 65535
-    assert inside[part].mean() > 0.999
+    valid = layer("observations") != 65535
+    assert valid[window].mean() > 0.999
 
     optical = layer("composite_S2L2A")
     for index, band in enumerate(plan.bands("S2L2A")):
         with rasterio.open(folder / f"S2L2A_{band}.tif") as file:
             stored = file.read(1).astype(int)
         expected = np.where(stored == 0, -32768, stored + OFFSET.get(name, 0))
-        found = optical[(index, *part)]
-        assert np.array_equal(found[inside[part]], expected[inside[part]]), band
+        actual = optical[(index, *window)]
+        assert np.array_equal(actual[valid[window]], expected[valid[window]]), band
     for index, band in enumerate(("vv", "vh")):
         with rasterio.open(folder / f"S1RTC_{band}.tif") as file:
             expected = file.read(1)
-        found = layer("composite_S1RTC")[(index, *part)]
-        assert np.array_equal(found[inside[part]], expected[inside[part]], equal_nan=True)
+        actual = layer("composite_S1RTC")[(index, *window)]
+        assert np.array_equal(actual[valid[window]], expected[valid[window]], equal_nan=True)
     with rasterio.open(folder / "DEM.tif") as file:
         expected = file.read(1)
-    found = layer("composite_DEM")[part]
-    assert np.array_equal(found[inside[part]], expected[inside[part]])
+    actual = layer("composite_DEM")[window]
+    assert np.array_equal(actual[valid[window]], expected[valid[window]])
 
-    outside = np.ones(plan.grid.shape, bool)
-    outside[part] = False
-    assert set(np.unique(layer("observations")[outside & inside])) <= {0}
-    assert not any("SCL" in scene.assets for scene in plan.snapshot.scenes)
+    outside_window = np.ones(plan.grid.shape, bool)
+    outside_window[window] = False
+    assert set(np.unique(layer("observations")[outside_window & valid])) <= {0}
+    assert not any("SCL" in transform.assets for transform in plan.snapshot.scenes)
 
 
-def _catalog(realdata, collection):
+def _iterate_scl_paths(realdata, collection):
     for path in sorted((realdata / "catalog" / "earth-search" / collection).glob("S2*.json")):
         item = json.loads(path.read_text())
         yield item, path.parent / item["assets"]["scl"]["href"]
 
 
-def test_observations_are_counted_as_the_classifications_say(realdata, tmp_path):
+def test_observations_are_counted_from_the_classifications(realdata, tmp_path):
     root = realdata / "catalog" / "earth-search" / "catalog.json"
     clear = [2, 4, 5, 6, 7, 11]
     values = {
@@ -113,45 +113,45 @@ def test_observations_are_counted_as_the_classifications_say(realdata, tmp_path)
         "output": {"composites": True},
         "execution": {"tile": 512},
     }
-    plan, layer = _made(values, tmp_path, tmp_path)
+    plan, layer = _build_product(values, tmp_path, tmp_path)
     assert len(plan.snapshot.scenes) == 6
     assert plan.bands("S2L2A") == ("B02", "B03", "B04", "B08")
     days: dict[dt.date, np.ndarray] = {}
     xs = plan.grid.left + (np.arange(plan.grid.width) + 0.5) * 60
     ys = plan.grid.top - (np.arange(plan.grid.height) + 0.5) * 60
-    for item, scl in _catalog(realdata, "sentinel-2-l2a"):
+    for item, scl in _iterate_scl_paths(realdata, "sentinel-2-l2a"):
         day = dt.datetime.fromisoformat(item["properties"]["datetime"]).date()
-        seen = days.setdefault(day, np.zeros(plan.grid.shape, bool))
+        observed = days.setdefault(day, np.zeros(plan.grid.shape, bool))
         with rasterio.open(scl) as file:
             codes, transform = file.read(1), file.transform
         columns = np.floor((xs - transform.c) / 120).astype(int)
         rows = np.floor((transform.f - ys) / 120).astype(int)
         inside_columns = (columns >= 0) & (columns < codes.shape[1])
         inside_rows = (rows >= 0) & (rows < codes.shape[0])
-        picked = codes[np.ix_(rows[inside_rows], columns[inside_columns])]
-        seen[np.ix_(inside_rows, inside_columns)] |= np.isin(picked, clear)
+        sampled = codes[np.ix_(rows[inside_rows], columns[inside_columns])]
+        observed[np.ix_(inside_rows, inside_columns)] |= np.isin(sampled, clear)
     assert len(days) == 3
     expected = np.sum(list(days.values()), axis=0)
-    found = layer("observations")
-    inside = found != 65535
-    assert 0.5 < inside.mean() <= 1
-    assert np.array_equal(found[inside], expected[inside])
-    assert set(np.unique(found[inside])) == {0, 1, 2, 3}
+    actual = layer("observations")
+    valid = actual != 65535
+    assert 0.5 < valid.mean() <= 1
+    assert np.array_equal(actual[valid], expected[valid])
+    assert set(np.unique(actual[valid])) == {0, 1, 2, 3}
     reflectance = layer("composite_S2L2A")[0]
-    assert 0 < np.median(reflectance[inside & (reflectance != -32768)]) < 1500
+    assert 0 < np.median(reflectance[valid & (reflectance != -32768)]) < 1500
 
 
 @pytest.mark.parametrize("name", PLACES[:1])
-def test_a_scene_without_classification_says_so(realdata, tmp_path, name):
+def test_scenes_without_classification_are_listed(realdata, tmp_path, name):
     from pipeline.product import product_writer
 
-    values = _place(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
+    values = _build_job(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
-    home = product_folder.product_dir(plan)
-    folder = home / plan.short_digest
+    product_dir = product_folder.product_dir(plan)
+    folder = product_dir / plan.short_digest
     plan_file.write_plan_file(folder / "plan.json", plan)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    for entry in plan.tiles:
-        tile.build_tile(plan, entry, None, folder, threads=2)
-    item = json.loads((home / product_writer.publish_product(plan, home)).read_text())
+    for plan_tile in plan.tiles:
+        tile.build_tile(plan, plan_tile, None, folder, threads=2)
+    item = json.loads((product_dir / product_writer.publish_product(plan, product_dir)).read_text())
     assert item["properties"]["terramosaic:inputs_without_scl"] == [f"S2_TM_{name}"]

@@ -1,1 +1,1 @@
-"""Servers on this machine for the tests of the catalogs."""
+"""Servers on this machine for the tests of catalogs and of production."""

@@ -1,4 +1,4 @@
-"""PostgreSQL on this machine: a cluster of its own in a folder, for one test module."""
+"""A PostgreSQL cluster in a folder of this machine, for one test module."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.servers.process import Process, answers, free_port, run
+from tests.servers.process import Process, free_port, is_port_open, run
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
     "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
 }  # fmt: skip
-# ^ a killed process loses nothing by that; only a machine without power would
+# ^ a killed process loses no data without fsync; only a power failure would
 
 
 def missing() -> str | None:
@@ -25,19 +25,19 @@ def missing() -> str | None:
 
 
 def binaries() -> Path | None:
-    """Return the folder of the newest PostgreSQL here."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
-    inside = shutil.which("initdb")
-    return Path(inside).parent if inside else None
+    """Return the folder of the newest PostgreSQL on this machine."""
+    paths = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if paths:
+        return paths[-1].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).parent if initdb else None
 
 
-def made(home: Path) -> tuple[Process, int]:
-    """Make an empty cluster under a folder; return its process, not started, and its port.
+def create_cluster(home: Path) -> tuple[Process, int]:
+    """Create an empty cluster in a folder; return its process, not started, and its port.
 
     Args:
-        home: an empty folder, which becomes the database's own.
+        home: an empty folder, whose owner becomes the user of the database.
     """
     data, owner, port = home / "database", _unprivileged(home), free_port()
     run([binaries() / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
@@ -46,17 +46,19 @@ def made(home: Path) -> tuple[Process, int]:
     command = [binaries() / "postgres", "-D", data, "-p", port, *options]
     process = Process(
         name="database", command=command, home=home, owner=owner,
-        ready=lambda one: answers(port) and one.said("ready to accept connections") is not None,
+        ready=lambda started: (
+            is_port_open(port) and started.find_in_log("ready to accept connections") is not None
+        ),
     )  # fmt: skip
-    # ^ after a crash it listens while it still recovers
+    # ^ after a crash, the port is open before recovery has ended
     return process, port
 
 
 def _unprivileged(home: Path) -> dict[str, Any]:
-    """Return whom to run PostgreSQL as, which refuses to be root; home becomes theirs."""
+    """Return the user for PostgreSQL, which refuses to run as root; home becomes theirs."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
-    who = names.get("postgres") or names["nobody"]
-    os.chown(home, who.pw_uid, who.pw_gid)
-    return {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+    account = names.get("postgres") or names["nobody"]
+    os.chown(home, account.pw_uid, account.pw_gid)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}

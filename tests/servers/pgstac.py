@@ -1,4 +1,4 @@
-"""The real STAC API: stac-fastapi-pgstac on a PostgreSQL of its own, in a venv of its own."""
+"""The real STAC API: stac-fastapi-pgstac with a separate PostgreSQL and a separate venv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers.process import Process, run
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(os.environ.get("TERRAMOSAIC_STAC_PYTHON", ROOT / ".venv-stac" / "bin" / "python"))
-"""Python of the venv that `make stac-server` makes."""
+"""Python of the venv that `make stac-server` creates."""
 
 LOAD = """
 import sys
@@ -36,8 +36,8 @@ def missing() -> str | None:
     reason = database.missing()
     if reason:
         return reason
-    shared = run([database.binaries() / "pg_config", "--sharedir"]).strip()
-    if not (Path(shared) / "extension" / "postgis.control").is_file():
+    shared_dir = run([database.binaries() / "pg_config", "--sharedir"]).strip()
+    if not (Path(shared_dir) / "extension" / "postgis.control").is_file():
         return "no PostGIS here (Debian: postgresql-postgis)"
     if not PYTHON.is_file():
         return f"no stac-fastapi-pgstac here: `make stac-server` installs it ({PYTHON})"
@@ -48,11 +48,11 @@ def missing() -> str | None:
 def serve(
     collections: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield the address of an API that holds these documents; nothing is left of it afterwards."""
+    """Yield the URL of an API that holds these documents; it is removed at the end."""
     with contextlib.ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="pgstac-"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        server, port = database.made(home)
+        server, port = database.create_cluster(home)
         environment = os.environ | {
             "PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres",
             "PGPASSWORD": "none", "PGDATABASE": "postgres",
@@ -72,8 +72,8 @@ def _start_api(stack: contextlib.ExitStack, home: Path, environment: Mapping[str
         name="api", home=home, environment=environment,
         command=[PYTHON, "-m", "uvicorn", "--factory", "stac_fastapi.pgstac.app:create_app",
                  "--host", "127.0.0.1", "--port", 0, "--no-access-log"],
-        ready=lambda one: one.said(pattern) is not None,
+        ready=lambda process: process.find_in_log(pattern) is not None,
     )  # fmt: skip
-    # ^ port 0: the system chooses a free one, and uvicorn says which
+    # ^ port 0: the system chooses a free port, which uvicorn logs
     stack.callback(api.stop)
-    return api.start().said(pattern)[1]
+    return api.start().find_in_log(pattern)[1]

@@ -1,4 +1,4 @@
-"""The API of Prefect's server, as the UI asks it."""
+"""A client of the API of Prefect's server, with the requests that its UI sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class Api:
-    """Asks with the operator's credentials."""
+    """Sends requests with the operator's credentials."""
 
     def __init__(self, url: str, secret: str) -> None:
         self.url = url
@@ -20,22 +20,22 @@ class Api:
         self._session.auth = tuple(secret.split(":", 1))
 
     def healthy(self) -> bool:
-        """Return whether the server answers, also to those who have no credentials."""
+        """Return whether the server answers."""
         try:
             return requests.get(f"{self.url}/health", timeout=5, auth=self._session.auth).ok
         except requests.RequestException:
             return False
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask one question.
+        """Send one request and return the JSON of the response.
 
         Raises:
-            requests.HTTPError: with what the server says of it.
+            requests.HTTPError: with the body of the response.
         """
-        answer = self._session.request(method, f"{self.url}{path}", json=body, timeout=30)
-        if not answer.ok:
-            raise requests.HTTPError(f"{answer.status_code} {path}: {answer.text[:2000]}")
-        return answer.json() if answer.content else None
+        response = self._session.request(method, f"{self.url}{path}", json=body, timeout=30)
+        if not response.ok:
+            raise requests.HTTPError(f"{response.status_code} {path}: {response.text[:2000]}")
+        return response.json() if response.content else None
 
     def deployment(self, name: str) -> Any:
         """Return a deployment by ``flow/name``."""
@@ -51,14 +51,14 @@ class Api:
         """Return a flow run by its id."""
         return self("GET", f"/flow_runs/{run}")
 
-    def flow_runs(self, **wanted: Any) -> list[Any]:
-        """Return flow runs, oldest first; wanted as in ``/flow_runs/filter``."""
-        return self("POST", "/flow_runs/filter", {"sort": "START_TIME_ASC", **wanted})
+    def flow_runs(self, **filters: Any) -> list[Any]:
+        """Return flow runs, oldest first; filters as in ``/flow_runs/filter``."""
+        return self("POST", "/flow_runs/filter", {"sort": "START_TIME_ASC", **filters})
 
     def children(self, run: str) -> list[Any]:
-        """Return the flow runs that a flow run has called."""
-        wanted = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
-        return self.flow_runs(**wanted)
+        """Return the subflow runs of a flow run."""
+        filters = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
+        return self.flow_runs(**filters)
 
     def task_runs(self, run: str) -> list[Any]:
         """Return the task runs of a flow run."""
@@ -69,17 +69,17 @@ class Api:
         return self("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
 
     def logs(self, run: str) -> list[Any]:
-        """Return what a flow run has logged."""
+        """Return the logs of a flow run."""
         return self("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
 
     def events(self, *names: str) -> list[Any]:
         """Return the newest events of these names."""
-        wanted = {"filter": {"event": {"name": list(names)}, "order": "DESC"}, "limit": 50}
-        return self("POST", "/events/filter", wanted)["events"]
+        body = {"filter": {"event": {"name": list(names)}, "order": "DESC"}, "limit": 50}
+        return self("POST", "/events/filter", body)["events"]
 
-    def set_state(self, run: str, kind: str, name: str | None = None) -> Any:
+    def set_state(self, run: str, state_type: str, name: str | None = None) -> Any:
         """Propose a state of a flow run."""
-        state = {"type": kind, "name": name or kind.capitalize()}
+        state = {"type": state_type, "name": name or state_type.capitalize()}
         return self("POST", f"/flow_runs/{run}/set_state", {"state": state})
 
     def until(
@@ -87,42 +87,44 @@ class Api:
     ) -> Any:
         """Wait until a flow run is in one of these states; return it."""
         try:
-            return eventually(
+            return wait_until(
                 lambda: self.flow_run(run),
-                lambda one: one["state_type"] in states,
+                lambda flow_run: flow_run["state_type"] in states,
                 seconds=seconds,
             )
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self._standing()}") from None
+            raise AssertionError(f"{error}\n{self._describe_state()}") from None
 
-    def _standing(self) -> str:
-        """Return what is under way, and who holds which slot."""
-        busy = [one for one in self.flow_runs() if one["state_type"] not in TERMINAL]
-        lines = [f"{one['name']} {one['state_type']} {one['tags']}" for one in busy]
-        lines += [entry["message"] for one in busy for entry in self.logs(one["id"])[-5:]]
+    def _describe_state(self) -> str:
+        """Describe the active runs and the slots of the concurrency limits."""
+        busy = [run for run in self.flow_runs() if run["state_type"] not in TERMINAL]
+        lines = [f"{run['name']} {run['state_type']} {run['tags']}" for run in busy]
+        lines += [entry["message"] for run in busy for entry in self.logs(run["id"])[-5:]]
         limits = self("POST", "/v2/concurrency_limits/filter", {})
-        lines += [f"{one['name']}: {one['active_slots']} of {one['limit']}" for one in limits]
+        lines += [
+            f"{limit['name']}: {limit['active_slots']} of {limit['limit']}" for limit in limits
+        ]
         return "\n".join(lines)
 
 
-def eventually(
-    ask: Callable[[], Any], enough: Callable[[Any], Any] = bool, *, seconds: float = 120
+def wait_until(
+    function: Callable[[], Any], is_sufficient: Callable[[Any], Any] = bool, *, seconds: float = 120
 ) -> Any:
-    """Ask again and again until the answer is enough; return it.
+    """Call a function until its result is sufficient; return the result.
 
     Raises:
-        AssertionError: it never was.
+        AssertionError: the result was not sufficient in time.
     """
     end = time.monotonic() + seconds
     while True:
-        answer = ask()
-        if enough(answer):
-            return answer
-        assert time.monotonic() < end, f"after {seconds} s still {_short(answer)}"
+        result = function()
+        if is_sufficient(result):
+            return result
+        assert time.monotonic() < end, f"after {seconds} s still {_shorten(result)}"
         time.sleep(0.2)
 
 
-def _short(answer: Any) -> str:
-    if isinstance(answer, Mapping) and "state" in answer:
-        return f"{answer['name']}: {answer['state']}"
-    return repr(answer)[:1000]
+def _shorten(result: Any) -> str:
+    if isinstance(result, Mapping) and "state" in result:
+        return f"{result['name']}: {result['state']}"
+    return repr(result)[:1000]

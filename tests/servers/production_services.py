@@ -1,4 +1,4 @@
-"""Production on one machine: Prefect's server on PostgreSQL, a worker, and dask in processes."""
+"""All services of production on one machine: Prefect's server, PostgreSQL, a worker and dask."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import psutil
 
 from tests.servers import database
 from tests.servers.prefect_client import Api
-from tests.servers.process import Process, answers, free_port
+from tests.servers.process import Process, free_port, is_port_open
 
 ROOT = Path(__file__).parents[2]
 POOL = "terramosaic"
 SECRET = "operator:correct-horse"
 MARK = "TERRAMOSAIC_TEST_WORLD"
-"""Names, in the environment of every process here, the world that it belongs to."""
+"""Variable in the environment of every process that identifies the services it belongs to."""
 
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
@@ -30,9 +30,9 @@ SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-    # ^ neither is asked for, and both take seconds
+    # ^ not needed, and both take seconds
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
-    # ^ in memory, where they are by default, a killed server leaves every slot taken for ever
+    # ^ with the default, in memory, a killed server never releases its slots
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
@@ -44,7 +44,7 @@ SERVER = {
     "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
 }
-"""What makes a server start soon, and look soon at what an hour's schedule would let wait."""
+"""Settings with which a server starts fast and runs its loops every second or two."""
 
 CLIENT = {
     "PREFECT_API_AUTH_STRING": SECRET,
@@ -55,8 +55,8 @@ CLIENT = {
 }
 
 
-class Orchestra:
-    """The processes by their names, and the server's API.
+class ProductionServices:
+    """The processes by name, and a client of the server's API.
 
     Names: ``database`` (where there is one), ``server``, ``worker``, ``scheduler``, ``dask-1`` and
     so on.
@@ -65,7 +65,7 @@ class Orchestra:
     def __init__(self, home: Path, environment: Mapping[str, str], port: int) -> None:
         self.home = home
         self.environment = dict(environment)
-        """What a command needs to talk to the server as an operator does."""
+        """Variables with which a command reaches the server as an operator does."""
 
         self.processes: dict[str, Process] = {}
         self.api = Api(f"http://127.0.0.1:{port}/api", SECRET)
@@ -77,52 +77,60 @@ class Orchestra:
         """Return the names of dask's workers."""
         return [name for name in self.processes if name.startswith("dask-")]
 
-    def add(self, name: str, command: Sequence[object], **how: object) -> Process:
-        """Declare a process of the test's own Python."""
-        how.setdefault("environment", self.environment)
+    def add(self, name: str, command: Sequence[object], **options: object) -> Process:
+        """Add a process that runs a module in the test's Python."""
+        options.setdefault("environment", self.environment)
         self.processes[name] = Process(
-            name=name, command=[sys.executable, "-m", *command], home=self.home, **how
+            name=name, command=[sys.executable, "-m", *command], home=self.home, **options
         )
         return self.processes[name]
 
     def start(self, *names: str) -> None:
-        """Start processes, all at once, and wait until they are ready."""
+        """Start processes together, and wait until all are ready."""
         for name in names:
-            self.processes[name].begin()
+            self.processes[name].start_without_waiting()
         for name in names:
-            self.processes[name].wait()
+            self.processes[name].wait_until_ready()
 
     def kill(self, name: str) -> None:
-        """End a process at once, and only it: what it has started is left to find out.
+        """Kill a process, but not its children.
 
-        The workers of a scheduler that is gone end by themselves, which is waited for.
+        Workers end by themselves when their scheduler is killed; this waits until they have ended.
         """
         self.processes[name].kill()
         if name == "scheduler":
             for worker in self.workers:
-                self.processes[worker].gone()
+                self.processes[worker].wait_for_end()
 
-    def revive(self) -> None:
-        """Start what is no longer alive, as whoever supervises processes does."""
+    def restart(self) -> None:
+        """Restart all processes that have ended, as a process supervisor does."""
         for name, process in self.processes.items():
             if not process.alive:
                 self.start(name)
 
-    def belonging(self) -> list[psutil.Process]:
-        """Return every living process of this world, also those that no longer have a parent."""
-        return [one for one in psutil.process_iter() if _mark(one) == self.environment[MARK]]
+    def list_processes(self) -> list[psutil.Process]:
+        """Return all running processes of these services, also those without a parent."""
+        return [
+            process
+            for process in psutil.process_iter()
+            if _read_variable(process) == self.environment[MARK]
+        ]
 
     def flow(self, run: str) -> psutil.Process | None:
         """Return the process of a flow run."""
-        mine = [one for one in self.belonging() if _mark(one, "PREFECT__FLOW_RUN_ID") == run]
-        return min(mine, key=psutil.Process.create_time, default=None)
-        # ^ its children inherit the variable
+        candidates = [
+            process
+            for process in self.list_processes()
+            if _read_variable(process, "PREFECT__FLOW_RUN_ID") == run
+        ]
+        return min(candidates, key=psutil.Process.create_time, default=None)
+        # ^ the oldest one: its children inherit the variable
 
     def stop(self) -> None:
-        """End everything, the database last."""
+        """Stop all processes, the database last."""
         for process in reversed(self.processes.values()):
             process.stop()
-        for process in self.belonging():
+        for process in self.list_processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
                 process.wait(10)
@@ -140,29 +148,29 @@ def serve(
     dask: int = 2,
     settings: Mapping[str, str] | None = None,
     postgresql: bool = True,
-) -> Iterator[Orchestra]:
-    """Yield a running world; nothing is left of it afterwards.
+) -> Iterator[ProductionServices]:
+    """Yield running services; all of them are stopped and removed at the end.
 
     Args:
         path: folders from which flows may be imported, beside the project's.
-        dask: its workers; 0 = no scheduler either.
-        settings: of Prefect, instead of ours.
-        postgresql: whether the server stands on PostgreSQL; else on a file of SQLite.
+        dask: number of dask workers; with 0, there is no scheduler either.
+        settings: variables of Prefect that replace the defaults here.
+        postgresql: whether the server uses PostgreSQL; SQLite otherwise.
     """
     with contextlib.ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="orchestra-"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o755)
-        # ^ the database belongs to someone else
+        # ^ the database runs as another user
         port = free_port()
-        world = Orchestra(home, _environment(home, port, path) | (settings or {}), port)
-        stack.callback(world.stop)
-        _declare(world, port, dask=dask, postgresql=postgresql)
+        services = ProductionServices(home, _environment(home, port, path) | (settings or {}), port)
+        stack.callback(services.stop)
+        _declare(services, port, dask=dask, postgresql=postgresql)
         if postgresql:
-            world.start("database")
-        world.start("server", *(["scheduler"] if dask else []))
-        world.start("worker", *world.workers)
-        yield world
+            services.start("database")
+        services.start("server", *(["scheduler"] if dask else []))
+        services.start("worker", *services.workers)
+        yield services
 
 
 def _environment(home: Path, port: int, path: Sequence[Path]) -> dict[str, str]:
@@ -176,51 +184,67 @@ def _environment(home: Path, port: int, path: Sequence[Path]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _declare(world: Orchestra, port: int, *, dask: int, postgresql: bool) -> None:
-    server = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{world.home}/p.db"}
+def _declare(services: ProductionServices, port: int, *, dask: int, postgresql: bool) -> None:
+    server = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{services.home}/p.db"}
     if postgresql:
-        folder = world.home / "postgresql"
+        folder = services.home / "postgresql"
         folder.mkdir()
-        world.processes["database"], at = database.made(folder)
-        world.processes["database"].environment = {MARK: world.environment[MARK]}
+        services.processes["database"], database_port = database.create_cluster(folder)
+        services.processes["database"].environment = {MARK: services.environment[MARK]}
         server = {"PREFECT_SERVER_DATABASE_CONNECTION_URL":
-                  f"postgresql+asyncpg://postgres@127.0.0.1:{at}/postgres"}  # fmt: skip
-    world.add(
+                  f"postgresql+asyncpg://postgres@127.0.0.1:{database_port}/postgres"}  # fmt: skip
+    services.add(
         "server",
         ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-        environment=world.environment | server,
-        ready=lambda _: world.api.healthy(),
+        environment=services.environment | server,
+        ready=lambda _: services.api.healthy(),
     )
-    world.add(
+    services.add(
         "worker",
         ["prefect", "worker", "start", "--pool", POOL, "--type", "process"],
-        ready=lambda one: one.said(r"Worker .* started!") is not None,
+        ready=lambda process: process.find_in_log(r"Worker .* started!") is not None,
     )
     if dask:
-        _declare_dask(world, dask)
+        _declare_dask(services, dask)
 
 
-def _declare_dask(world: Orchestra, workers: int) -> None:
-    at = free_port()
-    world.scheduler = f"tcp://127.0.0.1:{at}"
-    here = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    # ^ without a dashboard they answer by HTTP all the same, and by default to anybody
-    world.add(
+def _declare_dask(services: ProductionServices, workers: int) -> None:
+    port = free_port()
+    services.scheduler = f"tcp://127.0.0.1:{port}"
+    common_options = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    # ^ also without a dashboard they listen for HTTP, by default on all addresses
+    services.add(
         "scheduler",
-        ["distributed.cli.dask_scheduler", *here, "--port", at, "--no-show"],
-        ready=lambda _: answers(at),
+        ["distributed.cli.dask_scheduler", *common_options, "--port", port, "--no-show"],
+        ready=lambda _: is_port_open(port),
     )
     for number in range(1, workers + 1):
         name = f"dask-{number}"
-        own = ["--name", name, "--nthreads", 1, "--local-directory", world.home / "dask"]
-        world.add(
+        worker_options = [
+            "--name",
             name,
-            ["distributed.cli.dask_worker", world.scheduler, *here, *own, "--death-timeout", 30],
-            ready=lambda one: one.said("Starting established connection") is not None,
+            "--nthreads",
+            1,
+            "--local-directory",
+            services.home / "dask",
+        ]
+        services.add(
+            name,
+            [
+                "distributed.cli.dask_worker",
+                services.scheduler,
+                *common_options,
+                *worker_options,
+                "--death-timeout",
+                30,
+            ],
+            ready=lambda process: (
+                process.find_in_log("Starting established connection") is not None
+            ),
         )
 
 
-def _mark(process: psutil.Process, name: str = MARK) -> str | None:
+def _read_variable(process: psutil.Process, name: str = MARK) -> str | None:
     with contextlib.suppress(psutil.Error, OSError):
         return process.environ().get(name)
     return None

@@ -1,4 +1,4 @@
-"""A STAC API on loopback that answers by script: per path, and per n-th request to it."""
+"""A STAC API on loopback that answers by script: for each path, and each n-th request to it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from urllib.parse import parse_qsl, urlsplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One request as it came."""
+class Request:
+    """A received request."""
 
     method: str
     path: str
     query: Mapping[str, str]
     body: Any
     at: float
-    """Monotonic seconds."""
+    """Time of arrival, monotonic seconds."""
 
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer, and how badly it is given."""
+    """A response, with the faults of its transfer."""
 
     body: Any = b""
-    """Bytes, what JSON can hold, or a function of the request that returns such."""
+    """Bytes, a JSON value, or a function from the request to one of them."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -43,32 +43,32 @@ class Answer:
     """Seconds between two bytes of the body."""
 
     trickle: float | None = None
-    """Seconds between two header lines, which never end."""
+    """Seconds between two lines of headers, which never end."""
 
     cut: int | None = None
-    """Bytes after which the connection is closed, whatever length was promised."""
+    """Bytes after which the connection is closed, whatever Content-Length states."""
 
 
 Script = Sequence[Answer] | Answer
 
 
 class Server:
-    """Serves a script for a with statement; counts what was asked, and how much at once."""
+    """Serves a script within a with statement; records requests and their concurrency."""
 
     def __init__(self, script: Callable[[str], Mapping[str, Script]]) -> None:
-        self.asked: list[Asked] = []
-        self.most_at_once = 0
-        self._at_once = 0
+        self.requests: list[Request] = []
+        self.max_concurrent = 0
+        self._concurrent = 0
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         self._script = script(self.url)
 
-    def of(self, path: str) -> list[Asked]:
+    def list_requests(self, path: str) -> list[Request]:
         """Return the requests to a path."""
-        return [one for one in self.asked if one.path == path]
+        return [request for request in self.requests if request.path == path]
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
@@ -76,41 +76,41 @@ class Server:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._over.set()
+        self._stopping.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join(5)
 
-    def next_answer(self, asked: Asked) -> Answer:
+    def next_answer(self, request: Request) -> Answer:
         """Return the answer to the n-th request of a path; the last one is repeated."""
         with self._lock:
-            self.asked.append(asked)
-            count = len(self.of(asked.path))
-        answers = self._script.get(asked.path, Answer(status=404, body={"description": "no"}))
+            self.requests.append(request)
+            count = len(self.list_requests(request.path))
+        answers = self._script.get(request.path, Answer(status=404, body={"description": "no"}))
         if isinstance(answers, Answer):
             return answers
         return answers[min(count, len(answers)) - 1]
 
     @contextlib.contextmanager
-    def counted(self) -> Any:
-        """Count the requests that are under way together."""
+    def count_concurrent(self) -> Any:
+        """Count the concurrent requests."""
         with self._lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             yield
         finally:
             with self._lock:
-                self._at_once -= 1
+                self._concurrent -= 1
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than the server lives."""
-        self._over.wait(seconds)
+        """Sleep, but not after the server was stopped."""
+        self._stopping.wait(seconds)
 
     @property
-    def over(self) -> bool:
+    def is_stopping(self) -> bool:
         """Return whether the server is being stopped."""
-        return self._over.is_set()
+        return self._stopping.is_set()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -119,7 +119,7 @@ class Server:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                with server.counted(), contextlib.suppress(ConnectionError):
+                with server.count_concurrent(), contextlib.suppress(ConnectionError):
                     _give(self, server)
 
             do_POST = do_GET
@@ -131,22 +131,22 @@ class Server:
 
 
 def _give(handler: BaseHTTPRequestHandler, server: Server) -> None:
-    parts = urlsplit(handler.path)
+    url = urlsplit(handler.path)
     text = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-    asked = Asked(
-        method=handler.command, path=parts.path, query=dict(parse_qsl(parts.query)),
+    request = Request(
+        method=handler.command, path=url.path, query=dict(parse_qsl(url.query)),
         body=json.loads(text) if text else None, at=time.monotonic(),
         headers=dict(handler.headers),
     )  # fmt: skip
-    answer = server.next_answer(asked)
-    body = answer.body(asked) if callable(answer.body) else answer.body
+    answer = server.next_answer(request)
+    body = answer.body(request) if callable(answer.body) else answer.body
     payload = body if isinstance(body, bytes) else json.dumps(body).encode()
     server.wait(answer.pause)
     handler.send_response(answer.status)
     for name, value in ({"Content-Length": str(len(payload))} | dict(answer.headers)).items():
         handler.send_header(name, value)
     handler.flush_headers()
-    while answer.trickle is not None and not server.over:
+    while answer.trickle is not None and not server.is_stopping:
         handler.wfile.write(b"X-Wait: 1\r\n")
         server.wait(answer.trickle)
     handler.end_headers()
@@ -154,7 +154,7 @@ def _give(handler: BaseHTTPRequestHandler, server: Server) -> None:
         handler.wfile.write(payload[: answer.cut])
     else:
         for byte in payload:
-            if server.over:
+            if server.is_stopping:
                 break
             handler.wfile.write(bytes([byte]))
             server.wait(answer.drip)
@@ -175,38 +175,38 @@ def landing(url: str, *, methods: Sequence[str] = ("GET", "POST"), search: str =
 
 
 def paged(
-    items: Sequence[Any], *, size: int = 2, merge: bool = False, stated: int | None = None
-) -> Callable[[Asked], Any]:
-    """Return a function that answers searches page by page, by POST or GET.
+    items: Sequence[Any], *, size: int = 2, merge: bool = False, number_matched: int | None = None
+) -> Callable[[Request], Any]:
+    """Return a function that answers searches page by page, for POST and GET.
 
     Args:
-        items: All that match.
-        size: Per page.
-        merge: Whether the link to the next page holds only what changes.
-        stated: As numberMatched, if at all.
+        items: All matching items.
+        size: Items per page.
+        merge: Whether the link to the next page holds only the changed parameters.
+        number_matched: numberMatched of the response; None = absent.
     """
 
-    def answer(asked: Asked) -> Any:
-        question = asked.body if asked.method == "POST" else dict(asked.query)
-        start = int(question.get("token", 0))
+    def answer(request: Request) -> Any:
+        parameters = request.body if request.method == "POST" else dict(request.query)
+        start = int(parameters.get("token", 0))
         page: dict[str, Any] = {"type": "FeatureCollection", "links": []}
         page["features"] = list(items[start : start + size])
-        if stated is not None:
-            page["numberMatched"] = stated
+        if number_matched is not None:
+            page["numberMatched"] = number_matched
         if start + size < len(items):
-            page["links"].append(_next(asked, question, start + size, merge=merge))
+            page["links"].append(_next(request, parameters, start + size, merge=merge))
         return page
 
     return answer
 
 
-def _next(asked: Asked, question: Mapping[str, Any], token: int, *, merge: bool) -> Any:
-    if asked.method == "GET":
+def _next(request: Request, parameters: Mapping[str, Any], token: int, *, merge: bool) -> Any:
+    if request.method == "GET":
         query = "&".join(f"{key}={value}" for key, value in {"token": token}.items())
-        return {"rel": "next", "href": f"{asked.path}?{query}"}
+        return {"rel": "next", "href": f"{request.path}?{query}"}
     changed = {"token": token}
-    link = {"rel": "next", "href": asked.path, "method": "POST", "merge": merge}
-    return link | {"body": changed if merge else dict(question) | changed}
+    link = {"rel": "next", "href": request.path, "method": "POST", "merge": merge}
+    return link | {"body": changed if merge else dict(parameters) | changed}
 
 
 def serve(
@@ -230,6 +230,6 @@ def serve(
     )
 
 
-def page(features: Sequence[Any], **more: Any) -> Answer:
-    """Return the only page of an answer."""
-    return Answer(body={"type": "FeatureCollection", "features": features, "links": [], **more})
+def page(features: Sequence[Any], **fields: Any) -> Answer:
+    """Return a response with a single page."""
+    return Answer(body={"type": "FeatureCollection", "features": features, "links": [], **fields})

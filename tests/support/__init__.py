@@ -1,1 +1,1 @@
-"""Fixtures, fakes and small worlds that several tests share."""
+"""Fixtures, fake models, and synthetic scenes and plans that several tests share."""

@@ -29,9 +29,9 @@ class Brightness:
     def predict(self, chips, places):
         self.calls.append(len(places))
         self.origins += places
-        return (self.one(chips["S2L2A"], places),)
+        return (self.predict_values(chips["S2L2A"], places),)
 
-    def one(self, values, places):
+    def predict_values(self, values, places):
         bright = np.clip(np.nan_to_num(values[:, 0]) / 10_000, 0, 1)
         cloud = np.where(bright > 0.9, 1.0, 0.0)
         return np.stack([(1 - bright) * (1 - cloud), bright * (1 - cloud), cloud], axis=1).astype(
@@ -40,9 +40,9 @@ class Brightness:
 
 
 class Edgy(Brightness):
-    """Predict by the position in the window, so that a wrong blend shows seams."""
+    """Predict from the position in the window, so that a wrong blend has seams."""
 
-    def one(self, values, places):
+    def predict_values(self, values, places):
         side = self.window
         ramp = np.broadcast_to(np.linspace(0, 1, side, dtype=np.float32), (side, side))
         probabilities = np.stack([ramp, 1 - ramp, 0 * ramp])
@@ -50,7 +50,7 @@ class Edgy(Brightness):
 
 
 class Moody(Brightness):
-    """Predict by the pixel and the window's mean: windows disagree about every pixel.
+    """Predict from the pixel and the mean of its window, so that windows differ in every pixel.
 
     z = x + 2 * mean of x over the window; the probabilities are softmax(z, -z).
     """
@@ -61,7 +61,7 @@ class Moody(Brightness):
         super().__init__()
         self.window = window
 
-    def one(self, values, places):
+    def predict_values(self, values, places):
         finite = np.nan_to_num(values[:, 0], posinf=0, neginf=0)
         z = finite + 2 * finite.mean(axis=(1, 2), keepdims=True)
         p = 1 / (1 + np.exp(-2 * z))
@@ -73,7 +73,7 @@ class Patches(Brightness):
 
     outputs = (OutputSpec(task="embedding", bands=("e000", "e001", "e002"), stride=8),)
 
-    def one(self, values, places):
+    def predict_values(self, values, places):
         finite = np.nan_to_num(values[:, 0])
         side = self.window // 8
         mean = finite.reshape(-1, side, 8, side, 8).mean(axis=(2, 4))
@@ -86,7 +86,7 @@ class Painter(Brightness):
 
     outputs = (OutputSpec(task="generate", bands=("NDVI",), modality="NDVI", unit="1"),)
 
-    def one(self, values, places):
+    def predict_values(self, values, places):
         column = np.linspace(0, 0.1, self.window, dtype=np.float32)
         return (np.nan_to_num(values) / 10_000 - column).astype(np.float32)
 
@@ -99,7 +99,9 @@ class Several(Brightness):
     def predict(self, chips, places):
         self.calls.append(len(places))
         values = chips["S2L2A"]
-        return tuple(fake().one(values, places) for fake in (Brightness, Patches, Painter))
+        return tuple(
+            fake().predict_values(values, places) for fake in (Brightness, Patches, Painter)
+        )
 
 
 def window_rows(inputs, observed, placement, side, *, beside=None):

@@ -51,10 +51,10 @@ def whole_model(seed=0, **changes):
     return loading.initialise(built, seed)
 
 
-def as_stored(network, args=None, **more):
+def as_stored(network, args=None, **options):
     """Return the content of a Lightning checkpoint of a segmentation model."""
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
-    hyper_parameters = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", **more}
+    hyper_parameters = {"task": "segmentation", "model_factory": "EncoderDecoderFactory", **options}
     return {
         "epoch": 3,
         "pytorch-lightning_version": "2.6.6",
@@ -78,7 +78,7 @@ def load(content, **options):
 
 
 def same_outputs(first, second):
-    """Tell whether two models give the same logits."""
+    """Return whether two models give the same logits."""
     inputs = random_inputs()
     with torch.inference_mode():
         return torch.equal(first(inputs), second(inputs))

@@ -1,4 +1,4 @@
-"""Content of deploy/ and of the pages: Kubernetes manifests, compose services, units, commands."""
+"""Content of deploy/ and of the documentation: manifests, compose services, units, commands."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ PODS = dict(_pods())
 
 def commands() -> list[Command]:
     """Return all commands of terramosaic, Prefect and dask in configurations and pages."""
-    in_pages = (command for page in PAGES for command in _page(page))
+    in_pages = (command for page in PAGES for command in _read_page(page))
     return [*_compose(), *_units(), *_kubernetes(), *in_pages]
 
 
@@ -108,40 +108,44 @@ def _kubernetes() -> Iterator[Command]:
             yield Command(f"pod:{name}", tuple(container["args"]), environment, own=False)
 
 
-def _page(page: Path) -> Iterator[Command]:
+def _read_page(page: Path) -> Iterator[Command]:
     text = page.read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`((?:terramosaic|prefect|dask|docker|kubectl) [^`]+)`", text)
     where = str(page.relative_to(ROOT))
     for line in lines:
-        yield from _line(where, line)
+        yield from _find_commands(where, line)
     for line in inline:
-        for command in _line(where, line.replace("\n", " ")):
+        for command in _find_commands(where, line.replace("\n", " ")):
             yield command._replace(mentioned=True)
 
 
-def _line(where: str, line: str) -> Iterator[Command]:
+def _find_commands(where: str, line: str) -> Iterator[Command]:
     """Yield the commands in a shell line, also behind sudo, docker and kubectl."""
-    for words in _parts(line):
+    for words in _split_commands(line):
         for number, word in enumerate(words):
             if " " in word:
-                yield from _line(where, word)
-                # ^ a command line that is passed to another shell
-            elif Path(word).name in PROGRAMS and _begins(words[:number]) and words[number + 1 :]:
+                yield from _find_commands(where, word)
+                # ^ a command line that is an argument of another shell
+            elif (
+                Path(word).name in PROGRAMS
+                and _starts_command(words[:number])
+                and words[number + 1 :]
+            ):
                 own = "exec" not in words[:number]
                 yield Command(where, (Path(word).name, *words[number + 1 :]), own=own)
                 break
 
 
-def _begins(before: list[str]) -> bool:
+def _starts_command(before: list[str]) -> bool:
     """Return whether a command starts after these words."""
-    wrapped = before[-1:] and before[-1] in {"sudo", "nohup", "until", "--"}
-    return not before or bool(wrapped) or before[-2:-1] == ["exec"]
+    is_wrapped = before[-1:] and before[-1] in {"sudo", "nohup", "until", "--"}
+    return not before or bool(is_wrapped) or before[-2:-1] == ["exec"]
     # ^ `docker compose exec SERVICE`
 
 
-def _parts(line: str) -> Iterator[list[str]]:
+def _split_commands(line: str) -> Iterator[list[str]]:
     """Split a line into the words of each of its commands, without redirections."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
     lexer.whitespace_split = True
@@ -150,15 +154,15 @@ def _parts(line: str) -> Iterator[list[str]]:
     except ValueError:
         return
         # ^ a line of a here document
-    part: list[str] = []
+    command: list[str] = []
     while words:
         word = words.pop(0)
         if set(word) <= set(";&|"):
-            yield part
-            part = []
+            yield command
+            command = []
         elif set(word) <= set("<>&"):
-            part = part[:-1] if part[-1:] in (["1"], ["2"]) else part
+            command = command[:-1] if command[-1:] in (["1"], ["2"]) else command
             del words[:1]
         else:
-            part.append(word)
-    yield part
+            command.append(word)
+    yield command

@@ -44,7 +44,7 @@ def one_thread():
 
 
 @cache
-def tensors(name):
+def read_tensors(name):
     """Return the tensors of one file; floating-point ones in float32."""
     packed = (Path(ORACLE) / f"{name}.safetensors.xz").read_bytes()
     values = parse(lzma.decompress(packed))
@@ -52,31 +52,31 @@ def tensors(name):
 
 
 @cache
-def described():
+def read_config():
     """Return the content of the folder's config.json."""
     return json.loads((Path(ORACLE) / "config.json").read_text())
 
 
-def cases(suite):
+def read_cases(suite):
     """Return the parameters of each case of a suite."""
-    return described()["index"][suite]["cases"]
+    return read_config()["index"][suite]["cases"]
 
 
-def params(*suites):
+def list_cases(*suites):
     """Return all (suite, case) for parametrize; one pair of "none" where there is no folder."""
     if not ORACLE:
         return [pytest.param("none", "none")]
-    return [pytest.param(s, c, id=f"{s}-{c}") for s in suites for c in cases(s)]
+    return [pytest.param(s, c, id=f"{s}-{c}") for s in suites for c in read_cases(s)]
 
 
-def named(suite, prefix):
+def list_case_names(suite, prefix):
     """Return the names of a suite's cases with a prefix, for parametrize."""
-    return [name for name in cases(suite) if name.startswith(prefix)] if ORACLE else ["none"]
+    return [name for name in read_cases(suite) if name.startswith(prefix)] if ORACLE else ["none"]
 
 
-def style(name, depth="encoder_depth"):
+def read_architecture(name, depth="encoder_depth"):
     """Return the architecture of base_style or tiny_style, as a mapping of options."""
-    settings = described()[name]
+    settings = read_config()[name]
     return {
         "dim": settings["dim"],
         "heads": settings["num_heads"],
@@ -88,29 +88,31 @@ def style(name, depth="encoder_depth"):
     }
 
 
-def stored(suite, case, kind):
+def read_case_tensors(suite, case, kind):
     """Return the tensors `<case>/<kind>/<name>` by name; kind is in or out."""
     prefix = f"{case}/{kind}/"
-    return {k.removeprefix(prefix): v for k, v in tensors(suite).items() if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): v for k, v in read_tensors(suite).items() if k.startswith(prefix)
+    }
 
 
-def inputs_of(suite, name):
+def read_inputs(suite, name):
     """Return a case's inputs by modality, in the order in which they were fed."""
-    case = cases(suite)[name]
-    values = stored(suite, case.get("inputs_from") or name, "in")
+    case = read_cases(suite)[name]
+    values = read_case_tensors(suite, case.get("inputs_from") or name, "in")
     if "tensor" in values:
         return values["tensor"]
     names = [m if isinstance(m, str) else next(iter(m)) for m in case["modalities"]]
     return {key: values[key] for key in case.get("input_order") or names if key in values}
 
 
-def error(actual, expected):
+def compute_error(actual, expected):
     """Return the largest error, relative to the largest value or to 1, whichever is larger."""
     assert actual.shape == expected.shape
     return float((actual - expected).abs().max() / max(1.0, float(expected.abs().max())))
 
 
-def thinned(values, expected, axes):
+def thin_output(values, expected, axes):
     """Apply the strides with which a case stores its output.
 
     Several strides can give the stored shape; the one with the smallest error is taken.
@@ -125,7 +127,7 @@ def thinned(values, expected, axes):
         for axis, step in zip(axes, steps, strict=True):
             thin = thin.index_select(axis, torch.arange(0, values.shape[axis], step))
         candidates.append(thin)
-    return min(candidates, key=lambda thin: error(thin, expected))
+    return min(candidates, key=lambda thin: compute_error(thin, expected))
 
 
 def listing(name):
@@ -133,6 +135,6 @@ def listing(name):
     return json.loads(gzip.decompress((LISTINGS / f"{name}.json.gz").read_bytes()))
 
 
-def shapes(module):
+def list_shapes(module):
     """Return a module's state dict as {key: [sizes]}."""
     return {key: list(value.shape) for key, value in module.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The same plan, made in different ways: what came of it."""
+"""Products of one plan that are built in different orders and by different engines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.storage import plan_file, receipt, zarr_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What was made of a plan, and when each tile was ready."""
+class BuiltProduct:
+    """The files of a built product, and when each tile was ready."""
 
     files: dict[str, str]
     """Path in the store → sha256 of the bytes."""
@@ -34,22 +34,22 @@ class Made:
     """Seconds from the start to each tile's end."""
 
 
-def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: Any) -> Path:
-    """Freeze a plan of an embedded country, or of the middle of it.
+def create_plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: Any) -> Path:
+    """Plan a product of an embedded country, or of its centre.
 
     Args:
         folder: where country, job and plan go.
         size: of the country, pixels.
         tile: side of a tile, pixels.
-        part: share of the country's sides.
+        part: share of the country's width and height.
         sections: keys of the job.
     """
     built = country.build(folder / "country", seed=11, size=size)
     points = np.array(built.region["coordinates"][0])
-    middle, half = (points.max(0) + points.min(0)) / 2, part * np.ptp(points, axis=0) / 2
+    middle, half_size = (points.max(0) + points.min(0)) / 2, part * np.ptp(points, axis=0) / 2
     values = {
         "name": "partition",
-        "region": {"bbox": [*map(float, middle - half), *map(float, middle + half)]},
+        "region": {"bbox": [*map(float, middle - half_size), *map(float, middle + half_size)]},
         "period": "2021-05-10/2021-07-10",
         "catalog": {"path": str(built.catalog), "provider": "demo"},
         "grid": {"crs": f"EPSG:{built.epsg}"},
@@ -63,27 +63,29 @@ def plan(folder: Path, *, size: int, tile: int, part: float = 1.0, **sections: A
     return path
 
 
-def made(source: Path, folder: Path, tiles: Sequence[Tile], **options: Any) -> Made:
-    """Make a plan's tiles in a folder of their own, in an order, by an engine.
+def build_product(
+    source: Path, folder: Path, tiles: Sequence[Tile], **options: Any
+) -> BuiltProduct:
+    """Build the tiles of a plan in a new folder, in the given order, with an engine.
 
     Raises:
-        AssertionError: a tile failed, or was told of twice, or has no receipt.
+        AssertionError: a tile failed, or was returned twice, or has no receipt.
     """
     folder.mkdir()
     path = Path(shutil.copy(source, folder / "plan.json"))
     plan = plan_file.read_plan_file(path)
     zarr_store.create(folder, plan, tile_layers.list_layer_bands(plan))
-    began, ready, told = time.perf_counter(), [], []
-    for outcome in tile_scheduler.process_tiles(path, tiles, **options):
-        assert outcome.reason is None, outcome
-        ready.append(time.perf_counter() - began)
-        told.append(outcome.tile)
-    assert sorted(told) == sorted(one.id for one in tiles)
-    assert set(receipt.read_finished(folder, plan)) == set(told)
-    home = folder / zarr_store.STORE_NAME
+    start, ready, tile_ids = time.perf_counter(), [], []
+    for result in tile_scheduler.process_tiles(path, tiles, **options):
+        assert result.reason is None, result
+        ready.append(time.perf_counter() - start)
+        tile_ids.append(result.tile)
+    assert sorted(tile_ids) == sorted(tile.id for tile in tiles)
+    assert set(receipt.read_finished(folder, plan)) == set(tile_ids)
+    store = folder / zarr_store.STORE_NAME
     files = {
-        str(one.relative_to(home)): hashlib.sha256(one.read_bytes()).hexdigest()
-        for one in sorted(home.rglob("*"))
-        if one.is_file()
+        str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(store.rglob("*"))
+        if file.is_file()
     }
-    return Made(files=files, ready=ready)
+    return BuiltProduct(files=files, ready=ready)

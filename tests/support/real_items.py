@@ -1,7 +1,7 @@
-"""Items of the real static catalogs, read as plain JSON, and what is known of their numbers.
+"""Items of the real static catalogs, read as plain JSON, and the facts about their pixels.
 
-The table ``ESA_ADDS`` says once more, apart from the providers' tables, whose pixels still hold
-what ESA added. Everything else is told by the files.
+The table ``OFFSET_IN_PIXELS`` states, independently of the provider tables, which collections have
+ESA's offset in their pixels. Everything else is read from the files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.plan.plan import Plan
 Item = dict[str, Any]
 
 WORLD = shapely.box(-180, -89, 180, 89)
-ESA_ADDS = {
+OFFSET_IN_PIXELS = {
     ("earth-search", "sentinel-2-l2a"): False,
     ("earth-search", "sentinel-2-c1-l2a"): True,
     ("earth-search", "sentinel-2-l1c"): True,
@@ -31,7 +31,7 @@ ESA_ADDS = {
     ("earth-search-v0", "sentinel-s2-l2a-cogs"): False,
     ("stactools", "sentinel-2-l2a"): True,
 }
-"""Whether the 1000 that ESA adds from baseline 04.00 on is in the pixels; elsewhere it is."""
+"""Whether pixels hold the 1000 that ESA adds since baseline 04.00; others do."""
 
 COLOURS = {
     "coastal": "B01",
@@ -51,8 +51,8 @@ COLOURS = {
 }
 
 
-def items(realdata: Path) -> Iterator[tuple[str, Item]]:
-    """Yield (folder of the catalog, item) of every static catalog, hrefs written out."""
+def iterate_items(realdata: Path) -> Iterator[tuple[str, Item]]:
+    """Yield (folder of the catalog, item) of every static catalog, with absolute hrefs."""
     for path in sorted((realdata / "catalog").glob("*/*/*.json")):
         item = json.loads(path.read_text())
         if item.get("type") == "Feature":
@@ -61,98 +61,100 @@ def items(realdata: Path) -> Iterator[tuple[str, Item]]:
             yield path.parents[1].name, item
 
 
-def modality(item: Item) -> str | None:
-    """Return what an item measures, by its properties and the names of its assets."""
-    facts, names = item["properties"], item["assets"]
-    if "sar:product_type" in facts:
-        return {"RTC": "S1RTC", "GRD": "S1GRD"}[facts["sar:product_type"]]
-    if "msi" in (facts.get("instruments") or ()):
+def get_modality(item: Item) -> str | None:
+    """Return the modality of an item, from its properties and the names of its assets."""
+    properties, names = item["properties"], item["assets"]
+    if "sar:product_type" in properties:
+        return {"RTC": "S1RTC", "GRD": "S1GRD"}[properties["sar:product_type"]]
+    if "msi" in (properties.get("instruments") or ()):
         return "S2L1C" if {"B10", "cirrus"} & set(names) else "S2L2A"
     return "DEM" if "dem" in item["collection"] else None
 
 
-def band(name: str) -> str:
-    """Return the band behind the name of an asset."""
+def get_band(name: str) -> str:
+    """Return the band of an asset by the asset's name."""
     return COLOURS.get(name, name.split("_", maxsplit=1)[0].upper())
 
 
-def baseline(item: Item) -> str | None:
-    """Return the processing baseline, in the older or the newer way of saying it."""
-    facts = item["properties"]
-    return facts.get("s2:processing_baseline") or facts.get("processing:version")
+def get_baseline(item: Item) -> str | None:
+    """Return the processing baseline, from the older or the newer property."""
+    properties = item["properties"]
+    return properties.get("s2:processing_baseline") or properties.get("processing:version")
 
 
-def added(folder: str, item: Item) -> int:
-    """Return what must be added to the stored numbers of Sentinel-2, in counts."""
-    if not ESA_ADDS.get((folder, item["collection"]), True):
+def compute_added_offset(folder: str, item: Item) -> int:
+    """Return the number to add to stored values of Sentinel-2, in counts."""
+    if not OFFSET_IN_PIXELS.get((folder, item["collection"]), True):
         return 0
-    number = baseline(item)
-    if number is not None:
-        return -1000 if Decimal(number) >= 4 else 0
-    stated = [
-        one["offset"]
+    baseline = get_baseline(item)
+    if baseline is not None:
+        return -1000 if Decimal(baseline) >= 4 else 0
+    offsets = [
+        fields["offset"]
         for asset in item["assets"].values()
-        for one in asset.get("raster:bands", ())
-        if "offset" in one
+        for fields in asset.get("raster:bands", ())
+        if "offset" in fields
     ]
-    return round(10_000 * stated[0]) if stated else 0
+    return round(10_000 * offsets[0]) if offsets else 0
 
 
-def publish(target: Path, some: Sequence[Item]) -> Path:
-    """Write items into a static catalog of their own, and return its path."""
-    for name in {item["collection"] for item in some}:
+def publish_catalog(target: Path, items: Sequence[Item]) -> Path:
+    """Write items into a new static catalog, and return its path."""
+    for name in {item["collection"] for item in items}:
         (target / name).mkdir(parents=True)
-        mine = [item for item in some if item["collection"] == name]
-        links = [{"rel": "item", "href": f"./{item['id']}.json"} for item in mine]
+        members = [item for item in items if item["collection"] == name]
+        links = [{"rel": "item", "href": f"./{item['id']}.json"} for item in members]
         collection = {"type": "Collection", "id": name, "links": links}
         _write(target / name / "collection.json", collection)
-        for item in mine:
+        for item in members:
             _write(target / name / f"{item['id']}.json", item | {"links": []})
-    names = sorted({item["collection"] for item in some})
+    names = sorted({item["collection"] for item in items})
     links = [{"rel": "child", "href": f"./{name}/collection.json"} for name in names]
     _write(target / "catalog.json", {"type": "Catalog", "id": "some", "links": links})
     return target / "catalog.json"
 
 
 def _write(path: Path, document: Item) -> None:
-    told = {"stac_version": "1.0.0", "description": "Real items, some with another claim."}
-    path.write_text(json.dumps(told | document))
+    defaults = {"stac_version": "1.0.0", "description": "Real items, some with another claim."}
+    path.write_text(json.dumps(defaults | document))
 
 
-def radar(realdata: Path) -> Iterator[tuple[str, Item]]:
-    """Yield (provider, item): what lies in the other catalog goes by a published table's names."""
-    for folder, item in items(realdata):
-        kind = modality(item)
-        if kind in ("S1RTC", "S1GRD") and {"vv", "vh"} <= set(item["assets"]):
-            collection = {"S1RTC": "sentinel-1-rtc", "S1GRD": "sentinel-1-grd"}[kind]
+def iterate_radar(realdata: Path) -> Iterator[tuple[str, Item]]:
+    """Yield (provider, item) of radar; items of the other catalog get collections of a provider."""
+    for folder, item in iterate_items(realdata):
+        modality = get_modality(item)
+        if modality in ("S1RTC", "S1GRD") and {"vv", "vh"} <= set(item["assets"]):
+            collection = {"S1RTC": "sentinel-1-rtc", "S1GRD": "sentinel-1-grd"}[modality]
             provider = folder if folder != "other" else "planetary-computer"
             yield provider, item | {"collection": collection}
 
 
-def job(
-    location: Path, provider: str, some: Sequence[Item], how: str, **more: Any
+def build_job(
+    location: Path, provider: str, items: Sequence[Item], check: str, **sections: Any
 ) -> dict[str, Any]:
-    """Return a job over a small place that all items show."""
-    common = shapely.intersection_all([shapely.geometry.shape(one["geometry"]) for one in some])
-    place = common.representative_point()
+    """Return a job over a small region that lies in all items."""
+    common = shapely.intersection_all([shapely.geometry.shape(item["geometry"]) for item in items])
+    point = common.representative_point()
     return {
         "name": "claims",
-        "region": {"bbox": list(place.buffer(0.001).bounds)},
+        "region": {"bbox": list(point.buffer(0.001).bounds)},
         "period": "2014-01-01/2025-12-31",
         "catalog": {"path": str(location), "provider": provider},
         "allow": sorted(
-            {str(Path(asset["href"]).parent) for item in some for asset in item["assets"].values()}
+            {str(Path(asset["href"]).parent) for item in items for asset in item["assets"].values()}
         ),
-        "inputs": [modality(some[0])],
+        "inputs": [get_modality(items[0])],
         "grid": {"crs": "utm", "resolution": 20},
         "composite": {"max_cloud_cover": 100},
-        "radiometry": {"proof": how},
+        "radiometry": {"proof": check},
         "model": {"name": "none"},
         "output": {"path": "out", "composites": True},
-    } | more
+    } | sections
 
 
-def plan(location: Path, provider: str, some: Sequence[Item], how: str, **more: Any) -> Plan:
-    """Freeze such a job."""
-    values = job(location, provider, some, how, **more)
+def create_plan(
+    location: Path, provider: str, items: Sequence[Item], check: str, **sections: Any
+) -> Plan:
+    """Plan such a job."""
+    values = build_job(location, provider, items, check, **sections)
     return planning.create_plan(jobs.parse(values, folder=location.parent))

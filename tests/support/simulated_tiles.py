@@ -1,4 +1,4 @@
-"""Simulated tiles, which measure the engine alone; dask workers import this module."""
+"""Simulated tiles, for tests and measurements of the engine alone; dask workers import this."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipeline.grid.grid import Tile
 from pipeline.runtime import cancellation
 from pipeline.tile import TileResult
 
-MADE = "made"
+RECORDS = "made"
 
 
-def tiles(count: int) -> list[Tile]:
+def create_tiles(count: int) -> list[Tile]:
     """Return ``count`` tiles in one row."""
     return [
         Tile(id=f"r000c{number:06d}", row=0, column=number, height=1, width=1, epsg=32633)
@@ -27,14 +27,18 @@ def tiles(count: int) -> list[Tile]:
     ]
 
 
-def nothing(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
+def return_at_once(
+    plan_path: str, tile_id: str, tiles_per_process: int, processes: int
+) -> TileResult:
     """Return the result of a tile without computing anything."""
     return TileResult(tile=tile_id, reason=None, seconds={"tile": 0.0})
 
 
-def record(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
+def record_process(
+    plan_path: str, tile_id: str, tiles_per_process: int, processes: int
+) -> TileResult:
     """Append the process id to a file of the tile."""
-    path = Path(plan_path).parent / MADE / tile_id
+    path = Path(plan_path).parent / RECORDS / tile_id
     if path.exists():
         return TileResult(tile=tile_id, reason=None, seconds={"skipped": 1.0})
     with path.open("a") as file:
@@ -42,23 +46,27 @@ def record(plan_path: str, tile_id: str, tiles_per_process: int, processes: int)
     return TileResult(tile=tile_id, reason=None, seconds={"tile": 0.0})
 
 
-def slow(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
-    """Do the same as :func:`record`, in 0.05 s."""
+def record_slowly(
+    plan_path: str, tile_id: str, tiles_per_process: int, processes: int
+) -> TileResult:
+    """Do the same as :func:`record_process`, in 0.05 s."""
     time.sleep(0.05)
-    return record(plan_path, tile_id, tiles_per_process, processes)
+    return record_process(plan_path, tile_id, tiles_per_process, processes)
 
 
-def deadly(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
+def kill_worker(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
     """Kill the process at one tile, as the kernel does when it is out of memory."""
     if tile_id.endswith("7"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return record(plan_path, tile_id, tiles_per_process, processes)
+    return record_process(plan_path, tile_id, tiles_per_process, processes)
 
 
-def endless(plan_path: str, tile_id: str, tiles_per_process: int, processes: int) -> TileResult:
+def write_for_a_minute(
+    plan_path: str, tile_id: str, tiles_per_process: int, processes: int
+) -> TileResult:
     """Work for a minute on a tile, appending to a file of the tile."""
     end = time.monotonic() + 60
-    with (Path(plan_path).parent / MADE / tile_id).open("a") as file:
+    with (Path(plan_path).parent / RECORDS / tile_id).open("a") as file:
         while time.monotonic() < end:
             cancellation.check_cancelled()
             file.write(".")
@@ -68,7 +76,7 @@ def endless(plan_path: str, tile_id: str, tiles_per_process: int, processes: int
 
 
 @dataclass
-class Pulse:
+class HealthTimes:
     """Response times of a scheduler's /health during a block."""
 
     seconds: list[float] = field(default_factory=list)
@@ -76,12 +84,12 @@ class Pulse:
 
 
 @contextlib.contextmanager
-def pulse(port: int, every: float = 0.05) -> Iterator[Pulse]:
+def poll_health(port: int, interval: float = 0.05) -> Iterator[HealthTimes]:
     """Request the health of a scheduler on loopback at an interval."""
-    measured, stop = Pulse(), threading.Event()
+    measured, stop = HealthTimes(), threading.Event()
 
     def poll() -> None:
-        while not stop.wait(every):
+        while not stop.wait(interval):
             start = time.perf_counter()
             try:
                 url = f"http://127.0.0.1:{port}/health"

@@ -22,7 +22,7 @@ WORDS = {"[EOS]": 3, "lat=1.50": 10, "lon=-7.25": 11, "lat=0.00": 12, "lon=0.00"
 COORDS = CoordsTokenizer(WORDS)
 
 
-def lively(module, seed=3):
+def set_large_weights(module, seed=3):
     """Give every parameter values so large that the likeliest tokens depend on the inputs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def make(inputs=RAW, outputs=("LULC", "NDVI"), **options):
     tokenizers = dict.fromkeys(needed, TOKENIZER)
     if "Coords" in inputs + outputs:
         tokenizers["Coords"] = COORDS
-    return lively(
+    return set_large_weights(
         model.generator(MICRO, list(inputs), list(outputs), tokenizers=tokenizers, **options)
     )
 
@@ -56,7 +56,7 @@ def rasters(names=RAW, height=32, width=32, batch=1, seed=0):
 
 
 def raw(names=RAW, **options):
-    """Return rasters in their own units."""
+    """Return rasters in their physical units."""
     values = {}
     for name, x in rasters(names, **options).items():
         scale = modalities.get_raster_modality(name).statistics
@@ -65,12 +65,12 @@ def raw(names=RAW, **options):
     return values
 
 
-def same(first, second):
+def are_equal(first, second):
     """Return whether two dicts hold the same keys and equal tensors."""
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def passes(module):
+def record_batch_sizes(module):
     """Record the number of samples of each run of a module."""
     batch_sizes = []
     module.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))

@@ -1,4 +1,4 @@
-"""Invented STAC documents and static catalogs, and the question most tests ask of them."""
+"""Synthetic STAC documents and static catalogs, and the search that most tests run."""
 
 import datetime as dt
 import json
@@ -53,14 +53,14 @@ def publish(folder, items, children=()):
     links = [{"rel": "child", "href": f"./{name}/collection.json"} for name in by_collection]
     links += [{"rel": "root", "href": "./catalog.json"}, *children]
     for name, members in by_collection.items():
-        item_links = [{"rel": "item", "href": f"./{one['id']}.json"} for one in members]
+        item_links = [{"rel": "item", "href": f"./{member['id']}.json"} for member in members]
         item_links += [{"rel": "parent", "href": "../catalog.json"}]
         dump(
             folder / name / "collection.json",
             {"type": "Collection", "id": name, "extent": {}, "links": item_links},
         )
-        for one in members:
-            dump(folder / name / f"{one['id']}.json", one)
+        for member in members:
+            dump(folder / name / f"{member['id']}.json", member)
     return dump(folder / "catalog.json", {"type": "Catalog", "id": "x", "links": links})
 
 
@@ -69,8 +69,8 @@ def find(location, modalities=("S2L2A",), region=HERE, period=JUNE, provider="de
     return search.find_scenes(source, modalities, region, period)
 
 
-def ids(found):
-    return [scene.id for scene in found.scenes]
+def ids(result):
+    return [scene.id for scene in result.scenes]
 
 
 FIVE = [an_item(f"s{number}", f"2024-06-1{number}T10:00:00Z") for number in range(5)]

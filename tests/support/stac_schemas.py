@@ -1,4 +1,4 @@
-"""STAC documents against the vendored schemas, without a network."""
+"""Validation of STAC documents with the vendored schemas, without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 
 def validator() -> JsonSchemaSTACValidator:
-    """Return a validator that knows the schemas of the extensions we declare."""
+    """Return a validator with the schemas of all declared extensions."""
     checker = JsonSchemaSTACValidator()
     for path in sorted(SCHEMAS.glob("*.json")):
         schema = json.loads(path.read_text(encoding="utf-8"))
@@ -24,6 +24,6 @@ def validator() -> JsonSchemaSTACValidator:
 
 def check(document: Mapping[str, Any], checker: JsonSchemaSTACValidator) -> None:
     """Validate an item or a collection against the core and every extension it declares."""
-    kind = pystac.Item if document["type"] == "Feature" else pystac.Collection
-    found = kind.from_dict(dict(document)).validate(validator=checker)
-    assert len(found) == 1 + len(document["stac_extensions"])
+    stac_class = pystac.Item if document["type"] == "Feature" else pystac.Collection
+    schema_uris = stac_class.from_dict(dict(document)).validate(validator=checker)
+    assert len(schema_uris) == 1 + len(document["stac_extensions"])
