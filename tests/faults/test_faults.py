@@ -15,7 +15,7 @@ from catalogs.snapshot import Snapshot
 from pipeline import tile, tile_layers
 from pipeline.reading import http_ranges
 from pipeline.storage import receipt, zarr_store
-from tests.faults import server
+from tests.faults import range_server
 from tests.pipeline import test_plan as plans
 from tests.support.fake_predictors import Brightness
 
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
         copy(path, plain, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)
         plain.rename(path)
         # ^ half of them uncompressed: there no code tells damage
-    with server.serving(folder, stall=0.2) as web:
+    with range_server.serving(folder, stall=0.2) as web:
         far = tuple(
             dataclasses.replace(
                 scene,
@@ -88,7 +88,7 @@ def test_a_tile_is_the_same_to_the_bit_or_failed(world, impatient, tmp_path, see
     web, plan, true = world
     share = SHARES[seed % len(SHARES)]
     web.forget()
-    web.script = server.sometimes(seed, share)
+    web.script = range_server.sometimes(seed, share)
     results = _run(plan, tmp_path)
     for part in plan.tiles:
         result = results[part.id]
@@ -103,9 +103,9 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
     web, plan, true = world
     (first, *_) = plan.tiles
     healed = set()
-    for fault in server.FAULTS:
+    for fault in range_server.FAULTS:
         web.forget()
-        web.script = server.sometimes(1, 0.15, (fault,))
+        web.script = range_server.sometimes(1, 0.15, (fault,))
         zarr_store.create(tmp_path / fault, plan, tile_layers.list_layer_bands(plan))
         try:
             written = tile.build_tile(plan, first, Brightness(), tmp_path / fault, threads=2)
@@ -113,5 +113,5 @@ def test_each_fault_is_healed_when_it_passes(world, impatient, tmp_path):
             continue
         assert written.digests == true[first.id], fault
         healed.add(fault)
-    assert set(server.FAULTS) - healed <= {"redirect", "404", "403"}
+    assert set(range_server.FAULTS) - healed <= {"redirect", "404", "403"}
     # ^ another host is refused at once, a missing or forbidden file at the second request

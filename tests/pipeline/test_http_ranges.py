@@ -26,7 +26,7 @@ from pipeline.reading import (
     provider_connections,
     raster_reader,
 )
-from tests.faults import server
+from tests.faults import range_server
 from tests.support import small_worlds
 
 SIZE = 300
@@ -77,7 +77,7 @@ def web(folder, monkeypatch):
         max_retry_after=2.0,
     )
     monkeypatch.setattr(http_ranges, "RETRY_POLICY", quick)
-    with server.serving(folder, stall=0.5) as running:
+    with range_server.serving(folder, stall=0.5) as running:
         yield running
 
 
@@ -108,7 +108,7 @@ def _once(fault, *, head):
 
 @pytest.mark.parametrize("name", ["deflate.tif", "none.tif", "lzw.tif"])
 @pytest.mark.parametrize("where", ["header", "data"])
-@pytest.mark.parametrize("fault", server.FAULTS)
+@pytest.mark.parametrize("fault", range_server.FAULTS)
 def test_a_fault_is_healed_or_an_error(web, fault, where, name):
     web.script = _once(fault, head=where == "header")
     if fault == "redirect":
@@ -123,7 +123,7 @@ def test_a_fault_is_healed_or_an_error(web, fault, where, name):
     # ^ nothing remembers the failure
 
 
-@pytest.mark.parametrize("fault", [fault for fault in server.FAULTS if fault != "whole"])
+@pytest.mark.parametrize("fault", [fault for fault in range_server.FAULTS if fault != "whole"])
 def test_a_fault_that_stays_is_an_error(web, fault):
     web.script = lambda path, start, count: fault
     with pytest.raises(AssetReadError, match=r"^S: http://127.*deflate\.tif cannot be read \("):
@@ -229,7 +229,7 @@ def test_a_token_that_has_expired_is_replaced_once(web, monkeypatch):
     assert signer.number == 4
 
 
-@pytest.mark.parametrize("fault", [None, *server.FAULTS])
+@pytest.mark.parametrize("fault", [None, *range_server.FAULTS])
 def test_no_token_is_left_in_logs_and_errors(web, monkeypatch, caplog, fault):
     _Signer(monkeypatch)
     monkeypatch.setattr(
@@ -320,7 +320,7 @@ def test_a_block_under_many_blocks_of_the_lattice_comes_once(tmp_path, monkeypat
     expected = raster_reader.read(str(path), SOURCE, grid, **options)
     assert np.isfinite(expected).all()
     sent = []
-    with server.serving(tmp_path) as web:
+    with range_server.serving(tmp_path) as web:
         for kept in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
             monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", kept)
             web.forget()
