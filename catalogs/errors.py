@@ -6,19 +6,13 @@ from __future__ import annotations
 class TerramosaicError(Exception):
     """Base of all errors that are reported as one message, without a traceback."""
 
-    exit_code = 1
-
 
 class InvalidInputError(TerramosaicError):
     """An error in the job or in the data: running it again cannot help."""
 
-    exit_code = 2
-
 
 class NothingFoundError(InvalidInputError):
     """A valid request for which the catalog holds nothing."""
-
-    exit_code = 3
 
 
 class TransientError(TerramosaicError):

@@ -6,13 +6,13 @@ import re
 import sys
 
 from catalogs.errors import TerramosaicError
-from flows.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
+from flows.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, exit_code_for_error
 
 
 def explain_error(error: Exception) -> tuple[str, int]:
     """Return the message of an error, with what to do next, and the exit code."""
     if isinstance(error, TerramosaicError):
-        return str(error), error.exit_code
+        return str(error), exit_code_for_error(error)
     if _is_model_error(error):
         return str(error), EXIT_USAGE
     if isinstance(error, MemoryError):

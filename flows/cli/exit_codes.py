@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicError
+
 if TYPE_CHECKING:
     from flows.run.results import BackfillResult, RunResult
 
@@ -21,6 +23,13 @@ EXIT_NOTHING_FOUND = 3
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C or SIGTERM."""
+
+
+def exit_code_for_error(error: TerramosaicError) -> int:
+    """Return the exit code of a command that an error has ended."""
+    if isinstance(error, NothingFoundError):
+        return EXIT_NOTHING_FOUND
+    return EXIT_USAGE if isinstance(error, InvalidInputError) else EXIT_FAILED
 
 
 def exit_code_for_run(*, allow_partial: bool) -> Callable[[RunResult], int]:

@@ -146,9 +146,9 @@ def check_weights(console: Console, name_or_path: str, name: str | None) -> int:
 
     def work(_: Progress) -> CheckResult:
         from flows.run import model_results
-        from model.tools import inspect
+        from model.tools import weights_check
 
-        return model_results.CheckResult.from_inspection(inspect.inspect_file(path, name))
+        return model_results.CheckResult.from_inspection(weights_check.inspect_file(path, name))
 
     return console.run_and_print(
         work,
@@ -247,8 +247,8 @@ def _check_model_name(name: str) -> None:
 
 
 def _suggest_name(name: str) -> str:
-    from flows.config import error_messages
+    from flows.config import validation_messages
     from model.weights import hub
 
-    suggestion = error_messages.suggest_name(name, tuple(hub.OFFICIAL_FILES))
+    suggestion = validation_messages.suggest_name(name, tuple(hub.OFFICIAL_FILES))
     return f"{suggestion} `terramosaic models` lists the names."

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
-from flows.config import error_messages
+from flows.config import validation_messages
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def check_choice(value: object, choices: Sequence[str], kind: str, extra_choices
     """
     if isinstance(value, str) and value in choices:
         return value
-    hint = error_messages.suggest_name(value, choices) if isinstance(value, str) else ""
+    hint = validation_messages.suggest_name(value, choices) if isinstance(value, str) else ""
     raise ValueError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(choices)}{extra_choices}.")
 
 

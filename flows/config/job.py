@@ -19,8 +19,8 @@ from shapely import MultiPolygon, Polygon
 
 from catalogs.errors import InvalidInputError
 from catalogs.sensors import SENSORS, get_sensor
-from flows.config import error_messages, yaml_file
 from flows.config import period as periods
+from flows.config import validation_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple, check_choice, check_unique
 from flows.config.catalog import Catalog, resolve_location
 from flows.config.compositing import Composite, Mask, Radar
@@ -207,7 +207,7 @@ def parse(values: Mapping[str, Any], *, folder: Path, label: str = "The job") ->
         job = Job.model_validate(document, context={"folder": folder})
     except ValidationError as error:
         raise InvalidInputError(
-            error_messages.explain_validation_error(error, Job, label)
+            validation_messages.explain_validation_error(error, Job, label)
         ) from error
     try:
         job._geometry = job.region.read_geometry()  # noqa: SLF001

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 import model
 from catalogs.errors import InvalidInputError
-from flows.config import error_messages, yaml_file
+from flows.config import validation_messages, yaml_file
 from flows.config.base import ConfigModel, LaxTuple
 from flows.demo import training_data
 from flows.observe.progress import Progress
@@ -63,7 +63,7 @@ def read_config(path: Path) -> TrainingConfig:
         return TrainingConfig.model_validate(yaml_file.read(path))
     except ValidationError as error:
         raise InvalidInputError(
-            error_messages.explain_validation_error(error, TrainingConfig, str(path))
+            validation_messages.explain_validation_error(error, TrainingConfig, str(path))
         ) from error
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.observe.metrics import RunMetrics
 from flows.observe.progress import NullProgress, Progress
-from flows.observe.run_metrics import RunMetrics
 from pipeline.plan.plan import Plan
 from pipeline.quality.accuracy import AccuracyMetrics
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
-from flows.observe import metrics_exporter
+from flows.observe import metrics_destination
 from flows.observe.progress import Progress
 from flows.observe.run_context import RunContext, TruthComparison
 from flows.orchestration import server
@@ -44,7 +44,7 @@ def run_file(
         InvalidInputError: the file is wrong, or a plan is given with a period.
         NothingFoundError: the catalog has no scenes for the job.
     """
-    metrics_exporter.read_destination()
+    metrics_destination.read_destination()
     # ^ a wrong destination of the metrics is refused before anything is read
     source = stored_plan.load_job_or_plan(path)
     if isinstance(source, Job):

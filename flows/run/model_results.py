@@ -14,9 +14,9 @@ from flows.run.results import Count, NonNegative, Result, Share
 
 if TYPE_CHECKING:
     from model.tools.convert import ConvertedFile
-    from model.tools.inspect import WeightsInspection
     from model.tools.model_card import ModelDescription
     from model.tools.model_list import ListedModel
+    from model.tools.weights_check import WeightsInspection
     from model.weights.hub import FetchedFile
     from model.weights.state_dict_contents import EmbeddedModality
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flows.config.job import Job
 from flows.execution.tile_worker import check_model
-from flows.observe import metrics_exporter
+from flows.observe import metrics_destination
 from flows.observe.run_context import RunContext
 from flows.run import finished_products, product_folder, stored_plan
 from flows.run.results import RunResult
@@ -39,7 +39,7 @@ def run(
         InvalidInputError: the job is wrong, or the run would cost more than the limit.
         NothingFoundError: the catalog has no scenes for the job.
     """
-    metrics_exporter.read_destination()
+    metrics_destination.read_destination()
     if isinstance(source, Job) and max_cost is not None:
         from flows.run import cost  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def run(
     else:
         context.progress.finish()
         plan_path = product_folder.plan_dir(plan) / "plan.json"
-        metrics_exporter.export_existing_result(
+        metrics_destination.export_existing_result(
             plan_path,
             status=result.status,
             tiles=result.tiles.total,

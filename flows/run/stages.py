@@ -17,7 +17,7 @@ from catalogs.errors import TerramosaicError
 from flows.config.job import Job
 from flows.execution import tile_scheduler
 from flows.execution.tile_worker import cuda_device
-from flows.observe import metrics_exporter, run_log
+from flows.observe import metrics_destination, run_log
 from flows.observe.run_context import RunContext
 from flows.run import (
     cost,
@@ -238,7 +238,7 @@ def run(
         context: progress and the like.
         stages: the functions that are called.
     """
-    metrics_exporter.read_destination()
+    metrics_destination.read_destination()
     # ^ a wrong destination of the metrics is refused before anything runs
     timer = _StageTimer(source)
     context.progress.start_stage("plan")
@@ -251,7 +251,7 @@ def run(
     with (
         open_store(stored.folder).lock(),
         run_log.capture_records(stored.folder),
-        metrics_exporter.export_run(stored.path) as metrics,
+        metrics_destination.export_run(stored.path) as metrics,
     ):
         context = replace(context, metrics=metrics)
         open_store(stored.folder).remove_leftovers()

@@ -71,7 +71,7 @@ def convert(
     }
     if not target.parent.is_dir():
         raise WeightsError(f"there is no folder {target.parent} to write to")
-    inspected = state_dict_contents.inspect_state_dict(tensors)
+    inspected = state_dict_contents.summarise_state_dict(tensors)
     if inspected.non_finite_keys:
         raise WeightsError(
             f"{source} holds values that are not finite in "

@@ -99,7 +99,7 @@ class ModelDescription:
 
     name: str
     kind: str
-    """Kind of its weights, as of :mod:`model.tools.inspect`."""
+    """Kind of its weights, as of :mod:`model.tools.weights_check`."""
 
     what: str
     """One sentence."""
@@ -241,10 +241,10 @@ def describe_file(path: Path) -> ModelDescription:
     Raises:
         WeightsError: the file cannot be read.
     """
-    from model.tools import inspect  # noqa: PLC0415
+    from model.tools import weights_check  # noqa: PLC0415
 
     # ^ imports torch, which only files of weights need
-    inspection = inspect.inspect_file(path)
+    inspection = weights_check.inspect_file(path)
     card_path = next((model for model in inspection.fits if config.is_config_file(model)), None)
     if card_path:
         return describe_card(Path(card_path))

@@ -1,4 +1,4 @@
-"""Inspect a state dict by keys and shapes: kind, parts, modalities, number formats."""
+"""Summarise a state dict by its keys and shapes: kind, parts, modalities, number formats."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class WeightsContents:
         return sum(self.dtypes.values())
 
 
-def inspect_state_dict(tensors: StateDict) -> WeightsContents:
+def summarise_state_dict(tensors: StateDict) -> WeightsContents:
     """Return the contents of a state dict."""
     parts: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()

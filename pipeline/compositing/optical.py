@@ -51,7 +51,7 @@ def compose_optical(
     """
     ordered = sort_by_day(scenes, grid.epsg)
     stored = cube.load(ordered, bands, grid, stored=True)
-    clear = _clear_masks(ordered, stored, grid, recipe)
+    clear = masks.load_clear_masks(ordered, stored, grid, recipe)
     days = [scene.solar_day for scene in ordered]
     if recipe.method == "median":
         layers = da.stack(
@@ -69,63 +69,6 @@ def compose_optical(
     else:
         layers = _select_days(ordered, bands, stored, clear, recipe.method)
     return build_composite(to_band_array(layers, bands, stored, units=DN), clear, days)
-
-
-def _clear_masks(
-    scenes: Sequence[Scene], stored: xr.DataArray, grid: Grid, recipe: Recipe
-) -> da.Array:
-    """Return the (time, y, x) mask of the clear observations of each scene."""
-    radius = recipe.dilate_m / grid.resolution
-    pad = int(np.ceil(radius))
-    wider = grid.window(
-        row=-pad, column=-pad, height=grid.height + 2 * pad, width=grid.width + 2 * pad
-    )
-    # ^ a dilated cloud outside the grid may reach into it
-    inner = (slice(pad, pad + grid.height), slice(pad, pad + grid.width))
-    max_probability = recipe.max_cloud_probability
-    scl = _load_masks(scenes, "SCL", wider)
-    probability = {} if max_probability is None else _load_masks(scenes, "CLD", wider)
-    layers = []
-    for index, scene in enumerate(scenes):
-        if index in scl:
-            clear = da.map_blocks(
-                masks.clear_mask,
-                scl[index],
-                classes=recipe.clear_scl,
-                dilated_classes=recipe.dilate_scl,
-                dilation_radius=radius,
-                dtype=np.bool_,
-            )[inner]
-        else:
-            clear = _has_data(scene, stored[index])
-        if index in probability:
-            cloudy = (probability[index] > max_probability).map_blocks(
-                masks.dilate_mask, radius, dtype=np.bool_
-            )
-            clear = clear & ~cloudy[inner]
-        layers.append(clear)
-    stacked: da.Array = da.stack(layers)
-    return stacked
-
-
-def _load_masks(scenes: Sequence[Scene], band: str, grid: Grid) -> dict[int, da.Array]:
-    """Return index of the scene -> (y, x) mask band, for the scenes that have it; 0 = nodata."""
-    indices = [index for index, scene in enumerate(scenes) if band in scene.assets]
-    if not indices:
-        return {}
-    stack = cube.load([scenes[index] for index in indices], [band], grid, stored=True)
-    return {index: stack.data[time, 0] for time, index in enumerate(indices)}
-
-
-def _has_data(scene: Scene, stored: xr.DataArray) -> da.Array:
-    """Return (y, x) where any band of a scene has a value."""
-    has_data: da.Array = da.zeros(stored.shape[1:], dtype=np.bool_, chunks=stored.shape[1:])
-    for band, layer in zip(stored.band.values.tolist(), stored.data, strict=True):
-        if band in scene.assets:
-            has_data |= layer.map_blocks(
-                units.valid_reflectance_mask, scene.assets[band].radiometry, dtype=np.bool_
-            )
-    return has_data
 
 
 def _convert_clear(

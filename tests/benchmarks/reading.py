@@ -264,9 +264,9 @@ def turn(way: str, address: str) -> None:
 
 
 def _serve(folder: str, pipe: Any) -> None:
-    from tests.faults import server
+    from tests.faults import range_server
 
-    with server.serving(Path(folder), latency=LATENCY) as state:
+    with range_server.serving(Path(folder), latency=LATENCY) as state:
         pipe.send(state.address)
         while pipe.recv() == "count":
             pipe.send((state.requests, state.sent, state.max_active))

@@ -8,7 +8,7 @@ import pytest
 
 from catalogs.errors import InvalidInputError, TransientError
 from catalogs.sources import http_client
-from tests.servers.stac_api import (
+from tests.servers.scripted_stac_api import (
     Answer,
     Server,
     page,

@@ -13,7 +13,7 @@ from catalogs.errors import InvalidInputError, NothingFoundError, TerramosaicErr
 from catalogs.search import scene_selection
 from catalogs.snapshot import Snapshot
 from catalogs.sources import http_client, stac_api
-from tests.servers.stac_api import (
+from tests.servers.scripted_stac_api import (
     Answer,
     Server,
     landing,

@@ -15,7 +15,7 @@ from catalogs.snapshot import Snapshot
 from pipeline import tile, tile_layers
 from pipeline.reading import http_ranges
 from pipeline.storage import receipt, zarr_store
-from tests.faults import server
+from tests.faults import range_server
 from tests.pipeline import test_plan as plans
 from tests.support.fake_predictors import Brightness
 
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
         copy(path, uncompressed, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)
         uncompressed.rename(path)
         # ^ half of them uncompressed, where no decoder detects damage
-    with server.serving(folder, stall=0.2) as web:
+    with range_server.serving(folder, stall=0.2) as web:
         served_scenes = tuple(
             dataclasses.replace(
                 scene,
@@ -88,7 +88,7 @@ def test_a_tile_is_identical_to_the_bit_or_fails(world, quick_requests, tmp_path
     web, plan, expected = world
     share = SHARES[seed % len(SHARES)]
     web.reset_counts()
-    web.script = server.fail_sometimes(seed, share)
+    web.script = range_server.fail_sometimes(seed, share)
     results = _build_tiles(plan, tmp_path)
     for plan_tile in plan.tiles:
         result = results[plan_tile.id]
@@ -103,9 +103,9 @@ def test_a_tile_is_identical_after_each_temporary_fault(world, quick_requests, t
     web, plan, expected = world
     (first_tile, *_) = plan.tiles
     survived = set()
-    for fault in server.FAULTS:
+    for fault in range_server.FAULTS:
         web.reset_counts()
-        web.script = server.fail_sometimes(1, 0.15, (fault,))
+        web.script = range_server.fail_sometimes(1, 0.15, (fault,))
         zarr_store.create(tmp_path / fault, plan, tile_layers.list_layer_bands(plan))
         try:
             tile_receipt = tile.build_tile(
@@ -115,5 +115,5 @@ def test_a_tile_is_identical_after_each_temporary_fault(world, quick_requests, t
             continue
         assert tile_receipt.digests == expected[first_tile.id], fault
         survived.add(fault)
-    assert set(server.FAULTS) - survived <= {"redirect", "404", "403"}
+    assert set(range_server.FAULTS) - survived <= {"redirect", "404", "403"}
     # ^ another host is refused at once, a missing or forbidden file at the second request

@@ -20,7 +20,7 @@ from pipeline import resource_estimate
 from pipeline.runtime import io_statistics
 from pipeline.runtime.cancellation import CancellableThreadPool
 from pipeline.storage import plan_file, receipt
-from tests.faults.server import serving
+from tests.faults.range_server import serving
 from tests.support import large_plan
 
 PRICES = {"currency": "EUR", "cpu_hour": 1.0, "gb_read": 100.0, "thousand_requests": 5.0}

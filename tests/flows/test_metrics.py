@@ -24,7 +24,8 @@ from prometheus_client import parser
 from catalogs.errors import AssetReadError, InvalidInputError
 from flows.cli import main
 from flows.execution import dask_report, tile_scheduler
-from flows.observe import metrics_exporter, run_metrics
+from flows.observe import metrics as run_metrics
+from flows.observe import metrics_destination
 from flows.observe.progress import NullProgress
 from flows.observe.run_context import RunContext
 from flows.orchestration import launch
@@ -58,7 +59,7 @@ def frozen(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "prom"))
+    monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, str(tmp_path / "prom"))
     return tmp_path / "prom"
 
 
@@ -137,7 +138,7 @@ def _pretend(plan_path, name, beside, processes):
 
 def _count(path):
     """Count a tile, as a run does."""
-    with metrics_exporter.export_run(path) as counted:
+    with metrics_destination.export_run(path) as counted:
         counted.begin_tiles(1, 0)
         counted.count_tile(_pretend("", "r000c000000", 1, 1))
         counted.set_final_status("complete", 0)
@@ -155,18 +156,18 @@ def _count(path):
     ],
 )
 def test_an_address_is_loopback_unless_a_host_is_named(monkeypatch, text, address):
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text)
-    assert metrics_exporter.read_destination() == metrics_exporter.Address(*address)
+    monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, text)
+    assert metrics_destination.read_destination() == metrics_destination.Address(*address)
 
 
 def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
     for text in ("new/folder", "new/run.prom"):
-        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, f"{tmp_path}/{text}")
-        assert metrics_exporter.read_destination() == tmp_path / text
+        monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, f"{tmp_path}/{text}")
+        assert metrics_destination.read_destination() == tmp_path / text
     assert not list((tmp_path / "new").glob("*.prom"))
     for text in ("", "  "):
-        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text)
-        assert metrics_exporter.read_destination() is None
+        monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, text)
+        assert metrics_destination.read_destination() is None
 
 
 @pytest.mark.parametrize(
@@ -174,17 +175,19 @@ def test_a_path_is_one_file_or_a_folder_of_them(monkeypatch, tmp_path):
 )
 def test_what_is_no_place_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys, text):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file"))
-    with pytest.raises(InvalidInputError, match=metrics_exporter.ENVIRONMENT_VARIABLE):
+    monkeypatch.setenv(
+        metrics_destination.ENVIRONMENT_VARIABLE, text.format(file=tmp_path / "file")
+    )
+    with pytest.raises(InvalidInputError, match=metrics_destination.ENVIRONMENT_VARIABLE):
         stages.run(None, False, RunContext(), None)
     (tmp_path / "plan.json").touch()
     assert main.main(["run", str(tmp_path / "plan.json")]) == 2
-    assert f"error: {metrics_exporter.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
+    assert f"error: {metrics_destination.ENVIRONMENT_VARIABLE}=" in capsys.readouterr().err
 
 
 def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.observe.metrics_exporter")
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, "0")
+    caplog.set_level("INFO", "flows.observe.metrics_destination")
+    monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, "0")
     monkeypatch.setattr(
         tile_scheduler,
         "process_tiles",
@@ -202,7 +205,7 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
     monkeypatch.setattr(zarr_store, "create", lambda *_: None)
     texts = []
     told = Told(lambda: texts.append(_scrape(_port(caplog))))
-    with metrics_exporter.export_run(frozen) as metrics:
+    with metrics_destination.export_run(frozen) as metrics:
         context = RunContext(progress=told, metrics=metrics)
         tiles = stages.map_tiles(
             StoredPlan(plan=plan_file.read_plan_file(frozen), path=frozen), context
@@ -233,11 +236,11 @@ def test_a_run_is_scraped_while_it_lasts(frozen, monkeypatch, caplog):
 
 
 def test_runs_of_one_process_are_seen_side_by_side(frozen, monkeypatch, caplog):
-    caplog.set_level("INFO", "flows.observe.metrics_exporter")
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
+    caplog.set_level("INFO", "flows.observe.metrics_destination")
+    monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, "127.0.0.1:0")
     other = frozen.parents[2] / "2024-07-01_2024-07-31" / "abc" / "plan.json"
-    with metrics_exporter.export_run(frozen):
-        with metrics_exporter.export_run(other):
+    with metrics_destination.export_run(frozen):
+        with metrics_destination.export_run(other):
             both = _scrape(_port(caplog))
             by_name = _scrape(_port(caplog), "?name[]=terramosaic_tiles_planned")
         one = _scrape(_port(caplog))
@@ -254,15 +257,15 @@ def test_a_port_in_use_costs_one_warning(frozen, monkeypatch, caplog):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, f"127.0.0.1:{port}")
+        monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, f"127.0.0.1:{port}")
         _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_exporter"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_destination"]
     assert f"127.0.0.1:{port}" in warning.getMessage()
 
 
 def test_a_file_says_what_the_json_says(frozen, folder, caplog, monkeypatch):
     caplog.set_level("INFO", "flows.run.stages")
-    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 3600.0)
+    monkeypatch.setattr(metrics_destination, "WRITE_INTERVAL", 3600.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     during = []
     result = _run(frozen, lambda: during.append(page.read_text()))
@@ -306,7 +309,7 @@ def _agree(found, result):
 
 
 def test_a_file_keeps_up_with_the_tiles_where_there_is_time(frozen, folder, monkeypatch):
-    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 0.0)
+    monkeypatch.setattr(metrics_destination, "WRITE_INTERVAL", 0.0)
     (page,) = [folder / "terramosaic_test_2024-06-01_2024-06-30.prom"]
     done = []
     result = _run(frozen, lambda: done.append(_read(page.read_text())["tiles_total", "done"]))
@@ -342,7 +345,7 @@ def test_a_failed_tile_and_what_verification_finds_are_told(frozen, folder, monk
     ("error", "status"), [(KeyboardInterrupt, "interrupted"), (RuntimeError, "failed")]
 )
 def test_a_run_that_is_cut_short_says_so(frozen, monkeypatch, tmp_path, error, status):
-    monkeypatch.setenv(metrics_exporter.ENVIRONMENT_VARIABLE, str(tmp_path / "run.prom"))
+    monkeypatch.setenv(metrics_destination.ENVIRONMENT_VARIABLE, str(tmp_path / "run.prom"))
 
     def stop():
         raise error
@@ -364,9 +367,9 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
         original(path, data)
 
     monkeypatch.setattr(atomic_files, "write_atomic", write)
-    monkeypatch.setattr(metrics_exporter, "WRITE_INTERVAL", 0.0)
+    monkeypatch.setattr(metrics_destination, "WRITE_INTERVAL", 0.0)
     _count(frozen)
-    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_exporter"]
+    (warning,) = [one for one in caplog.records if one.name == "flows.observe.metrics_destination"]
     assert "No space left" in warning.getMessage()
 
 
@@ -381,13 +384,13 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
     done = subprocess.run(
         [sys.executable, "-c", code, frozen], capture_output=True, text=True, check=True
     )
-    assert "flows.observe.run_metrics" in done.stdout
+    assert "flows.observe.metrics" in done.stdout
     assert not {"prometheus_client", "distributed", "prefect"} & {*done.stdout.split()}
 
 
 def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
     one = run_metrics.ExportedMetrics(frozen)
     one.begin_tiles(9, 0)
     one.set_capacity(processes=2, parallel_tiles=4)
@@ -526,7 +529,7 @@ def test_prometheus_is_told_of_loopback_alone():
         for static in scrape["static_configs"]
         for target in static["targets"]
     ]
-    assert {target.split(":")[0] for target in targets} == {metrics_exporter.LOOPBACK}
+    assert {target.split(":")[0] for target in targets} == {metrics_destination.LOOPBACK}
     assert len({one["job_name"] for one in config["scrape_configs"]}) == 4
 
 

@@ -33,7 +33,7 @@ from pipeline.quality import radiometry_check
 from pipeline.reading import http_ranges, provider_connections
 from pipeline.runtime import cancellation
 from pipeline.storage import plan_file, receipt, zarr_store
-from tests.faults.server import serving
+from tests.faults.range_server import serving
 from tests.pipeline import test_plan as plans
 from tests.support import simulated_tiles
 

@@ -10,7 +10,7 @@ from rasterio.shutil import copy
 from pipeline.grid.grid import Grid
 from pipeline.reading import block_reads, raster_reader
 from pipeline.reading.block_reads import RasterLayout
-from tests.faults.server import serving
+from tests.faults.range_server import serving
 from tests.support import small_worlds
 
 HEIGHT, WIDTH = 1536, 2560

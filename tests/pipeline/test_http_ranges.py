@@ -26,7 +26,7 @@ from pipeline.reading import (
     provider_connections,
     raster_reader,
 )
-from tests.faults import server
+from tests.faults import range_server
 from tests.support import small_worlds
 
 SIZE = 300
@@ -77,7 +77,7 @@ def file_server(folder, monkeypatch):
         max_retry_after=2.0,
     )
     monkeypatch.setattr(http_ranges, "RETRY_POLICY", short_policy)
-    with server.serving(folder, stall=0.5) as running_server:
+    with range_server.serving(folder, stall=0.5) as running_server:
         yield running_server
 
 
@@ -108,7 +108,7 @@ def _fail_first_request(fault, *, head):
 
 @pytest.mark.parametrize("name", ["deflate.tif", "none.tif", "lzw.tif"])
 @pytest.mark.parametrize("part", ["header", "data"])
-@pytest.mark.parametrize("fault", server.FAULTS)
+@pytest.mark.parametrize("fault", range_server.FAULTS)
 def test_a_transient_fault_is_retried_or_an_error(file_server, fault, part, name):
     file_server.script = _fail_first_request(fault, head=part == "header")
     if fault == "redirect":
@@ -123,7 +123,7 @@ def test_a_transient_fault_is_retried_or_an_error(file_server, fault, part, name
     # ^ the failure is not remembered
 
 
-@pytest.mark.parametrize("fault", [fault for fault in server.FAULTS if fault != "whole"])
+@pytest.mark.parametrize("fault", [fault for fault in range_server.FAULTS if fault != "whole"])
 def test_a_permanent_fault_is_an_error(file_server, fault):
     file_server.script = lambda path, start, count: fault
     with pytest.raises(AssetReadError, match=r"^S: http://127.*deflate\.tif cannot be read \("):
@@ -229,7 +229,7 @@ def test_an_expired_token_is_replaced_once(file_server, monkeypatch):
     assert signer.number == 4
 
 
-@pytest.mark.parametrize("fault", [None, *server.FAULTS])
+@pytest.mark.parametrize("fault", [None, *range_server.FAULTS])
 def test_no_token_is_in_logs_or_errors(file_server, monkeypatch, caplog, fault):
     _Signer(monkeypatch)
     monkeypatch.setattr(
@@ -323,7 +323,7 @@ def test_a_block_under_many_blocks_of_the_grid_is_requested_once(tmp_path, monke
     expected = raster_reader.read(str(path), SOURCE, grid, **options)
     assert np.isfinite(expected).all()
     sent_bytes = []
-    with server.serving(tmp_path) as file_server:
+    with range_server.serving(tmp_path) as file_server:
         for cache_size in (http_ranges.MAX_CACHED_BYTES, 30_000, 0):
             monkeypatch.setattr(http_ranges, "MAX_CACHED_BYTES", cache_size)
             file_server.reset_counts()

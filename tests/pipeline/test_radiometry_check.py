@@ -17,7 +17,7 @@ from catalogs.errors import AssetReadError
 from catalogs.scene import Radiometry
 from pipeline.quality import radiometry_check
 from pipeline.reading import raster_reader
-from tests.faults import server
+from tests.faults import range_server
 from tests.support import small_worlds
 
 SIDE = 160
@@ -314,7 +314,7 @@ def test_a_remote_scene_takes_eight_requests(tmp_path):
         )
         assets[band] = small_worlds.asset(tmp_path / f"{band}.tif", band, radiometry, 0.0)
     scene = small_worlds.scene("S", "S2L2A", assets)
-    with server.serving(tmp_path) as file_server:
+    with range_server.serving(tmp_path) as file_server:
         remote_assets = {
             band: replace(asset, href=f"{file_server.address}/{band}.tif")
             for band, asset in assets.items()

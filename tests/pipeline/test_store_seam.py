@@ -22,7 +22,7 @@ WRITES_ELSEWHERE = {
     "flows/cli/models.py": "writes a model card to a path that the user names",
     "flows/demo/demo.py": "writes the job and region of the demo, which are inputs",
     "flows/demo/train.py": "writes the demo's trained model and its card",
-    "flows/observe/metrics_exporter.py": "writes metrics to the folder of node_exporter",
+    "flows/observe/metrics_destination.py": "writes metrics to the folder of node_exporter",
     "flows/run/model_spec_cache.py": "keeps the specs of models in the user's cache folder",
     "flows/run/schemas.py": "writes the JSON schemas of the documentation",
     "pipeline/storage/cog.py": "hashes a finished file in a temporary directory of the store",

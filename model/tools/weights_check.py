@@ -106,7 +106,7 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
             raise
         tensors = fine_tuned(path).state_dict()
         # ^ this also reads checkpoints with descriptions of auxiliary heads, which are objects
-    return state_dict_contents.inspect_state_dict(tensors), tensors
+    return state_dict_contents.summarise_state_dict(tensors), tensors
 
 
 def list_candidate_models(file_contents: WeightsContents, path: Path) -> tuple[str, ...]:

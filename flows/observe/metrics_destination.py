@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catalogs.errors import InvalidInputError
-from flows.observe.run_metrics import ExportedMetrics, RunMetrics
+from flows.observe.metrics import ExportedMetrics, RunMetrics
 from pipeline.runtime import atomic_files, cancellation
 
 if TYPE_CHECKING:
