@@ -376,8 +376,8 @@ def test_a_full_disk_costs_one_warning(frozen, folder, monkeypatch, caplog):
 def test_nobody_asks_and_nothing_is_imported(frozen):
     code = (
         "import sys; from pathlib import Path\n"
-        "from flows.observe import metrics_exporter; from flows.run import stages\n"
-        "with metrics_exporter.export_run(Path(sys.argv[1])) as run:\n"
+        "from flows.observe import metrics_destination; from flows.run import stages\n"
+        "with metrics_destination.export_run(Path(sys.argv[1])) as run:\n"
         " run.begin_tiles(1, 0); run.set_final_status('complete')\n"
         "print(*sys.modules)"
     )
