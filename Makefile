@@ -5,8 +5,9 @@ REFERENCE ?= .venv-reference
 STAC ?= .venv-stac
 TORCH_INDEX ?=
 # ^ another package index for torch, e.g. a CUDA build; empty = the configured indexes
-PYTEST_PARALLEL ?= -n 2 --dist loadscope
-# ^ loadscope keeps the tests of a module together, so that a module's country or server is made once
+PYTEST_PARALLEL ?= -n 3 --dist loadscope
+# ^ three on two cores, as tests of flows mostly wait; loadscope keeps the tests of a module together, so that its
+#   country or server is made once
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-all lint schemas bench reference reference-bench mapping-bench clean

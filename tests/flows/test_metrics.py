@@ -390,7 +390,7 @@ def test_nobody_asks_and_nothing_is_imported(frozen):
 
 def test_the_device_is_counted_for_each_process(monkeypatch, frozen):
     clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(run_metrics.time, "monotonic", lambda: next(clock))
     one = run_metrics.ExportedMetrics(frozen)
     one.begin_tiles(9, 0)
     one.set_capacity(processes=2, parallel_tiles=4)
