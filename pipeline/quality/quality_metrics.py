@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.plan.plan import Plan
-from pipeline.quality import seam_profiles
 from pipeline.quality.seam_test import Seam
 from pipeline.storage import receipt
 from pipeline.storage.store import StoreLike
@@ -147,6 +146,9 @@ def measure_quality(plan: Plan, plan_dir: StoreLike) -> QualityMetrics:
     """
     if plan.model is None or plan.lattice is None:
         return QualityMetrics()
+    from pipeline.quality import seam_profiles  # noqa: PLC0415
+
+    # ^ slow to import (zarr), and who only reads published figures does not need it
     output = plan.model.primary_output
     profiles = seam_profiles.build_profiles(plan, plan_dir, output, plan.lattice)
     return QualityMetrics(

@@ -17,7 +17,6 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import Geod
-from scipy import ndimage
 from shapely.geometry import shape
 
 from catalogs.scene import Radiometry, Scene
@@ -188,6 +187,9 @@ def evaluate_radiometry(
 
 def _interior_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the valid pixels whose neighbours are all valid: at an edge averages are mixed."""
+    from scipy import ndimage  # noqa: PLC0415
+
+    # ^ slow to import, and a search without the check does not need it
     valid = np.isfinite(values)
     interior: NDArray[np.bool_] = ndimage.binary_erosion(
         valid, np.ones((3, 3), np.bool_), border_value=1

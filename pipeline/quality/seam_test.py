@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 MIN_CHANGES = 100
 """Fewest changes in a map that can be tested."""
@@ -352,6 +351,9 @@ def _drop_constant_sites(residuals: FloatArray, expected: FloatArray) -> FloatAr
 
 def _normal_scores(values: FloatArray, reference: FloatArray) -> FloatArray:
     """Return the normal scores of values among reference values; beyond them, in proportion."""
+    from scipy.special import ndtri  # noqa: PLC0415
+
+    # ^ slow to import, and who only reads published figures does not need it
     reference = np.sort(reference)
     rank = (np.searchsorted(reference, values) + np.searchsorted(reference, values, "right")) / 2
     score = ndtri((rank + 0.5) / (len(reference) + 1))
