@@ -36,11 +36,6 @@ class Period:
         return f"{self.start}/{self.end}"
 
     @property
-    def folder_name(self) -> str:
-        """Return the name of the period's product folder."""
-        return f"{self.start}_{self.end}"
-
-    @property
     def interval(self) -> tuple[dt.datetime, dt.datetime]:
         """Return the first and the last instant as aware datetimes in UTC."""
         return (

@@ -11,9 +11,12 @@ from pipeline.plan.plan import Plan
 def product_dir(source: Job | Plan) -> Path:
     """Return the folder of a job's or a plan's product, which holds ``item.json``."""
     if isinstance(source, Job):
-        return source.output.folder / source.name / source.resolved_period.folder_name
-    start, end = source.period
-    return Path(source.settings.output_dir) / source.name / f"{start}_{end}"
+        output_dir, period = source.output.folder, source.resolved_period
+        start, end = period.start.isoformat(), period.end.isoformat()
+    else:
+        output_dir = Path(source.settings.output_dir)
+        start, end = source.period
+    return output_dir / source.name / f"{start}_{end}"
 
 
 def plan_dir(plan: Plan) -> Path:

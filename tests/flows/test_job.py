@@ -551,7 +551,6 @@ def test_period_round_trip(a: dt.date, b: dt.date) -> None:
     first, last = sorted((a, b))
     parsed = period.parse(f"{first.isoformat()}/{last.isoformat()}")
     assert (parsed.start, parsed.end) == (first, last)
-    assert parsed.folder_name == f"{first.isoformat()}_{last.isoformat()}"
     start, end = parsed.interval
     assert start.tzinfo is dt.UTC
     assert end.date() == last
