@@ -9,6 +9,7 @@ from catalogs import snapshot
 from catalogs.errors import InvalidInputError
 from flows.config.job import Job
 from flows.config.run_settings import build_run_settings
+from flows.observe import metrics_destination
 from flows.run import (
     model_spec_cache,
     planning,
@@ -21,7 +22,7 @@ from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.quality import quality_gate
-from pipeline.storage import receipt
+from pipeline.storage import plan_file, receipt
 
 
 def find_existing_result(plan: Plan) -> RunResult | None:
@@ -93,6 +94,16 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     )
     selected = snapshot.compute_digest(search_result.selection.used)
     return (plan, result) if selected == plan.snapshot.digest else None
+
+
+def export_metrics(plan: Plan, result: RunResult) -> None:
+    """Export the metrics of a finished product, at which no run is at work."""
+    metrics_destination.export_existing_result(
+        product_folder.plan_dir(plan) / plan_file.PLAN_NAME,
+        status=result.status,
+        tiles=result.tiles.total,
+        skipped=result.tiles.skipped,
+    )
 
 
 def find_finished_item(job: Job) -> Path | None:

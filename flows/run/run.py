@@ -66,13 +66,7 @@ def run(
         )
     else:
         context.progress.finish()
-        plan_path = product_folder.plan_dir(plan) / "plan.json"
-        metrics_destination.export_existing_result(
-            plan_path,
-            status=result.status,
-            tiles=result.tiles.total,
-            skipped=result.tiles.skipped,
-        )
+        finished_products.export_metrics(plan, result)
     return result.model_copy(update={"seconds": {**result.seconds, "plan": planning_seconds}})
 
 

@@ -87,7 +87,13 @@ def prepare_plan(source: Job | StoredPlan, context: RunContext) -> StoredPlan:
     """Plan a job and write the plan; a stored plan is returned as it is."""
     if isinstance(source, StoredPlan):
         return source
-    return stored_plan.write_plan(stored_plan.load_or_create_plan(source, context.progress))
+    unchanged = finished_products.find_unchanged(source)
+    plan = (
+        stored_plan.load_or_create_plan(source, context.progress)
+        if unchanged is None
+        else unchanged[0]
+    )
+    return stored_plan.write_plan(plan)
 
 
 def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
@@ -247,6 +253,7 @@ def run(
         result = finished_products.find_existing_result(stored.plan)
         if result is not None:
             context.progress.finish()
+            finished_products.export_metrics(stored.plan, result)
             return result.model_copy(update={"seconds": timer.seconds})
     with (
         open_store(stored.folder).lock(),

@@ -9,7 +9,7 @@ from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import planning, product_folder
+from flows.run import finished_products, planning, product_folder
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
@@ -55,10 +55,15 @@ def load_or_create_plan(source: Job | Plan, progress: Progress) -> Plan:
 def write_plan(plan: Plan) -> StoredPlan:
     """Write a plan into its own folder.
 
+    The file of a finished product stays as it is: the product's item holds its checksum, and its
+    run settings may be other ones than those of the job today.
+
     Raises:
         InvalidInputError: the folder cannot be written.
     """
     folder = product_folder.plan_dir(plan)
+    if finished_products.find_existing_result(plan) is not None:
+        return StoredPlan(plan=plan, path=folder / plan_file.PLAN_NAME)
     try:
         plan_file.write_plan(folder, plan)
     except OSError as error:
@@ -83,8 +88,11 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
     progress.start_stage("plan")
     plan = planning.create_plan(job, progress)
     folder = product_folder.plan_dir(plan)
-    path = output or folder / plan_file.PLAN_NAME
-    plan_file.write_plan_file(path, plan)
+    if output is None:
+        path = write_plan(plan).path
+    else:
+        path = output
+        plan_file.write_plan_file(path, plan)
     missing, _ = cost.find_missing_tiles(plan, folder)
     estimate = cost.estimate_resources(plan, folder, missing)
     earlier = published_item.read_finished_tiles(folder.parent)

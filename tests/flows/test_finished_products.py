@@ -12,8 +12,9 @@ import yaml
 from catalogs import demo as country
 from flows.config import job as jobs
 from flows.observe.progress import NullProgress
+from flows.observe.run_context import RunContext
 from flows.orchestration import launch
-from flows.run import finished_products, model_spec_cache, planning
+from flows.run import finished_products, model_spec_cache, planning, stages, stored_plan, verify
 from model.weights import checksums, hub
 from tests.support import large_plan
 
@@ -82,6 +83,21 @@ def test_changed_quality_limits_are_used(job_path):
     plan, result = finished_products.find_unchanged(_load_changed(job_path, qc={"gate": "refuse"}))
     assert result.status == "unchanged"
     assert plan.settings.quality_limits.gate == "refuse"
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_plan_file_of_a_finished_product_is_not_written_again(job_path, monkeypatch, is_known):
+    """Where the job's quality gate has changed, in a flow on a server and by the command plan."""
+    if not is_known:
+        monkeypatch.setattr(finished_products, "find_unchanged", lambda _: None)
+    (plan_path,) = job_path.parent.glob("out/part/*/*/plan.json")
+    content = plan_path.read_bytes()
+    job = _load_changed(job_path, qc={"gate": "refuse"})
+    result = stages.run(job, False, RunContext())
+    assert result.status == "unchanged"
+    stored_plan.make_plan(job, NullProgress())
+    assert plan_path.read_bytes() == content
+    assert verify.verify(job_path.parent / "out", NullProgress()).ok
 
 
 def test_a_product_without_a_receipt_is_not_unchanged(job_path):
