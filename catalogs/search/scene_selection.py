@@ -61,7 +61,7 @@ def select_scenes(
         orbit_states: Accepted orbit directions of radar scenes, ascending or descending; any
             where None.
         relative_orbits: Accepted relative orbits of radar scenes; any where None.
-        max_passes: Optical passes that each point needs at most: see passes.find_surplus_scenes.
+        max_passes: Optical passes that each point needs at most: see :func:`_find_surplus_scenes`.
             Whole granules are compared, so the extent of the region matters only through the
             scenes that the search returns.
     """

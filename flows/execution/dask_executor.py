@@ -104,7 +104,11 @@ class DaskExecutor:
         log.info("scheduler %s, its health at %s", client.scheduler.address, _health_url(client))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Submit one task; dask restarts it if its worker dies."""
+        """Submit one task; one that raises an exception is tried once more.
+
+        A task whose worker dies is started on another one, as often as the scheduler allows
+        (``distributed.scheduler.allowed-failures``); then its future raises KilledWorker.
+        """
         return self._client.submit(
             dask_worker.run_cancellable,
             function,

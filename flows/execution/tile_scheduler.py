@@ -1,6 +1,8 @@
 """Scheduling the tiles of a plan on threads, on a local dask cluster or on a running one.
 
 A task is a few tiles: the path of a plan and tile ids in, a :class:`TileResult` for each out.
+If a worker dies repeatedly, the tiles of its task are computed again one at a time, and the tile
+that kills its worker fails.
 """
 
 from __future__ import annotations

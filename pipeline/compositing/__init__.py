@@ -1,1 +1,1 @@
-"""Combine many dates into one: units, masks, optical and radar composites."""
+"""Combine many dates into one: masks of clouds, optical and radar composites, strip by strip."""

@@ -27,6 +27,8 @@ from model.terramind.generation.request import (
 )
 from model.terramind.generation.sampler import Sampler
 from model.terramind.generation.sampling_strategy import (
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TOP_P,
     SamplingMode,
     SamplingStrategy,
     Seeds,
@@ -91,9 +93,9 @@ class Generator(GeneratorKeys):
         sampling: SamplingMode = "argmax",
         decoding_steps: int = 1,
         schedule: StepSchedule = "linear",
-        temperature: float = 1.0,
+        temperature: float = DEFAULT_TEMPERATURE,
         top_k: float = 0,
-        top_p: float = 0.8,
+        top_p: float = DEFAULT_TOP_P,
         chained: bool = True,
         timesteps: int = 10,
         clamp: bool = True,
@@ -244,7 +246,7 @@ class Generator(GeneratorKeys):
         inputs: Inputs,
         modality: str = "LULC",
         *,
-        temperature: float = 1.0,
+        temperature: float = DEFAULT_TEMPERATURE,
         top_k: float = 0,
         top_p: float = 0.0,
         standardize: bool = True,

@@ -31,6 +31,13 @@ _TOP_CANDIDATES = 256
 """Number of likeliest tokens that are sorted before the whole vocabulary is."""
 
 
+DEFAULT_TEMPERATURE = 1.0
+"""Temperature of the distribution from which tokens are drawn."""
+
+DEFAULT_TOP_P = 0.8
+"""Share of the probability whose likeliest tokens may be drawn."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingStrategy:
     """How the tokens of a target are chosen from logits, and in how many steps."""
@@ -38,13 +45,13 @@ class SamplingStrategy:
     sampling: SamplingMode = "argmax"
     """The likeliest token at each position, or one drawn from the distribution."""
 
-    temperature: float = 1.0
+    temperature: float = DEFAULT_TEMPERATURE
     """Divisor of the logits before a draw; 0 is argmax."""
 
     top_k: float = 0
     """Number of likeliest tokens to draw from; below 1 a share of the vocabulary; 0 is off."""
 
-    top_p: float = 0.8
+    top_p: float = DEFAULT_TOP_P
     """Draw from the fewest tokens that hold this probability together; 0 and 1 are off."""
 
     decoding_steps: int = 1
@@ -127,7 +134,11 @@ def filter_logits(logits: Tensor, top_k: float = 0, top_p: float = 0.0) -> Tenso
 
 
 def sample_ids(
-    logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: float = 0, top_p: float = 0.8
+    logits: Tensor,
+    uniforms: Tensor,
+    temperature: float = DEFAULT_TEMPERATURE,
+    top_k: float = 0,
+    top_p: float = DEFAULT_TOP_P,
 ) -> Tensor:
     """Draw one id (R,) for each row of logits (R, V): filter, softmax(logits / temperature), draw.
 
