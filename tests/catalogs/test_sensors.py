@@ -24,8 +24,8 @@ from pipeline import layer_table, resource_estimate, tile, tile_layers
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
 from pipeline.storage import receipt as receipts
-from tests.pipeline.test_plan import make_plan
 from tests.support import small_worlds
+from tests.support.small_plan import make_plan
 
 LANDSAT = Sensor(
     name="L8SR",

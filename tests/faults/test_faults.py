@@ -16,7 +16,7 @@ from pipeline import tile, tile_layers
 from pipeline.reading import http_ranges
 from pipeline.storage import receipt, zarr_store
 from tests.faults import range_server
-from tests.pipeline import test_plan as plans
+from tests.support import small_plan
 from tests.support.fake_predictors import Brightness
 
 SEEDS = 500 if os.environ.get("TERRAMOSAIC_NIGHTLY") else 20
@@ -27,7 +27,7 @@ SHARES = (0.02, 0.1, 0.3)
 def world(tmp_path_factory):
     """Return a server, a plan of nine tiles and four scenes on it, and the expected digests."""
     folder = tmp_path_factory.mktemp("world")
-    local_plan = plans.make_plan(folder, scenes=4, tile=24)
+    local_plan = small_plan.make_plan(folder, scenes=4, tile=24)
     for path in sorted(folder.glob("scene-[01]/*.tif")):
         uncompressed = path.with_suffix(".plain.tif")
         copy(path, uncompressed, driver="GTiff", tiled=True, blockxsize=16, blockysize=16)

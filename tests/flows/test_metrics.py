@@ -37,8 +37,7 @@ from pipeline.plan.settings import ExecutionSettings, QualityLimits, RunSettings
 from pipeline.runtime import atomic_files
 from pipeline.storage import plan_file, zarr_store
 from pipeline.tile import TileResult
-from tests.pipeline import test_plan
-from tests.support import simulated_tiles
+from tests.support import simulated_tiles, small_plan
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -48,7 +47,7 @@ ABOUT = {"product": "test", "period": "2024-06-01_2024-06-30"}
 @pytest.fixture
 def frozen(tmp_path):
     """Write a plan of composites alone into the folder of its product."""
-    plan = test_plan.make_plan(tmp_path, model=None)
+    plan = small_plan.make_plan(tmp_path, model=None)
     settings = RunSettings(
         output_dir=str(tmp_path / "out"),
         execution=ExecutionSettings(engine="threads", workers=2, device="cpu"),

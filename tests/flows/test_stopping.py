@@ -34,8 +34,7 @@ from pipeline.reading import http_ranges, provider_connections
 from pipeline.runtime import cancellation
 from pipeline.storage import plan_file, receipt, zarr_store
 from tests.faults.range_server import serving
-from tests.pipeline import test_plan as plans
-from tests.support import simulated_tiles
+from tests.support import simulated_tiles, small_plan
 
 ROOT = Path(__file__).parents[2]
 MAX_SECONDS = 20.0
@@ -211,7 +210,7 @@ def test_checks_of_scenes_are_cancelled_by_sigint(tmp_path):
     def read(href, asset, *, size):
         cancellation.sleep(60)
 
-    scenes = plans.make_plan(tmp_path, model=None).snapshot.scenes
+    scenes = small_plan.make_plan(tmp_path, model=None).snapshot.scenes
     with _assert_ends_soon(), pytest.raises(KeyboardInterrupt):
         _call_with_sigint(radiometry_check.check_scenes, scenes, threads=2, read_thumbnail=read)
 
@@ -236,7 +235,7 @@ def test_a_pause_between_requests_ends_when_the_work_is_cancelled(tmp_path, canc
 def served_plan(tmp_path_factory):
     """Serve the scenes of a plan of nine tiles; return the server and the plan."""
     folder = tmp_path_factory.mktemp("far")
-    plan = plans.make_plan(folder, scenes=3, tile=24, model=None)
+    plan = small_plan.make_plan(folder, scenes=3, tile=24, model=None)
     with serving(folder, stall=60.0) as web:
         scenes = tuple(
             dataclasses.replace(

@@ -25,8 +25,7 @@ from flows.execution import dask_executor as clusters
 from flows.execution import dask_worker, executors, tile_scheduler, tile_worker
 from pipeline import tile, tile_layers
 from pipeline.storage import plan_file, receipt, zarr_store
-from tests.pipeline import test_plan as plans
-from tests.support import simulated_tiles
+from tests.support import simulated_tiles, small_plan
 from tests.support.fake_predictors import Brightness
 
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
@@ -371,7 +370,7 @@ def test_a_scheduler_that_ends_is_an_error(path):
 @pytest.fixture
 def stored_plan(tmp_path):
     """Write a plan of a few tiles, and create its store."""
-    plan = plans.make_plan(tmp_path)
+    plan = small_plan.make_plan(tmp_path)
     plan_file.write_plan_file(tmp_path / "plan.json", plan)
     zarr_store.create(tmp_path, plan, tile_layers.list_layer_bands(plan))
     return plan, tmp_path / "plan.json"

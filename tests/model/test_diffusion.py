@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from model.errors import ModelError
 from model.terramind import modalities
 from model.terramind.tokenizers import ddim, winograd
-from tests.model.test_tokenizers import make_class_raster, make_ids, make_pixels, make_tokenizer
 from tests.support.oracle import one_thread  # noqa: F401
+from tests.support.small_tokenizers import make_class_raster, make_ids, make_pixels, make_tokenizer
 
 # the schedule
 

@@ -15,9 +15,9 @@ from pipeline.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.product import product_writer
 from pipeline.storage import plan_file, zarr_store
-from tests.pipeline.test_plan import MODEL, make_plan
 from tests.support import stac_schemas
 from tests.support.fake_predictors import Brightness
+from tests.support.small_plan import MODEL, make_plan
 
 CANOPY_HEIGHT = Layer(
     name="canopy_height",

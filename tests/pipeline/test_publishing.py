@@ -14,8 +14,8 @@ from pipeline.product import product_writer, published_item, stac_collection
 from pipeline.storage import plan_file, receipt, zarr_store
 from pipeline.storage.memory_store import MemoryStore
 from pipeline.storage.store import LocalStore
-from tests.pipeline.test_plan import make_plan
 from tests.support.fake_predictors import Brightness
+from tests.support.small_plan import make_plan
 
 
 def _build_tiles(plan, plan_store, tiles=None):

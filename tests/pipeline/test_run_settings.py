@@ -18,7 +18,7 @@ from pipeline.plan.settings import (
     RunSettings,
 )
 from pipeline.storage import plan_file
-from tests.pipeline.test_plan import make_plan
+from tests.support.small_plan import make_plan
 
 STORED = {
     "model": {"name": "demo", "task": "land_cover", "weights": None},

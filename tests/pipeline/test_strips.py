@@ -21,8 +21,8 @@ from pipeline.inference import batching
 from pipeline.plan.plan import to_geojson
 from pipeline.quality import window_agreement
 from pipeline.storage import receipt, zarr_store
-from tests.pipeline.test_plan import SEVERAL, make_plan
 from tests.support.fake_predictors import Brightness, Edgy, Several
+from tests.support.small_plan import SEVERAL, make_plan
 
 GRID = Grid(epsg=32633, resolution=10.0, left=0.0, top=0.0, height=100, width=100)
 

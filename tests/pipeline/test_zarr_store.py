@@ -15,13 +15,13 @@ from catalogs.errors import AssetReadError, TerramosaicError
 from pipeline import layer_table, tile, tile_layers
 from pipeline.runtime import lock
 from pipeline.storage import receipt, zarr_store
-from tests.pipeline.test_plan import FEATURES, NDVI, SEVERAL, make_plan
 from tests.support.fake_predictors import (
     Brightness,
     Painter,
     Patches,
     Several,
 )
+from tests.support.small_plan import FEATURES, NDVI, SEVERAL, make_plan
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from flows.config import job as jobs
 from flows.observe.progress import NullProgress
 from flows.run import stored_plan
 from pipeline.storage import plan_file, zarr_store
-from tests.production.test_runs import CARD
 from tests.support import partitions
+from tests.support.small_model import CARD
 
 WAYS = {
     "two threads": {"engine": "threads", "workers": 2},

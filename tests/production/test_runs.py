@@ -24,7 +24,6 @@ from rio_cogeo import cog_validate
 
 from catalogs import demo as country
 from catalogs import legend
-from catalogs.sensors import SENSORS
 from flows.config import job as jobs
 from flows.demo import demo
 from flows.observe.progress import NullProgress
@@ -33,19 +32,9 @@ from flows.run import stored_plan, verify
 from pipeline import layer_table
 from pipeline.quality import window_agreement
 from tests.support import stac_schemas
+from tests.support.small_model import CARD
 
 ROOT = Path(__file__).parents[2]
-CARD = {
-    "name": "tiny",
-    "architecture": {"dim": 32, "heads": 2, "depth": 1, "gated": False, "bias": True},
-    "inputs": {
-        "S2L2A": list(SENSORS["S2L2A"].default_bands),
-        "S1RTC": ["VV", "VH"],
-        "DEM": ["DEM"],
-    },
-    "width": 8,
-    "window": 64,
-}
 
 
 @pytest.fixture(scope="module")
