@@ -93,6 +93,7 @@ class FineTunedPredictor(Predictor):
                 f"classes: {join_names(card.class_names, 12)}"
             )
         self._network = network
+        _check_output_size(network, card)
         spec = build_spec(
             card,
             select_inputs(card, inputs),
@@ -191,6 +192,32 @@ class GenerativePredictor(Predictor):
         if modality.statistics is None:
             raise ModelError(f"{output.modality} has no unit")
         return Scaling().restore_units(modality.key, values)
+
+
+def _check_output_size(network: PixelWiseModel, card: Card) -> None:
+    """Check that a model that does not rescale its logits has one for each pixel.
+
+    Raises:
+        ModelError: it has fewer.
+    """
+    if network.rescale:
+        return
+    window = (card.window, card.window)
+    device = next(network.parameters()).device
+    pixels = {
+        name: torch.zeros(1, len(bands), *window, device=device)
+        for name, bands in network.inputs.items()
+    }
+    with torch.inference_mode():
+        size = tuple(network(pixels).shape[2:])
+    if size != window:
+        raise ModelError(
+            f"`rescale` is false, and the decoder gives {size[0]} x {size[1]} values for a window "
+            f"of {window[0]} x {window[1]} px, so that the model has no class of a single pixel. To "
+            "interpolate its logits to pixels, as `rescale: true` does: c = torch.load(path, "
+            "weights_only=False); c['hyper_parameters']['model_args']['rescale'] = True; "
+            "torch.save(c, path)"
+        )
 
 
 def _tokens_to_map(tokens: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
