@@ -20,7 +20,9 @@ import numpy as np
 import rasterio
 from numpy.typing import DTypeLike, NDArray
 from rasterio.enums import Resampling
+from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from catalogs import href_policy, signing
@@ -59,6 +61,12 @@ S3_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MULTIRANGE": "SERIAL",
     # ^ one connection at a time: a provider's limit counts connections
 }
+
+DRIVERS = ["GTiff", "JP2OpenJPEG"]
+"""Formats that are opened; GDAL chooses between them by the first bytes of a file.
+
+With all of its drivers, GDAL would also open a VRT, which refers to other files.
+"""
 
 MAX_OPEN_ATTEMPTS = 3
 """Attempts to open and read a remote asset; each HTTP request is retried as well."""
@@ -113,7 +121,6 @@ def read(
     """
     open_and_read = functools.partial(
         _open_and_reproject,
-        href,
         asset,
         grid,
         resampling=resampling,
@@ -203,13 +210,15 @@ def _strip_opener_path(reason: str) -> str:
     return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
 
 
-def _gdal_driver(href: str) -> str:
-    return "JP2OpenJPEG" if urlsplit(href).path.lower().endswith(".jp2") else "GTiff"
-    # ^ without a driver GDAL opens any format, including a VRT that refers to other files
+_open_with_credentials = ensure_env_with_credentials(DatasetReader)
+# ^ what rasterio.open does, which accepts one driver only
+
+
+def _open_raster(path: str) -> Any:
+    return _open_with_credentials(path, driver=DRIVERS, sharing=False)
 
 
 def _open_and_reproject(
-    href: str,
     asset: AssetInfo,
     grid: Grid,
     path: str,
@@ -218,7 +227,7 @@ def _open_and_reproject(
     dtype: np.dtype[Any],
     fill_value: float,
 ) -> NDArray[Any]:
-    with rasterio.open(path, driver=_gdal_driver(href), sharing=False) as dataset:
+    with _open_raster(path) as dataset:
         return _read_on_grid(dataset, asset, grid, resampling, dtype, fill_value)
 
 
@@ -241,11 +250,11 @@ def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.floa
         AssetReadError: as :func:`read`.
         InvalidInputError: as :func:`read`.
     """
-    return _read_with_retries(href, asset, functools.partial(_read_reduced, href, asset, size))
+    return _read_with_retries(href, asset, functools.partial(_read_reduced, asset, size))
 
 
-def _read_reduced(href: str, asset: AssetInfo, size: int, path: str) -> NDArray[np.float32]:
-    with rasterio.open(path, driver=_gdal_driver(href), sharing=False) as dataset:
+def _read_reduced(asset: AssetInfo, size: int, path: str) -> NDArray[np.float32]:
+    with _open_raster(path) as dataset:
         nodata = _nodata_value(dataset, asset)
         height, width = dataset.shape
         factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
