@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import rasterio
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.env import ensure_env_with_credentials
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
 from catalogs import href_policy, signing
 from catalogs.errors import AssetReadError
@@ -50,6 +52,12 @@ S3_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MULTIRANGE": "SERIAL",
     # ^ one connection at a time: a provider's limit counts connections
 }
+
+DRIVERS = ["GTiff", "JP2OpenJPEG"]
+"""Formats that are opened; GDAL chooses between them by the first bytes of a file.
+
+With all of its drivers, GDAL would also open a VRT, which refers to other files.
+"""
 
 MAX_OPEN_ATTEMPTS = 3
 """Attempts to open and read a remote asset; each HTTP request is retried as well."""
@@ -183,20 +191,10 @@ def _strip_opener_path(reason: str) -> str:
     return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
 
 
+_open_with_credentials = ensure_env_with_credentials(DatasetReader)
+# ^ what rasterio.open does, which accepts one driver only
+
+
 def _open_and_call(function: Callable[[Any], T], path: str) -> T:
-    with _open_dataset(path) as dataset:
+    with _open_with_credentials(path, driver=DRIVERS, sharing=False) as dataset:
         return function(dataset)
-
-
-def _open_dataset(path: str) -> Any:
-    """Open a raster with the driver of its format, which GDAL finds from its first bytes.
-
-    Only these two formats are tried: without a driver, GDAL opens any, including a VRT that refers
-    to other files. Addresses tell nothing: JPEG 2000 files are called .tif, too.
-    """
-    try:
-        return rasterio.open(path, driver="GTiff", sharing=False)
-    except RasterioIOError as error:
-        if "not recognized as being in a supported file format" not in str(error):
-            raise
-    return rasterio.open(path, driver="JP2OpenJPEG", sharing=False)

@@ -1,15 +1,14 @@
-"""Masks and alpha bands count on every path of reading; formats are found from the content."""
+"""Masks and alpha bands count on every path of reading."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import rasterio
-import rasterio.shutil
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.transform import from_origin
 
-from catalogs.errors import AssetReadError, InvalidInputError
+from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import asset_opener, cube, raster_reader
 from tests.support import small_worlds
@@ -106,39 +105,6 @@ def test_masked_reflectances_of_unsigned_integers_are_missing(tmp_path):
     stored = cube.load([scene], ["B02"], grid, stored=True).values[0, 0]
     assert stored.dtype == np.uint16
     assert (stored[VOID] == 0).all()
-
-
-@pytest.mark.parametrize("name", ["B02.tif", "B02.jp2", "B02"])
-@pytest.mark.parametrize("driver", ["GTiff", "JP2OpenJPEG"])
-def test_the_format_is_found_from_the_content_of_a_file(tmp_path, name, driver):
-    values = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE)
-    source = small_worlds.raster(tmp_path / "source.tif", values)
-    options = {"QUALITY": "100", "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
-    rasterio.shutil.copy(source, tmp_path / name, driver=driver, **options)
-    grid = Grid(epsg=EPSG, resolution=10, left=LEFT, top=TOP, height=SIZE, width=SIZE)
-    actual = raster_reader.read(
-        str(tmp_path / name),
-        SOURCE,
-        grid,
-        resampling=Resampling.nearest,
-        dtype=np.uint16,
-        fill_value=0,
-    )
-    assert np.array_equal(actual, values)
-
-
-def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path):
-    inner = _write(tmp_path / "inner.tif")
-    outer = tmp_path / "B02.tif"
-    outer.write_text(
-        f'<VRTDataset rasterXSize="64" rasterYSize="64"><SRS>EPSG:{EPSG}</SRS>'
-        f"<GeoTransform>{LEFT}, 10, 0, {TOP}, 0, -10</GeoTransform>"
-        '<VRTRasterBand dataType="Int16" band="1"><SimpleSource>'
-        f'<SourceFilename relativeToVRT="0">{inner}</SourceFilename><SourceBand>1</SourceBand>'
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
-    with pytest.raises(AssetReadError, match="supported file format"):
-        raster_reader.read_thumbnail(str(outer), SOURCE, size=10)
 
 
 def test_an_asset_with_several_bands_is_refused(tmp_path):
