@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
-from pipeline.reading.raster_reader import GDAL_CACHE_MB
+from pipeline.reading.asset_opener import GDAL_CACHE_MB
 from pipeline.runtime import atomic_files
 from pipeline.storage import styles
 from pipeline.storage.band_statistics import BandStatistics, RasterStatistics
