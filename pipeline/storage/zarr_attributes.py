@@ -9,9 +9,7 @@
 from __future__ import annotations
 
 import base64
-import re
 import struct
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +18,7 @@ from pyproj import CRS
 
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
-from pipeline.storage import styles
+from pipeline.plan.plan import Plan
 
 GRID_MAPPING = "spatial_ref"
 """Name of the variable that holds the coordinate system."""
@@ -48,20 +46,15 @@ _ZARR_CONVENTIONS: tuple[Mapping[str, str], ...] = (
 """Registration of the conventions; a reader recognises one by its uuid."""
 
 
-def describe_root(title: str) -> dict[str, Any]:
-    """Return the attributes of the group that holds the groups of several grids."""
+def describe_root(plan: Plan) -> dict[str, Any]:
+    """Return the attributes of the Zarr group that holds the groups of several grids."""
+    title = f"{plan.name}, {plan.period[0]} to {plan.period[1]}"
     return {"Conventions": _CF_VERSION, "title": title}
 
 
-def describe_group(grid: Grid, title: str | None = None) -> dict[str, Any]:
-    """Return the attributes of the Zarr group of a grid.
-
-    Args:
-        grid: the grid of its arrays.
-        title: title of the product; none by default.
-    """
-    named = {} if title is None else {"title": title}
-    return {"Conventions": _CF_VERSION, **named, **_geozarr_attributes(grid)}
+def describe_group(plan: Plan, grid: Grid) -> dict[str, Any]:
+    """Return the attributes of the Zarr group of a grid."""
+    return {**describe_root(plan), **_geozarr_attributes(grid)}
 
 
 def describe_layer(layer: Layer, grid: Grid) -> dict[str, Any]:
@@ -128,29 +121,17 @@ def _flag_attributes(layer: Layer) -> dict[str, Any]:
     if layer.bitfields:
         return {
             "flag_masks": [bit for bit, _ in layer.bitfields],
-            "flag_meanings": _join_meanings(dict(layer.bitfields)),
+            "flag_meanings": " ".join(name for _, name in layer.bitfields),
         }
-    if not layer.has_legend:
+    if layer.legend is None:
         return {}
-    classes = [entry for entry in styles.classification_classes() if not entry.get("nodata")]
+    classes = layer.legend.mapped_classes
     return {
-        "flag_values": [entry["value"] for entry in classes],
-        "flag_meanings": _join_meanings({entry["value"]: entry["name"] for entry in classes}),
-        "flag_colors": " ".join(f"#{entry['color_hint']}" for entry in classes),
+        "flag_values": [entry.code for entry in classes],
+        "flag_meanings": " ".join(layer.legend.identifiers[entry.code] for entry in classes),
+        # ^ words that are separated by blanks, so the names themselves could not be read
+        "flag_colors": " ".join(f"#{entry.color_hint}" for entry in classes),
     }
-
-
-def _join_meanings(names: Mapping[int, str]) -> str:
-    """Return names by value as CF's blank-separated words, one for each.
-
-    A word has letters, digits and ``_ - . + @``; other characters become underscores. Words that
-    are alike then end in their values.
-    """
-    words = {value: re.sub(r"[^\w.+@-]+", "_", name).strip("_") for value, name in names.items()}
-    times = Counter(words.values())
-    return " ".join(
-        word if word and times[word] == 1 else f"{word}_{value}" for value, word in words.items()
-    )
 
 
 def _geozarr_attributes(grid: Grid) -> dict[str, Any]:

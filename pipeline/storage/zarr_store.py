@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
-from pipeline import layer_table
 from pipeline.grid.grid import Grid, Tile
 from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
@@ -74,15 +73,14 @@ def create(plan_dir: StoreLike, plan: Plan, layer_bands: Mapping[str, Sequence[s
 
 def _create_draft(directory: Path, plan: Plan, layer_bands: Mapping[str, Sequence[str]]) -> None:
     """Create the empty store of a plan in a temporary directory."""
-    title = f"{plan.name}, {plan.period[0]} to {plan.period[1]}"
     if len(plan.grids) > 1:
-        attributes = zarr_attributes.describe_root(title)
+        attributes = zarr_attributes.describe_root(plan)
         zarr.create_group(directory / STORE_NAME, zarr_format=3, attributes=attributes)
     for grid in plan.grids:
         for factor, bands in group_layers_by_factor(plan, layer_bands).items():
             draft = grid_store(directory, plan, grid.epsg, factor)
             side = plan.tile_size // factor
-            create_grid_store(draft, grid.coarsen(factor), side, bands, title=title)
+            create_grid_store(draft, plan, grid.coarsen(factor), side, bands)
     _consolidate_all(open_store(directory), plan)
 
 
@@ -121,30 +119,25 @@ def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, 
 
 
 def create_grid_store(
-    location: StoreLike,
-    grid: Grid,
-    tile: int,
-    layer_bands: Mapping[str, Sequence[str]],
-    *,
-    title: str | None = None,
+    location: StoreLike, plan: Plan, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
 ) -> None:
     """Create the empty Zarr group of one grid, with coordinates and an array per layer.
 
     Args:
         location: the folder of the group.
+        plan: the plan, which has the layers.
         grid: the grid.
         tile: side of a tile, cells of the grid: that of a shard.
         layer_bands: layer → names of its bands.
-        title: title of the product; none by default.
     """
     store = open_store(location)
     root = zarr.create_group(
-        store.zarr_store(), zarr_format=3, attributes=zarr_attributes.describe_group(grid, title)
+        store.zarr_store(), zarr_format=3, attributes=zarr_attributes.describe_group(plan, grid)
     )
     _write_coordinates(root, grid)
     side = chunk_size(tile)
     for name, bands in layer_bands.items():
-        layer = layer_table.get(name)
+        layer = plan.layer(name)
         shape, dims, depth = _array_shape(layer, bands, grid)
         if depth:
             root.create_array(
