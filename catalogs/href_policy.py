@@ -1,6 +1,6 @@
 """Which hrefs of a catalog may be opened: hosts, buckets and folders that are allowed."""
 
-# ruff: noqa: PTH114, PTH118, PTH120
+# ruff: noqa: PTH110, PTH114, PTH118, PTH120
 # ^ a catalog has tens of thousands of hrefs, and pathlib takes three times as long
 
 from __future__ import annotations

@@ -258,6 +258,13 @@ class _Walker:
         self.result.collections.add(name)
         if name in self.collections:
             self.result.items.append(ItemDocument(item=item, collection=name, base=base))
+        elif parent is not None:
+            self.result.skipped_items.append(
+                (
+                    str(item.get("id")),
+                    f"it is of the collection {name!r}, although {parent} lists it",
+                )
+            )
 
     def _read_item(self, target: str) -> Mapping[str, Any] | None:
         """Read an item's document; note it as skipped and return None where that fails."""
