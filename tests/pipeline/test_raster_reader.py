@@ -13,11 +13,11 @@ from rasterio.windows import Window
 
 from catalogs.errors import AssetReadError, InvalidInputError
 from pipeline.grid.grid import Grid
-from pipeline.reading import raster_reader
+from pipeline.reading import asset_opener, raster_reader
 from tests.faults.range_server import serving
 from tests.support import small_worlds
 
-SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
+SOURCE = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
 
 
 def _read(path, grid, **options):
@@ -115,7 +115,7 @@ def test_pixels_outside_a_raster_without_nodata_are_missing(tmp_path, dtype):
         height=90,
         width=80,
     )
-    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
+    source = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
     actual = _read(
         path,
         grid,
@@ -140,7 +140,7 @@ def test_nan_and_nodata_of_the_catalog_are_missing(tmp_path):
         height=2,
         width=2,
     )
-    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
+    source = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
     actual = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
     assert actual[0, 0] == 1
     assert actual[1, 1] == 2
