@@ -28,6 +28,7 @@ from model.terramind.generation.value_scaling import Scaling
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, TARGET_MODALITIES
 from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers import ddim
+from model.terratorch.class_names import find_ignored_class
 from model.terratorch.segmentation_model import PixelWiseModel
 from model.weights import loading
 
@@ -49,7 +50,7 @@ class SegmentationPredictor(Predictor):
     ) -> None:
         self._segmenter = segmenter
         selected = select_inputs(card, inputs)
-        classes = OutputSpec(task="land_cover", class_names=card.class_names)
+        classes = _class_output(card)
         if "embedding" in tasks:
             outputs = (classes, embedding_output(segmenter.encoder))
             spec = build_spec(card, selected, segmenter, outputs)
@@ -76,7 +77,7 @@ class SegmentationPredictor(Predictor):
 class FineTunedPredictor(Predictor):
     """A segmentation model that TerraTorch fine-tuned.
 
-    Its file holds neither class names nor statistics: they come with the card.
+    Class names and statistics come with the card.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class FineTunedPredictor(Predictor):
                 f"classes: {join_names(card.class_names, 12)}"
             )
         self._network = network
-        _check_output_size(network, card)
+        ignored = find_ignored_class(network.hyper_parameters, network.num_classes)
         spec = build_spec(
             card,
             select_inputs(card, inputs),
             network,
-            [OutputSpec(task="land_cover", class_names=card.class_names)],
+            [_class_output(card, ignored)],
             options={"hyper_parameters": network.hyper_parameters},
         )
         super().__init__(network, spec, options or InferenceOptions())
@@ -194,30 +195,16 @@ class GenerativePredictor(Predictor):
         return Scaling().restore_units(modality.key, values)
 
 
-def _check_output_size(network: PixelWiseModel, card: Card) -> None:
-    """Check that a model that does not rescale its logits has one for each pixel.
-
-    Raises:
-        ModelError: it has fewer.
-    """
-    if network.rescale:
-        return
-    window = (card.window, card.window)
-    device = next(network.parameters()).device
-    pixels = {
-        name: torch.zeros(1, len(bands), *window, device=device)
-        for name, bands in network.inputs.items()
-    }
-    with torch.inference_mode():
-        size = tuple(network(pixels).shape[2:])
-    if size != window:
-        raise ModelError(
-            f"`rescale` is false, and the decoder gives {size[0]} x {size[1]} values for a window "
-            f"of {window[0]} x {window[1]} px, so that the model has no class of a single pixel. To "
-            "interpolate its logits to pixels, as `rescale: true` does: c = torch.load(path, "
-            "weights_only=False); c['hyper_parameters']['model_args']['rescale'] = True; "
-            "torch.save(c, path)"
-        )
+def _class_output(card: Card, ignored_index: int | None = None) -> OutputSpec:
+    """Return the output of the classes of a card, one of which the training may have ignored."""
+    ignored = () if ignored_index is None else (card.class_names[ignored_index],)
+    return OutputSpec(
+        task="land_cover",
+        class_names=card.class_names,
+        class_colors=card.class_colors,
+        ignored_classes=ignored,
+        layer=card.layer,
+    )
 
 
 def _tokens_to_map(tokens: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
