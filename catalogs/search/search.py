@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import shapely
 
@@ -233,8 +234,25 @@ def _add_api_item(result: ModalityResults, document: Any, location: str) -> None
             item=document,
             collection=name,
             base=base or f"{location.rstrip('/')}/collections/{name}/items/",
+            href=_item_url(document, location, name),
         )
     )
+
+
+def _item_url(document: Mapping[str, Any], api: str, collection: str) -> str | None:
+    """Return the URL of an item of an API, without a query.
+
+    That is the one it states, if that lies on the host of the API; behind a proxy, servers state
+    addresses that nobody else can reach. Otherwise it is built by the paths of the STAC API.
+    """
+    own = static_catalog.get_self_href(document)
+    if own is not None and urlsplit(own).netloc.lower() == urlsplit(api).netloc.lower():
+        return href_policy.redact(own)
+    item_id = document.get("id")
+    if not isinstance(item_id, str) or not item_id:
+        return None
+    root = href_policy.redact(api).rstrip("/")
+    return f"{root}/collections/{quote(collection, safe='')}/items/{quote(item_id, safe='')}"
 
 
 def _describe_collections(walked: static_catalog.WalkResult) -> str:
