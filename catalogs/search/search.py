@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
 import shapely
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
     from catalogs.scene import RejectedScene, Scene
+    from catalogs.sources.stac_api import StacApi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
             for document in stac_api.search_items(
                 connection, result.collections, result.region, interval, count
             ):
-                _add_api_item(result, document, location)
+                _add_api_item(result, document, connection)
             if count.matched is not None and count.returned < count.matched:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
@@ -217,7 +217,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 )
 
 
-def _add_api_item(result: ModalityResults, document: Any, location: str) -> None:
+def _add_api_item(result: ModalityResults, document: Any, api: StacApi) -> None:
     """Add an item of an API, which may state no collection where one was requested."""
     is_only = len(result.collections) == 1
     base = static_catalog.get_self_href(document)
@@ -227,32 +227,16 @@ def _add_api_item(result: ModalityResults, document: Any, location: str) -> None
         )
     except UnusableItemError as error:
         item_id = document.get("id") if isinstance(document, Mapping) else None
-        result.reject_item(("", str(item_id or href_policy.redact(location))), str(error))
+        result.reject_item(("", str(item_id or href_policy.redact(api.url))), str(error))
         return
     result.add_item(
         static_catalog.ItemDocument(
             item=document,
             collection=name,
-            base=base or f"{location.rstrip('/')}/collections/{name}/items/",
-            href=_item_url(document, location, name),
+            base=base or f"{api.url.rstrip('/')}/collections/{name}/items/",
+            href=api.item_url(document, name),
         )
     )
-
-
-def _item_url(document: Mapping[str, Any], api: str, collection: str) -> str | None:
-    """Return the URL of an item of an API, without a query.
-
-    That is the one it states, if that lies on the host of the API; behind a proxy, servers state
-    addresses that nobody else can reach. Otherwise it is built by the paths of the STAC API.
-    """
-    own = static_catalog.get_self_href(document)
-    if own is not None and urlsplit(own).netloc.lower() == urlsplit(api).netloc.lower():
-        return href_policy.redact(own)
-    item_id = document.get("id")
-    if not isinstance(item_id, str) or not item_id:
-        return None
-    root = href_policy.redact(api).rstrip("/")
-    return f"{root}/collections/{quote(collection, safe='')}/items/{quote(item_id, safe='')}"
 
 
 def _describe_collections(walked: static_catalog.WalkResult) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.scripted_stac_api import page, serve
+from tests.servers.scripted_stac_api import Answer, Server, landing, page
 from tests.support.stac_documents import an_item, dump, find, publish
 
 
@@ -19,32 +19,55 @@ def test_an_item_of_a_static_catalog_is_its_file(tmp_path):
     assert scene.item_href == str(tmp_path / "sentinel-2-l2a" / "a.json")
 
 
+FEATURES = "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core"
+
+
+def _serve(item, stated, *classes):
+    """Return a server of one item, which states an address of its own."""
+
+    def answer(url):
+        links = [] if stated is None else [{"rel": "self", "href": stated.format(url=url)}]
+        assets = {"B02": {"href": f"{url}/a.tif"}}
+        root = landing(url)
+        return {
+            "/": Answer(body=root | {"conformsTo": [*root["conformsTo"], *classes]}),
+            "/search": page([item | {"links": links, "assets": assets}]),
+        }
+
+    return Server(answer)
+
+
 @pytest.mark.parametrize(
-    ("stated", "expected"),
+    "stated",
     [
-        ("{url}/collections/sentinel-2-l2a/items/a", "{url}/collections/sentinel-2-l2a/items/a"),
-        ("{url}/v2/items/a?token=SECRET", "{url}/v2/items/a"),
-        ("http://stac-api:8080/items/a", "{url}/collections/sentinel-2-l2a/items/a"),
-        ("./a.json", "{url}/collections/sentinel-2-l2a/items/a"),
-        (None, "{url}/collections/sentinel-2-l2a/items/a"),
+        "{url}/collections/sentinel-2-l2a/items/S2A%20one%2F%C3%A4",
+        "{url}/stac/stac/collections/sentinel-2-l2a/items/a",
+        "http://stac-api:8080/items/a",
+        "./a.json",
+        None,
     ],
-    ids=["own", "query", "behind-proxy", "relative", "none"],
+    ids=["right", "root-path-twice", "behind-proxy", "relative", "none"],
 )
-def test_an_item_of_an_api_has_a_url_on_its_host(stated, expected):
-    item = an_item("a")
-    with serve(page([item])) as server:
-        if stated is not None:
-            item["links"] = [{"rel": "self", "href": stated.format(url=server.url)}]
-        item["assets"] = {"B02": {"href": f"{server.url}/a.tif"}}
-        (scene,) = find(server.url).scenes
-        assert scene.item_href == expected.format(url=server.url)
-
-
-def test_ids_are_percent_encoded_in_built_urls():
-    with serve(page([an_item("S2A one/ä")])) as server:
+def test_an_item_of_an_api_lies_below_the_address_that_was_searched(stated):
+    with _serve(an_item("S2A one/ä"), stated, FEATURES) as server:
         (scene,) = find(server.url).scenes
         root = f"{server.url}/collections/sentinel-2-l2a/items"
         assert scene.item_href == f"{root}/S2A%20one%2F%C3%A4"
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ("{url}/v2/items/a?token=SECRET", "{url}/v2/items/a"),
+        ("http://stac-api:8080/items/a", None),
+        (None, None),
+    ],
+    ids=["own", "behind-proxy", "none"],
+)
+def test_an_api_without_pages_of_items_is_believed_for_its_own_host(stated, expected):
+    with _serve(an_item("a"), stated) as server:
+        (scene,) = find(server.url).scenes
+        assert scene.item_href == (expected and expected.format(url=server.url))
 
 
 def test_items_of_a_saved_search_are_what_they_state(tmp_path):
