@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from catalogs import legend as land_cover_legend
+from catalogs.legend import LAND_COVER, Legend
 from catalogs.sensors import DN, METRE, POWER, SENSORS, Group, Sensor
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Layer:
     bands: tuple[str, ...] = ()
     """Names of the bands; empty where they depend on the plan."""
 
-    has_legend: bool = False
-    """Whether the values are class codes of :mod:`catalogs.legend`."""
+    legend: Legend | None = None
+    """The classes that the values are codes of; None where they are no codes."""
 
     bitfields: tuple[tuple[int, str], ...] = ()
     """(value of the bit, its name) where the values are bit fields."""
@@ -82,6 +82,11 @@ class Layer:
         """Return nodata as a NumPy scalar of the stored type."""
         fill: np.generic = np.dtype(self.dtype).type(self.nodata)
         return fill
+
+    @property
+    def has_legend(self) -> bool:
+        """Tell whether the values are codes of classes."""
+        return self.legend is not None
 
     @property
     def model_unit(self) -> str | None:
@@ -203,10 +208,10 @@ LAYERS: tuple[Layer, ...] = (
         description="Most probable land-cover class; 0 outside the region, not observed, or "
         "observed and not classified: the observations tell which.",
         dtype="uint8",
-        nodata=land_cover_legend.NODATA,
+        nodata=LAND_COVER.nodata,
         overview_resampling="mode",
         bands=("land_cover",),
-        has_legend=True,
+        legend=LAND_COVER,
         kind="classes",
     ),
     Layer(
@@ -225,10 +230,10 @@ LAYERS: tuple[Layer, ...] = (
         title="Second class",
         description="Second most probable land-cover class.",
         dtype="uint8",
-        nodata=land_cover_legend.NODATA,
+        nodata=LAND_COVER.nodata,
         overview_resampling="mode",
         bands=("second_class",),
-        has_legend=True,
+        legend=LAND_COVER,
     ),
     Layer(
         name="margin",
@@ -356,6 +361,52 @@ LAYERS: tuple[Layer, ...] = (
 """Layers that do not depend on the sensors."""
 
 LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
+
+CLASS_LAYER = "land_cover"
+"""The layer of classes of the land-cover legend; those of other legends follow from it."""
+
+OWN_CLASS_LAYER = "classes"
+"""Default name of the layer of classes of another legend."""
+
+_DETAIL_LAYERS = ("confidence", "second_class", "margin", "probabilities")
+"""The layers that tell more about the layer of classes."""
+
+
+@functools.lru_cache(maxsize=16)
+def build_class_layers(name: str, legend: Legend) -> dict[str, Layer]:
+    """Return the layers of an output of classes, by name: that of the classes comes first.
+
+    Args:
+        name: name of the layer of classes.
+        legend: its legend.
+    """
+    main = LAYERS_BY_NAME[CLASS_LAYER]
+    details = {detail: LAYERS_BY_NAME[detail] for detail in _DETAIL_LAYERS}
+    if name == CLASS_LAYER and legend == LAND_COVER:
+        return {name: main, **details}
+    main = replace(
+        main,
+        name=name,
+        title=format_title(name),
+        bands=(name,),
+        legend=legend,
+        nodata=legend.nodata,
+        description=f"Most probable class; {legend.nodata} outside the region, not observed, or "
+        "observed and not classified: the observations tell which.",
+    )
+    details["second_class"] = replace(
+        details["second_class"],
+        legend=legend,
+        nodata=legend.nodata,
+        description="Second most probable class.",
+    )
+    return {name: main, **details}
+
+
+def format_title(name: str) -> str:
+    """Return the title of a layer from its name: ``burn_scars`` is titled Burn scars."""
+    words = name.replace("_", " ").replace("-", " ").strip()
+    return words[:1].upper() + words[1:]
 
 
 @functools.lru_cache(maxsize=4)

@@ -70,7 +70,7 @@ class TileLayers:
         tile_grid = plan.tile_grid(tile)
         self._pixel_grid = plan.pixel_grid(tile_grid)
         self._values = {
-            name: _nodata_array(name, bands, tile_grid, plan.coarsening_factor(name))
+            name: _nodata_array(plan.layer(name), bands, tile_grid, plan.coarsening_factor(name))
             for name, bands in list_layer_bands(plan).items()
         }
         region = grid.project(plan.region_for(tile.epsg), tile.epsg)
@@ -133,12 +133,11 @@ class TileLayers:
         """Set everything outside of the region to nodata, and return the values by layer."""
         for name, values in self._values.items():
             outside = ~self._region_masks[self._plan.coarsening_factor(name)]
-            values[..., outside] = layer_table.get(name).fill_value
+            values[..., outside] = self._plan.layer(name).fill_value
         return self._values
 
 
-def _nodata_array(name: str, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
-    layer = layer_table.get(name)
+def _nodata_array(layer: Layer, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
     shape = area.coarsen(factor).shape
     return np.full(
         shape if layer.is_single_band else (len(bands), *shape), layer.fill_value, dtype=layer.dtype

@@ -190,7 +190,7 @@ class ModelConfig(ConfigModel):
     @classmethod
     def _check_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in value or ():
-            check_choice(name, tuple(legend.CLASS_BY_NAME), "class")
+            check_choice(name, tuple(legend.LAND_COVER.by_name), "class")
         return None if value is None else check_unique(value)
 
     @field_validator("stats", mode="before")

@@ -15,7 +15,6 @@ from pyproj import CRS
 from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
-from pipeline import layer_table
 from pipeline.grid.grid import Grid, Tile
 from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
@@ -66,7 +65,9 @@ def create(plan_dir: StoreLike, plan: Plan, layer_bands: Mapping[str, Sequence[s
         for grid in plan.grids:
             for factor, bands in group_layers_by_factor(plan, layer_bands).items():
                 draft = grid_store(directory, plan, grid.epsg, factor)
-                create_grid_store(draft, grid.coarsen(factor), plan.tile_size // factor, bands)
+                create_grid_store(
+                    draft, plan, grid.coarsen(factor), plan.tile_size // factor, bands
+                )
             _consolidate(grid_store(directory, plan, grid.epsg))
             # ^ again, so that the metadata includes the groups of coarser layers
         if len(plan.grids) > 1:
@@ -84,12 +85,13 @@ def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, 
 
 
 def create_grid_store(
-    location: StoreLike, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
+    location: StoreLike, plan: Plan, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
 ) -> None:
     """Create the empty Zarr group of one grid, with coordinates and an array per layer.
 
     Args:
         location: the folder of the group.
+        plan: the plan, which has the layers.
         grid: the grid.
         tile: side of a tile, cells of the grid: that of a shard.
         layer_bands: layer → names of its bands.
@@ -99,7 +101,7 @@ def create_grid_store(
     _write_coordinates(root, grid)
     side = chunk_size(tile)
     for name, bands in layer_bands.items():
-        layer = layer_table.get(name)
+        layer = plan.layer(name)
         shape, dims, depth = _array_shape(layer, bands, grid)
         root.create_array(
             name,

@@ -234,9 +234,8 @@ def test_classes_exclude_clouds_and_nodata():
 
 
 def test_class_names_are_those_of_the_legend():
-    classes = pytest.importorskip("catalogs.legend")
-    by_index = sorted(classes.CLASSES, key=lambda entry: entry.index)
-    assert tuple(entry.name for entry in by_index) == modalities.LULC_CLASSES
+    legend = pytest.importorskip("catalogs.legend").LAND_COVER
+    assert tuple(legend.by_name) == modalities.LULC_CLASSES
 
 
 def test_errors_and_cards_do_not_import_torch():

@@ -329,7 +329,7 @@ def test_empty_tiles_written_in_parallel_are_stored(tmp_path):
     plan = make_plan(tmp_path, tile=16)
     path = tmp_path / zarr_store.STORE_NAME
     zarr_store.create_grid_store(
-        path, plan.grid, plan.tile_size, tile_layers.list_layer_bands(plan)
+        path, plan, plan.grid, plan.tile_size, tile_layers.list_layer_bands(plan)
     )
 
     def write_empty_tile(planned_tile):
