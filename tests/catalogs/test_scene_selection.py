@@ -12,37 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import passes
-from catalogs.scene import Asset, Caveat, Radiometry, RejectedScene, Scene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection, search
 from catalogs.sensors import SENSORS
+from tests.support.scenes import NOON, REGION, a_scene, heights, radar
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
-REGION = shapely.box(9, 56, 10, 57)
-NOON = dt.datetime(2024, 6, 1, 10, 20, 21, tzinfo=dt.UTC)
-UNIT = {"S2L2A": "reflectance", "S1RTC": "power", "DEM": "m"}
-
-
-def a_scene(name, *, bands=("B02", "B04", "SCL"), box=(9, 56, 10, 57), **changed):
-    modality = changed.get("modality", "S2L2A")
-    radiometry = Radiometry(scale=1, offset=0, unit=UNIT[modality])
-    values = {
-        "id": name,
-        "collection": "sentinel-2-l2a",
-        "provider": "demo",
-        "modality": modality,
-        "datetime": NOON,
-        "footprint": shapely.geometry.mapping(shapely.box(*box)),
-        "bbox": box,
-        "platform": "sentinel-2a",
-        "tile": "32VNH",
-        "baseline": "05.10",
-        "processed": NOON + dt.timedelta(days=1),
-        "assets": {
-            band: Asset(band=band, href=f"/{name}/{band}.tif", radiometry=radiometry)
-            for band in bands
-        },
-    }
-    return Scene(**values | changed)
 
 
 def select_ids(scenes, **options):
@@ -134,11 +109,6 @@ def test_radar_needs_both_polarisations():
     assert used == ["both"]
     assert refused == {"single": "it lacks the polarisation VH: it has VV"}
     assert select_ids([single], bands={"S1RTC": ("VV",)})[0] == ["single"]
-
-
-def heights(name, **changed):
-    values = {"modality": "DEM", "bands": ("DEM",), "datetime": None, "processed": None}
-    return a_scene(name, **values | {"tile": None, "platform": None} | changed)
 
 
 def test_one_elevation_tile_of_two_catalogs_counts_once():
@@ -310,12 +280,8 @@ def test_both_halves_of_a_granule_count_as_one_pass():
 
 
 def test_passes_of_radar_are_not_limited():
-    radar = [
-        a_scene(f"r{day}", modality="S1RTC", bands=("VV", "VH"), tile=None,
-                datetime=NOON + dt.timedelta(days=day))
-        for day in range(3)
-    ]  # fmt: skip
-    assert len(select_ids(radar, max_passes=1)[0]) == 3
+    scenes = [radar(f"r{day}", datetime=NOON + dt.timedelta(days=day)) for day in range(3)]
+    assert len(select_ids(scenes, max_passes=1)[0]) == 3
 
 
 def test_a_scene_dated_by_its_datatake_is_a_duplicate():
@@ -338,11 +304,6 @@ def test_a_scene_that_alone_covers_a_strip_is_kept():
     assert select_ids([old, new])[0] == ["new", "old"]
     sliver = a_scene("new", box=(9.01, 56, 10, 57))
     assert select_ids([old, sliver])[0] == ["new"]
-
-
-def radar(name, **changed):
-    values = {"modality": "S1RTC", "bands": ("VV", "VH"), "tile": None, "baseline": None}
-    return a_scene(name, **values | {"platform": "sentinel-1a"} | changed)
 
 
 def test_slices_are_kept_and_their_reprocessing_counts_once():
