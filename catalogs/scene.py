@@ -350,15 +350,10 @@ def _check_bbox(scene: str, values: Sequence[float]) -> tuple[float, float, floa
 
 
 def _mean_longitude(coordinates: Any) -> float:
-    """Return the circular mean of all longitudes, so that 179 and -179 give 180.
-
-    Around a pole, where no longitude is the mean, it is 0: the solar day is that of UTC.
-    """
+    """Return the circular mean of all longitudes, so that 179 and -179 give 180."""
     angles = [math.radians(longitude) for longitude in _longitudes(coordinates)]
     east = math.fsum(math.sin(angle) for angle in angles)
     north = math.fsum(math.cos(angle) for angle in angles)
-    if math.hypot(east, north) < 1e-6 * len(angles):
-        return 0.0
     return math.degrees(math.atan2(east, north))
 
 
