@@ -231,8 +231,9 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["datetime"] = _format_time(self.datetime)
-        values["processed"] = _format_time(self.processed)
+        for name in ("datetime", "processed"):
+            time = values[name]
+            values[name] = None if time is None else format_time(time)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
@@ -338,8 +339,9 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _format_time(value: dt.datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+def format_time(value: dt.datetime) -> str:
+    """Return a time in UTC as RFC 3339 with ``Z``, the form that STAC and jq read."""
+    return value.isoformat().replace("+00:00", "Z")
 
 
 def _parse_time(value: str | None) -> dt.datetime | None:

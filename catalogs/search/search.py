@@ -11,7 +11,7 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import Caveat
+from catalogs.scene import Caveat, format_time
 from catalogs.search.search_results import (
     ModalityResults,
     TimeRange,
@@ -197,9 +197,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
         for result in results:
             result.location = location
             interval = (
-                None
-                if result.time_range is None
-                else "/".join(map(_format_time, result.time_range))
+                None if result.time_range is None else "/".join(map(format_time, result.time_range))
             )
             count = stac_api.MatchCount()
             for document in stac_api.search_items(
@@ -254,10 +252,6 @@ def _describe_collections(walked: static_catalog.WalkResult) -> str:
             "have the names of other providers."
         )
     return text
-
-
-def _format_time(time: dt.datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
 
 
 def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:
