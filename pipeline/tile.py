@@ -193,6 +193,7 @@ class TileBuilder:
             window_cache: outputs of windows that neighbouring tiles have computed.
         """
         placement, lattice = self._placement, self._lattice
+        class_output = model.class_output
         if placement is None or lattice is None:
             raise AssertionError("a plan with a model has windows")
         band_counts = {
@@ -230,7 +231,7 @@ class TileBuilder:
                 self._plan,
                 placement,
                 tile_predictor.samples,
-                self.layers.get("land_cover"),
+                self.layers.get(class_output.layer_name) if class_output else None,
                 predictor,
             ),
         }

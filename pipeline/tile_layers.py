@@ -71,7 +71,7 @@ class TileLayers:
         tile_grid = plan.tile_grid(tile)
         self._pixel_grid = plan.pixel_grid(tile_grid)
         self._values = {
-            name: _nodata_array(name, bands, tile_grid, plan.coarsening_factor(name))
+            name: _nodata_array(plan.layer(name), bands, tile_grid, plan.coarsening_factor(name))
             for name, bands in list_layer_bands(plan).items()
         }
         region = grid.project(plan.region_for(tile.epsg), tile.epsg)
@@ -145,7 +145,7 @@ class TileLayers:
         """
         for name, values in self._values.items():
             outside = ~self._region_masks[self._plan.coarsening_factor(name)]
-            values[..., outside] = layer_table.get(name).fill_value
+            values[..., outside] = self._plan.layer(name).fill_value
         if tile == self._tile:
             return self._values
         return {
@@ -157,13 +157,12 @@ class TileLayers:
         whole, part = tile.coarsen(factor), self._tile.coarsen(factor)
         row, column = part.row - whole.row, part.column - whole.column
         shape = (*values.shape[:-2], whole.height, whole.width)
-        padded = np.full(shape, layer_table.get(name).fill_value, dtype=values.dtype)
+        padded = np.full(shape, self._plan.layer(name).fill_value, dtype=values.dtype)
         padded[..., row : row + part.height, column : column + part.width] = values
         return padded
 
 
-def _nodata_array(name: str, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
-    layer = layer_table.get(name)
+def _nodata_array(layer: Layer, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
     shape = area.coarsen(factor).shape
     return np.full(
         shape if layer.is_single_band else (len(bands), *shape), layer.fill_value, dtype=layer.dtype

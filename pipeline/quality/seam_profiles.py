@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import layer_table
 from pipeline.grid.grid import Tile
 from pipeline.grid.window_lattice import Lattice
 from pipeline.layer_table import Layer
@@ -155,10 +154,8 @@ def build_profiles(
     Raises:
         TerramosaicError: the store is damaged.
     """
-    layer, factor = (
-        layer_table.get(output_spec.layer_name),
-        plan.coarsening_factor(output_spec.layer_name),
-    )
+    layer = output_spec.main_layer
+    factor = plan.coarsening_factor(layer.name)
     profiles = []
     for grid in plan.grids:
         source = zarr_store.grid_store(plan_dir, plan, grid.epsg, factor)
@@ -225,7 +222,7 @@ def evaluate_zones(plan: Plan, plan_dir: StoreLike, output_spec: OutputSpec) -> 
     A border is not a column of pixels, so it is shifted as a whole: pairs of pixels across it are
     compared with the pairs at given distances from it, row by row and column by column.
     """
-    layer = layer_table.get(output_spec.layer_name)
+    layer = output_spec.main_layer
     if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
         return None
     names = {layer.name: output_spec.channels, mosaic.OBSERVATION_LAYER: ()}
