@@ -86,5 +86,5 @@ def test_a_region_without_empty_tiles_is_searched_as_its_bounding_box(corners):
     whole = scene_search.buffer_region(region, [32633], CONTEXT, 1e6)
     if len(grid.select_tiles(tiles, area, projected)) == len(tiles):
         assert searched.equals(whole)
-    assert searched.difference(whole).area < 1e-9
+    assert whole.buffer(1e-5).covers(searched)
     assert np.all(searched.covers(region))
