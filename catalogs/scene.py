@@ -161,6 +161,9 @@ class Scene:
     day: dt.date | None = None
     """Solar day of the pass, where it differs from that of the scene alone."""
 
+    item_href: str | None = None
+    """Path or URL of its STAC item, without a signature; None where it is not known."""
+
     assets: Mapping[str, Asset]
     """Assets by band, in the order of the sensor's bands."""
 
@@ -220,6 +223,7 @@ class Scene:
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
+        values.pop("item_href", None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
@@ -232,8 +236,9 @@ class Scene:
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        day = values.pop("day")
-        return values if day is None else values | {"day": day.isoformat()}
+        values["day"] = None if self.day is None else self.day.isoformat()
+        optional = {name for name in ("day", "item_href") if values[name] is None}
+        return {name: value for name, value in values.items() if name not in optional}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
     from catalogs.scene import RejectedScene, Scene
+    from catalogs.sources.stac_api import StacApi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +205,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
             for document in stac_api.search_items(
                 connection, result.collections, result.region, interval, count
             ):
-                _add_api_item(result, document, location)
+                _add_api_item(result, document, connection)
             if count.matched is not None and count.returned < count.matched:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
@@ -216,7 +217,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 )
 
 
-def _add_api_item(result: ModalityResults, document: Any, location: str) -> None:
+def _add_api_item(result: ModalityResults, document: Any, api: StacApi) -> None:
     """Add an item of an API, which may state no collection where one was requested."""
     is_only = len(result.collections) == 1
     base = static_catalog.get_self_href(document)
@@ -226,13 +227,14 @@ def _add_api_item(result: ModalityResults, document: Any, location: str) -> None
         )
     except UnusableItemError as error:
         item_id = document.get("id") if isinstance(document, Mapping) else None
-        result.reject_item(("", str(item_id or href_policy.redact(location))), str(error))
+        result.reject_item(("", str(item_id or href_policy.redact(api.url))), str(error))
         return
     result.add_item(
         static_catalog.ItemDocument(
             item=document,
             collection=name,
-            base=base or f"{location.rstrip('/')}/collections/{name}/items/",
+            base=base or f"{api.url.rstrip('/')}/collections/{name}/items/",
+            href=api.item_url(document, name),
         )
     )
 

@@ -122,6 +122,7 @@ class ModalityResults:
             modality=self.modality,
             policy=self.policy,
             base=entry.base,
+            item_href=entry.href,
             collection_id=entry.collection,
         )
         previous = self.parsed_items.get(key)

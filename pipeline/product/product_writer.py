@@ -76,7 +76,8 @@ def publish_product(
         store.write(report_name, report.render_report(product, images).encode())
         documents.append(Document.from_object(store, report_name, kind="report"))
     product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
-    write_json(store, published_item.ITEM_NAME, stac_item.build_item(product))
+    item = stac_item.build_item(product, folder=store.location)
+    write_json(store, published_item.ITEM_NAME, item)
     items = stac_collection.read_items(store.parent())
     collection = stac_collection.build_collection(
         items, title=plan.name, license_id=product.license
