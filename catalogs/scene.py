@@ -167,6 +167,9 @@ class Scene:
     day: dt.date | None = None
     """Solar day of the pass, where it differs from that of the scene alone."""
 
+    item_href: str | None = None
+    """Path or URL of its STAC item, without a signature; None where it is not known."""
+
     assets: Mapping[str, Asset]
     """Assets by band, in the order of the sensor's bands."""
 
@@ -250,6 +253,7 @@ class Scene:
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
+        values.pop("item_href", None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
@@ -257,13 +261,15 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["datetime"] = _format_time(self.datetime)
-        values["processed"] = _format_time(self.processed)
+        for name in ("datetime", "processed"):
+            time = values[name]
+            values[name] = None if time is None else format_time(time)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        day = values.pop("day")
-        return values if day is None else values | {"day": day.isoformat()}
+        values["day"] = None if self.day is None else self.day.isoformat()
+        optional = {name for name in ("day", "item_href") if values[name] is None}
+        return {name: value for name, value in values.items() if name not in optional}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
@@ -363,8 +369,9 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _format_time(value: dt.datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+def format_time(value: dt.datetime) -> str:
+    """Return a time in UTC as RFC 3339 with ``Z``, the form that STAC and jq read."""
+    return value.isoformat().replace("+00:00", "Z")
 
 
 def _parse_time(value: str | None) -> dt.datetime | None:

@@ -11,7 +11,7 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import Caveat
+from catalogs.scene import Caveat, format_time
 from catalogs.search.search_results import (
     ModalityResults,
     TimeRange,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
     from catalogs.scene import RejectedScene, Scene
+    from catalogs.sources.stac_api import StacApi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,15 +201,13 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
         for result in results:
             result.location = location
             interval = (
-                None
-                if result.time_range is None
-                else "/".join(map(_format_time, result.time_range))
+                None if result.time_range is None else "/".join(map(format_time, result.time_range))
             )
             count = stac_api.MatchCount()
             for document in stac_api.search_items(
                 connection, result.collections, result.region, interval, count
             ):
-                _add_api_item(result, document, location)
+                _add_api_item(result, document, connection)
             if count.matched is not None and count.returned < count.matched:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
@@ -220,7 +219,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 )
 
 
-def _add_api_item(result: ModalityResults, document: Any, location: str) -> None:
+def _add_api_item(result: ModalityResults, document: Any, api: StacApi) -> None:
     """Add an item of an API, which may state no collection where one was requested."""
     is_only = len(result.collections) == 1
     base = static_catalog.get_self_href(document)
@@ -230,13 +229,14 @@ def _add_api_item(result: ModalityResults, document: Any, location: str) -> None
         )
     except UnusableItemError as error:
         item_id = document.get("id") if isinstance(document, Mapping) else None
-        result.reject_item(("", str(item_id or href_policy.redact(location))), str(error))
+        result.reject_item(("", str(item_id or href_policy.redact(api.url))), str(error))
         return
     result.add_item(
         static_catalog.ItemDocument(
             item=document,
             collection=name,
-            base=base or f"{location.rstrip('/')}/collections/{name}/items/",
+            base=base or f"{api.url.rstrip('/')}/collections/{name}/items/",
+            href=api.item_url(document, name),
         )
     )
 
@@ -256,10 +256,6 @@ def _describe_collections(walked: static_catalog.WalkResult) -> str:
             "have the names of other providers."
         )
     return text
-
-
-def _format_time(time: dt.datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
 
 
 def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:

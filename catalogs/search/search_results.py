@@ -130,6 +130,7 @@ class ModalityResults:
             modality=self.modality,
             policy=self.policy,
             base=entry.base,
+            item_href=entry.href,
             collection_id=entry.collection,
         )
         self.documents.setdefault(key, []).append(parsed)

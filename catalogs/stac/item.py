@@ -116,6 +116,7 @@ def parse(
     modality: str,
     policy: HrefResolver,
     base: str,
+    item_href: str | None = None,
     collection_id: str | None = None,
     area: Any = None,
 ) -> ParsedItem:
@@ -127,6 +128,7 @@ def parse(
         modality: Modality of its collection.
         policy: Where its hrefs may point to.
         base: Path or URL of the item's own document, for relative hrefs.
+        item_href: Path or URL of the item itself, for links to it; None where it is not known.
         collection_id: Id of its collection, from :func:`catalogs.stac.collection
             .identify_collection`; None for the one that the item states.
         area: Its footprint, where it is already known from :func:`read_footprint`.
@@ -178,6 +180,7 @@ def parse(
         orbit_state=properties.read_orbit_state(item),
         relative_orbit=properties.read_relative_orbit(item),
         cloud_cover=properties.read_cloud_cover(item),
+        item_href=item_href,
         assets={
             band: Asset(
                 band=band,

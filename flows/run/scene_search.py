@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import shapely
 from pyproj import Transformer
 from shapely.geometry import mapping
@@ -75,7 +77,9 @@ def search_scenes(
         location=str(catalog.path) if catalog.path else catalog.url,
         allow=job.allow,
     )
-    buffered_region = buffer_region(region, epsg_codes, context_m)
+    buffered_region = buffer_region(
+        region, epsg_codes, context_m, job.execution.tile * job.grid.resolution
+    )
     candidates = search.find_scenes(
         source, job.inputs, buffered_region, job.resolved_period.interval
     )
@@ -183,17 +187,54 @@ def _check_inputs_intersect(candidates: SearchResult, region: BaseGeometry, job:
             )
 
 
-def buffer_region(region: BaseGeometry, epsg_codes: Sequence[int], metres: float) -> BaseGeometry:
-    """Return the region and its surroundings on each of its grids, in longitude and latitude."""
+def buffer_region(
+    region: BaseGeometry, epsg_codes: Sequence[int], metres: float, tile_metres: float
+) -> BaseGeometry:
+    """Return the ground that the tiles of a region need, in longitude and latitude.
+
+    These are the region and its surroundings on each of its grids, less the ground of tiles that
+    hold no part of it.
+
+    Args:
+        region: the region in longitude and latitude.
+        epsg_codes: EPSG codes of the grids.
+        metres: width of the surroundings.
+        tile_metres: side of a tile.
+    """
     if metres <= 0:
         return region
-    boxes = []
+    areas = [region]
     for epsg in epsg_codes:
         part = region if len(epsg_codes) == 1 else utm.clip_to_zone(region, epsg)
         to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
-        box = shapely.box(*grid.project(part, epsg).bounds).buffer(metres, join_style="mitre")
-        dense_box = shapely.segmentize(box, max_segment_length=10_000)
-        footprint = shapely.transform(dense_box, to_lonlat.transform, interleaved=False)
-        boxes.append(lonlat_geometry.from_item({"geometry": mapping(footprint)}))
-        # ^ at the antimeridian the corners' longitudes change sign
-    return shapely.union_all([region, *boxes])
+        needed = _buffer_tiles(grid.project(part, epsg), metres, tile_metres)
+        for polygon in shapely.get_parts(shapely.segmentize(needed, max_segment_length=10_000)):
+            footprint = shapely.transform(polygon, to_lonlat.transform, interleaved=False)
+            areas.append(lonlat_geometry.from_item({"geometry": mapping(footprint)}))
+            # ^ at the antimeridian the corners' longitudes change sign
+    return shapely.union_all(areas)
+
+
+MAX_CELLS = 256
+"""Cells along a side of a region: the ground that is searched is described no finer."""
+
+
+def _buffer_tiles(region: BaseGeometry, metres: float, tile_metres: float) -> BaseGeometry:
+    """Return the bounding box of a projected region with its surroundings, less empty tiles.
+
+    The grid of the product is not known before the search. Its tiles begin up to a window beside
+    the cells used here, so the surroundings of cells are wider by as much.
+    """
+    west, south, east, north = region.bounds
+    surroundings = shapely.box(west, south, east, north).buffer(metres, join_style="mitre")
+    side = tile_metres * math.ceil(max(east - west, north - south) / (tile_metres * MAX_CELLS))
+    lefts, tops = np.meshgrid(np.arange(west, east, side), np.arange(north, south, -side))
+    cells = shapely.box(
+        lefts, np.maximum(tops - side, south), np.minimum(lefts + side, east), tops
+    ).ravel()
+    shapely.prepare(region)
+    is_needed = shapely.dwithin(region, cells, metres)
+    if is_needed.all():
+        return surroundings
+    buffered = shapely.buffer(cells[is_needed], 2 * metres, join_style="mitre")
+    return surroundings.intersection(shapely.union_all(buffered))
