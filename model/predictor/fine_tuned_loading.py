@@ -88,20 +88,11 @@ def load_fine_tuned(
             layer=card_values.get("layer"),
             window=card_values.get("window", settings.window),
         )
-        if stats is not None:
-            lacking = [name for name in selected if described[name].statistics is None]
-            if lacking:
-                raise ModelError(
-                    f"stats has no statistics of the input {join_names(lacking)}. Add them: "
-                    f"stats: {{{lacking[0]}: {{mean: […], std: […]}}}}, or the .yaml of the training"
-                )
-            given = {
-                name: entry.statistics for name, entry in described.items() if entry.statistics
-            }
-            card, converted = input_statistics.set_statistics(card, given)
-            notes += converted
-        else:
+        if stats is None:
             notes.append("no statistics are stated: those of TerraMind's pre-training are used")
+        else:
+            card, converted = _set_statistics(card, described, selected)
+            notes += converted
         _check_output_size(network, card)
     except ModelError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
@@ -183,6 +174,24 @@ def _describe_inputs(
             statistics=StatedStatistics(mean=entry.mean, std=entry.std) if entry else own,
         )
     return described
+
+
+def _set_statistics(
+    card: Card, described: Mapping[str, _DescribedInput], selected: Sequence[str]
+) -> tuple[Card, list[str]]:
+    """Return the card with the statistics that are stated, and what was converted.
+
+    Raises:
+        ModelError: an input that will be given has none, or they do not fit it.
+    """
+    lacking = [name for name in selected if described[name].statistics is None]
+    if lacking:
+        raise ModelError(
+            f"stats has no statistics of the input {join_names(lacking)}. Add them: "
+            f"stats: {{{lacking[0]}: {{mean: […], std: […]}}}}, or give the .yaml of the training"
+        )
+    given = {name: entry.statistics for name, entry in described.items() if entry.statistics}
+    return input_statistics.set_statistics(card, given)
 
 
 def _note_renamed_classes(names: Sequence[str], found_names: Sequence[str] | None) -> Iterator[str]:
