@@ -64,8 +64,9 @@ def find_scenes(
         source: The catalog to search.
         modalities: Names of sensors.
         region: Shapely area in longitude and latitude; it may extend beyond 180 degrees.
-        period: (start, end) with a time zone; an end at midnight includes that whole day. None
-            is any time. Modalities without a time (DEM) ignore it.
+        period: (start, end) with a time zone, both inclusive; an end at midnight includes that
+            whole day, an end in whole seconds that whole second. None is any time. The time of an
+            item in UTC decides. Modalities without a time (DEM) ignore it.
 
     Raises:
         InvalidInputError: The request is invalid, or the catalog is broken.
@@ -144,6 +145,9 @@ def _to_utc_range(period: TimeRange) -> TimeRange:
     start, end = start.astimezone(dt.UTC), end.astimezone(dt.UTC)
     if end.time() == dt.time.min:
         end += dt.timedelta(days=1, microseconds=-1)
+    elif not end.microsecond:
+        end += dt.timedelta(seconds=1, microseconds=-1)
+        # ^ else a scene in the last second of a period would be in none
     if start > end:
         raise InvalidInputError(f"The period is reversed: {start.date()} is after {end.date()}.")
     return start, end
@@ -208,7 +212,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
                 )
-            if not result.parsed_items:
+            if not result.documents:
                 extents = stac_api.describe_extents(connection, result.collections)
                 result.catalog_description = "".join(
                     f" {name} runs {extent}." for name, extent in extents.items()
@@ -255,10 +259,10 @@ def _describe_collections(walked: static_catalog.WalkResult) -> str:
 
 
 def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:
-    empty = [result for result in results if not result.parsed_items]
+    empty = [result for result in results if not result.documents]
     if empty:
         raise NothingFoundError(" ".join(map(describe_no_results, empty)))
-    parsed = [item for result in results for item in result.parsed_items.values()]
+    parsed = [item for result in results for item in result.parsed_items]
     caveats = {Caveat(id=item.scene.id, text=text) for item in parsed for text in item.caveats}
     caveats |= {
         Caveat(id=", ".join(result.collections), text=result.incomplete_reason)
