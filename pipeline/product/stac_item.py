@@ -226,6 +226,7 @@ def _document_asset(document: Document) -> dict[str, Any]:
         "href": f"./{quote(document.href)}",
         "type": media_type,
         "title": title,
+        **({} if document.description is None else {"description": document.description}),
         "roles": list(roles),
     }
     if document.sha256 is not None and document.size is not None:
