@@ -97,6 +97,8 @@ region: {file: region.geojson}
 period: 2024-05/2024-09
 catalog: {path: catalog.json, provider: planetary-computer}
 allow: [data, tiles.example.com, s3://bucket]
+include: [S2B_33TWM_20230813_0_L2A, S2B_33TWM_20230810_0_L2A]
+exclude: [sentinel-2-l2a/S2A_33TWM_20230818_0_L2A]
 inputs: [S2L2A, S1RTC]
 grid: {crs: EPSG:32632, resolution: 60, align: auto}
 bands: {S2L2A: [B04]}
@@ -252,7 +254,7 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
         "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
     }
     assert chosen.inputs_with_statistics == ("S2L2A",)
-    assert chosen.classes == ("water", "trees")
+    assert chosen.class_names == ["water", "trees"]
 
 
 def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) -> None:
@@ -406,13 +408,33 @@ WRONG = [
     ("idle-classes", "model: {classes: [water, trees]}", ["classes are for a checkpoint only"]),
     ("checkpoint-task",
      "model: {checkpoint: job.yaml, task: [embedding], classes: [water, trees], stats: s.yaml}",
-     ["a checkpoint maps land cover only: remove it, or the task embedding"]),
+     ["a checkpoint maps classes only: remove it, or the task embedding"]),
     ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
      ["the task embedding has no probabilities"]),
-    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
+    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["a checkpoint contains no stats"]),
     ("both", "model: {checkpoint: job.yaml, weights: hub, classes: [water, trees], stats: s.yaml}",
      ["not both"]),
-    ("class", "model: {classes: [water, wood]}", ["unknown class 'wood'"]),
+    ("class-twice", "model: {classes: [Burned, Others, Burned]}",
+     ["the class 'Burned' is named more than once"]),
+    ("class-case", "model: {classes: [Burned, burned]}",
+     ["the classes 'Burned' and 'burned' differ only by case"]),
+    ("class-truth", "model: {classes: [No, Maybe]}",
+     ["the class name False is not a text: write it in quotes"]),
+    ("class-number", "model: {classes: [1, two]}", ["the class name 1 is not a text"]),
+    ("class-blank", "model: {classes: ['', Burned]}", ["the class name ''"]),
+    ("class-alone", "model: {classes: [Burned]}", ["a list in the checkpoint's order"]),
+    ("class-color", "model: {classes: [{name: a, color: red}, b]}",
+     ["the colour 'red' is not of the form '#d55e00'"]),
+    ("class-code", "model: {classes: [{name: a, code: 255}, b]}", ["code is 255", "0 to 254"]),
+    ("class-codes", "model: {classes: [{name: a, code: 1}, b]}", ["one comes more than once"]),
+    ("class-key", "model: {classes: [{name: a, colour: '#d55e00'}, b]}",
+     ["unknown key 'colour' in model.classes[0]", "'color'"]),
+    ("classes-many", f"model: {{classes: {[f'c{i}' for i in range(255)]}}}",
+     ["255 classes: a map has 2 to 254"]),
+    ("layer", "model: {layer: burn scars}", ["the layer 'burn scars' must begin with a letter"]),
+    ("layer-taken", "model: {layer: Confidence}", ["the name 'Confidence' is taken"]),
+    ("layer-file", "model: {layer: report}", ["the name 'report' is taken"]),
+    ("layer-idle", "model: {name: none, layer: burn_scars}", ["layer names a map of classes"]),
     ("stats-input", "model: {stats: {S3: {mean: [1], std: [1]}}}", ["unknown input 'S3'"]),
     ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means but 1"]),
     ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),

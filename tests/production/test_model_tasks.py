@@ -183,7 +183,12 @@ def cube(result, factor=1):
     group = None if factor == 1 else f"cells_{factor}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr", group=group)
+        return xr.open_zarr(
+            Path(result["map"]).parents[1] / "cube.zarr",
+            group=group,
+            mask_and_scale=False,
+            decode_times=False,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -418,7 +423,7 @@ def _texts(result):
         ({**KINDS["checkpoint"], "stats": {"DEM": {"mean": [1.0], "std": [1.0]}}}, "S2L2A, S1RTC"),
         ({**KINDS["generate"], "tokenizers": {"DEM": {"random": 1}}}, "DEM"),
         ({"task": "generate", "modality": "NDVI"}, "'demo'"),
-        ({"name": "terramind_v1_tiny", "task": "embedding", "checkpoint": "tuned.ckpt"}, "classes"),
+        ({"name": "terramind_v1_tiny", "task": "embedding", "checkpoint": "tuned.ckpt"}, "stats"),
     ],
     ids=["generate", "classes", "stats", "tokenizers", "demo", "checkpoint"],
 )  # fmt: skip
