@@ -248,7 +248,7 @@ def _list_without_offset(realdata):
 
 
 def _get_tile(item):
-    return item["properties"].get("grid:code", item["id"].split("_")[1]).removeprefix("MGRS-")
+    return item["properties"].get("grid:code", "").removeprefix("MGRS-")
 
 
 def _publish_duplicates(realdata, tmp_path):
