@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,18 @@ class Radiometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatedValues:
+    """What a catalog itself states about the stored values of an asset; None = nothing."""
+
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | None = None
+
+    dtype: str | None = None
+    """Data type, such as uint16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
     """One band of a scene: a raster file with one band."""
 
@@ -76,6 +88,15 @@ class Asset:
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
 
+    second_nodata: float | None = None
+    """Another stored value of pixels without data, where a file without a nodata tag has two."""
+
+    dtype: str | None = None
+    """Data type of the file, where its values may not fit into the sensor's unsigned integers."""
+
+    stated: StatedValues | None = field(default=None, compare=False)
+    """Statements of the catalog, until they have been compared with the file; not serialised."""
+
     def __post_init__(self) -> None:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
@@ -87,6 +108,8 @@ class Asset:
             nodata = float(self.nodata)
             object.__setattr__(self, "nodata", math.nan if math.isnan(nodata) else nodata)
             # ^ always the same NaN object, so that equal records compare equal
+        if self.second_nodata is not None:
+            object.__setattr__(self, "second_nodata", float(self.second_nodata))
 
     def identity(self) -> dict[str, Any]:
         """Return the asset as JSON values, without its href."""
@@ -96,7 +119,7 @@ class Asset:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the asset as JSON values; NaN becomes the string "nan"."""
-        return {
+        values = {
             "band": self.band,
             "href": self.href,
             "radiometry": self.radiometry.to_dict(),
@@ -106,13 +129,16 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
+        optional = {"second_nodata": _encode_float(self.second_nodata), "dtype": self.dtype}
+        return values | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
         """Build an asset from the values of :meth:`to_dict`."""
         arguments = dict(values)
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
-        arguments["nodata"] = _decode_float(values["nodata"])
+        for key in ("nodata", "second_nodata"):
+            arguments[key] = _decode_float(values.get(key))
         return cls(**arguments)
 
 
@@ -160,6 +186,12 @@ class Scene:
 
     day: dt.date | None = None
     """Solar day of the pass, where it differs from that of the scene alone."""
+
+    catalog_digest: str | None = None
+    """Digest of the scene as the catalog states it, where its files say otherwise."""
+
+    other_footprint: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Where the pixels may lie besides, as the catalog contradicts itself; not serialised."""
 
     assets: Mapping[str, Asset]
     """Assets by band, in the order of the sensor's bands."""
@@ -220,20 +252,23 @@ class Scene:
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
+        values.pop("catalog_digest", None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["datetime"] = _format_time(self.datetime)
         values["processed"] = _format_time(self.processed)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        day = values.pop("day")
-        return values if day is None else values | {"day": day.isoformat()}
+        del values["other_footprint"]
+        day, digest = values.pop("day"), values.pop("catalog_digest")
+        optional = {"day": day and day.isoformat(), "catalog_digest": digest}
+        return values | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import projection, properties, radiometry
+from catalogs.stac import band_names, footprint, projection, properties, radiometry
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
     UnusableItemError,
@@ -108,6 +108,23 @@ def read_footprint(item: Item) -> Any:
 
 
 @_raise_unusable_if_malformed
+def find_other_footprint(item: Item, area: Any) -> footprint.OtherFootprint | None:
+    """Return where else an item may lie, as it contradicts itself; None where it does not.
+
+    Args:
+        item: A STAC item.
+        area: Its footprint from :func:`read_footprint`.
+    """
+    return footprint.find_other_footprint(item, area)
+
+
+@_raise_unusable_if_malformed
+def read_product_days(item: Item) -> properties.TimeRange | None:
+    """Return the first and last moment of sensing that the name of the product allows."""
+    return properties.read_product_days(item)
+
+
+@_raise_unusable_if_malformed
 def parse(
     item: Item,
     *,
@@ -143,6 +160,7 @@ def parse(
             f"its collection {format_value(collection_id)} is not one of "
             f"{', '.join(provider.collections_by_modality.get(modality, ()))} of {provider.name}"
         )
+    properties.check_datetime(item, sensing_time)
     baseline = properties.read_baseline(item) if sensor.has_baseline else None
     assets = dict(_select_assets(item, collection))
     if not assets:
@@ -158,6 +176,7 @@ def parse(
         for band, asset in assets.items()
     }
     processed, time_caveat = properties.read_processing_time(item)
+    other = footprint.find_other_footprint(item, area)
     scene = Scene(
         id=item["id"],
         collection=collection_id if isinstance(collection_id, str) else "",
@@ -165,6 +184,7 @@ def parse(
         modality=modality,
         datetime=sensing_time,
         footprint=lonlat_geometry.to_geojson(area),
+        other_footprint=lonlat_geometry.to_geojson(other.area) if other else None,
         bbox=_read_bbox(item),
         platform=properties.read_platform(item),
         datatake=properties.read_datatake(item),
@@ -184,11 +204,13 @@ def parse(
                 shape=projections[band].shape,
                 nodata=radiometries[band].nodata,
                 checksum=_read_checksum(asset),
+                stated=radiometries[band].stated,
             )
             for band, asset in assets.items()
         },
     )
     caveats = {time_caveat, *(claim.caveat for claim in radiometries.values())}
+    caveats.add(other.caveat if other else None)
     return ParsedItem(scene=scene, caveats=tuple(sorted(text for text in caveats if text)))
 
 
@@ -257,6 +279,7 @@ def _select_assets(
         for name in candidates:
             asset = item["assets"].get(name)
             if isinstance(asset, Mapping) and _count_bands(asset) == 1:
+                band_names.check_asset(asset, name, band)
                 yield band, asset
                 break
 
