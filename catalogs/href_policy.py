@@ -1,6 +1,6 @@
 """Which hrefs of a catalog may be opened: hosts, buckets and folders that are allowed."""
 
-# ruff: noqa: PTH114, PTH118, PTH120
+# ruff: noqa: PTH110, PTH114, PTH118, PTH120
 # ^ a catalog has tens of thousands of hrefs, and pathlib takes three times as long
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class HrefPolicy:
             url = href if scheme == "s3:" else _encode_url(href)
             return self._resolve_url(url, url)
         if scheme == "file:":
-            path = unquote(_file_url_to_path(href))
-            _check_characters(path)
-            return self._resolve_path(path)
+            return self._resolve_path(file_url_to_path(href))
         if scheme:
             raise UntrustedHrefError(
                 f"{redact(href)!r} has a scheme that is not allowed: use https, s3 or a path "
@@ -212,9 +210,25 @@ def parse_host(entry: str) -> str | None:
     """Return the host that an entry of an allow list names, or None where it names a folder."""
     if is_remote(entry):
         return urlsplit(entry).netloc.lower()
-    if _HOST.fullmatch(entry) and not Path(entry).exists():
+    if _HOST.fullmatch(entry) and not os.path.exists(entry):
         return entry.lower()
     return None
+
+
+def file_url_to_path(url: str) -> str:
+    """Return the path that a file:// URL names, percent-decoded.
+
+    Raises:
+        UntrustedHrefError: It names a file on another machine, or has a fragment.
+    """
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UntrustedHrefError(f"{url!r} names a file on another machine.")
+    if parts.fragment:
+        raise UntrustedHrefError(f"{url!r} has a fragment: a # in a name is written %23.")
+    path = unquote(parts.path)
+    _check_characters(path)
+    return path
 
 
 def redact(text: str) -> str:
@@ -273,15 +287,6 @@ def _find_spelling(folder: str, href: str) -> str:
     )
     paths = (os.path.join(folder, spelling) for spelling in spellings)
     return next(filter(os.path.exists, paths), path)
-
-
-def _file_url_to_path(href: str) -> str:
-    parts = urlsplit(href)
-    if parts.netloc not in ("", "localhost"):
-        raise UntrustedHrefError(f"{href!r} names a file on another machine.")
-    if parts.fragment:
-        raise UntrustedHrefError(f"{href!r} has a fragment: a # in a name is written %23.")
-    return parts.path
 
 
 def _host_and_port(parts: SplitResult, href: str) -> str:

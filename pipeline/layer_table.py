@@ -47,6 +47,12 @@ class Layer:
     unit: str | None = None
     """Unit of the physical value."""
 
+    is_count: bool = False
+    """Whether the values count something, so that CF gives them the unit 1."""
+
+    standard_name: str | None = None
+    """Name of the quantity in CF's table of standard names; None where it has none."""
+
     overview_resampling: OverviewResampling
     """Resampling of overviews: ``mode`` wherever the mean of two values has no meaning."""
 
@@ -92,6 +98,11 @@ class Layer:
     def model_unit(self) -> str | None:
         """Return the unit in which a model has to give the values of the layer."""
         return None if self.kind == "features" else self.stored_unit or self.unit
+
+    @property
+    def cf_units(self) -> str | None:
+        """Return the unit of the physical value by the CF conventions."""
+        return "1" if self.is_count else self.unit
 
     @property
     def is_categorical(self) -> bool:
@@ -167,6 +178,7 @@ def _composite_layer(sensor: Sensor) -> Layer:
         nodata=storage.nodata,
         scale=storage.scale,
         unit=storage.unit,
+        standard_name=sensor.standard_name,
         overview_resampling="average",
         bands=() if sensor.is_temporal else sensor.default_bands,
     )
@@ -253,6 +265,8 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
+        is_count=True,
+        standard_name="number_of_observations",
         overview_resampling="average",
         bands=("observations",),
     ),
@@ -307,6 +321,7 @@ LAYERS: tuple[Layer, ...] = (
         scale=1e-4,
         unit="1",
         stored_unit="DN",
+        standard_name=SENSORS["S2L2A"].standard_name,
         overview_resampling="average",
         kind="values",
     ),
@@ -332,6 +347,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="m",
+        standard_name=SENSORS["DEM"].standard_name,
         overview_resampling="average",
         bands=("DEM",),
         kind="values",
@@ -344,6 +360,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="1",
+        standard_name="normalized_difference_vegetation_index",
         overview_resampling="average",
         bands=("NDVI",),
         kind="values",
@@ -355,6 +372,8 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
+        is_count=True,
+        standard_name="number_of_observations",
         overview_resampling="average",
     ),
 )

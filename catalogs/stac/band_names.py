@@ -48,13 +48,15 @@ def find_bands(name: object) -> frozenset[str]:
     return frozenset({code if code.startswith("B8A") or code[0] != "B" else f"B{code[1:]:0>2}"})
 
 
-def check_asset(asset: Mapping[str, Any], name: str, band: str) -> None:
+def check_asset(item: Mapping[str, Any], asset: Mapping[str, Any], band: str) -> None:
     """Raise where an asset describes another band than the one that it is named for.
 
+    What its key in the item denotes counts, as a provider table may map an asset to another band
+    on purpose.
+
     Args:
-        asset: The asset's object in the item.
-        name: Its key in the item. What this denotes counts, as a provider table may map an asset
-            to another band on purpose.
+        item: A STAC item.
+        asset: One of its assets.
         band: The band of terramosaic that it is used for.
 
     Raises:
@@ -63,6 +65,7 @@ def check_asset(asset: Mapping[str, Any], name: str, band: str) -> None:
     """
     if not find_bands(band):
         return
+    name = next(key for key, entry in item["assets"].items() if entry is asset)
     expected = find_bands(name) or {band}
     stated = [label for label in _iterate_names(asset) if find_bands(label)]
     if stated and not any(find_bands(label) & expected for label in stated):

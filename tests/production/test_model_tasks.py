@@ -183,7 +183,12 @@ def cube(result, factor=1):
     group = None if factor == 1 else f"cells_{factor}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr", group=group)
+        return xr.open_zarr(
+            Path(result["map"]).parents[1] / "cube.zarr",
+            group=group,
+            mask_and_scale=False,
+            decode_times=False,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
