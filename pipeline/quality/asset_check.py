@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from catalogs import href_policy
-from catalogs.providers import ProviderCollection
 from catalogs.scene import Asset, Radiometry, StatedValues
 from catalogs.sensors import Sensor
 from catalogs.stac import band_names
@@ -22,6 +22,9 @@ from pipeline.grid.grid import ALIGNMENT_TOLERANCE
 from pipeline.reading import raster_header, units
 from pipeline.reading.raster_header import RasterHeader
 from pipeline.reading.resampling import MASK_UNITS
+
+if TYPE_CHECKING:
+    from catalogs.providers import ProviderCollection
 
 POWER_UNIT_TAGS = ("power", "linear", "m2 m-2", "m2/m2", "m^2/m^2")
 LENGTH_UNIT_TAGS = ("ft", "foot", "feet", "us-ft", "us survey foot", "cm", "dm", "mm", "km")

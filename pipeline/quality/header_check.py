@@ -8,7 +8,7 @@ file nor the definition of the sensor nor the provider's table confirms is refus
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,15 @@ from catalogs.stac.parsing import UnusableItemError
 from catalogs.stac.projection import AssetProjection
 from pipeline.quality import asset_check
 from pipeline.quality.asset_check import AssetRules, Differences
-from pipeline.reading import raster_header
+from pipeline.reading import raster_header, raster_reader
+from pipeline.reading.asset_opener import AssetInfo
 from pipeline.reading.raster_header import RasterHeader
 
 MIN_COMMON_EXTENT = 0.5
 """Share of a band's extent that it must have in common with that of another band."""
+
+THUMBNAIL_SIZE = 64
+"""Side of the thumbnails that show where a scene has pixels."""
 
 MAX_OUTSIDE_SHARE = 0.01
 """Share of the valid pixels that may lie outside of a footprint: footprints are simplified."""
@@ -76,6 +80,38 @@ def settle_scene(
         caveats=tuple(rules.differences.describe()),
         offset_doubt=rules.offset_doubt,
     )
+
+
+def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledScene | RejectedScene:
+    """Read the headers of some bands of a scene and settle it by them.
+
+    Of a scene whose catalog contradicts itself about the footprint, pixels are read, too.
+
+    Args:
+        scene: a scene as the catalog states it.
+        bands: the bands that are used.
+        region: shapely area in longitude and latitude that the scene is used for.
+
+    Raises:
+        AssetReadError: a file could not be read.
+    """
+    assets = {band: scene.assets[band] for band in bands if band in scene.assets}
+    headers = {
+        band: raster_header.read_header(asset.href, AssetInfo.from_scene(scene, asset))
+        for band, asset in assets.items()
+    }
+    result = settle_scene(scene, headers, region=region)
+    if isinstance(result, RejectedScene) or result.scene.other_footprint is None:
+        return result
+    settled = result.scene
+    band = next(iter(headers))
+    asset = settled.assets[band]
+    thumbnail = raster_reader.read_thumbnail(
+        asset.href, AssetInfo.from_scene(settled, asset), size=THUMBNAIL_SIZE
+    )
+    if has_pixels_outside(settled, headers[band], asset, thumbnail):
+        return replace(result, scene=replace_footprint(settled, headers))
+    return replace(result, scene=replace(settled, other_footprint=None))
 
 
 def reject_scene(scene: Scene, reason: str) -> RejectedScene:

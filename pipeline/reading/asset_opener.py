@@ -139,8 +139,9 @@ def call_with_dataset(href: str, asset: AssetInfo, function: Callable[[Any], T])
             if is_final or attempt == attempts or time.monotonic() + pause > deadline:
                 raise AssetReadError(
                     f"{asset.scene_id}: {href_policy.redact(href)} cannot be read "
-                    f"(opened {attempt} time(s): {reason}). Run the same command again when the "
-                    "file can be reached, or publish without these pixels: --allow-partial."
+                    f"(opened {attempt} time(s): {reason}).",
+                    "Run the same command again when the file can be reached, or publish without "
+                    "these pixels: --allow-partial.",
                 ) from None
                 # ^ the chained error could print the signed href
             if "403" in reason:
