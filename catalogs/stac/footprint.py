@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BBOX_TOLERANCE = 0.05
 """Share of its sides by which a bbox may differ from the bounds of its geometry."""
 
-MIN_BBOX_TOLERANCE = 0.01
+MIN_BBOX_TOLERANCE = 0.001
 """The same in degrees: coordinates are rounded."""
 
 EXTENT_TOLERANCE = 0.02

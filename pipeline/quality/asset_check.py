@@ -220,7 +220,7 @@ def _settle_nodata(
     """Return the nodata value, and a second one that the catalog states of an untagged file."""
     used, stated = asset.nodata, (asset.stated or NO_STATEMENT).nodata
     if header.nodata is not None:
-        catalog_value = stated if used is None else used
+        catalog_value = used if stated is None else stated
         if catalog_value is not None and not raster_header.is_same_value(
             catalog_value, header.nodata
         ):
