@@ -112,6 +112,9 @@ def _check_wrong_catalog(world, seed):
     if plan is None:
         assert words.search(message), (facts, message)
         return "refused"
+    if check != "refuse" and any("states an offset" in caveat.text for caveat in plan.caveats):
+        return "right"
+        # ^ told, and used as stated, as the job asks for
     used = {scene.id for scene in plan.snapshot.scenes}
     reasons = {scene.id: scene.reason for scene in plan.snapshot.refused}
     for item in items:
