@@ -97,6 +97,10 @@ class Asset:
     stated: StatedValues | None = field(default=None, compare=False)
     """Statements of the catalog, until they have been compared with the file; not serialised."""
 
+    item: tuple[str, str] | None = None
+    """Collection and id of the item that it is from, where that is another than its scene's: an
+    acquisition may have several items (catalogs.search.duplicates)."""
+
     def __post_init__(self) -> None:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
@@ -129,13 +133,18 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
-        optional = {"second_nodata": _encode_float(self.second_nodata), "dtype": self.dtype}
+        optional = {
+            "second_nodata": _encode_float(self.second_nodata),
+            "dtype": self.dtype,
+            "item": None if self.item is None else list(self.item),
+        }
         return values | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
         """Build an asset from the values of :meth:`to_dict`."""
         arguments = dict(values)
+        arguments["item"] = tuple(values["item"]) if values.get("item") else None
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
         for key in ("nodata", "second_nodata"):
             arguments[key] = _decode_float(values.get(key))
@@ -193,6 +202,9 @@ class Scene:
     other_footprint: Mapping[str, Any] | None = field(default=None, compare=False)
     """Where the pixels may lie besides, as the catalog contradicts itself; not serialised."""
 
+    item_href: str | None = None
+    """Path or URL of its STAC item, without a signature; None where it is not known."""
+
     assets: Mapping[str, Asset]
     """Assets by band, in the order of the sensor's bands."""
 
@@ -249,10 +261,35 @@ class Scene:
         assets = {band: asset for band, asset in self.assets.items() if band in bands}
         return replace(self, assets=assets)
 
+    def split_by_item(self) -> tuple[Scene, ...]:
+        """Return one scene for each item that its assets are from, its own item first.
+
+        Each has the id and the collection of the item, and those assets alone. A scene whose
+        assets are all from its own item is returned as it is.
+        """
+        own = (self.collection, self.id)
+        items = dict.fromkeys((own, *(asset.item or own for asset in self.assets.values())))
+        if len(items) == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                collection=item[0],
+                id=item[1],
+                assets={
+                    band: replace(asset, item=None)
+                    for band, asset in self.assets.items()
+                    if (asset.item or own) == item
+                },
+            )
+            for item in items
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
-        values.pop("catalog_digest", None)
+        for name in ("item_href", "catalog_digest"):
+            values.pop(name, None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
@@ -260,15 +297,17 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["datetime"] = _format_time(self.datetime)
-        values["processed"] = _format_time(self.processed)
+        del values["other_footprint"]
+        for name in ("datetime", "processed"):
+            time = values[name]
+            values[name] = None if time is None else format_time(time)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        del values["other_footprint"]
-        day, digest = values.pop("day"), values.pop("catalog_digest")
-        optional = {"day": day and day.isoformat(), "catalog_digest": digest}
-        return values | {key: value for key, value in optional.items() if value is not None}
+        values["day"] = None if self.day is None else self.day.isoformat()
+        optional = ("day", "item_href", "catalog_digest")
+        unset = {name for name in optional if values[name] is None}
+        return {name: value for name, value in values.items() if name not in unset}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
@@ -368,8 +407,9 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _format_time(value: dt.datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+def format_time(value: dt.datetime) -> str:
+    """Return a time in UTC as RFC 3339 with ``Z``, the form that STAC and jq read."""
+    return value.isoformat().replace("+00:00", "Z")
 
 
 def _parse_time(value: str | None) -> dt.datetime | None:

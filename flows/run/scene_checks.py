@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +23,12 @@ from pipeline.runtime import cancellation
 SelectScenes = Callable[[Sequence[Scene]], Selection]
 SceneKey = tuple[str, str]
 """Collection and id."""
+
+_DocumentKey = tuple[str, str, tuple[str, ...]]
+"""Collection and id of an item, and those of its bands that are used."""
+
+_STATUSES = ("contradicts", "cannot tell", "agrees")
+"""Statuses of verdicts; of the items that a scene is united from, the first one counts."""
 
 T = TypeVar("T")
 
@@ -57,19 +63,19 @@ class CheckOptions:
 
 
 def list_used_bands(
-    modalities: Sequence[str], bands: Mapping[str, Sequence[str]], *, uses_cloud_probability: bool
+    modalities: Sequence[str], bands: Mapping[str, Sequence[str]], mask_bands: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return modality → the bands of it that are read, with those that mask.
 
     Args:
         modalities: names of sensors.
         bands: modality → requested bands; the default bands of a modality that is not a key.
-        uses_cloud_probability: whether CLD masks clouds, too.
+        mask_bands: bands that mask clouds.
     """
     used = {}
     for modality in modalities:
         sensor = get_sensor(modality)
-        masks = [band for band in sensor.mask_bands if band != "CLD" or uses_cloud_probability]
+        masks = [band for band in sensor.mask_bands if band in mask_bands]
         used[modality] = tuple(dict.fromkeys([*bands.get(modality, sensor.default_bands), *masks]))
     return used
 
@@ -84,6 +90,7 @@ def select_checked_scenes(
 
     A refused scene may have replaced an older processing of the same acquisition, and a settled one
     may lie elsewhere. Therefore the selection is repeated until every selected scene is checked.
+    The items that a scene is united from are checked one by one, as each has its own radiometry.
 
     Args:
         candidates: the scenes that the search found.
@@ -105,15 +112,11 @@ def select_checked_scenes(
                 if _key(scene) not in checks.refused
             ]
         )
-        selected = {_key(scene) for scene in selection.used}
-        unsettled = [
-            scene
-            for scene in candidates
-            if _key(scene) in selected and _key(scene) not in checks.settled
-        ]
+        documents = [document for scene in selection.used for document in scene.split_by_item()]
+        unsettled = {_key(document) for document in documents} - checks.settled.keys()
         if unsettled:
-            checks.settle(unsettled)
-        elif not checks.prove(selection.used):
+            checks.settle([scene for scene in candidates if _key(scene) in unsettled])
+        elif not checks.prove(documents):
             break
     return CheckedSelection(
         selection=replace(
@@ -121,7 +124,7 @@ def select_checked_scenes(
             used=_note_catalog_digests(candidates, selection.used),
             refused=(*checks.refused.values(), *selection.refused),
         ),
-        caveats=tuple(checks.iterate_caveats(selection.used)),
+        caveats=tuple(checks.iterate_caveats(documents)),
         verdict_counts=checks.count_verdicts(selection.used),
     )
 
@@ -134,7 +137,7 @@ class _Checks:
     progress: Progress
     settled: dict[SceneKey, SettledScene] = field(default_factory=dict)
     refused: dict[SceneKey, RejectedScene] = field(default_factory=dict)
-    verdicts: dict[SceneKey, Verdict] = field(default_factory=dict)
+    verdicts: dict[_DocumentKey, Verdict] = field(default_factory=dict)
 
     def settle(self, scenes: Sequence[Scene]) -> None:
         """Settle scenes by the headers of their files."""
@@ -152,33 +155,36 @@ class _Checks:
             else:
                 self.refused[_key(scene)] = result
 
-    def prove(self, scenes: Sequence[Scene]) -> bool:
-        """Compare scenes with their pixels; return whether one of them is refused."""
+    def prove(self, documents: Sequence[Scene]) -> bool:
+        """Compare documents with their pixels; return whether one of them is refused."""
         if self.options.proof == "off":
             return False
-        unproved = [scene for scene in scenes if _key(scene) not in self.verdicts]
+        unproved = [
+            document for document in documents if _document_key(document) not in self.verdicts
+        ]
         verdicts = _call_in_batches(
             "radiometry", unproved, radiometry_check.check_scene, self.progress
         )
         self.verdicts |= {
-            _key(scene): verdict for scene, verdict in zip(unproved, verdicts, strict=True)
+            _document_key(document): verdict
+            for document, verdict in zip(unproved, verdicts, strict=True)
         }
         if self.options.proof == "warn":
             return False
-        reasons = {_key(scene): self._find_contradiction(scene) for scene in scenes}
-        contradicted = [scene for scene in scenes if reasons[_key(scene)]]
-        self.refused |= {
-            _key(scene): header_check.reject_scene(scene, reasons[_key(scene)] or "")
-            for scene in contradicted
+        contradicted = {
+            _key(document): header_check.reject_scene(document, reason)
+            for document in documents
+            if (reason := self._find_contradiction(document)) is not None
         }
+        self.refused |= contradicted
         return bool(contradicted)
 
-    def _find_contradiction(self, scene: Scene) -> str | None:
-        """Return why pixels forbid to use a scene; None if they do not."""
-        verdict = self.verdicts[_key(scene)]
+    def _find_contradiction(self, document: Scene) -> str | None:
+        """Return why pixels forbid to use a document; None if they do not."""
+        verdict = self.verdicts[_document_key(document)]
         if verdict.status == "contradicts":
             return verdict.reason
-        doubt = self.settled[_key(scene)].offset_doubt
+        doubt = self.settled[_key(document)].offset_doubt
         if doubt is None or verdict.status == "agrees":
             return None
         return (
@@ -187,20 +193,25 @@ class _Checks:
             "radiometry: {proof: warn}"
         )
 
-    def iterate_caveats(self, scenes: Sequence[Scene]) -> list[Caveat]:
-        """Return the caveats about the scenes that are used."""
-        texts = [(scene, text) for scene in scenes for text in self.settled[_key(scene)].caveats]
-        texts += [
-            (scene, self.verdicts[_key(scene)].reason)
-            for scene in scenes
-            if _key(scene) in self.verdicts and self.verdicts[_key(scene)].status == "contradicts"
-        ]
-        return [Caveat(id=scene.id, text=text) for scene, text in texts]
+    def iterate_caveats(self, documents: Sequence[Scene]) -> Iterator[Caveat]:
+        """Yield the caveats about the documents that are used."""
+        for document in documents:
+            verdict = self.verdicts.get(_document_key(document))
+            texts = list(self.settled[_key(document)].caveats)
+            if verdict is not None and verdict.status == "contradicts":
+                texts.append(verdict.reason)
+            yield from (Caveat(id=document.id, text=text) for text in texts)
 
     def count_verdicts(self, scenes: Sequence[Scene]) -> dict[str, int]:
-        """Return verdict → number of scenes."""
+        """Return verdict → number of scenes; of several documents the worst one counts."""
+        if self.options.proof == "off":
+            return {}
         counts = Counter(
-            self.verdicts[_key(scene)].status for scene in scenes if _key(scene) in self.verdicts
+            min(
+                (self.verdicts[_document_key(part)].status for part in scene.split_by_item()),
+                key=_STATUSES.index,
+            )
+            for scene in scenes
         )
         return dict(sorted(counts.items()))
 
@@ -209,14 +220,29 @@ def _key(scene: Scene) -> SceneKey:
     return (scene.collection, scene.id)
 
 
+def _document_key(document: Scene) -> _DocumentKey:
+    return (*_key(document), tuple(document.assets))
+
+
 def _note_catalog_digests(candidates: Sequence[Scene], used: Sequence[Scene]) -> tuple[Scene, ...]:
     """Return scenes with the digest of the catalog's own statements where files say otherwise."""
     originals = {_key(scene): scene for scene in candidates}
     noted = []
     for scene in used:
-        original = replace(originals[_key(scene)], day=scene.day)
-        is_same = original.identity() == scene.identity()
-        digest = None if is_same else snapshot.digest_catalog_scene(original)
+        original = originals[_key(scene)]
+        supplied = {
+            band: replace(originals[asset.item].assets[band], item=asset.item)
+            for band, asset in scene.assets.items()
+            if asset.item is not None
+        }
+        stated = replace(
+            scene,
+            footprint=original.footprint,
+            bbox=original.bbox,
+            assets={**original.assets, **supplied},
+        )
+        is_same = stated.identity() == scene.identity()
+        digest = None if is_same else snapshot.digest_catalog_scene(stated)
         noted.append(replace(scene, catalog_digest=digest))
     return tuple(noted)
 

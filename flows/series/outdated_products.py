@@ -93,7 +93,7 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
     )
     selected = search_result.selection.used
     planned = {snapshot.digest_catalog_scene(scene) for scene in plan.snapshot.scenes}
-    rejected = {scene.id for scene in plan.snapshot.refused}
+    rejected = {(scene.collection, scene.id) for scene in plan.snapshot.refused}
     newer = [scene for scene in selected if _is_new(scene, planned, rejected)]
     removed = planned - {snapshot.digest_catalog_scene(scene) for scene in selected}
     if newer:
@@ -102,9 +102,13 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         yield f"{len(removed)} scenes are no longer used"
 
 
-def _is_new(scene: Scene, planned_digests: set[str], rejected_ids: set[str]) -> bool:
+def _is_new(scene: Scene, planned_digests: set[str], rejected_keys: set[tuple[str, str]]) -> bool:
     is_planned = snapshot.digest_catalog_scene(scene) in planned_digests
-    return not is_planned and scene.id not in rejected_ids
+    return not is_planned and not rejected_keys & {
+        (scene.collection, scene.id),
+        ("", scene.id),
+        # ^ older plans state no collection
+    }
     # ^ a search finds again what the checks of files have rejected
 
 
