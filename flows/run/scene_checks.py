@@ -231,7 +231,9 @@ def _note_catalog_digests(candidates: Sequence[Scene], used: Sequence[Scene]) ->
     for scene in used:
         original = originals[_key(scene)]
         supplied = {
-            band: replace(originals[asset.item].assets[band], item=asset.item)
+            band: replace(
+                originals[asset.item.collection, asset.item.id].assets[band], item=asset.item
+            )
             for band, asset in scene.assets.items()
             if asset.item is not None
         }
