@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from catalogs import href_policy
 from catalogs.stac.parsing import UnusableItemError, format_value, get_list
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ _COMMON_NAMES = {
 _BAND = re.compile(r"B(0?[1-9]|1[0-2]|8A)|SCL|VV|VH|HH|HV", re.ASCII | re.IGNORECASE)
 _RESOLUTION = re.compile(r"_\d{2}m", re.ASCII)
 _BAND_IN_FILE_NAME = re.compile(
-    r"(?:^|[_.-])(B(?:0[1-9]|1[0-2]|8A)|SCL|VV|VH|HH|HV)(?=[_.-]|$)", re.ASCII | re.IGNORECASE
+    r"(?:^|[_.(-])(B(?:0[1-9]|1[0-2]|8A)|SCL|VV|VH|HH|HV)(?=[_.-]|$)", re.ASCII | re.IGNORECASE
 )
+# ^ after a bracket, too: OData names files Nodes(B04.jp2)
 
 
 def find_bands(name: object) -> frozenset[str]:
@@ -73,8 +74,8 @@ def check_asset(item: Mapping[str, Any], asset: Mapping[str, Any], band: str) ->
             f"the bands of its asset {format_value(name)} name {format_value(stated[0])}, which "
             f"is not {band}"
         )
-    href = asset.get("href")
-    file_name = href_policy.file_name(href) if isinstance(href, str) else ""
+    path = urlsplit(str(asset.get("href"))).path.removesuffix("/$value")
+    file_name = path.rpartition("/")[2]
     in_file = {match.upper() for match in _BAND_IN_FILE_NAME.findall(file_name)}
     if len(in_file) == 1 and not in_file & expected:
         raise UnusableItemError(
