@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,17 @@ class Radiometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemReference:
+    """The STAC item that describes an asset."""
+
+    collection: str
+    id: str
+
+    href: str | None = None
+    """Its path or URL, as in :attr:`Scene.item_href`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
     """One band of a scene: a raster file with one band."""
 
@@ -76,6 +87,10 @@ class Asset:
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
 
+    item: ItemReference | None = None
+    """The item that it is from, where that is another than its scene's: an acquisition may have
+    several items (catalogs.search.duplicates)."""
+
     def __post_init__(self) -> None:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
@@ -89,14 +104,16 @@ class Asset:
             # ^ always the same NaN object, so that equal records compare equal
 
     def identity(self) -> dict[str, Any]:
-        """Return the asset as JSON values, without its href."""
+        """Return the asset as JSON values, without hrefs."""
         values = self.to_dict()
         del values["href"]
+        if self.item is not None:
+            values["item"] = {"collection": self.item.collection, "id": self.item.id}
         return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return the asset as JSON values; NaN becomes the string "nan"."""
-        return {
+        values = {
             "band": self.band,
             "href": self.href,
             "radiometry": self.radiometry.to_dict(),
@@ -106,11 +123,13 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
+        return values if self.item is None else values | {"item": asdict(self.item)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
         """Build an asset from the values of :meth:`to_dict`."""
         arguments = dict(values)
+        arguments["item"] = ItemReference(**values["item"]) if values.get("item") else None
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
         arguments["nodata"] = _decode_float(values["nodata"])
         return cls(**arguments)
@@ -220,6 +239,31 @@ class Scene:
         assets = {band: asset for band, asset in self.assets.items() if band in bands}
         return replace(self, assets=assets)
 
+    def split_by_item(self) -> tuple[Scene, ...]:
+        """Return one scene for each item that its assets are from, its own item first.
+
+        Each has the id and the collection of the item, and those assets alone. A scene whose
+        assets are all from its own item is returned as it is.
+        """
+        own = ItemReference(collection=self.collection, id=self.id, href=self.item_href)
+        items = dict.fromkeys((own, *(asset.item or own for asset in self.assets.values())))
+        if len(items) == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                collection=item.collection,
+                id=item.id,
+                item_href=item.href,
+                assets={
+                    band: replace(asset, item=None)
+                    for band, asset in self.assets.items()
+                    if (asset.item or own) == item
+                },
+            )
+            for item in items
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
@@ -231,8 +275,9 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["datetime"] = _format_time(self.datetime)
-        values["processed"] = _format_time(self.processed)
+        for name in ("datetime", "processed"):
+            time = values[name]
+            values[name] = None if time is None else format_time(time)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
@@ -338,8 +383,9 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _format_time(value: dt.datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+def format_time(value: dt.datetime) -> str:
+    """Return a time in UTC as RFC 3339 with ``Z``, the form that STAC and jq read."""
+    return value.isoformat().replace("+00:00", "Z")
 
 
 def _parse_time(value: str | None) -> dt.datetime | None:
