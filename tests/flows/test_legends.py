@@ -49,7 +49,7 @@ def parse_job(folder, names=CROPS, card=(), options=(), **section):
 
 
 def load_output(folder, **options):
-    return model_spec.load_spec(parse_job(folder, **options)).class_output
+    return model_spec.load_model(parse_job(folder, **options)).spec.class_output
 
 
 def test_the_names_of_a_checkpoint_make_a_legend(tmp_path):
