@@ -75,7 +75,7 @@ def _raise_unusable_if_malformed(function: Callable[P, T]) -> Callable[P, T]:
 
 @_raise_unusable_if_malformed
 def read_datetime(item: Item) -> dt.datetime | None:
-    """Return the time of sensing in UTC: datetime, else start_datetime, else None.
+    """Return the time of sensing in UTC: datetime, else the start of the range, else None.
 
     Raises:
         UnusableItemError: It is stated but is no time with a zone, or this is no item.
@@ -195,7 +195,8 @@ def parse(
             for band, asset in assets.items()
         },
     )
-    caveats = {time_caveat, *(claim.caveat for claim in radiometries.values())}
+    range_caveat = properties.describe_time_range(item) if sensor.is_temporal else None
+    caveats = {time_caveat, range_caveat, *(claim.caveat for claim in radiometries.values())}
     return ParsedItem(scene=scene, caveats=tuple(sorted(text for text in caveats if text)))
 
 

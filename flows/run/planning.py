@@ -21,6 +21,7 @@ from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import ModelOptions
+from pipeline.storage import cog
 
 MAX_STEPS = 400
 """Largest number of parts that a period is split into; each has a composite of its own."""
@@ -49,6 +50,8 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
     used = search_result.selection.used
     grids = _build_grids(job, search_result, model)
     mosaic_grids = _build_mosaic_grids(job, search_result, grids)
+    for product_grid in (*grids, *mosaic_grids):
+        cog.check_crs(product_grid.epsg)
     recipe = Recipe(
         inputs=tuple(job.inputs),
         bands=job.bands,

@@ -16,15 +16,20 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry
 from catalogs.errors import NothingFoundError
-from catalogs.scene import Caveat, Scene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection, search
-from catalogs.search.scene_selection import Selection
+from catalogs.search.scene_selection import IdFilter, Selection
 from catalogs.search.search import CatalogSource, SearchResult
 from flows.config.job import Job
+from flows.config.period import Period
+from flows.config.validation_messages import suggest_name
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometry_selection
 from flows.run.radiometry_selection import CheckedSelection
 from pipeline.grid import grid, utm
+
+MAX_LISTED_IDS = 5
+"""Unknown ids that a caveat lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +84,18 @@ def search_scenes(
         else:
             zone_caveats = (_describe_other_zones(zone, earlier, epsg_codes),)
     _check_inputs_intersect(candidates, region, job)
+    ids = IdFilter(include=job.include, exclude=job.exclude)
+    unknown_ids = tuple(_find_unknown_ids(ids, candidates))
     select = functools.partial(
         scene_selection.select_scenes,
         region=searched,
         max_cloud_cover=job.composite.max_cloud_cover,
         bands=job.bands | dict(bands or {}),
+        mask_bands=("SCL",) if job.mask.max_cloud_probability is None else ("SCL", "CLD"),
         orbit_states=job.radar.orbit_states or None,
         relative_orbits=job.radar.relative_orbits or None,
         max_passes=job.composite.max_passes,
+        ids=ids,
     )
     mode = job.radiometry.proof
     checked = (
@@ -102,10 +111,11 @@ def search_scenes(
     selection = checked.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
         reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in selection.refused[:5])
+        unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
             f"All {len(candidates.scenes)} scenes of the region are left out ({reasons}). "
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
-            "bands, radar or radiometry."
+            f"include, exclude, bands, radar or radiometry.{unknown}"
         )
     refused = tuple(dict.fromkeys(candidates.refused + selection.refused))
     return SceneSearchResult(
@@ -113,9 +123,11 @@ def search_scenes(
         caveats=(
             *candidates.caveats,
             *zone_caveats,
+            *unknown_ids,
             *checked.caveats,
             *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
+            *_find_days_outside(job.resolved_period, selection.used),
         ),
         verdict_counts=checked.verdict_counts,
         epsg_codes=epsg_codes,
@@ -166,8 +178,9 @@ def _find_common_zone(job: Job, scenes: Sequence[Scene], epsg_codes: Sequence[in
 def _find_zones_of_last_year(job: Job) -> frozenset[int | None]:
     """Return the zones of the scenes of the period and of the year before it."""
     start, end = job.resolved_period.interval
+    inputs = grid.find_grid_defining_inputs(job.inputs)
     candidates = search.find_scenes(
-        _catalog_source(job), job.inputs, job.geometry, (start - LOOKBACK, end)
+        _catalog_source(job), inputs, job.geometry, (start - LOOKBACK, end)
     )
     return grid.find_scene_zones(candidates.scenes, job.geometry)
 
@@ -209,6 +222,35 @@ def _find_unused_inputs(
                 id=modality,
                 text=f"all {count} scenes are left out, so the product is made without {modality}",
             )
+
+
+def _find_days_outside(period: Period, scenes: Sequence[Scene]) -> Iterator[Caveat]:
+    """Yield a caveat for each input with scenes of a solar day outside of the period."""
+    outside: dict[str, list[dt.date]] = {}
+    for scene in scenes:
+        if scene.datetime and not period.start <= scene.solar_day <= period.end:
+            outside.setdefault(scene.modality, []).append(scene.solar_day)
+    for modality, days in outside.items():
+        listed = " and ".join(day.isoformat() for day in sorted(set(days)))
+        yield Caveat(
+            id=modality,
+            text=f"{len(days)} scenes are of {listed} in solar time: the period is in UTC, the "
+            "days of observations are solar days",
+        )
+
+
+def _find_unknown_ids(ids: IdFilter, candidates: SearchResult) -> Iterator[Caveat]:
+    """Yield a caveat for each key of the job that names scenes which the search did not find."""
+    known: list[Scene | RejectedScene] = [*candidates.scenes, *candidates.refused]
+    for key, names in (("include", ids.include), ("exclude", ids.exclude)):
+        unknown = IdFilter(include=names).find_unknown(known)
+        if unknown:
+            listed = "; ".join(
+                f"{name}{suggest_name(name, [scene.id for scene in known])}"
+                for name in unknown[:MAX_LISTED_IDS]
+            )
+            more = f"; and {len(unknown) - MAX_LISTED_IDS} more" * (len(unknown) > MAX_LISTED_IDS)
+            yield Caveat(id=key, text=f"no scene of this region and period: {listed}{more}")
 
 
 def _check_inputs_intersect(candidates: SearchResult, region: BaseGeometry, job: Job) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import shapely
 from pyproj import CRS
@@ -37,10 +38,9 @@ def check_crs(epsg: int) -> None:
             f"in metres. {ADVICE}"
         )
     if len(crs.axis_info) > 2:
-        horizontal = crs.sub_crs_list[0].to_epsg() if crs.sub_crs_list else None
         raise InvalidInputError(
             f"{name} states heights as well, which a map has not. "
-            + (f"Write EPSG:{horizontal}." if horizontal else ADVICE)
+            f"{_recommend(crs.sub_crs_list[:1])}"
         )
     if "west" in {axis.direction for axis in crs.axis_info}:
         raise InvalidInputError(
@@ -49,11 +49,21 @@ def check_crs(epsg: int) -> None:
             f"{ADVICE}"
         )
     if crs.is_deprecated:
-        codes = [code for system in crs.get_non_deprecated() if (code := system.to_epsg())]
         raise InvalidInputError(
             f"{name} is deprecated, and readers of the file would find another code in it. "
-            + (f"Write EPSG:{codes[0]}." if codes else ADVICE)
+            f"{_recommend(crs.get_non_deprecated())}"
         )
+
+
+def _recommend(systems: Sequence[CRS]) -> str:
+    """Return the advice to use the first of some systems that is accepted itself."""
+    for system in systems:
+        code = system.to_epsg()
+        with contextlib.suppress(InvalidInputError):
+            if code is not None:
+                check_crs(code)
+                return f"Write EPSG:{code}."
+    return ADVICE
 
 
 def check_area_of_use(region: BaseGeometry, epsg: int) -> None:

@@ -335,13 +335,18 @@ def find_alignments(
     return frozenset(corners)
 
 
-def _grid_defining_scenes(scenes: Sequence[Scene]) -> Sequence[Scene]:
-    """Return the scenes whose grids a product takes over: optical ones, else radar ones."""
-    groups = [
-        [scene for scene in scenes if get_sensor(scene.modality).group == group]
+def find_grid_defining_inputs(inputs: Iterable[str]) -> tuple[str, ...]:
+    """Return the inputs whose grids a product takes over: optical ones, else radar ones."""
+    by_group = {
+        group: tuple(name for name in inputs if get_sensor(name).group == group)
         for group in ("optical", "radar")
-    ]
-    return groups[0] or groups[1]
+    }
+    return by_group["optical"] or by_group["radar"]
+
+
+def _grid_defining_scenes(scenes: Sequence[Scene]) -> Sequence[Scene]:
+    inputs = find_grid_defining_inputs({scene.modality for scene in scenes})
+    return [scene for scene in scenes if scene.modality in inputs]
 
 
 def find_scene_zones(scenes: Sequence[Scene], region: BaseGeometry) -> frozenset[int | None]:

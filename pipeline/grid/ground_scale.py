@@ -54,13 +54,13 @@ class GroundScale:
     @property
     def has_true_areas(self) -> bool:
         """Return whether areas on the map deviate by less than :data:`MAX_AREA_DEVIATION`."""
-        return bool((np.abs(1 / self.area - 1) <= MAX_AREA_DEVIATION).all())
+        return bool((np.abs(self.area - 1) <= MAX_AREA_DEVIATION).all())
 
     @property
     def has_true_lengths(self) -> bool:
         """Return whether lengths on the map deviate by less than :data:`MAX_SIDE_DEVIATION`."""
         sides = np.stack([self.short_side, self.long_side])
-        return bool((np.abs(1 / sides - 1) <= MAX_SIDE_DEVIATION).all())
+        return bool((np.abs(sides - 1) <= MAX_SIDE_DEVIATION).all())
 
 
 def compute_ground_scale(epsg: int, xs: Any, ys: Any) -> GroundScale:
@@ -182,7 +182,9 @@ def describe_distortion(region: BaseGeometry, epsg: int, resolution: float) -> I
     if scale.has_true_areas:
         yield f"{pixel}: shapes are stretched, areas are true"
         return
-    factor = _format_range(1 / scale.area.max(), 1 / scale.area.min(), 2)
+    area = np.maximum(scale.area, 1e-6)
+    # ^ cylinders touch no pole
+    factor = _format_range(1 / area.max(), 1 / area.min(), 2)
     yield (
         f"{pixel}, and areas measured on the map are {factor} times the true ones; the report "
         "states true areas. For measurements of your own, set grid: {crs: utm}, or an equal-area "

@@ -204,7 +204,8 @@ def _write_documents(
             continue
             # ^ the zones of a mosaic share its style
         for kind, suffix, text in styles.render_styles(raster.layer, raster.info.statistics[0]):
-            name = f"{plan_name}/{raster.key}.{suffix}"
+            name = f"{raster.href.removesuffix('.tif')}.{suffix}"
+            # ^ beside the COG and of its name, where QGIS looks for it
             store.write(name, text.encode())
             key = f"{kind}_{raster.key}" if kind in styled else kind
             # ^ the main output comes first, and has the plain key

@@ -16,8 +16,10 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
+from catalogs.errors import InvalidInputError
 from pipeline.grid import ground_scale
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
@@ -73,6 +75,29 @@ def block_size(layer: Layer, band_count: int) -> int:
     return next(
         (side for side in _BLOCK_SIZES if side**2 * size <= _MAX_BLOCK_BYTES), _BLOCK_SIZES[-1]
     )
+
+
+def check_crs(epsg: int) -> None:
+    """Check that the code of a coordinate system is found again in a GeoTIFF.
+
+    Raises:
+        InvalidInputError: GDAL cannot write the system, or reads another code.
+    """
+    profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with MemoryFile() as file:
+        with file.open(
+            **profile,
+            crs=f"EPSG:{epsg}",
+            transform=rasterio.Affine(10.0, 0.0, 0.0, 0.0, -10.0, 0.0),
+        ):
+            pass
+        with file.open() as source:
+            code = source.crs.to_epsg() if source.crs else None
+    if code != epsg:
+        found = f"as EPSG:{code}" if code else "without a code"
+        raise InvalidInputError(
+            f"A GeoTIFF in EPSG:{epsg} is read {found}. Set another grid.crs, such as utm."
+        )
 
 
 def write_cog(
