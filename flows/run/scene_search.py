@@ -102,7 +102,7 @@ def search_scenes(
     if check_files:
         options = CheckOptions(
             bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
-            region=buffered_region,
+            region=searched,
             proof=job.radiometry.proof,
         )
         checked = scene_checks.select_checked_scenes(
