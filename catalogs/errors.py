@@ -21,3 +21,13 @@ class TransientError(TerramosaicError):
 
 class AssetReadError(TerramosaicError):
     """An asset that could not be read after all retries."""
+
+    def __init__(self, fact: str, advice: str = "") -> None:
+        """Build the error.
+
+        Args:
+            fact: what could not be read and why, a sentence.
+            advice: what to do next; empty if the fact says it.
+        """
+        super().__init__(f"{fact} {advice}".strip())
+        self.fact = fact

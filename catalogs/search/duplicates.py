@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     WantedBands = Callable[[Scene], Sequence[str]]
     """Returns the bands of a scene's modality that are wanted, those that mask included."""
 
+    RecencyKey = tuple[tuple[int, int], dt.datetime, str, str, str]
+    """Baseline, time of processing, id, collection and provider."""
+
+    FullnessKey = tuple[int, bool, int, RecencyKey]
+    """Number of wanted bands, whether SCL is one, number of those with the smallest pixels, and
+    the recency."""
+
 SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 """Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
 
@@ -43,7 +50,7 @@ _UNITED_FIELDS = ("cloud_cover", "orbit_state", "relative_orbit", "platform", "d
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class ResolvedDocuments:
     """The scenes that are left of several documents per acquisition."""
 
     scenes: tuple[Scene, ...]
@@ -53,19 +60,19 @@ class Resolution:
     caveats: tuple[Caveat, ...]
 
 
-def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, str]:
+def recency_key(scene: Scene) -> RecencyKey:
     """Return a key that is larger for a newer processing; ids break ties."""
     baseline = providers.parse_baseline(scene.baseline) or (0, 0)
     processed = passes.time_or_earliest(scene.processed)
     return (baseline, processed, scene.id, scene.collection, scene.provider)
 
 
-def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
-    """Unite the documents of one acquisition that have the same baseline and ground.
+def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
+    """Unite the documents of one acquisition and baseline band by band.
 
-    The fullest document supplies the scene; wanted bands that it lacks, or has with larger pixels,
-    come from the others, each with its own radiometry. Documents that supply none are returned
-    unchanged.
+    The fullest document becomes the scene; wanted bands that it lacks, or has with larger pixels,
+    come from others that cover its ground, each with its own radiometry. Documents that supply
+    none, or cover more ground, are returned as well.
     """
     united: list[Scene] = []
     rejected: list[tuple[Scene, str]] = []
@@ -77,10 +84,12 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
             supplied = _supply_bands(main, waiting, group, wanted_bands(main))
             donors = list({id(donor): donor for donor in supplied.values()}.values())
             united.append(_unite(main, supplied, donors))
-            waiting = [scene for scene in waiting if all(scene is not donor for donor in donors)]
             for donor in donors:
                 bands = ", ".join(band for band, owner in supplied.items() if owner is donor)
-                rejected.append((donor, f"united with {_name(main, donor)}: it supplies {bands}"))
+                if _covers(main, donor):
+                    waiting = [scene for scene in waiting if scene is not donor]
+                    reason = f"united with {_name(main, donor)}: it supplies {bands}"
+                    rejected.append((donor, reason))
                 caveats.append(
                     Caveat(
                         id=main.id,
@@ -88,10 +97,10 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
                         "acquisition",
                     )
                 )
-    return Resolution(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
+    return ResolvedDocuments(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
+def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
     """Leave out the documents whose ground fuller or equally full, newer ones cover."""
     kept: list[Scene] = []
     rejected: list[tuple[Scene, str]] = []
@@ -110,10 +119,10 @@ def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Re
             rejected.append((scene, _describe_replacement(scene, replacement, gained)))
             caveats += _describe_loss(scene, replacement, gained=gained, lost=lost)
         kept += remaining
-    return Resolution(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
+    return ResolvedDocuments(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resolution:
+def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
     """Return one scene for several documents that have the same collection and id.
 
     They are united where they can be. What is left of the others is not used, even if it is of
@@ -133,7 +142,7 @@ def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resol
         )
         if difference
     ]
-    return Resolution(
+    return ResolvedDocuments(
         scenes=(chosen,),
         rejected=(*united.rejected, *((scene, "another document of its id") for scene in others)),
         caveats=(*united.caveats, *caveats),
@@ -200,7 +209,7 @@ def _is_later_orbit(first: Scene, second: Scene) -> bool:
 
 def _fullness_key(
     group: Sequence[Scene], wanted_bands: WantedBands
-) -> Callable[[Scene], tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]]:
+) -> Callable[[Scene], FullnessKey]:
     """Return a key function: larger for a document with more wanted bands, then for a newer one.
 
     Of as many bands, those with a scene classification are preferred: without one, clouds are
@@ -208,9 +217,7 @@ def _fullness_key(
     """
     finest = _finest_pixel_sizes(group)
 
-    def key(
-        scene: Scene,
-    ) -> tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]:
+    def key(scene: Scene) -> FullnessKey:
         held = [scene.assets[band] for band in wanted_bands(scene) if band in scene.assets]
         fine = sum(not _is_coarse(asset, finest) for asset in held)
         return (len(held), "SCL" in scene.assets, fine, recency_key(scene))
@@ -261,7 +268,7 @@ def _supply_bands(
     ]
     if not lacking:
         return {}
-    candidates = [other for other in others if _can_be_united(main, other)]
+    candidates = [other for other in others if _can_supply(other, main)]
     supplied: dict[str, Scene] = {}
     for band in lacking:
         holders = [other for other in candidates if band in other.assets]
@@ -271,18 +278,21 @@ def _supply_bands(
     return supplied
 
 
-def _can_be_united(first: Scene, second: Scene) -> bool:
-    """Return whether two documents are of one acquisition, baseline and ground.
+def _can_supply(donor: Scene, main: Scene) -> bool:
+    """Return whether a document is of the same acquisition and baseline and covers the ground.
 
-    Parts of a granule are not united: where one has no classification, the other would lose all
-    pixels. Documents without a baseline are united if their bands have one radiometry.
+    Parts of a granule do not supply each other: where one has no classification, the other would
+    lose all pixels. Documents without a baseline must have one radiometry.
     """
-    if first.baseline != second.baseline or not is_same_acquisition(first, second):
+    if donor.baseline != main.baseline or not is_same_acquisition(donor, main):
         return False
-    if first.baseline is None and len(_radiometries(first) | _radiometries(second)) > 1:
+    if donor.baseline is None and len(_radiometries(donor) | _radiometries(main)) > 1:
         return False
-    areas = shape(first.footprint), shape(second.footprint)
-    return lonlat_geometry.nearly_covers(*areas) and lonlat_geometry.nearly_covers(*areas[::-1])
+    return _covers(donor, main)
+
+
+def _covers(scene: Scene, other: Scene) -> bool:
+    return lonlat_geometry.nearly_covers(shape(scene.footprint), shape(other.footprint))
 
 
 def _radiometries(scene: Scene) -> set[tuple[float, float, str]]:
@@ -297,7 +307,9 @@ def _unite(main: Scene, supplied: Mapping[str, Scene], donors: Sequence[Scene]) 
     if not supplied:
         return main
     assets = {
-        band: replace(donor.assets[band], item=_reference_item(donor, main))
+        band: replace(
+            donor.assets[band], item=donor.assets[band].item or _reference_item(donor, main)
+        )
         for band, donor in supplied.items()
     }
     fields: dict[str, Any] = {

@@ -85,6 +85,13 @@ class AssetInfo:
     planned: Asset | None = None
     """The asset as it was planned, to be compared with the file; None = nothing is compared."""
 
+    @property
+    def label(self) -> str:
+        """Return the band and the href, for messages."""
+        if self.planned is None:
+            return "an asset"
+        return f"{self.planned.band} ({href_policy.redact(self.planned.href)})"
+
     @classmethod
     def from_scene(cls, scene: Scene, asset: Asset) -> AssetInfo:
         """Describe an asset of a scene."""
@@ -132,8 +139,9 @@ def call_with_dataset(href: str, asset: AssetInfo, function: Callable[[Any], T])
             if is_final or attempt == attempts or time.monotonic() + pause > deadline:
                 raise AssetReadError(
                     f"{asset.scene_id}: {href_policy.redact(href)} cannot be read "
-                    f"(opened {attempt} time(s): {reason}). Run the same command again when the "
-                    "file can be reached, or publish without these pixels: --allow-partial."
+                    f"(opened {attempt} time(s): {reason}).",
+                    "Run the same command again when the file can be reached, or publish without "
+                    "these pixels: --allow-partial.",
                 ) from None
                 # ^ the chained error could print the signed href
             if "403" in reason:
