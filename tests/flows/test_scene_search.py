@@ -109,7 +109,7 @@ def test_the_cloud_probability_counts_where_the_job_uses_it(tmp_path):
         an_item(tmp_path, "old", RED_GREEN_BLUE | {"scl": 4, "cloud": 0}, **common, **old),
         an_item(tmp_path, "new", RED_GREEN_BLUE | {"scl": 4}, **common, **new),
     ]
-    options = {"check_radiometry": False}
+    options = {"check_files": False}
     assert used(search(write_job(tmp_path, items), **options)) == ["new"]
     path = write_job(tmp_path, items, mask={"max_cloud_probability": 40})
     assert used(search(path, **options)) == ["old"]
@@ -280,7 +280,7 @@ def test_each_scene_is_in_one_period_and_in_one_step_of_it(tmp_path, new_zealand
     job = jobs.load(write_job(tmp_path, new_zealand, period=str(whole), **SMALL))
 
     def find(period):
-        options = {"context_m": 0.0, "check_radiometry": False}
+        options = {"context_m": 0.0, "check_files": False}
         try:
             return scene_search.search_scenes(job.with_period(period), **options).selection.used
         except NothingFoundError:
