@@ -111,6 +111,7 @@ def build_tile(
         },
         samples=builder.samples,
         traffic=traffic.to_dict(),
+        counts=builder.layers.count_pixels(),
     )
     receipt.write(folder, tile, tile_receipt)
     return tile_receipt

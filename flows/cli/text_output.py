@@ -64,7 +64,7 @@ def _is_number(value: object) -> bool:
 def format_run(result: RunResult) -> Iterator[str]:
     """Describe a run: status, files, tiles, times, accuracy and seams."""
     yield _format_headline(result)
-    yield from (f"  warning    {text}" for text in result.warnings)
+    yield from _format_warnings(result.warnings)
     yield from _format_pairs(
         ("map", result.map),
         ("quicklook", result.quicklook),
@@ -78,6 +78,17 @@ def format_run(result: RunResult) -> Iterator[str]:
     yield from _format_pairs(*_planned_and_actual(result.planned, result.actual))
     for failure in result.tiles.failed:
         yield f"  failed     {failure.tile}: {failure.reason}"
+
+
+MAX_WARNINGS_LISTED = 20
+"""Largest number of warnings that are listed; --json has all."""
+
+
+def _format_warnings(warnings: Sequence[str]) -> Iterator[str]:
+    for text in warnings[:MAX_WARNINGS_LISTED]:
+        yield f"  warning    {text}"
+    if len(warnings) > MAX_WARNINGS_LISTED:
+        yield f"  warning    and {len(warnings) - MAX_WARNINGS_LISTED} more (--json lists all)"
 
 
 _ESTIMATE_BASIS_TEXTS = {
@@ -120,10 +131,12 @@ def _format_headline(result: RunResult) -> str:
     status, tiles = result.status, result.tiles
     failed = len(tiles.failed)
     if status == "refused":
-        return (
-            "refused: the map does not pass the job's quality gate and nothing is published; the "
-            "tiles are kept, so that a run with another qc section computes none of them again"
+        outcome = (
+            "The product that was published before is left as it is."
+            if result.item
+            else "Nothing is published; finished tiles are kept, and no run computes them again."
         )
+        return f"refused: {result.reason} {outcome}"
     if status == "unchanged":
         return (
             "nothing to do: the product is complete, and neither its scenes nor its recipe changed"
@@ -176,6 +189,7 @@ def format_search(result: SearchResult) -> Iterator[str]:
     """List the scenes, the coverage by date, and the rejected scenes with reasons."""
     used, refused = result.used, result.refused
     yield f"{len(used)} scenes are used, {len(refused)} are left out"
+    yield from _format_warnings(result.warnings)
     header = (
         "date",
         "input",
@@ -248,6 +262,7 @@ def format_plan(result: PlanResult) -> Iterator[str]:
     tiles = result.tiles
     count = tiles.new + tiles.skip + tiles.recompute
     yield f"{count} tiles: {tiles.new} new, {tiles.skip} done, {tiles.recompute} to redo"
+    yield from _format_warnings(result.warnings)
     yield from _format_pairs(
         ("scenes", result.scenes),
         ("to read", _format_optional(format_size, result.bytes)),

@@ -17,6 +17,7 @@ from catalogs.scene import Caveat, Scene
 from catalogs.search import scene_selection, search
 from catalogs.search.scene_selection import Selection
 from catalogs.search.search import CatalogSource, SearchResult
+from catalogs.sensors import get_sensor
 from flows.config.job import Job
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometry_selection
@@ -110,6 +111,7 @@ def search_scenes(
             *checked.caveats,
             *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
+            *_find_unmasked_scenes(selection.used),
         ),
         verdict_counts=checked.verdict_counts,
         epsg_codes=epsg_codes,
@@ -126,7 +128,20 @@ def _find_unused_inputs(
         if not any(scene.modality == modality for scene in selected):
             yield Caveat(
                 id=modality,
-                text=f"all {count} scenes are left out, so the product is made without {modality}",
+                text=f"all {count} scenes are left out, so the product lacks {modality}",
+            )
+
+
+def _find_unmasked_scenes(scenes: Sequence[Scene]) -> Iterator[Caveat]:
+    """Yield a caveat for each optical scene without a band that tells clouds from ground."""
+    for scene in scenes:
+        sensor = get_sensor(scene.modality)
+        if sensor.group == "optical" and not set(sensor.mask_bands) & set(scene.assets):
+            classification = " or ".join(sensor.mask_bands) or "scene classification"
+            yield Caveat(
+                id=scene.id,
+                text=f"it has no {classification}: all of its pixels count as clear, so clouds may "
+                "have entered the product",
             )
 
 

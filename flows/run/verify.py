@@ -86,7 +86,7 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             missing = published_item.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
                 quality = quality_metrics.measure_quality(plan, plan_dir)
-                gate_passed &= not quality_gate.is_refused(plan, quality)
+                gate_passed &= not quality_gate.list_refusals(plan, quality)
                 measured.append((item, quality))
         reported = {finding.tile for finding in damaged}
         damaged += [

@@ -108,7 +108,7 @@ def _run_entry(
         return replace(entry, status="failed", reason=str(error) or type(error).__name__)
     limit.deduct(result)
     tiles, failed = result.tiles, result.tiles.failed
-    reason = None if result.status == "unchanged" else entry.reason
+    reason = result.reason or (None if result.status == "unchanged" else entry.reason)
     return replace(
         entry,
         status=result.status,

@@ -149,6 +149,9 @@ ALIGNMENT_TOLERANCE = 1e-6
 """Pixels: smaller differences are rounding errors of coordinates written as decimals."""
 
 
+_SEARCH_BLOCK = 256
+"""Side of the blocks in which :func:`has_pixel` searches; the first pixel ends the search."""
+
 AREA_OF_USE_BUFFER = 6.0
 """Degrees by which a region may exceed the area of use of its CRS: the width of a UTM zone."""
 
@@ -343,3 +346,16 @@ def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     if shapely.contains_properly(region, shapely.box(left, bottom, right, top)):
         return np.ones(grid.shape, dtype=np.bool_)
     return np.stack([shapely.contains_xy(region, xs, np.full_like(xs, y)) for y in ys])
+
+
+def has_pixel(region: BaseGeometry, grid: Grid) -> bool:
+    """Return whether the centre of any pixel of a grid lies in a projected region."""
+    shapely.prepare(region)
+    for block in split_into_tiles(grid, _SEARCH_BLOCK):
+        area = grid.window(
+            row=block.row, column=block.column, height=block.height, width=block.width
+        )
+        is_near = shapely.intersects(region, shapely.box(*area.bounds))
+        if is_near and rasterize_region(region, area).any():
+            return True
+    return False

@@ -243,6 +243,9 @@ class Product:
     caveats: tuple[Caveat, ...] = ()
     """Open questions about scenes that were used."""
 
+    gaps: tuple[str, ...] = ()
+    """Sentences on noticeable parts of the region that were not observed or lack an input."""
+
     verdict_counts: Mapping[str, int] = field(default_factory=dict)
     """Status of the radiometry check → number of used scenes."""
 

@@ -56,12 +56,6 @@ def read_quality(product_dir: StoreLike) -> QualityMetrics | None:
     return QualityMetrics.from_dict(figures) if figures else None
 
 
-def read_not_observed(product_dir: StoreLike) -> float | None:
-    """Return the percentage of the region without an observation; None where it is not stated."""
-    percentage: float | None = _read_properties(product_dir).get("terramosaic:not_observed_percent")
-    return percentage
-
-
 def read_missing_tiles(product_dir: StoreLike) -> set[str]:
     """Return the ids of the tiles that a product declares as missing."""
     missing = _read_properties(product_dir).get("terramosaic:holes", [])
