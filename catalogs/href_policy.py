@@ -1,6 +1,6 @@
 """Which hrefs of a catalog may be opened: hosts, buckets and folders that are allowed."""
 
-# ruff: noqa: PTH114, PTH118, PTH120
+# ruff: noqa: PTH110, PTH114, PTH118, PTH120
 # ^ a catalog has tens of thousands of hrefs, and pathlib takes three times as long
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
 
 from catalogs.errors import InvalidInputError
 
@@ -24,7 +25,8 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*:")
 # ^ wider than the scheme of a URL: GDAL has prefixes such as GTIFF_DIR:
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f\\<>\"]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f<>\"]")
+_NOT_IN_URL = re.compile(r"[^\x21-\x7e]+")
 _VSI_PATH = re.compile(r"(?:^|/)vsi\w*[/?]", re.IGNORECASE)
 _WHITESPACE = re.compile(r"\s")
 _USER_INFO = re.compile(r"(\w+://)[^\s/@'\"]*@")
@@ -54,6 +56,10 @@ class HrefPolicy:
     def resolve(self, href: str, base: str) -> str:
         """Return an href as an absolute path or URL.
 
+        A URL is percent-encoded where it has blanks or letters that are not ASCII. A path is taken
+        as it is written; where there is no such file, its percent-decoded form is tried, and the
+        other Unicode form of its letters.
+
         Args:
             href: The href as it stands in the catalog.
             base: Path or URL of the document that holds it.
@@ -62,21 +68,24 @@ class HrefPolicy:
             UntrustedHrefError: It may not be opened.
         """
         _check_characters(href)
+        scheme = match[0].lower() if (match := _SCHEME.match(href)) else ""
         for start, mirror in self.provider.mirrors.items():
-            if href.startswith(start):
-                return self._resolve_url(mirror + href.removeprefix(start), href)
+            if scheme == "s3:" and f"s3{href[2:]}".startswith(start):
+                return self._resolve_url(mirror + quote(href[len(start) :]), href)
+                # ^ the key of an object is no URL: its characters stand for themselves
         if is_remote(href):
-            return self._resolve_url(href, href)
-        if href.startswith("file://"):
-            return self._resolve_path(unquote(_file_url_to_path(href)))
-        if _SCHEME.match(href):
+            url = href if scheme == "s3:" else _encode_url(href)
+            return self._resolve_url(url, url)
+        if scheme == "file:":
+            return self._resolve_path(file_url_to_path(href))
+        if scheme:
             raise UntrustedHrefError(
                 f"{redact(href)!r} has a scheme that is not allowed: use https, s3 or a path "
-                "beside the catalog."
+                "beside the catalog; a relative path with a colon begins with `./`."
             )
         if is_remote(base):
-            return self._resolve_url(urljoin(base, href), href)
-        return self._resolve_path(os.path.join(os.path.dirname(base), href))
+            return self._resolve_url(_encode_url(urljoin(base, href)), _encode_url(href))
+        return self._resolve_path(_find_spelling(os.path.dirname(base), href))
 
     def resolve_raster(self, href: str, base: str) -> str:
         """Return the href of a raster as an absolute path or URL.
@@ -98,7 +107,9 @@ class HrefPolicy:
     def _resolve_url(self, url: str, href: str) -> str:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None or parts.fragment:
-            raise UntrustedHrefError(f"{redact(href)!r} has a user name or a fragment.")
+            raise UntrustedHrefError(
+                f"{redact(href)!r} has a user name or a fragment: a # in a name is written %23."
+            )
         if ".." in unquote(parts.path).split("/"):
             raise UntrustedHrefError(f"{redact(href)!r} leads out of its folder by `..`.")
         if parts.scheme == "s3":
@@ -118,7 +129,7 @@ class HrefPolicy:
     def _resolve_s3_url(self, parts: SplitResult, href: str) -> str:
         allowed = {
             *self.provider.buckets,
-            *(entry[5:].strip("/") for entry in self.allow if entry.startswith("s3://")),
+            *(entry[5:].strip("/") for entry in self.allow if entry.lower().startswith("s3://")),
         }
         if parts.netloc not in allowed:
             raise UntrustedHrefError(
@@ -197,37 +208,85 @@ def is_remote(href: str) -> bool:
 
 def parse_host(entry: str) -> str | None:
     """Return the host that an entry of an allow list names, or None where it names a folder."""
-    if entry.startswith(("https://", "http://", "s3://")):
+    if is_remote(entry):
         return urlsplit(entry).netloc.lower()
-    if _HOST.fullmatch(entry) and not Path(entry).exists():
+    if _HOST.fullmatch(entry) and not os.path.exists(entry):
         return entry.lower()
     return None
+
+
+def file_url_to_path(url: str) -> str:
+    """Return the path that a file:// URL names, percent-decoded.
+
+    Raises:
+        UntrustedHrefError: It names a file on another machine, or has a fragment.
+    """
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UntrustedHrefError(f"{url!r} names a file on another machine.")
+    if parts.fragment:
+        raise UntrustedHrefError(f"{url!r} has a fragment: a # in a name is written %23.")
+    path = unquote(parts.path)
+    _check_characters(path)
+    return path
 
 
 def redact(text: str) -> str:
     """Return an href, or a message with hrefs, without queries, fragments and user names."""
     bare = _USER_INFO.sub(r"\1", text)
     if not _WHITESPACE.search(bare):
-        return re.split(r"[?#]", bare, maxsplit=1)[0]
+        return re.split(r"[?#]" if "://" in bare else r"\?", bare, maxsplit=1)[0]
+        # ^ a # belongs to the name of a local file
     return _SECRET.sub(r"\1=...", _QUERY.sub("", bare))
 
 
 def _check_characters(href: str) -> None:
     if not isinstance(href, str) or not href:
         raise UntrustedHrefError(f"{href!r} is no href.")
-    if _UNPRINTABLE.search(href):
+    if "\\" in href:
         raise UntrustedHrefError(
-            f"{href[:80]!r} has spaces, control characters, brackets or backslashes."
+            f"{href[:80]!r} has a backslash, as paths of Windows have: write slashes, as in "
+            "./scene/B02.tif."
         )
+    if _FORBIDDEN.search(href):
+        raise UntrustedHrefError(
+            f"{href[:80]!r} has control characters, quotation marks or angle brackets."
+        )
+    if href != href.strip():
+        raise UntrustedHrefError(f"{href[:80]!r} begins or ends with a blank: remove it.")
     if _VSI_PATH.search(href):
         raise UntrustedHrefError(f"{redact(href)!r} names a virtual file system of GDAL.")
 
 
-def _file_url_to_path(href: str) -> str:
-    parts = urlsplit(href)
-    if parts.netloc not in ("", "localhost"):
-        raise UntrustedHrefError(f"{href!r} names a file on another machine.")
-    return parts.path
+def _encode_url(url: str) -> str:
+    """Return a URL with blanks and letters beyond ASCII percent-encoded, and nothing else."""
+    return _NOT_IN_URL.sub(lambda match: quote(match[0]), url)
+
+
+def _find_spelling(folder: str, href: str) -> str:
+    """Return the path of a relative href in the spelling that exists; as written where none does.
+
+    Some programs percent-encode relative hrefs, others write them as they are. Archives from macOS
+    hold decomposed letters where a catalog has composed ones.
+    """
+    path = os.path.join(folder, href)
+    if "%" not in href and href.isascii():
+        return path
+    decoded = unquote(href)
+    _check_characters(decoded)
+    spellings = dict.fromkeys(
+        (
+            href,
+            decoded,
+            *(
+                unicodedata.normalize(form, text)
+                for form in ("NFC", "NFD")
+                for text in (href, decoded)
+            ),
+        )
+    )
+    paths = (os.path.join(folder, spelling) for spelling in spellings)
+    return next(filter(os.path.exists, paths), path)
 
 
 def _host_and_port(parts: SplitResult, href: str) -> str:

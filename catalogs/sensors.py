@@ -69,6 +69,9 @@ class Sensor:
     quantity: str
     """What its bands measure, for descriptions."""
 
+    standard_name: str | None = None
+    """Name of the quantity in CF's table of standard names; None where it has none."""
+
     default_bands: tuple[str, ...]
     """Bands that are used where the job names none, in the order of the model's bands."""
 
@@ -134,6 +137,7 @@ _S2L2A = Sensor(
     group="optical",
     title="Sentinel-2",
     quantity="surface reflectances",
+    standard_name="surface_bidirectional_reflectance",
     default_bands=(
         *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09"),
         *("B11", "B12"),
@@ -159,6 +163,7 @@ _S2L1C = Sensor(
     group="optical",
     title="Sentinel-2 L1C",
     quantity="top-of-atmosphere reflectances",
+    standard_name="toa_bidirectional_reflectance",
     default_bands=(*_S2L2A.default_bands[:10], "B10", *_S2L2A.default_bands[10:]),
     unit=DN,
     model_unit="DN",
@@ -207,6 +212,7 @@ _DEM = Sensor(
     group="elevation",
     title="Terrain",
     quantity="height",
+    standard_name="surface_altitude",
     default_bands=("DEM",),
     unit=METRE,
     model_unit=METRE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from catalogs import legend as land_cover_legend
+from catalogs.legend import LAND_COVER, Legend
 from catalogs.sensors import DN, METRE, POWER, SENSORS, Group, Sensor
 
 if TYPE_CHECKING:
@@ -47,14 +47,20 @@ class Layer:
     unit: str | None = None
     """Unit of the physical value."""
 
+    is_count: bool = False
+    """Whether the values count something, so that CF gives them the unit 1."""
+
+    standard_name: str | None = None
+    """Name of the quantity in CF's table of standard names; None where it has none."""
+
     overview_resampling: OverviewResampling
     """Resampling of overviews: ``mode`` wherever the mean of two values has no meaning."""
 
     bands: tuple[str, ...] = ()
     """Names of the bands; empty where they depend on the plan."""
 
-    has_legend: bool = False
-    """Whether the values are class codes of :mod:`catalogs.legend`."""
+    legend: Legend | None = None
+    """The classes that the values are codes of; None where they are no codes."""
 
     bitfields: tuple[tuple[int, str], ...] = ()
     """(value of the bit, its name) where the values are bit fields."""
@@ -84,9 +90,19 @@ class Layer:
         return fill
 
     @property
+    def has_legend(self) -> bool:
+        """Tell whether the values are codes of classes."""
+        return self.legend is not None
+
+    @property
     def model_unit(self) -> str | None:
         """Return the unit in which a model has to give the values of the layer."""
         return None if self.kind == "features" else self.stored_unit or self.unit
+
+    @property
+    def cf_units(self) -> str | None:
+        """Return the unit of the physical value by the CF conventions."""
+        return "1" if self.is_count else self.unit
 
     @property
     def is_categorical(self) -> bool:
@@ -162,6 +178,7 @@ def _composite_layer(sensor: Sensor) -> Layer:
         nodata=storage.nodata,
         scale=storage.scale,
         unit=storage.unit,
+        standard_name=sensor.standard_name,
         overview_resampling="average",
         bands=() if sensor.is_temporal else sensor.default_bands,
     )
@@ -203,10 +220,10 @@ LAYERS: tuple[Layer, ...] = (
         description="Most probable land-cover class; 0 outside the region, not observed, or "
         "observed and not classified: the observations tell which.",
         dtype="uint8",
-        nodata=land_cover_legend.NODATA,
+        nodata=LAND_COVER.nodata,
         overview_resampling="mode",
         bands=("land_cover",),
-        has_legend=True,
+        legend=LAND_COVER,
         kind="classes",
     ),
     Layer(
@@ -225,10 +242,10 @@ LAYERS: tuple[Layer, ...] = (
         title="Second class",
         description="Second most probable land-cover class.",
         dtype="uint8",
-        nodata=land_cover_legend.NODATA,
+        nodata=LAND_COVER.nodata,
         overview_resampling="mode",
         bands=("second_class",),
-        has_legend=True,
+        legend=LAND_COVER,
     ),
     Layer(
         name="margin",
@@ -248,6 +265,8 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
+        is_count=True,
+        standard_name="number_of_observations",
         overview_resampling="average",
         bands=("observations",),
     ),
@@ -302,6 +321,7 @@ LAYERS: tuple[Layer, ...] = (
         scale=1e-4,
         unit="1",
         stored_unit="DN",
+        standard_name=SENSORS["S2L2A"].standard_name,
         overview_resampling="average",
         kind="values",
     ),
@@ -327,6 +347,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="m",
+        standard_name=SENSORS["DEM"].standard_name,
         overview_resampling="average",
         bands=("DEM",),
         kind="values",
@@ -339,6 +360,7 @@ LAYERS: tuple[Layer, ...] = (
         dtype="float32",
         nodata=float("nan"),
         unit="1",
+        standard_name="normalized_difference_vegetation_index",
         overview_resampling="average",
         bands=("NDVI",),
         kind="values",
@@ -350,12 +372,60 @@ LAYERS: tuple[Layer, ...] = (
         dtype="uint16",
         nodata=65535,
         unit="d",
+        is_count=True,
+        standard_name="number_of_observations",
         overview_resampling="average",
     ),
 )
 """Layers that do not depend on the sensors."""
 
 LAYERS_BY_NAME = {layer.name: layer for layer in LAYERS}
+
+CLASS_LAYER = "land_cover"
+"""The layer of classes of the land-cover legend; those of other legends follow from it."""
+
+OWN_CLASS_LAYER = "classes"
+"""Default name of the layer of classes of another legend."""
+
+_DETAIL_LAYERS = ("confidence", "second_class", "margin", "probabilities")
+"""The layers that tell more about the layer of classes."""
+
+
+@functools.lru_cache(maxsize=16)
+def build_class_layers(name: str, legend: Legend) -> dict[str, Layer]:
+    """Return the layers of an output of classes, by name: that of the classes comes first.
+
+    Args:
+        name: name of the layer of classes.
+        legend: its legend.
+    """
+    main = LAYERS_BY_NAME[CLASS_LAYER]
+    details = {detail: LAYERS_BY_NAME[detail] for detail in _DETAIL_LAYERS}
+    if name == CLASS_LAYER and legend == LAND_COVER:
+        return {name: main, **details}
+    main = replace(
+        main,
+        name=name,
+        title=format_title(name),
+        bands=(name,),
+        legend=legend,
+        nodata=legend.nodata,
+        description=f"Most probable class; {legend.nodata} outside the region, not observed, or "
+        "observed and not classified: the observations tell which.",
+    )
+    details["second_class"] = replace(
+        details["second_class"],
+        legend=legend,
+        nodata=legend.nodata,
+        description="Second most probable class.",
+    )
+    return {name: main, **details}
+
+
+def format_title(name: str) -> str:
+    """Return the title of a layer from its name: ``burn_scars`` is titled Burn scars."""
+    words = name.replace("_", " ").replace("-", " ").strip()
+    return words[:1].upper() + words[1:]
 
 
 @functools.lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, get_sensor
-from pipeline import layer_table, tile_layers
+from pipeline import tile_layers
 from pipeline.compositing import radar, strip_reader
 from pipeline.grid.grid import Grid, Tile
 from pipeline.plan.plan import Plan
@@ -337,9 +337,7 @@ def estimate_stored_bytes(plan: Plan, tiles: Sequence[Tile]) -> int:
 def _layer_bytes_per_cell(plan: Plan) -> float:
     """Return the uncompressed bytes of all layers for one cell of the grid."""
     return sum(
-        len(bands)
-        * np.dtype(layer_table.get(name).dtype).itemsize
-        / plan.coarsening_factor(name) ** 2
+        len(bands) * np.dtype(plan.layer(name).dtype).itemsize / plan.coarsening_factor(name) ** 2
         for name, bands in tile_layers.list_layer_bands(plan).items()
     )
 

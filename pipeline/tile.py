@@ -177,6 +177,7 @@ class TileBuilder:
             window_cache: outputs of windows that neighbouring tiles have computed.
         """
         placement, lattice = self._plan.window_placement(self._tile), self._plan.lattice
+        class_output = model.class_output
         if placement is None or lattice is None:
             raise AssertionError("a plan with a model has windows")
         band_counts = {
@@ -214,7 +215,7 @@ class TileBuilder:
                 self._plan,
                 placement,
                 tile_predictor.samples,
-                self.layers.get("land_cover"),
+                self.layers.get(class_output.layer_name) if class_output else None,
                 predictor,
             ),
         }

@@ -71,7 +71,7 @@ class TileLayers:
         tile_grid = plan.tile_grid(tile)
         self._pixel_grid = plan.pixel_grid(tile_grid)
         self._values = {
-            name: _nodata_array(name, bands, tile_grid, plan.coarsening_factor(name))
+            name: _nodata_array(plan.layer(name), bands, tile_grid, plan.coarsening_factor(name))
             for name, bands in list_layer_bands(plan).items()
         }
         region = grid.project(plan.region_for(tile.epsg), tile.epsg)
@@ -142,7 +142,7 @@ class TileLayers:
         """Set everything outside of the region to nodata, and return the values by layer."""
         for name, values in self._values.items():
             outside = ~self._region_masks[self._plan.coarsening_factor(name)]
-            values[..., outside] = layer_table.get(name).fill_value
+            values[..., outside] = self._plan.layer(name).fill_value
         return self._values
 
     def count_pixels(self) -> PixelCounts:
@@ -151,7 +151,7 @@ class TileLayers:
         outputs: dict[str, tuple[int, int]] = {}
         for output in self._plan.model.outputs if self._plan.model else ():
             values = self._values[output.layer_name]
-            valid = layer_table.get(output.layer_name).valid_mask(values)
+            valid = self._plan.layer(output.layer_name).valid_mask(values)
             region = self._region_masks[self._plan.coarsening_factor(output.layer_name)]
             outputs[output.layer_name] = (
                 int(region.sum()),
@@ -175,8 +175,7 @@ def _summarise_values(values: NDArray[np.float32]) -> BandValues:
     return BandValues(pixels=finite.size, low=float(finite.min()), high=float(finite.max()))
 
 
-def _nodata_array(name: str, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
-    layer = layer_table.get(name)
+def _nodata_array(layer: Layer, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:
     shape = area.coarsen(factor).shape
     return np.full(
         shape if layer.is_single_band else (len(bands), *shape), layer.fill_value, dtype=layer.dtype

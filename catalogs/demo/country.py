@@ -155,14 +155,14 @@ def _raise(folder: Path, seed: int, size: int, progress: Progress) -> frame.Fram
 
 
 def _write_truth(path: Path, plan: frame.Frame, scenery: scenes.Scenery) -> None:
-    truth = np.where(plan.covered, scenery.land.code, legend.NODATA).astype(np.uint8)
-    palette = {entry.code: entry.color for entry in legend.CLASSES}
+    truth = np.where(plan.covered, scenery.land.code, legend.LAND_COVER.nodata).astype(np.uint8)
+    palette = {entry.code: entry.color for entry in legend.LAND_COVER.classes}
     cog.write(
         path,
         truth,
         epsg=frame.MAIN,
         transform=plan.transform,
-        nodata=legend.NODATA,
+        nodata=legend.LAND_COVER.nodata,
         palette=palette,
     )
 

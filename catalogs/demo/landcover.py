@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from catalogs.demo.relief import Relief
 
 WATER, TREES, FLOODED, CROPS, BUILT, BARE, SNOW, RANGELAND = (
-    legend.CLASS_BY_NAME[name].code
+    legend.LAND_COVER.by_name[name].code
     for name in (
         "water",
         "trees",

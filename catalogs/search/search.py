@@ -20,6 +20,8 @@ from catalogs.search.search_results import (
 )
 from catalogs.sensors import get_sensor
 from catalogs.sources import static_catalog
+from catalogs.stac.collection import identify_collection
+from catalogs.stac.parsing import UnusableItemError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,14 +177,14 @@ def _search_static_catalog(
     by_collection = {name: result for result in results for name in result.collections}
     walked = static_catalog.walk(location, policy, by_collection)
     for entry in walked.items:
-        by_collection[str(entry.item.get("collection"))].add_item(entry)
+        by_collection[entry.collection].add_item(entry)
     for result in results:
         result.location = location
+        result.incomplete_reason = "; ".join(walked.incomplete_reasons)
         for href, reason in walked.skipped_items:
             result.reject_item(("", href), reason)
         if not walked.collections & set(result.collections):
-            available = ", ".join(sorted(walked.collections)) or "none"
-            result.catalog_description = f" The catalog's collections are: {available}."
+            result.catalog_description = _describe_collections(walked)
 
 
 def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
@@ -202,9 +204,7 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
             for document in stac_api.search_items(
                 connection, result.collections, result.region, interval, count
             ):
-                result.add_item(
-                    static_catalog.ItemDocument(item=document, base=_base_href(location, document))
-                )
+                _add_api_item(result, document, location)
             if count.matched is not None and count.returned < count.matched:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
@@ -216,10 +216,42 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
                 )
 
 
-def _base_href(location: str, document: Any) -> str:
-    """Return the URL that an item's relative hrefs are resolved against."""
-    collection = document.get("collection") if isinstance(document, Mapping) else None
-    return f"{location.rstrip('/')}/collections/{collection}/items/"
+def _add_api_item(result: ModalityResults, document: Any, location: str) -> None:
+    """Add an item of an API, which may state no collection where one was requested."""
+    is_only = len(result.collections) == 1
+    base = static_catalog.get_self_href(document)
+    try:
+        name = identify_collection(
+            document, result.provider, parent=result.collections[0] if is_only else None
+        )
+    except UnusableItemError as error:
+        item_id = document.get("id") if isinstance(document, Mapping) else None
+        result.reject_item(("", str(item_id or href_policy.redact(location))), str(error))
+        return
+    result.add_item(
+        static_catalog.ItemDocument(
+            item=document,
+            collection=name,
+            base=base or f"{location.rstrip('/')}/collections/{name}/items/",
+        )
+    )
+
+
+def _describe_collections(walked: static_catalog.WalkResult) -> str:
+    """Return what a catalog has instead of the requested collections, as sentences."""
+    names = ", ".join(sorted(walked.collections)) or "none"
+    text = f" The catalog's collections are: {names}."
+    if walked.collections:
+        text += (
+            " A collection of another name, or in other upper and lower case, can be mapped with "
+            "a provider table of your own (docs/providers.md)."
+        )
+    if walked.skipped_children:
+        text += (
+            f" Its parts {', '.join(sorted(walked.skipped_children))} were not entered, as they "
+            "have the names of other providers."
+        )
+    return text
 
 
 def _format_time(time: dt.datetime) -> str:

@@ -122,6 +122,7 @@ class ModalityResults:
             modality=self.modality,
             policy=self.policy,
             base=entry.base,
+            collection_id=entry.collection,
         )
         previous = self.parsed_items.get(key)
         if previous is None or _recency_key(parsed) > _recency_key(previous):
@@ -132,7 +133,7 @@ def _item_key(entry: ItemDocument) -> ItemKey:
     """Return an item's collection and id; the URL of its document in place of a missing id."""
     if not isinstance(entry.item, Mapping):
         return ("", entry.base)
-    return (str(entry.item.get("collection")), str(entry.item.get("id") or entry.base))
+    return (entry.collection, str(entry.item.get("id") or entry.base))
 
 
 def _recency_key(parsed: item.ParsedItem) -> tuple[dt.datetime, str]:

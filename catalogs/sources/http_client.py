@@ -181,6 +181,10 @@ def parse_json_object(text: str | bytes, location: str) -> Mapping[str, Any]:
         TransientError: It came from a server and is truncated.
     """
     source = href_policy.redact(location)
+    if text[:2] in (b"\x1f\x8b", b"PK"):
+        raise InvalidInputError(
+            f"{source} is compressed: unpack it, and give the path of the JSON."
+        )
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -190,7 +194,14 @@ def parse_json_object(text: str | bytes, location: str) -> Mapping[str, Any]:
             ) from error
         raise InvalidInputError(f"{source} is no JSON: {error}.") from error
     if not isinstance(document, dict):
-        raise InvalidInputError(f"{source} is no STAC document, but a {type(document).__name__}.")
+        advice = (
+            ': write its items as {"type": "FeatureCollection", "features": […]}'
+            if isinstance(document, list)
+            else ""
+        )
+        raise InvalidInputError(
+            f"{source} is no STAC document, but a {type(document).__name__}{advice}."
+        )
     return document
 
 

@@ -15,7 +15,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from catalogs import href_policy, lonlat_geometry
 from catalogs.errors import InvalidInputError, TransientError
-from catalogs.sources import http_client
+from catalogs.sources import http_client, static_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -144,7 +144,7 @@ def deduplicate_items(
             if document_hash not in hashes:
                 hashes.add(document_hash)
                 yield item
-        count.returned, count.matched = len(keys), _read_number_matched(page)
+        count.returned, count.matched = len(keys), static_catalog.read_number_matched(page)
         is_full = len(page["features"]) >= PAGE_SIZE
         is_complete = count.matched and count.returned >= count.matched and not is_full
         if len(keys) == previous or is_complete:
@@ -189,7 +189,7 @@ class _SameHostStacApiIO(StacApiIO):
         body = http_client.fetch(
             self.session, url, method=method or "GET", headers=headers, **options
         )
-        return body.decode("utf-8-sig")
+        return body.decode(json.detect_encoding(body), "replace")
 
     def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         page = dict(
@@ -253,12 +253,6 @@ def _item_key(item: Any, document_hash: int) -> tuple[str, str]:
     if not isinstance(item, dict):
         return ("", str(document_hash))
     return (str(item.get("collection")), str(item.get("id", document_hash)))
-
-
-def _read_number_matched(page: Mapping[str, Any]) -> int | None:
-    context = page.get("context")
-    matched = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else 0)
-    return matched if isinstance(matched, int) and matched > 0 else None
 
 
 def _format_extent(extent: Mapping[str, Any]) -> str:

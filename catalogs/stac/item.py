@@ -11,6 +11,7 @@ from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
 from catalogs.stac import projection, properties, radiometry
+from catalogs.stac.collection import describe_assets, select_assets
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
     UnusableItemError,
@@ -21,7 +22,7 @@ from catalogs.stac.parsing import (
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from catalogs.providers.schema import Provider, ProviderCollection
     from catalogs.sensors import Sensor
@@ -115,6 +116,7 @@ def parse(
     modality: str,
     policy: HrefResolver,
     base: str,
+    collection_id: str | None = None,
     area: Any = None,
 ) -> ParsedItem:
     """Return the scene that an item describes; no error but InvalidInputError is raised.
@@ -125,6 +127,8 @@ def parse(
         modality: Modality of its collection.
         policy: Where its hrefs may point to.
         base: Path or URL of the item's own document, for relative hrefs.
+        collection_id: Id of its collection, from :func:`catalogs.stac.collection
+            .identify_collection`; None for the one that the item states.
         area: Its footprint, where it is already known from :func:`read_footprint`.
 
     Raises:
@@ -136,7 +140,7 @@ def parse(
     if sensing_time is None and sensor.is_temporal:
         raise UnusableItemError("it has neither datetime nor start_datetime")
     area = read_footprint(item) if area is None else area
-    collection_id = item.get("collection")
+    collection_id = item.get("collection") if collection_id is None else collection_id
     collection = providers.find_collection(provider, collection_id, modality)
     if collection is None:
         raise UnusableItemError(
@@ -144,7 +148,7 @@ def parse(
             f"{', '.join(provider.collections_by_modality.get(modality, ()))} of {provider.name}"
         )
     baseline = properties.read_baseline(item) if sensor.has_baseline else None
-    assets = dict(_select_assets(item, collection))
+    assets = select_assets(item, collection)
     if not assets:
         raise UnusableItemError(_describe_missing_assets(item, provider, collection))
     projections = {
@@ -249,27 +253,10 @@ def _read_bbox(item: Item) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
-def _select_assets(
-    item: Item, collection: ProviderCollection
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (band, asset) with the first named asset that exists and holds one band."""
-    for band, candidates in collection.names.items():
-        for name in candidates:
-            asset = item["assets"].get(name)
-            if isinstance(asset, Mapping) and _count_bands(asset) == 1:
-                yield band, asset
-                break
-
-
-def _count_bands(asset: Mapping[str, Any]) -> int:
-    return max(1, *(len(get_list(asset, key)) for key in ("bands", "raster:bands", "eo:bands")))
-
-
 def _describe_missing_assets(item: Item, provider: Provider, collection: ProviderCollection) -> str:
-    available = ", ".join(sorted(map(str, item["assets"]))[:8]) or "none"
     expected = ", ".join(names[0] for names in collection.names.values())
     return (
-        f"no usable {collection.modality} asset: it has {format_value(available)[1:-1]}; "
+        f"no usable {collection.modality} asset: it has {describe_assets(item)}; "
         f"those of {provider.name} are called {expected} and hold one band each"
     )
 

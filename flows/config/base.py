@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from catalogs import href_policy
+from catalogs.errors import InvalidInputError
 from flows.config import validation_messages
 
 T = TypeVar("T")
+
+MAX_NAME_BYTES = 255
+"""Longest name of a file or folder on the usual file systems."""
 
 
 def check_choice(value: object, choices: Sequence[str], kind: str, extra_choices: str = "") -> str:
@@ -32,6 +38,8 @@ def _job_dir(info: ValidationInfo) -> Path:
 def resolve_path(value: object, info: ValidationInfo) -> Path:
     """Return an absolute path; relative ones start at the job's folder.
 
+    A file:// URL is a path, too.
+
     Raises:
         ValueError: The value is no path.
     """
@@ -39,7 +47,23 @@ def resolve_path(value: object, info: ValidationInfo) -> Path:
         return value
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} is not a path.")
-    return (_job_dir(info) / Path(value).expanduser()).resolve()
+    if "\\" in value:
+        raise ValueError(
+            f"{value!r} has a backslash, as paths of Windows have: write it with slashes."
+        )
+    if value.lower().startswith("file:"):
+        try:
+            value = href_policy.file_url_to_path(value)
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
+    path = _job_dir(info) / os.path.expanduser(value)  # noqa: PTH111
+    # ^ unlike pathlib's, it raises nothing for an unknown user
+    if any(len(os.fsencode(name)) > MAX_NAME_BYTES for name in path.parts):
+        raise ValueError(
+            f"{value[:40]!r}… has a name of more than {MAX_NAME_BYTES} bytes, which no file can "
+            "have: shorten it."
+        )
+    return path.resolve()
 
 
 def resolve_existing_file(value: object, info: ValidationInfo) -> Path:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import href_policy, providers
 from catalogs.errors import InvalidInputError
+from catalogs.sources import static_catalog
 from flows.config.base import (
     ConfigModel,
-    ExistingFile,
     check_choice,
     resolve_existing_file,
     resolve_path,
 )
+
+
+def _resolve_catalog_path(value: object, info: ValidationInfo) -> Path:
+    path = resolve_path(value, info)
+    if not path.is_dir():
+        return resolve_existing_file(value, info)
+    try:
+        return Path(static_catalog.resolve_location(str(path)))
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from error
 
 
 class Catalog(ConfigModel):
@@ -23,8 +34,8 @@ class Catalog(ConfigModel):
     provider: str = Field(
         description="a provider's name, or the path of a YAML file that describes one"
     )
-    path: ExistingFile | None = Field(
-        default=None, description="the path of a static catalog's JSON file"
+    path: Annotated[Path, BeforeValidator(_resolve_catalog_path)] | None = Field(
+        default=None, description="the path of a static catalog's JSON file, or of its folder"
     )
     url: str | None = Field(default=None, description="an https:// address", pattern=r"^https?://")
 

@@ -22,6 +22,7 @@ from flows.config.base import (
     resolve_existing_file,
     resolve_path,
 )
+from flows.config.classes import ClassConfig, check_layer_name
 from model.errors import ModelError
 from model.terramind import config, modalities
 from model.terratorch.datamodule import statistics_from_yaml
@@ -123,8 +124,14 @@ class ModelConfig(ConfigModel):
     checkpoint: ExistingFile | None = Field(
         default=None, description="the path of a TerraTorch .ckpt file"
     )
-    classes: Annotated[tuple[str, ...], LaxTuple] | None = Field(
-        default=None, min_length=2, description="a list of class names in the checkpoint's order"
+    classes: Annotated[tuple[ClassConfig, ...], LaxTuple] | None = Field(
+        default=None,
+        min_length=2,
+        description="a list in the checkpoint's order, of class names or of "
+        "{name: …, title: …, color: …, code: …, gap: true}",
+    )
+    layer: str | None = Field(
+        default=None, description="a name for the map of classes, as in burn_scars"
     )
     stats: dict[str, InputStatistics] | None = Field(
         default=None,
@@ -188,10 +195,15 @@ class ModelConfig(ConfigModel):
 
     @field_validator("classes")
     @classmethod
-    def _check_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in value or ():
-            check_choice(name, tuple(legend.CLASS_BY_NAME), "class")
-        return None if value is None else check_unique(value)
+    def _check_classes(cls, value: tuple[ClassConfig, ...] | None) -> Any:
+        if value is not None:
+            legend.build_legend([entry.to_definition() for entry in value])
+        return value
+
+    @field_validator("layer")
+    @classmethod
+    def _check_layer(cls, value: str | None) -> str | None:
+        return None if value is None else check_layer_name(value)
 
     @field_validator("stats", mode="before")
     @classmethod
@@ -230,17 +242,12 @@ class ModelConfig(ConfigModel):
             return
         if self.stats is not None and self.training is not None:
             yield "give stats or training, not both: training contains the statistics."
-        required = {"classes": self.classes, "stats": self.stats or self.training}
-        missing = [key for key, value in required.items() if value is None]
-        if missing:
-            yield (
-                f"a checkpoint contains no {' and no '.join(missing)}: add "
-                f"{' and '.join(f'{key}:' for key in missing)} beside it."
-            )
+        if (self.stats or self.training) is None:
+            yield "a checkpoint contains no stats: add stats: beside it."
         if self.weights is not None:
             yield "give weights or checkpoint, not both."
         if self.tasks != ("land_cover",):
-            yield f"a checkpoint maps land cover only: remove it, or the task {self._other_tasks}."
+            yield f"a checkpoint maps classes only: remove it, or the task {self._other_tasks}."
 
     def _task_problems(self) -> Iterator[str]:
         if "generate" in self.tasks and self.modality is None:
@@ -253,6 +260,8 @@ class ModelConfig(ConfigModel):
                     yield f"{key} is for {{task: generate}}, not for {tasks}: remove it."
         if self.average_below is not None and "land_cover" not in self.tasks:
             yield "average_below is for the task land_cover: remove it."
+        if self.layer is not None and ("land_cover" not in self.tasks or self.name == "none"):
+            yield "layer names a map of classes, and this model makes none: remove it."
         if self.tokenizers and (self.tasks == ("embedding",) or self.checkpoint is not None):
             yield "tokenizers are not used by this task: remove them."
 
@@ -293,6 +302,19 @@ class ModelConfig(ConfigModel):
         return path.stem if path else self.name
 
     @property
+    def class_names(self) -> list[str] | None:
+        """Return the names of the classes, if the job states them."""
+        return None if self.classes is None else [entry.name for entry in self.classes]
+
+    @property
+    def legend_options(self) -> dict[str, Any]:
+        """Return what the job states about the map of classes beyond their names, JSON-ready."""
+        options: dict[str, Any] = {} if self.layer is None else {"layer": self.layer}
+        if any(entry.has_details for entry in self.classes or ()):
+            options["classes"] = [entry.model_dump() for entry in self.classes or ()]
+        return options
+
+    @property
     def effective_weights(self) -> Weights:
         """Return the job's weights, or the default ones of the model's name."""
         if self.weights is not None:
@@ -317,7 +339,7 @@ class ModelConfig(ConfigModel):
             task=_unwrap_single(self.tasks),
             weights=None if has_checkpoint else self.effective_weights.to_source(),
             checkpoint=str(self.checkpoint) if has_checkpoint else None,
-            classes=list(self.classes or ()) if has_checkpoint else None,
+            classes=self.class_names,
             stats=self._statistics_source(),
             tokenizers=None
             if self.tokenizers is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +23,18 @@ POLYGON_TYPES = ("Polygon", "MultiPolygon")
 MAX_NESTING = 3
 """Nesting of coordinate lists in a MultiPolygon: polygons, rings, positions."""
 
-LON_LAT_CRS_SUFFIXES = ("CRS84", "EPSG::4326", "EPSG:4326")
-"""Accepted endings of the ``crs`` name of a pre-RFC 7946 GeoJSON file."""
+LON_LAT_CRS_NAMES = ("WGS84", "GCS_WGS_1984", "CRS:84", "CRS84", "CRS84H", "4326", "4979")
+"""WGS 84 in capital letters, as a ``crs`` member of a file older than RFC 7946 may name it.
+
+They stand alone, or behind an authority: urn:ogc:def:crs:OGC:1.3:CRS84, EPSG:9.0:4326,
+http://www.opengis.net/def/crs/EPSG/0/4326. GeoJSON has longitude first in all of them.
+"""
+
+_CRS_PREFIX = re.compile(
+    r"(?:urn:(?:x-)?ogc:def:crs:|https?://[^/]+/(?:def/crs/|gml/srs/epsg\.xml#|ref/)?)?"
+    r"(?:(?:OGC|EPSG)[:/](?:[\d.]*[:/])?)?",
+    re.IGNORECASE,
+)
 
 
 class Region(ConfigModel):
@@ -94,7 +105,6 @@ def from_file(path: Path) -> Polygon | MultiPolygon:
         InvalidInputError: The file is not GeoJSON, has no area, or an invalid one.
     """
     document = _read_geojson(path)
-    _check_crs(document, path)
     parts = [
         _parse_polygons(geometry, where) for where, geometry in _iterate_geometries(document, path)
     ]
@@ -110,9 +120,14 @@ def _split_at_antimeridian(area: Polygon) -> Polygon | MultiPolygon:
 
 def _read_geojson(path: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        document = json.loads(path.read_bytes())
+        # ^ bytes, so that json recognises UTF-8, UTF-16 and a byte order mark
+    except OSError as error:
         raise InvalidInputError(f"The region file {path} cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"The region file {path} cannot be read: {error}. Save it as GeoJSON in UTF-8."
+        ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidInputError(
             f"The region file {path} is not JSON ({error}): save the region as GeoJSON."
@@ -125,27 +140,46 @@ def _read_geojson(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _check_crs(document: Mapping[str, Any], path: Path) -> None:
-    crs = document.get("crs")
-    if crs is None:
+def _check_crs(member: Any, where: str) -> None:
+    """Raise where the ``crs`` of a GeoJSON object is not longitude and latitude of WGS 84."""
+    crs = member.get("crs") if isinstance(member, dict) else None
+    name = _read_crs_name(crs)
+    if name is None:
         return
-    properties = crs.get("properties") if isinstance(crs, dict) else None
-    name = str(properties.get("name") if isinstance(properties, dict) else crs)
-    if not name.endswith(LON_LAT_CRS_SUFFIXES):
+    text = name.strip().rstrip("/")
+    code = _CRS_PREFIX.sub("", text, count=1).replace(" ", "").upper()
+    if code not in LON_LAT_CRS_NAMES:
         raise InvalidInputError(
-            f"The region file {path} is in {name}; GeoJSON is in longitude and latitude: "
-            "reproject it to EPSG:4326."
+            f"{where} is in {name}; a region must be in longitude and latitude of WGS 84 "
+            "(EPSG:4326): reproject it, for instance by `ogr2ogr -t_srs EPSG:4326 new.geojson "
+            "old.geojson`, or by QGIS's Export with the CRS EPSG:4326."
         )
+
+
+def _read_crs_name(crs: Any) -> str | None:
+    """Return what a ``crs`` member states; None where it is empty, as in ``{}``."""
+    if not isinstance(crs, dict):
+        return str(crs) if crs else None
+    properties = crs.get("properties")
+    if not isinstance(properties, dict):
+        properties = {key: value for key, value in crs.items() if key != "type"}
+    stated = [properties.get(key) for key in ("name", "code", "href")]
+    name = next(filter(None, stated), None)
+    if name is None and any(properties.values()):
+        name = json.dumps(crs)
+    return None if name is None else str(name)
 
 
 def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     kind = document["type"]
+    _check_crs(document, f"The region file {path}")
     if kind == "FeatureCollection":
         features = document.get("features")
         if not isinstance(features, list):
             raise InvalidInputError(f"The FeatureCollection in {path} has no list of 'features'.")
         for number, feature in enumerate(features, start=1):
             geometry = feature.get("geometry") if isinstance(feature, dict) else None
+            _check_crs(feature, f"{path}: feature {number}")
             yield from _flatten_collection(geometry, f"{path}: feature {number}")
     elif kind == "Feature":
         yield from _flatten_collection(document.get("geometry"), f"{path}: the feature")
@@ -155,6 +189,7 @@ def _iterate_geometries(document: Mapping[str, Any], path: Path) -> Iterator[tup
 
 def _flatten_collection(geometry: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield the geometries of a GeometryCollection, or the geometry itself."""
+    _check_crs(geometry, where)
     if not isinstance(geometry, dict) or geometry.get("type") != "GeometryCollection":
         yield where, geometry
         return

@@ -28,7 +28,7 @@ def explain_validation_error(error: ValidationError, model: type[BaseModel], lab
         label: What the document is called in the message, such as its path.
     """
     details = error.errors(include_url=False)
-    parents = {detail["loc"][:-1] for detail in details if detail["loc"]}
+    parents = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
     problems = [
         _format_problem(detail, model) for detail in details if detail["loc"] not in parents
     ]
@@ -46,7 +46,8 @@ def _format_problem(detail: Any, model: type[BaseModel]) -> str:
         # ^ a list that is too short: the message is about the list, not about its missing item
     key, section, field = _locate_field(location, model)
     if detail["type"] in ("extra_forbidden", "invalid_key"):
-        return _format_unknown_key(str(location[-1]), ".".join(map(str, location[:-1])), section)
+        parent = _locate_field(location[:-1], model)[0] if len(location) > 1 else ""
+        return _format_unknown_key(str(location[-1]), parent, section)
     if detail["type"] == "missing" and location == detail["loc"]:
         example = f", as in `{key}: {field.examples[0]}`" if field and field.examples else ""
         return f"{key} is missing: add it{example}."

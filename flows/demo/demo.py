@@ -23,6 +23,7 @@ from pipeline.plan.plan import Plan
 from pipeline.quality import accuracy
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.reading import raster_reader
+from pipeline.reading.asset_opener import AssetInfo
 from pipeline.runtime import atomic_files
 from pipeline.storage import zarr_store
 
@@ -136,7 +137,7 @@ def compare_with_truth(truth: Path, folder: Path, plan: Plan) -> AccuracyMetrics
 
 def read_truth(truth: Path, grid: Grid) -> NDArray[np.uint8]:
     """Read the true classes on a grid: (height, width), 0 where unknown."""
-    source = raster_reader.AssetInfo(scene_id="truth", provider="demo", nodata=0.0)
+    source = AssetInfo(scene_id="truth", provider="demo", nodata=0.0)
     values: NDArray[np.uint8] = raster_reader.read(
         str(truth), source, grid, resampling=Resampling.nearest, dtype="uint8", fill_value=0
     )

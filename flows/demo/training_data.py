@@ -60,6 +60,6 @@ def to_feature_table(
 def _to_class_indices(codes: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
     table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     for index, name in enumerate(names):
-        table[legend.CLASS_BY_NAME[name].code] = index
+        table[legend.LAND_COVER.by_name[name].code] = index
     indexed: NDArray[np.uint8] = table[codes]
     return indexed

@@ -26,6 +26,7 @@ def hash_request(job: Job) -> str:
             "catalog": [catalog.provider, catalog.location],
             "model": job.model.to_options().to_dict() | {"overlap": job.model.overlap},
             "average_below": job.model.average_below,
+            **({"legend": job.model.legend_options} if job.model.legend_options else {}),
             "output": [job.output.formats, job.output.probabilities, job.output.composites],
             "execution": [execution.tile, execution.device, execution.precision],
             "numerics": NUMERICS_VERSION,

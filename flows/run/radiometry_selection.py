@@ -13,7 +13,7 @@ from catalogs.search.scene_selection import Selection
 from flows.observe.progress import Progress
 from pipeline.quality import radiometry_check
 from pipeline.quality.radiometry_check import Verdict
-from pipeline.reading import raster_reader
+from pipeline.reading import asset_opener
 
 SelectScenes = Callable[[Sequence[Scene]], Selection]
 
@@ -96,7 +96,7 @@ def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str
     """Return the verdict on the pixels of each scene."""
     if not scenes:
         return {}
-    threads = raster_reader.count_read_threads(scenes, os.cpu_count() or 1)
+    threads = asset_opener.count_read_threads(scenes, os.cpu_count() or 1)
     progress.start_stage("radiometry", len(scenes))
     verdicts: dict[tuple[str, str], Verdict] = {}
     for start in range(0, len(scenes), SCENES_PER_STEP):

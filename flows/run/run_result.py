@@ -81,7 +81,7 @@ def _list_warnings(
     if model_provenance.is_random(plan):
         yield descriptions.RANDOM_WEIGHTS_WARNING
     if status != "refused":
-        yield from completeness.describe_gaps(plan, counts) if counts else ()
+        yield from completeness.list_coverage_warnings(plan, counts) if counts else ()
         yield from quality_gate.find_violations(plan, quality)
     # ^ else they are the reason, or follow from it
     uniform_bands = completeness.find_uniform_bands(counts) if counts else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,7 +31,7 @@ from model.terramind.modalities import (
 )
 
 TASKS = ("land_cover", "embedding", "generate")
-"""Tasks of a model: classes of the legend, features of each patch, values of another sensor."""
+"""Tasks of a model: classes of a legend, features of each patch, values of another sensor."""
 
 DEFAULT_INPUTS = ("S2L2A", "S1RTC", "DEM")
 """Default inputs of a TerraMind model."""
@@ -46,6 +47,8 @@ _FIELD_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "architecture": ((str, Mapping, Architecture), "a name, or a mapping with dim, heads, depth"),
     "statistics": ((Mapping, NoneType), "{MODALITY: {mean: […], std: […]}}"),
     "class_names": (Sequence, "a list of names"),
+    "class_colors": (Sequence, "a list of colours such as '#d55e00', one per class"),
+    "layer": ((str, NoneType), "a text"),
     "layers": (Sequence, "a list of whole numbers"),
     "width": (int, "a whole number"),
     "window": (int, "a whole number"),
@@ -57,7 +60,7 @@ _FIELD_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 """Entry of a card → its type, and the type in words."""
 
 CLASSES = tuple(name for name in LULC_CLASSES if name not in ("nodata", "clouds"))
-"""Default classes: those of the legend, without clouds and nodata, which are gaps of a map."""
+"""Default classes: those of land cover, without clouds and nodata, which are gaps of a map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,13 @@ class Card:
     statistics: Mapping[str, Statistics]
     class_names: tuple[str, ...] = CLASSES
     """Names of the probabilities, in order."""
+
+    class_colors: tuple[str, ...] = ()
+    """Colours of the classes, `#rrggbb`; empty = chosen by the map. Like `layer` they decide no
+    number, and are not part of the digest."""
+
+    layer: str | None = None
+    """Name of the layer of a map; None = chosen by the classes."""
 
     task: str = "land_cover"
     layers: tuple[int, ...] = ()
@@ -112,7 +122,7 @@ class Card:
             raise ModelError(f"width {self.width}: channels of the head, 1 to {_MAX_WIDTH}")
         if not self.inputs:
             raise ModelError("a card needs at least one input")
-        check_classes(self.class_names)
+        check_classes(self.class_names, self.class_colors)
         for name, bands in self.inputs.items():
             band_indices(get_raster_modality(name), bands)
         ordered = {
@@ -128,7 +138,7 @@ class Card:
     def identity(self) -> dict[str, Any]:
         """Return the entries that outputs depend on, without the weights, sorted by key."""
         values = self.to_mapping()
-        excluded = ("reach", "training", "weights")
+        excluded = ("reach", "training", "weights", "class_colors", "layer")
         return {key: values[key] for key in sorted(values) if key not in excluded}
 
     def digest(self, state_digest: str) -> str:
@@ -150,6 +160,8 @@ class Card:
                 name: statistics.to_mapping() for name, statistics in self.statistics.items()
             },
             "class_names": list(self.class_names),
+            **({"class_colors": list(self.class_colors)} if self.class_colors else {}),
+            **({} if self.layer is None else {"layer": self.layer}),
             "layers": list(self.layers),
             "width": self.width,
             "window": self.window,
@@ -160,17 +172,24 @@ class Card:
         }
 
 
-def check_classes(names: Sequence[str]) -> None:
-    """Check that class names are in the legend, each once, and at least two.
+def check_classes(names: Sequence[str], colors: Sequence[str] = ()) -> None:
+    """Check that there are at least two class names, all different, and a colour for each or none.
 
     Raises:
-        ModelError: they are not; the message names them.
+        ModelError: there are not; the message names them.
     """
-    unknown = [name for name in names if name not in LULC_CLASSES]
-    if unknown or len(set(names)) != len(names) or len(names) < 2:
+    texts = all(isinstance(name, str) and name.strip() for name in names)
+    if not texts or len(set(names)) != len(names) or len(names) < 2:
         raise ModelError(
-            f"class names {join_names(names, 10)}: at least two different ones of "
-            f"{join_names(LULC_CLASSES, 10)}"
+            f"class names {join_names(map(str, names), 10)}: at least two different texts expected"
+        )
+    valid = all(
+        isinstance(color, str) and re.fullmatch(r"#?[0-9a-fA-F]{6}", color) for color in colors
+    )
+    if colors and (len(colors) != len(names) or not valid):
+        raise ModelError(
+            f"class_colors {join_names(map(str, colors), 10)}: one colour such as '#d55e00' for "
+            f"each of the {len(names)} classes expected"
         )
 
 
@@ -304,7 +323,7 @@ def _convert_values(options: Mapping[str, Any]) -> dict[str, Any]:
     values["statistics"] = parse_statistics(options.get("statistics"))
     if isinstance(values.get("reach"), Mapping):
         values["reach"] = edge_effect.from_mapping(values["reach"])
-    for key in ("class_names", "layers"):
+    for key in ("class_names", "class_colors", "layers"):
         if key in values:
             values[key] = tuple(values[key])
     return values

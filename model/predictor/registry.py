@@ -42,6 +42,7 @@ from model.terramind.modalities import get_raster_modality
 from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers.config import TokenizerConfig
 from model.terratorch import lightning_checkpoint as terratorch_checkpoint
+from model.terratorch.class_names import choose_class_names, find_class_names
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
 from model.terratorch.hyperparameters import read_task_arguments
 from model.weights import factory, loading
@@ -89,7 +90,8 @@ def load(  # noqa: PLR0913
         modality: what to generate, one or several: S2L2A, S1GRD, S1RTC, DEM or NDVI.
         checkpoint: a segmentation model from `terratorch fit`, instead of the weights; the name
             may be a .yaml with the architecture, which the checkpoint does not hold.
-        classes: names of the checkpoint's classes, in its order.
+        classes: names of the checkpoint's classes, in its order; by default those of the model
+            card, of the checkpoint or of its training.
         stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own, or a
             .yaml with it; or the .yaml of the checkpoint's training, which holds them and the
             order of bands, where the checkpoint does not.
@@ -324,22 +326,28 @@ def _load_fine_tuned(
         training = stats
         bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
     architecture = name if config.is_config_file(name) else None
+    stated = config.read_mapping(name) if architecture else {}
     content = terratorch_checkpoint.read(checkpoint)
     has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
     network = terratorch_checkpoint.fine_tuned(
         content, architecture, hyper_parameters=None if has_arguments else training, bands=bands
     )
-    if classes is None:
-        raise ModelError(
-            f"{checkpoint} has {network.num_classes} classes, but holds no names of them: give "
-            "`classes:` in its order"
+    try:
+        names = choose_class_names(
+            stated.get("class_names") if classes is None else classes,
+            find_class_names(network.hyper_parameters, training),
+            network.num_classes,
         )
+    except ModelError as error:
+        raise ModelError(f"{checkpoint}: {error}") from error
     card = Card(
         name=Path(checkpoint).stem,
         architecture=network.architecture,
         inputs={get_raster_modality(name).name: bands for name, bands in network.inputs.items()},
         statistics={},
-        class_names=tuple(classes),
+        class_names=names,
+        class_colors=tuple(stated.get("class_colors", ())),
+        layer=stated.get("layer"),
     )
     card = _override_statistics(card, stats)
     return FineTunedPredictor(network, card, inputs=inputs, options=options)

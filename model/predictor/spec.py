@@ -15,6 +15,9 @@ from model.predictor.card_file import Card
 from model.terramind.modalities import RASTER_MODALITIES, Statistics, get_raster_modality
 from model.weights import loading
 
+_PRESENTATION_FIELDS = ("class_colors", "ignored_classes", "layer")
+"""Fields of an output that decide no number of the model, and so no digest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
@@ -25,6 +28,15 @@ class OutputSpec:
 
     class_names: tuple[str, ...] = ()
     """Names of the probabilities, in order; empty unless the task is land_cover."""
+
+    class_colors: tuple[str, ...] = ()
+    """Colours of the classes, `#rrggbb`; empty where the model has none."""
+
+    ignored_classes: tuple[str, ...] = ()
+    """Names of classes that the model was not trained to predict: they are not mapped."""
+
+    layer: str | None = None
+    """Name for the layer of classes; None to choose one by the classes."""
 
     bands: tuple[str, ...] = ()
     """Names of the channels of other tasks."""
@@ -101,6 +113,8 @@ def build_spec(
 def _output_identity(output: OutputSpec) -> dict[str, Any]:
     """Return the fields of an output under the names that digests are computed with."""
     values = asdict(output)
+    for name in _PRESENTATION_FIELDS:
+        del values[name]
     return {"cell" if name == "stride" else name: value for name, value in values.items()}
 
 

@@ -28,6 +28,7 @@ from model.terramind.generation.value_scaling import Scaling
 from model.terramind.modalities import LULC_CLASSES, PATCH_SIZE, TARGET_MODALITIES
 from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers import ddim
+from model.terratorch.class_names import find_ignored_class
 from model.terratorch.segmentation_model import PixelWiseModel
 from model.weights import loading
 
@@ -49,7 +50,7 @@ class SegmentationPredictor(Predictor):
     ) -> None:
         self._segmenter = segmenter
         selected = select_inputs(card, inputs)
-        classes = OutputSpec(task="land_cover", class_names=card.class_names)
+        classes = _class_output(card)
         if "embedding" in tasks:
             outputs = (classes, embedding_output(segmenter.encoder))
             spec = build_spec(card, selected, segmenter, outputs)
@@ -76,7 +77,7 @@ class SegmentationPredictor(Predictor):
 class FineTunedPredictor(Predictor):
     """A segmentation model that TerraTorch fine-tuned.
 
-    Its file holds neither class names nor statistics: they come with the card.
+    Class names and statistics come with the card.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class FineTunedPredictor(Predictor):
                 f"classes: {join_names(card.class_names, 12)}"
             )
         self._network = network
+        ignored = find_ignored_class(network.hyper_parameters, network.num_classes)
         spec = build_spec(
             card,
             select_inputs(card, inputs),
             network,
-            [OutputSpec(task="land_cover", class_names=card.class_names)],
+            [_class_output(card, ignored)],
             options={"hyper_parameters": network.hyper_parameters},
         )
         super().__init__(network, spec, options or InferenceOptions())
@@ -191,6 +193,18 @@ class GenerativePredictor(Predictor):
         if modality.statistics is None:
             raise ModelError(f"{output.modality} has no unit")
         return Scaling().restore_units(modality.key, values)
+
+
+def _class_output(card: Card, ignored_index: int | None = None) -> OutputSpec:
+    """Return the output of the classes of a card, one of which the training may have ignored."""
+    ignored = () if ignored_index is None else (card.class_names[ignored_index],)
+    return OutputSpec(
+        task="land_cover",
+        class_names=card.class_names,
+        class_colors=card.class_colors,
+        ignored_classes=ignored,
+        layer=card.layer,
+    )
 
 
 def _tokens_to_map(tokens: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:

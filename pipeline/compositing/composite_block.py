@@ -16,7 +16,7 @@ from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
 from pipeline.plan.plan import Plan
-from pipeline.reading import raster_reader, units
+from pipeline.reading import asset_opener, units
 from pipeline.runtime import cancellation
 
 
@@ -60,7 +60,7 @@ def compose(plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int) ->
         _lazy_composites(plan, modality_composite.select_scenes_in_step(nearby, step), area)
         for step in steps
     ]
-    num_readers = raster_reader.count_read_threads(nearby, threads)
+    num_readers = asset_opener.count_read_threads(nearby, threads)
     with cancellation.CancellableThreadPool(num_readers, "read", wait_on_error=False) as pool:
         (computed,) = dask.base.compute(lazy, scheduler="threads", pool=pool)
         # ^ not by dask.config, which is global while tiles are built in parallel; and with our own

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs import legend
-from pipeline import layer_table
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 
-NON_LAND_COVER_CLASSES = ("nodata", "clouds")
-"""Classes that are no land cover: if one of them is the most probable, a pixel has no class."""
-
-LAND_COVER_LAYERS = ("land_cover", "confidence", "second_class", "margin")
-"""Layers of an output of classes."""
+PROBABILITIES = "probabilities"
+"""The layer of class probabilities, which is stored on request."""
 
 
 def list_output_layers(
@@ -31,13 +25,11 @@ def list_output_layers(
     """
     band_names: dict[str, tuple[str, ...]] = {}
     for spec in model.outputs:
-        if spec.kind == "classes":
-            band_names |= {name: layer_table.get(name).band_names() for name in LAND_COVER_LAYERS}
-            if include_probabilities:
-                band_names["probabilities"] = spec.class_names
-        else:
-            layer = layer_table.get(spec.layer_name)
-            band_names[layer.name] = layer.band_names(spec.bands)
+        for name, layer in spec.layers.items():
+            if name != PROBABILITIES:
+                band_names[name] = layer.band_names(spec.bands)
+            elif include_probabilities:
+                band_names[name] = spec.class_names
     return band_names
 
 
@@ -60,51 +52,48 @@ def to_layers(
         Name of the layer -> (y, x) or (band, y, x).
     """
     if output_spec.kind != "classes":
-        layer = layer_table.get(output_spec.layer_name)
+        layer = output_spec.main_layer
         values = np.full(blended.shape, layer.fill_value, dtype=layer.dtype)
         valid = observed & np.isfinite(blended)
         rounded = blended if values.dtype.kind == "f" else np.rint(blended)
         values[valid] = rounded[valid]
         return {layer.name: values[0] if layer.is_single_band else values}
-    result = classify_probabilities(blended, output_spec.class_names, observed)
+    result = classify_probabilities(output_spec, blended, observed)
     if not include_probabilities:
-        del result["probabilities"]
+        del result[PROBABILITIES]
     return result
 
 
 def classify_probabilities(
-    probabilities: NDArray[np.float32],
-    class_names: Sequence[str],
-    observed: NDArray[np.bool_],
+    output_spec: OutputSpec, probabilities: NDArray[np.float32], observed: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.uint8]]:
-    """Convert blended probabilities to the land-cover layers.
+    """Convert blended probabilities to the layers of classes.
 
-    Pixels that were not observed, or whose most probable class is one of
-    :data:`NON_LAND_COVER_CLASSES`, become nodata.
+    Pixels that were not observed, or whose most probable class is a gap of the legend, become
+    nodata.
 
     Args:
+        output_spec: the output.
         probabilities: (class, y, x); NaN = no value.
-        class_names: names of the legend, in the order of the probabilities.
         observed: (y, x) mask of observed pixels.
 
     Returns:
         Name of the layer -> (y, x), or (class, y, x) probabilities in units of 0.5 %.
     """
-    codes = np.array([legend.CLASS_BY_NAME[name].code for name in class_names], dtype=np.uint8)
+    legend, layers = output_spec.legend, output_spec.layers
+    codes = np.array(output_spec.codes, dtype=np.uint8)
     finite = np.where(np.isfinite(probabilities), probabilities, 0)
     order = np.argsort(-finite, axis=0, kind="stable")[:2]
     best, second = np.take_along_axis(finite, order, axis=0)
-    is_no_land_cover = np.isin(
-        codes, [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
-    )
-    valid = observed & np.isfinite(probabilities).all(axis=0) & ~is_no_land_cover[order[0]]
+    is_gap = np.array([legend.by_name[name].is_gap for name in output_spec.class_names])
+    valid = observed & np.isfinite(probabilities).all(axis=0) & ~is_gap[order[0]]
     return {
-        "land_cover": np.where(valid, codes[order[0]], legend.NODATA).astype(np.uint8),
+        output_spec.layer_name: np.where(valid, codes[order[0]], legend.nodata).astype(np.uint8),
         "confidence": _to_percent(best, valid),
-        "second_class": np.where(valid, codes[order[1]], legend.NODATA).astype(np.uint8),
+        "second_class": np.where(valid, codes[order[1]], legend.nodata).astype(np.uint8),
         "margin": _to_percent(best - second, valid),
-        "probabilities": np.where(
-            valid, np.rint(finite * 200), layer_table.get("probabilities").fill_value
+        PROBABILITIES: np.where(
+            valid, np.rint(finite * 200), layers[PROBABILITIES].fill_value
         ).astype(np.uint8),
     }
 

@@ -20,7 +20,7 @@ def predict(
     origins: Sequence[tuple[int, int]],
     tta_threshold: float | None,
 ) -> tuple[NDArray[np.float32], ...]:
-    """Predict a batch; average the land cover of uncertain windows over the symmetries.
+    """Predict a batch; average the classes of uncertain windows over the symmetries.
 
     Args:
         predictor: the model.

@@ -1,4 +1,4 @@
-"""Output specification: what one output of a model holds, and which layer stores it."""
+"""Output specification: what one output of a model holds, and which layers store it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from catalogs.legend import LAND_COVER, Legend
 from pipeline import layer_table
-from pipeline.layer_table import OutputKind
+from pipeline.layer_table import Layer, OutputKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
     """One output of a model: for each window an array (channel, window / stride, window / stride).
 
-    How it is stored follows from the entry of :data:`pipeline.layer_table.LAYERS` that
-    is called :attr:`layer_name`: Zarr variable, COG, STAC asset, style and report read data type,
-    nodata, scale and unit there.
+    How it is stored follows from :attr:`layers`: Zarr variables, COGs, STAC assets, styles and
+    report read data type, nodata, scale, unit and legend there.
     """
 
     task: str = "land_cover"
@@ -24,6 +24,12 @@ class OutputSpec:
 
     class_names: tuple[str, ...] = ()
     """Names of the legend, in the order of the probabilities; empty for other kinds."""
+
+    legend: Legend = LAND_COVER
+    """Codes, titles and colours of the classes; of no meaning for other kinds."""
+
+    layer: str | None = None
+    """Name of the layer of classes, where it is not the task's."""
 
     bands: tuple[str, ...] = ()
     """Names of the channels where they are not classes."""
@@ -40,17 +46,23 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if self.task == "generate" and self.modality is None:
             raise ValueError("an output of the task 'generate' needs a modality")
-        layer = layer_table.LAYERS_BY_NAME.get(self.layer_name)
+        layer = layer_table.LAYERS_BY_NAME.get(self._table_name)
         if layer is None or layer.kind is None:
             known = ", ".join(
                 name for name, entry in layer_table.LAYERS_BY_NAME.items() if entry.kind
             )
             raise ValueError(
-                f"unknown task {self.task!r}: no layer {self.layer_name!r} stores an output of a "
+                f"unknown task {self.task!r}: no layer {self._table_name!r} stores an output of a "
                 f"model; there are {known}"
             )
         if not self.channels:
             raise ValueError(f"an output of the task {self.task!r} needs class_names or bands")
+        unknown = [name for name in self.class_names if name not in self.legend.by_name]
+        if unknown:
+            raise ValueError(
+                f"the legend of the output has no class {unknown[0]!r}; its classes are "
+                f"{', '.join(self.legend.by_name)}"
+            )
         if self.stride < 1:
             raise ValueError(f"an output stride of {self.stride} px is not positive")
         if self.unit != layer.model_unit:
@@ -65,24 +77,61 @@ class OutputSpec:
         return self.class_names or self.bands
 
     @property
+    def codes(self) -> tuple[int, ...]:
+        """Return the codes of the classes, in the order of the probabilities."""
+        return tuple(self.legend.by_name[name].code for name in self.class_names)
+
+    @property
     def layer_name(self) -> str:
-        """Return the name of the layer that stores the output."""
-        return f"generated_{self.modality}" if self.task == "generate" else self.task
+        """Return the name of the layer that stores the output, or its classes."""
+        return self.layer or self._table_name
+
+    @property
+    def main_layer(self) -> Layer:
+        """Return the layer that stores the output, or its classes."""
+        return self.layers[self.layer_name]
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Return the layers that store the output, by name; see :attr:`main_layer`."""
+        layer = layer_table.get(self._table_name)
+        if layer.kind == "classes":
+            return layer_table.build_class_layers(self.layer_name, self.legend)
+        return {layer.name: layer}
 
     @property
     def kind(self) -> OutputKind | None:
         """Return whether the channels are class probabilities, values or features."""
-        return layer_table.get(self.layer_name).kind
+        return layer_table.get(self._table_name).kind
+
+    @property
+    def _table_name(self) -> str:
+        """Return the name of the output's entry in the table of layers."""
+        return f"generated_{self.modality}" if self.task == "generate" else self.task
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values, without the fields that have their default."""
-        return {
+        values: dict[str, Any] = {
             "cell" if field.name == "stride" else field.name: list(value)
             if isinstance(value, tuple)
             else value
             for field in fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
+        if "legend" in values:
+            values["legend"] = self.legend.to_dict()
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides pixels: :meth:`to_dict` without the titles and colours of classes."""
+        values = self.to_dict()
+        if "legend" in values:
+            values["legend"] = {
+                "nodata": self.legend.nodata,
+                "codes": list(self.codes),
+                "gaps": [entry.code for entry in self.legend.classes if entry.is_gap],
+            }
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OutputSpec:
@@ -91,4 +140,6 @@ class OutputSpec:
             "stride" if key == "cell" else key: tuple(value) if isinstance(value, list) else value
             for key, value in values.items()
         }
+        if "legend" in options:
+            options["legend"] = Legend.from_dict(options["legend"])
         return cls(**options)

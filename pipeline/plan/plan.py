@@ -18,10 +18,12 @@ from catalogs.errors import InvalidInputError
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import choose_counted_sensor, get_sensor
 from catalogs.snapshot import Snapshot
+from pipeline import layer_table
 from pipeline.grid import grid, utm, window_lattice
 from pipeline.grid.grid import Grid, Tile
 from pipeline.grid.scene_index import SceneIndex
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
+from pipeline.layer_table import Layer
 from pipeline.plan.recipe import ModelSpec, Recipe
 from pipeline.plan.settings import RunSettings
 
@@ -149,6 +151,17 @@ class Plan:
     def max_output_stride(self) -> int:
         """Return the pixels along the side of the coarsest output's cell."""
         return self.model.max_output_stride if self.model else 1
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer with a name: of the model's outputs, else of the table.
+
+        Raises:
+            ValueError: no layer has that name.
+        """
+        for output in self.model.outputs if self.model else ():
+            if name in output.layers:
+                return output.layers[name]
+        return layer_table.get(name)
 
     def coarsening_factor(self, layer: str) -> int:
         """Return the grid cells along the side of one cell of a layer."""
@@ -292,7 +305,7 @@ class Plan:
         """Return EPSG code → sha256 of what all tiles of a grid have in common."""
         shared = {
             "recipe": self.recipe.to_dict(),
-            "model": self.model.to_dict() if self.model else None,
+            "model": self.model.identity() if self.model else None,
         }
         return {
             area.epsg: hash_json({"ground": to_geojson(self.region_for(area.epsg)), **shared})

@@ -118,6 +118,11 @@ class ModelSpec:
             raise ValueError(f"windows of {self.window} px are not whole cells of every output")
 
     @property
+    def class_output(self) -> OutputSpec | None:
+        """Return the output of class probabilities; None where there is none."""
+        return next((output for output in self.outputs if output.kind == "classes"), None)
+
+    @property
     def primary_output(self) -> OutputSpec:
         """Return the primary output: the first one."""
         return self.outputs[0]
@@ -139,6 +144,10 @@ class ModelSpec:
         del values["outputs"]
         values["answers"] = [output.to_dict() for output in self.outputs]
         return values
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides pixels, JSON-ready: titles and colours of classes do not."""
+        return self.to_dict() | {"answers": [output.identity() for output in self.outputs]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:

@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from catalogs.legend import Legend
 from catalogs.scene import Caveat
 from pipeline import layer_table
+from pipeline.layer_table import Layer, OutputKind
 from pipeline.product.product import Product
 
 RANDOM_WEIGHTS_WARNING = (
@@ -19,16 +21,14 @@ _PERIOD_NOTE = (
     "not the state on any one day."
 )
 
-_LIMITATIONS = {
-    "land_cover": (
+_MAX_NAMED_CLASSES = 6
+"""Classes up to which a map is described by their names."""
+
+_LIMITATIONS: dict[OutputKind, tuple[str, ...]] = {
+    "classes": (
         (
             "Confidence is the probability that the model gives to the class on the map. It is "
             "not an accuracy: a confident pixel can be wrong."
-        ),
-        (
-            "Clouds and no data are never mapped as land cover. Where the model's most probable "
-            "class is one of them although there are observations, the map is 0: not classified. "
-            "The layer observations is above 0 there, and 0 where nothing was observed."
         ),
         _PERIOD_NOTE,
         (
@@ -36,7 +36,7 @@ _LIMITATIONS = {
             "statistics, adjust them with reference data (Olofsson et al. 2014)."
         ),
     ),
-    "embedding": (
+    "features": (
         (
             "An embedding has no unit, and a single band of it has no meaning. Embeddings can be "
             "compared only with those of the same model, inputs and grid."
@@ -48,7 +48,7 @@ _LIMITATIONS = {
         ),
         _PERIOD_NOTE,
     ),
-    "generated": (
+    "values": (
         (
             "The values are generated: a model's estimate from the inputs, and not a measurement. "
             "They can look plausible and be wrong, most of all where the inputs say little."
@@ -67,28 +67,60 @@ _LIMITATIONS = {
 
 def describe_product(product: Product) -> str:
     """Return what the product is, in one sentence."""
-    if product.provenance.model is None:
+    layer = product.provenance.main_layer
+    if product.provenance.model is None or layer is None:
         return "Cloud-free composites of satellite images, pixel by pixel, for the period below."
-    if product.output_kind == "land_cover":
+    if product.output_kind == "classes":
         return (
-            "A land-cover map: for every pixel the most probable class, the model's confidence, "
-            "the number of clear observations, and the day of the last one."
+            f"{_describe_map(layer)}: for every pixel the most probable class, the model's "
+            "confidence, the number of clear observations, and the day of the last one."
         )
-    if product.output_kind == "embedding":
+    if product.output_kind == "features":
         return (
             "Embeddings: for every cell the features that the model computes, for search, "
             "clustering or a classifier of your own."
         )
-    title = layer_table.get(product.provenance.main_layer).title.removeprefix("Generated ")
+    title = layer.title.removeprefix("Generated ")
     inputs = " and ".join(product.provenance.model_options.get("inputs", ())) or "other inputs"
     return f"{title[0].upper()}{title[1:]} as the model generates it from {inputs}, pixel by pixel."
+
+
+def _describe_map(layer: Layer) -> str:
+    """Return what a map of classes is of."""
+    if layer.name == layer_table.CLASS_LAYER or layer.legend is None:
+        return "A land-cover map"
+    titles = [entry.title for entry in layer.legend.mapped_classes if not entry.is_gap]
+    if len(titles) > _MAX_NAMED_CLASSES:
+        return f"A map of {len(titles)} classes"
+    return f"A map of {_join_titles(titles)}"
+
+
+def _join_titles(titles: Sequence[str]) -> str:
+    *others, last = titles
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _describe_gaps(legend: Legend) -> str:
+    """Return what nodata means in a map of classes."""
+    titles = [entry.title.lower() for entry in legend.mapped_classes if entry.is_gap]
+    reason = (
+        f" because its most probable class is one that is never mapped: "
+        f"{_join_titles([*titles, 'no data'])}"
+        if titles
+        else ""
+    )
+    return (
+        f"Pixels without a class are {legend.nodata}. Where nothing was observed, the layer "
+        "observations is 0 there; where it is above 0, the pixel was observed and not "
+        f"classified{reason}."
+    )
 
 
 def list_warnings(product: Product) -> list[str]:
     """Return the warnings that stand at the head of the report and in the item."""
     random = [RANDOM_WEIGHTS_WARNING] if product.provenance.is_random else []
     partial = ["Partial: some tiles are missing."] if product.missing_tiles else []
-    return [*random, *partial, *product.gaps]
+    return [*random, *partial, *product.coverage_warnings]
 
 
 def describe_coverage(product: Product) -> str:
@@ -129,16 +161,15 @@ def describe_lineage(product: Product) -> str:
         f"Composites of the period {product.start} to {product.end} from {inputs or 'no'} "
         f"scene(s); {len(product.refused)} scene(s) refused."
     )
-    if product.provenance.model is None:
+    model, layer = product.provenance.model, product.provenance.main_layer
+    if model is None or layer is None:
         return composites
-    model = product.provenance.model
-    if product.output_kind == "land_cover":
+    if product.output_kind == "classes":
         return (
-            f"{composites} Land cover predicted by {model} on overlapping windows, probabilities "
-            "blended before the most probable class was taken."
+            f"{composites} {layer.title} predicted by {model} on overlapping windows, "
+            "probabilities blended before the most probable class was taken."
         )
-    title = layer_table.get(product.provenance.main_layer).title
-    return f"{composites} {title} computed by {model} on overlapping windows, and blended."
+    return f"{composites} {layer.title} computed by {model} on overlapping windows, and blended."
 
 
 def list_limitations(product: Product) -> list[str]:
@@ -161,8 +192,11 @@ def list_limitations(product: Product) -> list[str]:
     mixed_satellites = radar.describe_mixed_satellites(product.scenes)
     if mixed_satellites is not None:
         notes.append(mixed_satellites)
-    if product.provenance.model is not None:
+    layer = product.provenance.main_layer
+    if layer is not None and product.output_kind is not None:
         notes.extend(_LIMITATIONS[product.output_kind])
+        if layer.legend is not None:
+            notes.append(_describe_gaps(layer.legend))
     return notes
 
 

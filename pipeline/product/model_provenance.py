@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.plan import Plan
 from pipeline.plan.settings import ModelOptions
 
@@ -15,7 +16,7 @@ def model_options(plan: Plan) -> dict[str, Any]:
     if plan.model is None:
         return {}
     settings = plan.settings.model
-    tasks = list(dict.fromkeys(output.task for output in plan.model.outputs))
+    tasks = list(dict.fromkeys(_task_name(output) for output in plan.model.outputs))
     options = {"task": tasks if len(tasks) > 1 else tasks[0], "inputs": list(plan.model_inputs)}
     published = {
         "modality": settings.modality,
@@ -27,6 +28,11 @@ def model_options(plan: Plan) -> dict[str, Any]:
     options |= {key: value for key, value in published.items() if value is not None}
     options |= {key: _drop_directory(source) for key, source in _weight_sources(settings).items()}
     return options
+
+
+def _task_name(output: OutputSpec) -> str:
+    """Return the task of an output; classes that are no land cover are called by their layer."""
+    return output.layer_name if output.kind == "classes" else output.task
 
 
 def is_random(plan: Plan) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
-from pipeline import layer_table
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer, OutputKind
 from pipeline.quality.accuracy import AccuracyMetrics
@@ -27,12 +26,6 @@ DOCUMENT_KINDS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "plan": ("Plan", "application/json", ("metadata",)),
 }
 """Kind of document → title, media type, roles."""
-
-_TEXT_KEYS: Mapping[OutputKind | None, str] = {
-    "classes": "land_cover",
-    "features": "embedding",
-    "values": "generated",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +74,13 @@ class CoverageCounts:
     """Observed, but without a class."""
 
     @classmethod
-    def from_rasters(cls, rasters: Iterable[Raster], main_layer: str) -> CoverageCounts | None:
+    def from_rasters(
+        cls, rasters: Iterable[Raster], main_layer: Layer | None
+    ) -> CoverageCounts | None:
         """Sum the counts of rasters; None if no raster of observations is among them."""
         inside = unobserved = unmapped = 0
         has_observations = False
+        has_classes = main_layer is not None and main_layer.kind == "classes"
         for raster in rasters:
             band = raster.info.statistics[0]
             if raster.is_mosaic:
@@ -93,8 +89,8 @@ class CoverageCounts:
                 has_observations = True
                 inside += band.valid
                 unobserved += (band.counts or {}).get(0, 0)
-                unmapped += band.valid if main_layer == "land_cover" else 0
-            elif raster.layer.name == main_layer == "land_cover":
+                unmapped += band.valid if has_classes else 0
+            elif has_classes and raster.layer == main_layer:
                 unmapped -= band.valid
         if not has_observations:
             return None
@@ -194,8 +190,8 @@ class Provenance:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The recipe of the plan, JSON-ready."""
 
-    main_layer: str = "land_cover"
-    """Name of the layer of the model's main output, where there is a model."""
+    main_layer: Layer | None = None
+    """The layer of the model's main output, where there is a model."""
 
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the model and the sources of its weights; JSON-ready, without folders."""
@@ -243,7 +239,7 @@ class Product:
     caveats: tuple[Caveat, ...] = ()
     """Open questions about scenes that were used."""
 
-    gaps: tuple[str, ...] = ()
+    coverage_warnings: tuple[str, ...] = ()
     """Sentences on noticeable parts of the region that were not observed or lack an input."""
 
     verdict_counts: Mapping[str, int] = field(default_factory=dict)
@@ -290,12 +286,9 @@ class Product:
         return f"{self.start.isoformat()}_{self.end.isoformat()}"
 
     @property
-    def output_kind(self) -> str:
-        """Return the kind of the main output as texts name it: land_cover, embedding, generated."""
-        kind = (
-            layer_table.get(self.provenance.main_layer).kind if self.provenance.main_layer else None
-        )
-        return _TEXT_KEYS.get(kind, "")
+    def output_kind(self) -> OutputKind | None:
+        """Return the kind of the main output; None without a model."""
+        return self.provenance.main_layer.kind if self.provenance.main_layer else None
 
     @property
     def scenes_without_scl(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs import lonlat_geometry
-from pipeline import layer_table, tile_layers
+from pipeline import tile_layers
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.product import (
@@ -161,7 +161,7 @@ def _write_grid_layers(
     plan: Plan, store: Store, grid_layers: _GridLayers, on_layer: Callable[[str], None] | None
 ) -> Iterator[Raster]:
     def write(name: str) -> Raster:
-        layer, bands = layer_table.get(name), grid_layers.layer_bands[name]
+        layer, bands = plan.layer(name), grid_layers.layer_bands[name]
         href = f"{grid_layers.cog_dir}/{name}.tif"
         info = cog.write_cog(
             store,
@@ -252,7 +252,7 @@ def _build_product(
         scenes=plan.snapshot.scenes,
         refused=plan.snapshot.refused,
         caveats=(*completeness.find_uniform_bands(counts), *plan.caveats),
-        gaps=tuple(completeness.describe_gaps(plan, counts)),
+        coverage_warnings=tuple(completeness.list_coverage_warnings(plan, counts)),
         verdict_counts=plan.radiometry_verdicts,
         provenance=Provenance(
             plan_digest=plan.digest,
@@ -262,7 +262,7 @@ def _build_product(
             version=importlib.metadata.version("terramosaic"),
             software=software,
             recipe=plan.recipe.to_dict(),
-            main_layer=plan.model.primary_output.layer_name if plan.model else "",
+            main_layer=plan.model.primary_output.main_layer if plan.model else None,
             model_options=model_provenance.model_options(plan),
             is_random=model_provenance.is_random(plan),
         ),

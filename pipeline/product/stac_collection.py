@@ -7,8 +7,10 @@ from typing import Any
 
 from pipeline import layer_table
 from pipeline.product import stac_item
-from pipeline.storage import styles
 from pipeline.storage.store import StoreLike, open_store, read_json
+
+_MEASURED_FIELDS = ("count", "percentage")
+"""Fields of a class that are those of one item."""
 
 
 def build_collection(
@@ -69,7 +71,13 @@ def _output_titles(items: Sequence[Mapping[str, Any]]) -> list[str]:
         # ^ older items do not name their output
         for entry in items
     }
-    return [layer_table.get(name).title if name else "Composites" for name in output_layers]
+    return [_output_title(name) if name else "Composites" for name in output_layers]
+
+
+def _output_title(name: str) -> str:
+    """Return the title of an output; a layer that is not in the table is one of classes."""
+    layer = layer_table.LAYERS_BY_NAME.get(name)
+    return layer.title if layer else layer_table.format_title(name)
 
 
 def _output_layer(properties: Mapping[str, Any]) -> str | None:
@@ -112,7 +120,10 @@ def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             fields = ("type", "title", "description", "roles", "bands")
             item_assets[key] = {name: asset[name] for name in fields if name in asset}
             if "classification:classes" in asset:
-                item_assets[key]["classification:classes"] = styles.classification_classes()
+                item_assets[key]["classification:classes"] = [
+                    {name: value for name, value in entry.items() if name not in _MEASURED_FIELDS}
+                    for entry in asset["classification:classes"]
+                ]
     return item_assets
 
 

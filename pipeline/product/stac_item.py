@@ -97,7 +97,7 @@ def _terramosaic_properties(product: Product) -> dict[str, Any]:
         "model_digest": provenance.model_digest,
         "model_options": _to_json_values(dict(provenance.model_options)) or None,
         "random_weights": provenance.is_random or None,
-        "answer": provenance.main_layer if provenance.model else None,
+        "answer": provenance.main_layer.name if provenance.main_layer else None,
         "s2_convention": provenance.s2_convention,
         "recipe": _to_json_values(dict(provenance.recipe)),
         "scenes": [_scene_summary(scene) for scene in product.scenes],
@@ -166,9 +166,9 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
         "raster:bands": [_raster_band(layer, raster.grid, band) for band in raster.info.statistics],
         **_checksum(raster.info.sha256, raster.info.size),
     }
-    if layer.has_legend:
+    if layer.legend is not None:
         asset["classification:classes"] = styles.classification_classes(
-            raster.info.statistics[0].counts
+            layer.legend, raster.info.statistics[0].counts
         )
     if layer.bitfields:
         asset["classification:bitfields"] = styles.classification_bitfields(layer)

@@ -16,7 +16,6 @@ from catalogs import lonlat_geometry
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.sensors import get_sensor
 from catalogs.snapshot import Snapshot
-from pipeline import layer_table
 from pipeline.plan.plan import Plan, from_geojson
 from pipeline.storage.receipt import BandValues, PixelCounts, Receipt
 
@@ -197,7 +196,10 @@ def check_counts(plan: Plan, counts: ProductCounts) -> list[str]:
         return [f"{modality} has observed {share}. {_explain_unobserved(plan)} {advice}"]
     if counts.details is None:
         return []
-    return [*_check_inputs(plan, counts.details, limit), *_check_outputs(counts.details, limit)]
+    return [
+        *_check_inputs(plan, counts.details, limit),
+        *_check_outputs(plan, counts.details, limit),
+    ]
 
 
 def _check_inputs(plan: Plan, details: PixelCounts, limit: float) -> Iterator[str]:
@@ -221,20 +223,18 @@ def _check_inputs(plan: Plan, details: PixelCounts, limit: float) -> Iterator[st
             )
 
 
-def _check_outputs(details: PixelCounts, limit: float) -> Iterator[str]:
-    for layer, (cells, valued) in details.outputs.items():
+def _check_outputs(plan: Plan, details: PixelCounts, limit: float) -> Iterator[str]:
+    for output in plan.model.outputs if plan.model else ():
+        cells, valued = details.outputs.get(output.layer_name, (0, 0))
         share = valued / cells if cells else 0.0
         if share < limit:
-            cause = (
-                "elsewhere the most probable class is clouds or nodata, or the model has no finite "
-                "output"
-                if layer_table.get(layer).kind == "classes"
-                else "elsewhere the model has no finite output"
-            )
+            cause = "the model has no finite output"
+            if output.kind == "classes":
+                cause = f"the most probable class is one that is never mapped, or {cause}"
             yield (
-                f"The layer {layer} has values at {_describe_share(share, limit)}: {cause}. Check "
-                f"the scenes, and the weights with terramosaic models check, or set {_OFF} to "
-                "publish what there is."
+                f"The layer {output.layer_name} has values at {_describe_share(share, limit)}: "
+                f"elsewhere {cause}. Check the scenes, and the weights with terramosaic models "
+                f"check, or set {_OFF} to publish what there is."
             )
 
 
@@ -257,7 +257,7 @@ def _explain_unobserved(plan: Plan) -> str:
     )
 
 
-def describe_gaps(plan: Plan, counts: ProductCounts) -> list[str]:
+def list_coverage_warnings(plan: Plan, counts: ProductCounts) -> list[str]:
     """Return a sentence for each noticeable part of the region that lacks something."""
     unobserved = 1 - counts.observed_share
     sentences = []

@@ -23,6 +23,7 @@ from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import Sensor, get_sensor
 from catalogs.stac.radiometry import BASELINE_OFFSET
 from pipeline.reading import raster_reader
+from pipeline.reading.asset_opener import AssetInfo
 from pipeline.runtime import cancellation
 
 THUMBNAIL_SIZE = 512
@@ -105,7 +106,7 @@ class ThumbnailReader(Protocol):
     """Signature of :func:`pipeline.reading.raster_reader.read_thumbnail`."""
 
     def __call__(  # noqa: D102 -- described above
-        self, href: str, asset: raster_reader.AssetInfo, *, size: int
+        self, href: str, asset: AssetInfo, *, size: int
     ) -> NDArray[np.float32]: ...
 
 
@@ -125,9 +126,7 @@ def check_scene(
     bands = {}
     for name in select_probe_bands(scene):
         asset = scene.assets[name]
-        asset_info = raster_reader.AssetInfo(
-            scene_id=scene.id, provider=scene.provider, nodata=asset.nodata
-        )
+        asset_info = AssetInfo.from_scene(scene, asset)
         bands[name] = read_thumbnail(asset.href, asset_info, size=THUMBNAIL_SIZE)
     claims = {
         name: asset.radiometry

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import layer_table
 from pipeline.grid import grid as grids
 from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
@@ -156,10 +155,8 @@ def build_profiles(
     Raises:
         TerramosaicError: the store is damaged.
     """
-    layer, factor = (
-        layer_table.get(output_spec.layer_name),
-        plan.coarsening_factor(output_spec.layer_name),
-    )
+    layer = output_spec.main_layer
+    factor = plan.coarsening_factor(layer.name)
     tile = plan.tile_size // factor
     profiles = []
     for grid in plan.grids:
@@ -226,7 +223,7 @@ def evaluate_zones(plan: Plan, plan_dir: StoreLike, output_spec: OutputSpec) -> 
     A border is not a column of pixels, so it is shifted as a whole: pairs of pixels across it are
     compared with the pairs at given distances from it, row by row and column by column.
     """
-    layer = layer_table.get(output_spec.layer_name)
+    layer = output_spec.main_layer
     if not plan.mosaic_grids or plan.coarsening_factor(layer.name) > 1:
         return None
     names = {layer.name: output_spec.channels, mosaic.OBSERVATION_LAYER: ()}

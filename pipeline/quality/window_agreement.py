@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs import legend
 from pipeline.grid.window_lattice import Lattice, WindowPlacement
-from pipeline.inference.output_layers import NON_LAND_COVER_CLASSES
 from pipeline.inference.predictor_protocol import Predictor
 from pipeline.inference.tiled_inference import SampleWindow
 from pipeline.plan.plan import Plan
@@ -74,7 +72,7 @@ def compare_samples(
     plan: Plan,
     placement: WindowPlacement,
     samples: Sequence[SampleWindow],
-    land_cover: NDArray[np.uint8] | None,
+    class_map: NDArray[np.uint8] | None,
     predictor: Predictor,
 ) -> dict[str, Any]:
     """Compare the sample windows of a tile with its map and with predictions in fp32.
@@ -83,7 +81,7 @@ def compare_samples(
         plan: the plan.
         placement: the tile's windows.
         samples: sample windows beside the lattice.
-        land_cover: (y, x) map of the tile; None if the model has no land cover.
+        class_map: (y, x) codes of the tile; None if the model has no classes.
         predictor: the model.
 
     Returns:
@@ -91,12 +89,12 @@ def compare_samples(
         in the central half of the window. ``precision``: the number of compared pixels and of those
         with the same class in fp32, on GPUs if the model computes in another precision.
     """
-    if land_cover is None or plan.model is None:
+    spec = plan.model.class_output if plan.model else None
+    if class_map is None or plan.model is None or spec is None:
         return {}
-    spec = next(spec for spec in plan.model.outputs if spec.task == "land_cover")
     index = plan.model.outputs.index(spec)
-    codes = np.array([legend.CLASS_BY_NAME[name].code for name in spec.class_names], dtype=np.uint8)
-    no_land_cover = [legend.CLASS_BY_NAME[name].code for name in NON_LAND_COVER_CLASSES]
+    codes = np.array(spec.codes, dtype=np.uint8)
+    gaps = [entry.code for entry in spec.legend.classes if entry.is_gap]
     counts: dict[str, Any] = defaultdict(list)
     for sample in samples:
         probabilities = sample.outputs[index]
@@ -106,11 +104,9 @@ def compare_samples(
         row = sample.row - placement.tile_offset[0] + core.start
         column = sample.column - placement.tile_offset[1] + core.start
         top, left = max(-row, 0), max(-column, 0)
-        mapped = land_cover[
-            max(row, 0) : row + len(shifted), max(column, 0) : column + len(shifted)
-        ]
+        mapped = class_map[max(row, 0) : row + len(shifted), max(column, 0) : column + len(shifted)]
         shifted = shifted[top : top + mapped.shape[0], left : left + mapped.shape[1]]
-        valid = (mapped != legend.NODATA) & ~np.isin(shifted, no_land_cover)
+        valid = (mapped != spec.legend.nodata) & ~np.isin(shifted, gaps)
         counts["shifted"].append([int(valid.sum()), int((valid & (mapped != shifted)).sum())])
         if plan.model.device == "cuda" and predictor.predict_reference is not None:
             # ^ a CPU has no memory for a second model; docs/mapping.md has the measured difference

@@ -28,7 +28,7 @@ from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import Sensor, get_sensor
 from pipeline.grid.grid import Grid
 from pipeline.reading import raster_reader, units
-from pipeline.reading.raster_reader import AssetInfo
+from pipeline.reading.asset_opener import AssetInfo
 from pipeline.reading.resampling import MASK_UNITS, choose_resampling
 
 DIMENSIONS = ("time", "band", "y", "x")
@@ -316,12 +316,7 @@ def _read_lazily(
                 asset = scene.assets[band]
                 table["url"][time, index] = _AssetRead(
                     href=asset.href,
-                    info=AssetInfo(
-                        scene_id=scene.id,
-                        provider=scene.provider,
-                        nodata=asset.nodata,
-                        modality=scene.modality,
-                    ),
+                    info=AssetInfo.from_scene(scene, asset),
                     resampling=choose_resampling(asset, grid),
                 )
                 table["bounds"][time, index] = grid.bounds

@@ -25,6 +25,7 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import ALIGNMENT_TOLERANCE, Grid
+from pipeline.reading import dataset_mask
 
 WARP_BLOCK_SIZE = 256
 """Side in pixels of the blocks in which rasters of another grid are warped."""
@@ -158,9 +159,21 @@ def _read_nearest(
     for first in range(int(valid_rows[0]), int(valid_rows[-1]) + 1, strip_rows):
         row_slice = slice(first, min(first + strip_rows, int(valid_rows[-1]) + 1))
         r0, r1 = int(rows[row_slice].min()), int(rows[row_slice].max()) + 1
-        stored = dataset.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))
-        nearest = _take(_take(stored, rows[row_slice] - r0, 0), columns[column_slice] - c0, 1)
-        result[row_slice, column_slice] = _cast_and_fill(nearest, nodata, result.dtype, fill_value)
+        window = Window(c0, r0, c1 - c0, r1 - r0)
+        indices = rows[row_slice] - r0, columns[column_slice] - c0
+        nearest = _take_pixels(dataset.read(1, window=window), *indices)
+        values = _cast_and_fill(nearest, nodata, result.dtype, fill_value)
+        mask = dataset_mask.read_mask(dataset, window=window)
+        if mask is not None:
+            values = np.where(_take_pixels(mask, *indices), values, result.dtype.type(fill_value))
+        result[row_slice, column_slice] = values
+
+
+def _take_pixels(
+    values: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> NDArray[Any]:
+    """Return the values in some rows and columns."""
+    return _take(_take(values, rows, 0), columns, 1)
 
 
 def _take(values: NDArray[Any], indices: NDArray[np.intp], axis: int) -> NDArray[Any]:
@@ -227,8 +240,8 @@ def _warp_block(
         resampling=resampling,
         src_nodata=nodata,
         nodata=nodata,
-        add_alpha=nodata is None,
-        # ^ without nodata GDAL would write zeros outside of the source
+        add_alpha=nodata is None and dataset_mask.find_alpha_band(dataset) is None,
+        # ^ without nodata GDAL would write zeros outside of the source; an alpha band is kept
         dtype=dtype.name if np.issubdtype(dtype, np.floating) else None,
         # ^ interpolated heights must not be rounded to the source's whole metres
         tolerance=WARP_TOLERANCE,
@@ -240,8 +253,9 @@ def _warp_block(
         # ^ the edges of a block across 180 degrees do not give its extent
     ) as warped:
         values = _cast_and_fill(warped.read(1), nodata, dtype, fill_value)
-        if nodata is None:
-            values[warped.read(2) == 0] = fill_value
+        alpha = dataset_mask.find_alpha_band(warped)
+        if alpha is not None:
+            values[warped.read(alpha) == 0] = fill_value
     return values
 
 

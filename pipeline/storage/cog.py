@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
-from pipeline.reading.raster_reader import GDAL_CACHE_MB
+from pipeline.reading.asset_opener import GDAL_CACHE_MB
 from pipeline.runtime import atomic_files
 from pipeline.storage import styles
 from pipeline.storage.band_statistics import BandStatistics, RasterStatistics
@@ -169,8 +169,8 @@ def _write_metadata(
     draft.offsets = (0.0,) * len(band_names)
     if layer.unit is not None:
         draft.units = (layer.unit,) * len(band_names)
-    if layer.has_legend:
-        draft.write_colormap(1, styles.colormap())
+    if layer.legend is not None:
+        draft.write_colormap(1, styles.colormap(layer.legend))
     layer_tags = {"LAYER": layer.name, "TITLE": layer.title, "DESCRIPTION": layer.description}
     draft.update_tags(**dict(sorted({**layer_tags, **tags}.items())))
 
@@ -252,9 +252,11 @@ def _write_sidecar(
     store: Store, name: str, grid: Grid, layer: Layer, statistics: RasterStatistics
 ) -> str | None:
     """Write class names and attribute table beside a COG, for GDAL; return the SHA-256."""
-    if not layer.has_legend:
+    if layer.legend is None:
         return None
     counts = statistics.statistics()[0].counts or {}
     sidecar_name = f"{name}.aux.xml"
-    store.write(sidecar_name, styles.attribute_table(counts, grid.resolution).encode())
+    store.write(
+        sidecar_name, styles.attribute_table(layer.legend, counts, grid.resolution).encode()
+    )
     return store.sha256(sidecar_name)

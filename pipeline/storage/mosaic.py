@@ -61,7 +61,7 @@ def write_mosaic(
         location: folder of the group; the caller deletes it.
         layer_bands: layer → bands.
     """
-    zarr_store.create_grid_store(location, grid, plan.tile_size, layer_bands)
+    zarr_store.create_grid_store(location, plan, grid, plan.tile_size, layer_bands)
     for tile, values, _ in _iter_tiles(plan, plan_dir, grid, layer_bands, min_zones=0):
         zarr_store.write_layers(location, tile, values)
 
@@ -106,16 +106,19 @@ def _iter_tiles(
     for tile in grids.split_into_tiles(grid, plan.tile_size):
         area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
         if sum(zone.area.intersects(box(*area.bounds)) for zone in zones) >= min_zones:
-            yield tile, *_merge_zones(zones, region, area, layer_bands)
+            yield tile, *_merge_zones(plan, zones, region, area, layer_bands)
 
 
 def _merge_zones(
-    zones: Sequence[_Zone], region: Any, area: Grid, layer_bands: Mapping[str, Sequence[str]]
+    plan: Plan,
+    zones: Sequence[_Zone],
+    region: Any,
+    area: Grid,
+    layer_bands: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
     missing = grids.rasterize_region(region, area)
     values = {
-        name: _allocate(layer_table.get(name), len(bands), area)
-        for name, bands in layer_bands.items()
+        name: _allocate(plan.layer(name), len(bands), area) for name, bands in layer_bands.items()
     }
     owner = np.zeros(area.shape, dtype=np.uint8)
     passes = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from catalogs import legend
 from pipeline.storage import color_ramps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from catalogs.legend import Legend
     from pipeline.layer_table import Layer
     from pipeline.storage.band_statistics import BandStatistics
 
@@ -85,16 +85,16 @@ minimumValue="{low}" maximumValue="{high}" labelPrecision="4">
 
 def render_styles(layer: Layer, band: BandStatistics) -> Iterator[tuple[str, str, str]]:
     """Yield kind, suffix and text of the styles of a layer that has a legend or a colour ramp."""
-    if layer.kind == "classes":
-        yield "style", "qml", qml()
-        yield "sld", "sld", sld(layer)
+    if layer.kind == "classes" and layer.legend is not None:
+        yield "style", "qml", qml(layer.legend)
+        yield "sld", "sld", sld(layer, layer.legend)
     elif layer.kind == "values" and layer.is_single_band and band.mean is not None:
         stops = color_ramps.ramp_stops(layer, band)
         yield "style", "qml", ramp_qml(stops)
         yield "sld", "sld", ramp_sld(layer, stops)
 
 
-def qml() -> str:
+def qml(legend: Legend) -> str:
     """Return a QGIS style: a palette with labels, without nodata.
 
     QGIS applies it automatically to a raster of the same stem in the same folder.
@@ -102,18 +102,17 @@ def qml() -> str:
     entries = "\n".join(
         f'        <paletteEntry value="{entry.code}" color="#{entry.color_hint.lower()}" '
         f'alpha="255" label="{escape(entry.title)}"/>'
-        for entry in legend.CLASSES
-        if entry.code != legend.NODATA
+        for entry in legend.mapped_classes
     )
     return _QML_TEMPLATE.format(entries=entries)
 
 
-def sld(layer: Layer) -> str:
-    """Return an OGC SLD 1.0 style of the legend, for GeoServer and QGIS."""
+def sld(layer: Layer, legend: Legend) -> str:
+    """Return an OGC SLD 1.0 style of a layer's legend, for GeoServer and QGIS."""
     entries = "\n".join(
         f'              <ColorMapEntry color="#{entry.color_hint}" quantity="{entry.code}" '
-        f'label="{escape(entry.title)}" opacity="{0 if entry.code == legend.NODATA else 1}"/>'
-        for entry in legend.CLASSES
+        f'label="{escape(entry.title)}" opacity="{0 if entry.code == legend.nodata else 1}"/>'
+        for entry in legend.classes
     )
     return _SLD_TEMPLATE.format(
         name=escape(layer.name), title=escape(layer.title), kind="values", entries=entries
@@ -148,31 +147,34 @@ def ramp_sld(layer: Layer, stops: Sequence[tuple[float, tuple[int, int, int]]]) 
     )
 
 
-def colormap() -> dict[int, tuple[int, int, int, int]]:
+def colormap(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
     """Return code → red, green, blue and alpha; nodata is transparent."""
     return {
-        entry.code: (*entry.color, 0 if entry.code == legend.NODATA else 255)
-        for entry in legend.CLASSES
+        entry.code: (*entry.color, 0 if entry.code == legend.nodata else 255)
+        for entry in legend.classes
     }
 
 
-def classification_classes(counts: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
-    """Return the legend as ``classification:classes``.
+def classification_classes(
+    legend: Legend, counts: Mapping[int, int] | None = None
+) -> list[dict[str, Any]]:
+    """Return a legend as ``classification:classes``.
 
     Args:
+        legend: the legend.
         counts: code → pixels; adds the number of pixels of each class, and its percentage of the
             mapped pixels.
     """
     entries = []
-    shares = class_percentages(counts) if counts is not None else {}
-    for entry in legend.CLASSES:
+    shares = class_percentages(legend, counts) if counts is not None else {}
+    for entry in legend.classes:
         value: dict[str, Any] = {
             "value": entry.code,
-            "name": entry.name,
+            "name": legend.identifiers[entry.code],
             "title": entry.title,
             "color_hint": entry.color_hint,
         }
-        if entry.code == legend.NODATA:
+        if entry.code == legend.nodata:
             value["nodata"] = True
         if counts is not None:
             value["count"] = counts.get(entry.code, 0)
@@ -182,12 +184,12 @@ def classification_classes(counts: Mapping[int, int] | None = None) -> list[dict
     return entries
 
 
-def class_percentages(counts: Mapping[int, int]) -> dict[int, float]:
+def class_percentages(legend: Legend, counts: Mapping[int, int]) -> dict[int, float]:
     """Return code → percentage of the mapped pixels, for every class except nodata.
 
     All are 0 if nothing is mapped.
     """
-    codes = [entry.code for entry in legend.CLASSES if entry.code != legend.NODATA]
+    codes = [entry.code for entry in legend.mapped_classes]
     mapped = sum(counts.get(code, 0) for code in codes)
     return {code: 100.0 * counts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
 
@@ -208,13 +210,14 @@ def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
     ]
 
 
-def attribute_table(counts: Mapping[int, int], resolution: float) -> str:
+def attribute_table(legend: Legend, counts: Mapping[int, int], resolution: float) -> str:
     """Return GDAL's auxiliary XML with category names and the raster attribute table.
 
     Area_perc is the percentage of the mapped pixels: the classes add up to 100, and nodata has 0.
     Areas are numbers of pixels times the nominal area of a pixel.
 
     Args:
+        legend: the legend.
         counts: code → pixels.
         resolution: side of a pixel, metres.
     """
@@ -225,9 +228,9 @@ def attribute_table(counts: Mapping[int, int], resolution: float) -> str:
     )
     rows = "\n".join(
         f'      <Row index="{index}">{"".join(f"<F>{escape(cell)}</F>" for cell in row)}</Row>'
-        for index, row in enumerate(_attribute_rows(counts, resolution))
+        for index, row in enumerate(_attribute_rows(legend, counts, resolution))
     )
-    return _PAM_TEMPLATE.format(categories=_category_names(), columns=columns, rows=rows)
+    return _PAM_TEMPLATE.format(categories=_category_names(legend), columns=columns, rows=rows)
 
 
 _PAM_TEMPLATE = """\
@@ -260,20 +263,22 @@ Counts are reals: GDAL's integer columns have 32 bits, which large regions excee
 """
 
 
-def _category_names() -> str:
+def _category_names(legend: Legend) -> str:
     """Return a ``Category`` element per value from 0 on, empty for values that are no code."""
-    titles = {entry.code: entry.title for entry in legend.CLASSES}
+    titles = {entry.code: entry.title for entry in legend.classes}
     return "\n".join(
         f"      <Category>{escape(titles.get(code, ''))}</Category>"
-        for code in range(max(titles) + 1)
+        for code in range(max(entry.code for entry in legend.mapped_classes) + 1)
     )
 
 
-def _attribute_rows(counts: Mapping[int, int], resolution: float) -> list[tuple[str, ...]]:
+def _attribute_rows(
+    legend: Legend, counts: Mapping[int, int], resolution: float
+) -> list[tuple[str, ...]]:
     """Return the rows of the attribute table, one per class of the legend."""
-    shares = class_percentages(counts)
+    shares = class_percentages(legend, counts)
     rows = []
-    for entry in legend.CLASSES:
+    for entry in legend.classes:
         count = counts.get(entry.code, 0)
         area = f"{count * resolution**2 / 1e6:.6f}"
         share = f"{shares.get(entry.code, 0.0):.4f}"

@@ -6,20 +6,20 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pyproj import CRS
 from zarr.codecs import ZstdCodec
 
 from catalogs.errors import TerramosaicError
-from pipeline import layer_table
 from pipeline.grid.grid import Grid, Tile
 from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation
+from pipeline.storage import zarr_attributes
 from pipeline.storage.store import Store, StoreLike, open_store
 
 STORE_NAME = "cube.zarr"
@@ -52,7 +52,10 @@ def grid_store(plan_dir: StoreLike, plan: Plan, epsg: int, factor: int = 1) -> S
 
 
 def create(plan_dir: StoreLike, plan: Plan, layer_bands: Mapping[str, Sequence[str]]) -> None:
-    """Create the empty Zarr store of a plan, whole or not at all; keep one that exists.
+    """Create the empty Zarr store of a plan, whole or not at all.
+
+    Of a store that exists, only attributes and coordinates are brought up to date: an earlier
+    version may have begun it.
 
     Args:
         plan_dir: the plan's folder.
@@ -60,19 +63,51 @@ def create(plan_dir: StoreLike, plan: Plan, layer_bands: Mapping[str, Sequence[s
         layer_bands: layer → names of its bands.
     """
     store = open_store(plan_dir)
-    if store.exists(STORE_NAME):
-        return
     with store.temporary_directory() as directory:
-        for grid in plan.grids:
-            for factor, bands in group_layers_by_factor(plan, layer_bands).items():
-                draft = grid_store(directory, plan, grid.epsg, factor)
-                create_grid_store(draft, grid.coarsen(factor), plan.tile_size // factor, bands)
-            _consolidate(grid_store(directory, plan, grid.epsg))
-            # ^ again, so that the metadata includes the groups of coarser layers
-        if len(plan.grids) > 1:
-            zarr.create_group(directory / STORE_NAME, zarr_format=3)
-            _consolidate(open_store(directory / STORE_NAME))
-        store.adopt(directory / STORE_NAME, STORE_NAME)
+        _create_draft(directory, plan, layer_bands)
+        if not store.exists(STORE_NAME):
+            store.adopt(directory / STORE_NAME, STORE_NAME)
+        elif _update_attributes(store.child(STORE_NAME), open_store(directory / STORE_NAME)):
+            _consolidate_all(store, plan)
+
+
+def _create_draft(directory: Path, plan: Plan, layer_bands: Mapping[str, Sequence[str]]) -> None:
+    """Create the empty store of a plan in a temporary directory."""
+    if len(plan.grids) > 1:
+        attributes = zarr_attributes.describe_root(plan)
+        zarr.create_group(directory / STORE_NAME, zarr_format=3, attributes=attributes)
+    for grid in plan.grids:
+        for factor, bands in group_layers_by_factor(plan, layer_bands).items():
+            draft = grid_store(directory, plan, grid.epsg, factor)
+            side = plan.tile_size // factor
+            create_grid_store(draft, plan, grid.coarsen(factor), side, bands)
+    _consolidate_all(open_store(directory), plan)
+
+
+def _consolidate_all(store: Store, plan: Plan) -> None:
+    """Write the consolidated metadata of all grids, including the groups of coarser layers."""
+    for grid in plan.grids:
+        _consolidate(grid_store(store, plan, grid.epsg))
+    if len(plan.grids) > 1:
+        _consolidate(store.child(STORE_NAME))
+
+
+def _update_attributes(store: Store, draft_store: Store) -> bool:
+    """Give a store the attributes and coordinates of a draft; return whether any differed."""
+    root = zarr.open_group(store.zarr_store(), mode="r+", use_consolidated=False)
+    draft = zarr.open_group(draft_store.zarr_store(), mode="r", use_consolidated=False)
+    differs = False
+    for path, node in [("", draft), *draft.members(max_depth=None)]:
+        if path and path not in root:
+            for name in draft_store.glob(f"{path}/**/*"):
+                store.write(name, draft_store.read(name))
+            differs = True
+            continue
+        current = root[path] if path else root
+        if current.attrs.asdict() != node.attrs.asdict():
+            current.attrs.put(node.attrs.asdict())
+            differs = True
+    return differs
 
 
 def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, dict[str, _T]]:
@@ -84,23 +119,33 @@ def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, 
 
 
 def create_grid_store(
-    location: StoreLike, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
+    location: StoreLike, plan: Plan, grid: Grid, tile: int, layer_bands: Mapping[str, Sequence[str]]
 ) -> None:
     """Create the empty Zarr group of one grid, with coordinates and an array per layer.
 
     Args:
         location: the folder of the group.
+        plan: the plan, which has the layers.
         grid: the grid.
         tile: side of a tile, cells of the grid: that of a shard.
         layer_bands: layer → names of its bands.
     """
     store = open_store(location)
-    root = zarr.create_group(store.zarr_store(), zarr_format=3)
+    root = zarr.create_group(
+        store.zarr_store(), zarr_format=3, attributes=zarr_attributes.describe_group(plan, grid)
+    )
     _write_coordinates(root, grid)
     side = chunk_size(tile)
     for name, bands in layer_bands.items():
-        layer = layer_table.get(name)
+        layer = plan.layer(name)
         shape, dims, depth = _array_shape(layer, bands, grid)
+        if depth:
+            root.create_array(
+                dims[0],
+                data=np.array(bands, dtype=np.dtypes.StringDType()),
+                dimension_names=dims[:1],
+                attributes={"long_name": f"band of {layer.title}"},
+            )
         root.create_array(
             name,
             shape=shape,
@@ -111,7 +156,7 @@ def create_grid_store(
             # ^ without the checksum a flipped bit would go unnoticed
             fill_value=layer.fill_value,
             dimension_names=dims,
-            attributes=_attributes(layer, bands),
+            attributes=zarr_attributes.describe_layer(layer, grid),
         )
     _consolidate(store)
 
@@ -137,31 +182,12 @@ def _array_shape(
     return (len(bands), *grid.shape), (dimension, "y", "x"), (len(bands),)
 
 
-def _attributes(layer: Layer, bands: Sequence[str]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "long_name": layer.title,
-        "description": layer.description,
-        "grid_mapping": "spatial_ref",
-        "coordinates": "spatial_ref",
-    }
-    if not np.isnan(layer.nodata):
-        attributes["nodata"] = layer.nodata
-    if layer.unit:
-        attributes["unit"] = layer.unit
-        # ^ not units: xarray would turn "days" into times
-    if layer.scale != 1.0:
-        attributes["scale"] = layer.scale
-        # ^ not scale_factor: values stay as stored, exact
-    if not layer.is_single_band:
-        attributes["bands"] = list(bands)
-    return attributes
-
-
 def _write_coordinates(root: zarr.Group, grid: Grid) -> None:
-    crs = CRS.from_epsg(grid.epsg)
-    transform = " ".join(repr(value) for value in grid.transform.to_gdal())
-    georeference = {**crs.to_cf(), "spatial_ref": crs.to_wkt(), "GeoTransform": transform}
-    root.create_array("spatial_ref", data=np.array(0), attributes=georeference)
+    root.create_array(
+        zarr_attributes.GRID_MAPPING,
+        data=np.array(0),
+        attributes=zarr_attributes.describe_grid_mapping(grid),
+    )
     xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
     ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
     for name, values in (("x", xs), ("y", ys)):
@@ -169,11 +195,7 @@ def _write_coordinates(root: zarr.Group, grid: Grid) -> None:
             name,
             data=values,
             dimension_names=(name,),
-            attributes={
-                "standard_name": f"projection_{name}_coordinate",
-                "units": "m",
-                "axis": name.upper(),
-            },
+            attributes=zarr_attributes.describe_coordinate(name),
         )
 
 

@@ -120,7 +120,7 @@ def _items(address: str) -> list[dict[str, Any]]:
 def _ours(address: str) -> np.ndarray:
     from catalogs.scene import Asset, Radiometry, Scene
     from pipeline.grid.grid import Grid
-    from pipeline.reading import cube, raster_reader
+    from pipeline.reading import asset_opener, cube
 
     scenes = [
         Scene(
@@ -160,7 +160,7 @@ def _ours(address: str) -> np.ndarray:
     )
     lazy = cube.load(scenes, list(BANDS), grid, stored=True)
     result = np.empty(lazy.shape, np.uint16)
-    workers = raster_reader.count_read_threads(scenes, 2)
+    workers = asset_opener.count_read_threads(scenes, 2)
     dask.array.store(lazy.data, result, lock=False, scheduler="threads", num_workers=workers)
     return result
 

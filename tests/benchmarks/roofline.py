@@ -26,7 +26,7 @@ from flows.run import planning
 from model.predictor import registry
 from pipeline.compositing import composite_block
 from pipeline.plan.plan import Plan
-from pipeline.reading import cube, raster_reader
+from pipeline.reading import asset_opener, cube
 from tests.benchmarks import (
     endtoend,
     mirrored_country,
@@ -103,7 +103,7 @@ def _reading(plan: Plan, threads: int) -> dict[str, float]:
     stacked = cube.load(scenes, bands, area, stored=True)
     started = time.perf_counter()
     values = np.empty(stacked.shape, np.uint16)
-    workers = raster_reader.count_read_threads(scenes, threads)
+    workers = asset_opener.count_read_threads(scenes, threads)
     dask.array.store(stacked.data, values, lock=False, scheduler="threads", num_workers=workers)
     read = time.perf_counter() - started
     started = time.perf_counter()

@@ -17,8 +17,9 @@ import shapely
 from rasterio.warp import Resampling, reproject
 from rio_cogeo import cogeo
 
-from catalogs import demo, errors, legend
+from catalogs import demo, errors
 from catalogs.demo import clouds, country, frame, landcover, passes, relief
+from catalogs.legend import LAND_COVER
 
 SEED, SIZE = 3, 512
 BANDS = {"B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"}
@@ -373,9 +374,9 @@ def test_the_truth_holds_every_class_of_the_legend(built):
     with rasterio.open(built.land.truth) as source:
         truth, palette = source.read(1), source.colormap(1)
         assert source.crs.to_epsg() == built.land.epsg == 32632
-        assert source.nodata == legend.NODATA
+        assert source.nodata == LAND_COVER.nodata
         assert source.transform == plan.transform
-    for entry in legend.CLASSES:
+    for entry in LAND_COVER.classes:
         assert palette[entry.code][:3] == entry.color
     assert np.array_equal(truth > 0, plan.covered)
     check_shares(truth[truth > 0])
@@ -389,7 +390,7 @@ def test_other_seeds_hold_every_class_too(seed):
 
 
 def check_shares(codes):
-    shares = {entry.name: (codes == entry.code).mean() for entry in legend.CLASSES}
+    shares = {entry.name: (codes == entry.code).mean() for entry in LAND_COVER.classes}
     assert shares["nodata"] == shares["clouds"] == 0
     for name in ("water", "trees", "crops", "rangeland"):
         assert shares[name] >= 0.08, name

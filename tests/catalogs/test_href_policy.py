@@ -9,6 +9,7 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import rasterio
@@ -69,10 +70,25 @@ HOSTILE = [
     "./a.vrt",
     "./a.xml",
     "./a.tif.zip",
-    "./a b.tif",
     "./a\nb.tif",
     "./a\x00.tif",
     ".\\..\\a.tif",
+    "C:\\data\\a.tif",
+    "\\\\server\\share\\a.tif",
+    "C:/data/a.tif",
+    " ./a.tif",
+    "./a.tif ",
+    " https://sentinel2l2a01.blob.core.windows.net/a.tif",
+    "https://evil.example/a b.tif",
+    "https://sentinel2l2a01.blob.core.windows.net/a b/../c.tif",
+    "HTTPS://evil.example/a.tif",
+    "S3://someone-elses/a b.tif",
+    "file:a.tif",
+    "file:///etc/pass wd.tif",
+    "file:///catalog/a.tif#b.tif",
+    "file:///catalog/a%00.tif",
+    "file:///catalog/x%5C..%5Ca.tif",
+    "file:///catalog/%2e%2e/etc/a.tif",
 ]
 
 
@@ -100,12 +116,93 @@ def test_hostile_hrefs_are_refused(href):
         ("../d/./a.jp2", "/catalog/d/a.jp2"),
         ("/catalog/a.tif", "/catalog/a.tif"),
         ("file:///catalog/a%20b.tif", "/catalog/a b.tif"),
+        ("file:///catalog/a b.tif", "/catalog/a b.tif"),
+        ("file:/catalog/a%23b+c.tif", "/catalog/a#b+c.tif"),
+        ("FILE://localhost/catalog/gr%C3%BCn.tif", "/catalog/grün.tif"),
+        ("./B02 10m.tif", "/catalog/c/B02 10m.tif"),
+        ("./B02 (1) #2 + grün & 100%.tif", "/catalog/c/B02 (1) #2 + grün & 100%.tif"),
+        ("./2020-06-10T10:00:31/B02.tif", "/catalog/c/2020-06-10T10:00:31/B02.tif"),
+        (f"./{'long' * 60}.tif", f"/catalog/c/{'long' * 60}.tif"),
         (BLOB, BLOB),
+        (BLOB.replace("/B02", "/B02 10m ü"), BLOB.replace("/B02", "/B02%2010m%20%C3%BC")),
+        (BLOB.replace("/B02", "/B02%2010m"), BLOB.replace("/B02", "/B02%2010m")),
+        (BLOB.replace("/B02", "/(a)+[b]&c=100%"), BLOB.replace("/B02", "/(a)+[b]&c=100%")),
+        (BLOB.replace("https", "HTTPS"), BLOB),
         (BLOB.replace(".net/", ".net:443/"), BLOB.replace(".net/", ".net:443/")),
     ],
 )
 def test_valid_hrefs_are_resolved(href, settled):
     assert a_trust().resolve_raster(href, "/catalog/c/item.json") == settled
+
+
+def test_names_are_percent_encoded_below_a_remote_catalog():
+    trusted = a_trust("https://x.example/my catalog/catalog.json", "demo")
+    base = "https://x.example/my catalog/c/item.json"
+    for href in ("../B02 grün.tif", "../B02%20gr%C3%BCn.tif", "/my catalog/B02 grün.tif"):
+        resolved = trusted.resolve_raster(href, base)
+        assert resolved == "https://x.example/my%20catalog/B02%20gr%C3%BCn.tif"
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "hrefs"),
+    [
+        ("B02 10m.tif", ["B02 10m.tif", "B02%2010m.tif"]),
+        ("B02%2010m.tif", ["B02%2010m.tif"]),
+        ("B02+10m#1.tif", ["B02+10m#1.tif", "B02+10m%231.tif", "B02%2B10m%231.tif"]),
+        ("gr\u00fcn.tif", ["gr\u00fcn.tif", "gru\u0308n.tif", "gr%C3%BCn.tif", "gru%CC%88n.tif"]),
+        ("gru\u0308n.tif", ["gr\u00fcn.tif", "gru\u0308n.tif", "gr%C3%BCn.tif", "gru%CC%88n.tif"]),
+        ("東京 (1).tif", ["東京 (1).tif", "%E6%9D%B1%E4%BA%AC%20%281%29.tif"]),
+    ],
+)
+def test_a_local_name_is_found_in_each_of_its_spellings(tmp_path, on_disk, hrefs):
+    (tmp_path / "my scenes").mkdir()
+    (tmp_path / "my scenes" / on_disk).touch()
+    trusted = a_trust(str(tmp_path / "catalog.json"))
+    for href in hrefs:
+        resolved = trusted.resolve_raster(f"./my scenes/{href}", str(tmp_path / "item.json"))
+        assert resolved == str(tmp_path / "my scenes" / on_disk)
+
+
+def test_the_written_name_comes_before_the_decoded_one(tmp_path):
+    for name in ("a%20b.tif", "a b.tif"):
+        (tmp_path / name).touch()
+    trusted = a_trust(str(tmp_path / "catalog.json"))
+    for name in ("a%20b.tif", "a b.tif"):
+        assert trusted.resolve_raster(name, str(tmp_path / "i.json")) == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("href", ["%2e%2e/secret.tif", "%2Fetc/secret.tif", "a%00.tif", "%22.tif"])
+def test_a_decoded_name_cannot_lead_out_of_the_catalog(tmp_path, href):
+    (tmp_path / "secret.tif").touch()
+    (tmp_path / "catalog").mkdir()
+    trusted = a_trust(str(tmp_path / "catalog" / "catalog.json"))
+    try:
+        resolved = trusted.resolve_raster(href, str(tmp_path / "catalog" / "item.json"))
+    except href_policy.UntrustedHrefError:
+        return
+    assert resolved.startswith(f"{tmp_path}/catalog/")
+    assert not Path(resolved).exists()
+
+
+@pytest.mark.parametrize(
+    ("href", "advice"),
+    [
+        ("..\\px\\B02.tif", "write slashes, as in ./scene/B02.tif"),
+        ("B02:10m.tif", "a relative path with a colon begins with `./`"),
+        ("https://x.example/B02#1.tif", "a # in a name is written %23"),
+        ("./B02.tif ", "begins or ends with a blank: remove it"),
+    ],
+)
+def test_the_error_of_a_name_says_how_to_write_it(href, advice):
+    with pytest.raises(href_policy.UntrustedHrefError, match=re.escape(advice)):
+        a_trust(allow=["x.example"]).resolve_raster(href, "/catalog/c/item.json")
+    corrected = {
+        "..\\px\\B02.tif": "../px/B02.tif",
+        "B02:10m.tif": "./B02:10m.tif",
+        "https://x.example/B02#1.tif": "https://x.example/B02%231.tif",
+        "./B02.tif ": "./B02.tif",
+    }[href]
+    assert a_trust(allow=["x.example"]).resolve_raster(corrected, "/catalog/c/item.json")
 
 
 def test_links_cannot_lead_out_of_the_catalog(tmp_path):
@@ -165,6 +262,11 @@ def test_public_buckets_are_read_over_https():
         "s3://copernicus-dem-30m/T/T.tif", "https://earth-search.aws.element84.com/v1/x"
     )
     assert settled == "https://copernicus-dem-30m.s3.eu-central-1.amazonaws.com/T/T.tif"
+    key = a_trust(provider="earth-search").resolve_raster(
+        "S3://copernicus-dem-30m/T 1/50%+#2.tif", "https://earth-search.aws.element84.com/v1/x"
+    )
+    assert key.endswith(".amazonaws.com/T%201/50%25%2B%232.tif")
+    # ^ the key of an object is no URL
     eodata = a_trust(provider="cdse").resolve_raster("s3://eodata/S/B02_10m.jp2", "https://x/y")
     assert eodata == "s3://eodata/S/B02_10m.jp2"
 
@@ -177,6 +279,10 @@ def test_messages_hold_no_secrets():
         assert "SECRET" not in str(raised.value)
     assert href_policy.redact(signed) == "https://evil.example/a.tif"
     assert href_policy.redact("/data/a.tif?sig=x") == "/data/a.tif"
+    assert href_policy.redact("/data/a#1.tif") == "/data/a#1.tif"
+    with pytest.raises(href_policy.UntrustedHrefError) as raised:
+        a_trust().resolve_raster("https://evil.example/a b.tif?a=1 SECRET", "/catalog/item.json")
+    assert "SECRET" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import yaml
+import zarr
 
 from catalogs import demo as country
 from flows.config import job as jobs
@@ -71,6 +72,23 @@ def test_a_finished_product_is_found_without_planning(job_path, monkeypatch):
     assert result.status == "unchanged"
     assert result.tiles.skipped == result.tiles.total
     assert result.item is not None
+
+
+def test_a_finished_product_gets_new_metadata_without_computing_a_tile(job_path):
+    """The advice of deploy/upgrade.md for products of earlier releases."""
+    (item,) = job_path.parent.glob("out/*/*/item.json")
+    store = next(item.parent.glob("*/cube.zarr"))
+    layer = zarr.open_group(store, mode="r+", use_consolidated=False)["composite_S2L2A"]
+    attributes = layer.attrs.asdict()
+    layer.attrs.put({"nodata": -32768, "scale": 1e-4})
+    item.unlink()
+    result = _run(job_path)
+    assert (result.status, result.tiles.done) == ("complete", 0)
+    assert result.tiles.skipped == result.tiles.total > 0
+    for options in ({"use_consolidated": False}, {}):
+        group = zarr.open_group(store, mode="r", **options)
+        assert group["composite_S2L2A"].attrs.asdict() == attributes
+    assert _run(job_path).status == "unchanged"
 
 
 def test_another_request_is_planned(job_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +114,49 @@ prices: {currency: CHF, cpu_hour: 0.05}
 """
 
 
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [
+        ("my scenes/cat älog.json", "my scenes/cat älog.json"),
+        ("my scenes", "my scenes/catalog.json"),
+        ("collection only", "collection only/collection.json"),
+        ("file://{}/my%20scenes/cat%20%C3%A4log.json", "my scenes/cat älog.json"),
+        ("file://localhost{}/my scenes/catalog.json", "my scenes/catalog.json"),
+    ],
+)
+def test_a_catalog_is_named_by_path_folder_or_file_url(
+    tmp_path: Path, written: str, resolved: str
+) -> None:
+    (tmp_path / "my scenes").mkdir()
+    (tmp_path / "collection only").mkdir()
+    write(tmp_path / "my scenes", "{}", "catalog.json")
+    write(tmp_path / "my scenes", "{}", "cat älog.json")
+    write(tmp_path / "collection only", "{}", "collection.json")
+    catalog = json.dumps({"path": written.format(tmp_path), "provider": "stactools"})
+    loaded = job.load(write(tmp_path, change_key(SMALL, f"catalog: {catalog}")))
+    assert loaded.catalog.location == str(tmp_path / resolved)
+
+
+@pytest.mark.parametrize(
+    ("written", "phrase"),
+    [
+        (r"scenes\catalog.json", "write it with slashes"),
+        (r"C:\scenes\catalog.json", "write it with slashes"),
+        ("file://server/scenes/catalog.json", "a file on another machine"),
+        ("file:///scenes/catalog#1.json", "a # in a name is written %23"),
+        ("empty", "no catalog file"),
+        ("x" * 300, "more than 255 bytes"),
+        ("~nobody-of-this-name/catalog.json", "no file"),
+    ],
+)
+def test_a_catalog_path_that_cannot_be_meant_is_refused(
+    tmp_path: Path, written: str, phrase: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    catalog = json.dumps({"path": written, "provider": "stactools"})
+    assert phrase in get_refusal(tmp_path, change_key(SMALL, f"catalog: {catalog}"))
+
+
 OWN = "collections: {a: {modality: S2L2A, names: {B02: blue}}}"
 
 
@@ -207,7 +252,7 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
         "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
     }
     assert chosen.inputs_with_statistics == ("S2L2A",)
-    assert chosen.classes == ("water", "trees")
+    assert chosen.class_names == ["water", "trees"]
 
 
 def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) -> None:
@@ -361,13 +406,33 @@ WRONG = [
     ("idle-classes", "model: {classes: [water, trees]}", ["classes are for a checkpoint only"]),
     ("checkpoint-task",
      "model: {checkpoint: job.yaml, task: [embedding], classes: [water, trees], stats: s.yaml}",
-     ["a checkpoint maps land cover only: remove it, or the task embedding"]),
+     ["a checkpoint maps classes only: remove it, or the task embedding"]),
     ("idle-probabilities", "model: {task: embedding}\noutput: {probabilities: true}",
      ["the task embedding has no probabilities"]),
-    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["no classes and no stats"]),
+    ("bare-checkpoint", "model: {checkpoint: job.yaml}", ["a checkpoint contains no stats"]),
     ("both", "model: {checkpoint: job.yaml, weights: hub, classes: [water, trees], stats: s.yaml}",
      ["not both"]),
-    ("class", "model: {classes: [water, wood]}", ["unknown class 'wood'"]),
+    ("class-twice", "model: {classes: [Burned, Others, Burned]}",
+     ["the class 'Burned' is named more than once"]),
+    ("class-case", "model: {classes: [Burned, burned]}",
+     ["the classes 'Burned' and 'burned' differ only by case"]),
+    ("class-truth", "model: {classes: [No, Maybe]}",
+     ["the class name False is not a text: write it in quotes"]),
+    ("class-number", "model: {classes: [1, two]}", ["the class name 1 is not a text"]),
+    ("class-blank", "model: {classes: ['', Burned]}", ["the class name ''"]),
+    ("class-alone", "model: {classes: [Burned]}", ["a list in the checkpoint's order"]),
+    ("class-color", "model: {classes: [{name: a, color: red}, b]}",
+     ["the colour 'red' is not of the form '#d55e00'"]),
+    ("class-code", "model: {classes: [{name: a, code: 255}, b]}", ["code is 255", "0 to 254"]),
+    ("class-codes", "model: {classes: [{name: a, code: 1}, b]}", ["one comes more than once"]),
+    ("class-key", "model: {classes: [{name: a, colour: '#d55e00'}, b]}",
+     ["unknown key 'colour' in model.classes[0]", "'color'"]),
+    ("classes-many", f"model: {{classes: {[f'c{i}' for i in range(255)]}}}",
+     ["255 classes: a map has 2 to 254"]),
+    ("layer", "model: {layer: burn scars}", ["the layer 'burn scars' must begin with a letter"]),
+    ("layer-taken", "model: {layer: Confidence}", ["the name 'Confidence' is taken"]),
+    ("layer-file", "model: {layer: report}", ["the name 'report' is taken"]),
+    ("layer-idle", "model: {name: none, layer: burn_scars}", ["layer names a map of classes"]),
     ("stats-input", "model: {stats: {S3: {mean: [1], std: [1]}}}", ["unknown input 'S3'"]),
     ("stats-pair", "model: {stats: {DEM: {mean: [1, 2], std: [1]}}}", ["2 means but 1"]),
     ("stats-zero", "model: {stats: {DEM: {mean: [1], std: [0]}}}", ["std[0] is 0"]),
@@ -622,6 +687,132 @@ def test_region_from_a_file(
 
 def test_region_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert region.from_file(geojson(tmp_path, "\ufeff" + json.dumps(SQUARE))).area == 1
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        None,
+        {},
+        {"type": "name", "properties": {}},
+        {"type": "name", "properties": None},
+        {"type": "name", "properties": {"name": None}},
+        "EPSG:4326",
+        {"type": "EPSG", "properties": {"code": 4326}},
+        {"type": "link", "properties": {"href": "http://spatialreference.org/ref/epsg/4326/"}},
+        *(
+            crs_member(name)
+            for name in (
+                "urn:ogc:def:crs:OGC:1.3:CRS84",
+                "urn:ogc:def:crs:OGC::CRS84",
+                "OGC:CRS84",
+                "CRS:84",
+                "http://www.opengis.net/def/crs/OGC/1.3/CRS84",
+                "https://www.opengis.net/def/crs/OGC/0/CRS84h",
+                "urn:ogc:def:crs:EPSG::4326",
+                "urn:x-ogc:def:crs:EPSG:4326",
+                "urn:ogc:def:crs:EPSG:9.0:4326",
+                "EPSG:9.0:4326",
+                "epsg:4326",
+                "http://www.opengis.net/def/crs/EPSG/0/4326",
+                "http://www.opengis.net/def/crs/EPSG/9.9.1/4326",
+                "http://www.opengis.net/gml/srs/epsg.xml#4326",
+                "https://epsg.io/4326",
+                "urn:ogc:def:crs:EPSG::4979",
+                "WGS 84",
+                "GCS_WGS_1984",
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_every_name_of_wgs_84_is_accepted_in_every_member(tmp_path: Path, crs: object) -> None:
+    named = {**SQUARE, "crs": crs}
+    for drawn in (
+        named,
+        {**collection(SQUARE), "crs": crs},
+        collection(named),
+        {"type": "FeatureCollection", "features": [{**feature(SQUARE), "crs": crs}]},
+        {"type": "GeometryCollection", "geometries": [named]},
+    ):
+        assert region.from_file(geojson(tmp_path, drawn)).bounds == (9, 56, 10, 57)
+        # ^ longitude stays first, whatever the axis order of the authority
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EPSG:32633",
+        "urn:ogc:def:crs:EPSG::3857",
+        "http://www.opengis.net/def/crs/EPSG/0/4258",
+        "urn:ogc:def:crs:EPSG::14326",
+        "ETRS89",
+        "urn:ogc:def:crs:OGC:1.3:CRS83",
+    ],
+)
+def test_another_crs_is_refused_in_every_member(tmp_path: Path, name: str) -> None:
+    named = {**SQUARE, "crs": crs_member(name)}
+    for drawn in (
+        named,
+        collection(named),
+        {"type": "FeatureCollection", "features": [{**feature(SQUARE), "crs": crs_member(name)}]},
+        {"type": "GeometryCollection", "geometries": [SQUARE, named]},
+    ):
+        with pytest.raises(InvalidInputError, match=f"is in {name}.*-t_srs EPSG:4326"):
+            region.from_file(geojson(tmp_path, drawn))
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        ["EPSG:3857"],
+        3857,
+        {"init": "epsg:3857"},
+        {"type": "proj4", "properties": {"proj": "+proj=merc"}},
+    ],
+)
+def test_a_crs_in_a_form_of_its_own_is_refused(tmp_path: Path, crs: object) -> None:
+    with pytest.raises(InvalidInputError, match="must be in longitude and latitude"):
+        region.from_file(geojson(tmp_path, {**SQUARE, "crs": crs}))
+
+
+@pytest.mark.skipif(shutil.which("ogr2ogr") is None, reason="no ogr2ogr here")
+def test_the_advice_for_a_projected_region_works(tmp_path: Path) -> None:
+    ring = [(500_000, 5_200_000), (510_000, 5_200_000), (510_000, 5_210_000), (500_000, 5_210_000)]
+    path = geojson(tmp_path, {**polygon(*ring), "crs": crs_member("urn:ogc:def:crs:EPSG::32633")})
+    with pytest.raises(InvalidInputError) as caught:
+        region.from_file(path)
+    command = re.search("`(ogr2ogr [^`]*)`", str(caught.value))
+    assert command
+    names = {"old.geojson": str(path), "new.geojson": str(tmp_path / "new.geojson")}
+    subprocess.run([names.get(word, word) for word in command[1].split()], check=True)
+    west, south, east, north = region.from_file(tmp_path / "new.geojson").bounds
+    assert (west, south) == pytest.approx((15, 46.95), abs=0.01)
+    assert (east, north) == pytest.approx((15.13, 47.04), abs=0.01)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["region.json", "Gebiet (größer) #1.GEOJSON"])
+def test_a_region_file_of_any_name_and_unicode_encoding(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    document = {**collection(SQUARE), "name": "Fünen"}
+    (tmp_path / name).write_bytes(json.dumps(document, ensure_ascii=False).encode(encoding))
+    loaded = job.load(write(tmp_path, change_key(SMALL, f"region: {{file: {json.dumps(name)}}}")))
+    assert loaded.geometry.bounds == (9, 56, 10, 57)
+
+
+def test_a_region_file_in_another_encoding_is_refused_with_advice(tmp_path: Path) -> None:
+    document = {**collection(SQUARE), "name": "Fünen"}
+    path = tmp_path / "r.geojson"
+    path.write_bytes(json.dumps(document, ensure_ascii=False).encode("cp1252"))
+    with pytest.raises(InvalidInputError, match="Save it as GeoJSON in UTF-8"):
+        region.from_file(path)
+
+
+def test_an_unclosed_ring_is_closed(tmp_path: Path) -> None:
+    drawn = {**SQUARE, "coordinates": [SQUARE["coordinates"][0][:-1]]}
+    assert region.from_file(geojson(tmp_path, drawn)).bounds == (9, 56, 10, 57)
 
 
 BAD_REGIONS = [

@@ -8,13 +8,13 @@ from rasterio.enums import Resampling
 from rasterio.shutil import copy
 
 from pipeline.grid.grid import Grid
-from pipeline.reading import block_reads, raster_reader
+from pipeline.reading import asset_opener, block_reads, raster_reader
 from pipeline.reading.block_reads import RasterLayout
 from tests.faults.range_server import serving
 from tests.support import small_worlds
 
 HEIGHT, WIDTH = 1536, 2560
-SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
+SOURCE = asset_opener.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rio_cogeo.cogeo import cog_validate
 
-from catalogs import legend
+from catalogs.legend import LAND_COVER
 from pipeline import layer_table
 from pipeline.grid.grid import Grid
 from pipeline.runtime import atomic_files
 from pipeline.storage import band_statistics, cog
 
-CODES = [entry.code for entry in legend.CLASSES]
+CODES = [entry.code for entry in LAND_COVER.classes]
 SHAPES = [(1, 1), (300, 7), (512, 512), (513, 40), (900, 1300)]
 
 
@@ -99,7 +99,7 @@ def test_colours_and_nodata_are_read_back(tmp_path):
         for level in range(len(source.overviews(1))):
             with rasterio.open(tmp_path / "map.tif", overview_level=level) as overview:
                 assert overview.colormap(1) == table
-    for entry in legend.CLASSES:
+    for entry in LAND_COVER.classes:
         assert table[entry.code] == (*entry.color, 255 if entry.code else 0)
 
 
@@ -274,7 +274,7 @@ def test_the_attribute_table_counts_every_class(tmp_path):
         for row in table.iter("Row")
     ]
     assert [int(row["Value"]) for row in rows] == CODES
-    assert [row["Class_name"] for row in rows] == [entry.title for entry in legend.CLASSES]
+    assert [row["Class_name"] for row in rows] == [entry.title for entry in LAND_COVER.classes]
     assert {int(row["Value"]): int(row["Count"]) for row in rows if row["Count"] != "0"} == {
         0: 1,
         1: 2,
@@ -322,9 +322,9 @@ def test_gdal_finds_class_names_and_attribute_table(tmp_path):
         ).decode()
         for row in range(gdal.GDALRATGetRowCount(table))
     }
-    categories = {entry.code: names[entry.code].decode() for entry in legend.CLASSES}
+    categories = {entry.code: names[entry.code].decode() for entry in LAND_COVER.classes}
     gdal.GDALClose(dataset)
-    titles = {entry.code: entry.title for entry in legend.CLASSES}
+    titles = {entry.code: entry.title for entry in LAND_COVER.classes}
     assert categories == titles
     assert rows == titles
 

@@ -21,6 +21,7 @@ from catalogs.errors import AssetReadError
 from catalogs.scene import Asset
 from pipeline.grid.grid import Grid
 from pipeline.reading import (
+    asset_opener,
     cube,
     http_ranges,
     provider_connections,
@@ -41,7 +42,7 @@ GRID = Grid(
 VALUES = np.random.default_rng(1).integers(1, 60_000, (SIZE, SIZE)).astype(np.uint16)
 VALUES[:128, :128] = 0
 # ^ two by two blocks of nodata: zeros that are not failed reads
-SOURCE = raster_reader.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
+SOURCE = asset_opener.AssetInfo(scene_id="S", provider="demo", nodata=0.0)
 SECRET = "sig=canary-4711"
 
 
@@ -266,15 +267,15 @@ def test_remote_scenes_have_more_readers_than_cores(file_server, folder):
     local_scene = small_worlds.scene("S", "S2L2A", {"B02": local_asset})
     asset = dataclasses.replace(local_asset, href=f"{file_server.address}/deflate.tif")
     remote_scene = dataclasses.replace(local_scene, provider="cdse", assets={"B02": asset})
-    assert raster_reader.count_read_threads([local_scene], 2) == 2
+    assert asset_opener.count_read_threads([local_scene], 2) == 2
     assert (
-        raster_reader.count_read_threads(
+        asset_opener.count_read_threads(
             [local_scene, dataclasses.replace(remote_scene, provider="demo")], 2
         )
         == 16
     )
-    assert raster_reader.count_read_threads([remote_scene], 2) == 4
-    assert raster_reader.count_read_threads([], 0) == 1
+    assert asset_opener.count_read_threads([remote_scene], 2) == 4
+    assert asset_opener.count_read_threads([], 0) == 1
 
 
 @pytest.mark.parametrize("fault", [None, "404", "503", "short", "reset"])
@@ -287,7 +288,7 @@ def test_a_bucket_is_read_by_gdal_and_retried(file_server, folder, monkeypatch, 
         "AWS_NO_SIGN_REQUEST": "YES",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setitem(raster_reader.S3_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    monkeypatch.setitem(asset_opener.S3_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
     name = f"{fault}-{request_}.tif"
     (folder / "bucket" / name).write_bytes((folder / "deflate.tif").read_bytes())
     file_server.script = lambda path, start, count: (

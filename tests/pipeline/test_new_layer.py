@@ -68,11 +68,14 @@ def test_a_new_layer_needs_only_a_table_entry(predictor, tmp_path):
     plan_dir = product_dir / plan.short_digest
     assert plan_file.read_plan_file(plan_dir / "plan.json").digest == plan.digest
 
-    with xr.open_zarr(plan_dir / zarr_store.STORE_NAME) as cube:
+    with xr.open_zarr(plan_dir / zarr_store.STORE_NAME, mask_and_scale=False) as cube:
         stored = cube.canopy_height.values
         observed = (cube.observations.values > 0) & (cube.observations.values != 65535)
-        assert cube.canopy_height.attrs["unit"] == "m"
-        assert cube.canopy_height.attrs["scale"] == 0.1
+    with xr.open_zarr(plan_dir / zarr_store.STORE_NAME) as cube:
+        assert cube.canopy_height.attrs["units"] == "m"
+        assert np.allclose(
+            cube.canopy_height.values, np.where(observed, stored * 0.1, np.nan), equal_nan=True
+        )
     assert stored.dtype == np.uint16
     assert np.array_equal(stored != 65535, observed)
     assert 0 <= stored[observed].min() < stored[observed].max() <= 400

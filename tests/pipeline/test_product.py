@@ -12,6 +12,7 @@ import pystac
 import pytest
 import rasterio
 
+from catalogs.legend import LAND_COVER
 from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
 from pipeline import layer_table
 from pipeline.grid.grid import Grid
@@ -99,7 +100,7 @@ def product(folder):
         raster = Raster(key=name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
         rasters.append(raster)
     style = folder / stem / "32632" / "land_cover.qml"
-    atomic_files.write_atomic(style, styles.qml().encode())
+    atomic_files.write_atomic(style, styles.qml(LAND_COVER).encode())
     (folder / stem / "cube.zarr").mkdir()
     documents = [
         Document.from_object(LocalStore(folder), f"{stem}/32632/land_cover.qml", kind="style"),
@@ -131,6 +132,7 @@ def product(folder):
             version="0.1.0",
             software={"numpy": "2.4.6"},
             recipe={"inputs": ("S2L2A", "DEM"), "dilate_m": 40.0},
+            main_layer=layer_table.get("land_cover"),
         ),
         accuracy=AccuracyMetrics(
             overall=0.91, macro_f1=0.84, n=4000, f1={"water": 0.95, "crops": 0.8}
@@ -363,8 +365,9 @@ def render_images(product, folder):
         name: rendering.read_thumbnail(paths[name], layer_table.get(name), 760)
         for name in ("land_cover", "observations", "confidence")
     }
-    view = quicklook.layout_land_cover(
+    view = quicklook.layout_classes(
         thumbnails["land_cover"],
+        layer_table.get("land_cover"),
         quicklook.ObservedLayers(observations=thumbnails["observations"]),
         quicklook.Heading(title=product.title, subtitle="x"),
     )
@@ -480,7 +483,7 @@ def replace_main_layer(product, folder, layer, bands):
     info = cog.write_cog(folder, href, GRID, layer, read, () if layer.bands else bands)
     raster = Raster(key=layer.name, href=href, layer=layer, grid=GRID, bands=bands, info=info)
     counts = product.rasters_for_layer("observations")
-    provenance = replace(product.provenance, main_layer=layer.name)
+    provenance = replace(product.provenance, main_layer=layer)
     return replace(
         product, rasters=(raster, *counts), provenance=provenance, documents=(), accuracy=None
     )
@@ -528,7 +531,7 @@ def test_a_collection_names_all_main_layers_of_its_items(product, folder):
     collection = stac_collection.build_collection(items, title="Jutland", license_id="other")
     assert collection["description"].startswith("Land cover and Generated NDVI of Jutland")
     composites_only = replace(
-        product, rasters=(), provenance=replace(product.provenance, model=None)
+        product, rasters=(), provenance=replace(product.provenance, model=None, main_layer=None)
     )
     collection = stac_collection.build_collection(
         [stac_item.build_item(composites_only)], title="Jutland", license_id="other"

@@ -52,7 +52,7 @@ def test_a_product_is_published_and_verified(collection_store, tmp_path):
     with rasterio.open(product_store.gdal_path(name)) as source:
         cog_values = source.read(1)
     group = zarr_store.grid_store(plan_store, plan, plan.grid.epsg).zarr_store()
-    with xr.open_zarr(group) as cube:
+    with xr.open_zarr(group, mask_and_scale=False) as cube:
         assert np.array_equal(cube.land_cover.values, cog_values)
     assert cog_values.any()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from catalogs import legend
+from catalogs.legend import LAND_COVER
 from flows.config.quality import QualityGate
 from pipeline import layer_table
 from pipeline.grid import grid as grids
@@ -28,7 +28,7 @@ from tests.support import large_plan
 LATTICE = Lattice(window=224, stride=208, context_width=0)
 SIDE = 1248
 TILE = 416
-CODES = tuple(entry.code for entry in legend.CLASSES)
+CODES = tuple(entry.code for entry in LAND_COVER.classes)
 
 
 def _iter_blocks(values, valid, size):

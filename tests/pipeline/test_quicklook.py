@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from catalogs import legend as land_cover_legend
+from catalogs.legend import LAND_COVER
 from pipeline import layer_table
 from pipeline.grid.grid import Grid
 from pipeline.product import product
@@ -17,7 +17,8 @@ from pipeline.product.report import quicklook, rendering, true_color
 from pipeline.storage import cog
 
 HEADING = quicklook.Heading(title="Jutland", subtitle="1 May 2024 to 30 September 2024")
-CODES = [entry.code for entry in land_cover_legend.CLASSES]
+LAYER = layer_table.get("land_cover")
+CODES = [entry.code for entry in LAND_COVER.classes]
 
 
 def make_thumbnail(values, bands=("x",), nodata=0, metres=10.0):
@@ -40,8 +41,8 @@ def layout_example(height=60, width=90, *, colored=True, counts=None, **changes)
         else None,
     }
     observed_layers = quicklook.ObservedLayers(**{**options, **changes})
-    return quicklook.layout_land_cover(
-        make_thumbnail(codes), observed_layers, HEADING, counts=counts
+    return quicklook.layout_classes(
+        make_thumbnail(codes), LAYER, observed_layers, HEADING, counts=counts
     )
 
 
@@ -63,9 +64,9 @@ def test_any_shape_is_drawn_within_the_maximum_width(shape, has_composite):
 
 def test_every_class_has_its_colour():
     codes = np.array([CODES], "uint8")
-    pixels = rendering.render_land_cover(make_thumbnail(codes))
+    pixels = rendering.render_classes(make_thumbnail(codes), LAND_COVER)
     actual = {code: tuple(pixel) for code, pixel in zip(CODES, pixels[0].tolist(), strict=True)}
-    expected = {entry.code: entry.color for entry in land_cover_legend.CLASSES}
+    expected = {entry.code: entry.color for entry in LAND_COVER.classes}
     assert actual == {**expected, 0: rendering.OUTSIDE_COLOR}
 
 
@@ -75,7 +76,7 @@ def test_unobserved_pixels_differ_from_those_outside():
     counts = np.full((16, 16), 65535, "uint16")
     counts[8:] = 0
     pixels = rendering.hatch_pixels(
-        rendering.render_land_cover(make_thumbnail(codes)),
+        rendering.render_classes(make_thumbnail(codes), LAND_COVER),
         rendering.gap_mask(make_thumbnail(codes), make_thumbnail(counts, nodata=65535)),
     )
     assert {tuple(pixel) for pixel in pixels[:8, :8].reshape(-1, 3).tolist()} == {
@@ -85,7 +86,7 @@ def test_unobserved_pixels_differ_from_those_outside():
         rendering.UNOBSERVED_COLOR,
         rendering.HATCH_COLOR,
     }
-    assert (pixels[:, 8:] == land_cover_legend.CLASS_BY_CODE[5].color).all()
+    assert (pixels[:, 8:] == LAND_COVER.by_code[5].color).all()
 
 
 def test_observed_pixels_without_a_class_are_not_drawn_as_unobserved():
@@ -95,7 +96,7 @@ def test_observed_pixels_without_a_class_are_not_drawn_as_unobserved():
     counts[:, :2] = 65535
     counts[:, 2:6] = 0
     observed_layers = quicklook.ObservedLayers(observations=make_thumbnail(counts, nodata=65535))
-    layout = quicklook.layout_land_cover(make_thumbnail(codes), observed_layers, HEADING)
+    layout = quicklook.layout_classes(make_thumbnail(codes), LAYER, observed_layers, HEADING)
     shares = {entry.title: round(entry.share, 3) for entry in layout.legend_entries}
     assert shares == {"Crops": 100.0, "Not classified": 22.222, "Not observed": 22.222}
     colors = [
@@ -106,8 +107,8 @@ def test_observed_pixels_without_a_class_are_not_drawn_as_unobserved():
     assert rendering.UNCLASSIFIED_COLOR in colors[8]
     assert rendering.UNOBSERVED_COLOR not in colors[8]
     coverage = product.CoverageCounts(inside=1000, unobserved=400, unclassified=0)
-    layout = quicklook.layout_land_cover(
-        make_thumbnail(codes), replace(observed_layers, coverage_counts=coverage), HEADING
+    layout = quicklook.layout_classes(
+        make_thumbnail(codes), LAYER, replace(observed_layers, coverage_counts=coverage), HEADING
     )
     assert [(entry.title, entry.share) for entry in layout.legend_entries][1:] == [
         ("Not observed", 40.0)

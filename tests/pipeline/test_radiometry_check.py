@@ -16,7 +16,7 @@ from catalogs.demo import cog
 from catalogs.errors import AssetReadError
 from catalogs.scene import Radiometry
 from pipeline.quality import radiometry_check
-from pipeline.reading import raster_reader
+from pipeline.reading import asset_opener, raster_reader
 from tests.faults import range_server
 from tests.support import small_worlds
 
@@ -269,7 +269,7 @@ def test_a_band_that_cannot_be_read_is_an_error(tmp_path):
         radiometry_check.check_scenes([scene], threads=1)
 
 
-SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
+SOURCE = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
 
 
 @pytest.mark.parametrize("is_averaged", [True, False])

@@ -8,14 +8,16 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
+from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from catalogs.errors import AssetReadError, InvalidInputError
 from pipeline.grid.grid import Grid
-from pipeline.reading import raster_reader
+from pipeline.reading import asset_opener, raster_reader
+from tests.faults.range_server import serving
 from tests.support import small_worlds
 
-SOURCE = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
+SOURCE = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=0.0)
 
 
 def _read(path, grid, **options):
@@ -113,7 +115,7 @@ def test_pixels_outside_a_raster_without_nodata_are_missing(tmp_path, dtype):
         height=90,
         width=80,
     )
-    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
+    source = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=None)
     actual = _read(
         path,
         grid,
@@ -138,7 +140,7 @@ def test_nan_and_nodata_of_the_catalog_are_missing(tmp_path):
         height=2,
         width=2,
     )
-    source = raster_reader.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
+    source = asset_opener.AssetInfo(scene_id="S", provider="planetary-computer", nodata=-32768.0)
     actual = _read(path, grid, source=source, dtype="float32", fill_value=np.nan)
     assert actual[0, 0] == 1
     assert actual[1, 1] == 2
@@ -198,6 +200,55 @@ def test_a_virtual_raster_is_not_opened(tmp_path, noise_path):
     )
     with pytest.raises(AssetReadError):
         _read(path, grid)
+
+
+@pytest.mark.parametrize(
+    "name", ["B02.jp2", "B02.tif", "B02 10 m.TIFF", "B02(1)#?&+ü.jp2", "$value"]
+)
+@pytest.mark.parametrize("driver", ["GTiff", "JP2OpenJPEG"])
+def test_the_format_is_that_of_the_bytes_not_of_the_name(tmp_path, noise_path, name, driver):
+    path = tmp_path / name
+    path.write_bytes(_convert(noise_path, driver, tmp_path))
+    with rasterio.open(noise_path) as file:
+        expected = file.read(1)
+    grid = Grid(
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=200,
+        width=180,
+    )
+    assert np.array_equal(_read(path, grid), expected)
+    thumbnail = raster_reader.read_thumbnail(str(path), SOURCE, size=200)
+    assert np.array_equal(thumbnail, expected.astype(np.float32))
+
+
+def _convert(path, driver, folder):
+    """Return the bytes of a raster in another format."""
+    target = folder / "converted.jp2"
+    options = {"QUALITY": 100, "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
+    copy(path, target, driver=driver, **options)
+    return target.read_bytes()
+
+
+def test_an_odata_url_of_a_jpeg_2000_file_is_read(tmp_path, noise_path):
+    folder = tmp_path / "odata/v1/Products(1)/Nodes(a.SAFE)/Nodes(B02_10m.jp2)"
+    folder.mkdir(parents=True)
+    (folder / "$value").write_bytes(_convert(noise_path, "JP2OpenJPEG", tmp_path))
+    grid = Grid(
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=20,
+        width=20,
+    )
+    with rasterio.open(noise_path) as file:
+        expected = file.read(1, window=Window(0, 0, 20, 20))
+    with serving(tmp_path) as server:
+        url = f"{server.address}/odata/v1/Products(1)/Nodes(a.SAFE)/Nodes(B02_10m.jp2)/$value"
+        assert np.array_equal(_read(url, grid), expected)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

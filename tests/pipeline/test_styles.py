@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pystac.extensions.classification import Classification
 
-from catalogs import legend
+from catalogs.legend import LAND_COVER
 from pipeline import layer_table
 from pipeline.storage import color_ramps, styles
 from pipeline.storage.band_statistics import BandStatistics
 
-MAPPED = [entry for entry in legend.CLASSES if entry.code != legend.NODATA]
+MAPPED = [entry for entry in LAND_COVER.classes if entry.code != LAND_COVER.nodata]
 
 
 def test_qgis_gets_a_palette_with_labels_and_full_opacity():
-    root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.qml()))
+    root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", styles.qml(LAND_COVER)))
     renderer = root.find("pipe/rasterrenderer")
     assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
     assert float(renderer.get("opacity")) == 1
@@ -29,7 +29,7 @@ def test_qgis_gets_a_palette_with_labels_and_full_opacity():
 
 
 def test_sld_names_and_colours_every_code():
-    root = ET.fromstring(styles.sld(layer_table.get("land_cover")).encode())
+    root = ET.fromstring(styles.sld(layer_table.get("land_cover"), LAND_COVER).encode())
     namespaces = {"sld": "http://www.opengis.net/sld"}
     color_map = root.find(".//sld:ColorMap", namespaces)
     assert color_map.get("type") == "values"
@@ -39,7 +39,7 @@ def test_sld_names_and_colours_every_code():
     }
     assert actual == {
         entry.code: (f"#{entry.color_hint}", entry.title, "1" if entry.code else "0")
-        for entry in legend.CLASSES
+        for entry in LAND_COVER.classes
     }
 
 
@@ -74,23 +74,25 @@ def test_continuous_layers_get_a_ramp_from_low_to_high():
 
 
 def test_stac_classes_are_those_of_the_legend_and_readable_by_pystac():
-    entries = styles.classification_classes({0: 5, 1: 1, 5: 3})
+    entries = styles.classification_classes(LAND_COVER, {0: 5, 1: 1, 5: 3})
     classifications = [Classification(entry) for entry in entries]
     assert [(entry.value, entry.name, entry.color_hint) for entry in classifications] == [
-        (entry.code, entry.name, entry.color_hint) for entry in legend.CLASSES
+        (entry.code, entry.name, entry.color_hint) for entry in LAND_COVER.classes
     ]
     by_value = {entry["value"]: entry for entry in entries}
     assert by_value[0]["nodata"] is True
     assert "percentage" not in by_value[0]
     assert (by_value[1]["percentage"], by_value[5]["percentage"]) == (25.0, 75.0)
     assert (by_value[0]["count"], by_value[5]["count"], by_value[2]["count"]) == (5, 3, 0)
-    assert all("count" not in entry for entry in styles.classification_classes())
+    assert all("count" not in entry for entry in styles.classification_classes(LAND_COVER))
 
 
-@given(st.dictionaries(st.sampled_from([e.code for e in legend.CLASSES]), st.integers(0, 10**12)))
+@given(
+    st.dictionaries(st.sampled_from([e.code for e in LAND_COVER.classes]), st.integers(0, 10**12))
+)
 def test_shares_of_the_mapped_pixels_add_up(counts):
-    shares = styles.class_percentages(counts)
-    mapped = sum(count for code, count in counts.items() if code != legend.NODATA)
+    shares = styles.class_percentages(LAND_COVER, counts)
+    mapped = sum(count for code, count in counts.items() if code != LAND_COVER.nodata)
     assert sum(shares.values()) == pytest.approx(100 if mapped else 0)
     assert set(shares) == {entry.code for entry in MAPPED}
 
@@ -107,8 +109,8 @@ def test_bit_offsets_are_stable():
 
 
 def test_gdal_palette_is_the_table_with_nodata_transparent():
-    table = styles.colormap()
+    table = styles.colormap(LAND_COVER)
     assert table[0][3] == 0
     assert {code: color[:3] for code, color in table.items()} == {
-        entry.code: entry.color for entry in legend.CLASSES
+        entry.code: entry.color for entry in LAND_COVER.classes
     }

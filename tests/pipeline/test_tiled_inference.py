@@ -14,6 +14,7 @@ from pipeline.grid.grid import Grid
 from pipeline.grid.window_lattice import Lattice
 from pipeline.inference import downsample, output_layers, test_time_augmentation
 from pipeline.inference.tiled_inference import WindowRow
+from pipeline.plan.output_spec import OutputSpec
 from tests.support import fake_predictors
 from tests.support.fake_predictors import (
     Brightness,
@@ -94,10 +95,13 @@ def test_without_observations_there_is_no_output():
     assert np.isnan(actual).all()
 
 
+THREE_CLASSES = OutputSpec(class_names=("water", "bare", "clouds"))
+
+
 def test_layers_of_a_classification():
     probabilities = np.array([[[0.7]], [[0.2]], [[0.1]]], np.float32)
     layers = output_layers.classify_probabilities(
-        probabilities, ("water", "bare", "clouds"), np.ones((1, 1), bool)
+        THREE_CLASSES, probabilities, np.ones((1, 1), bool)
     )
     assert {name: int(values.ravel()[0]) for name, values in layers.items()} == {
         "land_cover": 1,
@@ -114,9 +118,7 @@ def test_layers_of_a_classification():
 )
 def test_clouds_and_unobserved_pixels_have_no_class(probabilities, observed):
     values = np.array(probabilities, np.float32).reshape(3, 1, 1)
-    layers = output_layers.classify_probabilities(
-        values, ("water", "bare", "clouds"), np.full((1, 1), observed)
-    )
+    layers = output_layers.classify_probabilities(THREE_CLASSES, values, np.full((1, 1), observed))
     assert layers["land_cover"][0, 0] == 0
     assert layers["second_class"][0, 0] == 0
     assert layers["confidence"][0, 0] == 255

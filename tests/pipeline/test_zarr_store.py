@@ -34,6 +34,11 @@ def finished_store(tmp_path):
     return plan, folder
 
 
+def open_stored_values(path):
+    """Open a Zarr group without replacing nodata, scaling and decoding days."""
+    return xr.open_zarr(path, mask_and_scale=False, decode_times=False)
+
+
 def _read_chunks(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -46,7 +51,7 @@ def test_the_zarr_opens_with_its_georeference(finished_store):
     plan, folder = finished_store
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = xr.open_zarr(folder / zarr_store.STORE_NAME)
+        data = open_stored_values(folder / zarr_store.STORE_NAME)
     assert data.rio.crs.to_epsg() == plan.grid.epsg
     assert data.rio.transform() == plan.grid.transform
     assert data.land_cover.rio.transform() == plan.grid.transform
@@ -181,7 +186,7 @@ def test_cells_hold_the_mean_of_observed_pixels(tmp_path):
         tile.build_tile(plan, planned_tile, Patches(), folder, threads=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = xr.open_zarr(folder / zarr_store.STORE_NAME)
+        data = open_stored_values(folder / zarr_store.STORE_NAME)
     assert data.embedding.dims == ("band_embedding", "y", "x")
     assert data.rio.transform() == plan.grid.transform
     assert data.rio.transform().a == 80.0
@@ -329,7 +334,7 @@ def test_empty_tiles_written_in_parallel_are_stored(tmp_path):
     plan = make_plan(tmp_path, tile=16)
     path = tmp_path / zarr_store.STORE_NAME
     zarr_store.create_grid_store(
-        path, plan.grid, plan.tile_size, tile_layers.list_layer_bands(plan)
+        path, plan, plan.grid, plan.tile_size, tile_layers.list_layer_bands(plan)
     )
 
     def write_empty_tile(planned_tile):

@@ -18,7 +18,7 @@ from rio_cogeo import cog_validate
 
 import model
 from catalogs import demo as country
-from catalogs import legend as land_cover_legend
+from catalogs.legend import LAND_COVER
 from catalogs.sensors import SENTINEL_2
 from flows.cli import text_output
 from flows.config import job as jobs
@@ -183,7 +183,12 @@ def cube(result, factor=1):
     group = None if factor == 1 else f"cells_{factor}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return xr.open_zarr(Path(result["map"]).parents[1] / "cube.zarr", group=group)
+        return xr.open_zarr(
+            Path(result["map"]).parents[1] / "cube.zarr",
+            group=group,
+            mask_and_scale=False,
+            decode_times=False,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -390,12 +395,10 @@ def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
     plan = plan_of(result)
     with rasterio.open(result["map"]) as file:
         codes = set(np.unique(file.read(1)).tolist())
-        assert file.colormap(1)[1][:3] == land_cover_legend.CLASS_BY_CODE[1].color
-    legend = {
-        land_cover_legend.CLASS_BY_NAME[name].code for name in plan.model.primary_output.class_names
-    }
-    assert codes <= legend | {land_cover_legend.NODATA}
-    assert land_cover_legend.CLASS_BY_NAME["clouds"].code not in codes
+        assert file.colormap(1)[1][:3] == LAND_COVER.by_code[1].color
+    legend = {LAND_COVER.by_name[name].code for name in plan.model.primary_output.class_names}
+    assert codes <= legend | {LAND_COVER.nodata}
+    assert LAND_COVER.by_name["clouds"].code not in codes
     if kind == "checkpoint":
         assert plan.model.primary_output.class_names == ("water", "trees", "crops")
         assert plan.model.name == "tuned"

@@ -23,7 +23,7 @@ import yaml
 from rio_cogeo import cog_validate
 
 from catalogs import demo as country
-from catalogs import legend
+from catalogs.legend import LAND_COVER
 from flows.config import job as jobs
 from flows.demo import demo
 from flows.observe.progress import NullProgress
@@ -122,7 +122,7 @@ def test_a_run_makes_a_product_that_opens_everywhere(job):
             layer = layer_table.get(path.stem)
             assert f"EPSG:{file.crs.to_epsg()}" == item["properties"]["proj:code"]
             if layer.has_legend:
-                assert file.colormap(1)[1][:3] == legend.CLASS_BY_CODE[1].color
+                assert file.colormap(1)[1][:3] == LAND_COVER.by_code[1].color
             assert file.dtypes[0] == layer.dtype
             assert file.nodata == layer.nodata or np.isnan(file.nodata)
     again = _run(job)

@@ -162,10 +162,10 @@ def test_each_zone_has_a_group_of_the_cube(made):
     plan, home, _ = made
     cube = home / plan.short_digest / "cube.zarr"
     for grid in plan.grids:
-        data = xr.open_zarr(cube / str(grid.epsg), decode_coords="all")
+        data = xr.open_zarr(cube / str(grid.epsg), decode_coords="all", mask_and_scale=False)
         assert data.rio.crs.to_epsg() == grid.epsg
         assert data.rio.transform() == grid.transform
-        same = xr.open_zarr(cube, group=str(grid.epsg))
+        same = xr.open_zarr(cube, group=str(grid.epsg), mask_and_scale=False)
         assert np.array_equal(same.observations.values, data.observations.values)
 
 

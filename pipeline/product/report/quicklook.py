@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from catalogs import legend
+from catalogs.class_palette import BACKGROUND_COLOR as OTHERS_COLOR
+from catalogs.legend import fold_to_ascii
 from pipeline.layer_table import Layer
 from pipeline.product.report import rendering, true_color
 from pipeline.product.report.rendering import (
@@ -34,6 +35,9 @@ MAX_WIDTH = 1600
 BACKGROUND_COLOR = (255, 255, 255)
 TEXT_COLOR = (33, 37, 41)
 MUTED_TEXT_COLOR = (108, 117, 125)
+
+MAX_LEGEND_CLASSES = 40
+"""Most classes in the legend, the largest ones; the report has them all."""
 
 NOT_OBSERVED = "Not observed"
 NOT_CLASSIFIED = "Not classified"
@@ -118,44 +122,63 @@ class ObservedLayers:
     """Counts of the whole product; by default those of the thumbnails."""
 
 
-def layout_land_cover(
-    land_cover: Thumbnail,
+def layout_classes(
+    class_map: Thumbnail,
+    layer: Layer,
     observed: ObservedLayers,
     heading: Heading,
     *,
     counts: Mapping[int, int] | None = None,
 ) -> QuicklookLayout:
-    """Lay out a land-cover map with its legend.
+    """Lay out a map of classes with its legend.
 
     Args:
-        land_cover: the map.
+        class_map: the map.
+        layer: its layer, with the legend.
         observed: observations and composite.
         heading: title and subtitle.
         counts: pixels per code in the whole map; by default those of the thumbnail.
     """
+    legend = layer.legend
+    if legend is None:
+        raise ValueError(f"the layer {layer.name!r} has no classes")
     has_unclassified = observed.coverage_counts is None or observed.coverage_counts.unclassified > 0
     unclassified = rendering.unclassified_mask(
-        land_cover, observed.observations if has_unclassified else None
+        class_map, observed.observations if has_unclassified else None
     )
     pixels = rendering.hatch_pixels(
-        rendering.render_land_cover(land_cover), unclassified, rendering.UNCLASSIFIED_COLOR
+        rendering.render_classes(class_map, legend), unclassified, rendering.UNCLASSIFIED_COLOR
     )
-    panel = ("Land cover", pixels)
-    layout = _layout_panels(panel, land_cover, observed, heading, observed_mask=unclassified)
-    shares = styles.class_percentages(counts or rendering.count_codes(land_cover))
-    entries = tuple(
-        LegendEntry(
-            title=legend.CLASS_BY_CODE[code].title,
-            color=legend.CLASS_BY_CODE[code].color,
-            share=share,
-        )
+    panel = (_to_drawable_text(layer.title), pixels)
+    layout = _layout_panels(panel, class_map, observed, heading, observed_mask=unclassified)
+    shares = styles.class_percentages(legend, counts or rendering.count_codes(class_map))
+    largest_first = [
+        (legend.by_code[code], share)
         for code, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
         if share > 0
+    ]
+    entries = tuple(
+        LegendEntry(
+            title=_to_drawable_text(entry.title) or f"Class {entry.code}",
+            color=entry.color,
+            share=share,
+        )
+        for entry, share in largest_first[:MAX_LEGEND_CLASSES]
     )
+    others = largest_first[MAX_LEGEND_CLASSES:]
+    if others:
+        title = f"{len(others)} more classes"
+        share = sum(share for _, share in others)
+        entries += (LegendEntry(title=title, color=OTHERS_COLOR, share=share),)
     gap_entries = _gap_entry(
-        NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassified, land_cover, observed
+        NOT_CLASSIFIED, rendering.UNCLASSIFIED_COLOR, unclassified, class_map, observed
     )
     return replace(layout, legend_entries=entries + gap_entries + layout.legend_entries)
+
+
+def _to_drawable_text(text: str) -> str:
+    """Return a text in the characters of the font: without accents; empty for other scripts."""
+    return text if text.isascii() else fold_to_ascii(text)
 
 
 def _gap_entry(
@@ -386,10 +409,11 @@ def _draw_legend(page: Image.Image, entries: Sequence[LegendEntry], columns: int
         left = _MARGIN + (index % columns) * _LEGEND_COLUMN_WIDTH
         y = top + (index // columns) * _LEGEND_LINE_HEIGHT
         page.paste(_swatch(entry), (left, y))
-        label = (
-            f"{entry.title}  {format_percent(entry.share)}{' of region' if entry.hatched else ''}"
-        )
-        draw.text((left + 40, y + 10), label, fill=TEXT_COLOR, font=_load_font(18), anchor="lm")
+        share = f"  {format_percent(entry.share)}{' of region' if entry.hatched else ''}"
+        width = _LEGEND_COLUMN_WIDTH - 56 - round(draw.textlength(share, font=_load_font(18)))
+        label = _truncate_text(draw, entry.title, _load_font(18), width) + share
+        font = _load_font(18)
+        draw.text((left + 40, y + 10), label, fill=TEXT_COLOR, font=font, anchor="lm")
 
 
 def _swatch(entry: LegendEntry) -> Image.Image:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import Resampling
 
-from catalogs import legend
+from catalogs.legend import Legend
 from pipeline.layer_table import Layer
 from pipeline.storage import color_ramps
 
@@ -118,13 +118,13 @@ def encode_png(pixels: Image.Image | Pixels) -> bytes:
     return out.getvalue()
 
 
-def render_land_cover(land_cover: Thumbnail) -> Pixels:
-    """Colour a map by its legend."""
+def render_classes(class_map: Thumbnail, legend: Legend) -> Pixels:
+    """Colour a map of classes by its legend."""
     table = np.zeros((256, 3), np.uint8)
-    for entry in legend.CLASSES:
+    for entry in legend.classes:
         table[entry.code] = entry.color
-    table[legend.NODATA] = OUTSIDE_COLOR
-    pixels: Pixels = table[land_cover.values[0]]
+    table[legend.nodata] = OUTSIDE_COLOR
+    pixels: Pixels = table[class_map.values[0]]
     return pixels
 
 
@@ -223,9 +223,9 @@ def upscale(pixels: Pixels, width: int) -> Pixels:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def count_codes(land_cover: Thumbnail) -> dict[int, int]:
+def count_codes(class_map: Thumbnail) -> dict[int, int]:
     """Count the codes of a thumbnail."""
-    codes, counts = np.unique(land_cover.values[0], return_counts=True)
+    codes, counts = np.unique(class_map.values[0], return_counts=True)
     return {int(code): int(count) for code, count in zip(codes, counts, strict=True)}
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from shapely.geometry import shape
 
-from catalogs import legend
-from pipeline import layer_table
 from pipeline.product import descriptions
 from pipeline.product.product import Product, Raster
 from pipeline.product.report import (
@@ -47,7 +45,7 @@ class ReportImages:
 
 @dataclass(frozen=True, slots=True)
 class ClassArea:
-    """Area of one class of a land-cover map."""
+    """Area of one class of a map."""
 
     title: str
     color: str
@@ -72,7 +70,7 @@ class BandValues:
 
 @dataclass(frozen=True, slots=True)
 class OutputValues:
-    """Statistics of a model output that is no land-cover map."""
+    """Statistics of a model output that is no map of classes."""
 
     title: str
     unit: str
@@ -184,9 +182,8 @@ def _format_date(date: dt.date) -> str:
 
 def _main_title(product: Product) -> str:
     """Return what the quicklook shows."""
-    if product.provenance.model is None:
-        return "Composite"
-    return layer_table.get(product.provenance.main_layer).title
+    layer = product.provenance.main_layer
+    return layer.title if layer else "Composite"
 
 
 def _list_facts(product: Product) -> dict[str, str]:
@@ -213,8 +210,11 @@ def _format_degrees(value: float, letters: str) -> str:
 
 def _list_class_areas(product: Product) -> list[ClassArea]:
     """Return area and share of each class that the map holds."""
-    areas = _square_kilometres(product.rasters_for_layer("land_cover"))
-    shares = styles.class_percentages(product.count_values("land_cover"))
+    layer = product.provenance.main_layer
+    if layer is None or layer.legend is None:
+        return []
+    areas = _square_kilometres(product.rasters_for_layer(layer.name))
+    shares = styles.class_percentages(layer.legend, product.count_values(layer.name))
     return [
         ClassArea(
             title=entry.title,
@@ -223,7 +223,7 @@ def _list_class_areas(product: Product) -> list[ClassArea]:
             share=share,
             percentage=quicklook.format_percent(share),
         )
-        for entry in legend.CLASSES
+        for entry in layer.legend.classes
         if (share := shares.get(entry.code, 0.0)) > 0
     ]
 
@@ -240,8 +240,9 @@ def _square_kilometres(rasters: Iterable[Raster]) -> dict[int, float]:
 
 def _summarise_output(product: Product) -> OutputValues | None:
     """Return the statistics of an output that is no map; of many bands only their number."""
-    rasters = product.rasters_for_layer(product.provenance.main_layer)
-    if product.output_kind == "land_cover" or not rasters:
+    layer = product.provenance.main_layer
+    rasters = product.rasters_for_layer(layer.name) if layer else ()
+    if product.output_kind == "classes" or not rasters:
         return None
     return OutputValues(
         title=rasters[0].layer.title,
@@ -272,10 +273,11 @@ def _list_band_values(rasters: Sequence[Raster]) -> Iterable[BandValues]:
 
 def _list_class_scores(product: Product) -> list[tuple[str, float]]:
     """Return title and F1 of each class that was compared with a reference."""
-    if product.accuracy is None:
+    layer = product.provenance.main_layer
+    if product.accuracy is None or layer is None or layer.legend is None:
         return []
     return [
-        (legend.CLASS_BY_NAME[name].title, score) for name, score in product.accuracy.f1.items()
+        (layer.legend.by_name[name].title, score) for name, score in product.accuracy.f1.items()
     ]
 
 

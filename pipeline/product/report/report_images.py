@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from catalogs.sensors import SENSORS
-from pipeline import layer_table
 from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, model_provenance, product
@@ -43,13 +42,13 @@ def draw_report_images(
     """
     store = open_store(product_dir)
     hrefs = {raster.key: raster.href for raster in rasters}
-    output_layer = plan.model.primary_output.layer_name if plan.model else None
+    output_layer = plan.model.primary_output.main_layer if plan.model else None
     shown_bands = _shown_bands(plan)
     side = min(PANEL_SIZE, math.isqrt(MAX_VALUES // max(len(shown_bands), 1)))
 
     def read(name: str, bands: Sequence[str] = ()) -> Thumbnail:
         path = store.gdal_path(hrefs[name])
-        return rendering.read_thumbnail(path, layer_table.get(name), side, bands)
+        return rendering.read_thumbnail(path, plan.layer(name), side, bands)
 
     optical = [
         f"composite_{name}"
@@ -63,18 +62,18 @@ def draw_report_images(
         return None
     observations = read("observations")
     max_observations = max(int(observations.values[0][observations.valid_mask].max(initial=0)), 1)
-    if output_layer in hrefs:
+    if output_layer is not None and output_layer.name in hrefs:
         observed = ObservedLayers(
             observations=observations,
             composite=composite,
             coverage_counts=CoverageCounts.from_rasters(rasters, output_layer),
         )
         layout = _build_layout(
-            layer_table.get(output_layer),
-            read(output_layer, shown_bands),
+            output_layer,
+            read(output_layer.name, shown_bands),
             observed,
             build_heading(plan),
-            product.count_values(rasters, output_layer),
+            product.count_values(rasters, output_layer.name),
         )
     elif composite is not None:
         layout = quicklook.layout_composite(composite, observations, build_heading(plan))
@@ -129,7 +128,7 @@ def _build_layout(
     counts: Mapping[int, int],
 ) -> QuicklookLayout:
     if layer.has_legend:
-        return quicklook.layout_land_cover(output, observed, heading, counts=counts)
+        return quicklook.layout_classes(output, layer, observed, heading, counts=counts)
     if layer.kind == "features":
         return quicklook.layout_embedding(output, observed, heading)
     return quicklook.layout_generated(output, layer, observed, heading)

@@ -1,0 +1,85 @@
+"""Classes of a model in a job: their names, and how a map shows them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from catalogs.class_palette import format_color, parse_color
+from catalogs.legend import OWN_NODATA, ClassDefinition
+from flows.config.base import ConfigModel
+from pipeline import layer_table
+
+_LAYER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_RESERVED_NAMES = (
+    *("x", "y", "time", "band", "spatial_ref"),
+    *("quicklook", "zarr", "report", "style", "sld", "plan"),
+)
+# ^ coordinates of the Zarr store, and other assets of the item
+_RESERVED_PREFIXES = ("band_", "cells_", "composite_", "series_", "generated_", "style_", "sld_")
+
+
+class ClassConfig(ConfigModel):
+    """One class of a checkpoint; a text is its name."""
+
+    name: str = Field(description="the class's name, a text")
+    title: str | None = Field(default=None, min_length=1, description="a text for legends")
+    color: str | None = Field(default=None, description="a colour in quotes, as in '#d55e00'")
+    code: int | None = Field(
+        default=None, ge=0, lt=OWN_NODATA, description=f"a whole number from 0 to {OWN_NODATA - 1}"
+    )
+    gap: bool = Field(
+        default=False, description="true where pixels of the class count as not classified"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict):
+            raise ValueError(  # noqa: TRY004
+                # ^ pydantic reports ValueError only
+                f"the class name {value!r} is not a text: write it in quotes."
+            )
+        return value
+
+    @field_validator("color")
+    @classmethod
+    def _check_color(cls, value: str | None) -> str | None:
+        return value if value is None else f"#{format_color(parse_color(value))}"
+
+    def to_definition(self) -> ClassDefinition:
+        """Return the definition of the class."""
+        return ClassDefinition(
+            name=self.name,
+            title=self.title,
+            color=None if self.color is None else parse_color(self.color),
+            code=self.code,
+            is_gap=self.gap,
+        )
+
+    @property
+    def has_details(self) -> bool:
+        """Tell whether the job states more of the class than its name."""
+        return self != ClassConfig(name=self.name)
+
+
+def check_layer_name(name: str) -> str:
+    """Return the name of a layer of classes.
+
+    Raises:
+        ValueError: The name cannot name a file and a variable, or it names another layer.
+    """
+    if not _LAYER_NAME.fullmatch(name):
+        raise ValueError(
+            f"the layer {name!r} must begin with a letter and have letters, digits and "
+            "underscores only, as in burn_scars."
+        )
+    others = [layer.name for layer in layer_table.list_layers() if layer.kind != "classes"]
+    taken = {*map(str.lower, others), *_RESERVED_NAMES}
+    if name.lower() in taken or name.lower().startswith(_RESERVED_PREFIXES):
+        raise ValueError(f"the name {name!r} is taken by another layer or file: write another one.")
+    return name

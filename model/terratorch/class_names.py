@@ -1,0 +1,118 @@
+"""Names of the classes of a fine-tuned model: from its checkpoint, its training and its user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError, join_names
+from model.terramind.config import read_mapping
+from model.terratorch.hyperparameters import read_task_arguments
+
+_LISTED = 20
+# ^ names that a message lists
+
+
+def find_class_names(
+    arguments: Mapping[str, Any], training: str | Path | None = None
+) -> tuple[str, ...] | None:
+    """Return the names that a checkpoint or its training states; None where neither does.
+
+    Args:
+        arguments: hyper-parameters of the checkpoint, as :func:`read_task_arguments` returns them.
+        training: the configuration of `terratorch fit`; names are read from its `model` section,
+            else from its data module.
+
+    Raises:
+        ModelError: the names are no texts, or the checkpoint and its training contradict.
+    """
+    stored = _parse_names(arguments.get("class_names"), "the checkpoint")
+    configured = None if training is None else _read_training(training)
+    if stored is not None and configured is not None and stored != configured:
+        raise ModelError(
+            f"the checkpoint has the classes {join_names(stored, _LISTED)}, but {training} has "
+            f"{join_names(configured, _LISTED)}: give the configuration that this checkpoint was "
+            "trained with"
+        )
+    return stored or configured
+
+
+def choose_class_names(
+    stated: Sequence[str] | None, found: Sequence[str] | None, num_classes: int
+) -> tuple[str, ...]:
+    """Return the names of a model's classes: the stated ones, else those of its files.
+
+    Other names than those of the files are accepted, as they rename the classes; the same names in
+    another order are a mistake.
+
+    Args:
+        stated: what the user states.
+        found: what :func:`find_class_names` returned.
+        num_classes: number of the model's classes.
+
+    Raises:
+        ModelError: there are no names, another number of them, or names at another place.
+    """
+    names = found if stated is None else stated
+    if names is None:
+        raise ModelError(
+            f"the model has {num_classes} classes, and neither the checkpoint nor its training "
+            "names them: add `classes:` with their names, in the order of the model's output"
+        )
+    if len(names) != num_classes:
+        origin = "the checkpoint or its training" if stated is None else "classes:"
+        raise ModelError(
+            f"{len(names)} class names for a model of {num_classes} classes: {origin} has "
+            f"{join_names(names, _LISTED)}"
+        )
+    moved = [
+        name
+        for index, name in enumerate(names)
+        if found is not None
+        and _fold(name) in map(_fold, found)
+        and (index >= len(found) or _fold(found[index]) != _fold(name))
+    ]
+    if moved and found is not None:
+        raise ModelError(
+            f"classes: {join_names(moved, _LISTED)} at another place than in the checkpoint or its "
+            f"training, whose order is {join_names(found, _LISTED)}: write them in this order, or "
+            "remove `classes:`"
+        )
+    return tuple(names)
+
+
+def find_ignored_class(arguments: Mapping[str, Any], num_classes: int) -> int | None:
+    """Return the index of the class that the training ignored; None where there is none.
+
+    An `ignore_index` beyond the classes, usually -1 or 255, marks labels without a class.
+    """
+    index = arguments.get("ignore_index")
+    is_class = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < num_classes
+    return index if is_class else None
+
+
+def _read_training(path: str | Path) -> tuple[str, ...] | None:
+    names = _parse_names(read_task_arguments(path).get("class_names"), path)
+    if names is not None:
+        return names
+    data = read_mapping(path).get("data")
+    arguments = data.get("init_args", data) if isinstance(data, Mapping) else None
+    return (
+        _parse_names(arguments.get("class_names"), path) if isinstance(arguments, Mapping) else None
+    )
+
+
+def _parse_names(names: object, origin: str | Path) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ModelError(
+            f"{origin}: class_names must be a list of texts, not {names!r}: write names such as No "
+            "and 1 in quotes"
+        )
+    return tuple(names)
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
