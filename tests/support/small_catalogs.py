@@ -46,9 +46,10 @@ def an_item(
     west, south, east, north = transform_bounds(epsg, 4326, *bounds)
     assets = {}
     for asset, value in bands.items():
+        values = np.broadcast_to(value, (SIZE, SIZE))
         path = small_worlds.raster(
             folder / "pixels" / collection / name / f"{asset}.tif",
-            np.full((SIZE, SIZE), value, np.float32 if np.min(value) < 0 else np.uint16),
+            values.astype(np.float32 if values.dtype.kind == "f" else np.uint16),
             left=left,
             top=top,
             epsg=epsg,
