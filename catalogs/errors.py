@@ -20,4 +20,8 @@ class TransientError(TerramosaicError):
 
 
 class AssetReadError(TerramosaicError):
-    """An asset that could not be read after all retries."""
+    """An asset that could not be read after all retries; a later attempt may succeed."""
+
+
+class UnreadableAssetError(AssetReadError, InvalidInputError):
+    """An asset that is not there, or is no raster that can be decoded: no attempt can read it."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RunResult,
         SearchResult,
         TileCounts,
+        TileFailure,
         TrainResult,
         UsedScene,
         VerifyResult,
@@ -76,8 +77,18 @@ def format_run(result: RunResult) -> Iterator[str]:
         ("seams", _format_seams(result.seam)),
     )
     yield from _format_pairs(*_planned_and_actual(result.planned, result.actual))
-    for failure in result.tiles.failed:
+    yield from _format_failures(result.tiles.failed)
+
+
+MAX_FAILURES_LISTED = 20
+"""Largest number of failed tiles that are listed; --json has all."""
+
+
+def _format_failures(failures: Sequence[TileFailure]) -> Iterator[str]:
+    for failure in failures[:MAX_FAILURES_LISTED]:
         yield f"  failed     {failure.tile}: {failure.reason}"
+    if len(failures) > MAX_FAILURES_LISTED:
+        yield f"  failed     and {len(failures) - MAX_FAILURES_LISTED} more (--json lists all)"
 
 
 MAX_WARNINGS_LISTED = 20
@@ -146,9 +157,26 @@ def _format_headline(result: RunResult) -> str:
     if result.item:
         return f"{status}: published without {failed} of {tiles.total} tiles, which failed"
     return (
-        f"{status}: {failed} of {tiles.total} tiles failed and nothing is published; run the "
-        "same command again to retry them, or publish without them with --allow-partial"
+        f"{status}: {failed} of {tiles.total} tiles failed and nothing is published; "
+        f"{_advise_on_failures(tiles)}"
     )
+
+
+def _advise_on_failures(tiles: TileCounts) -> str:
+    """Return what to do about failed tiles: try again only what another attempt may change."""
+    retryable = sum(failure.retryable for failure in tiles.failed)
+    if retryable == len(tiles.failed):
+        advice = "run the same command again to retry them"
+    elif retryable:
+        advice = (
+            f"run the same command again to retry {retryable} of them; the others fail again "
+            "unless what is named below is changed"
+        )
+    else:
+        advice = "they fail again unless what is named below is changed"
+    if len(tiles.failed) < tiles.total:
+        advice += ", or publish without them with --allow-partial"
+    return advice
 
 
 def _format_pairs(*pairs: tuple[str, object]) -> Iterator[str]:
@@ -334,7 +362,7 @@ def format_verification(result: VerifyResult) -> Iterator[str]:
         yield "verified: every tile matches its receipt"
     elif damages:
         count = _format_count(len(damages), "problem")
-        yield f"{count}; run the job again to recompute only these tiles:"
+        yield f"{count}; run the job again to make only these tiles and files:"
         rows = [(entry.tile, entry.file, entry.reason) for entry in damages]
         yield from _indent(format_table(("tile", "file", "why"), rows))
     else:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from catalogs.errors import AssetReadError
+from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search.scene_selection import Selection
 from flows.observe.progress import Progress
@@ -103,10 +103,11 @@ def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str
         batch = scenes[start : start + SCENES_PER_STEP]
         try:
             batch_verdicts = radiometry_check.check_scenes(batch, threads=threads)
+        except UnreadableAssetError:
+            raise
         except AssetReadError as error:
             raise AssetReadError(
-                f"The radiometry of the scenes cannot be checked on their pixels. {error} To plan "
-                "without this check: radiometry: {proof: off}."
+                f"{error} Run the same command again when the file can be reached."
             ) from error
         verdicts |= {
             _scene_key(scene): verdict for scene, verdict in zip(batch, batch_verdicts, strict=True)

@@ -57,6 +57,9 @@ class TileFailure(Result):
 
     tile: str = Field(description="Identifier of the tile.")
     reason: str = Field(description="What went wrong, with the asset concerned.")
+    retryable: bool = Field(
+        description="Whether another attempt may succeed; else something must be changed before."
+    )
 
 
 class TileCounts(Result):

@@ -138,7 +138,13 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
             _log_tile_result(tile_result)
             context.progress.advance(1, tile_result.tile)
             if tile_result.reason is not None:
-                failed.append(TileFailure(tile=tile_result.tile, reason=tile_result.reason))
+                failed.append(
+                    TileFailure(
+                        tile=tile_result.tile,
+                        reason=tile_result.reason,
+                        retryable=tile_result.retryable,
+                    )
+                )
             for name, count in tile_result.traffic.items():
                 traffic[name] = traffic.get(name, 0) + count
             for name, value in tile_result.seconds.items():
@@ -367,7 +373,9 @@ def _merge_failures(
     return (
         *failed,
         *(
-            TileFailure(tile=finding.tile or "", reason=f"{finding.file}: {finding.reason}")
+            TileFailure(
+                tile=finding.tile or "", reason=f"{finding.file}: {finding.reason}", retryable=True
+            )
             for finding in damaged
             if finding.tile not in known
         ),

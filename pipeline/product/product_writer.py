@@ -94,6 +94,7 @@ def publish_product(
         items, title=plan.name, license_id=product.license
     )
     write_json(store.parent(), published_item.COLLECTION_NAME, collection)
+    published_item.mark_damaged(store, [])
     return published_item.ITEM_NAME
 
 

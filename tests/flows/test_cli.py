@@ -37,7 +37,9 @@ period: 2024-05-01/2024-09-30
 catalog: planetary-computer
 """
 
-FAILED_TILE = {"tile": "32632/0001_0002", "reason": "B04 of S2B_1 could not be read"}
+FAILED_TILE = {"tile": "32632/0001_0002", "reason": "B04 of S2B_1 could not be read"} | {
+    "retryable": True
+}
 
 COMPLETE: dict[str, Any] = {
     "status": "complete",
