@@ -94,8 +94,9 @@ class Legend:
         for entry in self.classes:
             ascii_name = fold_to_ascii(entry.name)
             identifier = re.sub(r"[^0-9A-Za-z-]+", "_", ascii_name).strip("_")
-            if not identifier or identifier in identifiers.values():
-                identifier = f"{identifier or 'class'}_{entry.code}"
+            identifier = identifier or f"class_{entry.code}"
+            while identifier in identifiers.values():
+                identifier += f"_{entry.code}"
             identifiers[entry.code] = identifier
         return identifiers
 

@@ -8,6 +8,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import shapely
+from shapely.geometry import shape
+
+from catalogs import lonlat_geometry
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -18,6 +23,13 @@ SAME_ORBIT_TOLERANCE = dt.timedelta(minutes=45)
 
 Some catalogs give a granule its own time, others the start of its datatake, up to half an hour
 earlier; the next orbit over the same ground follows after 98 minutes or more.
+"""
+
+MAX_SAME_DAY_DIFFERENCE = dt.timedelta(hours=18)
+"""Largest difference between two passes over one place that are of one solar day.
+
+The two directions of an orbit pass twelve hours apart, orbits beside each other 98 minutes; passes
+on consecutive days at the same solar time follow each other by 23 hours or more.
 """
 
 _BASELINE_SUFFIX = re.compile(r"_N\d\d\.\d\d$")
@@ -54,17 +66,36 @@ def group_passes(scenes: Iterable[Scene]) -> tuple[tuple[Scene, ...], ...]:
 
 
 def unify_solar_days(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    """Return the scenes, with the earliest solar day of a pass for all scenes of the pass.
+    """Return the scenes with one solar day for all scenes of a pass, and one pass a day.
 
-    Only passes across 180 degrees or close to a pole have scenes of several solar days.
+    The day of a pass is the earliest solar day of its scenes; only passes across 180 degrees or
+    close to a pole have scenes of several. Where an earlier pass over the same ground has that day,
+    too, although it is nearly a day older, the pass is of the day after: at 180 degrees both sides
+    of the date line are right, and two passes must not count as one observation.
     """
     originals = [replace(scene, day=None) if scene.day else scene for scene in scenes]
     unified: dict[int, Scene] = {}
+    dated: dict[tuple[str, dt.date], list[tuple[Scene, ...]]] = {}
     for group in group_passes(originals):
         days = [scene.solar_day for scene in group]
-        for scene, day in zip(group, days, strict=True):
-            unified[id(scene)] = scene if day == min(days) else replace(scene, day=min(days))
+        modality, day = group[0].modality, min(days)
+        while any(_is_day_after(group, other) for other in dated.get((modality, day), ())):
+            day += dt.timedelta(days=1)
+        dated.setdefault((modality, day), []).append(group)
+        for scene, own_day in zip(group, days, strict=True):
+            unified[id(scene)] = scene if day == own_day else replace(scene, day=day)
     return tuple(unified.get(id(scene), scene) for scene in originals)
+
+
+def _is_day_after(later: Sequence[Scene], earlier: Sequence[Scene]) -> bool:
+    """Return whether a pass follows another one over the same ground by nearly a day."""
+    difference = time_or_earliest(later[0].datetime) - time_or_earliest(earlier[0].datetime)
+    return difference > MAX_SAME_DAY_DIFFERENCE and shapely.intersects(
+        *(
+            lonlat_geometry.union(shape(scene.footprint) for scene in scenes)
+            for scenes in (later, earlier)
+        )
+    )
 
 
 def _datatake_key(scene: Scene) -> tuple[str, str, str, str, int]:

@@ -76,6 +76,10 @@ class Asset:
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
 
+    item: tuple[str, str] | None = None
+    """Collection and id of the item that it is from, where that is another than its scene's: an
+    acquisition may have several items (catalogs.search.duplicates)."""
+
     def __post_init__(self) -> None:
         if not self.href:
             raise ValueError(f"Band {self.band} has an empty href.")
@@ -96,7 +100,7 @@ class Asset:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the asset as JSON values; NaN becomes the string "nan"."""
-        return {
+        values = {
             "band": self.band,
             "href": self.href,
             "radiometry": self.radiometry.to_dict(),
@@ -106,11 +110,13 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
+        return values if self.item is None else values | {"item": list(self.item)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
         """Build an asset from the values of :meth:`to_dict`."""
         arguments = dict(values)
+        arguments["item"] = tuple(values["item"]) if values.get("item") else None
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
         arguments["nodata"] = _decode_float(values["nodata"])
         return cls(**arguments)
@@ -160,6 +166,9 @@ class Scene:
 
     day: dt.date | None = None
     """Solar day of the pass, where it differs from that of the scene alone."""
+
+    item_href: str | None = None
+    """Path or URL of its STAC item, without a signature; None where it is not known."""
 
     assets: Mapping[str, Asset]
     """Assets by band, in the order of the sensor's bands."""
@@ -217,9 +226,34 @@ class Scene:
         assets = {band: asset for band, asset in self.assets.items() if band in bands}
         return replace(self, assets=assets)
 
+    def split_by_item(self) -> tuple[Scene, ...]:
+        """Return one scene for each item that its assets are from, its own item first.
+
+        Each has the id and the collection of the item, and those assets alone. A scene whose
+        assets are all from its own item is returned as it is.
+        """
+        own = (self.collection, self.id)
+        items = dict.fromkeys((own, *(asset.item or own for asset in self.assets.values())))
+        if len(items) == 1:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                collection=item[0],
+                id=item[1],
+                assets={
+                    band: replace(asset, item=None)
+                    for band, asset in self.assets.items()
+                    if (asset.item or own) == item
+                },
+            )
+            for item in items
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
+        values.pop("item_href", None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
@@ -227,13 +261,15 @@ class Scene:
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["datetime"] = _format_time(self.datetime)
-        values["processed"] = _format_time(self.processed)
+        for name in ("datetime", "processed"):
+            time = values[name]
+            values[name] = None if time is None else format_time(time)
         values["footprint"] = dict(self.footprint)
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
-        day = values.pop("day")
-        return values if day is None else values | {"day": day.isoformat()}
+        values["day"] = None if self.day is None else self.day.isoformat()
+        optional = {name for name in ("day", "item_href") if values[name] is None}
+        return {name: value for name, value in values.items() if name not in optional}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
@@ -333,8 +369,9 @@ def _longitudes(coordinates: Any) -> list[float]:
     return [longitude for part in coordinates for longitude in _longitudes(part)]
 
 
-def _format_time(value: dt.datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
+def format_time(value: dt.datetime) -> str:
+    """Return a time in UTC as RFC 3339 with ``Z``, the form that STAC and jq read."""
+    return value.isoformat().replace("+00:00", "Z")
 
 
 def _parse_time(value: str | None) -> dt.datetime | None:

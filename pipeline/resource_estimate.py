@@ -294,8 +294,9 @@ def _iter_tile_costs(plan: Plan, tiles: Sequence[Tile]) -> Iterator[_TileCost]:
     passes = 2 if plan.recipe.composites and plan.recipe.steps else 1
     # ^ the composites of the parts of the period read all scenes a second time
     for planned_tile in tiles:
-        placement = plan.window_placement(planned_tile)
-        area = plan.context_grid(planned_tile)
+        part = plan.clip_tile(planned_tile)
+        placement = plan.window_placement(part)
+        area = plan.context_grid(part)
         scenes = plan.tile_scenes(planned_tile)
         scene_counts = Counter(scene.modality for scene in scenes)
         pixels = 0.0

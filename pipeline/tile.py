@@ -83,18 +83,25 @@ def build_tile(
     """
     started = time.perf_counter()
     scenes = plan.tile_scenes(tile)
-    builder = TileBuilder(plan, tile)
+    part = plan.clip_tile(tile)
+    builder = TileBuilder(plan, part)
     with (
         io_statistics.collect() as traffic,
         contextlib.closing(
-            strip_reader.read_strips(plan, scenes, plan.context_grid(tile), threads=threads)
+            strip_reader.read_strips(
+                plan,
+                scenes,
+                plan.context_grid(part),
+                threads=threads,
+                needed_rows=builder.find_needed_rows(),
+            )
         ) as strips,
     ):
         if predictor is None or plan.model is None:
             builder.store_composites(strips)
         else:
             builder.store_all_layers(strips, scenes, plan.model, predictor, window_cache)
-    values = builder.layers.finalize()
+    values = builder.layers.finalize(tile)
     cancellation.check_cancelled()
     write_started = time.perf_counter()
     digests = zarr_store.write_tile(folder, plan, tile, values)
@@ -142,9 +149,10 @@ class TileBuilder:
 
         Args:
             plan: the plan.
-            tile: one of its tiles.
+            tile: one of its tiles, or a part of one.
         """
-        self._plan, self._tile = plan, tile
+        self._plan, self._context_grid = plan, plan.context_grid(tile)
+        self._placement, self._lattice = plan.window_placement(tile), plan.lattice
         self.layers = TileLayers(plan, tile)
         self.window_stats = WindowStats()
         self.read_seconds = 0.0
@@ -152,6 +160,15 @@ class TileBuilder:
 
         self.samples: dict[str, Any] = {}
         """Counts of windows, and the comparison of samples: see :class:`Receipt`."""
+
+    def find_needed_rows(self) -> NDArray[np.bool_]:
+        """Return which rows of the context hold the region or a window that covers part of it."""
+        if self._placement is None or self._lattice is None:
+            return np.asarray(self.layers.region_mask.any(axis=1))
+        needed = np.zeros(self._context_grid.height, dtype=np.bool_)
+        for scheduled in self._schedule_window_rows(self._placement, self._lattice):
+            needed[scheduled.row : scheduled.row + self._lattice.window] = True
+        return needed
 
     def store_composites(self, strips: Iterable[Strip]) -> None:
         """Build a tile without a model: store counts and composites, strip by strip."""
@@ -179,7 +196,7 @@ class TileBuilder:
             predictor: the model, loaded.
             window_cache: outputs of windows that neighbouring tiles have computed.
         """
-        placement, lattice = self._plan.window_placement(self._tile), self._plan.lattice
+        placement, lattice = self._placement, self._lattice
         class_output = model.class_output
         if placement is None or lattice is None:
             raise AssertionError("a plan with a model has windows")
@@ -232,26 +249,28 @@ class TileBuilder:
     def _schedule_window_rows(
         self, placement: WindowPlacement, lattice: Lattice
     ) -> deque[_ScheduledRow]:
-        """Return the rows of windows of the lattice and those of samples, from top to bottom."""
-        lattice_rows = [
+        """Return the rows of windows of the lattice and those of samples, from top to bottom.
+
+        Windows that cover no part of the region are left out: no pixel needs their outputs.
+        """
+        sample_windows = window_agreement.select_sample_windows(
+            placement, lattice, self._plan.max_output_stride
+        )
+        rows = [(row, placement.window_columns, False) for row in placement.window_rows]
+        rows += [(row, columns, True) for row, columns in sample_windows.items()]
+        scheduled_rows = [
             _ScheduledRow(
                 row,
                 tuple(
                     column
-                    for column in placement.window_columns
+                    for column in columns
                     if self._meets_region(row, column, placement, lattice)
                 ),
-                is_sample=False,
+                is_sample=is_sample,
             )
-            for row in placement.window_rows
+            for row, columns, is_sample in sorted(rows, key=lambda entry: entry[0])
         ]
-        sample_windows = window_agreement.select_sample_windows(
-            placement, lattice, self._plan.max_output_stride
-        )
-        sample_rows = [
-            _ScheduledRow(row, columns, is_sample=True) for row, columns in sample_windows.items()
-        ]
-        return deque(sorted(lattice_rows + sample_rows, key=lambda scheduled: scheduled.row))
+        return deque(scheduled for scheduled in scheduled_rows if scheduled.columns)
 
     def _meets_region(
         self, row: int, column: int, placement: WindowPlacement, lattice: Lattice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,9 @@ class TileLayers:
 
         Args:
             plan: the plan.
-            tile: one of its tiles.
+            tile: one of its tiles, or a part of one.
         """
-        self._plan = plan
+        self._plan, self._tile = plan, tile
         self._context_grid = plan.context_grid(tile)
         tile_grid = plan.tile_grid(tile)
         self._pixel_grid = plan.pixel_grid(tile_grid)
@@ -81,10 +82,17 @@ class TileLayers:
         }
         self._band_values: dict[str, dict[str, BandValues]] = {}
 
-    @property
+    @functools.cached_property
     def region_mask(self) -> NDArray[np.bool_]:
-        """Return which cells of the tile's grid lie in the region: (y, x)."""
-        return self._region_masks[1]
+        """Return which cells of the tile's grid lie in the region, or in a coarser cell that does.
+
+        (y, x); a region may hold the centre of a coarse cell and none of the cells in it.
+        """
+        mask = self._region_masks[1].copy()
+        for factor, coarse_mask in self._region_masks.items():
+            enlarged = coarse_mask.repeat(factor, axis=0).repeat(factor, axis=1)
+            mask |= enlarged[: mask.shape[0], : mask.shape[1]]
+        return mask
 
     def get(self, name: str) -> NDArray[Any] | None:
         """Return the values of a layer as stored so far; None where the plan has no such layer."""
@@ -138,12 +146,29 @@ class TileLayers:
             for name, values in layer_values.items():
                 self._values[name][..., target, :] = values
 
-    def finalize(self) -> dict[str, NDArray[Any]]:
-        """Set everything outside of the region to nodata, and return the values by layer."""
+    def finalize(self, tile: Tile) -> dict[str, NDArray[Any]]:
+        """Set everything outside of the region to nodata, and return the values by layer.
+
+        Args:
+            tile: the whole tile, where the layers are those of a part: the rest is nodata.
+        """
         for name, values in self._values.items():
             outside = ~self._region_masks[self._plan.coarsening_factor(name)]
             values[..., outside] = self._plan.layer(name).fill_value
-        return self._values
+        if tile == self._tile:
+            return self._values
+        return {
+            name: self._pad_to_tile(name, values, tile) for name, values in self._values.items()
+        }
+
+    def _pad_to_tile(self, name: str, values: NDArray[Any], tile: Tile) -> NDArray[Any]:
+        factor = self._plan.coarsening_factor(name)
+        whole, part = tile.coarsen(factor), self._tile.coarsen(factor)
+        row, column = part.row - whole.row, part.column - whole.column
+        shape = (*values.shape[:-2], whole.height, whole.width)
+        padded = np.full(shape, self._plan.layer(name).fill_value, dtype=values.dtype)
+        padded[..., row : row + part.height, column : column + part.width] = values
+        return padded
 
     def count_pixels(self) -> PixelCounts:
         """Return the counts of pixels with values inside the region; call it after finalize."""

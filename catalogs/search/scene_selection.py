@@ -10,22 +10,61 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely.geometry import shape
 
-from catalogs import lonlat_geometry, passes, providers
+from catalogs import lonlat_geometry, passes
 from catalogs.passes import sort_key
 from catalogs.scene import Caveat, RejectedScene
+from catalogs.search import duplicates
+from catalogs.search.duplicates import recency_key
 from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from catalogs.scene import Scene
 
-SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
-"""Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
+__all__ = ["IdFilter", "Selection", "recency_key", "select_scenes"]
 
-Reprocessing moves a time by milliseconds. Neighbouring slices are close in time, too, but have
-other footprints.
-"""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdFilter:
+    """The scenes that a job names by their ids, or by ``collection/id``."""
+
+    include: tuple[str, ...] = ()
+    """Scenes to select from; all where empty. Elevation is restricted only where one of its scenes
+    is named."""
+
+    exclude: tuple[str, ...] = ()
+    """Scenes that are not used."""
+
+    def find_unknown(self, scenes: Iterable[Scene | RejectedScene]) -> tuple[str, ...]:
+        """Return the names that no scene of a search has."""
+        known = {name for scene in scenes for name in _names(scene)}
+        return tuple(name for name in (*self.include, *self.exclude) if name not in known)
+
+    def check(self, scenes: Iterable[Scene]) -> Callable[[Scene], str | None]:
+        """Return a function that returns why one of these scenes is left out, or None."""
+        restricted = {
+            scene.modality
+            for scene in scenes
+            if get_sensor(scene.modality).is_temporal or _is_named(scene, self.include)
+        }
+
+        def find_reason(scene: Scene) -> str | None:
+            if _is_named(scene, self.exclude):
+                return "excluded by the job"
+            if not self.include or scene.modality not in restricted:
+                return None
+            return None if _is_named(scene, self.include) else "not among include"
+
+        return find_reason
+
+
+def _names(scene: Scene | RejectedScene) -> tuple[str, str]:
+    return (scene.id, f"{scene.collection}/{scene.id}")
+
+
+def _is_named(scene: Scene, names: Collection[str]) -> bool:
+    return any(name in names for name in _names(scene))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,61 +82,93 @@ def select_scenes(
     max_cloud_cover: float | None = None,
     *,
     bands: Mapping[str, Sequence[str]] | None = None,
+    mask_bands: Collection[str] = ("SCL",),
     orbit_states: Collection[str] | None = None,
     relative_orbits: Collection[int] | None = None,
     max_passes: int | None = None,
+    ids: IdFilter | None = None,
 ) -> Selection:
     """Select the scenes to use; the order of the input does not matter.
 
-    Scenes are rejected in this order: outside of the region, bands missing, another orbit, too
-    cloudy, superseded by a newer processing of the same acquisition, more passes than needed. All
-    scenes of one pass get the same solar day.
+    Scenes are rejected in this order: excluded by the job, outside of the region, united with
+    another document of the acquisition, bands missing, another orbit, too cloudy, superseded by a
+    fuller or newer document of the same acquisition, more passes than needed. All scenes of one
+    pass get the same solar day.
 
     Args:
         scenes: The scenes of a search.
         region: Shapely area in longitude and latitude.
         max_cloud_cover: Percent; a scene without a stated cloud cover is kept.
         bands: Modality -> requested bands; the default bands of a modality that is not a key.
+        mask_bands: The bands that mask clouds in the composite.
         orbit_states: Accepted orbit directions of radar scenes, ascending or descending; any
             where None.
         relative_orbits: Accepted relative orbits of radar scenes; any where None.
         max_passes: Optical passes that each point needs at most: see :func:`_find_surplus_scenes`.
             Whole granules are compared, so the extent of the region matters only through the
             scenes that the search returns.
+        ids: The scenes that the job includes or excludes by name.
     """
-    candidates: list[Scene] = []
-    rejected: list[tuple[Scene, str]] = []
-    for scene in sorted(scenes, key=sort_key):
-        reason = (
-            _check_region(scene, region)
-            or _check_bands(scene, _requested_bands(scene, bands))
+
+    def list_wanted_bands(scene: Scene) -> list[str]:
+        masks = [band for band in get_sensor(scene.modality).mask_bands if band in mask_bands]
+        return list(dict.fromkeys((*_requested_bands(scene, bands), *masks)))
+
+    ordered = sorted(scenes, key=sort_key)
+    check_id = (ids or IdFilter()).check(ordered)
+    candidates, rejected = _split_by_reason(
+        ordered, lambda scene: check_id(scene) or _check_region(scene, region)
+    )
+    united = duplicates.unite_documents(candidates, list_wanted_bands)
+    candidates, unsuitable = _split_by_reason(
+        united.scenes,
+        lambda scene: (
+            _check_bands(scene, _requested_bands(scene, bands))
             or _check_orbit(scene, orbit_states, relative_orbits)
             or _check_cloud_cover(scene, max_cloud_cover)
-        )
-        if reason:
-            rejected.append((scene, reason))
-        else:
-            candidates.append(scene)
-    for find_rejected in (_find_superseded, lambda scenes: _find_surplus(scenes, max_passes)):
-        reasons = {id(scene): (scene, reason) for scene, reason in find_rejected(candidates)}
-        candidates = [scene for scene in candidates if id(scene) not in reasons]
-        rejected += reasons.values()
+        ),
+    )
+    current = duplicates.replace_superseded(candidates, list_wanted_bands)
+    surplus = {id(scene): reason for scene, reason in _find_surplus(current.scenes, max_passes)}
+    candidates, unneeded = _split_by_reason(
+        sorted(current.scenes, key=sort_key), lambda scene: surplus.get(id(scene))
+    )
     used = passes.unify_solar_days(candidates)
+    rejected += [*united.rejected, *unsuitable, *current.rejected, *unneeded]
     refused = (_reject_scene(scene, reason, region) for scene, reason in rejected)
+    used_ids = {scene.id for scene in used}
     return Selection(
         used=used,
         refused=tuple(
             sorted(refused, key=lambda scene: (scene.id, scene.reason, scene.collection))
         ),
-        caveats=tuple(_find_missing_bands(used, bands)),
+        caveats=(
+            *(
+                caveat
+                for caveat in sorted(
+                    {*united.caveats, *current.caveats}, key=lambda caveat: (caveat.id, caveat.text)
+                )
+                if caveat.id in used_ids
+            ),
+            *_find_missing_bands(used, bands),
+            *_find_missing_masks(used, mask_bands),
+        ),
     )
 
 
-def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, str]:
-    """Return a key that is larger for a newer processing; ids break ties."""
-    baseline = providers.parse_baseline(scene.baseline) or (0, 0)
-    processed = passes.time_or_earliest(scene.processed)
-    return (baseline, processed, scene.id, scene.collection, scene.provider)
+def _split_by_reason(
+    scenes: Iterable[Scene], find_reason: Callable[[Scene], str | None]
+) -> tuple[list[Scene], list[tuple[Scene, str]]]:
+    """Return the scenes without a reason to reject them, and the others with theirs."""
+    kept: list[Scene] = []
+    rejected: list[tuple[Scene, str]] = []
+    for scene in scenes:
+        reason = find_reason(scene)
+        if reason is None:
+            kept.append(scene)
+        else:
+            rejected.append((scene, reason))
+    return kept, rejected
 
 
 def _reject_scene(scene: Scene, reason: str, region: Any) -> RejectedScene:
@@ -118,6 +189,25 @@ def _find_missing_bands(
         missing = [band for band in _requested_bands(scene, bands) if band not in scene.assets]
         if missing:
             yield Caveat(id=scene.id, text=f"it lacks {', '.join(missing)}: used for the others")
+
+
+def _find_missing_masks(scenes: Iterable[Scene], mask_bands: Collection[str]) -> Iterator[Caveat]:
+    """Yield a caveat for each scene without a mask that its sensor has."""
+    for scene in scenes:
+        missing = [
+            band
+            for band in get_sensor(scene.modality).mask_bands
+            if band in mask_bands and band not in scene.assets
+        ]
+        if "SCL" in missing:
+            masked_by = (
+                "not masked"
+                if "CLD" in missing or "CLD" not in mask_bands
+                else ("masked by their probability (CLD) alone")
+            )
+            yield Caveat(id=scene.id, text=f"no SCL: clouds are {masked_by}")
+        elif missing:
+            yield Caveat(id=scene.id, text="no CLD: clouds are masked by SCL alone")
 
 
 def _requested_bands(scene: Scene, bands: Mapping[str, Sequence[str]] | None) -> Sequence[str]:
@@ -172,67 +262,6 @@ def _find_surplus(scenes: Sequence[Scene], max_passes: int | None) -> Iterator[t
     if max_passes is not None:
         reason = f"composite.max_passes is {max_passes}: that many clearer passes cover its area"
         yield from ((scene, reason) for scene in _find_surplus_scenes(scenes, max_passes))
-
-
-def _find_superseded(scenes: Sequence[Scene]) -> Iterator[tuple[Scene, str]]:
-    """Yield (scene, reason) where a newer processing of the same acquisition replaces it."""
-    for _, group in groupby(sorted(scenes, key=_tile_key), _tile_key):
-        newest: list[Scene] = []
-        for scene in sorted(group, key=recency_key, reverse=True):
-            replacement = _find_replacement(
-                scene, [newer for newer in newest if _is_same_acquisition(scene, newer)]
-            )
-            if replacement is None:
-                newest.append(scene)
-            else:
-                yield scene, _describe_replacement(scene, replacement)
-
-
-def _describe_replacement(scene: Scene, replacement: Scene) -> str:
-    is_newer = recency_key(replacement)[:2] > recency_key(scene)[:2]
-    relation = "reprocessed as" if is_newer else "the same acquisition as"
-    if replacement.id != scene.id:
-        return f"{relation} {replacement.id}"
-    return f"{relation} {replacement.id} of {replacement.collection}"
-
-
-def _tile_key(scene: Scene) -> tuple[str, str, str]:
-    if not get_sensor(scene.modality).is_temporal:
-        return (scene.modality, "", "")
-        # ^ one catalog states tile and platform of an elevation model, another does not
-    return (scene.modality, scene.platform or "", passes.mgrs_code(scene))
-
-
-def _is_same_acquisition(first: Scene, second: Scene) -> bool:
-    """Return whether two scenes of one tile may come from one acquisition."""
-    if not get_sensor(first.modality).is_temporal:
-        return first.id == second.id or lonlat_geometry.nearly_covers(
-            shape(first.footprint), shape(second.footprint)
-        )
-        # ^ a small fine raster is no duplicate of a large coarse one
-    orbits = (
-        (first.orbit_state, second.orbit_state),
-        (first.relative_orbit, second.relative_orbit),
-    )
-    if any(None not in pair and pair[0] != pair[1] for pair in orbits):
-        return False
-    difference = abs(
-        passes.time_or_earliest(first.datetime) - passes.time_or_earliest(second.datetime)
-    )
-    return difference <= (
-        passes.SAME_ORBIT_TOLERANCE if passes.mgrs_code(first) else SAME_SLICE_TOLERANCE
-    )
-
-
-def _find_replacement(scene: Scene, newer_scenes: Sequence[Scene]) -> Scene | None:
-    """Return the newer scene with the largest overlap, if all together cover the footprint."""
-    footprint = shape(scene.footprint)
-    areas = [shape(newer.footprint) for newer in newer_scenes]
-    if not areas or not lonlat_geometry.nearly_covers(lonlat_geometry.union(areas), footprint):
-        return None
-    overlaps = [footprint.intersection(area).area for area in areas]
-    ranked = zip(overlaps, newer_scenes, strict=True)
-    return max(ranked, key=lambda pair: (pair[0], recency_key(pair[1])))[1]
 
 
 def _find_surplus_scenes(scenes: Sequence[Scene], max_passes: int) -> Iterator[Scene]:

@@ -11,7 +11,7 @@ import shapely
 
 from catalogs import href_policy, lonlat_geometry, passes, providers
 from catalogs.errors import InvalidInputError, NothingFoundError
-from catalogs.scene import Caveat
+from catalogs.scene import Caveat, format_time
 from catalogs.search.search_results import (
     ModalityResults,
     TimeRange,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from catalogs.href_policy import HrefPolicy
     from catalogs.providers import Provider
     from catalogs.scene import RejectedScene, Scene
+    from catalogs.sources.stac_api import StacApi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,9 @@ def find_scenes(
         source: The catalog to search.
         modalities: Names of sensors.
         region: Shapely area in longitude and latitude; it may extend beyond 180 degrees.
-        period: (start, end) with a time zone; an end at midnight includes that whole day. None
-            is any time. Modalities without a time (DEM) ignore it.
+        period: (start, end) with a time zone, both inclusive; an end at midnight includes that
+            whole day, an end in whole seconds that whole second. None is any time. The time of an
+            item in UTC decides. Modalities without a time (DEM) ignore it.
 
     Raises:
         InvalidInputError: The request is invalid, or the catalog is broken.
@@ -143,6 +145,9 @@ def _to_utc_range(period: TimeRange) -> TimeRange:
     start, end = start.astimezone(dt.UTC), end.astimezone(dt.UTC)
     if end.time() == dt.time.min:
         end += dt.timedelta(days=1, microseconds=-1)
+    elif not end.microsecond:
+        end += dt.timedelta(seconds=1, microseconds=-1)
+        # ^ else a scene in the last second of a period would be in none
     if start > end:
         raise InvalidInputError(f"The period is reversed: {start.date()} is after {end.date()}.")
     return start, end
@@ -196,27 +201,25 @@ def _search_api(location: str, results: Sequence[ModalityResults]) -> None:
         for result in results:
             result.location = location
             interval = (
-                None
-                if result.time_range is None
-                else "/".join(map(_format_time, result.time_range))
+                None if result.time_range is None else "/".join(map(format_time, result.time_range))
             )
             count = stac_api.MatchCount()
             for document in stac_api.search_items(
                 connection, result.collections, result.region, interval, count
             ):
-                _add_api_item(result, document, location)
+                _add_api_item(result, document, connection)
             if count.matched is not None and count.returned < count.matched:
                 result.incomplete_reason = (
                     f"the catalog states {count.matched} items and returned {count.returned}"
                 )
-            if not result.parsed_items:
+            if not result.documents:
                 extents = stac_api.describe_extents(connection, result.collections)
                 result.catalog_description = "".join(
                     f" {name} runs {extent}." for name, extent in extents.items()
                 )
 
 
-def _add_api_item(result: ModalityResults, document: Any, location: str) -> None:
+def _add_api_item(result: ModalityResults, document: Any, api: StacApi) -> None:
     """Add an item of an API, which may state no collection where one was requested."""
     is_only = len(result.collections) == 1
     base = static_catalog.get_self_href(document)
@@ -226,13 +229,14 @@ def _add_api_item(result: ModalityResults, document: Any, location: str) -> None
         )
     except UnusableItemError as error:
         item_id = document.get("id") if isinstance(document, Mapping) else None
-        result.reject_item(("", str(item_id or href_policy.redact(location))), str(error))
+        result.reject_item(("", str(item_id or href_policy.redact(api.url))), str(error))
         return
     result.add_item(
         static_catalog.ItemDocument(
             item=document,
             collection=name,
-            base=base or f"{location.rstrip('/')}/collections/{name}/items/",
+            base=base or f"{api.url.rstrip('/')}/collections/{name}/items/",
+            href=api.item_url(document, name),
         )
     )
 
@@ -254,15 +258,11 @@ def _describe_collections(walked: static_catalog.WalkResult) -> str:
     return text
 
 
-def _format_time(time: dt.datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
-
-
 def _merge_results(results: Sequence[ModalityResults]) -> SearchResult:
-    empty = [result for result in results if not result.parsed_items]
+    empty = [result for result in results if not result.documents]
     if empty:
         raise NothingFoundError(" ".join(map(describe_no_results, empty)))
-    parsed = [item for result in results for item in result.parsed_items.values()]
+    parsed = [item for result in results for item in result.parsed_items]
     caveats = {Caveat(id=item.scene.id, text=text) for item in parsed for text in item.caveats}
     caveats |= {
         Caveat(id=", ".join(result.collections), text=result.incomplete_reason)

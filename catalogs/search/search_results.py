@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ import shapely
 from catalogs import href_policy
 from catalogs.errors import InvalidInputError
 from catalogs.scene import RejectedScene
+from catalogs.search import duplicates
+from catalogs.sensors import get_sensor
 from catalogs.stac import item
 from catalogs.stac.parsing import MALFORMED_ITEM_ERRORS
 
@@ -40,7 +41,9 @@ class ModalityResults:
     time_range: TimeRange | None
     policy: HrefPolicy
     location: str = ""
-    parsed_items: dict[ItemKey, item.ParsedItem] = field(default_factory=dict)
+    documents: dict[ItemKey, list[item.ParsedItem]] = field(default_factory=dict)
+    """The usable documents of each item; a catalog may hold several of one id."""
+
     rejection_reasons: dict[ItemKey, str] = field(default_factory=dict)
     """Why an item cannot be used; items outside of region and period have no entry."""
 
@@ -62,9 +65,15 @@ class ModalityResults:
         return self.provider.collections_by_modality[self.modality]
 
     @property
+    def parsed_items(self) -> list[item.ParsedItem]:
+        """Return the usable items, one for each id."""
+        bands = get_sensor(self.modality).bands
+        return [_merge_documents(documents, bands) for documents in self.documents.values()]
+
+    @property
     def refused(self) -> list[RejectedScene]:
         """Return the items that cannot be used, except where another document of the id can."""
-        unusable = (key for key in sorted(self.rejection_reasons) if key not in self.parsed_items)
+        unusable = (key for key in sorted(self.rejection_reasons) if key not in self.documents)
         return [
             RejectedScene(
                 id=key[1],
@@ -85,7 +94,7 @@ class ModalityResults:
         try:
             area = item.read_footprint(entry.item)
             if self._matches_query(key, entry.item, area):
-                self._keep_newest(key, entry, area)
+                self._add_document(key, entry, area)
         except InvalidInputError as error:
             self.reject_item(key, str(error))
         except MALFORMED_ITEM_ERRORS as error:
@@ -113,8 +122,7 @@ class ModalityResults:
             or self.time_range[0] <= time <= self.time_range[1]
         )
 
-    def _keep_newest(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
-        """Keep the newest of the documents that have the same id."""
+    def _add_document(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
         parsed = item.parse(
             entry.item,
             area=area,
@@ -122,11 +130,25 @@ class ModalityResults:
             modality=self.modality,
             policy=self.policy,
             base=entry.base,
+            item_href=entry.href,
             collection_id=entry.collection,
         )
-        previous = self.parsed_items.get(key)
-        if previous is None or _recency_key(parsed) > _recency_key(previous):
-            self.parsed_items[key] = parsed
+        self.documents.setdefault(key, []).append(parsed)
+
+
+def _merge_documents(documents: Sequence[item.ParsedItem], bands: Sequence[str]) -> item.ParsedItem:
+    """Return the item that several documents of one id describe."""
+    if len(documents) == 1:
+        return documents[0]
+    resolution = duplicates.choose_document(
+        [document.scene for document in documents], lambda _: bands
+    )
+    (scene,) = resolution.scenes
+    sources = [document for document in documents if document.scene is scene] or documents
+    # ^ a united scene is a new one
+    caveats = {text for document in sources for text in document.caveats}
+    caveats |= {caveat.text for caveat in resolution.caveats}
+    return item.ParsedItem(scene=scene, caveats=tuple(sorted(caveats)))
 
 
 def _item_key(entry: ItemDocument) -> ItemKey:
@@ -134,12 +156,6 @@ def _item_key(entry: ItemDocument) -> ItemKey:
     if not isinstance(entry.item, Mapping):
         return ("", entry.base)
     return (entry.collection, str(entry.item.get("id") or entry.base))
-
-
-def _recency_key(parsed: item.ParsedItem) -> tuple[dt.datetime, str]:
-    """Return a key that is larger for a later processing; the document breaks ties."""
-    processed = parsed.scene.processed or dt.datetime.min.replace(tzinfo=dt.UTC)
-    return (processed, json.dumps(parsed.scene.to_dict(), sort_keys=True))
 
 
 def describe_no_results(results: ModalityResults) -> str:

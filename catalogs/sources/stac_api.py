@@ -7,7 +7,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 import shapely
 from pystac_client import ItemSearch
@@ -56,7 +56,27 @@ class StacApi:
     method: str
     """POST, or GET where the API offers nothing else."""
 
+    serves_items: bool
+    """Whether items have addresses of their own, as OGC API - Features defines them."""
+
     stac_io: _SameHostStacApiIO
+
+    def item_url(self, document: Mapping[str, Any], collection: str) -> str | None:
+        """Return the URL of an item, without a query; None where it has none.
+
+        It follows from the API's own URL, which has just been reached. What the item states is
+        used only if the API serves no items: behind a proxy, servers state hosts and paths that do
+        not exist.
+        """
+        item_id = document.get("id")
+        if self.serves_items and isinstance(item_id, str):
+            names = quote(collection, safe=""), quote(item_id, safe="")
+            root = href_policy.redact(self.url).rstrip("/")
+            return f"{root}/collections/{names[0]}/items/{names[1]}"
+        own = static_catalog.get_self_href(document)
+        if own is None or urlsplit(own).netloc.lower() != urlsplit(self.url).netloc.lower():
+            return None
+        return href_policy.redact(own)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +107,11 @@ def connect(url: str) -> Iterator[StacApi]:
             )
         search, method = _find_search_link(landing, url)
         yield StacApi(
-            url=url, search_url=search, method=method, stac_io=_SameHostStacApiIO(session, search)
+            url=url,
+            search_url=search,
+            method=method,
+            serves_items=any("ogcapi-features" in str(uri) for uri in classes),
+            stac_io=_SameHostStacApiIO(session, search),
         )
 
 

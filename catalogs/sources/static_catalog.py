@@ -39,6 +39,10 @@ class ItemDocument:
     base: str
     """Path or URL that its relative hrefs are resolved against."""
 
+    href: str | None = None
+    """Path or URL of the item itself, without a query; None where only a list of items is known
+    that holds it."""
+
 
 @dataclass(slots=True, kw_only=True)
 class WalkResult:
@@ -234,16 +238,18 @@ class _Walker:
     def _add_document(self, document: Mapping[str, Any], location: str, parent: str | None) -> None:
         """Add an item, or the items of a FeatureCollection."""
         if document.get("type") != "FeatureCollection":
-            self._add_item(document, location, parent)
+            self._add_item(document, location, parent, href_policy.redact(location))
             return
         features = _get_list(location, document, "features")
         reason = _describe_missing_pages(location, document, len(features))
         if reason:
             self.result.incomplete_reasons.append(reason)
         for feature in features:
-            self._add_item(feature, _get_feature_base(feature, location), parent)
+            own = get_self_href(feature)
+            href = href_policy.redact(own) if own and href_policy.is_remote(own) else None
+            self._add_item(feature, _get_feature_base(feature, location), parent, href)
 
-    def _add_item(self, item: Any, base: str, parent: str | None) -> None:
+    def _add_item(self, item: Any, base: str, parent: str | None, href: str | None) -> None:
         if not isinstance(item, Mapping):
             self.result.skipped_items.append(
                 (href_policy.redact(base), f"{format_value(item)} is no item")
@@ -258,7 +264,7 @@ class _Walker:
             return
         self.result.collections.add(name)
         if name in self.collections:
-            self.result.items.append(ItemDocument(item=item, collection=name, base=base))
+            self.result.items.append(ItemDocument(item=item, collection=name, base=base, href=href))
         elif parent is not None:
             self.result.skipped_items.append(
                 (

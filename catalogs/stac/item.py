@@ -75,7 +75,7 @@ def _raise_unusable_if_malformed(function: Callable[P, T]) -> Callable[P, T]:
 
 @_raise_unusable_if_malformed
 def read_datetime(item: Item) -> dt.datetime | None:
-    """Return the time of sensing in UTC: datetime, else start_datetime, else None.
+    """Return the time of sensing in UTC: datetime, else the start of the range, else None.
 
     Raises:
         UnusableItemError: It is stated but is no time with a zone, or this is no item.
@@ -116,6 +116,7 @@ def parse(
     modality: str,
     policy: HrefResolver,
     base: str,
+    item_href: str | None = None,
     collection_id: str | None = None,
     area: Any = None,
 ) -> ParsedItem:
@@ -127,6 +128,7 @@ def parse(
         modality: Modality of its collection.
         policy: Where its hrefs may point to.
         base: Path or URL of the item's own document, for relative hrefs.
+        item_href: Path or URL of the item itself, for links to it; None where it is not known.
         collection_id: Id of its collection, from :func:`catalogs.stac.collection
             .identify_collection`; None for the one that the item states.
         area: Its footprint, where it is already known from :func:`read_footprint`.
@@ -178,6 +180,7 @@ def parse(
         orbit_state=properties.read_orbit_state(item),
         relative_orbit=properties.read_relative_orbit(item),
         cloud_cover=properties.read_cloud_cover(item),
+        item_href=item_href,
         assets={
             band: Asset(
                 band=band,
@@ -192,7 +195,8 @@ def parse(
             for band, asset in assets.items()
         },
     )
-    caveats = {time_caveat, *(claim.caveat for claim in radiometries.values())}
+    range_caveat = properties.describe_time_range(item) if sensor.is_temporal else None
+    caveats = {time_caveat, range_caveat, *(claim.caveat for claim in radiometries.values())}
     return ParsedItem(scene=scene, caveats=tuple(sorted(text for text in caveats if text)))
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 VALID_YEARS = range(1970, 2200)
 """Years of acquisition that are accepted."""
 
+MAX_ACQUISITION_TIME = dt.timedelta(days=1)
+"""Longest time range of an item that describes one acquisition rather than a mosaic of several."""
+
 _MGRS_CODE = re.compile(r"(?:MGRS-|T)?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})", re.ASCII)
 _MGRS_CODE_IN_NAME = re.compile(
     r"(?:^|_)T?(\d{2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})(?:_|\.|$)", re.ASCII
@@ -27,21 +30,47 @@ _BASELINE_IN_NAME = re.compile(r"_N(\d{4})_|_N(\d\d\.\d\d)$", re.ASCII)
 _ORBIT_IN_NAME = re.compile(r"_R(\d{3})_", re.ASCII)
 _PLATFORM = re.compile(r"(?:SENTINEL-?|S)([12])-?([A-D])(?:_.*)?", re.ASCII | re.IGNORECASE)
 _LEAP_SECOND = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d):60(?:\.\d+)?(Z|[+-]\d\d:?\d\d)", re.ASCII
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d):60(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)", re.ASCII
 )
 
 
 def read_datetime(item: Item) -> dt.datetime | None:
-    """Return the time of sensing in UTC: datetime, else start_datetime, else None.
+    """Return the time of sensing in UTC: datetime, else the start of the range, else None.
 
     Raises:
         UnusableItemError: It is stated, but is no time with a zone.
     """
-    properties = item["properties"]
-    for key in ("datetime", "start_datetime"):
-        if properties.get(key) is not None:
-            return parse_timestamp(properties[key])
+    if item["properties"].get("datetime") is not None:
+        return parse_timestamp(item["properties"]["datetime"])
+    return min(_read_time_range(item), default=None)
+
+
+def describe_time_range(item: Item) -> str | None:
+    """Return a caveat where the time is that of a range which is reversed or no acquisition's."""
+    if item["properties"].get("datetime") is not None:
+        return None
+    times = _read_time_range(item)
+    if times != sorted(times):
+        return "start_datetime is after end_datetime: the earlier one is taken as the time"
+    if times and times[-1] - times[0] > MAX_ACQUISITION_TIME:
+        return f"covers {times[0]:%Y-%m-%d} to {times[-1]:%Y-%m-%d}: counts on its first day"
     return None
+
+
+def _read_time_range(item: Item) -> list[dt.datetime]:
+    """Return start_datetime and end_datetime, as far as they are stated.
+
+    An end that is no time is ignored where there is a start.
+    """
+    start, end = (item["properties"].get(key) for key in ("start_datetime", "end_datetime"))
+    times = [] if start is None else [parse_timestamp(start)]
+    if end is not None:
+        try:
+            times.append(parse_timestamp(end))
+        except UnusableItemError:
+            if not times:
+                raise
+    return times
 
 
 def parse_timestamp(timestamp: object) -> dt.datetime:

@@ -33,6 +33,8 @@ from flows.config.quality import QualityGate, Radiometry
 from flows.config.region import Region
 from flows.config.schedule import Schedule
 
+SceneId = Annotated[str, Field(min_length=1)]
+
 LATEST = "latest"
 """Period value: the schedule's latest period with complete scenes, resolved when the job runs."""
 
@@ -51,7 +53,8 @@ class Job(ConfigModel):
     )
     period: InstanceOf[periods.Period] | None = Field(
         default=None,
-        description=f"{periods.ACCEPTED_FORMATS}; or {LATEST} (the default)",
+        description=f"{periods.ACCEPTED_FORMATS}, days in UTC, both ends inclusive; or {LATEST} "
+        "(the default)",
         examples=["2024-05-01/2024-09-30"],
     )
     catalog: Catalog = Field(
@@ -65,6 +68,17 @@ class Job(ConfigModel):
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
         description=f"a list out of {', '.join(SENSORS)}",
+    )
+    include: Annotated[tuple[SceneId, ...], LaxTuple] = Field(
+        default=(),
+        description="a list of scene ids, or collection/id: only these scenes are used (elevation "
+        "is restricted only if the list names one of its scenes)",
+        examples=["[S2B_33TWM_20230813_0_L2A]"],
+    )
+    exclude: Annotated[tuple[SceneId, ...], LaxTuple] = Field(
+        default=(),
+        description="a list of scene ids, or collection/id: these scenes are not used",
+        examples=["[S2A_33TWM_20230818_0_L2A]"],
     )
     grid: GridConfig = GridConfig()
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
@@ -110,6 +124,8 @@ class Job(ConfigModel):
     ) -> tuple[str, ...]:
         return check_unique(tuple(resolve_location(text, info) for text in value))
 
+    _check_unique_ids = field_validator("include", "exclude")(check_unique)
+
     @field_validator("inputs")
     @classmethod
     def _check_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,6 +147,11 @@ class Job(ConfigModel):
         unused = [name for name in self.bands if name not in self.inputs]
         if unused:
             raise ValueError(f"bands names {unused[0]}, which is not among the inputs.")
+        contradicting = [name for name in self.include if name in self.exclude]
+        if contradicting:
+            raise ValueError(
+                f"{contradicting[0]!r} is in both include and exclude: remove it from one of them."
+            )
         if self.radar != Radar() and not any(
             get_sensor(name).group == "radar" for name in self.inputs
         ):

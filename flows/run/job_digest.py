@@ -13,11 +13,14 @@ _FIELDS = {"inputs", "bands", "mask", "composite", "radar", "radiometry", "grid"
 def hash_request(job: Job) -> str:
     """Return the sha256 of what a job requests.
 
-    It covers region, catalog, inputs, compositing, grid, model, layers and formats, tile size,
-    device and precision, and the version of the numerics. A product whose plan has another hash
-    is no longer what the job describes.
+    It covers region, catalog, inputs, scenes named, compositing, grid, model, layers and formats,
+    tile size, device and precision, and the version of the numerics. A product whose plan has
+    another hash is no longer what the job describes.
     """
     values = json.loads(job.model_dump_json(include=_FIELDS))
+    named = {"include": job.include, "exclude": job.exclude}
+    values |= {key: sorted(names) for key, names in named.items() if names}
+    # ^ absent where empty: the hash of a job without these keys is that of earlier versions
     catalog, execution = job.catalog, job.execution
     return hash_json(
         values

@@ -17,6 +17,12 @@ from pipeline.reading import asset_opener
 
 SelectScenes = Callable[[Sequence[Scene]], Selection]
 
+_DocumentKey = tuple[str, str, tuple[str, ...]]
+"""Collection and id of an item, and those of its bands that are used."""
+
+_STATUSES = ("contradicts", "cannot tell", "agrees")
+"""Statuses of verdicts; of the items that a scene is united from, the first one counts."""
+
 SCENES_PER_STEP = 16
 """Scenes that are checked between two steps of the progress."""
 
@@ -43,7 +49,8 @@ def select_checked_scenes(
     """Select scenes whose pixels do not contradict what their catalog states of them.
 
     A rejected scene may have replaced an older processing of the same acquisition. Therefore the
-    selection is repeated without it, until every selected scene is checked.
+    selection is repeated without it, until every selected scene is checked. The items that a scene
+    is united from are checked one by one, as each has its own radiometry.
 
     Args:
         candidates: the scenes that the search found.
@@ -54,51 +61,61 @@ def select_checked_scenes(
     Raises:
         AssetReadError: a scene's pixels cannot be read.
     """
-    verdicts: dict[tuple[str, str], Verdict] = {}
+    verdicts: dict[_DocumentKey, Verdict] = {}
     rejected: list[RejectedScene] = []
     while True:
         excluded = {(scene.collection, scene.id) for scene in rejected}
         selection = select_scenes(
-            [scene for scene in candidates if _scene_key(scene) not in excluded]
+            [scene for scene in candidates if (scene.collection, scene.id) not in excluded]
         )
-        unchecked = [scene for scene in selection.used if _scene_key(scene) not in verdicts]
+        documents = [document for scene in selection.used for document in scene.split_by_item()]
+        unchecked = [document for document in documents if _document_key(document) not in verdicts]
         verdicts |= _check_scenes(unchecked, progress)
         contradicted = [
-            scene for scene in selection.used if verdicts[_scene_key(scene)].status == "contradicts"
+            document
+            for document in documents
+            if verdicts[_document_key(document)].status == "contradicts"
         ]
         if not contradicted or not reject_contradicted:
             break
         rejected += [
             RejectedScene(
-                id=scene.id,
-                reason=verdicts[_scene_key(scene)].reason.rstrip("."),
-                collection=scene.collection,
-                modality=scene.modality,
-                day=scene.solar_day.isoformat() if scene.datetime else None,
+                id=document.id,
+                reason=verdicts[_document_key(document)].reason.rstrip("."),
+                collection=document.collection,
+                modality=document.modality,
+                day=document.solar_day.isoformat() if document.datetime else None,
             )
-            for scene in contradicted
+            for document in contradicted
         ]
-    counts = Counter(verdicts[_scene_key(scene)].status for scene in selection.used)
+    counts = Counter(
+        min(
+            (verdicts[_document_key(document)].status for document in scene.split_by_item()),
+            key=_STATUSES.index,
+        )
+        for scene in selection.used
+    )
     return CheckedSelection(
         selection=replace(selection, refused=(*rejected, *selection.refused)),
         caveats=tuple(
-            Caveat(id=scene.id, text=verdicts[_scene_key(scene)].reason) for scene in contradicted
+            Caveat(id=document.id, text=verdicts[_document_key(document)].reason)
+            for document in contradicted
         ),
         verdict_counts=dict(sorted(counts.items())),
     )
 
 
-def _scene_key(scene: Scene) -> tuple[str, str]:
-    return (scene.collection, scene.id)
+def _document_key(document: Scene) -> _DocumentKey:
+    return (document.collection, document.id, tuple(document.assets))
 
 
-def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str, str], Verdict]:
+def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[_DocumentKey, Verdict]:
     """Return the verdict on the pixels of each scene."""
     if not scenes:
         return {}
     threads = asset_opener.count_read_threads(scenes, os.cpu_count() or 1)
     progress.start_stage("radiometry", len(scenes))
-    verdicts: dict[tuple[str, str], Verdict] = {}
+    verdicts: dict[_DocumentKey, Verdict] = {}
     for start in range(0, len(scenes), SCENES_PER_STEP):
         batch = scenes[start : start + SCENES_PER_STEP]
         try:
@@ -110,7 +127,8 @@ def _check_scenes(scenes: Sequence[Scene], progress: Progress) -> dict[tuple[str
                 f"{error} Run the same command again when the file can be reached."
             ) from error
         verdicts |= {
-            _scene_key(scene): verdict for scene, verdict in zip(batch, batch_verdicts, strict=True)
+            _document_key(scene): verdict
+            for scene, verdict in zip(batch, batch_verdicts, strict=True)
         }
         progress.advance(len(batch), batch[-1].id)
     return verdicts

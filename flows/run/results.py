@@ -292,7 +292,7 @@ class UsedScene(Result):
 
     id: str = Field(description="Identifier in the catalog.")
     datetime: DateTime | None = Field(
-        description="Time of acquisition, RFC 3339 in UTC; null for what has none (DEM)."
+        description="Time of acquisition, RFC 3339 in UTC with Z; null for what has none (DEM)."
     )
     collection: str = Field(description="Collection in the catalog.")
     modality: Modality = Field(description="Model input that the scene serves.")

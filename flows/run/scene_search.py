@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import shapely
 from pyproj import Transformer
 from shapely.geometry import mapping
@@ -13,16 +16,21 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs import lonlat_geometry
 from catalogs.errors import NothingFoundError
-from catalogs.scene import Caveat, Scene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection, search
-from catalogs.search.scene_selection import Selection
+from catalogs.search.scene_selection import IdFilter, Selection
 from catalogs.search.search import CatalogSource, SearchResult
 from catalogs.sensors import get_sensor
 from flows.config.job import Job
+from flows.config.period import Period
+from flows.config.validation_messages import suggest_name
 from flows.observe.progress import NullProgress, Progress
 from flows.run import radiometry_selection
 from flows.run.radiometry_selection import CheckedSelection
 from pipeline.grid import grid, utm
+
+MAX_LISTED_IDS = 5
+"""Unknown ids that a caveat lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +78,25 @@ def search_scenes(
         location=str(catalog.path) if catalog.path else catalog.url,
         allow=job.allow,
     )
-    buffered_region = buffer_region(region, epsg_codes, context_m)
+    buffered_region = buffer_region(
+        region, epsg_codes, context_m, job.execution.tile * job.grid.resolution
+    )
     candidates = search.find_scenes(
         source, job.inputs, buffered_region, job.resolved_period.interval
     )
     _check_inputs_intersect(candidates, region, job)
+    ids = IdFilter(include=job.include, exclude=job.exclude)
+    unknown_ids = tuple(_find_unknown_ids(ids, candidates))
     select = functools.partial(
         scene_selection.select_scenes,
         region=buffered_region,
         max_cloud_cover=job.composite.max_cloud_cover,
         bands=job.bands | dict(bands or {}),
+        mask_bands=("SCL",) if job.mask.max_cloud_probability is None else ("SCL", "CLD"),
         orbit_states=job.radar.orbit_states or None,
         relative_orbits=job.radar.relative_orbits or None,
         max_passes=job.composite.max_passes,
+        ids=ids,
     )
     mode = job.radiometry.proof
     checked = (
@@ -98,20 +112,23 @@ def search_scenes(
     selection = checked.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
         reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in selection.refused[:5])
+        unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
             f"All {len(candidates.scenes)} scenes of the region are left out ({reasons}). "
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
-            "bands, radar or radiometry."
+            f"include, exclude, bands, radar or radiometry.{unknown}"
         )
     refused = tuple(dict.fromkeys(candidates.refused + selection.refused))
     return SceneSearchResult(
         selection=Selection(used=selection.used, refused=refused),
         caveats=(
             *candidates.caveats,
+            *unknown_ids,
             *checked.caveats,
             *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
             *_find_unmasked_scenes(selection.used),
+            *_find_days_outside(job.resolved_period, selection.used),
         ),
         verdict_counts=checked.verdict_counts,
         epsg_codes=epsg_codes,
@@ -145,6 +162,35 @@ def _find_unmasked_scenes(scenes: Sequence[Scene]) -> Iterator[Caveat]:
             )
 
 
+def _find_days_outside(period: Period, scenes: Sequence[Scene]) -> Iterator[Caveat]:
+    """Yield a caveat for each input with scenes of a solar day outside of the period."""
+    outside: dict[str, list[dt.date]] = {}
+    for scene in scenes:
+        if scene.datetime and not period.start <= scene.solar_day <= period.end:
+            outside.setdefault(scene.modality, []).append(scene.solar_day)
+    for modality, days in outside.items():
+        listed = " and ".join(day.isoformat() for day in sorted(set(days)))
+        yield Caveat(
+            id=modality,
+            text=f"{len(days)} scenes are of {listed} in solar time: the period is in UTC, the "
+            "days of observations are solar days",
+        )
+
+
+def _find_unknown_ids(ids: IdFilter, candidates: SearchResult) -> Iterator[Caveat]:
+    """Yield a caveat for each key of the job that names scenes which the search did not find."""
+    known: list[Scene | RejectedScene] = [*candidates.scenes, *candidates.refused]
+    for key, names in (("include", ids.include), ("exclude", ids.exclude)):
+        unknown = IdFilter(include=names).find_unknown(known)
+        if unknown:
+            listed = "; ".join(
+                f"{name}{suggest_name(name, [scene.id for scene in known])}"
+                for name in unknown[:MAX_LISTED_IDS]
+            )
+            more = f"; and {len(unknown) - MAX_LISTED_IDS} more" * (len(unknown) > MAX_LISTED_IDS)
+            yield Caveat(id=key, text=f"no scene of this region and period: {listed}{more}")
+
+
 def _check_inputs_intersect(candidates: SearchResult, region: BaseGeometry, job: Job) -> None:
     for modality in job.inputs:
         scenes = [scene for scene in candidates.scenes if scene.modality == modality]
@@ -156,17 +202,54 @@ def _check_inputs_intersect(candidates: SearchResult, region: BaseGeometry, job:
             )
 
 
-def buffer_region(region: BaseGeometry, epsg_codes: Sequence[int], metres: float) -> BaseGeometry:
-    """Return the region and its surroundings on each of its grids, in longitude and latitude."""
+def buffer_region(
+    region: BaseGeometry, epsg_codes: Sequence[int], metres: float, tile_metres: float
+) -> BaseGeometry:
+    """Return the ground that the tiles of a region need, in longitude and latitude.
+
+    These are the region and its surroundings on each of its grids, less the ground of tiles that
+    hold no part of it.
+
+    Args:
+        region: the region in longitude and latitude.
+        epsg_codes: EPSG codes of the grids.
+        metres: width of the surroundings.
+        tile_metres: side of a tile.
+    """
     if metres <= 0:
         return region
-    boxes = []
+    areas = [region]
     for epsg in epsg_codes:
         part = region if len(epsg_codes) == 1 else utm.clip_to_zone(region, epsg)
         to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
-        box = shapely.box(*grid.project(part, epsg).bounds).buffer(metres, join_style="mitre")
-        dense_box = shapely.segmentize(box, max_segment_length=10_000)
-        footprint = shapely.transform(dense_box, to_lonlat.transform, interleaved=False)
-        boxes.append(lonlat_geometry.from_item({"geometry": mapping(footprint)}))
-        # ^ at the antimeridian the corners' longitudes change sign
-    return shapely.union_all([region, *boxes])
+        needed = _buffer_tiles(grid.project(part, epsg), metres, tile_metres)
+        for polygon in shapely.get_parts(shapely.segmentize(needed, max_segment_length=10_000)):
+            footprint = shapely.transform(polygon, to_lonlat.transform, interleaved=False)
+            areas.append(lonlat_geometry.from_item({"geometry": mapping(footprint)}))
+            # ^ at the antimeridian the corners' longitudes change sign
+    return shapely.union_all(areas)
+
+
+MAX_CELLS = 256
+"""Cells along a side of a region: the ground that is searched is described no finer."""
+
+
+def _buffer_tiles(region: BaseGeometry, metres: float, tile_metres: float) -> BaseGeometry:
+    """Return the bounding box of a projected region with its surroundings, less empty tiles.
+
+    The grid of the product is not known before the search. Its tiles begin up to a window beside
+    the cells used here, so the surroundings of cells are wider by as much.
+    """
+    west, south, east, north = region.bounds
+    surroundings = shapely.box(west, south, east, north).buffer(metres, join_style="mitre")
+    side = tile_metres * math.ceil(max(east - west, north - south) / (tile_metres * MAX_CELLS))
+    lefts, tops = np.meshgrid(np.arange(west, east, side), np.arange(north, south, -side))
+    cells = shapely.box(
+        lefts, np.maximum(tops - side, south), np.minimum(lefts + side, east), tops
+    ).ravel()
+    shapely.prepare(region)
+    is_needed = shapely.dwithin(region, cells, metres)
+    if is_needed.all():
+        return surroundings
+    buffered = shapely.buffer(cells[is_needed], 2 * metres, join_style="mitre")
+    return surroundings.intersection(shapely.union_all(buffered))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
+from catalogs.scene import format_time
 from catalogs.snapshot import Snapshot
 from flows.config.job import Job
 from flows.observe.progress import Progress
@@ -53,7 +54,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
         used=tuple(
             UsedScene(
                 id=scene.id,
-                datetime=scene.datetime.isoformat() if scene.datetime else None,
+                datetime=format_time(scene.datetime) if scene.datetime else None,
                 collection=scene.collection,
                 modality=scene.modality,
                 platform=scene.platform,

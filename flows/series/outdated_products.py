@@ -92,7 +92,7 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
     )
     selected = search_result.selection.used
     planned = {hash_json(scene.identity()) for scene in plan.snapshot.scenes}
-    rejected = {scene.id for scene in plan.snapshot.refused}
+    rejected = {(scene.collection, scene.id) for scene in plan.snapshot.refused}
     newer = [scene for scene in selected if _is_new(scene, planned, rejected)]
     removed = planned - {hash_json(scene.identity()) for scene in selected}
     if newer:
@@ -101,8 +101,12 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         yield f"{len(removed)} scenes are no longer used"
 
 
-def _is_new(scene: Scene, planned_digests: set[str], rejected_ids: set[str]) -> bool:
-    return hash_json(scene.identity()) not in planned_digests and scene.id not in rejected_ids
+def _is_new(scene: Scene, planned_digests: set[str], rejected_keys: set[tuple[str, str]]) -> bool:
+    return hash_json(scene.identity()) not in planned_digests and not rejected_keys & {
+        (scene.collection, scene.id),
+        ("", scene.id),
+        # ^ older plans state no collection
+    }
     # ^ a search finds again what the radiometric check has rejected
 
 

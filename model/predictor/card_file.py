@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -291,6 +291,31 @@ def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
                 f"value is of the wrong kind ({error!r})"
             ) from error
     return statistics
+
+
+def override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
+    """Return a card with other statistics of some inputs.
+
+    Args:
+        card: the card.
+        stats: {modality: {mean, std}}, or a .yaml with it.
+
+    Raises:
+        ModelError: statistics of an input that the card does not have, or of the wrong kind.
+    """
+    if isinstance(stats, str | Path):
+        stats = read_mapping(stats)
+        if "data" in stats:
+            raise ModelError(
+                "stats: the configuration of a TerraTorch training goes with a checkpoint only"
+            )
+    statistics = parse_statistics(stats)
+    unknown = [name for name in statistics if name not in card.inputs]
+    if unknown:
+        raise ModelError(
+            f"stats of {join_names(unknown)}: {card.name} takes {join_names(card.inputs)}"
+        )
+    return replace(card, statistics={**card.statistics, **statistics})
 
 
 def write(path: str | Path, card: Card) -> None:

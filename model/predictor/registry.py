@@ -23,14 +23,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from model.errors import ModelError, join_names
-from model.predictor import card_file, weight_source
+from model.predictor import card_file, fine_tuned_loading, weight_source
 from model.predictor.card_file import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
 from model.predictor.spec import select_inputs
 from model.predictor.task_options import parse_tasks
 from model.predictor.task_predictors import (
     EmbeddingPredictor,
-    FineTunedPredictor,
     GenerativePredictor,
     SegmentationPredictor,
 )
@@ -41,10 +40,6 @@ from model.terramind.generation.generator import Generator
 from model.terramind.modalities import get_raster_modality
 from model.terramind.segmentation_head import Segmenter
 from model.terramind.tokenizers.config import TokenizerConfig
-from model.terratorch import lightning_checkpoint as terratorch_checkpoint
-from model.terratorch.class_names import choose_class_names, find_class_names
-from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
-from model.terratorch.hyperparameters import read_task_arguments
 from model.weights import factory, loading
 from model.weights.loading import WeightSource
 from model.weights.tokenizer_loading import tokenizer
@@ -111,12 +106,14 @@ def load(  # noqa: PLR0913
 
     def build(options: InferenceOptions) -> Predictor:
         if checkpoint is not None:
-            return _load_fine_tuned(name, checkpoint, classes, stats, inputs, options)
+            return fine_tuned_loading.load_fine_tuned(
+                name, checkpoint, classes, stats, inputs, options
+            )
         if classes is not None:
             raise ModelError(
                 "classes are given with a checkpoint only; other models have their own"
             )
-        card = _override_statistics(get_card(name, inputs), stats)
+        card = card_file.override_statistics(get_card(name, inputs), stats)
         selected = list(select_inputs(card, inputs))
         source = weight_source.choose_source(name, card, weights)
         has_head = tasks != ("generate",) and weight_source.has_head(
@@ -239,23 +236,6 @@ def can_generate(name: str, card: Card) -> bool:
     return name in config.ARCHITECTURES or card.tokenizer is not None
 
 
-def _override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
-    """Return the card with other statistics of some inputs."""
-    if isinstance(stats, str | Path):
-        stats = config.read_mapping(stats)
-        if "data" in stats:
-            raise ModelError(
-                "stats: the configuration of a TerraTorch training goes with a checkpoint only"
-            )
-    statistics = card_file.parse_statistics(stats)
-    unknown = [name for name in statistics if name not in card.inputs]
-    if unknown:
-        raise ModelError(
-            f"stats of {join_names(unknown)}: {card.name} takes {join_names(card.inputs)}"
-        )
-    return replace(card, statistics={**card.statistics, **statistics})
-
-
 def _load_encoder(card: Card, source: WeightSource, *, has_head: bool) -> Encoder:
     if has_head:
         return _load_weights(build_segmenter(card), source, card.name).encoder
@@ -311,46 +291,6 @@ def _load_generator(
         tokenizers=target_tokenizers,
         chained=False,
     )
-
-
-def _load_fine_tuned(
-    name: str,
-    checkpoint: str | Path,
-    classes: Sequence[str] | None,
-    stats: str | Path | Mapping[str, Any] | None,
-    inputs: Sequence[str] | None,
-    options: InferenceOptions,
-) -> FineTunedPredictor:
-    bands, training = None, None
-    if isinstance(stats, str | Path) and "data" in config.read_mapping(stats):
-        training = stats
-        bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
-    architecture = name if config.is_config_file(name) else None
-    stated = config.read_mapping(name) if architecture else {}
-    content = terratorch_checkpoint.read(checkpoint)
-    has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
-    network = terratorch_checkpoint.fine_tuned(
-        content, architecture, hyper_parameters=None if has_arguments else training, bands=bands
-    )
-    try:
-        names = choose_class_names(
-            stated.get("class_names") if classes is None else classes,
-            find_class_names(network.hyper_parameters, training),
-            network.num_classes,
-        )
-    except ModelError as error:
-        raise ModelError(f"{checkpoint}: {error}") from error
-    card = Card(
-        name=Path(checkpoint).stem,
-        architecture=network.architecture,
-        inputs={get_raster_modality(name).name: bands for name, bands in network.inputs.items()},
-        statistics={},
-        class_names=names,
-        class_colors=tuple(stated.get("class_colors", ())),
-        layer=stated.get("layer"),
-    )
-    card = _override_statistics(card, stats)
-    return FineTunedPredictor(network, card, inputs=inputs, options=options)
 
 
 def _load_weights(network: _M, source: WeightSource, name: str) -> _M:

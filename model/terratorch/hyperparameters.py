@@ -18,21 +18,23 @@ from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
 from model.terramind.modality_names import ModalityDeclaration
 from model.terramind.token_merging import Merge
 from model.terratorch import options
+from model.terratorch.inert_objects import InertObject
 
 _FIXED_OPTIONS: Mapping[str, Mapping[Any, None]] = {
     "patch_size": {PATCH_SIZE: None, None: None},
     "num_register_tokens": {0: None, None: None},
     "qk_norm": {False: None, None: None},
     "encoder_norm": {True: None, None: None},
-    "use_temporal": {False: None, None: None},
 }
 # ^ of the backbone: with any other value it is not TerraMind
 
 _IGNORED_OPTIONS = (
     *("pretrained", "ckpt_path", "modality_drop_rate", "drop_path_rate", "drop_rate"),
-    "attn_drop_rate",
+    *("attn_drop_rate", "use_temporal", "temporal_pooling", "temporal_n_timestamps"),
+    *("temporal_subset_lengths", "temporal_features_permute_op", "temporal_concat"),
 )
-# ^ of the backbone: its initial weights, and dropout during training
+# ^ of the backbone: its initial weights, dropout during training, and how several dates are
+#   combined, which has no effect with one date
 
 _TIM_OPTIONS = (
     *("tim_modalities", "tim_decoding_steps", "tim_chained_generations"),
@@ -41,8 +43,8 @@ _TIM_OPTIONS = (
 # ^ of Thinking in Modalities; the last three are for sampling tokens, and here the likeliest are
 #   taken, so that a map is reproducible
 
-_UNSUPPORTED_OPTIONS = ("num_outputs", "peft_config", "image_size_out")
-# ^ regression, adapters, and an output of another size than the image
+_UNSUPPORTED_OPTIONS = ("num_outputs", "image_size_out")
+# ^ regression, and an output of another size than the image
 
 _MERGES: Mapping[Any, Merge] = {"mean": "mean", "max": "max", "concat": "concat", None: None}
 _DEFAULT_CHANNELS = 3
@@ -68,6 +70,30 @@ class SegmentationConfig:
     decoder_options: Mapping[str, Any]
     head_options: Mapping[str, Any]
     rescale: bool
+    peft_config: Mapping[str, Any] | None = None
+    """How the backbone was adapted with PEFT; None without adapters."""
+
+    crop: int | None = None
+    """Side of the windows in which the authors run the model, px, if stated and square."""
+
+    stride: int | None = None
+    """Distance of these windows, px."""
+
+    has_modality_dropout: bool = False
+    """Whether training left out modalities at random."""
+
+    @property
+    def window(self) -> int:
+        """Side of one input, px: that of the authors' windows, or of the model's images."""
+        is_whole = self.crop is not None and not self.crop % PATCH_SIZE
+        return self.crop if self.crop and is_whole else self.image_size
+
+    @property
+    def overlap(self) -> int | None:
+        """Pixels that two windows of the authors share; None if not stated."""
+        if self.window != self.crop or self.stride is None or not 0 < self.stride <= self.crop:
+            return None
+        return min(self.crop - self.stride, self.crop // 2)
 
 
 def to_plain_values(value: object) -> Any:
@@ -80,6 +106,8 @@ def to_plain_values(value: object) -> Any:
         return {str(key): to_plain_values(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [to_plain_values(entry) for entry in value]
+    if isinstance(value, InertObject) and value.enum_value is not None:
+        return value.enum_value
     return f"<{type(value).__name__}>"
 
 
@@ -92,13 +120,25 @@ def read_task_arguments(source: str | Path | Mapping[str, Any] | None) -> dict[s
     Raises:
         ModelError: the file cannot be read, or does not hold a mapping.
     """
-    content = read_mapping(source).get("model") if isinstance(source, (str, Path)) else source
+    content = read_model_section(source) if isinstance(source, (str, Path)) else source
     if content is not None and not isinstance(content, Mapping):
         raise ModelError(f"hyper-parameters must be a mapping, not {type(content).__name__}")
     arguments = {str(key): to_plain_values(value) for key, value in (content or {}).items()}
     if isinstance(arguments.get("init_args"), dict):
         return {"_class_path": arguments.get("class_path"), **arguments["init_args"]}
     return arguments
+
+
+def read_model_section(path: str | Path) -> object:
+    """Return the `model` section of the .yaml of a training.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    content = read_mapping(path)
+    nested = content.get("fit")
+    # ^ a file for all subcommands of `terratorch` has a section for each
+    return nested.get("model") if isinstance(nested, Mapping) else content.get("model")
 
 
 def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationConfig:
@@ -124,22 +164,69 @@ def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationC
         "num_classes",
         "rescale",
         "aux_decoders",
+        "peft_config",
         *_UNSUPPORTED_OPTIONS,
     )
     options.check_names("model_args", dict.fromkeys(others), known)
     for name in _UNSUPPORTED_OPTIONS:
         options.parse_choice("model_args", name, args.get(name), {None: None})
+    parts["head"].pop("num_classes", None)
+    # ^ TerraTorch sets it itself, also in the stored `head_kwargs`
+    _check_dates(parts["backbone"])
     name, tim_modalities = _parse_backbone(args.get("backbone"), parts["backbone"])
+    num_classes = options.parse_int("model_args", "num_classes", args.get("num_classes"))
+    crop, stride = _parse_tiling(hyper_parameters.get("tiled_inference_parameters"))
     return SegmentationConfig(
         **_parse_encoder_options(parts["backbone"], tim_modalities is not None),
         backbone=name,
         tim_modalities=tim_modalities,
-        num_classes=options.parse_int("model_args", "num_classes", args.get("num_classes")),
+        num_classes=num_classes,
         necks=_parse_necks(args.get("necks")),
         decoder=_strip_registry_prefix(args.get("decoder")),
         decoder_options=parts["decoder"],
         head_options=parts["head"],
         rescale=options.parse_bool("model_args", "rescale", args.get("rescale", True)),
+        peft_config=_parse_peft_config(args.get("peft_config")),
+        crop=crop,
+        stride=stride,
+        has_modality_dropout=bool(parts["backbone"].get("modality_drop_rate")),
+    )
+
+
+def _parse_peft_config(value: object) -> Mapping[str, Any] | None:
+    if value is None or isinstance(value, Mapping):
+        return value or None
+    raise ModelError(f"model_args: peft_config must be a mapping, not {value!r}")
+
+
+def _parse_tiling(parameters: object) -> tuple[int | None, int | None]:
+    """Return side and distance of the windows of `tiled_inference_parameters`, where square."""
+    if not isinstance(parameters, Mapping):
+        return None, None
+    values = []
+    for name in ("crop", "stride"):
+        sides = {_parse_whole_number(parameters.get(key)) for key in (f"h_{name}", f"w_{name}")} - {
+            None
+        }
+        # ^ as they were called before 1.1
+        side = _parse_whole_number(parameters.get(name))
+        values.append(side if side or len(sides) != 1 else sides.pop())
+    return values[0], values[1]
+
+
+def _parse_whole_number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _check_dates(settings: Mapping[str, Any]) -> None:
+    if not settings.get("use_temporal"):
+        return
+    dates = settings.get("temporal_n_timestamps")
+    pooling = settings.get("temporal_pooling", "mean")
+    raise ModelError(
+        f"the checkpoint was trained on {dates or 'several'} dates of each input "
+        f"(backbone_use_temporal, pooling {pooling!r}), and only models of one date are supported: "
+        "use a checkpoint that was trained on one image of each input"
     )
 
 
@@ -149,7 +236,8 @@ def _check_task(arguments: Mapping[str, Any]) -> None:
     name = str(task if path is None else path).rpartition(".")[2]
     if task not in (None, "segmentation") or (path and not name.endswith("SegmentationTask")):
         raise ModelError(
-            f"the checkpoint is of the task {name!r}, and only segmentation is supported"
+            f"the checkpoint is of the task {name!r}, which gives no class for each pixel, and "
+            "only segmentation is supported: use a checkpoint of SemanticSegmentationTask"
         )
     factory = str(arguments.get("model_factory") or "EncoderDecoderFactory").rpartition(".")[2]
     if arguments.get("model") is not None or factory != "EncoderDecoderFactory":

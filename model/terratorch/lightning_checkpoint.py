@@ -8,11 +8,10 @@ Statistics and the order of bands are in the YAML of the training (`model.terrat
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError, WeightsError, join_names
@@ -27,7 +26,8 @@ from model.terramind.modalities import (
     find_modality_key,
     find_target_key,
 )
-from model.terratorch import segmentation_model
+from model.terratorch import inert_objects, segmentation_model
+from model.terratorch.adapters import merge_adapters
 from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
 from model.terratorch.decoders import DECODERS, LinearDecoder
 from model.terratorch.hyperparameters import (
@@ -43,9 +43,16 @@ __all__ = ["bands_from_yaml", "fine_tuned", "read", "statistics_from_yaml"]
 Config = str | Path | Mapping[str, Any] | Architecture
 """As for `model.backbone`."""
 
-_WRAPPER_NAMES = ("_timm_module", "_orig_mod")
-# ^ parts of keys that wrappers add: versions before 1.0, and torch.compile. Training on several
-#   GPUs adds a prefix, `module.`
+_WRAPPER_NAMES = (
+    *("_timm_module", "_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module"),
+    "_checkpoint_wrapped_module",
+)
+# ^ parts of keys that wrappers add: versions before 1.0, torch.compile, and training on several
+#   GPUs
+
+_MODEL_PREFIX = "model."
+_AVERAGE_PREFIXES = ("ema_model.", "model_ema.", "ema.", "averaged_model.", "average_model.")
+# ^ a second set of weights, the moving average of the first
 
 _SAMPLER_EMBEDDINGS = "encoder.sampler.model.encoder_embeddings."
 _OTHER_BACKBONES = (
@@ -53,15 +60,6 @@ _OTHER_BACKBONES = (
     *("unet", "mmearth", "ssl4eo", "convnext", "dinov"),
 )
 # ^ prefixes of the names of other backbones in TerraTorch's registry
-_ADAPTER_MARKERS = ("lora_", "base_model.", "modules_to_save.", "ia3_", "vera_lambda")
-
-
-class AuxiliaryHeadStub:
-    """Stand-in for TerraTorch's description of an auxiliary head: data, no code."""
-
-
-AuxiliaryHeadStub.__name__ = "Auxiliary"
-# ^ `to_plain_values` writes this name, and digests of fine-tuned models cover what it writes
 
 
 def fine_tuned(
@@ -89,11 +87,13 @@ def fine_tuned(
     content = source if isinstance(source, Mapping) else read(source, sha256)
     stored = content.get("hyper_parameters")
     arguments = read_task_arguments(stored if hyper_parameters is None else hyper_parameters)
-    tensors = _extract_tensors(content)
-    network = _build_model(parse_hyper_parameters(arguments), tensors, config)
+    settings = parse_hyper_parameters(arguments)
+    tensors = merge_adapters(_extract_tensors(content), settings.peft_config)
+    _check_class_count(settings, tensors)
+    network = _build_model(settings, tensors, config)
     for name, names in (bands or {}).items():
         _rename_bands(network.encoder, name, tuple(names))
-    network.hyper_parameters = arguments
+    network.hyper_parameters, network.settings = arguments, settings
     return loading.load_state(network, tensors).eval()
 
 
@@ -103,11 +103,8 @@ def read(path: str | Path, sha256: str | None = None) -> dict[str, Any]:
     Raises:
         WeightsError: the file is absent or damaged, has another checksum, or holds objects.
     """
-    stub = (AuxiliaryHeadStub, "terratorch.models.model.AuxiliaryHead")
     try:
-        with torch.serialization.safe_globals([stub]):
-            # ^ an object of their class is loaded as one of the empty class above
-            return loading.read_checkpoint(path, sha256)
+        return inert_objects.read_inert(path, lambda: loading.read_checkpoint(path, sha256))
     except WeightsError as error:
         if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
@@ -133,16 +130,24 @@ def _extract_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     normalised = {
         _normalise_key(str(key)): value for key, value in state.items() if key != "hyper_parameters"
     }
+    averages = [prefix for prefix in _AVERAGE_PREFIXES if _has_prefix(normalised, prefix)]
+    if averages:
+        raise WeightsError(
+            f"the checkpoint holds a moving average of the weights, {averages[0]}…, beside others: "
+            "save it with the set to use. For the average: c = torch.load(path, "
+            "weights_only=False); c['state_dict'] = "
+            f"{{k.removeprefix('{averages[0]}'): v for k, v in c['state_dict'].items() if "
+            f"k.startswith('{averages[0]}')}}; torch.save(c, path)"
+        )
+    if _has_prefix(normalised, _MODEL_PREFIX):
+        normalised = {
+            key: value for key, value in normalised.items() if key.startswith(_MODEL_PREFIX)
+        }
+        # ^ beside the model are the loss and metrics
     without_loss = {
         key: value for key, value in normalised.items() if not key.startswith("criterion.")
     }
     tensors = loading.extract_state_dict(without_loss)
-    adapters = [key for key in tensors if any(marker in key for marker in _ADAPTER_MARKERS)]
-    if adapters:
-        raise WeightsError(
-            f"the checkpoint holds adapters (LoRA, PEFT): {join_names(adapters, 5)}. Merge them "
-            "where it was trained (merge_and_unload) and save the whole model"
-        )
     temporal = [key for key in tensors if key.startswith("encoder.encoder.encoder")]
     if temporal:
         raise WeightsError(
@@ -152,9 +157,25 @@ def _extract_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
+def _has_prefix(keys: Iterable[str], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in keys)
+
+
 def _normalise_key(key: str) -> str:
-    parts = key.removeprefix("module.").split(".")
-    return ".".join(part for part in parts if part not in _WRAPPER_NAMES)
+    return ".".join(part for part in key.split(".") if part not in _WRAPPER_NAMES)
+
+
+def _check_class_count(settings: SegmentationConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Check the number of classes against the last layer of the head."""
+    last = tensors.get("head.head.2.weight")
+    if last is None or settings.num_classes in (1, last.shape[0]):
+        return
+        # ^ a single class is refused when the model is built
+    raise WeightsError(
+        f"the head of the checkpoint gives {last.shape[0]} classes, but its hyper-parameters state "
+        f"num_classes {settings.num_classes}: the two are of different trainings. Use the "
+        "hyper-parameters of the training that wrote the tensors"
+    )
 
 
 def _build_model(

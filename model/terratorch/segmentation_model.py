@@ -26,6 +26,7 @@ from model.terramind.modalities import PATCH_SIZE
 from model.terramind.token_merging import MergedTokens
 from model.terratorch import necks, options
 from model.terratorch.decoders import DECODERS, Decoder, LinearDecoder, SegmentationHead
+from model.terratorch.hyperparameters import SegmentationConfig
 
 PADDING_MULTIPLE = 2 * PATCH_SIZE
 """Inputs are padded to multiples of this many pixels, so that the patches can be halved once."""
@@ -56,6 +57,9 @@ class PixelWiseModel(CheckpointModule):
         self.hyper_parameters: Mapping[str, Any] = {}
         """Hyper-parameters of the checkpoint, as plain values; empty without one."""
 
+        self.settings: SegmentationConfig | None = None
+        """The same, parsed; None without a checkpoint."""
+
     @property
     def architecture(self) -> config.Architecture:
         """Architecture of the encoder."""
@@ -78,7 +82,7 @@ class PixelWiseModel(CheckpointModule):
         return tuple(str(name) for name in names) if isinstance(names, list) else None
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Return logits (B, K, H, W).
+        """Return logits (B, K, H, W); of the decoder's own size if they are not rescaled.
 
         Args:
             inputs: standardised rasters (B, C, H, W) by modality, all of one size, at least 12
@@ -146,8 +150,10 @@ class PixelWiseModel(CheckpointModule):
             maps = step(maps, (size[0] // PATCH_SIZE, size[1] // PATCH_SIZE))
         logits: Tensor = self.head(self.decoder(maps))
         # ^ (B, K, h, w) at the resolution of the decoder
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        return self._upsample(logits, size)[..., top : top + height, left : left + width]
+        if self.rescale and logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        top, left = max(logits.shape[-2] - height, 0) // 2, max(logits.shape[-1] - width, 0) // 2
+        return logits[..., top : top + height, left : left + width]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -175,16 +181,6 @@ class PixelWiseModel(CheckpointModule):
             return steps[0].indices, steps[1:]
             # ^ the encoder stops after the last layer that is read
         return range(self.encoder.depth), steps
-
-    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        if logits.shape[-2:] == size:
-            return logits
-        if not self.rescale:
-            raise ModelError(
-                f"the decoder gives {tuple(logits.shape[-2:])} for {size} px and `rescale` is "
-                "false: this model has no classes of single pixels"
-            )
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def assemble_model(

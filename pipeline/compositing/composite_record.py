@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
-from catalogs.search.scene_selection import recency_key
+from catalogs.search.duplicates import recency_key
 
 EPOCH = dt.date(1970, 1, 1)
 """Day 0 of the days of composites."""

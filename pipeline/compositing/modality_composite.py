@@ -64,7 +64,10 @@ def compose_modality(
 
 
 def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tuple[Scene, ...]:
-    """Return the scenes whose solar day lies in a step, and the timeless ones.
+    """Return the scenes whose time lies in a step, and the timeless ones.
+
+    The day in UTC decides, as it does for periods. So each scene of a period is in one step of it,
+    and a step has the scenes that a product over its days would have.
 
     Args:
         scenes: of any modality.
@@ -74,7 +77,8 @@ def select_scenes_in_step(scenes: Sequence[Scene], step: tuple[str, str]) -> tup
     return tuple(
         scene
         for scene in scenes
-        if not get_sensor(scene.modality).is_temporal or first <= scene.solar_day <= last
+        if not get_sensor(scene.modality).is_temporal
+        or (scene.datetime is not None and first <= scene.datetime.date() <= last)
     )
 
 

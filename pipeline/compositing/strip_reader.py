@@ -53,7 +53,12 @@ class Strip:
 
 
 def read_strips(
-    plan: Plan, scenes: Sequence[Scene], area: Grid, *, threads: int
+    plan: Plan,
+    scenes: Sequence[Scene],
+    area: Grid,
+    *,
+    threads: int,
+    needed_rows: NDArray[np.bool_] | None = None,
 ) -> Generator[Strip, None, None]:
     """Read and composite an area strip by strip; while one is used, the next one is read.
 
@@ -64,6 +69,8 @@ def read_strips(
         scenes: the scenes that may touch the area.
         area: the context grid, in pixels.
         threads: threads that read and composite.
+        needed_rows: which rows of the area are needed; strips without any are left out. All by
+            default.
 
     Raises:
         AssetReadError: an asset could not be read.
@@ -82,7 +89,10 @@ def read_strips(
             read_seconds=time.perf_counter() - started,
         )
 
-    return prefetch(split_rows(area, scenes, row_multiple=plan.output_stride), read_strip)
+    strips = split_rows(area, scenes, row_multiple=plan.output_stride)
+    if needed_rows is not None:
+        strips = tuple(rows for rows in strips if needed_rows[slice(*rows)].any())
+    return prefetch(strips, read_strip)
 
 
 def split_rows(

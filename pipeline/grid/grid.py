@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,7 +149,7 @@ ALIGNMENT_TOLERANCE = 1e-6
 """Pixels: smaller differences are rounding errors of coordinates written as decimals."""
 
 
-_SEARCH_BLOCK = 256
+_SEARCH_BLOCK = 1024
 """Side of the blocks in which :func:`has_pixel` searches; the first pixel ends the search."""
 
 AREA_OF_USE_BUFFER = 6.0
@@ -200,6 +200,90 @@ def split_into_tiles(grid: Grid, size: int, *, id_prefix: str = "") -> tuple[Til
         for row in range(0, grid.height, size)
         for column in range(0, grid.width, size)
     )
+
+
+def select_tiles(
+    tiles: Sequence[Tile], grid: Grid, region: BaseGeometry, factors: Iterable[int] = (1,)
+) -> tuple[Tile, ...]:
+    """Return the tiles that hold the centre of a cell in a projected region.
+
+    Args:
+        tiles: tiles of the grid.
+        grid: the grid.
+        region: the region in the coordinates of the grid.
+        factors: cells of so many grid cells along a side count too.
+    """
+    if not tiles:
+        return ()
+    lefts = grid.left + np.array([tile.column for tile in tiles]) * grid.resolution
+    tops = grid.top - np.array([tile.row for tile in tiles]) * grid.resolution
+    boxes = shapely.box(
+        lefts,
+        tops - np.array([tile.height for tile in tiles]) * grid.resolution,
+        lefts + np.array([tile.width for tile in tiles]) * grid.resolution,
+        tops,
+    )
+    shapely.prepare(region)
+    touched = shapely.intersects(region, boxes)
+    covered = shapely.contains_properly(region, boxes)
+    return tuple(
+        tile
+        for tile, is_touched, is_covered in zip(tiles, touched, covered, strict=True)
+        if is_covered or (is_touched and _holds_centre(tile, grid, region, factors))
+    )
+
+
+def _holds_centre(tile: Tile, grid: Grid, region: BaseGeometry, factors: Iterable[int]) -> bool:
+    part = clip_tile(tile, grid, region, max(factors, default=1))
+    area = grid.window(row=part.row, column=part.column, height=part.height, width=part.width)
+    return any(_contains_centre(area.coarsen(factor), region) for factor in factors)
+
+
+SCANNED_ROW_STEP = 64
+"""Rows between the first ones in which a cell of a region is looked for."""
+
+
+def _contains_centre(area: Grid, region: BaseGeometry) -> bool:
+    """Tell whether :func:`rasterize_region` would find a cell, without looking at all rows."""
+    xs, ys = _cell_centres(area)
+    coarse_first = sorted(range(area.height), key=lambda row: (row % SCANNED_ROW_STEP > 0, row))
+    # ^ most parts of a region extend over many rows
+    return any(
+        shapely.contains_xy(region, xs, np.full_like(xs, ys[row])).any() for row in coarse_first
+    )
+
+
+def clip_tile(tile: Tile, grid: Grid, region: BaseGeometry, multiple: int = 1) -> Tile:
+    """Return the smallest part of a tile that holds its part of a projected region.
+
+    Args:
+        tile: a tile of the grid that the region touches.
+        grid: the grid.
+        region: the region in the coordinates of the grid.
+        multiple: the part begins and ends at multiples of so many cells of the grid.
+    """
+    area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
+    outline = shapely.box(*area.bounds)
+    west, south, east, north = shapely.intersection(region, outline).bounds
+    if math.isnan(west):
+        return tile
+    rows = _cells_between(area.top - north, area.top - south, tile.height, area, multiple)
+    columns = _cells_between(west - area.left, east - area.left, tile.width, area, multiple)
+    return replace(
+        tile,
+        row=tile.row + rows.start,
+        column=tile.column + columns.start,
+        height=len(rows),
+        width=len(columns),
+    )
+
+
+def _cells_between(first: float, last: float, count: int, area: Grid, multiple: int) -> range:
+    """Return the cells of a row between two distances in metres, and one more on either side."""
+    step = area.resolution * multiple
+    start = max(math.floor(first / step - 1) * multiple, 0)
+    # ^ one more, as the coordinates of intersections are rounded
+    return range(start, min(math.ceil(last / step + 1) * multiple, count))
 
 
 def resolve_epsg_codes(crs: str, region: BaseGeometry) -> tuple[int, ...]:
@@ -281,7 +365,11 @@ def project(region: BaseGeometry, epsg: int) -> BaseGeometry:
     transformer = Transformer.from_crs(4326, epsg, always_xy=True)
     dense = shapely.segmentize(region, max_segment_length=0.01)
     # ^ 0.01° is about 1 km: the sagitta of such a piece of a parallel is under a metre in UTM
-    return shapely.transform(dense, transformer.transform, interleaved=False)
+    projected = shapely.transform(dense, transformer.transform, interleaved=False)
+    if projected.is_valid:
+        return projected
+    return shapely.make_valid(projected, method="structure", keep_collapsed=False)
+    # ^ a cap around a pole has two edges along 180 degrees, which coincide on a polar grid
 
 
 def build_covering_grid(
@@ -339,8 +427,7 @@ def _check_area_of_use(region: BaseGeometry, epsg: int) -> None:
 
 def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     """Return a mask (height, width) of the pixel centres that lie in a projected region."""
-    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
-    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    xs, ys = _cell_centres(grid)
     shapely.prepare(region)
     left, bottom, right, top = grid.bounds
     if shapely.contains_properly(region, shapely.box(left, bottom, right, top)):
@@ -350,12 +437,12 @@ def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
 
 def has_pixel(region: BaseGeometry, grid: Grid) -> bool:
     """Return whether the centre of any pixel of a grid lies in a projected region."""
-    shapely.prepare(region)
-    for block in split_into_tiles(grid, _SEARCH_BLOCK):
-        area = grid.window(
-            row=block.row, column=block.column, height=block.height, width=block.width
-        )
-        is_near = shapely.intersects(region, shapely.box(*area.bounds))
-        if is_near and rasterize_region(region, area).any():
-            return True
-    return False
+    blocks = split_into_tiles(grid, _SEARCH_BLOCK)
+    return any(select_tiles((block,), grid, region, (1,)) for block in blocks)
+
+
+def _cell_centres(grid: Grid) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Return x of the columns and y of the rows."""
+    xs = grid.left + (np.arange(grid.width) + 0.5) * grid.resolution
+    ys = grid.top - (np.arange(grid.height) + 0.5) * grid.resolution
+    return xs, ys

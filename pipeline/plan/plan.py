@@ -98,13 +98,24 @@ class Plan:
 
     @functools.cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """Return the tiles, grid by grid and row by row."""
+        """Return the tiles that hold a cell of the region, grid by grid and row by row.
+
+        The cells of coarser layers count as well as those of the grids.
+        """
         several = len(self.grids) > 1
+        outputs = self.model.outputs if self.model else ()
+        factors = {1, *(self.coarsening_factor(output.layer_name) for output in outputs)}
         return tuple(
             tile
             for area in self.grids
-            for tile in grid.split_into_tiles(
-                area, self.tile_size, id_prefix=f"{area.epsg}-" if several else ""
+            for tile in grid.select_tiles(
+                grid.split_into_tiles(
+                    area, self.tile_size, id_prefix=f"{area.epsg}-" if several else ""
+                ),
+                area,
+                grid.project(self.region_for(area.epsg), area.epsg),
+                # ^ a geometry of its own, as it is prepared: several threads share the others
+                factors,
             )
         )
 
@@ -242,6 +253,25 @@ class Plan:
         return self.grid_for(tile.epsg).window(
             row=tile.row, column=tile.column, height=tile.height, width=tile.width
         )
+
+    def clip_tile(self, tile: Tile) -> Tile:
+        """Return the smallest part of a tile that holds its part of the region.
+
+        Only this part is read and predicted; all other cells of the tile are nodata.
+        """
+        return grid.clip_tile(
+            tile,
+            self.grid_for(tile.epsg),
+            self._projected_regions[tile.epsg],
+            self.max_output_stride // self.output_stride,
+        )
+
+    @functools.cached_property
+    def _projected_regions(self) -> Mapping[int, BaseGeometry]:
+        """Return EPSG code → the region of a grid in its coordinates."""
+        return {
+            area.epsg: grid.project(self.region_for(area.epsg), area.epsg) for area in self.grids
+        }
 
     def pixel_grid(self, area: Grid) -> Grid:
         """Return the input pixels of a grid of cells: the resolution at which scenes are read."""

@@ -88,7 +88,8 @@ def publish_product(
         store.write(report_name, report.render_report(product, images).encode())
         documents.append(Document.from_object(store, report_name, kind="report"))
     product = build_product(documents)
-    write_json(store, published_item.ITEM_NAME, stac_item.build_item(product))
+    item = stac_item.build_item(product, folder=store.location)
+    write_json(store, published_item.ITEM_NAME, item)
     items = stac_collection.read_items(store.parent())
     collection = stac_collection.build_collection(
         items, title=plan.name, license_id=product.license
@@ -216,7 +217,8 @@ def _write_documents(
             continue
             # ^ the zones of a mosaic share its style
         for kind, suffix, text in styles.render_styles(raster.layer, raster.info.statistics[0]):
-            name = f"{plan_name}/{raster.key}.{suffix}"
+            name = f"{raster.href.removesuffix('.tif')}.{suffix}"
+            # ^ beside the COG and of its name, where QGIS looks for it
             store.write(name, text.encode())
             key = f"{kind}_{raster.key}" if kind in styled else kind
             # ^ the main output comes first, and has the plain key

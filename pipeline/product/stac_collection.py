@@ -117,7 +117,10 @@ def _item_assets(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     item_assets: dict[str, Any] = {}
     for entry in items:
         for key, asset in entry["assets"].items():
-            fields = ("type", "title", "description", "roles", "bands")
+            fields = (
+                *("type", "title", "description", "roles", "bands"),
+                *("data_type", "nodata", "unit"),
+            )
             item_assets[key] = {name: asset[name] for name in fields if name in asset}
             if "classification:classes" in asset:
                 item_assets[key]["classification:classes"] = [

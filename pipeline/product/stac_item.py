@@ -1,13 +1,15 @@
 """Build the STAC 1.1 item of a product.
 
-Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs are relative
-and no local path is inside: a product can be moved, or served by a web server.
+Documents are plain dicts, so that a worker needs no STAC library to write them. Hrefs of files are
+relative and no absolute local path is inside: a product can be moved, or served by a web server.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import math
+import os.path
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -38,8 +40,14 @@ _SHA256_MULTIHASH_PREFIX = "1220"
 """Multihash prefix: SHA-256 (0x12), 32 bytes (0x20)."""
 
 
-def build_item(product: Product) -> dict[str, Any]:
-    """Return the STAC item of a product, to be written as ``item.json`` after all other files."""
+def build_item(product: Product, folder: str | None = None) -> dict[str, Any]:
+    """Return the STAC item of a product, to be written as ``item.json`` after all other files.
+
+    Args:
+        product: the product.
+        folder: path of the item's folder, to which links to local items are made relative; without
+            it, or with a URL, they are left out.
+    """
     assets = {raster.key: _raster_asset(raster) for raster in product.rasters}
     assets |= {document.key: _document_asset(document) for document in product.documents}
     return {
@@ -51,7 +59,7 @@ def build_item(product: Product) -> dict[str, Any]:
         "geometry": _to_json_values(product.region),
         "bbox": list(product.bbox),
         "properties": _properties(product),
-        "links": _item_links(product),
+        "links": _item_links(product, folder),
         "assets": assets,
     }
 
@@ -160,6 +168,9 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
         "title": layer.title if raster.key == layer.name else f"{layer.title} ({raster.crs_code})",
         "description": layer.description,
         "roles": ["data"],
+        "data_type": layer.dtype,
+        "nodata": _json_nodata(layer),
+        **({} if layer.unit is None else {"unit": layer.unit}),
         "gsd": raster.grid.resolution,
         **_projection(raster.grid),
         "bands": [{"name": name} for name in raster.bands],
@@ -175,11 +186,16 @@ def _raster_asset(raster: Raster) -> dict[str, Any]:
     return asset
 
 
+def _json_nodata(layer: Layer) -> float | str:
+    """Return nodata as STAC writes it."""
+    return "nan" if math.isnan(layer.nodata) else layer.nodata
+
+
 def _raster_band(layer: Layer, grid: Grid, band: BandStatistics) -> dict[str, Any]:
     """Return an entry of ``raster:bands``; its statistics are of stored values."""
     values: dict[str, Any] = {
         "data_type": layer.dtype,
-        "nodata": "nan" if layer.nodata != layer.nodata else layer.nodata,
+        "nodata": _json_nodata(layer),
         "sampling": "area",
         "spatial_resolution": grid.resolution,
         "statistics": _statistics(band),
@@ -231,7 +247,7 @@ def list_extensions(
     return sorted({*required, *(uri for prefix, uri in used.items() if prefix in fields)})
 
 
-def _item_links(product: Product) -> list[dict[str, Any]]:
+def _item_links(product: Product, folder: str | None) -> list[dict[str, Any]]:
     """Return the links of an item: to its collection, its inputs, and licences.
 
     There is no root link: with one, pystac cannot read the item from a dict alone.
@@ -241,9 +257,31 @@ def _item_links(product: Product) -> list[dict[str, Any]]:
         {"rel": "parent", **up},
         {"rel": "collection", **up},
     ]
+    sources = {_source_href(scene, folder): scene for scene in product.scenes}
     links += [
-        {"rel": "derived_from", "href": quote(scene.id), "title": f"{scene.collection}: {scene.id}"}
-        for scene in product.scenes
+        {
+            "rel": "derived_from",
+            "href": href,
+            "type": "application/geo+json",
+            "title": f"{scene.collection}: {scene.id}",
+        }
+        for href, scene in sources.items()
+        if href is not None
     ]
-    links += [{"rel": "license", "href": href, "title": title} for title, href in product.notices]
+    links += [
+        {"rel": "license", "href": href, "type": "text/html", "title": title}
+        for title, href in product.notices
+    ]
     return links
+
+
+def _source_href(scene: Scene, folder: str | None) -> str | None:
+    """Return the href of a scene's item: a URL, or a path relative to a folder.
+
+    None where the item is not known; ``terramosaic:scenes`` lists all scenes.
+    """
+    if scene.item_href is None or "://" in scene.item_href:
+        return scene.item_href
+    if folder is None or "://" in folder:
+        return None
+    return quote(os.path.relpath(os.path.realpath(scene.item_href), os.path.realpath(folder)))

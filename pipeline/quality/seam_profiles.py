@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grid import grid as grids
-from pipeline.grid.grid import Grid
+from pipeline.grid.grid import Tile
 from pipeline.grid.window_lattice import Lattice
 from pipeline.layer_table import Layer
 from pipeline.plan.output_spec import OutputSpec
@@ -157,24 +156,24 @@ def build_profiles(
     """
     layer = output_spec.main_layer
     factor = plan.coarsening_factor(layer.name)
-    tile = plan.tile_size // factor
     profiles = []
     for grid in plan.grids:
         source = zarr_store.grid_store(plan_dir, plan, grid.epsg, factor)
         cells = grid.coarsen(factor)
-        axes = seam_test.count_boundaries(_iter_blocks(source, layer, cells, tile), cells.shape)
+        tiles = [tile.coarsen(factor) for tile in plan.tiles if tile.epsg == grid.epsg]
+        axes = seam_test.count_boundaries(_iter_blocks(source, layer, tiles), cells.shape)
         profiles += list(zip(cells.origin_index(), axes, strict=True))
     return SeamProfiles(
         layer=layer,
         lattice=lattice.coarsen(output_spec.stride),
-        tile_size=tile,
+        tile_size=plan.tile_size // factor,
         period=max(PATCH_SIZE // output_spec.stride, 1),
         profiles=tuple(profiles),
     )
 
 
-def _iter_blocks(source: Store, layer: Layer, grid: Grid, tile: int) -> Iterator[PixelBlock]:
-    for block in grids.split_into_tiles(grid, tile):
+def _iter_blocks(source: Store, layer: Layer, tiles: Sequence[Tile]) -> Iterator[PixelBlock]:
+    for block in tiles:
         rows = slice(block.row, block.row + block.height)
         columns = slice(block.column, block.column + block.width)
         yield (

@@ -91,27 +91,37 @@ def count_boundaries(
 
     Args:
         blocks: labels (y, x) or quantities (band, y, x): row of blocks by row of blocks, each from
-            left to right. Only the last row and column of pixels are kept between them.
+            left to right; empty ones may be missing. Only the last row and column of pixels are
+            kept between them.
         shape: rows and columns of the layer.
 
     Returns:
         The profiles over the rows' boundaries and over the columns'.
     """
     down, across = BoundaryProfile.empty(shape[0]), BoundaryProfile.empty(shape[1])
-    above: dict[int, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
-    beside: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
+    above: dict[int, tuple[int, _Edge]] = {}
+    # ^ column -> first row below the last block, and that block's last row
+    beside: tuple[int, int, _Edge] | None = None
     for row, column, values, valid in blocks:
-        wide = _prepend(beside if column else None, values, valid, -1)
-        across.add(column + (not column), *wide)
-        tall = _prepend(above.get(column), values, valid, -2)
-        down.add(row + (not row), *(part.swapaxes(-1, -2) for part in tall))
-        beside = values[..., -1:].copy(), valid[:, -1:].copy()
-        above[column] = values[..., -1:, :].copy(), valid[-1:].copy()
+        left = beside[2] if beside and beside[:2] == (row, column) else None
+        wide = _prepend(left, values, valid, -1)
+        across.add(column + (left is None), *wide)
+        next_row, last_row = above.get(column, (row, None))
+        top = last_row if next_row == row else None
+        tall = _prepend(top, values, valid, -2)
+        down.add(row + (top is None), *(part.swapaxes(-1, -2) for part in tall))
+        height, width = valid.shape
+        beside = row, column + width, (values[..., -1:].copy(), valid[:, -1:].copy())
+        above[column] = row + height, (values[..., -1:, :].copy(), valid[-1:].copy())
     return down, across
 
 
+_Edge = tuple[NDArray[Any], NDArray[np.bool_]]
+"""The last row or column of pixels of a block, and where they are valid."""
+
+
 def _prepend(
-    before: tuple[NDArray[Any], NDArray[np.bool_]] | None,
+    before: _Edge | None,
     values: NDArray[Any],
     valid: NDArray[np.bool_],
     axis: int,

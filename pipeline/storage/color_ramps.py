@@ -38,7 +38,10 @@ def ramp_colors(position: NDArray[np.float64], ramp: ColorRamp) -> NDArray[np.ui
 def ramp_stops(
     layer: Layer, band: BandStatistics
 ) -> tuple[tuple[float, tuple[int, int, int]], ...]:
-    """Return values and colours of a layer's ramp, to two standard deviations from the mean."""
+    """Return values and colours of a layer's ramp, to two standard deviations from the mean.
+
+    Values are physical ones: QGIS and GeoServer apply the scale of a raster before they colour it.
+    """
     if band.mean is None or band.stddev is None or band.minimum is None or band.maximum is None:
         raise ValueError(
             f"Layer {layer.name!r} has no valid values, and so no statistics for a colour ramp."
@@ -48,6 +51,6 @@ def ramp_stops(
     positions = np.linspace(0, 1, 9)
     colors = ramp_colors(positions, ramp_for_layer(layer)).tolist()
     return tuple(
-        (float(low + position * (high - low)), (red, green, blue))
+        (float(layer.scale * (low + position * (high - low))), (red, green, blue))
         for position, (red, green, blue) in zip(positions, colors, strict=True)
     )

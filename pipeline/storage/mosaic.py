@@ -92,7 +92,10 @@ def _iter_tiles(
     layer_bands: Mapping[str, Sequence[str]],
     min_zones: int,
 ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]], NDArray[np.uint8]]]:
-    """Yield the joined tiles of a mosaic that at least ``min_zones`` zones intersect."""
+    """Yield the joined tiles of a mosaic that at least ``min_zones`` zones intersect.
+
+    Tiles without a pixel of the region are left out, as their shards would hold only nodata.
+    """
     zones = [
         _Zone(
             grid=zone_grid,
@@ -103,7 +106,8 @@ def _iter_tiles(
         for zone_grid in plan.grids
     ]
     region = grids.project(from_geojson(plan.region), grid.epsg)
-    for tile in grids.split_into_tiles(grid, plan.tile_size):
+    tiles = grids.split_into_tiles(grid, plan.tile_size)
+    for tile in grids.select_tiles(tiles, grid, region):
         area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
         if sum(zone.area.intersects(box(*area.bounds)) for zone in zones) >= min_zones:
             yield tile, *_merge_zones(plan, zones, region, area, layer_bands)

@@ -238,6 +238,29 @@ def test_start_datetime_replaces_a_null_datetime():
     assert moment.isoformat() == "2024-04-19T02:58:39.221202+00:00"
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "moment", "caveat"),
+    [
+        ("2024-06-30T23:59:50Z", "2024-07-01T00:00:10Z", "2024-06-30T23:59:50", None),
+        ("2024-07-01T00:00:10Z", "2024-06-30T23:59:50Z", "2024-06-30T23:59:50",
+         "start_datetime is after end_datetime: the earlier one is taken as the time"),
+        (None, "2024-06-30T23:59:50Z", "2024-06-30T23:59:50", None),
+        ("2024-06-30T23:59:50Z", "in July", "2024-06-30T23:59:50", None),
+        ("2024-04-01T00:00:00Z", "2024-07-01T00:00:00Z", "2024-04-01T00:00:00",
+         "covers 2024-04-01 to 2024-07-01: counts on its first day"),
+    ],
+)  # fmt: skip
+def test_a_time_range_counts_at_its_start(start, end, moment, caveat):
+    stamps = {"datetime": None, "start_datetime": start, "end_datetime": end}
+    parsed = parse(an_item(properties=NEW | stamps))
+    assert parsed.scene.datetime.isoformat() == f"{moment}+00:00"
+    assert [text for text in parsed.caveats if "datetime" in text or "covers" in text] == (
+        [caveat] if caveat else []
+    )
+    dated = parse(an_item(properties=NEW | {"start_datetime": start, "end_datetime": end}))
+    assert "covers" not in " ".join(dated.caveats)
+
+
 def test_elevation_may_lack_a_time():
     document = an_item("data", properties={"datetime": None}, collection="cop-dem-glo-30")
     scene = parse(document, modality="DEM").scene
@@ -301,6 +324,10 @@ def test_an_hh_scene_is_parsed():
         ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00+00:00"),
         ("2016-12-31T23:59:60.750Z", "2017-01-01T00:00:00+00:00"),
         ("2017-01-01T05:29:60+05:30", "2017-01-01T00:00:00+00:00"),
+        ("2016-12-31t23:59:60,5z", "2017-01-01T00:00:00+00:00"),
+        ("2024-06-01T10:00:00,25Z", "2024-06-01T10:00:00.250000+00:00"),
+        ("2024-06-30T23:59:59.9999999Z", "2024-06-30T23:59:59.999999+00:00"),
+        ("2024-02-29T23:30:00-01:00", "2024-03-01T00:30:00+00:00"),
         ("2024-06-01T10:00:00.123456789Z", "2024-06-01T10:00:00.123456+00:00"),
         ("2024-06-01t10:00:00z", "2024-06-01T10:00:00+00:00"),
         ("2024-06-01T00:30:00-11:30", "2024-06-01T12:00:00+00:00"),

@@ -89,6 +89,7 @@ def scenes(draw):
         orbit_state=draw(st.sampled_from([None, "ascending", "descending"])),
         relative_orbit=draw(st.none() | st.integers(1, 175)),
         cloud_cover=draw(st.none() | st.floats(0, 100)),
+        item_href=draw(st.none() | texts),
         assets={band: draw(assets(band)) for band in bands},
     )
 
@@ -107,9 +108,16 @@ def test_identity_is_independent_of_hrefs(scene, href):
     changed = scene.to_dict()
     for asset in changed["assets"].values():
         asset["href"] = href
-    changed = Scene.from_dict(changed)
+    changed = Scene.from_dict(changed | {"item_href": href})
     assert changed.identity() == scene.identity()
+    assert "item_href" not in scene.identity()
     assert all("href" not in asset for asset in scene.identity()["assets"].values())
+
+
+def test_an_unknown_item_href_is_absent_from_json():
+    """Plans of earlier releases have none."""
+    assert "item_href" not in a_scene().to_dict()
+    assert a_scene(item_href="https://a.org/items/1").to_dict()["item_href"]
 
 
 def test_identity_holds_the_name_of_a_table_without_its_folder():

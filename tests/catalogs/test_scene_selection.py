@@ -12,37 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs import passes
-from catalogs.scene import Asset, Caveat, Radiometry, RejectedScene, Scene
+from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection, search
 from catalogs.sensors import SENSORS
+from tests.support.scenes import NOON, REGION, a_scene, heights, radar
 
 REALDATA = os.environ.get("TERRAMOSAIC_REALDATA")
-REGION = shapely.box(9, 56, 10, 57)
-NOON = dt.datetime(2024, 6, 1, 10, 20, 21, tzinfo=dt.UTC)
-UNIT = {"S2L2A": "reflectance", "S1RTC": "power", "DEM": "m"}
-
-
-def a_scene(name, *, bands=("B02", "B04", "SCL"), box=(9, 56, 10, 57), **changed):
-    modality = changed.get("modality", "S2L2A")
-    radiometry = Radiometry(scale=1, offset=0, unit=UNIT[modality])
-    values = {
-        "id": name,
-        "collection": "sentinel-2-l2a",
-        "provider": "demo",
-        "modality": modality,
-        "datetime": NOON,
-        "footprint": shapely.geometry.mapping(shapely.box(*box)),
-        "bbox": box,
-        "platform": "sentinel-2a",
-        "tile": "32VNH",
-        "baseline": "05.10",
-        "processed": NOON + dt.timedelta(days=1),
-        "assets": {
-            band: Asset(band=band, href=f"/{name}/{band}.tif", radiometry=radiometry)
-            for band in bands
-        },
-    }
-    return Scene(**values | changed)
 
 
 def select_ids(scenes, **options):
@@ -134,11 +109,6 @@ def test_radar_needs_both_polarisations():
     assert used == ["both"]
     assert refused == {"single": "it lacks the polarisation VH: it has VV"}
     assert select_ids([single], bands={"S1RTC": ("VV",)})[0] == ["single"]
-
-
-def heights(name, **changed):
-    values = {"modality": "DEM", "bands": ("DEM",), "datetime": None, "processed": None}
-    return a_scene(name, **values | {"tile": None, "platform": None} | changed)
 
 
 def test_one_elevation_tile_of_two_catalogs_counts_once():
@@ -310,12 +280,8 @@ def test_both_halves_of_a_granule_count_as_one_pass():
 
 
 def test_passes_of_radar_are_not_limited():
-    radar = [
-        a_scene(f"r{day}", modality="S1RTC", bands=("VV", "VH"), tile=None,
-                datetime=NOON + dt.timedelta(days=day))
-        for day in range(3)
-    ]  # fmt: skip
-    assert len(select_ids(radar, max_passes=1)[0]) == 3
+    scenes = [radar(f"r{day}", datetime=NOON + dt.timedelta(days=day)) for day in range(3)]
+    assert len(select_ids(scenes, max_passes=1)[0]) == 3
 
 
 def test_a_scene_dated_by_its_datatake_is_a_duplicate():
@@ -338,11 +304,6 @@ def test_a_scene_that_alone_covers_a_strip_is_kept():
     assert select_ids([old, new])[0] == ["new", "old"]
     sliver = a_scene("new", box=(9.01, 56, 10, 57))
     assert select_ids([old, sliver])[0] == ["new"]
-
-
-def radar(name, **changed):
-    values = {"modality": "S1RTC", "bands": ("VV", "VH"), "tile": None, "baseline": None}
-    return a_scene(name, **values | {"platform": "sentinel-1a"} | changed)
 
 
 def test_slices_are_kept_and_their_reprocessing_counts_once():
@@ -453,6 +414,94 @@ def test_scenes_are_grouped_into_passes(changed, count):
     )
     assert len(passes.group_passes([other_scene, first_scene])) == count
     assert passes.group_passes([heights("dem")]) == ()
+
+
+# -- times at the edges -------------------------------------------------------------------------
+
+CHUKCHI = {"tile": "01WCQ", "datatake": None}
+
+
+def chukchi(name, stamp, *, side=0.0, **changed):
+    """Build a scene over 180 degrees, with its middle so many degrees east of it."""
+    west, east = 180 + side - 0.7, side - 180 + 0.7
+    area = shapely.union_all([shapely.box(west, 66.8, 180, 67), shapely.box(-180, 66.8, east, 67)])
+    return a_scene(
+        name,
+        datetime=dt.datetime.fromisoformat(stamp),
+        footprint=shapely.geometry.mapping(area),
+        **CHUKCHI | {"bbox": (west, 66.8, east, 67)} | changed,
+    )
+
+
+def solar_days(scenes):
+    unified = passes.unify_solar_days(scenes)
+    assert {scene.id: scene.day for scene in passes.unify_solar_days(scenes[::-1])} == {
+        scene.id: scene.day for scene in unified
+    }
+    return {scene.id: scene.solar_day.isoformat() for scene in unified}
+
+
+def test_passes_on_consecutive_days_at_180_degrees_are_of_two_days():
+    first = chukchi("first", "2023-06-02T00:07:37Z", side=-0.3, relative_orbit=16)
+    second = chukchi("second", "2023-06-02T23:37:44Z", side=0.3, relative_orbit=30)
+    assert first.solar_day == second.solar_day
+    assert solar_days([first, second]) == {"first": "2023-06-02", "second": "2023-06-03"}
+    third = chukchi("third", "2023-06-03T23:07:50Z", side=0.3, relative_orbit=44)
+    assert solar_days([first, second, third])["third"] == "2023-06-04"
+    later = chukchi("later", "2023-06-07T00:07:37Z", side=-0.3, relative_orbit=16)
+    assert solar_days([first, second, later])["later"] == "2023-06-07"
+
+
+def test_passes_at_180_degrees_at_the_end_of_a_year_and_on_a_leap_day():
+    first = chukchi("first", "2024-02-28T00:07:37Z", side=-0.3)
+    second = chukchi("second", "2024-02-28T23:37:44Z", side=0.3)
+    assert solar_days([first, second]) == {"first": "2024-02-28", "second": "2024-02-29"}
+    first = chukchi("first", "2024-12-31T00:07:37Z", side=-0.3)
+    second = chukchi("second", "2024-12-31T23:37:44Z", side=0.3)
+    assert solar_days([first, second]) == {"first": "2024-12-31", "second": "2025-01-01"}
+
+
+def test_all_scenes_of_the_later_pass_are_of_its_day():
+    first = chukchi("first", "2023-06-02T00:07:37Z", side=-0.3)
+    second = chukchi("second", "2023-06-02T23:37:44Z", side=0.3)
+    south = a_scene("south", box=(-179, 65, -178, 66.8), tile="01WCP",
+                    datetime=second.datetime + dt.timedelta(seconds=14))  # fmt: skip
+    days = solar_days([first, second, south])
+    assert (days["second"], days["south"]) == ("2023-06-03", "2023-06-03")
+    elsewhere = dataclasses.replace(south, id="elsewhere")
+    assert solar_days([first, elsewhere]) == {"first": "2023-06-02", "elsewhere": "2023-06-02"}
+
+
+def test_two_directions_and_neighbouring_orbits_are_of_one_day():
+    descending = radar("down", datetime=NOON.replace(hour=5), orbit_state="descending")
+    ascending = radar("up", datetime=NOON.replace(hour=17), orbit_state="ascending")
+    assert set(solar_days([descending, ascending]).values()) == {"2024-06-01"}
+    neighbour = a_scene("next", datetime=NOON + dt.timedelta(minutes=98))
+    assert set(solar_days([a_scene("a"), neighbour]).values()) == {"2024-06-01"}
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.floats(-0.69, 0.69), st.integers(-45, 45)),
+        min_size=1, max_size=8, unique_by=lambda drawn: drawn[0],
+    )
+)  # fmt: skip
+def test_any_passes_at_180_degrees_are_of_one_day_each(drawn):
+    noon = dt.datetime(2023, 12, 25, 0, 0, tzinfo=dt.UTC)
+    scenes = [
+        chukchi(
+            f"s{day}",
+            (noon + dt.timedelta(days=day, minutes=minutes)).isoformat(),
+            side=side,
+            relative_orbit=day + 1,
+        )
+        for day, side, minutes in drawn
+    ]
+    days = [
+        scene.solar_day for scene in passes.unify_solar_days(sorted(scenes, key=passes.sort_key))
+    ]
+    assert days == sorted(set(days))
 
 
 @pytest.mark.skipif(not REALDATA, reason="TERRAMOSAIC_REALDATA is not set")

@@ -11,6 +11,8 @@ import shapely
 
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.search import search
+from flows.config import cadence
+from flows.config import period as periods
 from tests.servers.scripted_stac_api import Answer, Server
 from tests.support.stac_documents import (
     HERE,
@@ -78,6 +80,7 @@ def test_sub_catalogs_of_other_providers_are_skipped(tmp_path):
         ("2024-05-31T23:59:59.999Z", False),
         ("2024-06-01T00:00:00Z", True),
         ("2024-06-30T23:59:59.999999Z", True),
+        ("2024-06-30T23:59:60Z", False),
         ("2024-07-01T00:00:00Z", False),
         ("2024-07-01T01:00:00+02:00", True),
     ],
@@ -88,10 +91,49 @@ def test_the_period_includes_its_last_day(tmp_path, stamp, inside):
 
 
 def test_an_end_with_a_time_is_exact_to_the_second(tmp_path):
-    catalog = publish(tmp_path, [an_item("a"), an_item("b", "2024-06-30T12:00:01Z")])
+    items = [
+        an_item("a"),
+        an_item("b", "2024-06-30T12:00:00.5Z"),
+        an_item("c", "2024-06-30T12:00:01Z"),
+    ]
+    catalog = publish(tmp_path, items)
     period = (JUNE[0], day("2024-06-30T12:00:00"))
+    assert ids(find(catalog, period=period)) == ["a", "b"]
+    period = (JUNE[0], day("2024-06-30T12:00:00.250"))
     assert ids(find(catalog, period=period)) == ["a"]
-    assert ids(find(catalog, period=None)) == ["a", "b"]
+    assert ids(find(catalog, period=None)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        *("2023-12-31T23:59:59.999Z", "2024-01-01T00:00:00Z", "2024-01-31T23:59:59.5Z"),
+        *("2024-02-01t00:00:00z", "2024-02-29T23:59:59.999999999Z", "2024-03-01T00:00:00,0Z"),
+        *("2024-02-29T23:59:60Z", "2024-02-29T18:59:59.7-05:00", "2024-03-01T08:59:59+09:00"),
+    ],
+)
+def test_a_scene_at_the_edge_of_a_month_is_in_one_month(tmp_path, stamp):
+    catalog = publish(tmp_path, [an_item("x", stamp)])
+    months = cadence.split_period(periods.parse("2023-12/2024-04"), "P1M", max_parts=9)
+    found = 0
+    for month in months:
+        with contextlib.suppress(NothingFoundError):
+            found += len(find(catalog, period=month.interval).scenes)
+    assert found == 1
+
+
+def test_a_scene_across_midnight_is_in_the_period_in_which_it_begins(tmp_path):
+    document = an_item("x")
+    document["properties"] |= {
+        "datetime": None,
+        "start_datetime": "2024-06-30T23:59:50Z",
+        "end_datetime": "2024-07-01T00:00:10Z",
+    }
+    catalog = publish(tmp_path, [document])
+    assert ids(find(catalog)) == ["x"]
+    july = (day("2024-07-01"), day("2024-07-31"))
+    with pytest.raises(NothingFoundError):
+        find(catalog, period=july)
 
 
 def test_an_item_is_selected_by_its_footprint_or_else_its_bbox(tmp_path):

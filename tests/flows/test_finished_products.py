@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 
+import pystac
 import pytest
 import yaml
 import zarr
@@ -72,6 +73,16 @@ def test_a_finished_product_is_found_without_planning(job_path, monkeypatch):
     assert result.status == "unchanged"
     assert result.tiles.skipped == result.tiles.total
     assert result.item is not None
+
+
+def test_the_item_links_to_the_items_of_its_scenes(job_path):
+    (path,) = job_path.parent.glob("out/*/*/item.json")
+    item = pystac.Item.from_file(path)
+    links = item.get_links("derived_from")
+    ids = [pystac.Item.from_file(link.get_absolute_href()).id for link in links]
+    scenes = item.properties["terramosaic:scenes"]
+    assert sorted(ids) == sorted(scene["id"] for scene in scenes)
+    assert ids
 
 
 def test_a_finished_product_gets_new_metadata_without_computing_a_tile(job_path):

@@ -97,6 +97,8 @@ region: {file: region.geojson}
 period: 2024-05/2024-09
 catalog: {path: catalog.json, provider: planetary-computer}
 allow: [data, tiles.example.com, s3://bucket]
+include: [S2B_33TWM_20230813_0_L2A, S2B_33TWM_20230810_0_L2A]
+exclude: [sentinel-2-l2a/S2A_33TWM_20230818_0_L2A]
 inputs: [S2L2A, S1RTC]
 grid: {crs: EPSG:32632, resolution: 60, align: auto}
 bands: {S2L2A: [B04]}

@@ -277,6 +277,8 @@ def test_a_newer_scene_recomputes_the_tiles_that_it_intersects(job, demo_country
         (scene for scene in listed["used"]), key=lambda scene: (scene["coverage"], scene["id"])
     )
     assert newest["coverage"] < 0.9
+    assert all(scene["datetime"].endswith("Z") for scene in listed["used"])
+    # ^ jq's fromdateiso8601 takes no other form
     hidden = HiddenItem(demo_country.catalog, newest["id"])
     try:
         _backfill(job, first="2021-06", last="2021-06")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import enum
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +83,11 @@ WRAPPED = {
     "timm, before 1.0": lambda key: key.replace("model.encoder.", "model.encoder._timm_module.", 1),
     "compiled": lambda key: key.replace("model.", "model._orig_mod.", 1),
     "several GPUs": lambda key: f"module.{key}",
+    "compiled task": lambda key: f"_orig_mod.{key}",
+    "several GPUs, compiled": lambda key: key.replace("model.", "model._orig_mod.module.", 1),
+    "fully sharded": lambda key: (
+        f"_forward_module.{key.replace('.attn.', '._fsdp_wrapped_module.attn.')}"
+    ),
     "bare": lambda key: key.removeprefix("model."),
 }
 
@@ -93,9 +100,32 @@ def test_wrapper_prefixes_of_keys_are_removed(network, stored_checkpoint, wrappe
     assert same_outputs(load(stored_checkpoint | {"state_dict": state}), network)
 
 
+def test_a_moving_average_beside_the_weights_is_for_its_user_to_choose(
+    network, stored_checkpoint, tmp_path
+):
+    average = whole_model(seed=4)
+    state = stored_checkpoint["state_dict"]
+    state |= {f"ema_model.module.model.{key}": v for key, v in average.state_dict().items()}
+    state["ema_model.n_averaged"] = torch.tensor(7)
+    path = tmp_path / "a.ckpt"
+    torch.save(stored_checkpoint, path)
+    with pytest.raises(WeightsError, match="moving average") as error:
+        load(path)
+    exec(str(error.value).partition("For the average: ")[2], {"torch": torch, "path": path})
+    assert same_outputs(load(path), average)
+
+
+def test_weights_that_lightning_averaged_are_those_of_the_state_dict(network, stored_checkpoint):
+    other = {f"model.{key}": value for key, value in whole_model(seed=4).state_dict().items()}
+    stored_checkpoint |= {"current_model_state": other, "averaging_state": {"n_averaged": 3}}
+    assert same_outputs(load(stored_checkpoint), network)
+
+
 def test_parts_used_in_training_only_are_ignored(network, stored_checkpoint):
     stored_checkpoint["state_dict"] |= {
         "criterion.weight": torch.ones(3),
+        "train_metrics.loss.total": torch.ones(1),
+        "teacher.encoder.encoder_norm.weight": torch.ones(32),
         "model.aux_heads.deep.0.convs.0.0.weight": torch.ones(4, 4, 2, 2),
         "model.aux_heads.deep.1.head.2.weight": torch.ones(3, 4, 1, 1),
     }
@@ -130,6 +160,114 @@ def test_auxiliary_heads_can_be_read_without_terratorch(network, stored_checkpoi
     with pytest.raises(WeightsError, match="more than tensors"):
         loading.read_state_dict(tmp_path / "a.ckpt")
         # ^ the exemption applies to one call only
+
+
+class _Bands(enum.Enum):
+    BLUE = "BLUE"
+    RED = "RED"
+
+
+class _Loss(torch.nn.Module):
+    pass
+
+
+def test_objects_of_other_packages_are_read_without_their_code(tmp_path):
+    encoder = model.backbone(SIZE, ["S2L2A", "S1GRD"], bands={"S2L2A": ["B02", "B04"]})
+    segmenter = loading.initialise(
+        segmentation_model.assemble_model(
+            encoder, 3, PYRAMID, decoder_options={"channels": [16, 12, 8, 8]}
+        ),
+        0,
+    )
+    module = types.ModuleType("terratorch.datasets.utils")
+    content = as_stored(
+        segmenter,
+        {"backbone_bands": {"S2L2A": [_Bands.BLUE, _Bands.RED]}},
+        loss=_Loss(),
+        path_to_record_metrics=Path("metrics"),
+    )
+    content["callbacks"] = {"ModelCheckpoint": {"best_model_score": torch.tensor(1.0)}}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (_Bands, _Loss):
+            patch.setattr(kind, "__module__", module.__name__)
+            setattr(module, kind.__name__, kind)
+        patch.setitem(sys.modules, "terratorch", types.ModuleType("terratorch"))
+        patch.setitem(sys.modules, "terratorch.datasets", types.ModuleType("terratorch.datasets"))
+        patch.setitem(sys.modules, module.__name__, module)
+        torch.save(content, tmp_path / "a.ckpt")
+    loaded = load(tmp_path / "a.ckpt")
+    assert "terratorch" not in sys.modules
+    assert loaded.inputs["S2L2A"] == ("B02", "B04")
+    assert loaded.hyper_parameters["loss"] == "<_Loss>"
+    assert same_outputs_of_two_bands(loaded, segmenter)
+
+
+def same_outputs_of_two_bands(first, second):
+    inputs = random_inputs()
+    inputs["S2L2A"] = inputs["S2L2A"][:, :2]
+    with torch.inference_mode():
+        return torch.equal(first(inputs), second(inputs))
+
+
+def test_options_that_state_the_defaults_change_nothing(network, stored_checkpoint):
+    stored_checkpoint["hyper_parameters"]["model_args"] |= {
+        "aux_decoders": None,
+        "backbone_bands": None,
+        "backbone_drop_path_rate": 0.1,
+        "backbone_encoder_norm": True,
+        "backbone_img_size": 224,
+        "backbone_modality_drop_rate": 0.0,
+        "backbone_num_register_tokens": 0,
+        "backbone_patch_size": 16,
+        "backbone_qk_norm": False,
+        "backbone_temporal_concat": None,
+        "backbone_temporal_features_permute_op": None,
+        "backbone_temporal_n_timestamps": None,
+        "backbone_temporal_pooling": "mean",
+        "backbone_temporal_subset_lengths": None,
+        "backbone_use_temporal": False,
+        "decoder_attention_type": None,
+        "decoder_use_batchnorm": "batchnorm",
+        "head_channel_list": None,
+        "head_dropout": 0,
+        "image_size_out": None,
+        "num_outputs": None,
+        "peft_config": None,
+        "rescale": True,
+    }
+    assert same_outputs(load(stored_checkpoint), network)
+
+
+def test_the_number_of_classes_is_held_against_the_head(stored_checkpoint):
+    stored_checkpoint["hyper_parameters"]["model_args"]["num_classes"] = 5
+    with pytest.raises(WeightsError, match="gives 3 classes, but its hyper-parameters state"):
+        load(stored_checkpoint)
+
+
+def test_windows_are_those_of_the_authors_else_of_the_images(stored_checkpoint):
+    arguments = stored_checkpoint["hyper_parameters"]
+    for tiling, expected in (
+        (None, (224, None)),
+        ({"crop": 256, "stride": 208}, (256, 48)),
+        ({"h_crop": 512, "w_crop": 512, "h_stride": 448, "w_stride": 448}, (512, 64)),
+        # ^ as these parameters were called before
+        ({"h_crop": 512, "w_crop": 256, "h_stride": 448, "w_stride": 448}, (224, None)),
+        ({"crop": 250, "stride": 200}, (224, None)),
+        ({"crop": 224, "stride": 56}, (224, 112)),
+        # ^ two windows share half of a window at most
+    ):
+        arguments["tiled_inference_parameters"] = tiling
+        settings = load(stored_checkpoint).settings
+        assert (settings.window, settings.overlap) == expected
+    arguments["tiled_inference_parameters"] = None
+    arguments["model_args"]["backbone_img_size"] = 256
+    position_tables = {
+        key: torch.zeros(1, 256, 32)
+        for key in stored_checkpoint["state_dict"]
+        if key.endswith(".pos_emb")
+    }
+    stored_checkpoint["state_dict"] |= position_tables
+    assert load(stored_checkpoint).settings.window == 256
 
 
 def test_tensors_without_hyper_parameters_need_the_yaml_of_their_training(
@@ -168,6 +306,8 @@ def test_options_may_be_grouped_in_mappings(network, stored_checkpoint):
         "backbone_kwargs": {"modalities": ["S2L2A", "S1GRD"], "pretrained": False},
         "decoder": "terratorch_UNetDecoder",
         "decoder_kwargs": {"channels": [16, 12, 8, 8]},
+        "head_kwargs": {"dropout": 0.1, "num_classes": 3},
+        # ^ TerraTorch adds the number of classes to the mapping that it stores
         "num_classes": 3,
         "necks": PYRAMID,
         "aux_decoders": None,

@@ -195,10 +195,14 @@ def test_missing_pixels_unknown_inputs_and_small_sizes_are_refused(network):
         # ^ a modality may be missing
 
 
-def test_a_model_without_rescaling_refuses_another_output_size(network):
+def test_logits_that_are_not_rescaled_have_the_size_of_the_decoder(network):
     loaded = load(as_stored(network, {"rescale": False}))
-    with torch.inference_mode(), pytest.raises(ModelError, match="`rescale` is false"):
-        loaded(random_inputs())
+    inputs = random_inputs(64, 96)
+    with torch.inference_mode():
+        coarse, fine = loaded(inputs), network(inputs)
+        expected = torch.nn.functional.interpolate(coarse, (64, 96), mode="bilinear")
+    assert coarse.shape == (2, 3, 16, 24)
+    assert torch.equal(expected, fine)
 
 
 def test_unmerged_modalities_are_refused():

@@ -9,6 +9,7 @@ import torch
 
 import model
 from model.errors import ModelError, WeightsError
+from model.terramind.modalities import get_raster_modality
 from tests.support.lightning_checkpoints import (
     ARGS,
     LEARNED,
@@ -77,21 +78,22 @@ def test_tensors_that_do_not_fit_are_named(stored_checkpoint):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("model.encoder.encoder.0.attn.qkv.lora_A.default.weight", "merge_and_unload"),
-        ("model.encoder.base_model.model.encoder_norm.weight", "merge_and_unload"),
+        ("model.encoder.encoder.0.attn.qkv.ia3_l.default", "merge_and_unload"),
+        ("model.encoder.encoder.0.attn.proj.lora_embedding_A.default", "merge_and_unload"),
+        ("model.encoder.encoder.0.attn.qkv.lora_A.default.weight", "peft_config"),
         ("model.encoder.encoder.encoder_norm.weight", "one date"),
     ],
 )
 def test_adapters_and_wrappers_are_refused_by_their_keys(stored_checkpoint, key, message):
     stored_checkpoint["state_dict"][key] = torch.ones(2)
-    with pytest.raises(WeightsError, match=message) as error:
+    with pytest.raises(ModelError, match=message) as error:
         load(stored_checkpoint)
-    assert key.removeprefix("model.") in str(error.value)
+    assert message == "peft_config" or key.removeprefix("model.") in str(error.value)
 
 
 REFUSED = {
     "backbone_num_register_tokens": (4, "num_register_tokens 4"),
-    "backbone_use_temporal": (True, "use_temporal"),
+    "backbone_use_temporal": (True, "several dates"),
     "backbone_window_size": (7, "window_size"),
     "backbone_merge_method": ("dict", "merge_method 'dict'"),
     "backbone_img_size": ("big", "img_size"),
@@ -108,7 +110,7 @@ REFUSED = {
     "necks": ([{"name": "AggregateTokens"}], "AggregateTokens"),
     "num_classes": (1, "at least two"),
     "num_outputs": (1, "num_outputs"),
-    "peft_config": ({"method": "LORA"}, "peft_config"),
+    "peft_config": (["LORA"], "peft_config"),
     "image_size_out": ([100, 100], "image_size_out"),
     "rescale": ("no", "rescale"),
     "novelty": (1, "novelty"),
@@ -146,6 +148,24 @@ def test_invalid_necks_are_refused_when_the_model_is_built(reason):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_temporal": True, "temporal_pooling": "concat", "temporal_n_timestamps": 4},
+         "on 4 dates of each input .*'concat'.*one date"),
+        ({"use_temporal": True, "temporal_pooling": "diff"}, "on several dates .*'diff'"),
+        ({"use_temporal": True, "temporal_concat": True, "temporal_subset_lengths": [2, 2]},
+         "on several dates"),
+    ],
+)  # fmt: skip
+def test_models_of_several_dates_are_refused_with_the_reason(stored_checkpoint, options, message):
+    stored_checkpoint["hyper_parameters"]["model_args"] |= {
+        f"backbone_{name}": value for name, value in options.items()
+    }
+    with pytest.raises(ModelError, match=message):
+        load(stored_checkpoint)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"task": "regression"}, "regression"),
@@ -180,3 +200,27 @@ def test_a_known_backbone_needs_no_config():
         segmenter = build_model("terramind_v1_tiny", ["DEM"], 2, [RESHAPE], "IdentityDecoder")
         content = {"state_dict": segmenter.state_dict(), "hyper_parameters": {"model_args": args}}
         assert model.fine_tuned(content).architecture.dim == 192
+
+
+def test_a_model_without_a_class_for_each_pixel_is_refused_when_it_is_loaded(
+    stored_checkpoint, tmp_path
+):
+    stored_checkpoint["hyper_parameters"]["model_args"]["rescale"] = False
+    path = tmp_path / "coarse.ckpt"
+    torch.save(stored_checkpoint, path)
+    (tmp_path / "micro.yaml").write_text(
+        "architecture: {dim: 32, heads: 2, depth: 4, gated: false, bias: true}\n"
+        "inputs: [S2L2A, S1GRD]\n"
+    )
+    options = {
+        "checkpoint": path,
+        "classes": ["water", "trees", "crops"],
+        "stats": {
+            name: get_raster_modality(name).statistics.to_mapping() for name in ("S2L2A", "S1GRD")
+        },
+        "inputs": ["S2L2A", "S1GRD"],
+    }
+    with pytest.raises(ModelError, match=r"gives 56 x 56 values for a window of 224") as error:
+        model.load(str(tmp_path / "micro.yaml"), **options)
+    exec(str(error.value).partition("does: ")[2], {"torch": torch, "path": path})
+    assert model.load(str(tmp_path / "micro.yaml"), **options).window == 224

@@ -91,6 +91,10 @@ def test_a_new_layer_needs_only_a_table_entry(predictor, tmp_path):
 
     style = (product_dir / item["assets"]["style"]["href"]).read_text()
     assert "colorrampshader" in style
+    assert item["assets"]["style"]["href"] == (
+        item["assets"]["canopy_height"]["href"].removesuffix(".tif") + ".qml"
+    )
+    # ^ QGIS applies a style of the same name in the same folder
     report = (product_dir / item["assets"]["report"]["href"]).read_text()
     assert "Canopy height" in report
     assert (product_dir / item["assets"]["quicklook"]["href"]).stat().st_size > 1000

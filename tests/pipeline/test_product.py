@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pystac
@@ -191,7 +192,8 @@ def test_the_item_describes_its_files(product, folder):
             assert asset["proj:transform"] == list(source.transform)[:6]
             assert [band["name"] for band in asset["bands"]] == list(source.descriptions)
             band = asset["raster:bands"][0]
-            assert band["data_type"] == source.dtypes[0]
+            assert band["data_type"] == asset["data_type"] == source.dtypes[0]
+            assert band["nodata"] == asset["nodata"]
             assert str(band["nodata"]) == str(source.nodata) or band["nodata"] == source.nodata
             assert band.get("scale", 1.0) == source.scales[0]
             valid = source.read(1, masked=True).compressed()
@@ -217,14 +219,48 @@ def test_only_used_extensions_are_declared(product):
     assert len(stac_item.build_item(product)["stac_extensions"]) == 5
 
 
-def test_links_lead_to_the_parent_and_to_every_input(product):
-    links = stac_item.build_item(product)["links"]
-    assert [link["href"] for link in links if link["rel"] == "derived_from"] == [
-        "S2A_one",
-        "S2B%20two",
-        "dem",
+def _find_links(document, rel):
+    return [link["href"] for link in document["links"] if link["rel"] == rel]
+
+
+def test_links_lead_to_the_parent_and_to_the_items_of_the_inputs(product, tmp_path, validator):
+    """An id in place of an address leads nowhere."""
+    url = "https://example.org/stac/collections/s2l2a/items/S2A_one"
+    local = tmp_path / "catalog" / "S2B two.json"
+    local.parent.mkdir()
+    local.write_text(json.dumps({"id": "S2B two"}))
+    scenes = [
+        replace(scene, item_href=href)
+        for scene, href in zip(product.scenes, (url, str(local), None), strict=True)
     ]
-    assert {link["rel"] for link in links} == {*("parent", "collection", "derived_from", "license")}
+    folder = tmp_path / "out" / product.period_dir
+    folder.mkdir(parents=True)
+    document = stac_item.build_item(replace(product, scenes=tuple(scenes)), folder=str(folder))
+    stac_schemas.check(document, validator)
+    assert _find_links(document, "derived_from") == [url, "../../catalog/S2B%20two.json"]
+    assert {link["rel"] for link in document["links"]} == {
+        *("parent", "collection", "derived_from", "license")
+    }
+    atomic_files.write_json(folder / "item.json", document)
+    item = pystac.Item.from_file(folder / "item.json")
+    absolute = [link.get_absolute_href() for link in item.get_links("derived_from")]
+    assert absolute[0] == url
+    assert json.loads(Path(unquote(absolute[1])).read_text()) == {"id": "S2B two"}
+    assert all(link.media_type for link in item.links)
+
+
+def test_items_that_are_not_known_are_no_links(product):
+    """Their ids are among the properties."""
+    document = stac_item.build_item(product, folder="/srv/out")
+    assert _find_links(document, "derived_from") == []
+    assert len(document["properties"]["terramosaic:scenes"]) == len(product.scenes)
+
+
+def test_local_items_are_no_links_of_a_product_elsewhere(product):
+    scenes = tuple(replace(scene, item_href="/data/x.json") for scene in product.scenes)
+    for folder in (None, "memory://out"):
+        document = stac_item.build_item(replace(product, scenes=scenes), folder=folder)
+        assert _find_links(document, "derived_from") == []
 
 
 def test_inputs_and_conditions_of_the_run_are_recorded(product):

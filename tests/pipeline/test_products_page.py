@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -32,13 +33,34 @@ def product_dir(tmp_path):
     return folder
 
 
-def test_the_code_of_the_page_opens_the_product(product_dir, monkeypatch, capsys):
+def _run_blocks(section, namespace):
+    """Execute the Python code of a section of the page; the small plan has one band, B02."""
+    _, _, text = PAGE.read_text().partition(f"\n## {section}\n")
+    blocks = re.findall(r"```python\n(.*?)```", text.partition("\n## ")[0], re.DOTALL)
+    assert blocks
+    for block in blocks:
+        if "import odc" not in block or importlib.util.find_spec("odc") is not None:
+            exec(block.replace('"B04"', '"B02"'), namespace)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:odc")
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_readers_of_stac_open_the_product(product_dir, monkeypatch):
     monkeypatch.chdir(product_dir.parents[2])
     namespace = {}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    for block in blocks:
-        exec(block.replace('"B04"', '"B02"'), namespace)  # the small plan has one band
-    assert blocks
+    _run_blocks("COG and STAC item", namespace)
+    mean = float(namespace["confidence"].mean())
+    assert 50 < mean <= 100
+    assert float(namespace["stack"].mean()) == pytest.approx(mean)
+    if "loaded" in namespace:
+        land_cover = namespace["loaded"].land_cover
+        assert (land_cover.nodata, land_cover.dtype) == (0, np.uint8)
+
+
+def test_xarray_opens_the_zarr_of_the_product(product_dir, monkeypatch, capsys):
+    monkeypatch.chdir(product_dir.parents[2])
+    namespace = {}
+    _run_blocks("Zarr", namespace)
     assert 0 < float(namespace["red"].mean()) < 1
     assert namespace["stored"].composite_S2L2A.dtype == np.int16
     assert namespace["stored"].last_observed.dtype == np.uint16

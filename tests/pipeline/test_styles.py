@@ -1,6 +1,7 @@
 """Styles: every format shows the same legend, with names."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -71,6 +72,24 @@ def test_continuous_layers_get_a_ramp_from_low_to_high():
     )
     with pytest.raises(ValueError, match="no valid values"):
         color_ramps.ramp_stops(layer, empty)
+
+
+def test_the_ramp_of_a_scaled_layer_has_physical_values():
+    """QGIS applies the scale of a band before it looks up the colour."""
+    layer = replace(layer_table.get("generated_NDVI"), dtype="int16", nodata=-32768, scale=0.01)
+    band = BandStatistics(
+        valid=9, total=9, minimum=-20, maximum=90, mean=40, stddev=20, counts=None
+    )
+    (_, _, qml), (_, _, sld) = styles.render_styles(layer, band)
+    root = ET.fromstring(re.sub(r"<!DOCTYPE.*?>", "", qml))
+    shader = root.find("pipe/rasterrenderer/rastershader/colorrampshader")
+    assert (float(shader.get("minimumValue")), float(shader.get("maximumValue"))) == (0, 0.8)
+    values = [
+        float(entry.get("quantity"))
+        for entry in ET.fromstring(sld).iter()
+        if entry.get("quantity") is not None
+    ]
+    assert (values[0], values[-1]) == (0, 0.8)
 
 
 def test_stac_classes_are_those_of_the_legend_and_readable_by_pystac():

@@ -423,7 +423,7 @@ def _texts(result):
         ({**KINDS["checkpoint"], "stats": {"DEM": {"mean": [1.0], "std": [1.0]}}}, "S2L2A, S1RTC"),
         ({**KINDS["generate"], "tokenizers": {"DEM": {"random": 1}}}, "DEM"),
         ({"task": "generate", "modality": "NDVI"}, "'demo'"),
-        ({"name": "terramind_v1_tiny", "task": "embedding", "checkpoint": "tuned.ckpt"}, "classes"),
+        ({"name": "terramind_v1_tiny", "task": "embedding", "checkpoint": "tuned.ckpt"}, "stats"),
     ],
     ids=["generate", "classes", "stats", "tokenizers", "demo", "checkpoint"],
 )  # fmt: skip

@@ -39,8 +39,17 @@ NDVI = dataclasses.replace(MODEL, outputs=(*Painter.outputs,))
 SEVERAL = dataclasses.replace(MODEL, outputs=(*Several.outputs,))
 
 
-def make_plan(folder, *, scenes=2, model=MODEL, tile=32, size=80):
-    """Plan a product of scenes with random pixels."""
+def make_plan(folder, *, scenes=2, model=MODEL, tile=32, size=80, area=None):
+    """Plan a product of scenes with random pixels.
+
+    Args:
+        folder: where scenes and product go.
+        scenes: number of scenes.
+        model: model of the plan.
+        tile: side of a tile, pixels.
+        size: side of the scenes, pixels.
+        area: the region, projected; a rectangle by default.
+    """
     rng = np.random.default_rng(5)
     optical_scenes = tuple(
         small_worlds.optical(
@@ -59,7 +68,7 @@ def make_plan(folder, *, scenes=2, model=MODEL, tile=32, size=80):
         small_worlds.TOP - 67,
     )
     to_lonlat = grid.Transformer.from_crs(small_worlds.EPSG, 4326, always_xy=True)
-    region = shapely.transform(box, to_lonlat.transform, interleaved=False)
+    region = shapely.transform(area or box, to_lonlat.transform, interleaved=False)
     finest, coarsest = (model.output_stride, model.max_output_stride) if model else (1, 1)
     lattice = {"stride": 20, "margin": 2} if coarsest == 1 else {"stride": 24, "margin": 0}
     coarse_grid = grid.build_covering_grid(region, small_worlds.EPSG, 10.0, (0.0, 0.0)).coarsen(

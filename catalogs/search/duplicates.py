@@ -1,0 +1,359 @@
+"""Several documents of one acquisition: they become one scene, or the fullest of them is used.
+
+Catalogs describe an acquisition more than once: in two collections, after reprocessing, or in parts
+with some of the bands each. The documents are compared by the wanted bands that they hold. Those of
+one processing baseline that cover the same ground are united band by band; of all others the one
+with the most wanted bands is used, and of equally full ones the newest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from shapely.geometry import shape
+
+from catalogs import lonlat_geometry, passes, providers
+from catalogs.scene import Caveat
+from catalogs.sensors import get_sensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from catalogs.scene import Asset, Scene
+
+    WantedBands = Callable[[Scene], Sequence[str]]
+    """Returns the bands of a scene's modality that are wanted, those that mask included."""
+
+SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
+"""Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
+
+Reprocessing moves a time by milliseconds. Neighbouring slices are close in time, too, but have
+other footprints.
+"""
+
+SAME_PIXEL_SIZE_RATIO = 1.5
+"""Ratio of two pixel sizes above which one raster is coarser than the other."""
+
+_UNITED_FIELDS = ("cloud_cover", "orbit_state", "relative_orbit", "platform", "datatake")
+"""Fields that a united scene takes from other documents where its own does not state them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The scenes that are left of several documents per acquisition."""
+
+    scenes: tuple[Scene, ...]
+    rejected: tuple[tuple[Scene, str], ...]
+    """Documents that are no scene of their own, with the reason."""
+
+    caveats: tuple[Caveat, ...]
+
+
+def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, str]:
+    """Return a key that is larger for a newer processing; ids break ties."""
+    baseline = providers.parse_baseline(scene.baseline) or (0, 0)
+    processed = passes.time_or_earliest(scene.processed)
+    return (baseline, processed, scene.id, scene.collection, scene.provider)
+
+
+def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
+    """Unite the documents of one acquisition that have the same baseline and ground.
+
+    The fullest document supplies the scene; wanted bands that it lacks, or has with larger pixels,
+    come from the others, each with its own radiometry. Documents that supply none are returned
+    unchanged.
+    """
+    united: list[Scene] = []
+    rejected: list[tuple[Scene, str]] = []
+    caveats: list[Caveat] = []
+    for group in _group_acquisitions(scenes):
+        waiting = sorted(group, key=_fullness_key(group, wanted_bands), reverse=True)
+        while waiting:
+            main, *waiting = waiting
+            supplied = _supply_bands(main, waiting, group, wanted_bands(main))
+            donors = list({id(donor): donor for donor in supplied.values()}.values())
+            united.append(_unite(main, supplied, donors))
+            waiting = [scene for scene in waiting if all(scene is not donor for donor in donors)]
+            for donor in donors:
+                bands = ", ".join(band for band, owner in supplied.items() if owner is donor)
+                rejected.append((donor, f"united with {_name(main, donor)}: it supplies {bands}"))
+                caveats.append(
+                    Caveat(
+                        id=main.id,
+                        text=f"{bands} from {_name(donor, main)}, another document of the "
+                        "acquisition",
+                    )
+                )
+    return Resolution(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
+
+
+def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
+    """Leave out the documents whose ground fuller or equally full, newer ones cover."""
+    kept: list[Scene] = []
+    rejected: list[tuple[Scene, str]] = []
+    caveats: list[Caveat] = []
+    for group in _group_acquisitions(scenes):
+        remaining: list[Scene] = []
+        for scene in sorted(group, key=_fullness_key(group, wanted_bands), reverse=True):
+            others = [other for other in remaining if is_same_acquisition(scene, other)]
+            replacement = _find_replacement(scene, others)
+            if replacement is None:
+                remaining.append(scene)
+                continue
+            wanted = wanted_bands(scene)
+            gained = _missing_from(scene, replacement, wanted)
+            lost = _missing_from(replacement, scene, wanted)
+            rejected.append((scene, _describe_replacement(scene, replacement, gained)))
+            caveats += _describe_loss(scene, replacement, gained=gained, lost=lost)
+        kept += remaining
+    return Resolution(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
+
+
+def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resolution:
+    """Return one scene for several documents that have the same collection and id.
+
+    They are united where they can be. What is left of the others is not used, even if it is of
+    another acquisition, as an id names one item of a collection.
+    """
+    ordered = sorted(
+        scenes, key=lambda scene: json.dumps(scene.to_dict(), sort_keys=True), reverse=True
+    )
+    # ^ recency_key does not order scenes of one id
+    united = unite_documents(ordered, wanted_bands)
+    chosen = max(united.scenes, key=_fullness_key(united.scenes, wanted_bands))
+    others = [scene for scene in united.scenes if scene is not chosen]
+    caveats = [
+        Caveat(id=chosen.id, text=f"another document of this id is not used: it {difference}")
+        for difference in dict.fromkeys(
+            _describe_difference(scene, chosen, wanted_bands(scene)) for scene in others
+        )
+        if difference
+    ]
+    return Resolution(
+        scenes=(chosen,),
+        rejected=(*united.rejected, *((scene, "another document of its id") for scene in others)),
+        caveats=(*united.caveats, *caveats),
+    )
+
+
+def _describe_difference(scene: Scene, chosen: Scene, wanted: Sequence[str]) -> str:
+    """Return what a document has that the chosen one of the same id has not; empty if nothing."""
+    if not is_same_acquisition(scene, chosen) or _tile_key(scene) != _tile_key(chosen):
+        time = "no time" if scene.datetime is None else f"{scene.datetime:%Y-%m-%dT%H:%M:%SZ}"
+        return f"is of another acquisition ({time})"
+    lost = _missing_from(chosen, scene, wanted)
+    return f"also has {', '.join(lost)}, but of another processing or ground" if lost else ""
+
+
+def is_same_acquisition(first: Scene, second: Scene) -> bool:
+    """Return whether two scenes of one modality and tile may come from one acquisition."""
+    if not get_sensor(first.modality).is_temporal:
+        return first.id == second.id or lonlat_geometry.nearly_covers(
+            shape(first.footprint), shape(second.footprint)
+        )
+        # ^ a small fine raster is no duplicate of a large coarse one
+    stated_pairs = (
+        (first.platform, second.platform),
+        (first.orbit_state, second.orbit_state),
+        (first.relative_orbit, second.relative_orbit),
+    )
+    if any(None not in pair and pair[0] != pair[1] for pair in stated_pairs):
+        return False
+    difference = abs(
+        passes.time_or_earliest(first.datetime) - passes.time_or_earliest(second.datetime)
+    )
+    return difference <= (
+        passes.SAME_ORBIT_TOLERANCE if passes.mgrs_code(first) else SAME_SLICE_TOLERANCE
+    )
+
+
+def _group_acquisitions(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
+    """Yield the scenes of one modality and tile that follow each other within one orbit."""
+    for _, group in groupby(sorted(scenes, key=_tile_key), _tile_key):
+        close: list[Scene] = []
+        for scene in sorted(group, key=passes.sort_key):
+            if close and _is_later_orbit(close[-1], scene):
+                yield close
+                close = []
+            close.append(scene)
+        yield close
+
+
+def _tile_key(scene: Scene) -> tuple[str, str]:
+    if not get_sensor(scene.modality).is_temporal:
+        return (scene.modality, "")
+        # ^ one catalog states the tile of an elevation model, another does not
+    return (scene.modality, passes.mgrs_code(scene))
+
+
+def _is_later_orbit(first: Scene, second: Scene) -> bool:
+    difference = passes.time_or_earliest(second.datetime) - passes.time_or_earliest(first.datetime)
+    return difference > passes.SAME_ORBIT_TOLERANCE
+
+
+# -- what a document holds ----------------------------------------------------------------------
+
+
+def _fullness_key(
+    group: Sequence[Scene], wanted_bands: WantedBands
+) -> Callable[[Scene], tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]]:
+    """Return a key function: larger for a document with more wanted bands, then for a newer one.
+
+    Of as many bands, those with a scene classification are preferred: without one, clouds are
+    taken for ground. Bands with larger pixels than in another document count less.
+    """
+    finest = _finest_pixel_sizes(group)
+
+    def key(
+        scene: Scene,
+    ) -> tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]:
+        held = [scene.assets[band] for band in wanted_bands(scene) if band in scene.assets]
+        fine = sum(not _is_coarse(asset, finest) for asset in held)
+        return (len(held), "SCL" in scene.assets, fine, recency_key(scene))
+
+    return key
+
+
+def _finest_pixel_sizes(scenes: Iterable[Scene]) -> dict[tuple[str, int | None], float]:
+    """Return the smallest stated pixel size of each band and coordinate system."""
+    finest: dict[tuple[str, int | None], float] = {}
+    for scene in scenes:
+        for asset in scene.assets.values():
+            size = _pixel_size(asset)
+            if size is not None:
+                key = (asset.band, asset.epsg)
+                finest[key] = min(size, finest.get(key, size))
+    return finest
+
+
+def _pixel_size(asset: Asset) -> float | None:
+    if asset.transform is None:
+        return None
+    a, b, _, d, e, _ = asset.transform
+    return abs(a * e - b * d) ** 0.5 or None
+
+
+def _is_coarse(asset: Asset, finest: Mapping[tuple[str, int | None], float]) -> bool:
+    """Return whether another document states distinctly smaller pixels for a band."""
+    size = _pixel_size(asset)
+    return size is not None and size > SAME_PIXEL_SIZE_RATIO * finest[asset.band, asset.epsg]
+
+
+def _missing_from(scene: Scene, other: Scene, wanted: Sequence[str]) -> list[str]:
+    """Return the wanted bands that a scene lacks and another one has."""
+    return [band for band in wanted if band in other.assets and band not in scene.assets]
+
+
+# -- uniting ------------------------------------------------------------------------------------
+
+
+def _supply_bands(
+    main: Scene, others: Sequence[Scene], group: Sequence[Scene], wanted: Sequence[str]
+) -> dict[str, Scene]:
+    """Return the documents that supply what a scene lacks, by band; fuller documents first."""
+    finest = _finest_pixel_sizes(group)
+    lacking = [
+        band for band in wanted if band not in main.assets or _is_coarse(main.assets[band], finest)
+    ]
+    if not lacking:
+        return {}
+    candidates = [other for other in others if _can_be_united(main, other)]
+    supplied: dict[str, Scene] = {}
+    for band in lacking:
+        holders = [other for other in candidates if band in other.assets]
+        holders.sort(key=lambda holder: _is_coarse(holder.assets[band], finest))
+        if holders and (band not in main.assets or not _is_coarse(holders[0].assets[band], finest)):
+            supplied[band] = holders[0]
+    return supplied
+
+
+def _can_be_united(first: Scene, second: Scene) -> bool:
+    """Return whether two documents are of one acquisition, baseline and ground.
+
+    Parts of a granule are not united: where one has no classification, the other would lose all
+    pixels. Documents without a baseline are united if their bands have one radiometry.
+    """
+    if first.baseline != second.baseline or not is_same_acquisition(first, second):
+        return False
+    if first.baseline is None and len(_radiometries(first) | _radiometries(second)) > 1:
+        return False
+    areas = shape(first.footprint), shape(second.footprint)
+    return lonlat_geometry.nearly_covers(*areas) and lonlat_geometry.nearly_covers(*areas[::-1])
+
+
+def _radiometries(scene: Scene) -> set[tuple[float, float, str]]:
+    """Return scale, offset and unit of the bands that measure something."""
+    mask_bands = get_sensor(scene.modality).mask_bands
+    stated = (asset.radiometry for band, asset in scene.assets.items() if band not in mask_bands)
+    return {(radiometry.scale, radiometry.offset, radiometry.unit) for radiometry in stated}
+
+
+def _unite(main: Scene, supplied: Mapping[str, Scene], donors: Sequence[Scene]) -> Scene:
+    """Return a scene with the supplied bands; each asset names the item that it is from."""
+    if not supplied:
+        return main
+    own = (main.collection, main.id)
+    assets = {
+        band: replace(
+            donor.assets[band],
+            item=None if (donor.collection, donor.id) == own else (donor.collection, donor.id),
+        )
+        for band, donor in supplied.items()
+    }
+    fields: dict[str, Any] = {
+        name: next(
+            (getattr(donor, name) for donor in (main, *donors) if getattr(donor, name) is not None),
+            None,
+        )
+        for name in _UNITED_FIELDS
+    }
+    return replace(main, assets={**main.assets, **assets}, **fields)
+
+
+# -- replacing ----------------------------------------------------------------------------------
+
+
+def _find_replacement(scene: Scene, fuller_scenes: Sequence[Scene]) -> Scene | None:
+    """Return the fuller scene with the largest overlap, if all together cover the footprint."""
+    footprint = shape(scene.footprint)
+    areas = [shape(fuller.footprint) for fuller in fuller_scenes]
+    if not areas or not lonlat_geometry.nearly_covers(lonlat_geometry.union(areas), footprint):
+        return None
+    overlaps = [footprint.intersection(area).area for area in areas]
+    ranked = zip(overlaps, fuller_scenes, strict=True)
+    return max(ranked, key=lambda pair: (pair[0], recency_key(pair[1])))[1]
+
+
+def _describe_replacement(scene: Scene, replacement: Scene, gained: Sequence[str]) -> str:
+    is_newer = recency_key(replacement)[:2] > recency_key(scene)[:2]
+    relation = "reprocessed as" if is_newer else "the same acquisition as"
+    addition = f", which also has {', '.join(gained)}" if gained else ""
+    return f"{relation} {_name(replacement, scene)}{addition}"
+
+
+def _describe_loss(
+    scene: Scene, replacement: Scene, *, gained: Sequence[str], lost: Sequence[str]
+) -> Iterator[Caveat]:
+    """Yield what a scene that is used lacks, or is older than, beside the one that it replaces."""
+    is_older = recency_key(replacement)[:2] < recency_key(scene)[:2]
+    if is_older and gained:
+        yield Caveat(
+            id=replacement.id,
+            text=f"used in place of the newer {_name(scene, replacement)}, which lacks "
+            f"{', '.join(gained)}",
+        )
+    if lost:
+        yield Caveat(
+            id=replacement.id,
+            text=f"{', '.join(lost)} of {_name(scene, replacement)} not used: another processing "
+            "of the acquisition",
+        )
+
+
+def _name(scene: Scene, beside: Scene) -> str:
+    """Return a scene's id, with its collection where another scene has the same id."""
+    return scene.id if scene.id != beside.id else f"{scene.id} of {scene.collection}"
