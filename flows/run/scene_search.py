@@ -111,10 +111,11 @@ def search_scenes(
     )
     selection = checked.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
-        reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in selection.refused[:5])
+        left_out = [scene for scene in selection.refused if scene.modality == job.inputs[0]]
+        reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in left_out[:5])
         unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
-            f"All {len(candidates.scenes)} scenes of the region are left out ({reasons}). "
+            f"All {len(left_out)} {job.inputs[0]} scenes are left out ({reasons}). "
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
             f"include, exclude, bands, radar or radiometry.{unknown}"
         )
@@ -127,7 +128,7 @@ def search_scenes(
             *checked.caveats,
             *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
-            *_find_unmasked_scenes(selection.used),
+            *_find_unmasked_inputs(selection.used),
             *_find_days_outside(job.resolved_period, selection.used),
         ),
         verdict_counts=checked.verdict_counts,
@@ -149,17 +150,12 @@ def _find_unused_inputs(
             )
 
 
-def _find_unmasked_scenes(scenes: Sequence[Scene]) -> Iterator[Caveat]:
-    """Yield a caveat for each optical scene without a band that tells clouds from ground."""
-    for scene in scenes:
-        sensor = get_sensor(scene.modality)
-        if sensor.group == "optical" and not set(sensor.mask_bands) & set(scene.assets):
-            classification = " or ".join(sensor.mask_bands) or "scene classification"
-            yield Caveat(
-                id=scene.id,
-                text=f"it has no {classification}: all of its pixels count as clear, so clouds may "
-                "have entered the product",
-            )
+def _find_unmasked_inputs(scenes: Sequence[Scene]) -> Iterator[Caveat]:
+    """Yield a caveat for each optical input whose sensor has no band that tells clouds."""
+    for modality in dict.fromkeys(scene.modality for scene in scenes):
+        sensor = get_sensor(modality)
+        if sensor.group == "optical" and not sensor.mask_bands:
+            yield Caveat(id=modality, text="no scene classification: clouds are not masked")
 
 
 def _find_days_outside(period: Period, scenes: Sequence[Scene]) -> Iterator[Caveat]:

@@ -274,7 +274,7 @@ def test_a_region_without_a_pixel_is_refused_and_a_larger_one_is_mapped(tmp_path
 def test_assumptions_about_many_scenes_are_one_warning(tmp_path, capsys):
     scenes = [optical(tmp_path, f"scene-{day:02d}", day=day, scl=None) for day in range(1, 13)]
     job = write_job(tmp_path, scenes)
-    expected = "scene-01, scene-02, scene-03 and 9 more: it has no SCL or CLD"
+    expected = "scene-01, scene-02, scene-03 and 9 more: no SCL: clouds are not masked"
     for name in ("search", "plan", "run"):
         _, result = command(capsys, name, job)
         (warning,) = result["warnings"]
