@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,17 @@ class Radiometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemReference:
+    """The STAC item that describes an asset."""
+
+    collection: str
+    id: str
+
+    href: str | None = None
+    """Its path or URL, as in :attr:`Scene.item_href`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
     """One band of a scene: a raster file with one band."""
 
@@ -76,9 +87,9 @@ class Asset:
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
 
-    item: tuple[str, str] | None = None
-    """Collection and id of the item that it is from, where that is another than its scene's: an
-    acquisition may have several items (catalogs.search.duplicates)."""
+    item: ItemReference | None = None
+    """The item that it is from, where that is another than its scene's: an acquisition may have
+    several items (catalogs.search.duplicates)."""
 
     def __post_init__(self) -> None:
         if not self.href:
@@ -93,9 +104,11 @@ class Asset:
             # ^ always the same NaN object, so that equal records compare equal
 
     def identity(self) -> dict[str, Any]:
-        """Return the asset as JSON values, without its href."""
+        """Return the asset as JSON values, without hrefs."""
         values = self.to_dict()
         del values["href"]
+        if self.item is not None:
+            values["item"] = {"collection": self.item.collection, "id": self.item.id}
         return values
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,13 +123,13 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
-        return values if self.item is None else values | {"item": list(self.item)}
+        return values if self.item is None else values | {"item": asdict(self.item)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
         """Build an asset from the values of :meth:`to_dict`."""
         arguments = dict(values)
-        arguments["item"] = tuple(values["item"]) if values.get("item") else None
+        arguments["item"] = ItemReference(**values["item"]) if values.get("item") else None
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
         arguments["nodata"] = _decode_float(values["nodata"])
         return cls(**arguments)
@@ -232,15 +245,16 @@ class Scene:
         Each has the id and the collection of the item, and those assets alone. A scene whose
         assets are all from its own item is returned as it is.
         """
-        own = (self.collection, self.id)
+        own = ItemReference(collection=self.collection, id=self.id, href=self.item_href)
         items = dict.fromkeys((own, *(asset.item or own for asset in self.assets.values())))
         if len(items) == 1:
             return (self,)
         return tuple(
             replace(
                 self,
-                collection=item[0],
-                id=item[1],
+                collection=item.collection,
+                id=item.id,
+                item_href=item.href,
                 assets={
                     band: replace(asset, item=None)
                     for band, asset in self.assets.items()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shapely.geometry import shape
 
 from catalogs import lonlat_geometry, passes, providers
-from catalogs.scene import Caveat
+from catalogs.scene import Caveat, ItemReference
 from catalogs.sensors import get_sensor
 
 if TYPE_CHECKING:
@@ -296,12 +296,8 @@ def _unite(main: Scene, supplied: Mapping[str, Scene], donors: Sequence[Scene]) 
     """Return a scene with the supplied bands; each asset names the item that it is from."""
     if not supplied:
         return main
-    own = (main.collection, main.id)
     assets = {
-        band: replace(
-            donor.assets[band],
-            item=None if (donor.collection, donor.id) == own else (donor.collection, donor.id),
-        )
+        band: replace(donor.assets[band], item=_reference_item(donor, main))
         for band, donor in supplied.items()
     }
     fields: dict[str, Any] = {
@@ -312,6 +308,13 @@ def _unite(main: Scene, supplied: Mapping[str, Scene], donors: Sequence[Scene]) 
         for name in _UNITED_FIELDS
     }
     return replace(main, assets={**main.assets, **assets}, **fields)
+
+
+def _reference_item(donor: Scene, main: Scene) -> ItemReference | None:
+    """Return the item of a document; None where it has the id of the scene that it supplies."""
+    if (donor.collection, donor.id) == (main.collection, main.id):
+        return None
+    return ItemReference(collection=donor.collection, id=donor.id, href=donor.item_href)
 
 
 # -- replacing ----------------------------------------------------------------------------------

@@ -130,6 +130,9 @@ class Document:
     size: int | None = None
     """Bytes; None for a folder."""
 
+    description: str | None = None
+    """What a reader has to know to open it; None for nothing."""
+
     def __post_init__(self) -> None:
         _check_relative_href(self.href)
         if self.kind not in DOCUMENT_KINDS:

@@ -68,7 +68,7 @@ def publish_product(
     """
     store, plan_name = open_store(product_dir), plan.short_digest
     rasters = tuple(_write_rasters(plan, store, on_layer)) if "cog" in formats else ()
-    documents = list(_write_documents(store, plan_name, rasters, formats))
+    documents = list(_write_documents(plan, store, rasters, formats))
     receipts = receipt.read_finished(store.child(plan_name), plan)
     build_product = functools.partial(
         _build_product,
@@ -205,12 +205,18 @@ def _cog_tags(plan: Plan) -> Mapping[str, str]:
 
 
 def _write_documents(
-    store: Store, plan_name: str, rasters: Sequence[Raster], formats: Sequence[str]
+    plan: Plan, store: Store, rasters: Sequence[Raster], formats: Sequence[str]
 ) -> Iterator[Document]:
     """Write the styles; yield the plan, the Zarr store and the styles."""
+    plan_name = plan.short_digest
     yield Document.from_object(store, f"{plan_name}/{plan_file.PLAN_NAME}", kind="plan")
     if "zarr" in formats:
-        yield Document(key="zarr", href=f"{plan_name}/{zarr_store.STORE_NAME}", kind="zarr")
+        yield Document(
+            key="zarr",
+            href=f"{plan_name}/{zarr_store.STORE_NAME}",
+            kind="zarr",
+            description=_describe_groups(plan),
+        )
     styled: set[str] = set()
     for raster in rasters:
         if raster.key != raster.layer.name:
@@ -224,6 +230,18 @@ def _write_documents(
             # ^ the main output comes first, and has the plain key
             styled.add(kind)
             yield Document.from_object(store, name, kind=kind, key=key)
+
+
+def _describe_groups(plan: Plan) -> str:
+    """Return in which groups of the Zarr store the layers are, for readers that open one."""
+    by_factor = zarr_store.group_layers_by_factor(plan, tile_layers.list_layer_bands(plan))
+    groups = [
+        zarr_store.grid_store_name(plan, grid.epsg, factor).removeprefix(zarr_store.STORE_NAME)
+        for grid in plan.grids
+        for factor in by_factor
+    ]
+    names = ", ".join(group or "/" for group in groups)
+    return f"Zarr 3, sharded, with CF and GeoZarr attributes. Groups with layers: {names}."
 
 
 def _build_product(

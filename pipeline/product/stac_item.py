@@ -108,7 +108,7 @@ def _terramosaic_properties(product: Product) -> dict[str, Any]:
         "answer": provenance.main_layer.name if provenance.main_layer else None,
         "s2_convention": provenance.s2_convention,
         "recipe": _to_json_values(dict(provenance.recipe)),
-        "scenes": [_scene_summary(scene) for scene in product.scenes],
+        "scenes": [_scene_summary(document) for document in _source_documents(product)],
         "refused": [
             {"id": entry.id, "reason": descriptions.redact_message(entry.reason)}
             for entry in product.refused
@@ -226,6 +226,7 @@ def _document_asset(document: Document) -> dict[str, Any]:
         "href": f"./{quote(document.href)}",
         "type": media_type,
         "title": title,
+        **({} if document.description is None else {"description": document.description}),
         "roles": list(roles),
     }
     if document.sha256 is not None and document.size is not None:
@@ -257,7 +258,7 @@ def _item_links(product: Product, folder: str | None) -> list[dict[str, Any]]:
         {"rel": "parent", **up},
         {"rel": "collection", **up},
     ]
-    sources = {_source_href(scene, folder): scene for scene in product.scenes}
+    sources = {_source_href(document, folder): document for document in _source_documents(product)}
     links += [
         {
             "rel": "derived_from",
@@ -273,6 +274,11 @@ def _item_links(product: Product, folder: str | None) -> list[dict[str, Any]]:
         for title, href in product.notices
     ]
     return links
+
+
+def _source_documents(product: Product) -> list[Scene]:
+    """Return the scenes of a product, those that are united from several items one by one."""
+    return [document for scene in product.scenes for document in scene.split_by_item()]
 
 
 def _source_href(scene: Scene, folder: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,10 @@ from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.runtime import cancellation
 from pipeline.storage import zarr_attributes
-from pipeline.storage.store import Store, StoreLike, open_store
+from pipeline.storage.store import Store, StoreLike, open_store, read_json
 
 STORE_NAME = "cube.zarr"
+METADATA_NAME = "zarr.json"
 MAX_CHUNK_SIZE = 512
 
 _T = TypeVar("_T")
@@ -92,22 +94,35 @@ def _consolidate_all(store: Store, plan: Plan) -> None:
         _consolidate(store.child(STORE_NAME))
 
 
-def _update_attributes(store: Store, draft_store: Store) -> bool:
-    """Give a store the attributes and coordinates of a draft; return whether any differed."""
-    root = zarr.open_group(store.zarr_store(), mode="r+", use_consolidated=False)
-    draft = zarr.open_group(draft_store.zarr_store(), mode="r", use_consolidated=False)
-    differs = False
-    for path, node in [("", draft), *draft.members(max_depth=None)]:
-        if path and path not in root:
-            for name in draft_store.glob(f"{path}/**/*"):
-                store.write(name, draft_store.read(name))
-            differs = True
-            continue
-        current = root[path] if path else root
-        if current.attrs.asdict() != node.attrs.asdict():
-            current.attrs.put(node.attrs.asdict())
-            differs = True
-    return differs
+def _update_attributes(store: Store, draft: Store) -> bool:
+    """Give a store the attributes and coordinates of a draft; return whether any were missing.
+
+    Metadata that cannot be read are replaced; shape and chunks of arrays are never changed.
+    """
+    changed = False
+    for name in draft.glob("**/*"):
+        if not name.endswith(METADATA_NAME):
+            content = None if store.exists(name) else draft.read(name)
+            # ^ the values of a coordinate
+        else:
+            content = _merge_attributes(store, draft, name)
+        if content is not None:
+            store.write(name, content)
+            changed = True
+    return changed
+
+
+def _merge_attributes(store: Store, draft: Store, name: str) -> bytes | None:
+    """Return the metadata of a node with the attributes of a draft; None where it has them."""
+    wanted = read_json(draft, name)
+    try:
+        current = read_json(store, name)
+    except (FileNotFoundError, ValueError):
+        return draft.read(name)
+    if current.get("attributes") == wanted["attributes"]:
+        return None
+    merged = {**current, "attributes": wanted["attributes"]}
+    return json.dumps(merged, indent=2, allow_nan=False).encode()
 
 
 def group_layers_by_factor(plan: Plan, by_layer: Mapping[str, _T]) -> dict[int, dict[str, _T]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs.scene import Scene
+from catalogs.scene import ItemReference, Scene
 from catalogs.search import scene_selection
 from tests.support.scenes import NOON, REGION, a_scene, heights, radar
 from tests.support.stac_documents import an_item, dump, find, ids
@@ -49,7 +49,7 @@ def test_documents_with_different_bands_become_one_scene():
     assert list(scene.assets) == ["B02", "B03", "B04", "SCL"]
     assert scene.id == "a"
     assert scene.assets["B03"].href == "/sentinel-2-l2a/b/B03.tif"
-    assert scene.assets["B03"].item == ("sentinel-2-l2a", "b")
+    assert scene.assets["B03"].item == ItemReference(collection="sentinel-2-l2a", id="b")
     assert scene.assets["B02"].item is None
     assert refusals(selection) == {"b": "united with a: it supplies B03, B04"}
     assert texts(selection) == ["B03, B04 from b, another document of the acquisition"]
@@ -63,8 +63,15 @@ def test_each_band_of_a_united_scene_keeps_its_own_radiometry():
 
 
 def test_a_united_scene_is_stored_in_a_plan_and_split_into_its_items():
-    c1 = a_scene("same", collection="sentinel-2-c1-l2a", bands=("B02",), offset=-0.1)
-    (scene,) = select([c1, a_scene("same", bands=("B03", "B04", "SCL"))]).used
+    c1 = a_scene(
+        "same",
+        collection="sentinel-2-c1-l2a",
+        bands=("B02",),
+        offset=-0.1,
+        item_href="https://a.example/c1.json",
+    )
+    l2a = a_scene("same", bands=("B03", "B04", "SCL"), item_href="https://a.example/l2a.json")
+    (scene,) = select([c1, l2a]).used
     assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
     own, other = scene.split_by_item()
     assert (own.collection, list(own.assets)) == ("sentinel-2-l2a", ["B03", "B04", "SCL"])
@@ -73,6 +80,8 @@ def test_a_united_scene_is_stored_in_a_plan_and_split_into_its_items():
     )
     assert own.split_by_item() == (own,)
     assert "item" not in json.dumps(own.identity())
+    assert [document.item_href for document in (own, other)] == [l2a.item_href, c1.item_href]
+    assert "https" not in json.dumps(scene.identity())
     assert scene.identity() != dataclasses.replace(scene, assets=own.assets).identity()
 
 

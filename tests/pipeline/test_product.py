@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from catalogs.legend import LAND_COVER
-from catalogs.scene import Asset, Radiometry, RejectedScene, Scene
+from catalogs.scene import Asset, ItemReference, Radiometry, RejectedScene, Scene
 from pipeline import layer_table
 from pipeline.grid.grid import Grid
 from pipeline.product import descriptions, stac_collection, stac_item
@@ -247,6 +247,19 @@ def test_links_lead_to_the_parent_and_to_the_items_of_the_inputs(product, tmp_pa
     assert absolute[0] == url
     assert json.loads(Path(unquote(absolute[1])).read_text()) == {"id": "S2B two"}
     assert all(link.media_type for link in item.links)
+
+
+def test_a_scene_of_two_items_has_a_link_to_each(product):
+    first, *others = (
+        replace(scene, item_href=f"https://example.org/{scene.id}") for scene in product.scenes
+    )
+    band, asset = next(iter(first.assets.items()))
+    item = ItemReference(collection="s2c1", id="S2A_c1", href="https://example.org/c1")
+    united = replace(first, assets={**first.assets, band: replace(asset, item=item)})
+    document = stac_item.build_item(replace(product, scenes=(united, *others)), folder="/srv/out")
+    assert item.href in _find_links(document, "derived_from")
+    listed = [entry["id"] for entry in document["properties"]["terramosaic:scenes"]]
+    assert listed[:2] == ["S2A_one", "S2A_c1"]
 
 
 def test_items_that_are_not_known_are_no_links(product):

@@ -310,6 +310,25 @@ def test_coarser_layers_lie_in_a_group_that_describes_itself(tmp_path):
         assert cube.embedding.identical(embedding)
 
 
+def test_the_item_names_the_groups_that_hold_layers(tmp_path):
+    """Of several zones, the group at the root opens as an empty dataset."""
+    plan = make_plan(tmp_path, model=SEVERAL)
+    product_dir = tmp_path / "out" / "2024-06-01_2024-06-30"
+    plan_dir = product_dir / plan.short_digest
+    plan_dir.mkdir(parents=True)
+    plan_file.write_plan(plan_dir, plan)
+    _build_tiles(plan, plan_dir, Several(), plan.tiles)
+    product_writer.publish_product(plan, product_dir)
+    asset = json.loads((product_dir / "item.json").read_text())["assets"]["zarr"]
+    _, _, groups = asset["description"].rstrip(".").rpartition(": ")
+    assert groups.split(", ") == ["/", f"/cells_{plan.coarsening_factor('embedding')}"]
+    layers = set()
+    for group in groups.split(", "):
+        with xr.open_zarr(product_dir / asset["href"], group=group) as cube:
+            layers |= set(cube.data_vars)
+    assert layers == set(tile_layers.list_layer_bands(plan))
+
+
 def test_the_group_of_several_zones_lists_them(tmp_path):
     plan = make_plan(tmp_path)
     second_grid = dataclasses.replace(plan.grid, epsg=32632)
@@ -364,6 +383,16 @@ def test_a_half_finished_store_of_the_release_before_is_continued(tmp_path):
     )
     with xr.open_zarr(path) as cube:
         assert 0 < float(cube.composite_S2L2A.sel(band_S2L2A="B02").mean()) < 1
+
+
+def test_damaged_metadata_are_restored_when_a_run_is_resumed(product, tmp_path):
+    plan, _, original = product
+    path = tmp_path / "plan" / zarr_store.STORE_NAME
+    shutil.copytree(original, path)
+    (path / "land_cover" / "zarr.json").write_text("{ half")
+    (path / "zarr.json").unlink()
+    zarr_store.create(path.parent, plan, tile_layers.list_layer_bands(plan))
+    assert _read_files(path, "**/*") == _read_files(original, "**/*")
 
 
 def test_a_store_of_this_release_is_not_written_again(product):
