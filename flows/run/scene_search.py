@@ -115,7 +115,7 @@ def search_scenes(
         reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in left_out[:5])
         unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
-            f"All {len(left_out)} {job.inputs[0]} scenes are left out ({reasons}). "
+            f"All scenes of {job.inputs[0]} ({len(left_out)}) are left out ({reasons}). "
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
             f"include, exclude, bands, radar or radiometry.{unknown}"
         )

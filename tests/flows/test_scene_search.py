@@ -233,7 +233,7 @@ def test_a_backfill_uses_the_ids_and_a_refresh_notices_their_change(tmp_path, da
     statuses = outdated_products.find_outdated(jobs.load(path), NullProgress())
     assert [entry.status for entry in statuses] == ["ready", "finished"]
     assert "the job asks for something else" in statuses[0].reason
-    assert "All 1 scenes" in statuses[1].reason
+    assert "All scenes of S2L2A (1)" in statuses[1].reason
 
 
 # -- times at the edges -------------------------------------------------------------------------
