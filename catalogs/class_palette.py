@@ -52,15 +52,16 @@ BACKGROUND_COLOR: Color = (214, 208, 196)
 _BACKGROUND_NAME = re.compile(r"others?|background|none|rest|un\w+|no[nt]?[ _-].*")
 
 _COLORS_BY_WORD = {
-    "water": PALETTE[0],
-    "flood": PALETTE[0],
-    "burn": PALETTE[1],
-    "fire": PALETTE[1],
-    "forest": PALETTE[2],
-    "tree": PALETTE[2],
-    "crop": PALETTE[6],
+    "water": (PALETTE[0], PALETTE[5]),
+    "flood": (PALETTE[0], PALETTE[5]),
+    "burn": (PALETTE[1],),
+    "fire": (PALETTE[1],),
+    "forest": (PALETTE[10], PALETTE[2]),
+    "tree": (PALETTE[10], PALETTE[2]),
+    "vegetat": (PALETTE[2],),
+    "crop": (PALETTE[6],),
 }
-"""Beginning of a word in a class name → the colour that maps of it usually have."""
+"""Beginning of a word in a class name → colours that maps of it usually have, the best first."""
 
 
 def choose_colors(names: Sequence[str], stated: Sequence[Color | None]) -> tuple[Color, ...]:
@@ -75,10 +76,10 @@ def choose_colors(names: Sequence[str], stated: Sequence[Color | None]) -> tuple
     chosen: list[Color | None] = list(stated)
     used = {color for color in stated if color is not None}
     for index, name in enumerate(names):
-        suggested = _suggest_color(name)
-        if chosen[index] is None and suggested is not None and suggested not in used:
-            chosen[index] = suggested
-            used.add(suggested)
+        free = [color for color in _suggest_colors(name) if color not in used]
+        if chosen[index] is None and free:
+            chosen[index] = free[0]
+            used.add(free[0])
     remaining = iter([color for color in PALETTE if color not in used])
     return tuple(next(remaining) if color is None else color for color in chosen)
 
@@ -101,16 +102,14 @@ def format_color(color: Color) -> str:
     return "".join(f"{channel:02X}" for channel in color)
 
 
-def _suggest_color(name: str) -> Color | None:
+def _suggest_colors(name: str) -> tuple[Color, ...]:
     folded = name.strip().casefold()
     if _BACKGROUND_NAME.fullmatch(folded):
-        return BACKGROUND_COLOR
+        return (BACKGROUND_COLOR,)
     words = re.findall(r"[a-z]+", folded)
-    return next(
-        (
-            color
-            for beginning, color in _COLORS_BY_WORD.items()
-            if any(word.startswith(beginning) for word in words)
-        ),
-        None,
+    suggested = (
+        colors
+        for beginning, colors in _COLORS_BY_WORD.items()
+        if any(word.startswith(beginning) for word in words)
     )
+    return next(suggested, ())

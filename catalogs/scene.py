@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,18 @@ class Radiometry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatedValues:
+    """What a catalog itself states about the stored values of an asset; None = nothing."""
+
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | None = None
+
+    dtype: str | None = None
+    """Data type, such as uint16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemReference:
     """The STAC item that describes an asset."""
 
@@ -87,6 +99,15 @@ class Asset:
     checksum: str | None = None
     """Digest of the file as the catalog states it (multihash, hexadecimal)."""
 
+    second_nodata: float | None = None
+    """Another stored value of pixels without data, where a file without a nodata tag has two."""
+
+    dtype: str | None = None
+    """Data type of the file, where its values may not fit into the sensor's unsigned integers."""
+
+    stated: StatedValues | None = field(default=None, compare=False)
+    """Statements of the catalog, until they have been compared with the file; not serialised."""
+
     item: ItemReference | None = None
     """The item that it is from, where that is another than its scene's: an acquisition may have
     several items (catalogs.search.duplicates)."""
@@ -102,6 +123,8 @@ class Asset:
             nodata = float(self.nodata)
             object.__setattr__(self, "nodata", math.nan if math.isnan(nodata) else nodata)
             # ^ always the same NaN object, so that equal records compare equal
+        if self.second_nodata is not None:
+            object.__setattr__(self, "second_nodata", float(self.second_nodata))
 
     def identity(self) -> dict[str, Any]:
         """Return the asset as JSON values, without hrefs."""
@@ -123,7 +146,12 @@ class Asset:
             "nodata": _encode_float(self.nodata),
             "checksum": self.checksum,
         }
-        return values if self.item is None else values | {"item": asdict(self.item)}
+        optional = {
+            "second_nodata": _encode_float(self.second_nodata),
+            "dtype": self.dtype,
+            "item": None if self.item is None else asdict(self.item),
+        }
+        return values | {key: value for key, value in optional.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Asset:
@@ -131,7 +159,8 @@ class Asset:
         arguments = dict(values)
         arguments["item"] = ItemReference(**values["item"]) if values.get("item") else None
         arguments["radiometry"] = Radiometry.from_dict(values["radiometry"])
-        arguments["nodata"] = _decode_float(values["nodata"])
+        for key in ("nodata", "second_nodata"):
+            arguments[key] = _decode_float(values.get(key))
         return cls(**arguments)
 
 
@@ -179,6 +208,12 @@ class Scene:
 
     day: dt.date | None = None
     """Solar day of the pass, where it differs from that of the scene alone."""
+
+    catalog_digest: str | None = None
+    """Digest of the scene as the catalog states it, where its files say otherwise."""
+
+    other_footprint: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Where the pixels may lie besides, as the catalog contradicts itself; not serialised."""
 
     item_href: str | None = None
     """Path or URL of its STAC item, without a signature; None where it is not known."""
@@ -267,14 +302,16 @@ class Scene:
     def identity(self) -> dict[str, Any]:
         """Return the scene as JSON values, without hrefs and paths; digests are made of it."""
         values = self.to_dict()
-        values.pop("item_href", None)
+        for name in ("item_href", "catalog_digest"):
+            values.pop(name, None)
         values["provider"] = PurePath(self.provider).stem
         values["assets"] = {band: asset.identity() for band, asset in self.assets.items()}
         return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scene as JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        del values["other_footprint"]
         for name in ("datetime", "processed"):
             time = values[name]
             values[name] = None if time is None else format_time(time)
@@ -282,8 +319,9 @@ class Scene:
         values["bbox"] = list(self.bbox)
         values["assets"] = {band: asset.to_dict() for band, asset in self.assets.items()}
         values["day"] = None if self.day is None else self.day.isoformat()
-        optional = {name for name in ("day", "item_href") if values[name] is None}
-        return {name: value for name, value in values.items() if name not in optional}
+        optional = ("day", "item_href", "catalog_digest")
+        unset = {name for name in optional if values[name] is None}
+        return {name: value for name, value in values.items() if name not in unset}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:

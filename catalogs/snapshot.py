@@ -39,8 +39,25 @@ class Snapshot:
 
 def compute_digest(scenes: Iterable[Scene]) -> str:
     """Return the sha256 over the identities of scenes, in any order."""
-    identities = sorted(
-        json.dumps(scene.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        for scene in scenes
-    )
-    return hashlib.sha256("\n".join(identities).encode("ascii")).hexdigest()
+    return _hash_lines(map(_encode_identity, scenes))
+
+
+def compute_catalog_digest(scenes: Iterable[Scene]) -> str:
+    """Return the sha256 over scenes as their catalog states them, in any order.
+
+    A search finds the same digest again, also where files have corrected a scene of the plan.
+    """
+    return _hash_lines(map(digest_catalog_scene, scenes))
+
+
+def digest_catalog_scene(scene: Scene) -> str:
+    """Return the sha256 of a scene as its catalog states it."""
+    return scene.catalog_digest or _hash_lines([_encode_identity(scene)])
+
+
+def _encode_identity(scene: Scene) -> str:
+    return json.dumps(scene.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _hash_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode("ascii")).hexdigest()

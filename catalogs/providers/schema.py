@@ -54,11 +54,14 @@ class ProviderCollection(_FrozenModel):
     processing baseline implies; baseline: as the baseline implies; removed: none, whatever is
     stated; or a number for every scene."""
 
+    scale: float | None = None
+    """Scale of the stored values, whatever item and file state."""
+
     unit: Literal["power", "dB"] | None = None
     """Unit of Sentinel-1 where the item states none."""
 
     nodata: float | None = None
-    """Stored nodata value of Sentinel-1 and elevation where the item states none."""
+    """Stored value of pixels without data, in files without a nodata tag."""
 
     @field_validator("modality")
     @classmethod
@@ -73,6 +76,13 @@ class ProviderCollection(_FrozenModel):
         if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{value!r} is no offset")
             # ^ pydantic collects ValueErrors only
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _check_scale(cls, value: float | None) -> float | None:
+        if value is not None and (value == 0 or not math.isfinite(value)):
+            raise ValueError(f"{value!r} is no scale: it is a number other than 0")
         return value
 
     def model_post_init(self, _context: Any) -> None:

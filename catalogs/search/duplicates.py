@@ -61,11 +61,11 @@ def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, s
 
 
 def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
-    """Unite the documents of one acquisition that have the same baseline and ground.
+    """Unite the documents of one acquisition and baseline band by band.
 
-    The fullest document supplies the scene; wanted bands that it lacks, or has with larger pixels,
-    come from the others, each with its own radiometry. Documents that supply none are returned
-    unchanged.
+    The fullest document becomes the scene; wanted bands that it lacks, or has with larger pixels,
+    come from others that cover its ground, each with its own radiometry. Documents that supply
+    none, or cover more ground, are returned as well.
     """
     united: list[Scene] = []
     rejected: list[tuple[Scene, str]] = []
@@ -77,10 +77,12 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
             supplied = _supply_bands(main, waiting, group, wanted_bands(main))
             donors = list({id(donor): donor for donor in supplied.values()}.values())
             united.append(_unite(main, supplied, donors))
-            waiting = [scene for scene in waiting if all(scene is not donor for donor in donors)]
             for donor in donors:
                 bands = ", ".join(band for band, owner in supplied.items() if owner is donor)
-                rejected.append((donor, f"united with {_name(main, donor)}: it supplies {bands}"))
+                if _covers(main, donor):
+                    waiting = [scene for scene in waiting if scene is not donor]
+                    reason = f"united with {_name(main, donor)}: it supplies {bands}"
+                    rejected.append((donor, reason))
                 caveats.append(
                     Caveat(
                         id=main.id,
@@ -261,7 +263,7 @@ def _supply_bands(
     ]
     if not lacking:
         return {}
-    candidates = [other for other in others if _can_be_united(main, other)]
+    candidates = [other for other in others if _can_supply(other, main)]
     supplied: dict[str, Scene] = {}
     for band in lacking:
         holders = [other for other in candidates if band in other.assets]
@@ -271,18 +273,21 @@ def _supply_bands(
     return supplied
 
 
-def _can_be_united(first: Scene, second: Scene) -> bool:
-    """Return whether two documents are of one acquisition, baseline and ground.
+def _can_supply(donor: Scene, main: Scene) -> bool:
+    """Return whether a document is of the same acquisition and baseline and covers the ground.
 
-    Parts of a granule are not united: where one has no classification, the other would lose all
-    pixels. Documents without a baseline are united if their bands have one radiometry.
+    Parts of a granule do not supply each other: where one has no classification, the other would
+    lose all pixels. Documents without a baseline must have one radiometry.
     """
-    if first.baseline != second.baseline or not is_same_acquisition(first, second):
+    if donor.baseline != main.baseline or not is_same_acquisition(donor, main):
         return False
-    if first.baseline is None and len(_radiometries(first) | _radiometries(second)) > 1:
+    if donor.baseline is None and len(_radiometries(donor) | _radiometries(main)) > 1:
         return False
-    areas = shape(first.footprint), shape(second.footprint)
-    return lonlat_geometry.nearly_covers(*areas) and lonlat_geometry.nearly_covers(*areas[::-1])
+    return _covers(donor, main)
+
+
+def _covers(scene: Scene, other: Scene) -> bool:
+    return lonlat_geometry.nearly_covers(shape(scene.footprint), shape(other.footprint))
 
 
 def _radiometries(scene: Scene) -> set[tuple[float, float, str]]:

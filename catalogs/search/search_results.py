@@ -107,20 +107,28 @@ class ModalityResults:
         )
 
     def _matches_query(self, key: ItemKey, document: Mapping[str, Any], area: Any) -> bool:
-        """Return whether an item touches the region and lies in the period."""
+        """Return whether an item touches the region and lies in the period.
+
+        Where an item contradicts itself, either of its statements may make it match.
+        """
         time = item.read_datetime(document)
         self.bounds.append(area.bounds)
         if time is not None:
             self.times.append(time)
         if not shapely.intersects(self.region, area):
-            return False
+            other = item.find_other_footprint(document, area)
+            if other is None or not shapely.intersects(self.region, other.area):
+                return False
         if time is not None:
             self.times_over_region[key] = time
-        return (
-            self.time_range is None
-            or time is None
-            or self.time_range[0] <= time <= self.time_range[1]
-        )
+        if self.time_range is None or time is None:
+            return True
+        start, end = self.time_range
+        if start <= time <= end:
+            return True
+        days = item.read_product_days(document)
+        is_contradicted = days is not None and not days[0] <= time <= days[1]
+        return days is not None and is_contradicted and days[0] <= end and start <= days[1]
 
     def _add_document(self, key: ItemKey, entry: ItemDocument, area: Any) -> None:
         parsed = item.parse(

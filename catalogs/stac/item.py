@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from catalogs import lonlat_geometry, providers
 from catalogs.scene import Asset, Scene
 from catalogs.sensors import get_sensor
-from catalogs.stac import projection, properties, radiometry
+from catalogs.stac import band_names, footprint, projection, properties, radiometry
 from catalogs.stac.collection import describe_assets, select_assets
 from catalogs.stac.parsing import (
     MALFORMED_ITEM_ERRORS,
@@ -109,6 +109,23 @@ def read_footprint(item: Item) -> Any:
 
 
 @_raise_unusable_if_malformed
+def find_other_footprint(item: Item, area: Any) -> footprint.OtherFootprint | None:
+    """Return where else an item may lie, as it contradicts itself; None where it does not.
+
+    Args:
+        item: A STAC item.
+        area: Its footprint from :func:`read_footprint`.
+    """
+    return footprint.find_other_footprint(item, area)
+
+
+@_raise_unusable_if_malformed
+def read_product_days(item: Item) -> properties.TimeRange | None:
+    """Return the first and last moment of sensing that the name of the product allows."""
+    return properties.read_product_days(item)
+
+
+@_raise_unusable_if_malformed
 def parse(
     item: Item,
     *,
@@ -149,10 +166,13 @@ def parse(
             f"its collection {format_value(collection_id)} is not one of "
             f"{', '.join(provider.collections_by_modality.get(modality, ()))} of {provider.name}"
         )
+    properties.check_datetime(item, sensing_time)
     baseline = properties.read_baseline(item) if sensor.has_baseline else None
     assets = select_assets(item, collection)
     if not assets:
         raise UnusableItemError(_describe_missing_assets(item, provider, collection))
+    for band, asset in assets.items():
+        band_names.check_asset(item, asset, band)
     projections = {
         band: projection.parse_asset(item, asset, band) for band, asset in assets.items()
     }
@@ -164,6 +184,7 @@ def parse(
         for band, asset in assets.items()
     }
     processed, time_caveat = properties.read_processing_time(item)
+    other = footprint.find_other_footprint(item, area)
     scene = Scene(
         id=item["id"],
         collection=collection_id if isinstance(collection_id, str) else "",
@@ -171,6 +192,7 @@ def parse(
         modality=modality,
         datetime=sensing_time,
         footprint=lonlat_geometry.to_geojson(area),
+        other_footprint=lonlat_geometry.to_geojson(other.area) if other else None,
         bbox=_read_bbox(item),
         platform=properties.read_platform(item),
         datatake=properties.read_datatake(item),
@@ -191,12 +213,14 @@ def parse(
                 shape=projections[band].shape,
                 nodata=radiometries[band].nodata,
                 checksum=_read_checksum(asset),
+                stated=radiometries[band].stated,
             )
             for band, asset in assets.items()
         },
     )
     range_caveat = properties.describe_time_range(item) if sensor.is_temporal else None
     caveats = {time_caveat, range_caveat, *(claim.caveat for claim in radiometries.values())}
+    caveats.add(other.caveat if other else None)
     return ParsedItem(scene=scene, caveats=tuple(sorted(text for text in caveats if text)))
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Item = Mapping[str, Any]
     Transform = tuple[float, float, float, float, float, float]
 
+LONLAT = 4326
+"""EPSG code of longitude and latitude on WGS 84."""
+
 SQUARE_PIXEL_TOLERANCE = 0.01
 """Largest relative difference between the sides of a pixel, in degrees, of a geocoded raster."""
 
@@ -51,7 +54,7 @@ def is_radar_geometry(item: Item, projection: AssetProjection) -> bool:
     """
     if projection.epsg is None or projection.transform is None:
         return True
-    if projection.epsg != 4326:
+    if projection.epsg != LONLAT:
         return False
     counts = item["properties"].get("s1:shape")
     if (

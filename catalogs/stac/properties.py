@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     Item = Mapping[str, Any]
+    TimeRange = tuple[dt.datetime, dt.datetime]
 
 VALID_YEARS = range(1970, 2200)
 """Years of acquisition that are accepted."""
@@ -29,6 +30,13 @@ _MGRS_CODE_IN_NAME = re.compile(
 _BASELINE_IN_NAME = re.compile(r"_N(\d{4})_|_N(\d\d\.\d\d)$", re.ASCII)
 _ORBIT_IN_NAME = re.compile(r"_R(\d{3})_", re.ASCII)
 _PLATFORM = re.compile(r"(?:SENTINEL-?|S)([12])-?([A-D])(?:_.*)?", re.ASCII | re.IGNORECASE)
+_TIME_IN_NAME = re.compile(
+    r"(?:S2[A-D]_MSIL\d[A-Z]|S1[A-D]_\w\w_\w{4}_\w{4})_(\d{8}T\d{6})_"
+    r"|(?:S2[A-D]_T?\d{1,2}[A-Z]{3}|S1[A-D])_(\d{8})[T_]",
+    re.ASCII,
+)
+# ^ names of ESA; of Earth Search and of Indigo. The first time in older names, S2A_OPER_..., is
+# that of processing
 _LEAP_SECOND = re.compile(
     r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d):60(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)", re.ASCII
 )
@@ -103,6 +111,42 @@ def parse_timestamp(timestamp: object) -> dt.datetime:
             f"{VALID_YEARS.start} to {VALID_YEARS.stop - 1}"
         )
     return time
+
+
+def read_product_days(item: Item) -> TimeRange | None:
+    """Return the first and last moment of sensing that the name of the product allows, UTC.
+
+    The name holds the time at which the datatake began, or its day only; a day on either side
+    allows for the length of a datatake and for days of another time zone.
+    """
+    for name in _product_names(item):
+        match = _TIME_IN_NAME.search(name)
+        if match is None:
+            continue
+        try:
+            start = dt.datetime.strptime((match[1] or match[2])[:8], "%Y%m%d").replace(
+                tzinfo=dt.UTC
+            )
+        except ValueError:
+            continue
+        return start - dt.timedelta(days=1), start + dt.timedelta(days=2)
+    return None
+
+
+def check_datetime(item: Item, time: dt.datetime | None) -> None:
+    """Raise where the time of sensing contradicts the name of the product.
+
+    Raises:
+        UnusableItemError: They differ by more than a day.
+    """
+    days = read_product_days(item)
+    if days is None or time is None or days[0] <= time <= days[1]:
+        return
+    day = (days[0] + dt.timedelta(days=1)).date()
+    raise UnusableItemError(
+        f"its datetime is {time.isoformat().replace('+00:00', 'Z')}, but its product is of {day} "
+        "by its name"
+    )
 
 
 def read_processing_time(item: Item) -> tuple[dt.datetime | None, str | None]:

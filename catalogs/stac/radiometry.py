@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalogs import providers
-from catalogs.scene import Radiometry
+from catalogs.scene import Radiometry, StatedValues
 from catalogs.sensors import get_sensor
 from catalogs.stac.parsing import UnusableItemError, format_value, get_list, parse_number
 
@@ -38,6 +38,9 @@ class AssetRadiometry:
     radiometry: Radiometry
     nodata: float | None
 
+    stated: StatedValues
+    """What the item itself states."""
+
     caveat: str | None = None
     """What the catalog leaves open or contradicts, as text for the report."""
 
@@ -63,41 +66,58 @@ def parse_asset(
         UnusableItemError: A field is no number, or the unit is missing or unknown.
     """
     sensor = get_sensor(collection.modality)
-    stated = _read_raster_fields(asset, band)
-    scale, offset = stated.get("scale", sensor.stored_scale), stated.get("offset")
-    nodata = stated.get("nodata", collection.nodata)
+    stated = _read_stated_values(asset, band)
+    scale = next(
+        value
+        for value in (collection.scale, stated.scale, sensor.stored_scale)
+        if value is not None
+    )
+    nodata = collection.nodata if stated.nodata is None else stated.nodata
     if sensor.stored_nodata is not None:
-        nodata = sensor.stored_nodata
+        nodata = sensor.stored_nodata if collection.nodata is None else collection.nodata
     if band == "SCL":
-        return AssetRadiometry(radiometry=Radiometry(scale=1, offset=0, unit="class"), nodata=0.0)
+        return AssetRadiometry(
+            radiometry=Radiometry(scale=1, offset=0, unit="class"), nodata=0.0, stated=stated
+        )
     if band == "CLD":
         return AssetRadiometry(
-            radiometry=Radiometry(scale=1, offset=0, unit="probability"), nodata=None
+            radiometry=Radiometry(scale=1, offset=0, unit="probability"), nodata=None, stated=stated
         )
         # ^ 0 percent is a probability, although some catalogs call it nodata
     if sensor.group == "optical":
-        offset, caveat = _resolve_offset(item, collection, offset, baseline)
+        offset, caveat = _resolve_offset(item, collection, stated.offset, baseline)
         return AssetRadiometry(
             radiometry=_build_radiometry(band, scale, offset, "reflectance"),
             nodata=nodata,
+            stated=stated,
             caveat=caveat,
         )
     unit = _read_unit(asset, band, collection)
+    offset = collection.offset if isinstance(collection.offset, float) else stated.offset or 0.0
     return AssetRadiometry(
-        radiometry=_build_radiometry(band, scale, offset or 0.0, unit),
-        nodata=nodata,
+        radiometry=_build_radiometry(band, scale, offset, unit), nodata=nodata, stated=stated
     )
 
 
-def _read_raster_fields(asset: Mapping[str, Any], band: str) -> dict[str, float]:
-    """Return scale, offset and nodata, wherever the item's version of STAC keeps them."""
+def implied_offset(baseline: str | None) -> float | None:
+    """Return the reflectance offset that a processing baseline implies; None where unknown."""
+    known = providers.parse_baseline(baseline)
+    if known is None:
+        return None
+    return BASELINE_OFFSET if known >= FIRST_OFFSET_BASELINE else 0.0
+
+
+def _read_stated_values(asset: Mapping[str, Any], band: str) -> StatedValues:
+    """Return scale, offset, nodata and type, wherever the item's version of STAC keeps them."""
     values: dict[str, float] = {}
+    dtype = None
     for source in _band_and_asset(asset):
         for key in ("scale", "offset", "nodata"):
             value = source.get(f"raster:{key}", source.get(key))
             if value is not None:
                 values[key] = parse_number(value, f"{key} of {band}", finite=key != "nodata")
-    return values
+        dtype = source.get("raster:data_type", source.get("data_type", dtype))
+    return StatedValues(**values, dtype=dtype if isinstance(dtype, str) else None)
 
 
 def _band_and_asset(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -149,8 +169,8 @@ def _resolve_offset(
     """Return the reflectance offset, and a caveat where the catalog is unclear about it."""
     if isinstance(collection.offset, float):
         return collection.offset, None
-    known = providers.parse_baseline(baseline)
-    implied = BASELINE_OFFSET if known is not None and known >= FIRST_OFFSET_BASELINE else 0.0
+    known = implied_offset(baseline)
+    implied = known or 0.0
     if collection.offset == "removed":
         return 0.0, _removed_offset_caveat(item, stated, baseline if implied else None)
     if collection.offset == "stated-or-baseline" and stated is not None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from catalogs import legend
-from catalogs.errors import InvalidInputError
 from catalogs.sensors import SENSORS
 from flows.config import yaml_file
 from flows.config.base import (
@@ -24,8 +23,9 @@ from flows.config.base import (
 )
 from flows.config.classes import ClassConfig, check_layer_name
 from model.errors import ModelError
+from model.predictor.input_statistics import StatisticsUnit
 from model.terramind import config, modalities
-from model.terratorch.datamodule import statistics_from_yaml
+from model.terratorch.datamodule import is_training, read_training
 from pipeline.plan.settings import ModelOptions
 
 MODEL_NAMES = (*config.ARCHITECTURES, "demo", "none")
@@ -41,6 +41,13 @@ GENERATED_MODALITIES = tuple(
 
 TOKENIZER_MODALITIES = ("LULC", *GENERATED_MODALITIES)
 """Modalities whose tokenizer weights can be set."""
+
+_OTHER_MODALITIES = tuple(
+    name
+    for name in (*modalities.RASTER_MODALITIES, *modalities.TOKEN_MODALITIES)
+    if name not in SENSORS
+)
+# ^ modalities of TerraMind that a job cannot give; a file of statistics may have them too
 
 DEFAULT_TIMESTEPS = 10
 """Default number of diffusion steps of the decoder of a generated modality."""
@@ -74,11 +81,26 @@ class InputStatistics(ConfigModel):
         min_length=1, description="a list of numbers above 0, one per band"
     )
 
+    bands: Annotated[tuple[str, ...], LaxTuple] | None = Field(
+        default=None,
+        min_length=1,
+        description="a list of bands, where not the model's in its order",
+    )
+    unit: StatisticsUnit | None = Field(
+        default=None, description="DN, reflectance, dB or m, where it is not evident"
+    )
+
     @model_validator(mode="after")
     def _check_lengths(self) -> InputStatistics:
         if len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means but {len(self.std)} standard deviations.")
         return self
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return what is stated, as JSON types."""
+        values = {"mean": list(self.mean), "std": list(self.std)}
+        bands = {} if self.bands is None else {"bands": list(self.bands)}
+        return {**values, **bands, **({} if self.unit is None else {"unit": self.unit})}
 
 
 OneOrMoreNames = Annotated[
@@ -208,9 +230,12 @@ class ModelConfig(ConfigModel):
     @field_validator("stats", mode="before")
     @classmethod
     def _read_stats(cls, value: Any, info: ValidationInfo) -> Any:
-        values = (
-            yaml_file.read(resolve_existing_file(value, info)) if isinstance(value, str) else value
-        )
+        values = value
+        if isinstance(value, str):
+            values = yaml_file.read(resolve_existing_file(value, info))
+            values = {
+                name: entry for name, entry in values.items() if name not in _OTHER_MODALITIES
+            }
         for name in values if isinstance(values, dict) else ():
             check_choice(name, tuple(SENSORS), "input")
         return values
@@ -219,8 +244,8 @@ class ModelConfig(ConfigModel):
     @classmethod
     def _check_training_file(cls, value: Path | None) -> Path | None:
         try:
-            for name in statistics_from_yaml(value) if value else ():
-                modalities.get_raster_modality(name)
+            if value is not None:
+                read_training(value)
         except ModelError as error:
             raise ValueError(str(error)) from error
         return value
@@ -321,16 +346,6 @@ class ModelConfig(ConfigModel):
             return self.weights
         return Weights(source="shipped" if self.name in ("demo", "none") else "hub")
 
-    @property
-    def inputs_with_statistics(self) -> tuple[str, ...]:
-        """Return the inputs whose statistics the job sets."""
-        if self.training is not None:
-            return tuple(
-                modalities.get_raster_modality(name).name
-                for name in statistics_from_yaml(self.training)
-            )
-        return tuple(self.stats or ())
-
     def to_options(self) -> ModelOptions:
         """Return the options with which the model is loaded, as JSON types."""
         has_checkpoint, generates = self.checkpoint is not None, "generate" in self.tasks
@@ -348,16 +363,13 @@ class ModelConfig(ConfigModel):
             timesteps=self.timesteps if generates else None,
         )
 
-    def _statistics_source(self) -> str | dict[str, dict[str, list[float]]] | None:
+    def _statistics_source(self) -> str | dict[str, dict[str, Any]] | None:
         """Return the path of the training's configuration, or the statistics of each input."""
         if self.training is not None:
             return str(self.training)
         if self.stats is None:
             return None
-        return {
-            name: {"mean": list(entry.mean), "std": list(entry.std)}
-            for name, entry in self.stats.items()
-        }
+        return {name: entry.to_mapping() for name, entry in self.stats.items()}
 
 
 def _unwrap_single(names: tuple[str, ...]) -> str | list[str]:
@@ -368,8 +380,8 @@ def _unwrap_single(names: tuple[str, ...]) -> str | list[str]:
 def _is_training_config(path: Path) -> bool:
     """Return whether a file is a training configuration, not a file of statistics."""
     try:
-        return "data" in yaml_file.read(path)
-    except InvalidInputError:
+        return is_training(path)
+    except ModelError:
         return False
         # ^ reading its statistics reports the error
 

@@ -70,8 +70,8 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
 
     Everything else in a plan's digest follows from these. The product must be complete, as
     :func:`find_existing_result` requires. None is returned wherever something differs or cannot be
-    known this way: then the job is planned. The radiometric check of the scenes is not repeated:
-    it depends on the pixels alone, which have an identity in the catalog.
+    known this way: then the job is planned. The checks of scenes against their files are not
+    repeated: they depend on the files alone, which have an identity in the catalog.
 
     Args:
         job: the job over one period.
@@ -97,10 +97,13 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
         job,
         context_m=model.window * job.grid.resolution if model else 0.0,
         bands=model.inputs if model else None,
-        check_radiometry=False,
+        check_files=False,
     )
-    selected = snapshot.compute_digest(search_result.selection.used)
-    return (plan, result) if selected == plan.snapshot.digest else None
+    selected, planned = (
+        snapshot.compute_catalog_digest(scenes)
+        for scenes in (search_result.selection.used, plan.snapshot.scenes)
+    )
+    return (plan, result) if selected == planned else None
 
 
 def export_metrics(plan: Plan, result: RunResult) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from catalogs.class_palette import parse_color
 from catalogs.errors import InvalidInputError
 from catalogs.legend import ClassDefinition, build_legend, is_land_cover
+from catalogs.scene import Caveat
 from flows.config.classes import check_layer_name
 from flows.config.job import Job
 from flows.execution import memory_release, model_cache
@@ -24,19 +25,25 @@ DEFAULT_OVERLAP = 1 / 11
 20 of 224 pixels, which blend over fewer windows than a stride of 192 crops."""
 
 
-def load_spec(job: Job) -> ModelSpec:
-    """Load the model of a job and return its spec; the model stays in memory for the run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """The model of a plan, and what its user is told about it."""
+
+    spec: ModelSpec
+    overlap: int
+    """Pixels that two windows share."""
+
+    options: ModelOptions
+    caveats: tuple[Caveat, ...]
+
+
+def load_model(job: Job) -> LoadedModel:
+    """Load the model of a job; it stays in memory for the run.
 
     Raises:
-        InvalidInputError: an input has no statistics, or the model cannot be loaded.
+        InvalidInputError: the model's classes cannot be mapped, or the overlap is too large.
+        ModelError: the model cannot be loaded, or contradicts the job.
     """
-    missing = [name for name in job.inputs if name not in job.model.inputs_with_statistics]
-    if job.model.checkpoint is not None and missing:
-        raise InvalidInputError(
-            "A checkpoint carries no statistics, and model.stats has none of "
-            f"{', '.join(missing)}. Add them, or name only the inputs that the checkpoint was "
-            "trained with."
-        )
     memory_release.trim_heap()
     # ^ weights are read in full precision and kept in half of it
     predictor = registry.load(
@@ -59,7 +66,12 @@ def load_spec(job: Job) -> ModelSpec:
         outputs=tuple(_build_output_spec(job, output) for output in predictor.outputs),
     )
     model_spec_cache.keep_spec_digest(job, model_spec)
-    return model_spec
+    return LoadedModel(
+        spec=model_spec,
+        overlap=_choose_overlap(job, model_spec, predictor.overlap),
+        options=_build_model_options(job),
+        caveats=tuple(Caveat(id=job.model.label, text=note) for note in predictor.notes),
+    )
 
 
 def _build_output_spec(job: Job, output: spec.OutputSpec) -> OutputSpec:
@@ -115,8 +127,10 @@ def _complete_definition(
     )
 
 
-def choose_overlap(job: Job, model: ModelSpec) -> int:
-    """Return the overlap of two windows in pixels: the job's, else the measured or default one.
+def _choose_overlap(job: Job, model: ModelSpec, stated: int | None) -> int:
+    """Return the overlap of two windows in pixels.
+
+    It is the job's, else that of the model's authors, the measured or the default one.
 
     It is a multiple of the coarsest output's stride, so that the cells of two windows coincide.
 
@@ -132,7 +146,7 @@ def choose_overlap(job: Job, model: ModelSpec) -> int:
     stride = model.max_output_stride
     if overlap is not None:
         return round(overlap / stride) * stride
-    default = _measured_overlap(job) or model.window * DEFAULT_OVERLAP
+    default = stated or _measured_overlap(job) or model.window * DEFAULT_OVERLAP
     return max(round(default / stride), 1) * stride
     # ^ windows without any overlap do not blend
 
@@ -145,7 +159,7 @@ def _measured_overlap(job: Job) -> int | None:
     return curve.overlap if curve else None
 
 
-def build_model_options(job: Job) -> ModelOptions:
+def _build_model_options(job: Job) -> ModelOptions:
     """Return the options of the model, with the weights that a configuration names."""
     options = job.model.to_options()
     if job.model.config_path is None or options.weights != "hub":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from shapely.geometry.base import BaseGeometry
 
@@ -20,7 +21,9 @@ from pipeline.grid import grid, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
-from pipeline.plan.settings import ModelOptions
+
+if TYPE_CHECKING:
+    from flows.run.model_spec import LoadedModel
 
 MAX_STEPS = 400
 """Largest number of parts that a period is split into; each has a composite of its own."""
@@ -38,7 +41,8 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         NothingFoundError: the catalog has no scenes for the job.
     """
     job = drop_generated_inputs(job)
-    model, overlap, model_options = _load_model(job)
+    loaded = _load_model(job)
+    model = loaded.spec if loaded else None
     window = model.window if model else 0
     search_result = scene_search.search_scenes(
         job,
@@ -57,7 +61,7 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         max_cloud_probability=job.mask.max_cloud_probability,
         method=job.composite.method,
         steps=_split_period(job),
-        stride=window - overlap,
+        stride=window - (loaded.overlap if loaded else 0),
         margin=0,
         # ^ a margin without weight was never better than a longer blend: docs/mapping.md
         average_below=job.model.average_below if model else None,
@@ -77,17 +81,24 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         mosaic_grids=_build_mosaic_grids(job, search_result, grids),
         tile_size=job.execution.tile // (model.output_stride if model else 1),
         snapshot=Snapshot(scenes=used, refused=search_result.selection.refused),
-        caveats=(*search_result.caveats, *_find_misaligned_grids(job, used, grids)),
+        caveats=(
+            *(loaded.caveats if loaded else ()),
+            *search_result.caveats,
+            *_find_misaligned_grids(job, used, grids),
+        ),
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
         model=model,
-        settings=build_run_settings(job, model_options, hash_request(job)),
+        settings=build_run_settings(
+            job, loaded.options if loaded else job.model.to_options(), hash_request(job)
+        ),
     )
 
 
 def load_model_spec(job: Job) -> ModelSpec | None:
     """Load a job's model as it is now; None for a job without a model."""
-    return _load_model(drop_generated_inputs(job))[0]
+    loaded = _load_model(drop_generated_inputs(job))
+    return loaded.spec if loaded else None
 
 
 def drop_generated_inputs(job: Job) -> Job:
@@ -197,12 +208,11 @@ def _split_period(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((part.start.isoformat(), part.end.isoformat()) for part in parts)
 
 
-def _load_model(job: Job) -> tuple[ModelSpec | None, int, ModelOptions]:
-    """Return the plan's model, the overlap of its windows in pixels, and the model's options."""
+def _load_model(job: Job) -> LoadedModel | None:
+    """Load the plan's model; None for a job without one."""
     if job.model.name == "none":
-        return None, 0, job.model.to_options()
+        return None
     from flows.run import model_spec  # noqa: PLC0415
 
     # ^ torch takes seconds to import, and composites do not need it
-    model = model_spec.load_spec(job)
-    return model, model_spec.choose_overlap(job, model), model_spec.build_model_options(job)
+    return model_spec.load_model(job)

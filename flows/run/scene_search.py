@@ -1,4 +1,4 @@
-"""Search of a job's scenes: catalog search, selection, and the check of their radiometry."""
+"""Search of a job's scenes: catalog search, selection, and their checks against the files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from flows.config.job import Job
 from flows.config.period import Period
 from flows.config.validation_messages import suggest_name
 from flows.observe.progress import NullProgress, Progress
-from flows.run import radiometry_selection
-from flows.run.radiometry_selection import CheckedSelection
+from flows.run import scene_checks
+from flows.run.scene_checks import CheckedSelection, CheckOptions
 from pipeline.grid import grid, utm
 
 MAX_LISTED_IDS = 5
@@ -54,17 +54,17 @@ def search_scenes(
     *,
     context_m: float,
     bands: Mapping[str, Sequence[str]] | None = None,
-    check_radiometry: bool = True,
+    check_files: bool = True,
     progress: Progress | None = None,
 ) -> SceneSearchResult:
-    """Search the catalog, select scenes, and check the radiometry of their pixels.
+    """Search the catalog, select scenes, and check them against their files.
 
     Args:
         job: the job over one period.
         context_m: width of the surroundings that the model needs around the region, metres.
         bands: modality → the bands that the model takes.
-        check_radiometry: whether pixels are read; the job may switch the check off as well.
-        progress: progress of the check.
+        check_files: whether the headers of files are read, and pixels unless the job forbids it.
+        progress: progress of the checks.
 
     Raises:
         NothingFoundError: no scene meets the region in the period, or all are left out.
@@ -85,30 +85,32 @@ def search_scenes(
         source, job.inputs, buffered_region, job.resolved_period.interval
     )
     _check_inputs_intersect(candidates, region, job)
+    requested_bands = job.bands | dict(bands or {})
+    mask_bands = ("SCL",) if job.mask.max_cloud_probability is None else ("SCL", "CLD")
     ids = IdFilter(include=job.include, exclude=job.exclude)
     unknown_ids = tuple(_find_unknown_ids(ids, candidates))
     select = functools.partial(
         scene_selection.select_scenes,
         region=buffered_region,
         max_cloud_cover=job.composite.max_cloud_cover,
-        bands=job.bands | dict(bands or {}),
-        mask_bands=("SCL",) if job.mask.max_cloud_probability is None else ("SCL", "CLD"),
+        bands=requested_bands,
+        mask_bands=mask_bands,
         orbit_states=job.radar.orbit_states or None,
         relative_orbits=job.radar.relative_orbits or None,
         max_passes=job.composite.max_passes,
         ids=ids,
     )
-    mode = job.radiometry.proof
-    checked = (
-        CheckedSelection(selection=select(candidates.scenes), verdict_counts={})
-        if mode == "off" or not check_radiometry
-        else radiometry_selection.select_checked_scenes(
-            candidates.scenes,
-            select,
-            reject_contradicted=mode == "refuse",
-            progress=progress or NullProgress(),
+    if check_files:
+        options = CheckOptions(
+            bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
+            region=buffered_region,
+            proof=job.radiometry.proof,
         )
-    )
+        checked = scene_checks.select_checked_scenes(
+            candidates.scenes, select, options, progress or NullProgress()
+        )
+    else:
+        checked = CheckedSelection(selection=select(candidates.scenes), verdict_counts={})
     selection = checked.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
         left_out = [scene for scene in selection.refused if scene.modality == job.inputs[0]]
@@ -190,7 +192,12 @@ def _find_unknown_ids(ids: IdFilter, candidates: SearchResult) -> Iterator[Cavea
 def _check_inputs_intersect(candidates: SearchResult, region: BaseGeometry, job: Job) -> None:
     for modality in job.inputs:
         scenes = [scene for scene in candidates.scenes if scene.modality == modality]
-        if not any(shapely.geometry.shape(scene.footprint).intersects(region) for scene in scenes):
+        if not any(
+            shapely.geometry.shape(footprint).intersects(region)
+            for scene in scenes
+            for footprint in (scene.footprint, scene.other_footprint)
+            if footprint is not None
+        ):
             raise NothingFoundError(
                 f"No {modality} scene intersects the region; the nearest ones only intersect the "
                 "surroundings from which the model takes context. Move the region, or widen the "

@@ -31,7 +31,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
         NothingFoundError: no scene meets the region in the period.
     """
     progress.start_stage("search")
-    search_result = scene_search.search_scenes(job, context_m=0.0, check_radiometry=False)
+    search_result = scene_search.search_scenes(job, context_m=0.0, check_files=False)
     selection, region = search_result.selection, search_result.region
     warnings = (
         *map(descriptions.predict_refusal, _list_shortfalls(job, search_result)),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from catalogs import snapshot
 from catalogs.errors import InvalidInputError, NothingFoundError
 from catalogs.scene import Scene
 from flows.config import period as periods
@@ -16,7 +17,7 @@ from flows.observe.progress import Progress
 from flows.run import planning, scene_search
 from flows.run.job_digest import hash_request
 from flows.series.period_status import PeriodSummary
-from pipeline.plan.plan import Plan, hash_json
+from pipeline.plan.plan import Plan
 from pipeline.plan.recipe import ModelSpec
 from pipeline.product import published_item
 from pipeline.storage.store import open_store
@@ -88,13 +89,13 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
         job,
         context_m=model.window * job.grid.resolution if model else 0.0,
         bands=model.inputs if model else None,
-        check_radiometry=False,
+        check_files=False,
     )
     selected = search_result.selection.used
-    planned = {hash_json(scene.identity()) for scene in plan.snapshot.scenes}
+    planned = {snapshot.digest_catalog_scene(scene) for scene in plan.snapshot.scenes}
     rejected = {(scene.collection, scene.id) for scene in plan.snapshot.refused}
     newer = [scene for scene in selected if _is_new(scene, planned, rejected)]
-    removed = planned - {hash_json(scene.identity()) for scene in selected}
+    removed = planned - {snapshot.digest_catalog_scene(scene) for scene in selected}
     if newer:
         yield f"{len(newer)} newer scenes ({_list_ids(newer)})"
     elif removed:
@@ -102,12 +103,13 @@ def iter_changes(job: Job, plan: Plan, product_dir: Path, model: ModelSpec | Non
 
 
 def _is_new(scene: Scene, planned_digests: set[str], rejected_keys: set[tuple[str, str]]) -> bool:
-    return hash_json(scene.identity()) not in planned_digests and not rejected_keys & {
+    is_planned = snapshot.digest_catalog_scene(scene) in planned_digests
+    return not is_planned and not rejected_keys & {
         (scene.collection, scene.id),
         ("", scene.id),
         # ^ older plans state no collection
     }
-    # ^ a search finds again what the radiometric check has rejected
+    # ^ a search finds again what the checks of files have rejected
 
 
 def _list_ids(scenes: Sequence[Scene], max_listed: int = 3) -> str:

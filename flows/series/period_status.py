@@ -63,7 +63,7 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
     if item is not None:
         return PeriodSummary(period=period, status="finished", item=str(item))
     try:
-        search_result = scene_search.search_scenes(job, context_m=0.0, check_radiometry=False)
+        search_result = scene_search.search_scenes(job, context_m=0.0, check_files=False)
     except NothingFoundError as error:
         return PeriodSummary(period=period, status="gap", scenes=0, coverage=0.0, reason=str(error))
     dated_input = next((name for name in job.inputs if get_sensor(name).is_temporal), job.inputs[0])

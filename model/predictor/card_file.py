@@ -135,6 +135,10 @@ class Card:
             object.__setattr__(self, "layers", self.architecture.feature_layers)
         check_layers(self.layers, self.architecture.depth)
 
+    def with_statistics(self, statistics: Mapping[str, Statistics]) -> Card:
+        """Return a copy with other statistics of some inputs."""
+        return replace(self, statistics={**self.statistics, **statistics})
+
     def identity(self) -> dict[str, Any]:
         """Return the entries that outputs depend on, without the weights, sorted by key."""
         values = self.to_mapping()
@@ -291,31 +295,6 @@ def parse_statistics(values: Mapping[str, Any] | None) -> dict[str, Statistics]:
                 f"value is of the wrong kind ({error!r})"
             ) from error
     return statistics
-
-
-def override_statistics(card: Card, stats: str | Path | Mapping[str, Any] | None) -> Card:
-    """Return a card with other statistics of some inputs.
-
-    Args:
-        card: the card.
-        stats: {modality: {mean, std}}, or a .yaml with it.
-
-    Raises:
-        ModelError: statistics of an input that the card does not have, or of the wrong kind.
-    """
-    if isinstance(stats, str | Path):
-        stats = read_mapping(stats)
-        if "data" in stats:
-            raise ModelError(
-                "stats: the configuration of a TerraTorch training goes with a checkpoint only"
-            )
-    statistics = parse_statistics(stats)
-    unknown = [name for name in statistics if name not in card.inputs]
-    if unknown:
-        raise ModelError(
-            f"stats of {join_names(unknown)}: {card.name} takes {join_names(card.inputs)}"
-        )
-    return replace(card, statistics={**card.statistics, **statistics})
 
 
 def write(path: str | Path, card: Card) -> None:

@@ -6,23 +6,36 @@ add to both. Statements that contradict are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.errors import ModelError
-from model.predictor import card_file
+from model.errors import ModelError, join_names
+from model.predictor import input_statistics
 from model.predictor.card_file import Card
+from model.predictor.input_statistics import StatedStatistics, parse_stated_statistics
 from model.predictor.predictor import InferenceOptions
 from model.predictor.task_predictors import FineTunedPredictor
 from model.terramind import config
-from model.terramind.modalities import get_raster_modality
+from model.terramind.modalities import (
+    MODALITIES_BY_KEY,
+    RASTER_MODALITIES,
+    RasterModality,
+    find_modality_key,
+    get_raster_modality,
+)
 from model.terratorch import lightning_checkpoint
+from model.terratorch.channels import name_channels
 from model.terratorch.class_names import choose_class_names, find_class_names
-from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
-from model.terratorch.hyperparameters import read_task_arguments
+from model.terratorch.datamodule import Training, is_training, read_training
+from model.terratorch.hyperparameters import (
+    SegmentationConfig,
+    parse_hyper_parameters,
+    read_task_arguments,
+)
 from model.terratorch.segmentation_model import PixelWiseModel
 
 
@@ -41,37 +54,203 @@ def load_fine_tuned(
             supported.
         WeightsError: the file is absent, damaged or unsafe, or its tensors do not fit.
     """
-    bands, training = None, None
-    if isinstance(stats, str | Path) and "data" in config.read_mapping(stats):
-        training = stats
-        bands, stats = bands_from_yaml(stats), statistics_from_yaml(stats)
-    architecture = name if config.is_config_file(name) else None
-    stated = config.read_mapping(name) if architecture else {}
+    training, stated = _read_statistics(stats)
+    card_path = name if config.is_config_file(name) else None
+    card_values = config.read_mapping(card_path) if card_path else {}
     content = lightning_checkpoint.read(checkpoint)
     has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
     network = lightning_checkpoint.fine_tuned(
-        content, architecture, hyper_parameters=None if has_arguments else training, bands=bands
+        content,
+        card_path,
+        hyper_parameters=training.task if training and not has_arguments else None,
     )
+    settings = network.settings
+    if settings is None:
+        raise ModelError(f"{checkpoint} does not describe its model")
     try:
+        if training and has_arguments:
+            _check_training(training, settings)
+        found_names = find_class_names(network.hyper_parameters, training)
         names = choose_class_names(
-            stated.get("class_names") if classes is None else classes,
-            find_class_names(network.hyper_parameters, training),
+            card_values.get("class_names") if classes is None else classes,
+            found_names,
             network.num_classes,
         )
+        described = _describe_inputs(network, training, stated)
+        selected, notes = _select_inputs(described, inputs, settings, training)
+        card = Card(
+            name=Path(checkpoint).stem,
+            architecture=network.architecture,
+            inputs={name: entry.bands for name, entry in described.items()},
+            statistics={},
+            class_names=names,
+            class_colors=tuple(card_values.get("class_colors", ())),
+            layer=card_values.get("layer"),
+            window=card_values.get("window", settings.window),
+        )
+        if stats is None:
+            notes.append("no statistics are stated: those of TerraMind's pre-training are used")
+        else:
+            card, converted = _set_statistics(card, described, selected)
+            notes += converted
+        _check_output_size(network, card)
     except ModelError as error:
         raise ModelError(f"{checkpoint}: {error}") from error
-    card = Card(
-        name=Path(checkpoint).stem,
-        architecture=network.architecture,
-        inputs={get_raster_modality(name).name: bands for name, bands in network.inputs.items()},
-        statistics={},
-        class_names=names,
-        class_colors=tuple(stated.get("class_colors", ())),
-        layer=stated.get("layer"),
+    predictor = FineTunedPredictor(network, card, inputs=selected, options=options)
+    predictor.overlap = settings.overlap if card.window == settings.window else None
+    predictor.notes = (
+        *(entry.note for entry in described.values() if entry.note),
+        *notes,
+        *_note_renamed_classes(names, found_names),
     )
-    card = card_file.override_statistics(card, stats)
-    _check_output_size(network, card)
-    return FineTunedPredictor(network, card, inputs=inputs, options=options)
+    return predictor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DescribedInput:
+    """Channels of one input, and the statistics that are stated for it."""
+
+    bands: tuple[str, ...]
+    note: str | None
+    statistics: StatedStatistics | None
+
+
+def _read_statistics(
+    stats: str | Path | Mapping[str, Any] | None,
+) -> tuple[Training | None, Mapping[str, StatedStatistics]]:
+    """Return the configuration of the training, or else the statistics that the user states."""
+    if not isinstance(stats, str | Path):
+        return None, parse_stated_statistics(stats)
+    if is_training(stats):
+        return read_training(stats), {}
+    return None, parse_stated_statistics(config.read_mapping(stats))
+
+
+def _check_training(training: Training, settings: SegmentationConfig) -> None:
+    """Check that a configuration can be that of the training which wrote a checkpoint."""
+    if "model_args" not in training.task:
+        return
+    try:
+        others = parse_hyper_parameters(training.task)
+    except ModelError:
+        return
+        # ^ the checkpoint describes the model; of the configuration its data are needed
+    for what in ("backbone", "modalities", "num_classes", "decoder"):
+        own, other = getattr(settings, what), getattr(others, what)
+        if own != other:
+            raise ModelError(
+                f"{training.path} is of another training: its {what} is {_describe(other)}, and "
+                f"that of the checkpoint is {_describe(own)}. Give the .yaml of the training that "
+                "wrote the checkpoint"
+            )
+
+
+def _describe(value: object) -> str:
+    return join_names(value) if isinstance(value, tuple) else str(value)
+
+
+def _describe_inputs(
+    network: PixelWiseModel,
+    training: Training | None,
+    stated: Mapping[str, StatedStatistics],
+) -> dict[str, _DescribedInput]:
+    """Return names of the channels and statistics of each input of a network."""
+    declared = network.settings.bands if network.settings else {}
+    described = {}
+    for name, channels in network.inputs.items():
+        modality = _get_sensor(name, channels)
+        own = stated.get(modality.name)
+        entry = training.get_input(name, is_only=len(network.inputs) == 1) if training else None
+        named = name_channels(
+            modality,
+            channels,
+            declared=name in declared,
+            training=entry,
+            stated=own.bands if own else None,
+        )
+        described[modality.name] = _DescribedInput(
+            bands=named.bands,
+            note=named.note,
+            statistics=StatedStatistics(mean=entry.mean, std=entry.std) if entry else own,
+        )
+    return described
+
+
+def _set_statistics(
+    card: Card, described: Mapping[str, _DescribedInput], selected: Sequence[str]
+) -> tuple[Card, list[str]]:
+    """Return the card with the statistics that are stated, and what was converted.
+
+    Raises:
+        ModelError: an input that will be given has none, or they do not fit it.
+    """
+    lacking = [name for name in selected if described[name].statistics is None]
+    if lacking:
+        raise ModelError(
+            f"stats has no statistics of the input {join_names(lacking)}. Add them: "
+            f"stats: {{{lacking[0]}: {{mean: […], std: […]}}}}, or give the .yaml of the training"
+        )
+    given = {name: entry.statistics for name, entry in described.items() if entry.statistics}
+    return input_statistics.set_statistics(card, given)
+
+
+def _note_renamed_classes(names: Sequence[str], found_names: Sequence[str] | None) -> Iterator[str]:
+    """Yield a note where the classes have other names than in the checkpoint or its training."""
+    renamed = [
+        f"{found} is {name}"
+        for name, found in zip(names, found_names or (), strict=False)
+        if name.strip().casefold() != found.strip().casefold()
+    ]
+    if renamed:
+        yield f"the classes are renamed: {join_names(renamed, 20)}"
+
+
+def _get_sensor(name: str, channels: Sequence[str]) -> RasterModality:
+    """Return the sensor of an input.
+
+    Raises:
+        ModelError: the input is not one that a map can give.
+    """
+    modality = MODALITIES_BY_KEY.get(find_modality_key(name) or "")
+    if isinstance(modality, RasterModality):
+        return modality
+    what = (
+        "a map of classes or an index, not an image"
+        if modality
+        else f"an input of {len(channels)} channels that TerraMind does not know"
+    )
+    raise ModelError(
+        f"the checkpoint takes the input {name!r}, which is {what}, and only "
+        f"{join_names(RASTER_MODALITIES)} can be given: use a checkpoint that was trained with "
+        "them (backbone_modalities)"
+    )
+
+
+def _select_inputs(
+    described: Mapping[str, object],
+    inputs: Sequence[str] | None,
+    settings: SegmentationConfig,
+    training: Training | None,
+) -> tuple[list[str], list[str]]:
+    """Return the inputs that will be given, and what was assumed.
+
+    Raises:
+        ModelError: others than those that the checkpoint takes.
+    """
+    names = list(described)
+    given = names if inputs is None else [get_raster_modality(name).name for name in inputs]
+    missing = [name for name in names if name not in given]
+    drops = settings.has_modality_dropout or (training is not None and training.drops_inputs)
+    if not set(given) - set(names) and given and (not missing or drops):
+        note = (
+            f"the checkpoint also takes {join_names(missing)}; its training left out inputs at "
+            "random, so that it works without"
+        )
+        return given, [note] if missing else []
+    raise ModelError(
+        f"the checkpoint takes the inputs {join_names(names)}, and is given {join_names(given)}: "
+        f"write inputs: [{', '.join(names)}]"
+    )
 
 
 def _check_output_size(network: PixelWiseModel, card: Card) -> None:

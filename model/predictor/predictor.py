@@ -125,6 +125,12 @@ class Predictor(ABC):
         self.network = optimise_for_inference(network.to(self.device), options.precision)
         self.load_fp32: Callable[[], Predictor] | None = None
         # ^ loads the same model in fp32 from the source of its weights
+        self.overlap: int | None = None
+        """Pixels that two windows share where its authors run it; None if not stated."""
+
+        self.notes: tuple[str, ...] = ()
+        """What was assumed or converted when it was loaded, for its user."""
+
         self._map_batches: Callable[..., Iterable[Any]] = (
             map if self.device.type != "cpu" else _single_thread_pool().map
         )

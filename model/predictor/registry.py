@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from model.errors import ModelError, join_names
-from model.predictor import card_file, fine_tuned_loading, weight_source
+from model.predictor import card_file, fine_tuned_loading, input_statistics, weight_source
 from model.predictor.card_file import DEFAULT_INPUTS, Card
 from model.predictor.predictor import InferenceOptions, Predictor
 from model.predictor.spec import select_inputs
@@ -88,8 +88,9 @@ def load(  # noqa: PLR0913
         classes: names of the checkpoint's classes, in its order; by default those of the model
             card, of the checkpoint or of its training.
         stats: {modality: {mean, std}} of the inputs, per band, instead of the model's own, or a
-            .yaml with it; or the .yaml of the checkpoint's training, which holds them and the
-            order of bands, where the checkpoint does not.
+            .yaml with it; `bands` and `unit` may stand beside mean and std. Or the .yaml of the
+            checkpoint's training, which holds them and often the bands, where the checkpoint does
+            not.
         tokenizers: sources of the tokenizers' weights by modality; default beside the model's.
         timesteps: diffusion steps of generated modalities.
         nan_policy: "refuse" NaN in chips, or "fill": NaN = missing, taken as the mean.
@@ -104,6 +105,8 @@ def load(  # noqa: PLR0913
             f"a checkpoint gives land cover only: it cannot be loaded for {join_names(tasks)}"
         )
 
+    notes: list[str] = []
+
     def build(options: InferenceOptions) -> Predictor:
         if checkpoint is not None:
             return fine_tuned_loading.load_fine_tuned(
@@ -113,7 +116,7 @@ def load(  # noqa: PLR0913
             raise ModelError(
                 "classes are given with a checkpoint only; other models have their own"
             )
-        card = card_file.override_statistics(get_card(name, inputs), stats)
+        card, notes[:] = input_statistics.override_statistics(get_card(name, inputs), stats)
         selected = list(select_inputs(card, inputs))
         source = weight_source.choose_source(name, card, weights)
         has_head = tasks != ("generate",) and weight_source.has_head(
@@ -149,6 +152,7 @@ def load(  # noqa: PLR0913
         device=device, precision=precision, batch_size=batch, nan_policy=nan_policy
     )
     predictor = build(options)
+    predictor.notes += tuple(notes)
     predictor.load_fp32 = lambda: build(replace(options, precision="fp32", batch_size=None))
     return predictor
 

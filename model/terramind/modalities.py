@@ -6,10 +6,13 @@ are those of the official state dicts: `untok_…` for pixels, `tok_…` for tok
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.errors import ModelError, join_names
+
+_SHORT_BAND = re.compile(r"^B(\d)$")
 
 PATCH_SIZE = 16
 """Side of a token's patch, px."""
@@ -59,13 +62,16 @@ class RasterModality:
     def band_index(self, band: str) -> int:
         """Return the channel of a band, by either of its names, in upper or lower case.
 
+        B2 is B02, and a member of an enumeration may have the name of its class before it.
+
         Raises:
             ModelError: no such band.
         """
+        text = _SHORT_BAND.sub(r"B0\1", band.rpartition(".")[2].strip().upper())
         for names in (self.bands, self.aliases):
             upper = [name.upper() for name in names]
-            if band.upper() in upper:
-                return upper.index(band.upper())
+            if text in upper:
+                return upper.index(text)
         raise ModelError(
             f"{self.name} has no band {band!r}; it has {join_names(self.bands, 13)} "
             f"(or {join_names(self.aliases, 13)})"

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError, join_names
-from model.terramind.config import read_mapping
-from model.terratorch.hyperparameters import read_task_arguments
+from model.terratorch.datamodule import Training
 
 _LISTED = 20
 # ^ names that a message lists
 
 
 def find_class_names(
-    arguments: Mapping[str, Any], training: str | Path | None = None
+    arguments: Mapping[str, Any], training: Training | None = None
 ) -> tuple[str, ...] | None:
     """Return the names that a checkpoint or its training states; None where neither does.
 
@@ -29,11 +28,11 @@ def find_class_names(
     """
     stored = _parse_names(arguments.get("class_names"), "the checkpoint")
     configured = None if training is None else _read_training(training)
-    if stored is not None and configured is not None and stored != configured:
+    if training and stored and configured and stored != configured:
         raise ModelError(
-            f"the checkpoint has the classes {join_names(stored, _LISTED)}, but {training} has "
-            f"{join_names(configured, _LISTED)}: give the configuration that this checkpoint was "
-            "trained with"
+            f"the checkpoint has the classes {join_names(stored, _LISTED)}, but {training.path} "
+            f"has {join_names(configured, _LISTED)}: give the configuration of the "
+            "training that wrote this checkpoint"
         )
     return stored or configured
 
@@ -92,15 +91,9 @@ def find_ignored_class(arguments: Mapping[str, Any], num_classes: int) -> int | 
     return index if is_class else None
 
 
-def _read_training(path: str | Path) -> tuple[str, ...] | None:
-    names = _parse_names(read_task_arguments(path).get("class_names"), path)
-    if names is not None:
-        return names
-    data = read_mapping(path).get("data")
-    arguments = data.get("init_args", data) if isinstance(data, Mapping) else None
-    return (
-        _parse_names(arguments.get("class_names"), path) if isinstance(arguments, Mapping) else None
-    )
+def _read_training(training: Training) -> tuple[str, ...] | None:
+    names = _parse_names(training.task.get("class_names"), training.path)
+    return names or _parse_names(training.data.get("class_names"), training.path)
 
 
 def _parse_names(names: object, origin: str | Path) -> tuple[str, ...] | None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from model.terramind.config import read_mapping
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
 from model.terramind.modality_names import ModalityDeclaration
 from model.terramind.token_merging import Merge
 from model.terratorch import options
 from model.terratorch.inert_objects import InertObject
+from model.terratorch.training_file import read_section, unwrap_arguments
 
 _FIXED_OPTIONS: Mapping[str, Mapping[Any, None]] = {
     "patch_size": {PATCH_SIZE: None, None: None},
@@ -120,25 +120,11 @@ def read_task_arguments(source: str | Path | Mapping[str, Any] | None) -> dict[s
     Raises:
         ModelError: the file cannot be read, or does not hold a mapping.
     """
-    content = read_model_section(source) if isinstance(source, (str, Path)) else source
+    content = read_section(source, "model") if isinstance(source, (str, Path)) else source
     if content is not None and not isinstance(content, Mapping):
         raise ModelError(f"hyper-parameters must be a mapping, not {type(content).__name__}")
     arguments = {str(key): to_plain_values(value) for key, value in (content or {}).items()}
-    if isinstance(arguments.get("init_args"), dict):
-        return {"_class_path": arguments.get("class_path"), **arguments["init_args"]}
-    return arguments
-
-
-def read_model_section(path: str | Path) -> object:
-    """Return the `model` section of the .yaml of a training.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    content = read_mapping(path)
-    nested = content.get("fit")
-    # ^ a file for all subcommands of `terratorch` has a section for each
-    return nested.get("model") if isinstance(nested, Mapping) else content.get("model")
+    return unwrap_arguments(arguments)
 
 
 def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationConfig:

@@ -2,7 +2,7 @@
 
 A Lightning checkpoint holds tensors and the hyper-parameters of the training. The model is built
 from the hyper-parameters (`model.terratorch.hyperparameters`), and every tensor must fit it.
-Statistics and the order of bands are in the YAML of the training (`model.terratorch.datamodule`).
+Statistics, and often bands, are in the YAML of the training (`model.terratorch.datamodule`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model.terramind.modalities import (
 )
 from model.terratorch import inert_objects, segmentation_model
 from model.terratorch.adapters import merge_adapters
-from model.terratorch.datamodule import bands_from_yaml, statistics_from_yaml
+from model.terratorch.channels import translate_band
 from model.terratorch.decoders import DECODERS, LinearDecoder
 from model.terratorch.hyperparameters import (
     SegmentationConfig,
@@ -37,8 +37,6 @@ from model.terratorch.hyperparameters import (
 )
 from model.weights import loading
 from model.weights.factory import backbone, tim
-
-__all__ = ["bands_from_yaml", "fine_tuned", "read", "statistics_from_yaml"]
 
 Config = str | Path | Mapping[str, Any] | Architecture
 """As for `model.backbone`."""
@@ -265,14 +263,7 @@ def _set_bands(encoder: Encoder, name: str, names: tuple[str, ...]) -> None:
         # ^ new modalities and tokens have no bands
     dim = embedding.proj.out_features
     embedding.proj = nn.Linear(PATCH_SIZE * PATCH_SIZE * len(names), dim, bias=False)
-    embedding.bands = tuple(_official_band_name(known, band) for band in names)
-
-
-def _official_band_name(modality: RasterModality, band: str) -> str:
-    try:
-        return modality.bands[modality.band_index(band)]
-    except ModelError:
-        return band
+    embedding.bands = tuple(translate_band(known, band) for band in names)
 
 
 def _rename_bands(encoder: Encoder, name: str, names: tuple[str, ...]) -> None:
@@ -280,7 +271,12 @@ def _rename_bands(encoder: Encoder, name: str, names: tuple[str, ...]) -> None:
     if embedding is None or len(embedding.bands) != len(names):
         count = 0 if embedding is None else len(embedding.bands)
         raise ModelError(f"{name} has {count} channels, but {len(names)} band names")
-    embedding.bands = names
+    known = MODALITIES_BY_KEY.get(encoder.modality_keys[name])
+    embedding.bands = (
+        tuple(translate_band(known, band) for band in names)
+        if isinstance(known, RasterModality)
+        else names
+    )
 
 
 def _get_raster_embedding(encoder: Encoder, name: str) -> RasterEmbedding | None:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import shapely
+from affine import Affine
 from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
@@ -77,11 +78,10 @@ def _raster_outline(scene: Scene, epsg: int) -> BaseGeometry | None:
     )
     if asset is None or asset.epsg != epsg or not asset.transform or not asset.shape:
         return None
-    a, _, left, _, e, top = asset.transform
-    outline: BaseGeometry = shapely.box(
-        left, top + e * asset.shape[0], left + a * asset.shape[1], top
-    )
-    return outline
+    rows, columns = asset.shape
+    corners = ((0, 0), (columns, 0), (columns, rows), (0, rows))
+    return shapely.Polygon([Affine(*asset.transform) * corner for corner in corners])
+    # ^ a raster may be rotated
 
 
 def _lonlat_outline(area: Grid) -> BaseGeometry:

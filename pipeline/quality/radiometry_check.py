@@ -180,7 +180,7 @@ def evaluate_radiometry(
     if not stored:
         return _unknown(f"no band has {MIN_VALID_PIXELS} valid pixels", {})
     if sensor.group == "elevation":
-        return _check_elevation(stored)
+        return _check_elevation(stored, claims)
     return _check_backscatter(stored, claims)
 
 
@@ -365,8 +365,11 @@ def _check_polarisation(name: str, values: NDArray[np.float64], unit: str) -> Ve
     return Verdict(status=status, reason=f"{statement}; {observation}", evidence=figures)
 
 
-def _check_elevation(stored: Mapping[str, NDArray[np.float64]]) -> Verdict:
-    median = float(np.median(next(iter(stored.values()))))
+def _check_elevation(
+    stored: Mapping[str, NDArray[np.float64]], claims: Mapping[str, Radiometry]
+) -> Verdict:
+    name, values = next(iter(stored.items()))
+    median = float(np.median(values)) * claims[name].scale + claims[name].offset
     figures = {"median": median}
     if not ELEVATION_RANGE[0] <= median <= ELEVATION_RANGE[1]:
         return _contradiction(

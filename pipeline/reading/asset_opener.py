@@ -85,6 +85,13 @@ class AssetInfo:
     planned: Asset | None = None
     """The asset as it was planned, to be compared with the file; None = nothing is compared."""
 
+    @property
+    def label(self) -> str:
+        """Return the band and the href, for messages."""
+        if self.planned is None:
+            return "an asset"
+        return f"{self.planned.band} ({href_policy.redact(self.planned.href)})"
+
     @classmethod
     def from_scene(cls, scene: Scene, asset: Asset) -> AssetInfo:
         """Describe an asset of a scene."""

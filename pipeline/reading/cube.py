@@ -82,7 +82,7 @@ def load(
     """
     sensor = _check_request(scenes, bands, stored=stored)
     radiometries = [band_radiometries(scenes, band) for band in bands]
-    dtype, fill_value = _stored_dtype(radiometries)
+    dtype, fill_value = _stored_dtype(scenes, bands)
     data = _read_lazily(scenes, bands, grid, dtype.type(fill_value), _dask_chunks(chunks))
     coordinates = _coordinates(scenes, bands, grid)
     attributes: dict[str, Any]
@@ -136,15 +136,17 @@ def _check_request(scenes: Sequence[Scene], bands: Sequence[str], *, stored: boo
     return sensor
 
 
-def _stored_dtype(radiometries: Sequence[Radiometries]) -> tuple[np.dtype[Any], float]:
-    """Return the smallest type that can hold all stored values, and the nodata value in it."""
-    known = [radiometry for column in radiometries for radiometry in column if radiometry]
-    if known and all(radiometry.unit in MASK_UNITS for radiometry in known):
+def _stored_dtype(scenes: Sequence[Scene], bands: Sequence[str]) -> tuple[np.dtype[Any], float]:
+    """Return the smallest type that can hold all stored values, and the nodata value in it.
+
+    Unsigned integers are the type of Sentinel-2's digital numbers, unless an asset has another one
+    (:attr:`catalogs.scene.Asset.dtype`). 32-bit floating point holds all integers of 16 bits.
+    """
+    assets = [scene.assets[band] for scene in scenes for band in bands if band in scene.assets]
+    if assets and all(asset.radiometry.unit in MASK_UNITS for asset in assets):
         return np.dtype(np.uint8), 0
-    if known and all(
-        radiometry.unit in MASK_UNITS
-        or (radiometry.unit == "reflectance" and units.is_stored_as_dn(radiometry))
-        for radiometry in known
+    if assets and all(
+        asset.radiometry.unit in MASK_UNITS or units.is_unsigned_dn(asset) for asset in assets
     ):
         return np.dtype(np.uint16), 0
     return np.dtype(np.float32), math.nan

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from catalogs.errors import InvalidInputError
 from pipeline.grid.grid import Grid
-from pipeline.reading import asset_opener, dataset_mask, reprojection
+from pipeline.reading import asset_opener, dataset_mask, raster_header, reprojection
 from pipeline.reading.asset_opener import AssetInfo
 
 
@@ -122,15 +122,23 @@ def _nodata_value(dataset: Any, asset: AssetInfo) -> float | None:
     """Return the nodata value of a dataset.
 
     Raises:
-        InvalidInputError: it has several bands, or no coordinate system.
+        InvalidInputError: it has several bands, or no coordinate system, or is not the file that
+            was planned.
     """
-    bands = dataset.count - (dataset_mask.find_alpha_band(dataset) is not None)
-    if bands != 1 or dataset.crs is None:
+    header = raster_header.parse_header(dataset)
+    label = f"{asset.scene_id}: {asset.label}"
+    if header.bands != 1 or header.crs_wkt is None:
         raise InvalidInputError(
-            f"{asset.scene_id}: an asset has {bands} band(s) and the coordinate system "
-            f"{dataset.crs}. An asset must have one band and a coordinate system."
+            f"{label} has {header.bands} band(s) and the coordinate system {dataset.crs}. An asset "
+            "must have one band and a coordinate system."
         )
-    return asset.nodata if asset.nodata is not None else dataset.nodata
+    mismatch = raster_header.find_mismatch(asset.planned, header) if asset.planned else None
+    if mismatch is not None:
+        raise InvalidInputError(
+            f"{label} is not as planned: {mismatch}. The file was replaced, or its catalog states "
+            "it wrongly; to take it as it is, make a new plan: terramosaic plan."
+        )
+    return asset.nodata if asset.nodata is not None else header.nodata
 
 
 def _read_on_grid(
@@ -143,9 +151,17 @@ def _read_on_grid(
     fill_value: float,
 ) -> NDArray[Any]:
     nodata = _nodata_value(dataset, asset)
+    planned = asset.planned
     try:
         return reprojection.read_on_grid(
-            dataset, grid, nodata=nodata, resampling=resampling, dtype=dtype, fill_value=fill_value
+            dataset,
+            grid,
+            nodata=nodata,
+            second_nodata=planned.second_nodata if planned else None,
+            resampling=resampling,
+            dtype=dtype,
+            fill_value=fill_value,
+            keeps_integers=planned is not None and planned.radiometry.unit == "reflectance",
         )
     except InvalidInputError as error:
         raise InvalidInputError(f"{asset.scene_id}: {error}") from None

@@ -6,6 +6,7 @@ that two tiles that contain the same pixel read the same value.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,8 +19,10 @@ import rasterio.warp
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
+from pyproj.exceptions import CRSError as UnknownCRSError
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -49,9 +52,11 @@ def read_on_grid(
     grid: Grid,
     *,
     nodata: float | None,
+    second_nodata: float | None = None,
     resampling: Resampling,
     dtype: np.dtype[Any],
     fill_value: float,
+    keeps_integers: bool = False,
 ) -> NDArray[Any]:
     """Read the pixels of a single-band dataset onto a grid.
 
@@ -66,9 +71,12 @@ def read_on_grid(
         grid: the output grid.
         nodata: nodata value of the dataset. NaN is also treated as nodata if this is another
             value, but then output pixels with a NaN under the kernel are invalid.
+        second_nodata: another nodata value, beside ``nodata``.
         resampling: resampling method where the pixels of the dataset and the grid do not coincide.
         dtype: type of the result; it must be able to hold the stored values.
         fill_value: value of pixels that the dataset does not have.
+        keeps_integers: whether interpolated values of integers are rounded to integers, whatever
+            ``dtype`` is: it depends on the other scenes of a cube, and values must not.
 
     Returns:
         (height, width) stored values.
@@ -76,15 +84,19 @@ def read_on_grid(
     Raises:
         InvalidInputError: a stored value does not fit into ``dtype``.
     """
+    source_dtype = np.dtype(dataset.dtypes[0])
+    values = (representable_nodata(value, source_dtype) for value in (nodata, second_nodata))
+    missing = tuple(dict.fromkeys(value for value in values if value is not None))
+    is_rounded = keeps_integers and np.issubdtype(source_dtype, np.integer)
     result = np.full(grid.shape, fill_value, dtype=dtype)
     transform = dataset.transform
     is_same_orientation = (
-        transform.b == 0 and transform.d == 0 and _is_same_crs(dataset.crs.to_wkt(), grid)
+        transform.b == 0 and transform.d == 0 and is_same_crs(dataset.crs.to_wkt(), grid.epsg)
     )
     if is_same_orientation and (resampling == Resampling.nearest or _is_aligned(transform, grid)):
-        _read_nearest(dataset, grid, nodata, result, fill_value)
+        _read_nearest(dataset, grid, missing, result, fill_value)
     else:
-        _warp_blocks(dataset, grid, nodata, result, fill_value, resampling)
+        _warp_blocks(dataset, grid, missing, result, fill_value, resampling, is_rounded=is_rounded)
     return result
 
 
@@ -96,18 +108,23 @@ def pixel_size_metres(crs: CRS, transform: Affine) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _horizontal_crs(wkt: str) -> CRS:
+def horizontal_crs(wkt: str) -> CRS:
     """Return the horizontal part of a coordinate system: heights do not change positions."""
     crs = CRS.from_wkt(wkt)
     return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
 
 
-def _is_same_crs(wkt: str, grid: Grid) -> bool:
-    """Compare definitions, not names: files may lack the EPSG code, or add a vertical system."""
-    crs = _horizontal_crs(wkt)
-    return crs.to_epsg() == grid.epsg or crs.equals(
-        CRS.from_epsg(grid.epsg), ignore_axis_order=True
-    )
+@functools.lru_cache(maxsize=256)
+def is_same_crs(wkt: str, epsg: int) -> bool:
+    """Compare definitions, not names: files may lack the EPSG code, or add a vertical system.
+
+    A code that PROJ does not know is no coordinate system's.
+    """
+    crs = horizontal_crs(wkt)
+    try:
+        return crs.to_epsg() == epsg or crs.equals(CRS.from_epsg(epsg), ignore_axis_order=True)
+    except UnknownCRSError:
+        return False
 
 
 def _is_aligned(transform: Affine, grid: Grid) -> bool:
@@ -132,7 +149,11 @@ def _source_indices(start: float, step: float, count: int, limit: int) -> NDArra
 
 
 def _read_nearest(
-    dataset: Any, grid: Grid, nodata: float | None, result: NDArray[Any], fill_value: float
+    dataset: Any,
+    grid: Grid,
+    missing: tuple[float, ...],
+    result: NDArray[Any],
+    fill_value: float,
 ) -> None:
     """Copy the source pixel at each output pixel's centre into ``result``."""
     transform = dataset.transform
@@ -162,7 +183,7 @@ def _read_nearest(
         window = Window(c0, r0, c1 - c0, r1 - r0)
         indices = rows[row_slice] - r0, columns[column_slice] - c0
         nearest = _take_pixels(dataset.read(1, window=window), *indices)
-        values = _cast_and_fill(nearest, nodata, result.dtype, fill_value)
+        values = _cast_and_fill(nearest, missing, result.dtype, fill_value)
         mask = dataset_mask.read_mask(dataset, window=window)
         if mask is not None:
             values = np.where(_take_pixels(mask, *indices), values, result.dtype.type(fill_value))
@@ -186,10 +207,12 @@ def _take(values: NDArray[Any], indices: NDArray[np.intp], axis: int) -> NDArray
 def _warp_blocks(
     dataset: Any,
     grid: Grid,
-    nodata: float | None,
+    missing: tuple[float, ...],
     result: NDArray[Any],
     fill_value: float,
     resampling: Resampling,
+    *,
+    is_rounded: bool,
 ) -> None:
     """Warp a dataset into ``result``, in blocks anchored to the origin of the coordinate system.
 
@@ -197,10 +220,8 @@ def _warp_blocks(
     two requests may differ. Blocks anchored to the coordinate system are the same for every tile.
     """
     ratio = (
-        pixel_size_metres(_horizontal_crs(dataset.crs.to_wkt()), dataset.transform)
-        / grid.resolution
+        pixel_size_metres(horizontal_crs(dataset.crs.to_wkt()), dataset.transform) / grid.resolution
     )
-    nodata = _representable_nodata(nodata, np.dtype(dataset.dtypes[0]))
     for row, column, block in _iter_blocks(grid, _block_size(ratio)):
         if not _may_intersect(dataset, block):
             continue
@@ -208,9 +229,18 @@ def _warp_blocks(
         columns = slice(max(column, 0), min(column + block.width, grid.width))
         scale = min(ratio, 1.0)
         for shift in _longitude_shifts(dataset):
-            warped = _warp_block(
-                dataset, block, nodata, result.dtype, fill_value, resampling, shift, scale
-            )
+            with _with_one_nodata(dataset, block, missing) as source:
+                warped = _warp_block(
+                    source,
+                    block,
+                    missing[:1],
+                    result.dtype,
+                    fill_value,
+                    resampling,
+                    shift,
+                    scale,
+                    is_rounded=is_rounded,
+                )
             values = warped[
                 rows.start - row : rows.stop - row, columns.start - column : columns.stop - column
             ]
@@ -222,14 +252,17 @@ def _warp_blocks(
 def _warp_block(
     dataset: Any,
     block: Grid,
-    nodata: float | None,
+    missing: tuple[float, ...],
     dtype: np.dtype[Any],
     fill_value: float,
     resampling: Resampling,
     longitude_shift: float,
     scale: float,
+    *,
+    is_rounded: bool,
 ) -> NDArray[Any]:
     """Warp a dataset, shifted by degrees of longitude, onto a block: (height, width)."""
+    nodata = missing[0] if missing else None
     with WarpedVRT(
         dataset,
         src_transform=Affine.translation(longitude_shift, 0) * dataset.transform,
@@ -242,7 +275,7 @@ def _warp_block(
         nodata=nodata,
         add_alpha=nodata is None and dataset_mask.find_alpha_band(dataset) is None,
         # ^ without nodata GDAL would write zeros outside of the source; an alpha band is kept
-        dtype=dtype.name if np.issubdtype(dtype, np.floating) else None,
+        dtype=dtype.name if np.issubdtype(dtype, np.floating) and not is_rounded else None,
         # ^ interpolated heights must not be rounded to the source's whole metres
         tolerance=WARP_TOLERANCE,
         XSCALE=scale,
@@ -252,11 +285,65 @@ def _warp_block(
         SAMPLE_GRID="YES",
         # ^ the edges of a block across 180 degrees do not give its extent
     ) as warped:
-        values = _cast_and_fill(warped.read(1), nodata, dtype, fill_value)
+        values = _cast_and_fill(warped.read(1), missing, dtype, fill_value)
         alpha = dataset_mask.find_alpha_band(warped)
         if alpha is not None:
             values[warped.read(alpha) == 0] = fill_value
     return values
+
+
+@contextlib.contextmanager
+def _with_one_nodata(dataset: Any, block: Grid, missing: tuple[float, ...]) -> Iterator[Any]:
+    """Yield a dataset, or a copy in memory of its part under a block if it has two nodata values.
+
+    GDAL's warper knows only one value. In the copy, the other value and masked pixels have it.
+    """
+    if len(missing) < 2:
+        yield dataset
+        return
+    nodata, second_nodata = missing
+    window = _source_window(dataset, block)
+    stored = dataset.read(1, window=window)
+    stored[stored == stored.dtype.type(second_nodata)] = nodata
+    mask = dataset_mask.read_mask(dataset, window=window)
+    if mask is not None:
+        stored[~mask] = nodata
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            height=window.height,
+            width=window.width,
+            count=1,
+            dtype=stored.dtype,
+            crs=dataset.crs,
+            transform=dataset.window_transform(window),
+            nodata=nodata,
+        ) as copy:
+            copy.write(stored, 1)
+        with memory.open() as copy:
+            yield copy
+
+
+def _source_window(dataset: Any, block: Grid) -> Window:
+    """Return the window of a raster under a block, with a margin; all of it if that is unsure."""
+    whole = Window(0, 0, dataset.width, dataset.height)
+    try:
+        left, bottom, right, top = rasterio.warp.transform_bounds(
+            f"EPSG:{block.epsg}", dataset.crs, *block.bounds
+        )
+    except (CRSError, RasterioError):
+        return whole
+    corners = ((left, top), (right, top), (left, bottom), (right, bottom))
+    columns, rows = zip(*(~dataset.transform * corner for corner in corners), strict=True)
+    if not all(map(math.isfinite, (*columns, *rows))) or left > right:
+        return whole
+    margin = 16 + 0.1 * max(max(columns) - min(columns), max(rows) - min(rows))
+    # ^ the kernel reaches over the edges, which are curves there
+    c0, c1 = (math.floor(value) for value in (min(columns) - margin, max(columns) + margin + 1))
+    r0, r1 = (math.floor(value) for value in (min(rows) - margin, max(rows) + margin + 1))
+    c0, r0 = min(max(c0, 0), dataset.width - 1), min(max(r0, 0), dataset.height - 1)
+    c1, r1 = max(min(c1, dataset.width), c0 + 1), max(min(r1, dataset.height), r0 + 1)
+    return Window(c0, r0, c1 - c0, r1 - r0)
 
 
 def _longitude_shifts(dataset: Any) -> tuple[float, ...]:
@@ -327,7 +414,7 @@ def _may_intersect(dataset: Any, block: Grid) -> bool:
     )
 
 
-def _representable_nodata(nodata: float | None, dtype: np.dtype[Any]) -> float | None:
+def representable_nodata(nodata: float | None, dtype: np.dtype[Any]) -> float | None:
     """Return nodata if a pixel of a type can hold it: catalogs state -9999 for bytes, too."""
     if nodata is None or np.issubdtype(dtype, np.floating):
         return nodata
@@ -337,31 +424,33 @@ def _representable_nodata(nodata: float | None, dtype: np.dtype[Any]) -> float |
 
 
 def _cast_and_fill(
-    stored: NDArray[Any], nodata: float | None, dtype: np.dtype[Any], fill_value: float
+    stored: NDArray[Any], missing: tuple[float, ...], dtype: np.dtype[Any], fill_value: float
 ) -> NDArray[Any]:
-    """Convert stored values to another type and replace nodata by the fill value.
+    """Convert stored values to another type and replace missing values by the fill value.
+
+    Negative numbers in place of the codes of a mask, which is stored as bytes, are missing, too.
 
     Raises:
         InvalidInputError: a value would change.
     """
-    if stored.dtype == dtype and dtype.kind == "u" and nodata in (None, fill_value):
+    if stored.dtype == dtype and dtype.kind == "u" and set(missing) <= {fill_value}:
         return stored
-    missing = np.zeros(stored.shape, dtype=np.bool_)
-    if nodata is not None:
-        missing |= stored == nodata
+    is_missing = np.zeros(stored.shape, dtype=np.bool_)
+    for value in missing:
+        is_missing |= stored == value
     if np.issubdtype(stored.dtype, np.floating):
-        missing |= ~np.isfinite(stored)
-    elif np.issubdtype(dtype, np.unsignedinteger) and np.issubdtype(stored.dtype, np.signedinteger):
-        missing |= stored < 0
-        # ^ int16 products mark missing pixels by negative values; they must not wrap around
-    valid = np.where(missing, stored.dtype.type(0), stored) if missing.any() else stored
+        is_missing |= ~np.isfinite(stored)
+    elif dtype == np.uint8 and np.issubdtype(stored.dtype, np.signedinteger):
+        is_missing |= stored < 0
+    valid = np.where(is_missing, stored.dtype.type(0), stored) if is_missing.any() else stored
     values = valid.astype(dtype)
     if np.issubdtype(dtype, np.integer) and not np.can_cast(stored.dtype, dtype):
         changed = valid[values != valid]
         if changed.size:
             raise InvalidInputError(
                 f"The file holds values such as {changed[0]} ({stored.dtype}), which do not fit "
-                f"into {dtype}. The scale or the unit that the catalog states for it is wrong."
+                f"into {dtype}, the type of its sensor's products. Make a new plan: it takes the "
+                "types of files from the files."
             )
-    values[missing] = fill_value
+    values[is_missing] = fill_value
     return values

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.errors import InvalidInputError
-from catalogs.scene import Radiometry
+from catalogs.scene import Asset, Radiometry
 from catalogs.sensors import DECIBEL, DN, METRE, POWER, get_sensor
 
 ValuesAndMask = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -27,7 +27,17 @@ QUANTIFICATION_VALUE = 10_000.0
 SATURATED_DN = 65535
 """Sentinel-2 DN of a saturated detector (Products Specification, SPECIAL_VALUE): no measurement."""
 
-POWER_FLOOR = 1e-6
+VALID_REFLECTANCE_RANGE = (-0.2, 2.5)
+"""Lowest and highest valid reflectance.
+
+Atmospheric correction goes slightly below zero, and what marks missing pixels far below. The upper
+limit is above any cloud's. Fires and mirrors exceed it, so it only tells evident nodata values.
+"""
+
+VALID_POWER_RANGE = (1e-6, 1e4)
+"""Lowest and highest valid backscatter: -60 dB, and 40 dB, above any corner reflector's."""
+
+POWER_FLOOR = VALID_POWER_RANGE[0]
 """-60 dB: far below the noise floor of the instrument; keeps the logarithm finite."""
 
 VALID_HEIGHT_RANGE = (-500.0, 9000.0)
@@ -56,15 +66,38 @@ def is_stored_as_dn(radiometry: Radiometry) -> bool:
     return abs(radiometry.scale) < 1
 
 
+def is_unsigned_dn(asset: Asset) -> bool:
+    """Return whether an asset holds reflectance as unsigned DN of 16 bits in which 0 is nodata."""
+    radiometry = asset.radiometry
+    return radiometry.unit == "reflectance" and is_stored_as_dn(radiometry) and asset.dtype is None
+
+
 def valid_reflectance_mask(stored: NDArray[Any], radiometry: Radiometry) -> NDArray[np.bool_]:
     """Return where stored Sentinel-2 values are measurements.
 
-    A DN of 0 is nodata and one of 65535 saturated, whatever the offset; a DN below 0 is used as
-    nodata by some products. Reflectance that is stored as itself may be negative.
+    In unsigned integers, a DN of 0 is nodata. In floating point, NaN is: values that are nodata in
+    a file are NaN there, 0 and negative values are measurements, and only values far below any
+    reflectance are missing (-9999 in a file without a nodata tag). A DN of 65535 is saturated.
     """
-    if is_stored_as_dn(radiometry):
+    if np.issubdtype(stored.dtype, np.integer):
         return np.asarray((stored > 0) & (stored < SATURATED_DN))
-    return np.asarray(np.isfinite(stored))
+    lowest = (VALID_REFLECTANCE_RANGE[0] - radiometry.offset) / radiometry.scale
+    valid = np.isfinite(stored) & (stored > lowest)
+    return np.asarray(valid & (stored < SATURATED_DN) if is_stored_as_dn(radiometry) else valid)
+
+
+def is_plausible(stored: float, radiometry: Radiometry) -> bool:
+    """Return whether a stored value could be a measurement, so that it is no evident nodata."""
+    value = stored * radiometry.scale + radiometry.offset
+    if radiometry.unit == "reflectance":
+        saturated = is_stored_as_dn(radiometry) and stored >= SATURATED_DN
+        return not saturated and VALID_REFLECTANCE_RANGE[0] <= value <= VALID_REFLECTANCE_RANGE[1]
+    if radiometry.unit == "m":
+        return VALID_HEIGHT_RANGE[0] <= value <= VALID_HEIGHT_RANGE[1]
+    lowest, highest = VALID_POWER_RANGE
+    if radiometry.unit == "dB":
+        lowest, highest = 10 * np.log10(lowest), 10 * np.log10(highest)
+    return bool(lowest <= value <= highest)
 
 
 def to_dn(stored: NDArray[np.generic], radiometry: Radiometry) -> NDArray[np.float32]:

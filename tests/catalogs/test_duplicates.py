@@ -137,6 +137,16 @@ def test_parts_of_a_granule_are_not_united():
     }
 
 
+def test_a_document_of_more_ground_supplies_a_part_and_is_used_beside_it():
+    part = a_scene("part", bands=("B02", "B03", "SCL"), box=(9, 56, 9.5, 57))
+    selection = select([part, a_scene("whole", bands=("B04",))])
+    assert {scene.id: list(scene.assets) for scene in selection.used} == {
+        "part": ["B02", "B03", "B04", "SCL"],
+        "whole": ["B04"],
+    }
+    assert selection.refused == ()
+
+
 def test_a_document_of_another_time_is_not_united():
     later = {"datetime": NOON + dt.timedelta(days=5)}
     selection = select([a_scene("a", bands=("B02", "SCL")), a_scene("b", bands=("B03",), **later)])

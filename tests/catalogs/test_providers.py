@@ -58,7 +58,7 @@ def baseline_properties(baseline):
 
 NEW, OLD = baseline_properties("05.10"), baseline_properties("02.14")
 ZERO = {"raster:bands": [{"offset": 0}]}
-IN_ID = {"id": "S2A_MSIL2A_20220201T000000_N0400_R1_T32TMT_2"}
+IN_ID = {"id": "S2A_MSIL2A_20240601T000000_N0400_R1_T32TMT_2"}
 ON_ASSET = {"raster:offset": -0.1, "raster:scale": 0.0001}
 REMOVED = {"earthsearch:boa_offset_applied": True}
 NOT_REMOVED = {"earthsearch:boa_offset_applied": False}
@@ -366,9 +366,9 @@ def test_ids_of_tiles_and_baselines():
         an_item(properties={"grid:code": "MGRS-32TMT", "processing:version": "05.00"})
     ).scene
     assert (scene.tile, scene.baseline) == ("32TMT", "05.00")
-    scene = parse(an_item(id="S2A_MSIL2A_20200302T102021_N0500_R065_T32TMT_20230618T173704")).scene
+    scene = parse(an_item(id="S2A_MSIL2A_20240601T102021_N0500_R065_T32TMT_20230618T173704")).scene
     assert (scene.tile, scene.baseline) == ("32TMT", "05.00")
-    assert parse(an_item(id="S2A_33TWM_20230818_0_L2A")).scene.tile == "33TWM"
+    assert parse(an_item(id="S2A_33TWM_20240601_0_L2A")).scene.tile == "33TWM"
     assert parse(an_item(id="S2_TM_433D_629L_3_1")).scene.tile is None
     assert parse(an_item(properties={"platform": "Sentinel-2A"})).scene.platform == "sentinel-2a"
 

@@ -136,7 +136,7 @@ def test_a_scene_across_midnight_is_in_the_period_in_which_it_begins(tmp_path):
         find(catalog, period=july)
 
 
-def test_an_item_is_selected_by_its_footprint_or_else_its_bbox(tmp_path):
+def test_an_item_is_selected_by_its_footprint_or_by_a_bbox_that_contradicts_it(tmp_path):
     corner = {
         "type": "Polygon",
         "coordinates": [[[9, 56], [9.3, 56], [9, 56.3], [9, 56]]],
@@ -150,7 +150,11 @@ def test_an_item_is_selected_by_its_footprint_or_else_its_bbox(tmp_path):
             an_item("off", geometry=None, bbox=[0, 0, 1, 1]),
         ],
     )
-    assert ids(find(catalog)) == ["boxed", "in"]
+    found = find(catalog)
+    assert ids(found) == ["boxed", "cut", "in"]
+    assert [scene.id for scene in found.scenes if scene.other_footprint is not None] == ["cut"]
+    (caveat,) = [caveat for caveat in found.caveats if "contradict" in caveat.text]
+    assert (caveat.id, caveat.text.split(" contradict")[0]) == ("cut", "its geometry and bbox")
 
 
 def test_one_bad_item_does_not_stop_the_search(tmp_path):

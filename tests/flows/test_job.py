@@ -253,7 +253,6 @@ def test_checkpoint_brings_classes_and_statistics_from_a_file(tmp_path: Path) ->
     assert chosen.to_options().to_dict()["stats"] == {
         "S2L2A": {"mean": [1000.0, 900.5], "std": [1.0, 2.0]}
     }
-    assert chosen.inputs_with_statistics == ("S2L2A",)
     assert chosen.class_names == ["water", "trees"]
 
 
@@ -270,7 +269,6 @@ def test_statistics_come_from_the_configuration_of_a_training(tmp_path: Path) ->
         "classes": ["water", "trees"],
         "stats": str(tmp_path / "fit.yaml"),
     }
-    assert chosen.inputs_with_statistics == ("S2L2A", "DEM")
     assert chosen.label == "tuned"
     assert "add its checkpoint" in get_refusal(tmp_path, SMALL + "model: {stats: fit.yaml}\n")
     write(tmp_path, "data: {}", "fit.yaml")

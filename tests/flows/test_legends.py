@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -46,7 +49,7 @@ def parse_job(folder, names=CROPS, card=(), options=(), **section):
 
 
 def load_output(folder, **options):
-    return model_spec.load_spec(parse_job(folder, **options)).class_output
+    return model_spec.load_model(parse_job(folder, **options)).spec.class_output
 
 
 def test_the_names_of_a_checkpoint_make_a_legend(tmp_path):
@@ -144,3 +147,13 @@ def test_a_job_in_other_colours_is_another_request(tmp_path):
 def test_default_colours_are_those_of_the_palette(tmp_path):
     output = load_output(tmp_path, names=("Wheat", "Rye", "Oats"))
     assert tuple(entry.color for entry in output.legend.mapped_classes) == PALETTE[:3]
+
+
+def test_the_documented_job_is_valid(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "model.md").read_text()
+    (example,) = re.findall(r"```yaml\n(model:\n.*?)```", text, re.DOTALL)
+    for name in ("burned.ckpt", "fit.yaml"):
+        (tmp_path / name).write_text("S2L2A: {mean: [1.0], std: [1.0]}\n")
+    chosen = parse_job(tmp_path, **yaml.safe_load(example)["model"]).model
+    assert chosen.class_names == ["Others", "Burned"]
+    assert chosen.legend_options["layer"] == "burn_scars"

@@ -13,6 +13,7 @@ from model.terratorch.class_names import (
     find_class_names,
     find_ignored_class,
 )
+from model.terratorch.datamodule import read_training
 from tests.support import lightning_checkpoints
 from tests.support.lightning_checkpoints import SIZE, as_stored, whole_model
 
@@ -26,11 +27,14 @@ def write_training(folder, task=(), data=()):
         yaml.safe_dump(
             {
                 "model": {"class_path": "a.SemanticSegmentationTask", "init_args": init_args},
-                "data": {"class_path": "a.DataModule", "init_args": dict(data)},
+                "data": {
+                    "class_path": "a.DataModule",
+                    "init_args": {"means": [1.0], "stds": [1.0], **dict(data)},
+                },
             }
         )
     )
-    return path
+    return read_training(path)
 
 
 def test_names_are_found_in_the_checkpoint_or_in_its_training(tmp_path):

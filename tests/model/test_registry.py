@@ -535,12 +535,15 @@ def test_a_checkpoint_of_terratorch_is_loaded(checkpoint_path, family_card):
     output = predictor(make_full_chips(("S2L2A", "DEM")))
     assert output.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(output.sum(axis=1), 1, atol=1e-5)
-    stats = {"DEM": {"mean": [0.0], "std": [100.0]}}
+    assert predictor.notes == (
+        "no statistics are stated: those of TerraMind's pre-training are used",
+    )
+    own = modalities.get_raster_modality("S2L2A").statistics.to_mapping()
+    stats = {"S2L2A": own, "DEM": {"mean": [0.0], "std": [100.0]}}
     restandardised = registry.load(str(family_card), stats=stats, **options)
     assert restandardised.digest != predictor.digest
     assert not np.array_equal(restandardised(make_full_chips(("S2L2A", "DEM"))), output)
-    smaller_predictor = registry.load(str(family_card), inputs=["DEM"], **options)
-    assert list(smaller_predictor.inputs) == ["DEM"]
+    assert restandardised.notes == ()
 
 
 def test_statistics_and_bands_are_read_from_the_yaml_of_the_training(
@@ -567,9 +570,17 @@ def test_missing_options_of_a_checkpoint_are_named(checkpoint_path, family_card,
         registry.load(str(bare_card), checkpoint=checkpoint_path)
     with pytest.raises(ModelError, match="2 class names for a model of 3"):
         registry.load(str(family_card), checkpoint=checkpoint_path, classes=CLASSES[:2])
-    with pytest.raises(ModelError, match="takes S2L2A, DEM"):
+    for inputs in (["S1RTC"], ["DEM"], ["S2L2A", "DEM", "S1RTC"]):
+        with pytest.raises(ModelError, match=r"takes the inputs S2L2A, DEM.*\[S2L2A, DEM\]"):
+            registry.load(
+                str(family_card), checkpoint=checkpoint_path, classes=CLASSES, inputs=inputs
+            )
+    with pytest.raises(ModelError, match="no statistics of the input S2L2A"):
         registry.load(
-            str(family_card), checkpoint=checkpoint_path, classes=CLASSES, inputs=["S1RTC"]
+            str(family_card),
+            checkpoint=checkpoint_path,
+            classes=CLASSES,
+            stats={"DEM": {"mean": [0.0], "std": [100.0]}},
         )
     with pytest.raises(WeightsError, match="checkpoint:"):
         registry.load(str(family_card), checkpoint_path)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from model.errors import ModelError
-from model.terratorch import lightning_checkpoint
+from model.terratorch.datamodule import is_training, read_training
 
 
 def _write_yaml(tmp_path, text):
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
     return path
+
+
+def _read(tmp_path, text, name="DEM", *, is_only=True):
+    return read_training(_write_yaml(tmp_path, text)).get_input(name, is_only=is_only)
 
 
 MULTI = """
@@ -22,9 +27,11 @@ data:
     means:
       S2L2A: [1000.0, 2000]
       S1GRD: {VV: -12.5, VH: -20.25}
+      LULC: [0]
     stds:
       S2L2A: [100, 200.0]
       S1GRD: {VV: 5.0, VH: 6.0}
+      DEM: [0]
     constant_scale: {S2L2A: 2.0}
     dataset_bands:
       S2L2A: [RED, BLUE, GREEN]
@@ -33,28 +40,64 @@ data:
 """
 
 
-def test_statistics_and_bands_are_read_from_the_yaml(tmp_path):
-    path = _write_yaml(tmp_path, MULTI)
-    result = lightning_checkpoint.statistics_from_yaml(path)
-    assert result["S1GRD"].mean == (-12.5, -20.25)
-    assert result["S1GRD"].std == (5.0, 6.0)
+def test_statistics_and_bands_are_read_by_input(tmp_path):
+    training = read_training(_write_yaml(tmp_path, MULTI))
+    radar = training.get_input("S1GRD", is_only=False)
+    assert (radar.mean, radar.std) == ((-12.5, -20.25), (5.0, 6.0))
+    assert radar.dataset_bands is None
+    optical = training.get_input("S2L2A", is_only=False)
+    assert optical.dataset_bands == ("RED", "BLUE", "GREEN")
+    assert optical.output_bands == ("BLUE", "RED")
     pixel = 1234.0
-    mean, std = result["S2L2A"].mean, result["S2L2A"].std
     assert [
-        (pixel - band_mean) / band_std for band_mean, band_std in zip(mean, std, strict=True)
+        (pixel - mean) / std for mean, std in zip(optical.mean, optical.std, strict=True)
     ] == pytest.approx([(pixel * 2 - 1000) / 100, (pixel * 2 - 2000) / 200])
-    assert lightning_checkpoint.bands_from_yaml(path) == {"S2L2A": ("BLUE", "RED")}
+    with pytest.raises(ModelError, match="no `means` of the input DEM"):
+        training.get_input("DEM", is_only=False)
+    # ^ what is stated of other inputs, LULC or DEM, does not matter until it is used
 
 
-def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
+def test_a_plain_list_belongs_to_the_only_input(tmp_path):
     text = "data: {means: [1.0], stds: [2.0], output_bands: [DEM]}\n"
-    path = _write_yaml(tmp_path, text)
-    with pytest.raises(ModelError, match="give the `modality`"):
-        lightning_checkpoint.statistics_from_yaml(path)
-    assert lightning_checkpoint.statistics_from_yaml(path, modality="DEM")["DEM"].mean == (1.0,)
-    path = _write_yaml(tmp_path, text + "model: {model_args: {backbone_modalities: [DEM]}}\n")
-    assert lightning_checkpoint.statistics_from_yaml(path)["DEM"].std == (2.0,)
-    assert lightning_checkpoint.bands_from_yaml(path) == {"DEM": ("DEM",)}
+    entry = _read(tmp_path, text)
+    assert (entry.mean, entry.std, entry.output_bands) == ((1.0,), (2.0,), ("DEM",))
+    with pytest.raises(ModelError, match=r"`means` is one list.*\{S1GRD: \[…\]\}"):
+        _read(tmp_path, text, "S1GRD", is_only=False)
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [
+        (["BLUE", "HLSBands.RED", "B8A"], ("BLUE", "HLSBands.RED", "B8A")),
+        ([[0, 3]], (0, 1, 2, 3)),
+        (["BLUE", [1, 2], 7], ("BLUE", 1, 2, 7)),
+        ([2, 1, 0, 3], (2, 1, 0, 3)),
+        (["0", "1"], (0, 1)),
+    ],
+)
+def test_bands_are_names_numbers_or_ranges(tmp_path, bands, expected):
+    text = {"data": {"means": [1.0], "stds": [2.0], "dataset_bands": bands}}
+    assert _read(tmp_path, text).dataset_bands == expected
+
+
+def test_other_forms_of_the_same_numbers(tmp_path):
+    (tmp_path / "means.txt").write_text("1.5\n")
+    for text in (
+        "data: {means: means.txt, stds: 2}",
+        "data: {init_args: {means: [15e-1], stds: ['2.0']}, class_path: a.b}",
+        "fit: {data: {means: {dem: [1.5]}, stds: {dem: [2]}}}",
+        "data: {means: [150], stds: [200], constant_scale: 100}",
+        "data: {means: [150], stds: [200], constant_scale: {DEM: 1e2}}",
+    ):
+        entry = _read(tmp_path, text)
+        assert (entry.mean, entry.std) == ((1.5,), (2.0,)), text
+
+
+def test_inputs_may_have_other_spellings(tmp_path):
+    text = "data: {means: {S2RGB: [1, 2, 3], sen1: [4, 5]}, stds: {S2RGB: [6], sen1: [7, 8]}}"
+    assert _read(tmp_path, text, "S1GRD", is_only=False).std == (7.0, 8.0)
+    with pytest.raises(ModelError, match="3 means but 1 standard deviations of RGB"):
+        _read(tmp_path, text, "RGB", is_only=False)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +107,22 @@ def test_a_plain_list_belongs_to_the_only_modality(tmp_path):
         ("data: {stds: {DEM: [1]}}", "no `means`"),
         ("data: {means: {DEM: [1]}}", "no `stds`"),
         ("data: {means: {DEM: means.yaml}, stds: {DEM: [1]}}", "must be numbers"),
+        ("data: {means: {DEM: [yes]}, stds: {DEM: [1]}}", "must be numbers"),
         ("data: {means: {DEM: [1]}, stds: {RGB: [1]}}", "means of DEM, but stds of RGB"),
-        ("data: {means: {DEM: [1]}, stds: {DEM: [0]}}", "must be positive"),
         ("data: {means: {DEM: [1]}, stds: {DEM: [1, 2]}}", "1 means but 2"),
+        ("data: {means: {DEM: [[1, 2]]}, stds: {DEM: [[1, 2]]}}", "one number for each date"),
         ("data: {means: {DEM: [1]}, stds: {DEM: [1]}, constant_scale: 0}", "constant_scale"),
+        ("data: {means: [1], stds: [1], dataset_bands: DEM}", "must be a list"),
+        ("data: {means: [1], stds: [1], dataset_bands: [1, [0, 2]]}", "each once"),
         ("data: {concat_bands: true}", "concat_bands"),
         ("[1, 2]", "not a mapping"),
     ],
 )
 def test_a_yaml_without_usable_statistics_is_explained(tmp_path, text, message):
     with pytest.raises(ModelError, match=message):
-        lightning_checkpoint.statistics_from_yaml(_write_yaml(tmp_path, text))
+        _read(tmp_path, text)
+
+
+def test_a_file_of_statistics_is_no_training(tmp_path):
+    assert is_training(_write_yaml(tmp_path, MULTI))
+    assert not is_training(_write_yaml(tmp_path, "DEM: {mean: [1], std: [2]}"))

@@ -157,7 +157,10 @@ def test_negative_values_of_signed_rasters_do_not_wrap(tmp_path):
         height=1,
         width=2,
     )
-    assert _read(path, grid).tolist() == [[5, 0]]
+    with pytest.raises(InvalidInputError, match=r"such as -9999 \(int16\), which do not fit"):
+        _read(path, grid)
+    assert _read(path, grid, dtype=np.float32, fill_value=np.nan).tolist() == [[5, -9999]]
+    assert _read(path, grid, dtype=np.uint8, fill_value=0).tolist() == [[5, 0]]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "text"])

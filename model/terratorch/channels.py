@@ -1,0 +1,127 @@
+"""Name the channels of a fine-tuned model, from its checkpoint, its training and its user.
+
+A checkpoint may name the bands of an input (`backbone_bands`), and the data module of its training
+the channels that it was given (`dataset_bands`, and `output_bands` out of them). Names are those of
+TerraTorch (BLUE), of the products (B02), or numbers of the channels of the training's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.errors import ModelError, join_names
+from model.terramind.modalities import RasterModality
+from model.terratorch.datamodule import Band, TrainingInput
+
+_LISTED = 13
+# ^ bands that a message lists: all of one sensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelNames:
+    """Names of the channels of one input."""
+
+    bands: tuple[str, ...]
+    note: str | None = None
+    """What was assumed, if anything."""
+
+
+def translate_band(modality: RasterModality, band: Band) -> str:
+    """Return the product's name of a band; the name itself if the modality has no such band."""
+    try:
+        return modality.bands[modality.band_index(str(band))]
+    except ModelError:
+        return str(band)
+
+
+def name_channels(
+    modality: RasterModality,
+    channels: Sequence[str],
+    *,
+    declared: bool,
+    training: TrainingInput | None,
+    stated: Sequence[str] | None,
+) -> ChannelNames:
+    """Return the names of the channels of one input.
+
+    Args:
+        modality: the input.
+        channels: names in the model.
+        declared: whether the checkpoint states them; otherwise all bands of the modality.
+        training: what the training states, if known.
+        stated: what the user states, which comes first.
+
+    Raises:
+        ModelError: another number of names than channels, a name that is not a band, or names of
+            the checkpoint and of its training that contradict.
+    """
+    channels = tuple(translate_band(modality, band) for band in channels)
+    if stated is not None:
+        bands = tuple(translate_band(modality, band) for band in stated)
+        return ChannelNames(bands=_check_bands(modality, bands, len(channels), "the job"))
+    named, note = _name_by_training(modality, channels, training)
+    if named is None:
+        return ChannelNames(bands=_check_bands(modality, channels, len(channels), "the checkpoint"))
+    _check_bands(modality, named, len(channels), "the training")
+    if declared and named != channels and all(band in modality.bands for band in channels):
+        raise ModelError(
+            f"{modality.name}: the checkpoint has the bands {join_names(channels, _LISTED)}, but "
+            f"its training was given {join_names(named, _LISTED)}. Give the .yaml of the training "
+            "that wrote the checkpoint, or state what is right: "
+            f"stats: {{{modality.name}: {{bands: […], mean: […], std: […]}}}}"
+        )
+    return ChannelNames(bands=named, note=note)
+
+
+def _name_by_training(
+    modality: RasterModality, channels: tuple[str, ...], training: TrainingInput | None
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """Return the names that a training states, if it does, and what was assumed."""
+    if training is None or (training.dataset_bands is None and training.output_bands is None):
+        return None, None
+    dataset = training.dataset_bands or training.output_bands or ()
+    output = training.output_bands or dataset
+    if all(isinstance(band, str) for band in output):
+        return tuple(translate_band(modality, band) for band in output), None
+    if len(output) != len(channels):
+        raise ModelError(
+            f"{modality.name}: the training was given {len(output)} channels, "
+            f"{join_names(output, _LISTED)}, but the checkpoint has {len(channels)}: give the "
+            ".yaml of the training that wrote it"
+        )
+    first = dataset[0]
+    is_whole = first in (0, 1) and list(dataset) == list(range(first, first + len(modality.bands)))
+    if is_whole and all(band in dataset for band in output):
+        named = tuple(modality.bands[dataset.index(band)] for band in output)
+        return named, (
+            f"the training numbers the channels of its files and has {len(dataset)} of them: taken "
+            f"as {join_names(modality.bands, _LISTED)} in this order"
+        )
+    if output == dataset and all(band in modality.bands for band in channels):
+        return None, None
+        # ^ the files hold just the channels of the model, which names them
+    raise ModelError(
+        f"{modality.name}: the training was given the channels {join_names(output, _LISTED)} of "
+        "its files, which are numbers without a name. State the bands in their order: "
+        f"stats: {{{modality.name}: {{bands: […], mean: […], std: […]}}}}"
+    )
+
+
+def _check_bands(
+    modality: RasterModality, bands: tuple[str, ...], count: int, origin: str
+) -> tuple[str, ...]:
+    unknown = [band for band in bands if band not in modality.bands]
+    if unknown:
+        raise ModelError(
+            f"{modality.name}: {join_names(unknown, _LISTED)} of {origin} is no band of the "
+            f"sensor; it has {join_names(modality.bands, _LISTED)} (or "
+            f"{join_names(modality.aliases, _LISTED)})"
+        )
+    if len(bands) != count or len(set(bands)) < len(bands):
+        raise ModelError(
+            f"{modality.name}: the checkpoint has {count} channels, and {origin} names "
+            f"{len(bands)}: {join_names(bands, _LISTED)}. Name each channel once, in "
+            "the order of the model"
+        )
+    return bands

@@ -1,0 +1,296 @@
+"""Settle what a catalog states of a scene by the headers of its files.
+
+A catalog may be wrong about a file: its transform, coordinate system, nodata, scale, offset. What
+is read is the file, so its own statements are used, and differences are told. What neither the
+file nor the definition of the sensor nor the provider's table confirms is refused: docs/files.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry import shape
+
+from catalogs import href_policy, lonlat_geometry, providers
+from catalogs.scene import Asset, RejectedScene, Scene
+from catalogs.sensors import get_sensor
+from catalogs.stac import footprint
+from catalogs.stac.parsing import UnusableItemError
+from catalogs.stac.projection import AssetProjection
+from pipeline.quality import asset_check
+from pipeline.quality.asset_check import AssetRules, Differences
+from pipeline.reading import raster_header, raster_reader
+from pipeline.reading.asset_opener import AssetInfo
+from pipeline.reading.raster_header import RasterHeader
+
+MIN_COMMON_EXTENT = 0.5
+"""Share of a band's extent that it must have in common with that of another band."""
+
+THUMBNAIL_SIZE = 64
+"""Side of the thumbnails that show where a scene has pixels."""
+
+MAX_OUTSIDE_SHARE = 0.01
+"""Share of the valid pixels that may lie outside of a footprint: footprints are simplified."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledScene:
+    """A scene whose assets are as their files say."""
+
+    scene: Scene
+
+    caveats: tuple[str, ...] = ()
+    """What the catalog states otherwise."""
+
+    offset_doubt: str | None = None
+    """Why the offset may be used only if the pixels confirm it; None where nothing is doubtful."""
+
+
+def settle_scene(
+    scene: Scene, headers: Mapping[str, RasterHeader], *, region: Any
+) -> SettledScene | RejectedScene:
+    """Settle the facts about a scene by the headers of the files that are used of it.
+
+    Args:
+        scene: a scene as the catalog states it.
+        headers: band → header, of the assets that are used. Of the others, only those are kept
+            that state the extent of one of these: no header shows whether they are right.
+        region: shapely area in longitude and latitude that the scene is used for.
+
+    Returns:
+        The settled scene, or the scene as refused, with the reason.
+    """
+    sensor = get_sensor(scene.modality)
+    collection = providers.find_collection(
+        providers.get(scene.provider), scene.collection or None, scene.modality
+    )
+    rules = AssetRules(sensor=sensor, collection=collection, baseline=scene.baseline)
+    try:
+        settled = _settle(scene, headers, region, rules)
+    except UnusableItemError as error:
+        return reject_scene(scene, str(error))
+    return SettledScene(
+        scene=settled,
+        caveats=tuple(rules.differences.describe()),
+        offset_doubt=rules.offset_doubt,
+    )
+
+
+def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledScene | RejectedScene:
+    """Read the headers of some bands of a scene and settle it by them.
+
+    Of a scene whose catalog contradicts itself about the footprint, pixels are read, too.
+
+    Args:
+        scene: a scene as the catalog states it.
+        bands: the bands that are used.
+        region: shapely area in longitude and latitude that the scene is used for.
+
+    Raises:
+        AssetReadError: a file could not be read.
+    """
+    assets = {band: scene.assets[band] for band in bands if band in scene.assets}
+    headers = {
+        band: raster_header.read_header(asset.href, AssetInfo.from_scene(scene, asset))
+        for band, asset in assets.items()
+    }
+    result = settle_scene(scene, headers, region=region)
+    if isinstance(result, RejectedScene) or result.scene.other_footprint is None:
+        return result
+    settled = result.scene
+    band = next(iter(headers))
+    asset = settled.assets[band]
+    thumbnail = raster_reader.read_thumbnail(
+        asset.href, AssetInfo.from_scene(settled, asset), size=THUMBNAIL_SIZE
+    )
+    if has_pixels_outside(settled, headers[band], asset, thumbnail):
+        return replace(result, scene=replace_footprint(settled, headers))
+    return replace(result, scene=replace(settled, other_footprint=None))
+
+
+def reject_scene(scene: Scene, reason: str) -> RejectedScene:
+    """Return a scene as refused."""
+    return RejectedScene(
+        id=scene.id,
+        reason=reason.rstrip("."),
+        collection=scene.collection,
+        modality=scene.modality,
+        day=scene.solar_day.isoformat() if scene.datetime else None,
+    )
+
+
+def replace_footprint(scene: Scene, headers: Mapping[str, RasterHeader]) -> Scene:
+    """Return a scene with the extent of its files as its footprint."""
+    area = lonlat_geometry.union(
+        _raster_area(scene.assets[band], header) for band, header in headers.items()
+    )
+    return replace(
+        scene,
+        footprint=lonlat_geometry.to_geojson(area),
+        bbox=lonlat_geometry.to_bbox(area),
+        other_footprint=None,
+    )
+
+
+def has_pixels_outside(
+    scene: Scene, header: RasterHeader, asset: Asset, thumbnail: NDArray[Any]
+) -> bool:
+    """Return whether many valid pixels of a thumbnail lie well outside of a scene's footprint.
+
+    Args:
+        scene: a settled scene.
+        header: header of one of its files.
+        asset: the settled asset of that file.
+        thumbnail: (height, width) values of that file at reduced resolution; NaN = nodata.
+    """
+    rows, columns = header.shape
+    height, width = thumbnail.shape
+    if not math.isclose(height / width, rows / columns, rel_tol=0.1):
+        return True
+        # ^ some windows of a large raster do not show where it has data
+    step = max(1, max(height, width) // 64)
+    valid_rows, valid_columns = np.nonzero(np.isfinite(thumbnail[::step, ::step]))
+    if not valid_rows.size:
+        return False
+    a, b, c, d, e, f = header.transform
+    xs = (valid_columns * step + 0.5) * columns / width
+    ys = (valid_rows * step + 0.5) * rows / height
+    to_lonlat = footprint.lonlat_transformer(_require_epsg(asset, header))
+    longitudes, latitudes = to_lonlat.transform(
+        a * xs + b * ys + c, d * xs + e * ys + f, direction="INVERSE"
+    )
+    area = shape(scene.footprint)
+    side = max(area.bounds[2] - area.bounds[0], area.bounds[3] - area.bounds[1])
+    wider = area.buffer(footprint.EXTENT_TOLERANCE * side)
+    inside = shapely.contains_xy(wider, longitudes, latitudes)
+    return bool(np.mean(~inside) > MAX_OUTSIDE_SHARE)
+
+
+def _settle(
+    scene: Scene, headers: Mapping[str, RasterHeader], region: Any, rules: AssetRules
+) -> Scene:
+    """Return a scene as its files say.
+
+    Raises:
+        UnusableItemError: It cannot be used.
+    """
+    assets = {
+        band: asset_check.settle_asset(scene.assets[band], header, rules)
+        for band, header in headers.items()
+    }
+    extents = {band: _raster_area(assets[band], header) for band, header in headers.items()}
+    _check_common_extent(assets, extents)
+    area = lonlat_geometry.union(extents.values())
+    if not area.intersects(region):
+        raise UnusableItemError(
+            "its geometry or bbox touches the region, but its files lie at "
+            f"{_format_bounds(area)}, outside of it"
+        )
+    assets |= _keep_unused(scene, assets, headers)
+    return _settle_footprint(replace(scene, assets=assets), headers, area, rules.differences)
+
+
+def _check_common_extent(assets: Mapping[str, Asset], extents: Mapping[str, Any]) -> None:
+    """Raise where a band lies elsewhere than the first one."""
+    (first, extent), *others = extents.items()
+    for band, other in others:
+        common = shapely.intersection(extent, other).area
+        if common < MIN_COMMON_EXTENT * min(extent.area, other.area):
+            raise UnusableItemError(
+                f"its {band} ({href_policy.redact(assets[band].href)}) lies at "
+                f"{_format_bounds(other)} and its {first} at {_format_bounds(extent)}: one of them "
+                "is of another place"
+            )
+
+
+def _keep_unused(
+    scene: Scene, assets: Mapping[str, Asset], headers: Mapping[str, RasterHeader]
+) -> dict[str, Asset]:
+    """Return the assets that are not used, as far as they state the extent of one that is.
+
+    Grids and tiles are planned with all assets of a scene, so a wrong one must not be among them.
+    """
+    unused = {band: asset for band, asset in scene.assets.items() if band not in assets}
+    return {
+        band: asset
+        for band, asset in unused.items()
+        if asset.transform is None
+        or asset.shape is None
+        or any(_has_same_extent(asset, assets[other], header) for other, header in headers.items())
+    }
+
+
+def _has_same_extent(asset: Asset, settled: Asset, header: RasterHeader) -> bool:
+    """Return whether an asset states the extent of a settled one, whatever its pixel size."""
+    if asset.epsg != settled.epsg or asset.transform is None or asset.shape is None:
+        return False
+    ratios = [
+        own / other for own, other in zip(asset.shape, header.shape, strict=True)
+    ]  # ^ rows, columns
+    a, b, c, d, e, f = asset.transform
+    scaled = (a * ratios[1], b * ratios[0], c, d * ratios[1], e * ratios[0], f)
+    return header.corner_shift(scaled) <= raster_header.MAX_CORNER_SHIFT
+
+
+def _settle_footprint(
+    scene: Scene, headers: Mapping[str, RasterHeader], area: Any, differences: Differences
+) -> Scene:
+    """Return a scene whose footprint lies in its rasters, and whose bbox holds its footprint."""
+    stated = shape(scene.footprint)
+    exceeded = [
+        band
+        for band, header in headers.items()
+        if footprint.exceeds_raster(stated, _to_projection(scene.assets[band], header))
+    ]
+    if exceeded:
+        differences.add(
+            ", ".join(exceeded),
+            f"the footprint that the catalog states reaches to {_format_bounds(stated)}, the files "
+            f"to {_format_bounds(area)}",
+        )
+        return replace_footprint(scene, headers)
+    bbox = lonlat_geometry.from_bbox(scene.bbox)
+    if not bbox.buffer(footprint.MIN_BBOX_TOLERANCE).covers(stated):
+        differences.add(
+            "all bands",
+            f"the catalog states the bbox {list(scene.bbox)}, which is not the geometry's",
+        )
+        return replace(scene, bbox=lonlat_geometry.to_bbox(stated))
+    return scene
+
+
+def _raster_area(asset: Asset, header: RasterHeader) -> Any:
+    """Return the extent of a file in longitude and latitude."""
+    try:
+        return footprint.raster_area(_to_projection(asset, header))
+    except ValueError:
+        raise UnusableItemError(
+            f"its {asset.band} ({href_policy.redact(asset.href)}) lies outside of its coordinate "
+            f"system: its transform is {asset_check.format_numbers(header.transform)}"
+        ) from None
+
+
+def _to_projection(asset: Asset, header: RasterHeader) -> AssetProjection:
+    return AssetProjection(
+        epsg=_require_epsg(asset, header), transform=header.transform, shape=header.shape
+    )
+
+
+def _require_epsg(asset: Asset, header: RasterHeader) -> int:
+    """Return the EPSG code of a settled asset."""
+    if asset.epsg is None:
+        raise UnusableItemError(
+            f"the coordinate system of its {asset.band} ({href_policy.redact(asset.href)}) has no "
+            f"EPSG code: {(header.crs_wkt or '')[:60]}"
+        )
+    return asset.epsg
+
+
+def _format_bounds(area: Any) -> str:
+    return f"[{', '.join(f'{value:.5g}' for value in lonlat_geometry.to_bbox(area))}]"
