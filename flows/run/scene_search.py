@@ -164,14 +164,15 @@ def _find_days_outside(period: Period, scenes: Sequence[Scene]) -> Iterator[Cave
     """Yield a caveat for each input with scenes of a solar day outside of the period."""
     outside: dict[str, list[dt.date]] = {}
     for scene in scenes:
-        if scene.datetime and not period.start <= scene.solar_day <= period.end:
+        is_dated = get_sensor(scene.modality).is_temporal
+        if is_dated and not period.start <= scene.solar_day <= period.end:
             outside.setdefault(scene.modality, []).append(scene.solar_day)
     for modality, days in outside.items():
         listed = " and ".join(day.isoformat() for day in sorted(set(days)))
         yield Caveat(
             id=modality,
-            text=f"{len(days)} scenes are of {listed} in solar time: the period is in UTC, the "
-            "days of observations are solar days",
+            text=f"scenes ({len(days)}) of {listed} in solar time: the period is in UTC, the days "
+            "of observations are solar days",
         )
 
 

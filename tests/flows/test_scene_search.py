@@ -269,7 +269,7 @@ def test_the_day_in_utc_decides_and_a_solar_day_outside_is_told(tmp_path, new_ze
     ((modality, text),) = caveats(result)
     assert (modality, text.split(":")[0]) == (
         "S2L2A",
-        "2 scenes are of 2024-07-01 in solar time",
+        "scenes (2) of 2024-07-01 in solar time",
     )
 
 
