@@ -56,6 +56,8 @@ class HrefPolicy:
     def resolve(self, href: str, base: str) -> str:
         """Return an href as an absolute path or URL.
 
+        Of a remote catalog, an absolute path into a folder that is allowed is that file.
+
         A URL is percent-encoded where it has blanks or letters that are not ASCII. A path is taken
         as it is written; where there is no such file, its percent-decoded form is tried, and the
         other Unicode form of its letters.
@@ -83,7 +85,7 @@ class HrefPolicy:
                 f"{redact(href)!r} has a scheme that is not allowed: use https, s3 or a path "
                 "beside the catalog; a relative path with a colon begins with `./`."
             )
-        if is_remote(base):
+        if is_remote(base) and not self._is_in_allowed_folder(href):
             return self._resolve_url(_encode_url(urljoin(base, href)), _encode_url(href))
         return self._resolve_path(_find_spelling(os.path.dirname(base), href))
 
@@ -148,6 +150,15 @@ class HrefPolicy:
             f"{real} lies outside of the catalog's own folder: add "
             f"{self._suggest_folder(real)} to the job's allow list if you trust it."
         )
+
+    def _is_in_allowed_folder(self, href: str) -> bool:
+        """Return whether an href of a remote catalog is a path into a folder that is allowed.
+
+        Catalogs of a computing centre name files of its file systems in this way.
+        """
+        folders = _trusted_folders(None, self.allow)
+        is_path = href.startswith("/") and not href.startswith("//")
+        return is_path and _resolve_links(href).startswith(folders)
 
     def _suggest_folder(self, real: str) -> str:
         """Return the folder that holds both file and catalog, else the file's own folder."""

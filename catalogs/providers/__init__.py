@@ -78,12 +78,14 @@ def read(path: Path | str) -> Provider:
     from pydantic import ValidationError  # noqa: PLC0415
 
     from catalogs.providers.schema import Provider  # noqa: PLC0415
+    from catalogs.strict_yaml import StrictLoader  # noqa: PLC0415
 
     # ^ these imports take half a second, which most commands do not need
 
     file = Path(path).resolve()
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=StrictLoader)  # noqa: S506
+        # ^ StrictLoader is a SafeLoader
         if not isinstance(values, dict):
             raise InvalidInputError(f"{file} is no provider table, but a {type(values).__name__}.")
         if not values.keys().isdisjoint({"name", "file"}):

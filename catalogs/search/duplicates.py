@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     WantedBands = Callable[[Scene], Sequence[str]]
     """Returns the bands of a scene's modality that are wanted, those that mask included."""
 
+    RecencyKey = tuple[tuple[int, int], dt.datetime, str, str, str]
+    """Baseline, time of processing, id, collection and provider."""
+
+    FullnessKey = tuple[int, bool, int, RecencyKey]
+    """Number of wanted bands, whether SCL is one, number of those with the smallest pixels, and
+    the recency."""
+
 SAME_SLICE_TOLERANCE = dt.timedelta(seconds=60)
 """Largest difference between two times of one acquisition that has no MGRS tile (Sentinel-1).
 
@@ -43,7 +50,7 @@ _UNITED_FIELDS = ("cloud_cover", "orbit_state", "relative_orbit", "platform", "d
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class ResolvedDocuments:
     """The scenes that are left of several documents per acquisition."""
 
     scenes: tuple[Scene, ...]
@@ -53,14 +60,14 @@ class Resolution:
     caveats: tuple[Caveat, ...]
 
 
-def recency_key(scene: Scene) -> tuple[tuple[int, int], dt.datetime, str, str, str]:
+def recency_key(scene: Scene) -> RecencyKey:
     """Return a key that is larger for a newer processing; ids break ties."""
     baseline = providers.parse_baseline(scene.baseline) or (0, 0)
     processed = passes.time_or_earliest(scene.processed)
     return (baseline, processed, scene.id, scene.collection, scene.provider)
 
 
-def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
+def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
     """Unite the documents of one acquisition and baseline band by band.
 
     The fullest document becomes the scene; wanted bands that it lacks, or has with larger pixels,
@@ -90,10 +97,10 @@ def unite_documents(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resol
                         "acquisition",
                     )
                 )
-    return Resolution(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
+    return ResolvedDocuments(scenes=tuple(united), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Resolution:
+def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
     """Leave out the documents whose ground fuller or equally full, newer ones cover."""
     kept: list[Scene] = []
     rejected: list[tuple[Scene, str]] = []
@@ -112,10 +119,10 @@ def replace_superseded(scenes: Iterable[Scene], wanted_bands: WantedBands) -> Re
             rejected.append((scene, _describe_replacement(scene, replacement, gained)))
             caveats += _describe_loss(scene, replacement, gained=gained, lost=lost)
         kept += remaining
-    return Resolution(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
+    return ResolvedDocuments(scenes=tuple(kept), rejected=tuple(rejected), caveats=tuple(caveats))
 
 
-def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resolution:
+def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> ResolvedDocuments:
     """Return one scene for several documents that have the same collection and id.
 
     They are united where they can be. What is left of the others is not used, even if it is of
@@ -135,7 +142,7 @@ def choose_document(scenes: Sequence[Scene], wanted_bands: WantedBands) -> Resol
         )
         if difference
     ]
-    return Resolution(
+    return ResolvedDocuments(
         scenes=(chosen,),
         rejected=(*united.rejected, *((scene, "another document of its id") for scene in others)),
         caveats=(*united.caveats, *caveats),
@@ -202,7 +209,7 @@ def _is_later_orbit(first: Scene, second: Scene) -> bool:
 
 def _fullness_key(
     group: Sequence[Scene], wanted_bands: WantedBands
-) -> Callable[[Scene], tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]]:
+) -> Callable[[Scene], FullnessKey]:
     """Return a key function: larger for a document with more wanted bands, then for a newer one.
 
     Of as many bands, those with a scene classification are preferred: without one, clouds are
@@ -210,9 +217,7 @@ def _fullness_key(
     """
     finest = _finest_pixel_sizes(group)
 
-    def key(
-        scene: Scene,
-    ) -> tuple[int, bool, int, tuple[tuple[int, int], dt.datetime, str, str, str]]:
+    def key(scene: Scene) -> FullnessKey:
         held = [scene.assets[band] for band in wanted_bands(scene) if band in scene.assets]
         fine = sum(not _is_coarse(asset, finest) for asset in held)
         return (len(held), "SCL" in scene.assets, fine, recency_key(scene))
@@ -302,7 +307,9 @@ def _unite(main: Scene, supplied: Mapping[str, Scene], donors: Sequence[Scene]) 
     if not supplied:
         return main
     assets = {
-        band: replace(donor.assets[band], item=_reference_item(donor, main))
+        band: replace(
+            donor.assets[band], item=donor.assets[band].item or _reference_item(donor, main)
+        )
         for band, donor in supplied.items()
     }
     fields: dict[str, Any] = {

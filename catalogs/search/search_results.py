@@ -148,14 +148,14 @@ def _merge_documents(documents: Sequence[item.ParsedItem], bands: Sequence[str])
     """Return the item that several documents of one id describe."""
     if len(documents) == 1:
         return documents[0]
-    resolution = duplicates.choose_document(
+    resolved = duplicates.choose_document(
         [document.scene for document in documents], lambda _: bands
     )
-    (scene,) = resolution.scenes
+    (scene,) = resolved.scenes
     sources = [document for document in documents if document.scene is scene] or documents
     # ^ a united scene is a new one
     caveats = {text for document in sources for text in document.caveats}
-    caveats |= {caveat.text for caveat in resolution.caveats}
+    caveats |= {caveat.text for caveat in resolved.caveats}
     return item.ParsedItem(scene=scene, caveats=tuple(sorted(caveats)))
 
 

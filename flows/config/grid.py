@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from catalogs.errors import InvalidInputError
 from flows.config.base import ConfigModel, LaxTuple, check_unique
 
 
@@ -43,7 +44,7 @@ class GridConfig(ConfigModel):
         if match is None:
             problem = "neither utm nor a code" if allow_utm else "not a code"
             raise ValueError(f"{value!r} is {problem} as in EPSG:32632.")
-        _check_metric_crs(int(match[1]))
+        _check_crs_code(int(match[1]))
         return f"EPSG:{int(match[1])}"
 
     @property
@@ -52,16 +53,12 @@ class GridConfig(ConfigModel):
         return None if self.crs == "utm" else int(self.crs.removeprefix("EPSG:"))
 
 
-def _check_metric_crs(epsg: int) -> None:
-    import pyproj  # noqa: PLC0415
+def _check_crs_code(epsg: int) -> None:
+    from pipeline.grid import crs  # noqa: PLC0415
 
-    # ^ slow to import, and only jobs with a code need it
+    # ^ pyproj is slow to import, and only jobs with a code need it
 
     try:
-        crs = pyproj.CRS.from_epsg(epsg)
-    except pyproj.exceptions.CRSError as error:
-        raise ValueError(f"EPSG:{epsg} does not exist.") from error
-    if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info[:2]):
-        raise ValueError(
-            f"EPSG:{epsg} ({crs.name}) is not projected in metres: use utm or a projected CRS."
-        )
+        crs.check_crs(epsg)
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from error

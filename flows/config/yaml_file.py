@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from catalogs.errors import InvalidInputError
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that keeps dates as text and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: set[Any] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in keys:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is repeated", key.start_mark
-                    )
-                keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-# ^ as a timestamp, 2024-02-30 would raise a ValueError of datetime without the key's name
+from catalogs.strict_yaml import StrictLoader
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -48,8 +26,8 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"The file {path} cannot be read: {error}.") from error
     try:
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
-        # ^ _StrictLoader is a SafeLoader
+        values = yaml.load(text, Loader=StrictLoader)  # noqa: S506
+        # ^ StrictLoader is a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidInputError(
             f"The file {path} is not YAML: {' '.join(str(error).split())}."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import hashlib
 import logging
 import re
 import threading
@@ -44,8 +45,14 @@ MAX_FAILED_TILES = 20
 
 
 def artifact_key(*parts: str) -> str:
-    """Return an artifact's key: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+    """Return an artifact's key: lower-case letters, digits and dashes.
+
+    Where other characters are replaced, a digest keeps the keys of different names apart.
+    """
+    text = "-".join(parts)
+    key = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return key if key == text else f"{key}-{digest}"
 
 
 def _best_effort(publish: Callable[Params, None]) -> Callable[Params, None]:

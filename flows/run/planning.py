@@ -17,10 +17,11 @@ from flows.observe.progress import Progress
 from flows.run import scene_search
 from flows.run.job_digest import hash_request
 from flows.run.scene_search import SceneSearchResult
-from pipeline.grid import grid, utm
+from pipeline.grid import crs, grid, ground_scale, utm
 from pipeline.grid.grid import Grid
 from pipeline.plan.plan import Plan, to_geojson
 from pipeline.plan.recipe import ModelSpec, Recipe
+from pipeline.storage import cog
 
 if TYPE_CHECKING:
     from flows.run.model_spec import LoadedModel
@@ -52,6 +53,9 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
     )
     used = search_result.selection.used
     grids = _build_grids(job, search_result, model)
+    mosaic_grids = _build_mosaic_grids(job, search_result, grids)
+    for product_grid in (*grids, *mosaic_grids):
+        cog.check_crs(product_grid.epsg)
     recipe = Recipe(
         inputs=tuple(job.inputs),
         bands=job.bands,
@@ -78,13 +82,14 @@ def create_plan(job: Job, progress: Progress | None = None) -> Plan:
         period=(job.resolved_period.start.isoformat(), job.resolved_period.end.isoformat()),
         region=to_geojson(search_result.region),
         grids=grids,
-        mosaic_grids=_build_mosaic_grids(job, search_result, grids),
+        mosaic_grids=mosaic_grids,
         tile_size=job.execution.tile // (model.output_stride if model else 1),
         snapshot=Snapshot(scenes=used, refused=search_result.selection.refused),
         caveats=(
             *(loaded.caveats if loaded else ()),
             *search_result.caveats,
             *_find_misaligned_grids(job, used, grids),
+            *_find_distorted_grids(search_result.region, (*grids, *mosaic_grids)),
         ),
         radiometry_verdicts=search_result.verdict_counts,
         recipe=recipe,
@@ -179,6 +184,23 @@ def _find_misaligned_grids(
                 text=f"{cause}; a part of the region that meets other scenes may lie otherwise. "
                 "Set grid: {align: multiples} for parts that are to be joined",
             )
+
+
+def _find_distorted_grids(region: BaseGeometry, grids: Sequence[Grid]) -> Iterator[Caveat]:
+    """Yield what to know of the coordinate systems that the job names, once for each."""
+    for product_grid in {product_grid.epsg: product_grid for product_grid in grids}.values():
+        epsg = product_grid.epsg
+        if epsg in utm.zone_polygons() and (
+            epsg in utm.find_zones(region) or utm.is_in_reach(region, epsg)
+        ):
+            continue
+            # ^ made for this ground, up to 0.6 % (UTM) and 1.2 % (UPS)
+        projected = grid.project(region, epsg)
+        for text in (
+            *crs.describe_area_of_use(region, epsg),
+            *ground_scale.describe_distortion(projected, epsg, product_grid.resolution),
+        ):
+            yield Caveat(id=f"EPSG:{epsg}", text=text)
 
 
 def _build_mosaic_grids(

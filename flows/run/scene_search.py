@@ -72,18 +72,18 @@ def search_scenes(
     """
     region = job.geometry
     epsg_codes = grid.resolve_epsg_codes(job.grid.crs, region)
-    catalog = job.catalog
-    source = CatalogSource(
-        provider=catalog.provider,
-        location=str(catalog.path) if catalog.path else catalog.url,
-        allow=job.allow,
-    )
-    buffered_region = buffer_region(
-        region, epsg_codes, context_m, job.execution.tile * job.grid.resolution
-    )
-    candidates = search.find_scenes(
-        source, job.inputs, buffered_region, job.resolved_period.interval
-    )
+    candidates, searched = _find_candidates(job, epsg_codes, context_m)
+    zone_caveats: tuple[Caveat, ...] = ()
+    zone = _find_common_zone(job, candidates.scenes, epsg_codes)
+    if zone is not None:
+        earlier = _find_zones_of_last_year(job)
+        if earlier == {zone}:
+            zone_caveats = (_describe_common_zone(zone, epsg_codes),)
+            epsg_codes = (zone,)
+            candidates, searched = _find_candidates(job, epsg_codes, context_m)
+            # ^ the surroundings on the grid of another zone are other ones
+        else:
+            zone_caveats = (_describe_other_zones(zone, earlier, epsg_codes),)
     _check_inputs_intersect(candidates, region, job)
     requested_bands = job.bands | dict(bands or {})
     mask_bands = ("SCL",) if job.mask.max_cloud_probability is None else ("SCL", "CLD")
@@ -91,7 +91,7 @@ def search_scenes(
     unknown_ids = tuple(_find_unknown_ids(ids, candidates))
     select = functools.partial(
         scene_selection.select_scenes,
-        region=buffered_region,
+        region=searched,
         max_cloud_cover=job.composite.max_cloud_cover,
         bands=requested_bands,
         mask_bands=mask_bands,
@@ -103,7 +103,7 @@ def search_scenes(
     if check_files:
         options = CheckOptions(
             bands=scene_checks.list_used_bands(job.inputs, requested_bands, mask_bands),
-            region=buffered_region,
+            region=searched,
             proof=job.radiometry.proof,
         )
         checked = scene_checks.select_checked_scenes(
@@ -126,6 +126,7 @@ def search_scenes(
         selection=Selection(used=selection.used, refused=refused),
         caveats=(
             *candidates.caveats,
+            *zone_caveats,
             *unknown_ids,
             *checked.caveats,
             *selection.caveats,
@@ -137,6 +138,82 @@ def search_scenes(
         epsg_codes=epsg_codes,
         region=region,
     )
+
+
+def _find_candidates(
+    job: Job, epsg_codes: Sequence[int], context_m: float
+) -> tuple[SearchResult, BaseGeometry]:
+    """Search the scenes of the region and of its surroundings on grids; return both."""
+    tile_metres = job.execution.tile * job.grid.resolution
+    searched = buffer_region(job.geometry, epsg_codes, context_m, tile_metres)
+    candidates = search.find_scenes(
+        _catalog_source(job), job.inputs, searched, job.resolved_period.interval
+    )
+    return candidates, searched
+
+
+def _catalog_source(job: Job) -> CatalogSource:
+    catalog = job.catalog
+    return CatalogSource(
+        provider=catalog.provider,
+        location=str(catalog.path) if catalog.path else catalog.url,
+        allow=job.allow,
+    )
+
+
+LOOKBACK = dt.timedelta(days=365)
+"""Time before a period whose scenes decide on its zone too, so that a series keeps one grid."""
+
+
+def _find_common_zone(job: Job, scenes: Sequence[Scene], epsg_codes: Sequence[int]) -> int | None:
+    """Return the UTM zone in which all scenes of the region lie, if it is another one.
+
+    All scenes count, whatever their clouds: the grid does not depend on what is selected.
+    None where the job names its grid, or the region is out of reach of granules of the zone.
+    """
+    if job.grid.crs != "utm" or job.grid.align != "auto":
+        return None
+    zones = grid.find_scene_zones(scenes, job.geometry)
+    if len(zones) != 1 or zones == set(epsg_codes):
+        return None
+    (zone,) = zones
+    return zone if zone is not None and utm.is_in_reach(job.geometry, zone) else None
+
+
+def _find_zones_of_last_year(job: Job) -> frozenset[int | None]:
+    """Return the zones of the scenes of the period and of the year before it."""
+    start, end = job.resolved_period.interval
+    inputs = grid.find_grid_defining_inputs(job.inputs)
+    candidates = search.find_scenes(
+        _catalog_source(job), inputs, job.geometry, (start - LOOKBACK, end)
+    )
+    return grid.find_scene_zones(candidates.scenes, job.geometry)
+
+
+def _describe_common_zone(zone: int, own_zones: Sequence[int]) -> Caveat:
+    own = _format_codes(own_zones)
+    return Caveat(
+        id=f"EPSG:{zone}",
+        text=f"all scenes of the region lie in this UTM zone, so the map does, and not in {own} as "
+        f"the region; a period or a part of the region with scenes in {own} gets another grid. "
+        f"Set grid: {{crs: EPSG:{zone}}} for all products that are to be joined or compared",
+    )
+
+
+def _describe_other_zones(
+    zone: int, earlier: frozenset[int | None], own_zones: Sequence[int]
+) -> Caveat:
+    others = _format_codes(sorted(code for code in earlier if code and code != zone)) or "no zone"
+    return Caveat(
+        id=_format_codes(own_zones),
+        text=f"all scenes of the period lie in EPSG:{zone} and are resampled: within the last year "
+        f"there were scenes in {others} too, so the map stays in the zone of the region. To avoid "
+        f"resampling, set grid: {{crs: EPSG:{zone}}}",
+    )
+
+
+def _format_codes(epsg_codes: Sequence[int]) -> str:
+    return " and ".join(f"EPSG:{code}" for code in epsg_codes)
 
 
 def _find_unused_inputs(
@@ -182,9 +259,10 @@ def _find_unknown_ids(ids: IdFilter, candidates: SearchResult) -> Iterator[Cavea
     for key, names in (("include", ids.include), ("exclude", ids.exclude)):
         unknown = IdFilter(include=names).find_unknown(known)
         if unknown:
+            hints = (suggest_name(name, [scene.id for scene in known]) for name in unknown)
             listed = "; ".join(
-                f"{name}{suggest_name(name, [scene.id for scene in known])}"
-                for name in unknown[:MAX_LISTED_IDS]
+                f"{name} ({hint.strip()})" if hint else name
+                for name, hint in zip(unknown[:MAX_LISTED_IDS], hints, strict=False)
             )
             more = f"; and {len(unknown) - MAX_LISTED_IDS} more" * (len(unknown) > MAX_LISTED_IDS)
             yield Caveat(id=key, text=f"no scene of this region and period: {listed}{more}")

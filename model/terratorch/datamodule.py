@@ -13,6 +13,7 @@ from typing import Any
 
 from model.errors import ModelError, join_names
 from model.terramind.modalities import find_modality_key
+from model.terratorch.hyperparameters import check_dates
 from model.terratorch.training_file import read_section, unwrap_arguments
 
 Band = str | int
@@ -164,10 +165,15 @@ def read_training(path: str | Path) -> Training:
         path: the .yaml of `terratorch fit --config`, or config.yaml in the folder of its logs.
 
     Raises:
-        ModelError: the file cannot be read, or holds no means and standard deviations.
+        ModelError: the file cannot be read, is of a model of several dates, or holds no means and
+            standard deviations.
     """
     section = read_section(path, "data")
     data = unwrap_arguments(section) if isinstance(section, Mapping) else None
+    model = read_section(path, "model")
+    task = unwrap_arguments(model) if isinstance(model, Mapping) else {}
+    check_dates(task)
+    # ^ before statistics are asked for, which would be of no use
     if data is None:
         raise ModelError(
             f"{path} has no `data` section: give the configuration that `terratorch fit` was run "
@@ -186,8 +192,6 @@ def read_training(path: str | Path) -> Training:
             )
     if isinstance(means, Mapping) and isinstance(stds, Mapping) and not set(means) & set(stds):
         raise ModelError(f"{path}: means of {join_names(means)}, but stds of {join_names(stds)}")
-    model = read_section(path, "model")
-    task = unwrap_arguments(model) if isinstance(model, Mapping) else {}
     return Training(path=Path(path), task=task, data=data)
 
 

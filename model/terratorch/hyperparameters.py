@@ -158,7 +158,7 @@ def parse_hyper_parameters(hyper_parameters: Mapping[str, Any]) -> SegmentationC
         options.parse_choice("model_args", name, args.get(name), {None: None})
     parts["head"].pop("num_classes", None)
     # ^ TerraTorch sets it itself, also in the stored `head_kwargs`
-    _check_dates(parts["backbone"])
+    check_dates(hyper_parameters)
     name, tim_modalities = _parse_backbone(args.get("backbone"), parts["backbone"])
     num_classes = options.parse_int("model_args", "num_classes", args.get("num_classes"))
     crop, stride = _parse_tiling(hyper_parameters.get("tiled_inference_parameters"))
@@ -204,7 +204,14 @@ def _parse_whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _check_dates(settings: Mapping[str, Any]) -> None:
+def check_dates(hyper_parameters: Mapping[str, Any]) -> None:
+    """Check that a model takes one date of each input.
+
+    Raises:
+        ModelError: it takes several.
+    """
+    args = hyper_parameters.get("model_args")
+    settings = _select_part_options(args, "backbone") if isinstance(args, Mapping) else {}
     if not settings.get("use_temporal"):
         return
     dates = settings.get("temporal_n_timestamps")

@@ -13,14 +13,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
-from shapely.affinity import translate
+from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
-from catalogs import lonlat_geometry
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Scene
 from catalogs.sensors import get_sensor
-from pipeline.grid import utm
+from pipeline.grid import crs, utm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +150,6 @@ ALIGNMENT_TOLERANCE = 1e-6
 
 _SEARCH_BLOCK = 1024
 """Side of the blocks in which :func:`has_pixel` searches; the first pixel ends the search."""
-
-AREA_OF_USE_BUFFER = 6.0
-"""Degrees by which a region may exceed the area of use of its CRS: the width of a UTM zone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,32 +282,28 @@ def _cells_between(first: float, last: float, count: int, area: Grid, multiple: 
     return range(start, min(math.ceil(last / step + 1) * multiple, count))
 
 
-def resolve_epsg_codes(crs: str, region: BaseGeometry) -> tuple[int, ...]:
+def resolve_epsg_codes(crs_name: str, region: BaseGeometry) -> tuple[int, ...]:
     """Return the EPSG codes of a job's grids: the one it names, or all UTM zones it touches.
 
     Args:
-        crs: a code such as ``EPSG:3035``, or ``utm``: every UTM zone that contains part of the
-            region and, beyond 84° N and 80° S, the polar stereographic grids (UPS).
+        crs_name: a code such as ``EPSG:3035``, or ``utm``: every UTM zone that contains part of
+            the region and, beyond 84° N and 80° S, the polar stereographic grids (UPS).
         region: an area in longitude and latitude.
 
     Raises:
-        InvalidInputError: the code is unknown, or the CRS is not projected in metres.
+        InvalidInputError: the code is unknown, or no raster in metres can be stored in the CRS.
     """
-    if crs.lower() == "utm":
+    if crs_name.lower() == "utm":
         return utm.find_zones(region)
     try:
-        parsed = CRS.from_user_input(crs)
+        code = CRS.from_user_input(crs_name).to_epsg()
     except CRSError as error:
         raise InvalidInputError(
-            f"grid.crs {crs!r} is not a known coordinate system. "
-            "Write utm, or a code such as EPSG:3035."
+            f"grid.crs {crs_name!r} is not a known coordinate system. {crs.ADVICE}"
         ) from error
-    code = parsed.to_epsg()
-    if code is None or not parsed.is_projected or parsed.axis_info[0].unit_name != "metre":
-        raise InvalidInputError(
-            f"grid.crs {crs!r} is not a projected system in metres with an EPSG code, "
-            "and resolutions are given in metres. Write utm, or a code such as EPSG:3035."
-        )
+    if code is None:
+        raise InvalidInputError(f"grid.crs {crs_name!r} has no EPSG code. {crs.ADVICE}")
+    crs.check_crs(code)
     return (int(code),)
 
 
@@ -332,10 +324,8 @@ def find_alignments(
     Optical scenes decide where there are any, else radar scenes; only rasters in the given CRS
     count, because all others are warped anyway.
     """
-    optical = [scene for scene in scenes if get_sensor(scene.modality).group == "optical"]
-    radar = [scene for scene in scenes if get_sensor(scene.modality).group == "radar"]
     corners: list[tuple[float, float]] = []
-    for scene in optical or radar:
+    for scene in _grid_defining_scenes(scenes):
         finest = min(
             (a.transform for a in scene.assets.values() if a.transform and a.epsg == epsg),
             key=lambda transform: abs(transform[0]),
@@ -347,6 +337,38 @@ def find_alignments(
         if not any(_is_close(x, u, resolution) and _is_close(y, v, resolution) for u, v in corners):
             corners.append((x, y))
     return frozenset(corners)
+
+
+def find_grid_defining_inputs(inputs: Iterable[str]) -> tuple[str, ...]:
+    """Return the inputs whose grids a product takes over: optical ones, else radar ones."""
+    by_group = {
+        group: tuple(name for name in inputs if get_sensor(name).group == group)
+        for group in ("optical", "radar")
+    }
+    return by_group["optical"] or by_group["radar"]
+
+
+def _grid_defining_scenes(scenes: Sequence[Scene]) -> Sequence[Scene]:
+    inputs = find_grid_defining_inputs({scene.modality for scene in scenes})
+    return [scene for scene in scenes if scene.modality in inputs]
+
+
+def find_scene_zones(scenes: Sequence[Scene], region: BaseGeometry) -> frozenset[int | None]:
+    """Return the EPSG codes of the rasters of all scenes that intersect a region.
+
+    Optical scenes decide where there are any, else radar scenes. None stands for scenes of which
+    the catalog states no code.
+
+    Args:
+        scenes: scenes, whether they are used or not.
+        region: an area in longitude and latitude.
+    """
+    return frozenset(
+        asset.epsg
+        for scene in _grid_defining_scenes(scenes)
+        if shape(scene.footprint).intersects(region)
+        for asset in scene.assets.values()
+    )
 
 
 def _is_close(first: float, second: float, resolution: float) -> bool:
@@ -386,7 +408,7 @@ def build_covering_grid(
     Raises:
         InvalidInputError: the region lies too far outside of the area of use of the CRS.
     """
-    _check_area_of_use(region, epsg)
+    crs.check_area_of_use(region, epsg)
     west, south, east, north = project(region, epsg).bounds
     if not all(math.isfinite(value) for value in (west, south, east, north)):
         raise InvalidInputError(
@@ -404,24 +426,6 @@ def build_covering_grid(
         top=top * resolution + y,
         height=max(top - bottom, 1),
         width=max(right - left, 1),
-    )
-
-
-def _check_area_of_use(region: BaseGeometry, epsg: int) -> None:
-    """Reject a region far outside of the area of use of a CRS, where projections fail."""
-    use = CRS.from_epsg(epsg).area_of_use
-    if use is None:
-        return
-    area = lonlat_geometry.from_bbox(use.bounds).buffer(AREA_OF_USE_BUFFER, join_style="mitre")
-    around = shapely.union_all([translate(area, xoff=turn) for turn in (-360, 0, 360)])
-    # ^ an area of use that crosses 180 degrees continues at -180
-    west, south, east, north = region.bounds
-    if around.covers(region):
-        return
-    raise InvalidInputError(
-        f"The region reaches from {west:.1f} to {east:.1f} and from {south:.1f} to {north:.1f} "
-        f"degrees, but EPSG:{epsg} is defined for {use.west:.1f} to {use.east:.1f} and "
-        f"{use.south:.1f} to {use.north:.1f}. Make the region smaller, or set another grid.crs."
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import shapely
+from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
 MAX_LATITUDE, MIN_LATITUDE = 84.0, -80.0
@@ -12,6 +14,9 @@ MAX_LATITUDE, MIN_LATITUDE = 84.0, -80.0
 
 UPS_NORTH, UPS_SOUTH = 5041, 5042
 """EPSG codes of the polar grids, axes easting and northing."""
+
+GRANULE_SIDE = 109_800.0
+"""Side of a Sentinel-2 granule, metres: so far granules of a zone reach into its neighbours."""
 
 ZONE_EXCEPTIONS = {
     # the exceptions around Norway and Svalbard, (south, north): {zone: (west, east)}
@@ -74,3 +79,31 @@ def clip_to_zone(region: BaseGeometry, epsg: int) -> BaseGeometry:
     areas = [geometry for geometry in shapely.get_parts(part) if geometry.geom_type == "Polygon"]
     # ^ a region that touches the zone's edge from outside leaves lines and points there
     return shapely.MultiPolygon(areas)
+
+
+def is_in_reach(region: BaseGeometry, epsg: int) -> bool:
+    """Return whether granules of a UTM zone may cover a region: it lies in the zone or near it.
+
+    The squares of the Military Grid Reference System (MGRS) are cut off at the edges of the zones;
+    granules are not. Granules of two zones overlap by up to :data:`GRANULE_SIDE`.
+
+    Args:
+        region: an area in longitude and latitude.
+        epsg: EPSG code of the zone; other codes are in reach of no region.
+    """
+    zone = zone_polygons().get(epsg)
+    if zone is None or epsg in (UPS_NORTH, UPS_SOUTH):
+        return False
+    _, south, _, north = region.bounds
+    nearby = zone.intersection(shapely.box(-180, south - 2, 180, north + 2))
+    if nearby.is_empty:
+        return False
+    to_zone = Transformer.from_crs(4326, epsg, always_xy=True)
+    projected, outline = (
+        shapely.transform(shapely.segmentize(area, 0.05), to_zone.transform, interleaved=False)
+        for area in (nearby, region)
+    )
+    if not np.isfinite(shapely.get_coordinates(outline)).all():
+        return False
+    positions = shapely.points(shapely.get_coordinates(outline))
+    return bool((shapely.distance(projected, positions) <= GRANULE_SIDE).all())

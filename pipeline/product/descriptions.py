@@ -32,8 +32,8 @@ _LIMITATIONS: dict[OutputKind, tuple[str, ...]] = {
         ),
         _PERIOD_NOTE,
         (
-            "Areas are counted pixels at their nominal size, not bias-adjusted estimates: for "
-            "statistics, adjust them with reference data (Olofsson et al. 2014)."
+            "Areas are those of the counted pixels, not bias-adjusted estimates: for statistics, "
+            "adjust them with reference data (Olofsson et al. 2014)."
         ),
     ),
     "features": (

@@ -89,15 +89,28 @@ def find_product_dirs(location: Path) -> list[Path]:
     Raises:
         InvalidInputError: there is no product.
     """
-    folder = location.parent if location.name == ITEM_NAME else location
-    pattern = ITEM_NAME if location.name == ITEM_NAME else f"**/{ITEM_NAME}"
-    product_dirs = sorted((folder / name).parent for name in open_store(folder).glob(pattern))
+    is_item = location.name == ITEM_NAME and location.is_file()
+    # ^ a job may be named like the file, and then a folder is
+    folder = location.parent if is_item else location
+    store = open_store(folder)
+    names = [ITEM_NAME] if is_item else store.glob(f"**/{ITEM_NAME}")
+    product_dirs = sorted((folder / name).parent for name in names if not _is_foreign(store, name))
     if not product_dirs:
         raise InvalidInputError(
             f"There is no product at {location}: it holds no {ITEM_NAME}. "
             f"Give the output folder, a product's folder or its {ITEM_NAME}."
         )
     return product_dirs
+
+
+def _is_foreign(store: Store, name: str) -> bool:
+    """Return whether a readable item is not of a product, but of a catalog in the same folder."""
+    try:
+        item = read_json(store, name)
+        return "plan" not in item["assets"] and "terramosaic:plan" not in item["properties"]
+    except (ValueError, LookupError, TypeError):
+        return False
+        # ^ a damaged item is reported as such
 
 
 def read_current_plan(product_dir: StoreLike) -> tuple[Plan, Store]:

@@ -16,9 +16,11 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from catalogs.errors import TerramosaicError
+from catalogs.errors import InvalidInputError, TerramosaicError
+from pipeline.grid import ground_scale
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
 from pipeline.reading.asset_opener import GDAL_CACHE_MB
@@ -60,6 +62,9 @@ class CogInfo:
     statistics: tuple[BandStatistics, ...]
     """One entry per band."""
 
+    areas: Mapping[int, float]
+    """Value → its area on the ground, km²; empty where the layer has no legend."""
+
     sidecar_sha256: str | None
     """Hexadecimal SHA-256 of ``<file>.aux.xml``; None where the layer has no legend."""
 
@@ -70,6 +75,29 @@ def block_size(layer: Layer, band_count: int) -> int:
     return next(
         (side for side in _BLOCK_SIZES if side**2 * size <= _MAX_BLOCK_BYTES), _BLOCK_SIZES[-1]
     )
+
+
+def check_crs(epsg: int) -> None:
+    """Check that the code of a coordinate system is found again in a GeoTIFF.
+
+    Raises:
+        InvalidInputError: GDAL cannot write the system, or reads another code.
+    """
+    profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    with MemoryFile() as file:
+        with file.open(
+            **profile,
+            crs=f"EPSG:{epsg}",
+            transform=rasterio.Affine(10.0, 0.0, 0.0, 0.0, -10.0, 0.0),
+        ):
+            pass
+        with file.open() as source:
+            code = source.crs.to_epsg() if source.crs else None
+    if code != epsg:
+        found = f"as EPSG:{code}" if code else "without a code"
+        raise InvalidInputError(
+            f"A GeoTIFF in EPSG:{epsg} is read {found}. Set another grid.crs, such as utm."
+        )
 
 
 def write_cog(
@@ -103,14 +131,15 @@ def write_cog(
     band_names = layer.band_names(bands)
     with store.temporary_directory() as directory, rasterio.Env(**_GDAL_OPTIONS):
         draft, finished = directory / "draft.tif", directory / Path(name).name
-        statistics = _write_draft(draft, grid, layer, read_strip, band_names, tags or {})
+        statistics, areas = _write_draft(draft, grid, layer, read_strip, band_names, tags or {})
         _convert_to_cog(draft, finished, layer, block_size(layer, len(band_names)))
         _verify_cog(finished, grid, layer, statistics)
-        sidecar_sha256 = _write_sidecar(store, name, grid, layer, statistics)
+        sidecar_sha256 = _write_sidecar(store, name, layer, statistics, areas)
         info = CogInfo(
             sha256=atomic_files.sha256(finished),
             size=finished.stat().st_size,
             statistics=statistics.statistics(),
+            areas=areas,
             sidecar_sha256=sidecar_sha256,
         )
         store.adopt(finished, name)
@@ -124,9 +153,15 @@ def _write_draft(
     read_strip: StripReader,
     band_names: Sequence[str],
     tags: Mapping[str, str],
-) -> RasterStatistics:
-    """Write a tiled GeoTIFF strip by strip, with all metadata of the COG."""
+) -> tuple[RasterStatistics, Mapping[int, float]]:
+    """Write a tiled GeoTIFF strip by strip, with all metadata of the COG.
+
+    Returns:
+        The statistics of the bands, and the areas of the classes; see :class:`CogInfo`.
+    """
     statistics = RasterStatistics(layer, len(band_names))
+    has_true_areas = not layer.has_legend or ground_scale.has_true_areas(grid)
+    ground_areas = np.zeros(256)
     with rasterio.open(path, "w", **_draft_profile(grid, layer, len(band_names))) as draft:
         _write_metadata(draft, layer, band_names, tags)
         for first, last in _iter_strips(grid, layer, len(band_names)):
@@ -134,10 +169,18 @@ def _write_draft(
                 read_strip, first, last, (len(band_names), last - first, grid.width), layer
             )
             statistics.add(strip)
+            if not has_true_areas:
+                ground_areas += ground_scale.sum_areas(grid, first, strip[0])
             draft.write(strip, window=Window(0, first, grid.width, last - first))
         if not layer.is_categorical:
             _tag_statistics(draft, statistics.statistics())
-    return statistics
+    counts = (statistics.statistics()[0].counts or {}) if layer.has_legend else {}
+    nominal = grid.resolution**2 / 1e6
+    areas = {
+        value: count * nominal if has_true_areas else float(ground_areas[value])
+        for value, count in counts.items()
+    }
+    return statistics, areas
 
 
 def _draft_profile(grid: Grid, layer: Layer, count: int) -> dict[str, Any]:
@@ -253,14 +296,16 @@ def _verify_cog(path: Path, grid: Grid, layer: Layer, written: RasterStatistics)
 
 
 def _write_sidecar(
-    store: Store, name: str, grid: Grid, layer: Layer, statistics: RasterStatistics
+    store: Store,
+    name: str,
+    layer: Layer,
+    statistics: RasterStatistics,
+    areas: Mapping[int, float],
 ) -> str | None:
     """Write class names and attribute table beside a COG, for GDAL; return the SHA-256."""
     if layer.legend is None:
         return None
     counts = statistics.statistics()[0].counts or {}
     sidecar_name = f"{name}.aux.xml"
-    store.write(
-        sidecar_name, styles.attribute_table(layer.legend, counts, grid.resolution).encode()
-    )
+    store.write(sidecar_name, styles.attribute_table(layer.legend, counts, areas).encode())
     return store.sha256(sidecar_name)

@@ -184,14 +184,18 @@ def classification_classes(
     return entries
 
 
-def class_percentages(legend: Legend, counts: Mapping[int, int]) -> dict[int, float]:
-    """Return code → percentage of the mapped pixels, for every class except nodata.
+def class_percentages(legend: Legend, amounts: Mapping[int, float]) -> dict[int, float]:
+    """Return code → percentage of what is mapped, for every class except nodata.
 
     All are 0 if nothing is mapped.
+
+    Args:
+        legend: the legend.
+        amounts: code → number of pixels, or area.
     """
     codes = [entry.code for entry in legend.mapped_classes]
-    mapped = sum(counts.get(code, 0) for code in codes)
-    return {code: 100.0 * counts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
+    mapped = sum(amounts.get(code, 0) for code in codes)
+    return {code: 100.0 * amounts.get(code, 0) / mapped if mapped else 0.0 for code in codes}
 
 
 def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
@@ -210,16 +214,15 @@ def classification_bitfields(layer: Layer) -> list[dict[str, Any]]:
     ]
 
 
-def attribute_table(legend: Legend, counts: Mapping[int, int], resolution: float) -> str:
+def attribute_table(legend: Legend, counts: Mapping[int, int], areas: Mapping[int, float]) -> str:
     """Return GDAL's auxiliary XML with category names and the raster attribute table.
 
-    Area_perc is the percentage of the mapped pixels: the classes add up to 100, and nodata has 0.
-    Areas are numbers of pixels times the nominal area of a pixel.
+    Area_perc is the percentage of the mapped area: the classes add up to 100, and nodata has 0.
 
     Args:
         legend: the legend.
         counts: code → pixels.
-        resolution: side of a pixel, metres.
+        areas: code → area on the ground, km².
     """
     columns = "\n".join(
         f'      <FieldDefn index="{index}"><Name>{name}</Name>'
@@ -228,7 +231,7 @@ def attribute_table(legend: Legend, counts: Mapping[int, int], resolution: float
     )
     rows = "\n".join(
         f'      <Row index="{index}">{"".join(f"<F>{escape(cell)}</F>" for cell in row)}</Row>'
-        for index, row in enumerate(_attribute_rows(legend, counts, resolution))
+        for index, row in enumerate(_attribute_rows(legend, counts, areas))
     )
     return _PAM_TEMPLATE.format(categories=_category_names(legend), columns=columns, rows=rows)
 
@@ -273,14 +276,14 @@ def _category_names(legend: Legend) -> str:
 
 
 def _attribute_rows(
-    legend: Legend, counts: Mapping[int, int], resolution: float
+    legend: Legend, counts: Mapping[int, int], areas: Mapping[int, float]
 ) -> list[tuple[str, ...]]:
     """Return the rows of the attribute table, one per class of the legend."""
-    shares = class_percentages(legend, counts)
+    shares = class_percentages(legend, areas)
     rows = []
     for entry in legend.classes:
         count = counts.get(entry.code, 0)
-        area = f"{count * resolution**2 / 1e6:.6f}"
+        area = f"{areas.get(entry.code, 0.0):.6f}"
         share = f"{shares.get(entry.code, 0.0):.4f}"
         color = tuple(str(channel) for channel in entry.color)
         rows.append((str(entry.code), str(count), entry.title, *color, area, share))

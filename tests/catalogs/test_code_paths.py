@@ -138,8 +138,13 @@ def _find_on_all_ways(folder, item, **options):
                 results[way.__name__] = error
             else:
                 assert result.refused == ()
-                results[way.__name__] = [scene.to_dict() for scene in result.scenes]
+                results[way.__name__] = [_to_dict(scene) for scene in result.scenes]
     return results
+
+
+def _to_dict(scene):
+    """Return a scene as JSON values, without the address of its document."""
+    return scene.to_dict() | {"item_href": None}
 
 
 def _remove(item, *keys):
@@ -171,7 +176,7 @@ def test_an_item_is_the_same_scene_on_every_way(tmp_path, name):
     results = _find_on_all_ways(tmp_path, copy.deepcopy(SAME_ITEMS[name]))
     expected = find(publish(tmp_path / "stated", [STATED]), allow=("data.example",)).scenes
     assert len(expected) == 1
-    document = expected[0].to_dict()
+    document = _to_dict(expected[0])
     if name == "host in capitals":
         document["assets"]["B02"]["href"] = "https://DATA.example/a.tif"
     assert results == {way.__name__: [document] for way in WAYS}
@@ -307,6 +312,14 @@ def test_a_table_at_a_path_means_the_same_as_the_built_in_one(tmp_path):
     assert [scene.identity() for scene in own.scenes] == [
         scene.identity() for scene in built_in.scenes
     ]
+
+
+def test_a_repeated_key_of_a_provider_table_is_refused_as_in_a_job(tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text("collections: {s2: {modality: S2L2A, names: {B02: blue, B02: green}}}")
+    path = dump(tmp_path / "item.json", an_item("a"))
+    with pytest.raises(InvalidInputError, match="the key 'B02' is repeated"):
+        find(path, provider=str(table))
 
 
 # -- relative hrefs -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The policy for hrefs against hostile hrefs and ids, and signing just before a file is read."""
 
+import contextlib
 import datetime as dt
 import itertools
 import re
@@ -255,6 +256,21 @@ def test_a_remote_catalog_is_trusted_on_its_own_host_only():
     for href in ("http://127.0.0.1:8081/a.tif", "https://127.0.0.1:8080/a.tif", "file:///a.tif"):
         with pytest.raises(href_policy.UntrustedHrefError):
             trusted.resolve_raster(href, base)
+
+
+def test_a_remote_catalog_may_name_files_in_an_allowed_folder(tmp_path):
+    folder = tmp_path / "mounted data"
+    folder.mkdir()
+    (folder / "link.tif").symlink_to("/etc/hosts")
+    base = "https://x.example/c/item.json"
+    allowed = a_trust("https://x.example/catalog.json", "demo", allow=[str(folder)])
+    assert allowed.resolve_raster(f"{folder}/a b.tif", base) == f"{folder}/a b.tif"
+    for href in (f"{tmp_path}/a.tif", f"{folder}/../a.tif", f"{folder}-2/a.tif", "/etc/a.tif"):
+        with contextlib.suppress(href_policy.UntrustedHrefError):
+            assert allowed.resolve_raster(href, base).startswith("https://x.example/")
+    assert allowed.resolve_raster(f"{folder}/link.tif", base).startswith("https://x.example/")
+    other = a_trust("https://x.example/catalog.json", "demo")
+    assert other.resolve_raster(f"{folder}/a.tif", base).startswith("https://x.example/")
 
 
 def test_public_buckets_are_read_over_https():

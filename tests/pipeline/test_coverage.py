@@ -21,6 +21,7 @@ from flows.run import search_report
 from pipeline.product.report import coverage_chart
 from pipeline.quality import coverage
 from pipeline.quality.coverage import DayCoverage
+from tests.support import real_items
 
 REGION = shapely.box(10, 40, 14, 44)
 NOON = dt.datetime(2024, 6, 1, 10, tzinfo=dt.UTC)
@@ -165,12 +166,13 @@ def test_the_chart_has_a_text_alternative():
 
 
 def make_job(realdata, tmp_path):
+    items = real_items.select_slovenian_scenes(realdata)
+    location = real_items.publish_catalog(tmp_path / "catalog", items)
     values = {
         "name": "tw",
         "region": {"bbox": [14.9, 45.3, 15.6, 46.3]},
         "period": "2023-08-01/2023-08-31",
-        "catalog": {"path": str(realdata / "catalog/earth-search/catalog.json")}
-        | {"provider": "earth-search"},
+        "catalog": {"path": str(location), "provider": "earth-search"},
         "allow": [str(realdata)],
         "inputs": ["S2L2A"],
         "composite": {"max_cloud_cover": 60},
@@ -189,9 +191,10 @@ def test_a_search_of_real_scenes_reports_their_coverage(realdata, tmp_path):
     assert [day["date"] for day in result["coverage"]] == ["2023-08-10", "2023-08-13", "2023-08-18"]
     clear = result["coverage"][1]
     region = shapely.box(14.9, 45.3, 15.6, 46.3)
-    items = realdata / "catalog/earth-search/sentinel-2-l2a"
-    documents = (next(items.rglob(f"{name}*.json")).read_text() for name in clear["used"])
-    footprints = [shapely.geometry.shape(json.loads(text)["geometry"]) for text in documents]
+    geometries = {
+        item["id"]: item["geometry"] for item in real_items.select_slovenian_scenes(realdata)
+    }
+    footprints = [shapely.geometry.shape(geometries[name]) for name in clear["used"]]
     planar = shapely.union_all(footprints).intersection(region).area / region.area
     assert clear["coverage"] == pytest.approx(planar, abs=0.01)
     assert clear["refused"] == []

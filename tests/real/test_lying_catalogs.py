@@ -6,6 +6,7 @@ import copy
 import functools
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import shapely
 import yaml
 from pyproj import Geod
 
+from catalogs import providers
 from catalogs.errors import NothingFoundError
 from flows.cli import main
 from tests.support import real_items
@@ -49,7 +51,7 @@ def _remove_offset(fields, prefix):
 def _with_wrong_offset(folder, item):
     """Return (provider, item with the wrong offset), as that catalog could state it."""
     stored = real_items.compute_added_offset(folder, item) != 0
-    if folder == "earth-search":
+    if folder == "earth-search" and not stored:
         return folder, _change_assets(item, _set_field("offset", -0.1)) | {
             "collection": "sentinel-2-c1-l2a"
         }
@@ -62,7 +64,11 @@ def _with_wrong_offset(folder, item):
 
 def _iterate_optical(realdata):
     for folder, item in real_items.iterate_items(realdata):
-        if real_items.get_modality(item) == "S2L2A" and folder != "other":
+        if real_items.get_modality(item) != "S2L2A" or folder not in providers.list_names():
+            continue
+        bands = {real_items.get_band(name) for name in item["assets"]}
+        has_probes = {"B02", "B04"} <= bands and bands & {"B8A", "B08"}
+        if has_probes and real_items.select_known_collections(folder, [item]):
             yield folder, item
 
 
@@ -116,7 +122,7 @@ def _check_changed_item(location, provider, item, must_refuse):
     caveats = [caveat for caveat in with_warning.caveats if CONTRADICTION in caveat.text]
     assert [caveat.id for caveat in caveats] == [identity] * is_refused
     if is_refused:
-        with pytest.raises(NothingFoundError, match=f"{identity}: {CONTRADICTION}"):
+        with pytest.raises(NothingFoundError, match=f"{re.escape(identity)}: {CONTRADICTION}"):
             real_items.create_plan(location, provider, [item], "refuse")
     else:
         accepted = real_items.create_plan(location, provider, [item], "refuse")
@@ -141,7 +147,7 @@ def test_pixels_with_the_offset_are_refused_in_a_collection_without_it(realdata,
     """The item is listed in the Earth Search collection whose pixels have no offset."""
     names = {band: name for name, band in real_items.COLOURS.items()} | {"SCL": "scl"}
     refused = 0
-    for folder, item in _iterate_optical(realdata):
+    for number, (folder, item) in enumerate(_iterate_optical(realdata)):
         if real_items.compute_added_offset(folder, item) and _is_offset_evident(item, True):
             assets = {
                 names[real_items.get_band(name)]: asset
@@ -149,26 +155,25 @@ def test_pixels_with_the_offset_are_refused_in_a_collection_without_it(realdata,
                 if real_items.get_band(name) in names
             }
             changed = item | {"assets": assets, "collection": "sentinel-2-l2a"}
-            location = real_items.publish_catalog(tmp_path / item["id"], [changed])
-            with pytest.raises(
-                NothingFoundError, match=f"{item['id']}: {CONTRADICTION}: the stated offset is 0"
-            ):
+            location = real_items.publish_catalog(tmp_path / str(number), [changed])
+            reason = f"{re.escape(item['id'])}: {CONTRADICTION}: the stated offset is 0"
+            with pytest.raises(NothingFoundError, match=reason):
                 real_items.create_plan(location, "earth-search", [changed], "refuse")
             refused += 1
     assert refused > 0
 
 
 def test_l1c_scenes_are_checked_by_their_darkest_bands(realdata, tmp_path):
-    for folder, item in real_items.iterate_items(realdata):
-        if real_items.get_modality(item) == "S2L1C" and "B10" in item["assets"]:
+    for number, (folder, item) in enumerate(real_items.iterate_items(realdata)):
+        if real_items.get_modality(item) == "S2L1C" and {"B10", "B12"} <= set(item["assets"]):
             correct = item | {"collection": "sentinel-2-l1c"}
-            location = real_items.publish_catalog(tmp_path / item["id"], [correct])
+            location = real_items.publish_catalog(tmp_path / str(number), [correct])
             assert real_items.create_plan(
                 location, "cdse", [correct], "refuse"
             ).radiometry_verdicts == {"agrees": 1}
             stored = real_items.compute_added_offset(folder, item) != 0
             changed = _change_assets(correct, _set_field("offset", 0 if stored else -0.1))
-            location = real_items.publish_catalog(tmp_path / f"{item['id']}-lied", [changed])
+            location = real_items.publish_catalog(tmp_path / f"{number}-lied", [changed])
             black = [
                 _compute_dark_statistics(item["assets"][name]["href"])[0] for name in ("B10", "B12")
             ]
@@ -177,15 +182,15 @@ def test_l1c_scenes_are_checked_by_their_darkest_bands(realdata, tmp_path):
 
 
 def test_a_wrong_offset_flag_is_a_caveat(realdata, tmp_path):
-    originals = [item for folder, item in _iterate_optical(realdata) if folder == "earth-search"]
+    originals = _list_without_offset(realdata)
     changed = copy.deepcopy(originals)
     for item in changed:
         item["properties"]["earthsearch:boa_offset_applied"] = False
-    for original, changed_item in zip(originals, changed, strict=True):
-        location = real_items.publish_catalog(tmp_path / original["id"], [changed_item])
+    for number, (original, changed_item) in enumerate(zip(originals, changed, strict=True)):
+        location = real_items.publish_catalog(tmp_path / str(number), [changed_item])
         plan = real_items.create_plan(location, "earth-search", [changed_item], "refuse")
         assert [scene.id for scene in plan.snapshot.scenes] == [original["id"]]
-        assert plan.radiometry_verdicts == {"agrees": 1}
+        assert plan.radiometry_verdicts in ({"agrees": 1}, {"cannot tell": 1})
         assert all(
             asset.radiometry.offset == 0 for asset in plan.snapshot.scenes[0].assets.values()
         )
@@ -193,10 +198,10 @@ def test_a_wrong_offset_flag_is_a_caveat(realdata, tmp_path):
 
 
 def test_a_missing_offset_is_derived_from_the_baseline(realdata, tmp_path):
-    for folder, item in _iterate_optical(realdata):
+    for number, (folder, item) in enumerate(_iterate_optical(realdata)):
         if folder == "cdse":
             changed = _change_assets(item, _remove_offset)
-            location = real_items.publish_catalog(tmp_path / item["id"], [changed])
+            location = real_items.publish_catalog(tmp_path / str(number), [changed])
             (scene,) = real_items.create_plan(location, folder, [changed], "off").snapshot.scenes
             offsets = {
                 asset.radiometry.offset for band, asset in scene.assets.items() if band != "SCL"
@@ -208,9 +213,8 @@ def test_a_wrong_scale_is_refused(realdata, tmp_path):
     for number, (folder, item) in enumerate(_iterate_optical(realdata)):
         changed = _change_assets(item, _set_field("scale", (1.0, 1e-8)[number % 2]))
         location = real_items.publish_catalog(tmp_path / str(number), [changed])
-        with pytest.raises(
-            NothingFoundError, match=f"{item['id']}: {CONTRADICTION}: with its scale"
-        ):
+        reason = f"{re.escape(item['id'])}: {CONTRADICTION}: with its scale"
+        with pytest.raises(NothingFoundError, match=reason):
             real_items.create_plan(location, folder, [changed], "refuse")
 
 
@@ -234,15 +238,28 @@ def test_exchanged_units_of_decibel_and_power_are_refused(realdata, tmp_path):
     assert stated_units
 
 
+def _list_without_offset(realdata):
+    """Return the items of Earth Search in the collection whose pixels have no offset."""
+    return [
+        item
+        for folder, item in _iterate_optical(realdata)
+        if (folder, item["collection"]) == ("earth-search", "sentinel-2-l2a")
+    ]
+
+
+def _get_tile(item):
+    return item["properties"].get("grid:code", "").removeprefix("MGRS-")
+
+
 def _publish_duplicates(realdata, tmp_path):
     """Publish real scenes twice: unchanged, and in the collection that still has the offset."""
-    originals = [item for folder, item in _iterate_optical(realdata) if folder == "earth-search"]
-    common = shapely.geometry.shape(originals[0]["geometry"])
-    originals = [
-        item for item in originals if common.intersects(shapely.geometry.shape(item["geometry"]))
-    ]
-    cell = originals[0]["id"].split("_")[1]
-    originals = [item for item in originals if item["id"].split("_")[1] == cell]
+    days_by_tile = {}
+    for item in _list_without_offset(realdata):
+        if _is_offset_evident(item, False):
+            day = item["properties"]["datetime"][:10]
+            days_by_tile.setdefault(_get_tile(item), {}).setdefault(day, item)
+            # ^ one item of each day, as a second one would replace the first
+    originals = list(max(days_by_tile.values(), key=len).values())
     changed = [_with_wrong_offset("earth-search", item)[1] for item in originals]
     return (
         originals,

@@ -12,9 +12,9 @@ from pyproj import CRS, Transformer
 from rasterio.windows import Window
 
 from catalogs.scene import Asset, Radiometry, Scene
-from catalogs.search import search
 from pipeline.grid.grid import Grid
 from pipeline.reading import cube
+from tests.support import real_items
 
 CATALOGS = {
     "earth-search": ("S2L2A",),
@@ -26,18 +26,14 @@ PADDING = 7
 
 
 def _find_scenes(realdata, name):
-    folder = realdata / "catalog" / name
-    source = search.CatalogSource(
-        provider=name, location=str(folder / "catalog.json"), allow=(str(realdata),)
-    )
-    result = search.find_scenes(source, CATALOGS[name], shapely.box(-180, -90, 180, 90), None)
-    assert result.scenes
-    return result.scenes
+    scenes = real_items.find_scenes(realdata, name, CATALOGS[name])
+    assert scenes
+    return scenes
 
 
 def _load_stored(scene, bands, grid):
     stored = cube.load([scene], bands, grid, stored=True)
-    return stored[0].compute(scheduler="synchronous"), stored.attrs["nodata"]
+    return stored[0].compute(scheduler="synchronous"), stored.rio.nodata
 
 
 def _fill_nodata(stored, asset, file, fill):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from catalogs import providers
 from catalogs.errors import NothingFoundError
 from catalogs.search import search
 from pipeline.compositing import modality_composite
@@ -17,11 +18,20 @@ from tests.support import real_items
 
 
 def _iterate_horizontal(realdata):
-    """Yield (folder, recorded item) of all items with HH, some of them also with HV."""
+    """Yield (provider, recorded item) of all GRD items with HH, some of them also with HV."""
     for path in sorted((realdata / "stac").glob("*/sentinel-1*/*.json")):
         item = json.loads(path.read_text())
-        if item.get("type") == "Feature" and "hh" in item.get("assets", {}):
-            yield path.parents[1].name, item
+        folder = path.parents[1].name
+        provider = "stactools" if folder.startswith("stactools") else folder.removesuffix("-v1")
+        if (
+            isinstance(item, dict)
+            and item.get("type") == "Feature"
+            and "hh" in item.get("assets", {})
+            and real_items.get_modality(item) == "S1GRD"
+            and provider in providers.list_names()
+            and real_items.select_known_collections(provider, [item])
+        ):
+            yield provider, item
 
 
 def _geocode(item, real_item):
@@ -94,8 +104,7 @@ def _check_composite(plan, modality, polarisations, item):
 
 
 def test_horizontal_scenes_in_radar_geometry_are_refused_with_advice(realdata, tmp_path):
-    for number, (folder, item) in enumerate(_iterate_horizontal(realdata)):
-        provider = "stactools" if folder.startswith("stactools") else folder.removesuffix("-v1")
+    for number, (provider, item) in enumerate(_iterate_horizontal(realdata)):
         location = real_items.publish_catalog(tmp_path / str(number), [item])
         source = search.CatalogSource(provider=provider, location=str(location))
         with pytest.raises(NothingFoundError, match=r"radar geometry.*S1RTC"):

@@ -71,24 +71,30 @@ def groups(realdata, tmp_path_factory):
     items = [
         item for item in real_items.iterate_items(realdata) if real_items.get_modality(item[1])
     ]
-    scenes_by_key, result = {}, {}
+    result = {}
     for folder in dict.fromkeys(folder for folder, _ in items):
+        provider = _get_provider(items, folder, target)
         source = search.CatalogSource(
-            provider=_get_provider(items, folder, target),
+            provider=provider,
             location=str(realdata / "catalog" / folder / "catalog.json"),
             allow=(str(realdata),),
         )
-        modalities = {
-            real_items.get_modality(item) for item_folder, item in items if item_folder == folder
-        }
-        for scene in search.find_scenes(source, sorted(modalities), WORLD, None).scenes:
-            scenes_by_key[folder, scene.collection, scene.id] = scene
-    for folder, item in items:
-        scene = scenes_by_key.pop((folder, item["collection"], item["id"]))
-        assert scene.modality == real_items.get_modality(item)
-        key = (folder, item["collection"], real_items.get_baseline(item) or "none stated")
-        result.setdefault(key, []).append((item, scene))
-    assert not scenes_by_key
+        members = real_items.select_known_collections(
+            provider, [item for item_folder, item in items if item_folder == folder]
+        )
+        for modality in sorted({real_items.get_modality(item) for item in members}):
+            found = search.find_scenes(source, [modality], WORLD, None)
+            scenes = {(scene.collection, scene.id): scene for scene in found.scenes}
+            refused = {(entry.collection, entry.id) for entry in found.refused}
+            for item in members:
+                key = (item["collection"], item["id"])
+                if real_items.get_modality(item) == modality and key not in refused:
+                    assert scenes[key].modality == modality
+                    baseline = real_items.get_baseline(item) or "none stated"
+                    result.setdefault((folder, item["collection"], baseline), []).append(
+                        (item, scenes[key])
+                    )
+    assert result
     return result
 
 
@@ -129,13 +135,12 @@ def _compose_band(scene, band, grid, projected):
 
 def _find_asset(item, scene, band):
     """Return the item's own asset behind a band of the scene."""
-    ((name, asset),) = [
-        (name, asset)
+    assets = {
+        real_items.get_band(name): asset
         for name, asset in item["assets"].items()
         if Path(asset["href"]) == Path(scene.assets[band].href).resolve()
-    ]
-    assert real_items.get_band(name) == band
-    return asset
+    }
+    return assets[band]
 
 
 def _get_unit_and_nodata(asset, file):
@@ -275,7 +280,11 @@ def _iterate_recorded(realdata):
     for path in sorted((realdata / "stac").glob("*/*/*.json")):
         provider = TABLES.get(path.parents[1].name, path.parents[1].name)
         item = json.loads(path.read_text())
-        if item.get("type") == "Feature" and "sentinel-" in str(item.get("collection")):
+        if (
+            isinstance(item, dict)
+            and item.get("type") == "Feature"
+            and "sentinel-" in str(item.get("collection"))
+        ):
             try:
                 collections = providers.get(provider).collections_by_id
             except InvalidInputError:

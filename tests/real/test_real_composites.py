@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
-import shapely
 from scipy import ndimage
 
 from catalogs.search import search
@@ -18,19 +17,10 @@ from pipeline.compositing import modality_composite, radar
 from pipeline.grid.grid import Grid
 from pipeline.plan.recipe import COMPOSITE_METHODS, Recipe
 from pipeline.reading import units
+from tests.support import real_items
 
 CLEAR, CLOUDS, DILATE = (2, 4, 5, 6, 7, 11), (3, 8, 9, 10), 300.0
 EPOCH = dt.date(1970, 1, 1)
-
-
-def _find_scenes(realdata, name, modalities):
-    source = search.CatalogSource(
-        provider=name,
-        location=str(realdata / "catalog" / name / "catalog.json"),
-        allow=(str(realdata),),
-    )
-    world = shapely.box(-180, -90, 180, 90)
-    return search.find_scenes(source, modalities, world, None).scenes
 
 
 def _build_recipe(method, **fields):
@@ -149,12 +139,13 @@ def _assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("method", COMPOSITE_METHODS)
-def test_the_composite_of_a_catalog_equals_numpy_in_all_pixels(realdata, method):
-    scenes = [
-        scene
-        for scene in _find_scenes(realdata, "earth-search", ("S2L2A",))
-        if "SCL" in scene.assets
-    ]
+def test_the_composite_of_a_catalog_equals_numpy_in_all_pixels(realdata, tmp_path, method):
+    items = real_items.select_slovenian_scenes(realdata)
+    location = real_items.publish_catalog(tmp_path / "catalog", items)
+    source = search.CatalogSource(
+        provider="earth-search", location=str(location), allow=(str(realdata),)
+    )
+    scenes = search.find_scenes(source, ("S2L2A",), real_items.WORLD, None).scenes
     bands = [band for band in scenes[0].assets if band != "SCL"]
     grid = _build_mosaic_grid(scenes, bands[0])
     full = _compose("S2L2A", scenes, bands, grid, _build_recipe(method))
@@ -176,7 +167,7 @@ def test_the_composite_of_a_catalog_equals_numpy_in_all_pixels(realdata, method)
 
 def test_dark_counts_with_an_offset_become_negative_reflectance(realdata):
     dark_count = 0
-    for scene in _find_scenes(realdata, "cdse", ("S2L2A",)):
+    for scene in real_items.find_scenes(realdata, "cdse", ("S2L2A",)):
         asset = scene.assets.get("B02")
         if asset is None or asset.radiometry.offset >= 0:
             continue
@@ -196,7 +187,7 @@ def test_dark_counts_with_an_offset_become_negative_reflectance(realdata):
 
 def test_pixels_without_a_scene_class_are_not_clear(realdata):
     unclassified = 0
-    for scene in _find_scenes(realdata, "cdse", ("S2L2A",)):
+    for scene in real_items.find_scenes(realdata, "cdse", ("S2L2A",)):
         if "SCL" not in scene.assets or "B02" not in scene.assets:
             continue
         grid = _build_mosaic_grid([scene], "B02")
@@ -209,7 +200,7 @@ def test_pixels_without_a_scene_class_are_not_clear(realdata):
 
 def test_no_real_radar_pixel_far_from_an_edge_is_border_noise(realdata):
     checked = 0
-    for scene in _find_scenes(realdata, "planetary-computer", ("S1RTC",)):
+    for scene in real_items.find_scenes(realdata, "planetary-computer", ("S1RTC",)):
         for band, asset in scene.assets.items():
             grid = _build_mosaic_grid([scene.select_bands((band,))], band)
             composite = _compose("S1RTC", [scene], [band], grid, _build_recipe("median"))["values"][

@@ -13,6 +13,7 @@ from flows.config import job as jobs
 from flows.run import planning, product_folder
 from pipeline import tile, tile_layers
 from pipeline.storage import plan_file, zarr_store
+from tests.support import real_items
 
 PLACES = ("282D_485L_3_3", "433D_629L_3_1", "637U_59R_1_3")
 OFFSET = {"433D_629L_3_1": -1000}
@@ -32,14 +33,15 @@ def _build_product(values, folder, tmp_path):
     return plan, layer
 
 
-def _build_job(realdata, name, **sections):
-    root = realdata / "catalog" / "planetary-computer"
-    item = json.loads((root / "sentinel-2-l2a" / f"S2_TM_{name}.json").read_text())
+def _build_job(realdata, tmp_path, name, **sections):
+    items = real_items.select_place(realdata, name)
+    location = real_items.publish_catalog(tmp_path / "catalog", items)
+    (bbox,) = (item["bbox"] for item in items if item["collection"] == "sentinel-2-l2a")
     return {
         "name": name,
-        "region": {"bbox": item["bbox"]},
+        "region": {"bbox": bbox},
         "period": "2015-01-01/2024-12-31",
-        "catalog": {"path": str(root / "catalog.json"), "provider": "planetary-computer"},
+        "catalog": {"path": str(location), "provider": "planetary-computer"},
         "allow": [str(realdata)],
         "inputs": ["S2L2A", "S1RTC", "DEM"],
         "model": {"name": "none"},
@@ -50,7 +52,7 @@ def _build_job(realdata, name, **sections):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_composite_of_a_place_equals_the_files(realdata, tmp_path, name):
-    plan, layer = _build_product(_build_job(realdata, name), tmp_path, tmp_path)
+    plan, layer = _build_product(_build_job(realdata, tmp_path, name), tmp_path, tmp_path)
     folder = realdata / "terramesh-cog" / name
     with rasterio.open(folder / "S2L2A_B02.tif") as file:
         transform = file.transform
@@ -90,14 +92,9 @@ def test_the_composite_of_a_place_equals_the_files(realdata, tmp_path, name):
     assert not any("SCL" in transform.assets for transform in plan.snapshot.scenes)
 
 
-def _iterate_scl_paths(realdata, collection):
-    for path in sorted((realdata / "catalog" / "earth-search" / collection).glob("S2*.json")):
-        item = json.loads(path.read_text())
-        yield item, path.parent / item["assets"]["scl"]["href"]
-
-
 def test_observations_are_counted_from_the_classifications(realdata, tmp_path):
-    root = realdata / "catalog" / "earth-search" / "catalog.json"
+    items = real_items.select_slovenian_scenes(realdata)
+    root = real_items.publish_catalog(tmp_path / "catalog", items)
     clear = [2, 4, 5, 6, 7, 11]
     values = {
         "name": "33TW",
@@ -119,10 +116,10 @@ def test_observations_are_counted_from_the_classifications(realdata, tmp_path):
     days: dict[dt.date, np.ndarray] = {}
     xs = plan.grid.left + (np.arange(plan.grid.width) + 0.5) * 60
     ys = plan.grid.top - (np.arange(plan.grid.height) + 0.5) * 60
-    for item, scl in _iterate_scl_paths(realdata, "sentinel-2-l2a"):
+    for item in items:
         day = dt.datetime.fromisoformat(item["properties"]["datetime"]).date()
         observed = days.setdefault(day, np.zeros(plan.grid.shape, bool))
-        with rasterio.open(scl) as file:
+        with rasterio.open(item["assets"]["scl"]["href"]) as file:
             codes, transform = file.read(1), file.transform
         columns = np.floor((xs - transform.c) / 120).astype(int)
         rows = np.floor((transform.f - ys) / 120).astype(int)
@@ -145,7 +142,9 @@ def test_observations_are_counted_from_the_classifications(realdata, tmp_path):
 def test_scenes_without_classification_are_listed(realdata, tmp_path, name):
     from pipeline.product import product_writer
 
-    values = _build_job(realdata, name, output={"path": str(tmp_path / "out"), "composites": True})
+    values = _build_job(
+        realdata, tmp_path, name, output={"path": str(tmp_path / "out"), "composites": True}
+    )
     plan = planning.create_plan(jobs.parse(values, folder=tmp_path))
     product_dir = product_folder.product_dir(plan)
     folder = product_dir / plan.short_digest

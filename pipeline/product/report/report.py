@@ -214,7 +214,7 @@ def _list_class_areas(product: Product) -> list[ClassArea]:
     if layer is None or layer.legend is None:
         return []
     areas = _square_kilometres(product.rasters_for_layer(layer.name))
-    shares = styles.class_percentages(layer.legend, product.count_values(layer.name))
+    shares = styles.class_percentages(layer.legend, areas)
     return [
         ClassArea(
             title=entry.title,
@@ -229,12 +229,11 @@ def _list_class_areas(product: Product) -> list[ClassArea]:
 
 
 def _square_kilometres(rasters: Iterable[Raster]) -> dict[int, float]:
-    """Return the area of each code over all grids."""
+    """Return the area of each code on the ground, over all grids."""
     areas: dict[int, float] = {}
     for raster in rasters:
-        pixel_area = raster.grid.resolution**2 / 1e6
-        for code, count in (raster.info.statistics[0].counts or {}).items():
-            areas[code] = areas.get(code, 0.0) + count * pixel_area
+        for code, area in raster.info.areas.items():
+            areas[code] = areas.get(code, 0.0) + area
     return areas
 
 
