@@ -53,3 +53,11 @@ class QualityGate(ConfigModel):
         description="the smallest share of pixels, 0 to 1, whose class is the same in fp32, "
         "where a GPU computes in bf16",
     )
+    min_observed: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="the smallest share of the region's pixels, 0 to 1, that are observed and that "
+        "every input, band and output has values at; below it nothing is published, whatever the "
+        "gate is; 0 publishes all",
+    )
