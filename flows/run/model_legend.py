@@ -1,4 +1,4 @@
-"""The legend of a model's classes: what the job and the model state of them, and what is assumed."""
+"""The legend of a model's classes: what job and model state of them, and what is assumed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def list_notes(model: ModelSpec) -> Iterator[str]:
 def _to_public_name(name: str) -> str:
     """Return the public name of a class of land cover that is spelled otherwise, else the name."""
     folded = fold_to_ascii(name).casefold().replace(" ", "_").replace("-", "_")
-    by_title = {
-        entry.title.casefold().replace(" ", "_"): entry.name for entry in LAND_COVER.classes
-    }
-    return by_title.get(folded, folded)
+    for entry in LAND_COVER.classes:
+        if folded == entry.title.casefold().replace(" ", "_"):
+            return entry.name
+    return folded
