@@ -78,20 +78,20 @@ def exceeds_raster(area: Any, raster: AssetProjection) -> bool:
     determinant = a * e - b * d
     rows, columns = raster.shape
     margin = max(MIN_EXTENT_TOLERANCE, EXTENT_TOLERANCE * max(rows, columns))
-    for longitude, latitude in shapely.get_coordinates(area).tolist():
-        for turn in (0, 360, -360) if raster.epsg == projection.LONLAT else (0,):
-            # ^ a raster may extend beyond 180 degrees
-            x, y = lonlat_transformer(raster.epsg).transform(longitude + turn, latitude)
+    to_raster = lonlat_transformer(raster.epsg)
+    longitudes, latitudes = zip(*shapely.get_coordinates(area).tolist(), strict=True)
+    is_outside = [True] * len(longitudes)
+    for turn in (0, 360, -360) if raster.epsg == projection.LONLAT else (0,):
+        # ^ a raster may extend beyond 180 degrees
+        xs, ys = to_raster.transform([longitude + turn for longitude in longitudes], latitudes)
+        for index, (x, y) in enumerate(zip(xs, ys, strict=True)):
             column = (e * (x - c) - b * (y - f)) / determinant
             row = (a * (y - f) - d * (x - c)) / determinant
-            if (
-                -margin <= column <= columns + margin and -margin <= row <= rows + margin
-            ) or not math.isfinite(column + row):
-                break
+            is_inside = -margin <= column <= columns + margin and -margin <= row <= rows + margin
+            if is_inside or not math.isfinite(column + row):
                 # ^ infinite where PROJ cannot transform a corner, as at the antipode
-        else:
-            return True
-    return False
+                is_outside[index] = False
+    return any(is_outside)
 
 
 def raster_area(raster: AssetProjection) -> Any:
@@ -123,10 +123,14 @@ def _iterate_contradictions(item: Mapping[str, Any], area: Any) -> Iterator[tupl
         bbox = lonlat_geometry.from_bbox(lonlat_geometry.read_bbox(item))
         if _bounds_differ(area, bbox):
             yield "bbox", bbox
-    rasters = list(dict.fromkeys(_iterate_stated_rasters(item)))
     try:
-        if rasters and all(exceeds_raster(area, raster) for raster in rasters):
-            yield "proj:transform with proj:shape", raster_area(rasters[0])
+        first = None
+        for raster in _iterate_stated_rasters(item):
+            if not exceeds_raster(area, raster):
+                return
+            first = first or raster
+        if first is not None:
+            yield "proj:transform with proj:shape", raster_area(first)
     except (ValueError, RuntimeError):
         return
         # ^ a raster that lies nowhere, or an unknown EPSG code, does not show where the pixels are

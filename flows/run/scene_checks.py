@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from catalogs import snapshot
-from catalogs.errors import AssetReadError
+from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search.scene_selection import Selection
 from catalogs.sensors import get_sensor
@@ -18,7 +18,6 @@ from pipeline.quality import asset_check, header_check, radiometry_check
 from pipeline.quality.header_check import SettledScene
 from pipeline.quality.radiometry_check import Verdict
 from pipeline.reading import asset_opener
-from pipeline.runtime import cancellation
 
 SelectScenes = Callable[[Sequence[Scene]], Selection]
 SceneKey = tuple[str, str]
@@ -144,8 +143,8 @@ class _Checks:
         results = _call_in_batches(
             "headers",
             scenes,
-            lambda scene: header_check.check_scene(
-                scene, self.options.bands[scene.modality], region=self.options.region
+            lambda batch, threads: header_check.check_scenes(
+                batch, self._select_bands, region=self.options.region, threads=threads
             ),
             self.progress,
         )
@@ -155,6 +154,11 @@ class _Checks:
             else:
                 self.refused[_key(scene)] = result
 
+    def _select_bands(self, scene: Scene) -> tuple[str, ...]:
+        """Return the bands of a scene that are read, also those that only prove its radiometry."""
+        probes = () if self.options.proof == "off" else radiometry_check.select_probe_bands(scene)
+        return tuple(dict.fromkeys([*self.options.bands[scene.modality], *probes]))
+
     def prove(self, documents: Sequence[Scene]) -> bool:
         """Compare documents with their pixels; return whether one of them is refused."""
         if self.options.proof == "off":
@@ -163,7 +167,10 @@ class _Checks:
             document for document in documents if _document_key(document) not in self.verdicts
         ]
         verdicts = _call_in_batches(
-            "radiometry", unproved, radiometry_check.check_scene, self.progress
+            "radiometry",
+            unproved,
+            lambda batch, threads: radiometry_check.check_scenes(batch, threads=threads),
+            self.progress,
         )
         self.verdicts |= {
             _document_key(document): verdict
@@ -250,27 +257,37 @@ def _note_catalog_digests(candidates: Sequence[Scene], used: Sequence[Scene]) ->
 
 
 def _call_in_batches(
-    stage: str, scenes: Sequence[Scene], check: Callable[[Scene], T], progress: Progress
+    stage: str,
+    scenes: Sequence[Scene],
+    check_batch: Callable[[Sequence[Scene], int], list[T]],
+    progress: Progress,
 ) -> list[T]:
-    """Call a check for each scene, in threads, with a step of the progress per batch.
+    """Check scenes batch by batch, each with a step of the progress.
+
+    Args:
+        stage: name of the stage of the progress.
+        scenes: the scenes.
+        check_batch: called with some scenes and a number of threads.
+        progress: a step per batch.
 
     Raises:
         AssetReadError: a file of a scene cannot be read.
+        UnreadableAssetError: neither can a later attempt.
     """
     if not scenes:
         return []
     progress.start_stage(stage, len(scenes))
     results: list[T] = []
     threads = asset_opener.count_read_threads(scenes, os.cpu_count() or 1)
-    with cancellation.CancellableThreadPool(threads, stage) as pool:
-        for start in range(0, len(scenes), SCENES_PER_STEP):
-            batch = scenes[start : start + SCENES_PER_STEP]
-            try:
-                results += pool.map(check, batch)
-            except AssetReadError as error:
-                raise AssetReadError(
-                    f"The scenes cannot be checked against their files: {error.fact}",
-                    "Run the same command again when the file can be reached.",
-                ) from error
-            progress.advance(len(batch), batch[-1].id)
+    for start in range(0, len(scenes), SCENES_PER_STEP):
+        batch = scenes[start : start + SCENES_PER_STEP]
+        try:
+            results += check_batch(batch, threads)
+        except UnreadableAssetError:
+            raise
+        except AssetReadError as error:
+            raise AssetReadError(
+                f"{error} Run the same command again when the file can be reached."
+            ) from error
+        progress.advance(len(batch), batch[-1].id)
     return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +11,14 @@ from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import finished_products, planning, product_folder
+from flows.run import finished_products, planning, product_folder, run_result
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
 from pipeline.storage import plan_file
+
+_PLAN_START = re.compile(rb'\s*\{\s*"format"\s*:\s*\d+\s*,\s*"plan"\s*:')
+"""How every plan file begins: see :meth:`pipeline.plan.plan.Plan.to_dict`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +35,26 @@ class StoredPlan:
 
 
 def load_job_or_plan(path: Path) -> Job | Plan:
-    """Read a plan (``.json``) or a job (any other file).
+    """Read a plan or a job; which of both a file is depends on its content, not on its name.
 
     Raises:
         InvalidInputError: the file does not exist, or something in it is wrong.
     """
-    return plan_file.read_plan_file(path) if path.suffix == ".json" else jobs.load(path)
+    return plan_file.read_plan_file(path) if _is_plan(path) else jobs.load(path)
+
+
+def _is_plan(path: Path) -> bool:
+    """Return whether a file is a plan; a .json file that is no job, either, is read as a plan."""
+    try:
+        with path.open("rb") as file:
+            is_plan = _PLAN_START.match(file.read(200)) is not None
+        if is_plan or path.suffix != ".json":
+            return is_plan
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return path.suffix == ".json"
+    return not isinstance(values, dict) or "region" not in values
+    # ^ a job may be written as JSON, which is YAML
 
 
 def load_or_create_plan(source: Job | Plan, progress: Progress) -> Plan:
@@ -117,4 +136,5 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
         uncertainty=estimate.uncertainty,
         basis=estimate.basis,
         cost=cost.estimate_cost(plan, estimate),
+        warnings=tuple(run_result.list_plan_warnings(plan)),
     )

@@ -8,7 +8,7 @@ file nor the definition of the sensor nor the provider's table confirms is refus
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.quality.asset_check import AssetRules, Differences
 from pipeline.reading import raster_header, raster_reader
 from pipeline.reading.asset_opener import AssetInfo
 from pipeline.reading.raster_header import RasterHeader
+from pipeline.runtime import cancellation
 
 MIN_COMMON_EXTENT = 0.5
 """Share of a band's extent that it must have in common with that of another band."""
@@ -112,6 +113,32 @@ def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledSc
     if has_pixels_outside(settled, headers[band], asset, thumbnail):
         return replace(result, scene=replace_footprint(settled, headers))
     return replace(result, scene=replace(settled, other_footprint=None))
+
+
+def check_scenes(
+    scenes: Sequence[Scene],
+    select_bands: Callable[[Scene], Sequence[str]],
+    *,
+    region: Any,
+    threads: int,
+) -> list[SettledScene | RejectedScene]:
+    """Check scenes in parallel; return the results in the order of the scenes.
+
+    Args:
+        scenes: scenes as the catalog states them.
+        select_bands: returns the bands of a scene that are used.
+        region: shapely area in longitude and latitude that the scenes are used for.
+        threads: threads that read.
+
+    Raises:
+        AssetReadError: a file could not be read.
+    """
+
+    def check(scene: Scene) -> SettledScene | RejectedScene:
+        return check_scene(scene, select_bands(scene), region=region)
+
+    with cancellation.CancellableThreadPool(threads, "headers") as pool:
+        return list(pool.map(check, scenes))
 
 
 def reject_scene(scene: Scene, reason: str) -> RejectedScene:

@@ -8,6 +8,7 @@ read the same value.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,25 +84,29 @@ def read_thumbnail(href: str, asset: AssetInfo, *, size: int) -> NDArray[np.floa
 
 
 def _read_reduced(dataset: Any, *, asset: AssetInfo, size: int) -> NDArray[np.float32]:
-    nodata = _nodata_value(dataset, asset)
+    second_nodata = asset.planned.second_nodata if asset.planned else None
+    missing = (_nodata_value(dataset, asset), second_nodata)
     height, width = dataset.shape
     factors = dataset.overviews(1) if dataset.driver == "GTiff" else []
     sufficient = [factor for factor in factors if max(height, width) / factor <= 2 * size]
     if max(height, width) <= (2 if factors else 4) * size:
-        return _read_valid(dataset, nodata)
+        return _read_valid(dataset, missing)
     if factors:
         factor = min(sufficient, default=factors[-1])
-        return _read_valid(dataset, nodata, out_shape=(-(-height // factor), -(-width // factor)))
+        return _read_valid(dataset, missing, out_shape=(-(-height // factor), -(-width // factor)))
     windows = _sample_windows(height, width, size // 2)
-    return np.concatenate([_read_valid(dataset, nodata, window=window) for window in windows])
+    return np.concatenate([_read_valid(dataset, missing, window=window) for window in windows])
 
 
-def _read_valid(dataset: Any, nodata: float | None, **options: Any) -> NDArray[np.float32]:
-    """Read stored values; NaN where the dataset has none."""
+def _read_valid(
+    dataset: Any, missing: Sequence[float | None], **options: Any
+) -> NDArray[np.float32]:
+    """Read stored values; NaN where the dataset has none, or one of the missing values."""
     stored = dataset.read(1, **options)
     result: NDArray[np.float32] = stored.astype(np.float32)
-    if nodata is not None:
-        result[stored == nodata] = np.nan
+    for value in missing:
+        if value is not None:
+            result[stored == value] = np.nan
     mask = dataset_mask.read_mask(dataset, **options)
     if mask is not None:
         result[~mask] = np.nan

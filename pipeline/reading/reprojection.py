@@ -110,7 +110,10 @@ def pixel_size_metres(crs: CRS, transform: Affine) -> float:
 @functools.lru_cache(maxsize=64)
 def horizontal_crs(wkt: str) -> CRS:
     """Return the horizontal part of a coordinate system: heights do not change positions."""
-    crs = CRS.from_wkt(wkt)
+    return _drop_heights(CRS.from_wkt(wkt))
+
+
+def _drop_heights(crs: CRS) -> CRS:
     return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
 
 
@@ -122,7 +125,8 @@ def is_same_crs(wkt: str, epsg: int) -> bool:
     """
     crs = horizontal_crs(wkt)
     try:
-        return crs.to_epsg() == epsg or crs.equals(CRS.from_epsg(epsg), ignore_axis_order=True)
+        other = _drop_heights(CRS.from_epsg(epsg))
+        return crs.to_epsg() == epsg or crs.equals(other, ignore_axis_order=True)
     except UnknownCRSError:
         return False
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.reference.terramind import complete_torchvision
+
 HLS = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
 SELECT = {"name": "SelectIndices", "indices": [2, 5, 8, 11]}
 RESHAPE = {"name": "ReshapeTokensToImage", "remove_cls_token": False}
@@ -111,7 +113,7 @@ VARIANTS = {**LOADED, **UNMERGED, **COARSE}
 
 def build_task(name: str) -> Any:
     """Return TerraTorch's task of a variant."""
-    _complete_torchvision()
+    complete_torchvision()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from terratorch.datasets.utils import HLSBands
     from terratorch.models.model import AuxiliaryHead
@@ -179,18 +181,6 @@ def write(folder: Path, name: str, code: str | None = None) -> None:
         "hparams_name": "kwargs",
     }
     torch.save(content, folder / f"{name}.ckpt")
-
-
-def _complete_torchvision() -> None:
-    """Define the operators that a torchvision for GPUs lacks beside a torch for CPUs."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        vars(sys.modules[__name__])["_library"] = library
-        # ^ definitions last as long as their library
 
 
 def main(arguments: list[str]) -> None:
