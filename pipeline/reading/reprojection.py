@@ -118,13 +118,17 @@ def horizontal_crs(wkt: str) -> CRS:
 def is_same_crs(wkt: str, epsg: int) -> bool:
     """Compare definitions, not names: files may lack the EPSG code, or add a vertical system.
 
-    A code that PROJ does not know is no coordinate system's.
+    Of compound systems, also where the code is one, the horizontal parts are compared. A code that
+    PROJ does not know is no coordinate system's.
     """
     crs = horizontal_crs(wkt)
+    if crs.to_epsg() == epsg:
+        return True
     try:
-        return crs.to_epsg() == epsg or crs.equals(CRS.from_epsg(epsg), ignore_axis_order=True)
+        other = horizontal_crs(CRS.from_epsg(epsg).to_wkt())
     except UnknownCRSError:
         return False
+    return bool(crs.equals(other, ignore_axis_order=True))
 
 
 def _is_aligned(transform: Affine, grid: Grid) -> bool:
