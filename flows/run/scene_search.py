@@ -247,9 +247,10 @@ def _find_unknown_ids(ids: IdFilter, candidates: SearchResult) -> Iterator[Cavea
     for key, names in (("include", ids.include), ("exclude", ids.exclude)):
         unknown = IdFilter(include=names).find_unknown(known)
         if unknown:
+            hints = (suggest_name(name, [scene.id for scene in known]) for name in unknown)
             listed = "; ".join(
-                f"{name}{suggest_name(name, [scene.id for scene in known])}"
-                for name in unknown[:MAX_LISTED_IDS]
+                f"{name} ({hint.strip()})" if hint else name
+                for name, hint in zip(unknown[:MAX_LISTED_IDS], hints, strict=False)
             )
             more = f"; and {len(unknown) - MAX_LISTED_IDS} more" * (len(unknown) > MAX_LISTED_IDS)
             yield Caveat(id=key, text=f"no scene of this region and period: {listed}{more}")

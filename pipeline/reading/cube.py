@@ -74,7 +74,8 @@ def load(
         * with ``stored``, along (time, band): ``scale``, ``offset`` and ``unit``, where
           stored * scale + offset is the value in this unit; NaN and "" if the scene lacks the band.
 
-        Its attributes are ``long_name``, ``nodata``, and ``units`` of physical values.
+        Its attributes are ``long_name``, and ``units`` of physical values; nodata is in
+        ``.rio.nodata``, and written as ``_FillValue`` with the array.
 
     Raises:
         InvalidInputError: there are no scenes, several modalities or unknown bands, or physical
@@ -88,19 +89,22 @@ def load(
     attributes: dict[str, Any]
     if stored:
         coordinates |= _radiometry_coordinates(radiometries)
-        attributes = {"long_name": f"{sensor.title}, stored values", "nodata": fill_value}
+        attributes = {"long_name": f"{sensor.title}, stored values"}
     else:
         data = _to_physical(data, radiometries, sensor.unit)
         attributes = {
             "long_name": f"{sensor.title}, {sensor.quantity}",
             "units": sensor.unit,
-            "nodata": math.nan,
         }
+        fill_value = math.nan
     cube = xr.DataArray(
         data, dims=DIMENSIONS, coords=coordinates, attrs=attributes, name=sensor.name
     )
-    referenced: xr.DataArray = cube.rio.write_crs(grid.epsg)
-    return referenced
+    referenced: xr.DataArray = cube.rio.write_crs(grid.epsg).rio.write_coordinate_system()
+    is_masked = math.isnan(fill_value)
+    described: xr.DataArray = referenced.rio.write_nodata(fill_value, encoded=is_masked)
+    # ^ as an attribute, NaN would be written to files of JSON, which has none
+    return described
 
 
 def band_radiometries(scenes: Sequence[Scene], band: str) -> Radiometries:

@@ -110,7 +110,10 @@ def pixel_size_metres(crs: CRS, transform: Affine) -> float:
 @functools.lru_cache(maxsize=64)
 def horizontal_crs(wkt: str) -> CRS:
     """Return the horizontal part of a coordinate system: heights do not change positions."""
-    crs = CRS.from_wkt(wkt)
+    return _drop_heights(CRS.from_wkt(wkt))
+
+
+def _drop_heights(crs: CRS) -> CRS:
     return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
 
 
@@ -125,7 +128,7 @@ def is_same_crs(wkt: str, epsg: int) -> bool:
     if crs.to_epsg() == epsg:
         return True
     try:
-        other = horizontal_crs(CRS.from_epsg(epsg).to_wkt())
+        other = _drop_heights(CRS.from_epsg(epsg))
     except UnknownCRSError:
         return False
     return bool(crs.equals(other, ignore_axis_order=True))

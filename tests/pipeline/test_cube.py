@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pickle
 
@@ -85,6 +86,30 @@ def test_a_cube_survives_writing_to_a_raster(tmp_path):
         assert file.bounds == GRID.bounds
         assert file.crs.to_epsg() == GRID.epsg
         assert np.array_equal(file.read(), values)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.filterwarnings("ignore:The data type")
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_cube_written_as_zarr_is_decoded_by_cf(tmp_path, stored):
+    """An attribute NaN is no JSON; readers in other languages refuse the whole store."""
+    scenes = _scenes(tmp_path)
+    outside = dataclasses.replace(GRID, left=GRID.left - 200)
+    array = cube.load(scenes, ["B02"], outside, stored=stored)
+    array.to_dataset(name="cube").to_zarr(tmp_path / "cube.zarr")
+    for path in (tmp_path / "cube.zarr").rglob("zarr.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    with xr.open_zarr(tmp_path / "cube.zarr", decode_coords="all") as reopened:
+        assert reopened.rio.crs.to_epsg() == outside.epsg
+        assert reopened.rio.transform() == outside.transform
+        for axis in ("x", "y"):
+            attributes = reopened[axis].attrs
+            assert attributes["standard_name"] == f"projection_{axis}_coordinate"
+            assert attributes["units"] == "metre"
+        values = array.values.astype(np.float32)
+        expected = np.where(values == 0, np.nan, values) if stored else values
+        assert np.array_equal(reopened["cube"].values, expected, equal_nan=True)
+        assert np.isnan(expected).any()
 
 
 def test_a_cube_as_stored_has_no_unit(tmp_path):

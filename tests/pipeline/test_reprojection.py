@@ -654,3 +654,20 @@ def test_a_vertical_axis_does_not_hide_a_geographic_system():
     assert reprojection.pixel_size_metres(feet, Affine.scale(100, -100)) == pytest.approx(
         30.48, abs=0.001
     )
+
+
+@pytest.mark.parametrize(
+    ("stored", "stated", "is_same"),
+    [
+        (9707, 9707, True),
+        (9707, 4326, True),
+        (4326, 9707, True),
+        (4979, 4326, True),
+        (32633, 9707, False),
+        (32633, 32634, False),
+        (9707, 4258, False),
+    ],
+)
+def test_heights_do_not_matter_for_positions(stored, stated, is_same):
+    wkt = CRS.from_epsg(stored).to_wkt()
+    assert reprojection.is_same_crs(wkt, stated) is is_same

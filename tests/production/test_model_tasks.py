@@ -408,6 +408,27 @@ def test_maps_hold_codes_of_the_legend_they_were_asked_for(made, kind):
     assert not any(str(Path(result["item"]).parents[3]) in text for text in _texts(result))
 
 
+def test_a_map_of_other_classes_can_be_run_verified_and_recoloured(home, land):
+    own = {**KINDS["checkpoint"], "classes": ["Others", "Burned", "Wälder"], "layer": "burn_scars"}
+    result = run(write(home, land, "checkpoint", name="own", model=own))
+    assert result["status"] == "complete"
+    assert Path(result["map"]).name == "burn_scars.tif"
+    checked = verify.verify(Path(result["item"]), NullProgress())
+    assert checked.ok
+    recoloured = own | {
+        "classes": ["Others", {"name": "Burned", "color": "#102030"}, "Wälder"],
+    }
+    again = run(write(home, land, "checkpoint", name="own", model=recoloured))
+    assert again["status"] == "complete"
+    assert again["tiles"]["done"] == 0 < again["tiles"]["total"]
+    with rasterio.open(result["map"]) as old, rasterio.open(again["map"]) as new:
+        assert np.array_equal(old.read(), new.read())
+        assert new.colormap(1)[1][:3] == (16, 32, 48) != old.colormap(1)[1][:3]
+    for text in _texts(again):
+        assert "Wälder" in text
+        assert "land cover" not in text.lower()
+
+
 def _texts(result):
     folder = Path(result["map"]).parents[1]
     yield Path(result["item"]).read_text()

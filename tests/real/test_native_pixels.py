@@ -33,7 +33,7 @@ def _find_scenes(realdata, name):
 
 def _load_stored(scene, bands, grid):
     stored = cube.load([scene], bands, grid, stored=True)
-    return stored[0].compute(scheduler="synchronous"), stored.attrs["nodata"]
+    return stored[0].compute(scheduler="synchronous"), stored.rio.nodata
 
 
 def _fill_nodata(stored, asset, file, fill):
