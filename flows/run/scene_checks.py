@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from catalogs import snapshot
-from catalogs.errors import AssetReadError
+from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search.scene_selection import Selection
 from catalogs.sensors import get_sensor
@@ -272,6 +272,7 @@ def _call_in_batches(
 
     Raises:
         AssetReadError: a file of a scene cannot be read.
+        UnreadableAssetError: neither can a later attempt.
     """
     if not scenes:
         return []
@@ -282,10 +283,11 @@ def _call_in_batches(
         batch = scenes[start : start + SCENES_PER_STEP]
         try:
             results += check_batch(batch, threads)
+        except UnreadableAssetError:
+            raise
         except AssetReadError as error:
             raise AssetReadError(
-                f"The scenes cannot be checked against their files: {error.fact}",
-                "Run the same command again when the file can be reached.",
+                f"{error} Run the same command again when the file can be reached."
             ) from error
         progress.advance(len(batch), batch[-1].id)
     return results
