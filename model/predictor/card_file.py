@@ -237,13 +237,7 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
     Raises:
         ModelError: an unknown or missing entry, or one of the wrong kind.
     """
-    known = [entry.name for entry in fields(Card)]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ModelError(
-            f"unknown entry {join_names(unknown)}; a model card has {join_names(known, 12)}"
-        )
-    _check_types(options)
+    check_entries(options)
     if options.get("tokenizer") is not None:
         options = {"inputs": list(DEFAULT_INPUTS), **options}
         # ^ a TerraMind model takes any of its inputs; a segmenter's head was trained with some
@@ -256,6 +250,21 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
+
+
+def check_entries(options: Mapping[str, Any]) -> None:
+    """Check the names and the types of a card's entries.
+
+    Raises:
+        ModelError: an unknown entry, or one of the wrong kind.
+    """
+    known = [entry.name for entry in fields(Card)]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ModelError(
+            f"unknown entry {join_names(unknown)}; a model card has {join_names(known, 12)}"
+        )
+    _check_types(options)
 
 
 def find_weights_path(card: Card, folder: Path) -> Path | None:
