@@ -24,6 +24,7 @@ from model.terramind.modalities import (
     LULC_CLASSES,
     PATCH_SIZE,
     RASTER_MODALITIES,
+    RasterModality,
     Statistics,
     band_indices,
     get_raster_modality,
@@ -344,10 +345,18 @@ def _convert_values(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_inputs(inputs: object) -> dict[str, tuple[str, ...]]:
     if isinstance(inputs, Mapping):
-        return {get_raster_modality(name).name: tuple(bands) for name, bands in inputs.items()}
+        return {
+            get_raster_modality(name).name: _translate_bands(get_raster_modality(name), bands)
+            for name, bands in inputs.items()
+        }
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return {get_raster_modality(name).name: get_raster_modality(name).bands for name in inputs}
     raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
+
+
+def _translate_bands(modality: RasterModality, bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the products' names of bands, which may have those of TerraTorch."""
+    return tuple(modality.bands[modality.band_index(band)] for band in bands)
 
 
 def _to_floats(values: Sequence[float]) -> tuple[float, ...]:
