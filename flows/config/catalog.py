@@ -32,7 +32,8 @@ class Catalog(ConfigModel):
     """The STAC catalog that is searched."""
 
     provider: str = Field(
-        description="a provider's name, or the path of a YAML file that describes one"
+        description="a provider's name, or the path of a YAML file that describes one",
+        examples=["planetary-computer"],
     )
     path: Annotated[Path, BeforeValidator(_resolve_catalog_path)] | None = Field(
         default=None, description="the path of a static catalog's JSON file, or of its folder"
