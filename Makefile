@@ -31,7 +31,7 @@ lint: $(VENV)/.test
 
 # The JSON Schemas of what the commands print with --json.
 schemas: $(VENV)/.run
-	$(VENV)/bin/python -m flows.run.schemas docs/json
+	$(VENV)/bin/python -m flows.run.schemas docs
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks

@@ -124,6 +124,14 @@ def demo(
     )
 
 
+@subcommand(command, "schema")
+def schema(console: Console) -> int:
+    """Print the JSON Schema of the job file, for editors."""
+    from flows.config import job_schema
+
+    return console.print_document(job_schema.generate_schema())
+
+
 @subcommand(command, "search")
 @click.argument("job", type=PATH)
 @click.option(

@@ -287,7 +287,7 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
     assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     verbs = ("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy")
-    for name in (*verbs, "models", "train"):
+    for name in (*verbs, "models", "train", "schema"):
         assert re.search(rf"\b{name}\b", text)
     for word in ("0 success", "1 tiles failed", "2 invalid", "3 nothing found", "130 inter"):
         assert word in text
@@ -303,6 +303,7 @@ def verbs() -> list[click.Command]:
 def test_every_verb_has_json_and_debug() -> None:
     assert {entry.name for entry in verbs()} == {
         *("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy", "train"),
+        "schema",
         *("list", "fetch", "check", "convert", "card"),
     }
     for entry in verbs():
