@@ -117,7 +117,7 @@ def test_a_tile_whose_file_was_broken_after_planning_is_made_once_it_is_replaced
     assert RETRY not in text
     assert "--allow-partial" not in text
     # ^ there is no other tile
-    assert "replace the file" in text
+    assert "Check and replace the file" in text
     raster(job).write_bytes(content)
     succeed(capfd, "run", plan)
 
@@ -358,6 +358,16 @@ def test_the_time_limit_is_lifted_by_another_run(job, capfd, monkeypatch):
     assert code == EXIT_FAILED
     assert "run the same command again to go on" in text
     succeed(capfd, "run", change(job, execution={"tile": 16}))
+
+
+def test_a_moved_product_is_found_by_its_moved_job(job, capfd):
+    """README, "Limits"."""
+    succeed(capfd, "run", job)
+    (job.parent / "out").rename(job.parent / "moved")
+    output = yaml.safe_load(job.read_text())["output"]
+    change(job, output=output | {"path": "moved"})
+    assert "nothing to do" in succeed(capfd, "run", job)
+    assert "verified" in succeed(capfd, "verify", job.parent / "moved")
 
 
 # -- messages in the code ------------------------------------------------------------------------
