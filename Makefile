@@ -10,7 +10,7 @@ PYTEST_PARALLEL ?= -n 3 --dist loadscope
 #   country or server is made once
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint schemas bench reference reference-bench mapping-bench clean
+.PHONY: demo test test-all lint schemas bench reference reference-checkpoints reference-bench mapping-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
@@ -39,6 +39,10 @@ bench: $(VENV)/.test
 # TerraTorch beside our model, in a venv of its own (1.1 GB): parity, then the ratios of speed.
 reference: $(REFERENCE)/.ready
 	$(REFERENCE)/bin/python -m pytest tests/reference $(PYTEST_ARGS)
+
+# The same with TerraTorch's tasks, which write checkpoints (1 GB more).
+reference-checkpoints: $(REFERENCE)/.tasks
+	$(REFERENCE)/bin/python -m pytest tests/reference/test_checkpoints.py $(PYTEST_ARGS)
 
 reference-bench: $(REFERENCE)/.ready
 	$(REFERENCE)/bin/python -m tests.benchmarks.model $(BENCH_ARGS)
@@ -77,6 +81,13 @@ $(REFERENCE)/.ready: tests/reference/requirements.txt constraints.txt
 	  $$pip install --no-deps terratorch==1.2.13; } || \
 	{ echo "make $(MAKECMDGOALS) has to fetch torch, terratorch 1.2.13 and what tests/reference/requirements.txt" \
 	       "names; pip says above what failed. It wants a package index, or PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
+	touch $@
+
+# torchgeo and lightly state other versions of Python and of packages than those with which they work here.
+$(REFERENCE)/.tasks: tests/reference/tasks.txt $(REFERENCE)/.ready
+	$(REFERENCE)/bin/python -m pip --disable-pip-version-check --quiet install -r tests/reference/tasks.txt
+	$(REFERENCE)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --ignore-requires-python \
+		torchgeo==0.9.0 lightly==1.5.22
 	touch $@
 
 # A real STAC API for the tests that find one, beside Debian's postgresql and postgresql-postgis.

@@ -59,11 +59,14 @@ def load_fine_tuned(
     card_values = config.read_mapping(card_path) if card_path else {}
     content = lightning_checkpoint.read(checkpoint)
     has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
-    network = lightning_checkpoint.fine_tuned(
-        content,
-        card_path,
-        hyper_parameters=training.task if training and not has_arguments else None,
-    )
+    try:
+        network = lightning_checkpoint.fine_tuned(
+            content,
+            card_path,
+            hyper_parameters=training.task if training and not has_arguments else None,
+        )
+    except ModelError as error:
+        raise type(error)(f"{checkpoint}: {error}") from error
     settings = network.settings
     if settings is None:
         raise ModelError(f"{checkpoint} does not describe its model")
@@ -247,9 +250,14 @@ def _select_inputs(
             "random, so that it works without"
         )
         return given, [note] if missing else []
+    advice = (
+        "RGB, a picture in bytes, is in no catalog. Use a checkpoint of S2L2A"
+        if "RGB" in names
+        else f"write inputs: [{', '.join(names)}]"
+    )
     raise ModelError(
         f"the checkpoint takes the inputs {join_names(names)}, and is given {join_names(given)}: "
-        f"write inputs: [{', '.join(names)}]"
+        f"{advice}"
     )
 
 

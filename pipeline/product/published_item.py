@@ -89,7 +89,8 @@ def find_product_dirs(location: Path) -> list[Path]:
     Raises:
         InvalidInputError: there is no product.
     """
-    is_item = location.name == ITEM_NAME and location.is_file()
+    parent = open_store(location.parent)
+    is_item = location.name == ITEM_NAME and parent.info(ITEM_NAME) is not None
     # ^ a job may be named like the file, and then a folder is
     folder = location.parent if is_item else location
     store = open_store(folder)
