@@ -31,9 +31,7 @@ _STATUSES = ("contradicts", "cannot tell", "agrees")
 
 T = TypeVar("T")
 
-OUTSIDE_CAVEAT = (
-    "it has pixels outside of the footprint that the catalog states: its files' extent is used"
-)
+OUTSIDE_CAVEAT = "it has pixels outside of its stated footprint: the extent of its files is used"
 
 SCENES_PER_STEP = 16
 """Scenes that are checked between two steps of the progress."""
