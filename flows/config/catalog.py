@@ -35,6 +35,7 @@ class Catalog(ConfigModel):
         title="Whose conventions of collections, bands and radiometry the catalog follows",
         description=f"{', '.join(providers.list_names())}, or the path of a YAML file that "
         "describes another (docs/providers.md)",
+        examples=["planetary-computer"],
     )
     path: Annotated[Path, BeforeValidator(_resolve_catalog_path)] | None = Field(
         title="A static catalog on disk",

@@ -54,6 +54,7 @@ class QualityGate(ConfigModel):
         "where a GPU computes in bf16",
     )
     min_observed: float = Field(
+        title="Limit of holes: what a product must hold at least",
         default=0.01,
         ge=0,
         le=1,

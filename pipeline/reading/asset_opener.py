@@ -224,8 +224,8 @@ def _is_lasting(error: Exception, href: str) -> bool:
 
 def _advise_on_lasting(error: Exception) -> str:
     if isinstance(error, http_ranges.RequestRefusedError):
-        return "The server will refuse it again: check its address and your access to it"
-    return "No other attempt can read it: replace the file"
+        return "The server refuses it: check its address and your access to it"
+    return "Check and replace the file"
 
 
 _LASTING_S3_ERRORS = (
