@@ -222,17 +222,28 @@ def select_tiles(
     shapely.prepare(region)
     touched = shapely.intersects(region, boxes)
     covered = shapely.contains_properly(region, boxes)
+    parts = shapely.STRtree(shapely.get_parts(region))
     return tuple(
         tile
         for tile, is_touched, is_covered in zip(tiles, touched, covered, strict=True)
-        if is_covered or (is_touched and _holds_centre(tile, grid, region, factors))
+        if is_covered or (is_touched and _holds_centre(tile, grid, parts, factors))
     )
 
 
-def _holds_centre(tile: Tile, grid: Grid, region: BaseGeometry, factors: Iterable[int]) -> bool:
-    part = clip_tile(tile, grid, region, max(factors, default=1))
+def _holds_centre(tile: Tile, grid: Grid, parts: shapely.STRtree, factors: Iterable[int]) -> bool:
+    part = clip_tile(tile, grid, parts, max(factors, default=1))
     area = grid.window(row=part.row, column=part.column, height=part.height, width=part.width)
+    region = _near_parts(parts, shapely.box(*area.bounds).buffer(area.resolution * max(factors)))
+    shapely.prepare(region)
     return any(_contains_centre(area.coarsen(factor), region) for factor in factors)
+
+
+def _near_parts(parts: shapely.STRtree, outline: BaseGeometry) -> BaseGeometry:
+    """Return the polygons of a region that touch an outline: a region may have thousands."""
+    near: BaseGeometry = shapely.multipolygons(
+        parts.geometries[parts.query(outline, predicate="intersects")]
+    )
+    return near
 
 
 SCANNED_ROW_STEP = 64
@@ -249,18 +260,18 @@ def _contains_centre(area: Grid, region: BaseGeometry) -> bool:
     )
 
 
-def clip_tile(tile: Tile, grid: Grid, region: BaseGeometry, multiple: int = 1) -> Tile:
+def clip_tile(tile: Tile, grid: Grid, parts: shapely.STRtree, multiple: int = 1) -> Tile:
     """Return the smallest part of a tile that holds its part of a projected region.
 
     Args:
         tile: a tile of the grid that the region touches.
         grid: the grid.
-        region: the region in the coordinates of the grid.
+        parts: the polygons of the region, in the coordinates of the grid.
         multiple: the part begins and ends at multiples of so many cells of the grid.
     """
     area = grid.window(row=tile.row, column=tile.column, height=tile.height, width=tile.width)
     outline = shapely.box(*area.bounds)
-    west, south, east, north = shapely.intersection(region, outline).bounds
+    west, south, east, north = shapely.intersection(_near_parts(parts, outline), outline).bounds
     if math.isnan(west):
         return tile
     rows = _cells_between(area.top - north, area.top - south, tile.height, area, multiple)

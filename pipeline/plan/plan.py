@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import shapely
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
@@ -114,7 +115,6 @@ class Plan:
                 ),
                 area,
                 grid.project(self.region_for(area.epsg), area.epsg),
-                # ^ a geometry of its own, as it is prepared: several threads share the others
                 factors,
             )
         )
@@ -262,15 +262,18 @@ class Plan:
         return grid.clip_tile(
             tile,
             self.grid_for(tile.epsg),
-            self._projected_regions[tile.epsg],
+            self._region_parts[tile.epsg],
             self.max_output_stride // self.output_stride,
         )
 
     @functools.cached_property
-    def _projected_regions(self) -> Mapping[int, BaseGeometry]:
-        """Return EPSG code → the region of a grid in its coordinates."""
+    def _region_parts(self) -> Mapping[int, shapely.STRtree]:
+        """Return EPSG code → the polygons of the region of a grid, in its coordinates."""
         return {
-            area.epsg: grid.project(self.region_for(area.epsg), area.epsg) for area in self.grids
+            area.epsg: shapely.STRtree(
+                shapely.get_parts(grid.project(self.region_for(area.epsg), area.epsg))
+            )
+            for area in self.grids
         }
 
     def pixel_grid(self, area: Grid) -> Grid:
