@@ -10,7 +10,7 @@ PYTEST_PARALLEL ?= -n 3 --dist loadscope
 #   country or server is made once
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint schemas bench reference reference-bench mapping-bench clean
+.PHONY: demo test test-all lint schemas bench reference reference-checkpoints reference-bench mapping-bench clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/terramosaic demo demo
@@ -19,7 +19,7 @@ demo: $(VENV)/.run
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) -m "not production" $(PYTEST_ARGS)
 
-# The whole: also servers and workers that are killed, maps of every task, 500 fault seeds, 10 000 mutated documents.
+# The whole: also servers and workers that are killed, maps of every task, 500 fault seeds, 10 000 mutated documents, 1000 wrong catalogs.
 test-all: lint
 	TERRAMOSAIC_NIGHTLY=1 $(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
@@ -31,7 +31,7 @@ lint: $(VENV)/.test
 
 # The JSON Schemas of what the commands print with --json.
 schemas: $(VENV)/.run
-	$(VENV)/bin/python -m flows.run.schemas docs/json
+	$(VENV)/bin/python -m flows.run.schemas docs
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks
@@ -39,6 +39,10 @@ bench: $(VENV)/.test
 # TerraTorch beside our model, in a venv of its own (1.1 GB): parity, then the ratios of speed.
 reference: $(REFERENCE)/.ready
 	$(REFERENCE)/bin/python -m pytest tests/reference $(PYTEST_ARGS)
+
+# The same with TerraTorch's tasks, which write checkpoints (1 GB more).
+reference-checkpoints: $(REFERENCE)/.tasks
+	$(REFERENCE)/bin/python -m pytest tests/reference/test_checkpoints.py $(PYTEST_ARGS)
 
 reference-bench: $(REFERENCE)/.ready
 	$(REFERENCE)/bin/python -m tests.benchmarks.model $(BENCH_ARGS)
@@ -77,6 +81,13 @@ $(REFERENCE)/.ready: tests/reference/requirements.txt constraints.txt
 	  $$pip install --no-deps terratorch==1.2.13; } || \
 	{ echo "make $(MAKECMDGOALS) has to fetch torch, terratorch 1.2.13 and what tests/reference/requirements.txt" \
 	       "names; pip says above what failed. It wants a package index, or PIP_FIND_LINKS=<folder of wheels>" >&2; exit 2; }
+	touch $@
+
+# torchgeo and lightly state other versions of Python and of packages than those with which they work here.
+$(REFERENCE)/.tasks: tests/reference/tasks.txt $(REFERENCE)/.ready
+	$(REFERENCE)/bin/python -m pip --disable-pip-version-check --quiet install -r tests/reference/tasks.txt
+	$(REFERENCE)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --ignore-requires-python \
+		torchgeo==0.9.0 lightly==1.5.22
 	touch $@
 
 # A real STAC API for the tests that find one, beside Debian's postgresql and postgresql-postgis.

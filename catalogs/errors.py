@@ -20,14 +20,8 @@ class TransientError(TerramosaicError):
 
 
 class AssetReadError(TerramosaicError):
-    """An asset that could not be read after all retries."""
+    """An asset that could not be read after all retries; a later attempt may succeed."""
 
-    def __init__(self, fact: str, advice: str = "") -> None:
-        """Build the error.
 
-        Args:
-            fact: what could not be read and why, a sentence.
-            advice: what to do next; empty if the fact says it.
-        """
-        super().__init__(f"{fact} {advice}".strip())
-        self.fact = fact
+class UnreadableAssetError(AssetReadError, InvalidInputError):
+    """An asset that is not there, or is no raster that can be decoded: no attempt can read it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from catalogs.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Group = Literal["optical", "radar", "elevation"]
 
@@ -238,6 +238,11 @@ def get_sensor(name: str) -> Sensor:
         return SENSORS[name]
     except KeyError:
         raise InvalidInputError(describe_unknown_sensor(name)) from None
+
+
+def choose_counted_sensor(modalities: Sequence[str]) -> str:
+    """Return the modality whose days are counted: of the first group of sensors that is present."""
+    return min(modalities, key=lambda modality: GROUPS.index(get_sensor(modality).group))
 
 
 def describe_unknown_sensor(name: str) -> str:

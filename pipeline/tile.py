@@ -43,6 +43,9 @@ class TileResult:
     reason: str | None
     """Why the tile failed; None = it is finished."""
 
+    retryable: bool = False
+    """Whether the tile failed and another attempt may succeed; else something must be changed."""
+
     seconds: dict[str, float]
 
     traffic: Mapping[str, int] = field(default_factory=dict)
@@ -118,6 +121,7 @@ def build_tile(
         },
         samples=builder.samples,
         traffic=traffic.to_dict(),
+        counts=builder.layers.count_pixels(),
     )
     receipt.write(folder, tile, tile_receipt)
     return tile_receipt

@@ -19,6 +19,7 @@ from pipeline.inference.blend import BlendedRows
 from pipeline.layer_table import Layer
 from pipeline.plan.plan import Plan
 from pipeline.reading import units
+from pipeline.storage.receipt import BandValues, PixelCounts
 
 OBSERVATION_LAYERS = ("observations", "first_observed", "last_observed", "inputs_used")
 """The layers that every product has: what was observed, and when."""
@@ -79,6 +80,7 @@ class TileLayers:
             factor: grid.rasterize_region(region, tile_grid.coarsen(factor))
             for factor in {1, *(plan.coarsening_factor(name) for name in self._values)}
         }
+        self._band_values: dict[str, dict[str, BandValues]] = {}
 
     @functools.cached_property
     def region_mask(self) -> NDArray[np.bool_]:
@@ -113,6 +115,13 @@ class TileLayers:
         target = slice((first - top) // stride, (stop - top) // stride)
         for name, values in _strip_values(self._plan, strip.composites, source).items():
             self._values[name][..., target, :] = values
+        in_region = self.region_mask[target].repeat(stride, axis=0).repeat(stride, axis=1)
+        for modality, composite in strip.composites.values.items():
+            counts = self._band_values.setdefault(modality, {})
+            bands = composite.coords["band"].values.tolist()
+            for band, values in zip(bands, composite.values, strict=True):
+                band_values = _summarise_values(values[source][in_region])
+                counts[band] = counts[band].join(band_values) if band in counts else band_values
 
     def store_outputs(self, rows: BlendedRows) -> None:
         """Classify finished rows of the model's outputs and store their layers.
@@ -160,6 +169,35 @@ class TileLayers:
         padded = np.full(shape, self._plan.layer(name).fill_value, dtype=values.dtype)
         padded[..., row : row + part.height, column : column + part.width] = values
         return padded
+
+    def count_pixels(self) -> PixelCounts:
+        """Return the counts of pixels with values inside the region; call it after finalize."""
+        cells = int(self.region_mask.sum())
+        outputs: dict[str, tuple[int, int]] = {}
+        for output in self._plan.model.outputs if self._plan.model else ():
+            values = self._values[output.layer_name]
+            valid = self._plan.layer(output.layer_name).valid_mask(values)
+            region = self._region_masks[self._plan.coarsening_factor(output.layer_name)]
+            outputs[output.layer_name] = (
+                int(region.sum()),
+                int((valid.any(axis=0) if values.ndim == 3 else valid).sum()),
+            )
+        observations = self._values["observations"][self.region_mask]
+        return PixelCounts(
+            pixels=cells * self._plan.output_stride**2,
+            cells=cells,
+            observed=int((observations > 0).sum()),
+            bands=self._band_values,
+            outputs=outputs,
+        )
+
+
+def _summarise_values(values: NDArray[np.float32]) -> BandValues:
+    """Return how many values there are, the least and the largest; NaN = no value."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return BandValues(pixels=0, low=None, high=None)
+    return BandValues(pixels=finite.size, low=float(finite.min()), high=float(finite.max()))
 
 
 def _nodata_array(layer: Layer, bands: tuple[str, ...], area: Grid, factor: int) -> NDArray[Any]:

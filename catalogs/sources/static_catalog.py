@@ -190,7 +190,8 @@ class _Walker:
             root = href_by_rel.get("root", {"href": "the address of the API"})["href"]
             raise InvalidInputError(
                 f"{href_policy.redact(location)} is a collection of a STAC API, which holds its "
-                f"items: search the API instead, with catalog: {{url: {href_policy.redact(root)}}}."
+                f"items: search the API instead, with catalog: {{url: {href_policy.redact(root)}, "
+                "provider: …} and the provider of this job."
             )
 
     def _is_local_list(self, link: Mapping[str, Any], location: str) -> bool:

@@ -307,7 +307,9 @@ def _select_href(asset: Mapping[str, Any], band: str, preferred_scheme: str) -> 
     texts = [href for href in hrefs if isinstance(href, str) and href]
     if not texts:
         raise UnusableItemError(f"its {band} has no href")
-    return next((href for href in texts if href.startswith(f"{preferred_scheme}://")), texts[0])
+    return next(
+        (href for href in texts if href.lower().startswith(f"{preferred_scheme}://")), texts[0]
+    )
 
 
 def _check_georeferenced(

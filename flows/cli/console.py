@@ -99,6 +99,12 @@ class Console:
                 print(line, flush=True)
         return code
 
+    def print_document(self, values: Mapping[str, Any]) -> int:
+        """Print a JSON document, indented for people, and return the exit code."""
+        indent = None if self._as_json else 2
+        print(json.dumps(values, indent=indent, ensure_ascii=False), flush=True)
+        return EXIT_OK
+
     def _report_error(self, error: Exception) -> int:
         if self._debug:
             traceback.print_exc()

@@ -81,8 +81,8 @@ def _print_version(context: click.Context, _: click.Parameter, is_requested: boo
 def command() -> None:
     """Map land cover of a region from Sentinel-1 and Sentinel-2 scenes.
 
-    Exit codes: 0 success, 1 tiles failed or the quality gate was not passed, 2 invalid command line
-    or job, 3 nothing found, 130 interrupted (run the same command again to resume).
+    Exit codes: 0 success, 1 tiles failed or the product was refused, 2 invalid command line, job or
+    file, 3 nothing found, 130 interrupted (run the same command again to resume).
     """
 
 
@@ -122,6 +122,14 @@ def demo(
         text_output.format_run,
         exit_codes.exit_code_for_run(allow_partial=False),
     )
+
+
+@subcommand(command, "schema")
+def schema(console: Console) -> int:
+    """Print the JSON Schema of the job file, for editors."""
+    from flows.config import job_schema
+
+    return console.print_document(job_schema.generate_schema())
 
 
 @subcommand(command, "search")
@@ -171,7 +179,9 @@ def plan(console: Console, job: Path, output: Path | None, period: str | None) -
 @subcommand(command, "run")
 @click.argument("job", type=PATH, metavar="JOB|PLAN")
 @click.option(
-    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+    "--allow-partial",
+    is_flag=True,
+    help="Publish even if tiles failed; the product lists them. It must not have other holes.",
 )
 @click.option(
     "--max-cost",
@@ -227,7 +237,9 @@ _ORDER_CHOICE = click.Choice(["oldest", "newest"])
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods to process in parallel.")  # fmt: skip
 @click.option(
-    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+    "--allow-partial",
+    is_flag=True,
+    help="Publish even if tiles failed; the product lists them. It must not have other holes.",
 )
 @click.option("--max-cost", type=click.FloatRange(min=0), metavar="N",
               help="Stop before a period that would raise the total cost above N.")  # fmt: skip
@@ -282,7 +294,9 @@ def backfill(
 @click.option("--at-once", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Periods to process in parallel.")  # fmt: skip
 @click.option(
-    "--allow-partial", is_flag=True, help="Publish even if tiles failed; the product lists them."
+    "--allow-partial",
+    is_flag=True,
+    help="Publish even if tiles failed; the product lists them. It must not have other holes.",
 )
 @click.option("--dry-run", is_flag=True, help="Only list outdated periods, and why.")
 def refresh(console: Console, job: Path, at_once: int, allow_partial: bool, dry_run: bool) -> int:

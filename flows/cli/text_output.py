@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RunResult,
         SearchResult,
         TileCounts,
+        TileFailure,
         TrainResult,
         UsedScene,
         VerifyResult,
@@ -64,7 +65,7 @@ def _is_number(value: object) -> bool:
 def format_run(result: RunResult) -> Iterator[str]:
     """Describe a run: status, files, tiles, times, accuracy and seams."""
     yield _format_headline(result)
-    yield from (f"  warning    {text}" for text in result.warnings)
+    yield from _format_warnings(result.warnings)
     yield from _format_pairs(
         ("map", result.map),
         ("quicklook", result.quicklook),
@@ -76,8 +77,29 @@ def format_run(result: RunResult) -> Iterator[str]:
         ("seams", _format_seams(result.seam)),
     )
     yield from _format_pairs(*_planned_and_actual(result.planned, result.actual))
-    for failure in result.tiles.failed:
+    yield from _format_failures(result.tiles.failed)
+
+
+MAX_FAILURES_LISTED = 20
+"""Largest number of failed tiles that are listed; --json has all."""
+
+
+def _format_failures(failures: Sequence[TileFailure]) -> Iterator[str]:
+    for failure in failures[:MAX_FAILURES_LISTED]:
         yield f"  failed     {failure.tile}: {failure.reason}"
+    if len(failures) > MAX_FAILURES_LISTED:
+        yield f"  failed     and {len(failures) - MAX_FAILURES_LISTED} more (--json lists all)"
+
+
+MAX_WARNINGS_LISTED = 20
+"""Largest number of warnings that are listed; --json has all."""
+
+
+def _format_warnings(warnings: Sequence[str]) -> Iterator[str]:
+    for text in warnings[:MAX_WARNINGS_LISTED]:
+        yield f"  warning    {text}"
+    if len(warnings) > MAX_WARNINGS_LISTED:
+        yield f"  warning    and {len(warnings) - MAX_WARNINGS_LISTED} more (--json lists all)"
 
 
 _ESTIMATE_BASIS_TEXTS = {
@@ -120,10 +142,12 @@ def _format_headline(result: RunResult) -> str:
     status, tiles = result.status, result.tiles
     failed = len(tiles.failed)
     if status == "refused":
-        return (
-            "refused: the map does not pass the job's quality gate and nothing is published; the "
-            "tiles are kept, so that a run with another qc section computes none of them again"
+        outcome = (
+            "The product that was published before is left as it is."
+            if result.item
+            else "Nothing is published; finished tiles are kept, and no run computes them again."
         )
+        return f"refused: {result.reason} {outcome}"
     if status == "unchanged":
         return (
             "nothing to do: the product is complete, and neither its scenes nor its recipe changed"
@@ -133,9 +157,26 @@ def _format_headline(result: RunResult) -> str:
     if result.item:
         return f"{status}: published without {failed} of {tiles.total} tiles, which failed"
     return (
-        f"{status}: {failed} of {tiles.total} tiles failed and nothing is published; run the "
-        "same command again to retry them, or publish without them with --allow-partial"
+        f"{status}: {failed} of {tiles.total} tiles failed and nothing is published; "
+        f"{_advise_on_failures(tiles)}"
     )
+
+
+def _advise_on_failures(tiles: TileCounts) -> str:
+    """Return what to do about failed tiles: try again only what another attempt may change."""
+    retryable = sum(failure.retryable for failure in tiles.failed)
+    if retryable == len(tiles.failed):
+        advice = "run the same command again to retry them"
+    elif retryable:
+        advice = (
+            f"run the same command again to retry {retryable} of them; the others fail again "
+            "unless what is named below is changed"
+        )
+    else:
+        advice = "they fail again unless what is named below is changed"
+    if len(tiles.failed) < tiles.total:
+        advice += ", or publish without them with --allow-partial"
+    return advice
 
 
 def _format_pairs(*pairs: tuple[str, object]) -> Iterator[str]:
@@ -176,6 +217,7 @@ def format_search(result: SearchResult) -> Iterator[str]:
     """List the scenes, the coverage by date, and the rejected scenes with reasons."""
     used, refused = result.used, result.refused
     yield f"{len(used)} scenes are used, {len(refused)} are left out"
+    yield from _format_warnings(result.warnings)
     header = (
         "date",
         "input",
@@ -248,6 +290,7 @@ def format_plan(result: PlanResult) -> Iterator[str]:
     tiles = result.tiles
     count = tiles.new + tiles.skip + tiles.recompute
     yield f"{count} tiles: {tiles.new} new, {tiles.skip} done, {tiles.recompute} to redo"
+    yield from _format_warnings(result.warnings)
     yield from _format_pairs(
         ("scenes", result.scenes),
         ("to read", _format_optional(format_size, result.bytes)),
@@ -319,7 +362,7 @@ def format_verification(result: VerifyResult) -> Iterator[str]:
         yield "verified: every tile matches its receipt"
     elif damages:
         count = _format_count(len(damages), "problem")
-        yield f"{count}; run the job again to recompute only these tiles:"
+        yield f"{count}; run the job again to make only these tiles and files:"
         rows = [(entry.tile, entry.file, entry.reason) for entry in damages]
         yield from _indent(format_table(("tile", "file", "why"), rows))
     else:

@@ -32,12 +32,22 @@ class Catalog(ConfigModel):
     """The STAC catalog that is searched."""
 
     provider: str = Field(
-        description="a provider's name, or the path of a YAML file that describes one"
+        title="Whose conventions of collections, bands and radiometry the catalog follows",
+        description=f"{', '.join(providers.list_names())}, or the path of a YAML file that "
+        "describes another (docs/providers.md)",
+        examples=["planetary-computer"],
     )
     path: Annotated[Path, BeforeValidator(_resolve_catalog_path)] | None = Field(
-        default=None, description="the path of a static catalog's JSON file, or of its folder"
+        title="A static catalog on disk",
+        default=None,
+        description="the path of a static catalog's JSON file, or of its folder",
     )
-    url: str | None = Field(default=None, description="an https:// address", pattern=r"^https?://")
+    url: str | None = Field(
+        title="A static catalog or a STAC API on the web; by default the provider's own API",
+        default=None,
+        description="an https:// address",
+        pattern=r"^https?://",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -24,14 +24,24 @@ _RESERVED_PREFIXES = ("band_", "cells_", "composite_", "series_", "generated_", 
 class ClassConfig(ConfigModel):
     """One class of a checkpoint; a text is its name."""
 
-    name: str = Field(description="the class's name, a text")
-    title: str | None = Field(default=None, min_length=1, description="a text for legends")
-    color: str | None = Field(default=None, description="a colour in quotes, as in '#d55e00'")
+    name: str = Field(title="Name of the class", description="the class's name, a text")
+    title: str | None = Field(
+        title="Title in legends", default=None, min_length=1, description="a text for legends"
+    )
+    color: str | None = Field(
+        title="Colour on the map", default=None, description="a colour in quotes, as in '#d55e00'"
+    )
     code: int | None = Field(
-        default=None, ge=0, lt=OWN_NODATA, description=f"a whole number from 0 to {OWN_NODATA - 1}"
+        title="Value of its pixels",
+        default=None,
+        ge=0,
+        lt=OWN_NODATA,
+        description=f"a whole number from 0 to {OWN_NODATA - 1}",
     )
     gap: bool = Field(
-        default=False, description="true where pixels of the class count as not classified"
+        title="Whether the class stands for a gap, such as clouds",
+        default=False,
+        description="true where pixels of the class count as not classified",
     )
 
     @model_validator(mode="before")

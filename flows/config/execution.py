@@ -17,8 +17,8 @@ PATCH_SIZE = 16
 class WorkerRange(ConfigModel):
     """Smallest and largest number of workers of an adaptive cluster."""
 
-    min: int
-    max: int
+    min: int = Field(title="Fewest workers", description="a whole number")
+    max: int = Field(title="Most workers", description="a whole number")
 
 
 MAX_WORKERS = 4096
@@ -28,29 +28,43 @@ class Execution(ConfigModel):
     """How tiles are computed; these keys do not change the meaning of a tile."""
 
     tile: int = Field(
+        title="Side of a tile, the unit of work",
         default=2048,
         ge=PATCH_SIZE,
         le=65_536,
         description=f"pixels on a side, a multiple of {PATCH_SIZE} from {PATCH_SIZE} to 65536",
     )
-    engine: str = Field(default="threads", description="threads, distributed or tcp://HOST:PORT")
+    engine: str = Field(
+        title="What computes the tiles",
+        default="threads",
+        description="threads, distributed or tcp://HOST:PORT",
+    )
     workers: Literal["auto"] | int | WorkerRange = Field(
+        title="Tiles that are computed in parallel",
         default="auto",
         description=f"auto, a whole number from 1 to {MAX_WORKERS}, or {{min: 1, max: 8}} to "
         "scale with the work",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto, fp32 or bf16"
+    device: str = Field(
+        title="Device of the model", default="auto", description="auto, cpu, cuda or cuda:N"
     )
-    batch: Literal["auto"] | int = Field(default="auto", description="auto or a whole number >= 1")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        title="Precision of the model", default="auto", description="auto, fp32 or bf16"
+    )
+    batch: Literal["auto"] | int = Field(
+        title="Windows that the model predicts at once",
+        default="auto",
+        description="auto or a whole number >= 1",
+    )
     slot: str | None = Field(
+        title="Name under which deployed runs take turns",
         default=None,
         pattern=r"^[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?$",
         description="a name in lower case: deployed runs with the same slot take turns, as on one "
         "GPU; by default gpu if the model runs on a GPU",
     )
     max_hours: float | None = Field(
+        title="Limit of the time of a run",
         default=None,
         gt=0,
         le=8760,

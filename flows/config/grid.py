@@ -14,13 +14,22 @@ from flows.config.base import ConfigModel, LaxTuple, check_unique
 class GridConfig(ConfigModel):
     """CRS, resolution and alignment of the output grid."""
 
-    crs: str = Field(default="utm", description="utm, or a code as in EPSG:32632")
-    resolution: float = Field(default=10.0, ge=1, description="metres per pixel, 1 or more")
+    crs: str = Field(
+        title="Coordinate system of the output",
+        default="utm",
+        description="utm (the UTM zones of the region, or the one zone that all scenes over it "
+        "share, if they reach so far), or a code as in EPSG:32632: projected, in metres",
+    )
+    resolution: float = Field(
+        title="Side of a pixel", default=10.0, ge=1, description="metres per pixel, 1 or more"
+    )
     align: Literal["auto", "multiples"] = Field(
+        title="Where the corners of pixels lie",
         default="auto",
         description="auto (the scenes' grid if all share one) or multiples (of the resolution)",
     )
     mosaic: Annotated[tuple[str, ...], LaxTuple] = Field(
+        title="Coordinate systems of mosaics that merge the UTM zones",
         default=(),
         description="a list of codes as in EPSG:3035, each a map that merges the UTM zones; "
         "by default, the zone that contains most of the region",

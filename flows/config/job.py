@@ -43,59 +43,111 @@ class Job(ConfigModel):
     """One product, or one for each period of a schedule."""
 
     name: str = Field(
+        title="Name of the product and of its folder; by default that of the job file",
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?$",
         description="letters, digits, dot, dash and underscore, as it names a folder",
         examples=["jutland-2024"],
     )
     region: Region = Field(
+        title="Area to map",
         description="{bbox: [west, south, east, north]} or {file: region.geojson}",
         examples=["{bbox: [9.0, 56.5, 10.5, 57.5]}"],
     )
     period: InstanceOf[periods.Period] | None = Field(
+        title="Days that a product describes",
         default=None,
         description=f"{periods.ACCEPTED_FORMATS}, days in UTC, both ends inclusive; or {LATEST} "
         "(the default)",
         examples=["2024-05-01/2024-09-30"],
     )
     catalog: Catalog = Field(
+        title="STAC catalog that is searched",
         description="a provider's name, {path: …, provider: …} or {url: …, provider: …}",
         examples=["planetary-computer"],
     )
     allow: Annotated[tuple[str, ...], LaxTuple] = Field(
-        default=(), description="a list of folders or host names"
+        title="Where files may be read from, beside the catalog's and its provider's places",
+        default=(),
+        description="a list of folders or host names",
     )
     inputs: Annotated[tuple[str, ...], LaxTuple] = Field(
+        title="What is composited, and given to the model",
         default=("S2L2A", "S1RTC", "DEM"),
         min_length=1,
         description=f"a list out of {', '.join(SENSORS)}",
     )
     include: Annotated[tuple[SceneId, ...], LaxTuple] = Field(
+        title="The only scenes that may be used",
         default=(),
         description="a list of scene ids, or collection/id: only these scenes are used (elevation "
         "is restricted only if the list names one of its scenes)",
         examples=["[S2B_33TWM_20230813_0_L2A]"],
     )
     exclude: Annotated[tuple[SceneId, ...], LaxTuple] = Field(
+        title="Scenes that must not be used",
         default=(),
         description="a list of scene ids, or collection/id: these scenes are not used",
         examples=["[S2A_33TWM_20230818_0_L2A]"],
     )
-    grid: GridConfig = GridConfig()
+    grid: GridConfig = Field(
+        default=GridConfig(),
+        title="Coordinate system, resolution and alignment of the output",
+        examples=["{crs: EPSG:3035, resolution: 20}"],
+    )
     bands: dict[str, Annotated[tuple[str, ...], LaxTuple]] = Field(
+        title="Bands that are composited, instead of the default ones",
         default={},
         description="bands of an input other than its default ones, as in {S1RTC: [HH, HV]}",
     )
-    mask: Mask = Mask()
-    composite: Composite = Composite()
-    radar: Radar = Radar()
-    radiometry: Radiometry = Radiometry()
-    model: ModelConfig = ModelConfig()
-    output: Output = Output()
-    execution: Execution = Execution()
-    qc: QualityGate = QualityGate()
-    schedule: Schedule = Schedule()
+    mask: Mask = Field(
+        default=Mask(),
+        title="Which pixels of Sentinel-2 are clear",
+        examples=["{dilate_m: 60, max_cloud_probability: 40}"],
+    )
+    composite: Composite = Field(
+        default=Composite(),
+        title="How the days of a period become one image",
+        examples=["{method: medoid, max_cloud_cover: 40, max_passes: 12}"],
+    )
+    radar: Radar = Field(
+        default=Radar(),
+        title="Which passes of Sentinel-1 are used",
+        examples=["{orbit: ascending, relative_orbits: [44, 117]}"],
+    )
+    radiometry: Radiometry = Field(
+        default=Radiometry(),
+        title="What happens to scenes whose pixels contradict their catalog",
+        examples=["{proof: warn}"],
+    )
+    model: ModelConfig = Field(
+        default=ModelConfig(),
+        title="Model, its task and its weights",
+        examples=["{name: terramind_v1_base, task: [land_cover, embedding]}"],
+    )
+    output: Output = Field(
+        default=Output(),
+        title="Where products are written, and what they contain",
+        examples=["{path: maps, formats: [cog], composites: true}"],
+    )
+    execution: Execution = Field(
+        default=Execution(),
+        title="How tiles are computed",
+        examples=["{tile: 1024, engine: distributed, workers: 4}"],
+    )
+    qc: QualityGate = Field(
+        default=QualityGate(),
+        title="What a map must fulfil to be published",
+        examples=["{gate: refuse, max_seam_z: 4}"],
+    )
+    schedule: Schedule = Field(
+        default=Schedule(),
+        title="The periods of a series, and when each is processed",
+        examples=["{from: 2024-01, cadence: P1M, latency_days: 5}"],
+    )
     prices: Prices | None = Field(
-        default=None, description="prices, as in {currency: EUR, cpu_hour: 0.04}"
+        title="Prices, for an estimate of the cost",
+        default=None,
+        description="prices, as in {currency: EUR, cpu_hour: 0.04}",
     )
 
     _geometry: Polygon | MultiPolygon = PrivateAttr()

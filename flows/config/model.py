@@ -75,19 +75,24 @@ class InputStatistics(ConfigModel):
     """Mean and standard deviation of one input, one number per band in the model's order."""
 
     mean: Annotated[tuple[float, ...], LaxTuple] = Field(
-        min_length=1, description="a list of numbers, one per band"
+        title="Means", min_length=1, description="a list of numbers, one per band"
     )
     std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], LaxTuple] = Field(
-        min_length=1, description="a list of numbers above 0, one per band"
+        title="Standard deviations",
+        min_length=1,
+        description="a list of numbers above 0, one per band",
     )
 
     bands: Annotated[tuple[str, ...], LaxTuple] | None = Field(
+        title="Bands of the numbers",
         default=None,
         min_length=1,
         description="a list of bands, where not the model's in its order",
     )
     unit: StatisticsUnit | None = Field(
-        default=None, description="DN, reflectance, dB or m, where it is not evident"
+        title="Unit of the numbers",
+        default=None,
+        description="DN, reflectance, dB or m, where it is not evident",
     )
 
     @model_validator(mode="after")
@@ -111,32 +116,50 @@ OneOrMoreNames = Annotated[
 class ModelConfig(ConfigModel):
     """The model, its tasks and its weights."""
 
-    name: str = Field(default="demo", description="a known model's name or a .yaml file")
+    name: str = Field(
+        title="The model",
+        default="demo",
+        description=f"{', '.join(MODEL_NAMES)}, or the path of a .yaml file (docs/model.md)",
+    )
     task: Annotated[OneOrMoreNames, LaxTuple] = Field(
-        default=("land_cover",), min_length=1, description="a known task's name, or a list of them"
+        title="What the model does",
+        default=("land_cover",),
+        min_length=1,
+        description=f"one of {', '.join(TASKS)}, or a list of them",
     )
     modality: Annotated[OneOrMoreNames, LaxTuple] | None = Field(
+        title="What the task generate generates",
         default=None,
         min_length=1,
         description=f"what to generate, one or a list of {', '.join(GENERATED_MODALITIES)}",
     )
     weights: Weights | None = Field(
+        title="Where the weights come from; by default the hub, for demo the shipped ones",
         default=None,
         description="hub, a path, {path: …, sha256: …} or {random: SEED}",
         validate_default=False,
     )
     tokenizers: dict[str, Weights] | None = Field(
-        default=None, min_length=1, description="{MODALITY: hub, a path, …}"
+        title="Weights of tokenizers that are not in the folder of the model's weights",
+        default=None,
+        min_length=1,
+        description="{MODALITY: hub, a path, …}",
     )
     timesteps: int = Field(
-        default=DEFAULT_TIMESTEPS, ge=1, le=1000, description="diffusion steps, 1 to 1000"
+        title="Steps of diffusion of the task generate",
+        default=DEFAULT_TIMESTEPS,
+        ge=1,
+        le=1000,
+        description="diffusion steps, 1 to 1000",
     )
     overlap: int | None = Field(
+        title="Overlap of windows; by default chosen from the window's size",
         default=None,
         ge=0,
         description="pixels that neighbouring windows share, at most half a window",
     )
     average_below: float | None = Field(
+        title="Confidence below which windows are predicted eight times",
         default=None,
         gt=0,
         le=1,
@@ -144,24 +167,30 @@ class ModelConfig(ConfigModel):
         "predicted again with test-time augmentation (eight flips and rotations)",
     )
     checkpoint: ExistingFile | None = Field(
-        default=None, description="the path of a TerraTorch .ckpt file"
+        title="A fine-tuned model", default=None, description="the path of a TerraTorch .ckpt file"
     )
     classes: Annotated[tuple[ClassConfig, ...], LaxTuple] | None = Field(
+        title="Classes of the checkpoint, where it does not state them",
         default=None,
         min_length=2,
         description="a list in the checkpoint's order, of class names or of "
         "{name: …, title: …, color: …, code: …, gap: true}",
     )
     layer: str | None = Field(
-        default=None, description="a name for the map of classes, as in burn_scars"
+        title="Name of the layer of the map; by default land_cover",
+        default=None,
+        description="a name for the map of classes, as in burn_scars",
     )
     stats: dict[str, InputStatistics] | None = Field(
+        title="Statistics with which inputs are normalised",
         default=None,
         min_length=1,
         description="a file, or {INPUT: {mean: [...], std: [...]}}",
     )
     training: ExistingFile | None = Field(
-        default=None, description="the .yaml file that the checkpoint was trained with"
+        title="Configuration of the training, which contains the statistics",
+        default=None,
+        description="the .yaml file that the checkpoint was trained with",
     )
 
     @model_validator(mode="before")

@@ -16,12 +16,21 @@ OUTPUT_FORMATS = ("cog", "zarr")
 class Output(ConfigModel):
     """Destination and content of the product."""
 
-    path: str = Field(default="out", description="a folder")
+    path: str = Field(title="Folder of all products", default="out", description="a folder")
     formats: Annotated[tuple[str, ...], LaxTuple] = Field(
-        default=OUTPUT_FORMATS, min_length=1, description="a list out of cog and zarr"
+        title="File formats of the layers",
+        default=OUTPUT_FORMATS,
+        min_length=1,
+        description="a list out of cog and zarr",
     )
-    probabilities: bool = Field(default=False, description="true or false")
-    composites: bool = Field(default=False, description="true or false")
+    probabilities: bool = Field(
+        title="Whether the probability of every class is stored",
+        default=False,
+        description="true or false",
+    )
+    composites: bool = Field(
+        title="Whether the composites are stored", default=False, description="true or false"
+    )
 
     @field_validator("path", mode="before")
     @classmethod

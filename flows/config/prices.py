@@ -11,17 +11,43 @@ class Prices(ConfigModel):
     """Unit prices; what has no price costs nothing."""
 
     currency: str = Field(
-        default="EUR", pattern=r"^[A-Z]{3}$", description="three letters, as in EUR"
+        title="Currency of all prices",
+        default="EUR",
+        pattern=r"^[A-Z]{3}$",
+        description="three letters, as in EUR",
     )
-    cpu_hour: float = Field(default=0.0, ge=0, description="the price of one core for an hour")
-    gpu_hour: float = Field(default=0.0, ge=0, description="the price of one GPU for an hour")
+    cpu_hour: float = Field(
+        title="Price of computing on CPUs",
+        default=0.0,
+        ge=0,
+        description="the price of one core for an hour",
+    )
+    gpu_hour: float = Field(
+        title="Price of computing on GPUs",
+        default=0.0,
+        ge=0,
+        description="the price of one GPU for an hour",
+    )
     gb_read: float = Field(
-        default=0.0, ge=0, description="the price of 1 GB (10^9 bytes) read over the network"
+        title="Price of reading",
+        default=0.0,
+        ge=0,
+        description="the price of 1 GB (10^9 bytes) read over the network",
     )
-    thousand_requests: float = Field(default=0.0, ge=0, description="the price of 1000 requests")
-    gb_month: float = Field(default=0.0, ge=0, description="the price of storing 1 GB for a month")
+    thousand_requests: float = Field(
+        title="Price of requests", default=0.0, ge=0, description="the price of 1000 requests"
+    )
+    gb_month: float = Field(
+        title="Price of storage",
+        default=0.0,
+        ge=0,
+        description="the price of storing 1 GB for a month",
+    )
     months: float = Field(
-        default=12.0, ge=0, description="the number of months that products are stored"
+        title="Time for which products are stored",
+        default=12.0,
+        ge=0,
+        description="the number of months that products are stored",
     )
 
     @model_validator(mode="after")

@@ -41,9 +41,15 @@ class Region(ConfigModel):
     """The area to map."""
 
     bbox: Annotated[tuple[float, float, float, float], LaxTuple] | None = Field(
-        default=None, description="four numbers, [west, south, east, north] in degrees"
+        title="A rectangle in longitude and latitude; west is larger than east across 180 degrees",
+        default=None,
+        description="four numbers, [west, south, east, north] in degrees",
     )
-    file: ExistingFile | None = Field(default=None, description="the path of a GeoJSON file")
+    file: ExistingFile | None = Field(
+        title="A GeoJSON file: the region is the union of its polygons",
+        default=None,
+        description="the path of a GeoJSON file",
+    )
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Region:

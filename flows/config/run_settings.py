@@ -44,6 +44,7 @@ def build_run_settings(job: Job, model_options: ModelOptions, request_digest: st
             max_seam_z=limits.max_seam_z,
             max_disagreement=limits.max_disagreement,
             min_agreement=limits.min_agreement,
+            min_observed=limits.min_observed,
         ),
         prices=_price_list(job.prices) if job.prices else None,
     )

@@ -23,32 +23,41 @@ _CRON_PATTERN = re.compile(r"\S+( \S+){4}|@(hourly|daily|weekly|monthly|yearly)"
 class Schedule(ConfigModel):
     """One product per period, and when a period is ready to be processed."""
 
-    cadence: str = Field(default="P1M", description=f"{cadence.ACCEPTED_FORMATS}")
+    cadence: str = Field(
+        title="Length of the periods", default="P1M", description=f"{cadence.ACCEPTED_FORMATS}"
+    )
     since: InstanceOf[dt.date] | None = Field(
+        title="Begin of the series",
         default=None,
         alias="from",
         description="the day that periods are counted from: YYYY, YYYY-MM or YYYY-MM-DD",
     )
     cron: str = Field(
+        title="When due periods are looked for",
         default="0 6 * * *",
         description='when due periods are looked for, as in "0 6 * * *" (daily at six)',
     )
     timezone: str = Field(
-        default="UTC", description="the time zone of cron, as in Europe/Copenhagen"
+        title="Time zone of cron",
+        default="UTC",
+        description="the time zone of cron, as in Europe/Copenhagen",
     )
     latency_days: int = Field(
+        title="Time until scenes are in the catalog",
         default=5,
         ge=0,
         le=366,
         description="days, 0 to 366, until the scenes of a day are in the catalog",
     )
     min_coverage: float = Field(
+        title="Coverage with which a period is complete",
         default=0.9,
         ge=0,
         le=1,
         description="the share of the region, 0 to 1, that the first input's scenes must cover",
     )
     max_wait_days: int = Field(
+        title="Limit of the time that an incomplete period waits",
         default=30,
         ge=0,
         le=3660,
@@ -56,6 +65,7 @@ class Schedule(ConfigModel):
         "before it is processed as it is",
     )
     catch_up: int = Field(
+        title="Number of periods that are looked back on",
         default=12,
         ge=1,
         le=MAX_PERIODS,

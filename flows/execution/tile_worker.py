@@ -143,7 +143,13 @@ def process_tile(
         # ^ an error of one tile, such as a full disk, does not stop the others
         cancellation.check_cancelled()
         # ^ an error caused by cancellation is no failure of the tile
-        return TileResult(tile=tile_id, reason=str(error), seconds={}, traffic=traffic.to_dict())
+        return TileResult(
+            tile=tile_id,
+            reason=str(error),
+            retryable=not isinstance(error, InvalidInputError),
+            seconds={},
+            traffic=traffic.to_dict(),
+        )
     return TileResult(
         tile=tile_id,
         reason=None,

@@ -19,7 +19,7 @@ from uuid import UUID
 from prefect import artifacts as prefect_artifacts
 
 from flows.observe.formatting import draw_bar, format_cost, format_duration, format_size
-from flows.run import cost
+from flows.run import cost, run_result
 from flows.run.results import RunResult
 from flows.run.stored_plan import StoredPlan
 from flows.series.period_status import PeriodSummary
@@ -71,7 +71,7 @@ def _best_effort(publish: Callable[Params, None]) -> Callable[Params, None]:
 
 @_best_effort
 def show_plan(stored: StoredPlan) -> None:
-    """Show the estimate of a run, and the coverage of its region by day."""
+    """Show the estimate of a run, its warnings, and the coverage of its region by day."""
     plan = stored.plan
     missing, _ = cost.find_missing_tiles(plan, stored.folder)
     estimate = cost.estimate_resources(plan, stored.folder, missing)
@@ -102,8 +102,9 @@ def show_plan(stored: StoredPlan) -> None:
     days = coverage.group_by_day(
         plan.snapshot.scenes, plan.snapshot.refused, from_geojson(plan.region)
     )
+    warnings = [f"* warning: {text}" for text in run_result.list_plan_warnings(plan)]
     prefect_artifacts.create_markdown_artifact(
-        "\n".join(_coverage_table(days)),
+        "\n".join([*warnings, *([""] if warnings else []), *_coverage_table(days)]),
         key=artifact_key(plan.name, "coverage"),
         description=f"Coverage by day, {_format_title(plan)}",
     )
@@ -146,6 +147,7 @@ def show_product(name: str, result: RunResult) -> None:
     lines = [
         f"**{result.status}**: {counts}, {len(tiles.failed)} failed",
         "",
+        *([f"* reason: {result.reason}"] if result.reason else []),
         *(f"* {label}: `{path}`" for label, path in paths.items() if path),
         *(f"* warning: {text}" for text in result.warnings),
         *(

@@ -49,9 +49,9 @@ class IncompleteProduct(TerramosaicError):
 
 
 def _failure_reason(result: RunResult) -> str:
+    if result.reason is not None:
+        return result.reason
     failed = result.tiles.failed
-    if not failed:
-        return "the quality gate of the job is not passed; " + "; ".join(result.warnings)
     return f"{len(failed)} of {result.tiles.total} tiles failed, {failed[0].reason}"
 
 

@@ -21,7 +21,8 @@ from flows.run.job_digest import hash_request
 from flows.run.results import RunResult, TileCounts
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
-from pipeline.quality import quality_gate
+from pipeline.quality import completeness, quality_gate
+from pipeline.quality.completeness import ProductCounts
 from pipeline.storage import plan_file, receipt
 
 
@@ -36,16 +37,24 @@ def find_existing_result(plan: Plan) -> RunResult | None:
     if len(finished) < len(plan.tiles) or not published_item.is_complete(product_dir, plan):
         return None
     quality = published_item.read_quality(product_dir)
-    refused = quality_gate.is_refused(plan, quality)
+    counts = completeness.add_counts(plan, finished)
+    reasons = _list_shortfalls(plan, counts) or quality_gate.list_refusals(plan, quality)
     # ^ the job's limits may be narrower than when the product was published
     return run_result.build_run_result(
         plan,
-        status="refused" if refused else "unchanged",
+        status="refused" if reasons else "unchanged",
         item=product_dir / published_item.ITEM_NAME,
         tiles=TileCounts(total=len(plan.tiles), done=0, skipped=len(finished), failed=()),
         seconds={},
+        reasons=reasons,
         quality=quality,
+        counts=counts,
     )
+
+
+def _list_shortfalls(plan: Plan, counts: ProductCounts) -> list[str]:
+    """Return what a published product holds too little of; earlier versions did not count it."""
+    return completeness.check_counts(plan, counts) if counts.details is not None else []
 
 
 def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
@@ -75,9 +84,7 @@ def find_unchanged(job: Job) -> tuple[Plan, RunResult] | None:
     plan = _read_requested_plan(job)
     if plan is None:
         return None
-    settings = build_run_settings(job, plan.settings.model, hash_request(job))
-    plan = replace(plan, settings=settings)
-    # ^ the folder may have been moved, and the limits of the quality gate may be other ones
+    plan = _with_settings(plan, job)
     model = plan.model
     if model is not None and model_spec_cache.find_spec_digest(job) != model_spec_cache.spec_digest(
         model
@@ -113,8 +120,8 @@ def find_finished_item(job: Job) -> Path | None:
     """Return the item of a job's product if it is complete and made for the job's request.
 
     Compared are the request (:func:`flows.run.job_digest.hash_request`), the plan's digest, the
-    item's files and the tiles' receipts. The catalog is not searched and the model is not loaded:
-    ``terramosaic refresh`` looks for newer scenes and models.
+    item's files, the tiles' receipts and ``qc.min_observed``. The catalog is not searched and the
+    model is not loaded: ``terramosaic refresh`` looks for newer scenes and models.
 
     Args:
         job: the job over one period.
@@ -122,11 +129,23 @@ def find_finished_item(job: Job) -> Path | None:
     plan = _read_requested_plan(planning.drop_generated_inputs(job))
     if plan is None:
         return None
+    plan = _with_settings(plan, job)
     product_dir = product_folder.product_dir(job)
     finished = receipt.read_finished(product_dir / plan.short_digest, plan)
     if len(finished) < len(plan.tiles) or not published_item.is_complete(product_dir, plan):
         return None
+    if _list_shortfalls(plan, completeness.add_counts(plan, finished)):
+        return None
     return product_dir / published_item.ITEM_NAME
+
+
+def _with_settings(plan: Plan, job: Job) -> Plan:
+    """Return a published plan with the run settings of its job as it is now.
+
+    The folder may have been moved, and the limits of the quality gate may be other ones.
+    """
+    settings = build_run_settings(job, plan.settings.model, hash_request(job))
+    return replace(plan, settings=settings)
 
 
 def _read_requested_plan(job: Job) -> Plan | None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from catalogs.class_palette import parse_color
 from catalogs.errors import InvalidInputError
-from catalogs.legend import ClassDefinition, build_legend, is_land_cover
 from catalogs.scene import Caveat
-from flows.config.classes import check_layer_name
 from flows.config.job import Job
 from flows.execution import memory_release, model_cache
-from flows.run import model_spec_cache
+from flows.run import model_legend, model_spec_cache
 from model.predictor import batch_size_search, registry, spec, weight_source
-from pipeline import layer_table
 from pipeline.plan.output_spec import OutputSpec
 from pipeline.plan.recipe import ModelSpec
 from pipeline.plan.settings import ModelOptions
@@ -70,7 +65,10 @@ def load_model(job: Job) -> LoadedModel:
         spec=model_spec,
         overlap=_choose_overlap(job, model_spec, predictor.overlap),
         options=_build_model_options(job),
-        caveats=tuple(Caveat(id=job.model.label, text=note) for note in predictor.notes),
+        caveats=tuple(
+            Caveat(id=job.model.label, text=note)
+            for note in (*predictor.notes, *model_legend.list_notes(model_spec))
+        ),
     )
 
 
@@ -87,43 +85,7 @@ def _build_output_spec(job: Job, output: spec.OutputSpec) -> OutputSpec:
         stride=output.stride,
         modality=output.modality,
         unit=output.unit,
-        **_choose_legend(job, output),
-    )
-
-
-def _choose_legend(job: Job, output: spec.OutputSpec) -> dict[str, Any]:
-    """Return legend and layer of an output of classes; empty for other outputs.
-
-    The job's titles, colours, codes and layer come first, then the model's.
-    """
-    if not output.class_names:
-        return {}
-    stated = {entry.name: entry.to_definition() for entry in job.model.classes or ()}
-    colors = output.class_colors or (None,) * len(output.class_names)
-    definitions = [
-        _complete_definition(
-            stated.get(name, ClassDefinition(name=name)), color, name in output.ignored_classes
-        )
-        for name, color in zip(output.class_names, colors, strict=True)
-    ]
-    default = layer_table.CLASS_LAYER if is_land_cover(definitions) else layer_table.OWN_CLASS_LAYER
-    try:
-        legend = build_legend(definitions)
-        layer = check_layer_name(job.model.layer or output.layer or default)
-    except ValueError as error:
-        raise InvalidInputError(f"The model {job.model.label}: {error}") from error
-    return {"legend": legend, "layer": None if layer == layer_table.CLASS_LAYER else layer}
-
-
-def _complete_definition(
-    definition: ClassDefinition, color: str | None, is_ignored: bool
-) -> ClassDefinition:
-    """Add what the model states of a class."""
-    own_color = None if color is None else parse_color(color)
-    return replace(
-        definition,
-        color=definition.color or own_color,
-        is_gap=definition.is_gap or is_ignored,
+        **model_legend.choose_legend(job, output),
     )
 
 

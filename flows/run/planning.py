@@ -124,9 +124,14 @@ def drop_generated_inputs(job: Job) -> Job:
 def _build_grids(
     job: Job, search_result: SceneSearchResult, model: ModelSpec | None
 ) -> tuple[Grid, ...]:
-    """Return one grid per coordinate system, in cells of the model's finest output."""
+    """Return one grid per coordinate system, in cells of the model's finest output.
+
+    Raises:
+        InvalidInputError: no pixel of a layer has its centre in the region.
+    """
     stride, max_stride = (model.output_stride, model.max_output_stride) if model else (1, 1)
-    resolution, grids = job.grid.resolution, []
+    outputs = model.outputs if model else ()
+    resolution, grids, parts = job.grid.resolution, list[Grid](), list[BaseGeometry]()
     for epsg in search_result.epsg_codes:
         part = (
             search_result.region
@@ -140,7 +145,23 @@ def _build_grids(
         )
         pixels = grid.build_covering_grid(part, epsg, resolution, alignment)
         grids.append(pixels.coarsen(max_stride).refine(max_stride // stride))
+        parts.append(grid.project(part, epsg))
+    for output_stride in sorted({stride, *(output.stride for output in outputs)}):
+        cells = [finest.coarsen(output_stride // stride) for finest in grids]
+        if not any(map(grid.has_pixel, parts, cells)):
+            layer = next((o.layer_name for o in outputs if o.stride == output_stride), "")
+            raise InvalidInputError(_describe_small_region(parts[0], cells[0].resolution, layer))
     return tuple(grids)
+
+
+def _describe_small_region(region: BaseGeometry, side: float, layer: str) -> str:
+    """Return the message for a projected region in which no pixel's centre lies."""
+    left, bottom, right, top = region.bounds
+    return (
+        f"No pixel of {layer or 'the grid'} has its centre in the region: the region is "
+        f"{right - left:.3g} m wide and {top - bottom:.3g} m high, and a pixel is {side:g} m wide. "
+        f"Make the region larger than {2 * side:g} m, or grid.resolution smaller."
+    )
 
 
 def _find_misaligned_grids(

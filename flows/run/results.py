@@ -28,6 +28,13 @@ Share = Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 1})]
 Percent = Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": 100})]
 Date = Annotated[str, Field(json_schema_extra={"format": "date"})]
 DateTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Warnings = Annotated[
+    tuple[str, ...],
+    Field(
+        description="What must be known before the product is used, such as what was assumed about "
+        "scenes; a sentence that holds for many scenes names some of them and their number."
+    ),
+]
 # ^ bounds and formats are told in the schemas and not checked here: a rounding error in a figure
 #   must not fail a run that is done
 
@@ -50,6 +57,9 @@ class TileFailure(Result):
 
     tile: str = Field(description="Identifier of the tile.")
     reason: str = Field(description="What went wrong, with the asset concerned.")
+    retryable: bool = Field(
+        description="Whether another attempt may succeed; else something must be changed before."
+    )
 
 
 class TileCounts(Result):
@@ -206,8 +216,12 @@ class RunResult(Result):
 
     status: RunStatus = Field(
         description="complete: every tile is there. unchanged: it was finished before, nothing was "
-        "done. partial: some tiles failed. failed: nothing is published. refused: the quality gate "
-        "of the job is not passed."
+        "done. partial: some tiles failed. failed: tiles failed and nothing is published. refused: "
+        "nothing is published, for the given reason."
+    )
+    reason: str | None = Field(
+        description="Why the product is refused: less of the region is observed than "
+        "qc.min_observed, or the quality gate is not passed; null where it is not refused."
     )
     item: str | None = Field(
         description="Path of item.json, the STAC item of the product; null where nothing is "
@@ -237,10 +251,7 @@ class RunResult(Result):
         description="Estimate for the tiles that this run made; null where none was made."
     )
     actual: ActualUsage | None = Field(description="What these tiles took.")
-    warnings: tuple[str, ...] = Field(
-        description="What must be known before the product is used, such as that a model's weights "
-        "are random."
-    )
+    warnings: Warnings
 
 
 class PlannedTiles(Result):
@@ -273,6 +284,7 @@ class PlanResult(Result):
         "product."
     )
     cost: Cost | None = Field(description="Cost by the job's prices; null without prices.")
+    warnings: Warnings
 
 
 class UsedScene(Result):
@@ -340,6 +352,7 @@ class SearchResult(Result):
         description="One entry for each input and day, inputs together, days in order."
     )
     report: str | None = Field(description="Path of the page that --report wrote.")
+    warnings: Warnings
 
 
 class VerifyResult(Result):

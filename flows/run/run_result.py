@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flows.run import product_folder
 from flows.run.results import (
     Accuracy,
-    ActualUsage,
-    PlannedUsage,
     Quality,
     RunResult,
     RunStatus,
@@ -17,7 +15,8 @@ from flows.run.results import (
 )
 from pipeline.plan.plan import Plan
 from pipeline.product import descriptions, model_provenance, published_item
-from pipeline.quality import quality_gate
+from pipeline.quality import completeness, quality_gate
+from pipeline.quality.completeness import ProductCounts
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage.store import open_store
 
@@ -29,11 +28,11 @@ def build_run_result(
     item: Path | None,
     tiles: TileCounts,
     seconds: Mapping[str, float],
-    quality: QualityMetrics | None,
-    planned: PlannedUsage | None = None,
-    actual: ActualUsage | None = None,
+    reasons: Sequence[str] = (),
+    quality: QualityMetrics | None = None,
+    counts: ProductCounts | None = None,
 ) -> RunResult:
-    """Return the result of a run, or of a product that needs none.
+    """Return the result of a run, or of a product that needs none, without what it took.
 
     Args:
         plan: the plan.
@@ -41,14 +40,13 @@ def build_run_result(
         item: path of the published item; None where nothing is published.
         tiles: the tiles by their outcome.
         seconds: seconds by stage, and of all tiles by step.
+        reasons: why the product is refused.
         quality: quality figures, if they were measured.
-        planned: estimate for the tiles that were made.
-        actual: what these tiles took.
+        counts: counts of pixels with values, if tiles were finished.
     """
     plan_dir = product_folder.plan_dir(plan)
     layer = plan.model.primary_output.layer_name if plan.model else "land_cover"
     accuracy = published_item.read_accuracy(plan_dir.parent) if item else None
-    random_weights = model_provenance.is_random(plan)
     return RunResult(
         status=status,
         item=str(item) if item else None,
@@ -61,16 +59,33 @@ def build_run_result(
         seconds=dict(seconds),
         accuracy=Accuracy.model_validate(accuracy, from_attributes=True) if accuracy else None,
         seam=Quality.from_metrics(quality) if quality else None,
-        planned=planned,
-        actual=actual,
-        warnings=(
-            *([descriptions.RANDOM_WEIGHTS_WARNING] if random_weights else []),
-            *descriptions.warn_unobserved(
-                published_item.read_not_observed(plan_dir.parent) if item else None
-            ),
-            *quality_gate.find_violations(plan, quality),
-        ),
+        planned=None,
+        actual=None,
+        reason=" ".join(reasons) or None,
+        warnings=tuple(_list_warnings(plan, status, quality, counts)),
     )
+
+
+def list_plan_warnings(plan: Plan) -> Iterator[str]:
+    """Yield what must be known before a plan is run: why it would be refused, what is assumed."""
+    if model_provenance.is_random(plan):
+        yield descriptions.RANDOM_WEIGHTS_WARNING
+    yield from map(descriptions.predict_refusal, completeness.check_plan(plan))
+    yield from descriptions.summarise_caveats(plan.caveats)
+
+
+def _list_warnings(
+    plan: Plan, status: RunStatus, quality: QualityMetrics | None, counts: ProductCounts | None
+) -> Iterator[str]:
+    """Yield what must be known before the product is used, the most serious first."""
+    if model_provenance.is_random(plan):
+        yield descriptions.RANDOM_WEIGHTS_WARNING
+    if status != "refused":
+        yield from completeness.list_coverage_warnings(plan, counts) if counts else ()
+        yield from quality_gate.find_violations(plan, quality)
+    # ^ else they are the reason, or follow from it
+    uniform_bands = completeness.find_uniform_bands(counts) if counts else ()
+    yield from descriptions.summarise_caveats((*uniform_bands, *plan.caveats))
 
 
 def _path_if_published(item: Path | None, path: Path) -> str | None:

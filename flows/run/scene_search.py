@@ -20,6 +20,7 @@ from catalogs.scene import Caveat, RejectedScene, Scene
 from catalogs.search import scene_selection, search
 from catalogs.search.scene_selection import IdFilter, Selection
 from catalogs.search.search import CatalogSource, SearchResult
+from catalogs.sensors import get_sensor
 from flows.config.job import Job
 from flows.config.period import Period
 from flows.config.validation_messages import suggest_name
@@ -112,10 +113,11 @@ def search_scenes(
         checked = CheckedSelection(selection=select(candidates.scenes), verdict_counts={})
     selection = checked.selection
     if not any(scene.modality == job.inputs[0] for scene in selection.used):
-        reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in selection.refused[:5])
+        left_out = [scene for scene in selection.refused if scene.modality == job.inputs[0]]
+        reasons = "; ".join(f"{scene.id}: {scene.reason}" for scene in left_out[:5])
         unknown = "".join(f" {caveat.id}: {caveat.text}." for caveat in unknown_ids)
         raise NothingFoundError(
-            f"All {len(candidates.scenes)} scenes of the region are left out ({reasons}). "
+            f"All scenes of {job.inputs[0]} ({len(left_out)}) are left out ({reasons}). "
             "Widen the period, or change the key that leaves them out: composite.max_cloud_cover, "
             f"include, exclude, bands, radar or radiometry.{unknown}"
         )
@@ -129,6 +131,7 @@ def search_scenes(
             *checked.caveats,
             *selection.caveats,
             *_find_unused_inputs(job.inputs, candidates.scenes, selection.used),
+            *_find_unmasked_inputs(selection.used),
             *_find_days_outside(job.resolved_period, selection.used),
         ),
         verdict_counts=checked.verdict_counts,
@@ -222,22 +225,31 @@ def _find_unused_inputs(
         if not any(scene.modality == modality for scene in selected):
             yield Caveat(
                 id=modality,
-                text=f"all {count} scenes are left out, so the product is made without {modality}",
+                text=f"all {count} scenes are left out, so the product lacks {modality}",
             )
+
+
+def _find_unmasked_inputs(scenes: Sequence[Scene]) -> Iterator[Caveat]:
+    """Yield a caveat for each optical input whose sensor has no band that tells clouds."""
+    for modality in dict.fromkeys(scene.modality for scene in scenes):
+        sensor = get_sensor(modality)
+        if sensor.group == "optical" and not sensor.mask_bands:
+            yield Caveat(id=modality, text="no scene classification: clouds are not masked")
 
 
 def _find_days_outside(period: Period, scenes: Sequence[Scene]) -> Iterator[Caveat]:
     """Yield a caveat for each input with scenes of a solar day outside of the period."""
     outside: dict[str, list[dt.date]] = {}
     for scene in scenes:
-        if scene.datetime and not period.start <= scene.solar_day <= period.end:
+        is_dated = get_sensor(scene.modality).is_temporal
+        if is_dated and not period.start <= scene.solar_day <= period.end:
             outside.setdefault(scene.modality, []).append(scene.solar_day)
     for modality, days in outside.items():
         listed = " and ".join(day.isoformat() for day in sorted(set(days)))
         yield Caveat(
             id=modality,
-            text=f"{len(days)} scenes are of {listed} in solar time: the period is in UTC, the "
-            "days of observations are solar days",
+            text=f"scenes ({len(days)}) of {listed} in solar time: the period is in UTC, the days "
+            "of observations are solar days",
         )
 
 

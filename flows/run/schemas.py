@@ -1,7 +1,7 @@
-"""JSON Schemas of the commands' results.
+"""JSON Schemas of the commands' results and of the job file, and the job file's reference.
 
-They are generated from :mod:`flows.run.results` and :mod:`flows.run.model_results`;
-``make schemas`` writes them to docs/json.
+They are generated from :mod:`flows.run.results`, :mod:`flows.run.model_results` and
+:mod:`flows.config.job`; ``make schemas`` writes them to docs/json and docs/job.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.config import job_schema
 from flows.run import model_results, results
 from flows.run.results import Result
 
@@ -72,12 +73,15 @@ def format_schema(name: str) -> str:
     return json.dumps(generate(name), indent=2, ensure_ascii=False) + "\n"
 
 
-def write_schemas(folder: Path) -> None:
-    """Write all schemas into a folder."""
-    for name in SCHEMAS:
-        path = folder / f"{name}.schema.json"
-        path.write_text(format_schema(name), encoding="utf-8")
+def format_documents() -> dict[str, str]:
+    """Return all generated files of the folder of the documentation: path → text."""
+    return {
+        **{f"json/{name}.schema.json": format_schema(name) for name in SCHEMAS},
+        "json/job.schema.json": job_schema.format_schema(),
+        "job.md": job_schema.format_reference(),
+    }
 
 
 if __name__ == "__main__":
-    write_schemas(Path(sys.argv[1]))
+    for document, text in format_documents().items():
+        (Path(sys.argv[1]) / document).write_text(text, encoding="utf-8")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import format_time
+from catalogs.snapshot import Snapshot
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import scene_search
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
+from flows.run.scene_search import SceneSearchResult
+from pipeline.product import descriptions
 from pipeline.product.report import search_page
-from pipeline.quality import coverage
+from pipeline.quality import completeness, coverage
 from pipeline.storage.store import open_store
 
 
@@ -30,10 +33,14 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
     progress.start_stage("search")
     search_result = scene_search.search_scenes(job, context_m=0.0, check_files=False)
     selection, region = search_result.selection, search_result.region
+    warnings = (
+        *map(descriptions.predict_refusal, _list_shortfalls(job, search_result)),
+        *descriptions.summarise_caveats(search_result.caveats),
+    )
     days = coverage.group_by_day(selection.used, selection.refused, region)
     if report is not None:
         page = search_page.render_search_page(
-            f"{job.name}: scenes found", days, selection.used, selection.refused
+            f"{job.name}: scenes found", days, selection.used, selection.refused, warnings
         )
         try:
             open_store(report.parent).write(report.name, page.encode())
@@ -83,4 +90,17 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
             for day in days
         ),
         report=None if report is None else str(report),
+        warnings=warnings,
+    )
+
+
+def _list_shortfalls(job: Job, search_result: SceneSearchResult) -> list[str]:
+    """Return why a run of the job would be refused, as far as its scenes tell."""
+    selection = search_result.selection
+    inputs = job.inputs if job.output.composites else job.model_inputs
+    return completeness.check_scenes(
+        Snapshot(scenes=selection.used, refused=selection.refused),
+        search_result.region,
+        {modality: job.bands.get(modality, ()) for modality in inputs},
+        job.qc.min_observed,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from flows.run.stored_plan import StoredPlan
 from pipeline import reuse, tile_layers
 from pipeline.product import product_writer
 from pipeline.product.product import MissingTile
-from pipeline.quality import quality_gate, quality_metrics
+from pipeline.quality import completeness, quality_gate, quality_metrics
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation
 from pipeline.runtime.cancellation import Cancelled
@@ -138,7 +138,13 @@ def map_tiles(stored: StoredPlan, context: RunContext) -> TilesResult:
             _log_tile_result(tile_result)
             context.progress.advance(1, tile_result.tile)
             if tile_result.reason is not None:
-                failed.append(TileFailure(tile=tile_result.tile, reason=tile_result.reason))
+                failed.append(
+                    TileFailure(
+                        tile=tile_result.tile,
+                        reason=tile_result.reason,
+                        retryable=tile_result.retryable,
+                    )
+                )
             for name, count in tile_result.traffic.items():
                 traffic[name] = traffic.get(name, 0) + count
             for name, value in tile_result.seconds.items():
@@ -255,6 +261,12 @@ def run(
             context.progress.finish()
             finished_products.export_metrics(stored.plan, result)
             return result.model_copy(update={"seconds": timer.seconds})
+    unreachable = completeness.check_plan(stored.plan)
+    if unreachable:
+        context.progress.finish()
+        result = _refuse_plan(stored, unreachable, timer.seconds)
+        finished_products.export_metrics(stored.plan, result)
+        return result
     with (
         open_store(stored.folder).lock(),
         run_log.capture_records(stored.folder),
@@ -268,31 +280,55 @@ def run(
         damaged = timer.run("verify", stages.verify_tiles, stored)
         counts = tiles.counts
         failed = _merge_failures(counts.failed, damaged)
-        item, quality = None, None
+        item, quality, pixel_counts = None, None, None
+        reasons: list[str] = []
         if not failed or (allow_partial and counts.done + counts.skipped > len(damaged)):
             # ^ a product without a single sound tile is not published
-            quality = timer.run("quality", stages.measure_quality, stored)
-            if not quality_gate.is_refused(stored.plan, quality):
-                item = timer.run("publish", stages.publish, stored, failed, quality, context)
-        status = _choose_status(failed, item, quality)
+            receipts = receipt.read_finished(stored.folder, stored.plan)
+            pixel_counts = completeness.add_counts(stored.plan, receipts)
+            reasons = completeness.check_counts(stored.plan, pixel_counts)
+            if not reasons:
+                quality = timer.run("quality", stages.measure_quality, stored)
+                reasons = quality_gate.list_refusals(stored.plan, quality)
+                if not reasons:
+                    item = timer.run("publish", stages.publish, stored, failed, quality, context)
+        status = _choose_status(failed, item, is_refused=bool(reasons))
         metrics.set_final_status(status, len(failed) - len(counts.failed))
     context.progress.finish()
-    return run_result.build_run_result(
+    result = run_result.build_run_result(
         stored.plan,
         status=status,
         item=item,
         tiles=counts.model_copy(update={"failed": failed}),
         seconds=timer.seconds,
+        reasons=reasons,
         quality=quality,
-        planned=tiles.planned,
-        actual=cost.get_actual_usage(stored.plan, tiles.traffic, timer.seconds, counts.done),
+        counts=pixel_counts,
+    )
+    actual = cost.get_actual_usage(stored.plan, tiles.traffic, timer.seconds, counts.done)
+    return result.model_copy(update={"planned": tiles.planned, "actual": actual})
+
+
+def _refuse_plan(
+    stored: StoredPlan, reasons: Sequence[str], seconds: Mapping[str, float]
+) -> RunResult:
+    """Return the result of a plan that cannot give a complete product: no tile is made for it."""
+    finished = receipt.read_finished(stored.folder, stored.plan)
+    total = len(stored.plan.tiles)
+    return run_result.build_run_result(
+        stored.plan,
+        status="refused",
+        item=None,
+        tiles=TileCounts(total=total, done=0, skipped=len(finished), failed=()),
+        seconds=seconds,
+        reasons=reasons,
     )
 
 
 def _choose_status(
-    failed: Sequence[TileFailure], item: Path | None, quality: QualityMetrics | None
+    failed: Sequence[TileFailure], item: Path | None, *, is_refused: bool
 ) -> RunStatus:
-    if quality and not item:
+    if is_refused:
         return "refused"
     if not failed:
         return "complete"
@@ -337,7 +373,9 @@ def _merge_failures(
     return (
         *failed,
         *(
-            TileFailure(tile=finding.tile or "", reason=f"{finding.file}: {finding.reason}")
+            TileFailure(
+                tile=finding.tile or "", reason=f"{finding.file}: {finding.reason}", retryable=True
+            )
             for finding in damaged
             if finding.tile not in known
         ),

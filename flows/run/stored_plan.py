@@ -11,7 +11,7 @@ from catalogs.errors import InvalidInputError
 from flows.config import job as jobs
 from flows.config.job import Job
 from flows.observe.progress import Progress
-from flows.run import finished_products, planning, product_folder
+from flows.run import finished_products, planning, product_folder, run_result
 from flows.run.results import PlannedTiles, PlanResult
 from pipeline.plan.plan import Plan
 from pipeline.product import published_item
@@ -136,4 +136,5 @@ def make_plan(job: Job, progress: Progress, output: Path | None = None) -> PlanR
         uncertainty=estimate.uncertainty,
         basis=estimate.basis,
         cost=cost.estimate_cost(plan, estimate),
+        warnings=tuple(run_result.list_plan_warnings(plan)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from catalogs.errors import InvalidInputError
@@ -48,6 +49,19 @@ def find_damaged_files(product_dir: StoreLike) -> list[DamagedFile]:
     ]
 
 
+def _find_and_mark_damaged_files(product_dir: Path) -> list[DamagedFile]:
+    """Return the damaged files of a product, and note them for the next run."""
+    try:
+        damaged = find_damaged_files(product_dir)
+    except InvalidInputError:
+        return []
+        # ^ the item itself cannot be read, and is reported
+    with contextlib.suppress(OSError):
+        # ^ a product may be on a disk that cannot be written
+        published_item.mark_damaged(product_dir, [str(finding.file) for finding in damaged])
+    return damaged
+
+
 def _find_damage(store: Store, name: str, checksum: str | None) -> str | None:
     if not store.exists(name):
         return "the file is missing"
@@ -78,15 +92,16 @@ def verify(location: Path, progress: Progress) -> VerifyResult:
             plan, plan_dir = published_item.read_current_plan(product_dir)
         except InvalidInputError as error:
             damaged.append(DamagedFile(tile="", file=item, reason=str(error)))
+            damaged += _find_and_mark_damaged_files(product_dir)
             continue
         with plan_dir.lock():
             damaged += find_damaged_tiles(plan, plan_dir)
-            damaged += find_damaged_files(product_dir)
+            damaged += _find_and_mark_damaged_files(product_dir)
             receipts = receipt.read_finished(plan_dir, plan)
             missing = published_item.read_missing_tiles(product_dir)
             if len(receipts) + len(missing) >= len(plan.tiles):
                 quality = quality_metrics.measure_quality(plan, plan_dir)
-                gate_passed &= not quality_gate.is_refused(plan, quality)
+                gate_passed &= not quality_gate.list_refusals(plan, quality)
                 measured.append((item, quality))
         reported = {finding.tile for finding in damaged}
         damaged += [

@@ -108,7 +108,7 @@ def _run_entry(
         return replace(entry, status="failed", reason=str(error) or type(error).__name__)
     limit.deduct(result)
     tiles, failed = result.tiles, result.tiles.failed
-    reason = None if result.status == "unchanged" else entry.reason
+    reason = result.reason or (None if result.status == "unchanged" else entry.reason)
     return replace(
         entry,
         status=result.status,
@@ -139,7 +139,7 @@ def raise_on_failure(result: BackfillResult) -> BackfillResult:
         first = failed[0]
         raise PeriodsFailed(
             f"{len(failed)} of {len(result.periods)} periods failed, the first one "
-            f"{first.start}: {first.reason or first.status}. Run it again: finished tiles are not "
-            "computed again."
+            f"{first.start}: {first.reason or first.status} Once the reasons are gone, run it "
+            "again: finished tiles are not computed again."
         )
     return result

@@ -15,6 +15,7 @@ from model.predictor.card_file import Card
 from model.terramind import config
 from model.terramind.modalities import get_target_modality
 from model.terramind.tokenizers.config import NAME_PREFIX, TokenizerConfig
+from model.terratorch import lightning_checkpoint
 from model.weights import hub, loading, state_dict_contents
 from model.weights.loading import WeightSource
 
@@ -169,7 +170,7 @@ def _read_tensors(source: WeightSource, name: str) -> loading.StateDict:
     path = _source_path(source)
     if path is not None:
         sha256 = source.get("sha256") if isinstance(source, Mapping) else None
-        return loading.read_state_dict(loading.find_weight_file(path, name), sha256)
+        return lightning_checkpoint.read_tensors(loading.find_weight_file(path, name), sha256)
         # ^ a file of another checksum is not opened; tensors are memory-mapped and not read here
     return loading.extract_state_dict(source) if isinstance(source, Mapping) and source else {}
 

@@ -116,7 +116,8 @@ def _check_bands(
         raise ModelError(
             f"{modality.name}: {join_names(unknown, _LISTED)} of {origin} is no band of the "
             f"sensor; it has {join_names(modality.bands, _LISTED)} (or "
-            f"{join_names(modality.aliases, _LISTED)})"
+            f"{join_names(modality.aliases, _LISTED)}). State the bands in the order of the model: "
+            f"stats: {{{modality.name}: {{bands: […], mean: […], std: […]}}}}"
         )
     if len(bands) != count or len(set(bands)) < len(bands):
         raise ModelError(

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.errors import ModelError
 from model.terramind.modalities import IMAGE_SIZE, PATCH_SIZE
 from model.terramind.modality_names import ModalityDeclaration
-from model.terramind.token_merging import Merge
 from model.terratorch import options
 from model.terratorch.inert_objects import InertObject
 from model.terratorch.training_file import read_section, unwrap_arguments
+
+if TYPE_CHECKING:
+    from model.terramind.token_merging import Merge
+
+    # ^ with torch, which is not needed to check a job
 
 _FIXED_OPTIONS: Mapping[str, Mapping[Any, None]] = {
     "patch_size": {PATCH_SIZE: None, None: None},

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import torch
-
 _T = TypeVar("_T")
 
 _DATA_MODULES = (
@@ -64,12 +62,18 @@ def read_inert(path: str | Path, read: Callable[[], _T]) -> _T:
         path: of the file that `read` reads with `torch.load(weights_only=True)`.
         read: called once.
     """
+    import torch  # noqa: PLC0415
+
+    # ^ not needed to tell inert objects from others
+
     with torch.serialization.safe_globals([(_stand_in(name), name) for name in _list_names(path)]):
         return read()
 
 
 def _list_names(path: str | Path) -> list[str]:
     """Return the full names of the classes that a file needs and that can stay inert."""
+    import torch  # noqa: PLC0415
+
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # noqa: BLE001

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError, join_names
+from model.terratorch import lightning_checkpoint
 from model.terratorch.hyperparameters import to_plain_values
 from model.weights import checksums, loading, state_dict_contents
 from model.weights.state_dict_contents import WeightsContents
@@ -58,7 +59,7 @@ def convert(
         raise WeightsError(f"{target} is the source itself: give another name")
     if dtype is not None and dtype not in DTYPES:
         raise WeightsError(f"unknown number format {dtype!r}; known are {join_names(DTYPES)}")
-    content = loading.read_checkpoint(source)
+    content = lightning_checkpoint.read(source)
     tensors = loading.extract_state_dict(content)
     if part is not None:
         tensors = _select_part(tensors, part)

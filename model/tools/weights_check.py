@@ -17,6 +17,7 @@ from model.terramind import config
 from model.terramind.modalities import MODALITIES_BY_KEY, TOKEN_MODALITIES, RasterModality
 from model.terramind.tokenizers.config import COORDS_NAME, NAME_PREFIX, RASTER_CHANNELS
 from model.terramind.tokenizers.tokenizer import TokenizerPart
+from model.terratorch import lightning_checkpoint
 from model.terratorch.lightning_checkpoint import fine_tuned
 from model.weights import (
     checksums,
@@ -99,13 +100,7 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
     Raises:
         WeightsError: the file is absent, damaged or unsafe, or holds no tensors.
     """
-    try:
-        tensors = loading.read_state_dict(path)
-    except WeightsError:
-        if Path(path).suffix != ".ckpt":
-            raise
-        tensors = fine_tuned(path).state_dict()
-        # ^ this also reads checkpoints with descriptions of auxiliary heads, which are objects
+    tensors = lightning_checkpoint.read_tensors(path)
     return state_dict_contents.summarise_state_dict(tensors), tensors
 
 

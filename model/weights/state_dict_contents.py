@@ -130,6 +130,9 @@ def detect_kind(keys: Mapping[str, object]) -> WeightsKind:
         return "tokenizer"
     if has("encoder.encoder_embeddings."):
         return "segmenter" if "head.logits.weight" in keys else "terratorch"
+    if has("encoder.base_model.model.encoder_embeddings."):
+        return "terratorch"
+        # ^ with adapters that are not merged
     return "unknown"
 
 

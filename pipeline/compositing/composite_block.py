@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from catalogs.scene import Scene
-from catalogs.sensors import GROUPS, get_sensor
 from pipeline.compositing import modality_composite
 from pipeline.grid.grid import Grid
 from pipeline.grid.scene_index import find_intersecting_scenes
@@ -90,7 +89,7 @@ def _to_composite_block(
 ) -> CompositeBlock:
     empty = np.zeros(area.shape, dtype=np.uint16)
     _, observations, first_day, last_day = computed.get(
-        _observation_modality(plan.model_inputs), (None, *(empty,) * 3)
+        plan.counted_modality, (None, *(empty,) * 3)
     )
     return CompositeBlock(
         values={modality: values for modality, (values, *_) in computed.items()},
@@ -98,11 +97,6 @@ def _to_composite_block(
         first_day=first_day,
         last_day=last_day,
     )
-
-
-def _observation_modality(inputs: Sequence[str]) -> str:
-    """Return the modality whose days are counted: of the first group of sensors that is present."""
-    return min(inputs, key=lambda modality: GROUPS.index(get_sensor(modality).group))
 
 
 def to_model_inputs(plan: Plan, block: CompositeBlock) -> dict[str, NDArray[np.float32]]:

@@ -148,6 +148,10 @@ ALIGNMENT_TOLERANCE = 1e-6
 """Pixels: smaller differences are rounding errors of coordinates written as decimals."""
 
 
+_SEARCH_BLOCK = 1024
+"""Side of the blocks in which :func:`has_pixel` searches; the first pixel ends the search."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
     """A rectangle of grid pixels: the unit of work and of failure."""
@@ -433,6 +437,12 @@ def rasterize_region(region: BaseGeometry, grid: Grid) -> NDArray[np.bool_]:
     if shapely.contains_properly(region, shapely.box(left, bottom, right, top)):
         return np.ones(grid.shape, dtype=np.bool_)
     return np.stack([shapely.contains_xy(region, xs, np.full_like(xs, y)) for y in ys])
+
+
+def has_pixel(region: BaseGeometry, grid: Grid) -> bool:
+    """Return whether the centre of any pixel of a grid lies in a projected region."""
+    blocks = split_into_tiles(grid, _SEARCH_BLOCK)
+    return any(select_tiles((block,), grid, region, (1,)) for block in blocks)
 
 
 def _cell_centres(grid: Grid) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:

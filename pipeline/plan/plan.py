@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import Caveat, RejectedScene, Scene
-from catalogs.sensors import get_sensor
+from catalogs.sensors import choose_counted_sensor, get_sensor
 from catalogs.snapshot import Snapshot
 from pipeline import layer_table
 from pipeline.grid import grid, utm, window_lattice
@@ -222,6 +222,17 @@ class Plan:
         """Return the modalities that the model takes; without a model, all inputs."""
         accepted = self.model.inputs if self.model else self.recipe.inputs
         return tuple(modality for modality in self.recipe.inputs if modality in accepted)
+
+    @property
+    def counted_modality(self) -> str:
+        """Return the modality whose days the layer ``observations`` counts."""
+        return choose_counted_sensor(self.model_inputs)
+
+    def required_bands(self, modality: str) -> tuple[str, ...]:
+        """Return the bands that a modality must have: the model's, or those that the job names."""
+        if self.model is not None and modality in self.model.inputs:
+            return self.model.inputs[modality]
+        return tuple(self.recipe.bands.get(modality, ()))
 
     def bands(self, modality: str) -> tuple[str, ...]:
         """Return the bands of a modality to composite: the model's, or those of the scenes."""

@@ -113,6 +113,17 @@ class QualityLimits:
     min_agreement: float = 0.995
     """Fraction of pixels that must have the same class in full precision."""
 
+    min_observed: float = 0.01
+    """Fraction of the region's pixels that must be observed, overall and by every input; 0 = none.
+    It holds whatever the gate is."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values; ``min_observed``, unknown to earlier versions, only if set."""
+        values = asdict(self)
+        if self.min_observed == QualityLimits().min_observed:
+            del values["min_observed"]
+        return values
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceList:
@@ -152,7 +163,7 @@ class RunSettings:
             "request": self.request_digest,
             "output": {"path": self.output_dir, "formats": list(self.formats)},
             "execution": _fields(self.execution),
-            "qc": asdict(self.quality_limits),
+            "qc": self.quality_limits.to_dict(),
             "prices": asdict(self.prices) if self.prices else None,
         }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from catalogs.legend import Legend
+from catalogs.scene import Caveat
 from pipeline import layer_table
 from pipeline.layer_table import Layer, OutputKind
 from pipeline.product.product import Product
@@ -14,9 +15,6 @@ from pipeline.product.product import Product
 RANDOM_WEIGHTS_WARNING = (
     "Random weights: the output is meaningless, and says nothing about the ground."
 )
-
-UNOBSERVED_WARNING_PERCENT = 5.0
-"""Percentage of a region without an observation from which on a warning is given."""
 
 _PERIOD_NOTE = (
     "The product shows the period as a whole, from a composite of its clear observations; it is "
@@ -120,8 +118,9 @@ def _describe_gaps(legend: Legend) -> str:
 
 def list_warnings(product: Product) -> list[str]:
     """Return the warnings that stand at the head of the report and in the item."""
+    random = [RANDOM_WEIGHTS_WARNING] if product.provenance.is_random else []
     partial = ["Partial: some tiles are missing."] if product.missing_tiles else []
-    return [RANDOM_WEIGHTS_WARNING, *partial] if product.provenance.is_random else partial
+    return [*random, *partial, *product.coverage_warnings]
 
 
 def describe_coverage(product: Product) -> str:
@@ -134,14 +133,24 @@ def describe_coverage(product: Product) -> str:
     return f"{observed}{unclassified if counts.unclassified else ''}"
 
 
-def warn_unobserved(not_observed_percent: float | None) -> list[str]:
-    """Return a warning if much of the region was never observed."""
-    if not_observed_percent is None or not_observed_percent < UNOBSERVED_WARNING_PERCENT:
-        return []
-    share = f"{not_observed_percent:.1f} % of the region was never observed"
-    return [
-        f"{share}: terramosaic search shows which scenes there are, and why others are refused."
-    ]
+def summarise_caveats(caveats: Iterable[Caveat], max_ids: int = 3) -> list[str]:
+    """Return a sentence for each text of caveats, with some of the ids that it holds for."""
+    ids_by_text: dict[str, list[str]] = {}
+    for caveat in caveats:
+        ids = ids_by_text.setdefault(caveat.text, [])
+        if caveat.id not in ids:
+            ids.append(caveat.id)
+    return [f"{_list_ids(ids, max_ids)}: {text}" for text, ids in ids_by_text.items()]
+
+
+def predict_refusal(reason: str) -> str:
+    """Return a warning that a run will publish nothing."""
+    return f"A run will publish nothing. {reason}"
+
+
+def _list_ids(ids: Sequence[str], max_ids: int) -> str:
+    listed = ", ".join(ids[:max_ids])
+    return f"{listed} and {len(ids) - max_ids} more" if len(ids) > max_ids else listed
 
 
 def describe_lineage(product: Product) -> str:

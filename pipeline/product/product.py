@@ -242,6 +242,9 @@ class Product:
     caveats: tuple[Caveat, ...] = ()
     """Open questions about scenes that were used."""
 
+    coverage_warnings: tuple[str, ...] = ()
+    """Sentences on noticeable parts of the region that were not observed or lack an input."""
+
     verdict_counts: Mapping[str, int] = field(default_factory=dict)
     """Status of the radiometry check → number of used scenes."""
 

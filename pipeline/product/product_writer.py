@@ -25,10 +25,12 @@ from pipeline.product import (
 )
 from pipeline.product.product import Document, MissingTile, Product, Provenance, Raster
 from pipeline.product.report import report, report_images
+from pipeline.quality import completeness
 from pipeline.quality.accuracy import AccuracyMetrics
+from pipeline.quality.completeness import ProductCounts
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.runtime import cancellation, software_versions
-from pipeline.storage import cog, mosaic, plan_file, styles, zarr_store
+from pipeline.storage import cog, mosaic, plan_file, receipt, styles, zarr_store
 from pipeline.storage.store import Store, StoreLike, open_store, write_json
 
 NOTICES = (
@@ -67,15 +69,25 @@ def publish_product(
     store, plan_name = open_store(product_dir), plan.short_digest
     rasters = tuple(_write_rasters(plan, store, on_layer)) if "cog" in formats else ()
     documents = list(_write_documents(plan, store, rasters, formats))
+    receipts = receipt.read_finished(store.child(plan_name), plan)
+    build_product = functools.partial(
+        _build_product,
+        plan,
+        rasters,
+        counts=completeness.add_counts(plan, receipts),
+        missing_tiles=missing_tiles,
+        accuracy=accuracy,
+        quality=quality,
+    )
     images = report_images.draw_report_images(plan, store, rasters)
     if images is not None:
         quicklook_name, report_name = f"{plan_name}/quicklook.png", f"{plan_name}/report.html"
         store.write(quicklook_name, images.quicklook)
         documents.append(Document.from_object(store, quicklook_name, kind="quicklook"))
-        product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
+        product = build_product(documents)
         store.write(report_name, report.render_report(product, images).encode())
         documents.append(Document.from_object(store, report_name, kind="report"))
-    product = _build_product(plan, rasters, documents, missing_tiles, accuracy, quality)
+    product = build_product(documents)
     item = stac_item.build_item(product, folder=store.location)
     write_json(store, published_item.ITEM_NAME, item)
     items = stac_collection.read_items(store.parent())
@@ -83,6 +95,7 @@ def publish_product(
         items, title=plan.name, license_id=product.license
     )
     write_json(store.parent(), published_item.COLLECTION_NAME, collection)
+    published_item.mark_damaged(store, [])
     return published_item.ITEM_NAME
 
 
@@ -235,6 +248,8 @@ def _build_product(
     plan: Plan,
     rasters: Sequence[Raster],
     documents: Sequence[Document],
+    *,
+    counts: ProductCounts,
     missing_tiles: Sequence[MissingTile],
     accuracy: AccuracyMetrics | None,
     quality: QualityMetrics | None,
@@ -257,7 +272,8 @@ def _build_product(
         documents=tuple(documents),
         scenes=plan.snapshot.scenes,
         refused=plan.snapshot.refused,
-        caveats=plan.caveats,
+        caveats=(*completeness.find_uniform_bands(counts), *plan.caveats),
+        coverage_warnings=tuple(completeness.list_coverage_warnings(plan, counts)),
         verdict_counts=plan.radiometry_verdicts,
         provenance=Provenance(
             plan_digest=plan.digest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from pipeline.plan.plan import Plan
 from pipeline.quality.accuracy import AccuracyMetrics
 from pipeline.quality.quality_metrics import QualityMetrics
 from pipeline.storage import plan_file, receipt
-from pipeline.storage.store import Store, StoreLike, open_store, read_json
+from pipeline.storage.store import Store, StoreLike, open_store, read_json, write_json
 
 ITEM_NAME = "item.json"
 COLLECTION_NAME = "collection.json"
+
+DAMAGED_NAME = "damaged.json"
+"""Names of published files that a verification has found damaged: the next run writes all again."""
 
 
 def mosaic_dir_name(grid: Grid) -> str:
@@ -32,7 +35,13 @@ def main_dir_name(plan: Plan) -> str:
 def is_complete(product_dir: StoreLike, plan: Plan) -> bool:
     """Return whether a plan's product is published, without missing tiles, with all its files."""
     store = open_store(product_dir)
-    item = _read_item(store)
+    try:
+        item = _read_item(store)
+    except InvalidInputError:
+        return False
+        # ^ it is damaged, and written again
+    if store.exists(DAMAGED_NAME):
+        return False
     if item is None or item["properties"].get("terramosaic:plan") != plan.digest:
         return False
     if item["properties"].get("terramosaic:holes"):
@@ -54,12 +63,6 @@ def read_quality(product_dir: StoreLike) -> QualityMetrics | None:
     """Return the quality figures that a product's item states; None without them."""
     figures = _read_properties(product_dir).get("terramosaic:seam")
     return QualityMetrics.from_dict(figures) if figures else None
-
-
-def read_not_observed(product_dir: StoreLike) -> float | None:
-    """Return the percentage of the region without an observation; None where it is not stated."""
-    percentage: float | None = _read_properties(product_dir).get("terramosaic:not_observed_percent")
-    return percentage
 
 
 def read_missing_tiles(product_dir: StoreLike) -> set[str]:
@@ -86,7 +89,8 @@ def find_product_dirs(location: Path) -> list[Path]:
     Raises:
         InvalidInputError: there is no product.
     """
-    is_item = location.name == ITEM_NAME and location.is_file()
+    parent = open_store(location.parent)
+    is_item = location.name == ITEM_NAME and parent.info(ITEM_NAME) is not None
     # ^ a job may be named like the file, and then a folder is
     folder = location.parent if is_item else location
     store = open_store(folder)
@@ -133,6 +137,15 @@ def list_published_files(product_dir: StoreLike) -> dict[str, str | None]:
     """
     item = _read_item(open_store(product_dir)) or {"assets": {}}
     return {asset["href"]: asset.get("file:checksum") for asset in item["assets"].values()}
+
+
+def mark_damaged(product_dir: StoreLike, names: Sequence[str]) -> None:
+    """Note which published files are damaged, so that the next run writes the product again."""
+    store = open_store(product_dir)
+    if names:
+        write_json(store, DAMAGED_NAME, {"files": list(names)})
+    else:
+        store.delete(DAMAGED_NAME)
 
 
 def _read_properties(product_dir: StoreLike) -> Mapping[str, Any]:

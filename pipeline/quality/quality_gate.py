@@ -25,9 +25,10 @@ def find_violations(plan: Plan, quality: QualityMetrics | None) -> list[str]:
     return check_limits(quality, limits)
 
 
-def is_refused(plan: Plan, quality: QualityMetrics | None) -> bool:
-    """Tell whether a product with these figures must not be published."""
-    return plan.settings.quality_limits.gate == "refuse" and bool(find_violations(plan, quality))
+def list_refusals(plan: Plan, quality: QualityMetrics | None) -> list[str]:
+    """Return why a product with these figures must not be published; empty where it may be."""
+    is_strict = plan.settings.quality_limits.gate == "refuse"
+    return find_violations(plan, quality) if is_strict else []
 
 
 def check_limits(metrics: QualityMetrics, limits: QualityLimits) -> list[str]:

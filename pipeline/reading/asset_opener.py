@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,15 +18,18 @@ from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from catalogs import href_policy, signing
-from catalogs.errors import AssetReadError
+from catalogs.errors import AssetReadError, UnreadableAssetError
 from catalogs.scene import Asset, Scene
 from pipeline.reading import gdal_opener, http_ranges, provider_connections
 from pipeline.reading.http_ranges import RangeFile
 from pipeline.runtime import cancellation
+
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# ^ such a file is refused with its name, which the warning does not state
 
 T = TypeVar("T")
 
@@ -117,6 +121,7 @@ def call_with_dataset(href: str, asset: AssetInfo, function: Callable[[Any], T])
 
     Raises:
         AssetReadError: the asset could not be read; several attempts were made if it is remote.
+        UnreadableAssetError: neither can a later attempt.
     """
     attempts = MAX_OPEN_ATTEMPTS if href_policy.is_remote(href) else 1
     deadline = time.monotonic() + http_ranges.RETRY_POLICY.deadline
@@ -131,18 +136,22 @@ def call_with_dataset(href: str, asset: AssetInfo, function: Callable[[Any], T])
                 is_retry=attempt > 1,
             )
         except (RasterioError, OSError, http_ranges.RangeReadError) as error:
-            reason = href_policy.redact(" ".join(_strip_opener_path(str(error)).split()))
+            reason = _describe_error(error, href)
             is_final = isinstance(error, http_ranges.RangeReadError) and not isinstance(
                 error, http_ranges.FileChangedError
             )
             pause = http_ranges.RETRY_POLICY.backoff * 2**attempt
             if is_final or attempt == attempts or time.monotonic() + pause > deadline:
-                raise AssetReadError(
+                fact = (
                     f"{asset.scene_id}: {href_policy.redact(href)} cannot be read "
-                    f"(opened {attempt} time(s): {reason}).",
-                    "Run the same command again when the file can be reached, or publish without "
-                    "these pixels: --allow-partial.",
-                ) from None
+                    f"(opened {attempt} time(s): {reason})."
+                )
+                if _is_lasting(error, href):
+                    raise UnreadableAssetError(
+                        f"{fact} {_advise_on_lasting(error)}, or leave the scene out "
+                        f"(exclude: [{asset.scene_id}])."
+                    ) from None
+                raise AssetReadError(fact) from None
                 # ^ the chained error could print the signed href
             if "403" in reason:
                 signing.forget_token(href)
@@ -194,9 +203,46 @@ def _call_with_gdal_path(
         return function(access.href)
 
 
-def _strip_opener_path(reason: str) -> str:
-    """Return a GDAL message without the path of the rasterio opener."""
-    return " ".join(word for word in reason.split() if not word.startswith("/vsiriopener"))
+def _describe_error(error: Exception, href: str) -> str:
+    """Return what is wrong with a file, in the words of the error that names the cause."""
+    cause: BaseException | None = error
+    while cause is not None and "previous exception" in str(cause):
+        cause = cause.__cause__ or cause.__context__
+        # ^ rasterio refers to GDAL's own error, which says what is wrong
+    name = PurePosixPath(urlsplit(href).path).name
+    message = gdal_opener.name_file(str(cause or error), name)
+    return href_policy.redact(" ".join(message.split()).rstrip("."))
+
+
+def _is_lasting(error: Exception, href: str) -> bool:
+    """Return whether no later attempt can read a file: it is not there, or cannot be decoded."""
+    if isinstance(error, http_ranges.RangeReadError):
+        return isinstance(error, http_ranges.RequestRefusedError | http_ranges.FileTruncatedError)
+    if not isinstance(error, RasterioError):
+        return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    if urlsplit(href).scheme == "s3":
+        return any(sign in str(error) for sign in _LASTING_S3_ERRORS)
+    return True
+    # ^ of a local file, or of one whose bytes have all been read over HTTP
+
+
+def _advise_on_lasting(error: Exception) -> str:
+    if isinstance(error, http_ranges.RequestRefusedError):
+        return "The server refuses it: check its address and your access to it"
+    return "Check and replace the file"
+
+
+_LASTING_S3_ERRORS = (
+    "does not exist",
+    "not recognized",
+    "response code: 403",
+    "response code: 404",
+    "NoSuchBucket",
+    "NoSuchKey",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+)
+"""What GDAL says of a file of S3 that no later attempt can read."""
 
 
 _open_with_credentials = ensure_env_with_credentials(DatasetReader)

@@ -12,6 +12,8 @@ import atexit
 import contextvars
 import functools
 import io
+import logging
+import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,6 +28,28 @@ from rasterio.io import MemoryFile
 from pipeline.runtime import cancellation
 
 T = TypeVar("T")
+
+_OPENER_PATH = re.compile(
+    r"[`'\"]/vsiriopener[^\s'\"]*['\"]|/vsiriopener[^\s'\":,]*|\b[0-9a-f]{32}\.\w+\b"
+)
+# ^ some messages have the path, quoted or not, and others the last part of it
+
+
+def name_file(message: str, name: str = "the file") -> str:
+    """Replace the paths of the opener in a message of GDAL by a name that users know."""
+    return _OPENER_PATH.sub(name, message)
+
+
+class _PathFilter(logging.Filter):
+    """Replaces the paths of the opener in what rasterio logs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = name_file(record.getMessage()), ()
+        return True
+
+
+for _logger in ("rasterio._base", "rasterio._env", "rasterio._err", "rasterio._vsiopener"):
+    logging.getLogger(_logger).addFilter(_PathFilter())
 
 
 class ByteSource(Protocol):

@@ -82,6 +82,14 @@ class FileChangedError(RangeReadError):
     """The file has changed since it was opened: open it again."""
 
 
+class FileTruncatedError(FileChangedError):
+    """The file ends before bytes that its own header refers to."""
+
+
+class RequestRefusedError(RangeReadError):
+    """The server refuses the file: it is not there, or must not be read."""
+
+
 class _BadResponse(Exception):
     """A response is unusable; the next one may be usable."""
 
@@ -142,7 +150,7 @@ class RangeFile:
         """
         end = min(start + count, self.size)
         if start > self.size:
-            raise FileChangedError(f"is read beyond its end at byte {self.size}")
+            raise FileTruncatedError(f"it is read beyond its end at byte {self.size}")
             # ^ the server stated a wrong size; GDAL would take a missing block index for empty
             # blocks
         if end <= start:
@@ -168,7 +176,7 @@ class RangeFile:
         """
         ranges = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
         if any(stop > self.size for _, stop in ranges):
-            raise FileChangedError(f"is read beyond its end at byte {self.size}")
+            raise FileTruncatedError(f"it is read beyond its end at byte {self.size}")
         missing = _merge_ranges(
             [gap for start, stop in ranges for gap in self._missing_ranges(start, stop)]
         )
@@ -283,7 +291,7 @@ class RangeFile:
                     return self._validate_response(response, start, stop)
                 location = urljoin(url, response.headers["location"])
                 if not http_client.is_same_host(url, location):
-                    raise RangeReadError(
+                    raise RequestRefusedError(
                         f"redirects to another host, {href_policy.redact(location)}, "
                         "which is not allowed"
                     )
@@ -315,14 +323,14 @@ class RangeFile:
             if status in (401, 403):
                 signing.forget_token(self._href)
                 # ^ the token may have expired: the next attempt requests a new one
-            return _BadResponse(f"HTTP {status}", is_refusal=True)
+            return _BadResponse(f"HTTP {status}", is_refusal=True, final_error=RequestRefusedError)
         if status in (*http_client.RETRY_STATUSES, 416) or status >= 500:
             # ^ 416 is the server's error: every requested range lies within the file
             wait = http_client.build_retry_policy().get_retry_after(response.raw) or 0.0
             if wait > RETRY_POLICY.max_retry_after:
                 return RangeReadError(f"HTTP {status}, Retry-After is {wait:.0f} s")
             return _BadResponse(f"HTTP {status}", retry_after=wait)
-        return RangeReadError(f"HTTP {status}")
+        return RequestRefusedError(f"HTTP {status}")
 
     def _read_whole_file(self, response: requests.Response) -> bytes:
         """Return the whole file, which the server sends because it ignores ranges."""

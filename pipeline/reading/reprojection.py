@@ -121,14 +121,17 @@ def _drop_heights(crs: CRS) -> CRS:
 def is_same_crs(wkt: str, epsg: int) -> bool:
     """Compare definitions, not names: files may lack the EPSG code, or add a vertical system.
 
-    A code that PROJ does not know is no coordinate system's.
+    Of compound systems, also where the code is one, the horizontal parts are compared. A code that
+    PROJ does not know is no coordinate system's.
     """
     crs = horizontal_crs(wkt)
+    if crs.to_epsg() == epsg:
+        return True
     try:
         other = _drop_heights(CRS.from_epsg(epsg))
-        return crs.to_epsg() == epsg or crs.equals(other, ignore_axis_order=True)
     except UnknownCRSError:
         return False
+    return bool(crs.equals(other, ignore_axis_order=True))
 
 
 def _is_aligned(transform: Affine, grid: Grid) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from catalogs.errors import InvalidInputError
+from catalogs.errors import InvalidInputError, TerramosaicError
 from pipeline.grid import ground_scale
 from pipeline.grid.grid import Grid
 from pipeline.layer_table import Layer
@@ -125,7 +125,7 @@ def write_cog(
 
     Raises:
         ValueError: ``read_strip`` returned another shape or dtype.
-        OSError: the pixels read back differ from those written; no file is left.
+        TerramosaicError: the pixels read back differ from those written; no file is left.
     """
     store = open_store(location)
     band_names = layer.band_names(bands)
@@ -282,13 +282,16 @@ def _verify_cog(path: Path, grid: Grid, layer: Layer, written: RasterStatistics)
         actual = (layout, source.shape, source.count, source.transform, source.crs.to_epsg())
         expected = ("COG", grid.shape, written.count, grid.transform, grid.epsg)
         if actual != expected:
-            raise OSError(f"{path.name} was written as {actual}, not as {expected}; run again.")
+            raise TerramosaicError(
+                f"GDAL {rasterio.__gdal_version__} has written {path.name} as {actual}, not as "
+                f"{expected}. Report this as a bug."
+            )
         for first, last in _iter_strips(grid, layer, written.count):
             read.add(source.read(window=Window(0, first, grid.width, last - first)))
     if read.checksum != written.checksum:
-        raise OSError(
+        raise TerramosaicError(
             f"The pixels of {path.name} read back differ from those written: the disk is full "
-            "or failing. Free space or choose another folder, and run again."
+            "or failing. Free space or set another output.path, and run the same command again."
         )
 
 

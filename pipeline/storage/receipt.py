@@ -18,6 +18,66 @@ RECEIPTS_DIR = "receipts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BandValues:
+    """The values of one band of a composite inside the region."""
+
+    pixels: int
+    """Pixels with a value."""
+
+    low: float | None
+    """Least value; None without one."""
+
+    high: float | None
+    """Largest value; None without one."""
+
+    def join(self, other: BandValues) -> BandValues:
+        """Return the values of both areas."""
+        lows = [values.low for values in (self, other) if values.low is not None]
+        highs = [values.high for values in (self, other) if values.high is not None]
+        return BandValues(
+            pixels=self.pixels + other.pixels,
+            low=min(lows, default=None),
+            high=max(highs, default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelCounts:
+    """Counts of a tile's pixels inside the region."""
+
+    pixels: int
+    """Input pixels."""
+
+    cells: int
+    """Cells of the finest layers: pixels, unless all outputs of the model are coarser."""
+
+    observed: int
+    """Cells with a clear observation."""
+
+    bands: Mapping[str, Mapping[str, BandValues]]
+    """Modality → band → its values; without the modalities that have no scene at the tile."""
+
+    outputs: Mapping[str, tuple[int, int]]
+    """Layer of an output of the model → its cells, and those of them with a value."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PixelCounts:
+        """Build the counts from a receipt's values."""
+        return cls(
+            **{
+                **values,
+                "bands": {
+                    modality: {band: BandValues(**entry) for band, entry in bands.items()}
+                    for modality, bands in values["bands"].items()
+                },
+                "outputs": {
+                    layer: (cells, valued) for layer, (cells, valued) in values["outputs"].items()
+                },
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What a finished tile was made from, its checksums, and how long it took."""
 
@@ -47,6 +107,9 @@ class Receipt:
 
     traffic: Mapping[str, int] = field(default_factory=dict)
     """Bytes, requests and retries, also by modality; see :mod:`pipeline.runtime.io_statistics`."""
+
+    counts: PixelCounts | None = None
+    """Pixels with values, by input, band and output; None in receipts of earlier versions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values."""
@@ -105,7 +168,8 @@ def read_finished(plan_dir: StoreLike, plan: Plan) -> dict[str, Receipt]:
 def _read_receipt(store: Store, name: str) -> Receipt | None:
     try:
         values = json.loads(store.read(name).decode("utf-8"))
-        return Receipt(**{**values, "scenes": tuple(values["scenes"])})
+        counts = PixelCounts.from_dict(values["counts"]) if values.get("counts") else None
+        return Receipt(**{**values, "scenes": tuple(values["scenes"]), "counts": counts})
     except (OSError, ValueError, TypeError, KeyError):
         return None
         # ^ a damaged receipt counts as none: the tile is made again

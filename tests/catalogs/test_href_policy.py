@@ -278,6 +278,17 @@ def test_public_buckets_are_read_over_https():
         "s3://copernicus-dem-30m/T/T.tif", "https://earth-search.aws.element84.com/v1/x"
     )
     assert settled == "https://copernicus-dem-30m.s3.eu-central-1.amazonaws.com/T/T.tif"
+    for provider, bucket in (
+        ("earth-search", "sentinel-cogs"),
+        ("earth-search", "e84-earth-search-sentinel-data"),
+        ("earth-search-v0", "sentinel-cogs"),
+        ("stactools", "sentinel-s1-rtc-indigo"),
+    ):
+        over_s3, over_https = (
+            a_trust(provider=provider).resolve_raster(f"{start}/T/B02.tif", "/catalog/i.json")
+            for start in (f"s3://{bucket}", f"https://{bucket}.s3.us-west-2.amazonaws.com")
+        )
+        assert over_s3 == over_https
     key = a_trust(provider="earth-search").resolve_raster(
         "S3://copernicus-dem-30m/T 1/50%+#2.tif", "https://earth-search.aws.element84.com/v1/x"
     )

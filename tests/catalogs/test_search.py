@@ -157,6 +157,17 @@ def test_an_item_is_selected_by_its_footprint_or_by_a_bbox_that_contradicts_it(t
     assert (caveat.id, caveat.text.split(" contradict")[0]) == ("cut", "its geometry and bbox")
 
 
+def test_a_time_that_its_name_contradicts_is_refused_out_of_the_period_too(tmp_path):
+    name = "S2A_MSIL2A_20240610T100031_N0510_R122_T32VNH_20240610T120000"
+    wrong_year = an_item(name, "2023-06-10T10:00:31Z")
+    catalog = publish(tmp_path, [an_item("anchor"), wrong_year])
+    found = find(catalog)
+    assert ids(found) == ["anchor"]
+    (rejected,) = found.refused
+    assert rejected.id == name
+    assert rejected.reason.startswith("its datetime is 2023-06-10T10:00:31Z, but its product is of")
+
+
 def test_one_bad_item_does_not_stop_the_search(tmp_path):
     time_missing = an_item("time")
     del time_missing["properties"]["datetime"]

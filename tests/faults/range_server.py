@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 FAULTS = (
     *("404", "403", "416", "429", "500", "503"),
@@ -132,7 +132,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             time.sleep(state.latency)
             fault = state.script(url.path, start, count) if state.script else None
-            self._answer(state.folder / url.path.lstrip("/"), byte_range, fault)
+            self._answer(state.folder / unquote(url.path).lstrip("/"), byte_range, fault)
         finally:
             with state.lock:
                 state.active -= 1

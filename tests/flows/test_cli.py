@@ -37,7 +37,9 @@ period: 2024-05-01/2024-09-30
 catalog: planetary-computer
 """
 
-FAILED_TILE = {"tile": "32632/0001_0002", "reason": "B04 of S2B_1 could not be read"}
+FAILED_TILE = {"tile": "32632/0001_0002", "reason": "B04 of S2B_1 could not be read"} | {
+    "retryable": True
+}
 
 COMPLETE: dict[str, Any] = {
     "status": "complete",
@@ -51,6 +53,7 @@ COMPLETE: dict[str, Any] = {
     "planned": {"bytes": 1e9, "requests": 100, "seconds": 60.0, "cost": 1.5, "basis": "table"},
     "actual": {"bytes": 9e8, "requests": 90, "seconds": 61.25, "cost": None},
     "seam": None,
+    "reason": None,
     "warnings": [],
 }
 UNCHANGED = COMPLETE | {"status": "unchanged", "accuracy": None, "planned": None, "actual": None}
@@ -93,6 +96,7 @@ SEARCH: dict[str, Any] = {
         | {"used": ["DEM_1"], "refused": []},
     ],
     "report": None,
+    "warnings": [],
 }
 PLAN: dict[str, Any] = {
     "plan": "plan.json",
@@ -114,6 +118,7 @@ PLAN: dict[str, Any] = {
         "high": 0.41,
         "parts": {"cpu": 0.07, "gpu": 0.0, "read": 0.22, "requests": 0.0, "storage": 0.04},
     },
+    "warnings": [],
 }
 ENTRY: dict[str, Any] = {
     "start": "2024-03-01",
@@ -262,7 +267,7 @@ def test_search_needs_neither_torch_nor_rich(tmp_path: Path, job: Path) -> None:
         "import sys\n"
         "from flows.run import results, search_report\n"
         "search_report.search = lambda *_: results.SearchResult(\n"
-        "    used=(), refused=(), coverage=(), report=None)\n"
+        "    used=(), refused=(), coverage=(), report=None, warnings=())\n"
         "from flows.cli import main as cli\n"
         "code = cli.main(['search', sys.argv[1]])\n"
         "print([name for name in ('torch', 'rich') if name in sys.modules], code)\n"
@@ -282,7 +287,7 @@ def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str])
     assert run("--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     verbs = ("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy")
-    for name in (*verbs, "models", "train"):
+    for name in (*verbs, "models", "train", "schema"):
         assert re.search(rf"\b{name}\b", text)
     for word in ("0 success", "1 tiles failed", "2 invalid", "3 nothing found", "130 inter"):
         assert word in text
@@ -298,6 +303,7 @@ def verbs() -> list[click.Command]:
 def test_every_verb_has_json_and_debug() -> None:
     assert {entry.name for entry in verbs()} == {
         *("demo", "search", "plan", "run", "backfill", "refresh", "verify", "deploy", "train"),
+        "schema",
         *("list", "fetch", "check", "convert", "card"),
     }
     for entry in verbs():
@@ -701,7 +707,7 @@ def search(job, progress, report):
     print("more noise", file=sys.__stdout__)
     os.write(1, b"C noise\\n")
     subprocess.run([sys.executable, "-c", "print('child noise')"])
-    return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None)
+    return results.SearchResult(used=(SCENE,), refused=(), coverage=(), report=None, warnings=())
 search_report.search = search
 from flows.cli import main as cli
 sys.exit(cli.main(sys.argv[1:]))

@@ -144,6 +144,25 @@ def test_a_job_in_other_colours_is_another_request(tmp_path):
     assert coloured.model.to_options() == plain.model.to_options()
 
 
+def load_notes(folder, **options):
+    loaded = model_spec.load_model(parse_job(folder, **options))
+    return [caveat.text for caveat in loaded.caveats]
+
+
+def test_land_cover_in_another_spelling_is_told_with_the_public_names(tmp_path):
+    names = ("Water", "Built area", "Snow-ice")
+    (note,) = load_notes(tmp_path, names=names)
+    assert "write classes: [water, built, snow_ice]" in note
+    followed = load_output(tmp_path, names=names, classes=["water", "built", "snow_ice"])
+    assert (followed.codes, followed.layer_name) == ((1, 7, 9), "land_cover")
+    assert load_notes(tmp_path, names=("Water", "Built area", "Lichen")) == []
+
+
+def test_classes_that_are_never_mapped_are_told(tmp_path):
+    notes = load_notes(tmp_path, options={"ignore_index": 0})
+    assert notes == ["never mapped, and counted as not classified: Wheat, No data"]
+
+
 def test_default_colours_are_those_of_the_palette(tmp_path):
     output = load_output(tmp_path, names=("Wheat", "Rye", "Oats"))
     assert tuple(entry.color for entry in output.legend.mapped_classes) == PALETTE[:3]

@@ -53,12 +53,14 @@ def _check_product(path: Path) -> None:
 def test_a_product_in_a_folder_of_any_name(tmp_path, capsys, scene):
     folder = tmp_path / "my scenes (ü) #2"
     folder.mkdir()
-    item = small_catalogs.an_item(folder, "raster", {"blue": 1000, "red": 1000}) | {"id": scene}
+    bands = {"blue": 1000, "green": 1100, "red": 1200, "nir": 3000}
+    item = small_catalogs.an_item(folder, "raster", bands) | {"id": scene}
     job = small_catalogs.write_job(folder, [item], output={"path": FOLDER, "composites": True})
     result = _run(job, capsys)
     product = Path(str(result["item"]))
     assert product.is_relative_to(folder / FOLDER)
     _check_product(product)
+    assert {"quicklook", "report"} <= set(json.loads(product.read_text())["assets"])
     assert main.main(["verify", str(folder / FOLDER)]) == 0
     capsys.readouterr()
     assert _run(job, capsys)["item"] == str(product)

@@ -232,7 +232,7 @@ def test_a_backfill_uses_the_ids_and_a_refresh_notices_their_change(tmp_path, da
     statuses = outdated_products.find_outdated(jobs.load(path), NullProgress())
     assert [entry.status for entry in statuses] == ["ready", "finished"]
     assert "the job asks for something else" in statuses[0].reason
-    assert "All 1 scenes" in statuses[1].reason
+    assert "All scenes of S2L2A (1)" in statuses[1].reason
 
 
 # -- times at the edges -------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_the_day_in_utc_decides_and_a_solar_day_outside_is_told(tmp_path, new_ze
     ((modality, text),) = caveats(result)
     assert (modality, text.split(":")[0]) == (
         "S2L2A",
-        "2 scenes are of 2024-07-01 in solar time",
+        "scenes (2) of 2024-07-01 in solar time",
     )
 
 

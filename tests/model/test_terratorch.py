@@ -16,6 +16,7 @@ import model
 from model.errors import ModelError, WeightsError
 from model.terramind.modalities import get_raster_modality
 from model.terratorch import hyperparameters, segmentation_model
+from model.tools.convert import convert
 from model.weights import checksums, loading
 from tests.support.lightning_checkpoints import (
     ARGS,
@@ -199,14 +200,15 @@ def test_objects_of_other_packages_are_read_without_their_code(tmp_path):
     assert "terratorch" not in sys.modules
     assert loaded.inputs["S2L2A"] == ("B02", "B04")
     assert loaded.hyper_parameters["loss"] == "<_Loss>"
-    assert same_outputs_of_two_bands(loaded, segmenter)
-
-
-def same_outputs_of_two_bands(first, second):
+    convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors")
     inputs = random_inputs()
     inputs["S2L2A"] = inputs["S2L2A"][:, :2]
     with torch.inference_mode():
-        return torch.equal(first(inputs), second(inputs))
+        expected = segmenter(inputs)
+        for network in (loaded, load(tmp_path / "a.safetensors")):
+            assert torch.equal(network(inputs), expected)
+    with pytest.raises(WeightsError, match="give it as `checkpoint:`"):
+        model.load("terramind_v1_tiny", tmp_path / "a.ckpt", device="cpu")
 
 
 def test_options_that_state_the_defaults_change_nothing(network, stored_checkpoint):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rio_cogeo.cogeo import cog_validate
 
+from catalogs.errors import TerramosaicError
 from catalogs.legend import LAND_COVER
 from pipeline import layer_table
 from pipeline.grid.grid import Grid
@@ -216,7 +217,7 @@ def test_a_file_that_reads_back_differently_is_refused_and_leaves_no_file(tmp_pa
         convert(draft, finished, layer, side)
 
     monkeypatch.setattr(cog, "_convert_to_cog", convert_spoilt_draft)
-    with pytest.raises(OSError, match="differ from those written"):
+    with pytest.raises(TerramosaicError, match="differ from those written"):
         write_layer(tmp_path / "x.tif", layer, make_pixels(layer, 1, 20, 20))
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import rasterio
@@ -11,6 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
+from catalogs import href_policy, providers
 from catalogs.errors import AssetReadError, InvalidInputError
 from pipeline.grid.grid import Grid
 from pipeline.reading import asset_opener, raster_reader
@@ -252,6 +255,29 @@ def test_an_odata_url_of_a_jpeg_2000_file_is_read(tmp_path, noise_path):
     with serving(tmp_path) as server:
         url = f"{server.address}/odata/v1/Products(1)/Nodes(a.SAFE)/Nodes(B02_10m.jp2)/$value"
         assert np.array_equal(_read(url, grid), expected)
+
+
+@pytest.mark.parametrize("href", ["./B02 10 m (grün)+&.tif", "./B02%2010%20m%20(gr%C3%BCn)+&.tif"])
+def test_a_name_with_blanks_is_read_over_http(tmp_path, noise_path, href):
+    folder = tmp_path / "my scenes"
+    folder.mkdir()
+    shutil.copy(noise_path, folder / "B02 10 m (grün)+&.tif")
+    grid = Grid(
+        epsg=small_worlds.EPSG,
+        resolution=10.0,
+        left=small_worlds.LEFT,
+        top=small_worlds.TOP,
+        height=20,
+        width=20,
+    )
+    with rasterio.open(noise_path) as file:
+        expected = file.read(1, window=Window(0, 0, 20, 20))
+    with serving(tmp_path) as server:
+        origin = f"{server.address}/my scenes/catalog.json"
+        policy = href_policy.HrefPolicy(provider=providers.get("demo"), origin=origin)
+        resolved = policy.resolve_raster(href, origin)
+        assert resolved.isascii()
+        assert np.array_equal(_read(resolved, grid), expected)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

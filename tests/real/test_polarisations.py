@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -34,18 +35,22 @@ def _iterate_horizontal(realdata):
             yield provider, item
 
 
-def _geocode(item, real_item):
-    """Return a recorded item as if its product had been geocoded to real pixels."""
+def _geocode(item, real_item, folder):
+    """Return a recorded item as if its product had been geocoded to real pixels, in a folder."""
+    folder.mkdir(parents=True)
     geocoded = copy.deepcopy(real_item)
     geocoded["id"] = item["id"]
     geocoded["properties"] |= {
         key: value for key, value in item["properties"].items() if not key.startswith("proj:")
     }
-    geocoded["properties"]["datetime"] = real_item["properties"]["datetime"]
-    names = {"hh": "vv", "hv": "vh"}
-    geocoded["assets"] = {
-        name: real_item["assets"][names[name]] for name in names if name in item["assets"]
-    }
+    geocoded["assets"] = {}
+    for name, other in {"hh": "vv", "hv": "vh"}.items():
+        if name in item["assets"]:
+            asset = copy.deepcopy(real_item["assets"][other])
+            asset["href"] = shutil.copy(asset["href"], folder / f"{name}.tif")
+            for entry in (asset, *asset.get("eo:bands", ()), *asset.get("bands", ())):
+                entry.pop("name", None)
+            geocoded["assets"][name] = asset | {"href": str(asset["href"])}
     return geocoded
 
 
@@ -56,7 +61,7 @@ def test_recorded_horizontal_scenes_are_used_where_requested(realdata, tmp_path)
     tested = set()
     for number, (_, item) in enumerate(_iterate_horizontal(realdata)):
         for modality, real_item in items_by_modality.items():
-            geocoded = _geocode(item, real_item)
+            geocoded = _geocode(item, real_item, tmp_path / f"{number}-{modality}-pixels")
             polarisations = [name.upper() for name in geocoded["assets"]]
             location = real_items.publish_catalog(tmp_path / f"{number}-{modality}", [geocoded])
             with pytest.raises(NothingFoundError, match=f"it has {' and '.join(polarisations)}"):

@@ -14,6 +14,8 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import torch
+
 BARE = (
     "terratorch",
     "terratorch.models",
@@ -54,6 +56,23 @@ def tiling() -> types.ModuleType:
     return importlib.import_module("terratorch.tasks.tiled_inference")
 
 
+@cache
+def complete_torchvision() -> object:
+    """Define the operators that a torchvision for GPUs lacks beside a torch for CPUs.
+
+    Returns:
+        What keeps the definitions alive.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library
+    return None
+
+
 def _stand_in() -> None:
     spec = importlib.util.find_spec("terratorch")
     if spec is None or not spec.submodule_search_locations:
@@ -71,6 +90,8 @@ def _stand_in() -> None:
         for name in UNUSED:
             _add(name, None)
         # ^ imported by a helper that is never called
+    else:
+        complete_torchvision()
 
 
 def _add(name: str, folder: Path | None) -> None:

@@ -20,7 +20,7 @@ SIZE = 64
 def an_item(
     folder: Path,
     name: str,
-    bands: dict[str, int],
+    bands: dict[str, Any],
     *,
     collection: str = "sentinel-2-l2a",
     raster_fields: dict[str, Any] | None = None,
@@ -34,7 +34,7 @@ def an_item(
     Args:
         folder: where the catalog is.
         name: id of the item.
-        bands: asset name -> value of all of its pixels.
+        bands: asset name -> value of all of its pixels, or of each.
         collection: id of the collection.
         raster_fields: ``raster:bands`` of every asset.
         left: x of the left edge.
@@ -46,9 +46,10 @@ def an_item(
     west, south, east, north = transform_bounds(epsg, 4326, *bounds)
     assets = {}
     for asset, value in bands.items():
+        values = np.broadcast_to(value, (SIZE, SIZE))
         path = small_worlds.raster(
             folder / "pixels" / collection / name / f"{asset}.tif",
-            np.full((SIZE, SIZE), value, np.uint16),
+            values.astype(np.float32 if values.dtype.kind == "f" else np.uint16),
             left=left,
             top=top,
             epsg=epsg,

@@ -14,6 +14,7 @@ def render_search_page(
     days: Sequence[DayCoverage],
     used_scenes: Sequence[Scene],
     rejected_scenes: Sequence[RejectedScene],
+    warnings: Sequence[str] = (),
 ) -> str:
     """Render the HTML page of a search.
 
@@ -22,10 +23,12 @@ def render_search_page(
         days: coverage of the region, day by day.
         used_scenes: scenes that the job would read.
         rejected_scenes: scenes that it would leave out, with their reasons.
+        warnings: what must be known before the job is run.
     """
     return html.render_template(
         "search.html",
         title=title,
+        warnings=warnings,
         coverage=coverage_chart.draw_coverage(days),
         used=used_scenes,
         rejected=[(scene.id, scene.reason) for scene in rejected_scenes],
