@@ -118,22 +118,35 @@ def raster_area(raster: AssetProjection) -> Any:
 
 
 def _iterate_contradictions(item: Mapping[str, Any], area: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (fields, area) of the statements that contradict a footprint."""
+    """Yield (fields, area) of the statements that contradict a footprint.
+
+    Where bbox and geometry differ, both may be wrong, so the extent of the raster counts as well.
+    """
+    is_doubtful = False
     if item.get("geometry") is not None and item.get("bbox") is not None:
         bbox = lonlat_geometry.from_bbox(lonlat_geometry.read_bbox(item))
-        if _bounds_differ(area, bbox):
+        is_doubtful = _bounds_differ(area, bbox)
+        if is_doubtful:
             yield "bbox", bbox
     try:
-        first = None
-        for raster in _iterate_stated_rasters(item):
-            if not exceeds_raster(area, raster):
-                return
-            first = first or raster
-        if first is not None:
-            yield "proj:transform with proj:shape", raster_area(first)
+        raster = _find_contradicting_raster(item, area, any_raster=is_doubtful)
+        if raster is not None:
+            yield "proj:transform with proj:shape", raster_area(raster)
     except (ValueError, RuntimeError):
         return
         # ^ a raster that lies nowhere, or an unknown EPSG code, does not show where the pixels are
+
+
+def _find_contradicting_raster(
+    item: Mapping[str, Any], area: Any, *, any_raster: bool
+) -> AssetProjection | None:
+    """Return the first stated raster if a footprint exceeds all of them, or any one at all."""
+    first = None
+    for raster in _iterate_stated_rasters(item):
+        if not any_raster and not exceeds_raster(area, raster):
+            return None
+        first = first or raster
+    return first
 
 
 def _bounds_differ(area: Any, bbox: Any) -> bool:

@@ -31,6 +31,8 @@ _STATUSES = ("contradicts", "cannot tell", "agrees")
 
 T = TypeVar("T")
 
+OUTSIDE_CAVEAT = "it has pixels outside of its stated footprint: the extent of its files is used"
+
 SCENES_PER_STEP = 16
 """Scenes that are checked between two steps of the progress."""
 
@@ -137,6 +139,7 @@ class _Checks:
     settled: dict[SceneKey, SettledScene] = field(default_factory=dict)
     refused: dict[SceneKey, RejectedScene] = field(default_factory=dict)
     verdicts: dict[_DocumentKey, Verdict] = field(default_factory=dict)
+    enlarged: set[SceneKey] = field(default_factory=set)
 
     def settle(self, scenes: Sequence[Scene]) -> None:
         """Settle scenes by the headers of their files."""
@@ -160,7 +163,7 @@ class _Checks:
         return tuple(dict.fromkeys([*self.options.bands[scene.modality], *probes]))
 
     def prove(self, documents: Sequence[Scene]) -> bool:
-        """Compare documents with their pixels; return whether one of them is refused."""
+        """Compare documents with their pixels; return whether the selection may change."""
         if self.options.proof == "off":
             return False
         unproved = [
@@ -176,15 +179,33 @@ class _Checks:
             _document_key(document): verdict
             for document, verdict in zip(unproved, verdicts, strict=True)
         }
+        is_changed = self._enlarge_footprints(documents)
         if self.options.proof == "warn":
-            return False
+            return is_changed
         contradicted = {
             _key(document): header_check.reject_scene(document, reason)
             for document in documents
             if (reason := self._find_contradiction(document)) is not None
         }
         self.refused |= contradicted
-        return bool(contradicted)
+        return is_changed or bool(contradicted)
+
+    def _enlarge_footprints(self, documents: Sequence[Scene]) -> bool:
+        """Take the extent of the files where pixels lie outside of footprints; return if any do."""
+        enlarged = {
+            _key(document)
+            for document in documents
+            if self.verdicts[_document_key(document)].has_pixels_outside
+        } - self.enlarged
+        for key in enlarged:
+            result = self.settled[key]
+            self.settled[key] = replace(
+                result,
+                scene=header_check.replace_footprint(result.scene),
+                caveats=(*result.caveats, OUTSIDE_CAVEAT),
+            )
+        self.enlarged |= enlarged
+        return bool(enlarged)
 
     def _find_contradiction(self, document: Scene) -> str | None:
         """Return why pixels forbid to use a document; None if they do not."""

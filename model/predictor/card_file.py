@@ -24,6 +24,7 @@ from model.terramind.modalities import (
     LULC_CLASSES,
     PATCH_SIZE,
     RASTER_MODALITIES,
+    RasterModality,
     Statistics,
     band_indices,
     get_raster_modality,
@@ -237,13 +238,7 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
     Raises:
         ModelError: an unknown or missing entry, or one of the wrong kind.
     """
-    known = [entry.name for entry in fields(Card)]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ModelError(
-            f"unknown entry {join_names(unknown)}; a model card has {join_names(known, 12)}"
-        )
-    _check_types(options)
+    check_entries(options)
     if options.get("tokenizer") is not None:
         options = {"inputs": list(DEFAULT_INPUTS), **options}
         # ^ a TerraMind model takes any of its inputs; a segmenter's head was trained with some
@@ -256,6 +251,21 @@ def from_mapping(options: Mapping[str, Any], name: str = "unnamed") -> Card:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"the card holds a value of the wrong kind: {error}") from error
+
+
+def check_entries(options: Mapping[str, Any]) -> None:
+    """Check the names and the types of a card's entries.
+
+    Raises:
+        ModelError: an unknown entry, or one of the wrong kind.
+    """
+    known = [entry.name for entry in fields(Card)]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ModelError(
+            f"unknown entry {join_names(unknown)}; a model card has {join_names(known, 12)}"
+        )
+    _check_types(options)
 
 
 def find_weights_path(card: Card, folder: Path) -> Path | None:
@@ -335,10 +345,18 @@ def _convert_values(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_inputs(inputs: object) -> dict[str, tuple[str, ...]]:
     if isinstance(inputs, Mapping):
-        return {get_raster_modality(name).name: tuple(bands) for name, bands in inputs.items()}
+        return {
+            get_raster_modality(name).name: _translate_bands(get_raster_modality(name), bands)
+            for name, bands in inputs.items()
+        }
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         return {get_raster_modality(name).name: get_raster_modality(name).bands for name in inputs}
     raise ModelError("inputs: a list of modalities, or a mapping of modality to bands")
+
+
+def _translate_bands(modality: RasterModality, bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the products' names of bands, which may have those of TerraTorch."""
+    return tuple(modality.bands[modality.band_index(band)] for band in bands)
 
 
 def _to_floats(values: Sequence[float]) -> tuple[float, ...]:

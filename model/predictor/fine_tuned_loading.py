@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from model.errors import ModelError, join_names
-from model.predictor import input_statistics
+from model.predictor import card_file, input_statistics
 from model.predictor.card_file import Card
 from model.predictor.input_statistics import StatedStatistics, parse_stated_statistics
 from model.predictor.predictor import InferenceOptions
@@ -54,9 +54,11 @@ def load_fine_tuned(
             supported.
         WeightsError: the file is absent, damaged or unsafe, or its tensors do not fit.
     """
-    training, stated = _read_statistics(stats)
     card_path = name if config.is_config_file(name) else None
     card_values = config.read_mapping(card_path) if card_path else {}
+    card_file.check_entries(card_values)
+    stats = card_values.get("statistics") if stats is None else stats
+    training, stated = _read_statistics(stats)
     content = lightning_checkpoint.read(checkpoint)
     has_arguments = "model_args" in read_task_arguments(content.get("hyper_parameters"))
     try:

@@ -91,6 +91,19 @@ def parse_stated_statistics(values: Mapping[str, Any] | None) -> dict[str, State
     return statistics
 
 
+def check_card(card: Card) -> Card:
+    """Return a card whose own statistics are in the unit of the pixels.
+
+    Raises:
+        ModelError: they are in another one.
+    """
+    own = {
+        name: StatedStatistics(mean=entry.mean, std=entry.std, bands=card.inputs[name])
+        for name, entry in card.statistics.items()
+    }
+    return set_statistics(card, own)[0]
+
+
 def override_statistics(
     card: Card, stats: str | Path | Mapping[str, Any] | None
 ) -> tuple[Card, list[str]]:

@@ -116,7 +116,9 @@ def load(  # noqa: PLR0913
             raise ModelError(
                 "classes are given with a checkpoint only; other models have their own"
             )
-        card, notes[:] = input_statistics.override_statistics(get_card(name, inputs), stats)
+        card, notes[:] = input_statistics.override_statistics(
+            input_statistics.check_card(get_card(name, inputs)), stats
+        )
         selected = list(select_inputs(card, inputs))
         source = weight_source.choose_source(name, card, weights)
         has_head = tasks != ("generate",) and weight_source.has_head(

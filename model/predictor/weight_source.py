@@ -170,8 +170,7 @@ def _read_tensors(source: WeightSource, name: str) -> loading.StateDict:
     path = _source_path(source)
     if path is not None:
         sha256 = source.get("sha256") if isinstance(source, Mapping) else None
-        content = lightning_checkpoint.read(loading.find_weight_file(path, name), sha256)
-        return loading.extract_state_dict(content)
+        return lightning_checkpoint.read_tensors(loading.find_weight_file(path, name), sha256)
         # ^ a file of another checksum is not opened; tensors are memory-mapped and not read here
     return loading.extract_state_dict(source) if isinstance(source, Mapping) and source else {}
 

@@ -115,6 +115,19 @@ def read(path: str | Path, sha256: str | None = None) -> dict[str, Any]:
         ) from error
 
 
+def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a file, which may hold what :func:`read` reads.
+
+    Raises:
+        WeightsError: as for :func:`read`; or the file holds no state dict.
+    """
+    content = read(path, sha256)
+    try:
+        return loading.extract_state_dict(content)
+    except WeightsError as error:
+        raise WeightsError(f"weights {path}: {error}") from error
+
+
 def _find_reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "GLOBAL" in line), lines[0])[:160]

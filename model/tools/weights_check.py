@@ -100,7 +100,7 @@ def read_contents(path: str | Path) -> tuple[WeightsContents, dict[str, Tensor]]
     Raises:
         WeightsError: the file is absent, damaged or unsafe, or holds no tensors.
     """
-    tensors = loading.extract_state_dict(lightning_checkpoint.read(path))
+    tensors = lightning_checkpoint.read_tensors(path)
     return state_dict_contents.summarise_state_dict(tensors), tensors
 
 

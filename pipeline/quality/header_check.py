@@ -105,14 +105,13 @@ def check_scene(scene: Scene, bands: Sequence[str], *, region: Any) -> SettledSc
     if isinstance(result, RejectedScene) or result.scene.other_footprint is None:
         return result
     settled = result.scene
-    band = next(iter(headers))
-    asset = settled.assets[band]
+    asset = settled.assets[next(iter(headers))]
     thumbnail = raster_reader.read_thumbnail(
         asset.href, AssetInfo.from_scene(settled, asset), size=THUMBNAIL_SIZE
     )
-    if has_pixels_outside(settled, headers[band], asset, thumbnail):
-        return replace(result, scene=replace_footprint(settled, headers))
-    return replace(result, scene=replace(settled, other_footprint=None))
+    if has_pixels_outside(settled, asset, thumbnail) is False:
+        return replace(result, scene=replace(settled, other_footprint=None))
+    return replace(result, scene=replace_footprint(settled))
 
 
 def check_scenes(
@@ -152,10 +151,12 @@ def reject_scene(scene: Scene, reason: str) -> RejectedScene:
     )
 
 
-def replace_footprint(scene: Scene, headers: Mapping[str, RasterHeader]) -> Scene:
-    """Return a scene with the extent of its files as its footprint."""
+def replace_footprint(scene: Scene) -> Scene:
+    """Return a settled scene with the extent of its files as its footprint."""
     area = lonlat_geometry.union(
-        _raster_area(scene.assets[band], header) for band, header in headers.items()
+        footprint.raster_area(_stated_raster(asset))
+        for asset in scene.assets.values()
+        if None not in (asset.epsg, asset.transform, asset.shape)
     )
     return replace(
         scene,
@@ -165,38 +166,42 @@ def replace_footprint(scene: Scene, headers: Mapping[str, RasterHeader]) -> Scen
     )
 
 
-def has_pixels_outside(
-    scene: Scene, header: RasterHeader, asset: Asset, thumbnail: NDArray[Any]
-) -> bool:
+def has_pixels_outside(scene: Scene, asset: Asset, thumbnail: NDArray[Any]) -> bool | None:
     """Return whether many valid pixels of a thumbnail lie well outside of a scene's footprint.
 
     Args:
         scene: a settled scene.
-        header: header of one of its files.
-        asset: the settled asset of that file.
-        thumbnail: (height, width) values of that file at reduced resolution; NaN = nodata.
+        asset: one of its assets.
+        thumbnail: (height, width) values of its file at reduced resolution; NaN = nodata.
+
+    Returns:
+        None where the thumbnail does not show it: windows of a large raster, or an unknown extent.
     """
-    rows, columns = header.shape
+    if asset.epsg is None or asset.transform is None or asset.shape is None:
+        return None
+    rows, columns = asset.shape
     height, width = thumbnail.shape
     if not math.isclose(height / width, rows / columns, rel_tol=0.1):
-        return True
-        # ^ some windows of a large raster do not show where it has data
-    step = max(1, max(height, width) // 64)
+        return None
+    step = max(1, max(height, width) // THUMBNAIL_SIZE)
     valid_rows, valid_columns = np.nonzero(np.isfinite(thumbnail[::step, ::step]))
     if not valid_rows.size:
         return False
-    a, b, c, d, e, f = header.transform
+    a, b, c, d, e, f = asset.transform
     xs = (valid_columns * step + 0.5) * columns / width
     ys = (valid_rows * step + 0.5) * rows / height
-    to_lonlat = footprint.lonlat_transformer(_require_epsg(asset, header))
-    longitudes, latitudes = to_lonlat.transform(
+    longitudes, latitudes = footprint.lonlat_transformer(asset.epsg).transform(
         a * xs + b * ys + c, d * xs + e * ys + f, direction="INVERSE"
     )
-    area = shape(scene.footprint)
-    side = max(area.bounds[2] - area.bounds[0], area.bounds[3] - area.bounds[1])
-    wider = area.buffer(footprint.EXTENT_TOLERANCE * side)
+    west, south, east, north = footprint.raster_area(_stated_raster(asset)).bounds
+    margin = footprint.EXTENT_TOLERANCE * max(min(east - west, 360 + west - east), north - south)
+    wider = shape(scene.footprint).buffer(margin)
     inside = shapely.contains_xy(wider, longitudes, latitudes)
     return bool(np.mean(~inside) > MAX_OUTSIDE_SHARE)
+
+
+def _stated_raster(asset: Asset) -> AssetProjection:
+    return AssetProjection(epsg=asset.epsg, transform=asset.transform, shape=asset.shape)
 
 
 def _settle(
@@ -281,7 +286,7 @@ def _settle_footprint(
             f"the footprint that the catalog states reaches to {_format_bounds(stated)}, the files "
             f"to {_format_bounds(area)}",
         )
-        return replace_footprint(scene, headers)
+        return replace_footprint(scene)
     bbox = lonlat_geometry.from_bbox(scene.bbox)
     if not bbox.buffer(footprint.MIN_BBOX_TOLERANCE).covers(stated):
         differences.add(

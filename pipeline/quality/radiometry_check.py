@@ -11,7 +11,7 @@ The error rates measured with these thresholds are in ``docs/radiometry.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from shapely.geometry import shape
 from catalogs.scene import Radiometry, Scene
 from catalogs.sensors import Sensor, get_sensor
 from catalogs.stac.radiometry import BASELINE_OFFSET
+from pipeline.quality import header_check
 from pipeline.reading import raster_reader
 from pipeline.reading.asset_opener import AssetInfo
 from pipeline.runtime import cancellation
@@ -101,6 +102,9 @@ class Verdict:
     evidence: Mapping[str, float] = field(default_factory=dict)
     """Name → figure on which the status rests."""
 
+    has_pixels_outside: bool = False
+    """Whether many valid pixels lie well outside of the scene's footprint."""
+
 
 class ThumbnailReader(Protocol):
     """Signature of :func:`pipeline.reading.raster_reader.read_thumbnail`."""
@@ -134,7 +138,12 @@ def check_scene(
         if name not in get_sensor(scene.modality).mask_bands
     }
     area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shape(scene.footprint))
-    return evaluate_radiometry(scene.modality, bands, claims, square_km=abs(area) / 1e6)
+    verdict = evaluate_radiometry(scene.modality, bands, claims, square_km=abs(area) / 1e6)
+    outside = (
+        header_check.has_pixels_outside(scene, scene.assets[name], thumbnail)
+        for name, thumbnail in bands.items()
+    )
+    return replace(verdict, has_pixels_outside=next(outside, None) or False)
 
 
 def check_scenes(

@@ -534,7 +534,8 @@ def test_every_real_item_is_a_scene_with_the_offset_of_its_pixels(provider):
     items = [
         item for folder, item in real_items.iterate_items(Path(REALDATA)) if folder == provider
     ]
-    for document in real_items.select_known_collections(provider, items):
+    known = real_items.select_known_collections(provider, items)
+    for document in filter(lambda known_item: real_items.is_usable(provider, known_item), known):
         modality = provider_table.collections_by_id[document["collection"]].modality
         scene = parse(document, provider, modality, allow=(REALDATA,)).scene
         count += 1
@@ -546,7 +547,7 @@ def test_every_real_item_is_a_scene_with_the_offset_of_its_pixels(provider):
             if modality.startswith("S2") and band not in SENSORS[modality].mask_bands:
                 stored = asset.radiometry.offset / asset.radiometry.scale
                 assert stored == pytest.approx(offset)
-    assert count > 0
+    assert count > len(known) / 2
 
 
 @real

@@ -103,7 +103,8 @@ def test_a_search_reads_no_file(tmp_path):
         with pytest.raises(AssetReadError) as caught:
             _plan(path)
         message = str(caught.value)
-        assert message.startswith("The scenes cannot be checked against their files: a: ")
+        assert message.startswith("a: ")
+        assert "blue.tif cannot be read" in message
         assert "--allow-partial" not in message
 
 
@@ -148,6 +149,22 @@ def test_headers_of_contradicting_items_show_where_they_lie(tmp_path):
     assert (refused.id, "its files lie at" in refused.reason) == ("b", True)
 
 
+def test_pixels_outside_of_the_footprint_enlarge_it(tmp_path):
+    item = an_item(tmp_path, "a", {"blue": 500, "red": 700})
+    west, south, east, north = item["bbox"]
+    item["geometry"] = _square(west, south, (west + east) / 2, north)
+    item["bbox"] = [west, south, (west + east) / 2, north]
+    path = _write_job(tmp_path, [item])
+    (scene,) = _plan(path).snapshot.scenes
+    assert scene.bbox == pytest.approx((west, south, east, north), abs=1e-4)
+    assert any(
+        "pixels outside of its stated footprint" in caveat.text for caveat in _plan(path).caveats
+    )
+    path = _write_job(tmp_path, [item], radiometry={"proof": "off"})
+    assert _plan(path).snapshot.scenes[0].bbox[2] == pytest.approx((west + east) / 2)
+    # ^ no pixel is read
+
+
 def _square(west, south, east, north):
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {"type": "Polygon", "coordinates": [ring]}
@@ -167,3 +184,16 @@ def test_a_file_is_a_plan_or_a_job_by_its_content(tmp_path):
     damaged.write_bytes(plan_path.read_bytes()[:500])
     with pytest.raises(InvalidInputError, match="cannot be read as a plan"):
         stored_plan.load_job_or_plan(damaged)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_file_without_georeference_is_refused_by_name(tmp_path):
+    item = an_item(tmp_path, "a", {"blue": 500, "red": 700})
+    path = Path(item["assets"]["red"]["href"])
+    with rasterio.open(
+        path, "w", driver="GTiff", height=64, width=64, count=1, dtype="uint16"
+    ) as file:
+        file.write(np.full((1, 64, 64), 700, np.uint16))
+    with pytest.raises(InvalidInputError) as caught:
+        _plan(_write_job(tmp_path, [item], radiometry={"proof": "off"}))
+    assert f"its B04 ({path}) has no coordinate system" in str(caught.value)

@@ -328,3 +328,11 @@ def test_missing_parts_of_a_checkpoint_are_explained_in_terms_of_a_job(tmp_path)
     )
     elevation = np.linspace(0, 900, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
     np.testing.assert_array_equal(loaded({"DEM": elevation}), expected({"DEM": elevation}))
+
+
+def test_bands_may_have_the_names_of_terratorch():
+    values = {"architecture": "terramind_v1_tiny", "class_names": ["a", "b"]}
+    named = card_file.from_mapping(values | {"inputs": {"S2L2A": ["BLUE", "nir_narrow"]}})
+    plain = card_file.from_mapping(values | {"inputs": {"S2L2A": ["B02", "B8A"]}})
+    assert named == plain
+    assert named.digest("") == plain.digest("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -294,3 +295,34 @@ def test_other_names_of_the_classes_are_told(load, whole):
     assert predictor.notes == ("the classes are renamed: Others is ground",)
     with pytest.raises(ModelError, match=r"Burned, Others at another place.*Others, Burned"):
         load(whole, training=_data(), classes=["Burned", "Others", "Clouds"])
+
+
+def test_inputs_may_have_other_spellings_and_unnamed_bands(load):
+    modalities = [{"S2L2A": 3}, "sen1grd"]
+    options = {"necks": PYRAMID, "decoder_options": {"channels": [16, 12, 8, 8]}}
+    network = registry.loading.initialise(build_model(SIZE, modalities, 3, **options), 3)
+    args = {"backbone_modalities": modalities}
+    mean, std = MEANS["S2L2A"][:3], STDS["S2L2A"][:3]
+    with pytest.raises(ModelError, match=r"1, 2, 3 of the checkpoint .*bands: \[…\]"):
+        load(network, args, training=_data({"S2L2A": mean}, {"S2L2A": std}))
+    data = _data({"S2L2A": mean}, {"S2L2A": std}, dataset_bands={"S2L2A": ["B04", "B3", "BLUE"]})
+    predictor = load(network, args, training=data, inputs=BOTH)
+    assert predictor.inputs == {"S2L2A": ("B04", "B03", "B02"), "S1GRD": ("VV", "VH")}
+    chips = {"S2L2A": np.full((1, 3, 224, 224), 1500.0), "S1GRD": np.full((1, 2, 224, 224), -12.0)}
+    assert predictor({name: chip.astype(np.float32) for name, chip in chips.items()}).shape == (
+        *(1, 3, 224, 224),
+    )
+
+
+def test_statistics_of_a_card_are_checked_too(load, whole, tmp_path):
+    own = {name: {"mean": MEANS[name], "std": STDS[name]} for name in BOTH}
+    assert load(whole, card={"statistics": own}).digest == load(whole, stats=own).digest
+    linear = own | {"S1GRD": {"mean": [0.1, 0.02], "std": [0.1, 0.1]}}
+    with pytest.raises(ModelError, match="linear power"):
+        load(whole, card={"statistics": linear})
+    with pytest.raises(ModelError, match="unknown entry windows"):
+        load(whole, card={"windows": 96})
+    card = {"architecture": SIZE, "inputs": BOTH, "statistics": linear, "weights": {"random": 1}}
+    (tmp_path / "segmenter.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(ModelError, match="linear power"):
+        registry.load(str(tmp_path / "segmenter.yaml"), device="cpu")

@@ -68,7 +68,8 @@ def _iterate_optical(realdata):
             continue
         bands = {real_items.get_band(name) for name in item["assets"]}
         has_probes = {"B02", "B04"} <= bands and bands & {"B8A", "B08"}
-        if has_probes and real_items.select_known_collections(folder, [item]):
+        is_known = real_items.select_known_collections(folder, [item])
+        if has_probes and is_known and real_items.is_usable(folder, item):
             yield folder, item
 
 

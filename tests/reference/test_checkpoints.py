@@ -92,8 +92,10 @@ def test_other_adapters_are_loaded_after_the_advice_is_followed(folder, near, na
     with pytest.raises(WeightsError) as error:
         model.fine_tuned(folder / f"{name}.ckpt")
     advice = str(error.value).partition("save the result: ")[2]
-    _write(folder, name, "--run", advice)
-    _compare(near, folder / "merged.ckpt", folder / f"{name}.npz")
+    for merged in (name, "lora_split"):
+        # ^ also after the same advice for LoRA, which needs none
+        _write(folder, merged, "--run", advice)
+        _compare(near, folder / "merged.ckpt", folder / f"{merged}.npz")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from urllib.parse import unquote
 import shapely
 
 from catalogs import providers
+from catalogs.href_policy import HrefPolicy
 from catalogs.scene import Scene
 from catalogs.search import search
+from catalogs.stac import item as stac_item
+from catalogs.stac.parsing import UnusableItemError
 from flows.config import job as jobs
 from flows.run import planning
 from pipeline.plan.plan import Plan
@@ -84,6 +87,23 @@ def select_known_collections(provider: str, items: Iterable[Item]) -> list[Item]
     """Return the items whose collection has an entry in a provider's table."""
     known = providers.get(provider).collections_by_id
     return [item for item in items if item["collection"] in known]
+
+
+def is_usable(provider: str, item: Item) -> bool:
+    """Return whether an item of a known collection becomes a scene; some contradict themselves."""
+    table = providers.get(provider)
+    folders = {str(Path(asset["href"]).parent) for asset in item["assets"].values()}
+    try:
+        stac_item.parse(
+            item,
+            provider=table,
+            modality=table.collections_by_id[item["collection"]].modality,
+            policy=HrefPolicy(provider=table, allow=tuple(sorted(folders))),
+            base="/item.json",
+        )
+    except UnusableItemError:
+        return False
+    return True
 
 
 def get_modality(item: Item) -> str | None:
