@@ -19,7 +19,7 @@ demo: $(VENV)/.run
 test: lint
 	$(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) -m "not production" $(PYTEST_ARGS)
 
-# The whole: also servers and workers that are killed, maps of every task, 500 fault seeds, 10 000 mutated documents.
+# The whole: also servers and workers that are killed, maps of every task, 500 fault seeds, 10 000 mutated documents, 1000 wrong catalogs.
 test-all: lint
 	TERRAMOSAIC_NIGHTLY=1 $(VENV)/bin/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ POLYGON_TYPES = ("Polygon", "MultiPolygon")
 MAX_NESTING = 3
 """Nesting of coordinate lists in a MultiPolygon: polygons, rings, positions."""
 
-LON_LAT_CRS_NAMES = ("WGS84", "GCS_WGS_1984", "CRS:84", "CRS84", "CRS84H", "4326", "4979")
+LON_LAT_CRS_NAMES = ("WGS84", "GCS_WGS_1984", "CRS:84", "CRS84", "CRS84H", "84", "4326", "4979")
 """WGS 84 in capital letters, as a ``crs`` member of a file older than RFC 7946 may name it.
 
 They stand alone, or behind an authority: urn:ogc:def:crs:OGC:1.3:CRS84, EPSG:9.0:4326,
@@ -154,12 +155,28 @@ def _check_crs(member: Any, where: str) -> None:
         return
     text = name.strip().rstrip("/")
     code = _CRS_PREFIX.sub("", text, count=1).replace(" ", "").upper()
-    if code not in LON_LAT_CRS_NAMES:
+    if code not in LON_LAT_CRS_NAMES and not _is_wgs_84(text):
         raise InvalidInputError(
             f"{where} is in {name}; a region must be in longitude and latitude of WGS 84 "
             "(EPSG:4326): reproject it, for instance by `ogr2ogr -t_srs EPSG:4326 new.geojson "
             "old.geojson`, or by QGIS's Export with the CRS EPSG:4326."
         )
+
+
+def _is_wgs_84(definition: str) -> bool:
+    """Return whether a CRS in another form, such as WKT or a PROJ string, is WGS 84."""
+    from pyproj import CRS  # noqa: PLC0415
+    from pyproj.exceptions import CRSError  # noqa: PLC0415
+    # ^ loading takes a while, and few files need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # ^ of forms that pyproj calls deprecated
+            crs = CRS.from_user_input(definition).to_2d()
+    except CRSError:
+        return False
+    return bool(crs.equals(CRS.from_epsg(4326), ignore_axis_order=True))
 
 
 def _read_crs_name(crs: Any) -> str | None:

@@ -385,8 +385,9 @@ class PeriodResult(Result):
     end: Date = Field(description="Last day, inclusive.")
     status: PeriodStatus = Field(
         description="Before a run: finished, ready, thin (covered by less than the schedule's "
-        "min_coverage), gap (no scene), waiting (thin or a gap whose scenes may still come). After "
-        "it: the status of the run, or busy (another run works on this period)."
+        "min_coverage, or its product would be refused), gap (no scene), waiting (thin or a gap "
+        "whose scenes may still come). After it: the status of the run, or busy (another run works "
+        "on this period)."
     )
     item: str | None = Field(description="Path of the product's item; null where there is none.")
     scenes: Count | None = Field(

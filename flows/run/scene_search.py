@@ -21,6 +21,7 @@ from catalogs.search import scene_selection, search
 from catalogs.search.scene_selection import IdFilter, Selection
 from catalogs.search.search import CatalogSource, SearchResult
 from catalogs.sensors import get_sensor
+from catalogs.snapshot import Snapshot
 from flows.config.job import Job
 from flows.config.period import Period
 from flows.config.validation_messages import suggest_name
@@ -28,6 +29,7 @@ from flows.observe.progress import NullProgress, Progress
 from flows.run import scene_checks
 from flows.run.scene_checks import CheckedSelection, CheckOptions
 from pipeline.grid import grid, utm
+from pipeline.quality import completeness
 
 MAX_LISTED_IDS = 5
 """Unknown ids that a caveat lists."""
@@ -214,6 +216,18 @@ def _describe_other_zones(
 
 def _format_codes(epsg_codes: Sequence[int]) -> str:
     return " and ".join(f"EPSG:{code}" for code in epsg_codes)
+
+
+def list_shortfalls(job: Job, search_result: SceneSearchResult) -> list[str]:
+    """Return why a run of a job would be refused, as far as its scenes tell."""
+    selection = search_result.selection
+    inputs = job.inputs if job.output.composites else job.model_inputs
+    return completeness.check_scenes(
+        Snapshot(scenes=selection.used, refused=selection.refused),
+        search_result.region,
+        {modality: job.bands.get(modality, ()) for modality in inputs},
+        job.qc.min_observed,
+    )
 
 
 def _find_unused_inputs(

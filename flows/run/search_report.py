@@ -6,15 +6,13 @@ from pathlib import Path
 
 from catalogs.errors import InvalidInputError
 from catalogs.scene import format_time
-from catalogs.snapshot import Snapshot
 from flows.config.job import Job
 from flows.observe.progress import Progress
 from flows.run import scene_search
 from flows.run.results import DayCoverage, RefusedScene, SearchResult, UsedScene
-from flows.run.scene_search import SceneSearchResult
 from pipeline.product import descriptions
 from pipeline.product.report import search_page
-from pipeline.quality import completeness, coverage
+from pipeline.quality import coverage
 from pipeline.storage.store import open_store
 
 
@@ -34,7 +32,7 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
     search_result = scene_search.search_scenes(job, context_m=0.0, check_files=False)
     selection, region = search_result.selection, search_result.region
     warnings = (
-        *map(descriptions.predict_refusal, _list_shortfalls(job, search_result)),
+        *map(descriptions.predict_refusal, scene_search.list_shortfalls(job, search_result)),
         *descriptions.summarise_caveats(search_result.caveats),
     )
     days = coverage.group_by_day(selection.used, selection.refused, region)
@@ -91,16 +89,4 @@ def search(job: Job, progress: Progress, report: Path | None = None) -> SearchRe
         ),
         report=None if report is None else str(report),
         warnings=warnings,
-    )
-
-
-def _list_shortfalls(job: Job, search_result: SceneSearchResult) -> list[str]:
-    """Return why a run of the job would be refused, as far as its scenes tell."""
-    selection = search_result.selection
-    inputs = job.inputs if job.output.composites else job.model_inputs
-    return completeness.check_scenes(
-        Snapshot(scenes=selection.used, refused=selection.refused),
-        search_result.region,
-        {modality: job.bands.get(modality, ()) for modality in inputs},
-        job.qc.min_observed,
     )

@@ -72,15 +72,17 @@ def inspect_period(job: Job, period: Period) -> PeriodSummary:
     coverage = lonlat_geometry.covered_fraction(
         lonlat_geometry.union(shape(scene.footprint) for scene in dated), search_result.region
     )
-    is_covered = coverage >= job.schedule.min_coverage
+    reasons = scene_search.list_shortfalls(job, search_result)
+    if coverage < job.schedule.min_coverage:
+        reasons.insert(0, f"{dated_input} covers {coverage:.0%} of the region")
     cloud_covers = [scene.cloud_cover for scene in dated if scene.cloud_cover is not None]
     return PeriodSummary(
         period=period,
-        status="ready" if is_covered else "thin",
+        status="thin" if reasons else "ready",
         scenes=len(selected),
         coverage=coverage,
         cloud_cover=sum(cloud_covers) / len(cloud_covers) if cloud_covers else None,
-        reason=None if is_covered else f"{dated_input} covers {coverage:.0%} of the region",
+        reason="; ".join(reasons) or None,
     )
 
 

@@ -60,7 +60,7 @@ def name_channels(
     if stated is not None:
         bands = tuple(translate_band(modality, band) for band in stated)
         return ChannelNames(bands=_check_bands(modality, bands, len(channels), "the job"))
-    named, note = _name_by_training(modality, channels, training)
+    named, note = _name_by_training(modality, channels, declared, training)
     if named is None:
         return ChannelNames(bands=_check_bands(modality, channels, len(channels), "the checkpoint"))
     _check_bands(modality, named, len(channels), "the training")
@@ -75,7 +75,10 @@ def name_channels(
 
 
 def _name_by_training(
-    modality: RasterModality, channels: tuple[str, ...], training: TrainingInput | None
+    modality: RasterModality,
+    channels: tuple[str, ...],
+    declared: bool,
+    training: TrainingInput | None,
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """Return the names that a training states, if it does, and what was assumed."""
     if training is None or (training.dataset_bands is None and training.output_bands is None):
@@ -98,9 +101,14 @@ def _name_by_training(
             f"the training numbers the channels of its files and has {len(dataset)} of them: taken "
             f"as {join_names(modality.bands, _LISTED)} in this order"
         )
-    if output == dataset and all(band in modality.bands for band in channels):
+    agrees = all(
+        isinstance(band, int) or translate_band(modality, band) == channel
+        for band, channel in zip(output, channels, strict=True)
+    )
+    is_named = all(band in modality.bands for band in channels)
+    if is_named and agrees and (declared or output == dataset):
         return None, None
-        # ^ the files hold just the channels of the model, which names them
+        # ^ the checkpoint names them, or the files hold just the channels of the model
     raise ModelError(
         f"{modality.name}: the training was given the channels {join_names(output, _LISTED)} of "
         "its files, which are numbers without a name. State the bands in their order: "

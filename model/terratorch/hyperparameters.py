@@ -110,8 +110,8 @@ def to_plain_values(value: object) -> Any:
         return {str(key): to_plain_values(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [to_plain_values(entry) for entry in value]
-    if isinstance(value, InertObject) and value.enum_value is not None:
-        return value.enum_value
+    if isinstance(value, InertObject) and value.plain_value is not None:
+        return to_plain_values(value.plain_value)
     return f"<{type(value).__name__}>"
 
 

@@ -9,7 +9,7 @@ empty class in place of each of theirs, so that nothing of their packages is imp
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -49,8 +49,13 @@ class InertObject:
         self.state = state
 
     @property
-    def enum_value(self) -> str | None:
-        """The value of a member of an enumeration of texts, such as a band; None otherwise."""
+    def plain_value(self) -> str | Mapping[str, Any] | None:
+        """The text of a member of an enumeration, such as a band, or the values of a namespace.
+
+        None for any other object.
+        """
+        if type(self).__name__ == "Namespace" and isinstance(self.state, Mapping):
+            return self.state
         is_text = len(self.arguments) == 1 and isinstance(self.arguments[0], str)
         return self.arguments[0] if is_text and self.state is None else None
 

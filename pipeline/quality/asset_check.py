@@ -101,6 +101,10 @@ def _check_raster(asset: Asset, header: RasterHeader) -> None:
     label = f"its {asset.band} ({href_policy.redact(asset.href)})"
     if header.bands != 1:
         raise UnusableItemError(f"{label} has {header.bands} bands: an asset must have one")
+    if not raster_header.is_real(header.dtype):
+        raise UnusableItemError(
+            f"{label} holds complex numbers ({header.dtype}): use a product of intensity"
+        )
     if header.crs_wkt is None:
         raise UnusableItemError(
             f"{label} has no coordinate system: an asset must be geocoded, and side-car files are "

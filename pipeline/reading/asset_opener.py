@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from catalogs import href_policy, signing
@@ -26,6 +27,9 @@ from catalogs.scene import Asset, Scene
 from pipeline.reading import gdal_opener, http_ranges, provider_connections
 from pipeline.reading.http_ranges import RangeFile
 from pipeline.runtime import cancellation
+
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# ^ such a file is refused with its name, which the warning does not state
 
 T = TypeVar("T")
 

@@ -108,7 +108,7 @@ def parse_header(dataset: Any) -> RasterHeader:
         ),
         shape=dataset.shape,
         dtype=dtype,
-        nodata=reprojection.representable_nodata(dataset.nodata, np.dtype(dtype)),
+        nodata=dataset.nodata if can_hold(dtype, dataset.nodata) else None,
         scale=dataset.scales[0],
         offset=dataset.offsets[0],
         unit=dataset.units[0] or "",
@@ -136,8 +136,15 @@ def find_mismatch(asset: Asset, header: RasterHeader) -> str | None:
     return None
 
 
-def can_hold(dtype: str, nodata: float) -> bool:
+def is_real(dtype: str) -> bool:
+    """Return whether a type is one of real numbers; GDAL's complex integers are no numpy type."""
+    return not dtype.startswith("complex")
+
+
+def can_hold(dtype: str, nodata: float | None) -> bool:
     """Return whether a pixel of a type can hold a nodata value."""
+    if nodata is None or not is_real(dtype):
+        return False
     return reprojection.representable_nodata(nodata, np.dtype(dtype)) is not None
 
 

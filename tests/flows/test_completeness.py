@@ -339,6 +339,22 @@ def test_a_backfill_lists_a_refused_period_as_refused(tmp_path, capsys):
     assert [period["status"] for period in listed["periods"]] == ["ready", "finished"]
 
 
+def test_a_period_that_would_be_refused_is_thin(tmp_path, capsys):
+    job = write_job(
+        tmp_path,
+        [optical(tmp_path), radar(tmp_path)],
+        inputs=["S2L2A", "S1RTC"],
+        radar={"orbit": "descending"},
+    )
+    span = ("--from", "2024-06", "--to", "2024-06")
+    _, listed = command(capsys, "backfill", job, *span, "--dry-run")
+    (june,) = listed["periods"]
+    assert (june["status"], june["coverage"]) == ("thin", 1)
+    assert june["reason"].startswith("All S1RTC scenes are left out")
+    code, result = command(capsys, "backfill", job, *span)
+    assert (code, result["periods"][0]["status"]) == (EXIT_FAILED, "refused")
+
+
 def test_a_refresh_recomputes_no_refused_period(tmp_path, capsys):
     job = write_job(tmp_path, [optical(tmp_path, scl=CLOUD)])
     command(capsys, "run", job)

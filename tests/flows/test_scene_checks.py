@@ -184,3 +184,16 @@ def test_a_file_is_a_plan_or_a_job_by_its_content(tmp_path):
     damaged.write_bytes(plan_path.read_bytes()[:500])
     with pytest.raises(InvalidInputError, match="cannot be read as a plan"):
         stored_plan.load_job_or_plan(damaged)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_file_without_georeference_is_refused_by_name(tmp_path):
+    item = an_item(tmp_path, "a", {"blue": 500, "red": 700})
+    path = Path(item["assets"]["red"]["href"])
+    with rasterio.open(
+        path, "w", driver="GTiff", height=64, width=64, count=1, dtype="uint16"
+    ) as file:
+        file.write(np.full((1, 64, 64), 700, np.uint16))
+    with pytest.raises(InvalidInputError) as caught:
+        _plan(_write_job(tmp_path, [item], radiometry={"proof": "off"}))
+    assert f"its B04 ({path}) has no coordinate system" in str(caught.value)

@@ -47,7 +47,12 @@ def test_numbers_are_positions_in_the_files():
     assert name(dataset=whole).bands == OPTICAL.bands
     same = (2, 1, 0, 3, 4, 5)
     assert name(NAMES, dataset=same, output=same, declared=True).bands == BANDS
-    # ^ the files hold the channels of the model only, which the checkpoint names
+    assert name(dataset=tuple(range(20, 32))).bands == OPTICAL.bands
+    # ^ the files hold the channels of the model only
+    more = name(NAMES, dataset=(*range(8),), output=(0, 1, 2, 3, 4, 5), declared=True)
+    mixed = name(NAMES, dataset=("BLUE", 1, 2, 7, 8, "B12"), declared=True)
+    assert more.bands == mixed.bands == BANDS
+    # ^ the checkpoint names them
 
 
 @pytest.mark.parametrize(
@@ -61,8 +66,8 @@ def test_numbers_are_positions_in_the_files():
           "declared": True}, "was given B01, B02"),
         ({"dataset": tuple(range(6)), "output": (0, 1, 2)}, "given 3 channels, 0, 1, 2, but .* 12"),
         ({"channels": ("1", "2"), "dataset": (0, 1), "declared": True}, "numbers without a name"),
-        ({"channels": NAMES, "dataset": tuple(range(8)), "output": (0, 1, 2, 3, 4, 5),
-          "declared": True}, "numbers without a name"),
+        ({"channels": NAMES, "dataset": ("RED", 1, 2, 3, 4, 5), "declared": True}, "a name"),
+        ({"dataset": tuple(range(14)), "output": tuple(range(12))}, "numbers without a name"),
         ({"channels": ("BLUE", "SLOPE"), "declared": True}, "SLOPE of the checkpoint is no band"),
         ({"channels": NAMES, "stated": ("BLUE", "RED")}, "has 6 channels, and the job names 2"),
         ({"channels": NAMES, "stated": ("BLUE", *NAMES[:5])}, "each channel once"),

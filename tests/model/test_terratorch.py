@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import enum
 import sys
@@ -186,6 +187,7 @@ def test_objects_of_other_packages_are_read_without_their_code(tmp_path):
         {"backbone_bands": {"S2L2A": [_Bands.BLUE, _Bands.RED]}},
         loss=_Loss(),
         path_to_record_metrics=Path("metrics"),
+        optimizer_hparams=argparse.Namespace(lr=1e-4, betas=(0.9, 0.99)),
     )
     content["callbacks"] = {"ModelCheckpoint": {"best_model_score": torch.tensor(1.0)}}
     with pytest.MonkeyPatch.context() as patch:
@@ -200,6 +202,7 @@ def test_objects_of_other_packages_are_read_without_their_code(tmp_path):
     assert "terratorch" not in sys.modules
     assert loaded.inputs["S2L2A"] == ("B02", "B04")
     assert loaded.hyper_parameters["loss"] == "<_Loss>"
+    assert loaded.hyper_parameters["optimizer_hparams"] == {"lr": 1e-4, "betas": [0.9, 0.99]}
     convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors")
     inputs = random_inputs()
     inputs["S2L2A"] = inputs["S2L2A"][:, :2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from catalogs.errors import InvalidInputError
@@ -38,12 +38,12 @@ def _write(path, *, dtype="int16", mask=False, alpha=False, nodata=None, overvie
             crs=f"EPSG:{EPSG}",
             transform=from_origin(LEFT, TOP, 10, 10),
             nodata=nodata,
+            **({"alpha": "yes"} if alpha else {}),
         ) as file,
     ):
         file.write(values, 1)
         if alpha:
             file.write(validity.astype(dtype), 2)
-            file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
         if mask:
             file.write_mask(validity)
     if overviews:

@@ -129,6 +129,7 @@ def test_a_rounded_transform_is_that_of_the_catalog_only_where_no_digit_counts()
     ("header", "reason"),
     [
         (replace(HEADER, bands=3), r"its B02 \(/data/B02.tif\) has 3 bands"),
+        (replace(HEADER, dtype="complex_int16"), "holds complex numbers"),
         (replace(HEADER, crs_wkt=None), r"its B02 \(/data/B02.tif\) has no coordinate system"),
         (replace(HEADER, description="B08"), "is the band B08 by its own description"),
         (replace(HEADER, transform=(10.0, 0, 700_000.0, 0, -10.0, TOP)), "outside of"),
