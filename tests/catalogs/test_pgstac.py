@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from dataclasses import replace
 from urllib.parse import urljoin
 
 import pytest
@@ -48,19 +49,27 @@ def server(realdata):
 
 @pytest.fixture
 def search_both(server, realdata):
-    """Return a function that searches the API and the static catalog, and returns both results."""
+    """Return a function that searches the API and the static catalog, and returns both results.
+
+    The API holds the items of all providers in the same collections. Some of the others can supply
+    a mask band, which has the same name there, so they are left out of its result.
+    """
 
     def search_api_and_catalog(provider, modalities=("S2L2A",), region=WORLD, period=None):
-        locations = (server, str(realdata / "catalog" / provider / "catalog.json"))
-        return [
+        folder = realdata / "catalog" / provider
+        live, static = (
             search.find_scenes(
                 search.CatalogSource(provider=provider, location=location, allow=(str(realdata),)),
                 modalities,
                 region,
                 period,
             )
-            for location in locations
-        ]
+            for location in (server, str(folder / "catalog.json"))
+        )
+        own_ids = {json.loads(path.read_text())["id"] for path in folder.glob("*/*.json")}
+        own_scenes = tuple(scene for scene in live.scenes if scene.id in own_ids)
+        own_caveats = tuple(caveat for caveat in live.caveats if caveat.id in own_ids)
+        return [replace(live, scenes=own_scenes, caveats=own_caveats), static]
 
     return search_api_and_catalog
 
