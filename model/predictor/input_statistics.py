@@ -34,7 +34,8 @@ _FLAT_BANDS = ("B10",)
 _LAND_BANDS = ("B07", "B08", "B8A", "B11", "B12")
 _MAX_VARIATION = 1.6
 # ^ ratio of standard deviation and mean of these bands, which is below 1 in data sets over land
-_MIN_DB, _MAX_DB_STD = -50.0, 25.0
+_MIN_DB, _MIN_DB_STD, _MAX_DB_STD = -50.0, 0.5, 25.0
+# ^ speckle alone varies by more than half a decibel
 _MAX_HEIGHT, _MAX_HEIGHT_STD = 5_500.0, 3_000.0
 # ^ m, of a mean and of a standard deviation
 
@@ -164,6 +165,7 @@ def resolve_statistics(
             f"{modality.name}: standard deviations must be positive, not {_join(std)}"
             + (": mean and std are swapped" if swapped else "")
         )
+    _check_swapped(modality, bands, mean, std)
     if stated.unit == "reflectance":
         return _scale_reflectance(modality, mean, std, None)
     if stated.unit is None:
@@ -291,8 +293,8 @@ def _find_other_unit_than_dn(
         return f"are of bytes, percent or another scale: {expected}"
     dark = [
         band
-        for band, value in zip(bands, mean, strict=True)
-        if abs(value) <= _MAX_REFLECTANCE and band not in _FLAT_BANDS
+        for band, value, deviation in zip(bands, mean, std, strict=True)
+        if min(abs(value), deviation) <= _MAX_REFLECTANCE and band not in _FLAT_BANDS
     ]
     if dark:
         return f"are in several units, as those of {join_names(dark)} are not in DN: {expected}"
@@ -321,6 +323,8 @@ def _find_other_unit_than_db(mean: tuple[float, ...], largest_std: float) -> str
     )
     if max(mean) >= 0:
         return f"are of linear power or amplitude: {expected}"
+    if largest_std < _MIN_DB_STD:
+        return f"are in several units, as the stds are not in decibel: {expected}"
     if min(mean) < _MIN_DB or largest_std > _MAX_DB_STD:
         return f"are no decibel: {expected}"
     return ""
@@ -333,6 +337,24 @@ def _find_other_unit_than_metres(largest_mean: float, largest_std: float) -> str
     if largest_mean > _MAX_HEIGHT or largest_std > _MAX_HEIGHT_STD:
         return f"are of feet, decimetres or another unit: {expected}"
     return ""
+
+
+def _check_swapped(
+    modality: RasterModality,
+    bands: Sequence[str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> None:
+    """Refuse the published numbers of the bands with mean and std exchanged."""
+    indices = [modality.band_index(band) for band in bands]
+    published = modality.statistics
+    if _are_close(mean, [published.std[index] for index in indices]) and _are_close(
+        std, [published.mean[index] for index in indices]
+    ):
+        raise ModelError(
+            f"{modality.name}: the numbers are those of TerraMind with mean and std swapped: "
+            "exchange them"
+        )
 
 
 def _check_order(modality: RasterModality, bands: Sequence[str], mean: tuple[float, ...]) -> None:

@@ -50,7 +50,8 @@ def name_channels(
         channels: names in the model.
         declared: whether the checkpoint states them; otherwise all bands of the modality.
         training: what the training states, if known.
-        stated: what the user states, which comes first.
+        stated: bands of the statistics that the user states. Those of the checkpoint in another
+            order are the checkpoint's; other bands come before them, and are told.
 
     Raises:
         ModelError: another number of names than channels, a name that is not a band, or names of
@@ -59,7 +60,8 @@ def name_channels(
     channels = tuple(translate_band(modality, band) for band in channels)
     if stated is not None:
         bands = tuple(translate_band(modality, band) for band in stated)
-        return ChannelNames(bands=_check_bands(modality, bands, len(channels), "the job"))
+        _check_bands(modality, bands, len(channels), "the job")
+        return _compare_with_checkpoint(bands, channels if declared else None)
     named, note = _name_by_training(modality, channels, declared, training)
     if named is None:
         return ChannelNames(bands=_check_bands(modality, channels, len(channels), "the checkpoint"))
@@ -68,10 +70,26 @@ def name_channels(
         raise ModelError(
             f"{modality.name}: the checkpoint has the bands {join_names(channels, _LISTED)}, but "
             f"its training was given {join_names(named, _LISTED)}. Give the .yaml of the training "
-            "that wrote the checkpoint, or state what is right: "
+            "that wrote the checkpoint, or the numbers of the checkpoint's bands: "
             f"stats: {{{modality.name}: {{bands: […], mean: […], std: […]}}}}"
         )
     return ChannelNames(bands=named, note=note)
+
+
+def _compare_with_checkpoint(
+    bands: tuple[str, ...], declared: tuple[str, ...] | None
+) -> ChannelNames:
+    """Return the bands that the user states, or the checkpoint's where they are the same ones."""
+    if declared is None or bands == declared:
+        return ChannelNames(bands=bands)
+    if set(bands) == set(declared):
+        return ChannelNames(bands=declared)
+        # ^ the order is that of the numbers
+    return ChannelNames(
+        bands=bands,
+        note=f"the checkpoint names its bands {join_names(declared, _LISTED)}, and is given "
+        f"{join_names(bands, _LISTED)}, as the job states",
+    )
 
 
 def _name_by_training(

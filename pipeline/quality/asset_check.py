@@ -229,7 +229,9 @@ def _settle_nodata(
             catalog_value, header.nodata
         ):
             rules.differences.add(asset.band, _describe_tag("nodata", stated, header.nodata))
-        return (None if used is None else header.nodata), None
+        if used is None:
+            return None, None
+        return header.nodata, _define_second_nodata(asset, header, rules.sensor)
     is_mask = asset.radiometry.unit in MASK_UNITS
     if is_mask or stated is None or not raster_header.can_hold(header.dtype, stated):
         return used, None
@@ -237,6 +239,18 @@ def _settle_nodata(
         return used, None
         # ^ missing anyway
     return _settle_untagged_nodata(asset, stated, rules)
+
+
+def _define_second_nodata(asset: Asset, header: RasterHeader, sensor: Sensor) -> float | None:
+    """Return the nodata value of the sensor's definition beside another tag of an unsigned file.
+
+    A file of signed integers or floats can hold a reflectance of 0. In one of unsigned integers, 0
+    fills the edge of the granule also where the tag is that of saturated pixels, 65535.
+    """
+    is_measured = asset.radiometry.unit not in MASK_UNITS
+    is_defined = sensor.stored_nodata is not None and sensor.stored_nodata != header.nodata
+    is_unsigned = header.dtype in ("uint8", "uint16", "uint32")
+    return sensor.stored_nodata if is_measured and is_defined and is_unsigned else None
 
 
 def _settle_untagged_nodata(

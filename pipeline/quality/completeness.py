@@ -259,7 +259,6 @@ def _explain_unobserved(plan: Plan) -> str:
 
 def list_coverage_warnings(plan: Plan, counts: ProductCounts) -> list[str]:
     """Return a sentence for each noticeable part of the region that lacks something."""
-    unobserved = 1 - counts.observed_share
     sentences = []
     unobserved = 1 - counts.observed_share
     if unobserved >= NOTICEABLE_SHARE:
@@ -271,7 +270,22 @@ def list_coverage_warnings(plan: Plan, counts: ProductCounts) -> list[str]:
             lacking = 1 - max(shares.values(), default=0.0)
             if modality != plan.counted_modality and lacking >= NOTICEABLE_SHARE:
                 sentences.append(f"{format_share(lacking)} of the region has no {modality}.")
+            sentences += _describe_band_holes(modality, shares)
     return sentences
+
+
+def _describe_band_holes(modality: str, shares: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for the bands that lack values where another band of their input has one."""
+    most = max(shares.values(), default=0.0)
+    bands_by_share: dict[str, list[str]] = {}
+    for band, share in shares.items():
+        if most - share >= NOTICEABLE_SHARE:
+            bands_by_share.setdefault(format_share(most - share), []).append(band)
+    for formatted, bands in bands_by_share.items():
+        yield (
+            f"{', '.join(bands)} of {modality} has no value at {formatted} of the region, where "
+            "other bands have one: its files hold no data there."
+        )
 
 
 def find_uniform_bands(counts: ProductCounts) -> Iterator[Caveat]:

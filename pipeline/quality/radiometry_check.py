@@ -87,6 +87,11 @@ REMEDY = (
     "Check the catalog's metadata; to use such scenes nevertheless, set radiometry: {proof: warn}"
 )
 
+SCALE_REMEDY = (
+    "State the scale with which the values are stored as `scale:` of the collection in a provider "
+    "table (docs/providers.md)"
+)
+
 VerdictStatus = Literal["agrees", "contradicts", "cannot tell"]
 
 
@@ -239,12 +244,14 @@ def _check_scale(reflectance: Mapping[str, NDArray[np.float64]]) -> Verdict | No
             f"with its scale half of the pixels of a band reflect more than {median:.3g}; the "
             "whitest cloud reflects about 1",
             figures,
+            SCALE_REMEDY,
         )
     if top < DARK_SCENE_RANGE[0]:
         return _contradiction(
             f"with its scale 99 % of the pixels of every band reflect less than {top:.3g}, which "
             "no ground does",
             figures,
+            SCALE_REMEDY,
         )
     if top < DARK_SCENE_RANGE[1]:
         return _unknown(
@@ -392,8 +399,8 @@ def _format_offsets(offsets: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {offset:g}" for name, offset in offsets.items())
 
 
-def _contradiction(reason: str, figures: Mapping[str, float]) -> Verdict:
-    reason = f"its radiometry is not as stated: {reason}. {REMEDY}"
+def _contradiction(reason: str, figures: Mapping[str, float], remedy: str = REMEDY) -> Verdict:
+    reason = f"its radiometry is not as stated: {reason}. {remedy}"
     return Verdict(status="contradicts", reason=reason, evidence=figures)
 
 

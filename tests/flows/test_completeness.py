@@ -315,6 +315,17 @@ def test_an_input_that_covers_a_part_is_told(tmp_path, capsys):
 # -- series --------------------------------------------------------------------------------------
 
 
+def test_a_band_that_lacks_a_part_is_told(tmp_path, capsys):
+    partly_empty = RAMP.copy()
+    partly_empty[SIZE // 3 :] = 0
+    job = write_job(tmp_path, [optical(tmp_path, B04=partly_empty)])
+    code, result = command(capsys, "run", job)
+    assert code == EXIT_OK
+    (hole,) = [text for text in result["warnings"] if text.startswith("B04 of S2L2A has no value")]
+    share = float(hole.split(" at ")[1].split(" %")[0])
+    assert 50 < share < 80
+
+
 def test_a_backfill_lists_a_refused_period_as_refused(tmp_path, capsys):
     july = optical(tmp_path, "july")
     july["properties"]["datetime"] = "2024-07-10T10:00:00Z"

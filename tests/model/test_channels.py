@@ -80,4 +80,10 @@ def test_names_that_contradict_are_refused(options, message):
 
 def test_what_the_user_states_comes_before_a_contradiction():
     named = name(NAMES, dataset=NAMES[::-1], stated=NAMES[::-1], declared=True)
-    assert named.bands == BANDS[::-1]
+    assert (named.bands, named.note) == (BANDS, None)
+    # ^ the order of the numbers
+    others = ["B01", *BANDS[1:]]
+    named = name(NAMES, dataset=NAMES[::-1], stated=others, declared=True)
+    assert named.bands == tuple(others)
+    assert "as the job states" in named.note
+    assert name(stated=OPTICAL.bands[::-1]).bands == OPTICAL.bands[::-1]

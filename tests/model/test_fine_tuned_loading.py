@@ -265,7 +265,24 @@ def test_bands_of_checkpoint_and_training_that_contradict_are_refused(load, six_
         "S1GRD": {"mean": MEANS["S1GRD"], "std": STDS["S1GRD"]},
     }
     predictor = load(six_bands, args, stats=stated)
-    assert predictor.inputs["S2L2A"] == ("B12", "B11", "B8A", "B04", "B03", "B02")
+    assert predictor.inputs["S2L2A"] == ("B02", "B03", "B04", "B8A", "B11", "B12")
+    assert predictor.spec.statistics["S2L2A"].mean == tuple(mean[::-1])
+    assert not predictor.notes
+
+
+def test_numbers_of_other_bands_than_the_checkpoint_names_are_told(load, six_bands):
+    args = {"backbone_bands": {"S2L2A": HLS}}
+    stated = {
+        "S2L2A": {
+            "bands": ["B02", "B03", "B04", "B05", "B06", "B07"],
+            "mean": MEANS["S2L2A"][:6],
+            "std": STDS["S2L2A"][:6],
+        },
+        "S1GRD": {"mean": MEANS["S1GRD"], "std": STDS["S1GRD"]},
+    }
+    (note,) = load(six_bands, args, stats=stated).notes
+    assert "names its bands B02, B03, B04, B8A, B11" in note
+    assert "is given B02, B03, B04, B05, B06" in note
 
 
 def test_statistics_in_other_units_are_refused_or_converted(load, whole):

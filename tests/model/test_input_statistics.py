@@ -96,6 +96,8 @@ WRONG = {
     "standardised": ("S2L2A", (0.001, -0.02, 0.0), (1.01, 0.98, 1.0), "standardised"),
     "scaled twice": ("S2L2A", (1.4e7, 1.5e7, 1.7e7), (2e7, 2e7, 2e7), "constant_scale"),
     "two units": ("S2L2A", (0.033, 1700.0, 1800.0), (0.02, 800.0, 800.0), "several units.*B02"),
+    "deviations are reflectance": ("S2L2A", (1503.0, 1718.0, 1747.0), (0.21, 0.2, 0.2), "several"),
+    "deviations are linear": ("S1GRD", (-12.0, -18.0), (0.05, 0.01), "several units"),
     "heights scaled": ("DEM", (0.13,), (0.2,), "scaled to 0 to 1"),
     "decimetres": ("DEM", (6706.0,), (9512.0,), "feet, decimetres"),
     "nothing": ("S2L2A", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "leave pixels as they are"),
@@ -116,6 +118,9 @@ def test_swapped_means_and_deviations_are_refused():
     radar = get_raster_modality("S1RTC").statistics
     with pytest.raises(ModelError, match="mean and std are swapped"):
         resolve("S1RTC", radar.std, radar.mean)
+    optical = get_raster_modality("S2L2A").statistics
+    with pytest.raises(ModelError, match="those of TerraMind with mean and std swapped"):
+        resolve("S2L2A", optical.std, optical.mean)
     mean, std = BURN_SCARS
     dn = tuple(tuple(value * 1e4 for value in values) for values in (mean, std))
     with pytest.raises(ModelError, match="look swapped"):
@@ -139,11 +144,17 @@ def test_the_number_and_the_order_of_bands_are_checked():
 
 def test_statistics_may_name_their_bands():
     stated = parse_stated_statistics(
-        {"S2L2A": {"mean": [3000, 1500, 2400], "std": [3, 1, 2], "bands": ["B8a", "BLUE", "b11"]}}
+        {
+            "S2L2A": {
+                "mean": [3000, 1500, 2400],
+                "std": [900, 500, 800],
+                "bands": ["B8a", "BLUE", "b11"],
+            }
+        }
     )["S2L2A"]
     modality = get_raster_modality("S2L2A")
     selected = resolve_statistics(modality, ("B02", "B8A"), stated).statistics
-    assert (selected.mean, selected.std) == ((1500.0, 3000.0), (1.0, 3.0))
+    assert (selected.mean, selected.std) == ((1500.0, 3000.0), (500.0, 900.0))
     for bands, message in ((("B02", "B12"), "name each band once"), (("B02",) * 2, "B02, B02")):
         with pytest.raises(ModelError, match=message):
             resolve_statistics(

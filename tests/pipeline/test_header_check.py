@@ -144,6 +144,7 @@ def test_files_that_are_no_such_raster_are_refused_by_name(header, reason):
     [
         ("S2L2A", 32767.0, replace(HEADER, dtype="int16", nodata=32767.0), (32767.0, None)),
         ("S2L2A", None, replace(HEADER, dtype="int16", nodata=-9999.0), (-9999.0, None)),
+        ("S2L2A", 65535.0, replace(HEADER, nodata=65535.0), (65535.0, 0.0)),
         ("S2L2A", 300.0, HEADER, (0.0, None)),
         ("S2L2A", 0.0, UNTAGGED, (0.0, None)),
         ("S2L2A", 32767.0, UNTAGGED, (0.0, 32767.0)),
