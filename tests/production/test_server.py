@@ -22,7 +22,7 @@ from catalogs import demo as country
 from flows.demo import demo
 from flows.observe.progress import NullProgress
 from flows.run import verify
-from pipeline.plan.settings import ExecutionSettings
+from pipeline.plan.settings import ExecutionSettings, QualityLimits
 from pipeline.storage import plan_file
 from tests.servers import database, process, production_services
 from tests.servers.prefect_client import TERMINAL, wait_until
@@ -433,7 +433,12 @@ def test_forty_thousand_tiles_are_a_few_rows(world, tmp_path):
     """Of everything that this module does in Prefect's database, too."""
     folder = tmp_path / "expanse" / "2024-06-01_2024-06-30" / "plan"
     plan = large_plan.plan(tmp_path, 41_000, days=1)
-    settings = replace(plan.settings, execution=ExecutionSettings(engine="threads", workers=2))
+    settings = replace(
+        plan.settings,
+        execution=ExecutionSettings(engine="threads", workers=2),
+        quality_limits=QualityLimits(min_observed=0.0),
+        # ^ simulated tiles observe nothing
+    )
     plan_file.write_plan_file(folder / "plan.json", replace(plan, settings=settings))
     before = {one["id"] for one in world.api.flow_runs()}
     subprocess.run(
